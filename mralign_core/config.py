@@ -2,7 +2,8 @@
 
 Nothing else in the project reads settings. Field docstrings are what ``--help``, the Prefect form and the error
 messages show. Defaults are the paper's values (arXiv 2510.24794) where it gives one. Fields marked ``operational``
-(where, how many at once, names) can't change any result and are left out of the cache keys.
+(where, how many at once, names, and paths of files whose contents count instead) can't change any result and are
+left out of the cache keys.
 """
 
 from __future__ import annotations
@@ -104,9 +105,9 @@ class QuestionsConfig(Section):
 
     source: Literal["pocket", "file"] = "file"
     """`pocket` takes the pocket world's questions, `file` reads the two paths below."""
-    train_path: str = ""
+    train_path: str = Field("", json_schema_extra=OPERATIONAL)
     """JSONL file of questions to align on."""
-    eval_path: str = ""
+    eval_path: str = Field("", json_schema_extra=OPERATIONAL)
     """JSONL file of held-out questions; empty skips evaluation."""
     question_column: str = "question"
     """Field that holds the question."""
@@ -131,7 +132,7 @@ class GenerateConfig(Section):
 
     source: Literal["sample", "traces"] = "sample"
     """`sample` draws from the model; `traces` imports existing reasoning traces from traces_path."""
-    traces_path: str = ""
+    traces_path: str = Field("", json_schema_extra=OPERATIONAL)
     """JSONL file of traces (id, question, gold, thinking, answer, optional polarity); used with source `traces`."""
     num_draws: int = Field(3, ge=1, le=64)
     """Independent draws per question and thinking mode (the paper's N)."""

@@ -1,0 +1,19 @@
+"""Artifacts: immutable, content-addressed, verified when read, in a folder or an S3 bucket."""
+
+from mralign_core.storage.artifact import ArtifactRef, Manifest
+from mralign_core.storage.digests import file_sha256, key_of, source_digest, tree_digest
+from mralign_core.storage.lineage import Lineage, render_lineage
+from mralign_core.storage.store import ArtifactStore, ReplyStore
+
+__all__ = [
+    "ArtifactRef",
+    "ArtifactStore",
+    "Lineage",
+    "Manifest",
+    "ReplyStore",
+    "file_sha256",
+    "key_of",
+    "render_lineage",
+    "source_digest",
+    "tree_digest",
+]

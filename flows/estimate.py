@@ -1,0 +1,24 @@
+"""Stage 3: how traces move between meta-reasoning states when they end right, wrong, and overall."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from mralign_core.config import RunConfig
+from mralign_core.storage import ArtifactRef
+from tasks.estimate import estimate_matrices
+from tasks.publishing import show_transitions
+from tasks.runs import last_run, remember
+
+
+@flow(name="estimate")
+def estimate(
+    config: RunConfig, candidates: ArtifactRef | None = None, annotations: ArtifactRef | None = None
+) -> ArtifactRef:
+    """Estimate P⁺, P⁻ and P; inputs default to the last run's."""
+    candidates = candidates or last_run(config, "candidates")
+    annotations = annotations or last_run(config, "annotations")
+    transitions = estimate_matrices(config, candidates, annotations)
+    remember(config, transitions=transitions)
+    show_transitions(config, transitions)
+    return transitions

@@ -1,0 +1,87 @@
+"""One task of a stage in this process, with no server: what ``mralign task`` calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from mralign_core.config import RunConfig, Variant
+from mralign_core.errors import ConfigError
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.annotate import annotate_shard, annotation_shards
+from tasks.estimate import estimate_matrices
+from tasks.evaluate import score_variant
+from tasks.generate import generation_shards, sample_shard, select_candidates
+from tasks.prepare import prepare_model
+from tasks.reward import weigh_traces
+from tasks.runs import last_run
+from tasks.train import train_variant
+
+
+class Inputs:
+    """The artifacts a task reads: the one named on the command line, else the last run's."""
+
+    def __init__(self, config: RunConfig, named: Mapping[str, str]) -> None:
+        self._config = config
+        self._named = named
+
+    def __call__(self, name: str) -> ArtifactRef:
+        """The artifact of this name.
+
+        Raises:
+            ArtifactError: there is none, or more than one fits.
+        """
+        if name in self._named:
+            return ArtifactStore(self._config.storage).resolve(self._named[name])
+        return last_run(self._config, name)
+
+
+def run_one(config: RunConfig, stage: str, *, shard: int, variant: str, named: Mapping[str, str]) -> ArtifactRef:
+    """Run the main task of a stage.
+
+    Args:
+        config: the run config.
+        stage: which stage.
+        shard: which shard, for generate and annotate.
+        variant: which variant, for train and evaluate.
+        named: artifact name → URI, ``stage/key`` or key prefix, in place of the last run's.
+
+    Raises:
+        ConfigError: there is no such shard or variant.
+    """
+    of = Inputs(config, named)
+    if stage == "prepare":
+        return prepare_model.run_here(config)
+    if stage == "generate":
+        return _generate(config, of, shard)
+    if stage == "annotate":
+        candidates = of("candidates")
+        return annotate_shard.run_here(config, candidates, *_pick(annotation_shards(config, candidates), shard))
+    if stage == "estimate":
+        return estimate_matrices.run_here(config, of("candidates"), of("annotations"))
+    if stage == "reward":
+        return weigh_traces.run_here(config, of("candidates"), of("annotations"), of("transitions"))
+    if stage == "train":
+        inputs = [of(name) for name in ("model", "candidates", "annotations", "rewards")]
+        return train_variant.run_here(config, _trained(config, variant), *inputs)
+    adapter = None if variant in ("off", "on") else of(f"adapter:{_trained(config, variant)}")
+    return score_variant.run_here(config, variant, of("questions"), of("model"), adapter)
+
+
+def _generate(config: RunConfig, of: Inputs, shard: int) -> ArtifactRef:
+    questions, model = of("questions"), of("model")
+    if config.generate.source == "traces":
+        return select_candidates.run_here(config, questions, model, None)
+    return sample_shard.run_here(config, questions, model, *_pick(generation_shards(config, questions), shard))
+
+
+def _pick(shards: list[tuple[int, int]], shard: int) -> tuple[int, int]:
+    if shard >= len(shards):
+        raise ConfigError(f"--shard {shard}: there are {len(shards)} shards, numbered from 0")
+    return shards[shard]
+
+
+def _trained(config: RunConfig, variant: str) -> Variant:
+    if variant not in config.train.variants:
+        raise ConfigError(f"--variant {variant}: train.variants are {', '.join(config.train.variants)}")
+    return cast(Variant, variant)

@@ -1,0 +1,35 @@
+"""The whole method, in order: from questions to an aligned, evaluated model."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.annotate import annotate
+from flows.estimate import estimate
+from flows.evaluate import evaluate
+from flows.generate import generate
+from flows.prepare import prepare
+from flows.reward import reward
+from flows.train import train
+from mralign_core.config import RunConfig
+from mralign_core.storage import ArtifactRef
+
+
+@flow(name="mr-align", flow_run_name="{config.name}")
+def pipeline(config: RunConfig) -> ArtifactRef:
+    """Align a reasoning model with facts, and report what it changed."""
+    questions, model = prepare(config)
+    candidates = generate(config, questions, model)
+    annotations = annotate(config, candidates)
+    transitions = estimate(config, candidates, annotations)
+    rewards = reward(config, candidates, annotations, transitions)
+    adapters = train(config, model, candidates, annotations, rewards)
+    made = {
+        "questions": questions,
+        "model": model,
+        "candidates": candidates,
+        "annotations": annotations,
+        "transitions": transitions,
+        "rewards": rewards,
+    }
+    return evaluate(config, made, adapters)

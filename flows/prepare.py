@@ -1,0 +1,27 @@
+"""Stage 0: the questions and the model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from prefect import flow
+
+from mralign_core.config import RunConfig
+from mralign_core.storage import ArtifactRef
+from tasks.prepare import load_questions, prepare_model
+from tasks.runs import remember
+
+
+class Prepared(NamedTuple):
+    """Where a run starts from."""
+
+    questions: ArtifactRef
+    model: ArtifactRef
+
+
+@flow(name="prepare")
+def prepare(config: RunConfig) -> Prepared:
+    """Load the questions and the model; on the pocket default, build the world and train its model."""
+    prepared = Prepared(load_questions(config), prepare_model(config))
+    remember(config, **prepared._asdict())
+    return prepared

@@ -1,0 +1,28 @@
+"""Stage 4: a weight for every thinking segment."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from mralign_core.config import RunConfig
+from mralign_core.storage import ArtifactRef
+from tasks.publishing import show_weights
+from tasks.reward import weigh_traces
+from tasks.runs import last_run, remember
+
+
+@flow(name="reward")
+def reward(
+    config: RunConfig,
+    candidates: ArtifactRef | None = None,
+    annotations: ArtifactRef | None = None,
+    transitions: ArtifactRef | None = None,
+) -> ArtifactRef:
+    """Weigh every segment of every annotated trace; inputs default to the last run's."""
+    candidates = candidates or last_run(config, "candidates")
+    annotations = annotations or last_run(config, "annotations")
+    transitions = transitions or last_run(config, "transitions")
+    rewards = weigh_traces(config, candidates, annotations, transitions)
+    remember(config, rewards=rewards)
+    show_weights(config, rewards)
+    return rewards

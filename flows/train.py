@@ -1,0 +1,35 @@
+"""Stage 5: one LoRA adapter per variant."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from mralign_core.config import RunConfig
+from mralign_core.storage import ArtifactRef
+from tasks.dispatch import run_on_pool
+from tasks.publishing import show_training
+from tasks.runs import last_run, remember
+from tasks.train import train_variant
+
+
+@flow(name="train")
+def train(
+    config: RunConfig,
+    model: ArtifactRef | None = None,
+    candidates: ArtifactRef | None = None,
+    annotations: ArtifactRef | None = None,
+    rewards: ArtifactRef | None = None,
+) -> dict[str, ArtifactRef]:
+    """Train every variant on the same traces, here or on the GPU pool; inputs default to the last run's."""
+    inputs = {
+        "model": model or last_run(config, "model"),
+        "candidates": candidates or last_run(config, "candidates"),
+        "annotations": annotations or last_run(config, "annotations"),
+        "rewards": rewards or last_run(config, "rewards"),
+    }
+    if config.train.where == "deployment":
+        run_on_pool(config, inputs)
+    adapters = {variant: train_variant(config, variant, **inputs) for variant in config.train.variants}
+    remember(config, **{f"adapter:{variant}": ref for variant, ref in adapters.items()})
+    show_training(config, adapters)
+    return adapters

@@ -1,0 +1,119 @@
+"""What the annotators and the adjudicator are told: versioned texts, and the messages made from them.
+
+A changed text is a new file with the next version number, never an edit: replies are kept under the text
+that drew them. The static part (instructions, labels, reply format) comes first and is the same for every
+trace, so that providers' prompt caches hit. A trace is hostile text: it may hold instructions, JSON, fences
+or our own markers. It travels as one JSON object whose ``<`` and ``>`` are escaped, so that nothing inside
+it can close the markers around it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple, TypedDict
+
+from mralign_core.method.consolidation import LabelVote
+from mralign_core.method.taxonomy import Taxonomy
+
+ANNOTATE = "annotate.v1"
+ADJUDICATE = "adjudicate.v1"
+REPAIR = "repair.v1"
+OPENING, CLOSING = "<data>\n", "\n</data>"
+
+
+class Message(TypedDict):
+    """One chat message."""
+
+    role: str
+    content: str
+
+
+class Trace(NamedTuple):
+    """What is shown of a trace: the text of each thinking segment, the question, and its gold answers."""
+
+    question: str
+    gold_answers: Sequence[str]
+    segments: Sequence[str]
+
+
+class DisputedStep(NamedTuple):
+    """A step (its segment indices) that the two annotators leave to the adjudicator, and their votes."""
+
+    segments: tuple[int, ...]
+    vote_a: LabelVote
+    vote_b: LabelVote
+
+
+def annotate_messages(trace: Trace, *, max_labels: int, taxonomy: Taxonomy) -> list[Message]:
+    """Messages that ask an annotator for the labels of every segment of a trace."""
+    return [_system(ANNOTATE, max_labels, taxonomy), _user(_payload(trace))]
+
+
+def adjudicate_messages(
+    trace: Trace, disputed: Sequence[DisputedStep], *, max_labels: int, taxonomy: Taxonomy
+) -> list[Message]:
+    """Messages that ask the adjudicator for the labels of the disputed steps of a trace."""
+    steps = [
+        {
+            "thinking_step": list(step.segments),
+            "annotator_a": _ratings(step.vote_a),
+            "annotator_b": _ratings(step.vote_b),
+        }
+        for step in disputed
+    ]
+    return [_system(ADJUDICATE, max_labels, taxonomy), _user(_payload(trace) | {"disputed": steps})]
+
+
+def repair_messages(messages: Sequence[Message], reply: str, problem: str) -> list[Message]:
+    """The conversation so far, the reply that could not be used, and why; an empty reply is left out."""
+    shown: list[Message] = [{"role": "assistant", "content": reply}] if reply.strip() else []
+    return [*messages, *shown, {"role": "user", "content": read_text(REPAIR).format(problem=problem)}]
+
+
+def prompt_digest(messages: Sequence[Message]) -> str:
+    """SHA-256 of the messages of a request, in hex."""
+    return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()
+
+
+def read_payload(messages: Sequence[Message]) -> dict[str, Any]:
+    """The JSON object of a request, as the annotator is shown it."""
+    content = messages[1]["content"]
+    payload: dict[str, Any] = json.loads(
+        content[content.index(OPENING) + len(OPENING) : content.rindex(CLOSING)]
+    )
+    return payload
+
+
+@cache
+def read_text(name: str) -> str:
+    """The text of a prompt file, such as ``annotate.v1``."""
+    return files(__package__).joinpath(f"{name}.md").read_text(encoding="utf-8")
+
+
+def _system(name: str, max_labels: int, taxonomy: Taxonomy) -> Message:
+    labels = "\n".join(f"- `{label}`: {taxonomy.definitions[label]}" for label in taxonomy.labels)
+    text = read_text(name).format(labels=labels, example_label=taxonomy.labels[0], max_labels=max_labels)
+    return {"role": "system", "content": text}
+
+
+def _user(payload: dict[str, Any]) -> Message:
+    text = json.dumps(payload, ensure_ascii=False).replace("<", "\\u003c").replace(">", "\\u003e")
+    # A lone surrogate (half a character, cut by a tokenizer) can't be sent as UTF-8; as a JSON escape it can.
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return {"role": "user", "content": f"{OPENING}{text}{CLOSING}"}
+
+
+def _payload(trace: Trace) -> dict[str, Any]:
+    segments = [{"index": index, "text": text} for index, text in enumerate(trace.segments)]
+    return {"question": trace.question, "gold_answers": list(trace.gold_answers), "segments": segments}
+
+
+def _ratings(vote: LabelVote) -> list[dict[str, Any]]:
+    return [
+        {"label": label, "confidence": confidence}
+        for label, confidence in zip(vote.labels, vote.confidences, strict=True)
+    ]

@@ -1,0 +1,268 @@
+"""Acc, Mis, EM_t, EM_a of each variant, and paired bootstrap intervals of their differences (§4, App. A.2).
+
+Departures from the paper, which gives point estimates only:
+
+* Differences come with percentile-bootstrap intervals over questions. A question is one cluster: all its
+  draws are resampled together, in both variants, so that they never pass for independent evidence.
+* A variant that never thinks has no EM_t, so its Acc and Mis are not defined: missing values, never 0.
+* In a variant that does think, an answer without a think block counts as EM_t = 0: nothing was named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mralign_core.errors import DataError
+from mralign_core.schemas import OUTCOMES
+
+FloatArray = NDArray[np.float64]
+
+METRICS = ("acc", "mis", "em_thought", "em_answer")
+"""Acc = mean(EM_t ∧ EM_a), Mis = mean(EM_t ⊕ EM_a), EM_t, EM_a."""
+ALL_QUESTIONS = "(all)"
+"""The stratum of every question together."""
+VARIANT_ORDER = ("off", "on", "sft", "kto", "mr_align")
+CONSISTENCY = ("both_correct", "inconsistent", "both_wrong")
+"""What thinking and answer did: both named a gold answer, exactly one did (the hit gap), neither did."""
+
+# Bounds the memory of the resampling (about 32 MB) without changing its result.
+_CELLS_PER_BLOCK = 4_000_000
+
+
+def summarize(scores: pd.DataFrame) -> pd.DataFrame:
+    """Every metric of every variant, over all questions and by stratum.
+
+    Implements Acc and Mis of §4 and App. A.2 of arXiv 2510.24794.
+
+    Args:
+        scores: rows of ``schemas.SCORES``.
+
+    Returns:
+        A row a variant and stratum: ``variant, stratum, num_questions, num_answers``, the :data:`METRICS`,
+        ``contains_answer``, and the share of each outcome as ``outcome_<name>``; all shares in [0, 1], NaN
+        where a metric is not defined. Stratum :data:`ALL_QUESTIONS` comes first.
+
+    Example:
+        >>> same = {"variant": "on", "stratum": "", "draw": 0, "outcome": "ok", "contains_answer": True}
+        >>> scores = pd.DataFrame({"question_id": ["a", "b"], "em_thought": [True, True],
+        ...                        "em_answer": [True, False]}).assign(**same)
+        >>> summarize(scores)[["acc", "mis", "em_thought", "em_answer"]].iloc[0].tolist()
+        [0.5, 0.5, 1.0, 0.5]
+    """
+    answers = answer_metrics(scores)
+    shares = [*METRICS, "contains_answer", *(f"outcome_{name}" for name in OUTCOMES)]
+    rows: list[pd.DataFrame] = []
+    for stratum, members in _by_stratum(answers):
+        grouped = members.groupby("variant", sort=False)
+        counts = grouped["question_id"].agg(num_questions="nunique", num_answers="size")
+        table = counts.join(grouped[shares].mean()).reset_index()
+        table.insert(1, "stratum", stratum)
+        rows.append(table)
+    if not rows:
+        return pd.DataFrame(columns=["variant", "stratum", "num_questions", "num_answers", *shares])
+    return pd.concat(rows, ignore_index=True)
+
+
+def answer_metrics(scores: pd.DataFrame) -> pd.DataFrame:
+    """Each answer's metrics as 0/1 numbers, in the order of variant, question and draw.
+
+    Raises:
+        DataError: two rows share a variant, question and draw.
+    """
+    keys = ["variant", "question_id", "draw"]
+    repeated = scores.duplicated(keys)
+    if repeated.any():
+        row = scores[repeated].iloc[0]
+        raise DataError(
+            f"scores: {int(repeated.sum())} repeated row(s), first variant {row['variant']!r}, question "
+            f"{row['question_id']!r}, draw {row['draw']}; keep one score a variant, question and draw"
+        )
+    answers = scores[[*keys, "stratum"]].reset_index(drop=True)
+    thought = scores["em_thought"].astype("boolean").reset_index(drop=True)
+    thinks = thought.notna().groupby(answers["variant"]).transform("any").to_numpy(bool)
+    em_thought = thought.fillna(False).to_numpy(bool)
+    em_answer = scores["em_answer"].to_numpy(bool)
+    answers["acc"] = np.where(thinks, em_thought & em_answer, np.nan)
+    answers["mis"] = np.where(thinks, em_thought ^ em_answer, np.nan)
+    answers["em_thought"] = np.where(thinks, em_thought, np.nan)
+    answers["em_answer"] = em_answer.astype(float)
+    answers["contains_answer"] = scores["contains_answer"].to_numpy(bool).astype(float)
+    for name in OUTCOMES:
+        answers[f"outcome_{name}"] = (scores["outcome"].to_numpy(object) == name).astype(float)
+    answers["variant"] = pd.Categorical(
+        answers["variant"], order_variants(list(answers["variant"].unique())), ordered=True
+    )
+    answers = answers.sort_values(keys, ignore_index=True)
+    return answers.assign(variant=answers["variant"].astype(object))
+
+
+def order_variants(variants: Sequence[str]) -> list[str]:
+    """Variants in the paper's order, then any others by name."""
+    known = [name for name in VARIANT_ORDER if name in variants]
+    return known + sorted(set(variants) - set(known))
+
+
+def comparisons(variants: Sequence[str]) -> list[tuple[str, str]]:
+    """The (variant, baseline) pairs to compare: each trained variant with think-on, and MR-ALIGN with KTO."""
+    trained = [name for name in order_variants(variants) if name not in ("off", "on")]
+    pairs = [(name, "on") for name in trained if "on" in variants]
+    return pairs + [("mr_align", "kto")] * ({"mr_align", "kto"} <= set(trained))
+
+
+def paired_differences(
+    scores: pd.DataFrame, *, num_resamples: int, confidence: float, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Differences between variants on the same questions and draws, with paired-bootstrap intervals.
+
+    Args:
+        scores: rows of ``schemas.SCORES``; compared variants must hold the same questions and draws.
+        num_resamples: bootstrap resamples of questions.
+        confidence: coverage of the percentile intervals, e.g. 0.95.
+        rng: source of the resamples, the same ones for every comparison.
+
+    Returns:
+        A row a comparison, stratum and metric: ``variant, baseline, stratum, metric, difference, low, high,
+        num_questions``; differences are shares in [-1, 1], variant minus baseline.
+
+    Raises:
+        DataError: two compared variants differ in their questions or draws.
+    """
+    answers = answer_metrics(scores)
+    pairs = comparisons(list(answers["variant"].unique()))
+    rows: list[dict[str, object]] = []
+    for stratum, members in _by_stratum(answers) if pairs else ():
+        sums, num_draws = _paired_sums(members, pairs)
+        differences = sums.sum(axis=0) / num_draws.sum()
+        low, high = bootstrap_interval(
+            sums, num_draws, num_resamples=num_resamples, confidence=confidence, rng=rng
+        )
+        keys = [(variant, baseline, metric) for variant, baseline in pairs for metric in METRICS]
+        for (variant, baseline, metric), *interval in zip(keys, differences, low, high, strict=True):
+            values = dict(zip(("difference", "low", "high"), map(float, interval), strict=True))
+            row = {"variant": variant, "baseline": baseline, "stratum": stratum, "metric": metric}
+            rows.append({**row, **values, "num_questions": len(num_draws)})
+    columns = ["variant", "baseline", "stratum", "metric", "difference", "low", "high", "num_questions"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def bootstrap_interval(
+    sums: FloatArray,
+    num_draws: FloatArray,
+    *,
+    num_resamples: int,
+    confidence: float,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, FloatArray]:
+    """Percentile interval of the mean over answers, with questions resampled as clusters.
+
+    Args:
+        sums: shape (Q, M), the sum over each question's draws of M paired differences.
+        num_draws: shape (Q,), the draws of each question.
+        num_resamples: bootstrap resamples.
+        confidence: coverage in (0, 1).
+        rng: source of the resamples.
+
+    Returns:
+        Low and high ends, each of shape (M,).
+
+    Example:
+        >>> low, high = bootstrap_interval(np.zeros((5, 1)), np.ones(5), num_resamples=100, confidence=0.95,
+        ...                                rng=np.random.default_rng(0))
+        >>> low.tolist(), high.tolist()
+        ([0.0], [0.0])
+    """
+    totals = np.column_stack([sums, num_draws])
+    resampled = np.concatenate([counts @ totals for counts in _resample(len(totals), num_resamples, rng)])
+    means = resampled[:, :-1] / resampled[:, -1:]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    return low, high
+
+
+def consistency_shifts(scores: pd.DataFrame) -> pd.DataFrame:
+    """Where each trained variant takes the answers that think-on had right, inconsistent, or wrong (Fig. 5).
+
+    Answers are paired by question and draw. Some traffic out of every class is regression to the mean:
+    think-on itself, drawn again, would not repeat its classes either.
+
+    Returns:
+        A row a trained variant and think-on class: ``variant, before, num_answers``, and the answers in each
+        class of :data:`CONSISTENCY` afterwards. Empty without think-on or without a trained variant.
+
+    Raises:
+        DataError: a variant and think-on differ in their questions or draws.
+    """
+    answers = answer_metrics(scores)
+    variants = [
+        variant for variant, baseline in comparisons(list(answers["variant"].unique())) if baseline == "on"
+    ]
+    rows = []
+    before = _consistency(answers[answers["variant"] == "on"])
+    for variant in variants:
+        after = _consistency(_same_cells(answers, variant, "on"))
+        for index, name in enumerate(CONSISTENCY):
+            moved = np.bincount(after[before == index], minlength=len(CONSISTENCY)).tolist()
+            row = {"variant": variant, "before": name, "num_answers": sum(moved)}
+            rows.append({**row, **dict(zip(CONSISTENCY, moved, strict=True))})
+    return pd.DataFrame(rows, columns=["variant", "before", "num_answers", *CONSISTENCY])
+
+
+def _by_stratum(answers: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """All answers, then each stratum; a single stratum would only repeat the whole."""
+    if answers.empty:
+        return
+    yield ALL_QUESTIONS, answers
+    strata = sorted(answers["stratum"].unique())
+    if len(strata) > 1:
+        for stratum in strata:
+            yield stratum or "(none)", answers[answers["stratum"] == stratum]
+
+
+def _paired_sums(answers: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> tuple[FloatArray, FloatArray]:
+    """Each question's sums over draws of all differences, (Q, pairs · metrics), and its draws, (Q,)."""
+    blocks = []
+    for variant, baseline in pairs:
+        ours = _same_cells(answers, variant, baseline)
+        theirs = answers[answers["variant"] == baseline]
+        difference = ours[list(METRICS)].to_numpy(float) - theirs[list(METRICS)].to_numpy(float)
+        questions = ours["question_id"].to_numpy(object)
+        starts = np.flatnonzero(np.append(True, questions[1:] != questions[:-1]))
+        blocks.append(np.add.reduceat(difference, starts, axis=0))
+        num_draws = np.diff(np.append(starts, len(questions))).astype(float)
+    return np.hstack(blocks), num_draws
+
+
+def _same_cells(answers: pd.DataFrame, variant: str, baseline: str) -> pd.DataFrame:
+    """The variant's answers, row by row on the questions and draws of the baseline's."""
+    ours, theirs = (answers[answers["variant"] == name] for name in (variant, baseline))
+    ours_cells, theirs_cells = (
+        pd.MultiIndex.from_frame(rows[["question_id", "draw"]]) for rows in (ours, theirs)
+    )
+    if not ours_cells.equals(theirs_cells):
+        unpaired = ours_cells.symmetric_difference(theirs_cells)
+        question_id, draw = unpaired[0]
+        raise DataError(
+            f"scores: {len(unpaired)} answer(s) are in only one of {variant!r} ({len(ours)} answers) and "
+            f"{baseline!r} ({len(theirs)} answers), first question {question_id!r}, draw {draw}; differences are paired: "
+            "evaluate both on the same questions with the same evaluate.num_draws"
+        )
+    return ours
+
+
+def _consistency(answers: pd.DataFrame) -> NDArray[np.intp]:
+    """Index into CONSISTENCY of each answer."""
+    acc, mis = answers["acc"].to_numpy(float), answers["mis"].to_numpy(float)
+    return np.where(acc == 1, 0, np.where(mis == 1, 1, 2))
+
+
+def _resample(num_questions: int, num_resamples: int, rng: np.random.Generator) -> Iterator[FloatArray]:
+    """How often each question appears in each resample, in blocks of shape (block, Q)."""
+    probs = np.full(num_questions, 1 / num_questions)
+    block = max(1, _CELLS_PER_BLOCK // num_questions)
+    for start in range(0, num_resamples, block):
+        size = min(block, num_resamples - start)
+        yield rng.multinomial(num_questions, probs, size=size).astype(float)

@@ -1,0 +1,116 @@
+"""Where the segments of a trace are, in characters of its text and in its sampled tokens (App. D.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from mralign_core.errors import DataError
+from mralign_core.method.token_weights import segment_token_spans
+from mralign_core.method.traces import ParsedCompletion, split_segments
+
+UNFINISHED = "\ufffd"
+"""What a decoder shows for the first bytes of a character whose last bytes are in the tokens to come."""
+
+
+class SegmentedTrace(NamedTuple):
+    """Segments as :data:`~mralign_core.schemas.CANDIDATES` holds them, and the tokens up to the closing tag."""
+
+    segments: list[dict[str, int]]
+    reasoning_tokens: int
+
+
+def segment_trace(
+    completion: str, completion_ids: Sequence[int], parsed: ParsedCompletion, tokenizer: PreTrainedTokenizerBase
+) -> SegmentedTrace:
+    """Split the thinking into segments and find the tokens of each.
+
+    Args:
+        completion: decoded text of ``completion_ids``.
+        completion_ids: the sampled tokens.
+        parsed: parts of the completion; its thinking is closed.
+        tokenizer: tokenizer of the model.
+    """
+    assert parsed.thinking is not None and parsed.thinking_span is not None
+    spans = split_segments(parsed.thinking, offset=parsed.thinking_span.start)
+    offsets = token_offsets(tokenizer, completion_ids, completion)
+    token_spans = segment_token_spans(offsets, spans, thinking_end=parsed.thinking_span.end)
+    segments = [
+        {"start": span.start, "end": span.end, "token_start": first, "token_end": last}
+        for span, (first, last) in zip(spans, token_spans, strict=True)
+    ]
+    return SegmentedTrace(segments, token_spans[-1][1] if token_spans else 0)
+
+
+def token_offsets(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> list[tuple[int, int]]:
+    """The characters (start, end) that each token wrote, without the blanks before a token's first visible character.
+
+    Tokens that share a character, as the bytes of an emoji do, share its start. A token of nothing but blanks keeps
+    them. Leaving leading blanks out puts " Wait" with the segment that begins with "Wait", whatever precedes it.
+
+    Args:
+        tokenizer: tokenizer of the model.
+        ids: the sampled tokens, which need not be those that encoding ``text`` would give.
+        text: their decoded text.
+
+    Raises:
+        DataError: ``text`` is not the decoded text of ``ids``.
+    """
+    spans = _encoded_offsets(tokenizer, ids, text)
+    if spans is None:
+        spans = _decoded_offsets(tokenizer, ids, text)
+    return [(_first_visible(text, start, end), end) for start, end in spans]
+
+
+def _encoded_offsets(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str
+) -> list[tuple[int, int]] | None:
+    """Offsets from encoding the text again, or None when that gives other tokens."""
+    if not tokenizer.is_fast:
+        return None
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    if list(encoded["input_ids"]) != list(ids):
+        return None
+    spans: list[tuple[int, int]] = []
+    for start, end in encoded["offset_mapping"]:
+        # Some tokenizers trim blanks off both ends, so a token of blanks alone is left at the end of them.
+        spans.append((start if start < end else spans[-1][1] if spans else 0, end))
+    return spans
+
+
+def _decoded_offsets(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str
+) -> list[tuple[int, int]]:
+    """Offsets from decoding a short window of tokens that moves along, for tokens no encoder would choose."""
+    ends: list[int] = []
+    context, settled, num_settled = 0, 0, 0  # the window begins at a token before the first unsettled one
+    for position in range(1, len(ids) + 1):
+        before = _decode(tokenizer, ids[context:settled])
+        piece = _decode(tokenizer, ids[context:position])[len(before) :]
+        complete = piece.rstrip(UNFINISHED)
+        ends.append(num_settled + len(complete))
+        if len(complete) == len(piece) > 0 or position == len(ids):
+            if text[num_settled : num_settled + len(piece)] != piece:
+                raise DataError(f"token {position - 1} decodes to {piece!r}, which is not what the text has there")
+            num_settled += len(piece)
+            context, settled = settled, position
+    if num_settled != len(text):
+        raise DataError(f"the tokens decode to {num_settled} characters, but the text has {len(text)}")
+    starts = [0, *ends[:-1]]
+    return [(start, _end(start, ends[index:], len(text))) for index, start in enumerate(starts)]
+
+
+def _end(start: int, ends: Sequence[int], length: int) -> int:
+    """The end of a token that starts at ``start``: where the character it is a part of is complete."""
+    return next((end for end in ends if end > start), length)
+
+
+def _first_visible(text: str, start: int, end: int) -> int:
+    piece = text[start:end]
+    return start + len(piece) - len(piece.lstrip()) if piece.strip() else start
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,0 +1,80 @@
+"""Weights of segments from ratios of transition probabilities (§3.2.3, Eq. 10).
+
+Decisions where the paper is silent: an unlabelled step has ratio 1, and the next labelled step is reached
+from the last labelled one before it. A transition that neither matrix allows has ratio 1; one that only the
+denominator excludes is infinite, and is clipped. Neither occurs with matrices smoothed by a positive prior.
+
+A departure, by choice of ``p_denominator``: the matrix of the opposite polarity instead of all traces'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.method.transitions import FloatArray, set_transition_prob
+
+
+def trace_ratios(
+    steps: Sequence[Sequence[int]], p_numerator: FloatArray, p_denominator: FloatArray
+) -> FloatArray:
+    """Ratio of transition probabilities into each step of a trace, before clipping.
+
+    Implements the ratio in Eq. 10 of arXiv 2510.24794, Pr(y_t | y_{t−1}, P^±) / Pr(y_t | y_{t−1}, P), with
+    y_0 = {<start>}.
+
+    Args:
+        steps: per step, the state indices of its labels; none for an unlabelled step.
+        p_numerator: (K, K), P⁺ for a positive trace, P⁻ for a negative one.
+        p_denominator: (K, K), P of all traces.
+
+    Returns:
+        (S,) ratios, at least 0, one a step.
+
+    >>> p_plus = np.array([[0, 0.8, 0.2], [0, 0.5, 0.5], [0, 0, 1.0]])
+    >>> p_all = np.array([[0, 0.4, 0.6], [0, 0.2, 0.8], [0, 0, 1.0]])
+    >>> trace_ratios([(1,), (), (1,)], p_plus, p_all).tolist()
+    [2.0, 1.0, 2.5]
+    """
+    ratios = np.ones(len(steps))
+    source: Sequence[int] = (Taxonomy.START,)
+    for place, target in enumerate(steps):
+        if not target:
+            continue
+        numerator = set_transition_prob(p_numerator, source, target)
+        denominator = set_transition_prob(p_denominator, source, target)
+        ratios[place] = _ratio(numerator, denominator)
+        source = target
+    return ratios
+
+
+def clip_weights(ratios: FloatArray, low: float, high: float) -> FloatArray:
+    """Weights of steps: their ratios, kept inside [low, high].
+
+    Implements the clip in Eq. 10 of arXiv 2510.24794, where the bounds are 1/e and e.
+
+    Args:
+        ratios: (S,) from :func:`trace_ratios`.
+        low: smallest weight, in (0, 1].
+        high: largest weight, at least 1.
+
+    Returns:
+        (S,) weights.
+
+    Raises:
+        ValueError: the bounds don't enclose 1, the weight of an answer token.
+
+    >>> clip_weights(np.array([0.1, 1.0, 9.0]), 0.5, 2.0).tolist()
+    [0.5, 1.0, 2.0]
+    """
+    if not 0 < low <= 1 <= high:
+        raise ValueError(f"clip bounds are [{low}, {high}]; they must enclose 1, with the lower one above 0")
+    return np.clip(ratios, low, high)
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    if denominator > 0:
+        return numerator / denominator
+    return np.inf if numerator > 0 else 1.0

@@ -1,0 +1,345 @@
+"""Estimate how traces move between meta-reasoning states (§3.2.2, Eq. 5–8, App. E, Algorithm 2).
+
+A step has a set of one or two labels, of which one is taken to be active, each with equal chance (ρ = 1/|y|).
+As in the paper, every transition draws its own pair of active labels: what is maximised is the product of Eq.
+6 over the transitions, not the likelihood of a hidden chain that stays with one choice from one transition to
+the next.
+
+Decisions where the paper is silent:
+
+* A step with no label is skipped, and the transition joins its labelled neighbours; a trace with no labelled
+  step tells nothing and is left out. Both are counted.
+* The stop rule compares P with the P of the iteration before, so the first iteration never stops.
+* Where there is neither a count nor a prior, a row stays uniform over what the mask allows.
+
+Shapes: K states, U distinct pairs of label sets.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+Label = TypeVar("Label")
+
+
+class SetPairCounts(NamedTuple):
+    """Every distinct transition between two label sets, once, with how often it occurs.
+
+    Args:
+        sources: (U, K) bool, membership of each state in the set that is left.
+        targets: (U, K) bool, membership in the set that is entered.
+        multiplicities: (U,) int64, occurrences of each pair.
+        num_traces: traces that were counted.
+        num_empty_steps: steps without a label, skipped.
+        num_empty_traces: traces without a labelled step, left out.
+    """
+
+    sources: NDArray[np.bool_]
+    targets: NDArray[np.bool_]
+    multiplicities: NDArray[np.int64]
+    num_traces: int
+    num_empty_steps: int
+    num_empty_traces: int
+
+    @property
+    def num_transitions(self) -> int:
+        """Transitions counted, <start> and <stop> included."""
+        return int(self.multiplicities.sum())
+
+
+class TransitionEstimate(NamedTuple):
+    """A transition matrix and what it was estimated from.
+
+    Args:
+        p: (K, K) transition probabilities; rows sum to one.
+        posterior: (K, K) Dirichlet parameters, soft counts plus prior; zero where no transition is allowed.
+        counts: (K, K) soft counts of the last E-step.
+        log_likelihood: (num_iterations + 1,) Eq. 8 before the first and after each iteration.
+        log_posterior: (num_iterations + 1,) the same plus log prior, up to a constant; EM never lowers it.
+        num_iterations: EM iterations made; 0 for the frequency estimate.
+    """
+
+    p: FloatArray
+    posterior: FloatArray
+    counts: FloatArray
+    log_likelihood: FloatArray
+    log_posterior: FloatArray
+    num_iterations: int
+
+
+def count_set_pairs(traces: Iterable[Sequence[Sequence[int]]], num_states: int) -> SetPairCounts:
+    """Count the transitions {start} → y₁, …, y_T → {stop} of all traces, each distinct pair once.
+
+    Args:
+        traces: per trace, per step, the state indices (1 … num_states - 2) of its labels, or none.
+        num_states: K.
+
+    Raises:
+        ValueError: an index is not that of a label; the message names trace and step.
+
+    >>> pairs = count_set_pairs([[(1,), (), (1, 2)], [(1,), (1, 2)]], num_states=4)
+    >>> pairs.multiplicities.tolist(), pairs.num_transitions, pairs.num_empty_steps
+    ([2, 2, 2], 6, 1)
+    """
+    tally: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
+    num_traces = num_empty_steps = num_empty_traces = 0
+    for row, trace in enumerate(traces):
+        steps = [_label_set(step, num_states, row, place) for place, step in enumerate(trace)]
+        labelled = [step for step in steps if step]
+        num_empty_steps += len(steps) - len(labelled)
+        if not labelled:
+            num_empty_traces += 1
+            continue
+        num_traces += 1
+        tally.update(zip([(0,), *labelled], [*labelled, (num_states - 1,)], strict=True))
+    # Sorted, so that the estimate does not depend on the order of the traces, not even in its last bit.
+    pairs = sorted(tally)
+    return SetPairCounts(
+        _membership([source for source, _ in pairs], num_states),
+        _membership([target for _, target in pairs], num_states),
+        np.array([tally[pair] for pair in pairs], dtype=np.int64),
+        num_traces,
+        num_empty_steps,
+        num_empty_traces,
+    )
+
+
+def transition_mask(num_states: int) -> FloatArray:
+    """Allowed transitions, (K, K) ones and zeros: nothing enters <start>, <stop> leads only to itself.
+
+    >>> transition_mask(3).astype(int).tolist()
+    [[0, 1, 1], [0, 1, 1], [0, 0, 1]]
+    """
+    mask = np.ones((num_states, num_states))
+    mask[:, 0] = 0
+    mask[-1, :-1] = 0
+    return mask
+
+
+def set_transition_prob(p: FloatArray, source: Sequence[int], target: Sequence[int]) -> float:
+    """Probability of moving from one label set to another.
+
+    Implements Eq. 6 and 7 of arXiv 2510.24794, Σ_{a∈source, b∈target} ρ(a) P_ab ρ(b) with ρ uniform.
+
+    Args:
+        p: (K, K) transition matrix.
+        source: distinct state indices, at least one.
+        target: distinct state indices, at least one.
+
+    >>> set_transition_prob(np.array([[0.1, 0.9], [0.4, 0.6]]), [0, 1], [1])
+    0.75
+    """
+    return float(p[np.ix_(list(source), list(target))].mean())
+
+
+def observed_log_likelihood(p: FloatArray, pairs: SetPairCounts) -> float:
+    """Log-likelihood of the observed label sets, -inf where one of them is impossible.
+
+    Implements Eq. 8 of arXiv 2510.24794.
+
+    >>> pairs = count_set_pairs([[(1,)]], num_states=3)
+    >>> p = np.array([[0, 1.0, 0], [0, 0.75, 0.25], [0, 0, 1.0]])
+    >>> round(observed_log_likelihood(p, pairs), 4)  # log 0.25
+    -1.3863
+    """
+    sizes = pairs.sources.sum(axis=1) * pairs.targets.sum(axis=1)
+    with np.errstate(divide="ignore"):
+        return float(pairs.multiplicities @ np.log(_path_sums(p, pairs) / sizes))
+
+
+def e_step(p: FloatArray, pairs: SetPairCounts) -> FloatArray:
+    """Expected number of transitions between single states, given the label sets.
+
+    Implements the E-step of Algorithm 2 of arXiv 2510.24794: the responsibility of (a, b) for a pair of sets
+    is P_ab over the sum of P on all allowed base pairs, and uniform over those where that sum is zero.
+
+    Args:
+        p: (K, K) transition matrix, zero where no transition is allowed.
+        pairs: the observed transitions.
+
+    Returns:
+        (K, K) soft counts; they sum to the number of transitions.
+
+    >>> p = np.array([[0, 0.5, 0.3, 0.2], [0, 0.6, 0.2, 0.2], [0, 0.1, 0.1, 0.8], [0, 0, 0, 1.0]])
+    >>> e_step(p, count_set_pairs([[(1, 2)]], num_states=4)).round(3).tolist()
+    [[0.0, 0.625, 0.375, 0.0], [0.0, 0.0, 0.0, 0.2], [0.0, 0.0, 0.0, 0.8], [0.0, 0.0, 0.0, 0.0]]
+    """
+    path_sums = _path_sums(p, pairs)
+    possible = path_sums > 0
+    counts = _spread(
+        p, pairs, np.divide(pairs.multiplicities, path_sums, where=possible, out=np.zeros(len(possible)))
+    )
+    if possible.all():
+        return counts
+    mask = transition_mask(len(p))
+    num_allowed = _path_sums(mask, pairs)
+    return counts + _spread(mask, pairs, np.where(possible, 0.0, pairs.multiplicities / num_allowed))
+
+
+def m_step(counts: FloatArray, prior: float, mask: FloatArray) -> FloatArray:
+    """Transition matrix with rows proportional to counts plus prior, under the mask (M-step of Algorithm 2).
+
+    Args:
+        counts: (K, K) soft counts.
+        prior: Dirichlet pseudo-count of each allowed transition.
+        mask: (K, K) of ones and zeros, from :func:`transition_mask`.
+
+    Returns:
+        (K, K), each row summing to one; a row without count and prior is uniform over its mask.
+
+    >>> m_step(np.array([[0, 3.0, 0], [0, 1, 2], [0, 0, 0]]), 1.0, transition_mask(3)).tolist()
+    [[0.0, 0.8, 0.2], [0.0, 0.4, 0.6], [0.0, 0.0, 1.0]]
+    """
+    posterior = (counts + prior) * mask
+    row_sums = posterior.sum(axis=1, keepdims=True)
+    uniform = mask / mask.sum(axis=1, keepdims=True)
+    p: FloatArray = np.divide(posterior, row_sums, where=row_sums > 0, out=uniform)
+    return p
+
+
+def fit_em(
+    pairs: SetPairCounts,
+    num_states: int,
+    *,
+    num_iterations: int = 5,
+    damping: float = 0.6,
+    prior: float = 0.1,
+    tolerance: float = 1e-6,
+) -> TransitionEstimate:
+    """Estimate the transition matrix by damped EM over the latent active labels.
+
+    Implements Algorithm 2 of arXiv 2510.24794. What the M-step maximises is concave in P, so a damped step
+    can't lower the penalised likelihood either.
+
+    Args:
+        pairs: the observed transitions.
+        num_states: K.
+        num_iterations: most iterations.
+        damping: step towards the M-step's matrix, in (0, 1]; 1 is plain EM.
+        prior: Dirichlet pseudo-count of each allowed transition, at least 0.
+        tolerance: stop when no entry of P differs by this much from the iteration before.
+
+    Raises:
+        ValueError: ``pairs`` was counted with another number of states.
+
+    >>> estimate = fit_em(count_set_pairs([[(1,)]] * 9, num_states=3), 3, damping=1.0, prior=1.0)
+    >>> estimate.p.round(3).tolist(), estimate.num_iterations
+    ([[0.0, 0.909, 0.091], [0.0, 0.091, 0.909], [0.0, 0.0, 1.0]], 2)
+    """
+    _check_num_states(pairs, num_states)
+    mask = transition_mask(num_states)
+    p, last = m_step(np.zeros_like(mask), 0.0, mask), None
+    history = [_log_densities(p, pairs, prior, mask)]
+    counts = np.zeros_like(mask)
+    for _ in range(num_iterations):
+        counts = e_step(p, pairs)
+        p = (1 - damping) * p + damping * m_step(counts, prior, mask)
+        history.append(_log_densities(p, pairs, prior, mask))
+        if last is not None and np.abs(p - last).max() < tolerance:
+            break
+        last = p
+    return _estimate(p, counts, prior, mask, history)
+
+
+def fit_frequency(pairs: SetPairCounts, num_states: int, *, prior: float = 0.1) -> TransitionEstimate:
+    """Estimate the transition matrix by counting: each set pair spreads one count evenly over its base pairs.
+
+    The baseline that EM is compared with in Table 3 of arXiv 2510.24794.
+
+    Args:
+        pairs: the observed transitions.
+        num_states: K.
+        prior: Dirichlet pseudo-count of each allowed transition.
+
+    Raises:
+        ValueError: ``pairs`` was counted with another number of states.
+
+    >>> fit_frequency(count_set_pairs([[(1, 2)]], num_states=4), 4).counts[0].tolist()
+    [0.0, 0.5, 0.5, 0.0]
+    """
+    _check_num_states(pairs, num_states)
+    mask = transition_mask(num_states)
+    # With every allowed transition equally likely, responsibilities are even.
+    counts = e_step(mask, pairs)
+    p = m_step(counts, prior, mask)
+    return _estimate(p, counts, prior, mask, [_log_densities(p, pairs, prior, mask)])
+
+
+def keep_most_confident(labels: Sequence[Label], confidences: Sequence[float]) -> tuple[Label, ...]:
+    """The label with the highest confidence, the first of equals; none where there is none.
+
+    This is "label diversity off" in Table 3 of arXiv 2510.24794.
+
+    Raises:
+        ValueError: there is not one confidence for each label.
+
+    >>> keep_most_confident(("retrieval", "analogy"), (6.0, 8.0))
+    ('analogy',)
+    """
+    if len(labels) != len(confidences):
+        raise ValueError(
+            f"{len(labels)} labels with {len(confidences)} confidences; there must be one for each"
+        )
+    if not labels:
+        return ()
+    return (labels[int(np.argmax(confidences))],)
+
+
+def _label_set(step: Sequence[int], num_states: int, row: int, place: int) -> tuple[int, ...]:
+    states = tuple(sorted({int(state) for state in step}))
+    if states and (states[0] < 1 or states[-1] > num_states - 2):
+        raise ValueError(
+            f"trace {row}, step {place}: states {states} are not all labels, which have the indices 1 to "
+            f"{num_states - 2}; count with the taxonomy that the traces were labelled with"
+        )
+    return states
+
+
+def _membership(sets: Sequence[tuple[int, ...]], num_states: int) -> NDArray[np.bool_]:
+    member_UK = np.zeros((len(sets), num_states), dtype=np.bool_)
+    for row, states in enumerate(sets):
+        member_UK[row, list(states)] = True
+    return member_UK
+
+
+def _path_sums(p: FloatArray, pairs: SetPairCounts) -> FloatArray:
+    """Per pair of sets, the sum of P over its base pairs, (U,)."""
+    sums: FloatArray = ((pairs.sources @ p) * pairs.targets).sum(axis=1)
+    return sums
+
+
+def _spread(p: FloatArray, pairs: SetPairCounts, factor_U: FloatArray) -> FloatArray:
+    """Σ over pairs of sets of factor · P on their base pairs, (K, K)."""
+    spread: FloatArray = p * (pairs.sources.T @ (pairs.targets * factor_U[:, None]))
+    return spread
+
+
+def _log_densities(
+    p: FloatArray, pairs: SetPairCounts, prior: float, mask: FloatArray
+) -> tuple[float, float]:
+    """Log-likelihood, and log-likelihood plus log prior."""
+    log_likelihood = observed_log_likelihood(p, pairs)
+    log_prior = prior * float(np.log(p[mask > 0]).sum()) if prior > 0 else 0.0
+    return log_likelihood, log_likelihood + log_prior
+
+
+def _estimate(
+    p: FloatArray, counts: FloatArray, prior: float, mask: FloatArray, history: list[tuple[float, float]]
+) -> TransitionEstimate:
+    log_likelihood, log_posterior = np.array(history).T
+    return TransitionEstimate(
+        p, counts + prior * mask, counts, log_likelihood, log_posterior, len(history) - 1
+    )
+
+
+def _check_num_states(pairs: SetPairCounts, num_states: int) -> None:
+    if pairs.sources.shape[1] != num_states:
+        raise ValueError(
+            f"pairs were counted with {pairs.sources.shape[1]} states, num_states is {num_states}"
+        )

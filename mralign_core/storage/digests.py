@@ -1,0 +1,140 @@
+"""Digests of files, folders, values and source code: what cache keys are made of."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from mralign_core.errors import ArtifactError
+from mralign_core.storage.artifact import FileEntry, content_digest
+
+UNRELATED = ("config", "errors", "storage")
+"""Parts of the package that can't change what a stage computes: config fields enter a key by value."""
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def directory_entries(directory: Path) -> dict[str, FileEntry]:
+    """Digest and size of every file under a folder, by its relative path."""
+    return {
+        path.relative_to(directory).as_posix(): FileEntry(sha256=file_sha256(path), size=path.stat().st_size)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def tree_digest(directory: Path) -> str:
+    """Content digest of a folder: the ``sha256`` an artifact with these files would get."""
+    return content_digest(directory_entries(directory))
+
+
+def key_of(**parts: Any) -> str:
+    """Hex sha256 of the parts as canonical JSON; pydantic models count as their JSON values.
+
+    >>> key_of(a=1, b=[2]) == key_of(b=[2], a=1)
+    True
+
+    Raises:
+        TypeError: a part has no canonical JSON form.
+        ValueError: a part holds NaN or infinity.
+    """
+    text = json.dumps(
+        parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_json_value
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"a cache key can't be made of {type(value).__name__} {value!r:.80}: give its JSON form")
+
+
+def source_digest(module: str) -> str:
+    """Digest of a module's code and of every module of its package that it imports, directly or not.
+
+    Comments, docstrings and layout don't count; prompt files (``*.md``) beside a module of a sub-package do.
+    Left out are the package's own ``__init__``, its parts named in ``UNRELATED``, and dynamic imports.
+
+    Args:
+        module: dotted name, such as ``mralign_core.method.transitions``.
+
+    Raises:
+        ArtifactError: there is no such module.
+    """
+    files = _closure(module)
+    folders = {
+        path.parent for name, path in files.items() if name.count(".") > 1 or path.name == "__init__.py"
+    }
+    lines = [f"{name} {hashlib.sha256(_code(path).encode()).hexdigest()}\n" for name, path in files.items()]
+    lines += [
+        f"{folder.name}/{path.name} {file_sha256(path)}\n"
+        for folder in folders
+        for path in folder.glob("*.md")
+    ]
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def _closure(module: str) -> dict[str, Path]:
+    """Dotted name → file of a module and of all it imports from the same package."""
+    package = module.partition(".")[0]
+    spec = importlib.util.find_spec(package)
+    root = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+    if root is None or module == package or _module_file(root, module) is None:
+        raise ArtifactError(
+            f"no source of module {module!r}: give a name such as 'mralign_core.method.rewards'"
+        )
+    found: dict[str, Path] = {}
+    queue = [module]
+    while queue:
+        name = queue.pop()
+        path = _module_file(root, name)
+        if path is None or name in found or name == package or name.split(".")[1] in UNRELATED:
+            continue
+        found[name] = path
+        queue += [name.rpartition(".")[0], *_imports(path, name, package)]
+    return found
+
+
+def _module_file(root: Path, name: str) -> Path | None:
+    path = root.joinpath(*name.split(".")[1:])
+    return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
+
+
+def _imports(path: Path, name: str, package: str) -> Iterator[str]:
+    """What a module's import statements may mean: modules, and attributes, which have no file."""
+    inside = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] == package)
+        elif isinstance(node, ast.ImportFrom):
+            parents = inside.split(".")[: len(inside.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            if base.partition(".")[0] == package:
+                yield base
+                yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+class _WithoutDocstrings(ast.NodeTransformer):
+    """Drops bare strings: docstrings of modules, classes, functions and attributes."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        """Drop an expression statement that is only a string."""
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node
+
+
+def _code(path: Path) -> str:
+    """A module's code, normalised: no comments, docstrings or layout."""
+    return ast.unparse(_WithoutDocstrings().visit(ast.parse(path.read_text(encoding="utf-8"))))

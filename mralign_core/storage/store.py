@@ -1,0 +1,416 @@
+"""The artifact store: immutable, content-addressed artifacts in a folder or an S3 bucket, by one code path.
+
+Layout under ``storage.root``::
+
+    artifacts/<stage>/<key>/<content digest>/data/…        written first
+    artifacts/<stage>/<key>/<content digest>/manifest.json  written last; without it there is no artifact
+    records/<name>.json                                     small records that may be replaced
+    tmp/                                                    local stores: files not yet renamed into place
+
+Two writers of the same content write the same files, so a double run is wasteful and harmless. What is read
+back can't execute code: JSON, Parquet, and the plain files a stage publishes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import platform
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pydantic import ValidationError
+
+import mralign_core
+from mralign_core.config import StorageConfig
+from mralign_core.errors import ArtifactError, StorageError
+from mralign_core.schemas import Table
+from mralign_core.storage.artifact import ArtifactRef, FileEntry, Manifest, content_digest, relative_name
+from mralign_core.storage.digests import directory_entries, file_sha256
+from mralign_core.storage.filesystem import StoreFiles
+from mralign_core.storage.lineage import Lineage
+from mralign_core.storage.tables import describe_table, read_table, write_table
+
+logger = logging.getLogger("mralign_core.storage")
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "litellm",
+    "prefect",
+)
+PROBE_TIMEOUT_S = 5.0
+MOST_CANDIDATES = 10
+MANIFEST_PATH = re.compile(r"(.+/.+/[0-9a-f]{16})/manifest\.json")
+
+
+class ArtifactStore:
+    """Finds, publishes and opens artifacts.
+
+    Args:
+        section: where the store is and how patient to be with it.
+        cache_folder: where files of a remote store are kept once downloaded; ``~/.cache/mralign`` when None.
+    """
+
+    def __init__(self, section: StorageConfig, cache_folder: Path | None = None) -> None:
+        self._section = section
+        self._files = StoreFiles(section)
+        self._cache_folder = cache_folder or Path.home() / ".cache" / "mralign"
+
+    @property
+    def root_uri(self) -> str:
+        """The absolute address of the store."""
+        return self._files.root_uri
+
+    def check_writable(self) -> None:
+        """Prove within seconds that the store can be written, read back and listed.
+
+        Raises:
+            StorageError: it can't; the message names the root, the cause and the remedy.
+        """
+        brief = {
+            "connect_timeout_s": min(self._section.connect_timeout_s, PROBE_TIMEOUT_S),
+            "read_timeout_s": min(self._section.read_timeout_s, PROBE_TIMEOUT_S),
+            "max_attempts": min(self._section.max_attempts, 2),
+        }
+        files = StoreFiles(self._section.model_copy(update=brief))
+        probe, content = f"probes/{uuid.uuid4().hex}", b"mralign"
+        files.check_bucket()
+        files.write(probe, content)
+        if files.read(probe) != content or not files.sizes("probes"):
+            raise StorageError(
+                f"storage.root {self._section.root}: a file just written can't be read or listed there"
+            )
+        with contextlib.suppress(StorageError):  # write-once buckets refuse it, and that is fine
+            files.remove(probe)
+        files.remove_stale_temporaries()
+
+    def find(self, stage: str, key: str, *, full_hash: bool = False) -> ArtifactRef | None:
+        """The oldest whole artifact of a stage and key, or None.
+
+        Args:
+            stage: name of the stage.
+            key: its cache key.
+            full_hash: read every file and compare digests, not only sizes.
+        """
+        whole = []
+        for digest in self._files.names(f"artifacts/{stage}/{key}"):
+            path = f"artifacts/{stage}/{key}/{digest}"
+            try:
+                manifest = self._read_manifest(path)
+                self._verify(manifest, full_hash=full_hash)
+                whole.append(manifest)
+            except ArtifactError as error:
+                logger.warning("not using %s: %s", self._files.uri(path), error)
+        oldest = min(whole, key=lambda manifest: (manifest.created_at, manifest.sha256), default=None)
+        return self._ref(oldest) if oldest else None
+
+    def publish(
+        self,
+        stage: str,
+        key: str,
+        directory: Path,
+        *,
+        parents: Sequence[ArtifactRef],
+        fingerprint: Mapping[str, Any],
+        rows: int | None = None,
+        table: str = "",
+        counts: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        model_revision: str = "",
+        wall_time_s: float = 0.0,
+        cost_usd: float = 0.0,
+    ) -> ArtifactRef:
+        """Store the files of a folder as an artifact: data first, manifest last, read back before returning.
+
+        Args:
+            stage: name of the stage.
+            key: its cache key.
+            directory: folder whose files become the artifact; it is left as it is.
+            parents: artifacts the content was computed from.
+            fingerprint: config fields that can change the content.
+            rows: rows of the main table; counted from the files of ``table`` when None.
+            table: name of the main table's contract; empty when the artifact is not tabular.
+            counts: what was kept, what was left out and why.
+            seed: seed of the run.
+            model_revision: revision of the model involved.
+            wall_time_s: seconds of work.
+            cost_usd: dollars paid for LLM calls.
+
+        Raises:
+            ArtifactError: the folder is empty, or a name can't be stored.
+            StorageError: the store can't be written.
+        """
+        files = _file_entries(directory)
+        if rows is None and table:
+            rows = sum(entry.rows or 0 for entry in files.values() if entry.table == table)
+        manifest = _manifest(
+            stage=stage,
+            key=key,
+            files=files,
+            parents=list(parents),
+            fingerprint=dict(fingerprint),
+            rows=rows,
+            table=table,
+            counts=dict(counts or {}),
+            seed=seed,
+            model_revision=model_revision,
+            wall_time_s=wall_time_s,
+            cost_usd=cost_usd,
+        )
+        ref = self._ref(manifest)
+        if not self._is_whole(ref):
+            for name, entry in files.items():
+                self._files.upload(Path(directory, name), f"{ref.path}/data/{name}", entry.sha256)
+            self._files.write(f"{ref.path}/manifest.json", manifest.model_dump_json(indent=1).encode())
+            self._verify(self.manifest(ref), full_hash=False)
+        return ref
+
+    def manifest(self, artifact: ArtifactRef | str) -> Manifest:
+        """The manifest of an artifact, given its reference or what :meth:`resolve` accepts.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        ref = self.resolve(artifact) if isinstance(artifact, str) else artifact
+        manifest = self._read_manifest(ref.path)
+        if (manifest.stage, manifest.key, manifest.sha256) != (ref.stage, ref.key, ref.sha256):
+            raise ArtifactError(
+                f"the manifest at {self._files.uri(ref.path)} is not that of {ref.stage}/{ref.key}"
+            )
+        return manifest
+
+    def open_directory(self, ref: ArtifactRef) -> Path:
+        """A local folder with exactly the artifact's files, each verified; don't write to it.
+
+        Raises:
+            ArtifactError: the artifact is missing or damaged.
+        """
+        manifest = self.manifest(ref)
+        self._verify(manifest, full_hash=False)
+        for name in manifest.files:
+            self._open(ref, manifest, name)
+        return self._folder(ref)
+
+    def open_file(self, ref: ArtifactRef, file_name: str) -> Path:
+        """A local path of one file of an artifact, verified; don't write to it.
+
+        Raises:
+            ArtifactError: the artifact has no such file, or is missing or damaged.
+        """
+        return self._open(ref, self.manifest(ref), file_name)
+
+    def read_table(self, ref: ArtifactRef, file_name: str) -> pd.DataFrame:
+        """Rows of one Parquet file of an artifact, checked against its contract.
+
+        Raises:
+            ArtifactError: the file is missing, damaged, or breaks its contract.
+        """
+        return read_table(self.open_file(ref, file_name))
+
+    def write_table(self, directory: Path, file_name: str, frame: pd.DataFrame, table: Table) -> Path:
+        """Write rows into a folder to publish; see :func:`mralign_core.storage.tables.write_table`."""
+        return write_table(directory, file_name, frame, table)
+
+    def lineage(self, artifact: ArtifactRef | str) -> Lineage:
+        """The artifact and all it was computed from; a parent that is gone is a leaf with a problem."""
+        return self._lineage(self.resolve(artifact) if isinstance(artifact, str) else artifact, {})
+
+    def resolve(self, text: str) -> ArtifactRef:
+        """The artifact that a URI, ``stage/key``, a key, or an unambiguous prefix of these means.
+
+        Raises:
+            ArtifactError: none or several fit (the message lists candidates), or the one is damaged.
+        """
+        wanted = text.rpartition("artifacts/")[2].rstrip("/")
+        known = self._paths()
+        fitting = [
+            path for path in known if path.startswith(wanted) or path.split("/")[-2].startswith(wanted)
+        ]
+        names = sorted({path.rpartition("/")[0] for path in fitting})
+        if len(names) != 1 or not wanted:
+            what = f"{len(names)} artifacts fit" if names else "no artifact fits"
+            candidates = names or sorted({path.rpartition("/")[0] for path in known})
+            listed = "\n  ".join(candidates[:MOST_CANDIDATES]) or "(the store is empty)"
+            raise ArtifactError(f"{what} {text!r} in {self.root_uri}; candidates:\n  {listed}")
+        if wanted in fitting:
+            return self._ref(self._read_manifest(f"artifacts/{wanted}"))
+        stage, _, key = names[0].rpartition("/")
+        ref = self.find(stage, key)
+        if ref is None:
+            raise ArtifactError(f"{names[0]} in {self.root_uri} is damaged: run its stage again")
+        return ref
+
+    def put_json(self, name: str, record: Mapping[str, Any], *, durable: bool = True) -> None:
+        """Write or replace a small record, atomically.
+
+        Args:
+            name: such as ``last_run/pocket``.
+            record: JSON values.
+            durable: also survive a loss of power; a record always survives the death of this process.
+        """
+        text = json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        self._files.write(_record_path(name), text.encode(), durable=durable)
+
+    def get_json(self, name: str) -> dict[str, Any] | None:
+        """A record, or None when there is none or it can't be read."""
+        data = self._files.read(_record_path(name))
+        if data is None:
+            return None
+        try:
+            record = json.loads(data)
+        except ValueError as error:
+            logger.warning("not using record %s: %s", self._files.uri(_record_path(name)), error)
+            return None
+        return record if isinstance(record, dict) else None
+
+    def _ref(self, manifest: Manifest) -> ArtifactRef:
+        return manifest.ref(self._files.uri(manifest.path))
+
+    def _paths(self) -> list[str]:
+        """``stage/key/digest`` of everything in the store that has a manifest."""
+        found = (MANIFEST_PATH.fullmatch(name) for name in self._files.sizes("artifacts"))
+        return sorted(match[1] for match in found if match)
+
+    def _lineage(self, ref: ArtifactRef, known: dict[str, Lineage]) -> Lineage:
+        if ref.path not in known:
+            try:
+                manifest = self.manifest(ref)
+                parents = tuple(self._lineage(parent, known) for parent in manifest.parents)
+                known[ref.path] = Lineage(ref, manifest, "", parents)
+            except ArtifactError as error:
+                known[ref.path] = Lineage(ref, None, str(error), ())
+        return known[ref.path]
+
+    def _read_manifest(self, path: str) -> Manifest:
+        data = self._files.read(f"{path}/manifest.json")
+        if data is None:
+            raise ArtifactError(
+                f"{self._files.uri(path)} has no manifest.json: it was never finished, or removed"
+            )
+        try:
+            manifest = Manifest.model_validate_json(data)
+        except ValidationError as error:
+            raise ArtifactError(
+                f"{self._files.uri(path)}/manifest.json is damaged: {_first_problem(error)}"
+            ) from None
+        if manifest.path != path:
+            raise ArtifactError(
+                f"{self._files.uri(path)}/manifest.json describes another artifact, {manifest.path}"
+            )
+        return manifest
+
+    def _verify(self, manifest: Manifest, *, full_hash: bool) -> None:
+        sizes = self._files.sizes(f"{manifest.path}/data")
+        problems = [f"{name} is not in the manifest" for name in sizes.keys() - manifest.files.keys()]
+        for name, entry in manifest.files.items():
+            if name not in sizes:
+                problems.append(f"{name} is missing")
+            elif sizes[name] != entry.size:
+                problems.append(f"{name} has {sizes[name]} bytes, {entry.size} were written")
+            elif full_hash and self._files.sha256(f"{manifest.path}/data/{name}") != entry.sha256:
+                problems.append(f"{name} has other content than was written")
+        if problems:
+            raise ArtifactError(f"{self._files.uri(manifest.path)} is damaged: {'; '.join(sorted(problems))}")
+
+    def _is_whole(self, ref: ArtifactRef) -> bool:
+        try:
+            self._verify(self.manifest(ref), full_hash=True)
+        except ArtifactError:
+            return False
+        return True
+
+    def _folder(self, ref: ArtifactRef) -> Path:
+        return self._files.local_path(f"{ref.path}/data") or self._cache_folder / ref.sha256
+
+    def _open(self, ref: ArtifactRef, manifest: Manifest, name: str) -> Path:
+        if name not in manifest.files:
+            raise ArtifactError(f"{ref.uri} has no file {name!r}; it has {', '.join(manifest.files)}")
+        target, entry = self._folder(ref) / name, manifest.files[name]
+        if not _holds(target, entry) and not self._files.is_local:
+            self._files.download(f"{ref.path}/data/{name}", target, self._cache_folder / "tmp")
+        if not _holds(target, entry):
+            raise ArtifactError(
+                f"file {name!r} of {self._files.uri(ref.path)} is missing or has other content than was "
+                "written: remove that folder and run its stage again"
+            )
+        return target
+
+
+class ReplyStore:
+    """LLM replies, one object each, by the digest of their request: what was paid for survives a crash."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store = store
+
+    def get(self, digest: str) -> dict[str, Any] | None:
+        """The reply to a request, or None when it was never made."""
+        return self._store.get_json(_reply_name(digest))
+
+    def put(self, digest: str, record: Mapping[str, Any]) -> None:
+        """Keep a reply. It is not flushed to disk: losing power may lose it, losing the process can't."""
+        self._store.put_json(_reply_name(digest), record, durable=False)
+
+
+def _reply_name(digest: str) -> str:
+    return f"replies/{digest[:2]}/{digest}"
+
+
+def _record_path(name: str) -> str:
+    return f"records/{relative_name(name)}.json"
+
+
+def _holds(path: Path, entry: FileEntry) -> bool:
+    return path.is_file() and path.stat().st_size == entry.size and file_sha256(path) == entry.sha256
+
+
+def _file_entries(directory: Path) -> dict[str, FileEntry]:
+    """Digests and sizes of a folder's files, and rows and contract of its Parquet files."""
+    entries = directory_entries(directory)
+    if not entries:
+        raise ArtifactError(f"{directory} has no files: there is nothing to publish")
+    for name, entry in entries.items():
+        if name.endswith(".parquet"):
+            entries[name] = entry.model_copy(update=describe_table(directory / name)._asdict())
+    return entries
+
+
+def _manifest(files: dict[str, FileEntry], **fields: Any) -> Manifest:
+    try:
+        return Manifest(
+            files=files,
+            sha256=content_digest(files),
+            code_version=mralign_core.__version__,
+            package_versions=_package_versions(),
+            created_at=datetime.now(UTC),
+            **fields,
+        )
+    except ValidationError as error:
+        raise ArtifactError(f"an artifact can't be described: {_first_problem(error)}") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"])) or "manifest"
+    return f"{where}: {problem['msg']} (got {problem['input']!r:.80})"
+
+
+def _package_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions

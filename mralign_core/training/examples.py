@@ -1,0 +1,110 @@
+"""Training examples: the stored token ids of a trace, with a weight on every completion token.
+
+Decisions:
+
+* The stored ids are used as they are; nothing is tokenised again.
+* The end token is appended to every completion, with weight 1. Generation drops it, and selection keeps only
+  traces that came to an answer, so every trace here did end; without it the model would unlearn to stop.
+* A row longer than ``max_length`` is left out and counted. It is never cut: the answer is at its end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mralign_core.errors import DataError
+from mralign_core.method.token_weights import token_weights
+
+logger = logging.getLogger("mralign_core.training")
+
+
+class TrainingExample(NamedTuple):
+    """One trace to train on; ``completion_ids`` end in the end token and have a weight each."""
+
+    trace_id: str
+    question_id: str
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    weights: list[float]
+    is_positive: bool
+
+
+class Examples(NamedTuple):
+    """The examples kept, in the order of the candidates, and the number of rows left out by reason."""
+
+    kept: list[TrainingExample]
+    left_out: dict[str, int]
+
+
+def build_examples(
+    candidates: pd.DataFrame, rewards: pd.DataFrame | None, *, end_token_id: int, max_length: int
+) -> Examples:
+    """Turn kept traces into training examples.
+
+    Args:
+        candidates: rows of table ``candidates``.
+        rewards: rows of table ``rewards``, a weight for each segment; None gives every token weight 1.
+        end_token_id: the token that ends a completion.
+        max_length: most tokens of prompt, completion and end token together.
+
+    Raises:
+        DataError: a trace has an empty prompt, or ``rewards`` lacks a weight for one of its segments.
+    """
+    segment_weights = None if rewards is None else _segment_weights(rewards)
+    examples = [_example(row, segment_weights, end_token_id) for row in candidates.itertuples(index=False)]
+    kept = [example for example in examples if _num_tokens(example) <= max_length]
+    num_too_long = len(examples) - len(kept)
+    if num_too_long:
+        logger.warning(
+            "%d of %d traces exceed %d tokens and are left out", num_too_long, len(examples), max_length
+        )
+    return Examples(kept, {"too_long": num_too_long})
+
+
+def _num_tokens(example: TrainingExample) -> int:
+    return len(example.prompt_ids) + len(example.completion_ids)
+
+
+def _segment_weights(rewards: pd.DataFrame) -> dict[tuple[str, int], float]:
+    rows = zip(rewards["trace_id"], rewards["segment"], rewards["weight"], strict=True)
+    return {(str(trace_id), int(segment)): float(weight) for trace_id, segment, weight in rows}
+
+
+def _example(
+    row: Any, segment_weights: dict[tuple[str, int], float] | None, end_token_id: int
+) -> TrainingExample:
+    prompt_ids = [int(token) for token in row.prompt_ids]
+    if not prompt_ids:
+        raise DataError(
+            f"trace {row.trace_id}: prompt_ids is empty, so its first token has no context; add a prompt"
+        )
+    completion_ids = [int(token) for token in row.completion_ids]
+    if completion_ids[-1:] != [end_token_id]:
+        completion_ids.append(end_token_id)
+    weights = [1.0] * len(completion_ids)
+    if segment_weights is not None:
+        spans = [(int(segment["token_start"]), int(segment["token_end"])) for segment in row.segments]
+        weights = _spread(row.trace_id, len(completion_ids), spans, segment_weights)
+    return TrainingExample(
+        row.trace_id, row.question_id, prompt_ids, completion_ids, weights, row.polarity == "positive"
+    )
+
+
+def _spread(
+    trace_id: str,
+    num_tokens: int,
+    spans: Sequence[tuple[int, int]],
+    segment_weights: dict[tuple[str, int], float],
+) -> list[float]:
+    missing = [segment for segment in range(len(spans)) if (trace_id, segment) not in segment_weights]
+    if missing:
+        raise DataError(
+            f"trace {trace_id}: table 'rewards' has no weight for segment(s) {missing} of {len(spans)}; "
+            "a silent weight 1 would be plain KTO, so run the reward stage on these candidates"
+        )
+    weights = [segment_weights[trace_id, segment] for segment in range(len(spans))]
+    return [float(weight) for weight in token_weights(num_tokens, spans, weights)]

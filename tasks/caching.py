@@ -1,0 +1,176 @@
+"""How an artifact is made once: look it up, else build it in a scratch folder and publish it.
+
+The store is the cache. A key names an artifact, its manifest proves it, and a missing or damaged one is a miss; so the
+same hit is found from any host, with or without a Prefect server. A task whose artifact was there ends in a state
+named "Cached".
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, ParamSpec
+
+import httpx
+from botocore.exceptions import BotoCoreError
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Completed
+from prefect.tasks import exponential_backoff
+
+from mralign_core.config import RunConfig
+from mralign_core.errors import UserError
+from mralign_core.storage import ArtifactRef, ArtifactStore, file_sha256
+from tasks.recipes import RECIPES
+
+logger = logging.getLogger("mralign_core.tasks")
+P = ParamSpec("P")
+
+CAN_PASS = (ConnectionError, TimeoutError, OSError, httpx.TransportError, BotoCoreError)
+
+
+class Built(NamedTuple):
+    """What a build function says about the files it wrote."""
+
+    rows: int | None = None
+    table: str = ""
+    counts: Mapping[str, Any] | None = None
+    cost_usd: float = 0.0
+    model_revision: str = ""
+
+
+class Produced(NamedTuple):
+    """An artifact, and whether it was already there."""
+
+    ref: ArtifactRef
+    was_cached: bool
+
+
+Build = Callable[[ArtifactStore, Path], Built]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One artifact to have: its recipe's name, the inputs by name, and the part of it this is (shard, variant)."""
+
+    name: str
+    config: RunConfig
+    inputs: Mapping[str, ArtifactRef] = field(default_factory=dict)
+    part: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The cache key."""
+        return RECIPES[self.name].key(self.config, self.inputs, self.part)
+
+    def find(self, store: ArtifactStore) -> ArtifactRef | None:
+        """The artifact, when the store holds an intact one."""
+        return store.find(self.name, self.key)
+
+    def produce(self, build: Build) -> Produced:
+        """Return the stored artifact, or build and publish it.
+
+        Args:
+            build: writes the artifact's files into the folder it is given and describes them.
+        """
+        store = ArtifactStore(self.config.storage)
+        label = " ".join([self.name, *(str(value) for value in self.part.values())])
+        if found := self.find(store):
+            logger.info("%s: found in the store (%s)", label, found.uri)
+            return Produced(found, True)
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="mralign-") as scratch:
+            built = build(store, Path(scratch))
+            ref = store.publish(
+                self.name,
+                self.key,
+                Path(scratch),
+                parents=list(self.inputs.values()),
+                fingerprint=RECIPES[self.name].fingerprint(self.config, self.part),
+                rows=built.rows,
+                table=built.table,
+                counts=dict(built.counts or {}),
+                seed=self.config.seed,
+                model_revision=built.model_revision,
+                wall_time_s=time.monotonic() - started,
+                cost_usd=built.cost_usd,
+            )
+        logger.info("%s: made in %.1f s (%s)", label, time.monotonic() - started, ref.uri)
+        return Produced(ref, False)
+
+
+class StageTask(Task[P, ArtifactRef]):
+    """A task that produces one artifact, and ends in a state named "Cached" when the artifact was already there."""
+
+    def __init__(self, function: Callable[P, Produced], **options: Any) -> None:
+        self.function = function
+
+        @functools.wraps(function)
+        def body(*args: P.args, **kwargs: P.kwargs) -> Any:
+            produced = function(*args, **kwargs)
+            return Completed(name="Cached", data=produced.ref) if produced.was_cached else produced.ref
+
+        super().__init__(body, **options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+        returned = super().__call__(*args, **kwargs)
+        return returned.result() if isinstance(returned, State) else returned
+
+    def run_here(self, *args: P.args, **kwargs: P.kwargs) -> ArtifactRef:
+        """Run the body in this process, with no server, for debugging."""
+        return self.function(*args, **kwargs).ref
+
+
+def stage_task(name: str, run_name: str = "") -> Callable[[Callable[P, Produced]], StageTask[P]]:
+    """Make a task of a function that produces one artifact.
+
+    The task retries, with exponential back-off and jitter, what can pass (I/O, time-outs), never what can't (bad
+    config, bad data, a bug).
+    """
+
+    def decorate(function: Callable[P, Produced]) -> StageTask[P]:
+        return StageTask(
+            function,
+            name=name,
+            task_run_name=run_name or name,
+            retries=3,
+            retry_delay_seconds=exponential_backoff(backoff_factor=2),
+            retry_jitter_factor=1.0,
+            retry_condition_fn=can_pass,
+            persist_result=False,
+            cache_policy=NO_CACHE,
+        )
+
+    return decorate
+
+
+def can_pass(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed task is worth another attempt."""
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, UserError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
+        return False
+    return isinstance(error, CAN_PASS)
+
+
+def file_digests(**paths: str) -> dict[str, str]:
+    """The digest of each user's file that a stage reads, by its role; a file that is not there has none.
+
+    The stage itself reports a missing file, with its remedy.
+    """
+    return {role: file_sha256(Path(path)) for role, path in paths.items() if path and Path(path).is_file()}
+
+
+def shard_bounds(num_rows: int, shard_size: int) -> Sequence[tuple[int, int]]:
+    """Half-open row ranges of the shards.
+
+    Example:
+        >>> shard_bounds(5, 2)
+        [(0, 2), (2, 4), (4, 5)]
+    """
+    return [(start, min(start + shard_size, num_rows)) for start in range(0, num_rows, shard_size)]

@@ -1,0 +1,40 @@
+"""Hand the train stage to the GPU work pool: a child run of deployment ``train/train``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+
+from mralign_core.config import RunConfig
+from mralign_core.errors import ConfigError
+from mralign_core.storage import ArtifactRef
+
+logger = logging.getLogger("mralign_core.dispatch")
+TRAIN_DEPLOYMENT = "train/train"
+
+
+def run_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
+    """Train on the pool and wait; the adapters are in the store afterwards, where the caller finds them.
+
+    Raises:
+        ConfigError: there is no such deployment.
+        RuntimeError: the child run did not complete.
+    """
+    inline = config.model_copy(update={"train": config.train.model_copy(update={"where": "inline"})})
+    parameters = {
+        "config": inline.model_dump(mode="json"),
+        **{name: ref.model_dump(mode="json") for name, ref in inputs.items()},
+    }
+    try:
+        child = run_deployment(TRAIN_DEPLOYMENT, parameters=parameters, flow_run_name=f"{config.name}-train")
+    except ObjectNotFound:
+        raise ConfigError(
+            f"train.where is 'deployment', but this Prefect server has no deployment {TRAIN_DEPLOYMENT!r}: run "
+            "`make serve` or `prefect deploy --all`, or set train.where to 'inline'"
+        ) from None
+    if child.state is None or not child.state.is_completed():
+        raise RuntimeError(f"training run {child.name!r} ended as {child.state and child.state.name}: see its log")
+    logger.info("training run %r completed on the pool", child.name)

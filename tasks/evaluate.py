@@ -1,0 +1,192 @@
+"""Scores of every variant on held-out questions, and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mralign_core.config import RunConfig
+from mralign_core.estimation import TransitionMatrices
+from mralign_core.evaluation.figures import Transitions
+from mralign_core.evaluation.metrics import paired_differences, summarize
+from mralign_core.evaluation.report import ReportInputs, render_report
+from mralign_core.generation import Decoding, SampleRequest
+from mralign_core.generation.scoring import score_answers
+from mralign_core.models import model_name
+from mralign_core.schemas import SCORES
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.caching import Built, Produced, Work, stage_task
+from tasks.generate import open_sampler
+from tasks.progress import progress
+
+BASELINES = ("off", "on")
+
+
+def evaluation_questions(config: RunConfig, questions: ArtifactRef) -> pd.DataFrame:
+    """The held-out questions."""
+    frame = ArtifactStore(config.storage).read_table(questions, "questions.parquet")
+    return frame[frame["split"] == "eval"].reset_index(drop=True)
+
+
+def variants_to_score(config: RunConfig, questions: ArtifactRef) -> tuple[str, ...]:
+    """Think-off, think-on and the trained variants; none where there is no held-out question."""
+    return () if evaluation_questions(config, questions).empty else (*BASELINES, *config.train.variants)
+
+
+def scores_work(
+    config: RunConfig, variant: str, questions: ArtifactRef, model: ArtifactRef, adapter: ArtifactRef | None = None
+) -> Work:
+    """The scores of one variant."""
+    inputs = {"questions": questions, "model": model, **({"adapter": adapter} if adapter else {})}
+    return Work("scores", config, inputs, {"variant": variant})
+
+
+def report_work(
+    config: RunConfig,
+    artifacts: Mapping[str, ArtifactRef],
+    adapters: Mapping[str, ArtifactRef],
+    scores: Mapping[str, ArtifactRef],
+) -> Work:
+    """The report over everything a run has made."""
+    inputs = {
+        **artifacts,
+        **{f"adapter:{name}": ref for name, ref in adapters.items()},
+        **{f"scores:{name}": ref for name, ref in scores.items()},
+    }
+    return Work("report", config, inputs)
+
+
+@stage_task("score-variant", "evaluate {variant}")
+def score_variant(
+    config: RunConfig, variant: str, questions: ArtifactRef, model: ArtifactRef, adapter: ArtifactRef | None = None
+) -> Produced:
+    """Answer the held-out questions with one variant; random numbers are the same for every variant."""
+
+    def build(store: ArtifactStore, directory: Path) -> Built:
+        rows = evaluation_questions(config, questions)
+        requests = [
+            SampleRequest(row.question_id, row.question, _mode(variant), draw)
+            for row in rows.itertuples()
+            for draw in range(config.evaluate.num_draws)
+        ]
+        sampler = open_sampler(store, config, model, config.evaluate.batch_size, adapter)
+        with progress(f"evaluating {variant}", f"evaluate-{variant.replace('_', '-')}") as report:
+            samples = sampler.sample(requests, Decoding.of(config.evaluate, config.seed), report)
+        frame = score_answers(requests, samples, rows, config.model).assign(variant=variant)
+        store.write_table(directory, "scores.parquet", frame, SCORES)
+        return Built(len(frame), SCORES.name)
+
+    return scores_work(config, variant, questions, model, adapter).produce(build)
+
+
+@stage_task("write-report")
+def write_report(
+    config: RunConfig,
+    artifacts: Mapping[str, ArtifactRef],
+    adapters: Mapping[str, ArtifactRef],
+    scores: Mapping[str, ArtifactRef],
+) -> Produced:
+    """Compute the metrics with their paired intervals, and write the page to look at."""
+
+    def build(store: ArtifactStore, directory: Path) -> Built:
+        inputs = gather(store, config, artifacts, adapters, scores)
+        for name in ("summary", "differences"):
+            frame = getattr(inputs, name)
+            if frame is not None:
+                frame.to_json(directory / f"{name}.json", orient="records", indent=1)
+        (directory / "report.html").write_text(render_report(inputs), encoding="utf-8")
+        return Built(counts={"variants": len(scores)})
+
+    return report_work(config, artifacts, adapters, scores).produce(build)
+
+
+def gather(
+    store: ArtifactStore,
+    config: RunConfig,
+    artifacts: Mapping[str, ArtifactRef],
+    adapters: Mapping[str, ArtifactRef],
+    scores: Mapping[str, ArtifactRef],
+) -> ReportInputs:
+    """Read everything that the report shows."""
+    raw = store.read_table(artifacts["annotations"], "raw_annotations.parquet")
+    answers = [store.read_table(ref, "scores.parquet") for ref in scores.values()]
+    joined = pd.concat(answers, ignore_index=True) if answers else None
+    questions = evaluation_questions(config, artifacts["questions"])
+    evaluate = config.evaluate
+    rng = np.random.default_rng([config.seed, 6])
+    digests = {name: ref for name, ref in [*artifacts.items(), *((f"adapter {k}", v) for k, v in adapters.items())]}
+    return ReportInputs(
+        run={
+            "model": model_name(config.model),
+            "seed": str(config.seed),
+            "held-out questions": str(len(questions)),
+            "annotators": f"{config.annotate.annotator_a}, {config.annotate.annotator_b}; {config.annotate.adjudicator}",
+        },
+        notes=_notes(config, joined),
+        funnel=pd.DataFrame(json.loads(store.open_file(artifacts["candidates"], "funnel.json").read_text())),
+        candidates=store.read_table(artifacts["candidates"], "candidates.parquet"),
+        annotations=store.read_table(artifacts["annotations"], "annotations.parquet"),
+        transitions=transitions_of(store, config, artifacts["transitions"]),
+        rewards=store.read_table(artifacts["rewards"], "rewards.parquet"),
+        training={name: store.read_table(ref, "metrics.parquet") for name, ref in adapters.items()},
+        scores=joined,
+        questions=questions,
+        summary=summarize(joined) if joined is not None else None,
+        differences=paired_differences(
+            joined, num_resamples=evaluate.num_resamples, confidence=evaluate.confidence, rng=rng
+        )
+        if joined is not None
+        else None,
+        confidence=evaluate.confidence,
+        costs=_costs(raw),
+        quarantine=_failures(store, artifacts["annotations"]),
+        artifacts={name: ref.sha256 for name, ref in digests.items()},
+        config=config.fingerprint(),
+    )
+
+
+def _mode(variant: str) -> str:
+    return "off" if variant == "off" else "on"
+
+
+def transitions_of(store: ArtifactStore, config: RunConfig, transitions: ArtifactRef) -> Transitions:
+    """The estimated matrices, and how weights are made of them."""
+    matrices = TransitionMatrices.load(store.open_file(transitions, "transitions.npz"))
+    reward = config.reward
+    return Transitions(
+        **matrices.estimates, reference=reward.reference, clip_min=reward.clip_min, clip_max=reward.clip_max
+    )
+
+
+def _notes(config: RunConfig, scores: pd.DataFrame | None) -> list[str]:
+    notes = []
+    if config.generate.source == "traces":
+        notes.append(
+            "The traces were imported. Their polarity is given in the file or judged by whether the answer is right; "
+            "no think-off draws stand against them, as the paper's selection asks."
+        )
+    if scores is None:
+        notes.append("There are no held-out questions (questions.eval_path is empty), so nothing was evaluated.")
+    return notes
+
+
+def _costs(raw: pd.DataFrame) -> pd.DataFrame:
+    grouped = raw.groupby(["role", "model"], as_index=False)
+    return grouped.agg(
+        requests=("reply", "size"),
+        prompt_tokens=("prompt_tokens", "sum"),
+        completion_tokens=("completion_tokens", "sum"),
+        cost_usd=("cost_usd", "sum"),
+    )
+
+
+def _failures(store: ArtifactStore, annotations: ArtifactRef) -> pd.DataFrame | None:
+    failures = json.loads(store.open_file(annotations, "failures.json").read_text())
+    if not failures:
+        return None
+    counts = pd.DataFrame(failures).groupby(["role", "problem"]).size().rename("traces")
+    return counts.reset_index().assign(stage="annotate")

@@ -1,0 +1,112 @@
+"""What a run would find in the store and what it would compute, without running anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+from mralign_core.config import RunConfig
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.annotate import annotation_shards, annotations_work
+from tasks.annotate import shard_work as annotation_shard_work
+from tasks.caching import Work
+from tasks.estimate import transitions_work
+from tasks.evaluate import BASELINES, report_work, scores_work, variants_to_score
+from tasks.generate import candidates_work, generation_shards, generations_work
+from tasks.generate import shard_work as generation_shard_work
+from tasks.prepare import model_work, questions_work
+from tasks.recipes import RECIPES
+from tasks.reward import rewards_work
+from tasks.train import adapter_work
+
+
+class Planned(NamedTuple):
+    """One artifact of a run. ``found`` is None when it would be computed; ``is_known`` is False when an input of it is
+    not made yet, so that nobody can tell."""
+
+    stage: str
+    name: str
+    found: ArtifactRef | None
+    is_known: bool
+
+    @property
+    def status(self) -> str:
+        """In a few words."""
+        if self.found:
+            return "cached"
+        return "to compute" if self.is_known else "to compute, once its inputs are made"
+
+
+def plan(config: RunConfig) -> list[Planned]:
+    """Every artifact of a pipeline run, in order."""
+    planner = _Planner(config)
+    return [*planner.prepare(), *planner.generate(), *planner.annotate(), *planner.train(), *planner.evaluate()]
+
+
+class _Planner:
+    """Follows the pipeline as far as the store holds its artifacts."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.store = ArtifactStore(config.storage)
+        self.has: dict[str, ArtifactRef] = {}
+
+    def prepare(self) -> Iterator[Planned]:
+        yield self.look("questions", partial(questions_work, self.config))
+        yield self.look("model", partial(model_work, self.config))
+
+    def generate(self) -> Iterator[Planned]:
+        start = ("questions", "model")
+        if self.config.generate.source == "traces":
+            without_draws = partial(candidates_work, self.config, generations=None)
+            yield self.look("candidates", without_draws, *start)
+            return
+        if "questions" in self.has:
+            for first, last in generation_shards(self.config, self.has["questions"]):
+                make = partial(generation_shard_work, self.config, start=first, end=last)
+                yield self.look("generations-shard", make, *start, part=f"{first}–{last}")
+        yield self.look("generations", partial(generations_work, self.config), *start)
+        yield self.look("candidates", partial(candidates_work, self.config), *start, "generations")
+
+    def annotate(self) -> Iterator[Planned]:
+        if "candidates" in self.has:
+            for first, last in annotation_shards(self.config, self.has["candidates"]):
+                make = partial(annotation_shard_work, self.config, start=first, end=last)
+                yield self.look("annotations-shard", make, "candidates", part=f"{first}–{last}")
+        traces = ("candidates", "annotations")
+        yield self.look("annotations", partial(annotations_work, self.config), "candidates")
+        yield self.look("transitions", partial(transitions_work, self.config), *traces)
+        yield self.look("rewards", partial(rewards_work, self.config), *traces, "transitions")
+
+    def train(self) -> Iterator[Planned]:
+        for variant in self.config.train.variants:
+            make = partial(adapter_work, self.config, variant)
+            yield self.look("adapter", make, "model", "candidates", "annotations", "rewards", part=variant)
+
+    def evaluate(self) -> Iterator[Planned]:
+        variants = variants_to_score(self.config, self.has["questions"]) if "questions" in self.has else ()
+        for variant in variants:
+            inputs = ["questions", "model", *([] if variant in BASELINES else [f"adapter:{variant}"])]
+            make = partial(scores_work, self.config, variant)
+            yield self.look("scores", make, *inputs, part=variant)
+        adapters = [f"adapter:{variant}" for variant in self.config.train.variants]
+        scores = [f"scores:{variant}" for variant in variants]
+        yield self.look("report", self._report, *RECIPES["report"].inputs, *adapters, *scores)
+
+    def look(self, name: str, make: Callable[..., Work], *inputs: str, part: str = "") -> Planned:
+        """Look one artifact up, when all its inputs are there."""
+        stage, label = RECIPES[name].stage, f"{name} {part}".strip()
+        if not all(entry in self.has for entry in inputs):
+            return Planned(stage, label, None, False)
+        found = make(*(self.has[entry] for entry in inputs)).find(self.store)
+        if found:
+            self.has[f"{name}:{part}" if part else name] = found
+        return Planned(stage, label, found, True)
+
+    def _report(self, *_: ArtifactRef) -> Work:
+        def of(kind: str) -> dict[str, ArtifactRef]:
+            return {name.partition(":")[2]: ref for name, ref in self.has.items() if name.startswith(f"{kind}:")}
+
+        artifacts = {name: self.has[name] for name in RECIPES["report"].inputs}
+        return report_work(self.config, artifacts, of("adapter"), of("scores"))

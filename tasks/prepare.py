@@ -1,0 +1,66 @@
+"""Questions and the model: what the pipeline starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mralign_core.config import RunConfig
+from mralign_core.generation.loading import load_model_and_tokenizer
+from mralign_core.generation.transformers_sampler import TransformersSampler
+from mralign_core.models import describe_model
+from mralign_core.pocket.model import train_pocket_model
+from mralign_core.pocket.quality import check_quality
+from mralign_core.pocket.world import build_world
+from mralign_core.questions import read_question_sets
+from mralign_core.schemas import QUESTIONS
+from mralign_core.storage import ArtifactStore
+from tasks.caching import Built, Produced, Work, file_digests, stage_task
+from tasks.progress import progress
+
+
+def questions_work(config: RunConfig) -> Work:
+    """The questions of a run."""
+    files = file_digests(train=config.questions.train_path, eval=config.questions.eval_path)
+    return Work("questions", config, part=files)
+
+
+def model_work(config: RunConfig) -> Work:
+    """The model of a run."""
+    return Work("model", config)
+
+
+@stage_task("load-questions")
+def load_questions(config: RunConfig) -> Produced:
+    """Read and check the questions to align on and to evaluate on; refuse an overlap."""
+
+    def build(store: ArtifactStore, directory: Path) -> Built:
+        if config.questions.source == "pocket":
+            pocket = config.model.pocket
+            frame = build_world(pocket.world_seed, pocket.overwrite_prob).questions_frame()
+        else:
+            frame = read_question_sets(config.questions, needs_train=config.generate.source == "sample")
+        store.write_table(directory, "questions.parquet", frame, QUESTIONS)
+        return Built(len(frame), QUESTIONS.name, frame["split"].value_counts().to_dict())
+
+    return questions_work(config).produce(build)
+
+
+@stage_task("prepare-model")
+def prepare_model(config: RunConfig) -> Produced:
+    """Build the pocket model and pass its quality gates, or pin down the model that the config names."""
+
+    def build(store: ArtifactStore, directory: Path) -> Built:
+        if config.model.source != "pocket":
+            return Built(model_revision=describe_model(config.model, directory))
+        pocket = config.model.pocket
+        world = build_world(pocket.world_seed, pocket.overwrite_prob)
+        with progress("pretraining the pocket model", "pretraining") as report:
+            counts = train_pocket_model(
+                world, steps=pocket.pretrain_steps, seed=pocket.world_seed, directory=directory, on_progress=report
+            )
+        model, tokenizer = load_model_and_tokenizer(directory, "float32", "cpu")
+        quality = check_quality(world, TransformersSampler(model, tokenizer, batch_size=128), pocket)
+        return Built(counts={**counts, **quality})
+
+    return model_work(config).produce(build)
+

@@ -1,0 +1,78 @@
+"""Progress of a task, where its user looks: a bar in the terminal, a progress artifact in the Prefect UI, log lines."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import TaskRunContext
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+logger = logging.getLogger("mralign_core.progress")
+
+ARTIFACT_EVERY_S = 3.0
+LOG_EVERY_S = 15.0
+
+
+class OnProgress(Protocol):
+    """What the core calls as it works."""
+
+    def __call__(self, done: int, total: int, *_: Any) -> None:
+        """Say how much is done."""
+
+
+@contextlib.contextmanager
+def progress(title: str, key: str) -> Iterator[OnProgress]:
+    """Yield a callback that shows ``done`` of ``total`` in the terminal, the log and the Prefect UI.
+
+    Args:
+        title: what is being done, in a few words.
+        key: artifact key in the UI (lower-case letters, digits, dashes).
+    """
+    in_prefect = TaskRunContext.get() is not None
+    artifact: UUID | None = None
+    last_artifact = last_log = time.monotonic()
+    with _bar() as bar:
+        row = bar.add_task(title, total=None) if bar else None
+
+        def report(done: int, total: int, *_: Any) -> None:
+            nonlocal artifact, last_artifact, last_log
+            now = time.monotonic()
+            if bar is not None and row is not None:
+                bar.update(row, completed=done, total=total)
+            elif now - last_log > LOG_EVERY_S or done == total:
+                logger.info("%s: %d of %d", title, done, total)
+                last_log = now
+            if in_prefect and (artifact is None or now - last_artifact > ARTIFACT_EVERY_S or done == total):
+                artifact = _publish(artifact, key, title, 100.0 * done / max(total, 1))
+                last_artifact = now
+
+        yield report
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Progress | None]:
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        yield bar
+
+
+def _publish(artifact: UUID | None, key: str, title: str, percent: float) -> UUID | None:
+    """Progress is for the eye: a server that can't take it must not stop the work."""
+    try:
+        if artifact is None:
+            return create_progress_artifact(percent, key=key, description=title)  # type: ignore[return-value]
+        update_progress_artifact(artifact, percent)
+    except Exception as error:
+        logger.debug("progress artifact not written: %s", error)
+    return artifact

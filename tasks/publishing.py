@@ -1,0 +1,107 @@
+"""Tables and figures of a run as artifacts of its Prefect page.
+
+They are for the eye: a server that can't take one must not stop the work, so failures are logged and passed over.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import ParamSpec
+
+import pandas as pd
+from matplotlib.figure import Figure
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.context import FlowRunContext
+
+from mralign_core.config import RunConfig
+from mralign_core.evaluation import figures
+from mralign_core.evaluation.findings import summary_markdown
+from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.evaluate import transitions_of
+
+logger = logging.getLogger("mralign_core.publishing")
+P = ParamSpec("P")
+
+
+def for_the_eye(show: Callable[P, None]) -> Callable[P, None]:
+    """Show only inside a flow run, and let no failure out."""
+
+    @functools.wraps(show)
+    def shown(*args: P.args, **kwargs: P.kwargs) -> None:
+        if FlowRunContext.get() is None:
+            return
+        try:
+            show(*args, **kwargs)
+        except Exception as error:
+            logger.warning("%s: nothing shown on the run's page: %s", show.__name__, error)
+
+    return shown
+
+
+@for_the_eye
+def show_yield(config: RunConfig, candidates: ArtifactRef) -> None:
+    """What each step of the selection kept."""
+    store = ArtifactStore(config.storage)
+    rows = json.loads(store.open_file(candidates, "funnel.json").read_text())
+    create_table_artifact(rows, key="yield", description="What each step of the selection kept, dropped, and why")
+    _image("yield-figure", figures.yield_funnel(pd.DataFrame(rows)), "Yield of the selection")
+
+
+@for_the_eye
+def show_labels(config: RunConfig, candidates: ArtifactRef, annotations: ArtifactRef) -> None:
+    """The label mix, and which rule decided."""
+    store = ArtifactStore(config.storage)
+    labels = store.read_table(annotations, "annotations.parquet")
+    traces = store.read_table(candidates, "candidates.parquet")
+    polarities = dict(zip(traces["trace_id"], traces["polarity"], strict=True))
+    _image("label-mix", figures.label_mix(labels, polarities, PAPER_TAXONOMY), "What segments do, by polarity")
+    rules = labels["rule"].value_counts().rename_axis("rule").reset_index(name="segments")
+    create_table_artifact(rules.to_dict("list"), key="label-rules", description="Rule that decided each segment")
+
+
+@for_the_eye
+def show_transitions(config: RunConfig, transitions: ArtifactRef) -> None:
+    """Heat-maps of P⁺ and P⁻ and of the weights they give."""
+    matrices = transitions_of(ArtifactStore(config.storage), config, transitions)
+    _image("transitions", figures.transition_heatmaps(matrices), "P⁺ and P⁻")
+    _image("transition-weights", figures.weight_heatmaps(matrices), "Weights of single transitions")
+
+
+@for_the_eye
+def show_weights(config: RunConfig, rewards: ArtifactRef) -> None:
+    """The distribution of segment weights."""
+    frame = ArtifactStore(config.storage).read_table(rewards, "rewards.parquet")
+    shares = {"segments": len(frame), "clipped": int(frame["clipped"].sum()), "mean weight": frame["weight"].mean()}
+    create_table_artifact([shares], key="weights", description="Segment weights (Eq. 10)")
+
+
+@for_the_eye
+def show_training(config: RunConfig, adapters: Mapping[str, ArtifactRef]) -> None:
+    """Training curves."""
+    store = ArtifactStore(config.storage)
+    metrics = {name: store.read_table(ref, "metrics.parquet") for name, ref in adapters.items()}
+    _image("training-curves", figures.training_curves(metrics), "Loss, rewards and KL baseline by step")
+
+
+@for_the_eye
+def show_results(config: RunConfig, report: ArtifactRef) -> None:
+    """The results table, and where the report is."""
+    store = ArtifactStore(config.storage)
+    folder = store.open_directory(report)
+    text = f"Report: `{folder / 'report.html'}`\n"
+    if (folder / "summary.json").exists():
+        summary, differences = (pd.read_json(folder / f"{name}.json") for name in ("summary", "differences"))
+        text += "\n" + summary_markdown(summary, differences)
+        _image("results-figure", figures.difference_intervals(differences), "Differences with paired intervals")
+    create_markdown_artifact(text, key="results", description="What alignment changed on held-out questions")
+
+
+def _image(key: str, figure: Figure, description: str) -> None:
+    """Prefect shows pictures by address; a data address holds the picture itself."""
+    data = base64.b64encode(figures.to_png(figure)).decode()
+    create_image_artifact(f"data:image/png;base64,{data}", key=key, description=description)

@@ -1,0 +1,185 @@
+"""What enters the cache key of every artifact: the pipeline's dependency graph, stated once.
+
+A key is the digest of: artifact name, recipe version, the core sources that compute it, the config fields that can
+change it, and the content digests of its inputs. Pool names, batch sizes, time-outs and run names are not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mralign_core.config import RunConfig, Section
+from mralign_core.storage import ArtifactRef, key_of, source_digest
+
+Fields = Callable[[RunConfig], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one kind of artifact comes about. Inputs of which there are several are named ``kind:which``."""
+
+    name: str
+    stage: str
+    sources: tuple[str, ...]
+    fields: Fields
+    inputs: tuple[str, ...] = ()
+    optional_inputs: tuple[str, ...] = ()
+    version: int = 1
+
+    def fingerprint(self, config: RunConfig, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """The config values that this artifact depends on, with the part (shard, variant) it is."""
+        return {**self.fields(config), **extra}
+
+    def key(self, config: RunConfig, inputs: Mapping[str, ArtifactRef], extra: Mapping[str, Any]) -> str:
+        """The artifact's cache key.
+
+        Raises:
+            TypeError: the inputs are not the ones the recipe declares; a programming error.
+        """
+        kinds = {name.partition(":")[0] for name in inputs}
+        unexpected = kinds - set(self.inputs) - set(self.optional_inputs)
+        if unexpected or set(self.inputs) - kinds:
+            raise TypeError(f"artifact {self.name!r} is made from {self.inputs}, got {tuple(inputs)}")
+        return key_of(
+            name=self.name,
+            version=self.version,
+            sources={module: source_digest(module) for module in self.sources},
+            fields=self.fingerprint(config, extra),
+            inputs={name: ref.sha256 for name, ref in inputs.items()},
+        )
+
+
+def _pick(section: Section, *names: str) -> dict[str, Any]:
+    values = section.fingerprint()
+    return {name: values[name] for name in names}
+
+
+_SELECTION = (
+    "answer_match",
+    "min_segments",
+    "max_segments",
+    "min_reasoning_tokens",
+    "max_reasoning_tokens",
+    "traces_per_question",
+)
+_TAGS = ("think_open", "think_close")
+
+
+def _model(config: RunConfig) -> dict[str, Any]:
+    source = config.model.source
+    names = {"pocket": ("pocket",), "hub": ("path", "revision"), "smollm2": ()}[source]
+    return {"source": source, **_pick(config.model, *names)}
+
+
+def _questions(config: RunConfig) -> dict[str, Any]:
+    pocket = _pick(config.model.pocket, "world_seed", "overwrite_prob") if config.questions.source == "pocket" else {}
+    return {**config.questions.fingerprint(), "pocket": pocket, "imported": config.generate.source == "traces"}
+
+
+def _sampling(config: RunConfig) -> dict[str, Any]:
+    skip = {*_SELECTION, "source"}
+    fields = {name: value for name, value in config.generate.fingerprint().items() if name not in skip}
+    return {**fields, **_pick(config.model, "dtype", *_TAGS), "seed": config.seed}
+
+
+def _selection(config: RunConfig) -> dict[str, Any]:
+    imported = config.generate.source == "traces"
+    names = ("source", *_SELECTION, *(("instruction",) if imported else ()))
+    return {**_pick(config.generate, *names), **_pick(config.model, *_TAGS)}
+
+
+def _annotation(config: RunConfig) -> dict[str, Any]:
+    fields = config.annotate.fingerprint()
+    models = (config.annotate.annotator_a, config.annotate.annotator_b, config.annotate.adjudicator)
+    offline = any(model.startswith("cue/") for model in models)
+    if not offline:
+        fields = {name: value for name, value in fields.items() if not name.startswith("cue_")}
+    return {**fields, "seed": config.seed if offline else None}
+
+
+def _training(config: RunConfig) -> dict[str, Any]:
+    fields = {name: value for name, value in config.train.fingerprint().items() if name != "variants"}
+    return {**fields, "dtype": config.model.dtype, "seed": config.seed}
+
+
+def _evaluation(config: RunConfig) -> dict[str, Any]:
+    skip = {"num_resamples", "confidence"}
+    return {
+        **{name: value for name, value in config.evaluate.fingerprint().items() if name not in skip},
+        "instruction": config.generate.instruction,
+        **_pick(config.model, "dtype", *_TAGS),
+        "seed": config.seed,
+    }
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("questions", "prepare", ("mralign_core.questions.loading", "mralign_core.pocket.world"), _questions),
+        Recipe("model", "prepare", ("mralign_core.models", "mralign_core.pocket.model"), _model),
+        Recipe(
+            "generations-shard",
+            "generate",
+            ("mralign_core.generation.transformers_sampler", "mralign_core.generation.scoring"),
+            _sampling,
+            inputs=("questions", "model"),
+        ),
+        Recipe(
+            "generations",
+            "generate",
+            ("mralign_core.generation.transformers_sampler", "mralign_core.generation.scoring"),
+            _sampling,
+            inputs=("questions", "model"),
+        ),
+        Recipe(
+            "candidates",
+            "generate",
+            ("mralign_core.generation.selecting", "mralign_core.generation.importing"),
+            _selection,
+            inputs=("questions", "model"),
+            optional_inputs=("generations",),
+        ),
+        Recipe("annotations-shard", "annotate", ("mralign_core.annotation.annotate", "mralign_core.annotation.cue"), _annotation, inputs=("candidates",)),
+        Recipe("annotations", "annotate", ("mralign_core.annotation.annotate", "mralign_core.annotation.cue"), _annotation, inputs=("candidates",)),
+        Recipe(
+            "transitions",
+            "estimate",
+            ("mralign_core.estimation",),
+            lambda config: config.estimate.fingerprint(),
+            inputs=("candidates", "annotations"),
+        ),
+        Recipe(
+            "rewards",
+            "reward",
+            ("mralign_core.estimation",),
+            lambda config: {**config.reward.fingerprint(), **_pick(config.estimate, "labels_per_segment")},
+            inputs=("candidates", "annotations", "transitions"),
+        ),
+        Recipe(
+            "adapter",
+            "train",
+            ("mralign_core.training.fit",),
+            _training,
+            inputs=("model", "candidates", "annotations"),
+            optional_inputs=("rewards",),
+        ),
+        Recipe(
+            "scores",
+            "evaluate",
+            ("mralign_core.generation.transformers_sampler", "mralign_core.generation.scoring"),
+            _evaluation,
+            inputs=("questions", "model"),
+            optional_inputs=("adapter",),
+        ),
+        Recipe(
+            "report",
+            "evaluate",
+            ("mralign_core.evaluation.metrics", "mralign_core.evaluation.report"),
+            RunConfig.fingerprint,
+            inputs=("questions", "model", "candidates", "annotations", "transitions", "rewards"),
+            optional_inputs=("generations", "scores", "adapter"),
+        ),
+    )
+}

@@ -1,0 +1,174 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from mralign_core.config import ModelConfig
+from mralign_core.errors import ConfigError, NoCandidatesError
+from mralign_core.training import train_adapter
+from tests.core.training.tiny import make_candidates, make_rewards
+
+MODEL = ModelConfig(path="org/tiny", dtype="float32", device="cpu")
+FACTS = {"questions": "made up", "yield": "10 of 12 traces"}
+
+
+def train(model_dir, directory, section, variant="mr_align", candidates=None, **options):
+    candidates = make_candidates(10, num_questions=6) if candidates is None else candidates
+    rewards = make_rewards(candidates) if variant == "mr_align" else None
+    return train_adapter(
+        model_dir,
+        candidates,
+        options.pop("rewards", rewards),
+        variant=variant,
+        section=section,
+        model_section=options.pop("model_section", MODEL),
+        seed=options.pop("seed", 3),
+        directory=directory,
+        card=FACTS,
+        **options,
+    )
+
+
+def files(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("variant", ["sft", "kto", "mr_align"])
+def test_an_adapter_and_nothing_else_is_written_and_peft_loads_it(model_dir, tmp_path, section, variant):
+    result = train(model_dir, tmp_path / "adapter", section, variant)
+    assert set(files(tmp_path / "adapter")) == {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "README.md",
+    }
+    base = AutoModelForCausalLM.from_pretrained(model_dir)
+    ids = torch.tensor([[1, 2, 3, 4]])
+    before = base(ids).logits
+    adapted = PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
+    after = adapted(ids).logits
+    assert (after - before).abs().max() > 1e-3
+    torch.testing.assert_close(adapted.merge_and_unload()(ids).logits, after, rtol=1e-4, atol=1e-4)
+    assert len(result.metrics) == 2 * 3
+    assert result.metrics["kl_raw"].isna().all() == (variant == "sft")
+
+
+def test_sft_takes_as_many_steps_as_kto_and_sees_only_positives(model_dir, tmp_path, section):
+    kto = train(model_dir, tmp_path / "kto", section, "kto")
+    sft = train(model_dir, tmp_path / "sft", section, "sft")
+    assert len(sft.metrics) == len(kto.metrics)
+    assert (kto.counts["positive"], kto.counts["negative"]) == (5, 5)
+    assert (sft.counts["positive"], sft.counts["negative"]) == (5, 0)
+    assert sft.metrics["learning_rate"].max() == section.sft_learning_rate
+
+
+def test_weights_change_the_result_and_the_baselines_ignore_them(model_dir, tmp_path, section):
+    kto = train(model_dir, tmp_path / "kto", section, "kto")
+    rewards = make_rewards(make_candidates(10, num_questions=6))
+    ignored = train(model_dir, tmp_path / "ignored", section, "kto", rewards=rewards)
+    ones = train(model_dir, tmp_path / "ones", section, "mr_align", rewards=rewards.assign(weight=1.0))
+    weighted = train(model_dir, tmp_path / "weighted", section, "mr_align")
+    assert kto.metrics.equals(ignored.metrics) and kto.metrics.equals(ones.metrics)
+    assert not kto.metrics.equals(weighted.metrics)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.core.training.test_fit import train
+from mralign_core.config import TrainConfig
+section = TrainConfig.model_validate_json(sys.argv[3])
+train(sys.argv[1], Path(sys.argv[2]), section)
+"""
+
+
+def test_same_arguments_same_bytes_in_two_processes(model_dir, tmp_path, section):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.symlink_to(model_dir)
+    for number, source in enumerate((model_dir, elsewhere)):
+        environment = os.environ | {"PYTHONHASHSEED": str(number), "PYTHONPATH": os.getcwd()}
+        subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                SCRIPT,
+                str(source),
+                str(tmp_path / str(number)),
+                section.model_dump_json(),
+            ],
+            check=True,
+            env=environment,
+            cwd=tmp_path,
+        )
+    assert files(tmp_path / "0") == files(tmp_path / "1")
+    # Nothing but the adapters: no checkpoint, no log folder.
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1", "elsewhere"}
+
+
+def test_seed_changes_the_adapter(model_dir, tmp_path, section):
+    weights = []
+    for seed in (0, 1):
+        train(model_dir, tmp_path / str(seed), section, seed=seed)
+        weights.append(load_file(tmp_path / str(seed) / "adapter_model.safetensors"))
+    assert all(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_config_and_card_name_the_base_model_and_no_path(model_dir, tmp_path, section):
+    train(model_dir, tmp_path / "adapter", section)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert config["base_model_name_or_path"] == "org/tiny"
+    assert config["target_modules"] == sorted(config["target_modules"])
+    for text in ("base_model: org/tiny", "10 of 12 traces", "- seed: 3", "- beta: 0.1", "- positive: 5"):
+        assert text in card
+    assert str(model_dir) not in card + json.dumps(config)
+
+
+def test_it_is_quiet(model_dir, tmp_path, section, capfd):
+    train(model_dir, tmp_path / "adapter", section)
+    captured = capfd.readouterr()
+    assert "loss" not in captured.out + captured.err
+    assert captured.out == ""
+
+
+def test_long_rows_are_counted(model_dir, tmp_path, section):
+    candidates = make_candidates(10, num_questions=6)
+    candidates.at[4, "completion_ids"] = [1] * 80
+    assert train(model_dir, tmp_path / "adapter", section, candidates=candidates).counts["too_long"] == 1
+
+
+@pytest.mark.parametrize(
+    ("variant", "polarity", "message"),
+    [
+        ("kto", "positive", "'kto' needs positive and negative traces, got 4 positive and 0 negative"),
+        ("mr_align", "negative", "got 0 positive and 4 negative"),
+        ("sft", "negative", "'sft' needs positive traces, got 0 positive"),
+    ],
+)
+def test_a_single_polarity_is_an_error(model_dir, tmp_path, section, variant, polarity, message):
+    candidates = make_candidates(4).assign(polarity=polarity)
+    with pytest.raises(NoCandidatesError, match=message):
+        train(model_dir, tmp_path / "adapter", section, variant, candidates=candidates)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_mr_align_without_weights_is_an_error(model_dir, tmp_path, section):
+    with pytest.raises(ConfigError, match="needs the table 'rewards'"):
+        train(model_dir, tmp_path / "adapter", section, rewards=None)
+
+
+def test_half_precision_is_refused_and_bfloat16_trains(model_dir, tmp_path, section):
+    with pytest.raises(ConfigError, match="float16"):
+        train(
+            model_dir, tmp_path / "half", section, model_section=MODEL.model_copy(update={"dtype": "float16"})
+        )
+    brain = MODEL.model_copy(update={"dtype": "bfloat16"})
+    train(model_dir, tmp_path / "brain", section, model_section=brain)
+    weights = load_file(tmp_path / "brain" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert all(tensor.isfinite().all() for tensor in weights.values())

