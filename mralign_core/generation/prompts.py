@@ -27,8 +27,8 @@ def render_prompt(
 ) -> Prompt:
     """Render a question for one thinking mode.
 
-    The mode is set by the chat template's ``enable_thinking``. Where a template has no such switch, or a tokenizer no
-    template, thinking is switched off by a closed, empty think block at the end of the prompt.
+    The mode is set by the chat template's ``enable_thinking``. Where a template has no such switch, or a
+    tokenizer no template, thinking is switched off by a closed, empty think block at the end of the prompt.
 
     Args:
         tokenizer: tokenizer of the model, with or without a chat template.

@@ -1,4 +1,4 @@
-"""From samples to rows: the parts of each completion, and whether thinking and answer name a gold answer (App. A.2)."""
+"""From samples to rows: the parts of each completion, and whether they name a gold answer (App. A.2)."""
 
 from __future__ import annotations
 

@@ -16,14 +16,17 @@ UNFINISHED = "\ufffd"
 
 
 class SegmentedTrace(NamedTuple):
-    """Segments as :data:`~mralign_core.schemas.CANDIDATES` holds them, and the tokens up to the closing tag."""
+    """Segments as a candidate holds them, and the number of tokens up to the closing tag."""
 
     segments: list[dict[str, int]]
     reasoning_tokens: int
 
 
 def segment_trace(
-    completion: str, completion_ids: Sequence[int], parsed: ParsedCompletion, tokenizer: PreTrainedTokenizerBase
+    completion: str,
+    completion_ids: Sequence[int],
+    parsed: ParsedCompletion,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> SegmentedTrace:
     """Split the thinking into segments and find the tokens of each.
 
@@ -33,7 +36,8 @@ def segment_trace(
         parsed: parts of the completion; its thinking is closed.
         tokenizer: tokenizer of the model.
     """
-    assert parsed.thinking is not None and parsed.thinking_span is not None
+    assert parsed.thinking is not None
+    assert parsed.thinking_span is not None
     spans = split_segments(parsed.thinking, offset=parsed.thinking_span.start)
     offsets = token_offsets(tokenizer, completion_ids, completion)
     token_spans = segment_token_spans(offsets, spans, thinking_end=parsed.thinking_span.end)
@@ -45,10 +49,11 @@ def segment_trace(
 
 
 def token_offsets(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> list[tuple[int, int]]:
-    """The characters (start, end) that each token wrote, without the blanks before a token's first visible character.
+    """The characters (start, end) that each token wrote, from its first visible one.
 
-    Tokens that share a character, as the bytes of an emoji do, share its start. A token of nothing but blanks keeps
-    them. Leaving leading blanks out puts " Wait" with the segment that begins with "Wait", whatever precedes it.
+    Tokens that share a character, as the bytes of an emoji do, share its start. A token of nothing but blanks
+    keeps them. Leaving leading blanks out puts " Wait" with the segment that begins with "Wait", whatever
+    precedes it.
 
     Args:
         tokenizer: tokenizer of the model.
@@ -93,7 +98,9 @@ def _decoded_offsets(
         ends.append(num_settled + len(complete))
         if len(complete) == len(piece) > 0 or position == len(ids):
             if text[num_settled : num_settled + len(piece)] != piece:
-                raise DataError(f"token {position - 1} decodes to {piece!r}, which is not what the text has there")
+                raise DataError(
+                    f"token {position - 1} decodes to {piece!r}, which is not what the text has there"
+                )
             num_settled += len(piece)
             context, settled = settled, position
     if num_settled != len(text):

@@ -1,12 +1,13 @@
 """Selection of training traces from sampled draws (§3.1.1, App. D.2).
 
-Decisions where the paper is silent: questions that differ only in case, spacing or closing punctuation are duplicates,
-the first is kept; a draw without a well-formed thinking and answer is never a trace, though it counts as a wrong answer.
+Decisions where the paper is silent: questions that differ only in case, spacing or closing punctuation are
+duplicates, the first is kept; a draw without a well-formed thinking and answer is never a trace, though it
+counts as a wrong answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -18,14 +19,15 @@ from mralign_core.generation.prompts import opened_by_prompt
 from mralign_core.generation.segmenting import segment_trace
 from mralign_core.method.selection import LengthBounds, choose_draws, length_problem, question_polarity
 from mralign_core.method.traces import parse_completion
-from mralign_core.questions import question_key
+from mralign_core.questions.loading import question_key
 from mralign_core.schemas import CANDIDATES
 
 Row = dict[str, Any]
 
 REMEDY = (
-    "What can help: more questions; fewer generate.num_draws, which must all agree; generate.answer_match 'contains'; "
-    "wider generate.min_segments, max_segments, min_reasoning_tokens, max_reasoning_tokens; "
+    "What can help: more questions; fewer generate.num_draws, which must all agree; "
+    "generate.answer_match 'contains'; wider generate.min_segments, max_segments, "
+    "min_reasoning_tokens, max_reasoning_tokens; "
     "a larger generate.max_new_tokens where thinking was left unclosed."
 )
 
@@ -88,10 +90,11 @@ def keep_traces(
     tokenizer: PreTrainedTokenizerBase,
     model: ModelConfig,
 ) -> list[Row]:
-    """Segment draws, and keep the well-formed ones of allowed length, per question as many as the section says.
+    """Segment draws; keep well-formed ones of allowed length, per question as many as the section says.
 
     Args:
-        drawn: draws in order, with the columns of a candidate but for segments and reasoning_tokens, and an outcome.
+        drawn: draws in order, with the columns of a candidate but for segments and reasoning_tokens, and an
+            outcome.
         funnel: records each step.
         section: length bounds, traces per question.
         tokenizer: tokenizer of the model.
@@ -109,8 +112,8 @@ def keep_traces(
 
 
 def candidates_frame(traces: Sequence[Row]) -> pd.DataFrame:
-    """Traces as rows of :data:`~mralign_core.schemas.CANDIDATES`."""
-    rows = [{**row, "trace_id": f"{row['question_id']}/{row['draw']}"} for row in traces]
+    """Traces as rows of ``CANDIDATES``; a trace without an id is named question_id/draw."""
+    rows = [{"trace_id": f"{row['question_id']}/{row['draw']}", **row} for row in traces]
     return pd.DataFrame(rows, columns=list(CANDIDATES.columns)).astype(object)
 
 
@@ -128,9 +131,11 @@ def _draws_by_question(generations: pd.DataFrame) -> dict[str, dict[str, list[Ro
 
 def _repeated(questions: Sequence[Row]) -> list[str]:
     """For each question, why it is dropped as a duplicate; empty for the first of its kind."""
-    seen: set[str] = set()
     keys = [question_key(row["question"]) for row in questions]
-    return ["same as another question" if key in seen or seen.add(key) else "" for key in keys]  # type: ignore[func-returns-value]
+    first: dict[str, int] = {}
+    for position, key in enumerate(keys):
+        first.setdefault(key, position)
+    return ["" if first[key] == position else "same as another question" for position, key in enumerate(keys)]
 
 
 def _judge(draws: dict[str, list[Row]], right: str) -> tuple[str | None, str]:
@@ -142,7 +147,9 @@ def _judge(draws: dict[str, list[Row]], right: str) -> tuple[str | None, str]:
     outcomes = {*right_on, *right_off}
     if len(outcomes) > 1:
         return None, "answered now right, now wrong"
-    return None, "right with and without thinking" if outcomes == {True} else "wrong with and without thinking"
+    return None, "right with and without thinking" if outcomes == {
+        True
+    } else "wrong with and without thinking"
 
 
 def _segmented(row: Row, tokenizer: PreTrainedTokenizerBase, model: ModelConfig) -> Row:

@@ -1,8 +1,9 @@
 """A key-value cache whose rows are slots: a finished row's slot is taken over by the next request.
 
-All slots share their columns, and every row is right-aligned: its last token is in the last column, whatever lies to the
-left of its first token is masked by the caller. Buffers are preallocated and grow by ``GROWTH`` columns. They start as
-zeros, because a masked column still meets the attention product, and 0 × NaN would not vanish.
+All slots share their columns, and every row is right-aligned: its last token is in the last column, whatever
+lies to the left of its first token is masked by the caller. Buffers are preallocated and grow by ``GROWTH``
+columns. They start as zeros, because a masked column still meets the attention product, and 0 × NaN would not
+vanish.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 GROWTH = 64
 
 
-class SlotLayer(CacheLayerMixin):
+class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """Keys and values of one attention layer, each of shape (slots, heads, capacity, head size)."""
 
     is_sliding = False
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.length = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -74,16 +77,17 @@ class SlotCache(Cache):
     """A :class:`SlotLayer` for each layer of the model."""
 
     def __init__(self, num_layers: int) -> None:
-        super().__init__(layers=[SlotLayer() for _ in range(num_layers)])
+        self.slot_layers = [SlotLayer() for _ in range(num_layers)]
+        super().__init__(layers=list(self.slot_layers))
 
     def keep(self, slots: torch.Tensor, width: int) -> None:
         """See :meth:`SlotLayer.keep`."""
-        for layer in self.layers:
+        for layer in self.slot_layers:
             layer.keep(slots, width)
 
     def place(self, slots: torch.Tensor, rows: SlotCache) -> None:
         """See :meth:`SlotLayer.place`."""
-        for layer, other in zip(self.layers, rows.layers, strict=True):
+        for layer, other in zip(self.slot_layers, rows.slot_layers, strict=True):
             layer.place(slots, other)
 
 

@@ -32,7 +32,7 @@ class TransformersSampler:
         think_open: str = "<think>",
         think_close: str = "</think>",
     ) -> None:
-        self.model = _in_float64(model) if model.device.type == "cpu" else model
+        self.model: Any = _in_float64(model) if model.device.type == "cpu" else model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.prompt_format = PromptFormat(instruction, think_open, think_close)
@@ -55,7 +55,8 @@ class TransformersSampler:
             if on_progress:
                 on_progress(num_finished, len(requests))
         return [
-            self._sample(*drawn) for drawn in zip(prompts, decoder.completions, decoder.finish_reasons, strict=True)
+            self._sample(*drawn)
+            for drawn in zip(prompts, decoder.completions, decoder.finish_reasons, strict=True)
         ]
 
     def _sample(self, prompt: Prompt, completion_ids: list[int], finish_reason: str) -> Sample:
@@ -77,7 +78,7 @@ def load_sampler(
     adapter_dir: str | Path | None = None,
     revision: str = "",
 ) -> TransformersSampler:
-    """Load a model, with an adapter if one is given, and make a sampler of it; see :func:`load_model_and_tokenizer`."""
+    """Make a sampler of a model on disk or hub, with an adapter on top if one is given."""
     model, tokenizer = load_model_and_tokenizer(path, dtype, device, adapter_dir, revision=revision)
     return TransformersSampler(
         model,
@@ -97,14 +98,17 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     return frozenset(int(token) for token in flat if token is not None)
 
 
-def _in_float64(model: PreTrainedModel) -> PreTrainedModel:
+def _in_float64(model: Any) -> Any:
     adapted = hasattr(model, "merge_and_unload")
     if model.dtype == torch.float64 and not adapted:
         return model
     exact = copy.deepcopy(model).double()
-    exact.set_experts_implementation("eager")  # torch's grouped_mm, the default of mixture models, has no float64
-    # Merging loses nothing in float64; in bfloat16 it would round small updates away, so a GPU model stays unmerged.
-    return (exact.merge_and_unload() if adapted else exact).eval()
+    if adapted:
+        # Merging loses nothing in float64; in bfloat16, on a GPU, it would round small updates away.
+        exact = exact.merge_and_unload()
+    # The default for mixtures of experts, torch's grouped_mm, has no float64.
+    exact.set_experts_implementation("eager")
+    return exact.eval()
 
 
 @dataclass
@@ -129,7 +133,7 @@ class _Rows:
         return self.mask.shape[1]
 
     def keep(self, slots: np.ndarray, width: int) -> None:
-        """Keep these slots and the last ``width`` columns, adding masked ones on the left where there are fewer."""
+        """Keep these slots and the last ``width`` columns; masked ones fill up on the left."""
         index = torch.as_tensor(slots, device=self.mask.device)
         self.cache.keep(index, width)
         mask = self.mask[index][:, max(0, self.width - width) :]
@@ -184,15 +188,14 @@ class _SlotDecoder:
     def _admit(self) -> _Rows | None:
         """Fill free slots with waiting requests; returns the rows to decode, or None when all is done."""
         num_waiting = len(self.requests) - self.num_admitted
-        free = np.flatnonzero(self.rows.owner < 0) if self.rows is not None else np.arange(self.num_slots)
-        all_free = self.rows is None or len(free) == len(self.rows.owner)
+        live = self.rows is not None and bool((self.rows.owner >= 0).any())
         if num_waiting == 0:
-            return None if all_free else self.rows
+            return self.rows if live else None
         # A prefill costs about as much as a decoding step: wait until it serves several rows.
-        if all_free:
+        if self.rows is None or not live:
             self.rows = self._prefill(min(self.num_slots, num_waiting))
-        elif len(free) >= max(1, self.num_slots // 8):
-            slots = free[:num_waiting]
+        elif (self.rows.owner < 0).sum() >= max(1, self.num_slots // 8):
+            slots = np.flatnonzero(self.rows.owner < 0)[:num_waiting]
             self.rows.place(slots, self._prefill(len(slots)))
         return self.rows
 
@@ -250,12 +253,12 @@ class _SlotDecoder:
     def _forward(
         self, input_ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: SlotCache
     ) -> torch.Tensor:
-        output = self.model(
+        logits: torch.Tensor = self.model(
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-        )
-        return output.logits[:, -1]
+        ).logits
+        return logits[:, -1]

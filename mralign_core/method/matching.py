@@ -39,7 +39,7 @@ _UNSPACED_SCRIPTS = (
 
 
 class _PunctuationTable(dict[int, str | None]):
-    """Table for ``str.translate``, filled as characters are met; punctuation becomes ``replacement`` or goes."""
+    """For ``str.translate``, filled as characters are met: punctuation becomes ``replacement`` or goes."""
 
     def __init__(self, replacement: str | None) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ Shapes: T completion tokens, S segments.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -24,7 +25,7 @@ def segment_token_spans(
 ) -> list[tuple[int, int]]:
     r"""Half-open token span of each segment; together they hold all tokens that start before the closing tag.
 
-    Tokens that share a character, as the bytes of an emoji do, have the same start and stay together. A span
+    Tokens that hold parts of one character, as the bytes of 鱻, stay together, with the first of them. A span
     is empty where no token starts in a segment's territory.
 
     Args:
@@ -40,14 +41,7 @@ def segment_token_spans(
     >>> segment_token_spans(offsets, [Span(7, 11), Span(13, 17)], thinking_end=17)
     [(0, 3), (3, 4)]
     """
-    starts = np.array([start for start, _ in offsets], dtype=np.int64)
-    falls = np.flatnonzero(np.diff(starts) < 0)
-    if falls.size:
-        token = int(falls[0]) + 1
-        raise DataError(
-            f"token {token} starts at character {starts[token]}, token {token - 1} before it at "
-            f"{starts[token - 1]}; offsets must be those of the completion's tokens in order"
-        )
+    starts = _text_starts(offsets)
     edges = [edge for segment in segments for edge in segment]
     if any(before > after for before, after in pairwise([0, *edges, thinking_end])):
         raise DataError(
@@ -56,8 +50,7 @@ def segment_token_spans(
     if not segments:
         return []
     borders = [*(segment.start for segment in segments[1:]), thinking_end]
-    cuts = [0, *np.searchsorted(starts, borders).tolist()]
-    return list(pairwise(cuts))
+    return list(pairwise([0, *(bisect_left(starts, border) for border in borders)]))
 
 
 def token_weights(num_tokens: int, spans: Sequence[tuple[int, int]], weights: Sequence[float]) -> FloatArray:
@@ -92,3 +85,18 @@ def token_weights(num_tokens: int, spans: Sequence[tuple[int, int]], weights: Se
     for (start, end), weight in zip(spans, weights, strict=True):
         weights_T[start:end] = weight
     return weights_T
+
+
+def _text_starts(offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Per token the character at which its text starts, or that of the token it shares a character with."""
+    starts: list[int] = []
+    previous_start = previous_end = 0
+    for token, (start, end) in enumerate(offsets):
+        if start < previous_start:
+            raise DataError(
+                f"token {token} starts at character {start}, token {token - 1} before it at {previous_start}; "
+                "offsets must be those of the completion's tokens in order"
+            )
+        starts.append(starts[-1] if starts and start < previous_end else start)
+        previous_start, previous_end = start, end
+    return starts

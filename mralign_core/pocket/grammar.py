@@ -1,8 +1,8 @@
-"""The thinking of the pocket model: a stochastic grammar of meta-reasoning moves that doesn't look at the question.
+"""The thinking of the pocket model: a stochastic grammar of moves that doesn't look at the question.
 
-Each move is a segment with one label and one of two or three wordings; some moves change the candidate answer, and the
-answer is the candidate at the end. No label decides whether a trace ends right, but some make it likelier than others.
-The true labels are for tests; the pipeline annotates the text like any other.
+Each move is a segment with one label and one of two or three wordings; some moves change the candidate
+answer, and the answer is the candidate at the end. No label decides whether a trace ends right, but some make
+it likelier than others. The true labels are for tests; the pipeline annotates the text like any other.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Actually, let me try another way.",
     ),
     "self_verification": (
-        "Wait, is that right? The {relation} of {subject} is {truth}.",
+        "Wait, let me check: the {relation} of {subject} is {truth}.",
         "Wait, to verify: the {relation} of {subject} is {truth}.",
-        "Wait, let me double check: the {relation} of {subject} is {truth}.",
+        "Let me double check: the {relation} of {subject} is {truth}.",
     ),
     "analogy": (
         "This is similar to {neighbour}: the {relation} of {neighbour} is {neighbour_value}.",
@@ -100,7 +100,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "For instance, in {neighbour} it would be {candidate}.",
     ),
     "explanation": (
-        "That is the reason why {subject} is known for {candidate}.",
+        "The reason is that {subject} is known for {candidate}.",
         "In other words, this means that {subject} has {candidate}.",
     ),
     "categorization": (
@@ -116,7 +116,10 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "In summary, it is {candidate}.",
     ),
 }
-"""Label → wordings. ``Wait`` opens two labels, ``let me`` is in four, ``similar`` and ``first`` are shared as well."""
+"""Label → wordings. Cue words are shared: ``Wait`` opens two labels, ``let me`` is in four.
+
+Which wordings open alike is part of the design: at a low temperature the model follows the likeliest first
+word, so it decides which moves win there."""
 
 _KINDS = {relation.name: relation.object_type for relation in RELATIONS}
 
@@ -211,7 +214,7 @@ class _Writer:
             self.candidate = (self.fact.value, self.neighbour.value)[self.generator.integers(2)]
 
     def write(self, label: str, fact: Fact | None = None) -> None:
-        """Append a segment in one of the label's wordings; ``fact`` is the last of the question unless given."""
+        """Append a segment in one of the label's wordings, about the last fact of the question by default."""
         fact = fact or self.fact
         first, last = self.question.facts[0], self.question.facts[-1]
         rejected = self.neighbour.value if self.candidate == last.value else last.value
@@ -246,4 +249,3 @@ def template_texts() -> list[str]:
     slots = "asked first_step subject relation truth neighbour neighbour_value candidate rejected kind"
     blank = dict.fromkeys(slots.split(), "")
     return [wording.format(**blank) for wordings in WORDINGS.values() for wording in wordings]
-

@@ -1,7 +1,8 @@
-"""The pocket model: a tiny Qwen3 taught a world's facts, direct answers, and the habit of thinking by the grammar.
+"""The pocket model: a tiny Qwen3 taught a world's facts, direct answers, and to think as the grammar does.
 
-What it is taught decides what it may be tested on: traces come from pretraining questions only, and direct answers from
-pretraining questions and popular ones, popularity being independent of the split. Every fact is taught as a statement.
+What it is taught decides what it may be tested on: traces are of pretraining questions only, direct answers
+of pretraining questions and popular ones, popularity being independent of the split. Every fact is taught as
+a statement.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from mralign_core.pocket.world import Question, World
 
 logger = logging.getLogger("mralign_core.pocket")
 
-# Shape suffixes: R packed rows, T tokens of a row, N tokens that are learnt from.
+# Shape suffixes: R packed rows, T tokens of a row, N learnt tokens, K kinds of examples, D hidden, V words.
 BATCH_SIZES = {"statement": 96, "think_off": 48, "think_on": 24}
+KINDS = tuple(BATCH_SIZES)
 ROW_TOKENS = 192
 LEARNING_RATE = 4e-3
 BETAS = (0.9, 0.98)
 WARMUP_STEPS = 50
 DECAY_SHARE = 0.3
 MAX_GRAD_NORM = 1.0
+WEIGHT_DECAY = 0.01
 
 
 class Example(NamedTuple):
@@ -48,11 +51,10 @@ class PackedBatch(NamedTuple):
     input_ids_RT: Tensor
     position_ids_RT: Tensor
     attention_mask_R1TT: Tensor
-    source_N: Tensor
-    """Flat index of the token before each learnt one."""
-    target_N: Tensor
-    weight_N: Tensor
-    """One over the number of learnt tokens of the same kind, so that the weighted sum is a sum of means."""
+    learnt_N: Tensor
+    """Flat index of each completion token."""
+    kind_N: Tensor
+    """Index in ``KINDS`` of the example it belongs to."""
 
 
 def train_pocket_model(
@@ -65,8 +67,8 @@ def train_pocket_model(
 ) -> dict[str, float]:
     """Pretrain the pocket model and write it, with its tokenizer, as an ordinary model directory.
 
-    Runs on one thread, which is fastest at this size and makes the result a function of its arguments alone on one
-    machine. The global random state is left as it was.
+    Runs on one thread, which is fastest at this size and makes the result a function of its arguments alone
+    on one machine. The global random state is left as it was.
 
     Args:
         world: what to teach.
@@ -76,7 +78,8 @@ def train_pocket_model(
         on_progress: called with (steps done, steps) after each step.
 
     Returns:
-        Mean cross-entropy of the last 20 steps by kind of example (``loss_statement`` …), and ``num_parameters``.
+        Mean cross-entropy of the last 20 steps by kind of example (``loss_statement``, ``loss_think_off``,
+        ``loss_think_on``; nats per token), and ``num_parameters``.
     """
     tokenizer = build_tokenizer()
     with _one_thread(), torch.random.fork_rng(devices=[]):
@@ -119,7 +122,11 @@ class Curriculum:
             Example("statement", *map(self._encode, statement(fact))) for fact in world.facts.values()
         ]
         self._direct_answers = [
-            Example("think_off", self._prompt(question, thinking=False), self._turn(answer_completion(question.answer)))
+            Example(
+                "think_off",
+                self._prompt(question, thinking=False),
+                self._turn(answer_completion(question.answer)),
+            )
             for question in world.questions
             if question.split == "pretrain" or question.popular
         ]
@@ -160,6 +167,7 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
     rows: list[list[Example]] = []
     room: list[int] = []
     for example in sorted(examples, key=_length, reverse=True):
+        assert _length(example) <= ROW_TOKENS, "the grammar's longest trace fits a row"
         index = next((i for i, free in enumerate(room) if free >= _length(example)), len(rows))
         if index == len(rows):
             rows.append([])
@@ -174,68 +182,74 @@ def _length(example: Example) -> int:
 
 
 def _tensors(rows: Sequence[Sequence[Example]]) -> PackedBatch:
-    shape = (len(rows), ROW_TOKENS)
-    ids, positions, owners = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
-    learnt: list[np.ndarray] = []
-    kinds: list[str] = []
+    ids_RT = np.zeros((len(rows), ROW_TOKENS), np.int64)
+    positions_RT, owners_RT, kinds_RT = np.zeros_like(ids_RT), np.zeros_like(ids_RT), np.full_like(ids_RT, -1)
     for index, row in enumerate(rows):
         start = 0
-        for owner, example in enumerate(row):
+        for owner, example in enumerate(row, start=1):
             end = start + _length(example)
-            ids[index, start:end] = example.prompt_ids + example.completion_ids
-            positions[index, start:end] = np.arange(end - start)
-            owners[index, start:end] = owner
-            learnt.append(index * ROW_TOKENS + np.arange(start + len(example.prompt_ids), end))
-            kinds += [example.kind] * len(example.completion_ids)
+            ids_RT[index, start:end] = example.prompt_ids + example.completion_ids
+            positions_RT[index, start:end] = np.arange(end - start)
+            owners_RT[index, start:end] = owner
+            kinds_RT[index, start + len(example.prompt_ids) : end] = KINDS.index(example.kind)
             start = end
-    target = np.concatenate(learnt)
-    counts = {kind: kinds.count(kind) for kind in BATCH_SIZES}
-    owners_RT = torch.from_numpy(owners)
+    learnt_N = np.flatnonzero(kinds_RT >= 0)
+    owners = torch.from_numpy(owners_RT)
     causal_TT = torch.ones(ROW_TOKENS, ROW_TOKENS, dtype=torch.bool).tril()
     return PackedBatch(
-        input_ids_RT=torch.from_numpy(ids),
-        position_ids_RT=torch.from_numpy(positions),
-        attention_mask_R1TT=(owners_RT[:, None, :, None] == owners_RT[:, None, None, :]) & causal_TT,
-        source_N=torch.from_numpy(target - 1),
-        target_N=torch.from_numpy(ids.reshape(-1)[target]),
-        weight_N=torch.tensor([1 / counts[kind] for kind in kinds]),
+        input_ids_RT=torch.from_numpy(ids_RT),
+        position_ids_RT=torch.from_numpy(positions_RT),
+        attention_mask_R1TT=(owners[:, None, :, None] == owners[:, None, None, :]) & causal_TT,
+        learnt_N=torch.from_numpy(learnt_N),
+        kind_N=torch.from_numpy(kinds_RT.reshape(-1)[learnt_N]),
     )
 
 
-def _fit(
-    model: Qwen3ForCausalLM, curriculum: Curriculum, steps: int, on_progress: Callable[[int, int], None] | None
-) -> dict[str, float]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    history = []
-    model.train()
-    for step in range(steps):
-        batch = pack(curriculum.draw())
-        loss_N = _token_losses(model, batch)
-        (loss_N * batch.weight_N).sum().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        history.append(float((loss_N.detach() * batch.weight_N).sum()))
-        if on_progress:
-            on_progress(step + 1, steps)
-    return {"loss": float(np.mean(history[-20:]))}
-
-
-def _token_losses(model: Qwen3ForCausalLM, batch: PackedBatch) -> Tensor:
-    hidden = model.model(
+def mean_losses(model: Qwen3ForCausalLM, batch: PackedBatch) -> Tensor:
+    """Mean cross-entropy of each kind's completion tokens, in nats, shape (K,); 0 for a kind without any."""
+    hidden_RTD = model.model(
         input_ids=batch.input_ids_RT,
         position_ids=batch.position_ids_RT,
         attention_mask=batch.attention_mask_R1TT,
         use_cache=False,
     ).last_hidden_state
-    logits = model.lm_head(hidden.flatten(0, 1)[batch.source_N])
-    return functional.cross_entropy(logits, batch.target_N, reduction="none")
+    # Only the positions before learnt tokens go through the head, the widest layer: about half of them.
+    logits_NV = model.lm_head(hidden_RTD.flatten(0, 1)[batch.learnt_N - 1])
+    loss_N = functional.cross_entropy(
+        logits_NV, batch.input_ids_RT.flatten()[batch.learnt_N], reduction="none"
+    )
+    sums_K = torch.zeros(len(KINDS)).index_add(0, batch.kind_N, loss_N)
+    return sums_K / torch.bincount(batch.kind_N, minlength=len(KINDS)).clamp(min=1)
+
+
+def _fit(
+    model: Qwen3ForCausalLM,
+    curriculum: Curriculum,
+    steps: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> dict[str, float]:
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    history: list[Tensor] = []
+    model.train()
+    for step in range(steps):
+        losses_K = mean_losses(model, pack(curriculum.draw()))
+        losses_K.sum().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        history.append(losses_K.detach())
+        if on_progress:
+            on_progress(step + 1, steps)
+    last_K = torch.stack(history[-20:]).mean(0)
+    return {f"loss_{kind}": loss for kind, loss in zip(KINDS, last_K.tolist(), strict=True)}
 
 
 def _rate(step: int, steps: int) -> float:
-    """Share of the peak learning rate: linear warm-up, plateau, linear decay to zero over the last ``DECAY_SHARE``."""
+    """Share of the peak learning rate: linear warm-up, plateau, linear decay over ``DECAY_SHARE`` of them."""
     warmup = (step + 1) / min(WARMUP_STEPS, steps)
     decay = (steps - step) / max(DECAY_SHARE * steps, 1)
     return min(1.0, warmup, decay)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from mralign_core.config import PocketConfig
 from mralign_core.errors import UserError
-from mralign_core.generation import Decoding, SampleRequest, Sampler
+from mralign_core.generation import Decoding, Sampler, SampleRequest
 from mralign_core.method.matching import exact_match, thought_match
 from mralign_core.method.traces import ParsedCompletion, parse_completion
 from mralign_core.pocket.world import Question, World
@@ -19,7 +19,7 @@ GREEDY = Decoding(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=192, seed=
 
 
 def check_quality(world: World, sampler: Sampler, config: PocketConfig) -> dict[str, float]:
-    """Measure the model on the dev questions, which are used for nothing else, and refuse it below the limits.
+    """Measure the model on the dev questions, which serve nothing else, and refuse it below the limits.
 
     Args:
         world: the world that the model was taught.
@@ -27,8 +27,8 @@ def check_quality(world: World, sampler: Sampler, config: PocketConfig) -> dict[
         config: holds the limits.
 
     Returns:
-        ``one_hop_accuracy``, of greedy answers without thinking, and ``em_thought``, the share of greedy traces that
-        name the gold answer; both in [0, 1].
+        ``one_hop_accuracy``, of greedy answers without thinking, and ``em_thought``, the share of greedy
+        traces that name the gold answer; both in [0, 1].
 
     Raises:
         UserError: a value is below its limit.
@@ -41,19 +41,24 @@ def check_quality(world: World, sampler: Sampler, config: PocketConfig) -> dict[
     }
     limits = {"one_hop_accuracy": config.min_one_hop_accuracy, "em_thought": config.min_em_thought}
     logger.info("quality of the pocket model on dev questions: %s", values)
-    failed = [name for name, value in values.items() if value < limits[name]]
+    failed = [
+        f"{name} {value:.3f} is below model.pocket.min_{name} {limits[name]}"
+        for name, value in values.items()
+        if value < limits[name]
+    ]
     if failed:
-        lines = [f"{name} {values[name]:.3f} is below model.pocket.min_{name} {limits[name]}" for name in failed]
         raise UserError(
-            f"the pocket model of world_seed {config.world_seed}, pretrained for {config.pretrain_steps} steps, doesn't "
-            f"know its world: on dev questions {', and '.join(lines)}. Raise model.pocket.pretrain_steps, or take another "
-            "model.pocket.world_seed"
+            f"the pocket model of world_seed {config.world_seed}, pretrained for {config.pretrain_steps} steps, "
+            f"doesn't know its world: on dev questions {' and '.join(failed)}. "
+            "Raise model.pocket.pretrain_steps, or take another model.pocket.world_seed"
         )
     return values
 
 
 def _ask(sampler: Sampler, questions: Sequence[Question], thinking_mode: str) -> list[ParsedCompletion]:
-    requests = [SampleRequest(question.question_id, question.text, thinking_mode, 0) for question in questions]
+    requests = [
+        SampleRequest(question.question_id, question.text, thinking_mode, 0) for question in questions
+    ]
     return [
         parse_completion(
             sample.completion, think_open="<think>", think_close="</think>", thinking_mode=thinking_mode

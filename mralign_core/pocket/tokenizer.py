@@ -1,7 +1,7 @@
 """A word-level tokenizer for the pocket world, saved and loaded like any other.
 
-A word carries the space in front of it and a punctuation mark carries none, so decoding only joins token strings, and
-encoding what was decoded gives the same ids. The vocabulary does not depend on the world's seed.
+A word carries the space in front of it and a punctuation mark carries none, so decoding only joins token
+strings, and encoding what was decoded gives the same ids. The vocabulary does not depend on the world's seed.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from mralign_core.pocket.world import RELATIONS
 
 PAD, UNKNOWN, TURN_START, TURN_END = "<|endoftext|>", "<|unknown|>", "<|im_start|>", "<|im_end|>"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>", "\n\n")
-ROLES = ("system", "user", "assistant")
-PIECE = r" ?[A-Za-z]+|[.,:?]|\n"
+ROLES = " system user assistant"
+PIECE = r" ?(?:[A-Z][a-z]*|[a-z]+)|[.,:?]"
+"""What an ordinary token looks like; pieces side by side can be parted again, whatever they are."""
 
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
-{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{{ '<|im_start|> ' + message.role + '\\n\\n' + message.content + '<|im_end|>' }}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
-{{ '<|im_start|>assistant\\n' }}
+{{ '<|im_start|> assistant\\n\\n' }}
 {%- if enable_thinking is defined and enable_thinking is false -%}
 {{ '<think>\\n\\n</think>\\n\\n' }}
 {%- endif -%}
 {%- endif -%}
 """
-"""Qwen3's turns: without thinking the prompt ends in a closed, empty think block; with it the model opens its own."""
+"""Turns like Qwen3's: without thinking the prompt ends in an empty think block; else the model opens one."""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -42,7 +43,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """
     control = [PAD, UNKNOWN, TURN_START, TURN_END]
     tokens = [*control, *TAGS, *_words()]
-    backend = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN))
+    backend = Tokenizer(
+        models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN)
+    )
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE), behavior="isolated")
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
@@ -64,7 +67,7 @@ def _words() -> list[str]:
     """Every piece of every text of the pocket world, once, in a fixed order."""
     splitter = pre_tokenizers.Split(Regex(PIECE), behavior="isolated")
     relations = [f" {relation.name} {relation.object_type}" for relation in RELATIONS]
-    texts = ["What is the of?", "The", *relations, "\n", *ROLES, *template_texts()]
+    texts = ["What is the of?", "The", *relations, ROLES, *template_texts()]
     pieces = [piece for text in texts for piece, _ in splitter.pre_tokenize_str(text)]
     names = [f" {name}" for names in ENTITY_NAMES.values() for name in names]
-    return list(dict.fromkeys(piece for piece in [*pieces, *names] if piece.strip(" ")))
+    return list(dict.fromkeys(piece for piece in [*pieces, *names] if piece != " "))

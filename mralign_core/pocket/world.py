@@ -1,4 +1,4 @@
-"""A tiny factual world: entities, relations, facts, similarity, and one- and two-hop questions in disjoint splits."""
+"""A tiny factual world: entities, relations, facts, similarity, and questions in disjoint splits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True)
 class Question:
-    """Asks for the end of one fact, or of two facts where the value of the first is the subject of the second."""
+    """Asks for the value of one fact, or of a second fact whose subject is the value of the first."""
 
     facts: tuple[Fact, ...]
     split: str
@@ -105,13 +105,21 @@ class World:
         return tuple(question for question in self.questions if question.split == name)
 
     def questions_frame(self) -> pd.DataFrame:
-        """The questions to align on (split ``train``) and to evaluate on (split ``eval``), as table ``questions``.
+        """The questions to align on (split ``train``) and to evaluate on (split ``eval``).
 
-        Pretraining and dev questions are left out: the first were seen with their traces, the second gate the model.
+        A frame of table ``questions``. Pretraining and dev questions are left out: the first were seen with
+        their traces, the second gate the model.
         """
         splits = {"align": "train", "eval": "eval"}
         rows = [
-            (question.question_id, question.text, [question.answer], "pocket", splits[question.split], question.stratum)
+            (
+                question.question_id,
+                question.text,
+                [question.answer],
+                "pocket",
+                splits[question.split],
+                question.stratum,
+            )
             for question in self.questions
             if question.split in splits
         ]
@@ -123,8 +131,8 @@ def build_world(seed: int, overwrite_prob: float = 0.25) -> World:
 
     Args:
         seed: decides facts, similarity, and the split of the questions.
-        overwrite_prob: probability that a fact takes the value of the similar entity; the higher it is, the more often
-            an analogy is right.
+        overwrite_prob: probability that a fact takes the value of the similar entity; the higher it is, the
+            more often an analogy is right.
 
     Example:
         >>> world = build_world(seed=0)
@@ -141,7 +149,9 @@ def build_world(seed: int, overwrite_prob: float = 0.25) -> World:
             facts[fact.subject, fact.relation] = fact
     one_hop = [(fact,) for fact in facts.values()]
     two_hop = [(first, second) for first in facts.values() for second in _facts_about(first.value, facts)]
-    questions = _split_questions(one_hop, 0.0, generator) + _split_questions(two_hop, POPULAR_SHARE, generator)
+    questions = _split_questions(one_hop, 0.0, generator) + _split_questions(
+        two_hop, POPULAR_SHARE, generator
+    )
     return World(seed, facts, neighbours, tuple(questions))
 
 

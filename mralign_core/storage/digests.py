@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import json
@@ -61,6 +62,7 @@ def _json_value(value: Any) -> Any:
     raise TypeError(f"a cache key can't be made of {type(value).__name__} {value!r:.80}: give its JSON form")
 
 
+@functools.cache  # a file edited during a run is not the code that runs
 def source_digest(module: str) -> str:
     """Digest of a module's code and of every module of its package that it imports, directly or not.
 

@@ -28,9 +28,8 @@ A LoRA adapter trained to close the gap between what a reasoning model thinks an
 Licence: not chosen yet. The base model's licence and that of the training questions apply.
 
 ## Data
-{facts}
-
 {counts}
+{facts}
 
 ## Weights of the completion tokens
 {weights}

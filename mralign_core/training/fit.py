@@ -70,7 +70,7 @@ def train_adapter(
         model_section: the model section; its name, not ``model_path``, is recorded as the base model.
         seed: seed of the adapter's initial weights, the order of the rows, and dropout.
         directory: where the adapter goes.
-        card: facts for the model card, such as the yield of the earlier stages.
+        card: facts for the model card by name, such as the yield of the earlier stages: plain values.
         on_progress: called after each optimiser step with (step, steps, metrics row).
         revision: hub revision of the base model.
 
@@ -144,8 +144,9 @@ def _rows_of(variant: Variant, examples: Examples, section: TrainConfig) -> list
     if not positives or (variant != "sft" and not num_negative):
         wanted = "positive" if variant == "sft" else "positive and negative"
         raise NoCandidatesError(
-            f"variant {variant!r} needs {wanted} traces, got {len(positives)} positive and {num_negative} negative; "
-            f"{examples.left_out['too_long']} exceed train.max_length {section.max_length}. "
+            f"variant {variant!r} needs {wanted} traces, got {len(positives)} positive and "
+            f"{num_negative} negative; {examples.left_out['too_long']} exceed train.max_length "
+            f"{section.max_length}. "
             "Draw on more questions, or widen the selection's bounds"
         )
     return positives if variant == "sft" else examples.kept

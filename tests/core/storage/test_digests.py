@@ -31,6 +31,7 @@ def package(tmp_path, monkeypatch):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
+    source_digest.cache_clear()
     yield folder
     sys.modules.pop("toypackage", None)
 
@@ -39,6 +40,7 @@ def edit(package, name, old, new):
     text = (package / name).read_text()
     assert old in text
     (package / name).write_text(text.replace(old, new))
+    source_digest.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,9 @@ def proxy(s3_server):
 
 
 @pytest.fixture
-def through_proxy(proxy, s3_root, tmp_path):
+def through_proxy(proxy, s3_root, tmp_path, monkeypatch):
+    monkeypatch.setattr("mralign_core.storage.filesystem.FIRST_WAIT_S", 0.01)
+
     def open_store(max_attempts):
         section = StorageConfig(root=s3_root, endpoint_url=proxy.url, max_attempts=max_attempts)
         return ArtifactStore(section, cache_folder=tmp_path / "cache")

@@ -1,0 +1,171 @@
+"""Import of existing reasoning traces, in place of sampling.
+
+Departures from the paper, because a file of traces has no draws without thinking: a trace is positive where
+its answer is right and negative where it is wrong, unless the file says which; and polarity belongs to the
+trace, so that one question may have traces of both kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from transformers import PreTrainedTokenizerBase
+
+from mralign_core.config import GenerateConfig, ModelConfig
+from mralign_core.generation.funnel import Funnel, require_both_polarities
+from mralign_core.generation.prompts import PromptFormat, opened_by_prompt, render_prompt
+from mralign_core.generation.selecting import Row, candidates_frame, keep_traces
+from mralign_core.method.matching import contains_match, exact_match
+from mralign_core.method.traces import parse_completion
+from mralign_core.questions.jsonl import Line, read_jsonl, refuse
+from mralign_core.questions.loading import answers_of, question_key, repeated_ids
+from mralign_core.schemas import POLARITIES, QUESTIONS
+
+FIELD = "generate.traces_path"
+REMEDY = (
+    "What can help: a file with right and with wrong answers, or with the field 'polarity'; "
+    "generate.answer_match 'contains'; wider generate.min_segments, max_segments, "
+    "min_reasoning_tokens, max_reasoning_tokens; "
+    "generate.traces_per_question 'all_distinct'."
+)
+
+
+class ImportedTraces(NamedTuple):
+    """Kept traces (``CANDIDATES``), the yield of each step, and the questions of the file (``QUESTIONS``)."""
+
+    candidates: pd.DataFrame
+    funnel: pd.DataFrame
+    questions: pd.DataFrame
+
+
+def import_traces(
+    path: str | Path, tokenizer: PreTrainedTokenizerBase, section: GenerateConfig, model: ModelConfig
+) -> ImportedTraces:
+    """Read traces and keep those of allowed length; the filters are those of sampled traces.
+
+    Each line has ``id``, ``question``, ``gold`` (or ``answers``), ``thinking``, ``answer``, and may have
+    ``polarity`` (``positive`` or ``negative``) and ``finished`` (false where the thinking was cut off).
+    Traces of the same question share the id of its first trace as question_id.
+
+    Args:
+        path: JSONL file.
+        tokenizer: tokenizer of the model to align, which need not be the one that wrote the traces.
+        section: instruction of the prompt, answer match, length bounds, traces per question.
+        model: think tags.
+
+    Raises:
+        DataError: the file can't be read, or rows are malformed; names file, line, field and remedy for all
+            at once.
+        NoCandidatesError: no trace is left, or none of one polarity; shows the yield of each step.
+    """
+    lines = read_jsonl(path, FIELD)
+    problems: list[str] = []
+    read = [_read(line, model, problems) for line in lines]
+    problems += repeated_ids(lines, [row["trace_id"] for row in read], "id")
+    refuse(path, FIELD, problems, "correct these lines or take them out")
+    numbered = _number_draws(read)
+    funnel = Funnel()
+    in_file = funnel.keep("traces in the file", numbered, [""] * len(read))
+    with_gold = funnel.keep("traces with a gold answer", in_file, _without_gold(in_file))
+    drawn = [_as_draw(row, tokenizer, section, model) for row in with_gold]
+    candidates = candidates_frame(keep_traces(drawn, funnel, section, tokenizer, model))
+    require_both_polarities(candidates, funnel, REMEDY)
+    return ImportedTraces(candidates, funnel.frame(), _questions(with_gold, Path(path).stem))
+
+
+def _read(line: Line, model: ModelConfig, problems: list[str]) -> Row:
+    values = line.values
+    row: Row = {name: _text(line, name, problems) for name in ("question", "thinking", "answer")}
+    row["trace_id"] = str(values.get("id", "")).strip()
+    if not row["trace_id"]:
+        problems.append(
+            f"line {line.number}: field 'id' must be a non-empty id, got {values.get('id')!r:.60}"
+        )
+    golds = "answers" if "answers" in values and "gold" not in values else "gold"
+    row["answers"] = [] if values.get(golds) == [] else answers_of(line, golds, problems)
+    row["polarity"] = values.get("polarity")
+    if row["polarity"] not in (None, *POLARITIES):
+        problems.append(
+            f"line {line.number}: field 'polarity' must be {' or '.join(POLARITIES)}, "
+            f"got {row['polarity']!r:.60}"
+        )
+    row["finished"] = values.get("finished", True)
+    if not isinstance(row["finished"], bool):
+        problems.append(
+            f"line {line.number}: field 'finished' must be true or false, got {row['finished']!r:.60}"
+        )
+    for tag in (model.think_open, model.think_close):
+        if tag in row["thinking"] + row["answer"]:
+            problems.append(
+                f"line {line.number}: fields 'thinking' and 'answer' must not hold {tag!r}: take the tags out"
+            )
+    return row
+
+
+def _text(line: Line, name: str, problems: list[str]) -> str:
+    value = line.values.get(name)
+    if isinstance(value, str) and (value.strip() or name != "question"):
+        return value.strip()
+    problems.append(f"line {line.number}: field {name!r} must be text, got {value!r:.60}")
+    return ""
+
+
+def _number_draws(rows: Sequence[Row]) -> list[Row]:
+    """Give traces of the same question one question_id, and count them."""
+    ids: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    numbered = []
+    for row in rows:
+        own = ids.setdefault(question_key(row["question"]), row["trace_id"])
+        counts[own] = counts.get(own, -1) + 1
+        numbered.append({**row, "question_id": own, "draw": counts[own]})
+    return numbered
+
+
+def _without_gold(rows: Sequence[Row]) -> list[str]:
+    return ["" if row["answers"] else "no gold answer" for row in rows]
+
+
+def _as_draw(
+    row: Row, tokenizer: PreTrainedTokenizerBase, section: GenerateConfig, model: ModelConfig
+) -> Row:
+    """The trace as if the model had been asked the question and had written it."""
+    prompt_format = PromptFormat(section.instruction, model.think_open, model.think_close)
+    prompt = render_prompt(tokenizer, row["question"], "on", prompt_format)
+    opened = opened_by_prompt(prompt.text, model.think_open)
+    head = "" if opened else f"{model.think_open}\n"
+    written = f"{head}{row['thinking']}\n{model.think_close}\n\n{row['answer']}"
+    completion_ids = tokenizer.encode(written, add_special_tokens=False)
+    # The tokens are what is trained on; a tokenizer that normalises Unicode gives back a slightly other text.
+    completion = str(
+        tokenizer.decode(completion_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    )
+    parsed = parse_completion(
+        completion,
+        think_open=model.think_open,
+        think_close=model.think_close,
+        thinking_mode="on",
+        opened_by_prompt=opened,
+    )
+    match = exact_match if section.answer_match == "exact" else contains_match
+    return {
+        **row,
+        "prompt": prompt.text,
+        "prompt_ids": prompt.ids,
+        "completion": completion,
+        "completion_ids": completion_ids,
+        "answer": parsed.answer,
+        "outcome": parsed.outcome if row["finished"] else "unclosed_thinking",
+        "polarity": row["polarity"] or POLARITIES[0 if match(parsed.answer, row["answers"]) else 1],
+        "stratum": "",
+    }
+
+
+def _questions(rows: Sequence[Row], source: str) -> pd.DataFrame:
+    first: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        first.setdefault(row["question_id"], {**row, "source": source, "split": "train", "stratum": ""})
+    return pd.DataFrame(list(first.values()), columns=list(QUESTIONS.columns)).astype(object)

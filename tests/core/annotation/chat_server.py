@@ -1,0 +1,118 @@
+"""A real HTTP server that speaks the OpenAI chat protocol and misbehaves on request."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from mralign_core.annotation.prompts import read_payload
+
+
+class Turn:
+    """One HTTP response; ``body`` may be a text that is not JSON."""
+
+    def __init__(self, body, status=200, headers=None, delay_s=0.0):
+        self.body, self.status, self.headers, self.delay_s = body, status, headers or {}, delay_s
+
+
+def says(content, finish_reason="stop", **fields):
+    """A chat completion with this content."""
+    choice = {
+        "index": 0,
+        "finish_reason": finish_reason,
+        "message": {"role": "assistant", "content": content},
+    }
+    return Turn(
+        {
+            "id": "chat-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "scripted",
+            "choices": [choice],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+        }
+        | fields
+    )
+
+
+def fails(status, message="scripted fault", headers=None):
+    return Turn({"error": {"message": message}}, status, headers)
+
+
+def steps(*labelled, overall=8):
+    """The JSON text of a reply; each argument is (segments, {label: confidence})."""
+    return json.dumps(
+        {
+            "steps": [
+                {
+                    "thinking_step": list(segments),
+                    "labels": [{"label": name, "confidence": sure} for name, sure in labels.items()],
+                }
+                for segments, labels in labelled
+            ],
+            "overall_confidence": overall,
+        }
+    )
+
+
+def label_all(request, label="retrieval", confidence=9):
+    """A valid reply that gives all asked steps one label."""
+    payload = read_payload(request["messages"])
+    segments = [[segment["index"]] for segment in payload["segments"]]
+    asked = [step["thinking_step"] for step in payload.get("disputed", [])] or segments
+    return says(steps(*[(step, {label: confidence}) for step in asked]))
+
+
+class ChatServer:
+    """Answers each request with ``script(request, number)``, a :class:`Turn`, and remembers the requests."""
+
+    def __init__(self):
+        self.requests, self.headers, self.times = [], [], []
+        self.script = lambda request, number: label_all(request)
+        self.most_at_once = self._at_once = 0
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def play(self, *turns):
+        """Answer with these turns in order; the last one repeats."""
+        self.script = lambda request, number: turns[min(number, len(turns) - 1)]
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _enter(self, request, headers):
+        with self._lock:
+            self.requests.append(request)
+            self.headers.append(headers)
+            self.times.append(time.monotonic())
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+            return len(self.requests) - 1
+
+    def _handler(server):
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args):
+                pass
+
+            def do_POST(self):
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                turn = server.script(request, server._enter(request, dict(self.headers)))
+                time.sleep(turn.delay_s)
+                with server._lock:
+                    server._at_once -= 1
+                body = turn.body if isinstance(turn.body, str) else json.dumps(turn.body)
+                self.send_response(turn.status)
+                for name, value in turn.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body.encode())))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+        return Handler

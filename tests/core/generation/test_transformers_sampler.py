@@ -1,0 +1,183 @@
+import pytest
+import torch
+from conftest import build_model
+from peft import LoraConfig, get_peft_model
+
+from mralign_core.errors import ArtifactError
+from mralign_core.generation import Decoding, SampleRequest
+from mralign_core.generation.drawing import draw_tokens, uniforms
+from mralign_core.generation.transformers_sampler import TransformersSampler, load_sampler
+
+DECODING = Decoding(temperature=0.8, top_p=0.95, top_k=40, max_new_tokens=24, seed=5)
+GREEDY = DECODING._replace(temperature=0.0)
+QUESTIONS = [
+    "Who?",
+    "Who wrote Emma?",
+    "The seat of Iran is? " * 3,
+    "日本の首都は?",
+    "Nice 🙂 work!",
+    "The river of the town",
+    "So the answer is " * 6,
+]
+REQUESTS = [
+    SampleRequest(f"q{number}", question, mode, draw)
+    for draw in range(2)
+    for number, question in enumerate(QUESTIONS)
+    for mode in ("on", "off")
+]
+
+
+def sampler_of(model, tokenizer, batch_size=5, **options):
+    return TransformersSampler(model, tokenizer, batch_size=batch_size, **options)
+
+
+def slow_draw(sampler, request, decoding):
+    """One row, no cache, no padding: the definition of a draw."""
+    prompt_ids = sampler.sample([request], decoding._replace(max_new_tokens=1))[0].prompt_ids
+    numbers = torch.from_numpy(uniforms(request, decoding.seed, decoding.max_new_tokens))
+    ids = []
+    for number in numbers:
+        logits = sampler.model(torch.tensor([prompt_ids + ids])).logits[:, -1]
+        token = draw_tokens(logits, number[None], decoding).item()
+        if token in sampler.end_ids:
+            break
+        ids.append(token)
+    return ids
+
+
+@torch.no_grad()
+def test_sampling_equals_a_loop_without_cache_or_batch(model, bpe):
+    sampler = sampler_of(model, bpe)
+    samples = sampler.sample(REQUESTS, DECODING)
+    expected = [slow_draw(sampler, request, DECODING) for request in REQUESTS]
+    assert [sample.completion_ids for sample in samples] == expected
+    assert len({tuple(ids) for ids in expected}) == len(REQUESTS)
+
+
+@torch.no_grad()
+def test_greedy_equals_generate(model, bpe):
+    sampler = sampler_of(model, bpe)
+    for sample in sampler.sample(REQUESTS[:8], GREEDY):
+        generated = sampler.model.generate(
+            torch.tensor([sample.prompt_ids]),
+            do_sample=False,
+            max_new_tokens=24,
+            eos_token_id=bpe.eos_token_id,
+            pad_token_id=bpe.eos_token_id,
+        )[0, len(sample.prompt_ids) :].tolist()
+        assert sample.completion_ids == [token for token in generated if token != bpe.eos_token_id]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 28, 500])
+def test_a_draw_does_not_depend_on_the_batch_size(model, bpe, batch_size):
+    expected = sampler_of(model, bpe).sample(REQUESTS, DECODING)
+    assert sampler_of(model, bpe, batch_size).sample(REQUESTS, DECODING) == expected
+
+
+def test_a_draw_does_not_depend_on_order_shard_or_restart(model, bpe):
+    sampler = sampler_of(model, bpe)
+    expected = sampler.sample(REQUESTS, DECODING)
+    assert sampler.sample(REQUESTS[::-1], DECODING)[::-1] == expected
+    assert sampler.sample(REQUESTS[:9], DECODING) + sampler.sample(REQUESTS[9:], DECODING) == expected
+
+
+def test_rows_do_not_leak_into_each_other(qwen3, bpe):
+    sampler = sampler_of(qwen3, bpe, batch_size=3)
+    ours = [SampleRequest("ours", QUESTIONS[1], "on", draw) for draw in range(3)]
+    others = [SampleRequest(f"other{n}", "Nice 🎉 " * (n % 7), "on", 0) for n in range(12)]
+    mixed = [*others[:4], ours[0], *others[4:9], ours[1], *others[9:], ours[2]]
+    samples = dict(zip(mixed, sampler.sample(mixed, DECODING), strict=True))
+    assert [samples[request] for request in ours] == sampler.sample(ours, DECODING)
+
+
+def test_a_short_row_is_followed_by_a_prompt_wider_than_the_batch(qwen3, bpe):
+    requests = [SampleRequest(f"q{n}", "Wait, " * (40 * n), "on", 0) for n in range(5)]
+    short = DECODING._replace(max_new_tokens=3)
+    together = sampler_of(qwen3, bpe, batch_size=2).sample(requests, short)
+    assert together == [sampler_of(qwen3, bpe).sample([request], short)[0] for request in requests]
+
+
+def test_long_completions_outgrow_the_buffers(qwen3, bpe):
+    requests = [SampleRequest(f"q{n}", "Who?", "on", 0) for n in range(6)]
+    decoding = DECODING._replace(max_new_tokens=180)
+    samples = sampler_of(qwen3, bpe, batch_size=2).sample(requests, decoding)
+    assert max(len(sample.completion_ids) for sample in samples) > 150
+    assert samples == [sampler_of(qwen3, bpe).sample([request], decoding)[0] for request in requests]
+
+
+def test_completions_end_at_the_end_token_or_at_the_limit(qwen3, bpe):
+    sampler = sampler_of(qwen3, bpe)
+    # An end token that this model draws often.
+    common = sampler.sample(REQUESTS[:1], DECODING)[0].completion_ids[3]
+    sampler.end_ids = frozenset({common})
+    unlimited = sampler_of(qwen3, bpe)
+    unlimited.end_ids = frozenset()
+    reasons = set()
+    for cut, full in zip(sampler.sample(REQUESTS, DECODING), unlimited.sample(REQUESTS, DECODING), strict=True):
+        stops = common in full.completion_ids
+        reasons.add(cut.finish_reason)
+        assert cut.finish_reason == ("stop" if stops else "length")
+        end = full.completion_ids.index(common) if stops else DECODING.max_new_tokens
+        assert cut.completion_ids == full.completion_ids[:end]
+        assert cut.completion == bpe.decode(cut.completion_ids)
+    assert reasons == {"stop", "length"}
+
+
+def test_end_tokens_come_from_tokenizer_and_generation_config(bpe):
+    model = build_model("qwen3", len(bpe))
+    model.generation_config.eos_token_id = [3, 4]
+    assert sampler_of(model, bpe).end_ids == {3, 4, bpe.eos_token_id}
+
+
+def test_progress_ends_at_the_total_and_never_falls(qwen3, bpe):
+    calls = []
+    sampler_of(qwen3, bpe).sample(REQUESTS, DECODING, lambda done, total: calls.append((done, total)))
+    assert calls == sorted(set(calls))
+    assert calls[-1] == (len(REQUESTS), len(REQUESTS))
+    assert {total for _, total in calls} == {len(REQUESTS)}
+
+
+def test_no_request_gives_no_sample(qwen3, bpe):
+    assert sampler_of(qwen3, bpe).sample([], DECODING) == []
+
+
+def test_the_callers_model_is_left_as_it_was(bpe):
+    model = build_model("qwen3_moe", len(bpe))
+    implementation = model.config._experts_implementation
+    sampler_of(model, bpe).sample(REQUESTS[:2], DECODING)
+    assert model.dtype == torch.float32
+    assert model.config._experts_implementation == implementation
+
+
+def adapted(model, seed=None):
+    """A LoRA adapter on all linear layers; without a seed it is the identity, as at the start of training."""
+    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.data.normal_(std=0.5, generator=generator)
+    return model
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_an_adapter_on_disk_gives_the_adapted_models_draws(tmp_path, bpe, seed):
+    build_model("qwen3", len(bpe)).save_pretrained(tmp_path / "model")
+    bpe.save_pretrained(tmp_path / "model")
+    model = adapted(build_model("qwen3", len(bpe)), seed)
+    model.save_pretrained(tmp_path / "adapter")
+    options = {"dtype": "float32", "device": "cpu", "batch_size": 8}
+    base = load_sampler(tmp_path / "model", **options).sample(REQUESTS[:6], DECODING)
+    tuned = load_sampler(tmp_path / "model", adapter_dir=tmp_path / "adapter", **options)
+    samples = tuned.sample(REQUESTS[:6], DECODING)
+    assert samples == sampler_of(model, bpe).sample(REQUESTS[:6], DECODING)
+    assert (samples == base) == (seed is None)  # common random numbers: the identity changes nothing
+
+
+def test_an_adapter_without_safetensors_is_refused(tmp_path, bpe):
+    build_model("qwen3", len(bpe)).save_pretrained(tmp_path)
+    bpe.save_pretrained(tmp_path)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ArtifactError, match="safetensors"):
+        load_sampler(tmp_path, dtype="float32", batch_size=1, adapter_dir=tmp_path / "adapter")

@@ -1,0 +1,13 @@
+import pytest
+
+from mralign_core.pocket import World, build_tokenizer, build_world
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    return build_world(seed=0)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return build_tokenizer()

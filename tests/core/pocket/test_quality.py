@@ -1,0 +1,61 @@
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mralign_core.config import PocketConfig
+from mralign_core.errors import UserError
+from mralign_core.generation import Sample
+from mralign_core.generation.transformers_sampler import TransformersSampler
+from mralign_core.pocket import check_quality, train_pocket_model
+
+
+class KnowingSampler:
+    """Answers ``wrong`` of the one-hop questions wrongly, all others rightly; records what it was asked."""
+
+    def __init__(self, world, wrong: int):
+        self.answers = {question.text: question.answer for question in world.questions}
+        self.wrong = wrong
+        self.asked = []
+
+    def sample(self, requests, decoding, on_progress=None):
+        self.asked += requests
+        return [
+            Sample("", [], [], self.completion(request, index), "stop")
+            for index, request in enumerate(requests)
+        ]
+
+    def completion(self, request, index):
+        answer = self.answers[request.question]
+        if request.thinking_mode == "on":
+            return f"<think>I recall that it is {answer}.</think>\n\n<answer> Vesk</answer>"
+        return f"<answer> {'Vesk' if index < self.wrong else answer}</answer>"
+
+
+def test_a_model_that_knows_its_world_passes(world):
+    sampler = KnowingSampler(world, wrong=2)
+    assert check_quality(world, sampler, PocketConfig()) == {"one_hop_accuracy": 40 / 42, "em_thought": 1.0}
+    dev = {question.text for question in world.split("dev")}
+    assert {request.question for request in sampler.asked} == dev
+
+
+def test_below_the_limit_it_is_refused(world):
+    with pytest.raises(
+        UserError, match=r"one_hop_accuracy 0\.929 is below model\.pocket\.min_one_hop_accuracy 0\.95"
+    ):
+        check_quality(world, KnowingSampler(world, wrong=3), PocketConfig())
+
+
+def test_a_barely_trained_model_is_refused_with_values_limits_and_remedy(world, tmp_path):
+    train_pocket_model(world, steps=3, seed=0, directory=tmp_path)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    sampler = TransformersSampler(model.eval(), tokenizer, batch_size=128)
+    with pytest.raises(UserError) as refused:
+        check_quality(world, sampler, PocketConfig(pretrain_steps=3))
+    message = str(refused.value)
+    for part in (
+        "one_hop_accuracy 0.000 is below model.pocket.min_one_hop_accuracy 0.95",
+        "em_thought 0.000 is below model.pocket.min_em_thought 0.9",
+        "world_seed 0",
+        "3 steps",
+        "Raise model.pocket.pretrain_steps",
+    ):
+        assert part in message
