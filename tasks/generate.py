@@ -14,7 +14,7 @@ from mralign_core.generation.loading import load_tokenizer
 from mralign_core.generation.scoring import score_samples
 from mralign_core.generation.selecting import select
 from mralign_core.generation.transformers_sampler import TransformersSampler, load_sampler
-from mralign_core.models import locate_model, model_name
+from mralign_core.models import limit_threads, locate_model, model_name
 from mralign_core.schemas import CANDIDATES, GENERATIONS, THINKING_MODES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.caching import Built, Produced, Work, file_digests, shard_bounds, stage_task
@@ -25,6 +25,7 @@ def open_sampler(
     store: ArtifactStore, config: RunConfig, model: ArtifactRef, batch_size: int, adapter: ArtifactRef | None = None
 ) -> TransformersSampler:
     """Load the sampler of a run, with an adapter on top when one is given."""
+    limit_threads(config.model)
     location = locate_model(store.open_directory(model), model_name(config.model))
     return load_sampler(
         location.path,

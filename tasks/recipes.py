@@ -101,7 +101,7 @@ def _annotation(config: RunConfig) -> dict[str, Any]:
 
 def _training(config: RunConfig) -> dict[str, Any]:
     fields = {name: value for name, value in config.train.fingerprint().items() if name != "variants"}
-    return {**fields, "dtype": config.model.dtype, "seed": config.seed}
+    return {**fields, **_pick(config.model, "dtype", "cpu_threads"), "seed": config.seed}
 
 
 def _evaluation(config: RunConfig) -> dict[str, Any]:

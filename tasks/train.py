@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mralign_core.config import RunConfig, Variant
-from mralign_core.models import locate_model, model_name
+from mralign_core.models import limit_threads, locate_model, model_name
 from mralign_core.schemas import TRAINING_METRICS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.training.fit import train_adapter
@@ -41,6 +41,7 @@ def train_variant(
     work = adapter_work(config, variant, model, candidates, annotations, rewards)
 
     def build(store: ArtifactStore, directory: Path) -> Built:
+        limit_threads(config.model)
         location = locate_model(store.open_directory(model), model_name(config.model))
         traces = store.read_table(candidates, "candidates.parquet")
         annotated = store.read_table(annotations, "annotations.parquet")["trace_id"].unique()

@@ -11,14 +11,14 @@ Decisions where the paper is silent:
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mralign_core.annotation import cue
+from mralign_core.annotation import background, cue
 from mralign_core.annotation.client import LLMClient, Received, Request
 from mralign_core.annotation.prompts import (
     DisputedStep,
@@ -107,7 +107,7 @@ def annotate_traces(
         seed: seed of the offline annotators' noise; models are not seeded.
         taxonomy: the closed label set.
         replies: where replies are kept and looked up.
-        on_progress: called with (done, total) as traces finish.
+        on_progress: called with (done, total) as traces finish, in the calling thread.
 
     Raises:
         ConfigError: an annotator is unknown, lacks its API key, or can't use this taxonomy.
@@ -115,7 +115,11 @@ def annotate_traces(
         EndpointUnavailableError: an endpoint stayed out of reach.
     """
     panel = _Panel(section, seed, taxonomy)
-    return _run(lambda: panel.annotate(candidates, replies, on_progress))
+    total = len(candidates)
+    return background.run(
+        lambda report_done: panel.annotate(candidates, replies, report_done),
+        lambda done: on_progress(done, total) if on_progress else None,
+    )
 
 
 class _Panel:
@@ -134,10 +138,7 @@ class _Panel:
         }
 
     async def annotate(
-        self,
-        candidates: pd.DataFrame,
-        replies: ReplyStore,
-        on_progress: Callable[[int, int], None] | None,
+        self, candidates: pd.DataFrame, replies: ReplyStore, report_done: Callable[[int], None]
     ) -> AnnotationResult:
         """Annotate all traces at once, as far as the client lets requests through."""
         self.client = LLMClient(
@@ -147,21 +148,14 @@ class _Panel:
             timeout_s=self.section.timeout_s,
             max_attempts=self.section.max_attempts,
         )
-        done = 0
+        counter = itertools.count(1)
 
         async def counted(row: Any) -> _TraceOutcome:
-            nonlocal done
             outcome = await self.annotate_trace(row)
-            done += 1
-            if on_progress:
-                on_progress(done, len(candidates))
+            report_done(next(counter))
             return outcome
 
-        try:
-            outcomes = await _all([counted(row) for row in candidates.itertuples(index=False)])
-        finally:
-            await self.client.close()
-        return _result(outcomes)
+        return _result(await _all([counted(row) for row in candidates.itertuples(index=False)]))
 
     async def annotate_trace(self, row: Any) -> _TraceOutcome:
         """Annotate one row of the candidates."""
@@ -185,12 +179,7 @@ class _Panel:
             verdict = answers[-1].parsed
             if verdict is None:
                 return _TraceOutcome(row.trace_id, answers, [])
-            asked_segments = [segment for step in open_steps for segment in step.segments]
-            vote_of = dict(zip(asked_segments, verdict.votes, strict=True))
-            decided = [
-                _settle(vote_of[step[0]], self.taxonomy) if decision.rule == "adjudicate" else decision
-                for step, decision in zip(steps, decided, strict=True)
-            ]
+            decided = _put_in(decided, _settle(verdict, self.taxonomy))
         return _TraceOutcome(row.trace_id, answers, _rows(row.trace_id, steps, decided, a, b))
 
     async def adjudicate(self, trace: Trace, open_steps: Sequence[DisputedStep]) -> _Answer:
@@ -237,12 +226,22 @@ class _Panel:
         return consolidate(vote_a, vote_b, threshold=threshold, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
 
 
-def _settle(vote: LabelVote, taxonomy: Taxonomy) -> Consolidated:
-    """The adjudicator's vote as a decision, its labels in canonical order."""
-    confidence = dict(zip(vote.labels, vote.confidences, strict=True))
-    labels = tuple(sorted(confidence, key=taxonomy.state))
-    rule = "adjudicate" if labels else "unlabelled"
-    return Consolidated(labels, tuple(confidence[label] for label in labels), rule)
+def _settle(verdict: ParsedReply, taxonomy: Taxonomy) -> list[Consolidated]:
+    """The adjudicator's decision on each step it was asked about, its labels in canonical order."""
+    vote_of_step = dict(zip(verdict.steps, verdict.votes, strict=True))
+    settled = []
+    for vote in vote_of_step.values():
+        confidence = dict(zip(vote.labels, vote.confidences, strict=True))
+        labels = tuple(sorted(confidence, key=taxonomy.state))
+        rule = "adjudicate" if labels else "unlabelled"
+        settled.append(Consolidated(labels, tuple(confidence[label] for label in labels), rule))
+    return settled
+
+
+def _put_in(decided: Sequence[Consolidated], settled: Sequence[Consolidated]) -> list[Consolidated]:
+    """All decisions, the open ones replaced by those that settled them, in order."""
+    replacements = iter(settled)
+    return [next(replacements) if decision.rule == "adjudicate" else decision for decision in decided]
 
 
 def _group(step_of_segment: Sequence[int]) -> list[list[int]]:
@@ -318,7 +317,7 @@ def _result(outcomes: Sequence[_TraceOutcome]) -> AnnotationResult:
     )
 
 
-def _ledger(replies: Any) -> dict[str, ModelUsage]:
+def _ledger(replies: Iterable[Received]) -> dict[str, ModelUsage]:
     ledger: dict[str, ModelUsage] = {}
     for reply in replies:
         used = ledger.get(reply.model, ModelUsage())
@@ -363,13 +362,3 @@ async def _all(work: Sequence[Awaitable[Any]]) -> list[Any]:
         if isinstance(result, BaseException):
             raise result
     return results
-
-
-def _run(work: Callable[[], Coroutine[Any, Any, AnnotationResult]]) -> AnnotationResult:
-    """Run from synchronous code, even where the calling thread has a running event loop (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work())
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(lambda: asyncio.run(work())).result()

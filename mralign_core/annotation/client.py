@@ -69,7 +69,7 @@ class Received(NamedTuple):
 
 
 class LLMClient:
-    """Sends chat requests through litellm, for one event loop.
+    """Sends chat requests through litellm.
 
     Args:
         replies: where replies are kept and looked up.
@@ -104,6 +104,7 @@ class LLMClient:
         )
         self._under_way: dict[str, asyncio.Lock] = {}
         self._stopped_by: Exception | None = None
+        self._unpriced: set[str] = set()
 
     async def complete(self, request: Request) -> Received:
         """The reply to a request: the kept one, else a new one, kept before it is returned.
@@ -121,27 +122,23 @@ class LLMClient:
                 if self._stopped_by is not None:
                     raise self._stopped_by
                 try:
-                    record = await self._ask(request)
+                    record = await self._ask(request, digest)
                     await asyncio.to_thread(self._replies.put, digest, record)
                 except Exception as error:
                     self._stopped_by = error
                     raise
         return _received(record, cached=False)
 
-    async def close(self) -> None:
-        """Close the connections of this event loop."""
-        await self._endpoint.close()
-
-    async def _ask(self, request: Request) -> dict[str, Any]:
+    async def _ask(self, request: Request, digest: str) -> dict[str, Any]:
         """The record of a new reply; a refusal of this one request's content is a record without text."""
         started = time.monotonic()
         try:
             response = await self._attempts(request)
         except self._endpoint.REFUSALS as error:
-            record = _blank_record(request) | {"finish_reason": "content_filter", "response": str(error)}
+            reading = {"finish_reason": "content_filter", "response": str(error)}
         else:
-            record = _blank_record(request) | self._reading(request, response)
-        return record | {"latency_s": time.monotonic() - started}
+            reading = self._reading(request, response)
+        return _blank_record(request, digest) | reading | {"latency_s": time.monotonic() - started}
 
     async def _attempts(self, request: Request) -> Any:
         retrying = AsyncRetrying(
@@ -190,12 +187,13 @@ class LLMClient:
     def _reading(self, request: Request, response: Any) -> dict[str, Any]:
         choice = response.choices[0] if response.choices else None
         cost = self._endpoint.cost_usd(response)
-        if cost is None and not is_cue(request.model):
+        if cost is None and not is_cue(request.model) and request.model not in self._unpriced:
+            self._unpriced.add(request.model)
             logger.warning("no price known for model %s: its replies are entered at 0 dollars", request.model)
         usage = getattr(response, "usage", None)
         return {
             "response": response.model_dump(mode="json", warnings=False),
-            "reply": (choice.message.content or "") if choice else "",
+            "reply": _as_utf8((choice.message.content or "") if choice else ""),
             "finish_reason": (choice.finish_reason or "") if choice else "",
             "prompt_tokens": (usage.prompt_tokens or 0) if usage else 0,
             "completion_tokens": (usage.completion_tokens or 0) if usage else 0,
@@ -203,10 +201,10 @@ class LLMClient:
         }
 
 
-def _blank_record(request: Request) -> dict[str, Any]:
+def _blank_record(request: Request, digest: str) -> dict[str, Any]:
     return {
         "version": RECORD_VERSION,
-        "request_digest": request.digest,
+        "request_digest": digest,
         "prompt_digest": prompt_digest(request.messages),
         "model": request.model,
         "reply": "",
@@ -214,6 +212,11 @@ def _blank_record(request: Request) -> dict[str, Any]:
         "completion_tokens": 0,
         "cost_usd": 0.0,
     }
+
+
+def _as_utf8(text: str) -> str:
+    """The text with lone surrogates escaped: JSON can bring them, but no table or request can hold them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _received(record: dict[str, Any], *, cached: bool) -> Received:

@@ -209,8 +209,11 @@ def reply(annotator: str, messages: Sequence[Message], noise: Noise) -> str:
     if "disputed" in payload:
         steps = [_adjudicate(step, texts, habit, noise.labels) for step in payload["disputed"]]
     else:
-        key = json.dumps([annotator, noise.seed, payload["question"], texts])
-        scores = [_err(score_cues(text, habit), f"{key}{index}", noise) for index, text in enumerate(texts)]
+        shown = hashlib.sha256(json.dumps([payload["question"], texts]).encode()).hexdigest()
+        scores = [
+            _err(score_cues(text, habit), f"{annotator} {noise.seed} {shown} {index} ", noise)
+            for index, text in enumerate(texts)
+        ]
         steps = [_step([index], score, habit, noise.labels) for index, score in enumerate(scores)]
     sure = [rating["confidence"] for step in steps for rating in step["labels"]]
     return json.dumps(
@@ -239,7 +242,7 @@ def score_cues(text: str, habit: Habit) -> dict[str, float]:
 
 def uniform(key: str) -> float:
     """A number in [0, 1) that depends on the key alone."""
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 

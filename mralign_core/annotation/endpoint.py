@@ -16,7 +16,6 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 import litellm
 from litellm.exceptions import BadRequestError, ContentPolicyViolationError, ContextWindowExceededError
-from litellm.llms.custom_httpx.async_client_cleanup import close_litellm_async_clients
 from litellm.llms.custom_llm import CustomLLM
 from litellm.types.utils import Choices, ModelResponse, Usage
 from litellm.types.utils import Message as ReplyMessage
@@ -81,11 +80,6 @@ async def send(
             model=model, messages=messages, timeout=timeout_s, num_retries=0, max_retries=0, **where, **params
         )
     return response
-
-
-async def close() -> None:
-    """Close the connections that litellm keeps for the running event loop."""
-    await close_litellm_async_clients()  # type: ignore[no-untyped-call]
 
 
 def check_model(model: str, api_base: str) -> None:

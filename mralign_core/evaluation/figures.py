@@ -24,7 +24,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from mralign_core.evaluation.metrics import ALL_QUESTIONS, order_variants
+from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, order_variants
 from mralign_core.method.rewards import clip_weights
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.method.transitions import TransitionEstimate, transition_mask
@@ -136,7 +136,11 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     @wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with matplotlib.rc_context(_STYLE):
-            return draw(*args, **kwargs)
+            figure = draw(*args, **kwargs)
+            # Lay out once: each save would start from the layout of the one before, and end elsewhere.
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+            return figure
 
     return styled
 
@@ -328,10 +332,12 @@ def _draw_matrix(
             )
         cell = Rectangle((column, row), 1, 1, **style)
         cell.set_gid(f"tip:{names[row]} → {names[column]}: {tips[row, column]}")
+        cell.set_in_layout(False)
         axes.add_patch(cell)
         if texts[row, column]:
             place = (column + 0.5, row + 0.52)
-            axes.text(*place, texts[row, column], ha="center", va="center", fontsize=6.8, color=ink)
+            note = axes.text(*place, texts[row, column], ha="center", va="center", fontsize=6.8, color=ink)
+            note.set_in_layout(False)
     axes.set_xlim(0, size)
     axes.set_ylim(size, 0)
     axes.set_facecolor("#f3f4f6")
@@ -467,7 +473,9 @@ def difference_intervals(differences: pd.DataFrame) -> Figure:
     Args:
         differences: what ``metrics.paired_differences`` returns.
     """
-    shown = differences[differences["stratum"] == ALL_QUESTIONS]
+    shown = differences[differences["stratum"] == ALL_QUESTIONS].astype(
+        dict.fromkeys(DIFFERENCE_COLUMNS, float)
+    )
     pairs = list(dict.fromkeys(zip(shown["variant"], shown["baseline"], strict=True)))
     figure = Figure(figsize=(_WIDTH, 1.3 + 0.34 * len(pairs)))
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -481,7 +489,7 @@ def difference_intervals(differences: pd.DataFrame) -> Figure:
         axes.set_title(f"{METRIC_NAMES[metric]} ({better})")
         axes.set_xlabel("difference, points")
         axes.set_ylim(len(pairs) - 0.5, -0.5)
-    widest = 105 * np.nanmax(np.abs(shown[["difference", "low", "high"]].to_numpy(float)), initial=0.005)
+    widest = 105 * np.nanmax(np.abs(shown[list(DIFFERENCE_COLUMNS)].to_numpy(float)), initial=0.005)
     panels[0].set_xlim(-widest, widest)
     names = [f"{VARIANT_NAMES.get(a, a)} − {VARIANT_NAMES.get(b, b)}" for a, b in pairs]
     panels[0].set_yticks(range(len(pairs)), names)
@@ -489,7 +497,7 @@ def difference_intervals(differences: pd.DataFrame) -> Figure:
 
 
 def _interval(axes: Axes, place: int, pair: tuple[str, str], row: pd.Series) -> None:
-    difference, low, high = (100 * float(row[name]) for name in ("difference", "low", "high"))
+    difference, low, high = (100 * float(row[name]) for name in DIFFERENCE_COLUMNS)
     if np.isnan(difference):
         axes.text(0, place, " – not defined", va="center", color=MUTED)
         return

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mralign_core.evaluation.figures import METRIC_NAMES, VARIANT_NAMES
-from mralign_core.evaluation.metrics import ALL_QUESTIONS, METRICS
+from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, METRICS
 
 UNDEFINED = "–"
 BETTER = {"acc": 1, "mis": -1, "em_thought": 1, "em_answer": 1}
@@ -85,7 +85,7 @@ def overall(summary: pd.DataFrame) -> dict[str, pd.Series]:
 
 def list_differences(differences: pd.DataFrame, stratum: str = ALL_QUESTIONS) -> list[Difference]:
     """The differences of a stratum, in the order of the frame."""
-    rows = differences[differences["stratum"] == stratum]
+    rows = differences[differences["stratum"] == stratum].astype(dict.fromkeys(DIFFERENCE_COLUMNS, float))
     return [Difference(*values) for values in rows[list(Difference._fields)].itertuples(index=False)]
 
 
@@ -187,7 +187,7 @@ def _by_key(differences: pd.DataFrame) -> dict[tuple[str, str, str], Difference]
 
 def _starting_point(rows: dict[str, pd.Series]) -> list[str]:
     texts = []
-    if "on" in rows and not np.isnan(rows["on"]["mis"]):
+    if "on" in rows and not pd.isna(rows["on"]["mis"]):
         mis, acc = points(rows["on"]["mis"]), points(rows["on"]["acc"])
         texts.append(
             f"Before training, exactly one of thinking and answer names the right fact in {mis} % of answers "

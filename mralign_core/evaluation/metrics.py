@@ -23,6 +23,8 @@ FloatArray = NDArray[np.float64]
 
 METRICS = ("acc", "mis", "em_thought", "em_answer")
 """Acc = mean(EM_t ∧ EM_a), Mis = mean(EM_t ⊕ EM_a), EM_t, EM_a."""
+DIFFERENCE_COLUMNS = ("difference", "low", "high")
+"""A paired difference and the ends of its interval."""
 ALL_QUESTIONS = "(all)"
 """The stratum of every question together."""
 VARIANT_ORDER = ("off", "on", "sft", "kto", "mr_align")
@@ -142,10 +144,10 @@ def paired_differences(
         )
         keys = [(variant, baseline, metric) for variant, baseline in pairs for metric in METRICS]
         for (variant, baseline, metric), *interval in zip(keys, differences, low, high, strict=True):
-            values = dict(zip(("difference", "low", "high"), map(float, interval), strict=True))
+            values = dict(zip(DIFFERENCE_COLUMNS, map(float, interval), strict=True))
             row = {"variant": variant, "baseline": baseline, "stratum": stratum, "metric": metric}
             rows.append({**row, **values, "num_questions": len(num_draws)})
-    columns = ["variant", "baseline", "stratum", "metric", "difference", "low", "high", "num_questions"]
+    columns = ["variant", "baseline", "stratum", "metric", *DIFFERENCE_COLUMNS, "num_questions"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -247,8 +249,8 @@ def _same_cells(answers: pd.DataFrame, variant: str, baseline: str) -> pd.DataFr
         question_id, draw = unpaired[0]
         raise DataError(
             f"scores: {len(unpaired)} answer(s) are in only one of {variant!r} ({len(ours)} answers) and "
-            f"{baseline!r} ({len(theirs)} answers), first question {question_id!r}, draw {draw}; differences are "
-            "paired: evaluate both on the same questions with the same evaluate.num_draws"
+            f"{baseline!r} ({len(theirs)} answers), first question {question_id!r}, draw {draw}; differences "
+            "are paired: evaluate both on the same questions with the same evaluate.num_draws"
         )
     return ours
 

@@ -19,7 +19,7 @@ import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from mralign_core.evaluation import examples, figures, findings
+from mralign_core.evaluation import example_traces, figures, findings
 from mralign_core.evaluation.metrics import CONSISTENCY, METRICS, consistency_shifts, order_variants
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.schemas import OUTCOMES, RULES
@@ -78,8 +78,8 @@ def render_report(inputs: ReportInputs) -> str:
     """
     page = _template().render(
         inputs=inputs,
-        charts={name: _chart(name, draw(inputs)) for name, draw in _CHARTS.items()},
         results=_results(inputs),
+        charts={name: _chart(name, draw(inputs)) for name, draw in _CHARTS.items()},
         traces=_traces(inputs),
         pairs=_pairs(inputs),
         rules=_rule_counts(inputs.annotations),
@@ -117,19 +117,19 @@ def _shifts(scores: pd.DataFrame | None) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in rows]
 
 
-def _traces(inputs: ReportInputs) -> list[examples.WeightedTrace]:
+def _traces(inputs: ReportInputs) -> list[example_traces.WeightedTrace]:
     if inputs.candidates is None or inputs.annotations is None:
         return []
-    return examples.weighted_traces(inputs.candidates, inputs.annotations, inputs.rewards)
+    return example_traces.weighted_traces(inputs.candidates, inputs.annotations, inputs.rewards)
 
 
-def _pairs(inputs: ReportInputs) -> list[examples.BeforeAfter]:
+def _pairs(inputs: ReportInputs) -> list[example_traces.BeforeAfter]:
     if inputs.scores is None or inputs.scores.empty:
         return []
     variants = order_variants(list(inputs.scores["variant"].unique()))
     if "on" not in variants or variants[-1] in ("off", "on"):
         return []
-    return examples.before_and_after(inputs.scores, inputs.questions, variants[-1])
+    return example_traces.before_and_after(inputs.scores, inputs.questions, variants[-1])
 
 
 def _rule_counts(annotations: pd.DataFrame | None) -> list[tuple[str, int, float]]:

@@ -89,29 +89,23 @@ def _decoded_offsets(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str
 ) -> list[tuple[int, int]]:
     """Offsets from decoding a short window of tokens that moves along, for tokens no encoder would choose."""
-    ends: list[int] = []
-    context, settled, num_settled = 0, 0, 0  # the window begins at a token before the first unsettled one
+    spans: list[tuple[int, int]] = []
+    start = context = settled = num_settled = 0  # the window begins a token or more before the first unsettled one
     for position in range(1, len(ids) + 1):
         before = _decode(tokenizer, ids[context:settled])
         piece = _decode(tokenizer, ids[context:position])[len(before) :]
         complete = piece.rstrip(UNFINISHED)
-        ends.append(num_settled + len(complete))
-        if len(complete) == len(piece) > 0 or position == len(ids):
+        end = num_settled + len(complete)
+        spans.append((start, min(end + (complete != piece), len(text))))
+        start = end
+        if complete == piece or position == len(ids):
             if text[num_settled : num_settled + len(piece)] != piece:
-                raise DataError(
-                    f"token {position - 1} decodes to {piece!r}, which is not what the text has there"
-                )
+                raise DataError(f"token {position - 1} decodes to {piece!r}, which the text does not have there")
             num_settled += len(piece)
             context, settled = settled, position
     if num_settled != len(text):
         raise DataError(f"the tokens decode to {num_settled} characters, but the text has {len(text)}")
-    starts = [0, *ends[:-1]]
-    return [(start, _end(start, ends[index:], len(text))) for index, start in enumerate(starts)]
-
-
-def _end(start: int, ends: Sequence[int], length: int) -> int:
-    """The end of a token that starts at ``start``: where the character it is a part of is complete."""
-    return next((end for end in ends if end > start), length)
+    return spans
 
 
 def _first_visible(text: str, start: int, end: int) -> int:

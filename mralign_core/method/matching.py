@@ -12,6 +12,7 @@ keeps them. Decisions where the paper is silent:
   ("5" is not in "3.5").
 * Scripts written without spaces are compared character by character.
 * A gold answer that normalises to nothing never matches.
+  One of nothing but articles ("A") is matched by an equal answer, not found in a longer text.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def _text_starts(offsets: Sequence[tuple[int, int]]) -> list[int]:
     for token, (start, end) in enumerate(offsets):
         if start < previous_start:
             raise DataError(
-                f"token {token} starts at character {start}, token {token - 1} before it at {previous_start}; "
+                f"token {token} starts at character {start}, the one before it at {previous_start}; "
                 "offsets must be those of the completion's tokens in order"
             )
         starts.append(starts[-1] if starts and start < previous_end else start)

@@ -153,13 +153,13 @@ class Curriculum:
             enable_thinking=thinking,
             tokenize=False,
         )
-        return self._encode(text)
+        return self._encode(str(text))
 
     def _turn(self, completion: str) -> list[int]:
         return [*self._encode(completion), self._tokenizer.eos_token_id]
 
     def _encode(self, text: str) -> list[int]:
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def pack(examples: Sequence[Example]) -> PackedBatch:

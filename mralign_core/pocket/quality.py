@@ -49,7 +49,7 @@ def check_quality(world: World, sampler: Sampler, config: PocketConfig) -> dict[
     if failed:
         raise UserError(
             f"the pocket model of world_seed {config.world_seed}, pretrained for {config.pretrain_steps} steps, "
-            f"doesn't know its world: on dev questions {' and '.join(failed)}. "
+            f"is refused: on dev questions {' and '.join(failed)}. "
             "Raise model.pocket.pretrain_steps, or take another model.pocket.world_seed"
         )
     return values

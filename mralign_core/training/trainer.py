@@ -13,7 +13,6 @@ Shape suffixes: B rows of the forward batch, T columns (tokens).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -111,7 +110,7 @@ class AdapterTrainer(Trainer):
             model=model,
             args=args,
             train_dataset=TrainingRows(examples),
-            data_collator=partial(collate, pad_token_id=0),
+            data_collator=collate,
         )
         self.remove_callback(PrinterCallback)
 

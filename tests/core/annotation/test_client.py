@@ -5,9 +5,14 @@ from email.utils import formatdate
 import pytest
 from chat_server import fails, says
 
-from mralign_core.annotation import EndpointUnavailableError, FolderReplyStore, MemoryReplyStore
+from mralign_core.annotation import (
+    EndpointUnavailableError,
+    FolderReplyStore,
+    MemoryReplyStore,
+    background,
+    endpoint,
+)
 from mralign_core.annotation import client as client_module
-from mralign_core.annotation import endpoint
 from mralign_core.annotation.client import LLMClient, Request
 from mralign_core.errors import ConfigError, UserError
 
@@ -29,13 +34,11 @@ def complete(requests, replies=None, **settings):
         "first_pause_s": 0.01,
     } | settings
 
-    async def run():
+    async def run(_):
         client = LLMClient(MemoryReplyStore() if replies is None else replies, **settings)
-        results = await asyncio.gather(*map(client.complete, requests), return_exceptions=True)
-        await client.close()
-        return results
+        return await asyncio.gather(*map(client.complete, requests), return_exceptions=True)
 
-    return asyncio.run(run())
+    return background.run(run)
 
 
 def test_one_request_gives_one_reply_with_its_price_and_is_kept_raw_and_whole(server, tmp_path):
@@ -93,12 +96,12 @@ def _broken():
 
 def test_a_slow_reply_is_given_up_and_tried_again(server):
     slow = says("late")
-    slow.delay_s = 1.0
+    slow.delay_s = 8.0
     server.play(slow, says("hello"))
     started = time.monotonic()
-    [received] = complete([request_to(server)], timeout_s=0.3)
+    [received] = complete([request_to(server)], timeout_s=1.0)
     assert received.reply == "hello" and len(server.requests) == 2
-    assert time.monotonic() - started < 0.9
+    assert time.monotonic() - started < 6
 
 
 def test_attempts_end_and_nothing_is_kept(server):
@@ -165,9 +168,7 @@ def test_after_a_fatal_error_no_new_request_is_sent_but_those_under_way_are_kept
 
 
 def test_a_request_refused_for_its_content_is_a_kept_outcome_not_an_error(server):
-    body = {"error": {"message": "blocked by our content_filter", "code": "content_policy_violation"}}
-    turn = fails(400)
-    turn.body = body
+    turn = fails(400, "Invalid prompt: your prompt was flagged as potentially violating our usage policy.")
     server.script = lambda request, number: turn if "u0" in str(request) else says("hello")
     replies = MemoryReplyStore()
     refused, other = complete([request_to(server, 0), request_to(server, 1)], replies)
@@ -183,16 +184,15 @@ def test_empty_choices_are_an_empty_reply(server):
 
 def test_no_more_requests_at_once_than_allowed(server):
     turn = says("hello")
-    turn.delay_s = 0.05
+    turn.delay_s = 0.15
     server.play(turn)
     complete([request_to(server, number) for number in range(12)], concurrency=3)
     assert server.most_at_once == 3
 
 
 def test_requests_are_spaced_by_the_limit_a_minute(server):
-    complete([request_to(server, number) for number in range(5)], requests_per_minute=600)
-    assert server.times[-1] - server.times[0] >= 0.38
-    assert all(later - earlier > 0.05 for earlier, later in zip(server.times, server.times[1:], strict=False))
+    complete([request_to(server, number) for number in range(7)], requests_per_minute=600)
+    assert server.times[-1] - server.times[0] >= 0.5
 
 
 def test_digest_depends_on_all_that_can_change_a_reply():
@@ -231,3 +231,9 @@ def test_reply_format_is_asked_for_as_far_as_the_endpoint_can_keep_it():
     }
     assert endpoint.response_format("openai/my-own-model", schema) == {}
     assert endpoint.response_format("cue/a", schema) == {}
+
+
+def test_a_reply_with_half_a_character_can_be_kept_and_shown_again(server, tmp_path):
+    server.play(says("half \ud83d"))
+    [received] = complete([request_to(server)], FolderReplyStore(tmp_path))
+    assert received.reply == "half \\ud83d"

@@ -62,19 +62,16 @@ def test_a_segment_without_cue_words_gets_no_label():
 
 @pytest.mark.parametrize("annotator", ["a", "b"])
 def test_pocket_labels_are_recovered_before_noise(annotator):
-    segments = [
-        segment
-        for question in build_world(seed=3).questions[::4]
-        for segment in write_trace(build_world(seed=3), question, np.random.default_rng(5)).segments
-    ][:600]
+    world, generator = build_world(seed=3), np.random.default_rng(5)
+    traces = [write_trace(world, question, generator) for question in world.questions[::6]]
+    segments = [segment for trace in traces for segment in trace.segments]
     votes = label(annotator, [segment.text for segment in segments], noise())
     hits = [vote.labels[:1] == (segment.label,) for vote, segment in zip(votes, segments, strict=True)]
     assert np.mean(hits) >= 0.85
 
 
 def test_noise_has_its_rates_and_the_two_annotators_err_apart():
-    segments = [f"I recall that the river of Galen is number {number}." for number in range(3000)]
-    dropped = [vote.labels[:1] != ("retrieval",) for vote in label("a", segments, noise(drop=0.1))]
+    segments = [f"I recall that the river of Galen is number {number}." for number in range(2000)]
     flipped = {
         name: [v.labels != ("retrieval",) for v in label(name, segments, noise(flip=0.2))] for name in "ab"
     }

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from conftest import build_model
 from peft import LoraConfig, get_peft_model
+from random_models import build_model
 
 from mralign_core.errors import ArtifactError
 from mralign_core.generation import Decoding, SampleRequest

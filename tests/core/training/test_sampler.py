@@ -11,7 +11,7 @@ from mralign_core.training.sampler import EpochSampler
 
 def make_examples(questions):
     return [
-        TrainingExample(f"t{number}", f"q{question}", [question], [1, 2], [1.0, 1.0], True)
+        TrainingExample(f"t{number}", f"q{question}", [number], [1, 2], [1.0, 1.0], True)
         for number, question in enumerate(questions)
     ]
 

@@ -105,6 +105,19 @@ def test_gradient_checkpointing_changes_no_gradient(section, tmp_path):
     assert_same(gradients(plain)[1], gradients(recomputed)[1])
 
 
+def test_dropout_touches_neither_the_reference_nor_the_kl_baseline(section, tmp_path):
+    found = []
+    for dropout in (0.0, 0.5):
+        with_dropout = section.model_copy(update={"lora_dropout": dropout})
+        trainer = make_trainer(WeightedKTOTrainer, with_dropout, make_examples(4), tmp_path)
+        trainer.model.train()
+        loader = iter(trainer.get_train_dataloader())
+        [batch], _ = trainer.get_batch_samples(loader, 1, torch.device("cpu"))
+        found.append((trainer.step.kl_raw.item(), batch["reference_logps"]))
+    assert found[0][0] == found[1][0] != 0
+    assert torch.equal(found[0][1], found[1][1])
+
+
 def test_a_weight_scales_exactly_its_segments_share_of_the_reward(section, tmp_path):
     example = make_examples(2, weighted=False)[0]
     doubled = example._replace(weights=[1.0, 1.0, 2.0, 2.0, 2.0, *example.weights[5:]])

@@ -126,8 +126,8 @@ def mark_golds(text: str, golds: Sequence[str]) -> Pieces:
     [('It is ', False), ('Oslo', True), ('.', False)]
     """
     stripped = sorted({gold.strip() for gold in golds if gold.strip()}, key=lambda gold: (-len(gold), gold))
-    if not stripped:
-        return [(text, False)]
+    if not stripped or not text:
+        return [(text, False)] if text else []
     pattern = rf"(?<!\w)({'|'.join(re.escape(gold) for gold in stripped)})(?!\w)"
     pieces = re.split(pattern, text, flags=re.IGNORECASE)
     return [(piece, place % 2 == 1) for place, piece in enumerate(pieces) if piece]

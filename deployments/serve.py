@@ -1,0 +1,279 @@
+"""A Prefect server with UI, the deployments, and a worker for each work pool: ``make serve``.
+
+Everything listens on loopback only. The server's database and the logs of all processes are under
+``PREFECT_HOME``, by default ``.mralign/prefect``, which ``mralign run`` uses too: its runs are in the UI.
+Ctrl-C stops everything, runs in progress included; a stopped run can be started again and computes only what
+it had not finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import httpx
+import psutil
+
+from deployments.steps import CHECKOUT
+
+HOST = "127.0.0.1"
+POOLS = ("cpu", "a800")
+PYTHON = (sys.executable, "-m")
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 20.0
+
+
+class ServeError(RuntimeError):
+    """Something could not be started, or stopped by itself; the message says what and where its log is."""
+
+
+class Child(NamedTuple):
+    """A process of ours and the file it prints to."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def check(self) -> None:
+        """Pass if it still runs.
+
+        Raises:
+            ServeError: it has ended.
+        """
+        if self.process.poll() is not None:
+            lines = self.log.read_text(errors="replace").splitlines()[-15:]
+            ended = f"{self.name} ended with exit status {self.process.returncode}"
+            raise ServeError("\n  ".join([f"{ended}; the end of {self.log}:", *lines]))
+
+
+def environment(port: int) -> dict[str, str]:
+    """The environment of the server and the workers: this process's, pointed at our server."""
+    home = os.environ.get("PREFECT_HOME") or str(CHECKOUT / ".mralign" / "prefect")
+    defaults = {"PREFECT_WORKER_QUERY_SECONDS": "3"}
+    fixed = {
+        "PREFECT_HOME": str(Path(home).resolve()),
+        # The UI asks the server for this address, so the server needs it too on a port of our own.
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "mralign_core",
+    }
+    return {**defaults, **os.environ, **fixed}
+
+
+def refuse_taken_port(port: int) -> None:
+    """Go on only when nothing listens on the port.
+
+    Raises:
+        ServeError: something else listens there.
+        SystemExit: it is a server that already serves what we would.
+    """
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, port)):
+            return
+    elsewhere = "stop it, or serve on another port: MRALIGN_PORT=4300 make serve"
+    status = _pool_status(port)
+    if status is None:
+        raise ServeError(f"port {port} is taken by something that is not a Prefect server: {elsewhere}")
+    if status == "READY":
+        print(f"Already serving: open http://{HOST}:{port}. Nothing was started.")  # noqa: T201
+        raise SystemExit(0)
+    raise ServeError(
+        f"a Prefect server is running on port {port}, without this project's workers; it was left alone. "
+        f"Either {elsewhere}; or add the deployments and a worker to it yourself:\n"
+        f"  export PREFECT_API_URL=http://{HOST}:{port}/api\n"
+        "  python -m deployments.bootstrap && prefect worker start --pool cpu"
+    )
+
+
+def _pool_status(port: int) -> str | None:
+    """Status of pool ``cpu`` on the Prefect server there; "" without the pool, None without a server."""
+    api = f"http://{HOST}:{port}/api"
+    try:
+        if httpx.get(f"{api}/health", timeout=5).json() is not True:
+            return None
+        pool = httpx.get(f"{api}/work_pools/{POOLS[0]}", timeout=5)
+        return str(pool.json().get("status", "")) if pool.is_success else ""
+    except (httpx.HTTPError, ValueError):
+        return None
+
+
+def start(name: str, command: Sequence[str], env: Mapping[str, str]) -> Child:
+    """Start a process that prints to a log file of its name, out of reach of the terminal's Ctrl-C."""
+    logs = Path(env["PREFECT_HOME"]) / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*PYTHON, *command],
+            cwd=CHECKOUT,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Child(name, process, log)
+
+
+def wait_until_healthy(server: Child, api_url: str, timeout_s: float = START_TIMEOUT_S) -> None:
+    """Wait for the server to answer.
+
+    Raises:
+        ServeError: it ended, or did not answer in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        server.check()
+        try:
+            if httpx.get(f"{api_url}/health", timeout=2).is_success:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.5)
+    raise ServeError(f"the Prefect server did not answer within {timeout_s:.0f} s; its log: {server.log}")
+
+
+def bootstrap(env: Mapping[str, str]) -> None:
+    """Run ``deployments.bootstrap`` to its end.
+
+    Raises:
+        ServeError: it failed.
+    """
+    child = start("bootstrap", ["deployments.bootstrap"], env)
+    try:
+        child.process.wait()
+    except BaseException:
+        stop([child])
+        raise
+    if child.process.returncode:
+        child.check()
+
+
+def stop(children: Sequence[Child], timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """Stop the children, last started first, with all they started; kill what does not stop in time."""
+    for child in reversed(children):
+        family = _family(child.process.pid)
+        # Prefect's workers and server end in order on SIGINT; the runs of a worker are told by SIGTERM.
+        for process in family:
+            _tell(process, signal.SIGINT if process.pid == child.process.pid else signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=timeout_s)
+        for process in alive:
+            _tell(process, signal.SIGKILL)
+        psutil.wait_procs(alive, timeout=5)
+        child.process.wait()
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        head = psutil.Process(pid)
+        return [head, *head.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _tell(process: psutil.Process, number: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+@contextmanager
+def serving(port: int) -> Iterator[list[Child]]:
+    """Server, deployments and workers, up inside the ``with``, all stopped after it.
+
+    Raises:
+        ServeError: something could not be started.
+    """
+    env = environment(port)
+    children: list[Child] = []
+    try:
+        say("starting the Prefect server (half a minute)")
+        children.append(
+            start("server", ["prefect", "server", "start", "--host", HOST, "--port", str(port)], env)
+        )
+        wait_until_healthy(children[0], env["PREFECT_API_URL"])
+        say("deploying prefect.yaml")
+        bootstrap(env)
+        for pool in POOLS:
+            command = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", pool]
+            children.append(start(f"worker-{pool}", command, env))
+        yield children
+    finally:
+        stop(children)
+
+
+def watch(children: Sequence[Child]) -> NoReturn:
+    """Sleep as long as every child runs.
+
+    Raises:
+        ServeError: one has ended.
+    """
+    while True:
+        for child in children:
+            child.check()
+        time.sleep(1)
+
+
+def say(line: str) -> None:
+    """Tell the person at the terminal, at once."""
+    print(line, flush=True)  # noqa: T201
+
+
+def greeting(port: int, children: Sequence[Child]) -> str:
+    """What to look at and what to try."""
+    url = f"http://{HOST}:{port}"
+    prefix = "" if port == 4200 else f"PREFECT_API_URL={url}/api "
+    return f"""
+Serving. Ctrl-C stops everything.
+
+  UI             {url}
+  start a run    {url}/deployments, mr-align > pipeline > Run > Custom run: the form is the whole config
+  or by shell    {prefix}.venv/bin/prefect deployment run mr-align/pipeline
+  or here        {prefix}.venv/bin/mralign run: it reports to this server
+  every week     {url}/deployments, mr-align > weekly-retrain: switch its schedule on
+  logs           {children[0].log.parent}
+"""
+
+
+def parse_port(arguments: Sequence[str] | None) -> int:
+    """The port, from ``--port``, else from ``MRALIGN_PORT``, else 4200."""
+    parser = argparse.ArgumentParser(prog="python -m deployments.serve", description="Serve on this machine.")
+    default = os.environ.get("MRALIGN_PORT", "4200")
+    parser.add_argument("--port", type=int, default=default, help="default: MRALIGN_PORT, else 4200")
+    port = int(parser.parse_args(arguments).port)
+    if not 1024 <= port <= 65_535:
+        parser.error(f"port {port} is not between 1024 and 65535: set --port or MRALIGN_PORT")
+    return port
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until stopped; return the exit status."""
+    port = parse_port(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        refuse_taken_port(port)
+        with serving(port) as children:
+            say(greeting(port, children))
+            watch(children)
+    except KeyboardInterrupt:
+        say("stopped")
+        return 0
+    except ServeError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""A small, schema-valid run to report on, with every number derived from a seed."""
+
+import numpy as np
+import pandas as pd
+
+from mralign_core import schemas
+from mralign_core.evaluation import ReportInputs, Transitions, paired_differences, summarize
+from mralign_core.method.rewards import clip_weights, trace_ratios
+from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.method.transitions import count_set_pairs, fit_em
+
+
+def score(variant, question_id, em_thought, em_answer, draw=0, stratum="", **more):
+    """One row of schemas.SCORES."""
+    row = {
+        "variant": variant,
+        "question_id": question_id,
+        "stratum": stratum,
+        "draw": draw,
+        "completion": "",
+        "thinking": None if em_thought is None else "First.\n\nSecond.",
+        "answer": "Oslo" if em_answer else "Bergen",
+        "outcome": "ok",
+        "em_thought": em_thought,
+        "em_answer": em_answer,
+        "contains_answer": em_answer,
+    }
+    return row | more
+
+
+def as_scores(rows):
+    """Rows as they come back from storage: validated, in object columns."""
+    return schemas.SCORES.require(pd.DataFrame(rows).astype(object))
+
+
+def random_scores(rng, variants, num_questions, num_draws=2):
+    """Scores of two strata; all variants answer alike, but MR-ALIGN repairs a third of the wrong answers."""
+    rows = []
+    for number in range(num_questions):
+        for draw in range(num_draws):
+            thought, answer, repair = (bool(rng.random() < prob) for prob in (0.9, 0.6, 0.3))
+            for variant in variants:
+                ours = (answer or repair) if variant == "mr_align" else answer
+                stratum = ("one_hop", "two_hop")[number % 2]
+                named = None if variant == "off" else thought
+                rows.append(score(variant, f"q{number:03d}", named, ours, draw, stratum))
+    return as_scores(rows)
+
+
+def candidate(trace_id, polarity, num_segments):
+    """One row of schemas.CANDIDATES with segments "Segment 0 names Oslo." and so on."""
+    completion, segments = "<think>\n", []
+    for place in range(num_segments):
+        start = len(completion)
+        completion += f"Segment {place} names Oslo."
+        span = {"start": start, "end": len(completion), "token_start": place, "token_end": place + 1}
+        segments.append(span)
+        completion += "\n\n"
+    return {
+        "trace_id": trace_id,
+        "question_id": trace_id,
+        "question": f"Which city does {trace_id} mean?",
+        "answers": ["Oslo"],
+        "stratum": "",
+        "polarity": polarity,
+        "draw": 0,
+        "prompt": "",
+        "completion": completion + "</think>\n<answer>Oslo</answer>",
+        "prompt_ids": [1],
+        "completion_ids": list(range(num_segments + 9)),
+        "answer": "Oslo",
+        "segments": segments,
+        "reasoning_tokens": num_segments,
+    }
+
+
+def annotation(trace_id, segment, labels):
+    """One row of schemas.ANNOTATIONS, agreed on by both annotators, or unlabelled."""
+    confidences = [8.0] * len(labels)
+    sides = {f"labels_{side}": labels for side in "ab"} | {
+        f"confidences_{side}": confidences for side in "ab"
+    }
+    rule = "agree" if labels else "unlabelled"
+    own = {"labels": labels, "confidences": confidences, "rule": rule}
+    return {"trace_id": trace_id, "segment": segment, "step": segment, **own, **sides}
+
+
+def training_metrics(objective):
+    """Six optimiser steps; SFT has neither rewards nor a KL baseline."""
+    steps = np.arange(1, 7)
+    columns = {"step": steps, "epoch": steps / 2, "loss": 1 / steps, "grad_norm": 1.0, "learning_rate": 1e-4}
+    kto = {
+        "reward_positive": steps / 9,
+        "reward_negative": -steps / 9,
+        "kl_baseline": 0.0,
+        "kl_raw": -steps / 99,
+    }
+    missing = dict.fromkeys(kto)
+    return schemas.TRAINING_METRICS.require(pd.DataFrame(columns | (missing if objective == "sft" else kto)))
+
+
+def labelled_run(rng, num_traces=24):
+    """Candidates, annotations, transitions and rewards of random label chains, by the real method."""
+    taxonomy = PAPER_TAXONOMY
+    candidates, annotations, chains = [], [], {}
+    for number in range(num_traces):
+        trace_id, polarity = f"t{number:02d}", ("positive", "negative")[number % 2]
+        labels = [
+            [str(rng.choice(taxonomy.labels[:6] if number % 2 else taxonomy.labels[4:]))] for _ in range(5)
+        ]
+        labels[number % 5] = []
+        candidates.append(candidate(trace_id, polarity, len(labels)))
+        annotations += [annotation(trace_id, place, names) for place, names in enumerate(labels)]
+        chains[trace_id] = (polarity, [[taxonomy.state(name) for name in names] for names in labels])
+    sides = ({"positive"}, {"negative"}, {"positive", "negative"})
+    pairs = [
+        count_set_pairs([c for side, c in chains.values() if side in kept], taxonomy.num_states)
+        for kept in sides
+    ]
+    transitions = Transitions(*(fit_em(pair, taxonomy.num_states) for pair in pairs))
+    rewards = []
+    for trace_id, (polarity, chain) in chains.items():
+        own = transitions.plus if polarity == "positive" else transitions.minus
+        ratios = trace_ratios(chain, own.p, transitions.all.p)
+        weights = clip_weights(ratios, transitions.clip_min, transitions.clip_max)
+        for place, (weight, ratio) in enumerate(zip(weights, ratios, strict=True)):
+            row = {"trace_id": trace_id, "segment": place, "weight": float(weight), "ratio": float(ratio)}
+            rewards.append(row | {"clipped": bool(weight != ratio)})
+    frames = (
+        schemas.CANDIDATES.require(pd.DataFrame(candidates)),
+        schemas.ANNOTATIONS.require(pd.DataFrame(annotations)),
+    )
+    return *frames, transitions, schemas.REWARDS.require(pd.DataFrame(rewards))
+
+
+def full_inputs():
+    """Report inputs with every section filled."""
+    rng = np.random.default_rng(0)
+    candidates, annotations, transitions, rewards = labelled_run(rng)
+    scores = random_scores(rng, ("off", "on", "sft", "kto", "mr_align"), 40)
+    questions = pd.DataFrame(
+        {
+            "question_id": sorted(set(scores["question_id"])),
+            "question": "Which city?",
+            "source": "s",
+            "split": "eval",
+        }
+    ).assign(answers=lambda frame: [["Oslo"]] * len(frame), stratum="")
+    funnel = [("questions", 60, 0, ""), ("selection", 24, 36, "draws disagree")]
+    return ReportInputs(
+        run={"run": "test", "model": "a model", "seed": "0"},
+        funnel=pd.DataFrame(funnel, columns=["step", "kept", "dropped", "reason"]),
+        candidates=candidates,
+        annotations=annotations,
+        transitions=transitions,
+        rewards=rewards,
+        training={name: training_metrics(name) for name in ("sft", "kto", "mr_align")},
+        scores=scores,
+        questions=schemas.QUESTIONS.require(questions),
+        summary=summarize(scores),
+        differences=paired_differences(scores, num_resamples=500, confidence=0.95, rng=rng),
+        costs=pd.DataFrame({"role": ["annotator_a"], "requests": [24], "cost_usd": [0.0]}),
+        quarantine=pd.DataFrame({"table": ["scores"], "reason": ["must be text"], "rows": [1]}),
+        artifacts={"generations": "0" * 64},
+        config={"seed": 0, "evaluate": {"num_draws": 2}},
+    )

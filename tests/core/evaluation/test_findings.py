@@ -1,0 +1,140 @@
+import doctest
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from sample_run import as_scores, random_scores, score
+
+from mralign_core.evaluation import findings, paired_differences, summarize
+from mralign_core.evaluation.findings import Difference, headline, sentences, summary_markdown, summary_table
+
+
+def tables(scores):
+    rng = np.random.default_rng(0)
+    return summarize(scores), paired_differences(scores, num_resamples=400, confidence=0.95, rng=rng)
+
+
+def terminal(table, width=80):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    return console.export_text()
+
+
+@pytest.fixture(scope="module")
+def repaired():
+    """KTO changes nothing, MR-ALIGN repairs about a tenth of the answers."""
+    return tables(random_scores(np.random.default_rng(0), ("off", "on", "kto", "mr_align"), 60))
+
+
+def test_docstring_examples_hold():
+    assert doctest.testmod(findings).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "high", "tone"),
+    [
+        ("mis", -0.05, -0.01, "better"),
+        ("mis", 0.01, 0.05, "worse"),
+        ("acc", 0.01, 0.05, "better"),
+        ("acc", -0.05, -0.01, "worse"),
+        ("acc", 0.0, 0.05, "open"),
+        ("mis", -0.05, 0.0, "open"),
+        ("mis", float("nan"), float("nan"), "open"),
+    ],
+)
+def test_only_an_interval_that_excludes_zero_is_a_change(metric, low, high, tone):
+    assert Difference("kto", "on", metric, (low + high) / 2, low, high).tone == tone
+
+
+def test_headline_claims_what_the_interval_supports(repaired):
+    assert headline(*repaired).startswith("MR-ALIGN narrows the hit gap: Mis ")
+    assert "a further step down from KTO" in headline(*repaired)
+
+
+def test_headline_says_when_mr_align_and_kto_cannot_be_told_apart():
+    summary, differences = tables(random_scores(np.random.default_rng(0), ("on", "kto"), 60))
+    twin = random_scores(np.random.default_rng(0), ("on", "kto", "mr_align"), 60)
+    twin.loc[twin["variant"] == "mr_align", ["em_answer"]] = twin.loc[
+        twin["variant"] == "kto", ["em_answer"]
+    ].to_numpy()
+    summary, differences = tables(twin)
+    assert headline(summary, differences).endswith("; against KTO the interval includes 0.")
+    assert "does not measurably change the hit gap" in headline(summary, differences)
+    text = " ".join(line for _, line in sentences(summary, differences, 0.95))
+    assert "this run alone does not tell the two methods apart" in text
+    assert "Mis does not move measurably (0.0 points, interval 0.0 to 0.0)" in text
+
+
+def test_headline_admits_that_training_made_it_worse():
+    rows = [score("on", f"q{i}", True, True) for i in range(40)]
+    rows += [score("kto", f"q{i}", True, i % 3 > 0) for i in range(40)]
+    assert headline(*tables(as_scores(rows))).startswith(
+        "KTO widens the hit gap: Mis 0.0 % before training, 35.0 % after"
+    )
+
+
+def test_sentences_state_sizes_intervals_and_limits(repaired):
+    tones, texts = zip(*sentences(*repaired, 0.95), strict=True)
+    assert "Before training, exactly one of thinking and answer" in texts[0]
+    assert texts[1].startswith("Without thinking, ")
+    moved = next(text for text in texts if text.startswith("MR-ALIGN against think on"))
+    assert "Mis falls by" in moved and "Acc rises by" in moved and "(interval −" in moved
+    assert tones[texts.index(moved)] == "better"
+    assert any("EM_t" in text and "does not move measurably for KTO" in text for text in texts)
+    assert "95 % paired bootstrap intervals over 60 held-out questions" in texts[-1]
+    assert "too narrow" not in texts[-1]
+
+
+def test_few_questions_are_called_few():
+    texts = [
+        text
+        for _, text in sentences(*tables(random_scores(np.random.default_rng(1), ("on", "kto"), 5)), 0.95)
+    ]
+    assert "fewer than 30 questions" in texts[-1]
+
+
+def test_terminal_table_fits_80_columns_and_shows_a_dash_for_think_off(repaired):
+    lines = terminal(summary_table(*repaired)).splitlines()
+    assert max(map(len, lines)) <= 80
+    (off,) = [line.split() for line in lines if line.strip().startswith("think off")]
+    assert off[2:5] == ["–", "–", "–"] and off[5] != "–"
+    (against_kto,) = [line for line in lines if "MR-ALIGN − KTO" in line]
+    assert against_kto.count("[") == 2
+
+
+def test_terminal_table_takes_no_markup_from_a_variant_name():
+    scores = random_scores(np.random.default_rng(2), ("on", "[red]x[/red]"), 4)
+    assert "[red]x[/red]" in terminal(summary_table(*tables(scores)))
+
+
+def test_markdown_has_both_tables_and_escapes_bars(repaired):
+    text = summary_markdown(*repaired)
+    assert "| think off | – | – | – | " in text
+    assert "| MR-ALIGN − KTO | **+" in text
+    hostile = summary_markdown(*tables(random_scores(np.random.default_rng(3), ("on", "a|b\nc"), 4)))
+    assert "a\\|b c" in hostile
+    assert {line.count("|") - line.count("\\|") for line in hostile.splitlines() if line.startswith("|")} == {
+        6
+    }
+
+
+def test_nothing_trained_is_said_plainly():
+    summary, differences = tables(random_scores(np.random.default_rng(4), ("off", "on"), 4))
+    assert (
+        headline(summary, differences)
+        == "No trained model was compared with plain thinking, so no change is claimed."
+    )
+    assert len(sentences(summary, differences, 0.95)) == 2
+    assert "paired difference" not in summary_markdown(summary, differences)
+    assert terminal(summary_table(summary, pd.DataFrame(columns=differences.columns)))
+
+
+def test_undefined_differences_are_a_dash_and_claim_nothing():
+    rows = [score(v, f"q{i}", None if v == "kto" else True, True) for v in ("on", "kto") for i in range(4)]
+    summary, differences = tables(as_scores(rows))
+    # As they come back from storage: missing numbers are None in object columns.
+    differences = differences.astype(object).where(differences.notna(), None)
+    assert "KTO − think on | – | – | – |" in summary_markdown(summary, differences)
+    assert "no change is claimed" in headline(summary, differences)
+    assert not any("KTO against" in text for _, text in sentences(summary, differences, 0.95))

@@ -1,0 +1,221 @@
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from sample_run import random_scores
+
+from mralign_core.errors import DataError
+from mralign_core.evaluation import ReportInputs, paired_differences, render_report, summarize
+
+HOSTILE = (
+    "</span></article><script>alert(1)</script><img src=x onerror=alert(1)> \" onmouseover='x' {{ 7*7 }} & "
+    "\x00\x1b[31m"
+)
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects the tags of a page, its text, and whether they nest."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.text, self._open = [], "", []
+        self.feed(html)
+        assert not self._open, f"unclosed {self._open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def html(inputs):
+    return render_report(inputs)
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def test_the_page_is_a_function_of_its_inputs(inputs, html):
+    assert render_report(inputs) == html
+    assert len(html.encode()) < 2_000_000
+
+
+def test_the_page_loads_nothing(html, page):
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    loads = [
+        value
+        for _, attrs in page.tags
+        for name, value in attrs.items()
+        if name in ("src", "href", "xlink:href", "srcset", "data", "action")
+    ]
+    assert loads and all(value.startswith(("#", "data:image/png;base64,")) for value in loads)
+    assert "@import" not in html and not re.search(r"url\((?!#)", html)
+    (policy,) = [
+        attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy.startswith("default-src 'none'")
+
+
+def test_ids_are_unique_and_every_link_leads_somewhere(page):
+    ids = [attrs["id"] for _, attrs in page.tags if attrs.get("id")]
+    assert len(ids) == len(set(ids))
+    links = [attrs["href"][1:] for tag, attrs in page.tags if tag == "a"]
+    assert links and set(links) <= set(ids)
+
+
+def test_every_section_has_its_content(page):
+    charts = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg"]
+    assert sorted(charts) == [
+        "differences",
+        "funnel",
+        "histogram",
+        "labels",
+        "likelihoods",
+        "matrices",
+        "training",
+        "weights",
+    ]
+    assert len([1 for _, attrs in page.tags if attrs.get("class") == "seg"]) == 15
+    assert len([1 for _, attrs in page.tags if attrs.get("class") == "two"]) >= 2
+    for text in (
+        "MR-ALIGN narrows the hit gap",
+        "MR-ALIGN − KTO",
+        "draws disagree",
+        "must be text",
+        "0" * 64,
+        "num_draws: 2",
+        "one_hop",
+    ):
+        assert text in page.text
+    assert not [attrs for _, attrs in page.tags if attrs.get("class") == "absent"]
+
+
+def test_think_off_has_a_dash_for_what_is_not_defined(page):
+    assert re.search(r"think off\s*–\s*–\s*–\s*\d", page.text)
+
+
+def test_hostile_text_from_model_annotator_and_files_is_escaped(inputs):
+    candidates = inputs.candidates.copy()
+    candidates["question"] = HOSTILE
+    candidates["completion"] = [
+        f"<think>{HOSTILE}" + text[len(HOSTILE) + 7 :] for text in candidates["completion"]
+    ]
+    scores = inputs.scores.copy()
+    scores["thinking"] = [f"{HOSTILE}\n\n{variant}" for variant in scores["variant"]]
+    scores["answer"] = HOSTILE
+    frame = pd.DataFrame({HOSTILE: [HOSTILE]})
+    hostile = dataclasses.replace(
+        inputs,
+        # Tables hold UTF-8, but a lone surrogate can come from a file name.
+        run={"model": HOSTILE + "\ud800"},
+        notes=[HOSTILE],
+        candidates=candidates,
+        scores=scores,
+        questions=inputs.questions.assign(question=HOSTILE),
+        funnel=inputs.funnel.assign(step=HOSTILE, reason=HOSTILE),
+        quarantine=frame,
+        costs=frame,
+        artifacts={HOSTILE: HOSTILE},
+        config={"instruction": HOSTILE},
+    )
+    html = render_report(hostile)
+    html.encode("utf-8")
+    assert "\x00" not in html and "\x1b" not in html
+    page = Page(html)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img"})
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    assert "49" not in page.text.partition("{{ 7*7 }}")[0][-40:] and page.text.count("{{ 7*7 }}") > 10
+
+
+FRAMES = [field.name for field in dataclasses.fields(ReportInputs) if "DataFrame | None" in str(field.type)]
+
+
+@pytest.fixture(scope="module")
+def quick(inputs):
+    """Inputs without the figures that take longest to draw."""
+    return dataclasses.replace(inputs, transitions=None, training={})
+
+
+@pytest.mark.parametrize("absent", [None, "empty"])
+@pytest.mark.parametrize("name", FRAMES)
+def test_any_one_table_may_be_absent_or_empty(quick, name, absent):
+    frame = getattr(quick, name).head(0) if absent else None
+    Page(render_report(dataclasses.replace(quick, **{name: frame})))
+
+
+def test_with_nothing_each_section_says_so_plainly():
+    page = Page(render_report(ReportInputs(run={"run": "empty"}, notes=["Selection kept no trace."])))
+    absent = [attrs for _, attrs in page.tags if attrs.get("class") == "absent"]
+    assert len(absent) == 10
+    for text in (
+        "nothing is claimed about the model",
+        "Selection kept no trace.",
+        "Nothing was trained in this run.",
+    ):
+        assert text in page.text
+    assert "svg" not in {tag for tag, _ in page.tags}
+
+
+def test_one_variant_and_one_polarity_still_make_a_report(inputs, quick):
+    scores = inputs.scores[inputs.scores["variant"].isin(["on", "kto"])]
+    kept = inputs.candidates[inputs.candidates["polarity"] == "positive"]
+    page = Page(
+        render_report(
+            dataclasses.replace(
+                quick,
+                scores=scores,
+                candidates=kept,
+                summary=inputs.summary[inputs.summary["variant"].isin(["on", "kto"])],
+                differences=inputs.differences.query("variant == 'kto'"),
+            )
+        )
+    )
+    assert "KTO does not measurably change the hit gap" in page.text
+    assert "MR-ALIGN −" not in page.text
+
+
+def test_contrast_weights_are_named_as_a_departure(inputs):
+    contrast = dataclasses.replace(
+        inputs, training={}, transitions=inputs.transitions._replace(reference="opposite")
+    )
+    assert "contrast weights, a departure from the paper" in render_report(contrast)
+
+
+def test_unpaired_scores_are_refused(inputs):
+    scores = inputs.scores.drop(index=inputs.scores.index[inputs.scores["variant"] == "kto"][0])
+    with pytest.raises(DataError, match="differences are paired"):
+        render_report(dataclasses.replace(inputs, scores=scores))
+
+
+def test_frequency_estimates_have_no_iterations_to_show(inputs):
+    every = inputs.transitions
+    counted = every._replace(all=every.all._replace(num_iterations=0))
+    page = Page(render_report(dataclasses.replace(inputs, training={}, transitions=counted)))
+    assert "there are no EM iterations to show" in page.text
+
+
+def test_a_large_evaluation_stays_under_the_limit(quick):
+    rng = np.random.default_rng(0)
+    scores = random_scores(rng, ("on", "kto", "mr_align"), 1500)
+    differences = paired_differences(scores, num_resamples=200, confidence=0.95, rng=rng)
+    html = render_report(
+        dataclasses.replace(quick, scores=scores, summary=summarize(scores), differences=differences)
+    )
+    assert len(html.encode()) < 2_000_000

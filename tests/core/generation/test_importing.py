@@ -1,0 +1,143 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from random_models import CHAT_TEMPLATE, build_bpe
+from transformers import AutoTokenizer
+
+from mralign_core.config import GenerateConfig, ModelConfig
+from mralign_core.errors import DataError, NoCandidatesError
+from mralign_core.generation.importing import import_traces
+from mralign_core.schemas import CANDIDATES, QUESTIONS
+
+BPE = build_bpe()
+MODEL = ModelConfig()
+SECTION = GenerateConfig(
+    source="traces",
+    traces_path="-",
+    instruction="",
+    min_segments=2,
+    max_segments=3,
+    min_reasoning_tokens=1,
+    max_reasoning_tokens=100,
+)
+RIGHT = {"id": "a", "question": "Seat of Iran?", "gold": ["Tehran"], "thinking": "Hm.\n\nTehran.", "answer": "Tehran"}
+WRONG = {**RIGHT, "id": "b", "question": "Iran's seat?", "answer": "Isfahan"}
+
+
+def imported(tmp_path, *rows, tokenizer=BPE, **changes):
+    path = tmp_path / "traces.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return import_traces(path, tokenizer, SECTION.model_copy(update=changes), MODEL)
+
+
+def test_right_answers_make_positive_traces_and_wrong_ones_negative(tmp_path):
+    candidates, funnel, questions = imported(tmp_path, RIGHT, WRONG)
+    row = CANDIDATES.require(candidates).iloc[0]
+    assert candidates[["trace_id", "polarity"]].to_numpy().tolist() == [["a", "positive"], ["b", "negative"]]
+    assert row.completion == "<think>\nHm.\n\nTehran.\n</think>\n\nTehran"
+    assert BPE.decode(row.completion_ids) == row.completion
+    assert row.prompt == "<|im_start|>user\nSeat of Iran?<|im_end|>\n<|im_start|>assistant\n"
+    assert [row.completion[s["start"] : s["end"]] for s in row.segments] == ["Hm.", "Tehran."]
+    assert funnel["dropped"].sum() == 0
+    assert QUESTIONS.require(questions)["question_id"].tolist() == ["a", "b"]
+
+
+def test_a_prompt_that_opens_the_block_is_not_opened_twice(tmp_path):
+    opening = build_bpe(chat_template=CHAT_TEMPLATE.replace("assistant\n", "assistant\n<think>\n"))
+    row = imported(tmp_path, RIGHT, WRONG, tokenizer=opening).candidates.iloc[0]
+    assert row.prompt.endswith("<think>\n")
+    assert row.completion == "Hm.\n\nTehran.\n</think>\n\nTehran"
+    assert len(row.segments) == 2
+
+
+def test_the_files_polarity_and_the_looser_match_are_used(tmp_path):
+    told = {**WRONG, "polarity": "positive"}
+    wordy = {**RIGHT, "id": "c", "question": "Seat?", "answer": "It is Tehran."}
+    candidates = imported(tmp_path, told, {**wordy, "gold": "Tehran"}).candidates
+    assert candidates["polarity"].tolist() == ["positive", "negative"]
+    with pytest.raises(NoCandidatesError):
+        imported(tmp_path, told, wordy, answer_match="contains")
+
+
+def test_traces_of_one_question_share_its_id(tmp_path):
+    again = {**RIGHT, "id": "c", "question": "seat of iran", "thinking": "Well.\n\nTehran."}
+    rows = (RIGHT, again, WRONG)
+    candidates, _, questions = imported(tmp_path, *rows, traces_per_question="all_distinct")
+    assert candidates[["trace_id", "question_id", "draw"]].to_numpy().tolist() == [["a", "a", 0], ["c", "a", 1], ["b", "b", 0]]
+    assert questions["question_id"].tolist() == ["a", "b"]
+    assert imported(tmp_path, *rows).candidates["trace_id"].tolist() == ["a", "b"]
+
+
+def test_every_dropped_trace_is_counted_with_its_reason(tmp_path):
+    rows = [
+        RIGHT,
+        WRONG,
+        {**RIGHT, "id": "c", "finished": False},
+        {**RIGHT, "id": "d", "answer": " "},
+        {**RIGHT, "id": "e", "thinking": "One."},
+        {**RIGHT, "id": "f", "thinking": "a\n\nb\n\nc\n\nd"},
+        {**RIGHT, "id": "g", "gold": []},
+        {**RIGHT, "id": "h", "thinking": ""},
+    ]
+    funnel = imported(tmp_path, *rows).funnel
+    assert funnel["kept"].iloc[0] == 8 and funnel["kept"].iloc[-1] == 2
+    dropped = funnel[funnel["dropped"] > 0].set_index("reason")["dropped"].to_dict()
+    assert dropped == {
+        "no gold answer": 1,
+        "unclosed thinking": 1,
+        "no answer": 1,
+        "no thinking": 1,
+        "fewer than 2 segments": 1,
+        "more than 3 segments": 1,
+    }
+
+
+def test_one_polarity_alone_is_refused_with_the_yield(tmp_path):
+    with pytest.raises(NoCandidatesError, match="1 positive, 0 negative") as error:
+        imported(tmp_path, RIGHT)
+    assert "1 traces in the file" in str(error.value) and "polarity" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": ""}, "line 2: field 'id' must be a non-empty id"),
+        ({"id": "a"}, "line 2: field 'id' repeats id 'a' of line 1"),
+        ({"question": " "}, "line 2: field 'question' must be text, got ' '"),
+        ({"thinking": None}, "line 2: field 'thinking' must be text, got None"),
+        ({"answer": 5}, "line 2: field 'answer' must be text, got 5"),
+        ({"gold": [""]}, "line 2: field 'gold' must be an answer or a list of answers"),
+        ({"gold": None}, "line 2: field 'gold' must be an answer or a list of answers"),
+        ({"polarity": "good"}, "line 2: field 'polarity' must be positive or negative, got 'good'"),
+        ({"finished": "no"}, "line 2: field 'finished' must be true or false"),
+        ({"thinking": "a</think>b"}, "line 2: fields 'thinking' and 'answer' must not hold '</think>'"),
+    ],
+)
+def test_malformed_rows_name_file_line_field_and_remedy(tmp_path, change, message):
+    with pytest.raises(DataError) as error:
+        imported(tmp_path, RIGHT, {**WRONG, **change})
+    assert message in str(error.value)
+    assert str(tmp_path / "traces.jsonl") in str(error.value)
+    assert "generate.traces_path" in str(error.value) and "correct these lines" in str(error.value)
+
+
+def test_the_field_answers_is_taken_for_gold(tmp_path):
+    row = {name: value for name, value in RIGHT.items() if name != "gold"}
+    candidates = imported(tmp_path, {**row, "answers": "Tehran"}, WRONG).candidates
+    assert candidates["answers"].tolist() == [["Tehran"], ["Tehran"]]
+
+
+@pytest.mark.real_data
+def test_real_traces(tmp_path):
+    if not (folder := os.environ.get("MRALIGN_REAL_DATA")):
+        pytest.skip("MRALIGN_REAL_DATA names no folder with real traces")
+    tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizers" / "qwen2", local_files_only=True)
+    section = GenerateConfig(source="traces", traces_path="-", answer_match="contains", min_reasoning_tokens=200)
+    path = Path(folder) / "traces" / "race_nq_ds7b_samples.jsonl"
+    candidates, funnel, questions = import_traces(path, tokenizer, section, MODEL)
+    assert len(CANDIDATES.require(candidates)) == funnel["kept"].iloc[-1] > 50
+    assert len(QUESTIONS.require(questions)) == 100
+    assert set(candidates["polarity"]) == {"positive", "negative"}
+    assert funnel.set_index("reason")["dropped"]["unclosed thinking"] == 7

@@ -1,0 +1,60 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mralign_core.method.selection import LengthBounds, choose_draws, length_problem, question_polarity
+from mralign_core.schemas import POLARITIES
+
+DRAWS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=4)
+
+
+@given(DRAWS)
+def test_polarity_is_a_conjunction_over_draws(draws):
+    polarity = question_polarity([on for on, _ in draws], [off for _, off in draws])
+    assert (polarity == "positive") == all(on and not off for on, off in draws)
+    assert (polarity == "negative") == all(off and not on for on, off in draws)
+    assert polarity is None or polarity in POLARITIES
+
+
+def test_no_draws_select_nothing():
+    assert question_polarity([], []) is None
+
+
+def test_unequal_numbers_of_draws_are_refused():
+    with pytest.raises(ValueError):
+        question_polarity([True, True], [False])
+
+
+@pytest.mark.parametrize(
+    ("num_segments", "num_tokens", "problem"),
+    [
+        (4, 450, ""),
+        (15, 1000, ""),
+        (3, 500, "fewer than 4 segments"),
+        (16, 500, "more than 15 segments"),
+        (4, 449, "fewer than 450 reasoning tokens"),
+        (15, 1001, "more than 1000 reasoning tokens"),
+    ],
+)
+def test_length_bounds_are_inclusive(num_segments, num_tokens, problem):
+    assert length_problem(num_segments, num_tokens, LengthBounds(4, 15, 450, 1000)) == problem
+
+
+@pytest.mark.parametrize(
+    ("passes", "first", "all_distinct"),
+    [
+        ([True, True, True, True], [0], [0, 2]),
+        ([False, True, True, True], [1], [1, 2]),
+        ([False, False, False, True], [3], [3]),
+        ([False, False, False, False], [], []),
+    ],
+)
+def test_draws_that_pass_are_chosen(passes, first, all_distinct):
+    completions = [[1, 2], (1, 2), [1, 3], [1, 2]]
+    assert choose_draws(completions, passes, "first") == first
+    assert choose_draws(completions, passes, "all_distinct") == all_distinct
+
+
+def test_unknown_choice_is_refused():
+    with pytest.raises(ValueError, match="'last'"):
+        choose_draws([(1,)], [True], "last")
