@@ -55,6 +55,7 @@ def wait_for_records(state: Any, timeout_s: float = 20.0) -> None:
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.client.schemas.sorting import TaskRunSort
 
     flow_run_id: UUID | None = state.state_details.flow_run_id
     if flow_run_id is None:
@@ -63,7 +64,8 @@ def wait_for_records(state: Any, timeout_s: float = 20.0) -> None:
     with get_client(sync_client=True) as client:
         while time.monotonic() < deadline:
             family = [flow_run_id, *_children(client, flow_run_id)]
-            runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=family)))
+            of_family = FlowRunFilter(id=FlowRunFilterId(any_=family))
+            runs = client.read_task_runs(flow_run_filter=of_family, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=200)
             if runs and all(run.state is not None and run.state.is_final() for run in runs):
                 return
             time.sleep(0.5)

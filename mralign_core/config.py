@@ -221,7 +221,7 @@ class EstimateConfig(Section):
     """Most EM iterations."""
     damping: float = Field(0.6, gt=0, le=1)
     """Step towards the new matrix (the paper's dp); 1 is undamped EM."""
-    prior: float = Field(0.1, ge=0, le=100)
+    prior: float = Field(0.1, gt=0, le=100)
     """Dirichlet pseudo-count of each allowed transition."""
     tolerance: float = Field(1e-6, ge=0)
     """Stop when no entry of P moved by this much."""

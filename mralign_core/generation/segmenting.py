@@ -90,7 +90,9 @@ def _decoded_offsets(
 ) -> list[tuple[int, int]]:
     """Offsets from decoding a short window of tokens that moves along, for tokens no encoder would choose."""
     spans: list[tuple[int, int]] = []
-    start = context = settled = num_settled = 0  # the window begins a token or more before the first unsettled one
+    start = context = settled = num_settled = (
+        0  # the window begins a token or more before the first unsettled one
+    )
     for position in range(1, len(ids) + 1):
         before = _decode(tokenizer, ids[context:settled])
         piece = _decode(tokenizer, ids[context:position])[len(before) :]
@@ -100,7 +102,9 @@ def _decoded_offsets(
         start = end
         if complete == piece or position == len(ids):
             if text[num_settled : num_settled + len(piece)] != piece:
-                raise DataError(f"token {position - 1} decodes to {piece!r}, which the text does not have there")
+                raise DataError(
+                    f"token {position - 1} decodes to {piece!r}, which the text does not have there"
+                )
             num_settled += len(piece)
             context, settled = settled, position
     if num_settled != len(text):

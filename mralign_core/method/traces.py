@@ -17,7 +17,7 @@ from typing import NamedTuple
 ANSWER_OPEN = "<answer>"
 ANSWER_CLOSE = "</answer>"
 
-_BLANK_LINES = re.compile(r"\r?\n(?:[ \t]*\r?\n)+")
+_BLANK_LINES = re.compile(r"\n(?:[ \t\r]*\n)+")
 
 
 class Span(NamedTuple):

@@ -241,7 +241,7 @@ class _Writer:
             point -= prob
             if point < 0:
                 return key
-        return key
+        return key  # rounding may leave the point just past the last bound
 
 
 def template_texts() -> list[str]:

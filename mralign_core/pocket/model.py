@@ -28,7 +28,7 @@ logger = logging.getLogger("mralign_core.pocket")
 # Shape suffixes: R packed rows, T tokens of a row, N learnt tokens, K kinds of examples, D hidden, V words.
 BATCH_SIZES = {"statement": 96, "think_off": 48, "think_on": 24}
 KINDS = tuple(BATCH_SIZES)
-ROW_TOKENS = 192
+MIN_ROW_TOKENS = 192
 LEARNING_RATE = 4e-3
 BETAS = (0.9, 0.98)
 WARMUP_STEPS = 50
@@ -166,23 +166,23 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
     """Pack examples into rows, the longest first, each into the first row with room for it."""
     rows: list[list[Example]] = []
     room: list[int] = []
+    row_tokens = max(MIN_ROW_TOKENS, *map(_length, examples))
     for example in sorted(examples, key=_length, reverse=True):
-        assert _length(example) <= ROW_TOKENS, "the grammar's longest trace fits a row"
         index = next((i for i, free in enumerate(room) if free >= _length(example)), len(rows))
         if index == len(rows):
             rows.append([])
-            room.append(ROW_TOKENS)
+            room.append(row_tokens)
         rows[index].append(example)
         room[index] -= _length(example)
-    return _tensors(rows)
+    return _tensors(rows, row_tokens)
 
 
 def _length(example: Example) -> int:
     return len(example.prompt_ids) + len(example.completion_ids)
 
 
-def _tensors(rows: Sequence[Sequence[Example]]) -> PackedBatch:
-    ids_RT = np.zeros((len(rows), ROW_TOKENS), np.int64)
+def _tensors(rows: Sequence[Sequence[Example]], row_tokens: int) -> PackedBatch:
+    ids_RT = np.zeros((len(rows), row_tokens), np.int64)
     positions_RT, owners_RT, kinds_RT = np.zeros_like(ids_RT), np.zeros_like(ids_RT), np.full_like(ids_RT, -1)
     for index, row in enumerate(rows):
         start = 0
@@ -195,7 +195,7 @@ def _tensors(rows: Sequence[Sequence[Example]]) -> PackedBatch:
             start = end
     learnt_N = np.flatnonzero(kinds_RT >= 0)
     owners = torch.from_numpy(owners_RT)
-    causal_TT = torch.ones(ROW_TOKENS, ROW_TOKENS, dtype=torch.bool).tril()
+    causal_TT = torch.ones(row_tokens, row_tokens, dtype=torch.bool).tril()
     return PackedBatch(
         input_ids_RT=torch.from_numpy(ids_RT),
         position_ids_RT=torch.from_numpy(positions_RT),

@@ -48,7 +48,7 @@ def check_quality(world: World, sampler: Sampler, config: PocketConfig) -> dict[
     ]
     if failed:
         raise UserError(
-            f"the pocket model of world_seed {config.world_seed}, pretrained for {config.pretrain_steps} steps, "
+            f"the pocket model of world_seed {config.world_seed}, after {config.pretrain_steps} steps, "
             f"is refused: on dev questions {' and '.join(failed)}. "
             "Raise model.pocket.pretrain_steps, or take another model.pocket.world_seed"
         )

@@ -123,7 +123,7 @@ def refuse_overlap(train: pd.DataFrame, evaluation: pd.DataFrame) -> None:
 
 
 def answers_of(line: Line, column: str, problems: list[str]) -> list[str]:
-    """The accepted answers in a column: text, number, or a list of them; adds what is wrong to ``problems``."""
+    """The accepted answers in a column: text, number, or a list; adds what is wrong to ``problems``."""
     value = line.values.get(column)
     entries = value if isinstance(value, list) else [value]
     answers = [str(entry).strip() for entry in entries if _is_answer(entry)]

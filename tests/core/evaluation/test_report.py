@@ -47,6 +47,12 @@ def html(inputs):
 
 
 @pytest.fixture(scope="module")
+def quick(inputs):
+    """Inputs without the figures that take longest to draw."""
+    return dataclasses.replace(inputs, transitions=None, training={})
+
+
+@pytest.fixture(scope="module")
 def page(html):
     return Page(html)
 
@@ -111,25 +117,25 @@ def test_think_off_has_a_dash_for_what_is_not_defined(page):
     assert re.search(r"think off\s*–\s*–\s*–\s*\d", page.text)
 
 
-def test_hostile_text_from_model_annotator_and_files_is_escaped(inputs):
-    candidates = inputs.candidates.copy()
+def test_hostile_text_from_model_annotator_and_files_is_escaped(quick):
+    candidates = quick.candidates.copy()
     candidates["question"] = HOSTILE
     candidates["completion"] = [
         f"<think>{HOSTILE}" + text[len(HOSTILE) + 7 :] for text in candidates["completion"]
     ]
-    scores = inputs.scores.copy()
+    scores = quick.scores.copy()
     scores["thinking"] = [f"{HOSTILE}\n\n{variant}" for variant in scores["variant"]]
     scores["answer"] = HOSTILE
     frame = pd.DataFrame({HOSTILE: [HOSTILE]})
     hostile = dataclasses.replace(
-        inputs,
+        quick,
         # Tables hold UTF-8, but a lone surrogate can come from a file name.
         run={"model": HOSTILE + "\ud800"},
         notes=[HOSTILE],
         candidates=candidates,
         scores=scores,
-        questions=inputs.questions.assign(question=HOSTILE),
-        funnel=inputs.funnel.assign(step=HOSTILE, reason=HOSTILE),
+        questions=quick.questions.assign(question=HOSTILE),
+        funnel=quick.funnel.assign(step=HOSTILE, reason=HOSTILE),
         quarantine=frame,
         costs=frame,
         artifacts={HOSTILE: HOSTILE},
@@ -145,12 +151,6 @@ def test_hostile_text_from_model_annotator_and_files_is_escaped(inputs):
 
 
 FRAMES = [field.name for field in dataclasses.fields(ReportInputs) if "DataFrame | None" in str(field.type)]
-
-
-@pytest.fixture(scope="module")
-def quick(inputs):
-    """Inputs without the figures that take longest to draw."""
-    return dataclasses.replace(inputs, transitions=None, training={})
 
 
 @pytest.mark.parametrize("absent", [None, "empty"])

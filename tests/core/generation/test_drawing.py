@@ -34,7 +34,15 @@ def brute_force(logits, temperature, top_p, top_k):
 @pytest.mark.parametrize("vocab_size", [3, 50, 400])
 @pytest.mark.parametrize(
     ("temperature", "top_p", "top_k"),
-    [(1.0, 1.0, 0), (0.2, 0.9, 0), (1.5, 0.95, 0), (1.5, 1.0, 7), (0.6, 0.95, 20), (3.0, 0.5, 1), (9.0, 0.99, 0)],
+    [
+        (1.0, 1.0, 0),
+        (0.2, 0.9, 0),
+        (1.5, 0.95, 0),
+        (1.5, 1.0, 7),
+        (0.6, 0.95, 20),
+        (3.0, 0.5, 1),
+        (9.0, 0.99, 0),
+    ],
 )
 def test_filters_agree_with_their_definitions(vocab_size, temperature, top_p, top_k):
     rng = random.Random(vocab_size)

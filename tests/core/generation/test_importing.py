@@ -22,7 +22,13 @@ SECTION = GenerateConfig(
     min_reasoning_tokens=1,
     max_reasoning_tokens=100,
 )
-RIGHT = {"id": "a", "question": "Seat of Iran?", "gold": ["Tehran"], "thinking": "Hm.\n\nTehran.", "answer": "Tehran"}
+RIGHT = {
+    "id": "a",
+    "question": "Seat of Iran?",
+    "gold": ["Tehran"],
+    "thinking": "Hm.\n\nTehran.",
+    "answer": "Tehran",
+}
 WRONG = {**RIGHT, "id": "b", "question": "Iran's seat?", "answer": "Isfahan"}
 
 
@@ -65,7 +71,11 @@ def test_traces_of_one_question_share_its_id(tmp_path):
     again = {**RIGHT, "id": "c", "question": "seat of iran", "thinking": "Well.\n\nTehran."}
     rows = (RIGHT, again, WRONG)
     candidates, _, questions = imported(tmp_path, *rows, traces_per_question="all_distinct")
-    assert candidates[["trace_id", "question_id", "draw"]].to_numpy().tolist() == [["a", "a", 0], ["c", "a", 1], ["b", "b", 0]]
+    assert candidates[["trace_id", "question_id", "draw"]].to_numpy().tolist() == [
+        ["a", "a", 0],
+        ["c", "a", 1],
+        ["b", "b", 0],
+    ]
     assert questions["question_id"].tolist() == ["a", "b"]
     assert imported(tmp_path, *rows).candidates["trace_id"].tolist() == ["a", "b"]
 
@@ -134,7 +144,9 @@ def test_real_traces(tmp_path):
     if not (folder := os.environ.get("MRALIGN_REAL_DATA")):
         pytest.skip("MRALIGN_REAL_DATA names no folder with real traces")
     tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizers" / "qwen2", local_files_only=True)
-    section = GenerateConfig(source="traces", traces_path="-", answer_match="contains", min_reasoning_tokens=200)
+    section = GenerateConfig(
+        source="traces", traces_path="-", answer_match="contains", min_reasoning_tokens=200
+    )
     path = Path(folder) / "traces" / "race_nq_ds7b_samples.jsonl"
     candidates, funnel, questions = import_traces(path, tokenizer, section, MODEL)
     assert len(CANDIDATES.require(candidates)) == funnel["kept"].iloc[-1] > 50

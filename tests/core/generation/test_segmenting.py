@@ -1,6 +1,7 @@
 import json
 import os
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def token_bytes(tokenizer, token_id):
 
 
 def offsets_by_bytes(tokenizer, ids, text):
-    """First character of each token by counting bytes, then past its leading blanks: another way to the same end."""
+    """First character of each token by counting bytes, then past its leading blanks."""
     char_of_byte = [index for index, char in enumerate(text) for _ in char.encode()]
     starts, position = [], 0
     for token_id in ids:
@@ -45,13 +46,15 @@ def offsets_by_bytes(tokenizer, ids, text):
 
 
 def scattered(tokenizer, text, rng):
-    """Ids that decode to the text and that no encoder would choose: some tokens are taken apart into bytes."""
+    """Ids that decode to the text and that no encoder would choose: some tokens in single bytes."""
     char_of = bytes_to_unicode()
     ids = []
     for token_id in tokenizer.encode(text, add_special_tokens=False):
         plain = tokenizer.convert_ids_to_tokens(token_id) not in tokenizer.get_added_vocab()
         if plain and rng.random() < 0.5:
-            ids += tokenizer.convert_tokens_to_ids([char_of[byte] for byte in token_bytes(tokenizer, token_id)])
+            ids += tokenizer.convert_tokens_to_ids(
+                [char_of[byte] for byte in token_bytes(tokenizer, token_id)]
+            )
         else:
             ids.append(token_id)
     assert tokenizer.decode(ids) == text
@@ -61,7 +64,6 @@ def scattered(tokenizer, text, rng):
 def segmented(tokenizer, text, ids):
     parsed = parse_completion(text, think_open="<think>", think_close="</think>", thinking_mode="on")
     return segment_trace(text, ids, parsed, tokenizer)
-
 
 
 def test_the_tokenizers_have_the_traps_that_these_tests_are_about():
@@ -90,7 +92,9 @@ def test_offsets_of_tokens_no_encoder_would_choose(tokenizer, seed):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(st.sampled_from(list("aW .\n東é🙂🎈👩\u200d")), max_size=30), st.randoms(use_true_random=False))
+@given(
+    st.text(st.sampled_from(list("aW .\n東é🙂🎈👩\u200d")), max_size=30), st.randoms(use_true_random=False)
+)
 def test_offsets_of_any_text_in_any_tokens(text, rng):
     for ids in (BPE.encode(text, add_special_tokens=False), scattered(BPE, text, rng)):
         assert [start for start, _ in token_offsets(BPE, ids, text)] == offsets_by_bytes(BPE, ids, text)
@@ -146,9 +150,14 @@ def test_spans_on_real_traces():
     lines = (Path(folder) / "traces" / "race_nq_ds7b_main.jsonl").read_text().splitlines()
     rng = random.Random(0)
     for number, line in enumerate(lines[::4]):
-        row = json.loads(line.replace("\ufffd", "?"))  # a literal U+FFFD shares its offset with the token behind it
+        row = json.loads(
+            line.replace("\ufffd", "?")
+        )  # a literal U+FFFD shares its offset with the token behind it
         text = f"<think>\n{row['thinking'].strip()}\n</think>\n\n{row['answer']}"
-        for tokens in (tokenizer, bare):  # without the added tokens, "<think>" is several and merges with what follows
+        for tokens in (
+            tokenizer,
+            bare,
+        ):  # without the added tokens, "<think>" is several and merges with what follows
             canonical = tokens.encode(text, add_special_tokens=False)
             text = tokens.decode(canonical)
             ids = scattered(tokens, text, rng) if number % 2 else canonical
@@ -156,7 +165,7 @@ def test_spans_on_real_traces():
             assert [start for start, _ in token_offsets(tokens, ids, text)] == starts
             segments, reasoning_tokens = segmented(tokens, text, ids)
             assert reasoning_tokens == sum(start < text.index("</think>") for start in starts)
-            for segment, following in zip(segments, segments[1:], strict=False):
+            for segment, following in pairwise(segments):
                 assert segment["token_end"] == following["token_start"]
                 assert starts[following["token_start"]] >= following["start"]
                 assert starts[following["token_start"] - 1] < following["start"]

@@ -31,10 +31,17 @@ def trace(answer, thinking="It is Tehran.\n\nWait."):
 
 
 def draws_of(*questions):
-    """Each question: id, text, think-on completions, think-off completions; the gold answer is always Tehran."""
+    """Each question: id, text, think-on completions, think-off completions; the gold is always Tehran."""
     frame = pd.DataFrame(
         [
-            {"question_id": own, "question": text, "answers": ["Tehran"], "source": "t", "split": "train", "stratum": ""}
+            {
+                "question_id": own,
+                "question": text,
+                "answers": ["Tehran"],
+                "source": "t",
+                "split": "train",
+                "stratum": "",
+            }
             for own, text, *_ in questions
         ]
     )
@@ -138,5 +145,7 @@ def test_no_candidate_is_an_error_that_shows_where_they_went():
 def test_the_order_of_the_rows_does_not_matter():
     generations, questions = draws_of(POSITIVE, NEGATIVE)
     shuffled = generations.sample(frac=1, random_state=1).reset_index(drop=True)
-    first, second = (select(rows, questions, SECTION, BPE, MODEL).candidates for rows in (generations, shuffled))
+    first, second = (
+        select(rows, questions, SECTION, BPE, MODEL).candidates for rows in (generations, shuffled)
+    )
     pd.testing.assert_frame_equal(first, second)

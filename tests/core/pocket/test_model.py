@@ -117,3 +117,14 @@ def sum_of_means(model, examples: list[Example]) -> float:
         start = len(example.prompt_ids) - 1
         losses[example.kind] += [-logps[i, ids[0, i + 1]].item() for i in range(start, ids.shape[1] - 1)]
     return sum(np.mean(values) for values in losses.values())
+
+
+def test_packing_keeps_every_token_and_widens_rows_for_a_long_example():
+    lengths = [200, 150, 60, 30, 12]
+    examples = [Example("statement", [7] * (n - 3), [n, n, n]) for n in lengths]
+    batch = pack(examples)
+    assert batch.input_ids_RT.shape == (3, 200)
+    learnt = batch.input_ids_RT.flatten()[batch.learnt_N].tolist()
+    assert sorted(learnt) == sorted(n for n in lengths for _ in range(3))
+    first_of_each = (batch.position_ids_RT == 0) & (batch.input_ids_RT != 0)
+    assert first_of_each.sum() == len(lengths)

@@ -17,7 +17,9 @@ ROWS = [
 
 
 def write(path, rows):
-    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
+    path.write_text(
+        "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -51,11 +53,16 @@ def test_byte_order_mark_blank_lines_and_line_separators_inside_text(tmp_path):
     path = tmp_path / "set.jsonl"
     row = json.dumps({"question": "a\u2028b", "answer": "c"}, ensure_ascii=False)
     path.write_bytes(b"\xef\xbb\xbf" + f"{row}\r\n\r\n{json.dumps(ROWS[0])}\n".encode())
-    assert load_questions(path, QuestionsConfig(), "train")["question"].tolist() == ["a\u2028b", "Who wrote Emma?"]
+    assert load_questions(path, QuestionsConfig(), "train")["question"].tolist() == [
+        "a\u2028b",
+        "Who wrote Emma?",
+    ]
 
 
 def test_a_missing_file_is_named_with_its_config_field(tmp_path):
-    with pytest.raises(DataError, match=r"questions\.eval_path: .*gone\.jsonl is not a file; name a JSONL file"):
+    with pytest.raises(
+        DataError, match=r"questions\.eval_path: .*gone\.jsonl is not a file; name a JSONL file"
+    ):
         load_questions(tmp_path / "gone.jsonl", QuestionsConfig(), "eval")
     with pytest.raises(DataError, match="is not a file"):
         load_questions(tmp_path, QuestionsConfig(), "eval")
@@ -87,7 +94,10 @@ def test_a_wrong_column_lists_the_ones_there_are(tmp_path, name):
         ({"question": " ", "answer": "x"}, "line 2: field 'question' must be a non-empty question, got ' '"),
         ({"question": 7, "answer": "x"}, "line 2: field 'question' must be a non-empty question, got 7"),
         ({"answer": "x"}, "line 2: field 'question' must be a non-empty question, got None"),
-        ({"question": "q", "answer": []}, "line 2: field 'answer' must be an answer or a list of answers, got []"),
+        (
+            {"question": "q", "answer": []},
+            "line 2: field 'answer' must be an answer or a list of answers, got []",
+        ),
         ({"question": "q", "answer": ["x", ""]}, "line 2: field 'answer' must be"),
         ({"question": "q", "answer": True}, "line 2: field 'answer' must be"),
         ({"question": "q"}, "line 2: field 'answer' must be an answer or a list of answers, got None"),
@@ -100,7 +110,12 @@ def test_bad_rows_name_line_field_and_value(tmp_path, row, problem):
 
 def test_all_bad_rows_are_listed_and_a_flood_is_cut(tmp_path):
     message = refusal(tmp_path, [ROWS[0], *[{"question": "", "answer": "x"}] * 30])
-    assert "30 problem(s)" in message and "line 21:" in message and "line 22:" not in message and "10 more" in message
+    assert (
+        "30 problem(s)" in message
+        and "line 21:" in message
+        and "line 22:" not in message
+        and "10 more" in message
+    )
 
 
 def test_repeated_and_missing_ids(tmp_path):
