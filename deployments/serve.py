@@ -30,6 +30,7 @@ POOLS = ("cpu", "a800")
 PYTHON = (sys.executable, "-m")
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ServeError(RuntimeError):
@@ -142,33 +143,38 @@ def wait_until_healthy(server: Child, api_url: str, timeout_s: float = START_TIM
     raise ServeError(f"the Prefect server did not answer within {timeout_s:.0f} s; its log: {server.log}")
 
 
-def bootstrap(env: Mapping[str, str]) -> None:
-    """Run ``deployments.bootstrap`` to its end.
+def bootstrap(env: Mapping[str, str], children: list[Child]) -> None:
+    """Run ``deployments.bootstrap`` to its end, as one of the children meanwhile.
 
     Raises:
         ServeError: it failed.
     """
     child = start("bootstrap", ["deployments.bootstrap"], env)
-    try:
-        child.process.wait()
-    except BaseException:
-        stop([child])
-        raise
-    if child.process.returncode:
+    children.append(child)
+    if child.process.wait():
         child.check()
+    children.remove(child)
 
 
-def stop(children: Sequence[Child], timeout_s: float = STOP_TIMEOUT_S) -> None:
-    """Stop the children, last started first, with all they started; kill what does not stop in time."""
-    for child in reversed(children):
-        family = _family(child.process.pid)
-        # Prefect's workers and server end in order on SIGINT; the runs of a worker are told by SIGTERM.
-        for process in family:
-            _tell(process, signal.SIGINT if process.pid == child.process.pid else signal.SIGTERM)
-        _, alive = psutil.wait_procs(family, timeout=timeout_s)
-        for process in alive:
-            _tell(process, signal.SIGKILL)
-        psutil.wait_procs(alive, timeout=5)
+def stop(children: Sequence[Child]) -> None:
+    """Stop the workers with their runs, then the server, which the runs still report to."""
+    for number in STOP_SIGNALS:  # an impatient second Ctrl-C would leave processes behind
+        signal.signal(number, signal.SIG_IGN)
+    for together in (children[1:], children[:1]):
+        _stop_together(together)
+
+
+def _stop_together(children: Sequence[Child], timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """Stop these and all they started; kill what does not stop in time."""
+    family = [process for child in children for process in _family(child.process.pid)]
+    heads = {child.process.pid for child in children}
+    for process in family:
+        # Prefect's server and workers end in order on SIGINT, flow runs on SIGTERM.
+        _tell(process, signal.SIGINT if process.pid in heads else signal.SIGTERM)
+    _, alive = psutil.wait_procs(family, timeout=timeout_s)
+    for process in alive:
+        _tell(process, signal.SIGKILL)
+    for child in children:
         child.process.wait()
 
 
@@ -201,7 +207,7 @@ def serving(port: int) -> Iterator[list[Child]]:
         )
         wait_until_healthy(children[0], env["PREFECT_API_URL"])
         say("deploying prefect.yaml")
-        bootstrap(env)
+        bootstrap(env, children)
         for pool in POOLS:
             command = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", pool]
             children.append(start(f"worker-{pool}", command, env))
@@ -257,7 +263,7 @@ def parse_port(arguments: Sequence[str] | None) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until stopped; return the exit status."""
     port = parse_port(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, _interrupt)
     try:
         refuse_taken_port(port)

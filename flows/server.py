@@ -65,7 +65,9 @@ def wait_for_records(state: Any, timeout_s: float = 20.0) -> None:
         while time.monotonic() < deadline:
             family = [flow_run_id, *_children(client, flow_run_id)]
             of_family = FlowRunFilter(id=FlowRunFilterId(any_=family))
-            runs = client.read_task_runs(flow_run_filter=of_family, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=200)
+            runs = client.read_task_runs(
+                flow_run_filter=of_family, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=200
+            )
             if runs and all(run.state is not None and run.state.is_final() for run in runs):
                 return
             time.sleep(0.5)

@@ -55,7 +55,7 @@ class TransitionMatrices(NamedTuple):
             for name, estimate in self.estimates.items()
             for field, value in estimate._asdict().items()
         }
-        np.savez(path, states=np.array(self.state_names), **arrays)
+        np.savez(path, allow_pickle=False, states=np.array(self.state_names), **arrays)
 
     @classmethod
     def load(cls, path: Path) -> TransitionMatrices:
@@ -69,7 +69,9 @@ class TransitionMatrices(NamedTuple):
                 names = tuple(str(state) for state in arrays["states"])
                 return cls({name: _load_estimate(arrays, name) for name in CLASSES}, names)
         except (OSError, KeyError, ValueError) as error:
-            raise ArtifactError(f"{path} does not hold transition matrices ({error}): run stage estimate again") from None
+            raise ArtifactError(
+                f"{path} does not hold transition matrices ({error}): run stage estimate again"
+            ) from None
 
 
 def labelled_traces(
@@ -95,7 +97,9 @@ def labelled_traces(
         rows = by_trace[trace.trace_id]
         step_of_segment = pd.factorize(rows["step"])[0].tolist()
         steps: list[tuple[int, ...]] = [()] * (max(step_of_segment) + 1)
-        for step, labels, confidences in zip(step_of_segment, rows["labels"], rows["confidences"], strict=True):
+        for step, labels, confidences in zip(
+            step_of_segment, rows["labels"], rows["confidences"], strict=True
+        ):
             kept = keep_most_confident(labels, confidences) if labels_per_segment == "one" else tuple(labels)
             steps[step] = tuple(taxonomy.state(label) for label in kept)
         traces.append(LabelledTrace(trace.trace_id, trace.polarity, steps, step_of_segment))
@@ -120,7 +124,9 @@ def estimate_transitions(
                 "generate.answer_match, or wider length bounds"
             )
     fit = _estimator(section, taxonomy.num_states)
-    return TransitionMatrices({name: fit(counted) for name, counted in pairs.items()}, tuple(taxonomy.state_names))
+    return TransitionMatrices(
+        {name: fit(counted) for name, counted in pairs.items()}, tuple(taxonomy.state_names)
+    )
 
 
 def weigh_segments(

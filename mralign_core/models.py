@@ -43,7 +43,9 @@ def describe_model(section: ModelConfig, directory: Path) -> str:
     local = Path(section.path)
     if local.is_dir():
         if not (local / "config.json").exists():
-            raise ConfigError(f"model.path {local} has no config.json: name a folder that transformers can load")
+            raise ConfigError(
+                f"model.path {local} has no config.json: name a folder that transformers can load"
+            )
         path, revision = str(local.resolve()), _folder_digest(local)
     else:
         path, revision = section.path, _hub_commit(section.path, section.revision)
@@ -69,8 +71,10 @@ def limit_threads(section: ModelConfig) -> None:
 
 def model_name(section: ModelConfig) -> str:
     """A name without machine paths: the hub id, the folder's last part, or the source."""
-    return section.path.rstrip("/") if section.source == "hub" and not Path(section.path).is_dir() else (
-        Path(section.path).name if section.source == "hub" else section.source
+    return (
+        section.path.rstrip("/")
+        if section.source == "hub" and not Path(section.path).is_dir()
+        else (Path(section.path).name if section.source == "hub" else section.source)
     )
 
 

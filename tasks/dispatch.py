@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import cast
 
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 
@@ -29,12 +31,15 @@ def run_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
         **{name: ref.model_dump(mode="json") for name, ref in inputs.items()},
     }
     try:
-        child = run_deployment(TRAIN_DEPLOYMENT, parameters=parameters, flow_run_name=f"{config.name}-train")
+        # Typed as perhaps a coroutine, because the same function serves async callers; here it is not one.
+        child = cast(FlowRun, run_deployment(TRAIN_DEPLOYMENT, parameters=parameters, flow_run_name=f"{config.name}-train"))
     except ObjectNotFound:
         raise ConfigError(
             f"train.where is 'deployment', but this Prefect server has no deployment {TRAIN_DEPLOYMENT!r}: run "
             "`make serve` or `prefect deploy --all`, or set train.where to 'inline'"
         ) from None
     if child.state is None or not child.state.is_completed():
-        raise RuntimeError(f"training run {child.name!r} ended as {child.state and child.state.name}: see its log")
+        raise RuntimeError(
+            f"training run {child.name!r} ended as {child.state and child.state.name}: see its log"
+        )
     logger.info("training run %r completed on the pool", child.name)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mralign_core.config import RunConfig
-from mralign_core.estimation import TransitionMatrices
+from mralign_core.estimation import CLASSES, TransitionMatrices
 from mralign_core.evaluation.figures import Transitions
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.evaluation.report import ReportInputs, render_report
@@ -38,7 +38,11 @@ def variants_to_score(config: RunConfig, questions: ArtifactRef) -> tuple[str, .
 
 
 def scores_work(
-    config: RunConfig, variant: str, questions: ArtifactRef, model: ArtifactRef, adapter: ArtifactRef | None = None
+    config: RunConfig,
+    variant: str,
+    questions: ArtifactRef,
+    model: ArtifactRef,
+    adapter: ArtifactRef | None = None,
 ) -> Work:
     """The scores of one variant."""
     inputs = {"questions": questions, "model": model, **({"adapter": adapter} if adapter else {})}
@@ -62,7 +66,11 @@ def report_work(
 
 @stage_task("score-variant", "evaluate {variant}")
 def score_variant(
-    config: RunConfig, variant: str, questions: ArtifactRef, model: ArtifactRef, adapter: ArtifactRef | None = None
+    config: RunConfig,
+    variant: str,
+    questions: ArtifactRef,
+    model: ArtifactRef,
+    adapter: ArtifactRef | None = None,
 ) -> Produced:
     """Answer the held-out questions with one variant; random numbers are the same for every variant."""
 
@@ -118,7 +126,7 @@ def gather(
     questions = evaluation_questions(config, artifacts["questions"])
     evaluate = config.evaluate
     rng = np.random.default_rng([config.seed, 6])
-    digests = {name: ref for name, ref in [*artifacts.items(), *((f"adapter {k}", v) for k, v in adapters.items())]}
+    digests = {**artifacts, **{f"adapter {name}": ref for name, ref in adapters.items()}}
     return ReportInputs(
         run={
             "model": model_name(config.model),
@@ -157,9 +165,8 @@ def transitions_of(store: ArtifactStore, config: RunConfig, transitions: Artifac
     """The estimated matrices, and how weights are made of them."""
     matrices = TransitionMatrices.load(store.open_file(transitions, "transitions.npz"))
     reward = config.reward
-    return Transitions(
-        **matrices.estimates, reference=reward.reference, clip_min=reward.clip_min, clip_max=reward.clip_max
-    )
+    plus, minus, every = (matrices.estimates[name] for name in CLASSES)
+    return Transitions(plus, minus, every, reward.reference, reward.clip_min, reward.clip_max)
 
 
 def _notes(config: RunConfig, scores: pd.DataFrame | None) -> list[str]:
@@ -170,7 +177,9 @@ def _notes(config: RunConfig, scores: pd.DataFrame | None) -> list[str]:
             "no think-off draws stand against them, as the paper's selection asks."
         )
     if scores is None:
-        notes.append("There are no held-out questions (questions.eval_path is empty), so nothing was evaluated.")
+        notes.append(
+            "There are no held-out questions (questions.eval_path is empty), so nothing was evaluated."
+        )
     return notes
 
 

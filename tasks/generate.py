@@ -12,9 +12,10 @@ from mralign_core.generation import Decoding, SampleRequest
 from mralign_core.generation.importing import import_traces
 from mralign_core.generation.loading import load_tokenizer
 from mralign_core.generation.scoring import score_samples
-from mralign_core.generation.selecting import select
+from mralign_core.generation.selecting import Selection, select
 from mralign_core.generation.transformers_sampler import TransformersSampler, load_sampler
 from mralign_core.models import limit_threads, locate_model, model_name
+from mralign_core.questions.loading import refuse_overlap
 from mralign_core.schemas import CANDIDATES, GENERATIONS, THINKING_MODES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.caching import Built, Produced, Work, file_digests, shard_bounds, stage_task
@@ -22,7 +23,11 @@ from tasks.progress import progress
 
 
 def open_sampler(
-    store: ArtifactStore, config: RunConfig, model: ArtifactRef, batch_size: int, adapter: ArtifactRef | None = None
+    store: ArtifactStore,
+    config: RunConfig,
+    model: ArtifactRef,
+    batch_size: int,
+    adapter: ArtifactRef | None = None,
 ) -> TransformersSampler:
     """Load the sampler of a run, with an adapter on top when one is given."""
     limit_threads(config.model)
@@ -75,7 +80,9 @@ def candidates_work(
 
 
 @stage_task("generate-shard", "generate {start}–{end}")
-def sample_shard(config: RunConfig, questions: ArtifactRef, model: ArtifactRef, start: int, end: int) -> Produced:
+def sample_shard(
+    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, start: int, end: int
+) -> Produced:
     """Sample questions ``start`` to ``end`` in both thinking modes, every draw, and score them."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
@@ -103,10 +110,14 @@ def collect_generations(
     """Join the shards into one table."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        frame = pd.concat([store.read_table(shard, "generations.parquet") for shard in shards], ignore_index=True)
+        frame = pd.concat(
+            [store.read_table(shard, "generations.parquet") for shard in shards], ignore_index=True
+        )
         store.write_table(directory, "generations.parquet", frame, GENERATIONS)
         outcomes = frame.groupby(["thinking_mode", "outcome"]).size()
-        return Built(len(frame), GENERATIONS.name, {f"{mode} {what}": int(n) for (mode, what), n in outcomes.items()})
+        return Built(
+            len(frame), GENERATIONS.name, {f"{mode} {what}": int(n) for (mode, what), n in outcomes.items()}
+        )
 
     return generations_work(config, questions, model).produce(build)
 
@@ -121,12 +132,19 @@ def select_candidates(
         location = locate_model(store.open_directory(model), model_name(config.model))
         tokenizer = load_tokenizer(location.path, location.revision)
         if generations is None:
-            selection = import_traces(Path(config.generate.traces_path), tokenizer, config.generate, config.model)
+            imported = import_traces(config.generate.traces_path, tokenizer, config.generate, config.model)
+            held_out = store.read_table(questions, "questions.parquet").query("split == 'eval'")
+            refuse_overlap(imported.questions, held_out)
+            selection = Selection(imported.candidates, imported.funnel)
         else:
             draws = store.read_table(generations, "generations.parquet")
             selection = select(draws, training_questions(config, questions), config.generate, tokenizer, config.model)
         store.write_table(directory, "candidates.parquet", selection.candidates, CANDIDATES)
         selection.funnel.to_json(directory / "funnel.json", orient="records", indent=1)
-        return Built(len(selection.candidates), CANDIDATES.name, selection.candidates["polarity"].value_counts().to_dict())
+        return Built(
+            len(selection.candidates),
+            CANDIDATES.name,
+            selection.candidates["polarity"].value_counts().to_dict(),
+        )
 
     return candidates_work(config, questions, model, generations).produce(build)

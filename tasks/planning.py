@@ -41,7 +41,13 @@ class Planned(NamedTuple):
 def plan(config: RunConfig) -> list[Planned]:
     """Every artifact of a pipeline run, in order."""
     planner = _Planner(config)
-    return [*planner.prepare(), *planner.generate(), *planner.annotate(), *planner.train(), *planner.evaluate()]
+    return [
+        *planner.prepare(),
+        *planner.generate(),
+        *planner.annotate(),
+        *planner.train(),
+        *planner.evaluate(),
+    ]
 
 
 class _Planner:
@@ -106,7 +112,9 @@ class _Planner:
 
     def _report(self, *_: ArtifactRef) -> Work:
         def of(kind: str) -> dict[str, ArtifactRef]:
-            return {name.partition(":")[2]: ref for name, ref in self.has.items() if name.startswith(f"{kind}:")}
+            return {
+                name.partition(":")[2]: ref for name, ref in self.has.items() if name.startswith(f"{kind}:")
+            }
 
         artifacts = {name: self.has[name] for name in RECIPES["report"].inputs}
         return report_work(self.config, artifacts, of("adapter"), of("scores"))

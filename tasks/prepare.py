@@ -56,11 +56,14 @@ def prepare_model(config: RunConfig) -> Produced:
         world = build_world(pocket.world_seed, pocket.overwrite_prob)
         with progress("pretraining the pocket model", "pretraining") as report:
             counts = train_pocket_model(
-                world, steps=pocket.pretrain_steps, seed=pocket.world_seed, directory=directory, on_progress=report
+                world,
+                steps=pocket.pretrain_steps,
+                seed=pocket.world_seed,
+                directory=directory,
+                on_progress=report,
             )
         model, tokenizer = load_model_and_tokenizer(directory, "float32", "cpu")
         quality = check_quality(world, TransformersSampler(model, tokenizer, batch_size=128), pocket)
         return Built(counts={**counts, **quality})
 
     return model_work(config).produce(build)
-

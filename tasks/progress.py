@@ -10,10 +10,18 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.artifacts import ProgressArtifact, update_progress_artifact
 from prefect.context import TaskRunContext
+from prefect.runtime import flow_run
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 logger = logging.getLogger("mralign_core.progress")
 
@@ -71,7 +79,9 @@ def _publish(artifact: UUID | None, key: str, title: str, percent: float) -> UUI
     """Progress is for the eye: a server that can't take it must not stop the work."""
     try:
         if artifact is None:
-            return create_progress_artifact(percent, key=key, description=title)  # type: ignore[return-value]
+            # On the page of the pipeline run, where its user looks, and of the task.
+            page = UUID(flow_run.root_flow_run_id)
+            return ProgressArtifact(progress=percent, key=key, description=title, flow_run_id=page).create().id
         update_progress_artifact(artifact, percent)
     except Exception as error:
         logger.debug("progress artifact not written: %s", error)

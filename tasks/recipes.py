@@ -74,8 +74,16 @@ def _model(config: RunConfig) -> dict[str, Any]:
 
 
 def _questions(config: RunConfig) -> dict[str, Any]:
-    pocket = _pick(config.model.pocket, "world_seed", "overwrite_prob") if config.questions.source == "pocket" else {}
-    return {**config.questions.fingerprint(), "pocket": pocket, "imported": config.generate.source == "traces"}
+    pocket = (
+        _pick(config.model.pocket, "world_seed", "overwrite_prob")
+        if config.questions.source == "pocket"
+        else {}
+    )
+    return {
+        **config.questions.fingerprint(),
+        "pocket": pocket,
+        "imported": config.generate.source == "traces",
+    }
 
 
 def _sampling(config: RunConfig) -> dict[str, Any]:
@@ -117,7 +125,12 @@ def _evaluation(config: RunConfig) -> dict[str, Any]:
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        Recipe("questions", "prepare", ("mralign_core.questions.loading", "mralign_core.pocket.world"), _questions),
+        Recipe(
+            "questions",
+            "prepare",
+            ("mralign_core.questions.loading", "mralign_core.pocket.world"),
+            _questions,
+        ),
         Recipe("model", "prepare", ("mralign_core.models", "mralign_core.pocket.model"), _model),
         Recipe(
             "generations-shard",
@@ -141,8 +154,20 @@ RECIPES: dict[str, Recipe] = {
             inputs=("questions", "model"),
             optional_inputs=("generations",),
         ),
-        Recipe("annotations-shard", "annotate", ("mralign_core.annotation.annotate", "mralign_core.annotation.cue"), _annotation, inputs=("candidates",)),
-        Recipe("annotations", "annotate", ("mralign_core.annotation.annotate", "mralign_core.annotation.cue"), _annotation, inputs=("candidates",)),
+        Recipe(
+            "annotations-shard",
+            "annotate",
+            ("mralign_core.annotation.annotate", "mralign_core.annotation.cue"),
+            _annotation,
+            inputs=("candidates",),
+        ),
+        Recipe(
+            "annotations",
+            "annotate",
+            ("mralign_core.annotation.annotate", "mralign_core.annotation.cue"),
+            _annotation,
+            inputs=("candidates",),
+        ),
         Recipe(
             "transitions",
             "estimate",

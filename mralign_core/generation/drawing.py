@@ -13,6 +13,8 @@ import torch
 
 from mralign_core.generation import Decoding, SampleRequest
 
+NUCLEUS_GUESS = 32
+
 
 def uniforms(request: SampleRequest, seed: int, num_steps: int) -> np.ndarray:
     """The random numbers of one draw: number t decides its token t.
@@ -59,10 +61,10 @@ def draw_tokens(logits_BV: torch.Tensor, uniform_B: torch.Tensor, decoding: Deco
     if decoding.temperature == 0:
         return logits_BV.argmax(-1)
     cumulative_BV = filtered_probs(logits_BV, decoding).cumsum(-1)
-    # 1 - u lies in (0, 1]: the target never exceeds the total, and is never met by a leading token of no
-    # mass.
-    target_B1 = (1 - uniform_B[:, None]) * cumulative_BV[:, -1:]
-    return torch.searchsorted(cumulative_BV, target_B1).squeeze(-1)
+    total_B1 = cumulative_BV[:, -1:]
+    # Rounding may lift u · total to the total itself, which no token's cumulative mass exceeds.
+    target_B1 = torch.minimum(uniform_B[:, None] * total_B1, total_B1.nextafter(torch.zeros_like(total_B1)))
+    return torch.searchsorted(cumulative_BV, target_B1, right=True).squeeze(-1)
 
 
 def filtered_probs(logits_BV: torch.Tensor, decoding: Decoding) -> torch.Tensor:
@@ -88,9 +90,6 @@ def filtered_probs(logits_BV: torch.Tensor, decoding: Decoding) -> torch.Tensor:
     else:
         return probs_BV
     return probs_BV.where(probs_BV >= floor_B1, 0.0)
-
-
-NUCLEUS_GUESS = 32
 
 
 def _nucleus_floor(probs_BV: torch.Tensor, limit: int, top_p: float) -> torch.Tensor:

@@ -1,20 +1,21 @@
 """Sampling from any causal language model of transformers, in slots that are refilled as rows finish.
 
 What is guaranteed. The random number behind a token depends on nothing but the request, the seed and the
-token's place (:func:`~mralign_core.generation.drawing.uniforms`); what a batch can still change is the rounding
-of the logits, which differ by about 1e-6 between batch shapes in float32.
+token's place (:func:`~mralign_core.generation.drawing.uniforms`); what a batch can still change is the
+rounding of the logits, which differ by about 1e-6 between batch shapes in float32.
 
-* On a CPU a draw does not depend on batch size, order, shard or restart: the model computes in float64, whatever
-  the precision of its weights. What is left of rounding is a billion times smaller. Measured at temperature 1 on a
-  random model (2 layers, width 96, 391 words), batch sizes from 1 to 256 compared: none of 500,000 tokens differs;
-  in float32 one of 240,000 did, and with it the rest of its draw. float64 costs about a fifth of the speed.
+* On a CPU a draw does not depend on batch size, order, shard or restart: the model computes in float64,
+  whatever the precision of its weights. What is left of rounding is a billion times smaller. Measured at
+  temperature 1 on a random model (2 layers, width 96, 391 words), batch sizes from 1 to 256 compared: none of
+  500,000 tokens differs; in float32 one of 240,000 did, and with it the rest of its draw. float64 costs about
+  a fifth of the speed.
 * On a GPU the model computes in its own precision. The same requests with the same batch size give the same
-  draws on the same hardware, but in bfloat16 another batch size can change a token whose random number falls near
-  an edge. Two models compared on the same requests still share their random numbers.
+  draws on the same hardware, but in bfloat16 another batch size can change a token whose random number falls
+  near an edge. Two models compared on the same requests still share their random numbers.
 
-A CPU model is copied, with its adapter merged, so a sampler does not follow later changes of the caller's model.
-The cache is preallocated (:mod:`.slot_cache`): transformers' growing one copies every key and value at each step, and
-is 1.35 times slower there at 256 rows.
+A CPU model is copied, with its adapter merged, so a sampler does not follow later changes of the caller's
+model. The cache is preallocated (:mod:`.slot_cache`): transformers' growing one copies every key and value at
+each step, and is 1.35 times slower there at 256 rows.
 """
 
 from __future__ import annotations

@@ -1,0 +1,49 @@
+"""A store that holds the trained pocket model, for tests that run the pipeline.
+
+The model is trained once, in about 100 s of one core, and kept in pytest's cache folder: a store is
+content-addressed, so a later session finds it there, and trains anew when the code that makes it has changed.
+Use it from a conftest with ``from tests.pocket_store import pocket_store, store_root``.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows.cli import read_config
+from mralign_core.config import RunConfig
+from tasks.prepare import load_questions, prepare_model
+
+SMALL: dict[str, object] = {
+    "train.variants": ["kto", "mr_align"],
+    "train.num_epochs": 1,
+    "evaluate.num_draws": 1,
+    "evaluate.num_resamples": 100,
+    "annotate.shard_size": 50,
+}
+"""The pocket config on fewer epochs and draws: every stage does real work, in seconds."""
+
+
+def small_config(root: Path | str, **overrides: object) -> RunConfig:
+    """The pocket config, made small, on a store; overrides are ``section__field=value``."""
+    named = {name.replace("__", "."): value for name, value in overrides.items()}
+    return read_config("pocket", {**SMALL, "storage.root": str(root), **named})
+
+
+@pytest.fixture(scope="session")
+def pocket_store(pytestconfig) -> Path:
+    """The folder of a store with the questions and the model of the pocket world; don't write to it."""
+    root = pytestconfig.cache.mkdir("pocket_store")
+    config = small_config(root)
+    made = (load_questions.run_here(config), prepare_model.run_here(config))
+    fresh = {Path(root, ref.path).parent for ref in made}
+    for key_folder in root.glob("artifacts/*/*"):
+        if key_folder not in fresh:
+            shutil.rmtree(key_folder)
+    return Path(root)
+
+
+@pytest.fixture
+def store_root(pocket_store, tmp_path) -> Path:
+    """A copy of that store of the test's own."""
+    return Path(shutil.copytree(pocket_store, tmp_path / "store"))

@@ -1,0 +1,154 @@
+"""The rooms of the architecture: imports go one way, and the README shows the real tree."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("mralign_core", "tasks", "flows", "deployments")
+MAY_IMPORT = {
+    "mralign_core": {"mralign_core"},
+    "tasks": {"tasks", "mralign_core"},
+    "flows": {"flows", "tasks", "mralign_core"},
+    "deployments": {"deployments", "flows", "tasks", "mralign_core"},
+}
+"""Which rooms a room may import."""
+PURE = {"numpy", "torch"}
+"""All that ``mralign_core/method`` may import besides itself and the standard library."""
+
+
+def imported(source: str, package: str) -> set[str]:
+    """Dotted names that a module imports anywhere in it, relative ones made absolute."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def wrong_room(source: str, package: str) -> set[str]:
+    """Imports that leave a room in a direction it may not look."""
+    room = package.partition(".")[0]
+    forbidden = set(ROOMS) - MAY_IMPORT[room] | {"tests", "benchmarks"}
+    if room == "mralign_core":
+        forbidden.add("prefect")
+    return {name for name in imported(source, package) if name.partition(".")[0] in forbidden}
+
+
+def impure(source: str, package: str) -> set[str]:
+    """Imports that a pure function of the method has no use for."""
+    allowed = PURE | sys.stdlib_module_names
+    return {
+        name
+        for name in imported(source, package)
+        if not f"{name}.".startswith("mralign_core.method.") and name.partition(".")[0] not in allowed
+    }
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def package_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).parent.parts)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_below_it(room):
+    assert modules(room), f"{room}/ has no modules"
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(names)
+        for path in modules(room)
+        if (names := wrong_room(path.read_text(encoding="utf-8"), package_of(path)))
+    }
+    assert not wrong, f"{room} may import {sorted(MAY_IMPORT[room])} only: {wrong}"
+
+
+def test_the_method_is_pure():
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(names)
+        for path in modules("mralign_core/method")
+        if (names := impure(path.read_text(encoding="utf-8"), package_of(path)))
+    }
+    assert not wrong, f"mralign_core/method may import the standard library, numpy and torch only: {wrong}"
+
+
+@pytest.mark.parametrize(
+    ("package", "line"),
+    [
+        ("mralign_core.training", "from prefect import flow"),
+        ("mralign_core", "import prefect.cache_policies"),
+        ("mralign_core", "import tasks.runs"),
+        ("tasks", "from flows.pipeline import pipeline"),
+        ("tasks", "def late():\n    import flows.cli"),
+        ("flows", "from deployments import serve"),
+        ("tasks", "from tests.pocket_store import pocket"),
+    ],
+)
+def test_a_wrong_arrow_is_found(package, line):
+    assert wrong_room(line, package)
+
+
+@pytest.mark.parametrize(
+    "line", ["import pandas", "from mralign_core.config import Section", "from ..config import Section"]
+)
+def test_an_impure_import_is_found(line):
+    assert impure(line, "mralign_core.method")
+
+
+def test_right_arrows_pass():
+    assert not wrong_room("from flows.pipeline import pipeline\nimport prefect", "deployments")
+    assert not wrong_room("from .caching import Work\nfrom prefect import task", "tasks")
+    assert not impure("import math\nimport torch.nn\nfrom .traces import split", "mralign_core.method")
+
+
+def readme_tree() -> str:
+    """The fenced block of the README that draws the tree."""
+    blocks = re.findall(
+        r"^```[^\n]*\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    trees = [block for block in blocks if "flows/" in block and "tasks/" in block]
+    assert trees, "README.md has no fenced block that draws the tree, with lines for flows/ and tasks/"
+    return trees[0]
+
+
+def tree_paths(tree: str) -> list[str]:
+    """Paths that a tree's lines name: the first word of a line, under the folders it is indented below."""
+    paths: list[str] = []
+    folders: list[tuple[int, str]] = []
+    for line in tree.splitlines():
+        entry = re.match(r"^([\s│├└─]*)([\w.][\w./-]*)", line)
+        if not entry:
+            continue
+        depth, name = len(entry[1]), entry[2]
+        folders = [(indent, folder) for indent, folder in folders if indent < depth]
+        path = "".join(folder for _, folder in folders) + name
+        paths.append(path)
+        if name.endswith("/"):
+            folders.append((depth, name))
+    return paths
+
+
+def test_tree_paths_follow_the_indentation():
+    tree = "README.md      what it is\nflows/         order\n  pipeline.py  the loop\ntasks/\n├── caching.py"
+    assert tree_paths(tree) == ["README.md", "flows/", "flows/pipeline.py", "tasks/", "tasks/caching.py"]
+
+
+def test_the_readme_shows_the_real_tree():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    tracked = {name.partition("/")[0] for name in listed.stdout.splitlines()}
+    shown = tree_paths(readme_tree())
+    gone = [path for path in shown if not (ROOT / path).exists()]
+    assert not gone, f"the README's tree names what is not there: {gone}"
+    missing = tracked - {path.partition("/")[0] for path in shown}
+    assert not missing, f"the README's tree lacks these top-level entries: {sorted(missing)}"
