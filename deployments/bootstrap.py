@@ -109,11 +109,7 @@ def crash_lost_runs(within: timedelta = HEARTBEAT_TIMEOUT) -> Automation:
             threshold=1,
             within=within,
         ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED, message=f"No heartbeat for {within}: its host is lost."
-            )
-        ],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"No heartbeat for {within}: its host is lost.")],
     )
 
 

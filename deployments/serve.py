@@ -202,9 +202,7 @@ def serving(port: int) -> Iterator[list[Child]]:
     children: list[Child] = []
     try:
         say("starting the Prefect server (half a minute)")
-        children.append(
-            start("server", ["prefect", "server", "start", "--host", HOST, "--port", str(port)], env)
-        )
+        children.append(start("server", ["prefect", "server", "start", "--host", HOST, "--port", str(port)], env))
         wait_until_healthy(children[0], env["PREFECT_API_URL"])
         say("deploying prefect.yaml")
         bootstrap(env, children)

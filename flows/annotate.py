@@ -15,9 +15,7 @@ from tasks.runs import last_run, remember
 def annotate(config: RunConfig, candidates: ArtifactRef | None = None) -> ArtifactRef:
     """Annotate the candidates in shards; they default to the last run's."""
     candidates = candidates or last_run(config, "candidates")
-    shards = [
-        annotate_shard(config, candidates, start, end) for start, end in annotation_shards(config, candidates)
-    ]
+    shards = [annotate_shard(config, candidates, start, end) for start, end in annotation_shards(config, candidates)]
     annotations = collect_annotations(config, candidates, shards)
     remember(config, annotations=annotations)
     show_labels(config, candidates, annotations)

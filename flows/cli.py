@@ -20,15 +20,11 @@ from mralign_core.errors import ConfigError, UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "deployments" / "configs"
 console = Console()
-app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__)
 
 Stage = StrEnum("Stage", ["prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"])
 
-ConfigOption = Annotated[
-    str, typer.Option("--config", "-c", help="A name in deployments/configs, or a YAML file.")
-]
+ConfigOption = Annotated[str, typer.Option("--config", "-c", help="A name in deployments/configs, or a YAML file.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override one field, e.g. `--set generate.num_draws=5`; may be repeated."),
@@ -43,9 +39,7 @@ def run(
     from_traces: Annotated[
         Path | None, typer.Option(help="Start at annotate, from a JSONL file of existing reasoning traces.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what is cached and what would be computed.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is cached and what would be computed.")] = False,
 ) -> None:
     """Run the pipeline, or one stage of it."""
     overrides = _overrides(set_)
@@ -76,9 +70,7 @@ def task(
     variant: Annotated[str, typer.Option(help="Which variant (train, evaluate).")] = "mr_align",
     input_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--input", help="Use this artifact, e.g. `--input candidates=candidates/3f9a`; may be repeated."
-        ),
+        typer.Option("--input", help="Use this artifact, e.g. `--input candidates=candidates/3f9a`; may be repeated."),
     ] = None,
     set_: SetOption = None,
 ) -> None:
@@ -164,9 +156,7 @@ def _print_plan(config: RunConfig) -> None:
     table = Table("stage", "artifact", "status", "where", title=f"config {config.name!r}, nothing is run")
     for planned in plan(config):
         where = planned.found.uri if planned.found else ""
-        table.add_row(
-            planned.stage, planned.name, planned.status, where, style="dim" if planned.found else ""
-        )
+        table.add_row(planned.stage, planned.name, planned.status, where, style="dim" if planned.found else "")
     console.print(table)
 
 

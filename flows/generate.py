@@ -12,9 +12,7 @@ from tasks.runs import last_run, remember
 
 
 @flow(name="generate")
-def generate(
-    config: RunConfig, questions: ArtifactRef | None = None, model: ArtifactRef | None = None
-) -> ArtifactRef:
+def generate(config: RunConfig, questions: ArtifactRef | None = None, model: ArtifactRef | None = None) -> ArtifactRef:
     """Sample every training question in shards, and select the candidates; inputs default to the last run's."""
     questions = questions or last_run(config, "questions")
     model = model or last_run(config, "model")

@@ -36,9 +36,7 @@ class Inputs:
         return last_run(self._config, name)
 
 
-def run_one(
-    config: RunConfig, stage: str, *, shard: int, variant: str, named: Mapping[str, str]
-) -> ArtifactRef:
+def run_one(config: RunConfig, stage: str, *, shard: int, variant: str, named: Mapping[str, str]) -> ArtifactRef:
     """Run the main task of a stage.
 
     Args:
@@ -58,9 +56,7 @@ def run_one(
         return _generate(config, of, shard)
     if stage == "annotate":
         candidates = of("candidates")
-        return annotate_shard.run_here(
-            config, candidates, *_pick(annotation_shards(config, candidates), shard)
-        )
+        return annotate_shard.run_here(config, candidates, *_pick(annotation_shards(config, candidates), shard))
     if stage == "estimate":
         return estimate_matrices.run_here(config, of("candidates"), of("annotations"))
     if stage == "reward":
@@ -76,9 +72,7 @@ def _generate(config: RunConfig, of: Inputs, shard: int) -> ArtifactRef:
     questions, model = of("questions"), of("model")
     if config.generate.source == "traces":
         return select_candidates.run_here(config, questions, model, None)
-    return sample_shard.run_here(
-        config, questions, model, *_pick(generation_shards(config, questions), shard)
-    )
+    return sample_shard.run_here(config, questions, model, *_pick(generation_shards(config, questions), shard))
 
 
 def _pick(shards: list[tuple[int, int]], shard: int) -> tuple[int, int]:

@@ -29,7 +29,9 @@ def train(
     }
     if config.train.where == "deployment":
         run_on_pool(config, inputs)
-    adapters: dict[str, ArtifactRef] = {variant: train_variant(config, variant, **inputs) for variant in config.train.variants}
+    adapters: dict[str, ArtifactRef] = {
+        variant: train_variant(config, variant, **inputs) for variant in config.train.variants
+    }
     remember(config, **{f"adapter:{variant}": ref for variant, ref in adapters.items()})
     show_training(config, adapters)
     return adapters

@@ -25,23 +25,16 @@ OPERATIONAL: dict[str, Any] = {"operational": True}
 class Section(BaseModel):
     """Base of every section: frozen, strict about unknown fields, docstrings become descriptions."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
     def fingerprint(self) -> dict[str, Any]:
         """The fields that can change an output, as JSON values; nested sections are followed."""
         names = [
-            name
-            for name, field in type(self).model_fields.items()
-            if (field.json_schema_extra or {}) != OPERATIONAL
+            name for name, field in type(self).model_fields.items() if (field.json_schema_extra or {}) != OPERATIONAL
         ]
         values = ((name, getattr(self, name)) for name in names)
         dumped = self.model_dump(mode="json")
-        return {
-            name: value.fingerprint() if isinstance(value, Section) else dumped[name]
-            for name, value in values
-        }
+        return {name: value.fingerprint() if isinstance(value, Section) else dumped[name] for name, value in values}
 
 
 class StorageConfig(Section):
@@ -128,9 +121,7 @@ class QuestionsConfig(Section):
     @model_validator(mode="after")
     def _paths_fit_source(self) -> QuestionsConfig:
         if self.source == "pocket" and (self.train_path or self.eval_path):
-            raise ValueError(
-                "questions.train_path and eval_path have no effect when questions.source is 'pocket'"
-            )
+            raise ValueError("questions.train_path and eval_path have no effect when questions.source is 'pocket'")
         return self
 
 
@@ -335,14 +326,8 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
         if self.questions.source == "pocket" and self.model.source != "pocket":
-            raise ValueError(
-                "questions.source 'pocket' needs model.source 'pocket': no other model knows that world"
-            )
-        if (
-            self.generate.source == "sample"
-            and self.questions.source == "file"
-            and not self.questions.train_path
-        ):
+            raise ValueError("questions.source 'pocket' needs model.source 'pocket': no other model knows that world")
+        if self.generate.source == "sample" and self.questions.source == "file" and not self.questions.train_path:
             raise ValueError("questions.train_path is needed: the JSONL file of questions to align on")
         return self
 
@@ -366,9 +351,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     except yaml.YAMLError as error:
         raise ConfigError(f"config file {path} is not YAML: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigError(
-            f"config file {path} must be a mapping of sections such as 'generate:', got {values!r:.60}"
-        )
+        raise ConfigError(f"config file {path} must be a mapping of sections such as 'generate:', got {values!r:.60}")
     for dotted, value in (overrides or {}).items():
         _set_dotted(values, dotted, yaml.safe_load(value) if isinstance(value, str) else value)
     return parse_config(values, origin=str(path))

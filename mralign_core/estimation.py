@@ -97,9 +97,7 @@ def labelled_traces(
         rows = by_trace[trace.trace_id]
         step_of_segment = pd.factorize(rows["step"])[0].tolist()
         steps: list[tuple[int, ...]] = [()] * (max(step_of_segment) + 1)
-        for step, labels, confidences in zip(
-            step_of_segment, rows["labels"], rows["confidences"], strict=True
-        ):
+        for step, labels, confidences in zip(step_of_segment, rows["labels"], rows["confidences"], strict=True):
             kept = keep_most_confident(labels, confidences) if labels_per_segment == "one" else tuple(labels)
             steps[step] = tuple(taxonomy.state(label) for label in kept)
         traces.append(LabelledTrace(trace.trace_id, trace.polarity, steps, step_of_segment))
@@ -124,9 +122,7 @@ def estimate_transitions(
                 "generate.answer_match, or wider length bounds"
             )
     fit = _estimator(section, taxonomy.num_states)
-    return TransitionMatrices(
-        {name: fit(counted) for name, counted in pairs.items()}, tuple(taxonomy.state_names)
-    )
+    return TransitionMatrices({name: fit(counted) for name, counted in pairs.items()}, tuple(taxonomy.state_names))
 
 
 def weigh_segments(

@@ -43,9 +43,7 @@ def describe_model(section: ModelConfig, directory: Path) -> str:
     local = Path(section.path)
     if local.is_dir():
         if not (local / "config.json").exists():
-            raise ConfigError(
-                f"model.path {local} has no config.json: name a folder that transformers can load"
-            )
+            raise ConfigError(f"model.path {local} has no config.json: name a folder that transformers can load")
         path, revision = str(local.resolve()), _folder_digest(local)
     else:
         path, revision = section.path, _hub_commit(section.path, section.revision)

@@ -86,13 +86,8 @@ class Table:
         good, quarantined = self.validate(frame)
         if len(quarantined):
             first = quarantined.head(5).to_dict("records")
-            lines = [
-                f"row {p['row']} ({p['row_id']}): {p['column']} {p['reason']}, got {p['value']}"
-                for p in first
-            ]
-            raise DataError(
-                f"table {self.name!r}: {quarantined['row'].nunique()} bad row(s)\n  " + "\n  ".join(lines)
-            )
+            lines = [f"row {p['row']} ({p['row_id']}): {p['column']} {p['reason']}, got {p['value']}" for p in first]
+            raise DataError(f"table {self.name!r}: {quarantined['row'].nunique()} bad row(s)\n  " + "\n  ".join(lines))
         return good
 
     def to_arrow(self, frame: pd.DataFrame) -> pa.Table:
@@ -111,10 +106,7 @@ class Table:
         columns = {
             name: pandera.Column(
                 None,
-                [
-                    pandera.Check(_elementwise(test, column.nullable), name=reason)
-                    for reason, test in column.checks
-                ],
+                [pandera.Check(_elementwise(test, column.nullable), name=reason) for reason, test in column.checks],
                 nullable=column.nullable,
                 unique=column.unique,
             )
@@ -140,9 +132,7 @@ class Table:
                 "value": [repr(value)[:120] for value in rows["failure_case"]],
             }
         )
-        return table.drop_duplicates(["row", "column", "reason"]).sort_values(
-            ["row", "column"], ignore_index=True
-        )
+        return table.drop_duplicates(["row", "column", "reason"]).sort_values(["row", "column"], ignore_index=True)
 
 
 def _elementwise(test: Callable[[Any], bool], nullable: bool) -> Callable[[pd.Series], pd.Series]:
@@ -154,9 +144,7 @@ def _elementwise(test: Callable[[Any], bool], nullable: bool) -> Callable[[pd.Se
 
 def _rowwise(test: Callable[[Any], bool]) -> Callable[[pd.DataFrame], pd.Series]:
     def check(frame: pd.DataFrame) -> pd.Series:
-        return pd.Series(
-            [bool(test(row)) for row in frame.itertuples(index=False)], index=frame.index, dtype=bool
-        )
+        return pd.Series([bool(test(row)) for row in frame.itertuples(index=False)], index=frame.index, dtype=bool)
 
     return check
 
@@ -174,11 +162,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_texts(value: Any) -> bool:
-    return (
-        isinstance(value, (list, tuple, np.ndarray))
-        and len(value) > 0
-        and all(_is_text(item) for item in value)
-    )
+    return isinstance(value, (list, tuple, np.ndarray)) and len(value) > 0 and all(_is_text(item) for item in value)
 
 
 def _is_ids(value: Any) -> bool:
@@ -215,9 +199,7 @@ _SEGMENTS = pa.list_(
 def _segments_are_ordered(row: Any) -> bool:
     """Character and token spans don't overlap, don't go back, and stay inside the completion."""
     spans = [(s["start"], s["end"], s["token_start"], s["token_end"]) for s in row.segments]
-    inside = all(
-        0 <= a < b <= len(row.completion) and 0 <= c <= d <= len(row.completion_ids) for a, b, c, d in spans
-    )
+    inside = all(0 <= a < b <= len(row.completion) and 0 <= c <= d <= len(row.completion_ids) for a, b, c, d in spans)
     pairs = zip(spans, spans[1:], strict=False)
     return bool(spans) and inside and all(x[1] <= y[0] and x[3] <= y[2] for x, y in pairs)
 

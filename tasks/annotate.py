@@ -49,25 +49,19 @@ def annotate_shard(config: RunConfig, candidates: ArtifactRef, start: int, end: 
         store.write_table(directory, "annotations.parquet", result.annotations, ANNOTATIONS)
         store.write_table(directory, "raw_annotations.parquet", result.raw, RAW_ANNOTATIONS)
         result.failures.to_json(directory / "failures.json", orient="records", indent=1)
-        return Built(
-            len(result.annotations), ANNOTATIONS.name, {"failures": len(result.failures)}, result.cost_usd
-        )
+        return Built(len(result.annotations), ANNOTATIONS.name, {"failures": len(result.failures)}, result.cost_usd)
 
     return shard_work(config, candidates, start, end).produce(build)
 
 
 @stage_task("collect-annotations")
-def collect_annotations(
-    config: RunConfig, candidates: ArtifactRef, shards: Sequence[ArtifactRef]
-) -> Produced:
+def collect_annotations(config: RunConfig, candidates: ArtifactRef, shards: Sequence[ArtifactRef]) -> Produced:
     """Join the shards into one artifact: labels, raw replies, failures."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
         labels = pd.concat([store.read_table(s, "annotations.parquet") for s in shards], ignore_index=True)
         raw = pd.concat([store.read_table(s, "raw_annotations.parquet") for s in shards], ignore_index=True)
-        failures = pd.concat(
-            [pd.read_json(store.open_file(s, "failures.json")) for s in shards], ignore_index=True
-        )
+        failures = pd.concat([pd.read_json(store.open_file(s, "failures.json")) for s in shards], ignore_index=True)
         store.write_table(directory, "annotations.parquet", labels, ANNOTATIONS)
         store.write_table(directory, "raw_annotations.parquet", raw, RAW_ANNOTATIONS)
         failures.to_json(directory / "failures.json", orient="records", indent=1)

@@ -153,9 +153,7 @@ def stage_task(name: str, run_name: str = "") -> Callable[[Callable[P, Produced]
 def can_pass(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
     """Whether a failed task is worth another attempt."""
     error = state.result(raise_on_failure=False)
-    if isinstance(
-        error, UserError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError
-    ):
+    if isinstance(error, UserError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
         return False
     return isinstance(error, CAN_PASS)
 

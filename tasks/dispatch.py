@@ -32,14 +32,14 @@ def run_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
     }
     try:
         # Typed as perhaps a coroutine, because the same function serves async callers; here it is not one.
-        child = cast(FlowRun, run_deployment(TRAIN_DEPLOYMENT, parameters=parameters, flow_run_name=f"{config.name}-train"))
+        child = cast(
+            FlowRun, run_deployment(TRAIN_DEPLOYMENT, parameters=parameters, flow_run_name=f"{config.name}-train")
+        )
     except ObjectNotFound:
         raise ConfigError(
             f"train.where is 'deployment', but this Prefect server has no deployment {TRAIN_DEPLOYMENT!r}: run "
             "`make serve` or `prefect deploy --all`, or set train.where to 'inline'"
         ) from None
     if child.state is None or not child.state.is_completed():
-        raise RuntimeError(
-            f"training run {child.name!r} ended as {child.state and child.state.name}: see its log"
-        )
+        raise RuntimeError(f"training run {child.name!r} ended as {child.state and child.state.name}: see its log")
     logger.info("training run %r completed on the pool", child.name)

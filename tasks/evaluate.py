@@ -177,9 +177,7 @@ def _notes(config: RunConfig, scores: pd.DataFrame | None) -> list[str]:
             "no think-off draws stand against them, as the paper's selection asks."
         )
     if scores is None:
-        notes.append(
-            "There are no held-out questions (questions.eval_path is empty), so nothing was evaluated."
-        )
+        notes.append("There are no held-out questions (questions.eval_path is empty), so nothing was evaluated.")
     return notes
 
 

@@ -80,9 +80,7 @@ def candidates_work(
 
 
 @stage_task("generate-shard", "generate {start}–{end}")
-def sample_shard(
-    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, start: int, end: int
-) -> Produced:
+def sample_shard(config: RunConfig, questions: ArtifactRef, model: ArtifactRef, start: int, end: int) -> Produced:
     """Sample questions ``start`` to ``end`` in both thinking modes, every draw, and score them."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
@@ -110,14 +108,10 @@ def collect_generations(
     """Join the shards into one table."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        frame = pd.concat(
-            [store.read_table(shard, "generations.parquet") for shard in shards], ignore_index=True
-        )
+        frame = pd.concat([store.read_table(shard, "generations.parquet") for shard in shards], ignore_index=True)
         store.write_table(directory, "generations.parquet", frame, GENERATIONS)
         outcomes = frame.groupby(["thinking_mode", "outcome"]).size()
-        return Built(
-            len(frame), GENERATIONS.name, {f"{mode} {what}": int(n) for (mode, what), n in outcomes.items()}
-        )
+        return Built(len(frame), GENERATIONS.name, {f"{mode} {what}": int(n) for (mode, what), n in outcomes.items()})
 
     return generations_work(config, questions, model).produce(build)
 

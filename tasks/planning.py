@@ -23,7 +23,8 @@ from tasks.train import adapter_work
 
 class Planned(NamedTuple):
     """One artifact of a run. ``found`` is None when it would be computed; ``is_known`` is False when an input of it is
-    not made yet, so that nobody can tell."""
+    not made yet, so that nobody can tell.
+    """
 
     stage: str
     name: str
@@ -112,9 +113,7 @@ class _Planner:
 
     def _report(self, *_: ArtifactRef) -> Work:
         def of(kind: str) -> dict[str, ArtifactRef]:
-            return {
-                name.partition(":")[2]: ref for name, ref in self.has.items() if name.startswith(f"{kind}:")
-            }
+            return {name.partition(":")[2]: ref for name, ref in self.has.items() if name.startswith(f"{kind}:")}
 
         artifacts = {name: self.has[name] for name in RECIPES["report"].inputs}
         return report_work(self.config, artifacts, of("adapter"), of("scores"))

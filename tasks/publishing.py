@@ -62,9 +62,7 @@ def show_labels(config: RunConfig, candidates: ArtifactRef, annotations: Artifac
     labels = store.read_table(annotations, "annotations.parquet")
     traces = store.read_table(candidates, "candidates.parquet")
     polarities = dict(zip(traces["trace_id"], traces["polarity"], strict=True))
-    _image(
-        "label-mix", figures.label_mix(labels, polarities, PAPER_TAXONOMY), "What segments do, by polarity"
-    )
+    _image("label-mix", figures.label_mix(labels, polarities, PAPER_TAXONOMY), "What segments do, by polarity")
     rules = labels["rule"].value_counts().rename_axis("rule").reset_index(name="segments")
     _table("label-rules", rules.to_dict("list"), "Rule that decided each segment")
 
@@ -106,9 +104,7 @@ def show_results(config: RunConfig, report: ArtifactRef) -> None:
     if (folder / "summary.json").exists():
         summary, differences = (pd.read_json(folder / f"{name}.json") for name in ("summary", "differences"))
         text += "\n" + summary_markdown(summary, differences)
-        _image(
-            "results-figure", figures.difference_intervals(differences), "Differences with paired intervals"
-        )
+        _image("results-figure", figures.difference_intervals(differences), "Differences with paired intervals")
     description = "What alignment changed on held-out questions"
     _publish(MarkdownArtifact(key="results", description=description, markdown=text))
 

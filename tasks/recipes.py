@@ -74,11 +74,7 @@ def _model(config: RunConfig) -> dict[str, Any]:
 
 
 def _questions(config: RunConfig) -> dict[str, Any]:
-    pocket = (
-        _pick(config.model.pocket, "world_seed", "overwrite_prob")
-        if config.questions.source == "pocket"
-        else {}
-    )
+    pocket = _pick(config.model.pocket, "world_seed", "overwrite_prob") if config.questions.source == "pocket" else {}
     return {
         **config.questions.fingerprint(),
         "pocket": pocket,

@@ -133,9 +133,7 @@ class _Panel:
             _check_model(model, section, taxonomy)
         if section.annotator_a == section.annotator_b:
             logger.warning("both annotators are %s: they will agree by construction", section.annotator_a)
-        self.params = {
-            model: _request_params(model, section, seed, taxonomy) for model in self.models.values()
-        }
+        self.params = {model: _request_params(model, section, seed, taxonomy) for model in self.models.values()}
 
     async def annotate(
         self, candidates: pd.DataFrame, replies: ReplyStore, report_done: Callable[[int], None]
@@ -193,9 +191,7 @@ class _Panel:
         api_base = "" if cue.is_cue(model) else self.section.api_base
         answer = _Answer(role, [], [], None)
         for turn in range(2):
-            received = await self.client.complete(
-                Request(model, messages, self.params[model], api_base, turn)
-            )
+            received = await self.client.complete(Request(model, messages, self.params[model], api_base, turn))
             answer.received.append(received)
             try:
                 parsed = self.parse(received, asked, may_merge=role != ROLES[2])
@@ -311,9 +307,7 @@ def _result(outcomes: Sequence[_TraceOutcome]) -> AnnotationResult:
         pd.DataFrame(rows, columns=list(ANNOTATIONS.columns)),
         pd.DataFrame(raw, columns=list(RAW_ANNOTATIONS.columns)),
         pd.DataFrame(failures, columns=FAILURE_COLUMNS),
-        _ledger(
-            received for outcome in outcomes for answer in outcome.answers for received in answer.received
-        ),
+        _ledger(received for outcome in outcomes for answer in outcome.answers for received in answer.received),
     )
 
 

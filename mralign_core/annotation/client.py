@@ -99,9 +99,7 @@ class LLMClient:
         self._next_start: dict[str, float] = {}
         self._timeout_s = timeout_s
         self._max_attempts = max_attempts
-        self._backoff = wait_exponential_jitter(
-            initial=first_pause_s, max=MAX_RETRY_AFTER_S, jitter=first_pause_s
-        )
+        self._backoff = wait_exponential_jitter(initial=first_pause_s, max=MAX_RETRY_AFTER_S, jitter=first_pause_s)
         self._under_way: dict[str, asyncio.Lock] = {}
         self._stopped_by: Exception | None = None
         self._unpriced: set[str] = set()

@@ -216,9 +216,7 @@ def reply(annotator: str, messages: Sequence[Message], noise: Noise) -> str:
         ]
         steps = [_step([index], score, habit, noise.labels) for index, score in enumerate(scores)]
     sure = [rating["confidence"] for step in steps for rating in step["labels"]]
-    return json.dumps(
-        {"steps": steps, "overall_confidence": round(sum(sure) / len(sure), 1) if sure else 0.0}
-    )
+    return json.dumps({"steps": steps, "overall_confidence": round(sum(sure) / len(sure), 1) if sure else 0.0})
 
 
 def score_cues(text: str, habit: Habit) -> dict[str, float]:
@@ -268,21 +266,16 @@ def _adjudicate(
     scores = score_cues("\n\n".join(texts[index] for index in disputed["thinking_step"]), habit)
     voted = {rating["label"] for votes in ("annotator_a", "annotator_b") for rating in disputed[votes]}
     scores = {
-        label: min(MAX_CONFIDENCE, score + habit.vote_bonus * (label in voted))
-        for label, score in scores.items()
+        label: min(MAX_CONFIDENCE, score + habit.vote_bonus * (label in voted)) for label, score in scores.items()
     }
     return _step(disputed["thinking_step"], scores, habit, labels)
 
 
-def _step(
-    segments: list[int], scores: Mapping[str, float], habit: Habit, labels: Sequence[str]
-) -> dict[str, Any]:
+def _step(segments: list[int], scores: Mapping[str, float], habit: Habit, labels: Sequence[str]) -> dict[str, Any]:
     """A step of the reply: the label with the highest score, and a second one that comes close."""
     direction = -1 if habit.last_of_ties else 1
     places = {label: direction * place for place, label in enumerate(labels)}
-    ranked = sorted(
-        (label for label in scores if label in places), key=lambda name: (-scores[name], places[name])
-    )
+    ranked = sorted((label for label in scores if label in places), key=lambda name: (-scores[name], places[name]))
     given = [label for label in ranked[:2] if scores[label] >= habit.second_share * scores[ranked[0]]]
     return {
         "thinking_step": segments,

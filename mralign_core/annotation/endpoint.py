@@ -101,16 +101,12 @@ def check_model(model: str, api_base: str) -> None:
         raise ConfigError(f"annotator model {model!r} has no provider litellm knows: {remedy}") from None
     if not api_base and (missing := missing_keys(model)):
         # Without this check litellm reports a missing key as a server error, which looks worth repeating.
-        raise ConfigError(
-            f"no API key for annotator model {model!r}: set {' or '.join(missing)} in the environment"
-        )
+        raise ConfigError(f"no API key for annotator model {model!r}: set {' or '.join(missing)} in the environment")
 
 
 def missing_keys(model: str) -> list[str]:
     """Names of the environment variables that would hold the API key of a model and don't."""
-    return [
-        key for key in litellm.validate_environment(model=model)["missing_keys"] if key.endswith("_API_KEY")
-    ]
+    return [key for key in litellm.validate_environment(model=model)["missing_keys"] if key.endswith("_API_KEY")]
 
 
 def response_format(model: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -161,10 +157,6 @@ def retry_after_s(error: BaseException | None, now: float) -> float:
 def user_error(error: Exception, model: str, api_base: str) -> UserError:
     """The error of a request that repeating can't help, with what to do about it."""
     status = getattr(error, "status_code", None)
-    remedy = STATUS_REMEDIES.get(
-        status or 0, "check the model's name, annotate.temperature and annotate.api_base"
-    )
+    remedy = STATUS_REMEDIES.get(status or 0, "check the model's name, annotate.temperature and annotate.api_base")
     where = f" at {api_base}" if api_base else ""
-    return UserError(
-        f"annotator model {model!r}{where} refused the request (status {status}): {error}; {remedy}"
-    )
+    return UserError(f"annotator model {model!r}{where} refused the request (status {status}): {error}; {remedy}")

@@ -136,9 +136,7 @@ def _read(text: str, finish_reason: str) -> Reply:
     if finish_reason == "content_filter":
         raise ReplyProblem("refused", "the endpoint refused to answer")
     if finish_reason == "length":
-        raise ReplyProblem(
-            "truncated", "it was cut off at the token limit; leave out everything but the JSON object"
-        )
+        raise ReplyProblem("truncated", "it was cut off at the token limit; leave out everything but the JSON object")
     if not text.strip():
         raise ReplyProblem("empty", "it holds no text")
     fenced = FENCED.fullmatch(text.strip())
@@ -151,9 +149,7 @@ def _read(text: str, finish_reason: str) -> Reply:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
-        message = (
-            f"{where}: {first['msg']} (got {first['input']!r:.60}); {error.error_count()} problem(s) in all"
-        )
+        message = f"{where}: {first['msg']} (got {first['input']!r:.60}); {error.error_count()} problem(s) in all"
         raise ReplyProblem("wrong_form", message) from None
 
 
@@ -183,9 +179,7 @@ def _check_labels(step: Step, max_labels: int, taxonomy: Taxonomy) -> None:
     if len(set(names)) < len(names):
         raise ReplyProblem("repeated_label", f"step {step.thinking_step} names a label twice: {names}")
     if len(names) > max_labels:
-        raise ReplyProblem(
-            "too_many_labels", f"step {step.thinking_step} has {len(names)}, at most {max_labels}"
-        )
+        raise ReplyProblem("too_many_labels", f"step {step.thinking_step} has {len(names)}, at most {max_labels}")
 
 
 def _split(ratings: Sequence[LabelRating]) -> tuple[tuple[str, ...], tuple[float, ...]]:

@@ -72,10 +72,7 @@ def weighted_traces(
     traces = candidates[candidates["trace_id"].isin(set(annotations["trace_id"]))].sort_values("trace_id")
     if rewards is None or rewards.empty:
         first = traces.drop_duplicates("polarity")
-        return [
-            _weighted_trace("the first of its polarity", row, annotations, None)
-            for _, row in first.iterrows()
-        ]
+        return [_weighted_trace("the first of its polarity", row, annotations, None) for _, row in first.iterrows()]
     weights = rewards["weight"].astype(float).groupby(rewards["trace_id"])
     traces = traces.assign(spread=traces["trace_id"].map(weights.max() / weights.min()).fillna(1.0))
     traces = traces.sort_values(["spread", "trace_id"], ignore_index=True)
@@ -102,8 +99,7 @@ def before_and_after(
     before, after = (marks[marks["variant"] == name] for name in (baseline, variant))
     paired = before[["acc", "mis"]].join(after[["acc", "mis"]], how="inner", rsuffix="_after")
     kinds = {
-        "repaired: not both right before, both right after": (paired["acc"] == 0)
-        & (paired["acc_after"] == 1),
+        "repaired: not both right before, both right after": (paired["acc"] == 0) & (paired["acc_after"] == 1),
         "broken: both right before, not after": (paired["acc"] == 1) & (paired["acc_after"] == 0),
         "still inconsistent": (paired["mis"] == 1) & (paired["mis_after"] == 1),
     }
@@ -137,9 +133,7 @@ def _weighted_trace(
     why: str, trace: pd.Series, annotations: pd.DataFrame, rewards: pd.DataFrame | None
 ) -> WeightedTrace:
     labelled = annotations[annotations["trace_id"] == trace["trace_id"]].set_index("segment")
-    weighted = (
-        None if rewards is None else rewards[rewards["trace_id"] == trace["trace_id"]].set_index("segment")
-    )
+    weighted = None if rewards is None else rewards[rewards["trace_id"] == trace["trace_id"]].set_index("segment")
     golds = tuple(map(str, trace["answers"]))
     segments = []
     for place, span in enumerate(trace["segments"]):

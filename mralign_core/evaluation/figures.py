@@ -208,9 +208,7 @@ def label_mix(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy
     return figure
 
 
-def label_shares(
-    annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy: Taxonomy
-) -> pd.DataFrame:
+def label_shares(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy: Taxonomy) -> pd.DataFrame:
     """A row a label in taxonomy order: ``macro_strategy, label``, and its share of the labels by polarity."""
     rows = annotations[["trace_id", "labels"]].explode("labels").dropna()
     polarity = rows["trace_id"].map(dict(polarities)).rename("polarity")
@@ -349,9 +347,7 @@ def _draw_matrix(
     axes.set_ylabel("from" if axes.get_subplotspec().is_first_col() else "")  # type: ignore[union-attr]
 
 
-def _colour_bar(
-    figure: Figure, panels: Sequence[Axes], colour_map: Colormap, norm: Normalize, label: str
-) -> Any:
+def _colour_bar(figure: Figure, panels: Sequence[Axes], colour_map: Colormap, norm: Normalize, label: str) -> Any:
     scale = ScalarMappable(norm=norm, cmap=colour_map)
     bar = figure.colorbar(scale, ax=list(panels), location="bottom", fraction=0.035, aspect=50, pad=0.02)
     bar.set_label(label)
@@ -360,9 +356,7 @@ def _colour_bar(
 
 
 @_styled
-def weight_histogram(
-    rewards: pd.DataFrame, polarities: Mapping[str, str], clip_min: float, clip_max: float
-) -> Figure:
+def weight_histogram(rewards: pd.DataFrame, polarities: Mapping[str, str], clip_min: float, clip_max: float) -> Figure:
     """Segment weights by polarity on a log scale, with the share clipped at either end.
 
     Args:
@@ -473,15 +467,11 @@ def difference_intervals(differences: pd.DataFrame) -> Figure:
     Args:
         differences: what ``metrics.paired_differences`` returns.
     """
-    shown = differences[differences["stratum"] == ALL_QUESTIONS].astype(
-        dict.fromkeys(DIFFERENCE_COLUMNS, float)
-    )
+    shown = differences[differences["stratum"] == ALL_QUESTIONS].astype(dict.fromkeys(DIFFERENCE_COLUMNS, float))
     pairs = list(dict.fromkeys(zip(shown["variant"], shown["baseline"], strict=True)))
     figure = Figure(figsize=(_WIDTH, 1.3 + 0.34 * len(pairs)))
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, metric, better in zip(
-        panels, ("acc", "mis"), ("higher is better", "lower is better"), strict=True
-    ):
+    for axes, metric, better in zip(panels, ("acc", "mis"), ("higher is better", "lower is better"), strict=True):
         rows = shown[shown["metric"] == metric].set_index(["variant", "baseline"])
         for place, pair in enumerate(pairs):
             _interval(axes, place, pair, rows.loc[pair])

@@ -89,27 +89,18 @@ def list_differences(differences: pd.DataFrame, stratum: str = ALL_QUESTIONS) ->
     return [Difference(*values) for values in rows[list(Difference._fields)].itertuples(index=False)]
 
 
-def difference_rows(
-    differences: pd.DataFrame, stratum: str = ALL_QUESTIONS
-) -> list[tuple[str, list[Difference]]]:
+def difference_rows(differences: pd.DataFrame, stratum: str = ALL_QUESTIONS) -> list[tuple[str, list[Difference]]]:
     """Each comparison as people call it, with its differences in the order of ``metrics.METRICS``."""
-    known = {
-        (item.variant, item.baseline, item.metric): item for item in list_differences(differences, stratum)
-    }
+    known = {(item.variant, item.baseline, item.metric): item for item in list_differences(differences, stratum)}
     pairs = dict.fromkeys((variant, baseline) for variant, baseline, _ in known)
-    return [
-        (f"{variant_name(a)} − {variant_name(b)}", [known[a, b, metric] for metric in METRICS])
-        for a, b in pairs
-    ]
+    return [(f"{variant_name(a)} − {variant_name(b)}", [known[a, b, metric] for metric in METRICS]) for a, b in pairs]
 
 
 def headline(summary: pd.DataFrame, differences: pd.DataFrame) -> str:
     """The one sentence to remember: what the last trained method did to the hit gap, and how sure that is."""
     rows, known = overall(summary), _by_key(differences)
     compared = {
-        key[0]
-        for key, item in known.items()
-        if key[1:] == ("on", "mis") and item.difference == item.difference
+        key[0] for key, item in known.items() if key[1:] == ("on", "mis") and item.difference == item.difference
     }
     trained = [variant for variant in rows if variant in compared]
     if not trained:

@@ -139,9 +139,7 @@ def paired_differences(
     for stratum, members in _by_stratum(answers) if pairs else ():
         sums, num_draws = _paired_sums(members, pairs)
         differences = sums.sum(axis=0) / num_draws.sum()
-        low, high = bootstrap_interval(
-            sums, num_draws, num_resamples=num_resamples, confidence=confidence, rng=rng
-        )
+        low, high = bootstrap_interval(sums, num_draws, num_resamples=num_resamples, confidence=confidence, rng=rng)
         keys = [(variant, baseline, metric) for variant, baseline in pairs for metric in METRICS]
         for (variant, baseline, metric), *interval in zip(keys, differences, low, high, strict=True):
             values = dict(zip(DIFFERENCE_COLUMNS, map(float, interval), strict=True))
@@ -199,9 +197,7 @@ def consistency_shifts(scores: pd.DataFrame) -> pd.DataFrame:
         DataError: a variant and think-on differ in their questions or draws.
     """
     answers = answer_metrics(scores)
-    variants = [
-        variant for variant, baseline in comparisons(list(answers["variant"].unique())) if baseline == "on"
-    ]
+    variants = [variant for variant, baseline in comparisons(list(answers["variant"].unique())) if baseline == "on"]
     rows = []
     before = _consistency(answers[answers["variant"] == "on"])
     for variant in variants:
@@ -241,9 +237,7 @@ def _paired_sums(answers: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> tup
 def _same_cells(answers: pd.DataFrame, variant: str, baseline: str) -> pd.DataFrame:
     """The variant's answers, row by row on the questions and draws of the baseline's."""
     ours, theirs = (answers[answers["variant"] == name] for name in (variant, baseline))
-    ours_cells, theirs_cells = (
-        pd.MultiIndex.from_frame(rows[["question_id", "draw"]]) for rows in (ours, theirs)
-    )
+    ours_cells, theirs_cells = (pd.MultiIndex.from_frame(rows[["question_id", "draw"]]) for rows in (ours, theirs))
     if not ours_cells.equals(theirs_cells):
         unpaired = ours_cells.symmetric_difference(theirs_cells)
         question_id, draw = unpaired[0]

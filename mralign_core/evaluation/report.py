@@ -158,9 +158,7 @@ def _funnel(inputs: ReportInputs) -> Figure | None:
 def _labels(inputs: ReportInputs) -> Figure | None:
     annotations, polarities = _rows(inputs.annotations), _polarities(inputs)
     return (
-        figures.label_mix(annotations, polarities, inputs.taxonomy)
-        if annotations is not None and polarities
-        else None
+        figures.label_mix(annotations, polarities, inputs.taxonomy) if annotations is not None and polarities else None
     )
 
 
@@ -214,10 +212,7 @@ def _chart(name: str, figure: Figure | None) -> Markup | None:
 def _cells(frame: pd.DataFrame) -> list[list[tuple[str, bool]]]:
     """Each row's cells as text, with whether they are numbers."""
     rows = frame.itertuples(index=False)
-    return [
-        [(f"{cell:,}", True) if isinstance(cell, Number) else (str(cell), False) for cell in row]
-        for row in rows
-    ]
+    return [[(f"{cell:,}", True) if isinstance(cell, Number) else (str(cell), False) for cell in row] for row in rows]
 
 
 @lru_cache(maxsize=1)

@@ -53,6 +53,4 @@ def require_both_polarities(candidates: pd.DataFrame, funnel: Funnel, remedy: st
     if all(counts.values()):
         return
     found = ", ".join(f"{count} {name}" for name, count in counts.items())
-    raise NoCandidatesError(
-        f"selection kept {found} traces; both kinds are needed. Its yield:\n{funnel}\n{remedy}"
-    )
+    raise NoCandidatesError(f"selection kept {found} traces; both kinds are needed. Its yield:\n{funnel}\n{remedy}")

@@ -81,22 +81,17 @@ def _read(line: Line, model: ModelConfig, problems: list[str]) -> Row:
     row: Row = {name: _text(line, name, problems) for name in ("question", "thinking", "answer")}
     row["trace_id"] = str(values.get("id", "")).strip()
     if not row["trace_id"]:
-        problems.append(
-            f"line {line.number}: field 'id' must be a non-empty id, got {values.get('id')!r:.60}"
-        )
+        problems.append(f"line {line.number}: field 'id' must be a non-empty id, got {values.get('id')!r:.60}")
     golds = "answers" if "answers" in values and "gold" not in values else "gold"
     row["answers"] = [] if values.get(golds) == [] else answers_of(line, golds, problems)
     row["polarity"] = values.get("polarity")
     if row["polarity"] not in (None, *POLARITIES):
         problems.append(
-            f"line {line.number}: field 'polarity' must be {' or '.join(POLARITIES)}, "
-            f"got {row['polarity']!r:.60}"
+            f"line {line.number}: field 'polarity' must be {' or '.join(POLARITIES)}, got {row['polarity']!r:.60}"
         )
     row["finished"] = values.get("finished", True)
     if not isinstance(row["finished"], bool):
-        problems.append(
-            f"line {line.number}: field 'finished' must be true or false, got {row['finished']!r:.60}"
-        )
+        problems.append(f"line {line.number}: field 'finished' must be true or false, got {row['finished']!r:.60}")
     for tag in (model.think_open, model.think_close):
         if tag in row["thinking"] + row["answer"]:
             problems.append(
@@ -129,9 +124,7 @@ def _without_gold(rows: Sequence[Row]) -> list[str]:
     return ["" if row["answers"] else "no gold answer" for row in rows]
 
 
-def _as_draw(
-    row: Row, tokenizer: PreTrainedTokenizerBase, section: GenerateConfig, model: ModelConfig
-) -> Row:
+def _as_draw(row: Row, tokenizer: PreTrainedTokenizerBase, section: GenerateConfig, model: ModelConfig) -> Row:
     """The trace as if the model had been asked the question and had written it."""
     prompt_format = PromptFormat(section.instruction, model.think_open, model.think_close)
     prompt = render_prompt(tokenizer, row["question"], "on", prompt_format)
@@ -140,9 +133,7 @@ def _as_draw(
     written = f"{head}{row['thinking']}\n{model.think_close}\n\n{row['answer']}"
     completion_ids = tokenizer.encode(written, add_special_tokens=False)
     # The tokens are what is trained on; a tokenizer that normalises Unicode gives back a slightly other text.
-    completion = str(
-        tokenizer.decode(completion_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    )
+    completion = str(tokenizer.decode(completion_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
     parsed = parse_completion(
         completion,
         think_open=model.think_open,

@@ -75,9 +75,7 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerB
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model.path {str(path)!r} holds no tokenizer that transformers can load: {error}"
-        ) from error
+        raise ConfigError(f"model.path {str(path)!r} holds no tokenizer that transformers can load: {error}") from error
 
 
 def _source(path: str | Path, revision: str) -> tuple[str, dict[str, Any]]:

@@ -69,9 +69,7 @@ def token_offsets(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: 
     return [(_first_visible(text, start, end), end) for start, end in spans]
 
 
-def _encoded_offsets(
-    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str
-) -> list[tuple[int, int]] | None:
+def _encoded_offsets(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> list[tuple[int, int]] | None:
     """Offsets from encoding the text again, or None when that gives other tokens."""
     if not tokenizer.is_fast:
         return None
@@ -85,14 +83,10 @@ def _encoded_offsets(
     return spans
 
 
-def _decoded_offsets(
-    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str
-) -> list[tuple[int, int]]:
+def _decoded_offsets(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> list[tuple[int, int]]:
     """Offsets from decoding a short window of tokens that moves along, for tokens no encoder would choose."""
     spans: list[tuple[int, int]] = []
-    start = context = settled = num_settled = (
-        0  # the window begins a token or more before the first unsettled one
-    )
+    start = context = settled = num_settled = 0  # the window begins a token or more before the first unsettled one
     for position in range(1, len(ids) + 1):
         before = _decode(tokenizer, ids[context:settled])
         piece = _decode(tokenizer, ids[context:position])[len(before) :]
@@ -102,9 +96,7 @@ def _decoded_offsets(
         start = end
         if complete == piece or position == len(ids):
             if text[num_settled : num_settled + len(piece)] != piece:
-                raise DataError(
-                    f"token {position - 1} decodes to {piece!r}, which the text does not have there"
-                )
+                raise DataError(f"token {position - 1} decodes to {piece!r}, which the text does not have there")
             num_settled += len(piece)
             context, settled = settled, position
     if num_settled != len(text):

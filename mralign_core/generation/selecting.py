@@ -147,9 +147,7 @@ def _judge(draws: dict[str, list[Row]], right: str) -> tuple[str | None, str]:
     outcomes = {*right_on, *right_off}
     if len(outcomes) > 1:
         return None, "answered now right, now wrong"
-    return None, "right with and without thinking" if outcomes == {
-        True
-    } else "wrong with and without thinking"
+    return None, "right with and without thinking" if outcomes == {True} else "wrong with and without thinking"
 
 
 def _segmented(row: Row, tokenizer: PreTrainedTokenizerBase, model: ModelConfig) -> Row:

@@ -82,14 +82,11 @@ class TransformersSampler:
             if on_progress:
                 on_progress(num_finished, len(requests))
         return [
-            self._sample(*drawn)
-            for drawn in zip(prompts, decoder.completions, decoder.finish_reasons, strict=True)
+            self._sample(*drawn) for drawn in zip(prompts, decoder.completions, decoder.finish_reasons, strict=True)
         ]
 
     def _sample(self, prompt: Prompt, completion_ids: list[int], finish_reason: str) -> Sample:
-        text = self.tokenizer.decode(
-            completion_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        text = self.tokenizer.decode(completion_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return Sample(prompt.text, prompt.ids, completion_ids, str(text), finish_reason)
 
 

@@ -103,9 +103,7 @@ def contains_match(answer: str | None, golds: Sequence[str]) -> bool:
         return False
     texts = [f" {form} " for form in _forms(answer)]
     return any(
-        form and f" {form} " in text
-        for gold in golds
-        for form, text in zip(_gold_forms(gold), texts, strict=True)
+        form and f" {form} " in text for gold in golds for form, text in zip(_gold_forms(gold), texts, strict=True)
     )
 
 

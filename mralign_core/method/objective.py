@@ -21,9 +21,7 @@ class KLBaseline(NamedTuple):
     clamped: Tensor
 
 
-def implicit_reward(
-    policy_logps_BT: Tensor, reference_logps_BT: Tensor, weights_BT: Tensor, mask_BT: Tensor
-) -> Tensor:
+def implicit_reward(policy_logps_BT: Tensor, reference_logps_BT: Tensor, weights_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Weighted sum of the log-ratios of policy to reference over a completion's tokens.
 
     Implements Eq. 9 of arXiv 2510.24794.

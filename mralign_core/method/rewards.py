@@ -17,9 +17,7 @@ from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import FloatArray, set_transition_prob
 
 
-def trace_ratios(
-    steps: Sequence[Sequence[int]], p_numerator: FloatArray, p_denominator: FloatArray
-) -> FloatArray:
+def trace_ratios(steps: Sequence[Sequence[int]], p_numerator: FloatArray, p_denominator: FloatArray) -> FloatArray:
     """Ratio of transition probabilities into each step of a trace, before clipping.
 
     Implements the ratio in Eq. 10 of arXiv 2510.24794, Pr(y_t | y_{t−1}, P^±) / Pr(y_t | y_{t−1}, P), with

@@ -42,15 +42,12 @@ class Taxonomy:
             raise ConfigError("taxonomy.labels is empty; it must name at least one label")
         if len(set(self.labels)) != len(self.labels) or {START_NAME, STOP_NAME} & set(self.labels):
             raise ConfigError(
-                f"taxonomy.labels is {list(self.labels)}; "
-                f"labels must be distinct, and not {START_NAME} or {STOP_NAME}"
+                f"taxonomy.labels is {list(self.labels)}; labels must be distinct, and not {START_NAME} or {STOP_NAME}"
             )
         for name, table in (("macro_strategies", self.macro_strategies), ("definitions", self.definitions)):
             if set(table) != set(self.labels):
                 odd = sorted(set(table) ^ set(self.labels))
-                raise ConfigError(
-                    f"taxonomy.{name} must have exactly the labels as keys; check {', '.join(odd)}"
-                )
+                raise ConfigError(f"taxonomy.{name} must have exactly the labels as keys; check {', '.join(odd)}")
 
     @property
     def num_labels(self) -> int:
@@ -81,9 +78,7 @@ class Taxonomy:
         try:
             return self.labels.index(label) + 1
         except ValueError:
-            raise DataError(
-                f"label {label!r} is not in the taxonomy; it has {', '.join(self.labels)}"
-            ) from None
+            raise DataError(f"label {label!r} is not in the taxonomy; it has {', '.join(self.labels)}") from None
 
     def macro_of(self, label: str) -> str:
         """Macro-strategy that a label belongs to.

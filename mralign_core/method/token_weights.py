@@ -44,9 +44,7 @@ def segment_token_spans(
     starts = _text_starts(offsets)
     edges = [edge for segment in segments for edge in segment]
     if any(before > after for before, after in pairwise([0, *edges, thinking_end])):
-        raise DataError(
-            f"segments {list(segments)} must be in order, apart, and end by character {thinking_end}"
-        )
+        raise DataError(f"segments {list(segments)} must be in order, apart, and end by character {thinking_end}")
     if not segments:
         return []
     borders = [*(segment.start for segment in segments[1:]), thinking_end]
@@ -73,14 +71,10 @@ def token_weights(num_tokens: int, spans: Sequence[tuple[int, int]], weights: Se
     [0.5, 0.5, 2.0, 1.0, 1.0]
     """
     if len(spans) != len(weights):
-        raise DataError(
-            f"{len(spans)} token spans with {len(weights)} weights; each segment needs one of both"
-        )
+        raise DataError(f"{len(spans)} token spans with {len(weights)} weights; each segment needs one of both")
     edges = [edge for span in spans for edge in span]
     if any(before > after for before, after in pairwise([0, *edges, num_tokens])):
-        raise DataError(
-            f"token spans {list(spans)} must be in order inside the completion of {num_tokens} tokens"
-        )
+        raise DataError(f"token spans {list(spans)} must be in order inside the completion of {num_tokens} tokens")
     weights_T = np.ones(num_tokens)
     for (start, end), weight in zip(spans, weights, strict=True):
         weights_T[start:end] = weight

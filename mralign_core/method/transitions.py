@@ -172,9 +172,7 @@ def e_step(p: FloatArray, pairs: SetPairCounts) -> FloatArray:
     """
     path_sums = _path_sums(p, pairs)
     possible = path_sums > 0
-    counts = _spread(
-        p, pairs, np.divide(pairs.multiplicities, path_sums, where=possible, out=np.zeros(len(possible)))
-    )
+    counts = _spread(p, pairs, np.divide(pairs.multiplicities, path_sums, where=possible, out=np.zeros(len(possible))))
     if possible.all():
         return counts
     mask = transition_mask(len(p))
@@ -283,9 +281,7 @@ def keep_most_confident(labels: Sequence[Label], confidences: Sequence[float]) -
     ('analogy',)
     """
     if len(labels) != len(confidences):
-        raise ValueError(
-            f"{len(labels)} labels with {len(confidences)} confidences; there must be one for each"
-        )
+        raise ValueError(f"{len(labels)} labels with {len(confidences)} confidences; there must be one for each")
     if not labels:
         return ()
     return (labels[int(np.argmax(confidences))],)
@@ -320,9 +316,7 @@ def _spread(p: FloatArray, pairs: SetPairCounts, factor_U: FloatArray) -> FloatA
     return spread
 
 
-def _log_densities(
-    p: FloatArray, pairs: SetPairCounts, prior: float, mask: FloatArray
-) -> tuple[float, float]:
+def _log_densities(p: FloatArray, pairs: SetPairCounts, prior: float, mask: FloatArray) -> tuple[float, float]:
     """Log-likelihood, and log-likelihood plus log prior."""
     log_likelihood = observed_log_likelihood(p, pairs)
     log_prior = prior * float(np.log(p[mask > 0]).sum()) if prior > 0 else 0.0
@@ -333,13 +327,9 @@ def _estimate(
     p: FloatArray, counts: FloatArray, prior: float, mask: FloatArray, history: list[tuple[float, float]]
 ) -> TransitionEstimate:
     log_likelihood, log_posterior = np.array(history).T
-    return TransitionEstimate(
-        p, counts + prior * mask, counts, log_likelihood, log_posterior, len(history) - 1
-    )
+    return TransitionEstimate(p, counts + prior * mask, counts, log_likelihood, log_posterior, len(history) - 1)
 
 
 def _check_num_states(pairs: SetPairCounts, num_states: int) -> None:
     if pairs.sources.shape[1] != num_states:
-        raise ValueError(
-            f"pairs were counted with {pairs.sources.shape[1]} states, num_states is {num_states}"
-        )
+        raise ValueError(f"pairs were counted with {pairs.sources.shape[1]} states, num_states is {num_states}")

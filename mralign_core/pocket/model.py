@@ -118,9 +118,7 @@ class Curriculum:
         self._world = world
         self._tokenizer = tokenizer
         self._generator = np.random.default_rng([seed, 1])
-        self._statements = [
-            Example("statement", *map(self._encode, statement(fact))) for fact in world.facts.values()
-        ]
+        self._statements = [Example("statement", *map(self._encode, statement(fact))) for fact in world.facts.values()]
         self._direct_answers = [
             Example(
                 "think_off",
@@ -215,9 +213,7 @@ def mean_losses(model: Qwen3ForCausalLM, batch: PackedBatch) -> Tensor:
     ).last_hidden_state
     # Only the positions before learnt tokens go through the head, the widest layer: about half of them.
     logits_NV = model.lm_head(hidden_RTD.flatten(0, 1)[batch.learnt_N - 1])
-    loss_N = functional.cross_entropy(
-        logits_NV, batch.input_ids_RT.flatten()[batch.learnt_N], reduction="none"
-    )
+    loss_N = functional.cross_entropy(logits_NV, batch.input_ids_RT.flatten()[batch.learnt_N], reduction="none")
     sums_K = torch.zeros(len(KINDS)).index_add(0, batch.kind_N, loss_N)
     return sums_K / torch.bincount(batch.kind_N, minlength=len(KINDS)).clamp(min=1)
 
@@ -228,9 +224,7 @@ def _fit(
     steps: int,
     on_progress: Callable[[int, int], None] | None,
 ) -> dict[str, float]:
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     history: list[Tensor] = []
     model.train()

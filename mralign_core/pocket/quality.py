@@ -56,13 +56,9 @@ def check_quality(world: World, sampler: Sampler, config: PocketConfig) -> dict[
 
 
 def _ask(sampler: Sampler, questions: Sequence[Question], thinking_mode: str) -> list[ParsedCompletion]:
-    requests = [
-        SampleRequest(question.question_id, question.text, thinking_mode, 0) for question in questions
-    ]
+    requests = [SampleRequest(question.question_id, question.text, thinking_mode, 0) for question in questions]
     return [
-        parse_completion(
-            sample.completion, think_open="<think>", think_close="</think>", thinking_mode=thinking_mode
-        )
+        parse_completion(sample.completion, think_open="<think>", think_close="</think>", thinking_mode=thinking_mode)
         for sample in sampler.sample(requests, GREEDY)
     ]
 

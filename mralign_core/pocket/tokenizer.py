@@ -43,9 +43,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """
     control = [PAD, UNKNOWN, TURN_START, TURN_END]
     tokens = [*control, *TAGS, *_words()]
-    backend = Tokenizer(
-        models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN)
-    )
+    backend = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(PIECE), behavior="isolated")
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])

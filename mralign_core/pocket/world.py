@@ -149,9 +149,7 @@ def build_world(seed: int, overwrite_prob: float = 0.25) -> World:
             facts[fact.subject, fact.relation] = fact
     one_hop = [(fact,) for fact in facts.values()]
     two_hop = [(first, second) for first in facts.values() for second in _facts_about(first.value, facts)]
-    questions = _split_questions(one_hop, 0.0, generator) + _split_questions(
-        two_hop, POPULAR_SHARE, generator
-    )
+    questions = _split_questions(one_hop, 0.0, generator) + _split_questions(two_hop, POPULAR_SHARE, generator)
     return World(seed, facts, neighbours, tuple(questions))
 
 

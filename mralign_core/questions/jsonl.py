@@ -65,9 +65,7 @@ def _parse(line: str, number: int, problems: list[str]) -> dict[str, Any]:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
-        problems.append(
-            f"line {number}: not JSON ({error.msg} at column {error.colno}): {line.strip()!r:.60}"
-        )
+        problems.append(f"line {number}: not JSON ({error.msg} at column {error.colno}): {line.strip()!r:.60}")
         return {}
     if not isinstance(values, dict):
         problems.append(f"line {number}: not an object but {type(values).__name__}: {line.strip()!r:.60}")

@@ -48,9 +48,7 @@ def read_question_sets(section: QuestionsConfig, *, needs_train: bool = True) ->
     if needs_train and not section.train_path:
         raise DataError("questions.train_path is empty: name a JSONL file of questions to align on")
     paths = {"train": section.train_path, "eval": section.eval_path}
-    frames = {
-        split: load_questions(path, section, split) if path else _frame([]) for split, path in paths.items()
-    }
+    frames = {split: load_questions(path, section, split) if path else _frame([]) for split, path in paths.items()}
     refuse_overlap(frames["train"], frames["eval"])
     return pd.concat(list(frames.values()), ignore_index=True)
 
@@ -100,9 +98,7 @@ def refuse_overlap(train: pd.DataFrame, evaluation: pd.DataFrame) -> None:
     Raises:
         DataError: a question, compared by :func:`question_key`, or a question id is in both sets.
     """
-    by_key = {
-        question_key(text): own for text, own in zip(train["question"], train["question_id"], strict=True)
-    }
+    by_key = {question_key(text): own for text, own in zip(train["question"], train["question_id"], strict=True)}
     shared = [
         f"{own!r} is {by_key[question_key(text)]!r}: {text!r:.80}"
         for text, own in zip(evaluation["question"], evaluation["question_id"], strict=True)

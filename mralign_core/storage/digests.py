@@ -76,15 +76,9 @@ def source_digest(module: str) -> str:
         ArtifactError: there is no such module.
     """
     files = _closure(module)
-    folders = {
-        path.parent for name, path in files.items() if name.count(".") > 1 or path.name == "__init__.py"
-    }
+    folders = {path.parent for name, path in files.items() if name.count(".") > 1 or path.name == "__init__.py"}
     lines = [f"{name} {hashlib.sha256(_code(path).encode()).hexdigest()}\n" for name, path in files.items()]
-    lines += [
-        f"{folder.name}/{path.name} {file_sha256(path)}\n"
-        for folder in folders
-        for path in folder.glob("*.md")
-    ]
+    lines += [f"{folder.name}/{path.name} {file_sha256(path)}\n" for folder in folders for path in folder.glob("*.md")]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
@@ -94,9 +88,7 @@ def _closure(module: str) -> dict[str, Path]:
     spec = importlib.util.find_spec(package)
     root = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
     if root is None or module == package or _module_file(root, module) is None:
-        raise ArtifactError(
-            f"no source of module {module!r}: give a name such as 'mralign_core.method.rewards'"
-        )
+        raise ArtifactError(f"no source of module {module!r}: give a name such as 'mralign_core.method.rewards'")
     found: dict[str, Path] = {}
     queue = [module]
     while queue:

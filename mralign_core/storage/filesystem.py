@@ -130,9 +130,7 @@ class StoreFiles:
         """Write a small file atomically; when ``durable``, it also survives a loss of power."""
         with self._believing_what_is_there(path, hashlib.sha256(data).hexdigest()):
             if self.is_local:
-                self._attempt(
-                    "write", path, lambda: self._replace(path, lambda file: file.write_bytes(data), durable)
-                )
+                self._attempt("write", path, lambda: self._replace(path, lambda file: file.write_bytes(data), durable))
             else:
                 self._attempt("write", path, lambda: self._fs.pipe_file(self._full(path), data))
 
@@ -140,9 +138,7 @@ class StoreFiles:
         """Copy a local file of known digest into the store, atomically."""
         with self._believing_what_is_there(path, sha256):
             if self.is_local:
-                self._attempt(
-                    "write", path, lambda: self._replace(path, lambda file: shutil.copyfile(source, file))
-                )
+                self._attempt("write", path, lambda: self._replace(path, lambda file: shutil.copyfile(source, file)))
             else:
                 self._attempt("write", path, lambda: self._fs.put_file(str(source), self._full(path)))
 
@@ -219,9 +215,7 @@ class StoreFiles:
                 arrived = can_pass(failure.__cause__) and self.sha256(path) == sha256
             if not arrived:
                 raise
-            logger.warning(
-                "%s was written although the store reported a failure: %s", self.uri(path), failure
-            )
+            logger.warning("%s was written although the store reported a failure: %s", self.uri(path), failure)
 
     def _replace(self, path: str, fill: Callable[[Path], object], durable: bool = True) -> None:
         """Write a local file aside, then rename it: a reader sees all of it or nothing."""

@@ -91,9 +91,7 @@ class ArtifactStore:
         files.check_bucket()
         files.write(probe, content)
         if files.read(probe) != content or not files.sizes("probes"):
-            raise StorageError(
-                f"storage.root {self._section.root}: a file just written can't be read or listed there"
-            )
+            raise StorageError(f"storage.root {self._section.root}: a file just written can't be read or listed there")
         with contextlib.suppress(StorageError):  # write-once buckets refuse it, and that is fine
             files.remove(probe)
         files.remove_stale_temporaries()
@@ -188,9 +186,7 @@ class ArtifactStore:
         ref = self.resolve(artifact) if isinstance(artifact, str) else artifact
         manifest = self._read_manifest(ref.path)
         if (manifest.stage, manifest.key, manifest.sha256) != (ref.stage, ref.key, ref.sha256):
-            raise ArtifactError(
-                f"the manifest at {self._files.uri(ref.path)} is not that of {ref.stage}/{ref.key}"
-            )
+            raise ArtifactError(f"the manifest at {self._files.uri(ref.path)} is not that of {ref.stage}/{ref.key}")
         return manifest
 
     def open_directory(self, ref: ArtifactRef) -> Path:
@@ -237,9 +233,7 @@ class ArtifactStore:
         """
         wanted = text.rpartition("artifacts/")[2].rstrip("/")
         known = self._paths()
-        fitting = [
-            path for path in known if path.startswith(wanted) or path.split("/")[-2].startswith(wanted)
-        ]
+        fitting = [path for path in known if path.startswith(wanted) or path.split("/")[-2].startswith(wanted)]
         names = sorted({path.rpartition("/")[0] for path in fitting})
         if len(names) != 1 or not wanted:
             what = f"{len(names)} artifacts fit" if names else "no artifact fits"
@@ -298,19 +292,13 @@ class ArtifactStore:
     def _read_manifest(self, path: str) -> Manifest:
         data = self._files.read(f"{path}/manifest.json")
         if data is None:
-            raise ArtifactError(
-                f"{self._files.uri(path)} has no manifest.json: it was never finished, or removed"
-            )
+            raise ArtifactError(f"{self._files.uri(path)} has no manifest.json: it was never finished, or removed")
         try:
             manifest = Manifest.model_validate_json(data)
         except ValidationError as error:
-            raise ArtifactError(
-                f"{self._files.uri(path)}/manifest.json is damaged: {_first_problem(error)}"
-            ) from None
+            raise ArtifactError(f"{self._files.uri(path)}/manifest.json is damaged: {_first_problem(error)}") from None
         if manifest.path != path:
-            raise ArtifactError(
-                f"{self._files.uri(path)}/manifest.json describes another artifact, {manifest.path}"
-            )
+            raise ArtifactError(f"{self._files.uri(path)}/manifest.json describes another artifact, {manifest.path}")
         return manifest
 
     def _verify(self, manifest: Manifest, *, full_hash: bool) -> None:

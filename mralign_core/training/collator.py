@@ -61,11 +61,7 @@ def collate(items: Sequence[TrainingItem], pad_token_id: int = 0) -> dict[str, A
     weights = [[0.0] * len(item.example.prompt_ids) + item.example.weights for item in items]
     batch["weights"] = _stack(weights, 0.0, torch.float32)
     batch["is_positive"] = torch.tensor([item.example.is_positive for item in items])
-    pairs = [
-        (item.example.prompt_ids, item.kl_completion_ids)
-        for item in items
-        if item.kl_completion_ids is not None
-    ]
+    pairs = [(item.example.prompt_ids, item.kl_completion_ids) for item in items if item.kl_completion_ids is not None]
     if pairs:
         batch |= {f"kl_{name}": value for name, value in _pad(pairs, pad_token_id).items()}
     return batch

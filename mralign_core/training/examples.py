@@ -59,9 +59,7 @@ def build_examples(
     kept = [example for example in examples if _num_tokens(example) <= max_length]
     num_too_long = len(examples) - len(kept)
     if num_too_long:
-        logger.warning(
-            "%d of %d traces exceed %d tokens and are left out", num_too_long, len(examples), max_length
-        )
+        logger.warning("%d of %d traces exceed %d tokens and are left out", num_too_long, len(examples), max_length)
     return Examples(kept, {"too_long": num_too_long})
 
 
@@ -74,14 +72,10 @@ def _segment_weights(rewards: pd.DataFrame) -> dict[tuple[str, int], float]:
     return {(str(trace_id), int(segment)): float(weight) for trace_id, segment, weight in rows}
 
 
-def _example(
-    row: Any, segment_weights: dict[tuple[str, int], float] | None, end_token_id: int
-) -> TrainingExample:
+def _example(row: Any, segment_weights: dict[tuple[str, int], float] | None, end_token_id: int) -> TrainingExample:
     prompt_ids = [int(token) for token in row.prompt_ids]
     if not prompt_ids:
-        raise DataError(
-            f"trace {row.trace_id}: prompt_ids is empty, so its first token has no context; add a prompt"
-        )
+        raise DataError(f"trace {row.trace_id}: prompt_ids is empty, so its first token has no context; add a prompt")
     completion_ids = [int(token) for token in row.completion_ids]
     if completion_ids[-1:] != [end_token_id]:
         completion_ids.append(end_token_id)

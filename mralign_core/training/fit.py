@@ -81,13 +81,9 @@ def train_adapter(
         DataError: see :func:`~mralign_core.training.examples.build_examples`.
     """
     if variant == "mr_align" and rewards is None:
-        raise ConfigError(
-            "variant 'mr_align' needs the table 'rewards'; without weights it would be plain KTO"
-        )
+        raise ConfigError("variant 'mr_align' needs the table 'rewards'; without weights it would be plain KTO")
     if model_section.dtype == "float16":
-        raise ConfigError(
-            "model.dtype 'float16' can't be trained without loss scaling: use 'bfloat16' or 'float32'"
-        )
+        raise ConfigError("model.dtype 'float16' can't be trained without loss scaling: use 'bfloat16' or 'float32'")
     model, tokenizer = load_model_and_tokenizer(
         model_path, model_section.dtype, model_section.device, revision=revision
     )
@@ -122,9 +118,7 @@ def _train(
     learning_rate = section.sft_learning_rate if variant == "sft" else section.learning_rate
     on_cpu = peft_model.device.type == "cpu"
     with tempfile.TemporaryDirectory() as scratch:
-        args = training_arguments(
-            section, learning_rate=learning_rate, seed=seed, output_dir=scratch, on_cpu=on_cpu
-        )
+        args = training_arguments(section, learning_rate=learning_rate, seed=seed, output_dir=scratch, on_cpu=on_cpu)
         trainer = kind(
             peft_model,
             args,

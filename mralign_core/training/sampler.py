@@ -77,9 +77,7 @@ class EpochSampler(Sampler[RowPair]):
         num_rows = len(self.examples)
         first, last = epoch * self.rows_per_epoch, (epoch + 1) * self.rows_per_epoch
         passes = range(first // num_rows, -(-last // num_rows))
-        rows = np.concatenate(
-            [np.random.default_rng([self.seed, number]).permutation(num_rows) for number in passes]
-        )
+        rows = np.concatenate([np.random.default_rng([self.seed, number]).permutation(num_rows) for number in passes])
         offset = first - passes.start * num_rows
         return [int(row) for row in rows[offset : offset + self.rows_per_epoch]]
 

@@ -82,9 +82,7 @@ def prompt_digest(messages: Sequence[Message]) -> str:
 def read_payload(messages: Sequence[Message]) -> dict[str, Any]:
     """The JSON object of a request, as the annotator is shown it."""
     content = messages[1]["content"]
-    payload: dict[str, Any] = json.loads(
-        content[content.index(OPENING) + len(OPENING) : content.rindex(CLOSING)]
-    )
+    payload: dict[str, Any] = json.loads(content[content.index(OPENING) + len(OPENING) : content.rindex(CLOSING)])
     return payload
 
 

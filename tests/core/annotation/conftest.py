@@ -17,9 +17,7 @@ def candidates_of():
     """Builds the columns of table ``candidates`` that annotation reads, from texts of segments."""
 
     def build(*traces, question="Who wrote it?", answers=("Galen",)):
-        return pd.DataFrame(
-            [_row(f"t{number}", texts, question, answers) for number, texts in enumerate(traces)]
-        )
+        return pd.DataFrame([_row(f"t{number}", texts, question, answers) for number, texts in enumerate(traces)])
 
     return build
 

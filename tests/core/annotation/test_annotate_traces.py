@@ -187,9 +187,7 @@ def test_raw_rows_are_in_the_order_of_trace_role_and_attempt(server, candidates_
 
 
 def test_a_rerun_sends_nothing_and_gives_the_same_tables(server, candidates_of, tmp_path):
-    server.script = lambda request, number: label_all(
-        request, "framing" if role_of(request) == "a" else "retrieval", 5
-    )
+    server.script = lambda request, number: label_all(request, "framing" if role_of(request) == "a" else "retrieval", 5)
     candidates = candidates_of(THREE, THREE[:2])
     first = annotate(candidates, remote(server), FolderReplyStore(tmp_path))
     sent = len(server.requests)
@@ -334,16 +332,12 @@ def test_order_and_shards_of_traces_do_not_change_a_label(candidates_of):
     shards = pd.concat([annotate(part, AnnotateConfig(**CUE, concurrency=1)).annotations for part in parts])
     pd.testing.assert_frame_equal(
         whole,
-        shards.sort_values(
-            "trace_id", key=lambda ids: ids.str[1:].astype(int), kind="stable", ignore_index=True
-        ),
+        shards.sort_values("trace_id", key=lambda ids: ids.str[1:].astype(int), kind="stable", ignore_index=True),
     )
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(
-    "MRALIGN_REAL_DATA" not in os.environ, reason="MRALIGN_REAL_DATA names no folder of real traces"
-)
+@pytest.mark.skipif("MRALIGN_REAL_DATA" not in os.environ, reason="MRALIGN_REAL_DATA names no folder of real traces")
 def test_cue_annotators_label_real_traces(candidates_of):
     path = Path(os.environ["MRALIGN_REAL_DATA"]) / "traces" / "race_nq_ds7b_samples.jsonl"
     traces = [json.loads(line)["thinking"] for line in path.read_text().splitlines()]

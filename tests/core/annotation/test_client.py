@@ -51,9 +51,7 @@ def test_one_request_gives_one_reply_with_its_price_and_is_kept_raw_and_whole(se
     assert received.cost_usd == pytest.approx(100 * 2.5e-6 + 20 * 10e-6)
     record = replies.get(request.digest)
     assert record["response"]["choices"][0]["message"]["content"] == "hello"
-    assert (
-        record["model"] == "openai/gpt-4o" and record["latency_s"] > 0 and len(record["prompt_digest"]) == 64
-    )
+    assert record["model"] == "openai/gpt-4o" and record["latency_s"] > 0 and len(record["prompt_digest"]) == 64
     assert server.requests[0]["temperature"] == 0.5
     assert server.requests[0]["messages"] == request.messages
 
@@ -222,13 +220,8 @@ def test_missing_key_or_provider_is_found_before_any_request(monkeypatch):
 
 def test_reply_format_is_asked_for_as_far_as_the_endpoint_can_keep_it():
     schema = {"type": "object"}
-    assert (
-        endpoint.response_format("openai/gpt-4o", schema)["response_format"]["json_schema"]["schema"]
-        == schema
-    )
-    assert endpoint.response_format("deepseek/deepseek-chat", schema) == {
-        "response_format": {"type": "json_object"}
-    }
+    assert endpoint.response_format("openai/gpt-4o", schema)["response_format"]["json_schema"]["schema"] == schema
+    assert endpoint.response_format("deepseek/deepseek-chat", schema) == {"response_format": {"type": "json_object"}}
     assert endpoint.response_format("openai/my-own-model", schema) == {}
     assert endpoint.response_format("cue/a", schema) == {}
 

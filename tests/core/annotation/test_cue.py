@@ -72,9 +72,7 @@ def test_pocket_labels_are_recovered_before_noise(annotator):
 
 def test_noise_has_its_rates_and_the_two_annotators_err_apart():
     segments = [f"I recall that the river of Galen is number {number}." for number in range(2000)]
-    flipped = {
-        name: [v.labels != ("retrieval",) for v in label(name, segments, noise(flip=0.2))] for name in "ab"
-    }
+    flipped = {name: [v.labels != ("retrieval",) for v in label(name, segments, noise(flip=0.2))] for name in "ab"}
     other_seed = [vote.labels != ("retrieval",) for vote in label("a", segments, noise(seed=1, flip=0.2))]
     assert np.mean(flipped["a"]) == pytest.approx(0.2, abs=0.03)
     assert np.corrcoef(flipped["a"], flipped["b"])[0, 1] == pytest.approx(0, abs=0.06)
@@ -102,9 +100,7 @@ def test_adjudicator_decides_the_disputed_steps_by_the_cues():
         DisputedStep((0,), LabelVote((), ()), LabelVote(("framing",), (3.0,))),
         DisputedStep((1, 2), LabelVote(("analogy",), (9.0,)), LabelVote(("self_verification",), (5.0,))),
     ]
-    messages = adjudicate_messages(
-        Trace("q", ["a"], segments), disputed, max_labels=2, taxonomy=PAPER_TAXONOMY
-    )
+    messages = adjudicate_messages(Trace("q", ["a"], segments), disputed, max_labels=2, taxonomy=PAPER_TAXONOMY)
     reply = json.loads(cue.reply("adjudicator", messages, noise()))
     assert [step["thinking_step"] for step in reply["steps"]] == [[0], [1, 2]]
     assert reply["steps"][0]["labels"] == []

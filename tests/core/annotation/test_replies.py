@@ -14,9 +14,7 @@ GOOD = steps(((0,), {"framing": 9}), ((1,), {"retrieval": 8, "analogy": 6.5}), (
 
 def parse(text, finish_reason="stop", num_segments=3):
     asked = [[index] for index in range(num_segments)]
-    return parse_reply(
-        text, finish_reason, asked=asked, may_merge=True, max_labels=2, taxonomy=PAPER_TAXONOMY
-    )
+    return parse_reply(text, finish_reason, asked=asked, may_merge=True, max_labels=2, taxonomy=PAPER_TAXONOMY)
 
 
 def kind_of(text, finish_reason="stop"):

@@ -77,9 +77,7 @@ def candidate(trace_id, polarity, num_segments):
 def annotation(trace_id, segment, labels):
     """One row of schemas.ANNOTATIONS, agreed on by both annotators, or unlabelled."""
     confidences = [8.0] * len(labels)
-    sides = {f"labels_{side}": labels for side in "ab"} | {
-        f"confidences_{side}": confidences for side in "ab"
-    }
+    sides = {f"labels_{side}": labels for side in "ab"} | {f"confidences_{side}": confidences for side in "ab"}
     rule = "agree" if labels else "unlabelled"
     own = {"labels": labels, "confidences": confidences, "rule": rule}
     return {"trace_id": trace_id, "segment": segment, "step": segment, **own, **sides}
@@ -105,18 +103,13 @@ def labelled_run(rng, num_traces=24):
     candidates, annotations, chains = [], [], {}
     for number in range(num_traces):
         trace_id, polarity = f"t{number:02d}", ("positive", "negative")[number % 2]
-        labels = [
-            [str(rng.choice(taxonomy.labels[:6] if number % 2 else taxonomy.labels[4:]))] for _ in range(5)
-        ]
+        labels = [[str(rng.choice(taxonomy.labels[:6] if number % 2 else taxonomy.labels[4:]))] for _ in range(5)]
         labels[number % 5] = []
         candidates.append(candidate(trace_id, polarity, len(labels)))
         annotations += [annotation(trace_id, place, names) for place, names in enumerate(labels)]
         chains[trace_id] = (polarity, [[taxonomy.state(name) for name in names] for names in labels])
     sides = ({"positive"}, {"negative"}, {"positive", "negative"})
-    pairs = [
-        count_set_pairs([c for side, c in chains.values() if side in kept], taxonomy.num_states)
-        for kept in sides
-    ]
+    pairs = [count_set_pairs([c for side, c in chains.values() if side in kept], taxonomy.num_states) for kept in sides]
     transitions = Transitions(*(fit_em(pair, taxonomy.num_states) for pair in pairs))
     rewards = []
     for trace_id, (polarity, chain) in chains.items():

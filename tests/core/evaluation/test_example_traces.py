@@ -88,9 +88,7 @@ def test_before_and_after_shows_repairs_and_damage_alike_on_the_same_cell():
     rows = []
     for question, sides in cells.items():
         for variant, (thought, answer), last in zip(("on", "kto"), sides, ("before", "after"), strict=True):
-            rows.append(
-                score(variant, question, thought, answer, thinking=f"Same.\n\nThe {last} part.\n\nEnd.")
-            )
+            rows.append(score(variant, question, thought, answer, thinking=f"Same.\n\nThe {last} part.\n\nEnd."))
     pairs = before_and_after(as_scores(rows), None, "kto")
     assert [(pair.question, pair.why.partition(":")[0]) for pair in pairs] == [
         ("a", "repaired"),

@@ -23,9 +23,7 @@ DRAWINGS = {
     "labels": lambda inputs: figures.label_mix(inputs.annotations, polarities(inputs), inputs.taxonomy),
     "matrices": lambda inputs: figures.transition_heatmaps(inputs.transitions),
     "weights": lambda inputs: figures.weight_heatmaps(inputs.transitions),
-    "histogram": lambda inputs: figures.weight_histogram(
-        inputs.rewards, polarities(inputs), np.exp(-1), np.e
-    ),
+    "histogram": lambda inputs: figures.weight_histogram(inputs.rewards, polarities(inputs), np.exp(-1), np.e),
     "likelihoods": lambda inputs: figures.log_likelihood_curves(inputs.transitions),
     "training": lambda inputs: figures.training_curves(inputs.training),
     "differences": lambda inputs: figures.difference_intervals(inputs.differences),
@@ -81,9 +79,7 @@ def test_weights_are_the_clipped_ratio_and_unsupported_cells_are_marked(inputs):
     assert not supported[transitions.all.counts < figures.MIN_SUPPORT].any() and supported.any()
     svg = figures.to_svg(figures.weight_heatmaps(transitions), "w")
     few = sum("few seen" in title for title in titles(svg))
-    assert few == sum(
-        int((~figures.transition_weights(transitions, s)[1]).sum()) - 33 for s in ("plus", "minus")
-    )
+    assert few == sum(int((~figures.transition_weights(transitions, s)[1]).sum()) - 33 for s in ("plus", "minus"))
 
 
 def test_contrast_weights_divide_by_the_opposite_polarity(inputs):
@@ -100,9 +96,9 @@ def test_label_shares_are_of_the_labels_of_that_polarity():
         annotation("b", 0, ["framing"]),
         annotation("b", 1, []),
     ]
-    shares = figures.label_shares(
-        pd.DataFrame(rows), {"a": "positive", "b": "negative"}, PAPER_TAXONOMY
-    ).set_index("label")
+    shares = figures.label_shares(pd.DataFrame(rows), {"a": "positive", "b": "negative"}, PAPER_TAXONOMY).set_index(
+        "label"
+    )
     assert list(shares.index) == list(PAPER_TAXONOMY.labels)
     assert shares.loc["analogy", ["positive", "negative"]].tolist() == pytest.approx([2 / 3, 0])
     assert shares.loc["framing", ["positive", "negative"]].tolist() == pytest.approx([1 / 3, 1])
@@ -110,15 +106,11 @@ def test_label_shares_are_of_the_labels_of_that_polarity():
 
 def test_traces_without_any_label_still_draw():
     frame = pd.DataFrame([annotation("a", 0, [])])
-    assert "framing" in texts(
-        figures.to_svg(figures.label_mix(frame, {"a": "positive"}, PAPER_TAXONOMY), "l")
-    )
+    assert "framing" in texts(figures.to_svg(figures.label_mix(frame, {"a": "positive"}, PAPER_TAXONOMY), "l"))
 
 
 def test_histogram_states_the_share_clipped_at_each_end():
-    frame = pd.DataFrame(
-        {"trace_id": "a", "weight": [0.5, 0.5, 1.0, 2.0], "clipped": [True, False, False, True]}
-    )
+    frame = pd.DataFrame({"trace_id": "a", "weight": [0.5, 0.5, 1.0, 2.0], "clipped": [True, False, False, True]})
     shown = texts(figures.to_svg(figures.weight_histogram(frame, {}, 0.5, 2.0), "h"))
     assert shown.count("25.0 % clipped") == 2 and {"at 0.50", "at 2.00"} <= set(shown)
     assert "unknown traces (4 segments)" in shown
@@ -127,9 +119,7 @@ def test_histogram_states_the_share_clipped_at_each_end():
 def test_training_curves_say_where_rewards_are_not_defined():
     svg = figures.to_svg(figures.training_curves({"sft": training_metrics("sft")}), "t")
     assert texts(svg).count("not defined for this objective") == 2
-    both = texts(
-        figures.to_svg(figures.training_curves({v: training_metrics(v) for v in ("kto", "sft")}), "t")
-    )
+    both = texts(figures.to_svg(figures.training_curves({v: training_metrics(v) for v in ("kto", "sft")}), "t"))
     assert {"SFT", "KTO", "raw", "clamped at 0", "positive traces", "negative traces"} <= set(both)
 
 
@@ -139,9 +129,7 @@ def test_difference_intervals_show_all_comparisons_and_undefined_ones():
         for v in ("on", "sft", "kto")
         for i in range(9)
     ]
-    differences = paired_differences(
-        as_scores(rows), num_resamples=100, confidence=0.9, rng=np.random.default_rng(0)
-    )
+    differences = paired_differences(as_scores(rows), num_resamples=100, confidence=0.9, rng=np.random.default_rng(0))
     svg = figures.to_svg(figures.difference_intervals(differences), "d")
     assert {"SFT − think on", "KTO − think on", " – not defined"} <= set(texts(svg))
     assert len([title for title in titles(svg) if "interval" in title]) == 2
@@ -157,7 +145,5 @@ def test_hostile_text_stays_text():
 
 def test_a_step_with_several_reasons_is_one_bar():
     rows = [("select", 5, 2, "mixed"), ("select", 5, 3, "both wrong")]
-    svg = figures.to_svg(
-        figures.yield_funnel(pd.DataFrame(rows, columns=["step", "kept", "dropped", "reason"])), "f"
-    )
+    svg = figures.to_svg(figures.yield_funnel(pd.DataFrame(rows, columns=["step", "kept", "dropped", "reason"])), "f")
     assert titles(svg) == ["select: 5 kept, 5 dropped"]

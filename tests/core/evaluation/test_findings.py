@@ -87,10 +87,7 @@ def test_sentences_state_sizes_intervals_and_limits(repaired):
 
 
 def test_few_questions_are_called_few():
-    texts = [
-        text
-        for _, text in sentences(*tables(random_scores(np.random.default_rng(1), ("on", "kto"), 5)), 0.95)
-    ]
+    texts = [text for _, text in sentences(*tables(random_scores(np.random.default_rng(1), ("on", "kto"), 5)), 0.95)]
     assert "fewer than 30 questions" in texts[-1]
 
 
@@ -114,16 +111,13 @@ def test_markdown_has_both_tables_and_escapes_bars(repaired):
     assert "| MR-ALIGN − KTO | **+" in text
     hostile = summary_markdown(*tables(random_scores(np.random.default_rng(3), ("on", "a|b\nc"), 4)))
     assert "a\\|b c" in hostile
-    assert {line.count("|") - line.count("\\|") for line in hostile.splitlines() if line.startswith("|")} == {
-        6
-    }
+    assert {line.count("|") - line.count("\\|") for line in hostile.splitlines() if line.startswith("|")} == {6}
 
 
 def test_nothing_trained_is_said_plainly():
     summary, differences = tables(random_scores(np.random.default_rng(4), ("off", "on"), 4))
     assert (
-        headline(summary, differences)
-        == "No trained model was compared with plain thinking, so no change is claimed."
+        headline(summary, differences) == "No trained model was compared with plain thinking, so no change is claimed."
     )
     assert len(sentences(summary, differences, 0.95)) == 2
     assert "paired difference" not in summary_markdown(summary, differences)

@@ -77,9 +77,7 @@ def test_identical_variants_have_an_interval_of_exactly_zero():
 
 
 def test_a_constant_shift_is_found_without_any_width():
-    rows = [score("on", f"q{i}", True, False) for i in range(7)] + [
-        score("kto", f"q{i}", True, True) for i in range(7)
-    ]
+    rows = [score("on", f"q{i}", True, False) for i in range(7)] + [score("kto", f"q{i}", True, True) for i in range(7)]
     result = differences(as_scores(rows))
     assert difference(result, "kto", "on", "acc")[["difference", "low", "high"]].tolist() == [1, 1, 1]
     assert difference(result, "kto", "on", "mis")[["difference", "low", "high"]].tolist() == [-1, -1, -1]
@@ -105,9 +103,7 @@ def test_draws_of_one_question_are_one_cluster():
         rows = [score("on", q, True, False, draw) for q, draw, _ in cells] + [
             score("kto", q, True, bool(g), d) for q, d, g in cells
         ]
-        intervals.append(
-            difference(differences(as_scores(rows)), "kto", "on", "acc")[["low", "high"]].tolist()
-        )
+        intervals.append(difference(differences(as_scores(rows)), "kto", "on", "acc")[["low", "high"]].tolist())
     assert intervals[0] == pytest.approx(intervals[1])
     assert intervals[0][1] - intervals[0][0] > 0.2
 
@@ -125,9 +121,7 @@ def test_the_interval_covers_the_true_difference_as_often_as_it_says():
 
 def test_questions_with_more_draws_weigh_more():
     sums, num_draws = np.array([[3.0], [0.0]]), np.array([3.0, 1.0])
-    low, high = bootstrap_interval(
-        sums, num_draws, num_resamples=200, confidence=0.95, rng=np.random.default_rng(0)
-    )
+    low, high = bootstrap_interval(sums, num_draws, num_resamples=200, confidence=0.95, rng=np.random.default_rng(0))
     assert (low[0], high[0]) == (0, 1)
     rows = [score(v, "a", True, v == "kto", d) for v in ("on", "kto") for d in range(3)]
     rows += [score(v, "b", True, False) for v in ("on", "kto")]
@@ -146,9 +140,7 @@ def test_resamples_do_not_depend_on_the_order_of_the_rows_nor_on_the_block_size(
 
 def test_a_wider_confidence_gives_a_wider_interval():
     scores = random_scores(np.random.default_rng(6), ("on", "mr_align"), 40)
-    narrow, wide = (
-        difference(differences(scores, confidence=c), "mr_align", "on", "acc") for c in (0.6, 0.99)
-    )
+    narrow, wide = (difference(differences(scores, confidence=c), "mr_align", "on", "acc") for c in (0.6, 0.99))
     assert wide["low"] < narrow["low"] < narrow["difference"] < narrow["high"] < wide["high"]
 
 
@@ -161,9 +153,7 @@ def test_a_wider_confidence_gives_a_wider_interval():
 )
 def test_unpaired_answers_are_refused_with_the_cell_and_the_remedy(drop):
     scores = random_scores(np.random.default_rng(7), ("on", "kto"), 5)
-    with pytest.raises(
-        DataError, match=r"only one of 'kto' .* first question 'q00\d', draw \d.*evaluate.num_draws"
-    ):
+    with pytest.raises(DataError, match=r"only one of 'kto' .* first question 'q00\d', draw \d.*evaluate.num_draws"):
         differences(scores[~drop(scores)])
 
 
@@ -190,11 +180,7 @@ def test_nothing_trained_means_no_differences_and_no_shifts():
 def test_consistency_shifts_count_where_each_answer_went():
     before = [(True, True), (True, False), (True, False), (False, False)]
     after = [(True, False), (True, True), (False, True), (False, False)]
-    rows = [
-        score(v, f"q{i}", *cell)
-        for v, cells in (("on", before), ("kto", after))
-        for i, cell in enumerate(cells)
-    ]
+    rows = [score(v, f"q{i}", *cell) for v, cells in (("on", before), ("kto", after)) for i, cell in enumerate(cells)]
     table = consistency_shifts(as_scores(rows)).set_index("before")
     columns = ["num_answers", "both_correct", "inconsistent", "both_wrong"]
     assert table.loc["both_correct", columns].tolist() == [1, 0, 1, 0]

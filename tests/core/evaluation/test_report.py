@@ -11,8 +11,7 @@ from mralign_core.errors import DataError
 from mralign_core.evaluation import ReportInputs, paired_differences, render_report, summarize
 
 HOSTILE = (
-    "</span></article><script>alert(1)</script><img src=x onerror=alert(1)> \" onmouseover='x' {{ 7*7 }} & "
-    "\x00\x1b[31m"
+    "</span></article><script>alert(1)</script><img src=x onerror=alert(1)> \" onmouseover='x' {{ 7*7 }} & \x00\x1b[31m"
 )
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -73,9 +72,7 @@ def test_the_page_loads_nothing(html, page):
     ]
     assert loads and all(value.startswith(("#", "data:image/png;base64,")) for value in loads)
     assert "@import" not in html and not re.search(r"url\((?!#)", html)
-    (policy,) = [
-        attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"
-    ]
+    (policy,) = [attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none'")
 
 
@@ -120,9 +117,7 @@ def test_think_off_has_a_dash_for_what_is_not_defined(page):
 def test_hostile_text_from_model_annotator_and_files_is_escaped(quick):
     candidates = quick.candidates.copy()
     candidates["question"] = HOSTILE
-    candidates["completion"] = [
-        f"<think>{HOSTILE}" + text[len(HOSTILE) + 7 :] for text in candidates["completion"]
-    ]
+    candidates["completion"] = [f"<think>{HOSTILE}" + text[len(HOSTILE) + 7 :] for text in candidates["completion"]]
     scores = quick.scores.copy()
     scores["thinking"] = [f"{HOSTILE}\n\n{variant}" for variant in scores["variant"]]
     scores["answer"] = HOSTILE
@@ -192,9 +187,7 @@ def test_one_variant_and_one_polarity_still_make_a_report(inputs, quick):
 
 
 def test_contrast_weights_are_named_as_a_departure(inputs):
-    contrast = dataclasses.replace(
-        inputs, training={}, transitions=inputs.transitions._replace(reference="opposite")
-    )
+    contrast = dataclasses.replace(inputs, training={}, transitions=inputs.transitions._replace(reference="opposite"))
     assert "contrast weights, a departure from the paper" in render_report(contrast)
 
 
@@ -215,7 +208,5 @@ def test_a_large_evaluation_stays_under_the_limit(quick):
     rng = np.random.default_rng(0)
     scores = random_scores(rng, ("on", "kto", "mr_align"), 1500)
     differences = paired_differences(scores, num_resamples=200, confidence=0.95, rng=rng)
-    html = render_report(
-        dataclasses.replace(quick, scores=scores, summary=summarize(scores), differences=differences)
-    )
+    html = render_report(dataclasses.replace(quick, scores=scores, summary=summarize(scores), differences=differences))
     assert len(html.encode()) < 2_000_000

@@ -29,9 +29,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_bpe(
-    *, trim_offsets: bool = False, chat_template: str | None = CHAT_TEMPLATE
-) -> PreTrainedTokenizerFast:
+def build_bpe(*, trim_offsets: bool = False, chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -144,9 +144,7 @@ def test_real_traces(tmp_path):
     if not (folder := os.environ.get("MRALIGN_REAL_DATA")):
         pytest.skip("MRALIGN_REAL_DATA names no folder with real traces")
     tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizers" / "qwen2", local_files_only=True)
-    section = GenerateConfig(
-        source="traces", traces_path="-", answer_match="contains", min_reasoning_tokens=200
-    )
+    section = GenerateConfig(source="traces", traces_path="-", answer_match="contains", min_reasoning_tokens=200)
     path = Path(folder) / "traces" / "race_nq_ds7b_samples.jsonl"
     candidates, funnel, questions = import_traces(path, tokenizer, section, MODEL)
     assert len(CANDIDATES.require(candidates)) == funnel["kept"].iloc[-1] > 50

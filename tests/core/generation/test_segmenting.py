@@ -52,9 +52,7 @@ def scattered(tokenizer, text, rng):
     for token_id in tokenizer.encode(text, add_special_tokens=False):
         plain = tokenizer.convert_ids_to_tokens(token_id) not in tokenizer.get_added_vocab()
         if plain and rng.random() < 0.5:
-            ids += tokenizer.convert_tokens_to_ids(
-                [char_of[byte] for byte in token_bytes(tokenizer, token_id)]
-            )
+            ids += tokenizer.convert_tokens_to_ids([char_of[byte] for byte in token_bytes(tokenizer, token_id)])
         else:
             ids.append(token_id)
     assert tokenizer.decode(ids) == text
@@ -92,9 +90,7 @@ def test_offsets_of_tokens_no_encoder_would_choose(tokenizer, seed):
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.text(st.sampled_from(list("aW .\n東é🙂🎈👩\u200d")), max_size=30), st.randoms(use_true_random=False)
-)
+@given(st.text(st.sampled_from(list("aW .\n東é🙂🎈👩\u200d")), max_size=30), st.randoms(use_true_random=False))
 def test_offsets_of_any_text_in_any_tokens(text, rng):
     for ids in (BPE.encode(text, add_special_tokens=False), scattered(BPE, text, rng)):
         assert [start for start, _ in token_offsets(BPE, ids, text)] == offsets_by_bytes(BPE, ids, text)
@@ -150,9 +146,7 @@ def test_spans_on_real_traces():
     lines = (Path(folder) / "traces" / "race_nq_ds7b_main.jsonl").read_text().splitlines()
     rng = random.Random(0)
     for number, line in enumerate(lines[::4]):
-        row = json.loads(
-            line.replace("\ufffd", "?")
-        )  # a literal U+FFFD shares its offset with the token behind it
+        row = json.loads(line.replace("\ufffd", "?"))  # a literal U+FFFD shares its offset with the token behind it
         text = f"<think>\n{row['thinking'].strip()}\n</think>\n\n{row['answer']}"
         for tokens in (
             tokenizer,

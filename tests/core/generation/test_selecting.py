@@ -11,9 +11,7 @@ from mralign_core.generation.selecting import select
 from mralign_core.schemas import CANDIDATES
 
 BPE = build_bpe()
-SECTION = GenerateConfig(
-    num_draws=2, min_segments=2, max_segments=3, min_reasoning_tokens=5, max_reasoning_tokens=60
-)
+SECTION = GenerateConfig(num_draws=2, min_segments=2, max_segments=3, min_reasoning_tokens=5, max_reasoning_tokens=60)
 MODEL = ModelConfig()
 STEPS = [
     "questions",
@@ -145,7 +143,5 @@ def test_no_candidate_is_an_error_that_shows_where_they_went():
 def test_the_order_of_the_rows_does_not_matter():
     generations, questions = draws_of(POSITIVE, NEGATIVE)
     shuffled = generations.sample(frac=1, random_state=1).reset_index(drop=True)
-    first, second = (
-        select(rows, questions, SECTION, BPE, MODEL).candidates for rows in (generations, shuffled)
-    )
+    first, second = (select(rows, questions, SECTION, BPE, MODEL).candidates for rows in (generations, shuffled))
     pd.testing.assert_frame_equal(first, second)

@@ -113,9 +113,7 @@ def test_completions_end_at_the_end_token_or_at_the_limit(qwen3, bpe):
     unlimited = sampler_of(qwen3, bpe)
     unlimited.end_ids = frozenset()
     reasons = set()
-    for cut, full in zip(
-        sampler.sample(REQUESTS, DECODING), unlimited.sample(REQUESTS, DECODING), strict=True
-    ):
+    for cut, full in zip(sampler.sample(REQUESTS, DECODING), unlimited.sample(REQUESTS, DECODING), strict=True):
         stops = common in full.completion_ids
         reasons.add(cut.finish_reason)
         assert cut.finish_reason == ("stop" if stops else "length")

@@ -52,9 +52,7 @@ def test_table_covers_every_rule_of_the_schema():
 def test_other_limits():
     one = consolidate(vote({R: 9}), vote({A: 8}), threshold=7, max_labels=1, taxonomy=PAPER_TAXONOMY)
     assert one == ((R,), (9,), "merge")
-    three = consolidate(
-        vote({R: 9, A: 8}), vote({R: 9, F: 8}), threshold=7, max_labels=3, taxonomy=PAPER_TAXONOMY
-    )
+    three = consolidate(vote({R: 9, A: 8}), vote({R: 9, F: 8}), threshold=7, max_labels=3, taxonomy=PAPER_TAXONOMY)
     assert three == ((F, R, A), (8, 9, 8), "merge")
 
 

@@ -14,10 +14,7 @@ def squad_normalise(text):
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
-@given(
-    st.text(alphabet=string.printable, max_size=40)
-    | st.from_regex(r"(the|a|an|cat|-|'| ){1,9}", fullmatch=True)
-)
+@given(st.text(alphabet=string.printable, max_size=40) | st.from_regex(r"(the|a|an|cat|-|'| ){1,9}", fullmatch=True))
 def test_equals_squad_on_ascii(text):
     expected = squad_normalise(text)
     assume(expected)

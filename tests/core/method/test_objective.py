@@ -72,9 +72,7 @@ def test_loss_equals_the_paper_term_by_term(reward, baseline, beta, desirable, u
 
 
 def test_loss_keeps_its_digits_far_out():
-    losses = kto_loss(
-        torch.tensor([1000.0]), torch.tensor(0.0), torch.tensor([True]), **(PAPER | {"beta": 0.05})
-    )
+    losses = kto_loss(torch.tensor([1000.0]), torch.tensor(0.0), torch.tensor([True]), **(PAPER | {"beta": 0.05}))
     assert losses.item() == pytest.approx(math.exp(-50))
 
 
@@ -116,6 +114,4 @@ def test_a_token_pulls_in_proportion_to_its_weight():
     for row in range(4):
         own = pull[row][mask[row]]
         assert own.tolist() == pytest.approx([own[0].item()] * len(own))
-        assert (own[0] < 0) == is_positive[row], (
-            "a positive trace is made likelier, a negative one less likely"
-        )
+        assert (own[0] < 0) == is_positive[row], "a positive trace is made likelier, a negative one less likely"

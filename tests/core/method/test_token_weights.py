@@ -148,9 +148,7 @@ def test_real_traces_and_tokenizer(tags_are_tokens, last):
         encoded = tokenizer(completion, return_offsets_mapping=True)
         parsed = parse_completion(completion, thinking_mode="on", **TAGS)
         segments = split_segments(parsed.thinking, offset=parsed.thinking_span.start)
-        spans = segment_token_spans(
-            encoded["offset_mapping"], segments, thinking_end=parsed.thinking_span.end
-        )
+        spans = segment_token_spans(encoded["offset_mapping"], segments, thinking_end=parsed.thinking_span.end)
         ids = encoded["input_ids"]
         texts = [tokenizer.decode(ids[first:last]) for first, last in spans]
         own = [completion[segment.start : segment.end] for segment in segments]

@@ -54,9 +54,7 @@ def test_e_step_and_likelihood_equal_brute_force(traces, seed):
     pairs = count_set_pairs(traces, K)
     brute = [enumerate_latent_labels(p, trace) for trace in traces]
     np.testing.assert_allclose(e_step(p, pairs), sum(expected for _, expected in brute), rtol=1e-10)
-    assert observed_log_likelihood(p, pairs) == pytest.approx(
-        sum(np.log(likelihood) for likelihood, _ in brute)
-    )
+    assert observed_log_likelihood(p, pairs) == pytest.approx(sum(np.log(likelihood) for likelihood, _ in brute))
 
 
 def plain_algorithm_2(traces, num_states, num_iterations, damping, prior):
@@ -224,9 +222,7 @@ def test_log_posterior_is_penalised_by_rare_transitions():
 def test_set_probability_worked_by_hand():
     p = some_matrix(3)
     assert set_transition_prob(p, (1,), (2,)) == p[1, 2]
-    assert set_transition_prob(p, (1, 2), (2, 3)) == pytest.approx(
-        (p[1, 2] + p[1, 3] + p[2, 2] + p[2, 3]) / 4
-    )
+    assert set_transition_prob(p, (1, 2), (2, 3)) == pytest.approx((p[1, 2] + p[1, 3] + p[2, 2] + p[2, 3]) / 4)
 
 
 def simulate(p, num_traces, distractor_prob, rng):

@@ -18,10 +18,7 @@ class KnowingSampler:
 
     def sample(self, requests, decoding, on_progress=None):
         self.asked += requests
-        return [
-            Sample("", [], [], self.completion(request, index), "stop")
-            for index, request in enumerate(requests)
-        ]
+        return [Sample("", [], [], self.completion(request, index), "stop") for index, request in enumerate(requests)]
 
     def completion(self, request, index):
         answer = self.answers[request.question]
@@ -38,9 +35,7 @@ def test_a_model_that_knows_its_world_passes(world):
 
 
 def test_below_the_limit_it_is_refused(world):
-    with pytest.raises(
-        UserError, match=r"one_hop_accuracy 0\.929 is below model\.pocket\.min_one_hop_accuracy 0\.95"
-    ):
+    with pytest.raises(UserError, match=r"one_hop_accuracy 0\.929 is below model\.pocket\.min_one_hop_accuracy 0\.95"):
         check_quality(world, KnowingSampler(world, wrong=3), PocketConfig())
 
 

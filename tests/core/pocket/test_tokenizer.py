@@ -49,9 +49,7 @@ def test_offsets_cover_the_text_without_gaps(loaded, texts):
     for text in texts[::50]:
         encoded = loaded(text, return_offsets_mapping=True)
         offsets = encoded["offset_mapping"]
-        assert [text[start:end] for start, end in offsets] == loaded.convert_ids_to_tokens(
-            encoded["input_ids"]
-        )
+        assert [text[start:end] for start, end in offsets] == loaded.convert_ids_to_tokens(encoded["input_ids"])
         assert offsets[0][0] == 0 and offsets[-1][1] == len(text)
         assert all(before[1] == after[0] for before, after in pairwise(offsets))
 

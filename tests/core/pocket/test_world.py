@@ -47,9 +47,7 @@ def test_two_hop_question_follows_two_facts(world):
     first, second = question.facts
     assert second.subject == first.value
     assert question.text == f"What is the {second.relation} of the {first.relation} of {first.subject}?"
-    assert (
-        question.answer == world.fact(world.fact(first.subject, first.relation).value, second.relation).value
-    )
+    assert question.answer == world.fact(world.fact(first.subject, first.relation).value, second.relation).value
 
 
 def test_split_shares(world):

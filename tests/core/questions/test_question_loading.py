@@ -17,9 +17,7 @@ ROWS = [
 
 
 def write(path, rows):
-    path.write_text(
-        "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8"
-    )
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
     return path
 
 
@@ -60,9 +58,7 @@ def test_byte_order_mark_blank_lines_and_line_separators_inside_text(tmp_path):
 
 
 def test_a_missing_file_is_named_with_its_config_field(tmp_path):
-    with pytest.raises(
-        DataError, match=r"questions\.eval_path: .*gone\.jsonl is not a file; name a JSONL file"
-    ):
+    with pytest.raises(DataError, match=r"questions\.eval_path: .*gone\.jsonl is not a file; name a JSONL file"):
         load_questions(tmp_path / "gone.jsonl", QuestionsConfig(), "eval")
     with pytest.raises(DataError, match="is not a file"):
         load_questions(tmp_path, QuestionsConfig(), "eval")
@@ -110,12 +106,7 @@ def test_bad_rows_name_line_field_and_value(tmp_path, row, problem):
 
 def test_all_bad_rows_are_listed_and_a_flood_is_cut(tmp_path):
     message = refusal(tmp_path, [ROWS[0], *[{"question": "", "answer": "x"}] * 30])
-    assert (
-        "30 problem(s)" in message
-        and "line 21:" in message
-        and "line 22:" not in message
-        and "10 more" in message
-    )
+    assert "30 problem(s)" in message and "line 21:" in message and "line 22:" not in message and "10 more" in message
 
 
 def test_repeated_and_missing_ids(tmp_path):
@@ -137,9 +128,7 @@ def test_overlap_is_refused_whatever_the_case_and_punctuation(tmp_path):
 def test_both_sets_together(tmp_path):
     train = write(tmp_path / "train.jsonl", ROWS)
     held_out = write(tmp_path / "eval.jsonl", [{"question": "Who wrote Ulysses?", "answer": "Joyce"}])
-    frame = QUESTIONS.require(
-        read_question_sets(QuestionsConfig(train_path=str(train), eval_path=str(held_out)))
-    )
+    frame = QUESTIONS.require(read_question_sets(QuestionsConfig(train_path=str(train), eval_path=str(held_out))))
     assert frame["split"].tolist() == ["train"] * 3 + ["eval"]
     alone = read_question_sets(QuestionsConfig(eval_path=str(held_out)), needs_train=False)
     assert alone["question_id"].tolist() == ["eval-1"]

@@ -106,9 +106,7 @@ def test_key_refuses_values_without_one_json_form():
 def test_tree_digest_sees_names_and_contents_only(tmp_path):
     for folder in ("a", "b", "c", "d"):
         (tmp_path / folder / "sub").mkdir(parents=True)
-        (tmp_path / folder / "sub" / ("y" if folder == "c" else "x")).write_text(
-            "2" if folder == "d" else "1"
-        )
+        (tmp_path / folder / "sub" / ("y" if folder == "c" else "x")).write_text("2" if folder == "d" else "1")
     digest = {folder: tree_digest(tmp_path / folder) for folder in "abcd"}
     assert digest["a"] == digest["b"]
     assert len(set(digest.values())) == 3

@@ -156,9 +156,7 @@ def test_root_that_is_neither_folder_nor_bucket_is_refused(root):
 
 
 def test_missing_bucket_is_named_and_not_created(s3_server, s3_root):
-    message, seconds = failure_of(
-        StorageConfig(root="s3://no-such-bucket/x", endpoint_url=s3_server.endpoint_url)
-    )
+    message, seconds = failure_of(StorageConfig(root="s3://no-such-bucket/x", endpoint_url=s3_server.endpoint_url))
     assert "Create the bucket 'no-such-bucket'" in message
     assert s3_server.endpoint_url in message
     assert seconds < 5

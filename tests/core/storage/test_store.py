@@ -47,9 +47,7 @@ def test_published_artifact_is_found_by_another_store(store, open_store, directo
 
 
 def test_manifest_tells_what_was_made_and_how(store, directory):
-    manifest = store.manifest(
-        publish(store, directory, counts={"kept": 3}, seed=7, wall_time_s=1.5, cost_usd=0.5)
-    )
+    manifest = store.manifest(publish(store, directory, counts={"kept": 3}, seed=7, wall_time_s=1.5, cost_usd=0.5))
     assert manifest.files.keys() == {"report.txt", WEIGHTS}
     assert manifest.files["report.txt"].size == 8
     assert (manifest.counts, manifest.seed, manifest.fingerprint) == ({"kept": 3}, 7, {"prior": 0.1})

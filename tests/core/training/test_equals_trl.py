@@ -55,9 +55,7 @@ def make_trl_trainer(architecture, section, examples, tmp_path):
         lora_alpha=section.lora_alpha,
         target_modules=target_modules(model, "all-linear"),
     )
-    trainer = KTOTrainer(
-        model, args=args, train_dataset=dataset, processing_class=tokenizer, peft_config=lora
-    )
+    trainer = KTOTrainer(model, args=args, train_dataset=dataset, processing_class=tokenizer, peft_config=lora)
     randomise_adapter(trainer.model)
     return trainer
 
@@ -76,9 +74,7 @@ def test_weight_one_is_trl_kto(section, tmp_path, architecture):
     for name in ("input_ids", "kl_input_ids"):
         ours_masked = our_batch[name] * our_batch[name.replace("input_ids", "attention_mask")]
         their_name = name.replace("kl_", "KL_")
-        theirs_masked = (
-            their_batch[their_name] * their_batch[their_name.replace("input_ids", "attention_mask")]
-        )
+        theirs_masked = their_batch[their_name] * their_batch[their_name.replace("input_ids", "attention_mask")]
         assert torch.equal(ours_masked, theirs_masked), name
 
     loss, our_gradients = gradients(ours)
@@ -89,19 +85,11 @@ def test_weight_one_is_trl_kto(section, tmp_path, architecture):
     their_metrics = {name: values[-1] for name, values in theirs._metrics["train"].items()}
     metrics = ours.step_metrics()
     assert loss == pytest.approx(their_loss.item(), rel=1e-5)
-    assert section.beta * metrics["reward_positive"] == pytest.approx(
-        their_metrics["rewards/chosen"], rel=1e-4
-    )
-    assert section.beta * metrics["reward_negative"] == pytest.approx(
-        their_metrics["rewards/rejected"], rel=1e-4
-    )
+    assert section.beta * metrics["reward_positive"] == pytest.approx(their_metrics["rewards/chosen"], rel=1e-4)
+    assert section.beta * metrics["reward_negative"] == pytest.approx(their_metrics["rewards/rejected"], rel=1e-4)
     assert metrics["kl_raw"] == pytest.approx(their_kl, rel=1e-4)
     assert metrics["kl_baseline"] == pytest.approx(their_metrics["kl"], rel=1e-4)
     assert_same(
         our_gradients,
-        {
-            name: parameter.grad
-            for name, parameter in theirs.model.named_parameters()
-            if parameter.requires_grad
-        },
+        {name: parameter.grad for name, parameter in theirs.model.named_parameters() if parameter.requires_grad},
     )

@@ -157,9 +157,7 @@ def test_mr_align_without_weights_is_an_error(model_dir, tmp_path, section):
 
 def test_half_precision_is_refused_and_bfloat16_trains(model_dir, tmp_path, section):
     with pytest.raises(ConfigError, match="float16"):
-        train(
-            model_dir, tmp_path / "half", section, model_section=MODEL.model_copy(update={"dtype": "float16"})
-        )
+        train(model_dir, tmp_path / "half", section, model_section=MODEL.model_copy(update={"dtype": "float16"}))
     brain = MODEL.model_copy(update={"dtype": "bfloat16"})
     train(model_dir, tmp_path / "brain", section, model_section=brain)
     weights = load_file(tmp_path / "brain" / "adapter_model.safetensors")

@@ -53,9 +53,7 @@ def gradients(trainer):
     losses = [trainer.compute_loss(trainer.model, batch) for batch in batches]
     sum(losses).backward()
     return sum(losses).item(), {
-        name: parameter.grad.clone()
-        for name, parameter in trainer.model.named_parameters()
-        if parameter.requires_grad
+        name: parameter.grad.clone() for name, parameter in trainer.model.named_parameters() if parameter.requires_grad
     }
 
 
@@ -75,9 +73,7 @@ def test_logps_of_a_padded_batch_are_those_of_each_row_alone_and_of_plain_softma
     for row, item in enumerate(items):
         ids = torch.tensor([item.example.prompt_ids + item.example.completion_ids])
         start = len(item.example.prompt_ids)
-        plain = (
-            model(input_ids=ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[start - 1 :, 0]
-        )
+        plain = model(input_ids=ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[start - 1 :, 0]
         torch.testing.assert_close(together[row, start : ids.shape[1]], plain, rtol=1e-5, atol=1e-5)
         assert not together[row, :start].any() and not together[row, ids.shape[1] :].any()
 

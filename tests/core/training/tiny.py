@@ -67,9 +67,7 @@ def make_candidates(num_rows, num_questions=None, seed=0):
     """Rows with two segments each; polarity alternates; a question's traces share its prompt."""
     generator = np.random.default_rng(seed)
     num_questions = num_questions or num_rows
-    prompts = [
-        generator.integers(0, NUM_WORDS, generator.integers(2, 6)).tolist() for _ in range(num_questions)
-    ]
+    prompts = [generator.integers(0, NUM_WORDS, generator.integers(2, 6)).tolist() for _ in range(num_questions)]
     rows = []
     for number in range(num_rows):
         question = number % num_questions
@@ -90,8 +88,7 @@ def make_candidates(num_rows, num_questions=None, seed=0):
                 "completion_ids": completion_ids,
                 "answer": "a",
                 "segments": [
-                    {"start": start, "end": end, "token_start": start, "token_end": end}
-                    for start, end in spans
+                    {"start": start, "end": end, "token_start": start, "token_end": end} for start, end in spans
                 ],
                 "reasoning_tokens": 5,
             }
