@@ -81,7 +81,7 @@ def refuse_taken_port(port: int) -> None:
         if probe.connect_ex((HOST, port)):
             return
     elsewhere = "stop it, or serve on another port: MRALIGN_PORT=4300 make serve"
-    status = _pool_status(port)
+    status = _pool_status(port, POOLS[0])
     if status is None:
         raise ServeError(f"port {port} is taken by something that is not a Prefect server: {elsewhere}")
     if status == "READY":
@@ -95,14 +95,14 @@ def refuse_taken_port(port: int) -> None:
     )
 
 
-def _pool_status(port: int) -> str | None:
-    """Status of pool ``cpu`` on the Prefect server there; "" without the pool, None without a server."""
+def _pool_status(port: int, pool: str) -> str | None:
+    """Status of a work pool on the Prefect server there; "" without the pool, None without a server."""
     api = f"http://{HOST}:{port}/api"
     try:
         if httpx.get(f"{api}/health", timeout=5).json() is not True:
             return None
-        pool = httpx.get(f"{api}/work_pools/{POOLS[0]}", timeout=5)
-        return str(pool.json().get("status", "")) if pool.is_success else ""
+        reply = httpx.get(f"{api}/work_pools/{pool}", timeout=5)
+        return str(reply.json().get("status", "")) if reply.is_success else ""
     except (httpx.HTTPError, ValueError):
         return None
 
@@ -141,6 +141,21 @@ def wait_until_healthy(server: Child, api_url: str, timeout_s: float = START_TIM
             pass
         time.sleep(0.5)
     raise ServeError(f"the Prefect server did not answer within {timeout_s:.0f} s; its log: {server.log}")
+
+
+def wait_for_workers(children: Sequence[Child], port: int, timeout_s: float = START_TIMEOUT_S) -> None:
+    """Wait until every pool has a worker.
+
+    Raises:
+        ServeError: a worker ended, or did not report in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while any(_pool_status(port, pool) != "READY" for pool in POOLS):
+        for child in children:
+            child.check()
+        if time.monotonic() > deadline:
+            raise ServeError(f"no worker reported within {timeout_s:.0f} s; the logs: {children[0].log.parent}")
+        time.sleep(0.5)
 
 
 def bootstrap(env: Mapping[str, str], children: list[Child]) -> None:
@@ -209,6 +224,7 @@ def serving(port: int) -> Iterator[list[Child]]:
         for pool in POOLS:
             command = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", pool]
             children.append(start(f"worker-{pool}", command, env))
+        wait_for_workers(children, port)
         yield children
     finally:
         stop(children)

@@ -89,15 +89,19 @@ def task(
 
 @app.command()
 def lineage(
-    artifact: Annotated[str, typer.Argument(help="URI, stage/key, or the beginning of a key.")],
+    artifact: Annotated[
+        str, typer.Argument(help="URI, stage/key, or the beginning of a key; the last run's report by default.")
+    ] = "",
     config: ConfigOption = "pocket",
     set_: SetOption = None,
 ) -> None:
     """Show what an artifact was made from."""
     from mralign_core.storage import ArtifactStore, render_lineage
+    from tasks.runs import last_run
 
-    store = ArtifactStore(read_config(config, _overrides(set_)).storage)
-    console.print(render_lineage(store.lineage(artifact)))
+    settings = read_config(config, _overrides(set_))
+    store = ArtifactStore(settings.storage)
+    console.print(render_lineage(store.lineage(artifact or last_run(settings, "report"))), soft_wrap=True)
 
 
 def read_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> RunConfig:
@@ -171,14 +175,13 @@ def _print_results(config: RunConfig, server: ServerAddress, *, finished_pipelin
     store = ArtifactStore(config.storage)
     folder = store.open_directory(last_run(config, "report"))
     _print_summary(folder)
-    rows = {"report": folder / "report.html", "artifacts": store.root_uri}
+    rows: dict[str, object] = {"report": folder / "report.html", "artifacts": store.root_uri}
     for variant in config.train.variants:
         rows[f"adapter {variant}"] = store.open_directory(last_run(config, f"adapter:{variant}"))
-    grid = Table.grid(padding=(0, 2))
+    rows["this run in the UI"] = server.ui_hint
     for name, where in rows.items():
-        grid.add_row(f"[bold]{name}[/bold]", str(where))
-    grid.add_row("[bold]this run in the UI[/bold]", server.ui_hint)
-    console.print(grid, soft_wrap=True)
+        # A path is for copying: it is never cut or wrapped, however narrow the terminal.
+        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
 
 
 def _print_summary(folder: Path) -> None:

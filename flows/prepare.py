@@ -8,7 +8,7 @@ from prefect import flow
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.prepare import load_questions, prepare_model
+from tasks.prepare import check_training, load_questions, prepare_model
 from tasks.runs import remember
 
 
@@ -23,5 +23,6 @@ class Prepared(NamedTuple):
 def prepare(config: RunConfig) -> Prepared:
     """Load the questions and the model; on the pocket default, build the world and train its model."""
     prepared = Prepared(load_questions(config), prepare_model(config))
+    check_training(config, prepared.model)
     remember(config, **prepared._asdict())
     return prepared

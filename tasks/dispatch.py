@@ -9,6 +9,7 @@ from typing import cast
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
+from prefect.runtime import deployment
 
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError
@@ -25,6 +26,8 @@ def run_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
         ConfigError: there is no such deployment.
         RuntimeError: the child run did not complete.
     """
+    if deployment.name == TRAIN_DEPLOYMENT.partition("/")[2]:
+        return  # this is the run on the pool: a child of its own would wait for this run's place on the pool
     inline = config.model_copy(update={"train": config.train.model_copy(update={"where": "inline"})})
     parameters = {
         "config": inline.model_dump(mode="json"),

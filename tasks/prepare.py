@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mralign_core.config import RunConfig
+import pandas as pd
+
+from mralign_core.config import QuestionsConfig, RunConfig
 from mralign_core.generation.loading import load_model_and_tokenizer
 from mralign_core.generation.transformers_sampler import TransformersSampler
-from mralign_core.models import describe_model
+from mralign_core.models import describe_model, locate_model, model_name
 from mralign_core.pocket.model import train_pocket_model
 from mralign_core.pocket.quality import check_quality
 from mralign_core.pocket.world import build_world
 from mralign_core.questions import read_question_sets
 from mralign_core.schemas import QUESTIONS
-from mralign_core.storage import ArtifactStore
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.training.lora import check_target_modules
 from tasks.caching import Built, Produced, Work, file_digests, stage_task
 from tasks.progress import progress
 
@@ -36,13 +39,21 @@ def load_questions(config: RunConfig) -> Produced:
     def build(store: ArtifactStore, directory: Path) -> Built:
         if config.questions.source == "pocket":
             pocket = config.model.pocket
-            frame = build_world(pocket.world_seed, pocket.overwrite_prob).questions_frame()
+            frame = _first(build_world(pocket.world_seed, pocket.overwrite_prob).questions_frame(), config.questions)
         else:
             frame = read_question_sets(config.questions, needs_train=config.generate.source == "sample")
         store.write_table(directory, "questions.parquet", frame, QUESTIONS)
         return Built(len(frame), QUESTIONS.name, frame["split"].value_counts().to_dict())
 
     return questions_work(config).produce(build)
+
+
+def _first(frame: pd.DataFrame, section: QuestionsConfig) -> pd.DataFrame:
+    """The first so many questions of each split, as the limits say."""
+    limits = {"train": section.train_limit, "eval": section.eval_limit}
+    rank = frame.groupby("split").cumcount()
+    allowed = frame["split"].map(lambda split: limits[split] or len(frame))
+    return frame[rank < allowed].reset_index(drop=True)
 
 
 @stage_task("prepare-model")
@@ -67,3 +78,13 @@ def prepare_model(config: RunConfig) -> Produced:
         return Built(counts={**counts, **quality})
 
     return model_work(config).produce(build)
+
+
+def check_training(config: RunConfig, model: ArtifactRef) -> None:
+    """Refuse what training would refuse, before hours of sampling and annotation.
+
+    Raises:
+        ConfigError: ``train.target_modules`` names a module that the model does not have.
+    """
+    location = locate_model(ArtifactStore(config.storage).open_directory(model), model_name(config.model))
+    check_target_modules(location.path, config.train.target_modules, revision=location.revision)

@@ -81,7 +81,8 @@ def _publish(artifact: UUID | None, key: str, title: str, percent: float) -> UUI
         if artifact is None:
             # On the page of the pipeline run, where its user looks, and of the task.
             page = UUID(flow_run.root_flow_run_id)
-            return ProgressArtifact(progress=percent, key=key, description=title, flow_run_id=page).create().id
+            new = ProgressArtifact(progress=percent, key=key, description=title, flow_run_id=page)
+            return new.create().id  # type: ignore[union-attr]
         update_progress_artifact(artifact, percent)
     except Exception as error:
         logger.debug("progress artifact not written: %s", error)

@@ -197,7 +197,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             "report",
             "evaluate",
-            ("mralign_core.evaluation.metrics", "mralign_core.evaluation.report"),
+            ("mralign_core.estimation", "mralign_core.evaluation.metrics", "mralign_core.evaluation.report"),
             RunConfig.fingerprint,
             inputs=("questions", "model", "candidates", "annotations", "transitions", "rewards"),
             optional_inputs=("generations", "scores", "adapter"),

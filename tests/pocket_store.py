@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import read_config
-from mralign_core.config import RunConfig
-from tasks.prepare import load_questions, prepare_model
+from mralign_core.config import RunConfig, load_config
 
+POCKET = Path(__file__).resolve().parent.parent / "deployments" / "configs" / "pocket.yaml"
 SMALL: dict[str, object] = {
     "train.variants": ["kto", "mr_align"],
     "train.num_epochs": 1,
@@ -27,12 +26,14 @@ SMALL: dict[str, object] = {
 def small_config(root: Path | str, **overrides: object) -> RunConfig:
     """The pocket config, made small, on a store; overrides are ``section__field=value``."""
     named = {name.replace("__", "."): value for name, value in overrides.items()}
-    return read_config("pocket", {**SMALL, "storage.root": str(root), **named})
+    return load_config(POCKET, {**SMALL, "storage.root": str(root), **named})
 
 
 @pytest.fixture(scope="session")
 def pocket_store(pytestconfig) -> Path:
     """The folder of a store with the questions and the model of the pocket world; don't write to it."""
+    from tasks.prepare import load_questions, prepare_model
+
     root = pytestconfig.cache.mkdir("pocket_store")
     config = small_config(root)
     made = (load_questions.run_here(config), prepare_model.run_here(config))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from mralign_core.errors import ArtifactError, ConfigError
+
+# A bar for every model that is loaded or saved would drown the project's own progress.
+transformers_logging.disable_progress_bar()
+# peft 0.21 reads a property that transformers 5 deprecates, each time it merges an adapter.
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
 def resolve_device(device: str) -> str:

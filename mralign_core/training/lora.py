@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError
@@ -78,6 +78,24 @@ def target_modules(model: PreTrainedModel, wanted: str) -> list[str]:
             f"{', '.join(map(repr, unknown))}; it has {', '.join(sorted(linear))}; or write 'all-linear'"
         )
     return names
+
+
+def check_target_modules(path: str | Path, wanted: str, *, revision: str = "") -> None:
+    """Refuse names that the model does not have, from its configuration alone, without its weights.
+
+    Args:
+        path: folder or hub id of the base model.
+        wanted: as in :func:`target_modules`.
+        revision: hub revision of the base model.
+
+    Raises:
+        ConfigError: see :func:`target_modules`.
+    """
+    if wanted == "all-linear":
+        return
+    config = AutoConfig.from_pretrained(path, revision=revision or None)
+    with torch.device("meta"):
+        target_modules(AutoModelForCausalLM.from_config(config), wanted)
 
 
 def save_adapter(model: PeftModel, directory: Path, *, base_model: str) -> None:

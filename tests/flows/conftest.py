@@ -1,0 +1,3 @@
+from tests.prefect_server import served
+
+__all__ = ["served"]

@@ -1,0 +1,201 @@
+"""The config files, ``prefect.yaml``, and the deployments as a user of the UI or the API meets them."""
+
+import signal
+import socket
+import subprocess
+import sys
+
+import psutil
+import pytest
+import yaml
+from prefect.flows import load_flow_from_entrypoint
+
+from deployments import serve
+from deployments.steps import CHECKOUT, CONFIGS, read_config
+from mralign_core.config import load_config
+from mralign_core.errors import ConfigError
+
+CONFIG_NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+# What a user must name, and no file can know.
+LEFT_TO_THE_USER = {"smollm2-nq": {"questions.train_path": "NQ-open.train.jsonl"}}
+DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
+STAGES = {"prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"}
+
+
+@pytest.mark.parametrize("name", CONFIG_NAMES)
+def test_config_file_is_valid_and_named_after_itself(name):
+    assert load_config(CONFIGS / f"{name}.yaml", LEFT_TO_THE_USER.get(name)).name == name
+
+
+@pytest.mark.parametrize("name", sorted(LEFT_TO_THE_USER))
+def test_config_that_leaves_a_field_to_the_user_says_which(name):
+    with pytest.raises(ConfigError, match=r"questions\.train_path is needed"):
+        load_config(CONFIGS / f"{name}.yaml")
+
+
+def test_paper_config_has_the_papers_values():
+    config = load_config(CONFIGS / "qwen3-8b-paper.yaml")
+    generate, train, evaluate = config.generate, config.train, config.evaluate
+    assert (generate.num_draws, generate.temperature, generate.top_p) == (3, 0.2, 0.9)
+    assert (generate.min_segments, generate.max_segments) == (4, 15)
+    assert (generate.min_reasoning_tokens, generate.max_reasoning_tokens) == (450, 1000)
+    assert (train.beta, train.desirable_weight, train.undesirable_weight) == (0.1, 1.0, 1.5)
+    assert (train.lora_r, train.learning_rate, train.num_epochs, train.warmup_ratio) == (32, 5e-6, 3, 0.1)
+    assert (train.batch_size, train.gradient_accumulation) == (2, 8)
+    assert (evaluate.temperature, evaluate.top_p, evaluate.top_k) == (0.6, 0.95, 20)
+    assert evaluate.max_new_tokens == 8192
+    assert (config.estimate.num_iterations, config.estimate.damping, config.estimate.prior) == (5, 0.6, 0.1)
+
+
+def test_every_flow_has_a_deployment_that_loads_it():
+    flows = {entry["name"]: load_flow_from_entrypoint(entry["entrypoint"]).name for entry in DEPLOYMENTS}
+    assert flows == {**{stage: stage for stage in STAGES}, "pipeline": "mr-align", "weekly-retrain": "mr-align"}
+
+
+def test_the_template_keeps_the_whole_config():
+    filled = read_config("pocket", {"train.where": "deployment"})["config"]
+    assert filled == load_config(CONFIGS / "pocket.yaml", {"train.where": "deployment"}).model_dump(mode="json")
+
+
+def test_a_port_that_something_else_holds_is_refused_with_a_remedy(capsys):
+    with socket.socket() as other:
+        other.bind((serve.HOST, 0))
+        other.listen()
+        other.settimeout(0)
+        port = other.getsockname()[1]
+        assert serve.main(["--port", str(port)]) == 1
+    message = capsys.readouterr().err
+    assert f"port {port} is taken" in message
+    assert "MRALIGN_PORT=" in message
+
+
+def test_a_child_that_dies_is_named_with_the_end_of_its_log(tmp_path):
+    log = tmp_path / "worker.log"
+    with log.open("wb") as output:
+        script = "print('no such pool'); raise SystemExit(3)"
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=output)
+    process.wait(timeout=30)
+    with pytest.raises(serve.ServeError, match=r"worker-cpu ended with exit status 3(.|\n)*no such pool"):
+        serve.watch([serve.Child("worker-cpu", process, log)])
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    overrides = {"storage.root": str(tmp_path_factory.mktemp("store")), "train.where": "deployment"}
+    return load_config(CONFIGS / "smoke.yaml", overrides).model_dump(mode="json")
+
+
+@pytest.fixture(scope="module")
+def pipeline_run(served, smoke):
+    """A run from the form; it works while other tests look at the deployments."""
+    return served.submit("mr-align/pipeline", {"config": smoke}).json()["id"]
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("pipeline_run")
+class TestServed:
+    def test_pools_with_a_worker_and_deployments_are_there(self, served):
+        assert {pool["name"] for pool in served.filter("work_pools")} >= {"cpu", "a800"}
+        pools = {entry["name"]: entry["work_pool_name"] for entry in served.filter("deployments")}
+        assert pools == {entry["name"]: entry["work_pool"]["name"] for entry in DEPLOYMENTS}
+        assert {name for name, pool in pools.items() if pool == "a800"} == {"train"}
+        for pool in ("cpu", "a800"):
+            workers = served.filter(f"work_pools/{pool}/workers")
+            assert [worker["name"] for worker in workers] == [pool]
+
+    def test_lost_runs_are_found_after_three_heartbeats_or_more(self, served):
+        (automation,) = served.filter("automations")
+        assert automation["enabled"]
+        assert automation["actions"][0]["state"] == "CRASHED"
+        assert automation["trigger"]["within"] >= 3 * 180
+
+    def test_form_comes_filled_in_and_explains_every_field(self, served):
+        pipeline = served.deployment("mr-align/pipeline")
+        assert pipeline["parameters"]["config"] == read_config("pocket", {"train.where": "deployment"})["config"]
+        assert served.deployment("train/train")["parameters"]["config"]["train"]["where"] == "inline"
+        sections = pipeline["parameter_openapi_schema"]["definitions"]
+        unexplained = [
+            f"{section}.{name}"
+            for section, definition in sections.items()
+            for name, field in definition["properties"].items()
+            if not field.get("description") and "$ref" not in str(field)
+        ]
+        assert not unexplained
+        assert all(definition.get("description") for definition in sections.values())
+
+    def test_form_carries_the_constraints(self, served):
+        sections = served.deployment("mr-align/pipeline")["parameter_openapi_schema"]["definitions"]
+        draws = sections["GenerateConfig"]["properties"]["num_draws"]
+        assert (draws["minimum"], draws["maximum"]) == (1, 64)
+        assert sections["TrainConfig"]["properties"]["where"]["enum"] == ["inline", "deployment"]
+        assert sections["RunConfig"]["properties"]["name"]["pattern"].startswith("^")
+
+    @pytest.mark.parametrize(
+        ("section", "field", "value", "why"),
+        [
+            ("train", "learning_rate", -1, "config.train.learning_rate"),
+            ("model", "dtype", "int8", "not one of"),
+            ("generate", "num_drawz", 3, "num_drawz"),
+        ],
+    )
+    def test_a_bad_value_is_refused_at_submission(self, served, smoke, section, field, value, why):
+        reply = served.submit("mr-align/pipeline", {"config": {**smoke, section: {**smoke[section], field: value}}})
+        assert reply.status_code == 409
+        assert why in reply.json()["detail"]
+
+    def test_schedule_is_off_until_switched_on_and_deploying_again_keeps_it_on(self, served):
+        weekly = served.deployment("mr-align/weekly-retrain")
+        (schedule,) = weekly["schedules"]
+        assert not schedule["active"]
+        where = f"/deployments/{weekly['id']}"
+        assert served.api.patch(f"{where}/schedules/{schedule['id']}", json={"active": True}).is_success
+        command = [sys.executable, "-m", "deployments.bootstrap"]
+        again = subprocess.run(command, env=served.env, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+        assert again.returncode == 0, again.stderr
+        assert [each["active"] for each in served.deployment("mr-align/weekly-retrain")["schedules"]] == [True]
+        assert len(served.filter("automations")) == 1
+        assert served.api.post(f"{where}/schedule", json={"min_runs": 2}).is_success
+        due = served.filter("flow_runs", deployments={"id": {"any_": [weekly["id"]]}})
+        assert due
+        assert all("T03:00:00" in run["expected_start_time"] for run in due)
+
+    def test_pipeline_run_completes_with_training_on_the_gpu_pool(self, served, pipeline_run):
+        run = served.wait_for(pipeline_run)
+        assert run["state_name"] == "Completed", run["state"]["message"]
+        stages = served.filter("flow_runs", flow_runs={"parent_flow_run_id": {"any_": [pipeline_run]}})
+        assert {stage["state_name"] for stage in stages} == {"Completed"}
+        assert len(stages) == len(STAGES)
+        inside = [stage["id"] for stage in stages]
+        (child,) = served.filter("flow_runs", flow_runs={"parent_flow_run_id": {"any_": inside}})
+        assert (child["work_pool_name"], child["state_name"]) == ("a800", "Completed")
+
+    def test_page_of_the_run_shows_progress_tables_and_figures(self, served, pipeline_run):
+        served.wait_for(pipeline_run)
+        artifacts = served.filter("artifacts", artifacts={"flow_run_id": {"any_": [pipeline_run]}})
+        kinds = {}
+        for artifact in artifacts:
+            kinds.setdefault(artifact["type"], set()).add(artifact["key"])
+        assert kinds["progress"] >= {"pretraining", "train-mr-align", "evaluate-mr-align"}
+        assert kinds["table"] >= {"yield", "weights"}
+        assert kinds["image"] >= {"transitions", "training-curves", "label-mix"}
+        assert kinds["markdown"] == {"results"}
+        figures = [artifact["data"] for artifact in artifacts if artifact["type"] == "image"]
+        assert all(data.startswith("data:image/png;base64,") and len(data) < 200_000 for data in figures)
+
+    def test_log_of_a_stage_has_what_the_core_says(self, served, pipeline_run):
+        served.wait_for(pipeline_run)
+        stages = served.filter("flow_runs", flow_runs={"parent_flow_run_id": {"any_": [pipeline_run]}})
+        lines = served.filter("logs", logs={"flow_run_id": {"any_": [stage["id"] for stage in stages]}})
+        assert any(line["name"].startswith("mralign_core") for line in lines)
+
+    def test_stopping_leaves_no_process_behind_even_in_the_middle_of_a_run(self, served, smoke):
+        endless = {**smoke, "name": "endless", "seed": 1}
+        endless["model"] = {**smoke["model"], "pocket": {**smoke["model"]["pocket"], "pretrain_steps": 10_000}}
+        run = served.submit("prepare/prepare", {"config": endless}).json()["id"]
+        assert served.wait_for(run, {"RUNNING"})["state_type"] == "RUNNING"
+        family = served.family()
+        assert len(family) > 4
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(timeout=90) == 0
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive

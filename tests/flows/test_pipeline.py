@@ -1,0 +1,255 @@
+"""The whole pipeline on the pocket world: run, run again, killed and resumed, on a folder and on S3."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pytest
+from peft import PeftConfig
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterParentFlowRunId
+from safetensors.torch import load_file
+
+from flows.pipeline import pipeline
+from flows.server import wait_for_records
+from mralign_core.config import RunConfig
+from mralign_core.storage import ArtifactRef, ArtifactStore, render_lineage
+from tasks.annotate import annotate_shard, annotation_shards, collect_annotations
+from tasks.estimate import estimate_matrices
+from tasks.generate import collect_generations, generation_shards, sample_shard, select_candidates
+from tasks.planning import plan
+from tasks.prepare import load_questions, prepare_model
+from tasks.reward import weigh_traces
+from tasks.runs import last_run
+from tests.pocket_store import SMALL, small_config
+from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ["prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"]
+KILL_TIMEOUT_S = 180
+
+pytestmark = pytest.mark.server
+
+
+class Run(NamedTuple):
+    """A pipeline run that completed: its config, and the states of its stages and tasks by name."""
+
+    config: RunConfig
+    stages: dict[str, str]
+    tasks: dict[str, str]
+
+    @property
+    def store(self) -> ArtifactStore:
+        return ArtifactStore(self.config.storage)
+
+
+def run_pipeline(config: RunConfig) -> Run:
+    state = pipeline(config, return_state=True)
+    wait_for_records(state)
+    run_id = state.state_details.flow_run_id
+    assert state.is_completed()
+    with get_client(sync_client=True) as client:
+        children = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id]))
+        stages = client.read_flow_runs(flow_run_filter=children)
+        inside = FlowRunFilter(id=FlowRunFilterId(any_=[run_id, *(stage.id for stage in stages)]))
+        tasks = client.read_task_runs(flow_run_filter=inside)
+    own = [task for task in tasks if "flow_run_id" not in (task.state.state_details or {})]
+    return Run(
+        config,
+        {client_flow_name(stage): stage.state.name for stage in stages},
+        {task.name: task.state.name for task in own if not task.state.state_details.child_flow_run_id},
+    )
+
+
+def client_flow_name(stage) -> str:
+    with get_client(sync_client=True) as client:
+        return client.read_flow(stage.flow_id).name
+
+
+def published(root: Path | str) -> dict[str, tuple[str, int]]:
+    """What a store on disk holds: path of each manifest → its content and when it was written."""
+    found = Path(root).glob("artifacts/**/manifest.json")
+    return {str(path.relative_to(root)): (path.read_text(), path.stat().st_mtime_ns) for path in found}
+
+
+def digests(root: Path | str) -> set[str]:
+    """Stage, key and content digest of everything in a store on disk."""
+    return {str(Path(path).parent) for path in published(root)}
+
+
+@pytest.fixture(scope="module")
+def finished(pocket_store, prefect_url, tmp_path_factory):
+    """An uninterrupted run."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    root = shutil.copytree(pocket_store, tmp_path_factory.mktemp("finished") / "store")
+    with temporary_settings({PREFECT_API_URL: prefect_url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        return run_pipeline(small_config(root))
+
+
+def test_every_stage_completes_and_only_what_is_there_is_cached(finished):
+    assert finished.stages == dict.fromkeys(STAGES, "Completed")
+    cached = {name for name, state in finished.tasks.items() if state == "Cached"}
+    assert cached == {"load-questions", "prepare-model"}
+    assert set(finished.tasks.values()) == {"Cached", "Completed"}
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_a_second_run_computes_nothing(finished):
+    root = finished.config.storage.root
+    before = published(root)
+    again = run_pipeline(finished.config)
+    assert again.stages == finished.stages
+    assert again.tasks == dict.fromkeys(finished.tasks, "Cached")
+    assert published(root) == before
+
+
+def test_a_dry_run_says_what_a_run_then_finds(finished):
+    assert {entry.status for entry in plan(finished.config)} == {"cached"}
+    changed = small_config(finished.config.storage.root, reward__clip_max=2.0)
+    status = {entry.name: entry.status for entry in plan(changed)}
+    later = "to compute, once its inputs are made"
+    new = {"rewards": "to compute", "scores mr_align": later, "report": later, "adapter mr_align": later}
+    # KTO does not depend on the weights, but a plan can't tell before they are made.
+    assert {name: text for name, text in status.items() if text != "cached"} == {
+        **new,
+        "adapter kto": later,
+        "scores kto": later,
+    }
+
+
+def test_results_show_the_gap_and_that_alignment_narrows_it(finished):
+    folder = finished.store.open_directory(last_run(finished.config, "report"))
+    rows = pd.DataFrame(json.loads((folder / "summary.json").read_text()))
+    rows = rows[rows["stratum"] == "(all)"].set_index("variant")
+    assert set(rows.index) == {"off", "on", "kto", "mr_align"}
+    assert pd.isna(rows.loc["off", "mis"])
+    assert rows.loc["on", "mis"] >= 0.08
+    assert rows.loc["kto", "mis"] < rows.loc["on", "mis"]
+    assert rows.loc["mr_align", "mis"] < rows.loc["on", "mis"]
+
+
+def test_the_report_is_one_page_without_external_parts(finished):
+    page = (finished.store.open_directory(last_run(finished.config, "report")) / "report.html").read_text()
+    assert page.lstrip().lower().startswith("<!doctype html>")
+    assert "<script src" not in page
+    assert 'rel="stylesheet"' not in page
+    assert str(finished.config.storage.root) not in page
+    for name in ("think-on", "MR-ALIGN", "KTO"):
+        assert name.lower() in page.lower()
+
+
+def test_adapters_are_peft_directories_in_safetensors(finished):
+    for variant in finished.config.train.variants:
+        folder = finished.store.open_directory(last_run(finished.config, f"adapter:{variant}"))
+        assert PeftConfig.from_pretrained(str(folder)).r == finished.config.train.lora_r
+        weights = load_file(folder / "adapter_model.safetensors")
+        assert any(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name)
+        assert (folder / "README.md").read_text().startswith("---\nbase_model: pocket")
+
+
+def test_lineage_reaches_back_to_the_questions_and_the_model(finished):
+    text = render_lineage(finished.store.lineage(last_run(finished.config, "report")))
+    for name in ("scores", "adapter", "rewards", "transitions", "annotations", "candidates", "generations", "model"):
+        assert name in text
+
+
+def wait_for(root: Path, pattern: str, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + KILL_TIMEOUT_S
+    while not list(root.glob(pattern)):
+        assert process.poll() is None, f"the run ended before {pattern} was there"
+        assert time.monotonic() < deadline, f"{pattern} did not come"
+        time.sleep(0.02)
+
+
+def start(root: Path, log: Path) -> subprocess.Popen:
+    settings = [f"--set={name}={json.dumps(value)}" for name, value in {**SMALL, "storage.root": str(root)}.items()]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "run", "--config", "pocket", *settings],
+            cwd=ROOT,
+            env={**os.environ, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "", "OMP_NUM_THREADS": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+KILL_AT = {
+    "artifacts/generations-shard/*/*/manifest.json": 0.5,  # in the middle of the second shard
+    "records/replies/*/*.json": 0.1,  # in the middle of the first shard of annotations
+    "artifacts/annotations-shard/*/*/manifest.json": 0.1,
+    "artifacts/adapter/*/*/manifest.json": 1.0,  # in the middle of training the second adapter
+    "artifacts/adapter/*/*/data/adapter_model.safetensors": 0.0,
+}
+"""What must be there before a kill, and how long to wait on."""
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_killed_and_run_again_it_ends_as_if_nothing_had_happened(finished, store_root, tmp_path):
+    log = tmp_path / "log"
+    before = published(store_root)
+    for pattern, delay_s in list(KILL_AT.items())[:4]:
+        process = start(store_root, log)
+        wait_for(store_root, pattern, process)
+        time.sleep(delay_s)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait(timeout=30) == -signal.SIGKILL
+        after = published(store_root)
+        assert before.items() <= after.items(), "an artifact was made again"
+        before = after
+    process = start(store_root, log)
+    assert process.wait(timeout=300) == 0, log.read_text()[-3000:]
+    assert before.items() <= published(store_root).items(), "an artifact was made again"
+    assert digests(store_root) == digests(finished.config.storage.root)
+
+
+@pytest.fixture
+def s3_config(s3_server, s3_root, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("HOME", str(tmp_path))  # the cache of downloaded artifacts
+    return small_config(s3_root, storage__endpoint_url=s3_server.endpoint_url)
+
+
+def copy_artifact(ref: ArtifactRef, source: ArtifactStore, target: ArtifactStore) -> None:
+    manifest = source.manifest(ref)
+    fields = {name: getattr(manifest, name) for name in ("parents", "fingerprint", "rows", "table", "counts", "seed")}
+    target.publish(ref.stage, ref.key, source.open_directory(ref), **fields)
+
+
+def test_on_s3_the_digests_are_those_of_a_folder(finished, s3_config):
+    remote = ArtifactStore(s3_config.storage)
+    copy_artifact(last_run(finished.config, "model"), finished.store, remote)
+    made = from_questions_to_weights(s3_config)
+    assert made["model"].uri.startswith("s3://")
+    assert {name: ref.sha256 for name, ref in made.items()} == {
+        name: last_run(finished.config, name).sha256 for name in made
+    }
+    assert {entry.status for entry in plan(s3_config) if entry.stage not in ("train", "evaluate")} == {"cached"}
+
+
+def from_questions_to_weights(config: RunConfig) -> dict[str, ArtifactRef]:
+    """The stages up to reward, each task in this process, as for debugging."""
+    questions, model = load_questions.run_here(config), prepare_model.run_here(config)
+    draws = [sample_shard.run_here(config, questions, model, *b) for b in generation_shards(config, questions)]
+    generations = collect_generations.run_here(config, questions, model, draws)
+    candidates = select_candidates.run_here(config, questions, model, generations)
+    labels = [annotate_shard.run_here(config, candidates, *b) for b in annotation_shards(config, candidates)]
+    annotations = collect_annotations.run_here(config, candidates, labels)
+    transitions = estimate_matrices.run_here(config, candidates, annotations)
+    rewards = weigh_traces.run_here(config, candidates, annotations, transitions)
+    return {
+        "questions": questions,
+        "model": model,
+        "generations": generations,
+        "candidates": candidates,
+        "annotations": annotations,
+        "transitions": transitions,
+        "rewards": rewards,
+    }

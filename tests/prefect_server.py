@@ -1,0 +1,102 @@
+"""A real Prefect server with deployments and workers for tests: ``python -m deployments.serve`` in a temporary home.
+
+Use it from a conftest with ``from tests.prefect_server import served``.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import psutil
+import pytest
+
+from tests.seaweedfs import free_ports
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+START_TIMEOUT_S = 300
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+# Services that no test looks at; they halve what a server costs.
+QUICK_SERVER = {
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_EVENTS_STREAM_OUT_ENABLED": "false",
+    "PREFECT_WORKER_QUERY_SECONDS": "1",
+}
+
+
+class Served(NamedTuple):
+    """What ``deployments.serve`` started, and its API."""
+
+    process: subprocess.Popen
+    api: httpx.Client
+    env: dict
+
+    def deployment(self, name):
+        return self._json(self.api.get(f"/deployments/name/{name}"))
+
+    def submit(self, name, parameters):
+        """The reply to what the UI's form sends."""
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        return self.api.post(f"/deployments/{self.deployment(name)['id']}/create_flow_run", json=body)
+
+    def wait_for(self, run_id, types=FINAL, timeout_s=300):
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            run = self._json(self.api.get(f"/flow_runs/{run_id}"))
+            if run["state_type"] in types | FINAL:
+                return run
+            time.sleep(0.5)
+        raise TimeoutError(f"run {run['name']} is still {run['state_name']} after {timeout_s} s")
+
+    def filter(self, what, **query):
+        return self._json(self.api.post(f"/{what}/filter", json=query))
+
+    def family(self):
+        """The serving process and all its descendants."""
+        head = psutil.Process(self.process.pid)
+        return [head, *head.children(recursive=True)]
+
+    @staticmethod
+    def _json(reply):
+        assert reply.is_success, reply.text
+        return reply.json()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with serve(tmp_path_factory.mktemp("prefect")) as started:
+        yield started
+
+
+@contextmanager
+def serve(home):
+    port = free_ports(1)[0]
+    env = {**os.environ, **QUICK_SERVER, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    url = f"http://127.0.0.1:{port}/api"
+    command = [sys.executable, "-m", "deployments.serve", "--port", str(port)]
+    output = home / "serve.log"
+    with output.open("w") as log, httpx.Client(base_url=url, timeout=60) as api:
+        process = subprocess.Popen(command, cwd=CHECKOUT, env=env, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait_until_serving(process, output)
+            yield Served(process, api, {**env, "PREFECT_API_URL": url})
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.wait(timeout=90)
+
+
+def _wait_until_serving(process, output):
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while "Serving." not in output.read_text():
+        assert process.poll() is None, output.read_text()
+        assert time.monotonic() < deadline, f"not serving after {START_TIMEOUT_S} s: {output.read_text()}"
+        time.sleep(0.5)

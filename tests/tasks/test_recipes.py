@@ -1,0 +1,292 @@
+"""Cache keys: a field changes exactly the artifacts that depend on it, and nothing operational changes any."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from flows.cli import read_config
+from mralign_core.config import RunConfig, Section
+from mralign_core.storage import ArtifactRef
+from mralign_core.storage.digests import UNRELATED, _closure
+from tasks.annotate import annotations_work
+from tasks.annotate import shard_work as annotations_shard_work
+from tasks.estimate import transitions_work
+from tasks.evaluate import report_work, scores_work
+from tasks.generate import candidates_work, generations_work
+from tasks.generate import shard_work as generations_shard_work
+from tasks.prepare import model_work, questions_work
+from tasks.recipes import RECIPES
+from tasks.reward import rewards_work
+from tasks.train import adapter_work
+
+DRAWS = {"generations-shard", "generations"}
+LABELS = {"annotations-shard", "annotations"}
+USED_BY = {
+    "questions": DRAWS | {"candidates", "scores", "report"},
+    "model": DRAWS | {"candidates", "adapter", "scores", "report"},
+    "generations": {"candidates"},
+    "candidates": LABELS | {"transitions", "rewards", "adapter", "report"},
+    "annotations": {"transitions", "rewards", "adapter", "report"},
+    "transitions": {"rewards", "report"},
+    "rewards": {"adapter", "report"},
+    "adapter": {"scores", "report"},
+    "scores": {"report"},
+}
+"""Which kinds of artifact are computed from which."""
+
+DEPENDS_ON = {
+    "seed": (7, DRAWS | LABELS | {"adapter", "scores"}),
+    "model.dtype": ("bfloat16", DRAWS | {"adapter", "scores"}),
+    "model.cpu_threads": (2, {"adapter"}),
+    "model.think_open": ("<reason>", DRAWS | {"candidates", "scores"}),
+    "model.think_close": ("</reason>", DRAWS | {"candidates", "scores"}),
+    "model.pocket.world_seed": (1, {"questions", "model"}),
+    "model.pocket.overwrite_prob": (0.5, {"questions", "model"}),
+    "model.pocket.pretrain_steps": (601, {"model"}),
+    "model.pocket.min_one_hop_accuracy": (0.5, {"model"}),
+    "model.pocket.min_em_thought": (0.5, {"model"}),
+    "questions.train_limit": (100, {"questions"}),
+    "questions.eval_limit": (100, {"questions"}),
+    "generate.num_draws": (2, DRAWS),
+    "generate.temperature": (0.3, DRAWS),
+    "generate.top_p": (0.8, DRAWS),
+    "generate.max_new_tokens": (191, DRAWS),
+    "generate.instruction": ("Think.", DRAWS | {"scores"}),
+    "generate.answer_match": ("contains", {"candidates"}),
+    "generate.min_segments": (2, {"candidates"}),
+    "generate.max_segments": (14, {"candidates"}),
+    "generate.min_reasoning_tokens": (11, {"candidates"}),
+    "generate.max_reasoning_tokens": (179, {"candidates"}),
+    "generate.traces_per_question": ("first", {"candidates"}),
+    "annotate.annotator_a": ("cue/b", LABELS),
+    "annotate.annotator_b": ("cue/a", LABELS),
+    "annotate.adjudicator": ("openai/gpt-5", LABELS),
+    "annotate.confidence_threshold": (8.0, LABELS),
+    "annotate.temperature": (0.0, LABELS),
+    "annotate.api_base": ("http://127.0.0.1:9", LABELS),
+    "annotate.cue_drop_prob": (0.2, LABELS),
+    "annotate.cue_flip_prob": (0.2, LABELS),
+    "estimate.estimator": ("frequency", {"transitions"}),
+    "estimate.labels_per_segment": ("one", {"transitions", "rewards"}),
+    "estimate.num_iterations": (6, {"transitions"}),
+    "estimate.damping": (0.5, {"transitions"}),
+    "estimate.prior": (0.2, {"transitions"}),
+    "estimate.tolerance": (1e-5, {"transitions"}),
+    "reward.reference": ("opposite", {"rewards"}),
+    "reward.clip_min": (0.5, {"rewards"}),
+    "reward.clip_max": (2.0, {"rewards"}),
+    "train.variants": (["mr_align", "kto", "sft"], set()),
+    "train.beta": (0.2, {"adapter"}),
+    "train.desirable_weight": (1.1, {"adapter"}),
+    "train.undesirable_weight": (1.4, {"adapter"}),
+    "train.lora_r": (16, {"adapter"}),
+    "train.lora_alpha": (32, {"adapter"}),
+    "train.lora_dropout": (0.1, {"adapter"}),
+    "train.target_modules": ("q_proj", {"adapter"}),
+    "train.learning_rate": (2e-4, {"adapter"}),
+    "train.sft_learning_rate": (2e-4, {"adapter"}),
+    "train.num_epochs": (2, {"adapter"}),
+    "train.warmup_ratio": (0.2, {"adapter"}),
+    "train.batch_size": (8, {"adapter"}),
+    "train.gradient_accumulation": (2, {"adapter"}),
+    "train.max_grad_norm": (0.5, {"adapter"}),
+    "train.max_length": (255, {"adapter"}),
+    "evaluate.num_draws": (4, {"scores"}),
+    "evaluate.temperature": (0.7, {"scores"}),
+    "evaluate.top_p": (0.9, {"scores"}),
+    "evaluate.top_k": (10, {"scores"}),
+    "evaluate.max_new_tokens": (191, {"scores"}),
+    "evaluate.num_resamples": (500, set()),
+    "evaluate.confidence": (0.9, set()),
+}
+"""Field → another value, and the artifacts it changes directly; the report shows the config, so any field changes it."""
+
+NOT_OF_THE_POCKET = {"model.source", "model.path", "model.revision", "questions.source", "generate.source"} | {
+    f"questions.{name}_column" for name in ("question", "answer", "id")
+}
+"""Fields that only other configs use; see the tests below."""
+
+OPERATIONAL = {
+    "name": "other",
+    "storage.root": "elsewhere",
+    "storage.endpoint_url": "http://127.0.0.1:9",
+    "storage.connect_timeout_s": 1.0,
+    "storage.read_timeout_s": 1.0,
+    "storage.max_attempts": 2,
+    "model.device": "auto",
+    "generate.batch_size": 8,
+    "generate.shard_size": 10,
+    "annotate.concurrency": 1,
+    "annotate.requests_per_minute": 5,
+    "annotate.timeout_s": 5.0,
+    "annotate.max_attempts": 1,
+    "annotate.shard_size": 3,
+    "train.gradient_checkpointing": True,
+    "train.where": "deployment",
+    "evaluate.batch_size": 8,
+}
+"""Field → another value; these decide where and how fast, never what."""
+
+CHANGE_NO_RESULT = {
+    "mralign_core.models": "says where the weights are",
+    "mralign_core.generation.loading": "opens the pocket model for its quality gates",
+    "mralign_core.generation.transformers_sampler": "samples for the quality gates",
+    "mralign_core.pocket.quality": "the quality gates: they refuse a model, and don't change it",
+    "mralign_core.training.lora": "checks names of modules",
+}
+"""Code that a task calls without being part of every key of its stage, and why that is right."""
+
+PATHS = {"questions.train_path", "questions.eval_path", "generate.traces_path"}
+"""Operational too: the contents of the files count, not where they are."""
+
+
+def keys(config: RunConfig) -> dict[str, str]:
+    """The key of every artifact of a run, where each artifact's content is as unique as its key."""
+    found: dict[str, str] = {}
+
+    def note(work, name=""):
+        found[name or work.name] = work.key
+        return ArtifactRef(uri=work.name, stage=work.name, key=work.key, sha256=work.key)
+
+    questions, model = note(questions_work(config)), note(model_work(config))
+    note(generations_shard_work(config, questions, model, 0, 10))
+    generations = note(generations_work(config, questions, model))
+    candidates = note(candidates_work(config, questions, model, generations))
+    note(annotations_shard_work(config, candidates, 0, 10))
+    annotations = note(annotations_work(config, candidates))
+    transitions = note(transitions_work(config, candidates, annotations))
+    rewards = note(rewards_work(config, candidates, annotations, transitions))
+    adapter = note(adapter_work(config, "mr_align", model, candidates, annotations, rewards))
+    scores = note(scores_work(config, "mr_align", questions, model, adapter))
+    made = [questions, model, candidates, annotations, transitions, rewards]
+    artifacts = {ref.stage: ref for ref in made}
+    note(report_work(config, artifacts, {"mr_align": adapter}, {"mr_align": scores}))
+    return found
+
+
+def downstream(names: set[str]) -> set[str]:
+    """The artifacts and all that is computed from them."""
+    reached = set(names)
+    while new := {user for name in reached for user in USED_BY.get(name, ())} - reached:
+        reached |= new
+    return reached
+
+
+def changed(one: RunConfig, other: RunConfig) -> set[str]:
+    before, after = keys(one), keys(other)
+    return {name for name in before if before[name] != after[name]}
+
+
+def leaves(section: Section, prefix: str = "") -> set[str]:
+    names = set()
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        names |= leaves(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name}
+    return names
+
+
+POCKET = read_config("pocket")
+ANY = ArtifactRef(uri="x", stage="x", key="x", sha256="0" * 64)
+OTHER = ArtifactRef(uri="y", stage="x", key="x", sha256="1" * 64)
+
+
+def test_every_field_is_in_one_table():
+    tables = [set(DEPENDS_ON), set(OPERATIONAL), PATHS, NOT_OF_THE_POCKET]
+    assert set().union(*tables) == leaves(POCKET)
+    assert sum(map(len, tables)) == len(leaves(POCKET))
+
+
+def test_every_recipe_is_followed():
+    assert set(keys(POCKET)) == set(RECIPES)
+    for name, recipe in RECIPES.items():
+        users_of = {kind for kind, users in USED_BY.items() if name in users}
+        declared = {*recipe.inputs, *recipe.optional_inputs}
+        assert users_of == declared - ({"generations"} if name == "report" else set()), name
+
+
+@pytest.mark.parametrize("field", DEPENDS_ON)
+def test_a_field_changes_what_is_downstream_of_it_and_no_more(field):
+    value, direct = DEPENDS_ON[field]
+    assert changed(POCKET, read_config("pocket", {field: value})) == downstream(direct) | {"report"}
+
+
+@pytest.mark.parametrize("field", OPERATIONAL)
+def test_an_operational_field_changes_no_key(field):
+    assert not changed(POCKET, read_config("pocket", {field: OPERATIONAL[field]}))
+
+
+def test_noise_of_the_offline_annotators_does_not_matter_to_models():
+    models = {f"annotate.{role}": f"openai/{role}" for role in ("annotator_a", "annotator_b", "adjudicator")}
+    for field, value in {"annotate.cue_drop_prob": 0.3, "annotate.cue_flip_prob": 0.3}.items():
+        assert changed(read_config("pocket", models), read_config("pocket", models | {field: value})) == {"report"}
+    by_seed = [annotations_work(read_config("pocket", models | {"seed": seed}), ANY).key for seed in (0, 1)]
+    assert by_seed[0] == by_seed[1]
+
+
+@pytest.mark.parametrize(("field", "value"), [("path", "Qwen/Qwen3-4B"), ("revision", "abc")])
+def test_a_model_of_the_hub_is_named_by_path_and_revision(field, value):
+    hub = RunConfig.model_validate({"questions": {"train_path": "q.jsonl"}})
+    other = hub.model_copy(update={"model": hub.model.model_copy(update={field: value})})
+    assert changed(hub, other) == downstream({"model"}) | {"report"}
+
+
+def test_contents_of_a_question_file_count_and_its_place_does_not(tmp_path):
+    def key(path, **columns):
+        section = {"train_path": str(path), **columns}
+        return questions_work(RunConfig.model_validate({"questions": section})).key
+
+    one, moved, edited = (tmp_path / name for name in ("one.jsonl", "moved.jsonl", "edited.jsonl"))
+    one.write_text('{"question": "a", "answer": "b"}\n')
+    moved.write_text(one.read_text())
+    edited.write_text('{"question": "a", "answer": "c"}\n')
+    assert key(one) == key(moved) != key(edited)
+    assert len({key(one), key(one, answer_column="gold"), key(one, id_column="id")}) == 3
+
+
+def test_contents_of_a_trace_file_count_and_the_instruction_with_them(tmp_path):
+    path = tmp_path / "traces.jsonl"
+
+    def key(text, **fields):
+        path.write_text(text)
+        overrides = {"generate.source": "traces", "generate.traces_path": str(path)}
+        config = read_config("pocket", overrides | {f"generate.{k}": v for k, v in fields.items()})
+        return candidates_work(config, ANY, ANY, None).key
+
+    assert key("{}") == key("{}", num_draws=5)
+    assert len({key("{}"), key("{ }"), key("{}", instruction="Think.")}) == 3
+
+
+def test_shards_and_variants_have_keys_of_their_own():
+    shards = [generations_shard_work(POCKET, ANY, ANY, start, start + 10).key for start in (0, 10)]
+    adapters = [adapter_work(POCKET, variant, ANY, ANY, ANY, ANY).key for variant in POCKET.train.variants]
+    assert len({*shards, *adapters}) == 5
+
+
+def test_only_mr_align_depends_on_the_weights():
+    for variant in POCKET.train.variants:
+        one, two = (adapter_work(POCKET, variant, ANY, ANY, ANY, rewards).key for rewards in (ANY, OTHER))
+        assert (one != two) == (variant == "mr_align")
+
+
+def test_the_wrong_inputs_are_refused():
+    with pytest.raises(TypeError, match="is made from"):
+        RECIPES["transitions"].key(POCKET, {"candidates": ANY}, {})
+    with pytest.raises(TypeError, match="is made from"):
+        RECIPES["model"].key(POCKET, {"candidates": ANY}, {})
+
+
+@pytest.mark.parametrize("stage", sorted({recipe.stage for recipe in RECIPES.values()}))
+def test_the_sources_in_a_key_are_all_that_the_task_calls(stage):
+    """Code that a task calls and no key knows of could change while old results are still found."""
+    known = {"mralign_core.schemas", *CHANGE_NO_RESULT}
+    for recipe in RECIPES.values():
+        if recipe.stage == stage:
+            known |= {name for source in recipe.sources for name in _closure(source)}
+    tree = ast.parse((Path(__file__).parents[2] / "tasks" / f"{stage}.py").read_text(encoding="utf-8"))
+    called = {
+        node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("mralign_core.")
+    }
+    assert {name for name in called if name.split(".")[1] not in UNRELATED} <= known
