@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STATE  := $(CURDIR)/.mralign
 
+# Nothing leaves the machine: no usage statistics either.
+export DO_NOT_TRACK ?= 1
 export PREFECT_HOME ?= $(STATE)/prefect
 
 .DEFAULT_GOAL := help

@@ -26,6 +26,7 @@ import psutil
 from deployments.steps import CHECKOUT
 
 HOST = "127.0.0.1"
+DEFAULT_PORT = 4200
 POOLS = ("cpu", "a800")
 PYTHON = (sys.executable, "-m")
 START_TIMEOUT_S = 120.0
@@ -59,12 +60,13 @@ class Child(NamedTuple):
 def environment(port: int) -> dict[str, str]:
     """The environment of the server and the workers: this process's, pointed at our server."""
     home = os.environ.get("PREFECT_HOME") or str(CHECKOUT / ".mralign" / "prefect")
-    defaults = {"PREFECT_WORKER_QUERY_SECONDS": "3"}
+    defaults = {"PREFECT_WORKER_QUERY_SECONDS": "3", "DO_NOT_TRACK": "1"}
     fixed = {
         "PREFECT_HOME": str(Path(home).resolve()),
         # The UI asks the server for this address, so the server needs it too on a port of our own.
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "mralign_core",
     }
     return {**defaults, **os.environ, **fixed}
@@ -250,23 +252,26 @@ def say(line: str) -> None:
 def greeting(port: int, children: Sequence[Child]) -> str:
     """What to look at and what to try."""
     url = f"http://{HOST}:{port}"
-    prefix = "" if port == 4200 else f"PREFECT_API_URL={url}/api "
+    server = f"PREFECT_API_URL={url}/api"
+    programs = os.path.relpath(Path(sys.executable).parent)
+    # `mralign` finds a server on the usual port by itself; `prefect` would start another.
+    found = "" if port == DEFAULT_PORT else f"{server} "
     return f"""
 Serving. Ctrl-C stops everything.
 
-  UI             {url}
-  start a run    {url}/deployments, mr-align > pipeline > Run > Custom run: the form is the whole config
-  or by shell    {prefix}.venv/bin/prefect deployment run mr-align/pipeline
-  or here        {prefix}.venv/bin/mralign run: it reports to this server
-  every week     {url}/deployments, mr-align > weekly-retrain: switch its schedule on
-  logs           {children[0].log.parent}
+  UI            {url}
+  start a run   {url}/deployments: pipeline, Run, Custom run; the form is the whole config
+  by shell      {server} {programs}/prefect deployment run mr-align/pipeline
+  in the shell  {found}{programs}/mralign run: this terminal works, this server shows it
+  every week    {url}/deployments: weekly-retrain, switch its schedule on
+  logs          {children[0].log.parent}
 """
 
 
 def parse_port(arguments: Sequence[str] | None) -> int:
     """The port, from ``--port``, else from ``MRALIGN_PORT``, else 4200."""
     parser = argparse.ArgumentParser(prog="python -m deployments.serve", description="Serve on this machine.")
-    default = os.environ.get("MRALIGN_PORT", "4200")
+    default = os.environ.get("MRALIGN_PORT", str(DEFAULT_PORT))
     parser.add_argument("--port", type=int, default=default, help="default: MRALIGN_PORT, else 4200")
     port = int(parser.parse_args(arguments).port)
     if not 1024 <= port <= 65_535:

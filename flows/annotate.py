@@ -13,7 +13,12 @@ from tasks.runs import last_run, remember
 
 @flow(name="annotate")
 def annotate(config: RunConfig, candidates: ArtifactRef | None = None) -> ArtifactRef:
-    """Annotate the candidates in shards; they default to the last run's."""
+    """Annotate the candidates in shards.
+
+    Args:
+        config: the run config.
+        candidates: artifact of the kept traces; the last run's when empty.
+    """
     candidates = candidates or last_run(config, "candidates")
     shards = [annotate_shard(config, candidates, start, end) for start, end in annotation_shards(config, candidates)]
     annotations = collect_annotations(config, candidates, shards)

@@ -53,6 +53,7 @@ def run(
     with use_server() as server:
         from flows import pipeline as pipeline_module
 
+        _log_user_errors_briefly()
         chosen = pipeline_module.pipeline if only is None else _stage_flow(only)
         state = chosen(settings, return_state=True)
         wait_for_records(state)
@@ -134,6 +135,18 @@ def _stage_flow(stage: Stage) -> Callable[..., Any]:
     return getattr(import_module(f"flows.{stage}"), str(stage))  # type: ignore[no-any-return]
 
 
+def _log_user_errors_briefly() -> None:
+    """Keep Prefect from logging a traceback, at every level of the run, for an error that is the user's to mend."""
+
+    def without_traceback(record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], UserError):
+            record.exc_info = None
+        return True
+
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(without_traceback)
+
+
 def _check_store(config: RunConfig) -> None:
     from mralign_core.storage import ArtifactStore
 
@@ -157,10 +170,10 @@ def _pairs(items: list[str] | None, option: str) -> dict[str, str]:
 def _print_plan(config: RunConfig) -> None:
     from tasks.planning import plan
 
-    table = Table("stage", "artifact", "status", "where", title=f"config {config.name!r}, nothing is run")
+    table = Table("stage", "artifact", "status", "key", title=f"config {config.name!r}: nothing is run")
     for planned in plan(config):
-        where = planned.found.uri if planned.found else ""
-        table.add_row(planned.stage, planned.name, planned.status, where, style="dim" if planned.found else "")
+        key = planned.found.key[:12] if planned.found else ""
+        table.add_row(planned.stage, planned.name, planned.status, key, style="dim" if planned.found else "")
     console.print(table)
 
 

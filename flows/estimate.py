@@ -15,7 +15,13 @@ from tasks.runs import last_run, remember
 def estimate(
     config: RunConfig, candidates: ArtifactRef | None = None, annotations: ArtifactRef | None = None
 ) -> ArtifactRef:
-    """Estimate P⁺, P⁻ and P; inputs default to the last run's."""
+    """Estimate P⁺, P⁻ and P.
+
+    Args:
+        config: the run config.
+        candidates: artifact of the kept traces; the last run's when empty.
+        annotations: artifact of their labels; the last run's when empty.
+    """
     candidates = candidates or last_run(config, "candidates")
     annotations = annotations or last_run(config, "annotations")
     transitions = estimate_matrices(config, candidates, annotations)

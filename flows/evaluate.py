@@ -19,12 +19,12 @@ def evaluate(
     artifacts: dict[str, ArtifactRef] | None = None,
     adapters: dict[str, ArtifactRef] | None = None,
 ) -> ArtifactRef:
-    """Score think-off, think-on and every adapter on common random numbers; inputs default to the last run's.
+    """Score think-off, think-on and every adapter on common random numbers.
 
     Args:
         config: the run config.
-        artifacts: questions, model, candidates, annotations, transitions and rewards, by name.
-        adapters: variant → adapter.
+        artifacts: questions, model, candidates, annotations, transitions and rewards, by name; the last run's when empty.
+        adapters: variant → adapter; the last run's when empty.
     """
     artifacts = artifacts or {name: last_run(config, name) for name in INPUTS}
     adapters = adapters or last_adapters(config)

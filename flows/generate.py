@@ -13,7 +13,13 @@ from tasks.runs import last_run, remember
 
 @flow(name="generate")
 def generate(config: RunConfig, questions: ArtifactRef | None = None, model: ArtifactRef | None = None) -> ArtifactRef:
-    """Sample every training question in shards, and select the candidates; inputs default to the last run's."""
+    """Sample every training question in shards, and select the candidates.
+
+    Args:
+        config: the run config.
+        questions: artifact of the questions; the last run's when empty.
+        model: artifact of the model; the last run's when empty.
+    """
     questions = questions or last_run(config, "questions")
     model = model or last_run(config, "model")
     generations = None

@@ -17,7 +17,11 @@ from mralign_core.storage import ArtifactRef
 
 @flow(name="mr-align", flow_run_name="{config.name}")
 def pipeline(config: RunConfig) -> ArtifactRef:
-    """Align a reasoning model with facts, and report what it changed."""
+    """Align a reasoning model with facts, and report what it changed.
+
+    Args:
+        config: the run config; empty fields keep the paper's values.
+    """
     questions, model = prepare(config)
     candidates = generate(config, questions, model)
     annotations = annotate(config, candidates)

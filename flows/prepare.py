@@ -21,7 +21,11 @@ class Prepared(NamedTuple):
 
 @flow(name="prepare")
 def prepare(config: RunConfig) -> Prepared:
-    """Load the questions and the model; on the pocket default, build the world and train its model."""
+    """Load the questions and the model; on the pocket default, build the world and train its model.
+
+    Args:
+        config: the run config.
+    """
     prepared = Prepared(load_questions(config), prepare_model(config))
     check_training(config, prepared.model)
     remember(config, **prepared._asdict())

@@ -18,7 +18,14 @@ def reward(
     annotations: ArtifactRef | None = None,
     transitions: ArtifactRef | None = None,
 ) -> ArtifactRef:
-    """Weigh every segment of every annotated trace; inputs default to the last run's."""
+    """Weigh every segment of every annotated trace.
+
+    Args:
+        config: the run config.
+        candidates: artifact of the kept traces; the last run's when empty.
+        annotations: artifact of their labels; the last run's when empty.
+        transitions: artifact of P⁺, P⁻ and P; the last run's when empty.
+    """
     candidates = candidates or last_run(config, "candidates")
     annotations = annotations or last_run(config, "annotations")
     transitions = transitions or last_run(config, "transitions")

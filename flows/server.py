@@ -12,12 +12,13 @@ from uuid import UUID
 
 import httpx
 
-SERVE_API_URL = "http://127.0.0.1:4200/api"
+SERVE_API_URL = f"http://127.0.0.1:{os.environ.get('MRALIGN_PORT', '4200')}/api"
 EMBEDDED = {
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
     # The embedded server takes 20 to 36 s to start on a busy machine; Prefect gives it 20.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "mralign_core",
 }
 
@@ -45,7 +46,7 @@ def use_server() -> Iterator[ServerAddress]:
         os.environ["PREFECT_API_URL"] = SERVE_API_URL
         yield ServerAddress(SERVE_API_URL.removesuffix("/api"))
         return
-    yield ServerAddress("start it with `make serve`, then open http://127.0.0.1:4200/runs")
+    yield ServerAddress(f"start it with `make serve`, then open {SERVE_API_URL.removesuffix('/api')}/runs")
 
 
 def wait_for_records(state: Any, timeout_s: float = 20.0) -> None:

@@ -20,7 +20,15 @@ def train(
     annotations: ArtifactRef | None = None,
     rewards: ArtifactRef | None = None,
 ) -> dict[str, ArtifactRef]:
-    """Train every variant on the same traces, here or on the GPU pool; inputs default to the last run's."""
+    """Train every variant on the same traces, here or on the GPU pool.
+
+    Args:
+        config: the run config.
+        model: artifact of the model; the last run's when empty.
+        candidates: artifact of the kept traces; the last run's when empty.
+        annotations: artifact of their labels; the last run's when empty.
+        rewards: artifact of the segment weights; the last run's when empty.
+    """
     inputs = {
         "model": model or last_run(config, "model"),
         "candidates": candidates or last_run(config, "candidates"),

@@ -110,6 +110,10 @@ def _convert_smollm2(directory: Path) -> str:
     model = AutoModelForCausalLM.from_pretrained(
         weights.parent, gguf_file=weights.name, dtype=torch.float32, local_files_only=True
     )
+    # The weights are plain float32 by now, but transformers 5 still takes the model for a quantised one it can't save.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return weights.name

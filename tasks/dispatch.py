@@ -13,14 +13,15 @@ from prefect.runtime import deployment
 
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError
-from mralign_core.storage import ArtifactRef
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.train import adapter_work
 
 logger = logging.getLogger("mralign_core.dispatch")
 TRAIN_DEPLOYMENT = "train/train"
 
 
 def run_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
-    """Train on the pool and wait; the adapters are in the store afterwards, where the caller finds them.
+    """Train on the pool what is not trained yet, and wait; the caller finds the adapters in the store afterwards.
 
     Raises:
         ConfigError: there is no such deployment.
@@ -28,6 +29,9 @@ def run_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
     """
     if deployment.name == TRAIN_DEPLOYMENT.partition("/")[2]:
         return  # this is the run on the pool: a child of its own would wait for this run's place on the pool
+    store = ArtifactStore(config.storage)
+    if all(adapter_work(config, variant, **inputs).find(store) for variant in config.train.variants):
+        return
     inline = config.model_copy(update={"train": config.train.model_copy(update={"where": "inline"})})
     parameters = {
         "config": inline.model_dump(mode="json"),

@@ -36,7 +36,7 @@ class Planned(NamedTuple):
         """In a few words."""
         if self.found:
             return "cached"
-        return "to compute" if self.is_known else "to compute, once its inputs are made"
+        return "to compute" if self.is_known else "to compute after its inputs"
 
 
 def plan(config: RunConfig) -> list[Planned]:
@@ -89,7 +89,8 @@ class _Planner:
     def train(self) -> Iterator[Planned]:
         for variant in self.config.train.variants:
             make = partial(adapter_work, self.config, variant)
-            yield self.look("adapter", make, "model", "candidates", "annotations", "rewards", part=variant)
+            weights = ["rewards"] if variant == "mr_align" else []
+            yield self.look("adapter", make, "model", "candidates", "annotations", *weights, part=variant)
 
     def evaluate(self) -> Iterator[Planned]:
         variants = variants_to_score(self.config, self.has["questions"]) if "questions" in self.has else ()

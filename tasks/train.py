@@ -19,11 +19,11 @@ def adapter_work(
     model: ArtifactRef,
     candidates: ArtifactRef,
     annotations: ArtifactRef,
-    rewards: ArtifactRef,
+    rewards: ArtifactRef | None = None,
 ) -> Work:
     """The adapter of a variant. All train on the annotated traces; only MR-ALIGN depends on the weights."""
     inputs = {"model": model, "candidates": candidates, "annotations": annotations}
-    if variant == "mr_align":
+    if variant == "mr_align" and rewards:
         inputs["rewards"] = rewards
     return Work("adapter", config, inputs, {"variant": variant})
 

@@ -3,6 +3,7 @@
 Use it from a conftest with ``from tests.prefect_api import prefect_api, prefect_url``.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -40,11 +41,24 @@ def prefect_url(tmp_path_factory):
 @pytest.fixture
 def prefect_api(prefect_url, monkeypatch):
     """Flows of this test, and of processes it starts, report to the server; gives its URL."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
     monkeypatch.setenv("PREFECT_API_URL", prefect_url)
-    with temporary_settings({PREFECT_API_URL: prefect_url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    monkeypatch.setenv("PREFECT_LOGGING_TO_API_ENABLED", "false")
+    with reporting_to(prefect_url):
         yield prefect_url
+
+
+@contextlib.contextmanager
+def reporting_to(url):
+    """Point flows of this process at a server, without what only long runs need."""
+    from prefect import settings
+
+    quick = {
+        settings.PREFECT_API_URL: url,
+        settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        settings.PREFECT_LOGGING_TO_API_ENABLED: False,
+    }
+    with settings.temporary_settings(quick):
+        yield
 
 
 def _wait_until_healthy(url, process, log):

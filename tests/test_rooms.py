@@ -115,9 +115,7 @@ def readme_tree() -> str:
     """The fenced block of the README that draws the tree."""
     readme = ROOT / "README.md"
     assert readme.is_file(), "there is no README.md"
-    blocks = re.findall(
-        r"^```[^\n]*\n(.*?)^```", readme.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", readme.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     trees = [block for block in blocks if "flows/" in block and "tasks/" in block]
     assert trees, "README.md has no fenced block that draws the tree, with lines for flows/ and tasks/"
     return trees[0]

@@ -57,16 +57,14 @@ def test_the_template_keeps_the_whole_config():
     assert filled == load_config(CONFIGS / "pocket.yaml", {"train.where": "deployment"}).model_dump(mode="json")
 
 
-def test_a_port_that_something_else_holds_is_refused_with_a_remedy(capsys):
+def test_a_port_that_something_else_holds_is_refused_with_a_remedy():
     with socket.socket() as other:
         other.bind((serve.HOST, 0))
         other.listen()
         other.settimeout(0)
         port = other.getsockname()[1]
-        assert serve.main(["--port", str(port)]) == 1
-    message = capsys.readouterr().err
-    assert f"port {port} is taken" in message
-    assert "MRALIGN_PORT=" in message
+        with pytest.raises(serve.ServeError, match=rf"port {port} is taken(.|\n)*MRALIGN_PORT="):
+            serve.refuse_taken_port(port)
 
 
 def test_a_child_that_dies_is_named_with_the_end_of_its_log(tmp_path):
@@ -102,6 +100,12 @@ class TestServed:
         for pool in ("cpu", "a800"):
             workers = served.filter(f"work_pools/{pool}/workers")
             assert [worker["name"] for worker in workers] == [pool]
+
+    def test_serving_twice_starts_nothing(self, served):
+        command = [sys.executable, "-m", "deployments.serve", "--port", str(served.api.base_url.port)]
+        second = subprocess.run(command, env=served.env, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+        assert second.returncode == 0, second.stderr
+        assert second.stdout.startswith("Already serving")
 
     def test_lost_runs_are_found_after_three_heartbeats_or_more(self, served):
         (automation,) = served.filter("automations")

@@ -1,0 +1,292 @@
+"""The command as its user meets it: what each mistake leads to, and what is left in the store afterwards."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+from mralign_core.storage import ArtifactStore
+from tasks.prepare import load_questions
+from tests.pocket_store import SMALL, small_config
+
+THINKING = "I recall that it is Rome.\n\nLet me check that.\n\nSo the answer is Rome."
+
+
+@pytest.fixture
+def mralign(monkeypatch, capsys):
+    """Run the command in this process; gives its exit code and what it wrote to both streams."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mralign", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def store(tmp_path) -> Path:
+    return tmp_path / "store"
+
+
+def settings(root: Path, **fields: object) -> list[str]:
+    """``--set`` options: the small pocket config on a store, and fields as ``section__field=value``."""
+    values = {**SMALL, "storage.root": str(root)} | {name.replace("__", "."): v for name, v in fields.items()}
+    return [f"--set={name}={json.dumps(value)}" for name, value in values.items()]
+
+
+def write_lines(path: Path, rows: list[object]) -> str:
+    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def artifacts(root: Path) -> set[str]:
+    """Files of a store but for records: a mistake may leave none, whole or half-written."""
+    return {str(path.relative_to(root)) for name in ("artifacts", "tmp") for path in (root / name).rglob("*.*")}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"generate__num_drawz": 3}, ["generate.num_drawz", "no such field", "did you mean 'num_draws'"]),
+        ({"generatee__num_draws": 3}, ["generatee", "no such field", "did you mean 'generate'"]),
+        ({"generate__num_draws": 0}, ["generate.num_draws", "greater than or equal to 1", "got 0"]),
+        ({"generate__num_draws": "three"}, ["generate.num_draws", "valid integer", "got 'three'"]),
+        ({"train__variants": ["kto", "dpo"]}, ["train.variants.1", "'sft', 'kto' or 'mr_align'", "got 'dpo'"]),
+        ({"generate__min_segments": 20}, ["generate.min_segments 20 is above generate.max_segments 15"]),
+        ({"generate__source": "traces"}, ["generate.traces_path is needed"]),
+        ({"questions__train_path": "q.jsonl"}, ["questions.train_path", "no effect", "questions.source is 'pocket'"]),
+        ({"questions__source": "file"}, ["questions.train_path is needed"]),
+        ({"model__path": "Qwen/Qwen3-4B"}, ["model.path has no effect when model.source is 'pocket'", "remove it"]),
+        ({"model__source": "hub"}, ["questions.source 'pocket' needs model.source 'pocket'"]),
+        ({"name": "My Run"}, ["name", "pattern", "got 'My Run'"]),
+    ],
+)
+def test_a_wrong_config_field_is_named_with_its_limit(mralign, store, fields, says):
+    code, _, err = mralign("run", *settings(store, **fields))
+    assert code == 2
+    assert err.startswith("ConfigError: ")
+    assert all(part in err for part in says), err
+    assert not store.exists()
+
+
+def test_all_wrong_fields_are_named_at_once(mralign, store):
+    _, _, err = mralign("run", *settings(store, train__beta=-1, evaluate__top_p=2, annotate__modell="x"))
+    assert "3 problem(s)" in err
+    assert all(name in err for name in ("train.beta", "evaluate.top_p", "annotate.modell"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--config", "pockett"], ["no config 'pockett'", "pocket", "smoke"]),
+        (["--set", "seed"], ["--set takes name=value, got 'seed'"]),
+        (["--set", "seed.x=1"], ["--set seed.x", "'seed' is not a section"]),
+        (["--from-traces", "nowhere.jsonl"], ["nowhere.jsonl", "is not a file", "JSONL"]),
+    ],
+)
+def test_a_wrong_option_is_named(mralign, store, arguments, says):
+    code, _, err = mralign("run", *settings(store), *arguments)
+    assert code == 2
+    assert all(part in err for part in says), err
+    assert not artifacts(store)
+
+
+def test_a_config_file_that_is_no_mapping_is_refused(mralign, tmp_path):
+    path = tmp_path / "run.yaml"
+    for text, says in (("- a\n- b\n", "must be a mapping of sections"), ("a: [", "is not YAML")):
+        path.write_text(text)
+        code, _, err = mralign("run", "--config", str(path))
+        assert (code, says in err) == (2, True), err
+
+
+Q = {"id": 1, "question": "Who wrote Emma?", "answer": "Jane Austen"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (None, ["is not a file"]),
+        ([], ["is empty"]),
+        (["question: who?\n"], ["line 1", "not JSON"]),
+        ([Q, "[1]\n"], ["line 2", "not an object"]),
+        ([Q, {**Q, "question": "Who else?"}], ["line 2", "repeats id '1' of line 1"]),
+        ([{**Q, "question": "  "}], ["line 1", "'question' must be a non-empty question"]),
+        ([{**Q, "answer": []}], ["line 1", "'answer' must be an answer or a list of answers", "got []"]),
+        ([{"id": 1, "question": "Who?", "gold": "x"}], ["no field 'answer'", "'gold'", "questions.answer_column"]),
+        ([{"question": "Who?", "answer": "x"}], ["no field 'id'", "questions.id_column"]),
+    ],
+)
+def test_a_wrong_question_file_is_refused_before_anything_starts(mralign, store, tmp_path, rows, says):
+    path = tmp_path / "questions.jsonl"
+    if rows is not None:
+        write_lines(path, rows)
+    fields = {"questions__source": "file", "questions__train_path": str(path), "questions__id_column": "id"}
+    code, out, err = mralign("run", *settings(store, **fields))
+    assert code == 2
+    assert err.startswith("DataError: ")
+    assert str(path) in err
+    assert all(part in err for part in says), err
+    assert "flow run" not in out + err
+    assert not artifacts(store)
+
+
+def test_an_evaluation_question_that_is_aligned_on_is_refused(mralign, store, tmp_path):
+    train, held_out = (write_lines(tmp_path / f"{name}.jsonl", [Q]) for name in ("train", "eval"))
+    fields = {"questions__source": "file", "questions__train_path": train, "questions__eval_path": held_out}
+    code, _, err = mralign("run", *settings(store, **fields))
+    assert code == 2
+    assert "1 evaluation question(s) are also questions to align on" in err
+    assert not artifacts(store)
+
+
+def test_a_store_that_cannot_be_written_is_named_before_anything_starts(mralign, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = mralign("run", *settings(tmp_path / "file" / "store"))
+    assert code == 2
+    assert err.startswith("StorageError: storage.root")
+    assert "Set storage.root to a folder you can write to" in err
+
+
+def test_a_store_that_cannot_be_reached_is_named_within_seconds(mralign, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    code, _, err = mralign(
+        "run", *settings(Path("s3:/")), "--set=storage.root=s3://b/p", "--set=storage.endpoint_url=http://127.0.0.1:9"
+    )
+    assert code == 2
+    assert "s3://b/p at http://127.0.0.1:9" in err
+    assert "check storage.endpoint_url and that its server is up" in err
+
+
+@pytest.mark.parametrize(("stage", "needs"), [("generate", "questions"), ("reward", "candidates")])
+def test_a_stage_whose_inputs_were_never_made_says_what_to_run_first(mralign, store, stage, needs):
+    code, _, err = mralign("task", stage, *settings(store))
+    assert code == 2
+    assert f"has made '{needs}' yet: run stage" in err
+
+
+def test_a_shard_that_does_not_exist_is_refused(mralign, store_root):
+    config = small_config(store_root)
+    code, _, err = mralign("task", "prepare", *settings(store_root), "--set=name=Bad")
+    assert code == 2
+    code, _, err = mralign(
+        "task", "generate", "--shard", "99", *settings(store_root), *named_inputs(config, "questions", "model")
+    )
+    assert (code, "--shard 99: there are 4 shards, numbered from 0" in err) == (2, True), err
+
+
+def named_inputs(config, *names: str) -> list[str]:
+    """``--input`` options for the only artifact of each kind in a store."""
+    keys = {name: os.listdir(Path(config.storage.root, "artifacts", name))[0] for name in names}
+    return [f"--input={name}={name}/{key[:8]}" for name, key in keys.items()]
+
+
+def test_one_task_runs_here_and_its_result_is_found_later(mralign, store):
+    assert mralign("task", "prepare", *settings(store), "--set=model.pocket.pretrain_steps=1")[0] == 2
+    config = small_config(store)
+    ref = load_questions.run_here(config)
+    code, out, _ = mralign("lineage", f"questions/{ref.key[:8]}", *settings(store))
+    assert (code, ref.key[:8] in out) == (0, True)
+
+
+def test_a_dry_run_starts_nothing(mralign, store_root):
+    before = artifacts(store_root)
+    code, out, _ = mralign("run", "--dry-run", *settings(store_root))
+    assert code == 0
+    assert "model" in out and "cached" in out and "to compute" in out
+    assert artifacts(store_root) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("nothing", ["no artifact fits 'nothing'", "candidates"]), ("", ["artifacts fit ''"])]
+)
+def test_lineage_of_an_unknown_artifact_lists_those_there_are(mralign, store, text, says):
+    for seed in (0, 1):
+        load_questions.run_here(small_config(store, model__pocket__world_seed=seed))
+    code, _, err = mralign("lineage", text, *settings(store))
+    assert code == 2
+    assert all(part in err for part in says), err
+
+
+def trace(number: int, *, right: bool, **fields: object) -> dict[str, object]:
+    row = {"id": f"t{number}", "question": f"Question {number}?", "gold": "Rome", "thinking": THINKING}
+    return {**row, "answer": "Rome" if right else "Oslo", **fields}
+
+
+BOTH = [trace(0, right=True), trace(1, right=False)]
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("prefect_api")
+class TestOnAServer:
+    @pytest.mark.parametrize(
+        ("rows", "says"),
+        [
+            ([*BOTH, trace(2, right=True, thinking="<think> half")], ["line 3", "must not hold '<think>'"]),
+            ([*BOTH, trace(0, right=True)], ["line 3", "repeats id 't0'"]),
+            ([{"id": "t0", "question": "Who?", "gold": "x", "answer": "x"}], ["line 1", "'thinking' must be text"]),
+            ([trace(0, right=True), trace(1, right=False, finished=False)], ["1 unclosed thinking", "0 negative"]),
+            ([trace(0, right=True), trace(1, right=False, thinking="")], ["1 no thinking", "0 negative"]),
+            ([trace(0, right=True), trace(1, right=False, answer="")], ["1 no answer", "0 negative"]),
+            ([trace(0, right=True), trace(1, right=False, thinking="So.")], ["segments", "0 negative"]),
+            ([trace(n, right=True) for n in range(3)], ["3 positive, 0 negative", "both kinds are needed", "3 traces"]),
+        ],
+    )
+    def test_wrong_traces_are_refused_with_their_yield(self, mralign, store_root, tmp_path, rows, says):
+        path = write_lines(tmp_path / "traces.jsonl", rows)
+        before = artifacts(store_root)
+        bounds = {"generate__min_reasoning_tokens": 0, "generate__min_segments": 2}
+        code, _, err = mralign("run", "--from-traces", path, *settings(store_root, **bounds))
+        message = last_message(err)
+        assert code == 2
+        assert message.startswith(("DataError: ", "NoCandidatesError: "))
+        assert all(part in message for part in says), message
+        assert not [name for name in artifacts(store_root) - before if "questions" not in name]
+
+    def test_no_candidates_at_all_shows_the_yield_of_each_step(self, mralign, store_root):
+        few = {"questions__train_limit": 6, "generate__num_draws": 1, "generate__min_reasoning_tokens": 170}
+        code, _, err = mralign("run", *settings(store_root, **few))
+        message = last_message(err)
+        assert code == 2
+        assert "selection kept 0 positive, 0 negative traces" in message
+        for step in ("6 questions", "questions with a polarity", "0 draws of allowed length", "What can help"):
+            assert step in message, message
+        assert not (store_root / "artifacts" / "candidates").exists()
+
+    def test_a_lora_target_that_matches_nothing_is_refused_before_sampling(self, mralign, store_root):
+        code, _, err = mralign("run", *settings(store_root, train__target_modules="q_proj,qkv"))
+        message = last_message(err)
+        assert code == 2
+        assert "train.target_modules" in message
+        assert "no linear module 'qkv'; it has down_proj" in message
+        assert not (store_root / "artifacts" / "generations-shard").exists()
+
+    def test_a_missing_artifact_is_named_with_the_stage_to_run(self, mralign, store_root):
+        config = small_config(store_root)
+        assert mralign("run", "--only", "prepare", *settings(store_root))[0] == 0
+        shutil.rmtree(store_root / "artifacts" / "model")
+        code, _, err = mralign("run", "--only", "generate", *settings(store_root))
+        message = last_message(err)
+        assert code == 2
+        assert message.startswith("ArtifactError: ")
+        assert "artifacts/model/" in message and "never finished, or removed" in message
+        assert ArtifactStore(config.storage).root_uri in message
+
+    def test_a_mistake_is_one_message_and_no_traceback(self, mralign, store_root):
+        _, out, err = mralign("run", *settings(store_root, train__target_modules="qkv"))
+        assert "Traceback" not in out + err
+
+
+def last_message(err: str) -> str:
+    """The message that the command ends with, behind what Prefect logs."""
+    lines = err.splitlines()
+    first = max(number for number, line in enumerate(lines) if line.partition(":")[0].endswith("Error"))
+    return "\n".join(lines[first:])
