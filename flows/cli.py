@@ -50,6 +50,8 @@ def run(
         _print_plan(settings)
         return
     _check_store(settings)
+    if only in (None, Stage.prepare):
+        _check_files(settings)
     with use_server() as server:
         from flows import pipeline as pipeline_module
 
@@ -151,6 +153,16 @@ def _check_store(config: RunConfig) -> None:
     from mralign_core.storage import ArtifactStore
 
     ArtifactStore(config.storage).check_writable()
+
+
+def _check_files(config: RunConfig) -> None:
+    """Read the user's files before a server is started, which takes half a minute on a busy machine."""
+    from mralign_core.questions import read_jsonl, read_question_sets
+
+    if config.questions.source == "file":
+        read_question_sets(config.questions, needs_train=config.generate.source == "sample")
+    if config.generate.source == "traces":
+        read_jsonl(config.generate.traces_path, "generate.traces_path")
 
 
 def _overrides(items: list[str] | None) -> dict[str, Any]:

@@ -23,7 +23,8 @@ def evaluate(
 
     Args:
         config: the run config.
-        artifacts: questions, model, candidates, annotations, transitions and rewards, by name; the last run's when empty.
+        artifacts: questions, model, candidates, annotations, transitions and rewards, by name; the last run's when
+            empty.
         adapters: variant → adapter; the last run's when empty.
     """
     artifacts = artifacts or {name: last_run(config, name) for name in INPUTS}

@@ -111,7 +111,7 @@ def _convert_smollm2(directory: Path) -> str:
         weights.parent, gguf_file=weights.name, dtype=torch.float32, local_files_only=True
     )
     # The weights are plain float32 by now, but transformers 5 still takes the model for a quantised one it can't save.
-    model.hf_quantizer = None
+    del model.hf_quantizer
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(directory)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -200,8 +201,7 @@ def _segments_are_ordered(row: Any) -> bool:
     """Character and token spans don't overlap, don't go back, and stay inside the completion."""
     spans = [(s["start"], s["end"], s["token_start"], s["token_end"]) for s in row.segments]
     inside = all(0 <= a < b <= len(row.completion) and 0 <= c <= d <= len(row.completion_ids) for a, b, c, d in spans)
-    pairs = zip(spans, spans[1:], strict=False)
-    return bool(spans) and inside and all(x[1] <= y[0] and x[3] <= y[2] for x, y in pairs)
+    return bool(spans) and inside and all(x[1] <= y[0] and x[3] <= y[2] for x, y in pairwise(spans))
 
 
 QUESTIONS = Table(

@@ -124,7 +124,7 @@ def gather(
     answers = [store.read_table(ref, "scores.parquet") for ref in scores.values()]
     joined = pd.concat(answers, ignore_index=True) if answers else None
     questions = evaluation_questions(config, artifacts["questions"])
-    evaluate = config.evaluate
+    annotate, evaluate = config.annotate, config.evaluate
     rng = np.random.default_rng([config.seed, 6])
     digests = {**artifacts, **{f"adapter {name}": ref for name, ref in adapters.items()}}
     return ReportInputs(
@@ -132,7 +132,7 @@ def gather(
             "model": model_name(config.model),
             "seed": str(config.seed),
             "held-out questions": str(len(questions)),
-            "annotators": f"{config.annotate.annotator_a}, {config.annotate.annotator_b}; {config.annotate.adjudicator}",
+            "annotators": f"{annotate.annotator_a}, {annotate.annotator_b}; {annotate.adjudicator}",
         },
         notes=_notes(config, joined),
         funnel=pd.DataFrame(json.loads(store.open_file(artifacts["candidates"], "funnel.json").read_text())),

@@ -174,12 +174,8 @@ def test_a_stage_whose_inputs_were_never_made_says_what_to_run_first(mralign, st
 
 
 def test_a_shard_that_does_not_exist_is_refused(mralign, store_root):
-    config = small_config(store_root)
-    code, _, err = mralign("task", "prepare", *settings(store_root), "--set=name=Bad")
-    assert code == 2
-    code, _, err = mralign(
-        "task", "generate", "--shard", "99", *settings(store_root), *named_inputs(config, "questions", "model")
-    )
+    inputs = named_inputs(small_config(store_root), "questions", "model")
+    code, _, err = mralign("task", "generate", "--shard", "99", *settings(store_root), *inputs)
     assert (code, "--shard 99: there are 4 shards, numbered from 0" in err) == (2, True), err
 
 
@@ -189,12 +185,16 @@ def named_inputs(config, *names: str) -> list[str]:
     return [f"--input={name}={name}/{key[:8]}" for name, key in keys.items()]
 
 
-def test_one_task_runs_here_and_its_result_is_found_later(mralign, store):
-    assert mralign("task", "prepare", *settings(store), "--set=model.pocket.pretrain_steps=1")[0] == 2
-    config = small_config(store)
-    ref = load_questions.run_here(config)
-    code, out, _ = mralign("lineage", f"questions/{ref.key[:8]}", *settings(store))
-    assert (code, ref.key[:8] in out) == (0, True)
+def test_the_task_of_a_stage_runs_here_and_says_what_it_made(mralign, store_root):
+    inputs = named_inputs(small_config(store_root), "questions", "model")
+    options = settings(store_root, questions__train_limit=0, generate__num_draws=1, generate__shard_size=5)
+    code, out, err = mralign("task", "generate", "--shard", "66", *options, *inputs)
+    assert code == 0, err
+    made = json.loads(out)
+    assert (made["stage"], made["rows"]) == ("generations-shard", 10)
+    code, out, _ = mralign("lineage", f"generations-shard/{made['key'][:8]}", *settings(store_root))
+    assert code == 0
+    assert "generations-shard" in out and "questions" in out and "model" in out
 
 
 def test_a_dry_run_starts_nothing(mralign, store_root):
@@ -206,7 +206,8 @@ def test_a_dry_run_starts_nothing(mralign, store_root):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("nothing", ["no artifact fits 'nothing'", "candidates"]), ("", ["artifacts fit ''"])]
+    ("text", "says"),
+    [("nothing", ["no artifact fits 'nothing'", "candidates"]), ("questions/", ["2 artifacts fit 'questions/'"])],
 )
 def test_lineage_of_an_unknown_artifact_lists_those_there_are(mralign, store, text, says):
     for seed in (0, 1):

@@ -1,0 +1,74 @@
+"""Real traces of a real reasoning model, with a real byte-level tokenizer, from import to weights and an adapter."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+from mralign_core.config import RunConfig
+from mralign_core.storage import ArtifactStore
+from tasks.annotate import annotate_shard, annotation_shards, collect_annotations
+from tasks.estimate import estimate_matrices
+from tasks.generate import select_candidates
+from tasks.prepare import load_questions, prepare_model
+from tasks.reward import weigh_traces
+from tasks.train import train_variant
+
+REAL_DATA = os.environ.get("MRALIGN_REAL_DATA", "")
+pytestmark = [
+    pytest.mark.real_data,
+    pytest.mark.skipif(not REAL_DATA, reason="MRALIGN_REAL_DATA names no folder with real traces"),
+]
+
+
+def tiny_model(folder: Path) -> Path:
+    """A random Qwen3 of two layers behind the real tokenizer, with the think tags that Qwen3 adds to it."""
+    tokenizer = AutoTokenizer.from_pretrained(Path(REAL_DATA, "tokenizers/qwen2"))
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Qwen3Config(vocab_size=len(tokenizer), tie_word_embeddings=True, **sizes, **heads)
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_from_real_traces_to_weights_and_an_adapter(tmp_path: Path):
+    source = Path(REAL_DATA, "traces/race_nq_ds7b_main.jsonl")
+    traces = tmp_path / "traces.jsonl"
+    traces.write_text("".join(source.read_text().splitlines(keepends=True)[:60]))
+    offline = {"annotator_a": "cue/a", "annotator_b": "cue/b", "adjudicator": "cue/adjudicator"}
+    bounds = {"min_segments": 2, "max_segments": 40, "min_reasoning_tokens": 50, "max_reasoning_tokens": 2000}
+    config = RunConfig.model_validate(
+        {
+            "storage": {"root": str(tmp_path / "store")},
+            "model": {"path": str(tiny_model(tmp_path / "model")), "dtype": "float32", "device": "cpu"},
+            "generate": {"source": "traces", "traces_path": str(traces), "answer_match": "contains", **bounds},
+            "annotate": offline,
+            "train": {"num_epochs": 1, "batch_size": 2, "gradient_accumulation": 1, "max_length": 420, "lora_r": 2},
+        }
+    )
+    questions, model = load_questions.run_here(config), prepare_model.run_here(config)
+    candidates = select_candidates.run_here(config, questions, model, None)
+    shards = [annotate_shard.run_here(config, candidates, *span) for span in annotation_shards(config, candidates)]
+    annotations = collect_annotations.run_here(config, candidates, shards)
+    transitions = estimate_matrices.run_here(config, candidates, annotations)
+    rewards = weigh_traces.run_here(config, candidates, annotations, transitions)
+    adapter = train_variant.run_here(config, "mr_align", model, candidates, annotations, rewards)
+
+    store = ArtifactStore(config.storage)
+    kept = store.read_table(candidates, "candidates.parquet")
+    funnel = json.loads(store.open_file(candidates, "funnel.json").read_text())
+    assert funnel[0]["kept"] == 60
+    assert len(kept) == funnel[-1]["kept"] > 40
+    for trace in kept.itertuples():
+        for segment in trace.segments:
+            assert trace.completion[segment["start"] : segment["end"]].strip()
+        starts = [segment["token_start"] for segment in trace.segments]
+        assert starts[0] == 0
+        assert starts[1:] == [segment["token_end"] for segment in trace.segments][:-1]
+    weights = store.read_table(rewards, "rewards.parquet")["weight"].astype(float)
+    assert weights.nunique() > 20
+    assert (store.open_directory(adapter) / "adapter_model.safetensors").is_file()
