@@ -14,6 +14,7 @@ from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore
 from tasks.caching import Built, Produced, Work, shard_bounds, stage_task
 from tasks.progress import progress
+from tasks.quarantine import carry_over, write_rows
 
 
 def annotation_shards(config: RunConfig, candidates: ArtifactRef) -> list[tuple[int, int]]:
@@ -46,10 +47,10 @@ def annotate_shard(config: RunConfig, candidates: ArtifactRef, start: int, end: 
                 replies=ReplyStore(store),
                 on_progress=report,
             )
-        store.write_table(directory, "annotations.parquet", result.annotations, ANNOTATIONS)
-        store.write_table(directory, "raw_annotations.parquet", result.raw, RAW_ANNOTATIONS)
+        write_rows(store, directory, "annotations.parquet", result.annotations, ANNOTATIONS)
+        write_rows(store, directory, "raw_annotations.parquet", result.raw, RAW_ANNOTATIONS)
         result.failures.to_json(directory / "failures.json", orient="records", indent=1)
-        return Built(len(result.annotations), ANNOTATIONS.name, {"failures": len(result.failures)}, result.cost_usd)
+        return Built(ANNOTATIONS.name, {"failures": len(result.failures)}, result.cost_usd)
 
     return shard_work(config, candidates, start, end).produce(build)
 
@@ -62,11 +63,11 @@ def collect_annotations(config: RunConfig, candidates: ArtifactRef, shards: Sequ
         labels = pd.concat([store.read_table(s, "annotations.parquet") for s in shards], ignore_index=True)
         raw = pd.concat([store.read_table(s, "raw_annotations.parquet") for s in shards], ignore_index=True)
         failures = pd.concat([pd.read_json(store.open_file(s, "failures.json")) for s in shards], ignore_index=True)
-        store.write_table(directory, "annotations.parquet", labels, ANNOTATIONS)
-        store.write_table(directory, "raw_annotations.parquet", raw, RAW_ANNOTATIONS)
+        write_rows(store, directory, "annotations.parquet", labels, ANNOTATIONS)
+        write_rows(store, directory, "raw_annotations.parquet", raw, RAW_ANNOTATIONS)
+        carry_over(store, shards, directory)
         failures.to_json(directory / "failures.json", orient="records", indent=1)
         return Built(
-            len(labels),
             ANNOTATIONS.name,
             {**labels["rule"].value_counts().to_dict(), "failures": len(failures)},
         )

@@ -38,7 +38,6 @@ CAN_PASS = (ConnectionError, TimeoutError, OSError, httpx.TransportError, BotoCo
 class Built(NamedTuple):
     """What a build function says about the files it wrote."""
 
-    rows: int | None = None
     table: str = ""
     counts: Mapping[str, Any] | None = None
     cost_usd: float = 0.0
@@ -93,7 +92,6 @@ class Work:
                 Path(scratch),
                 parents=list(self.inputs.values()),
                 fingerprint=RECIPES[self.name].fingerprint(self.config, self.part),
-                rows=built.rows,
                 table=built.table,
                 counts=dict(built.counts or {}),
                 seed=self.config.seed,

@@ -22,6 +22,7 @@ from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.caching import Built, Produced, Work, stage_task
 from tasks.generate import open_sampler
 from tasks.progress import progress
+from tasks.quarantine import read_quarantine, write_rows
 
 BASELINES = ("off", "on")
 
@@ -85,8 +86,8 @@ def score_variant(
         with progress(f"evaluating {variant}", f"evaluate-{variant.replace('_', '-')}") as report:
             samples = sampler.sample(requests, Decoding.of(config.evaluate, config.seed), report)
         frame = score_answers(requests, samples, rows, config.model).assign(variant=variant)
-        store.write_table(directory, "scores.parquet", frame, SCORES)
-        return Built(len(frame), SCORES.name)
+        write_rows(store, directory, "scores.parquet", frame, SCORES)
+        return Built(SCORES.name)
 
     return scores_work(config, variant, questions, model, adapter).produce(build)
 
@@ -151,7 +152,7 @@ def gather(
         else None,
         confidence=evaluate.confidence,
         costs=_costs(raw),
-        quarantine=_failures(store, artifacts["annotations"]),
+        quarantine=_set_aside(store, artifacts, scores),
         artifacts={name: ref.sha256 for name, ref in digests.items()},
         config=config.fingerprint(),
     )
@@ -191,9 +192,18 @@ def _costs(raw: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _failures(store: ArtifactStore, annotations: ArtifactRef) -> pd.DataFrame | None:
-    failures = json.loads(store.open_file(annotations, "failures.json").read_text())
-    if not failures:
+def _set_aside(
+    store: ArtifactStore, artifacts: Mapping[str, ArtifactRef], scores: Mapping[str, ArtifactRef]
+) -> pd.DataFrame | None:
+    """What was left out: rows that broke a contract, and traces that an annotator failed on; counted by reason."""
+    refs = [*artifacts.values(), *scores.values()]
+    rows = [
+        {"where": f"table {row['table']}", "what": row["column"], "reason": row["reason"]}
+        for ref in refs
+        for row in read_quarantine(store, ref)
+    ]
+    failures = json.loads(store.open_file(artifacts["annotations"], "failures.json").read_text())
+    rows += [{"where": "annotate", "what": f["role"], "reason": f["problem"]} for f in failures]
+    if not rows:
         return None
-    counts = pd.DataFrame(failures).groupby(["role", "problem"]).size().rename("traces")
-    return counts.reset_index().assign(stage="annotate")
+    return pd.DataFrame(rows).groupby(["where", "what", "reason"]).size().rename("rows").reset_index()

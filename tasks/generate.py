@@ -20,6 +20,7 @@ from mralign_core.schemas import CANDIDATES, GENERATIONS, THINKING_MODES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.caching import Built, Produced, Work, file_digests, shard_bounds, stage_task
 from tasks.progress import progress
+from tasks.quarantine import carry_over, write_rows
 
 
 def open_sampler(
@@ -95,8 +96,8 @@ def sample_shard(config: RunConfig, questions: ArtifactRef, model: ArtifactRef, 
         with progress(f"sampling questions {start}–{end}", f"generate-{start}") as report:
             samples = sampler.sample(requests, Decoding.of(config.generate, config.seed), report)
         frame = score_samples(requests, samples, rows, config.model)
-        store.write_table(directory, "generations.parquet", frame, GENERATIONS)
-        return Built(len(frame), GENERATIONS.name, {"tokens": int(frame["completion_ids"].map(len).sum())})
+        write_rows(store, directory, "generations.parquet", frame, GENERATIONS)
+        return Built(GENERATIONS.name, {"tokens": int(frame["completion_ids"].map(len).sum())})
 
     return shard_work(config, questions, model, start, end).produce(build)
 
@@ -109,9 +110,10 @@ def collect_generations(
 
     def build(store: ArtifactStore, directory: Path) -> Built:
         frame = pd.concat([store.read_table(shard, "generations.parquet") for shard in shards], ignore_index=True)
-        store.write_table(directory, "generations.parquet", frame, GENERATIONS)
+        carry_over(store, shards, directory)
+        write_rows(store, directory, "generations.parquet", frame, GENERATIONS)
         outcomes = frame.groupby(["thinking_mode", "outcome"]).size()
-        return Built(len(frame), GENERATIONS.name, {f"{mode} {what}": int(n) for (mode, what), n in outcomes.items()})
+        return Built(GENERATIONS.name, {f"{mode} {what}": int(n) for (mode, what), n in outcomes.items()})
 
     return generations_work(config, questions, model).produce(build)
 
@@ -133,10 +135,9 @@ def select_candidates(
         else:
             draws = store.read_table(generations, "generations.parquet")
             selection = select(draws, training_questions(config, questions), config.generate, tokenizer, config.model)
-        store.write_table(directory, "candidates.parquet", selection.candidates, CANDIDATES)
+        write_rows(store, directory, "candidates.parquet", selection.candidates, CANDIDATES)
         selection.funnel.to_json(directory / "funnel.json", orient="records", indent=1)
         return Built(
-            len(selection.candidates),
             CANDIDATES.name,
             selection.candidates["polarity"].value_counts().to_dict(),
         )

@@ -19,6 +19,7 @@ from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.training.lora import check_target_modules
 from tasks.caching import Built, Produced, Work, file_digests, stage_task
 from tasks.progress import progress
+from tasks.quarantine import write_rows
 
 
 def questions_work(config: RunConfig) -> Work:
@@ -42,8 +43,8 @@ def load_questions(config: RunConfig) -> Produced:
             frame = _first(build_world(pocket.world_seed, pocket.overwrite_prob).questions_frame(), config.questions)
         else:
             frame = read_question_sets(config.questions, needs_train=config.generate.source == "sample")
-        store.write_table(directory, "questions.parquet", frame, QUESTIONS)
-        return Built(len(frame), QUESTIONS.name, frame["split"].value_counts().to_dict())
+        write_rows(store, directory, "questions.parquet", frame, QUESTIONS)
+        return Built(QUESTIONS.name, frame["split"].value_counts().to_dict())
 
     return questions_work(config).produce(build)
 

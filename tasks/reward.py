@@ -9,6 +9,7 @@ from mralign_core.estimation import TransitionMatrices, labelled_traces, weigh_s
 from mralign_core.schemas import REWARDS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.caching import Built, Produced, Work, stage_task
+from tasks.quarantine import write_rows
 
 
 def rewards_work(
@@ -33,7 +34,7 @@ def weigh_traces(
         )
         matrices = TransitionMatrices.load(store.open_file(transitions, "transitions.npz"))
         frame = weigh_segments(traces, matrices, config.reward)
-        store.write_table(directory, "rewards.parquet", frame, REWARDS)
-        return Built(len(frame), REWARDS.name, {"clipped": int(frame["clipped"].sum())})
+        write_rows(store, directory, "rewards.parquet", frame, REWARDS)
+        return Built(REWARDS.name, {"clipped": int(frame["clipped"].sum())})
 
     return rewards_work(config, candidates, annotations, transitions).produce(build)

@@ -219,7 +219,8 @@ def test_lineage_of_an_unknown_artifact_lists_those_there_are(mralign, store, te
 
 def trace(number: int, *, right: bool, **fields: object) -> dict[str, object]:
     row = {"id": f"t{number}", "question": f"Question {number}?", "gold": "Rome", "thinking": THINKING}
-    return {**row, "answer": "Rome" if right else "Oslo", **fields}
+    polarity = "positive" if right else "negative"  # given, because the pocket model has no word for Rome
+    return {**row, "answer": "Rome" if right else "Oslo", "polarity": polarity, **fields}
 
 
 BOTH = [trace(0, right=True), trace(1, right=False)]
@@ -237,7 +238,7 @@ class TestOnAServer:
             ([trace(0, right=True), trace(1, right=False, finished=False)], ["1 unclosed thinking", "0 negative"]),
             ([trace(0, right=True), trace(1, right=False, thinking="")], ["1 no thinking", "0 negative"]),
             ([trace(0, right=True), trace(1, right=False, answer="")], ["1 no answer", "0 negative"]),
-            ([trace(0, right=True), trace(1, right=False, thinking="So.")], ["segments", "0 negative"]),
+            ([trace(0, right=True), trace(1, right=False, thinking="So.")], ["1 fewer than 2 segments", "0 negative"]),
             ([trace(n, right=True) for n in range(3)], ["3 positive, 0 negative", "both kinds are needed", "3 traces"]),
         ],
     )

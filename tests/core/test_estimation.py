@@ -1,0 +1,139 @@
+"""From annotation tables to matrices and weights."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mralign_core.config import EstimateConfig, RewardConfig
+from mralign_core.errors import ArtifactError, NoCandidatesError
+from mralign_core.estimation import (
+    LabelledTrace,
+    TransitionMatrices,
+    estimate_transitions,
+    labelled_traces,
+    weigh_segments,
+)
+from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.schemas import REWARDS
+
+FREQUENCY = EstimateConfig(estimator="frequency")
+
+
+def states(*labels):
+    return tuple(PAPER_TAXONOMY.state(label) for label in labels)
+
+
+def annotated(trace_id, *segments):
+    """Rows of one trace: a step and its labels for each segment."""
+    return [
+        {
+            "trace_id": trace_id,
+            "segment": number,
+            "step": step,
+            "labels": list(labels),
+            "confidences": [5.0, 9.0][: len(labels)],
+        }
+        for number, (step, labels) in enumerate(segments)
+    ]
+
+
+@pytest.fixture
+def traces():
+    good = LabelledTrace("good", "positive", [states("framing"), states("retrieval"), states("synthesis")], [0, 1, 2])
+    bad = LabelledTrace("bad", "negative", [states("framing"), states("analogy"), states("synthesis")], [0, 1, 2])
+    return [good, good._replace(trace_id="good2"), bad]
+
+
+def test_traces_join_their_labels_in_order_and_merge_steps():
+    candidates = pd.DataFrame({"trace_id": ["b", "none", "a"], "polarity": ["negative", "positive", "positive"]})
+    rows = annotated("a", (0, ["framing"]), (1, ["analogy", "retrieval"]), (1, ["analogy", "retrieval"]), (3, []))
+    annotations = pd.DataFrame([*rows[::-1], *annotated("b", (0, ["synthesis"]))])
+    b, a = labelled_traces(candidates, annotations)
+    assert (b.trace_id, b.polarity, b.steps) == ("b", "negative", [states("synthesis")])
+    assert a.steps == [states("framing"), states("analogy", "retrieval"), ()]
+    assert a.step_of_segment == [0, 1, 1, 2]
+    one = labelled_traces(candidates, annotations, labels_per_segment="one")[1]
+    assert one.steps == [states("framing"), states("retrieval"), ()]
+
+
+def test_matrices_are_estimated_from_the_traces_of_their_polarity(traces):
+    matrices = estimate_transitions(traces, FREQUENCY)
+    framing, retrieval, analogy = states("framing", "retrieval", "analogy")
+    p = {name: estimate.p for name, estimate in matrices.estimates.items()}
+    assert p["plus"][framing, retrieval] > p["all"][framing, retrieval] > p["minus"][framing, retrieval]
+    assert p["minus"][framing, analogy] > p["all"][framing, analogy] > p["plus"][framing, analogy]
+    counts = {name: estimate.counts for name, estimate in matrices.estimates.items()}
+    np.testing.assert_allclose(counts["plus"] + counts["minus"], counts["all"])
+
+
+@pytest.mark.parametrize("estimator", ["em", "frequency"])
+def test_rows_are_distributions_with_either_estimator(traces, estimator):
+    matrices = estimate_transitions(traces, EstimateConfig(estimator=estimator))
+    for estimate in matrices.estimates.values():
+        sums = estimate.p.sum(axis=1)
+        np.testing.assert_allclose(sums[sums > 0], 1)
+
+
+@pytest.mark.parametrize(("polarity", "sign"), [("positive", "P⁻"), ("negative", "P⁺")])
+def test_labels_all_of_one_polarity_are_refused(traces, polarity, sign):
+    own = [trace for trace in traces if trace.polarity == polarity]
+    with pytest.raises(NoCandidatesError, match=rf"{sign} can't be estimated: none of the {len(own)} annotated"):
+        estimate_transitions(own, FREQUENCY)
+
+
+def test_no_annotated_trace_at_all_points_at_the_annotators():
+    with pytest.raises(NoCandidatesError, match=r"no trace was annotated.*annotate\.annotator_a"):
+        estimate_transitions([], FREQUENCY)
+
+
+def test_matrices_survive_saving(traces, tmp_path):
+    matrices = estimate_transitions(traces, EstimateConfig())
+    matrices.save(tmp_path / "transitions.npz")
+    back = TransitionMatrices.load(tmp_path / "transitions.npz")
+    assert back.state_names == matrices.state_names
+    for name, estimate in matrices.estimates.items():
+        for field, value in estimate._asdict().items():
+            np.testing.assert_array_equal(getattr(back.estimates[name], field), value)
+
+
+@pytest.mark.parametrize("damage", ["empty", "prose", "cut", "other arrays"])
+def test_a_file_without_matrices_is_refused(traces, tmp_path, damage):
+    path = tmp_path / "transitions.npz"
+    estimate_transitions(traces, FREQUENCY).save(path)
+    whole = path.read_bytes()
+    path.write_bytes({"empty": b"", "prose": b"not an archive"}.get(damage, whole[: len(whole) // 2]))
+    if damage == "other arrays":
+        np.savez(path, x=1)
+    with pytest.raises(ArtifactError, match="run stage estimate again"):
+        TransitionMatrices.load(path)
+
+
+def test_weights_are_ratios_of_the_transitions_into_each_segment(traces):
+    matrices = estimate_transitions(traces, FREQUENCY)
+    frame = REWARDS.require(weigh_segments(traces, matrices, RewardConfig()).astype(object))
+    p = {name: estimate.p for name, estimate in matrices.estimates.items()}
+    framing, retrieval, analogy = states("framing", "retrieval", "analogy")
+    row = frame.set_index(["trace_id", "segment"])
+    expected = p["plus"][framing, retrieval] / p["all"][framing, retrieval]
+    assert row.loc[("good", 1), "ratio"] == pytest.approx(expected)
+    expected = p["minus"][framing, analogy] / p["all"][framing, analogy]
+    assert row.loc[("bad", 1), "ratio"] == pytest.approx(expected)
+
+
+def test_the_opposite_reference_contrasts_the_classes_and_the_clip_holds(traces):
+    matrices = estimate_transitions(traces, FREQUENCY)
+    frame = weigh_segments(traces, matrices, RewardConfig(reference="opposite", clip_max=1.5))
+    assert frame["weight"].between(np.exp(-1), 1.5).all()
+    clipped = frame[frame["clipped"]]
+    assert len(clipped) and (clipped["weight"] != clipped["ratio"]).all()
+    all_of = weigh_segments(traces, matrices, RewardConfig(clip_max=1.5))
+    assert (frame["ratio"].max(), frame["ratio"].min()) > (all_of["ratio"].max(), 0)
+
+
+def test_segments_of_one_step_share_its_weight(traces):
+    merged = traces[0]._replace(step_of_segment=[0, 1, 1, 2])
+    matrices = estimate_transitions(traces, FREQUENCY)
+    plain, shared = (
+        weigh_segments([trace], matrices, RewardConfig())["weight"].tolist() for trace in (traces[0], merged)
+    )
+    assert shared == [plain[0], plain[1], plain[1], plain[2]]

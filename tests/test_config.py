@@ -1,0 +1,96 @@
+"""The run config: what it accepts, what it refuses and how, and what enters a cache key."""
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from mralign_core.config import OPERATIONAL, RunConfig, Section, load_config, parse_config
+from mralign_core.errors import ConfigError
+
+LEAST = {"questions": {"train_path": "q.jsonl"}}
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({**LEAST, "generate": {"num_draws": 5}}))
+    return path
+
+
+def sections(section: type[Section] = RunConfig) -> list[type[Section]]:
+    kinds = [field.annotation for field in section.model_fields.values()]
+    nested = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
+    return [section, *(found for kind in nested for found in sections(kind))]
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+def test_every_field_is_documented(section):
+    kinds = {name: field.annotation for name, field in section.model_fields.items()}
+    plain = [name for name, kind in kinds.items() if not (isinstance(kind, type) and issubclass(kind, Section))]
+    assert section.__doc__
+    assert not [name for name in plain if not section.model_fields[name].description]
+
+
+def test_defaults_are_the_papers():
+    config = parse_config(LEAST)
+    assert (config.generate.num_draws, config.generate.temperature, config.generate.top_p) == (3, 0.2, 0.9)
+    assert (config.estimate.num_iterations, config.estimate.damping, config.estimate.prior) == (5, 0.6, 0.1)
+    assert (config.train.beta, config.train.undesirable_weight) == (0.1, 1.5)
+    assert config.reward.clip_min * config.reward.clip_max == pytest.approx(1)
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        parse_config(LEAST).seed = 3
+
+
+def test_overrides_are_read_as_yaml(config_file):
+    overrides = {"train.variants": "[kto]", "annotate.temperature": "null", "reward.reference": "opposite"}
+    config = load_config(config_file, {**overrides, "seed": 4})
+    assert config.train.variants == ("kto",)
+    assert config.annotate.temperature is None
+    assert (config.reward.reference, config.seed, config.generate.num_draws) == ("opposite", 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"generate": {"num_drawz": 1}}, "generate.num_drawz: no such field; did you mean 'num_draws'?"),
+        ({"model": {"pocket": {"seed": 1}}}, "model.pocket.seed: no such field"),
+        ({"reward": {"zzz": 1}}, "known fields: reference, clip_min, clip_max"),
+        ({"reward": {"clip_min": 1.5}}, "reward.clip_min: Input should be less than or equal to 1 (got 1.5)"),
+        ({"train": {"variants": []}}, "train.variants must name at least one variant, each once"),
+        ({"train": {"variants": ["kto", "kto"]}}, "train.variants must name at least one variant, each once"),
+        ({"train": {"batch_size": 1}}, "train.batch_size: Input should be greater than or equal to 2 (got 1)"),
+        ({"generate": {"min_reasoning_tokens": 2000}}, "min_reasoning_tokens is above generate.max_reasoning_tokens"),
+        ({"generate": {"traces_path": "t.jsonl"}}, "generate.traces_path is needed with generate.source 'traces'"),
+        ({"model": {"pocket": {"world_seed": 1}}}, "model.pocket has no effect when model.source is 'hub'"),
+        ({"estimate": 3}, "estimate: Input should be a valid dictionary"),
+        ({"questions": {}}, "questions.train_path is needed"),
+    ],
+)
+def test_what_is_wrong_is_named(values, says):
+    with pytest.raises(ConfigError) as caught:
+        parse_config({**LEAST, **values}, origin="run.yaml")
+    assert str(caught.value).startswith("run.yaml: 1 problem(s)")
+    assert says in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_a_fingerprint_has_all_but_operational_fields():
+    config = parse_config(LEAST)
+    fingerprint = config.fingerprint()
+    assert "storage" not in fingerprint or fingerprint["storage"] == {}
+    for name, field in type(config.generate).model_fields.items():
+        assert (name in fingerprint["generate"]) == (field.json_schema_extra != OPERATIONAL), name
+    assert fingerprint == parse_config({**LEAST, "name": "other", "storage": {"root": "x"}}).fingerprint()
+    assert fingerprint != parse_config({**LEAST, "seed": 1}).fingerprint()
+
+
+def test_a_config_survives_json():
+    config = parse_config({**LEAST, "train": {"variants": ["kto"]}})
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
