@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -68,7 +69,7 @@ class TransitionMatrices(NamedTuple):
             with np.load(path, allow_pickle=False) as arrays:
                 names = tuple(str(state) for state in arrays["states"])
                 return cls({name: _load_estimate(arrays, name) for name in CLASSES}, names)
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, EOFError, BadZipFile, KeyError, ValueError) as error:
             raise ArtifactError(
                 f"{path} does not hold transition matrices ({error}): run stage estimate again"
             ) from None
@@ -110,8 +111,14 @@ def estimate_transitions(
     """Estimate P⁺, P⁻ and P.
 
     Raises:
-        NoCandidatesError: one polarity has no labelled trace, so P⁺ or P⁻ can't be estimated.
+        NoCandidatesError: no trace was annotated, or one polarity has no labelled trace, so P⁺ or P⁻ can't be
+            estimated.
     """
+    if not traces:
+        raise NoCandidatesError(
+            "no trace was annotated: no reply on any of them could be used. The annotations artifact lists why, in "
+            "failures.json; try other models in annotate.annotator_a, annotator_b and adjudicator"
+        )
     pairs = {name: _count(traces, POLARITY_OF.get(name), taxonomy.num_states) for name in CLASSES}
     for name, polarity in POLARITY_OF.items():
         if not pairs[name].num_traces:

@@ -44,7 +44,7 @@ def describe_model(section: ModelConfig, directory: Path) -> str:
     if local.is_dir():
         if not (local / "config.json").exists():
             raise ConfigError(f"model.path {local} has no config.json: name a folder that transformers can load")
-        path, revision = str(local.resolve()), _folder_digest(local)
+        path, revision = str(local.resolve()), folder_digest(local)
     else:
         path, revision = section.path, _hub_commit(section.path, section.revision)
     (directory / POINTER).write_text(json.dumps({"path": path, "revision": revision}, sort_keys=True))
@@ -88,7 +88,7 @@ def _hub_commit(path: str, revision: str) -> str:
         ) from error
 
 
-def _folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path) -> str:
     """A digest over names and sizes, and over contents of everything but weights, whose size and header stand in."""
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.iterdir() if path.is_file()):

@@ -9,7 +9,7 @@ import pandas as pd
 from mralign_core.config import QuestionsConfig, RunConfig
 from mralign_core.generation.loading import load_model_and_tokenizer
 from mralign_core.generation.transformers_sampler import TransformersSampler
-from mralign_core.models import describe_model, locate_model, model_name
+from mralign_core.models import describe_model, folder_digest, locate_model, model_name
 from mralign_core.pocket.model import train_pocket_model
 from mralign_core.pocket.quality import check_quality
 from mralign_core.pocket.world import build_world
@@ -29,8 +29,10 @@ def questions_work(config: RunConfig) -> Work:
 
 
 def model_work(config: RunConfig) -> Work:
-    """The model of a run."""
-    return Work("model", config)
+    """The model of a run; of a local folder the contents count, not only its name."""
+    folder = Path(config.model.path)
+    is_folder = config.model.source == "hub" and folder.is_dir()
+    return Work("model", config, part={"folder": folder_digest(folder)} if is_folder else {})
 
 
 @stage_task("load-questions")

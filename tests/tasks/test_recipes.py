@@ -231,6 +231,14 @@ def test_a_model_of_the_hub_is_named_by_path_and_revision(field, value):
     assert changed(hub, other) == downstream({"model"}) | {"report"}
 
 
+def test_contents_of_a_model_folder_count(tmp_path):
+    section = {"model": {"path": str(tmp_path)}, "questions": {"train_path": "q.jsonl"}}
+    config = RunConfig.model_validate(section)
+    empty = model_work(config).key
+    (tmp_path / "config.json").write_text("{}")
+    assert model_work(config).key != empty
+
+
 def test_contents_of_a_question_file_count_and_its_place_does_not(tmp_path):
     def key(path, **columns):
         section = {"train_path": str(path), **columns}
