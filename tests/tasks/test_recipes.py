@@ -100,7 +100,7 @@ DEPENDS_ON = {
     "evaluate.num_resamples": (500, set()),
     "evaluate.confidence": (0.9, set()),
 }
-"""Field → another value, and the artifacts it changes directly; the report shows the config, so any field changes it."""
+"""Field → another value, and the artifacts it changes directly. The report shows the config: any field changes it."""
 
 NOT_OF_THE_POCKET = {"model.source", "model.path", "model.revision", "questions.source", "generate.source"} | {
     f"questions.{name}_column" for name in ("question", "answer", "id")
