@@ -8,6 +8,7 @@ trace, so that one question may have traces of both kinds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,14 +135,17 @@ def _as_draw(row: Row, tokenizer: PreTrainedTokenizerBase, section: GenerateConf
     completion_ids = tokenizer.encode(written, add_special_tokens=False)
     # The tokens are what is trained on; a tokenizer that normalises Unicode gives back a slightly other text.
     completion = str(tokenizer.decode(completion_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-    parsed = parse_completion(
-        completion,
+    parse = partial(
+        parse_completion,
         think_open=model.think_open,
         think_close=model.think_close,
         thinking_mode="on",
         opened_by_prompt=opened,
     )
+    parsed = parse(completion)
     match = exact_match if section.answer_match == "exact" else contains_match
+    # Judged on the file's own text, so that no tokenizer can turn a right answer into a wrong one.
+    is_right = match(parse(written).answer, row["answers"])
     return {
         **row,
         "prompt": prompt.text,
@@ -150,7 +154,7 @@ def _as_draw(row: Row, tokenizer: PreTrainedTokenizerBase, section: GenerateConf
         "completion_ids": completion_ids,
         "answer": parsed.answer,
         "outcome": parsed.outcome if row["finished"] else "unclosed_thinking",
-        "polarity": row["polarity"] or POLARITIES[0 if match(parsed.answer, row["answers"]) else 1],
+        "polarity": row["polarity"] or POLARITIES[0 if is_right else 1],
         "stratum": "",
     }
 
