@@ -32,6 +32,19 @@ QUICK_SERVER = {
 }
 
 
+class PatientTransport(httpx.HTTPTransport):
+    """Asks again after a 503, as Prefect's own client does: SQLite answers so while another writer holds it."""
+
+    def handle_request(self, request):
+        for _ in range(40):
+            reply = super().handle_request(request)
+            if reply.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                return reply
+            reply.close()
+            time.sleep(0.5)
+        return reply
+
+
 class Served(NamedTuple):
     """What ``deployments.serve`` started, and its API."""
 
@@ -83,7 +96,7 @@ def serve(home):
     url = f"http://127.0.0.1:{port}/api"
     command = [sys.executable, "-m", "deployments.serve", "--port", str(port)]
     output = home / "serve.log"
-    with output.open("w") as log, httpx.Client(base_url=url, timeout=60) as api:
+    with output.open("w") as log, httpx.Client(base_url=url, timeout=60, transport=PatientTransport()) as api:
         process = subprocess.Popen(command, cwd=CHECKOUT, env=env, stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait_until_serving(process, output)
