@@ -32,7 +32,7 @@ from tasks.recipes import RECIPES
 logger = logging.getLogger("mralign_core.tasks")
 P = ParamSpec("P")
 
-CAN_PASS = (ConnectionError, TimeoutError, OSError, httpx.TransportError, BotoCoreError)
+CAN_PASS = (OSError, httpx.TransportError, BotoCoreError)
 
 
 class Built(NamedTuple):

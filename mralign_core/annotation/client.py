@@ -36,7 +36,7 @@ MAX_RETRY_AFTER_S = 60.0
 RECORD_VERSION = 1
 
 
-class EndpointUnavailableError(RuntimeError):
+class EndpointUnavailableError(ConnectionError):
     """An endpoint stayed out of reach for all attempts; the same call, made later, goes on from here."""
 
 

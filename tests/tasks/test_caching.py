@@ -10,6 +10,7 @@ from botocore.exceptions import EndpointConnectionError
 from prefect import flow
 from prefect.states import Failed
 
+from mralign_core.annotation import EndpointUnavailableError
 from mralign_core.errors import ArtifactError, DataError, StorageError
 from mralign_core.storage import ArtifactStore
 from tasks.annotate import annotation_shards
@@ -109,6 +110,7 @@ def test_limits_take_the_first_questions_of_the_pocket_world(config):
         (OSError(5, "input/output error"), True),
         (httpx.ReadTimeout("slow"), True),
         (EndpointConnectionError(endpoint_url="http://127.0.0.1:9"), True),
+        (EndpointUnavailableError("no attempt got through"), True),
         (DataError("row 3: no answer"), False),
         (StorageError("can't write"), False),  # the store has tried again itself
         (FileNotFoundError("traces.jsonl"), False),
