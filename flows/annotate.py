@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.annotate import annotate_shard, annotation_shards, collect_annotations
+from tasks.annotate import SHARDS_AT_ONCE, annotate_shard, annotation_shards, collect_annotations
 from tasks.publishing import show_labels
 from tasks.runs import last_run, remember
 
 
-@flow(name="annotate")
+@flow(name="annotate", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE))  # type: ignore[arg-type]
 def annotate(config: RunConfig, candidates: ArtifactRef | None = None) -> ArtifactRef:
     """Annotate the candidates in shards.
 
@@ -20,8 +21,9 @@ def annotate(config: RunConfig, candidates: ArtifactRef | None = None) -> Artifa
         candidates: artifact of the kept traces; the last run's when empty.
     """
     candidates = candidates or last_run(config, "candidates")
-    shards = [annotate_shard(config, candidates, start, end) for start, end in annotation_shards(config, candidates)]
-    annotations = collect_annotations(config, candidates, shards)
+    bounds = annotation_shards(config, candidates)
+    shards = [annotate_shard.submit(config, candidates, start, end) for start, end in bounds]
+    annotations = collect_annotations(config, candidates, [shard.result() for shard in shards])
     remember(config, annotations=annotations)
     show_labels(config, candidates, annotations)
     return annotations

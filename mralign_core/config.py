@@ -12,7 +12,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -175,52 +175,141 @@ class GenerateConfig(Section):
         return self
 
 
-class AnnotateConfig(Section):
-    """Two annotators and an adjudicator label what each segment does (§3.1.2, App. B). Models are litellm names."""
+class EndpointConfig(Section):
+    """A language model and how to reach it. Where only the model matters, its name alone will do."""
 
-    annotator_a: str = "deepseek/deepseek-chat"
-    """First annotator, a litellm model name; `cue/a` is the offline cue annotator."""
-    annotator_b: str = "openai/gpt-4o"
-    """Second annotator; its confidences are taken where both agree. `cue/b` is offline."""
-    adjudicator: str = "openai/gpt-5"
-    """Decides segments that the two leave with fewer than two labels. `cue/adjudicator` is offline."""
-    confidence_threshold: float = Field(7.0, ge=0, le=10)
-    """A label that only one annotator gave is added only when its confidence exceeds this (strictly)."""
-    temperature: float | None = Field(None, ge=0, le=2)
-    """Sampling temperature of the annotators; null leaves it to the endpoint."""
+    model: str = Field(min_length=1)
+    """litellm name, such as `openai/gpt-4o`; `cue/a`, `cue/b` and `cue/adjudicator` are offline cue annotators."""
     api_base: str = ""
-    """Base URL of an OpenAI-compatible server for all three; empty uses each provider's own."""
-    cue_drop_prob: float = Field(0.1, ge=0, le=1)
-    """Offline annotators only: probability of overlooking a cue, drawn per annotator and segment."""
-    cue_flip_prob: float = Field(0.05, ge=0, le=1)
-    """Offline annotators only: probability of replacing a label by another one."""
-    concurrency: int = Field(8, ge=1, le=1024, json_schema_extra=OPERATIONAL)
-    """Requests in flight at once."""
+    """Base URL of an OpenAI-compatible server; empty uses the provider's own."""
+    temperature: float | None = Field(None, ge=0, le=2)
+    """Sampling temperature; null leaves it to the endpoint."""
+    max_output_tokens: int = Field(8192, ge=16, le=1_000_000)
+    """Longest reply, hidden reasoning included; bounds what one request can cost."""
     requests_per_minute: int = Field(0, ge=0, json_schema_extra=OPERATIONAL)
-    """Most requests a minute and model; 0 sets no limit."""
+    """Most requests a minute, evenly spaced; 0 sets no limit."""
+    tokens_per_minute: int = Field(0, ge=0, json_schema_extra=OPERATIONAL)
+    """Most tokens a minute, prompts and replies together; 0 sets no limit."""
     timeout_s: float = Field(120.0, gt=0, le=3600, json_schema_extra=OPERATIONAL)
     """Seconds to wait for one reply."""
     max_attempts: int = Field(5, ge=1, le=20, json_schema_extra=OPERATIONAL)
     """Attempts for one request, on errors that can pass only."""
+    max_retry_after_s: float = Field(60.0, gt=0, le=3600, json_schema_extra=OPERATIONAL)
+    """Longest pause between attempts; an endpoint that asks for a longer one is asked again after this."""
+    input_usd_per_million: float | None = Field(None, ge=0, json_schema_extra=OPERATIONAL)
+    """Price of a million prompt tokens; null takes litellm's. Use 0 for a server of your own."""
+    output_usd_per_million: float | None = Field(None, ge=0, json_schema_extra=OPERATIONAL)
+    """Price of a million reply tokens; null takes litellm's. Use 0 for a server of your own."""
+    use_batch_api: bool = Field(False, json_schema_extra=OPERATIONAL)
+    """Send requests through the provider's batch API: about half the price, replies within a day. A batch holds the
+    requests of all shards under way: give a large annotate.shard_size."""
+    batch_window_s: float = Field(5.0, gt=0, le=3600, json_schema_extra=OPERATIONAL)
+    """Batch API: submit what has gathered once no request has come for so many seconds."""
+    batch_max_requests: int = Field(50_000, ge=1, le=50_000, json_schema_extra=OPERATIONAL)
+    """Batch API: most requests in one batch."""
+    batch_poll_s: float = Field(30.0, gt=0, le=3600, json_schema_extra=OPERATIONAL)
+    """Batch API: seconds between looks at how far a batch is."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _both_prices_or_none(self) -> EndpointConfig:
+        if (self.input_usd_per_million is None) != (self.output_usd_per_million is None):
+            raise ValueError("give both input_usd_per_million and output_usd_per_million, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> EndpointConfig:
+        by_minute, of_batches = ("requests_per_minute", "tokens_per_minute"), ("window_s", "max_requests", "poll_s")
+        ignored = by_minute if self.use_batch_api else [f"batch_{name}" for name in of_batches]
+        for name in ignored:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} has no effect when use_batch_api is {str(self.use_batch_api).lower()}: remove it"
+                )
+        return self
+
+
+class AnnotateConfig(Section):
+    """Two annotators and an adjudicator label what each segment does (§3.1.2, App. B)."""
+
+    annotator_a: EndpointConfig = EndpointConfig(model="deepseek/deepseek-chat")
+    """First annotator; `cue/a` is offline."""
+    annotator_b: EndpointConfig = EndpointConfig(model="openai/gpt-4o")
+    """Second annotator; its confidences are taken where both agree. `cue/b` is offline."""
+    adjudicator: EndpointConfig = EndpointConfig(model="openai/gpt-5")
+    """Decides segments that the two leave with fewer than two labels. `cue/adjudicator` is offline."""
+    label_set: str = Field("", json_schema_extra=OPERATIONAL)
+    """YAML file of the labels to use (see `mralign induce-taxonomy`); empty uses the paper's 15."""
+    confidence_threshold: float = Field(7.0, ge=0, le=10)
+    """A label that only one annotator gave is added only when its confidence exceeds this (strictly)."""
+    cue_drop_prob: float = Field(0.1, ge=0, le=1)
+    """Offline annotators only: probability of overlooking a cue, drawn per annotator and segment."""
+    cue_flip_prob: float = Field(0.05, ge=0, le=1)
+    """Offline annotators only: probability of replacing a label by another one."""
+    budget_usd: float | None = Field(None, ge=0, json_schema_extra=OPERATIONAL)
+    """Most dollars to spend on these annotations, over all runs; it stops before the call that could cross it."""
+    concurrency: int = Field(8, ge=1, le=1024, json_schema_extra=OPERATIONAL)
+    """Requests in flight at once."""
     shard_size: int = Field(128, ge=1, json_schema_extra=OPERATIONAL)
     """Traces in one shard (one task run)."""
+
+    @property
+    def endpoints(self) -> dict[str, EndpointConfig]:
+        """The endpoint of each role."""
+        return {role: getattr(self, role) for role in ("annotator_a", "annotator_b", "adjudicator")}
+
+    @model_validator(mode="after")
+    def _one_model_one_set_of_limits(self) -> AnnotateConfig:
+        limits = ("requests_per_minute", "tokens_per_minute")
+        by_model: dict[tuple[str, str], EndpointConfig] = {}
+        for role, endpoint in self.endpoints.items():
+            other = by_model.setdefault((endpoint.model, endpoint.api_base), endpoint)
+            either_in_batches = endpoint.use_batch_api or other.use_batch_api
+            if not either_in_batches and any(getattr(endpoint, name) != getattr(other, name) for name in limits):
+                raise ValueError(
+                    f"annotate.{role}: model {endpoint.model} has other limits in another role; give equal"
+                )
+        return self
 
 
 class EstimateConfig(Section):
     """EM estimation of the transition matrices (§3.2.2, Algorithm 2)."""
 
-    estimator: Literal["em", "frequency"] = "em"
-    """EM over latent labels, or the frequency count it is compared with."""
+    estimator: Literal["em", "em_converged", "frequency"] = "em"
+    """EM over latent labels (the paper's five damped iterations, or undamped until it converges), or the frequency
+    count it is compared with."""
     labels_per_segment: Literal["two", "one"] = "two"
     """Use up to two labels a segment, or only the most confident (the paper's "label diversity off")."""
     num_iterations: int = Field(5, ge=1, le=10_000)
-    """Most EM iterations."""
+    """Most EM iterations; `em` only."""
     damping: float = Field(0.6, gt=0, le=1)
-    """Step towards the new matrix (the paper's dp); 1 is undamped EM."""
+    """Step towards the new matrix (the paper's dp); 1 is undamped EM. `em` only."""
     prior: float = Field(0.1, gt=0, le=100)
     """Dirichlet pseudo-count of each allowed transition."""
     tolerance: float = Field(1e-6, ge=0)
-    """Stop when no entry of P moved by this much."""
+    """Stop when no entry of P moved by this much; EM only."""
+    num_resamples: int = Field(200, ge=0, le=10_000)
+    """Bootstrap resamples of traces behind the intervals of P and of the weights; 0 gives no intervals."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Coverage of these intervals."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> EstimateConfig:
+        ignored = {"em": (), "em_converged": ("num_iterations", "damping")}.get(
+            self.estimator, ("num_iterations", "damping", "tolerance")
+        )
+        for name in ignored:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"estimate.{name} has no effect when estimate.estimator is {self.estimator!r}: remove it"
+                )
+        if not self.num_resamples and self.confidence != type(self).model_fields["confidence"].default:
+            raise ValueError("estimate.confidence has no effect when estimate.num_resamples is 0: remove it")
+        return self
 
 
 class RewardConfig(Section):
@@ -232,6 +321,10 @@ class RewardConfig(Section):
     """Smallest weight."""
     clip_max: float = Field(math.e, ge=1)
     """Largest weight."""
+    support_shrinkage: float = Field(0.0, ge=0, le=1e9)
+    """Soft counts at which a ratio is drawn halfway (of its logarithm) to 1, for want of data; 0 never (the paper)."""
+    condition_on: Literal["none", "stratum"] = "none"
+    """Matrices behind the ratios: those of all traces (the paper), or of the trace's own question stratum."""
 
 
 Variant = Literal["sft", "kto", "mr_align"]
@@ -306,6 +399,72 @@ class EvaluateConfig(Section):
     """Rows decoded together; does not change any text."""
 
 
+class PanelConfig(Section):
+    """Another panel of annotators for the same traces."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,23}$")
+    """Short name of the panel, as tables and figures show it; `run` is the run's own."""
+    annotate: AnnotateConfig = AnnotateConfig()
+    """Its annotators and consolidation."""
+
+
+class CompareConfig(Section):
+    """Annotation sets to compare with the run's own: other annotators', and people's (App. B.3–B.5)."""
+
+    panels: tuple[PanelConfig, ...] = ()
+    """Other panels to annotate the same candidates with; their replies are cached and kept like the run's own."""
+    sheets: tuple[str, ...] = Field((), json_schema_extra=OPERATIONAL)
+    """Filled sheets of human raters, CSV files that `mralign compare-annotators --write-sheet` wrote."""
+    num_resamples: int = Field(1000, ge=100, le=100_000)
+    """Bootstrap resamples of traces behind each interval."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Coverage of the intervals."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> CompareConfig:
+        names = ["run", *(panel.name for panel in self.panels), *(Path(sheet).stem for sheet in self.sheets)]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"compare: {repeated[0]!r} names two annotation sets ('run' is the run's own); rename one")
+        return self
+
+
+class InduceConfig(Section):
+    """Taxonomy induction: a label set from traces, in a language model's own words (App. B.1)."""
+
+    labeller: EndpointConfig = EndpointConfig(model="openai/gpt-5")
+    """Gives open-vocabulary labels; `lexical/phrases` is an offline stand-in."""
+    namer: EndpointConfig = EndpointConfig(model="openai/gpt-5")
+    """Names the clusters; `lexical/phrases` is an offline stand-in."""
+    num_traces: int = Field(2000, ge=1, le=1_000_000)
+    """Most traces to label, drawn at random from the candidates."""
+    min_frequency: int = Field(5, ge=1, le=1_000_000)
+    """Open labels given less often than this are set aside."""
+    embedder: str = Field("ngrams", min_length=1)
+    """`ngrams` (lexical, offline), `endpoint` (the model in `embedding`), or a sentence-transformers model's path or
+    name, such as the paper's `BAAI/bge-m3` (needs the extra `embeddings`)."""
+    embedding: EndpointConfig = EndpointConfig(model="openai/text-embedding-3-small")
+    """Embeddings endpoint; used when embedder is `endpoint`."""
+    embedding_batch_size: int = Field(64, ge=1, le=2048, json_schema_extra=OPERATIONAL)
+    """Labels in one request to the embeddings endpoint."""
+    min_samples: int = Field(5, ge=2, le=1000)
+    """OPTICS: labels in a neighbourhood that make it dense, and fewest labels of a cluster."""
+    xi: float = Field(0.05, gt=0, lt=1)
+    """OPTICS: relative drop in reachability that bounds a cluster."""
+    budget_usd: float | None = Field(None, ge=0, json_schema_extra=OPERATIONAL)
+    """Most dollars to spend on this label set, over all runs; it stops before the call that could cross it."""
+    concurrency: int = Field(8, ge=1, le=1024, json_schema_extra=OPERATIONAL)
+    """Requests in flight at once."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> InduceConfig:
+        if self.embedder != "endpoint" and self.embedding != type(self).model_fields["embedding"].default:
+            raise ValueError(f"induce.embedding has no effect when induce.embedder is {self.embedder!r}: remove it")
+        if self.embedding.use_batch_api:
+            raise ValueError("induce.embedding.use_batch_api: batches are for chat models only; remove it")
+        return self
+
+
 class RunConfig(Section):
     """Everything one pipeline run depends on."""
 
@@ -322,6 +481,9 @@ class RunConfig(Section):
     reward: RewardConfig = RewardConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    # No artifact of the pipeline depends on these; `agreement` and `label-set` name the fields they depend on.
+    compare: CompareConfig = Field(CompareConfig(), json_schema_extra=OPERATIONAL)
+    induce: InduceConfig = Field(InduceConfig(), json_schema_extra=OPERATIONAL)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
@@ -375,7 +537,7 @@ def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
     for name in sections:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {dotted}: {name!r} is not a section")
+            raise ConfigError(f"--set {dotted}: {name!r} is no section but {values!r}; write {{model: …}} for a model")
     values[field] = value
 
 
@@ -384,7 +546,8 @@ def _describe(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         section: Any = RunConfig
         for part in problem["loc"][:-1]:
-            section = section.model_fields[part].annotation
+            # A number is a place in a tuple of sections.
+            section = get_args(section)[0] if isinstance(part, int) else section.model_fields[part].annotation
         names = list(section.model_fields)
         close = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(names)}"

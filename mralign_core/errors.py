@@ -23,3 +23,7 @@ class ArtifactError(UserError):
 
 class StorageError(UserError):
     """The artifact store cannot be written to or reached."""
+
+
+class BudgetError(UserError):
+    """The next paid request could cross the budget; what was paid for is kept."""

@@ -277,15 +277,17 @@ RAW_ANNOTATIONS = Table(
         "model": Column(pa.string(), [TEXT]),
         "attempt": Column(pa.int64(), [NATURAL]),
         "request_digest": Column(pa.string(), [TEXT]),
+        "prompt_digest": Column(pa.string(), [TEXT]),
         "reply": Column(pa.string(), [STRING]),
         "problem": Column(pa.string(), [STRING]),
         "prompt_tokens": Column(pa.int64(), [NATURAL]),
         "completion_tokens": Column(pa.int64(), [NATURAL]),
         "cost_usd": Column(pa.float64()),
     },
+    version=2,
 )
 """A row an LLM reply. ``problem`` is "" for a reply that was used, else why it was not; ``attempt`` is 0, or 1 for the
-reply to the repair turn."""
+reply to the repair turn. The store keeps each reply whole under its ``request_digest``, with its latency."""
 
 ANNOTATIONS = Table(
     name="annotations",
@@ -316,10 +318,15 @@ REWARDS = Table(
         "weight": Column(pa.float64(), [("must be positive", lambda value: 0 < value < float("inf"))]),
         "ratio": Column(pa.float64(), [("must be positive", lambda value: value > 0)]),
         "clipped": Column(pa.bool_()),
+        "support": Column(pa.float64(), [("must be at least 0", lambda value: value >= 0)]),
+        "weight_low": Column(pa.float64(), nullable=True),
+        "weight_high": Column(pa.float64(), nullable=True),
     },
     unique_together=("trace_id", "segment"),
+    version=2,
 )
-"""A row a segment: the weight its tokens carry (Eq. 10), the ratio before clipping, and whether the clip moved it."""
+"""A row a segment: the weight its tokens carry (Eq. 10), the ratio before shrinkage and clipping, whether the clip
+moved it, the soft counts behind the ratio's numerator, and the weight's bootstrap interval (null without bootstrap)."""
 
 TRAINING_METRICS = Table(
     name="training_metrics",

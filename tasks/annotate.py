@@ -1,20 +1,31 @@
-"""Labels for every segment of every candidate, in shards."""
+"""Labels for every segment of every candidate, in shards that share one client, its limits and its budget."""
 
 from __future__ import annotations
 
+import functools
+import json
+import threading
+import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from prefect.runtime import flow_run
 
 from mralign_core.annotation.annotate import annotate_traces
 from mralign_core.config import RunConfig
-from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.label_sets import label_set_of
+from mralign_core.llm import Ledger, LLMClient, Usage
 from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
-from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore
+from mralign_core.storage import ArtifactRef, ArtifactStore, BatchRecords, LedgerRecords, ReplyStore
+from mralign_core.storage.tables import TableWriter, stream_table
 from tasks.caching import Built, Produced, Work, shard_bounds, stage_task
 from tasks.progress import progress
 from tasks.quarantine import carry_over, write_rows
+
+SHARDS_AT_ONCE = 2
+"""While the last requests of a shard are under way the next shard's fill the places they leave."""
 
 
 def annotation_shards(config: RunConfig, candidates: ArtifactRef) -> list[tuple[int, int]]:
@@ -37,14 +48,14 @@ def annotate_shard(config: RunConfig, candidates: ArtifactRef, start: int, end: 
     """Annotate traces ``start`` to ``end``; every reply is kept before it is read, and never asked for again."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        rows = store.read_table(candidates, "candidates.parquet").iloc[start:end]
+        rows = store.read_rows(candidates, "candidates.parquet", start, end)
         with progress(f"annotating traces {start}–{end}", f"annotate-{start}") as report:
             result = annotate_traces(
                 rows,
                 config.annotate,
                 seed=config.seed,
-                taxonomy=PAPER_TAXONOMY,
-                replies=ReplyStore(store),
+                label_set=label_set_of(config),
+                client=_client(store, config, candidates),
                 on_progress=report,
             )
         write_rows(store, directory, "annotations.parquet", result.annotations, ANNOTATIONS)
@@ -57,19 +68,63 @@ def annotate_shard(config: RunConfig, candidates: ArtifactRef, start: int, end: 
 
 @stage_task("collect-annotations")
 def collect_annotations(config: RunConfig, candidates: ArtifactRef, shards: Sequence[ArtifactRef]) -> Produced:
-    """Join the shards into one artifact: labels, raw replies, failures."""
+    """Join the shards into one artifact, a shard in memory at a time: labels, raw replies, failures."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        labels = pd.concat([store.read_table(s, "annotations.parquet") for s in shards], ignore_index=True)
-        raw = pd.concat([store.read_table(s, "raw_annotations.parquet") for s in shards], ignore_index=True)
-        failures = pd.concat([pd.read_json(store.open_file(s, "failures.json")) for s in shards], ignore_index=True)
-        write_rows(store, directory, "annotations.parquet", labels, ANNOTATIONS)
-        write_rows(store, directory, "raw_annotations.parquet", raw, RAW_ANNOTATIONS)
+        for name, table in (("annotations.parquet", ANNOTATIONS), ("raw_annotations.parquet", RAW_ANNOTATIONS)):
+            with TableWriter(directory / name, table) as joined:
+                for shard in shards:
+                    joined.copy(store.open_file(shard, name))
         carry_over(store, shards, directory)
-        failures.to_json(directory / "failures.json", orient="records", indent=1)
-        return Built(
-            ANNOTATIONS.name,
-            {**labels["rule"].value_counts().to_dict(), "failures": len(failures)},
-        )
+        failures = [row for shard in shards for row in json.loads(store.open_file(shard, "failures.json").read_text())]
+        (directory / "failures.json").write_text(json.dumps(failures, ensure_ascii=False, indent=1), encoding="utf-8")
+        rules: Counter[str] = Counter()
+        for batch in stream_table(directory / "annotations.parquet", ANNOTATIONS, ["rule"], 100_000):
+            rules.update(batch.column("rule").to_pylist())
+        return Built(ANNOTATIONS.name, {**dict(rules.most_common()), "failures": len(failures)})
 
     return annotations_work(config, candidates).produce(build)
+
+
+def read_ledger(config: RunConfig, candidates: ArtifactRef) -> pd.DataFrame:
+    """What each run paid for these annotations: ``run, model`` and the fields of :class:`mralign_core.llm.Usage`."""
+    records = LedgerRecords(ArtifactStore(config.storage), _ledger_name(config, candidates)).read()
+    rows = [{"run": run, "model": model, **usage} for run, record in records.items() for model, usage in record.items()]
+    return pd.DataFrame(rows, columns=["run", "model", *Usage.__dataclass_fields__])
+
+
+_clients: dict[tuple[str, ...], LLMClient] = {}
+_opening = threading.Lock()
+
+
+def _client(store: ArtifactStore, config: RunConfig, candidates: ArtifactRef) -> LLMClient:
+    """The client that all shards of this run share; a new one when an error has stopped the last."""
+    ledger_name, run = _ledger_name(config, candidates), run_name()
+    name = (store.root_uri, ledger_name, run, config.annotate.model_dump_json())
+    with _opening:
+        client = _clients.get(name)
+        if client is None or client.stopped_by is not None:
+            ledger = Ledger(LedgerRecords(store, ledger_name), run, config.annotate.budget_usd)
+            client = LLMClient(
+                ReplyStore(store),
+                concurrency=config.annotate.concurrency,
+                ledger=ledger,
+                batches=BatchRecords(store),
+            )
+            _clients[name] = client
+    return client
+
+
+def _ledger_name(config: RunConfig, candidates: ArtifactRef) -> str:
+    return f"annotate/{annotations_work(config, candidates).key}"
+
+
+def run_name() -> str:
+    """The pipeline run's name in the Prefect UI, so that its account can be found again; else this process."""
+    run_id = flow_run.root_flow_run_id
+    return f"{flow_run.name}-{str(run_id)[:8]}" if run_id else _process_name()
+
+
+@functools.cache
+def _process_name() -> str:
+    return time.strftime("local-%Y%m%dT%H%M%S", time.gmtime())

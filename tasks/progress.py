@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -47,7 +48,7 @@ def progress(title: str, key: str) -> Iterator[OnProgress]:
     in_prefect = TaskRunContext.get() is not None
     artifact: UUID | None = None
     last_artifact = last_log = time.monotonic()
-    with _bar() as bar:
+    with _bars.open() as bar:
         row = bar.add_task(title, total=None) if bar else None
 
         def report(done: int, total: int, *_: Any) -> None:
@@ -65,14 +66,38 @@ def progress(title: str, key: str) -> Iterator[OnProgress]:
         yield report
 
 
-@contextlib.contextmanager
-def _bar() -> Iterator[Progress | None]:
-    if not sys.stderr.isatty():
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        yield bar
+class _Bars:
+    """The terminal's one live display, which tasks that run at the same time share."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._display: Progress | None = None
+        self._users = 0
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Progress | None]:
+        """The display while somebody uses it; None where there is no terminal."""
+        if not sys.stderr.isatty():
+            yield None
+            return
+        with self._lock:
+            if self._display is None:
+                columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+                console = Console(stderr=True)
+                self._display = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+                self._display.start()
+            display, self._users = self._display, self._users + 1
+        try:
+            yield display
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    display.stop()
+                    self._display = None
+
+
+_bars = _Bars()
 
 
 def _publish(artifact: UUID | None, key: str, title: str, percent: float) -> UUID | None:

@@ -45,10 +45,10 @@ def test_a_config_is_frozen():
 
 
 def test_overrides_are_read_as_yaml(config_file):
-    overrides = {"train.variants": "[kto]", "annotate.temperature": "null", "reward.reference": "opposite"}
+    overrides = {"train.variants": "[kto]", "annotate.budget_usd": "null", "reward.reference": "opposite"}
     config = load_config(config_file, {**overrides, "seed": 4})
     assert config.train.variants == ("kto",)
-    assert config.annotate.temperature is None
+    assert config.annotate.budget_usd is None
     assert (config.reward.reference, config.seed, config.generate.num_draws) == ("opposite", 4, 5)
 
 
@@ -65,6 +65,13 @@ def test_overrides_are_read_as_yaml(config_file):
         ({"generate": {"min_reasoning_tokens": 2000}}, "min_reasoning_tokens is above generate.max_reasoning_tokens"),
         ({"generate": {"traces_path": "t.jsonl"}}, "generate.traces_path is needed with generate.source 'traces'"),
         ({"model": {"pocket": {"world_seed": 1}}}, "model.pocket has no effect when model.source is 'hub'"),
+        (
+            {"estimate": {"estimator": "frequency", "damping": 1.0}},
+            "estimate.damping has no effect when estimate.estim",
+        ),
+        ({"estimate": {"estimator": "frequency", "tolerance": 0.1}}, "estimate.tolerance has no effect when estimate"),
+        ({"estimate": {"estimator": "em_converged", "num_iterations": 9}}, "estimate.num_iterations has no effect"),
+        ({"estimate": {"num_resamples": 0, "confidence": 0.9}}, "estimate.confidence has no effect"),
         ({"estimate": 3}, "estimate: Input should be a valid dictionary"),
         ({"questions": {}}, "questions.train_path is needed"),
     ],

@@ -11,27 +11,27 @@ Decisions where the paper is silent:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mralign_core.annotation import background, cue
-from mralign_core.annotation.client import LLMClient, Received, Request
+from mralign_core.annotation import cue
 from mralign_core.annotation.prompts import (
     DisputedStep,
-    Message,
     Trace,
     adjudicate_messages,
     annotate_messages,
     repair_messages,
 )
 from mralign_core.annotation.replies import ParsedReply, ReplyProblem, parse_reply, reply_schema
-from mralign_core.annotation.store import ReplyStore
-from mralign_core.config import AnnotateConfig
+from mralign_core.config import AnnotateConfig, EndpointConfig
 from mralign_core.errors import ConfigError
+from mralign_core.label_sets import LabelSet
+from mralign_core.llm import Client, Message, Received, Request, background
 from mralign_core.method.consolidation import Consolidated, LabelVote, consolidate, merge_steps
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
@@ -43,33 +43,18 @@ ROLES = ("annotator_a", "annotator_b", "adjudicator")
 FAILURE_COLUMNS = ["trace_id", "role", "problem"]
 
 
-class ModelUsage(NamedTuple):
-    """What one model was asked in this call: requests sent, their cost, and replies already there."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost_usd: float = 0.0
-    cached: int = 0
-
-
 class AnnotationResult(NamedTuple):
     """Annotations, every reply behind them, and the traces that could not be annotated.
 
     ``annotations`` and ``raw`` follow the contracts of :mod:`mralign_core.schemas`, in the order of the
-    candidates; ``failures`` has ``FAILURE_COLUMNS``, a row for each role that failed on a trace. ``ledger``
-    counts this call only, by model.
+    candidates; ``failures`` has ``FAILURE_COLUMNS``, a row for each role that failed on a trace. ``cost_usd``
+    is what this call paid; replies that were there already cost nothing.
     """
 
     annotations: pd.DataFrame
     raw: pd.DataFrame
     failures: pd.DataFrame
-    ledger: dict[str, ModelUsage]
-
-    @property
-    def cost_usd(self) -> float:
-        """Dollars spent in this call, by all models."""
-        return sum(usage.cost_usd for usage in self.ledger.values())
+    cost_usd: float
 
 
 class _Answer(NamedTuple):
@@ -92,76 +77,72 @@ def annotate_traces(
     section: AnnotateConfig,
     *,
     seed: int,
-    taxonomy: Taxonomy,
-    replies: ReplyStore,
+    label_set: LabelSet,
+    client: Client,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> AnnotationResult:
     """Label every segment of every candidate trace.
 
     Implements §3.1.2 of arXiv 2510.24794. Each reply is kept before it is read, so a call that is repeated
-    after an error sends only the requests that have no reply yet.
+    after an error sends only the requests that have no reply yet. Calls at the same time, from several threads,
+    may share a client and with it its limits and its budget.
 
     Args:
         candidates: table ``candidates``.
-        section: annotators, adjudicator, consolidation threshold, limits.
+        section: annotators, adjudicator, consolidation threshold.
         seed: seed of the offline annotators' noise; models are not seeded.
-        taxonomy: the closed label set.
-        replies: where replies are kept and looked up.
+        label_set: the closed label set.
+        client: what asks the models, such as :class:`mralign_core.llm.LLMClient`.
         on_progress: called with (done, total) as traces finish, in the calling thread.
 
     Raises:
-        ConfigError: an annotator is unknown, lacks its API key, or can't use this taxonomy.
-        UserError: an endpoint refused a request in a way that repeating can't help.
+        ConfigError: an annotator is unknown, lacks its API key or a price, or can't use this label set.
+        UserError: an endpoint refused a request in a way that repeating can't help, or the budget is used up.
         EndpointUnavailableError: an endpoint stayed out of reach.
     """
-    panel = _Panel(section, seed, taxonomy)
+    panel = Panel(section, seed, label_set, client)
     total = len(candidates)
     return background.run(
-        lambda report_done: panel.annotate(candidates, replies, report_done),
+        lambda report_done: panel.annotate(candidates, report_done),
         lambda done: on_progress(done, total) if on_progress else None,
     )
 
 
-class _Panel:
+class Panel:
     """The two annotators and the adjudicator."""
 
-    def __init__(self, section: AnnotateConfig, seed: int, taxonomy: Taxonomy) -> None:
+    def __init__(self, section: AnnotateConfig, seed: int, label_set: LabelSet, client: Client) -> None:
         self.section = section
-        self.taxonomy = taxonomy
-        self.models = {role: getattr(section, role) for role in ROLES}
-        for model in set(self.models.values()):
-            _check_model(model, section, taxonomy)
-        if section.annotator_a == section.annotator_b:
-            logger.warning("both annotators are %s: they will agree by construction", section.annotator_a)
-        self.params = {model: _request_params(model, section, seed, taxonomy) for model in self.models.values()}
+        self.taxonomy = label_set.taxonomy
+        self.client = client
+        self.endpoints = section.endpoints
+        for role, endpoint in self.endpoints.items():
+            _check(role, endpoint, label_set)
+        if section.annotator_a.model == section.annotator_b.model:
+            logger.warning("both annotators are %s: they will agree by construction", section.annotator_a.model)
+        self.params = {role: self._params(endpoint, seed, label_set) for role, endpoint in self.endpoints.items()}
 
-    async def annotate(
-        self, candidates: pd.DataFrame, replies: ReplyStore, report_done: Callable[[int], None]
-    ) -> AnnotationResult:
+    async def annotate(self, candidates: pd.DataFrame, report_done: Callable[[int], None]) -> AnnotationResult:
         """Annotate all traces at once, as far as the client lets requests through."""
-        self.client = LLMClient(
-            replies,
-            concurrency=self.section.concurrency,
-            requests_per_minute=self.section.requests_per_minute,
-            timeout_s=self.section.timeout_s,
-            max_attempts=self.section.max_attempts,
-        )
         counter = itertools.count(1)
+        # A batch is the larger the more traces wait for it.
+        uses_batches = any(endpoint.use_batch_api for endpoint in self.endpoints.values())
+        admission = contextlib.nullcontext() if uses_batches else self.client.admission
 
         async def counted(row: Any) -> _TraceOutcome:
-            outcome = await self.annotate_trace(row)
+            async with admission:
+                outcome = await self.annotate_trace(row)
             report_done(next(counter))
             return outcome
 
-        return _result(await _all([counted(row) for row in candidates.itertuples(index=False)]))
+        return _result(await gather_all([counted(row) for row in candidates.itertuples(index=False)]))
 
     async def annotate_trace(self, row: Any) -> _TraceOutcome:
         """Annotate one row of the candidates."""
-        texts = [row.completion[segment["start"] : segment["end"]] for segment in row.segments]
-        trace = Trace(row.question, list(row.answers), texts)
+        trace = trace_of(row)
         messages = annotate_messages(trace, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
-        asked = [[index] for index in range(len(texts))]
-        answers = await _all([self.ask(role, messages, asked) for role in ROLES[:2]])
+        asked = [[index] for index in range(len(trace.segments))]
+        answers = await gather_all([self.ask(role, messages, asked) for role in ROLES[:2]])
         a, b = (answer.parsed for answer in answers)
         if a is None or b is None:
             return _TraceOutcome(row.trace_id, answers, [])
@@ -187,11 +168,9 @@ class _Panel:
 
     async def ask(self, role: str, messages: Sequence[Message], asked: Sequence[Sequence[int]]) -> _Answer:
         """Ask one role, and once more with the problem when its reply can't be used."""
-        model = self.models[role]
-        api_base = "" if cue.is_cue(model) else self.section.api_base
         answer = _Answer(role, [], [], None)
         for turn in range(2):
-            received = await self.client.complete(Request(model, messages, self.params[model], api_base, turn))
+            received = await self.client.complete(Request(self.endpoints[role], messages, self.params[role], turn))
             answer.received.append(received)
             try:
                 parsed = self.parse(received, asked, may_merge=role != ROLES[2])
@@ -216,10 +195,27 @@ class _Panel:
             taxonomy=self.taxonomy,
         )
 
+    def _params(self, endpoint: EndpointConfig, seed: int, label_set: LabelSet) -> dict[str, Any]:
+        from mralign_core.llm import endpoint as api  # takes seconds: see its docstring
+
+        if endpoint.model.startswith(f"{cue.PROVIDER}/"):
+            section = self.section
+            lexicon = cue.LEXICON if label_set.lexicon is None else label_set.lexicon
+            labels = list(self.taxonomy.labels)
+            noise = cue.Noise(labels, seed, section.cue_drop_prob, section.cue_flip_prob, lexicon)
+            return {cue.PARAMETER: noise._asdict()}
+        return api.request_params(endpoint, reply_schema(self.taxonomy))
+
     def consolidate(self, vote_a: LabelVote, vote_b: LabelVote) -> Consolidated:
         """Consolidate two votes under this panel's threshold."""
         threshold = self.section.confidence_threshold
         return consolidate(vote_a, vote_b, threshold=threshold, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
+
+
+def trace_of(row: Any) -> Trace:
+    """What is shown of a row of the candidates."""
+    texts = [row.completion[segment["start"] : segment["end"]] for segment in row.segments]
+    return Trace(row.question, list(row.answers), texts)
 
 
 def _settle(verdict: ParsedReply, taxonomy: Taxonomy) -> list[Consolidated]:
@@ -281,6 +277,7 @@ def _raw_rows(outcome: _TraceOutcome) -> list[dict[str, Any]]:
             "model": received.model,
             "attempt": attempt,
             "request_digest": received.request_digest,
+            "prompt_digest": received.prompt_digest,
             "reply": received.reply,
             "problem": problem,
             "prompt_tokens": received.prompt_tokens,
@@ -307,49 +304,30 @@ def _result(outcomes: Sequence[_TraceOutcome]) -> AnnotationResult:
         pd.DataFrame(rows, columns=list(ANNOTATIONS.columns)),
         pd.DataFrame(raw, columns=list(RAW_ANNOTATIONS.columns)),
         pd.DataFrame(failures, columns=FAILURE_COLUMNS),
-        _ledger(received for outcome in outcomes for answer in outcome.answers for received in answer.received),
+        sum(
+            received.cost_usd
+            for outcome in outcomes
+            for answer in outcome.answers
+            for received in answer.received
+            if not received.cached
+        ),
     )
 
 
-def _ledger(replies: Iterable[Received]) -> dict[str, ModelUsage]:
-    ledger: dict[str, ModelUsage] = {}
-    for reply in replies:
-        used = ledger.get(reply.model, ModelUsage())
-        if reply.cached:
-            used = used._replace(cached=used.cached + 1)
-        else:
-            used = used._replace(
-                requests=used.requests + 1,
-                prompt_tokens=used.prompt_tokens + reply.prompt_tokens,
-                completion_tokens=used.completion_tokens + reply.completion_tokens,
-                cost_usd=used.cost_usd + reply.cost_usd,
-            )
-        ledger[reply.model] = used
-    return dict(sorted(ledger.items()))
+def _check(role: str, endpoint: EndpointConfig, label_set: LabelSet) -> None:
+    from mralign_core.llm import endpoint as api
 
-
-def _check_model(model: str, section: AnnotateConfig, taxonomy: Taxonomy) -> None:
-    from mralign_core.annotation import endpoint  # takes seconds: see its docstring
-
-    endpoint.check_model(model, section.api_base)
-    if cue.is_cue(model) and not set(taxonomy.labels) & set(cue.LEXICON):
+    api.check_endpoint(endpoint, f"annotate.{role}")
+    lexicon = cue.LEXICON if label_set.lexicon is None else label_set.lexicon
+    labels = label_set.taxonomy.labels
+    if endpoint.model.startswith(f"{cue.PROVIDER}/") and not set(labels) & set(lexicon):
         raise ConfigError(
-            f"{model} knows none of the taxonomy's labels ({', '.join(taxonomy.labels)}); "
-            "name a language model as annotator"
+            f"annotate.{role}: {endpoint.model} knows no cue of the labels {', '.join(labels)}: give the labels of "
+            "annotate.label_set cues, or name a language model"
         )
 
 
-def _request_params(model: str, section: AnnotateConfig, seed: int, taxonomy: Taxonomy) -> dict[str, Any]:
-    from mralign_core.annotation import endpoint
-
-    if cue.is_cue(model):
-        noise = cue.Noise(list(taxonomy.labels), seed, section.cue_drop_prob, section.cue_flip_prob)
-        return {cue.PARAMETER: noise._asdict()}
-    temperature = {} if section.temperature is None else {"temperature": section.temperature}
-    return endpoint.response_format(model, reply_schema(taxonomy)) | temperature
-
-
-async def _all(work: Sequence[Awaitable[Any]]) -> list[Any]:
+async def gather_all(work: Sequence[Awaitable[Any]]) -> list[Any]:
     """Results of all, once every one has ended, even if badly: a request under way is paid for, and kept."""
     results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:

@@ -1,7 +1,7 @@
 """Offline annotators that go by cue words: a free baseline, and the pocket world's annotators.
 
 They answer the very prompts that language models get, in the same JSON, so that everything after them is
-exercised too. The lexicon knows the paper's 15 labels; of another taxonomy the labels it shares are used.
+exercised too. The lexicon here knows the paper's 15 labels; a label set file brings a lexicon of its own.
 Noise (an overlooked cue, a wrong label) is drawn from a hash of annotator, seed, trace and segment, and so
 depends on nothing else.
 """
@@ -12,9 +12,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
-from mralign_core.annotation.prompts import Message, read_payload
+from mralign_core.annotation.prompts import read_payload
+from mralign_core.label_sets import Lexicon
+from mralign_core.llm import offline
+from mralign_core.llm.offline import Message
 
 PROVIDER = "cue"
 PARAMETER = "cue_noise"
@@ -156,24 +160,18 @@ LEXICON: dict[str, dict[str, float]] = {
 }
 """Label → pattern (of lower-case text) → strength, 0 to 10. Words that labels share are weak."""
 
-_COMPILED = {
-    label: [(re.compile(pattern, re.DOTALL), strength) for pattern, strength in cues.items()]
-    for label, cues in LEXICON.items()
-}
-
-
-def is_cue(model: str) -> bool:
-    """Whether a model name means an offline cue annotator."""
-    return model.startswith(f"{PROVIDER}/")
-
 
 class Noise(NamedTuple):
-    """How an offline annotator errs. ``labels`` are those of the taxonomy, in canonical order."""
+    """How an offline annotator errs, and the lexicon it goes by.
+
+    ``labels`` are those of the taxonomy, in canonical order.
+    """
 
     labels: Sequence[str]
     seed: int
     drop_prob: float
     flip_prob: float
+    lexicon: Lexicon = LEXICON
 
 
 class Habit(NamedTuple):
@@ -207,11 +205,11 @@ def reply(annotator: str, messages: Sequence[Message], noise: Noise) -> str:
     texts = [segment["text"] for segment in payload["segments"]]
     habit = HABITS[annotator]
     if "disputed" in payload:
-        steps = [_adjudicate(step, texts, habit, noise.labels) for step in payload["disputed"]]
+        steps = [_adjudicate(step, texts, habit, noise) for step in payload["disputed"]]
     else:
         shown = hashlib.sha256(json.dumps([payload["question"], texts]).encode()).hexdigest()
         scores = [
-            _err(score_cues(text, habit), f"{annotator} {noise.seed} {shown} {index} ", noise)
+            _err(score_cues(text, habit, noise.lexicon), f"{annotator} {noise.seed} {shown} {index} ", noise)
             for index, text in enumerate(texts)
         ]
         steps = [_step([index], score, habit, noise.labels) for index, score in enumerate(scores)]
@@ -219,7 +217,7 @@ def reply(annotator: str, messages: Sequence[Message], noise: Noise) -> str:
     return json.dumps({"steps": steps, "overall_confidence": round(sum(sure) / len(sure), 1) if sure else 0.0})
 
 
-def score_cues(text: str, habit: Habit) -> dict[str, float]:
+def score_cues(text: str, habit: Habit, lexicon: Lexicon = LEXICON) -> dict[str, float]:
     """Score, 0 to 10, of each label that has a cue in a segment.
 
     >>> max(score_cues("Wait, let me double-check that.", HABITS["a"]).items(), key=lambda item: item[1])[0]
@@ -227,7 +225,7 @@ def score_cues(text: str, habit: Habit) -> dict[str, float]:
     """
     lowered = text.strip().lower().replace("’", "'")
     scores = {}
-    for label, cues in _COMPILED.items():
+    for label, cues in _compiled(json.dumps(lexicon)).items():
         found = [
             strength + habit.opening_bonus * (match.start() < OPENING_CHARACTERS)
             for pattern, strength in cues
@@ -236,6 +234,14 @@ def score_cues(text: str, habit: Habit) -> dict[str, float]:
         if found:
             scores[label] = min(MAX_CONFIDENCE, max(found) + REPEAT_BONUS * (len(found) - 1))
     return scores
+
+
+@cache
+def _compiled(lexicon: str) -> dict[str, list[tuple[re.Pattern[str], float]]]:
+    return {
+        label: [(re.compile(pattern, re.DOTALL), strength) for pattern, strength in cues.items()]
+        for label, cues in json.loads(lexicon).items()
+    }
 
 
 def uniform(key: str) -> float:
@@ -259,16 +265,14 @@ def _err(scores: Mapping[str, float], key: str, noise: Noise) -> dict[str, float
     return erring
 
 
-def _adjudicate(
-    disputed: Mapping[str, Any], texts: Sequence[str], habit: Habit, labels: Sequence[str]
-) -> dict[str, Any]:
+def _adjudicate(disputed: Mapping[str, Any], texts: Sequence[str], habit: Habit, noise: Noise) -> dict[str, Any]:
     """Decide a disputed step by the cues, with a bonus for labels that an annotator gave."""
-    scores = score_cues("\n\n".join(texts[index] for index in disputed["thinking_step"]), habit)
+    scores = score_cues("\n\n".join(texts[index] for index in disputed["thinking_step"]), habit, noise.lexicon)
     voted = {rating["label"] for votes in ("annotator_a", "annotator_b") for rating in disputed[votes]}
     scores = {
         label: min(MAX_CONFIDENCE, score + habit.vote_bonus * (label in voted)) for label, score in scores.items()
     }
-    return _step(disputed["thinking_step"], scores, habit, labels)
+    return _step(disputed["thinking_step"], scores, habit, noise.labels)
 
 
 def _step(segments: list[int], scores: Mapping[str, float], habit: Habit, labels: Sequence[str]) -> dict[str, Any]:
@@ -281,3 +285,10 @@ def _step(segments: list[int], scores: Mapping[str, float], habit: Habit, labels
         "thinking_step": segments,
         "labels": [{"label": label, "confidence": round(scores[label], 1)} for label in given],
     }
+
+
+offline.register(
+    PROVIDER,
+    tuple(HABITS),
+    lambda model, messages, params: reply(model, messages, Noise(**params[PARAMETER])),
+)

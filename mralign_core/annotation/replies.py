@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +19,7 @@ from mralign_core.method.taxonomy import Taxonomy
 
 FENCED = re.compile(r"```(?:json)?[ \t]*\n(?P<body>(?:(?!```).)*)```", re.DOTALL)
 FULL_CONFIDENCE = 10
+Form = TypeVar("Form", bound=BaseModel)
 
 
 class ReplyProblem(ValueError):
@@ -122,7 +123,7 @@ def parse_reply(
     ...             taxonomy=PAPER_TAXONOMY).steps
     [0, 0]
     """
-    reply = _read(text, finish_reason)
+    reply = read_json(text, finish_reason, Reply)
     steps = sorted(reply.steps, key=lambda step: step.thinking_step)
     _check_cover(steps, asked, may_merge)
     for step in steps:
@@ -132,7 +133,17 @@ def parse_reply(
     return ParsedReply(votes, numbers, reply.overall_confidence)
 
 
-def _read(text: str, finish_reason: str) -> Reply:
+def read_json(text: str, finish_reason: str, form: type[Form]) -> Form:
+    """The JSON object of a reply, of the asked form.
+
+    Args:
+        text: the reply as it came.
+        finish_reason: why the endpoint stopped.
+        form: the object's model.
+
+    Raises:
+        ReplyProblem: the reply is not one whole JSON object of this form.
+    """
     if finish_reason == "content_filter":
         raise ReplyProblem("refused", "the endpoint refused to answer")
     if finish_reason == "length":
@@ -145,7 +156,7 @@ def _read(text: str, finish_reason: str) -> Reply:
     except (ValueError, RecursionError) as error:
         raise ReplyProblem("not_json", f"it is not one JSON object ({error})") from None
     try:
-        return Reply.model_validate(values)
+        return form.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"

@@ -3,11 +3,14 @@
 from mralign_core.storage.artifact import ArtifactRef, Manifest
 from mralign_core.storage.digests import file_sha256, key_of, source_digest, tree_digest
 from mralign_core.storage.lineage import Lineage, render_lineage
-from mralign_core.storage.store import ArtifactStore, ReplyStore
+from mralign_core.storage.records import BatchRecords, LedgerRecords, ReplyStore
+from mralign_core.storage.store import ArtifactStore
 
 __all__ = [
     "ArtifactRef",
     "ArtifactStore",
+    "BatchRecords",
+    "LedgerRecords",
     "Lineage",
     "Manifest",
     "ReplyStore",

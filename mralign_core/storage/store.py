@@ -36,7 +36,7 @@ from mralign_core.storage.artifact import ArtifactRef, FileEntry, Manifest, cont
 from mralign_core.storage.digests import directory_entries, file_sha256
 from mralign_core.storage.filesystem import StoreFiles
 from mralign_core.storage.lineage import Lineage
-from mralign_core.storage.tables import describe_table, read_table, write_table
+from mralign_core.storage.tables import describe_table, read_columns, read_rows, read_table, write_table
 
 logger = logging.getLogger("mralign_core.storage")
 
@@ -217,6 +217,22 @@ class ArtifactStore:
         """
         return read_table(self.open_file(ref, file_name))
 
+    def read_rows(self, ref: ArtifactRef, file_name: str, start: int, end: int) -> pd.DataFrame:
+        """Rows ``start`` to ``end`` of one Parquet file of an artifact, checked against its contract.
+
+        Raises:
+            ArtifactError: the file is missing, damaged, or breaks its contract.
+        """
+        return read_rows(self.open_file(ref, file_name), start, end)
+
+    def read_columns(self, ref: ArtifactRef, file_name: str, table: Table, columns: Sequence[str]) -> pd.DataFrame:
+        """Some columns of one Parquet file of an artifact; its rows were checked when they were written.
+
+        Raises:
+            ArtifactError: the file is missing, damaged, or holds another table.
+        """
+        return read_columns(self.open_file(ref, file_name), table, columns)
+
     def write_table(self, directory: Path, file_name: str, frame: pd.DataFrame, table: Table) -> Path:
         """Write rows into a folder to publish; see :func:`mralign_core.storage.tables.write_table`."""
         return write_table(directory, file_name, frame, table)
@@ -270,6 +286,14 @@ class ArtifactStore:
             logger.warning("not using record %s: %s", self._files.uri(_record_path(name)), error)
             return None
         return record if isinstance(record, dict) else None
+
+    def list_json(self, folder: str) -> dict[str, dict[str, Any]]:
+        """The records of a folder, by their names in it."""
+        names = [
+            name.removesuffix(".json") for name in self._files.names(f"records/{folder}") if name.endswith(".json")
+        ]
+        records = {name: self.get_json(f"{folder}/{name}") for name in names}
+        return {name: record for name, record in records.items() if record is not None}
 
     def _ref(self, manifest: Manifest) -> ArtifactRef:
         return manifest.ref(self._files.uri(manifest.path))
@@ -336,25 +360,6 @@ class ArtifactStore:
                 "written: remove that folder and run its stage again"
             )
         return target
-
-
-class ReplyStore:
-    """LLM replies, one object each, by the digest of their request: what was paid for survives a crash."""
-
-    def __init__(self, store: ArtifactStore) -> None:
-        self._store = store
-
-    def get(self, digest: str) -> dict[str, Any] | None:
-        """The reply to a request, or None when it was never made."""
-        return self._store.get_json(_reply_name(digest))
-
-    def put(self, digest: str, record: Mapping[str, Any]) -> None:
-        """Keep a reply. It is not flushed to disk: losing power may lose it, losing the process can't."""
-        self._store.put_json(_reply_name(digest), record, durable=False)
-
-
-def _reply_name(digest: str) -> str:
-    return f"replies/{digest[:2]}/{digest}"
 
 
 def _record_path(name: str) -> str:

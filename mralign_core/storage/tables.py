@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -12,6 +15,9 @@ import pyarrow.parquet as pq
 from mralign_core.errors import ArtifactError, DataError
 from mralign_core.schemas import TABLES, Table
 
+ROW_GROUP_BYTES = 32 * 2**20
+"""Size in memory of a row group: what a reader must hold to get at one of its rows."""
+COPY_ROWS = 50_000
 NAME_FIELD, VERSION_FIELD = b"mralign.table", b"mralign.table_version"
 
 
@@ -29,11 +35,57 @@ def write_table(directory: Path, file_name: str, frame: pd.DataFrame, table: Tab
         DataError: a row breaks the contract.
     """
     path = Path(directory, file_name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrow = table.to_arrow(table.require(frame))
-    arrow = arrow.replace_schema_metadata({NAME_FIELD: table.name, VERSION_FIELD: str(table.version)})
-    pq.write_table(arrow, path, compression="zstd")
+    with TableWriter(path, table) as writer:
+        writer.add(frame)
     return path
+
+
+class TableWriter:
+    """Writes a table's file in pieces, so that no stage need hold the whole of it.
+
+    Use it as a context manager; a file left by an error is not whole.
+    """
+
+    def __init__(self, path: Path, table: Table) -> None:
+        self._table = table
+        self._schema = table.arrow_schema.with_metadata(_stamp(table))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+
+    def add(self, frame: pd.DataFrame) -> None:
+        """Append rows.
+
+        Raises:
+            DataError: a row breaks the contract.
+        """
+        self._append(self._table.to_arrow(self._table.require(frame)))
+
+    def write(self, columns: Mapping[str, Any]) -> None:
+        """Append rows that are right by construction, as equally long arrays by column name; they are not checked."""
+        arrays = [pa.array(columns[field.name], type=field.type) for field in self._schema]
+        self._append(pa.Table.from_arrays(arrays, schema=self._schema))
+
+    def copy(self, path: Path) -> None:
+        """Append the rows of a file that such a writer wrote; they were checked then.
+
+        Raises:
+            ArtifactError: it is no file of this table.
+        """
+        for batch in stream_table(path, self._table, list(self._table.columns), COPY_ROWS):
+            self._append(pa.Table.from_batches([batch]).cast(self._schema))
+
+    def _append(self, rows: pa.Table) -> None:
+        bytes_per_row = max(1, rows.nbytes // max(1, rows.num_rows))
+        size = max(1, ROW_GROUP_BYTES // bytes_per_row)
+        self._writer.write_table(rows.replace_schema_metadata(self._schema.metadata), row_group_size=size)
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -42,20 +94,64 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         ArtifactError: it is no such file, was written for another version of the contract, or breaks it.
     """
+    return _checked(_read(path), path)
+
+
+def read_rows(path: Path, start: int, end: int) -> pd.DataFrame:
+    """Rows ``start`` to ``end`` of such a file; beside them, their row groups are held in memory and no more.
+
+    Raises:
+        ArtifactError: as :func:`read_table`.
+    """
+    return _checked(_read(path, start, end), path)
+
+
+def _read(path: Path, start: int = 0, end: int | None = None) -> pa.Table:
     try:
-        arrow = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            if end is None:
+                return file.read()
+            lengths = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+            firsts = list(accumulate(lengths, initial=0))
+            groups = [i for i, length in enumerate(lengths) if firsts[i] < end and firsts[i] + length > start]
+            table = file.read_row_groups(groups)
+            return table.slice(start - firsts[groups[0]], end - start) if groups else table
     except (OSError, pa.ArrowInvalid) as error:
-        raise ArtifactError(f"{path} is not a readable Parquet file: {error}") from None
+        raise _unreadable(path, error) from None
+
+
+def _checked(arrow: pa.Table, path: Path) -> pd.DataFrame:
     contract = _contract(arrow.schema, path)
-    if not arrow.schema.equals(contract.arrow_schema, check_metadata=False):
-        raise ArtifactError(
-            f"{path} does not have the columns of table {contract.name!r} version {contract.version}: "
-            f"it has {_columns(arrow.schema)}, not {_columns(contract.arrow_schema)}; run its stage again"
-        )
     try:
         return contract.require(contract.from_arrow(arrow))
     except DataError as error:
         raise ArtifactError(f"{path} breaks its contract, run its stage again: {error}") from None
+
+
+def stream_table(path: Path, table: Table, columns: Sequence[str], batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """Some columns of a file that :func:`write_table` wrote, in batches; the rows themselves are not checked.
+
+    Raises:
+        ArtifactError: it is no such file, holds another table, or was written for another version of the contract.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            found = _contract(file.schema_arrow, path)
+            if found.name != table.name:
+                raise ArtifactError(f"{path} holds table {found.name!r}, not {table.name!r}")
+            yield from file.iter_batches(batch_rows, columns=list(columns))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _unreadable(path, error) from None
+
+
+def read_columns(path: Path, table: Table, columns: Sequence[str]) -> pd.DataFrame:
+    """Some columns of such a file; lists come as Python lists.
+
+    Raises:
+        ArtifactError: as :func:`stream_table`.
+    """
+    rows = [row for batch in stream_table(path, table, columns, COPY_ROWS) for row in batch.to_pylist()]
+    return pd.DataFrame(rows, columns=list(columns)).astype(object)
 
 
 def describe_table(path: Path) -> TableFile:
@@ -74,7 +170,21 @@ def _contract(schema: pa.Schema, path: Path) -> Table:
             f"{path} holds version {version} of table {name!r}, this code reads version "
             f"{TABLES[name].version}: run its stage again"
         )
-    return TABLES[name]
+    contract = TABLES[name]
+    if not schema.equals(contract.arrow_schema, check_metadata=False):
+        raise ArtifactError(
+            f"{path} does not have the columns of table {name!r} version {version}: "
+            f"it has {_columns(schema)}, not {_columns(contract.arrow_schema)}; run its stage again"
+        )
+    return contract
+
+
+def _stamp(table: Table) -> dict[bytes, str]:
+    return {NAME_FIELD: table.name, VERSION_FIELD: str(table.version)}
+
+
+def _unreadable(path: Path, error: Exception) -> ArtifactError:
+    return ArtifactError(f"{path} is not a readable Parquet file: {error}")
 
 
 def _columns(schema: pa.Schema) -> str:

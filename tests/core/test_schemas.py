@@ -113,6 +113,7 @@ def test_labels_and_confidences_must_pair_up():
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_weight_is_positive_and_finite(weight):
     row = {"trace_id": "t", "segment": 0, "weight": 1.0, "ratio": 1.0, "clipped": False}
+    row |= {"support": 3.0, "weight_low": None, "weight_high": None}
     assert REWARDS.validate(frame(row)).quarantined.empty
     assert len(REWARDS.validate(frame({**row, "weight": weight})).good) == 0
 

@@ -10,8 +10,8 @@ from botocore.exceptions import EndpointConnectionError
 from prefect import flow
 from prefect.states import Failed
 
-from mralign_core.annotation import EndpointUnavailableError
 from mralign_core.errors import ArtifactError, DataError, StorageError
+from mralign_core.llm import EndpointUnavailableError
 from mralign_core.storage import ArtifactStore
 from tasks.annotate import annotation_shards
 from tasks.caching import Built, Produced, Work, can_pass, file_digests, shard_bounds, stage_task

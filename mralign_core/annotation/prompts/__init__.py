@@ -9,13 +9,13 @@ it can close the markers around it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
+from mralign_core.llm.offline import Message
 from mralign_core.method.consolidation import LabelVote
 from mralign_core.method.taxonomy import Taxonomy
 
@@ -23,13 +23,6 @@ ANNOTATE = "annotate.v1"
 ADJUDICATE = "adjudicate.v1"
 REPAIR = "repair.v1"
 OPENING, CLOSING = "<data>\n", "\n</data>"
-
-
-class Message(TypedDict):
-    """One chat message."""
-
-    role: str
-    content: str
 
 
 class Trace(NamedTuple):
@@ -50,7 +43,7 @@ class DisputedStep(NamedTuple):
 
 def annotate_messages(trace: Trace, *, max_labels: int, taxonomy: Taxonomy) -> list[Message]:
     """Messages that ask an annotator for the labels of every segment of a trace."""
-    return [_system(ANNOTATE, max_labels, taxonomy), _user(_payload(trace))]
+    return [_system(ANNOTATE, max_labels, taxonomy), data_message(_payload(trace))]
 
 
 def adjudicate_messages(
@@ -65,18 +58,13 @@ def adjudicate_messages(
         }
         for step in disputed
     ]
-    return [_system(ADJUDICATE, max_labels, taxonomy), _user(_payload(trace) | {"disputed": steps})]
+    return [_system(ADJUDICATE, max_labels, taxonomy), data_message(_payload(trace) | {"disputed": steps})]
 
 
 def repair_messages(messages: Sequence[Message], reply: str, problem: str) -> list[Message]:
     """The conversation so far, the reply that could not be used, and why; an empty reply is left out."""
     shown: list[Message] = [{"role": "assistant", "content": reply}] if reply.strip() else []
     return [*messages, *shown, {"role": "user", "content": read_text(REPAIR).format(problem=problem)}]
-
-
-def prompt_digest(messages: Sequence[Message]) -> str:
-    """SHA-256 of the messages of a request, in hex."""
-    return hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()
 
 
 def read_payload(messages: Sequence[Message]) -> dict[str, Any]:
@@ -98,7 +86,8 @@ def _system(name: str, max_labels: int, taxonomy: Taxonomy) -> Message:
     return {"role": "system", "content": text}
 
 
-def _user(payload: dict[str, Any]) -> Message:
+def data_message(payload: dict[str, Any]) -> Message:
+    """The user's message that carries a JSON object, which nothing inside it can leave."""
     text = json.dumps(payload, ensure_ascii=False).replace("<", "\\u003c").replace(">", "\\u003e")
     # A lone surrogate (half a character, cut by a tokenizer) can't be sent as UTF-8; as a JSON escape it can.
     text = text.encode("utf-8", "backslashreplace").decode()

@@ -92,12 +92,3 @@ def test_repair_turn_shows_the_reply_and_the_problem():
         "user",
         "user",
     ]
-
-
-def test_prompt_digest_changes_with_every_part():
-    digests = {
-        prompts.prompt_digest(annotate(trace, taxonomy))
-        for trace in (Trace("q", ["a"], ["x"]), Trace("q", ["b"], ["x"]), Trace("q", ["a"], ["y"]))
-        for taxonomy in (PAPER_TAXONOMY, TINY)
-    }
-    assert len(digests) == 6

@@ -29,7 +29,7 @@ def publish(store, directory, stage="estimate", key=KEY, parents=(), **more):
 
 
 def rewards(*weights):
-    rows = [(f"t{n}", 0, weight, weight, False) for n, weight in enumerate(weights)]
+    rows = [(f"t{n}", 0, weight, weight, False, 3.0, None, None) for n, weight in enumerate(weights)]
     return pd.DataFrame(rows, columns=list(REWARDS.columns))
 
 
@@ -371,7 +371,7 @@ def test_check_writable_leaves_a_store_as_it_was(store):
 def test_parquet_bytes_depend_on_the_rows_alone(tmp_path):
     store = ArtifactStore(StorageConfig(root=str(tmp_path)))
     first = store.write_table(tmp_path, "a.parquet", rewards(0.5, 1.0), REWARDS)
-    shuffled_columns = rewards(0.5, 1.0)[["clipped", "ratio", "weight", "segment", "trace_id"]]
+    shuffled_columns = rewards(0.5, 1.0)[list(REWARDS.columns)[::-1]]
     second = store.write_table(tmp_path, "b.parquet", shuffled_columns, REWARDS)
     third = store.write_table(tmp_path, "c.parquet", rewards(0.5, 1.1), REWARDS)
     assert first.read_bytes() == second.read_bytes() != third.read_bytes()

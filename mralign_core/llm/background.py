@@ -46,5 +46,5 @@ def _loop() -> asyncio.AbstractEventLoop:
     with _starting:
         if not _loops:
             _loops.append(asyncio.new_event_loop())
-            threading.Thread(target=_loops[0].run_forever, name="annotation", daemon=True).start()
+            threading.Thread(target=_loops[0].run_forever, name="llm", daemon=True).start()
         return _loops[0]

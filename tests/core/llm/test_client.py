@@ -3,39 +3,38 @@ import time
 from email.utils import formatdate
 
 import pytest
-from chat_server import fails, says
+from chat_server import drips, fails, hangs_up, says
 
-from mralign_core.annotation import (
+from mralign_core.annotation import cue
+from mralign_core.config import EndpointConfig
+from mralign_core.errors import BudgetError, ConfigError, UserError
+from mralign_core.llm import (
     EndpointUnavailableError,
     FolderReplyStore,
+    Ledger,
+    LLMClient,
+    MemoryLedgerStore,
     MemoryReplyStore,
+    Request,
     background,
     endpoint,
 )
-from mralign_core.annotation import client as client_module
-from mralign_core.annotation.client import LLMClient, Request
-from mralign_core.errors import ConfigError, UserError
 
 MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
 
 
-def request_to(server, number=0, model="openai/gpt-4o", **params):
+def request_to(server, number=0, model="openai/gpt-4o", *, settings=None, **params):
     messages = [*MESSAGES[:1], {"role": "user", "content": f"u{number}"}]
-    return Request(model, messages, params, server.url, 0)
+    limits = {"timeout_s": 10.0, "max_attempts": 4} | (settings or {})
+    return Request(EndpointConfig(model=model, api_base=server.url, **limits), messages, params)
 
 
-def complete(requests, replies=None, **settings):
+def complete(requests, replies=None, *, concurrency=8, ledger=None, first_pause_s=0.01):
     """Complete all requests at once; results in order, errors as values."""
-    settings = {
-        "concurrency": 8,
-        "requests_per_minute": 0,
-        "timeout_s": 10.0,
-        "max_attempts": 4,
-        "first_pause_s": 0.01,
-    } | settings
+    kept = MemoryReplyStore() if replies is None else replies
 
     async def run(_):
-        client = LLMClient(MemoryReplyStore() if replies is None else replies, **settings)
+        client = LLMClient(kept, concurrency=concurrency, ledger=ledger, first_pause_s=first_pause_s)
         return await asyncio.gather(*map(client.complete, requests), return_exceptions=True)
 
     return background.run(run)
@@ -97,7 +96,7 @@ def test_a_slow_reply_is_given_up_and_tried_again(server):
     slow.delay_s = 8.0
     server.play(slow, says("hello"))
     started = time.monotonic()
-    [received] = complete([request_to(server)], timeout_s=1.0)
+    [received] = complete([request_to(server, settings={"timeout_s": 1.0})])
     assert received.reply == "hello" and len(server.requests) == 2
     assert time.monotonic() - started < 6
 
@@ -105,7 +104,7 @@ def test_a_slow_reply_is_given_up_and_tried_again(server):
 def test_attempts_end_and_nothing_is_kept(server):
     server.play(fails(503))
     replies = MemoryReplyStore()
-    [error] = complete([request_to(server)], replies, max_attempts=3)
+    [error] = complete([request_to(server, settings={"max_attempts": 3})], replies)
     assert isinstance(error, EndpointUnavailableError) and "3 attempt" in str(error)
     assert not isinstance(error, UserError)
     assert len(server.requests) == 3 and not replies.records
@@ -115,7 +114,7 @@ def test_a_refused_connection_can_pass():
     class Nowhere:
         url = "http://127.0.0.1:9/v1"
 
-    [error] = complete([request_to(Nowhere)], max_attempts=2)
+    [error] = complete([request_to(Nowhere, settings={"max_attempts": 2})])
     assert isinstance(error, EndpointUnavailableError)
 
 
@@ -127,10 +126,9 @@ def test_retry_after_is_honoured(server, as_date):
     assert server.times[1] - server.times[0] >= 0.6
 
 
-def test_retry_after_is_honoured_up_to_a_cap(server, monkeypatch):
-    monkeypatch.setattr(client_module, "MAX_RETRY_AFTER_S", 0.3)
+def test_retry_after_is_honoured_up_to_a_cap(server):
     server.play(fails(429, headers={"Retry-After": "3600"}), says("hello"))
-    complete([request_to(server)])
+    complete([request_to(server, settings={"max_retry_after_s": 0.3})])
     assert 0.3 <= server.times[1] - server.times[0] < 2
 
 
@@ -189,33 +187,53 @@ def test_no_more_requests_at_once_than_allowed(server):
 
 
 def test_requests_are_spaced_by_the_limit_a_minute(server):
-    complete([request_to(server, number) for number in range(7)], requests_per_minute=600)
+    complete([request_to(server, number, settings={"requests_per_minute": 600}) for number in range(7)])
     assert server.times[-1] - server.times[0] >= 0.5
 
 
 def test_digest_depends_on_all_that_can_change_a_reply():
-    base = Request("openai/x", MESSAGES, {"temperature": 0.0}, "", 0)
+    plain = EndpointConfig(model="openai/x")
+    base = Request(plain, MESSAGES, {"temperature": 0.0})
     others = [
-        base._replace(model="openai/y"),
+        base._replace(endpoint=EndpointConfig(model="openai/y")),
+        base._replace(endpoint=EndpointConfig(model="openai/x", api_base="http://x")),
         base._replace(messages=MESSAGES[:1]),
         base._replace(params={"temperature": 0.1}),
         base._replace(params={}),
-        base._replace(api_base="http://x"),
         base._replace(turn=1),
     ]
     assert len({request.digest for request in [base, *others]}) == 7
-    assert base.digest == Request("openai/x", [*MESSAGES], {"temperature": 0.0}, "", 0).digest
+    paced = EndpointConfig(model="openai/x", timeout_s=1, use_batch_api=True)
+    assert base.digest == Request(paced, [*MESSAGES], {"temperature": 0.0}).digest
 
 
-def test_missing_key_or_provider_is_found_before_any_request(monkeypatch):
+@pytest.mark.parametrize(
+    ("model", "settings", "says"),
+    [
+        ("openai/gpt-4o", {}, "OPENAI_API_KEY"),
+        ("nonesuch-9000", {}, "provider"),
+        ("cue/c", {}, "cue/a, cue/b, cue/adjudicator"),
+        ("openai/my-own", {"api_base": "http://127.0.0.1:1/v1"}, "input_usd_per_million"),
+    ],
+)
+def test_what_cannot_be_asked_or_priced_is_found_before_any_request(monkeypatch, model, settings, says):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
-        endpoint.check_model("openai/gpt-4o", "")
-    endpoint.check_model("openai/gpt-4o", "http://127.0.0.1:1/v1")
-    with pytest.raises(ConfigError, match="provider"):
-        endpoint.check_model("nonesuch-9000", "")
-    with pytest.raises(ConfigError, match="cue/a, cue/b, cue/adjudicator"):
-        endpoint.check_model("cue/c", "")
+    assert cue.PROVIDER == "cue"
+    with pytest.raises(ConfigError, match=says) as caught:
+        endpoint.check_endpoint(EndpointConfig(model=model, **settings), "annotate.annotator_a")
+    assert "annotate.annotator_a" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("openai/gpt-4o", {"api_base": "http://127.0.0.1:1/v1"}),
+        ("openai/my-own", {"api_base": "http://a/v1", "input_usd_per_million": 0, "output_usd_per_million": 0}),
+        ("cue/a", {}),
+    ],
+)
+def test_what_can_be_asked_passes_the_check(model, settings):
+    endpoint.check_endpoint(EndpointConfig(model=model, **settings), "annotate.annotator_a")
 
 
 def test_reply_format_is_asked_for_as_far_as_the_endpoint_can_keep_it():
@@ -223,10 +241,97 @@ def test_reply_format_is_asked_for_as_far_as_the_endpoint_can_keep_it():
     assert endpoint.response_format("openai/gpt-4o", schema)["response_format"]["json_schema"]["schema"] == schema
     assert endpoint.response_format("deepseek/deepseek-chat", schema) == {"response_format": {"type": "json_object"}}
     assert endpoint.response_format("openai/my-own-model", schema) == {}
-    assert endpoint.response_format("cue/a", schema) == {}
+    assert endpoint.request_params(EndpointConfig(model="cue/a"), schema) == {}
+    params = endpoint.request_params(EndpointConfig(model="openai/my-own", temperature=0, max_output_tokens=99), schema)
+    assert params == {"max_tokens": 99, "temperature": 0}
 
 
 def test_a_reply_with_half_a_character_can_be_kept_and_shown_again(server, tmp_path):
     server.play(says("half \ud83d"))
     [received] = complete([request_to(server)], FolderReplyStore(tmp_path))
     assert received.reply == "half \\ud83d"
+
+
+def test_a_config_price_goes_before_the_known_one(server):
+    prices = {"input_usd_per_million": 1000, "output_usd_per_million": 2000}
+    [received] = complete([request_to(server, settings=prices)])
+    assert received.cost_usd == pytest.approx(0.1 + 0.04)
+
+
+@pytest.mark.parametrize("fault", [hangs_up(), hangs_up(after=40), drips(says("late"), seconds=8.0)])
+def test_a_reset_a_truncated_body_and_a_slow_drip_are_tried_again(server, fault):
+    server.play(fault, says("hello"))
+    [received] = complete([request_to(server, settings={"timeout_s": 1.0})])
+    assert received.reply == "hello" and len(server.requests) == 2
+
+
+def test_tokens_a_minute_space_requests_and_estimates_are_corrected(server):
+    """A request is taken for its prompt, about 24 tokens; it used 120: at 12,000 a minute 0.6 s."""
+    settings = {"tokens_per_minute": 12_000}
+    requests = [request_to(server, number, settings=settings) for number in range(5)]
+    complete(requests, concurrency=1)
+    assert 4 * 0.6 * 0.9 <= server.times[-1] - server.times[0] < 4 * 0.6 * 2
+
+
+def test_a_limit_of_one_model_does_not_hold_up_another(server):
+    slow = [request_to(server, n, settings={"requests_per_minute": 30}) for n in range(3)]
+    fast = [request_to(server, n, model="openai/gpt-4o-mini") for n in range(20)]
+    complete([*slow, *fast], concurrency=1)
+    models = [request["model"] for request in server.requests]
+    assert models[:22].count("gpt-4o-mini") == 20 and models[-1] == "gpt-4o"
+
+
+def test_an_endpoint_that_asks_to_wait_is_left_alone_by_all_requests_to_it(server):
+    server.play(fails(429, headers={"Retry-After": "0.7"}), says("hello"))
+    complete([request_to(server, number) for number in range(6)], concurrency=1)
+    assert server.times[1] - server.times[0] >= 0.65
+
+
+def test_a_pause_between_attempts_leaves_the_slot_to_others(server):
+    turns = iter([fails(500)])
+    server.script = lambda request, number: next(turns, says("hello"))
+    complete(
+        [request_to(server, 0), request_to(server, 1, model="openai/gpt-4o-mini")], concurrency=1, first_pause_s=0.8
+    )
+    assert [request["model"] for request in server.requests] == ["gpt-4o", "gpt-4o-mini", "gpt-4o"]
+
+
+PRICED = {"input_usd_per_million": 0, "output_usd_per_million": 1_000_000, "max_output_tokens": 16}
+
+
+def test_no_call_that_could_cross_the_ceiling_is_sent_and_all_before_it_is_kept(server):
+    """A reply costs $1 here, and may cost $16: with $40, 24 replies leave room for one that may cost 16, 25 do not."""
+    server.script = lambda request, number: says("a", usage={"prompt_tokens": 9, "completion_tokens": 1})
+    ledger, replies = Ledger(ceiling_usd=40), MemoryReplyStore()
+    results = complete([request_to(server, n, settings=PRICED) for n in range(60)], replies, ledger=ledger)
+    errors = [result for result in results if isinstance(result, BudgetError)]
+    assert len(server.requests) == len(replies.records) == 25 and len(errors) == 35
+    assert ledger.committed_usd == ledger.usage["openai/gpt-4o"].cost_usd == 25
+    assert "annotate.budget_usd" in str(errors[0])
+
+
+def test_the_ceiling_holds_over_runs_and_what_was_in_flight_at_a_crash_counts_as_spent(server):
+    server.script = lambda request, number: says("a", usage={"prompt_tokens": 9, "completion_tokens": 1})
+    account = MemoryLedgerStore()
+    account.write("killed run", {"openai/gpt-4o": {"requests": 3, "cost_usd": 3.0, "set_aside_usd": 16.0}})
+    results = complete([request_to(server, n, settings=PRICED) for n in range(60)], ledger=Ledger(account, "b", 40))
+    assert len(server.requests) == 6
+    assert sum(isinstance(result, BudgetError) for result in results) == 54
+    assert account.records["b"]["openai/gpt-4o"]["cost_usd"] == 6
+    assert account.records["b"]["openai/gpt-4o"]["set_aside_usd"] == 0
+
+
+def test_kept_replies_cost_nothing_again(server):
+    replies = MemoryReplyStore()
+    requests = [request_to(server, n) for n in range(4)]
+    complete(requests, replies)
+    ledger = Ledger(ceiling_usd=0)
+    assert all(received.cached for received in complete(requests, replies, ledger=ledger))
+    assert ledger.usage["openai/gpt-4o"].kept_replies == 4 and ledger.committed_usd == 0
+
+
+def test_a_request_that_got_no_reply_is_not_charged(server):
+    server.play(fails(503))
+    ledger = Ledger(ceiling_usd=100)
+    complete([request_to(server, settings=PRICED | {"max_attempts": 2})], ledger=ledger)
+    assert ledger.committed_usd == 0 and ledger.usage["openai/gpt-4o"].requests == 0

@@ -1,5 +1,6 @@
 """A real HTTP server that speaks the OpenAI chat protocol and misbehaves on request."""
 
+import contextlib
 import json
 import threading
 import time
@@ -13,6 +14,7 @@ class Turn:
 
     def __init__(self, body, status=200, headers=None, delay_s=0.0):
         self.body, self.status, self.headers, self.delay_s = body, status, headers or {}, delay_s
+        self.cut_after, self.drip_s = None, 0.0
 
 
 def says(content, finish_reason="stop", **fields):
@@ -55,12 +57,30 @@ def steps(*labelled, overall=8):
     )
 
 
+def role_of(request):
+    """Who is asked: the last part of the model's name."""
+    return request["model"].rpartition("/")[2]
+
+
 def label_all(request, label="retrieval", confidence=9):
     """A valid reply that gives all asked steps one label."""
     payload = read_payload(request["messages"])
     segments = [[segment["index"]] for segment in payload["segments"]]
     asked = [step["thinking_step"] for step in payload.get("disputed", [])] or segments
     return says(steps(*[(step, {label: confidence}) for step in asked]))
+
+
+def hangs_up(after=0):
+    """Announce a whole reply, send so many bytes of it, and close the connection."""
+    turn = says("hello")
+    turn.cut_after = after
+    return turn
+
+
+def drips(turn, seconds):
+    """Send a reply a byte at a time, over so many seconds."""
+    turn.drip_s = seconds
+    return turn
 
 
 class ChatServer:
@@ -93,6 +113,18 @@ class ChatServer:
             self.most_at_once = max(self.most_at_once, self._at_once)
             return len(self.requests) - 1
 
+    def _send(self, connection, turn, data):
+        if turn.cut_after is not None:
+            connection.wfile.write(data[: turn.cut_after])
+            connection.close_connection = True
+        elif turn.drip_s:
+            for place in range(len(data)):
+                connection.wfile.write(data[place : place + 1])
+                connection.wfile.flush()
+                time.sleep(turn.drip_s / len(data))
+        else:
+            connection.wfile.write(data)
+
     def _handler(server):
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -113,6 +145,7 @@ class ChatServer:
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body.encode())))
                 self.end_headers()
-                self.wfile.write(body.encode())
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    server._send(self, turn, body.encode())
 
         return Handler

@@ -1,0 +1,151 @@
+"""What annotation will ask and cost, before anything is asked.
+
+Prompts are counted exactly as far as they are known; replies are estimated by the number of steps they label.
+Whether a trace needs the adjudicator shows only when both annotators have replied, so what is not known yet is
+given as a range: none of those traces, or all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pandas as pd
+
+from mralign_core.annotation.annotate import MAX_LABELS, Panel, trace_of
+from mralign_core.annotation.prompts import DisputedStep, Trace, adjudicate_messages, read_payload
+from mralign_core.config import AnnotateConfig
+from mralign_core.label_sets import LabelSet
+from mralign_core.llm import Received, ReplyStore, Request, background
+from mralign_core.llm.request import received
+from mralign_core.method.consolidation import LabelVote
+
+REPLY_TOKENS = 16
+"""Tokens of a reply beside its steps."""
+STEP_TOKENS = 32
+"""Tokens of a step with one or two labels, in the JSON that is asked for."""
+
+
+class Quote(NamedTuple):
+    """What one model will be asked.
+
+    ``requests`` and ``cost_usd`` are certain, up to the length of replies; ``most_requests`` and ``most_cost_usd``
+    hold the adjudications too that may turn out to be needed. Repair turns, and reasoning that a model hides and
+    bills, are not foreseen.
+    """
+
+    model: str
+    kept: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    most_requests: int = 0
+    most_cost_usd: float = 0.0
+
+
+def quote_annotation(
+    candidates: pd.DataFrame,
+    section: AnnotateConfig,
+    *,
+    seed: int,
+    label_set: LabelSet,
+    replies: ReplyStore,
+    num_traces: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Quote]:
+    """Requests, tokens and dollars by role; nothing is sent.
+
+    Args:
+        candidates: table ``candidates``, or a part of it.
+        section: annotators and adjudicator, with their prices.
+        seed: seed of the offline annotators' noise.
+        label_set: the closed label set.
+        replies: where replies are kept; those there are not asked for again.
+        num_traces: rows of the whole table, to which the part is scaled; those given when None.
+        on_progress: called with (done, total).
+
+    Raises:
+        ConfigError: an annotator is unknown, lacks its API key or a price.
+    """
+    client = _QuotingClient(replies, section)
+    panel = Panel(section, seed, label_set, client)
+
+    async def look(report: Callable[[int], None]) -> None:
+        for done, row in enumerate(candidates.itertuples(index=False), start=1):
+            try:
+                await panel.annotate_trace(row)
+            except _NotKeptError as error:
+                if not error.is_adjudication:
+                    client.note_possible(_adjudication_of_all(panel, trace_of(row)))
+            report(done)
+
+    background.run(look, lambda done: on_progress(done, len(candidates)) if on_progress else None)
+    scale = (num_traces or len(candidates)) / max(1, len(candidates))
+    return [_scaled(quote, scale) for quote in client.quotes.values()]
+
+
+class _NotKeptError(Exception):
+    """A request has no reply yet."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request.endpoint.model)
+        self.is_adjudication = "disputed" in read_payload(request.messages)
+
+
+class _QuotingClient:
+    """Has the kept replies, and adds up the requests that have none."""
+
+    def __init__(self, replies: ReplyStore, section: AnnotateConfig) -> None:
+        from mralign_core.llm import endpoint  # takes seconds: see its docstring
+
+        self._api = endpoint
+        self._replies = replies
+        self.admission = asyncio.Semaphore()
+        self.quotes = {endpoint.model: Quote(endpoint.model) for endpoint in section.endpoints.values()}
+
+    async def complete(self, request: Request) -> Received:
+        """The kept reply to a request."""
+        record = self._replies.get(request.digest)
+        if record is None:
+            self._note(request, is_certain=True)
+            raise _NotKeptError(request)
+        self._add(request, kept=1)
+        return received(record, cached=True)
+
+    def note_possible(self, request: Request) -> None:
+        """Count a request that may turn out to be needed."""
+        self._note(request, is_certain=False)
+
+    def _note(self, request: Request, *, is_certain: bool) -> None:
+        payload = read_payload(request.messages)
+        num_prompt = self._api.count_tokens(request.endpoint, request.messages)
+        num_reply = REPLY_TOKENS + STEP_TOKENS * len(payload.get("disputed", payload["segments"]))
+        cost_usd = self._api.price_of(request.endpoint).cost_usd(num_prompt, num_reply)
+        self._add(request, most_requests=1, most_cost_usd=cost_usd)
+        if is_certain:
+            tokens = {"prompt_tokens": num_prompt, "completion_tokens": num_reply}
+            self._add(request, requests=1, cost_usd=cost_usd, **tokens)
+
+    def _add(self, request: Request, **amounts: float) -> None:
+        quote = self.quotes[request.endpoint.model]
+        sums = {name: getattr(quote, name) + amount for name, amount in amounts.items()}
+        self.quotes[quote.model] = quote._replace(**sums)
+
+
+def _adjudication_of_all(panel: Panel, trace: Trace) -> Request:
+    """The request that a trace needs if every step of it is disputed."""
+    vote = LabelVote(panel.taxonomy.labels[:1], (5.0,))
+    open_steps = [DisputedStep((index,), vote, vote) for index in range(len(trace.segments))]
+    messages = adjudicate_messages(trace, open_steps, max_labels=MAX_LABELS, taxonomy=panel.taxonomy)
+    return Request(panel.endpoints["adjudicator"], messages, panel.params["adjudicator"])
+
+
+def _scaled(quote: Quote, scale: float) -> Quote:
+    whole = ("kept", "requests", "prompt_tokens", "completion_tokens", "most_requests")
+    dollars = ("cost_usd", "most_cost_usd")
+    return quote._replace(
+        **{name: round(scale * getattr(quote, name)) for name in whole},
+        **{name: scale * getattr(quote, name) for name in dollars},
+    )

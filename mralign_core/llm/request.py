@@ -1,0 +1,74 @@
+"""A request, and the record that is kept of its reply."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from mralign_core.config import EndpointConfig
+from mralign_core.llm.offline import Message
+
+RECORD_VERSION = 2
+
+
+class EndpointUnavailableError(ConnectionError):
+    """An endpoint stayed out of reach for all attempts; the same call, made later, goes on from here."""
+
+
+class Request(NamedTuple):
+    """One chat request; ``turn`` tells apart requests that are otherwise alike (0, or 1 for a repair)."""
+
+    endpoint: EndpointConfig
+    messages: Sequence[Message]
+    params: dict[str, Any]
+    turn: int = 0
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, of all that can change the reply."""
+        return _sha256([self.endpoint.model, self.messages, self.params, self.endpoint.api_base, self.turn])
+
+
+class Received(NamedTuple):
+    """A kept reply. ``cached`` tells that no request was sent for it."""
+
+    request_digest: str
+    prompt_digest: str
+    model: str
+    reply: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: float
+    cached: bool
+
+
+def received(record: dict[str, Any], *, cached: bool) -> Received:
+    """What a kept record says."""
+    fields = {name: record[name] for name in Received._fields if name != "cached"}
+    return Received(**fields, cached=cached)
+
+
+def prompt_digest(request: Request) -> str:
+    """SHA-256, in hex, of the messages alone."""
+    return _sha256(request.messages)
+
+
+def blank_record(model: str, digest: str, digest_of_prompt: str) -> dict[str, Any]:
+    """The record of a reply before it is known."""
+    return {
+        "version": RECORD_VERSION,
+        "request_digest": digest,
+        "prompt_digest": digest_of_prompt,
+        "model": model,
+        "reply": "",
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "cost_usd": 0.0,
+    }
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
