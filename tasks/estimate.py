@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from mralign_core.config import RunConfig
-from mralign_core.estimation import estimate_transitions, labelled_traces
+from mralign_core.estimation import count_corpus, estimate_corpus, read_trace_batches
+from mralign_core.label_sets import label_set_of
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.caching import Built, Produced, Work, stage_task
+from tasks.progress import progress
 
 
 def transitions_work(config: RunConfig, candidates: ArtifactRef, annotations: ArtifactRef) -> Work:
@@ -17,17 +21,22 @@ def transitions_work(config: RunConfig, candidates: ArtifactRef, annotations: Ar
 
 @stage_task("estimate-transitions")
 def estimate_matrices(config: RunConfig, candidates: ArtifactRef, annotations: ArtifactRef) -> Produced:
-    """Estimate the three transition matrices by EM (or by frequency, for comparison)."""
+    """Estimate the three transition matrices, pooled and by stratum, with bootstrap draws of them."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        traces = labelled_traces(
-            store.read_table(candidates, "candidates.parquet"),
-            store.read_table(annotations, "annotations.parquet"),
+        taxonomy = label_set_of(config).taxonomy
+        batches = read_trace_batches(
+            store.open_file(candidates, "candidates.parquet"),
+            store.open_file(annotations, "annotations.parquet"),
             labels_per_segment=config.estimate.labels_per_segment,
+            taxonomy=taxonomy,
         )
-        matrices = estimate_transitions(traces, config.estimate)
+        corpus = count_corpus(batches, taxonomy.num_states, keep_traces=config.estimate.num_resamples > 0)
+        with progress("resampling traces", "estimate") as report:
+            rng = np.random.default_rng(config.seed)
+            matrices = estimate_corpus(corpus, config.estimate, taxonomy, rng=rng, on_progress=report)
         matrices.save(directory / "transitions.npz")
-        counts = {name: float(estimate.counts.sum()) for name, estimate in matrices.estimates.items()}
-        return Built(counts={"traces": len(traces), **{f"transitions {k}": v for k, v in counts.items()}})
+        counts = {f"transitions {name}": float(e.counts.sum()) for name, e in matrices.estimates.items()}
+        return Built(counts={**corpus.totals, **counts, "strata with own matrices": len(matrices.strata)})
 
     return transitions_work(config, candidates, annotations).produce(build)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from mralign_core.config import RunConfig
-from mralign_core.estimation import TransitionMatrices, labelled_traces, weigh_segments
+from mralign_core.estimation import TransitionMatrices, Weigher, read_trace_batches
+from mralign_core.label_sets import label_set_of
 from mralign_core.schemas import REWARDS
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.tables import TableWriter
 from tasks.caching import Built, Produced, Work, stage_task
-from tasks.quarantine import write_rows
 
 
 def rewards_work(
@@ -27,14 +28,17 @@ def weigh_traces(
     """Weigh each segment by how much likelier its move is in traces of its polarity (Eq. 10)."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        traces = labelled_traces(
-            store.read_table(candidates, "candidates.parquet"),
-            store.read_table(annotations, "annotations.parquet"),
+        batches = read_trace_batches(
+            store.open_file(candidates, "candidates.parquet"),
+            store.open_file(annotations, "annotations.parquet"),
             labels_per_segment=config.estimate.labels_per_segment,
+            taxonomy=label_set_of(config).taxonomy,
         )
         matrices = TransitionMatrices.load(store.open_file(transitions, "transitions.npz"))
-        frame = weigh_segments(traces, matrices, config.reward)
-        write_rows(store, directory, "rewards.parquet", frame, REWARDS)
-        return Built(REWARDS.name, {"clipped": int(frame["clipped"].sum())})
+        weigher = Weigher(matrices, config.reward, config.estimate.confidence)
+        with TableWriter(directory / "rewards.parquet", REWARDS) as table:
+            for batch in batches:
+                table.write(weigher.weigh(batch))
+        return Built(REWARDS.name, weigher.counts)
 
     return rewards_work(config, candidates, annotations, transitions).produce(build)

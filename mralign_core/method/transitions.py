@@ -12,7 +12,7 @@ Decisions where the paper is silent:
 * The stop rule compares P with the P of the iteration before, so the first iteration never stops.
 * Where there is neither a count nor a prior, a row stays uniform over what the mask allows.
 
-Shapes: K states, U distinct pairs of label sets.
+Shapes: K states, U distinct pairs of label sets, V distinct sets that are left, W distinct sets that are entered.
 """
 
 from __future__ import annotations
@@ -138,6 +138,39 @@ def set_transition_prob(p: FloatArray, source: Sequence[int], target: Sequence[i
     return float(p[np.ix_(list(source), list(target))].mean())
 
 
+def set_transition_probs(p: FloatArray, sources: NDArray[np.bool_], targets: NDArray[np.bool_]) -> FloatArray:
+    """Probabilities of many transitions between label sets, under one matrix or under each of several.
+
+    Implements Eq. 6 and 7 of arXiv 2510.24794, as :func:`set_transition_prob` does for one transition.
+
+    Args:
+        p: (…, K, K) transition matrices.
+        sources: (U, K) bool, membership of each state in the set that is left.
+        targets: (U, K) bool, membership in the set that is entered.
+
+    Returns:
+        (…, U) probabilities.
+
+    >>> p = np.array([[0.1, 0.9], [0.4, 0.6]])
+    >>> set_transition_probs(p, np.array([[True, True]]), np.array([[False, True]])).tolist()
+    [0.75]
+    """
+    sizes = sources.sum(axis=1) * targets.sum(axis=1)
+    probs: FloatArray = base_pair_sums(p, sources, targets) / sizes
+    return probs
+
+
+def base_pair_sums(values: FloatArray, sources: NDArray[np.bool_], targets: NDArray[np.bool_]) -> FloatArray:
+    """Per transition between label sets, the sum over its base pairs of any (…, K, K) array; (…, U).
+
+    >>> counts = np.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> base_pair_sums(counts, np.array([[True, True]]), np.array([[False, True]])).tolist()
+    [6.0]
+    """
+    sums: FloatArray = ((sources @ values) * targets).sum(axis=-1)
+    return sums
+
+
 def observed_log_likelihood(p: FloatArray, pairs: SetPairCounts) -> float:
     """Log-likelihood of the observed label sets, -inf where one of them is impossible.
 
@@ -148,9 +181,7 @@ def observed_log_likelihood(p: FloatArray, pairs: SetPairCounts) -> float:
     >>> round(observed_log_likelihood(p, pairs), 4)  # log 0.25
     -1.3863
     """
-    sizes = pairs.sources.sum(axis=1) * pairs.targets.sum(axis=1)
-    with np.errstate(divide="ignore"):
-        return float(pairs.multiplicities @ np.log(_path_sums(p, pairs) / sizes))
+    return _log_likelihood(p, _cross_tabulate(pairs))
 
 
 def e_step(p: FloatArray, pairs: SetPairCounts) -> FloatArray:
@@ -170,14 +201,7 @@ def e_step(p: FloatArray, pairs: SetPairCounts) -> FloatArray:
     >>> e_step(p, count_set_pairs([[(1, 2)]], num_states=4)).round(3).tolist()
     [[0.0, 0.625, 0.375, 0.0], [0.0, 0.0, 0.0, 0.2], [0.0, 0.0, 0.0, 0.8], [0.0, 0.0, 0.0, 0.0]]
     """
-    path_sums = _path_sums(p, pairs)
-    possible = path_sums > 0
-    counts = _spread(p, pairs, np.divide(pairs.multiplicities, path_sums, where=possible, out=np.zeros(len(possible))))
-    if possible.all():
-        return counts
-    mask = transition_mask(len(p))
-    num_allowed = _path_sums(mask, pairs)
-    return counts + _spread(mask, pairs, np.where(possible, 0.0, pairs.multiplicities / num_allowed))
+    return _soft_counts(p, _cross_tabulate(pairs))
 
 
 def m_step(counts: FloatArray, prior: float, mask: FloatArray) -> FloatArray:
@@ -232,13 +256,14 @@ def fit_em(
     """
     _check_num_states(pairs, num_states)
     mask = transition_mask(num_states)
+    table = _cross_tabulate(pairs)
     p, last = m_step(np.zeros_like(mask), 0.0, mask), None
-    history = [_log_densities(p, pairs, prior, mask)]
+    history = [_log_densities(p, table, prior, mask)]
     counts = np.zeros_like(mask)
     for _ in range(num_iterations):
-        counts = e_step(p, pairs)
+        counts = _soft_counts(p, table)
         p = (1 - damping) * p + damping * m_step(counts, prior, mask)
-        history.append(_log_densities(p, pairs, prior, mask))
+        history.append(_log_densities(p, table, prior, mask))
         if last is not None and np.abs(p - last).max() < tolerance:
             break
         last = p
@@ -263,10 +288,11 @@ def fit_frequency(pairs: SetPairCounts, num_states: int, *, prior: float = 0.1) 
     """
     _check_num_states(pairs, num_states)
     mask = transition_mask(num_states)
+    table = _cross_tabulate(pairs)
     # With every allowed transition equally likely, responsibilities are even.
-    counts = e_step(mask, pairs)
+    counts = _soft_counts(mask, table)
     p = m_step(counts, prior, mask)
-    return _estimate(p, counts, prior, mask, [_log_densities(p, pairs, prior, mask)])
+    return _estimate(p, counts, prior, mask, [_log_densities(p, table, prior, mask)])
 
 
 def keep_most_confident(labels: Sequence[Label], confidences: Sequence[float]) -> tuple[Label, ...]:
@@ -304,21 +330,73 @@ def _membership(sets: Sequence[tuple[int, ...]], num_states: int) -> NDArray[np.
     return member_UK
 
 
-def _path_sums(p: FloatArray, pairs: SetPairCounts) -> FloatArray:
-    """Per pair of sets, the sum of P over its base pairs, (U,)."""
-    sums: FloatArray = ((pairs.sources @ p) * pairs.targets).sum(axis=1)
+class _CrossTable(NamedTuple):
+    """Set pairs as a table: far fewer distinct sets than pairs, so that the E-step is three small matrix products."""
+
+    source_sets: FloatArray
+    """(V, K) of ones and zeros."""
+    target_sets: FloatArray
+    """(W, K) of ones and zeros."""
+    multiplicities: FloatArray
+    """(V, W) occurrences."""
+
+
+def _cross_tabulate(pairs: SetPairCounts) -> _CrossTable:
+    source_sets, row_U = _distinct_sets(pairs.sources)
+    target_sets, column_U = _distinct_sets(pairs.targets)
+    shape = (len(source_sets), len(target_sets))
+    cells = np.bincount(row_U * shape[1] + column_U, pairs.multiplicities, minlength=shape[0] * shape[1])
+    return _CrossTable(source_sets, target_sets, cells.reshape(shape).astype(np.float64))
+
+
+def _distinct_sets(member_UK: NDArray[np.bool_]) -> tuple[FloatArray, NDArray[np.intp]]:
+    """The distinct rows, and for each row which of them it is."""
+    code_U, first = np.zeros(len(member_UK), dtype=np.int64), np.zeros(0, dtype=np.intp)
+    for start in range(0, member_UK.shape[1], 32):  # 32 states a time, so that codes of any K fit 64 bits
+        columns = member_UK[:, start : start + 32]
+        bits_U = columns @ (np.int64(1) << np.arange(columns.shape[1], dtype=np.int64))
+        _, first, code_U = np.unique((code_U << 32) | bits_U, return_index=True, return_inverse=True)
+    return member_UK[first].astype(np.float64), code_U
+
+
+def _soft_counts(p: FloatArray, table: _CrossTable) -> FloatArray:
+    """The E-step on a cross table."""
+    path_sums = _path_sums(p, table)
+    possible = path_sums > 0
+    shares = np.divide(table.multiplicities, path_sums, where=possible, out=np.zeros_like(path_sums))
+    counts = _spread(p, table, shares)
+    if possible.all():
+        return counts
+    mask = transition_mask(len(p))
+    # A cell that even the mask excludes is one that never occurs, such as a set that leads to <start>.
+    num_allowed = np.maximum(_path_sums(mask, table), 1.0)
+    return counts + _spread(mask, table, np.where(possible, 0.0, table.multiplicities / num_allowed))
+
+
+def _path_sums(p: FloatArray, table: _CrossTable) -> FloatArray:
+    """Per pair of sets, the sum of P over its base pairs, (V, W)."""
+    sums: FloatArray = table.source_sets @ p @ table.target_sets.T
     return sums
 
 
-def _spread(p: FloatArray, pairs: SetPairCounts, factor_U: FloatArray) -> FloatArray:
+def _spread(p: FloatArray, table: _CrossTable, factor_VW: FloatArray) -> FloatArray:
     """Σ over pairs of sets of factor · P on their base pairs, (K, K)."""
-    spread: FloatArray = p * (pairs.sources.T @ (pairs.targets * factor_U[:, None]))
+    spread: FloatArray = p * (table.source_sets.T @ factor_VW @ table.target_sets)
     return spread
 
 
-def _log_densities(p: FloatArray, pairs: SetPairCounts, prior: float, mask: FloatArray) -> tuple[float, float]:
+def _log_likelihood(p: FloatArray, table: _CrossTable) -> float:
+    """Eq. 8 on a cross table."""
+    sizes = table.source_sets.sum(axis=1)[:, None] * table.target_sets.sum(axis=1)
+    seen = table.multiplicities > 0
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(_path_sums(p, table) / sizes, where=seen, out=np.zeros_like(sizes))
+    return float((table.multiplicities * log_probs).sum())
+
+
+def _log_densities(p: FloatArray, table: _CrossTable, prior: float, mask: FloatArray) -> tuple[float, float]:
     """Log-likelihood, and log-likelihood plus log prior."""
-    log_likelihood = observed_log_likelihood(p, pairs)
+    log_likelihood = _log_likelihood(p, table)
     log_prior = prior * float(np.log(p[mask > 0]).sum()) if prior > 0 else 0.0
     return log_likelihood, log_likelihood + log_prior
 

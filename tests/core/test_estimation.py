@@ -5,15 +5,18 @@ import pandas as pd
 import pytest
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.errors import ArtifactError, NoCandidatesError
+from mralign_core.errors import ArtifactError, DataError, NoCandidatesError
 from mralign_core.estimation import (
     LabelledTrace,
     TransitionMatrices,
     estimate_transitions,
+    estimators,
     labelled_traces,
+    make_estimator,
     weigh_segments,
 )
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.method.transitions import count_set_pairs, e_step, fit_em, m_step, transition_mask
 from mralign_core.schemas import REWARDS
 
 FREQUENCY = EstimateConfig(estimator="frequency")
@@ -66,8 +69,8 @@ def test_matrices_are_estimated_from_the_traces_of_their_polarity(traces):
     np.testing.assert_allclose(counts["plus"] + counts["minus"], counts["all"])
 
 
-@pytest.mark.parametrize("estimator", ["em", "frequency"])
-def test_rows_are_distributions_with_either_estimator(traces, estimator):
+@pytest.mark.parametrize("estimator", ["em", "em_converged", "frequency"])
+def test_rows_are_distributions_with_every_estimator(traces, estimator):
     matrices = estimate_transitions(traces, EstimateConfig(estimator=estimator))
     for estimate in matrices.estimates.values():
         sums = estimate.p.sum(axis=1)
@@ -137,3 +140,38 @@ def test_segments_of_one_step_share_its_weight(traces):
         weigh_segments([trace], matrices, RewardConfig())["weight"].tolist() for trace in (traces[0], merged)
     )
     assert shared == [plain[0], plain[1], plain[1], plain[2]]
+
+
+def test_converged_em_stands_still_and_is_the_highest(traces):
+    pairs = count_set_pairs([[(1, 2), (3,), (2, 3)], [(2,), (1, 3)], [(1, 2), (1, 3)]], 5)
+    converged, paper, frequency = (
+        make_estimator(EstimateConfig(estimator=name), 5)(pairs) for name in ("em_converged", "em", "frequency")
+    )
+    again = m_step(e_step(converged.p, pairs), 0.1, transition_mask(5))
+    assert np.abs(again - converged.p).max() < 1e-6
+    assert (paper.num_iterations, frequency.num_iterations) == (5, 0)
+    assert converged.num_iterations > 5
+    assert converged.log_posterior[-1] > paper.log_posterior[-1] > frequency.log_posterior[-1]
+    assert (np.diff(converged.log_posterior) >= -1e-12).all()
+
+
+def test_the_paper_estimator_takes_the_config_values():
+    pairs = count_set_pairs([[(1, 2), (3,)], [(2,), (1, 3)]], 5)
+    section = EstimateConfig(num_iterations=3, damping=0.5, prior=0.3, tolerance=0)
+    expected = fit_em(pairs, 5, num_iterations=3, damping=0.5, prior=0.3, tolerance=0)
+    assert (make_estimator(section, 5)(pairs).p == expected.p).all()
+
+
+def test_em_that_does_not_converge_is_said(traces, caplog, monkeypatch):
+    section = EstimateConfig(estimator="em_converged")
+    estimate_transitions(traces, section)
+    assert "did not converge" not in caplog.text
+    monkeypatch.setattr(estimators, "MOST_ITERATIONS", 2)
+    two_labels = [trace._replace(steps=[(1, 2), (2, 3), (1, 3)]) for trace in traces]
+    estimate_transitions(two_labels, section)
+    assert "the EM of plus did not converge in 2 iterations" in caplog.text
+
+
+def test_more_than_two_labels_are_refused(traces):
+    with pytest.raises(DataError, match="trace 'good', step 1 has more than 2 labels"):
+        estimate_transitions([traces[0]._replace(steps=[(1,), (1, 2, 3), (4,)])], FREQUENCY)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mralign_core.method.rewards import clip_weights, trace_ratios
+from mralign_core.method.rewards import clip_weights, set_pair_ratios, shrink_ratios, trace_ratios
 from mralign_core.method.transitions import count_set_pairs, fit_em, transition_mask
 
 NUM_STATES = 5
@@ -44,6 +44,38 @@ def test_impossible_transitions():
     assert trace_ratios([(1,)], never, P_ALL).tolist() == [0]
     assert trace_ratios([(1,)], never, never).tolist() == [1]
     assert clip_weights(np.array([math.inf, 0.0]), 0.5, 2).tolist() == [2, 0.5]
+
+
+@given(st.lists(LABELLED_SETS, min_size=1, max_size=6), MATRICES, MATRICES, st.booleans())
+def test_many_ratios_at_once_equal_those_along_a_trace(steps, p, q, with_gap):
+    p[1, 2] *= not with_gap  # an impossible transition has its own rule
+    q[1] *= not with_gap
+    sources, targets = np.zeros((2, len(steps), NUM_STATES), dtype=bool)
+    for place, (source, target) in enumerate(zip([(0,), *steps], steps, strict=False)):
+        sources[place, list(source)] = targets[place, list(target)] = True
+    expected = trace_ratios(steps, p, q)
+    np.testing.assert_allclose(set_pair_ratios(p, q, sources, targets), expected)
+    both = set_pair_ratios(np.stack([p, q]), np.stack([q, p]), sources, targets)
+    np.testing.assert_allclose(both, [expected, trace_ratios(steps, q, p)])
+
+
+def test_shrinkage_worked_by_hand():
+    # n / (n + τ) is 1/4, 1/2, 3/4 and 0
+    shrunk = shrink_ratios(np.array([16, 16, 16, 1 / 16]), np.array([1.0, 3.0, 9.0, 0.0]), 3.0)
+    assert shrunk == pytest.approx([2, 4, 8, 1])
+
+
+@given(arrays(np.float64, 5, elements=st.floats(0.01, 100)), arrays(np.float64, 5, elements=st.floats(0, 1e6)))
+def test_shrinkage_goes_from_the_ratio_to_one(ratios, support):
+    assert shrink_ratios(ratios, support, 0.0).tolist() == ratios.tolist(), "the paper's"
+    assert shrink_ratios(ratios, support, 1e15) == pytest.approx(np.ones(5), abs=1e-7)
+    some, more = (np.abs(np.log(shrink_ratios(ratios, support, shrinkage))) for shrinkage in (1.0, 10.0))
+    assert (more <= some + 1e-12).all() and (some <= np.abs(np.log(ratios)) + 1e-12).all()
+
+
+def test_negative_shrinkage_is_refused():
+    with pytest.raises(ValueError, match=r"shrinkage is -1\.0"):
+        shrink_ratios(np.ones(1), np.ones(1), -1.0)
 
 
 @given(STEPS, MATRICES)

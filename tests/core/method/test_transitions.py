@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mralign_core.method.transitions import (
+    base_pair_sums,
     count_set_pairs,
     e_step,
     fit_em,
@@ -14,15 +15,15 @@ from mralign_core.method.transitions import (
     m_step,
     observed_log_likelihood,
     set_transition_prob,
+    set_transition_probs,
     transition_mask,
 )
 
 K = 5
 LABEL_SETS = st.lists(st.integers(1, K - 2), min_size=1, max_size=2, unique=True).map(tuple)
 CORPORA = st.lists(st.lists(LABEL_SETS, min_size=1, max_size=6), min_size=1, max_size=6)
-FITS = st.fixed_dictionaries(
-    {"num_iterations": st.integers(1, 12), "damping": st.floats(0.1, 1), "prior": st.floats(0, 2)}
-)
+PRIORS = st.just(0.0) | st.floats(1e-6, 2)
+FITS = st.fixed_dictionaries({"num_iterations": st.integers(1, 12), "damping": st.floats(0.1, 1), "prior": PRIORS})
 
 
 def some_matrix(seed, num_states=K, sparsity=0.0):
@@ -109,6 +110,42 @@ def test_penalised_bound_never_falls(traces, settings):
     assert (np.diff(estimate.log_posterior) >= -1e-9).all()
     if settings["prior"] == 0:
         assert (np.diff(estimate.log_likelihood) >= -1e-9).all()
+
+
+@given(CORPORA, PRIORS, st.integers(1, 60))
+def test_an_undamped_step_never_lowers_the_posterior(traces, prior, num_iterations):
+    estimate = fit_em(count_set_pairs(traces, K), K, num_iterations=num_iterations, damping=1, prior=prior, tolerance=0)
+    assert (np.diff(estimate.log_posterior) >= -1e-9).all()
+
+
+@given(CORPORA, st.floats(1e-6, 2))
+def test_the_recorded_posterior_is_likelihood_plus_prior(traces, prior):
+    pairs = count_set_pairs(traces, K)
+    estimate = fit_em(pairs, K, prior=prior)
+    log_prior = prior * np.log(estimate.p[transition_mask(K) > 0]).sum()
+    assert estimate.log_likelihood[-1] == pytest.approx(observed_log_likelihood(estimate.p, pairs))
+    assert estimate.log_posterior[-1] == pytest.approx(estimate.log_likelihood[-1] + log_prior)
+
+
+@given(CORPORA, st.integers(0, 99))
+def test_many_set_transitions_at_once_equal_one_by_one(traces, seed):
+    pairs = count_set_pairs(traces, K)
+    p = np.stack([some_matrix(seed), some_matrix(seed + 1)])
+    probs, sums = (function(p, pairs.sources, pairs.targets) for function in (set_transition_probs, base_pair_sums))
+    for matrix in range(2):
+        for place, (source, target) in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
+            states = np.flatnonzero(source), np.flatnonzero(target)
+            assert probs[matrix, place] == pytest.approx(set_transition_prob(p[matrix], *states))
+            assert sums[matrix, place] == pytest.approx(sum(p[matrix][pair] for pair in product(*states)))
+
+
+def test_more_states_than_bits_of_a_number():
+    num_states = 150
+    traces = [[(1, 140), (33,), (65, 97)], [(140,), (33, 34)]] * 3
+    estimate = fit_em(count_set_pairs(traces, num_states), num_states, tolerance=0)
+    p, _, counts = plain_algorithm_2(traces, num_states, 5, 0.6, 0.1)
+    np.testing.assert_allclose(estimate.counts, counts, atol=1e-12)
+    np.testing.assert_allclose(estimate.p, p, atol=1e-12)
 
 
 @given(CORPORA, st.permutations(range(1, K - 1)))

@@ -103,4 +103,4 @@ def make_rewards(candidates, seed=0):
         for row in candidates.itertuples()
         for segment in range(len(row.segments))
     ]
-    return pd.DataFrame(rows).assign(ratio=1.0, clipped=False)
+    return pd.DataFrame(rows).assign(ratio=1.0, clipped=False, support=1.0, weight_low=None, weight_high=None)

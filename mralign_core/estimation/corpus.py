@@ -1,0 +1,258 @@
+"""Count the transitions of many traces, by polarity and stratum, and by trace for the bootstrap.
+
+A transition between two label sets is a whole number, its *code*; numbers in ascending order are set pairs in the
+order of :func:`count_set_pairs`. A *column* is a code within a group, the traces of one stratum and one polarity.
+
+Shapes: N labelled traces, M transitions, C columns, U distinct set pairs, K states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mralign_core.estimation.traces import IntArray, TraceBatch
+from mralign_core.method.transitions import SetPairCounts
+
+
+class Moves(NamedTuple):
+    """Transitions of a batch into steps (or into ``<stop>``), each with the set left, the set entered and its trace.
+
+    Sets are numbers, see :func:`set_numbers`; ``steps`` says which step is entered.
+    """
+
+    sources: IntArray
+    targets: IntArray
+    traces: IntArray
+    steps: IntArray
+
+
+class TraceColumns(NamedTuple):
+    """The transitions of each labelled trace, trace after trace.
+
+    Args:
+        columns: (M,) place in ``Corpus.columns``.
+        lengths: (N,) transitions of each trace.
+        is_positive: (N,) bool.
+    """
+
+    columns: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+    is_positive: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """How often each transition between label sets occurs, by stratum and polarity.
+
+    Group 2s is the negative and 2s + 1 the positive traces of stratum s.
+
+    Args:
+        num_states: K.
+        strata: names of the strata, in the order they were met.
+        columns: (C,) group · K⁴ + code, ascending.
+        counts: (C,) occurrences.
+        num_traces: (groups,) traces with a labelled step.
+        num_empty_steps: (groups,) steps without a label.
+        num_empty_traces: (groups,) traces without a labelled step.
+        by_trace: what the bootstrap resamples; None when it was not kept.
+    """
+
+    num_states: int
+    strata: tuple[str, ...]
+    columns: IntArray
+    counts: IntArray
+    num_traces: IntArray
+    num_empty_steps: IntArray
+    num_empty_traces: IntArray
+    by_trace: TraceColumns | None = None
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """What was counted and what was passed over."""
+        return {
+            "traces": int(self.num_traces.sum() + self.num_empty_traces.sum()),
+            "traces without a label": int(self.num_empty_traces.sum()),
+            "steps without a label": int(self.num_empty_steps.sum()),
+        }
+
+    def selection(self, polarity: str | None = None, stratum: str | None = None) -> Selection:
+        """The traces of one polarity, of one stratum, or both; None takes all."""
+        groups = np.arange(len(self.num_traces))
+        wanted = np.ones(len(groups), dtype=np.bool_)
+        if polarity is not None:
+            wanted &= groups % 2 == (polarity == "positive")
+        if stratum is not None:
+            wanted &= groups // 2 == self.strata.index(stratum)
+        group, code = np.divmod(self.columns, self.num_states**4)
+        places = np.flatnonzero(wanted[group])
+        codes, pair_of_place = np.unique(code[places], return_inverse=True)
+        empty = SetPairCounts(
+            *set_members(codes, self.num_states),
+            np.zeros(len(codes), dtype=np.int64),
+            int(self.num_traces[wanted].sum()),
+            int(self.num_empty_steps[wanted].sum()),
+            int(self.num_empty_traces[wanted].sum()),
+        )
+        return Selection(places, pair_of_place, empty)
+
+    def pairs(self, polarity: str | None = None, stratum: str | None = None) -> SetPairCounts:
+        """What :func:`count_set_pairs` gives for the traces of a polarity and stratum; None takes all."""
+        return self.selection(polarity, stratum).pairs(self.counts)
+
+
+class Selection(NamedTuple):
+    """Some groups of a corpus: their columns, the set pair that each is, and the set pairs without multiplicities."""
+
+    places: IntArray
+    pair_of_place: IntArray
+    empty: SetPairCounts
+
+    def pairs(self, counts: IntArray) -> SetPairCounts:
+        """The set pairs with the multiplicities that (C,) counts of the columns give."""
+        summed = np.bincount(self.pair_of_place, counts[self.places], minlength=len(self.empty.multiplicities))
+        return self.empty._replace(multiplicities=summed.astype(np.int64))
+
+
+def count_corpus(batches: Iterable[TraceBatch], num_states: int, *, keep_traces: bool = False) -> Corpus:
+    """Count the transitions {start} → y₁, …, y_T → {stop} of all traces, in one pass.
+
+    Args:
+        batches: whole traces.
+        num_states: K.
+        keep_traces: also keep the transitions of each trace, for the bootstrap; 4 bytes a transition.
+    """
+    tally = _Tally(num_states, keep_traces)
+    for batch in batches:
+        tally.add(batch)
+    return tally.corpus()
+
+
+def moves_into_steps(batch: TraceBatch, num_states: int) -> Moves:
+    """Transitions into each labelled step, from ``<start>`` or the last labelled step before it."""
+    numbers = set_numbers(batch.labels, num_states)
+    steps = np.flatnonzero(numbers)
+    targets, traces = numbers[steps], batch.trace_of_step[steps]
+    sources = np.zeros_like(targets)
+    goes_on = traces[1:] == traces[:-1]
+    sources[1:] = np.where(goes_on, targets[:-1], 0)
+    return Moves(sources, targets, traces, steps)
+
+
+def moves_into_stop(moves: Moves, num_states: int) -> Moves:
+    """Transitions from the last labelled step of each trace into ``<stop>``."""
+    last = np.flatnonzero(np.diff(moves.traces, append=-1))
+    stop = np.full(len(last), (num_states - 1) * num_states)
+    return Moves(moves.targets[last], stop, moves.traces[last], moves.steps[last])
+
+
+def set_numbers(labels: IntArray, num_states: int) -> IntArray:
+    """A number for each label set, first state · K + second; 0 is the empty set, or {<start>} where one is left.
+
+    >>> set_numbers(np.array([[0, 0], [1, 0], [1, 2], [2, 0]]), 4).tolist()
+    [0, 4, 6, 8]
+    """
+    numbers: IntArray = labels[:, 0] * num_states + labels[:, 1]
+    return numbers
+
+
+def set_members(codes: IntArray, num_states: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Membership of each state in the sets that transitions leave and enter, twice (U, K).
+
+    Args:
+        codes: (U,) number of the set left · K² + number of the set entered.
+        num_states: K.
+    """
+    sources, targets = np.divmod(codes, num_states**2)
+    return _members(sources, num_states), _members(targets, num_states)
+
+
+def _members(numbers: IntArray, num_states: int) -> NDArray[np.bool_]:
+    first, second = np.divmod(numbers, num_states)
+    member_UK = np.zeros((len(numbers), num_states), dtype=np.bool_)
+    rows = np.arange(len(numbers))
+    member_UK[rows, first] = True
+    member_UK[rows[second > 0], second[second > 0]] = True
+    return member_UK
+
+
+class _Tally:
+    """What was counted so far."""
+
+    def __init__(self, num_states: int, keep_traces: bool) -> None:
+        self._num_states = num_states
+        self._keep_traces = keep_traces
+        self._strata: dict[str, int] = {}
+        self._columns = self._counts = np.zeros(0, dtype=np.int64)
+        self._num_traces = self._num_labelled = self._num_empty_steps = np.zeros(0, dtype=np.int64)
+        self._kept: list[tuple[IntArray, IntArray, NDArray[np.bool_]]] = []
+
+    def add(self, batch: TraceBatch) -> None:
+        """Count the transitions of a batch."""
+        group_of_trace = 2 * self._stratum_of_trace(batch) + batch.is_positive
+        into_steps = moves_into_steps(batch, self._num_states)
+        into_stop = moves_into_stop(into_steps, self._num_states)
+        step_columns, stop_columns = (self._columns_of(moves, group_of_trace) for moves in (into_steps, into_stop))
+        found, counts = np.unique(np.concatenate([step_columns, stop_columns]), return_counts=True)
+        self._columns, self._counts = _summed((self._columns, found), (self._counts, counts))
+        is_empty = ~batch.labels.any(axis=1)
+        self._num_traces = self._added(self._num_traces, group_of_trace)
+        self._num_labelled = self._added(self._num_labelled, group_of_trace[into_stop.traces])
+        self._num_empty_steps = self._added(self._num_empty_steps, group_of_trace[batch.trace_of_step[is_empty]])
+        if self._keep_traces:
+            ends = np.searchsorted(into_steps.traces, into_stop.traces, side="right")
+            lengths = np.diff(ends, prepend=0) + 1
+            together = np.insert(step_columns, ends, stop_columns)
+            self._kept.append((together, lengths, batch.is_positive[into_stop.traces]))
+
+    def corpus(self) -> Corpus:
+        """Everything that was counted."""
+        return Corpus(
+            self._num_states,
+            tuple(self._strata),
+            self._columns,
+            self._counts,
+            num_traces=self._num_labelled,
+            num_empty_steps=self._num_empty_steps,
+            num_empty_traces=self._num_traces - self._num_labelled,
+            by_trace=self._by_trace() if self._keep_traces else None,
+        )
+
+    def _stratum_of_trace(self, batch: TraceBatch) -> IntArray:
+        encoded = batch.strata.dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        places = [self._strata.setdefault(name, len(self._strata)) for name in names]
+        return np.array(places, dtype=np.int64)[encoded.indices.to_numpy()]
+
+    def _columns_of(self, moves: Moves, group_of_trace: IntArray) -> IntArray:
+        base = self._num_states**2
+        return (group_of_trace[moves.traces] * base + moves.sources) * base + moves.targets
+
+    def _added(self, totals: IntArray, groups: IntArray) -> IntArray:
+        sums: IntArray = np.bincount(groups, minlength=2 * len(self._strata))
+        sums[: len(totals)] += totals
+        return sums
+
+    def _by_trace(self) -> TraceColumns:
+        columns, lengths, is_positive = [], [], []
+        while self._kept:  # pieces are let go one by one, which halves the peak of memory
+            piece_columns, piece_lengths, piece_is_positive = self._kept.pop()
+            columns.append(np.searchsorted(self._columns, piece_columns).astype(np.int32))
+            lengths.append(piece_lengths.astype(np.int32))
+            is_positive.append(piece_is_positive)
+        joined = (_joined(columns, np.int32), _joined(lengths, np.int32), _joined(is_positive, np.bool_))
+        return TraceColumns(*joined)
+
+
+def _joined(pieces: list[Any], kind: type) -> NDArray[Any]:
+    return np.concatenate(pieces[::-1]) if pieces else np.zeros(0, dtype=kind)
+
+
+def _summed(keys: Sequence[IntArray], counts: Sequence[IntArray]) -> tuple[IntArray, IntArray]:
+    """Distinct keys in ascending order, and the sum of the counts of each."""
+    distinct, place = np.unique(np.concatenate(keys), return_inverse=True)
+    return distinct, np.bincount(place, np.concatenate(counts), minlength=len(distinct)).astype(np.int64)

@@ -1,0 +1,205 @@
+"""P⁺, P⁻ and P of a set of annotated traces, their bootstrap draws, and the same by stratum.
+
+Departure from the paper: matrices are also estimated for each stratum of questions. They change no weight unless
+``reward.condition_on`` asks for them.
+
+Shapes: K states, R bootstrap resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mralign_core.config import EstimateConfig
+from mralign_core.errors import ArtifactError, NoCandidatesError
+from mralign_core.estimation.bootstrap import draw_transitions
+from mralign_core.estimation.corpus import Corpus, count_corpus
+from mralign_core.estimation.estimators import make_estimator, warn_unless_converged
+from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
+from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
+from mralign_core.method.transitions import TransitionEstimate
+
+CLASSES = ("plus", "minus", "all")
+POLARITY_OF = {"plus": "positive", "minus": "negative"}
+
+Estimates = Mapping[str, TransitionEstimate]
+Draws = Mapping[str, NDArray[np.float32]]
+_NO_STRATA: Mapping[str, Any] = MappingProxyType({})
+
+
+class TransitionMatrices(NamedTuple):
+    """P⁺ ("plus"), P⁻ ("minus") and P ("all"), each with what it was estimated from, and the states' names.
+
+    Args:
+        estimates: by class.
+        state_names: (K,) names.
+        strata: the estimates of each stratum that has traces of both polarities; empty with fewer than two strata.
+        draws: (R, K, K) matrices of bootstrap resamples by class, the same resample in each; empty without bootstrap.
+        strata_draws: the same for each of ``strata``.
+    """
+
+    estimates: dict[str, TransitionEstimate]
+    state_names: tuple[str, ...]
+    strata: Mapping[str, Estimates] = _NO_STRATA
+    draws: Draws = _NO_STRATA
+    strata_draws: Mapping[str, Draws] = _NO_STRATA
+
+    def save(self, path: Path) -> None:
+        """Write an ``.npz`` of plain arrays.
+
+        ``p_plus``, ``counts_plus``, …, ``log_likelihood_all``, ``states``, and ``draws_plus``, …; for the n-th name of
+        ``strata``, the same with ``@n`` behind.
+        """
+        arrays = _arrays(self.estimates, self.draws)
+        for number, stratum in enumerate(self.strata):
+            of_stratum = _arrays(self.strata[stratum], self.strata_draws.get(stratum, _NO_STRATA))
+            arrays |= {f"{name}@{number}": array for name, array in of_stratum.items()}
+        strata = np.array(list(self.strata), dtype=np.str_)
+        np.savez(path, allow_pickle=False, states=np.array(self.state_names), strata=strata, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> TransitionMatrices:
+        """Read what :meth:`save` wrote; nothing that could execute is loaded.
+
+        Raises:
+            ArtifactError: the file is not one.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                names = tuple(str(state) for state in arrays["states"])
+                strata = {str(name): f"@{number}" for number, name in enumerate(arrays["strata"])}
+                return cls(
+                    _load_estimates(arrays),
+                    names,
+                    {name: _load_estimates(arrays, suffix) for name, suffix in strata.items()},
+                    _load_draws(arrays),
+                    {name: draws for name, suffix in strata.items() if (draws := _load_draws(arrays, suffix))},
+                )
+        except (OSError, EOFError, BadZipFile, KeyError, ValueError) as error:
+            raise ArtifactError(
+                f"{path} does not hold transition matrices ({error}): run stage estimate again"
+            ) from None
+
+
+def estimate_transitions(
+    traces: Sequence[LabelledTrace],
+    section: EstimateConfig,
+    taxonomy: Taxonomy = PAPER_TAXONOMY,
+    *,
+    rng: np.random.Generator | None = None,
+) -> TransitionMatrices:
+    """Estimate P⁺, P⁻ and P from traces in memory; see :func:`estimate_corpus`.
+
+    Args:
+        traces: annotated traces.
+        section: estimator and its settings.
+        taxonomy: names the states.
+        rng: for the bootstrap; without it there is none, whatever ``section`` says.
+
+    Raises:
+        NoCandidatesError: no trace was annotated, or one polarity has no labelled trace, so P⁺ or P⁻ can't be
+            estimated.
+    """
+    keep_traces = rng is not None and section.num_resamples > 0
+    corpus = count_corpus([batch_of_traces(traces)], taxonomy.num_states, keep_traces=keep_traces)
+    return estimate_corpus(corpus, section, taxonomy, rng=rng)
+
+
+def estimate_corpus(
+    corpus: Corpus,
+    section: EstimateConfig,
+    taxonomy: Taxonomy = PAPER_TAXONOMY,
+    *,
+    rng: np.random.Generator | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> TransitionMatrices:
+    """Estimate P⁺, P⁻ and P, pooled and by stratum, with bootstrap draws of each.
+
+    Args:
+        corpus: what was counted; with its traces when there is to be a bootstrap.
+        section: estimator and its settings.
+        taxonomy: names the states.
+        rng: for the bootstrap; without it there is none.
+        on_progress: called with (done, total) resamples.
+
+    Raises:
+        NoCandidatesError: no trace was annotated, or one polarity has no labelled trace, so P⁺ or P⁻ can't be
+            estimated.
+    """
+    _require_both_polarities(corpus)
+    fit = make_estimator(section, taxonomy.num_states)
+    strata = _usable_strata(corpus)
+    keys = [(stratum, name) for stratum in (None, *strata) for name in CLASSES]
+    selections = {(stratum, name): corpus.selection(POLARITY_OF.get(name), stratum) for stratum, name in keys}
+    estimates = {key: fit(selection.pairs(corpus.counts)) for key, selection in selections.items()}
+    for (stratum, name), estimate in estimates.items():
+        warn_unless_converged(section, estimate, name if stratum is None else f"{name} in stratum {stratum!r}")
+    draws = {}
+    if rng is not None and section.num_resamples:
+        draws = draw_transitions(corpus, selections, fit, section.num_resamples, rng, on_progress)
+    return TransitionMatrices(
+        _of_stratum(estimates, None),
+        tuple(taxonomy.state_names),
+        {stratum: _of_stratum(estimates, stratum) for stratum in strata},
+        _of_stratum(draws, None),
+        {stratum: _of_stratum(draws, stratum) for stratum in strata if draws},
+    )
+
+
+def _usable_strata(corpus: Corpus) -> list[str]:
+    """Strata with labelled traces of both polarities, when there are at least two strata; in order of name."""
+    if len(corpus.strata) < 2:
+        return []
+    by_polarity = corpus.num_traces.reshape(-1, 2).tolist()
+    return sorted(stratum for stratum, numbers in zip(corpus.strata, by_polarity, strict=True) if all(numbers))
+
+
+def _require_both_polarities(corpus: Corpus) -> None:
+    num_annotated = int((corpus.num_traces + corpus.num_empty_traces).sum())
+    if not num_annotated:
+        raise NoCandidatesError(
+            "no trace was annotated: no reply on any of them could be used. The annotations artifact lists why, in "
+            "failures.json; try other models in annotate.annotator_a, annotator_b and adjudicator"
+        )
+    for name, polarity in POLARITY_OF.items():
+        if not corpus.pairs(polarity).num_traces:
+            sign = "⁺" if name == "plus" else "⁻"
+            raise NoCandidatesError(
+                f"P{sign} can't be estimated: none of the {num_annotated} annotated traces with a label is {polarity}. "
+                "Use more questions (questions.train_limit), more draws (generate.num_draws), a looser "
+                "generate.answer_match, or wider length bounds"
+            )
+
+
+def _of_stratum(values: Mapping[tuple[str | None, str], Any], stratum: str | None) -> dict[str, Any]:
+    return {name: value for (where, name), value in values.items() if where == stratum}
+
+
+def _arrays(estimates: Estimates, draws: Draws) -> dict[str, NDArray[Any]]:
+    fields = {
+        f"{field}_{name}": np.asarray(value)
+        for name, estimate in estimates.items()
+        for field, value in estimate._asdict().items()
+    }
+    return fields | {f"draws_{name}": array for name, array in draws.items()}
+
+
+def _load_estimates(arrays: Any, suffix: str = "") -> dict[str, TransitionEstimate]:
+    return {name: _load_estimate(arrays, f"{name}{suffix}") for name in CLASSES}
+
+
+def _load_estimate(arrays: Any, name: str) -> TransitionEstimate:
+    values = {field: arrays[f"{field}_{name}"] for field in TransitionEstimate._fields}
+    values["num_iterations"] = int(values["num_iterations"])
+    return TransitionEstimate(**values)
+
+
+def _load_draws(arrays: Any, suffix: str = "") -> dict[str, NDArray[np.float32]]:
+    return {name: arrays[f"draws_{name}{suffix}"] for name in CLASSES if f"draws_{name}{suffix}" in arrays}

@@ -1,0 +1,110 @@
+"""Annotated traces as the estimator sees them: one by one as lists, or many together as columns.
+
+Shapes: N traces, T steps, S segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mralign_core.errors import DataError
+from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
+from mralign_core.method.transitions import keep_most_confident
+
+IntArray = NDArray[np.int64]
+MAX_LABELS = 2
+
+
+class LabelledTrace(NamedTuple):
+    """A trace as the estimator sees it: per step its states, and per segment the step it belongs to."""
+
+    trace_id: str
+    polarity: str
+    steps: list[tuple[int, ...]]
+    step_of_segment: list[int]
+    stratum: str = ""
+
+
+class TraceBatch(NamedTuple):
+    """Whole traces as columns; steps and segments are in the order of the traces.
+
+    Args:
+        trace_ids: (N,) strings.
+        is_positive: (N,) bool.
+        strata: (N,) strings.
+        trace_of_step: (T,) which trace of the batch each step belongs to.
+        labels: (T, 2) states of each step in ascending order; 0 in the second place, or in both, where there is none.
+        step_of_segment: (S,) which step of the batch each segment belongs to.
+        segments: (S,) number of each segment in its trace.
+    """
+
+    trace_ids: pa.Array
+    is_positive: NDArray[np.bool_]
+    strata: pa.Array
+    trace_of_step: IntArray
+    labels: IntArray
+    step_of_segment: IntArray
+    segments: IntArray
+
+
+def labelled_traces(
+    candidates: pd.DataFrame,
+    annotations: pd.DataFrame,
+    *,
+    labels_per_segment: str = "two",
+    taxonomy: Taxonomy = PAPER_TAXONOMY,
+) -> list[LabelledTrace]:
+    """Join annotations to their traces and merge segments of one step, in the order of ``candidates``.
+
+    Args:
+        candidates: rows of ``schemas.CANDIDATES``.
+        annotations: rows of ``schemas.ANNOTATIONS``; traces without any are left out.
+        labels_per_segment: "two", or "one" to keep only the most confident label.
+        taxonomy: gives the state of each label.
+    """
+    by_trace = {trace_id: rows.sort_values("segment") for trace_id, rows in annotations.groupby("trace_id")}
+    traces = []
+    for trace in candidates.itertuples(index=False):
+        if trace.trace_id not in by_trace:
+            continue
+        rows = by_trace[trace.trace_id]
+        step_of_segment = pd.factorize(rows["step"])[0].tolist()
+        steps: list[tuple[int, ...]] = [()] * (max(step_of_segment) + 1)
+        for step, labels, confidences in zip(step_of_segment, rows["labels"], rows["confidences"], strict=True):
+            kept = keep_most_confident(labels, confidences) if labels_per_segment == "one" else tuple(labels)
+            steps[step] = tuple(taxonomy.state(label) for label in kept)
+        stratum = getattr(trace, "stratum", "")
+        traces.append(LabelledTrace(trace.trace_id, trace.polarity, steps, step_of_segment, stratum))
+    return traces
+
+
+def batch_of_traces(traces: Sequence[LabelledTrace]) -> TraceBatch:
+    """The same traces as columns.
+
+    Raises:
+        DataError: a step has more than two labels.
+    """
+    for trace in traces:
+        if crowded := [step for step, states in enumerate(trace.steps) if len(set(states)) > MAX_LABELS]:
+            raise DataError(f"trace {trace.trace_id!r}, step {crowded[0]} has more than {MAX_LABELS} labels")
+    num_steps = np.array([len(trace.steps) for trace in traces], dtype=np.int64)
+    padded = [(*sorted(set(states)), 0, 0)[:MAX_LABELS] for trace in traces for states in trace.steps]
+    first_step = np.cumsum(num_steps) - num_steps
+    return TraceBatch(
+        trace_ids=pa.array([trace.trace_id for trace in traces], pa.string()),
+        is_positive=np.array([trace.polarity == "positive" for trace in traces], dtype=np.bool_),
+        strata=pa.array([trace.stratum for trace in traces], pa.string()),
+        trace_of_step=np.repeat(np.arange(len(traces)), num_steps),
+        labels=np.array(padded, dtype=np.int64).reshape(-1, MAX_LABELS),
+        step_of_segment=np.array(
+            [start + step for start, trace in zip(first_step, traces, strict=True) for step in trace.step_of_segment],
+            dtype=np.int64,
+        ),
+        segments=np.array([n for trace in traces for n in range(len(trace.step_of_segment))], dtype=np.int64),
+    )

@@ -1,0 +1,189 @@
+"""The weight of every segment (§3.2.3, Eq. 10), with what stands behind it.
+
+Departures from the paper, all off by default: the opposite polarity's matrix as denominator (``reward.reference``),
+ratios drawn to 1 where support is small (``reward.support_shrinkage``), and matrices of the trace's own stratum
+(``reward.condition_on``).
+
+A weight is a function of five things: stratum, polarity, the set left, the set entered, and the config. So it is
+computed once for each distinct transition, however many segments there are.
+
+Shapes: N traces, T steps, S segments, U distinct transitions, R bootstrap resamples, K states.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mralign_core.config import EstimateConfig, RewardConfig
+from mralign_core.errors import ConfigError
+from mralign_core.estimation.corpus import moves_into_steps, set_members
+from mralign_core.estimation.matrices import Draws, Estimates, TransitionMatrices
+from mralign_core.estimation.traces import IntArray, LabelledTrace, TraceBatch, batch_of_traces
+from mralign_core.method.rewards import clip_weights, set_pair_ratios, shrink_ratios
+from mralign_core.method.transitions import FloatArray, base_pair_sums
+from mralign_core.schemas import REWARDS
+
+CONFIDENCE: float = EstimateConfig.model_fields["confidence"].default
+_BLOCK = 256
+"""Transitions whose draws are in memory at once."""
+_NO_MOVE = -1
+"""Code of a step without a label; those of transitions are not negative."""
+_KNOWN = np.dtype(
+    [
+        ("weight", np.float64),
+        ("ratio", np.float64),
+        ("clipped", np.bool_),
+        ("support", np.float64),
+        ("weight_low", np.float64),
+        ("weight_high", np.float64),
+    ]
+)
+"""What is known of a transition: columns of ``schemas.REWARDS``, the bounds NaN without a bootstrap."""
+
+
+class _Source(NamedTuple):
+    """The matrices behind the weights of one stratum, or of all."""
+
+    estimates: Estimates
+    draws: Draws
+
+
+class Weigher:
+    """Weighs batches of traces by the same matrices.
+
+    Args:
+        matrices: estimated from these traces.
+        section: reference, clip, shrinkage, conditioning.
+        confidence: coverage of the percentile intervals, from the bootstrap draws of the matrices. The support is
+            that of the estimate in every draw. An interval need not contain the weight itself.
+
+    Raises:
+        ConfigError: weights are to be conditioned on a stratum, and no stratum has matrices.
+    """
+
+    def __init__(self, matrices: TransitionMatrices, section: RewardConfig, confidence: float = CONFIDENCE) -> None:
+        self._section = section
+        self._confidence = confidence
+        self._num_states = len(matrices.state_names)
+        self._sources = [_Source(matrices.estimates, matrices.draws)]
+        self._source_of: dict[str, int] = {}
+        if section.condition_on == "stratum":
+            if not matrices.strata:
+                raise ConfigError(
+                    "reward.condition_on is 'stratum', but no stratum has matrices of its own: that takes at least two "
+                    "strata, and one with labelled traces of both polarities. Use 'none'"
+                )
+            self._source_of = {stratum: number for number, stratum in enumerate(matrices.strata, start=1)}
+            self._sources += [_Source(matrices.strata[s], matrices.strata_draws.get(s, {})) for s in matrices.strata]
+        self._codes, self._known = np.array([_NO_MOVE]), self._weigh_no_move()
+        self._counts: Counter[str] = Counter()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was weighed so far, and the traces that pooled matrices weighed for want of their stratum's own."""
+        return dict(self._counts)
+
+    def weigh(self, batch: TraceBatch) -> dict[str, Any]:
+        """Columns of ``schemas.REWARDS`` for the segments of a batch, in their order."""
+        code_of_step = self._code_of_step(batch)
+        self._learn(np.setdiff1d(code_of_step, self._codes))
+        place = np.searchsorted(self._codes, code_of_step)[batch.step_of_segment]
+        weighed = self._known[place]
+        self._counts.update(
+            {
+                "segments": len(place),
+                "clipped": int(weighed["clipped"].sum()),
+                "without label": int((self._codes[place] == _NO_MOVE).sum()),
+            }
+        )
+        return {
+            "trace_id": batch.trace_ids.take(pa.array(batch.trace_of_step[batch.step_of_segment])),
+            "segment": batch.segments,
+            **{name: pa.array(weighed[name], from_pandas=True) for name in _KNOWN.names or ()},
+        }
+
+    def _code_of_step(self, batch: TraceBatch) -> IntArray:
+        """The transition into each step as a number: which matrices, which polarity, which sets; (T,)."""
+        moves = moves_into_steps(batch, self._num_states)
+        numerator = 2 * self._source_of_trace(batch) + batch.is_positive
+        base = self._num_states**2
+        code_of_step = np.full(len(batch.trace_of_step), _NO_MOVE)
+        code_of_step[moves.steps] = (numerator[moves.traces] * base + moves.sources) * base + moves.targets
+        return code_of_step
+
+    def _source_of_trace(self, batch: TraceBatch) -> IntArray:
+        """Which matrices weigh each trace, (N,); 0 are the pooled ones."""
+        encoded = batch.strata.dictionary_encode()
+        sources = np.array([self._source_of.get(name, 0) for name in encoded.dictionary.to_pylist()], dtype=np.int64)
+        source_of_trace: IntArray = sources[encoded.indices.to_numpy()]
+        if self._source_of:
+            self._counts["traces weighed by pooled matrices"] += int((source_of_trace == 0).sum())
+        return source_of_trace
+
+    def _learn(self, codes: IntArray) -> None:
+        """Weigh transitions that were not met before."""
+        pieces = [self._known]
+        numerators, pairs = np.divmod(codes, self._num_states**4)
+        for numerator in np.unique(numerators):
+            members = pairs[numerators == numerator]
+            source, is_positive = self._sources[numerator // 2], bool(numerator % 2)
+            for start in range(0, len(members), _BLOCK):
+                sets = set_members(members[start : start + _BLOCK], self._num_states)
+                pieces.append(self._weigh_sets(source, is_positive, *sets))
+        self._codes = np.concatenate([self._codes, codes])
+        order = np.argsort(self._codes)
+        self._codes, self._known = self._codes[order], np.concatenate(pieces)[order]
+
+    def _weigh_sets(
+        self, source: _Source, is_positive: bool, left: NDArray[np.bool_], entered: NDArray[np.bool_]
+    ) -> NDArray[np.void]:
+        own, opposite = ("plus", "minus") if is_positive else ("minus", "plus")
+        reference = "all" if self._section.reference == "all" else opposite
+        support = base_pair_sums(source.estimates[own].counts, left, entered)
+        ratio = set_pair_ratios(source.estimates[own].p, source.estimates[reference].p, left, entered)
+        known = np.full(len(ratio), np.nan, dtype=_KNOWN)
+        known["ratio"], known["support"] = ratio, support
+        known["weight"], known["clipped"] = self._clip(ratio, support)
+        if source.draws:
+            p_own, p_reference = (source.draws[name].astype(np.float64) for name in (own, reference))
+            drawn, _ = self._clip(set_pair_ratios(p_own, p_reference, left, entered), support)
+            tail = (1 - self._confidence) / 2
+            known["weight_low"], known["weight_high"] = np.quantile(drawn, [tail, 1 - tail], axis=0)
+        return known
+
+    def _clip(self, ratios: FloatArray, support: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
+        """Weights, and whether the clip moved them."""
+        shrunk = shrink_ratios(ratios, support, self._section.support_shrinkage)
+        weights = clip_weights(shrunk, self._section.clip_min, self._section.clip_max)
+        return weights, weights != shrunk
+
+    def _weigh_no_move(self) -> NDArray[np.void]:
+        """No transition leads to a step without a label, so its weight is 1 for certain."""
+        bound = 1.0 if self._sources[0].draws else np.nan
+        return np.array([(1.0, 1.0, False, 0.0, bound, bound)], dtype=_KNOWN)
+
+
+def weigh_segments(
+    traces: Sequence[LabelledTrace],
+    matrices: TransitionMatrices,
+    section: RewardConfig,
+    *,
+    confidence: float = CONFIDENCE,
+) -> pd.DataFrame:
+    """Weight of every segment of every trace (Eq. 10), as rows of ``schemas.REWARDS``.
+
+    Args:
+        traces: what to weigh.
+        matrices: estimated from these traces.
+        section: reference, clip, shrinkage, conditioning.
+        confidence: coverage of the intervals.
+    """
+    columns = Weigher(matrices, section, confidence).weigh(batch_of_traces(traces))
+    return pd.DataFrame({name: np.asarray(columns[name]) for name in REWARDS.columns})

@@ -1,0 +1,69 @@
+"""The tasks from labels to weights: what they publish, what they count, and with which labels."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from flows.cli import read_config
+from mralign_core.errors import DataError
+from mralign_core.estimation import TransitionMatrices, estimate_transitions, labelled_traces, weigh_segments
+from mralign_core.label_sets import load_label_set
+from mralign_core.schemas import ANNOTATIONS, CANDIDATES
+from mralign_core.storage import ArtifactStore
+from tasks.estimate import estimate_matrices
+from tasks.reward import weigh_traces
+from tests.annotated_files import random_rows
+
+STRATA = ("one-hop", "two-hop")
+
+
+@pytest.fixture(params=["the paper's labels", "four labels"])
+def setting(request, tmp_path):
+    """A config, and the candidates and annotations of some random traces in its store."""
+    overrides = {"storage.root": str(tmp_path / "store"), "estimate.num_resamples": 30, "seed": 3}
+    if request.param == "four labels":
+        labels = [{"name": name, "definition": f"does {name}"} for name in ("ask", "tell", "check", "end")]
+        (tmp_path / "labels.yaml").write_text(yaml.safe_dump({"labels": labels}))
+        overrides["annotate.label_set"] = str(tmp_path / "labels.yaml")
+    config = read_config("pocket", overrides)
+    taxonomy = load_label_set(config.annotate.label_set).taxonomy
+    rows = random_rows(np.random.default_rng(1), 80, taxonomy, STRATA)
+    store, refs = ArtifactStore(config.storage), []
+    for table, content in zip((CANDIDATES, ANNOTATIONS), rows, strict=True):
+        folder = tmp_path / table.name
+        frame = pd.DataFrame(content, columns=list(table.columns)).astype(object)
+        store.write_table(folder, f"{table.name}.parquet", frame, table)
+        refs.append(store.publish(table.name, "made", folder, parents=[], fingerprint={}, table=table.name))
+    return config, taxonomy, labelled_traces(*map(pd.DataFrame, rows), taxonomy=taxonomy), store, refs
+
+
+def test_matrices_and_weights_are_those_of_the_core(setting):
+    config, taxonomy, traces, store, refs = setting
+    transitions = estimate_matrices.run_here(config, *refs)
+    found = TransitionMatrices.load(store.open_file(transitions, "transitions.npz"))
+    expected = estimate_transitions(traces, config.estimate, taxonomy, rng=np.random.default_rng(3))
+    assert found.state_names == taxonomy.state_names and set(found.strata) == set(STRATA)
+    for name, estimate in expected.estimates.items():
+        np.testing.assert_array_equal(found.estimates[name].p, estimate.p)
+        np.testing.assert_array_equal(found.draws[name], expected.draws[name])
+    counts = store.manifest(transitions).counts
+    assert counts["traces"] == len(traces) and counts["strata with own matrices"] == 2
+    assert counts["transitions all"] == pytest.approx(counts["transitions plus"] + counts["transitions minus"])
+
+    rewards = weigh_traces.run_here(config, *refs, transitions)
+    frame = store.read_table(rewards, "rewards.parquet")
+    pd.testing.assert_frame_equal(frame, weigh_segments(traces, expected, config.reward), check_dtype=False)
+    counts = store.manifest(rewards).counts
+    assert counts["segments"] == rewards.rows == len(frame)
+    assert counts["clipped"] == frame["clipped"].sum()
+
+
+def test_labels_of_another_set_are_refused(setting, tmp_path):
+    config, _, _, _, refs = setting
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({"labels": [{"name": "x", "definition": "does x"}]}))
+    other = read_config(
+        "pocket", {"storage.root": config.storage.root, "annotate.label_set": str(tmp_path / "other.yaml")}
+    )
+    with pytest.raises(DataError, match="not all in the taxonomy; it has x"):
+        estimate_matrices.run_here(other, *refs)
