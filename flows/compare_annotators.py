@@ -1,0 +1,44 @@
+"""Would other annotators have labelled the traces alike, and what would that change? (App. B.3–B.5)"""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from mralign_core.config import RunConfig
+from mralign_core.storage import ArtifactRef
+from tasks.annotate import SHARDS_AT_ONCE, annotate_shard, annotation_shards, collect_annotations
+from tasks.compare_annotators import RUN, compare_annotations
+from tasks.publishing import show_agreement
+from tasks.runs import last_run, remember
+
+
+# Prefect types a flow's task runner by the base class of its futures.
+@flow(
+    name="compare-annotators",
+    task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE),  # type: ignore[arg-type]
+)
+def compare_annotators(
+    config: RunConfig, candidates: ArtifactRef | None = None, annotations: ArtifactRef | None = None
+) -> ArtifactRef:
+    """Annotate the candidates with each panel of ``compare.panels``, and compare all annotation sets.
+
+    Args:
+        config: the run config.
+        candidates: artifact of the kept traces; the last run's when empty.
+        annotations: artifact of their labels, the run's own; the last run's when empty.
+    """
+    candidates = candidates or last_run(config, "candidates")
+    panels = {RUN: annotations or last_run(config, "annotations")}
+    for panel in config.compare.panels:
+        panels[panel.name] = _annotate(config.model_copy(update={"annotate": panel.annotate}), candidates)
+    agreement = compare_annotations(config, candidates, panels)
+    remember(config, agreement=agreement)
+    show_agreement(config, agreement)
+    return agreement
+
+
+def _annotate(config: RunConfig, candidates: ArtifactRef) -> ArtifactRef:
+    bounds = annotation_shards(config, candidates)
+    shards = [annotate_shard.submit(config, candidates, start, end) for start, end in bounds]
+    return collect_annotations(config, candidates, [shard.result() for shard in shards])
