@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.server import ServerAddress, use_server, wait_for_records
+from flows.printing import console, print_agreement, print_label_set, print_plan, print_results
+from flows.server import use_server, wait_for_records
 from mralign_core.config import RunConfig, load_config
 from mralign_core.errors import ConfigError, UserError
 
+if TYPE_CHECKING:
+    from mralign_core.storage import ArtifactRef
+
 CONFIGS = Path(__file__).resolve().parent.parent / "deployments" / "configs"
-console = Console()
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__)
 
 Stage = StrEnum("Stage", ["prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"])
@@ -28,6 +30,11 @@ ConfigOption = Annotated[str, typer.Option("--config", "-c", help="A name in dep
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override one field, e.g. `--set generate.num_draws=5`; may be repeated."),
+]
+
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="Use this artifact, e.g. `--input candidates=candidates/3f9a`; may be repeated."),
 ]
 
 
@@ -47,7 +54,7 @@ def run(
         overrides |= {"generate.source": "traces", "generate.traces_path": str(from_traces.resolve())}
     settings = read_config(config, overrides)
     if dry_run:
-        _print_plan(settings)
+        print_plan(settings)
         return
     _check_store(settings)
     if only in (None, Stage.prepare):
@@ -60,7 +67,7 @@ def run(
         state = chosen(settings, return_state=True)
         wait_for_records(state)
         if state.is_completed():
-            _print_results(settings, server, finished_pipeline=only in (None, Stage.evaluate))
+            print_results(settings, server, finished_pipeline=only in (None, Stage.evaluate))
             return
         _fail(state.result(raise_on_failure=False))
 
@@ -71,10 +78,7 @@ def task(
     config: ConfigOption = "pocket",
     shard: Annotated[int, typer.Option(min=0, help="Which shard (generate, annotate).")] = 0,
     variant: Annotated[str, typer.Option(help="Which variant (train, evaluate).")] = "mr_align",
-    input_: Annotated[
-        list[str] | None,
-        typer.Option("--input", help="Use this artifact, e.g. `--input candidates=candidates/3f9a`; may be repeated."),
-    ] = None,
+    input_: InputOption = None,
     set_: SetOption = None,
 ) -> None:
     """Run one task in this process, with no server, on the last run's inputs: for a debugger.
@@ -88,6 +92,100 @@ def task(
     _check_store(settings)
     ref = run_one(settings, str(stage), shard=shard, variant=variant, named=_pairs(input_, "--input"))
     console.print_json(ref.model_dump_json())
+
+
+@app.command("compare-annotators")
+def compare_annotators(
+    config: ConfigOption = "pocket",
+    sheet: Annotated[
+        list[Path] | None,
+        typer.Option(help="A filled sheet of a human rater, besides compare.sheets; may be repeated."),
+    ] = None,
+    write_sheet: Annotated[
+        Path | None, typer.Option(help="Write a blinded sheet (CSV, with instructions beside it) and stop.")
+    ] = None,
+    traces: Annotated[int, typer.Option(min=1, help="Traces in the sheet.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that chooses and shuffles the sheet's traces.")] = 0,
+    input_: InputOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Compare the run's annotators with other panels (compare.panels) and with people.
+
+    Works on the last run's candidates and annotations. It prints agreement and κ of every two annotation sets, and what
+    exchanging them does to P and to the weights. With `--write-sheet` it writes a sheet for a human rater instead.
+    """
+    overrides = _overrides(set_)
+    settings = read_config(config, overrides)
+    if sheet:
+        sheets = [*settings.compare.sheets, *(str(path.resolve()) for path in sheet)]
+        settings = read_config(config, {**overrides, "compare.sheets": sheets})
+    from flows.one_task import Inputs
+
+    of = Inputs(settings, _pairs(input_, "--input"))
+    if write_sheet:
+        _write_sheet(settings, of("candidates"), write_sheet, traces, seed)
+        return
+    inputs = {name: of(name) for name in ("candidates", "annotations")}
+    _check_store(settings)
+    with use_server() as server:
+        from flows.compare_annotators import compare_annotators as flow
+
+        _log_user_errors_briefly()
+        state = flow(settings, **inputs, return_state=True)
+        wait_for_records(state)
+        if not state.is_completed():
+            _fail(state.result(raise_on_failure=False))
+        print_agreement(settings, state.result(), server)
+
+
+@app.command()
+def sensitivity(
+    config: ConfigOption = "pocket",
+    figure: Annotated[Path, typer.Option(help="Where to write the figure (PNG).")] = Path("sensitivity.png"),
+    input_: InputOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Show how far the weights move with another damping, prior or clip, on the last run's labels; needs no server."""
+    from flows.one_task import Inputs
+    from mralign_core.evaluation.diagnostic_figures import sensitivity_curves
+    from mralign_core.evaluation.diagnostic_findings import sensitivity_table
+    from mralign_core.evaluation.drawing import to_png
+    from tasks.diagnose import sensitivity_of
+
+    settings = read_config(config, _overrides(set_))
+    of = Inputs(settings, _pairs(input_, "--input"))
+    found = sensitivity_of(settings, of("candidates"), of("annotations"))
+    rows = sensitivity_table(found)
+    table = Table(*rows.columns, title=f"config {settings.name!r}: shift in w against this run's settings")
+    for row in rows.to_numpy().tolist():
+        table.add_row(*map(str, row))
+    console.print(table)
+    figure.write_bytes(to_png(sensitivity_curves(found)))
+    console.print(f"[bold]{'figure':<20}[/bold]{figure.resolve()}", soft_wrap=True, highlight=False)
+
+
+@app.command("induce-taxonomy")
+def induce_taxonomy(
+    config: ConfigOption = "pocket",
+    output: Annotated[Path | None, typer.Option(help="Copy the label set to this file too.")] = None,
+    input_: InputOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Induce a label set from the last run's traces, to use in place of the paper's 15 labels (section `induce`)."""
+    from flows.one_task import Inputs
+
+    settings = read_config(config, _overrides(set_))
+    candidates = Inputs(settings, _pairs(input_, "--input"))("candidates")
+    _check_store(settings)
+    with use_server() as server:
+        from flows.induce_taxonomy import induce_taxonomy as flow
+
+        _log_user_errors_briefly()
+        state = flow(settings, candidates, return_state=True)
+        wait_for_records(state)
+        if not state.is_completed():
+            _fail(state.result(raise_on_failure=False))
+        print_label_set(settings, state.result(), output, server)
 
 
 @app.command()
@@ -179,48 +277,20 @@ def _pairs(items: list[str] | None, option: str) -> dict[str, str]:
     return pairs
 
 
-def _print_plan(config: RunConfig) -> None:
-    from tasks.planning import plan
+def _write_sheet(config: RunConfig, candidates: ArtifactRef, path: Path, num_traces: int, seed: int) -> None:
+    import numpy as np
 
-    table = Table("stage", "artifact", "status", "key", title=f"config {config.name!r}: nothing is run")
-    for planned in plan(config):
-        key = planned.found.key[:12] if planned.found else ""
-        table.add_row(planned.stage, planned.name, planned.status, key, style="dim" if planned.found else "")
-    console.print(table)
-
-
-def _print_results(config: RunConfig, server: ServerAddress, *, finished_pipeline: bool) -> None:
-    from tasks.runs import last_run
-
-    if not finished_pipeline:
-        console.print("done")
-        return
+    from mralign_core.comparison import write_sheet
+    from mralign_core.label_sets import label_set_of
     from mralign_core.storage import ArtifactStore
 
-    store = ArtifactStore(config.storage)
-    folder = store.open_directory(last_run(config, "report"))
-    _print_summary(folder)
-    rows: dict[str, object] = {"report": folder / "report.html", "artifacts": store.root_uri}
-    for variant in config.train.variants:
-        rows[f"adapter {variant}"] = store.open_directory(last_run(config, f"adapter:{variant}"))
-    rows["this run in the UI"] = server.ui_hint
-    for name, where in rows.items():
-        # A path is for copying: it is never cut or wrapped, however narrow the terminal.
-        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
-
-
-def _print_summary(folder: Path) -> None:
-    import pandas as pd
-
-    from mralign_core.evaluation.findings import summary_table
-
-    if not (folder / "summary.json").exists():
-        console.print("nothing was evaluated: questions.eval_path is empty")
-        return
-    summary, differences = (
-        pd.DataFrame(json.loads((folder / f"{n}.json").read_text())) for n in ("summary", "differences")
-    )
-    console.print(summary_table(summary, differences))
+    rows = ArtifactStore(config.storage).read_table(candidates, "candidates.parquet")
+    taxonomy = label_set_of(config).taxonomy
+    written = write_sheet(path, rows, taxonomy, num_traces=num_traces, rng=np.random.default_rng(seed))
+    console.print(f"{written.num_items} segments of {written.num_traces} traces (of {len(rows)}):", highlight=False)
+    console.print(f"[bold]{'sheet':<20}[/bold]{written.sheet}", soft_wrap=True, highlight=False)
+    console.print(f"[bold]{'instructions':<20}[/bold]{written.instructions}", soft_wrap=True, highlight=False)
+    console.print("read it back with --sheet, on the same candidates", highlight=False)
 
 
 def _fail(error: object) -> NoReturn:

@@ -6,25 +6,31 @@ from prefect import flow
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
+from tasks.diagnose import diagnose_matrices
 from tasks.estimate import estimate_matrices
-from tasks.publishing import show_transitions
+from tasks.publishing import show_diagnostics, show_transitions
 from tasks.runs import last_run, remember
 
 
 @flow(name="estimate")
 def estimate(
     config: RunConfig, candidates: ArtifactRef | None = None, annotations: ArtifactRef | None = None
-) -> ArtifactRef:
-    """Estimate P⁺, P⁻ and P.
+) -> tuple[ArtifactRef, ArtifactRef]:
+    """Estimate P⁺, P⁻ and P, and tell how sure they and their weights are.
 
     Args:
         config: the run config.
         candidates: artifact of the kept traces; the last run's when empty.
         annotations: artifact of their labels; the last run's when empty.
+
+    Returns:
+        The matrices and the diagnostics.
     """
     candidates = candidates or last_run(config, "candidates")
     annotations = annotations or last_run(config, "annotations")
     transitions = estimate_matrices(config, candidates, annotations)
-    remember(config, transitions=transitions)
+    diagnostics = diagnose_matrices(config, candidates, annotations, transitions)
+    remember(config, transitions=transitions, diagnostics=diagnostics)
     show_transitions(config, transitions)
-    return transitions
+    show_diagnostics(config, diagnostics)
+    return transitions, diagnostics

@@ -10,7 +10,7 @@ from tasks.evaluate import score_variant, variants_to_score, write_report
 from tasks.publishing import show_results
 from tasks.runs import last_adapters, last_run, remember
 
-INPUTS = ("questions", "model", "candidates", "annotations", "transitions", "rewards")
+INPUTS = ("questions", "model", "candidates", "annotations", "transitions", "diagnostics", "rewards")
 
 
 @flow(name="evaluate")
@@ -23,8 +23,8 @@ def evaluate(
 
     Args:
         config: the run config.
-        artifacts: questions, model, candidates, annotations, transitions and rewards, by name; the last run's when
-            empty.
+        artifacts: questions, model, candidates, annotations, transitions, diagnostics (may be left out) and rewards,
+            by name; the last run's when empty.
         adapters: variant → adapter; the last run's when empty.
     """
     artifacts = artifacts or {name: last_run(config, name) for name in INPUTS}

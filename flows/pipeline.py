@@ -25,7 +25,7 @@ def pipeline(config: RunConfig) -> ArtifactRef:
     questions, model = prepare(config)
     candidates = generate(config, questions, model)
     annotations = annotate(config, candidates)
-    transitions = estimate(config, candidates, annotations)
+    transitions, diagnostics = estimate(config, candidates, annotations)
     rewards = reward(config, candidates, annotations, transitions)
     adapters = train(config, model, candidates, annotations, rewards)
     made = {
@@ -34,6 +34,7 @@ def pipeline(config: RunConfig) -> ArtifactRef:
         "candidates": candidates,
         "annotations": annotations,
         "transitions": transitions,
+        "diagnostics": diagnostics,
         "rewards": rewards,
     }
     return evaluate(config, made, adapters)

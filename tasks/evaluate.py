@@ -10,16 +10,19 @@ import numpy as np
 import pandas as pd
 
 from mralign_core.config import RunConfig
-from mralign_core.estimation import CLASSES, TransitionMatrices
+from mralign_core.estimation import TransitionMatrices
 from mralign_core.evaluation.figures import Transitions
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.evaluation.report import ReportInputs, render_report
 from mralign_core.generation import Decoding, SampleRequest
 from mralign_core.generation.scoring import score_answers
+from mralign_core.label_sets import label_set_of
 from mralign_core.models import model_name
 from mralign_core.schemas import SCORES
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.annotate import read_ledger
 from tasks.caching import Built, Produced, Work, stage_task
+from tasks.diagnose import read_diagnostics
 from tasks.generate import open_sampler
 from tasks.progress import progress
 from tasks.quarantine import read_quarantine, write_rows
@@ -133,13 +136,14 @@ def gather(
             "model": model_name(config.model),
             "seed": str(config.seed),
             "held-out questions": str(len(questions)),
-            "annotators": f"{annotate.annotator_a}, {annotate.annotator_b}; {annotate.adjudicator}",
+            "annotators": ", ".join(endpoint.model for endpoint in annotate.endpoints.values()),
         },
         notes=_notes(config, joined),
         funnel=pd.DataFrame(json.loads(store.open_file(artifacts["candidates"], "funnel.json").read_text())),
         candidates=store.read_table(artifacts["candidates"], "candidates.parquet"),
         annotations=store.read_table(artifacts["annotations"], "annotations.parquet"),
         transitions=transitions_of(store, config, artifacts["transitions"]),
+        diagnostics=read_diagnostics(store, artifacts["diagnostics"]) if "diagnostics" in artifacts else None,
         rewards=store.read_table(artifacts["rewards"], "rewards.parquet"),
         training={name: store.read_table(ref, "metrics.parquet") for name, ref in adapters.items()},
         scores=joined,
@@ -152,9 +156,11 @@ def gather(
         else None,
         confidence=evaluate.confidence,
         costs=_costs(raw),
+        ledger=read_ledger(config, artifacts["candidates"]),
         quarantine=_set_aside(store, artifacts, scores),
         artifacts={name: ref.sha256 for name, ref in digests.items()},
         config=config.fingerprint(),
+        taxonomy=label_set_of(config).taxonomy,
     )
 
 
@@ -165,9 +171,7 @@ def _mode(variant: str) -> str:
 def transitions_of(store: ArtifactStore, config: RunConfig, transitions: ArtifactRef) -> Transitions:
     """The estimated matrices, and how weights are made of them."""
     matrices = TransitionMatrices.load(store.open_file(transitions, "transitions.npz"))
-    reward = config.reward
-    plus, minus, every = (matrices.estimates[name] for name in CLASSES)
-    return Transitions(plus, minus, every, reward.reference, reward.clip_min, reward.clip_max)
+    return Transitions.of(matrices, config.reward, config.estimate.confidence, label_set_of(config).taxonomy)
 
 
 def _notes(config: RunConfig, scores: pd.DataFrame | None) -> list[str]:

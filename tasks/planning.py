@@ -6,19 +6,28 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
+import pandas as pd
+
+from mralign_core.annotation.quoting import Quote, quote_annotation
 from mralign_core.config import RunConfig
-from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.annotate import annotation_shards, annotations_work
+from mralign_core.label_sets import label_set_of
+from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore
+from tasks.annotate import annotation_shards, annotations_work, read_ledger
 from tasks.annotate import shard_work as annotation_shard_work
 from tasks.caching import Work
+from tasks.diagnose import diagnostics_work
 from tasks.estimate import transitions_work
 from tasks.evaluate import BASELINES, report_work, scores_work, variants_to_score
 from tasks.generate import candidates_work, generation_shards, generations_work
 from tasks.generate import shard_work as generation_shard_work
 from tasks.prepare import model_work, questions_work
+from tasks.progress import progress
 from tasks.recipes import RECIPES
 from tasks.reward import rewards_work
 from tasks.train import adapter_work
+
+QUOTED_TRACES, QUOTED_TOGETHER = 500, 25
+"""A quote looks at about so many traces, so many neighbours at a time."""
 
 
 class Planned(NamedTuple):
@@ -37,6 +46,17 @@ class Planned(NamedTuple):
         if self.found:
             return "cached"
         return "to compute" if self.is_known else "to compute after its inputs"
+
+
+def quote_annotations(config: RunConfig) -> tuple[list[Quote], float] | None:
+    """What annotation will still ask and cost, and the dollars it has cost so far; None when it can't be known yet."""
+    planner = _Planner(config)
+    list(planner.prepare()), list(planner.generate())
+    candidates = planner.has.get("candidates")
+    if candidates is None:
+        return None
+    ledger = read_ledger(config, candidates)
+    return _quote(config, candidates), float(ledger["cost_usd"].sum() + ledger["set_aside_usd"].sum())
 
 
 def plan(config: RunConfig) -> list[Planned]:
@@ -84,6 +104,7 @@ class _Planner:
         traces = ("candidates", "annotations")
         yield self.look("annotations", partial(annotations_work, self.config), "candidates")
         yield self.look("transitions", partial(transitions_work, self.config), *traces)
+        yield self.look("diagnostics", partial(diagnostics_work, self.config), *traces, "transitions")
         yield self.look("rewards", partial(rewards_work, self.config), *traces, "transitions")
 
     def train(self) -> Iterator[Planned]:
@@ -100,7 +121,7 @@ class _Planner:
             yield self.look("scores", make, *inputs, part=variant)
         adapters = [f"adapter:{variant}" for variant in self.config.train.variants]
         scores = [f"scores:{variant}" for variant in variants]
-        yield self.look("report", self._report, *RECIPES["report"].inputs, *adapters, *scores)
+        yield self.look("report", self._report, *RECIPES["report"].inputs, "diagnostics", *adapters, *scores)
 
     def look(self, name: str, make: Callable[..., Work], *inputs: str, part: str = "") -> Planned:
         """Look one artifact up, when all its inputs are there."""
@@ -116,5 +137,22 @@ class _Planner:
         def of(kind: str) -> dict[str, ArtifactRef]:
             return {name.partition(":")[2]: ref for name, ref in self.has.items() if name.startswith(f"{kind}:")}
 
-        artifacts = {name: self.has[name] for name in RECIPES["report"].inputs}
+        artifacts = {name: self.has[name] for name in (*RECIPES["report"].inputs, "diagnostics")}
         return report_work(self.config, artifacts, of("adapter"), of("scores"))
+
+
+def _quote(config: RunConfig, candidates: ArtifactRef) -> list[Quote]:
+    """What these annotations will still ask and cost, by model; of many traces, from evenly spaced ones."""
+    store, num_traces = ArtifactStore(config.storage), candidates.rows or 0
+    starts = range(0, num_traces, max(QUOTED_TOGETHER, num_traces // (QUOTED_TRACES // QUOTED_TOGETHER)))
+    parts = [store.read_rows(candidates, "candidates.parquet", start, start + QUOTED_TOGETHER) for start in starts]
+    with progress("counting tokens", "quote") as report:
+        return quote_annotation(
+            pd.concat(parts, ignore_index=True),
+            config.annotate,
+            seed=config.seed,
+            label_set=label_set_of(config),
+            replies=ReplyStore(store),
+            num_traces=num_traces,
+            on_progress=report,
+        )

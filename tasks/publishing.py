@@ -20,12 +20,19 @@ from prefect.artifacts import Artifact, ImageArtifact, MarkdownArtifact, TableAr
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
+from mralign_core.comparison.tables import agreement_markdown
 from mralign_core.config import RunConfig
-from mralign_core.evaluation import figures
+from mralign_core.evaluation import agreement_figures, diagnostic_findings, figures
+from mralign_core.evaluation.diagnostic_figures import DIAGNOSTIC_CHARTS
 from mralign_core.evaluation.findings import summary_markdown
-from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.label_sets import label_set_of
+from mralign_core.schemas import ANNOTATIONS, CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.annotate import read_ledger
+from tasks.compare_annotators import read_agreement
+from tasks.diagnose import read_diagnostics
 from tasks.evaluate import transitions_of
+from tasks.induce_taxonomy import LABEL_COLUMNS, LABEL_SET, MAP_PNG, label_rows, read_clusters
 
 logger = logging.getLogger("mralign_core.publishing")
 P = ParamSpec("P")
@@ -59,12 +66,18 @@ def show_yield(config: RunConfig, candidates: ArtifactRef) -> None:
 def show_labels(config: RunConfig, candidates: ArtifactRef, annotations: ArtifactRef) -> None:
     """The label mix, and which rule decided."""
     store = ArtifactStore(config.storage)
-    labels = store.read_table(annotations, "annotations.parquet")
-    traces = store.read_table(candidates, "candidates.parquet")
+    labels = store.read_columns(annotations, "annotations.parquet", ANNOTATIONS, ["trace_id", "labels", "rule"])
+    traces = store.read_columns(candidates, "candidates.parquet", CANDIDATES, ["trace_id", "polarity"])
     polarities = dict(zip(traces["trace_id"], traces["polarity"], strict=True))
-    _image("label-mix", figures.label_mix(labels, polarities, PAPER_TAXONOMY), "What segments do, by polarity")
+    _image(
+        "label-mix",
+        figures.label_mix(labels, polarities, label_set_of(config).taxonomy),
+        "What segments do, by polarity",
+    )
     rules = labels["rule"].value_counts().rename_axis("rule").reset_index(name="segments")
     _table("label-rules", rules.to_dict("list"), "Rule that decided each segment")
+    ledger = read_ledger(config, candidates)
+    _table("annotation-ledger", ledger.to_dict("records"), "What each run asked of each model, and paid")
 
 
 @for_the_eye
@@ -73,6 +86,18 @@ def show_transitions(config: RunConfig, transitions: ArtifactRef) -> None:
     matrices = transitions_of(ArtifactStore(config.storage), config, transitions)
     _image("transitions", figures.transition_heatmaps(matrices), "P⁺ and P⁻")
     _image("transition-weights", figures.weight_heatmaps(matrices), "Weights of single transitions")
+
+
+@for_the_eye
+def show_diagnostics(config: RunConfig, diagnostics: ArtifactRef) -> None:
+    """How sure the weights are: sentences, tables and figures."""
+    store = ArtifactStore(config.storage)
+    found = read_diagnostics(store, diagnostics)
+    text = "\n".join(f"- {line}" for line in diagnostic_findings.findings(found))
+    tables = "".join(f"\n\n### {title}\n\n{_markdown(t)}" for title, t in diagnostic_findings.tables(found).items())
+    _publish(MarkdownArtifact(key="diagnostics", description="How sure are the weights?", markdown=text + tables))
+    for path in sorted(store.open_directory(diagnostics).glob("*.png")):
+        _picture(f"diagnostics-{path.stem}", path.read_bytes(), DIAGNOSTIC_CHARTS[path.stem])
 
 
 @for_the_eye
@@ -109,13 +134,48 @@ def show_results(config: RunConfig, report: ArtifactRef) -> None:
     _publish(MarkdownArtifact(key="results", description=description, markdown=text))
 
 
+@for_the_eye
+def show_agreement(config: RunConfig, agreement: ArtifactRef) -> None:
+    """How far the annotation sets agree, and the figures of κ."""
+    found = read_agreement(config, agreement)
+    description = "Agreement of annotation sets"
+    _publish(MarkdownArtifact(key="agreement", description=description, markdown=agreement_markdown(found)))
+    if found["pairs"]:
+        pairs, per_label = pd.DataFrame(found["pairs"]), pd.DataFrame(found["per_label"])
+        _image("kappas", agreement_figures.kappa_matrices(pairs), "κ of every two annotation sets")
+        _image("label-kappas", agreement_figures.label_kappas(per_label), "κ by label")
+
+
+@for_the_eye
+def show_label_set(config: RunConfig, label_set: ArtifactRef) -> None:
+    """The labels that were induced, how they came about, and the map of their clusters."""
+    found = read_clusters(config, label_set)
+    file = ArtifactStore(config.storage).open_file(label_set, LABEL_SET)
+    rows = pd.DataFrame(label_rows(found), columns=LABEL_COLUMNS)
+    counts = ", ".join(f"{name} {value}" for name, value in found["counts"].items() if value not in (None, ""))
+    text = f"Use it with `annotate.label_set: {file}`.\n\n{counts}\n\n{_markdown(rows)}"
+    _publish(MarkdownArtifact(key="label-set", description="Induced label set", markdown=text))
+    _table("label-set-noise", [found["noise"]], "Open labels that are in no cluster, and their counts")
+    picture = ArtifactStore(config.storage).open_file(label_set, MAP_PNG).read_bytes()
+    _picture("cluster-map", picture, "Open labels by cosine distance, and the clusters among them")
+
+
 def _table(key: str, rows: list[Any] | dict[Any, Any], description: str) -> None:
     _publish(TableArtifact(key=key, description=description, table=rows))
 
 
+def _markdown(table: pd.DataFrame) -> str:
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
 def _image(key: str, figure: Figure, description: str) -> None:
+    _picture(key, figures.to_png(figure), description)
+
+
+def _picture(key: str, png: bytes, description: str) -> None:
     """Prefect shows pictures by address; a data address holds the picture itself."""
-    data = base64.b64encode(figures.to_png(figure)).decode()
+    data = base64.b64encode(png).decode()
     _publish(ImageArtifact(key=key, description=description, image_url=f"data:image/png;base64,{data}"))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mralign_core.config import RunConfig, Section
+from mralign_core.label_sets import label_set_of
 from mralign_core.storage import ArtifactRef, key_of, source_digest
 
 Fields = Callable[[RunConfig], Mapping[str, Any]]
@@ -96,11 +97,28 @@ def _selection(config: RunConfig) -> dict[str, Any]:
 
 def _annotation(config: RunConfig) -> dict[str, Any]:
     fields = config.annotate.fingerprint()
-    models = (config.annotate.annotator_a, config.annotate.annotator_b, config.annotate.adjudicator)
-    offline = any(model.startswith("cue/") for model in models)
-    if not offline:
+    has_cue = any(endpoint.model.startswith("cue/") for endpoint in config.annotate.endpoints.values())
+    if not has_cue:
         fields = {name: value for name, value in fields.items() if not name.startswith("cue_")}
-    return {**fields, "seed": config.seed if offline else None}
+    return {**fields, **_labels(config), "seed": config.seed if has_cue else None}
+
+
+def _labels(config: RunConfig) -> dict[str, Any]:
+    return {"label_set": label_set_of(config).fingerprint()}
+
+
+def _estimation(config: RunConfig) -> dict[str, Any]:
+    fields = {name: value for name, value in config.estimate.fingerprint().items() if name != "confidence"}
+    return {**fields, **_labels(config), "seed": config.seed if config.estimate.num_resamples else None}
+
+
+def _diagnosis(config: RunConfig) -> dict[str, Any]:
+    return {
+        "estimate": config.estimate.fingerprint(),
+        "reward": config.reward.fingerprint(),
+        **_labels(config),
+        "seed": config.seed,
+    }
 
 
 def _training(config: RunConfig) -> dict[str, Any]:
@@ -114,6 +132,22 @@ def _evaluation(config: RunConfig) -> dict[str, Any]:
         **{name: value for name, value in config.evaluate.fingerprint().items() if name not in skip},
         "instruction": config.generate.instruction,
         **_pick(config.model, "dtype", *_TAGS),
+        "seed": config.seed,
+    }
+
+
+def _induction(config: RunConfig) -> dict[str, Any]:
+    return {**config.induce.fingerprint(), "seed": config.seed}
+
+
+def _agreement(config: RunConfig) -> dict[str, Any]:
+    skip = {"num_resamples", "confidence"}
+    return {
+        "estimate": {name: value for name, value in config.estimate.fingerprint().items() if name not in skip},
+        "reward": config.reward.fingerprint(),
+        "panels": {panel.name: panel.annotate.fingerprint() for panel in config.compare.panels},
+        **_pick(config.compare, "num_resamples", "confidence"),
+        **_labels(config),
         "seed": config.seed,
     }
 
@@ -168,14 +202,25 @@ RECIPES: dict[str, Recipe] = {
             "transitions",
             "estimate",
             ("mralign_core.estimation",),
-            lambda config: config.estimate.fingerprint(),
+            _estimation,
             inputs=("candidates", "annotations"),
+        ),
+        Recipe(
+            "diagnostics",
+            "estimate",
+            ("mralign_core.diagnostics", "mralign_core.evaluation.diagnostic_figures"),
+            _diagnosis,
+            inputs=("candidates", "annotations", "transitions"),
         ),
         Recipe(
             "rewards",
             "reward",
             ("mralign_core.estimation",),
-            lambda config: {**config.reward.fingerprint(), **_pick(config.estimate, "labels_per_segment")},
+            lambda config: {
+                **config.reward.fingerprint(),
+                **_pick(config.estimate, "labels_per_segment", "confidence"),
+                **_labels(config),
+            },
             inputs=("candidates", "annotations", "transitions"),
         ),
         Recipe(
@@ -200,7 +245,21 @@ RECIPES: dict[str, Recipe] = {
             ("mralign_core.estimation", "mralign_core.evaluation.metrics", "mralign_core.evaluation.report"),
             RunConfig.fingerprint,
             inputs=("questions", "model", "candidates", "annotations", "transitions", "rewards"),
-            optional_inputs=("generations", "scores", "adapter"),
+            optional_inputs=("generations", "diagnostics", "scores", "adapter"),
+        ),
+        Recipe(
+            "label-set",
+            "induce_taxonomy",
+            ("mralign_core.induction", "mralign_core.evaluation.induction_figures"),
+            _induction,
+            inputs=("candidates",),
+        ),
+        Recipe(
+            "agreement",
+            "compare_annotators",
+            ("mralign_core.comparison.comparing", "mralign_core.comparison.tables"),
+            _agreement,
+            inputs=("candidates", "annotations"),
         ),
     )
 }

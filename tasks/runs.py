@@ -14,6 +14,7 @@ MADE_BY = {
     "candidates": "generate",
     "annotations": "annotate",
     "transitions": "estimate",
+    "diagnostics": "estimate",
     "rewards": "reward",
     "adapter": "train",
     "report": "evaluate",

@@ -1,82 +1,72 @@
-"""The figures of a run, drawn once and saved as SVG for the report or as a small PNG for a workflow's page.
+"""The figures of a run: yield, label mix, weights, training and results.
 
-Figures are built with matplotlib's object interface, so nothing global is left behind, and their SVG is a
-function of the data alone: no date, no random ids. Colours keep one meaning throughout (see the palettes) and
-stay apart under the common colour-vision deficiencies.
+Those of matrices are in ``matrix_figures``, those of diagnostics in ``diagnostic_figures``; style and saving in
+``drawing``. The names that a caller needs with any figure can be had from here.
 """
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any, Literal, NamedTuple, ParamSpec
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
-from numpy.typing import NDArray
 
+from mralign_core.evaluation.drawing import (
+    FAINT,
+    INK,
+    MAX_PNG_BYTES,
+    MUTED,
+    POLARITY_COLOURS,
+    WIDTH,
+    macro_colours,
+    styled,
+    to_png,
+    to_svg,
+)
+from mralign_core.evaluation.matrix_figures import (
+    MIN_SUPPORT,
+    Transitions,
+    transition_heatmaps,
+    transition_weights,
+    weight_colour,
+    weight_heatmaps,
+    weight_ticks,
+)
 from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, order_variants
-from mralign_core.method.rewards import clip_weights
-from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
-from mralign_core.method.transitions import TransitionEstimate, transition_mask
+from mralign_core.method.taxonomy import Taxonomy
 
-P = ParamSpec("P")
-FloatArray = NDArray[np.float64]
+__all__ = [
+    "MAX_PNG_BYTES",
+    "METRIC_NAMES",
+    "MIN_SUPPORT",
+    "POLARITY_COLOURS",
+    "VARIANT_COLOURS",
+    "VARIANT_NAMES",
+    "Transitions",
+    "difference_intervals",
+    "label_mix",
+    "label_shares",
+    "macro_colours",
+    "to_png",
+    "to_svg",
+    "training_curves",
+    "transition_heatmaps",
+    "transition_weights",
+    "weight_colour",
+    "weight_heatmaps",
+    "weight_histogram",
+    "yield_funnel",
+]
 
-INK, MUTED, FAINT = "#1c2430", "#5b6675", "#e3e7ec"
-POLARITY_COLOURS = {"positive": "#0072b2", "negative": "#d55e00"}
-MACRO_COLOURS = ("#4b3f9e", "#b8890b", "#117733", "#aa4499")
-"""Macro-strategies in taxonomy order; further ones repeat the cycle."""
 VARIANT_COLOURS = {"sft": "#b8890b", "kto": "#117733", "mr_align": "#0072b2"}
 VARIANT_NAMES = {"off": "think off", "on": "think on", "sft": "SFT", "kto": "KTO", "mr_align": "MR-ALIGN"}
 METRIC_NAMES = {"acc": "Acc", "mis": "Mis", "em_thought": "EM_t", "em_answer": "EM_a"}
 
-MAX_PNG_BYTES = 140_000
-"""Below the 200 kB at which a workflow's page stops showing a data URI, once base64 has added a third."""
-MIN_SUPPORT = 5
-"""Transitions below which an entry of a matrix says more about the prior than about the traces."""
-
-_FEW = f"hatched: seen fewer than {MIN_SUPPORT} times"
-_BLUES = ["#f7fafc", "#9ecae1", "#2171b5", "#08306b"]
-_PROBABILITY_MAP = LinearSegmentedColormap.from_list("probability", _BLUES)
-_ORANGE_TO_BLUE = ["#b04a00", "#f4c7a1", "#fafafa", "#a6cee3", "#00568a"]
-_WEIGHT_MAP = LinearSegmentedColormap.from_list("weight", _ORANGE_TO_BLUE)
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "mr-align",
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 9,
-    "axes.edgecolor": "#a9b2bd",
-    "axes.labelcolor": MUTED,
-    "axes.titlecolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.grid": False,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.major.size": 3,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "hatch.linewidth": 0.5,
-    "figure.constrained_layout.use": True,
-}
 _CURVES: dict[str, dict[str, tuple[str, str, Any]]] = {
     "loss": {"loss": ("loss", INK, "-")},
     "reward": {
@@ -89,63 +79,9 @@ _CURVES: dict[str, dict[str, tuple[str, str, Any]]] = {
     },
 }
 """Rows of the training figure: column of the metrics table → (name, colour, line style)."""
-_TIP = re.compile(r"""<g id=(?:"tip:([^"]*)"|'tip:([^']*)')>""")
-_WIDTH = 10.4
-"""Inches; the report shows figures at about 96 pixels an inch."""
 
 
-class Transitions(NamedTuple):
-    """What the estimate stage found, and how the reward stage turns it into weights."""
-
-    plus: TransitionEstimate
-    minus: TransitionEstimate
-    all: TransitionEstimate
-    reference: Literal["all", "opposite"] = "all"
-    clip_min: float = float(np.exp(-1))
-    clip_max: float = float(np.e)
-    taxonomy: Taxonomy = PAPER_TAXONOMY
-
-
-def to_svg(figure: Figure, name: str) -> str:
-    """The figure as an inline ``<svg>``, its ids prefixed by ``name`` so that several fit in one page."""
-    buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = _TIP.sub(lambda match: f"<g><title>{match[1] or match[2]}</title>", svg)
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{name.replace("-", " ")}" ', 1).strip()
-
-
-def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG of at most :data:`MAX_PNG_BYTES`, at the highest resolution that fits."""
-    for dpi in (120, 96, 72, 48):
-        buffer = io.BytesIO()
-        with matplotlib.rc_context(_STYLE):
-            figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-        if len(buffer.getvalue()) <= MAX_PNG_BYTES:
-            break
-    return buffer.getvalue()
-
-
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw under the project's style, leaving matplotlib's own settings as they were."""
-
-    @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with matplotlib.rc_context(_STYLE):
-            figure = draw(*args, **kwargs)
-            # Lay out once: each save would start from the layout of the one before, and end elsewhere.
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")
-            return figure
-
-    return styled
-
-
-@_styled
+@styled
 def yield_funnel(funnel: pd.DataFrame) -> Figure:
     """What each step of the selection kept.
 
@@ -153,7 +89,7 @@ def yield_funnel(funnel: pd.DataFrame) -> Figure:
         funnel: columns ``step, kept, dropped, reason``; a step with several reasons has a row for each.
     """
     steps = funnel.groupby("step", sort=False).agg(kept=("kept", "last"), dropped=("dropped", "sum"))
-    figure = Figure(figsize=(_WIDTH, 0.9 + 0.36 * len(steps)))
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.36 * len(steps)))
     axes = figure.subplots()
     places = np.arange(len(steps))
     widest = max(1.0, float((steps["kept"] + steps["dropped"]).max()))
@@ -170,9 +106,9 @@ def yield_funnel(funnel: pd.DataFrame) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def label_mix(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy: Taxonomy) -> Figure:
-    """Share of each label in positive and in negative traces, grouped by macro-strategy.
+    """Share and number of each label in positive and in negative traces, grouped by macro-strategy (Table 7).
 
     Args:
         annotations: rows of ``schemas.ANNOTATIONS``.
@@ -180,7 +116,7 @@ def label_mix(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy
         taxonomy: the labels, in the order to show.
     """
     shares = label_shares(annotations, polarities, taxonomy)
-    figure = Figure(figsize=(_WIDTH, 2.0 + 0.36 * len(shares)))
+    figure = Figure(figsize=(WIDTH, 2.0 + 0.36 * len(shares)))
     axes = figure.subplots()
     starts = shares.groupby("macro_strategy", sort=False).cumcount().eq(0).to_numpy()
     # A line of its own above each macro-strategy, for its name.
@@ -188,10 +124,13 @@ def label_mix(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy
     for offset, (polarity, colour) in zip((-0.19, 0.19), POLARITY_COLOURS.items(), strict=True):
         bars = axes.barh(places + offset, 100 * shares[polarity], height=0.36, color=colour, label=polarity)
         for bar, (_, row) in zip(bars, shares.iterrows(), strict=True):
-            bar.set_gid(f"tip:{row['label']}: {100 * row[polarity]:.1f} % of the labels in {polarity} traces")
+            number = f"{row[f'num_{polarity}']:,}"
+            bar.set_gid(f"tip:{row['label']}: {number}, {100 * row[polarity]:.1f} % of the labels in {polarity} traces")
+            end = (bar.get_width(), bar.get_y() + bar.get_height() / 2)
+            axes.annotate(number, end, (3, 0), textcoords="offset points", va="center", fontsize=7, color=MUTED)
     axes.set_yticks(places, shares["label"].tolist())
     axes.invert_yaxis()
-    axes.set_xlabel("share of all labels in the traces of that polarity, %")
+    axes.set_xlabel("share of all labels in the traces of that polarity, %; with their number")
     colours = macro_colours(taxonomy)
     right = 118 * max(0.01, float(shares[list(POLARITY_COLOURS)].to_numpy().max()))
     axes.set_xlim(0, right)
@@ -209,153 +148,24 @@ def label_mix(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy
 
 
 def label_shares(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy: Taxonomy) -> pd.DataFrame:
-    """A row a label in taxonomy order: ``macro_strategy, label``, and its share of the labels by polarity."""
+    """A row a label by macro-strategy, in taxonomy order: its share of the labels and its number, by polarity.
+
+    Columns: ``macro_strategy, label, positive, negative, num_positive, num_negative``.
+    """
     rows = annotations[["trace_id", "labels"]].explode("labels").dropna()
     polarity = rows["trace_id"].map(dict(polarities)).rename("polarity")
-    shares = pd.crosstab(rows["labels"].rename("label"), polarity, normalize="columns")
-    order = [(taxonomy.macro_of(label), label) for label in taxonomy.labels]
-    table = pd.DataFrame(order, columns=["macro_strategy", "label"])
-    shares = shares.reindex(index=table["label"], columns=list(POLARITY_COLOURS)).fillna(0.0)
-    return table.assign(**{name: shares[name].to_numpy(float) for name in POLARITY_COLOURS})
+    numbers = pd.crosstab(rows["labels"].rename("label"), polarity)
+    macros = list(dict.fromkeys(taxonomy.macro_of(label) for label in taxonomy.labels))
+    labels = sorted(taxonomy.labels, key=lambda label: macros.index(taxonomy.macro_of(label)))
+    numbers = numbers.reindex(index=labels, columns=list(POLARITY_COLOURS)).fillna(0).astype(int)
+    table = pd.DataFrame([(taxonomy.macro_of(label), label) for label in labels], columns=["macro_strategy", "label"])
+    for name in POLARITY_COLOURS:
+        counted = numbers[name].to_numpy()
+        table[name], table[f"num_{name}"] = counted / max(counted.sum(), 1), counted
+    return table
 
 
-def macro_colours(taxonomy: Taxonomy) -> dict[str, str]:
-    """Macro-strategy → its colour, by its place in the taxonomy."""
-    names = dict.fromkeys(taxonomy.macro_of(label) for label in taxonomy.labels)
-    return {name: MACRO_COLOURS[place % len(MACRO_COLOURS)] for place, name in enumerate(names)}
-
-
-@_styled
-def transition_heatmaps(transitions: Transitions) -> Figure:
-    """P⁺ beside P⁻, rows from, columns to."""
-    names, norm = transitions.taxonomy.state_names, Normalize(0, 1)
-    figure, panels = _matrix_figure(names)
-    titles = ("P⁺: moves where thinking made the answers right", "P⁻: moves where thinking made them wrong")
-    for axes, title, estimate in zip(panels, titles, (transitions.plus, transitions.minus), strict=True):
-        texts = np.where(estimate.p >= 0.045, np.char.mod("%.0f", 100 * estimate.p), "")
-        tips = np.char.add(np.char.mod("P = %.3f, ", estimate.p), np.char.mod("%.1f seen", estimate.counts))
-        shown = np.where(_possible(len(names)), estimate.p, np.nan)
-        seldom = np.broadcast_to(estimate.counts.sum(axis=1, keepdims=True) < MIN_SUPPORT, shown.shape)
-        _draw_matrix(axes, shown, ~seldom, texts, tips, names, _PROBABILITY_MAP, norm)
-        axes.set_title(title)
-    _colour_bar(figure, panels, _PROBABILITY_MAP, norm, f"probability of the next state, in cells %; {_FEW}")
-    return figure
-
-
-@_styled
-def weight_heatmaps(transitions: Transitions) -> Figure:
-    """The clipped weights of single-label transitions, on a log scale around 1; little support is veiled."""
-    names = transitions.taxonomy.state_names
-    figure, panels = _matrix_figure(names)
-    norm = Normalize(np.log(transitions.clip_min), np.log(transitions.clip_max))
-    titles = {"plus": "w⁺: weights in positive traces", "minus": "w⁻: weights in negative traces"}
-    for axes, (side, title) in zip(panels, titles.items(), strict=True):
-        weights, supported = transition_weights(transitions, side)
-        telling = supported & (np.abs(np.log(weights)) >= 0.1)
-        texts = np.where(telling, np.char.mod("%.1f", weights), "")
-        tips = np.char.add(np.char.mod("w = %.2f", weights), np.where(supported, "", ", few seen"))
-        _draw_matrix(axes, np.log(weights), supported, texts, tips, names, _WEIGHT_MAP, norm)
-        axes.set_title(title)
-    bar = _colour_bar(figure, panels, _WEIGHT_MAP, norm, f"weight, log scale; {_FEW}")
-    ticks = _weight_ticks(transitions.clip_min, transitions.clip_max)
-    bar.set_ticks(np.log(ticks), labels=[f"{tick:.2f}" for tick in ticks])
-    return figure
-
-
-def transition_weights(transitions: Transitions, side: str) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """The weight of every single-label transition, and whether it rests on enough traces.
-
-    Implements Eq. 10 of arXiv 2510.24794 for steps of one label. A weight is supported when the transition
-    was seen at least :data:`MIN_SUPPORT` times in all traces, and its first state as often on that side.
-
-    Args:
-        transitions: the estimates.
-        side: ``"plus"`` or ``"minus"``.
-
-    Returns:
-        Weights of shape (K, K), NaN where the transition can't happen, and a mask of shape (K, K).
-    """
-    numerator, opposite = transitions.plus, transitions.minus
-    if side == "minus":
-        numerator, opposite = opposite, numerator
-    denominator = transitions.all.p if transitions.reference == "all" else opposite.p
-    possible = _possible(len(denominator)) & (denominator > 0)
-    ratios = np.divide(numerator.p, denominator, out=np.full(denominator.shape, np.nan), where=possible)
-    left = numerator.counts.sum(axis=1, keepdims=True)
-    supported = possible & (transitions.all.counts >= MIN_SUPPORT) & (left >= MIN_SUPPORT)
-    return clip_weights(ratios, transitions.clip_min, transitions.clip_max), supported
-
-
-def weight_colour(weight: float) -> str:
-    """A weight's colour on the scale of the weight maps, as ``#rrggbb``, at the paper's clip bounds."""
-    return to_hex(_WEIGHT_MAP(Normalize(-1, 1)(np.log(weight))))
-
-
-def _possible(num_states: int) -> NDArray[np.bool_]:
-    """Transitions worth showing, shape (K, K): those allowed, less <stop> to itself."""
-    possible = transition_mask(num_states) > 0
-    possible[-1] = False
-    return possible
-
-
-def _weight_ticks(low: float, high: float) -> list[float]:
-    return [low, *(tick for tick in (0.5, 0.7, 1.0, 1.4, 2.0) if low < tick < high), high]
-
-
-def _matrix_figure(state_names: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(_WIDTH, 1.7 + 0.235 * len(state_names)))
-    return figure, list(figure.subplots(1, 2, sharey=True))
-
-
-def _draw_matrix(
-    axes: Axes,
-    values: FloatArray,
-    supported: NDArray[np.bool_],
-    texts: NDArray[np.str_],
-    tips: NDArray[np.str_],
-    names: Sequence[str],
-    colour_map: Colormap,
-    norm: Normalize,
-) -> None:
-    """One patch a cell, so that each can carry a tool-tip; NaN stays blank, and few seen is hatched."""
-    size = len(names)
-    for row, column in np.argwhere(np.isfinite(values)):
-        colour = colour_map(norm(values[row, column]))
-        style: Any = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.6}
-        ink = INK if np.dot(colour[:3], (0.299, 0.587, 0.114)) > 0.55 else "white"
-        if not supported[row, column]:
-            style, ink = (
-                {"facecolor": "#fcfdfd", "edgecolor": "#dbe0e6", "hatch": "////", "linewidth": 0},
-                MUTED,
-            )
-        cell = Rectangle((column, row), 1, 1, **style)
-        cell.set_gid(f"tip:{names[row]} → {names[column]}: {tips[row, column]}")
-        cell.set_in_layout(False)
-        axes.add_patch(cell)
-        if texts[row, column]:
-            place = (column + 0.5, row + 0.52)
-            note = axes.text(*place, texts[row, column], ha="center", va="center", fontsize=6.8, color=ink)
-            note.set_in_layout(False)
-    axes.set_xlim(0, size)
-    axes.set_ylim(size, 0)
-    axes.set_facecolor("#f3f4f6")
-    axes.set_xticks(np.arange(size) + 0.5, names, rotation=90, fontsize=8)
-    axes.set_yticks(np.arange(size) + 0.5, names, fontsize=8)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    axes.set_xlabel("to")
-    axes.set_ylabel("from" if axes.get_subplotspec().is_first_col() else "")  # type: ignore[union-attr]
-
-
-def _colour_bar(figure: Figure, panels: Sequence[Axes], colour_map: Colormap, norm: Normalize, label: str) -> Any:
-    scale = ScalarMappable(norm=norm, cmap=colour_map)
-    bar = figure.colorbar(scale, ax=list(panels), location="bottom", fraction=0.035, aspect=50, pad=0.02)
-    bar.set_label(label)
-    bar.outline.set_visible(False)
-    return bar
-
-
-@_styled
+@styled
 def weight_histogram(rewards: pd.DataFrame, polarities: Mapping[str, str], clip_min: float, clip_max: float) -> Figure:
     """Segment weights by polarity on a log scale, with the share clipped at either end.
 
@@ -365,7 +175,7 @@ def weight_histogram(rewards: pd.DataFrame, polarities: Mapping[str, str], clip_
         clip_min: smallest weight.
         clip_max: largest weight.
     """
-    figure = Figure(figsize=(_WIDTH, 3.0))
+    figure = Figure(figsize=(WIDTH, 3.0))
     axes = figure.subplots()
     weights = rewards["weight"].astype(float)
     polarity = rewards["trace_id"].map(dict(polarities)).fillna("unknown")
@@ -389,7 +199,7 @@ def weight_histogram(rewards: pd.DataFrame, polarities: Mapping[str, str], clip_
     axes.axvline(1, color=INK, lw=0.8, ls=(0, (3, 3)))
     axes.set_xscale("log")
     axes.set_xlim(clip_min / 1.03, clip_max * 1.03)
-    ticks = _weight_ticks(clip_min, clip_max)
+    ticks = weight_ticks(clip_min, clip_max)
     axes.set_xticks(ticks, [f"{tick:.2f}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("weight of a segment's tokens (log scale)")
@@ -398,24 +208,7 @@ def weight_histogram(rewards: pd.DataFrame, polarities: Mapping[str, str], clip_
     return figure
 
 
-@_styled
-def log_likelihood_curves(transitions: Transitions) -> Figure:
-    """Observed log-likelihood (Eq. 8) by EM iteration, a panel a matrix: they rest on different traces."""
-    estimates = {"P⁺": transitions.plus, "P⁻": transitions.minus, "P": transitions.all}
-    figure = Figure(figsize=(_WIDTH, 2.3))
-    for axes, (name, estimate) in zip(figure.subplots(1, 3), estimates.items(), strict=True):
-        values = estimate.log_likelihood
-        axes.plot(range(len(values)), values, color=INK, marker="o", ms=4, lw=1.4)
-        axes.set_title(name)
-        axes.set_xlabel("EM iteration")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.ticklabel_format(axis="y", useOffset=False, style="plain")
-        axes.margins(x=0.08, y=0.15)
-    figure.axes[0].set_ylabel("log-likelihood")
-    return figure
-
-
-@_styled
+@styled
 def training_curves(metrics: Mapping[str, pd.DataFrame]) -> Figure:
     """Loss, rewards of both classes, and the KL baseline (raw and clamped), a column a variant.
 
@@ -423,7 +216,7 @@ def training_curves(metrics: Mapping[str, pd.DataFrame]) -> Figure:
         metrics: variant → rows of ``schemas.TRAINING_METRICS``.
     """
     variants = order_variants(list(metrics))
-    figure = Figure(figsize=(_WIDTH, 6.2))
+    figure = Figure(figsize=(WIDTH, 6.2))
     grid = figure.subplots(len(_CURVES), len(variants), squeeze=False, sharex="col")
     for row, (name, curves) in enumerate(_CURVES.items()):
         for axes, variant in zip(grid[row], variants, strict=True):
@@ -460,7 +253,7 @@ def _share_limits(panels: Sequence[Axes]) -> None:
         axes.axhline(0, color="#a9b2bd", lw=0.7, zorder=0)
 
 
-@_styled
+@styled
 def difference_intervals(differences: pd.DataFrame) -> Figure:
     """Differences in Acc and in Mis with their paired intervals, in points, over all questions.
 
@@ -469,7 +262,7 @@ def difference_intervals(differences: pd.DataFrame) -> Figure:
     """
     shown = differences[differences["stratum"] == ALL_QUESTIONS].astype(dict.fromkeys(DIFFERENCE_COLUMNS, float))
     pairs = list(dict.fromkeys(zip(shown["variant"], shown["baseline"], strict=True)))
-    figure = Figure(figsize=(_WIDTH, 1.3 + 0.34 * len(pairs)))
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.34 * len(pairs)))
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, metric, better in zip(panels, ("acc", "mis"), ("higher is better", "lower is better"), strict=True):
         rows = shown[shown["metric"] == metric].set_index(["variant", "baseline"])

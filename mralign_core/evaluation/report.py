@@ -19,7 +19,9 @@ import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from mralign_core.evaluation import example_traces, figures, findings
+from mralign_core.diagnostics import Diagnostics
+from mralign_core.evaluation import diagnostic_findings, example_traces, figures, findings
+from mralign_core.evaluation.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
 from mralign_core.evaluation.metrics import CONSISTENCY, METRICS, consistency_shifts, order_variants
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.schemas import OUTCOMES, RULES
@@ -46,6 +48,8 @@ class ReportInputs:
     """Rows of ``schemas.ANNOTATIONS``."""
     transitions: figures.Transitions | None = None
     """P⁺, P⁻ and P with their counts, and how weights are made of them."""
+    diagnostics: Diagnostics | None = None
+    """How sure the matrices and weights are."""
     rewards: pd.DataFrame | None = None
     """Rows of ``schemas.REWARDS``."""
     training: Mapping[str, pd.DataFrame] = field(default_factory=dict)
@@ -61,7 +65,9 @@ class ReportInputs:
     confidence: float = 0.95
     """Coverage of the intervals in ``differences``."""
     costs: pd.DataFrame | None = None
-    """Requests, tokens and dollars of the annotators; any columns."""
+    """Replies, tokens and dollars behind the labels, by annotator; any columns."""
+    ledger: pd.DataFrame | None = None
+    """What each run asked of each model and paid; any columns."""
     quarantine: pd.DataFrame | None = None
     """Rows set aside and why, counted; any columns."""
     artifacts: Mapping[str, str] = field(default_factory=dict)
@@ -79,7 +85,8 @@ def render_report(inputs: ReportInputs) -> str:
     page = _template().render(
         inputs=inputs,
         results=_results(inputs),
-        charts={name: _chart(name, draw(inputs)) for name, draw in _CHARTS.items()},
+        findings=_findings(inputs),
+        charts={name: _chart(name, figure) for name, figure in _figures(inputs).items()},
         traces=_traces(inputs),
         pairs=_pairs(inputs),
         rules=_rule_counts(inputs.annotations),
@@ -177,10 +184,24 @@ def _histogram(inputs: ReportInputs) -> Figure | None:
     return figures.weight_histogram(rewards, _polarities(inputs), transitions.clip_min, transitions.clip_max)
 
 
-def _likelihoods(inputs: ReportInputs) -> Figure | None:
-    if inputs.transitions is None or inputs.transitions.all.num_iterations == 0:
-        return None
-    return figures.log_likelihood_curves(inputs.transitions)
+def _diagnostic_charts(inputs: ReportInputs) -> dict[str, Figure | None]:
+    drawn: dict[str, Figure] = {}
+    if inputs.diagnostics and inputs.transitions:
+        drawn = diagnostic_charts(inputs.diagnostics, inputs.transitions)
+    return {name: drawn.get(name) for name in DIAGNOSTIC_CHARTS}
+
+
+def _findings(inputs: ReportInputs) -> dict[str, Any] | None:
+    """Sentences and tables of the diagnostics."""
+    found = inputs.diagnostics
+    return (
+        None
+        if found is None
+        else {
+            "sentences": diagnostic_findings.findings(found),
+            "tables": diagnostic_findings.tables(found),
+        }
+    )
 
 
 def _training(inputs: ReportInputs) -> Figure | None:
@@ -199,9 +220,12 @@ _CHARTS: dict[str, Callable[[ReportInputs], Figure | None]] = {
     "matrices": _matrices,
     "weights": _weights,
     "histogram": _histogram,
-    "likelihoods": _likelihoods,
     "training": _training,
 }
+
+
+def _figures(inputs: ReportInputs) -> dict[str, Figure | None]:
+    return {name: draw(inputs) for name, draw in _CHARTS.items()} | _diagnostic_charts(inputs)
 
 
 def _chart(name: str, figure: Figure | None) -> Markup | None:

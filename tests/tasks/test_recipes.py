@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 
 from flows.cli import read_config
-from mralign_core.config import RunConfig, Section
+from mralign_core.config import EndpointConfig, RunConfig, Section
 from mralign_core.storage import ArtifactRef
 from mralign_core.storage.digests import UNRELATED, _closure
 from tasks.annotate import annotations_work
 from tasks.annotate import shard_work as annotations_shard_work
+from tasks.compare_annotators import agreement_work
+from tasks.diagnose import diagnostics_work
 from tasks.estimate import transitions_work
 from tasks.evaluate import report_work, scores_work
 from tasks.generate import candidates_work, generations_work
 from tasks.generate import shard_work as generations_shard_work
+from tasks.induce_taxonomy import label_set_work
 from tasks.prepare import model_work, questions_work
 from tasks.recipes import RECIPES
 from tasks.reward import rewards_work
@@ -26,17 +29,53 @@ USED_BY = {
     "questions": DRAWS | {"candidates", "scores", "report"},
     "model": DRAWS | {"candidates", "adapter", "scores", "report"},
     "generations": {"candidates"},
-    "candidates": LABELS | {"transitions", "rewards", "adapter", "report"},
-    "annotations": {"transitions", "rewards", "adapter", "report"},
-    "transitions": {"rewards", "report"},
+    "candidates": LABELS | {"diagnostics", "transitions", "rewards", "adapter", "report", "agreement", "label-set"},
+    "annotations": {"diagnostics", "transitions", "rewards", "adapter", "report", "agreement"},
+    "transitions": {"diagnostics", "rewards", "report"},
+    "diagnostics": {"report"},
     "rewards": {"adapter", "report"},
     "adapter": {"scores", "report"},
     "scores": {"report"},
 }
 """Which kinds of artifact are computed from which."""
 
+ENDPOINTS = {f"annotate.{role}": LABELS for role in ("annotator_a", "annotator_b", "adjudicator")} | {
+    f"induce.{role}": {"label-set"} for role in ("labeller", "namer")
+}
+"""Sections that name a model and how to reach it → the artifacts made by it."""
+
+MODEL = {
+    "model": "openai/another",
+    "api_base": "http://127.0.0.1:9",
+    "temperature": 0.0,
+    "max_output_tokens": 100,
+}
+"""Field of such a section that replies depend on → another value."""
+
+LIMITS = {
+    "requests_per_minute": 5,
+    "tokens_per_minute": 5000,
+    "timeout_s": 5.0,
+    "max_attempts": 1,
+    "max_retry_after_s": 1.0,
+    "input_usd_per_million": 1.0,
+    "output_usd_per_million": 1.0,
+    "use_batch_api": True,
+    "batch_window_s": 1.0,
+    "batch_max_requests": 10,
+    "batch_poll_s": 1.0,
+}
+"""Field of such a section that says how to reach the model → another value."""
+
+COMPANIONS = {
+    "input_usd_per_million": {"output_usd_per_million": 2.0, "input_usd_per_million": 2.0},
+    "output_usd_per_million": {"output_usd_per_million": 2.0, "input_usd_per_million": 2.0},
+    **{name: {"use_batch_api": True} for name in ("batch_window_s", "batch_max_requests", "batch_poll_s")},
+}
+"""Field that means nothing alone → what must be given with it."""
+
 DEPENDS_ON = {
-    "seed": (7, DRAWS | LABELS | {"adapter", "scores"}),
+    "seed": (7, DRAWS | LABELS | {"transitions", "diagnostics", "adapter", "scores", "agreement", "label-set"}),
     "model.dtype": ("bfloat16", DRAWS | {"adapter", "scores"}),
     "model.cpu_threads": (2, {"adapter"}),
     "model.think_open": ("<reason>", DRAWS | {"candidates", "scores"}),
@@ -59,23 +98,22 @@ DEPENDS_ON = {
     "generate.min_reasoning_tokens": (11, {"candidates"}),
     "generate.max_reasoning_tokens": (179, {"candidates"}),
     "generate.traces_per_question": ("first", {"candidates"}),
-    "annotate.annotator_a": ("cue/b", LABELS),
-    "annotate.annotator_b": ("cue/a", LABELS),
-    "annotate.adjudicator": ("openai/gpt-5", LABELS),
     "annotate.confidence_threshold": (8.0, LABELS),
-    "annotate.temperature": (0.0, LABELS),
-    "annotate.api_base": ("http://127.0.0.1:9", LABELS),
     "annotate.cue_drop_prob": (0.2, LABELS),
     "annotate.cue_flip_prob": (0.2, LABELS),
-    "estimate.estimator": ("frequency", {"transitions"}),
-    "estimate.labels_per_segment": ("one", {"transitions", "rewards"}),
-    "estimate.num_iterations": (6, {"transitions"}),
-    "estimate.damping": (0.5, {"transitions"}),
-    "estimate.prior": (0.2, {"transitions"}),
-    "estimate.tolerance": (1e-5, {"transitions"}),
-    "reward.reference": ("opposite", {"rewards"}),
-    "reward.clip_min": (0.5, {"rewards"}),
-    "reward.clip_max": (2.0, {"rewards"}),
+    "estimate.estimator": ("frequency", {"transitions", "agreement"}),
+    "estimate.labels_per_segment": ("one", {"transitions", "rewards", "agreement"}),
+    "estimate.num_iterations": (6, {"transitions", "agreement"}),
+    "estimate.damping": (0.5, {"transitions", "agreement"}),
+    "estimate.prior": (0.2, {"transitions", "agreement"}),
+    "estimate.tolerance": (1e-5, {"transitions", "agreement"}),
+    "estimate.num_resamples": (100, {"transitions"}),
+    "estimate.confidence": (0.9, {"diagnostics", "rewards"}),
+    "reward.reference": ("opposite", {"diagnostics", "rewards", "agreement"}),
+    "reward.clip_min": (0.5, {"diagnostics", "rewards", "agreement"}),
+    "reward.clip_max": (2.0, {"diagnostics", "rewards", "agreement"}),
+    "reward.support_shrinkage": (2.0, {"diagnostics", "rewards", "agreement"}),
+    "reward.condition_on": ("stratum", {"diagnostics", "rewards", "agreement"}),
     "train.variants": (["mr_align", "kto", "sft"], set()),
     "train.beta": (0.2, {"adapter"}),
     "train.desirable_weight": (1.1, {"adapter"}),
@@ -99,12 +137,24 @@ DEPENDS_ON = {
     "evaluate.max_new_tokens": (191, {"scores"}),
     "evaluate.num_resamples": (500, set()),
     "evaluate.confidence": (0.9, set()),
-}
-"""Field → another value, and the artifacts it changes directly. The report shows the config: any field changes it."""
+    "compare.panels": ([{"name": "other"}], {"agreement"}),
+    "compare.num_resamples": (500, {"agreement"}),
+    "compare.confidence": (0.9, {"agreement"}),
+    "induce.num_traces": (100, {"label-set"}),
+    "induce.min_frequency": (4, {"label-set"}),
+    "induce.embedder": ("BAAI/bge-m3", {"label-set"}),
+    "induce.min_samples": (3, {"label-set"}),
+    "induce.xi": (0.1, {"label-set"}),
+} | {f"{role}.{name}": (value, direct) for role, direct in ENDPOINTS.items() for name, value in MODEL.items()}
+"""Field → another value, and the artifacts it changes directly. The report shows the config: any field changes it,
+but for those of ``ANALYSES``, which are no part of the pipeline."""
+
+ANALYSES = ("compare.", "induce.")
 
 NOT_OF_THE_POCKET = {"model.source", "model.path", "model.revision", "questions.source", "generate.source"} | {
     f"questions.{name}_column" for name in ("question", "answer", "id")
 }
+NOT_OF_THE_POCKET |= {f"induce.embedding.{name}" for name in EndpointConfig.model_fields}
 """Fields that only other configs use; see the tests below."""
 
 OPERATIONAL = {
@@ -118,17 +168,20 @@ OPERATIONAL = {
     "generate.batch_size": 8,
     "generate.shard_size": 10,
     "annotate.concurrency": 1,
-    "annotate.requests_per_minute": 5,
-    "annotate.timeout_s": 5.0,
-    "annotate.max_attempts": 1,
     "annotate.shard_size": 3,
+    "annotate.budget_usd": 1.0,
     "train.gradient_checkpointing": True,
     "train.where": "deployment",
     "evaluate.batch_size": 8,
-}
+    "induce.concurrency": 1,
+    "induce.embedding_batch_size": 8,
+    "induce.budget_usd": 1.0,
+} | {f"{role}.{name}": value for role in ENDPOINTS for name, value in LIMITS.items()}
 """Field → another value; these decide where and how fast, never what."""
 
 CHANGE_NO_RESULT = {
+    "mralign_core.annotation.quoting": "says what annotation would cost",
+    "mralign_core.label_sets": "reads the labels, which are in the keys by value",
     "mralign_core.models": "says where the weights are",
     "mralign_core.generation.loading": "opens the pocket model for its quality gates",
     "mralign_core.generation.transformers_sampler": "samples for the quality gates",
@@ -137,7 +190,7 @@ CHANGE_NO_RESULT = {
 }
 """Code that a task calls without being part of every key of its stage, and why that is right."""
 
-PATHS = {"questions.train_path", "questions.eval_path", "generate.traces_path"}
+PATHS = {"questions.train_path", "questions.eval_path", "generate.traces_path", "compare.sheets", "annotate.label_set"}
 """Operational too: the contents of the files count, not where they are."""
 
 
@@ -156,12 +209,15 @@ def keys(config: RunConfig) -> dict[str, str]:
     note(annotations_shard_work(config, candidates, 0, 10))
     annotations = note(annotations_work(config, candidates))
     transitions = note(transitions_work(config, candidates, annotations))
+    diagnostics = note(diagnostics_work(config, candidates, annotations, transitions))
     rewards = note(rewards_work(config, candidates, annotations, transitions))
     adapter = note(adapter_work(config, "mr_align", model, candidates, annotations, rewards))
     scores = note(scores_work(config, "mr_align", questions, model, adapter))
-    made = [questions, model, candidates, annotations, transitions, rewards]
+    made = [questions, model, candidates, annotations, transitions, diagnostics, rewards]
     artifacts = {ref.stage: ref for ref in made}
     note(report_work(config, artifacts, {"mr_align": adapter}, {"mr_align": scores}))
+    note(agreement_work(config, candidates, {"run": annotations}))
+    note(label_set_work(config, candidates))
     return found
 
 
@@ -171,6 +227,10 @@ def downstream(names: set[str]) -> set[str]:
     while new := {user for name in reached for user in USED_BY.get(name, ())} - reached:
         reached |= new
     return reached
+
+
+def last(field: str) -> str:
+    return field.rpartition(".")[2]
 
 
 def changed(one: RunConfig, other: RunConfig) -> set[str]:
@@ -208,12 +268,41 @@ def test_every_recipe_is_followed():
 @pytest.mark.parametrize("field", DEPENDS_ON)
 def test_a_field_changes_what_is_downstream_of_it_and_no_more(field):
     value, direct = DEPENDS_ON[field]
-    assert changed(POCKET, read_config("pocket", {field: value})) == downstream(direct) | {"report"}
+    shown = set() if field.startswith(ANALYSES) else {"report"}
+    assert changed(POCKET, read_config("pocket", {field: value})) == downstream(direct) | shown
 
 
 @pytest.mark.parametrize("field", OPERATIONAL)
 def test_an_operational_field_changes_no_key(field):
-    assert not changed(POCKET, read_config("pocket", {field: OPERATIONAL[field]}))
+    with_it = {f"{field.rpartition('.')[0]}.{name}": value for name, value in COMPANIONS.get(last(field), {}).items()}
+    assert not changed(read_config("pocket", with_it), read_config("pocket", with_it | {field: OPERATIONAL[field]}))
+
+
+@pytest.mark.parametrize("name", [*MODEL, *(name for name in LIMITS if "batch" not in name)])
+def test_of_the_embeddings_endpoint_the_model_counts_and_its_limits_do_not(name):
+    section = {"model": "openai/embedder", "input_usd_per_million": 0, "output_usd_per_million": 0}
+    base, other = (
+        read_config("pocket", {"induce.embedder": "endpoint", "induce.embedding": embedding})
+        for embedding in (section, section | {name: (MODEL | LIMITS)[name]})
+    )
+    assert changed(base, other) == ({"label-set"} if name in MODEL else set())
+
+
+def test_contents_of_an_embedders_folder_count(tmp_path):
+    config = read_config("pocket", {"induce.embedder": str(tmp_path)})
+    empty = label_set_work(config, ANY).key
+    (tmp_path / "modules.json").write_text("[]")
+    assert label_set_work(config, ANY).key != empty
+
+
+def test_contents_of_a_label_set_count_and_its_place_does_not(tmp_path):
+    one, moved, edited = (tmp_path / name for name in ("one.yaml", "moved.yaml", "edited.yaml"))
+    one.write_text("labels: [{name: a, definition: x}]")
+    moved.write_text("labels:\n  - {definition: x, name: a}")
+    edited.write_text("labels: [{name: a, definition: y}]")
+    first, same, other = (read_config("pocket", {"annotate.label_set": str(path)}) for path in (one, moved, edited))
+    assert not changed(first, same)
+    assert changed(first, other) >= LABELS | {"transitions", "rewards"}
 
 
 def test_noise_of_the_offline_annotators_does_not_matter_to_models():

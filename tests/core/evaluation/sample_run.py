@@ -4,6 +4,9 @@ import numpy as np
 import pandas as pd
 
 from mralign_core import schemas
+from mralign_core.config import EstimateConfig, RewardConfig
+from mralign_core.diagnostics import diagnose
+from mralign_core.estimation import estimate_transitions, labelled_traces
 from mralign_core.evaluation import ReportInputs, Transitions, paired_differences, summarize
 from mralign_core.method.rewards import clip_weights, trace_ratios
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
@@ -47,7 +50,7 @@ def random_scores(rng, variants, num_questions, num_draws=2):
     return as_scores(rows)
 
 
-def candidate(trace_id, polarity, num_segments):
+def candidate(trace_id, polarity, num_segments, stratum=""):
     """One row of schemas.CANDIDATES with segments "Segment 0 names Oslo." and so on."""
     completion, segments = "<think>\n", []
     for place in range(num_segments):
@@ -61,7 +64,7 @@ def candidate(trace_id, polarity, num_segments):
         "question_id": trace_id,
         "question": f"Which city does {trace_id} mean?",
         "answers": ["Oslo"],
-        "stratum": "",
+        "stratum": stratum,
         "polarity": polarity,
         "draw": 0,
         "prompt": "",
@@ -105,7 +108,7 @@ def labelled_run(rng, num_traces=24):
         trace_id, polarity = f"t{number:02d}", ("positive", "negative")[number % 2]
         labels = [[str(rng.choice(taxonomy.labels[:6] if number % 2 else taxonomy.labels[4:]))] for _ in range(5)]
         labels[number % 5] = []
-        candidates.append(candidate(trace_id, polarity, len(labels)))
+        candidates.append(candidate(trace_id, polarity, len(labels), ("one_hop", "two_hop")[number % 5 > 2]))
         annotations += [annotation(trace_id, place, names) for place, names in enumerate(labels)]
         chains[trace_id] = (polarity, [[taxonomy.state(name) for name in names] for names in labels])
     sides = ({"positive"}, {"negative"}, {"positive", "negative"})
@@ -118,7 +121,8 @@ def labelled_run(rng, num_traces=24):
         weights = clip_weights(ratios, transitions.clip_min, transitions.clip_max)
         for place, (weight, ratio) in enumerate(zip(weights, ratios, strict=True)):
             row = {"trace_id": trace_id, "segment": place, "weight": float(weight), "ratio": float(ratio)}
-            rewards.append(row | {"clipped": bool(weight != ratio)})
+            row |= {"clipped": bool(weight != ratio), "support": 1.0, "weight_low": None, "weight_high": None}
+            rewards.append(row)
     frames = (
         schemas.CANDIDATES.require(pd.DataFrame(candidates)),
         schemas.ANNOTATIONS.require(pd.DataFrame(annotations)),
@@ -126,10 +130,28 @@ def labelled_run(rng, num_traces=24):
     return *frames, transitions, schemas.REWARDS.require(pd.DataFrame(rewards))
 
 
+def diagnosed(candidates, annotations):
+    """Matrices with bootstrap draws and their diagnostics, by the real estimate stage."""
+    traces, single = (labelled_traces(candidates, annotations, labels_per_segment=n) for n in ("two", "one"))
+    section = EstimateConfig(num_resamples=30)
+    matrices = estimate_transitions(traces, section, rng=np.random.default_rng(0))
+    found = diagnose(
+        traces,
+        matrices,
+        section,
+        RewardConfig(),
+        np.random.default_rng(0),
+        taxonomy=PAPER_TAXONOMY,
+        single_label=single,
+    )
+    return Transitions.of(matrices, RewardConfig(), section.confidence, PAPER_TAXONOMY), found
+
+
 def full_inputs():
     """Report inputs with every section filled."""
     rng = np.random.default_rng(0)
-    candidates, annotations, transitions, rewards = labelled_run(rng)
+    candidates, annotations, _, rewards = labelled_run(rng, num_traces=48)
+    transitions, diagnostics = diagnosed(candidates, annotations)
     scores = random_scores(rng, ("off", "on", "sft", "kto", "mr_align"), 40)
     questions = pd.DataFrame(
         {
@@ -146,6 +168,7 @@ def full_inputs():
         candidates=candidates,
         annotations=annotations,
         transitions=transitions,
+        diagnostics=diagnostics,
         rewards=rewards,
         training={name: training_metrics(name) for name in ("sft", "kto", "mr_align")},
         scores=scores,
@@ -153,6 +176,7 @@ def full_inputs():
         summary=summarize(scores),
         differences=paired_differences(scores, num_resamples=500, confidence=0.95, rng=rng),
         costs=pd.DataFrame({"role": ["annotator_a"], "requests": [24], "cost_usd": [0.0]}),
+        ledger=pd.DataFrame({"run": ["pocket-1f2e"], "model": ["openai/x"], "requests": [24], "cost_usd": [1.5]}),
         quarantine=pd.DataFrame({"table": ["scores"], "reason": ["must be text"], "rows": [1]}),
         artifacts={"generations": "0" * 64},
         config={"seed": 0, "evaluate": {"num_draws": 2}},

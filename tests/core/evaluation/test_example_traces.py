@@ -34,7 +34,8 @@ def traces_with(weights):
         for name, (_, pair) in weights.items()
         for place, weight in enumerate(pair)
     ]
-    rewards = schemas.REWARDS.require(pd.DataFrame(rows))
+    behind = {"support": 1.0, "weight_low": None, "weight_high": None}
+    rewards = schemas.REWARDS.require(pd.DataFrame(rows).assign(**behind))
     return schemas.CANDIDATES.require(candidates), schemas.ANNOTATIONS.require(annotations), rewards
 
 

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 from sample_run import annotation, as_scores, score, training_metrics
 
-from mralign_core.evaluation import figures, paired_differences
+from mralign_core.evaluation import diagnostic_figures, figures, paired_differences
+from mralign_core.evaluation.delta_graph import delta_graph
+from mralign_core.evaluation.matrix_figures import weight_intervals
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -24,7 +26,11 @@ DRAWINGS = {
     "matrices": lambda inputs: figures.transition_heatmaps(inputs.transitions),
     "weights": lambda inputs: figures.weight_heatmaps(inputs.transitions),
     "histogram": lambda inputs: figures.weight_histogram(inputs.rewards, polarities(inputs), np.exp(-1), np.e),
-    "likelihoods": lambda inputs: figures.log_likelihood_curves(inputs.transitions),
+    "delta": lambda inputs: delta_graph(inputs.transitions.plus, inputs.transitions.minus, inputs.taxonomy),
+    "intervals": lambda inputs: weight_intervals(inputs.transitions),
+    "objective": lambda inputs: diagnostic_figures.objective_curves(inputs.diagnostics.objectives),
+    "sensitivity": lambda inputs: diagnostic_figures.sensitivity_curves(inputs.diagnostics.sensitivity),
+    "strata": lambda inputs: diagnostic_figures.stratum_moves(inputs.diagnostics.strata),
     "training": lambda inputs: figures.training_curves(inputs.training),
     "differences": lambda inputs: figures.difference_intervals(inputs.differences),
 }

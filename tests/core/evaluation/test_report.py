@@ -48,7 +48,7 @@ def html(inputs):
 @pytest.fixture(scope="module")
 def quick(inputs):
     """Inputs without the figures that take longest to draw."""
-    return dataclasses.replace(inputs, transitions=None, training={})
+    return dataclasses.replace(inputs, transitions=None, diagnostics=None, training={})
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +86,16 @@ def test_ids_are_unique_and_every_link_leads_somewhere(page):
 def test_every_section_has_its_content(page):
     charts = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg"]
     assert sorted(charts) == [
+        "delta",
         "differences",
         "funnel",
         "histogram",
+        "intervals",
         "labels",
-        "likelihoods",
         "matrices",
+        "objective",
+        "sensitivity",
+        "strata",
         "training",
         "weights",
     ]
@@ -158,7 +162,7 @@ def test_any_one_table_may_be_absent_or_empty(quick, name, absent):
 def test_with_nothing_each_section_says_so_plainly():
     page = Page(render_report(ReportInputs(run={"run": "empty"}, notes=["Selection kept no trace."])))
     absent = [attrs for _, attrs in page.tags if attrs.get("class") == "absent"]
-    assert len(absent) == 10
+    assert len(absent) == 11
     for text in (
         "nothing is claimed about the model",
         "Selection kept no trace.",
@@ -197,11 +201,11 @@ def test_unpaired_scores_are_refused(inputs):
         render_report(dataclasses.replace(inputs, scores=scores))
 
 
-def test_frequency_estimates_have_no_iterations_to_show(inputs):
-    every = inputs.transitions
-    counted = every._replace(all=every.all._replace(num_iterations=0))
-    page = Page(render_report(dataclasses.replace(inputs, training={}, transitions=counted)))
-    assert "there are no EM iterations to show" in page.text
+def test_diagnostics_are_told_in_words_and_tables_and_may_be_absent(inputs, page, quick):
+    assert "How sure are the weights?" in page.text
+    for text in ("Positive traces:", "Of the settings tried one at a time", "EM to convergence", "by strata alone"):
+        assert text in page.text
+    assert "No diagnostics were made in this run." in render_report(quick)
 
 
 def test_a_large_evaluation_stays_under_the_limit(quick):

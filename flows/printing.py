@@ -1,0 +1,143 @@
+"""What the command line prints: plans, quotes, results, with the paths to look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.server import ServerAddress
+from mralign_core.config import RunConfig
+
+if TYPE_CHECKING:
+    from mralign_core.storage import ArtifactRef
+
+console = Console()
+
+
+def print_plan(config: RunConfig) -> None:
+    """What is in the store and what a run would compute, and what annotation would cost."""
+    from tasks.planning import plan
+
+    table = Table("stage", "artifact", "status", "key", title=f"config {config.name!r}: nothing is run")
+    for planned in plan(config):
+        key = planned.found.key[:12] if planned.found else ""
+        table.add_row(planned.stage, planned.name, planned.status, key, style="dim" if planned.found else "")
+    console.print(table)
+    _print_quote(config)
+
+
+def _print_quote(config: RunConfig) -> None:
+    from tasks.planning import quote_annotations
+
+    found = quote_annotations(config)
+    if found is None:
+        console.print("annotation: requests and dollars can be told once the candidates are there", highlight=False)
+        return
+    quotes, spent_usd = found
+    table = Table(
+        "model", "kept", "requests", "prompt tokens", "reply tokens", "dollars", title="annotation, still to ask"
+    )
+    for quote in quotes:
+        requests, cost = f"{quote.requests:,}", f"{quote.cost_usd:.2f}"
+        if quote.most_requests > quote.requests:
+            requests, cost = f"{requests} to {quote.most_requests:,}", f"{cost} to {quote.most_cost_usd:.2f}"
+        tokens = (f"{quote.prompt_tokens:,}", f"{quote.completion_tokens:,}")
+        table.add_row(quote.model, f"{quote.kept:,}", requests, *tokens, cost)
+    console.print(table)
+    least, most = (sum(getattr(quote, name) for quote in quotes) for name in ("cost_usd", "most_cost_usd"))
+    budget = config.annotate.budget_usd
+    ceiling = "no ceiling is set (annotate.budget_usd)" if budget is None else f"annotate.budget_usd is {budget:.2f}"
+    console.print(
+        f"{least:.2f} to {most:.2f} dollars to come, {spent_usd:.2f} spent so far; {ceiling}. Reply tokens are an "
+        "estimate; repair turns and hidden reasoning are not in it.",
+        highlight=False,
+    )
+
+
+def print_results(config: RunConfig, server: ServerAddress, *, finished_pipeline: bool) -> None:
+    """The results of a finished run, and where everything is."""
+    from tasks.runs import last_run
+
+    if not finished_pipeline:
+        console.print("done")
+        return
+    from mralign_core.storage import ArtifactStore
+
+    store = ArtifactStore(config.storage)
+    folder = store.open_directory(last_run(config, "report"))
+    _print_summary(folder)
+    rows: dict[str, object] = {"report": folder / "report.html", "artifacts": store.root_uri}
+    for variant in config.train.variants:
+        rows[f"adapter {variant}"] = store.open_directory(last_run(config, f"adapter:{variant}"))
+    rows["this run in the UI"] = server.ui_hint
+    for name, where in rows.items():
+        # A path is for copying: it is never cut or wrapped, however narrow the terminal.
+        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
+
+
+def print_agreement(config: RunConfig, agreement: ArtifactRef, server: ServerAddress) -> None:
+    """How far the annotation sets agree."""
+    from mralign_core.comparison.tables import agreement_table
+    from mralign_core.storage import ArtifactStore
+    from tasks.compare_annotators import read_agreement
+
+    found = read_agreement(config, agreement)
+    console.print(agreement_table(found))
+    for name, note in found["notes"].items():
+        console.print(f"[bold]{escape(name)}[/bold]: {escape(str(note))}", soft_wrap=True, highlight=False)
+    for reason in dict.fromkeys(row["reason"] for row in found["skipped"]):
+        pairs = sum(row["reason"] == reason for row in found["skipped"])
+        console.print(f"P and w of {pairs} pair(s) are not compared: {escape(reason)}", soft_wrap=True, highlight=False)
+    folder = ArtifactStore(config.storage).open_directory(agreement)
+    for name, where in {"agreement": folder / "agreement.md", "this run in the UI": server.ui_hint}.items():
+        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
+
+
+def print_label_set(config: RunConfig, ref: ArtifactRef, output: Path | None, server: ServerAddress) -> None:
+    """The induced labels, and how to use them."""
+    from mralign_core.storage import ArtifactStore
+    from tasks.induce_taxonomy import LABEL_COLUMNS, LABEL_SET, MAP_PNG, OPEN_LABELS, label_rows, read_clusters
+
+    found = read_clusters(config, ref)
+    counts = found["counts"]
+    silhouette = f"{counts['silhouette']:.4f}" if counts["silhouette"] is not None else counts["silhouette_note"]
+    table = Table(*LABEL_COLUMNS, title=f"config {config.name!r}: {counts['labels']} labels induced", show_lines=True)
+    for row in label_rows(found):
+        table.add_row(*map(escape, row))
+    console.print(table)
+    console.print(
+        f"{counts['instances']:,} open labels of {counts['distinct']:,} kinds in {counts['traces']:,} traces; "
+        f"{counts['kept']:,} frequent enough, {counts['clusters']} clusters, {counts['noise']} noise; "
+        f"silhouette {silhouette}",
+        highlight=False,
+    )
+    for where, problem in found["failures"].items():
+        console.print(f"[yellow]failed[/yellow] {escape(where)}: {escape(problem)}", highlight=False)
+    folder = ArtifactStore(config.storage).open_directory(ref)
+    file = folder / LABEL_SET
+    if output:
+        output.write_bytes(file.read_bytes())
+        file = output.resolve()
+    rows = {"label set": file, "open labels": folder / OPEN_LABELS, "cluster map": folder / MAP_PNG}
+    for name, where in {**rows, "this run in the UI": server.ui_hint}.items():
+        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
+    console.print(f"use it: mralign run --config {config.name} --set annotate.label_set={file}", soft_wrap=True)
+
+
+def _print_summary(folder: Path) -> None:
+    import pandas as pd
+
+    from mralign_core.evaluation.findings import summary_table
+
+    if not (folder / "summary.json").exists():
+        console.print("nothing was evaluated: questions.eval_path is empty")
+        return
+    summary, differences = (
+        pd.DataFrame(json.loads((folder / f"{n}.json").read_text())) for n in ("summary", "differences")
+    )
+    console.print(summary_table(summary, differences))

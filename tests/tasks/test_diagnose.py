@@ -1,0 +1,132 @@
+"""Diagnostics as an artifact: made from stored tables, read back, drawn, and printed by the command."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from flows.cli import main, read_config
+from mralign_core.config import RunConfig
+from mralign_core.evaluation.diagnostic_figures import DIAGNOSTIC_CHARTS
+from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.schemas import POLARITIES, TABLES
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.diagnose import diagnose_matrices, read_diagnostics
+from tasks.estimate import estimate_matrices
+from tasks.publishing import _markdown
+from tasks.quarantine import write_rows
+from tasks.runs import remember
+
+NUM_TRACES = 60
+
+
+def tables() -> dict[str, pd.DataFrame]:
+    """Candidates and annotations of random chains of labels; the text is of no matter here."""
+    rng, candidates, annotations = np.random.default_rng(0), [], []
+    span = {"start": 0, "end": 1, "token_start": 0, "token_end": 1}
+    for number in range(NUM_TRACES):
+        trace_id, positive = f"t{number:02d}", number % 2
+        texts = dict.fromkeys(("question", "prompt", "completion", "answer"), "x")
+        ids = {
+            "trace_id": trace_id,
+            "question_id": trace_id,
+            "answers": ["x"],
+            "prompt_ids": [0],
+            "completion_ids": [0],
+        }
+        kind = {"polarity": POLARITIES[1 - positive], "stratum": ("one_hop", "two_hop")[number % 3 > 0]}
+        candidates.append(ids | texts | kind | {"draw": 0, "segments": [span], "reasoning_tokens": 1})
+        for segment in range(6):
+            count = 1 + (number + segment) % 2
+            labels = [
+                str(name) for name in rng.choice(PAPER_TAXONOMY.labels[positive : positive + 5], 2, replace=False)
+            ]
+            given = {"labels": labels[:count], "confidences": [9.0, 8.0][:count]}
+            both = {f"{field}_{side}": value for field, value in given.items() for side in "ab"}
+            row = {"trace_id": trace_id, "segment": segment, "step": segment, "rule": "agree"}
+            annotations.append(row | given | both)
+    return {"candidates": pd.DataFrame(candidates), "annotations": pd.DataFrame(annotations)}
+
+
+def publish(store: ArtifactStore, name: str, frame: pd.DataFrame, folder: Path) -> ArtifactRef:
+    folder.mkdir()
+    write_rows(store, folder, f"{name}.parquet", frame.astype(object), TABLES[name])
+    return store.publish(name, name.encode().hex().ljust(64, "0"), folder, parents=[], fingerprint={})
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> RunConfig:
+    root = tmp_path_factory.mktemp("store")
+    return read_config("pocket", {"storage.root": str(root), "estimate.num_resamples": 20})
+
+
+@pytest.fixture(scope="module")
+def inputs(config, tmp_path_factory) -> dict[str, ArtifactRef]:
+    store, folder = ArtifactStore(config.storage), tmp_path_factory.mktemp("tables")
+    made = {name: publish(store, name, frame, folder / name) for name, frame in tables().items()}
+    remember(config, **made)
+    return made | {"transitions": estimate_matrices.run_here(config, **made)}
+
+
+@pytest.fixture(scope="module")
+def diagnostics(config, inputs) -> ArtifactRef:
+    return diagnose_matrices.run_here(config, **inputs)
+
+
+def test_the_artifact_holds_the_result_and_every_figure(config, diagnostics):
+    store = ArtifactStore(config.storage)
+    found = read_diagnostics(store, diagnostics)
+    assert found.yields[2].traces == NUM_TRACES and found.used_traces["positive"] == NUM_TRACES // 2
+    assert found.strata is not None and set(found.strata.conditioned) == {"one_hop", "two_hop"}
+    assert {row.estimator for row in found.estimators} == {"paper", "converged", "frequency", "single label"}
+    folder = store.open_directory(diagnostics)
+    assert {path.stem for path in folder.glob("*.png")} == {path.stem for path in folder.glob("*.svg")}
+    assert {path.stem for path in folder.glob("*.png")} == set(DIAGNOSTIC_CHARTS)
+    assert all(Image.open(path).width > 700 for path in folder.glob("*.png"))
+
+
+def test_it_is_found_again_and_made_anew_for_other_weights(config, inputs, diagnostics):
+    assert diagnose_matrices.run_here(config, **inputs) == diagnostics
+    section = config.reward.model_copy(update={"clip_max": 2.0})
+    other = diagnose_matrices.run_here(config.model_copy(update={"reward": section}), **inputs)
+    assert other.key != diagnostics.key
+
+
+def test_single_labels_are_not_compared_with_themselves(config, inputs):
+    section = config.estimate.model_copy(update={"labels_per_segment": "one", "num_resamples": 0})
+    one = config.model_copy(update={"estimate": section})
+    named = {name: inputs[name] for name in ("candidates", "annotations")}
+    made = diagnose_matrices.run_here(one, **named, transitions=estimate_matrices.run_here(one, **named))
+    store = ArtifactStore(one.storage)
+    assert [r.estimator for r in read_diagnostics(store, made).estimators] == ["paper", "converged", "frequency"]
+    assert not (store.open_directory(made) / "intervals.png").exists()
+
+
+def test_the_command_prints_the_table_and_writes_the_figure(config, inputs, tmp_path, monkeypatch, capsys):
+    picture = tmp_path / "shift.png"
+    options = ["--config", "pocket", f"--set=storage.root={json.dumps(config.storage.root)}", "--figure", str(picture)]
+    monkeypatch.setattr(sys, "argv", ["mralign", "sensitivity", *options])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    out = capsys.readouterr().out
+    assert not stopped.value.code
+    for text in ("damping", "prior", "clip", "0.6 (this run)", "cross 1", str(picture)):
+        assert text in out
+    assert Image.open(picture).width > 700
+
+
+def test_the_command_without_a_run_says_which_stage_to_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mralign", "sensitivity", f"--set=storage.root={json.dumps(str(tmp_path))}"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert "run stage" in capsys.readouterr().err
+
+
+def test_tables_become_markdown_with_bars_kept_apart():
+    frame = pd.DataFrame({"mean |Δ log w|": ["0.1"], "n": [3]})
+    assert _markdown(frame) == "| mean \\|Δ log w\\| | n |\n| --- | --- |\n| 0.1 | 3 |"
