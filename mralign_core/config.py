@@ -537,7 +537,7 @@ def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
     for name in sections:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {dotted}: {name!r} is no section but {values!r}; write {{model: …}} for a model")
+            raise ConfigError(f"--set {dotted}: {name!r} is not a section but {values!r}; for a model write {{model: …}}")
     values[field] = value
 
 
