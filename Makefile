@@ -21,7 +21,8 @@ serve: $(VENV)/.installed ## Prefect server and UI, work pools, workers and depl
 	@$(BIN)/python -m deployments.serve
 
 test: $(VENV)/.installed-dev ## the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest tests/core -n auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest tests --ignore tests/core
 
 check: $(VENV)/.installed-dev ## lint, format, types, docstrings
 	@$(BIN)/ruff check .

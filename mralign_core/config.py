@@ -537,7 +537,7 @@ def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
     for name in sections:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {dotted}: {name!r} is not a section but {values!r}; for a model write {{model: …}}")
+            raise ConfigError(f"--set {dotted}: {name!r} is not a section but {values!r}; a model: {{model: …}}")
     values[field] = value
 
 

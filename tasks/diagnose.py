@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
 from mralign_core.config import RunConfig
 from mralign_core.diagnostics import Diagnostics, Sensitivity, diagnose, weight_sensitivity
-from mralign_core.estimation import LabelledTrace, TransitionMatrices, labelled_traces
+from mralign_core.estimation import LabelledTrace, TransitionMatrices, read_trace_batches, traces_of_batch
 from mralign_core.evaluation.diagnostic_figures import diagnostic_charts
 from mralign_core.evaluation.drawing import to_png, to_svg
 from mralign_core.evaluation.matrix_figures import Transitions
@@ -16,6 +17,9 @@ from mralign_core.label_sets import label_set_of
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.caching import Built, Produced, Work, stage_task
+
+DIAGNOSED_TRACES = 20_000
+"""Of more traces about so many, evenly spaced, are looked at; the artifact's counts say how many."""
 
 
 def diagnostics_work(
@@ -77,9 +81,12 @@ def _taxonomy(config: RunConfig) -> Taxonomy:
 def _traces(
     store: ArtifactStore, candidates: ArtifactRef, annotations: ArtifactRef, labels: str, taxonomy: Taxonomy
 ) -> list[LabelledTrace]:
-    return labelled_traces(
-        store.read_table(candidates, "candidates.parquet"),
-        store.read_table(annotations, "annotations.parquet"),
+    """The annotated traces, or evenly spaced ones of them when they are too many to hold."""
+    batches = read_trace_batches(
+        store.open_file(candidates, "candidates.parquet"),
+        store.open_file(annotations, "annotations.parquet"),
         labels_per_segment=labels,
         taxonomy=taxonomy,
     )
+    every = 1 + (candidates.rows or 0) // DIAGNOSED_TRACES
+    return list(islice(chain.from_iterable(map(traces_of_batch, batches)), None, None, every))

@@ -18,7 +18,7 @@ from mralign_core.estimation.matrices import (
     estimate_transitions,
 )
 from mralign_core.estimation.reading import read_trace_batches
-from mralign_core.estimation.traces import LabelledTrace, TraceBatch, batch_of_traces, labelled_traces
+from mralign_core.estimation.traces import LabelledTrace, TraceBatch, batch_of_traces, labelled_traces, traces_of_batch
 from mralign_core.estimation.weights import Weigher, weigh_segments
 
 __all__ = [
@@ -39,5 +39,6 @@ __all__ = [
     "labelled_traces",
     "make_estimator",
     "read_trace_batches",
+    "traces_of_batch",
     "weigh_segments",
 ]

@@ -108,3 +108,19 @@ def batch_of_traces(traces: Sequence[LabelledTrace]) -> TraceBatch:
         ),
         segments=np.array([n for trace in traces for n in range(len(trace.step_of_segment))], dtype=np.int64),
     )
+
+
+def traces_of_batch(batch: TraceBatch) -> list[LabelledTrace]:
+    """The traces of a batch one by one: the inverse of :func:`batch_of_traces`."""
+    num_traces = len(batch.trace_ids)
+    first_step = np.searchsorted(batch.trace_of_step, np.arange(num_traces + 1))
+    first_segment = np.searchsorted(batch.step_of_segment, first_step)
+    states = [tuple(state for state in pair if state) for pair in batch.labels.tolist()]
+    ids, strata = batch.trace_ids.to_pylist(), batch.strata.to_pylist()
+    traces = []
+    for place in range(num_traces):
+        start, end = first_step[place], first_step[place + 1]
+        of_segment = batch.step_of_segment[first_segment[place] : first_segment[place + 1]] - start
+        polarity = "positive" if batch.is_positive[place] else "negative"
+        traces.append(LabelledTrace(ids[place], polarity, states[start:end], of_segment.tolist(), strata[place]))
+    return traces

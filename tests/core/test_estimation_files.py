@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mralign_core.errors import ArtifactError, DataError
-from mralign_core.estimation import batch_of_traces, count_corpus, labelled_traces, read_trace_batches
+from mralign_core.estimation import batch_of_traces, count_corpus, labelled_traces, read_trace_batches, traces_of_batch
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.method.transitions import count_set_pairs
 from tests.annotated_files import annotation_row, candidate_row, random_rows, taxonomy_of, write_files, write_unchecked
@@ -66,6 +66,15 @@ def test_files_give_the_same_columns_as_lists(annotated, batch_rows):
         np.testing.assert_array_equal(batch.labels, whole.labels[steps])
         trace, step = here.stop, steps.stop
     assert (trace, step) == (len(traces), len(whole.labels))
+
+
+@pytest.mark.parametrize("labels_per_segment", ["two", "one"])
+def test_streamed_traces_are_those_of_the_tables(annotated, labels_per_segment):
+    taxonomy, rows, files = annotated
+    options = {"labels_per_segment": labels_per_segment, "taxonomy": taxonomy}
+    streamed = [t for batch in read_trace_batches(*files, batch_rows=40, **options) for t in traces_of_batch(batch)]
+    plain = labelled_traces(*map(pd.DataFrame, rows), **options)
+    assert streamed == [trace._replace(steps=[tuple(sorted(step)) for step in trace.steps]) for trace in plain]
 
 
 def test_what_is_kept_of_each_trace_adds_up_to_the_counts(annotated):
