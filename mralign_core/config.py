@@ -251,7 +251,7 @@ class AnnotateConfig(Section):
     cue_flip_prob: float = Field(0.05, ge=0, le=1)
     """Offline annotators only: probability of replacing a label by another one."""
     budget_usd: float | None = Field(None, ge=0, json_schema_extra=OPERATIONAL)
-    """Most dollars to spend on these annotations, over all runs; it stops before the call that could cross it."""
+    """Most dollars to spend on annotating these traces, over all runs; it stops before the call that could cross it."""
     concurrency: int = Field(8, ge=1, le=1024, json_schema_extra=OPERATIONAL)
     """Requests in flight at once."""
     shard_size: int = Field(128, ge=1, json_schema_extra=OPERATIONAL)

@@ -5,7 +5,9 @@ the mean |log w − log w′| over labelled segments, and the share of them on t
 
 Distances between two matrices are L1 distances of rows (0 equal, 2 nothing in common), averaged over rows in
 proportion to how often each state is left in all traces. Matrices of few traces are far apart by chance alone, so a
-distance between groups of traces stands beside the mean distance after shuffling which trace is in which group.
+distance between groups of traces stands beside those after shuffling which trace is in which group.
+
+Whatever has no need of single traces is computed from the transitions of all; the rest from a random sample of them.
 
 What can't be computed is None, and ``skipped`` says why.
 
@@ -15,9 +17,10 @@ Shapes: K states, N traces, U distinct pairs of label sets.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import nsmallest
 from itertools import pairwise, product
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,24 +40,27 @@ from mralign_core.estimation import (
     count_corpus,
     estimate_corpus,
     make_estimator,
+    traces_of_batch,
 )
 from mralign_core.method.chain_tests import OrderComparison, StationarityTest, compare_orders, stationarity_test
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.method.transitions import FloatArray, SetPairCounts, TransitionEstimate
 
-T = TypeVar("T")
-
 MIN_SUPPORT = 5
 """Soft counts below which an entry says more about the prior than about the traces."""
 MIN_TRACES = 20
 """Traces of one polarity below which neither stationarity nor order is tested."""
+MIN_GROUP_TRACES = 10
+"""Traces of a class or a stratum below which it is compared with no other, and its weights have no intervals: so few
+traces resemble each other by chance, and a bootstrap of them can't know."""
 MAX_TRACES = 2000
-"""Traces of one group that tests and shuffles use; of more, a seeded sample."""
+"""Traces of one polarity, and of both, that tests and shuffles use; of more, a seeded sample."""
 MAX_STRATA = 6
 """Strata that are told apart; the smaller ones are put together."""
 OTHER_STRATA = "(other)"
-NUM_SHUFFLES = 30
-KAPPAS = (2.0, 10.0, 50.0)
+NUM_SHUFFLES = 99
+SHUFFLE_QUANTILE = 0.95
+"""Share of shuffles that a distance must exceed to be called more than chance."""
 DAMPINGS = (0.2, 0.4, 0.6, 0.8, 1.0)
 PRIORS = (0.01, 0.1, 1.0, 10.0)
 CLIPS = (float(np.exp(0.5)), float(np.e), float(np.exp(1.5)), None)
@@ -106,7 +112,7 @@ class WeightShift(Result):
 
 
 class EstimatorRow(Result):
-    """An estimator beside the paper's five damped iterations."""
+    """An estimator beside the paper's five damped iterations on up to two labels a segment."""
 
     estimator: str
     l1: dict[str, float]
@@ -121,8 +127,13 @@ class Distance(Result):
     l1: float
     by_chance: float
     """Mean distance when traces are dealt to groups of these sizes at random."""
-    by_strata: float | None = None
-    """Mean distance when polarities are shuffled among the traces of each stratum: what strata alone would give."""
+    chance_high: float
+    """The :data:`SHUFFLE_QUANTILE` quantile of these distances."""
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the distance exceeds what nearly all shuffles give."""
+        return self.l1 > self.chance_high
 
 
 class StratumMove(Result):
@@ -141,8 +152,12 @@ class Strata(Result):
     """Stratum → polarity → traces."""
     polarities: Distance
     """P⁺ against P⁻."""
+    within: Distance | None
+    """P⁺ against P⁻ of the same stratum, polarities shuffled within each: the mean over strata, by their traces."""
+    compared: tuple[str, ...]
+    """The strata that this is the mean over: those with :data:`MIN_GROUP_TRACES` of each polarity."""
     strata: tuple[Distance, ...]
-    """P of each stratum against P of all other traces."""
+    """P of each stratum against P of all other traces, where either are :data:`MIN_GROUP_TRACES`."""
     moves: tuple[StratumMove, ...]
     """Moves whose probability differs most between two strata, both of which make them possible often enough."""
     conditioned: tuple[str, ...]
@@ -189,13 +204,13 @@ class Diagnostics(Result):
     estimators: tuple[EstimatorRow, ...]
     stationarity: dict[str, StationarityTest | None]
     """By polarity."""
-    order: dict[str, tuple[OrderComparison, ...] | None]
-    """By polarity, an entry a smoothing strength κ."""
+    order: dict[str, OrderComparison | None]
+    """By polarity."""
     strata: Strata | None
     sensitivity: Sensitivity
     used_traces: dict[str, int]
-    """Traces that stationarity and order ("positive", "negative"), strata and weights were computed on: all, or a
-    seeded sample of :data:`MAX_TRACES`."""
+    """Traces that stationarity and order ("positive", "negative"), strata and shifts in weights were computed on: all
+    that have a label, or a seeded sample of :data:`MAX_TRACES`. All else is of all traces."""
     skipped: dict[str, str]
 
     def to_json(self) -> str:
@@ -208,41 +223,93 @@ class Diagnostics(Result):
         return cls.model_validate_json(text)
 
 
+class Survey(NamedTuple):
+    """What is known of the annotated traces.
+
+    Args:
+        corpus: the transitions of all.
+        tested: by polarity, all labelled traces or a random sample of :data:`MAX_TRACES`.
+        some: all labelled traces or a random sample of :data:`MAX_TRACES`, polarities as frequent as they are.
+    """
+
+    corpus: Corpus
+    tested: dict[str, list[LabelledTrace]]
+    some: list[LabelledTrace]
+
+
+class _Drawn(NamedTuple):
+    """A labelled trace in its place among all, with the random number by which it is kept or not."""
+
+    key: float
+    place: int
+    trace: LabelledTrace
+
+
+def survey_traces(batches: Iterable[TraceBatch], num_states: int, rng: np.random.Generator) -> Survey:
+    """Count all transitions and draw the samples, in one pass.
+
+    Args:
+        batches: whole traces. The same traces in the same order give the same samples from the same seed, whatever
+            their labels, as long as the same ones have any.
+        num_states: K.
+        rng: seeded generator of the samples.
+    """
+    drawn: dict[str, list[_Drawn]] = {name: [] for name in POLARITY_OF.values()}
+
+    def drawing() -> Iterator[TraceBatch]:
+        place = 0
+        for batch in batches:
+            for trace in traces_of_batch(batch):
+                if any(trace.steps):
+                    drawn[trace.polarity].append(_Drawn(rng.random(), place, trace))
+                    place += 1
+            for name, group in drawn.items():
+                drawn[name] = nsmallest(MAX_TRACES, group)
+            yield batch
+
+    corpus = count_corpus(drawing(), num_states)
+    # The smallest numbers of all are among the smallest of each polarity.
+    some = nsmallest(MAX_TRACES, [one for group in drawn.values() for one in group])
+    return Survey(corpus, {name: _in_order(group) for name, group in drawn.items()}, _in_order(some))
+
+
+def _in_order(drawn: Sequence[_Drawn]) -> list[LabelledTrace]:
+    return [one.trace for one in sorted(drawn, key=lambda one: one.place)]
+
+
 def diagnose(
-    traces: Sequence[LabelledTrace],
+    surveys: Mapping[str, Survey],
     matrices: TransitionMatrices,
     estimate: EstimateConfig,
     reward: RewardConfig,
     rng: np.random.Generator,
     *,
     taxonomy: Taxonomy = PAPER_TAXONOMY,
-    single_label: Sequence[LabelledTrace] = (),
 ) -> Diagnostics:
     """Everything that can be said about matrices and weights from the traces they were estimated from.
 
     Args:
-        traces: as the estimator saw them.
-        matrices: what it made of them.
+        surveys: the traces with up to "two" labels a segment, and with "one"; the samples are of the same traces.
+        matrices: what the estimator made of those with ``estimate.labels_per_segment``.
         estimate: how.
         reward: how weights are made of the matrices.
-        rng: seeded generator of subsamples, folds, permutations and bootstraps.
+        rng: seeded generator of folds, permutations, simulations and bootstraps.
         taxonomy: the labels.
-        single_label: the same traces with the most confident label of each step only.
     """
     skipped: dict[str, str] = {}
-    labelled = [trace for trace in traces if any(trace.steps)]
-    tested = {name: _sample([t for t in labelled if t.polarity == name], rng) for name in POLARITY_OF.values()}
-    some = _sample(labelled, rng)
-    corpus = _corpus(traces, taxonomy)
+    survey = surveys[estimate.labels_per_segment]
     return Diagnostics(
-        yields=_yields(corpus, matrices),
-        objectives=_objectives(corpus, matrices, estimate),
-        estimators=compare_estimators(traces, reward, taxonomy, single_label),
-        stationarity={name: _stationarity(name, group, taxonomy, rng, skipped) for name, group in tested.items()},
-        order={name: _order(name, group, taxonomy, rng, skipped) for name, group in tested.items()},
-        strata=_strata(some, matrices, estimate, reward, rng, skipped),
-        sensitivity=weight_sensitivity(traces, estimate, reward, rng, taxonomy=taxonomy),
-        used_traces={**{name: len(group) for name, group in tested.items()}, "strata and weights": len(some)},
+        yields=_yields(survey.corpus, matrices),
+        objectives=_objectives(survey.corpus, matrices, estimate),
+        estimators=compare_estimators(surveys, reward, taxonomy),
+        stationarity={name: _stationarity(name, group, taxonomy, rng, skipped) for name, group in survey.tested.items()},
+        order={name: _order(name, group, rng, skipped) for name, group in survey.tested.items()},
+        strata=_strata(survey.some, matrices, estimate, reward, rng, skipped),
+        sensitivity=weight_sensitivity(survey, estimate, reward, taxonomy=taxonomy),
+        used_traces={
+            **{name: len(group) for name, group in survey.tested.items()},
+            "strata and weights": len(survey.some),
+        },
         skipped=skipped,
     )
 
@@ -273,30 +340,28 @@ def weight_shift(weights: FloatArray, others: FloatArray) -> WeightShift:
 
 
 def compare_estimators(
-    traces: Sequence[LabelledTrace],
-    reward: RewardConfig,
-    taxonomy: Taxonomy = PAPER_TAXONOMY,
-    single_label: Sequence[LabelledTrace] = (),
+    surveys: Mapping[str, Survey], reward: RewardConfig, taxonomy: Taxonomy = PAPER_TAXONOMY
 ) -> tuple[EstimatorRow, ...]:
     """The paper's five damped EM iterations beside EM to convergence, the frequency estimate and single labels.
 
+    The yardstick has up to two labels a segment whatever the run is configured to have. Matrices are of all traces;
+    shifts are over the segments of the sample.
+
     Args:
-        traces: with up to two labels a step.
+        surveys: the traces with up to "two" labels a segment, and with "one".
         reward: how weights are made of matrices.
         taxonomy: the labels.
-        single_label: the same traces with one label a step; without them their row is left out.
     """
-    plain: dict[str, tuple[Sequence[LabelledTrace], EstimateConfig]] = {
-        "paper": (traces, EstimateConfig()),
-        "converged": (traces, EstimateConfig(estimator="em_converged")),
-        "frequency": (traces, EstimateConfig(estimator="frequency")),
+    plain: dict[str, tuple[Survey, EstimateConfig]] = {
+        "paper": (surveys["two"], EstimateConfig()),
+        "converged": (surveys["two"], EstimateConfig(estimator="em_converged")),
+        "frequency": (surveys["two"], EstimateConfig(estimator="frequency")),
+        "single label": (surveys["one"], EstimateConfig()),
     }
-    if single_label:
-        plain["single label"] = (single_label, EstimateConfig())
     made, weights = {}, {}
-    for name, (group, section) in plain.items():
-        made[name] = estimate_corpus(_corpus(group, taxonomy), section, taxonomy)
-        weights[name] = _weigh(batch_of_traces(group), made[name], reward).weights
+    for name, (survey, section) in plain.items():
+        made[name] = estimate_corpus(survey.corpus, section, taxonomy)
+        weights[name] = _weigh(batch_of_traces(survey.some), made[name], reward).weights
     paper = made["paper"].estimates
     return tuple(
         EstimatorRow(
@@ -309,25 +374,23 @@ def compare_estimators(
 
 
 def weight_sensitivity(
-    traces: Sequence[LabelledTrace],
+    survey: Survey,
     estimate: EstimateConfig,
     reward: RewardConfig,
-    rng: np.random.Generator,
     *,
     taxonomy: Taxonomy = PAPER_TAXONOMY,
 ) -> Sensitivity:
     """Shift in w when the damping, the prior or the clip is another one, over their whole grid.
 
-    Matrices are estimated from all traces; shifts are over the segments of at most :data:`MAX_TRACES`.
+    Matrices are estimated from all traces; shifts are over the segments of the sample.
 
     Args:
-        traces: as the estimator saw them.
+        survey: the traces as the estimator saw them.
         estimate: the configured estimator.
         reward: the configured weights.
-        rng: decides which traces, where there are more.
         taxonomy: the labels.
     """
-    corpus, batch = _corpus(traces, taxonomy), batch_of_traces(_sample(list(traces), rng))
+    corpus, batch = survey.corpus, batch_of_traces(survey.some)
     configured = _weigh(batch, estimate_corpus(corpus, estimate, taxonomy), reward).weights
     clips = {(1 / clip, clip) if clip else (None, None) for clip in CLIPS} | {(reward.clip_min, reward.clip_max)}
     rows = []
@@ -352,16 +415,6 @@ def weight_sensitivity(
 
 def _setting(row: SensitivityRow | Sensitivity, name: str) -> object:
     return (row.clip_min, row.clip_max) if name == "clip" else getattr(row, name)
-
-
-def _sample(traces: list[T], rng: np.random.Generator) -> list[T]:
-    if len(traces) <= MAX_TRACES:
-        return traces
-    return [traces[place] for place in np.sort(rng.choice(len(traces), MAX_TRACES, replace=False))]
-
-
-def _corpus(traces: Sequence[LabelledTrace], taxonomy: Taxonomy) -> Corpus:
-    return count_corpus([batch_of_traces(traces)], taxonomy.num_states)
 
 
 class _Weighed(NamedTuple):
@@ -430,23 +483,14 @@ def _stationarity(
 
 
 def _order(
-    polarity: str,
-    traces: Sequence[LabelledTrace],
-    taxonomy: Taxonomy,
-    rng: np.random.Generator,
-    skipped: dict[str, str],
-) -> tuple[OrderComparison, ...] | None:
+    polarity: str, traces: Sequence[LabelledTrace], rng: np.random.Generator, skipped: dict[str, str]
+) -> OrderComparison | None:
     if len(traces) < MIN_TRACES:
         skipped[f"order.{polarity}"] = (
             f"too few: {len(traces)} {polarity} traces have a label, and fewer than {MIN_TRACES} tell nothing"
         )
         return None
-    steps = [trace.steps for trace in traces]
-    # The same folds for every κ.
-    seed = int(rng.integers(2**31))
-    return tuple(
-        compare_orders(steps, taxonomy.num_states, np.random.default_rng(seed), kappa=kappa) for kappa in KAPPAS
-    )
+    return compare_orders([trace.steps for trace in traces], rng)
 
 
 class _Tally(NamedTuple):
@@ -492,9 +536,17 @@ def _strata(
         skipped["strata"] = "all traces are of one stratum: no column of the questions tells one kind from another"
         return None
     positive = np.array([trace.polarity == "positive" for trace in traces])
+    if min(positive.sum(), (~positive).sum()) < MIN_GROUP_TRACES:
+        skipped["strata"] = f"a polarity has fewer than {MIN_GROUP_TRACES} labelled traces in the sample"
+        return None
     tally = _tally(traces, len(matrices.state_names), estimate)
-    compared = levels[:1] if len(levels) == 2 else levels
     distances = _Distances(tally, matrices.estimates["all"].counts, rng)
+    large = _with_enough(stratum, levels, np.ones_like(positive))
+    both = [level for level in _with_enough(stratum, levels, positive, ~positive) if level != OTHER_STRATA]
+    if not both:
+        skipped["strata.within"] = f"no stratum has {MIN_GROUP_TRACES} traces of either polarity in the sample"
+    for level in sorted(set(levels) - set(large)):
+        skipped[f"strata.{level}"] = f"fewer than {MIN_GROUP_TRACES} traces in the sample"
     return Strata(
         traces={
             level: {
@@ -502,12 +554,28 @@ def _strata(
             }
             for level in levels
         },
-        polarities=distances.between("P⁺ and P⁻", positive, within=stratum),
-        strata=tuple(distances.between(f"{level} and the rest", stratum == level) for level in compared),
-        moves=_stratum_moves(tally, stratum, levels, matrices),
+        polarities=distances.between("P⁺ and P⁻", positive),
+        within=distances.within("P⁺ and P⁻ within strata", positive, stratum, both) if both else None,
+        compared=tuple(both),
+        strata=tuple(
+            distances.between(f"{level} and the rest", stratum == level)
+            # Of two strata, the one is the rest of the other.
+            for level in (large[:1] if len(levels) == 2 else large)
+            if (stratum != level).sum() >= MIN_GROUP_TRACES
+        ),
+        moves=_stratum_moves(tally, stratum, large, matrices),
         conditioned=tuple(matrices.strata),
         conditioned_shift=_conditioned_shift(traces, matrices, reward, skipped),
     )
+
+
+def _with_enough(stratum: NDArray[np.str_], levels: Sequence[str], *groups: NDArray[np.bool_]) -> list[str]:
+    """Strata with at least :data:`MIN_GROUP_TRACES` traces of every group."""
+    return [
+        level
+        for level in levels
+        if all((group & (stratum == level)).sum() >= MIN_GROUP_TRACES for group in groups)
+    ]
 
 
 class _Distances(NamedTuple):
@@ -517,20 +585,33 @@ class _Distances(NamedTuple):
     counts: FloatArray
     rng: np.random.Generator
 
-    def between(self, name: str, group: NDArray[np.bool_], within: NDArray[np.str_] | None = None) -> Distance:
-        """Of a group from all other traces, beside what chance and (with ``within``) strata alone would give."""
+    def between(self, name: str, group: NDArray[np.bool_]) -> Distance:
+        """Of a group from all other traces."""
+        everywhere = np.ones(len(group), dtype=np.bool_)
+        return self._beside_chance(name, group, [everywhere])
+
+    def within(
+        self, name: str, group: NDArray[np.bool_], stratum: NDArray[np.str_], levels: Sequence[str]
+    ) -> Distance:
+        """Of a group from the other traces of the same stratum: the mean over strata, by their traces."""
+        return self._beside_chance(name, group, [stratum == level for level in levels])
+
+    def _beside_chance(
+        self, name: str, group: NDArray[np.bool_], parts: Sequence[NDArray[np.bool_]]
+    ) -> Distance:
+        shuffled = [self._mean(_shuffle(group, parts, self.rng), parts) for _ in range(NUM_SHUFFLES)]
         return Distance(
             between=name,
-            l1=self._distance(group),
-            by_chance=self._shuffled(group, np.zeros(len(group), dtype=np.str_)),
-            by_strata=None if within is None else self._shuffled(group, within),
+            l1=self._mean(group, parts),
+            by_chance=float(np.mean(shuffled)),
+            chance_high=float(np.quantile(shuffled, SHUFFLE_QUANTILE, method="higher")),
         )
 
-    def _distance(self, group: NDArray[np.bool_]) -> float:
-        return weighted_l1(self.tally.fit(group).p, self.tally.fit(~group).p, self.counts)
-
-    def _shuffled(self, group: NDArray[np.bool_], within: NDArray[np.str_]) -> float:
-        return float(np.mean([self._distance(_shuffle(group, within, self.rng)) for _ in range(NUM_SHUFFLES)]))
+    def _mean(self, group: NDArray[np.bool_], parts: Sequence[NDArray[np.bool_]]) -> float:
+        distances = [
+            weighted_l1(self.tally.fit(part & group).p, self.tally.fit(part & ~group).p, self.counts) for part in parts
+        ]
+        return float(np.average(distances, weights=[part.sum() for part in parts]))
 
 
 def _large_strata(names: Sequence[str]) -> list[str]:
@@ -538,10 +619,12 @@ def _large_strata(names: Sequence[str]) -> list[str]:
     return [name if name in kept else OTHER_STRATA for name in names]
 
 
-def _shuffle(group: NDArray[np.bool_], within: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.bool_]:
+def _shuffle(
+    group: NDArray[np.bool_], parts: Sequence[NDArray[np.bool_]], rng: np.random.Generator
+) -> NDArray[np.bool_]:
     shuffled = group.copy()
-    for level in np.unique(within):
-        shuffled[within == level] = rng.permutation(group[within == level])
+    for part in parts:
+        shuffled[part] = rng.permutation(group[part])
     return shuffled
 
 
@@ -549,6 +632,8 @@ def _stratum_moves(
     tally: _Tally, stratum: NDArray[np.str_], levels: Sequence[str], matrices: TransitionMatrices, num_moves: int = 10
 ) -> tuple[StratumMove, ...]:
     """Largest differences of probability between strata, where each has left the state often enough."""
+    if not levels:
+        return ()
     fits = {level: tally.fit(stratum == level) for level in levels}
     p = np.stack([fit.p for fit in fits.values()])
     left = np.stack([fit.counts.sum(axis=1) for fit in fits.values()])

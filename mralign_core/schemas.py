@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ QUARANTINE_COLUMNS = ["row", "row_id", "column", "reason", "value"]
 THINKING_MODES = ("on", "off")
 POLARITIES = ("positive", "negative")
 RULES = ("agree", "merge", "adjudicate", "unlabelled")
+MOST_CONFIDENT = 10
 OUTCOMES = ("ok", "no_thinking", "unclosed_thinking", "no_answer")
 
 
@@ -170,6 +172,10 @@ def _is_ids(value: Any) -> bool:
     return isinstance(value, (list, tuple, np.ndarray)) and all(int(item) >= 0 for item in value)
 
 
+def _are_confidences(value: Any) -> bool:
+    return all(isinstance(item, Real) and 0 <= item <= MOST_CONFIDENT for item in value)
+
+
 def _is_natural(value: Any) -> bool:
     return float(value) == int(value) and int(value) >= 0
 
@@ -184,6 +190,7 @@ NATURAL = ("must be a whole number of at least 0", _is_natural)
 IDS = ("must be a list of token ids", _is_ids)
 TEXTS = ("must be a non-empty list of non-empty texts", _is_texts)
 LABELS = ("must be at most two distinct labels", lambda value: len(value) == len(set(value)) <= 2)
+CONFIDENCES = (f"must be numbers from 0 to {MOST_CONFIDENT}", _are_confidences)
 
 _SEGMENTS = pa.list_(
     pa.struct(
@@ -297,12 +304,12 @@ ANNOTATIONS = Table(
         "segment": Column(pa.int64(), [NATURAL]),
         "step": Column(pa.int64(), [NATURAL]),
         "labels": Column(pa.list_(pa.string()), [LABELS]),
-        "confidences": Column(pa.list_(pa.float64())),
+        "confidences": Column(pa.list_(pa.float64()), [CONFIDENCES]),
         "rule": Column(pa.string(), [_one_of(RULES)]),
         "labels_a": Column(pa.list_(pa.string()), [LABELS]),
-        "confidences_a": Column(pa.list_(pa.float64())),
+        "confidences_a": Column(pa.list_(pa.float64()), [CONFIDENCES]),
         "labels_b": Column(pa.list_(pa.string()), [LABELS]),
-        "confidences_b": Column(pa.list_(pa.float64())),
+        "confidences_b": Column(pa.list_(pa.float64()), [CONFIDENCES]),
     },
     row_checks=[("labels and confidences must pair up", lambda row: len(row.labels) == len(row.confidences))],
     unique_together=("trace_id", "segment"),

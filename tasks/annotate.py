@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+import os
+import re
 import threading
 import time
 from collections import Counter
@@ -88,7 +91,7 @@ def collect_annotations(config: RunConfig, candidates: ArtifactRef, shards: Sequ
 
 def read_ledger(config: RunConfig, candidates: ArtifactRef) -> pd.DataFrame:
     """What each run paid for these annotations: ``run, model`` and the fields of :class:`mralign_core.llm.Usage`."""
-    records = LedgerRecords(ArtifactStore(config.storage), _ledger_name(config, candidates)).read()
+    records = LedgerRecords(ArtifactStore(config.storage), _ledger_name(candidates)).read()
     rows = [{"run": run, "model": model, **usage} for run, record in records.items() for model, usage in record.items()]
     return pd.DataFrame(rows, columns=["run", "model", *Usage.__dataclass_fields__])
 
@@ -98,13 +101,15 @@ _opening = threading.Lock()
 
 
 def _client(store: ArtifactStore, config: RunConfig, candidates: ArtifactRef) -> LLMClient:
-    """The client that all shards of this run share; a new one when an error has stopped the last."""
-    ledger_name, run = _ledger_name(config, candidates), run_name()
-    name = (store.root_uri, ledger_name, run, config.annotate.model_dump_json())
+    """The client that all shards of this run share: its limits, its ledger, what it has under way."""
+    ledger_name, run = _ledger_name(candidates), run_name()
+    settings = config.annotate.model_dump_json()
+    account = f"{run}-{hashlib.sha256(settings.encode()).hexdigest()[:6]}"  # a run may compare several settings
+    name = (store.root_uri, ledger_name, account)
     with _opening:
         client = _clients.get(name)
-        if client is None or client.stopped_by is not None:
-            ledger = Ledger(LedgerRecords(store, ledger_name), run, config.annotate.budget_usd)
+        if client is None:
+            ledger = Ledger(LedgerRecords(store, ledger_name), account, config.annotate.budget_usd)
             client = LLMClient(
                 ReplyStore(store),
                 concurrency=config.annotate.concurrency,
@@ -112,19 +117,21 @@ def _client(store: ArtifactStore, config: RunConfig, candidates: ArtifactRef) ->
                 batches=BatchRecords(store),
             )
             _clients[name] = client
+        client.reopen()
     return client
 
 
-def _ledger_name(config: RunConfig, candidates: ArtifactRef) -> str:
-    return f"annotate/{annotations_work(config, candidates).key}"
+def _ledger_name(candidates: ArtifactRef) -> str:
+    """One account for all annotation of these traces, whatever the settings: another threshold is the same money."""
+    return f"annotate/{candidates.sha256}"
 
 
 def run_name() -> str:
     """The pipeline run's name in the Prefect UI, so that its account can be found again; else this process."""
     run_id = flow_run.root_flow_run_id
-    return f"{flow_run.name}-{str(run_id)[:8]}" if run_id else _process_name()
+    return f"{re.sub('[^A-Za-z0-9._-]', '-', flow_run.name or '')}-{str(run_id)[:8]}" if run_id else _process_name()
 
 
 @functools.cache
 def _process_name() -> str:
-    return time.strftime("local-%Y%m%dT%H%M%S", time.gmtime())
+    return f"{time.strftime('local-%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"

@@ -16,10 +16,14 @@ from mralign_core.comparison.tables import write_comparison
 from mralign_core.config import AnnotateConfig, RunConfig
 from mralign_core.label_sets import label_set_of
 from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.schemas import ANNOTATIONS, CANDIDATES, RAW_ANNOTATIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.caching import Built, Produced, Work, file_digests, stage_task
 from tasks.progress import progress
 
+CANDIDATE_COLUMNS = ["trace_id", "polarity", "stratum", "segments"]
+SHEET_COLUMNS = ["completion"]
+"""Read besides where there are sheets; their items are recognised by it. The other columns are most of a trace."""
 RUN = "run"
 """The panel of the run's own annotators."""
 
@@ -37,8 +41,12 @@ def compare_annotations(config: RunConfig, candidates: ArtifactRef, panels: Mapp
     """Compare every pair of annotation sets: agreement, κ, P and w."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        traces = store.read_table(candidates, "candidates.parquet")
-        tables = {name: store.read_table(ref, "annotations.parquet") for name, ref in panels.items()}
+        wanted = [*CANDIDATE_COLUMNS, *(SHEET_COLUMNS if config.compare.sheets else ())]
+        traces = store.read_columns(candidates, "candidates.parquet", CANDIDATES, wanted)
+        tables = {
+            name: store.read_columns(ref, "annotations.parquet", ANNOTATIONS, list(ANNOTATIONS.columns))
+            for name, ref in panels.items()
+        }
         taxonomy = label_set_of(config).taxonomy
         rated, sheet_notes = _read_sheets(config, traces, taxonomy)
         from_panels = [each for name, table in tables.items() for each in panel_sets(name, table, traces)]
@@ -91,7 +99,7 @@ def _panel_notes(config: RunConfig, store: ArtifactStore, panels: Mapping[str, A
     settings = {panel.name: panel.annotate for panel in config.compare.panels}
     notes = {}
     for name, ref in panels.items():
-        raw = store.read_table(ref, "raw_annotations.parquet")
+        raw = store.read_columns(ref, "raw_annotations.parquet", RAW_ANNOTATIONS, ["role", "model"])
         models = raw.groupby("role")["model"].unique().map(", ".join)
         failures = json.loads(store.open_file(ref, "failures.json").read_text(encoding="utf-8"))
         other = _differences(settings[name], config.annotate) if name in settings else []

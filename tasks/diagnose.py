@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 
 from mralign_core.config import RunConfig
-from mralign_core.diagnostics import Diagnostics, Sensitivity, diagnose, weight_sensitivity
-from mralign_core.estimation import LabelledTrace, TransitionMatrices, read_trace_batches, traces_of_batch
+from mralign_core.diagnostics import Diagnostics, Sensitivity, Survey, diagnose, survey_traces, weight_sensitivity
+from mralign_core.estimation import TransitionMatrices, read_trace_batches
 from mralign_core.evaluation.diagnostic_figures import diagnostic_charts
 from mralign_core.evaluation.drawing import to_png, to_svg
 from mralign_core.evaluation.matrix_figures import Transitions
 from mralign_core.label_sets import label_set_of
-from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.caching import Built, Produced, Work, stage_task
-
-DIAGNOSED_TRACES = 20_000
-"""Of more traces about so many, evenly spaced, are looked at; the artifact's counts say how many."""
 
 
 def diagnostics_work(
@@ -37,25 +32,28 @@ def diagnose_matrices(
     """Test what the estimate assumes, and how far the weights move with what could have been chosen otherwise."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        taxonomy = _taxonomy(config)
-        choices = dict.fromkeys((config.estimate.labels_per_segment, "one"))
-        used, *single = (_traces(store, candidates, annotations, choice, taxonomy) for choice in choices)
+        taxonomy = label_set_of(config).taxonomy
+        surveys = {choice: _survey(config, store, candidates, annotations, choice) for choice in ("two", "one")}
         matrices = TransitionMatrices.load(store.open_file(transitions, "transitions.npz"))
         diagnostics = diagnose(
-            used,
+            surveys,
             matrices,
             config.estimate,
             config.reward,
             np.random.default_rng([config.seed, 7]),
             taxonomy=taxonomy,
-            single_label=single[0] if single else (),
         )
         (directory / "diagnostics.json").write_text(diagnostics.to_json(), encoding="utf-8")
         shown = Transitions.of(matrices, config.reward, config.estimate.confidence, taxonomy)
         for name, figure in diagnostic_charts(diagnostics, shown).items():
             (directory / f"{name}.png").write_bytes(to_png(figure))
             (directory / f"{name}.svg").write_text(to_svg(figure, name), encoding="utf-8")
-        return Built(counts={"traces": len(used), "parts not computed": len(diagnostics.skipped)})
+        counts = {
+            "traces": surveys["two"].corpus.totals["traces"],
+            **{f"traces used for {name}": number for name, number in diagnostics.used_traces.items()},
+            "parts not computed": len(diagnostics.skipped),
+        }
+        return Built(counts=counts)
 
     return diagnostics_work(config, candidates, annotations, transitions).produce(build)
 
@@ -67,26 +65,20 @@ def read_diagnostics(store: ArtifactStore, diagnostics: ArtifactRef) -> Diagnost
 
 def sensitivity_of(config: RunConfig, candidates: ArtifactRef, annotations: ArtifactRef) -> Sensitivity:
     """How far the weights move with other settings; nothing is stored."""
-    taxonomy = _taxonomy(config)
     store = ArtifactStore(config.storage)
-    traces = _traces(store, candidates, annotations, config.estimate.labels_per_segment, taxonomy)
-    rng = np.random.default_rng([config.seed, 7])
-    return weight_sensitivity(traces, config.estimate, config.reward, rng, taxonomy=taxonomy)
+    survey = _survey(config, store, candidates, annotations, config.estimate.labels_per_segment)
+    return weight_sensitivity(survey, config.estimate, config.reward, taxonomy=label_set_of(config).taxonomy)
 
 
-def _taxonomy(config: RunConfig) -> Taxonomy:
-    return label_set_of(config).taxonomy
-
-
-def _traces(
-    store: ArtifactStore, candidates: ArtifactRef, annotations: ArtifactRef, labels: str, taxonomy: Taxonomy
-) -> list[LabelledTrace]:
-    """The annotated traces, or evenly spaced ones of them when they are too many to hold."""
+def _survey(
+    config: RunConfig, store: ArtifactStore, candidates: ArtifactRef, annotations: ArtifactRef, labels: str
+) -> Survey:
+    """The annotated traces with one or two labels a segment; the samples are of the same traces."""
+    taxonomy = label_set_of(config).taxonomy
     batches = read_trace_batches(
         store.open_file(candidates, "candidates.parquet"),
         store.open_file(annotations, "annotations.parquet"),
         labels_per_segment=labels,
         taxonomy=taxonomy,
     )
-    every = 1 + (candidates.rows or 0) // DIAGNOSED_TRACES
-    return list(islice(chain.from_iterable(map(traces_of_batch, batches)), None, None, every))
+    return survey_traces(batches, taxonomy.num_states, np.random.default_rng([config.seed, 8]))

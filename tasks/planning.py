@@ -56,7 +56,7 @@ def quote_annotations(config: RunConfig) -> tuple[list[Quote], float] | None:
     if candidates is None:
         return None
     ledger = read_ledger(config, candidates)
-    return _quote(config, candidates), float(ledger["cost_usd"].sum() + ledger["set_aside_usd"].sum())
+    return _quote(config, candidates), float(ledger[["cost_usd", "set_aside_usd", "lost_usd"]].to_numpy().sum())
 
 
 def plan(config: RunConfig) -> list[Planned]:

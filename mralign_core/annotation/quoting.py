@@ -120,7 +120,7 @@ class _QuotingClient:
 
     def _note(self, request: Request, *, is_certain: bool) -> None:
         payload = read_payload(request.messages)
-        num_prompt = self._api.count_tokens(request.endpoint, request.messages)
+        num_prompt = self._api.count_tokens(request.endpoint, request.messages, request.params)
         num_reply = REPLY_TOKENS + STEP_TOKENS * len(payload.get("disputed", payload["segments"]))
         cost_usd = self._api.price_of(request.endpoint).cost_usd(num_prompt, num_reply)
         self._add(request, most_requests=1, most_cost_usd=cost_usd)

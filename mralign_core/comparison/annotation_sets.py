@@ -28,6 +28,15 @@ class AnnotationSet(NamedTuple):
     name: str
     rows: pd.DataFrame
 
+    @property
+    def merges(self) -> bool:
+        """Whether any two segments are one step. A sheet gives its rater no way to say so, and merges nothing."""
+        return bool(self.rows.duplicated(["trace_id", "step"]).any())
+
+    def unmerged(self) -> AnnotationSet:
+        """The same labels with each segment a step of its own."""
+        return self._replace(rows=self.rows.assign(step=self.rows["segment"]))
+
 
 class Joined(NamedTuple):
     """The segments that two annotation sets share, in order, and how many they don't.

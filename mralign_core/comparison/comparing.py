@@ -6,7 +6,11 @@ Decisions:
   their matrices rest on the same traces and no transition jumps over a segment that nobody rated.
 * P⁺, P⁻ and P, and the weights of Eq. 10, are estimated anew from each set with the run's own settings (``estimate``,
   ``reward``). People give no confidences; theirs are all equal.
-* Every pair is resampled with the same random numbers, so that its intervals don't depend on the other sets.
+* Where one of two sets merges no segments into steps (a human sheet can't), both are estimated with one step a segment.
+  Otherwise equal labels would give other matrices, for a merged step has no move within. Each row says which steps were
+  taken (:data:`STEPS`); rows with different steps are not comparable with each other.
+* Every pair is resampled with the same random numbers, so that its intervals don't depend on the other sets. Under
+  ``MIN_TRACES_FOR_INTERVAL`` shared traces there is no interval.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from mralign_core.comparison.annotation_sets import AnnotationSet, Joined, check
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.errors import NoCandidatesError
 from mralign_core.estimation import (
+    MIN_TRACES_FOR_INTERVAL,
     LabelledTrace,
     TransitionMatrices,
     estimate_transitions,
@@ -45,6 +50,7 @@ from mralign_core.method.agreement import (
 from mralign_core.method.taxonomy import Taxonomy
 
 LEVELS = ("label", "macro")
+STEPS = ("as merged", "one a segment")
 
 
 class Comparison(NamedTuple):
@@ -54,10 +60,10 @@ class Comparison(NamedTuple):
         sets: a row a set: ``name, segments, traces, unlabelled`` (share of segments without a label) and ``labels``
             (mean number a segment).
         pairs: a row a pair, level (:data:`LEVELS`) and rule (strict or entailment): agreement, p_e and κ with
-            intervals, and how many segments are in both sets and in only one.
+            intervals (NaN for too few traces), and how many segments are in both sets and in only one.
         per_label: a row a pair and label: prevalence in both, agreement and κ with interval.
-        matrices: a row a pair and matrix (plus, minus, all): mean L1 (Eq. 13) and total variation.
-        weights: a row a pair: mean |Δ log w|, share crossing 1, rank correlation.
+        matrices: a row a pair and matrix (plus, minus, all): steps, mean L1 (Eq. 13) and total variation.
+        weights: a row a pair: steps, mean |Δ log w|, share crossing 1, rank correlation.
         skipped: a row a pair whose matrices could not be compared, with the reason.
     """
 
@@ -183,7 +189,8 @@ def _label_rows(pair: _Pair, taxonomy: Taxonomy) -> list[dict[str, Any]]:
 
 def _scores(pair: _Pair, a: Sequence[Labels], b: Sequence[Labels], rule: AgreementRule) -> dict[str, float]:
     scores = agreement(a, b, rule)
-    intervals = agreement_intervals(a, b, pair.joined.traces, pair.draws, rule=rule, confidence=pair.confidence)
+    draws = pair.draws if pair.joined.num_traces >= MIN_TRACES_FOR_INTERVAL else pair.draws[:0]
+    intervals = agreement_intervals(a, b, pair.joined.traces, draws, rule=rule, confidence=pair.confidence)
     return {
         "agreement": scores.observed,
         "agreement_low": intervals.observed.low,
@@ -213,7 +220,7 @@ class _Effects:
         self.estimate = estimate.model_copy(update={"num_resamples": 0})  # its intervals are not shown here
         self.reward = reward
         self.num_segments = {row.trace_id: len(row.segments) for row in candidates.itertuples(index=False)}
-        self.known: dict[tuple[str, frozenset[str]], _Estimated] = {}
+        self.known: dict[tuple[str, str, frozenset[str]], _Estimated] = {}
 
     def of(self, pair: _Pair) -> Mapping[str, list[dict[str, Any]]]:
         """Rows for the tables ``matrices`` and ``weights``, or for ``skipped``."""
@@ -221,24 +228,25 @@ class _Effects:
         whole = frozenset(str(trace) for trace, size in rated.items() if size == self.num_segments[str(trace)])
         if not whole:
             return {"skipped": [{**pair.names, "reason": "no trace has every segment rated in both sets"}]}
+        steps = STEPS[0] if pair.a.merges and pair.b.merges else STEPS[1]
         try:
-            a, b = (self.estimated(each, whole) for each in (pair.a, pair.b))
+            a, b = (self.estimated(each, whole, steps) for each in (pair.a, pair.b))
         except NoCandidatesError as error:
             return {"skipped": [{**pair.names, "reason": f"on the {len(whole)} traces rated whole in both: {error}"}]}
         shift = weight_shift(a.weights, b.weights)
+        basis = {**pair.names, "traces": len(whole), "steps": steps}
         return {
             "matrices": [
-                {**pair.names, "matrix": name, "traces": len(whole), **_distance(a.matrices, b.matrices, name)}
-                for name in a.matrices.estimates
+                {**basis, "matrix": name, **_distance(a.matrices, b.matrices, name)} for name in a.matrices.estimates
             ],
-            "weights": [{**pair.names, "traces": len(whole), **shift._asdict()}],
+            "weights": [{**basis, **shift._asdict()}],
         }
 
-    def estimated(self, each: AnnotationSet, traces: frozenset[str]) -> _Estimated:
-        """P⁺, P⁻, P and the weights from one set, on these traces."""
-        key = (each.name, traces)
+    def estimated(self, each: AnnotationSet, traces: frozenset[str], steps: str) -> _Estimated:
+        """P⁺, P⁻, P and the weights from one set, on these traces, with its own steps or one a segment."""
+        key = (each.name, steps, traces)
         if key not in self.known:
-            labelled = self._labelled(each, traces)
+            labelled = self._labelled(each if steps == STEPS[0] else each.unmerged(), traces)
             matrices = estimate_transitions(labelled, self.estimate, self.taxonomy)
             weights = weigh_segments(labelled, matrices, self.reward)["weight"].to_numpy(np.float64)
             self.known[key] = _Estimated(matrices, weights)

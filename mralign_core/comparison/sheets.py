@@ -46,8 +46,9 @@ class WrittenSheet(NamedTuple):
 class RatedSheet(NamedTuple):
     """What a rater said.
 
-    ``rows`` has ``SET_COLUMNS`` (confidences are all 1: people give none); ``num_not_rated`` counts items left empty
-    and segments of the sheet's traces whose row is gone. ``comments`` maps item id → comment.
+    ``rows`` has ``SET_COLUMNS``. Confidences are all 1, as people give none, and each segment is a step, as a sheet has
+    no column to merge them. ``num_not_rated`` counts items left empty and segments of the sheet's traces whose row is
+    gone. ``comments`` maps item id → comment.
     """
 
     rows: pd.DataFrame

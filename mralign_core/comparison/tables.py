@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mralign_core.comparison.comparing import LEVELS, Comparison
+from mralign_core.estimation import MIN_TRACES_FOR_INTERVAL
 from mralign_core.evaluation import agreement_figures
 from mralign_core.evaluation.drawing import to_png, to_svg
 from mralign_core.method.agreement import AGREEMENT_RULES
@@ -22,9 +23,12 @@ UNDEFINED = "–"
 COLUMNS = [(level, rule) for level in LEVELS for rule in AGREEMENT_RULES]
 PAIR = ["a", "b"]
 UNITS = (
-    "Agreement in %; κ with its bootstrap interval over traces. L1 of P: mean over states of Σ|P − Q|, in [0, 2]; TV: "
+    "Agreement in %; κ with its bootstrap interval over traces, or [–] where both sets share fewer than "
+    f"{MIN_TRACES_FOR_INTERVAL} traces: resamples of so few repeat each other, and would show too much certainty. L1 of P: mean over states of Σ|P − Q|, in [0, 2]; TV: "
     "half of it, in %; per entry: L1 / number of states, in % (the paper's 1.0–1.3 % state no unit). |Δ log w|: mean "
-    "over segments; crossing 1: segments that one set up-weights and the other down-weights."
+    "over segments; crossing 1: segments that one set up-weights and the other down-weights. Steps: as the annotators "
+    "merged segments, or one a segment in both sets where one of them merges nothing (a rater's sheet can't); rows with "
+    "different steps are not comparable."
 )
 
 
@@ -164,11 +168,13 @@ def _agreements(found: Mapping[str, Any]) -> list[str]:
 def _kappa(row: Mapping[str, Any]) -> str:
     if row["kappa"] is None:
         return UNDEFINED
-    return f"{number(row['kappa'])} [{number(row['kappa_low'])}, {number(row['kappa_high'])}]"
+    ends = UNDEFINED if row["kappa_low"] is None else f"{number(row['kappa_low'])}, {number(row['kappa_high'])}"
+    return f"{number(row['kappa'])} [{ends}]"
 
 
 def _effects(found: Mapping[str, Any]) -> list[str]:
-    header = ("sets", "traces", "L1 of P⁺", "P⁻", "P", "TV of P, %", "per entry, %", "|Δ log w|", "crossing 1, %", "ρ")
+    distances_of_p = ("L1 of P⁺", "P⁻", "P", "TV of P, %", "per entry, %")
+    header = ("sets", "traces", "steps", *distances_of_p, "|Δ log w|", "crossing 1, %", "ρ")
     per_pair = {(row["a"], row["b"]): row for row in found["matrices"] if row["matrix"] == "all"}
     rows = []
     for pair in pair_rows(found):
@@ -179,7 +185,8 @@ def _effects(found: Mapping[str, Any]) -> list[str]:
         shares = [_percent(every["total_variation"]), _percent(every["mean_entry"])]
         moved = (number(shift["mean_abs_log_ratio"], 3), _percent(shift["share_crossing"]))
         name = f"{pair['a']} · {pair['b']}"
-        rows.append([name, str(every["traces"]), *distances, *shares, *moved, number(shift["rank_correlation"])])
+        basis = (name, str(every["traces"]), every["steps"])
+        rows.append([*basis, *distances, *shares, *moved, number(shift["rank_correlation"])])
     return _rows(header, rows)
 
 

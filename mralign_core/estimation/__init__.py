@@ -7,11 +7,12 @@ Two ways in, one computation: :func:`labelled_traces` gives traces as Python lis
 :class:`TraceBatch`, from which everything is counted and weighed.
 """
 
-from mralign_core.estimation.bootstrap import draw_transitions
+from mralign_core.estimation.bootstrap import MIN_TRACES_FOR_INTERVAL, draw_transitions
 from mralign_core.estimation.corpus import Corpus, count_corpus
 from mralign_core.estimation.estimators import MOST_ITERATIONS, Estimator, make_estimator
 from mralign_core.estimation.matrices import (
     CLASSES,
+    MIN_STRATUM_TRACES,
     POLARITY_OF,
     TransitionMatrices,
     estimate_corpus,
@@ -23,6 +24,8 @@ from mralign_core.estimation.weights import Weigher, weigh_segments
 
 __all__ = [
     "CLASSES",
+    "MIN_STRATUM_TRACES",
+    "MIN_TRACES_FOR_INTERVAL",
     "MOST_ITERATIONS",
     "POLARITY_OF",
     "Corpus",

@@ -7,7 +7,7 @@ What the intervals cover: that another sample of as many traces of each class, l
 given other matrices. What they don't: labels that are wrong or that another annotator would set otherwise; questions,
 model or decoding being others (several traces of one question count as independent); the bias of five damped
 iterations and of the prior, which every resample shares. An annotator's label noise is in them only as far as it
-varies from trace to trace.
+varies from trace to trace. Of few traces there is no interval at all: see :data:`MIN_TRACES_FOR_INTERVAL`.
 
 Shapes: N labelled traces, C columns of the corpus, R resamples, K states.
 """
@@ -25,6 +25,9 @@ from mralign_core.estimation.corpus import Corpus, Selection, TraceColumns
 from mralign_core.estimation.estimators import Estimator
 from mralign_core.estimation.traces import IntArray
 
+MIN_TRACES_FOR_INTERVAL = 10
+"""Traces below which nothing is bootstrapped. Resamples of one trace are all alike, and those of a few repeat each
+other, so that the interval would show a certainty that is not there."""
 BLOCK_CELLS = 1 << 24
 """Traces × resamples whose draws are in memory at once (64 MB)."""
 

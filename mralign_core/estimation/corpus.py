@@ -124,7 +124,8 @@ def count_corpus(batches: Iterable[TraceBatch], num_states: int, *, keep_traces:
     Args:
         batches: whole traces.
         num_states: K.
-        keep_traces: also keep the transitions of each trace, for the bootstrap; 4 bytes a transition.
+        keep_traces: also keep the transitions of each trace, for the bootstrap: 8 bytes a transition while counting, 4
+            in the result.
     """
     tally = _Tally(num_states, keep_traces)
     for batch in batches:

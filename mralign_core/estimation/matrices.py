@@ -1,13 +1,14 @@
 """P⁺, P⁻ and P of a set of annotated traces, their bootstrap draws, and the same by stratum.
 
-Departure from the paper: matrices are also estimated for each stratum of questions. They change no weight unless
-``reward.condition_on`` asks for them.
+Departure from the paper: matrices are also estimated for each stratum of questions that has enough traces. They change
+no weight unless ``reward.condition_on`` asks for them.
 
 Shapes: K states, R bootstrap resamples.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -19,13 +20,18 @@ from numpy.typing import NDArray
 
 from mralign_core.config import EstimateConfig
 from mralign_core.errors import ArtifactError, NoCandidatesError
-from mralign_core.estimation.bootstrap import draw_transitions
+from mralign_core.estimation.bootstrap import MIN_TRACES_FOR_INTERVAL, draw_transitions
 from mralign_core.estimation.corpus import Corpus, count_corpus
 from mralign_core.estimation.estimators import make_estimator, warn_unless_converged
 from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.method.transitions import TransitionEstimate
 
+logger = logging.getLogger("mralign_core.estimation")
+
+MIN_STRATUM_TRACES = 10
+"""Labelled traces of each polarity that a stratum needs for matrices of its own. From fewer, P⁺ and P⁻ are those traces'
+own moves, and weights would repeat them instead of telling the classes apart."""
 CLASSES = ("plus", "minus", "all")
 POLARITY_OF = {"plus": "positive", "minus": "negative"}
 
@@ -40,9 +46,11 @@ class TransitionMatrices(NamedTuple):
     Args:
         estimates: by class.
         state_names: (K,) names.
-        strata: the estimates of each stratum that has traces of both polarities; empty with fewer than two strata.
-        draws: (R, K, K) matrices of bootstrap resamples by class, the same resample in each; empty without bootstrap.
-        strata_draws: the same for each of ``strata``.
+        strata: the estimates of each stratum that has enough traces of both polarities; empty with fewer than two
+            strata.
+        draws: (R, K, K) matrices of bootstrap resamples by class, the same resample in each; empty without bootstrap,
+            and where a polarity has fewer than ``MIN_TRACES_FOR_INTERVAL`` labelled traces.
+        strata_draws: the same for each of ``strata`` that has such draws.
     """
 
     estimates: dict[str, TransitionEstimate]
@@ -94,6 +102,7 @@ def estimate_transitions(
     taxonomy: Taxonomy = PAPER_TAXONOMY,
     *,
     rng: np.random.Generator | None = None,
+    min_stratum_traces: int = MIN_STRATUM_TRACES,
 ) -> TransitionMatrices:
     """Estimate P⁺, P⁻ and P from traces in memory; see :func:`estimate_corpus`.
 
@@ -102,6 +111,7 @@ def estimate_transitions(
         section: estimator and its settings.
         taxonomy: names the states.
         rng: for the bootstrap; without it there is none, whatever ``section`` says.
+        min_stratum_traces: as there.
 
     Raises:
         NoCandidatesError: no trace was annotated, or one polarity has no labelled trace, so P⁺ or P⁻ can't be
@@ -109,7 +119,7 @@ def estimate_transitions(
     """
     keep_traces = rng is not None and section.num_resamples > 0
     corpus = count_corpus([batch_of_traces(traces)], taxonomy.num_states, keep_traces=keep_traces)
-    return estimate_corpus(corpus, section, taxonomy, rng=rng)
+    return estimate_corpus(corpus, section, taxonomy, rng=rng, min_stratum_traces=min_stratum_traces)
 
 
 def estimate_corpus(
@@ -119,6 +129,7 @@ def estimate_corpus(
     *,
     rng: np.random.Generator | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    min_stratum_traces: int = MIN_STRATUM_TRACES,
 ) -> TransitionMatrices:
     """Estimate P⁺, P⁻ and P, pooled and by stratum, with bootstrap draws of each.
 
@@ -128,6 +139,7 @@ def estimate_corpus(
         taxonomy: names the states.
         rng: for the bootstrap; without it there is none.
         on_progress: called with (done, total) resamples.
+        min_stratum_traces: labelled traces of each polarity that a stratum needs for matrices of its own, at least 1.
 
     Raises:
         NoCandidatesError: no trace was annotated, or one polarity has no labelled trace, so P⁺ or P⁻ can't be
@@ -135,7 +147,7 @@ def estimate_corpus(
     """
     _require_both_polarities(corpus)
     fit = make_estimator(section, taxonomy.num_states)
-    strata = _usable_strata(corpus)
+    strata = _usable_strata(corpus, min_stratum_traces)
     keys = [(stratum, name) for stratum in (None, *strata) for name in CLASSES]
     selections = {(stratum, name): corpus.selection(POLARITY_OF.get(name), stratum) for stratum, name in keys}
     estimates = {key: fit(selection.pairs(corpus.counts)) for key, selection in selections.items()}
@@ -143,22 +155,44 @@ def estimate_corpus(
         warn_unless_converged(section, estimate, name if stratum is None else f"{name} in stratum {stratum!r}")
     draws = {}
     if rng is not None and section.num_resamples:
-        draws = draw_transitions(corpus, selections, fit, section.num_resamples, rng, on_progress)
+        enough = _with_intervals(corpus, strata)
+        resampled = {key: selection for key, selection in selections.items() if key[0] in enough}
+        if resampled:
+            draws = draw_transitions(corpus, resampled, fit, section.num_resamples, rng, on_progress)
     return TransitionMatrices(
         _of_stratum(estimates, None),
         tuple(taxonomy.state_names),
         {stratum: _of_stratum(estimates, stratum) for stratum in strata},
         _of_stratum(draws, None),
-        {stratum: _of_stratum(draws, stratum) for stratum in strata if draws},
+        {stratum: _of_stratum(draws, stratum) for stratum in strata if (stratum, "all") in draws},
     )
 
 
-def _usable_strata(corpus: Corpus) -> list[str]:
-    """Strata with labelled traces of both polarities, when there are at least two strata; in order of name."""
+def _usable_strata(corpus: Corpus, min_traces: int) -> list[str]:
+    """Strata with enough labelled traces of both polarities, when there are at least two strata; in order of name."""
     if len(corpus.strata) < 2:
         return []
-    by_polarity = corpus.num_traces.reshape(-1, 2).tolist()
-    return sorted(stratum for stratum, numbers in zip(corpus.strata, by_polarity, strict=True) if all(numbers))
+    return sorted(stratum for stratum in corpus.strata if _rarer_polarity(corpus, stratum) >= min_traces)
+
+
+def _with_intervals(corpus: Corpus, strata: Sequence[str]) -> list[str | None]:
+    """The strata, and None for all traces, that have enough of both polarities to resample."""
+    enough = [where for where in (None, *strata) if _rarer_polarity(corpus, where) >= MIN_TRACES_FOR_INTERVAL]
+    if None not in enough:
+        logger.warning(
+            "P and the weights get no intervals: one polarity has %d labelled traces, and fewer than %d say nothing "
+            "about how far P could be off",
+            _rarer_polarity(corpus),
+            MIN_TRACES_FOR_INTERVAL,
+        )
+    return enough
+
+
+def _rarer_polarity(corpus: Corpus, stratum: str | None = None) -> int:
+    """Labelled traces of the polarity that has fewer, in a stratum or in all."""
+    by_polarity = corpus.num_traces.reshape(-1, 2)
+    numbers = by_polarity.sum(axis=0) if stratum is None else by_polarity[corpus.strata.index(stratum)]
+    return int(numbers.min())
 
 
 def _require_both_polarities(corpus: Corpus) -> None:

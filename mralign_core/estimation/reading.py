@@ -3,6 +3,7 @@
 What :func:`labelled_traces` does row by row is done here on whole columns: labels become states, segments of one
 step become one step, and each trace gets its polarity and stratum. Both files have the traces in one order, and the
 rows of a trace are together; this is checked, as are the labels, since the tables' own row checks are too slow here.
+Segments of one step have the same labels; where only one label is kept, the confidences of the first segment choose.
 
 Shapes: R rows of table ``annotations`` (one a segment), N traces, T steps.
 """
@@ -65,20 +66,24 @@ def read_trace_batches(
             is_positive=is_positive,
             strata=strata,
             trace_of_step=trace_of_row[first_of_step],
-            labels=rows.labels[first_of_step],
+            labels=rows.kept[first_of_step],
             step_of_segment=step_of_row,
             segments=rows.segments,
         )
 
 
 class _LabelRows(NamedTuple):
-    """Rows of table ``annotations`` with states for labels; ``first_row`` is the number of the first one."""
+    """Rows of table ``annotations`` with states for labels; ``first_row`` is the number of the first one.
+
+    ``labels`` are all that a segment has, ``kept`` those that it keeps: all, or the most confident one.
+    """
 
     first_row: int
     trace_ids: pa.Array
     segments: IntArray
     steps: IntArray
     labels: IntArray
+    kept: IntArray
 
     def part(self, start: int, end: int) -> _LabelRows:
         columns = (column[start:end] for column in self[1:])
@@ -103,7 +108,7 @@ def _label_rows(path: Path, labels_per_segment: str, taxonomy: Taxonomy, batch_r
             batch.column("trace_id"),
             batch.column("segment").to_numpy(),
             batch.column("step").to_numpy(),
-            _states(batch, first_row, taxonomy),
+            *_states(batch, first_row, taxonomy),
         )
         first_row += batch.num_rows
 
@@ -128,8 +133,8 @@ def _starts(trace_ids: pa.Array) -> NDArray[np.bool_]:
     return starts
 
 
-def _states(batch: pa.RecordBatch, first_row: int, taxonomy: Taxonomy) -> IntArray:
-    """States of each row's labels, ascending, 0 where there is none; (R, 2)."""
+def _states(batch: pa.RecordBatch, first_row: int, taxonomy: Taxonomy) -> tuple[IntArray, IntArray]:
+    """States of each row's labels, ascending, 0 where there is none, and of those it keeps; twice (R, 2)."""
     column = batch.column("labels")
     sizes = pc.list_value_length(column).to_numpy()
     _refuse_first(sizes > MAX_LABELS, first_row, f"labels has more than {MAX_LABELS} entries")
@@ -148,10 +153,11 @@ def _states(batch: pa.RecordBatch, first_row: int, taxonomy: Taxonomy) -> IntArr
         )
     twice = (sizes == MAX_LABELS) & (states[:, 0] == states[:, 1])
     _refuse_first(twice, first_row, "labels holds one label twice")
-    if "confidences" in batch.schema.names:
-        return _keep_most_confident(states, sizes, places, batch.column("confidences"), first_row)
     low, high = np.minimum(*states.T), np.maximum(*states.T)
-    return np.where((sizes == MAX_LABELS)[:, None], np.stack([low, high], axis=1), states)
+    labels = np.where((sizes == MAX_LABELS)[:, None], np.stack([low, high], axis=1), states)
+    if "confidences" in batch.schema.names:
+        return labels, _keep_most_confident(states, sizes, places, batch.column("confidences"), first_row)
+    return labels, labels
 
 
 def _codes(labels: pa.Array, taxonomy: Taxonomy) -> tuple[IntArray, IntArray]:
@@ -169,6 +175,7 @@ def _keep_most_confident(
     odd = pc.list_value_length(confidences).to_numpy() != sizes
     _refuse_first(odd, first_row, "there is not one confidence for each label")
     flat = np.append(confidences.flatten().to_numpy(zero_copy_only=False), -np.inf)[places]
+    _refuse_first(np.isnan(flat).any(axis=1), first_row, "a confidence is not a number")
     kept = np.where(flat[:, 1] > flat[:, 0], states[:, 1], states[:, 0])
     return np.stack([kept, np.zeros_like(kept)], axis=1)
 

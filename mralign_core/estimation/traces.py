@@ -62,11 +62,16 @@ def labelled_traces(
 ) -> list[LabelledTrace]:
     """Join annotations to their traces and merge segments of one step, in the order of ``candidates``.
 
+    Segments of one step have the same labels; where only one is kept, the confidences of the first segment choose.
+
     Args:
         candidates: rows of ``schemas.CANDIDATES``.
         annotations: rows of ``schemas.ANNOTATIONS``; traces without any are left out.
         labels_per_segment: "two", or "one" to keep only the most confident label.
         taxonomy: gives the state of each label.
+
+    Raises:
+        DataError: segments of one step have different labels.
     """
     by_trace = {trace_id: rows.sort_values("segment") for trace_id, rows in annotations.groupby("trace_id")}
     traces = []
@@ -75,13 +80,25 @@ def labelled_traces(
             continue
         rows = by_trace[trace.trace_id]
         step_of_segment = pd.factorize(rows["step"])[0].tolist()
-        steps: list[tuple[int, ...]] = [()] * (max(step_of_segment) + 1)
-        for step, labels, confidences in zip(step_of_segment, rows["labels"], rows["confidences"], strict=True):
-            kept = keep_most_confident(labels, confidences) if labels_per_segment == "one" else tuple(labels)
-            steps[step] = tuple(taxonomy.state(label) for label in kept)
+        _refuse_torn_step(trace.trace_id, rows)
+        steps = []
+        for first in rows.drop_duplicates("step").itertuples(index=False):
+            is_one = labels_per_segment == "one"
+            kept = keep_most_confident(first.labels, first.confidences) if is_one else tuple(first.labels)
+            steps.append(tuple(taxonomy.state(label) for label in kept))
         stratum = getattr(trace, "stratum", "")
         traces.append(LabelledTrace(trace.trace_id, trace.polarity, steps, step_of_segment, stratum))
     return traces
+
+
+def _refuse_torn_step(trace_id: str, rows: pd.DataFrame) -> None:
+    labels_of: dict[int, set[str]] = {}
+    for segment, step, labels in zip(rows["segment"], rows["step"], rows["labels"], strict=True):
+        if labels_of.setdefault(step, set(labels)) != set(labels):
+            raise DataError(
+                f"trace {trace_id!r}, segment {segment}: labels differ from those of a segment before, which belongs to "
+                "the same step; run stage annotate again"
+            )
 
 
 def batch_of_traces(traces: Sequence[LabelledTrace]) -> TraceBatch:

@@ -2,7 +2,7 @@
 
 Departures from the paper, all off by default: the opposite polarity's matrix as denominator (``reward.reference``),
 ratios drawn to 1 where support is small (``reward.support_shrinkage``), and matrices of the trace's own stratum
-(``reward.condition_on``).
+(``reward.condition_on``), where that has ``MIN_STRATUM_TRACES`` of each polarity; other traces keep the pooled ones.
 
 A weight is a function of five things: stratum, polarity, the set left, the set entered, and the config. So it is
 computed once for each distinct transition, however many segments there are.
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.errors import ConfigError
 from mralign_core.estimation.corpus import moves_into_steps, set_members
-from mralign_core.estimation.matrices import Draws, Estimates, TransitionMatrices
+from mralign_core.estimation.matrices import MIN_STRATUM_TRACES, Draws, Estimates, TransitionMatrices
 from mralign_core.estimation.traces import IntArray, LabelledTrace, TraceBatch, batch_of_traces
 from mralign_core.method.rewards import clip_weights, set_pair_ratios, shrink_ratios
 from mralign_core.method.transitions import FloatArray, base_pair_sums
@@ -78,7 +78,7 @@ class Weigher:
             if not matrices.strata:
                 raise ConfigError(
                     "reward.condition_on is 'stratum', but no stratum has matrices of its own: that takes at least two "
-                    "strata, and one with labelled traces of both polarities. Use 'none'"
+                    f"strata, and one with {MIN_STRATUM_TRACES} labelled traces of each polarity. Use 'none'"
                 )
             self._source_of = {stratum: number for number, stratum in enumerate(matrices.strata, start=1)}
             self._sources += [_Source(matrices.strata[s], matrices.strata_draws.get(s, {})) for s in matrices.strata]

@@ -19,29 +19,35 @@ from litellm.types.utils import EmbeddingResponse
 from mralign_core.annotation.replies import ReplyProblem
 from mralign_core.config import EndpointConfig
 from mralign_core.llm.endpoint import (
-    REFUSALS,
     address,
     can_pass,
     check_endpoint,
     count_tokens,
+    is_offline,
+    is_refusal,
+    may_be_billed,
     price_of,
     retry_after_s,
+    tokens_of,
     user_error,
 )
 from mralign_core.llm.offline import Message
 
 __all__ = [
     "PARAMS",
-    "REFUSALS",
     "can_pass",
     "check_endpoint",
     "count_tokens",
+    "is_offline",
+    "is_refusal",
+    "may_be_billed",
     "parse_vectors",
     "price_of",
     "read",
     "retry_after_s",
     "send",
     "text_messages",
+    "tokens_of",
     "user_error",
 ]
 
@@ -72,8 +78,11 @@ async def send(endpoint: EndpointConfig, messages: list[Any], params: dict[str, 
     return response
 
 
-def read(endpoint: EndpointConfig, response: EmbeddingResponse) -> dict[str, Any]:
-    """What a response says: the vectors in the order of the texts, as JSON, its tokens and its price."""
+def read(endpoint: EndpointConfig, response: EmbeddingResponse, most_usd: float = 0.0) -> dict[str, Any]:
+    """What a response says: the vectors in the order of the texts, as JSON, its tokens and its price.
+
+    Where the endpoint does not say what it counted, the price is ``most_usd``.
+    """
     usage = response.usage
     num_tokens = (usage.prompt_tokens or 0) if usage else 0
     vectors = sorted(response.data or [], key=lambda item: item["index"])
@@ -83,7 +92,7 @@ def read(endpoint: EndpointConfig, response: EmbeddingResponse) -> dict[str, Any
         "finish_reason": "stop",
         "prompt_tokens": num_tokens,
         "completion_tokens": 0,
-        "cost_usd": price_of(endpoint).cost_usd(num_tokens, 0),
+        "cost_usd": price_of(endpoint).cost_usd(num_tokens, 0) if num_tokens else most_usd,
     }
 
 

@@ -422,11 +422,11 @@ def _outcome(batch: Batch, status: BatchStatus, digest: str, line: dict[str, Any
     if line is None or not batches.is_answered(line):
         return _unanswered(batch, status, line)
     try:
-        reading = api.read(endpoint, batches.response_of(endpoint, line))
-    except api.REFUSALS as error:
-        reading = {"finish_reason": "content_filter", "response": str(error)}
+        reading = api.read(endpoint, batches.response_of(endpoint, line), batch.items[digest].most_usd)
     except Exception as error:
-        return error
+        if not api.is_refusal(error):
+            return error
+        reading = {"finish_reason": "content_filter", "response": str(error)}
     blank = blank_record(endpoint.model, digest, batch.items[digest].prompt_digest)
     return blank | reading | {"latency_s": time.time() - batch.intended_at}
 

@@ -26,6 +26,7 @@ from tenacity import (
 )
 
 from mralign_core.config import EndpointConfig
+from mralign_core.errors import UserError
 from mralign_core.llm.batch_store import BatchItem, BatchStore, MemoryBatchStore
 from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.pacing import Pace
@@ -34,6 +35,7 @@ from mralign_core.llm.request import (
     Received,
     Request,
     blank_record,
+    is_whole,
     prompt_digest,
     received,
 )
@@ -102,9 +104,14 @@ class LLMClient:
             EndpointUnavailableError: no attempt got through.
         """
         digest = request.digest
+        if self._api.is_offline(request.endpoint.model):  # costs nothing, and its code may change
+            return received(await self._buy(request, digest), cached=False)
         lock = self._under_way.setdefault(digest, asyncio.Lock())
         async with lock:
             record = await asyncio.to_thread(self._replies.get, digest)
+            if record is not None and not is_whole(record):
+                logger.warning("the kept reply to request %s is damaged or of another version: asking again", digest)
+                record = None
             if record is not None:
                 self.ledger.count_kept(request.endpoint.model)
                 return received(record, cached=True)
@@ -124,15 +131,16 @@ class LLMClient:
         model = request.endpoint.model
         price = self._api.price_of(request.endpoint)
         needs_size = bool(price.output_usd or price.input_usd or request.endpoint.tokens_per_minute)
-        num_tokens = self._api.count_tokens(request.endpoint, request.messages) if needs_size else 0
+        num_tokens = self._api.count_tokens(request.endpoint, request.messages, request.params) if needs_size else 0
         most_usd = price.cost_usd(num_tokens, request.endpoint.max_output_tokens)
         await self.ledger.set_aside(model, most_usd)
         if request.endpoint.use_batch_api:
             return await self._buy_in_batch(request, BatchItem(digest, prompt_digest(request), most_usd))
         record = None
         try:
-            record = await self._ask(request, digest, num_tokens)
-            await asyncio.to_thread(self._replies.put, digest, record)
+            record = await self._ask(request, digest, num_tokens, most_usd)
+            if not self._api.is_offline(model):
+                await asyncio.to_thread(self._replies.put, digest, record)
         except Exception as error:
             self.stopped_by = self.stopped_by or error  # before others get a turn, while the account is settled
             raise
@@ -150,15 +158,17 @@ class LLMClient:
             raise
         return record
 
-    async def _ask(self, request: Request, digest: str, num_tokens: int) -> dict[str, Any]:
+    async def _ask(self, request: Request, digest: str, num_tokens: int, most_usd: float) -> dict[str, Any]:
         """The record of a new reply; a refusal of this one request's content is a record without text."""
         started = time.monotonic()
         try:
-            response = await self._attempts(request.endpoint, partial(self._attempt, request, num_tokens))
-        except self._api.REFUSALS as error:
+            response = await self._attempts(request.endpoint, partial(self._attempt, request, num_tokens, most_usd))
+        except Exception as error:
+            if not self._api.is_refusal(error):
+                raise
             reading = {"finish_reason": "content_filter", "response": str(error)}
         else:
-            reading = self._api.read(request.endpoint, response)
+            reading = self._api.read(request.endpoint, response, most_usd)
         blank = blank_record(request.endpoint.model, digest, prompt_digest(request))
         return blank | reading | {"latency_s": time.monotonic() - started}
 
@@ -175,9 +185,9 @@ class LLMClient:
 
         try:
             return await retrying(attempt)
-        except self._api.REFUSALS:
-            raise
         except Exception as error:
+            if self._api.is_refusal(error):
+                raise
             if self._api.can_pass(error):
                 raise EndpointUnavailableError(
                     f"model {endpoint.model!r} gave no reply in {endpoint.max_attempts} attempt(s) ({error!r}); "
@@ -187,15 +197,18 @@ class LLMClient:
                 raise self._api.user_error(error, endpoint) from error
             raise
 
-    async def _attempt(self, request: Request, num_tokens: int) -> Any:
+    async def _attempt(self, request: Request, num_tokens: int, most_usd: float) -> Any:
         """One attempt, in a slot of its own: pauses between attempts leave the slot to others."""
         endpoint = request.endpoint
         pace = self._paces.setdefault((endpoint.model, endpoint.api_base), Pace(endpoint))
-        await pace.admit(self._slots, num_tokens)
+        await pace.admit(self._slots, num_tokens, self._check_running)
         try:
             self._check_running()
+            self.ledger.check(endpoint.model)
             response = await self._api.send(endpoint, list(request.messages), request.params)
-        except Exception as error:
+        except BaseException as error:
+            if self._api.may_be_billed(error):
+                self.ledger.write_off(endpoint.model, most_usd)
             # The endpoint speaks of all its requests, so the model pauses, not this request alone.
             pace.pause(min(self._api.retry_after_s(error, time.time()), endpoint.max_retry_after_s))
             raise
@@ -204,6 +217,16 @@ class LLMClient:
         if endpoint.tokens_per_minute:
             pace.correct(self._api.tokens_of(response) - num_tokens)
         return response
+
+    def reopen(self) -> None:
+        """Let requests start again after an error that ended them, once a caller tries anew.
+
+        Raises:
+            UserError: requests are still under way that the user's mistake will end.
+        """
+        if isinstance(self.stopped_by, UserError) and not self.ledger.is_idle:
+            self._check_running()
+        self.stopped_by = None
 
     def _check_running(self) -> None:
         if self.stopped_by is not None:

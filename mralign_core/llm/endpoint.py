@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import logging
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import litellm
-from litellm.exceptions import BadRequestError, ContentPolicyViolationError, ContextWindowExceededError
+from litellm.exceptions import BadRequestError, ContentPolicyViolationError, ContextWindowExceededError, Timeout
 from litellm.types.utils import OPENAI_COMPATIBLE_BATCH_AND_FILES_PROVIDERS, ModelResponse
 from openai import OpenAIError
 
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import ConfigError, UserError
 from mralign_core.llm import offline
-from mralign_core.llm.offline import Message
+from mralign_core.llm.offline import Message, is_offline
 
 litellm.telemetry = False
 litellm.suppress_debug_info = True
@@ -32,11 +35,19 @@ NO_JSON_SCHEMA = ("deepseek",)
 BATCH_PROVIDERS = frozenset({*OPENAI_COMPATIBLE_BATCH_AND_FILES_PROVIDERS, "azure"})
 """Providers whose whole batch protocol litellm speaks: for others it lacks a call, or needs a bucket of one's own."""
 REFUSALS = (ContentPolicyViolationError, ContextWindowExceededError)
-"""Errors about one request's content: another request may well succeed."""
+REFUSING_STATUS = (400, 413, 422)
+REFUSING_WORDS = re.compile(
+    r"content exists risk|content[ _](filter|policy|management)|invalid_prompt|usage polic|flagged"
+    r"|context[ _]length|(prompt|input) is too long|longer than the model",
+    re.IGNORECASE,
+)
+"""How providers word that they refuse one request for its content, where litellm takes it for a bad request."""
 STATUS_REMEDIES = {
     401: "set the provider's API key in the environment",
     403: "the API key may not use this model: check its permissions",
+    402: "the account has no credit left: top it up, and run again to go on",
     404: "no such model at this endpoint: check its name and api_base",
+    429: "the account's quota is used up: raise it, and run again to go on",
 }
 
 
@@ -53,7 +64,7 @@ class Price(NamedTuple):
 
 async def send(endpoint: EndpointConfig, messages: list[Any], params: dict[str, Any]) -> ModelResponse:
     """Make exactly one attempt at a chat request, and give up on it after ``timeout_s`` seconds in all."""
-    if offline.is_offline(endpoint.model):
+    if is_offline(endpoint.model):
         return _offline_response(endpoint.model, messages, params)
     # litellm's time-out restarts with every byte that arrives; this one does not.
     async with asyncio.timeout(endpoint.timeout_s):
@@ -71,7 +82,7 @@ async def send(endpoint: EndpointConfig, messages: list[Any], params: dict[str, 
 
 def request_params(endpoint: EndpointConfig, schema: dict[str, Any] | None = None) -> dict[str, Any]:
     """The parameters of a request that its reply depends on, with a JSON schema as far as it can be kept."""
-    if offline.is_offline(endpoint.model):
+    if is_offline(endpoint.model):
         return {}
     temperature = {} if endpoint.temperature is None else {"temperature": endpoint.temperature}
     shape = response_format(endpoint.model, schema) if schema else {}
@@ -90,7 +101,7 @@ def check_endpoint(endpoint: EndpointConfig, field: str) -> None:
             though the config asks for it, or there is no such offline model.
     """
     provider, _, name = endpoint.model.partition("/")
-    if offline.is_offline(endpoint.model):
+    if is_offline(endpoint.model):
         if endpoint.use_batch_api:
             raise ConfigError(f"{field}: use_batch_api has no effect on offline model {endpoint.model!r}: remove it")
         if name not in offline.PROVIDERS[provider].models:
@@ -124,7 +135,7 @@ def known_price(endpoint: EndpointConfig) -> Price | None:
     Through the batch API it is litellm's batch price; where litellm knows none it is the full one, so that a ceiling
     holds: a rebate that the provider gives is then to be put into the config.
     """
-    if offline.is_offline(endpoint.model):
+    if is_offline(endpoint.model):
         return Price(0.0, 0.0)
     if endpoint.input_usd_per_million is not None and endpoint.output_usd_per_million is not None:
         return Price(endpoint.input_usd_per_million / 1e6, endpoint.output_usd_per_million / 1e6)
@@ -145,24 +156,37 @@ def price_of(endpoint: EndpointConfig) -> Price:
     return price
 
 
-def count_tokens(endpoint: EndpointConfig, messages: Sequence[Message]) -> int:
-    """Tokens of a prompt, by litellm's tokenizer for the model, with a margin, as providers add some of their own."""
-    return int(1.05 * litellm.token_counter(model=endpoint.model, messages=list(messages))) + 16
+def count_tokens(endpoint: EndpointConfig, messages: Sequence[Message], params: Mapping[str, Any]) -> int:
+    """Tokens of a prompt and its JSON schema, by litellm's tokenizer for the model.
+
+    With a margin, as providers add some of their own.
+    """
+    num_tokens = litellm.token_counter(model=endpoint.model, messages=list(messages))
+    if shape := params.get("response_format"):
+        num_tokens += litellm.token_counter(model=endpoint.model, text=json.dumps(shape))
+    return int(1.05 * num_tokens) + 16
 
 
-def read(endpoint: EndpointConfig, response: ModelResponse) -> dict[str, Any]:
-    """What a response says: text, why it ended, tokens, price, and the whole of it, raw."""
+def read(endpoint: EndpointConfig, response: ModelResponse, most_usd: float = 0.0) -> dict[str, Any]:
+    """What a response says: text, why it ended, tokens, price, and the whole of it, raw.
+
+    Args:
+        endpoint: the model.
+        response: what litellm made of its reply.
+        most_usd: the price when the endpoint does not say what it counted.
+    """
     choice = response.choices[0] if response.choices else None
     usage = getattr(response, "usage", None)
-    prompt_tokens = (usage.prompt_tokens or 0) if usage else 0
-    completion_tokens = (usage.completion_tokens or 0) if usage else 0
+    prompt_tokens = max(0, usage.prompt_tokens or 0) if usage else 0
+    completion_tokens = max(0, usage.completion_tokens or 0) if usage else 0
+    is_metered = prompt_tokens + completion_tokens > 0
     return {
-        "response": response.model_dump(mode="json", warnings=False),
+        "response": _finite(response.model_dump(mode="json", warnings=False)),
         "reply": _as_utf8((choice.message.content or "") if choice else ""),
         "finish_reason": (choice.finish_reason or "") if choice else "",
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
-        "cost_usd": _cost_usd(endpoint, response, prompt_tokens, completion_tokens),
+        "cost_usd": _cost_usd(endpoint, response, prompt_tokens, completion_tokens) if is_metered else most_usd,
     }
 
 
@@ -175,11 +199,11 @@ def tokens_of(response: ModelResponse) -> int:
 def _cost_usd(endpoint: EndpointConfig, response: ModelResponse, num_input: int, num_output: int) -> float:
     """Litellm knows of cached prompts and other rebates; a price in the config goes before it."""
     litellms: float | None = response._hidden_params.get("response_cost")
-    if offline.is_offline(endpoint.model):
+    if is_offline(endpoint.model):
         return 0.0
     if litellms is None or endpoint.input_usd_per_million is not None or endpoint.use_batch_api:
         return price_of(endpoint).cost_usd(num_input, num_output)
-    return litellms
+    return max(0.0, litellms)
 
 
 def _offline_response(model: str, messages: Sequence[Message], params: dict[str, Any]) -> ModelResponse:
@@ -193,6 +217,15 @@ def _offline_response(model: str, messages: Sequence[Message], params: dict[str,
     }
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
     return ModelResponse(model=model, choices=[choice], usage=usage)
+
+
+def _finite(value: Any) -> Any:
+    """JSON values with null in place of numbers that JSON has no form for."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _as_utf8(text: str) -> str:
@@ -231,7 +264,21 @@ def can_pass(error: BaseException) -> bool:
     if not isinstance(error, OpenAIError):
         return False
     status = getattr(error, "status_code", None)
+    if status == 429 and "insufficient_quota" in str(error):  # an account without credit is not a rate limit
+        return False
     return isinstance(status, int) and (status in (408, 429) or status >= 500)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error is about one request's content, so that another request may well succeed."""
+    if isinstance(error, REFUSALS) or getattr(error, "status_code", None) == 413:
+        return True
+    return getattr(error, "status_code", None) in REFUSING_STATUS and bool(REFUSING_WORDS.search(str(error)))
+
+
+def may_be_billed(error: BaseException) -> bool:
+    """Whether a request may have been answered, and billed, though no reply came: given up on, or cancelled."""
+    return isinstance(error, TimeoutError | Timeout | asyncio.CancelledError)
 
 
 def retry_after_s(error: BaseException | None, now: float) -> float:

@@ -1,19 +1,22 @@
 """What requests cost: a ledger by model and run that survives the process, and a ceiling that is never crossed.
 
 Before a request is sent, the most it can cost is set aside; when its reply is there, its price takes that
-place. What was set aside when a process was killed counts as spent, because the provider may have billed it:
-the ceiling holds over crashes and reruns.
+place. What was set aside when a process was killed, and for a request that was given up on, counts as spent,
+because the provider may have billed it: the ceiling holds over crashes and reruns.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from mralign_core.errors import BudgetError
 
+READ_OTHERS_EVERY_S = 10.0
+"""Runs at the same time may together cross a ceiling by what they spend in so many seconds."""
 Record = dict[str, dict[str, Any]]
 """Model → the fields of its :class:`Usage`."""
 
@@ -47,7 +50,11 @@ class MemoryLedgerStore:
 
 @dataclass
 class Usage:
-    """What one model was asked in one run. ``set_aside_usd`` is the most that requests in flight can cost."""
+    """What one model was asked in one run.
+
+    ``set_aside_usd`` is the most that requests in flight can cost; ``lost_usd`` the most that requests can have cost
+    which were given up on before a reply came.
+    """
 
     requests: int = 0
     kept_replies: int = 0
@@ -55,6 +62,12 @@ class Usage:
     completion_tokens: int = 0
     cost_usd: float = 0.0
     set_aside_usd: float = 0.0
+    lost_usd: float = 0.0
+
+    @property
+    def committed_usd(self) -> float:
+        """Dollars that are or may be spent."""
+        return self.cost_usd + self.set_aside_usd + self.lost_usd
 
 
 @dataclass
@@ -74,9 +87,10 @@ class Ledger:
     ceiling_field: str = "annotate.budget_usd"
 
     def __post_init__(self) -> None:
-        records = dict(self.store.read())
-        self._usage = {model: Usage(**fields) for model, fields in records.pop(self.run, {}).items()}
-        self._others_usd = sum(_committed(Usage(**fields)) for record in records.values() for fields in record.values())
+        records = self.store.read()
+        self._usage = {model: Usage(**fields) for model, fields in records.get(self.run, {}).items()}
+        self._others_usd = self._spent_by_others(records)
+        self._read_again_at = time.monotonic() + READ_OTHERS_EVERY_S
         self._in_flight = 0
         self._changed = asyncio.Condition()
         self._saving = asyncio.Lock()
@@ -90,7 +104,12 @@ class Ledger:
     @property
     def committed_usd(self) -> float:
         """Dollars spent by all runs, and set aside."""
-        return self._others_usd + sum(map(_committed, self._usage.values()))
+        return self._others_usd + sum(usage.committed_usd for usage in self._usage.values())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way."""
+        return not self._in_flight
 
     async def set_aside(self, model: str, most_usd: float) -> None:
         """Set the most that a request can cost aside, waiting for replies under way where that makes room.
@@ -99,29 +118,66 @@ class Ledger:
             BudgetError: no reply under way can make enough room below the ceiling.
         """
         async with self._changed:
+            await self._read_others()
             while self.ceiling_usd is not None and self.committed_usd + most_usd > self.ceiling_usd:
                 if not self._in_flight:
                     raise BudgetError(self._too_much(model, most_usd, self.ceiling_usd))
                 await self._changed.wait()
             self._in_flight += 1
             self._of(model).set_aside_usd += most_usd
-        if most_usd:
+        if not most_usd:
+            return
+        try:
             await self.save()
+        except BaseException:  # else those who wait for room would wait for this request for ever
+            await self._release(model, most_usd)
+            raise
+
+    def write_off(self, model: str, most_usd: float) -> None:
+        """Count a request whose reply never came, but which may have been billed, as if it had cost the most."""
+        self._of(model).lost_usd += most_usd
+
+    def check(self, model: str) -> None:
+        """Pass if what is committed is not above the ceiling, where write-offs may have brought it.
+
+        Raises:
+            BudgetError: it is.
+        """
+        if self.ceiling_usd is not None and self.committed_usd > self.ceiling_usd:
+            raise BudgetError(self._too_much(model, 0.0, self.ceiling_usd))
 
     async def settle(self, model: str, most_usd: float, record: Mapping[str, Any] | None) -> None:
         """Put a reply's price in place of what was set aside; no reply (None) costs nothing."""
-        async with self._changed:
-            self._in_flight -= 1
+        if record is not None:
             usage = self._of(model)
-            usage.set_aside_usd = max(0.0, usage.set_aside_usd - most_usd)
-            if record is not None:
-                usage.requests += 1
-                usage.prompt_tokens += record["prompt_tokens"]
-                usage.completion_tokens += record["completion_tokens"]
-                usage.cost_usd += record["cost_usd"]
-            self._changed.notify_all()
+            usage.requests += 1
+            usage.prompt_tokens += record["prompt_tokens"]
+            usage.completion_tokens += record["completion_tokens"]
+            usage.cost_usd += record["cost_usd"]
+        await self._release(model, most_usd)
         if most_usd:
             await self.save()
+
+    async def _release(self, model: str, most_usd: float) -> None:
+        usage = self._of(model)
+        usage.set_aside_usd = max(0.0, usage.set_aside_usd - most_usd)
+        self._in_flight -= 1
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _read_others(self) -> None:
+        """See now and then what runs at the same time have spent."""
+        if self.ceiling_usd is not None and time.monotonic() > self._read_again_at:
+            self._others_usd = self._spent_by_others(await asyncio.to_thread(self.store.read))
+            self._read_again_at = time.monotonic() + READ_OTHERS_EVERY_S
+
+    def _spent_by_others(self, records: Mapping[str, Record]) -> float:
+        return sum(
+            Usage(**fields).committed_usd
+            for run, record in records.items()
+            for fields in record.values()
+            if run != self.run
+        )
 
     async def take_over(self, run: str, model: str, most_usd: Sequence[float]) -> None:
         """Answer for requests, each with what was set aside for it, that another run left under way.
@@ -166,7 +222,3 @@ class Ledger:
             f"the next request to {model} can cost up to {most_usd:.4f}. All replies so far are kept: raise "
             f"{self.ceiling_field} and run again to go on, or lower max_output_tokens of the model"
         )
-
-
-def _committed(usage: Usage) -> float:
-    return usage.cost_usd + usage.set_aside_usd

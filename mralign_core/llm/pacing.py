@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from mralign_core.config import EndpointConfig
+
+CHECK_EVERY_S = 1.0
 
 
 class Pace:
@@ -21,16 +24,23 @@ class Pace:
         self._free_at = time.monotonic()
         self._turns = asyncio.Lock()
 
-    async def admit(self, slots: asyncio.Semaphore, num_tokens: int) -> None:
+    async def admit(self, slots: asyncio.Semaphore, num_tokens: int, check: Callable[[], None]) -> None:
         """Wait for this model's turn and a slot, which is taken: first come, first served.
 
         A request that a limit holds back does not keep a slot from other models.
+
+        Args:
+            slots: the places for requests in flight.
+            num_tokens: what the request takes of the limit of tokens, by estimate.
+            check: raises when no request may start any more.
         """
         async with self._turns:
+            check()
             await slots.acquire()
             while (wait := self._free_at - time.monotonic()) > 0:  # the endpoint may ask for a pause meanwhile
                 slots.release()
-                await asyncio.sleep(wait)
+                await asyncio.sleep(min(wait, CHECK_EVERY_S))
+                check()
                 await slots.acquire()
             self._free_at = time.monotonic() + max(self._request_s, num_tokens * self._token_s)
 

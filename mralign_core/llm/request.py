@@ -45,6 +45,11 @@ class Received(NamedTuple):
     cached: bool
 
 
+def is_whole(record: dict[str, Any]) -> bool:
+    """Whether a kept record is one that this version wrote."""
+    return record.get("version") == RECORD_VERSION and set(Received._fields) - {"cached"} <= record.keys()
+
+
 def received(record: dict[str, Any], *, cached: bool) -> Received:
     """What a kept record says."""
     fields = {name: record[name] for name in Received._fields if name != "cached"}

@@ -13,15 +13,19 @@ Decisions:
   lead to <stop> as its end comes near, so its halves differ although P does not. The χ² and permutation p-values take
   that for a change of P (in 70 to 100 % of simulated corpora at a nominal 10 %, where the chance of stopping differs by
   label); the simulated p-value, from traces of a chain with one P, does not.
-* Order compares held-out log-likelihoods of transitions that have two predecessors, {<start>} → y₁ being one; all
-  orders see the same soft counts, each set triple spread evenly over its base triples.
+* Order compares held-out log-likelihoods of transitions that have two predecessors, {<start>} → y₁ being one. Its
+  states are whole label sets. With labels as states, a longer context would tell which set the present label came
+  from, and a first-order chain of sets would seem to have memory. So it is the order of the chain of sets that is
+  tested: Eq. 6, first-order in labels, is one such chain of order one.
+* The gain of the second order is compared with that of traces simulated from a first-order chain of sets fitted to the
+  same traces, since how much a second order loses by its sparser counts depends on the traces.
 
 Shapes: N traces, U distinct pairs of label sets, H tables of multiplicities, K states, T transitions, R resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -30,7 +34,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mralign_core.method.transitions import FloatArray, transition_mask
+from mralign_core.method.transitions import FloatArray
 
 IntArray = NDArray[np.int64]
 Traces = Sequence[Sequence[Sequence[int]]]
@@ -73,13 +77,14 @@ class StationarityTest:
 
 @dataclass(frozen=True)
 class OrderComparison:
-    """Held-out log-likelihood of chains of order zero, one and two, in nats a transition.
+    """Held-out log-likelihood of chains of label sets of order zero, one and two, in nats a transition.
 
     Args:
         num_traces: traces with a transition that has two predecessors.
         num_transitions: such transitions.
+        num_sets: distinct label sets, each a state.
         num_folds: folds of whole traces.
-        kappa: pseudo-counts with which the second order leans on the first.
+        kappa: pseudo-counts with which each order leans on the one below.
         zeroth: mean held-out log-likelihood without memory.
         first: of the first-order chain.
         second: of the second-order chain.
@@ -87,10 +92,15 @@ class OrderComparison:
         gain_low: lower end of its bootstrap interval over traces.
         gain_high: upper end.
         confidence: coverage of the interval.
+        simulated_p_value: share of at least as large gains among traces simulated from one first-order chain of sets.
+            A small one says that something before the present set matters: the set before it, or what kind of trace
+            it is.
+        num_simulations: such sets of traces.
     """
 
     num_traces: int
     num_transitions: int
+    num_sets: int
     num_folds: int
     kappa: float
     zeroth: float
@@ -100,6 +110,8 @@ class OrderComparison:
     gain_low: float
     gain_high: float
     confidence: float
+    simulated_p_value: float
+    num_simulations: int
 
 
 class Halves(NamedTuple):
@@ -258,54 +270,52 @@ def stationarity_test(
 
 def compare_orders(
     traces: Traces,
-    num_states: int,
     rng: np.random.Generator,
     *,
     num_folds: int = 10,
     kappa: float = 10.0,
     prior: float = 0.1,
     num_resamples: int = 1000,
+    num_simulations: int = 199,
     confidence: float = 0.95,
 ) -> OrderComparison:
-    """Compare chains of order zero, one and two by held-out log-likelihood over folds of whole traces.
+    """Compare chains of label sets of order zero, one and two by held-out log-likelihood over folds of whole traces.
 
-    With C the soft counts of the other folds and smoothing towards the lower order,
-    P(c | b) ∝ C_bc + prior and P(c | a, b) ∝ C_abc + kappa · P(c | b); a set triple has the mean of P(c | a, b) over
-    its base triples, the analogue of Eq. 6.
+    With C the counts of the other folds: P(c) ∝ C_c + prior, P(c | b) ∝ C_bc + kappa · P(c), and
+    P(c | a, b) ∝ C_abc + kappa · P(c | b).
 
     Args:
         traces: per trace, per step, the state indices of its labels.
-        num_states: K.
-        rng: seeded generator of the folds and the bootstrap.
+        rng: seeded generator of the folds, the bootstrap and the simulations.
         num_folds: folds; each trace is held out once.
-        kappa: pseudo-counts of the first order in each row of the second.
-        prior: Dirichlet pseudo-count of each allowed transition.
+        kappa: pseudo-counts of the lower order in each row of the higher one.
+        prior: pseudo-count of each label set, and of <stop>.
         num_resamples: bootstrap resamples of traces.
+        num_simulations: simulated sets of as many traces.
         confidence: coverage of the interval.
 
     Raises:
         ValueError: there are fewer traces than folds.
 
     >>> cycle = [[(1,), (1,), (2,), (2,)] * 3] * 10  # what follows 1 depends on what came before it
-    >>> result = compare_orders(cycle, 4, np.random.default_rng(0), num_folds=2, num_resamples=99)
-    >>> result.num_transitions, result.gain_low > 0.2
-    (120, True)
+    >>> result = compare_orders(cycle, np.random.default_rng(0), num_folds=2, num_resamples=99, num_simulations=19)
+    >>> result.num_transitions, result.gain_low > 0.1, result.simulated_p_value
+    (120, True, 0.05)
     """
-    triples = _triples(traces, num_states)
-    if triples.num_traces < num_folds:
-        raise ValueError(f"{triples.num_traces} traces are fewer than the {num_folds} folds they are to be held out in")
-    fold_of_trace = rng.permutation(triples.num_traces) % num_folds
-    fold = fold_of_trace[triples.trace]
-    counts = np.stack([_soft_counts(triples, fold == number) for number in range(num_folds)])
-    scores_T3 = np.zeros((len(fold), 3))
-    for number in range(num_folds):
-        matrices = _smoothed_orders(counts.sum(axis=0) - counts[number], prior, kappa)
-        scores_T3[fold == number] = _held_out(triples, fold == number, *matrices)
+    chain, walks = _fit_set_chain(traces)
+    if len(walks) < num_folds:
+        raise ValueError(f"{len(walks)} traces are fewer than the {num_folds} folds they are to be held out in")
+    settings = _Smoothing(chain.stop, num_folds, prior, kappa)
+    triples = _triples(walks)
+    scores_T3 = _held_out(triples, settings, rng)
     zeroth, first, second = (float(mean) for mean in scores_T3.mean(axis=0))
     low, high = _ratio_interval(scores_T3[:, 2] - scores_T3[:, 1], triples, rng, num_resamples, confidence)
+    simulated = [_held_out(_simulate_triples(chain, rng), settings, rng).mean(axis=0) for _ in range(num_simulations)]
+    gains = np.array([by_order[2] - by_order[1] for by_order in simulated])
     return OrderComparison(
-        num_traces=triples.num_traces,
-        num_transitions=len(fold),
+        num_traces=len(walks),
+        num_transitions=len(scores_T3),
+        num_sets=chain.stop - 1,
         num_folds=num_folds,
         kappa=kappa,
         zeroth=zeroth,
@@ -315,6 +325,8 @@ def compare_orders(
         gain_low=low,
         gain_high=high,
         confidence=confidence,
+        simulated_p_value=_p_value(second - first, gains, tie=1e-9),
+        num_simulations=num_simulations,
     )
 
 
@@ -382,9 +394,9 @@ def _degrees_of_freedom(counts: FloatArray) -> IntArray:
     return freedom
 
 
-def _p_value(observed: float, resampled: FloatArray) -> float:
-    """Share at least as large, the observed one among them; ties up to what EM leaves open count."""
-    return float((1 + np.sum(resampled >= observed - 1e-3)) / (1 + len(resampled)))
+def _p_value(observed: float, resampled: FloatArray, tie: float = 1e-3) -> float:
+    """Share at least as large, the observed one among them; ties count, by default up to what EM leaves open."""
+    return float((1 + np.sum(resampled >= observed - tie)) / (1 + len(resampled)))
 
 
 def _chunked(compute: Callable[[IntArray], _Statistics], tables: IntArray, done: _Progress) -> _Statistics:
@@ -399,72 +411,84 @@ class _SetChain(NamedTuple):
     """The first-order chain of whole label sets that traces follow, <start> and <stop> included.
 
     Args:
+        names: the label sets; set number 0 is <start>, these have 1 and up, and the one after them is <stop>.
         successors: sets that followed, with repetitions, grouped by the set before.
         offset: where the group of each set begins.
         size: how many there are in it.
         num_walks: traces it was made from.
-        stop: the set number of <stop>; <start> has 0.
-        pair_id: (M, M) number of each label → label pair that occurs, else -1.
     """
 
+    names: list[tuple[int, ...]]
     successors: IntArray
     offset: IntArray
     size: IntArray
     num_walks: int
-    stop: int
-    pair_id: IntArray
+
+    @property
+    def stop(self) -> int:
+        """The set number of <stop>."""
+        return len(self.names) + 1
+
+
+class _Move(NamedTuple):
+    """One step of the simulated walks that have not stopped: which they are, the set left, the set entered."""
+
+    walk: IntArray
+    left: IntArray
+    entered: IntArray
+
+
+def _fit_set_chain(traces: Traces) -> tuple[_SetChain, list[IntArray]]:
+    """The chain, and the traces with a label as walks over set numbers, from <start> to <stop>."""
+    labelled = [walk for walk in (_labelled(trace) for trace in traces) if walk]
+    names = sorted({step for walk in labelled for step in walk})
+    number = {step: place for place, step in enumerate(names, start=1)}
+    stop = len(names) + 1
+    walks = [np.array([0, *(number[step] for step in walk), stop], dtype=np.int64) for walk in labelled]
+    left, entered = (_joined([walk[side] for walk in walks]) for side in (slice(None, -1), slice(1, None)))
+    size = np.bincount(left, minlength=stop + 1)
+    offset = np.cumsum(size) - size
+    return _SetChain(names, entered[np.argsort(left, kind="stable")], offset, size, len(walks)), walks
+
+
+def _simulate_moves(chain: _SetChain, num_walks: int, rng: np.random.Generator) -> Iterator[_Move]:
+    """Walk from <start> until all have entered <stop>."""
+    walk, left = np.arange(num_walks), np.zeros(num_walks, dtype=np.int64)
+    while len(walk):
+        entered = chain.successors[chain.offset[left] + rng.integers(chain.size[left])]
+        yield _Move(walk, left, entered)
+        goes_on = entered < chain.stop
+        walk, left = walk[goes_on], entered[goes_on]
 
 
 def _simulated_statistics(
     traces: Traces, num_states: int, rng: np.random.Generator, num_resamples: int, done: _Progress
 ) -> _Statistics:
     """Statistics of sets of traces simulated from one chain, with fresh halves."""
-    chain, sources, targets = _fit_set_chain(traces, num_states)
+    chain, walks = _fit_set_chain(traces)
+    pairs = np.unique(np.concatenate([np.stack([walk[1:-2], walk[2:-1]], axis=1) for walk in walks]), axis=0)
+    member = _membership([(), *chain.names, ()], num_states)
+    sources, targets = member[pairs[:, 0]], member[pairs[:, 1]]
 
     def simulate(part: IntArray) -> _Statistics:
-        return _statistics(sources, targets, _simulate_tables(chain, len(part), len(sources), rng))
+        return _statistics(sources, targets, _simulate_tables(chain, pairs, len(part), rng))
 
     return _chunked(simulate, np.zeros((num_resamples, 1), dtype=np.int64), done)
 
 
-def _fit_set_chain(traces: Traces, num_states: int) -> tuple[_SetChain, NDArray[np.bool_], NDArray[np.bool_]]:
-    walks = [walk for walk in (_labelled(trace) for trace in traces) if walk]
-    names = sorted({step for walk in walks for step in walk})
-    number = {step: place for place, step in enumerate(names, start=1)}
-    stop = len(names) + 1
-    numbered = [[0, *(number[step] for step in walk), stop] for walk in walks]
-    left = np.array([a for walk in numbered for a in walk[:-1]], dtype=np.int64)
-    entered = np.array([b for walk in numbered for b in walk[1:]], dtype=np.int64)
-    order = np.argsort(left, kind="stable")
-    size = np.bincount(left, minlength=stop + 1)
-    inner = (left > 0) & (entered < stop)
-    pairs = np.unique(np.stack([left[inner], entered[inner]], axis=1), axis=0)
-    pair_id = np.full((stop + 1, stop + 1), -1, dtype=np.int64)
+def _simulate_tables(chain: _SetChain, pairs: IntArray, num_resamples: int, rng: np.random.Generator) -> IntArray:
+    """Walk from <start> to <stop> as often as there are traces; tables of the halves over (U, 2) pairs, (R, 2, U)."""
+    pair_id = np.full((chain.stop + 1, chain.stop + 1), -1, dtype=np.int64)
     pair_id[pairs[:, 0], pairs[:, 1]] = np.arange(len(pairs))
-    offset = np.concatenate([[0], np.cumsum(size)[:-1]])
-    member = _membership([(), *names, ()], num_states)
-    chain = _SetChain(entered[order], offset, size, len(walks), stop, pair_id)
-    return chain, member[pairs[:, 0]], member[pairs[:, 1]]
-
-
-def _simulate_tables(chain: _SetChain, num_resamples: int, num_pairs: int, rng: np.random.Generator) -> IntArray:
-    """Walk from <start> to <stop> as often as there are traces; tables of the halves, (R, 2, U)."""
-    num_walks = num_resamples * chain.num_walks
-    state, alive = np.zeros(num_walks, dtype=np.int64), np.arange(num_walks)
-    moves: list[tuple[IntArray, IntArray]] = []
-    length = np.zeros(num_walks, dtype=np.int64)
-    while len(alive):
-        before = state[alive]
-        drawn = chain.offset[before] + rng.integers(chain.size[before])
-        after = chain.successors[drawn]
-        state[alive] = after
-        inner = (before > 0) & (after < chain.stop)
-        moves.append((alive[inner], chain.pair_id[before[inner], after[inner]]))
-        length[alive[inner]] += 1
-        alive = alive[after < chain.stop]
-    tables = np.zeros((num_resamples, 2, num_pairs), dtype=np.int64)
+    length = np.zeros(num_resamples * chain.num_walks, dtype=np.int64)
+    inner: list[tuple[IntArray, IntArray]] = []
+    for move in _simulate_moves(chain, len(length), rng):
+        between = (move.left > 0) & (move.entered < chain.stop)
+        inner.append((move.walk[between], pair_id[move.left[between], move.entered[between]]))
+        length[move.walk[between]] += 1
+    tables = np.zeros((num_resamples, 2, len(pairs)), dtype=np.int64)
     # The first move, out of <start>, is no label → label transition: the one made at step s has place s - 1.
-    for place, (walk, pair) in enumerate(moves[1:]):
+    for place, (walk, pair) in enumerate(inner[1:]):
         half = length[walk] // 2
         for side, within in enumerate((place < half, place >= length[walk] - half)):
             np.add.at(tables, (walk[within] // chain.num_walks, side, pair[within]), 1)
@@ -472,61 +496,70 @@ def _simulate_tables(chain: _SetChain, num_resamples: int, num_pairs: int, rng: 
 
 
 class _Triples(NamedTuple):
-    """Transitions with two predecessors: ρ of the sets, each (T, K), and which trace they are of, (T,)."""
+    """Transitions with two predecessors: set numbers, each (T,), and which trace they are of, (T,)."""
 
-    before: FloatArray
-    source: FloatArray
-    target: FloatArray
+    before: IntArray
+    source: IntArray
+    target: IntArray
     trace: IntArray
     num_traces: int
 
 
-def _triples(traces: Traces, num_states: int) -> _Triples:
-    walks = [[(0,), *walk, (num_states - 1,)] for walk in (_labelled(trace) for trace in traces) if walk]
-    columns = [[walk[place] for walk in walks for place in range(shift, len(walk) - 2 + shift)] for shift in range(3)]
-    before, source, target = (_uniform(_membership(column, num_states)) for column in columns)
+class _Smoothing(NamedTuple):
+    """How held-out probabilities are made; ``num_targets`` are the sets that can be entered, <stop> among them."""
+
+    num_targets: int
+    num_folds: int
+    prior: float
+    kappa: float
+
+
+def _triples(walks: Sequence[IntArray]) -> _Triples:
+    before, source, target = (_joined([walk[shift : len(walk) - 2 + shift] for walk in walks]) for shift in range(3))
     trace = np.repeat(np.arange(len(walks)), [len(walk) - 2 for walk in walks])
     return _Triples(before, source, target, trace, len(walks))
 
 
-def _uniform(member: NDArray[np.bool_]) -> FloatArray:
-    rho: FloatArray = member / member.sum(axis=1, keepdims=True)
-    return rho
+def _simulate_triples(chain: _SetChain, rng: np.random.Generator) -> _Triples:
+    """The triples of as many simulated walks as there are traces."""
+    before = np.zeros(chain.num_walks, dtype=np.int64)
+    moves, befores = list(_simulate_moves(chain, chain.num_walks, rng)), []
+    for move in moves:
+        befores.append(before[move.walk])
+        before[move.walk] = move.left
+    # The first move has one predecessor only.
+    walk, left, entered = (_joined(list(column)) for column in zip(*moves[1:], strict=True))
+    return _Triples(_joined(befores[1:]), left, entered, walk, chain.num_walks)
 
 
-def _soft_counts(triples: _Triples, chosen: NDArray[np.bool_]) -> FloatArray:
-    """Each chosen set triple spread evenly over its base triples, (K, K, K)."""
-    num_states = triples.target.shape[1]
-    contexts = triples.before[chosen][:, :, None] * triples.source[chosen][:, None, :]
-    counts: FloatArray = contexts.reshape(-1, num_states**2).T @ triples.target[chosen]
-    return counts.reshape(num_states, num_states, num_states)
+def _joined(parts: Sequence[IntArray]) -> IntArray:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
 
 
-def _smoothed_orders(counts: FloatArray, prior: float, kappa: float) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Probabilities of order zero (K,), one (K, K) and two (K, K, K)."""
-    mask = transition_mask(len(counts))
-    open_states = mask[0]
-    zeroth = (counts.sum(axis=(0, 1)) + prior) * open_states
-    first = (counts.sum(axis=0) + prior) * mask
-    first = first / first.sum(axis=1, keepdims=True)
-    second = counts + kappa * first
-    return zeroth / zeroth.sum(), first, second / second.sum(axis=2, keepdims=True)
+def _held_out(triples: _Triples, settings: _Smoothing, rng: np.random.Generator) -> FloatArray:
+    """Log-probability of each transition under the three orders, from the other folds, (T, 3)."""
+    fold = (rng.permutation(triples.num_traces) % settings.num_folds)[triples.trace]
+    base = settings.num_targets + 1
+    context = triples.before * base + triples.source
 
+    def others(key: IntArray) -> IntArray:
+        return _count_in_other_folds(key, fold, settings.num_folds)
 
-def _held_out(
-    triples: _Triples, chosen: NDArray[np.bool_], zeroth: FloatArray, first: FloatArray, second: FloatArray
-) -> FloatArray:
-    """Log-probability of each chosen transition under the three orders, (T, 3)."""
-    before, source, target = (column[chosen] for column in triples[:3])
-    given_before = (before @ second.reshape(len(second), -1)).reshape(-1, *first.shape)
-    probabilities = (
-        target @ zeroth,
-        ((source @ first) * target).sum(axis=1),
-        np.einsum("tb,tbc,tc->t", source, given_before, target),
-    )
-    # A set of two has the mean, not the sum, over its members: Eq. 6 weighs them by ρ.
-    logs: FloatArray = np.log(np.stack(probabilities, axis=1))
+    num_others = others(np.zeros_like(fold))
+    zeroth = (others(triples.target) + settings.prior) / (num_others + settings.prior * settings.num_targets)
+    pair, triple = triples.source * base + triples.target, context * base + triples.target
+    first = (others(pair) + settings.kappa * zeroth) / (others(triples.source) + settings.kappa)
+    second = (others(triple) + settings.kappa * first) / (others(context) + settings.kappa)
+    logs: FloatArray = np.log(np.stack([zeroth, first, second], axis=1))
     return logs
+
+
+def _count_in_other_folds(key: IntArray, fold: IntArray, num_folds: int) -> IntArray:
+    """For each transition, how many of the other folds have the same key, (T,)."""
+    _, place = np.unique(key, return_inverse=True)
+    within = place * num_folds + fold
+    number: IntArray = np.bincount(place)[place] - np.bincount(within)[within]
+    return number
 
 
 def _ratio_interval(

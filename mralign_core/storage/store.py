@@ -272,7 +272,7 @@ class ArtifactStore:
             record: JSON values.
             durable: also survive a loss of power; a record always survives the death of this process.
         """
-        text = json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(record, sort_keys=True, allow_nan=False)  # ASCII: half a character in a reply has no UTF-8
         self._files.write(_record_path(name), text.encode(), durable=durable)
 
     def get_json(self, name: str) -> dict[str, Any] | None:

@@ -170,7 +170,7 @@ def start(root: Path, log: Path) -> subprocess.Popen:
 
 KILL_AT = {
     "artifacts/generations-shard/*/*/manifest.json": 0.5,  # in the middle of the second shard
-    "records/replies/*/*.json": 0.1,  # in the middle of the first shard of annotations
+    "artifacts/annotations-shard/*/*/manifest.json": 0.1,  # in the middle of the other shards of annotations
     "artifacts/adapter/*/*/manifest.json": 1.0,  # in the middle of training the second adapter
 }
 """What must be there before a kill, and how long to wait on."""

@@ -6,7 +6,8 @@ import pytest
 from chat_server import drips, fails, hangs_up, says
 
 from mralign_core.annotation import cue
-from mralign_core.config import EndpointConfig
+from mralign_core.annotation.prompts import Trace, annotate_messages
+from mralign_core.config import EndpointConfig, StorageConfig
 from mralign_core.errors import BudgetError, ConfigError, UserError
 from mralign_core.llm import (
     EndpointUnavailableError,
@@ -19,6 +20,8 @@ from mralign_core.llm import (
     background,
     endpoint,
 )
+from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.storage import ArtifactStore, ReplyStore
 
 MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
 
@@ -335,3 +338,101 @@ def test_a_request_that_got_no_reply_is_not_charged(server):
     ledger = Ledger(ceiling_usd=100)
     complete([request_to(server, settings=PRICED | {"max_attempts": 2})], ledger=ledger)
     assert ledger.committed_usd == 0 and ledger.usage["openai/gpt-4o"].requests == 0
+
+
+@pytest.mark.parametrize("content", ["half \ud83d", "\x00\x1b", "naïve 🇨🇭"])
+def test_the_artifact_store_keeps_any_reply_whole(server, tmp_path, content):
+    replies = ReplyStore(ArtifactStore(StorageConfig(root=str(tmp_path))))
+    server.play(says(content, usage={"prompt_tokens": 9, "completion_tokens": 1, "odd": float("nan")}))
+    [first] = complete([request_to(server)], replies)
+    [again] = complete([request_to(server)], replies)
+    assert again == first._replace(cached=True) and len(server.requests) == 1
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": -5, "completion_tokens": -5, "total_tokens": -10}])
+def test_a_reply_that_does_not_say_what_it_cost_counts_as_the_most(server, usage):
+    server.play(says("a", usage=usage))
+    ledger = Ledger(ceiling_usd=40)
+    results = complete([request_to(server, n, settings=PRICED) for n in range(9)], ledger=ledger)
+    assert len(server.requests) == 2 and ledger.committed_usd == 32
+    assert sum(isinstance(result, BudgetError) for result in results) == 7
+
+
+def test_a_request_that_timed_out_counts_as_billed_and_no_attempt_crosses_the_ceiling(server):
+    slow = says("late")
+    slow.delay_s = 3.0
+    server.play(slow)
+    ledger = Ledger(ceiling_usd=40)
+    [error] = complete([request_to(server, settings=PRICED | {"timeout_s": 0.3, "max_attempts": 9})], ledger=ledger)
+    assert isinstance(error, BudgetError) and len(server.requests) == 2
+    assert ledger.usage["openai/gpt-4o"].lost_usd == 32 and ledger.usage["openai/gpt-4o"].set_aside_usd == 0
+
+
+class BrokenOnce(MemoryLedgerStore):
+    """Fails to write the first time."""
+
+    def write(self, run, record):
+        if not self.records:
+            self.records["other"] = {}
+            raise OSError("disk is full")
+        super().write(run, record)
+
+
+def test_a_ledger_that_could_not_be_written_leaves_no_request_waiting(server):
+    server.script = lambda request, number: says("a", usage={"prompt_tokens": 9, "completion_tokens": 1})
+    ledger = Ledger(BrokenOnce(), ceiling_usd=17)
+    results = complete([request_to(server, n, settings=PRICED) for n in range(3)], ledger=ledger)
+    assert isinstance(results[0], OSError) and ledger.is_idle
+    assert ledger.usage["openai/gpt-4o"].set_aside_usd == 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Content Exists Risk",
+        "The input was flagged",
+        "This model's maximum context length is 8192 tokens",
+        "invalid_prompt",
+    ],
+)
+def test_one_trace_that_a_provider_refuses_does_not_end_the_run(server, message):
+    server.script = lambda request, number: fails(400, message) if "u0" in str(request) else says("hello")
+    refused, other = complete([request_to(server, 0), request_to(server, 1)])
+    assert refused.finish_reason == "content_filter" and other.reply == "hello"
+
+
+def test_a_limit_on_output_is_the_users_to_mend_and_no_refusal(server):
+    server.play(fails(400, "max_tokens is too large: 8192. This model supports at most 4096 completion tokens"))
+    [error] = complete([request_to(server)])
+    assert isinstance(error, UserError) and "max_output_tokens" in str(error)
+
+
+def test_an_account_without_credit_is_not_tried_again(server):
+    server.play(fails(429, "You exceeded your current quota (insufficient_quota)"))
+    [error] = complete([request_to(server)])
+    assert isinstance(error, UserError) and "quota" in str(error) and len(server.requests) == 1
+
+
+def test_after_a_fatal_error_nobody_waits_for_a_turn(server):
+    server.play(fails(401))
+    started = time.monotonic()
+    results = complete([request_to(server, n, settings={"requests_per_minute": 10}) for n in range(8)])
+    assert all(isinstance(result, UserError) for result in results)
+    assert len(server.requests) == 1 and time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("damage", [{"version": 1}, {"reply": None, "version": None}])
+def test_a_record_of_another_version_is_asked_for_again(server, damage, caplog):
+    replies, request = MemoryReplyStore(), request_to(server)
+    complete([request], replies)
+    replies.records[request.digest] |= damage
+    [received] = complete([request], replies)
+    assert not received.cached and len(server.requests) == 2 and "asking again" in caplog.text
+
+
+def test_offline_replies_are_not_kept_because_their_code_may_change():
+    messages = annotate_messages(Trace("q", ["a"], ["I recall it."]), max_labels=2, taxonomy=PAPER_TAXONOMY)
+    noise = cue.Noise(PAPER_TAXONOMY.labels, 0, 0.0, 0.0)
+    replies = MemoryReplyStore()
+    [received] = complete([Request(EndpointConfig(model="cue/a"), messages, {cue.PARAMETER: noise._asdict()})], replies)
+    assert "retrieval" in received.reply and not replies.records
