@@ -5,7 +5,8 @@ the mean |log w − log w′| over labelled segments, and the share of them on t
 
 Distances between two matrices are L1 distances of rows (0 equal, 2 nothing in common), averaged over rows in
 proportion to how often each state is left in all traces. Matrices of few traces are far apart by chance alone, so a
-distance between groups of traces stands beside those after shuffling which trace is in which group.
+distance between groups of traces stands beside those after shuffling which trace is in which group. Shuffles, folds and
+simulations take traces as independent; several of one question may be less so.
 
 Whatever has no need of single traces is computed from the transitions of all; the rest from a random sample of them.
 
@@ -29,6 +30,7 @@ from pydantic import BaseModel, ConfigDict
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.estimation import (
     CLASSES,
+    MIN_STRATUM_TRACES,
     POLARITY_OF,
     Corpus,
     Estimator,
@@ -50,9 +52,6 @@ MIN_SUPPORT = 5
 """Soft counts below which an entry says more about the prior than about the traces."""
 MIN_TRACES = 20
 """Traces of one polarity below which neither stationarity nor order is tested."""
-MIN_GROUP_TRACES = 10
-"""Traces of a class or a stratum below which it is compared with no other, and its weights have no intervals: so few
-traces resemble each other by chance, and a bootstrap of them can't know."""
 MAX_TRACES = 2000
 """Traces of one polarity, and of both, that tests and shuffles use; of more, a seeded sample."""
 MAX_STRATA = 6
@@ -155,13 +154,13 @@ class Strata(Result):
     within: Distance | None
     """P⁺ against P⁻ of the same stratum, polarities shuffled within each: the mean over strata, by their traces."""
     compared: tuple[str, ...]
-    """The strata that this is the mean over: those with :data:`MIN_GROUP_TRACES` of each polarity."""
+    """The strata that this is the mean over: those with :data:`MIN_STRATUM_TRACES` of each polarity."""
     strata: tuple[Distance, ...]
-    """P of each stratum against P of all other traces, where either are :data:`MIN_GROUP_TRACES`."""
+    """P of each stratum against P of all other traces, where either are :data:`MIN_STRATUM_TRACES`."""
     moves: tuple[StratumMove, ...]
     """Moves whose probability differs most between two strata, both of which make them possible often enough."""
     conditioned: tuple[str, ...]
-    """Strata with traces of both polarities, which can have matrices of their own."""
+    """Strata with enough traces of both polarities, which can have matrices of their own."""
     conditioned_shift: WeightShift | None
     """What ``reward.condition_on: stratum`` changes in the segments of these strata."""
 
@@ -302,7 +301,9 @@ def diagnose(
         yields=_yields(survey.corpus, matrices),
         objectives=_objectives(survey.corpus, matrices, estimate),
         estimators=compare_estimators(surveys, reward, taxonomy),
-        stationarity={name: _stationarity(name, group, taxonomy, rng, skipped) for name, group in survey.tested.items()},
+        stationarity={
+            name: _stationarity(name, group, taxonomy, rng, skipped) for name, group in survey.tested.items()
+        },
         order={name: _order(name, group, rng, skipped) for name, group in survey.tested.items()},
         strata=_strata(survey.some, matrices, estimate, reward, rng, skipped),
         sensitivity=weight_sensitivity(survey, estimate, reward, taxonomy=taxonomy),
@@ -536,17 +537,17 @@ def _strata(
         skipped["strata"] = "all traces are of one stratum: no column of the questions tells one kind from another"
         return None
     positive = np.array([trace.polarity == "positive" for trace in traces])
-    if min(positive.sum(), (~positive).sum()) < MIN_GROUP_TRACES:
-        skipped["strata"] = f"a polarity has fewer than {MIN_GROUP_TRACES} labelled traces in the sample"
+    if min(positive.sum(), (~positive).sum()) < MIN_STRATUM_TRACES:
+        skipped["strata"] = f"a polarity has fewer than {MIN_STRATUM_TRACES} labelled traces in the sample"
         return None
     tally = _tally(traces, len(matrices.state_names), estimate)
     distances = _Distances(tally, matrices.estimates["all"].counts, rng)
     large = _with_enough(stratum, levels, np.ones_like(positive))
     both = [level for level in _with_enough(stratum, levels, positive, ~positive) if level != OTHER_STRATA]
     if not both:
-        skipped["strata.within"] = f"no stratum has {MIN_GROUP_TRACES} traces of either polarity in the sample"
+        skipped["strata.within"] = f"no stratum has {MIN_STRATUM_TRACES} traces of both polarities in the sample"
     for level in sorted(set(levels) - set(large)):
-        skipped[f"strata.{level}"] = f"fewer than {MIN_GROUP_TRACES} traces in the sample"
+        skipped[f"strata.{level}"] = f"fewer than {MIN_STRATUM_TRACES} traces in the sample"
     return Strata(
         traces={
             level: {
@@ -561,7 +562,7 @@ def _strata(
             distances.between(f"{level} and the rest", stratum == level)
             # Of two strata, the one is the rest of the other.
             for level in (large[:1] if len(levels) == 2 else large)
-            if (stratum != level).sum() >= MIN_GROUP_TRACES
+            if (stratum != level).sum() >= MIN_STRATUM_TRACES
         ),
         moves=_stratum_moves(tally, stratum, large, matrices),
         conditioned=tuple(matrices.strata),
@@ -570,11 +571,9 @@ def _strata(
 
 
 def _with_enough(stratum: NDArray[np.str_], levels: Sequence[str], *groups: NDArray[np.bool_]) -> list[str]:
-    """Strata with at least :data:`MIN_GROUP_TRACES` traces of every group."""
+    """Strata with at least :data:`MIN_STRATUM_TRACES` traces of every group."""
     return [
-        level
-        for level in levels
-        if all((group & (stratum == level)).sum() >= MIN_GROUP_TRACES for group in groups)
+        level for level in levels if all((group & (stratum == level)).sum() >= MIN_STRATUM_TRACES for group in groups)
     ]
 
 
@@ -590,15 +589,11 @@ class _Distances(NamedTuple):
         everywhere = np.ones(len(group), dtype=np.bool_)
         return self._beside_chance(name, group, [everywhere])
 
-    def within(
-        self, name: str, group: NDArray[np.bool_], stratum: NDArray[np.str_], levels: Sequence[str]
-    ) -> Distance:
+    def within(self, name: str, group: NDArray[np.bool_], stratum: NDArray[np.str_], levels: Sequence[str]) -> Distance:
         """Of a group from the other traces of the same stratum: the mean over strata, by their traces."""
         return self._beside_chance(name, group, [stratum == level for level in levels])
 
-    def _beside_chance(
-        self, name: str, group: NDArray[np.bool_], parts: Sequence[NDArray[np.bool_]]
-    ) -> Distance:
+    def _beside_chance(self, name: str, group: NDArray[np.bool_], parts: Sequence[NDArray[np.bool_]]) -> Distance:
         shuffled = [self._mean(_shuffle(group, parts, self.rng), parts) for _ in range(NUM_SHUFFLES)]
         return Distance(
             between=name,
@@ -657,7 +652,9 @@ def _conditioned_shift(
 ) -> WeightShift | None:
     """Shift between the weights of pooled matrices and of each stratum's own, in the strata that have their own."""
     if not matrices.strata:
-        skipped["strata.conditioned_shift"] = "no stratum has traces of both polarities, so none has weights of its own"
+        skipped["strata.conditioned_shift"] = (
+            f"no stratum has {MIN_STRATUM_TRACES} traces of both polarities, so none has weights of its own"
+        )
         return None
     batch = batch_of_traces([trace for trace in traces if trace.stratum in matrices.strata])
     pooled, own = (

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -173,7 +172,7 @@ def _is_ids(value: Any) -> bool:
 
 
 def _are_confidences(value: Any) -> bool:
-    return all(isinstance(item, Real) and 0 <= item <= MOST_CONFIDENT for item in value)
+    return all(isinstance(item, (int, float)) and 0 <= item <= MOST_CONFIDENT for item in value)
 
 
 def _is_natural(value: Any) -> bool:

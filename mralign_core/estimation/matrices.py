@@ -30,8 +30,8 @@ from mralign_core.method.transitions import TransitionEstimate
 logger = logging.getLogger("mralign_core.estimation")
 
 MIN_STRATUM_TRACES = 10
-"""Labelled traces of each polarity that a stratum needs for matrices of its own. From fewer, P⁺ and P⁻ are those traces'
-own moves, and weights would repeat them instead of telling the classes apart."""
+"""Labelled traces of each polarity that a stratum needs for matrices of its own. From fewer, P⁺ and P⁻ are the moves of
+those very traces, and weights would repeat them instead of telling the classes apart."""
 CLASSES = ("plus", "minus", "all")
 POLARITY_OF = {"plus": "positive", "minus": "negative"}
 

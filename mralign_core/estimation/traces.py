@@ -96,8 +96,8 @@ def _refuse_torn_step(trace_id: str, rows: pd.DataFrame) -> None:
     for segment, step, labels in zip(rows["segment"], rows["step"], rows["labels"], strict=True):
         if labels_of.setdefault(step, set(labels)) != set(labels):
             raise DataError(
-                f"trace {trace_id!r}, segment {segment}: labels differ from those of a segment before, which belongs to "
-                "the same step; run stage annotate again"
+                f"trace {trace_id!r}, segment {segment}: labels differ from those of a segment before, which belongs "
+                "to the same step; run stage annotate again"
             )
 
 

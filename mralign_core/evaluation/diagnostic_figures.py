@@ -90,7 +90,8 @@ def sensitivity_curves(sensitivity: Sensitivity) -> Figure:
 @styled
 def stratum_moves(strata: Strata) -> Figure:
     """The moves whose probability differs most between strata, beside their probability in P⁺ and P⁻."""
-    levels = list(strata.traces)
+    # Strata too small to be compared have no move.
+    levels = [level for level in strata.traces if any(level in move.p for move in strata.moves)]
     colours = dict(zip(levels, STRATUM_COLOURS, strict=False))
     figure = Figure(figsize=(WIDTH, 1.5 + 0.3 * len(strata.moves)))
     axes = figure.subplots()

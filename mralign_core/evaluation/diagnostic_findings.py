@@ -8,6 +8,7 @@ import pandas as pd
 
 from mralign_core.diagnostics import (
     MIN_SUPPORT,
+    SHUFFLE_QUANTILE,
     Diagnostics,
     Distance,
     Sensitivity,
@@ -19,12 +20,12 @@ from mralign_core.evaluation.diagnostic_figures import MATRIX_NAMES
 from mralign_core.method.chain_tests import OrderComparison, StationarityTest
 
 SIGNIFICANT = 0.05
-"""p-value up to which a change of P along the trace is claimed."""
+"""p-value up to which a change of P along the trace, or memory beyond the present label set, is claimed."""
 _ESTIMATORS = {
     "paper": "paper: 5 damped EM iterations",
     "converged": "EM to convergence",
     "frequency": "frequency",
-    "single label": "one label a segment",
+    "single label": "one label a segment, 5 damped EM iterations",
 }
 
 
@@ -32,10 +33,11 @@ def findings(diagnostics: Diagnostics) -> list[str]:
     """One sentence or two a question, in the order of the report."""
     return [
         *_support(diagnostics),
+        *_sample(diagnostics),
         *_convergence(diagnostics),
         _settings(diagnostics.sensitivity),
         *(_stationary(name, test) for name, test in diagnostics.stationarity.items() if test),
-        *(_memory(name, rows) for name, rows in diagnostics.order.items() if rows),
+        *(_memory(name, row) for name, row in diagnostics.order.items() if row),
         *(_question_type(diagnostics.strata) if diagnostics.strata else ()),
         *(f"Not computed: {name.replace('.', ', ')}: {reason}." for name, reason in diagnostics.skipped.items()),
     ]
@@ -47,7 +49,7 @@ def tables(diagnostics: Diagnostics) -> dict[str, pd.DataFrame]:
         "What each matrix rests on": _yield_table(diagnostics),
         "Estimators, against the paper's": _estimator_table(diagnostics),
         "Is P the same in both halves of a trace?": _stationarity_table(diagnostics),
-        "Does the move before the last one matter?": _order_table(diagnostics),
+        "Does the label set before the present one matter?": _order_table(diagnostics),
         "Distances between groups of traces": _distance_table(diagnostics.strata),
         "Other settings, one at a time": sensitivity_table(diagnostics.sensitivity),
     }
@@ -72,6 +74,18 @@ def _support(diagnostics: Diagnostics) -> Iterator[str]:
             f"{row.entries} of its entries have at least {MIN_SUPPORT} soft counts; they hold "
             f"{_percent(row.share_in_entries)} of all."
         )
+
+
+def _sample(diagnostics: Diagnostics) -> Iterator[str]:
+    labelled = {row.matrix: row.traces for row in diagnostics.yields}
+    of_all = {"positive": labelled["plus"], "negative": labelled["minus"], "strata and weights": labelled["all"]}
+    used = [
+        f"{number:,} of {of_all[name]:,} ({name})"
+        for name, number in diagnostics.used_traces.items()
+        if number < of_all[name]
+    ]
+    if used:
+        yield f"Tests, strata and shifts in weights use a random sample of the labelled traces: {', '.join(used)}."
 
 
 def _convergence(diagnostics: Diagnostics) -> Iterator[str]:
@@ -105,35 +119,48 @@ def _stationary(polarity: str, test: StationarityTest) -> str:
     )
 
 
-def _memory(polarity: str, rows: tuple[OrderComparison, ...]) -> str:
-    best = max(rows, key=lambda row: row.second)
-    interval = f"{best.gain:+.3f} nats a transition [{best.gain_low:+.3f}, {best.gain_high:+.3f}]"
-    if best.gain_low > 0:
-        verdict = "a second-order chain predicts held-out moves better"
-    elif best.gain_high < 0:
-        verdict = "a second-order chain predicts held-out moves worse"
+def _memory(polarity: str, row: OrderComparison) -> str:
+    interval = f"{row.gain:+.3f} nats a transition [{row.gain_low:+.3f}, {row.gain_high:+.3f}]"
+    if row.simulated_p_value <= SIGNIFICANT and row.gain_low > 0:
+        verdict = "a second-order chain of label sets predicts held-out moves better than a first-order one"
+    elif row.simulated_p_value <= SIGNIFICANT:
+        verdict = (
+            "there is memory beyond the present label set, but it isn't shown that a second-order chain predicts "
+            "held-out moves better"
+        )
     else:
-        verdict = "first and second order can't be told apart"
+        verdict = "no memory beyond the present label set can be shown"
     return (
-        f"{polarity.capitalize()} traces: {verdict}, {interval} (best of κ = "
-        f"{', '.join(f'{row.kappa:g}' for row in rows)}). For scale, the first order gains "
-        f"{best.first - best.zeroth:+.3f} over no memory."
+        f"{polarity.capitalize()} traces: {verdict}, {interval} (p = {row.simulated_p_value:.3f} against simulated "
+        f"traces of one first-order chain). For scale, the first order gains {row.first - row.zeroth:+.3f} over no "
+        "memory."
     )
 
 
 def _question_type(strata: Strata) -> Iterator[str]:
-    polarity = strata.polarities
-    text = f"P⁺ and P⁻ are {polarity.l1:.2f} apart, where shuffled polarities give {polarity.by_chance:.2f}. "
-    if polarity.by_strata is not None and polarity.l1 > polarity.by_chance:
-        share = (polarity.by_strata - polarity.by_chance) / (polarity.l1 - polarity.by_chance)
-        text += (
-            f"Shuffled within each stratum, which leaves nothing but the kind of question, they are still "
-            f"{polarity.by_strata:.2f} apart: {_percent(min(max(share, 0.0), 1.0))} of the distance beyond chance."
+    yield f"P⁺ and P⁻ are {_beside_chance(strata.polarities, 'shuffled polarities')}."
+    if strata.within:
+        names = ", ".join(strata.compared)
+        verdict = (
+            "so the stratum is not all that tells P⁺ from P⁻"
+            if strata.within.beyond_chance
+            else "so no difference beside the stratum can be shown"
         )
-    yield text.strip()
+        yield (
+            f"Within strata ({names}), P⁺ and P⁻ are on average "
+            f"{_beside_chance(strata.within, 'polarities shuffled within each')}, {verdict}."
+        )
     if strata.conditioned_shift:
         names = ", ".join(strata.conditioned)
         yield f"Matrices of their own would move the weights of strata {names}: {_moves(strata.conditioned_shift)}."
+
+
+def _beside_chance(distance: Distance, shuffles: str) -> str:
+    relation = "farther than" if distance.beyond_chance else "no farther than"
+    return (
+        f"{distance.l1:.2f} apart, {relation} chance gives ({shuffles}: {distance.by_chance:.2f} on average, "
+        f"up to {distance.chance_high:.2f} in {100 * SHUFFLE_QUANTILE:.0f} % of shuffles)"
+    )
 
 
 def _moves(shift: WeightShift) -> str:
@@ -207,25 +234,27 @@ def _order_table(diagnostics: Diagnostics) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "traces": f"{row.num_traces} {polarity}",
-            "κ": f"{row.kappa:g}",
+            "label sets": row.num_sets,
             "order 0": f"{row.zeroth:.3f}",
             "order 1": f"{row.first:.3f}",
             "order 2": f"{row.second:.3f}",
             "2 over 1": f"{row.gain:+.3f} [{row.gain_low:+.3f}, {row.gain_high:+.3f}]",
+            "p, simulated": f"{row.simulated_p_value:.3f}",
         }
-        for polarity, rows in diagnostics.order.items()
-        for row in rows or ()
+        for polarity, row in diagnostics.order.items()
+        if row
     )
 
 
 def _distance_table(strata: Strata | None) -> pd.DataFrame:
-    distances: tuple[Distance, ...] = (strata.polarities, *strata.strata) if strata else ()
+    distances = (strata.polarities, strata.within, *strata.strata) if strata else ()
     return pd.DataFrame(
         {
             "between": row.between,
             "L1": f"{row.l1:.3f}",
-            "by chance": f"{row.by_chance:.3f}",
-            "by strata alone": "–" if row.by_strata is None else f"{row.by_strata:.3f}",
+            "by chance, mean": f"{row.by_chance:.3f}",
+            f"by chance, {100 * SHUFFLE_QUANTILE:.0f} % below": f"{row.chance_high:.3f}",
         }
         for row in distances
+        if row
     )

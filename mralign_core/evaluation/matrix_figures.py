@@ -9,16 +9,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_hex
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, TwoSlopeNorm, to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from mralign_core.config import RewardConfig
-from mralign_core.estimation import CLASSES, TransitionMatrices
+from mralign_core.estimation import CLASSES, MIN_TRACES_FOR_INTERVAL, TransitionMatrices
 from mralign_core.evaluation.drawing import INK, MUTED, POLARITY_COLOURS, WIDTH, styled
-from mralign_core.method.rewards import clip_weights
+from mralign_core.method.rewards import clip_weights, shrink_ratios
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.method.transitions import FloatArray, TransitionEstimate, transition_mask
 
@@ -53,6 +53,10 @@ class Transitions(NamedTuple):
     """Matrices of bootstrap resamples by class, (R, K, K) each; empty without bootstrap."""
     confidence: float = 0.95
     """Coverage of the intervals made of them."""
+    support_shrinkage: float = 0.0
+    """Soft counts at which a ratio is drawn halfway (of its logarithm) to 1; 0 never."""
+    condition_on: Literal["none", "stratum"] = "none"
+    """Matrices behind the weights of the run. These here are always those of all strata."""
 
     @classmethod
     def of(
@@ -60,8 +64,28 @@ class Transitions(NamedTuple):
     ) -> Transitions:
         """What is shown of matrices that are made into weights in this way."""
         plus, minus, every = (matrices.estimates[name] for name in CLASSES)
-        bounds = reward.clip_min, reward.clip_max
-        return cls(plus, minus, every, reward.reference, *bounds, taxonomy, matrices.draws, confidence)
+        return cls(
+            plus,
+            minus,
+            every,
+            reward.reference,
+            reward.clip_min,
+            reward.clip_max,
+            taxonomy,
+            matrices.draws,
+            confidence,
+            reward.support_shrinkage,
+            reward.condition_on,
+        )
+
+    def of_side(self, side: str) -> tuple[TransitionEstimate, TransitionEstimate]:
+        """The estimates above and below the fraction of Eq. 10."""
+        own, opposite = (self.plus, self.minus) if side == "plus" else (self.minus, self.plus)
+        return own, self.all if self.reference == "all" else opposite
+
+    def weigh(self, ratios: FloatArray, support: FloatArray) -> FloatArray:
+        """Weights of ratios that rest on so many soft counts, as the reward stage makes them."""
+        return clip_weights(shrink_ratios(ratios, support, self.support_shrinkage), self.clip_min, self.clip_max)
 
 
 @styled
@@ -89,9 +113,8 @@ def weight_heatmaps(transitions: Transitions) -> Figure:
     """
     names = transitions.taxonomy.state_names
     figure, panels = _matrix_figure(names)
-    norm = Normalize(np.log(transitions.clip_min), np.log(transitions.clip_max))
-    titles = {"plus": "w⁺: weights in positive traces", "minus": "w⁻: weights in negative traces"}
-    for axes, (side, title) in zip(panels, titles.items(), strict=True):
+    norm = _weight_norm(transitions)
+    for axes, (side, title) in zip(panels, _weight_titles(transitions).items(), strict=True):
         weights, supported = transition_weights(transitions, side)
         telling = supported & (np.abs(np.log(weights)) >= 0.1)
         texts = np.where(telling, np.char.mod("%.1f", weights), "")
@@ -109,8 +132,9 @@ def weight_heatmaps(transitions: Transitions) -> Figure:
 def transition_weights(transitions: Transitions, side: str) -> tuple[FloatArray, NDArray[np.bool_]]:
     """The weight of every single-label transition, and whether it rests on enough traces.
 
-    Implements Eq. 10 of arXiv 2510.24794 for steps of one label. A weight is supported when the transition
-    was seen at least :data:`MIN_SUPPORT` times in all traces, and its first state as often on that side.
+    Implements Eq. 10 of arXiv 2510.24794 for steps of one label, with the run's shrinkage and the matrices of all
+    strata. A weight is supported when the transition was seen at least :data:`MIN_SUPPORT` times in all traces, and its
+    first state as often on that side.
 
     Args:
         transitions: the estimates.
@@ -119,21 +143,20 @@ def transition_weights(transitions: Transitions, side: str) -> tuple[FloatArray,
     Returns:
         Weights of shape (K, K), NaN where the transition can't happen, and a mask of shape (K, K).
     """
-    numerator, opposite = transitions.plus, transitions.minus
-    if side == "minus":
-        numerator, opposite = opposite, numerator
-    denominator = transitions.all.p if transitions.reference == "all" else opposite.p
-    possible = _possible(len(denominator)) & (denominator > 0)
-    ratios = np.divide(numerator.p, denominator, out=np.full(denominator.shape, np.nan), where=possible)
+    numerator, denominator = transitions.of_side(side)
+    possible = _possible(len(denominator.p)) & (denominator.p > 0)
+    ratios = np.divide(numerator.p, denominator.p, out=np.full(denominator.p.shape, np.nan), where=possible)
     left = numerator.counts.sum(axis=1, keepdims=True)
     supported = possible & (transitions.all.counts >= MIN_SUPPORT) & (left >= MIN_SUPPORT)
-    return clip_weights(ratios, transitions.clip_min, transitions.clip_max), supported
+    return transitions.weigh(ratios, numerator.counts), supported
 
 
 def extreme_weights(
     weights: FloatArray, supported: NDArray[np.bool_], share: float = EXTREME_SHARE
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The largest and the smallest of the supported weights, as masks of shape (K, K); ties fall to the first cell.
+    """The largest and the smallest of the supported weights, as masks of shape (K, K).
+
+    Of equal weights, those in later cells (row by row) count as the larger ones.
 
     >>> top, bottom = extreme_weights(np.array([[0.5, 1.0], [2.0, 9.0]]), np.array([[True, True], [True, False]]), 0.4)
     >>> top.tolist(), bottom.tolist()
@@ -165,6 +188,19 @@ def _possible(num_states: int) -> NDArray[np.bool_]:
 def weight_ticks(low: float, high: float) -> list[float]:
     """Weights to mark on a log scale between the clip bounds."""
     return [low, *(tick for tick in (0.5, 0.7, 1.0, 1.4, 2.0) if low < tick < high), high]
+
+
+def _weight_norm(transitions: Transitions) -> Normalize:
+    """Log-weights to colours: 1 is in the middle, however far the clip bounds are from it."""
+    # A bound of exactly 1 leaves no room on its side, which the scale needs a little of.
+    low, high = min(np.log(transitions.clip_min), -1e-6), max(np.log(transitions.clip_max), 1e-6)
+    return TwoSlopeNorm(0, vmin=low, vmax=high)
+
+
+def _weight_titles(transitions: Transitions) -> dict[str, str]:
+    """Title by side; says so where the run's own weights are not of these matrices."""
+    pooled = ", pooled over strata" if transitions.condition_on == "stratum" else ""
+    return {"plus": f"w⁺: positive traces{pooled}", "minus": f"w⁻: negative traces{pooled}"}
 
 
 def _frame_cells(axes: Axes, cells: NDArray[np.bool_], colour: str) -> None:
@@ -231,37 +267,43 @@ def _colour_bar(figure: Figure, panels: Sequence[Axes], colour_map: Colormap, no
 def weight_intervals(transitions: Transitions) -> Figure:
     """Weights of the most frequent moves of each class with their bootstrap intervals, on a log scale.
 
-    Moves are from one label to one label. The count is of soft counts in traces of the class.
+    Moves are from one label to one label. The count is of soft counts in traces of the class. A dot is filled where
+    the interval lies on one side of 1.
 
     Raises:
         ValueError: there was no bootstrap.
     """
     if not transitions.draws:
-        raise ValueError("weights have no intervals: estimate.num_resamples was 0")
-    names = transitions.taxonomy.state_names
+        raise ValueError(
+            "weights have no intervals: estimate.num_resamples was 0, or a polarity has fewer than "
+            f"{MIN_TRACES_FOR_INTERVAL} labelled traces"
+        )
     figure = Figure(figsize=(WIDTH, 1.1 + 0.27 * NUM_INTERVALS))
     panels = figure.subplots(1, 2, sharex=True)
-    titles = {"plus": "w⁺: weights in positive traces", "minus": "w⁻: weights in negative traces"}
     colours = POLARITY_COLOURS.values()
-    for axes, (side, title), colour in zip(panels, titles.items(), colours, strict=True):
-        moves = frequent_moves(transitions, side)
-        weights, _ = transition_weights(transitions, side)
-        low, high = weight_bounds(transitions, side)
-        for place, (a, b) in enumerate(moves):
-            axes.plot([low[a, b], high[a, b]], [place, place], color=colour, lw=2.2, solid_capstyle="round")
-            decided = low[a, b] > 1 or high[a, b] < 1
-            face = colour if decided else "white"
-            (dot,) = axes.plot([weights[a, b]], [place], "o", ms=6.5, mfc=face, mec=colour, mew=1.5)
-            dot.set_gid(f"tip:w = {weights[a, b]:.2f}, interval {low[a, b]:.2f} to {high[a, b]:.2f}")
-        counts = (transitions.plus if side == "plus" else transitions.minus).counts
-        ticks = [f"{names[a]} → {names[b]}  ({counts[a, b]:,.0f})" for a, b in moves]
-        axes.set_yticks(range(len(moves)), ticks, fontsize=8)
-        axes.set_ylim(len(moves) - 0.4, -0.6)
+    for axes, (side, title), colour in zip(panels, _weight_titles(transitions).items(), colours, strict=True):
+        _draw_intervals(axes, transitions, side, colour)
         axes.axvline(1, color=INK, lw=0.8, ls=(0, (3, 3)))
         axes.set_title(title)
-        axes.set_xlabel(f"weight (log scale), {100 * transitions.confidence:.0f} % interval")
     _log_weight_axis(panels[0], transitions)
     return figure
+
+
+def _draw_intervals(axes: Axes, transitions: Transitions, side: str, colour: str) -> None:
+    names, moves = transitions.taxonomy.state_names, frequent_moves(transitions, side)
+    weights, _ = transition_weights(transitions, side)
+    low, high = weight_bounds(transitions, side)
+    for place, (a, b) in enumerate(moves):
+        axes.plot([low[a, b], high[a, b]], [place, place], color=colour, lw=2.2, solid_capstyle="round")
+        decided = low[a, b] > 1 or high[a, b] < 1
+        face = colour if decided else "white"
+        (dot,) = axes.plot([weights[a, b]], [place], "o", ms=6.5, mfc=face, mec=colour, mew=1.5)
+        dot.set_gid(f"tip:w = {weights[a, b]:.2f}, interval {low[a, b]:.2f} to {high[a, b]:.2f}")
+    counts = transitions.of_side(side)[0].counts
+    ticks = [f"{names[a]} → {names[b]}  ({counts[a, b]:,.0f})" for a, b in moves]
+    axes.set_yticks(range(len(moves)), ticks, fontsize=8)
+    axes.set_ylim(len(moves) - 0.4, -0.6)
+    axes.set_xlabel(f"weight (log scale), {100 * transitions.confidence:.0f} % interval")
 
 
 def frequent_moves(transitions: Transitions, side: str, number: int = NUM_INTERVALS) -> list[tuple[int, int]]:
@@ -284,10 +326,11 @@ def weight_bounds(transitions: Transitions, side: str) -> tuple[FloatArray, Floa
     opposite = {"plus": "minus", "minus": "plus"}[side]
     numerator = transitions.draws[side].astype(np.float64)
     denominator = transitions.draws["all" if transitions.reference == "all" else opposite].astype(np.float64)
-    ratios = np.divide(numerator, denominator, out=np.ones_like(numerator), where=denominator > 0)
+    impossible = np.where(numerator > 0, np.inf, 1.0)
+    ratios = np.divide(numerator, denominator, out=impossible, where=denominator > 0)
     tail = (1 - transitions.confidence) / 2
-    bounds = np.quantile(ratios, [tail, 1 - tail], axis=0)
-    low, high = (clip_weights(bound, transitions.clip_min, transitions.clip_max) for bound in bounds)
+    # As in the reward stage, the support is that of the estimate in every draw.
+    low, high = np.quantile(transitions.weigh(ratios, transitions.of_side(side)[0].counts), [tail, 1 - tail], axis=0)
     return low, high
 
 

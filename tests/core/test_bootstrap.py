@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mralign_core.config import EstimateConfig
+from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.estimation import (
     LabelledTrace,
     batch_of_traces,
@@ -12,6 +12,7 @@ from mralign_core.estimation import (
     draw_transitions,
     estimate_transitions,
     make_estimator,
+    weigh_segments,
 )
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import count_set_pairs, fit_em
@@ -91,10 +92,37 @@ def test_the_seed_decides_and_none_means_no_bootstrap():
     assert set(one) == {"plus", "minus", "all"} and one["all"].shape == (5, K, K) and one["all"].dtype == np.float32
     assert (one["plus"] == again["plus"]).all() and (one["plus"] != other["plus"]).any()
     for matrices in (
-        estimate_transitions(traces, section, TAXONOMY),
-        estimate_transitions(traces, EstimateConfig(num_resamples=0), TAXONOMY, rng=np.random.default_rng(1)),
+        estimate_transitions(traces, section, TAXONOMY, min_stratum_traces=1),
+        estimate_transitions(
+            traces, EstimateConfig(num_resamples=0), TAXONOMY, rng=np.random.default_rng(1), min_stratum_traces=1
+        ),
     ):
         assert not matrices.draws and not matrices.strata_draws and matrices.strata
+
+
+def of_polarities(num_positive, num_negative, stratum="a"):
+    polarities = ["positive"] * num_positive + ["negative"] * num_negative
+    return [LabelledTrace(f"{stratum}{n}", p, [(1 + n % 3,), (2,)], [0, 1], stratum) for n, p in enumerate(polarities)]
+
+
+@pytest.mark.parametrize("few", [1, 9])
+def test_few_traces_of_a_polarity_give_no_draws_and_it_is_said(few, caplog):
+    section, rng = EstimateConfig(num_resamples=3), np.random.default_rng(0)
+    assert estimate_transitions(of_polarities(10, 10), section, TAXONOMY, rng=rng).draws and not caplog.text
+    matrices = estimate_transitions(of_polarities(few, 40), section, TAXONOMY, rng=rng)
+    assert not matrices.draws
+    assert f"one polarity has {few} labelled traces, and fewer than 10 say nothing" in caplog.text
+    rewards = weigh_segments(of_polarities(few, 40), matrices, RewardConfig())
+    assert rewards[["weight_low", "weight_high"]].isna().all(axis=None)
+
+
+def test_a_stratum_of_few_traces_has_no_draws_of_its_own():
+    traces = [*of_polarities(12, 12, "a"), *of_polarities(12, 3, "b")]
+    section, rng = EstimateConfig(num_resamples=3), np.random.default_rng(0)
+    matrices = estimate_transitions(traces, section, TAXONOMY, rng=rng, min_stratum_traces=3)
+    assert list(matrices.strata) == ["a", "b"] and list(matrices.strata_draws) == ["a"] and matrices.draws
+    rewards = weigh_segments(traces, matrices, RewardConfig(condition_on="stratum"))
+    assert (rewards["weight_low"].isna() == rewards["trace_id"].str.startswith("b")).all()
 
 
 def simulate(p, number, rng):

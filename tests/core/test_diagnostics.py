@@ -7,8 +7,8 @@ import pytest
 
 from mralign_core import diagnostics
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.diagnostics import Diagnostics, compare_estimators, diagnose, weight_sensitivity, weight_shift
-from mralign_core.estimation import LabelledTrace, estimate_transitions, weigh_segments
+from mralign_core.diagnostics import Diagnostics, diagnose, survey_traces, weight_sensitivity, weight_shift
+from mralign_core.estimation import LabelledTrace, batch_of_traces, estimate_transitions, weigh_segments
 from mralign_core.evaluation.diagnostic_findings import findings, sensitivity_table, tables
 from mralign_core.method.taxonomy import Taxonomy
 
@@ -48,11 +48,18 @@ def corpus(seed, *, by, number=120, strata=("hard", "easy")):
     return traces
 
 
+def survey(traces, seed=0):
+    """In batches of seven, as from a file."""
+    batches = [batch_of_traces(traces[start : start + 7]) for start in range(0, len(traces), 7)]
+    return survey_traces(batches, LABELS.num_states, np.random.default_rng(seed))
+
+
 def diagnosed(traces, estimate=None, reward=None):
     estimate, reward = estimate or EstimateConfig(), reward or RewardConfig()
     matrices = estimate_transitions(traces, estimate, LABELS)
     single = [t._replace(steps=[step[:1] for step in t.steps]) for t in traces]
-    return diagnose(traces, matrices, estimate, reward, np.random.default_rng(0), taxonomy=LABELS, single_label=single)
+    surveys = {"two": survey(traces), "one": survey(single)}
+    return diagnose(surveys, matrices, estimate, reward, np.random.default_rng(0), taxonomy=LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -86,25 +93,56 @@ def test_the_paper_is_its_own_yardstick(by_stratum):
     assert 0 < rows["converged"].shift.mean_abs_log < rows["frequency"].shift.mean_abs_log
 
 
-def test_strata_alone_explain_what_only_they_make(by_stratum):
-    polarities = by_stratum.strata.polarities
-    assert polarities.l1 > 2 * polarities.by_chance
-    assert polarities.by_strata > 0.8 * polarities.l1
-    assert any("of the distance beyond chance" in line for line in findings(by_stratum))
+def said(found):
+    return " ".join(findings(found))
 
 
-def test_strata_alone_do_not_explain_what_polarity_makes():
-    polarities = diagnosed(corpus(0, by="polarity")).strata.polarities
-    # Strata go with polarity in this corpus, so shuffling within them leaves some of the distance, not all.
-    assert polarities.by_strata < 0.85 * polarities.l1
+def test_what_only_strata_make_is_gone_within_them(by_stratum):
+    strata = by_stratum.strata
+    assert strata.polarities.beyond_chance and strata.polarities.l1 > 2 * strata.polarities.by_chance
+    assert not strata.within.beyond_chance and strata.within.l1 < 1.5 * strata.within.by_chance
+    assert strata.compared == ("easy", "hard")
+    assert "farther than chance gives (shuffled polarities" in said(by_stratum)
+    assert "no difference beside the stratum can be shown" in said(by_stratum)
 
 
-def test_no_difference_is_no_further_than_chance():
+def test_what_polarity_makes_is_there_within_strata_too():
+    # Strata go with polarity in this corpus.
+    found = diagnosed(corpus(0, by="polarity"))
+    assert found.strata.within.beyond_chance
+    assert "the stratum is not all that tells P⁺ from P⁻" in said(found)
+
+
+def test_no_difference_is_said_to_be_chance():
     traces = corpus(1, by="stratum", strata=("one",))
     alike = [t._replace(stratum="ab"[n % 4 > 1]) for n, t in enumerate(traces)]
-    found = diagnosed(alike).strata
-    assert found.polarities.l1 < 1.5 * found.polarities.by_chance
-    assert found.strata[0].l1 < 1.5 * found.strata[0].by_chance
+    found = diagnosed(alike)
+    for distance in (found.strata.polarities, found.strata.within, *found.strata.strata):
+        assert not distance.beyond_chance and distance.by_chance < distance.chance_high
+    assert "no farther than chance" in said(found)
+
+
+def test_chance_exceeds_the_quantile_as_seldom_as_it_should():
+    rng = np.random.default_rng(0)
+    beyond = []
+    for seed in range(20):
+        traces = corpus(seed, by="stratum", strata=("a", "b"), number=60)
+        # Polarities dealt at random within each stratum.
+        shuffled = [t._replace(polarity=("positive", "negative")[int(rng.integers(2))]) for t in traces]
+        matrices = estimate_transitions(shuffled, EstimateConfig(), LABELS)
+        parts = (survey(shuffled).some, matrices, EstimateConfig(), RewardConfig(), rng, {})
+        beyond.append(diagnostics._strata(*parts).within.beyond_chance)
+    assert sum(beyond) <= 4
+
+
+def test_a_stratum_of_few_traces_is_compared_with_nothing():
+    few = diagnostics.MIN_STRATUM_TRACES - 1
+    traces = [t._replace(stratum="rare") if n < few else t for n, t in enumerate(corpus(0, by="stratum"))]
+    found = diagnosed(traces)
+    assert sum(found.strata.traces["rare"].values()) == few and "rare" not in found.strata.compared
+    assert not any("rare" in distance.between for distance in found.strata.strata)
+    assert found.strata.moves and not any("rare" in move.p for move in found.strata.moves)
+    assert f"fewer than {few + 1} traces" in found.skipped["strata.rare"]
 
 
 def test_conditioned_weights_are_those_of_the_reward_stage():
@@ -122,7 +160,7 @@ def test_conditioned_weights_are_those_of_the_reward_stage():
 
 def test_the_configured_setting_has_no_shift_and_the_grid_is_whole():
     traces, estimate, reward = corpus(3, by="polarity"), EstimateConfig(prior=0.3), RewardConfig(clip_max=2.0)
-    found = weight_sensitivity(traces, estimate, reward, np.random.default_rng(0), taxonomy=LABELS)
+    found = weight_sensitivity(survey(traces), estimate, reward, taxonomy=LABELS)
     assert len(found.grid) == 5 * 5 * 5
     for name, number in (("damping", 5), ("prior", 5), ("clip", 5)):
         rows = found.along(name)
@@ -135,9 +173,7 @@ def test_the_configured_setting_has_no_shift_and_the_grid_is_whole():
 
 
 def test_a_tighter_clip_clips_more():
-    found = weight_sensitivity(
-        corpus(3, by="polarity"), EstimateConfig(), RewardConfig(), np.random.default_rng(0), taxonomy=LABELS
-    )
+    found = weight_sensitivity(survey(corpus(3, by="polarity")), EstimateConfig(), RewardConfig(), taxonomy=LABELS)
     shares = [row.share_clipped for row in found.along("clip")]
     assert shares == sorted(shares, reverse=True) and shares[0] > 0
 
@@ -157,29 +193,81 @@ def test_strata_without_both_polarities_keep_pooled_weights():
     traces = [t._replace(stratum=t.polarity) for t in corpus(5, by="polarity")]
     found = diagnosed(traces)
     assert found.strata.conditioned == () and found.strata.conditioned_shift is None
-    assert "no stratum has traces of both polarities" in found.skipped["strata.conditioned_shift"]
-    # Polarity and stratum are one: shuffling within strata changes nothing.
-    assert found.strata.polarities.by_strata == pytest.approx(found.strata.polarities.l1)
+    assert "traces of both polarities" in found.skipped["strata.conditioned_shift"]
+    # Polarity and stratum are one: nothing can be compared within strata.
+    assert found.strata.within is None and "traces of both polarities" in found.skipped["strata.within"]
+    assert "Within strata" not in said(found)
 
 
-def test_many_strata_are_put_together():
-    traces = [t._replace(stratum=f"s{n % 9}") for n, t in enumerate(corpus(6, by="polarity"))]
+def test_many_strata_are_put_together_but_not_compared_as_one():
+    traces = [t._replace(stratum=f"s{n % 9}") for n, t in enumerate(corpus(6, by="polarity", number=270))]
     found = diagnosed(traces).strata
     assert len(found.traces) == diagnostics.MAX_STRATA + 1 and diagnostics.OTHER_STRATA in found.traces
-    assert sum(sum(counts.values()) for counts in found.traces.values()) == 120
+    assert sum(sum(counts.values()) for counts in found.traces.values()) == 270
+    assert found.compared and diagnostics.OTHER_STRATA not in found.compared
 
 
 def test_large_inputs_are_sampled_with_a_seed_and_it_says_so(monkeypatch):
-    monkeypatch.setattr(diagnostics, "MAX_TRACES", 40)
     traces = corpus(7, by="polarity")
+    whole = diagnosed(traces)
+    monkeypatch.setattr(diagnostics, "MAX_TRACES", 40)
     one, two = diagnosed(traces), diagnosed(traces)
     assert one == two
     assert one.used_traces == {"positive": 40, "negative": 40, "strata and weights": 40}
+    assert "40 of 60 (positive), 40 of 60 (negative), 40 of 120 (strata and weights)" in said(one)
+    assert "random sample" not in said(whole)
+    # Matrices and what is said of them are of all traces.
+    assert one.yields == whole.yields and one.objectives == whole.objectives
+    assert [row.l1 for row in one.estimators] == [row.l1 for row in whole.estimators]
 
 
-def test_without_single_labels_their_row_is_left_out():
-    rows = compare_estimators(corpus(8, by="polarity"), RewardConfig(), LABELS)
-    assert [row.estimator for row in rows] == ["paper", "converged", "frequency"]
+def test_samples_are_random_whatever_the_order_of_traces(monkeypatch):
+    monkeypatch.setattr(diagnostics, "MAX_TRACES", 40)
+    # Every other trace is positive, and one in ten is: no period, no class that is left out.
+    traces = corpus(7, by="polarity", number=400)
+    rare = [t._replace(polarity="positive" if n % 10 == 0 else "negative") for n, t in enumerate(traces)]
+    places = {t.trace_id: n for n, t in enumerate(rare)}
+    found = survey(rare)
+    assert {name: len(group) for name, group in found.tested.items()} == {"positive": 40, "negative": 40}
+    assert len(found.some) == 40 and sum(t.polarity == "positive" for t in found.some) < 12
+    drawn = [places[t.trace_id] for t in found.tested["negative"]]
+    assert drawn == sorted(set(drawn)) and len({place % 10 for place in drawn}) > 6
+    assert survey(rare, seed=1).some != found.some
+    # Traces of one label are the same traces.
+    single = survey([t._replace(steps=[step[:1] for step in t.steps]) for t in rare])
+    assert [t.trace_id for t in single.some] == [t.trace_id for t in found.some]
+
+
+def test_the_yardstick_has_two_labels_in_a_run_with_one():
+    traces = corpus(8, by="polarity")
+    single = [t._replace(steps=[step[:1] for step in t.steps]) for t in traces]
+    estimate = EstimateConfig(labels_per_segment="one")
+    surveys = {"two": survey(traces), "one": survey(single)}
+    matrices = estimate_transitions(single, estimate, LABELS)
+    found = diagnose(surveys, matrices, estimate, RewardConfig(), np.random.default_rng(0), taxonomy=LABELS)
+    assert found.estimators == diagnosed(traces).estimators
+    assert {row.estimator: row.shift.mean_abs_log > 0 for row in found.estimators}["single label"]
+    # The rest is of the labels that the run uses.
+    for row in found.objectives:
+        assert row.configured == tuple(matrices.estimates[row.matrix].log_posterior.tolist())
+        assert row.configured[0] == pytest.approx(row.undamped[0])
+    assert found.order["positive"].num_sets == 4
+
+
+def test_memory_is_claimed_of_traces_that_have_it_only():
+    rng = np.random.default_rng(9)
+    plain = corpus(9, by="polarity", number=200)
+
+    def remembering(trace):
+        steps = [(int(state),) for state in rng.integers(1, 5, size=2)]
+        while rng.random() > 0.08:
+            steps.append(steps[-2] if rng.random() < 0.8 else (int(rng.integers(1, 5)),))
+        return trace._replace(steps=steps, step_of_segment=list(range(len(steps))))
+
+    mixed = [remembering(t) if t.polarity == "positive" else t for t in plain]
+    text = said(diagnosed(mixed))
+    assert "Positive traces: a second-order chain of label sets predicts held-out moves better" in text
+    assert "Negative traces: no memory beyond the present label set can be shown" in text
 
 
 def test_docstring_examples_hold():

@@ -59,6 +59,22 @@ def test_traces_join_their_labels_in_order_and_merge_steps():
     assert one.steps == [states("framing"), states("retrieval"), ()]
 
 
+def test_a_step_keeps_the_label_that_is_surest_in_its_first_segment():
+    rows = annotated("a", (0, ["analogy", "retrieval"]), (0, ["retrieval", "analogy"]), (0, ["analogy", "retrieval"]))
+    rows[0]["confidences"], rows[1]["confidences"], rows[2]["confidences"] = [8.0, 6.0], [9.0, 5.0], [1.0, 7.0]
+    candidates = pd.DataFrame({"trace_id": ["a"], "polarity": ["negative"]})
+    (trace,) = labelled_traces(candidates, pd.DataFrame(rows), labels_per_segment="one")
+    assert trace.steps == [states("analogy")] and trace.step_of_segment == [0, 0, 0]
+
+
+@pytest.mark.parametrize("labels_per_segment", ["two", "one"])
+def test_a_step_with_different_labels_is_refused(labels_per_segment):
+    rows = annotated("a", (0, ["framing"]), (1, ["analogy", "retrieval"]), (1, ["retrieval"]))
+    candidates = pd.DataFrame({"trace_id": ["a"], "polarity": ["negative"]})
+    with pytest.raises(DataError, match="trace 'a', segment 2: labels differ"):
+        labelled_traces(candidates, pd.DataFrame(rows), labels_per_segment=labels_per_segment)
+
+
 def test_matrices_are_estimated_from_the_traces_of_their_polarity(traces):
     matrices = estimate_transitions(traces, FREQUENCY)
     framing, retrieval, analogy = states("framing", "retrieval", "analogy")

@@ -138,6 +138,33 @@ def test_one_label_needs_a_confidence_for_each(tmp_path):
         list(read_trace_batches(*files, labels_per_segment="one"))
 
 
+@pytest.mark.parametrize("batch_rows", [1, 2, 100])
+def test_the_first_segment_of_a_step_chooses_its_one_label_on_both_paths(tmp_path, batch_rows):
+    pair = ["framing", "analogy"]
+    rows = [row(0, 0, pair, confidences=[8.0, 6.0]), row(1, 0, pair[::-1], confidences=[9.0, 5.0])]
+    rows += [row(2, 1, pair, confidences=[5.0, 6.0]), row(3, 1, pair, confidences=[7.0, 7.0])]
+    candidates, one = [candidate_row("b")], {"labels_per_segment": "one"}
+    files = write_files(tmp_path, candidates, rows)
+    streamed = [t for batch in read_trace_batches(*files, batch_rows=batch_rows, **one) for t in traces_of_batch(batch)]
+    assert streamed == labelled_traces(pd.DataFrame(candidates), pd.DataFrame(rows), **one)
+    assert [PAPER_TAXONOMY.state(label) for label in pair] == [state for (state,) in streamed[0].steps]
+
+
+def test_a_step_is_torn_by_labels_that_are_not_kept_too(tmp_path):
+    rows = [row(0, 0, ["framing", "analogy"], confidences=[9.0, 1.0]), row(1, 0, ["framing"])]
+    files = write_unchecked(tmp_path, [candidate_row("b")], rows)
+    with pytest.raises(DataError, match="row 1: labels differ from those of the row before"):
+        list(read_trace_batches(*files, labels_per_segment="one"))
+
+
+@pytest.mark.parametrize("odd", [None, float("nan")])
+def test_a_confidence_that_is_no_number_is_named(tmp_path, odd):
+    rows = [row(), row(1, labels=["framing", "analogy"], confidences=[9.0, odd])]
+    files = write_unchecked(tmp_path, [candidate_row("b")], rows)
+    with pytest.raises(DataError, match="row 1: a confidence is not a number"):
+        list(read_trace_batches(*files, labels_per_segment="one"))
+
+
 @pytest.mark.parametrize(
     ("candidate", "says"),
     [

@@ -110,6 +110,18 @@ def test_labels_and_confidences_must_pair_up():
     assert len(ANNOTATIONS.validate(frame(row, row)).good) == 0
 
 
+@pytest.mark.parametrize("column", ["confidences", "confidences_a", "confidences_b"])
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -1.0, 10.5, None, "9"])
+def test_a_confidence_is_a_number_from_0_to_10(column, odd):
+    row = {"trace_id": "t", "segment": 0, "step": 0, "rule": "agree"}
+    for who in ("", "_a", "_b"):
+        row |= {f"labels{who}": ["framing", "analogy"], f"confidences{who}": [0.0, 10.0]}
+    bad = {**row, "segment": 1, column: [9.0, odd]}
+    good, quarantined = ANNOTATIONS.validate(frame(row, bad))
+    assert good["segment"].tolist() == [0]
+    assert quarantined[["column", "reason"]].to_numpy().tolist() == [[column, "must be numbers from 0 to 10"]]
+
+
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_weight_is_positive_and_finite(weight):
     row = {"trace_id": "t", "segment": 0, "weight": 1.0, "ratio": 1.0, "clipped": False}

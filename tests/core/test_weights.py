@@ -11,6 +11,7 @@ from mralign_core.estimation import (
     LabelledTrace,
     TransitionMatrices,
     Weigher,
+    batch_of_traces,
     estimate_transitions,
     labelled_traces,
     read_trace_batches,
@@ -151,6 +152,20 @@ def test_a_stratum_without_both_polarities_falls_back_and_is_counted(traces, mat
     is_lone = pooled.index.str.startswith("lone")
     assert (pooled[is_lone] == conditioned[is_lone]).all()
     assert (pooled[~is_lone] != conditioned[~is_lone]).mean() > 0.5
+
+
+@pytest.mark.parametrize("num_negative", [0, 9, 10])
+def test_a_stratum_with_few_traces_of_a_polarity_falls_back_and_is_counted(traces, num_negative):
+    labelled = [trace for trace in traces if any(trace.steps)]
+    small = [
+        trace._replace(trace_id=f"small{n}", stratum="small", polarity="negative" if n < num_negative else "positive")
+        for n, trace in enumerate(labelled[:40])
+    ]
+    matrices = estimate_transitions([*traces, *small], EstimateConfig(num_resamples=0), TAXONOMY)
+    assert ("small" in matrices.strata) == (num_negative == 10)
+    weigher = Weigher(matrices, RewardConfig(condition_on="stratum"))
+    weigher.weigh(batch_of_traces([*traces, *small]))
+    assert weigher.counts["traces weighed by pooled matrices"] == (0 if num_negative == 10 else len(small))
 
 
 def test_the_traces_that_fell_back_are_counted(rows, matrices, tmp_path):

@@ -133,6 +133,23 @@ def test_panels_and_people_are_compared_with_each_other(config, candidates, pane
     assert {parent.stage for parent in manifest.parents} == {"candidates", "annotations"}
 
 
+def test_only_the_columns_that_it_needs_are_read(config, candidates, panels, sheet, monkeypatch):
+    """The rest of a candidate or of a reply is tens of kilobytes."""
+    read, original = {}, ArtifactStore.read_columns
+
+    def noted(self, ref, file_name, table, columns):
+        read[table.name] = set(columns)
+        return original(self, ref, file_name, table, columns)
+
+    monkeypatch.setattr(ArtifactStore, "read_columns", noted)
+    monkeypatch.setattr(ArtifactStore, "read_table", lambda *_: pytest.fail("a whole table was read"))
+    compare_annotations.run_here(config.model_copy(update={"seed": 7}), candidates, panels)
+    needed = {"trace_id", "polarity", "stratum", "segments"}
+    assert read["candidates"] == needed and read["raw_annotations"] == {"role", "model"}
+    compare_annotations.run_here(with_sheets(config, sheet).model_copy(update={"seed": 7}), candidates, panels)
+    assert read["candidates"] == needed | {"completion"}
+
+
 def test_noise_costs_agreement(config, candidates, panels):
     found = read_agreement(config, compare_annotations.run_here(config, candidates, panels))
     kappas = {

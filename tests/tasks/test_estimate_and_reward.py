@@ -28,7 +28,7 @@ def setting(request, tmp_path):
         overrides["annotate.label_set"] = str(tmp_path / "labels.yaml")
     config = read_config("pocket", overrides)
     taxonomy = load_label_set(config.annotate.label_set).taxonomy
-    rows = random_rows(np.random.default_rng(1), 80, taxonomy, STRATA)
+    rows = random_rows(np.random.default_rng(1), 160, taxonomy, STRATA)
     store, refs = ArtifactStore(config.storage), []
     for table, content in zip((CANDIDATES, ANNOTATIONS), rows, strict=True):
         folder = tmp_path / table.name

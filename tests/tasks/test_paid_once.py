@@ -91,8 +91,9 @@ def with_budget(config, dollars):
     return config.model_copy(update={"annotate": config.annotate.model_copy(update={"budget_usd": dollars})})
 
 
-@pytest.mark.parametrize("kill_after", [12, 40])
+@pytest.mark.parametrize("kill_after", [24, 48])
 def test_after_a_kill_no_request_whose_reply_had_arrived_is_sent_again(server, config, candidates, kill_after):
+    server.delay_s = 0.3
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, config.model_dump_json(), candidates.model_dump_json()],
         env={**os.environ, "PYTHONPATH": str(POCKET.parents[2])},
@@ -104,7 +105,9 @@ def test_after_a_kill_no_request_whose_reply_had_arrived_is_sent_again(server, c
     killed = time.monotonic()
     process.wait()
     time.sleep(0.2)  # what was in flight ends at the server
-    arrived = {digest for digest, when in server.answered.items() if when < killed - 0.1}
+    arrived = {
+        digest for digest, when in server.answered.items() if when < killed - 0.5
+    }  # a busy machine takes its time
     assert arrived
     annotate_all(config, candidates)
     assert len(server.counts) == 3 * NUM_TRACES

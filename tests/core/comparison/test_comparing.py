@@ -27,7 +27,7 @@ def set_of(name, labels):
 
 @pytest.fixture
 def candidates(candidates_of):
-    return candidates_of(*[["a", "b", "c"]] * 8)
+    return candidates_of(*[["a", "b", "c"]] * 12)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_panel_has_three_sets(candidates):
         ("p pipeline", ["ask", "tell"]),
     ]
     assert all(list(each.rows) == SET_COLUMNS for each in sets)
-    with pytest.raises(DataError, match=r"panel 'p': 1 trace\(s\) are not among the 8 candidates, the first is 'x'"):
+    with pytest.raises(DataError, match=r"panel 'p': 1 trace\(s\) are not among the 12 candidates, the first is 'x'"):
         panel_sets("p", table.assign(trace_id="x"), candidates)
 
 
@@ -132,7 +132,7 @@ def test_matrices_and_weights_are_those_of_the_pipeline(compared, random_set, ca
     assert not supported[-1], "<stop> is left by nothing, and would flatter the mean"
     shift = found.weights.iloc[0]
     assert shift["mean_abs_log_ratio"] == pytest.approx(np.abs(np.log(w_one) - np.log(w_other)).mean()) and len(w_one)
-    assert shift["num_segments"] == 24 and row["traces"] == 8
+    assert shift["num_segments"] == 36 and row["traces"] == 12
 
 
 def test_an_annotator_shifts_nothing_against_itself(compared, random_set):
@@ -146,9 +146,51 @@ def test_matrices_rest_on_traces_that_both_rated_whole(compared, random_set):
     a = random_set("a", 1)
     rater = AnnotationSet("rater", a.rows.drop(index=a.rows.query("trace_id == 't3' and segment == 1").index))
     found = compared(a, rater)
-    assert found.pairs["segments"].unique().tolist() == [23] and found.pairs["only_a"].unique().tolist() == [1]
-    assert found.matrices["traces"].unique().tolist() == [7]
-    assert found.weights.iloc[0]["num_segments"] == 21
+    assert found.pairs["segments"].unique().tolist() == [35] and found.pairs["only_a"].unique().tolist() == [1]
+    assert found.matrices["traces"].unique().tolist() == [11]
+    assert found.weights.iloc[0]["num_segments"] == 33
+
+
+def merged(each, name):
+    """The same labels, but that the first two segments of a trace are one step (and so have equal labels)."""
+    rows = each.rows.sort_values(["trace_id", "segment"], ignore_index=True)
+    second = rows["segment"] == 1
+    rows.loc[second, ["labels", "confidences"]] = rows.loc[rows["segment"] == 0, ["labels", "confidences"]].to_numpy()
+    return AnnotationSet(name, rows.assign(step=rows["step"].where(~second, 0)))
+
+
+def test_a_sheet_that_can_not_merge_shifts_nothing_where_its_labels_are_the_same(compared, random_set, tmp_path):
+    pipeline, other = merged(random_set("a", 1), "run pipeline"), merged(random_set("b", 2, 0.5), "run B")
+    found = compared(pipeline, other, pipeline.unmerged()._replace(name="rater"))
+    equal = found.matrices.query("a == 'run pipeline' and b == 'rater'")
+    assert (equal["mean_l1"] == 0).all() and len(equal) == 3
+    shift = found.weights.set_index(["a", "b"])
+    assert shift.loc[("run pipeline", "rater"), "share_crossing"] == 0
+    assert shift["steps"].to_dict() == {
+        ("run pipeline", "run B"): "as merged",
+        ("run pipeline", "rater"): "one a segment",
+        ("run B", "rater"): "one a segment",
+    }
+    assert shift["mean_abs_log_ratio"].iloc[0] != shift["mean_abs_log_ratio"].iloc[2], "other steps, other weights"
+    write_comparison(tmp_path, found, notes={}, rules=NO_RULES)
+    text = (tmp_path / "agreement.md").read_text()
+    assert "| run pipeline · rater | 12 | one a segment | 0.000 |" in text and "| 12 | as merged |" in text
+
+
+@pytest.mark.parametrize("num_traces", [1, 9, 10])
+def test_few_traces_give_no_interval_and_it_is_said(compared, random_set, tmp_path, num_traces):
+    few = [f"t{n}" for n in range(num_traces)]
+    a, b = (random_set(name, seed, 0.5) for name, seed in (("a", 1), ("b", 2)))
+    found = compared(a._replace(rows=a.rows[a.rows["trace_id"].isin(few)]), b)
+    ends = ["agreement_low", "agreement_high", "kappa_low", "kappa_high"]
+    scores = found.pairs.query("level == 'label' and rule == 'strict'")
+    assert scores[["agreement", "kappa"]].notna().all(axis=None)
+    assert scores[ends].notna().all(axis=None) == scores[ends].notna().any(axis=None) == (num_traces == 10)
+    write_comparison(tmp_path, found, notes={}, rules=NO_RULES)
+    text = (tmp_path / "agreement.md").read_text()
+    kappa = f"{scores['kappa'].iloc[0]:.2f}".replace("-", "−")
+    assert (f"{kappa} [–]" in text) == (num_traces < 10)
+    assert "[–] where both sets share fewer than 10 traces" in text
 
 
 @pytest.mark.parametrize(

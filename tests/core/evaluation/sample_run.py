@@ -5,8 +5,8 @@ import pandas as pd
 
 from mralign_core import schemas
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.diagnostics import diagnose
-from mralign_core.estimation import estimate_transitions, labelled_traces
+from mralign_core.diagnostics import diagnose, survey_traces
+from mralign_core.estimation import batch_of_traces, estimate_transitions, labelled_traces
 from mralign_core.evaluation import ReportInputs, Transitions, paired_differences, summarize
 from mralign_core.method.rewards import clip_weights, trace_ratios
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
@@ -132,18 +132,14 @@ def labelled_run(rng, num_traces=24):
 
 def diagnosed(candidates, annotations):
     """Matrices with bootstrap draws and their diagnostics, by the real estimate stage."""
-    traces, single = (labelled_traces(candidates, annotations, labels_per_segment=n) for n in ("two", "one"))
+    traces = {n: labelled_traces(candidates, annotations, labels_per_segment=n) for n in ("two", "one")}
+    surveys = {
+        n: survey_traces([batch_of_traces(found)], PAPER_TAXONOMY.num_states, np.random.default_rng(0))
+        for n, found in traces.items()
+    }
     section = EstimateConfig(num_resamples=30)
-    matrices = estimate_transitions(traces, section, rng=np.random.default_rng(0))
-    found = diagnose(
-        traces,
-        matrices,
-        section,
-        RewardConfig(),
-        np.random.default_rng(0),
-        taxonomy=PAPER_TAXONOMY,
-        single_label=single,
-    )
+    matrices = estimate_transitions(traces["two"], section, rng=np.random.default_rng(0))
+    found = diagnose(surveys, matrices, section, RewardConfig(), np.random.default_rng(0), taxonomy=PAPER_TAXONOMY)
     return Transitions.of(matrices, RewardConfig(), section.confidence, PAPER_TAXONOMY), found
 
 

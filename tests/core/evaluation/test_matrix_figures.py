@@ -2,14 +2,17 @@
 
 import doctest
 import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
+from mralign_core.config import EstimateConfig, RewardConfig
+from mralign_core.estimation import LabelledTrace, estimate_transitions, weigh_segments
 from mralign_core.evaluation import delta_graph as delta
 from mralign_core.evaluation import drawing, matrix_figures
 from mralign_core.evaluation.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts, sensitivity_curves
-from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.method.transitions import count_set_pairs, fit_frequency
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -71,12 +74,80 @@ def test_intervals_are_of_the_most_frequent_moves_into_labels(inputs):
     counts = [inputs.transitions.plus.counts[move] for move in moves]
     assert counts == sorted(counts, reverse=True) and min(counts) >= matrix_figures.MIN_SUPPORT
     assert all(target != inputs.taxonomy.stop for _, target in moves)
-    low, high = matrix_figures.weight_bounds(inputs.transitions, "plus")
-    assert all(low[move] <= high[move] for move in moves)
-    assert (low >= inputs.transitions.clip_min).all() and (high <= inputs.transitions.clip_max).all()
     names = inputs.taxonomy.state_names
     label = f"{names[moves[0][0]]} → {names[moves[0][1]]}  ({counts[0]:,.0f})"
     assert label in read(matrix_figures.weight_intervals(inputs.transitions), "text")
+
+
+SECTIONS = [
+    RewardConfig(),
+    RewardConfig(support_shrinkage=20.0),
+    RewardConfig(reference="opposite", support_shrinkage=3.0, clip_min=0.7, clip_max=1.9),
+]
+
+
+@pytest.fixture(scope="module")
+def single_labels():
+    """Traces of one label a step, and their matrices with draws."""
+    rng = np.random.default_rng(5)
+    traces = [
+        LabelledTrace(
+            f"t{n}",
+            ("positive", "negative")[n % 2],
+            [(int(s),) for s in rng.integers(1 + n % 2, 5, 6)],
+            [*range(6)],
+            "",
+        )
+        for n in range(40)
+    ]
+    return traces, estimate_transitions(traces, EstimateConfig(num_resamples=25, confidence=0.8), rng=rng)
+
+
+def show(matrices, section):
+    return matrix_figures.Transitions.of(matrices, section, 0.8, PAPER_TAXONOMY)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_weights_and_intervals_are_those_of_the_reward_stage(single_labels, section):
+    traces, matrices = single_labels
+    shown = show(matrices, section)
+    rewards = weigh_segments(traces, matrices, section, confidence=0.8)
+    expected = dict(zip(zip(rewards["trace_id"], rewards["segment"], strict=True), rewards.itertuples(), strict=True))
+    for trace in traces:
+        side = "plus" if trace.polarity == "positive" else "minus"
+        weights, _ = matrix_figures.transition_weights(shown, side)
+        low, high = matrix_figures.weight_bounds(shown, side)
+        for place, (left, entered) in enumerate(pairwise([(0,), *trace.steps])):
+            cell, row = (left[0], entered[0]), expected[trace.trace_id, place]
+            assert (weights[cell], low[cell], high[cell]) == pytest.approx(
+                (row.weight, row.weight_low, row.weight_high)
+            )
+
+
+def test_a_class_of_few_traces_has_no_intervals(single_labels):
+    traces, _ = single_labels
+    few = [trace for n, trace in enumerate(traces) if n % 2 == 0 or n < 6]
+    matrices = estimate_transitions(few, EstimateConfig(num_resamples=25), rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="a polarity has fewer than 10 labelled traces"):
+        matrix_figures.weight_intervals(show(matrices, RewardConfig()))
+
+
+@pytest.mark.parametrize("draw", [matrix_figures.weight_heatmaps, matrix_figures.weight_intervals])
+def test_figures_say_when_the_run_weighs_by_other_matrices(single_labels, draw):
+    _, matrices = single_labels
+    titles = [
+        [axes.get_title(loc="left") + axes.get_title() for axes in draw(show(matrices, section)).axes[:2]]
+        for section in (RewardConfig(), RewardConfig(condition_on="stratum"))
+    ]
+    assert [["pooled over strata" in title for title in both] for both in titles] == [[False, False], [True, True]]
+
+
+@pytest.mark.parametrize("bounds", [(np.exp(-1), np.e), (0.05, 1.2), (1.0, 3.0), (0.5, 1.0)])
+def test_a_weight_of_one_has_the_middle_colour_at_any_clip(single_labels, bounds):
+    shown = show(single_labels[1], RewardConfig(clip_min=bounds[0], clip_max=bounds[1]))
+    norm = matrix_figures._weight_norm(shown)
+    assert norm(0.0) == 0.5 and norm(np.log(bounds[0])) <= 0.5 <= norm(np.log(bounds[1]))
+    drawing.to_png(matrix_figures.weight_heatmaps(shown))
 
 
 def test_without_bootstrap_there_are_no_intervals(inputs):

@@ -110,12 +110,15 @@ def test_a_change_of_the_chain_along_the_trace_is_found():
 
 
 def test_sets_enter_by_their_members():
-    rng = np.random.default_rng(2)
-    traces = walks(random_chain(rng, EVEN_STOP), rng)
-    vague = [[(1, 2) if step == (1,) and rng.random() < 0.5 else step for step in trace] for trace in traces]
-    sharp, blurred = (stationarity_test(t, K, np.random.default_rng(0), num_resamples=9) for t in (traces, vague))
-    assert sharp.num_transitions == blurred.num_transitions
-    assert blurred.statistic > 0 and blurred.degrees_of_freedom <= sharp.degrees_of_freedom
+    def test_of(vague):
+        # First halves go 1 → vague → 1, second halves 1 → 1 → 1.
+        return stationarity_test([[(1,), vague, (1,), (1,), (1,)]] * 20, K, np.random.default_rng(0), num_resamples=9)
+
+    # p(1 | 1) = 1 makes both halves certain, since 1 is in {1, 2}: as a state of its own it would not be.
+    assert test_of((1, 2)).statistic == pytest.approx(0, abs=0.05)
+    # 1 is not in {2, 3}: of 60 transitions from 1 a third, those of the first halves, go there.
+    expected = -2 * (20 * np.log(1 / 3) + 40 * np.log(2 / 3))
+    assert test_of((2, 3)).statistic == pytest.approx(expected, abs=0.01)
 
 
 def test_the_same_seed_gives_the_same_result_and_progress_ends():
@@ -141,31 +144,88 @@ def second_order_walks(rng, number):
 
 def test_a_second_order_chain_is_found():
     rng = np.random.default_rng(4)
-    result = compare_orders(second_order_walks(rng, 120), K, rng, num_resamples=200)
-    assert result.gain_low > 0.2
+    result = compare_orders(second_order_walks(rng, 120), rng, num_resamples=200, num_simulations=99)
+    assert result.gain_low > 0.2 and result.simulated_p_value == 0.01
     assert result.gain == pytest.approx(result.second - result.first)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_first_order_chain_gains_nothing_by_a_second(seed):
-    rng = np.random.default_rng(seed)
-    result = compare_orders(walks(random_chain(rng, EVEN_STOP), rng, 120), K, rng, num_resamples=200)
-    assert result.gain < 0.01 and result.gain_low < 0
-    assert result.first > result.zeroth
+def test_a_second_order_chain_is_found_behind_vague_labels():
+    rng = np.random.default_rng(5)
+    vague = [
+        [(step[0], 1 + step[0] % 4) if rng.random() < 0.5 else step for step in trace]
+        for trace in second_order_walks(rng, 200)
+    ]
+    result = compare_orders(vague, rng, num_resamples=200, num_simulations=99)
+    assert result.gain_low > 0.1 and result.simulated_p_value == 0.01
+
+
+def first_order(rng):
+    return walks(random_chain(rng, EVEN_STOP), rng, 120)
+
+
+def first_order_in_sets(rng, number=120):
+    """A chain whose states are eight sets of one or two labels: the present set is all that matters."""
+    sets = [(1,), (2,), (3,), (4,), (1, 2), (2, 3), (3, 4), (1, 4)]
+    p = rng.dirichlet(np.full(8, 0.5), 8)
+    traces = []
+    for _ in range(number):
+        steps = [int(rng.integers(8))]
+        while rng.random() > 0.12:
+            steps.append(int(rng.choice(8, p=p[steps[-1]])))
+        traces.append([sets[step] for step in steps])
+    return traces
+
+
+def first_order_in_labels(rng):
+    """Eq. 6: an active label of the present set is left, and the one entered comes in company or alone."""
+    p, traces = random_chain(rng, EVEN_STOP), []
+    for _ in range(120):
+        present, steps = (0,), []
+        while (entered := int(rng.choice(K, p=p[rng.choice(present)]))) != K - 1:
+            present = (entered, 1 + entered % 4) if rng.random() < 0.5 else (entered,)
+            steps.append(present)
+        traces.append(steps)
+    return traces
+
+
+@pytest.mark.parametrize("make", [first_order, first_order_in_sets, first_order_in_labels])
+def test_chains_without_memory_are_not_said_to_have_any(make):
+    results = []
+    for seed in range(16):
+        rng = np.random.default_rng(seed)
+        results.append(compare_orders(make(rng), rng, num_resamples=200, num_simulations=39))
+    p_values = np.array([result.simulated_p_value for result in results])
+    assert (p_values <= 0.1).sum() <= 4 and 0.3 < p_values.mean() < 0.8
+    assert not any(result.gain_low > 0 for result in results)
+    assert all(result.first > result.zeroth for result in results)
+
+
+def test_many_traces_of_two_labels_do_not_make_memory():
+    rng = np.random.default_rng(0)
+    result = compare_orders(first_order_in_sets(rng, 1000), rng, num_resamples=200, num_simulations=39)
+    assert result.gain_high < 0 and result.simulated_p_value > 0.05
 
 
 def test_hand_worked_orders():
     # Two folds of one trace each, y = 1, 1; the other trace gives C: (start,1)→1 and (1,1)→stop.
     result = compare_orders(
-        [[(1,), (1,)], [(1,), (1,)]], 3, np.random.default_rng(0), num_folds=2, kappa=1.0, prior=1.0, num_resamples=9
+        [[(1,), (1,)], [(1,), (1,)]],
+        np.random.default_rng(0),
+        num_folds=2,
+        kappa=1.0,
+        prior=1.0,
+        num_resamples=9,
+        num_simulations=3,
     )
-    # P(1) = P(stop) = (1 + 1) / 4; P(1 | 1) the same; P(1 | start, 1) = (1 + 0.5) / 2.
+    # P(1) = P(stop) = (1 + 1) / 4; P(1 | 1) = (1 + 0.5) / (2 + 1); P(1 | start, 1) = (1 + 0.5) / (1 + 1).
     assert result.zeroth == pytest.approx(np.log(0.5))
     assert result.first == pytest.approx(np.log(0.5))
     assert result.second == pytest.approx(np.log(0.75))
-    assert (result.num_transitions, result.num_traces) == (4, 2)
+    assert (result.num_transitions, result.num_traces, result.num_sets) == (4, 2, 1)
+    # All traces alike: every simulated number of repetitions of 1 can only be less telling, or the same.
+    assert 0 < result.simulated_p_value <= 1
 
 
 def test_too_few_traces_for_the_folds_are_refused():
     with pytest.raises(ValueError, match="1 traces are fewer than the 10 folds"):
-        compare_orders([[(1,)], [()]], K, np.random.default_rng(0))
+        compare_orders([[(1,)], [()]], np.random.default_rng(0))
