@@ -130,26 +130,26 @@ def _memory(polarity: str, row: OrderComparison) -> str:
         )
     else:
         verdict = "no memory beyond the present label set can be shown"
+    scale = f"For scale, the first order gains {row.first - row.zeroth:+.3f} over no memory."
+    if row.first <= row.zeroth:
+        scale = f"So few traces tell little: with {row.num_sets} sets, not even the first order beats no memory."
     return (
         f"{polarity.capitalize()} traces: {verdict}, {interval} (p = {row.simulated_p_value:.3f} against simulated "
-        f"traces of one first-order chain). For scale, the first order gains {row.first - row.zeroth:+.3f} over no "
-        "memory."
+        f"traces of one first-order chain). {scale}"
     )
 
 
 def _question_type(strata: Strata) -> Iterator[str]:
     yield f"P⁺ and P⁻ are {_beside_chance(strata.polarities, 'shuffled polarities')}."
     if strata.within:
-        names = ", ".join(strata.compared)
-        verdict = (
-            "so the stratum is not all that tells P⁺ from P⁻"
-            if strata.within.beyond_chance
-            else "so no difference beside the stratum can be shown"
+        groups = "; ".join(
+            f"{level}: {', '.join(f'{number} {polarity}' for polarity, number in strata.traces[level].items())} traces"
+            for level in strata.compared
         )
-        yield (
-            f"Within strata ({names}), P⁺ and P⁻ are on average "
-            f"{_beside_chance(strata.within, 'polarities shuffled within each')}, {verdict}."
-        )
+        verdict = "differ within strata too" if strata.within.beyond_chance else "can't be told apart within strata"
+        average = "on average " if len(strata.compared) > 1 else ""
+        beside = _beside_chance(strata.within, "polarities shuffled within each")
+        yield f"Within strata ({groups}), P⁺ and P⁻ are {average}{beside}, so they {verdict}."
     if strata.conditioned_shift:
         names = ", ".join(strata.conditioned)
         yield f"Matrices of their own would move the weights of strata {names}: {_moves(strata.conditioned_shift)}."

@@ -123,7 +123,7 @@ def weight_heatmaps(transitions: Transitions) -> Figure:
         for cells, colour in zip(extreme_weights(weights, supported), _EXTREME_COLOURS, strict=True):
             _frame_cells(axes, cells, colour)
         axes.set_title(title)
-    bar = _colour_bar(figure, panels, _WEIGHT_MAP, norm, f"weight, log scale; {_FEW}; {_FRAMED}")
+    bar = _colour_bar(figure, panels, _WEIGHT_MAP, norm, f"weight, log scale either side of 1; {_FEW}; {_FRAMED}")
     ticks = weight_ticks(transitions.clip_min, transitions.clip_max)
     bar.set_ticks(np.log(ticks), labels=[f"{tick:.2f}" for tick in ticks])
     return figure
@@ -199,8 +199,9 @@ def _weight_norm(transitions: Transitions) -> Normalize:
 
 def _weight_titles(transitions: Transitions) -> dict[str, str]:
     """Title by side; says so where the run's own weights are not of these matrices."""
-    pooled = ", pooled over strata" if transitions.condition_on == "stratum" else ""
-    return {"plus": f"w⁺: positive traces{pooled}", "minus": f"w⁻: negative traces{pooled}"}
+    if transitions.condition_on == "stratum":
+        return {"plus": "w⁺: positive, pooled over strata", "minus": "w⁻: negative, pooled over strata"}
+    return {"plus": "w⁺: weights in positive traces", "minus": "w⁻: weights in negative traces"}
 
 
 def _frame_cells(axes: Axes, cells: NDArray[np.bool_], colour: str) -> None:

@@ -37,13 +37,13 @@ def habit(rng):
 
 
 def corpus(seed, *, by, number=120, strata=("hard", "easy")):
-    """Traces whose moves depend on their stratum or on their polarity only; strata go with polarity, mostly."""
+    """Traces whose moves depend on their stratum or on their polarity only; strata go with polarity in four of five."""
     rng = np.random.default_rng(seed)
     habits = {name: habit(rng) for name in (*strata, "positive", "negative")}
     traces = []
     for n in range(number):
         polarity = "positive" if n % 2 else "negative"
-        stratum = strata[(n % 2 + (rng.random() < 0.15)) % len(strata)]
+        stratum = strata[(n % 2 + (n % 10 in (4, 5))) % len(strata)]
         traces.append(trace(n, polarity, stratum, rng, habits[stratum if by == "stratum" else polarity]))
     return traces
 
@@ -99,18 +99,21 @@ def said(found):
 
 def test_what_only_strata_make_is_gone_within_them(by_stratum):
     strata = by_stratum.strata
-    assert strata.polarities.beyond_chance and strata.polarities.l1 > 2 * strata.polarities.by_chance
+    assert strata.polarities.beyond_chance
     assert not strata.within.beyond_chance and strata.within.l1 < 1.5 * strata.within.by_chance
     assert strata.compared == ("easy", "hard")
     assert "farther than chance gives (shuffled polarities" in said(by_stratum)
-    assert "no difference beside the stratum can be shown" in said(by_stratum)
+    assert "Within strata (easy: 48 positive, 12 negative traces; hard: 12 positive, 48 negative traces)" in said(
+        by_stratum
+    )
+    assert "so they can't be told apart within strata" in said(by_stratum)
 
 
 def test_what_polarity_makes_is_there_within_strata_too():
     # Strata go with polarity in this corpus.
     found = diagnosed(corpus(0, by="polarity"))
     assert found.strata.within.beyond_chance
-    assert "the stratum is not all that tells P⁺ from P⁻" in said(found)
+    assert "so they differ within strata too" in said(found)
 
 
 def test_no_difference_is_said_to_be_chance():

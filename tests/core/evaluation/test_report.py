@@ -203,7 +203,7 @@ def test_unpaired_scores_are_refused(inputs):
 
 def test_diagnostics_are_told_in_words_and_tables_and_may_be_absent(inputs, page, quick):
     assert "How sure are the weights?" in page.text
-    for text in ("Positive traces:", "Of the settings tried one at a time", "EM to convergence", "by strata alone"):
+    for text in ("Positive traces:", "Of the settings tried one at a time", "EM to convergence", "by chance, mean"):
         assert text in page.text
     assert "No diagnostics were made in this run." in render_report(quick)
 
