@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 from mralign_core.annotation.annotate import annotate_traces
 from mralign_core.config import RunConfig
 from mralign_core.label_sets import label_set_of
-from mralign_core.llm import Ledger, LLMClient, Usage
+from mralign_core.llm import Ledger, LLMClient, Usage, background
 from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore, BatchRecords, LedgerRecords, ReplyStore
 from mralign_core.storage.tables import TableWriter, stream_table
@@ -52,15 +52,17 @@ def annotate_shard(config: RunConfig, candidates: ArtifactRef, start: int, end: 
 
     def build(store: ArtifactStore, directory: Path) -> Built:
         rows = store.read_rows(candidates, "candidates.parquet", start, end)
+        client = _client(store, config, candidates)
         with progress(f"annotating traces {start}–{end}", f"annotate-{start}") as report:
             result = annotate_traces(
                 rows,
                 config.annotate,
                 seed=config.seed,
                 label_set=label_set_of(config),
-                client=_client(store, config, candidates),
+                client=client,
                 on_progress=report,
             )
+        background.run(lambda _: client.ledger.save())  # requests that cost nothing are not saved one by one
         write_rows(store, directory, "annotations.parquet", result.annotations, ANNOTATIONS)
         write_rows(store, directory, "raw_annotations.parquet", result.raw, RAW_ANNOTATIONS)
         result.failures.to_json(directory / "failures.json", orient="records", indent=1)

@@ -77,7 +77,8 @@ def show_labels(config: RunConfig, candidates: ArtifactRef, annotations: Artifac
     rules = labels["rule"].value_counts().rename_axis("rule").reset_index(name="segments")
     _table("label-rules", rules.to_dict("list"), "Rule that decided each segment")
     ledger = read_ledger(config, candidates)
-    _table("annotation-ledger", ledger.to_dict("records"), "What each run asked of each model, and paid")
+    if not ledger.empty:
+        _table("annotation-ledger", ledger.to_dict("records"), "What each run asked of each model, and paid")
 
 
 @for_the_eye

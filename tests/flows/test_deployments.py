@@ -181,9 +181,9 @@ class TestServed:
         for artifact in artifacts:
             kinds.setdefault(artifact["type"], set()).add(artifact["key"])
         assert kinds["progress"] >= {"pretraining", "train-mr-align", "evaluate-mr-align"}
-        assert kinds["table"] >= {"yield", "weights"}
+        assert kinds["table"] >= {"yield", "weights", "annotation-ledger"}
         assert kinds["image"] >= {"transitions", "training-curves", "label-mix"}
-        assert kinds["markdown"] == {"results"}
+        assert kinds["markdown"] == {"diagnostics", "results"}
         figures = [artifact["data"] for artifact in artifacts if artifact["type"] == "image"]
         assert all(data.startswith("data:image/png;base64,") and len(data) < 200_000 for data in figures)
 

@@ -21,6 +21,7 @@ from flows.server import wait_for_records
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef, ArtifactStore, render_lineage
 from tasks.annotate import annotate_shard, annotation_shards, collect_annotations
+from tasks.diagnose import diagnose_matrices
 from tasks.estimate import estimate_matrices
 from tasks.generate import collect_generations, generation_shards, sample_shard, select_candidates
 from tasks.planning import plan
@@ -108,7 +109,8 @@ def test_a_dry_run_says_what_a_run_then_finds(finished):
     assert all(entry.found for entry in plan(finished.config))
     changed = small_config(finished.config.storage.root, reward__clip_max=2.0)
     missing = {entry.name: entry.is_known for entry in plan(changed) if not entry.found}
-    assert missing == {"rewards": True, "adapter mr_align": False, "scores mr_align": False, "report": False}
+    later = {"adapter mr_align": False, "scores mr_align": False, "report": False}
+    assert missing == {"diagnostics": True, "rewards": True, **later}
 
 
 def test_results_show_the_gap_and_that_alignment_narrows_it(finished):
@@ -227,6 +229,7 @@ def from_questions_to_weights(config: RunConfig) -> dict[str, ArtifactRef]:
     labels = [annotate_shard.run_here(config, candidates, *b) for b in annotation_shards(config, candidates)]
     annotations = collect_annotations.run_here(config, candidates, labels)
     transitions = estimate_matrices.run_here(config, candidates, annotations)
+    diagnostics = diagnose_matrices.run_here(config, candidates, annotations, transitions)
     rewards = weigh_traces.run_here(config, candidates, annotations, transitions)
     return {
         "questions": questions,
@@ -235,5 +238,6 @@ def from_questions_to_weights(config: RunConfig) -> dict[str, ArtifactRef]:
         "candidates": candidates,
         "annotations": annotations,
         "transitions": transitions,
+        "diagnostics": diagnostics,
         "rewards": rewards,
     }

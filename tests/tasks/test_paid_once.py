@@ -169,3 +169,12 @@ def test_the_store_keeps_each_reply_raw_with_all_that_was_paid(server, config, c
         assert record["response"]["choices"][0]["message"]["content"] == row.reply
         assert record["prompt_digest"] == row.prompt_digest and record["model"] == row.model
         assert (record["completion_tokens"], record["cost_usd"]) == (20, 20.0) and record["latency_s"] > 0.04
+
+
+def test_free_requests_are_in_the_ledger_too(server, config, candidates):
+    free = {"input_usd_per_million": 0.0, "output_usd_per_million": 0.0}
+    roles = {role: endpoint.model_copy(update=free) for role, endpoint in config.annotate.endpoints.items()}
+    unpaid = config.model_copy(update={"annotate": config.annotate.model_copy(update=roles)})
+    annotate_all(unpaid, candidates)
+    ledger = read_ledger(unpaid, candidates)
+    assert ledger["requests"].tolist() == [NUM_TRACES] * 3 and ledger["cost_usd"].sum() == 0
