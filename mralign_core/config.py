@@ -243,7 +243,7 @@ class AnnotateConfig(Section):
     adjudicator: EndpointConfig = EndpointConfig(model="openai/gpt-5")
     """Decides segments that the two leave with fewer than two labels. `cue/adjudicator` is offline."""
     label_set: str = Field("", json_schema_extra=OPERATIONAL)
-    """YAML file of the labels to use (see `mralign induce-taxonomy`); empty uses the paper's 15."""
+    """YAML file of the labels to use (see `mralign induce-taxonomy`); empty or `paper` uses the paper's 15."""
     confidence_threshold: float = Field(7.0, ge=0, le=10)
     """A label that only one annotator gave is added only when its confidence exceeds this (strictly)."""
     cue_drop_prob: float = Field(0.1, ge=0, le=1)

@@ -46,6 +46,7 @@ class LabelSet(NamedTuple):
         }
 
 
+PAPER = "paper"
 PAPER_LABEL_SET = LabelSet(PAPER_TAXONOMY)
 
 
@@ -79,12 +80,12 @@ class LabelFile(BaseModel):
 
 
 def load_label_set(path: str | Path) -> LabelSet:
-    """The label set of a YAML file; of an empty path, the paper's.
+    """The label set of a YAML file; of `paper` or an empty path, the paper's.
 
     Raises:
         ConfigError: the file is missing, or a label of it is not valid; the message names the label.
     """
-    if not str(path):
+    if str(path) in ("", PAPER):
         return PAPER_LABEL_SET
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

@@ -95,7 +95,7 @@ def read_ledger(config: RunConfig, candidates: ArtifactRef) -> pd.DataFrame:
     """What each run paid for these annotations: ``run, model`` and the fields of :class:`mralign_core.llm.Usage`."""
     records = LedgerRecords(ArtifactStore(config.storage), _ledger_name(candidates)).read()
     rows = [{"run": run, "model": model, **usage} for run, record in records.items() for model, usage in record.items()]
-    return pd.DataFrame(rows, columns=["run", "model", *Usage.__dataclass_fields__])
+    return pd.DataFrame(rows, columns=["run", "model", *Usage.__dataclass_fields__]).round(6)
 
 
 _clients: dict[tuple[str, ...], LLMClient] = {}

@@ -39,7 +39,8 @@ def last_run(config: RunConfig, name: str) -> ArtifactRef:
         stage = MADE_BY[name.partition(":")[0]]
         raise ArtifactError(
             f"no run of config {config.name!r} in {config.storage.root} has made {name!r} yet: run stage {stage!r} "
-            f"first (mralign run --config {config.name} --only {stage}), or name an artifact (--input {name}=…)"
+            f"first (mralign run --config {config.name} --only {stage}), or name an artifact (--input {name}=…, where "
+            "the command has it)"
         )
     return ArtifactRef.model_validate(record[name])
 

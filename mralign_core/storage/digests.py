@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from mralign_core.storage.artifact import FileEntry, content_digest
 
 UNRELATED = ("config", "errors", "storage")
 """Parts of the package that can't change what a stage computes: config fields enter a key by value."""
+_parsing = threading.Lock()
+"""CPython 3.11 raises a SystemError when two threads build a syntax tree at once (its issue 106905); goes with 3.11."""
 
 
 def file_sha256(path: Path) -> str:
@@ -109,7 +112,7 @@ def _module_file(root: Path, name: str) -> Path | None:
 def _imports(path: Path, name: str, package: str) -> Iterator[str]:
     """What a module's import statements may mean: modules, and attributes, which have no file."""
     inside = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(_parse(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.partition(".")[0] == package)
         elif isinstance(node, ast.ImportFrom):
@@ -131,4 +134,9 @@ class _WithoutDocstrings(ast.NodeTransformer):
 
 def _code(path: Path) -> str:
     """A module's code, normalised: no comments, docstrings or layout."""
-    return ast.unparse(_WithoutDocstrings().visit(ast.parse(path.read_text(encoding="utf-8"))))
+    return ast.unparse(_WithoutDocstrings().visit(_parse(path)))
+
+
+def _parse(path: Path) -> ast.Module:
+    with _parsing:
+        return ast.parse(path.read_text(encoding="utf-8"))

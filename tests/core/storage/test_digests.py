@@ -1,6 +1,7 @@
 """Digests: cache keys change with what can change a result, and with nothing else."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -115,3 +116,32 @@ def test_tree_digest_sees_names_and_contents_only(tmp_path):
     assert file_sha256(tmp_path / "a" / "sub" / "x") == one
     (tmp_path / "line").write_text(f"sub/x {one} 1\n")
     assert digest["a"] == file_sha256(tmp_path / "line")
+
+
+class Finalised:
+    """Garbage whose finaliser lets another thread run in the middle of whatever collects it."""
+
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        for _ in range(200):
+            pass
+
+
+def test_threads_may_ask_for_digests_at_the_same_time():
+    """On Python 3.11 two syntax trees under construction at once raise a SystemError."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+
+    def digest(module):
+        [Finalised() for _ in range(500)]
+        return source_digest.__wrapped__(module)
+
+    modules = ["mralign_core.estimation", "mralign_core.annotation.annotate", "mralign_core.training.fit"] * 4
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            digests = list(threads.map(digest, modules))
+    finally:
+        sys.setswitchinterval(interval)
+    assert digests == digests[:3] * 4
