@@ -236,10 +236,11 @@ def _stage_flow(stage: Stage) -> Callable[..., Any]:
 
 
 def _log_user_errors_briefly() -> None:
-    """Keep Prefect from logging a traceback, at every level of the run, for an error that is the user's to mend."""
+    """Keep Prefect from logging a traceback, at every level of the run, for an error whose message says it all."""
+    from mralign_core.llm import EndpointUnavailableError
 
     def without_traceback(record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], UserError):
+        if record.exc_info and isinstance(record.exc_info[1], UserError | EndpointUnavailableError):
             record.exc_info = None
         return True
 
@@ -294,7 +295,9 @@ def _write_sheet(config: RunConfig, candidates: ArtifactRef, path: Path, num_tra
 
 
 def _fail(error: object) -> NoReturn:
-    if isinstance(error, UserError):
+    from mralign_core.llm import EndpointUnavailableError
+
+    if isinstance(error, UserError | EndpointUnavailableError):
         Console(stderr=True).print(
             f"[bold red]{type(error).__name__}[/bold red]: {error}", highlight=False, soft_wrap=True
         )

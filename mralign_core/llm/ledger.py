@@ -160,7 +160,7 @@ class Ledger:
 
     async def _release(self, model: str, most_usd: float) -> None:
         usage = self._of(model)
-        usage.set_aside_usd = max(0.0, usage.set_aside_usd - most_usd)
+        usage.set_aside_usd = max(0.0, round(usage.set_aside_usd - most_usd, 9))
         self._in_flight -= 1
         async with self._changed:
             self._changed.notify_all()
