@@ -57,6 +57,7 @@ def run(
         print_plan(settings)
         return
     _check_store(settings)
+    _check_label_set(settings)
     if only in (None, Stage.prepare):
         _check_files(settings)
     with use_server() as server:
@@ -262,6 +263,12 @@ def _check_files(config: RunConfig) -> None:
         read_question_sets(config.questions, needs_train=config.generate.source == "sample")
     if config.generate.source == "traces":
         read_jsonl(config.generate.traces_path, "generate.traces_path")
+
+
+def _check_label_set(config: RunConfig) -> None:
+    from mralign_core.label_sets import label_set_of
+
+    label_set_of(config)
 
 
 def _overrides(items: list[str] | None) -> dict[str, Any]:
