@@ -20,6 +20,7 @@ from mralign_core.annotation.annotate import annotate_traces
 from mralign_core.config import RunConfig
 from mralign_core.label_sets import label_set_of
 from mralign_core.llm import Ledger, LLMClient, Usage, background
+from mralign_core.llm.offline import is_offline
 from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore, BatchRecords, LedgerRecords, ReplyStore
 from mralign_core.storage.tables import TableWriter, stream_table
@@ -96,6 +97,11 @@ def read_ledger(config: RunConfig, candidates: ArtifactRef) -> pd.DataFrame:
     records = LedgerRecords(ArtifactStore(config.storage), _ledger_name(candidates)).read()
     rows = [{"run": run, "model": model, **usage} for run, record in records.items() for model, usage in record.items()]
     return pd.DataFrame(rows, columns=["run", "model", *Usage.__dataclass_fields__]).round(6)
+
+
+def without_offline(ledger: pd.DataFrame) -> pd.DataFrame:
+    """The ledger without offline models: the report of an offline run does not depend on the run's name."""
+    return ledger[~ledger["model"].map(is_offline).astype(bool)]
 
 
 _clients: dict[tuple[str, ...], LLMClient] = {}

@@ -17,11 +17,10 @@ from mralign_core.evaluation.report import ReportInputs, render_report
 from mralign_core.generation import Decoding, SampleRequest
 from mralign_core.generation.scoring import score_answers
 from mralign_core.label_sets import label_set_of
-from mralign_core.llm.offline import is_offline
 from mralign_core.models import model_name
 from mralign_core.schemas import SCORES
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.annotate import read_ledger
+from tasks.annotate import read_ledger, without_offline
 from tasks.caching import Built, Produced, Work, stage_task
 from tasks.diagnose import read_diagnostics
 from tasks.generate import open_sampler
@@ -157,7 +156,7 @@ def gather(
         else None,
         confidence=evaluate.confidence,
         costs=_costs(raw),
-        ledger=_paid(read_ledger(config, artifacts["candidates"])),
+        ledger=without_offline(read_ledger(config, artifacts["candidates"])),
         quarantine=_set_aside(store, artifacts, scores),
         artifacts={name: ref.sha256 for name, ref in digests.items()},
         config=config.fingerprint(),
@@ -185,11 +184,6 @@ def _notes(config: RunConfig, scores: pd.DataFrame | None) -> list[str]:
     if scores is None:
         notes.append("There are no held-out questions (questions.eval_path is empty), so nothing was evaluated.")
     return notes
-
-
-def _paid(ledger: pd.DataFrame) -> pd.DataFrame:
-    """Without offline models: they are free, and the report of an offline run does not depend on the run's name."""
-    return ledger[~ledger["model"].map(is_offline).astype(bool)]
 
 
 def _costs(raw: pd.DataFrame) -> pd.DataFrame:
