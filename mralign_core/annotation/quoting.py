@@ -18,7 +18,7 @@ from mralign_core.annotation.prompts import DisputedStep, Trace, adjudicate_mess
 from mralign_core.config import AnnotateConfig
 from mralign_core.label_sets import LabelSet
 from mralign_core.llm import Received, ReplyStore, Request, background
-from mralign_core.llm.request import received
+from mralign_core.llm.request import kept_record, received
 from mralign_core.method.consolidation import LabelVote
 
 REPLY_TOKENS = 16
@@ -55,7 +55,7 @@ def quote_annotation(
     num_traces: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Quote]:
-    """Requests, tokens and dollars by role; nothing is sent.
+    """Requests, tokens and dollars by model; nothing is sent.
 
     Args:
         candidates: table ``candidates``, or a part of it.
@@ -107,7 +107,7 @@ class _QuotingClient:
 
     async def complete(self, request: Request) -> Received:
         """The kept reply to a request."""
-        record = self._replies.get(request.digest)
+        record = kept_record(self._replies, request.digest)
         if record is None:
             self._note(request, is_certain=True)
             raise _NotKeptError(request)

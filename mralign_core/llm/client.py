@@ -35,7 +35,7 @@ from mralign_core.llm.request import (
     Received,
     Request,
     blank_record,
-    is_whole,
+    kept_record,
     prompt_digest,
     received,
 )
@@ -108,10 +108,7 @@ class LLMClient:
             return received(await self._buy(request, digest), cached=False)
         lock = self._under_way.setdefault(digest, asyncio.Lock())
         async with lock:
-            record = await asyncio.to_thread(self._replies.get, digest)
-            if record is not None and not is_whole(record):
-                logger.warning("the kept reply to request %s is damaged or of another version: asking again", digest)
-                record = None
+            record = await asyncio.to_thread(kept_record, self._replies, digest)
             if record is not None:
                 self.ledger.count_kept(request.endpoint.model)
                 return received(record, cached=True)

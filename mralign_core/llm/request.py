@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mralign_core.config import EndpointConfig
 from mralign_core.llm.offline import Message
+from mralign_core.llm.store import ReplyStore
+
+logger = logging.getLogger("mralign_core.llm")
 
 RECORD_VERSION = 2
 
@@ -45,8 +49,16 @@ class Received(NamedTuple):
     cached: bool
 
 
-def is_whole(record: dict[str, Any]) -> bool:
-    """Whether a kept record is one that this version wrote."""
+def kept_record(replies: ReplyStore, digest: str) -> dict[str, Any] | None:
+    """The record kept for a request; None when there is none that this version wrote."""
+    record = replies.get(digest)
+    if record is not None and not _is_whole(record):
+        logger.warning("the kept reply to request %s is damaged or of another version: asking again", digest)
+        return None
+    return record
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
     return record.get("version") == RECORD_VERSION and set(Received._fields) - {"cached"} <= record.keys()
 
 
