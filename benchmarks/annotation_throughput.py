@@ -171,7 +171,7 @@ def main() -> None:
         config = RunConfig.model_validate(
             {
                 "storage": {"root": str(Path(scratch, "store"))},
-                "questions": {"train_path": "unused"},
+                "questions": {"train": "nq_open"},
                 "annotate": {**annotate, "concurrency": options.concurrency, "shard_size": options.shard_size},
             }
         )

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.printing import console, print_agreement, print_label_set, print_plan, print_results
+from flows.printing import console, print_agreement, print_label_set, print_plan, print_questions, print_results
 from flows.server import use_server, wait_for_records
 from mralign_core.config import RunConfig, load_config
 from mralign_core.errors import ConfigError, UserError
@@ -47,6 +47,10 @@ def run(
         Path | None, typer.Option(help="Start at annotate, from a JSONL file of existing reasoning traces.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is cached and what would be computed.")] = False,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(min=1, help="With --dry-run: tokens a second of one host, to tell what sampling would take."),
+    ] = None,
 ) -> None:
     """Run the pipeline, or one stage of it."""
     overrides = _overrides(set_)
@@ -54,7 +58,7 @@ def run(
         overrides |= {"generate.source": "traces", "generate.traces_path": str(from_traces.resolve())}
     settings = read_config(config, overrides)
     if dry_run:
-        print_plan(settings)
+        print_plan(settings, tokens_per_second)
         return
     _check_store(settings)
     _check_label_set(settings)
@@ -74,10 +78,16 @@ def run(
 
 
 @app.command()
+def questions(config: ConfigOption = "pocket", set_: SetOption = None) -> None:
+    """Read the question sets of a config and show what is in them, and which questions stand in two; nothing is run."""
+    print_questions(read_config(config, _overrides(set_)))
+
+
+@app.command()
 def task(
     stage: Annotated[Stage, typer.Argument(help="The stage whose task to run.")],
     config: ConfigOption = "pocket",
-    shard: Annotated[int, typer.Option(min=0, help="Which shard (generate, annotate).")] = 0,
+    shard: Annotated[int, typer.Option(min=0, help="Which shard (generate, annotate, evaluate).")] = 0,
     variant: Annotated[str, typer.Option(help="Which variant (train, evaluate).")] = "mr_align",
     input_: InputOption = None,
     set_: SetOption = None,
@@ -259,8 +269,7 @@ def _check_files(config: RunConfig) -> None:
     """Read the user's files before a server is started, which takes half a minute on a busy machine."""
     from mralign_core.questions import read_jsonl, read_question_sets
 
-    if config.questions.source == "file":
-        read_question_sets(config.questions, needs_train=config.generate.source == "sample")
+    read_question_sets(config.questions, config.model.pocket)
     if config.generate.source == "traces":
         read_jsonl(config.generate.traces_path, "generate.traces_path")
 

@@ -2,39 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prefect import flow
 
+from flows.fan_out import run_shards
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.evaluate import score_variant, variants_to_score, write_report
+from tasks.dispatch import evaluate_on_pool
+from tasks.evaluate import collect_scores, score_shard, shards_to_score, variants_to_score, write_report
 from tasks.publishing import show_results
 from tasks.runs import last_adapters, last_run, remember
+from tasks.sampling import release_samplers
 
-INPUTS = ("questions", "model", "candidates", "annotations", "transitions", "diagnostics", "rewards")
+INPUTS = ("questions", "model", "generations", "candidates", "annotations", "transitions", "diagnostics", "rewards")
 
 
 @flow(name="evaluate")
 def evaluate(
     config: RunConfig,
-    artifacts: dict[str, ArtifactRef] | None = None,
+    artifacts: dict[str, ArtifactRef | None] | None = None,
     adapters: dict[str, ArtifactRef] | None = None,
 ) -> ArtifactRef:
     """Score think-off, think-on and every adapter on common random numbers.
 
     Args:
         config: the run config.
-        artifacts: questions, model, candidates, annotations, transitions, diagnostics (may be left out) and rewards,
-            by name; the last run's when empty.
+        artifacts: questions, model, generations (none where traces were imported), candidates, annotations,
+            transitions, diagnostics (may be left out) and rewards, by name; the last run's when empty.
         adapters: variant → adapter; the last run's when empty.
     """
-    artifacts = artifacts or {name: last_run(config, name) for name in INPUTS}
+    names = [name for name in INPUTS if name != "generations" or config.generate.source == "sample"]
+    given = artifacts or {name: last_run(config, name) for name in names}
+    inputs = {name: ref for name, ref in given.items() if ref is not None}
     adapters = adapters or last_adapters(config)
-    questions, model = artifacts["questions"], artifacts["model"]
+    questions, model = inputs["questions"], inputs["model"]
+    if config.evaluate.where == "deployment":
+        evaluate_on_pool(config, questions, model, adapters)
+    shards = _score(config, questions, model, adapters)
     scores = {
-        variant: score_variant(config, variant, questions, model, adapters.get(variant))
+        variant: collect_scores(config, variant, questions, model, adapters.get(variant), shards[variant])
         for variant in variants_to_score(config, questions)
     }
-    report = write_report(config, artifacts, adapters, scores)
+    report = write_report(config, inputs, adapters, scores)
     remember(config, report=report)
     show_results(config, report)
     return report
+
+
+@flow(name="score-shards")
+def score_shards(
+    config: RunConfig,
+    questions: ArtifactRef,
+    model: ArtifactRef,
+    adapters: dict[str, ArtifactRef],
+    worker: int = 0,
+    num_workers: int = 1,
+) -> dict[str, list[ArtifactRef]]:
+    """Score one worker's share of the shards; a pipeline with evaluate.where 'deployment' starts these runs.
+
+    Args:
+        config: the run config.
+        questions: artifact of the questions.
+        model: artifact of the model.
+        adapters: variant → adapter.
+        worker: which share, from 0.
+        num_workers: how many shares there are.
+    """
+    return _score(config, questions, model, adapters, worker, num_workers)
+
+
+def _score(
+    config: RunConfig,
+    questions: ArtifactRef,
+    model: ArtifactRef,
+    adapters: Mapping[str, ArtifactRef],
+    worker: int = 0,
+    num_workers: int = 1,
+) -> dict[str, list[ArtifactRef]]:
+    """Variant → its shards."""
+    inputs = {"config": config, "questions": questions, "model": model}
+    shards = shards_to_score(config, questions, worker, num_workers)
+    calls = [
+        {**inputs, "variant": variant, "adapter": adapters.get(variant), "start": start, "end": end}
+        for variant, start, end in shards
+    ]
+    made = run_shards(score_shard, calls, config.evaluate)
+    release_samplers()
+    return {
+        name: [ref for (variant, *_), ref in zip(shards, made, strict=True) if variant == name]
+        for name in dict.fromkeys(variant for variant, *_ in shards)
+    }

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from prefect import flow
 
+from flows.fan_out import run_shards
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
+from tasks.dispatch import generate_on_pool
 from tasks.generate import collect_generations, generation_shards, sample_shard, select_candidates
-from tasks.publishing import show_yield
+from tasks.publishing import show_draws, show_yield
 from tasks.runs import last_run, remember
+from tasks.sampling import release_samplers
+
+
+class Generated(NamedTuple):
+    """The kept traces, and the draws they were selected from (None where traces were imported)."""
+
+    candidates: ArtifactRef
+    generations: ArtifactRef | None
 
 
 @flow(name="generate")
-def generate(config: RunConfig, questions: ArtifactRef | None = None, model: ArtifactRef | None = None) -> ArtifactRef:
+def generate(config: RunConfig, questions: ArtifactRef | None = None, model: ArtifactRef | None = None) -> Generated:
     """Sample every training question in shards, and select the candidates.
 
     Args:
@@ -22,12 +34,40 @@ def generate(config: RunConfig, questions: ArtifactRef | None = None, model: Art
     """
     questions = questions or last_run(config, "questions")
     model = model or last_run(config, "model")
+    if config.generate.where == "deployment":
+        generate_on_pool(config, questions, model)
     generations = None
-    if bounds := generation_shards(config, questions):
-        shards = [sample_shard(config, questions, model, start, end) for start, end in bounds]
+    if shards := _sample(config, questions, model):
         generations = collect_generations(config, questions, model, shards)
         remember(config, generations=generations)
+        show_draws(config, generations)
     candidates = select_candidates(config, questions, model, generations)
     remember(config, candidates=candidates)
     show_yield(config, candidates)
-    return candidates
+    return Generated(candidates, generations)
+
+
+@flow(name="generate-shards")
+def generate_shards(
+    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, worker: int = 0, num_workers: int = 1
+) -> list[ArtifactRef]:
+    """Sample one worker's share of the shards; a pipeline with generate.where 'deployment' starts these runs.
+
+    Args:
+        config: the run config.
+        questions: artifact of the questions.
+        model: artifact of the model.
+        worker: which share, from 0.
+        num_workers: how many shares there are.
+    """
+    return _sample(config, questions, model, worker, num_workers)
+
+
+def _sample(
+    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, worker: int = 0, num_workers: int = 1
+) -> list[ArtifactRef]:
+    inputs = {"config": config, "questions": questions, "model": model}
+    shards = generation_shards(config, questions, worker, num_workers)
+    made = run_shards(sample_shard, [{**inputs, **shard._asdict()} for shard in shards], config.generate)
+    release_samplers()
+    return made

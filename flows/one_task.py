@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import TypeVar, cast
 
 from mralign_core.config import RunConfig, Variant
 from mralign_core.errors import ConfigError
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.annotate import annotate_shard, annotation_shards
 from tasks.estimate import estimate_matrices
-from tasks.evaluate import score_variant
+from tasks.evaluate import score_shard, score_shards
 from tasks.generate import generation_shards, sample_shard, select_candidates
 from tasks.prepare import prepare_model
 from tasks.reward import weigh_traces
 from tasks.runs import last_run
 from tasks.train import train_variant
+
+S = TypeVar("S")
 
 
 class Inputs:
@@ -42,7 +44,7 @@ def run_one(config: RunConfig, stage: str, *, shard: int, variant: str, named: M
     Args:
         config: the run config.
         stage: which stage.
-        shard: which shard, for generate and annotate.
+        shard: which shard, for generate, annotate and evaluate.
         variant: which variant, for train and evaluate.
         named: artifact name → URI, ``stage/key`` or key prefix, in place of the last run's.
 
@@ -65,7 +67,9 @@ def run_one(config: RunConfig, stage: str, *, shard: int, variant: str, named: M
         inputs = [of(name) for name in ("model", "candidates", "annotations", "rewards")]
         return train_variant.run_here(config, _trained(config, variant), *inputs)
     adapter = None if variant in ("off", "on") else of(f"adapter:{_trained(config, variant)}")
-    return score_variant.run_here(config, variant, of("questions"), of("model"), adapter)
+    questions = of("questions")
+    bounds = _pick(score_shards(config, questions), shard)
+    return score_shard.run_here(config, variant, questions, of("model"), adapter, *bounds)
 
 
 def _generate(config: RunConfig, of: Inputs, shard: int) -> ArtifactRef:
@@ -75,7 +79,7 @@ def _generate(config: RunConfig, of: Inputs, shard: int) -> ArtifactRef:
     return sample_shard.run_here(config, questions, model, *_pick(generation_shards(config, questions), shard))
 
 
-def _pick(shards: list[tuple[int, int]], shard: int) -> tuple[int, int]:
+def _pick(shards: Sequence[S], shard: int) -> S:
     if shard >= len(shards):
         raise ConfigError(f"--shard {shard}: there are {len(shards)} shards, numbered from 0")
     return shards[shard]

@@ -23,7 +23,7 @@ def pipeline(config: RunConfig) -> ArtifactRef:
         config: the run config; empty fields keep the paper's values.
     """
     questions, model = prepare(config)
-    candidates = generate(config, questions, model)
+    candidates, generations = generate(config, questions, model)
     annotations = annotate(config, candidates)
     transitions, diagnostics = estimate(config, candidates, annotations)
     rewards = reward(config, candidates, annotations, transitions)
@@ -31,6 +31,7 @@ def pipeline(config: RunConfig) -> ArtifactRef:
     made = {
         "questions": questions,
         "model": model,
+        "generations": generations,
         "candidates": candidates,
         "annotations": annotations,
         "transitions": transitions,

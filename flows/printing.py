@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,18 +19,70 @@ if TYPE_CHECKING:
     from mralign_core.storage import ArtifactRef
 
 console = Console()
+MOST_ROWS = 12
+"""Of one kind of artifact in a plan; more are counted."""
 
 
-def print_plan(config: RunConfig) -> None:
-    """What is in the store and what a run would compute, and what annotation would cost."""
+def print_questions(config: RunConfig) -> None:
+    """What a run would ask: each set with an example, and what is taken out because it is evaluated on."""
+    from mralign_core.questions import question_key, read_question_sets
+
+    found = read_question_sets(config.questions, config.model.pocket)
+    columns = ("used to", "set", "questions", "distinct", "gold answers each", "example")
+    table = Table(*columns, title=f"config {config.name!r}: question sets")
+    for (split, source), rows in found.questions.groupby(["split", "source"], sort=False):
+        first = rows.iloc[0]
+        example = f"{first['question']:.60} → {', '.join(first['answers']) or 'no gold answer':.40}"
+        counts = (f"{len(rows):,}", f"{rows['question'].map(question_key).nunique():,}")
+        golds = f"{rows['answers'].map(len).mean():.1f}"
+        table.add_row("align" if split == "train" else "evaluate", source, *counts, golds, escape(example))
+    console.print(table)
+    for row in found.overlap.itertuples():
+        text = f"{row.question_id} is {row.eval_question_id}: {row.question}"
+        console.print(f"[yellow]taken out[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def print_plan(config: RunConfig, tokens_per_second: float | None = None) -> None:
+    """What is in the store and what a run would compute, what sampling would take, and what annotation would cost."""
     from tasks.planning import plan
 
     table = Table("stage", "artifact", "status", "key", title=f"config {config.name!r}: nothing is run")
-    for planned in plan(config):
-        key = planned.found.key[:12] if planned.found else ""
-        table.add_row(planned.stage, planned.name, planned.status, key, style="dim" if planned.found else "")
+    for kind, grouped in groupby(plan(config), key=lambda planned: (planned.stage, planned.name.split()[0])):
+        group = list(grouped)
+        if len(group) > MOST_ROWS:
+            states = Counter(planned.status for planned in group)
+            status = ", ".join(f"{count} {state}" for state, count in states.most_common())
+            table.add_row(kind[0], f"{kind[1]} ({len(group)})", status, "", style="dim" if len(states) == 1 else "")
+            continue
+        for planned in group:
+            key = planned.found.key[:12] if planned.found else ""
+            table.add_row(planned.stage, planned.name, planned.status, key, style="dim" if planned.found else "")
     console.print(table)
+    if tokens_per_second:
+        _print_load(config, tokens_per_second)
     _print_quote(config)
+
+
+def _print_load(config: RunConfig, tokens_per_second: float) -> None:
+    from tasks.planning import sampling_load
+
+    found = sampling_load(config, tokens_per_second)
+    if found is None:
+        console.print("sampling: its load can be told once the questions are loaded (--only prepare)", highlight=False)
+        return
+    table = Table(
+        "hosts", "questions", "shards", "task runs", "draws", "tokens", "GB stored", "hours", title="sampling, in all"
+    )
+    for num_hosts, load in found.by_hosts.items():
+        counts = (f"{value:,.0f}" for value in load[:5])
+        table.add_row(f"{num_hosts}", *counts, f"{load.gigabytes:.1f}", f"{load.hours:.1f}")
+    console.print(table)
+    source = "measured on the shards that are there" if found.is_measured else "assumed: no shard has been sampled yet"
+    console.print(
+        f"{found.rates.draws:.2f} draws and {found.rates.tokens:,.0f} tokens a question, {source}; "
+        f"{tokens_per_second:,.0f} tokens a second and host, as given.",
+        highlight=False,
+    )
 
 
 def _print_quote(config: RunConfig) -> None:
@@ -135,7 +189,7 @@ def _print_summary(folder: Path) -> None:
     from mralign_core.evaluation.findings import summary_table
 
     if not (folder / "summary.json").exists():
-        console.print("nothing was evaluated: questions.eval_path is empty")
+        console.print("nothing was evaluated: questions.eval names no set")
         return
     summary, differences = (
         pd.DataFrame(json.loads((folder / f"{n}.json").read_text())) for n in ("summary", "differences")

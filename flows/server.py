@@ -41,7 +41,8 @@ def use_server() -> Iterator[ServerAddress]:
     if os.environ.get("PREFECT_API_URL") or os.environ.get("PREFECT_PROFILE"):
         yield ServerAddress(os.environ.get("PREFECT_API_URL", "in your Prefect profile").removesuffix("/api"))
         return
-    os.environ.setdefault("PREFECT_HOME", str(Path(".mralign/prefect").resolve()))
+    home = Path(os.environ.setdefault("PREFECT_HOME", str(Path(".mralign/prefect").resolve())))
+    home.mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of it only, and else waits in vain
     if _is_serving(SERVE_API_URL):
         os.environ["PREFECT_API_URL"] = SERVE_API_URL
         yield ServerAddress(SERVE_API_URL.removesuffix("/api"))

@@ -6,7 +6,7 @@ from prefect import flow
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.dispatch import run_on_pool
+from tasks.dispatch import train_on_pool
 from tasks.publishing import show_training
 from tasks.runs import last_run, remember
 from tasks.train import train_variant
@@ -36,7 +36,7 @@ def train(
         "rewards": rewards or last_run(config, "rewards"),
     }
     if config.train.where == "deployment":
-        run_on_pool(config, inputs)
+        train_on_pool(config, inputs)
     adapters: dict[str, ArtifactRef] = {
         variant: train_variant(config, variant, **inputs) for variant in config.train.variants
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mralign_core.errors import ConfigError
+from mralign_core.method.matching import MatchRules
 
 OPERATIONAL: dict[str, Any] = {"operational": True}
 
@@ -32,9 +33,31 @@ class Section(BaseModel):
         names = [
             name for name, field in type(self).model_fields.items() if (field.json_schema_extra or {}) != OPERATIONAL
         ]
-        values = ((name, getattr(self, name)) for name in names)
         dumped = self.model_dump(mode="json")
-        return {name: value.fingerprint() if isinstance(value, Section) else dumped[name] for name, value in values}
+        return {name: _fingerprint(getattr(self, name), dumped[name]) for name in names}
+
+
+def _fingerprint(value: Any, dumped: Any) -> Any:
+    if isinstance(value, Section):
+        return value.fingerprint()
+    if isinstance(value, tuple):
+        return [_fingerprint(one, also) for one, also in zip(value, dumped, strict=True)]
+    return dumped
+
+
+def _refuse_ignored(section: Section, path: str, names: Sequence[str], why: str) -> None:
+    """Raise on fields that were set though nothing reads them."""
+    for name in names:
+        if getattr(section, name) != type(section).model_fields[name].default:
+            raise ValueError(f"{path}.{name} has no effect {why}: remove it")
+
+
+def _refuse_vllm_in_threads(section: GenerateConfig | EvaluateConfig, path: str) -> None:
+    if section.sampler == "vllm" and section.where == "threads":
+        raise ValueError(
+            f"{path}.where 'threads' can't be used with sampler 'vllm', whose one engine a process fills its GPUs by "
+            "itself: set it to 'inline', or to 'deployment' for several hosts"
+        )
 
 
 class StorageConfig(Section):
@@ -82,10 +105,9 @@ class ModelConfig(Section):
     """Where the model runs; `auto` takes a GPU when there is one."""
     cpu_threads: int = Field(0, ge=0, le=256)
     """Threads of one process on a CPU; 0 leaves it to PyTorch. Training is repeatable bit for bit at a fixed number."""
-    think_open: str = Field("<think>", min_length=1)
-    """Tag that opens the thinking."""
-    think_close: str = Field("</think>", min_length=1)
-    """Tag that closes the thinking."""
+    family: str = Field("auto", json_schema_extra=OPERATIONAL)
+    """How the model thinks: `auto` goes by its chat template; else `qwen3`, `deepseek_r1`, `deepseek_v3_1`, `nemotron`,
+    `nemotron_v2`, `gpt_oss`, `generic`, or a YAML file that describes another family (docs/model-families.md)."""
     pocket: PocketConfig = PocketConfig()
     """The pocket world; used when source is `pocket`."""
 
@@ -98,81 +120,71 @@ class ModelConfig(Section):
         return self
 
 
-class QuestionsConfig(Section):
-    """What is asked: one set to align on, another, never overlapping, to evaluate on."""
+class QuestionSetConfig(Section):
+    """One set of questions, from a file, a folder or the hub. The name of a known set, or a path, alone will do."""
 
-    source: Literal["pocket", "file"] = "file"
-    """`pocket` takes the pocket world's questions, `file` reads the two paths below."""
-    train_path: str = Field("", json_schema_extra=OPERATIONAL)
-    """JSONL file of questions to align on."""
-    eval_path: str = Field("", json_schema_extra=OPERATIONAL)
-    """JSONL file of held-out questions; empty skips evaluation."""
-    question_column: str = "question"
-    """Field that holds the question."""
+    name: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")
+    """A known set: nq_open, sciq, simpleqa, truthfulqa, longfact, gsm8k, commonsense_qa, or the pocket world's, pocket;
+    or a short name for a set of your own, by default that of its file."""
+    path: str = Field("", json_schema_extra=OPERATIONAL)
+    """A file (.jsonl, .json, .csv, each also .gz, or .parquet), a folder of such files, or a hub id `org/name`; empty
+    takes a known set's copy on the hub."""
+    subset: str = ""
+    """Configuration of a hub data set that has several, such as `main`; empty takes a known set's own."""
+    split: str = ""
+    """Split of the hub data set or folder; empty takes a known set's split for training, or for evaluation. Needed to
+    train on what is meant for evaluation."""
+    revision: str = ""
+    """Commit or tag of the hub data set; empty takes the newest, and says which that was."""
+    question_column: str = Field("question", min_length=1)
+    """Column that holds the question, in a set of your own."""
     answer_column: str = "answer"
-    """Field that holds the gold answer or the list of accepted answers."""
+    """Column that holds the gold answer or the list of accepted answers; empty for questions without one, which can
+    only be evaluated on."""
     id_column: str = ""
-    """Field that holds a unique id; empty numbers the rows."""
-    train_limit: int = Field(0, ge=0)
-    """Use only the first so many training questions; 0 uses all."""
-    eval_limit: int = Field(0, ge=0)
-    """Use only the first so many evaluation questions; 0 uses all."""
+    """Column that holds a unique id; empty numbers the rows."""
+    stratum_column: str = ""
+    """Column that holds a kind of question, such as its topic, for results by kind; empty for none."""
+    limit: int = Field(0, ge=0)
+    """Use only so many questions of the set; 0 uses all."""
+    pick: Literal["first", "random"] = "first"
+    """Which ones: the first, or a random subset, always the same and part of every larger one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_or_path_alone(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return {"path": value} if {"/", "\\", "."} & set(value) else {"name": value}
 
     @model_validator(mode="after")
-    def _paths_fit_source(self) -> QuestionsConfig:
-        if self.source == "pocket" and (self.train_path or self.eval_path):
-            raise ValueError("questions.train_path and eval_path have no effect when questions.source is 'pocket'")
+    def _no_option_without_effect(self) -> QuestionSetConfig:
+        if not (self.name or self.path):
+            raise ValueError("give a set of questions a name, a path or both")
+        if self.pick == "random" and not self.limit:
+            raise ValueError("pick 'random' has no effect without a limit: set limit")
         return self
 
 
-class GenerateConfig(Section):
-    """Sampling in both thinking modes, and the selection of training traces (§3.1.1, App. D.2)."""
+class QuestionsConfig(Section):
+    """What is asked: sets to align on and others, never overlapping, to evaluate on."""
 
-    source: Literal["sample", "traces"] = "sample"
-    """`sample` draws from the model; `traces` imports existing reasoning traces from traces_path."""
-    traces_path: str = Field("", json_schema_extra=OPERATIONAL)
-    """JSONL file of traces (id, question, gold, thinking, answer, optional polarity); used with source `traces`."""
-    num_draws: int = Field(3, ge=1, le=64)
-    """Independent draws per question and thinking mode (the paper's N)."""
-    temperature: float = Field(0.2, ge=0, le=5)
-    """Sampling temperature; 0 is greedy."""
-    top_p: float = Field(0.9, gt=0, le=1)
-    """Nucleus sampling mass."""
-    max_new_tokens: int = Field(2048, ge=1, le=131_072)
-    """Longest completion, in tokens; longer ones end with finish_reason `length`."""
-    instruction: str = (
-        "Think about the question first, inside <think></think>, then give the final answer, and only that, "
-        "inside <answer></answer>. Keep the answer factual and free of disputable claims."
-    )
-    """Text put before `Question: …` in the prompt; empty sends the bare question."""
-    answer_match: Literal["exact", "contains"] = "exact"
-    """When an answer counts as right for selection: equal to a gold answer, or containing one."""
-    min_segments: int = Field(4, ge=1)
-    """Fewest thinking segments of a kept trace (inclusive)."""
-    max_segments: int = Field(15, ge=1)
-    """Most thinking segments of a kept trace (inclusive)."""
-    min_reasoning_tokens: int = Field(450, ge=0)
-    """Fewest thinking tokens of a kept trace (inclusive)."""
-    max_reasoning_tokens: int = Field(1000, ge=1)
-    """Most thinking tokens of a kept trace (inclusive)."""
-    traces_per_question: Literal["first", "all_distinct"] = "first"
-    """Keep the first think-on draw that passes the filter, or every distinct one."""
-    batch_size: int = Field(16, ge=1, le=4096, json_schema_extra=OPERATIONAL)
-    """Rows decoded together; does not change any text."""
-    shard_size: int = Field(256, ge=1, json_schema_extra=OPERATIONAL)
-    """Questions in one shard (one task run, one unit of restart)."""
+    train: tuple[QuestionSetConfig, ...] = ()
+    """Sets to align on."""
+    eval: tuple[QuestionSetConfig, ...] = ()
+    """Held-out sets; none skips evaluation."""
+    on_overlap: Literal["refuse", "drop"] = "refuse"
+    """When a question stands in both: end the run, or take it out of the training questions and count it."""
 
-    @model_validator(mode="after")
-    def _bounds_and_source(self) -> GenerateConfig:
-        if self.min_segments > self.max_segments:
-            raise ValueError(
-                f"generate.min_segments {self.min_segments} is above generate.max_segments {self.max_segments}"
-            )
-        if self.min_reasoning_tokens > self.max_reasoning_tokens:
-            raise ValueError("generate.min_reasoning_tokens is above generate.max_reasoning_tokens")
-        if (self.source == "traces") != bool(self.traces_path):
-            raise ValueError("generate.traces_path is needed with generate.source 'traces', and only there")
-        return self
+    @field_validator("train", "eval", mode="before")
+    @classmethod
+    def _one_set_alone(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | Mapping) else value
+
+    @property
+    def asks_pocket(self) -> bool:
+        """Whether any set is the pocket world's."""
+        return any(one.name == "pocket" for one in (*self.train, *self.eval))
 
 
 class EndpointConfig(Section):
@@ -230,6 +242,104 @@ class EndpointConfig(Section):
                 raise ValueError(
                     f"{name} has no effect when use_batch_api is {str(self.use_batch_api).lower()}: remove it"
                 )
+        return self
+
+
+class MatchConfig(Section):
+    """When an answer, or the thinking, names a gold answer (App. A.2; see docs/answer-matching.md)."""
+
+    containment: Literal["words", "substring"] = "words"
+    """Where a gold answer is looked for in a longer text: on word boundaries, or anywhere (the paper's substring)."""
+    variants: bool = True
+    """Numbers and dates count as equal in their common spellings: `1,000` and `one thousand`, `3rd` and `third`."""
+
+    @property
+    def rules(self) -> MatchRules:
+        """The same for the functions of `mralign_core.method.matching`."""
+        return MatchRules(self.containment, self.variants)
+
+
+class GenerateConfig(Section):
+    """Sampling in both thinking modes, and the selection of training traces (§3.1.1, App. D.2)."""
+
+    source: Literal["sample", "traces"] = "sample"
+    """`sample` draws from the model; `traces` imports existing reasoning traces from traces_path."""
+    traces_path: str = Field("", json_schema_extra=OPERATIONAL)
+    """JSONL file of traces (id, question, gold, thinking, answer, optional polarity); used with source `traces`."""
+    sampler: Literal["transformers", "vllm", "endpoint"] = "transformers"
+    """What samples: transformers or vLLM (see docs/samplers.md) in this process, or a server behind `endpoint`."""
+    num_draws: int = Field(3, ge=1, le=64)
+    """Independent draws per question and thinking mode (the paper's N)."""
+    draws: Literal["sequential", "exhaustive"] = "sequential"
+    """`sequential` stops a question at the first draw that rules it out, for the same training traces from a fraction
+    of the thinking; `exhaustive` makes every draw, whose statistics are unbiased."""
+    temperature: float = Field(0.2, ge=0, le=5)
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = Field(0.9, gt=0, le=1)
+    """Nucleus sampling mass."""
+    max_new_tokens: int = Field(2048, ge=1, le=131_072)
+    """Longest completion, in tokens; longer ones end with finish_reason `length`."""
+    instruction: str = (
+        "Think about the question first, inside <think></think>, then give the final answer, and only that, "
+        "inside <answer></answer>. Keep the answer factual and free of disputable claims."
+    )
+    """Text put before `Question: …` in the prompt; empty sends the bare question."""
+    answer_match: Literal["exact", "contains"] = "exact"
+    """When an answer counts as right for selection: equal to a gold answer, or containing one."""
+    min_segments: int = Field(4, ge=1)
+    """Fewest thinking segments of a kept trace (inclusive)."""
+    max_segments: int = Field(15, ge=1)
+    """Most thinking segments of a kept trace (inclusive)."""
+    min_reasoning_tokens: int = Field(450, ge=0)
+    """Fewest thinking tokens of a kept trace (inclusive)."""
+    max_reasoning_tokens: int = Field(1000, ge=1)
+    """Most thinking tokens of a kept trace (inclusive)."""
+    traces_per_question: Literal["first", "all_distinct"] = "first"
+    """Keep the first think-on draw that passes the filter, or every distinct one."""
+    batch_size: int = Field(16, ge=1, le=4096, json_schema_extra=OPERATIONAL)
+    """Rows decoded together; does not change any text. Sampler `transformers` only."""
+    shard_size: int = Field(256, ge=1, json_schema_extra=OPERATIONAL)
+    """Questions in one shard (one task run, one unit of restart)."""
+    where: Literal["inline", "threads", "deployment"] = Field("inline", json_schema_extra=OPERATIONAL)
+    """Shards run one after another in this process, in `num_workers` threads of it (one GPU each, or for an endpoint),
+    or in `num_workers` child runs of deployment `generate-shards` on the GPU work pool."""
+    num_workers: int = Field(1, ge=1, le=1024, json_schema_extra=OPERATIONAL)
+    """Threads, or child runs on the pool, that share the shards."""
+    endpoint: EndpointConfig = EndpointConfig(model="hosted_vllm/Qwen/Qwen3-8B", api_base="http://127.0.0.1:8000/v1")
+    """The server that samples; used with sampler `endpoint`. The tokenizer still comes from the section `model`."""
+    concurrency: int = Field(64, ge=1, le=4096, json_schema_extra=OPERATIONAL)
+    """Requests in flight at once; used with sampler `endpoint`."""
+    budget_usd: float | None = Field(None, ge=0, json_schema_extra=OPERATIONAL)
+    """Most dollars to spend on sampling these questions, over all runs; used with sampler `endpoint`."""
+
+    @model_validator(mode="after")
+    def _bounds_and_source(self) -> GenerateConfig:
+        if self.min_segments > self.max_segments:
+            raise ValueError(
+                f"generate.min_segments {self.min_segments} is above generate.max_segments {self.max_segments}"
+            )
+        if self.min_reasoning_tokens > self.max_reasoning_tokens:
+            raise ValueError("generate.min_reasoning_tokens is above generate.max_reasoning_tokens")
+        if (self.source == "traces") != bool(self.traces_path):
+            raise ValueError("generate.traces_path is needed with generate.source 'traces', and only there")
+        return self
+
+    @model_validator(mode="after")
+    def _sampler_options_have_effect(self) -> GenerateConfig:
+        of_endpoint = ("endpoint", "concurrency", "budget_usd")
+        if self.sampler != "endpoint":
+            _refuse_ignored(self, "generate", of_endpoint, f"when generate.sampler is {self.sampler!r}")
+        else:
+            if self.endpoint.use_batch_api and self.draws == "sequential":
+                raise ValueError(
+                    "generate.endpoint.use_batch_api needs generate.draws 'exhaustive': one draw after another would "
+                    "each wait for a batch of its own"
+                )
+            decoded = ("temperature", "max_output_tokens")
+            _refuse_ignored(
+                self.endpoint, "generate.endpoint", decoded, "beside generate.temperature and max_new_tokens"
+            )
+        _refuse_vllm_in_threads(self, "generate")
         return self
 
 
@@ -381,6 +491,8 @@ class TrainConfig(Section):
 class EvaluateConfig(Section):
     """Exact match of thinking and answer on held-out questions (§4, App. A.2; decoding of Table 15)."""
 
+    sampler: Literal["transformers", "vllm"] = "transformers"
+    """What samples. Only `transformers` shares its random numbers between the variants, which steadies differences."""
     num_draws: int = Field(1, ge=1, le=64)
     """Draws per question; random numbers are shared between the variants."""
     temperature: float = Field(0.6, ge=0, le=5)
@@ -396,7 +508,30 @@ class EvaluateConfig(Section):
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Coverage of the intervals."""
     batch_size: int = Field(16, ge=1, le=4096, json_schema_extra=OPERATIONAL)
-    """Rows decoded together; does not change any text."""
+    """Rows decoded together; does not change any text. Sampler `transformers` only."""
+    shard_size: int = Field(512, ge=1, json_schema_extra=OPERATIONAL)
+    """Questions in one shard (one task run, one unit of restart)."""
+    where: Literal["inline", "threads", "deployment"] = Field("inline", json_schema_extra=OPERATIONAL)
+    """Shards run one after another in this process, in `num_workers` threads of it (one GPU each), or in `num_workers`
+    child runs of deployment `score-shards` on the GPU work pool."""
+    num_workers: int = Field(1, ge=1, le=1024, json_schema_extra=OPERATIONAL)
+    """Threads, or child runs on the pool, that share the shards."""
+
+    @model_validator(mode="after")
+    def _sampler_options_have_effect(self) -> EvaluateConfig:
+        _refuse_vllm_in_threads(self, "evaluate")
+        return self
+
+
+class VllmConfig(Section):
+    """The vLLM engine, where it samples."""
+
+    tensor_parallel_size: int = Field(1, ge=1, le=64, json_schema_extra=OPERATIONAL)
+    """GPUs that share one model."""
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, json_schema_extra=OPERATIONAL)
+    """Share of each GPU's memory that the engine may take."""
+    max_model_len: int = Field(0, ge=0, json_schema_extra=OPERATIONAL)
+    """Longest prompt plus completion, in tokens; 0 takes the model's own."""
 
 
 class PanelConfig(Section):
@@ -475,22 +610,28 @@ class RunConfig(Section):
     storage: StorageConfig = StorageConfig()
     model: ModelConfig = ModelConfig()
     questions: QuestionsConfig = QuestionsConfig()
+    match: MatchConfig = MatchConfig()
     generate: GenerateConfig = GenerateConfig()
     annotate: AnnotateConfig = AnnotateConfig()
     estimate: EstimateConfig = EstimateConfig()
     reward: RewardConfig = RewardConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    vllm: VllmConfig = VllmConfig()
     # No artifact of the pipeline depends on these; `agreement` and `label-set` name the fields they depend on.
     compare: CompareConfig = Field(CompareConfig(), json_schema_extra=OPERATIONAL)
     induce: InduceConfig = Field(InduceConfig(), json_schema_extra=OPERATIONAL)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
-        if self.questions.source == "pocket" and self.model.source != "pocket":
-            raise ValueError("questions.source 'pocket' needs model.source 'pocket': no other model knows that world")
-        if self.generate.source == "sample" and self.questions.source == "file" and not self.questions.train_path:
-            raise ValueError("questions.train_path is needed: the JSONL file of questions to align on")
+        if self.questions.asks_pocket and self.model.source != "pocket":
+            raise ValueError("question set 'pocket' needs model.source 'pocket': no other model knows that world")
+        if self.generate.source == "sample" and not self.questions.train:
+            raise ValueError("questions.train is needed: what to align on, such as nq_open or a file's path")
+        if "vllm" not in (self.generate.sampler, self.evaluate.sampler) and self.vllm != VllmConfig():
+            raise ValueError(
+                "vllm has no effect when neither generate.sampler nor evaluate.sampler is 'vllm': remove it"
+            )
         return self
 
 
@@ -537,12 +678,31 @@ def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
     for name in sections:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {dotted}: {name!r} is not a section but {values!r}; a model: {{model: …}}")
+            raise ConfigError(
+                f"--set {dotted}: {name!r} is not a section but {values!r}; give {name} whole, as {{…: …}}"
+            )
     values[field] = value
+
+
+_MOVED = {
+    "questions.source": "questions.train and questions.eval name the sets; the pocket world's is called pocket",
+    **{
+        f"questions.{role}_{name}": f"use questions.{role}: {{path: …, limit: …}}"
+        for role in ("train", "eval")
+        for name in ("path", "limit")
+    },
+    **{
+        f"questions.{name}_column": f"it belongs to a set now: questions.train: {{path: …, {name}_column: …}}"
+        for name in ("question", "answer", "id")
+    },
+}
+"""Fields of earlier versions → what to write instead."""
 
 
 def _describe(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
+    if where in _MOVED:
+        return f"{where}: no such field; {_MOVED[where]}"
     if problem["type"] == "extra_forbidden":
         section: Any = RunConfig
         for part in problem["loc"][:-1]:

@@ -24,7 +24,16 @@ THINKING_MODES = ("on", "off")
 POLARITIES = ("positive", "negative")
 RULES = ("agree", "merge", "adjudicate", "unlabelled")
 MOST_CONFIDENT = 10
-OUTCOMES = ("ok", "no_thinking", "unclosed_thinking", "no_answer")
+OUTCOMES = (
+    "ok",
+    "untagged_answer",
+    "no_answer",
+    "no_thinking",
+    "answer_in_thinking",
+    "several_think_blocks",
+    "unclosed_thinking",
+)
+"""What a completion can be; :data:`~mralign_core.method.traces.Outcome` says what each means."""
 
 
 class Column(NamedTuple):
@@ -163,8 +172,12 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple, np.ndarray)) and all(_is_text(item) for item in value)
+
+
 def _is_texts(value: Any) -> bool:
-    return isinstance(value, (list, tuple, np.ndarray)) and len(value) > 0 and all(_is_text(item) for item in value)
+    return _are_texts(value) and len(value) > 0
 
 
 def _is_ids(value: Any) -> bool:
@@ -188,6 +201,7 @@ STRING = ("must be text", lambda value: isinstance(value, str))
 NATURAL = ("must be a whole number of at least 0", _is_natural)
 IDS = ("must be a list of token ids", _is_ids)
 TEXTS = ("must be a non-empty list of non-empty texts", _is_texts)
+TEXTS_OR_NONE = ("must be a list of non-empty texts", _are_texts)
 LABELS = ("must be at most two distinct labels", lambda value: len(value) == len(set(value)) <= 2)
 CONFIDENCES = (f"must be numbers from 0 to {MOST_CONFIDENT}", _are_confidences)
 
@@ -216,13 +230,17 @@ QUESTIONS = Table(
     columns={
         "question_id": Column(pa.string(), [TEXT], unique=True),
         "question": Column(pa.string(), [TEXT]),
-        "answers": Column(pa.list_(pa.string()), [TEXTS]),
+        "answers": Column(pa.list_(pa.string()), [TEXTS_OR_NONE]),
         "source": Column(pa.string(), [TEXT]),
         "split": Column(pa.string(), [_one_of(("train", "eval"))]),
         "stratum": Column(pa.string(), [STRING]),
     },
+    row_checks=[
+        ("a question to align on needs an answer", lambda row: row.split != "train" or _is_texts(row.answers)),
+    ],
 )
-"""A row a question. ``stratum`` is a free grouping for the report ("" where there is none)."""
+"""A row a question. ``answers`` is empty where a set has no gold answers, for evaluation only; ``source`` is the name
+of its set; ``stratum`` is a free grouping for the report ("" where there is none)."""
 
 GENERATIONS = Table(
     name="generations",
@@ -238,6 +256,7 @@ GENERATIONS = Table(
         "thinking": Column(pa.string(), [STRING], nullable=True),
         "answer": Column(pa.string(), [STRING], nullable=True),
         "finish_reason": Column(pa.string(), [_one_of(("stop", "length"))]),
+        "token_source": Column(pa.string(), [_one_of(("sampled", "encoded"))]),
         "thinking_closed": Column(pa.bool_()),
         "outcome": Column(pa.string(), [_one_of(OUTCOMES)]),
         "em_thought": Column(pa.bool_(), nullable=True),
@@ -245,9 +264,12 @@ GENERATIONS = Table(
         "contains_answer": Column(pa.bool_()),
     },
     unique_together=("question_id", "thinking_mode", "draw"),
+    version=2,
 )
 """A row a draw. ``em_thought`` is null where the mode has no thinking; ``contains_answer`` is the looser answer match
-(a gold answer is contained in the answer). ``completion`` is the decoded text of ``completion_ids``."""
+(a gold answer is contained in the answer). ``completion`` is the decoded text of
+``completion_ids``; ``token_source`` says whether the model drew these, or they encode the text that an engine gave.
+The draws of a question stand side by side; not all need have been made (``generate.draws``)."""
 
 CANDIDATES = Table(
     name="candidates",
@@ -364,12 +386,14 @@ SCORES = Table(
         "answer": Column(pa.string(), [STRING], nullable=True),
         "outcome": Column(pa.string(), [_one_of(OUTCOMES)]),
         "em_thought": Column(pa.bool_(), nullable=True),
-        "em_answer": Column(pa.bool_()),
-        "contains_answer": Column(pa.bool_()),
+        "em_answer": Column(pa.bool_(), nullable=True),
+        "contains_answer": Column(pa.bool_(), nullable=True),
     },
     unique_together=("variant", "question_id", "draw"),
+    version=2,
 )
-"""A row an answer of the evaluation. Variants: ``off``, ``on``, and one for each trained adapter."""
+"""A row an answer of the evaluation. Variants: ``off``, ``on``, and one for each trained adapter. The matches are null
+where the question has no gold answer."""
 
 TABLES = {
     table.name: table

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
-import os
-import re
-import threading
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from prefect.runtime import flow_run
 
 from mralign_core.annotation.annotate import annotate_traces
 from mralign_core.config import RunConfig
 from mralign_core.label_sets import label_set_of
-from mralign_core.llm import Ledger, LLMClient, Usage, background
+from mralign_core.llm import background
 from mralign_core.llm.offline import is_offline
 from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
-from mralign_core.storage import ArtifactRef, ArtifactStore, BatchRecords, LedgerRecords, ReplyStore
+from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import TableWriter, stream_table
 from tasks.caching import Built, Produced, Work, shard_bounds, stage_task
+from tasks.clients import read_account, shared_client
 from tasks.progress import progress
 from tasks.quarantine import carry_over, write_rows
 
@@ -53,7 +47,7 @@ def annotate_shard(config: RunConfig, candidates: ArtifactRef, start: int, end: 
 
     def build(store: ArtifactStore, directory: Path) -> Built:
         rows = store.read_rows(candidates, "candidates.parquet", start, end)
-        client = _client(store, config, candidates)
+        client = shared_client(store, _ledger_name(candidates), config.annotate)
         with progress(f"annotating traces {start}–{end}", f"annotate-{start}") as report:
             result = annotate_traces(
                 rows,
@@ -64,8 +58,8 @@ def annotate_shard(config: RunConfig, candidates: ArtifactRef, start: int, end: 
                 on_progress=report,
             )
         background.run(lambda _: client.ledger.save())  # requests that cost nothing are not saved one by one
-        write_rows(store, directory, "annotations.parquet", result.annotations, ANNOTATIONS)
-        write_rows(store, directory, "raw_annotations.parquet", result.raw, RAW_ANNOTATIONS)
+        write_rows(directory, "annotations.parquet", result.annotations, ANNOTATIONS)
+        write_rows(directory, "raw_annotations.parquet", result.raw, RAW_ANNOTATIONS)
         result.failures.to_json(directory / "failures.json", orient="records", indent=1)
         return Built(ANNOTATIONS.name, {"failures": len(result.failures)}, result.cost_usd)
 
@@ -94,9 +88,7 @@ def collect_annotations(config: RunConfig, candidates: ArtifactRef, shards: Sequ
 
 def read_ledger(config: RunConfig, candidates: ArtifactRef) -> pd.DataFrame:
     """What each run paid for these annotations: ``run, model`` and the fields of :class:`mralign_core.llm.Usage`."""
-    records = LedgerRecords(ArtifactStore(config.storage), _ledger_name(candidates)).read()
-    rows = [{"run": run, "model": model, **usage} for run, record in records.items() for model, usage in record.items()]
-    return pd.DataFrame(rows, columns=["run", "model", *Usage.__dataclass_fields__]).round(6)
+    return read_account(ArtifactStore(config.storage), _ledger_name(candidates))
 
 
 def without_offline(ledger: pd.DataFrame) -> pd.DataFrame:
@@ -104,42 +96,6 @@ def without_offline(ledger: pd.DataFrame) -> pd.DataFrame:
     return ledger[~ledger["model"].map(is_offline).astype(bool)]
 
 
-_clients: dict[tuple[str, ...], LLMClient] = {}
-_opening = threading.Lock()
-
-
-def _client(store: ArtifactStore, config: RunConfig, candidates: ArtifactRef) -> LLMClient:
-    """The client that all shards of this run share: its limits, its ledger, what it has under way."""
-    ledger_name, run = _ledger_name(candidates), run_name()
-    settings = config.annotate.model_dump_json()
-    account = f"{run}-{hashlib.sha256(settings.encode()).hexdigest()[:6]}"  # a run may compare several settings
-    name = (store.root_uri, ledger_name, account)
-    with _opening:
-        client = _clients.get(name)
-        if client is None:
-            ledger = Ledger(LedgerRecords(store, ledger_name), account, config.annotate.budget_usd)
-            client = LLMClient(
-                ReplyStore(store),
-                concurrency=config.annotate.concurrency,
-                ledger=ledger,
-                batches=BatchRecords(store),
-            )
-            _clients[name] = client
-        client.reopen()
-    return client
-
-
 def _ledger_name(candidates: ArtifactRef) -> str:
     """One account for all annotation of these traces, whatever the settings: another threshold is the same money."""
     return f"annotate/{candidates.sha256}"
-
-
-def run_name() -> str:
-    """The pipeline run's name in the Prefect UI, so that its account can be found again; else this process."""
-    run_id = flow_run.root_flow_run_id
-    return f"{re.sub('[^A-Za-z0-9._-]', '-', flow_run.name or '')}-{str(run_id)[:8]}" if run_id else _process_name()
-
-
-@functools.cache
-def _process_name() -> str:
-    return f"{time.strftime('local-%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"

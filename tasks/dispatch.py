@@ -1,52 +1,169 @@
-"""Hand the train stage to the GPU work pool: a child run of deployment ``train/train``."""
+"""Hand work to the GPU work pool: child runs of a deployment, whose artifacts the caller then finds in the store."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import cast
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+from uuid import UUID
 
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import deployment
+from prefect.states import Cancelling
 
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.evaluate import scores_shard_work, shards_to_score
+from tasks.generate import generation_shards, shard_work
+from tasks.progress import progress
 from tasks.train import adapter_work
 
 logger = logging.getLogger("mralign_core.dispatch")
-TRAIN_DEPLOYMENT = "train/train"
+POLL_S = 5.0
+TRAIN, GENERATE, EVALUATE = "train/train", "generate-shards/generate-shards", "score-shards/score-shards"
 
 
-def run_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
-    """Train on the pool what is not trained yet, and wait; the caller finds the adapters in the store afterwards.
+def train_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
+    """Train on the pool what is not trained yet, and wait.
 
     Raises:
         ConfigError: there is no such deployment.
         RuntimeError: the child run did not complete.
     """
-    if deployment.name == TRAIN_DEPLOYMENT.partition("/")[2]:
+    if deployment.name == TRAIN.partition("/")[2]:
         return  # this is the run on the pool: a child of its own would wait for this run's place on the pool
     store = ArtifactStore(config.storage)
     if all(adapter_work(config, variant, **inputs).find(store) for variant in config.train.variants):
         return
-    inline = config.model_copy(update={"train": config.train.model_copy(update={"where": "inline"})})
-    parameters = {
-        "config": inline.model_dump(mode="json"),
-        **{name: ref.model_dump(mode="json") for name, ref in inputs.items()},
-    }
+    run_children(TRAIN, [_parameters(config, "train", inputs)], field="train.where")
+
+
+def generate_on_pool(config: RunConfig, questions: ArtifactRef, model: ArtifactRef) -> None:
+    """Sample on the pool the shards that are not there yet, in ``generate.num_workers`` child runs, and wait.
+
+    Raises:
+        ConfigError: there is no such deployment.
+        RuntimeError: a child run did not complete; what its shards made is kept.
+    """
+    store = ArtifactStore(config.storage)
+    shards = generation_shards(config, questions)
+    missing = [shard for shard in shards if not shard_work(config, questions, model, *shard[:2]).find(store)]
+    if not missing:
+        return
+    num_workers = min(config.generate.num_workers, len(missing))
+    parameters = _parameters(config, "generate", {"questions": questions, "model": model})
+    with progress("sampling shards on the pool", "generation-shards") as report:
+
+        def look() -> None:
+            missing[:] = [
+                shard for shard in missing if not shard_work(config, questions, model, *shard[:2]).find(store)
+            ]
+            report(len(shards) - len(missing), len(shards))
+
+        run_children(GENERATE, _shares(parameters, num_workers), field="generate.where", look=look)
+
+
+def evaluate_on_pool(
+    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, adapters: Mapping[str, ArtifactRef]
+) -> None:
+    """Score on the pool what is not scored yet, in ``evaluate.num_workers`` child runs, and wait.
+
+    Raises:
+        ConfigError: there is no such deployment.
+        RuntimeError: a child run did not complete; what its shards made is kept.
+    """
+    store = ArtifactStore(config.storage)
+    works = (
+        scores_shard_work(config, variant, questions, model, adapters.get(variant), start, end)
+        for variant, start, end in shards_to_score(config, questions)
+    )
+    missing = sum(work.find(store) is None for work in works)
+    if not missing:
+        return
+    num_workers = min(config.evaluate.num_workers, missing)
+    parameters = _parameters(config, "evaluate", {"questions": questions, "model": model})
+    parameters["adapters"] = {name: ref.model_dump(mode="json") for name, ref in adapters.items()}
+    run_children(EVALUATE, _shares(parameters, num_workers), field="evaluate.where")
+
+
+def run_children(
+    name: str, parameters: Sequence[Mapping[str, Any]], *, field: str, look: Callable[[], None] | None = None
+) -> None:
+    """Start a run of a deployment for each set of parameters, and wait for all of them.
+
+    An error here, or the cancellation of this run, cancels those that are under way.
+
+    Args:
+        name: flow and deployment.
+        parameters: of each run.
+        field: config field that asks for it, for messages.
+        look: called while waiting, a few times a minute.
+    """
+    children: list[UUID] = []
+    try:
+        for number, each in enumerate(parameters):
+            children.append(_start(name, each, number, field))
+        _wait(name, children, look)
+    except BaseException:
+        _cancel(children)
+        raise
+
+
+def _start(name: str, parameters: Mapping[str, Any], number: int, field: str) -> UUID:
+    run_name = f"{parameters['config']['name']}-{name.partition('/')[2]}-{number}"
     try:
         # Typed as perhaps a coroutine, because the same function serves async callers; here it is not one.
-        child = cast(
-            FlowRun, run_deployment(TRAIN_DEPLOYMENT, parameters=parameters, flow_run_name=f"{config.name}-train")
-        )
+        run = cast(FlowRun, run_deployment(name, parameters=dict(parameters), flow_run_name=run_name, timeout=0))
     except ObjectNotFound:
         raise ConfigError(
-            f"train.where is 'deployment', but this Prefect server has no deployment {TRAIN_DEPLOYMENT!r}: run "
-            "`make serve` or `prefect deploy --all`, or set train.where to 'inline'"
+            f"{field} is 'deployment', but this Prefect server has no deployment {name!r}: run `make serve` or "
+            f"`prefect deploy --all`, or set {field} to 'inline'"
         ) from None
-    if child.state is None or not child.state.is_completed():
-        raise RuntimeError(f"training run {child.name!r} ended as {child.state and child.state.name}: see its log")
-    logger.info("training run %r completed on the pool", child.name)
+    return run.id
+
+
+def _wait(name: str, children: Sequence[UUID], look: Callable[[], None] | None) -> None:
+    ended: dict[UUID, FlowRun] = {}
+    has_warned = False
+    with get_client(sync_client=True) as client:
+        while len(ended) < len(children):
+            time.sleep(POLL_S)
+            for run in map(client.read_flow_run, set(children) - set(ended)):
+                if run.state is not None and run.state.is_final():
+                    ended[run.id] = run
+                elif run.state is not None and run.state.name == "Late" and not has_warned:
+                    has_warned = True
+                    logger.warning("no worker has taken run %r of %s yet: is one started on its pool?", run.name, name)
+            if look:
+                look()
+    failed = [run for run in ended.values() if run.state is None or not run.state.is_completed()]
+    if failed:
+        listed = ", ".join(f"{run.name!r} ended as {run.state and run.state.name}" for run in failed)
+        raise RuntimeError(f"{listed}: see the log of that run; what it finished is kept, and run again goes on there")
+    logger.info("%d run(s) of %s completed on the pool", len(children), name)
+
+
+def _cancel(children: Sequence[UUID]) -> None:
+    with get_client(sync_client=True) as client:
+        for child in children:
+            run = client.read_flow_run(child)
+            if run.state is None or not run.state.is_final():
+                client.set_flow_run_state(child, Cancelling())
+
+
+def _parameters(config: RunConfig, stage: str, inputs: Mapping[str, ArtifactRef]) -> dict[str, Any]:
+    """What a child is given: the config, with this stage in its own process, and its inputs."""
+    section = getattr(config, stage).model_copy(update={"where": "inline"})
+    return {
+        "config": config.model_copy(update={stage: section}).model_dump(mode="json"),
+        **{name: ref.model_dump(mode="json") for name, ref in inputs.items()},
+    }
+
+
+def _shares(parameters: Mapping[str, Any], num_workers: int) -> list[dict[str, Any]]:
+    return [{**parameters, "worker": worker, "num_workers": num_workers} for worker in range(num_workers)]

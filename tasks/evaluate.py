@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +14,20 @@ from mralign_core.estimation import TransitionMatrices
 from mralign_core.evaluation.figures import Transitions
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.evaluation.report import ReportInputs, render_report
-from mralign_core.generation import Decoding, SampleRequest
+from mralign_core.generation import Decoding, SampleRequest, sample_all
 from mralign_core.generation.scoring import score_answers
 from mralign_core.label_sets import label_set_of
 from mralign_core.models import model_name
 from mralign_core.schemas import SCORES
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.tables import TableWriter
 from tasks.annotate import read_ledger, without_offline
-from tasks.caching import Built, Produced, Work, stage_task
+from tasks.caching import Built, Produced, Work, shard_bounds, stage_task
 from tasks.diagnose import read_diagnostics
-from tasks.generate import open_sampler
+from tasks.generate import read_draws
 from tasks.progress import progress
-from tasks.quarantine import read_quarantine, write_rows
+from tasks.quarantine import carry_over, read_quarantine, write_rows
+from tasks.sampling import sampler_of
 
 BASELINES = ("off", "on")
 
@@ -41,6 +43,11 @@ def variants_to_score(config: RunConfig, questions: ArtifactRef) -> tuple[str, .
     return () if evaluation_questions(config, questions).empty else (*BASELINES, *config.train.variants)
 
 
+def score_shards(config: RunConfig, questions: ArtifactRef) -> list[tuple[int, int]]:
+    """Row ranges of the held-out questions, one a shard."""
+    return list(shard_bounds(len(evaluation_questions(config, questions)), config.evaluate.shard_size))
+
+
 def scores_work(
     config: RunConfig,
     variant: str,
@@ -49,8 +56,30 @@ def scores_work(
     adapter: ArtifactRef | None = None,
 ) -> Work:
     """The scores of one variant."""
-    inputs = {"questions": questions, "model": model, **({"adapter": adapter} if adapter else {})}
-    return Work("scores", config, inputs, {"variant": variant})
+    return Work("scores", config, _inputs(questions, model, adapter), {"variant": variant})
+
+
+def scores_shard_work(
+    config: RunConfig,
+    variant: str,
+    questions: ArtifactRef,
+    model: ArtifactRef,
+    adapter: ArtifactRef | None,
+    start: int,
+    end: int,
+) -> Work:
+    """The scores of one variant on held-out questions ``start`` to ``end``."""
+    part = {"variant": variant, "start": start, "end": end}
+    return Work("scores-shard", config, _inputs(questions, model, adapter), part)
+
+
+def shards_to_score(
+    config: RunConfig, questions: ArtifactRef, worker: int = 0, num_workers: int = 1
+) -> list[tuple[str, int, int]]:
+    """Variant and row range of each shard that a worker is to score."""
+    bounds = score_shards(config, questions)
+    shards = [(variant, *bound) for variant in variants_to_score(config, questions) for bound in bounds]
+    return shards[worker::num_workers]
 
 
 def report_work(
@@ -68,28 +97,54 @@ def report_work(
     return Work("report", config, inputs)
 
 
-@stage_task("score-variant", "evaluate {variant}")
-def score_variant(
+@stage_task("score-shard", "evaluate {variant} {start}–{end}")
+def score_shard(
     config: RunConfig,
     variant: str,
     questions: ArtifactRef,
     model: ArtifactRef,
-    adapter: ArtifactRef | None = None,
+    adapter: ArtifactRef | None,
+    start: int,
+    end: int,
 ) -> Produced:
-    """Answer the held-out questions with one variant; random numbers are the same for every variant."""
+    """Answer held-out questions ``start`` to ``end`` with one variant.
+
+    The random numbers of the transformers sampler are the same for every variant.
+    """
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        rows = evaluation_questions(config, questions)
+        rows = _benchmarks_as_strata(evaluation_questions(config, questions)).iloc[start:end]
         requests = [
             SampleRequest(row.question_id, row.question, _mode(variant), draw)
             for row in rows.itertuples()
             for draw in range(config.evaluate.num_draws)
         ]
-        sampler = open_sampler(store, config, model, config.evaluate.batch_size, adapter)
-        with progress(f"evaluating {variant}", f"evaluate-{variant.replace('_', '-')}") as report:
-            samples = sampler.sample(requests, Decoding.of(config.evaluate, config.seed), report)
-        frame = score_answers(requests, samples, rows, config.model).assign(variant=variant)
-        write_rows(store, directory, "scores.parquet", frame, SCORES)
+        sampler = sampler_of(store, config, model, stage="evaluate", adapter=adapter)
+        with progress(f"evaluating {variant} {start}–{end}", f"evaluate-{variant.replace('_', '-')}") as report:
+            samples = sample_all(sampler, requests, Decoding.of(config.evaluate, config.seed), report)
+        frame = score_answers(requests, samples, rows, sampler.family, config.match.rules)
+        write_rows(directory, "scores.parquet", frame.assign(variant=variant), SCORES)
+        return Built(SCORES.name)
+
+    return scores_shard_work(config, variant, questions, model, adapter, start, end).produce(build)
+
+
+@stage_task("collect-scores", "collect scores of {variant}")
+def collect_scores(
+    config: RunConfig,
+    variant: str,
+    questions: ArtifactRef,
+    model: ArtifactRef,
+    adapter: ArtifactRef | None,
+    shards: Sequence[ArtifactRef],
+) -> Produced:
+    """Join the shards of a variant into one table."""
+
+    def build(store: ArtifactStore, directory: Path) -> Built:
+        with TableWriter(directory / "scores.parquet", SCORES) as joined:
+            for shard in shards:
+                joined.copy(store.open_file(shard, "scores.parquet"))
+        carry_over(store, shards, directory)
         return Built(SCORES.name)
 
     return scores_work(config, variant, questions, model, adapter).produce(build)
@@ -127,6 +182,9 @@ def gather(
     raw = store.read_table(artifacts["annotations"], "raw_annotations.parquet")
     answers = [store.read_table(ref, "scores.parquet") for ref in scores.values()]
     joined = pd.concat(answers, ignore_index=True) if answers else None
+    scored = joined[joined["em_answer"].notna()] if joined is not None else None
+    if scored is not None and scored.empty:
+        scored = None
     questions = evaluation_questions(config, artifacts["questions"])
     annotate, evaluate = config.annotate, config.evaluate
     rng = np.random.default_rng([config.seed, 6])
@@ -138,21 +196,23 @@ def gather(
             "held-out questions": str(len(questions)),
             "annotators": ", ".join(endpoint.model for endpoint in annotate.endpoints.values()),
         },
-        notes=_notes(config, joined),
+        notes=_notes(config, joined, scored),
         funnel=pd.DataFrame(json.loads(store.open_file(artifacts["candidates"], "funnel.json").read_text())),
+        draws=read_draws(store, artifacts["generations"]) if "generations" in artifacts else None,
+        draws_are_partial=config.generate.draws == "sequential",
         candidates=store.read_table(artifacts["candidates"], "candidates.parquet"),
         annotations=store.read_table(artifacts["annotations"], "annotations.parquet"),
         transitions=transitions_of(store, config, artifacts["transitions"]),
         diagnostics=read_diagnostics(store, artifacts["diagnostics"]) if "diagnostics" in artifacts else None,
         rewards=store.read_table(artifacts["rewards"], "rewards.parquet"),
         training={name: store.read_table(ref, "metrics.parquet") for name, ref in adapters.items()},
-        scores=joined,
+        scores=scored,
         questions=questions,
-        summary=summarize(joined) if joined is not None else None,
+        summary=summarize(scored) if scored is not None else None,
         differences=paired_differences(
-            joined, num_resamples=evaluate.num_resamples, confidence=evaluate.confidence, rng=rng
+            scored, num_resamples=evaluate.num_resamples, confidence=evaluate.confidence, rng=rng
         )
-        if joined is not None
+        if scored is not None
         else None,
         confidence=evaluate.confidence,
         costs=_costs(raw),
@@ -162,6 +222,15 @@ def gather(
         config=config.fingerprint(),
         taxonomy=label_set_of(config).taxonomy,
     )
+
+
+def _inputs(questions: ArtifactRef, model: ArtifactRef, adapter: ArtifactRef | None) -> dict[str, ArtifactRef]:
+    return {"questions": questions, "model": model, **({"adapter": adapter} if adapter else {})}
+
+
+def _benchmarks_as_strata(questions: pd.DataFrame) -> pd.DataFrame:
+    """Questions of several sets are reported set by set, those of one by its own strata."""
+    return questions.assign(stratum=questions["source"]) if questions["source"].nunique() > 1 else questions
 
 
 def _mode(variant: str) -> str:
@@ -174,15 +243,20 @@ def transitions_of(store: ArtifactStore, config: RunConfig, transitions: Artifac
     return Transitions.of(matrices, config.reward, config.estimate.confidence, label_set_of(config).taxonomy)
 
 
-def _notes(config: RunConfig, scores: pd.DataFrame | None) -> list[str]:
+def _notes(config: RunConfig, answers: pd.DataFrame | None, scored: pd.DataFrame | None) -> list[str]:
     notes = []
     if config.generate.source == "traces":
         notes.append(
             "The traces were imported. Their polarity is given in the file or judged by whether the answer is right; "
             "no think-off draws stand against them, as the paper's selection asks."
         )
-    if scores is None:
-        notes.append("There are no held-out questions (questions.eval_path is empty), so nothing was evaluated.")
+    if answers is None:
+        notes.append("There are no held-out questions (questions.eval is empty), so nothing was evaluated.")
+    elif unscored := answers["question_id"].nunique() - (0 if scored is None else scored["question_id"].nunique()):
+        notes.append(
+            f"{unscored} held-out questions have no gold answer (such as LongFact's): they were answered, and their "
+            "answers are in the artifacts, but they are in none of the figures below, which compare with a gold answer."
+        )
     return notes
 
 

@@ -1,62 +1,60 @@
-"""Sampling in shards, and the selection of training traces."""
+"""Sampling in shards, and the selection of training traces; no table of draws is ever held whole."""
 
 from __future__ import annotations
 
+import json
+import time
+from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
+from itertools import islice
 from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import pandas as pd
 
 from mralign_core.config import RunConfig
-from mralign_core.generation import Decoding, SampleRequest
+from mralign_core.generation.draws import COUNTED, count_draws
+from mralign_core.generation.families import family_of
+from mralign_core.generation.funnel import Funnel, require_both_polarities
 from mralign_core.generation.importing import import_traces
 from mralign_core.generation.loading import load_tokenizer
-from mralign_core.generation.scoring import score_samples
-from mralign_core.generation.selecting import Selection, select
-from mralign_core.generation.transformers_sampler import TransformersSampler, load_sampler
-from mralign_core.models import limit_threads, locate_model, model_name
-from mralign_core.questions.loading import refuse_overlap
-from mralign_core.schemas import CANDIDATES, GENERATIONS, THINKING_MODES
+from mralign_core.generation.sampling import Tally, sample_questions
+from mralign_core.generation.selecting import REMEDY, STEPS, distinct_questions, select
+from mralign_core.models import locate_model, model_name
+from mralign_core.questions import refuse_overlap
+from mralign_core.schemas import CANDIDATES, GENERATIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.tables import TableWriter, stream_table
 from tasks.caching import Built, Produced, Work, file_digests, shard_bounds, stage_task
 from tasks.progress import progress
-from tasks.quarantine import carry_over, write_rows
+from tasks.quarantine import RowWriter, carry_over, write_rows
+from tasks.sampling import sampler_of
+
+ROWS_AT_ONCE = 1_000
+"""Draws, or traces, in memory at a time where a table is read or written piece by piece."""
 
 
-def open_sampler(
-    store: ArtifactStore,
-    config: RunConfig,
-    model: ArtifactRef,
-    batch_size: int,
-    adapter: ArtifactRef | None = None,
-) -> TransformersSampler:
-    """Load the sampler of a run, with an adapter on top when one is given."""
-    limit_threads(config.model)
-    location = locate_model(store.open_directory(model), model_name(config.model))
-    return load_sampler(
-        location.path,
-        revision=location.revision,
-        dtype=config.model.dtype,
-        device=config.model.device,
-        batch_size=batch_size,
-        instruction=config.generate.instruction,
-        think_open=config.model.think_open,
-        think_close=config.model.think_close,
-        adapter_dir=store.open_directory(adapter) if adapter else None,
-    )
+class Shard(NamedTuple):
+    """Questions ``start`` to ``end``, of so many that this process is to sample."""
+
+    start: int
+    end: int
+    of: int
 
 
-def generation_shards(config: RunConfig, questions: ArtifactRef) -> list[tuple[int, int]]:
-    """Row ranges of the training questions, one a shard; none when traces are imported."""
+def generation_shards(config: RunConfig, questions: ArtifactRef, worker: int = 0, num_workers: int = 1) -> list[Shard]:
+    """The shards of the training questions that a worker is to sample; none when traces are imported."""
     if config.generate.source == "traces":
         return []
-    return list(shard_bounds(len(training_questions(config, questions)), config.generate.shard_size))
+    bounds = list(shard_bounds(len(training_questions(config, questions)), config.generate.shard_size))
+    own = bounds[worker::num_workers]
+    return [Shard(start, end, sum(end - start for start, end in own)) for start, end in own]
 
 
 def training_questions(config: RunConfig, questions: ArtifactRef) -> pd.DataFrame:
-    """The questions to align on."""
-    frame = ArtifactStore(config.storage).read_table(questions, "questions.parquet")
-    return frame[frame["split"] == "train"].reset_index(drop=True)
+    """The questions to align on, each asked once."""
+    return distinct_questions(_training_rows(config, questions))
 
 
 def shard_work(config: RunConfig, questions: ArtifactRef, model: ArtifactRef, start: int, end: int) -> Work:
@@ -81,39 +79,56 @@ def candidates_work(
 
 
 @stage_task("generate-shard", "generate {start}–{end}")
-def sample_shard(config: RunConfig, questions: ArtifactRef, model: ArtifactRef, start: int, end: int) -> Produced:
-    """Sample questions ``start`` to ``end`` in both thinking modes, every draw, and score them."""
+def sample_shard(
+    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, start: int, end: int, of: int
+) -> Produced:
+    """Sample questions ``start`` to ``end`` in both thinking modes, and score the draws."""
+    work = shard_work(config, questions, model, start, end)
+    sampled = _Sampled.of_run(generations_work(config, questions, model).key)
 
     def build(store: ArtifactStore, directory: Path) -> Built:
         rows = training_questions(config, questions).iloc[start:end]
-        requests = [
-            SampleRequest(row.question_id, row.question, mode, draw)
-            for mode in THINKING_MODES
-            for row in rows.itertuples()
-            for draw in range(config.generate.num_draws)
-        ]
-        sampler = open_sampler(store, config, model, config.generate.batch_size)
-        with progress(f"sampling questions {start}–{end}", f"generate-{start}") as report:
-            samples = sampler.sample(requests, Decoding.of(config.generate, config.seed), report)
-        frame = score_samples(requests, samples, rows, config.model)
-        write_rows(store, directory, "generations.parquet", frame, GENERATIONS)
-        return Built(GENERATIONS.name, {"tokens": int(frame["completion_ids"].map(len).sum())})
+        ledger_name = _ledger_name(questions)
+        sampler = sampler_of(store, config, model, stage="generate", ledger_name=ledger_name)
+        with progress("sampling questions", "generation") as report:
 
-    return shard_work(config, questions, model, start, end).produce(build)
+            def on_progress(tally: Tally) -> None:
+                total = sampled.update(start, tally)
+                report(total.questions, of, sampled.note(total, of))
+
+            frame = sample_questions(
+                sampler,
+                rows,
+                config.generate,
+                seed=config.seed,
+                rules=config.match.rules,
+                on_progress=on_progress,
+            )
+        write_rows(directory, "generations.parquet", frame, GENERATIONS)
+        return Built(GENERATIONS.name, sampled.shards[start]._asdict())
+
+    produced = work.produce(build)
+    if produced.was_cached:
+        sampled.found(start, Tally(**ArtifactStore(config.storage).manifest(produced.ref).counts))
+    return produced
 
 
 @stage_task("collect-generations")
 def collect_generations(
     config: RunConfig, questions: ArtifactRef, model: ArtifactRef, shards: Sequence[ArtifactRef]
 ) -> Produced:
-    """Join the shards into one table."""
+    """Join the shards into one table, and count what came of the draws."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        frame = pd.concat([store.read_table(shard, "generations.parquet") for shard in shards], ignore_index=True)
+        path = directory / "generations.parquet"
+        with TableWriter(path, GENERATIONS) as joined:
+            for shard in shards:
+                joined.copy(store.open_file(shard, "generations.parquet"))
         carry_over(store, shards, directory)
-        write_rows(store, directory, "generations.parquet", frame, GENERATIONS)
-        outcomes = frame.groupby(["thinking_mode", "outcome"]).size()
-        return Built(GENERATIONS.name, {f"{mode} {what}": int(n) for (mode, what), n in outcomes.items()})
+        counts = count_draws(stream_table(path, GENERATIONS, COUNTED, ROWS_AT_ONCE))
+        counts.to_json(directory / "draws.json", orient="records", indent=1)
+        tally = sum((Tally(**store.manifest(shard).counts) for shard in shards), Tally())
+        return Built(GENERATIONS.name, tally._asdict())
 
     return generations_work(config, questions, model).produce(build)
 
@@ -127,19 +142,86 @@ def select_candidates(
     def build(store: ArtifactStore, directory: Path) -> Built:
         location = locate_model(store.open_directory(model), model_name(config.model))
         tokenizer = load_tokenizer(location.path, location.revision)
+        family = family_of(config.model, tokenizer)
         if generations is None:
-            imported = import_traces(config.generate.traces_path, tokenizer, config.generate, config.model)
+            imported = import_traces(
+                config.generate.traces_path, tokenizer, config.generate, family, config.match.rules
+            )
             held_out = store.read_table(questions, "questions.parquet").query("split == 'eval'")
             refuse_overlap(imported.questions, held_out)
-            selection = Selection(imported.candidates, imported.funnel)
-        else:
-            draws = store.read_table(generations, "generations.parquet")
-            selection = select(draws, training_questions(config, questions), config.generate, tokenizer, config.model)
-        write_rows(store, directory, "candidates.parquet", selection.candidates, CANDIDATES)
-        selection.funnel.to_json(directory / "funnel.json", orient="records", indent=1)
-        return Built(
-            CANDIDATES.name,
-            selection.candidates["polarity"].value_counts().to_dict(),
+            write_rows(directory, "candidates.parquet", imported.candidates, CANDIDATES)
+            imported.funnel.to_json(directory / "funnel.json", orient="records", indent=1)
+            return Built(CANDIDATES.name, imported.candidates["polarity"].value_counts().to_dict())
+        path = store.open_file(generations, "generations.parquet")
+        draws = stream_table(path, GENERATIONS, list(GENERATIONS.columns), ROWS_AT_ONCE)
+        kept = select(
+            (row for batch in draws for row in batch.to_pylist()),
+            _training_rows(config, questions),
+            config.generate,
+            tokenizer,
+            family,
+            funnel := Funnel(STEPS),
         )
+        polarities: Counter[str] = Counter()
+        with RowWriter(directory, "candidates.parquet", CANDIDATES) as candidates:
+            while traces := list(islice(kept, ROWS_AT_ONCE)):
+                candidates.add(pd.DataFrame(traces).astype(object))
+                polarities.update(trace["polarity"] for trace in traces)
+        require_both_polarities(polarities, funnel, REMEDY)
+        funnel.frame().to_json(directory / "funnel.json", orient="records", indent=1)
+        return Built(CANDIDATES.name, dict(polarities.most_common()))
 
     return candidates_work(config, questions, model, generations).produce(build)
+
+
+def read_draws(store: ArtifactStore, generations: ArtifactRef) -> pd.DataFrame:
+    """What became of the draws, by thinking mode; see :func:`~mralign_core.generation.draws.count_draws`."""
+    return pd.DataFrame(json.loads(store.open_file(generations, "draws.json").read_text()))
+
+
+def _training_rows(config: RunConfig, questions: ArtifactRef) -> pd.DataFrame:
+    frame = ArtifactStore(config.storage).read_table(questions, "questions.parquet")
+    return frame[frame["split"] == "train"].reset_index(drop=True)
+
+
+def _ledger_name(questions: ArtifactRef) -> str:
+    """One account for all sampling of these questions, whatever the settings."""
+    return f"generate/{questions.sha256}"
+
+
+class _Sampled:
+    """How far the shards of one run are that this process samples, and how fast it is."""
+
+    _runs: ClassVar[dict[str, _Sampled]] = {}
+
+    def __init__(self) -> None:
+        self.shards: dict[int, Tally] = {}
+        self._found = Tally()
+        self._started = time.monotonic()
+
+    @classmethod
+    def of_run(cls, key: str) -> _Sampled:
+        return cls._runs.setdefault(key, cls())
+
+    def found(self, start: int, tally: Tally) -> None:
+        """Count a shard that was in the store; it says nothing about the speed."""
+        if start not in self.shards:
+            self._found += tally
+            self.shards[start] = tally
+
+    def update(self, start: int, tally: Tally) -> Tally:
+        """Note how far a shard is; returns the sum over all shards."""
+        self.shards[start] = tally
+        return sum(self.shards.values(), Tally())
+
+    def note(self, total: Tally, of: int) -> str:
+        """Speed, yield and time left, in words."""
+        seconds = time.monotonic() - self._started
+        made = total.questions - self._found.questions
+        parts = [
+            f"{(total.tokens - self._found.tokens) / max(seconds, 1e-9):,.0f} tokens/s",
+            f"{total.positive:,} positive and {total.negative:,} negative questions",
+        ]
+        if made:
+            parts.append(f"{timedelta(seconds=round(seconds / made * (of - total.questions)))} left")
+        return " · ".join(parts)

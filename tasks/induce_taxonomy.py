@@ -16,8 +16,8 @@ from mralign_core.induction import Induction, induce_label_set
 from mralign_core.label_sets import save_label_set
 from mralign_core.llm import Ledger
 from mralign_core.storage import ArtifactRef, ArtifactStore, BatchRecords, LedgerRecords, ReplyStore, tree_digest
-from tasks.annotate import run_name
 from tasks.caching import Built, Produced, Work, stage_task
+from tasks.clients import run_name
 from tasks.progress import progress
 
 LABEL_SET, CLUSTERS, OPEN_LABELS, MAP_PNG, MAP_SVG = (

@@ -10,6 +10,8 @@ import pandas as pd
 
 from mralign_core.annotation.quoting import Quote, quote_annotation
 from mralign_core.config import RunConfig
+from mralign_core.generation.load import Load, Rates, estimate_load
+from mralign_core.generation.sampling import Tally
 from mralign_core.label_sets import label_set_of
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore
 from tasks.annotate import annotation_shards, annotations_work, read_ledger
@@ -17,8 +19,15 @@ from tasks.annotate import shard_work as annotation_shard_work
 from tasks.caching import Work
 from tasks.diagnose import diagnostics_work
 from tasks.estimate import transitions_work
-from tasks.evaluate import BASELINES, report_work, scores_work, variants_to_score
-from tasks.generate import candidates_work, generation_shards, generations_work
+from tasks.evaluate import (
+    BASELINES,
+    report_work,
+    score_shards,
+    scores_shard_work,
+    scores_work,
+    variants_to_score,
+)
+from tasks.generate import candidates_work, generation_shards, generations_work, training_questions
 from tasks.generate import shard_work as generation_shard_work
 from tasks.prepare import model_work, questions_work
 from tasks.progress import progress
@@ -59,6 +68,39 @@ def quote_annotations(config: RunConfig) -> tuple[list[Quote], float] | None:
     return _quote(config, candidates), float(ledger[["cost_usd", "set_aside_usd", "lost_usd"]].to_numpy().sum())
 
 
+class SamplingLoad(NamedTuple):
+    """What sampling takes by number of hosts, and whether the rates were measured on this run's own shards."""
+
+    by_hosts: dict[int, Load]
+    rates: Rates
+    is_measured: bool
+
+
+def sampling_load(config: RunConfig, tokens_per_second: float) -> SamplingLoad | None:
+    """What sampling will take on 1, 8 and ``generate.num_workers`` hosts; None before the questions are loaded."""
+    store = ArtifactStore(config.storage)
+    planner = _Planner(config)
+    list(planner.prepare()), list(planner.generate())
+    if "questions" not in planner.has or config.generate.source == "traces":
+        return None
+    shards = [ref for name, ref in planner.has.items() if name.startswith("generations-shard")]
+    tally = sum((Tally(**store.manifest(ref).counts) for ref in shards), Tally())
+    rates = Rates.assumed(config.generate)
+    if tally.questions:
+        rates = Rates(tally.draws / tally.questions, tally.tokens / tally.questions)
+    num_questions = len(training_questions(config, planner.has["questions"]))
+    return SamplingLoad(
+        {
+            num_hosts: estimate_load(
+                num_questions, config.generate, rates, tokens_per_second=tokens_per_second, num_hosts=num_hosts
+            )
+            for num_hosts in sorted({1, 8, config.generate.num_workers})
+        },
+        rates,
+        bool(tally.questions),
+    )
+
+
 def plan(config: RunConfig) -> list[Planned]:
     """Every artifact of a pipeline run, in order."""
     planner = _Planner(config)
@@ -78,6 +120,7 @@ class _Planner:
         self.config = config
         self.store = ArtifactStore(config.storage)
         self.has: dict[str, ArtifactRef] = {}
+        self._draws = ["generations"] if config.generate.source == "sample" else []
 
     def prepare(self) -> Iterator[Planned]:
         yield self.look("questions", partial(questions_work, self.config))
@@ -90,9 +133,9 @@ class _Planner:
             yield self.look("candidates", without_draws, *start)
             return
         if "questions" in self.has:
-            for first, last in generation_shards(self.config, self.has["questions"]):
-                make = partial(generation_shard_work, self.config, start=first, end=last)
-                yield self.look("generations-shard", make, *start, part=f"{first}–{last}")
+            for shard in generation_shards(self.config, self.has["questions"]):
+                make = partial(generation_shard_work, self.config, start=shard.start, end=shard.end)
+                yield self.look("generations-shard", make, *start, part=f"{shard.start}–{shard.end}")
         yield self.look("generations", partial(generations_work, self.config), *start)
         yield self.look("candidates", partial(candidates_work, self.config), *start, "generations")
 
@@ -117,11 +160,14 @@ class _Planner:
         variants = variants_to_score(self.config, self.has["questions"]) if "questions" in self.has else ()
         for variant in variants:
             inputs = ["questions", "model", *([] if variant in BASELINES else [f"adapter:{variant}"])]
-            make = partial(scores_work, self.config, variant)
-            yield self.look("scores", make, *inputs, part=variant)
+            for first, last in score_shards(self.config, self.has["questions"]):
+                make = partial(_scores_shard, self.config, variant, first, last)
+                yield self.look("scores-shard", make, *inputs, part=f"{variant} {first}–{last}")
+            yield self.look("scores", partial(scores_work, self.config, variant), *inputs, part=variant)
         adapters = [f"adapter:{variant}" for variant in self.config.train.variants]
         scores = [f"scores:{variant}" for variant in variants]
-        yield self.look("report", self._report, *RECIPES["report"].inputs, "diagnostics", *adapters, *scores)
+        made = (*RECIPES["report"].inputs, "diagnostics", *self._draws)
+        yield self.look("report", self._report, *made, *adapters, *scores)
 
     def look(self, name: str, make: Callable[..., Work], *inputs: str, part: str = "") -> Planned:
         """Look one artifact up, when all its inputs are there."""
@@ -137,8 +183,20 @@ class _Planner:
         def of(kind: str) -> dict[str, ArtifactRef]:
             return {name.partition(":")[2]: ref for name, ref in self.has.items() if name.startswith(f"{kind}:")}
 
-        artifacts = {name: self.has[name] for name in (*RECIPES["report"].inputs, "diagnostics")}
+        artifacts = {name: self.has[name] for name in (*RECIPES["report"].inputs, "diagnostics", *self._draws)}
         return report_work(self.config, artifacts, of("adapter"), of("scores"))
+
+
+def _scores_shard(
+    config: RunConfig,
+    variant: str,
+    start: int,
+    end: int,
+    questions: ArtifactRef,
+    model: ArtifactRef,
+    adapter: ArtifactRef | None = None,
+) -> Work:
+    return scores_shard_work(config, variant, questions, model, adapter, start, end)
 
 
 def _quote(config: RunConfig, candidates: ArtifactRef) -> list[Quote]:

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
-
-from mralign_core.config import QuestionsConfig, RunConfig
+from mralign_core.config import RunConfig
+from mralign_core.generation.families import family_of
 from mralign_core.generation.loading import load_model_and_tokenizer
 from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.models import describe_model, folder_digest, locate_model, model_name
 from mralign_core.pocket.model import train_pocket_model
 from mralign_core.pocket.quality import check_quality
 from mralign_core.pocket.world import build_world
-from mralign_core.questions import read_question_sets
+from mralign_core.questions import LocatedSet, QuestionSets, locate_sets, read_question_sets
 from mralign_core.schemas import QUESTIONS
-from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage import ArtifactRef, ArtifactStore, file_sha256, key_of
 from mralign_core.training.lora import check_target_modules
-from tasks.caching import Built, Produced, Work, file_digests, stage_task
+from tasks.caching import Built, Produced, Work, stage_task
 from tasks.progress import progress
 from tasks.quarantine import write_rows
 
+OVERLAP = "overlap.json"
+"""Beside the questions: those taken out of the training sets because they are evaluated on, a row a pair."""
+
 
 def questions_work(config: RunConfig) -> Work:
-    """The questions of a run."""
-    files = file_digests(train=config.questions.train_path, eval=config.questions.eval_path)
-    return Work("questions", config, part=files)
+    """The questions of a run; of files the contents and names count, not the folder they are in."""
+    part = {f"{one.role} {one.label}": _content(one) for one in locate_sets(config.questions)}
+    return Work("questions", config, part=part)
+
+
+def _content(one: LocatedSet) -> str:
+    """What a set is read from: a digest of its files, or the hub id."""
+    if one.files:
+        return key_of(files=[(path.name, file_sha256(path)) for path in one.files])
+    return one.hub_id
 
 
 def model_work(config: RunConfig) -> Work:
@@ -40,23 +50,23 @@ def load_questions(config: RunConfig) -> Produced:
     """Read and check the questions to align on and to evaluate on; refuse an overlap."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        if config.questions.source == "pocket":
-            pocket = config.model.pocket
-            frame = _first(build_world(pocket.world_seed, pocket.overwrite_prob).questions_frame(), config.questions)
-        else:
-            frame = read_question_sets(config.questions, needs_train=config.generate.source == "sample")
-        write_rows(store, directory, "questions.parquet", frame, QUESTIONS)
-        return Built(QUESTIONS.name, frame["split"].value_counts().to_dict())
+        sets = read_question_sets(config.questions, config.model.pocket)
+        write_rows(directory, "questions.parquet", sets.questions, QUESTIONS)
+        sets.overlap.to_json(directory / OVERLAP, orient="records", indent=1, force_ascii=False)
+        return Built(QUESTIONS.name, _counts(sets))
 
     return questions_work(config).produce(build)
 
 
-def _first(frame: pd.DataFrame, section: QuestionsConfig) -> pd.DataFrame:
-    """The first so many questions of each split, as the limits say."""
-    limits = {"train": section.train_limit, "eval": section.eval_limit}
-    rank = frame.groupby("split").cumcount()
-    allowed = frame["split"].map(lambda split: limits[split] or len(frame))
-    return frame[rank < allowed].reset_index(drop=True)
+def _counts(sets: QuestionSets) -> dict[str, Any]:
+    """Questions by split and by set, how many were taken out of training, and the commits of hub sets."""
+    by_set = sets.questions.groupby(["split", "source"], sort=False).size()
+    return {
+        **sets.questions["split"].value_counts().to_dict(),
+        **{f"{split} {source}": int(count) for (split, source), count in by_set.items()},
+        "taken out of train": sets.overlap["question_id"].nunique(),
+        **{f"revision of {label}": revision for label, revision in sets.revisions.items()},
+    }
 
 
 @stage_task("prepare-model")
@@ -77,7 +87,8 @@ def prepare_model(config: RunConfig) -> Produced:
                 on_progress=report,
             )
         model, tokenizer = load_model_and_tokenizer(directory, "float32", "cpu")
-        quality = check_quality(world, TransformersSampler(model, tokenizer, batch_size=128), pocket)
+        sampler = TransformersSampler(model, tokenizer, batch_size=128, family=family_of(config.model, tokenizer))
+        quality = check_quality(world, sampler, pocket)
         return Built(counts={**counts, **quality})
 
     return model_work(config).produce(build)

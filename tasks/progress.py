@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from prefect.artifacts import ProgressArtifact, update_progress_artifact
@@ -33,8 +33,8 @@ LOG_EVERY_S = 15.0
 class OnProgress(Protocol):
     """What the core calls as it works."""
 
-    def __call__(self, done: int, total: int, *_: Any) -> None:
-        """Say how much is done."""
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Say how much is done, and a few words on it."""
 
 
 @contextlib.contextmanager
@@ -51,16 +51,17 @@ def progress(title: str, key: str) -> Iterator[OnProgress]:
     with _bars.open() as bar:
         row = bar.add_task(title, total=None) if bar else None
 
-        def report(done: int, total: int, *_: Any) -> None:
+        def report(done: int, total: int, note: str = "") -> None:
             nonlocal artifact, last_artifact, last_log
             now = time.monotonic()
             if bar is not None and row is not None:
-                bar.update(row, completed=done, total=total)
+                bar.update(row, completed=done, total=total, description=f"{title} · {note}" if note else title)
             elif now - last_log > LOG_EVERY_S or done == total:
-                logger.info("%s: %d of %d", title, done, total)
+                logger.info("%s: %d of %d%s", title, done, total, f" · {note}" if note else "")
                 last_log = now
             if in_prefect and (artifact is None or now - last_artifact > ARTIFACT_EVERY_S or done == total):
-                artifact = _publish(artifact, key, title, 100.0 * done / max(total, 1))
+                text = f"{title}: {done:,} of {total:,}" + (f" · {note}" if note else "")
+                artifact = _publish(artifact, key, text, 100.0 * done / max(total, 1))
                 last_artifact = now
 
         yield report
@@ -100,15 +101,15 @@ class _Bars:
 _bars = _Bars()
 
 
-def _publish(artifact: UUID | None, key: str, title: str, percent: float) -> UUID | None:
+def _publish(artifact: UUID | None, key: str, text: str, percent: float) -> UUID | None:
     """Progress is for the eye: a server that can't take it must not stop the work."""
     try:
         if artifact is None:
             # On the page of the pipeline run, where its user looks, and of the task.
             page = UUID(flow_run.root_flow_run_id)
-            new = ProgressArtifact(progress=percent, key=key, description=title, flow_run_id=page)
+            new = ProgressArtifact(progress=percent, key=key, description=text, flow_run_id=page)
             return new.create().id  # type: ignore[union-attr]
-        update_progress_artifact(artifact, percent)
+        update_progress_artifact(artifact, percent, description=text)
     except Exception as error:
         logger.debug("progress artifact not written: %s", error)
     return artifact

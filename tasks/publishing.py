@@ -25,6 +25,7 @@ from mralign_core.config import RunConfig
 from mralign_core.evaluation import agreement_figures, diagnostic_findings, figures
 from mralign_core.evaluation.diagnostic_figures import DIAGNOSTIC_CHARTS
 from mralign_core.evaluation.findings import summary_markdown
+from mralign_core.generation.draws import PARTLY_DRAWN
 from mralign_core.label_sets import label_set_of
 from mralign_core.schemas import ANNOTATIONS, CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
@@ -32,6 +33,7 @@ from tasks.annotate import read_ledger
 from tasks.compare_annotators import read_agreement
 from tasks.diagnose import read_diagnostics
 from tasks.evaluate import transitions_of
+from tasks.generate import read_draws
 from tasks.induce_taxonomy import LABEL_COLUMNS, LABEL_SET, MAP_PNG, label_rows, read_clusters
 
 logger = logging.getLogger("mralign_core.publishing")
@@ -60,6 +62,14 @@ def show_yield(config: RunConfig, candidates: ArtifactRef) -> None:
     rows = json.loads(store.open_file(candidates, "funnel.json").read_text())
     _table("yield", rows, "What each step of the selection kept, dropped, and why")
     _image("yield-figure", figures.yield_funnel(pd.DataFrame(rows)), "Yield of the selection")
+
+
+@for_the_eye
+def show_draws(config: RunConfig, generations: ArtifactRef) -> None:
+    """What became of the draws."""
+    rows = read_draws(ArtifactStore(config.storage), generations)
+    note = PARTLY_DRAWN if config.generate.draws == "sequential" else "All draws of every question"
+    _table("draws", rows.to_dict("records"), note)
 
 
 @for_the_eye

@@ -6,34 +6,60 @@ import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pandas as pd
 
 from mralign_core.schemas import Table
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.tables import TableWriter
 
 logger = logging.getLogger("mralign_core.quarantine")
 FILE_NAME = "quarantine.json"
 
 
-def write_rows(store: ArtifactStore, directory: Path, file_name: str, frame: pd.DataFrame, table: Table) -> int:
-    """Write the rows that keep the contract, and list the others in ``quarantine.json`` beside them.
+class RowWriter:
+    """Writes rows that keep a contract, piece by piece, and lists the others in ``quarantine.json`` beside them.
 
-    Returns:
-        Rows written.
+    Use it as a context manager. It raises DataError where not one row of the first piece keeps the contract.
+    """
+
+    def __init__(self, directory: Path, file_name: str, table: Table) -> None:
+        self._directory, self._table = directory, table
+        self._writer = TableWriter(directory / file_name, table)
+        self._seen = self._kept = 0
+
+    def add(self, frame: pd.DataFrame) -> None:
+        """Write the good rows of a piece."""
+        good, quarantined = self._table.validate(frame)
+        if len(quarantined):
+            logger.warning("table %s: %d row(s) set aside", self._table.name, quarantined["row"].nunique())
+            rows = quarantined.assign(table=self._table.name, row=quarantined["row"] + self._seen)
+            _add(self._directory, rows.to_dict("records"))
+        if len(frame) and good.empty and not self._kept:
+            self._table.require(frame)
+        self._writer.add(good)
+        self._seen += len(frame)
+        self._kept += len(good)
+
+    def __enter__(self) -> RowWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, trace)
+
+
+def write_rows(directory: Path, file_name: str, frame: pd.DataFrame, table: Table) -> None:
+    """Write the rows of a table that keep its contract, as :class:`RowWriter` does.
 
     Raises:
         DataError: there are rows, and not one keeps the contract.
     """
-    good, quarantined = table.validate(frame)
-    if len(quarantined) and good.empty:
-        table.require(frame)
-    if len(quarantined):
-        logger.warning("table %s: %d row(s) set aside", table.name, quarantined["row"].nunique())
-        _add(directory, quarantined.assign(table=table.name).to_dict("records"))
-    store.write_table(directory, file_name, good, table)
-    return len(good)
+    with RowWriter(directory, file_name, table) as rows:
+        rows.add(frame)
 
 
 def read_quarantine(store: ArtifactStore, ref: ArtifactRef) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mralign_core.config import RunConfig, Section
+from mralign_core.generation.families import family_fingerprint
 from mralign_core.label_sets import label_set_of
 from mralign_core.storage import ArtifactRef, key_of, source_digest
 
@@ -65,7 +66,6 @@ _SELECTION = (
     "max_reasoning_tokens",
     "traces_per_question",
 )
-_TAGS = ("think_open", "think_close")
 
 
 def _model(config: RunConfig) -> dict[str, Any]:
@@ -75,24 +75,34 @@ def _model(config: RunConfig) -> dict[str, Any]:
 
 
 def _questions(config: RunConfig) -> dict[str, Any]:
-    pocket = _pick(config.model.pocket, "world_seed", "overwrite_prob") if config.questions.source == "pocket" else {}
-    return {
-        **config.questions.fingerprint(),
-        "pocket": pocket,
-        "imported": config.generate.source == "traces",
-    }
+    pocket = _pick(config.model.pocket, "world_seed", "overwrite_prob") if config.questions.asks_pocket else {}
+    return {**config.questions.fingerprint(), "pocket": pocket}
 
 
 def _sampling(config: RunConfig) -> dict[str, Any]:
-    skip = {*_SELECTION, "source"}
+    # Which answers count as right decides which draws are made, where not all are.
+    skip = {*_SELECTION, "source", "endpoint"} - ({"answer_match"} if config.generate.draws == "sequential" else set())
     fields = {name: value for name, value in config.generate.fingerprint().items() if name not in skip}
-    return {**fields, **_pick(config.model, "dtype", *_TAGS), "seed": config.seed}
+    if config.generate.sampler == "endpoint":
+        # The server has a precision of its own.
+        return {**fields, "endpoint": config.generate.endpoint.fingerprint(), **_reading(config), "seed": config.seed}
+    return {**fields, **_pick(config.model, "dtype"), **_reading(config), "seed": config.seed}
+
+
+def _reading(config: RunConfig) -> dict[str, Any]:
+    """How a completion is asked for, taken apart and compared with the gold answers."""
+    return {"family": family_fingerprint(config.model), "match": config.match.fingerprint()}
 
 
 def _selection(config: RunConfig) -> dict[str, Any]:
-    imported = config.generate.source == "traces"
-    names = ("source", *_SELECTION, *(("instruction",) if imported else ()))
-    return {**_pick(config.generate, *names), **_pick(config.model, *_TAGS)}
+    family = {"family": family_fingerprint(config.model)}
+    if config.generate.source == "sample":
+        return {**_pick(config.generate, "source", "num_draws", *_SELECTION), **family}
+    return {
+        **_pick(config.generate, "source", "instruction", *_SELECTION),
+        **family,
+        "match": config.match.fingerprint(),
+    }
 
 
 def _annotation(config: RunConfig) -> dict[str, Any]:
@@ -131,7 +141,8 @@ def _evaluation(config: RunConfig) -> dict[str, Any]:
     return {
         **{name: value for name, value in config.evaluate.fingerprint().items() if name not in skip},
         "instruction": config.generate.instruction,
-        **_pick(config.model, "dtype", *_TAGS),
+        **_pick(config.model, "dtype"),
+        **_reading(config),
         "seed": config.seed,
     }
 
@@ -152,30 +163,22 @@ def _agreement(config: RunConfig) -> dict[str, Any]:
     }
 
 
+_SAMPLERS = tuple(f"mralign_core.generation.{name}_sampler" for name in ("transformers", "vllm", "endpoint"))
+_GENERATION = ("mralign_core.generation.sampling", "mralign_core.generation.draws", *_SAMPLERS)
+_SCORING = ("mralign_core.generation.scoring", *_SAMPLERS)
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe(
             "questions",
             "prepare",
-            ("mralign_core.questions.loading", "mralign_core.pocket.world"),
+            ("mralign_core.questions.loading",),
             _questions,
         ),
         Recipe("model", "prepare", ("mralign_core.models", "mralign_core.pocket.model"), _model),
-        Recipe(
-            "generations-shard",
-            "generate",
-            ("mralign_core.generation.transformers_sampler", "mralign_core.generation.scoring"),
-            _sampling,
-            inputs=("questions", "model"),
-        ),
-        Recipe(
-            "generations",
-            "generate",
-            ("mralign_core.generation.transformers_sampler", "mralign_core.generation.scoring"),
-            _sampling,
-            inputs=("questions", "model"),
-        ),
+        Recipe("generations-shard", "generate", _GENERATION, _sampling, inputs=("questions", "model")),
+        Recipe("generations", "generate", _GENERATION, _sampling, inputs=("questions", "model")),
         Recipe(
             "candidates",
             "generate",
@@ -232,12 +235,15 @@ RECIPES: dict[str, Recipe] = {
             optional_inputs=("rewards",),
         ),
         Recipe(
-            "scores",
+            "scores-shard",
             "evaluate",
-            ("mralign_core.generation.transformers_sampler", "mralign_core.generation.scoring"),
+            _SCORING,
             _evaluation,
             inputs=("questions", "model"),
             optional_inputs=("adapter",),
+        ),
+        Recipe(
+            "scores", "evaluate", _SCORING, _evaluation, inputs=("questions", "model"), optional_inputs=("adapter",)
         ),
         Recipe(
             "report",

@@ -56,7 +56,7 @@ def train_variant(
                 seed=config.seed,
                 directory=directory,
                 card={"candidates": len(traces), "annotated": len(annotated)},
-                on_progress=report,
+                on_progress=lambda step, steps, row: report(step, steps, f"loss {row['loss']:.3f}"),
                 revision=location.revision,
             )
         store.write_table(directory, "metrics.parquet", result.metrics, TRAINING_METRICS)

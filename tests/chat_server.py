@@ -37,6 +37,17 @@ def says(content, finish_reason="stop", **fields):
     )
 
 
+def thinks(thinking, content, finish_reason="stop", *, field="reasoning_content", prompt_ids=None, token_ids=None):
+    """A chat completion of a reasoning model, its thinking in a field of its own; token ids as vLLM gives them."""
+    turn = says(content, finish_reason)
+    if thinking is not None:
+        turn.body["choices"][0]["message"][field] = thinking
+    if token_ids is not None:
+        turn.body["prompt_token_ids"] = prompt_ids
+        turn.body["choices"][0]["token_ids"] = token_ids
+    return turn
+
+
 def fails(status, message="scripted fault", headers=None):
     return Turn({"error": {"message": message}}, status, headers)
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from mralign_core.config import OPERATIONAL, RunConfig, Section, load_config, parse_config
 from mralign_core.errors import ConfigError
 
-LEAST = {"questions": {"train_path": "q.jsonl"}}
+LEAST = {"questions": {"train": "q.jsonl"}}
 
 
 @pytest.fixture
@@ -72,8 +72,30 @@ def test_overrides_are_read_as_yaml(config_file):
         ({"estimate": {"estimator": "frequency", "tolerance": 0.1}}, "estimate.tolerance has no effect when estimate"),
         ({"estimate": {"estimator": "em_converged", "num_iterations": 9}}, "estimate.num_iterations has no effect"),
         ({"estimate": {"num_resamples": 0, "confidence": 0.9}}, "estimate.confidence has no effect"),
+        (
+            {"generate": {"concurrency": 3}},
+            "generate.concurrency has no effect when generate.sampler is 'transformers'",
+        ),
+        (
+            {"generate": {"sampler": "endpoint", "endpoint": {"model": "openai/m", "use_batch_api": True}}},
+            "generate.endpoint.use_batch_api needs generate.draws 'exhaustive'",
+        ),
+        ({"generate": {"sampler": "vllm", "where": "threads"}}, "generate.where 'threads' can't be used with sampler"),
+        (
+            {"generate": {"sampler": "endpoint", "endpoint": {"model": "hosted_vllm/m", "temperature": 1}}},
+            "generate.endpoint.temperature has no effect beside generate.temperature",
+        ),
+        ({"vllm": {"max_model_len": 4096}}, "vllm has no effect when neither generate.sampler nor evaluate.sampler"),
         ({"estimate": 3}, "estimate: Input should be a valid dictionary"),
-        ({"questions": {}}, "questions.train_path is needed"),
+        ({"questions": {}}, "questions.train is needed: what to align on, such as nq_open or a file's path"),
+        ({"questions": {"train_path": "q.jsonl"}}, "questions.train_path: no such field; use questions.train: {path:"),
+        ({"questions": {"train": {"nam": "sciq"}}}, "questions.train.0.nam: no such field; did you mean 'name'?"),
+        (
+            {"questions": {"train": ["q.jsonl", {}]}},
+            "questions.train.1: give a set of questions a name, a path or both",
+        ),
+        ({"questions": {"train": {"name": "sciq", "pick": "random"}}}, "pick 'random' has no effect without a limit"),
+        ({"questions": {"train": "pocket"}}, "question set 'pocket' needs model.source 'pocket'"),
     ],
 )
 def test_what_is_wrong_is_named(values, says):
@@ -81,6 +103,20 @@ def test_what_is_wrong_is_named(values, says):
         parse_config({**LEAST, **values}, origin="run.yaml")
     assert str(caught.value).startswith("run.yaml: 1 problem(s)")
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("short", "whole"),
+    [
+        ("sciq", [{"name": "sciq"}]),
+        ("org/sciq", [{"path": "org/sciq"}]),
+        ("q.jsonl", [{"path": "q.jsonl"}]),
+        ({"name": "sciq", "limit": 3}, [{"name": "sciq", "limit": 3}]),
+        (["sciq", "data/q"], [{"name": "sciq"}, {"path": "data/q"}]),
+    ],
+)
+def test_question_sets_can_be_written_short(short, whole):
+    assert parse_config({"questions": {"train": short}}) == parse_config({"questions": {"train": whole}})
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -207,7 +207,7 @@ def _require_both_polarities(corpus: Corpus) -> None:
             sign = "⁺" if name == "plus" else "⁻"
             raise NoCandidatesError(
                 f"P{sign} can't be estimated: none of the {num_annotated} annotated traces with a label is {polarity}. "
-                "Use more questions (questions.train_limit), more draws (generate.num_draws), a looser "
+                "Use more questions (questions.train), more draws (generate.num_draws), a looser "
                 "generate.answer_match, or wider length bounds"
             )
 

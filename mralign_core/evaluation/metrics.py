@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
+from mralign_core.method.traces import WELL_FORMED
 from mralign_core.schemas import OUTCOMES
 
 FloatArray = NDArray[np.float64]
@@ -45,8 +46,9 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row a variant and stratum: ``variant, stratum, num_questions, num_answers``, the :data:`METRICS`,
-        ``contains_answer``, and the share of each outcome as ``outcome_<name>``; all shares in [0, 1], NaN
-        where a metric is not defined. Stratum :data:`ALL_QUESTIONS` comes first.
+        ``contains_answer``, ``well_formed`` (a closed thinking where one is due, and an answer), and the share of
+        each outcome as ``outcome_<name>``; all shares in [0, 1], NaN where a metric is not defined. Stratum
+        :data:`ALL_QUESTIONS` comes first.
 
     Example:
         >>> same = {"variant": "on", "stratum": "", "draw": 0, "outcome": "ok", "contains_answer": True}
@@ -56,7 +58,7 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
         [0.5, 0.5, 1.0, 0.5]
     """
     answers = answer_metrics(scores)
-    shares = [*METRICS, "contains_answer", *(f"outcome_{name}" for name in OUTCOMES)]
+    shares = [*METRICS, "contains_answer", "well_formed", *(f"outcome_{name}" for name in OUTCOMES)]
     rows: list[pd.DataFrame] = []
     for stratum, members in _by_stratum(answers):
         grouped = members.groupby("variant", sort=False)
@@ -93,6 +95,7 @@ def answer_metrics(scores: pd.DataFrame) -> pd.DataFrame:
     answers["em_thought"] = np.where(thinks, em_thought, np.nan)
     answers["em_answer"] = em_answer.astype(float)
     answers["contains_answer"] = scores["contains_answer"].to_numpy(bool).astype(float)
+    answers["well_formed"] = scores["outcome"].isin(WELL_FORMED).to_numpy(float)
     for name in OUTCOMES:
         answers[f"outcome_{name}"] = (scores["outcome"].to_numpy(object) == name).astype(float)
     answers["variant"] = pd.Categorical(

@@ -23,7 +23,9 @@ from mralign_core.diagnostics import Diagnostics
 from mralign_core.evaluation import diagnostic_findings, example_traces, figures, findings
 from mralign_core.evaluation.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
 from mralign_core.evaluation.metrics import CONSISTENCY, METRICS, consistency_shifts, order_variants
+from mralign_core.generation.draws import PARTLY_DRAWN
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
+from mralign_core.method.traces import WELL_FORMED
 from mralign_core.schemas import OUTCOMES, RULES
 
 # HTML has no place for control characters, and a lone surrogate cannot be written as UTF-8.
@@ -42,6 +44,10 @@ class ReportInputs:
     """Plain statements to show at the top, such as why a stage was skipped."""
     funnel: pd.DataFrame | None = None
     """What each step of the selection kept: ``step, kept, dropped, reason``."""
+    draws: pd.DataFrame | None = None
+    """What became of the draws, by thinking mode: what ``count_draws`` returns."""
+    draws_are_partial: bool = False
+    """Whether draws stopped where they could no longer matter, so that their shares are not those of all draws."""
     candidates: pd.DataFrame | None = None
     """Rows of ``schemas.CANDIDATES``."""
     annotations: pd.DataFrame | None = None
@@ -253,6 +259,8 @@ def _template() -> jinja2.Template:
         METRICS=METRICS,
         METRIC_NAMES=figures.METRIC_NAMES,
         OUTCOMES=OUTCOMES,
+        WELL_FORMED=WELL_FORMED,
+        PARTLY_DRAWN=PARTLY_DRAWN,
         CONSISTENCY=CONSISTENCY,
         POLARITY_COLOURS=figures.POLARITY_COLOURS,
         weight_colour=figures.weight_colour,

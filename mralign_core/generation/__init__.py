@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from mralign_core.config import EvaluateConfig, GenerateConfig
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedTokenizerBase
+
+    from mralign_core.generation.families import Family
 
 
 class SampleRequest(NamedTuple):
@@ -18,13 +23,17 @@ class SampleRequest(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One draw made: ``completion_ids`` is the truth, ``completion`` its decoded text, both without the end token."""
+    """One draw made: ``completion_ids`` is the truth, ``completion`` its decoded text, both without the end token.
+
+    ``token_source`` says whether the model drew these very tokens, or an engine gave only text, which was then encoded.
+    """
 
     prompt: str
     prompt_ids: list[int]
     completion_ids: list[int]
     completion: str
     finish_reason: str
+    token_source: Literal["sampled", "encoded"] = "sampled"
 
 
 class Decoding(NamedTuple):
@@ -43,19 +52,41 @@ class Decoding(NamedTuple):
         return cls(section.temperature, section.top_p, top_k, section.max_new_tokens, seed)
 
 
+FollowUp = Callable[[SampleRequest, Sample], SampleRequest | None]
+"""Which request, if any, a finished one leads to."""
+
+
 class Sampler(Protocol):
     """Anything that turns requests into samples.
 
     A sample is a function of (model, question, thinking mode, draw, seed) alone: not of the batch, the order of the
-    requests, the shard, or a restart. The random numbers do not depend on the model, so that two models compared on
-    the same requests share them.
+    requests, the shard, or a restart, as far as the engine can promise it (each says in its docstring how far).
     """
 
-    def sample(
-        self,
-        requests: Sequence[SampleRequest],
-        decoding: Decoding,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[Sample]:
-        """Sample every request, in the order given; ``on_progress(done, total)`` is called as rows finish."""
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+
+    def draw(
+        self, requests: Sequence[SampleRequest], decoding: Decoding, follow_up: FollowUp | None = None
+    ) -> Iterator[tuple[SampleRequest, Sample]]:
+        """Make every draw that is asked for, and those that follow from them; yields each as it finishes.
+
+        ``follow_up`` is called once for every finished draw, before it is yielded; the request it returns is drawn
+        too. Closing the iterator abandons what is under way.
+        """
         ...
+
+
+def sample_all(
+    sampler: Sampler,
+    requests: Sequence[SampleRequest],
+    decoding: Decoding,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Sample]:
+    """Sample distinct requests, in the order given; ``on_progress(done, total)`` is called as they finish."""
+    samples: dict[SampleRequest, Sample] = {}
+    for request, sample in sampler.draw(requests, decoding):
+        samples[request] = sample
+        if on_progress:
+            on_progress(len(samples), len(requests))
+    return [samples[request] for request in requests]

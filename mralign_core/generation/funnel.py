@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import pandas as pd
 
@@ -17,18 +17,28 @@ Item = TypeVar("Item")
 
 
 class Funnel:
-    """Counts of a selection; a step has a row for each reason, or one row when it dropped nothing."""
+    """Counts of a selection that may go piece by piece; a step has a row for each reason, or one when it dropped none.
 
-    def __init__(self) -> None:
-        self.rows: list[tuple[str, int, int, str]] = []
+    Args:
+        steps: the steps in order, where they are to be shown though nothing reaches them.
+    """
+
+    def __init__(self, steps: Sequence[str] = ()) -> None:
+        self._steps: dict[str, Counter[str]] = {step: Counter() for step in steps}
 
     def keep(self, step: str, items: Iterable[Item], reasons: Sequence[str]) -> list[Item]:
-        """Record a step and return the items it keeps: those whose reason to drop them is empty."""
-        kept = [item for item, reason in zip(items, reasons, strict=True) if not reason]
-        dropped = Counter(reason for reason in reasons if reason)
-        for reason, count in dropped.most_common() or [("", 0)]:
-            self.rows.append((step, len(kept), count, reason))
-        return kept
+        """Count items at a step and return those it keeps: those whose reason to drop them is empty."""
+        self._steps.setdefault(step, Counter()).update(reasons)
+        return [item for item, reason in zip(items, reasons, strict=True) if not reason]
+
+    @property
+    def rows(self) -> list[tuple[str, int, int, str]]:
+        """Step, items it kept, items it dropped for the reason, reason."""
+        rows = []
+        for step, counts in self._steps.items():
+            dropped = sorted(((-count, reason) for reason, count in counts.items() if reason))
+            rows += [(step, counts[""], -count, reason) for count, reason in dropped or [(0, "")]]
+        return rows
 
     def frame(self) -> pd.DataFrame:
         """The counts as a table with ``FUNNEL_COLUMNS``."""
@@ -43,14 +53,18 @@ class Funnel:
         return "\n".join(lines)
 
 
-def require_both_polarities(candidates: pd.DataFrame, funnel: Funnel, remedy: str) -> None:
+def require_both_polarities(counts: Mapping[str, int], funnel: Funnel, remedy: str) -> None:
     """Refuse to go on without traces of each polarity.
 
+    Args:
+        counts: traces by polarity.
+        funnel: the yield of every step, for the message.
+        remedy: what can help.
+
     Raises:
-        NoCandidatesError: one polarity or both have no trace; the message shows the yield of every step.
+        NoCandidatesError: one polarity or both have no trace.
     """
-    counts: dict[str, Any] = {name: int((candidates["polarity"] == name).sum()) for name in POLARITIES}
-    if all(counts.values()):
+    if all(counts.get(name) for name in POLARITIES):
         return
-    found = ", ".join(f"{count} {name}" for name, count in counts.items())
+    found = ", ".join(f"{counts.get(name, 0)} {name}" for name in POLARITIES)
     raise NoCandidatesError(f"selection kept {found} traces; both kinds are needed. Its yield:\n{funnel}\n{remedy}")

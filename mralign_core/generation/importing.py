@@ -15,15 +15,18 @@ from typing import Any, NamedTuple
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from mralign_core.config import GenerateConfig, ModelConfig
+from mralign_core.config import GenerateConfig
+from mralign_core.errors import DataError
+from mralign_core.generation.families import Family
 from mralign_core.generation.funnel import Funnel, require_both_polarities
-from mralign_core.generation.prompts import PromptFormat, opened_by_prompt, render_prompt
-from mralign_core.generation.selecting import Row, candidates_frame, keep_traces
-from mralign_core.method.matching import contains_match, exact_match
+from mralign_core.generation.prompts import opened_by_prompt, render_prompt
+from mralign_core.generation.segmenting import encode_completion
+from mralign_core.generation.selecting import Row, as_candidate, keep_traces
+from mralign_core.method.matching import MatchRules, contains_match, exact_match
 from mralign_core.method.traces import parse_completion
 from mralign_core.questions.jsonl import Line, read_jsonl, refuse
 from mralign_core.questions.loading import answers_of, question_key, repeated_ids
-from mralign_core.schemas import POLARITIES, QUESTIONS
+from mralign_core.schemas import CANDIDATES, POLARITIES, QUESTIONS
 
 FIELD = "generate.traces_path"
 REMEDY = (
@@ -43,7 +46,7 @@ class ImportedTraces(NamedTuple):
 
 
 def import_traces(
-    path: str | Path, tokenizer: PreTrainedTokenizerBase, section: GenerateConfig, model: ModelConfig
+    path: str | Path, tokenizer: PreTrainedTokenizerBase, section: GenerateConfig, family: Family, rules: MatchRules
 ) -> ImportedTraces:
     """Read traces and keep those of allowed length; the filters are those of sampled traces.
 
@@ -55,7 +58,8 @@ def import_traces(
         path: JSONL file.
         tokenizer: tokenizer of the model to align, which need not be the one that wrote the traces.
         section: instruction of the prompt, answer match, length bounds, traces per question.
-        model: think tags.
+        family: how the model thinks.
+        rules: how answers are compared.
 
     Raises:
         DataError: the file can't be read, or rows are malformed; names file, line, field and remedy for all
@@ -64,20 +68,22 @@ def import_traces(
     """
     lines = read_jsonl(path, FIELD)
     problems: list[str] = []
-    read = [_read(line, model, problems) for line in lines]
+    read = [_read(line, family, problems) for line in lines]
     problems += repeated_ids(lines, [row["trace_id"] for row in read], "id")
     refuse(path, FIELD, problems, "correct these lines or take them out")
     numbered = _number_draws(read)
     funnel = Funnel()
     in_file = funnel.keep("traces in the file", numbered, [""] * len(read))
     with_gold = funnel.keep("traces with a gold answer", in_file, _without_gold(in_file))
-    drawn = [_as_draw(row, tokenizer, section, model) for row in with_gold]
-    candidates = candidates_frame(keep_traces(drawn, funnel, section, tokenizer, model))
-    require_both_polarities(candidates, funnel, REMEDY)
+    drawn = [_as_draw(row, tokenizer, section, family, problems) for row in with_gold]
+    refuse(path, FIELD, problems, "use a tokenizer that knows these texts, or take the traces out")
+    kept = map(as_candidate, keep_traces(drawn, funnel, section, tokenizer, family))
+    candidates = pd.DataFrame(kept, columns=list(CANDIDATES.columns)).astype(object)
+    require_both_polarities(candidates["polarity"].value_counts(), funnel, REMEDY)
     return ImportedTraces(candidates, funnel.frame(), _questions(with_gold, Path(path).stem))
 
 
-def _read(line: Line, model: ModelConfig, problems: list[str]) -> Row:
+def _read(line: Line, family: Family, problems: list[str]) -> Row:
     values = line.values
     row: Row = {name: _text(line, name, problems) for name in ("question", "thinking", "answer")}
     row["trace_id"] = str(values.get("id", "")).strip()
@@ -93,7 +99,7 @@ def _read(line: Line, model: ModelConfig, problems: list[str]) -> Row:
     row["finished"] = values.get("finished", True)
     if not isinstance(row["finished"], bool):
         problems.append(f"line {line.number}: field 'finished' must be true or false, got {row['finished']!r:.60}")
-    for tag in (model.think_open, model.think_close):
+    for tag in filter(None, (family.think_open, family.think_close, family.reply_open)):
         if tag in row["thinking"] + row["answer"]:
             problems.append(
                 f"line {line.number}: fields 'thinking' and 'answer' must not hold {tag!r}: take the tags out"
@@ -125,27 +131,28 @@ def _without_gold(rows: Sequence[Row]) -> list[str]:
     return ["" if row["answers"] else "no gold answer" for row in rows]
 
 
-def _as_draw(row: Row, tokenizer: PreTrainedTokenizerBase, section: GenerateConfig, model: ModelConfig) -> Row:
+def _as_draw(
+    row: Row, tokenizer: PreTrainedTokenizerBase, section: GenerateConfig, family: Family, problems: list[str]
+) -> Row:
     """The trace as if the model had been asked the question and had written it."""
-    prompt_format = PromptFormat(section.instruction, model.think_open, model.think_close)
-    prompt = render_prompt(tokenizer, row["question"], "on", prompt_format)
-    opened = opened_by_prompt(prompt.text, model.think_open)
-    head = "" if opened else f"{model.think_open}\n"
-    written = f"{head}{row['thinking']}\n{model.think_close}\n\n{row['answer']}"
-    completion_ids = tokenizer.encode(written, add_special_tokens=False)
-    # The tokens are what is trained on; a tokenizer that normalises Unicode gives back a slightly other text.
-    completion = str(tokenizer.decode(completion_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    prompt = render_prompt(tokenizer, row["question"], "on", family, section.instruction)
+    opened = opened_by_prompt(prompt.text, family)
+    written = family.write_completion(row["thinking"], row["answer"], opened_by_prompt=opened)
+    try:
+        completion_ids, completion = encode_completion(tokenizer, written)
+    except DataError as error:
+        problems.append(f"trace {row['trace_id']!r}: {error}")
+        return row
     parse = partial(
         parse_completion,
-        think_open=model.think_open,
-        think_close=model.think_close,
+        tags=family.tags,
         thinking_mode="on",
         opened_by_prompt=opened,
     )
     parsed = parse(completion)
     match = exact_match if section.answer_match == "exact" else contains_match
     # Judged on the file's own text, so that no tokenizer can turn a right answer into a wrong one.
-    is_right = match(parse(written).answer, row["answers"])
+    is_right = match(parse(written).answer, row["answers"], rules)
     return {
         **row,
         "prompt": prompt.text,

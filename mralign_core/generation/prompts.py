@@ -1,10 +1,22 @@
-"""The prompt of a question in either thinking mode, in text and in tokens (App. F Fig. 11)."""
+"""The prompt of a question in either thinking mode: in text and tokens, or as a chat request (App. F Fig. 11).
+
+Decisions where the paper is silent: the instruction names the family's own place for thinking; and the date that some
+chat templates print is fixed, so that a run resumed on another day asks what it asked before.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+
+from mralign_core.errors import ConfigError
+from mralign_core.generation.families import Family, opened_by_prompt
+from mralign_core.generation.families.recognising import PROBE
+from mralign_core.generation.families.rendering import apply_template, chat_of, prompt_text
+
+__all__ = ["ChatRequest", "Prompt", "chat_messages", "opened_by_prompt", "render_prompt", "require_chat_endpoint"]
 
 
 class Prompt(NamedTuple):
@@ -14,66 +26,89 @@ class Prompt(NamedTuple):
     ids: list[int]
 
 
-class PromptFormat(NamedTuple):
-    """What a prompt is made of besides the question."""
+class ChatRequest(NamedTuple):
+    """A question for an OpenAI-compatible chat endpoint: its messages, and fields of the body that say the mode."""
 
-    instruction: str
-    think_open: str
-    think_close: str
+    messages: list[dict[str, str]]
+    extra_body: dict[str, Any]
 
 
 def render_prompt(
-    tokenizer: PreTrainedTokenizerBase, question: str, thinking_mode: str, prompt_format: PromptFormat
+    tokenizer: PreTrainedTokenizerBase, question: str, thinking_mode: str, family: Family, instruction: str
 ) -> Prompt:
     """Render a question for one thinking mode.
-
-    The mode is set by the chat template's ``enable_thinking``. Where a template has no such switch, or a
-    tokenizer no template, thinking is switched off by a closed, empty think block at the end of the prompt.
 
     Args:
         tokenizer: tokenizer of the model, with or without a chat template.
         question: the question.
         thinking_mode: ``"on"`` or ``"off"``.
-        prompt_format: instruction and think tags.
+        family: how the model thinks.
+        instruction: text before `Question: …`; empty sends the bare question.
 
     Returns:
         The prompt, ready to be continued by the model.
+
+    Raises:
+        ConfigError: the prompt leaves a think block open though thinking is off.
     """
-    content = question
-    if prompt_format.instruction:
-        content = f"{prompt_format.instruction}\n\nQuestion: {question}"
-    if tokenizer.chat_template is None:
-        plain = content if prompt_format.instruction else f"Question: {question}"
-        text = _without_switch(f"{plain}\nAnswer:\n", thinking_mode, prompt_format)
-        return Prompt(text, tokenizer.encode(text, add_special_tokens=True))
-    enabled, disabled = (_apply_template(tokenizer, content, enabled) for enabled in (True, False))
-    if enabled == disabled:
-        text = _without_switch(enabled, thinking_mode, prompt_format)
-    else:
-        text = enabled if thinking_mode == "on" else disabled
-    return Prompt(text, tokenizer.encode(text, add_special_tokens=False))
-
-
-def opened_by_prompt(prompt: str, think_open: str) -> bool:
-    """Whether the prompt already opened the think block, so that the completion begins inside it."""
-    return prompt.rstrip().endswith(think_open)
-
-
-def _apply_template(tokenizer: PreTrainedTokenizerBase, content: str, enable_thinking: bool) -> str:
-    return str(
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=enable_thinking,
+    text = prompt_text(tokenizer, question, thinking_mode, family, instruction)
+    if thinking_mode == "off" and opened_by_prompt(text, family):
+        raise ConfigError(
+            f"model.family {family.name!r} does not switch thinking off: the prompt still ends with "
+            f"{family.think_open!r}. Name the family that the model belongs to, or describe it in a YAML file "
+            "(docs/model-families.md)"
         )
-    )
+    return Prompt(text, tokenizer.encode(text, add_special_tokens=not tokenizer.chat_template))
 
 
-def _without_switch(prompt: str, thinking_mode: str, prompt_format: PromptFormat) -> str:
-    if thinking_mode == "on":
-        return prompt
-    # Some templates always open the think block: then it only has to be closed.
-    opened = opened_by_prompt(prompt, prompt_format.think_open)
-    head = prompt.rstrip() if opened else prompt + prompt_format.think_open
-    return f"{head}\n\n{prompt_format.think_close}\n\n"
+def chat_messages(question: str, thinking_mode: str, family: Family, instruction: str) -> ChatRequest:
+    """Ask for the same prompt at a chat endpoint, in the fields that vLLM and SGLang accept.
+
+    Args:
+        question: the question.
+        thinking_mode: ``"on"`` or ``"off"``.
+        family: how the model thinks; :func:`require_chat_endpoint` says whether an endpoint can be asked that.
+        instruction: as in :func:`render_prompt`.
+
+    >>> from mralign_core.generation.families import named_family
+    >>> chat_messages("Who?", "off", named_family("qwen3"), "").extra_body
+    {'chat_template_kwargs': {'enable_thinking': False}}
+    """
+    mode = family.mode(thinking_mode)
+    messages = chat_of(question, thinking_mode, family, instruction)
+    extra_body: dict[str, Any] = {"chat_template_kwargs": dict(mode.template)} if mode.template else {}
+    if mode.prefill:
+        messages.append({"role": "assistant", "content": mode.prefill})
+        extra_body |= {"continue_final_message": True, "add_generation_prompt": False}
+    return ChatRequest(messages, extra_body)
+
+
+def require_chat_endpoint(tokenizer: PreTrainedTokenizerBase, family: Family, instruction: str) -> None:
+    """Check that a chat endpoint with this tokenizer's template makes the prompts that :func:`render_prompt` makes.
+
+    Some templates cut the thinking out of a begun reply, or refuse it; a model without a template has no chat.
+
+    Raises:
+        ConfigError: a mode can't be asked for at a chat endpoint; names the mode and the remedy.
+    """
+    for thinking_mode in ("on", "off"):
+        wanted = render_prompt(tokenizer, PROBE, thinking_mode, family, instruction).text
+        problem = _chat_problem(tokenizer, chat_messages(PROBE, thinking_mode, family, instruction), wanted)
+        if problem:
+            raise ConfigError(
+                f"generate.sampler 'endpoint': thinking {thinking_mode!r} of model.family {family.name!r} can't be "
+                f"asked for at a chat endpoint: {problem}. Use generate.sampler 'vllm' or 'transformers', or serve the "
+                "model with a chat template that has a switch and put the same template into the folder of model.path"
+            )
+
+
+def _chat_problem(tokenizer: PreTrainedTokenizerBase, request: ChatRequest, wanted: str) -> str:
+    """Why a server would make another prompt of the request than the wanted one; empty where it makes the same."""
+    if not tokenizer.chat_template:
+        return "the tokenizer has no chat template"
+    body = {"add_generation_prompt": True, **request.extra_body}
+    try:
+        served = apply_template(tokenizer, request.messages, body | body.pop("chat_template_kwargs", {}))
+    except (ValueError, TemplateError) as error:
+        return f"the chat template refuses a begun reply ({error!s:.100})"
+    return "" if served == wanted else f"the chat template ends the prompt with {served[-40:]!r}"

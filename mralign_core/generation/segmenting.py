@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,13 @@ from mralign_core.method.traces import ParsedCompletion, split_segments
 
 UNFINISHED = "\ufffd"
 """What a decoder shows for the first bytes of a character whose last bytes are in the tokens to come."""
+
+
+class EncodedCompletion(NamedTuple):
+    """Token ids of a text, and the text they decode to, which is what is trained on."""
+
+    ids: list[int]
+    text: str
 
 
 class SegmentedTrace(NamedTuple):
@@ -46,6 +54,30 @@ def segment_trace(
         for span, (first, last) in zip(spans, token_spans, strict=True)
     ]
     return SegmentedTrace(segments, token_spans[-1][1] if token_spans else 0)
+
+
+def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str) -> EncodedCompletion:
+    """Encode a completion that was never sampled in this tokenizer's tokens, and check it by decoding.
+
+    A tokenizer that normalises gives back a slightly other text, which then counts: other forms of the same
+    characters, other blanks, other case.
+
+    Args:
+        tokenizer: tokenizer of the model to train.
+        text: the completion, without the end token.
+
+    Raises:
+        DataError: the tokens do not hold the text, as with a vocabulary that lacks its words.
+    """
+    ids = _encode_behind(tokenizer, "x" if text[:1].isspace() else "\n", text)
+    decoded = _decode(tokenizer, ids)
+    wanted, written = _bare(text), _bare(decoded)
+    if wanted != written:
+        place = next(i for i in range(len(wanted) + 1) if wanted[i : i + 1] != written[i : i + 1])
+        raise DataError(
+            f"the tokenizer can't write {wanted[place : place + 20]!r}: it gives {written[place : place + 20]!r}"
+        )
+    return EncodedCompletion(ids, decoded)
 
 
 def token_offsets(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> list[tuple[int, int]]:
@@ -102,6 +134,20 @@ def _decoded_offsets(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], tex
     if num_settled != len(text):
         raise DataError(f"the tokens decode to {num_settled} characters, but the text has {len(text)}")
     return spans
+
+
+def _encode_behind(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> list[int]:
+    """Encode a text that follows another: SentencePiece would put a blank before it, were it encoded alone."""
+    ids, ids_before = (tokenizer.encode(part, add_special_tokens=False) for part in (text, before))
+    if _decode(tokenizer, [*ids_before, *ids]) == before + _decode(tokenizer, ids):
+        return ids
+    together = tokenizer.encode(before + text, add_special_tokens=False)
+    return together[len(ids_before) :] if together[: len(ids_before)] == ids_before else ids
+
+
+def _bare(text: str) -> str:
+    """What no normaliser may change."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _first_visible(text: str, start: int, end: int) -> int:

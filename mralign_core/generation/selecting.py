@@ -7,23 +7,35 @@ counts as a wrong answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from mralign_core.config import GenerateConfig, ModelConfig
-from mralign_core.generation.funnel import Funnel, require_both_polarities
+from mralign_core.config import GenerateConfig
+from mralign_core.generation.families import Family
+from mralign_core.generation.funnel import Funnel
 from mralign_core.generation.prompts import opened_by_prompt
 from mralign_core.generation.segmenting import segment_trace
-from mralign_core.method.selection import LengthBounds, choose_draws, length_problem, question_polarity
-from mralign_core.method.traces import parse_completion
+from mralign_core.method.selection import LengthBounds, choose_draws, judge_question, length_problem
+from mralign_core.method.traces import WELL_FORMED, parse_completion
 from mralign_core.questions.loading import question_key
 from mralign_core.schemas import CANDIDATES
 
 Row = dict[str, Any]
 
+STEPS = (
+    "questions",
+    "distinct questions",
+    "questions with a polarity",
+    "think-on draws of these",
+    "well-formed draws",
+    "draws of allowed length",
+    "traces",
+)
 REMEDY = (
     "What can help: more questions; fewer generate.num_draws, which must all agree; "
     "generate.answer_match 'contains'; wider generate.min_segments, max_segments, "
@@ -32,55 +44,59 @@ REMEDY = (
 )
 
 
-class Selection(NamedTuple):
-    """Kept traces (rows of :data:`~mralign_core.schemas.CANDIDATES`), and the yield of each step.
-
-    ``funnel`` has the columns step, kept, dropped, reason; a step with several reasons has a row for each.
-    """
-
-    candidates: pd.DataFrame
-    funnel: pd.DataFrame
+def distinct_questions(questions: pd.DataFrame) -> pd.DataFrame:
+    """The questions, the first of those that :func:`~mralign_core.questions.question_key` holds for the same."""
+    keys = questions["question"].map(question_key)
+    return questions[~keys.duplicated()].reset_index(drop=True)
 
 
 def select(
-    generations: pd.DataFrame,
+    draws: Iterable[Row],
     questions: pd.DataFrame,
     section: GenerateConfig,
     tokenizer: PreTrainedTokenizerBase,
-    model: ModelConfig,
-) -> Selection:
+    family: Family,
+    funnel: Funnel,
+) -> Iterator[Row]:
     """Keep the think-on traces of questions that thinking makes right in every draw, or wrong in every draw.
 
-    Implements the data selection of §3.1.1 and App. D.2 of arXiv 2510.24794.
+    Implements the data selection of §3.1.1 and App. D.2 of arXiv 2510.24794. Draws that did not have to be made
+    (:func:`~mralign_core.method.selection.next_draw`) change neither the traces nor the funnel. Holds the draws of
+    one question at a time.
 
     Args:
-        generations: the draws of both modes, rows of :data:`~mralign_core.schemas.GENERATIONS`.
-        questions: their questions, rows of :data:`~mralign_core.schemas.QUESTIONS`.
+        draws: rows of :data:`~mralign_core.schemas.GENERATIONS`, those of a question side by side.
+        questions: all training questions, rows of :data:`~mralign_core.schemas.QUESTIONS`.
         section: which match counts as right, length bounds, traces per question.
         tokenizer: tokenizer of the model that sampled.
-        model: think tags.
+        family: how the model thinks.
+        funnel: records the yield of each step (``STEPS``).
 
-    Raises:
-        NoCandidatesError: no trace is left, or none of one polarity; shows the yield of each step.
+    Yields:
+        Rows of :data:`~mralign_core.schemas.CANDIDATES`.
     """
-    funnel = Funnel()
-    draws = _draws_by_question(generations)
-    asked = [row for row in _rows(questions) if row["question_id"] in draws]
-    asked = funnel.keep("questions", asked, [""] * len(asked))
-    asked = funnel.keep("distinct questions", asked, _repeated(asked))
-    right = "em_answer" if section.answer_match == "exact" else "contains_answer"
-    judged = [(question, *_judge(draws[question["question_id"]], right)) for question in asked]
-    polar = funnel.keep("questions with a polarity", judged, [reason for *_, reason in judged])
-    drawn = [
-        {**question, **draw, "polarity": polarity}
-        for question, polarity, _ in polar
-        for draw in draws[question["question_id"]]["on"]
-    ]
-    drawn = funnel.keep("think-on draws of these", drawn, [""] * len(drawn))
-    traces = keep_traces(drawn, funnel, section, tokenizer, model)
-    candidates = candidates_frame(traces)
-    require_both_polarities(candidates, funnel, REMEDY)
-    return Selection(candidates, funnel.frame())
+    funnel.keep(STEPS[0], range(len(questions)), [""] * len(questions))
+    distinct = distinct_questions(questions)
+    repeated = ["same as another question"] * (len(questions) - len(distinct))
+    funnel.keep(STEPS[1], questions["question_id"], [""] * len(distinct) + repeated)
+    asked = {str(row["question_id"]): row for row in distinct.to_dict("records")}
+    for question_id, group in groupby(draws, key=itemgetter("question_id")):
+        by_mode: dict[str, list[Row]] = {"on": [], "off": []}
+        for row in sorted(group, key=itemgetter("draw")):
+            by_mode[row["thinking_mode"]].append(row)
+        question = {str(name): value for name, value in asked.pop(question_id).items()}
+        right_off, right_on = ([is_right(row, section) for row in by_mode[mode]] for mode in ("off", "on"))
+        verdict = judge_question(right_off, right_on, section.num_draws)
+        polar = funnel.keep(STEPS[2], [{**question, "polarity": verdict.polarity}], [verdict.reason])
+        drawn = [{**row, **draw} for row in polar for draw in by_mode["on"]]
+        drawn = funnel.keep(STEPS[3], drawn, [""] * len(drawn))
+        yield from map(as_candidate, keep_traces(drawn, funnel, section, tokenizer, family))
+    funnel.keep(STEPS[2], asked, ["draws are missing"] * len(asked))
+
+
+def is_right(row: Row, section: GenerateConfig) -> bool:
+    """Whether a draw's answer counts as right for the selection."""
+    return bool(row["em_answer" if section.answer_match == "exact" else "contains_answer"])
 
 
 def keep_traces(
@@ -88,7 +104,7 @@ def keep_traces(
     funnel: Funnel,
     section: GenerateConfig,
     tokenizer: PreTrainedTokenizerBase,
-    model: ModelConfig,
+    family: Family,
 ) -> list[Row]:
     """Segment draws; keep well-formed ones of allowed length, per question as many as the section says.
 
@@ -98,65 +114,31 @@ def keep_traces(
         funnel: records each step.
         section: length bounds, traces per question.
         tokenizer: tokenizer of the model.
-        model: think tags.
+        family: how the model thinks.
     """
-    malformed = ["" if row["outcome"] == "ok" else row["outcome"].replace("_", " ") for row in drawn]
-    formed = funnel.keep("well-formed draws", drawn, malformed)
-    segmented = [{**row, **_segmented(row, tokenizer, model)} for row in formed]
+    malformed = ["" if row["outcome"] in WELL_FORMED else row["outcome"].replace("_", " ") for row in drawn]
+    formed = funnel.keep(STEPS[4], drawn, malformed)
+    segmented = [{**row, **_segmented(row, tokenizer, family)} for row in formed]
     bounds = LengthBounds(
         section.min_segments, section.max_segments, section.min_reasoning_tokens, section.max_reasoning_tokens
     )
     problems = [length_problem(len(row["segments"]), row["reasoning_tokens"], bounds) for row in segmented]
-    fitting = funnel.keep("draws of allowed length", segmented, problems)
-    return funnel.keep("traces", fitting, _surplus(fitting, section))
+    fitting = funnel.keep(STEPS[5], segmented, problems)
+    return funnel.keep(STEPS[6], fitting, _surplus(fitting, section))
 
 
-def candidates_frame(traces: Sequence[Row]) -> pd.DataFrame:
-    """Traces as rows of ``CANDIDATES``; a trace without an id is named question_id/draw."""
-    rows = [{"trace_id": f"{row['question_id']}/{row['draw']}", **row} for row in traces]
-    return pd.DataFrame(rows, columns=list(CANDIDATES.columns)).astype(object)
+def as_candidate(trace: Row) -> Row:
+    """A kept trace as a row of ``CANDIDATES``; without an id it is named question_id/draw."""
+    named = {"trace_id": f"{trace['question_id']}/{trace['draw']}", **trace}
+    return {name: named[name] for name in CANDIDATES.columns}
 
 
-def _rows(frame: pd.DataFrame) -> list[Row]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-
-
-def _draws_by_question(generations: pd.DataFrame) -> dict[str, dict[str, list[Row]]]:
-    """Draws of each question and mode, in the order of their numbers."""
-    draws: dict[str, dict[str, list[Row]]] = {}
-    for row in sorted(_rows(generations), key=lambda row: row["draw"]):
-        draws.setdefault(row["question_id"], {"on": [], "off": []})[row["thinking_mode"]].append(row)
-    return draws
-
-
-def _repeated(questions: Sequence[Row]) -> list[str]:
-    """For each question, why it is dropped as a duplicate; empty for the first of its kind."""
-    keys = [question_key(row["question"]) for row in questions]
-    first: dict[str, int] = {}
-    for position, key in enumerate(keys):
-        first.setdefault(key, position)
-    return ["" if first[key] == position else "same as another question" for position, key in enumerate(keys)]
-
-
-def _judge(draws: dict[str, list[Row]], right: str) -> tuple[str | None, str]:
-    """Polarity of a question, or why it has none."""
-    right_on, right_off = ([bool(row[right]) for row in draws[mode]] for mode in ("on", "off"))
-    polarity = question_polarity(right_on, right_off)
-    if polarity:
-        return polarity, ""
-    outcomes = {*right_on, *right_off}
-    if len(outcomes) > 1:
-        return None, "answered now right, now wrong"
-    return None, "right with and without thinking" if outcomes == {True} else "wrong with and without thinking"
-
-
-def _segmented(row: Row, tokenizer: PreTrainedTokenizerBase, model: ModelConfig) -> Row:
+def _segmented(row: Row, tokenizer: PreTrainedTokenizerBase, family: Family) -> Row:
     parsed = parse_completion(
         row["completion"],
-        think_open=model.think_open,
-        think_close=model.think_close,
+        family.tags,
         thinking_mode="on",
-        opened_by_prompt=opened_by_prompt(row["prompt"], model.think_open),
+        opened_by_prompt=opened_by_prompt(row["prompt"], family),
     )
     return segment_trace(row["completion"], row["completion_ids"], parsed, tokenizer)._asdict()
 

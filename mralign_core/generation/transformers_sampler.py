@@ -21,19 +21,21 @@ each step, and is 1.35 times slower there at 256 rows.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mralign_core.generation import Decoding, Sample, SampleRequest
+from mralign_core.errors import ConfigError
+from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
+from mralign_core.generation.answer_end import AnswerEnd
 from mralign_core.generation.drawing import draw_tokens, uniforms
-from mralign_core.generation.loading import load_model_and_tokenizer
-from mralign_core.generation.prompts import Prompt, PromptFormat, render_prompt
+from mralign_core.generation.families import Family
+from mralign_core.generation.prompts import Prompt, render_prompt
 from mralign_core.generation.slot_cache import GROWTH, SlotCache
 
 
@@ -44,9 +46,8 @@ class TransformersSampler:
         model: any causal language model, with a PEFT adapter or without.
         tokenizer: its tokenizer.
         batch_size: rows decoded together.
+        family: how the model thinks.
         instruction: text before `Question: …` in the prompt; empty sends the bare question.
-        think_open: tag that opens the thinking.
-        think_close: tag that closes it.
     """
 
     def __init__(
@@ -55,62 +56,59 @@ class TransformersSampler:
         tokenizer: PreTrainedTokenizerBase,
         *,
         batch_size: int,
+        family: Family,
         instruction: str = "",
-        think_open: str = "<think>",
-        think_close: str = "</think>",
     ) -> None:
+        refuse_other_attention(model)
         self.model: Any = _in_float64(model) if model.device.type == "cpu" else model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
-        self.prompt_format = PromptFormat(instruction, think_open, think_close)
+        self.instruction = instruction
+        self.family = family
         self.end_ids = end_token_ids(model, tokenizer)
+        self.answer_end = AnswerEnd(tokenizer, family)
 
-    @torch.inference_mode()
-    def sample(
-        self,
-        requests: Sequence[SampleRequest],
-        decoding: Decoding,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[Sample]:
-        """Sample every request, in the order given; ``on_progress(done, total)`` is called as rows finish."""
-        prompts = [
-            render_prompt(self.tokenizer, request.question, request.thinking_mode, self.prompt_format)
-            for request in requests
-        ]
-        decoder = _SlotDecoder(self.model, self.batch_size, self.end_ids, decoding, requests, prompts)
-        for num_finished in decoder.run():
-            if on_progress:
-                on_progress(num_finished, len(requests))
-        return [
-            self._sample(*drawn) for drawn in zip(prompts, decoder.completions, decoder.finish_reasons, strict=True)
-        ]
+    def draw(
+        self, requests: Sequence[SampleRequest], decoding: Decoding, follow_up: FollowUp | None = None
+    ) -> Iterator[tuple[SampleRequest, Sample]]:
+        """Draw every request and those that follow; a free slot goes to the follow-up of the row that left it."""
+        decoder = _SlotDecoder(
+            self.model, self.batch_size, decoding, requests, self._prompt, self._is_finished, self.end_ids
+        )
+        for request, prompt, completion_ids, finish_reason in decoder.run():
+            sample = Sample(
+                prompt.text, prompt.ids, completion_ids, self.answer_end.decode(completion_ids), finish_reason
+            )
+            if follow_up and (following := follow_up(request, sample)):
+                decoder.waiting.appendleft(following)
+            yield request, sample
 
-    def _sample(self, prompt: Prompt, completion_ids: list[int], finish_reason: str) -> Sample:
-        text = self.tokenizer.decode(completion_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return Sample(prompt.text, prompt.ids, completion_ids, str(text), finish_reason)
+    def _prompt(self, request: SampleRequest) -> Prompt:
+        return render_prompt(self.tokenizer, request.question, request.thinking_mode, self.family, self.instruction)
+
+    def _is_finished(self, request: SampleRequest, prompt: Prompt, completion_ids: list[int]) -> bool:
+        """Whether the last token ends the answer: what a model writes after that is never read."""
+        last = len(completion_ids) - 1
+        return (
+            self.answer_end.in_tokens(completion_ids, request.thinking_mode, prompt.text, known_open=last) is not None
+        )
 
 
-def load_sampler(
-    path: str | Path,
-    *,
-    dtype: str,
-    device: str = "auto",
-    batch_size: int,
-    instruction: str = "",
-    think_open: str = "<think>",
-    think_close: str = "</think>",
-    adapter_dir: str | Path | None = None,
-    revision: str = "",
-) -> TransformersSampler:
-    """Make a sampler of a model on disk or hub, with an adapter on top if one is given."""
-    model, tokenizer = load_model_and_tokenizer(path, dtype, device, adapter_dir, revision=revision)
-    return TransformersSampler(
-        model,
-        tokenizer,
-        batch_size=batch_size,
-        instruction=instruction,
-        think_open=think_open,
-        think_close=think_close,
+def refuse_other_attention(model: Any) -> None:
+    """Refuse a model with layers that keep another state than the keys and values of all tokens.
+
+    Raises:
+        ConfigError: the model has such layers, such as linear or chunked attention.
+    """
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    if others := sorted(set(kinds) - {"full_attention", "sliding_attention"}):
+        raise _cannot_sample(f"has {', '.join(others)} layers")
+
+
+def _cannot_sample(why: str) -> ConfigError:
+    return ConfigError(
+        f"sampler 'transformers' can't sample with this model: it {why}. Set generate.sampler to 'vllm' or 'endpoint', "
+        "and evaluate.sampler to 'vllm'"
     )
 
 
@@ -176,96 +174,105 @@ class _Rows:
         self.owner[slots], self.uniforms[slots] = rows.owner, rows.uniforms
 
 
+Finished = tuple[SampleRequest, Prompt, list[int], str]
+
+
 class _SlotDecoder:
-    """Decodes all requests in a fixed number of slots; a free slot is given to the next waiting request."""
+    """Decodes requests in a fixed number of slots; a free slot is given to the next waiting request.
+
+    ``waiting`` may grow while it runs. ``is_finished`` says whether a completion is over though the model has not
+    drawn an end token.
+    """
 
     def __init__(
         self,
         model: Any,
-        batch_size: int,
-        end_ids: frozenset[int],
+        num_slots: int,
         decoding: Decoding,
-        requests: Sequence[SampleRequest],
-        prompts: Sequence[Prompt],
+        requests: Iterable[SampleRequest],
+        prompt_of: Callable[[SampleRequest], Prompt],
+        is_finished: Callable[[SampleRequest, Prompt, list[int]], bool],
+        end_ids: frozenset[int],
     ) -> None:
-        self.model, self.end_ids, self.decoding = model, end_ids, decoding
-        self.requests, self.prompts = requests, prompts
-        self.num_slots = min(batch_size, len(requests))
-        self.completions: list[list[int]] = [[] for _ in requests]
-        self.finish_reasons = [""] * len(requests)
+        self.model, self.num_slots, self.decoding = model, num_slots, decoding
+        self.prompt_of, self.is_finished, self.end_ids = prompt_of, is_finished, end_ids
+        self.waiting = deque(requests)
+        self.under_way: dict[int, tuple[SampleRequest, Prompt, list[int]]] = {}
         self.num_admitted = 0
         self.rows: _Rows | None = None
 
-    def run(self) -> Iterator[int]:
-        """Decode to the end; yields the number of finished requests whenever it grew."""
-        num_finished = 0
+    @torch.inference_mode()
+    def run(self) -> Iterator[Finished]:
+        """Decode to the end; yields each request as it finishes."""
         while (rows := self._admit()) is not None:
-            step = np.array([len(self.completions[owner]) if owner >= 0 else 0 for owner in rows.owner])
+            step = np.array([len(self.under_way[owner][2]) if owner >= 0 else 0 for owner in rows.owner.tolist()])
             uniform = torch.from_numpy(rows.uniforms[np.arange(len(step)), step]).to(rows.logits.device)
             next_ids = draw_tokens(rows.logits, uniform, self.decoding)
-            newly_finished = self._record(rows, next_ids.tolist())
-            if newly_finished:
-                num_finished += newly_finished
-                yield num_finished
+            yield from self._record(rows, next_ids.tolist())
             self._advance(rows, next_ids)
 
     def _admit(self) -> _Rows | None:
         """Fill free slots with waiting requests; returns the rows to decode, or None when all is done."""
-        num_waiting = len(self.requests) - self.num_admitted
         live = self.rows is not None and bool((self.rows.owner >= 0).any())
-        if num_waiting == 0:
+        if not self.waiting:
             return self.rows if live else None
         # A prefill costs about as much as a decoding step: wait until it serves several rows.
         if self.rows is None or not live:
-            self.rows = self._prefill(min(self.num_slots, num_waiting))
-        elif (self.rows.owner < 0).sum() >= max(1, self.num_slots // 8):
-            slots = np.flatnonzero(self.rows.owner < 0)[:num_waiting]
+            self.rows = self._prefill(min(self.num_slots, len(self.waiting)))
+        elif (self.rows.owner < 0).sum() >= max(1, len(self.rows.owner) // 8):
+            slots = np.flatnonzero(self.rows.owner < 0)[: len(self.waiting)]
             self.rows.place(slots, self._prefill(len(slots)))
         return self.rows
 
     def _prefill(self, num_rows: int) -> _Rows:
         """Run the prompts of the next waiting requests through the model."""
-        indices = range(self.num_admitted, self.num_admitted + num_rows)
+        admitted = [self.waiting.popleft() for _ in range(num_rows)]
+        owners = range(self.num_admitted, self.num_admitted + num_rows)
         self.num_admitted += num_rows
+        prompts = [self.prompt_of(request) for request in admitted]
+        for owner, request, prompt in zip(owners, admitted, prompts, strict=True):
+            self.under_way[owner] = (request, prompt, [])
         device = self.model.device
-        prompts = [torch.tensor(self.prompts[index].ids) for index in indices]
-        lengths = torch.tensor([len(ids) for ids in prompts])
+        lengths = torch.tensor([len(prompt.ids) for prompt in prompts])
         width = int(lengths.max())
-        input_ids = torch.stack([torch.nn.functional.pad(ids, (width - len(ids), 0)) for ids in prompts])
+        input_ids = torch.tensor([[0] * (width - len(prompt.ids)) + prompt.ids for prompt in prompts])
         mask = torch.arange(width) >= width - lengths[:, None]
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         cache = SlotCache(self.model.config.get_text_config().num_hidden_layers)
         logits = self._forward(input_ids.to(device), mask.to(device), positions.to(device), cache)
+        if any(layer.length != width for layer in cache.slot_layers):
+            raise _cannot_sample("keeps a state of its own beside keys and values")
+        if not bool(logits.isfinite().all()):
+            raise _cannot_sample("computes NaN on prompts of different lengths")
         steps = self.decoding.max_new_tokens
-        numbers = np.stack([uniforms(self.requests[index], self.decoding.seed, steps) for index in indices])
-        return _Rows(cache, mask.to(device), lengths.to(device), logits, np.array(indices), numbers)
+        numbers = np.stack([uniforms(request, self.decoding.seed, steps) for request in admitted])
+        return _Rows(cache, mask.to(device), lengths.to(device), logits, np.array(owners), numbers)
 
-    def _record(self, rows: _Rows, next_ids: list[int]) -> int:
-        """Append the drawn tokens and free the slots of rows that finished; returns how many did."""
-        num_finished = 0
+    def _record(self, rows: _Rows, next_ids: list[int]) -> Iterator[Finished]:
+        """Append the drawn tokens; free the slots of rows that finished, and yield these."""
         for slot, (owner, token) in enumerate(zip(rows.owner.tolist(), next_ids, strict=True)):
             if owner < 0:
                 continue
-            completion = self.completions[owner]
-            if token in self.end_ids:
-                self.finish_reasons[owner] = "stop"
+            request, prompt, completion_ids = self.under_way[owner]
+            if token not in self.end_ids:
+                completion_ids.append(token)
+            if token in self.end_ids or self.is_finished(request, prompt, completion_ids):
+                finish_reason = "stop"
+            elif len(completion_ids) == self.decoding.max_new_tokens:
+                finish_reason = "length"
             else:
-                completion.append(token)
-                if len(completion) == self.decoding.max_new_tokens:
-                    self.finish_reasons[owner] = "length"
-            if self.finish_reasons[owner]:
-                rows.owner[slot] = -1
-                num_finished += 1
-        return num_finished
+                continue
+            rows.owner[slot] = -1
+            del self.under_way[owner]
+            yield request, prompt, completion_ids, finish_reason
 
     def _advance(self, rows: _Rows, next_ids: torch.Tensor) -> None:
         """Feed the drawn tokens to the model."""
         live = np.flatnonzero(rows.owner >= 0)
         if len(live) == 0:
             return
-        num_waiting = len(self.requests) - self.num_admitted
         needed = int(rows.lengths[torch.as_tensor(live, device=rows.lengths.device)].max())
-        shrink = num_waiting == 0 and len(live) <= len(rows.owner) // 2
+        shrink = not self.waiting and len(live) <= len(rows.owner) // 2
         if shrink or rows.width > needed + GROWTH // 2:
             kept = live if shrink else np.arange(len(rows.owner))
             next_ids = next_ids[torch.as_tensor(kept, device=next_ids.device)]

@@ -12,8 +12,9 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+Name = TypeVar("Name")
 Result = TypeVar("Result")
 
 _starting = threading.Lock()
@@ -40,6 +41,45 @@ def run(
     except BaseException:
         future.cancel()
         raise
+
+
+class Crew(Generic[Name, Result]):
+    """Coroutines that a thread starts one by one, and whose results it takes as they end, each under its name."""
+
+    def __init__(self) -> None:
+        self.num_under_way = 0
+        self._tasks: set[asyncio.Task[Result]] = set()
+        self._ended: SimpleQueue[tuple[Name, asyncio.Task[Result]]] = SimpleQueue()
+
+    def start(self, name: Name, work: Callable[[], Coroutine[Any, Any, Result]]) -> None:
+        """Start a coroutine."""
+        self.num_under_way += 1
+        _loop().call_soon_threadsafe(self._create, name, work)
+
+    def next_ended(self) -> tuple[Name, Result]:
+        """Wait for one to end; raises what it raised."""
+        name, task = self._ended.get()
+        self.num_under_way -= 1
+        return name, task.result()
+
+    def close(self, *, cancel: bool) -> None:
+        """Wait until all have ended, cancelled or left to end by themselves; their results are lost."""
+        if cancel:
+            _loop().call_soon_threadsafe(lambda: [task.cancel() for task in self._tasks])
+        while self.num_under_way:
+            _, task = self._ended.get()
+            self.num_under_way -= 1
+            if not task.cancelled():
+                task.exception()  # else asyncio complains that nobody looked at it
+
+    def _create(self, name: Name, work: Callable[[], Coroutine[Any, Any, Result]]) -> None:
+        def end(task: asyncio.Task[Result]) -> None:
+            self._tasks.discard(task)
+            self._ended.put((name, task))
+
+        task = asyncio.get_running_loop().create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(end)
 
 
 def _loop() -> asyncio.AbstractEventLoop:

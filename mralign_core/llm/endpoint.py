@@ -34,6 +34,8 @@ NO_JSON_SCHEMA = ("deepseek",)
 """Providers that refuse a JSON schema though litellm says otherwise (its issue 7580): they get JSON mode."""
 BATCH_PROVIDERS = frozenset({*OPENAI_COMPATIBLE_BATCH_AND_FILES_PROVIDERS, "azure"})
 """Providers whose whole batch protocol litellm speaks: for others it lacks a call, or needs a bucket of one's own."""
+SELF_HOSTED = ("hosted_vllm", "llamafile", "lm_studio")
+"""Providers that are servers of one's own: where no price is given, their tokens cost nothing."""
 REFUSALS = (ContentPolicyViolationError, ContextWindowExceededError)
 REFUSING_STATUS = (400, 413, 422)
 REFUSING_WORDS = re.compile(
@@ -142,7 +144,7 @@ def known_price(endpoint: EndpointConfig) -> Price | None:
     try:
         info: dict[str, Any] = dict(litellm.get_model_info(endpoint.model))
     except Exception:  # litellm raises bare Exceptions of several kinds for a model it has no entry for
-        return None
+        return Price(0.0, 0.0) if endpoint.model.startswith(tuple(f"{name}/" for name in SELF_HOSTED)) else None
     suffix = "_batches" if endpoint.use_batch_api and info.get("input_cost_per_token_batches") else ""
     price_in, price_out = (info.get(f"{side}_cost_per_token{suffix}") for side in ("input", "output"))
     return None if price_in is None or price_out is None else Price(float(price_in), float(price_out))

@@ -36,7 +36,7 @@ class Request(NamedTuple):
 
 
 class Received(NamedTuple):
-    """A kept reply. ``cached`` tells that no request was sent for it."""
+    """A kept reply. ``response`` is the whole of it, raw; ``cached`` tells that no request was sent for it."""
 
     request_digest: str
     prompt_digest: str
@@ -46,6 +46,7 @@ class Received(NamedTuple):
     prompt_tokens: int
     completion_tokens: int
     cost_usd: float
+    response: Any
     cached: bool
 
 

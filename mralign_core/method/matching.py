@@ -6,10 +6,15 @@ keeps them. Decisions where the paper is silent:
 
 * Unicode: compatibility forms are unified (NFKC), all punctuation, symbols and format characters count as
   punctuation, and the accents of Latin, Greek and Cyrillic letters are dropped, so that "Beyonce" names
-  "Beyoncé". Vowel signs of other scripts carry meaning and stay.
+  "Beyoncé". Vowel signs of other scripts carry meaning and stay. No-break and thin spaces that group digits go, as
+  commas do.
 * Containment is on word boundaries: "Iran" is in "Iran's" and not in "Iranian". Punctuation may join words
   ("U.S." is "US") or part them ("Paris/London"); containment accepts either reading, but never parts a number
-  ("5" is not in "3.5").
+  ("5" is not in "3.5"). The paper's plain substring is an option, see :class:`MatchRules`.
+* Variants, unless switched off: where both sides hold numbers or dates, these are compared as such. "1,000" is "one
+  thousand", "July 4, 1776" is "1776-07-04" (see :mod:`mralign_core.method.quantities`), and 1.5 is not 15, which
+  SQuAD's normalisation takes for the same. In a longer text a gold answer of just 1, 1st or 2nd is looked for as it is
+  written, because "one", "first" and "second" stand in most texts without meaning a number.
 * Scripts written without spaces are compared character by character.
 * A gold answer that normalises to nothing never matches.
   One of nothing but articles ("A") is matched by an equal answer, not found in a longer text.
@@ -20,12 +25,21 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Literal, NamedTuple
+
+from mralign_core.method.quantities import MONTHS, clues, holds_quantity, unify_quantities
 
 ARTICLES = frozenset({"a", "an", "the"})
 
 _NUMBER_MARK = re.compile(r"[.,:](?<=[0-9].)(?=[0-9])")
 _ACCENTS = re.compile("[\u0300-\u036f]+")
+_TYPOGRAPHIC = (("’", "'"), ("‘", "'"), ("“", '"'), ("”", '"'), ("–", "-"), ("—", "-"))
+_GROUP_SPACE = re.compile(r"(?<=[0-9])[\u00a0\u2007\u2009\u202f](?=[0-9]{3}(?![0-9]))(?<![0-9]{4}.)")
+# Numbers whose words, "one", "first" and "second", have other meanings more often than not.
+_COMMON = frozenset({"1", "1th", "2th"})
+_DIGIT = re.compile("[0-9]")
+_NUMBER = re.compile("[0-9]+(p[0-9]+)?(th)?")
 # Letters by category, but written as apostrophes: Hawaiʻi, Qurʼan.
 _LETTER_APOSTROPHES = frozenset("ʹʻʼʽˈ")
 # Thai, Lao, Myanmar, Khmer, Han with kana, and Han beyond the basic plane.
@@ -71,7 +85,22 @@ def normalise(text: str) -> str:
     return _words(_fold(text).translate(_JOINING))
 
 
-def exact_match(answer: str | None, golds: Sequence[str]) -> bool:
+class MatchRules(NamedTuple):
+    """What counts as naming a gold answer."""
+
+    containment: Literal["words", "substring"] = "words"
+    """A gold answer stands in a longer text on word boundaries, or anywhere in it, inside words too. The latter is
+    the plain reading of the paper's EM_t. The paper doesn't say how the texts are prepared for it; here they are
+    normalised as for "words", so that the boundaries are the only difference and "substring" accepts all that
+    "words" does. It has no bearing on :func:`exact_match`, and variants are always whole words."""
+    variants: bool = True
+    """Numbers and dates count as equal in their common spellings."""
+
+
+DEFAULT_RULES = MatchRules()
+
+
+def exact_match(answer: str | None, golds: Sequence[str], rules: MatchRules = DEFAULT_RULES) -> bool:
     """Whether the answer equals one of the gold answers after normalisation.
 
     Implements EM_a of App. A.2 of arXiv 2510.24794.
@@ -79,57 +108,139 @@ def exact_match(answer: str | None, golds: Sequence[str]) -> bool:
     Args:
         answer: the model's answer; None never matches.
         golds: accepted answers.
+        rules: whether variants count.
 
     >>> exact_match("the Beatles.", ["Beatles", "The Fab Four"])
     True
+    >>> exact_match("4 July 1776", ["July 4th, 1776"]), exact_match("1776", ["July 4th, 1776"])
+    (True, False)
     """
     if answer is None:
         return False
-    normalised = normalise(answer)
-    return bool(normalised) and any(normalised == _gold_forms(gold)[0] for gold in golds)
+    text = _Text(_fold(answer))
+    return any(_equals(text, _compiled(gold), rules) for gold in golds)
 
 
-def contains_match(answer: str | None, golds: Sequence[str]) -> bool:
-    """Whether a gold answer stands in the answer, on word boundaries; true wherever :func:`exact_match` is.
+def contains_match(answer: str | None, golds: Sequence[str], rules: MatchRules = DEFAULT_RULES) -> bool:
+    """Whether a gold answer stands in the answer; true wherever :func:`exact_match` is.
 
     Args:
         answer: the model's answer; None never matches.
         golds: accepted answers.
+        rules: what counts as standing in it.
 
     >>> contains_match("It is Iran's capital.", ["Iran"]), contains_match("Iranian", ["Iran"])
     (True, False)
+    >>> contains_match("Iranian", ["Iran"], MatchRules(containment="substring"))
+    True
     """
     if not answer:
         return False
-    texts = [f" {form} " for form in _forms(answer)]
-    return any(
-        form and f" {form} " in text for gold in golds for form, text in zip(_gold_forms(gold), texts, strict=True)
-    )
+    text = _Text(_fold(answer))
+    return any(_contains(text, _compiled(gold), rules) for gold in golds)
 
 
-def thought_match(thinking: str | None, golds: Sequence[str]) -> bool:
-    """Whether the thinking names a gold answer, on word boundaries as :func:`contains_match`.
+def thought_match(thinking: str | None, golds: Sequence[str], rules: MatchRules = DEFAULT_RULES) -> bool:
+    """Whether the thinking names a gold answer, in the sense of :func:`contains_match`.
 
     Implements EM_t of App. A.2 of arXiv 2510.24794.
 
     >>> thought_match("So the chemical symbol is Au, for gold.", ["au"])
     True
+    >>> thought_match("That makes twenty-two.", ["22"]), thought_match("That makes twenty-two.", ["two"])
+    (True, False)
     """
-    return contains_match(thinking, golds)
+    return contains_match(thinking, golds, rules)
 
 
-def _forms(text: str) -> tuple[str, str]:
-    """The text's words with punctuation joining them (SQuAD's reading), and with punctuation parting them."""
-    folded = _fold(text)
-    return _words(folded.translate(_JOINING)), _words(_NUMBER_MARK.sub("", folded).translate(_PARTING))
+class _Text:
+    """A folded text's readings, each made when it is first asked for."""
+
+    def __init__(self, folded: str) -> None:
+        self.folded = folded
+
+    @cached_property
+    def squeezed(self) -> str:
+        """Without punctuation."""
+        return self.folded.translate(_JOINING)
+
+    @cached_property
+    def joined(self) -> str:
+        """The words, with punctuation joining them: SQuAD's reading."""
+        return _words(self.squeezed)
+
+    @cached_property
+    def parted(self) -> str:
+        """The words, with punctuation parting them."""
+        return _words(_NUMBER_MARK.sub("", self.folded).translate(_PARTING))
+
+    @cached_property
+    def unified(self) -> _Text:
+        """The same with numbers and dates in one spelling."""
+        return _Text(unify_quantities(self.folded))
+
+    @cached_property
+    def has_numbers(self) -> bool:
+        """Whether it holds a number, in digits or in words."""
+        return holds_quantity(self.folded)
+
+    @cached_property
+    def clues(self) -> tuple[str, ...]:
+        """Strings of which at least one is in the ``squeezed`` of every text that contains this one."""
+        words = self.unified.parted.split()
+        fixed = [word for word in words if not _DIGIT.search(word) and word not in MONTHS]
+        numbers = [word for word in words if _NUMBER.fullmatch(word)]
+        if fixed or not numbers:
+            return (max(fixed, key=len, default=""),)
+        return clues(max(numbers, key=len))
 
 
-_gold_forms = lru_cache(maxsize=1 << 16)(_forms)
+@lru_cache(maxsize=1 << 14)
+def _compiled(gold: str) -> _Text:
+    return _Text(_fold(gold))
+
+
+def _equals(text: _Text, gold: _Text, rules: MatchRules) -> bool:
+    if rules.variants and gold.has_numbers and text.has_numbers:
+        text, gold = text.unified, gold.unified
+    return bool(gold.joined) and text.joined == gold.joined
+
+
+def _contains(text: _Text, gold: _Text, rules: MatchRules) -> bool:
+    # Spares most texts the splitting into words. Right because no reading breaks a sequence of letters.
+    if not any(clue in text.squeezed for clue in gold.clues):
+        return False
+    if rules.containment == "substring" and _is_substring(text, gold):
+        return True
+    if not (rules.variants and gold.has_numbers):
+        return _stands_in(text, gold)
+    if gold.unified.joined in _COMMON:
+        return _stands_in(text, gold) or _equals(text, gold, rules)
+    return _stands_in(text.unified, gold.unified) or _equals(text, gold, rules)
+
+
+def _is_substring(text: _Text, gold: _Text) -> bool:
+    """Whether one of the gold answer's readings stands anywhere in the text's; never for articles, as with words."""
+    if ARTICLES.issuperset(gold.joined.split()):
+        return False
+    return gold.joined in text.joined or gold.parted in text.parted
+
+
+def _stands_in(text: _Text, gold: _Text) -> bool:
+    """Whether one of the gold answer's readings stands in the text's, on word boundaries."""
+    return any(
+        words and f" {words} " in f" {where} "
+        for where, words in ((text.joined, gold.joined), (text.parted, gold.parted))
+    )
 
 
 def _fold(text: str) -> str:
+    # Most texts are ASCII but for these, and much faster to read without them.
+    for mark, ascii_mark in _TYPOGRAPHIC:
+        text = text.replace(mark, ascii_mark)
     if text.isascii():
         return text.lower()
+    text = _GROUP_SPACE.sub("", text)
     bare = _ACCENTS.sub("", unicodedata.normalize("NFKD", text))
     return unicodedata.normalize("NFKC", bare.casefold())
 

@@ -1,7 +1,12 @@
 """Which questions and which of their draws become training traces (§3.1.1, App. D.2).
 
+Departures, each an option: keep every distinct draw that passes the filter; make only the draws that can still
+matter (:func:`next_draw`). A question is kept only if all its draws agree, so the first one that does not decides it,
+and the selected questions are the same as with every draw made.
+
 Decisions where the paper is silent: the length bounds are inclusive; the kept trace is the first draw that
-passes the filter. A departure, as an option: keep every distinct draw that passes.
+passes the filter; a question that is not kept is counted under the first draw, in the order of :func:`next_draw`,
+that ruled it out, so that the counts too are the same.
 """
 
 from __future__ import annotations
@@ -10,6 +15,14 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 Polarity = Literal["positive", "negative"]
+ThinkingMode = Literal["on", "off"]
+
+
+class Verdict(NamedTuple):
+    """Polarity of a question, or why it has none."""
+
+    polarity: Polarity | None
+    reason: str
 
 
 class LengthBounds(NamedTuple):
@@ -48,6 +61,54 @@ def question_polarity(right_on: Sequence[bool], right_off: Sequence[bool]) -> Po
     if outcomes == {(False, True)}:
         return "negative"
     return None
+
+
+def next_draw(right_off: Sequence[bool], right_on: Sequence[bool], num_draws: int) -> tuple[ThinkingMode, int] | None:
+    """The next draw of a question that can still matter, or None where it is decided.
+
+    Without thinking first, because those draws are short; then with thinking, one at a time. A question is decided at
+    the first pair that rules out both (1, 0) and (0, 1) in every draw.
+
+    Args:
+        right_off: whether the answers given so far without thinking are right, draw by draw.
+        right_on: the same with thinking.
+        num_draws: draws per mode (the paper's N).
+
+    Returns:
+        Thinking mode and number, from 0, of the draw to make.
+
+    >>> next_draw([True, True, True], [False], num_draws=3)
+    ('on', 1)
+    >>> next_draw([True, True, True], [False, True], num_draws=3) is None
+    True
+    """
+    if len(set(right_off)) > 1 or set(right_off) & set(right_on):
+        return None
+    if len(right_off) < num_draws:
+        return "off", len(right_off)
+    return ("on", len(right_on)) if len(right_on) < num_draws else None
+
+
+def judge_question(right_off: Sequence[bool], right_on: Sequence[bool], num_draws: int) -> Verdict:
+    """Polarity of a question from all its draws, or from those that :func:`next_draw` asked for.
+
+    Both give the same verdict, with the same reason.
+
+    Args:
+        right_off: whether the answers given without thinking are right, draw by draw.
+        right_on: the same with thinking.
+        num_draws: draws per mode.
+
+    >>> judge_question([True, True], [False, True], num_draws=2)
+    Verdict(polarity=None, reason='a think-on draw is right too')
+    """
+    if len(right_off) == len(right_on) == num_draws and (polarity := question_polarity(right_on, right_off)):
+        return Verdict(polarity, "")
+    if len(set(right_off)) > 1:
+        return Verdict(None, "think-off draws disagree")
+    if both := set(right_off) & set(right_on):
+        return Verdict(None, f"a think-on draw is {'right' if True in both else 'wrong'} too")
+    return Verdict(None, "draws are missing")
 
 
 def length_problem(num_segments: int, num_tokens: int, bounds: LengthBounds) -> str:

@@ -2,20 +2,23 @@
 
 Decisions where the paper is silent:
 
-* The thinking runs from the first opening tag to the last closing tag. A block that is opened again after the
-  last closing tag is unclosed thinking: its text is never taken for an answer.
-* A closed block with only whitespace in it is no thinking.
-* The answer is what stands in the first ``<answer>`` after the thinking, up to ``</answer>`` or else to the
-  end; where there is no such tag, all text after the thinking. It is stripped, and an empty one is no answer.
+* The thinking runs from its opening tag, in the completion or in the prompt, to the last closing tag before the
+  answer; a closing tag without an opening one closes a block that the prompt opened. A closed block with only
+  whitespace in it is no thinking. An opening tag inside the thinking is a mention.
+* The answer is what stands in the first ``<answer>`` after the thinking, up to ``</answer>`` or else to the end; where
+  there is no such tag, all of the reply. It is stripped, and an empty one is no answer. Reading ends with ``</answer>``
+  once the thinking that the mode asks for is there: no sampler's text beyond it changes what the completion says.
+* Text in a think block that is never closed is never taken for an answer, nor is an answer inside the thinking.
+* Channels (gpt-oss) are tags like any others: an analysis message is a think block, and the reply is what the final
+  channel holds. Several analysis messages, or one with commentary behind it, are several think blocks.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import NamedTuple
-
-ANSWER_OPEN = "<answer>"
-ANSWER_CLOSE = "</answer>"
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 _BLANK_LINES = re.compile(r"\n(?:[ \t\r]*\n)+")
 
@@ -27,12 +30,47 @@ class Span(NamedTuple):
     end: int
 
 
+class Tags(NamedTuple):
+    """What a model family writes around its thinking and its answer.
+
+    ``reply_open`` opens the reply where that is not simply what follows the thinking.
+    """
+
+    think_open: str = "<think>"
+    think_close: str = "</think>"
+    answer_open: str = "<answer>"
+    answer_close: str = "</answer>"
+    reply_open: str = ""
+
+
+Outcome = Literal[
+    "unclosed_thinking",
+    "several_think_blocks",
+    "answer_in_thinking",
+    "no_thinking",
+    "no_answer",
+    "untagged_answer",
+    "ok",
+]
+"""What a completion is, the first of these that holds:
+
+* ``unclosed_thinking``: the last think block was never closed.
+* ``several_think_blocks``: the thinking was closed more than once.
+* ``answer_in_thinking``: a tagged answer stands inside the thinking, and none after it.
+* ``no_thinking``: mode "on" only.
+* ``no_answer``: nothing stands where the answer should.
+* ``untagged_answer``: no answer tag after the thinking; all text there is the answer.
+* ``ok``: thinking where the mode asks for it, then a tagged answer.
+"""
+WELL_FORMED: frozenset[Outcome] = frozenset({"ok", "untagged_answer"})
+"""Outcomes of a completion that can be trained on: one closed think block where it is asked for, then an answer."""
+
+
 class ParsedCompletion(NamedTuple):
     """The parts of a completion; each text is ``completion[span.start:span.end]``, None where missing.
 
-    ``outcome`` is the first that holds of: ``unclosed_thinking``, ``no_thinking`` (mode "on" only),
-    ``no_answer``, ``ok``. A completion without thinking can still have an answer. ``thinking_closed`` is
-    False only where a think block was left open.
+    ``thinking_closed`` is False only where a think block was left open. A completion without thinking can still have an
+    answer, and so can one with several think blocks.
     """
 
     thinking: str | None
@@ -40,7 +78,7 @@ class ParsedCompletion(NamedTuple):
     answer: str | None
     answer_span: Span | None
     thinking_closed: bool
-    outcome: str
+    outcome: Outcome
 
 
 def split_segments(thinking: str, *, offset: int = 0) -> list[Span]:
@@ -65,9 +103,8 @@ def split_segments(thinking: str, *, offset: int = 0) -> list[Span]:
 
 def parse_completion(
     completion: str,
+    tags: Tags,
     *,
-    think_open: str,
-    think_close: str,
     thinking_mode: str,
     opened_by_prompt: bool = False,
 ) -> ParsedCompletion:
@@ -78,8 +115,7 @@ def parse_completion(
 
     Args:
         completion: the sampled text, without the end token.
-        think_open: tag that opens the thinking.
-        think_close: tag that closes it.
+        tags: the family's tags.
         thinking_mode: "on", or "off" where no thinking is expected: a think block is then skipped, and
             ``thinking`` is None.
         opened_by_prompt: the prompt ends inside an open think block. Decides, for a completion in mode "on"
@@ -89,57 +125,174 @@ def parse_completion(
         ValueError: ``thinking_mode`` is neither "on" nor "off".
 
     >>> parsed = parse_completion("<think>Seat of Iran?</think> <answer>Tehran</answer>",
-    ...                           think_open="<think>", think_close="</think>", thinking_mode="on")
+    ...                           Tags(), thinking_mode="on")
     >>> parsed.thinking, parsed.answer, parsed.outcome
     ('Seat of Iran?', 'Tehran', 'ok')
     """
     if thinking_mode not in ("on", "off"):
         raise ValueError(f"thinking_mode is {thinking_mode!r}; it must be 'on' or 'off'")
-    expected = thinking_mode == "on"
-    block = _think_block(completion, think_open, think_close, opened_by_prompt and expected)
-    thinking_span = block.text if expected and (_text(completion, block.text) or "").strip() else None
+    reading = _read(completion, tags, thinking_mode == "on", opened_by_prompt)
+    thinking_span = reading.thinking if thinking_mode == "on" and reading.has_thinking() else None
     thinking = _text(completion, thinking_span)
-    if not block.closed:
+    if reading.inside:
         return ParsedCompletion(thinking, thinking_span, None, None, False, "unclosed_thinking")
-    answer_span = _answer_span(completion, block.answer_from)
-    answer = _text(completion, answer_span)
-    outcome = "no_thinking" if expected and thinking is None else "no_answer" if answer is None else "ok"
-    return ParsedCompletion(thinking, thinking_span, answer, answer_span, True, outcome)
+    answer_span = _strip(completion, reading.answer_region())
+    answer = _text(completion, answer_span) or None
+    return ParsedCompletion(
+        thinking,
+        thinking_span,
+        answer,
+        answer_span if answer else None,
+        True,
+        _outcome(reading, lacks_thinking=thinking_mode == "on" and thinking is None, lacks_answer=answer is None),
+    )
 
 
-class _ThinkBlock(NamedTuple):
-    """Text between the tags (None without a block), whether it was closed, where the answer region starts."""
+def answer_is_complete(completion: str, tags: Tags, *, thinking_mode: str, opened_by_prompt: bool = False) -> bool:
+    """Whether the closing tag of the answer has been written, so that nothing that follows is ever read.
 
-    text: Span | None
-    closed: bool
-    answer_from: int
+    Args:
+        completion: the text so far.
+        tags: the family's tags.
+        thinking_mode: as in :func:`parse_completion`.
+        opened_by_prompt: as in :func:`parse_completion`.
 
-
-def _think_block(completion: str, think_open: str, think_close: str, opened_by_prompt: bool) -> _ThinkBlock:
-    first_open = completion.find(think_open)
-    first_close = completion.find(think_close)
-    if first_open < 0 and first_close < 0 and not opened_by_prompt:
-        return _ThinkBlock(None, True, 0)
-    tagged = first_open >= 0 and (first_close < 0 or first_open < first_close)
-    # After a prompt that opened the block, a tag is the opening one only if the model repeats it at once.
-    if tagged and opened_by_prompt:
-        tagged = not completion[:first_open].strip()
-    start = first_open + len(think_open) if tagged else 0
-    last_close = completion.rfind(think_close)
-    if last_close < 0 or completion.find(think_open, last_close) >= 0:
-        return _ThinkBlock(Span(start, len(completion)), False, len(completion))
-    return _ThinkBlock(Span(start, last_close), True, last_close + len(think_close))
+    >>> answer_is_complete("<think>Tehran.</think><answer>Tehran</answer>", Tags(), thinking_mode="on")
+    True
+    """
+    return _read(completion, tags, thinking_mode == "on", opened_by_prompt).is_complete
 
 
-def _answer_span(completion: str, start: int) -> Span | None:
-    end = len(completion)
-    tag = completion.find(ANSWER_OPEN, start)
-    if tag >= 0:
-        start = tag + len(ANSWER_OPEN)
-        close = completion.find(ANSWER_CLOSE, start)
-        end = close if close >= 0 else end
-    span = _strip(completion, Span(start, end))
-    return span if span.start < span.end else None
+def _outcome(reading: _Reading, *, lacks_thinking: bool, lacks_answer: bool) -> Outcome:
+    if reading.num_closings > 1:
+        return "several_think_blocks"
+    if lacks_answer and reading.answers_in_thinking:
+        return "answer_in_thinking"
+    if lacks_thinking:
+        return "no_thinking"
+    if lacks_answer:
+        return "no_answer"
+    return "untagged_answer" if reading.answer_start is None else "ok"
+
+
+@functools.lru_cache(maxsize=64)
+def _tag_pattern(tags: Tags) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(filter(None, tags), key=len, reverse=True))))
+
+
+def _read(completion: str, tags: Tags, thinking_expected: bool, opened_by_prompt: bool) -> _Reading:
+    """Go through the tags of a completion up to the end of its answer."""
+    reading = _Reading(completion, tags, thinking_expected)
+    if opened_by_prompt and thinking_expected:
+        reading.start, reading.inside = 0, True
+    # Without thinking, the prompt of a family with channels ends inside the final one.
+    reading.in_reply = bool(tags.reply_open) and not thinking_expected
+    take = {
+        tags.think_open: reading.open_thinking,
+        tags.think_close: reading.close_thinking,
+        tags.answer_open: reading.open_answer,
+        tags.answer_close: reading.close_answer,
+        tags.reply_open: reading.open_reply,
+    }
+    for tag in _tag_pattern(tags).finditer(completion):
+        take[tag.group()](*tag.span())
+        if reading.is_complete:
+            break
+    return reading
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What the tags of a completion have shown so far. All numbers are places in it, None for what was not met."""
+
+    completion: str
+    tags: Tags
+    thinking_expected: bool
+    inside: bool = False
+    """The text that follows is inside a think block."""
+    start: int | None = None
+    """First character of the thinking."""
+    close: int = 0
+    """Where the last closing tag begins."""
+    num_closings: int = 0
+    reply: int = 0
+    """First character of what follows the thinking."""
+    in_reply: bool = False
+    """The tag that opens the reply was met."""
+    reply_end: int | None = None
+    answer_start: int | None = None
+    """Behind the first answer tag of the reply."""
+    answer_end: int | None = None
+    answers_in_thinking: bool = False
+    is_complete: bool = False
+    """The answer was closed: what follows is not read."""
+
+    @property
+    def thinking(self) -> Span:
+        """From the first opening tag to the last closing one, or to the end; empty without a block."""
+        start = self.start or 0
+        return Span(start, len(self.completion) if self.inside else max(start, self.close))
+
+    def has_thinking(self) -> bool:
+        """Whether there is a block with text in it."""
+        return bool(self.completion[slice(*self.thinking)].strip())
+
+    def answer_region(self) -> Span:
+        """Where the answer stands, blanks included: in its tags, or else all of the reply."""
+        end = len(self.completion) if self.reply_end is None else self.reply_end
+        if self.answer_start is not None:
+            return Span(self.answer_start, end if self.answer_end is None else self.answer_end)
+        unopened = self.tags.reply_open and self.start is not None and not self.in_reply
+        return Span(end if unopened else self.reply, end)
+
+    def open_thinking(self, begin: int, end: int) -> None:
+        """A block opens; inside one, the tag is a mention, or repeats at once what the prompt opened."""
+        if not self.inside:
+            self.start = end if self.start is None else self.start
+            self.inside, self.in_reply = True, False
+            self._forget_answer()
+        elif not self.completion[:begin].strip():
+            self.start = end
+
+    def close_thinking(self, begin: int, end: int) -> None:
+        """The block closes; in channels the same tag ends the reply."""
+        if self.in_reply:
+            self.reply_end, self.is_complete = begin, True
+            return
+        if self.start is None:  # the prompt opened the block
+            self.start = 0
+            self.answers_in_thinking = self._holds_answer()
+        self.close, self.reply, self.inside = begin, end, False
+        self.num_closings += 1
+        self._forget_answer()
+
+    def open_reply(self, begin: int, end: int) -> None:
+        """The reply opens, such as the final channel."""
+        if not self.inside:
+            self.reply, self.in_reply = end, True
+            self._forget_answer()
+
+    def open_answer(self, begin: int, end: int) -> None:
+        """An answer opens; the first one counts."""
+        if self.answer_start is None:
+            self.answer_start = end
+
+    def close_answer(self, begin: int, end: int) -> None:
+        """The answer closes; with it the reading ends, unless the thinking is still to come."""
+        if self.answer_start is None or self.answer_end is not None:
+            return
+        self.answer_end = begin
+        if self.inside:
+            self.answers_in_thinking |= self._holds_answer()
+            self._forget_answer()
+        else:
+            self.is_complete = self._holds_answer() and (not self.thinking_expected or self.has_thinking())
+
+    def _holds_answer(self) -> bool:
+        return self.answer_end is not None and bool(self.completion[self.answer_start : self.answer_end].strip())
+
+    def _forget_answer(self) -> None:
+        self.answer_start = self.answer_end = None
 
 
 def _strip(text: str, span: Span) -> Span:

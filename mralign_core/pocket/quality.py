@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from mralign_core.config import PocketConfig
 from mralign_core.errors import UserError
-from mralign_core.generation import Decoding, Sampler, SampleRequest
+from mralign_core.generation import Decoding, Sampler, SampleRequest, sample_all
 from mralign_core.method.matching import exact_match, thought_match
-from mralign_core.method.traces import ParsedCompletion, parse_completion
+from mralign_core.method.traces import ParsedCompletion, Tags, parse_completion
 from mralign_core.pocket.world import Question, World
 
 logger = logging.getLogger("mralign_core.pocket")
@@ -58,8 +58,8 @@ def check_quality(world: World, sampler: Sampler, config: PocketConfig) -> dict[
 def _ask(sampler: Sampler, questions: Sequence[Question], thinking_mode: str) -> list[ParsedCompletion]:
     requests = [SampleRequest(question.question_id, question.text, thinking_mode, 0) for question in questions]
     return [
-        parse_completion(sample.completion, think_open="<think>", think_close="</think>", thinking_mode=thinking_mode)
-        for sample in sampler.sample(requests, GREEDY)
+        parse_completion(sample.completion, Tags(), thinking_mode=thinking_mode)
+        for sample in sample_all(sampler, requests, GREEDY)
     ]
 
 

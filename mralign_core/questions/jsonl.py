@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from mralign_core.errors import DataError
 
@@ -13,10 +14,12 @@ MOST_PROBLEMS = 20
 
 
 class Line(NamedTuple):
-    """One object of the file, with its line number from 1."""
+    """One record of a file: its number from 1, its fields, how messages name it, and the file's name (no suffix)."""
 
     number: int
     values: dict[str, Any]
+    place: str
+    file: str
 
 
 def read_jsonl(path: str | Path, field: str) -> list[Line]:
@@ -32,18 +35,53 @@ def read_jsonl(path: str | Path, field: str) -> list[Line]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{field}: {path} is not a file; name a JSONL file, one JSON object a line")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{field}: {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    # Not splitlines: JSON text may hold other line separators, such as U+2028, unescaped.
-    numbered = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    if not numbered:
-        raise DataError(f"{field}: {path} is empty; give at least one JSON object, one a line")
     problems: list[str] = []
-    lines = [Line(number, _parse(line, number, problems)) for number, line in numbered]
+    lines = list(stream_jsonl(path, field, problems))
     refuse(path, field, problems, "write one JSON object a line, as in a .jsonl file")
+    if not lines:
+        raise DataError(f"{field}: {path} is empty; give at least one JSON object, one a line")
     return lines
+
+
+def stream_jsonl(path: Path, field: str, problems: list[str]) -> Iterator[Line]:
+    """The objects of a JSONL file, one at a time; what is wrong with a line is added to ``problems``.
+
+    Raises:
+        DataError: the file is not UTF-8 text.
+    """
+    with open_bytes(path) as file:
+        # Lines end at \n only: JSON text may hold other line separators, such as U+2028, unescaped.
+        for number, raw in enumerate(file, start=1):
+            text = decode(raw, path, field, number)
+            if text.strip() and (values := _parse(text, number, problems)) is not None:
+                yield Line(number, values, f"line {number}", stem(path))
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """The file, opened; a ``.gz`` file comes unpacked."""
+    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def decode(raw: bytes, path: Path, field: str, number: int) -> str:
+    """A line as text, without the byte-order mark that a file may begin with.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{field}: {path} is not UTF-8 text (line {number}); save it as UTF-8") from None
+
+
+def stem(path: Path) -> str:
+    """A file's name without its suffixes.
+
+    Example:
+        >>> stem(Path("data/NQ-open.dev.jsonl.gz"))
+        'NQ-open.dev'
+    """
+    return Path(path.name.removesuffix(".gz")).stem
 
 
 def refuse(path: str | Path, field: str, problems: Sequence[str], remedy: str) -> None:
@@ -61,13 +99,13 @@ def refuse(path: str | Path, field: str, problems: Sequence[str], remedy: str) -
     raise DataError(f"{field}: {path} has {len(problems)} problem(s); {remedy}\n  {listed}")
 
 
-def _parse(line: str, number: int, problems: list[str]) -> dict[str, Any]:
+def _parse(line: str, number: int, problems: list[str]) -> dict[str, Any] | None:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
         problems.append(f"line {number}: not JSON ({error.msg} at column {error.colno}): {line.strip()!r:.60}")
-        return {}
+        return None
     if not isinstance(values, dict):
         problems.append(f"line {number}: not an object but {type(values).__name__}: {line.strip()!r:.60}")
-        return {}
+        return None
     return values

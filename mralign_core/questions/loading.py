@@ -1,4 +1,4 @@
-"""Questions from a user's JSONL files (App. A.2: any question → short-answer set).
+"""The questions of a run, from the sets that its config names (App. A.2: any question → short-answer set).
 
 A bad row is an error, never dropped: the file is the user's to mend, and silently asking fewer questions
 would move every number of the run.
@@ -6,170 +6,189 @@ would move every number of the run.
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mralign_core.config import QuestionsConfig
+from mralign_core.config import PocketConfig, QuestionsConfig
 from mralign_core.errors import DataError
-from mralign_core.questions.jsonl import Line, read_jsonl, refuse
+from mralign_core.pocket.world import build_world
+from mralign_core.questions.columns import BadRowError, Columns, answers_in
+from mralign_core.questions.files import stream_files
+from mralign_core.questions.hub import load_split, pin_revision, stream_dataset
+from mralign_core.questions.jsonl import Line, refuse
+from mralign_core.questions.locating import COLUMN_OPTIONS, LocatedSet, locate_sets
+from mralign_core.questions.overlap import OVERLAP_COLUMNS, WithoutOverlap, drop_overlap, question_key, refuse_overlap
 from mralign_core.schemas import QUESTIONS
 
-OVERLAPS_SHOWN = 5
+__all__ = ["QuestionSets", "answers_of", "question_key", "read_question_sets", "refuse_overlap", "repeated_ids"]
+
+logger = logging.getLogger("mralign_core.questions")
+REMEDY = "correct these lines or take them out"
 
 
-def question_key(question: str) -> str:
-    """What questions share that differ only in case, spacing, Unicode form or closing punctuation.
+class QuestionSets(NamedTuple):
+    """What a run asks.
 
-    Symbols stay: "2+2?" and "2-2?" are not the same question.
-
-    Example:
-        >>> question_key("Who  wrote Emma?") == question_key("who wrote emma")
-        True
+    ``questions`` are rows of :data:`~mralign_core.schemas.QUESTIONS`, those to align on first; ``overlap`` names the
+    training questions that were taken out because they are evaluated on; ``revisions`` is the commit of each hub set.
     """
-    folded = unicodedata.normalize("NFKC", question).casefold()
-    return " ".join(folded.split()).rstrip(" ?!.。")
+
+    questions: pd.DataFrame
+    overlap: pd.DataFrame
+    revisions: dict[str, str]
 
 
-def read_question_sets(section: QuestionsConfig, *, needs_train: bool = True) -> pd.DataFrame:
-    """The questions to align on and those to evaluate on, as rows of :data:`~mralign_core.schemas.QUESTIONS`.
+def read_question_sets(section: QuestionsConfig, pocket: PocketConfig) -> QuestionSets:
+    """The questions to align on and those to evaluate on.
 
     Args:
-        section: paths, columns and limits; an empty path gives no question.
-        needs_train: whether the run must have questions to align on.
+        section: the sets, and what to do about questions that are in both.
+        pocket: the pocket world, for its set.
 
     Raises:
-        DataError: a file or row is wrong, both sets share a question or an id, or there is nothing to align
-            on.
+        ConfigError: a set is not known, or not meant for what it is used for.
+        DataError: a file or row is wrong, or both roles share a question or an id.
     """
-    if needs_train and not section.train_path:
-        raise DataError("questions.train_path is empty: name a JSONL file of questions to align on")
-    paths = {"train": section.train_path, "eval": section.eval_path}
-    frames = {split: load_questions(path, section, split) if path else _frame([]) for split, path in paths.items()}
-    refuse_overlap(frames["train"], frames["eval"])
-    return pd.concat(list(frames.values()), ignore_index=True)
+    located = locate_sets(section)
+    frames: dict[str, list[pd.DataFrame]] = {"train": [_frame([])], "eval": [_frame([])]}
+    revisions: dict[str, str] = {}
+    for one in located:
+        frame = _pocket_questions(one, pocket) if one.is_pocket else _read_set(one, len(located) > 1, revisions)
+        frames[one.role].append(_pick(frame, one))
+    train, evaluation = (pd.concat(found, ignore_index=True) for found in frames.values())
+    train, overlap = _apart(train, evaluation, section)
+    return QuestionSets(pd.concat([train, evaluation], ignore_index=True), overlap, revisions)
 
 
-def load_questions(path: str | Path, section: QuestionsConfig, split: str) -> pd.DataFrame:
-    """Read one file of questions.
+def _apart(train: pd.DataFrame, evaluation: pd.DataFrame, section: QuestionsConfig) -> WithoutOverlap:
+    """The training questions that are not evaluated on, in the way the config wants."""
+    kept, overlap = train, pd.DataFrame(columns=OVERLAP_COLUMNS)
+    if section.on_overlap == "drop":
+        kept, overlap = drop_overlap(train, evaluation)
+        lost = len(train) - len(kept)
+        logger.info("%d of %d training question(s) are evaluated on and are taken out", lost, len(train))
+        if lost and kept.empty:
+            raise DataError("questions: every training question is evaluated on, so none is left: change the sets")
+    remedy = "change the sets, or set questions.on_overlap to drop, which takes them out of the training questions"
+    refuse_overlap(kept, evaluation, remedy)
+    return WithoutOverlap(kept, overlap)
 
-    Args:
-        path: JSONL file, one question a line.
-        section: names of the columns, and how many questions to take.
-        split: ``"train"`` or ``"eval"``.
 
-    Returns:
-        Rows of :data:`~mralign_core.schemas.QUESTIONS`, in the order of the file.
+def _pocket_questions(one: LocatedSet, pocket: PocketConfig) -> pd.DataFrame:
+    frame = build_world(pocket.world_seed, pocket.overwrite_prob).questions_frame()
+    return frame[frame["split"] == one.role]
+
+
+def _read_set(one: LocatedSet, prefix_ids: bool, revisions: dict[str, str]) -> pd.DataFrame:
+    """All questions of a set; of one on the hub, its commit is noted in ``revisions``.
 
     Raises:
-        DataError: the file can't be read, a column is not there, or rows have an empty question, no answer or
-            a
-            repeated id; names file, line, field and remedy, for all bad rows at once.
+        DataError: its rows have other columns than it may have, or are no questions; all bad rows are named at once.
     """
-    field = f"questions.{split}_path"
-    lines = read_jsonl(path, field)
-    for name in ("question_column", "answer_column", "id_column"):
-        _require_column(path, lines, name, getattr(section, name))
     problems: list[str] = []
-    rows = [
-        {
-            "question_id": _question_id(line, number, section.id_column, split, problems),
-            "question": _question(line, section.question_column, problems),
-            "answers": answers_of(line, section.answer_column, problems),
-            "source": Path(path).stem,
-            "split": split,
-            "stratum": "",
+    lines = stream_files(one.files, one.field, problems) if one.files else _from_hub(one, revisions)
+    first = next(lines, None)
+    if first is None:
+        refuse(one.where, one.field, problems, REMEDY)
+        raise DataError(f"{one.field}: {one.where} is empty; give at least one question")
+    columns = _columns(one, first)
+    rows = list(_rows(one, columns, chain([first], lines), prefix_ids, problems))
+    refuse(one.where, one.field, problems, REMEDY)
+    return _frame(rows)
+
+
+def _from_hub(one: LocatedSet, revisions: dict[str, str]) -> Iterator[Line]:
+    revision = pin_revision(one.hub_id, one.config.revision, one.field)
+    logger.info("%s: split %s of %s, revision %s", one.field, one.split, one.hub_id, revision or "in the local cache")
+    revisions[one.label] = revision
+    return stream_dataset(load_split(one.hub_id, one.subset, one.split, revision, one.field))
+
+
+def _rows(
+    one: LocatedSet, columns: Columns, lines: Iterable[Line], prefix_ids: bool, problems: list[str]
+) -> Iterator[dict[str, Any]]:
+    places: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            read = columns.read(line)
+        except BadRowError as error:
+            problems.append(f"{line.place}: {error}")
+            continue
+        problems += _repeat(places, read.own_id, line.place, columns.own_id)
+        yield {
+            "question_id": read.own_id if read.own_id and not prefix_ids else f"{one.label}-{read.own_id or number}",
+            "question": read.text,
+            "answers": read.answers,
+            "source": one.name,
+            "split": one.role,
+            "stratum": read.stratum,
         }
-        for number, line in enumerate(lines, start=1)
-    ]
-    if section.id_column:
-        problems += repeated_ids(lines, [str(row["question_id"]) for row in rows], section.id_column)
-    refuse(path, field, problems, "correct these lines or take them out")
-    limit = section.train_limit if split == "train" else section.eval_limit
-    return _frame(rows[: limit or None])
 
 
-def refuse_overlap(train: pd.DataFrame, evaluation: pd.DataFrame) -> None:
-    """Refuse to evaluate on questions that are aligned on.
+def _columns(one: LocatedSet, first: Line) -> Columns:
+    """The format of a set's rows, by the columns of its first.
 
     Raises:
-        DataError: a question, compared by :func:`question_key`, or a question id is in both sets.
+        DataError: it is none that the set may have; lists the columns found and those accepted.
     """
-    by_key = {question_key(text): own for text, own in zip(train["question"], train["question_id"], strict=True)}
-    shared = [
-        f"{own!r} is {by_key[question_key(text)]!r}: {text!r:.80}"
-        for text, own in zip(evaluation["question"], evaluation["question_id"], strict=True)
-        if question_key(text) in by_key
-    ]
-    if shared:
-        listed = "\n  ".join(shared[:OVERLAPS_SHOWN])
+    for columns in one.formats:
+        if columns.fit(first.values):
+            return columns
+    found = f"{first.place} has {', '.join(map(repr, first.values)) or 'none'}"
+    if one.known:
+        accepted = ", or ".join(" + ".join(columns.names) for columns in one.formats)
         raise DataError(
-            f"{len(shared)} evaluation question(s) are also questions to align on, which would flatter the "
-            f"result; take them out of one file. The first:\n  {listed}"
+            f"{one.field}: {one.where} does not have the columns of {one.name}, {accepted}; {found}. If they are your "
+            "own, give the set another name and say which they are"
         )
-    shared_ids = sorted(set(train["question_id"]) & set(evaluation["question_id"]))
-    if shared_ids:
-        raise DataError(
-            f"{len(shared_ids)} question id(s) are in both files, such as {shared_ids[0]!r}: make them "
-            "distinct, or leave questions.id_column empty to number the rows"
-        )
+    options = {option: getattr(one.config, option) for option in COLUMN_OPTIONS}
+    option, column = next((o, c) for o, c in options.items() if c and c not in first.values)
+    raise DataError(
+        f"{one.field}: {one.where} has no field {column!r}; {found}. Set {option} to the field that holds it, as in "
+        f"{one.field}: {{path: …, {option}: …}}"
+    )
+
+
+def _pick(frame: pd.DataFrame, one: LocatedSet) -> pd.DataFrame:
+    """As many questions as the config wants, in their order.
+
+    A random subset has the questions whose digests are smallest: it is the same whatever the order of the file, and a
+    smaller one is part of a larger one.
+    """
+    limit = one.config.limit
+    if one.config.pick == "first" or not limit:
+        return frame.head(limit or len(frame))
+    digests = frame["question"].map(lambda text: hashlib.sha256(text.encode()).hexdigest())
+    return frame.loc[digests.sort_values(kind="stable").index[:limit].sort_values()]
 
 
 def answers_of(line: Line, column: str, problems: list[str]) -> list[str]:
     """The accepted answers in a column: text, number, or a list; adds what is wrong to ``problems``."""
-    value = line.values.get(column)
-    entries = value if isinstance(value, list) else [value]
-    answers = [str(entry).strip() for entry in entries if _is_answer(entry)]
-    if not entries or len(answers) < len(entries):
-        problems.append(
-            f"line {line.number}: field {column!r} must be an answer or a list of answers, got {value!r:.60}"
-        )
-    return answers
+    try:
+        return answers_in(line.values.get(column), column)
+    except BadRowError as error:
+        problems.append(f"{line.place}: {error}")
+        return []
 
 
 def repeated_ids(lines: Sequence[Line], ids: Sequence[str], column: str) -> list[str]:
     """A problem for each line whose id an earlier line has."""
-    first: dict[str, int] = {}
-    problems = []
-    for line, own in zip(lines, ids, strict=True):
-        if own and first.setdefault(own, line.number) != line.number:
-            problems.append(f"line {line.number}: field {column!r} repeats id {own!r} of line {first[own]}")
-    return problems
+    places: dict[str, str] = {}
+    return [
+        problem for line, own in zip(lines, ids, strict=True) for problem in _repeat(places, own, line.place, column)
+    ]
+
+
+def _repeat(places: dict[str, str], own: str, place: str, column: str) -> list[str]:
+    """A problem, if the id was at another of the ``places`` seen before."""
+    first = places.setdefault(own, place)
+    return [f"{place}: field {column!r} repeats id {own!r} of {first}"] if own and first != place else []
 
 
 def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(QUESTIONS.columns)).astype(object)
-
-
-def _require_column(path: str | Path, lines: Sequence[Line], name: str, column: str) -> None:
-    if column and not any(column in line.values for line in lines):
-        raise DataError(
-            f"{path} has no field {column!r}; line {lines[0].number} has "
-            f"{', '.join(map(repr, lines[0].values))}. Set questions.{name} to the field that holds it"
-        )
-
-
-def _question_id(line: Line, number: int, column: str, split: str, problems: list[str]) -> str:
-    if not column:
-        return f"{split}-{number}"
-    value = line.values.get(column)
-    if isinstance(value, (str, int)) and str(value).strip():
-        return str(value).strip()
-    problems.append(f"line {line.number}: field {column!r} must be a non-empty id, got {value!r:.60}")
-    return ""
-
-
-def _question(line: Line, column: str, problems: list[str]) -> str:
-    value = line.values.get(column)
-    if isinstance(value, str) and value.strip():
-        return value.strip()
-    problems.append(f"line {line.number}: field {column!r} must be a non-empty question, got {value!r:.60}")
-    return ""
-
-
-def _is_answer(value: Any) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number or (isinstance(value, str) and bool(value.strip()))

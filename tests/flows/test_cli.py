@@ -62,10 +62,10 @@ def artifacts(root: Path) -> set[str]:
         ({"train__variants": ["kto", "dpo"]}, ["train.variants.1", "'sft', 'kto' or 'mr_align'", "got 'dpo'"]),
         ({"generate__min_segments": 20}, ["generate.min_segments 20 is above generate.max_segments 15"]),
         ({"generate__source": "traces"}, ["generate.traces_path is needed"]),
-        ({"questions__train_path": "q.jsonl"}, ["questions.train_path", "no effect", "questions.source is 'pocket'"]),
-        ({"questions__source": "file"}, ["questions.train_path is needed"]),
+        ({"questions__train_path": "q.jsonl"}, ["questions.train_path", "no such field", "use questions.train"]),
+        ({"questions__train": []}, ["questions.train is needed"]),
         ({"model__path": "Qwen/Qwen3-4B"}, ["model.path has no effect when model.source is 'pocket'", "remove it"]),
-        ({"model__source": "hub"}, ["questions.source 'pocket' needs model.source 'pocket'"]),
+        ({"model__source": "hub"}, ["question set 'pocket' needs model.source 'pocket'"]),
         ({"name": "My Run"}, ["name", "pattern", "got 'My Run'"]),
     ],
 )
@@ -113,23 +113,22 @@ Q = {"id": 1, "question": "Who wrote Emma?", "answer": "Jane Austen"}
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        (None, ["is not a file"]),
+        (None, ["is not a file or folder"]),
         ([], ["is empty"]),
         (["question: who?\n"], ["line 1", "not JSON"]),
         ([Q, "[1]\n"], ["line 2", "not an object"]),
         ([Q, {**Q, "question": "Who else?"}], ["line 2", "repeats id '1' of line 1"]),
         ([{**Q, "question": "  "}], ["line 1", "'question' must be a non-empty question"]),
         ([{**Q, "answer": []}], ["line 1", "'answer' must be an answer or a list of answers", "got []"]),
-        ([{"id": 1, "question": "Who?", "gold": "x"}], ["no field 'answer'", "'gold'", "questions.answer_column"]),
-        ([{"question": "Who?", "answer": "x"}], ["no field 'id'", "questions.id_column"]),
+        ([{"id": 1, "question": "Who?", "gold": "x"}], ["no field 'answer'", "'gold'", "Set answer_column"]),
+        ([{"question": "Who?", "answer": "x"}], ["no field 'id'", "Set id_column"]),
     ],
 )
 def test_a_wrong_question_file_is_refused_before_anything_starts(mralign, store, tmp_path, rows, says):
     path = tmp_path / "questions.jsonl"
     if rows is not None:
         write_lines(path, rows)
-    fields = {"questions__source": "file", "questions__train_path": str(path), "questions__id_column": "id"}
-    code, out, err = mralign("run", *settings(store, **fields))
+    code, out, err = mralign("run", *settings(store, questions__train={"path": str(path), "id_column": "id"}))
     assert code == 2
     assert err.startswith("DataError: ")
     assert str(path) in err
@@ -140,11 +139,22 @@ def test_a_wrong_question_file_is_refused_before_anything_starts(mralign, store,
 
 def test_an_evaluation_question_that_is_aligned_on_is_refused(mralign, store, tmp_path):
     train, held_out = (write_lines(tmp_path / f"{name}.jsonl", [Q]) for name in ("train", "eval"))
-    fields = {"questions__source": "file", "questions__train_path": train, "questions__eval_path": held_out}
-    code, _, err = mralign("run", *settings(store, **fields))
+    code, _, err = mralign("run", *settings(store, questions__train=train, questions__eval=held_out))
     assert code == 2
     assert "1 evaluation question(s) are also questions to align on" in err
     assert not artifacts(store)
+
+
+def test_question_sets_are_shown_with_what_is_taken_out(mralign, store, tmp_path):
+    train = write_lines(tmp_path / "train.jsonl", [Q, {**Q, "question": "Who wrote Ulysses?", "answer": "Joyce"}])
+    held_out = write_lines(tmp_path / "eval.jsonl", [{**Q, "question": "who wrote  EMMA"}])
+    overlapping = settings(store, questions__train=train, questions__eval=held_out)
+    code, out, err = mralign("questions", *overlapping, "--set", "questions.on_overlap=drop")
+    assert code == 0, err
+    assert "Who wrote Ulysses?" in " ".join(out.replace("│", " ").split())
+    assert "taken out train-1 is eval-1: Who wrote Emma?" in out
+    assert mralign("questions", *overlapping)[0] == 2
+    assert not store.exists()
 
 
 def test_a_store_that_cannot_be_written_is_named_before_anything_starts(mralign, tmp_path):
@@ -187,7 +197,7 @@ def named_inputs(config, *names: str) -> list[str]:
 
 def test_the_task_of_a_stage_runs_here_and_says_what_it_made(mralign, store_root):
     inputs = named_inputs(small_config(store_root), "questions", "model")
-    options = settings(store_root, questions__train_limit=0, generate__num_draws=1, generate__shard_size=5)
+    options = settings(store_root, generate__num_draws=1, generate__shard_size=5)
     code, out, err = mralign("task", "generate", "--shard", "66", *options, *inputs)
     assert code == 0, err
     made = json.loads(out)
@@ -254,7 +264,11 @@ class TestOnAServer:
         assert not [name for name in artifacts(store_root) - before if "questions" not in name]
 
     def test_no_candidates_at_all_shows_the_yield_of_each_step(self, mralign, store_root):
-        few = {"questions__train_limit": 6, "generate__num_draws": 1, "generate__min_reasoning_tokens": 170}
+        few = {
+            "questions__train": {"name": "pocket", "limit": 6},
+            "generate__num_draws": 1,
+            "generate__min_reasoning_tokens": 170,
+        }
         code, _, err = mralign("run", *settings(store_root, **few))
         message = last_message(err)
         assert code == 2

@@ -13,11 +13,8 @@ from prefect.flows import load_flow_from_entrypoint
 from deployments import serve
 from deployments.steps import CHECKOUT, CONFIGS, read_config
 from mralign_core.config import load_config
-from mralign_core.errors import ConfigError
 
 CONFIG_NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-# What a user must name, and no file can know.
-LEFT_TO_THE_USER = {"smollm2-nq": {"questions.train_path": "NQ-open.train.jsonl"}}
 DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
 STAGES = {"prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"}
 ANALYSES = {"compare-annotators", "induce-taxonomy"}
@@ -25,13 +22,7 @@ ANALYSES = {"compare-annotators", "induce-taxonomy"}
 
 @pytest.mark.parametrize("name", CONFIG_NAMES)
 def test_config_file_is_valid_and_named_after_itself(name):
-    assert load_config(CONFIGS / f"{name}.yaml", LEFT_TO_THE_USER.get(name)).name == name
-
-
-@pytest.mark.parametrize("name", sorted(LEFT_TO_THE_USER))
-def test_config_that_leaves_a_field_to_the_user_says_which(name):
-    with pytest.raises(ConfigError, match=r"questions\.train_path is needed"):
-        load_config(CONFIGS / f"{name}.yaml")
+    assert load_config(CONFIGS / f"{name}.yaml").name == name
 
 
 def test_paper_config_has_the_papers_values():

@@ -93,7 +93,10 @@ def test_a_build_that_fails_leaves_nothing_behind(config, scratch):
 
 
 def test_limits_take_the_first_questions_of_the_pocket_world(config):
-    limited = small_config(config.storage.root, questions__train_limit=5, questions__eval_limit=3)
+    def pocket(limit):
+        return {"name": "pocket", "limit": limit}
+
+    limited = small_config(config.storage.root, questions__train=pocket(5), questions__eval=pocket(3))
     store = ArtifactStore(config.storage)
     all_rows = store.read_table(load_questions.run_here(config), "questions.parquet")
     rows = store.read_table(load_questions.run_here(limited), "questions.parquet")

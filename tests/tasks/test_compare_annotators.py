@@ -62,7 +62,7 @@ def config(tmp_path_factory):
         {
             "name": "comparison",
             "storage": {"root": str(tmp_path_factory.mktemp("store"))},
-            "questions": {"train_path": "unused.jsonl"},
+            "questions": {"train": "nq_open"},
             "annotate": CUE,
             "compare": {"panels": panels, "num_resamples": 100},
         }
@@ -194,7 +194,7 @@ def test_wrong_rows_of_a_sheet_stop_it_before_anything_is_written(config, candid
 )
 def test_a_wrong_compare_section_is_named(compare, says):
     with pytest.raises(ConfigError) as caught:
-        parse_config({"questions": {"train_path": "q.jsonl"}, "compare": compare})
+        parse_config({"questions": {"train": "nq_open"}, "compare": compare})
     assert says in str(caught.value)
 
 

@@ -54,7 +54,7 @@ def tables() -> dict[str, pd.DataFrame]:
 
 def publish(store: ArtifactStore, name: str, frame: pd.DataFrame, folder: Path) -> ArtifactRef:
     folder.mkdir()
-    write_rows(store, folder, f"{name}.parquet", frame.astype(object), TABLES[name])
+    write_rows(folder, f"{name}.parquet", frame.astype(object), TABLES[name])
     return store.publish(name, name.encode().hex().ljust(64, "0"), folder, parents=[], fingerprint={})
 
 

@@ -72,7 +72,7 @@ def config(server, tmp_path):
     models = {"annotator_a": "openai/a", "annotator_b": "openai/b", "adjudicator": "openai/judge"}
     annotate = {role: {"model": model, "api_base": server.url, **PRICE} for role, model in models.items()}
     storage = {"root": str(tmp_path / "store")}
-    return RunConfig(storage=storage, questions={"train_path": "none"}, annotate={**annotate, "shard_size": 8})
+    return RunConfig(storage=storage, questions={"train": "nq_open"}, annotate={**annotate, "shard_size": 8})
 
 
 @pytest.fixture

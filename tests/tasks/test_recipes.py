@@ -1,12 +1,13 @@
 """Cache keys: a field changes exactly the artifacts that depend on it, and nothing operational changes any."""
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
 
 from flows.cli import read_config
-from mralign_core.config import EndpointConfig, RunConfig, Section
+from mralign_core.config import EndpointConfig, RunConfig, Section, VllmConfig
 from mralign_core.storage import ArtifactRef
 from mralign_core.storage.digests import UNRELATED, _closure
 from tasks.annotate import annotations_work
@@ -14,7 +15,7 @@ from tasks.annotate import shard_work as annotations_shard_work
 from tasks.compare_annotators import agreement_work
 from tasks.diagnose import diagnostics_work
 from tasks.estimate import transitions_work
-from tasks.evaluate import report_work, scores_work
+from tasks.evaluate import report_work, scores_shard_work, scores_work
 from tasks.generate import candidates_work, generations_work
 from tasks.generate import shard_work as generations_shard_work
 from tasks.induce_taxonomy import label_set_work
@@ -25,16 +26,17 @@ from tasks.train import adapter_work
 
 DRAWS = {"generations-shard", "generations"}
 LABELS = {"annotations-shard", "annotations"}
+SCORES = {"scores-shard", "scores"}
 USED_BY = {
-    "questions": DRAWS | {"candidates", "scores", "report"},
-    "model": DRAWS | {"candidates", "adapter", "scores", "report"},
-    "generations": {"candidates"},
+    "questions": DRAWS | SCORES | {"candidates", "report"},
+    "model": DRAWS | SCORES | {"candidates", "adapter", "report"},
+    "generations": {"candidates", "report"},
     "candidates": LABELS | {"diagnostics", "transitions", "rewards", "adapter", "report", "agreement", "label-set"},
     "annotations": {"diagnostics", "transitions", "rewards", "adapter", "report", "agreement"},
     "transitions": {"diagnostics", "rewards", "report"},
     "diagnostics": {"report"},
     "rewards": {"adapter", "report"},
-    "adapter": {"scores", "report"},
+    "adapter": SCORES | {"report"},
     "scores": {"report"},
 }
 """Which kinds of artifact are computed from which."""
@@ -75,24 +77,27 @@ COMPANIONS = {
 """Field that means nothing alone → what must be given with it."""
 
 DEPENDS_ON = {
-    "seed": (7, DRAWS | LABELS | {"transitions", "diagnostics", "adapter", "scores", "agreement", "label-set"}),
-    "model.dtype": ("bfloat16", DRAWS | {"adapter", "scores"}),
+    "seed": (7, DRAWS | LABELS | SCORES | {"transitions", "diagnostics", "adapter", "agreement", "label-set"}),
+    "model.dtype": ("bfloat16", DRAWS | SCORES | {"adapter"}),
     "model.cpu_threads": (2, {"adapter"}),
-    "model.think_open": ("<reason>", DRAWS | {"candidates", "scores"}),
-    "model.think_close": ("</reason>", DRAWS | {"candidates", "scores"}),
+    "model.family": ("generic", DRAWS | SCORES | {"candidates"}),
     "model.pocket.world_seed": (1, {"questions", "model"}),
     "model.pocket.overwrite_prob": (0.5, {"questions", "model"}),
     "model.pocket.pretrain_steps": (601, {"model"}),
     "model.pocket.min_one_hop_accuracy": (0.5, {"model"}),
     "model.pocket.min_em_thought": (0.5, {"model"}),
-    "questions.train_limit": (100, {"questions"}),
-    "questions.eval_limit": (100, {"questions"}),
-    "generate.num_draws": (2, DRAWS),
+    "questions.train": ({"name": "pocket", "limit": 100}, {"questions"}),
+    "questions.eval": ({"name": "pocket", "limit": 100}, {"questions"}),
+    "questions.on_overlap": ("drop", {"questions"}),
+    "match.containment": ("substring", DRAWS | SCORES),
+    "match.variants": (False, DRAWS | SCORES),
+    "generate.num_draws": (2, DRAWS | {"candidates"}),
+    "generate.draws": ("exhaustive", DRAWS),
     "generate.temperature": (0.3, DRAWS),
     "generate.top_p": (0.8, DRAWS),
     "generate.max_new_tokens": (191, DRAWS),
-    "generate.instruction": ("Think.", DRAWS | {"scores"}),
-    "generate.answer_match": ("contains", {"candidates"}),
+    "generate.instruction": ("Think.", DRAWS | SCORES),
+    "generate.answer_match": ("contains", DRAWS | {"candidates"}),
     "generate.min_segments": (2, {"candidates"}),
     "generate.max_segments": (14, {"candidates"}),
     "generate.min_reasoning_tokens": (11, {"candidates"}),
@@ -130,11 +135,12 @@ DEPENDS_ON = {
     "train.gradient_accumulation": (2, {"adapter"}),
     "train.max_grad_norm": (0.5, {"adapter"}),
     "train.max_length": (255, {"adapter"}),
-    "evaluate.num_draws": (4, {"scores"}),
-    "evaluate.temperature": (0.7, {"scores"}),
-    "evaluate.top_p": (0.9, {"scores"}),
-    "evaluate.top_k": (10, {"scores"}),
-    "evaluate.max_new_tokens": (191, {"scores"}),
+    "evaluate.sampler": ("vllm", SCORES),
+    "evaluate.num_draws": (4, SCORES),
+    "evaluate.temperature": (0.7, SCORES),
+    "evaluate.top_p": (0.9, SCORES),
+    "evaluate.top_k": (10, SCORES),
+    "evaluate.max_new_tokens": (191, SCORES),
     "evaluate.num_resamples": (500, set()),
     "evaluate.confidence": (0.9, set()),
     "compare.panels": ([{"name": "other"}], {"agreement"}),
@@ -151,10 +157,12 @@ but for those of ``ANALYSES``, which are no part of the pipeline."""
 
 ANALYSES = ("compare.", "induce.")
 
-NOT_OF_THE_POCKET = {"model.source", "model.path", "model.revision", "questions.source", "generate.source"} | {
-    f"questions.{name}_column" for name in ("question", "answer", "id")
+NOT_OF_THE_POCKET = {"model.source", "model.path", "model.revision", "generate.source"}
+NOT_OF_THE_POCKET |= {
+    f"{section}.{name}" for section in ("induce.embedding", "generate.endpoint") for name in EndpointConfig.model_fields
 }
-NOT_OF_THE_POCKET |= {f"induce.embedding.{name}" for name in EndpointConfig.model_fields}
+NOT_OF_THE_POCKET |= {"generate.sampler", "generate.concurrency", "generate.budget_usd"}
+NOT_OF_THE_POCKET |= {f"vllm.{name}" for name in VllmConfig.model_fields}
 """Fields that only other configs use; see the tests below."""
 
 OPERATIONAL = {
@@ -167,12 +175,17 @@ OPERATIONAL = {
     "model.device": "auto",
     "generate.batch_size": 8,
     "generate.shard_size": 10,
+    "generate.where": "threads",
+    "generate.num_workers": 2,
     "annotate.concurrency": 1,
     "annotate.shard_size": 3,
     "annotate.budget_usd": 1.0,
     "train.gradient_checkpointing": True,
     "train.where": "deployment",
     "evaluate.batch_size": 8,
+    "evaluate.shard_size": 10,
+    "evaluate.where": "threads",
+    "evaluate.num_workers": 2,
     "induce.concurrency": 1,
     "induce.embedding_batch_size": 8,
     "induce.budget_usd": 1.0,
@@ -190,7 +203,7 @@ CHANGE_NO_RESULT = {
 }
 """Code that a task calls without being part of every key of its stage, and why that is right."""
 
-PATHS = {"questions.train_path", "questions.eval_path", "generate.traces_path", "compare.sheets", "annotate.label_set"}
+PATHS = {"generate.traces_path", "compare.sheets", "annotate.label_set"}
 """Operational too: the contents of the files count, not where they are."""
 
 
@@ -212,8 +225,9 @@ def keys(config: RunConfig) -> dict[str, str]:
     diagnostics = note(diagnostics_work(config, candidates, annotations, transitions))
     rewards = note(rewards_work(config, candidates, annotations, transitions))
     adapter = note(adapter_work(config, "mr_align", model, candidates, annotations, rewards))
+    note(scores_shard_work(config, "mr_align", questions, model, adapter, 0, 10))
     scores = note(scores_work(config, "mr_align", questions, model, adapter))
-    made = [questions, model, candidates, annotations, transitions, diagnostics, rewards]
+    made = [questions, model, generations, candidates, annotations, transitions, diagnostics, rewards]
     artifacts = {ref.stage: ref for ref in made}
     note(report_work(config, artifacts, {"mr_align": adapter}, {"mr_align": scores}))
     note(agreement_work(config, candidates, {"run": annotations}))
@@ -262,7 +276,7 @@ def test_every_recipe_is_followed():
     for name, recipe in RECIPES.items():
         users_of = {kind for kind, users in USED_BY.items() if name in users}
         declared = {*recipe.inputs, *recipe.optional_inputs}
-        assert users_of == declared - ({"generations"} if name == "report" else set()), name
+        assert users_of == declared, name
 
 
 @pytest.mark.parametrize("field", DEPENDS_ON)
@@ -286,6 +300,44 @@ def test_of_the_embeddings_endpoint_the_model_counts_and_its_limits_do_not(name)
         for embedding in (section, section | {name: (MODEL | LIMITS)[name]})
     )
     assert changed(base, other) == ({"label-set"} if name in MODEL else set())
+
+
+SERVED = {"generate.sampler": "endpoint"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "direct"),
+    [
+        ("generate.endpoint.model", "openai/another", DRAWS),
+        ("generate.endpoint.api_base", "http://127.0.0.1:9", DRAWS),
+        ("generate.endpoint.timeout_s", 5.0, set()),
+        ("generate.endpoint.requests_per_minute", 5, set()),
+        ("generate.concurrency", 3, set()),
+        ("generate.budget_usd", 1.0, set()),
+        ("model.dtype", "bfloat16", SCORES | {"adapter"}),
+    ],
+)
+def test_of_a_server_that_samples_the_model_counts_and_its_limits_do_not(field, value, direct):
+    found = changed(read_config("pocket", SERVED), read_config("pocket", SERVED | {field: value}))
+    assert found - {"report"} == downstream(direct) - {"report"}
+
+
+def test_the_sampler_counts_and_the_engines_memory_does_not():
+    vllm = {"generate.sampler": "vllm"}
+    sizes = {"vllm.tensor_parallel_size": 2, "vllm.gpu_memory_utilization": 0.5, "vllm.max_model_len": 99}
+    assert changed(POCKET, read_config("pocket", vllm)) == downstream(DRAWS) | {"report"}
+    assert not changed(read_config("pocket", vllm), read_config("pocket", vllm | sizes))
+
+
+def test_contents_of_a_family_count_and_its_place_does_not(tmp_path):
+    one, moved, edited = (tmp_path / name for name in ("one.yaml", "moved.yaml", "edited.yaml"))
+    text = Path("docs/model-families.md").read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+    one.write_text(text)
+    moved.write_text("# the same\n" + text)
+    edited.write_text(text.replace("<channel|>", "<end|>"))
+    first, same, other = (read_config("pocket", {"model.family": str(path)}) for path in (one, moved, edited))
+    assert not changed(first, same)
+    assert changed(first, other) >= DRAWS | SCORES | {"candidates"}
 
 
 def test_contents_of_an_embedders_folder_count(tmp_path):
@@ -315,13 +367,13 @@ def test_noise_of_the_offline_annotators_does_not_matter_to_models():
 
 @pytest.mark.parametrize(("field", "value"), [("path", "Qwen/Qwen3-4B"), ("revision", "abc")])
 def test_a_model_of_the_hub_is_named_by_path_and_revision(field, value):
-    hub = RunConfig.model_validate({"questions": {"train_path": "q.jsonl"}})
+    hub = RunConfig.model_validate({"questions": {"train": "nq_open"}})
     other = hub.model_copy(update={"model": hub.model.model_copy(update={field: value})})
     assert changed(hub, other) == downstream({"model"}) | {"report"}
 
 
 def test_contents_of_a_model_folder_count(tmp_path):
-    section = {"model": {"path": str(tmp_path)}, "questions": {"train_path": "q.jsonl"}}
+    section = {"model": {"path": str(tmp_path)}, "questions": {"train": "nq_open"}}
     config = RunConfig.model_validate(section)
     empty = model_work(config).key
     (tmp_path / "config.json").write_text("{}")
@@ -329,16 +381,35 @@ def test_contents_of_a_model_folder_count(tmp_path):
 
 
 def test_contents_of_a_question_file_count_and_its_place_does_not(tmp_path):
-    def key(path, **columns):
-        section = {"train_path": str(path), **columns}
-        return questions_work(RunConfig.model_validate({"questions": section})).key
+    def key(folder, answer="b", **fields):
+        path = tmp_path / folder / "set.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"question": "a", "answer": answer}))
+        return questions_key({"path": str(path), **fields})
 
-    one, moved, edited = (tmp_path / name for name in ("one.jsonl", "moved.jsonl", "edited.jsonl"))
-    one.write_text('{"question": "a", "answer": "b"}\n')
-    moved.write_text(one.read_text())
-    edited.write_text('{"question": "a", "answer": "c"}\n')
-    assert key(one) == key(moved) != key(edited)
-    assert len({key(one), key(one, answer_column="gold"), key(one, id_column="id")}) == 3
+    assert key("one") == key("moved") != key("edited", answer="c")
+    others = [{"answer_column": "gold"}, {"id_column": "id"}, {"stratum_column": "topic"}, {"limit": 1}, {"name": "x"}]
+    assert len({key("one"), *(key("one", **fields) for fields in others)}) == 1 + len(others)
+
+
+def test_contents_of_all_files_of_a_question_folder_count(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    before = questions_key({"path": str(tmp_path)})
+    (tmp_path / "notes.txt").write_text("no question file")
+    assert questions_key({"path": str(tmp_path)}) == before
+    (tmp_path / "b.jsonl").write_text('{"question": "a", "answer": "c"}\n')
+    assert questions_key({"path": str(tmp_path)}) != before
+
+
+def test_a_question_set_of_the_hub_is_named_by_id_subset_split_and_revision():
+    sets = [{"name": "nq_open", **fields} for fields in ({}, {"path": "a/b"}, {"path": "a/c"}, {"revision": "x"})]
+    sets += [{"name": "nq_open", "subset": "x"}, {"name": "nq_open", "split": "validation"}]
+    assert len({questions_key(one) for one in sets}) == len(sets)
+
+
+def questions_key(train):
+    return questions_work(RunConfig.model_validate({"questions": {"train": train}})).key
 
 
 def test_contents_of_a_trace_file_count_and_the_instruction_with_them(tmp_path):

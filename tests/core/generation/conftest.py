@@ -1,5 +1,6 @@
 import pytest
-from random_models import build_bpe, build_model
+from random_models import ARCHITECTURES, build_bpe, build_model
+from taught_model import teach
 
 
 @pytest.fixture(scope="session")
@@ -7,7 +8,7 @@ def bpe():
     return build_bpe()
 
 
-@pytest.fixture(scope="session", params=["qwen3", "qwen3_moe", "llama"])
+@pytest.fixture(scope="session", params=ARCHITECTURES)
 def model(request, bpe):
     return build_model(request.param, len(bpe))
 
@@ -15,3 +16,13 @@ def model(request, bpe):
 @pytest.fixture(scope="session")
 def qwen3(bpe):
     return build_model("qwen3", len(bpe))
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory):
+    """The folder of a tiny model that thinks and answers in tags."""
+    directory = tmp_path_factory.mktemp("taught")
+    model, tokenizer = teach()
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory

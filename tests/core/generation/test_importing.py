@@ -3,16 +3,19 @@ import os
 from pathlib import Path
 
 import pytest
-from random_models import CHAT_TEMPLATE, build_bpe
+from chat_templates import trl_template
+from random_models import CHAT_TEMPLATE, build_bpe, build_word_level
 from transformers import AutoTokenizer
 
 from mralign_core.config import GenerateConfig, ModelConfig
 from mralign_core.errors import DataError, NoCandidatesError
+from mralign_core.generation.families import family_of, named_family
 from mralign_core.generation.importing import import_traces
+from mralign_core.method.matching import MatchRules
 from mralign_core.schemas import CANDIDATES, QUESTIONS
 
 BPE = build_bpe()
-MODEL = ModelConfig()
+QWEN3, DEEPSEEK, GPT_OSS = map(named_family, ("qwen3", "deepseek_r1", "gpt_oss"))
 SECTION = GenerateConfig(
     source="traces",
     traces_path="-",
@@ -32,10 +35,10 @@ RIGHT = {
 WRONG = {**RIGHT, "id": "b", "question": "Iran's seat?", "answer": "Isfahan"}
 
 
-def imported(tmp_path, *rows, tokenizer=BPE, **changes):
+def imported(tmp_path, *rows, tokenizer=BPE, family=QWEN3, **changes):
     path = tmp_path / "traces.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows))
-    return import_traces(path, tokenizer, SECTION.model_copy(update=changes), MODEL)
+    return import_traces(path, tokenizer, SECTION.model_copy(update=changes), family, MatchRules())
 
 
 def test_right_answers_make_positive_traces_and_wrong_ones_negative(tmp_path):
@@ -52,10 +55,41 @@ def test_right_answers_make_positive_traces_and_wrong_ones_negative(tmp_path):
 
 def test_a_prompt_that_opens_the_block_is_not_opened_twice(tmp_path):
     opening = build_bpe(chat_template=CHAT_TEMPLATE.replace("assistant\n", "assistant\n<think>\n"))
-    row = imported(tmp_path, RIGHT, WRONG, tokenizer=opening).candidates.iloc[0]
+    row = imported(tmp_path, RIGHT, WRONG, tokenizer=opening, family=DEEPSEEK).candidates.iloc[0]
     assert row.prompt.endswith("<think>\n")
     assert row.completion == "Hm.\n\nTehran.\n</think>\n\nTehran"
     assert len(row.segments) == 2
+
+
+def test_a_trace_is_written_as_its_family_writes(tmp_path):
+    row = imported(tmp_path, RIGHT, WRONG, family=GPT_OSS).candidates.iloc[0]
+    final = "<|start|>assistant<|channel|>final<|message|>Tehran"
+    assert row.completion == f"<|channel|>analysis<|message|>Hm.\n\nTehran.<|end|>{final}"
+    assert [row.completion[s["start"] : s["end"]] for s in row.segments] == ["Hm.", "Tehran."]
+    with pytest.raises(DataError, match=r"must not hold '<\|end\|>'"):
+        imported(tmp_path, {**RIGHT, "answer": "a<|end|>b"}, family=GPT_OSS)
+
+
+def test_channels_of_special_tokens_and_the_real_template(tmp_path):
+    tokenizer = build_bpe(chat_template=trl_template("gptoss"))
+    marks = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>"]
+    tokenizer.add_tokens(marks, special_tokens=True)
+    family = family_of(ModelConfig(), tokenizer)
+    row = CANDIDATES.require(imported(tmp_path, RIGHT, WRONG, tokenizer=tokenizer, family=family).candidates).iloc[0]
+    assert row.prompt.endswith("Seat of Iran?<|end|><|start|>assistant")
+    assert tokenizer.convert_tokens_to_ids("<|channel|>") == row.completion_ids[0]
+    first, second = row.segments
+    assert tokenizer.decode(row.completion_ids[: second["token_start"]]).endswith("<|message|>Hm.\n\n")
+    assert row.completion_ids[row.reasoning_tokens] == tokenizer.convert_tokens_to_ids("<|end|>")
+    assert first["token_start"] == 0 and second["token_end"] == row.reasoning_tokens
+
+
+def test_traces_that_the_tokenizer_can_not_write_are_refused_all_at_once(tmp_path):
+    foreign = {**RIGHT, "thinking": "Der Sitz Irans?\n\nIt is Tehran."}
+    with pytest.raises(DataError) as error:
+        imported(tmp_path, foreign, {**foreign, "id": "c"}, WRONG, tokenizer=build_word_level())
+    assert "2 problem(s)" in str(error.value) and "generate.traces_path" in str(error.value)
+    assert "trace 'a': the tokenizer can't write 'dersitzirans" in str(error.value)
 
 
 def test_the_files_polarity_and_the_looser_match_are_used(tmp_path):
@@ -146,7 +180,7 @@ def test_real_traces(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizers" / "qwen2", local_files_only=True)
     section = GenerateConfig(source="traces", traces_path="-", answer_match="contains", min_reasoning_tokens=200)
     path = Path(folder) / "traces" / "race_nq_ds7b_samples.jsonl"
-    candidates, funnel, questions = import_traces(path, tokenizer, section, MODEL)
+    candidates, funnel, questions = import_traces(path, tokenizer, section, named_family("generic"), MatchRules())
     assert len(CANDIDATES.require(candidates)) == funnel["kept"].iloc[-1] > 50
     assert len(QUESTIONS.require(questions)) == 100
     assert set(candidates["polarity"]) == {"positive", "negative"}

@@ -6,13 +6,12 @@ from mralign_core.errors import ConfigError
 from mralign_core.generation.loading import load_model_and_tokenizer, load_tokenizer, resolve_device
 
 
-def test_a_saved_model_comes_back_in_the_asked_precision(tmp_path, bpe):
-    saved = build_model("qwen3", len(bpe))
-    saved.save_pretrained(tmp_path)
+def test_a_saved_model_comes_back_in_the_asked_precision(tmp_path, bpe, model):
+    model.save_pretrained(tmp_path)
     bpe.save_pretrained(tmp_path)
-    model, tokenizer = load_model_and_tokenizer(tmp_path, "float32", "cpu")
-    assert not model.training
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), saved.parameters(), strict=True))
+    loaded, tokenizer = load_model_and_tokenizer(tmp_path, "float32", "cpu")
+    assert type(loaded) is type(model) and not loaded.training
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
     assert tokenizer.encode("Wait, let me") == bpe.encode("Wait, let me")
     assert load_model_and_tokenizer(tmp_path, "bfloat16", "cpu")[0].dtype == torch.bfloat16
 

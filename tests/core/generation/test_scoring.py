@@ -1,8 +1,9 @@
 import pandas as pd
 
-from mralign_core.config import ModelConfig
 from mralign_core.generation import Sample, SampleRequest
-from mralign_core.generation.scoring import score_answers, score_samples
+from mralign_core.generation.families import GENERIC
+from mralign_core.generation.scoring import score_answers, score_sample
+from mralign_core.method.matching import MatchRules
 from mralign_core.schemas import GENERATIONS, SCORES
 
 QUESTIONS = pd.DataFrame(
@@ -21,7 +22,8 @@ OFF = SampleRequest("q2", "Who wrote Emma?", "off", 1)
 
 def scored(request, completion, prompt="asked\n"):
     sample = Sample(prompt, [1], [2, 3], completion, "stop")
-    frame = score_samples([request], [sample], QUESTIONS, ModelConfig())
+    golds = QUESTIONS.set_index("question_id").at[request.question_id, "answers"]
+    frame = pd.DataFrame([score_sample(request, sample, golds, GENERIC, MatchRules())]).astype(object)
     assert len(GENERATIONS.require(frame)) == 1
     return frame.iloc[0]
 
@@ -40,7 +42,7 @@ def test_an_answer_that_only_contains_the_gold():
 
 def test_the_block_that_the_prompt_opened():
     row = scored(ON, "Tehran.</think>Tehran", prompt="asked\n<think>\n")
-    assert (row.thinking, row.outcome, row.em_thought, row.em_answer) == ("Tehran.", "ok", True, True)
+    assert (row.thinking, row.outcome, row.em_thought, row.em_answer) == ("Tehran.", "untagged_answer", True, True)
     assert scored(ON, "Tehran", prompt="asked\n<think>\n").outcome == "unclosed_thinking"
 
 
@@ -51,7 +53,24 @@ def test_thinking_that_was_asked_for_and_not_given_is_a_miss_not_a_blank():
 
 def test_scores_carry_the_stratum_in_the_order_of_the_requests():
     samples = [Sample("", [], [1], text, "stop") for text in ("Austen", "<think>x</think>Tehran")]
-    frame = score_answers([OFF, ON], samples, QUESTIONS, ModelConfig())
+    frame = score_answers([OFF, ON], samples, QUESTIONS, GENERIC, MatchRules())
     assert frame["stratum"].tolist() == ["books", "geography"]
     assert frame["em_answer"].tolist() == [True, True]
     assert len(SCORES.require(frame.assign(variant="on"))) == 2
+
+
+def test_a_question_without_a_gold_answer_is_not_scored():
+    row = score_sample(ON, Sample("", [], [1], "<think>x</think>A long answer.", "stop"), [], GENERIC, MatchRules())
+    assert (row["answer"], row["em_thought"], row["em_answer"], row["contains_answer"]) == (
+        "A long answer.",
+        *[None] * 3,
+    )
+
+
+def test_the_rules_decide_what_is_named():
+    sample = Sample("", [], [1], "<think>It was Iranian oil.</think>Iran", "stop")
+    words, substring = (
+        score_sample(ON, sample, ["Iran"], GENERIC, MatchRules(containment=containment))["em_thought"]
+        for containment in ("words", "substring")
+    )
+    assert (words, substring) == (False, True)

@@ -1,12 +1,16 @@
+from collections import Counter
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from random_models import build_model
+from random_models import build_model, unfit_model
 
-from mralign_core.errors import ArtifactError
-from mralign_core.generation import Decoding, SampleRequest
+from mralign_core.errors import ArtifactError, ConfigError
+from mralign_core.generation import Decoding, SampleRequest, sample_all
 from mralign_core.generation.drawing import draw_tokens, uniforms
-from mralign_core.generation.transformers_sampler import TransformersSampler, load_sampler
+from mralign_core.generation.families import GENERIC
+from mralign_core.generation.loading import load_model_and_tokenizer
+from mralign_core.generation.transformers_sampler import TransformersSampler
 
 DECODING = Decoding(temperature=0.8, top_p=0.95, top_k=40, max_new_tokens=24, seed=5)
 GREEDY = DECODING._replace(temperature=0.0)
@@ -28,12 +32,12 @@ REQUESTS = [
 
 
 def sampler_of(model, tokenizer, batch_size=5, **options):
-    return TransformersSampler(model, tokenizer, batch_size=batch_size, **options)
+    return TransformersSampler(model, tokenizer, batch_size=batch_size, **{"family": GENERIC, **options})
 
 
 def slow_draw(sampler, request, decoding):
     """One row, no cache, no padding: the definition of a draw."""
-    prompt_ids = sampler.sample([request], decoding._replace(max_new_tokens=1))[0].prompt_ids
+    prompt_ids = sample_all(sampler, [request], decoding._replace(max_new_tokens=1))[0].prompt_ids
     numbers = torch.from_numpy(uniforms(request, decoding.seed, decoding.max_new_tokens))
     ids = []
     for number in numbers:
@@ -48,7 +52,7 @@ def slow_draw(sampler, request, decoding):
 @torch.no_grad()
 def test_sampling_equals_a_loop_without_cache_or_batch(model, bpe):
     sampler = sampler_of(model, bpe)
-    samples = sampler.sample(REQUESTS, DECODING)
+    samples = sample_all(sampler, REQUESTS, DECODING)
     expected = [slow_draw(sampler, request, DECODING) for request in REQUESTS]
     assert [sample.completion_ids for sample in samples] == expected
     assert len({tuple(ids) for ids in expected}) == len(REQUESTS)
@@ -57,7 +61,7 @@ def test_sampling_equals_a_loop_without_cache_or_batch(model, bpe):
 @torch.no_grad()
 def test_greedy_equals_generate(model, bpe):
     sampler = sampler_of(model, bpe)
-    for sample in sampler.sample(REQUESTS[:8], GREEDY):
+    for sample in sample_all(sampler, REQUESTS[:8], GREEDY):
         generated = sampler.model.generate(
             torch.tensor([sample.prompt_ids]),
             do_sample=False,
@@ -70,15 +74,15 @@ def test_greedy_equals_generate(model, bpe):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 28, 500])
 def test_a_draw_does_not_depend_on_the_batch_size(model, bpe, batch_size):
-    expected = sampler_of(model, bpe).sample(REQUESTS, DECODING)
-    assert sampler_of(model, bpe, batch_size).sample(REQUESTS, DECODING) == expected
+    expected = sample_all(sampler_of(model, bpe), REQUESTS, DECODING)
+    assert sample_all(sampler_of(model, bpe, batch_size), REQUESTS, DECODING) == expected
 
 
 def test_a_draw_does_not_depend_on_order_shard_or_restart(model, bpe):
     sampler = sampler_of(model, bpe)
-    expected = sampler.sample(REQUESTS, DECODING)
-    assert sampler.sample(REQUESTS[::-1], DECODING)[::-1] == expected
-    assert sampler.sample(REQUESTS[:9], DECODING) + sampler.sample(REQUESTS[9:], DECODING) == expected
+    expected = sample_all(sampler, REQUESTS, DECODING)
+    assert sample_all(sampler, REQUESTS[::-1], DECODING)[::-1] == expected
+    assert sample_all(sampler, REQUESTS[:9], DECODING) + sample_all(sampler, REQUESTS[9:], DECODING) == expected
 
 
 def test_rows_do_not_leak_into_each_other(qwen3, bpe):
@@ -86,34 +90,35 @@ def test_rows_do_not_leak_into_each_other(qwen3, bpe):
     ours = [SampleRequest("ours", QUESTIONS[1], "on", draw) for draw in range(3)]
     others = [SampleRequest(f"other{n}", "Nice 🎉 " * (n % 7), "on", 0) for n in range(12)]
     mixed = [*others[:4], ours[0], *others[4:9], ours[1], *others[9:], ours[2]]
-    samples = dict(zip(mixed, sampler.sample(mixed, DECODING), strict=True))
-    assert [samples[request] for request in ours] == sampler.sample(ours, DECODING)
+    samples = dict(zip(mixed, sample_all(sampler, mixed, DECODING), strict=True))
+    assert [samples[request] for request in ours] == sample_all(sampler, ours, DECODING)
 
 
 def test_a_short_row_is_followed_by_a_prompt_wider_than_the_batch(qwen3, bpe):
     requests = [SampleRequest(f"q{n}", "Wait, " * (40 * n), "on", 0) for n in range(5)]
     short = DECODING._replace(max_new_tokens=3)
-    together = sampler_of(qwen3, bpe, batch_size=2).sample(requests, short)
-    assert together == [sampler_of(qwen3, bpe).sample([request], short)[0] for request in requests]
+    together = sample_all(sampler_of(qwen3, bpe, batch_size=2), requests, short)
+    assert together == [sample_all(sampler_of(qwen3, bpe), [request], short)[0] for request in requests]
 
 
 def test_long_completions_outgrow_the_buffers(qwen3, bpe):
     requests = [SampleRequest(f"q{n}", "Who?", "on", 0) for n in range(6)]
     decoding = DECODING._replace(max_new_tokens=180)
-    samples = sampler_of(qwen3, bpe, batch_size=2).sample(requests, decoding)
+    samples = sample_all(sampler_of(qwen3, bpe, batch_size=2), requests, decoding)
     assert max(len(sample.completion_ids) for sample in samples) > 150
-    assert samples == [sampler_of(qwen3, bpe).sample([request], decoding)[0] for request in requests]
+    assert samples == [sample_all(sampler_of(qwen3, bpe), [request], decoding)[0] for request in requests]
 
 
 def test_completions_end_at_the_end_token_or_at_the_limit(qwen3, bpe):
-    sampler = sampler_of(qwen3, bpe)
-    # An end token that this model draws often.
-    common = sampler.sample(REQUESTS[:1], DECODING)[0].completion_ids[3]
-    sampler.end_ids = frozenset({common})
-    unlimited = sampler_of(qwen3, bpe)
+    sampler, unlimited = sampler_of(qwen3, bpe), sampler_of(qwen3, bpe)
     unlimited.end_ids = frozenset()
+    fulls = sample_all(unlimited, REQUESTS, DECODING)
+    # An end token that this model draws in some completions and not in others.
+    counts = Counter(token for full in fulls for token in set(full.completion_ids))
+    common = min(counts, key=lambda token: abs(counts[token] - len(fulls) / 2))
+    sampler.end_ids = frozenset({common})
     reasons = set()
-    for cut, full in zip(sampler.sample(REQUESTS, DECODING), unlimited.sample(REQUESTS, DECODING), strict=True):
+    for cut, full in zip(sample_all(sampler, REQUESTS, DECODING), fulls, strict=True):
         stops = common in full.completion_ids
         reasons.add(cut.finish_reason)
         assert cut.finish_reason == ("stop" if stops else "length")
@@ -131,20 +136,20 @@ def test_end_tokens_come_from_tokenizer_and_generation_config(bpe):
 
 def test_progress_ends_at_the_total_and_never_falls(qwen3, bpe):
     calls = []
-    sampler_of(qwen3, bpe).sample(REQUESTS, DECODING, lambda done, total: calls.append((done, total)))
+    sample_all(sampler_of(qwen3, bpe), REQUESTS, DECODING, lambda done, total: calls.append((done, total)))
     assert calls == sorted(set(calls))
     assert calls[-1] == (len(REQUESTS), len(REQUESTS))
     assert {total for _, total in calls} == {len(REQUESTS)}
 
 
 def test_no_request_gives_no_sample(qwen3, bpe):
-    assert sampler_of(qwen3, bpe).sample([], DECODING) == []
+    assert sample_all(sampler_of(qwen3, bpe), [], DECODING) == []
 
 
 def test_the_callers_model_is_left_as_it_was(bpe):
     model = build_model("qwen3_moe", len(bpe))
     implementation = model.config._experts_implementation
-    sampler_of(model, bpe).sample(REQUESTS[:2], DECODING)
+    sample_all(sampler_of(model, bpe), REQUESTS[:2], DECODING)
     assert model.dtype == torch.float32
     assert model.config._experts_implementation == implementation
 
@@ -166,11 +171,13 @@ def test_an_adapter_on_disk_gives_the_adapted_models_draws(tmp_path, bpe, seed):
     bpe.save_pretrained(tmp_path / "model")
     model = adapted(build_model("qwen3", len(bpe)), seed)
     model.save_pretrained(tmp_path / "adapter")
-    options = {"dtype": "float32", "device": "cpu", "batch_size": 8}
-    base = load_sampler(tmp_path / "model", **options).sample(REQUESTS[:6], DECODING)
-    tuned = load_sampler(tmp_path / "model", adapter_dir=tmp_path / "adapter", **options)
-    samples = tuned.sample(REQUESTS[:6], DECODING)
-    assert samples == sampler_of(model, bpe).sample(REQUESTS[:6], DECODING)
+    base, samples = (
+        sample_all(
+            sampler_of(*load_model_and_tokenizer(tmp_path / "model", "float32", "cpu", adapter)), REQUESTS[:6], DECODING
+        )
+        for adapter in (None, tmp_path / "adapter")
+    )
+    assert samples == sample_all(sampler_of(model, bpe), REQUESTS[:6], DECODING)
     assert (samples == base) == (seed is None)  # common random numbers: the identity changes nothing
 
 
@@ -180,4 +187,10 @@ def test_an_adapter_without_safetensors_is_refused(tmp_path, bpe):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_model.bin").write_bytes(b"pickle")
     with pytest.raises(ArtifactError, match="safetensors"):
-        load_sampler(tmp_path, dtype="float32", batch_size=1, adapter_dir=tmp_path / "adapter")
+        load_model_and_tokenizer(tmp_path, "float32", adapter=tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("architecture", ["mamba", "gemma2", "qwen3_next"])
+def test_a_model_that_needs_another_cache_is_refused_with_the_remedy(bpe, architecture):
+    with pytest.raises(ConfigError, match=r"generate\.sampler to 'vllm'"):
+        sample_all(sampler_of(unfit_model(architecture, len(bpe)), bpe), REQUESTS[:4], DECODING)

@@ -1,11 +1,18 @@
+import json
+import os
+import random
 import re
 import string
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mralign_core.method.matching import contains_match, exact_match, normalise, thought_match
+from mralign_core.method.matching import MatchRules, contains_match, exact_match, normalise, thought_match
+
+PLAIN = MatchRules(variants=False)
+SUBSTRING = MatchRules(containment="substring")
 
 
 def squad_normalise(text):
@@ -19,6 +26,13 @@ def test_equals_squad_on_ascii(text):
     expected = squad_normalise(text)
     assume(expected)
     assert normalise(text) == expected
+
+
+@given(*[st.text(alphabet=string.printable, max_size=9) | st.sampled_from(["The cat's", "3.5", "35%"])] * 2)
+def test_exact_match_without_variants_is_squads_on_ascii(answer, gold):
+    expected = squad_normalise(answer) == squad_normalise(gold)
+    assume(squad_normalise(answer) and squad_normalise(gold))
+    assert exact_match(answer, [gold], PLAIN) == expected
 
 
 @given(st.text(max_size=40))
@@ -43,6 +57,7 @@ def test_normalising_twice_changes_nothing(text):
         ("Hawaiʻi", "Hawai'i"),
         ("Tokyo\u200b", "Tokyo"),
         ("２０２４", "2024"),
+        ("1\u202f000", "1000"),
         ("ﬁnch", "finch"),
         ("東京。", "東京"),
         ("서울", "서울".encode().decode()),
@@ -106,18 +121,97 @@ def test_containment_is_on_word_boundaries(text, gold, named):
     assert thought_match(text, [gold]) is named
 
 
+@pytest.mark.parametrize(
+    ("text", "gold", "named"),
+    [
+        ("Iranian", "Iran", True),
+        ("Iranian", "rania", True),
+        ("in 1988", "98", True),
+        ("Paris/London", "London", True),
+        ("a twenty-one gun salute", "twenty one", True),
+        ("It's three.", "3", True),  # a variant
+        ("It's thirty-three.", "3", False),
+        ("Iran", "Iranian", False),
+        ("banana", "A", False),
+        ("the the", "the", True),
+        ("anything", "...", False),
+    ],
+)
+def test_containment_as_a_plain_substring(text, gold, named):
+    assert contains_match(text, [gold], SUBSTRING) is named
+    assert thought_match(text, [gold], SUBSTRING) is named
+    assert exact_match(text, [gold], SUBSTRING) is exact_match(text, [gold])
+
+
 def test_any_gold_counts():
     assert contains_match("the Fab Four", ["Beatles", "Fab Four"])
     assert exact_match("Fab Four", ["Beatles", "Fab Four"])
 
 
-@given(st.text(max_size=30), st.lists(st.text(max_size=30), max_size=3))
-def test_equal_answers_are_contained(answer, golds):
-    assert not exact_match(answer, golds) or contains_match(answer, golds)
-    assert exact_match(answer, [answer]) is bool(normalise(answer))
+texts = st.text(max_size=30) | st.lists(
+    st.sampled_from(
+        ["Iran", "ian", "U.S.", "Paris/London", "the", "2", "two", "twenty-one", "3.5", "first", "July 4", "東京"]
+    ),
+    max_size=4,
+).map(" ".join)
+rules = st.builds(MatchRules, st.sampled_from(["words", "substring"]), st.booleans())
+
+
+@given(texts, st.lists(texts, max_size=3), rules)
+def test_equal_answers_are_contained(answer, golds, rules):
+    assert not exact_match(answer, golds, rules) or contains_match(answer, golds, rules)
+    assert exact_match(answer, [answer], rules) is bool(normalise(answer))
+
+
+@given(texts, texts, rules)
+def test_exact_match_is_symmetric_and_blind_to_case(one, other, rules):
+    assert exact_match(one, [other], rules) is exact_match(other, [one], rules)
+    assert exact_match(one.swapcase().upper(), [one.upper()], rules) is bool(normalise(one))
+
+
+@given(texts, st.lists(texts, min_size=2, max_size=4), rules, st.randoms())
+def test_the_order_of_golds_is_no_matter(text, golds, rules, rng):
+    shuffled = rng.sample(golds, len(golds))
+    assert exact_match(text, golds, rules) is exact_match(text, shuffled, rules)
+    assert contains_match(text, golds, rules) is contains_match(text, shuffled, rules)
+
+
+@given(texts, texts, st.booleans())
+def test_a_substring_is_found_wherever_words_are(text, gold, variants):
+    assert not contains_match(text, [gold], MatchRules("words", variants)) or contains_match(
+        text, [gold], MatchRules("substring", variants)
+    )
+
+
+@given(texts, texts)
+def test_words_of_either_reading_are_found(text, gold):
+    by_hand = normalise(gold) and f" {normalise(gold)} " in f" {normalise(text)} "
+    assert contains_match(text, [gold], PLAIN) or not by_hand
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.text(max_size=20))
 def test_containment_survives_surroundings(before, gold, after):
     assume(set(normalise(gold).split()) - {"a", "an", "the"})
     assert contains_match(f"{before} \n{gold}\n {after}", [gold])
+
+
+@pytest.mark.real_data
+def test_on_real_traces_the_rules_differ_as_they_should():
+    if not (folder := os.environ.get("MRALIGN_REAL_DATA")):
+        pytest.skip("MRALIGN_REAL_DATA names no folder with real traces")
+    lines = Path(folder, "traces", "race_nq_ds7b_main.jsonl").read_text(encoding="utf-8").splitlines()
+    thinking = [json.loads(line)["thinking"] for line in lines]
+    lines = Path(folder, "nq_open", "NQ-open.dev.jsonl").read_text(encoding="utf-8").splitlines()
+    golds = random.Random(0).sample([gold for line in lines for gold in json.loads(line)["answer"]], 300)
+    rules = {"words": PLAIN, "variants": MatchRules(), "substring": MatchRules("substring", False)}
+    found = {
+        name: {(n, gold) for n, text in enumerate(thinking) for gold in golds if thought_match(text, [gold], rule)}
+        for name, rule in rules.items()
+    }
+    assert found["words"] < found["substring"]
+    assert {gold for _, gold in found["words"] ^ found["variants"]} <= {gold for gold in golds if has_number(gold)}
+    assert all(exact_match(gold, [gold]) and exact_match(gold, [gold], PLAIN) for gold in golds if normalise(gold))
+
+
+def has_number(gold):
+    return re.search(r"[0-9]|one|two|three|four|five|six|seven|eight|nine|ten|twel|first|second|third", gold.lower())

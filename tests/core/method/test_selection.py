@@ -1,8 +1,17 @@
+from itertools import product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mralign_core.method.selection import LengthBounds, choose_draws, length_problem, question_polarity
+from mralign_core.method.selection import (
+    LengthBounds,
+    choose_draws,
+    judge_question,
+    length_problem,
+    next_draw,
+    question_polarity,
+)
 from mralign_core.schemas import POLARITIES
 
 DRAWS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=4)
@@ -23,6 +32,43 @@ def test_no_draws_select_nothing():
 def test_unequal_numbers_of_draws_are_refused():
     with pytest.raises(ValueError):
         question_polarity([True, True], [False])
+
+
+def one_at_a_time(off, on):
+    """The outcomes of the draws that ``next_draw`` asks for."""
+    made = {"off": [], "on": []}
+    while following := next_draw(made["off"], made["on"], len(off)):
+        mode, draw = following
+        assert draw == len(made[mode])
+        made[mode].append({"off": off, "on": on}[mode][draw])
+    return made["off"], made["on"]
+
+
+@pytest.mark.parametrize("num_draws", [1, 2, 3])
+def test_draws_made_one_at_a_time_give_the_verdict_of_all_draws(num_draws):
+    outcomes = list(product([True, False], repeat=num_draws))
+    for off, on in product(outcomes, outcomes):
+        everything = judge_question(off, on, num_draws)
+        assert everything.polarity == question_polarity(on, off)
+        assert bool(everything.polarity) != bool(everything.reason)
+        made_off, made_on = one_at_a_time(off, on)
+        assert judge_question(made_off, made_on, num_draws) == everything
+        if everything.polarity:
+            assert (made_off, made_on) == (list(off), list(on))
+
+
+def test_no_thinking_is_drawn_for_a_question_whose_other_draws_disagree():
+    assert one_at_a_time([True, True, False], [False] * 3) == ([True, True, False], [])
+    assert one_at_a_time([True, False, False], [False] * 3) == ([True, False], [])
+
+
+def test_thinking_stops_at_the_first_draw_that_rules_the_question_out():
+    assert one_at_a_time([False] * 3, [False, True, True])[1] == [False]
+    assert one_at_a_time([False] * 3, [True, True, False])[1] == [True, True, False]
+
+
+def test_missing_draws_are_no_verdict():
+    assert judge_question([True, True], [False, False], 3) == (None, "draws are missing")
 
 
 @pytest.mark.parametrize(

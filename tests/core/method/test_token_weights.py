@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from mralign_core.errors import DataError
 from mralign_core.method.token_weights import segment_token_spans, token_weights
-from mralign_core.method.traces import Span, parse_completion, split_segments
-
-TAGS = {"think_open": "<think>", "think_close": "</think>"}
+from mralign_core.method.traces import Span, Tags, parse_completion, split_segments
 
 
 def tokenise(pieces):
@@ -23,7 +21,7 @@ def tokenise(pieces):
 
 def spans_of(pieces):
     offsets, completion = tokenise(pieces)
-    parsed = parse_completion(completion, thinking_mode="on", **TAGS)
+    parsed = parse_completion(completion, Tags(), thinking_mode="on")
     segments = split_segments(parsed.thinking, offset=parsed.thinking_span.start)
     return segment_token_spans(offsets, segments, thinking_end=parsed.thinking_span.end)
 
@@ -146,7 +144,7 @@ def test_real_traces_and_tokenizer(tags_are_tokens, last):
         thinking = json.loads(line)["thinking"].strip()
         completion = f"<think>\n{thinking}\n\n{last}\n</think>\n\n<answer>Nile</answer>"
         encoded = tokenizer(completion, return_offsets_mapping=True)
-        parsed = parse_completion(completion, thinking_mode="on", **TAGS)
+        parsed = parse_completion(completion, Tags(), thinking_mode="on")
         segments = split_segments(parsed.thinking, offset=parsed.thinking_span.start)
         spans = segment_token_spans(encoded["offset_mapping"], segments, thinking_end=parsed.thinking_span.end)
         ids = encoded["input_ids"]

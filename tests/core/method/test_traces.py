@@ -1,13 +1,22 @@
 import re
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mralign_core.method.traces import Span, parse_completion, split_segments
+from mralign_core.method.traces import (
+    WELL_FORMED,
+    Outcome,
+    Span,
+    Tags,
+    answer_is_complete,
+    parse_completion,
+    split_segments,
+)
 from mralign_core.schemas import OUTCOMES
 
-TAGS = {"think_open": "<think>", "think_close": "</think>"}
+CHANNELS = Tags("<|channel|>analysis<|message|>", "<|end|>", reply_open="<|channel|>final<|message|>")
 
 
 def texts(thinking):
@@ -57,88 +66,155 @@ def test_joined_segments_are_found_again(segments):
 
 
 CASES = [
-    # completion, mode, opened_by_prompt, thinking, answer, closed, outcome
-    ("<think>t</think><answer>a</answer>", "on", False, "t", "a", True, "ok"),
-    ("<think>t</think>\n\n a \n", "on", False, "t", "a", True, "ok"),
-    ("<think>t</think><answer>a", "on", False, "t", "a", True, "ok"),
-    ("<think>t</think>So: <answer> a </answer> done <answer>b</answer>", "on", False, "t", "a", True, "ok"),
-    ("<think>is it <answer>x</answer>?</think>a", "on", False, "is it <answer>x</answer>?", "a", True, "ok"),
-    ("Sure. <think>t</think>a", "on", False, "t", "a", True, "ok"),
-    # several blocks: from the first opening to the last closing tag
-    ("<think>t</think>x<think>u</think>a", "on", False, "t</think>x<think>u", "a", True, "ok"),
-    ("<think>t</think>x</think>a", "on", False, "t</think>x", "a", True, "ok"),
+    # completion, mode, opened_by_prompt, thinking, answer, outcome
+    ("<think>t</think><answer>a</answer>", "on", False, "t", "a", "ok"),
+    ("<think>t</think><answer>a", "on", False, "t", "a", "ok"),
+    ("<think>t</think>So: <answer> a </answer> done <answer>b</answer>", "on", False, "t", "a", "ok"),
+    ("Sure. <think>t</think><answer>a</answer>", "on", False, "t", "a", "ok"),
+    ("<answer>x</answer><think>t</think><answer>a</answer>", "on", False, "t", "a", "ok"),
+    # nothing behind the answer is read
+    ("<think>t</think><answer>a</answer> <think>u", "on", False, "t", "a", "ok"),
+    ("<think>t</think><answer>a</answer></think>b", "on", False, "t", "a", "ok"),
+    # a mention of a tag inside the thinking
+    ("write <think> here</think><answer>a</answer>", "on", True, "write <think> here", "a", "ok"),
+    ("<think>an <answer> tag</think><answer>a</answer>", "on", False, "an <answer> tag", "a", "ok"),
     # opened by the chat template
-    ("t</think><answer>a</answer>", "on", True, "t", "a", True, "ok"),
-    ("t</think><answer>a</answer>", "on", False, "t", "a", True, "ok"),
-    ("t</think>x<think>u</think>a", "on", False, "t</think>x<think>u", "a", True, "ok"),
-    ("\n<think>t</think>a", "on", True, "t", "a", True, "ok"),
-    ("write <think> here</think>a", "on", True, "write <think> here", "a", True, "ok"),
+    ("t</think><answer>a</answer>", "on", True, "t", "a", "ok"),
+    ("t</think><answer>a</answer>", "on", False, "t", "a", "ok"),
+    ("\n<think>t</think><answer>a</answer>", "on", True, "t", "a", "ok"),
+    # no answer tag
+    ("<think>t</think>\n\n a \n", "on", False, "t", "a", "untagged_answer"),
+    ("<think>is it <answer>x</answer>?</think>a", "on", False, "is it <answer>x</answer>?", "a", "untagged_answer"),
+    # several blocks
+    ("<think>t</think>x<think>u</think>a", "on", False, "t</think>x<think>u", "a", "several_think_blocks"),
+    ("<think>t</think>x</think>a", "on", False, "t</think>x", "a", "several_think_blocks"),
+    ("t</think>x<think>u</think>", "on", True, "t</think>x<think>u", None, "several_think_blocks"),
     # never closed
-    ("<think>t", "on", False, "t", None, False, "unclosed_thinking"),
-    ("<think>t <answer>a</answer>", "on", False, "t <answer>a</answer>", None, False, "unclosed_thinking"),
-    ("t", "on", True, "t", None, False, "unclosed_thinking"),
-    ("<think>t</think>x<think>u", "on", False, "t</think>x<think>u", None, False, "unclosed_thinking"),
-    ("<think>", "on", False, None, None, False, "unclosed_thinking"),
-    ("", "on", True, None, None, False, "unclosed_thinking"),
+    ("<think>t", "on", False, "t", None, "unclosed_thinking"),
+    ("<think>t <answer>a</answer>", "on", False, "t <answer>a</answer>", None, "unclosed_thinking"),
+    ("t", "on", True, "t", None, "unclosed_thinking"),
+    ("<think>t</think>x<think>u", "on", False, "t</think>x<think>u", None, "unclosed_thinking"),
+    ("<think>", "on", False, None, None, "unclosed_thinking"),
+    ("", "on", True, None, None, "unclosed_thinking"),
     # no thinking
-    ("<answer>a</answer>", "on", False, None, "a", True, "no_thinking"),
-    ("<think>\n\n</think>a", "on", False, None, "a", True, "no_thinking"),
-    ("", "on", False, None, None, True, "no_thinking"),
+    ("<answer>a</answer>", "on", False, None, "a", "no_thinking"),
+    ("<think>\n\n</think>a", "on", False, None, "a", "no_thinking"),
+    ("", "on", False, None, None, "no_thinking"),
     # no answer
-    ("<think>t</think>", "on", False, "t", None, True, "no_answer"),
-    ("<think>t</think> <answer> </answer>", "on", False, "t", None, True, "no_answer"),
-    ("<think>t <answer>a</answer></think>\n", "on", False, "t <answer>a</answer>", None, True, "no_answer"),
+    ("<think>t</think>", "on", False, "t", None, "no_answer"),
+    ("<think>t</think> <answer> </answer>", "on", False, "t", None, "no_answer"),
+    ("<think>t <answer>a</answer></think>\n", "on", False, "t <answer>a</answer>", None, "answer_in_thinking"),
+    ("t <answer>a</answer></think>", "on", False, "t <answer>a</answer>", None, "answer_in_thinking"),
+    ("<think>t <answer></answer></think>\n", "on", False, "t <answer></answer>", None, "no_answer"),
     # mode off
-    ("<answer>a</answer>", "off", False, None, "a", True, "ok"),
-    ("a", "off", False, None, "a", True, "ok"),
-    ("a", "off", True, None, "a", True, "ok"),
-    ("<think>\n\n</think>\n\na", "off", False, None, "a", True, "ok"),
-    ("<think><answer>x</answer></think><answer>a</answer>", "off", False, None, "a", True, "ok"),
-    ("t</think>a", "off", False, None, "a", True, "ok"),
-    ("<answer></answer>", "off", False, None, None, True, "no_answer"),
-    ("", "off", False, None, None, True, "no_answer"),
-    ("<think>t", "off", False, None, None, False, "unclosed_thinking"),
+    ("<answer>a</answer>", "off", False, None, "a", "ok"),
+    ("a", "off", False, None, "a", "untagged_answer"),
+    ("a", "off", True, None, "a", "untagged_answer"),
+    ("<think>\n\n</think>\n\na", "off", False, None, "a", "untagged_answer"),
+    ("<think><answer>x</answer></think><answer>a</answer>", "off", False, None, "a", "ok"),
+    ("<answer>a</answer><think>t", "off", False, None, "a", "ok"),
+    ("t</think>a", "off", False, None, "a", "untagged_answer"),
+    ("<answer></answer>", "off", False, None, None, "no_answer"),
+    ("", "off", False, None, None, "no_answer"),
+    ("<think>t", "off", False, None, None, "unclosed_thinking"),
+]
+THOUGHT = "<|channel|>analysis<|message|>t<|end|><|start|>assistant"
+CHANNEL_CASES = [
+    (THOUGHT + "<|channel|>final<|message|><answer>a</answer>", "on", False, "t", "a", "ok"),
+    (THOUGHT + "<|channel|>final<|message|> a", "on", False, "t", "a", "untagged_answer"),
+    (THOUGHT + "<|channel|>final<|message|>a<|end|>x", "on", False, "t", "a", "untagged_answer"),
+    (THOUGHT + "<|channel|>final<|message|>", "on", False, "t", None, "no_answer"),
+    (THOUGHT, "on", False, "t", None, "no_answer"),
+    ("<|channel|>analysis<|message|>t", "on", False, "t", None, "unclosed_thinking"),
+    ("<|channel|>final<|message|>a", "on", False, None, "a", "no_thinking"),
+    ("<|channel|>final<|message|>a<|end|>", "on", False, None, "a", "no_thinking"),
+    ("a", "off", False, None, "a", "untagged_answer"),
+    ("a<|end|>", "off", False, None, "a", "untagged_answer"),
+    ("<|channel|>final<|message|>a", "off", False, None, "a", "untagged_answer"),
+    (THOUGHT + "<|channel|>final<|message|>a", "off", False, None, "a", "untagged_answer"),
 ]
 
 
-@pytest.mark.parametrize(("completion", "mode", "opened", "thinking", "answer", "closed", "outcome"), CASES)
-def test_families_and_outcomes(completion, mode, opened, thinking, answer, closed, outcome):
-    parsed = parse_completion(completion, thinking_mode=mode, opened_by_prompt=opened, **TAGS)
-    assert (parsed.thinking, parsed.answer) == (thinking, answer)
-    assert (parsed.thinking_closed, parsed.outcome) == (closed, outcome)
+@pytest.mark.parametrize(("completion", "mode", "opened", "thinking", "answer", "outcome"), CASES)
+def test_parts_and_outcome(completion, mode, opened, thinking, answer, outcome):
+    parsed = parse_completion(completion, Tags(), thinking_mode=mode, opened_by_prompt=opened)
+    assert (parsed.thinking, parsed.answer, parsed.outcome) == (thinking, answer, outcome)
 
 
-def test_cases_cover_every_outcome_of_the_schema():
-    assert {case[-1] for case in CASES} == set(OUTCOMES)
+@pytest.mark.parametrize(("completion", "mode", "opened", "thinking", "answer", "outcome"), CHANNEL_CASES)
+def test_channels_are_tags(completion, mode, opened, thinking, answer, outcome):
+    parsed = parse_completion(completion, CHANNELS, thinking_mode=mode, opened_by_prompt=opened)
+    assert (parsed.thinking, parsed.answer, parsed.outcome) == (thinking, answer, outcome)
+
+
+@pytest.mark.parametrize("channel", ["analysis", "commentary"])
+def test_a_second_message_before_the_final_one_is_a_second_block(channel):
+    completion = THOUGHT + f"<|channel|>{channel}<|message|>u<|end|><|start|>assistant<|channel|>final<|message|>a"
+    parsed = parse_completion(completion, CHANNELS, thinking_mode="on")
+    assert (parsed.answer, parsed.outcome) == ("a", "several_think_blocks")
+    assert parsed.thinking.startswith("t<|end|>") and parsed.thinking.endswith("u")
+
+
+def test_cases_cover_every_outcome_and_the_schema_names_them():
+    assert {case[-1] for case in CASES} == set(OUTCOMES) == set(get_args(Outcome))
+    assert WELL_FORMED.issubset(OUTCOMES)
 
 
 def test_other_tags():
-    parsed = parse_completion("[T]t[/T]a", think_open="[T]", think_close="[/T]", thinking_mode="on")
-    assert (parsed.thinking, parsed.answer) == ("t", "a")
+    parsed = parse_completion("[T]t[/T](a)b", Tags("[T]", "[/T]", "(", ")"), thinking_mode="on")
+    assert (parsed.thinking, parsed.answer, parsed.outcome) == ("t", "a", "ok")
 
 
 def test_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="'maybe'"):
-        parse_completion("a", thinking_mode="maybe", **TAGS)
+        parse_completion("a", Tags(), thinking_mode="maybe")
 
 
-PIECES = st.lists(
-    st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "a", "b c", " ", "\n\n", "é"]),
-    max_size=10,
-)
+def pieces(tags):
+    written = [tag for tag in tags if tag]
+    return st.lists(st.sampled_from([*written, "a", "b c", " ", "\n\n", "é"]), max_size=12).map("".join)
 
 
-@given(PIECES.map("".join), st.sampled_from(["on", "off"]), st.booleans())
-def test_texts_are_what_their_spans_hold(completion, mode, opened):
-    parsed = parse_completion(completion, thinking_mode=mode, opened_by_prompt=opened, **TAGS)
+COMPLETIONS = st.sampled_from([Tags(), CHANNELS]).flatmap(lambda tags: st.tuples(st.just(tags), pieces(tags)))
+MODES = st.sampled_from(["on", "off"])
+
+
+@given(COMPLETIONS, MODES, st.booleans())
+def test_texts_are_what_their_spans_hold(written, mode, opened):
+    tags, completion = written
+    parsed = parse_completion(completion, tags, thinking_mode=mode, opened_by_prompt=opened)
     for text, span in ((parsed.thinking, parsed.thinking_span), (parsed.answer, parsed.answer_span)):
         assert (text is None) == (span is None)
         assert span is None or text == completion[span.start : span.end] != ""
     assert parsed.outcome in OUTCOMES
     assert (parsed.outcome == "unclosed_thinking") == (not parsed.thinking_closed)
-    assert parsed.outcome != "ok" or parsed.answer is not None
+    if parsed.outcome in WELL_FORMED:
+        assert parsed.answer is not None
+        assert (parsed.thinking is not None) == (mode == "on")
+        assert parsed.thinking is None or tags.think_close not in parsed.thinking
     if mode == "off":
         assert parsed.thinking is None
     if parsed.thinking_span and parsed.answer_span:
-        assert parsed.thinking_span.end + len("</think>") <= parsed.answer_span.start
-        assert completion.startswith("</think>", parsed.thinking_span.end)
+        assert parsed.thinking_span.end + len(tags.think_close) <= parsed.answer_span.start
+        assert completion.startswith(tags.think_close, parsed.thinking_span.end)
+
+
+@given(COMPLETIONS, MODES, st.booleans(), st.text("a <>/think\n", max_size=20))
+def test_text_behind_a_complete_answer_changes_nothing(written, mode, opened, more):
+    tags, completion = written
+    kinds = {"thinking_mode": mode, "opened_by_prompt": opened}
+    parsed = parse_completion(completion, tags, **kinds)
+    if not answer_is_complete(completion, tags, **kinds):
+        return
+    assert parsed.outcome in ("ok", "several_think_blocks") or tags.reply_open
+    for rest in (more, *tags, "<think>t</think><answer>b</answer>"):
+        assert parse_completion(completion + rest, tags, **kinds) == parsed
+        assert answer_is_complete(completion + rest, tags, **kinds)
+
+
+@given(COMPLETIONS, MODES, st.booleans())
+def test_an_answer_is_never_complete_inside_the_thinking(written, mode, opened):
+    tags, completion = written
+    if answer_is_complete(completion, tags, thinking_mode=mode, opened_by_prompt=opened):
+        parsed = parse_completion(completion, tags, thinking_mode=mode, opened_by_prompt=opened)
+        assert parsed.thinking_closed

@@ -1,9 +1,10 @@
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mralign_core.config import PocketConfig
+from mralign_core.config import ModelConfig, PocketConfig
 from mralign_core.errors import UserError
 from mralign_core.generation import Sample
+from mralign_core.generation.families import family_of
 from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.pocket import check_quality, train_pocket_model
 
@@ -42,7 +43,9 @@ def test_below_the_limit_it_is_refused(world):
 def test_a_barely_trained_model_is_refused_with_values_limits_and_remedy(world, tmp_path):
     train_pocket_model(world, steps=3, seed=0, directory=tmp_path)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
-    sampler = TransformersSampler(model.eval(), tokenizer, batch_size=128)
+    sampler = TransformersSampler(
+        model.eval(), tokenizer, batch_size=128, family=family_of(ModelConfig(source="pocket"), tokenizer)
+    )
     with pytest.raises(UserError) as refused:
         check_quality(world, sampler, PocketConfig(pretrain_steps=3))
     message = str(refused.value)

@@ -1,168 +1,145 @@
+"""A user's own set: rows, columns, ids, limits, and every error of a row or column."""
+
 import json
-import os
-from pathlib import Path
+import time
 
 import pytest
+from question_files import ROWS, questions, refusal, sets, write
 
-from mralign_core.config import QuestionsConfig
-from mralign_core.errors import DataError
-from mralign_core.questions import load_questions, question_key, read_question_sets, refuse_overlap
-from mralign_core.schemas import QUESTIONS
-
-ROWS = [
-    {"question": "Who wrote Emma?", "answer": ["Jane Austen", "Austen"]},
-    {"question": "2+2?", "answer": 4},
-    {"question": "日本の首都は？", "answer": "東京"},
-]
+from mralign_core.errors import ConfigError, DataError
 
 
-def write(path, rows):
-    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
-    return path
+def own(tmp_path, rows, role="train", /, **section):
+    return questions(role, path=str(write(tmp_path / "set.jsonl", rows)), **section)
 
 
-def loaded(tmp_path, rows, split="train", **section):
-    return load_questions(write(tmp_path / "set.jsonl", rows), QuestionsConfig(**section), split)
-
-
-def refusal(tmp_path, rows, **section):
-    with pytest.raises(DataError) as error:
-        loaded(tmp_path, rows, **section)
-    assert str(tmp_path / "set.jsonl") in str(error.value)
-    return str(error.value)
+def refused(tmp_path, rows, **section):
+    path = write(tmp_path / "set.jsonl", rows)
+    message = refusal("train", path=str(path), **section)
+    assert str(path) in message
+    return message
 
 
 def test_rows_keep_the_contract(tmp_path):
-    frame = QUESTIONS.require(loaded(tmp_path, ROWS))
-    assert frame["question_id"].tolist() == ["train-1", "train-2", "train-3"]
+    frame = own(tmp_path, ROWS)
+    assert frame["question_id"].tolist() == ["set-train-1", "set-train-2", "set-train-3"]
     assert frame["answers"].tolist() == [["Jane Austen", "Austen"], ["4"], ["東京"]]
-    assert set(frame["source"]) == {"set"} and set(frame["split"]) == {"train"}
+    assert set(frame["source"]) == {"set"} and set(frame["split"]) == {"train"} and set(frame["stratum"]) == {""}
 
 
-def test_other_columns_ids_and_limits(tmp_path):
-    rows = [{"q": f"Question {n}", "golds": str(n), "key": n, "extra": []} for n in range(4)]
-    columns = {"question_column": "q", "answer_column": "golds", "id_column": "key"}
-    frame = loaded(tmp_path, rows, **columns, train_limit=3)
+def test_a_set_is_named_after_its_file_or_as_the_config_says(tmp_path):
+    held_out = write(tmp_path / "my eval.v2.jsonl.gz", ROWS)
+    assert questions(path=str(held_out))["question_id"][0] == "my-eval.v2-eval-1"
+    assert questions(path=str(held_out), name="mine", split="dev")["question_id"][0] == "mine-dev-1"
+    assert questions("train", path=str(write(tmp_path / "train.jsonl", ROWS)))["question_id"][0] == "train-1"
+
+
+def test_columns_of_a_users_own(tmp_path):
+    rows = [{"q": f"Question {n}", "golds": str(n), "key": n, "topic": n % 2, "extra": []} for n in range(3)]
+    columns = {"question_column": "q", "answer_column": "golds", "id_column": "key", "stratum_column": "topic"}
+    frame = own(tmp_path, rows, **columns)
     assert frame["question_id"].tolist() == ["0", "1", "2"]
-    assert len(loaded(tmp_path, rows, split="eval", **columns, train_limit=3, eval_limit=1)) == 1
+    assert frame["answers"].tolist() == [["0"], ["1"], ["2"]]
+    assert frame["stratum"].tolist() == ["0", "1", "0"]
+    missing = own(tmp_path, [*rows, {**rows[0], "key": 9, "topic": None}], **columns)
+    assert missing["stratum"].tolist()[-1] == ""
 
 
-def test_byte_order_mark_blank_lines_and_line_separators_inside_text(tmp_path):
-    path = tmp_path / "set.jsonl"
-    row = json.dumps({"question": "a\u2028b", "answer": "c"}, ensure_ascii=False)
-    path.write_bytes(b"\xef\xbb\xbf" + f"{row}\r\n\r\n{json.dumps(ROWS[0])}\n".encode())
-    assert load_questions(path, QuestionsConfig(), "train")["question"].tolist() == [
-        "a\u2028b",
-        "Who wrote Emma?",
-    ]
+def test_own_ids_are_prefixed_when_there_are_several_sets(tmp_path):
+    one, two = (
+        {"path": str(write(tmp_path / f"{name}.jsonl", [{**row, "id": "a"}])), "id_column": "id"}
+        for name, row in zip(("one", "two"), ROWS, strict=False)
+    )
+    assert sets(train=one).questions["question_id"].tolist() == ["a"]
+    assert sets(train=one, eval=two).questions["question_id"].tolist() == ["one-train-a", "two-eval-a"]
 
 
-def test_a_missing_file_is_named_with_its_config_field(tmp_path):
-    with pytest.raises(DataError, match=r"questions\.eval_path: .*gone\.jsonl is not a file; name a JSONL file"):
-        load_questions(tmp_path / "gone.jsonl", QuestionsConfig(), "eval")
-    with pytest.raises(DataError, match="is not a file"):
-        load_questions(tmp_path, QuestionsConfig(), "eval")
+def test_questions_without_an_answer_are_for_evaluation_only(tmp_path):
+    rows = [{"question": row["question"]} for row in ROWS]
+    assert own(tmp_path, rows, "eval", answer_column="")["answers"].tolist() == [[], [], []]
+    with pytest.raises(ConfigError, match=r"questions\.train: 'set' has no gold answers: it can be evaluated on"):
+        own(tmp_path, rows, "train", answer_column="")
 
 
-def test_an_empty_file_and_one_that_is_not_text(tmp_path):
-    assert "is empty" in refusal(tmp_path, ["", "  "])
-    (tmp_path / "latin.jsonl").write_bytes(b'{"question": "caf\xe9"}')
-    with pytest.raises(DataError, match="not UTF-8 text"):
-        load_questions(tmp_path / "latin.jsonl", QuestionsConfig(), "train")
+def test_limits_take_the_first_and_keep_ids(tmp_path):
+    frame = own(tmp_path, ROWS, limit=2)
+    assert frame["question_id"].tolist() == own(tmp_path, ROWS)["question_id"].tolist()[:2]
+    assert len(own(tmp_path, ROWS, limit=9)) == 3
 
 
-def test_lines_that_are_not_objects_are_listed_at_once(tmp_path):
-    message = refusal(tmp_path, [ROWS[0], '{"question": "x"', "[1, 2]", ROWS[1]])
-    assert "2 problem(s)" in message
-    assert "line 2: not JSON" in message and "line 3: not an object but list" in message
+def test_a_random_subset_is_the_same_in_any_order_and_part_of_a_larger_one(tmp_path):
+    rows = [{"question": f"Question {n}", "answer": "x"} for n in range(200)]
+    small, large = (own(tmp_path, rows, limit=limit, pick="random") for limit in (20, 50))
+    reversed_file = own(tmp_path, rows[::-1], limit=20, pick="random")
+    texts = set(small["question"])
+    assert len(texts) == 20 and texts != {row["question"] for row in rows[:20]}
+    assert texts == set(reversed_file["question"]) and texts < set(large["question"])
+    numbers = [int(question_id.rpartition("-")[2]) for question_id in small["question_id"]]
+    assert numbers == sorted(numbers)
+    assert [rows[number - 1]["question"] for number in numbers] == small["question"].tolist()
 
 
-@pytest.mark.parametrize("name", ["question_column", "answer_column", "id_column"])
-def test_a_wrong_column_lists_the_ones_there_are(tmp_path, name):
-    message = refusal(tmp_path, ROWS, **{name: "nope"})
-    assert "no field 'nope'" in message
-    assert "'question', 'answer'" in message and f"Set questions.{name}" in message
+@pytest.mark.parametrize("option", ["question_column", "answer_column", "id_column", "stratum_column"])
+def test_a_wrong_column_lists_the_ones_there_are(tmp_path, option):
+    message = refused(tmp_path, ROWS, **{option: "nope"})
+    assert "no field 'nope'; line 1 has 'question', 'answer'" in message
+    assert f"Set {option} to the field" in message
 
 
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"question": " ", "answer": "x"}, "line 2: field 'question' must be a non-empty question, got ' '"),
-        ({"question": 7, "answer": "x"}, "line 2: field 'question' must be a non-empty question, got 7"),
-        ({"answer": "x"}, "line 2: field 'question' must be a non-empty question, got None"),
-        (
-            {"question": "q", "answer": []},
-            "line 2: field 'answer' must be an answer or a list of answers, got []",
-        ),
-        ({"question": "q", "answer": ["x", ""]}, "line 2: field 'answer' must be"),
-        ({"question": "q", "answer": True}, "line 2: field 'answer' must be"),
-        ({"question": "q"}, "line 2: field 'answer' must be an answer or a list of answers, got None"),
+        ({"question": " ", "answer": "x"}, "field 'question' must be a non-empty question, got ' '"),
+        ({"question": 7, "answer": "x"}, "field 'question' must be a non-empty question, got 7"),
+        ({"answer": "x"}, "field 'question' must be a non-empty question, got None"),
+        ({"question": "q", "answer": []}, "field 'answer' must be an answer or a list of answers, got []"),
+        ({"question": "q", "answer": ["x", ""]}, "field 'answer' must be"),
+        ({"question": "q", "answer": True}, "field 'answer' must be"),
+        ({"question": "q", "answer": float("nan")}, "field 'answer' must be"),
+        ({"question": "q"}, "field 'answer' must be an answer or a list of answers, got None"),
     ],
 )
 def test_bad_rows_name_line_field_and_value(tmp_path, row, problem):
-    message = refusal(tmp_path, [ROWS[0], row])
-    assert problem in message and "correct these lines" in message
+    message = refused(tmp_path, [ROWS[0], row])
+    assert f"line 2: {problem}" in message and "correct these lines" in message
 
 
 def test_all_bad_rows_are_listed_and_a_flood_is_cut(tmp_path):
-    message = refusal(tmp_path, [ROWS[0], *[{"question": "", "answer": "x"}] * 30])
+    message = refused(tmp_path, [ROWS[0], *[{"question": "", "answer": "x"}] * 30])
     assert "30 problem(s)" in message and "line 21:" in message and "line 22:" not in message and "10 more" in message
 
 
 def test_repeated_and_missing_ids(tmp_path):
     rows = [{**ROWS[0], "id": "a"}, {**ROWS[1], "id": "b"}, {**ROWS[2], "id": "a"}, {**ROWS[0], "id": None}]
-    message = refusal(tmp_path, rows, id_column="id")
+    message = refused(tmp_path, rows, id_column="id")
     assert "line 3: field 'id' repeats id 'a' of line 1" in message
     assert "line 4: field 'id' must be a non-empty id, got None" in message
 
 
-def test_overlap_is_refused_whatever_the_case_and_punctuation(tmp_path):
-    train = loaded(tmp_path, ROWS)
-    held_out = loaded(tmp_path, [{"question": "who wrote  EMMA", "answer": "x"}], split="eval")
-    with pytest.raises(DataError, match=r"1 evaluation question\(s\).*flatter.*take them out") as error:
-        refuse_overlap(train, held_out)
-    assert "'eval-1' is 'train-1'" in str(error.value)
-    refuse_overlap(train, loaded(tmp_path, [{"question": "2-2?", "answer": "0"}], split="eval"))
+def test_ninety_thousand_questions_load_in_seconds(tmp_path):
+    rows = [json.dumps({"question": f"what is {n} in words", "answer": [str(n)]}) for n in range(90_000)]
+    held_out = write(tmp_path / "eval.jsonl", [{"question": "WHAT is 17 in words?", "answer": "seventeen"}])
+    started = time.monotonic()
+    found = sets(train=str(write(tmp_path / "train.jsonl", rows)), eval=str(held_out), on_overlap="drop")
+    assert time.monotonic() - started < 15
+    assert (len(found.questions), found.overlap["question_id"].tolist()) == (90_000, ["train-18"])
 
 
-def test_both_sets_together(tmp_path):
-    train = write(tmp_path / "train.jsonl", ROWS)
-    held_out = write(tmp_path / "eval.jsonl", [{"question": "Who wrote Ulysses?", "answer": "Joyce"}])
-    frame = QUESTIONS.require(read_question_sets(QuestionsConfig(train_path=str(train), eval_path=str(held_out))))
-    assert frame["split"].tolist() == ["train"] * 3 + ["eval"]
-    alone = read_question_sets(QuestionsConfig(eval_path=str(held_out)), needs_train=False)
-    assert alone["question_id"].tolist() == ["eval-1"]
-    with pytest.raises(DataError, match=r"questions\.train_path is empty"):
-        read_question_sets(QuestionsConfig(eval_path=str(held_out)))
+def test_sets_that_would_share_ids_are_refused(tmp_path):
+    one, two = (str(write(tmp_path / folder / "set.jsonl", ROWS[:1])) for folder in "ab")
+    with pytest.raises(ConfigError, match=r"questions\.train\.0 and questions\.train\.1 are both 'set-train'"):
+        sets(train=[one, two])
+    named = sets(train=[one, {"path": two, "name": "other"}])
+    assert named.questions["question_id"].tolist() == ["set-train-1", "other-train-1"]
 
 
-def test_ids_shared_by_both_files_are_refused(tmp_path):
-    train = write(tmp_path / "train.jsonl", [{**ROWS[0], "id": "a"}])
-    held_out = write(tmp_path / "eval.jsonl", [{**ROWS[1], "id": "a"}])
-    section = QuestionsConfig(train_path=str(train), eval_path=str(held_out), id_column="id")
-    with pytest.raises(DataError, match="'a': make them distinct"):
-        read_question_sets(section)
+def test_the_pocket_worlds_sets(tmp_path):
+    frame = sets(train={"name": "pocket", "limit": 3}, eval="pocket").questions
+    assert frame["split"].value_counts().to_dict() == {"train": 3, "eval": 181}
+    assert set(frame["source"]) == {"pocket"}
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("Who wrote Emma?", " who wrote\nemma ", True),
-        ("Ｗho?", "who", True),
-        ("2+2?", "2-2?", False),
-        ("the who", "who", False),
-    ],
-)
-def test_question_key(one, other, same):
-    assert (question_key(one) == question_key(other)) == same
-
-
-@pytest.mark.real_data
-@pytest.mark.parametrize(
-    ("name", "rows"), [("nq_open/NQ-open.dev.jsonl", 3610), ("sciq/sciq_train_qa_only.jsonl", 12679)]
-)
-def test_real_question_sets(name, rows):
-    if not (folder := os.environ.get("MRALIGN_REAL_DATA")):
-        pytest.skip("MRALIGN_REAL_DATA names no folder with real question sets")
-    frame = load_questions(Path(folder) / name, QuestionsConfig(), "eval")
-    assert len(QUESTIONS.require(frame)) == rows
+def test_a_mistake_in_one_of_several_sets_says_which(tmp_path):
+    good, bad = write(tmp_path / "good.jsonl", ROWS), write(tmp_path / "bad.jsonl", ["{"])
+    with pytest.raises(DataError, match=r"questions\.eval\.1: .*bad\.jsonl has 1 problem"):
+        sets(eval=[str(good), str(bad)])

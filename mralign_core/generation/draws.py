@@ -1,0 +1,51 @@
+"""What became of the draws: counts by thinking mode, for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mralign_core.schemas import OUTCOMES
+
+COUNTED = ("question_id", "thinking_mode", "completion_ids", "finish_reason", "outcome", "em_answer", "token_source")
+"""The columns of ``GENERATIONS`` that are counted."""
+PARTLY_DRAWN = (
+    "Draws were made one at a time and stopped where they could no longer matter (generate.draws: sequential), so the "
+    "shares below are not those of all draws: think-on draws were made only of questions whose think-off draws agree. "
+    "The selected traces are the same. For unbiased shares, set generate.draws to exhaustive."
+)
+
+
+def count_draws(batches: Iterable[pa.RecordBatch]) -> pd.DataFrame:
+    """Count draws, in one pass.
+
+    Args:
+        batches: draws with the columns ``COUNTED``; those of a question side by side.
+
+    Returns:
+        A row a thinking mode: ``thinking_mode, questions, draws, tokens, right`` (exact match), ``cut_off`` (by
+        generate.max_new_tokens), ``encoded`` (an engine gave their text only), and a column for each of ``OUTCOMES``.
+    """
+    counts: dict[str, dict[str, Any]] = {}
+    last: dict[str, str] = {}
+    for batch in batches:
+        lengths = pc.list_value_length(batch.column("completion_ids")).to_pylist()
+        for row, length in zip(batch.drop_columns(["completion_ids"]).to_pylist(), lengths, strict=True):
+            mode = row["thinking_mode"]
+            own = counts.setdefault(mode, dict.fromkeys(_FIELDS, 0))
+            own["questions"] += last.get(mode) != row["question_id"]
+            last[mode] = row["question_id"]
+            own["draws"] += 1
+            own["tokens"] += length
+            own["right"] += row["em_answer"]
+            own["cut_off"] += row["finish_reason"] == "length"
+            own["encoded"] += row["token_source"] == "encoded"
+            own[row["outcome"]] += 1
+    return pd.DataFrame([{"thinking_mode": mode, **counts[mode]} for mode in sorted(counts)])
+
+
+_FIELDS = ("questions", "draws", "tokens", "right", "cut_off", "encoded", *OUTCOMES)

@@ -1,0 +1,187 @@
+"""Sampling from an OpenAI-compatible server, through the client that annotation uses: limits, ledger, kept replies.
+
+What is guaranteed. Every draw has a seed of its own (:func:`~mralign_core.generation.drawing.request_seed`), which is
+sent with the request and is part of its digest: so draws differ, and the reply to each is found again after a crash
+and never paid for twice. A server that heeds seeds repeats a draw as far as its arithmetic is the same, which on a
+GPU depends on what else it is asked; one that ignores them gives independent draws that only the kept replies repeat.
+
+Where the server gives token ids (vLLM does, and is asked to), these are the sample and ``token_source`` is
+``sampled``. Elsewhere only text comes back, often with the thinking in a field of its own: the completion is then put
+together in the family's layout and encoded with the local tokenizer (``encoded``); whitespace around the think tags is
+that of the layout.
+
+A reply without text, and one that the provider refused or filtered, is an empty completion: kept, scored like any
+other, and counted in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from mralign_core.config import EndpointConfig
+from mralign_core.errors import ConfigError
+from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
+from mralign_core.generation.answer_end import AnswerEnd
+from mralign_core.generation.drawing import request_seed
+from mralign_core.generation.families import Family, opened_by_prompt
+from mralign_core.generation.prompts import Prompt, chat_messages, render_prompt, require_chat_endpoint
+from mralign_core.generation.segmenting import encode_completion
+from mralign_core.llm import LLMClient, Message, Received, Request
+from mralign_core.llm.background import Crew
+from mralign_core.llm.reasoning import ReasoningReply, read_reasoning
+
+logger = logging.getLogger("mralign_core.generation")
+
+VLLM_PROVIDER = "hosted_vllm/"
+FILTERED = "content_filter"
+
+
+class EndpointSampler:
+    """A :class:`~mralign_core.generation.Sampler` over a chat endpoint; may be used from several threads at once.
+
+    Args:
+        endpoint: the server; its temperature and length limit are not used, the decoding's are.
+        tokenizer: tokenizer of the model that the server serves.
+        family: how the model thinks.
+        instruction: text before `Question: …` in the prompt; empty sends the bare question.
+        end_ids: tokens that end a completion.
+        open_client: the client to send requests with, asked for at the start of every :meth:`draw`.
+
+    Raises:
+        ConfigError: the endpoint can't be asked, has no price, or can't be asked for one of the thinking modes.
+    """
+
+    def __init__(
+        self,
+        endpoint: EndpointConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        family: Family,
+        instruction: str = "",
+        end_ids: frozenset[int],
+        open_client: Callable[[], LLMClient],
+    ) -> None:
+        from mralign_core.llm import endpoint as api  # takes seconds: see its docstring
+
+        api.check_endpoint(endpoint, "generate.endpoint")
+        require_chat_endpoint(tokenizer, family, instruction)
+        self.endpoint = endpoint
+        self.tokenizer = tokenizer
+        self.family = family
+        self.instruction = instruction
+        self.end_ids = end_ids
+        self.open_client = open_client
+        self.answer_end = AnswerEnd(tokenizer, family)
+
+    def draw(
+        self, requests: Sequence[SampleRequest], decoding: Decoding, follow_up: FollowUp | None = None
+    ) -> Iterator[tuple[SampleRequest, Sample]]:
+        """Draw every request and those that follow, as many at once as the client lets through.
+
+        Raises:
+            UserError: the endpoint refuses such requests, the budget is used up, or the server serves another model.
+            EndpointUnavailableError: no attempt at a request got through. After either no request is sent any more,
+                and those under way are received and kept.
+        """
+        client = self.open_client()
+        crew: Crew[SampleRequest, Received] = Crew()
+
+        def ask(request: SampleRequest) -> None:
+            crew.start(request, partial(client.complete, self._chat_request(request, decoding)))
+
+        num_drawn = num_empty = 0
+        try:
+            for request in requests:
+                ask(request)
+            while crew.num_under_way:
+                request, received = crew.next_ended()
+                sample = self._sample(request, received)
+                num_drawn, num_empty = num_drawn + 1, num_empty + (not sample.completion_ids)
+                if follow_up and (following := follow_up(request, sample)):
+                    ask(following)
+                yield request, sample
+        finally:
+            crew.close(cancel=client.stopped_by is None)
+            if num_empty:
+                logger.warning("%d of %d replies of %s are empty", num_empty, num_drawn, self.endpoint.model)
+
+    def _chat_request(self, request: SampleRequest, decoding: Decoding) -> Request:
+        chat = chat_messages(request.question, request.thinking_mode, self.family, self.instruction)
+        endpoint = self.endpoint.model_copy(update={"max_output_tokens": decoding.max_new_tokens})
+        params: dict[str, Any] = {
+            "max_tokens": decoding.max_new_tokens,
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "seed": request_seed(request, decoding.seed),
+        }
+        extra_body = self._decoding_fields(decoding) | chat.extra_body
+        messages = [Message(role=message["role"], content=message["content"]) for message in chat.messages]
+        return Request(endpoint, messages, params | ({"extra_body": extra_body} if extra_body else {}))
+
+    def _decoding_fields(self, decoding: Decoding) -> dict[str, Any]:
+        """What the OpenAI protocol has no field for."""
+        if not self.endpoint.model.startswith(VLLM_PROVIDER):
+            return {"top_k": decoding.top_k} if decoding.top_k else {}
+        # What a request leaves out, vLLM takes from the model's own generation config.
+        return {
+            "top_k": decoding.top_k or -1,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "return_token_ids": True,
+        }
+
+    def _sample(self, request: SampleRequest, received: Received) -> Sample:
+        """The sample that a reply makes, cut off where it has said its answer."""
+        prompt = render_prompt(self.tokenizer, request.question, request.thinking_mode, self.family, self.instruction)
+        cut_off = "length" if received.finish_reason == "length" else "stop"
+        if received.finish_reason == FILTERED:
+            return Sample(prompt.text, prompt.ids, [], "", cut_off, "encoded")
+        reply = read_reasoning(received.response)
+        if reply.completion_ids:
+            return self._sampled(request, self._served_prompt(request, prompt, reply.prompt_ids), reply, cut_off)
+        text = self._written(reply.thinking, received.reply, request, prompt, is_cut=cut_off == "length")
+        end = self.answer_end.in_text(text, request.thinking_mode, prompt.text)
+        ids, completion = encode_completion(self.tokenizer, text[:end])
+        return Sample(prompt.text, prompt.ids, ids, completion, "stop" if end else cut_off, "encoded")
+
+    def _sampled(self, request: SampleRequest, prompt: Prompt, reply: ReasoningReply, cut_off: str) -> Sample:
+        ids = reply.completion_ids
+        ids = ids[:-1] if ids[-1] in self.end_ids else ids
+        end = self.answer_end.in_tokens(ids, request.thinking_mode, prompt.text)
+        completion = self.answer_end.decode(ids[:end])
+        return Sample(prompt.text, prompt.ids, ids[:end], completion, "stop" if end else cut_off, "sampled")
+
+    def _served_prompt(self, request: SampleRequest, prompt: Prompt, served_ids: list[int]) -> Prompt:
+        """The prompt that the server made of the messages, where it says so."""
+        if not served_ids or served_ids == prompt.ids:
+            return prompt
+        text = self.answer_end.decode(served_ids)
+        if request.question.strip() not in text:
+            raise ConfigError(
+                f"generate.endpoint: {self.endpoint.model!r} at {self.endpoint.api_base} has another tokenizer than "
+                f"model.path: with that one, its prompt for question {request.question_id!r} reads {text[-80:]!r}. "
+                "Let model.path and the server name the same model"
+            )
+        return Prompt(text, served_ids)
+
+    def _written(self, thinking: str, reply: str, request: SampleRequest, prompt: Prompt, *, is_cut: bool) -> str:
+        """The text that the model wrote, put together from the fields of a reply."""
+        if not thinking:
+            return reply
+        if request.thinking_mode == "off" and not reply.strip():
+            # Servers that look for a closing tag, which the prompt holds already, take the answer for thinking.
+            return thinking
+        layout = (
+            self.family.layout or f"{self.family.think_open}\n{{thinking}}\n{self.family.think_close}\n\n{{answer}}"
+        )
+        head, _, rest = layout.partition("{thinking}")
+        middle, _, tail = rest.partition("{answer}")
+        head = "" if opened_by_prompt(prompt.text, self.family) else head
+        if is_cut and not reply:
+            return head + thinking.strip()
+        return head + thinking.strip() + middle + reply.lstrip() + tail

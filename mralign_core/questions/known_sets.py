@@ -1,0 +1,138 @@
+"""The question sets that are known by name: where the hub has them, and how their rows are written.
+
+Each is read in the hub's format and in that of the authors' own file (App. A.2: any question with a short answer).
+Departures and decisions:
+
+- SciQ and CommonsenseQA are asked without their options; the gold answer is the right option's text.
+- GSM8K's gold answer is the number behind ``####``, without and with its thousands commas.
+- TruthfulQA's gold answers are the best answer and then the other correct ones.
+- LongFact's prompts have no gold answer, so no exact match; they are for evaluation.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mralign_core.questions.columns import BadRowError, Columns
+from mralign_core.questions.jsonl import Line
+
+NUMBER = re.compile(r"-?[\d,]*\.?\d+")
+
+
+@dataclass(frozen=True)
+class KnownSet:
+    """One set: its hub id and configuration, its splits for training and evaluation, and the formats of its rows.
+
+    ``train_split`` is empty for a set that is only meant for evaluation, ``hub_id`` for one that only has files.
+    """
+
+    formats: tuple[Columns, ...]
+    hub_id: str = ""
+    subset: str = ""
+    train_split: str = ""
+    eval_split: str = ""
+
+
+def _best_first(line: Line) -> list[str]:
+    return [line.values["best_answer"], *line.values["correct_answers"]]
+
+
+def _best_first_of_joined(line: Line) -> list[str]:
+    others = [answer for answer in line.values["Correct Answers"].split(";") if answer.strip()]
+    return [line.values["Best Answer"], *others]
+
+
+def _topic(line: Line) -> str:
+    metadata = line.values["metadata"]
+    # A Python literal rather than JSON, on the hub too.
+    values = ast.literal_eval(metadata) if isinstance(metadata, str) else metadata
+    return str(values["topic"])
+
+
+def _final_number(line: Line) -> list[str]:
+    _, mark, number = line.values["answer"].rpartition("####")
+    number = number.strip()
+    if not mark or not NUMBER.fullmatch(number):
+        raise BadRowError(f"field 'answer' must end with '####' and a number, got …{line.values['answer'][-60:]!r}")
+    return [number.replace(",", ""), number]
+
+
+def _gold_option(choices: Any, key: str) -> str:
+    if isinstance(choices, Mapping):
+        options = dict(zip(choices["label"], choices["text"], strict=True))
+    else:
+        options = {choice["label"]: choice["text"] for choice in choices}
+    if key not in options:
+        hidden = "" if key else ", as in a split that hides its answers"
+        raise BadRowError(f"field 'answerKey' must be one of {', '.join(options)}, got {key!r}{hidden}")
+    return str(options[key])
+
+
+def _file_topic(line: Line) -> str:
+    return re.sub(r"^longfact-(objects|concepts)_", "", line.file)
+
+
+KNOWN_SETS: dict[str, KnownSet] = {
+    "nq_open": KnownSet(
+        hub_id="google-research-datasets/nq_open",
+        train_split="train",
+        eval_split="validation",
+        formats=(Columns("question", "answer"),),
+    ),
+    "sciq": KnownSet(
+        hub_id="allenai/sciq",
+        train_split="train",
+        eval_split="test",
+        formats=(Columns("question", "correct_answer"), Columns("question", "answer")),
+    ),
+    "simpleqa": KnownSet(
+        hub_id="basicv8vc/SimpleQA",
+        eval_split="test",
+        formats=(Columns("problem", "answer", "metadata", find_stratum=_topic), Columns("problem", "answer")),
+    ),
+    "truthfulqa": KnownSet(
+        hub_id="truthfulqa/truthful_qa",
+        subset="generation",
+        eval_split="validation",
+        formats=(
+            Columns("question", "best_answer", "category", also=("correct_answers",), find_answers=_best_first),
+            Columns(
+                "Question", "Best Answer", "Category", also=("Correct Answers",), find_answers=_best_first_of_joined
+            ),
+        ),
+    ),
+    "longfact": KnownSet(formats=(Columns("prompt", find_stratum=_file_topic),)),
+    "gsm8k": KnownSet(
+        hub_id="openai/gsm8k",
+        subset="main",
+        train_split="train",
+        eval_split="test",
+        formats=(Columns("question", "answer", find_answers=_final_number),),
+    ),
+    "commonsense_qa": KnownSet(
+        hub_id="tau/commonsense_qa",
+        train_split="train",
+        eval_split="validation",
+        formats=(
+            Columns(
+                "question",
+                "answerKey",
+                also=("choices",),
+                find_answers=lambda line: _gold_option(line.values["choices"], line.values["answerKey"]),
+            ),
+            Columns(
+                "question",
+                "answerKey",
+                find_question=lambda line: line.values["question"]["stem"],
+                find_answers=lambda line: _gold_option(line.values["question"]["choices"], line.values["answerKey"]),
+            ),
+        ),
+    ),
+}
+"""Name → set. An own set of a user's is none of these: it names its columns."""
+
+BY_HUB_ID = {known.hub_id: name for name, known in KNOWN_SETS.items() if known.hub_id}

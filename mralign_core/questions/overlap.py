@@ -1,0 +1,80 @@
+"""Questions that stand both in what is aligned on and in what is evaluated on."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import NamedTuple
+
+import pandas as pd
+
+from mralign_core.errors import DataError
+
+OVERLAPS_SHOWN = 5
+OVERLAP_COLUMNS = ["question_id", "source", "question", "eval_question_id", "eval_source", "eval_question"]
+
+
+class WithoutOverlap(NamedTuple):
+    """The training questions that are left, and what was taken out (``OVERLAP_COLUMNS``), a row a pair."""
+
+    train: pd.DataFrame
+    overlap: pd.DataFrame
+
+
+def question_key(question: str) -> str:
+    """What questions share that differ only in case, spacing, Unicode form or closing punctuation.
+
+    Symbols stay: "2+2?" and "2-2?" are not the same question.
+
+    Example:
+        >>> question_key("Who  wrote Emma?") == question_key("who wrote emma")
+        True
+    """
+    folded = unicodedata.normalize("NFKC", question).casefold()
+    return " ".join(folded.split()).rstrip(" ?!.。")
+
+
+def find_overlap(train: pd.DataFrame, evaluation: pd.DataFrame) -> pd.DataFrame:
+    """The pairs of a training and an evaluation question with the same :func:`question_key`.
+
+    Args:
+        train: rows of :data:`~mralign_core.schemas.QUESTIONS` to align on.
+        evaluation: rows to evaluate on.
+
+    Returns:
+        ``OVERLAP_COLUMNS``, a row a pair, in the order of ``train``.
+    """
+    names = ["question_id", "source", "question"]
+    ours, theirs = (frame[names].assign(key=frame["question"].map(question_key)) for frame in (train, evaluation))
+    pairs = ours.merge(theirs.rename(columns={name: f"eval_{name}" for name in names}), on="key")
+    return pairs[OVERLAP_COLUMNS].reset_index(drop=True)
+
+
+def drop_overlap(train: pd.DataFrame, evaluation: pd.DataFrame) -> WithoutOverlap:
+    """Take the questions that are evaluated on out of those to align on."""
+    overlap = find_overlap(train, evaluation)
+    is_left = ~train["question_id"].isin(set(overlap["question_id"]))
+    return WithoutOverlap(train[is_left].reset_index(drop=True), overlap)
+
+
+def refuse_overlap(
+    train: pd.DataFrame, evaluation: pd.DataFrame, remedy: str = "take them out of one of the two"
+) -> None:
+    """Refuse to evaluate on questions that are aligned on.
+
+    Raises:
+        DataError: a question, compared by :func:`question_key`, or a question id is in both sets.
+    """
+    overlap = find_overlap(train, evaluation)
+    if len(overlap):
+        shown = overlap.head(OVERLAPS_SHOWN).itertuples()
+        listed = "\n  ".join(f"{row.eval_question_id!r} is {row.question_id!r}: {row.question!r:.80}" for row in shown)
+        raise DataError(
+            f"{overlap['eval_question_id'].nunique()} evaluation question(s) are also questions to align on, which "
+            f"would flatter the result; {remedy}. The first:\n  {listed}"
+        )
+    shared_ids = sorted(set(train["question_id"]) & set(evaluation["question_id"]))
+    if shared_ids:
+        raise DataError(
+            f"{len(shared_ids)} question id(s) are both aligned on and evaluated on, such as {shared_ids[0]!r}: make "
+            "them distinct"
+        )

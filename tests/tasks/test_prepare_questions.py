@@ -1,0 +1,42 @@
+"""The questions artifact: what it counts, and what stands beside it."""
+
+import json
+
+import pytest
+
+from mralign_core.config import RunConfig
+from mralign_core.storage import ArtifactStore
+from tasks.prepare import OVERLAP, load_questions
+
+
+@pytest.fixture
+def made(tmp_path):
+    """The store and the artifact of two sets, one question of which stands in both."""
+    texts = {"train": ["Who wrote Emma?", "Who wrote Ulysses?"], "eval": ["who wrote emma", "Who wrote Middlemarch?"]}
+    for role, questions in texts.items():
+        rows = [json.dumps({"question": text, "answer": "x"}) for text in questions]
+        (tmp_path / f"{role}.jsonl").write_text("\n".join(rows))
+    section = {role: str(tmp_path / f"{role}.jsonl") for role in texts}
+    config = RunConfig.model_validate(
+        {"storage": {"root": str(tmp_path / "store")}, "questions": {**section, "on_overlap": "drop"}}
+    )
+    return ArtifactStore(config.storage), load_questions.run_here(config)
+
+
+def test_counts_are_by_split_and_set_and_tell_what_was_taken_out(made):
+    store, ref = made
+    assert store.manifest(ref).counts == {
+        "train": 1,
+        "eval": 2,
+        "train train": 1,
+        "eval eval": 2,
+        "taken out of train": 1,
+    }
+
+
+def test_what_was_taken_out_is_listed_beside_the_questions(made):
+    store, ref = made
+    (row,) = json.loads(store.open_file(ref, OVERLAP).read_text())
+    assert (row["question_id"], row["eval_question_id"]) == ("train-1", "eval-1")
+    assert (row["question"], row["eval_question"]) == ("Who wrote Emma?", "who wrote emma")
+    assert store.read_table(ref, "questions.parquet")["question_id"].tolist() == ["train-2", "eval-1", "eval-2"]
