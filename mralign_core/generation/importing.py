@@ -7,7 +7,7 @@ trace, so that one question may have traces of both kinds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +75,8 @@ def import_traces(
     funnel = Funnel()
     in_file = funnel.keep("traces in the file", numbered, [""] * len(read))
     with_gold = funnel.keep("traces with a gold answer", in_file, _without_gold(in_file))
-    drawn = [_as_draw(row, tokenizer, section, family, problems) for row in with_gold]
+    judge = partial(exact_match if section.answer_match == "exact" else contains_match, rules=rules)
+    drawn = [_as_draw(row, tokenizer, section.instruction, family, judge, problems) for row in with_gold]
     refuse(path, FIELD, problems, "use a tokenizer that knows these texts, or take the traces out")
     kept = map(as_candidate, keep_traces(drawn, funnel, section, tokenizer, family))
     candidates = pd.DataFrame(kept, columns=list(CANDIDATES.columns)).astype(object)
@@ -132,10 +133,15 @@ def _without_gold(rows: Sequence[Row]) -> list[str]:
 
 
 def _as_draw(
-    row: Row, tokenizer: PreTrainedTokenizerBase, section: GenerateConfig, family: Family, problems: list[str]
+    row: Row,
+    tokenizer: PreTrainedTokenizerBase,
+    instruction: str,
+    family: Family,
+    judge: Callable[[str | None, Sequence[str]], bool],
+    problems: list[str],
 ) -> Row:
     """The trace as if the model had been asked the question and had written it."""
-    prompt = render_prompt(tokenizer, row["question"], "on", family, section.instruction)
+    prompt = render_prompt(tokenizer, row["question"], "on", family, instruction)
     opened = opened_by_prompt(prompt.text, family)
     written = family.write_completion(row["thinking"], row["answer"], opened_by_prompt=opened)
     try:
@@ -150,9 +156,8 @@ def _as_draw(
         opened_by_prompt=opened,
     )
     parsed = parse(completion)
-    match = exact_match if section.answer_match == "exact" else contains_match
     # Judged on the file's own text, so that no tokenizer can turn a right answer into a wrong one.
-    is_right = match(parse(written).answer, row["answers"], rules)
+    is_right = judge(parse(written).answer, row["answers"])
     return {
         **row,
         "prompt": prompt.text,

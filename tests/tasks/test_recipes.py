@@ -302,7 +302,7 @@ def test_of_the_embeddings_endpoint_the_model_counts_and_its_limits_do_not(name)
     assert changed(base, other) == ({"label-set"} if name in MODEL else set())
 
 
-SERVED = {"generate.sampler": "endpoint"}
+SERVED = {"generate.sampler": "endpoint", "generate.endpoint.model": "openai/m"}
 
 
 @pytest.mark.parametrize(

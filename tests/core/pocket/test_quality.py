@@ -17,9 +17,10 @@ class KnowingSampler:
         self.wrong = wrong
         self.asked = []
 
-    def sample(self, requests, decoding, on_progress=None):
+    def draw(self, requests, decoding, follow_up=None):
         self.asked += requests
-        return [Sample("", [], [], self.completion(request, index), "stop") for index, request in enumerate(requests)]
+        for index, request in enumerate(requests):
+            yield request, Sample("", [], [], self.completion(request, index), "stop")
 
     def completion(self, request, index):
         answer = self.answers[request.question]
