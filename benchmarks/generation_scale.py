@@ -41,7 +41,7 @@ SHARD_SIZE = 256
 def main() -> None:
     """Write the shards, measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--questions", type=int, nargs="+", default=[1_000, 10_000, 90_000], help="questions, each one a row")
+    parser.add_argument("--questions", type=int, nargs="+", default=[1_000, 10_000, 90_000], help="a row each")
     parser.add_argument("--measure", type=Path, help="measure on this folder and print JSON")
     options = parser.parse_args()
     if options.measure:

@@ -27,7 +27,8 @@ from deployments.steps import CHECKOUT
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 4200
-POOLS = ("cpu", "a800")
+POOLS = {"cpu": 4, "a800": 1}
+"""Work pool → runs at once of its worker here: a GPU serves one."""
 PYTHON = (sys.executable, "-m")
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
@@ -83,7 +84,7 @@ def refuse_taken_port(port: int) -> None:
         if probe.connect_ex((HOST, port)):
             return
     elsewhere = "stop it, or serve on another port: MRALIGN_PORT=4300 make serve"
-    status = _pool_status(port, POOLS[0])
+    status = _pool_status(port, "cpu")
     if status is None:
         raise ServeError(f"port {port} is taken by something that is not a Prefect server: {elsewhere}")
     if status == "READY":
@@ -223,8 +224,9 @@ def serving(port: int) -> Iterator[list[Child]]:
         wait_until_healthy(children[0], env["PREFECT_API_URL"])
         say("deploying prefect.yaml")
         bootstrap(env, children)
-        for pool in POOLS:
-            command = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", pool]
+        for pool, limit in POOLS.items():
+            start_worker = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", pool]
+            command = [*start_worker, "--limit", str(limit)]
             children.append(start(f"worker-{pool}", command, env))
         wait_for_workers(children, port)
         yield children

@@ -13,7 +13,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.printing import console, print_agreement, print_label_set, print_plan, print_questions, print_results
+from flows.printing import (
+    console,
+    print_agreement,
+    print_generation,
+    print_label_set,
+    print_plan,
+    print_questions,
+    print_results,
+)
 from flows.server import use_server, wait_for_records
 from mralign_core.config import RunConfig, load_config
 from mralign_core.errors import ConfigError, UserError
@@ -72,6 +80,8 @@ def run(
         state = chosen(settings, return_state=True)
         wait_for_records(state)
         if state.is_completed():
+            if only == Stage.generate:
+                print_generation(settings)
             print_results(settings, server, finished_pipeline=only in (None, Stage.evaluate))
             return
         _fail(state.result(raise_on_failure=False))

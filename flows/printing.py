@@ -134,6 +134,24 @@ def print_results(config: RunConfig, server: ServerAddress, *, finished_pipeline
         console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
 
 
+def print_generation(config: RunConfig) -> None:
+    """What became of the draws, and what each step of the selection kept."""
+    from mralign_core.generation.draws import PARTLY_DRAWN, describe_draws
+    from mralign_core.storage import ArtifactStore
+    from tasks.generate import read_draws
+    from tasks.runs import last_run
+
+    store = ArtifactStore(config.storage)
+    if config.generate.source == "sample":
+        console.print(describe_draws(read_draws(store, last_run(config, "generations"))), highlight=False)
+        if config.generate.draws == "sequential":
+            console.print(PARTLY_DRAWN, style="dim", highlight=False)
+    table = Table("step", "kept", "dropped", "reason", title=f"config {config.name!r}: yield of the selection")
+    for row in json.loads(store.open_file(last_run(config, "candidates"), "funnel.json").read_text()):
+        table.add_row(row["step"], f"{row['kept']:,}", f"{row['dropped']:,}" if row["dropped"] else "", row["reason"])
+    console.print(table)
+
+
 def print_agreement(config: RunConfig, agreement: ArtifactRef, server: ServerAddress) -> None:
     """How far the annotation sets agree."""
     from mralign_core.comparison.tables import agreement_table

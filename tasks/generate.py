@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 import pandas as pd
 
 from mralign_core.config import RunConfig
-from mralign_core.generation.draws import COUNTED, count_draws
+from mralign_core.generation.draws import COUNTED, count_draws, describe_draws
 from mralign_core.generation.families import family_of
 from mralign_core.generation.funnel import Funnel, require_both_polarities
 from mralign_core.generation.importing import import_traces
@@ -167,7 +167,7 @@ def select_candidates(
             while traces := list(islice(kept, ROWS_AT_ONCE)):
                 candidates.add(pd.DataFrame(traces).astype(object))
                 polarities.update(trace["polarity"] for trace in traces)
-        require_both_polarities(polarities, funnel, REMEDY)
+        require_both_polarities(polarities, funnel, f"{describe_draws(read_draws(store, generations))}\n{REMEDY}")
         funnel.frame().to_json(directory / "funnel.json", orient="records", indent=1)
         return Built(CANDIDATES.name, dict(polarities.most_common()))
 

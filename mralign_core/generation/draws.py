@@ -48,4 +48,23 @@ def count_draws(batches: Iterable[pa.RecordBatch]) -> pd.DataFrame:
     return pd.DataFrame([{"thinking_mode": mode, **counts[mode]} for mode in sorted(counts)])
 
 
+def describe_draws(counts: pd.DataFrame) -> str:
+    """What :func:`count_draws` returns, in a line a thinking mode.
+
+    Example:
+        >>> zeros = dict.fromkeys(OUTCOMES, 0)
+        >>> row = {"thinking_mode": "on", "questions": 2, "draws": 3, "tokens": 90, "right": 1, "cut_off": 0, **zeros}
+        >>> print(describe_draws(pd.DataFrame([{**row, "ok": 3}])))
+        think-on: 3 draws for 2 questions, 90 tokens, 1 right, 0 cut off; outcomes: 3 ok
+    """
+    lines = []
+    for row in counts.to_dict("records"):
+        outcomes = ", ".join(f"{row[name]:,} {name.replace('_', ' ')}" for name in OUTCOMES if row[name])
+        lines.append(
+            f"think-{row['thinking_mode']}: {row['draws']:,} draws for {row['questions']:,} questions, "
+            f"{row['tokens']:,} tokens, {row['right']:,} right, {row['cut_off']:,} cut off; outcomes: {outcomes}"
+        )
+    return "\n".join(lines)
+
+
 _FIELDS = ("questions", "draws", "tokens", "right", "cut_off", "encoded", *OUTCOMES)

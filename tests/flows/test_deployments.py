@@ -18,6 +18,8 @@ CONFIG_NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
 STAGES = {"prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"}
 ANALYSES = {"compare-annotators", "induce-taxonomy"}
+SHARES = {"generate-shards", "score-shards"}
+ON_POOLS = {f"{stage}.where": "deployment" for stage in ("generate", "train", "evaluate")}
 
 
 @pytest.mark.parametrize("name", CONFIG_NAMES)
@@ -41,12 +43,13 @@ def test_paper_config_has_the_papers_values():
 
 def test_every_flow_has_a_deployment_that_loads_it():
     flows = {entry["name"]: load_flow_from_entrypoint(entry["entrypoint"]).name for entry in DEPLOYMENTS}
-    assert flows == {**{name: name for name in STAGES | ANALYSES}, "pipeline": "mr-align", "weekly-retrain": "mr-align"}
+    named = {name: name for name in STAGES | ANALYSES | SHARES}
+    assert flows == {**named, "pipeline": "mr-align", "weekly-retrain": "mr-align"}
 
 
 def test_the_template_keeps_the_whole_config():
-    filled = read_config("pocket", {"train.where": "deployment"})["config"]
-    assert filled == load_config(CONFIGS / "pocket.yaml", {"train.where": "deployment"}).model_dump(mode="json")
+    filled = read_config("pocket", ON_POOLS)["config"]
+    assert filled == load_config(CONFIGS / "pocket.yaml", ON_POOLS).model_dump(mode="json")
 
 
 def test_a_port_that_something_else_holds_is_refused_with_a_remedy():
@@ -71,7 +74,9 @@ def test_a_child_that_dies_is_named_with_the_end_of_its_log(tmp_path):
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    overrides = {"storage.root": str(tmp_path_factory.mktemp("store")), "train.where": "deployment"}
+    # Two workers share two shards of questions.
+    shared = {"generate.num_workers": 2, "generate.shard_size": 200, "evaluate.shard_size": 100}
+    overrides = {"storage.root": str(tmp_path_factory.mktemp("store")), **ON_POOLS, **shared}
     return load_config(CONFIGS / "smoke.yaml", overrides).model_dump(mode="json")
 
 
@@ -88,7 +93,7 @@ class TestServed:
         assert {pool["name"] for pool in served.filter("work_pools")} >= {"cpu", "a800"}
         pools = {entry["name"]: entry["work_pool_name"] for entry in served.filter("deployments")}
         assert pools == {entry["name"]: entry["work_pool"]["name"] for entry in DEPLOYMENTS}
-        assert {name for name, pool in pools.items() if pool == "a800"} == {"train"}
+        assert {name for name, pool in pools.items() if pool == "a800"} == {"train", *SHARES}
         for pool in ("cpu", "a800"):
             workers = served.filter(f"work_pools/{pool}/workers")
             assert [worker["name"] for worker in workers] == [pool]
@@ -107,7 +112,7 @@ class TestServed:
 
     def test_form_comes_filled_in_and_explains_every_field(self, served):
         pipeline = served.deployment("mr-align/pipeline")
-        assert pipeline["parameters"]["config"] == read_config("pocket", {"train.where": "deployment"})["config"]
+        assert pipeline["parameters"]["config"] == read_config("pocket", ON_POOLS)["config"]
         assert served.deployment("train/train")["parameters"]["config"]["train"]["where"] == "inline"
         sections = pipeline["parameter_openapi_schema"]["definitions"]
         unexplained = [
@@ -155,15 +160,20 @@ class TestServed:
         assert due
         assert all("T03:00:00" in run["expected_start_time"] for run in due)
 
-    def test_pipeline_run_completes_with_training_on_the_gpu_pool(self, served, pipeline_run):
+    def test_pipeline_run_completes_with_the_heavy_stages_on_the_gpu_pool(self, served, pipeline_run):
         run = served.wait_for(pipeline_run)
         assert run["state_name"] == "Completed", run["state"]["message"]
         stages = served.filter("flow_runs", flow_runs={"parent_flow_run_id": {"any_": [pipeline_run]}})
         assert {stage["state_name"] for stage in stages} == {"Completed"}
         assert len(stages) == len(STAGES)
         inside = [stage["id"] for stage in stages]
-        (child,) = served.filter("flow_runs", flow_runs={"parent_flow_run_id": {"any_": inside}})
-        assert (child["work_pool_name"], child["state_name"]) == ("a800", "Completed")
+        children = served.filter("flow_runs", flow_runs={"parent_flow_run_id": {"any_": inside}})
+        assert {(child["work_pool_name"], child["state_name"]) for child in children} == {("a800", "Completed")}
+        ours = sorted(child["name"] for child in children)
+        assert ours == ["smoke-generate-shards-0", "smoke-generate-shards-1", "smoke-score-shards-0", "smoke-train-0"]
+        sampled = [child["id"] for child in children if "generate" in child["name"]]
+        tasks = served.filter("task_runs", flow_runs={"id": {"any_": sampled}})
+        assert sorted(task["name"] for task in tasks) == ["generate 0–200", "generate 200–335"]
 
     def test_page_of_the_run_shows_progress_tables_and_figures(self, served, pipeline_run):
         served.wait_for(pipeline_run)
@@ -171,8 +181,8 @@ class TestServed:
         kinds = {}
         for artifact in artifacts:
             kinds.setdefault(artifact["type"], set()).add(artifact["key"])
-        assert kinds["progress"] >= {"pretraining", "train-mr-align", "evaluate-mr-align"}
-        assert kinds["table"] >= {"yield", "weights", "annotation-ledger"}
+        assert kinds["progress"] >= {"pretraining", "generation", "train-mr-align", "evaluate-mr-align"}
+        assert kinds["table"] >= {"yield", "draws", "weights", "annotation-ledger"}
         assert kinds["image"] >= {"transitions", "training-curves", "label-mix"}
         assert kinds["markdown"] == {"diagnostics", "results"}
         figures = [artifact["data"] for artifact in artifacts if artifact["type"] == "image"]

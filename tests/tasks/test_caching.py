@@ -76,7 +76,7 @@ def test_the_manifest_says_how_the_artifact_came_about(config):
     store = ArtifactStore(config.storage)
     manifest = store.manifest(load_questions.run_here(config))
     assert manifest.fingerprint["pocket"] == {"world_seed": 0, "overwrite_prob": 0.25}
-    assert manifest.counts == {"train": 335, "eval": 181}
+    assert {name: manifest.counts[name] for name in ("train", "eval")} == {"train": 335, "eval": 181}
     assert (manifest.rows, manifest.table, manifest.seed) == (516, "questions", 0)
     assert manifest.package_versions.keys() >= {"python", "torch", "prefect"}
 

@@ -149,6 +149,15 @@ def test_hostile_text_from_model_annotator_and_files_is_escaped(quick):
     assert "49" not in page.text.partition("{{ 7*7 }}")[0][-40:] and page.text.count("{{ 7*7 }}") > 10
 
 
+def test_partly_made_draws_are_said_to_be_no_fair_sample(quick):
+    partial, full = (
+        Page(render_report(dataclasses.replace(quick, draws_are_partial=flag))).text for flag in (True, False)
+    )
+    assert "What became of the draws" in partial and "What became of the draws" in full
+    assert "shares below are not those of all draws" in partial
+    assert "shares below are not those of all draws" not in full
+
+
 FRAMES = [field.name for field in dataclasses.fields(ReportInputs) if "DataFrame | None" in str(field.type)]
 
 
