@@ -70,16 +70,15 @@ def _print_load(config: RunConfig, tokens_per_second: float) -> None:
     if found is None:
         console.print("sampling: its load can be told once the questions are loaded (--only prepare)", highlight=False)
         return
-    table = Table(
-        "hosts", "questions", "shards", "task runs", "draws", "tokens", "GB stored", "hours", title="sampling, in all"
-    )
+    table = Table("hosts", "shards", "task runs", "draws", "M tokens", "GB stored", "hours", title="sampling, in all")
     for num_hosts, load in found.by_hosts.items():
-        counts = (f"{value:,.0f}" for value in load[:5])
-        table.add_row(f"{num_hosts}", *counts, f"{load.gigabytes:.1f}", f"{load.hours:.1f}")
+        counts = (f"{num_hosts}", f"{load.shards:,}", f"{load.task_runs:,}", f"{load.draws:,.0f}")
+        table.add_row(*counts, f"{load.tokens / 1e6:,.1f}", f"{load.gigabytes:.1f}", f"{load.hours:.1f}")
     console.print(table)
     source = "measured on the shards that are there" if found.is_measured else "assumed: no shard has been sampled yet"
+    (load, *_), rates = found.by_hosts.values(), found.rates
     console.print(
-        f"{found.rates.draws:.2f} draws and {found.rates.tokens:,.0f} tokens a question, {source}; "
+        f"{load.questions:,} questions, {rates.draws:.2f} draws and {rates.tokens:,.0f} tokens a question, {source}; "
         f"{tokens_per_second:,.0f} tokens a second and host, as given.",
         highlight=False,
     )

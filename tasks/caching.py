@@ -32,6 +32,8 @@ from tasks.recipes import RECIPES
 logger = logging.getLogger("mralign_core.tasks")
 P = ParamSpec("P")
 
+LONGEST_PART = 40
+"""Of a part's value in a log line; digests of files are longer."""
 CAN_PASS = (OSError, httpx.TransportError, BotoCoreError)
 
 
@@ -79,7 +81,7 @@ class Work:
             build: writes the artifact's files into the folder it is given and describes them.
         """
         store = ArtifactStore(self.config.storage)
-        label = " ".join([self.name, *(str(value) for value in self.part.values())])
+        label = " ".join([self.name, *(text for text in map(str, self.part.values()) if len(text) < LONGEST_PART)])
         if found := self.find(store):
             logger.info("%s: found in the store (%s)", label, found.uri)
             return Produced(found, True)

@@ -7,13 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import pandas as pd
 
-from mralign_core.config import RunConfig
+from mralign_core.config import RunConfig, StorageConfig
 from mralign_core.generation.draws import COUNTED, count_draws, describe_draws
 from mralign_core.generation.families import family_of
 from mralign_core.generation.funnel import Funnel, require_both_polarities
@@ -53,8 +54,8 @@ def generation_shards(config: RunConfig, questions: ArtifactRef, worker: int = 0
 
 
 def training_questions(config: RunConfig, questions: ArtifactRef) -> pd.DataFrame:
-    """The questions to align on, each asked once."""
-    return distinct_questions(_training_rows(config, questions))
+    """The questions to align on, each asked once; the caller must not change them."""
+    return _distinct(config.storage, questions)
 
 
 def shard_work(config: RunConfig, questions: ArtifactRef, model: ArtifactRef, start: int, end: int) -> Work:
@@ -156,7 +157,7 @@ def select_candidates(
         draws = stream_table(path, GENERATIONS, list(GENERATIONS.columns), ROWS_AT_ONCE)
         kept = select(
             (row for batch in draws for row in batch.to_pylist()),
-            _training_rows(config, questions),
+            _training_rows(config.storage, questions),
             config.generate,
             tokenizer,
             family,
@@ -179,8 +180,13 @@ def read_draws(store: ArtifactStore, generations: ArtifactRef) -> pd.DataFrame:
     return pd.DataFrame(json.loads(store.open_file(generations, "draws.json").read_text()))
 
 
-def _training_rows(config: RunConfig, questions: ArtifactRef) -> pd.DataFrame:
-    frame = ArtifactStore(config.storage).read_table(questions, "questions.parquet")
+@lru_cache(maxsize=1)  # every shard asks for them
+def _distinct(storage: StorageConfig, questions: ArtifactRef) -> pd.DataFrame:
+    return distinct_questions(_training_rows(storage, questions))
+
+
+def _training_rows(storage: StorageConfig, questions: ArtifactRef) -> pd.DataFrame:
+    frame = ArtifactStore(storage).read_table(questions, "questions.parquet")
     return frame[frame["split"] == "train"].reset_index(drop=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from mralign_core.generation.families import Family, opened_by_prompt
-from mralign_core.method.traces import answer_is_complete
+from mralign_core.method.traces import answer_end
 
 
 class AnswerEnd:
@@ -21,7 +21,10 @@ class AnswerEnd:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, family: Family) -> None:
         self.tokenizer = tokenizer
         self.family = family
-        self.closing_ids = closing_token_ids(tokenizer, family.tags.answer_close)
+        tags = family.tags
+        # In channels, the tag that closes a message closes the reply too.
+        self.closing_tags = (tags.answer_close, tags.think_close) if tags.reply_open else (tags.answer_close,)
+        self.closing_ids = frozenset().union(*(closing_token_ids(tokenizer, tag) for tag in self.closing_tags))
 
     def decode(self, completion_ids: Sequence[int]) -> str:
         """The text of tokens, special ones included."""
@@ -41,29 +44,29 @@ class AnswerEnd:
             known_open: so many tokens were looked at before.
         """
         for place in range(known_open, len(completion_ids)):
-            if completion_ids[place] in self.closing_ids:
+            if completion_ids[place] in self.closing_ids and self._ends_in_tag(completion_ids, place + 1):
                 text = self.decode(completion_ids[: place + 1])
-                if self._is_complete(text, thinking_mode, prompt):
+                if self.in_text(text, thinking_mode, prompt) is not None:
                     return place + 1
         return None
 
     def in_text(self, completion: str, thinking_mode: str, prompt: str) -> int | None:
         """How many characters lead up to the end of the answer; None where it is not said."""
-        tag = self.family.tags.answer_close
-        end = completion.find(tag)
-        while end >= 0:
-            end += len(tag)
-            if self._is_complete(completion[:end], thinking_mode, prompt):
-                return end
-            end = completion.find(tag, end)
-        return None
-
-    def _is_complete(self, completion: str, thinking_mode: str, prompt: str) -> bool:
         opened = opened_by_prompt(prompt, self.family)
-        return answer_is_complete(completion, self.family.tags, thinking_mode=thinking_mode, opened_by_prompt=opened)
+        return answer_end(completion, self.family.tags, thinking_mode=thinking_mode, opened_by_prompt=opened)
+
+    def _ends_in_tag(self, completion_ids: Sequence[int], end: int) -> bool:
+        """Whether the last of these tokens can complete a closing tag: decoding them all, at every ">" of a long
+        completion, would take quadratic time.
+        """
+        most_tokens = 1 + max(len(tag.encode()) for tag in self.closing_tags)  # one a byte, and the one before
+        tail = self.decode(completion_ids[max(0, end - most_tokens) : end])
+        return any(tag in tail for tag in self.closing_tags)
 
 
 def closing_token_ids(tokenizer: PreTrainedTokenizerBase, tag: str) -> frozenset[int]:
-    """Tokens that can end a tag: those with its last character in them."""
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    return frozenset(number for number, token in enumerate(tokens) if token is not None and tag[-1] in token)
+    """Tokens that can end a tag: those with its last character in them, or all where vocabularies write it otherwise,
+    as byte-level ones do with blanks and with what is not ASCII.
+    """
+    is_literal = "!" <= tag[-1] <= "~"
+    return frozenset(number for token, number in tokenizer.get_vocab().items() if not is_literal or tag[-1] in token)

@@ -148,8 +148,8 @@ def parse_completion(
     )
 
 
-def answer_is_complete(completion: str, tags: Tags, *, thinking_mode: str, opened_by_prompt: bool = False) -> bool:
-    """Whether the closing tag of the answer has been written, so that nothing that follows is ever read.
+def answer_end(completion: str, tags: Tags, *, thinking_mode: str, opened_by_prompt: bool = False) -> int | None:
+    """Where the tag that closes the answer ends, so that nothing that follows is ever read; None before it is written.
 
     Args:
         completion: the text so far.
@@ -157,10 +157,11 @@ def answer_is_complete(completion: str, tags: Tags, *, thinking_mode: str, opene
         thinking_mode: as in :func:`parse_completion`.
         opened_by_prompt: as in :func:`parse_completion`.
 
-    >>> answer_is_complete("<think>Tehran.</think><answer>Tehran</answer>", Tags(), thinking_mode="on")
-    True
+    >>> answer_end("<think>Tehran.</think><answer>Tehran</answer> It", Tags(), thinking_mode="on")
+    45
     """
-    return _read(completion, tags, thinking_mode == "on", opened_by_prompt).is_complete
+    reading = _read(completion, tags, thinking_mode == "on", opened_by_prompt)
+    return reading.end if reading.is_complete else None
 
 
 def _outcome(reading: _Reading, *, lacks_thinking: bool, lacks_answer: bool) -> Outcome:
@@ -197,6 +198,7 @@ def _read(completion: str, tags: Tags, thinking_expected: bool, opened_by_prompt
     for tag in _tag_pattern(tags).finditer(completion):
         take[tag.group()](*tag.span())
         if reading.is_complete:
+            reading.end = tag.end()
             break
     return reading
 
@@ -226,6 +228,8 @@ class _Reading:
     answers_in_thinking: bool = False
     is_complete: bool = False
     """The answer was closed: what follows is not read."""
+    end: int = 0
+    """Behind the tag that closed it."""
 
     @property
     def thinking(self) -> Span:

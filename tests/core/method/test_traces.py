@@ -10,7 +10,7 @@ from mralign_core.method.traces import (
     Outcome,
     Span,
     Tags,
-    answer_is_complete,
+    answer_end,
     parse_completion,
     split_segments,
 )
@@ -204,17 +204,20 @@ def test_text_behind_a_complete_answer_changes_nothing(written, mode, opened, mo
     tags, completion = written
     kinds = {"thinking_mode": mode, "opened_by_prompt": opened}
     parsed = parse_completion(completion, tags, **kinds)
-    if not answer_is_complete(completion, tags, **kinds):
+    end = answer_end(completion, tags, **kinds)
+    if end is None:
         return
+    assert parse_completion(completion[:end], tags, **kinds) == parsed
+    assert any(completion[:end].endswith(tag) for tag in (tags.answer_close, tags.think_close))
     assert parsed.outcome in ("ok", "several_think_blocks") or tags.reply_open
     for rest in (more, *tags, "<think>t</think><answer>b</answer>"):
         assert parse_completion(completion + rest, tags, **kinds) == parsed
-        assert answer_is_complete(completion + rest, tags, **kinds)
+        assert answer_end(completion + rest, tags, **kinds) == end
 
 
 @given(COMPLETIONS, MODES, st.booleans())
 def test_an_answer_is_never_complete_inside_the_thinking(written, mode, opened):
     tags, completion = written
-    if answer_is_complete(completion, tags, thinking_mode=mode, opened_by_prompt=opened):
+    if answer_end(completion, tags, thinking_mode=mode, opened_by_prompt=opened) is not None:
         parsed = parse_completion(completion, tags, thinking_mode=mode, opened_by_prompt=opened)
         assert parsed.thinking_closed
