@@ -29,6 +29,7 @@ OUTCOMES = (
     "untagged_answer",
     "no_answer",
     "no_thinking",
+    "unasked_thinking",
     "answer_in_thinking",
     "several_think_blocks",
     "unclosed_thinking",

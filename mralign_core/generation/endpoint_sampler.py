@@ -176,12 +176,6 @@ class EndpointSampler:
         if request.thinking_mode == "off" and not reply.strip():
             # Servers that look for a closing tag, which the prompt holds already, take the answer for thinking.
             return thinking
-        layout = (
-            self.family.layout or f"{self.family.think_open}\n{{thinking}}\n{self.family.think_close}\n\n{{answer}}"
-        )
-        head, _, rest = layout.partition("{thinking}")
-        middle, _, tail = rest.partition("{answer}")
-        head = "" if opened_by_prompt(prompt.text, self.family) else head
-        if is_cut and not reply:
-            return head + thinking.strip()
-        return head + thinking.strip() + middle + reply.lstrip() + tail
+        answer = None if is_cut and not reply else reply.lstrip()
+        opened = opened_by_prompt(prompt.text, self.family)
+        return self.family.write_completion(thinking.strip(), answer, opened_by_prompt=opened)

@@ -60,7 +60,7 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str) -> EncodedC
     """Encode a completion that was never sampled in this tokenizer's tokens, and check it by decoding.
 
     A tokenizer that normalises gives back a slightly other text, which then counts: other forms of the same
-    characters, other blanks, other case.
+    characters, other blanks, other case. A lone surrogate, half of a character that JSON can carry, becomes "?".
 
     Args:
         tokenizer: tokenizer of the model to train.
@@ -69,6 +69,7 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str) -> EncodedC
     Raises:
         DataError: the tokens do not hold the text, as with a vocabulary that lacks its words.
     """
+    text = text.encode("utf-8", "replace").decode("utf-8")
     ids = _encode_behind(tokenizer, "x" if text[:1].isspace() else "\n", text)
     decoded = _decode(tokenizer, ids)
     wanted, written = _bare(text), _bare(decoded)

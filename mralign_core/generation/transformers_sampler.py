@@ -24,6 +24,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,13 +68,19 @@ class TransformersSampler:
         self.family = family
         self.end_ids = end_token_ids(model, tokenizer)
         self.answer_end = AnswerEnd(tokenizer, family)
+        self.longest = longest_sequence(model)
 
     def draw(
         self, requests: Sequence[SampleRequest], decoding: Decoding, follow_up: FollowUp | None = None
     ) -> Iterator[tuple[SampleRequest, Sample]]:
-        """Draw every request and those that follow; a free slot goes to the follow-up of the row that left it."""
+        """Draw every request and those that follow; a free slot goes to the follow-up of the row that left it.
+
+        Raises:
+            ConfigError: a prompt leaves no room for ``decoding.max_new_tokens``.
+        """
+        prompt_of = partial(self._prompt, max_new_tokens=decoding.max_new_tokens)
         decoder = _SlotDecoder(
-            self.model, self.batch_size, decoding, requests, self._prompt, self._is_finished, self.end_ids
+            self.model, self.batch_size, decoding, requests, prompt_of, self._is_finished, self.end_ids
         )
         for request, prompt, completion_ids, finish_reason in decoder.run():
             sample = Sample(
@@ -83,8 +90,15 @@ class TransformersSampler:
                 decoder.waiting.appendleft(following)
             yield request, sample
 
-    def _prompt(self, request: SampleRequest) -> Prompt:
-        return render_prompt(self.tokenizer, request.question, request.thinking_mode, self.family, self.instruction)
+    def _prompt(self, request: SampleRequest, *, max_new_tokens: int) -> Prompt:
+        prompt = render_prompt(self.tokenizer, request.question, request.thinking_mode, self.family, self.instruction)
+        if self.longest and len(prompt.ids) + max_new_tokens > self.longest:
+            raise ConfigError(
+                f"question {request.question_id!r} has {len(prompt.ids)} prompt tokens, and max_new_tokens is "
+                f"{max_new_tokens}, but the model takes {self.longest} in all: lower max_new_tokens (in generate or "
+                "evaluate), or take the question out"
+            )
+        return prompt
 
     def _is_finished(self, request: SampleRequest, prompt: Prompt, completion_ids: list[int]) -> bool:
         """Whether the last token ends the answer: what a model writes after that is never read."""
@@ -110,6 +124,22 @@ def _cannot_sample(why: str) -> ConfigError:
         f"sampler 'transformers' can't sample with this model: it {why}. Set generate.sampler to 'vllm' or 'endpoint', "
         "and evaluate.sampler to 'vllm'"
     )
+
+
+def longest_sequence(model: Any) -> int:
+    """Most tokens, prompt included, whose positions don't depend on the other rows; 0 where the config has no limit.
+
+    Some RoPE types (``dynamic``, ``longrope``) change the frequencies of all rows once one is longer than the model
+    was first trained on.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = rope if "rope_type" in rope else next((each for each in rope.values() if isinstance(each, dict)), {})
+    longest = int(getattr(config, "max_position_embeddings", 0) or 0)
+    if kinds.get("rope_type") not in ("dynamic", "longrope"):
+        return longest
+    first = kinds.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+    return int(first or longest)
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -278,7 +308,9 @@ class _SlotDecoder:
             next_ids = next_ids[torch.as_tensor(kept, device=next_ids.device)]
             rows.keep(kept, needed)
         rows.mask = torch.nn.functional.pad(rows.mask, (0, 1), value=True)
-        rows.logits = self._forward(next_ids[:, None], rows.mask, rows.lengths[:, None], rows.cache)
+        # Free slots are fed too: their positions must stay inside what the model knows.
+        positions = rows.lengths.clamp(max=needed)
+        rows.logits = self._forward(next_ids[:, None], rows.mask, positions[:, None], rows.cache)
         rows.lengths = rows.lengths + 1
 
     def _forward(

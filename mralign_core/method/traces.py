@@ -48,6 +48,7 @@ Outcome = Literal[
     "several_think_blocks",
     "answer_in_thinking",
     "no_thinking",
+    "unasked_thinking",
     "no_answer",
     "untagged_answer",
     "ok",
@@ -58,6 +59,8 @@ Outcome = Literal[
 * ``several_think_blocks``: the thinking was closed more than once.
 * ``answer_in_thinking``: a tagged answer stands inside the thinking, and none after it.
 * ``no_thinking``: mode "on" only.
+* ``unasked_thinking``: mode "off" only, the model thought all the same. Its answer counts; many of them show that the
+  family does not switch this model's thinking off.
 * ``no_answer``: nothing stands where the answer should.
 * ``untagged_answer``: no answer tag after the thinking; all text there is the answer.
 * ``ok``: thinking where the mode asks for it, then a tagged answer.
@@ -144,7 +147,7 @@ def parse_completion(
         answer,
         answer_span if answer else None,
         True,
-        _outcome(reading, lacks_thinking=thinking_mode == "on" and thinking is None, lacks_answer=answer is None),
+        _outcome(reading, thinking_mode, lacks_answer=answer is None),
     )
 
 
@@ -164,13 +167,13 @@ def answer_end(completion: str, tags: Tags, *, thinking_mode: str, opened_by_pro
     return reading.end if reading.is_complete else None
 
 
-def _outcome(reading: _Reading, *, lacks_thinking: bool, lacks_answer: bool) -> Outcome:
+def _outcome(reading: _Reading, thinking_mode: str, *, lacks_answer: bool) -> Outcome:
     if reading.num_closings > 1:
         return "several_think_blocks"
     if lacks_answer and reading.answers_in_thinking:
         return "answer_in_thinking"
-    if lacks_thinking:
-        return "no_thinking"
+    if reading.has_thinking() != (thinking_mode == "on"):
+        return "no_thinking" if thinking_mode == "on" else "unasked_thinking"
     if lacks_answer:
         return "no_answer"
     return "untagged_answer" if reading.answer_start is None else "ok"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,6 +15,8 @@ from mralign_core.generation.families.table import AUTO, GENERIC, Family, built_
 logger = logging.getLogger("mralign_core.generation")
 PROBE = "Which is the highest mountain of Iran?"
 """A question to try a family's switch on."""
+THINKS = re.compile("think|reason", re.IGNORECASE)
+"""Words that a chat template of a reasoning model has."""
 
 
 def family_of(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Family:
@@ -25,6 +28,13 @@ def family_of(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Family:
     if model.family == AUTO:
         family, reason = _recognise(tokenizer)
         logger.info("model.family auto: %s, because %s", family.name, reason)
+        if family == GENERIC and THINKS.search(tokenizer.get_chat_template() if tokenizer.chat_template else ""):
+            logger.warning(
+                "model.family auto: the chat template speaks of thinking, but has no switch or tags that are known, so "
+                "the model is asked for %s in words, which it may not heed. If it thinks in a way of its own, name its "
+                "family or a YAML file (docs/model-families.md)",
+                GENERIC.think_open + GENERIC.think_close,
+            )
         return family
     family = named_family(model.family)
     if not _switches(tokenizer, family):

@@ -98,7 +98,7 @@ def build_model(architecture: str, vocab_size: int, seed: int = 0) -> torch.nn.M
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 8,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 2048,
         "initializer_range": 0.3,
         "eos_token_id": None,
         "bos_token_id": None,

@@ -101,6 +101,12 @@ def test_auto_says_which_family_it_took_and_why(caplog):
     ]
 
 
+@pytest.mark.parametrize(("template", "is_warned"), [("gemma4", True), ("llama3_2", False), ("qwen3", False)])
+def test_auto_warns_where_a_model_may_think_in_a_way_of_its_own(template, is_warned, caplog):
+    chosen(trl_template(template))
+    assert ("docs/model-families.md" in caplog.text) == is_warned
+
+
 def test_a_family_without_effect_on_the_template_is_refused():
     assert chosen(SWITCH, "qwen3") == "qwen3"
     with pytest.raises(ConfigError, match=r"model\.family 'qwen3' has no effect.*YAML file"):

@@ -265,3 +265,7 @@ def test_spans_on_real_traces(added):
         row = json.loads(line.replace("\ufffd", "?"))  # a literal U+FFFD shares its offset with the token behind it
         ids, text = encode_completion(tokenizer, f"<think>\n{row['thinking'].strip()}\n</think>\n\n{row['answer']}")
         assert_spans(tokenizer, text, scattered(tokenizer, text, rng) if number % 2 else ids)
+
+
+def test_half_a_character_is_written_as_a_question_mark(bpe):
+    assert encode_completion(bpe, "Seat \ud83d of Iran").text == "Seat ? of Iran"

@@ -4,13 +4,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from random_models import build_model, unfit_model
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from mralign_core.errors import ArtifactError, ConfigError
 from mralign_core.generation import Decoding, SampleRequest, sample_all
 from mralign_core.generation.drawing import draw_tokens, uniforms
 from mralign_core.generation.families import GENERIC
 from mralign_core.generation.loading import load_model_and_tokenizer
-from mralign_core.generation.transformers_sampler import TransformersSampler
+from mralign_core.generation.prompts import render_prompt
+from mralign_core.generation.transformers_sampler import TransformersSampler, longest_sequence
 
 DECODING = Decoding(temperature=0.8, top_p=0.95, top_k=40, max_new_tokens=24, seed=5)
 GREEDY = DECODING._replace(temperature=0.0)
@@ -109,6 +111,23 @@ def test_long_completions_outgrow_the_buffers(qwen3, bpe):
     assert samples == [sample_all(sampler_of(qwen3, bpe), [request], decoding)[0] for request in requests]
 
 
+def test_a_free_slot_never_reaches_a_position_that_the_model_lacks(bpe):
+    """As with GPT-2, which has a learned vector for each position, and no more than its prompts and draws need."""
+    requests = [SampleRequest(f"q{n}", "Who wrote Emma? " * (n % 3 + 1), "on", 0) for n in range(30)]
+    decoding = DECODING._replace(max_new_tokens=40)
+    longest = max(len(bpe.encode(render_prompt(bpe, request.question, "on", GENERIC, "").text)) for request in requests)
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(bpe), n_embd=32, n_layer=2, n_head=4, n_positions=longest + 40)
+    model = GPT2LMHeadModel(config).eval()
+    samples = []
+    for batch_size in (16, 1):
+        sampler = sampler_of(model, bpe, batch_size=batch_size)
+        sampler.end_ids = frozenset(range(40, 46))  # so that rows end at different times
+        samples.append(sample_all(sampler, requests, decoding))
+    assert samples[0] == samples[1]
+    assert 2 < sum(sample.finish_reason == "stop" for sample in samples[0]) < 30
+
+
 def test_completions_end_at_the_end_token_or_at_the_limit(qwen3, bpe):
     sampler, unlimited = sampler_of(qwen3, bpe), sampler_of(qwen3, bpe)
     unlimited.end_ids = frozenset()
@@ -194,3 +213,23 @@ def test_an_adapter_without_safetensors_is_refused(tmp_path, bpe):
 def test_a_model_that_needs_another_cache_is_refused_with_the_remedy(bpe, architecture):
     with pytest.raises(ConfigError, match=r"generate\.sampler to 'vllm'"):
         sample_all(sampler_of(unfit_model(architecture, len(bpe)), bpe), REQUESTS[:4], DECODING)
+
+
+def test_a_prompt_that_leaves_no_room_is_named(qwen3, bpe):
+    long = [*REQUESTS[:2], SampleRequest("long", "Wait, " * 900, "on", 0)]
+    with pytest.raises(ConfigError, match=r"question 'long' has \d+ prompt tokens.*takes 2048 in all: lower"):
+        sample_all(sampler_of(qwen3, bpe), long, DECODING)
+
+
+@pytest.mark.parametrize(
+    ("rope", "longest"),
+    [
+        ({"rope_type": "default", "rope_theta": 1e4}, 2048),
+        ({"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4, "original_max_position_embeddings": 256}, 256),
+        ({"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}, 2048),
+    ],
+)
+def test_rows_may_be_as_long_as_positions_are_each_rows_own(bpe, rope, longest):
+    model = build_model("llama", len(bpe))
+    model.config.rope_parameters = rope
+    assert longest_sequence(model) == longest

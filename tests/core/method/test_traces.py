@@ -111,9 +111,10 @@ CASES = [
     ("a", "off", False, None, "a", "untagged_answer"),
     ("a", "off", True, None, "a", "untagged_answer"),
     ("<think>\n\n</think>\n\na", "off", False, None, "a", "untagged_answer"),
-    ("<think><answer>x</answer></think><answer>a</answer>", "off", False, None, "a", "ok"),
+    ("<think><answer>x</answer></think><answer>a</answer>", "off", False, None, "a", "unasked_thinking"),
     ("<answer>a</answer><think>t", "off", False, None, "a", "ok"),
-    ("t</think>a", "off", False, None, "a", "untagged_answer"),
+    ("t</think>a", "off", False, None, "a", "unasked_thinking"),
+    ("<think>t</think>", "off", False, None, None, "unasked_thinking"),
     ("<answer></answer>", "off", False, None, None, "no_answer"),
     ("", "off", False, None, None, "no_answer"),
     ("<think>t", "off", False, None, None, "unclosed_thinking"),
@@ -131,7 +132,7 @@ CHANNEL_CASES = [
     ("a", "off", False, None, "a", "untagged_answer"),
     ("a<|end|>", "off", False, None, "a", "untagged_answer"),
     ("<|channel|>final<|message|>a", "off", False, None, "a", "untagged_answer"),
-    (THOUGHT + "<|channel|>final<|message|>a", "off", False, None, "a", "untagged_answer"),
+    (THOUGHT + "<|channel|>final<|message|>a", "off", False, None, "a", "unasked_thinking"),
 ]
 
 
