@@ -123,7 +123,7 @@ def print_results(config: RunConfig, server: ServerAddress, *, finished_pipeline
 
     store = ArtifactStore(config.storage)
     folder = store.open_directory(last_run(config, "report"))
-    _print_summary(folder)
+    _print_summary(folder, config)
     rows: dict[str, object] = {"report": folder / "report.html", "artifacts": store.root_uri}
     for variant in config.train.variants:
         rows[f"adapter {variant}"] = store.open_directory(last_run(config, f"adapter:{variant}"))
@@ -200,13 +200,14 @@ def print_label_set(config: RunConfig, ref: ArtifactRef, output: Path | None, se
     console.print(f"use it: mralign run --config {config.name} --set annotate.label_set={file}", soft_wrap=True)
 
 
-def _print_summary(folder: Path) -> None:
+def _print_summary(folder: Path, config: RunConfig) -> None:
     import pandas as pd
 
     from mralign_core.evaluation.findings import summary_table
 
     if not (folder / "summary.json").exists():
-        console.print("nothing was evaluated: questions.eval names no set")
+        no_gold = "nothing was scored: no question of questions.eval has a gold answer; what was answered is kept"
+        console.print(no_gold if config.questions.eval else "nothing was evaluated: questions.eval names no set")
         return
     summary, differences = (
         pd.DataFrame(json.loads((folder / f"{n}.json").read_text())) for n in ("summary", "differences")

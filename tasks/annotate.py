@@ -12,13 +12,12 @@ import pandas as pd
 from mralign_core.annotation.annotate import annotate_traces
 from mralign_core.config import RunConfig
 from mralign_core.label_sets import label_set_of
-from mralign_core.llm import background
 from mralign_core.llm.offline import is_offline
 from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import TableWriter, stream_table
 from tasks.caching import Built, Produced, Work, shard_bounds, stage_task
-from tasks.clients import read_account, shared_client
+from tasks.clients import read_account, save_account, shared_client
 from tasks.progress import progress
 from tasks.quarantine import carry_over, write_rows
 
@@ -57,7 +56,7 @@ def annotate_shard(config: RunConfig, candidates: ArtifactRef, start: int, end: 
                 client=client,
                 on_progress=report,
             )
-        background.run(lambda _: client.ledger.save())  # requests that cost nothing are not saved one by one
+        save_account(store, _ledger_name(candidates), config.annotate)
         write_rows(directory, "annotations.parquet", result.annotations, ANNOTATIONS)
         write_rows(directory, "raw_annotations.parquet", result.raw, RAW_ANNOTATIONS)
         result.failures.to_json(directory / "failures.json", orient="records", indent=1)

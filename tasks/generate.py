@@ -28,6 +28,7 @@ from mralign_core.schemas import CANDIDATES, GENERATIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import TableWriter, stream_table
 from tasks.caching import Built, Produced, Work, file_digests, shard_bounds, stage_task
+from tasks.clients import save_account
 from tasks.progress import progress
 from tasks.quarantine import RowWriter, carry_over, write_rows
 from tasks.sampling import sampler_of
@@ -105,6 +106,8 @@ def sample_shard(
                 rules=config.match.rules,
                 on_progress=on_progress,
             )
+        if config.generate.sampler == "endpoint":
+            save_account(store, ledger_name, config.generate)
         write_rows(directory, "generations.parquet", frame, GENERATIONS)
         return Built(GENERATIONS.name, sampled.shards[start]._asdict())
 
@@ -218,7 +221,7 @@ class _Sampled:
     def update(self, start: int, tally: Tally) -> Tally:
         """Note how far a shard is; returns the sum over all shards."""
         self.shards[start] = tally
-        return sum(self.shards.values(), Tally())
+        return sum(list(self.shards.values()), Tally())  # a copy: other threads add shards meanwhile
 
     def note(self, total: Tally, of: int) -> str:
         """Speed, yield and time left, in words."""

@@ -1,4 +1,4 @@
-"""Progress of a task, where its user looks: a bar in the terminal, a progress artifact in the Prefect UI, log lines."""
+"""Progress of a run, where its user looks: a bar in the terminal, a progress artifact in the Prefect UI, log lines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Protocol
 from uuid import UUID
 
 from prefect.artifacts import ProgressArtifact, update_progress_artifact
-from prefect.context import TaskRunContext
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.runtime import flow_run
 from rich.console import Console
 from rich.progress import (
@@ -45,7 +45,7 @@ def progress(title: str, key: str) -> Iterator[OnProgress]:
         title: what is being done, in a few words.
         key: artifact key in the UI (lower-case letters, digits, dashes).
     """
-    in_prefect = TaskRunContext.get() is not None
+    in_prefect = (TaskRunContext.get() or FlowRunContext.get()) is not None
     artifact: UUID | None = None
     last_artifact = last_log = time.monotonic()
     with _bars.open() as bar:

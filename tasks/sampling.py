@@ -43,7 +43,7 @@ def sampler_of(
         adapter: artifact of a trained adapter, on top of the model.
         ledger_name: account of the endpoint's requests.
     """
-    wanted = (store.root_uri, model.sha256, adapter and adapter.sha256, stage, config.model_dump_json())
+    wanted = (store.root_uri, model.sha256, adapter and adapter.sha256, stage, ledger_name, config.model_dump_json())
     thread = threading.get_ident()
     with _opening:  # one after another: a model that is loaded needs its memory twice for a moment
         kept = _kept.pop(thread, None)

@@ -12,7 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mralign_core.errors import DataError
-from mralign_core.questions.jsonl import Line, decode, open_bytes, stem, stream_jsonl
+from mralign_core.questions.jsonl import (
+    HALF_CHARACTER,
+    Line,
+    decode,
+    holds_half_character,
+    open_bytes,
+    stem,
+    stream_jsonl,
+)
 
 BATCH_ROWS = 1000
 SPLIT_WORDS = {
@@ -71,7 +79,7 @@ def _inside(path: Path, place: str) -> str:
 
 
 def _stream_csv(path: Path, field: str, problems: list[str]) -> Iterator[Line]:
-    with open_bytes(path) as file:
+    with open_bytes(path, field) as file:
         lines = (decode(raw, path, field, number) for number, raw in enumerate(file, start=1))
         reader = csv.DictReader(lines, strict=True)
         try:
@@ -85,7 +93,7 @@ def _stream_csv(path: Path, field: str, problems: list[str]) -> Iterator[Line]:
 
 
 def _stream_json(path: Path, field: str, problems: list[str]) -> Iterator[Line]:
-    with open_bytes(path) as file:
+    with open_bytes(path, field) as file:
         text = decode(file.read(), path, field, 1)
     try:
         rows = json.loads(text)
@@ -94,7 +102,9 @@ def _stream_json(path: Path, field: str, problems: list[str]) -> Iterator[Line]:
     if not isinstance(rows, list):
         raise DataError(f"{field}: {path} must hold a list of objects, not {type(rows).__name__}")
     for number, values in enumerate(rows, start=1):
-        if isinstance(values, dict):
+        if holds_half_character(text, values):
+            problems.append(f"row {number}: {HALF_CHARACTER}: {values!r:.60}")
+        elif isinstance(values, dict):
             yield Line(number, values, f"row {number}", stem(path))
         else:
             problems.append(f"row {number}: not an object but {type(values).__name__}: {values!r:.60}")

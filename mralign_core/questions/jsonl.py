@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -11,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from mralign_core.errors import DataError
 
 MOST_PROBLEMS = 20
+HALF_CHARACTER = "holds half a character (one of two \\u escapes)"
 
 
 class Line(NamedTuple):
@@ -47,9 +50,9 @@ def stream_jsonl(path: Path, field: str, problems: list[str]) -> Iterator[Line]:
     """The objects of a JSONL file, one at a time; what is wrong with a line is added to ``problems``.
 
     Raises:
-        DataError: the file is not UTF-8 text.
+        DataError: the file is not UTF-8 text, or can't be unpacked.
     """
-    with open_bytes(path) as file:
+    with open_bytes(path, field) as file:
         # Lines end at \n only: JSON text may hold other line separators, such as U+2028, unescaped.
         for number, raw in enumerate(file, start=1):
             text = decode(raw, path, field, number)
@@ -57,9 +60,18 @@ def stream_jsonl(path: Path, field: str, problems: list[str]) -> Iterator[Line]:
                 yield Line(number, values, f"line {number}", stem(path))
 
 
-def open_bytes(path: Path) -> BinaryIO:
-    """The file, opened; a ``.gz`` file comes unpacked."""
-    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+@contextlib.contextmanager
+def open_bytes(path: Path, field: str) -> Iterator[BinaryIO]:
+    """The file, opened; a ``.gz`` file comes unpacked.
+
+    Raises:
+        DataError: a ``.gz`` file is damaged, found while it is read.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield cast(BinaryIO, file)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{field}: {path} can't be unpacked ({error}); is it a whole gzip file?") from None
 
 
 def decode(raw: bytes, path: Path, field: str, number: int) -> str:
@@ -108,4 +120,23 @@ def _parse(line: str, number: int, problems: list[str]) -> dict[str, Any] | None
     if not isinstance(values, dict):
         problems.append(f"line {number}: not an object but {type(values).__name__}: {line.strip()!r:.60}")
         return None
+    if holds_half_character(line, values):
+        problems.append(f"line {number}: {HALF_CHARACTER}: {line.strip()!r:.60}")
+        return None
     return values
+
+
+def holds_half_character(text: str, values: Any) -> bool:
+    r"""Whether values read from JSON hold half of an escaped pair, such as ``\ud83d`` alone, which no file can keep.
+
+    Example:
+        >>> [holds_half_character(text, json.loads(text)) for text in (r'"\ud83d"', r'"\ud83d\ude42"')]
+        [True, False]
+    """
+    if "\\ud" not in text and "\\uD" not in text:
+        return False
+    try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False

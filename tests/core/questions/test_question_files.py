@@ -1,6 +1,7 @@
 """Files of every format, whole and broken; folders of them."""
 
 import csv
+import gzip
 import json
 
 import pyarrow as pa
@@ -78,6 +79,9 @@ def test_lines_that_are_not_objects_are_listed_at_once(tmp_path):
         ("set.json", '{"question": "q"}', "must hold a list of objects, not dict"),
         ("set.json", '{"question": "q"}\n{"question": "r"}', "a file of one object a line is .jsonl"),
         ("set.json", '[{"question": "q", "answer": "a"}, 3]', "row 2: not an object but int: 3"),
+        ("set.json", '[{"question": "q\\ud83d", "answer": "a"}]', "row 1: holds half a character"),
+        ("set.jsonl", '{"question": "q", "answer": "\\ud83d"}', "line 1: holds half a character"),
+        ("set.jsonl.gz", "plain text", "can't be unpacked"),
         ("set.parquet", "PAR1", "is not a readable Parquet file"),
         ("set.txt", "q", "is of no known format; give a file that ends in .jsonl, .csv, .json, .parquet"),
     ],
@@ -86,6 +90,18 @@ def test_a_broken_file_says_where(tmp_path, name, text, says):
     (tmp_path / name).write_text(text)
     message = refusal(path=str(tmp_path / name))
     assert says in message and str(tmp_path / name) in message
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
+def test_a_file_whose_download_broke_off(tmp_path, suffix):
+    text = "question,answer\n" + "q,a\n" * 999
+    (tmp_path / f"set{suffix}.gz").write_bytes(gzip.compress(text.encode())[:-9])
+    assert "can't be unpacked" in refusal(path=str(tmp_path / f"set{suffix}.gz"))
+
+
+def test_escaped_pairs_are_one_character(tmp_path):
+    path = write(tmp_path / "set.jsonl", ['{"question": "\\ud83d\\ude42?", "answer": "a"}'])
+    assert questions(path=str(path))["question"].tolist() == ["🙂?"]
 
 
 def test_a_missing_file_is_named_with_its_config_field(tmp_path):
