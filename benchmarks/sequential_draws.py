@@ -77,7 +77,7 @@ def simulate(passing: float, wavering: float, rng: np.random.Generator) -> tuple
 
 def sample_pocket() -> None:
     """Sample the pocket world one draw at a time, and every draw; print the tokens, and whether the traces agree."""
-    from tasks.generate import collect_generations, generation_shards, read_draws, sample_shard, select_candidates
+    from tasks.generate import collect_generations, read_draws, sample_shard, select_candidates, training_shards
     from tasks.prepare import load_questions, prepare_model
 
     candidates: list[ArtifactRef] = []
@@ -87,7 +87,7 @@ def sample_pocket() -> None:
             config = load_config(POCKET, {"storage.root": root, "generate.draws": draws})
             questions, model = load_questions.run_here(config), prepare_model.run_here(config)
             started = time.monotonic()
-            shards = [sample_shard.run_here(config, questions, model, *s) for s in generation_shards(config, questions)]
+            shards = [sample_shard.run_here(config, questions, model, *s) for s in training_shards(config, questions)]
             seconds = time.monotonic() - started
             generations = collect_generations.run_here(config, questions, model, shards)
             candidates.append(select_candidates.run_here(config, questions, model, generations))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prefect import flow
 
@@ -39,9 +39,10 @@ def evaluate(
     questions, model = inputs["questions"], inputs["model"]
     if config.evaluate.where == "deployment":
         evaluate_on_pool(config, questions, model, adapters)
-    shards = _score(config, questions, model, adapters)
+    shards = shards_to_score(config, questions, model, adapters)
+    made = _score(config, questions, model, adapters, shards)
     scores = {
-        variant: collect_scores(config, variant, questions, model, adapters.get(variant), shards[variant])
+        variant: collect_scores(config, variant, questions, model, adapters.get(variant), made.get(variant, []))
         for variant in variants_to_score(config, questions)
     }
     report = write_report(config, inputs, adapters, scores)
@@ -56,20 +57,18 @@ def score_shards(
     questions: ArtifactRef,
     model: ArtifactRef,
     adapters: dict[str, ArtifactRef],
-    worker: int = 0,
-    num_workers: int = 1,
+    shards: list[tuple[str, int, int]],
 ) -> dict[str, list[ArtifactRef]]:
-    """Score one worker's share of the shards; a pipeline with evaluate.where 'deployment' starts these runs.
+    """Score some shards; a pipeline with evaluate.where 'deployment' starts these runs.
 
     Args:
         config: the run config.
         questions: artifact of the questions.
         model: artifact of the model.
         adapters: variant → adapter.
-        worker: which share, from 0.
-        num_workers: how many shares there are.
+        shards: variant of each shard, its first question, and the one after its last.
     """
-    return _score(config, questions, model, adapters, worker, num_workers)
+    return _score(config, questions, model, adapters, shards)
 
 
 def _score(
@@ -77,18 +76,16 @@ def _score(
     questions: ArtifactRef,
     model: ArtifactRef,
     adapters: Mapping[str, ArtifactRef],
-    worker: int = 0,
-    num_workers: int = 1,
+    shards: Sequence[tuple[str, int, int]],
 ) -> dict[str, list[ArtifactRef]]:
     """Variant → its shards."""
     inputs = {"config": config, "questions": questions, "model": model}
-    shards = shards_to_score(config, questions, worker, num_workers)
     calls = [
         {**inputs, "variant": variant, "adapter": adapters.get(variant), "start": start, "end": end}
         for variant, start, end in shards
     ]
-    made = run_shards(score_shard, calls, config.evaluate)
-    release_samplers()
+    with release_samplers():
+        made = run_shards(score_shard, calls, config.evaluate)
     return {
         name: [ref for (variant, *_), ref in zip(shards, made, strict=True) if variant == name]
         for name in dict.fromkeys(variant for variant, *_ in shards)

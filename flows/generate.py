@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from prefect import flow
@@ -34,10 +35,11 @@ def generate(config: RunConfig, questions: ArtifactRef | None = None, model: Art
     """
     questions = questions or last_run(config, "questions")
     model = model or last_run(config, "model")
-    if config.generate.where == "deployment":
-        generate_on_pool(config, questions, model)
     generations = None
-    if shards := _sample(config, questions, model):
+    if config.generate.source == "sample":
+        if config.generate.where == "deployment":
+            generate_on_pool(config, questions, model)
+        shards = _sample(config, questions, model, generation_shards(config, questions, model))
         generations = collect_generations(config, questions, model, shards)
         remember(config, generations=generations)
         show_draws(config, generations)
@@ -49,25 +51,24 @@ def generate(config: RunConfig, questions: ArtifactRef | None = None, model: Art
 
 @flow(name="generate-shards")
 def generate_shards(
-    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, worker: int = 0, num_workers: int = 1
+    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, shards: list[tuple[int, int]]
 ) -> list[ArtifactRef]:
-    """Sample one worker's share of the shards; a pipeline with generate.where 'deployment' starts these runs.
+    """Sample some shards; a pipeline with generate.where 'deployment' starts these runs.
 
     Args:
         config: the run config.
         questions: artifact of the questions.
         model: artifact of the model.
-        worker: which share, from 0.
-        num_workers: how many shares there are.
+        shards: first question of each shard, and the one after its last.
     """
-    return _sample(config, questions, model, worker, num_workers)
+    return _sample(config, questions, model, shards)
 
 
 def _sample(
-    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, worker: int = 0, num_workers: int = 1
+    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, shards: Sequence[tuple[int, int]]
 ) -> list[ArtifactRef]:
-    inputs = {"config": config, "questions": questions, "model": model}
-    shards = generation_shards(config, questions, worker, num_workers)
-    made = run_shards(sample_shard, [{**inputs, **shard._asdict()} for shard in shards], config.generate)
-    release_samplers()
-    return made
+    inputs = {"config": config, "questions": questions, "model": model, "of": sum(end - start for start, end in shards)}
+    with release_samplers():
+        return run_shards(
+            sample_shard, [{**inputs, "start": start, "end": end} for start, end in shards], config.generate
+        )

@@ -11,7 +11,7 @@ from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.annotate import annotate_shard, annotation_shards
 from tasks.estimate import estimate_matrices
 from tasks.evaluate import score_shard, score_shards
-from tasks.generate import generation_shards, sample_shard, select_candidates
+from tasks.generate import sample_shard, select_candidates, training_shards
 from tasks.prepare import prepare_model
 from tasks.reward import weigh_traces
 from tasks.runs import last_run
@@ -76,7 +76,7 @@ def _generate(config: RunConfig, of: Inputs, shard: int) -> ArtifactRef:
     questions, model = of("questions"), of("model")
     if config.generate.source == "traces":
         return select_candidates.run_here(config, questions, model, None)
-    return sample_shard.run_here(config, questions, model, *_pick(generation_shards(config, questions), shard))
+    return sample_shard.run_here(config, questions, model, *_pick(training_shards(config, questions), shard))
 
 
 def _pick(shards: Sequence[S], shard: int) -> S:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
+import httpx
+from botocore.exceptions import BotoCoreError
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
@@ -51,21 +55,24 @@ def generate_on_pool(config: RunConfig, questions: ArtifactRef, model: ArtifactR
         RuntimeError: a child run did not complete; what its shards made is kept.
     """
     store = ArtifactStore(config.storage)
-    shards = generation_shards(config, questions)
-    missing = [shard for shard in shards if not shard_work(config, questions, model, *shard[:2]).find(store)]
+    shards = generation_shards(config, questions, model)
+    missing = [shard for shard in shards if not shard_work(config, questions, model, *shard).find(store)]
     if not missing:
         return
-    num_workers = min(config.generate.num_workers, len(missing))
     parameters = _parameters(config, "generate", {"questions": questions, "model": model})
+    shares = [missing[worker :: config.generate.num_workers] for worker in range(config.generate.num_workers)]
     with progress("sampling shards on the pool", "generation-shards") as report:
 
         def look() -> None:
-            missing[:] = [
-                shard for shard in missing if not shard_work(config, questions, model, *shard[:2]).find(store)
-            ]
+            missing[:] = [shard for shard in missing if not shard_work(config, questions, model, *shard).find(store)]
             report(len(shards) - len(missing), len(shards))
 
-        run_children(GENERATE, _shares(parameters, num_workers), field="generate.where", look=look)
+        run_children(
+            GENERATE,
+            [{**parameters, "shards": share} for share in shares if share],
+            field="generate.where",
+            look=look,
+        )
 
 
 def evaluate_on_pool(
@@ -78,17 +85,19 @@ def evaluate_on_pool(
         RuntimeError: a child run did not complete; what its shards made is kept.
     """
     store = ArtifactStore(config.storage)
-    works = (
-        scores_shard_work(config, variant, questions, model, adapters.get(variant), start, end)
-        for variant, start, end in shards_to_score(config, questions)
-    )
-    missing = sum(work.find(store) is None for work in works)
+    missing = [
+        (variant, start, end)
+        for variant, start, end in shards_to_score(config, questions, model, adapters)
+        if not scores_shard_work(config, variant, questions, model, adapters.get(variant), start, end).find(store)
+    ]
     if not missing:
         return
-    num_workers = min(config.evaluate.num_workers, missing)
     parameters = _parameters(config, "evaluate", {"questions": questions, "model": model})
     parameters["adapters"] = {name: ref.model_dump(mode="json") for name, ref in adapters.items()}
-    run_children(EVALUATE, _shares(parameters, num_workers), field="evaluate.where")
+    # Neighbours together: a worker then loads few variants.
+    size = math.ceil(len(missing) / config.evaluate.num_workers)
+    shares = [missing[first : first + size] for first in range(0, len(missing), size)]
+    run_children(EVALUATE, [{**parameters, "shards": share} for share in shares], field="evaluate.where")
 
 
 def run_children(
@@ -133,19 +142,31 @@ def _wait(name: str, children: Sequence[UUID], look: Callable[[], None] | None) 
     with get_client(sync_client=True) as client:
         while len(ended) < len(children):
             time.sleep(POLL_S)
-            for run in map(client.read_flow_run, set(children) - set(ended)):
+            for run in _read(client, [child for child in children if child not in ended]):
                 if run.state is not None and run.state.is_final():
                     ended[run.id] = run
                 elif run.state is not None and run.state.name == "Late" and not has_warned:
                     has_warned = True
-                    logger.warning("no worker has taken run %r of %s yet: is one started on its pool?", run.name, name)
+                    logger.warning(
+                        "no worker has taken run %r of %s yet: is one started on its pool, and free?", run.name, name
+                    )
             if look:
-                look()
+                with contextlib.suppress(OSError, BotoCoreError):  # it is for the eye; the runs go on
+                    look()
     failed = [run for run in ended.values() if run.state is None or not run.state.is_completed()]
     if failed:
         listed = ", ".join(f"{run.name!r} ended as {run.state and run.state.name}" for run in failed)
         raise RuntimeError(f"{listed}: see the log of that run; what it finished is kept, and run again goes on there")
     logger.info("%d run(s) of %s completed on the pool", len(children), name)
+
+
+def _read(client: SyncPrefectClient, children: Sequence[UUID]) -> list[FlowRun]:
+    """The runs as the server knows them; none while it is out of reach, which the runs themselves outlast."""
+    try:
+        return [client.read_flow_run(child) for child in children]
+    except httpx.TransportError as error:
+        logger.warning("the Prefect server is out of reach (%s); still waiting", error)
+        return []
 
 
 def _cancel(children: Sequence[UUID]) -> None:
@@ -163,7 +184,3 @@ def _parameters(config: RunConfig, stage: str, inputs: Mapping[str, ArtifactRef]
         "config": config.model_copy(update={stage: section}).model_dump(mode="json"),
         **{name: ref.model_dump(mode="json") for name, ref in inputs.items()},
     }
-
-
-def _shares(parameters: Mapping[str, Any], num_workers: int) -> list[dict[str, Any]]:
-    return [{**parameters, "worker": worker, "num_workers": num_workers} for worker in range(num_workers)]

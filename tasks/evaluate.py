@@ -74,12 +74,17 @@ def scores_shard_work(
 
 
 def shards_to_score(
-    config: RunConfig, questions: ArtifactRef, worker: int = 0, num_workers: int = 1
+    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, adapters: Mapping[str, ArtifactRef]
 ) -> list[tuple[str, int, int]]:
-    """Variant and row range of each shard that a worker is to score."""
+    """Variant and row range of each shard, of the variants whose scores are not there yet."""
+    store = ArtifactStore(config.storage)
     bounds = score_shards(config, questions)
-    shards = [(variant, *bound) for variant in variants_to_score(config, questions) for bound in bounds]
-    return shards[worker::num_workers]
+    return [
+        (variant, *bound)
+        for variant in variants_to_score(config, questions)
+        if scores_work(config, variant, questions, model, adapters.get(variant)).find(store) is None
+        for bound in bounds
+    ]
 
 
 def report_work(

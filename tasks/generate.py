@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import pandas as pd
 
@@ -23,7 +23,7 @@ from mralign_core.generation.loading import load_tokenizer
 from mralign_core.generation.sampling import Tally, sample_questions
 from mralign_core.generation.selecting import REMEDY, STEPS, distinct_questions, select
 from mralign_core.models import locate_model, model_name
-from mralign_core.questions import refuse_overlap
+from mralign_core.questions import question_key, refuse_overlap
 from mralign_core.schemas import CANDIDATES, GENERATIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import TableWriter, stream_table
@@ -37,21 +37,18 @@ ROWS_AT_ONCE = 1_000
 """Draws, or traces, in memory at a time where a table is read or written piece by piece."""
 
 
-class Shard(NamedTuple):
-    """Questions ``start`` to ``end``, of so many that this process is to sample."""
-
-    start: int
-    end: int
-    of: int
-
-
-def generation_shards(config: RunConfig, questions: ArtifactRef, worker: int = 0, num_workers: int = 1) -> list[Shard]:
-    """The shards of the training questions that a worker is to sample; none when traces are imported."""
+def generation_shards(config: RunConfig, questions: ArtifactRef, model: ArtifactRef) -> list[tuple[int, int]]:
+    """Row ranges of the training questions, one a shard; none when traces are imported or all draws are there."""
     if config.generate.source == "traces":
         return []
-    bounds = list(shard_bounds(len(training_questions(config, questions)), config.generate.shard_size))
-    own = bounds[worker::num_workers]
-    return [Shard(start, end, sum(end - start for start, end in own)) for start, end in own]
+    if generations_work(config, questions, model).find(ArtifactStore(config.storage)):
+        return []
+    return training_shards(config, questions)
+
+
+def training_shards(config: RunConfig, questions: ArtifactRef) -> list[tuple[int, int]]:
+    """Row ranges of the training questions, one a shard."""
+    return list(shard_bounds(len(training_questions(config, questions)), config.generate.shard_size))
 
 
 def training_questions(config: RunConfig, questions: ArtifactRef) -> pd.DataFrame:
@@ -82,9 +79,9 @@ def candidates_work(
 
 @stage_task("generate-shard", "generate {start}–{end}")
 def sample_shard(
-    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, start: int, end: int, of: int
+    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, start: int, end: int, of: int = 0
 ) -> Produced:
-    """Sample questions ``start`` to ``end`` in both thinking modes, and score the draws."""
+    """Sample questions ``start`` to ``end``, of so many that this process samples, and score the draws."""
     work = shard_work(config, questions, model, start, end)
     sampled = _Sampled.of_run(generations_work(config, questions, model).key)
 
@@ -96,7 +93,7 @@ def sample_shard(
 
             def on_progress(tally: Tally) -> None:
                 total = sampled.update(start, tally)
-                report(total.questions, of, sampled.note(total, of))
+                report(total.questions, of or end - start, sampled.note(total, of or end - start))
 
             frame = sample_questions(
                 sampler,
@@ -148,10 +145,11 @@ def select_candidates(
         tokenizer = load_tokenizer(location.path, location.revision)
         family = family_of(config.model, tokenizer)
         if generations is None:
-            imported = import_traces(
-                config.generate.traces_path, tokenizer, config.generate, family, config.match.rules
-            )
             held_out = store.read_table(questions, "questions.parquet").query("split == 'eval'")
+            left_out = set(held_out["question"].map(question_key)) if config.questions.on_overlap == "drop" else ()
+            imported = import_traces(
+                config.generate.traces_path, tokenizer, config.generate, family, config.match.rules, left_out
+            )
             refuse_overlap(imported.questions, held_out)
             write_rows(directory, "candidates.parquet", imported.candidates, CANDIDATES)
             imported.funnel.to_json(directory / "funnel.json", orient="records", indent=1)
@@ -206,7 +204,7 @@ class _Sampled:
     def __init__(self) -> None:
         self.shards: dict[int, Tally] = {}
         self._found = Tally()
-        self._started = time.monotonic()
+        self._started = 0.0
 
     @classmethod
     def of_run(cls, key: str) -> _Sampled:
@@ -220,6 +218,7 @@ class _Sampled:
 
     def update(self, start: int, tally: Tally) -> Tally:
         """Note how far a shard is; returns the sum over all shards."""
+        self._started = self._started or time.monotonic()  # not before the model is loaded
         self.shards[start] = tally
         return sum(list(self.shards.values()), Tally())  # a copy: other threads add shards meanwhile
 

@@ -83,8 +83,8 @@ def sampling_load(config: RunConfig, tokens_per_second: float) -> SamplingLoad |
     list(planner.prepare()), list(planner.generate())
     if "questions" not in planner.has or config.generate.source == "traces":
         return None
-    shards = [ref for name, ref in planner.has.items() if name.startswith("generations-shard")]
-    tally = sum((Tally(**store.manifest(ref).counts) for ref in shards), Tally())
+    sampled = [ref for name, ref in planner.has.items() if name.startswith("generations")]
+    tally = sum((Tally(**store.manifest(ref).counts) for ref in sampled), Tally())
     rates = Rates.assumed(config.generate)
     if tally.questions:
         rates = Rates(tally.draws / tally.questions, tally.tokens / tally.questions)
@@ -132,10 +132,10 @@ class _Planner:
             without_draws = partial(candidates_work, self.config, generations=None)
             yield self.look("candidates", without_draws, *start)
             return
-        if "questions" in self.has:
-            for shard in generation_shards(self.config, self.has["questions"]):
-                make = partial(generation_shard_work, self.config, start=shard.start, end=shard.end)
-                yield self.look("generations-shard", make, *start, part=f"{shard.start}–{shard.end}")
+        if self.has.keys() >= set(start):
+            for first, last in generation_shards(self.config, *(self.has[name] for name in start)):
+                make = partial(generation_shard_work, self.config, start=first, end=last)
+                yield self.look("generations-shard", make, *start, part=f"{first}–{last}")
         yield self.look("generations", partial(generations_work, self.config), *start)
         yield self.look("candidates", partial(candidates_work, self.config), *start, "generations")
 
@@ -160,10 +160,11 @@ class _Planner:
         variants = variants_to_score(self.config, self.has["questions"]) if "questions" in self.has else ()
         for variant in variants:
             inputs = ["questions", "model", *([] if variant in BASELINES else [f"adapter:{variant}"])]
-            for first, last in score_shards(self.config, self.has["questions"]):
+            joined = self.look("scores", partial(scores_work, self.config, variant), *inputs, part=variant)
+            for first, last in score_shards(self.config, self.has["questions"]) if not joined.found else ():
                 make = partial(_scores_shard, self.config, variant, first, last)
                 yield self.look("scores-shard", make, *inputs, part=f"{variant} {first}–{last}")
-            yield self.look("scores", partial(scores_work, self.config, variant), *inputs, part=variant)
+            yield joined
         adapters = [f"adapter:{variant}" for variant in self.config.train.variants]
         scores = [f"scores:{variant}" for variant in variants]
         made = (*RECIPES["report"].inputs, "diagnostics", *self._draws)

@@ -46,22 +46,21 @@ def progress(title: str, key: str) -> Iterator[OnProgress]:
         key: artifact key in the UI (lower-case letters, digits, dashes).
     """
     in_prefect = (TaskRunContext.get() or FlowRunContext.get()) is not None
-    artifact: UUID | None = None
-    last_artifact = last_log = time.monotonic()
+    last_log, last_artifact = time.monotonic(), -ARTIFACT_EVERY_S
     with _bars.open() as bar:
         row = bar.add_task(title, total=None) if bar else None
 
         def report(done: int, total: int, note: str = "") -> None:
-            nonlocal artifact, last_artifact, last_log
+            nonlocal last_artifact, last_log
             now = time.monotonic()
             if bar is not None and row is not None:
                 bar.update(row, completed=done, total=total, description=f"{title} · {note}" if note else title)
             elif now - last_log > LOG_EVERY_S or done == total:
                 logger.info("%s: %d of %d%s", title, done, total, f" · {note}" if note else "")
                 last_log = now
-            if in_prefect and (artifact is None or now - last_artifact > ARTIFACT_EVERY_S or done == total):
+            if in_prefect and (now - last_artifact > ARTIFACT_EVERY_S or done == total):
                 text = f"{title}: {done:,} of {total:,}" + (f" · {note}" if note else "")
-                artifact = _publish(artifact, key, text, 100.0 * done / max(total, 1))
+                _publish(key, text, 100.0 * done / max(total, 1))
                 last_artifact = now
 
         yield report
@@ -99,17 +98,18 @@ class _Bars:
 
 
 _bars = _Bars()
+_artifacts: dict[tuple[UUID, str], UUID] = {}
+"""Run's page and key → its artifact, which the tasks of a run that share a key share too."""
 
 
-def _publish(artifact: UUID | None, key: str, text: str, percent: float) -> UUID | None:
+def _publish(key: str, text: str, percent: float) -> None:
     """Progress is for the eye: a server that can't take it must not stop the work."""
     try:
-        if artifact is None:
-            # On the page of the pipeline run, where its user looks, and of the task.
-            page = UUID(flow_run.root_flow_run_id)
+        page = UUID(flow_run.root_flow_run_id)  # the pipeline run's, where its user looks
+        if (page, key) in _artifacts:
+            update_progress_artifact(_artifacts[page, key], percent, description=text)
+        else:
             new = ProgressArtifact(progress=percent, key=key, description=text, flow_run_id=page)
-            return new.create().id  # type: ignore[union-attr]
-        update_progress_artifact(artifact, percent, description=text)
+            _artifacts[page, key] = new.create().id  # type: ignore[union-attr]
     except Exception as error:
         logger.debug("progress artifact not written: %s", error)
-    return artifact

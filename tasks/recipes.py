@@ -102,6 +102,7 @@ def _selection(config: RunConfig) -> dict[str, Any]:
         **_pick(config.generate, "source", "instruction", *_SELECTION),
         **family,
         "match": config.match.fingerprint(),
+        "on_overlap": config.questions.on_overlap,
     }
 
 

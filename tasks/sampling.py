@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
@@ -65,12 +67,16 @@ def sampler_of(
     return kept[1]
 
 
-def release_samplers() -> None:
-    """Free the memory of all samplers, for the stage that comes next."""
-    with _opening:
-        _kept.clear()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+@contextlib.contextmanager
+def release_samplers() -> Iterator[None]:
+    """Free the memory of all samplers at the end, for the stage that comes next."""
+    try:
+        yield
+    finally:
+        with _opening:
+            _kept.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _own_device(section: GenerateConfig | EvaluateConfig, device: str) -> str:

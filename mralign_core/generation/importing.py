@@ -7,7 +7,7 @@ trace, so that one question may have traces of both kinds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +46,12 @@ class ImportedTraces(NamedTuple):
 
 
 def import_traces(
-    path: str | Path, tokenizer: PreTrainedTokenizerBase, section: GenerateConfig, family: Family, rules: MatchRules
+    path: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    section: GenerateConfig,
+    family: Family,
+    rules: MatchRules,
+    held_out: Collection[str] = (),
 ) -> ImportedTraces:
     """Read traces and keep those of allowed length; the filters are those of sampled traces.
 
@@ -60,6 +65,8 @@ def import_traces(
         section: instruction of the prompt, answer match, length bounds, traces per question.
         family: how the model thinks.
         rules: how answers are compared.
+        held_out: keys (:func:`~mralign_core.questions.loading.question_key`) of questions whose traces are left out,
+            because they are evaluated on.
 
     Raises:
         DataError: the file can't be read, or rows are malformed; names file, line, field and remedy for all
@@ -75,6 +82,9 @@ def import_traces(
     funnel = Funnel()
     in_file = funnel.keep("traces in the file", numbered, [""] * len(read))
     with_gold = funnel.keep("traces with a gold answer", in_file, _without_gold(in_file))
+    if held_out:
+        also_evaluated = ["evaluated on too" if question_key(row["question"]) in held_out else "" for row in with_gold]
+        with_gold = funnel.keep("traces of questions to align on", with_gold, also_evaluated)
     judge = partial(exact_match if section.answer_match == "exact" else contains_match, rules=rules)
     drawn = [_as_draw(row, tokenizer, section.instruction, family, judge, problems) for row in with_gold]
     refuse(path, FIELD, problems, "use a tokenizer that knows these texts, or take the traces out")

@@ -23,7 +23,7 @@ from mralign_core.storage import ArtifactRef, ArtifactStore, render_lineage
 from tasks.annotate import annotate_shard, annotation_shards, collect_annotations
 from tasks.diagnose import diagnose_matrices
 from tasks.estimate import estimate_matrices
-from tasks.generate import collect_generations, generation_shards, sample_shard, select_candidates
+from tasks.generate import collect_generations, sample_shard, select_candidates, training_shards
 from tasks.planning import plan
 from tasks.prepare import load_questions, prepare_model
 from tasks.reward import weigh_traces
@@ -101,7 +101,9 @@ def test_a_second_run_computes_nothing(finished, prefect_api):
     before = published(root)
     again = run_pipeline(finished.config, prefect_api)
     assert again.stages == finished.stages
-    assert again.tasks == dict.fromkeys(finished.tasks, "Cached")
+    # Shards whose table is there are not looked for.
+    joined = [name for name in finished.tasks if not name.startswith(("generate ", "evaluate "))]
+    assert again.tasks == dict.fromkeys(joined, "Cached")
     assert published(root) == before
 
 
@@ -223,7 +225,7 @@ def test_on_s3_the_digests_are_those_of_a_folder(finished, s3_config):
 def from_questions_to_weights(config: RunConfig) -> dict[str, ArtifactRef]:
     """The stages up to reward, each task in this process, as for debugging."""
     questions, model = load_questions.run_here(config), prepare_model.run_here(config)
-    draws = [sample_shard.run_here(config, questions, model, *b) for b in generation_shards(config, questions)]
+    draws = [sample_shard.run_here(config, questions, model, *b) for b in training_shards(config, questions)]
     generations = collect_generations.run_here(config, questions, model, draws)
     candidates = select_candidates.run_here(config, questions, model, generations)
     labels = [annotate_shard.run_here(config, candidates, *b) for b in annotation_shards(config, candidates)]

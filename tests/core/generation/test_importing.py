@@ -35,10 +35,18 @@ RIGHT = {
 WRONG = {**RIGHT, "id": "b", "question": "Iran's seat?", "answer": "Isfahan"}
 
 
-def imported(tmp_path, *rows, tokenizer=BPE, family=QWEN3, **changes):
+def imported(tmp_path, *rows, tokenizer=BPE, family=QWEN3, held_out=(), **changes):
     path = tmp_path / "traces.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows))
-    return import_traces(path, tokenizer, SECTION.model_copy(update=changes), family, MatchRules())
+    return import_traces(path, tokenizer, SECTION.model_copy(update=changes), family, MatchRules(), held_out)
+
+
+def test_traces_of_questions_that_are_evaluated_on_are_left_out_and_counted(tmp_path):
+    other = {**RIGHT, "id": "c", "question": "Another question?"}
+    candidates, funnel, questions = imported(tmp_path, RIGHT, WRONG, other, held_out={"another question"})
+    assert candidates["trace_id"].tolist() == ["a", "b"]
+    assert funnel.set_index("reason")["dropped"]["evaluated on too"] == 1
+    assert "Another question?" not in set(questions["question"])
 
 
 def test_right_answers_make_positive_traces_and_wrong_ones_negative(tmp_path):
