@@ -16,6 +16,7 @@ import pytest
 from peft import PeftConfig
 from safetensors.torch import load_file
 
+from flows.generate import generate
 from flows.pipeline import pipeline
 from flows.server import wait_for_records
 from mralign_core.config import RunConfig
@@ -111,7 +112,8 @@ def test_a_dry_run_says_what_a_run_then_finds(finished):
     assert all(entry.found for entry in plan(finished.config))
     changed = small_config(finished.config.storage.root, reward__clip_max=2.0)
     missing = {entry.name: entry.is_known for entry in plan(changed) if not entry.found}
-    later = {"adapter mr_align": False, "scores mr_align": False, "report": False}
+    scores = {"scores-shard mr_align 0–181": False, "scores mr_align": False}
+    later = {"adapter mr_align": False, **scores, "report": False}
     assert missing == {"diagnostics": True, "rewards": True, **later}
 
 
@@ -143,6 +145,23 @@ def test_adapters_are_peft_directories_in_safetensors(finished):
         weights = load_file(folder / "adapter_model.safetensors")
         assert any(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name)
         assert (folder / "README.md").read_text().startswith("---\nbase_model: pocket")
+
+
+def test_threads_make_the_same_draws(finished, prefect_api, tmp_path):
+    root = shutil.copytree(finished.config.storage.root, tmp_path / "store")
+    for name in ("generations-shard", "generations", "candidates"):
+        shutil.rmtree(root / "artifacts" / name)
+    config = small_config(root, generate__where="threads", generate__num_workers=2, generate__shard_size=120)
+    made = generate(config)
+    draws, before = (
+        store.read_table(ref, "generations.parquet")
+        for store, ref in (
+            (ArtifactStore(config.storage), made.generations),
+            (finished.store, last_run(finished.config, "generations")),
+        )
+    )
+    pd.testing.assert_frame_equal(draws, before)
+    assert made.candidates.sha256 == last_run(finished.config, "candidates").sha256
 
 
 def test_lineage_reaches_back_to_the_questions_and_the_model(finished):
