@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -201,7 +202,7 @@ def gather(
             "held-out questions": str(len(questions)),
             "annotators": ", ".join(endpoint.model for endpoint in annotate.endpoints.values()),
         },
-        notes=_notes(config, joined, scored),
+        notes=_notes(config, store.manifest(artifacts["questions"]).counts, joined, scored),
         funnel=pd.DataFrame(json.loads(store.open_file(artifacts["candidates"], "funnel.json").read_text())),
         draws=read_draws(store, artifacts["generations"]) if "generations" in artifacts else None,
         draws_are_partial=config.generate.draws == "sequential",
@@ -248,8 +249,15 @@ def transitions_of(store: ArtifactStore, config: RunConfig, transitions: Artifac
     return Transitions.of(matrices, config.reward, config.estimate.confidence, label_set_of(config).taxonomy)
 
 
-def _notes(config: RunConfig, answers: pd.DataFrame | None, scored: pd.DataFrame | None) -> list[str]:
+def _notes(
+    config: RunConfig, asked: Mapping[str, Any], answers: pd.DataFrame | None, scored: pd.DataFrame | None
+) -> list[str]:
     notes = []
+    if taken_out := asked.get("taken out of train"):
+        notes.append(
+            f"{taken_out} training question(s) are evaluated on too and were taken out (questions.on_overlap: drop); "
+            "overlap.json beside the questions names them."
+        )
     if config.generate.source == "traces":
         notes.append(
             "The traces were imported. Their polarity is given in the file or judged by whether the answer is right; "
