@@ -13,7 +13,14 @@ from mralign_core.storage import ArtifactStore
 from tasks.prepare import load_questions
 from tests.pocket_store import SMALL, small_config
 
-THINKING = "I recall that it is Rome.\n\nLet me check that.\n\nSo the answer is Rome."
+THINKING = "I recall that it is Puville.\n\nLet me check that.\n\nIt seems it is Puville."
+POCKET_FAMILY = """
+name: pocket
+mode_on: {template: {enable_thinking: true}}
+mode_off: {template: {enable_thinking: false}}
+layout: "<think>{thinking}</think>\\n\\n<answer> {answer}</answer>"
+"""
+"""How the pocket model writes: its vocabulary has no word for a tag on a line of its own."""
 
 
 @pytest.fixture
@@ -228,9 +235,8 @@ def test_lineage_of_an_unknown_artifact_lists_those_there_are(mralign, store, te
 
 
 def trace(number: int, *, right: bool, **fields: object) -> dict[str, object]:
-    row = {"id": f"t{number}", "question": f"Question {number}?", "gold": "Rome", "thinking": THINKING}
-    polarity = "positive" if right else "negative"  # given, because the pocket model has no word for Rome
-    return {**row, "answer": "Rome" if right else "Oslo", "polarity": polarity, **fields}
+    row = {"id": f"t{number}", "question": f"Question {number}?", "gold": "Puville", "thinking": THINKING}
+    return {**row, "answer": "Puville" if right else "Drihaven", **fields}
 
 
 BOTH = [trace(0, right=True), trace(1, right=False)]
@@ -247,15 +253,16 @@ class TestOnAServer:
             ([{"id": "t0", "question": "Who?", "gold": "x", "answer": "x"}], ["line 1", "'thinking' must be text"]),
             ([trace(0, right=True), trace(1, right=False, finished=False)], ["1 unclosed thinking", "0 negative"]),
             ([trace(0, right=True), trace(1, right=False, thinking="")], ["1 no thinking", "0 negative"]),
-            ([trace(0, right=True), trace(1, right=False, answer="")], ["1 no answer", "0 negative"]),
-            ([trace(0, right=True), trace(1, right=False, thinking="So.")], ["1 fewer than 2 segments", "0 negative"]),
+            ([trace(0, right=True), trace(1, right=False, thinking="It.")], ["1 fewer than 2 segments", "0 negative"]),
             ([trace(n, right=True) for n in range(3)], ["3 positive, 0 negative", "both kinds are needed", "3 traces"]),
         ],
     )
     def test_wrong_traces_are_refused_with_their_yield(self, mralign, store_root, tmp_path, rows, says):
         path = write_lines(tmp_path / "traces.jsonl", rows)
         before = artifacts(store_root)
-        bounds = {"generate__min_reasoning_tokens": 0, "generate__min_segments": 2}
+        family = tmp_path / "pocket.yaml"
+        family.write_text(POCKET_FAMILY)
+        bounds = {"generate__min_reasoning_tokens": 0, "generate__min_segments": 2, "model__family": str(family)}
         code, _, err = mralign("run", "--from-traces", path, *settings(store_root, **bounds))
         message = last_message(err)
         assert code == 2
