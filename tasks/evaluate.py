@@ -16,6 +16,7 @@ from mralign_core.evaluation.figures import Transitions
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.evaluation.report import ReportInputs, render_report
 from mralign_core.generation import Decoding, SampleRequest, sample_all
+from mralign_core.generation.draws import draws_table
 from mralign_core.generation.scoring import score_answers
 from mralign_core.label_sets import label_set_of
 from mralign_core.models import model_name
@@ -204,7 +205,7 @@ def gather(
         },
         notes=_notes(config, store.manifest(artifacts["questions"]).counts, joined, scored),
         funnel=pd.DataFrame(json.loads(store.open_file(artifacts["candidates"], "funnel.json").read_text())),
-        draws=read_draws(store, artifacts["generations"]) if "generations" in artifacts else None,
+        draws=draws_table(read_draws(store, artifacts["generations"])) if "generations" in artifacts else None,
         draws_are_partial=config.generate.draws == "sequential",
         candidates=store.read_table(artifacts["candidates"], "candidates.parquet"),
         annotations=store.read_table(artifacts["annotations"], "annotations.parquet"),

@@ -25,7 +25,7 @@ from mralign_core.config import RunConfig
 from mralign_core.evaluation import agreement_figures, diagnostic_findings, figures
 from mralign_core.evaluation.diagnostic_figures import DIAGNOSTIC_CHARTS
 from mralign_core.evaluation.findings import summary_markdown
-from mralign_core.generation.draws import PARTLY_DRAWN
+from mralign_core.generation.draws import PARTLY_DRAWN, draws_table
 from mralign_core.label_sets import label_set_of
 from mralign_core.schemas import ANNOTATIONS, CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
@@ -67,7 +67,7 @@ def show_yield(config: RunConfig, candidates: ArtifactRef) -> None:
 @for_the_eye
 def show_draws(config: RunConfig, generations: ArtifactRef) -> None:
     """What became of the draws."""
-    rows = read_draws(ArtifactStore(config.storage), generations)
+    rows = draws_table(read_draws(ArtifactStore(config.storage), generations))
     note = PARTLY_DRAWN if config.generate.draws == "sequential" else "All draws of every question"
     _table("draws", rows.to_dict("records"), note)
 

@@ -45,7 +45,7 @@ class ReportInputs:
     funnel: pd.DataFrame | None = None
     """What each step of the selection kept: ``step, kept, dropped, reason``."""
     draws: pd.DataFrame | None = None
-    """What became of the draws, by thinking mode: what ``count_draws`` returns."""
+    """What became of the draws, a column a thinking mode: what ``draws_table`` returns."""
     draws_are_partial: bool = False
     """Whether draws stopped where they could no longer matter, so that their shares are not those of all draws."""
     candidates: pd.DataFrame | None = None

@@ -15,7 +15,7 @@ COUNTED = ("question_id", "thinking_mode", "completion_ids", "finish_reason", "o
 """The columns of ``GENERATIONS`` that are counted."""
 PARTLY_DRAWN = (
     "Draws were made one at a time and stopped where they could no longer matter (generate.draws: sequential), so the "
-    "shares below are not those of all draws: think-on draws were made only of questions whose think-off draws agree. "
+    "counts are no fair sample of all draws: think-on draws were made only of questions whose think-off draws agree. "
     "The selected traces are the same. For unbiased shares, set generate.draws to exhaustive."
 )
 
@@ -46,6 +46,21 @@ def count_draws(batches: Iterable[pa.RecordBatch]) -> pd.DataFrame:
             own["encoded"] += row["token_source"] == "encoded"
             own[row["outcome"]] += 1
     return pd.DataFrame([{"thinking_mode": mode, **counts[mode]} for mode in sorted(counts)])
+
+
+def draws_table(counts: pd.DataFrame) -> pd.DataFrame:
+    """What :func:`count_draws` returns, to look at: a column a thinking mode, without the outcomes that none had.
+
+    Example:
+        >>> zeros = dict.fromkeys(OUTCOMES, 0)
+        >>> table = draws_table(pd.DataFrame([{"thinking_mode": "on", "draws": 3, **zeros, "ok": 3}]))
+        >>> table.to_numpy().tolist()
+        [['draws', 3], ['ok', 3]]
+    """
+    table = counts.set_index("thinking_mode").T
+    table = table[~table.index.isin(OUTCOMES) | (table != 0).any(axis=1)]
+    table.columns = [f"think-{mode}" for mode in table.columns]
+    return table.rename(index=lambda name: name.replace("_", " ")).rename_axis("").reset_index()
 
 
 def describe_draws(counts: pd.DataFrame) -> str:

@@ -161,7 +161,7 @@ def full_inputs():
     return ReportInputs(
         run={"run": "test", "model": "a model", "seed": "0"},
         funnel=pd.DataFrame(funnel, columns=["step", "kept", "dropped", "reason"]),
-        draws=pd.DataFrame([{"thinking_mode": "on", "draws": 75, "ok": 71, "unclosed_thinking": 4}]),
+        draws=pd.DataFrame([["draws", 75], ["ok", 71], ["unclosed thinking", 4]], columns=["", "think-on"]),
         draws_are_partial=True,
         candidates=candidates,
         annotations=annotations,

@@ -154,8 +154,8 @@ def test_partly_made_draws_are_said_to_be_no_fair_sample(quick):
         Page(render_report(dataclasses.replace(quick, draws_are_partial=flag))).text for flag in (True, False)
     )
     assert "What became of the draws" in partial and "What became of the draws" in full
-    assert "shares below are not those of all draws" in partial
-    assert "shares below are not those of all draws" not in full
+    assert "counts are no fair sample of all draws" in partial
+    assert "counts are no fair sample of all draws" not in full
 
 
 FRAMES = [field.name for field in dataclasses.fields(ReportInputs) if "DataFrame | None" in str(field.type)]
