@@ -10,7 +10,7 @@ from mralign_core.errors import ConfigError
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.annotate import annotate_shard, annotation_shards
 from tasks.estimate import estimate_matrices
-from tasks.evaluate import score_shard, score_shards
+from tasks.evaluate import evaluation_shards, score_shard
 from tasks.generate import sample_shard, select_candidates, training_shards
 from tasks.prepare import prepare_model
 from tasks.reward import weigh_traces
@@ -68,7 +68,7 @@ def run_one(config: RunConfig, stage: str, *, shard: int, variant: str, named: M
         return train_variant.run_here(config, _trained(config, variant), *inputs)
     adapter = None if variant in ("off", "on") else of(f"adapter:{_trained(config, variant)}")
     questions = of("questions")
-    bounds = _pick(score_shards(config, questions), shard)
+    bounds = _pick(evaluation_shards(config, questions), shard)
     return score_shard.run_here(config, variant, questions, of("model"), adapter, *bounds)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from mralign_core.config import RunConfig
 
 if TYPE_CHECKING:
     from mralign_core.storage import ArtifactRef
+    from tasks.planning import Planned
 
 console = Console()
 MOST_ROWS = 12
@@ -46,8 +48,9 @@ def print_plan(config: RunConfig, tokens_per_second: float | None = None) -> Non
     """What is in the store and what a run would compute, what sampling would take, and what annotation would cost."""
     from tasks.planning import plan
 
+    everything = plan(config)
     table = Table("stage", "artifact", "status", "key", title=f"config {config.name!r}: nothing is run")
-    for kind, grouped in groupby(plan(config), key=lambda planned: (planned.stage, planned.name.split()[0])):
+    for kind, grouped in groupby(everything, key=lambda planned: (planned.stage, planned.name.split()[0])):
         group = list(grouped)
         if len(group) > MOST_ROWS:
             states = Counter(planned.status for planned in group)
@@ -59,14 +62,14 @@ def print_plan(config: RunConfig, tokens_per_second: float | None = None) -> Non
             table.add_row(planned.stage, planned.name, planned.status, key, style="dim" if planned.found else "")
     console.print(table)
     if tokens_per_second:
-        _print_load(config, tokens_per_second)
+        _print_load(config, everything, tokens_per_second)
     _print_quote(config)
 
 
-def _print_load(config: RunConfig, tokens_per_second: float) -> None:
+def _print_load(config: RunConfig, planned: Sequence[Planned], tokens_per_second: float) -> None:
     from tasks.planning import sampling_load
 
-    found = sampling_load(config, tokens_per_second)
+    found = sampling_load(config, planned, tokens_per_second)
     if found is None:
         console.print("sampling: its load can be told once the questions are loaded (--only prepare)", highlight=False)
         return

@@ -15,11 +15,11 @@ from mralign_core.label_sets import label_set_of
 from mralign_core.llm.offline import is_offline
 from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from mralign_core.storage.tables import TableWriter, stream_table
+from mralign_core.storage.tables import stream_table
 from tasks.caching import Built, Produced, Work, shard_bounds, stage_task
 from tasks.clients import read_account, save_account, shared_client
 from tasks.progress import progress
-from tasks.quarantine import carry_over, write_rows
+from tasks.quarantine import join_shards, write_rows
 
 SHARDS_AT_ONCE = 2
 """While the last requests of a shard are under way the next shard's fill the places they leave."""
@@ -70,11 +70,8 @@ def collect_annotations(config: RunConfig, candidates: ArtifactRef, shards: Sequ
     """Join the shards into one artifact, a shard in memory at a time: labels, raw replies, failures."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        for name, table in (("annotations.parquet", ANNOTATIONS), ("raw_annotations.parquet", RAW_ANNOTATIONS)):
-            with TableWriter(directory / name, table) as joined:
-                for shard in shards:
-                    joined.copy(store.open_file(shard, name))
-        carry_over(store, shards, directory)
+        files = {"annotations.parquet": ANNOTATIONS, "raw_annotations.parquet": RAW_ANNOTATIONS}
+        join_shards(store, shards, directory, files)
         failures = [row for shard in shards for row in json.loads(store.open_file(shard, "failures.json").read_text())]
         (directory / "failures.json").write_text(json.dumps(failures, ensure_ascii=False, indent=1), encoding="utf-8")
         rules: Counter[str] = Counter()

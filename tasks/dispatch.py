@@ -88,7 +88,9 @@ def evaluate_on_pool(
     missing = [
         (variant, start, end)
         for variant, start, end in shards_to_score(config, questions, model, adapters)
-        if not scores_shard_work(config, variant, questions, model, adapters.get(variant), start, end).find(store)
+        if not scores_shard_work(config, variant, questions, model, adapters.get(variant), start=start, end=end).find(
+            store
+        )
     ]
     if not missing:
         return

@@ -22,13 +22,12 @@ from mralign_core.label_sets import label_set_of
 from mralign_core.models import model_name
 from mralign_core.schemas import SCORES
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from mralign_core.storage.tables import TableWriter
 from tasks.annotate import read_ledger, without_offline
 from tasks.caching import Built, Produced, Work, shard_bounds, stage_task
 from tasks.diagnose import read_diagnostics
 from tasks.generate import read_draws
 from tasks.progress import progress
-from tasks.quarantine import carry_over, read_quarantine, write_rows
+from tasks.quarantine import join_shards, read_quarantine, write_rows
 from tasks.sampling import sampler_of
 
 BASELINES = ("off", "on")
@@ -45,7 +44,7 @@ def variants_to_score(config: RunConfig, questions: ArtifactRef) -> tuple[str, .
     return () if evaluation_questions(config, questions).empty else (*BASELINES, *config.train.variants)
 
 
-def score_shards(config: RunConfig, questions: ArtifactRef) -> list[tuple[int, int]]:
+def evaluation_shards(config: RunConfig, questions: ArtifactRef) -> list[tuple[int, int]]:
     """Row ranges of the held-out questions, one a shard."""
     return list(shard_bounds(len(evaluation_questions(config, questions)), config.evaluate.shard_size))
 
@@ -66,7 +65,8 @@ def scores_shard_work(
     variant: str,
     questions: ArtifactRef,
     model: ArtifactRef,
-    adapter: ArtifactRef | None,
+    adapter: ArtifactRef | None = None,
+    *,
     start: int,
     end: int,
 ) -> Work:
@@ -80,7 +80,7 @@ def shards_to_score(
 ) -> list[tuple[str, int, int]]:
     """Variant and row range of each shard, of the variants whose scores are not there yet."""
     store = ArtifactStore(config.storage)
-    bounds = score_shards(config, questions)
+    bounds = evaluation_shards(config, questions)
     return [
         (variant, *bound)
         for variant in variants_to_score(config, questions)
@@ -133,7 +133,7 @@ def score_shard(
         write_rows(directory, "scores.parquet", frame.assign(variant=variant), SCORES)
         return Built(SCORES.name)
 
-    return scores_shard_work(config, variant, questions, model, adapter, start, end).produce(build)
+    return scores_shard_work(config, variant, questions, model, adapter, start=start, end=end).produce(build)
 
 
 @stage_task("collect-scores", "collect scores of {variant}")
@@ -148,10 +148,7 @@ def collect_scores(
     """Join the shards of a variant into one table."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        with TableWriter(directory / "scores.parquet", SCORES) as joined:
-            for shard in shards:
-                joined.copy(store.open_file(shard, "scores.parquet"))
-        carry_over(store, shards, directory)
+        join_shards(store, shards, directory, {"scores.parquet": SCORES})
         return Built(SCORES.name)
 
     return scores_work(config, variant, questions, model, adapter).produce(build)

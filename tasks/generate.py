@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
+from transformers import PreTrainedTokenizerBase
 
 from mralign_core.config import RunConfig, StorageConfig
 from mralign_core.generation.draws import COUNTED, count_draws, describe_draws
@@ -26,13 +27,15 @@ from mralign_core.models import locate_model, model_name
 from mralign_core.questions import question_key, refuse_overlap
 from mralign_core.schemas import CANDIDATES, GENERATIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from mralign_core.storage.tables import TableWriter, stream_table
+from mralign_core.storage.tables import stream_table
 from tasks.caching import Built, Produced, Work, file_digests, shard_bounds, stage_task
 from tasks.clients import save_account
 from tasks.progress import progress
-from tasks.quarantine import RowWriter, carry_over, write_rows
+from tasks.quarantine import RowWriter, join_shards, write_rows
 from tasks.sampling import sampler_of
 
+FUNNEL = "funnel.json"
+"""Beside the candidates: what each step of the selection kept."""
 ROWS_AT_ONCE = 1_000
 """Draws, or traces, in memory at a time where a table is read or written piece by piece."""
 
@@ -121,12 +124,9 @@ def collect_generations(
     """Join the shards into one table, and count what came of the draws."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        path = directory / "generations.parquet"
-        with TableWriter(path, GENERATIONS) as joined:
-            for shard in shards:
-                joined.copy(store.open_file(shard, "generations.parquet"))
-        carry_over(store, shards, directory)
-        counts = count_draws(stream_table(path, GENERATIONS, COUNTED, ROWS_AT_ONCE))
+        join_shards(store, shards, directory, {"generations.parquet": GENERATIONS})
+        draws = stream_table(directory / "generations.parquet", GENERATIONS, COUNTED, ROWS_AT_ONCE)
+        counts = count_draws(draws)
         counts.to_json(directory / "draws.json", orient="records", indent=1)
         tally = sum((Tally(**store.manifest(shard).counts) for shard in shards), Tally())
         return Built(GENERATIONS.name, tally._asdict())
@@ -143,37 +143,63 @@ def select_candidates(
     def build(store: ArtifactStore, directory: Path) -> Built:
         location = locate_model(store.open_directory(model), model_name(config.model))
         tokenizer = load_tokenizer(location.path, location.revision)
-        family = family_of(config.model, tokenizer)
         if generations is None:
-            held_out = store.read_table(questions, "questions.parquet").query("split == 'eval'")
-            left_out = set(held_out["question"].map(question_key)) if config.questions.on_overlap == "drop" else ()
-            imported = import_traces(
-                config.generate.traces_path, tokenizer, config.generate, family, config.match.rules, left_out
-            )
-            refuse_overlap(imported.questions, held_out)
-            write_rows(directory, "candidates.parquet", imported.candidates, CANDIDATES)
-            imported.funnel.to_json(directory / "funnel.json", orient="records", indent=1)
-            return Built(CANDIDATES.name, imported.candidates["polarity"].value_counts().to_dict())
-        path = store.open_file(generations, "generations.parquet")
-        draws = stream_table(path, GENERATIONS, list(GENERATIONS.columns), ROWS_AT_ONCE)
-        kept = select(
-            (row for batch in draws for row in batch.to_pylist()),
-            _training_rows(config.storage, questions),
-            config.generate,
-            tokenizer,
-            family,
-            funnel := Funnel(STEPS),
-        )
-        polarities: Counter[str] = Counter()
-        with RowWriter(directory, "candidates.parquet", CANDIDATES) as candidates:
-            while traces := list(islice(kept, ROWS_AT_ONCE)):
-                candidates.add(pd.DataFrame(traces).astype(object))
-                polarities.update(trace["polarity"] for trace in traces)
-        require_both_polarities(polarities, funnel, f"{describe_draws(read_draws(store, generations))}\n{REMEDY}")
-        funnel.frame().to_json(directory / "funnel.json", orient="records", indent=1)
-        return Built(CANDIDATES.name, dict(polarities.most_common()))
+            polarities = _import(store, config, questions, tokenizer, directory)
+        else:
+            polarities = _select(store, config, questions, generations, tokenizer, directory)
+        return Built(CANDIDATES.name, polarities)
 
     return candidates_work(config, questions, model, generations).produce(build)
+
+
+def _import(
+    store: ArtifactStore,
+    config: RunConfig,
+    questions: ArtifactRef,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+) -> dict[str, int]:
+    """Write the candidates that the file of traces gives, and their yield; returns their number by polarity."""
+    held_out = store.read_table(questions, "questions.parquet").query("split == 'eval'")
+    left_out = set(held_out["question"].map(question_key)) if config.questions.on_overlap == "drop" else ()
+    family = family_of(config.model, tokenizer)
+    imported = import_traces(
+        config.generate.traces_path, tokenizer, config.generate, family, config.match.rules, left_out
+    )
+    refuse_overlap(imported.questions, held_out)
+    write_rows(directory, "candidates.parquet", imported.candidates, CANDIDATES)
+    imported.funnel.to_json(directory / FUNNEL, orient="records", indent=1)
+    return imported.candidates["polarity"].value_counts().to_dict()
+
+
+def _select(
+    store: ArtifactStore,
+    config: RunConfig,
+    questions: ArtifactRef,
+    generations: ArtifactRef,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+) -> dict[str, int]:
+    """Write the candidates that the draws give, and their yield; returns their number by polarity."""
+    path = store.open_file(generations, "generations.parquet")
+    draws = stream_table(path, GENERATIONS, list(GENERATIONS.columns), ROWS_AT_ONCE)
+    funnel = Funnel(STEPS)
+    kept = select(
+        (row for batch in draws for row in batch.to_pylist()),
+        _training_rows(config.storage, questions),
+        config.generate,
+        tokenizer,
+        family_of(config.model, tokenizer),
+        funnel,
+    )
+    polarities: Counter[str] = Counter()
+    with RowWriter(directory, "candidates.parquet", CANDIDATES) as candidates:
+        while traces := list(islice(kept, ROWS_AT_ONCE)):
+            candidates.add(pd.DataFrame(traces).astype(object))
+            polarities.update(trace["polarity"] for trace in traces)
+    require_both_polarities(polarities, funnel, f"{describe_draws(read_draws(store, generations))}\n{REMEDY}")
+    funnel.frame().to_json(directory / FUNNEL, orient="records", indent=1)
+    return dict(polarities.most_common())
 
 
 def read_draws(store: ArtifactStore, generations: ArtifactRef) -> pd.DataFrame:

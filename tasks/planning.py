@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -21,8 +21,8 @@ from tasks.diagnose import diagnostics_work
 from tasks.estimate import transitions_work
 from tasks.evaluate import (
     BASELINES,
+    evaluation_shards,
     report_work,
-    score_shards,
     scores_shard_work,
     scores_work,
     variants_to_score,
@@ -76,19 +76,18 @@ class SamplingLoad(NamedTuple):
     is_measured: bool
 
 
-def sampling_load(config: RunConfig, tokens_per_second: float) -> SamplingLoad | None:
+def sampling_load(config: RunConfig, planned: Sequence[Planned], tokens_per_second: float) -> SamplingLoad | None:
     """What sampling will take on 1, 8 and ``generate.num_workers`` hosts; None before the questions are loaded."""
     store = ArtifactStore(config.storage)
-    planner = _Planner(config)
-    list(planner.prepare()), list(planner.generate())
-    if "questions" not in planner.has or config.generate.source == "traces":
+    found = {each.name: each.found for each in planned if each.found}
+    if "questions" not in found or config.generate.source == "traces":
         return None
-    sampled = [ref for name, ref in planner.has.items() if name.startswith("generations")]
+    sampled = [ref for name, ref in found.items() if name.startswith("generations")]
     tally = sum((Tally(**store.manifest(ref).counts) for ref in sampled), Tally())
     rates = Rates.assumed(config.generate)
     if tally.questions:
         rates = Rates(tally.draws / tally.questions, tally.tokens / tally.questions)
-    num_questions = len(training_questions(config, planner.has["questions"]))
+    num_questions = len(training_questions(config, found["questions"]))
     return SamplingLoad(
         {
             num_hosts: estimate_load(
@@ -161,8 +160,8 @@ class _Planner:
         for variant in variants:
             inputs = ["questions", "model", *([] if variant in BASELINES else [f"adapter:{variant}"])]
             joined = self.look("scores", partial(scores_work, self.config, variant), *inputs, part=variant)
-            for first, last in score_shards(self.config, self.has["questions"]) if not joined.found else ():
-                make = partial(_scores_shard, self.config, variant, first, last)
+            for first, last in evaluation_shards(self.config, self.has["questions"]) if not joined.found else ():
+                make = partial(scores_shard_work, self.config, variant, start=first, end=last)
                 yield self.look("scores-shard", make, *inputs, part=f"{variant} {first}–{last}")
             yield joined
         adapters = [f"adapter:{variant}" for variant in self.config.train.variants]
@@ -186,18 +185,6 @@ class _Planner:
 
         artifacts = {name: self.has[name] for name in (*RECIPES["report"].inputs, "diagnostics", *self._draws)}
         return report_work(self.config, artifacts, of("adapter"), of("scores"))
-
-
-def _scores_shard(
-    config: RunConfig,
-    variant: str,
-    start: int,
-    end: int,
-    questions: ArtifactRef,
-    model: ArtifactRef,
-    adapter: ArtifactRef | None = None,
-) -> Work:
-    return scores_shard_work(config, variant, questions, model, adapter, start, end)
 
 
 def _quote(config: RunConfig, candidates: ArtifactRef) -> list[Quote]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -67,6 +67,24 @@ def read_quarantine(store: ArtifactStore, ref: ArtifactRef) -> list[dict[str, An
     if FILE_NAME not in store.manifest(ref).files:
         return []
     return list(json.loads(store.open_file(ref, FILE_NAME).read_text(encoding="utf-8")))
+
+
+def join_shards(
+    store: ArtifactStore, shards: Sequence[ArtifactRef], directory: Path, files: Mapping[str, Table]
+) -> None:
+    """Join tables of the shards, a piece of one in memory at a time, and what they set aside.
+
+    Args:
+        store: where the shards are.
+        shards: in the order of their rows.
+        directory: where the joined files go.
+        files: file name → its table.
+    """
+    for name, table in files.items():
+        with TableWriter(directory / name, table) as joined:
+            for shard in shards:
+                joined.copy(store.open_file(shard, name))
+    carry_over(store, shards, directory)
 
 
 def carry_over(store: ArtifactStore, shards: Iterable[ArtifactRef], directory: Path) -> None:

@@ -19,6 +19,8 @@ PARTLY_DRAWN = (
     "The selected traces are the same. For unbiased shares, set generate.draws to exhaustive."
 )
 
+_FIELDS = ("questions", "draws", "tokens", "right", "cut_off", "encoded", *OUTCOMES)
+
 
 def count_draws(batches: Iterable[pa.RecordBatch]) -> pd.DataFrame:
     """Count draws, in one pass.
@@ -80,6 +82,3 @@ def describe_draws(counts: pd.DataFrame) -> str:
             f"{row['tokens']:,} tokens, {row['right']:,} right, {row['cut_off']:,} cut off; outcomes: {outcomes}"
         )
     return "\n".join(lines)
-
-
-_FIELDS = ("questions", "draws", "tokens", "right", "cut_off", "encoded", *OUTCOMES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -84,5 +83,4 @@ def stored_end_ids(location: ModelLocation, tokenizer: PreTrainedTokenizerBase) 
         stored = GenerationConfig.from_pretrained(location.path, revision=location.revision or "main")
     except OSError:  # a model need not have one
         stored = None
-    without_weights: Any = SimpleNamespace(generation_config=stored)
-    return end_token_ids(without_weights, tokenizer)
+    return end_token_ids(stored, tokenizer)

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from mralign_core.errors import ConfigError
 from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
@@ -66,7 +66,7 @@ class TransformersSampler:
         self.batch_size = batch_size
         self.instruction = instruction
         self.family = family
-        self.end_ids = end_token_ids(model, tokenizer)
+        self.end_ids = end_token_ids(getattr(model, "generation_config", None), tokenizer)
         self.answer_end = AnswerEnd(tokenizer, family)
         self.longest = longest_sequence(model)
 
@@ -142,9 +142,8 @@ def longest_sequence(model: Any) -> int:
     return int(first or longest)
 
 
-def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that end a completion: the tokenizer's and those of the model's generation config."""
-    configured = getattr(model, "generation_config", None)
+def end_token_ids(configured: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that end a completion: the tokenizer's and those of the model's generation config, if it has one."""
     named = [tokenizer.eos_token_id, getattr(configured, "eos_token_id", None)]
     flat = [token for entry in named for token in (entry if isinstance(entry, (list, tuple)) else [entry])]
     return frozenset(int(token) for token in flat if token is not None)

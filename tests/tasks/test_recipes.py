@@ -225,7 +225,7 @@ def keys(config: RunConfig) -> dict[str, str]:
     diagnostics = note(diagnostics_work(config, candidates, annotations, transitions))
     rewards = note(rewards_work(config, candidates, annotations, transitions))
     adapter = note(adapter_work(config, "mr_align", model, candidates, annotations, rewards))
-    note(scores_shard_work(config, "mr_align", questions, model, adapter, 0, 10))
+    note(scores_shard_work(config, "mr_align", questions, model, adapter, start=0, end=10))
     scores = note(scores_work(config, "mr_align", questions, model, adapter))
     made = [questions, model, generations, candidates, annotations, transitions, diagnostics, rewards]
     artifacts = {ref.stage: ref for ref in made}
