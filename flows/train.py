@@ -9,7 +9,7 @@ from mralign_core.storage import ArtifactRef
 from tasks.dispatch import train_on_pool
 from tasks.publishing import show_training
 from tasks.runs import last_run, remember
-from tasks.train import train_variant
+from tasks.train import reference_logps, train_variant
 
 
 @flow(name="train")
@@ -20,7 +20,7 @@ def train(
     annotations: ArtifactRef | None = None,
     rewards: ArtifactRef | None = None,
 ) -> dict[str, ArtifactRef]:
-    """Train every variant on the same traces, here or on the GPU pool.
+    """Compute the reference once, then train every variant on the same traces, here or on the GPU pool.
 
     Args:
         config: the run config.
@@ -37,9 +37,14 @@ def train(
     }
     if config.train.where == "deployment":
         train_on_pool(config, inputs)
+    rewards = inputs.pop("rewards")
+    reference = reference_logps(config, **inputs)
     adapters: dict[str, ArtifactRef] = {
-        variant: train_variant(config, variant, **inputs) for variant in config.train.variants
+        variant: train_variant(config, variant, **inputs, reference=reference, rewards=rewards)
+        for variant in config.train.variants
     }
-    remember(config, **{f"adapter:{variant}": ref for variant, ref in adapters.items()})
+    remember(
+        config, **{"reference-logps": reference}, **{f"adapter:{variant}": ref for variant, ref in adapters.items()}
+    )
     show_training(config, adapters)
     return adapters

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +18,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mralign_core.ablation.arms import ARMS, Arm
 from mralign_core.errors import ConfigError
 from mralign_core.method.matching import MatchRules
 
@@ -406,6 +408,9 @@ class EstimateConfig(Section):
     """Bootstrap resamples of traces behind the intervals of P and of the weights; 0 gives no intervals."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Coverage of these intervals."""
+    permute_polarity: bool = False
+    """A placebo: estimate P⁺ and P⁻ from the same traces with their polarities dealt out anew; weights and training
+    still go by the true ones."""
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> EstimateConfig:
@@ -435,6 +440,12 @@ class RewardConfig(Section):
     """Soft counts at which a ratio is drawn halfway (of its logarithm) to 1, for want of data; 0 never (the paper)."""
     condition_on: Literal["none", "stratum"] = "none"
     """Matrices behind the ratios: those of all traces (the paper), or of the trace's own question stratum."""
+    placebo: Literal["none", "within_trace", "other_traces"] = "none"
+    """A placebo: the clipped weights permuted among the labelled segments of each trace, or taken from another trace of
+    the same polarity. Diagnostics and comparisons of annotators show the weights before it."""
+    normalize: Literal["none", "mean_one"] = "none"
+    """`mean_one` scales each trace's weights so that its thinking tokens carry 1 on average, after clip and placebo, so
+    that weights can leave the clip's bounds."""
 
 
 Variant = Literal["sft", "kto", "mr_align"]
@@ -467,16 +478,36 @@ class TrainConfig(Section):
     """Passes over the traces."""
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     """Share of steps over which the learning rate rises; it falls linearly afterwards."""
-    batch_size: int = Field(2, ge=2, le=4096)
-    """Rows per device and forward pass; at least 2, because KL pairs are formed inside it."""
-    gradient_accumulation: int = Field(8, ge=1)
-    """Forward passes per optimiser step."""
+    global_batch_size: int = Field(64, ge=1, le=65_536)
+    """Rows in one optimiser step, over all devices and forward passes (the paper's 2 × 8 on 4 GPUs)."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient clipping norm."""
     max_length: int = Field(4096, ge=8)
     """Longest prompt plus completion, in tokens; longer rows are left out and counted, never cut."""
-    gradient_checkpointing: bool = Field(False, json_schema_extra=OPERATIONAL)
-    """Recompute activations in the backward pass to save memory."""
+    positives_only: bool = False
+    """Leave the negative traces out of KTO and MR-ALIGN too (an ablation; SFT never sees them)."""
+    kl_every: int = Field(1, ge=1, le=1000)
+    """Optimiser steps between two estimates of the KL baseline z0; 1 is exact, more saves forward passes."""
+    kl_decay: float = Field(0.0, ge=0, lt=1)
+    """Share of the old value that a new estimate of z0 leaves in its moving average; 0 takes the estimate itself."""
+    load_in_4bit: bool = False
+    """Hold the frozen base model in 4 bits (NF4); needs bitsandbytes and a GPU."""
+    tokens_per_forward: int = Field(8192, ge=1, json_schema_extra=OPERATIONAL)
+    """Most tokens in one forward pass of one device; the rows of a step that exceed it are accumulated. A single longer
+    row makes a pass of its own."""
+    gradient_checkpointing: Literal["auto", "always", "never"] = Field("auto", json_schema_extra=OPERATIONAL)
+    """Recompute activations in the backward pass to save memory; `auto` where they would not fit."""
+    on_out_of_memory: Literal["accumulate", "stop"] = Field("accumulate", json_schema_extra=OPERATIONAL)
+    """What to do when a device runs out of memory: halve `tokens_per_forward` and go on, or stop."""
+    checkpoint_minutes: float = Field(10.0, ge=0, json_schema_extra=OPERATIONAL)
+    """Minutes between two checkpoints in the store, from which a killed training goes on; 0 writes none."""
+    accelerate_config: str = Field("", json_schema_extra=OPERATIONAL)
+    """File for `accelerate launch --config_file`, such as `deployments/accelerate/ddp-4gpu.yaml`: train in the processes
+    that it describes; empty trains in this process."""
+    report_to: Literal["tensorboard", "wandb", "none"] = Field("tensorboard", json_schema_extra=OPERATIONAL)
+    """Where the curves go while training runs; `wandb` needs that package and a login."""
+    log_folder: str = Field(".mralign/tensorboard", min_length=1, json_schema_extra=OPERATIONAL)
+    """Folder of TensorBoard's files: `tensorboard --logdir` shows it."""
     where: Literal["inline", "deployment"] = Field("inline", json_schema_extra=OPERATIONAL)
     """Train in the pipeline's own process, or as a child run of deployment `train` on the GPU work pool."""
 
@@ -486,6 +517,20 @@ class TrainConfig(Section):
         if not value or len(set(value)) != len(value):
             raise ValueError("train.variants must name at least one variant, each once")
         return value
+
+    def settings_of(self, variant: Variant) -> dict[str, Any]:
+        """The settings that can change the adapter of a variant."""
+        kto = (
+            "beta",
+            "desirable_weight",
+            "undesirable_weight",
+            "learning_rate",
+            "positives_only",
+            "kl_every",
+            "kl_decay",
+        )
+        without_effect = {"variants", *(kto if variant == "sft" else ("sft_learning_rate",))}
+        return {name: value for name, value in self.fingerprint().items() if name not in without_effect}
 
 
 class EvaluateConfig(Section):
@@ -600,6 +645,65 @@ class InduceConfig(Section):
         return self
 
 
+class ArmConfig(Section):
+    """An arm of your own in an ablation: what it trains, and where it differs from the run's config."""
+
+    title: str = Field("", max_length=40)
+    """What tables and figures call it; empty takes its name."""
+    variant: Variant = "mr_align"
+    """What is trained."""
+    set: dict[str, Any] = {}
+    """Dotted field → value, such as `reward.clip_max: 4`; fields of `estimate`, `reward` and `train` only, since all
+    arms share the data and the evaluation."""
+
+    @model_validator(mode="after")
+    def _fields_have_effect(self) -> ArmConfig:
+        sections = ("estimate.", "reward.", "train.") if self.variant == "mr_align" else ("train.",)
+        for name in self.set:
+            if not name.startswith(sections) or name == "train.variants":
+                allowed = " and ".join(f"{section}*" for section in sections)
+                raise ValueError(f"set {name!r}: an arm of variant {self.variant!r} may differ in {allowed} only")
+        return self
+
+
+class AblateConfig(Section):
+    """An ablation: arms trained on the same data, compared in pairs over worlds, or over seeds (`mralign ablate`)."""
+
+    arms: tuple[str, ...] = ("sft", "kto", "mr_align", "contrast", "placebo_within", "placebo_others")
+    """Which arms to train (docs/ablations.md lists them); think-off and think-on are always scored too."""
+    extra_arms: dict[str, ArmConfig] = {}
+    """Arms of your own, by name; to be named in `arms` too."""
+    num_worlds: int = Field(1, ge=1, le=1000)
+    """Pocket worlds, each with a model of its own: the units that intervals are over. Other models have one world."""
+    first_world: int = Field(0, ge=0)
+    """`model.pocket.world_seed` of the first world; the others follow it."""
+    max_refused_worlds: int = Field(4, ge=0, le=1000)
+    """Worlds whose model may fail the quality gate; each is named and replaced by the next. One more ends the run."""
+    num_seeds: int = Field(1, ge=1, le=100)
+    """Alignment seeds in each world, from the run's `seed` on; they share its traces and labels."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Coverage of the intervals."""
+    where: Literal["inline", "deployment"] = Field("inline", json_schema_extra=OPERATIONAL)
+    """Worlds run one after another in this process, or as child runs of deployment `ablate-world`."""
+
+    @property
+    def known_arms(self) -> dict[str, Arm]:
+        """Every arm that can be chosen, by name."""
+        own = {name: Arm(arm.title or name, arm.variant, arm.set) for name, arm in self.extra_arms.items()}
+        return {**ARMS, **own}
+
+    @model_validator(mode="after")
+    def _arms_are_known(self) -> AblateConfig:
+        for name in self.extra_arms:
+            if name in (*ARMS, "off", "on") or not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,31}", name):
+                raise ValueError(f"ablate.extra_arms.{name}: take another name, of lower-case letters, digits, _ . -")
+        if unknown := [name for name in self.arms if name not in self.known_arms]:
+            raise ValueError(f"ablate.arms: unknown arm {unknown[0]!r}; there are {', '.join(self.known_arms)}")
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise ValueError("ablate.arms must name at least one arm, each once")
+        return self
+
+
 class RunConfig(Section):
     """Everything one pipeline run depends on."""
 
@@ -618,9 +722,11 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     vllm: VllmConfig = VllmConfig()
-    # No artifact of the pipeline depends on these; `agreement` and `label-set` name the fields they depend on.
+    # No artifact of the pipeline depends on these; `agreement`, `label-set` and `ablation` name the fields they depend
+    # on.
     compare: CompareConfig = Field(CompareConfig(), json_schema_extra=OPERATIONAL)
     induce: InduceConfig = Field(InduceConfig(), json_schema_extra=OPERATIONAL)
+    ablate: AblateConfig = Field(AblateConfig(), json_schema_extra=OPERATIONAL)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
@@ -632,6 +738,15 @@ class RunConfig(Section):
             raise ValueError(
                 "vllm has no effect when neither generate.sampler nor evaluate.sampler is 'vllm': remove it"
             )
+        if self.model.source != "pocket":
+            why = f"when model.source is {self.model.source!r}, whose only world it is"
+            _refuse_ignored(self.ablate, "ablate", ("num_worlds", "first_world", "max_refused_worlds"), why)
+        return self
+
+    @model_validator(mode="after")
+    def _extra_arms_are_valid(self) -> RunConfig:
+        for name, arm in self.ablate.extra_arms.items():
+            overridden(self, arm.set, origin=f"ablate.extra_arms.{name}")
         return self
 
 
@@ -658,6 +773,23 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     for dotted, value in (overrides or {}).items():
         _set_dotted(values, dotted, yaml.safe_load(value) if isinstance(value, str) else value)
     return parse_config(values, origin=str(path))
+
+
+def overridden(config: RunConfig, overrides: Mapping[str, Any], origin: str = "config") -> RunConfig:
+    """The same config with other values for some fields, and without arms of its own.
+
+    Args:
+        config: a valid config.
+        overrides: dotted field name → value.
+        origin: where the overrides come from, for messages.
+
+    Raises:
+        ConfigError: see :func:`load_config`.
+    """
+    values = {**config.model_dump(mode="json"), "ablate": {}}
+    for dotted, value in overrides.items():
+        _set_dotted(values, dotted, value)
+    return parse_config(values, origin)
 
 
 def parse_config(values: Mapping[str, Any], origin: str = "config") -> RunConfig:
@@ -706,8 +838,9 @@ def _describe(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         section: Any = RunConfig
         for part in problem["loc"][:-1]:
-            # A number is a place in a tuple of sections.
-            section = get_args(section)[0] if isinstance(part, int) else section.model_fields[part].annotation
+            # Of several sections, in a tuple or by name, the part says which.
+            inner = [kind for kind in get_args(section) if isinstance(kind, type) and issubclass(kind, Section)]
+            section = inner[0] if inner else section.model_fields[part].annotation
         names = list(section.model_fields)
         close = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(names)}"

@@ -17,6 +17,10 @@ class NoCandidatesError(UserError):
     """Selection kept no trace, or none of one polarity, so the next stage has nothing to work on."""
 
 
+class QualityGateError(UserError):
+    """A pocket model does not know its world well enough to be aligned."""
+
+
 class ArtifactError(UserError):
     """An artifact is missing, damaged, or of another schema than its reader expects."""
 
@@ -27,3 +31,7 @@ class StorageError(UserError):
 
 class BudgetError(UserError):
     """The next paid request could cross the budget; what was paid for is kept."""
+
+
+class OutOfMemory(ConfigError):
+    """A device ran out of memory, and this process has no smaller way to compute the same."""

@@ -189,6 +189,10 @@ def _are_confidences(value: Any) -> bool:
     return all(isinstance(item, (int, float)) and 0 <= item <= MOST_CONFIDENT for item in value)
 
 
+def _are_logps(values: Any) -> bool:
+    return bool(np.isfinite(np.asarray(values, dtype=float)).all())
+
+
 def _is_natural(value: Any) -> bool:
     return float(value) == int(value) and int(value) >= 0
 
@@ -200,10 +204,12 @@ def _one_of(choices: Sequence[str]) -> tuple[str, Callable[[Any], bool]]:
 TEXT = ("must be non-empty text", _is_text)
 STRING = ("must be text", lambda value: isinstance(value, str))
 NATURAL = ("must be a whole number of at least 0", _is_natural)
+SHARE = ("must be a share from 0 to 1", lambda value: 0 <= value <= 1)
 IDS = ("must be a list of token ids", _is_ids)
 TEXTS = ("must be a non-empty list of non-empty texts", _is_texts)
 TEXTS_OR_NONE = ("must be a list of non-empty texts", _are_texts)
 LABELS = ("must be at most two distinct labels", lambda value: len(value) == len(set(value)) <= 2)
+LOGPS = ("must be a non-empty list of finite log-probabilities", lambda value: len(value) > 0 and _are_logps(value))
 CONFIDENCES = (f"must be numbers from 0 to {MOST_CONFIDENT}", _are_confidences)
 
 _SEGMENTS = pa.list_(
@@ -357,6 +363,20 @@ REWARDS = Table(
 """A row a segment: the weight its tokens carry (Eq. 10), the ratio before shrinkage and clipping, whether the clip
 moved it, the soft counts behind the ratio's numerator, and the weight's bootstrap interval (null without bootstrap)."""
 
+REFERENCE_LOGPS = Table(
+    name="reference_logps",
+    row_id="trace_id",
+    columns={
+        "trace_id": Column(pa.string(), [TEXT], unique=True),
+        "partner_trace_id": Column(pa.string(), [TEXT]),
+        "logps": Column(pa.list_(pa.float32()), [LOGPS]),
+        "kl_logp": Column(pa.float64(), [("must be a finite log-probability", lambda value: _are_logps([value]))]),
+    },
+    row_checks=[("a trace can't be its own partner", lambda row: row.trace_id != row.partner_trace_id)],
+)
+"""A row a trace to train on, under the model without adapter: the log-probability of each completion token, and, summed
+over its tokens, of the partner's completion behind this trace's prompt (the KL pair)."""
+
 TRAINING_METRICS = Table(
     name="training_metrics",
     row_id="step",
@@ -396,6 +416,45 @@ SCORES = Table(
 """A row an answer of the evaluation. Variants: ``off``, ``on``, and one for each trained adapter. The matches are null
 where the question has no gold answer."""
 
+ABLATION_RESULTS = Table(
+    name="ablation_results",
+    row_id="arm",
+    columns={
+        "world": Column(pa.int64(), [NATURAL]),
+        "seed": Column(pa.int64(), [NATURAL]),
+        "arm": Column(pa.string(), [TEXT]),
+        "num_questions": Column(pa.int64(), [NATURAL]),
+        "num_answers": Column(pa.int64(), [NATURAL]),
+        "acc": Column(pa.float64(), [SHARE], nullable=True),
+        "mis": Column(pa.float64(), [SHARE], nullable=True),
+        "em_thought": Column(pa.float64(), [SHARE], nullable=True),
+        "em_answer": Column(pa.float64(), [SHARE]),
+    },
+    unique_together=("world", "seed", "arm"),
+)
+"""A row a world, alignment seed and arm of an ablation; ``off`` and ``on`` are arms too. Acc, Mis and EM_t are null for
+an arm that does not think."""
+
+ABLATION_DIFFERENCES = Table(
+    name="ablation_differences",
+    row_id="arm",
+    columns={
+        "arm": Column(pa.string(), [TEXT]),
+        "baseline": Column(pa.string(), [TEXT]),
+        "metric": Column(pa.string(), [_one_of(("acc", "mis", "em_thought", "em_answer"))]),
+        "difference": Column(pa.float64()),
+        "std_error": Column(pa.float64(), nullable=True),
+        "low": Column(pa.float64(), nullable=True),
+        "high": Column(pa.float64(), nullable=True),
+        "p_value": Column(pa.float64(), [SHARE], nullable=True),
+        "num_units": Column(pa.int64(), [NATURAL]),
+        "num_agreeing": Column(pa.int64(), [NATURAL]),
+    },
+    unique_together=("arm", "baseline", "metric"),
+)
+"""A row a comparison and metric of an ablation: arm minus baseline, the mean over units (worlds, or seeds) with its
+standard error, t interval and p-value (null where there is none), and how many units have the mean's sign."""
+
 TABLES = {
     table.name: table
     for table in (
@@ -405,7 +464,10 @@ TABLES = {
         RAW_ANNOTATIONS,
         ANNOTATIONS,
         REWARDS,
+        REFERENCE_LOGPS,
         TRAINING_METRICS,
         SCORES,
+        ABLATION_RESULTS,
+        ABLATION_DIFFERENCES,
     )
 }

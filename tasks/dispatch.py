@@ -25,7 +25,7 @@ from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.evaluate import scores_shard_work, shards_to_score
 from tasks.generate import generation_shards, shard_work
 from tasks.progress import progress
-from tasks.train import adapter_work
+from tasks.train import adapter_work, reference_work
 
 logger = logging.getLogger("mralign_core.dispatch")
 POLL_S = 5.0
@@ -42,7 +42,11 @@ def train_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
     if deployment.name == TRAIN.partition("/")[2]:
         return  # this is the run on the pool: a child of its own would wait for this run's place on the pool
     store = ArtifactStore(config.storage)
-    if all(adapter_work(config, variant, **inputs).find(store) for variant in config.train.variants):
+    traces = {name: inputs[name] for name in ("model", "candidates", "annotations")}
+    reference = reference_work(config, **traces).find(store)
+    if reference and all(
+        adapter_work(config, variant, **inputs, reference=reference).find(store) for variant in config.train.variants
+    ):
         return
     run_children(TRAIN, [_parameters(config, "train", inputs)], field="train.where")
 

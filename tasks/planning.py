@@ -33,7 +33,7 @@ from tasks.prepare import model_work, questions_work
 from tasks.progress import progress
 from tasks.recipes import RECIPES
 from tasks.reward import rewards_work
-from tasks.train import adapter_work
+from tasks.train import adapter_work, reference_work
 
 QUOTED_TRACES, QUOTED_TOGETHER = 500, 25
 """A quote looks at about so many traces, so many neighbours at a time."""
@@ -150,10 +150,12 @@ class _Planner:
         yield self.look("rewards", partial(rewards_work, self.config), *traces, "transitions")
 
     def train(self) -> Iterator[Planned]:
+        traces = ("model", "candidates", "annotations")
+        yield self.look("reference-logps", partial(reference_work, self.config), *traces)
         for variant in self.config.train.variants:
             make = partial(adapter_work, self.config, variant)
-            weights = ["rewards"] if variant == "mr_align" else []
-            yield self.look("adapter", make, "model", "candidates", "annotations", *weights, part=variant)
+            extra = {"sft": [], "kto": ["reference-logps"], "mr_align": ["reference-logps", "rewards"]}[variant]
+            yield self.look("adapter", make, *traces, *extra, part=variant)
 
     def evaluate(self) -> Iterator[Planned]:
         variants = variants_to_score(self.config, self.has["questions"]) if "questions" in self.has else ()

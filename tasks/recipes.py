@@ -120,21 +120,35 @@ def _labels(config: RunConfig) -> dict[str, Any]:
 
 def _estimation(config: RunConfig) -> dict[str, Any]:
     fields = {name: value for name, value in config.estimate.fingerprint().items() if name != "confidence"}
-    return {**fields, **_labels(config), "seed": config.seed if config.estimate.num_resamples else None}
+    has_chance = config.estimate.num_resamples or config.estimate.permute_polarity
+    return {**fields, **_labels(config), "seed": config.seed if has_chance else None}
+
+
+def _rewards(config: RunConfig) -> dict[str, Any]:
+    return {
+        **config.reward.fingerprint(),
+        **_pick(config.estimate, "labels_per_segment", "confidence"),
+        **_labels(config),
+        "seed": config.seed if config.reward.placebo != "none" else None,
+    }
+
+
+def _own_weights(config: RunConfig) -> dict[str, Any]:
+    """What the weights are made of before a placebo or normalisation."""
+    return {name: value for name, value in config.reward.fingerprint().items() if name not in ("placebo", "normalize")}
 
 
 def _diagnosis(config: RunConfig) -> dict[str, Any]:
     return {
         "estimate": config.estimate.fingerprint(),
-        "reward": config.reward.fingerprint(),
+        "reward": _own_weights(config),
         **_labels(config),
         "seed": config.seed,
     }
 
 
-def _training(config: RunConfig) -> dict[str, Any]:
-    fields = {name: value for name, value in config.train.fingerprint().items() if name != "variants"}
-    return {**fields, **_pick(config.model, "dtype", "cpu_threads"), "seed": config.seed}
+def _base_model(config: RunConfig) -> dict[str, Any]:
+    return {**_pick(config.model, "dtype", "cpu_threads"), **_pick(config.train, "load_in_4bit")}
 
 
 def _evaluation(config: RunConfig) -> dict[str, Any]:
@@ -153,15 +167,20 @@ def _induction(config: RunConfig) -> dict[str, Any]:
 
 
 def _agreement(config: RunConfig) -> dict[str, Any]:
-    skip = {"num_resamples", "confidence"}
+    skip = {"num_resamples", "confidence", "permute_polarity"}
     return {
         "estimate": {name: value for name, value in config.estimate.fingerprint().items() if name not in skip},
-        "reward": config.reward.fingerprint(),
+        "reward": _own_weights(config),
         "panels": {panel.name: panel.annotate.fingerprint() for panel in config.compare.panels},
         **_pick(config.compare, "num_resamples", "confidence"),
         **_labels(config),
         "seed": config.seed,
     }
+
+
+def _ablation(config: RunConfig) -> dict[str, Any]:
+    arms = {name: list(config.ablate.known_arms[name]) for name in config.ablate.arms}
+    return {"arms": arms, **_pick(config.ablate, "confidence"), **_pick(config.model, "source")}
 
 
 _SAMPLERS = tuple(f"mralign_core.generation.{name}_sampler" for name in ("transformers", "vllm", "endpoint"))
@@ -220,20 +239,23 @@ RECIPES: dict[str, Recipe] = {
             "rewards",
             "reward",
             ("mralign_core.estimation",),
-            lambda config: {
-                **config.reward.fingerprint(),
-                **_pick(config.estimate, "labels_per_segment", "confidence"),
-                **_labels(config),
-            },
+            _rewards,
             inputs=("candidates", "annotations", "transitions"),
+        ),
+        Recipe(
+            "reference-logps",
+            "train",
+            ("mralign_core.training.reference",),
+            lambda config: {**_base_model(config), **_pick(config.train, "max_length")},
+            inputs=("model", "candidates", "annotations"),
         ),
         Recipe(
             "adapter",
             "train",
             ("mralign_core.training.fit",),
-            _training,
+            lambda config: {**_base_model(config), "seed": config.seed},
             inputs=("model", "candidates", "annotations"),
-            optional_inputs=("rewards",),
+            optional_inputs=("reference", "rewards"),
         ),
         Recipe(
             "scores-shard",
@@ -267,6 +289,13 @@ RECIPES: dict[str, Recipe] = {
             ("mralign_core.comparison.comparing", "mralign_core.comparison.tables"),
             _agreement,
             inputs=("candidates", "annotations"),
+        ),
+        Recipe(
+            "ablation",
+            "ablate",
+            ("mralign_core.ablation.comparison", "mralign_core.ablation.figure"),
+            _ablation,
+            inputs=("scores",),
         ),
     )
 }

@@ -16,6 +16,7 @@ MADE_BY = {
     "transitions": "estimate",
     "diagnostics": "estimate",
     "rewards": "reward",
+    "reference-logps": "train",
     "adapter": "train",
     "report": "evaluate",
 }

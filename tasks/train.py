@@ -1,16 +1,24 @@
-"""One LoRA adapter per variant, all on the same traces."""
+"""Reference log-probabilities, then one LoRA adapter per variant, all on the same traces."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 from mralign_core.config import RunConfig, Variant
-from mralign_core.models import limit_threads, locate_model, model_name
-from mralign_core.schemas import TRAINING_METRICS
+from mralign_core.models import ModelLocation, limit_threads, locate_model, model_name
+from mralign_core.schemas import REFERENCE_LOGPS, TRAINING_METRICS
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from mralign_core.training.fit import train_adapter
+from mralign_core.training import Watch, compute_reference, train_adapter
+from mralign_core.training.checkpoints import StoredCheckpoints
 from tasks.caching import Built, Produced, Work, stage_task
 from tasks.progress import progress
+
+
+def reference_work(config: RunConfig, model: ArtifactRef, candidates: ArtifactRef, annotations: ArtifactRef) -> Work:
+    """The reference log-probabilities of the annotated traces, which all variants, seeds and ablations share."""
+    return Work("reference-logps", config, {"model": model, "candidates": candidates, "annotations": annotations})
 
 
 def adapter_work(
@@ -19,13 +27,39 @@ def adapter_work(
     model: ArtifactRef,
     candidates: ArtifactRef,
     annotations: ArtifactRef,
+    reference: ArtifactRef | None = None,
     rewards: ArtifactRef | None = None,
 ) -> Work:
     """The adapter of a variant. All train on the annotated traces; only MR-ALIGN depends on the weights."""
     inputs = {"model": model, "candidates": candidates, "annotations": annotations}
+    if variant != "sft" and reference:
+        inputs["reference"] = reference
     if variant == "mr_align" and rewards:
         inputs["rewards"] = rewards
-    return Work("adapter", config, inputs, {"variant": variant})
+    return Work("adapter", config, inputs, {"variant": variant, "settings": config.train.settings_of(variant)})
+
+
+@stage_task("reference-logps")
+def reference_logps(
+    config: RunConfig, model: ArtifactRef, candidates: ArtifactRef, annotations: ArtifactRef
+) -> Produced:
+    """Log-probabilities of the traces and their KL pairs under the model as it is, once for all that trains on them."""
+
+    def build(store: ArtifactStore, directory: Path) -> Built:
+        location = _model(config, store, model)
+        with progress("reference log-probabilities", "train-reference") as report:
+            table = compute_reference(
+                location.path,
+                _annotated(store, candidates, annotations),
+                section=config.train,
+                model_section=config.model,
+                on_progress=report,
+                revision=location.revision,
+            )
+        store.write_table(directory, "reference.parquet", table, REFERENCE_LOGPS)
+        return Built(REFERENCE_LOGPS.name)
+
+    return reference_work(config, model, candidates, annotations).produce(build)
 
 
 @stage_task("train-adapter", "train {variant}")
@@ -35,31 +69,53 @@ def train_variant(
     model: ArtifactRef,
     candidates: ArtifactRef,
     annotations: ArtifactRef,
+    reference: ArtifactRef,
     rewards: ArtifactRef,
 ) -> Produced:
     """Train one adapter: supervised, KTO, or MR-ALIGN."""
-    work = adapter_work(config, variant, model, candidates, annotations, rewards)
+    work = adapter_work(config, variant, model, candidates, annotations, reference, rewards)
+
+    def table(store: ArtifactStore, name: str, file: str) -> pd.DataFrame | None:
+        return store.read_table(work.inputs[name], file) if name in work.inputs else None
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        limit_threads(config.model)
-        location = locate_model(store.open_directory(model), model_name(config.model))
-        traces = store.read_table(candidates, "candidates.parquet")
-        annotated = store.read_table(annotations, "annotations.parquet")["trace_id"].unique()
+        location = _model(config, store, model)
+        traces = _annotated(store, candidates, annotations)
+        checkpoints = StoredCheckpoints(store, work.key)
         with progress(f"training {variant}", f"train-{variant.replace('_', '-')}") as report:
             result = train_adapter(
                 location.path,
-                traces[traces["trace_id"].isin(annotated)],
-                store.read_table(rewards, "rewards.parquet") if "rewards" in work.inputs else None,
+                traces,
+                table(store, "rewards", "rewards.parquet"),
                 variant=variant,
                 section=config.train,
                 model_section=config.model,
                 seed=config.seed,
                 directory=directory,
-                card={"candidates": len(traces), "annotated": len(annotated)},
-                on_progress=lambda step, steps, row: report(step, steps, f"loss {row['loss']:.3f}"),
+                card={"candidates": candidates.rows, "annotated": len(traces)},
+                reference=table(store, "reference", "reference.parquet"),
+                watch=Watch(
+                    checkpoints,
+                    on_progress=lambda step, steps, row: report(step, steps, f"loss {row['loss']:.3f}"),
+                ),
                 revision=location.revision,
             )
         store.write_table(directory, "metrics.parquet", result.metrics, TRAINING_METRICS)
         return Built(counts=result.counts)
 
-    return work.produce(build)
+    produced = work.produce(build)
+    if not produced.was_cached:
+        StoredCheckpoints(ArtifactStore(config.storage), work.key).clear()
+    return produced
+
+
+def _model(config: RunConfig, store: ArtifactStore, model: ArtifactRef) -> ModelLocation:
+    limit_threads(config.model)
+    return locate_model(store.open_directory(model), model_name(config.model))
+
+
+def _annotated(store: ArtifactStore, candidates: ArtifactRef, annotations: ArtifactRef) -> pd.DataFrame:
+    """The candidates that have labels; an annotator may have failed on some."""
+    traces = store.read_table(candidates, "candidates.parquet")
+    labelled = store.read_table(annotations, "annotations.parquet")["trace_id"].unique()
+    return traces[traces["trace_id"].isin(labelled)]

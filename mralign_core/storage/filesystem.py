@@ -115,7 +115,7 @@ class StoreFiles:
         """Size in bytes of every file under a folder, by its path inside the folder."""
         listing = self._attempt("list", path, lambda: self._fs.find(self._full(path), detail=True))
         start = len(self._full(path)) + 1
-        return {name[start:]: int(info["size"]) for name, info in listing.items()}
+        return {name[start:]: int(info["size"]) for name, info in listing.items() if info["type"] == "file"}
 
     def names(self, path: str) -> list[str]:
         """Names directly under a folder, sorted; empty when there is no such folder."""
@@ -161,8 +161,15 @@ class StoreFiles:
             self._attempt("open", "", lambda: self._fs.call_s3("head_bucket", Bucket=bucket))
 
     def remove(self, path: str) -> None:
-        """Remove one file."""
-        self._attempt("remove", path, lambda: self._fs.rm_file(self._full(path)))
+        """Remove one file; there may be none."""
+        self._unless_missing("remove", path, lambda: self._fs.rm_file(self._full(path)))
+
+    def remove_empty_folder(self, path: str) -> None:
+        """Remove a folder of a local store and those in it, as far as no file is left; a bucket has no folders."""
+        folder = self.local_path(path)
+        for directory, _, _ in os.walk(folder, topdown=False) if folder else ():
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
 
     def remove_stale_temporaries(self) -> None:
         """Remove what writers killed more than a day ago left half-written in a local store."""

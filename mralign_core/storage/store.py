@@ -19,6 +19,7 @@ import json
 import logging
 import platform
 import re
+import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -176,6 +177,26 @@ class ArtifactStore:
             self._files.write(f"{ref.path}/manifest.json", manifest.model_dump_json(indent=1).encode())
             self._verify(self.manifest(ref), full_hash=False)
         return ref
+
+    def keys(self, stage: str) -> list[str]:
+        """Keys under which a stage published artifacts, or began to; sorted."""
+        # Not `names`: some S3 servers list a folder for a while after its last file is gone.
+        return sorted({name.partition("/")[0] for name in self._files.sizes(f"artifacts/{stage}")})
+
+    def remove(self, stage: str, key: str) -> None:
+        """Remove what a stage published under a key, or what is left of it: manifests first, then the data.
+
+        Raises:
+            StorageError: the store refuses it.
+        """
+        folder = f"artifacts/{stage}/{key}"
+        digests = self._files.names(folder)
+        for name in sorted(self._files.sizes(folder), key=lambda name: (not name.endswith("/manifest.json"), name)):
+            self._files.remove(f"{folder}/{name}")
+        self._files.remove_empty_folder(folder)
+        for digest in digests:
+            for copy in self._cache_folder.glob(f"{digest}*"):
+                shutil.rmtree(copy, ignore_errors=True)
 
     def manifest(self, artifact: ArtifactRef | str) -> Manifest:
         """The manifest of an artifact, given its reference or what :meth:`resolve` accepts.

@@ -1,7 +1,11 @@
-"""The model card written beside an adapter: no clock time, no path, so the same run gives the same bytes."""
+"""The model card beside an adapter: no clock time, no path, so the same run gives the same bytes.
+
+When it is exported, the run's data and results are added (:mod:`mralign_core.training.export_card`).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,24 +14,27 @@ import numpy as np
 from mralign_core.config import TrainConfig, Variant
 from mralign_core.training.examples import TrainingExample
 
-TEMPLATE = """\
+HEAD = """\
 ---
 base_model: {base_model}
-library_name: peft
+library_name: {library}
 license: other
 pipeline_tag: text-generation
 tags:
-- lora
-- {tag}
+{tags}
 ---
-# {title} adapter for {base_model}
+# {title} {kind} {base_model}
 
-A LoRA adapter trained to close the gap between what a reasoning model thinks and what it answers
+{what} trained to close the gap between what a reasoning model thinks and what it answers
 (MR-ALIGN, arXiv 2510.24794). Objective: {objective}.
 
 Licence: not chosen yet. The base model's licence and that of the training questions apply.
 
-## Data
+"""
+DATA, USE = "## Data\n", "## How to use\n"
+BODY = (
+    DATA
+    + """\
 {counts}
 {facts}
 
@@ -37,7 +44,12 @@ Licence: not chosen yet. The base model's licence and that of the training quest
 ## Training
 {settings}
 
-## How to load
+## What training reached
+{reached}
+
+"""
+)
+LOAD_ADAPTER = """\
 ```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -52,6 +64,15 @@ OBJECTIVES = {
     "kto": "KTO, every token with weight 1",
     "mr_align": "KTO on log-ratios weighted by the meta-reasoning transition of each thinking segment",
 }
+REACHED = {
+    "loss": "loss",
+    "reward_positive": "reward of positive traces (nats)",
+    "reward_negative": "reward of negative traces (nats)",
+    "kl_baseline": "KL baseline z0 (nats)",
+}
+"""Columns of ``training_metrics`` that the card shows, and what it calls them."""
+LAST_STEPS = 10
+"""A single step's rewards are those of a few rows; the card shows the mean over this many last steps."""
 
 
 def model_card(
@@ -63,29 +84,40 @@ def model_card(
     rows: Sequence[TrainingExample],
     counts: Mapping[str, int],
     facts: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, float]] = (),
 ) -> str:
     """Markdown with the front matter that model hubs read.
 
     Args:
         base_model: name of the base model.
         variant: what was trained.
-        section: hyper-parameters; those that can't change a result are left out.
+        section: hyper-parameters; those that can't change the result are left out.
         seed: the training seed.
         rows: what was trained on, for the statistics of the weights.
         counts: rows used and left out.
         facts: what the caller knows about the data: source, yield, seeds.
+        metrics: rows of ``training_metrics``, one an optimiser step.
     """
-    skipped = {"variants", "learning_rate" if variant == "sft" else "sft_learning_rate"}
-    settings = {name: value for name, value in section.fingerprint().items() if name not in skipped}
-    return TEMPLATE.format(
+    body = BODY.format(
+        counts=bullets(counts),
+        facts=bullets(facts),
+        weights=bullets(_weight_statistics(rows)),
+        settings=bullets({"seed": seed, **section.settings_of(variant)}),
+        reached=bullets(_reached(metrics)),
+    )
+    return card_head(base_model, variant) + body + USE + LOAD_ADAPTER.format(base_model=base_model)
+
+
+def card_head(base_model: str, variant: Variant, *, is_merged: bool = False) -> str:
+    """Front matter, title and first words of the card of an adapter, or of a model with the adapter merged into it."""
+    return HEAD.format(
         base_model=base_model,
-        tag=variant.replace("_", "-"),
+        library="transformers" if is_merged else "peft",
+        tags="\n".join(f"- {tag}" for tag in ([] if is_merged else ["lora"]) + [variant.replace("_", "-")]),
         title=TITLES[variant],
+        kind="of" if is_merged else "adapter for",
+        what=f"{base_model} with a LoRA adapter merged into it," if is_merged else "A LoRA adapter",
         objective=OBJECTIVES[variant],
-        facts=_bullets(facts),
-        counts=_bullets(counts),
-        weights=_bullets(_weight_statistics(rows)),
-        settings=_bullets({"seed": seed, **settings}),
     )
 
 
@@ -103,5 +135,16 @@ def _weight_statistics(rows: Sequence[TrainingExample]) -> dict[str, str]:
     return statistics
 
 
-def _bullets(values: Mapping[str, Any]) -> str:
+def _reached(metrics: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    last = metrics[-LAST_STEPS:]
+    reached = {"optimiser steps": f"{len(metrics)}; what follows is the mean over the last {len(last)}"}
+    for column, name in REACHED.items():
+        values = [row[column] for row in last if not math.isnan(row[column])]
+        if values:
+            reached[name] = f"{np.mean(values):.4f}"
+    return reached
+
+
+def bullets(values: Mapping[str, Any]) -> str:
+    """A line for each name and value."""
     return "\n".join(f"- {str(name).replace('_', ' ')}: {value}" for name, value in values.items())

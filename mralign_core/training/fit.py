@@ -10,28 +10,29 @@ Decisions:
 from __future__ import annotations
 
 import logging
-import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import torch
 
 from mralign_core.config import ModelConfig, TrainConfig, Variant
 from mralign_core.errors import ConfigError, NoCandidatesError
-from mralign_core.generation.loading import load_model_and_tokenizer
 from mralign_core.models import model_name
 from mralign_core.schemas import TRAINING_METRICS
+from mralign_core.training.base import load_base
 from mralign_core.training.card import model_card
+from mralign_core.training.checkpoints import Checkpoints
+from mralign_core.training.curves import Curves
 from mralign_core.training.examples import Examples, TrainingExample, build_examples
-from mralign_core.training.lora import attach_lora, save_adapter
-from mralign_core.training.trainer import (
-    AdapterTrainer,
-    Progress,
-    SupervisedTrainer,
-    WeightedKTOTrainer,
-    training_arguments,
-)
+from mralign_core.training.footprint import Job, fit
+from mralign_core.training.logps import CompletionLogps
+from mralign_core.training.lora import attach_lora, enable_recomputation, save_adapter
+from mralign_core.training.reference import read_reference, reference_table
+from mralign_core.training.trainer import Progress, Trainer
+from mralign_core.training.workers import Workers
 
 logger = logging.getLogger("mralign_core.training")
 
@@ -41,6 +42,14 @@ class TrainingResult(NamedTuple):
 
     metrics: pd.DataFrame
     counts: dict[str, int]
+
+
+class Watch(NamedTuple):
+    """Who looks on while training runs, and where it is kept meanwhile."""
+
+    checkpoints: Checkpoints | None = None
+    curves: Curves | None = None
+    on_progress: Progress | None = None
 
 
 def train_adapter(
@@ -54,12 +63,14 @@ def train_adapter(
     seed: int,
     directory: Path,
     card: Mapping[str, Any],
-    on_progress: Progress | None = None,
+    reference: pd.DataFrame | None = None,
+    workers: Workers | None = None,
+    watch: Watch | None = None,
     revision: str = "",
 ) -> TrainingResult:
     """Train a LoRA adapter and write its weights, its config and a model card (``README.md``).
 
-    On one CPU the same arguments give the same bytes.
+    On one CPU the same arguments give the same bytes, also where a training stopped and went on from a checkpoint.
 
     Args:
         model_path: folder or hub id of the base model.
@@ -69,24 +80,24 @@ def train_adapter(
         section: the train section of the config.
         model_section: the model section; its name, not ``model_path``, is recorded as the base model.
         seed: seed of the adapter's initial weights, the order of the rows, and dropout.
-        directory: where the adapter goes.
+        directory: where the adapter goes; only the main process writes.
         card: facts for the model card by name, such as the yield of the earlier stages: plain values.
-        on_progress: called after each optimiser step with (step, steps, metrics row).
+        reference: rows of table ``reference_logps``; computed here when None. SFT needs none.
+        workers: the processes that train together.
+        watch: checkpoints, curves and progress.
         revision: hub revision of the base model.
 
     Raises:
-        ConfigError: ``mr_align`` without rewards, a precision or a target module that can't be trained, or
-            several devices.
+        ConfigError: ``mr_align`` without rewards, a precision or a target module that can't be trained, or a job that
+            does not fit the device.
         NoCandidatesError: no trace to train on, or none of one polarity.
-        DataError: see :func:`~mralign_core.training.examples.build_examples`.
+        DataError: see :func:`~mralign_core.training.examples.build_examples` and
+            :func:`~mralign_core.training.reference.read_reference`.
     """
     if variant == "mr_align" and rewards is None:
         raise ConfigError("variant 'mr_align' needs the table 'rewards'; without weights it would be plain KTO")
-    if model_section.dtype == "float16":
-        raise ConfigError("model.dtype 'float16' can't be trained without loss scaling: use 'bfloat16' or 'float32'")
-    model, tokenizer = load_model_and_tokenizer(
-        model_path, model_section.dtype, model_section.device, revision=revision
-    )
+    workers, watch = workers or Workers(), watch or Watch()
+    model, tokenizer = load_base(model_path, section, model_section, workers=workers, revision=revision)
     examples = build_examples(
         candidates,
         rewards if variant == "mr_align" else None,
@@ -95,55 +106,100 @@ def train_adapter(
     )
     rows = _rows_of(variant, examples, section)
     peft_model = attach_lora(model, section, seed=seed)
-    trainer = _train(peft_model, rows, len(examples.kept), variant, section, seed, on_progress)
-    counts = _counts(examples, rows)
-    base_model = model_name(model_section)
-    save_adapter(peft_model, directory, base_model=base_model)
-    text = model_card(base_model, variant, section, seed=seed, rows=rows, counts=counts, facts=card)
-    (directory / "README.md").write_text(text, encoding="utf-8")
-    metrics = pd.DataFrame(trainer.metrics, columns=list(TRAINING_METRICS.columns))
-    return TrainingResult(TRAINING_METRICS.require(metrics), counts)
+    policy = CompletionLogps(peft_model, workers)
+    if reference is None and variant != "sft":
+        budget = section.tokens_per_forward
+        reference = reference_table(policy, examples.kept, tokens_per_forward=budget, workers=workers)
+    trainer = Trainer(
+        policy,
+        examples.kept,
+        rows=rows,
+        reference=None if variant == "sft" or reference is None else read_reference(reference, examples.kept),
+        section=section,
+        learning_rate=section.sft_learning_rate if variant == "sft" else section.learning_rate,
+        rows_per_epoch=len(examples.kept),
+        seed=seed,
+        workers=workers,
+    )
+    _make_fit(trainer, peft_model)
+    _run(trainer, watch)
+    chosen = [examples.kept[row] for row in rows]
+    counts = _counts(examples, chosen)
+    if workers.is_main:
+        base_model = model_name(model_section)
+        save_adapter(peft_model, directory, base_model=base_model)
+        text = model_card(base_model, variant, section, seed=seed, rows=chosen, counts=counts, facts=card)
+        (directory / "README.md").write_text(text, encoding="utf-8")
+    frame = pd.DataFrame(trainer.metrics, columns=list(TRAINING_METRICS.columns))
+    return TrainingResult(TRAINING_METRICS.require(frame), counts)
 
 
-def _train(
-    peft_model: Any,
-    rows: Sequence[TrainingExample],
-    rows_per_epoch: int,
-    variant: Variant,
-    section: TrainConfig,
-    seed: int,
-    on_progress: Progress | None,
-) -> AdapterTrainer:
-    kind = SupervisedTrainer if variant == "sft" else WeightedKTOTrainer
-    learning_rate = section.sft_learning_rate if variant == "sft" else section.learning_rate
-    on_cpu = peft_model.device.type == "cpu"
-    with tempfile.TemporaryDirectory() as scratch:
-        args = training_arguments(section, learning_rate=learning_rate, seed=seed, output_dir=scratch, on_cpu=on_cpu)
-        trainer = kind(
-            peft_model,
-            args,
-            section=section,
-            examples=rows,
-            rows_per_epoch=rows_per_epoch,
-            seed=seed,
-            on_progress=on_progress,
-        )
-        trainer.train()
-    return trainer
+def _make_fit(trainer: Trainer, peft_model: Any) -> None:
+    """Choose tokens a pass and recomputation, for all processes alike, so that the job fits its device."""
+    job = Job(
+        lengths={
+            example.trace_id: len(example.prompt_ids) + len(example.completion_ids)
+            for example in (trainer.examples[row] for row in trainer.rows)
+        },
+        device=trainer.policy.device,
+        rows_per_epoch=trainer.rows_per_epoch,
+        is_kto=trainer.reference is not None,
+        num_processes=trainer.workers.size,
+        is_sharded=trainer.workers.is_sharded,
+    )
+    plan = fit(trainer.section, peft_model, job, trainer.policy.made_up_pass)
+    trainer.tokens_per_forward, can_keep_activations = trainer.workers.lowest(
+        plan.tokens_per_forward, int(not plan.recompute)
+    )
+    if not can_keep_activations:
+        trainer.is_recomputing = True
+        enable_recomputation(peft_model)
 
 
-def _rows_of(variant: Variant, examples: Examples, section: TrainConfig) -> list[TrainingExample]:
-    positives = [example for example in examples.kept if example.is_positive]
-    num_negative = len(examples.kept) - len(positives)
-    if not positives or (variant != "sft" and not num_negative):
-        wanted = "positive" if variant == "sft" else "positive and negative"
-        raise NoCandidatesError(
-            f"variant {variant!r} needs {wanted} traces, got {len(positives)} positive and "
-            f"{num_negative} negative; {examples.left_out['too_long']} exceed train.max_length "
-            f"{section.max_length}. "
-            "Draw on more questions, or widen the selection's bounds"
-        )
-    return positives if variant == "sft" else examples.kept
+def _run(trainer: Trainer, watch: Watch) -> None:
+    """Train from the newest checkpoint to the end, writing others on the way."""
+    state = watch.checkpoints.latest() if watch.checkpoints else None
+    step = state.step if state else 0
+    if trainer.workers.lowest(step, -step) != [step, -step]:
+        raise ConnectionError("the processes found different checkpoints: is the store the same for all, and whole?")
+    if state:
+        trainer.restore(state)
+        logger.info("going on from the checkpoint after step %d of %d", trainer.step, trainer.num_steps)
+    last = time.monotonic()
+
+    def after_step(_: Trainer) -> None:
+        nonlocal last
+        every_s = 60 * trainer.section.checkpoint_minutes
+        if watch.checkpoints and every_s and time.monotonic() - last >= every_s and trainer.workers.is_main:
+            watch.checkpoints.save(trainer.state())
+            last = time.monotonic()
+
+    def report(step: int, steps: int, row: dict[str, float]) -> None:
+        if watch.curves:
+            watch.curves.log(step, row)
+        if watch.on_progress:
+            watch.on_progress(step, steps, row)
+
+    with torch.random.fork_rng():
+        trainer.run(report, after_step)
+
+
+def _rows_of(variant: Variant, examples: Examples, section: TrainConfig) -> list[int]:
+    positives = [row for row, example in enumerate(examples.kept) if example.is_positive]
+    only_positives = variant == "sft" or section.positives_only
+    if not positives or (not only_positives and len(positives) == len(examples.kept)):
+        raise NoCandidatesError(_no_rows(variant, examples, section))
+    return positives if only_positives else list(range(len(examples.kept)))
+
+
+def _no_rows(variant: Variant, examples: Examples, section: TrainConfig) -> str:
+    num_positive = sum(example.is_positive for example in examples.kept)
+    wanted = "positive" if variant == "sft" or section.positives_only else "positive and negative"
+    return (
+        f"variant {variant!r} needs {wanted} traces, got {num_positive} positive and "
+        f"{len(examples.kept) - num_positive} negative; {examples.left_out['too_long']} exceed train.max_length "
+        f"{section.max_length}. Draw on more questions, or widen the selection's bounds"
+    )
 
 
 def _counts(examples: Examples, rows: Sequence[TrainingExample]) -> dict[str, int]:

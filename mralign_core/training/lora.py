@@ -13,11 +13,13 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError
+from mralign_core.generation.loading import load_config
 
 logger = logging.getLogger("mralign_core.training")
 
@@ -40,15 +42,38 @@ def attach_lora(model: PreTrainedModel, section: TrainConfig, *, seed: int) -> P
         lora_dropout=section.lora_dropout,
         target_modules=target_modules(model, section.target_modules),
     )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        # PEFT 0.21 uses the old name of is_activation_checkpointing; may go when PEFT uses the new one.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         peft_model = get_peft_model(model, config)
-    if section.gradient_checkpointing:
-        # The embeddings are frozen: without this, recomputed layers see no input that needs a gradient.
-        peft_model.enable_input_require_grads()
+    if model.dtype != torch.float32:
+        # PEFT would copy the input of every adapted module to float32; under adapter_autocast none is copied.
+        for module in peft_model.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.cast_input_dtype_enabled = False
     return peft_model
+
+
+def adapter_autocast(model: PreTrainedModel | PeftModel) -> torch.autocast:
+    """The context of every forward pass in training: a float32 adapter computes in its base model's precision.
+
+    Args:
+        model: the base model or the model with its adapter; nothing changes where it is float32.
+    """
+    return torch.autocast(model.device.type, dtype=model.dtype, enabled=model.dtype != torch.float32)
+
+
+def enable_recomputation(peft_model: PeftModel) -> None:
+    """Keep only the hidden states before the layers and compute the rest again in the backward pass.
+
+    Works in training mode only. The gradients are those of the plain backward pass.
+
+    Args:
+        peft_model: the model with its adapter, changed in place.
+    """
+    with warnings.catch_warnings():
+        # transformers 5.23 renamed it, 5.20 has this name only; may go with the lower bound.
+        warnings.filterwarnings("ignore", "`gradient_checkpointing_enable`", FutureWarning)
+        peft_model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def target_modules(model: PreTrainedModel, wanted: str) -> list[str]:
@@ -93,9 +118,8 @@ def check_target_modules(path: str | Path, wanted: str, *, revision: str = "") -
     """
     if wanted == "all-linear":
         return
-    config = AutoConfig.from_pretrained(path, revision=revision or None)
     with torch.device("meta"):
-        target_modules(AutoModelForCausalLM.from_config(config), wanted)
+        target_modules(AutoModelForCausalLM.from_config(load_config(path, revision)), wanted)
 
 
 def save_adapter(model: PeftModel, directory: Path, *, base_model: str) -> None:

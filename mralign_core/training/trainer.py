@@ -1,276 +1,364 @@
-"""The weighted KTO objective, and supervised fine-tuning, on the loop of ``transformers.Trainer``.
+"""The training loop: the weighted KTO objective (MR-ALIGN; with all weights 1, KTO) and supervised fine-tuning.
 
 Departures from the paper and from TRL 1.16:
 
-* Reduction is over all rows of an optimiser step, and so is z0: how a step is split into forward batches
-  changes nothing. TRL estimates z0 in each forward batch, which is the same without accumulation.
-* Reference log-probabilities come from the same weights with the adapter switched off, in evaluation mode.
+* Loss and z0 are means over all rows of an optimiser step. How a step is shared out over forward passes and devices
+  changes nothing but rounding. TRL estimates z0 in each forward batch, which is the same without accumulation.
+* Optionally z0 is a moving average that is renewed every few steps (``kl_every``, ``kl_decay``).
 * Rewards are reported as Eq. 9 has them, in nats; TRL reports them times β.
 
-Shape suffixes: B rows of the forward batch, T columns (tokens).
+The learning rate is transformers' linear schedule: from 0 up over the warm-up, then down to 0; the first step's is 0.
+Everything random follows from (seed, step), so a restart needs no random state.
+
+Shapes: C completion tokens of a forward pass, B rows of it, T completion tokens of its longest row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
-from peft import PeftModel
 from torch import Tensor
-from torch.nn import functional
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
 
 from mralign_core.config import TrainConfig
-from mralign_core.errors import ConfigError
+from mralign_core.errors import OutOfMemory
 from mralign_core.method.objective import implicit_reward, kl_baseline, kto_loss
-from mralign_core.training.collator import IGNORED, TrainingRows, collate
+from mralign_core.training.checkpoints import TrainingState
 from mralign_core.training.examples import TrainingExample
-from mralign_core.training.sampler import EpochSampler
+from mralign_core.training.footprint import out_of_memory_message
+from mralign_core.training.logps import CompletionLogps
+from mralign_core.training.lora import enable_recomputation
+from mralign_core.training.order import aligned_passes, step_rows, steps_per_epoch
+from mralign_core.training.packing import Batch
+from mralign_core.training.reference import Reference, Row, matched_rows, mismatched_rows
+from mralign_core.training.workers import Workers
+
+logger = logging.getLogger("mralign_core.training")
 
 Progress = Callable[[int, int, dict[str, float]], None]
-"""Called after each optimiser step with the step, the number of steps and the row of ``training_metrics``."""
+"""Called with the optimiser steps done, their number, and the last step's row of ``training_metrics``."""
+
+REPORT_EVERY_S = 1.0
+"""Metrics stay on the device that long: reading them makes the host wait for it."""
+SUMS = ("loss", "reward_positive", "num_positive", "reward_negative", "num_negative")
+"""What each process adds up over its rows of a step."""
 
 
-def token_logps(model: Any, batch: dict[str, Any], prefix: str = "") -> Tensor:
-    """Log-probability of every completion token given what stands before it.
-
-    Logits are computed only for the columns that hold completion tokens, and in float32.
-
-    Args:
-        model: a causal language model.
-        batch: what :func:`mralign_core.training.collator.collate` returns.
-        prefix: ``kl_`` for the mismatched sequences.
-
-    Returns:
-        float32 of shape (B, T), 0 wherever the label is ignored.
-    """
-    input_ids_BT, labels_BT = batch[f"{prefix}input_ids"], batch[f"{prefix}labels"]
-    num_scored = batch[f"{prefix}num_scored"]
-    logits = model(
-        input_ids=input_ids_BT,
-        attention_mask=batch[f"{prefix}attention_mask"],
-        logits_to_keep=num_scored + 1,
-        use_cache=False,
-    ).logits[:, :-1]
-    losses = functional.cross_entropy(
-        logits.float().flatten(0, 1),
-        labels_BT[:, -num_scored:].flatten(),
-        ignore_index=IGNORED,
-        reduction="none",
-    )
-    logps = -losses.view(len(input_ids_BT), num_scored)
-    return functional.pad(logps, (input_ids_BT.shape[1] - num_scored, 0))
-
-
-class AdapterTrainer(Trainer):
-    """What KTO and SFT share: the order of rows, reduction over an optimiser step, a metrics row a step.
+class Trainer:
+    """Trains the adapter of a policy on rows, step by step.
 
     Args:
-        model: a model with an adapter, which alone is trained.
-        args: see :func:`training_arguments`.
+        policy: the model with its adapter, whose parameters alone require gradients.
+        examples: the rows that KL partners come from; those trained on are among them.
+        rows: numbers of the rows to train on.
+        reference: log-probabilities under the reference; None trains supervised.
         section: the train section of the config.
-        examples: rows to train on.
-        rows_per_epoch: rows seen in an epoch; more than there are examples means that they come again.
-        seed: decides the order of the rows.
-        on_progress: called after each optimiser step.
-
-    Raises:
-        ConfigError: several processes or several visible GPUs.
+        learning_rate: peak learning rate.
+        rows_per_epoch: rows seen in an epoch; more than there are rows means that they come again.
+        seed: decides the order of the rows, and dropout.
+        workers: the processes that train together.
     """
-
-    loss_is_scaled_for_ga = True
-    paired = False
 
     def __init__(
         self,
-        model: PeftModel,
-        args: TrainingArguments,
-        *,
-        section: TrainConfig,
+        policy: CompletionLogps,
         examples: Sequence[TrainingExample],
+        *,
+        rows: Sequence[int],
+        reference: Reference | None,
+        section: TrainConfig,
+        learning_rate: float,
         rows_per_epoch: int,
         seed: int,
-        on_progress: Progress | None = None,
+        workers: Workers | None = None,
     ) -> None:
-        if args.world_size > 1 or args.n_gpu > 1:
-            raise ConfigError(
-                f"training runs on one device, got {args.world_size} process(es) with {args.n_gpu} GPU(s); "
-                "make one visible with CUDA_VISIBLE_DEVICES and raise train.gradient_accumulation instead"
-            )
-        self.section = section
-        self.peft_model = model
+        self.policy = policy
         self.examples = examples
+        self.rows = rows
+        self.reference = reference
+        self.section = section
+        self.learning_rate = learning_rate
         self.rows_per_epoch = rows_per_epoch
-        self.order_seed = seed
-        self.on_progress = on_progress
+        self.seed = seed
+        self.workers = workers or Workers()
+        self.tokens_per_forward = section.tokens_per_forward
+        self.is_recomputing = False
+        self.step = 0
         self.metrics: list[dict[str, float]] = []
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=TrainingRows(examples),
-            data_collator=collate,
+        self._unread: list[tuple[int, Tensor]] = []
+        self._kl_average: Tensor | None = None
+        self._in_pass: dict[int, int] = {}
+        self._matched = matched_rows(examples)
+        self._mismatched = mismatched_rows(examples, reference.partners) if reference else []
+        self.parameters = {name: each for name, each in policy.named_parameters() if each.requires_grad}
+        self.optimizer = torch.optim.Adam(
+            self.parameters.values(), lr=learning_rate, fused=policy.device.type == "cuda"
         )
-        self.remove_callback(PrinterCallback)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return EpochSampler(
-            self.examples,
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.section.num_epochs * steps_per_epoch(self.rows_per_epoch, self.section.global_batch_size)
+
+    def run(
+        self, on_progress: Progress | None = None, on_step: Callable[[Trainer], None] | None = None
+    ) -> list[dict[str, float]]:
+        """Train to the end, from the present step.
+
+        Args:
+            on_progress: called about once a second with each row of ``training_metrics`` since the last time.
+            on_step: called after each step, such as to write a checkpoint.
+
+        Returns:
+            A row of ``training_metrics`` a step.
+        """
+        last_report, num_reported = time.monotonic(), len(self.metrics)
+        while self.step < self.num_steps:
+            self.train_step()
+            if on_step:
+                on_step(self)
+            if self.step == self.num_steps or time.monotonic() - last_report >= REPORT_EVERY_S:
+                self.read_metrics()
+                for row in self.metrics[num_reported:]:
+                    if on_progress:
+                        on_progress(int(row["step"]), self.num_steps, row)
+                last_report, num_reported = time.monotonic(), len(self.metrics)
+        return self.metrics
+
+    def train_step(self) -> None:
+        """One optimiser step: z0, then the gradient of the loss over all rows, then Adam."""
+        rows = step_rows(
+            self.rows,
+            step=self.step,
             rows_per_epoch=self.rows_per_epoch,
-            rows_per_step=self.section.batch_size * self.section.gradient_accumulation,
-            seed=self.order_seed,
-            paired=self.paired,
+            batch_size=self.section.global_batch_size,
+            seed=self.seed,
+        )
+        average, sums = self._gradients(rows)
+        self._kl_average = average
+        gradients = [self._gradient(parameter) for parameter in self.parameters.values()]
+        self.workers.add_up([*gradients, sums])
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.section.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate_at(self.step)
+        self.optimizer.step()
+        self.step += 1
+        self._unread.append((self.step, torch.cat([sums, norm[None], average[None]])))
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate after so many steps."""
+        num_warmup = math.ceil(self.num_steps * self.section.warmup_ratio)
+        if step < num_warmup:
+            return self.learning_rate * step / num_warmup
+        return self.learning_rate * (self.num_steps - step) / max(1, self.num_steps - num_warmup)
+
+    def read_metrics(self) -> None:
+        """Bring :attr:`metrics` up to date, which waits for the device."""
+        if self._unread:
+            values = torch.stack([tensor for _, tensor in self._unread]).tolist()
+            self.metrics += [
+                self._metrics_row(step, each) for (step, _), each in zip(self._unread, values, strict=True)
+            ]
+            self._unread.clear()
+
+    def state(self) -> TrainingState:
+        """All that a restart needs, between two steps."""
+        self.read_metrics()
+        tensors = {}
+        for name, parameter in self.parameters.items():
+            tensors[f"parameter.{name}"] = parameter.detach().cpu().clone()
+            for moment in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{moment}.{name}"] = self.optimizer.state[parameter][moment].cpu().clone()
+        if self._kl_average is not None:
+            tensors["kl_average"] = self._kl_average.cpu().clone()
+        return TrainingState(self.step, tensors, {"metrics": self.metrics})
+
+    @torch.no_grad()
+    def restore(self, state: TrainingState) -> None:
+        """Go on from where a training on the same rows and settings was."""
+        self.step, self.metrics = state.step, list(state.values["metrics"])
+        device = self.policy.device
+        for name, parameter in self.parameters.items():
+            parameter.copy_(state.tensors[f"parameter.{name}"])
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(float(state.step), device=device if self.optimizer.defaults["fused"] else "cpu"),
+                **{name_: state.tensors[f"{name_}.{name}"].to(device) for name_ in ("exp_avg", "exp_avg_sq")},
+            }
+        average = state.tensors.get("kl_average")
+        self._kl_average = None if average is None else average.to(device)
+
+    def _gradients(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """z0 before the clamp, and this process's :data:`SUMS`; its gradients are in the parameters.
+
+        Raises:
+            OutOfMemory: and there is no smaller way to compute the step.
+        """
+        while True:
+            try:
+                self.optimizer.zero_grad()
+                average = self._kl_baseline(rows)
+                return average, self._backward(rows, average.clamp(min=0))
+            except torch.OutOfMemoryError as error:
+                self._make_room(error, rows)
+
+    def _make_room(self, error: torch.OutOfMemoryError, rows: Sequence[int]) -> None:
+        """Fewer tokens in a forward pass, then recomputation, for this step and those that follow; else give up."""
+        longest = max(_num_tokens(texts[row]) for texts in (self._matched, self._mismatched) if texts for row in rows)
+        can_accumulate = self.section.on_out_of_memory == "accumulate" and self.workers.size == 1
+        if can_accumulate and self.tokens_per_forward > longest:
+            self.tokens_per_forward = max(longest, self.tokens_per_forward // 2)
+        elif can_accumulate and not self.is_recomputing:
+            self.is_recomputing = True
+            enable_recomputation(self.policy.model)
+        else:
+            names = {self.examples[row].trace_id: length for row, length in self._in_pass.items()}
+            raise OutOfMemory(
+                out_of_memory_message(
+                    error,
+                    names,
+                    self.section,
+                    tokens_per_forward=self.tokens_per_forward,
+                    recompute=self.is_recomputing,
+                )
+            ) from error
+        if self.policy.device.type == "cuda":
+            torch.cuda.empty_cache()
+        logger.warning(
+            "out of memory at step %d: going on with %d tokens in a forward pass%s",
+            self.step + 1,
+            self.tokens_per_forward,
+            ", recomputing activations" * self.is_recomputing,
         )
 
-    def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, Any]], None]:
-        """Fetch the forward batches of one optimiser step, and work out what they share."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        batches = [self._prepare_inputs(batch) for batch in batches]
-        self.peft_model.eval()
-        with torch.no_grad():
-            self.begin_step(batches)
-        return batches, None
+    @torch.no_grad()
+    def _kl_baseline(self, rows: Sequence[int]) -> Tensor:
+        """z0 before the clamp, from the KL pairs of the step's rows or from their moving average; NaN for SFT.
 
-    def begin_step(self, batches: list[dict[str, Any]]) -> None:
-        """Compute what all forward batches of a step need, in evaluation mode and without gradient."""
-        raise NotImplementedError
+        Implements z0 of Eq. 3 of arXiv 2510.24794; the moving average is ``kl_decay`` × old + (1 − ``kl_decay``) × new.
+        """
+        if self.reference is None:
+            return torch.full((), math.nan, device=self.policy.device)
+        old, decay = self._kl_average, self.section.kl_decay
+        if old is not None and self.step % self.section.kl_every:
+            return old
+        new = kl_baseline(*self._kl_pairs(rows, self.reference)).raw
+        return new if old is None or not decay else decay * old + (1 - decay) * new
 
-    def step_metrics(self) -> dict[str, float]:
-        """The objective's own metrics of the step that just ended."""
-        raise NotImplementedError
+    def _kl_pairs(self, rows: Sequence[int], reference: Reference) -> tuple[Tensor, Tensor]:
+        """Summed log-probability of each KL pair's completion under policy and reference, of all processes."""
+        place = {row: number for number, row in enumerate(rows)}
+        summed = torch.zeros(len(rows), device=self.policy.device)
+        self.policy.eval()
+        for members, is_filler in self._passes(rows, self._mismatched):
+            batch = self._batch(members, self._mismatched)
+            logps = batch.by_row(self.policy(batch)).masked_fill(~batch.mask, 0.0).sum(-1)
+            if not is_filler:
+                summed.index_copy_(0, self._on_device([place[row] for row in members]), logps.to(summed.dtype))
+        self.workers.add_up([summed])
+        return summed, self._on_device([reference.kl_logps[row] for row in rows])
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add a row to ``metrics`` and report it; the summary at the end of training is not a step."""
-        super().log(logs, start_time)
-        if "loss" not in logs:
-            return
-        step = self.state.global_step
-        names = ("epoch", "loss", "grad_norm", "learning_rate")
-        row = {"step": step, **{name: float(logs[name]) for name in names}, **self.step_metrics()}
-        self.metrics.append(row)
-        if self.on_progress is not None:
-            self.on_progress(step, self.state.max_steps, row)
+    def _backward(self, rows: Sequence[int], clamped_baseline: Tensor) -> Tensor:
+        """Add the gradient of the step's mean loss over this process's rows; returns their :data:`SUMS`."""
+        self.policy.train()
+        if self.section.lora_dropout:
+            torch.manual_seed(
+                int(np.random.SeedSequence([self.seed, self.step, self.workers.rank]).generate_state(1)[0])
+            )
+        num_tokens = sum(len(self.examples[row].completion_ids) for row in rows)
+        sums = torch.zeros(len(SUMS), device=self.policy.device)
+        for members, is_filler in self._passes(rows, self._matched):
+            batch = self._batch(members, self._matched)
+            logps = batch.by_row(self.policy(batch))
+            if self.reference is None:
+                loss, found = self._supervised(logps, batch, num_tokens)
+            else:
+                loss, found = self._weighted_kto(logps, batch, members, self.reference, clamped_baseline, len(rows))
+            (loss * (not is_filler)).backward()
+            sums += found * (not is_filler)
+        return sums
 
-
-class StepState(NamedTuple):
-    """What the forward batches of a KTO step share, and the rewards they leave behind for the metrics."""
-
-    num_rows: int
-    kl_raw: Tensor
-    kl_clamped: Tensor
-    rewards: list[Tensor]
-    is_positive: list[Tensor]
-
-
-class WeightedKTOTrainer(AdapterTrainer):
-    """KTO on weighted log-ratios: MR-ALIGN, and with all weights 1 plain KTO.
-
-    Implements Eq. 2–4, 9, 11 and 12 of arXiv 2510.24794.
-    """
-
-    paired = True
-    step: StepState
-
-    def begin_step(self, batches: list[dict[str, Any]]) -> None:
-        """Estimate z0 from all mismatched pairs of the step, and add ``reference_logps`` to each batch."""
-        policy = [token_logps(self.peft_model, batch, "kl_").sum(-1) for batch in batches]
-        with self.peft_model.disable_adapter():
-            reference = [token_logps(self.peft_model, batch, "kl_").sum(-1) for batch in batches]
-            for batch in batches:
-                batch["reference_logps"] = token_logps(self.peft_model, batch)
-        baseline = kl_baseline(torch.cat(policy), torch.cat(reference))
-        num_rows = sum(len(batch["input_ids"]) for batch in batches)
-        self.step = StepState(num_rows, baseline.raw, baseline.clamped, [], [])
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Tensor:
-        """This batch's share of the mean loss over the step's rows."""
-        rewards_B = implicit_reward(
-            token_logps(model, inputs),
-            inputs["reference_logps"],
-            inputs["weights"],
-            inputs["labels"] != IGNORED,
+    def _weighted_kto(
+        self,
+        logps: Tensor,
+        batch: Batch,
+        members: Sequence[int],
+        reference: Reference,
+        clamped_baseline: Tensor,
+        num_rows: int,
+    ) -> tuple[Tensor, Tensor]:
+        """This pass's share of the mean loss over the step's rows (Eq. 2, 4, 9, 11, 12)."""
+        is_positive = self._on_device([self.examples[row].is_positive for row in members])
+        rewards = implicit_reward(
+            logps,
+            self._padded([reference.logps[row] for row in members]),
+            self._padded([torch.tensor(self.examples[row].weights) for row in members]),
+            batch.mask,
         )
-        losses_B = kto_loss(
-            rewards_B,
-            self.step.kl_clamped,
-            inputs["is_positive"],
+        losses = kto_loss(
+            rewards,
+            clamped_baseline,
+            is_positive,
             beta=self.section.beta,
             desirable_weight=self.section.desirable_weight,
             undesirable_weight=self.section.undesirable_weight,
         )
-        self.step.rewards.append(rewards_B.detach())
-        self.step.is_positive.append(inputs["is_positive"])
-        return losses_B.sum() / self.step.num_rows
+        loss = losses.sum() / num_rows
+        found = rewards.detach()
+        by_class = [sum_ for chosen in (is_positive, ~is_positive) for sum_ in ((found * chosen).sum(), chosen.sum())]
+        return loss, torch.stack([loss.detach(), *by_class])
 
-    def step_metrics(self) -> dict[str, float]:
-        """Mean reward of each class (NaN where the step has none), and z0 raw and clamped."""
-        rewards, is_positive = torch.cat(self.step.rewards), torch.cat(self.step.is_positive)
+    @staticmethod
+    def _supervised(logps: Tensor, batch: Batch, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """This pass's share of the mean cross-entropy over the step's completion tokens."""
+        loss = -logps.masked_fill(~batch.mask, 0.0).sum() / num_tokens
+        return loss, torch.cat([loss.detach()[None], loss.new_zeros(len(SUMS) - 1)])
+
+    def _passes(self, rows: Sequence[int], texts: Sequence[Row]) -> list[tuple[list[int], bool]]:
+        """This process's forward passes over some rows."""
+        lengths = {row: _num_tokens(texts[row]) for row in rows}
+        plans = aligned_passes(
+            rows, lengths, self.tokens_per_forward, self.workers.size, padded=not self.policy.is_packed
+        )
+        return [(each.rows, each.is_filler) for each in plans[self.workers.rank]]
+
+    def _batch(self, members: Sequence[int], texts: Sequence[Row]) -> Batch:
+        self._in_pass = {row: _num_tokens(texts[row]) for row in members}
+        return self.policy.batch([texts[row] for row in members])
+
+    def _metrics_row(self, step: int, values: Sequence[float]) -> dict[str, float]:
+        found = dict(zip((*SUMS, "grad_norm", "kl_raw"), values, strict=True))
         return {
-            "reward_positive": rewards[is_positive].mean().item(),
-            "reward_negative": rewards[~is_positive].mean().item(),
-            "kl_baseline": self.step.kl_clamped.item(),
-            "kl_raw": self.step.kl_raw.item(),
+            "step": step,
+            "epoch": step / steps_per_epoch(self.rows_per_epoch, self.section.global_batch_size),
+            "loss": found["loss"],
+            "reward_positive": _mean(found["reward_positive"], found["num_positive"]),
+            "reward_negative": _mean(found["reward_negative"], found["num_negative"]),
+            "kl_baseline": max(found["kl_raw"], 0.0) if self.reference else math.nan,
+            "kl_raw": found["kl_raw"],
+            "grad_norm": found["grad_norm"],
+            "learning_rate": self.rate_at(step - 1),
         }
 
+    def _gradient(self, parameter: Tensor) -> Tensor:
+        """The gradient, zero where no token of this process reached the parameter (an expert without tokens)."""
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        return parameter.grad
 
-class SupervisedTrainer(AdapterTrainer):
-    """Supervised fine-tuning: mean cross-entropy over the completion tokens of an optimiser step."""
+    def _on_device(self, values: Sequence[bool] | Sequence[int] | Sequence[float]) -> Tensor:
+        return torch.tensor(values).to(self.policy.device, non_blocking=True)
 
-    num_tokens: Tensor
-
-    def begin_step(self, batches: list[dict[str, Any]]) -> None:
-        """Count the completion tokens of the step."""
-        self.num_tokens = torch.stack([(batch["labels"] != IGNORED).sum() for batch in batches]).sum()
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Tensor:
-        """This batch's share of the mean loss over the step's completion tokens."""
-        return -token_logps(model, inputs).sum() / self.num_tokens
-
-    def step_metrics(self) -> dict[str, float]:
-        """SFT has neither rewards nor a KL baseline."""
-        return dict.fromkeys(("reward_positive", "reward_negative", "kl_baseline", "kl_raw"), float("nan"))
+    def _padded(self, rows: Sequence[Tensor]) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True).to(self.policy.device, non_blocking=True)
 
 
-def training_arguments(
-    section: TrainConfig, *, learning_rate: float, seed: int, output_dir: str, on_cpu: bool
-) -> TrainingArguments:
-    """Loop settings: linear warm-up and decay, Adam (AdamW without decay), a log a step, no files, no output.
+def _num_tokens(row: Row) -> int:
+    return len(row[0]) + len(row[1])
 
-    Args:
-        section: the train section of the config.
-        learning_rate: peak learning rate.
-        seed: seed of dropout.
-        output_dir: an existing folder; nothing is written there.
-        on_cpu: train on the CPU even where there is a GPU.
-    """
-    return TrainingArguments(
-        output_dir=output_dir,
-        per_device_train_batch_size=section.batch_size,
-        gradient_accumulation_steps=section.gradient_accumulation,
-        num_train_epochs=section.num_epochs,
-        learning_rate=learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=section.warmup_ratio,
-        optim="adamw_torch",
-        weight_decay=0.0,
-        max_grad_norm=section.max_grad_norm,
-        activation_checkpointing=section.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        seed=seed,
-        use_cpu=on_cpu,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_pin_memory=not on_cpu,
-    )
+
+def _mean(total: float, count: float) -> float:
+    return total / count if count else math.nan

@@ -9,8 +9,7 @@ def section():
     return TrainConfig(
         lora_r=4,
         lora_alpha=8,
-        batch_size=4,
-        gradient_accumulation=1,
+        global_batch_size=4,
         num_epochs=2,
         learning_rate=1e-2,
         max_length=64,

@@ -1,25 +1,18 @@
+import json
 import math
 
 import pytest
 import torch
 
-from mralign_core.training.collator import IGNORED, TrainingItem, collate
+from mralign_core.errors import OutOfMemory
+from mralign_core.training.checkpoints import TrainingState
 from mralign_core.training.examples import build_examples
-from mralign_core.training.lora import attach_lora
-from mralign_core.training.trainer import (
-    SupervisedTrainer,
-    WeightedKTOTrainer,
-    token_logps,
-    training_arguments,
-)
-from tests.core.training.tiny import (
-    CONFIGS,
-    END,
-    make_candidates,
-    make_model,
-    make_rewards,
-    randomise_adapter,
-)
+from mralign_core.training.logps import CompletionLogps
+from mralign_core.training.lora import attach_lora, enable_recomputation
+from mralign_core.training.reference import Reference, read_reference, reference_table
+from mralign_core.training.trainer import Trainer
+from tests.core.training.test_logps import plain_logps
+from tests.core.training.tiny import CONFIGS, END, make_candidates, make_model, make_rewards, randomise_adapter
 
 ARCHITECTURES = sorted(CONFIGS)
 
@@ -30,106 +23,95 @@ def make_examples(num_rows=6, weighted=True, **options):
     return build_examples(candidates, rewards, end_token_id=END, max_length=64).kept
 
 
-def make_trainer(kind, section, examples, tmp_path, architecture="qwen3", rows_per_epoch=None):
+def make_trainer(section, examples, architecture="qwen3", *, supervised=False, rows=None, is_fresh=False):
     model = attach_lora(make_model(architecture), section, seed=0)
-    randomise_adapter(model)
-    args = training_arguments(section, learning_rate=1e-3, seed=0, output_dir=str(tmp_path), on_cpu=True)
-    return kind(
-        model,
-        args,
+    if not is_fresh:
+        randomise_adapter(model)
+    policy = CompletionLogps(model)
+    reference = read_reference(reference_table(policy, examples, tokens_per_forward=10_000), examples)
+    return Trainer(
+        policy,
+        examples,
+        rows=range(len(examples)) if rows is None else rows,
+        reference=None if supervised else reference,
         section=section,
-        examples=examples,
-        rows_per_epoch=rows_per_epoch or len(examples),
+        learning_rate=1e-3,
+        rows_per_epoch=len(examples),
         seed=0,
     )
 
 
-def gradients(trainer):
-    """Gradients of the first optimiser step, summed over its forward batches; the loss too."""
-    section = trainer.section
-    batches, _ = trainer.get_batch_samples(
-        iter(trainer.get_train_dataloader()), section.gradient_accumulation, torch.device("cpu")
-    )
-    losses = [trainer.compute_loss(trainer.model, batch) for batch in batches]
-    sum(losses).backward()
-    return sum(losses).item(), {
-        name: parameter.grad.clone() for name, parameter in trainer.model.named_parameters() if parameter.requires_grad
-    }
+def step_of(trainer):
+    """The metrics of the next step, and its gradients before they are clipped to the norm."""
+    clip = trainer.section.max_grad_norm
+    trainer.train_step()
+    trainer.read_metrics()
+    row = trainer.metrics[-1]
+    scale = max(1.0, row["grad_norm"] / clip)
+    return row, {name: each.grad * scale for name, each in trainer.parameters.items()}
 
 
 def assert_same(first, second, rtol=1e-4):
     assert first.keys() == second.keys()
     for name in first:
-        scale = first[name].abs().max().item()
+        scale = second[name].abs().max().item()
         assert scale > 0, name
         torch.testing.assert_close(first[name], second[name], rtol=rtol, atol=rtol * scale, msg=name)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_logps_of_a_padded_batch_are_those_of_each_row_alone_and_of_plain_softmax(architecture):
-    model = make_model(architecture)
-    items = [TrainingItem(example, None) for example in make_examples()]
-    together = token_logps(model, collate(items, pad_token_id=3))
-    for row, item in enumerate(items):
-        ids = torch.tensor([item.example.prompt_ids + item.example.completion_ids])
-        start = len(item.example.prompt_ids)
-        plain = model(input_ids=ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[start - 1 :, 0]
-        torch.testing.assert_close(together[row, start : ids.shape[1]], plain, rtol=1e-5, atol=1e-5)
-        assert not together[row, :start].any() and not together[row, ids.shape[1] :].any()
+def assert_same_row(first, second, rel=1e-4):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert first[name] == pytest.approx(second[name], rel=rel, abs=1e-6, nan_ok=True), name
 
 
-@pytest.mark.parametrize("kind", [WeightedKTOTrainer, SupervisedTrainer])
+def with_options(section, **options):
+    return section.model_copy(update=options)
+
+
+@pytest.mark.parametrize("supervised", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_step_is_the_same_however_it_is_split_into_forward_batches(section, tmp_path, architecture, kind):
+def test_a_step_is_the_same_however_it_is_split_into_forward_passes(section, architecture, supervised):
     examples = make_examples(8, num_questions=5)
-    whole = section.model_copy(update={"batch_size": 8, "gradient_accumulation": 1})
-    split = section.model_copy(update={"batch_size": 2, "gradient_accumulation": 4})
-    loss_whole, gradients_whole = gradients(make_trainer(kind, whole, examples, tmp_path, architecture))
-    loss_split, gradients_split = gradients(make_trainer(kind, split, examples, tmp_path, architecture))
-    assert loss_whole == pytest.approx(loss_split, rel=1e-5)
-    assert_same(gradients_whole, gradients_split)
+    section = with_options(section, global_batch_size=8)
+    whole = step_of(make_trainer(section, examples, architecture, supervised=supervised))
+    for budget in (1, 40):
+        split = with_options(section, tokens_per_forward=budget)
+        row, gradients = step_of(make_trainer(split, examples, architecture, supervised=supervised))
+        assert_same_row(row, whole[0])
+        assert_same(gradients, whole[1])
 
 
-def test_gradient_checkpointing_changes_no_gradient(section, tmp_path):
-    examples = make_examples(4)
-    plain = make_trainer(WeightedKTOTrainer, section, examples, tmp_path)
-    recomputed = make_trainer(
-        WeightedKTOTrainer, section.model_copy(update={"gradient_checkpointing": True}), examples, tmp_path
-    )
-    recomputed.model.gradient_checkpointing_enable({"use_reentrant": False})
-    recomputed.model.train()
-    assert_same(gradients(plain)[1], gradients(recomputed)[1])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_recomputing_activations_changes_no_gradient(section, architecture):
+    plain, recomputed = (make_trainer(section, make_examples(4), architecture) for _ in range(2))
+    enable_recomputation(recomputed.policy.model)
+    assert_same(step_of(recomputed)[1], step_of(plain)[1])
 
 
-def test_dropout_touches_neither_the_reference_nor_the_kl_baseline(section, tmp_path):
-    found = []
+def test_dropout_touches_neither_the_kl_baseline_nor_another_steps_masks(section):
+    rows = []
     for dropout in (0.0, 0.5):
-        with_dropout = section.model_copy(update={"lora_dropout": dropout})
-        trainer = make_trainer(WeightedKTOTrainer, with_dropout, make_examples(4), tmp_path)
-        trainer.model.train()
-        loader = iter(trainer.get_train_dataloader())
-        [batch], _ = trainer.get_batch_samples(loader, 1, torch.device("cpu"))
-        found.append((trainer.step.kl_raw.item(), batch["reference_logps"]))
-    assert found[0][0] == found[1][0] != 0
-    assert torch.equal(found[0][1], found[1][1])
+        trainer = make_trainer(with_options(section, lora_dropout=dropout), make_examples(4))
+        rows.append(step_of(trainer)[0])
+    assert rows[0]["kl_raw"] == rows[1]["kl_raw"] != 0
+    assert rows[0]["reward_positive"] != rows[1]["reward_positive"]
+    torch.manual_seed(99)  # the masks follow from the seed and the step, not from what was drawn before
+    again = step_of(make_trainer(with_options(section, lora_dropout=0.5), make_examples(4)))[0]
+    assert again == rows[1]
 
 
-def test_a_weight_scales_exactly_its_segments_share_of_the_reward(section, tmp_path):
-    example = make_examples(2, weighted=False)[0]
-    doubled = example._replace(weights=[1.0, 1.0, 2.0, 2.0, 2.0, *example.weights[5:]])
-    other = make_examples(2, weighted=False)[1]
+def test_a_weight_scales_exactly_its_segments_share_of_reward_and_gradient(section):
+    """With z0 the same, a positive row's gradient is the sum over its tokens of weight × that token's gradient."""
+    example, other = make_examples(2, weighted=False)
     rewards = []
-    for first in (example, doubled):
-        trainer = make_trainer(WeightedKTOTrainer, section, [first, other], tmp_path)
-        gradients(trainer)
-        rewards.append(trainer.step_metrics())
-    start = len(example.prompt_ids)
-    batch = collate([TrainingItem(example, None)])
+    for first in (example, example._replace(weights=[1.0, 1.0, 2.0, 2.0, 2.0, *example.weights[5:]])):
+        rewards.append(step_of(make_trainer(section, [first, other]))[0])
+    trainer = make_trainer(section, [example, other])
     with torch.no_grad():
-        policy = token_logps(trainer.model.eval(), batch)
-        with trainer.model.disable_adapter():
-            logratios = (policy - token_logps(trainer.model, batch))[0]
-    segment = logratios[start + 2 : start + 5].sum().item()
+        policy = trainer.policy(trainer.policy.batch([(example.prompt_ids, example.completion_ids)]))
+    logratios = policy - trainer.reference.logps[0]
+    segment = logratios[2:5].sum().item()
     assert abs(segment) > 0.01
     assert rewards[1]["reward_positive"] - rewards[0]["reward_positive"] == pytest.approx(segment, rel=1e-4)
     assert rewards[0]["reward_positive"] == pytest.approx(logratios.sum().item(), rel=1e-4)
@@ -137,71 +119,184 @@ def test_a_weight_scales_exactly_its_segments_share_of_the_reward(section, tmp_p
     assert rewards[1]["kl_raw"] == rewards[0]["kl_raw"]
 
 
-def test_the_logits_of_prompt_tokens_get_no_gradient():
-    model = make_model("qwen3")
-    batch = collate([TrainingItem(example, None) for example in make_examples()])
-    kept = {}
-
-    def keep(module, inputs, output):
-        output.retain_grad()
-        kept["logits"] = output
-
-    model.lm_head.register_forward_hook(keep)
-    token_logps(model, batch).sum().backward()
-    gradient = kept["logits"].grad
-    first = batch["input_ids"].shape[1] - gradient.shape[1]
-    predicts_completion = torch.nn.functional.pad(batch["labels"] != IGNORED, (0, 1))[:, first + 1 :]
-    assert gradient.shape[1] < batch["input_ids"].shape[1]
-    assert torch.equal(gradient.abs().sum(-1) > 0, predicts_completion)
-
-
-@pytest.mark.parametrize("gradient_accumulation", [1, 3])
-def test_the_last_short_step_is_averaged_over_its_own_rows(section, tmp_path, gradient_accumulation):
-    section = section.model_copy(
-        update={"batch_size": 2, "gradient_accumulation": gradient_accumulation, "num_epochs": 1}
-    )
-    trainer = make_trainer(WeightedKTOTrainer, section, make_examples(7), tmp_path)
-    trainer.train()
-    assert len(trainer.metrics) == math.ceil(7 / (2 * gradient_accumulation))
-    # One row is left for the last step; its partner is from an earlier step.
-    assert trainer.step.num_rows == 1
-    assert len(trainer.step.rewards) == 1
-    assert math.isfinite(trainer.metrics[-1]["kl_raw"])
+def test_the_gradient_is_the_papers_equation_taken_by_autograd_from_the_models_own_logits(section):
+    examples = make_examples(5, num_questions=3)
+    trainer = make_trainer(with_options(section, global_batch_size=5), examples)
+    row, gradients = step_of(trainer)
+    fresh = make_trainer(section, examples)
+    model = fresh.policy.model.eval()
+    rewards = []
+    for example, reference in zip(examples, fresh.reference.logps, strict=True):
+        logps = plain_logps(model, [(example.prompt_ids, example.completion_ids)])
+        rewards.append(((logps - reference) * torch.tensor(example.weights)).sum())
+    baseline = max(row["kl_raw"], 0.0)
+    losses = [
+        1.0 * (1 - torch.sigmoid(section.beta * (reward - baseline)))
+        if example.is_positive
+        else 1.5 * (1 - torch.sigmoid(section.beta * (baseline - reward)))
+        for example, reward in zip(examples, rewards, strict=True)
+    ]
+    loss = sum(losses) / len(losses)
+    loss.backward()
+    assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert_same(gradients, {name: each.grad for name, each in fresh.parameters.items()})
 
 
-def test_first_step_has_no_margin_so_the_loss_is_half_the_mean_weight(section, tmp_path):
-    trainer = make_trainer(WeightedKTOTrainer, section, make_examples(4), tmp_path)
-    for name, parameter in trainer.model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.zeros_(parameter)
-    trainer.train()
-    first = trainer.metrics[0]
+@pytest.mark.parametrize("is_positive", [True, False])
+def test_a_step_of_a_single_class_is_right_and_the_other_class_has_no_reward(section, is_positive):
+    examples = [example._replace(is_positive=is_positive) for example in make_examples(4)]
+    row, _ = step_of(make_trainer(section, examples))
+    present, absent = ("positive", "negative") if is_positive else ("negative", "positive")
+    assert math.isfinite(row[f"reward_{present}"])
+    assert math.isnan(row[f"reward_{absent}"])
+
+
+@pytest.mark.parametrize("budget", [1, 10_000])
+def test_the_last_short_step_is_averaged_over_its_own_rows(section, budget):
+    section = with_options(section, global_batch_size=6, num_epochs=1, tokens_per_forward=budget)
+    examples = make_examples(7)
+    trainer = make_trainer(section, examples)
+    trainer.run()
+    assert len(trainer.metrics) == 2
+    alone = make_trainer(section, examples)
+    alone.restore(_before_last_step(section, examples))
+    with torch.no_grad():
+        row = trainer.metrics[-1]
+        assert math.isfinite(row["kl_raw"])
+        rewards = [row["reward_positive"], row["reward_negative"]]
+        [reward] = [value for value in rewards if not math.isnan(value)]
+        sign, weight = (1, 1.0) if rewards[0] == reward else (-1, 1.5)
+        expected = weight * (1 - 1 / (1 + math.exp(-section.beta * sign * (reward - row["kl_baseline"]))))
+        assert row["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def _before_last_step(section, examples):
+    trainer = make_trainer(section, examples)
+    trainer.train_step()
+    return trainer.state()
+
+
+def test_first_step_has_no_margin_so_the_loss_is_half_the_mean_weight(section):
+    trainer = make_trainer(section, make_examples(4), is_fresh=True)
+    first = step_of(trainer)[0]
     assert first["loss"] == pytest.approx((2 * 0.5 * 1.0 + 2 * 0.5 * 1.5) / 4)
-    assert first["reward_positive"] == first["reward_negative"] == first["kl_raw"] == 0
+    assert [first[name] for name in ("reward_positive", "reward_negative", "kl_raw")] == pytest.approx(
+        [0] * 3, abs=1e-4
+    )
 
 
-def test_metrics_and_progress_have_a_row_for_each_step(section, tmp_path):
+def test_metrics_and_progress_have_a_row_for_each_step(section):
     seen = []
-    trainer = make_trainer(WeightedKTOTrainer, section, make_examples(10), tmp_path)
-    trainer.on_progress = lambda step, total, row: seen.append((step, total, row))
-    trainer.train()
+    trainer = make_trainer(section, make_examples(10))
+    trainer.run(lambda step, total, row: seen.append((step, total, row)))
     assert [(step, total) for step, total, _ in seen] == [(step, 6) for step in range(1, 7)]
     assert [row for _, _, row in seen] == trainer.metrics
     rates = [row["learning_rate"] for row in trainer.metrics]
     assert rates == pytest.approx([0.0, 1e-3, 0.8e-3, 0.6e-3, 0.4e-3, 0.2e-3])
+    assert [row["epoch"] for row in trainer.metrics] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
     assert all(row["kl_baseline"] == max(row["kl_raw"], 0) for row in trainer.metrics)
 
 
-def test_sft_loss_is_the_mean_over_the_steps_completion_tokens(section, tmp_path):
+def test_sft_loss_is_the_mean_over_the_steps_completion_tokens(section):
     examples = make_examples(4)
-    trainer = make_trainer(SupervisedTrainer, section, examples, tmp_path)
-    loss, _ = gradients(trainer)
-    total, count = 0.0, 0
-    for example in examples:
-        ids = torch.tensor([example.prompt_ids + example.completion_ids])
-        labels = ids.clone()
-        labels[:, : len(example.prompt_ids)] = IGNORED
-        with torch.no_grad():
-            total += trainer.model(input_ids=ids, labels=labels).loss.item() * len(example.completion_ids)
-        count += len(example.completion_ids)
-    assert loss == pytest.approx(total / count, rel=1e-5)
+    trainer = make_trainer(section, examples, supervised=True)
+    with torch.no_grad():
+        logps = plain_logps(trainer.policy.model, [(each.prompt_ids, each.completion_ids) for each in examples])
+    row, _ = step_of(trainer)
+    assert row["loss"] == pytest.approx(-logps.mean().item(), rel=1e-5)
+    assert math.isnan(row["kl_raw"]) and math.isnan(row["kl_baseline"]) and math.isnan(row["reward_positive"])
+
+
+def test_the_baseline_is_estimated_anew_every_so_many_steps_and_averaged(section):
+    options = {"global_batch_size": 3, "num_epochs": 2}
+    exact = make_trainer(with_options(section, **options), make_examples(9))
+    held = make_trainer(with_options(section, kl_every=2, kl_decay=0.25, **options), make_examples(9))
+    calls = []
+    held._kl_pairs = lambda rows, reference, inner=held._kl_pairs: calls.append(held.step) or inner(rows, reference)
+    first = [step_of(each)[0]["kl_raw"] for each in (exact, held)]
+    assert first[0] == first[1]
+    assert step_of(held)[0]["kl_raw"] == first[1]
+    kept = held.state()
+    policy, reference = held._kl_pairs([0, 1, 2], held.reference)
+    held.run()
+    assert calls[:2] == [0, 2] and calls[2:] == [2, 4]
+    assert torch.equal(kept.tensors["kl_average"], torch.tensor(first[1]))
+    assert policy.shape == reference.shape == (3,)
+
+
+@pytest.mark.parametrize("options", [{}, {"kl_every": 3, "kl_decay": 0.5}, {"lora_dropout": 0.3}])
+@pytest.mark.parametrize("stop_after", [1, 3, 5])
+def test_going_on_from_a_state_gives_the_same_bits(section, options, stop_after):
+    section = with_options(section, **options)
+    examples = make_examples(10, num_questions=7)
+    whole = make_trainer(section, examples)
+    whole.run()
+    first = make_trainer(section, examples)
+    for _ in range(stop_after):
+        first.train_step()
+    stored = first.state()
+    stored = TrainingState(stored.step, stored.tensors, json.loads(json.dumps(stored.values)))
+    torch.manual_seed(4321)
+    second = make_trainer(section, examples, is_fresh=True)
+    second.restore(stored)
+    second.run()
+    assert json.dumps(second.metrics) == json.dumps(whole.metrics)
+    assert all(torch.equal(second.parameters[name], each) for name, each in whole.parameters.items())
+
+
+class _ScarceMemory:
+    """Raises as a device does that holds so many tokens; with recomputation it holds four times as many."""
+
+    def __init__(self, trainer, tokens):
+        self.trainer, self.tokens = trainer, tokens
+        self.inner = trainer.policy.batch
+        trainer.policy.batch = self
+
+    def __call__(self, rows):
+        size = sum(len(prompt) + len(completion) for prompt, completion in rows)
+        if size > self.tokens * (4 if self.trainer.is_recomputing else 1):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return self.inner(rows)
+
+
+def test_a_lack_of_memory_is_met_with_more_and_smaller_passes_and_the_same_result(section, caplog):
+    section = with_options(section, kl_every=1, kl_decay=0.5)
+    examples = make_examples(8)
+    plenty, scarce = (make_trainer(section, examples) for _ in range(2))
+    _ScarceMemory(scarce, 40)
+    for _ in range(3):
+        expected, found = step_of(plenty), step_of(scarce)
+        assert_same_row(found[0], expected[0], rel=1e-3)
+        assert_same(found[1], expected[1], rtol=1e-3)
+    assert scarce.tokens_per_forward <= 40
+    assert "out of memory at step 1" in caplog.text
+
+
+def test_recomputation_comes_last_and_then_the_error_names_the_row_and_the_setting(section):
+    examples = make_examples(4)
+    longest = max(examples, key=lambda each: len(each.prompt_ids) + len(each.completion_ids))
+    scarce = make_trainer(section, examples)
+    _ScarceMemory(scarce, 8)
+    step_of(scarce)
+    assert scarce.is_recomputing
+    hopeless = make_trainer(section, examples)
+    _ScarceMemory(hopeless, 1)
+    with pytest.raises(OutOfMemory, match=r"longest \d+ \(traces t\d.*train\.max_length") as caught:
+        hopeless.train_step()
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    assert longest.trace_id in {example.trace_id for example in examples}
+    stopping = make_trainer(with_options(section, on_out_of_memory="stop"), examples)
+    _ScarceMemory(stopping, 8)
+    with pytest.raises(OutOfMemory, match="on_out_of_memory"):
+        stopping.train_step()
+
+
+def test_only_the_chosen_rows_are_trained_on_while_partners_come_from_all(section):
+    examples = make_examples(8, num_questions=8)
+    positives = [row for row, example in enumerate(examples) if example.is_positive]
+    trainer = make_trainer(section, examples, rows=positives)
+    trainer.run()
+    assert all(math.isnan(row["reward_negative"]) for row in trainer.metrics)
+    assert trainer.num_steps == 4
+    assert isinstance(trainer.reference, Reference)
+    assert not set(trainer.reference.partners) <= set(positives)

@@ -1,0 +1,46 @@
+"""Load the base model to train on, or refuse it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mralign_core.config import ModelConfig, TrainConfig
+from mralign_core.errors import ConfigError
+from mralign_core.generation.loading import load_model_and_tokenizer
+from mralign_core.training.footprint import check_weights_fit
+from mralign_core.training.workers import Workers
+
+
+def load_base(
+    path: str | Path, section: TrainConfig, model_section: ModelConfig, *, workers: Workers, revision: str = ""
+) -> tuple[Any, Any]:
+    """The base model and its tokenizer.
+
+    Args:
+        path: folder or hub id.
+        section: the train section of the config.
+        model_section: the model section: precision and device.
+        workers: the processes that share the model; where its weights are to be spread over them, it stays on the CPU.
+        revision: hub revision.
+
+    Raises:
+        ConfigError: a precision that can't be trained or spread over devices, or weights that do not fit the device.
+    """
+    if model_section.dtype == "float16":
+        raise ConfigError("model.dtype 'float16' can't be trained without loss scaling: use 'bfloat16' or 'float32'")
+    if section.load_in_4bit and workers.is_sharded:
+        raise ConfigError(
+            "train.load_in_4bit does not go with an FSDP file in train.accelerate_config: leave one of them out"
+        )
+    check_weights_fit(
+        path,
+        model_section.dtype,
+        model_section.device,
+        load_in_4bit=section.load_in_4bit,
+        num_shards=workers.size if workers.is_sharded else 1,
+        revision=revision,
+    )
+    options: Any = {"load_in_4bit": True} if section.load_in_4bit else {}
+    device = "cpu" if workers.is_sharded else model_section.device
+    return load_model_and_tokenizer(path, model_section.dtype, device, revision=revision, **options)

@@ -1,0 +1,114 @@
+"""Checkpoints: the state of a training in the artifact store, from which any machine goes on.
+
+A checkpoint is an artifact of stage ``checkpoint/<key of the adapter>``, with its step for a key. Its manifest, written
+last, is what makes it one: no other record could disagree with it, so a process may be killed between any two
+operations. The newest and the one before are kept; the others go, manifest first.
+
+Files are safetensors and JSON in Python's dialect, which has NaN and writes every float so that it reads back the same.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mralign_core.errors import ArtifactError, StorageError
+from mralign_core.storage import ArtifactStore
+
+logger = logging.getLogger("mralign_core.training")
+
+TENSORS, VALUES = "state.safetensors", "state.json"
+
+
+class TrainingState(NamedTuple):
+    """Everything that a training needs to go on as if it had never stopped."""
+
+    step: int
+    """Optimiser steps done."""
+    tensors: dict[str, Tensor]
+    """Adapter parameters, moments of the optimiser, random states (uint8), on the CPU."""
+    values: dict[str, Any]
+    """JSON values: metrics rows, averages. NaN and infinities are allowed."""
+
+
+class Checkpoints(Protocol):
+    """Where the states of one training are kept."""
+
+    def latest(self) -> TrainingState | None:
+        """The newest state that is whole, or None when the training starts anew."""
+
+    def save(self, state: TrainingState) -> None:
+        """Keep a state."""
+
+    def clear(self) -> None:
+        """Forget all states: the adapter is published."""
+
+
+class StoredCheckpoints:
+    """The checkpoints of one adapter in an artifact store.
+
+    Args:
+        store: the store.
+        key: cache key of the adapter, so that only the same training ever finds them.
+    """
+
+    def __init__(self, store: ArtifactStore, key: str) -> None:
+        self._store = store
+        self._stage = f"checkpoint/{key}"
+
+    def latest(self) -> TrainingState | None:
+        """The newest state whose digests are right; a log line says why a newer one is not used."""
+        for key in reversed(self._store.keys(self._stage)):
+            try:
+                if ref := self._store.find(self._stage, key):
+                    return _read(self._store.open_directory(ref))
+            except ArtifactError as error:
+                logger.warning("not going on from checkpoint %s: %s", key, error)
+        return None
+
+    def save(self, state: TrainingState) -> None:
+        """Keep a state and the one before it.
+
+        A store that is down does not stop the training: a warning says so, and the next checkpoint is another attempt.
+        """
+        try:
+            self._publish(state)
+        except (StorageError, ArtifactError) as error:
+            logger.warning("step %d is not in a checkpoint: %s", state.step, error)
+            return
+        earlier = [key for key in self._store.keys(self._stage) if key < _key(state.step)]
+        before = next((key for key in reversed(earlier) if self._store.find(self._stage, key)), None)
+        self._remove_all_but(_key(state.step), before)
+
+    def clear(self) -> None:
+        """Remove every checkpoint of this adapter."""
+        self._remove_all_but()
+
+    def _publish(self, state: TrainingState) -> None:
+        with tempfile.TemporaryDirectory(prefix="mralign-") as scratch:
+            save_file({name: tensor.contiguous() for name, tensor in state.tensors.items()}, Path(scratch, TENSORS))
+            Path(scratch, VALUES).write_text(json.dumps({"step": state.step, "values": state.values}))
+            self._store.publish(self._stage, _key(state.step), Path(scratch), parents=[], fingerprint={})
+
+    def _remove_all_but(self, *kept: str | None) -> None:
+        try:
+            for key in self._store.keys(self._stage):
+                if key not in kept:
+                    self._store.remove(self._stage, key)
+        except StorageError as error:  # a write-once bucket refuses it, and that is fine
+            logger.info("old checkpoints stay in the store: %s", error)
+
+
+def _key(step: int) -> str:
+    return f"step-{step:09d}"
+
+
+def _read(directory: Path) -> TrainingState:
+    record = json.loads((directory / VALUES).read_text())
+    return TrainingState(record["step"], load_file(directory / TENSORS), record["values"])

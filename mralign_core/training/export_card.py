@@ -1,0 +1,115 @@
+"""The card of an exported adapter or merged model: the adapter's own, with what the run that trained it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mralign_core.config import Variant
+from mralign_core.generation.vllm_sampler import LORA_RANKS
+from mralign_core.training.card import DATA, LOAD_ADAPTER, TITLES, USE, bullets, card_head
+
+HERE = "path/to/this/folder"
+LOAD_MERGED = f"""\
+```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{HERE}", dtype="auto")
+```
+"""
+RESULTS = {"acc": "Acc", "mis": "Mis", "em_thought": "EM_t", "em_answer": "EM_a"}
+USED_TO = {"train": "align on", "eval": "evaluate on"}
+
+
+class RunFacts(NamedTuple):
+    """What a run knows of the adapter that it trained."""
+
+    questions: pd.DataFrame
+    """Rows of table ``questions``; their splits and sources are counted."""
+    funnel: pd.DataFrame
+    """Yield of the selection: ``step, kept, dropped, reason``."""
+    summary: pd.DataFrame | None
+    """Metrics of each variant, as :func:`~mralign_core.evaluation.metrics.summarize` has them; None: not evaluated."""
+    differences: pd.DataFrame | None
+    """Their paired differences, as :func:`~mralign_core.evaluation.metrics.paired_differences` has them."""
+    confidence: float
+    """Coverage of the intervals."""
+
+
+def adapter_card(text: str, base_model: str, variant: Variant, run: RunFacts, *, rank: int) -> str:
+    """The card of an exported adapter.
+
+    Args:
+        text: the card in the adapter's artifact.
+        base_model: name of the base model.
+        variant: what was trained.
+        run: the run's facts.
+        rank: rank of the adapter.
+    """
+    use = LOAD_ADAPTER.format(base_model=base_model) + f"\nWith vLLM: {serve_command(base_model, variant, rank)}\n"
+    return card_head(base_model, variant) + _body(text, variant, run) + use
+
+
+def merged_card(text: str, base_model: str, variant: Variant, run: RunFacts, *, rounding: str) -> str:
+    """The card of a model with the adapter merged into it.
+
+    Args:
+        text: the card in the adapter's artifact.
+        base_model: name of the base model.
+        variant: what was trained.
+        run: the run's facts.
+        rounding: what merging cost, in words.
+    """
+    use = f"{LOAD_MERGED}\nWith vLLM: `vllm serve {HERE}`\n\n{rounding}\n"
+    return card_head(base_model, variant, is_merged=True) + _body(text, variant, run) + use
+
+
+def serve_command(base_model: str, variant: Variant, rank: int, path: str = HERE) -> str:
+    """The command that serves an adapter with vLLM, which makes room for some ranks only."""
+    room = next((room for room in LORA_RANKS if room >= rank), None)
+    if room is None:
+        return f"merge it first, since rank {rank} is more than the {LORA_RANKS[-1]} that vLLM takes"
+    return f"`vllm serve {base_model} --enable-lora --max-lora-rank {room} --lora-modules {variant}={path}`"
+
+
+def _body(text: str, variant: Variant, run: RunFacts) -> str:
+    return f"{text[text.index(DATA) : text.index(USE)]}{_origin(run)}\n{_results(variant, run)}\n{USE}"
+
+
+def _origin(run: RunFacts) -> str:
+    sizes = run.questions.groupby(["split", "source"], sort=False).size()
+    sources = {f"questions to {USED_TO[split]}, {source}": f"{size:,}" for (split, source), size in sizes.items()}
+    steps = [
+        (row.step, f"{row.kept:,}", f"{row.dropped:,}" if row.dropped else "", row.reason)
+        for row in run.funnel.itertuples()
+    ]
+    return f"## Where the data comes from\n{bullets(sources)}\n\n{_table(('step', 'kept', 'dropped', 'why'), steps)}\n"
+
+
+def _results(variant: Variant, run: RunFacts) -> str:
+    if run.summary is None or run.differences is None:
+        return "## Results\nNot evaluated.\n"
+    levels = run.summary.set_index(["stratum", "variant"])
+    paired = run.differences.query("variant == @variant and baseline == 'on'").set_index(["stratum", "metric"])
+    rows = [
+        (stratum, name, *(f"{levels.loc[(stratum, each), metric]:.3f}" for each in ("on", variant)), _shift(shift))
+        for stratum in levels.index.unique("stratum")
+        for metric, name in RESULTS.items()
+        for _, shift in paired.loc[[(stratum, metric)]].iterrows()
+    ]
+    columns = ("questions", "metric", "before", TITLES[variant], f"difference ({run.confidence:.0%} interval)")
+    return (
+        f"## Results\n{int(levels['num_questions'].max()):,} questions, with thinking on. Acc: thinking and answer both "
+        "name a gold answer; Mis: exactly one of them does. Intervals are bootstraps over questions, paired with the "
+        f"model before training.\n\n{_table(columns, rows)}\n"
+    )
+
+
+def _shift(row: Any) -> str:
+    return f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *rows))

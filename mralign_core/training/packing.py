@@ -1,0 +1,162 @@
+"""Rows to tensors: one after another without padding, or padded where a model's layers can't keep them apart.
+
+Rows that stand in one sequence must not see each other. Positions start again at each row, and attention is computed
+row by row (:func:`packed_attention`), by the kernel for that where there is one; so a batch costs what its tokens cost.
+
+Shapes: N tokens of all rows, C completion tokens of all rows, B rows, T completion tokens of the longest row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AttentionInterface, AttentionMaskInterface
+
+PACKED = "mralign_packed"
+"""Name of the attention under which transformers finds :func:`packed_attention`."""
+
+
+class Batch(NamedTuple):
+    """Rows of one forward pass."""
+
+    model_inputs: dict[str, Any]
+    """What the model takes: ``input_ids`` (1, N) and what keeps the rows apart, or padded (B, longest) and a mask."""
+    positions: Tensor
+    """(C,) where in the flattened sequence the token before each completion token stands, which predicts it."""
+    targets: Tensor
+    """(C,) the completion tokens."""
+    grid: Tensor
+    """(B, T) for each row the places of its completion tokens among the C; 0 where ``mask`` is false."""
+    mask: Tensor
+    """(B, T) true for completion tokens."""
+
+    def by_row(self, values: Tensor) -> Tensor:
+        """(C,) values of the completion tokens as (B, T), with anything where ``mask`` is false."""
+        return values[self.grid]
+
+
+def make_batch(rows: Sequence[tuple[list[int], list[int]]], device: torch.device, *, padded: bool = False) -> Batch:
+    """Tensors of rows given as prompt and completion ids.
+
+    Args:
+        rows: B pairs; no prompt is empty.
+        device: where the tensors go.
+        padded: pad the rows instead of packing them.
+
+    Example:
+        >>> batch = make_batch([([5, 6], [7, 8]), ([5], [9])], torch.device("cpu"))
+        >>> batch.model_inputs["input_ids"].tolist(), batch.model_inputs["position_ids"].tolist()
+        ([[5, 6, 7, 8, 5, 9]], [[0, 1, 2, 3, 0, 1]])
+        >>> batch.positions.tolist(), batch.targets.tolist(), batch.grid.tolist()
+        ([1, 2, 4], [7, 8, 9], [[0, 1], [2, 0]])
+    """
+    lengths = [len(prompt) + len(completion) for prompt, completion in rows]
+    starts = (
+        [row * max(lengths) for row in range(len(rows))] if padded else [sum(lengths[:row]) for row in range(len(rows))]
+    )
+    positions = [
+        start + place
+        for start, (prompt, completion) in zip(starts, rows, strict=True)
+        for place in range(len(prompt) - 1, len(prompt) + len(completion) - 1)
+    ]
+    sizes = [len(completion) for _, completion in rows]
+    places = torch.arange(len(positions)).split(sizes)
+    mask = pad_sequence([torch.ones(size, dtype=torch.bool) for size in sizes], batch_first=True)
+    ids = [prompt + completion for prompt, completion in rows]
+    inputs = _padded_inputs(ids) if padded else _packed_inputs(ids)
+    return Batch(
+        {name: _send(value, device) for name, value in inputs.items()},
+        _send(torch.tensor(positions), device),
+        _send(torch.tensor([token for _, completion in rows for token in completion]), device),
+        _send(pad_sequence(list(places), batch_first=True), device),
+        _send(mask, device),
+    )
+
+
+def _packed_inputs(ids: Sequence[list[int]]) -> dict[str, Any]:
+    lengths = [len(row) for row in ids]
+    borders = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+    return {
+        "input_ids": torch.tensor([[token for row in ids for token in row]]),
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        "cu_seq_lens_q": borders,
+        "cu_seq_lens_k": borders,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+        "row_lengths": tuple(lengths),
+    }
+
+
+def _padded_inputs(ids: Sequence[list[int]]) -> dict[str, Any]:
+    rows = [torch.tensor(row) for row in ids]
+    return {
+        "input_ids": pad_sequence(rows, batch_first=True),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+    }
+
+
+def _send(value: Any, device: torch.device) -> Any:
+    """To a GPU without waiting for it."""
+    if not isinstance(value, Tensor) or device.type == "cpu":
+        return value
+    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each row of a packed sequence; transformers' interface.
+
+    Args:
+        module: the attention layer; unused.
+        query: (1, heads, N, size).
+        key: (1, key heads, N, size).
+        value: (1, key heads, N, size).
+        attention_mask: unused, None.
+        scaling: of the scores.
+        dropout: of the scores; 0 in a frozen model.
+        options: ``row_lengths`` and what FlashAttention takes, as :func:`make_batch` gives them; without them, each
+            element of the batch is one row, padded at its end if at all.
+
+    Returns:
+        (1, N, heads, size), and no scores.
+    """
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and "row_lengths" in options:
+        queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
+        attended: Any = varlen_attn(
+            queries,
+            keys,
+            values,
+            options["cu_seq_lens_q"],
+            options["cu_seq_lens_k"],
+            options["max_length_q"],
+            options["max_length_k"],
+            scale=scaling,
+            window_size=(-1, 0),
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        return attended[None], None
+    lengths = options.get("row_lengths", (query.shape[2],))
+    rows = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    attended_rows = [
+        functional.scaled_dot_product_attention(*row, is_causal=True, scale=scaling, enable_gqa=True)  # type: ignore[misc]
+        for row in rows
+    ]
+    return torch.cat(attended_rows, dim=2).transpose(1, 2), None
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, lambda *_, **__: None)

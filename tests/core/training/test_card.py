@@ -1,0 +1,137 @@
+"""What a card says, and that nothing which can't change the adapter is on it."""
+
+import math
+
+import pandas as pd
+import pytest
+import yaml
+
+from mralign_core.config import TrainConfig
+from mralign_core.training.card import model_card
+from mralign_core.training.examples import TrainingExample
+from mralign_core.training.export_card import RunFacts, adapter_card, merged_card, serve_command
+
+ROWS = [
+    TrainingExample("t0", "q0", [1], [2, 3, 4], [2.0, 0.5, 1.0], True),
+    TrainingExample("t1", "q1", [1], [2, 3], [0.4, 1.0], False),
+]
+METRICS = [
+    {
+        "step": step,
+        "loss": 0.5 / step,
+        "reward_positive": 0.1 * step,
+        "reward_negative": math.nan if step == 12 else -0.2,
+        "kl_baseline": 0.03,
+    }
+    for step in range(1, 13)
+]
+RUN = RunFacts(
+    questions=pd.DataFrame({"split": ["train", "train", "eval"], "source": ["nq_open", "nq_open", "popqa"]}),
+    funnel=pd.DataFrame(
+        [("drawn", 1200, 0, ""), ("matched", 300, 900, "no gold answer")], columns=["step", "kept", "dropped", "reason"]
+    ),
+    summary=pd.DataFrame(
+        [
+            {"variant": variant, "stratum": "(all)", "num_questions": 42, "acc": acc, "mis": mis}
+            | {"em_thought": 0.6, "em_answer": 0.5}
+            for variant, acc, mis in [("off", None, None), ("on", 0.4, 0.3), ("mr_align", 0.52, 0.18)]
+        ]
+    ),
+    differences=pd.DataFrame(
+        [
+            {"variant": "mr_align", "baseline": baseline, "stratum": "(all)", "metric": metric}
+            | {"difference": shift, "low": shift - 0.05, "high": shift + 0.05, "num_questions": 42}
+            for baseline in ("on", "kto")
+            for metric, shift in [("acc", 0.12), ("mis", -0.12), ("em_thought", 0.0), ("em_answer", 0.0)]
+        ]
+    ),
+    confidence=0.95,
+)
+
+
+def card(section, variant="mr_align", **more):
+    return model_card(
+        "org/model", variant, section, seed=7, rows=ROWS, counts={"rows": 2, "too_long": 1}, facts={}, metrics=METRICS
+    )
+
+
+def front_matter(text):
+    return yaml.safe_load(text.split("---")[1])
+
+
+def test_card_states_data_weights_settings_and_what_training_reached():
+    text = card(TrainConfig(kl_every=4, kl_decay=0.5))
+    assert front_matter(text)["base_model"] == "org/model"
+    assert "- too long: 1" in text
+    assert "- positive: 3 tokens, mean 1.1667, standard deviation 0.6236" in text
+    assert {"- seed: 7", "- kl every: 4", "- kl decay: 0.5", "- global batch size: 64"} <= set(text.splitlines())
+    assert "- optimiser steps: 12; what follows is the mean over the last 10" in text
+    assert "- reward of positive traces (nats): 0.7500" in text
+    assert "- reward of negative traces (nats): -0.2000" in text
+    assert "- KL baseline z0 (nats): 0.0300" in text
+
+
+def test_sft_card_has_neither_rewards_nor_settings_of_kto():
+    sft = [
+        {**row, "reward_positive": math.nan, "reward_negative": math.nan, "kl_baseline": math.nan} for row in METRICS
+    ]
+    text = model_card("m", "sft", TrainConfig(), seed=0, rows=ROWS[:1], counts={}, facts={}, metrics=sft)
+    assert "reward of" not in text
+    assert "beta" not in text
+    assert "- sft learning rate: 0.0001" in text
+
+
+def test_operational_fields_are_not_on_the_card():
+    plain = TrainConfig()
+    operational = {
+        name: value
+        for name, value in {
+            "tokens_per_forward": 17,
+            "gradient_checkpointing": "always",
+            "on_out_of_memory": "stop",
+            "checkpoint_minutes": 3.5,
+            "accelerate_config": "elsewhere.yaml",
+            "report_to": "none",
+            "log_folder": "elsewhere",
+            "where": "deployment",
+        }.items()
+    }
+    fields = {name for name, field in TrainConfig.model_fields.items() if field.json_schema_extra}
+    assert fields == set(operational)
+    assert card(TrainConfig(**operational)) == card(plain)
+
+
+def test_exported_card_adds_sources_yield_and_results():
+    text = adapter_card(card(TrainConfig()), "org/model", "mr_align", RUN, rank=32)
+    assert text.startswith(card(TrainConfig()).partition("## How to use")[0])
+    assert "- questions to align on, nq open: 2" in text or "- questions to align on, nq_open: 2" in text
+    assert "| matched | 300 | 900 | no gold answer |" in text
+    assert "| (all) | Acc | 0.400 | 0.520 | +0.120 (+0.070 to +0.170) |" in text
+    assert "| (all) | Mis | 0.300 | 0.180 | -0.120 (-0.170 to -0.070) |" in text
+    assert "42 questions" in text
+    assert text.count("| Acc |") == 1
+    assert "--max-lora-rank 32 --lora-modules mr_align=" in text
+
+
+def test_card_without_a_report_says_so():
+    text = adapter_card(card(TrainConfig()), "m", "mr_align", RUN._replace(summary=None, differences=None), rank=8)
+    assert "Not evaluated" in text
+    assert "| Acc |" not in text
+
+
+def test_merged_card_is_of_a_model_not_of_an_adapter():
+    text = merged_card(card(TrainConfig()), "org/model", "mr_align", RUN, rounding="It took 3%.")
+    assert front_matter(text)["library_name"] == "transformers"
+    assert front_matter(text)["tags"] == ["mr-align"]
+    assert "PeftModel" not in text
+    assert "It took 3%." in text
+    assert "| (all) | Acc |" in text
+
+
+@pytest.mark.parametrize(("rank", "room"), [(1, 8), (8, 8), (32, 32), (33, 64), (257, 320), (512, 512)])
+def test_vllm_is_told_a_rank_that_it_has(rank, room):
+    assert f"--max-lora-rank {room} " in serve_command("m", "kto", rank)
+
+
+def test_rank_that_vllm_has_no_room_for_is_to_be_merged():
+    assert serve_command("m", "kto", 513).startswith("merge it first")
