@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows.printing import (
     console,
+    print_ablation,
     print_agreement,
     print_generation,
     print_label_set,
@@ -23,7 +25,7 @@ from flows.printing import (
     print_results,
 )
 from flows.server import use_server, wait_for_records
-from mralign_core.config import RunConfig, load_config
+from mralign_core.config import RunConfig, Variant, load_config
 from mralign_core.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ def run(
         return
     _check_store(settings)
     _check_label_set(settings)
+    _check_training(settings)
     if only in (None, Stage.prepare):
         _check_files(settings)
     with use_server() as server:
@@ -210,6 +213,71 @@ def induce_taxonomy(
 
 
 @app.command()
+def ablate(
+    config: ConfigOption = "pocket",
+    worlds: Annotated[int | None, typer.Option(min=1, help="Pocket worlds; in place of ablate.num_worlds.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Alignment seeds in each world; in place of ablate.num_seeds.")
+    ] = None,
+    arms: Annotated[
+        str, typer.Option(help="Arms to train, e.g. `kto,mr_align,placebo_within`; in place of ablate.arms.")
+    ] = "",
+    set_: SetOption = None,
+) -> None:
+    """Train several arms on the same data, over worlds and seeds, and print paired differences with their intervals.
+
+    Think-off and think-on are scored besides. Finished parts are found in the store: run it again to go on, or with
+    more worlds to add to them. docs/ablations.md says what each arm is.
+    """
+    given = {"num_worlds": worlds, "num_seeds": seeds, "arms": arms.split(",") if arms else None}
+    overrides = {f"ablate.{name}": value for name, value in given.items() if value is not None}
+    settings = read_config(config, {**_overrides(set_), **overrides})
+    from mralign_core.ablation.grid import arms_of
+
+    arms_of(settings)
+    _check_store(settings)
+    _check_label_set(settings)
+    _check_training(settings)
+    _check_files(settings)
+    with use_server() as server:
+        from flows.ablate import ablate as flow
+
+        _log_user_errors_briefly()
+        state = flow(settings, return_state=True)
+        wait_for_records(state)
+        if not state.is_completed():
+            _fail(state.result(raise_on_failure=False))
+        print_ablation(settings, state.result(), server)
+
+
+@app.command()
+def export(
+    directory: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    config: ConfigOption = "pocket",
+    variant: Annotated[Variant, typer.Option(help="Which trained variant.")] = "mr_align",
+    merge: Annotated[bool, typer.Option("--merge", help="Write a whole model, the adapter merged into it.")] = False,
+    input_: InputOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Write a trained adapter to a folder, its card completed with the results of the last run.
+
+    vLLM serves it with `vllm serve MODEL --enable-lora --max-lora-rank 32 --lora-modules mr_align=DIRECTORY`, and what
+    `--merge` writes with `vllm serve DIRECTORY`. Merging rounds the update to the model's precision; docs/training.md
+    says what that costs.
+    """
+    from flows.exporting import export as write
+    from flows.one_task import Inputs
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    settings = read_config(config, _overrides(set_))
+    target = directory.resolve()
+    found = write(settings, Inputs(settings, _pairs(input_, "--input")), variant, target, merge=merge)
+    rows = {"merged model" if merge else "adapter": target, "results": found.results, "serve it": found.serve}
+    for name, text in (rows | ({"precision": found.rounding} if merge else {})).items():
+        console.print(f"[bold]{name:<20}[/bold]{escape(str(text))}", soft_wrap=True, highlight=False)
+
+
+@app.command()
 def lineage(
     artifact: Annotated[
         str, typer.Argument(help="URI, stage/key, or the beginning of a key; the last run's report by default.")
@@ -282,6 +350,16 @@ def _check_files(config: RunConfig) -> None:
     read_question_sets(config.questions, config.model.pocket)
     if config.generate.source == "traces":
         read_jsonl(config.generate.traces_path, "generate.traces_path")
+
+
+def _check_training(config: RunConfig) -> None:
+    """Refuse, before hours of other work, curves that need a package and launch files that can't be followed."""
+    from mralign_core.training.curves import check_curves
+    from mralign_core.training.launch import read_accelerate_config
+
+    check_curves(config.train)
+    if config.train.accelerate_config and config.train.where == "inline":
+        read_accelerate_config(config.train.accelerate_config)
 
 
 def _check_label_set(config: RunConfig) -> None:

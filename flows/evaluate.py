@@ -10,7 +10,14 @@ from flows.fan_out import run_shards
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.dispatch import evaluate_on_pool
-from tasks.evaluate import collect_scores, score_shard, shards_to_score, variants_to_score, write_report
+from tasks.evaluate import (
+    BASELINES,
+    collect_scores,
+    evaluation_shards,
+    score_shard,
+    shards_to_score,
+    write_report,
+)
 from tasks.publishing import show_results
 from tasks.runs import last_adapters, last_run, remember
 from tasks.sampling import release_samplers
@@ -37,18 +44,24 @@ def evaluate(
     inputs = {name: ref for name, ref in given.items() if ref is not None}
     adapters = adapters or last_adapters(config)
     questions, model = inputs["questions"], inputs["model"]
-    if config.evaluate.where == "deployment":
-        evaluate_on_pool(config, questions, model, adapters)
-    shards = shards_to_score(config, questions, model, adapters)
-    made = _score(config, questions, model, adapters, shards)
-    scores = {
-        variant: collect_scores(config, variant, questions, model, adapters.get(variant), made.get(variant, []))
-        for variant in variants_to_score(config, questions)
-    }
+    scores = score_variants(config, questions, model, adapters)
     report = write_report(config, inputs, adapters, scores)
     remember(config, report=report)
     show_results(config, report)
     return report
+
+
+def score_variants(
+    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, adapters: Mapping[str, ArtifactRef]
+) -> dict[str, ArtifactRef]:
+    """Think-off, think-on and each adapter → its scores; none where there is no held-out question."""
+    if config.evaluate.where == "deployment":
+        evaluate_on_pool(config, questions, model, adapters)
+    made = _score(config, questions, model, adapters, shards_to_score(config, questions, model, adapters))
+    return {
+        variant: collect_scores(config, variant, questions, model, adapters.get(variant), made.get(variant, []))
+        for variant in ((*BASELINES, *adapters) if evaluation_shards(config, questions) else ())
+    }
 
 
 @flow(name="score-shards")

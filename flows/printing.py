@@ -172,6 +172,24 @@ def print_agreement(config: RunConfig, agreement: ArtifactRef, server: ServerAdd
         console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
 
 
+def print_ablation(config: RunConfig, ref: ArtifactRef, server: ServerAddress) -> None:
+    """Levels and paired differences of the arms, the sentence that says what they show, and where the rest is."""
+    from mralign_core.ablation.findings import ablation_tables, sentence
+    from mralign_core.storage import ArtifactStore
+    from tasks.ablate import FOREST_PNG, PAGE, read_ablation
+
+    found = read_ablation(config, ref)
+    for table in ablation_tables(found):
+        console.print(table)
+    for world, why in found.refused.items():
+        console.print(f"[yellow]left out[/yellow] world {world}: {escape(why)}", highlight=False, soft_wrap=True)
+    console.print(escape(sentence(found)), highlight=False, soft_wrap=True)
+    folder = ArtifactStore(config.storage).open_directory(ref)
+    rows = {"page": folder / PAGE, "figure": folder / FOREST_PNG, "this run in the UI": server.ui_hint}
+    for name, where in rows.items():
+        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
+
+
 def print_label_set(config: RunConfig, ref: ArtifactRef, output: Path | None, server: ServerAddress) -> None:
     """The induced labels, and how to use them."""
     from mralign_core.storage import ArtifactStore

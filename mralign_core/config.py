@@ -469,7 +469,7 @@ class TrainConfig(Section):
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the LoRA input."""
     target_modules: str = "all-linear"
-    """`all-linear`, or module names separated by commas."""
+    """`all-linear`, or module names separated by commas; `experts` stands for the stacked experts of a mixture."""
     learning_rate: float = Field(5e-6, gt=0)
     """Peak learning rate of KTO and MR-ALIGN."""
     sft_learning_rate: float = Field(1e-4, gt=0)
@@ -491,7 +491,7 @@ class TrainConfig(Section):
     kl_decay: float = Field(0.0, ge=0, lt=1)
     """Share of the old value that a new estimate of z0 leaves in its moving average; 0 takes the estimate itself."""
     load_in_4bit: bool = False
-    """Hold the frozen base model in 4 bits (NF4); needs bitsandbytes and a GPU."""
+    """Hold the frozen base model in 4 bits (NF4) while training; needs the package bitsandbytes."""
     tokens_per_forward: int = Field(8192, ge=1, json_schema_extra=OPERATIONAL)
     """Most tokens in one forward pass of one device; the rows of a step that exceed it are accumulated. A single longer
     row makes a pass of its own."""

@@ -1,5 +1,10 @@
 """Errors that a user can act on. The message names the field, the value, the limit, the row and the remedy."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
 
 class UserError(ValueError):
     """Something the user gave is wrong; repeating the same call cannot help, so it is never retried."""
@@ -34,4 +39,13 @@ class BudgetError(UserError):
 
 
 class OutOfMemory(ConfigError):
-    """A device ran out of memory, and this process has no smaller way to compute the same."""
+    """A device ran out of memory, and this process has no smaller way to compute the same.
+
+    Args:
+        message: which pass, and what to change.
+        smaller: fields of the train section with which new processes might have enough.
+    """
+
+    def __init__(self, message: str, smaller: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.smaller = dict(smaller or {})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from mralign_core.config import RunConfig
-from mralign_core.estimation import count_corpus, estimate_corpus, read_trace_batches
+from mralign_core.estimation import count_corpus, estimate_corpus, read_trace_batches, with_permuted_polarities
 from mralign_core.label_sets import label_set_of
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.caching import Built, Produced, Work, stage_task
@@ -25,12 +26,16 @@ def estimate_matrices(config: RunConfig, candidates: ArtifactRef, annotations: A
 
     def build(store: ArtifactStore, directory: Path) -> Built:
         taxonomy = label_set_of(config).taxonomy
-        batches = read_trace_batches(
+        read = partial(
+            read_trace_batches,
             store.open_file(candidates, "candidates.parquet"),
             store.open_file(annotations, "annotations.parquet"),
             labels_per_segment=config.estimate.labels_per_segment,
             taxonomy=taxonomy,
         )
+        batches = read()
+        if config.estimate.permute_polarity:
+            batches = with_permuted_polarities(batches, read(), seed=config.seed)
         corpus = count_corpus(batches, taxonomy.num_states, keep_traces=config.estimate.num_resamples > 0)
         with progress("resampling traces", "estimate") as report:
             rng = np.random.default_rng(config.seed)

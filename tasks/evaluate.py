@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,12 @@ def scores_shard_work(
 def shards_to_score(
     config: RunConfig, questions: ArtifactRef, model: ArtifactRef, adapters: Mapping[str, ArtifactRef]
 ) -> list[tuple[str, int, int]]:
-    """Variant and row range of each shard, of the variants whose scores are not there yet."""
+    """Variant and row range of each shard, of the baselines and adapters whose scores are not there yet."""
     store = ArtifactStore(config.storage)
     bounds = evaluation_shards(config, questions)
     return [
         (variant, *bound)
-        for variant in variants_to_score(config, questions)
+        for variant in (*BASELINES, *adapters)
         if scores_work(config, variant, questions, model, adapters.get(variant)).find(store) is None
         for bound in bounds
     ]
@@ -127,7 +128,7 @@ def score_shard(
             for draw in range(config.evaluate.num_draws)
         ]
         sampler = sampler_of(store, config, model, stage="evaluate", adapter=adapter)
-        with progress(f"evaluating {variant} {start}–{end}", f"evaluate-{variant.replace('_', '-')}") as report:
+        with progress(f"evaluating {variant} {start}–{end}", f"evaluate-{re.sub('[^a-z0-9]', '-', variant)}") as report:
             samples = sample_all(sampler, requests, Decoding.of(config.evaluate, config.seed), report)
         frame = score_answers(requests, samples, rows, sampler.family, config.match.rules)
         write_rows(directory, "scores.parquet", frame.assign(variant=variant), SCORES)

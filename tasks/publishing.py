@@ -20,6 +20,7 @@ from prefect.artifacts import Artifact, ImageArtifact, MarkdownArtifact, TableAr
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
+from mralign_core.ablation.findings import ablation_markdown
 from mralign_core.comparison.tables import agreement_markdown
 from mralign_core.config import RunConfig
 from mralign_core.evaluation import agreement_figures, diagnostic_findings, figures
@@ -29,6 +30,7 @@ from mralign_core.generation.draws import PARTLY_DRAWN, draws_table
 from mralign_core.label_sets import label_set_of
 from mralign_core.schemas import ANNOTATIONS, CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.ablate import FOREST_PNG, read_ablation
 from tasks.annotate import read_ledger
 from tasks.compare_annotators import read_agreement
 from tasks.diagnose import read_diagnostics
@@ -169,6 +171,16 @@ def show_label_set(config: RunConfig, label_set: ArtifactRef) -> None:
     _table("label-set-noise", [found["noise"]], "Open labels that are in no cluster, and their counts")
     picture = ArtifactStore(config.storage).open_file(label_set, MAP_PNG).read_bytes()
     _picture("cluster-map", picture, "Open labels by cosine distance, and the clusters among them")
+
+
+@for_the_eye
+def show_ablation(config: RunConfig, ablation: ArtifactRef) -> None:
+    """What the arms of an ablation show, and their forest plot."""
+    description = "Paired differences between the arms"
+    text = ablation_markdown(read_ablation(config, ablation))
+    _publish(MarkdownArtifact(key="ablation", description=description, markdown=text))
+    picture = ArtifactStore(config.storage).open_file(ablation, FOREST_PNG).read_bytes()
+    _picture("ablation-figure", picture, "Differences in Acc and Mis with their intervals")
 
 
 def _table(key: str, rows: list[Any] | dict[Any, Any], description: str) -> None:

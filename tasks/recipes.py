@@ -255,7 +255,7 @@ RECIPES: dict[str, Recipe] = {
             ("mralign_core.training.fit",),
             lambda config: {**_base_model(config), "seed": config.seed},
             inputs=("model", "candidates", "annotations"),
-            optional_inputs=("reference", "rewards"),
+            optional_inputs=("reference-logps", "rewards"),
         ),
         Recipe(
             "scores-shard",

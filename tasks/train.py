@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -10,8 +13,10 @@ from mralign_core.config import RunConfig, Variant
 from mralign_core.models import ModelLocation, limit_threads, locate_model, model_name
 from mralign_core.schemas import REFERENCE_LOGPS, TRAINING_METRICS
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from mralign_core.training import Watch, compute_reference, train_adapter
+from mralign_core.training import TrainingResult, Watch, compute_reference, train_adapter
 from mralign_core.training.checkpoints import StoredCheckpoints
+from mralign_core.training.curves import open_curves
+from mralign_core.training.launch import launch_adapter, launch_reference
 from tasks.caching import Built, Produced, Work, stage_task
 from tasks.progress import progress
 
@@ -33,7 +38,7 @@ def adapter_work(
     """The adapter of a variant. All train on the annotated traces; only MR-ALIGN depends on the weights."""
     inputs = {"model": model, "candidates": candidates, "annotations": annotations}
     if variant != "sft" and reference:
-        inputs["reference"] = reference
+        inputs["reference-logps"] = reference
     if variant == "mr_align" and rewards:
         inputs["rewards"] = rewards
     return Work("adapter", config, inputs, {"variant": variant, "settings": config.train.settings_of(variant)})
@@ -47,8 +52,9 @@ def reference_logps(
 
     def build(store: ArtifactStore, directory: Path) -> Built:
         location = _model(config, store, model)
+        compute = launch_reference if config.train.accelerate_config else compute_reference
         with progress("reference log-probabilities", "train-reference") as report:
-            table = compute_reference(
+            table = compute(
                 location.path,
                 _annotated(store, candidates, annotations),
                 section=config.train,
@@ -81,9 +87,17 @@ def train_variant(
     def build(store: ArtifactStore, directory: Path) -> Built:
         location = _model(config, store, model)
         traces = _annotated(store, candidates, annotations)
-        checkpoints = StoredCheckpoints(store, work.key)
-        with progress(f"training {variant}", f"train-{variant.replace('_', '-')}") as report:
-            result = train_adapter(
+        label = f"{variant}-{work.key[:8]}"  # arms of an ablation share the run and the variant
+        with (
+            progress(f"training {variant}", f"train-{variant.replace('_', '-')}") as report,
+            contextlib.closing(open_curves(config.train, config.name, label, key=work.key)) as curves,
+        ):
+            watch = Watch(
+                StoredCheckpoints(store, work.key),
+                curves,
+                lambda step, steps, row: report(step, steps, f"loss {row['loss']:.3f}"),
+            )
+            result = _trainer(work, watch)(
                 location.path,
                 traces,
                 table(store, "rewards", "rewards.parquet"),
@@ -93,11 +107,7 @@ def train_variant(
                 seed=config.seed,
                 directory=directory,
                 card={"candidates": candidates.rows, "annotated": len(traces)},
-                reference=table(store, "reference", "reference.parquet"),
-                watch=Watch(
-                    checkpoints,
-                    on_progress=lambda step, steps, row: report(step, steps, f"loss {row['loss']:.3f}"),
-                ),
+                reference=table(store, "reference-logps", "reference.parquet"),
                 revision=location.revision,
             )
         store.write_table(directory, "metrics.parquet", result.metrics, TRAINING_METRICS)
@@ -107,6 +117,13 @@ def train_variant(
     if not produced.was_cached:
         StoredCheckpoints(ArtifactStore(config.storage), work.key).clear()
     return produced
+
+
+def _trainer(work: Work, watch: Watch) -> Callable[..., TrainingResult]:
+    """Train in this process, or in those of ``train.accelerate_config``, which keep their checkpoints themselves."""
+    if not work.config.train.accelerate_config:
+        return functools.partial(train_adapter, watch=watch)
+    return functools.partial(launch_adapter, storage=work.config.storage, key=work.key, on_progress=watch.report)
 
 
 def _model(config: RunConfig, store: ArtifactStore, model: ArtifactRef) -> ModelLocation:

@@ -16,6 +16,7 @@ POCKET = Path(__file__).resolve().parent.parent / "deployments" / "configs" / "p
 SMALL: dict[str, object] = {
     "train.variants": ["kto", "mr_align"],
     "train.num_epochs": 1,
+    "train.report_to": "none",
     "evaluate.num_draws": 1,
     "evaluate.num_resamples": 100,
     "annotate.shard_size": 50,

@@ -7,6 +7,7 @@ Two ways in, one computation: :func:`labelled_traces` gives traces as Python lis
 :class:`TraceBatch`, from which everything is counted and weighed.
 """
 
+from mralign_core.estimation.alterations import weigh_corpus, with_permuted_polarities
 from mralign_core.estimation.bootstrap import MIN_TRACES_FOR_INTERVAL, draw_transitions
 from mralign_core.estimation.corpus import Corpus, count_corpus
 from mralign_core.estimation.estimators import MOST_ITERATIONS, Estimator, make_estimator
@@ -43,5 +44,7 @@ __all__ = [
     "make_estimator",
     "read_trace_batches",
     "traces_of_batch",
+    "weigh_corpus",
     "weigh_segments",
+    "with_permuted_polarities",
 ]

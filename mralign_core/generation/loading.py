@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from mralign_core.errors import ArtifactError, ConfigError
@@ -38,6 +47,7 @@ def load_model_and_tokenizer(
     adapter: str | Path | None = None,
     *,
     revision: str = "",
+    load_in_4bit: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model, an adapter on top of it if there is one, and the tokenizer.
 
@@ -47,17 +57,22 @@ def load_model_and_tokenizer(
         device: ``auto``, ``cpu`` or ``cuda``.
         adapter: PEFT adapter directory with safetensors weights.
         revision: hub revision; empty for the newest.
+        load_in_4bit: hold the linear layers but the head in 4 bits (NF4, its scales quantised too); they compute in
+            ``dtype``.
 
     Returns:
         The model in evaluation mode, and its tokenizer.
 
     Raises:
-        ConfigError: ``path`` holds no model that can be loaded, or the device is not there.
+        ConfigError: ``path`` holds no model that can be loaded, the device is not there, or 4 bits are asked for
+            without bitsandbytes.
         ArtifactError: the adapter directory has no safetensors weights.
     """
     target = resolve_device(device)
     tokenizer = load_tokenizer(path, revision)
     source, options = _source(path, revision)
+    if load_in_4bit:
+        options |= {"quantization_config": _four_bits(dtype), "device_map": {"": target}}
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, **options
@@ -66,7 +81,7 @@ def load_model_and_tokenizer(
         raise ConfigError(
             f"model.path {str(path)!r} holds no causal language model with safetensors weights: {error}"
         ) from error
-    model = model.to(target)
+    model = _keep_layout(model) if load_in_4bit else model.to(target)
     if adapter is not None:
         model = _with_adapter(model, Path(adapter))
     return model.eval(), tokenizer
@@ -85,6 +100,19 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerB
         raise ConfigError(f"model.path {str(path)!r} holds no tokenizer that transformers can load: {error}") from error
 
 
+def load_config(path: str | Path, revision: str = "") -> PreTrainedConfig:
+    """Load a model's configuration, without its weights; arguments as in :func:`load_model_and_tokenizer`.
+
+    Raises:
+        ConfigError: ``path`` holds no configuration.
+    """
+    source, options = _source(path, revision)
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.path {str(path)!r} holds no model configuration: {error}") from error
+
+
 def _source(path: str | Path, revision: str) -> tuple[str, dict[str, Any]]:
     local = Path(path)
     if local.suffix == ".gguf":
@@ -94,6 +122,28 @@ def _source(path: str | Path, revision: str) -> tuple[str, dict[str, Any]]:
     if local.is_absolute():
         raise ConfigError(f"model.path {str(path)!r} does not exist: name a folder with a model, or a hub id")
     return str(path), {"revision": revision} if revision else {}
+
+
+def _four_bits(dtype: str) -> BitsAndBytesConfig:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "train.load_in_4bit needs the package bitsandbytes: run `pip install bitsandbytes`, or set it to false"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+
+
+def _keep_layout(model: Any) -> Any:
+    # bitsandbytes 0.50 repacks CPU weights for good in the first pass without gradient, and has no gradient for the
+    # packed form: training would go on with wrong ones. May go when it has.
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from mralign_core.config import PocketConfig
-from mralign_core.errors import UserError
+from mralign_core.errors import QualityGateError
 from mralign_core.generation import Decoding, Sampler, SampleRequest, sample_all
 from mralign_core.method.matching import exact_match, thought_match
 from mralign_core.method.traces import ParsedCompletion, Tags, parse_completion
@@ -31,7 +31,7 @@ def check_quality(world: World, sampler: Sampler, config: PocketConfig) -> dict[
         traces that name the gold answer; both in [0, 1].
 
     Raises:
-        UserError: a value is below its limit.
+        QualityGateError: a value is below its limit.
     """
     dev = world.split("dev")
     one_hop = [question for question in dev if question.stratum == "one_hop"]
@@ -47,7 +47,7 @@ def check_quality(world: World, sampler: Sampler, config: PocketConfig) -> dict[
         if value < limits[name]
     ]
     if failed:
-        raise UserError(
+        raise QualityGateError(
             f"the pocket model of world_seed {config.world_seed}, after {config.pretrain_steps} steps, "
             f"is refused: on dev questions {' and '.join(failed)}. "
             "Raise model.pocket.pretrain_steps, or take another model.pocket.world_seed"

@@ -41,6 +41,8 @@ def load_base(
         num_shards=workers.size if workers.is_sharded else 1,
         revision=revision,
     )
-    options: Any = {"load_in_4bit": True} if section.load_in_4bit else {}
+    # Weights that are to be spread over devices are loaded on the CPU: one device could not hold all of them.
     device = "cpu" if workers.is_sharded else model_section.device
-    return load_model_and_tokenizer(path, model_section.dtype, device, revision=revision, **options)
+    return load_model_and_tokenizer(
+        path, model_section.dtype, device, revision=revision, load_in_4bit=section.load_in_4bit
+    )

@@ -84,7 +84,7 @@ def model_card(
     rows: Sequence[TrainingExample],
     counts: Mapping[str, int],
     facts: Mapping[str, Any],
-    metrics: Sequence[Mapping[str, float]] = (),
+    metrics: Sequence[Mapping[str, float]],
 ) -> str:
     """Markdown with the front matter that model hubs read.
 

@@ -6,12 +6,13 @@ queue, and when that thread has died of a full disk, the training waits for it f
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,16 +61,16 @@ def check_curves(section: TrainConfig) -> None:
         raise ConfigError("train.report_to 'wandb': that package is not installed; run 'pip install wandb'")
 
 
-def open_curves(section: TrainConfig, run_name: str, variant: str, *, first_step: int, key: str) -> Curves:
-    """The curves of one training, in ``train.log_folder/<run_name>/<variant>``.
+def open_curves(section: TrainConfig, run_name: str, label: str, *, key: str) -> Curves:
+    """The curves of one training, in ``train.log_folder/<run_name>/<label>``, opened with their first row.
 
-    What can't be written, for whatever reason, is a single warning and never stops the training.
+    From that row's step on, the curves of a training that was killed are replaced. What can't be written, for whatever
+    reason, is a single warning and never stops the training.
 
     Args:
         section: the train section of the config.
         run_name: name of the run.
-        variant: what is trained.
-        first_step: the first step that will be logged. Later ones of a training that was killed are replaced.
+        label: what is trained, apart from whatever else the run trains.
         key: cache key of the adapter, by which W&B knows that a restart goes on with the same run.
 
     Raises:
@@ -78,30 +79,36 @@ def open_curves(section: TrainConfig, run_name: str, variant: str, *, first_step
     check_curves(section)
     if section.report_to == "none":
         return NoCurves()
-    folder = Path(section.log_folder).expanduser() / run_name / variant
+    folder = Path(section.log_folder).expanduser() / run_name / label
     if section.report_to == "tensorboard":
-        return _Forgiving(lambda: TensorBoardCurves(folder, first_step))
-    return _Forgiving(lambda: WandbCurves(folder, f"{run_name}/{variant}", key, section.fingerprint()))
+        return _Forgiving(lambda first_step: TensorBoardCurves(folder, first_step))
+    return _Forgiving(lambda _: WandbCurves(folder, f"{run_name}/{label}", key, section.fingerprint()))
 
 
 class _Forgiving:
     """Curves that fall silent, after one warning, when they can't be written."""
 
-    def __init__(self, open_: Callable[[], Curves]) -> None:
-        self._curves: Curves = NoCurves()
-        self._curves = self._attempt(open_) or self._curves
+    def __init__(self, open_: Callable[[int], Curves]) -> None:
+        self._open = open_
+        self._curves: Curves | None = None
 
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Add a row."""
-        self._attempt(lambda: self._curves.log(step, row))
+        with self._silent_when_it_fails():
+            if self._curves is None:
+                self._curves = self._open(step)
+            self._curves.log(step, row)
 
     def close(self) -> None:
         """Write what is left."""
-        self._attempt(lambda: self._curves.close())
+        with self._silent_when_it_fails():
+            if self._curves is not None:
+                self._curves.close()
 
-    def _attempt(self, action: Callable[[], Any]) -> Any:
+    @contextlib.contextmanager
+    def _silent_when_it_fails(self) -> Iterator[None]:
         try:
-            return action()
+            yield
         except Exception as error:  # of many kinds, most of them W&B's own
             logger.warning("training goes on without curves: %s (see train.report_to, train.log_folder)", error)
             self._curves = NoCurves()
@@ -186,7 +193,12 @@ class Meter:
         self._num_tokens += num_tokens
 
     def read(self) -> dict[str, float]:
-        """``tokens_per_second`` since the last reading and, on a GPU, ``gpu_memory_mib``, the most since the start."""
+        """``tokens_per_second`` since the last reading and, on a GPU, ``gpu_memory_mib``, the most since the start.
+
+        Nothing where no token was counted since.
+        """
+        if not self._num_tokens:
+            return {}
         now = time.perf_counter()
         found = {"tokens_per_second": self._num_tokens / (now - self._started)}
         self._num_tokens, self._started = 0, now

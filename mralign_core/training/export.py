@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from transformers import PreTrainedModel
 
 from mralign_core.config import ModelConfig, Variant
 from mralign_core.errors import ConfigError
 from mralign_core.generation.loading import load_model_and_tokenizer
 from mralign_core.models import model_name
-from mralign_core.training.export_card import RunFacts, adapter_card, merged_card, serve_command
+from mralign_core.training.export_card import RunFacts, adapter_card, merged_card
 
 logger = logging.getLogger("mralign_core.training")
 
@@ -38,7 +38,7 @@ class Merged(NamedTuple):
     rounding: float
 
 
-def export_adapter(adapter: Path, directory: Path, model_section: ModelConfig, variant: Variant, run: RunFacts) -> str:
+def export_adapter(adapter: Path, directory: Path, model_section: ModelConfig, variant: Variant, run: RunFacts) -> None:
     """Copy an adapter, with its card completed.
 
     Args:
@@ -48,19 +48,15 @@ def export_adapter(adapter: Path, directory: Path, model_section: ModelConfig, v
         variant: what was trained.
         run: what the run knows of it.
 
-    Returns:
-        The command that serves it with vLLM.
-
     Raises:
         ConfigError: the folder has files already.
     """
     _claim(directory)
     shutil.copytree(adapter, directory, dirs_exist_ok=True)
     base_model = model_name(model_section)
-    rank = json.loads((adapter / "adapter_config.json").read_text())["r"]
-    text = adapter_card((adapter / CARD).read_text(encoding="utf-8"), base_model, variant, run, rank=rank)
-    (directory / CARD).write_text(text, encoding="utf-8")
-    return serve_command(base_model, variant, rank, str(directory)).strip("`")
+    text = (adapter / CARD).read_text(encoding="utf-8")
+    card = adapter_card(text, base_model, variant, run, adapter_config=read_adapter_config(adapter))
+    (directory / CARD).write_text(card, encoding="utf-8")
 
 
 def export_merged(
@@ -101,7 +97,7 @@ def export_merged(
     if merged.rounding > MUCH_ROUNDED:
         logger.warning("%s Serve the adapter instead, or merge with --set model.dtype=float32", told)
     text = (adapter / CARD).read_text(encoding="utf-8")
-    card = merged_card(text, model_name(model_section), variant, run, rounding=told)
+    card = merged_card(text, model_name(model_section), variant, run, dtype=model_section.dtype, rounding=told)
     (directory / CARD).write_text(card, encoding="utf-8")
     return told
 
@@ -125,12 +121,20 @@ def merge(model: Any) -> Merged:
     lost = learnt = 0.0
     layers: list[Any] = [module for module in model.modules() if isinstance(module, LoraLayer)]
     for layer in layers:
-        weight, update = layer.get_base_layer().weight, layer.get_delta_weight(model.active_adapter).float()
+        weight = layer.get_param() if isinstance(layer, ParamWrapper) else layer.get_base_layer().weight
+        update = layer.get_delta_weight(model.active_adapter).float()
         before = weight.float()
-        weight.copy_(before + update)
-        lost += float((weight.float() - before - update).square().sum())
+        merged = (before + update).to(weight.dtype)
+        lost += float((merged.float() - before - update).square().sum())
         learnt += float(update.square().sum())
+        weight.copy_(merged)
     return Merged(model.unload(), math.sqrt(lost / learnt) if learnt else 0.0)
+
+
+def read_adapter_config(adapter: Path) -> dict[str, Any]:
+    """PEFT's description of the adapter in a folder."""
+    values: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text())
+    return values
 
 
 def _claim(directory: Path) -> None:

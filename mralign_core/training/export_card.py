@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from mralign_core.config import Variant
 from mralign_core.generation.vllm_sampler import LORA_RANKS
-from mralign_core.training.card import DATA, LOAD_ADAPTER, TITLES, USE, bullets, card_head
+from mralign_core.training.card import DATA, LOAD_ADAPTER, TITLES, USE, card_head
 
 HERE = "path/to/this/folder"
 LOAD_MERGED = f"""\
@@ -38,7 +40,9 @@ class RunFacts(NamedTuple):
     """Coverage of the intervals."""
 
 
-def adapter_card(text: str, base_model: str, variant: Variant, run: RunFacts, *, rank: int) -> str:
+def adapter_card(
+    text: str, base_model: str, variant: Variant, run: RunFacts, *, adapter_config: Mapping[str, Any]
+) -> str:
     """The card of an exported adapter.
 
     Args:
@@ -46,13 +50,16 @@ def adapter_card(text: str, base_model: str, variant: Variant, run: RunFacts, *,
         base_model: name of the base model.
         variant: what was trained.
         run: the run's facts.
-        rank: rank of the adapter.
+        adapter_config: PEFT's ``adapter_config.json``.
     """
-    use = LOAD_ADAPTER.format(base_model=base_model) + f"\nWith vLLM: {serve_command(base_model, variant, rank)}\n"
+    use = (
+        LOAD_ADAPTER.format(base_model=base_model)
+        + f"\nWith vLLM: `{serve_adapter(base_model, variant, adapter_config)}`\n"
+    )
     return card_head(base_model, variant) + _body(text, variant, run) + use
 
 
-def merged_card(text: str, base_model: str, variant: Variant, run: RunFacts, *, rounding: str) -> str:
+def merged_card(text: str, base_model: str, variant: Variant, run: RunFacts, *, dtype: str, rounding: str) -> str:
     """The card of a model with the adapter merged into it.
 
     Args:
@@ -60,18 +67,29 @@ def merged_card(text: str, base_model: str, variant: Variant, run: RunFacts, *, 
         base_model: name of the base model.
         variant: what was trained.
         run: the run's facts.
+        dtype: precision of the merged weights.
         rounding: what merging cost, in words.
     """
-    use = f"{LOAD_MERGED}\nWith vLLM: `vllm serve {HERE}`\n\n{rounding}\n"
+    use = f"{LOAD_MERGED}\nWith vLLM: `{serve_merged(dtype)}`\n\n{rounding}\n"
     return card_head(base_model, variant, is_merged=True) + _body(text, variant, run) + use
 
 
-def serve_command(base_model: str, variant: Variant, rank: int, path: str = HERE) -> str:
-    """The command that serves an adapter with vLLM, which makes room for some ranks only."""
+def serve_adapter(model: str, variant: Variant, adapter_config: Mapping[str, Any], path: str = HERE) -> str:
+    """The command that serves an adapter beside its model with vLLM, which makes room for some ranks only."""
+    rank, experts = adapter_config["r"], adapter_config.get("target_parameters")
     room = next((room for room in LORA_RANKS if room >= rank), None)
     if room is None:
-        return f"merge it first, since rank {rank} is more than the {LORA_RANKS[-1]} that vLLM takes"
-    return f"`vllm serve {base_model} --enable-lora --max-lora-rank {room} --lora-modules {variant}={path}`"
+        return f"none: rank {rank} is more than the {LORA_RANKS[-1]} that vLLM takes; export it with --merge"
+    options, named = f"--enable-lora --max-lora-rank {room}", f"{variant}={path}"
+    if experts:  # PEFT has the experts of a layer in one matrix; vLLM loads these when told to
+        options += " --enable-mixed-moe-lora-format"
+        named = json.dumps({"name": variant, "path": path, "is_3d_lora_weight": True})
+    return f"vllm serve {model} {options} --lora-modules {shlex.quote(named)}"
+
+
+def serve_merged(dtype: str, path: str = HERE) -> str:
+    """The command that serves a merged model with vLLM, which would round float32 weights unless told not to."""
+    return f"vllm serve {path}" + " --dtype float32" * (dtype == "float32")
 
 
 def _body(text: str, variant: Variant, run: RunFacts) -> str:
@@ -80,12 +98,13 @@ def _body(text: str, variant: Variant, run: RunFacts) -> str:
 
 def _origin(run: RunFacts) -> str:
     sizes = run.questions.groupby(["split", "source"], sort=False).size()
-    sources = {f"questions to {USED_TO[split]}, {source}": f"{size:,}" for (split, source), size in sizes.items()}
+    sources = [f"- questions to {USED_TO[split]}, {source}: {size:,}" for (split, source), size in sizes.items()]
     steps = [
         (row.step, f"{row.kept:,}", f"{row.dropped:,}" if row.dropped else "", row.reason)
         for row in run.funnel.itertuples()
     ]
-    return f"## Where the data comes from\n{bullets(sources)}\n\n{_table(('step', 'kept', 'dropped', 'why'), steps)}\n"
+    lines = ["## Where the data comes from", *sources, "", _table(("step", "kept", "dropped", "why"), steps), ""]
+    return "\n".join(lines)
 
 
 def _results(variant: Variant, run: RunFacts) -> str:
@@ -100,11 +119,12 @@ def _results(variant: Variant, run: RunFacts) -> str:
         for _, shift in paired.loc[[(stratum, metric)]].iterrows()
     ]
     columns = ("questions", "metric", "before", TITLES[variant], f"difference ({run.confidence:.0%} interval)")
-    return (
-        f"## Results\n{int(levels['num_questions'].max()):,} questions, with thinking on. Acc: thinking and answer both "
-        "name a gold answer; Mis: exactly one of them does. Intervals are bootstraps over questions, paired with the "
-        f"model before training.\n\n{_table(columns, rows)}\n"
+    told = (
+        f"{int(levels['num_questions'].max()):,} questions, with thinking on. Acc: thinking and answer both name a "
+        "gold answer; Mis: exactly one of them does. Intervals are bootstraps over questions, paired with the model "
+        "before training."
     )
+    return f"## Results\n{told}\n\n{_table(columns, rows)}\n"
 
 
 def _shift(row: Any) -> str:

@@ -25,7 +25,7 @@ from mralign_core.schemas import TRAINING_METRICS
 from mralign_core.training.base import load_base
 from mralign_core.training.card import model_card
 from mralign_core.training.checkpoints import Checkpoints
-from mralign_core.training.curves import Curves
+from mralign_core.training.curves import Curves, Meter
 from mralign_core.training.examples import Examples, TrainingExample, build_examples
 from mralign_core.training.footprint import Job, fit
 from mralign_core.training.logps import CompletionLogps
@@ -45,11 +45,22 @@ class TrainingResult(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Who looks on while training runs, and where it is kept meanwhile."""
+    """Who looks on while training runs, and where it is kept meanwhile.
+
+    Rows of metrics come about once a second, in bursts, the first of each with ``tokens_per_second`` and, on a GPU,
+    ``gpu_memory_mib``.
+    """
 
     checkpoints: Checkpoints | None = None
     curves: Curves | None = None
     on_progress: Progress | None = None
+
+    def report(self, step: int, steps: int, row: dict[str, float]) -> None:
+        """Show a row of metrics to all who look on."""
+        if self.curves:
+            self.curves.log(step, row)
+        if self.on_progress:
+            self.on_progress(step, steps, row)
 
 
 def train_adapter(
@@ -128,7 +139,9 @@ def train_adapter(
     if workers.is_main:
         base_model = model_name(model_section)
         save_adapter(peft_model, directory, base_model=base_model)
-        text = model_card(base_model, variant, section, seed=seed, rows=chosen, counts=counts, facts=card)
+        text = model_card(
+            base_model, variant, section, seed=seed, rows=chosen, counts=counts, facts=card, metrics=trainer.metrics
+        )
         (directory / "README.md").write_text(text, encoding="utf-8")
     frame = pd.DataFrame(trainer.metrics, columns=list(TRAINING_METRICS.columns))
     return TrainingResult(TRAINING_METRICS.require(frame), counts)
@@ -165,23 +178,18 @@ def _run(trainer: Trainer, watch: Watch) -> None:
     if state:
         trainer.restore(state)
         logger.info("going on from the checkpoint after step %d of %d", trainer.step, trainer.num_steps)
-    last = time.monotonic()
+    last, meter = time.monotonic(), Meter(trainer.policy.device)
 
     def after_step(_: Trainer) -> None:
         nonlocal last
+        meter.count(trainer.tokens_of_last_step)
         every_s = 60 * trainer.section.checkpoint_minutes
         if watch.checkpoints and every_s and time.monotonic() - last >= every_s and trainer.workers.is_main:
             watch.checkpoints.save(trainer.state())
             last = time.monotonic()
 
-    def report(step: int, steps: int, row: dict[str, float]) -> None:
-        if watch.curves:
-            watch.curves.log(step, row)
-        if watch.on_progress:
-            watch.on_progress(step, steps, row)
-
     with torch.random.fork_rng():
-        trainer.run(report, after_step)
+        trainer.run(lambda step, steps, row: watch.report(step, steps, {**row, **meter.read()}), after_step)
 
 
 def _rows_of(variant: Variant, examples: Examples, section: TrainConfig) -> list[int]:

@@ -120,7 +120,7 @@ class CompletionLogps(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(C,) log-probabilities, in float32 or wider."""
-        with self._precision():
+        with adapter_autocast(self.model):
             if not self.is_packed:
                 logits = self._causal(**batch.model_inputs, use_cache=False).logits.flatten(0, 1)[batch.positions]
                 logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -148,11 +148,6 @@ class CompletionLogps(nn.Module):
         self.eval()
         yield
         self.train(was_training)
-
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        """Half-precision models compute in their own precision, the float32 adapter too; others as they are."""
-        is_half = self._causal.dtype in (torch.bfloat16, torch.float16)
-        return adapter_autocast(self._causal) if is_half else contextlib.nullcontext()
 
     @torch.no_grad()
     def _can_pack(self) -> bool:

@@ -19,6 +19,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,6 +89,7 @@ class Trainer:
         self.tokens_per_forward = section.tokens_per_forward
         self.is_recomputing = False
         self.step = 0
+        self.tokens_of_last_step = 0
         self.metrics: list[dict[str, float]] = []
         self._unread: list[tuple[int, Tensor]] = []
         self._kl_average: Tensor | None = None
@@ -208,13 +210,8 @@ class Trainer:
     def _make_room(self, error: torch.OutOfMemoryError, rows: Sequence[int]) -> None:
         """Fewer tokens in a forward pass, then recomputation, for this step and those that follow; else give up."""
         longest = max(_num_tokens(texts[row]) for texts in (self._matched, self._mismatched) if texts for row in rows)
-        can_accumulate = self.section.on_out_of_memory == "accumulate" and self.workers.size == 1
-        if can_accumulate and self.tokens_per_forward > longest:
-            self.tokens_per_forward = max(longest, self.tokens_per_forward // 2)
-        elif can_accumulate and not self.is_recomputing:
-            self.is_recomputing = True
-            enable_recomputation(self.policy.model)
-        else:
+        smaller = self._smaller(longest) if self.section.on_out_of_memory == "accumulate" else {}
+        if not smaller or self.workers.size > 1:  # several processes start again together, by what started them
             names = {self.examples[row].trace_id: length for row, length in self._in_pass.items()}
             raise OutOfMemory(
                 out_of_memory_message(
@@ -223,8 +220,13 @@ class Trainer:
                     self.section,
                     tokens_per_forward=self.tokens_per_forward,
                     recompute=self.is_recomputing,
-                )
+                ),
+                smaller,
             ) from error
+        self.tokens_per_forward = smaller.get("tokens_per_forward", self.tokens_per_forward)
+        if "gradient_checkpointing" in smaller:
+            self.is_recomputing = True
+            enable_recomputation(self.policy.model)
         if self.policy.device.type == "cuda":
             torch.cuda.empty_cache()
         logger.warning(
@@ -233,6 +235,12 @@ class Trainer:
             self.tokens_per_forward,
             ", recomputing activations" * self.is_recomputing,
         )
+
+    def _smaller(self, longest: int) -> dict[str, Any]:
+        """Fields of the section that make the passes of a step smaller: fewer tokens, then recomputation, then none."""
+        if self.tokens_per_forward > longest:
+            return {"tokens_per_forward": max(longest, self.tokens_per_forward // 2)}
+        return {} if self.is_recomputing else {"gradient_checkpointing": "always"}
 
     @torch.no_grad()
     def _kl_baseline(self, rows: Sequence[int]) -> Tensor:
@@ -268,6 +276,7 @@ class Trainer:
             torch.manual_seed(
                 int(np.random.SeedSequence([self.seed, self.step, self.workers.rank]).generate_state(1)[0])
             )
+        self.tokens_of_last_step = sum(_num_tokens(self._matched[row]) for row in rows)
         num_tokens = sum(len(self.examples[row].completion_ids) for row in rows)
         sums = torch.zeros(len(SUMS), device=self.policy.device)
         for members, is_filler in self._passes(rows, self._matched):

@@ -1,8 +1,8 @@
 """The processes that train one adapter together: this one alone, or those that ``accelerate launch`` started.
 
 The base model is frozen and the adapter is small, so the adapter is whole in every process and its gradients are added
-up once a step (data parallel). Where the base model does not fit one device, its weights are spread over all (FSDP2) and
-gathered layer by layer; nothing else changes. Every process then has to make the same number of passes.
+up once a step (data parallel). Where the base model does not fit one device, its weights are spread over all (FSDP2)
+and gathered layer by layer; nothing else changes. Every process then has to make the same number of passes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+CPU = torch.device("cpu")
 PATIENCE = timedelta(hours=2)
-"""How long a process waits for the others, such as for the main one to write a checkpoint; a dead one is noticed at once
-by the launcher."""
+"""How long a process waits for the others, such as for the main one to write a checkpoint. The launcher notices a dead
+one at once."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Workers:
     size: int = 1
     is_sharded: bool = False
     """Whether the base model's weights are spread over the processes."""
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     """Where this process computes, and what it sends the others lies; the CPU for one that is alone."""
 
     @classmethod
@@ -37,11 +38,13 @@ class Workers:
         """Join the processes that ``accelerate launch`` started; alone where there are none."""
         if "RANK" not in os.environ:
             return cls()
-        device = torch.device("cpu")
         if torch.cuda.is_available() and not _is_set("ACCELERATE_USE_CPU"):
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+            dist.init_process_group("nccl", timeout=PATIENCE, device_id=device)
+        else:
+            device = CPU
+            dist.init_process_group("gloo", timeout=PATIENCE)
         size = dist.get_world_size()
         return cls(dist.get_rank(), size, size > 1 and _is_set("ACCELERATE_USE_FSDP"), device)
 
@@ -67,6 +70,12 @@ class Workers:
         found = torch.tensor(values, device=self.device)
         dist.all_reduce(found, dist.ReduceOp.MIN)
         return found.tolist()
+
+    def leave(self) -> None:
+        """Wait until all are done, and part."""
+        if self.size > 1:
+            dist.barrier()
+            dist.destroy_process_group()
 
     def shard(self, policy: nn.Module, layers: Sequence[nn.Module]) -> None:
         """Spread the frozen weights of a model over the processes, where they are sharded; the adapter stays whole.

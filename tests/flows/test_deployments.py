@@ -19,7 +19,7 @@ from mralign_core.config import load_config
 CONFIG_NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
 STAGES = {"prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"}
-ANALYSES = {"compare-annotators", "induce-taxonomy"}
+ANALYSES = {"compare-annotators", "induce-taxonomy", "ablate", "ablate-world"}
 SHARES = {"generate-shards", "score-shards"}
 ON_POOLS = {f"{stage}.where": "deployment" for stage in ("generate", "train", "evaluate")}
 
@@ -37,7 +37,7 @@ def test_paper_config_has_the_papers_values():
     assert (generate.min_reasoning_tokens, generate.max_reasoning_tokens) == (450, 1000)
     assert (train.beta, train.desirable_weight, train.undesirable_weight) == (0.1, 1.0, 1.5)
     assert (train.lora_r, train.learning_rate, train.num_epochs, train.warmup_ratio) == (32, 5e-6, 3, 0.1)
-    assert (train.batch_size, train.gradient_accumulation) == (2, 8)
+    assert train.global_batch_size == 4 * 2 * 8
     assert (evaluate.temperature, evaluate.top_p, evaluate.top_k) == (0.6, 0.95, 20)
     assert evaluate.max_new_tokens == 8192
     assert (config.estimate.num_iterations, config.estimate.damping, config.estimate.prior) == (5, 0.6, 0.1)

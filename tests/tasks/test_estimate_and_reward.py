@@ -9,6 +9,7 @@ from flows.cli import read_config
 from mralign_core.errors import DataError
 from mralign_core.estimation import TransitionMatrices, estimate_transitions, labelled_traces, weigh_segments
 from mralign_core.label_sets import load_label_set
+from mralign_core.method.placebos import permuted_polarities
 from mralign_core.schemas import ANNOTATIONS, CANDIDATES
 from mralign_core.storage import ArtifactStore
 from tasks.estimate import estimate_matrices
@@ -57,6 +58,39 @@ def test_matrices_and_weights_are_those_of_the_core(setting):
     counts = store.manifest(rewards).counts
     assert counts["segments"] == rewards.rows == len(frame)
     assert counts["clipped"] == frame["clipped"].sum()
+
+
+def test_placebos_alter_the_matrices_or_the_weights_and_say_so(setting, tmp_path):
+    config, taxonomy, traces, store, refs = setting
+
+    def run(**fields):
+        sections = {
+            name: getattr(config, name).model_copy(update=fields.get(name, {})) for name in ("estimate", "reward")
+        }
+        altered = config.model_copy(update=sections)
+        transitions = estimate_matrices.run_here(altered, *refs)
+        rewards = weigh_traces.run_here(altered, *refs, transitions)
+        matrices = TransitionMatrices.load(store.open_file(transitions, "transitions.npz")).estimates
+        return matrices, store.read_table(rewards, "rewards.parquet"), store.manifest(rewards).counts
+
+    true, weights, _ = run()
+    polarities = permuted_polarities([t.trace_id for t in traces], [t.polarity == "positive" for t in traces], seed=3)
+    dealt = [
+        trace._replace(polarity="positive" if sign else "negative")
+        for trace, sign in zip(traces, polarities, strict=True)
+    ]
+    expected = estimate_transitions(dealt, config.estimate, taxonomy)
+    permuted, by_permuted, _ = run(estimate={"permute_polarity": True})
+    for name in ("plus", "minus", "all"):
+        np.testing.assert_allclose(permuted[name].p, expected.estimates[name].p)
+    np.testing.assert_allclose(permuted["all"].p, true["all"].p)
+    assert np.abs(permuted["plus"].p - true["plus"].p).max() > 0.01
+    # Traces are still weighed as what they are.
+    assert (by_permuted["weight"] == weigh_segments(traces, expected, config.reward)["weight"]).all()
+
+    _, borrowed, counts = run(reward={"placebo": "other_traces"})
+    assert counts["clipped"] == borrowed["clipped"].sum()
+    assert (borrowed["weight"] != weights["weight"]).mean() > 0.3
 
 
 def test_labels_of_another_set_are_refused(setting, tmp_path):

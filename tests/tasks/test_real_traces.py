@@ -47,7 +47,7 @@ def test_from_real_traces_to_weights_and_an_adapter(tmp_path: Path):
             "model": {"path": str(tiny_model(tmp_path / "model")), "dtype": "float32", "device": "cpu"},
             "generate": {"source": "traces", "traces_path": str(traces), "answer_match": "contains", **bounds},
             "annotate": offline,
-            "train": {"num_epochs": 1, "batch_size": 2, "gradient_accumulation": 1, "max_length": 420, "lora_r": 2},
+            "train": {"num_epochs": 1, "global_batch_size": 2, "max_length": 420, "lora_r": 2},
         }
     )
     questions, model = load_questions.run_here(config), prepare_model.run_here(config)

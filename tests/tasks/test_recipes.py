@@ -10,6 +10,7 @@ from flows.cli import read_config
 from mralign_core.config import EndpointConfig, RunConfig, Section, VllmConfig
 from mralign_core.storage import ArtifactRef
 from mralign_core.storage.digests import UNRELATED, _closure
+from tasks.ablate import ablation_work
 from tasks.annotate import annotations_work
 from tasks.annotate import shard_work as annotations_shard_work
 from tasks.compare_annotators import agreement_work
@@ -22,22 +23,24 @@ from tasks.induce_taxonomy import label_set_work
 from tasks.prepare import model_work, questions_work
 from tasks.recipes import RECIPES
 from tasks.reward import rewards_work
-from tasks.train import adapter_work
+from tasks.train import adapter_work, reference_work
 
 DRAWS = {"generations-shard", "generations"}
 LABELS = {"annotations-shard", "annotations"}
 SCORES = {"scores-shard", "scores"}
 USED_BY = {
     "questions": DRAWS | SCORES | {"candidates", "report"},
-    "model": DRAWS | SCORES | {"candidates", "adapter", "report"},
+    "model": DRAWS | SCORES | {"candidates", "reference-logps", "adapter", "report"},
     "generations": {"candidates", "report"},
-    "candidates": LABELS | {"diagnostics", "transitions", "rewards", "adapter", "report", "agreement", "label-set"},
-    "annotations": {"diagnostics", "transitions", "rewards", "adapter", "report", "agreement"},
+    "candidates": LABELS
+    | {"diagnostics", "transitions", "rewards", "reference-logps", "adapter", "report", "agreement", "label-set"},
+    "annotations": {"diagnostics", "transitions", "rewards", "reference-logps", "adapter", "report", "agreement"},
     "transitions": {"diagnostics", "rewards", "report"},
     "diagnostics": {"report"},
     "rewards": {"adapter", "report"},
+    "reference-logps": {"adapter"},
     "adapter": SCORES | {"report"},
-    "scores": {"report"},
+    "scores": {"report", "ablation"},
 }
 """Which kinds of artifact are computed from which."""
 
@@ -78,8 +81,8 @@ COMPANIONS = {
 
 DEPENDS_ON = {
     "seed": (7, DRAWS | LABELS | SCORES | {"transitions", "diagnostics", "adapter", "agreement", "label-set"}),
-    "model.dtype": ("bfloat16", DRAWS | SCORES | {"adapter"}),
-    "model.cpu_threads": (2, {"adapter"}),
+    "model.dtype": ("bfloat16", DRAWS | SCORES | {"reference-logps", "adapter"}),
+    "model.cpu_threads": (2, {"reference-logps", "adapter"}),
     "model.family": ("generic", DRAWS | SCORES | {"candidates"}),
     "model.pocket.world_seed": (1, {"questions", "model"}),
     "model.pocket.overwrite_prob": (0.5, {"questions", "model"}),
@@ -114,11 +117,14 @@ DEPENDS_ON = {
     "estimate.tolerance": (1e-5, {"transitions", "agreement"}),
     "estimate.num_resamples": (100, {"transitions"}),
     "estimate.confidence": (0.9, {"diagnostics", "rewards"}),
+    "estimate.permute_polarity": (True, {"transitions"}),
     "reward.reference": ("opposite", {"diagnostics", "rewards", "agreement"}),
     "reward.clip_min": (0.5, {"diagnostics", "rewards", "agreement"}),
     "reward.clip_max": (2.0, {"diagnostics", "rewards", "agreement"}),
     "reward.support_shrinkage": (2.0, {"diagnostics", "rewards", "agreement"}),
     "reward.condition_on": ("stratum", {"diagnostics", "rewards", "agreement"}),
+    "reward.placebo": ("within_trace", {"rewards"}),
+    "reward.normalize": ("mean_one", {"rewards"}),
     "train.variants": (["mr_align", "kto", "sft"], set()),
     "train.beta": (0.2, {"adapter"}),
     "train.desirable_weight": (1.1, {"adapter"}),
@@ -128,13 +134,16 @@ DEPENDS_ON = {
     "train.lora_dropout": (0.1, {"adapter"}),
     "train.target_modules": ("q_proj", {"adapter"}),
     "train.learning_rate": (2e-4, {"adapter"}),
-    "train.sft_learning_rate": (2e-4, {"adapter"}),
+    "train.sft_learning_rate": (2e-4, set()),
     "train.num_epochs": (2, {"adapter"}),
     "train.warmup_ratio": (0.2, {"adapter"}),
-    "train.batch_size": (8, {"adapter"}),
-    "train.gradient_accumulation": (2, {"adapter"}),
+    "train.global_batch_size": (8, {"adapter"}),
+    "train.positives_only": (True, {"adapter"}),
+    "train.kl_every": (4, {"adapter"}),
+    "train.kl_decay": (0.5, {"adapter"}),
+    "train.load_in_4bit": (True, {"reference-logps", "adapter"}),
     "train.max_grad_norm": (0.5, {"adapter"}),
-    "train.max_length": (255, {"adapter"}),
+    "train.max_length": (255, {"reference-logps", "adapter"}),
     "evaluate.sampler": ("vllm", SCORES),
     "evaluate.num_draws": (4, SCORES),
     "evaluate.temperature": (0.7, SCORES),
@@ -151,11 +160,13 @@ DEPENDS_ON = {
     "induce.embedder": ("BAAI/bge-m3", {"label-set"}),
     "induce.min_samples": (3, {"label-set"}),
     "induce.xi": (0.1, {"label-set"}),
+    "ablate.arms": (["kto"], {"ablation"}),
+    "ablate.confidence": (0.9, {"ablation"}),
 } | {f"{role}.{name}": (value, direct) for role, direct in ENDPOINTS.items() for name, value in MODEL.items()}
 """Field → another value, and the artifacts it changes directly. The report shows the config: any field changes it,
 but for those of ``ANALYSES``, which are no part of the pipeline."""
 
-ANALYSES = ("compare.", "induce.")
+ANALYSES = ("compare.", "induce.", "ablate.")
 
 NOT_OF_THE_POCKET = {"model.source", "model.path", "model.revision", "generate.source"}
 NOT_OF_THE_POCKET |= {
@@ -180,7 +191,13 @@ OPERATIONAL = {
     "annotate.concurrency": 1,
     "annotate.shard_size": 3,
     "annotate.budget_usd": 1.0,
-    "train.gradient_checkpointing": True,
+    "train.tokens_per_forward": 1,
+    "train.gradient_checkpointing": "always",
+    "train.on_out_of_memory": "stop",
+    "train.checkpoint_minutes": 1.0,
+    "train.accelerate_config": "accelerate.yaml",
+    "train.report_to": "none",
+    "train.log_folder": "elsewhere",
     "train.where": "deployment",
     "evaluate.batch_size": 8,
     "evaluate.shard_size": 10,
@@ -189,6 +206,7 @@ OPERATIONAL = {
     "induce.concurrency": 1,
     "induce.embedding_batch_size": 8,
     "induce.budget_usd": 1.0,
+    "ablate.where": "deployment",
 } | {f"{role}.{name}": value for role in ENDPOINTS for name, value in LIMITS.items()}
 """Field → another value; these decide where and how fast, never what."""
 
@@ -200,8 +218,20 @@ CHANGE_NO_RESULT = {
     "mralign_core.generation.transformers_sampler": "samples for the quality gates",
     "mralign_core.pocket.quality": "the quality gates: they refuse a model, and don't change it",
     "mralign_core.training.lora": "checks names of modules",
+    "mralign_core.training.checkpoints": "keeps a state on the way, from which the same adapter comes",
+    "mralign_core.training.curves": "shows what the metrics table has",
+    "mralign_core.training.launch": "calls the same code in other processes",
 }
 """Code that a task calls without being part of every key of its stage, and why that is right."""
+
+GRID = {
+    "ablate.num_worlds": 2,
+    "ablate.first_world": 3,
+    "ablate.max_refused_worlds": 0,
+    "ablate.num_seeds": 2,
+    "ablate.extra_arms": {"mine": {}},
+}
+"""Field → another value; these say which worlds, seeds and arms there are, and change nothing that is made of one."""
 
 PATHS = {"generate.traces_path", "compare.sheets", "annotate.label_set"}
 """Operational too: the contents of the files count, not where they are."""
@@ -224,7 +254,8 @@ def keys(config: RunConfig) -> dict[str, str]:
     transitions = note(transitions_work(config, candidates, annotations))
     diagnostics = note(diagnostics_work(config, candidates, annotations, transitions))
     rewards = note(rewards_work(config, candidates, annotations, transitions))
-    adapter = note(adapter_work(config, "mr_align", model, candidates, annotations, rewards))
+    reference = note(reference_work(config, model, candidates, annotations))
+    adapter = note(adapter_work(config, "mr_align", model, candidates, annotations, reference, rewards))
     note(scores_shard_work(config, "mr_align", questions, model, adapter, start=0, end=10))
     scores = note(scores_work(config, "mr_align", questions, model, adapter))
     made = [questions, model, generations, candidates, annotations, transitions, diagnostics, rewards]
@@ -232,6 +263,7 @@ def keys(config: RunConfig) -> dict[str, str]:
     note(report_work(config, artifacts, {"mr_align": adapter}, {"mr_align": scores}))
     note(agreement_work(config, candidates, {"run": annotations}))
     note(label_set_work(config, candidates))
+    note(ablation_work(config, {"0.0.mr_align": scores}, {}))
     return found
 
 
@@ -266,7 +298,7 @@ OTHER = ArtifactRef(uri="y", stage="x", key="x", sha256="1" * 64)
 
 
 def test_every_field_is_in_one_table():
-    tables = [set(DEPENDS_ON), set(OPERATIONAL), PATHS, NOT_OF_THE_POCKET]
+    tables = [set(DEPENDS_ON), set(OPERATIONAL), PATHS, NOT_OF_THE_POCKET, set(GRID)]
     assert set().union(*tables) == leaves(POCKET)
     assert sum(map(len, tables)) == len(leaves(POCKET))
 
@@ -284,6 +316,11 @@ def test_a_field_changes_what_is_downstream_of_it_and_no_more(field):
     value, direct = DEPENDS_ON[field]
     shown = set() if field.startswith(ANALYSES) else {"report"}
     assert changed(POCKET, read_config("pocket", {field: value})) == downstream(direct) | shown
+
+
+@pytest.mark.parametrize("field", GRID)
+def test_the_grid_of_an_ablation_changes_no_key(field):
+    assert not changed(POCKET, read_config("pocket", {field: GRID[field]}))
 
 
 @pytest.mark.parametrize("field", OPERATIONAL)
@@ -314,7 +351,7 @@ SERVED = {"generate.sampler": "endpoint", "generate.endpoint.model": "openai/m"}
         ("generate.endpoint.requests_per_minute", 5, set()),
         ("generate.concurrency", 3, set()),
         ("generate.budget_usd", 1.0, set()),
-        ("model.dtype", "bfloat16", SCORES | {"adapter"}),
+        ("model.dtype", "bfloat16", SCORES | {"reference-logps", "adapter"}),
     ],
 )
 def test_of_a_server_that_samples_the_model_counts_and_its_limits_do_not(field, value, direct):
@@ -427,14 +464,78 @@ def test_contents_of_a_trace_file_count_and_the_instruction_with_them(tmp_path):
 
 def test_shards_and_variants_have_keys_of_their_own():
     shards = [generations_shard_work(POCKET, ANY, ANY, start, start + 10).key for start in (0, 10)]
-    adapters = [adapter_work(POCKET, variant, ANY, ANY, ANY, ANY).key for variant in POCKET.train.variants]
+    adapters = [adapter_work(POCKET, variant, ANY, ANY, ANY, ANY, ANY).key for variant in POCKET.train.variants]
     assert len({*shards, *adapters}) == 5
 
 
 def test_only_mr_align_depends_on_the_weights():
     for variant in POCKET.train.variants:
-        one, two = (adapter_work(POCKET, variant, ANY, ANY, ANY, rewards).key for rewards in (ANY, OTHER))
+        one, two = (adapter_work(POCKET, variant, ANY, ANY, ANY, ANY, rewards).key for rewards in (ANY, OTHER))
         assert (one != two) == (variant == "mr_align")
+
+
+def test_a_setting_of_sft_is_no_setting_of_kto_and_the_other_way_round():
+    def changed(overrides):
+        other = read_config("pocket", overrides)
+        return {
+            variant
+            for variant in POCKET.train.variants
+            if adapter_work(other, variant, ANY, ANY, ANY, ANY, ANY).key
+            != adapter_work(POCKET, variant, ANY, ANY, ANY, ANY, ANY).key
+        }
+
+    assert changed({"train.sft_learning_rate": 2e-4}) == {"sft"}
+    assert changed({"train.learning_rate": 2e-4}) == changed({"train.kl_every": 2}) == {"kto", "mr_align"}
+    assert changed({"train.num_epochs": 2}) == {"sft", "kto", "mr_align"}
+
+
+def test_only_sft_does_without_the_reference():
+    for variant in POCKET.train.variants:
+        one, two = (adapter_work(POCKET, variant, ANY, ANY, ANY, ref, ANY).key for ref in (ANY, OTHER))
+        assert (one != two) == (variant != "sft")
+
+
+@pytest.mark.parametrize(
+    ("placebo", "direct"),
+    [
+        ({"estimate.permute_polarity": True}, {"transitions"}),
+        ({"reward.placebo": "within_trace"}, {"rewards"}),
+        ({"reward.placebo": "other_traces"}, {"rewards"}),
+        ({"reward.normalize": "mean_one"}, set()),
+    ],
+)
+def test_a_placebo_depends_on_the_seed_and_nothing_else_does(placebo, direct):
+    def keys(seed):
+        config = read_config("pocket", {"estimate.num_resamples": 0, "seed": seed, **placebo})
+        return {
+            "transitions": transitions_work(config, ANY, ANY).key,
+            "rewards": rewards_work(config, ANY, ANY, ANY).key,
+        }
+
+    one, two = keys(0), keys(1)
+    assert {name for name in one if one[name] != two[name]} == direct
+
+
+def test_an_ablation_depends_on_its_arms_its_scores_and_the_worlds_refused():
+    grid = [{}, {"ablate.arms": ["kto"]}, {"ablate.confidence": 0.9}]
+    found = {ablation_work(read_config("pocket", fields), {"0.0.kto": ANY}, {}).key for fields in grid}
+    found |= {
+        ablation_work(POCKET, scores, refused).key
+        for scores, refused in (
+            ({"0.0.kto": OTHER}, {}),
+            ({"1.0.kto": ANY}, {}),
+            ({"0.0.kto": ANY, "0.1.kto": ANY}, {}),
+            ({"0.0.kto": ANY}, {2: "why"}),
+        )
+    }
+    assert len(found) == 7
+    mine = [
+        read_config(
+            "pocket", {"ablate.arms": ["mine"], "ablate.extra_arms": {"mine": {"set": {"reward.clip_max": value}}}}
+        )
+        for value in (2.0, 4.0)
+    ]
+    assert len({ablation_work(config, {"0.0.mine": ANY}, {}).key for config in mine}) == 2
 
 
 def test_the_wrong_inputs_are_refused():

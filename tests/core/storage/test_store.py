@@ -19,6 +19,7 @@ from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError, DataError
 from mralign_core.schemas import REWARDS
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore, key_of, render_lineage, tree_digest
+from mralign_core.storage.filesystem import StoreFiles
 
 KEY = key_of(stage="estimate", n=1)
 WEIGHTS = "adapter/weights.safetensors"
@@ -410,3 +411,26 @@ def test_downloaded_files_are_reused_and_repaired(s3_server, s3_root, directory,
     (folder / "report.txt").write_text("tampered")
     assert tree_digest(store.open_directory(store.find("estimate", KEY))) == tree_digest(directory)
     assert (folder / WEIGHTS).stat().st_mtime_ns == unchanged
+
+
+def test_removed_artifact_leaves_nothing_and_its_neighbours_stay(store, open_store, directory):
+    other = publish(store, directory, key=key_of(n=2))
+    ref = publish(store, directory)
+    store.open_directory(ref)
+    assert store.keys("estimate") == sorted([KEY, other.key])
+    store.remove("estimate", KEY)
+    store.remove("estimate", KEY)  # there is nothing left, and that is fine
+    assert open_store().find("estimate", KEY) is None
+    assert store.keys("estimate") == [other.key]
+    assert open_store().find("estimate", other.key, full_hash=True) == other
+    assert publish(store, directory) == ref
+    assert open_store().find("estimate", KEY, full_hash=True) == ref
+
+
+def test_removal_begins_with_the_manifest(store, directory, monkeypatch):
+    removed = []
+    monkeypatch.setattr(StoreFiles, "remove", lambda self, path: removed.append(path))
+    ref = publish(store, directory)
+    store.remove("estimate", KEY)
+    assert removed[0] == f"{ref.path}/manifest.json"
+    assert sorted(removed[1:]) == [f"{ref.path}/data/{WEIGHTS}", f"{ref.path}/data/report.txt"]

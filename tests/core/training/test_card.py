@@ -1,6 +1,8 @@
 """What a card says, and that nothing which can't change the adapter is on it."""
 
+import json
 import math
+import shlex
 
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ import yaml
 from mralign_core.config import TrainConfig
 from mralign_core.training.card import model_card
 from mralign_core.training.examples import TrainingExample
-from mralign_core.training.export_card import RunFacts, adapter_card, merged_card, serve_command
+from mralign_core.training.export_card import RunFacts, adapter_card, merged_card, serve_adapter
 
 ROWS = [
     TrainingExample("t0", "q0", [1], [2, 3, 4], [2.0, 0.5, 1.0], True),
@@ -82,29 +84,25 @@ def test_sft_card_has_neither_rewards_nor_settings_of_kto():
 
 
 def test_operational_fields_are_not_on_the_card():
-    plain = TrainConfig()
     operational = {
-        name: value
-        for name, value in {
-            "tokens_per_forward": 17,
-            "gradient_checkpointing": "always",
-            "on_out_of_memory": "stop",
-            "checkpoint_minutes": 3.5,
-            "accelerate_config": "elsewhere.yaml",
-            "report_to": "none",
-            "log_folder": "elsewhere",
-            "where": "deployment",
-        }.items()
+        "tokens_per_forward": 17,
+        "gradient_checkpointing": "always",
+        "on_out_of_memory": "stop",
+        "checkpoint_minutes": 3.5,
+        "accelerate_config": "elsewhere.yaml",
+        "report_to": "none",
+        "log_folder": "elsewhere",
+        "where": "deployment",
     }
     fields = {name for name, field in TrainConfig.model_fields.items() if field.json_schema_extra}
     assert fields == set(operational)
-    assert card(TrainConfig(**operational)) == card(plain)
+    assert card(TrainConfig(**operational)) == card(TrainConfig())
 
 
 def test_exported_card_adds_sources_yield_and_results():
-    text = adapter_card(card(TrainConfig()), "org/model", "mr_align", RUN, rank=32)
+    text = adapter_card(card(TrainConfig()), "org/model", "mr_align", RUN, adapter_config={"r": 32})
     assert text.startswith(card(TrainConfig()).partition("## How to use")[0])
-    assert "- questions to align on, nq open: 2" in text or "- questions to align on, nq_open: 2" in text
+    assert "- questions to align on, nq_open: 2" in text
     assert "| matched | 300 | 900 | no gold answer |" in text
     assert "| (all) | Acc | 0.400 | 0.520 | +0.120 (+0.070 to +0.170) |" in text
     assert "| (all) | Mis | 0.300 | 0.180 | -0.120 (-0.170 to -0.070) |" in text
@@ -114,24 +112,34 @@ def test_exported_card_adds_sources_yield_and_results():
 
 
 def test_card_without_a_report_says_so():
-    text = adapter_card(card(TrainConfig()), "m", "mr_align", RUN._replace(summary=None, differences=None), rank=8)
+    text = adapter_card(
+        card(TrainConfig()), "m", "mr_align", RUN._replace(summary=None, differences=None), adapter_config={"r": 8}
+    )
     assert "Not evaluated" in text
     assert "| Acc |" not in text
 
 
 def test_merged_card_is_of_a_model_not_of_an_adapter():
-    text = merged_card(card(TrainConfig()), "org/model", "mr_align", RUN, rounding="It took 3%.")
+    text = merged_card(card(TrainConfig()), "org/model", "mr_align", RUN, dtype="float32", rounding="It took 3%.")
     assert front_matter(text)["library_name"] == "transformers"
     assert front_matter(text)["tags"] == ["mr-align"]
     assert "PeftModel" not in text
     assert "It took 3%." in text
+    assert "`vllm serve path/to/this/folder --dtype float32`" in text
     assert "| (all) | Acc |" in text
 
 
 @pytest.mark.parametrize(("rank", "room"), [(1, 8), (8, 8), (32, 32), (33, 64), (257, 320), (512, 512)])
 def test_vllm_is_told_a_rank_that_it_has(rank, room):
-    assert f"--max-lora-rank {room} " in serve_command("m", "kto", rank)
+    assert f"--max-lora-rank {room} " in serve_adapter("m", "kto", {"r": rank})
 
 
 def test_rank_that_vllm_has_no_room_for_is_to_be_merged():
-    assert serve_command("m", "kto", 513).startswith("merge it first")
+    assert serve_adapter("m", "kto", {"r": 513}).startswith("none: rank 513")
+
+
+def test_adapter_on_experts_is_served_in_their_layout():
+    command = serve_adapter("m", "kto", {"r": 8, "target_parameters": ["experts.down_proj"]}, "/a b/out")
+    *_, option, flag, modules = shlex.split(command)
+    assert (option, flag) == ("--enable-mixed-moe-lora-format", "--lora-modules")
+    assert json.loads(modules) == {"name": "kto", "path": "/a b/out", "is_3d_lora_weight": True}

@@ -5,6 +5,7 @@ import math
 import resource
 import struct
 import sys
+import time
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def section(tmp_path):
 
 
 def train(section, first_step, last_step, scale=1.0):
-    curves = open_curves(section, "pocket", "kto", first_step=first_step, key=KEY)
+    curves = open_curves(section, "pocket", "kto", key=KEY)
     for step in range(first_step, last_step + 1):
         curves.log(step, {"step": step, "loss": scale * step, "reward_negative": math.nan if step % 2 else 0.25})
     curves.close()
@@ -101,7 +102,7 @@ def test_full_disk_is_one_warning(section, caplog):
 
 def test_no_curves_leave_no_file(tmp_path):
     section = TrainConfig(log_folder=str(tmp_path / "logs"), report_to="none")
-    assert isinstance(open_curves(section, "pocket", "kto", first_step=1, key=KEY), NoCurves)
+    assert isinstance(open_curves(section, "pocket", "kto", key=KEY), NoCurves)
     assert not (tmp_path / "logs").exists()
 
 
@@ -117,6 +118,9 @@ def test_wandb_offline_keeps_the_rows_without_a_login(section, tmp_path, monkeyp
     monkeypatch.setenv("WANDB_SILENT", "true")
     train(section.model_copy(update={"report_to": "wandb"}), 1, 3)
     (file,) = tmp_path.glob("logs/pocket/kto/wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 20  # a process of W&B's own writes the file
+    while b"reward_negative" not in file.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert b"reward_negative" in file.read_bytes()
 
 
@@ -126,4 +130,4 @@ def test_meter_counts_since_the_last_reading():
     found = meter.read()
     assert found.keys() == {"tokens_per_second"}
     assert found["tokens_per_second"] > 0
-    assert meter.read() == {"tokens_per_second": 0.0}
+    assert meter.read() == {}

@@ -1,5 +1,7 @@
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -9,9 +11,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from mralign_core.config import ModelConfig
+from mralign_core.config import ModelConfig, StorageConfig
 from mralign_core.errors import ConfigError, NoCandidatesError
-from mralign_core.training import train_adapter
+from mralign_core.storage import ArtifactStore
+from mralign_core.training import Watch, compute_reference, train_adapter
+from mralign_core.training.checkpoints import StoredCheckpoints
 from tests.core.training.tiny import make_candidates, make_rewards
 
 MODEL = ModelConfig(path="org/tiny", dtype="float32", device="cpu")
@@ -103,6 +107,61 @@ def test_same_arguments_same_bytes_in_another_process_from_another_path(model_di
     assert files(tmp_path / "here") == files(tmp_path / "again") == files(tmp_path / "there")
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.core.training.test_fit import stored_checkpoints, train
+from mralign_core.config import TrainConfig
+from mralign_core.training import Watch
+
+
+class Mortal:
+    def __init__(self, inner):
+        self.inner, self.latest = inner, inner.latest
+
+    def save(self, state):
+        if state.step == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.inner.save(state)
+
+
+section = TrainConfig.model_validate_json(sys.argv[4])
+watch = Watch(Mortal(stored_checkpoints(Path(sys.argv[3]))))
+train(sys.argv[1], Path(sys.argv[2]), section, watch=watch)
+"""
+
+
+def stored_checkpoints(root):
+    return StoredCheckpoints(ArtifactStore(StorageConfig(root=str(root))), "a" * 64)
+
+
+def test_killed_with_signal_9_and_gone_on_elsewhere_it_gives_the_same_bytes(model_dir, tmp_path, section, caplog):
+    options = {"checkpoint_minutes": 1e-9, "lora_dropout": 0.2, "kl_every": 2, "kl_decay": 0.5}
+    section = section.model_copy(update=options)
+    killed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            KILLED,
+            str(model_dir),
+            str(tmp_path / "lost"),
+            str(tmp_path / "store"),
+            section.model_dump_json(),
+        ],
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        cwd=tmp_path,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "lost").exists()
+    elsewhere = shutil.move(tmp_path / "store", tmp_path / "moved")
+    caplog.set_level("INFO", "mralign_core.training")
+    resumed = train(model_dir, tmp_path / "resumed", section, watch=Watch(stored_checkpoints(elsewhere)))
+    assert "going on from the checkpoint after step 3 of 6" in caplog.text
+    whole = train(model_dir, tmp_path / "whole", section)
+    assert files(tmp_path / "resumed") == files(tmp_path / "whole")
+    assert resumed.metrics.equals(whole.metrics)
+
+
 def test_seed_changes_the_adapter(model_dir, tmp_path, section):
     weights = []
     for seed in (0, 1):
@@ -127,6 +186,25 @@ def test_it_is_quiet(model_dir, tmp_path, section, capfd):
     captured = capfd.readouterr()
     assert "loss" not in captured.out + captured.err
     assert captured.out == ""
+
+
+def test_positives_only_leaves_the_negatives_out_of_as_many_steps(model_dir, tmp_path, section):
+    only = section.model_copy(update={"positives_only": True})
+    both, positives = (train(model_dir, tmp_path / name, part, "kto") for name, part in (("a", section), ("b", only)))
+    assert (positives.counts["positive"], positives.counts["negative"]) == (5, 0)
+    assert len(both.metrics) == len(positives.metrics)
+    assert positives.metrics["reward_negative"].isna().all()
+    assert not positives.metrics["kl_raw"].isna().any()
+
+
+def test_the_given_reference_is_used_as_it_is(model_dir, tmp_path, section):
+    candidates = make_candidates(10, num_questions=6)
+    table = compute_reference(model_dir, candidates, section=section, model_section=MODEL)
+    train(model_dir, tmp_path / "made", section)
+    train(model_dir, tmp_path / "given", section, reference=table)
+    assert files(tmp_path / "made") == files(tmp_path / "given")
+    lower = table.assign(kl_logp=table["kl_logp"] - 100)
+    assert train(model_dir, tmp_path / "lower", section, reference=lower).metrics["kl_raw"].min() > 90
 
 
 def test_long_rows_are_counted(model_dir, tmp_path, section):

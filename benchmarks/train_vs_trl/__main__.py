@@ -1,0 +1,167 @@
+"""Speed and memory of training: TRL's ``KTOTrainer`` and ours, on the same work in one run.
+
+Random weights, random rows, all weights of tokens 1 (where the objectives are the same). A contender's job runs in a
+process of its own, so that its peak memory is its own, and the contenders take turns, so that drift hits all. A job is
+what a user waits for: from rows in memory (text for TRL, which tokenises; token ids for us) to a trained adapter in
+memory, with every preparatory pass. Optimiser steps are timed in all epochs but the first. Tokens are those of prompts
+and completions, each row once an epoch; padding, KL pairs and reference passes count for nobody.
+
+Contenders:
+
+* ``trl``: KTOTrainer as it comes (1.16), but for ``max_length``, which would cut rows.
+* ``trl-best``: with its best settings, ``precompute_ref_log_probs`` and no gradient checkpointing.
+* ``trl-sorted``: the same, and the rows sorted by length beforehand, which no setting does. Not among the defaults.
+* ``ours``: the exact objective.
+* ``ours-average``: z0 as a moving average, renewed every four steps.
+
+Run ``python -m benchmarks.train_vs_trl`` from the repository; ``--gpu`` for the shape of Qwen3-8B on a CUDA device;
+``--profile`` for the floor of our step and the gap to it by part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import subprocess
+import sys
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+
+from benchmarks.train_vs_trl.floor import measure_rates, operations
+from benchmarks.train_vs_trl.measurement import Run, Stopwatch
+from benchmarks.train_vs_trl.tables import print_projection, print_table
+from benchmarks.train_vs_trl.workload import AGREEMENT, QUICK, QWEN3_8B, Workload, build_model, build_rows
+
+
+class Contender(NamedTuple):
+    """Where a contender's ``run`` and settings are; imported in its own process only."""
+
+    module: str
+    settings: str
+    sorted_rows: bool = False
+
+
+CONTENDERS = {
+    "trl": Contender("trl_contender", "AS_IT_COMES"),
+    "trl-best": Contender("trl_contender", "BEST"),
+    "trl-sorted": Contender("trl_contender", "BEST", sorted_rows=True),
+    "ours": Contender("our_contender", "EXACT"),
+    "ours-average": Contender("our_contender", "MOVING_AVERAGE"),
+}
+DEFAULT = ("trl", "trl-best", "ours", "ours-average")
+NO_GPU_EXIT = 2
+QUIET = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+"""Environment of a job: no look at a hub, no progress bars."""
+
+
+def main() -> int:
+    """Measure and print; the exit code."""
+    parser = _parser()
+    options = parser.parse_args()
+    if options.job:
+        print(json.dumps(_measured(options.job, Workload.from_json(options.workload))._asdict()))
+        return 0
+    try:
+        workload = _workload(options)
+    except ValueError as error:
+        parser.error(str(error))
+    if workload.device == "cuda" and not torch.cuda.is_available():
+        print("--gpu needs a CUDA device, and torch finds none here: nothing was measured", file=sys.stderr)
+        return NO_GPU_EXIT
+    print(f"{workload}\n{_machine(workload)}\n")
+    if options.profile:
+        _limit_threads(workload)
+        importlib.import_module("benchmarks.train_vs_trl.profiling").print_profile(workload)
+        return 0
+    _print_agreement(workload.device)
+    runs: dict[str, list[Run]] = {name: [] for name in options.contenders}
+    for number in range(options.rounds):
+        for name in options.contenders:
+            runs[name].append(_in_own_process(name, workload))
+            print(f"round {number + 1}, {name}: {runs[name][-1].job_s:.1f} s", file=sys.stderr)
+    print_table(runs, workload)
+    if options.gpu and "ours" in runs:
+        needed = operations(workload, build_rows(workload))
+        print_projection(runs["ours"], workload, sum(needed.values()), measure_rates(workload).best)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="benchmarks.train_vs_trl", description=(__doc__ or "").partition("\n")[0])
+    preset = parser.add_mutually_exclusive_group()
+    preset.add_argument("--quick", action="store_true", help="a minute: fewer and shorter rows, one round")
+    preset.add_argument("--gpu", action="store_true", help="Qwen3-8B's shape in bfloat16 on a CUDA device, one round")
+    parser.add_argument("--profile", action="store_true", help="the floor of our step and where its time goes")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=DEFAULT, help="who takes part")
+    parser.add_argument("--rounds", type=int, help="jobs of each contender, by turns (default: 3; 1 with a preset)")
+    for name in ("rows", "epochs", "batch", "accumulation", "layers", "threads"):
+        parser.add_argument(f"--{name}", type=int, help=f"{name} in place of the preset's")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count CPU seconds: for a machine that is busy otherwise"
+    )
+    parser.add_argument("--job", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--workload", help=argparse.SUPPRESS)
+    return parser
+
+
+def _workload(options: argparse.Namespace) -> Workload:
+    preset = QWEN3_8B if options.gpu else QUICK if options.quick else Workload()
+    options.rounds = options.rounds or (1 if options.gpu or options.quick else 3)
+    names = ("rows", "epochs", "batch", "accumulation", "layers", "threads", "cpu_time")
+    return dataclasses.replace(preset, **{name: value for name in names if (value := getattr(options, name))})
+
+
+def _machine(workload: Workload) -> str:
+    if workload.device == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    load = os.getloadavg()[0]
+    return f"{os.cpu_count()} cores, load {load:.1f}, {workload.threads} thread(s), torch {torch.__version__}"
+
+
+def _in_own_process(name: str, workload: Workload) -> Run:
+    command = [sys.executable, "-m", "benchmarks.train_vs_trl", "--job", name, "--workload", workload.to_json()]
+    environment = {**os.environ, **QUIET, "OMP_NUM_THREADS": str(workload.threads)}
+    environment.setdefault("CUDA_VISIBLE_DEVICES", "0")  # KTOTrainer refuses to see several
+    reply = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
+    if reply.returncode:
+        raise SystemExit(f"the job of {name} ended with exit code {reply.returncode}")
+    return Run(**json.loads(reply.stdout.splitlines()[-1]))
+
+
+def _measured(name: str, workload: Workload) -> Run:
+    """The job of a contender, in this process."""
+    contender = CONTENDERS[name]
+    _limit_threads(workload)
+    warnings.simplefilter("ignore", FutureWarning)
+    module: Any = importlib.import_module(f"benchmarks.train_vs_trl.{contender.module}")
+    watch = Stopwatch(workload)
+    rows = build_rows(workload)
+    if contender.sorted_rows:
+        rows.sort(key=lambda row: len(row.prompt_ids) + len(row.completion_ids))
+    run: Run = module.run(workload, build_model(workload), rows, watch, getattr(module, contender.settings))
+    return run
+
+
+def _limit_threads(workload: Workload) -> None:
+    if workload.device == "cpu":
+        torch.set_num_threads(workload.threads)
+
+
+def _print_agreement(device: str) -> None:
+    """Two rows in a batch of two: there is one order of rows and one KL partner, so all losses must agree."""
+    workload = dataclasses.replace(AGREEMENT, device=device)
+    theirs, ours = (_in_own_process(name, workload).losses for name in ("trl", "ours"))
+    worst = max(abs(each - other) for each, other in zip(theirs, ours, strict=True))
+    print(
+        f"the same objective: losses of {len(ours)} steps on one batch in float32, from {ours[0]:.4f} to "
+        f"{ours[-1]:.4f}, differ from TRL's by at most {worst:.1e}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

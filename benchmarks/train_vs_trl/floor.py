@@ -1,0 +1,178 @@
+"""What an optimiser step must compute and move, and how fast this machine multiplies and copies.
+
+The floor in operations: the policy forward on the rows, the backward pass to their activations (the base is frozen: no
+gradient of its weights), the policy forward on the KL pairs; all of it for the adapter too, with its weights' gradient.
+The head on completion tokens only. Attention to the tokens before only. The reference was computed before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from benchmarks.train_vs_trl.workload import Row, Workload, num_tokens
+
+FORWARD, BACKWARD, KL_FORWARD = 2, 2, 2
+"""Operations a weight and token."""
+WEIGHT_GRADIENT = 2
+"""The same for the gradient of a weight that is trained."""
+PARTS = ("projections", "attention", "MLP", "head", "LoRA")
+"""Where the floor's operations are."""
+TIMED_SECONDS = 0.3
+
+
+class LayerShape(NamedTuple):
+    """Weights of the linear maps, as (inputs, outputs)."""
+
+    projections: list[tuple[int, int]]
+    mlp: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, workload: Workload) -> LayerShape:
+        """The maps of one layer of the workload's model."""
+        width, inner = workload.width, workload.intermediate
+        query, key = workload.heads * workload.head_dim, workload.kv_heads * workload.head_dim
+        return cls(
+            [(width, query), (width, key), (width, key), (query, width)],
+            [(width, inner), (width, inner), (inner, width)],
+        )
+
+
+def operations(workload: Workload, rows: Sequence[Row]) -> dict[str, float]:
+    """Additions and multiplications of a mean optimiser step, by part.
+
+    KL pairs are taken to be as long as the rows: an epoch's pairs have the same prompts and completions.
+
+    Example:
+        >>> tiny = Workload(layers=1, width=2, heads=1, kv_heads=1, head_dim=2, intermediate=4, vocabulary=10, lora_r=1,
+        ...                 rows=4, batch=4)
+        >>> operations(tiny, [Row([1], [2, 0], True)] * 4)["projections"] == 6 * 16 * 12  # per weight, weights, tokens
+        True
+    """
+    shape = LayerShape.of(workload)
+    tokens = workload.layers * num_tokens(rows)
+    completion = sum(len(row.completion_ids) for row in rows)
+    squares = sum((len(row.prompt_ids) + len(row.completion_ids)) ** 2 for row in rows)
+    frozen = FORWARD + BACKWARD + KL_FORWARD
+    scores = (
+        workload.layers * workload.heads * workload.head_dim * squares
+    )  # and as many for the values; half is masked
+    totals = {
+        "projections": frozen * tokens * _num_weights(shape.projections),
+        "attention": (FORWARD + 2 * BACKWARD + KL_FORWARD) * scores,
+        "MLP": frozen * tokens * _num_weights(shape.mlp),
+        "head": frozen * completion * workload.width * workload.vocabulary,
+        "LoRA": (frozen + WEIGHT_GRADIENT) * tokens * workload.lora_r * sum(map(sum, shape.projections + shape.mlp)),
+    }
+    steps = len(rows) / workload.rows_per_step
+    return {part: total / steps for part, total in totals.items()}
+
+
+def moved_bytes(workload: Workload, rows: Sequence[Row]) -> float:
+    """Bytes that a mean optimiser step must move: weights once a pass, kept activations written once and read once."""
+    size = torch.finfo(getattr(torch, workload.dtype)).bits // 8
+    shape = LayerShape.of(workload)
+    weights = workload.layers * _num_weights(shape.projections + shape.mlp) + workload.width * workload.vocabulary
+    passes = 3 * workload.accumulation
+    steps = len(rows) / workload.rows_per_step
+    kept = workload.layers * num_tokens(rows) / steps * _kept_per_token(workload)
+    return float(size * (passes * weights + 2 * kept))
+
+
+def _kept_per_token(workload: Workload) -> int:
+    """Numbers that a layer keeps for the backward pass: inputs of norms, adapters, attention, and of the gate."""
+    query, key = workload.heads * workload.head_dim, workload.kv_heads * workload.head_dim
+    norms = 4 * workload.width + query + key
+    return norms + 2 * (query + key) + 3 * workload.intermediate + 7 * workload.lora_r
+
+
+def _num_weights(maps: Sequence[tuple[int, int]]) -> int:
+    return sum(inputs * outputs for inputs, outputs in maps)
+
+
+class Rates(NamedTuple):
+    """Operations a second at the shapes used and at best, and bytes a second of a copy."""
+
+    by_part: dict[str, float]
+    best: float
+    copied_bytes: float
+
+
+def measure_rates(workload: Workload) -> Rates:
+    """Time this machine on matrices as the training step has them, and on large ones."""
+    tokens = workload.batch * workload.longest_row
+    shape = LayerShape.of(workload)
+    rank = workload.lora_r
+    maps = {
+        "projections": shape.projections,
+        "MLP": shape.mlp,
+        "head": [(workload.width, workload.vocabulary)],
+        "LoRA": [
+            pair for inputs, outputs in shape.projections + shape.mlp for pair in ((inputs, rank), (rank, outputs))
+        ],
+    }
+    by_part = {part: _linear_rate(workload, tokens, each) for part, each in maps.items()}
+    by_part["attention"] = _attention_rate(workload)
+    side = 8192 if workload.device == "cuda" else 1024
+    return Rates(by_part, _linear_rate(workload, side, [(side, side)]), _copy_rate(workload))
+
+
+def _linear_rate(workload: Workload, tokens: int, maps: Sequence[tuple[int, int]]) -> float:
+    """Of the forward pass and of the backward pass to the inputs, over all maps."""
+    options = {"device": workload.device, "dtype": getattr(torch, workload.dtype)}
+    tensors = [
+        (
+            torch.randn(tokens, inputs, **options),
+            torch.randn(tokens, outputs, **options),
+            torch.randn(outputs, inputs, **options),
+        )
+        for inputs, outputs in maps
+    ]
+
+    def both_ways() -> None:
+        for inputs, gradient, weight in tensors:
+            functional.linear(inputs, weight)
+            gradient @ weight
+
+    return (FORWARD + BACKWARD) * tokens * _num_weights(maps) / _seconds(both_ways, workload.device)
+
+
+def _attention_rate(workload: Workload) -> float:
+    """Of the forward pass, causal, on the longest row."""
+    options = {"device": workload.device, "dtype": getattr(torch, workload.dtype)}
+    length, size = workload.longest_row, workload.head_dim
+    query = torch.randn(1, workload.heads, length, size, **options)
+    key, value = (torch.randn(1, workload.kv_heads, length, size, **options) for _ in range(2))
+
+    def attend() -> None:
+        functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+
+    return FORWARD * workload.heads * size * length**2 / _seconds(attend, workload.device)
+
+
+def _copy_rate(workload: Workload) -> float:
+    source = torch.empty(2**30 if workload.device == "cuda" else 2**27, dtype=torch.uint8, device=workload.device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / _seconds(lambda: target.copy_(source), workload.device)
+
+
+def _seconds(call: Callable[[], object], device: str) -> float:
+    """The fastest of repeated calls, after one to warm up."""
+    best = float("inf")
+    _timed(call, device)
+    until = time.perf_counter() + TIMED_SECONDS
+    while time.perf_counter() < until:
+        best = min(best, _timed(call, device))
+    return best
+
+
+def _timed(call: Callable[[], object], device: str) -> float:
+    started = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started

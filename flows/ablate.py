@@ -1,0 +1,94 @@
+"""Ablations: several arms on the same data, over worlds and alignment seeds, compared in pairs."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.annotate import annotate
+from flows.evaluate import score_variants
+from flows.generate import generate
+from flows.prepare import prepare
+from mralign_core.ablation.comparison import Cell
+from mralign_core.ablation.grid import GridArm, arms_of, seeds_of, worlds_of
+from mralign_core.config import RunConfig
+from mralign_core.errors import QualityGateError
+from mralign_core.storage import ArtifactRef
+from tasks.ablate import ablate_on_pool, compare_arms, refusal, remember_refusal
+from tasks.dispatch import train_on_pool
+from tasks.estimate import estimate_matrices
+from tasks.progress import progress
+from tasks.publishing import show_ablation
+from tasks.reward import weigh_traces
+from tasks.runs import remember
+from tasks.train import reference_logps, train_variant
+
+
+@flow(name="ablate", flow_run_name="{config.name}")
+def ablate(config: RunConfig) -> ArtifactRef:
+    """Train the arms of ``ablate.arms`` in every world under every seed, score them alike, and compare them in pairs.
+
+    Args:
+        config: the run config; section ``ablate`` says which arms, worlds and seeds.
+    """
+    arms_of(config)  # refuses what can't be compared, before hours of work
+    if config.ablate.where == "deployment":
+        ablate_on_pool(config)
+    scores: dict[str, ArtifactRef] = {}
+    refused: dict[int, str] = {}
+    num_done = 0
+    with progress("ablating worlds", "ablation") as report:
+        for world, its_config in worlds_of(config).items():
+            if num_done == config.ablate.num_worlds:
+                break
+            found = ablate_world(its_config)
+            scores |= found
+            refused |= {} if found else {world: refusal(its_config)}
+            num_done += bool(found)
+            report(num_done, config.ablate.num_worlds, f"world {world}")
+    if num_done < config.ablate.num_worlds:
+        reasons = "\n  ".join(refused.values())
+        raise QualityGateError(f"more worlds were refused than ablate.max_refused_worlds allows:\n  {reasons}")
+    ablation = compare_arms(config, scores, refused)
+    remember(config, ablation=ablation)
+    show_ablation(config, ablation)
+    return ablation
+
+
+@flow(name="ablate-world", flow_run_name="{config.name}")
+def ablate_world(config: RunConfig) -> dict[str, ArtifactRef]:
+    """All arms and seeds of one world; an ablation with ablate.where 'deployment' starts these runs.
+
+    Args:
+        config: the config of the world.
+
+    Returns:
+        The scores of each ``Cell``, by its text; none when the world's model is refused.
+    """
+    if refusal(config):
+        return {}
+    try:
+        questions, model = prepare(config)
+    except QualityGateError as error:
+        remember_refusal(config, error)
+        return {}
+    candidates, _ = generate(config, questions, model)
+    annotations = annotate(config, candidates)
+    scores: dict[str, ArtifactRef] = {}
+    for seeded in seeds_of(config):
+        arms = arms_of(seeded)
+        adapters = {name: _adapter(arm, model, candidates, annotations) for name, arm in arms.items()}
+        found = score_variants(seeded, questions, model, adapters)
+        world = config.model.pocket.world_seed
+        scores |= {str(Cell(world, seeded.seed, name)): ref for name, ref in found.items()}
+    return scores
+
+
+def _adapter(arm: GridArm, model: ArtifactRef, candidates: ArtifactRef, annotations: ArtifactRef) -> ArtifactRef:
+    """The arm's adapter, trained here or on the GPU pool, with the weights of its own config."""
+    transitions = estimate_matrices(arm.config, candidates, annotations)
+    rewards = weigh_traces(arm.config, candidates, annotations, transitions)
+    traces = {"model": model, "candidates": candidates, "annotations": annotations}
+    if arm.config.train.where == "deployment":
+        train_on_pool(arm.config, {**traces, "rewards": rewards})
+    reference = reference_logps(arm.config, **traces)
+    return train_variant(arm.config, arm.variant, **traces, reference=reference, rewards=rewards)

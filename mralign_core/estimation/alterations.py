@@ -1,0 +1,133 @@
+"""The weights of a corpus as the config asks for them: those of Eq. 10, a placebo's, or scaled to mean 1.
+
+Departures from the paper, off by default: ``reward.placebo`` and ``reward.normalize``. Decisions:
+
+* A placebo moves all that is known of a segment's weight together, so that ``ratio``, ``clipped``, ``support`` and the
+  interval are those of the weight that the segment carries, not of its own move.
+* Unlabelled segments take no part in a placebo: they keep weight 1.
+* Normalising scales the weight and its interval. ``ratio`` and ``clipped`` still tell of the weight before it.
+
+Altered weights are made of the whole corpus at once: some 100 bytes a segment are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.compute as pc
+
+from mralign_core.config import RewardConfig
+from mralign_core.estimation.traces import IntArray, TraceBatch
+from mralign_core.estimation.weights import Weigher
+from mralign_core.method.placebos import (
+    mean_one_factor,
+    permuted_polarities,
+    rows_by_trace,
+    sources_in_other_traces,
+    sources_within_traces,
+)
+from mralign_core.schemas import CANDIDATES, REWARDS
+from mralign_core.storage.tables import stream_table
+
+KEYS = ["trace_id", "segment"]
+SCALED = ["weight", "weight_low", "weight_high"]
+TRACES_AT_ONCE = 10_000
+
+
+def weigh_corpus(
+    batches: Iterable[TraceBatch], weigher: Weigher, section: RewardConfig, *, seed: int, candidates: Path
+) -> Iterator[Mapping[str, Any]]:
+    """Columns of ``schemas.REWARDS``: batch by batch as Eq. 10 gives them, or altered, all at once.
+
+    Args:
+        batches: whole traces.
+        weigher: of the same section.
+        section: placebo and normalisation.
+        seed: chooses the placebo.
+        candidates: file of table ``candidates``, for the tokens of each segment.
+
+    Raises:
+        DataError: a trace is the only one of its polarity, so that no other can lend it weights.
+    """
+    if section.placebo == "none" and section.normalize == "none":
+        yield from map(weigher.weigh, batches)
+        return
+    frame = pd.concat([_weighed(batch, weigher) for batch in batches], ignore_index=True)
+    if section.placebo != "none":
+        frame = _with_weights_of(frame, _sources(frame, section, seed))
+    if section.normalize == "mean_one":
+        frame[SCALED] = frame[SCALED].mul(_factors(frame, candidates), axis=0)
+    yield {name: frame[name] for name in REWARDS.columns}
+
+
+def with_permuted_polarities(
+    batches: Iterable[TraceBatch], again: Iterable[TraceBatch], *, seed: int
+) -> Iterator[TraceBatch]:
+    """The same traces with their polarities dealt out anew over all of them.
+
+    Args:
+        batches: whole traces.
+        again: the same once more: who is positive is known only after all have been seen.
+        seed: chooses the permutation.
+    """
+    true = {trace_id: sign for batch in batches for trace_id, sign in zip(*_signs(batch), strict=True)}
+    permuted = dict(zip(true, permuted_polarities(list(true), list(true.values()), seed=seed), strict=True))
+    for batch in again:
+        ids, _ = _signs(batch)
+        yield batch._replace(is_positive=np.array([permuted[trace_id] for trace_id in ids], dtype=np.bool_))
+
+
+def _signs(batch: TraceBatch) -> tuple[list[str], list[bool]]:
+    return batch.trace_ids.to_pylist(), batch.is_positive.tolist()
+
+
+def _weighed(batch: TraceBatch, weigher: Weigher) -> pd.DataFrame:
+    """Rows of ``schemas.REWARDS``, and of each segment whether its trace is positive and it has a label."""
+    columns = weigher.weigh(batch)
+    frame = pd.DataFrame({name: np.asarray(columns[name]) for name in REWARDS.columns})
+    is_positive = batch.is_positive[batch.trace_of_step[batch.step_of_segment]]
+    return frame.assign(is_positive=is_positive, is_labelled=batch.labels[batch.step_of_segment].any(axis=1))
+
+
+def _sources(frame: pd.DataFrame, section: RewardConfig, seed: int) -> IntArray:
+    """Which row each row takes its weight from, (S,)."""
+    sources = np.arange(len(frame))
+    labelled = np.flatnonzero(frame["is_labelled"])
+    rows = frame.iloc[labelled]
+    if section.placebo == "within_trace":
+        taken = sources_within_traces(rows["trace_id"].tolist(), seed=seed)
+    else:
+        taken = sources_in_other_traces(rows["trace_id"].tolist(), rows["is_positive"].tolist(), seed=seed)
+    sources[labelled] = labelled[taken]
+    return sources
+
+
+def _with_weights_of(frame: pd.DataFrame, sources: IntArray) -> pd.DataFrame:
+    taken = frame[[name for name in REWARDS.columns if name not in KEYS]].take(sources).reset_index(drop=True)
+    return pd.concat([frame[KEYS], taken], axis=1)
+
+
+def _factors(frame: pd.DataFrame, candidates: Path) -> pd.Series:
+    """What each row's weight is multiplied by."""
+    tokens_of = _token_counts(candidates)
+    weights, segments = frame["weight"].to_numpy(float), frame["segment"].to_numpy(int)
+    factors = np.ones(len(frame))
+    for trace_id, rows in rows_by_trace(frame["trace_id"].tolist()).items():
+        factors[rows] = mean_one_factor(weights[rows], tokens_of[trace_id][segments[rows]])
+    return pd.Series(factors, index=frame.index)
+
+
+def _token_counts(candidates: Path) -> dict[str, IntArray]:
+    """Trace → tokens that carry the weight of each of its segments."""
+    counts: dict[str, IntArray] = {}
+    for batch in stream_table(candidates, CANDIDATES, ["trace_id", "segments"], TRACES_AT_ONCE):
+        spans = batch.column("segments")
+        flat = spans.flatten()
+        tokens = pc.subtract(flat.field("token_end"), flat.field("token_start")).to_numpy()
+        ends = np.cumsum(pc.list_value_length(spans).to_numpy())
+        counts |= zip(batch.column("trace_id").to_pylist(), np.split(tokens, ends[:-1]), strict=True)
+    return counts

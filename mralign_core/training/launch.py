@@ -1,0 +1,264 @@
+"""Train in the processes that ``accelerate launch`` starts, as if it were in this one.
+
+The work goes to them as a JSON file and Parquet tables, the results come back as tables and an adapter directory; in
+between they report over a socket (:mod:`mralign_core.supervise`): log records, progress, the memory of each GPU, and
+what went wrong. A user's error is raised here as it was there. All else, such as a process that was killed, is a
+``ChildProcessError``, an ``OSError`` that is worth another attempt: that goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+from accelerate.utils import DistributedType
+
+from mralign_core import errors
+from mralign_core.config import ModelConfig, Section, StorageConfig, TrainConfig, Variant
+from mralign_core.errors import ConfigError, OutOfMemory, UserError
+from mralign_core.schemas import CANDIDATES, REFERENCE_LOGPS, REWARDS
+from mralign_core.storage.tables import read_table, write_table
+from mralign_core.supervise import STARTER, Message, Supervisor
+from mralign_core.training.fit import TrainingResult
+from mralign_core.training.reference import OnRows
+from mralign_core.training.trainer import Progress
+
+logger = logging.getLogger("mralign_core.training")
+
+LAST_LINES = 20
+"""Of the processes' output, in the message of an error."""
+CANDIDATES_FILE, REWARDS_FILE, REFERENCE_FILE = "candidates.parquet", "rewards.parquet", "reference.parquet"
+RESULT_FILE = "result.parquet"
+
+
+class AdapterJob(Section):
+    """What training an adapter needs beyond what its reference needs."""
+
+    variant: Variant
+    seed: int
+    directory: Path
+    """Where the adapter goes."""
+    card: dict[str, Any]
+    """Facts for the model card."""
+    storage: StorageConfig
+    """The store that keeps the checkpoints."""
+    key: str
+    """Cache key of the adapter, under which they are kept."""
+
+
+class Job(Section):
+    """What the processes are to do: an adapter, or without one the table of reference log-probabilities."""
+
+    folder: Path
+    """Tables that go in, the table that comes out, and the socket."""
+    model_path: str
+    revision: str
+    section: TrainConfig
+    model_section: ModelConfig
+    adapter: AdapterJob | None = None
+
+    @property
+    def socket(self) -> Path:
+        """Where the processes report."""
+        return self.folder / "socket"
+
+
+def launch_reference(
+    model_path: str | Path,
+    candidates: pd.DataFrame,
+    *,
+    section: TrainConfig,
+    model_section: ModelConfig,
+    on_progress: OnRows | None = None,
+    revision: str = "",
+) -> pd.DataFrame:
+    """:func:`~mralign_core.training.reference.compute_reference` in the processes of ``train.accelerate_config``.
+
+    Raises:
+        ConfigError: that file can't be used; see :func:`read_accelerate_config`.
+        ChildProcessError: a process ended, or failed by no fault of the user.
+    """
+    with tempfile.TemporaryDirectory(prefix="mralign-") as folder:
+        write_table(Path(folder), CANDIDATES_FILE, candidates, CANDIDATES)
+        job = Job(
+            folder=Path(folder),
+            model_path=str(model_path),
+            revision=revision,
+            section=section,
+            model_section=model_section,
+        )
+        _launch(job, on_progress)
+        return read_table(Path(folder, RESULT_FILE))
+
+
+def launch_adapter(
+    model_path: str | Path,
+    candidates: pd.DataFrame,
+    rewards: pd.DataFrame | None,
+    *,
+    variant: Variant,
+    section: TrainConfig,
+    model_section: ModelConfig,
+    seed: int,
+    directory: Path,
+    card: Mapping[str, Any],
+    storage: StorageConfig,
+    key: str,
+    reference: pd.DataFrame | None = None,
+    on_progress: Progress | None = None,
+    revision: str = "",
+) -> TrainingResult:
+    """:func:`~mralign_core.training.fit.train_adapter` in the processes of ``train.accelerate_config``.
+
+    Takes the same arguments but two: ``storage`` is the store that keeps the checkpoints, and ``key`` the cache key of
+    the adapter, under which they are kept.
+
+    Raises:
+        ConfigError: that file can't be used; see :func:`read_accelerate_config`.
+        OutOfMemory: and ``train.on_out_of_memory`` is ``stop``, or there is no smaller way to train.
+        ChildProcessError: a process ended, or failed by no fault of the user.
+    """
+    tables = ((CANDIDATES_FILE, candidates, CANDIDATES), (REWARDS_FILE, rewards, REWARDS))
+    with tempfile.TemporaryDirectory(prefix="mralign-") as folder:
+        for name, frame, table in (*tables, (REFERENCE_FILE, reference, REFERENCE_LOGPS)):
+            if frame is not None:
+                write_table(Path(folder), name, frame, table)
+        job = Job(
+            folder=Path(folder),
+            model_path=str(model_path),
+            revision=revision,
+            section=section,
+            model_section=model_section,
+            adapter=AdapterJob(
+                variant=variant, seed=seed, directory=directory, card=dict(card), storage=storage, key=key
+            ),
+        )
+        counts = with_less_memory(
+            section, lambda smaller: _launch(job.model_copy(update={"section": smaller}), on_progress)
+        )
+        return TrainingResult(read_table(Path(folder, RESULT_FILE)), counts)
+
+
+def read_accelerate_config(path: str) -> ClusterConfig:
+    """The settings of ``accelerate launch``, refused where training would not follow them.
+
+    Args:
+        path: a YAML file as ``accelerate config`` writes it.
+
+    Raises:
+        ConfigError: it is missing, is no such file, or asks for something other than several processes on this host,
+            each with a copy of the model or (FSDP2) with a share of it.
+    """
+    try:
+        settings = load_config_from_file(path)
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise ConfigError(f"train.accelerate_config {path!r} is no file for `accelerate launch`: {error}") from error
+    kind, fsdp = settings.distributed_type, settings.fsdp_config or {}
+    problems = {
+        f"distributed_type {kind.value}: MULTI_GPU or FSDP": kind
+        not in (DistributedType.MULTI_GPU, DistributedType.FSDP),
+        f"num_machines {settings.num_machines}: 1": settings.num_machines != 1,
+        f"mixed_precision {settings.mixed_precision}: no (model.dtype decides)": settings.mixed_precision
+        not in (None, "no"),
+        f"fsdp_config {fsdp}: fsdp_version 2 and nothing else": kind == DistributedType.FSDP
+        and fsdp != {"fsdp_version": 2},
+    }
+    found = [text for text, is_wrong in problems.items() if is_wrong]
+    if found:
+        raise ConfigError(
+            f"train.accelerate_config {path!r} asks for what training does not do; use {'; '.join(found)}; see "
+            "deployments/accelerate/"
+        )
+    return settings
+
+
+def with_less_memory(section: TrainConfig, attempt: Callable[[TrainConfig], Any]) -> Any:
+    """What an attempt returns; where a device ran out of memory, attempt it again in a smaller way.
+
+    Args:
+        section: the train section of the config.
+        attempt: trains with a section, from the last checkpoint.
+
+    Raises:
+        OutOfMemory: and there is no smaller way.
+    """
+    while True:
+        try:
+            return attempt(section)
+        except OutOfMemory as error:
+            if not error.smaller:
+                raise
+            section = section.model_copy(update=error.smaller)
+            logger.warning("%s. Starting again from the last checkpoint with %s", error, error.smaller)
+
+
+def _launch(job: Job, on_progress: Callable[..., None] | None) -> dict[str, int]:
+    """Run a job to its end and return the counts that it reports."""
+    settings = read_accelerate_config(job.section.accelerate_config)
+    file = job.folder / "job.json"
+    file.write_text(job.model_dump_json())
+    child = ["-m", "mralign_core.child", str(job.socket)]
+    launcher = [sys.executable, *child, "accelerate.commands.launch", "--config_file", job.section.accelerate_config]
+    worker = [*child, "mralign_core.training.worker", str(file)]
+    logger.info("training in %d processes (%s)", settings.num_processes, job.section.accelerate_config)
+    # accelerate itself tells only a single process of use_cpu.
+    environment = {"ACCELERATE_USE_CPU": str(settings.use_cpu).lower()}
+    with Supervisor([*launcher, *worker], job.socket, environment) as supervisor:
+        return _follow(supervisor, on_progress)
+
+
+def _follow(supervisor: Supervisor, on_progress: Callable[..., None] | None) -> dict[str, int]:
+    """Pass on what the processes say; returns the main one's counts."""
+    last_lines: deque[str] = deque(maxlen=LAST_LINES)
+    memory: dict[int, float] = {}
+    counts = None
+    for message in supervisor.messages():
+        match message["kind"]:
+            case "output":
+                logger.info("%s", message["text"])
+                last_lines.append(message["text"])
+            case "log":
+                who = f"process {message['rank']}: " if message["rank"] else ""
+                logging.getLogger(message["name"]).log(message["level"], "%s%s", who, message["text"])
+            case "progress" if on_progress:
+                on_progress(*message["values"])
+            case "memory":
+                memory[message["rank"]] = message["mib"]
+                if len(memory) == message["size"]:
+                    logger.info(
+                        "GPU memory in use: %s MiB", ", ".join(f"{memory.pop(rank):,.0f}" for rank in sorted(memory))
+                    )
+            case "result":
+                counts = message["counts"]
+            case "error":
+                raise _error(message)
+            case "lost":
+                who = "`accelerate launch`" if message["rank"] == STARTER else f"training process {message['rank']}"
+                raise ChildProcessError(
+                    f"{who} ended without a word, as one that is killed does (by the "
+                    f"system for want of host memory, for instance){_quote(last_lines)}"
+                )
+    if counts is None:
+        raise ChildProcessError(f"`accelerate launch` ended with code {supervisor.exit_code()}{_quote(last_lines)}")
+    return counts
+
+
+def _error(message: Message) -> Exception:
+    kind = getattr(errors, message["type"], None)
+    if kind is OutOfMemory:
+        return OutOfMemory(message["text"], message["smaller"])
+    if isinstance(kind, type) and issubclass(kind, UserError):
+        return kind(message["text"])
+    return ChildProcessError(f"training process {message['rank']} failed:\n{message['traceback']}")
+
+
+def _quote(lines: deque[str]) -> str:
+    return "".join(["; its last lines:", *(f"\n  {line}" for line in lines)]) if lines else ""

@@ -1,0 +1,124 @@
+"""Comparing the arms of an ablation, and the worlds on which there are none to compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from mralign_core.ablation.comparison import Cell, Unit, cell_results, paired_differences
+from mralign_core.ablation.figure import forest_plot
+from mralign_core.ablation.findings import Ablation, ablation_markdown
+from mralign_core.ablation.grid import arms_of, comparisons, worlds_of
+from mralign_core.config import RunConfig
+from mralign_core.errors import QualityGateError
+from mralign_core.evaluation.drawing import to_png, to_svg
+from mralign_core.evaluation.metrics import METRICS
+from mralign_core.schemas import ABLATION_DIFFERENCES, ABLATION_RESULTS
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.caching import Built, Produced, Work, stage_task
+from tasks.dispatch import run_children
+from tasks.prepare import model_work
+
+RESULTS, DIFFERENCES, REFUSED, PAGE, FOREST_PNG, FOREST_SVG = (
+    "results.parquet",
+    "differences.parquet",
+    "refused.json",
+    "ablation.md",
+    "forest.png",
+    "forest.svg",
+)
+"""The files of the artifact."""
+NUMBERS = ("difference", "std_error", "low", "high", "p_value")
+ABLATE_WORLD = "ablate-world/ablate-world"
+
+
+def ablation_work(config: RunConfig, scores: Mapping[str, ArtifactRef], refused: Mapping[int, str]) -> Work:
+    """The comparison of arms, from the scores of each ``Cell`` by its text."""
+    inputs = {f"scores:{cell}": ref for cell, ref in scores.items()}
+    return Work("ablation", config, inputs, {f"refused world {world}": why for world, why in refused.items()})
+
+
+@stage_task("compare-arms")
+def compare_arms(config: RunConfig, scores: Mapping[str, ArtifactRef], refused: Mapping[int, str]) -> Produced:
+    """Compute the paired differences of all arms with their intervals, and write the page to look at."""
+
+    def build(store: ArtifactStore, directory: Path) -> Built:
+        cells = ((Cell.parse(cell), store.read_table(ref, "scores.parquet")) for cell, ref in scores.items())
+        results = cell_results(cells)
+        pairs = comparisons(arms_of(config))
+        differences = paired_differences(results, pairs, unit=_unit(config), confidence=config.ablate.confidence)
+        ablation = _ablation(config, results, differences, refused)
+        store.write_table(directory, RESULTS, results.astype(object), ABLATION_RESULTS)
+        store.write_table(directory, DIFFERENCES, differences.astype(object), ABLATION_DIFFERENCES)
+        (directory / REFUSED).write_text(json.dumps(refused, ensure_ascii=False, indent=1), encoding="utf-8")
+        (directory / PAGE).write_text(f"# Ablation\n\n{ablation_markdown(ablation)}", encoding="utf-8")
+        figure = forest_plot(ablation)
+        (directory / FOREST_PNG).write_bytes(to_png(figure))
+        (directory / FOREST_SVG).write_text(to_svg(figure, "forest"), encoding="utf-8")
+        counts = {f"{_unit(config)}s": ablation.num_units, "worlds refused": len(refused), "cells": len(results)}
+        return Built(ABLATION_DIFFERENCES.name, counts)
+
+    return ablation_work(config, scores, refused).produce(build)
+
+
+def read_ablation(config: RunConfig, ref: ArtifactRef) -> Ablation:
+    """What :func:`compare_arms` found under this config."""
+    store = ArtifactStore(config.storage)
+    refused = json.loads(store.open_file(ref, REFUSED).read_text(encoding="utf-8"))
+    results, differences = (
+        store.read_table(ref, name).astype(dict.fromkeys(columns, float))
+        for name, columns in ((RESULTS, METRICS), (DIFFERENCES, NUMBERS))
+    )
+    return _ablation(config, results, differences, {int(world): why for world, why in refused.items()})
+
+
+def refusal(config: RunConfig) -> str:
+    """Why the model of this pocket world was refused; empty where it was not, as far as is known."""
+    if config.model.source != "pocket":
+        return ""
+    return str((ArtifactStore(config.storage).get_json(_refusal(config)) or {}).get("why", ""))
+
+
+def remember_refusal(config: RunConfig, error: QualityGateError) -> None:
+    """Note that this world's model did not pass, so that no later run trains it again to find out."""
+    ArtifactStore(config.storage).put_json(_refusal(config), {"why": str(error)})
+
+
+def ablate_on_pool(config: RunConfig) -> None:
+    """Work off the worlds in child runs, all at once, and those that replace refused ones after them.
+
+    Raises:
+        ConfigError: there is no such deployment.
+        RuntimeError: a child run did not complete; what it made is kept.
+    """
+    left, missing = list(worlds_of(config).values()), config.ablate.num_worlds
+    while missing and left:
+        together, left = left[:missing], left[missing:]
+        parameters = [{"config": world.model_dump(mode="json")} for world in together]
+        run_children(ABLATE_WORLD, parameters, field="ablate.where")
+        missing = sum(bool(refusal(world)) for world in together)
+
+
+def _refusal(config: RunConfig) -> str:
+    return f"refused-worlds/{model_work(config).key}"
+
+
+def _unit(config: RunConfig) -> Unit:
+    return "world" if config.model.source == "pocket" else "seed"
+
+
+def _ablation(
+    config: RunConfig, results: pd.DataFrame, differences: pd.DataFrame, refused: Mapping[int, str]
+) -> Ablation:
+    return Ablation(
+        arms=arms_of(config),
+        results=results,
+        differences=differences,
+        unit=_unit(config),
+        confidence=config.ablate.confidence,
+        is_pocket=config.model.source == "pocket",
+        refused=refused,
+    )

@@ -1,0 +1,144 @@
+"""The sentence claims what its intervals exclude 0 for and nothing else; tables, page and figure show the same."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mralign_core.ablation.comparison import paired_differences
+from mralign_core.ablation.figure import forest_plot
+from mralign_core.ablation.findings import Ablation, ablation_markdown, ablation_tables, is_shown, sentence
+from mralign_core.ablation.grid import arms_of, comparisons
+from mralign_core.config import parse_config
+from mralign_core.evaluation.drawing import to_png
+from mralign_core.schemas import ABLATION_RESULTS
+
+ARMS = ["kto", "mr_align", "placebo_within"]
+CONFIG = parse_config(
+    {
+        "model": {"source": "pocket"},
+        "questions": {"train": "pocket", "eval": "pocket"},
+        "ablate": {"arms": ARMS},
+    }
+)
+
+
+def ablation(accs, *, unit="world", confidence=0.95, num_seeds=1, is_pocket=True):
+    """From Acc of on, kto, mr_align and placebo_within in each unit, Mis being 1 − Acc, and think-off."""
+    rows = []
+    for number, levels in enumerate(accs):
+        world, seed = (number, 0) if unit == "world" else (0, number)
+        for repeat in range(num_seeds):
+            for arm, acc in zip(["on", *ARMS], levels, strict=True):
+                rows.append((world, seed + repeat, arm, 20, 100, acc, 1 - acc, 1.0, acc))
+            rows.append((world, seed + repeat, "off", 20, 100, np.nan, np.nan, np.nan, 0.9))
+    results = pd.DataFrame(rows, columns=list(ABLATION_RESULTS.columns))
+    arms = arms_of(CONFIG)
+    differences = paired_differences(results, comparisons(arms), unit=unit, confidence=confidence)
+    return Ablation(arms, results, differences, unit, confidence, is_pocket, {5: "one_hop_accuracy 0.5 is below 0.95"})
+
+
+CLEAR = ablation(
+    [(0.70, 0.80, 0.85, 0.801), (0.72, 0.81, 0.87, 0.809), (0.68, 0.79, 0.84, 0.792), (0.7, 0.8, 0.86, 0.799)],
+    num_seeds=2,
+)
+
+
+def claims(text):
+    """What the sentence says is shown, and what not."""
+    shown, unshown = re.search(r"excludes 0, is (.*?); what is not shown is (.*?); these \d+ intervals", text).groups()
+    return shown, unshown
+
+
+def test_the_sentence_of_a_clear_case():
+    shown, unshown = claims(sentence(CLEAR))
+    assert sentence(CLEAR).startswith(
+        "Over 4 worlds with 2 alignment seeds each (20 held-out questions and 100 answers an arm and seed), what is "
+    )
+    assert "MR-ALIGN − KTO (Acc +5.5 [+4.6, +6.4] 4/4, Mis −5.5 [−6.4, −4.6] 4/4)" in shown
+    assert "MR-ALIGN − placebo within (Acc" in shown
+    assert unshown == "placebo within − KTO (Acc, Mis)"
+    assert "these 12 intervals are not corrected for their number, so that about 0.6 would exclude 0 by chance" in (
+        sentence(CLEAR)
+    )
+    assert sentence(CLEAR).endswith("so this is a positive control and says nothing of large models.")
+    assert sentence(CLEAR).count(". ") == 0, "one sentence"
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(*[st.floats(0.0, 1.0)] * 4), min_size=1, max_size=5), st.sampled_from(["world", "seed"]))
+def test_nothing_is_called_shown_whose_interval_holds_0(accs, unit):
+    found = ablation(accs, unit=unit, is_pocket=unit == "world")
+    text = sentence(found)
+    rows = found.differences[found.differences["metric"].isin(["acc", "mis"])]
+    if rows["low"].isna().all():
+        assert "there is no interval, so that nothing is shown or ruled out" in text
+        return
+    shown, unshown = claims(text)
+    for (arm, baseline), each in rows.groupby(["arm", "baseline"]):
+        name = f"{found.title(arm)} − {found.title(baseline)} ("
+        for part, wanted in ((shown, True), (unshown, False)):
+            listed = re.search(re.escape(name) + r"(.*?)\)(, |$)", part)
+            named = {metric for metric in ("Acc", "Mis") if listed and metric in listed[1]}
+            assert named == {row["metric"].capitalize() for _, row in each.iterrows() if is_shown(row) == wanted}
+
+
+def test_one_unit_gives_no_interval_and_no_claim():
+    text = sentence(ablation([(0.7, 0.8, 0.9, 0.8)]))
+    assert text.startswith("In one world with one alignment seed (20 held-out questions")
+    assert "nothing is shown or ruled out" in text
+
+
+def test_seeds_of_one_model_are_not_passed_off_as_worlds():
+    accs = [(0.70, 0.80, 0.85, 0.80), (0.71, 0.80, 0.86, 0.81), (0.70, 0.81, 0.85, 0.80)]
+    text = sentence(ablation(accs, unit="seed", is_pocket=False))
+    assert text.startswith("In one world with 3 alignment seeds")
+    assert "interval over seeds excludes 0" in text
+    assert "seeds of one model are not independent worlds" in text
+    assert "positive control" not in text
+
+
+def test_what_survives_bonferroni_is_counted():
+    rows = CLEAR.differences[CLEAR.differences["metric"].isin(["acc", "mis"])]
+    survive = (rows["p_value"] * 12 < 0.05).sum()
+    assert 0 < survive < 12
+    assert f"{survive} would still do so after Bonferroni's correction" in sentence(CLEAR)
+
+
+def test_the_page_has_levels_differences_arms_and_refused_worlds():
+    page = ablation_markdown(CLEAR)
+    assert sentence(CLEAR) in page
+    assert "| think on | 70.0 | 30.0 | 100.0 | 70.0 |" in page
+    assert "| think off | – | – | – | 90.0 |" in page
+    assert "| MR-ALIGN − KTO | **+5.5 [+4.6, +6.4] 4/4** |" in page
+    assert "| placebo_within | placebo within | mr_align | `reward.placebo: within_trace` |" in page
+    assert "World 5 was left out and replaced: one_hop_accuracy 0.5 is below 0.95" in page
+
+
+def test_the_terminal_shows_levels_then_differences(capsys):
+    from rich.console import Console
+
+    for table in ablation_tables(CLEAR):
+        Console(width=80).print(table)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "KTO 80.0 20.0 100.0 80.0" in lines
+    assert "MR-ALIGN − KTO +5.5 [+4.6, +6.4] 4/4 −5.5 [−6.4, −4.6] 4/4" in lines
+    assert "MR-ALIGN − KTO 0.0 +5.5 [+4.6, +6.4] 4/4" in lines
+
+
+@pytest.mark.parametrize("found", [CLEAR, ablation([(0.7, 0.8, 0.9, 0.8)])])
+def test_the_figure_fills_the_dots_whose_interval_excludes_0(found):
+    figure = forest_plot(found)
+    acc, mis = figure.axes
+    num_pairs = len(comparisons(found.arms))
+    for axes, metric in ((acc, "acc"), (mis, "mis")):
+        rows = found.differences[found.differences["metric"] == metric]
+        dots = [line for line in axes.lines if line.get_markersize() == 8]
+        assert [dot.get_xdata()[0] for dot in dots] == pytest.approx((100 * rows["difference"]).tolist())
+        assert [dot.get_markerfacecolor() != "white" for dot in dots] == [is_shown(row) for _, row in rows.iterrows()]
+        units = [line for line in axes.lines if line.get_markersize() == 3.5]
+        assert [len(line.get_xdata()) for line in units] == [found.num_units] * num_pairs
+    assert len(to_png(figure)) > 3000
