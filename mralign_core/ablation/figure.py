@@ -42,7 +42,7 @@ def forest_plot(ablation: Ablation) -> Figure:
 
 def _comparison(axes: Axes, place: int, units: pd.Series, row: pd.Series) -> None:
     low, high = 100 * float(row["low"]), 100 * float(row["high"])
-    axes.plot(100 * units, [place] * len(units), "o", ms=3.5, color=MUTED, alpha=0.45, mew=0)
+    axes.plot(100 * units, [place + 0.27] * len(units), "o", ms=3.5, color=MUTED, alpha=0.45, mew=0)
     if not np.isnan(low):
         axes.plot([low, high], [place, place], color=COLOUR, lw=2.2, solid_capstyle="round")
     face = COLOUR if is_shown(row) else "white"

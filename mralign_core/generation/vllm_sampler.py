@@ -213,7 +213,13 @@ def open_engine(
 
 
 def _lora_options(adapter_dir: Path) -> dict[str, Any]:
-    rank = json.loads((adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    settings = json.loads((adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
+    rank = settings["r"]
+    if settings.get("target_parameters"):
+        raise ConfigError(
+            "train.target_modules includes experts, whose adapters sampler 'vllm' does not load: set evaluate.sampler to "
+            "'transformers'"
+        )
     if rank > LORA_RANKS[-1]:
         raise ConfigError(f"train.lora_r is {rank}; vLLM takes adapters up to rank {LORA_RANKS[-1]}")
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(room for room in LORA_RANKS if room >= rank)}

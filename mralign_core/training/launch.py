@@ -162,20 +162,19 @@ def read_accelerate_config(path: str) -> ClusterConfig:
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise ConfigError(f"train.accelerate_config {path!r} is no file for `accelerate launch`: {error}") from error
     kind, fsdp = settings.distributed_type, settings.fsdp_config or {}
-    problems = {
-        f"distributed_type {kind.value}: MULTI_GPU or FSDP": kind
-        not in (DistributedType.MULTI_GPU, DistributedType.FSDP),
-        f"num_machines {settings.num_machines}: 1": settings.num_machines != 1,
-        f"mixed_precision {settings.mixed_precision}: no (model.dtype decides)": settings.mixed_precision
-        not in (None, "no"),
-        f"fsdp_config {fsdp}: fsdp_version 2 and nothing else": kind == DistributedType.FSDP
-        and fsdp != {"fsdp_version": 2},
-    }
-    found = [text for text, is_wrong in problems.items() if is_wrong]
-    if found:
+    wanted = []
+    if kind not in (DistributedType.MULTI_GPU, DistributedType.FSDP):
+        wanted.append(f"distributed_type MULTI_GPU or FSDP, not {kind.value}")
+    if kind == DistributedType.FSDP and fsdp != {"fsdp_version": 2}:
+        wanted.append(f"fsdp_config with fsdp_version 2 and nothing else, not {fsdp}")
+    if settings.num_machines != 1:
+        wanted.append(f"num_machines 1, not {settings.num_machines}")
+    if settings.mixed_precision not in (None, "no"):
+        wanted.append(f"no mixed_precision {settings.mixed_precision}: model.dtype decides")
+    if wanted:
         raise ConfigError(
-            f"train.accelerate_config {path!r} asks for what training does not do; use {'; '.join(found)}; see "
-            "deployments/accelerate/"
+            f"train.accelerate_config {path!r} asks for what training does not do: write {'; '.join(wanted)}; "
+            "deployments/accelerate/ has examples"
         )
     return settings
 
@@ -216,9 +215,8 @@ def _launch(job: Job, on_progress: Callable[..., None] | None) -> dict[str, int]
 
 
 def _follow(supervisor: Supervisor, on_progress: Callable[..., None] | None) -> dict[str, int]:
-    """Pass on what the processes say; returns the main one's counts."""
+    """Pass on what the processes say; returns the counts that they report at the end."""
     last_lines: deque[str] = deque(maxlen=LAST_LINES)
-    memory: dict[int, float] = {}
     counts = None
     for message in supervisor.messages():
         match message["kind"]:
@@ -230,25 +228,20 @@ def _follow(supervisor: Supervisor, on_progress: Callable[..., None] | None) -> 
                 logging.getLogger(message["name"]).log(message["level"], "%s%s", who, message["text"])
             case "progress" if on_progress:
                 on_progress(*message["values"])
-            case "memory":
-                memory[message["rank"]] = message["mib"]
-                if len(memory) == message["size"]:
-                    logger.info(
-                        "GPU memory in use: %s MiB", ", ".join(f"{memory.pop(rank):,.0f}" for rank in sorted(memory))
-                    )
             case "result":
                 counts = message["counts"]
             case "error":
                 raise _error(message)
             case "lost":
-                who = "`accelerate launch`" if message["rank"] == STARTER else f"training process {message['rank']}"
-                raise ChildProcessError(
-                    f"{who} ended without a word, as one that is killed does (by the "
-                    f"system for want of host memory, for instance){_quote(last_lines)}"
-                )
+                raise ChildProcessError(f"{_lost(message['rank'])}{_quote(last_lines)}")
     if counts is None:
         raise ChildProcessError(f"`accelerate launch` ended with code {supervisor.exit_code()}{_quote(last_lines)}")
     return counts
+
+
+def _lost(rank: int) -> str:
+    who = "`accelerate launch`" if rank == STARTER else f"training process {rank}"
+    return f"{who} ended without a word, as one does that is killed (by the system, for want of host memory perhaps)"
 
 
 def _error(message: Message) -> Exception:

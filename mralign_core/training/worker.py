@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
@@ -33,7 +34,7 @@ from mralign_core.training.launch import (
 from mralign_core.training.reference import compute_reference
 from mralign_core.training.workers import Workers
 
-MEMORY_EVERY_S = 60.0
+MEMORY_EVERY_S = 600.0
 """Between two reports of the memory of a GPU."""
 
 
@@ -100,19 +101,21 @@ def _train(
 
 
 class _Report:
-    """Sends progress from the main process, and from each the most GPU memory that it took."""
+    """Sends progress from the main process, and now and then from each the most GPU memory that it took."""
 
     def __init__(self, lifeline: Lifeline, workers: Workers) -> None:
         self._lifeline = lifeline
         self._workers = workers
-        self._last = time.monotonic()
+        self._last = -math.inf
 
     def __call__(self, *values: Any) -> None:
         if self._workers.is_main:
             self._lifeline.send("progress", values=values)
         if self._workers.device.type == "cuda" and time.monotonic() - self._last > MEMORY_EVERY_S:
             mib = torch.cuda.max_memory_allocated(self._workers.device) / 2**20
-            self._lifeline.send("memory", mib=mib, size=self._workers.size)
+            text = f"{mib:,.0f} MiB of GPU memory taken at most"
+            # Not by the logger, which keeps quiet in all but the main process.
+            self._lifeline.send("log", name="mralign_core.training", level=logging.INFO, text=text)
             self._last = time.monotonic()
 
 

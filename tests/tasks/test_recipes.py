@@ -219,8 +219,8 @@ CHANGE_NO_RESULT = {
     "mralign_core.pocket.quality": "the quality gates: they refuse a model, and don't change it",
     "mralign_core.training.lora": "checks names of modules",
     "mralign_core.training.checkpoints": "keeps a state on the way, from which the same adapter comes",
+    "mralign_core.training.launch": "says where the same training runs",
     "mralign_core.training.curves": "shows what the metrics table has",
-    "mralign_core.training.launch": "calls the same code in other processes",
 }
 """Code that a task calls without being part of every key of its stage, and why that is right."""
 

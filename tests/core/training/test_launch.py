@@ -137,11 +137,10 @@ def test_processes_that_end_too_early_are_quoted(address):
         _follow(supervisor, None)
 
 
-def test_progress_records_output_and_memory_reach_this_process(address, caplog):
+def test_progress_records_and_output_reach_this_process(address, caplog):
     script = """
 rank = int(sys.argv[2])
 lifeline.send("log", name="mralign_core.training", level=20, text="step")
-lifeline.send("memory", mib=1000 + rank, size=2)
 print("printed")
 if rank == 0:
     lifeline.send("progress", values=[1, 2, {"loss": 0.5}])
@@ -152,7 +151,7 @@ lifeline.close()
     with caplog.at_level("INFO", logger="mralign_core"):
         assert follow(script, address, lambda *values: seen.append(values)) == {"rows": 3}
     assert seen == [(1, 2, {"loss": 0.5})]
-    assert {"step", "process 1: step", "printed", "GPU memory in use: 1,000, 1,001 MiB"} <= set(caplog.messages)
+    assert {"step", "process 1: step", "printed"} <= set(caplog.messages)
 
 
 def test_out_of_memory_starts_again_in_the_way_that_it_names(section):
@@ -184,10 +183,10 @@ def test_the_projects_files_are_what_accelerate_and_the_worker_take(name):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"num_machines": 2}, "num_machines 2"),
+        ({"num_machines": 2}, "num_machines 1, not 2"),
         ({"mixed_precision": "bf16"}, "mixed_precision bf16"),
-        ({"distributed_type": "DEEPSPEED"}, "distributed_type DEEPSPEED"),
-        ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_version": 1}}, "fsdp_version 2 and nothing else"),
+        ({"distributed_type": "DEEPSPEED"}, "distributed_type MULTI_GPU or FSDP, not DEEPSPEED"),
+        ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_version": 1}}, "fsdp_version 2 and nothing else, not .*1"),
         ({"distributed_type": "NOTHING"}, "no file for `accelerate launch`"),
         ({"num_gpus": 2}, "unknown keys"),
     ],
