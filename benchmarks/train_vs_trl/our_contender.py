@@ -9,7 +9,15 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks.train_vs_trl.measurement import Run, Stopwatch
-from benchmarks.train_vs_trl.workload import ALPHA_PER_RANK, END_TOKEN_ID, SEED, UNDESIRABLE_WEIGHT, Row, Workload
+from benchmarks.train_vs_trl.workload import (
+    ALPHA_PER_RANK,
+    END_TOKEN_ID,
+    SEED,
+    UNDESIRABLE_WEIGHT,
+    Row,
+    Workload,
+    num_tokens,
+)
 from mralign_core.config import TrainConfig
 from mralign_core.training.examples import build_examples
 from mralign_core.training.footprint import Job, fit
@@ -32,7 +40,7 @@ def run(workload: Workload, model: PreTrainedModel, rows: list[Row], watch: Stop
         watch: takes the times.
         settings: fields of the train section beside those that all contenders share.
     """
-    section = train_section(workload, settings)
+    section = train_section(workload, rows, settings)
     table = as_candidates(rows)
     watch.start()
     trainer = build_trainer(model, table, section)
@@ -63,8 +71,8 @@ def build_trainer(model: PreTrainedModel, table: pd.DataFrame, section: TrainCon
     return trainer
 
 
-def train_section(workload: Workload, settings: dict[str, Any]) -> TrainConfig:
-    """The train section for a workload: a forward pass holds at most what a padded batch of TRL may hold."""
+def train_section(workload: Workload, rows: list[Row], settings: dict[str, Any]) -> TrainConfig:
+    """The train section for a workload: a forward pass holds at most what TRL's largest padded batch holds."""
     return TrainConfig(
         lora_r=workload.lora_r,
         lora_alpha=ALPHA_PER_RANK * workload.lora_r,
@@ -73,7 +81,7 @@ def train_section(workload: Workload, settings: dict[str, Any]) -> TrainConfig:
         num_epochs=workload.epochs,
         global_batch_size=workload.rows_per_step,
         max_length=workload.longest_row,
-        tokens_per_forward=workload.batch * workload.longest_row,
+        tokens_per_forward=workload.batch * max(num_tokens([row]) for row in rows),
         gradient_checkpointing="never",
         **settings,
     )

@@ -24,7 +24,7 @@ def print_profile(workload: Workload) -> None:
     """Time an epoch of our steps after one of warm-up, profile a third, and print it beside the floor."""
     workload = dataclasses.replace(workload, epochs=3)
     rows = build_rows(workload)
-    section = our_contender.train_section(workload, our_contender.EXACT)
+    section = our_contender.train_section(workload, rows, our_contender.EXACT)
     trainer = our_contender.build_trainer(build_model(workload), our_contender.as_candidates(rows), section)
     _epoch(trainer, workload)
     step_s = _epoch(trainer, workload) / workload.steps_per_epoch

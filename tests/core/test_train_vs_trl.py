@@ -53,7 +53,7 @@ def test_both_trainers_find_the_same_losses():
 def test_a_step_multiplies_no_more_than_the_floor_says():
     """All but the gradient to the first layer's input, which nothing needs."""
     rows = build_rows(TINY)
-    section = our_contender.train_section(TINY, our_contender.EXACT)
+    section = our_contender.train_section(TINY, rows, our_contender.EXACT)
     trainer = our_contender.build_trainer(build_model(TINY), our_contender.as_candidates(rows), section)
     with FlopCounterMode(display=False) as counter:
         for _ in range(TINY.steps_per_epoch):

@@ -21,24 +21,31 @@ from mralign_core.training.workers import Workers
 from tests.core.training.test_trainer import make_examples
 from tests.core.training.tiny import CONFIGS, make_model, randomise_adapter
 
+EXPERTS = "qwen3_moe with experts"
 NUM_ROWS, BATCH = 9, 8
 """The second step has one row: of one class only, and none for one of the processes."""
 CASES = [
     (architecture, objective, is_sharded, recompute)
-    for architecture in sorted(CONFIGS)
+    for architecture in (*sorted(CONFIGS), EXPERTS)
     for objective in ("weighted", "sft")
     for is_sharded in (False, True)
     for recompute in (False, True)
-    if not recompute or (is_sharded and objective == "weighted" and architecture == "qwen3")
+    if not recompute or (is_sharded and objective == "weighted" and architecture in ("qwen3", EXPERTS))
 ]
 
 
 def make_trainer(architecture, objective, workers, recompute=False, budget=40):
     section = TrainConfig(
-        lora_r=4, lora_alpha=8, global_batch_size=BATCH, num_epochs=1, max_length=64, tokens_per_forward=budget
+        lora_r=4,
+        lora_alpha=8,
+        target_modules="all-linear, experts" if architecture == EXPERTS else "all-linear",
+        global_batch_size=BATCH,
+        num_epochs=1,
+        max_length=64,
+        tokens_per_forward=budget,
     )
     examples = make_examples(NUM_ROWS, num_questions=5)
-    model = attach_lora(make_model(architecture), section, seed=0)
+    model = attach_lora(make_model(architecture.split()[0]), section, seed=0)
     randomise_adapter(model)
     policy = CompletionLogps(model, workers)
     reference = reference_table(policy, examples, tokens_per_forward=budget, workers=workers)
