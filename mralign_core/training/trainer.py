@@ -206,6 +206,9 @@ class Trainer:
                 return average, self._backward(rows, average.clamp(min=0))
             except torch.OutOfMemoryError as error:
                 self._make_room(error, rows)
+            # Only here are the tensors of the failed pass gone: the error's traceback held them.
+            if self.policy.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _make_room(self, error: torch.OutOfMemoryError, rows: Sequence[int]) -> None:
         """Fewer tokens in a forward pass, then recomputation, for this step and those that follow; else give up."""
@@ -227,8 +230,6 @@ class Trainer:
         if "gradient_checkpointing" in smaller:
             self.is_recomputing = True
             enable_recomputation(self.policy.model)
-        if self.policy.device.type == "cuda":
-            torch.cuda.empty_cache()
         logger.warning(
             "out of memory at step %d: going on with %d tokens in a forward pass%s",
             self.step + 1,
