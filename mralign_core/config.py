@@ -502,8 +502,8 @@ class TrainConfig(Section):
     checkpoint_minutes: float = Field(10.0, ge=0, json_schema_extra=OPERATIONAL)
     """Minutes between two checkpoints in the store, from which a killed training goes on; 0 writes none."""
     accelerate_config: str = Field("", json_schema_extra=OPERATIONAL)
-    """File for `accelerate launch --config_file`, such as `deployments/accelerate/ddp-4gpu.yaml`: train in the processes
-    that it describes; empty trains in this process."""
+    """File for `accelerate launch --config_file`, such as `deployments/accelerate/ddp-4gpu.yaml`: train in the
+    processes that it describes; empty trains in this process."""
     report_to: Literal["tensorboard", "wandb", "none"] = Field("tensorboard", json_schema_extra=OPERATIONAL)
     """Where the curves go while training runs; `wandb` needs that package and a login."""
     log_folder: str = Field(".mralign/tensorboard", min_length=1, json_schema_extra=OPERATIONAL)
@@ -817,6 +817,10 @@ def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 _MOVED = {
+    **{
+        f"train.{name}": "use train.global_batch_size, the rows of an optimiser step: batch × accumulation × devices"
+        for name in ("batch_size", "gradient_accumulation")
+    },
     "questions.source": "questions.train and questions.eval name the sets; the pocket world's is called pocket",
     **{
         f"questions.{role}_{name}": f"use questions.{role}: {{path: …, limit: …}}"

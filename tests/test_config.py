@@ -61,7 +61,14 @@ def test_overrides_are_read_as_yaml(config_file):
         ({"reward": {"clip_min": 1.5}}, "reward.clip_min: Input should be less than or equal to 1 (got 1.5)"),
         ({"train": {"variants": []}}, "train.variants must name at least one variant, each once"),
         ({"train": {"variants": ["kto", "kto"]}}, "train.variants must name at least one variant, each once"),
-        ({"train": {"global_batch_size": 0}}, "train.global_batch_size: Input should be greater than or equal to 1 (got 0)"),
+        (
+            {"train": {"gradient_accumulation": 8}},
+            "train.gradient_accumulation: no such field; use train.global_batch_size",
+        ),
+        (
+            {"train": {"global_batch_size": 0}},
+            "train.global_batch_size: Input should be greater than or equal to 1 (got 0)",
+        ),
         ({"generate": {"min_reasoning_tokens": 2000}}, "min_reasoning_tokens is above generate.max_reasoning_tokens"),
         ({"generate": {"traces_path": "t.jsonl"}}, "generate.traces_path is needed with generate.source 'traces'"),
         ({"model": {"pocket": {"world_seed": 1}}}, "model.pocket has no effect when model.source is 'hub'"),
