@@ -20,7 +20,7 @@ from tasks.progress import progress
 from tasks.publishing import show_ablation
 from tasks.reward import weigh_traces
 from tasks.runs import remember
-from tasks.train import reference_logps, train_variant
+from tasks.train import needs_reference, reference_logps, train_variant
 
 
 @flow(name="ablate", flow_run_name="{config.name}")
@@ -90,5 +90,5 @@ def _adapter(arm: GridArm, model: ArtifactRef, candidates: ArtifactRef, annotati
     traces = {"model": model, "candidates": candidates, "annotations": annotations}
     if arm.config.train.where == "deployment":
         train_on_pool(arm.config, {**traces, "rewards": rewards})
-    reference = reference_logps(arm.config, **traces)
+    reference = reference_logps(arm.config, **traces) if needs_reference([arm.variant]) else None
     return train_variant(arm.config, arm.variant, **traces, reference=reference, rewards=rewards)

@@ -67,12 +67,12 @@ def run(
     if from_traces:
         overrides |= {"generate.source": "traces", "generate.traces_path": str(from_traces.resolve())}
     settings = read_config(config, overrides)
+    _check_training(settings)
     if dry_run:
         print_plan(settings, tokens_per_second)
         return
     _check_store(settings)
     _check_label_set(settings)
-    _check_training(settings)
     if only in (None, Stage.prepare):
         _check_files(settings)
     with use_server() as server:
@@ -113,6 +113,8 @@ def task(
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     settings = read_config(config, _overrides(set_))
+    if stage == Stage.train:
+        _check_training(settings)
     _check_store(settings)
     ref = run_one(settings, str(stage), shard=shard, variant=variant, named=_pairs(input_, "--input"))
     console.print_json(ref.model_dump_json())
@@ -229,7 +231,7 @@ def ablate(
     Think-off and think-on are scored besides. Finished parts are found in the store: run it again to go on, or with
     more worlds to add to them. docs/ablations.md says what each arm is.
     """
-    given = {"num_worlds": worlds, "num_seeds": seeds, "arms": arms.split(",") if arms else None}
+    given = {"num_worlds": worlds, "num_seeds": seeds, "arms": _names(arms)}
     overrides = {f"ablate.{name}": value for name, value in given.items() if value is not None}
     settings = read_config(config, {**_overrides(set_), **overrides})
     from mralign_core.ablation.grid import arms_of
@@ -353,12 +355,17 @@ def _check_files(config: RunConfig) -> None:
 
 
 def _check_training(config: RunConfig) -> None:
-    """Refuse, before hours of other work, curves that need a package and launch files that can't be followed."""
+    """Refuse, before hours of other work, curves that need a package and launch files that can't be followed.
+
+    What a worker of the pool trains, it checks itself: its host has packages and files of its own.
+    """
+    if config.train.where != "inline":
+        return
     from mralign_core.training.curves import check_curves
     from mralign_core.training.launch import read_accelerate_config
 
     check_curves(config.train)
-    if config.train.accelerate_config and config.train.where == "inline":
+    if config.train.accelerate_config:
         read_accelerate_config(config.train.accelerate_config)
 
 
@@ -366,6 +373,10 @@ def _check_label_set(config: RunConfig) -> None:
     from mralign_core.label_sets import label_set_of
 
     label_set_of(config)
+
+
+def _names(text: str) -> list[str] | None:
+    return [name.strip() for name in text.split(",")] if text else None
 
 
 def _overrides(items: list[str] | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tasks.generate import sample_shard, select_candidates, training_shards
 from tasks.prepare import prepare_model
 from tasks.reward import weigh_traces
 from tasks.runs import last_run
-from tasks.train import reference_logps, train_variant
+from tasks.train import needs_reference, reference_logps, train_variant
 
 S = TypeVar("S")
 
@@ -65,9 +65,9 @@ def run_one(config: RunConfig, stage: str, *, shard: int, variant: str, named: M
         return weigh_traces.run_here(config, of("candidates"), of("annotations"), of("transitions"))
     if stage == "train":
         traces = {name: of(name) for name in ("model", "candidates", "annotations")}
-        reference = reference_logps.run_here(config, **traces)
-        inputs = {**traces, "reference": reference, "rewards": of("rewards")}
-        return train_variant.run_here(config, _trained(config, variant), **inputs)
+        trained = _trained(config, variant)
+        reference = reference_logps.run_here(config, **traces) if needs_reference([trained]) else None
+        return train_variant.run_here(config, trained, **traces, reference=reference, rewards=of("rewards"))
     adapter = None if variant in ("off", "on") else of(f"adapter:{_trained(config, variant)}")
     questions = of("questions")
     bounds = _pick(evaluation_shards(config, questions), shard)

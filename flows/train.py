@@ -9,7 +9,7 @@ from mralign_core.storage import ArtifactRef
 from tasks.dispatch import train_on_pool
 from tasks.publishing import show_training
 from tasks.runs import last_run, remember
-from tasks.train import reference_logps, train_variant
+from tasks.train import needs_reference, reference_logps, train_variant
 
 
 @flow(name="train")
@@ -38,13 +38,11 @@ def train(
     if config.train.where == "deployment":
         train_on_pool(config, inputs)
     rewards = inputs.pop("rewards")
-    reference = reference_logps(config, **inputs)
+    reference = reference_logps(config, **inputs) if needs_reference(config.train.variants) else None
     adapters: dict[str, ArtifactRef] = {
         variant: train_variant(config, variant, **inputs, reference=reference, rewards=rewards)
         for variant in config.train.variants
     }
-    remember(
-        config, **{"reference-logps": reference}, **{f"adapter:{variant}": ref for variant, ref in adapters.items()}
-    )
+    remember(config, **{f"adapter:{variant}": ref for variant, ref in adapters.items()})
     show_training(config, adapters)
     return adapters

@@ -485,7 +485,8 @@ class TrainConfig(Section):
     max_length: int = Field(4096, ge=8)
     """Longest prompt plus completion, in tokens; longer rows are left out and counted, never cut."""
     positives_only: bool = False
-    """Leave the negative traces out of KTO and MR-ALIGN too (an ablation; SFT never sees them)."""
+    """Leave the negative traces out of KTO and MR-ALIGN too (an ablation; SFT never sees them). The positive ones are
+    gone through until as many optimiser steps are taken as with all."""
     kl_every: int = Field(1, ge=1, le=1000)
     """Optimiser steps between two estimates of the KL baseline z0; 1 is exact, more saves forward passes."""
     kl_decay: float = Field(0.0, ge=0, lt=1)
@@ -696,7 +697,10 @@ class AblateConfig(Section):
     def _arms_are_known(self) -> AblateConfig:
         for name in self.extra_arms:
             if name in (*ARMS, "off", "on") or not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,31}", name):
-                raise ValueError(f"ablate.extra_arms.{name}: take another name, of lower-case letters, digits, _ . -")
+                raise ValueError(
+                    f"ablate.extra_arms.{name}: take another name, of lower-case letters, digits, _ . -, and none of "
+                    f"{', '.join((*ARMS, 'off', 'on'))}"
+                )
         if unknown := [name for name in self.arms if name not in self.known_arms]:
             raise ValueError(f"ablate.arms: unknown arm {unknown[0]!r}; there are {', '.join(self.known_arms)}")
         if not self.arms or len(set(self.arms)) < len(self.arms):
@@ -850,4 +854,8 @@ def _describe(problem: Any) -> str:
         hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(names)}"
         return f"{where}: no such field; {hint}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {message} (got {problem['input']!r:.80})" if where else message
+    if not where:
+        return message
+    # Of a whole section, the message says which of its fields is meant.
+    is_of_section = problem["type"] == "value_error" and isinstance(problem["input"], Mapping)
+    return f"{where}: {message}" + ("" if is_of_section else f" (got {problem['input']!r:.80})")

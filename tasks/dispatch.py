@@ -25,7 +25,7 @@ from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.evaluate import scores_shard_work, shards_to_score
 from tasks.generate import generation_shards, shard_work
 from tasks.progress import progress
-from tasks.train import adapter_work, reference_work
+from tasks.train import adapter_work, needs_reference, reference_work
 
 logger = logging.getLogger("mralign_core.dispatch")
 POLL_S = 5.0
@@ -43,9 +43,10 @@ def train_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
         return  # this is the run on the pool: a child of its own would wait for this run's place on the pool
     store = ArtifactStore(config.storage)
     traces = {name: inputs[name] for name in ("model", "candidates", "annotations")}
-    reference = reference_work(config, **traces).find(store)
-    if reference and all(
-        adapter_work(config, variant, **inputs, reference=reference).find(store) for variant in config.train.variants
+    variants = config.train.variants
+    reference = reference_work(config, **traces).find(store) if needs_reference(variants) else None
+    if (reference or not needs_reference(variants)) and all(
+        adapter_work(config, variant, **inputs, reference=reference).find(store) for variant in variants
     ):
         return
     run_children(TRAIN, [_parameters(config, "train", inputs)], field="train.where")

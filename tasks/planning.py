@@ -33,7 +33,7 @@ from tasks.prepare import model_work, questions_work
 from tasks.progress import progress
 from tasks.recipes import RECIPES
 from tasks.reward import rewards_work
-from tasks.train import adapter_work, reference_work
+from tasks.train import adapter_work, needs_reference, reference_work
 
 QUOTED_TRACES, QUOTED_TOGETHER = 500, 25
 """A quote looks at about so many traces, so many neighbours at a time."""
@@ -151,7 +151,8 @@ class _Planner:
 
     def train(self) -> Iterator[Planned]:
         traces = ("model", "candidates", "annotations")
-        yield self.look("reference-logps", partial(reference_work, self.config), *traces)
+        if needs_reference(self.config.train.variants):
+            yield self.look("reference-logps", partial(reference_work, self.config), *traces)
         for variant in self.config.train.variants:
             make = partial(adapter_work, self.config, variant)
             extra = {"sft": [], "kto": ["reference-logps"], "mr_align": ["reference-logps", "rewards"]}[variant]

@@ -16,7 +16,6 @@ MADE_BY = {
     "transitions": "estimate",
     "diagnostics": "estimate",
     "rewards": "reward",
-    "reference-logps": "train",
     "adapter": "train",
     "report": "evaluate",
 }

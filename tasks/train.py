@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -13,10 +13,11 @@ from mralign_core.config import RunConfig, Variant
 from mralign_core.models import ModelLocation, limit_threads, locate_model, model_name
 from mralign_core.schemas import REFERENCE_LOGPS, TRAINING_METRICS
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from mralign_core.training import TrainingResult, Watch, compute_reference, train_adapter
 from mralign_core.training.checkpoints import StoredCheckpoints
 from mralign_core.training.curves import open_curves
+from mralign_core.training.fit import TrainingResult, Watch, train_adapter
 from mralign_core.training.launch import launch_adapter, launch_reference
+from mralign_core.training.reference import compute_reference
 from tasks.caching import Built, Produced, Work, stage_task
 from tasks.progress import progress
 
@@ -24,6 +25,11 @@ from tasks.progress import progress
 def reference_work(config: RunConfig, model: ArtifactRef, candidates: ArtifactRef, annotations: ArtifactRef) -> Work:
     """The reference log-probabilities of the annotated traces, which all variants, seeds and ablations share."""
     return Work("reference-logps", config, {"model": model, "candidates": candidates, "annotations": annotations})
+
+
+def needs_reference(variants: Iterable[Variant]) -> bool:
+    """Whether one of them is trained against the reference; SFT is not."""
+    return any(variant != "sft" for variant in variants)
 
 
 def adapter_work(
@@ -75,7 +81,7 @@ def train_variant(
     model: ArtifactRef,
     candidates: ArtifactRef,
     annotations: ArtifactRef,
-    reference: ArtifactRef,
+    reference: ArtifactRef | None,
     rewards: ArtifactRef,
 ) -> Produced:
     """Train one adapter: supervised, KTO, or MR-ALIGN."""

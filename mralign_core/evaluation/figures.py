@@ -69,11 +69,11 @@ METRIC_NAMES = {"acc": "Acc", "mis": "Mis", "em_thought": "EM_t", "em_answer": "
 
 _CURVES: dict[str, dict[str, tuple[str, str, Any]]] = {
     "loss": {"loss": ("loss", INK, "-")},
-    "reward": {
+    "reward, nats": {
         "reward_positive": ("positive traces", POLARITY_COLOURS["positive"], "-"),
         "reward_negative": ("negative traces", POLARITY_COLOURS["negative"], "-"),
     },
-    "KL baseline z0": {
+    "KL baseline z0, nats": {
         "kl_baseline": ("clamped at 0", "#a9b2bd", "-"),
         "kl_raw": ("raw", INK, (0, (4, 2))),
     },
@@ -169,6 +169,9 @@ def label_shares(annotations: pd.DataFrame, polarities: Mapping[str, str], taxon
 def weight_histogram(rewards: pd.DataFrame, polarities: Mapping[str, str], clip_min: float, clip_max: float) -> Figure:
     """Segment weights by polarity on a log scale, with the share clipped at either end.
 
+    All weights are shown, also those that ``reward.normalize`` put beyond the clip; bounds so wide that no weight comes
+    near them don't stretch the axis.
+
     Args:
         rewards: rows of ``schemas.REWARDS``.
         polarities: trace_id → polarity.
@@ -181,9 +184,11 @@ def weight_histogram(rewards: pd.DataFrame, polarities: Mapping[str, str], clip_
     polarity = rewards["trace_id"].map(dict(polarities)).fillna("unknown")
     colours = {**POLARITY_COLOURS, "unknown": MUTED}
     shown = {name: weights[polarity == name] for name in colours if (polarity == name).any()}
+    low = float(np.min(weights.to_numpy(), initial=max(clip_min, np.exp(-1))))
+    high = float(np.max(weights.to_numpy(), initial=min(clip_max, np.e)))
     axes.hist(
         list(shown.values()),
-        bins=list(np.geomspace(clip_min, clip_max, 41)),
+        bins=list(np.geomspace(low, high, 41)),
         stacked=True,
         color=[colours[name] for name in shown],
         label=[f"{name} traces ({len(values):,} segments)" for name, values in shown.items()],
@@ -191,15 +196,14 @@ def weight_histogram(rewards: pd.DataFrame, polarities: Mapping[str, str], clip_
         linewidth=0.4,
     )
     axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
-    for edge, below, side in ((clip_min, True, "left"), (clip_max, False, "right")):
+    for edge, below, place, side in ((clip_min, True, 0.01, "left"), (clip_max, False, 0.99, "right")):
         share = (rewards["clipped"].astype(bool) & ((weights < 1) == below)).mean()
-        place = axes.get_xaxis_transform()
-        text = f"{100 * share:.1f} % clipped\nat {edge:.2f}"
-        axes.text(edge, 0.97, text, ha=side, va="top", transform=place)
+        text = f"{100 * share:.1f} % clipped\nat {edge:.3g}"
+        axes.text(place, 0.97, text, ha=side, va="top", transform=axes.transAxes)
     axes.axvline(1, color=INK, lw=0.8, ls=(0, (3, 3)))
     axes.set_xscale("log")
-    axes.set_xlim(clip_min / 1.03, clip_max * 1.03)
-    ticks = weight_ticks(clip_min, clip_max)
+    axes.set_xlim(low / 1.03, high * 1.03)
+    ticks = weight_ticks(low, high)
     axes.set_xticks(ticks, [f"{tick:.2f}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("weight of a segment's tokens (log scale)")

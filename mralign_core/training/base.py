@@ -43,6 +43,12 @@ def load_base(
     )
     # Weights that are to be spread over devices are loaded on the CPU: one device could not hold all of them.
     device = "cpu" if workers.is_sharded else model_section.device
-    return load_model_and_tokenizer(
+    model, tokenizer = load_model_and_tokenizer(
         path, model_section.dtype, device, revision=revision, load_in_4bit=section.load_in_4bit
     )
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"model.path {str(path)!r}: its tokenizer has no end token, so the model could not learn where to stop; set "
+            "eos_token in tokenizer_config.json"
+        )
+    return model, tokenizer

@@ -68,7 +68,8 @@ REACHED = {
     "loss": "loss",
     "reward_positive": "reward of positive traces (nats)",
     "reward_negative": "reward of negative traces (nats)",
-    "kl_baseline": "KL baseline z0 (nats)",
+    "kl_raw": "KL estimate (nats)",
+    "kl_baseline": "KL baseline z0, the estimate clamped at 0 (nats)",
 }
 """Columns of ``training_metrics`` that the card shows, and what it calls them."""
 LAST_STEPS = 10

@@ -132,6 +132,12 @@ def train_adapter(
         seed=seed,
         workers=workers,
     )
+    if not any(trainer.rate_at(step) for step in range(trainer.num_steps)):
+        logger.warning(
+            "training has %d step(s), all in the warm-up at rate 0: nothing is learnt; lower train.global_batch_size, "
+            "or set train.warmup_ratio to 0",
+            trainer.num_steps,
+        )
     _make_fit(trainer, peft_model)
     _run(trainer, watch)
     chosen = [examples.kept[row] for row in rows]
@@ -188,7 +194,8 @@ def _run(trainer: Trainer, watch: Watch) -> None:
             watch.checkpoints.save(trainer.state())
             last = time.monotonic()
 
-    with torch.random.fork_rng():
+    device = trainer.policy.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         trainer.run(lambda step, steps, row: watch.report(step, steps, {**row, **meter.read()}), after_step)
 
 

@@ -95,7 +95,7 @@ def launch_reference(
             section=section,
             model_section=model_section,
         )
-        _launch(job, on_progress)
+        with_less_memory(section, lambda smaller: _launch(job.model_copy(update={"section": smaller}), on_progress))
         return read_table(Path(folder, RESULT_FILE))
 
 

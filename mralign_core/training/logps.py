@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from mralign_core.training.lora import adapter_autocast
+from mralign_core.training.lora import HALF, adapter_autocast
 from mralign_core.training.packing import PACKED, Batch, make_batch
 from mralign_core.training.workers import Workers
 
@@ -29,6 +29,8 @@ logger = logging.getLogger("mralign_core.training")
 
 CHUNK_ELEMENTS = {"cpu": 2**22, "cuda": 2**28}
 """Logits held at once, by kind of device: few enough for a CPU's cache, enough to keep a GPU busy."""
+HEAD_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+"""Config fields of models that do more to the hidden states than their head's product."""
 PROBE_LENGTHS = ((3, 5), (2, 9), (4, 4))
 """Prompt and completion tokens of the rows on which the fast way is compared with the plain one."""
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.1}
@@ -66,8 +68,7 @@ class _HeadLogps(torch.autograd.Function):
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
             target = targets[part, None]
-            logits = functional.linear(hidden[part], weight, bias)
-            logits = logits if logits.dtype == torch.float64 else logits.float()
+            logits = _wide_logits(hidden[part], weight, bias)
             log_total = logits.logsumexp(-1, keepdim=True)
             logps.append((logits.gather(1, target) - log_total)[:, 0])
             if slopes is not None:
@@ -81,6 +82,21 @@ class _HeadLogps(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (slopes,) = ctx.saved_tensors
         return gradients[0][:, None].to(slopes.dtype) * slopes, None, None, None
+
+
+def _wide_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Logits in float32 or wider: rounded to bfloat16, they would blur log-ratios by more than a step moves them.
+
+    The sums of products are float32 on any device; a GPU hands them over before it rounds them.
+    """
+    if hidden.dtype not in HALF:
+        return functional.linear(hidden, weight, bias)
+    with torch.autocast(hidden.device.type, enabled=False):
+        if hidden.is_cuda:
+            logits = torch.mm(hidden, weight.t(), out_dtype=torch.float32)
+        else:
+            logits = hidden.float() @ weight.float().t()
+        return logits if bias is None else logits + bias
 
 
 class CompletionLogps(nn.Module):
@@ -100,7 +116,8 @@ class CompletionLogps(nn.Module):
         self.model = model
         self._causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         self.is_packed = False
-        (workers or Workers()).shard(self, self.layers)
+        if workers and workers.is_sharded:
+            workers.shard(self, self.layers)
         with self.in_evaluation():
             self.is_packed = self._can_pack()
 
@@ -146,8 +163,10 @@ class CompletionLogps(nn.Module):
         """Without dropout."""
         was_training = self.training
         self.eval()
-        yield
-        self.train(was_training)
+        try:
+            yield
+        finally:
+            self.train(was_training)
 
     @torch.no_grad()
     def _can_pack(self) -> bool:
@@ -155,6 +174,12 @@ class CompletionLogps(nn.Module):
         vocabulary = self._causal.get_input_embeddings().num_embeddings
         ids = [torch.randint(vocabulary, (sum(pair),), generator=generator).tolist() for pair in PROBE_LENGTHS]
         rows = [(row[:start], row[start:]) for row, (start, _) in zip(ids, PROBE_LENGTHS, strict=True)]
+        config = self._causal.config.get_text_config()
+        changes = [name for name in HEAD_CHANGES if getattr(config, name, None) not in (None, 1, 1.0)]
+        kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+        if changes or kinds:
+            self._warn_of_padding(f"its config has {', '.join([*changes, *sorted(kinds)])}")
+            return False
         plain = self._causal.config._attn_implementation
         plain = "sdpa" if plain == PACKED else plain
         self._causal.set_attn_implementation(plain)
@@ -170,7 +195,9 @@ class CompletionLogps(nn.Module):
             reason = str(error)
         self._causal.set_attn_implementation(plain)
         self.is_packed = False
-        logger.warning(
-            "%s: rows are padded instead of packed, which is slower (%s)", type(self._causal).__name__, reason
-        )
+        self._warn_of_padding(reason)
         return False
+
+    def _warn_of_padding(self, reason: str) -> None:
+        name = type(self._causal).__name__
+        logger.warning("%s: rows are padded instead of packed, which is slower (%s)", name, reason)

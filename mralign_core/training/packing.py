@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 PACKED = "mralign_packed"
 """Name of the attention under which transformers finds :func:`packed_attention`."""
+NOT_COMPUTED = ("sliding_window", "softcap", "s_aux")
+"""What layers may ask of attention that it does not do here."""
 
 
 class Batch(NamedTuple):
@@ -71,11 +73,11 @@ def make_batch(rows: Sequence[tuple[list[int], list[int]]], device: torch.device
     ids = [prompt + completion for prompt, completion in rows]
     inputs = _padded_inputs(ids) if padded else _packed_inputs(ids)
     return Batch(
-        {name: _send(value, device) for name, value in inputs.items()},
-        _send(torch.tensor(positions), device),
-        _send(torch.tensor([token for _, completion in rows for token in completion]), device),
-        _send(pad_sequence(list(places), batch_first=True), device),
-        _send(mask, device),
+        {name: send(value, device) for name, value in inputs.items()},
+        send(torch.tensor(positions), device),
+        send(torch.tensor([token for _, completion in rows for token in completion]), device),
+        send(pad_sequence(list(places), batch_first=True), device),
+        send(mask, device),
     )
 
 
@@ -101,8 +103,8 @@ def _padded_inputs(ids: Sequence[list[int]]) -> dict[str, Any]:
     }
 
 
-def _send(value: Any, device: torch.device) -> Any:
-    """To a GPU without waiting for it."""
+def send(value: Any, device: torch.device) -> Any:
+    """A tensor on its way to a GPU, without waiting for it; other values as they are."""
     if not isinstance(value, Tensor) or device.type == "cpu":
         return value
     return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
@@ -133,7 +135,13 @@ def packed_attention(
 
     Returns:
         (1, N, heads, size), and no scores.
+
+    Raises:
+        ValueError: the layer asks for one of :data:`NOT_COMPUTED`. A window that is longer than the rows at hand would
+            change nothing for them, but for longer ones.
     """
+    if asked := [name for name in NOT_COMPUTED if options.get(name) is not None]:
+        raise ValueError(f"its attention has {', '.join(asked)}")
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and "row_lengths" in options:
         queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
         attended: Any = varlen_attn(
@@ -158,5 +166,6 @@ def packed_attention(
     return torch.cat(attended_rows, dim=2).transpose(1, 2), None
 
 
+# Without a mask function under the same name transformers makes no mask; with one it would look for packed rows in the
+# positions, which waits for the device in every pass.
 AttentionInterface.register(PACKED, packed_attention)
-AttentionMaskInterface.register(PACKED, lambda *_, **__: None)

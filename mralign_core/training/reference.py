@@ -8,6 +8,7 @@ Shapes: N rows, T_i completion tokens of row i.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mralign_core.config import ModelConfig, TrainConfig
-from mralign_core.errors import DataError, NoCandidatesError
+from mralign_core.errors import DataError, NoCandidatesError, OutOfMemory
 from mralign_core.schemas import REFERENCE_LOGPS
 from mralign_core.training.base import load_base
 from mralign_core.training.examples import TrainingExample, build_examples
@@ -26,6 +27,8 @@ from mralign_core.training.logps import CompletionLogps
 from mralign_core.training.order import aligned_passes
 from mralign_core.training.pairs import kl_partners
 from mralign_core.training.workers import Workers
+
+logger = logging.getLogger("mralign_core.training")
 
 OnRows = Callable[[int, int], None]
 """Called with the rows done and the rows in all."""
@@ -77,10 +80,11 @@ def reference_table(
 
     Raises:
         DataError: see :func:`~mralign_core.training.pairs.kl_partners`.
+        OutOfMemory: and there are several processes, which have to start again together, or a row alone is too long.
     """
     partners = kl_partners(examples)
     rows = matched_rows(examples) + mismatched_rows(examples, partners)
-    logps = _compute(policy, rows, tokens_per_forward, workers or Workers(), on_progress)
+    logps = _with_less_memory(policy, rows, tokens_per_forward, workers or Workers(), on_progress)
     frame = pd.DataFrame(
         {
             "trace_id": [example.trace_id for example in examples],
@@ -165,6 +169,29 @@ def compute_reference(
     )
 
 
+def _with_less_memory(
+    policy: CompletionLogps, rows: Sequence[Row], budget: int, workers: Workers, on_progress: OnRows | None
+) -> list[np.ndarray]:
+    """What :func:`_compute` returns; where memory runs out, from passes of half as many tokens."""
+    longest = max(len(prompt) + len(completion) for prompt, completion in rows)
+    while True:
+        smaller = max(longest, budget // 2)
+        try:
+            return _compute(policy, rows, budget, workers, on_progress)
+        except torch.OutOfMemoryError as error:
+            if budget <= longest or workers.size > 1:
+                raise OutOfMemory(
+                    f"out of memory in a reference pass of up to {max(budget, longest)} tokens, the longest row has "
+                    f"{longest}: lower train.tokens_per_forward or train.max_length, set train.load_in_4bit, or share "
+                    f"the weights (train.accelerate_config). {str(error).splitlines()[0]}",
+                    {"tokens_per_forward": smaller} if budget > longest else {},
+                ) from error
+        logger.warning("out of memory in a reference pass: going on with %d tokens a pass", smaller)
+        budget = smaller
+        if policy.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
 @torch.no_grad()
 def _compute(
     policy: CompletionLogps, rows: Sequence[Row], budget: int, workers: Workers, on_progress: OnRows | None
@@ -178,7 +205,8 @@ def _compute(
         for members, is_filler in passes[workers.rank]:
             logps = policy(policy.batch([rows[row] for row in members]))
             for row, part in zip(members, logps.split([sizes[row] for row in members]), strict=True):
-                places[row].copy_(part) if not is_filler else None
+                if not is_filler:
+                    places[row].copy_(part)
             num_done += len(members)
             if on_progress:
                 on_progress(min(num_done * workers.size, len(rows)), len(rows))

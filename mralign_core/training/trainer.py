@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from mralign_core.config import TrainConfig
-from mralign_core.errors import OutOfMemory
+from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.method.objective import implicit_reward, kl_baseline, kto_loss
 from mralign_core.training.checkpoints import TrainingState
 from mralign_core.training.examples import TrainingExample
@@ -34,7 +34,7 @@ from mralign_core.training.footprint import out_of_memory_message
 from mralign_core.training.logps import CompletionLogps
 from mralign_core.training.lora import enable_recomputation
 from mralign_core.training.order import aligned_passes, step_rows, steps_per_epoch
-from mralign_core.training.packing import Batch
+from mralign_core.training.packing import Batch, send
 from mralign_core.training.reference import Reference, Row, matched_rows, mismatched_rows
 from mralign_core.training.workers import Workers
 
@@ -117,6 +117,10 @@ class Trainer:
 
         Returns:
             A row of ``training_metrics`` a step.
+
+        Raises:
+            ConfigError: see :meth:`read_metrics`.
+            OutOfMemory: and there is no smaller way to compute a step.
         """
         last_report, num_reported = time.monotonic(), len(self.metrics)
         while self.step < self.num_steps:
@@ -159,12 +163,18 @@ class Trainer:
         return self.learning_rate * (self.num_steps - step) / max(1, self.num_steps - num_warmup)
 
     def read_metrics(self) -> None:
-        """Bring :attr:`metrics` up to date, which waits for the device."""
+        """Bring :attr:`metrics` up to date, which waits for the device.
+
+        Raises:
+            ConfigError: a step's loss or gradient was not finite, so that the adapter no longer is.
+        """
         if self._unread:
             values = torch.stack([tensor for _, tensor in self._unread]).tolist()
-            self.metrics += [
-                self._metrics_row(step, each) for (step, _), each in zip(self._unread, values, strict=True)
-            ]
+            rows = [self._metrics_row(step, each) for (step, _), each in zip(self._unread, values, strict=True)]
+            for row in rows:
+                if not math.isfinite(row["loss"] + row["grad_norm"]):
+                    raise ConfigError(self._diverged(row))
+            self.metrics += rows
             self._unread.clear()
 
     def state(self) -> TrainingState:
@@ -177,12 +187,16 @@ class Trainer:
                 tensors[f"{moment}.{name}"] = self.optimizer.state[parameter][moment].cpu().clone()
         if self._kl_average is not None:
             tensors["kl_average"] = self._kl_average.cpu().clone()
-        return TrainingState(self.step, tensors, {"metrics": self.metrics})
+        return TrainingState(
+            self.step, tensors, {"metrics": self.metrics, "tokens_per_forward": self.tokens_per_forward}
+        )
 
     @torch.no_grad()
     def restore(self, state: TrainingState) -> None:
         """Go on from where a training on the same rows and settings was."""
         self.step, self.metrics = state.step, list(state.values["metrics"])
+        # The same passes give the same bits; where there is less memory now, there are more of them.
+        self.tokens_per_forward = min(self.tokens_per_forward, state.values["tokens_per_forward"])
         device = self.policy.device
         for name, parameter in self.parameters.items():
             parameter.copy_(state.tensors[f"parameter.{name}"])
@@ -241,7 +255,8 @@ class Trainer:
         """Fields of the section that make the passes of a step smaller: fewer tokens, then recomputation, then none."""
         if self.tokens_per_forward > longest:
             return {"tokens_per_forward": max(longest, self.tokens_per_forward // 2)}
-        return {} if self.is_recomputing else {"gradient_checkpointing": "always"}
+        may_recompute = not self.is_recomputing and self.section.gradient_checkpointing != "never"
+        return {"gradient_checkpointing": "always"} if may_recompute else {}
 
     @torch.no_grad()
     def _kl_baseline(self, rows: Sequence[int]) -> Tensor:
@@ -258,25 +273,27 @@ class Trainer:
         return new if old is None or not decay else decay * old + (1 - decay) * new
 
     def _kl_pairs(self, rows: Sequence[int], reference: Reference) -> tuple[Tensor, Tensor]:
-        """Summed log-probability of each KL pair's completion under policy and reference, of all processes."""
-        place = {row: number for number, row in enumerate(rows)}
-        summed = torch.zeros(len(rows), device=self.policy.device)
+        """Summed log-probability of each KL pair's completion under policy and reference, of all processes.
+
+        A row that comes twice in the step (few rows fill an epoch of many) has one pass and counts twice.
+        """
+        place = {row: number for number, row in enumerate(dict.fromkeys(rows))}
+        summed = torch.zeros(len(place), device=self.policy.device)
         self.policy.eval()
-        for members, is_filler in self._passes(rows, self._mismatched):
+        for members, is_filler in self._passes(list(place), self._mismatched):
             batch = self._batch(members, self._mismatched)
             logps = batch.by_row(self.policy(batch)).masked_fill(~batch.mask, 0.0).sum(-1)
             if not is_filler:
                 summed.index_copy_(0, self._on_device([place[row] for row in members]), logps.to(summed.dtype))
         self.workers.add_up([summed])
-        return summed, self._on_device([reference.kl_logps[row] for row in rows])
+        of_rows = summed[self._on_device([place[row] for row in rows])]
+        return of_rows, self._on_device([reference.kl_logps[row] for row in rows])
 
     def _backward(self, rows: Sequence[int], clamped_baseline: Tensor) -> Tensor:
         """Add the gradient of the step's mean loss over this process's rows; returns their :data:`SUMS`."""
         self.policy.train()
-        if self.section.lora_dropout:
-            torch.manual_seed(
-                int(np.random.SeedSequence([self.seed, self.step, self.workers.rank]).generate_state(1)[0])
-            )
+        # For dropout of the adapter, and of a base model that has some.
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, self.step, self.workers.rank]).generate_state(1)[0]))
         self.tokens_of_last_step = sum(_num_tokens(self._matched[row]) for row in rows)
         num_tokens = sum(len(self.examples[row].completion_ids) for row in rows)
         sums = torch.zeros(len(SUMS), device=self.policy.device)
@@ -353,6 +370,13 @@ class Trainer:
             "learning_rate": self.rate_at(step - 1),
         }
 
+    def _diverged(self, row: Mapping[str, float]) -> str:
+        field = "learning_rate" if self.reference else "sft_learning_rate"
+        return (
+            f"training diverged at step {row['step']} of {self.num_steps}: loss {row['loss']}, gradient norm "
+            f"{row['grad_norm']}; lower train.{field} ({self.learning_rate:g}) or train.max_grad_norm"
+        )
+
     def _gradient(self, parameter: Tensor) -> Tensor:
         """The gradient, zero where no token of this process reached the parameter (an expert without tokens)."""
         if parameter.grad is None:
@@ -360,10 +384,12 @@ class Trainer:
         return parameter.grad
 
     def _on_device(self, values: Sequence[bool] | Sequence[int] | Sequence[float]) -> Tensor:
-        return torch.tensor(values).to(self.policy.device, non_blocking=True)
+        found: Tensor = send(torch.tensor(values), self.policy.device)
+        return found
 
     def _padded(self, rows: Sequence[Tensor]) -> Tensor:
-        return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True).to(self.policy.device, non_blocking=True)
+        found: Tensor = send(torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True), self.policy.device)
+        return found
 
 
 def _num_tokens(row: Row) -> int:

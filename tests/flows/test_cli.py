@@ -114,6 +114,24 @@ def test_a_config_file_that_is_no_mapping_is_refused(mralign, tmp_path):
         assert (code, says in err) == (2, True), err
 
 
+@pytest.mark.parametrize("command", [["run"], ["run", "--dry-run"], ["task", "train"], ["ablate"]])
+def test_a_launch_file_that_is_missing_is_refused_before_anything_is_made(mralign, store, command):
+    code, _, err = mralign(*command, *settings(store, train__accelerate_config="nowhere.yaml"))
+    assert (code, "train.accelerate_config 'nowhere.yaml'" in err) == (2, True), err
+    assert not artifacts(store)
+
+
+def test_a_launch_file_of_the_pools_host_is_not_looked_for_here(mralign, store):
+    elsewhere = settings(store, train__accelerate_config="nowhere.yaml", train__where="deployment")
+    code, _, err = mralign("run", "--dry-run", *elsewhere)
+    assert code == 0, err
+
+
+def test_an_unknown_arm_is_named_with_those_there_are(mralign, store):
+    code, _, err = mralign("ablate", "--arms", "kto, mralign", *settings(store))
+    assert (code, "unknown arm 'mralign'; there are sft, kto," in err, "(got" in err) == (2, True, False), err
+
+
 Q = {"id": 1, "question": "Who wrote Emma?", "answer": "Jane Austen"}
 
 

@@ -118,8 +118,16 @@ def test_traces_without_any_label_still_draw():
 def test_histogram_states_the_share_clipped_at_each_end():
     frame = pd.DataFrame({"trace_id": "a", "weight": [0.5, 0.5, 1.0, 2.0], "clipped": [True, False, False, True]})
     shown = texts(figures.to_svg(figures.weight_histogram(frame, {}, 0.5, 2.0), "h"))
-    assert shown.count("25.0 % clipped") == 2 and {"at 0.50", "at 2.00"} <= set(shown)
+    assert shown.count("25.0 % clipped") == 2 and {"at 0.5", "at 2"} <= set(shown)
     assert "unknown traces (4 segments)" in shown
+
+
+@pytest.mark.parametrize("bounds", [(0.5, 2.0), (1e-9, 1e9)])
+def test_histogram_shows_weights_beyond_the_clip_and_no_empty_decades(bounds):
+    frame = pd.DataFrame({"trace_id": "a", "weight": [0.2, 1.0, 1.0, 5.0], "clipped": False})
+    (axes,) = figures.weight_histogram(frame, {}, *bounds).axes
+    assert sum(bar.get_height() for bar in axes.patches) == 4
+    assert axes.get_xlim() == pytest.approx((0.2 / 1.03, 5.0 * 1.03))
 
 
 def test_training_curves_say_where_rewards_are_not_defined():

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 from mralign_core.config import ModelConfig, StorageConfig
 from mralign_core.errors import ConfigError, NoCandidatesError
 from mralign_core.storage import ArtifactStore
-from mralign_core.training import Watch, compute_reference, train_adapter
 from mralign_core.training.checkpoints import StoredCheckpoints
+from mralign_core.training.fit import Watch, train_adapter
+from mralign_core.training.reference import compute_reference
 from tests.core.training.tiny import make_candidates, make_rewards
 
 MODEL = ModelConfig(path="org/tiny", dtype="float32", device="cpu")
@@ -112,7 +113,7 @@ import os, signal, sys
 from pathlib import Path
 from tests.core.training.test_fit import stored_checkpoints, train
 from mralign_core.config import TrainConfig
-from mralign_core.training import Watch
+from mralign_core.training.fit import Watch
 
 
 class Mortal:

@@ -1,11 +1,13 @@
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM, masking_utils
 
 from mralign_core.training.examples import build_examples
-from mralign_core.training.logps import CHUNK_ELEMENTS, CompletionLogps, head_logps
+from mralign_core.training.logps import CHUNK_ELEMENTS, PROBE_LENGTHS, CompletionLogps, head_logps
 from mralign_core.training.lora import attach_lora
 from mralign_core.training.packing import make_batch
 from mralign_core.training.reference import matched_rows
+from tests.core.generation import random_models
 from tests.core.generation.random_models import build_model
 from tests.core.training.tiny import CONFIGS, END, make_candidates, make_model, randomise_adapter
 
@@ -105,6 +107,31 @@ def test_models_whose_layers_or_heads_need_it_are_padded_and_right(architecture,
     assert not policy.is_packed
     assert "padded instead of packed" in caplog.text
     torch.testing.assert_close(policy(policy.batch(rows)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["mistral", "gemma3"])
+def test_a_window_longer_than_the_rows_of_the_probe_is_seen_too(architecture, monkeypatch):
+    monkeypatch.setattr(random_models, "SLIDING_WINDOW", 2 * max(map(sum, PROBE_LENGTHS)))
+    model = build_model(architecture, 60).eval()
+    rows = [([3, 4, 5], list(range(6, 56))), ([7], [8, 9, 10])]
+    policy = CompletionLogps(model)
+    torch.testing.assert_close(policy(policy.batch(rows)), plain_logps(model, rows), rtol=1e-4, atol=1e-4)
+    assert not policy.is_packed
+
+
+def test_layers_may_have_any_name_where_none_is_sharded():
+    sizes = {"vocab_size": 62, "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_attention_heads": 4}
+    model = OPTForCausalLM(OPTConfig(**sizes, num_hidden_layers=2, max_position_embeddings=64))
+    policy, rows = CompletionLogps(model).eval(), make_rows()
+    torch.testing.assert_close(policy(policy.batch(rows)), plain_logps(model, rows), rtol=1e-4, atol=1e-4)
+
+
+def test_no_mask_is_looked_for_in_a_packed_pass(monkeypatch):
+    """transformers would find out by reading a value from the device, which the host then waits for."""
+    policy = CompletionLogps(make_model("qwen3"))
+    batch = policy.batch(make_rows())
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda *_: pytest.fail("looked for packed rows"))
+    policy(batch)
 
 
 def test_bfloat16_models_give_float32_logps_near_those_of_float32(section):

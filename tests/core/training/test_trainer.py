@@ -3,13 +3,15 @@ import math
 
 import pytest
 import torch
+from transformers import OPTConfig
 
-from mralign_core.errors import OutOfMemory
+from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.training.checkpoints import TrainingState
 from mralign_core.training.examples import build_examples
 from mralign_core.training.logps import CompletionLogps
 from mralign_core.training.lora import attach_lora, enable_recomputation
-from mralign_core.training.reference import Reference, read_reference, reference_table
+from mralign_core.training.order import step_rows
+from mralign_core.training.reference import Reference, mismatched_rows, read_reference, reference_table
 from mralign_core.training.trainer import Trainer
 from tests.core.training.test_logps import plain_logps
 from tests.core.training.tiny import CONFIGS, END, make_candidates, make_model, make_rewards, randomise_adapter
@@ -101,6 +103,16 @@ def test_dropout_touches_neither_the_kl_baseline_nor_another_steps_masks(section
     assert again == rows[1]
 
 
+def test_dropout_of_the_base_models_own_follows_from_seed_and_step_too(section, monkeypatch):
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_attention_heads": 4}
+    config = OPTConfig(vocab_size=62, num_hidden_layers=2, max_position_embeddings=64, dropout=0.5, **sizes)
+    monkeypatch.setitem(CONFIGS, "opt", config)
+    first = step_of(make_trainer(section, make_examples(4), "opt"))[0]
+    trainer = make_trainer(section, make_examples(4), "opt")
+    torch.manual_seed(99)
+    assert step_of(trainer)[0] == first
+
+
 def test_a_weight_scales_exactly_its_segments_share_of_reward_and_gradient(section):
     """With z0 the same, a positive row's gradient is the sum over its tokens of weight × that token's gradient."""
     example, other = make_examples(2, weighted=False)
@@ -158,8 +170,6 @@ def test_the_last_short_step_is_averaged_over_its_own_rows(section, budget):
     trainer = make_trainer(section, examples)
     trainer.run()
     assert len(trainer.metrics) == 2
-    alone = make_trainer(section, examples)
-    alone.restore(_before_last_step(section, examples))
     with torch.no_grad():
         row = trainer.metrics[-1]
         assert math.isfinite(row["kl_raw"])
@@ -168,12 +178,6 @@ def test_the_last_short_step_is_averaged_over_its_own_rows(section, budget):
         sign, weight = (1, 1.0) if rewards[0] == reward else (-1, 1.5)
         expected = weight * (1 - 1 / (1 + math.exp(-section.beta * sign * (reward - row["kl_baseline"]))))
         assert row["loss"] == pytest.approx(expected, rel=1e-5)
-
-
-def _before_last_step(section, examples):
-    trainer = make_trainer(section, examples)
-    trainer.train_step()
-    return trainer.state()
 
 
 def test_first_step_has_no_margin_so_the_loss_is_half_the_mean_weight(section):
@@ -195,6 +199,19 @@ def test_metrics_and_progress_have_a_row_for_each_step(section):
     assert rates == pytest.approx([0.0, 1e-3, 0.8e-3, 0.6e-3, 0.4e-3, 0.2e-3])
     assert [row["epoch"] for row in trainer.metrics] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
     assert all(row["kl_baseline"] == max(row["kl_raw"], 0) for row in trainer.metrics)
+
+
+@pytest.mark.parametrize(("supervised", "field"), [(False, "train.learning_rate"), (True, "train.sft_learning_rate")])
+def test_a_training_that_diverged_ends_with_the_step_and_the_setting_and_leaves_no_checkpoint(
+    section, supervised, field
+):
+    trainer = make_trainer(section, make_examples(4), supervised=supervised)
+    trainer.train_step()
+    with torch.no_grad():
+        next(iter(trainer.parameters.values())).fill_(math.nan)
+    trainer.train_step()
+    with pytest.raises(ConfigError, match=rf"diverged at step 2 of 2: .*nan.*lower {field}"):
+        trainer.state()
 
 
 def test_sft_loss_is_the_mean_over_the_steps_completion_tokens(section):
@@ -222,6 +239,31 @@ def test_the_baseline_is_estimated_anew_every_so_many_steps_and_averaged(section
     assert calls[:2] == [0, 2] and calls[2:] == [2, 4]
     assert torch.equal(kept.tensors["kl_average"], torch.tensor(first[1]))
     assert policy.shape == reference.shape == (3,)
+
+
+def test_the_moving_average_keeps_the_stated_share_of_the_old_value(section):
+    averaged = make_trainer(with_options(section, kl_decay=0.75), make_examples(9))
+    exact = make_trainer(section, make_examples(9))
+    old = step_of(averaged)[0]["kl_raw"]
+    exact.restore(averaged.state())
+    new = step_of(exact)[0]["kl_raw"]
+    assert abs(new - old) > 0.01
+    assert step_of(averaged)[0]["kl_raw"] == pytest.approx(0.75 * old + 0.25 * new, rel=1e-4)
+
+
+@pytest.mark.parametrize("budget", [1, 10_000])
+def test_a_row_that_comes_twice_in_a_step_counts_twice_in_the_baseline(section, budget):
+    """As it does where the positives alone fill an epoch of all rows."""
+    section = with_options(section, global_batch_size=5, tokens_per_forward=budget)
+    examples = make_examples(8, num_questions=8)
+    trainer = make_trainer(section, examples, rows=[0, 2, 4])
+    rows = step_rows([0, 2, 4], step=0, rows_per_epoch=8, batch_size=5, seed=0)
+    assert len(set(rows)) < len(rows)
+    with torch.no_grad():
+        pairs = mismatched_rows(examples, trainer.reference.partners)
+        policy = [plain_logps(trainer.policy.model, [pairs[row]]).sum().item() for row in rows]
+    expected = sum(policy) / 5 - sum(trainer.reference.kl_logps[row] for row in rows) / 5
+    assert step_of(trainer)[0]["kl_raw"] == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("options", [{}, {"kl_every": 3, "kl_decay": 0.5}, {"lora_dropout": 0.3}])
@@ -274,17 +316,17 @@ def test_a_lack_of_memory_is_met_with_more_and_smaller_passes_and_the_same_resul
 
 def test_recomputation_comes_last_and_then_the_error_names_the_row_and_the_setting(section):
     examples = make_examples(4)
-    longest = max(examples, key=lambda each: len(each.prompt_ids) + len(each.completion_ids))
     scarce = make_trainer(section, examples)
     _ScarceMemory(scarce, 8)
     step_of(scarce)
     assert scarce.is_recomputing
     hopeless = make_trainer(section, examples)
     _ScarceMemory(hopeless, 1)
-    with pytest.raises(OutOfMemory, match=r"longest \d+ \(traces t\d.*train\.max_length") as caught:
+    pairs = [len(prompt) + len(text) for prompt, text in mismatched_rows(examples, hopeless.reference.partners)]
+    longest = f"longest {max(pairs)} \\(traces t{pairs.index(max(pairs))};.*train\\.max_length"
+    with pytest.raises(OutOfMemory, match=longest) as caught:
         hopeless.train_step()
     assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
-    assert longest.trace_id in {example.trace_id for example in examples}
     stopping = make_trainer(with_options(section, on_out_of_memory="stop"), examples)
     _ScarceMemory(stopping, 8)
     with pytest.raises(OutOfMemory, match="on_out_of_memory"):
