@@ -217,8 +217,8 @@ def _lora_options(adapter_dir: Path) -> dict[str, Any]:
     rank = settings["r"]
     if settings.get("target_parameters"):
         raise ConfigError(
-            "train.target_modules includes experts, whose adapters sampler 'vllm' does not load: set evaluate.sampler to "
-            "'transformers'"
+            "train.target_modules includes experts, whose adapters sampler 'vllm' does not load: set evaluate.sampler "
+            "to 'transformers'"
         )
     if rank > LORA_RANKS[-1]:
         raise ConfigError(f"train.lora_r is {rank}; vLLM takes adapters up to rank {LORA_RANKS[-1]}")

@@ -48,7 +48,7 @@ def load_base(
     )
     if tokenizer.eos_token_id is None:
         raise ConfigError(
-            f"model.path {str(path)!r}: its tokenizer has no end token, so the model could not learn where to stop; set "
-            "eos_token in tokenizer_config.json"
+            f"model.path {str(path)!r}: its tokenizer has no end token, so the model could not learn where to stop; "
+            "set eos_token in tokenizer_config.json"
         )
     return model, tokenizer

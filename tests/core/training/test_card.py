@@ -24,6 +24,7 @@ METRICS = [
         "reward_positive": 0.1 * step,
         "reward_negative": math.nan if step == 12 else -0.2,
         "kl_baseline": 0.03,
+        "kl_raw": 0.03,
     }
     for step in range(1, 13)
 ]
@@ -70,12 +71,13 @@ def test_card_states_data_weights_settings_and_what_training_reached():
     assert "- optimiser steps: 12; what follows is the mean over the last 10" in text
     assert "- reward of positive traces (nats): 0.7500" in text
     assert "- reward of negative traces (nats): -0.2000" in text
-    assert "- KL baseline z0 (nats): 0.0300" in text
+    assert "- KL estimate (nats): 0.0300" in text
 
 
 def test_sft_card_has_neither_rewards_nor_settings_of_kto():
     sft = [
-        {**row, "reward_positive": math.nan, "reward_negative": math.nan, "kl_baseline": math.nan} for row in METRICS
+        {**row, "reward_positive": math.nan, "reward_negative": math.nan, "kl_baseline": math.nan, "kl_raw": math.nan}
+        for row in METRICS
     ]
     text = model_card("m", "sft", TrainConfig(), seed=0, rows=ROWS[:1], counts={}, facts={}, metrics=sft)
     assert "reward of" not in text
