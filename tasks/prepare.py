@@ -16,6 +16,7 @@ from mralign_core.pocket.world import build_world
 from mralign_core.questions import LocatedSet, QuestionSets, locate_sets, read_question_sets
 from mralign_core.schemas import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore, file_sha256, key_of
+from mralign_core.training.footprint import check_weights_fit
 from mralign_core.training.lora import check_target_modules
 from tasks.caching import Built, Produced, Work, stage_task
 from tasks.progress import progress
@@ -98,7 +99,16 @@ def check_training(config: RunConfig, model: ArtifactRef) -> None:
     """Refuse what training would refuse, before hours of sampling and annotation.
 
     Raises:
-        ConfigError: ``train.target_modules`` names a module that the model does not have.
+        ConfigError: ``train.target_modules`` names a module that the model does not have, or the weights alone do not
+            fit the device that this process would train on.
     """
     location = locate_model(ArtifactStore(config.storage).open_directory(model), model_name(config.model))
     check_target_modules(location.path, config.train.target_modules, revision=location.revision)
+    if config.train.where == "inline" and not config.train.accelerate_config:
+        check_weights_fit(
+            location.path,
+            config.model.dtype,
+            config.model.device,
+            load_in_4bit=config.train.load_in_4bit,
+            revision=location.revision,
+        )

@@ -22,7 +22,8 @@ def forest_plot(ablation: Ablation) -> Figure:
     rows = difference_rows(ablation)
     pairs = list(ablation.differences[["arm", "baseline"]].drop_duplicates().itertuples(index=False, name=None))
     by_unit = unit_differences(ablation.results, pairs, unit=ablation.unit)
-    figure = Figure(figsize=(WIDTH, 1.3 + 0.34 * len(rows)))
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.34 * len(rows)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08)  # type: ignore[union-attr]
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, metric in zip(panels, HEADLINE_METRICS, strict=True):
         for place, pair in enumerate(pairs):
@@ -30,7 +31,7 @@ def forest_plot(ablation: Ablation) -> Figure:
             _comparison(axes, place, units, rows[place][1][metric])
         axes.axvline(0, color=INK, lw=0.8)
         axes.set_title(f"{METRIC_NAMES[metric]} ({DIRECTIONS[metric]})")
-        axes.set_xlabel(f"difference, points; faint: each {ablation.unit}")
+        axes.set_xlabel(f"difference, points\nfilled: its interval excludes 0; faint: each {ablation.unit}")
         axes.set_ylim(len(pairs) - 0.5, -0.5)
     ends = ablation.differences[ablation.differences["metric"].isin(HEADLINE_METRICS)][["difference", "low", "high"]]
     reach = np.concatenate([ends.to_numpy(float).ravel(), by_unit[list(HEADLINE_METRICS)].to_numpy(float).ravel()])

@@ -218,6 +218,7 @@ CHANGE_NO_RESULT = {
     "mralign_core.generation.transformers_sampler": "samples for the quality gates",
     "mralign_core.pocket.quality": "the quality gates: they refuse a model, and don't change it",
     "mralign_core.training.lora": "checks names of modules",
+    "mralign_core.training.footprint": "checks that the weights fit",
     "mralign_core.training.checkpoints": "keeps a state on the way, from which the same adapter comes",
     "mralign_core.training.launch": "says where the same training runs",
     "mralign_core.training.curves": "shows what the metrics table has",
