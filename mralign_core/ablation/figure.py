@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from mralign_core.ablation.comparison import unit_differences
 from mralign_core.ablation.findings import HEADLINE_METRICS, Ablation, difference_rows, interval_text, is_shown
@@ -22,8 +23,8 @@ def forest_plot(ablation: Ablation) -> Figure:
     rows = difference_rows(ablation)
     pairs = list(ablation.differences[["arm", "baseline"]].drop_duplicates().itertuples(index=False, name=None))
     by_unit = unit_differences(ablation.results, pairs, unit=ablation.unit)
-    figure = Figure(figsize=(WIDTH, 1.5 + 0.34 * len(rows)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08)  # type: ignore[union-attr]
+    layout = ConstrainedLayoutEngine(w_pad=0.08)
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.34 * len(rows)), layout=layout)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, metric in zip(panels, HEADLINE_METRICS, strict=True):
         for place, pair in enumerate(pairs):
