@@ -9,6 +9,7 @@ what went wrong. A user's error is raised here as it was there. All else, such a
 from __future__ import annotations
 
 import logging
+import secrets
 import sys
 import tempfile
 from collections import deque
@@ -58,17 +59,12 @@ class Job(Section):
     """What the processes are to do: an adapter, or without one the table of reference log-probabilities."""
 
     folder: Path
-    """Tables that go in, the table that comes out, and the socket."""
+    """Tables that go in, the table that comes out, and the sockets."""
     model_path: str
     revision: str
     section: TrainConfig
     model_section: ModelConfig
     adapter: AdapterJob | None = None
-
-    @property
-    def socket(self) -> Path:
-        """Where the processes report."""
-        return self.folder / "socket"
 
 
 def launch_reference(
@@ -204,13 +200,15 @@ def _launch(job: Job, on_progress: Callable[..., None] | None) -> dict[str, int]
     settings = read_accelerate_config(job.section.accelerate_config)
     file = job.folder / "job.json"
     file.write_text(job.model_dump_json())
-    child = ["-m", "mralign_core.child", str(job.socket)]
+    # Of this attempt alone: a process of one before it that only now connects must not be heard in this one.
+    address = job.folder / f"socket-{secrets.token_hex(4)}"
+    child = ["-m", "mralign_core.child", str(address)]
     launcher = [sys.executable, *child, "accelerate.commands.launch", "--config_file", job.section.accelerate_config]
     worker = [*child, "mralign_core.training.worker", str(file)]
     logger.info("training in %d processes (%s)", settings.num_processes, job.section.accelerate_config)
     # accelerate itself tells only a single process of use_cpu.
     environment = {"ACCELERATE_USE_CPU": str(settings.use_cpu).lower()}
-    with Supervisor([*launcher, *worker], job.socket, environment) as supervisor:
+    with Supervisor([*launcher, *worker], address, environment) as supervisor:
         return _follow(supervisor, on_progress)
 
 

@@ -118,7 +118,7 @@ def test_a_users_error_is_raised_as_it_was(address):
         follow('lifeline.send("error", type="DataError", text="trace t1: no weight", traceback="")', address)
     script = 'lifeline.send("error", type="OutOfMemory", text="too long", smaller=dict(seed=7), traceback="")'
     with pytest.raises(OutOfMemory, match="too long") as caught:
-        follow(script, address)
+        follow(script, address.with_name("second"))
     assert caught.value.smaller == {"seed": 7}
 
 
