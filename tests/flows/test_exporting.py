@@ -62,7 +62,7 @@ def adapter(config, publish):
         adapted = attach_lora(model, config.train, seed=0)
         randomise_adapter(adapted)
         save_adapter(adapted, folder, base_model="pocket")
-        card = model_card("pocket", "kto", config.train, seed=0, rows=[], counts={}, facts={})
+        card = model_card("pocket", "kto", config.train, seed=0, rows=[], counts={}, facts={}, metrics=[])
         (folder / "README.md").write_text(card)
 
     base = publish("model", "m", write_model)
