@@ -14,7 +14,7 @@ from tasks.estimate import estimate_matrices
 from tasks.generate import select_candidates
 from tasks.prepare import load_questions, prepare_model
 from tasks.reward import weigh_traces
-from tasks.train import train_variant
+from tasks.train import reference_logps, train_variant
 
 REAL_DATA = os.environ.get("MRALIGN_REAL_DATA", "")
 pytestmark = [
@@ -47,7 +47,7 @@ def test_from_real_traces_to_weights_and_an_adapter(tmp_path: Path):
             "model": {"path": str(tiny_model(tmp_path / "model")), "dtype": "float32", "device": "cpu"},
             "generate": {"source": "traces", "traces_path": str(traces), "answer_match": "contains", **bounds},
             "annotate": offline,
-            "train": {"num_epochs": 1, "global_batch_size": 2, "max_length": 420, "lora_r": 2},
+            "train": {"report_to": "none", "num_epochs": 1, "global_batch_size": 2, "max_length": 420, "lora_r": 2},
         }
     )
     questions, model = load_questions.run_here(config), prepare_model.run_here(config)
@@ -56,7 +56,8 @@ def test_from_real_traces_to_weights_and_an_adapter(tmp_path: Path):
     annotations = collect_annotations.run_here(config, candidates, shards)
     transitions = estimate_matrices.run_here(config, candidates, annotations)
     rewards = weigh_traces.run_here(config, candidates, annotations, transitions)
-    adapter = train_variant.run_here(config, "mr_align", model, candidates, annotations, rewards)
+    reference = reference_logps.run_here(config, model, candidates, annotations)
+    adapter = train_variant.run_here(config, "mr_align", model, candidates, annotations, reference, rewards)
 
     store = ArtifactStore(config.storage)
     kept = store.read_table(candidates, "candidates.parquet")
