@@ -75,7 +75,7 @@ def _report_on(store: ArtifactStore, of: Inputs, adapter: ArtifactRef) -> tuple[
     except ArtifactError as error:
         return None, f"left out: {error}"
     if adapter.sha256 not in {parent.sha256 for parent in store.manifest(report).parents}:
-        return None, f"left out: {report.uri} reports on another adapter; run stage evaluate again"
+        return None, f"left out: {report.uri} reports on another adapter; run `mralign run --only evaluate` again"
     folder = store.open_directory(report)
     if not (folder / "summary.json").exists():
         return None, f"left out: {report.uri} has none, since no question has a gold answer"

@@ -138,7 +138,10 @@ def read_adapter_config(adapter: Path) -> dict[str, Any]:
 
 
 def _claim(directory: Path) -> None:
-    """Refuse a folder that has files."""
+    """Make the folder; refuse one that has files, or that can't be made."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigError(f"export to {directory}: it is there and not empty; name a new folder")
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"export to {directory}: the folder can't be made ({error}); name another") from error

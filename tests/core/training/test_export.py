@@ -163,3 +163,5 @@ def test_folder_with_files_is_refused(folders, tmp_path):
             export_adapter(folders / "adapter", target, model_section(folders), "mr_align", RUN)
         with pytest.raises(ConfigError, match="not empty"):
             export(folders, "adapter", target, "float32")
+    with pytest.raises(ConfigError, match="can't be made"):
+        export_adapter(folders / "adapter", tmp_path / "mine.txt" / "in", model_section(folders), "mr_align", RUN)
