@@ -93,11 +93,7 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerB
     Raises:
         ConfigError: ``path`` holds no tokenizer.
     """
-    source, options = _source(path, revision)
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path {str(path)!r} holds no tokenizer that transformers can load: {error}") from error
+    return _read(AutoTokenizer, path, revision, "tokenizer that transformers can load")
 
 
 def load_config(path: str | Path, revision: str = "") -> PreTrainedConfig:
@@ -106,11 +102,15 @@ def load_config(path: str | Path, revision: str = "") -> PreTrainedConfig:
     Raises:
         ConfigError: ``path`` holds no configuration.
     """
+    return _read(AutoConfig, path, revision, "model configuration")
+
+
+def _read(kind: Any, path: str | Path, revision: str, what: str) -> Any:
     source, options = _source(path, revision)
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
+        return kind.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path {str(path)!r} holds no model configuration: {error}") from error
+        raise ConfigError(f"model.path {str(path)!r} holds no {what}: {error}") from error
 
 
 def _source(path: str | Path, revision: str) -> tuple[str, dict[str, Any]]:

@@ -22,6 +22,10 @@ from mralign_core.method.token_weights import token_weights
 logger = logging.getLogger("mralign_core.training")
 
 
+Row = tuple[list[int], list[int]]
+"""Prompt and completion ids."""
+
+
 class TrainingExample(NamedTuple):
     """One trace to train on; ``completion_ids`` end in the end token and have a weight each."""
 
@@ -31,6 +35,11 @@ class TrainingExample(NamedTuple):
     completion_ids: list[int]
     weights: list[float]
     is_positive: bool
+
+    @property
+    def row(self) -> Row:
+        """The prompt with its own completion."""
+        return self.prompt_ids, self.completion_ids
 
 
 class Examples(NamedTuple):
@@ -56,15 +65,16 @@ def build_examples(
     """
     segment_weights = None if rewards is None else _segment_weights(rewards)
     examples = [_example(row, segment_weights, end_token_id) for row in candidates.itertuples(index=False)]
-    kept = [example for example in examples if _num_tokens(example) <= max_length]
+    kept = [example for example in examples if num_tokens(example.row) <= max_length]
     num_too_long = len(examples) - len(kept)
     if num_too_long:
         logger.warning("%d of %d traces exceed %d tokens and are left out", num_too_long, len(examples), max_length)
     return Examples(kept, {"too_long": num_too_long})
 
 
-def _num_tokens(example: TrainingExample) -> int:
-    return len(example.prompt_ids) + len(example.completion_ids)
+def num_tokens(row: Row) -> int:
+    """Tokens of prompt and completion."""
+    return len(row[0]) + len(row[1])
 
 
 def _segment_weights(rewards: pd.DataFrame) -> dict[tuple[str, int], float]:

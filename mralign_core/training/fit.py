@@ -26,10 +26,10 @@ from mralign_core.training.base import load_base
 from mralign_core.training.card import model_card
 from mralign_core.training.checkpoints import Checkpoints
 from mralign_core.training.curves import Curves, Meter
-from mralign_core.training.examples import Examples, TrainingExample, build_examples
+from mralign_core.training.examples import Examples, TrainingExample, build_examples, num_tokens
 from mralign_core.training.footprint import Job, fit
 from mralign_core.training.logps import CompletionLogps
-from mralign_core.training.lora import attach_lora, enable_recomputation, save_adapter
+from mralign_core.training.lora import attach_lora, save_adapter
 from mralign_core.training.reference import read_reference, reference_table
 from mralign_core.training.trainer import Progress, Trainer
 from mralign_core.training.workers import Workers
@@ -157,8 +157,7 @@ def _make_fit(trainer: Trainer, peft_model: Any) -> None:
     """Choose tokens a pass and recomputation, for all processes alike, so that the job fits its device."""
     job = Job(
         lengths={
-            example.trace_id: len(example.prompt_ids) + len(example.completion_ids)
-            for example in (trainer.examples[row] for row in trainer.rows)
+            example.trace_id: num_tokens(example.row) for example in (trainer.examples[row] for row in trainer.rows)
         },
         device=trainer.policy.device,
         rows_per_epoch=trainer.rows_per_epoch,
@@ -171,8 +170,7 @@ def _make_fit(trainer: Trainer, peft_model: Any) -> None:
         plan.tokens_per_forward, int(not plan.recompute)
     )
     if not can_keep_activations:
-        trainer.is_recomputing = True
-        enable_recomputation(peft_model)
+        trainer.recompute()
 
 
 def _run(trainer: Trainer, watch: Watch) -> None:

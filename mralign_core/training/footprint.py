@@ -34,7 +34,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError
 from mralign_core.generation.loading import load_config, resolve_device
-from mralign_core.training.logps import CHUNK_ELEMENTS
+from mralign_core.training.logps import chunk_elements
 from mralign_core.training.lora import adapter_autocast
 
 logger = logging.getLogger("mralign_core.training")
@@ -296,7 +296,7 @@ def _held(model: Any, job: Job, tokens: int) -> Footprint:
         weights=_frozen_bytes(model, job.num_processes if job.is_sharded else 1),
         adapter=BYTES_PER_TRAINED * trained,
         activations=0,
-        head=BYTES_PER_LOGIT * min(CHUNK_ELEMENTS[job.device.type], tokens * num_words),
+        head=BYTES_PER_LOGIT * min(chunk_elements(job.device), tokens * num_words),
         memory=free_memory(job.device, job.num_processes) + _bytes_on(model, job.device),
         seconds_per_epoch=0.0,
         seconds=0.0,

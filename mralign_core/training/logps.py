@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from mralign_core.training.examples import Row
 from mralign_core.training.lora import HALF, adapter_autocast
 from mralign_core.training.packing import PACKED, Batch, make_batch
 from mralign_core.training.workers import Workers
@@ -58,11 +59,16 @@ def head_logps(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Ten
     return logps
 
 
+def chunk_elements(device: torch.device) -> int:
+    """Logits held at once on a device."""
+    return CHUNK_ELEMENTS.get(device.type, CHUNK_ELEMENTS["cpu"])
+
+
 class _HeadLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
         needs_gradient = ctx.needs_input_grad[0]
-        size = max(1, CHUNK_ELEMENTS.get(hidden.device.type, CHUNK_ELEMENTS["cpu"]) // len(weight))
+        size = max(1, chunk_elements(hidden.device) // len(weight))
         slopes = torch.empty_like(hidden) if needs_gradient else None
         logps = []
         for start in range(0, len(hidden), size):
@@ -131,7 +137,7 @@ class CompletionLogps(nn.Module):
         """The decoder layers, in order."""
         return list(self._causal.base_model.layers)
 
-    def batch(self, rows: list[tuple[list[int], list[int]]]) -> Batch:
+    def batch(self, rows: Sequence[Row]) -> Batch:
         """Tensors of rows, given as prompt and completion ids, as :meth:`forward` takes them."""
         return make_batch(rows, self.device, padded=not self.is_packed)
 

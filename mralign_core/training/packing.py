@@ -9,6 +9,7 @@ Shapes: N tokens of all rows, C completion tokens of all rows, B rows, T complet
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +18,8 @@ from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
+
+from mralign_core.training.examples import Row, num_tokens
 
 PACKED = "mralign_packed"
 """Name of the attention under which transformers finds :func:`packed_attention`."""
@@ -43,7 +46,7 @@ class Batch(NamedTuple):
         return values[self.grid]
 
 
-def make_batch(rows: Sequence[tuple[list[int], list[int]]], device: torch.device, *, padded: bool = False) -> Batch:
+def make_batch(rows: Sequence[Row], device: torch.device, *, padded: bool = False) -> Batch:
     """Tensors of rows given as prompt and completion ids.
 
     Args:
@@ -58,10 +61,9 @@ def make_batch(rows: Sequence[tuple[list[int], list[int]]], device: torch.device
         >>> batch.positions.tolist(), batch.targets.tolist(), batch.grid.tolist()
         ([1, 2, 4], [7, 8, 9], [[0, 1], [2, 0]])
     """
-    lengths = [len(prompt) + len(completion) for prompt, completion in rows]
-    starts = (
-        [row * max(lengths) for row in range(len(rows))] if padded else [sum(lengths[:row]) for row in range(len(rows))]
-    )
+    lengths = list(map(num_tokens, rows))
+    steps = [max(lengths)] * len(rows) if padded else lengths
+    starts = accumulate(steps[:-1], initial=0)
     positions = [
         start + place
         for start, (prompt, completion) in zip(starts, rows, strict=True)

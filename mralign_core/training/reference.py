@@ -22,7 +22,7 @@ from mralign_core.config import ModelConfig, TrainConfig
 from mralign_core.errors import DataError, NoCandidatesError, OutOfMemory
 from mralign_core.schemas import REFERENCE_LOGPS
 from mralign_core.training.base import load_base
-from mralign_core.training.examples import TrainingExample, build_examples
+from mralign_core.training.examples import Row, TrainingExample, build_examples, num_tokens
 from mralign_core.training.logps import CompletionLogps
 from mralign_core.training.order import aligned_passes
 from mralign_core.training.pairs import kl_partners
@@ -32,8 +32,6 @@ logger = logging.getLogger("mralign_core.training")
 
 OnRows = Callable[[int, int], None]
 """Called with the rows done and the rows in all."""
-Row = tuple[list[int], list[int]]
-"""Prompt and completion ids."""
 
 
 class Reference(NamedTuple):
@@ -49,7 +47,7 @@ class Reference(NamedTuple):
 
 def matched_rows(examples: Sequence[TrainingExample]) -> list[Row]:
     """Each prompt with its own completion."""
-    return [(example.prompt_ids, example.completion_ids) for example in examples]
+    return [example.row for example in examples]
 
 
 def mismatched_rows(examples: Sequence[TrainingExample], partners: Sequence[int]) -> list[Row]:
@@ -173,7 +171,7 @@ def _with_less_memory(
     policy: CompletionLogps, rows: Sequence[Row], budget: int, workers: Workers, on_progress: OnRows | None
 ) -> list[np.ndarray]:
     """What :func:`_compute` returns; where memory runs out, from passes of half as many tokens."""
-    longest = max(len(prompt) + len(completion) for prompt, completion in rows)
+    longest = max(map(num_tokens, rows))
     while True:
         smaller = max(longest, budget // 2)
         try:
@@ -196,7 +194,7 @@ def _with_less_memory(
 def _compute(
     policy: CompletionLogps, rows: Sequence[Row], budget: int, workers: Workers, on_progress: OnRows | None
 ) -> list[np.ndarray]:
-    lengths = [len(prompt) + len(completion) for prompt, completion in rows]
+    lengths = list(map(num_tokens, rows))
     sizes = [len(completion) for _, completion in rows]
     found = torch.zeros(sum(sizes), device=policy.device)
     places, num_done = found.split(sizes), 0

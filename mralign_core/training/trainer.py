@@ -29,13 +29,13 @@ from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.method.objective import implicit_reward, kl_baseline, kto_loss
 from mralign_core.training.checkpoints import TrainingState
-from mralign_core.training.examples import TrainingExample
+from mralign_core.training.examples import Row, TrainingExample, num_tokens
 from mralign_core.training.footprint import out_of_memory_message
 from mralign_core.training.logps import CompletionLogps
 from mralign_core.training.lora import enable_recomputation
 from mralign_core.training.order import aligned_passes, step_rows, steps_per_epoch
 from mralign_core.training.packing import Batch, send
-from mralign_core.training.reference import Reference, Row, matched_rows, mismatched_rows
+from mralign_core.training.reference import Reference, matched_rows, mismatched_rows
 from mralign_core.training.workers import Workers
 
 logger = logging.getLogger("mralign_core.training")
@@ -95,6 +95,7 @@ class Trainer:
         self._kl_average: Tensor | None = None
         self._in_pass: dict[int, int] = {}
         self._matched = matched_rows(examples)
+        self._weights = [torch.tensor(example.weights) for example in examples]
         self._mismatched = mismatched_rows(examples, reference.partners) if reference else []
         self.parameters = {name: each for name, each in policy.named_parameters() if each.requires_grad}
         self.optimizer = torch.optim.Adam(
@@ -154,6 +155,11 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         self._unread.append((self.step, torch.cat([sums, norm[None], average[None]])))
+
+    def recompute(self) -> None:
+        """From now on keep few activations and compute the rest again in the backward pass."""
+        self.is_recomputing = True
+        enable_recomputation(self.policy.model)
 
     def rate_at(self, step: int) -> float:
         """The learning rate after so many steps."""
@@ -226,7 +232,7 @@ class Trainer:
 
     def _make_room(self, error: torch.OutOfMemoryError, rows: Sequence[int]) -> None:
         """Fewer tokens in a forward pass, then recomputation, for this step and those that follow; else give up."""
-        longest = max(_num_tokens(texts[row]) for texts in (self._matched, self._mismatched) if texts for row in rows)
+        longest = max(num_tokens(texts[row]) for texts in (self._matched, self._mismatched) if texts for row in rows)
         smaller = self._smaller(longest) if self.section.on_out_of_memory == "accumulate" else {}
         if not smaller or self.workers.size > 1:  # several processes start again together, by what started them
             names = {self.examples[row].trace_id: length for row, length in self._in_pass.items()}
@@ -242,8 +248,7 @@ class Trainer:
             ) from error
         self.tokens_per_forward = smaller.get("tokens_per_forward", self.tokens_per_forward)
         if "gradient_checkpointing" in smaller:
-            self.is_recomputing = True
-            enable_recomputation(self.policy.model)
+            self.recompute()
         logger.warning(
             "out of memory at step %d: going on with %d tokens in a forward pass%s",
             self.step + 1,
@@ -294,14 +299,14 @@ class Trainer:
         self.policy.train()
         # For dropout of the adapter, and of a base model that has some.
         torch.manual_seed(int(np.random.SeedSequence([self.seed, self.step, self.workers.rank]).generate_state(1)[0]))
-        self.tokens_of_last_step = sum(_num_tokens(self._matched[row]) for row in rows)
-        num_tokens = sum(len(self.examples[row].completion_ids) for row in rows)
+        self.tokens_of_last_step = sum(num_tokens(self._matched[row]) for row in rows)
+        num_completion_tokens = sum(len(self.examples[row].completion_ids) for row in rows)
         sums = torch.zeros(len(SUMS), device=self.policy.device)
         for members, is_filler in self._passes(rows, self._matched):
             batch = self._batch(members, self._matched)
             logps = batch.by_row(self.policy(batch))
             if self.reference is None:
-                loss, found = self._supervised(logps, batch, num_tokens)
+                loss, found = self._supervised(logps, batch, num_completion_tokens)
             else:
                 loss, found = self._weighted_kto(logps, batch, members, self.reference, clamped_baseline, len(rows))
             (loss * (not is_filler)).backward()
@@ -322,7 +327,7 @@ class Trainer:
         rewards = implicit_reward(
             logps,
             self._padded([reference.logps[row] for row in members]),
-            self._padded([torch.tensor(self.examples[row].weights) for row in members]),
+            self._padded([self._weights[row] for row in members]),
             batch.mask,
         )
         losses = kto_loss(
@@ -339,21 +344,21 @@ class Trainer:
         return loss, torch.stack([loss.detach(), *by_class])
 
     @staticmethod
-    def _supervised(logps: Tensor, batch: Batch, num_tokens: int) -> tuple[Tensor, Tensor]:
+    def _supervised(logps: Tensor, batch: Batch, num_completion_tokens: int) -> tuple[Tensor, Tensor]:
         """This pass's share of the mean cross-entropy over the step's completion tokens."""
-        loss = -logps.masked_fill(~batch.mask, 0.0).sum() / num_tokens
+        loss = -logps.masked_fill(~batch.mask, 0.0).sum() / num_completion_tokens
         return loss, torch.cat([loss.detach()[None], loss.new_zeros(len(SUMS) - 1)])
 
     def _passes(self, rows: Sequence[int], texts: Sequence[Row]) -> list[tuple[list[int], bool]]:
         """This process's forward passes over some rows."""
-        lengths = {row: _num_tokens(texts[row]) for row in rows}
+        lengths = {row: num_tokens(texts[row]) for row in rows}
         plans = aligned_passes(
             rows, lengths, self.tokens_per_forward, self.workers.size, padded=not self.policy.is_packed
         )
         return [(each.rows, each.is_filler) for each in plans[self.workers.rank]]
 
     def _batch(self, members: Sequence[int], texts: Sequence[Row]) -> Batch:
-        self._in_pass = {row: _num_tokens(texts[row]) for row in members}
+        self._in_pass = {row: num_tokens(texts[row]) for row in members}
         return self.policy.batch([texts[row] for row in members])
 
     def _metrics_row(self, step: int, values: Sequence[float]) -> dict[str, float]:
@@ -390,10 +395,6 @@ class Trainer:
     def _padded(self, rows: Sequence[Tensor]) -> Tensor:
         found: Tensor = send(torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True), self.policy.device)
         return found
-
-
-def _num_tokens(row: Row) -> int:
-    return len(row[0]) + len(row[1])
 
 
 def _mean(total: float, count: float) -> float:
