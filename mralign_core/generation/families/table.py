@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mralign_core.config import ModelConfig
 from mralign_core.errors import ConfigError
 from mralign_core.method.traces import Tags
+from mralign_core.yaml_files import read_yaml
 
 AUTO = "auto"
 
@@ -117,12 +118,9 @@ def load_family(path: str | Path) -> Family:
     Raises:
         ConfigError: the file is missing or not YAML, or fields are wrong; the message names each, and the remedy.
     """
+    values = read_yaml(path, "model.family:")
     try:
-        return Family.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise ConfigError(f"model.family: there is no file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"model.family: {path} can't be read as YAML: {error}") from None
+        return Family.model_validate(values)
     except ValidationError as error:
         problems = [
             f"{'.'.join(map(str, p['loc'])) or 'file'}: {p['msg']} (got {p['input']!r:.60})" for p in error.errors()
