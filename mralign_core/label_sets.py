@@ -11,20 +11,22 @@ A file names its labels in canonical order, which is the order of the states and
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import regex
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
+from mralign_core.yaml_files import read_yaml
 
 MAX_LABELS_OF_SET = 200
 """Most labels of a set."""
+MAX_CUE_CHARACTERS = 1000
 Lexicon = Mapping[str, Mapping[str, float]]
 """Label → pattern (of lower-case text) → strength, 0 to 10."""
 
@@ -64,10 +66,12 @@ class LabelEntry(BaseModel):
     @classmethod
     def _are_patterns(cls, value: dict[str, float]) -> dict[str, float]:
         for pattern in value:
+            if len(pattern) > MAX_CUE_CHARACTERS:
+                raise ValueError(f"cue {pattern!r:.80} has more than {MAX_CUE_CHARACTERS} characters: split it")
             try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"cue {pattern!r} is no regular expression ({error})") from None
+                regex.compile(pattern)
+            except (regex.error, RecursionError, OverflowError, MemoryError) as error:
+                raise ValueError(f"cue {pattern!r:.80} is no regular expression ({error})") from None
         return value
 
 
@@ -87,13 +91,9 @@ def load_label_set(path: str | Path) -> LabelSet:
     """
     if str(path) in ("", PAPER):
         return PAPER_LABEL_SET
+    values = read_yaml(path, "annotate.label_set (empty means the paper's labels):")
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         entries = LabelFile.model_validate(values).labels
-    except FileNotFoundError:
-        raise ConfigError(f"annotate.label_set: there is no file {path}; empty means the paper's labels") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"annotate.label_set: {path} is not YAML: {error}") from None
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, p['loc']))}: {p['msg']} (got {p['input']!r:.60})" for p in error.errors()]
         raise ConfigError(f"annotate.label_set: {path}: {len(lines)} problem(s)\n  " + "\n  ".join(lines)) from None

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+import regex
+
 from mralign_core.annotation.prompts import read_payload
+from mralign_core.errors import ConfigError
 from mralign_core.label_sets import Lexicon
 from mralign_core.llm import offline
 from mralign_core.llm.offline import Message
@@ -193,6 +195,7 @@ HABITS = {
     "b": Habit(opening_bonus=1.0, second_share=0.95, last_of_ties=True),
     "adjudicator": Habit(opening_bonus=1.25, second_share=0.9, vote_bonus=1.0),
 }
+LONGEST_SEARCH_S = 5.0
 OPENING_CHARACTERS = 30
 REPEAT_BONUS = 0.5
 """Added for each further cue of the same label."""
@@ -229,17 +232,32 @@ def score_cues(text: str, habit: Habit, lexicon: Lexicon = LEXICON) -> dict[str,
         found = [
             strength + habit.opening_bonus * (match.start() < OPENING_CHARACTERS)
             for pattern, strength in cues
-            if (match := pattern.search(lowered))
+            if (match := _search(pattern, lowered, label))
         ]
         if found:
             scores[label] = min(MAX_CONFIDENCE, max(found) + REPEAT_BONUS * (len(found) - 1))
     return scores
 
 
+def _search(pattern: regex.Pattern[str], text: str, label: str) -> regex.Match[str] | None:
+    """Search as ``re`` does, but not for ever: patterns come from label set files too.
+
+    Raises:
+        ConfigError: the pattern takes longer than any sensible one.
+    """
+    try:
+        return pattern.search(text, timeout=LONGEST_SEARCH_S)
+    except TimeoutError:
+        raise ConfigError(
+            f"annotate.label_set: cue {pattern.pattern!r:.80} of label {label!r} takes over {LONGEST_SEARCH_S:g} s on "
+            f"segment {text!r:.60}: write it without one repetition inside another, such as (a+)+"
+        ) from None
+
+
 @cache
-def _compiled(lexicon: str) -> dict[str, list[tuple[re.Pattern[str], float]]]:
+def _compiled(lexicon: str) -> dict[str, list[tuple[regex.Pattern[str], float]]]:
     return {
-        label: [(re.compile(pattern, re.DOTALL), strength) for pattern, strength in cues.items()]
+        label: [(regex.compile(pattern, regex.DOTALL), strength) for pattern, strength in cues.items()]
         for label, cues in json.loads(lexicon).items()
     }
 

@@ -1,7 +1,13 @@
 """Label set files: what is read, what is refused, and that a set written is the set read."""
 
-import pytest
+import re
 
+import numpy as np
+import pytest
+import regex
+import yaml
+
+from mralign_core.annotation.cue import HABITS, LEXICON, score_cues
 from mralign_core.errors import ConfigError
 from mralign_core.label_sets import PAPER_LABEL_SET, LabelSet, load_label_set, save_label_set
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
@@ -60,3 +66,37 @@ def test_what_is_wrong_is_named(tmp_path, text, says):
 def test_a_missing_file_is_named():
     with pytest.raises(ConfigError, match=r"annotate\.label_set.*nowhere\.yaml"):
         load_label_set("nowhere.yaml")
+
+
+@pytest.mark.parametrize("cue", ["(a+)+$", "(x+x+)+y", "(a|aa)+$"])
+def test_a_cue_that_would_search_for_ever_is_named(cue, monkeypatch):
+    monkeypatch.setattr("mralign_core.annotation.cue.LONGEST_SEARCH_S", 0.2)
+    text = "a" * 4000 + " " + "x" * 4000 + "!"
+    with pytest.raises(ConfigError, match="of label 'doubt' takes over"):
+        score_cues(text, HABITS["a"], {"doubt": {cue: 5}})
+
+
+@pytest.mark.parametrize(
+    ("cue", "says"),
+    [
+        ("(", "is no regular expression"),
+        ("(?:" * 500 + "a" + ")" * 500, "characters: split it"),
+        ("a" * 1001, "split it"),
+    ],
+)
+def test_a_cue_that_is_no_pattern_is_named(tmp_path, cue, says):
+    path = tmp_path / "set.yaml"
+    path.write_text(yaml.safe_dump({"labels": [{"name": "a", "definition": "d", "cues": {cue: 1}}]}))
+    with pytest.raises(ConfigError, match=says):
+        load_label_set(path)
+
+
+def test_cues_find_what_the_standard_library_finds():
+    rng = np.random.default_rng(0)
+    words = [",", ".", *sorted({word for cues in LEXICON.values() for word in re.findall("[a-z]+", " ".join(cues))})]
+    for _ in range(200):
+        text = " ".join(rng.choice(words, 25))
+        for cues in LEXICON.values():
+            for cue in cues:
+                ours, theirs = regex.search(cue, text, regex.DOTALL), re.search(cue, text, re.DOTALL)
+                assert (ours and ours.span()) == (theirs and theirs.span())
