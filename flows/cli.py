@@ -27,6 +27,7 @@ from flows.printing import (
 from flows.server import use_server, wait_for_records
 from mralign_core.config import RunConfig, Variant, load_config
 from mralign_core.errors import ConfigError, UserError
+from mralign_core.redaction import redact_logs
 
 if TYPE_CHECKING:
     from mralign_core.storage import ArtifactRef
@@ -35,6 +36,24 @@ CONFIGS = Path(__file__).resolve().parent.parent / "deployments" / "configs"
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__)
 
 Stage = StrEnum("Stage", ["prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"])
+
+
+def _path(text: str) -> Path:
+    """A path of the command line; shells leave ``~`` as it is behind a ``=``."""
+    return Path(text).expanduser()
+
+
+def _target(text: str) -> Path:
+    """Where a file is to be written.
+
+    Raises:
+        typer.BadParameter: nothing can be written there.
+    """
+    path = _path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise typer.BadParameter(f"{text}: name a file in a folder that exists")
+    return path
+
 
 ConfigOption = Annotated[str, typer.Option("--config", "-c", help="A name in deployments/configs, or a YAML file.")]
 SetOption = Annotated[
@@ -54,7 +73,10 @@ def run(
     only: Annotated[Stage | None, typer.Option(help="Run one stage on the last run's inputs.")] = None,
     set_: SetOption = None,
     from_traces: Annotated[
-        Path | None, typer.Option(help="Start at annotate, from a JSONL file of existing reasoning traces.")
+        Path | None,
+        typer.Option(
+            parser=_path, metavar="PATH", help="Start at annotate, from a JSONL file of existing reasoning traces."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is cached and what would be computed.")] = False,
     tokens_per_second: Annotated[
@@ -125,10 +147,17 @@ def compare_annotators(
     config: ConfigOption = "pocket",
     sheet: Annotated[
         list[Path] | None,
-        typer.Option(help="A filled sheet of a human rater, besides compare.sheets; may be repeated."),
+        typer.Option(
+            parser=_path,
+            metavar="PATH",
+            help="A filled sheet of a human rater, besides compare.sheets; may be repeated.",
+        ),
     ] = None,
     write_sheet: Annotated[
-        Path | None, typer.Option(help="Write a blinded sheet (CSV, with instructions beside it) and stop.")
+        Path | None,
+        typer.Option(
+            parser=_target, metavar="PATH", help="Write a blinded sheet (CSV, with instructions beside it) and stop."
+        ),
     ] = None,
     traces: Annotated[int, typer.Option(min=1, help="Traces in the sheet.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Seed that chooses and shuffles the sheet's traces.")] = 0,
@@ -167,7 +196,9 @@ def compare_annotators(
 @app.command()
 def sensitivity(
     config: ConfigOption = "pocket",
-    figure: Annotated[Path, typer.Option(help="Where to write the figure (PNG).")] = Path("sensitivity.png"),
+    figure: Annotated[
+        Path, typer.Option(parser=_target, metavar="PATH", help="Where to write the figure (PNG).")
+    ] = Path("sensitivity.png"),
     input_: InputOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -193,7 +224,9 @@ def sensitivity(
 @app.command("induce-taxonomy")
 def induce_taxonomy(
     config: ConfigOption = "pocket",
-    output: Annotated[Path | None, typer.Option(help="Copy the label set to this file too.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(parser=_target, metavar="PATH", help="Copy the label set to this file too.")
+    ] = None,
     input_: InputOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -254,7 +287,7 @@ def ablate(
 
 @app.command()
 def export(
-    directory: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    directory: Annotated[Path, typer.Argument(parser=_path, metavar="DIRECTORY", help="A new or empty folder.")],
     config: ConfigOption = "pocket",
     variant: Annotated[Variant, typer.Option(help="Which trained variant.")] = "mr_align",
     merge: Annotated[bool, typer.Option("--merge", help="Write a whole model, the adapter merged into it.")] = False,
@@ -305,7 +338,7 @@ def read_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> R
     named = CONFIGS / f"{name_or_path}.yaml"
     if named.exists():
         return load_config(named, overrides)
-    if not Path(name_or_path).exists():
+    if not Path(name_or_path).expanduser().exists():
         names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
         raise ConfigError(f"no config {name_or_path!r}: give a YAML file or one of {names}")
     return load_config(name_or_path, overrides)
@@ -314,6 +347,7 @@ def read_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> R
 def main() -> None:
     """Console script: errors that a user can act on are one message, not a traceback."""
     logging.getLogger("mralign_core").setLevel(logging.INFO)
+    redact_logs()
     try:
         app()
     except UserError as error:
@@ -332,7 +366,7 @@ def _log_user_errors_briefly() -> None:
 
     def without_traceback(record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], UserError | EndpointUnavailableError):
-            record.exc_info = None
+            record.exc_info = record.exc_text = None
         return True
 
     for name in ("prefect.flow_runs", "prefect.task_runs"):

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mralign_core.redaction import redact
+
 
 class UserError(ValueError):
-    """Something the user gave is wrong; repeating the same call cannot help, so it is never retried."""
+    """Something the user gave is wrong; repeating the same call cannot help, so it is never retried.
+
+    The message is printed, logged and stored with the run, so secrets are taken out of it here.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
 
 class ConfigError(UserError):

@@ -26,6 +26,7 @@ from prefect.tasks import exponential_backoff
 
 from mralign_core.config import RunConfig
 from mralign_core.errors import UserError
+from mralign_core.redaction import redact_error
 from mralign_core.storage import ArtifactRef, ArtifactStore, file_sha256
 from tasks.recipes import RECIPES
 
@@ -113,7 +114,11 @@ class StageTask(Task[P, ArtifactRef]):
 
         @functools.wraps(function)
         def body(*args: P.args, **kwargs: P.kwargs) -> Any:
-            produced = function(*args, **kwargs)
+            try:
+                produced = function(*args, **kwargs)
+            except Exception as error:
+                redact_error(error)  # Prefect stores its message and its traceback with the run
+                raise
             return Completed(name="Cached", data=produced.ref) if produced.was_cached else produced.ref
 
         super().__init__(body, **options)

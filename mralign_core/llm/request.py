@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from mralign_core.config import EndpointConfig
 from mralign_core.llm.offline import Message
 from mralign_core.llm.store import ReplyStore
+from mralign_core.redaction import redact
 
 logger = logging.getLogger("mralign_core.llm")
 
@@ -19,6 +20,9 @@ RECORD_VERSION = 2
 
 class EndpointUnavailableError(ConnectionError):
     """An endpoint stayed out of reach for all attempts; the same call, made later, goes on from here."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class Request(NamedTuple):

@@ -32,6 +32,7 @@ from pydantic import ValidationError
 import mralign_core
 from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError, StorageError
+from mralign_core.redaction import redacted
 from mralign_core.schemas import Table
 from mralign_core.storage.artifact import ArtifactRef, FileEntry, Manifest, content_digest, relative_name
 from mralign_core.storage.digests import directory_entries, file_sha256
@@ -161,10 +162,10 @@ class ArtifactStore:
             key=key,
             files=files,
             parents=list(parents),
-            fingerprint=dict(fingerprint),
+            fingerprint=redacted(fingerprint),
             rows=rows,
             table=table,
-            counts=dict(counts or {}),
+            counts=redacted(counts or {}),
             seed=seed,
             model_revision=model_revision,
             wall_time_s=wall_time_s,
@@ -293,7 +294,9 @@ class ArtifactStore:
             record: JSON values.
             durable: also survive a loss of power; a record always survives the death of this process.
         """
-        text = json.dumps(record, sort_keys=True, allow_nan=False)  # ASCII: half a character in a reply has no UTF-8
+        text = json.dumps(
+            redacted(record), sort_keys=True, allow_nan=False
+        )  # ASCII: half a character in a reply has no UTF-8
         self._files.write(_record_path(name), text.encode(), durable=durable)
 
     def get_json(self, name: str) -> dict[str, Any] | None:
