@@ -86,6 +86,8 @@ class StorageConfig(Section):
     """Seconds to wait for a reply of the store."""
     max_attempts: int = Field(4, ge=1, le=20, json_schema_extra=OPERATIONAL)
     """Attempts for one storage request, with exponential back-off and jitter between them."""
+    claim_lease_s: float = Field(60.0, ge=1, le=3600, json_schema_extra=OPERATIONAL)
+    """Seconds without a sign of life after which another run takes over what this one has begun to make."""
 
 
 class PocketConfig(Section):

@@ -1,17 +1,18 @@
-"""How an artifact is made once: look it up, else build it in a scratch folder and publish it.
+"""How an artifact is made once: look it up, else claim it, build it in a scratch folder and publish it.
 
 The store is the cache. A key names an artifact, its manifest proves it, and a missing or damaged one is a miss; so the
 same hit is found from any host, with or without a Prefect server. A task whose artifact was there ends in a state
-named "Cached".
+named "Cached", and so does one that waited while another run made it (:mod:`mralign_core.storage.claims`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
@@ -21,13 +22,16 @@ from botocore.exceptions import BotoCoreError
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from mralign_core.config import RunConfig
 from mralign_core.errors import UserError
 from mralign_core.redaction import redact_error
-from mralign_core.storage import ArtifactRef, ArtifactStore, file_sha256
+from mralign_core.storage import ArtifactRef, ArtifactStore, Holder, file_sha256
+from tasks.clients import run_name
+from tasks.progress import OnProgress, progress
 from tasks.recipes import RECIPES
 
 logger = logging.getLogger("mralign_core.tasks")
@@ -82,10 +86,24 @@ class Work:
             build: writes the artifact's files into the folder it is given and describes them.
         """
         store = ArtifactStore(self.config.storage)
-        label = " ".join([self.name, *(text for text in map(str, self.part.values()) if len(text) < LONGEST_PART)])
-        if found := self.find(store):
-            logger.info("%s: found in the store (%s)", label, found.uri)
-            return Produced(found, True)
+        found = self.find(store)
+        if found is None:
+            claims, name = store.claims(_name_of(flow_run.id)), f"{self.name}/{self.key}"
+            with _saying_who_works(self.label) as say, claims.hold(name, lambda: self.find(store), say) as turn:
+                found = turn.found
+                if found is None:
+                    made = self._make(store, build)
+                    # Another that has made it too, because of a stop of this process, may have been first.
+                    return Produced(made if turn.is_alone else self.find(store) or made, False)
+        logger.info("%s: found in the store (%s)", self.label, found.uri)
+        return Produced(found, True)
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        return " ".join([self.name, *(text for text in map(str, self.part.values()) if len(text) < LONGEST_PART)])
+
+    def _make(self, store: ArtifactStore, build: Build) -> ArtifactRef:
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="mralign-") as scratch:
             built = build(store, Path(scratch))
@@ -102,8 +120,28 @@ class Work:
                 wall_time_s=time.monotonic() - started,
                 cost_usd=built.cost_usd,
             )
-        logger.info("%s: made in %.1f s (%s)", label, time.monotonic() - started, ref.uri)
-        return Produced(ref, False)
+        logger.info("%s: made in %.1f s (%s)", self.label, time.monotonic() - started, ref.uri)
+        return ref
+
+
+@functools.lru_cache(maxsize=8)  # the server is asked who the parents of a run are
+def _name_of(_: str | None) -> str:
+    return run_name()
+
+
+@contextlib.contextmanager
+def _saying_who_works(label: str) -> Iterator[Callable[[Holder], None]]:
+    """Yield what tells the log once, and the progress, that another run makes this and is waited for."""
+    with contextlib.ExitStack() as shown:
+        reports: list[OnProgress] = []
+
+        def say(holder: Holder) -> None:
+            if not reports:
+                logger.info("%s: %s is making it; waiting for it", label, holder)
+                reports.append(shown.enter_context(progress(f"{label}: waiting", "waiting")))
+            reports[0](0, 1, str(holder))
+
+        yield say
 
 
 class StageTask(Task[P, ArtifactRef]):

@@ -1,6 +1,7 @@
 """Artifacts: immutable, content-addressed, verified when read, in a folder or an S3 bucket."""
 
 from mralign_core.storage.artifact import ArtifactRef, Manifest
+from mralign_core.storage.claims import Claims, Holder
 from mralign_core.storage.digests import file_sha256, key_of, source_digest, tree_digest
 from mralign_core.storage.lineage import Lineage, render_lineage
 from mralign_core.storage.records import BatchRecords, LedgerRecords, ReplyStore
@@ -10,6 +11,8 @@ __all__ = [
     "ArtifactRef",
     "ArtifactStore",
     "BatchRecords",
+    "Claims",
+    "Holder",
     "LedgerRecords",
     "Lineage",
     "Manifest",

@@ -57,6 +57,10 @@ PASSING = (
     ResponseParserError,
 )
 PASSING_CODES = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException"}
+TAKEN_CODES = {"PreconditionFailed", "ConditionalRequestConflict"}
+"""What S3 says to a writer who must not replace a file, and comes second."""
+NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
+"""What a file system says that gives no file a second name."""
 
 
 def can_pass(error: BaseException | None) -> bool:
@@ -267,6 +271,55 @@ class StoreFiles:
             return f"Check the AWS credentials and that they may read, write and list bucket {bucket!r}."
         return "Check storage.root and storage.endpoint_url."
 
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small file, atomically, unless there is one: of several writers at once, one is told True.
+
+        Args:
+            path: relative to the root.
+            data: unlike what any other writer would write there.
+        """
+        if self.is_local:
+            is_new = self._attempt("create", path, lambda: self._link(path, data))
+        else:
+            is_new = self._put_new(path, data)
+        return is_new or self.read(path) == data  # the reply to an earlier attempt may have been lost
+
+    def _put_new(self, path: str, data: bytes) -> bool:
+        bucket, _, key = self._full(path).partition("/")
+        put = {"Bucket": bucket, "Key": key, "Body": data, "IfNoneMatch": "*"}
+        try:
+            self._attempt("create", path, lambda: self._fs.call_s3("put_object", **put))
+        except StorageError as failure:
+            if _error_reply(failure.__cause__).get("Error", {}).get("Code") not in TAKEN_CODES:
+                raise
+            return False
+        return True
+
+    def ages(self, path: str) -> dict[str, float]:
+        """Seconds from each file's last change to the newest one's, by the store's clock, for the files of a folder."""
+        listing = self._attempt("list", path, lambda: self._fs.find(self._full(path), detail=True))
+        start = len(self._full(path)) + 1
+        changed = {name[start:]: _changed(info) for name, info in listing.items() if info["type"] == "file"}
+        return {name: max(changed.values()) - at for name, at in changed.items()}
+
+    def _link(self, path: str, data: bytes) -> bool:
+        """Write a local file aside, then give it its name, which fails where the name is taken."""
+        target, temporary = Path(self._full(path)), Path(self._base, "tmp", uuid.uuid4().hex)
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return _write_new(target, data)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
 
 def _s3_filesystem(section: StorageConfig) -> Any:
     config = {
@@ -296,6 +349,21 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_new(path: Path, data: bytes) -> bool:
+    """Write a file unless there is one, where a file can't have two names; a reader may see it half-written."""
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _changed(info: dict[str, Any]) -> float:
+    """When a listed file was last changed, in seconds of the store's clock."""
+    return float(info["mtime"] if "mtime" in info else info["LastModified"].timestamp())
 
 
 def _log_retry(action: str, uri: str, state: RetryCallState) -> None:

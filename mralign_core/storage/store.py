@@ -5,6 +5,7 @@ Layout under ``storage.root``::
     artifacts/<stage>/<key>/<content digest>/data/…        written first
     artifacts/<stage>/<key>/<content digest>/manifest.json  written last; without it there is no artifact
     records/<name>.json                                     small records that may be replaced
+    claims/<stage>/<key>.<generation>                       who is making what, while it is being made
     tmp/                                                    local stores: files not yet renamed into place
 
 Two writers of the same content write the same files, so a double run is wasteful and harmless. What is read
@@ -35,6 +36,7 @@ from mralign_core.errors import ArtifactError, StorageError
 from mralign_core.redaction import redacted
 from mralign_core.schemas import Table
 from mralign_core.storage.artifact import ArtifactRef, FileEntry, Manifest, content_digest, relative_name
+from mralign_core.storage.claims import Claims
 from mralign_core.storage.digests import directory_entries, file_sha256
 from mralign_core.storage.filesystem import StoreFiles
 from mralign_core.storage.lineage import Lineage
@@ -384,6 +386,14 @@ class ArtifactStore:
                 "written: remove that folder and run its stage again"
             )
         return target
+
+    def claims(self, run: str) -> Claims:
+        """Who is making what in this store; see :mod:`mralign_core.storage.claims`.
+
+        Args:
+            run: what this run is called in the messages of those who wait for it.
+        """
+        return Claims(self._files, self._section.claim_lease_s, run)
 
 
 def _record_path(name: str) -> str:

@@ -1,0 +1,373 @@
+"""Claims on a folder and on a real S3 server: one maker at a time, and no maker that is gone is waited for."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from mralign_core.config import StorageConfig
+from mralign_core.errors import StorageError
+from mralign_core.storage import ArtifactStore
+from mralign_core.storage import claims as module
+from mralign_core.storage.claims import Contest, Holder
+from mralign_core.storage.filesystem import StoreFiles
+
+NAME = "annotations-shard/3f9a"
+OWNER = """
+import sys, time
+from mralign_core.config import StorageConfig
+from mralign_core.storage import ArtifactStore
+store = ArtifactStore(StorageConfig.model_validate_json(sys.argv[1]))
+with store.claims("the other").hold(sys.argv[2], lambda: None) as turn:
+    print("claimed", flush=True)
+    sys.stdin.readline()
+    time.sleep(0.5)
+print("lost" if turn.claim.is_lost else "kept", flush=True)
+"""
+
+
+@pytest.fixture
+def section(section):
+    return section.model_copy(update={"claim_lease_s": 1.0})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return StorageConfig(root=str(tmp_path / "store"), claim_lease_s=1.0)
+
+
+def nothing():
+    return None
+
+
+def claims_of(section, run="test"):
+    return ArtifactStore(section).claims(run)
+
+
+def claimed(section):
+    """What lies in the store's folder of claims."""
+    return [name for name in StoreFiles(section).sizes("claims") if not name.startswith("probes/")]
+
+
+def claim_elsewhere(section, name=NAME, lease_s=1.0):
+    """A claim whose owner, on another machine, is gone."""
+    holder = {"run": "lost", "host": "elsewhere", "pid": 1, "lease_s": lease_s, "owner": "x", "place": "elsewhere"}
+    StoreFiles(section).write(f"claims/{name}.1", json.dumps({**holder, "beat": 7}).encode())
+
+
+def start_owner(section, name=NAME):
+    """Another process that holds a claim until it is sent a line."""
+    command = [sys.executable, "-c", OWNER, section.model_dump_json(), name]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "claimed\n"
+    return process
+
+
+def at_once(number, call):
+    """The results of calls that start together in threads, by their number."""
+    results, barrier = [None] * number, threading.Barrier(number)
+
+    def run(index):
+        barrier.wait()
+        results[index] = call(index)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+class Work:
+    """Something that threads make, each after it has looked for it; knows who made it, and how many at a time."""
+
+    def __init__(self):
+        self.makers, self.at_work, self.most_at_work = [], 0, 0
+
+    def find(self):
+        return self.makers[0] if self.makers else None
+
+    def make(self, section, maker, fails=False):
+        with claims_of(section).hold(NAME, self.find) as turn:
+            if turn.found is not None:
+                return turn.found
+            self.at_work += 1
+            self.most_at_work = max(self.most_at_work, self.at_work)
+            time.sleep(0.002)
+            self.at_work -= 1
+            if fails:
+                raise ValueError("it can't be made")
+            self.makers.append(maker)
+            return maker
+
+
+def test_of_twenty_that_start_at_once_exactly_one_makes_it_in_every_of_200_rounds(folder, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_POLL_S", 0.01)
+    for seed in range(200):
+        work, rng = Work(), random.Random(seed)
+        delays = [rng.choice([0, 0, 0.001, 0.003]) for _ in range(20)]
+
+        def make(index, work=work, delays=delays):
+            time.sleep(delays[index])
+            return work.make(folder, index)
+
+        assert at_once(20, make) == [work.makers[0]] * 20
+        assert len(work.makers) == work.most_at_work == 1
+    assert not claimed(folder)
+
+
+def test_on_each_kind_of_store_exactly_one_of_many_makes_it(section):
+    stores = {index: claims_of(section) for index in range(8)}
+    for number in range(4):
+        wins = at_once(8, lambda index, number=number: Contest(stores[index], f"shard/{number}").attempt())
+        assert sum(win is not None for win in wins) == 1
+        next(win for win in wins if win).release()
+    assert not claimed(section)
+
+
+def test_a_claim_that_is_renewed_is_waited_for_however_long(section):
+    claim, heard = Contest(claims_of(section, "first"), NAME).attempt(), []
+    threading.Timer(3.0, claim.release).start()
+    began = time.monotonic()
+    with claims_of(section).hold(NAME, nothing, heard.append) as turn:
+        assert time.monotonic() - began > 2.9
+        assert turn.claim
+        assert turn.is_alone
+    assert not claim.is_lost
+    assert {(holder.run, holder.pid) for holder in heard} == {("first", os.getpid())}
+    assert str(heard[0]) == f"run 'first' (process {os.getpid()} on {heard[0].host})"
+
+
+def test_who_waits_finds_what_was_made_and_claims_nothing(section):
+    claim, made = Contest(claims_of(section), NAME).attempt(), []
+    threading.Timer(0.5, lambda: made.append("it")).start()
+    with claims_of(section).hold(NAME, lambda: made[0] if made else None) as turn:
+        assert (turn.found, turn.claim) == ("it", None)
+    claim.release()
+    assert not claimed(section)
+
+
+def test_exactly_one_of_many_takes_over_from_an_owner_that_is_gone(section):
+    claim_elsewhere(section)
+    made, stores = [], {index: claims_of(section) for index in range(8)}
+
+    def take(index):
+        with stores[index].hold(NAME, lambda: made[0] if made else None) as turn:
+            if turn.found is None:
+                made.append(index)
+            return turn.found is None
+
+    assert sum(at_once(8, take)) == 1
+    assert not claimed(section)
+
+
+def test_an_owner_elsewhere_is_given_its_whole_lease(folder):
+    claim_elsewhere(folder, lease_s=2.0)
+    began = time.monotonic()
+    with claims_of(folder).hold(NAME, nothing):
+        assert 2.0 <= time.monotonic() - began < 5.0
+
+
+def test_an_owner_on_this_machine_that_was_killed_is_not_waited_for(folder):
+    patient = folder.model_copy(update={"claim_lease_s": 600})
+    process = start_owner(patient)
+    process.kill()  # not waited for yet: a zombie is gone too
+    began = time.monotonic()
+    with claims_of(patient).hold(NAME, nothing) as turn:
+        assert turn.claim.generation == 2
+        assert time.monotonic() - began < 5.0
+    process.wait()
+    assert not claimed(patient)
+
+
+def test_an_owner_that_was_stopped_for_longer_than_its_lease_does_no_harm(section):
+    process = start_owner(section)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with claims_of(section).hold(NAME, nothing) as turn:
+            process.send_signal(signal.SIGCONT)
+            process.stdin.write("go on\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "lost\n"
+            time.sleep(1.0)
+            assert turn.is_alone
+            assert claimed(section) == [f"{NAME}.2"]
+    finally:
+        process.kill()
+        process.wait()
+    assert not claimed(section)
+
+
+def test_an_error_lets_others_have_it(folder):
+    work = Work()
+    for _ in range(3):
+        with pytest.raises(ValueError, match="can't be made"):
+            work.make(folder, 0, fails=True)
+    began = time.monotonic()
+    assert work.make(folder, 1) == 1
+    assert time.monotonic() - began < 0.5
+
+
+def test_when_the_maker_fails_one_that_waits_tries(folder):
+    work, turns = Work(), iter([True] + 9 * [False])
+    lock = threading.Lock()
+
+    def make(index):
+        with lock:
+            fails = next(turns)
+        try:
+            return work.make(folder, index, fails=fails)
+        except ValueError:
+            return "failed"
+
+    results = at_once(10, make)
+    assert len(work.makers) == work.most_at_work == 1
+    assert set(results) <= {"failed", work.makers[0]}
+
+
+def test_time_in_which_nobody_looked_does_not_count(folder, monkeypatch):
+    claim_elsewhere(folder, lease_s=60)
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    contest = Contest(claims_of(folder), NAME)
+    for _ in range(4):  # the store was away for ten minutes between the looks
+        assert contest.attempt() is None
+        clock[0] += 600.0
+    looks = 0
+    while (claim := contest.attempt()) is None:
+        clock[0] += 2.0
+        looks += 1
+    assert looks == (60 - 4 * module.LONGEST_GAP_S) / 2.0
+    claim.release()
+
+
+def test_what_holds_a_claim_never_waits_for_another(folder):
+    with claims_of(folder).hold(NAME, nothing), claims_of(folder).hold(NAME, nothing) as inner:
+        assert inner == (None, None)
+
+
+def test_a_wait_ends_on_a_signal(folder):
+    claim_elsewhere(folder, lease_s=600)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt), claims_of(folder).hold(NAME, nothing):
+            pass
+    finally:
+        signal.signal(signal.SIGALRM, former)
+    assert time.monotonic() - began < 2.0
+
+
+def test_a_store_that_takes_no_claims_is_worked_in_all_the_same(folder, tmp_path, caplog):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "claims").write_text("not a folder")
+    for name in ("shard/1", "shard/2"):
+        with claims_of(folder).hold(name, nothing) as turn:
+            assert turn == (None, None)
+            assert not turn.is_alone
+    assert sum("can't claim work" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b'{"run": 3}', json.dumps({**vars(Holder()), "lease_s": 1e12, "pid": -4}).encode()]
+)
+def test_a_claim_that_cannot_be_read_expires_too(folder, content, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST_LEASE_S", 1.0)
+    StoreFiles(folder).write(f"claims/{NAME}.1", content)
+    with claims_of(folder).hold(NAME, nothing) as turn:
+        assert turn.claim.generation == 2
+
+
+def test_claims_of_other_work_are_not_mistaken_for_ones_own(folder):
+    for name in (f"{NAME}0", f"{NAME}.5", "annotations-shard/3f9", "annotations/3f9a"):
+        claim_elsewhere(folder, name, lease_s=600)
+    claim = Contest(claims_of(folder), NAME).attempt()
+    assert claim.generation == 1
+    claim.release()
+
+
+def test_claims_that_were_not_renewed_for_a_day_are_swept(folder, monkeypatch):
+    monkeypatch.setattr(module, "_swept", set())
+    for name, age_s in {"shard/old": 100_000, "shard/young": 50_000}.items():
+        claim_elsewhere(folder, name)
+        path = StoreFiles(folder).local_path(f"claims/{name}.1")
+        os.utime(path, (time.time() - age_s,) * 2)
+    Contest(claims_of(folder), NAME).attempt().release()
+    assert claimed(folder) == ["shard/young.1"]
+
+
+class TestAServerThatIgnoresConditions:
+    @pytest.fixture(autouse=True)
+    def _ignoring(self, monkeypatch):
+        def create(self, path, data):
+            self.write(path, data)
+            return True
+
+        monkeypatch.setattr(StoreFiles, "create", create)
+        monkeypatch.setattr(module, "_keeps_conditions", module._probe)
+        monkeypatch.setattr(module, "SETTLE_S", 0.2)
+
+    def test_is_found_out(self, folder):
+        assert not module._probe(StoreFiles(folder))
+        assert not list(StoreFiles(folder).sizes("claims"))
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_exactly_one_of_many_wins_there_too(self, folder, seed):
+        rng = random.Random(seed)
+        delays = [rng.uniform(0, 0.3) for _ in range(12)]
+
+        def attempt(index):
+            time.sleep(delays[index])
+            return Contest(claims_of(folder), NAME).attempt()
+
+        wins = at_once(12, attempt)
+        assert sum(win is not None for win in wins) == 1
+        assert [name for name in claimed(folder) if "~" in name] == []
+        next(win for win in wins if win).release()
+
+    def test_a_bid_of_one_that_was_killed_keeps_nobody_waiting_for_ever(self, folder):
+        StoreFiles(folder).write(f"claims/{NAME}.1~0", b"")
+        with claims_of(folder).hold(NAME, nothing) as turn:
+            assert turn == (None, None)
+
+
+def test_a_real_server_keeps_conditions(section):
+    assert module._probe(StoreFiles(section))
+
+
+def test_creating_says_who_was_first(section):
+    files = StoreFiles(section)
+    assert files.create("claims/a/b.1", b"mine")
+    assert not files.create("claims/a/b.1", b"yours")
+    assert files.read("claims/a/b.1") == b"mine"
+    assert files.create("claims/a/b.1", b"mine")  # the reply to an earlier attempt was lost
+
+
+def test_a_folder_without_links_takes_claims_too(folder, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    files = StoreFiles(folder)
+    assert files.create("claims/a/b.1", b"mine")
+    assert not files.create("claims/a/b.1", b"yours")
+    assert files.read("claims/a/b.1") == b"mine"
+
+
+def test_a_store_that_fails_is_not_taken_for_one_that_refuses(folder, tmp_path):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "claims").write_text("not a folder")
+    with pytest.raises(StorageError, match="can't create"):
+        StoreFiles(folder).create("claims/a/b.1", b"mine")
