@@ -49,7 +49,7 @@ def ablate(config: RunConfig) -> ArtifactRef:
         reasons = "\n  ".join(refused.values())
         raise QualityGateError(f"more worlds were refused than ablate.max_refused_worlds allows:\n  {reasons}")
     ablation = compare_arms(config, scores, refused)
-    remember(config, ablation=ablation)
+    remember(config, {}, ablation=ablation)
     show_ablation(config, ablation)
     return ablation
 

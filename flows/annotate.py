@@ -9,7 +9,7 @@ from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.annotate import SHARDS_AT_ONCE, annotate_shard, annotation_shards, collect_annotations
 from tasks.publishing import show_labels
-from tasks.runs import last_run, remember
+from tasks.runs import inputs_of, remember
 
 
 @flow(name="annotate", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE))  # type: ignore[arg-type]
@@ -20,10 +20,11 @@ def annotate(config: RunConfig, candidates: ArtifactRef | None = None) -> Artifa
         config: the run config.
         candidates: artifact of the kept traces; the last run's when empty.
     """
-    candidates = candidates or last_run(config, "candidates")
+    inputs = inputs_of(config, {"candidates": candidates})
+    candidates = inputs["candidates"]
     bounds = annotation_shards(config, candidates)
     shards = [annotate_shard.submit(config, candidates, start, end) for start, end in bounds]
     annotations = collect_annotations(config, candidates, [shard.result() for shard in shards])
-    remember(config, annotations=annotations)
+    remember(config, inputs, annotations=annotations)
     show_labels(config, candidates, annotations)
     return annotations

@@ -105,9 +105,10 @@ def run(
         state = chosen(settings, return_state=True)
         wait_for_records(state)
         if state.is_completed():
+            run_id = str(state.state_details.flow_run_id)
             if only == Stage.generate:
-                print_generation(settings)
-            print_results(settings, server, finished_pipeline=only in (None, Stage.evaluate))
+                print_generation(settings, run_id)
+            print_results(settings, server, run=run_id, finished_pipeline=only in (None, Stage.evaluate))
             return
         _fail(state.result(raise_on_failure=False))
 

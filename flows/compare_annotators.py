@@ -10,7 +10,7 @@ from mralign_core.storage import ArtifactRef
 from tasks.annotate import SHARDS_AT_ONCE, annotate_shard, annotation_shards, collect_annotations
 from tasks.compare_annotators import RUN, compare_annotations
 from tasks.publishing import show_agreement
-from tasks.runs import last_run, remember
+from tasks.runs import inputs_of, remember
 
 
 # Prefect types a flow's task runner by the base class of its futures.
@@ -28,12 +28,12 @@ def compare_annotators(
         candidates: artifact of the kept traces; the last run's when empty.
         annotations: artifact of their labels, the run's own; the last run's when empty.
     """
-    candidates = candidates or last_run(config, "candidates")
-    panels = {RUN: annotations or last_run(config, "annotations")}
+    inputs = inputs_of(config, {"candidates": candidates, "annotations": annotations})
+    candidates, panels = inputs["candidates"], {RUN: inputs["annotations"]}
     for panel in config.compare.panels:
         panels[panel.name] = _annotate(config.model_copy(update={"annotate": panel.annotate}), candidates)
     agreement = compare_annotations(config, candidates, panels)
-    remember(config, agreement=agreement)
+    remember(config, inputs, agreement=agreement)
     show_agreement(config, agreement)
     return agreement
 

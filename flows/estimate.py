@@ -9,7 +9,7 @@ from mralign_core.storage import ArtifactRef
 from tasks.diagnose import diagnose_matrices
 from tasks.estimate import estimate_matrices
 from tasks.publishing import show_diagnostics, show_transitions
-from tasks.runs import last_run, remember
+from tasks.runs import inputs_of, remember
 
 
 @flow(name="estimate")
@@ -26,11 +26,10 @@ def estimate(
     Returns:
         The matrices and the diagnostics.
     """
-    candidates = candidates or last_run(config, "candidates")
-    annotations = annotations or last_run(config, "annotations")
-    transitions = estimate_matrices(config, candidates, annotations)
-    diagnostics = diagnose_matrices(config, candidates, annotations, transitions)
-    remember(config, transitions=transitions, diagnostics=diagnostics)
+    inputs = inputs_of(config, {"candidates": candidates, "annotations": annotations})
+    transitions = estimate_matrices(config, **inputs)
+    diagnostics = diagnose_matrices(config, **inputs, transitions=transitions)
+    remember(config, inputs, transitions=transitions, diagnostics=diagnostics)
     show_transitions(config, transitions)
     show_diagnostics(config, diagnostics)
     return transitions, diagnostics

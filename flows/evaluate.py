@@ -19,7 +19,7 @@ from tasks.evaluate import (
     write_report,
 )
 from tasks.publishing import show_results
-from tasks.runs import last_adapters, last_run, remember
+from tasks.runs import inputs_of, remember
 from tasks.sampling import release_samplers
 
 INPUTS = ("questions", "model", "generations", "candidates", "annotations", "transitions", "diagnostics", "rewards")
@@ -40,13 +40,17 @@ def evaluate(
         adapters: variant → adapter; the last run's when empty.
     """
     names = [name for name in INPUTS if name != "generations" or config.generate.source == "sample"]
-    given = artifacts or {name: last_run(config, name) for name in names}
-    inputs = {name: ref for name, ref in given.items() if ref is not None}
-    adapters = adapters or last_adapters(config)
+    wanted = {
+        **({name: ref for name, ref in artifacts.items() if ref} if artifacts else dict.fromkeys(names)),
+        **{f"adapter:{variant}": (adapters or {}).get(variant) for variant in adapters or config.train.variants},
+    }
+    inputs = inputs_of(config, wanted)
+    built_on = dict(inputs)
+    adapters = {name.partition(":")[2]: inputs.pop(name) for name in wanted if name.startswith("adapter:")}
     questions, model = inputs["questions"], inputs["model"]
     scores = score_variants(config, questions, model, adapters)
     report = write_report(config, inputs, adapters, scores)
-    remember(config, report=report)
+    remember(config, built_on, report=report)
     show_results(config, report)
     return report
 

@@ -13,7 +13,7 @@ from mralign_core.storage import ArtifactRef
 from tasks.dispatch import generate_on_pool
 from tasks.generate import collect_generations, generation_shards, sample_shard, select_candidates
 from tasks.publishing import show_draws, show_yield
-from tasks.runs import last_run, remember
+from tasks.runs import inputs_of, remember
 from tasks.sampling import release_samplers
 
 
@@ -33,18 +33,18 @@ def generate(config: RunConfig, questions: ArtifactRef | None = None, model: Art
         questions: artifact of the questions; the last run's when empty.
         model: artifact of the model; the last run's when empty.
     """
-    questions = questions or last_run(config, "questions")
-    model = model or last_run(config, "model")
+    inputs = inputs_of(config, {"questions": questions, "model": model})
+    questions, model = inputs["questions"], inputs["model"]
     generations = None
     if config.generate.source == "sample":
         if config.generate.where == "deployment":
             generate_on_pool(config, questions, model)
         shards = _sample(config, questions, model, generation_shards(config, questions, model))
         generations = collect_generations(config, questions, model, shards)
-        remember(config, generations=generations)
+        remember(config, inputs, generations=generations)
         show_draws(config, generations)
     candidates = select_candidates(config, questions, model, generations)
-    remember(config, candidates=candidates)
+    remember(config, inputs, candidates=candidates)
     show_yield(config, candidates)
     return Generated(candidates, generations)
 

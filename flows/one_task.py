@@ -14,7 +14,7 @@ from tasks.evaluate import evaluation_shards, score_shard
 from tasks.generate import sample_shard, select_candidates, training_shards
 from tasks.prepare import prepare_model
 from tasks.reward import weigh_traces
-from tasks.runs import last_run
+from tasks.runs import LastRun
 from tasks.train import needs_reference, reference_logps, train_variant
 
 S = TypeVar("S")
@@ -26,6 +26,7 @@ class Inputs:
     def __init__(self, config: RunConfig, named: Mapping[str, str]) -> None:
         self._config = config
         self._named = named
+        self._last_run = LastRun(config)
 
     def __call__(self, name: str) -> ArtifactRef:
         """The artifact of this name.
@@ -35,7 +36,7 @@ class Inputs:
         """
         if name in self._named:
             return ArtifactStore(self._config.storage).resolve(self._named[name])
-        return last_run(self._config, name)
+        return self._last_run(name)
 
 
 def run_one(config: RunConfig, stage: str, *, shard: int, variant: str, named: Mapping[str, str]) -> ArtifactRef:

@@ -28,5 +28,5 @@ def prepare(config: RunConfig) -> Prepared:
     """
     prepared = Prepared(load_questions(config), prepare_model(config))
     check_training(config, prepared.model)
-    remember(config, **prepared._asdict())
+    remember(config, {}, **prepared._asdict())
     return prepared

@@ -115,41 +115,41 @@ def _print_quote(config: RunConfig) -> None:
     )
 
 
-def print_results(config: RunConfig, server: ServerAddress, *, finished_pipeline: bool) -> None:
+def print_results(config: RunConfig, server: ServerAddress, *, run: str, finished_pipeline: bool) -> None:
     """The results of a finished run, and where everything is."""
-    from tasks.runs import last_run
+    from tasks.runs import LastRun
 
     if not finished_pipeline:
         console.print("done")
         return
     from mralign_core.storage import ArtifactStore
 
-    store = ArtifactStore(config.storage)
-    folder = store.open_directory(last_run(config, "report"))
+    store, made = ArtifactStore(config.storage), LastRun(config, run)
+    folder = store.open_directory(made("report"))
     _print_summary(folder, config)
     rows: dict[str, object] = {"report": folder / "report.html", "artifacts": store.root_uri}
     for variant in config.train.variants:
-        rows[f"adapter {variant}"] = store.open_directory(last_run(config, f"adapter:{variant}"))
+        rows[f"adapter {variant}"] = store.open_directory(made(f"adapter:{variant}"))
     rows["this run in the UI"] = server.ui_hint
     for name, where in rows.items():
         # A path is for copying: it is never cut or wrapped, however narrow the terminal.
         console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
 
 
-def print_generation(config: RunConfig) -> None:
+def print_generation(config: RunConfig, run: str) -> None:
     """What became of the draws, and what each step of the selection kept."""
     from mralign_core.generation.draws import PARTLY_DRAWN, describe_draws
     from mralign_core.storage import ArtifactStore
     from tasks.generate import read_draws
-    from tasks.runs import last_run
+    from tasks.runs import LastRun
 
-    store = ArtifactStore(config.storage)
+    store, made = ArtifactStore(config.storage), LastRun(config, run)
     if config.generate.source == "sample":
-        console.print(describe_draws(read_draws(store, last_run(config, "generations"))), highlight=False)
+        console.print(describe_draws(read_draws(store, made("generations"))), highlight=False)
         if config.generate.draws == "sequential":
             console.print(PARTLY_DRAWN, style="dim", highlight=False)
     table = Table("step", "kept", "dropped", "reason", title=f"config {config.name!r}: yield of the selection")
-    for row in json.loads(store.open_file(last_run(config, "candidates"), "funnel.json").read_text()):
+    for row in json.loads(store.open_file(made("candidates"), "funnel.json").read_text()):
         table.add_row(row["step"], f"{row['kept']:,}", f"{row['dropped']:,}" if row["dropped"] else "", row["reason"])
     console.print(table)
 

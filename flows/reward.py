@@ -8,7 +8,7 @@ from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.publishing import show_weights
 from tasks.reward import weigh_traces
-from tasks.runs import last_run, remember
+from tasks.runs import inputs_of, remember
 
 
 @flow(name="reward")
@@ -26,10 +26,9 @@ def reward(
         annotations: artifact of their labels; the last run's when empty.
         transitions: artifact of P⁺, P⁻ and P; the last run's when empty.
     """
-    candidates = candidates or last_run(config, "candidates")
-    annotations = annotations or last_run(config, "annotations")
-    transitions = transitions or last_run(config, "transitions")
-    rewards = weigh_traces(config, candidates, annotations, transitions)
-    remember(config, rewards=rewards)
+    given = {"candidates": candidates, "annotations": annotations, "transitions": transitions}
+    inputs = inputs_of(config, given)
+    rewards = weigh_traces(config, **inputs)
+    remember(config, inputs, rewards=rewards)
     show_weights(config, rewards)
     return rewards

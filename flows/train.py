@@ -8,7 +8,7 @@ from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.dispatch import train_on_pool
 from tasks.publishing import show_training
-from tasks.runs import last_run, remember
+from tasks.runs import inputs_of, remember
 from tasks.train import needs_reference, reference_logps, train_variant
 
 
@@ -29,20 +29,15 @@ def train(
         annotations: artifact of their labels; the last run's when empty.
         rewards: artifact of the segment weights; the last run's when empty.
     """
-    inputs = {
-        "model": model or last_run(config, "model"),
-        "candidates": candidates or last_run(config, "candidates"),
-        "annotations": annotations or last_run(config, "annotations"),
-        "rewards": rewards or last_run(config, "rewards"),
-    }
+    given = {"model": model, "candidates": candidates, "annotations": annotations, "rewards": rewards}
+    inputs = inputs_of(config, given)
     if config.train.where == "deployment":
         train_on_pool(config, inputs)
-    rewards = inputs.pop("rewards")
-    reference = reference_logps(config, **inputs) if needs_reference(config.train.variants) else None
+    traces = {name: inputs[name] for name in ("model", "candidates", "annotations")}
+    reference = reference_logps(config, **traces) if needs_reference(config.train.variants) else None
     adapters: dict[str, ArtifactRef] = {
-        variant: train_variant(config, variant, **inputs, reference=reference, rewards=rewards)
-        for variant in config.train.variants
+        variant: train_variant(config, variant, **inputs, reference=reference) for variant in config.train.variants
     }
-    remember(config, **{f"adapter:{variant}": ref for variant, ref in adapters.items()})
+    remember(config, inputs, **{f"adapter:{variant}": ref for variant, ref in adapters.items()})
     show_training(config, adapters)
     return adapters

@@ -4,7 +4,7 @@ from mralign_core.storage.artifact import ArtifactRef, Manifest
 from mralign_core.storage.claims import Claims, Holder
 from mralign_core.storage.digests import file_sha256, key_of, source_digest, tree_digest
 from mralign_core.storage.lineage import Lineage, render_lineage
-from mralign_core.storage.records import BatchRecords, LedgerRecords, ReplyStore
+from mralign_core.storage.records import BatchRecords, LedgerRecords, ReplyStore, RunRecord, RunRecords
 from mralign_core.storage.store import ArtifactStore
 
 __all__ = [
@@ -17,6 +17,8 @@ __all__ = [
     "Lineage",
     "Manifest",
     "ReplyStore",
+    "RunRecord",
+    "RunRecords",
     "file_sha256",
     "key_of",
     "render_lineage",
