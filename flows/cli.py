@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.ending import last_words, run_flow
 from flows.printing import (
     console,
     print_ablation,
@@ -24,10 +25,11 @@ from flows.printing import (
     print_questions,
     print_results,
 )
-from flows.server import use_server, wait_for_records
+from flows.server import use_server
 from mralign_core.config import RunConfig, Variant, load_config
 from mralign_core.errors import ConfigError, UserError
 from mralign_core.redaction import redact_logs
+from mralign_core.stopping import EndingOnSignals
 
 if TYPE_CHECKING:
     from mralign_core.storage import ArtifactRef
@@ -102,8 +104,7 @@ def run(
 
         _log_user_errors_briefly()
         chosen = pipeline_module.pipeline if only is None else _stage_flow(only)
-        state = chosen(settings, return_state=True)
-        wait_for_records(state)
+        state = run_flow(chosen, settings)
         if state.is_completed():
             run_id = str(state.state_details.flow_run_id)
             if only == Stage.generate:
@@ -187,8 +188,7 @@ def compare_annotators(
         from flows.compare_annotators import compare_annotators as flow
 
         _log_user_errors_briefly()
-        state = flow(settings, **inputs, return_state=True)
-        wait_for_records(state)
+        state = run_flow(flow, settings, **inputs)
         if not state.is_completed():
             _fail(state.result(raise_on_failure=False))
         print_agreement(settings, state.result(), server)
@@ -241,8 +241,7 @@ def induce_taxonomy(
         from flows.induce_taxonomy import induce_taxonomy as flow
 
         _log_user_errors_briefly()
-        state = flow(settings, candidates, return_state=True)
-        wait_for_records(state)
+        state = run_flow(flow, settings, candidates)
         if not state.is_completed():
             _fail(state.result(raise_on_failure=False))
         print_label_set(settings, state.result(), output, server)
@@ -279,8 +278,7 @@ def ablate(
         from flows.ablate import ablate as flow
 
         _log_user_errors_briefly()
-        state = flow(settings, return_state=True)
-        wait_for_records(state)
+        state = run_flow(flow, settings)
         if not state.is_completed():
             _fail(state.result(raise_on_failure=False))
         print_ablation(settings, state.result(), server)
@@ -346,13 +344,14 @@ def read_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> R
 
 
 def main() -> None:
-    """Console script: errors that a user can act on are one message, not a traceback."""
-    logging.getLogger("mralign_core").setLevel(logging.INFO)
-    redact_logs()
-    try:
-        app()
-    except UserError as error:
-        _fail(error)
+    """Console script: errors that a user can act on are one message, not a traceback; signals end it in seconds."""
+    with EndingOnSignals(last_words):
+        logging.getLogger("mralign_core").setLevel(logging.INFO)
+        redact_logs()
+        try:
+            app()
+        except UserError as error:
+            _fail(error)
 
 
 def _stage_flow(stage: Stage) -> Callable[..., Any]:

@@ -12,6 +12,8 @@ from uuid import UUID
 
 import httpx
 
+from flows.embedded import start_embedded_server
+
 SERVE_API_URL = f"http://127.0.0.1:{os.environ.get('MRALIGN_PORT', '4200')}/api"
 EMBEDDED = {
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
@@ -47,6 +49,7 @@ def use_server() -> Iterator[ServerAddress]:
         os.environ["PREFECT_API_URL"] = SERVE_API_URL
         yield ServerAddress(SERVE_API_URL.removesuffix("/api"))
         return
+    os.environ["PREFECT_API_URL"] = start_embedded_server(_is_serving)
     yield ServerAddress(f"start it with `make serve`, then open {SERVE_API_URL.removesuffix('/api')}/runs")
 
 
