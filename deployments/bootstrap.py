@@ -1,8 +1,8 @@
 """Bring a Prefect server up to what this checkout deploys: ``python -m deployments.bootstrap``.
 
 Creates or updates the work pools of ``work_pools/``, the deployments of ``prefect.yaml`` and the automation
-that finds lost runs. It may be run again at any time: what is there is updated in place, and a schedule that
-someone switched on or off stays as it is. ``PREFECT_API_URL`` says which server.
+that finds lost runs. It may be run again at any time: what is there is updated in place, and what someone changed
+in the UI stays as it is, which is said. ``PREFECT_API_URL`` says which server.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
-from uuid import UUID
 
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import DeploymentSort
 from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import PREFECT_HOME
 
+from deployments.keeping import ABSENT, Record, Values, kept_line, merge
 from deployments.steps import CHECKOUT
 
 WORK_POOLS = CHECKOUT / "deployments" / "work_pools"
@@ -36,20 +36,39 @@ FINAL_STATES = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Paus
 HEARTBEAT_TIMEOUT = timedelta(minutes=10)
 
 
-class ScheduleSwitch(NamedTuple):
-    """Whether one schedule of a deployment is on."""
+EDITABLE = (
+    "parameters",
+    "description",
+    "tags",
+    "paused",
+    "job_variables",
+    "work_pool_name",
+    "work_queue_name",
+    "concurrency_limit",
+    "concurrency_options",
+    "enforce_parameter_schema",
+    "schedules",
+)
+"""What a user can change of a deployment."""
+SCHEDULE_FIELDS = ("schedule", "active", "parameters", "max_scheduled_runs")
 
-    deployment_id: UUID
-    slug: str
-    active: bool
 
-
-def create_work_pools(client: SyncPrefectClient, folder: Path = WORK_POOLS) -> list[str]:
+def create_work_pools(client: SyncPrefectClient, record: Record, folder: Path = WORK_POOLS) -> list[str]:
     """Create or update the work pool of every JSON file in the folder; return their names."""
     names = []
     for path in sorted(folder.glob("*.json")):
-        pool = WorkPoolCreate.model_validate(json.loads(path.read_text()))
-        client.create_work_pool(pool, overwrite=True)
+        new = json.loads(path.read_text())
+        try:
+            pool = client.read_work_pool(new["name"])
+        except ObjectNotFound:
+            pool = client.create_work_pool(WorkPoolCreate.model_validate(new))
+        values = pool.model_dump(mode="json")
+        current = {field: values[field] for field in new}
+        merged = _keep(record, str(pool.id), f"work pool {pool.name}", current, new)
+        if merged != current:
+            fields = {field: value for field, value in merged.items() if field not in ("name", "type")}
+            client.update_work_pool(pool.name, WorkPoolUpdate.model_validate(fields))
+        record.note({str(pool.id): new})
         names.append(pool.name)
     return names
 
@@ -72,22 +91,74 @@ def our_deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
     return client.read_deployments(deployment_filter=ours, limit=200, sort=DeploymentSort.NAME_ASC)
 
 
-def schedule_switches(client: SyncPrefectClient) -> Iterator[ScheduleSwitch]:
-    """The schedules of this project's deployments, and whether each is on."""
-    for deployment in our_deployments(client):
-        for schedule in deployment.schedules:
-            if schedule.slug:
-                yield ScheduleSwitch(deployment.id, schedule.slug, schedule.active)
+def deploy(client: SyncPrefectClient, record: Record) -> list[str]:
+    """Deploy ``prefect.yaml`` and put back what is the user's, also where that is cut off halfway; return the names.
+
+    Raises:
+        RuntimeError: a deployment was refused.
+    """
+    record.begin({str(each.id): _values(each) for each in our_deployments(client)})
+    try:
+        deploy_all()
+        deployed = {str(each.id): _values(each) for each in our_deployments(client)}
+    finally:
+        for deployment in our_deployments(client):
+            if before := record.unfinished.get(str(deployment.id)):
+                wanted = _keep(record, str(deployment.id), deployment.name, before, _values(deployment))
+                _put_back(client, deployment, wanted)
+        record.end()
+    record.note(deployed)
+    return sorted(deployment.name for deployment in our_deployments(client))
 
 
-def restore_switches(client: SyncPrefectClient, before: list[ScheduleSwitch]) -> None:
-    """Deploying resets schedules to what ``prefect.yaml`` says: put back what someone switched."""
-    active = {(switch.deployment_id, switch.slug): switch.active for switch in before}
-    for deployment_id, _ in active:
-        for schedule in client.read_deployment_schedules(deployment_id):
-            wanted = active.get((deployment_id, schedule.slug or ""), schedule.active)
-            if wanted != schedule.active:
-                client.update_deployment_schedule(deployment_id, schedule.id, active=wanted)
+def _keep(record: Record, key: str, owner: str, current: Values, new: Values) -> Values:
+    """The values that are to be there, saying which are the user's."""
+    last = record.last.get(key, {})
+    wanted: Values = {}
+    for kind, value in new.items():
+        merged = merge(last.get(kind, ABSENT), current[kind], value)
+        wanted[kind] = merged.value
+        if merged.kept:
+            print(kept_line(owner, kind, merged.kept))  # noqa: T201
+    return wanted
+
+
+def _put_back(client: SyncPrefectClient, deployment: DeploymentResponse, wanted: Values) -> None:
+    deployed = _values(deployment)
+    changed = {field: value for field, value in wanted.items() if value != deployed[field]}
+    schedules = changed.pop("schedules", None)
+    try:
+        if changed:
+            client.update_deployment(deployment.id, DeploymentUpdate(**changed))
+        if schedules is not None:
+            _replace_schedules(client, deployment, schedules)
+    except PrefectHTTPStatusError as error:
+        print(  # noqa: T201
+            f"could not keep your {', '.join(changed)} of {deployment.name}: {error.response.text}\n"
+            f"  they were {json.dumps(changed)}"
+        )
+
+
+def _replace_schedules(client: SyncPrefectClient, deployment: DeploymentResponse, schedules: Values) -> None:
+    for schedule in deployment.schedules:
+        client.delete_deployment_schedule(deployment.id, schedule.id)
+    for name, fields in schedules.items():
+        slug = None if name.startswith("#") else name
+        wanted = DeploymentScheduleCreate.model_validate({**fields, "slug": slug})
+        client.create_deployment_schedules(deployment.id, [wanted])
+
+
+def _values(deployment: DeploymentResponse) -> Values:
+    """What a user may have changed, as JSON."""
+    values = deployment.model_dump(mode="json")
+    limit = deployment.global_concurrency_limit
+    values["concurrency_limit"] = limit.limit if limit else None
+    values["tags"] = sorted(values["tags"])
+    values["schedules"] = {
+        schedule["slug"] or f"#{number}": {field: schedule[field] for field in SCHEDULE_FIELDS}
+        for number, schedule in enumerate(values["schedules"], 1)
+    }
+    return {field: values[field] for field in EDITABLE}
 
 
 def crash_lost_runs(within: timedelta = HEARTBEAT_TIMEOUT) -> Automation:
@@ -113,27 +184,40 @@ def crash_lost_runs(within: timedelta = HEARTBEAT_TIMEOUT) -> Automation:
     )
 
 
-def create_automation(client: SyncPrefectClient, wanted: Automation) -> None:
-    """Create the automation, or update the one of its name; one that someone disabled stays so."""
-    existing = client.read_automations_by_name(wanted.name)
-    if existing:
-        wanted.id = existing[0].id
-        wanted.enabled = existing[0].enabled
-        wanted.update()
+def create_automation(client: SyncPrefectClient, wanted: Automation, record: Record) -> None:
+    """Create the automation, or update the one of its name where something differs that is not the user's.
+
+    An update, also to what is there, gives the trigger a new id, under which the runs that it watches are unknown: a
+    run that falls silent later is then found only if it beats once more before.
+    """
+    new = _automation_values(wanted)
+    for existing in client.read_automations_by_name(wanted.name)[:1]:
+        current = _automation_values(existing)
+        merged = _keep(record, str(existing.id), f"automation {wanted.name}", current, new)
+        if merged != current:
+            Automation.model_validate({**merged, "name": wanted.name, "id": existing.id}).update()
+        break
     else:
-        wanted.create()
+        existing = wanted.create()
+    record.note({str(existing.id): new})
+
+
+def _automation_values(automation: AutomationCore) -> Values:
+    values = automation.model_dump(mode="json", include={"description", "enabled", "trigger", "actions"})
+    values["trigger"].pop("id", None)
+    for field in ("after", "expect", "for_each"):
+        values["trigger"][field] = sorted(values["trigger"].get(field, []))
+    return values
 
 
 def main() -> None:
     """Set everything up, saying what."""
+    record = Record(Path(PREFECT_HOME.value()))
     with get_client(sync_client=True) as client:
-        print("work pools:", ", ".join(create_work_pools(client)))  # noqa: T201
-        before = list(schedule_switches(client))
-        deploy_all()
-        restore_switches(client, before)
-        print("deployments:", ", ".join(sorted(deployment.name for deployment in our_deployments(client))))  # noqa: T201
+        print("work pools:", ", ".join(create_work_pools(client, record)))  # noqa: T201
+        print("deployments:", ", ".join(deploy(client, record)))  # noqa: T201
         automation = crash_lost_runs()
-        create_automation(client, automation)
+        create_automation(client, automation, record)
         print("automation:", automation.name)  # noqa: T201
 
 

@@ -12,50 +12,31 @@ import argparse
 import os
 import signal
 import socket
-import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Literal, NoReturn
 
 import httpx
 import psutil
 
+from deployments.children import Child, ServeError, rotate
+from deployments.keeping import KEPT
 from deployments.steps import CHECKOUT
+from mralign_core.family import MARK, abandoned, end, end_family, family, start_guard, tell
+from mralign_core.stopping import EndingOnSignals
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 4200
 POOLS = {"cpu": 4, "a800": 1}
 """Work pool → runs at once of its worker here: a GPU serves one."""
-PYTHON = (sys.executable, "-m")
 START_TIMEOUT_S = 120.0
-STOP_TIMEOUT_S = 20.0
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class ServeError(RuntimeError):
-    """Something could not be started, or stopped by itself; the message says what and where its log is."""
-
-
-class Child(NamedTuple):
-    """A process of ours and the file it prints to."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def check(self) -> None:
-        """Pass if it still runs.
-
-        Raises:
-            ServeError: it has ended.
-        """
-        if self.process.poll() is not None:
-            lines = self.log.read_text(errors="replace").splitlines()[-15:]
-            ended = f"{self.name} ended with exit status {self.process.returncode}"
-            raise ServeError("\n  ".join([f"{ended}; the end of {self.log}:", *lines]))
+STOP_RUNS_S = 4.0
+"""For workers and runs to end by themselves; together with the next and the server's end less than 10 s."""
+TELL_S = 2.5
+SETTLE_EVERY_S = 30.0
 
 
 def environment(port: int) -> dict[str, str]:
@@ -110,24 +91,6 @@ def _pool_status(port: int, pool: str) -> str | None:
         return None
 
 
-def start(name: str, command: Sequence[str], env: Mapping[str, str]) -> Child:
-    """Start a process that prints to a log file of its name, out of reach of the terminal's Ctrl-C."""
-    logs = Path(env["PREFECT_HOME"]) / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"{name}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*PYTHON, *command],
-            cwd=CHECKOUT,
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return Child(name, process, log)
-
-
 def wait_until_healthy(server: Child, api_url: str, timeout_s: float = START_TIMEOUT_S) -> None:
     """Wait for the server to answer.
 
@@ -161,42 +124,139 @@ def wait_for_workers(children: Sequence[Child], port: int, timeout_s: float = ST
         time.sleep(0.5)
 
 
-def bootstrap(env: Mapping[str, str], children: list[Child]) -> None:
-    """Run ``deployments.bootstrap`` to its end, as one of the children meanwhile.
+def bootstrap(env: Mapping[str, str]) -> None:
+    """Run ``deployments.bootstrap`` to its end, and show what it kept of the user's.
 
     Raises:
         ServeError: it failed.
     """
-    child = start("bootstrap", ["deployments.bootstrap"], env)
-    children.append(child)
+    child = Child("bootstrap", ["deployments.bootstrap"], env)
+    before = child.log.stat().st_size
     if child.process.wait():
         child.check()
-    children.remove(child)
+    with child.log.open(errors="replace") as log:
+        log.seek(before)
+        for line in log:
+            if line.startswith(KEPT):
+                say(line.rstrip())
 
 
-def stop(children: Sequence[Child]) -> None:
-    """Stop the workers with their runs, then the server, which the runs still report to."""
-    for number in STOP_SIGNALS:  # an impatient second Ctrl-C would leave processes behind
-        signal.signal(number, signal.SIG_IGN)
-    for together in (children[1:], children[:1]):
-        _stop_together(together)
+class Serving:
+    """The server and the workers, and what becomes of them and of their runs.
+
+    Args:
+        port: of the server.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._server: Child | None = None
+        self._workers: list[Child] = []
+
+    def start(self) -> None:
+        """Start everything, after clearing up what an earlier one left.
+
+        Raises:
+            ServeError: something could not be started.
+        """
+        env = environment(self._port)
+        os.environ.update(env)  # before this process imports Prefect
+        if left := abandoned(purpose(env)):
+            say(f"ending {len(left)} process(es) of a `make serve` that is gone")
+            end(left, grace_s=2.0)
+        start_guard(env[MARK])
+        say("starting the Prefect server (half a minute)")
+        command = ["prefect", "server", "start", "--host", HOST, "--port", str(self._port)]
+        self._server = Child("server", command, env)
+        wait_until_healthy(self._server, env["PREFECT_API_URL"])
+        self.settle("none")
+        say("deploying prefect.yaml")
+        bootstrap(env)
+        for pool, limit in POOLS.items():
+            start_worker = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", pool]
+            self._workers.append(Child(f"worker-{pool}", [*start_worker, "--limit", str(limit)], env))
+        wait_for_workers([self._server, *self._workers], self._port)
+        say(greeting(self._port, self._server.log.parent))
+
+    def watch(self) -> NoReturn:
+        """Look after the processes and the runs for as long as the server runs; start workers that died again.
+
+        Raises:
+            ServeError: the server has ended, or a worker time after time.
+        """
+        settled = time.monotonic()
+        assert self._server
+        while True:
+            self._server.check()
+            for worker in self._workers:
+                self._look_after(worker)
+            if time.monotonic() - settled > SETTLE_EVERY_S:
+                self.settle("here")
+                settled = time.monotonic()
+            for child in (self._server, *self._workers):
+                rotate(child.log)
+            time.sleep(1)
+
+    def _look_after(self, worker: Child) -> None:
+        wait_s = worker.plan_restart()
+        if wait_s is not None:
+            say(
+                f"{worker.name} ended with exit status {worker.process.returncode} ({worker.log}); its runs are ended, "
+                f"and it is started again in {wait_s:.0f} s"
+            )
+            end(self._orphans(), grace_s=2.0)
+            self.settle("here")
+        worker.restart_if_due()
+
+    def _orphans(self) -> list[psutil.Process]:
+        """What a worker that died has left."""
+        assert self._server
+        heads = [child.process.pid for child in (self._server, *self._workers)]
+        looked_after = {process.pid for pid in heads for process in _with_descendants(pid)}
+        return [process for process in family(os.environ[MARK]) if process.pid not in looked_after]
+
+    def settle(self, workers: Literal["none", "here"]) -> None:
+        """Put right what the server believes of runs that are gone."""
+        from prefect.client.orchestration import get_client
+        from prefect.exceptions import PrefectException
+
+        from flows.settling import settle_lost_runs
+
+        try:
+            with get_client(sync_client=True) as client:
+                for line in settle_lost_runs(client, workers):
+                    say(line)
+        except (httpx.HTTPError, PrefectException) as error:
+            say(f"the Prefect server could not be told what became of its runs: {error!r}")
+
+    def stop(self) -> None:
+        """Stop the workers with their runs, and tell the server, which goes last."""
+        server = [self._server.process.pid] if self._server else []
+        working = [process for process in family(os.environ[MARK]) if process.pid not in server]
+        heads = {worker.process.pid for worker in self._workers}
+        for process in working:
+            # Prefect's workers end in order on SIGINT, flow runs on SIGTERM.
+            tell(process, signal.SIGINT if process.pid in heads else signal.SIGTERM)
+        _, alive = psutil.wait_procs(working, timeout=STOP_RUNS_S)
+        end(alive, grace_s=0)
+        if self._workers:
+            teller = threading.Thread(target=self.settle, args=("none",), daemon=True)
+            teller.start()
+            teller.join(TELL_S)
+
+    def last_words(self, _: signal.Signals) -> str:
+        """Stop everything on a signal."""
+        say("stopping")
+        self.stop()
+        return "stopped"
 
 
-def _stop_together(children: Sequence[Child], timeout_s: float = STOP_TIMEOUT_S) -> None:
-    """Stop these and all they started; kill what does not stop in time."""
-    family = [process for child in children for process in _family(child.process.pid)]
-    heads = {child.process.pid for child in children}
-    for process in family:
-        # Prefect's server and workers end in order on SIGINT, flow runs on SIGTERM.
-        _tell(process, signal.SIGINT if process.pid in heads else signal.SIGTERM)
-    _, alive = psutil.wait_procs(family, timeout=timeout_s)
-    for process in alive:
-        _tell(process, signal.SIGKILL)
-    for child in children:
-        child.process.wait()
+def purpose(env: Mapping[str, str]) -> str:
+    """What marks the processes of a ``make serve``: the home that they work on."""
+    return f"serve {env['PREFECT_HOME']}"
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def _with_descendants(pid: int) -> list[psutil.Process]:
     try:
         head = psutil.Process(pid)
         return [head, *head.children(recursive=True)]
@@ -204,54 +264,12 @@ def _family(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _tell(process: psutil.Process, number: int) -> None:
-    with suppress(psutil.NoSuchProcess):
-        process.send_signal(number)
-
-
-@contextmanager
-def serving(port: int) -> Iterator[list[Child]]:
-    """Server, deployments and workers, up inside the ``with``, all stopped after it.
-
-    Raises:
-        ServeError: something could not be started.
-    """
-    env = environment(port)
-    children: list[Child] = []
-    try:
-        say("starting the Prefect server (half a minute)")
-        children.append(start("server", ["prefect", "server", "start", "--host", HOST, "--port", str(port)], env))
-        wait_until_healthy(children[0], env["PREFECT_API_URL"])
-        say("deploying prefect.yaml")
-        bootstrap(env, children)
-        for pool, limit in POOLS.items():
-            start_worker = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", pool]
-            command = [*start_worker, "--limit", str(limit)]
-            children.append(start(f"worker-{pool}", command, env))
-        wait_for_workers(children, port)
-        yield children
-    finally:
-        stop(children)
-
-
-def watch(children: Sequence[Child]) -> NoReturn:
-    """Sleep as long as every child runs.
-
-    Raises:
-        ServeError: one has ended.
-    """
-    while True:
-        for child in children:
-            child.check()
-        time.sleep(1)
-
-
 def say(line: str) -> None:
     """Tell the person at the terminal, at once."""
     print(line, flush=True)  # noqa: T201
 
 
-def greeting(port: int, children: Sequence[Child]) -> str:
+def greeting(port: int, logs: Path) -> str:
     """What to look at and what to try."""
     url = f"http://{HOST}:{port}"
     server = f"PREFECT_API_URL={url}/api"
@@ -266,7 +284,7 @@ Serving. Ctrl-C stops everything.
   by shell      {server} {programs}/prefect deployment run mr-align/pipeline
   in the shell  {found}{programs}/mralign run: this terminal works, this server shows it
   every week    {url}/deployments: weekly-retrain, switch its schedule on
-  logs          {children[0].log.parent}
+  logs          {logs}
 """
 
 
@@ -284,23 +302,17 @@ def parse_port(arguments: Sequence[str] | None) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until stopped; return the exit status."""
     port = parse_port(arguments)
-    for number in STOP_SIGNALS:
-        signal.signal(number, _interrupt)
-    try:
-        refuse_taken_port(port)
-        with serving(port) as children:
-            say(greeting(port, children))
-            watch(children)
-    except KeyboardInterrupt:
-        say("stopped")
-        return 0
-    except ServeError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-
-
-def _interrupt(*_: Any) -> NoReturn:
-    raise KeyboardInterrupt
+    serving = Serving(port)
+    with EndingOnSignals(serving.last_words, purpose(environment(port)), last_words_s=STOP_RUNS_S + TELL_S + 1):
+        try:
+            refuse_taken_port(port)
+            serving.start()
+            serving.watch()
+        except ServeError as error:
+            print(f"error: {error}", file=sys.stderr)  # noqa: T201
+            serving.stop()
+            end_family(os.environ[MARK], grace_s=2.0)
+            return 1
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def use_server() -> Iterator[ServerAddress]:
         os.environ["PREFECT_API_URL"] = SERVE_API_URL
         yield ServerAddress(SERVE_API_URL.removesuffix("/api"))
         return
-    os.environ["PREFECT_API_URL"] = start_embedded_server(_is_serving)
+    start_embedded_server(_is_serving)
     yield ServerAddress(f"start it with `make serve`, then open {SERVE_API_URL.removesuffix('/api')}/runs")
 
 

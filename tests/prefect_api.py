@@ -23,10 +23,22 @@ SERVER = {f"PREFECT_SERVER_{name}_ENABLED": "false" for name in [*QUIET, "EVENTS
 @pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory):
     """The API of a server that lives as long as the test session."""
-    home = tmp_path_factory.mktemp("prefect")
+    with server(tmp_path_factory.mktemp("prefect")) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def server(home, **services):
+    """A server in a process of its own; gives the URL of its API.
+
+    Args:
+        home: its PREFECT_HOME.
+        services: of the server, "true" for those to run.
+    """
     port = free_ports(1)[0]
     url = f"http://127.0.0.1:{port}/api"
-    env = {**os.environ, **SERVER, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
+    chosen = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": value for name, value in services.items()}
+    env = {**os.environ, **SERVER, **chosen, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)

@@ -5,10 +5,11 @@ Use it from a conftest with ``from tests.prefect_server import served``.
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,8 +90,16 @@ def served(tmp_path_factory):
         yield started
 
 
+def state_in(home, run_id):
+    """The type of state that the records of a server that is gone show for a run."""
+    with closing(sqlite3.connect(Path(home, "prefect.db"))) as records:
+        (found,) = records.execute("select state_type from flow_run where id = ?", [str(run_id)]).fetchone()
+    return found
+
+
 @contextmanager
 def serve(home):
+    """``make serve`` on a home of its own, stopped after the ``with``."""
     port = free_ports(1)[0]
     env = {**os.environ, **QUICK_SERVER, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
     url = f"http://127.0.0.1:{port}/api"
