@@ -12,6 +12,7 @@ from mralign_core.ablation.comparison import Cell
 from mralign_core.ablation.grid import GridArm, arms_of, seeds_of, worlds_of
 from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
+from mralign_core.memory import return_freed_memory
 from mralign_core.storage import ArtifactRef
 from tasks.ablate import ablate_on_pool, compare_arms, refusal, remember_refusal
 from tasks.dispatch import train_on_pool
@@ -44,6 +45,7 @@ def ablate(config: RunConfig) -> ArtifactRef:
             scores |= found
             refused |= {} if found else {world: refusal(its_config)}
             num_done += bool(found)
+            return_freed_memory()
             report(num_done, config.ablate.num_worlds, f"world {world}")
     if num_done < config.ablate.num_worlds:
         reasons = "\n  ".join(refused.values())

@@ -8,7 +8,6 @@ leave the server behind.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import socket
 import subprocess
@@ -16,12 +15,8 @@ import sys
 import time
 from collections.abc import Callable
 
-import httpx
-
 from mralign_core.errors import UserError
 from mralign_core.family import MARK, start_guard
-
-logger = logging.getLogger("mralign_core.embedded")
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 120.0
@@ -37,10 +32,8 @@ class EmbeddedServerError(UserError):
     """The embedded server could not be started."""
 
 
-def start_embedded_server(is_up: Callable[[str], bool]) -> None:
-    """Start a server that ends with this process, however it does, and point Prefect at it.
-
-    Runs that its records show as running, and whose process is gone, are put right first.
+def start_embedded_server(is_up: Callable[[str], bool]) -> str:
+    """Start a server that ends with this process, however it does; returns the URL of its API.
 
     Args:
         is_up: whether there is a server at a URL.
@@ -56,9 +49,7 @@ def start_embedded_server(is_up: Callable[[str], bool]) -> None:
         process = _start(port, url)
         atexit.register(_stop, process)
         if _wait_until_up(process, url, is_up):
-            os.environ["PREFECT_API_URL"] = url
-            _settle()
-            return
+            return url
     raise EmbeddedServerError(
         f"the embedded Prefect server ended with exit status {process.returncode}; what it printed is above. Is "
         f"{os.environ['PREFECT_HOME']} a folder you can write to, with room left? `make serve` starts a server to use "
@@ -94,20 +85,6 @@ def _wait_until_up(process: subprocess.Popen[bytes], url: str, is_up: Callable[[
             )
         time.sleep(0.1)
     return False
-
-
-def _settle() -> None:
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import PrefectException
-
-    from flows.settling import settle_lost_runs
-
-    try:
-        with get_client(sync_client=True) as client:
-            for line in settle_lost_runs(client, "elsewhere"):
-                logger.info("%s", line)
-    except (httpx.HTTPError, PrefectException) as error:
-        logger.warning("runs of earlier processes may still show as Running: %r", error)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

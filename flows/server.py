@@ -49,7 +49,10 @@ def use_server() -> Iterator[ServerAddress]:
         os.environ["PREFECT_API_URL"] = SERVE_API_URL
         yield ServerAddress(SERVE_API_URL.removesuffix("/api"))
         return
-    start_embedded_server(_is_serving)
+    os.environ["PREFECT_API_URL"] = start_embedded_server(_is_serving)
+    from flows.settling import settle_records  # imports Prefect, which can now know its server
+
+    settle_records()
     yield ServerAddress(f"start it with `make serve`, then open {SERVE_API_URL.removesuffix('/api')}/runs")
 
 

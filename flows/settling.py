@@ -7,12 +7,14 @@ begins it. A run that shows no process is left alone: it may be another program'
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Literal
 from uuid import UUID
 
+import httpx
 import psutil
-from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
@@ -26,10 +28,12 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Cancelled, Cancelling, Crashed, State
 
 from mralign_core.family import Identity, this_process
+
+logger = logging.getLogger("mralign_core.settling")
 
 Workers = Literal["none", "here", "elsewhere"]
 """Whether no worker lives, or some on this host; of the processes of workers elsewhere nothing is known."""
@@ -58,6 +62,16 @@ def settle_lost_runs(client: SyncPrefectClient, workers: Workers) -> list[str]:
         A line for each run, of what it is now.
     """
     return [_settle(client, run, state) for run, state in _Fates(client, workers).lost()]
+
+
+def settle_records() -> None:
+    """Settle the lost runs of the command line in the records of the embedded server, saying which."""
+    try:
+        with get_client(sync_client=True) as client:
+            for line in settle_lost_runs(client, "elsewhere"):
+                logger.info("%s", line)
+    except (httpx.HTTPError, PrefectException) as error:
+        logger.warning("runs whose process is gone may still show as Running: %r", error)
 
 
 def crash_own_runs(client: SyncPrefectClient, message: str) -> list[str]:

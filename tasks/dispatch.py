@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.runtime import deployment
 from prefect.states import Cancelling
 
@@ -177,11 +177,15 @@ def _read(client: SyncPrefectClient, children: Sequence[UUID]) -> list[FlowRun]:
 
 
 def _cancel(children: Sequence[UUID]) -> None:
+    """Cancel what is under way; the error that led here matters more than one of telling the server."""
     with get_client(sync_client=True) as client:
         for child in children:
-            run = client.read_flow_run(child)
-            if run.state is None or not run.state.is_final():
-                client.set_flow_run_state(child, Cancelling())
+            try:
+                run = client.read_flow_run(child)
+                if run.state is None or not run.state.is_final():
+                    client.set_flow_run_state(child, Cancelling())
+            except (httpx.HTTPError, PrefectException) as error:
+                logger.warning("run %s could not be cancelled (%r): cancel it in the UI", child, error)
 
 
 def _parameters(config: RunConfig, stage: str, inputs: Mapping[str, ArtifactRef]) -> dict[str, Any]:

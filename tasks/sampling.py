@@ -15,6 +15,7 @@ from mralign_core.config import EvaluateConfig, GenerateConfig, RunConfig
 from mralign_core.generation import Sampler
 from mralign_core.generation.samplers import open_sampler
 from mralign_core.generation.transformers_sampler import TransformersSampler
+from mralign_core.memory import return_freed_memory
 from mralign_core.models import limit_threads, locate_model, model_name
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.clients import shared_client
@@ -77,6 +78,7 @@ def release_samplers() -> Iterator[None]:
             _kept.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        return_freed_memory()
 
 
 def _own_device(section: GenerateConfig | EvaluateConfig, device: str) -> str:
