@@ -47,11 +47,12 @@ def merge(last: Any, current: Any, new: Any, name: str = "") -> Merged:
     if current in (last, new):
         return Merged(new, ())
     if isinstance(current, dict) and isinstance(new, dict):
-        fields, kept = {}, []
+        fields: Values = {}
+        kept: list[str] = []
         before = last if isinstance(last, dict) else {key: new[key] for key in new if key in current}
         for key in [*new, *(key for key in current if key not in new)]:
             field = f"{name}.{key}" if name else key
-            merged = merge(*(values.get(key, ABSENT) for values in (before, current, new)), field)
+            merged = merge(before.get(key, ABSENT), current.get(key, ABSENT), new.get(key, ABSENT), field)
             kept += merged.kept
             if merged.value != ABSENT:
                 fields[key] = merged.value

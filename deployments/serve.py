@@ -9,6 +9,7 @@ it had not finished.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -265,8 +266,9 @@ def _with_descendants(pid: int) -> list[psutil.Process]:
 
 
 def say(line: str) -> None:
-    """Tell the person at the terminal, at once."""
-    print(line, flush=True)  # noqa: T201
+    """Tell the person at the terminal, at once; where nobody reads it any more, go on."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)  # noqa: T201
 
 
 def greeting(port: int, logs: Path) -> str:

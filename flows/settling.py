@@ -69,7 +69,7 @@ def settle_records() -> None:
     try:
         with get_client(sync_client=True) as client:
             for line in settle_lost_runs(client, "elsewhere"):
-                logger.info("%s", line)
+                logger.warning("%s", line)
     except (httpx.HTTPError, PrefectException) as error:
         logger.warning("runs whose process is gone may still show as Running: %r", error)
 

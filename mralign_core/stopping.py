@@ -45,7 +45,8 @@ class Stopped(BaseException):
 class EndingOnSignals:
     """Inside the ``with``, a signal ends this process and its children. In the main thread only.
 
-    A signal that was ignored before, as ``nohup`` has it, stays ignored.
+    SIGHUP that was ignored before, as ``nohup`` has it, stays ignored. SIGINT does not: a shell without job control
+    ignores it for what it starts with ``&``, and there it could not end a command at all.
 
     Args:
         last_words: called once before the end, in a thread of its own; what it returns is printed.
@@ -65,7 +66,8 @@ class EndingOnSignals:
 
     def __enter__(self) -> EndingOnSignals:
         self._mark = mark_family(self._purpose)
-        self._heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self._heard = [number for number in STOP_SIGNALS if not (number == signal.SIGHUP and has_nohup)]
         self._handlers = {number: signal.signal(number, self._raise) for number in self._heard}
         # Heard whatever the main thread does, and though others, such as Prefect, install handlers meanwhile.
         self._former_wakeup = signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)

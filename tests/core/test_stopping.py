@@ -127,7 +127,12 @@ def test_a_second_sigterm_changes_nothing():
     assert code == 128 + signal.SIGTERM and "unwound" in said
 
 
-def test_a_signal_that_was_ignored_stays_ignored():
+def test_it_is_ended_by_ctrl_c_though_a_shell_started_it_in_the_background():
+    with Busy(SLEEP, before="signal.signal(signal.SIGINT, signal.SIG_IGN)") as busy:
+        assert busy.stop(signal.SIGINT)[1] == 128 + signal.SIGINT
+
+
+def test_what_nohup_started_outlives_its_terminal():
     with Busy("time.sleep(2)", before="signal.signal(signal.SIGHUP, signal.SIG_IGN)") as busy:
         _, code, said = busy.stop(signal.SIGHUP)
     assert code == 0 and "went on" in said

@@ -39,10 +39,10 @@ def of_deployment(client):
 
     def make(state, *, parent=None, pid=None):
         run = client.create_flow_run_from_deployment(deployment, state=Scheduled(), parent_task_run_id=parent)
-        if not state.is_scheduled():
-            client.set_flow_run_state(run.id, state, force=True)
         if pid:
             client.update_flow_run(run.id, infrastructure_pid=str(pid))
+        if not state.is_scheduled():
+            client.set_flow_run_state(run.id, state, force=True)
         return run.id
 
     return make
