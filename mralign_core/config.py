@@ -221,6 +221,8 @@ class EndpointConfig(Section):
     """Seconds to wait for one reply."""
     max_attempts: int = Field(5, ge=1, le=20, json_schema_extra=OPERATIONAL)
     """Attempts for one request, on errors that can pass only."""
+    stop_after_failures: int = Field(5, ge=1, le=1000, json_schema_extra=OPERATIONAL)
+    """Stop when the first so many requests all fail in one way, or four times as many in a row later on."""
     max_retry_after_s: float = Field(60.0, gt=0, le=3600, json_schema_extra=OPERATIONAL)
     """Longest pause between attempts; an endpoint that asks for a longer one is asked again after this."""
     input_usd_per_million: float | None = Field(None, ge=0, json_schema_extra=OPERATIONAL)

@@ -28,14 +28,16 @@ from tenacity import (
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import UserError
 from mralign_core.llm.batch_store import BatchItem, BatchStore, MemoryBatchStore
+from mralign_core.llm.health import Failure, Health, unreadable_error
 from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.pacing import Pace
 from mralign_core.llm.request import (
+    FAILED,
     EndpointUnavailableError,
     Received,
     Request,
+    any_record,
     blank_record,
-    kept_record,
     prompt_digest,
     received,
 )
@@ -49,8 +51,16 @@ class Client(Protocol):
 
     admission: asyncio.Semaphore
 
-    async def complete(self, request: Request) -> Received:
-        """The reply to a request."""
+    async def complete(self, request: Request, *, ask_again: bool = False) -> Received:
+        """The reply to a request; ``ask_again`` for one whose kept reply is of no use."""
+        ...
+
+    def report_readable(self, endpoint: EndpointConfig) -> None:
+        """Tell that a new reply of an endpoint could be used."""
+        ...
+
+    def report_unreadable(self, endpoint: EndpointConfig, way: str, beginning: str) -> None:
+        """Tell that a new reply of an endpoint could not be used."""
         ...
 
 
@@ -86,6 +96,8 @@ class LLMClient:
         self.ledger = ledger or Ledger()
         self._first_pause_s = first_pause_s
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._asked: set[str] = set()
+        self._healths: dict[tuple[str, str], Health] = {}
         self.stopped_by: Exception | None = None
         self._batches = batch.BatchTransport(
             batches or MemoryBatchStore(),
@@ -95,8 +107,15 @@ class LLMClient:
             stopped_by=lambda: self.stopped_by,
         )
 
-    async def complete(self, request: Request) -> Received:
+    async def complete(self, request: Request, *, ask_again: bool = False) -> Received:
         """The reply to a request: the kept one, else a new one, kept before it is returned.
+
+        A request that the other side failed to answer while it answers others gives a :class:`Received` that says so
+        (``failed``). It is kept too, and asked again by the next client, but not by this one.
+
+        Args:
+            request: what to ask.
+            ask_again: put a new reply in place of the kept one, unless this client has asked for that one already.
 
         Raises:
             UserError: the endpoint refuses requests like this one, which repeating can't help, or the budget is
@@ -108,8 +127,9 @@ class LLMClient:
             return received(await self._buy(request, digest), cached=False)
         lock = self._under_way.setdefault(digest, asyncio.Lock())
         async with lock:
-            record = await asyncio.to_thread(kept_record, self._replies, digest)
-            if record is not None:
+            record = await asyncio.to_thread(any_record, self._replies, digest)
+            is_finished = digest in self._asked or not (ask_again or (record and record["finish_reason"] == FAILED))
+            if record is not None and is_finished:
                 self.ledger.count_kept(request.endpoint.model)
                 return received(record, cached=True)
             try:
@@ -117,7 +137,33 @@ class LLMClient:
             except Exception as error:
                 self.stopped_by = self.stopped_by or error
                 raise
+            self._asked.add(digest)
         return received(record, cached=False)
+
+    def report_readable(self, endpoint: EndpointConfig) -> None:
+        """Tell that a new reply of an endpoint could be used."""
+        self._health(endpoint).contents.succeed()
+
+    def report_unreadable(self, endpoint: EndpointConfig, way: str, beginning: str) -> None:
+        """Tell that a new reply of an endpoint could not be used.
+
+        Args:
+            endpoint: what sent it.
+            way: why not, in a word or two that are the same for the same reason.
+            beginning: how the reply begins.
+
+        Raises:
+            UserError: the first ``stop_after_failures`` replies, or several times as many in a row, were all of no use.
+        """
+        contents = self._health(endpoint).contents
+        contents.failures.append(Failure(way, beginning))
+        if verdict := contents.verdict():
+            self.stopped_by = self.stopped_by or unreadable_error(endpoint, verdict)
+            self._check_running()
+
+    def _health(self, endpoint: EndpointConfig) -> Health:
+        address = (endpoint.model, endpoint.api_base)
+        return self._healths.setdefault(address, Health(endpoint.stop_after_failures))
 
     async def _buy(self, request: Request, digest: str) -> dict[str, Any]:
         """A new reply, kept, on account."""
@@ -224,6 +270,8 @@ class LLMClient:
         if isinstance(self.stopped_by, UserError) and not self.ledger.is_idle:
             self._check_running()
         self.stopped_by = None
+        for health in self._healths.values():
+            health.reset()
 
     def _check_running(self) -> None:
         if self.stopped_by is not None:

@@ -16,6 +16,8 @@ from mralign_core.redaction import redact
 logger = logging.getLogger("mralign_core.llm")
 
 RECORD_VERSION = 2
+FAILED = "failed"
+"""Finish reason of a request that the other side failed to answer; its record is kept, but not finished."""
 
 
 class EndpointUnavailableError(ConnectionError):
@@ -53,9 +55,25 @@ class Received(NamedTuple):
     response: Any
     cached: bool
 
+    @property
+    def failed(self) -> bool:
+        """Whether no reply came, by the other side's fault and for this one request; a later client asks again."""
+        return self.finish_reason == FAILED
+
+    @property
+    def problem(self) -> str:
+        """Why it failed, in a line; empty where it did not."""
+        return str(self.response["problem"]) if self.failed else ""
+
 
 def kept_record(replies: ReplyStore, digest: str) -> dict[str, Any] | None:
-    """The record kept for a request; None when there is none that this version wrote."""
+    """The record of a request's reply; None when there is none, or when it is to be asked for again."""
+    record = any_record(replies, digest)
+    return None if record is None or record["finish_reason"] == FAILED else record
+
+
+def any_record(replies: ReplyStore, digest: str) -> dict[str, Any] | None:
+    """The record kept for a request, of a failure too; None when there is none that this version wrote."""
     record = replies.get(digest)
     if record is not None and not _is_whole(record):
         logger.warning("the kept reply to request %s is damaged or of another version: asking again", digest)

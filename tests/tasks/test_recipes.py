@@ -63,6 +63,7 @@ LIMITS = {
     "timeout_s": 5.0,
     "max_attempts": 1,
     "max_retry_after_s": 1.0,
+    "stop_after_failures": 7,
     "input_usd_per_million": 1.0,
     "output_usd_per_million": 1.0,
     "use_batch_api": True,
