@@ -11,7 +11,7 @@ together in the family's layout and encoded with the local tokenizer (``encoded`
 that of the layout.
 
 A reply without text, and one that the provider refused or filtered, is an empty completion: kept, scored like any
-other, and counted in the log.
+other, and counted in the log. So is a request that the server failed to answer while it answers others.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class EndpointSampler:
         """The sample that a reply makes, cut off where it has said its answer."""
         prompt = render_prompt(self.tokenizer, request.question, request.thinking_mode, self.family, self.instruction)
         cut_off = "length" if received.finish_reason == "length" else "stop"
-        if received.finish_reason == FILTERED:
+        if received.failed or received.finish_reason == FILTERED:
             return Sample(prompt.text, prompt.ids, [], "", cut_off, "encoded")
         reply = read_reasoning(received.response)
         if reply.completion_ids:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mralign_core.annotation.replies import ReplyProblem
 from mralign_core.config import InduceConfig
 from mralign_core.errors import ConfigError, DataError
-from mralign_core.llm import Client, LLMClient, Request, background
+from mralign_core.llm import Client, EndpointUnavailableError, LLMClient, Request, background
 
 NGRAM_RANGE = (2, 4)
 """Lengths of the character n-grams of the lexical embedder, in characters."""
@@ -115,6 +115,11 @@ async def _embed_batch(batch: Sequence[str], section: InduceConfig, client: Clie
         request = Request(section.embedding, api.text_messages(batch), api.PARAMS, turn)
         received = await client.complete(request)
         cost_usd += 0.0 if received.cached else received.cost_usd
+        if received.failed:
+            raise EndpointUnavailableError(
+                f"induce.embedding: {section.embedding.model} gave no vectors: {received.problem}; replies so far are "
+                "kept, run again to go on"
+            )
         try:
             return api.parse_vectors(received.reply, len(batch)), cost_usd
         except ReplyProblem as error:

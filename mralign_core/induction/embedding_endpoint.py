@@ -7,10 +7,10 @@ as JSON. Importing it imports litellm, which takes seconds.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import litellm
@@ -19,37 +19,35 @@ from litellm.types.utils import EmbeddingResponse
 from mralign_core.annotation.replies import ReplyProblem
 from mralign_core.config import EndpointConfig
 from mralign_core.llm.endpoint import (
-    address,
-    can_pass,
+    MESSAGE_TOKENS,
+    Most,
     check_endpoint,
     count_tokens,
     is_offline,
-    is_refusal,
-    may_be_billed,
+    is_plausible,
     price_of,
-    retry_after_s,
-    tokens_of,
-    user_error,
+    watched,
 )
+from mralign_core.llm.exchange import Exchange
 from mralign_core.llm.offline import Message
 
 __all__ = [
     "PARAMS",
-    "can_pass",
+    "attempt",
     "check_endpoint",
     "count_tokens",
+    "exchange_for",
     "is_offline",
-    "is_refusal",
-    "may_be_billed",
+    "most_of",
     "parse_vectors",
     "price_of",
     "read",
-    "retry_after_s",
-    "send",
     "text_messages",
-    "tokens_of",
-    "user_error",
 ]
+
+MOST_WIDTH = 16_384
+"""Numbers in the longest vector that a reply may bring."""
+BYTES_PER_NUMBER = 32
 
 # litellm 1.106 takes an embedding's max_retries=0 for "not given" and lets the client retry as often as this says.
 litellm.DEFAULT_MAX_RETRIES = 0  # type: ignore[misc]
@@ -63,36 +61,46 @@ def text_messages(texts: Sequence[str]) -> list[Message]:
     return [{"role": "user", "content": text} for text in texts]
 
 
-async def send(endpoint: EndpointConfig, messages: list[Any], params: dict[str, Any]) -> EmbeddingResponse:
-    """Make exactly one attempt at a request for embeddings, and give up on it after ``timeout_s`` seconds in all."""
+def most_of(endpoint: EndpointConfig, messages: Sequence[Message], params: Mapping[str, Any], longest: int = 0) -> Most:
+    """Bounds of what an attempt takes: no more tokens than the texts have bytes, and none of a reply."""
+    num_bytes = sum(len(message["content"].encode("utf-8", "backslashreplace")) for message in messages)
+    num_tokens = num_bytes + MESSAGE_TOKENS * len(messages)
+    return Most(num_tokens, 0, price_of(endpoint).cost_usd(num_tokens, 0))
+
+
+def exchange_for(messages: Sequence[Message], most: Most) -> Exchange:
+    """What watches one attempt, with a bound for its reply."""
+    return Exchange(MOST_WIDTH * BYTES_PER_NUMBER * len(messages))
+
+
+async def attempt(
+    endpoint: EndpointConfig, messages: list[Any], params: dict[str, Any], most: Most, exchange: Exchange
+) -> dict[str, Any]:
+    """Make exactly one attempt at a request for embeddings, and read what came.
+
+    Raises:
+        AttemptError: no reply came, or none that can be read.
+    """
     assert params == PARAMS, params
-    async with asyncio.timeout(endpoint.timeout_s):
-        response: EmbeddingResponse = await litellm.aembedding(
-            model=endpoint.model,
-            input=[message["content"] for message in messages],
-            timeout=endpoint.timeout_s,
-            num_retries=0,
-            max_retries=0,
-            **address(endpoint),
-        )
-    return response
+    call = partial(litellm.aembedding, model=endpoint.model, input=[message["content"] for message in messages])
+    return await watched(endpoint, call, lambda response: read(endpoint, response, most), exchange)
 
 
-def read(endpoint: EndpointConfig, response: EmbeddingResponse, most_usd: float = 0.0) -> dict[str, Any]:
+def read(endpoint: EndpointConfig, response: EmbeddingResponse, most: Most) -> dict[str, Any]:
     """What a response says: the vectors in the order of the texts, as JSON, its tokens and its price.
 
-    Where the endpoint does not say what it counted, the price is ``most_usd``.
+    Where the endpoint does not say what it counted, or can't have, the price is the most that it can be.
     """
-    usage = response.usage
-    num_tokens = (usage.prompt_tokens or 0) if usage else 0
+    num_tokens = response.usage.prompt_tokens if response.usage else 0
+    is_metered = is_plausible(num_tokens, most.prompt_tokens)
     vectors = sorted(response.data or [], key=lambda item: item["index"])
     return {
-        "response": {"model": response.model, "usage": usage.model_dump(mode="json") if usage else None},
+        "response": {"model": str(response.model), "usage": {"prompt_tokens": num_tokens} if is_metered else None},
         "reply": json.dumps([item["embedding"] for item in vectors]),
         "finish_reason": "stop",
-        "prompt_tokens": num_tokens,
+        "prompt_tokens": num_tokens if is_metered else 0,
         "completion_tokens": 0,
-        "cost_usd": price_of(endpoint).cost_usd(num_tokens, 0) if num_tokens else most_usd,
+        "cost_usd": price_of(endpoint).cost_usd(num_tokens, 0) if is_metered else most.usd,
     }
 
 

@@ -7,9 +7,10 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
 
 from mralign_core.llm.batch_store import BatchStore, MemoryBatchStore
 from mralign_core.llm.client import Client, LLMClient
+from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger, LedgerStore, MemoryLedgerStore, Usage
 from mralign_core.llm.offline import Message
-from mralign_core.llm.request import EndpointUnavailableError, Received, Request
+from mralign_core.llm.request import Received, Request
 from mralign_core.llm.store import FolderReplyStore, MemoryReplyStore, ReplyStore
 
 __all__ = [

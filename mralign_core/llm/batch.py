@@ -33,8 +33,11 @@ from mralign_core.llm import batch_endpoint as batches
 from mralign_core.llm import endpoint as api
 from mralign_core.llm.batch_endpoint import BatchStatus
 from mralign_core.llm.batch_store import BatchItem, BatchStore
+from mralign_core.llm.endpoint import NO_BOUNDS, PLAUSIBLE_FACTOR
+from mralign_core.llm.faults import AttemptError, EndpointUnavailableError, user_error
 from mralign_core.llm.ledger import Ledger
-from mralign_core.llm.request import EndpointUnavailableError, Request, blank_record
+from mralign_core.llm.litellm_errors import attempt_error, can_pass, retry_after_s
+from mralign_core.llm.request import Request, blank_record
 from mralign_core.llm.store import ReplyStore
 
 logger = logging.getLogger("mralign_core.llm")
@@ -169,7 +172,7 @@ class BatchTransport:
         When this raises, ``item.in_batch`` tells whether a batch still answers for what was set aside.
 
         Raises:
-            openai.OpenAIError: what a direct request would have raised.
+            AttemptError: what a direct request would have raised.
             BatchUnderWayError: the batch stayed out of reach, or the client was stopped.
         """
         endpoint = request.endpoint
@@ -218,7 +221,7 @@ class BatchTransport:
         try:
             batch.batch_id = await self._create(batch, file_id)
         except Exception as error:
-            if not (api.can_pass(error) or isinstance(error, BatchUnderWayError)):  # the provider said no
+            if not (can_pass(error) or isinstance(error, BatchUnderWayError)):  # the provider said no
                 batch.may_exist = False
                 await self._record(batch, "ended")
             raise
@@ -244,7 +247,7 @@ class BatchTransport:
         try:
             return await batches.find(batch.endpoint, batch.token, batch.intended_at) or ""
         except Exception as error:
-            if api.can_pass(error):
+            if can_pass(error):
                 raise
             raise BatchUnderWayError(f"{batch} may exist, but batches can't be listed: {error}") from error
 
@@ -298,25 +301,25 @@ class BatchTransport:
 
     async def _hand_out(self, batch: Batch, outcomes: Mapping[str, dict[str, Any] | Exception]) -> None:
         """Put replies, and the lack of one that none waits for, on account; then tell those who wait."""
-        settled: dict[str, dict[str, Any] | None] = {}
+        await asyncio.gather(*(self._settle(batch, item, outcomes[item.digest]) for item in batch.items.values()))
         for digest, item in batch.items.items():
             outcome = outcomes[digest]
-            if isinstance(outcome, dict):
-                settled[digest] = outcome
-            elif item.earlier or item.reply.done():
-                settled[digest] = None
-            else:
-                item.in_batch = False
-                item.reply.set_exception(outcome)
-        model, items = batch.endpoint.model, batch.items
-        await asyncio.gather(
-            *(self._ledger.settle(model, items[name].most_usd, record) for name, record in settled.items())
-        )
-        for digest, record in settled.items():
-            if record is None:
+            if isinstance(outcome, Exception):
                 self._earlier.pop(digest, None)
-            if not items[digest].reply.done():
-                items[digest].reply.set_result(record)
+            if item.reply.done():
+                continue
+            if isinstance(outcome, Exception) and not item.earlier:
+                item.reply.set_exception(outcome)
+            else:
+                item.reply.set_result(outcome if isinstance(outcome, dict) else None)
+
+    async def _settle(self, batch: Batch, item: BatchItem, outcome: dict[str, Any] | Exception) -> None:
+        model = batch.endpoint.model
+        if isinstance(outcome, dict):
+            await self._ledger.settle(model, item.most_usd, outcome)
+        else:
+            is_lost = isinstance(outcome, AttemptError) and outcome.may_be_billed
+            await self._ledger.settle(model, item.most_usd, None, lost_usd=item.most_usd if is_lost else 0.0)
 
     async def _leave(self, batch: Batch, error: Exception) -> None:
         """End the waiting for a batch; one that may exist stays on record, with what was set aside for it."""
@@ -330,7 +333,7 @@ class BatchTransport:
                 item.reply.set_exception(error)
 
     def _explained(self, batch: Batch, error: Exception) -> Exception:
-        if api.can_pass(error):
+        if can_pass(error):
             if not batch.may_exist:
                 return EndpointUnavailableError(f"{batch} could not be submitted ({error!r}); run again to go on")
             return BatchUnderWayError(f"{batch} is out of reach ({error!r}); it is on record, run again to wait for it")
@@ -339,7 +342,8 @@ class BatchTransport:
                 f"{batch} can't be read: {error}; use the API key and project that it was submitted with, or, to give "
                 f"it up and pay for its requests again, remove record batches/{batch.token} from the store"
             )
-        return error
+        status = getattr(error, "status_code", None)
+        return user_error(error, status, batch.endpoint) if isinstance(status, int) else error
 
     async def _take_over_earlier(self, endpoint: EndpointConfig) -> None:
         """Wait for what earlier runs left under way at an endpoint."""
@@ -379,14 +383,14 @@ class BatchTransport:
 
         def pause(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
-            return max(growing(state), min(api.retry_after_s(error, time.time()), endpoint.max_retry_after_s))
+            return max(growing(state), min(retry_after_s(error, time.time()), endpoint.max_retry_after_s))
 
         def log(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
             logger.warning("%s, attempt %d: %r", batch, state.attempt_number, error)
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception(api.can_pass),
+            retry=retry_if_exception(can_pass),
             stop=stop_after_attempt(endpoint.max_attempts),
             wait=pause,
             before_sleep=log,
@@ -418,21 +422,28 @@ def _parsed(text: bytes) -> dict[str, Any]:
 
 def _outcome(batch: Batch, status: BatchStatus, digest: str, line: dict[str, Any] | None) -> dict[str, Any] | Exception:
     """The record of a reply, or of a refusal of the request's content; else the error, as a direct request's."""
-    endpoint = batch.endpoint
+    endpoint, item = batch.endpoint, batch.items[digest]
     if line is None or not batches.is_answered(line):
         return _unanswered(batch, status, line)
     try:
-        reading = api.read(endpoint, batches.response_of(endpoint, line), batch.items[digest].most_usd)
+        reading = api.read(endpoint, batches.response_of(endpoint, line), NO_BOUNDS._replace(usd=item.most_usd))
     except Exception as error:
-        if not api.is_refusal(error):
-            return error
+        fault = attempt_error(error, time.time(), batches.exchange_of(line))
+        if fault.kind != "content":
+            return fault
         reading = {"finish_reason": "content_filter", "response": str(error)}
-    blank = blank_record(endpoint.model, digest, batch.items[digest].prompt_digest)
-    return blank | reading | {"latency_s": time.time() - batch.intended_at}
+    else:
+        if item.most_usd and reading["cost_usd"] > PLAUSIBLE_FACTOR * item.most_usd:
+            reading |= {"cost_usd": item.most_usd, "prompt_tokens": 0, "completion_tokens": 0}
+    return (
+        blank_record(endpoint.model, digest, item.prompt_digest)
+        | reading
+        | {"latency_s": time.time() - batch.intended_at}
+    )
 
 
 def _unanswered(batch: Batch, status: BatchStatus, line: dict[str, Any] | None) -> Exception:
-    """What it means for a request that its batch ended without running it."""
+    """What it means for a request that its batch ended without a response to it."""
     problems = "; ".join(f"{code}: {message}" for code, message in status.problems[:5])
     if status.status == "cancelled":
         return UserError(
@@ -440,4 +451,6 @@ def _unanswered(batch: Batch, status: BatchStatus, line: dict[str, Any] | None) 
         )
     if status.status == "failed" and not all(code in PASSING_PROBLEMS for code, _ in status.problems):
         return UserError(f"{batch} was refused: {problems}; check the model's name and that it has a batch API there")
-    return batches.unanswered(batch.endpoint, problems or f"the batch is {status.status}; {(line or {}).get('error')}")
+    why = problems or f"the batch is {status.status}; {(line or {}).get('error')}"
+    may_be_billed = status.status != "failed" and batches.was_run(line)
+    return AttemptError("outage", "no reply in the batch", f"no reply in the batch: {why}", may_be_billed=may_be_billed)

@@ -18,12 +18,16 @@ from litellm.types.utils import LlmProviders, ModelResponse
 from litellm.utils import ProviderConfigManager, get_optional_params
 
 from mralign_core.config import EndpointConfig
-from mralign_core.llm.endpoint import address
+from mralign_core.llm.endpoint import BASE_BYTES, BYTES_PER_TOKEN, address
+from mralign_core.llm.exchange import Exchange
 from mralign_core.llm.offline import Message
+from mralign_core.llm.tidying import tidied_value
 
 CHAT_URL = "/v1/chat/completions"
 TOKEN_KEY = "mralign"
 """Name, in a batch's metadata, of the token by which its maker finds it again."""
+NEVER_RUN_WORDS = ("expired", "cancelled")
+"""In the codes of requests that a batch did not come to."""
 PAGE_SIZE = 100
 CLOCK_SKEW_S = 3600.0
 SLOWEST_S_PER_REQUEST = 0.05
@@ -132,7 +136,9 @@ async def retrieve(endpoint: EndpointConfig, batch_id: str) -> BatchStatus:
 
 async def download(endpoint: EndpointConfig, file_id: str, num_requests: int) -> bytes:
     """The content of a file."""
-    content = await _call(endpoint, litellm.afile_content, _file_timeout_s(endpoint, num_requests), file_id=file_id)
+    most_bytes = BASE_BYTES + num_requests * (BASE_BYTES // 16 + BYTES_PER_TOKEN * endpoint.max_output_tokens)
+    limit_s = _file_timeout_s(endpoint, num_requests)
+    content = await _call(endpoint, litellm.afile_content, limit_s, most_bytes, file_id=file_id)
     return bytes(content.content)
 
 
@@ -152,14 +158,25 @@ def response_of(endpoint: EndpointConfig, line: dict[str, Any]) -> ModelResponse
     if status != 200 or not isinstance(body, dict):
         raise_as_direct(endpoint, OpenAIError(int(status or 500), json.dumps(body)))
     try:
-        return convert_to_model_response_object(response_object=body, model_response_object=ModelResponse())
+        return convert_to_model_response_object(
+            response_object=tidied_value(body), model_response_object=ModelResponse()
+        )
     except Exception as problem:  # litellm raises bare Exceptions for a body without choices
         raise_as_direct(endpoint, problem)
 
 
-def unanswered(endpoint: EndpointConfig, why: str) -> Exception:
-    """The error of a request that its batch did not answer: it can pass, in another batch."""
-    return litellm.InternalServerError(f"no reply in the batch: {why}", llm_provider="", model=endpoint.model)
+def exchange_of(line: dict[str, Any]) -> Exchange:
+    """What a line of an output or error file tells of the exchange behind it."""
+    response = line["response"]
+    status, body = response.get("status_code"), json.dumps(response.get("body"))
+    return Exchange(0, was_sent=True, status=status if isinstance(status, int) else 500, body=body.encode())
+
+
+def was_run(line: dict[str, Any] | None) -> bool:
+    """Whether a request may have been run, by the line of it that has no response, or by the lack of one."""
+    error = (line or {}).get("error")
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    return not any(word in code for word in NEVER_RUN_WORDS)
 
 
 def raise_as_direct(endpoint: EndpointConfig, error: Exception) -> NoReturn:
@@ -177,7 +194,12 @@ def raise_as_direct(endpoint: EndpointConfig, error: Exception) -> NoReturn:
 
 
 async def _call(
-    endpoint: EndpointConfig, call: Callable[..., Awaitable[Any]], /, timeout_s: float | None = None, **arguments: Any
+    endpoint: EndpointConfig,
+    call: Callable[..., Awaitable[Any]],
+    /,
+    timeout_s: float | None = None,
+    most_bytes: int = 16 * BASE_BYTES,
+    **arguments: Any,
 ) -> Any:
     """One attempt at a batch call, given up after ``timeout_s`` seconds in all (the endpoint's, when None)."""
     where = address(endpoint)
@@ -186,9 +208,10 @@ async def _call(
     found = {name: value for name, value in (("api_key", key), ("api_base", api_base)) if value}
     try:
         async with asyncio.timeout(limit_s):
-            return await call(
-                custom_llm_provider=provider, timeout=limit_s, max_retries=0, **(found | where), **arguments
-            )
+            with Exchange(most_bytes, is_tidied=False).observed():
+                return await call(
+                    custom_llm_provider=provider, timeout=limit_s, max_retries=0, **(found | where), **arguments
+                )
     except TimeoutError:
         raise
     except Exception as error:  # lost connections and bodies that aren't JSON come as many kinds

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
 from tenacity import (
@@ -28,22 +30,75 @@ from tenacity import (
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import UserError
 from mralign_core.llm.batch_store import BatchItem, BatchStore, MemoryBatchStore
-from mralign_core.llm.health import Failure, Health, unreadable_error
+from mralign_core.llm.faults import AttemptError, failing_error, unavailable_error, unreadable_error, user_error
+from mralign_core.llm.health import Failure, Health
 from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.pacing import Pace
-from mralign_core.llm.request import (
-    FAILED,
-    EndpointUnavailableError,
-    Received,
-    Request,
-    any_record,
-    blank_record,
-    prompt_digest,
-    received,
-)
+from mralign_core.llm.request import FAILED, Received, Request, any_record, blank_record, prompt_digest, received
 from mralign_core.llm.store import ReplyStore
 
+if TYPE_CHECKING:
+    from mralign_core.llm.endpoint import Most
+    from mralign_core.llm.exchange import Exchange
+
 logger = logging.getLogger("mralign_core.llm")
+
+
+@dataclass(eq=False)
+class Asking:
+    """One request on its way to a reply.
+
+    Args:
+        request: what is asked.
+        digest: of the request.
+        health: of its endpoint.
+        kept: the record of an earlier client, of a failure or a reply that is of no use.
+
+    ``number`` is its place among the endpoint's requests; ``error`` is what ends the run, once a fault does; ``sent_s``
+    is when it was first sent, on the monotonic clock.
+    """
+
+    request: Request
+    digest: str
+    health: Health
+    kept: dict[str, Any] | None
+    number: int = 0
+    num_attempts: int = 0
+    error: Exception | None = None
+    started_s: float = field(default_factory=time.monotonic)
+    sent_s: float = math.inf
+
+    @property
+    def has_failed_before(self) -> bool:
+        """Whether it failed in an earlier run too, by itself: then another failure says nothing of the endpoint."""
+        response = self.kept["response"] if self.kept and self.kept["finish_reason"] == FAILED else None
+        return isinstance(response, dict) and bool(response.get("others_answered"))
+
+    def is_its_own(self, fault: AttemptError) -> bool:
+        """Whether a fault is of this request alone, and not of its endpoint, as far as can be told from others."""
+        if fault.kind in ("broken", "refused"):
+            return True
+        if fault.kind in ("lost", "barred") and (self.health.has_answered or self.has_failed_before):
+            return True
+        has_answered_since = self.health.has_answered_since(self.sent_s)
+        return fault.kind == "outage" and (has_answered_since or (self.has_failed_before and fault.status is not None))
+
+    def record(self, reading: dict[str, Any]) -> dict[str, Any]:
+        """What is kept of a reply that was read."""
+        blank = blank_record(self.request.endpoint.model, self.digest, prompt_digest(self.request))
+        return blank | reading | {"latency_s": time.monotonic() - self.started_s}
+
+    def record_of(self, fault: AttemptError) -> dict[str, Any]:
+        """What is kept of a request that got no reply, by its own fault or the other side's."""
+        if fault.kind == "content":
+            return self.record({"finish_reason": "content_filter", "response": str(fault)})
+        response = {
+            "problem": f"no reply in {self.num_attempts} attempt(s), {fault.way}: {fault}",
+            "status": fault.status,
+            "body": fault.body,
+            "others_answered": self.health.has_answered or self.has_failed_before,
+        }
+        return self.record({"finish_reason": FAILED, "response": response})
 
 
 class Client(Protocol):
@@ -98,6 +153,7 @@ class LLMClient:
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._asked: set[str] = set()
         self._healths: dict[tuple[str, str], Health] = {}
+        self._longest: dict[tuple[str, str], int] = {}
         self.stopped_by: Exception | None = None
         self._batches = batch.BatchTransport(
             batches or MemoryBatchStore(),
@@ -127,13 +183,13 @@ class LLMClient:
             return received(await self._buy(request, digest), cached=False)
         lock = self._under_way.setdefault(digest, asyncio.Lock())
         async with lock:
-            record = await asyncio.to_thread(any_record, self._replies, digest)
-            is_finished = digest in self._asked or not (ask_again or (record and record["finish_reason"] == FAILED))
-            if record is not None and is_finished:
+            kept = await asyncio.to_thread(any_record, self._replies, digest)
+            has_failed = kept is not None and kept["finish_reason"] == FAILED
+            if kept is not None and (digest in self._asked or not (ask_again or has_failed)):
                 self.ledger.count_kept(request.endpoint.model)
-                return received(record, cached=True)
+                return received(kept, cached=True)
             try:
-                record = await self._buy(request, digest)
+                record = await self._buy(request, digest, kept)
             except Exception as error:
                 self.stopped_by = self.stopped_by or error
                 raise
@@ -165,59 +221,38 @@ class LLMClient:
         address = (endpoint.model, endpoint.api_base)
         return self._healths.setdefault(address, Health(endpoint.stop_after_failures))
 
-    async def _buy(self, request: Request, digest: str) -> dict[str, Any]:
-        """A new reply, kept, on account."""
+    async def _buy(self, request: Request, digest: str, kept: dict[str, Any] | None = None) -> dict[str, Any]:
+        """A new reply, kept, on account, in place of what is ``kept``."""
         self._check_running()
         earlier = await self._batches.earlier_reply(request, digest)
         if earlier is not None:
             return earlier
-        model = request.endpoint.model
-        price = self._api.price_of(request.endpoint)
-        needs_size = bool(price.output_usd or price.input_usd or request.endpoint.tokens_per_minute)
-        num_tokens = self._api.count_tokens(request.endpoint, request.messages, request.params) if needs_size else 0
-        most_usd = price.cost_usd(num_tokens, request.endpoint.max_output_tokens)
-        await self.ledger.set_aside(model, most_usd)
+        asking = Asking(request, digest, self._health(request.endpoint), kept)
         if request.endpoint.use_batch_api:
-            return await self._buy_in_batch(request, BatchItem(digest, prompt_digest(request), most_usd))
-        record = None
+            return await self._attempts(asking, partial(self._attempt_in_batch, asking))
+        await self._begin(asking)
         try:
-            record = await self._ask(request, digest, num_tokens, most_usd)
-            if not self._api.is_offline(model):
-                await asyncio.to_thread(self._replies.put, digest, record)
+            record = await self._attempts(asking, partial(self._attempt, asking))
         except Exception as error:
-            self.stopped_by = self.stopped_by or error  # before others get a turn, while the account is settled
+            self.stopped_by = self.stopped_by or error
             raise
         finally:
-            await self.ledger.settle(model, most_usd, record)
+            await asking.health.end(asking.number)
         return record
 
-    async def _buy_in_batch(self, request: Request, item: BatchItem) -> dict[str, Any]:
-        """A new reply by a batch, which keeps it and puts it on account; it takes no slot while it waits."""
-        try:
-            record: dict[str, Any] = await self._attempts(request.endpoint, partial(self._batches.ask, request, item))
-        except BaseException:
-            if not item.in_batch:
-                await self.ledger.settle(request.endpoint.model, item.most_usd, None)
-            raise
-        return record
+    async def _begin(self, asking: Asking) -> None:
+        """Wait while older requests decide whether the endpoint is to be asked at all."""
+        asking.number = await asking.health.begin()
+        if verdict := asking.health.verdict():
+            await asking.health.end(asking.number)
+            self.stopped_by = self.stopped_by or failing_error(asking.request.endpoint, verdict)
+        self._check_running()
 
-    async def _ask(self, request: Request, digest: str, num_tokens: int, most_usd: float) -> dict[str, Any]:
-        """The record of a new reply; a refusal of this one request's content is a record without text."""
-        started = time.monotonic()
-        try:
-            response = await self._attempts(request.endpoint, partial(self._attempt, request, num_tokens, most_usd))
-        except Exception as error:
-            if not self._api.is_refusal(error):
-                raise
-            reading = {"finish_reason": "content_filter", "response": str(error)}
-        else:
-            reading = self._api.read(request.endpoint, response, most_usd)
-        blank = blank_record(request.endpoint.model, digest, prompt_digest(request))
-        return blank | reading | {"latency_s": time.monotonic() - started}
-
-    async def _attempts(self, endpoint: EndpointConfig, attempt: Callable[[], Awaitable[Any]]) -> Any:
+    async def _attempts(self, asking: Asking, attempt: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        """The record of a new reply; a request that was refused, or failed by itself, has one without text."""
+        endpoint = asking.request.endpoint
         retrying = AsyncRetrying(
-            retry=retry_if_exception(self._api.can_pass),
+            retry=retry_if_exception(lambda error: isinstance(error, AttemptError) and error.can_pass),
             stop=stop_after_attempt(endpoint.max_attempts),
             wait=wait_exponential_jitter(
                 initial=self._first_pause_s, max=endpoint.max_retry_after_s, jitter=self._first_pause_s
@@ -225,41 +260,102 @@ class LLMClient:
             before_sleep=None if endpoint.use_batch_api else partial(_log_retry, endpoint.model),
             reraise=True,
         )
-
         try:
             return await retrying(attempt)
-        except Exception as error:
-            if self._api.is_refusal(error):
-                raise
-            if self._api.can_pass(error):
-                raise EndpointUnavailableError(
-                    f"model {endpoint.model!r} gave no reply in {endpoint.max_attempts} attempt(s) ({error!r}); "
-                    "replies so far are kept, run again to go on"
-                ) from error
-            if isinstance(getattr(error, "status_code", None), int):
-                raise self._api.user_error(error, endpoint) from error
-            raise
+        except AttemptError as fault:
+            if asking.error:
+                raise asking.error from fault
+            record = asking.record_of(fault)
+            if fault.kind != "content":
+                logger.warning("a request to model %s failed: %s", endpoint.model, fault)
+            if not asking.kept or asking.kept["finish_reason"] == FAILED:  # no failure in place of a reply
+                await asyncio.to_thread(self._replies.put, asking.digest, record)
+            return record
 
-    async def _attempt(self, request: Request, num_tokens: int, most_usd: float) -> Any:
+    async def _attempt(self, asking: Asking) -> dict[str, Any]:
+        """One attempt, on account: what it may cost is set aside, and then paid, lost or given back."""
+        endpoint, messages = asking.request[:2]
+        most = self._most(asking.request)
+        await self.ledger.set_aside(endpoint.model, most.usd)
+        exchange = self._api.exchange_for(messages, most)
+        reading, lost_usd = None, 0.0
+        try:
+            reading = await self._in_slot(asking, most, exchange)
+            asking.health.succeed()
+            self._note_length(endpoint, reading)
+            record = asking.record(reading)
+            if not self._api.is_offline(endpoint.model):
+                await asyncio.to_thread(self._replies.put, asking.digest, record)
+        except BaseException as error:
+            may_be_billed = error.may_be_billed if isinstance(error, AttemptError) else exchange.was_sent
+            lost_usd = most.usd if may_be_billed and reading is None else 0.0
+            if isinstance(error, AttemptError):  # before others get a turn, while the account is settled
+                self._judge(asking, error)
+            raise
+        finally:
+            await self.ledger.settle(endpoint.model, most.usd, reading, lost_usd=lost_usd)
+        return record
+
+    async def _attempt_in_batch(self, asking: Asking) -> dict[str, Any]:
+        """One attempt by a batch, which keeps its reply and puts it on account; it takes no slot while it waits."""
+        endpoint = asking.request.endpoint
+        most = self._most(asking.request)
+        await self.ledger.set_aside(endpoint.model, most.usd)
+        item = BatchItem(asking.digest, prompt_digest(asking.request), most.usd)
+        try:
+            record = await self._batches.ask(asking.request, item)
+        except BaseException as error:
+            if isinstance(error, AttemptError):
+                self._judge(asking, error)
+            if not item.in_batch:
+                await self.ledger.settle(endpoint.model, most.usd, None)
+            raise
+        asking.health.succeed()
+        return record
+
+    async def _in_slot(self, asking: Asking, most: Most, exchange: Exchange) -> dict[str, Any]:
         """One attempt, in a slot of its own: pauses between attempts leave the slot to others."""
-        endpoint = request.endpoint
+        endpoint, messages, params, _ = asking.request
         pace = self._paces.setdefault((endpoint.model, endpoint.api_base), Pace(endpoint))
+        num_tokens = self._api.count_tokens(endpoint, messages, params) if endpoint.tokens_per_minute else 0
         await pace.admit(self._slots, num_tokens, self._check_running)
         try:
             self._check_running()
-            self.ledger.check(endpoint.model)
-            response = await self._api.send(endpoint, list(request.messages), request.params)
-        except BaseException as error:
-            if self._api.may_be_billed(error):
-                self.ledger.write_off(endpoint.model, most_usd)
+            asking.sent_s = min(asking.sent_s, time.monotonic())
+            reading: dict[str, Any] = await self._api.attempt(endpoint, list(messages), params, most, exchange)
+        except AttemptError as error:
             # The endpoint speaks of all its requests, so the model pauses, not this request alone.
-            pace.pause(min(self._api.retry_after_s(error, time.time()), endpoint.max_retry_after_s))
+            pace.pause(min(error.retry_after_s, endpoint.max_retry_after_s))
             raise
         finally:
             self._slots.release()
-        if endpoint.tokens_per_minute:
-            pace.correct(self._api.tokens_of(response) - num_tokens)
-        return response
+        pace.correct(reading["prompt_tokens"] + reading["completion_tokens"] - num_tokens)
+        return reading
+
+    def _judge(self, asking: Asking, fault: AttemptError) -> None:
+        """Decide, after the last attempt, what a fault means: for this request alone, or for all of them."""
+        endpoint, health = asking.request.endpoint, asking.health
+        asking.num_attempts += 1
+        if (fault.can_pass and asking.num_attempts < endpoint.max_attempts) or fault.kind == "content":
+            return
+        if not asking.is_its_own(fault):
+            asking.error = (
+                unavailable_error(fault, endpoint) if fault.can_pass else user_error(fault, fault.status, endpoint)
+            )
+        elif not asking.has_failed_before and not (fault.kind == "refused" and health.has_answered):
+            health.fail(asking.number, _failure(fault, asking.digest))
+            if verdict := health.verdict():
+                asking.error = failing_error(endpoint, verdict)
+        self.stopped_by = self.stopped_by or asking.error
+
+    def _most(self, request: Request) -> Most:
+        endpoint, messages, params, _ = request
+        longest = self._longest.get((endpoint.model, endpoint.api_base), 0)
+        return self._api.most_of(endpoint, messages, params, longest)
+
+    def _note_length(self, endpoint: EndpointConfig, reading: dict[str, Any]) -> None:
+        address = (endpoint.model, endpoint.api_base)
+        self._longest[address] = max(self._longest.get(address, 0), reading["completion_tokens"])
 
     def reopen(self) -> None:
         """Let requests start again after an error that ended them, once a caller tries anew.
@@ -271,7 +367,7 @@ class LLMClient:
             self._check_running()
         self.stopped_by = None
         for health in self._healths.values():
-            health.reset()
+            self._asked -= health.reset()
 
     def _check_running(self) -> None:
         if self.stopped_by is not None:
@@ -283,3 +379,8 @@ def _log_retry(model: str, state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     pause = state.next_action.sleep if state.next_action else 0.0
     logger.warning("model %s, attempt %d: %r; next in %.1f s", model, state.attempt_number, error, pause)
+
+
+def _failure(fault: AttemptError, digest: str) -> Failure:
+    may_be_outage = fault.can_pass and (fault.status is None or fault.status >= 500)
+    return Failure(fault.way, fault.body or str(fault), digest, fault.status, may_be_outage)

@@ -10,20 +10,22 @@ import functools
 import json
 import logging
 import math
-import re
-from collections.abc import Mapping, Sequence
-from email.utils import parsedate_to_datetime
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import litellm
-from litellm.exceptions import BadRequestError, ContentPolicyViolationError, ContextWindowExceededError, Timeout
+from litellm.exceptions import BadRequestError
 from litellm.types.utils import OPENAI_COMPATIBLE_BATCH_AND_FILES_PROVIDERS, ModelResponse
-from openai import OpenAIError
 
 from mralign_core.config import EndpointConfig
-from mralign_core.errors import ConfigError, UserError
+from mralign_core.errors import ConfigError
 from mralign_core.llm import offline
+from mralign_core.llm.exchange import Exchange
+from mralign_core.llm.litellm_errors import attempt_error
 from mralign_core.llm.offline import Message, is_offline
+from mralign_core.llm.tidying import MOST_TOKENS, text_of, token_count
 
 litellm.telemetry = False
 litellm.suppress_debug_info = True
@@ -36,21 +38,16 @@ BATCH_PROVIDERS = frozenset({*OPENAI_COMPATIBLE_BATCH_AND_FILES_PROVIDERS, "azur
 """Providers whose whole batch protocol litellm speaks: for others it lacks a call, or needs a bucket of one's own."""
 SELF_HOSTED = ("hosted_vllm", "llamafile", "lm_studio")
 """Providers that are servers of one's own: where no price is given, their tokens cost nothing."""
-REFUSALS = (ContentPolicyViolationError, ContextWindowExceededError)
-REFUSING_STATUS = (400, 413, 422)
-REFUSING_WORDS = re.compile(
-    r"content exists risk|content[ _](filter|policy|management)|invalid_prompt|usage polic|flagged"
-    r"|context[ _]length|(prompt|input) is too long|longer than the model",
-    re.IGNORECASE,
-)
-"""How providers word that they refuse one request for its content, where litellm takes it for a bad request."""
-STATUS_REMEDIES = {
-    401: "set the provider's API key in the environment",
-    403: "the API key may not use this model: check its permissions",
-    402: "the account has no credit left: top it up, and run again to go on",
-    404: "no such model at this endpoint: check its name and api_base",
-    429: "the account's quota is used up: raise it, and run again to go on",
-}
+BASE_BYTES = 1_048_576
+"""A reply may be so long, and longer by what its tokens take up."""
+BYTES_PER_TOKEN = 64
+"""Of a reply: most bytes of a token's text, escaped, and of its id."""
+MESSAGE_TOKENS = 16
+"""Most tokens that a chat template puts around one message."""
+TEMPLATE_TOKENS = 500
+"""Most tokens that it puts before them, such as a system prompt of its own."""
+PLAUSIBLE_FACTOR = 4
+"""A count above so many times the bound is no count: what was asked can't come to that."""
 
 
 class Price(NamedTuple):
@@ -64,22 +61,71 @@ class Price(NamedTuple):
         return num_input * self.input_usd + num_output * self.output_usd
 
 
-async def send(endpoint: EndpointConfig, messages: list[Any], params: dict[str, Any]) -> ModelResponse:
-    """Make exactly one attempt at a chat request, and give up on it after ``timeout_s`` seconds in all."""
+class Most(NamedTuple):
+    """The most that one attempt at a request can take."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float
+
+
+NO_BOUNDS = Most(MOST_TOKENS, MOST_TOKENS, 0.0)
+
+
+def most_of(endpoint: EndpointConfig, messages: Sequence[Message], params: Mapping[str, Any], longest: int = 0) -> Most:
+    """Bounds of what an attempt takes, for the account: no tokenizer makes more tokens of a text than it has bytes.
+
+    Args:
+        endpoint: the model.
+        messages: the prompt.
+        params: the request's parameters.
+        longest: tokens of the longest reply so far, as some servers don't keep to ``max_output_tokens``.
+    """
+    num_bytes = sum(len(message["content"].encode("utf-8", "backslashreplace")) for message in messages)
+    shape = len(json.dumps(params["response_format"])) if "response_format" in params else 0
+    num_prompt = num_bytes + shape + MESSAGE_TOKENS * len(messages) + TEMPLATE_TOKENS
+    num_completion = max(endpoint.max_output_tokens, longest)
+    return Most(num_prompt, num_completion, price_of(endpoint).cost_usd(num_prompt, num_completion))
+
+
+def exchange_for(messages: Sequence[Message], most: Most) -> Exchange:
+    """What watches one attempt, with a bound for its reply."""
+    return Exchange(BASE_BYTES + BYTES_PER_TOKEN * (most.prompt_tokens + most.completion_tokens))
+
+
+async def attempt(
+    endpoint: EndpointConfig, messages: list[Any], params: dict[str, Any], most: Most, exchange: Exchange
+) -> dict[str, Any]:
+    """Make exactly one attempt at a chat request, and read what came; given up on after ``timeout_s`` seconds in all.
+
+    Raises:
+        AttemptError: no reply came, or none that can be read.
+    """
     if is_offline(endpoint.model):
-        return _offline_response(endpoint.model, messages, params)
-    # litellm's time-out restarts with every byte that arrives; this one does not.
-    async with asyncio.timeout(endpoint.timeout_s):
-        response: ModelResponse = await litellm.acompletion(
-            model=endpoint.model,
-            messages=messages,
-            timeout=endpoint.timeout_s,
-            num_retries=0,
-            max_retries=0,
-            **address(endpoint),
-            **params,
-        )
-    return response
+        return read(endpoint, _offline_response(endpoint.model, messages, params), most)
+    call = partial(litellm.acompletion, model=endpoint.model, messages=messages, **params)
+    return await watched(endpoint, call, lambda response: read(endpoint, response, most), exchange)
+
+
+async def watched(
+    endpoint: EndpointConfig,
+    call: Callable[..., Awaitable[Any]],
+    read_response: Callable[[Any], dict[str, Any]],
+    exchange: Exchange,
+) -> dict[str, Any]:
+    """What a call of litellm brings, read, within ``timeout_s`` seconds in all.
+
+    Raises:
+        AttemptError: no reply came, or none that can be read.
+    """
+    try:
+        # litellm's time-out restarts with every byte that arrives; this one does not.
+        async with asyncio.timeout(endpoint.timeout_s):
+            with exchange.observed():
+                response = await call(timeout=endpoint.timeout_s, num_retries=0, max_retries=0, **address(endpoint))
+        return read_response(response)
+    except Exception as error:
+        raise attempt_error(error, time.time(), exchange) from error
 
 
 def request_params(endpoint: EndpointConfig, schema: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -169,33 +215,37 @@ def count_tokens(endpoint: EndpointConfig, messages: Sequence[Message], params: 
     return int(1.05 * num_tokens) + 16
 
 
-def read(endpoint: EndpointConfig, response: ModelResponse, most_usd: float = 0.0) -> dict[str, Any]:
+def read(endpoint: EndpointConfig, response: ModelResponse, most: Most = NO_BOUNDS) -> dict[str, Any]:
     """What a response says: text, why it ended, tokens, price, and the whole of it, raw.
 
     Args:
         endpoint: the model.
         response: what litellm made of its reply.
-        most_usd: the price when the endpoint does not say what it counted.
+        most: bounds of its tokens, and the price when the endpoint does not say what it counted, or can't have.
     """
     choice = response.choices[0] if response.choices else None
     usage = getattr(response, "usage", None)
-    prompt_tokens = max(0, usage.prompt_tokens or 0) if usage else 0
-    completion_tokens = max(0, usage.completion_tokens or 0) if usage else 0
-    is_metered = prompt_tokens + completion_tokens > 0
+    prompt_tokens, completion_tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+    text = as_utf8(text_of(choice.message.content) if choice else "")
+    is_metered = is_plausible(prompt_tokens, most.prompt_tokens) and is_plausible(
+        completion_tokens, most.completion_tokens, least=1 if text else 0
+    )
+    if not is_metered:
+        prompt_tokens = completion_tokens = 0
     return {
-        "response": _finite(response.model_dump(mode="json", warnings=False)),
-        "reply": _as_utf8((choice.message.content or "") if choice else ""),
+        "response": storable(response.model_dump(mode="json", warnings=False)),
+        "reply": text,
         "finish_reason": (choice.finish_reason or "") if choice else "",
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
-        "cost_usd": _cost_usd(endpoint, response, prompt_tokens, completion_tokens) if is_metered else most_usd,
+        "cost_usd": _cost_usd(endpoint, response, prompt_tokens, completion_tokens) if is_metered else most.usd,
     }
 
 
-def tokens_of(response: ModelResponse) -> int:
-    """Tokens of a prompt and its reply, as the endpoint counts them; 0 where it does not say."""
-    usage = getattr(response, "usage", None)
-    return (usage.total_tokens or 0) if usage else 0
+def is_plausible(num_tokens: Any, most_tokens: int, least: int = 1) -> bool:
+    """Whether a server can have counted so many tokens."""
+    count = token_count(num_tokens)
+    return count is not None and count == num_tokens and least <= count <= PLAUSIBLE_FACTOR * most_tokens
 
 
 def _cost_usd(endpoint: EndpointConfig, response: ModelResponse, num_input: int, num_output: int) -> float:
@@ -205,7 +255,7 @@ def _cost_usd(endpoint: EndpointConfig, response: ModelResponse, num_input: int,
         return 0.0
     if litellms is None or endpoint.input_usd_per_million is not None or endpoint.use_batch_api:
         return price_of(endpoint).cost_usd(num_input, num_output)
-    return max(0.0, litellms)
+    return litellms if litellms > 0 and math.isfinite(litellms) else price_of(endpoint).cost_usd(num_input, num_output)
 
 
 def _offline_response(model: str, messages: Sequence[Message], params: dict[str, Any]) -> ModelResponse:
@@ -221,16 +271,18 @@ def _offline_response(model: str, messages: Sequence[Message], params: dict[str,
     return ModelResponse(model=model, choices=[choice], usage=usage)
 
 
-def _finite(value: Any) -> Any:
-    """JSON values with null in place of numbers that JSON has no form for."""
+def storable(value: Any) -> Any:
+    """JSON values with null in place of numbers that JSON has no form for, and lone surrogates escaped."""
     if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
+        return {as_utf8(name): storable(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [storable(item) for item in value]
+    if isinstance(value, str):
+        return as_utf8(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _as_utf8(text: str) -> str:
+def as_utf8(text: str) -> str:
     """The text with lone surrogates escaped: JSON can bring them, but no table or request can hold them."""
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -257,54 +309,3 @@ def response_format(model: str, schema: dict[str, Any]) -> dict[str, Any]:
         return {"response_format": {"type": "json_object"}}
     json_schema = {"name": "annotation", "strict": True, "schema": schema}
     return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
-
-
-def can_pass(error: BaseException) -> bool:
-    """Whether an error is of a kind that can pass: time-out, lost connection, rate limit, server error."""
-    if isinstance(error, TimeoutError):
-        return True
-    if not isinstance(error, OpenAIError):
-        return False
-    status = getattr(error, "status_code", None)
-    if status == 429 and "insufficient_quota" in str(error):  # an account without credit is not a rate limit
-        return False
-    return isinstance(status, int) and (status in (408, 429) or status >= 500)
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether an error is about one request's content, so that another request may well succeed."""
-    if isinstance(error, REFUSALS) or getattr(error, "status_code", None) == 413:
-        return True
-    return getattr(error, "status_code", None) in REFUSING_STATUS and bool(REFUSING_WORDS.search(str(error)))
-
-
-def may_be_billed(error: BaseException) -> bool:
-    """Whether a request may have been answered, and billed, though no reply came: given up on, or cancelled."""
-    return isinstance(error, TimeoutError | Timeout | asyncio.CancelledError)
-
-
-def retry_after_s(error: BaseException | None, now: float) -> float:
-    """Seconds that the endpoint asked to wait (header Retry-After, seconds or a date), 0 if it did not say.
-
-    Args:
-        error: what the attempt raised.
-        now: seconds since the epoch.
-    """
-    headers = getattr(error, "litellm_response_headers", None) or {}
-    value = headers.get("retry-after", "")
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except ValueError:
-        return 0.0
-
-
-def user_error(error: Exception, endpoint: EndpointConfig) -> UserError:
-    """The error of a request that repeating can't help, with what to do about it."""
-    status = getattr(error, "status_code", None)
-    remedy = STATUS_REMEDIES.get(status or 0, "check the model's name, temperature, max_output_tokens and api_base")
-    where = f" at {endpoint.api_base}" if endpoint.api_base else ""
-    return UserError(f"model {endpoint.model!r}{where} refused the request (status {status}): {error}; {remedy}")

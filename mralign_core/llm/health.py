@@ -14,23 +14,22 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from mralign_core.config import EndpointConfig
-from mralign_core.errors import UserError
-
 LATER_FACTOR = 4
 """Once an endpoint has answered, so many times more failures in a row mean that it does no more."""
 MIXED_FACTOR = 2
 """So many times more failures in a row mean the same where each fails in its own way."""
 
-BEGINNING_CHARS = 200
-"""So much of a reply is shown."""
-
 
 class Failure(NamedTuple):
-    """One request that failed: the way, short and stable, and the beginning of what came back."""
+    """One request that failed: the way, short and stable, and how its reply began; its digest and its HTTP status, as
+    far as there are any, and whether an outage may have been the cause.
+    """
 
     way: str
     beginning: str
+    digest: str = ""
+    status: int | None = None
+    can_pass: bool = False
 
 
 class Verdict(NamedTuple):
@@ -103,9 +102,15 @@ class Health:
         self.requests.succeed()
 
     def fail(self, number: int, failure: Failure) -> None:
-        """A request failed; its number is off those under way."""
+        """A request failed, and is under way no more."""
+        self._under_way.discard(number)
         self._last_failed = max(self._last_failed, number)
         self.requests.failures.append(failure)
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether any reply came."""
+        return bool(self.requests.num_good)
 
     def has_answered_since(self, moment_s: float) -> bool:
         """Whether a reply came after a moment of the monotonic clock."""
@@ -120,18 +125,9 @@ class Health:
         is_older_under_way = bool(self._under_way) and min(self._under_way) < self._last_failed
         return is_older_under_way and self.requests.verdict() is not None
 
-    def reset(self) -> None:
-        """Forget the failures, as a caller tries anew."""
+    def reset(self) -> set[str]:
+        """Forget the failures, as a caller tries anew; the digests of the requests that failed."""
+        digests = {failure.digest for failure in self.requests.failures}
         self.requests.failures.clear()
         self.contents.failures.clear()
-
-
-def unreadable_error(endpoint: EndpointConfig, verdict: Verdict) -> UserError:
-    """The error of replies in a row that could not be used."""
-    where = f" at {endpoint.api_base}" if endpoint.api_base else ""
-    return UserError(
-        f"the last {verdict.num_failures} replies of model {endpoint.model!r}{where} could not be used, in one way: "
-        f"{verdict.failure.way}; one began with {verdict.failure.beginning[:BEGINNING_CHARS]!r}. Try another model, or "
-        "a larger max_output_tokens where replies are cut off; what was paid for is kept. A run that is to go on "
-        "nevertheless needs a larger stop_after_failures of the model"
-    )
+        return digests

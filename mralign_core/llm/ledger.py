@@ -133,27 +133,24 @@ class Ledger:
             await self._release(model, most_usd)
             raise
 
-    def write_off(self, model: str, most_usd: float) -> None:
-        """Count a request whose reply never came, but which may have been billed, as if it had cost the most."""
-        self._of(model).lost_usd += most_usd
+    async def settle(
+        self, model: str, most_usd: float, record: Mapping[str, Any] | None, *, lost_usd: float = 0.0
+    ) -> None:
+        """Put what an attempt cost in place of what was set aside for it.
 
-    def check(self, model: str) -> None:
-        """Pass if what is committed is not above the ceiling, where write-offs may have brought it.
-
-        Raises:
-            BudgetError: it is.
+        Args:
+            model: what was asked.
+            most_usd: what was set aside.
+            record: tokens and price of the reply, None where none came.
+            lost_usd: what may be billed though no reply came; it counts as spent.
         """
-        if self.ceiling_usd is not None and self.committed_usd > self.ceiling_usd:
-            raise BudgetError(self._too_much(model, 0.0, self.ceiling_usd))
-
-    async def settle(self, model: str, most_usd: float, record: Mapping[str, Any] | None) -> None:
-        """Put a reply's price in place of what was set aside; no reply (None) costs nothing."""
+        usage = self._of(model)
         if record is not None:
-            usage = self._of(model)
             usage.requests += 1
             usage.prompt_tokens += record["prompt_tokens"]
             usage.completion_tokens += record["completion_tokens"]
             usage.cost_usd += record["cost_usd"]
+        usage.lost_usd += lost_usd
         await self._release(model, most_usd)
         if most_usd:
             await self.save()

@@ -11,20 +11,12 @@ from typing import Any, NamedTuple
 from mralign_core.config import EndpointConfig
 from mralign_core.llm.offline import Message
 from mralign_core.llm.store import ReplyStore
-from mralign_core.redaction import redact
 
 logger = logging.getLogger("mralign_core.llm")
 
 RECORD_VERSION = 2
 FAILED = "failed"
 """Finish reason of a request that the other side failed to answer; its record is kept, but not finished."""
-
-
-class EndpointUnavailableError(ConnectionError):
-    """An endpoint stayed out of reach for all attempts; the same call, made later, goes on from here."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(redact(message))
 
 
 class Request(NamedTuple):

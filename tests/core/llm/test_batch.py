@@ -340,8 +340,10 @@ def test_attempts_end(provider):
     provider.answer = lambda body, number: (500, "broken") if content(body) == "u1" else says("hello").body
     stores = Stores()
     results = complete(requests_to(provider, 3), stores)
-    assert isinstance(results[1], EndpointUnavailableError) and "3 attempt" in str(results[1])
-    assert len(provider.submitted) == 5 and len(stores.replies.records) == 2
+    assert results[1].failed and "broken" in results[1].problem and results[0].reply == results[2].reply == "hello"
+    assert len(provider.submitted) == 5 and len(stores.replies.records) == 3
+    again = complete(requests_to(provider, 3), stores)
+    assert again[1].failed and len(provider.submitted) == 8
 
 
 def test_a_request_refused_for_its_content_is_a_kept_outcome(provider):
@@ -353,13 +355,21 @@ def test_a_request_refused_for_its_content_is_a_kept_outcome(provider):
     assert len(stores.replies.records) == 3 and len(provider.submitted) == 3
 
 
-@pytest.mark.parametrize(("status", "remedy"), [(400, "temperature"), (404, "no such model")])
-def test_another_refusal_is_a_user_error_and_the_other_replies_are_kept(provider, status, remedy):
+@pytest.mark.parametrize("status", [400, 404])
+def test_one_request_that_is_refused_while_others_are_answered_is_a_failure_of_its_own(provider, status):
     provider.answer = lambda body, number: (status, "because") if content(body) == "u1" else says("hello").body
     stores = Stores()
     results = complete(requests_to(provider, 3), stores)
-    assert isinstance(results[1], UserError) and remedy in str(results[1]) and "because" in str(results[1])
-    assert len(stores.replies.records) == 2 and len(provider.submitted) == 3
+    assert results[1].failed and "because" in results[1].problem
+    assert results[0].reply == results[2].reply == "hello" and len(provider.submitted) == 3
+
+
+@pytest.mark.parametrize(("status", "remedy"), [(400, "temperature"), (404, "no such model")])
+def test_requests_that_are_all_refused_are_a_user_error(provider, status, remedy):
+    provider.answer = lambda body, number: (status, "because")
+    results = complete(requests_to(provider, 6))
+    assert isinstance(results[-1], UserError) and remedy in str(results[-1]) and "because" in str(results[-1])
+    assert len(provider.submitted) == 6
 
 
 def test_a_batch_that_failed_validation_is_a_user_error_with_the_provider_s_words(provider):

@@ -148,7 +148,7 @@ def test_without_retry_after_pauses_grow(server):
 )
 def test_what_cannot_pass_is_one_request_and_a_user_error_with_a_remedy(server, status, remedy):
     server.play(fails(status, "because of x"))
-    [error] = complete([request_to(server)])
+    [error] = complete([request_to(server, settings={"stop_after_failures": 1})])
     assert isinstance(error, UserError)
     for part in (remedy, "because of x", "openai/gpt-4o", server.url, str(status)):
         assert part in str(error)
@@ -333,11 +333,13 @@ def test_kept_replies_cost_nothing_again(server):
     assert ledger.usage["openai/gpt-4o"].kept_replies == 4 and ledger.committed_usd == 0
 
 
-def test_a_request_that_got_no_reply_is_not_charged(server):
-    server.play(fails(503))
+@pytest.mark.parametrize(("status", "lost_usd"), [(429, 0), (503, 32), (500, 32)])
+def test_an_attempt_without_a_reply_is_charged_unless_it_was_plainly_refused(server, status, lost_usd):
+    server.play(fails(status))
     ledger = Ledger(ceiling_usd=100)
     complete([request_to(server, settings=PRICED | {"max_attempts": 2})], ledger=ledger)
-    assert ledger.committed_usd == 0 and ledger.usage["openai/gpt-4o"].requests == 0
+    assert ledger.committed_usd == ledger.usage["openai/gpt-4o"].lost_usd == lost_usd
+    assert ledger.usage["openai/gpt-4o"].requests == 0
 
 
 @pytest.mark.parametrize("content", ["half \ud83d", "\x00\x1b", "naïve 🇨🇭"])
@@ -403,7 +405,7 @@ def test_one_trace_that_a_provider_refuses_does_not_end_the_run(server, message)
 
 def test_a_limit_on_output_is_the_users_to_mend_and_no_refusal(server):
     server.play(fails(400, "max_tokens is too large: 8192. This model supports at most 4096 completion tokens"))
-    [error] = complete([request_to(server)])
+    [error] = complete([request_to(server, settings={"stop_after_failures": 1})])
     assert isinstance(error, UserError) and "max_output_tokens" in str(error)
 
 
