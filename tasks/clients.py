@@ -8,12 +8,14 @@ import os
 import re
 import threading
 import time
+from dataclasses import asdict
 
 import pandas as pd
 from prefect.runtime import flow_run
 
 from mralign_core.config import AnnotateConfig, GenerateConfig
 from mralign_core.llm import Ledger, LLMClient, Usage, background
+from mralign_core.llm.ledger import read_record
 from mralign_core.storage import ArtifactStore, BatchRecords, LedgerRecords, ReplyStore
 
 BUDGETS = {AnnotateConfig: "annotate.budget_usd", GenerateConfig: "generate.budget_usd"}
@@ -55,7 +57,11 @@ def save_account(store: ArtifactStore, ledger_name: str, section: AnnotateConfig
 def read_account(store: ArtifactStore, ledger_name: str) -> pd.DataFrame:
     """What each run paid from an account: ``run, model`` and the fields of :class:`mralign_core.llm.Usage`."""
     records = LedgerRecords(store, ledger_name).read()
-    rows = [{"run": run, "model": model, **usage} for run, record in records.items() for model, usage in record.items()]
+    rows = [
+        {"run": run, "model": model, **asdict(usage)}
+        for run, record in records.items()
+        for model, usage in read_record(run, record).items()
+    ]
     return pd.DataFrame(rows, columns=["run", "model", *Usage.__dataclass_fields__]).round(6)
 
 

@@ -1,22 +1,34 @@
 """What requests cost: a ledger by model and run that survives the process, and a ceiling that is never crossed.
 
-Before a request is sent, the most it can cost is set aside; when its reply is there, its price takes that
-place. What was set aside when a process was killed, and for a request that was given up on, counts as spent,
-because the provider may have billed it: the ceiling holds over crashes and reruns.
+Before an attempt is sent, the most it can cost is set aside; when its reply is there, its price takes that place. What
+was set aside when a process was killed, and for an attempt whose reply was lost, counts as spent, because the provider
+may have billed it: the ceiling holds over crashes and reruns.
+
+It holds over runs at the same time too, each with a record of its own: what is set aside is written first, and then the
+records of the others are read. Of two runs that do so at once, at least one sees what both have set aside, and takes
+its own back where that is too much. What can still cross a ceiling is a provider that bills more tokens than were
+asked for, by what it bills beyond them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NoReturn, Protocol
 
-from mralign_core.errors import BudgetError
+from mralign_core.errors import BudgetError, DataError
 
-READ_OTHERS_EVERY_S = 10.0
-"""Runs at the same time may together cross a ceiling by what they spend in so many seconds."""
+logger = logging.getLogger("mralign_core.llm")
+
+CONTENTION_TRIES = 6
+"""Times to look for room again that other runs have set aside, and may give back."""
+CONTENTION_PAUSE_S = 0.1
+"""Longest pause before the first of them, doubled before each further one."""
 Record = dict[str, dict[str, Any]]
 """Model → the fields of its :class:`Usage`."""
 
@@ -24,8 +36,8 @@ Record = dict[str, dict[str, Any]]
 class LedgerStore(Protocol):
     """Keeps one record a run. Called from several threads at once."""
 
-    def read(self) -> Mapping[str, Record]:
-        """The records of all runs."""
+    def read(self) -> Mapping[str, Any]:
+        """The records of all runs, each a :data:`Record` unless it is damaged."""
         ...
 
     def write(self, run: str, record: Record, /) -> None:
@@ -69,6 +81,21 @@ class Usage:
         """Dollars that are or may be spent."""
         return self.cost_usd + self.set_aside_usd + self.lost_usd
 
+    @classmethod
+    def read(cls, values: Any) -> Usage:
+        """The usage that a record says.
+
+        Raises:
+            ValueError: it holds no number where it should.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{values!r:.60} is no account of a model")
+        for one in fields(cls):
+            value = values.get(one.name, 0)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ValueError(f"{one.name} is {value!r:.40}, which is no amount")
+        return cls(**{one.name: values[one.name] for one in fields(cls) if one.name in values})
+
 
 @dataclass
 class Ledger:
@@ -88,13 +115,13 @@ class Ledger:
 
     def __post_init__(self) -> None:
         records = self.store.read()
-        self._usage = {model: Usage(**fields) for model, fields in records.get(self.run, {}).items()}
-        self._others_usd = self._spent_by_others(records)
-        self._read_again_at = time.monotonic() + READ_OTHERS_EVERY_S
+        self._usage = self._read_record(self.run, records.get(self.run, {}))
+        self._note_others(records)
         self._in_flight = 0
         self._changed = asyncio.Condition()
-        self._saving = asyncio.Lock()
+        self._saving, self._reading = asyncio.Lock(), asyncio.Lock()
         self._version = self._saved_version = 0
+        self._read_begun_s = -math.inf
 
     @property
     def usage(self) -> dict[str, Usage]:
@@ -112,26 +139,50 @@ class Ledger:
         return not self._in_flight
 
     async def set_aside(self, model: str, most_usd: float) -> None:
-        """Set the most that a request can cost aside, waiting for replies under way where that makes room.
+        """Set the most that an attempt can cost aside, waiting for replies under way where that makes room.
 
         Raises:
             BudgetError: no reply under way can make enough room below the ceiling.
         """
+        tries = 0
+        while True:
+            await self._take_place(model, most_usd)
+            if not most_usd:
+                return
+            try:
+                await self.save()
+                await self._read_others()
+                if self.ceiling_usd is None or self.committed_usd <= self.ceiling_usd:
+                    return
+            except BaseException:  # else those who wait for room would wait for this request for ever
+                await self._release(model, most_usd)
+                raise
+            await self._release(model, most_usd)
+            await self.save()
+            if tries == CONTENTION_TRIES or not self._others_set_aside_usd:
+                self._refuse(model, most_usd)
+            await asyncio.sleep(random.random() * CONTENTION_PAUSE_S * 2**tries)
+            tries += 1
+
+    async def _take_place(self, model: str, most_usd: float) -> None:
+        """Set aside by what is known of the other runs."""
         async with self._changed:
-            await self._read_others()
-            while self.ceiling_usd is not None and self.committed_usd + most_usd > self.ceiling_usd:
-                if not self._in_flight:
-                    raise BudgetError(self._too_much(model, most_usd, self.ceiling_usd))
-                await self._changed.wait()
+            while not self._has_room(most_usd):
+                if self._in_flight:
+                    await self._changed.wait()
+                    continue
+                await self._read_others()
+                if not self._has_room(most_usd):
+                    self._refuse(model, most_usd)
             self._in_flight += 1
             self._of(model).set_aside_usd += most_usd
-        if not most_usd:
-            return
-        try:
-            await self.save()
-        except BaseException:  # else those who wait for room would wait for this request for ever
-            await self._release(model, most_usd)
-            raise
+
+    def _has_room(self, most_usd: float) -> bool:
+        return self.ceiling_usd is None or self.committed_usd + most_usd <= self.ceiling_usd
+
+    def _refuse(self, model: str, most_usd: float) -> NoReturn:
+        assert self.ceiling_usd is not None
+        raise BudgetError(self._too_much(model, most_usd, self.ceiling_usd))
 
     async def settle(
         self, model: str, most_usd: float, record: Mapping[str, Any] | None, *, lost_usd: float = 0.0
@@ -163,18 +214,29 @@ class Ledger:
             self._changed.notify_all()
 
     async def _read_others(self) -> None:
-        """See now and then what runs at the same time have spent."""
-        if self.ceiling_usd is not None and time.monotonic() > self._read_again_at:
-            self._others_usd = self._spent_by_others(await asyncio.to_thread(self.store.read))
-            self._read_again_at = time.monotonic() + READ_OTHERS_EVERY_S
+        """See what other runs have spent by now; callers at the same time share one look."""
+        if self.ceiling_usd is None:
+            return
+        asked_s = time.monotonic()
+        async with self._reading:
+            if self._read_begun_s >= asked_s:
+                return
+            begun_s = time.monotonic()
+            self._note_others(await asyncio.to_thread(self.store.read))
+            self._read_begun_s = begun_s
 
-    def _spent_by_others(self, records: Mapping[str, Record]) -> float:
-        return sum(
-            Usage(**fields).committed_usd
+    def _note_others(self, records: Mapping[str, Any]) -> None:
+        usages = [
+            usage
             for run, record in records.items()
-            for fields in record.values()
             if run != self.run
-        )
+            for usage in self._read_record(run, record).values()
+        ]
+        self._others_usd = sum(usage.committed_usd for usage in usages)
+        self._others_set_aside_usd = sum(usage.set_aside_usd for usage in usages)
+
+    def _read_record(self, run: str, record: Any) -> dict[str, Usage]:
+        return read_record(run, record, self.ceiling_field if self.ceiling_usd is not None else "")
 
     async def take_over(self, run: str, model: str, most_usd: Sequence[float]) -> None:
         """Answer for requests, each with what was set aside for it, that another run left under way.
@@ -186,9 +248,10 @@ class Ledger:
             if run == self.run:
                 return
             others = dict((await asyncio.to_thread(self.store.read)).get(run, {}))
-            before_usd = others.get(model, {}).get("set_aside_usd", 0.0)
+            before_usd = self._read_record(run, others).get(model, Usage()).set_aside_usd
             moved_usd = min(sum(most_usd), before_usd)
             self._others_usd -= moved_usd
+            self._others_set_aside_usd -= moved_usd
             self._of(model).set_aside_usd += sum(most_usd)
         await self.save()
         if moved_usd:
@@ -214,8 +277,36 @@ class Ledger:
         return self._usage.setdefault(model, Usage())
 
     def _too_much(self, model: str, most_usd: float, ceiling_usd: float) -> str:
+        lost_usd = sum(usage.lost_usd for usage in self._usage.values())
+        lost = f" ({lost_usd:.4f} of them for replies that were lost, and may be billed)" if lost_usd else ""
         return (
-            f"the budget is used up: {self.committed_usd:.4f} of {ceiling_usd:g} dollars are spent or set aside, and "
-            f"the next request to {model} can cost up to {most_usd:.4f}. All replies so far are kept: raise "
+            f"the budget is used up: {self.committed_usd:.4f} of {ceiling_usd:g} dollars are spent or set aside{lost}, "
+            f"and the next request to {model} can cost up to {most_usd:.4f}. All replies so far are kept: raise "
             f"{self.ceiling_field} and run again to go on, or lower max_output_tokens of the model"
         )
+
+
+def read_record(run: str, record: Any, ceiling_field: str = "") -> dict[str, Usage]:
+    """A run's account; a damaged one counts as empty where there is no ceiling to hold.
+
+    Args:
+        run: its name, for the message.
+        record: what the store has.
+        ceiling_field: config field of the ceiling, if there is one.
+
+    Raises:
+        DataError: the record is damaged, and there is a ceiling.
+    """
+    try:
+        if not isinstance(record, Mapping):
+            raise ValueError("it is no account")
+        return {model: Usage.read(values) for model, values in record.items()}
+    except ValueError as error:
+        text = f"the account of run {run!r} in the ledger is damaged: {error}"
+        if ceiling_field:
+            raise DataError(
+                f"{text}; what it paid counts against {ceiling_field}, so restore the record, or remove it to forget "
+                "what it paid"
+            ) from None
+        logger.warning("%s; it counts as empty", text)
+        return {}

@@ -38,9 +38,9 @@ class LedgerRecords:
         self._store = store
         self._folder = f"ledgers/{work}"
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        """The records of all runs."""
-        return self._store.list_json(self._folder)
+    def read(self) -> dict[str, Any]:
+        """The records of all runs; None for one that can't be read, as its run may have paid."""
+        return self._store.list_any_json(self._folder)
 
     def write(self, run: str, record: Mapping[str, Any]) -> None:
         """Put a run's record in place of the one before."""

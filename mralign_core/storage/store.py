@@ -314,12 +314,15 @@ class ArtifactStore:
         return record if isinstance(record, dict) else None
 
     def list_json(self, folder: str) -> dict[str, dict[str, Any]]:
-        """The records of a folder, by their names in it."""
+        """The records of a folder, by their names in it, without those that can't be read."""
+        return {name: record for name, record in self.list_any_json(folder).items() if record is not None}
+
+    def list_any_json(self, folder: str) -> dict[str, dict[str, Any] | None]:
+        """The records of a folder, by their names in it; None for those that can't be read."""
         names = [
             name.removesuffix(".json") for name in self._files.names(f"records/{folder}") if name.endswith(".json")
         ]
-        records = {name: self.get_json(f"{folder}/{name}") for name in names}
-        return {name: record for name, record in records.items() if record is not None}
+        return {name: self.get_json(f"{folder}/{name}") for name in names}
 
     def _ref(self, manifest: Manifest) -> ArtifactRef:
         return manifest.ref(self._files.uri(manifest.path))
