@@ -213,6 +213,9 @@ class EndpointConfig(Section):
     """Sampling temperature; null leaves it to the endpoint."""
     max_output_tokens: int = Field(8192, ge=16, le=1_000_000)
     """Longest reply, hidden reasoning included; bounds what one request can cost."""
+    response_format: Literal["auto", "json_schema", "json_object", "text"] = "auto"
+    """How a reply in JSON is asked for: with its schema, as JSON, or in words alone. `auto` sends the schema to models
+    that are known to keep to one, and to a server at api_base that says so of itself."""
     requests_per_minute: int = Field(0, ge=0, json_schema_extra=OPERATIONAL)
     """Most requests a minute, evenly spaced; 0 sets no limit."""
     tokens_per_minute: int = Field(0, ge=0, json_schema_extra=OPERATIONAL)
@@ -352,7 +355,7 @@ class GenerateConfig(Section):
                     "generate.endpoint.use_batch_api needs generate.draws 'exhaustive': one draw after another would "
                     "each wait for a batch of its own"
                 )
-            decoded = ("temperature", "max_output_tokens")
+            decoded = ("temperature", "max_output_tokens", "response_format")
             _refuse_ignored(
                 self.endpoint, "generate.endpoint", decoded, "beside generate.temperature and max_new_tokens"
             )

@@ -95,10 +95,14 @@ def drips(turn, seconds):
 
 
 class ChatServer:
-    """Answers each request with ``script(request, number)``, a :class:`Turn`, and remembers the requests."""
+    """Answers each request with ``script(request, number)``, a :class:`Turn`, and remembers the requests.
+
+    ``pages`` are what it says of itself, by path; ``visits`` are the paths that were asked for, with their headers.
+    """
 
     def __init__(self):
         self.requests, self.headers, self.times = [], [], []
+        self.pages, self.visits = {}, []
         self.play(says("hello"))
         self.most_at_once = self._at_once = 0
         self._lock = threading.Lock()
@@ -142,6 +146,15 @@ class ChatServer:
 
             def log_message(self, *args):
                 pass
+
+            def do_GET(self):
+                server.visits.append((self.path, dict(self.headers)))
+                page = server.pages.get(self.path)
+                body = json.dumps(page).encode()
+                self.send_response(404 if page is None else 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
 
             def do_POST(self):
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -34,7 +34,17 @@ from mralign_core.llm.faults import AttemptError, failing_error, unavailable_err
 from mralign_core.llm.health import Failure, Health
 from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.pacing import Pace
-from mralign_core.llm.request import FAILED, Received, Request, any_record, blank_record, prompt_digest, received
+from mralign_core.llm.probing import says_it_knows_schemas
+from mralign_core.llm.request import (
+    FAILED,
+    OFFERED,
+    Received,
+    Request,
+    any_record,
+    blank_record,
+    prompt_digest,
+    received,
+)
 from mralign_core.llm.store import ReplyStore
 
 if TYPE_CHECKING:
@@ -55,7 +65,7 @@ class Asking:
         kept: the record of an earlier client, of a failure or a reply that is of no use.
 
     ``number`` is its place among the endpoint's requests; ``error`` is what ends the run, once a fault does; ``sent_s``
-    is when it was first sent, on the monotonic clock.
+    is when it was first sent, on the monotonic clock; ``exchange`` tells of the last attempt, if one was sent.
     """
 
     request: Request
@@ -67,6 +77,7 @@ class Asking:
     error: Exception | None = None
     started_s: float = field(default_factory=time.monotonic)
     sent_s: float = math.inf
+    exchange: Exchange | None = None
 
     @property
     def has_failed_before(self) -> bool:
@@ -154,6 +165,8 @@ class LLMClient:
         self._asked: set[str] = set()
         self._healths: dict[tuple[str, str], Health] = {}
         self._longest: dict[tuple[str, str], int] = {}
+        self._probes: dict[tuple[str, str], asyncio.Task[bool]] = {}
+        self._refusing_schemas: set[tuple[str, str]] = set()
         self.stopped_by: Exception | None = None
         self._batches = batch.BatchTransport(
             batches or MemoryBatchStore(),
@@ -218,8 +231,7 @@ class LLMClient:
             self._check_running()
 
     def _health(self, endpoint: EndpointConfig) -> Health:
-        address = (endpoint.model, endpoint.api_base)
-        return self._healths.setdefault(address, Health(endpoint.stop_after_failures))
+        return self._healths.setdefault(_address(endpoint), Health(endpoint.stop_after_failures))
 
     async def _buy(self, request: Request, digest: str, kept: dict[str, Any] | None = None) -> dict[str, Any]:
         """A new reply, kept, on account, in place of what is ``kept``."""
@@ -230,7 +242,6 @@ class LLMClient:
         asking = Asking(request, digest, self._health(request.endpoint), kept)
         if request.endpoint.use_batch_api:
             return await self._attempts(asking, partial(self._attempt_in_batch, asking))
-        await self._begin(asking)
         try:
             record = await self._attempts(asking, partial(self._attempt, asking))
         except Exception as error:
@@ -239,14 +250,6 @@ class LLMClient:
         finally:
             await asking.health.end(asking.number)
         return record
-
-    async def _begin(self, asking: Asking) -> None:
-        """Wait while older requests decide whether the endpoint is to be asked at all."""
-        asking.number = await asking.health.begin()
-        if verdict := asking.health.verdict():
-            await asking.health.end(asking.number)
-            self.stopped_by = self.stopped_by or failing_error(asking.request.endpoint, verdict)
-        self._check_running()
 
     async def _attempts(self, asking: Asking, attempt: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         """The record of a new reply; a request that was refused, or failed by itself, has one without text."""
@@ -274,20 +277,21 @@ class LLMClient:
 
     async def _attempt(self, asking: Asking) -> dict[str, Any]:
         """One attempt, on account: what it may cost is set aside, and then paid, lost or given back."""
-        endpoint, messages = asking.request[:2]
+        endpoint = asking.request.endpoint
         most = self._most(asking.request)
-        await self.ledger.set_aside(endpoint.model, most.usd)
-        exchange = self._api.exchange_for(messages, most)
+        await self._take_place(asking, most)
+        asking.exchange = None
         reading, lost_usd = None, 0.0
         try:
-            reading = await self._in_slot(asking, most, exchange)
-            asking.health.succeed()
+            reading = await self._in_slot(asking, most)
+            asking.health.succeed(asking.number)
             self._note_length(endpoint, reading)
             record = asking.record(reading)
             if not self._api.is_offline(endpoint.model):
                 await asyncio.to_thread(self._replies.put, asking.digest, record)
         except BaseException as error:
-            may_be_billed = error.may_be_billed if isinstance(error, AttemptError) else exchange.was_sent
+            was_sent = asking.exchange is not None and asking.exchange.was_sent
+            may_be_billed = error.may_be_billed if isinstance(error, AttemptError) else was_sent
             lost_usd = most.usd if may_be_billed and reading is None else 0.0
             if isinstance(error, AttemptError):  # before others get a turn, while the account is settled
                 self._judge(asking, error)
@@ -296,6 +300,31 @@ class LLMClient:
             await self.ledger.settle(endpoint.model, most.usd, reading, lost_usd=lost_usd)
         return record
 
+    async def _take_place(self, asking: Asking, most: Most) -> None:
+        """Wait for room on the account and for a slot, and while older requests show if the endpoint is to be asked.
+
+        Nothing is held meanwhile that those need.
+        """
+        endpoint, health = asking.request.endpoint, asking.health
+        while True:
+            if not asking.number:
+                await health.decided()
+                if verdict := health.verdict():
+                    self.stopped_by = self.stopped_by or failing_error(endpoint, verdict)
+            self._check_running()
+            await self.ledger.set_aside(endpoint.model, most.usd)
+            is_admitted = False
+            try:
+                await self._pace(endpoint).admit(self._slots, self._num_tokens(asking.request), self._check_running)
+                is_admitted = bool(asking.number) or not health.is_in_doubt
+                if is_admitted:
+                    asking.number = asking.number or health.begin()
+                    return
+                self._slots.release()
+            finally:
+                if not is_admitted:
+                    await self.ledger.settle(endpoint.model, most.usd, None)
+
     async def _attempt_in_batch(self, asking: Asking) -> dict[str, Any]:
         """One attempt by a batch, which keeps its reply and puts it on account; it takes no slot while it waits."""
         endpoint = asking.request.endpoint
@@ -303,40 +332,82 @@ class LLMClient:
         await self.ledger.set_aside(endpoint.model, most.usd)
         item = BatchItem(asking.digest, prompt_digest(asking.request), most.usd)
         try:
-            record = await self._batches.ask(asking.request, item)
+            params = await self._params(asking.request)
+            record = await self._batches.ask(asking.request._replace(params=params), item)
         except BaseException as error:
             if isinstance(error, AttemptError):
                 self._judge(asking, error)
             if not item.in_batch:
                 await self.ledger.settle(endpoint.model, most.usd, None)
             raise
-        asking.health.succeed()
+        asking.health.succeed(asking.number)
         return record
 
-    async def _in_slot(self, asking: Asking, most: Most, exchange: Exchange) -> dict[str, Any]:
-        """One attempt, in a slot of its own: pauses between attempts leave the slot to others."""
-        endpoint, messages, params, _ = asking.request
-        pace = self._paces.setdefault((endpoint.model, endpoint.api_base), Pace(endpoint))
-        num_tokens = self._api.count_tokens(endpoint, messages, params) if endpoint.tokens_per_minute else 0
-        await pace.admit(self._slots, num_tokens, self._check_running)
+    async def _params(self, request: Request) -> dict[str, Any]:
+        """The parameters to send: with the JSON schema that is offered, where the server says it knows such."""
+        params = {name: value for name, value in request.params.items() if name != OFFERED}
+        address = _address(request.endpoint)
+        if OFFERED not in request.params or address in self._refusing_schemas:
+            return params
+        if address not in self._probes:
+            self._probes[address] = asyncio.create_task(says_it_knows_schemas(request.endpoint.api_base))
+        knows = await asyncio.shield(self._probes[address])
+        return params | ({"response_format": request.params[OFFERED]} if knows else {})
+
+    async def _in_slot(self, asking: Asking, most: Most) -> dict[str, Any]:
+        """What one attempt brings, in the slot it has: pauses between attempts leave the slot to others."""
+        endpoint = asking.request.endpoint
         try:
             self._check_running()
-            asking.sent_s = min(asking.sent_s, time.monotonic())
-            reading: dict[str, Any] = await self._api.attempt(endpoint, list(messages), params, most, exchange)
+            reading = await self._sent(asking, most)
         except AttemptError as error:
             # The endpoint speaks of all its requests, so the model pauses, not this request alone.
-            pace.pause(min(error.retry_after_s, endpoint.max_retry_after_s))
+            self._pace(endpoint).pause(min(error.retry_after_s, endpoint.max_retry_after_s))
             raise
         finally:
             self._slots.release()
-        pace.correct(reading["prompt_tokens"] + reading["completion_tokens"] - num_tokens)
+        num_tokens = reading["prompt_tokens"] + reading["completion_tokens"]
+        self._pace(endpoint).correct(num_tokens - self._num_tokens(asking.request))
+        return reading
+
+    def _pace(self, endpoint: EndpointConfig) -> Pace:
+        return self._paces.setdefault(_address(endpoint), Pace(endpoint))
+
+    def _num_tokens(self, request: Request) -> int:
+        """Tokens of a prompt, by estimate, where they are limited."""
+        endpoint, messages, params, _ = request
+        return self._api.count_tokens(endpoint, messages, params) if endpoint.tokens_per_minute else 0
+
+    async def _sent(self, asking: Asking, most: Most) -> dict[str, Any]:
+        """What one attempt brings; where a schema that was only offered is refused, without it."""
+        asking.sent_s = min(asking.sent_s, time.monotonic())
+        params = await self._params(asking.request)
+        try:
+            return await self._exchanged(asking, params, most)
+        except AttemptError as fault:
+            is_offered = OFFERED in asking.request.params and "response_format" in params
+            if not is_offered or fault.kind != "refused" or fault.may_be_billed:
+                raise
+        plain = {name: value for name, value in params.items() if name != "response_format"}
+        reading = await self._exchanged(asking, plain, most)
+        logger.warning("model %s refuses a JSON schema: it is asked without one", asking.request.endpoint.model)
+        self._refusing_schemas.add(_address(asking.request.endpoint))
+        return reading
+
+    async def _exchanged(self, asking: Asking, params: dict[str, Any], most: Most) -> dict[str, Any]:
+        endpoint, messages = asking.request.endpoint, asking.request.messages
+        asking.exchange = self._api.exchange_for(messages, most)
+        reading: dict[str, Any] = await self._api.attempt(endpoint, list(messages), params, most, asking.exchange)
         return reading
 
     def _judge(self, asking: Asking, fault: AttemptError) -> None:
         """Decide, after the last attempt, what a fault means: for this request alone, or for all of them."""
         endpoint, health = asking.request.endpoint, asking.health
         asking.num_attempts += 1
-        if (fault.can_pass and asking.num_attempts < endpoint.max_attempts) or fault.kind == "content":
+        if fault.can_pass and asking.num_attempts < endpoint.max_attempts:
+            health.doubt(asking.number)
+            return
+        if fault.kind == "content":
             return
         if not asking.is_its_own(fault):
             asking.error = (
@@ -350,11 +421,11 @@ class LLMClient:
 
     def _most(self, request: Request) -> Most:
         endpoint, messages, params, _ = request
-        longest = self._longest.get((endpoint.model, endpoint.api_base), 0)
+        longest = self._longest.get(_address(endpoint), 0)
         return self._api.most_of(endpoint, messages, params, longest)
 
     def _note_length(self, endpoint: EndpointConfig, reading: dict[str, Any]) -> None:
-        address = (endpoint.model, endpoint.api_base)
+        address = _address(endpoint)
         self._longest[address] = max(self._longest.get(address, 0), reading["completion_tokens"])
 
     def reopen(self) -> None:
@@ -381,6 +452,10 @@ def _log_retry(model: str, state: RetryCallState) -> None:
     logger.warning("model %s, attempt %d: %r; next in %.1f s", model, state.attempt_number, error, pause)
 
 
+def _address(endpoint: EndpointConfig) -> tuple[str, str]:
+    return endpoint.model, endpoint.api_base
+
+
 def _failure(fault: AttemptError, digest: str) -> Failure:
-    may_be_outage = fault.can_pass and (fault.status is None or fault.status >= 500)
+    may_be_outage = fault.kind in ("outage", "lost") or (fault.status or 0) >= 500
     return Failure(fault.way, fault.body or str(fault), digest, fault.status, may_be_outage)

@@ -25,7 +25,8 @@ from mralign_core.llm import offline
 from mralign_core.llm.exchange import Exchange
 from mralign_core.llm.litellm_errors import attempt_error
 from mralign_core.llm.offline import Message, is_offline
-from mralign_core.llm.tidying import MOST_TOKENS, text_of, token_count
+from mralign_core.llm.request import OFFERED
+from mralign_core.llm.tidying import MOST_TOKENS, as_utf8, text_of, token_count
 
 litellm.telemetry = False
 litellm.suppress_debug_info = True
@@ -82,7 +83,7 @@ def most_of(endpoint: EndpointConfig, messages: Sequence[Message], params: Mappi
         longest: tokens of the longest reply so far, as some servers don't keep to ``max_output_tokens``.
     """
     num_bytes = sum(len(message["content"].encode("utf-8", "backslashreplace")) for message in messages)
-    shape = len(json.dumps(params["response_format"])) if "response_format" in params else 0
+    shape = sum(len(json.dumps(params[name])) for name in ("response_format", OFFERED) if name in params)
     num_prompt = num_bytes + shape + MESSAGE_TOKENS * len(messages) + TEMPLATE_TOKENS
     num_completion = max(endpoint.max_output_tokens, longest)
     return Most(num_prompt, num_completion, price_of(endpoint).cost_usd(num_prompt, num_completion))
@@ -133,7 +134,7 @@ def request_params(endpoint: EndpointConfig, schema: dict[str, Any] | None = Non
     if is_offline(endpoint.model):
         return {}
     temperature = {} if endpoint.temperature is None else {"temperature": endpoint.temperature}
-    shape = response_format(endpoint.model, schema) if schema else {}
+    shape = shape_of(endpoint, schema) if schema else {}
     return {"max_tokens": endpoint.max_output_tokens} | temperature | shape
 
 
@@ -210,7 +211,7 @@ def count_tokens(endpoint: EndpointConfig, messages: Sequence[Message], params: 
     With a margin, as providers add some of their own.
     """
     num_tokens = litellm.token_counter(model=endpoint.model, messages=list(messages))
-    if shape := params.get("response_format"):
+    if shape := params.get("response_format") or params.get(OFFERED):
         num_tokens += litellm.token_counter(model=endpoint.model, text=json.dumps(shape))
     return int(1.05 * num_tokens) + 16
 
@@ -282,11 +283,6 @@ def storable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def as_utf8(text: str) -> str:
-    """The text with lone surrogates escaped: JSON can bring them, but no table or request can hold them."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def address(endpoint: EndpointConfig) -> dict[str, str]:
     """The litellm arguments that say where a model of one's own is."""
     if not endpoint.api_base:
@@ -301,11 +297,24 @@ def missing_keys(model: str) -> list[str]:
     return [key for key in litellm.validate_environment(model=model)["missing_keys"] if key.endswith("_API_KEY")]
 
 
+def shape_of(endpoint: EndpointConfig, schema: dict[str, Any]) -> dict[str, Any]:
+    """The request parameters that make an endpoint keep to a JSON schema, as its config says."""
+    if endpoint.response_format == "auto":
+        known = response_format(endpoint.model, schema)
+        return known if known or not endpoint.api_base else {OFFERED: _schema_format(schema)}
+    if endpoint.response_format == "json_schema":
+        return {"response_format": _schema_format(schema)}
+    return {"response_format": {"type": "json_object"}} if endpoint.response_format == "json_object" else {}
+
+
 def response_format(model: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """The request parameters that make an endpoint keep to a JSON schema, as far as it can."""
+    """The request parameters that make a model keep to a JSON schema, as far as it is known to."""
     if not litellm.supports_response_schema(model=model):
         return {}
     if litellm.get_llm_provider(model=model)[1] in NO_JSON_SCHEMA:
         return {"response_format": {"type": "json_object"}}
-    json_schema = {"name": "annotation", "strict": True, "schema": schema}
-    return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
+    return {"response_format": _schema_format(schema)}
+
+
+def _schema_format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "annotation", "strict": True, "schema": schema}}

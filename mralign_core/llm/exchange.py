@@ -29,6 +29,7 @@ KEPT_CHARS = 16_384
 """So much of a body that could not be read is kept."""
 NEVER_CONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 """What aiohttp raises when there is no connection, so that nothing was sent."""
+CUT_OFF = "the reply was cut off"
 SECRET_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
 SHORTEST_SECRET = 6
 """In characters: a shorter key is a word like any other, such as the ``unused`` of a server of one's own."""
@@ -102,7 +103,7 @@ class Exchange:
                 if len(body) > self.most_bytes:
                     raise BrokenReplyError(f"the reply is longer than {self.most_bytes:,} bytes")
         except (httpx.HTTPError, zlib.error) as error:
-            self.problem = str(error) if isinstance(error, BrokenReplyError) else "the reply was cut off"
+            self.problem = str(error) if isinstance(error, BrokenReplyError) else CUT_OFF
             raise BrokenReplyError(self.problem) from error
         finally:
             self.body = bytes(body[: self.most_bytes])
@@ -177,4 +178,4 @@ async def _unpacked(response: httpx.Response, most_bytes: int) -> AsyncIterator[
     async for chunk in response.aiter_raw():
         yield unpack.decompress(chunk, most_bytes + 1) if unpack else chunk
     if unpack and not unpack.eof:
-        raise BrokenReplyError("the reply was cut off")
+        raise BrokenReplyError(CUT_OFF)

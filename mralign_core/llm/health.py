@@ -78,14 +78,25 @@ class Health:
         self.limit = limit
         self.requests, self.contents = Streak(limit), Streak(limit)
         self._under_way: set[int] = set()
+        self._doubted: set[int] = set()
         self._last_failed = self._num_begun = 0
         self._answered_at = -1.0
         self._changed = asyncio.Condition()
 
-    async def begin(self) -> int:
-        """The number of a new request, once no older one can decide that none is to be sent."""
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether requests under way will show if the endpoint is to be asked at all."""
+        if not self.has_answered and len(self._doubted) + len(self.requests.failures) >= self.limit:
+            return bool(self._doubted) or self._is_open
+        return self._is_open
+
+    async def decided(self) -> None:
+        """Wait until that has shown."""
         async with self._changed:
-            await self._changed.wait_for(lambda: not self._is_open)
+            await self._changed.wait_for(lambda: not self.is_in_doubt)
+
+    def begin(self) -> int:
+        """The number of a new request."""
         self._num_begun += 1
         self._under_way.add(self._num_begun)
         return self._num_begun
@@ -93,17 +104,24 @@ class Health:
     async def end(self, number: int) -> None:
         """Take a request off those under way."""
         self._under_way.discard(number)
+        self._doubted.discard(number)
         async with self._changed:
             self._changed.notify_all()
 
-    def succeed(self) -> None:
+    def succeed(self, number: int) -> None:
         """A reply came."""
+        self._doubted.discard(number)
         self._answered_at = time.monotonic()
         self.requests.succeed()
+
+    def doubt(self, number: int) -> None:
+        """An attempt at a request failed, and another one follows."""
+        self._doubted.add(number)
 
     def fail(self, number: int, failure: Failure) -> None:
         """A request failed, and is under way no more."""
         self._under_way.discard(number)
+        self._doubted.discard(number)
         self._last_failed = max(self._last_failed, number)
         self.requests.failures.append(failure)
 

@@ -14,7 +14,7 @@ from typing import Any
 from litellm.exceptions import ContentPolicyViolationError, ContextWindowExceededError, Timeout
 from openai import OpenAIError
 
-from mralign_core.llm.exchange import Exchange
+from mralign_core.llm.exchange import CUT_OFF, Exchange
 from mralign_core.llm.faults import REDIRECTS, AttemptError, Kind
 
 MESSAGE_CHARS = 1000
@@ -71,6 +71,8 @@ def _meaning(error: Exception, exchange: Exchange) -> tuple[Kind, str]:
         return "lost", "the connection was lost"
     if status in REDIRECTS:
         return "refused", f"HTTP {status}, a redirect"
+    if status < 400 and exchange.problem == CUT_OFF:
+        return "lost", CUT_OFF
     if status < 400:
         return "broken", f"HTTP {status} with a body that is no reply"
     return _meaning_of_status(error, status), f"HTTP {status}"

@@ -15,6 +15,9 @@ from mralign_core.llm.store import ReplyStore
 logger = logging.getLogger("mralign_core.llm")
 
 RECORD_VERSION = 2
+OFFERED = "offered_response_format"
+"""Parameter that is sent, as ``response_format``, where the server says that it knows such. It is not in the digest, so
+that a reply is found again whatever the server says by then."""
 FAILED = "failed"
 """Finish reason of a request that the other side failed to answer; its record is kept, but not finished."""
 
@@ -29,8 +32,9 @@ class Request(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hex, of all that can change the reply."""
-        return _sha256([self.endpoint.model, self.messages, self.params, self.endpoint.api_base, self.turn])
+        """SHA-256, in hex, of all that can change the reply and is known before it is sent."""
+        params = {name: value for name, value in self.params.items() if name != OFFERED}
+        return _sha256([self.endpoint.model, self.messages, params, self.endpoint.api_base, self.turn])
 
 
 class Received(NamedTuple):

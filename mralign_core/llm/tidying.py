@@ -133,9 +133,16 @@ def _is_counts(part: Any) -> bool:
 
 
 def _cut(value: Any, depth: int) -> Any:
-    """The value with null below so many levels, and in place of numbers that JSON has no form for."""
+    """The value with null below so many levels, and what no table can hold escaped, or null."""
+    if isinstance(value, str):
+        return as_utf8(value)
     if isinstance(value, dict):
-        return {name: _cut(part, depth - 1) for name, part in value.items()} if depth else None
+        return {as_utf8(name): _cut(part, depth - 1) for name, part in value.items()} if depth else None
     if isinstance(value, list):
         return [_cut(part, depth - 1) for part in value] if depth else None
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_utf8(text: str) -> str:
+    """The text with lone surrogates escaped: JSON can bring them, but no table or request can hold them."""
+    return text.encode("utf-8", "backslashreplace").decode()

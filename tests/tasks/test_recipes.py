@@ -54,6 +54,7 @@ MODEL = {
     "api_base": "http://127.0.0.1:9",
     "temperature": 0.0,
     "max_output_tokens": 100,
+    "response_format": "json_object",
 }
 """Field of such a section that replies depend on → another value."""
 
