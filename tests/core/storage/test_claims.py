@@ -1,5 +1,6 @@
 """Claims on a folder and on a real S3 server: one maker at a time, and no maker that is gone is waited for."""
 
+import asyncio
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -371,3 +373,30 @@ def test_a_store_that_fails_is_not_taken_for_one_that_refuses(folder, tmp_path):
     (tmp_path / "store" / "claims").write_text("not a folder")
     with pytest.raises(StorageError, match="can't create"):
         StoreFiles(folder).create("claims/a/b.1", b"mine")
+
+
+def test_an_event_loop_can_claim_requests_that_other_runs_ask_too(section):
+    """Each of two clients asks the same requests, in other orders, with fewer threads than requests."""
+    replies, asked = {}, []
+
+    async def ask(claims, digest, pool):
+        loop, contest = asyncio.get_running_loop(), Contest(claims, f"replies/{digest}")
+        while digest not in replies:
+            claim = await loop.run_in_executor(pool, contest.attempt)
+            if claim is None:
+                await asyncio.sleep(0.02)
+                continue
+            if digest not in replies:
+                asked.append(digest)
+                await asyncio.sleep(0.05)
+                replies[digest] = "reply"
+            await loop.run_in_executor(pool, claim.release)
+
+    async def ask_all(digests):
+        with ThreadPoolExecutor(2) as pool:
+            await asyncio.gather(*(ask(claims_of(section), digest, pool) for digest in digests))
+
+    digests = [f"{number:02}" for number in range(12)]
+    at_once(2, lambda index: asyncio.run(ask_all(digests[:: (1, -1)[index]])))
+    assert sorted(asked) == digests
+    assert not claimed(section)
