@@ -19,6 +19,8 @@ from mralign_core.storage import ArtifactStore
 from mralign_core.storage import claims as module
 from mralign_core.storage.claims import Contest, Holder
 from mralign_core.storage.filesystem import StoreFiles
+from tests.core.storage.test_failures import FaultyProxy
+from tests.seaweedfs import BUCKET
 
 NAME = "annotations-shard/3f9a"
 OWNER = """
@@ -399,4 +401,51 @@ def test_an_event_loop_can_claim_requests_that_other_runs_ask_too(section):
     digests = [f"{number:02}" for number in range(12)]
     at_once(2, lambda index: asyncio.run(ask_all(digests[:: (1, -1)[index]])))
     assert sorted(asked) == digests
+    assert not claimed(section)
+
+
+@pytest.fixture
+def proxied(s3_server, s3_root):
+    """A section of an S3 store behind a proxy, and the proxy."""
+    proxy = FaultyProxy(s3_server.endpoint_url)
+    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield StorageConfig(root=s3_root, endpoint_url=proxy.url, claim_lease_s=5.0), proxy
+    proxy.shutdown()
+    thread.join()
+    proxy.server_close()
+
+
+def test_a_claim_whose_reply_was_lost_is_held(proxied):
+    section, proxy = proxied
+    claims = claims_of(section)
+    Contest(claims, "shard/0").attempt().release()  # the server is known from now on
+    proxy.faults = ["lose the reply"]
+    claim = Contest(claims, NAME).attempt()
+    assert claim
+    claim.release()
+    assert not claimed(section)
+
+
+@pytest.mark.parametrize("how", ["ignores", "refuses"])
+def test_a_real_server_without_conditions_has_one_winner_too(proxied, s3_server, monkeypatch, how):
+    section, proxy = proxied
+    bucket = s3_server.client()
+
+    class WithoutConditions(proxy.RequestHandlerClass):
+        def do_PUT(self):
+            if "If-None-Match" in self.headers:
+                if how == "refuses":
+                    proxy.faults = ["501"]
+                else:
+                    bucket.delete_object(Bucket=BUCKET, Key=self.path.partition(f"{BUCKET}/")[2].partition("?")[0])
+            self.forward()
+
+    proxy.RequestHandlerClass = WithoutConditions
+    monkeypatch.setattr(module, "_kept_by", {})
+    claims = {index: claims_of(section) for index in range(4)}
+    wins = [win for win in at_once(4, lambda index: Contest(claims[index], NAME).attempt()) if win]
+    assert module._kept_by == {section.root: False}
+    assert len(wins) == 1
+    wins[0].release()
     assert not claimed(section)
