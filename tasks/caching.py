@@ -137,7 +137,7 @@ def _saying_who_works(label: str) -> Iterator[Callable[[Holder], None]]:
 
         def say(holder: Holder) -> None:
             if not reports:
-                logger.info("%s: %s is making it; waiting for it", label, holder)
+                logger.info("%s: %s is making it; waiting until it has, or has ended", label, holder)
                 reports.append(shown.enter_context(progress(f"{label}: waiting", "waiting")))
             reports[0](0, 1, str(holder))
 

@@ -382,13 +382,13 @@ def _probe(files: StoreFiles) -> bool:
 
 
 def _sweep(files: StoreFiles) -> None:
-    """Remove claims that were not renewed for a day, once a process."""
+    """Remove claims that were not renewed for a day, once a process; of other files there, none."""
     with _lock:
         if files.root_uri in _swept:
             return
         _swept.add(files.root_uri)
     for name, age_s in files.ages(FOLDER).items():
-        if age_s > DEAD_AFTER_S:
+        if age_s > DEAD_AFTER_S and Holder.read(files.read(f"{FOLDER}/{name}") or b"").owner:
             files.remove(f"{FOLDER}/{name}")
 
 

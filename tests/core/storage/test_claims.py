@@ -308,8 +308,11 @@ def test_claims_that_were_not_renewed_for_a_day_are_swept(folder, monkeypatch):
         claim_elsewhere(folder, name)
         path = StoreFiles(folder).local_path(f"claims/{name}.1")
         os.utime(path, (time.time() - age_s,) * 2)
+    foreign = StoreFiles(folder).local_path("claims/shard/somebodys.1")
+    foreign.write_text("not a claim")
+    os.utime(foreign, (0, 0))
     Contest(claims_of(folder), NAME).attempt().release()
-    assert claimed(folder) == ["shard/young.1"]
+    assert set(claimed(folder)) == {"shard/young.1", "shard/somebodys.1"}
 
 
 class TestAServerThatIgnoresConditions:
