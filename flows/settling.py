@@ -2,7 +2,8 @@
 
 A run of the command line carries the identity of its process as a tag; a run of a worker has its process number, and
 the process has the run's id in its environment. A child of a run that is over or lost is cancelled, so that no worker
-begins it. A run that shows no process is left alone: it may be another program's, or on another host.
+begins it. A run that shows no process, or that is not of this project, is left alone: it may be on another host, or
+another program's, whose children may well outlive it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ Workers = Literal["none", "here", "elsewhere"]
 """Whether no worker lives, or some on this host; of the processes of workers elsewhere nothing is known."""
 TAG = "process "
 """Begins the tag that says which process a run of the command line is in."""
+OURS = "mr-align"
+"""The tag that all deployments of this project give their runs."""
 PAGE = 200
 BEGUN = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 UNFINISHED = (*BEGUN, StateType.SCHEDULED)
@@ -111,12 +114,20 @@ class _Fates:
     def _fate(self, run: FlowRun) -> State | None:
         is_cancelling = run.state is not None and run.state.type == StateType.CANCELLING
         parent = self._parent(run)
+        if not self._is_ours(run):
+            return None
         if self._has_no_process(run):
             gone = "Its process is gone."
             return Cancelled(message=gone) if is_cancelling else Crashed(message=gone)
-        if run.deployment_id and parent and self._is_over(parent) and not is_cancelling:
+        if run.deployment_id and parent and self._is_ours(parent) and self._is_over(parent) and not is_cancelling:
             return Cancelling(message=f"Its parent run {parent.name!r} is over.")  # a worker ends its process
         return None
+
+    def _is_ours(self, run: FlowRun) -> bool:
+        if run.deployment_id or run.parent_task_run_id is None:
+            return OURS in run.tags or _identity(run) is not None
+        parent = self._parent(run)
+        return _identity(run) is not None or (parent is not None and self._is_ours(parent))
 
     def _is_over(self, run: FlowRun) -> bool:
         """Whether nobody is there any more to wait for this run's children."""

@@ -7,10 +7,10 @@ import sys
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.states import Cancelling, Completed, Pending, Running, Scheduled
+from prefect.states import Cancelling, Completed, Failed, Pending, Running, Scheduled
 from prefect.tasks import task
 
-from flows.settling import TAG, crash_own_runs, process_tag, settle_lost_runs
+from flows.settling import OURS, TAG, crash_own_runs, process_tag, settle_lost_runs
 from mralign_core.family import this_process
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("prefect_api")]
@@ -34,10 +34,11 @@ def client():
 
 @pytest.fixture
 def of_deployment(client):
-    """Make a run of a deployment."""
-    deployment = client.create_deployment(client.create_flow(work), f"work-{os.urandom(4).hex()}")
+    """Make a run of a deployment of ours, or with another tag of another's."""
+    flow_id = client.create_flow(work)
 
-    def make(state, *, parent=None, pid=None):
+    def make(state, *, parent=None, pid=None, tag=OURS):
+        deployment = client.create_deployment(flow_id, f"work-{tag}", tags=[tag])
         run = client.create_flow_run_from_deployment(deployment, state=Scheduled(), parent_task_run_id=parent)
         if pid:
             client.update_flow_run(run.id, infrastructure_pid=str(pid))
@@ -130,7 +131,7 @@ def test_a_run_with_a_workers_process_is_left_alone(client, of_deployment, state
 def test_children_of_what_is_over_or_lost_are_cancelled_and_those_of_the_living_are_not(
     client, of_shell, of_deployment, called_by, state_of, gone
 ):
-    over, lost = of_shell(Completed()), of_shell(Running(), tags=[gone])
+    over, lost = of_deployment(Failed()), of_shell(Running(), tags=[gone])
     between = of_shell(Running(), parent=called_by(lost))
     alive = of_shell(Running(), tags=[process_tag()])
     orphans = [of_deployment(Scheduled(), parent=called_by(parent)) for parent in (over, lost, between)]
@@ -138,6 +139,15 @@ def test_children_of_what_is_over_or_lost_are_cancelled_and_those_of_the_living_
     settle_lost_runs(client, "here")
     assert [state_of(run) for run in orphans] == ["Cancelled"] * 3
     assert state_of(child) == "Scheduled"
+
+
+def test_runs_of_other_programs_are_left_alone_and_children_may_outlive_their_parents(
+    client, of_shell, of_deployment, called_by, state_of
+):
+    caller, running = of_shell(Completed()), of_deployment(Running(), pid=1, tag="another's")
+    children = [of_deployment(Scheduled(), parent=called_by(caller), tag=tag) for tag in (OURS, "another's")]
+    settle_lost_runs(client, "none")
+    assert [state_of(run) for run in (running, *children)] == ["Running", "Scheduled", "Scheduled"]
 
 
 def test_a_process_that_ends_tells_of_its_own_runs_and_cancels_their_children(
