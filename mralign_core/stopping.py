@@ -59,7 +59,7 @@ class EndingOnSignals:
         self._last_words_s = last_words_s
         self._purpose = purpose
         self._number: signal.Signals | None = None
-        self._has_raised = False
+        self._has_raised = self._is_entered = False
         self._finishing = threading.Lock()
         self._wakeup = os.pipe()
         os.set_blocking(self._wakeup[1], False)
@@ -72,11 +72,14 @@ class EndingOnSignals:
         # Heard whatever the main thread does, and though others, such as Prefect, install handlers meanwhile.
         self._former_wakeup = signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        self._is_entered = True
+        os.register_at_fork(after_in_child=self._forget)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._number:
             self._finish(self._number)
+        self._is_entered = False
         signal.set_wakeup_fd(self._former_wakeup)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
@@ -88,6 +91,14 @@ class EndingOnSignals:
             self._has_raised = True
             self._number = self._number or signal.Signals(number)
             raise Stopped(signal.Signals(number))
+
+    def _forget(self) -> None:
+        """In a copy of this process that a library forked: a signal to the copy is not one to this."""
+        if self._is_entered:
+            self._is_entered = False
+            signal.set_wakeup_fd(-1)
+            for number in self._heard:
+                signal.signal(number, signal.SIG_DFL)
 
     def _watch(self) -> None:
         first = self._next_signal(None)

@@ -138,6 +138,18 @@ def test_what_nohup_started_outlives_its_terminal():
     assert code == 0 and "went on" in said
 
 
+def test_the_end_of_a_forked_copy_is_not_its_own():
+    work = (
+        "import multiprocessing\n"
+        "copy = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))\n"
+        "copy.start()\ntime.sleep(0.2)\ncopy.terminate()\ncopy.join(5)\n"
+        "print('copy', copy.exitcode, flush=True)\n"
+    )
+    with Busy(work) as busy:
+        out, err = busy.process.communicate(timeout=30)
+    assert busy.process.returncode == 0 and "copy -15" in out and "went on" in out, err
+
+
 def test_after_the_block_signals_do_what_they_did_before():
     script = (
         "import os, signal\nfrom mralign_core.stopping import EndingOnSignals\n"
