@@ -84,10 +84,13 @@ class StorageConfig(Section):
     """Seconds to wait for a connection to the store."""
     read_timeout_s: float = Field(60.0, gt=0, le=3600, json_schema_extra=OPERATIONAL)
     """Seconds to wait for a reply of the store."""
-    max_attempts: int = Field(4, ge=1, le=20, json_schema_extra=OPERATIONAL)
-    """Attempts for one storage request, with exponential back-off and jitter between them."""
     claim_lease_s: float = Field(60.0, ge=1, le=3600, json_schema_extra=OPERATIONAL)
     """Seconds without a sign of life after which another run takes over what this one has begun to make."""
+    patience_s: float = Field(300.0, ge=0, le=86_400, json_schema_extra=OPERATIONAL)
+    """Seconds to go on trying while the store does not answer, counted for each operation from its first failure."""
+    cache_gib: float = Field(50.0, ge=0, json_schema_extra=OPERATIONAL)
+    """Most GiB of downloads from a bucket kept in `~/.cache/mralign`; those used longest ago go first, those in use
+    never."""
 
 
 class PocketConfig(Section):
@@ -849,6 +852,7 @@ def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 _MOVED = {
+    "storage.max_attempts": "use storage.patience_s, the seconds to go on trying while the store does not answer",
     **{
         f"train.{name}": "use train.global_batch_size, the rows of an optimiser step: batch × accumulation × devices"
         for name in ("batch_size", "gradient_accumulation")

@@ -42,6 +42,10 @@ class StorageError(UserError):
     """The artifact store cannot be written to or reached."""
 
 
+class StoreUnavailableError(StorageError):
+    """The store did not answer for as long as ``storage.patience_s``; alone of these errors, another try may help."""
+
+
 class BudgetError(UserError):
     """The next paid request could cross the budget; what was paid for is kept."""
 

@@ -5,6 +5,7 @@ from mralign_core.storage.claims import Claims, Holder
 from mralign_core.storage.digests import file_sha256, key_of, source_digest, tree_digest
 from mralign_core.storage.lineage import Lineage, render_lineage
 from mralign_core.storage.records import BatchRecords, LedgerRecords, ReplyStore, RunRecord, RunRecords
+from mralign_core.storage.scratch import scratch_folder
 from mralign_core.storage.store import ArtifactStore
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "file_sha256",
     "key_of",
     "render_lineage",
+    "scratch_folder",
     "source_digest",
     "tree_digest",
 ]

@@ -1,83 +1,74 @@
-"""The few file operations the store is made of, for a folder and for S3 alike, with retries on what can pass.
+"""The few file operations the store is made of, for a folder and for S3 alike, with patience for what can pass.
 
 s3fs makes five attempts of its own around each of botocore's, so a bucket that is down costs 25 requests.
-Both are set to one here, and :meth:`StoreFiles._attempt` is the only place that tries again.
+Both are set to one here, and :meth:`StoreFiles._attempt` is the only place that tries again; only parts of a large file
+that is sent are tried again by s3fs too.
 """
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import errno
+import functools
 import hashlib
 import logging
 import os
 import shutil
-import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import aiobotocore.session
 import fsspec
-from aiohttp import ClientError as HttpError
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
-)
-from botocore.exceptions import ConnectionError as BotoConnectionError
-from botocore.parsers import ResponseParserError
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from botocore.exceptions import NoCredentialsError, ParamValidationError, PartialCredentialsError, ProfileNotFound
+from s3fs.core import set_custom_error_handler
 
 from mralign_core.config import StorageConfig
-from mralign_core.errors import StorageError
+from mralign_core.errors import StorageError, StoreUnavailableError
+from mralign_core.storage.deleting import NotOursError, remove_empty_folders, remove_file
+from mralign_core.storage.digests import file_sha256
+from mralign_core.storage.patience import (
+    FAILURES,
+    LOOK_EVERY_S,
+    IncompleteError,
+    Patience,
+    can_pass,
+    error_reply,
+    is_stopping,
+)
+from mralign_core.storage.scratch import part_file, sweep_parts
 
 logger = logging.getLogger("mralign_core.storage")
 Result = TypeVar("Result")
 
 CHUNK_BYTES = 1 << 20
-STALE_TEMPORARY_S = 86_400.0
-FIRST_WAIT_S = 0.2
-LONGEST_WAIT_S = 8.0
-FAILURES = (OSError, BotoCoreError, ClientError, HttpError, ResponseParserError)
-"""What a file system or botocore raises when an operation fails."""
+PART_BYTES = 50 << 20
+"""Larger files are sent and fetched in parts of this size, as s3fs does."""
+PARTS_AT_ONCE = 8
+PART_ATTEMPTS = 4
+MOST_READINGS = 5
+"""Of a file that comes with other bytes each time."""
+LAST_REQUEST_S = 5.0
+"""For a request under way when the process is about to end."""
 MISSING = (FileNotFoundError, NotADirectoryError)
-PASSING = (
-    ConnectionError,
-    TimeoutError,
-    BotoConnectionError,
-    HTTPClientError,
-    HttpError,
-    IncompleteReadError,
-    ResponseParserError,
-)
-PASSING_CODES = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException"}
 TAKEN_CODES = {"PreconditionFailed", "ConditionalRequestConflict"}
 """What S3 says to a writer who must not replace a file, and comes second."""
 NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK}
 """What a file system says that gives no file a second name."""
+RENEWABLE = {
+    "ExpiredToken": "The credentials have expired: renew them and run again.",
+    "RequestTimeTooSkewed": "This machine's clock is wrong: set it and run again.",
+}
+"""Codes of S3 that stand for what only the user can set right."""
 
 
-def can_pass(error: BaseException | None) -> bool:
-    """Whether the same request may succeed later: after time-outs, broken connections, 5xx and SlowDown."""
-    if reply := _error_reply(error):
-        status = int(reply.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return status >= 500 or status == 429 or reply.get("Error", {}).get("Code", "") in PASSING_CODES
-    return isinstance(error, PASSING)
+class Content(NamedTuple):
+    """Bytes, by their number and digest."""
 
-
-def _error_reply(error: BaseException | None) -> dict[str, Any]:
-    """The S3 error reply behind an exception that s3fs may have translated; empty when there is none."""
-    while error is not None:
-        if isinstance(error, ClientError):
-            return dict(error.response)
-        error = error.__cause__
-    return {}
+    size: int
+    sha256: str
 
 
 class StoreFiles:
@@ -86,6 +77,8 @@ class StoreFiles:
     Raises:
         StorageError: the root is neither a folder nor ``s3://bucket/prefix``. Every operation raises it too,
             when the store fails for another reason than a missing file.
+        StoreUnavailableError: by any operation, when the failure could pass but did not for as long as
+            ``storage.patience_s``.
     """
 
     def __init__(self, section: StorageConfig) -> None:
@@ -103,6 +96,7 @@ class StoreFiles:
             if not root.startswith("s3://") or not self._base:
                 raise StorageError(f"storage.root {section.root!r} must be a folder or s3://bucket/prefix")
             self._fs = _s3_filesystem(section)
+        self._patience = Patience(f"storage.root {section.root}", section.patience_s)
 
     def uri(self, path: str) -> str:
         """The full address of a path."""
@@ -112,24 +106,52 @@ class StoreFiles:
         """The path on this machine; None when the store is remote."""
         return Path(self._base, path) if self.is_local else None
 
-    def read(self, path: str) -> bytes | None:
-        """A file's bytes, or None when there is no such file."""
-        return self._unless_missing("read", path, lambda: self._fs.cat_file(self._full(path)))
+    def read(self, path: str, parse: Callable[[bytes], Result]) -> Result | None:
+        """What a small file says, or None when there is no such file.
+
+        Args:
+            path: of the file.
+            parse: makes sense of its bytes. What it refuses is read again, as long as it may be that the store holds
+                other bytes than came.
+
+        Raises:
+            ValueError: what ``parse`` raised, of bytes that are the store's.
+        """
+
+        def attempt() -> Result:
+            chunks: list[bytes] = []
+            came = self._digest(path, chunks.append)
+            try:
+                return parse(b"".join(chunks))
+            except ValueError:
+                self._prove_that_it_is_stored(path, came)
+                raise
+
+        return self._unless_missing("read", path, attempt)
 
     def sizes(self, path: str) -> dict[str, int]:
         """Size in bytes of every file under a folder, by its path inside the folder."""
-        listing = self._attempt("list", path, lambda: self._fs.find(self._full(path), detail=True))
+        # Of a local folder that can't be read, find would say that it is empty.
+        options = {"on_error": _raise_unless_missing} if self.is_local else {}
+        listing = self._attempt("list", path, lambda: self._call("find", self._full(path), detail=True, **options))
         start = len(self._full(path)) + 1
         return {name[start:]: int(info["size"]) for name, info in listing.items() if info["type"] == "file"}
 
     def names(self, path: str) -> list[str]:
         """Names directly under a folder, sorted; empty when there is no such folder."""
-        names = self._unless_missing("list", path, lambda: self._fs.ls(self._full(path), detail=False))
+        names = self._unless_missing("list", path, lambda: self._call("ls", self._full(path), detail=False))
         return sorted({name.rstrip("/").rpartition("/")[2] for name in names or []})
 
-    def sha256(self, path: str) -> str | None:
-        """Digest of a file's bytes, streamed; None when there is no such file."""
-        return self._unless_missing("read", path, lambda: self._stream_digest(path))
+    def holds(self, path: str, sha256: str) -> bool:
+        """Whether a file is there and its bytes, streamed, have this digest."""
+
+        def attempt() -> bool:
+            came = self._digest(path)
+            if came.sha256 != sha256:
+                self._prove_that_it_is_stored(path, came)
+            return came.sha256 == sha256
+
+        return bool(self._unless_missing("read", path, attempt))
 
     def write(self, path: str, data: bytes, *, durable: bool = True) -> None:
         """Write a small file atomically; when ``durable``, it also survives a loss of power."""
@@ -137,7 +159,7 @@ class StoreFiles:
             if self.is_local:
                 self._attempt("write", path, lambda: self._replace(path, lambda file: file.write_bytes(data), durable))
             else:
-                self._attempt("write", path, lambda: self._fs.pipe_file(self._full(path), data))
+                self._attempt("write", path, lambda: self._call("pipe_file", self._full(path), data))
 
     def upload(self, source: Path, path: str, sha256: str) -> None:
         """Copy a local file of known digest into the store, atomically."""
@@ -145,61 +167,83 @@ class StoreFiles:
             if self.is_local:
                 self._attempt("write", path, lambda: self._replace(path, lambda file: shutil.copyfile(source, file)))
             else:
-                self._attempt("write", path, lambda: self._fs.put_file(str(source), self._full(path)))
+                files = self._fs if source.stat().st_size < 2 * PART_BYTES else self._patient_with_parts
+                self._attempt("write", path, lambda: self._await(files._put_file(str(source), self._full(path))))
 
-    def download(self, path: str, target: Path, temporary_folder: Path) -> None:
-        """Copy a file, if it is there, to a local path, atomically; both local paths must be on one disk."""
-        temporary = temporary_folder / uuid.uuid4().hex
-        temporary_folder.mkdir(parents=True, exist_ok=True)
+    def download(self, path: str, target: Path, temporary_folder: Path, content: Content) -> None:
+        """Copy a file, if it is there with this content, to a local path, atomically.
+
+        Args:
+            path: of the file.
+            target: where to.
+            temporary_folder: for the file before it is whole, on the same disk as the target.
+            content: what its bytes must be.
+        """
+        info = self._unless_missing("read", path, lambda: self._call("info", self._full(path)))
+        if info is None or int(info["size"]) != content.size:
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._unless_missing("read", path, lambda: self._fs.get_file(self._full(path), str(temporary)))
-            if temporary.exists():
-                os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        came = None
+        for _ in range(MOST_READINGS):
+            with part_file(temporary_folder) as temporary:
+                self._fetch(path, temporary, content.size)
+                before, came = came, file_sha256(temporary)
+                if came == content.sha256:
+                    os.replace(temporary, target)
+                if came in (content.sha256, before):
+                    return
 
     def check_bucket(self) -> None:
         """Prove that the bucket is there: some servers would create a mistyped one on the first write."""
         if not self.is_local:
             bucket = self._base.partition("/")[0]
-            self._attempt("open", "", lambda: self._fs.call_s3("head_bucket", Bucket=bucket))
+            self._attempt("open", "", lambda: self._call("call_s3", "head_bucket", Bucket=bucket))
 
     def remove(self, path: str) -> None:
-        """Remove one file; there may be none."""
-        self._unless_missing("remove", path, lambda: self._fs.rm_file(self._full(path)))
+        """Remove one file; there may be none.
+
+        Raises:
+            StorageError: a symbolic link stands on the way to it; a folder behind a link is not the store's.
+        """
+        if self.is_local:
+            self._unless_missing("remove", path, lambda: remove_file(Path(self._base), path))
+        else:
+            self._unless_missing("remove", path, lambda: self._call("rm_file", self._full(path)))
 
     def remove_empty_folder(self, path: str) -> None:
         """Remove a folder of a local store and those in it, as far as no file is left; a bucket has no folders."""
-        folder = self.local_path(path)
-        for directory, _, _ in os.walk(folder, topdown=False) if folder else ():
-            with contextlib.suppress(OSError):
-                os.rmdir(directory)
+        if self.is_local:
+            self._unless_missing("remove", path, lambda: remove_empty_folders(Path(self._base), path))
 
     def remove_stale_temporaries(self) -> None:
-        """Remove what writers killed more than a day ago left half-written in a local store."""
-        folder = self.local_path("tmp")
-        for path in folder.glob("*") if folder else ():
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > STALE_TEMPORARY_S:
-                    path.unlink()
+        """Remove what killed writers left half-written in a local store."""
+        if self.is_local:
+            try:
+                sweep_parts(Path(self._base), "tmp")
+            except OSError as error:
+                logger.warning("%s is not swept: %s", self.uri("tmp"), error)
+
+    def patiently(self, path: str, operation: Callable[[], Result]) -> Result:
+        """What an operation on local copies of the store's files returns, with the patience of the store's own."""
+        return self._attempt("read", path, operation)
+
+    @functools.cached_property
+    def _patient_with_parts(self) -> Any:
+        """The bucket, for large files: a part that fails is sent again at once, and not the file."""
+        files = _s3_filesystem(self._section)
+        files.retries = PART_ATTEMPTS
+        return files
 
     def _full(self, path: str) -> str:
         return f"{self._base}/{path}"
 
     def _attempt(self, action: str, path: str, operation: Callable[[], Result]) -> Result:
         """Run an operation, again while its failure can pass; translate the last failure."""
-        retrying = Retrying(
-            stop=stop_after_attempt(self._section.max_attempts),
-            wait=wait_random_exponential(multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S),
-            retry=retry_if_exception(can_pass),
-            before_sleep=lambda state: _log_retry(action, self.uri(path), state),
-            reraise=True,
-        )
         try:
-            return retrying(operation)
+            return self._patience.run(f"{action} {self.uri(path)}", operation)
         except FAILURES as error:
-            raise StorageError(self._explain(action, path, error)) from error
+            kind = StoreUnavailableError if can_pass(error) else StorageError
+            raise kind(self._explain(action, path, error)) from error
 
     def _unless_missing(self, action: str, path: str, operation: Callable[[], Result]) -> Result | None:
         try:
@@ -209,12 +253,98 @@ class StoreFiles:
                 return None
             raise
 
-    def _stream_digest(self, path: str) -> str:
-        digest = hashlib.sha256()
-        with self._fs.open(self._full(path), "rb") as file:
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a function of the file system; one that waits for a bucket ends when this thread is interrupted."""
+        if self.is_local:
+            return getattr(self._fs, name)(*args, **kwargs)
+        return self._await(getattr(self._fs, f"_{name}")(*args, **kwargs))
+
+    def _await(self, work: Coroutine[Any, Any, Result]) -> Result:
+        future = asyncio.run_coroutine_threadsafe(work, self._fs.loop)
+        grace_s = LAST_REQUEST_S
+        try:
+            while not concurrent.futures.wait([future], LOOK_EVERY_S).done:
+                grace_s -= LOOK_EVERY_S if is_stopping() else 0.0
+                if grace_s <= 0:
+                    raise TimeoutError("no answer, and the process is about to end")
+            return future.result()
+        finally:
+            future.cancel()
+
+    def _digest(self, path: str, take: Callable[[bytes], object] = len) -> Content:
+        """Read a file through; ``take`` is given its bytes piece by piece."""
+        digest, sizes = hashlib.sha256(), []
+
+        def add(chunk: bytes) -> None:
+            digest.update(chunk)
+            sizes.append(len(chunk))
+            take(chunk)
+
+        self._read_through(path, add)
+        return Content(sum(sizes), digest.hexdigest())
+
+    def _read_through(self, path: str, take: Callable[[bytes], object]) -> None:
+        if not self.is_local:
+            self._await(self._stream(path, take))
+            return
+        with open(self._full(path), "rb") as file:
             while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-        return digest.hexdigest()
+                take(chunk)
+
+    async def _stream(self, path: str, take: Callable[[bytes], object], **options: str) -> None:
+        # Not cat_file, which asks for the size first, nor open, which asks for each block.
+        bucket, _, key = self._full(path).partition("/")
+        reply = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, **options)
+        async with reply["Body"] as body:
+            while chunk := await body.read(CHUNK_BYTES):
+                take(chunk)
+
+    def _fetch(self, path: str, temporary: Path, size: int) -> None:
+        """Fetch a file of known size in parts, several at a time; a part that came whole is not fetched again."""
+        parts = [(start, min(start + PART_BYTES, size)) for start in range(0, size, PART_BYTES)]
+        whole: set[int] = set()
+        with temporary.open("r+b") as file:
+            for first in range(0, len(parts), PARTS_AT_ONCE):
+                batch = parts[first : first + PARTS_AT_ONCE]
+
+                def fetch(batch: list[tuple[int, int]] = batch) -> None:
+                    missing = [part for part in batch if part[0] not in whole]
+                    self._await(self._fetch_parts(path, file.fileno(), missing, whole, is_all=len(parts) == 1))
+
+                self._attempt("read", path, fetch)
+
+    async def _fetch_parts(
+        self, path: str, descriptor: int, parts: list[tuple[int, int]], whole: set[int], *, is_all: bool
+    ) -> None:
+        async def fetch(start: int, end: int) -> None:
+            at = start
+
+            def write(chunk: bytes) -> None:
+                nonlocal at
+                at += os.pwrite(descriptor, chunk, at)
+
+            await self._stream(path, write, **({} if is_all else {"Range": f"bytes={start}-{end - 1}"}))
+            if at != end:
+                raise IncompleteError(f"{at - start} bytes of {end - start} came")
+            whole.add(start)
+
+        for failure in await asyncio.gather(*(fetch(*part) for part in parts), return_exceptions=True):
+            if failure is not None:
+                raise failure
+
+    def _prove_that_it_is_stored(self, path: str, came: Content) -> None:
+        """Return if what came, and is not what it should be, is what the store holds: then it is damaged there.
+
+        Raises:
+            IncompleteError: the store holds more or less, or other bytes come the next time.
+        """
+        if self.is_local:
+            return
+        size = int(self._call("info", self._full(path))["size"])
+        if came.size != size:
+            raise IncompleteError(f"{came.size} bytes of {size} came")
+        if self._digest(path) != came:
+            raise IncompleteError("other bytes come each time")
 
     @contextlib.contextmanager
     def _believing_what_is_there(self, path: str, sha256: str) -> Iterator[None]:
@@ -223,29 +353,26 @@ class StoreFiles:
         try:
             yield
         except StorageError as failure:
-            with contextlib.suppress(StorageError):
-                arrived = can_pass(failure.__cause__) and self.sha256(path) == sha256
+            with contextlib.suppress(*FAILURES):  # one look: patience is over
+                arrived = can_pass(failure.__cause__) and self._digest(path).sha256 == sha256
             if not arrived:
                 raise
             logger.warning("%s was written although the store reported a failure: %s", self.uri(path), failure)
 
     def _replace(self, path: str, fill: Callable[[Path], object], durable: bool = True) -> None:
         """Write a local file aside, then rename it: a reader sees all of it or nothing."""
-        target, temporary = Path(self._full(path)), Path(self._base, "tmp", uuid.uuid4().hex)
-        temporary.parent.mkdir(parents=True, exist_ok=True)
+        target = Path(self._full(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with part_file(Path(self._base, "tmp")) as temporary:
             fill(temporary)
             if durable:
                 _flush(temporary)
             os.replace(temporary, target)
             if durable:
                 _flush(target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _explain(self, action: str, path: str, error: BaseException) -> str:
-        reply = _error_reply(error).get("Error", {})
+        reply = error_reply(error).get("Error", {})
         cause = f"{reply.get('Code', type(error).__name__)}: {reply.get('Message') or error}".rstrip(".")
         where = f" at {self._section.endpoint_url}" if self._section.endpoint_url else ""
         what = f"can't {action} {self.uri(path)}"
@@ -259,12 +386,20 @@ class StoreFiles:
             return "AWS_PROFILE names a profile that no AWS config file has: correct it, or unset it."
         if isinstance(error, ParamValidationError):
             return f"Give storage.root a valid bucket name; {bucket!r} is none."
+        if isinstance(error, NotOursError):
+            return f"Put a folder in place of {error.path}, or remove it yourself."
         if can_pass(error):
-            tries = self._section.max_attempts
-            return f"Tried {tries} time(s): check storage.endpoint_url and that its server is up; run again."
+            check = "the disk or network folder" if self.is_local else "storage.endpoint_url and that its server is up"
+            return (
+                f"Went on trying for {self._section.patience_s:g} s (storage.patience_s): check {check}; run again to "
+                "go on where this ended."
+            )
+        if (code := error_reply(error).get("Error", {}).get("Code", "")) in RENEWABLE:
+            return RENEWABLE[code]
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "Free some space there." if self.is_local else "Free some space on this machine's disk."
         if self.is_local:
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            return "Free some space there." if full else "Set storage.root to a folder you can write to."
+            return "Set storage.root to a folder you can write to."
         if isinstance(error, FileNotFoundError):
             return f"Create the bucket {bucket!r}, or set storage.root to one that exists."
         if isinstance(error, PermissionError):
@@ -282,42 +417,40 @@ class StoreFiles:
             is_new = self._attempt("create", path, lambda: self._link(path, data))
         else:
             is_new = self._put_new(path, data)
-        return is_new or self.read(path) == data  # the reply to an earlier attempt may have been lost
+        return is_new or self.read(path, bytes) == data  # the reply to an earlier attempt may have been lost
 
     def _put_new(self, path: str, data: bytes) -> bool:
         bucket, _, key = self._full(path).partition("/")
         put = {"Bucket": bucket, "Key": key, "Body": data, "IfNoneMatch": "*"}
         try:
-            self._attempt("create", path, lambda: self._fs.call_s3("put_object", **put))
+            self._attempt("create", path, lambda: self._call("call_s3", "put_object", **put))
         except StorageError as failure:
-            if _error_reply(failure.__cause__).get("Error", {}).get("Code") not in TAKEN_CODES:
+            if error_reply(failure.__cause__).get("Error", {}).get("Code") not in TAKEN_CODES:
                 raise
             return False
         return True
 
     def ages(self, path: str) -> dict[str, float]:
         """Seconds from each file's last change to the newest one's, by the store's clock, for the files of a folder."""
-        listing = self._attempt("list", path, lambda: self._fs.find(self._full(path), detail=True))
+        listing = self._attempt("list", path, lambda: self._call("find", self._full(path), detail=True))
         start = len(self._full(path)) + 1
         changed = {name[start:]: _changed(info) for name, info in listing.items() if info["type"] == "file"}
         return {name: max(changed.values()) - at for name, at in changed.items()}
 
     def _link(self, path: str, data: bytes) -> bool:
         """Write a local file aside, then give it its name, which fails where the name is taken."""
-        target, temporary = Path(self._full(path)), Path(self._base, "tmp", uuid.uuid4().hex)
-        temporary.parent.mkdir(parents=True, exist_ok=True)
+        target = Path(self._full(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with part_file(Path(self._base, "tmp")) as temporary:
             temporary.write_bytes(data)
-            os.link(temporary, target)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            return _write_new(target, data)
-        finally:
-            temporary.unlink(missing_ok=True)
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                return _write_new(target, data)
         return True
 
 
@@ -332,15 +465,30 @@ def _s3_filesystem(section: StorageConfig) -> Any:
     }
     if section.endpoint_url:
         config["s3"] = {"addressing_style": "path"}
+    session = aiobotocore.session.AioSession()
+    session.register("before-parse.s3.ListObjectsV2", _refuse_empty_listing)
     files = fsspec.filesystem(
         "s3",
         endpoint_url=section.endpoint_url or None,
         config_kwargs=config,
         use_listings_cache=False,
         skip_instance_cache=True,
+        session=session,
     )
     files.retries = 1
+    set_custom_error_handler(can_pass)  # what s3fs tries again, where it does
     return files
+
+
+def _refuse_empty_listing(response_dict: dict[str, Any], **_: Any) -> None:
+    """Take a listing without a body for a failure of the server; botocore takes it for an empty folder."""
+    if response_dict["status_code"] == 200 and not response_dict["body"]:
+        response_dict["status_code"] = 500
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, MISSING):
+        raise error
 
 
 def _flush(path: Path) -> None:
@@ -364,8 +512,3 @@ def _write_new(path: Path, data: bytes) -> bool:
 def _changed(info: dict[str, Any]) -> float:
     """When a listed file was last changed, in seconds of the store's clock."""
     return float(info["mtime"] if "mtime" in info else info["LastModified"].timestamp())
-
-
-def _log_retry(action: str, uri: str, state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    logger.warning("attempt %d to %s %s failed, trying again: %r", state.attempt_number, action, uri, error)

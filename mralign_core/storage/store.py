@@ -15,12 +15,12 @@ back can't execute code: JSON, Parquet, and the plain files a stage publishes.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import logging
 import platform
 import re
-import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -35,11 +35,13 @@ from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError, StorageError
 from mralign_core.redaction import redacted
 from mralign_core.schemas import Table
-from mralign_core.storage.artifact import ArtifactRef, FileEntry, Manifest, content_digest, relative_name
+from mralign_core.storage.artifact import DIGEST_CHARS, ArtifactRef, FileEntry, Manifest, content_digest, relative_name
+from mralign_core.storage.cache import DownloadCache
 from mralign_core.storage.claims import Claims
 from mralign_core.storage.digests import directory_entries, file_sha256
-from mralign_core.storage.filesystem import StoreFiles
+from mralign_core.storage.filesystem import Content, StoreFiles
 from mralign_core.storage.lineage import Lineage
+from mralign_core.storage.scratch import sweep_scratch
 from mralign_core.storage.tables import describe_table, read_columns, read_rows, read_table, write_table
 
 logger = logging.getLogger("mralign_core.storage")
@@ -59,6 +61,7 @@ PACKAGES = (
 PROBE_TIMEOUT_S = 5.0
 MOST_CANDIDATES = 10
 MANIFEST_PATH = re.compile(r"(.+/.+/[0-9a-f]{16})/manifest\.json")
+DIGEST = re.compile(rf"[0-9a-f]{{{DIGEST_CHARS}}}")
 
 
 class ArtifactStore:
@@ -72,7 +75,7 @@ class ArtifactStore:
     def __init__(self, section: StorageConfig, cache_folder: Path | None = None) -> None:
         self._section = section
         self._files = StoreFiles(section)
-        self._cache_folder = cache_folder or Path.home() / ".cache" / "mralign"
+        self._cache = DownloadCache(cache_folder or Path.home() / ".cache" / "mralign", section.cache_gib * 2**30)
 
     @property
     def root_uri(self) -> str:
@@ -80,7 +83,7 @@ class ArtifactStore:
         return self._files.root_uri
 
     def check_writable(self) -> None:
-        """Prove within seconds that the store can be written, read back and listed.
+        """Prove that the store can be written, read back and listed; remove what killed processes left behind.
 
         Raises:
             StorageError: it can't; the message names the root, the cause and the remedy.
@@ -88,17 +91,19 @@ class ArtifactStore:
         brief = {
             "connect_timeout_s": min(self._section.connect_timeout_s, PROBE_TIMEOUT_S),
             "read_timeout_s": min(self._section.read_timeout_s, PROBE_TIMEOUT_S),
-            "max_attempts": min(self._section.max_attempts, 2),
         }
         files = StoreFiles(self._section.model_copy(update=brief))
         probe, content = f"probes/{uuid.uuid4().hex}", b"mralign"
         files.check_bucket()
         files.write(probe, content)
-        if files.read(probe) != content or not files.sizes("probes"):
+        if not files.holds(probe, hashlib.sha256(content).hexdigest()) or not files.sizes("probes"):
             raise StorageError(f"storage.root {self._section.root}: a file just written can't be read or listed there")
         with contextlib.suppress(StorageError):  # write-once buckets refuse it, and that is fine
             files.remove(probe)
         files.remove_stale_temporaries()
+        sweep_scratch()
+        if not files.is_local:
+            self._cache.sweep()
 
     def find(self, stage: str, key: str, *, full_hash: bool = False) -> ArtifactRef | None:
         """The oldest whole artifact of a stage and key, or None.
@@ -197,9 +202,9 @@ class ArtifactStore:
         for name in sorted(self._files.sizes(folder), key=lambda name: (not name.endswith("/manifest.json"), name)):
             self._files.remove(f"{folder}/{name}")
         self._files.remove_empty_folder(folder)
-        for digest in digests:
-            for copy in self._cache_folder.glob(f"{digest}*"):
-                shutil.rmtree(copy, ignore_errors=True)
+        if not self._files.is_local:
+            for digest in filter(DIGEST.fullmatch, digests):
+                self._cache.forget(digest)
 
     def manifest(self, artifact: ArtifactRef | str) -> Manifest:
         """The manifest of an artifact, given its reference or what :meth:`resolve` accepts.
@@ -303,11 +308,10 @@ class ArtifactStore:
 
     def get_json(self, name: str) -> dict[str, Any] | None:
         """A record, or None when there is none or it can't be read."""
-        data = self._files.read(_record_path(name))
-        if data is None:
-            return None
         try:
-            record = json.loads(data)
+            record = self._files.read(_record_path(name), json.loads)
+        except StorageError:
+            raise
         except ValueError as error:
             logger.warning("not using record %s: %s", self._files.uri(_record_path(name)), error)
             return None
@@ -343,13 +347,12 @@ class ArtifactStore:
         return known[ref.path]
 
     def _read_manifest(self, path: str) -> Manifest:
-        data = self._files.read(f"{path}/manifest.json")
-        if data is None:
-            raise ArtifactError(f"{self._files.uri(path)} has no manifest.json: it was never finished, or removed")
         try:
-            manifest = Manifest.model_validate_json(data)
+            manifest = self._files.read(f"{path}/manifest.json", Manifest.model_validate_json)
         except ValidationError as error:
             raise ArtifactError(f"{self._files.uri(path)}/manifest.json is damaged: {_first_problem(error)}") from None
+        if manifest is None:
+            raise ArtifactError(f"{self._files.uri(path)} has no manifest.json: it was never finished, or removed")
         if manifest.path != path:
             raise ArtifactError(f"{self._files.uri(path)}/manifest.json describes another artifact, {manifest.path}")
         return manifest
@@ -362,7 +365,7 @@ class ArtifactStore:
                 problems.append(f"{name} is missing")
             elif sizes[name] != entry.size:
                 problems.append(f"{name} has {sizes[name]} bytes, {entry.size} were written")
-            elif full_hash and self._files.sha256(f"{manifest.path}/data/{name}") != entry.sha256:
+            elif full_hash and not self._files.holds(f"{manifest.path}/data/{name}", entry.sha256):
                 problems.append(f"{name} has other content than was written")
         if problems:
             raise ArtifactError(f"{self._files.uri(manifest.path)} is damaged: {'; '.join(sorted(problems))}")
@@ -375,15 +378,18 @@ class ArtifactStore:
         return True
 
     def _folder(self, ref: ArtifactRef) -> Path:
-        return self._files.local_path(f"{ref.path}/data") or self._cache_folder / ref.sha256
+        return self._files.local_path(f"{ref.path}/data") or self._cache.use(ref.sha256)
 
     def _open(self, ref: ArtifactRef, manifest: Manifest, name: str) -> Path:
         if name not in manifest.files:
             raise ArtifactError(f"{ref.uri} has no file {name!r}; it has {', '.join(manifest.files)}")
-        target, entry = self._folder(ref) / name, manifest.files[name]
-        if not _holds(target, entry) and not self._files.is_local:
-            self._files.download(f"{ref.path}/data/{name}", target, self._cache_folder / "tmp")
-        if not _holds(target, entry):
+        target, entry, path = self._folder(ref) / name, manifest.files[name], f"{ref.path}/data/{name}"
+        is_there = self._files.patiently(path, lambda: _holds(target, entry))
+        if not is_there and not self._files.is_local:
+            self._cache.make_room(entry.size)
+            self._files.download(path, target, self._cache.temporary_folder, Content(entry.size, entry.sha256))
+            is_there = _holds(target, entry)
+        if not is_there:
             raise ArtifactError(
                 f"file {name!r} of {self._files.uri(ref.path)} is missing or has other content than was "
                 "written: remove that folder and run its stage again"

@@ -12,8 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mralign_core.errors import ArtifactError, DataError
+from mralign_core.errors import ArtifactError, DataError, StoreUnavailableError
 from mralign_core.schemas import TABLES, Table
+from mralign_core.storage.patience import can_pass
 
 ROW_GROUP_BYTES = 32 * 2**20
 """Size in memory of a row group: what a reader must hold to get at one of its rows."""
@@ -183,7 +184,9 @@ def _stamp(table: Table) -> dict[bytes, str]:
     return {NAME_FIELD: table.name, VERSION_FIELD: str(table.version)}
 
 
-def _unreadable(path: Path, error: Exception) -> ArtifactError:
+def _unreadable(path: Path, error: Exception) -> ArtifactError | StoreUnavailableError:
+    if can_pass(error):
+        return StoreUnavailableError(f"{path} can't be read: {error}. Check its disk or network folder; run again.")
     return ArtifactError(f"{path} is not a readable Parquet file: {error}")
 
 

@@ -190,13 +190,14 @@ def test_a_store_that_cannot_be_written_is_named_before_anything_starts(mralign,
     assert "Set storage.root to a folder you can write to" in err
 
 
-def test_a_store_that_cannot_be_reached_is_named_within_seconds(mralign, monkeypatch):
+def test_a_store_that_cannot_be_reached_is_named_when_patience_is_over(mralign, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    code, _, err = mralign(
-        "run", *settings(Path("s3:/")), "--set=storage.root=s3://b/p", "--set=storage.endpoint_url=http://127.0.0.1:9"
-    )
+    where = {"root": "s3://b/p", "endpoint_url": "http://127.0.0.1:9", "patience_s": 1}
+    options = [f"--set=storage.{name}={value}" for name, value in where.items()]
+    code, _, err = mralign("run", *settings(Path("s3:/")), *options)
     assert code == 2
+    assert "StoreUnavailableError" in err and "Traceback" not in err
     assert "s3://b/p at http://127.0.0.1:9" in err
     assert "check storage.endpoint_url and that its server is up" in err
 

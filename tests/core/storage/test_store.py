@@ -219,8 +219,8 @@ def die_before(function):
 if store._files.is_local:
     filesystem.os.replace = die_before(os.replace)
 else:
-    store._files._fs.put_file = die_before(store._files._fs.put_file)
-    store._files._fs.pipe_file = die_before(store._files._fs.pipe_file)
+    store._files._fs._put_file = die_before(store._files._fs._put_file)
+    store._files._fs._pipe_file = die_before(store._files._fs._pipe_file)
 store.publish("estimate", sys.argv[3], Path(sys.argv[2]), parents=[], fingerprint={})
 """
 

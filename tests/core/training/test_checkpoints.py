@@ -28,7 +28,7 @@ def section(request, tmp_path):
     if request.param == "folder":
         return StorageConfig(root=str(tmp_path / "store"))
     server = request.getfixturevalue("s3_server")
-    return StorageConfig(root=request.getfixturevalue("s3_root"), endpoint_url=server.endpoint_url, max_attempts=1)
+    return StorageConfig(root=request.getfixturevalue("s3_root"), endpoint_url=server.endpoint_url, patience_s=0)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(open_checkpoints, store,
         open_checkpoints().save(state_at(step))
     ref = store.find(f"checkpoint/{KEY}", "step-000000007")
     path = f"{ref.path}/{file_name}"
-    content = files.read(path)
+    content = files.read(path, bytes)
     if damage == "removed":
         files.remove(path)
     else:
