@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +26,9 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from mralign_core.config import RunConfig
-from mralign_core.errors import UserError
+from mralign_core.errors import StoreUnavailableError, UserError
 from mralign_core.redaction import redact_error
-from mralign_core.storage import ArtifactRef, ArtifactStore, Holder, file_sha256
+from mralign_core.storage import ArtifactRef, ArtifactStore, Holder, file_sha256, scratch_folder
 from tasks.clients import run_name
 from tasks.progress import OnProgress, progress
 from tasks.recipes import RECIPES
@@ -105,12 +104,12 @@ class Work:
 
     def _make(self, store: ArtifactStore, build: Build) -> ArtifactRef:
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="mralign-") as scratch:
-            built = build(store, Path(scratch))
+        with scratch_folder() as scratch:
+            built = build(store, scratch)
             ref = store.publish(
                 self.name,
                 self.key,
-                Path(scratch),
+                scratch,
                 parents=list(self.inputs.values()),
                 fingerprint=RECIPES[self.name].fingerprint(self.config, self.part),
                 table=built.table,
@@ -196,6 +195,8 @@ def stage_task(name: str, run_name: str = "") -> Callable[[Callable[P, Produced]
 def can_pass(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
     """Whether a failed task is worth another attempt."""
     error = state.result(raise_on_failure=False)
+    if isinstance(error, StoreUnavailableError):
+        return True
     if isinstance(error, UserError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
         return False
     return isinstance(error, CAN_PASS)

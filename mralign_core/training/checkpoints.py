@@ -9,9 +9,10 @@ Files are safetensors and JSON in Python's dialect, which has NaN and writes eve
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mralign_core.errors import ArtifactError, StorageError
-from mralign_core.storage import ArtifactStore
+from mralign_core.storage import ArtifactStore, scratch_folder
 
 logger = logging.getLogger("mralign_core.training")
 
@@ -82,27 +83,35 @@ class StoredCheckpoints:
         except (StorageError, ArtifactError) as error:
             logger.warning("step %d is not in a checkpoint: %s", state.step, error)
             return
-        earlier = [key for key in self._store.keys(self._stage) if key < _key(state.step)]
-        before = next((key for key in reversed(earlier) if self._store.find(self._stage, key)), None)
-        self._remove_all_but(_key(state.step), before)
+        with self._old_may_stay():
+            earlier = [key for key in self._store.keys(self._stage) if key < _key(state.step)]
+            before = next((key for key in reversed(earlier) if self._store.find(self._stage, key)), None)
+            self._remove_all_but(_key(state.step), before)
 
     def clear(self) -> None:
         """Remove every checkpoint of this adapter."""
-        self._remove_all_but()
+        with self._old_may_stay():
+            self._remove_all_but()
 
     def _publish(self, state: TrainingState) -> None:
-        with tempfile.TemporaryDirectory(prefix="mralign-") as scratch:
-            save_file({name: tensor.contiguous() for name, tensor in state.tensors.items()}, Path(scratch, TENSORS))
-            Path(scratch, VALUES).write_text(json.dumps({"step": state.step, "values": state.values}))
-            self._store.publish(self._stage, _key(state.step), Path(scratch), parents=[], fingerprint={})
+        with scratch_folder() as scratch:
+            save_file({name: tensor.contiguous() for name, tensor in state.tensors.items()}, scratch / TENSORS)
+            (scratch / VALUES).write_text(json.dumps({"step": state.step, "values": state.values}))
+            self._store.publish(self._stage, _key(state.step), scratch, parents=[], fingerprint={})
 
     def _remove_all_but(self, *kept: str | None) -> None:
+        for key in self._store.keys(self._stage):
+            if key not in kept:
+                self._store.remove(self._stage, key)
+
+    @contextlib.contextmanager
+    def _old_may_stay(self) -> Iterator[None]:
+        """Go on when old checkpoints can't be removed: a bucket may be write-once, or its server down."""
         try:
-            for key in self._store.keys(self._stage):
-                if key not in kept:
-                    self._store.remove(self._stage, key)
-        except StorageError as error:  # a write-once bucket refuses it, and that is fine
-            logger.info("old checkpoints stay in the store: %s", error)
+            yield
+        except StorageError as error:
+            is_refused = isinstance(error.__cause__, PermissionError)
+            logger.log(logging.INFO if is_refused else logging.WARNING, "old checkpoints stay in the store: %s", error)
 
 
 def _key(step: int) -> str:

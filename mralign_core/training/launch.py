@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from mralign_core import errors
 from mralign_core.config import ModelConfig, Section, StorageConfig, TrainConfig, Variant
 from mralign_core.errors import ConfigError, OutOfMemory, UserError
 from mralign_core.schemas import CANDIDATES, REFERENCE_LOGPS, REWARDS
+from mralign_core.storage import scratch_folder
 from mralign_core.storage.tables import read_table, write_table
 from mralign_core.supervise import STARTER, Message, Supervisor
 from mralign_core.training.fit import TrainingResult
@@ -83,17 +83,17 @@ def launch_reference(
         ConfigError: that file can't be used; see :func:`read_accelerate_config`.
         ChildProcessError: a process ended, or failed by no fault of the user.
     """
-    with tempfile.TemporaryDirectory(prefix="mralign-") as folder:
-        write_table(Path(folder), CANDIDATES_FILE, candidates, CANDIDATES)
+    with scratch_folder() as folder:
+        write_table(folder, CANDIDATES_FILE, candidates, CANDIDATES)
         job = Job(
-            folder=Path(folder),
+            folder=folder,
             model_path=str(model_path),
             revision=revision,
             section=section,
             model_section=model_section,
         )
         with_less_memory(section, lambda smaller: _launch(job.model_copy(update={"section": smaller}), on_progress))
-        return read_table(Path(folder, RESULT_FILE))
+        return read_table(folder / RESULT_FILE)
 
 
 def launch_adapter(
@@ -124,12 +124,12 @@ def launch_adapter(
         ChildProcessError: a process ended, or failed by no fault of the user.
     """
     tables = ((CANDIDATES_FILE, candidates, CANDIDATES), (REWARDS_FILE, rewards, REWARDS))
-    with tempfile.TemporaryDirectory(prefix="mralign-") as folder:
+    with scratch_folder() as folder:
         for name, frame, table in (*tables, (REFERENCE_FILE, reference, REFERENCE_LOGPS)):
             if frame is not None:
-                write_table(Path(folder), name, frame, table)
+                write_table(folder, name, frame, table)
         job = Job(
-            folder=Path(folder),
+            folder=folder,
             model_path=str(model_path),
             revision=revision,
             section=section,
@@ -141,7 +141,7 @@ def launch_adapter(
         counts = with_less_memory(
             section, lambda smaller: _launch(job.model_copy(update={"section": smaller}), on_progress)
         )
-        return TrainingResult(read_table(Path(folder, RESULT_FILE)), counts)
+        return TrainingResult(read_table(folder / RESULT_FILE), counts)
 
 
 def read_accelerate_config(path: str) -> ClusterConfig:

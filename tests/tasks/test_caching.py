@@ -10,7 +10,7 @@ from botocore.exceptions import EndpointConnectionError
 from prefect import flow
 from prefect.states import Failed
 
-from mralign_core.errors import ArtifactError, DataError, StorageError
+from mralign_core.errors import ArtifactError, DataError, StorageError, StoreUnavailableError
 from mralign_core.llm import EndpointUnavailableError
 from mralign_core.storage import ArtifactStore
 from tasks.annotate import annotation_shards
@@ -115,7 +115,8 @@ def test_limits_take_the_first_questions_of_the_pocket_world(config):
         (EndpointConnectionError(endpoint_url="http://127.0.0.1:9"), True),
         (EndpointUnavailableError("no attempt got through"), True),
         (DataError("row 3: no answer"), False),
-        (StorageError("can't write"), False),  # the store has tried again itself
+        (StoreUnavailableError("no answer for minutes"), True),
+        (StorageError("no such bucket"), False),
         (FileNotFoundError("traces.jsonl"), False),
         (PermissionError("store"), False),
         (ValueError("a bug"), False),
