@@ -11,7 +11,6 @@ from typing import Any, cast
 from uuid import UUID
 
 import httpx
-from botocore.exceptions import BotoCoreError
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
@@ -20,7 +19,7 @@ from prefect.runtime import deployment
 from prefect.states import Cancelling
 
 from mralign_core.config import RunConfig
-from mralign_core.errors import ConfigError
+from mralign_core.errors import ConfigError, StorageError
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.evaluate import scores_shard_work, shards_to_score
 from tasks.generate import generation_shards, shard_work
@@ -158,7 +157,7 @@ def _wait(name: str, children: Sequence[UUID], look: Callable[[], None] | None) 
                         "no worker has taken run %r of %s yet: is one started on its pool, and free?", run.name, name
                     )
             if look:
-                with contextlib.suppress(OSError, BotoCoreError):  # it is for the eye; the runs go on
+                with contextlib.suppress(StorageError):  # it is for the eye; the runs go on
                     look()
     failed = [run for run in ended.values() if run.state is None or not run.state.is_completed()]
     if failed:
