@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,7 @@ from tasks.planning import plan
 from tasks.prepare import load_questions, prepare_model
 from tasks.reward import weigh_traces
 from tasks.runs import last_run
+from tests.faulty_s3 import PASSING, FaultyS3
 from tests.pocket_store import SMALL, small_config
 from tests.prefect_api import reporting_to
 from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
@@ -219,9 +221,17 @@ def test_killed_and_run_again_it_ends_as_if_nothing_had_happened(finished, store
 
 
 @pytest.fixture
-def s3_config(s3_server, s3_root, tmp_path, monkeypatch):  # noqa: F811
+def proxy(s3_server):  # noqa: F811
+    """Stands before the S3 server and spoils one request in twenty, each in another way."""
+    kinds = [kind for kind in PASSING if kind != "slow"]
+    with FaultyS3(s3_server.endpoint_url, seed=11, rates=dict.fromkeys(kinds, 0.05 / len(kinds))) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def s3_config(proxy, s3_root, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("HOME", str(tmp_path))  # the cache of downloaded artifacts
-    return small_config(s3_root, storage__endpoint_url=s3_server.endpoint_url)
+    return small_config(s3_root, storage__endpoint_url=proxy.url)
 
 
 def copy_artifact(ref: ArtifactRef, source: ArtifactStore, target: ArtifactStore) -> None:
@@ -230,10 +240,12 @@ def copy_artifact(ref: ArtifactRef, source: ArtifactStore, target: ArtifactStore
     target.publish(ref.stage, ref.key, source.open_directory(ref), **fields)
 
 
-def test_on_s3_the_digests_are_those_of_a_folder(finished, s3_config):
+def test_on_a_faulty_s3_server_the_digests_are_those_of_a_folder(finished, s3_config, proxy):
     remote = ArtifactStore(s3_config.storage)
     copy_artifact(last_run(finished.config, "model"), finished.store, remote)
+    threading.Timer(2.0, proxy.outage, [2.0]).start()
     made = from_questions_to_weights(s3_config)
+    assert sum(proxy.num_faults.values()) > 5
     assert made["model"].uri.startswith("s3://")
     assert {name: ref.sha256 for name, ref in made.items()} == {
         name: last_run(finished.config, name).sha256 for name in made
