@@ -4,6 +4,7 @@ from mralign_core.storage.artifact import ArtifactRef, Manifest
 from mralign_core.storage.claims import Claims, Holder
 from mralign_core.storage.digests import file_sha256, key_of, source_digest, tree_digest
 from mralign_core.storage.lineage import Lineage, render_lineage
+from mralign_core.storage.patience import stop_waiting
 from mralign_core.storage.records import BatchRecords, LedgerRecords, ReplyStore, RunRecord, RunRecords
 from mralign_core.storage.scratch import scratch_folder
 from mralign_core.storage.store import ArtifactStore
@@ -25,5 +26,6 @@ __all__ = [
     "render_lineage",
     "scratch_folder",
     "source_digest",
+    "stop_waiting",
     "tree_digest",
 ]

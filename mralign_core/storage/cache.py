@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mralign_core.storage.deleting import NotOursError, remove_file, remove_tree
+from mralign_core.storage.deleting import remove_file, remove_tree
 from mralign_core.storage.scratch import part_name, sweep_parts, try_lock
 
 logger = logging.getLogger("mralign_core.storage")
@@ -62,6 +62,7 @@ class DownloadCache:
 
     def make_room(self, num_bytes: int) -> None:
         """Remove what was used longest ago, and by no process that lives, until so many bytes more may be kept."""
+        self.sweep()
         with contextlib.suppress(OSError), self._locked():
             entries = sorted(self._entries())
             in_use = self._in_use()
@@ -89,8 +90,8 @@ class DownloadCache:
         """Remove what killed processes left half-written."""
         try:
             sweep_parts(self.folder, "tmp")
-        except NotOursError as error:
-            logger.warning("not swept: %s", error)
+        except OSError as error:
+            logger.warning("%s is not swept: %s", self.temporary_folder, error)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

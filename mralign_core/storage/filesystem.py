@@ -182,16 +182,22 @@ class StoreFiles:
         info = self._unless_missing("read", path, lambda: self._call("info", self._full(path)))
         if info is None or int(info["size"]) != content.size:
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        came = None
-        for _ in range(MOST_READINGS):
-            with part_file(temporary_folder) as temporary:
-                self._fetch(path, temporary, content.size)
-                before, came = came, file_sha256(temporary)
-                if came == content.sha256:
-                    os.replace(temporary, target)
-                if came in (content.sha256, before):
-                    return
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            came = None
+            for _ in range(MOST_READINGS):
+                with part_file(temporary_folder) as temporary:
+                    self._fetch(path, temporary, content.size)
+                    before, came = came, file_sha256(temporary)
+                    if came == content.sha256:
+                        os.replace(temporary, target)
+                    if came in (content.sha256, before):
+                        return
+        except OSError as error:  # of the copy; those of the store are translated
+            raise StorageError(
+                f"can't keep a copy of {self.uri(path)}: {error}. Make {temporary_folder.parent} a folder that you can "
+                "write to, with space for it."
+            ) from error
 
     def check_bucket(self) -> None:
         """Prove that the bucket is there: some servers would create a mistyped one on the first write."""

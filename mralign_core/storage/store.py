@@ -63,6 +63,9 @@ MOST_CANDIDATES = 10
 MANIFEST_PATH = re.compile(r"(.+/.+/[0-9a-f]{16})/manifest\.json")
 DIGEST = re.compile(rf"[0-9a-f]{{{DIGEST_CHARS}}}")
 
+_swept: set[str] = set()
+"""Stores from which this process has removed what dead writers left."""
+
 
 class ArtifactStore:
     """Finds, publishes and opens artifacts.
@@ -179,6 +182,7 @@ class ArtifactStore:
             cost_usd=cost_usd,
         )
         ref = self._ref(manifest)
+        self._sweep_once()
         if not self._is_whole(ref):
             for name, entry in files.items():
                 self._files.upload(Path(directory, name), f"{ref.path}/data/{name}", entry.sha256)
@@ -327,6 +331,12 @@ class ArtifactStore:
             name.removesuffix(".json") for name in self._files.names(f"records/{folder}") if name.endswith(".json")
         ]
         return {name: self.get_json(f"{folder}/{name}") for name in names}
+
+    def _sweep_once(self) -> None:
+        """In workers nobody calls :meth:`check_writable`."""
+        if self.root_uri not in _swept:
+            _swept.add(self.root_uri)
+            self._files.remove_stale_temporaries()
 
     def _ref(self, manifest: Manifest) -> ArtifactRef:
         return manifest.ref(self._files.uri(manifest.path))

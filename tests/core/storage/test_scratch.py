@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mralign_core.config import StorageConfig
+from mralign_core.errors import StorageError
 from mralign_core.storage import ArtifactStore, key_of, scratch, tree_digest
 from mralign_core.storage.cache import DownloadCache
 from mralign_core.storage.scratch import part_file, scratch_folder, sweep_scratch
@@ -178,3 +179,21 @@ def test_a_bucket_is_read_with_a_cache_smaller_than_what_is_read(s3_server, s3_r
     ref = store.publish("estimate", key_of(n=1), directory, parents=[], fingerprint={})
     assert tree_digest(store.open_directory(ref)) == ref.sha256
     assert not other.exists()
+
+
+def test_a_worker_sweeps_with_what_it_first_publishes(holder, tmp_path, directory):
+    killed, _, dead_part = holder()
+    killed.kill()
+    killed.wait()
+    store = ArtifactStore(StorageConfig(root=str(tmp_path / "store")))
+    store.publish("estimate", key_of(n=1), directory, parents=[], fingerprint={})
+    assert not dead_part.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_named(s3_server, s3_root, tmp_path, directory):
+    section = StorageConfig(root=s3_root, endpoint_url=s3_server.endpoint_url)
+    (tmp_path / "file").write_text("no folder")
+    store = ArtifactStore(section, cache_folder=tmp_path / "file" / "cache")
+    ref = store.publish("estimate", key_of(n=1), directory, parents=[], fingerprint={})
+    with pytest.raises(StorageError, match=r"Make .*cache a folder that you can write to"):
+        store.open_directory(ref)
