@@ -106,7 +106,11 @@ class StoreFiles:
         """The path on this machine; None when the store is remote."""
         return Path(self._base, path) if self.is_local else None
 
-    def read(self, path: str, parse: Callable[[bytes], Result]) -> Result | None:
+    def read(self, path: str) -> bytes | None:
+        """A small file's bytes as they came, or None when there is no such file."""
+        return self.read_as(path, bytes)
+
+    def read_as(self, path: str, parse: Callable[[bytes], Result]) -> Result | None:
         """What a small file says, or None when there is no such file.
 
         Args:

@@ -313,7 +313,7 @@ class ArtifactStore:
     def get_json(self, name: str) -> dict[str, Any] | None:
         """A record, or None when there is none or it can't be read."""
         try:
-            record = self._files.read(_record_path(name), json.loads)
+            record = self._files.read_as(_record_path(name), json.loads)
         except StorageError:
             raise
         except ValueError as error:
@@ -358,7 +358,7 @@ class ArtifactStore:
 
     def _read_manifest(self, path: str) -> Manifest:
         try:
-            manifest = self._files.read(f"{path}/manifest.json", Manifest.model_validate_json)
+            manifest = self._files.read_as(f"{path}/manifest.json", Manifest.model_validate_json)
         except ValidationError as error:
             raise ArtifactError(f"{self._files.uri(path)}/manifest.json is damaged: {_first_problem(error)}") from None
         if manifest is None:

@@ -124,7 +124,7 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(open_checkpoints, store,
         open_checkpoints().save(state_at(step))
     ref = store.find(f"checkpoint/{KEY}", "step-000000007")
     path = f"{ref.path}/{file_name}"
-    content = files.read(path, bytes)
+    content = files.read(path)
     if damage == "removed":
         files.remove(path)
     else:
