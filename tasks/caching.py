@@ -8,6 +8,7 @@ named "Cached", and so does one that waited while another run made it (:mod:`mra
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import time
@@ -197,6 +198,8 @@ def can_pass(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
     error = state.result(raise_on_failure=False)
     if isinstance(error, StoreUnavailableError):
         return True
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return False  # nobody frees a disk by waiting
     if isinstance(error, UserError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
         return False
     return isinstance(error, CAN_PASS)

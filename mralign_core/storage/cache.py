@@ -62,7 +62,9 @@ class DownloadCache:
 
     def make_room(self, num_bytes: int) -> None:
         """Remove what was used longest ago, and by no process that lives, until so many bytes more may be kept."""
-        self.sweep()
+        if self.folder not in _swept:
+            _swept.add(self.folder)
+            self.sweep()
         with contextlib.suppress(OSError), self._locked():
             entries = sorted(self._entries())
             in_use = self._in_use()
@@ -135,6 +137,8 @@ class _Notes(NamedTuple):
 _notes: dict[Path, _Notes] = {}
 _noted: set[tuple[Path, str]] = set()
 _noting = threading.Lock()
+_swept: set[Path] = set()
+"""Caches that this process has swept; a worker of a pool begins without the command line's start probe."""
 
 
 def _note_use(folder: Path, sha256: str) -> None:

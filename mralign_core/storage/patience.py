@@ -68,6 +68,7 @@ PASSING_CODES = {
     "BadDigest",
     "IncompleteBody",
     "InternalError",
+    "NoSuchUpload",  # the end of an upload in parts, whose reply was lost: to be sent anew
     "OperationAborted",
     "RequestLimitExceeded",
     "RequestTimeout",

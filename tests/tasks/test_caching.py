@@ -111,6 +111,7 @@ def test_limits_take_the_first_questions_of_the_pocket_world(config):
         (ConnectionResetError("reset"), True),
         (TimeoutError("slow"), True),
         (OSError(5, "input/output error"), True),
+        (OSError(28, "no space left on device"), False),
         (httpx.ReadTimeout("slow"), True),
         (EndpointConnectionError(endpoint_url="http://127.0.0.1:9"), True),
         (EndpointUnavailableError("no attempt got through"), True),

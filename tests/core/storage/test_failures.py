@@ -201,6 +201,16 @@ def test_a_large_file_goes_both_ways_in_parts_and_only_lost_parts_again(
     assert not proxy.scripted("GET") and not proxy.scripted("PUT")
 
 
+def test_the_end_of_an_upload_in_parts_whose_reply_is_lost(through_proxy, proxy, behind, directory, monkeypatch):
+    monkeypatch.setattr(filesystem, "PART_BYTES", 1 << 20)
+    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda *args, **kwargs: 5 << 20)
+    (directory / "large.bin").write_bytes(random.Random(0).randbytes(11 << 20))
+    proxy.script("POST", "", "lose")
+    ref = publish(through_proxy(), directory)
+    assert not proxy.scripted("POST")
+    assert behind.find("estimate", KEY, full_hash=True) == ref
+
+
 @pytest.mark.parametrize(
     ("fault", "remedy"),
     [
