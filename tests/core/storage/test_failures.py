@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mralign_core.config import StorageConfig, parse_config
 from mralign_core.errors import ArtifactError, ConfigError, StorageError, StoreUnavailableError
-from mralign_core.storage import ArtifactStore, filesystem, key_of, patience, tree_digest
+from mralign_core.storage import ArtifactStore, filesystem, key_of, patience, stop_waiting, tree_digest
 from mralign_core.storage.filesystem import StoreFiles
 from mralign_core.storage.tables import read_table
 from tests.faulty_s3 import PASSING, FaultyS3
@@ -318,6 +319,22 @@ def test_interrupted_while_waiting_it_ends(where, how):
         process.communicate(timeout=30)
     assert process.returncode not in (0, None)
     assert time.monotonic() - started < 9
+
+
+def test_waits_of_all_threads_end_when_they_are_told_to_stop(monkeypatch, s3_root):
+    monkeypatch.setattr(patience, "_ending", threading.Event())
+    section = StorageConfig(root=s3_root, endpoint_url=f"http://127.0.0.1:{free_ports(1)[0]}")
+    store = ArtifactStore(section)
+    with ThreadPoolExecutor(3) as threads:
+        waiting = [threads.submit(store.get_json, "a") for _ in range(3)]
+        time.sleep(1.5)
+        assert not any(one.done() for one in waiting)
+        stop_waiting()
+        started = time.monotonic()
+        for one in waiting:
+            with pytest.raises(StoreUnavailableError):
+                one.result(timeout=10)
+    assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT])
