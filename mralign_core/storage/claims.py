@@ -207,7 +207,7 @@ class Claims:
     def _outbid(self, path: str, data: bytes, owner: str) -> bool:
         folder, _, claim = path.rpartition("/")
         own = f"{claim}~{owner}"
-        if self.files.read(path, bytes) is not None:
+        if self.files.read(path) is not None:
             return False
         self.files.write(f"{folder}/{own}", data, durable=False)
         try:
@@ -245,7 +245,7 @@ class Contest:
             StorageError: the store does not take claims, or names no owner of this one for the whole of a lease.
         """
         newest = self._claims.newest(self._name)
-        data = self._claims.files.read(_path(self._name, newest), bytes) if newest else None
+        data = self._claims.files.read(_path(self._name, newest)) if newest else None
         self.holder = Holder.read(data) if data is not None else None
         self._watch((newest, data))
         if self.holder is None and self._still_s >= self._claims.lease_s:
@@ -336,7 +336,7 @@ class Claim:
             self.claims.files.remove(path)
 
     def _is_own(self, path: str) -> bool:
-        return Holder.read(self.claims.files.read(path, bytes) or b"").owner == self.holder.owner
+        return Holder.read(self.claims.files.read(path) or b"").owner == self.holder.owner
 
 
 def _path(name: str, generation: int) -> str:
@@ -388,7 +388,7 @@ def _sweep(files: StoreFiles) -> None:
             return
         _swept.add(files.root_uri)
     for name, age_s in files.ages(FOLDER).items():
-        if age_s > DEAD_AFTER_S and Holder.read(files.read(f"{FOLDER}/{name}", bytes) or b"").owner:
+        if age_s > DEAD_AFTER_S and Holder.read(files.read(f"{FOLDER}/{name}") or b"").owner:
             files.remove(f"{FOLDER}/{name}")
 
 

@@ -427,7 +427,7 @@ class StoreFiles:
             is_new = self._attempt("create", path, lambda: self._link(path, data))
         else:
             is_new = self._put_new(path, data)
-        return is_new or self.read(path, bytes) == data  # the reply to an earlier attempt may have been lost
+        return is_new or self.read(path) == data  # the reply to an earlier attempt may have been lost
 
     def _put_new(self, path: str, data: bytes) -> bool:
         bucket, _, key = self._full(path).partition("/")
