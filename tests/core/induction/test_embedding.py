@@ -140,3 +140,13 @@ def test_a_sentence_transformers_model_is_loaded_from_its_folder(tiny_model):
 def test_a_folder_without_a_model_is_named(tiny_model, tmp_path):
     with pytest.raises(ConfigError, match=r"induce\.embedder.*nothing"):
         embed(PHRASES, InduceConfig(embedder=str(tmp_path / "nothing")))
+
+
+@pytest.mark.parametrize("fault", [hangs_up(), hangs_up(20), fails(500), Turn("<html>")])
+def test_an_attempt_at_embeddings_whose_reply_is_lost_counts_as_billed(server, fault):
+    server.script = lambda request, number: fault if number == 0 else embed_all(request)
+    ledger = Ledger(ceiling_usd=1000)
+    priced = {"input_usd_per_million": 1_000_000, "output_usd_per_million": 0}
+    ask(remote(server, **priced), phrases=PHRASES[:2], ledger=ledger)
+    [usage] = ledger.usage.values()
+    assert usage.lost_usd >= sum(len(phrase.encode()) for phrase in PHRASES[:2]) and usage.set_aside_usd == 0

@@ -616,3 +616,32 @@ def test_a_killed_process_pays_for_nothing_twice(provider, tmp_path, moment):
     assert len(provider.submitted) == 20 and provider.calls.count("create") == 1
     [account] = [json.loads(path.read_text()) for path in Path(tmp_path, "records/ledgers/work").glob("*.json")]
     assert account[MODEL]["cost_usd"] == 20 and account[MODEL]["set_aside_usd"] == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "lost_usd"),
+    [((500, "broken"), 16), ((400, "no such parameter"), 0), ((429, "busy"), 0), ({"choices": "x", "usage": None}, 16)],
+)
+def test_a_line_that_tells_of_no_reply_counts_as_billed_unless_it_tells_of_a_plain_refusal(provider, answer, lost_usd):
+    """A reply may cost 16 dollars, and does where nothing says what it cost."""
+    provider.answer = lambda body, number: answer
+    stores = Stores()
+    complete(requests_to(provider, 1, max_attempts=1, **PRICED), stores, ceiling_usd=100)
+    usage = stores.ledgers.records["run"]["openai/gpt-4o"]
+    assert usage["lost_usd"] + usage["cost_usd"] == lost_usd and usage["set_aside_usd"] == 0
+
+
+def test_a_line_that_the_output_file_lacks_counts_as_billed(provider):
+    provider.spoil = lambda text, number: text.partition("\n")[2]
+    stores = Stores()
+    complete(requests_to(provider, 2, max_attempts=1, **PRICED), stores, ceiling_usd=100)
+    usage = stores.ledgers.records["run"]["openai/gpt-4o"]
+    assert usage["lost_usd"] == 16 and usage["cost_usd"] == 20 and usage["set_aside_usd"] == 0
+
+
+def test_requests_that_an_expired_batch_did_not_come_to_cost_nothing(provider):
+    provider.answer, provider.ends = lambda body, number: None, ["expired"]
+    stores = Stores()
+    complete(requests_to(provider, 2, max_attempts=1, **PRICED), stores, ceiling_usd=100)
+    usage = stores.ledgers.records["run"]["openai/gpt-4o"]
+    assert usage["lost_usd"] == usage["cost_usd"] == usage["set_aside_usd"] == 0
