@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import httpx
 import litellm
 from litellm.exceptions import BadRequestError
 from litellm.types.utils import OPENAI_COMPATIBLE_BATCH_AND_FILES_PROVIDERS, ModelResponse
@@ -43,6 +44,8 @@ BASE_BYTES = 1_048_576
 """A reply may be so long, and longer by what its tokens take up."""
 BYTES_PER_TOKEN = 64
 """Of a reply: most bytes of a token's text, escaped, and of its id."""
+CONNECT_SHARE = 0.8
+"""Of the time for a reply, the longest part for the connection."""
 MESSAGE_TOKENS = 16
 """Most tokens that a chat template puts around one message."""
 TEMPLATE_TOKENS = 500
@@ -122,8 +125,10 @@ async def watched(
     try:
         # litellm's time-out restarts with every byte that arrives; this one does not.
         async with asyncio.timeout(endpoint.timeout_s):
+            # A connection that is not made in time must show as such, and not as a request that may be billed.
+            limits = httpx.Timeout(endpoint.timeout_s, connect=CONNECT_SHARE * endpoint.timeout_s)
             with exchange.observed():
-                response = await call(timeout=endpoint.timeout_s, num_retries=0, max_retries=0, **address(endpoint))
+                response = await call(timeout=limits, num_retries=0, max_retries=0, **address(endpoint))
         return read_response(response)
     except Exception as error:
         raise attempt_error(error, time.time(), exchange) from error

@@ -149,5 +149,5 @@ def retry_after_s(error: BaseException | None, now: float) -> float:
         pass
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return 0.0
