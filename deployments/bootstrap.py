@@ -191,14 +191,14 @@ def create_automation(client: SyncPrefectClient, wanted: Automation, record: Rec
     run that falls silent later is then found only if it beats once more before.
     """
     new = _automation_values(wanted)
-    for existing in client.read_automations_by_name(wanted.name)[:1]:
-        current = _automation_values(existing)
-        merged = _keep(record, str(existing.id), f"automation {wanted.name}", current, new)
-        if merged != current:
-            Automation.model_validate({**merged, "name": wanted.name, "id": existing.id}).update()
-        break
-    else:
-        existing = wanted.create()
+    existing = next(iter(client.read_automations_by_name(wanted.name)), None)
+    if existing is None:
+        existing = client.read_automation(wanted.create().id)  # type: ignore[union-attr]
+    assert existing
+    current = _automation_values(existing)
+    merged = _keep(record, str(existing.id), f"automation {wanted.name}", current, new)
+    if merged != current:
+        Automation.model_validate({**merged, "name": wanted.name, "id": existing.id}).update()
     record.note({str(existing.id): new})
 
 

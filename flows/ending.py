@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from flows.server import wait_for_records
-
-if TYPE_CHECKING:
-    from prefect import Flow
-    from prefect.states import State
 
 TELL_S = 2.5
 """For the server to hear of the end; less than a process that a signal ends has for its last words."""
@@ -19,7 +16,7 @@ REMEDY = "run it again to go on: what it finished is in the store"
 _has_begun = threading.Event()
 
 
-def run_flow(flow: Flow[..., Any], *args: Any, **kwargs: Any) -> State:
+def run_flow(flow: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Run a flow to its end, and wait until the server has its records; returns its state."""
     from prefect import tags
 
@@ -27,7 +24,7 @@ def run_flow(flow: Flow[..., Any], *args: Any, **kwargs: Any) -> State:
 
     _has_begun.set()
     with tags(process_tag()):
-        state: State = flow(*args, **kwargs, return_state=True)
+        state = flow(*args, **kwargs, return_state=True)
     wait_for_records(state)
     return state
 
