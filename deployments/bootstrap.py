@@ -191,10 +191,9 @@ def create_automation(client: SyncPrefectClient, wanted: Automation, record: Rec
     run that falls silent later is then found only if it beats once more before.
     """
     new = _automation_values(wanted)
-    existing = next(iter(client.read_automations_by_name(wanted.name)), None)
-    if existing is None:
-        existing = client.read_automation(wanted.create().id)  # type: ignore[union-attr]
-    assert existing
+    if not client.read_automations_by_name(wanted.name):
+        wanted.create()
+    existing = client.read_automations_by_name(wanted.name)[0]
     current = _automation_values(existing)
     merged = _keep(record, str(existing.id), f"automation {wanted.name}", current, new)
     if merged != current:
