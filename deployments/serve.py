@@ -1,7 +1,8 @@
 """A Prefect server with UI, the deployments, and a worker for each work pool: ``make serve``.
 
-Everything listens on loopback only. The server's database and the logs of all processes are under
-``PREFECT_HOME``, by default ``.mralign/prefect``, which ``mralign run`` uses too: its runs are in the UI.
+Everything listens on loopback only, behind a door (:mod:`flows.door`). The server's database and the logs of all
+processes are under ``PREFECT_HOME``, by default ``.mralign/prefect``, which ``mralign run`` uses too: its runs are in
+the UI.
 Ctrl-C stops everything, runs in progress included; a stopped run can be started again and computes only what
 it had not finished.
 """
@@ -24,6 +25,8 @@ import httpx
 import psutil
 
 from deployments.steps import CHECKOUT
+from flows import door
+from flows.secret import OwnServer, recognise
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 4200
@@ -37,6 +40,13 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 class ServeError(RuntimeError):
     """Something could not be started, or stopped by itself; the message says what and where its log is."""
+
+
+class Serving(NamedTuple):
+    """What is up: the server, and its process and those of the workers."""
+
+    server: OwnServer
+    children: list[Child]
 
 
 class Child(NamedTuple):
@@ -61,13 +71,12 @@ class Child(NamedTuple):
 def environment(port: int) -> dict[str, str]:
     """The environment of the server and the workers: this process's, pointed at our server."""
     home = os.environ.get("PREFECT_HOME") or str(CHECKOUT / ".mralign" / "prefect")
-    defaults = {"PREFECT_WORKER_QUERY_SECONDS": "3", "DO_NOT_TRACK": "1"}
+    defaults = {"PREFECT_WORKER_QUERY_SECONDS": "3"}
     fixed = {
         "PREFECT_HOME": str(Path(home).resolve()),
         # The UI asks the server for this address, so the server needs it too on a port of our own.
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        **door.QUIET,
         "PREFECT_LOGGING_EXTRA_LOGGERS": "mralign_core",
     }
     return {**defaults, **os.environ, **fixed}
@@ -84,12 +93,13 @@ def refuse_taken_port(port: int) -> None:
         if probe.connect_ex((HOST, port)):
             return
     elsewhere = "stop it, or serve on another port: MRALIGN_PORT=4300 make serve"
-    status = _pool_status(port, "cpu")
-    if status is None:
-        raise ServeError(f"port {port} is taken by something that is not a Prefect server: {elsewhere}")
-    if status == "READY":
+    api_url = f"http://{HOST}:{port}/api"
+    server = recognise(api_url, [Path(environment(port)["PREFECT_HOME"])])
+    if server and _pool_status(server, "cpu") == "READY":
         print(f"Already serving: open http://{HOST}:{port}. Nothing was started.")  # noqa: T201
         raise SystemExit(0)
+    if not server and not _is_prefect(api_url):
+        raise ServeError(f"port {port} is taken by something that is not a Prefect server: {elsewhere}")
     raise ServeError(
         f"a Prefect server is running on port {port}, without this project's workers; it was left alone. "
         f"Either {elsewhere}; or add the deployments and a worker to it yourself:\n"
@@ -98,16 +108,19 @@ def refuse_taken_port(port: int) -> None:
     )
 
 
-def _pool_status(port: int, pool: str) -> str | None:
-    """Status of a work pool on the Prefect server there; "" without the pool, None without a server."""
-    api = f"http://{HOST}:{port}/api"
-    try:
-        if httpx.get(f"{api}/health", timeout=5).json() is not True:
-            return None
-        reply = httpx.get(f"{api}/work_pools/{pool}", timeout=5)
+def _is_prefect(api_url: str) -> bool:
+    with suppress(httpx.HTTPError, ValueError):
+        return bool(httpx.get(f"{api_url}/health", timeout=5, trust_env=False).json() is True)
+    return False
+
+
+def _pool_status(server: OwnServer, pool: str) -> str:
+    """Status of a work pool on our server; "" without the pool."""
+    with suppress(httpx.HTTPError, ValueError):
+        auth = httpx.BasicAuth(*server.token.split(":", 1))
+        reply = httpx.get(f"{server.api_url}/work_pools/{pool}", timeout=5, auth=auth, trust_env=False)
         return str(reply.json().get("status", "")) if reply.is_success else ""
-    except (httpx.HTTPError, ValueError):
-        return None
+    return ""
 
 
 def start(name: str, command: Sequence[str], env: Mapping[str, str]) -> Child:
@@ -128,8 +141,8 @@ def start(name: str, command: Sequence[str], env: Mapping[str, str]) -> Child:
     return Child(name, process, log)
 
 
-def wait_until_healthy(server: Child, api_url: str, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Wait for the server to answer.
+def wait_until_healthy(server: Child, env: Mapping[str, str], timeout_s: float = START_TIMEOUT_S) -> OwnServer:
+    """Wait for the server to answer, and to prove that it is ours.
 
     Raises:
         ServeError: it ended, or did not answer in time.
@@ -137,23 +150,20 @@ def wait_until_healthy(server: Child, api_url: str, timeout_s: float = START_TIM
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         server.check()
-        try:
-            if httpx.get(f"{api_url}/health", timeout=2).is_success:
-                return
-        except httpx.HTTPError:
-            pass
+        if own := recognise(env["PREFECT_API_URL"], [Path(env["PREFECT_HOME"])]):
+            return own
         time.sleep(0.5)
     raise ServeError(f"the Prefect server did not answer within {timeout_s:.0f} s; its log: {server.log}")
 
 
-def wait_for_workers(children: Sequence[Child], port: int, timeout_s: float = START_TIMEOUT_S) -> None:
+def wait_for_workers(children: Sequence[Child], server: OwnServer, timeout_s: float = START_TIMEOUT_S) -> None:
     """Wait until every pool has a worker.
 
     Raises:
         ServeError: a worker ended, or did not report in time.
     """
     deadline = time.monotonic() + timeout_s
-    while any(_pool_status(port, pool) != "READY" for pool in POOLS):
+    while any(_pool_status(server, pool) != "READY" for pool in POOLS):
         for child in children:
             child.check()
         if time.monotonic() > deadline:
@@ -210,7 +220,7 @@ def _tell(process: psutil.Process, number: int) -> None:
 
 
 @contextmanager
-def serving(port: int) -> Iterator[list[Child]]:
+def serving(port: int) -> Iterator[Serving]:
     """Server, deployments and workers, up inside the ``with``, all stopped after it.
 
     Raises:
@@ -220,16 +230,17 @@ def serving(port: int) -> Iterator[list[Child]]:
     children: list[Child] = []
     try:
         say("starting the Prefect server (half a minute)")
-        children.append(start("server", ["prefect", "server", "start", "--host", HOST, "--port", str(port)], env))
-        wait_until_healthy(children[0], env["PREFECT_API_URL"])
+        children.append(start("server", door.module(port), env))
+        server = wait_until_healthy(children[0], env)
+        env |= server.environment()
         say("deploying prefect.yaml")
         bootstrap(env, children)
         for pool, limit in POOLS.items():
             start_worker = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", pool]
             command = [*start_worker, "--limit", str(limit)]
             children.append(start(f"worker-{pool}", command, env))
-        wait_for_workers(children, port)
-        yield children
+        wait_for_workers(children, server)
+        yield Serving(server, children)
     finally:
         stop(children)
 
@@ -251,22 +262,24 @@ def say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 
-def greeting(port: int, children: Sequence[Child]) -> str:
+def greeting(port: int, up: Serving) -> str:
     """What to look at and what to try."""
-    url = f"http://{HOST}:{port}"
-    server = f"PREFECT_API_URL={url}/api"
     programs = os.path.relpath(Path(sys.executable).parent)
-    # `mralign` finds a server on the usual port by itself; `prefect` would start another.
-    found = "" if port == DEFAULT_PORT else f"{server} "
+    logs = up.children[0].log.parent
+    profile = os.path.relpath(door.profile_path(logs.parent, port))
+    # `mralign` finds a server on the usual port by itself.
+    found = "" if port == DEFAULT_PORT else f"MRALIGN_PORT={port} "
+    # Others may read what the output is sent to, so the token is told to a terminal only.
+    link = up.server.link() if sys.stdout.isatty() else f"the link is printed by: {found}{programs}/mralign ui"
     return f"""
 Serving. Ctrl-C stops everything.
 
-  UI            {url}
-  start a run   {url}/deployments: pipeline, Run, Custom run; the form is the whole config
-  by shell      {server} {programs}/prefect deployment run mr-align/pipeline
+  UI            {link}
+  start a run   in the UI, Deployments: pipeline, Run, Custom run; the form is the whole config
+  by shell      PREFECT_PROFILES_PATH={profile} {programs}/prefect deployment run mr-align/pipeline
   in the shell  {found}{programs}/mralign run: this terminal works, this server shows it
-  every week    {url}/deployments: weekly-retrain, switch its schedule on
-  logs          {children[0].log.parent}
+  every week    in the UI, Deployments: weekly-retrain, switch its schedule on
+  logs          {logs}
 """
 
 
@@ -288,9 +301,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _interrupt)
     try:
         refuse_taken_port(port)
-        with serving(port) as children:
-            say(greeting(port, children))
-            watch(children)
+        with serving(port) as up:
+            say(greeting(port, up))
+            watch(up.children)
     except KeyboardInterrupt:
         say("stopped")
         return 0

@@ -1,4 +1,4 @@
-"""A real Prefect server in a process of its own, for flows that run in the test's process or in one it starts.
+"""A real Prefect server behind its door, for flows that run in the test's process or in one that it starts.
 
 Use it from a conftest with ``from tests.prefect_api import prefect_api, prefect_url``.
 """
@@ -8,13 +8,18 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
 
+from flows import door
+from flows.secret import recognise
 from tests.seaweedfs import free_ports
 
 START_TIMEOUT_S = 180
+CHECKOUT = Path(__file__).resolve().parent.parent
+STARTED = {}
 # The server records runs and artifacts, and does nothing of its own accord.
 QUIET = [f"SERVICES_{name}" for name in ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "FOREMAN", "CANCELLATION_CLEANUP")]
 SERVER = {f"PREFECT_SERVER_{name}_ENABLED": "false" for name in [*QUIET, "EVENTS_STREAM_OUT", "ANALYTICS", "UI"]}
@@ -25,14 +30,14 @@ def prefect_url(tmp_path_factory):
     """The API of a server that lives as long as the test session."""
     home = tmp_path_factory.mktemp("prefect")
     port = free_ports(1)[0]
-    url = f"http://127.0.0.1:{port}/api"
-    env = {**os.environ, **SERVER, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    env = {**os.environ, **SERVER, "PREFECT_HOME": str(home)}
+    command = [sys.executable, "-m", *door.module(port)]
     with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=CHECKOUT, env=env, stdout=log, stderr=subprocess.STDOUT)
         try:
-            _wait_until_healthy(url, process, home / "log")
-            yield url
+            server = _wait_until_up(home, port, process)
+            STARTED[server.api_url] = server
+            yield server.api_url
         finally:
             process.terminate()
             process.wait(timeout=60)
@@ -41,10 +46,16 @@ def prefect_url(tmp_path_factory):
 @pytest.fixture
 def prefect_api(prefect_url, monkeypatch):
     """Flows of this test, and of processes it starts, report to the server; gives its URL."""
-    monkeypatch.setenv("PREFECT_API_URL", prefect_url)
+    for name, value in STARTED[prefect_url].environment().items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("PREFECT_LOGGING_TO_API_ENABLED", "false")
     with reporting_to(prefect_url):
         yield prefect_url
+
+
+def auth_for(url):
+    """What lets a request in."""
+    return httpx.BasicAuth(*STARTED[url].token.split(":"))
 
 
 @contextlib.contextmanager
@@ -54,6 +65,7 @@ def reporting_to(url):
 
     quick = {
         settings.PREFECT_API_URL: url,
+        settings.PREFECT_API_AUTH_STRING: STARTED[url].token,
         settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
         settings.PREFECT_LOGGING_TO_API_ENABLED: False,
     }
@@ -61,14 +73,11 @@ def reporting_to(url):
         yield
 
 
-def _wait_until_healthy(url, process, log):
+def _wait_until_up(home, port, process):
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
-        try:
-            if httpx.get(f"{url}/health", timeout=2).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
+        if server := recognise(f"http://127.0.0.1:{port}/api", [home]):
+            return server
         if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(f"the Prefect server did not start:\n{log.read_text(errors='replace')[-3000:]}")
+            pytest.fail(f"the Prefect server did not start:\n{(home / 'log').read_text(errors='replace')[-3000:]}")
         time.sleep(0.3)
