@@ -82,6 +82,8 @@ PARENT_POLL_S = 0.5
 CHALLENGE = re.compile(r"[0-9a-f]{32}")
 ANALYTICS_KEY = re.compile(r"`[0-9a-f]{32}`")
 PICTURE = re.compile(rb'"logo_url":\s*"[^"]*"')
+NO_PICTURE = b'"logo_url":"data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"'
+"""An empty one: the UI leaves out what has none."""
 PICTURE_PATHS = ("/api/block_", "/api/collections/")
 """Where the API names pictures on foreign hosts, which the UI would show."""
 
@@ -224,7 +226,7 @@ def _with_headers(send: Send) -> Send:
 
 
 def _without_pictures(send: Send) -> Send:
-    """For browsers: a block type without the address of its picture, which is on a foreign host."""
+    """For browsers: block types with an empty picture in place of one on a foreign host."""
     start: MutableMapping[str, Any] = {}
     body = b""
 
@@ -236,7 +238,7 @@ def _without_pictures(send: Send) -> Send:
         body += message.get("body", b"")
         if message.get("more_body"):
             return
-        body = PICTURE.sub(b'"logo_url":null', body)
+        body = PICTURE.sub(NO_PICTURE, body)
         kept = [header for header in start["headers"] if header[0] != b"content-length"]
         await send({**start, "headers": [*kept, (b"content-length", str(len(body)).encode())]})
         await send({"type": "http.response.body", "body": body})

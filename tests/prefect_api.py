@@ -4,21 +4,11 @@ Use it from a conftest with ``from tests.prefect_api import prefect_api, prefect
 """
 
 import contextlib
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-import httpx
 import pytest
 
-from flows import door
-from flows.secret import recognise
-from tests.seaweedfs import free_ports
+from tests.door_server import auth_of, behind_door
 
-START_TIMEOUT_S = 180
-CHECKOUT = Path(__file__).resolve().parent.parent
 STARTED = {}
 # The server records runs and artifacts, and does nothing of its own accord.
 QUIET = [f"SERVICES_{name}" for name in ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "FOREMAN", "CANCELLATION_CLEANUP")]
@@ -28,19 +18,9 @@ SERVER = {f"PREFECT_SERVER_{name}_ENABLED": "false" for name in [*QUIET, "EVENTS
 @pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory):
     """The API of a server that lives as long as the test session."""
-    home = tmp_path_factory.mktemp("prefect")
-    port = free_ports(1)[0]
-    env = {**os.environ, **SERVER, "PREFECT_HOME": str(home)}
-    command = [sys.executable, "-m", *door.module(port)]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=CHECKOUT, env=env, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            server = _wait_until_up(home, port, process)
-            STARTED[server.api_url] = server
-            yield server.api_url
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
+    with behind_door(tmp_path_factory.mktemp("prefect"), SERVER) as (server, _):
+        STARTED[server.api_url] = server
+        yield server.api_url
 
 
 @pytest.fixture
@@ -55,7 +35,7 @@ def prefect_api(prefect_url, monkeypatch):
 
 def auth_for(url):
     """What lets a request in."""
-    return httpx.BasicAuth(*STARTED[url].token.split(":"))
+    return auth_of(STARTED[url])
 
 
 @contextlib.contextmanager
@@ -71,13 +51,3 @@ def reporting_to(url):
     }
     with settings.temporary_settings(quick):
         yield
-
-
-def _wait_until_up(home, port, process):
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        if server := recognise(f"http://127.0.0.1:{port}/api", [home]):
-            return server
-        if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(f"the Prefect server did not start:\n{(home / 'log').read_text(errors='replace')[-3000:]}")
-        time.sleep(0.3)

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from flows.secret import OwnServer, recognise
+from tests.door_server import auth_of
 from tests.seaweedfs import free_ports
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -109,8 +110,9 @@ def serve(home):
         try:
             _wait_until_serving(process, output)
             server = recognise(f"http://127.0.0.1:{port}/api", [home])
-            auth = httpx.BasicAuth(*server.token.split(":"))
-            with httpx.Client(base_url=server.api_url, auth=auth, timeout=60, transport=PatientTransport()) as api:
+            with httpx.Client(
+                base_url=server.api_url, auth=auth_of(server), timeout=60, transport=PatientTransport()
+            ) as api:
                 yield Served(process, api, {**env, **server.environment()}, server, home)
         finally:
             if process.poll() is None:

@@ -7,9 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -18,33 +18,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from flows import door
-from flows.secret import OwnServer, installation_secret, recognise
+from flows.secret import installation_secret, recognise
+from tests.door_server import CHECKOUT, auth_of, behind_door
 from tests.prefect_server import QUICK_SERVER
-from tests.seaweedfs import free_ports
 
-ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 CREATE_FLOW = json.dumps({"name": "attack"})
-
-
-def start(home, port, *, extra=None, embedded=False):
-    """The server's process; its log is in the home."""
-    env = {**os.environ, **QUICK_SERVER, **(extra or {}), "PREFECT_HOME": str(home)}
-    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
-        env.pop(name, None)
-    with (home / "server.log").open("wb") as log:
-        command = [sys.executable, "-m", *door.module(port, embedded=embedded)]
-        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
-
-
-def wait_for(home, port, process) -> OwnServer:
-    deadline = time.monotonic() + 180
-    while True:
-        if own := recognise(f"http://127.0.0.1:{port}/api", [home]):
-            return own
-        assert process.poll() is None, (home / "server.log").read_text()
-        assert time.monotonic() < deadline, (home / "server.log").read_text()
-        time.sleep(0.3)
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +32,27 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def process(home):
-    port = free_ports(1)[0]
-    process = start(home, port, extra={door.EXTRA_HOSTS: "tunnel.example:8443"})
-    process.port = port
-    yield process
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 0
-    assert not door.profile_path(home, port).exists()
+def started(home):
+    with behind_door(home, {**QUICK_SERVER, door.EXTRA_HOSTS: "tunnel.example:8443"}) as (server, process):
+        yield server, process
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    assert not list((home / "door").glob("*.toml"))
 
 
 @pytest.fixture(scope="module")
-def own(home, process):
-    return wait_for(home, process.port, process)
+def own(started):
+    return started[0]
+
+
+@pytest.fixture(scope="module")
+def process(started):
+    return started[1]
 
 
 @pytest.fixture(scope="module")
 def port(own):
-    return int(own.api_url.rsplit(":", 1)[1].split("/")[0])
+    return urlsplit(own.api_url).port
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +75,7 @@ def ask(port, head, body=""):
 
 
 def flows_named_attack(own):
-    auth = httpx.BasicAuth(*own.token.split(":"))
+    auth = auth_of(own)
     reply = httpx.post(f"{own.api_url}/flows/filter", json={"flows": {"name": {"any_": ["attack"]}}}, auth=auth)
     assert reply.is_success
     return reply.json()
@@ -331,7 +313,7 @@ class TestWebsockets:
 
 
 AS_NOBODY = """
-import os, sys, urllib.request, urllib.error
+import os, socket
 os.setgroups([]), os.setgid({nobody}), os.setuid({nobody})
 for path in {paths!r}:
     try:
@@ -345,11 +327,9 @@ for pid in {pids!r}:
     except OSError:
         pass
     print("cmdline", open(f"/proc/{{pid}}/cmdline").read().replace(chr(0), " "))
-try:
-    urllib.request.urlopen("{api}/admin/version")
-    print("let in")
-except urllib.error.HTTPError as error:
-    print("status", error.code)
+with socket.create_connection(("127.0.0.1", {port})) as connection:
+    connection.sendall(b"GET /api/admin/version HTTP/1.1\\r\\nHost: 127.0.0.1:{port}\\r\\n\\r\\n")
+    print(connection.recv(4096).split()[1].decode())
 """
 
 
@@ -359,20 +339,21 @@ def test_another_user_of_this_machine_reads_nothing_and_is_not_let_in(own, home,
     assert all(path.exists() for path in private)
     pids = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
     outsider = home / "outside.py"
-    outsider.write_text(AS_NOBODY.format(nobody=NOBODY, paths=list(map(str, private)), pids=pids, api=own.api_url))
+    outsider.write_text(AS_NOBODY.format(nobody=NOBODY, paths=list(map(str, private)), pids=pids, port=port))
     # The test's folders are closed to others as well: it is the files' own modes that must keep them out.
     opened = [folder for folder in [home, *home.parents] if folder != Path("/") and folder.stat().st_uid == 0]
     modes = {folder: folder.stat().st_mode & 0o7777 for folder in opened}
     try:
         for folder in opened:
             folder.chmod(modes[folder] | 0o055)
-        told = subprocess.run([sys.executable, str(outsider)], capture_output=True, text=True, check=True).stdout
+        told = subprocess.run([sys.executable, str(outsider)], capture_output=True, text=True, check=False)
     finally:
         for folder, mode in modes.items():
             folder.chmod(mode)
-    lines = told.splitlines()
-    assert lines[-1] == "status 401"
-    assert not [line for line in lines if line.startswith(("read", "environment", "let in"))]
+    assert told.returncode == 0, told.stderr
+    lines = told.stdout.splitlines()
+    assert lines[-1] == "401"
+    assert not [line for line in lines if line.startswith(("read", "environment"))]
     secret = installation_secret(home).hex()
     assert all(own.token not in line and secret not in line for line in lines)
 
@@ -416,17 +397,10 @@ def test_prefects_command_line_is_let_in_by_the_profile(own, home, port):
     assert "401" in without.stdout + without.stderr
 
 
-def test_a_start_has_a_token_of_its_own(own, home, tmp_path):
-    other = free_ports(1)[0]
-    process = start(home, other)
-    try:
-        second = wait_for(home, other, process)
+def test_a_start_has_a_token_of_its_own(own, home):
+    with behind_door(home, QUICK_SERVER) as (second, _):
         assert second.token != own.token
-        reply = httpx.get(f"{second.api_url}/admin/version", auth=httpx.BasicAuth(*own.token.split(":")))
-        assert reply.status_code == 401
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
+        assert httpx.get(f"{second.api_url}/admin/version", auth=auth_of(own)).status_code == 401
 
 
 STARTER = """
@@ -445,7 +419,7 @@ class TestEmbedded:
         env = {**os.environ, "PREFECT_HOME": str(tmp_path)}
         env.pop("PREFECT_API_URL", None)
         program = subprocess.Popen(
-            [sys.executable, "-c", STARTER], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", STARTER], cwd=CHECKOUT, env=env, stdout=subprocess.PIPE, text=True
         )
         try:
             url = program.stdout.readline().strip()
@@ -455,7 +429,7 @@ class TestEmbedded:
             assert listening == {("127.0.0.1", port)}
             own = recognise(url, [tmp_path])
             assert httpx.get(f"{url}/admin/version").status_code == 401
-            auth = httpx.BasicAuth(*own.token.split(":"))
+            auth = auth_of(own)
             assert httpx.get(f"{url}/admin/version", auth=auth).status_code == 200
             assert httpx.get(f"{url}/health", headers={"Host": "evil.example"}).status_code == 421
             assert httpx.post(f"{url}/flows/", headers={"Origin": "http://evil.example"}, auth=auth).status_code == 403
