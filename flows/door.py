@@ -15,7 +15,9 @@ cookie would go to every port of this machine, whoever listens there, and along 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
+import hmac
 import json
 import os
 import re
@@ -79,6 +81,9 @@ HEADERS = [
 ]
 SHUTDOWN_TIMEOUT_S = 5
 PARENT_POLL_S = 0.5
+TOKEN_TIMEOUT_S = 10.0
+POLICY_VIOLATION = 1008
+"""What a websocket is closed with."""
 CHALLENGE = re.compile(r"[0-9a-f]{32}")
 ANALYTICS_KEY = re.compile(r"`[0-9a-f]{32}`")
 PICTURE = re.compile(rb'"logo_url":\s*"[^"]*"')
@@ -126,10 +131,10 @@ class Door:
             return
         refusal = self._refusal(scope)
         if scope["type"] == "websocket":
-            if refusal:
-                await send({"type": "websocket.close", "code": 1008, "reason": refusal.reason})
+            if refusal or "prefect" not in scope["subprotocols"]:
+                await send({"type": "websocket.close", "code": POLICY_VIOLATION})
             else:
-                await self._app(scope, receive, send)
+                await self._let_websocket_in(scope, receive, send)
             return
         send = _with_headers(send)
         if refusal:
@@ -138,6 +143,9 @@ class Door:
             await self._prove_identity(scope, send)
         elif scope["path"] == SCRIPT_PATH:
             await _reply(send, HTTPStatus.OK, "text/javascript", ENTER_SCRIPT)
+        elif _is_navigation(scope) and self._is_localhost(scope):
+            # Another user may listen at the IPv6 address of the same name, and would share its localStorage.
+            await _redirect(send, f"http://{HOST}:{self._port}{_target(scope)}")
         elif scope["path"] == ENTER_PATH or (_is_navigation(scope) and not self._has_entered(scope)):
             await self._show_entrance(send)
         elif scope["path"].startswith(PICTURE_PATHS) and _header(scope, b"sec-fetch-site"):
@@ -161,6 +169,34 @@ class Door:
         if scope["path"] in CLOSED_PATHS:
             return Refusal(HTTPStatus.NOT_FOUND, "the API's schema is at /api/openapi.json, for who has the token")
         return None
+
+    def _is_localhost(self, scope: Scope) -> bool:
+        return _header(scope, b"host")[0].lower() == f"localhost:{self._port}"
+
+    async def _let_websocket_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hear the token before Prefect does, which takes a hundred sockets at most, also of those that say nothing."""
+        await receive()
+        await send({"type": "websocket.accept", "subprotocol": "prefect"})
+        try:
+            first = await asyncio.wait_for(receive(), TOKEN_TIMEOUT_S)
+            token = json.loads(first.get("text") or "null")["token"]
+            is_right = hmac.compare_digest(str(token).encode(), token_of(self._secret, self._start).encode())
+        except (TimeoutError, ValueError, TypeError, KeyError, RecursionError):
+            is_right = False
+        if not is_right:
+            with contextlib.suppress(OSError):
+                await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            return
+        heard = iter([{"type": "websocket.connect"}, first])
+
+        async def receive_again() -> MutableMapping[str, Any]:
+            return next(heard, None) or await receive()
+
+        async def send_on(message: MutableMapping[str, Any]) -> None:
+            if message["type"] != "websocket.accept":
+                await send(message)
+
+        await self._app(scope, receive_again, send_on)
 
     async def _prove_identity(self, scope: Scope, send: Send) -> None:
         """Answer a challenge, so that clients know whom they send the token to; see :func:`flows.secret.recognise`."""
@@ -244,6 +280,17 @@ def _without_pictures(send: Send) -> Send:
         await send({"type": "http.response.body", "body": body})
 
     return send_without_pictures
+
+
+def _target(scope: Scope) -> str:
+    query = scope["query_string"].decode("latin-1")
+    return scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
+
+
+async def _redirect(send: Send, url: str) -> None:
+    headers = [(b"location", url.encode("latin-1")), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": int(HTTPStatus.TEMPORARY_REDIRECT), "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _reply(send: Send, status: HTTPStatus, kind: str, text: str) -> None:

@@ -1,6 +1,7 @@
 """The door of a real Prefect server, attacked over real sockets."""
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -259,6 +260,13 @@ class TestWithoutTheToken:
             assert "unsafe-inline" not in headers.partition("script-src")[2].partition(";")[0]
             assert "http" not in headers.partition("content-security-policy:")[2].partition("\r\n")[0]
 
+    def test_a_browser_is_led_to_the_address_that_nobody_else_listens_at(self, own, port):
+        for path in ("/runs?page=2", "/mralign/enter", "//evil.example/x"):
+            head = [f"GET {path} HTTP/1.1", "Host: localhost:{port}", "Accept: text/html"]
+            status, headers, _ = ask(port, head)
+            assert status == 307
+            assert f"location: http://127.0.0.1:{port}{path}\r\n" in headers
+
     def test_a_challenge_is_of_one_form(self, own, port):
         for challenge in ("", "x" * 32, "0" * 31, "0" * 100_000, "0" * 32 + "%00token"):
             head = [f"GET /mralign/identity?challenge={challenge} HTTP/1.1", "Host: 127.0.0.1:{port}"]
@@ -310,6 +318,16 @@ class TestWebsockets:
     def test_the_token_opens_it(self, own, port, path):
         for origin in (None, "http://127.0.0.1:{port}", "http://localhost:{port}"):
             assert open_socket(port, path, token=own.token, origin=origin) == {"type": "auth_success"}
+
+
+def test_sockets_that_say_nothing_do_not_keep_others_out(own, port):
+    with contextlib.ExitStack() as silent:
+        for _ in range(120):  # Prefect on SQLite works on a hundred requests at once
+            silent.enter_context(
+                connect(f"ws://127.0.0.1:{port}/api/events/in", subprotocols=["prefect"], proxy=None, close_timeout=0)
+            )
+        assert httpx.get(f"{own.api_url}/health", timeout=5).json() is True
+        assert open_socket(port, "/api/events/in", token=own.token) == {"type": "auth_success"}
 
 
 AS_NOBODY = """
