@@ -60,6 +60,8 @@ def use_server() -> Iterator[ServerAddress]:
         return
     embedded = _own_server(start_embedded_server(lambda url: _own_server(url) is not None))
     assert embedded, "it has just answered"
+    # Where what this server records can be seen later: it has no UI itself.
+    os.environ.setdefault("PREFECT_UI_URL", SERVE_API_URL.removesuffix("/api"))
     os.environ.update(embedded.environment())
     yield ServerAddress(f"start it with `make serve`, then open {SERVE_API_URL.removesuffix('/api')}/runs")
 
