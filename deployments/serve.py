@@ -26,6 +26,8 @@ import psutil
 from deployments.children import Child, ServeError, rotate
 from deployments.keeping import KEPT
 from deployments.steps import CHECKOUT
+from flows import door
+from flows.secret import OwnServer, recognise
 from mralign_core.family import MARK, abandoned, end, end_family, family, start_guard, tell
 from mralign_core.stopping import EndingOnSignals
 
@@ -43,13 +45,12 @@ SETTLE_EVERY_S = 30.0
 def environment(port: int) -> dict[str, str]:
     """The environment of the server and the workers: this process's, pointed at our server."""
     home = os.environ.get("PREFECT_HOME") or str(CHECKOUT / ".mralign" / "prefect")
-    defaults = {"PREFECT_WORKER_QUERY_SECONDS": "3", "DO_NOT_TRACK": "1"}
+    defaults = {"PREFECT_WORKER_QUERY_SECONDS": "3"}
     fixed = {
         "PREFECT_HOME": str(Path(home).resolve()),
         # The UI asks the server for this address, so the server needs it too on a port of our own.
         "PREFECT_API_URL": f"http://{HOST}:{port}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        **door.QUIET,
         "PREFECT_LOGGING_EXTRA_LOGGERS": "mralign_core",
     }
     return {**defaults, **os.environ, **fixed}
@@ -66,12 +67,13 @@ def refuse_taken_port(port: int) -> None:
         if probe.connect_ex((HOST, port)):
             return
     elsewhere = "stop it, or serve on another port: MRALIGN_PORT=4300 make serve"
-    status = _pool_status(port, "cpu")
-    if status is None:
-        raise ServeError(f"port {port} is taken by something that is not a Prefect server: {elsewhere}")
-    if status == "READY":
+    api_url = f"http://{HOST}:{port}/api"
+    server = recognise(api_url, [Path(environment(port)["PREFECT_HOME"])])
+    if server and _pool_status(server, "cpu") == "READY":
         print(f"Already serving: open http://{HOST}:{port}. Nothing was started.")  # noqa: T201
         raise SystemExit(0)
+    if not server and not _is_prefect(api_url):
+        raise ServeError(f"port {port} is taken by something that is not a Prefect server: {elsewhere}")
     raise ServeError(
         f"a Prefect server is running on port {port}, without this project's workers; it was left alone. "
         f"Either {elsewhere}; or add the deployments and a worker to it yourself:\n"
@@ -80,20 +82,23 @@ def refuse_taken_port(port: int) -> None:
     )
 
 
-def _pool_status(port: int, pool: str) -> str | None:
-    """Status of a work pool on the Prefect server there; "" without the pool, None without a server."""
-    api = f"http://{HOST}:{port}/api"
-    try:
-        if httpx.get(f"{api}/health", timeout=5).json() is not True:
-            return None
-        reply = httpx.get(f"{api}/work_pools/{pool}", timeout=5)
+def _is_prefect(api_url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError, ValueError):
+        return bool(httpx.get(f"{api_url}/health", timeout=5, trust_env=False).json() is True)
+    return False
+
+
+def _pool_status(server: OwnServer, pool: str) -> str:
+    """Status of a work pool on our server; "" without the pool."""
+    with contextlib.suppress(httpx.HTTPError, ValueError):
+        auth = httpx.BasicAuth(*server.token.split(":", 1))
+        reply = httpx.get(f"{server.api_url}/work_pools/{pool}", timeout=5, auth=auth, trust_env=False)
         return str(reply.json().get("status", "")) if reply.is_success else ""
-    except (httpx.HTTPError, ValueError):
-        return None
+    return ""
 
 
-def wait_until_healthy(server: Child, api_url: str, timeout_s: float = START_TIMEOUT_S) -> None:
-    """Wait for the server to answer.
+def wait_until_healthy(server: Child, env: Mapping[str, str], timeout_s: float = START_TIMEOUT_S) -> OwnServer:
+    """Wait for the server to answer, and to prove that it is ours.
 
     Raises:
         ServeError: it ended, or did not answer in time.
@@ -101,23 +106,20 @@ def wait_until_healthy(server: Child, api_url: str, timeout_s: float = START_TIM
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         server.check()
-        try:
-            if httpx.get(f"{api_url}/health", timeout=2).is_success:
-                return
-        except httpx.HTTPError:
-            pass
+        if own := recognise(env["PREFECT_API_URL"], [Path(env["PREFECT_HOME"])]):
+            return own
         time.sleep(0.5)
     raise ServeError(f"the Prefect server did not answer within {timeout_s:.0f} s; its log: {server.log}")
 
 
-def wait_for_workers(children: Sequence[Child], port: int, timeout_s: float = START_TIMEOUT_S) -> None:
+def wait_for_workers(children: Sequence[Child], server: OwnServer, timeout_s: float = START_TIMEOUT_S) -> None:
     """Wait until every pool has a worker.
 
     Raises:
         ServeError: a worker ended, or did not report in time.
     """
     deadline = time.monotonic() + timeout_s
-    while any(_pool_status(port, pool) != "READY" for pool in POOLS):
+    while any(_pool_status(server, pool) != "READY" for pool in POOLS):
         for child in children:
             child.check()
         if time.monotonic() > deadline:
@@ -161,23 +163,23 @@ class Serving:
             ServeError: something could not be started.
         """
         env = environment(self._port)
-        os.environ.update(env)  # before this process imports Prefect
         if left := abandoned(purpose(env)):
             say(f"ending {len(left)} process(es) of a `make serve` that is gone")
             end(left, grace_s=2.0)
         start_guard(env[MARK])
         say("starting the Prefect server (half a minute)")
-        command = ["prefect", "server", "start", "--host", HOST, "--port", str(self._port)]
-        self._server = Child("server", command, env)
-        wait_until_healthy(self._server, env["PREFECT_API_URL"])
+        self._server = Child("server", door.module(self._port), env)
+        server = wait_until_healthy(self._server, env)
+        env |= server.environment()
+        os.environ.update(env)
         self.settle("none")
         say("deploying prefect.yaml")
         bootstrap(env)
         for pool, limit in POOLS.items():
             start_worker = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", pool]
             self._workers.append(Child(f"worker-{pool}", [*start_worker, "--limit", str(limit)], env))
-        wait_for_workers([self._server, *self._workers], self._port)
-        say(greeting(self._port, self._server.log.parent))
+        wait_for_workers([self._server, *self._workers], server)
+        say(greeting(self._port, server, self._server.log.parent))
 
     def watch(self) -> NoReturn:
         """Look after the processes and the runs for as long as the server runs; start workers that died again.
@@ -271,21 +273,22 @@ def say(line: str) -> None:
         print(line, flush=True)  # noqa: T201
 
 
-def greeting(port: int, logs: Path) -> str:
+def greeting(port: int, server: OwnServer, logs: Path) -> str:
     """What to look at and what to try."""
-    url = f"http://{HOST}:{port}"
-    server = f"PREFECT_API_URL={url}/api"
     programs = os.path.relpath(Path(sys.executable).parent)
-    # `mralign` finds a server on the usual port by itself; `prefect` would start another.
-    found = "" if port == DEFAULT_PORT else f"{server} "
+    profile = os.path.relpath(door.profile_path(logs.parent, port))
+    # `mralign` finds a server on the usual port by itself.
+    found = "" if port == DEFAULT_PORT else f"MRALIGN_PORT={port} "
+    # Others may read what the output is sent to, so the token is told to a terminal only.
+    link = server.link() if sys.stdout.isatty() else f"the link is printed by: {found}{programs}/mralign ui"
     return f"""
 Serving. Ctrl-C stops everything.
 
-  UI            {url}
-  start a run   {url}/deployments: pipeline, Run, Custom run; the form is the whole config
-  by shell      {server} {programs}/prefect deployment run mr-align/pipeline
+  UI            {link}
+  start a run   in the UI, Deployments: pipeline, Run, Custom run; the form is the whole config
+  by shell      PREFECT_PROFILES_PATH={profile} {programs}/prefect deployment run mr-align/pipeline
   in the shell  {found}{programs}/mralign run: this terminal works, this server shows it
-  every week    {url}/deployments: weekly-retrain, switch its schedule on
+  every week    in the UI, Deployments: weekly-retrain, switch its schedule on
   logs          {logs}
 """
 

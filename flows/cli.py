@@ -25,7 +25,7 @@ from flows.printing import (
     print_questions,
     print_results,
 )
-from flows.server import use_server
+from flows.server import ui_link, use_server
 from mralign_core.config import RunConfig, Variant, load_config
 from mralign_core.errors import ConfigError, UserError
 from mralign_core.redaction import redact_logs
@@ -112,6 +112,12 @@ def run(
             print_results(settings, server, run=run_id, finished_pipeline=only in (None, Stage.evaluate))
             return
         _fail(state.result(raise_on_failure=False))
+
+
+@app.command()
+def ui() -> None:
+    """Print the link that opens the UI of `make serve` in a browser: it holds what lets you in."""
+    console.print(ui_link(), soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()

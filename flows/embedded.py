@@ -1,8 +1,8 @@
 """The embedded Prefect server: a process of this command's own, which ends with it.
 
-Prefect starts one too where no server is named, but in this process's group: a signal to the group, as ``timeout`` and
-a CI's cancel send it, would take the server before the run has told it that it ends, and ``kill -9`` of the run would
-leave the server behind.
+Prefect starts one too where no server is named, but one that every web page and every user of this machine can use, and
+in this process's group: a signal to the group, as ``timeout`` and a CI's cancel send it, would take the server before
+the run has told it that it ends, and ``kill -9`` of the run would leave the server behind.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ import sys
 import time
 from collections.abc import Callable
 
+from flows import door
 from mralign_core.errors import UserError
 from mralign_core.family import MARK, start_guard
 
-HOST = "127.0.0.1"
 START_TIMEOUT_S = 120.0
 """It takes 20 to 36 s on a busy machine."""
 STOP_TIMEOUT_S = 5.0
 ATTEMPTS = 3
 """Another program may take the port before the server does."""
-ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-"""As Prefect sets it for its own embedded server."""
 
 
 class EmbeddedServerError(UserError):
@@ -45,8 +43,8 @@ def start_embedded_server(is_up: Callable[[str], bool]) -> str:
         start_guard(os.environ[MARK])
     for _ in range(ATTEMPTS):
         port = _free_port()
-        url = f"http://{HOST}:{port}/api"
-        process = _start(port, url)
+        url = f"http://{door.HOST}:{port}/api"
+        process = _start(port)
         atexit.register(_stop, process)
         if _wait_until_up(process, url, is_up):
             return url
@@ -57,15 +55,9 @@ def start_embedded_server(is_up: Callable[[str], bool]) -> str:
     )
 
 
-def _start(port: int, url: str) -> subprocess.Popen[bytes]:
-    app = ["--factory", "prefect.server.api.server:create_app"]
-    where = ["--host", HOST, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", *app, *where],
-        env={**os.environ, **ENVIRONMENT, "PREFECT_API_URL": url},
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def _start(port: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", *door.module(port, embedded=True)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 def _wait_until_up(process: subprocess.Popen[bytes], url: str, is_up: Callable[[str], bool]) -> bool:
@@ -98,5 +90,5 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind((HOST, 0))
+        probe.bind((door.HOST, 0))
         return int(probe.getsockname()[1])

@@ -1,20 +1,15 @@
-"""A real Prefect server in a process of its own, for flows that run in the test's process or in one it starts.
+"""A real Prefect server behind its door, for flows that run in the test's process or in one that it starts.
 
 Use it from a conftest with ``from tests.prefect_api import prefect_api, prefect_url``.
 """
 
 import contextlib
-import os
-import subprocess
-import sys
-import time
 
-import httpx
 import pytest
 
-from tests.seaweedfs import free_ports
+from tests.door_server import auth_of, behind_door
 
-START_TIMEOUT_S = 180
+STARTED = {}
 # The server records runs and artifacts, and does nothing of its own accord.
 QUIET = [f"SERVICES_{name}" for name in ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "FOREMAN", "CANCELLATION_CLEANUP")]
 SERVER = {f"PREFECT_SERVER_{name}_ENABLED": "false" for name in [*QUIET, "EVENTS_STREAM_OUT", "ANALYTICS", "UI"]}
@@ -35,28 +30,25 @@ def server(home, **services):
         home: its PREFECT_HOME.
         services: of the server, "true" for those to run.
     """
-    port = free_ports(1)[0]
-    url = f"http://127.0.0.1:{port}/api"
     chosen = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": value for name, value in services.items()}
-    env = {**os.environ, **SERVER, **chosen, "PREFECT_HOME": str(home), "PREFECT_API_URL": url}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            _wait_until_healthy(url, process, home / "log")
-            yield url
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
+    with behind_door(home, {**SERVER, **chosen}) as (own, _):
+        STARTED[own.api_url] = own
+        yield own.api_url
 
 
 @pytest.fixture
 def prefect_api(prefect_url, monkeypatch):
     """Flows of this test, and of processes it starts, report to the server; gives its URL."""
-    monkeypatch.setenv("PREFECT_API_URL", prefect_url)
+    for name, value in STARTED[prefect_url].environment().items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("PREFECT_LOGGING_TO_API_ENABLED", "false")
     with reporting_to(prefect_url):
         yield prefect_url
+
+
+def auth_for(url):
+    """What lets a request in."""
+    return auth_of(STARTED[url])
 
 
 @contextlib.contextmanager
@@ -66,21 +58,9 @@ def reporting_to(url):
 
     quick = {
         settings.PREFECT_API_URL: url,
+        settings.PREFECT_API_AUTH_STRING: STARTED[url].token,
         settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
         settings.PREFECT_LOGGING_TO_API_ENABLED: False,
     }
     with settings.temporary_settings(quick):
         yield
-
-
-def _wait_until_healthy(url, process, log):
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            if httpx.get(f"{url}/health", timeout=2).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        if process.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(f"the Prefect server did not start:\n{log.read_text(errors='replace')[-3000:]}")
-        time.sleep(0.3)

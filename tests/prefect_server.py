@@ -17,10 +17,13 @@ import httpx
 import psutil
 import pytest
 
+from flows.secret import OwnServer, recognise
+from tests.door_server import auth_of
 from tests.seaweedfs import free_ports
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 300
+NETWORK_LOG = "network.log"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 # Services that no test looks at; they halve what a server costs.
 QUICK_SERVER = {
@@ -52,6 +55,8 @@ class Served(NamedTuple):
     process: subprocess.Popen
     api: httpx.Client
     env: dict
+    server: OwnServer
+    home: Path
 
     def deployment(self, name):
         return self._json(self.api.get(f"/deployments/name/{name}"))
@@ -72,6 +77,11 @@ class Served(NamedTuple):
 
     def filter(self, what, **query):
         return self._json(self.api.post(f"/{what}/filter", json=query))
+
+    def foreign_connections(self):
+        """Whom its processes have talked to, other than this machine."""
+        watched = self.home / NETWORK_LOG
+        return watched.read_text().splitlines() if watched.exists() else []
 
     def family(self):
         """The serving process and all its descendants."""
@@ -101,19 +111,28 @@ def state_in(home, run_id):
 def serve(home):
     """``make serve`` on a home of its own, stopped after the ``with``."""
     port = free_ports(1)[0]
-    env = {**os.environ, **QUICK_SERVER, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    url = f"http://127.0.0.1:{port}/api"
+    env = {**os.environ, **QUICK_SERVER, **watched(home), "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "deployments.serve", "--port", str(port)]
     output = home / "serve.log"
-    with output.open("w") as log, httpx.Client(base_url=url, timeout=60, transport=PatientTransport()) as api:
+    with output.open("w") as log:
         process = subprocess.Popen(command, cwd=CHECKOUT, env=env, stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait_until_serving(process, output)
-            yield Served(process, api, {**env, "PREFECT_API_URL": url})
+            server = recognise(f"http://127.0.0.1:{port}/api", [home])
+            with httpx.Client(
+                base_url=server.api_url, auth=auth_of(server), timeout=60, transport=PatientTransport()
+            ) as api:
+                yield Served(process, api, {**env, **server.environment()}, server, home)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
             process.wait(timeout=90)
+
+
+def watched(home):
+    """Variables with which Python processes write down whom they talk to; the log is ``NETWORK_LOG`` in the folder."""
+    path = [str(CHECKOUT / "tests" / "network_watch"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(path), "NETWORK_WATCH": str(home / NETWORK_LOG)}
 
 
 def _wait_until_serving(process, output):

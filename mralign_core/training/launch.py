@@ -39,6 +39,13 @@ LAST_LINES = 20
 """Of the processes' output, in the message of an error."""
 CANDIDATES_FILE, REWARDS_FILE, REFERENCE_FILE = "candidates.parquet", "rewards.parquet", "reference.parquet"
 RESULT_FILE = "result.parquet"
+LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
+SHUT_IN = {
+    "GLOO_SOCKET_IFNAME": LOOPBACK_INTERFACE,
+    "NCCL_SOCKET_IFNAME": LOOPBACK_INTERFACE,
+    "PREFECT_API_AUTH_STRING": "",
+}
+"""For processes of one host that talk to each other, and to no server."""
 
 
 class AdapterJob(Section):
@@ -205,11 +212,12 @@ def _launch(job: Job, on_progress: Callable[..., None] | None) -> dict[str, int]
     # Of this attempt alone: a process of one before it that only now connects must not be heard in this one.
     address = job.folder / f"socket-{secrets.token_hex(4)}"
     child = ["-m", "mralign_core.child", str(address)]
-    launcher = [sys.executable, *child, "accelerate.commands.launch", "--config_file", job.section.accelerate_config]
+    launcher = [sys.executable, *child, "mralign_core.training.launcher"]
+    launcher += ["--config_file", job.section.accelerate_config]
     worker = [*child, "mralign_core.training.worker", str(file)]
     logger.info("training in %d processes (%s)", settings.num_processes, job.section.accelerate_config)
     # accelerate itself tells only a single process of use_cpu.
-    environment = {"ACCELERATE_USE_CPU": str(settings.use_cpu).lower()}
+    environment = {**SHUT_IN, "ACCELERATE_USE_CPU": str(settings.use_cpu).lower()}
     with Supervisor([*launcher, *worker], address, environment) as supervisor:
         return _follow(supervisor, on_progress)
 

@@ -190,6 +190,19 @@ class TestServed:
         lines = served.filter("logs", logs={"flow_run_id": {"any_": [stage["id"] for stage in stages]}})
         assert any(line["name"].startswith("mralign_core") for line in lines)
 
+    def test_nobody_was_asked_for_anything_but_this_machine(self, served, pipeline_run):
+        served.wait_for(pipeline_run)
+        assert not served.foreign_connections()
+
+    def test_the_token_is_in_no_log_no_database_and_on_no_command_line(self, served, smoke, pipeline_run):
+        served.wait_for(pipeline_run)
+        word = served.server.token.split(":")[1].encode()
+        written = [path for path in served.home.rglob("*") if path.is_file() and path.parent.name != "door"]
+        written += [path for path in Path(smoke["storage"]["root"]).rglob("*") if path.is_file()]
+        assert len(written) > 100
+        assert not [path for path in written if word in path.read_bytes()]
+        assert not [process for process in served.family() if word.decode() in " ".join(process.cmdline())]
+
     def test_stopping_leaves_no_process_behind_even_in_the_middle_of_a_run(self, served, smoke):
         endless = {**smoke, "name": "endless", "seed": 1}
         endless["model"] = {**smoke["model"], "pocket": {**smoke["model"]["pocket"], "pretrain_steps": 10_000}}

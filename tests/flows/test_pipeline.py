@@ -32,7 +32,7 @@ from tasks.reward import weigh_traces
 from tasks.runs import last_run
 from tests.faulty_s3 import PASSING, FaultyS3
 from tests.pocket_store import SMALL, small_config
-from tests.prefect_api import reporting_to
+from tests.prefect_api import auth_for, reporting_to
 from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +70,7 @@ def run_pipeline(config: RunConfig, url: str) -> Run:
 
 
 def find(url: str, what: str, **query) -> list[dict]:
-    return httpx.post(f"{url}/{what}/filter", json=query, timeout=60).raise_for_status().json()
+    return httpx.post(f"{url}/{what}/filter", json=query, timeout=60, auth=auth_for(url)).raise_for_status().json()
 
 
 def published(root: Path | str) -> dict[str, tuple[str, int]]:

@@ -5,6 +5,7 @@ import pytest
 from prefect import flow, task
 
 from tasks.progress import progress
+from tests.prefect_api import auth_for
 
 pytestmark = pytest.mark.server
 
@@ -23,7 +24,8 @@ def test_progress_is_on_the_page_of_the_run(prefect_api, body):
 
     state = outer(return_state=True)
     page = str(state.state_details.flow_run_id)
-    found = httpx.post(f"{prefect_api}/artifacts/filter", json={"sort": "CREATED_DESC"}).json()
+    url, query = f"{prefect_api}/artifacts/filter", {"sort": "CREATED_DESC"}
+    found = httpx.post(url, json=query, auth=auth_for(prefect_api)).json()
     own = [row for row in found if row["flow_run_id"] == page]
     assert [(row["key"], row["data"]) for row in own] == [("some-progress", 100.0)]
     assert own[0]["description"] == "sampling: 4 of 4 · 7 tokens/s"

@@ -224,6 +224,7 @@ CHANGE_NO_RESULT = {
     "mralign_core.training.footprint": "checks that the weights fit",
     "mralign_core.training.checkpoints": "keeps a state on the way, from which the same adapter comes",
     "mralign_core.training.launch": "says where the same training runs",
+    "mralign_core.training.launcher": "starts the processes of the same training",
     "mralign_core.training.curves": "shows what the metrics table has",
 }
 """Code that a task calls without being part of every key of its stage, and why that is right."""

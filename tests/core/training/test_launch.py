@@ -61,6 +61,12 @@ def workers_here():
     return {each.environ()["RANK"]: each for each in found if "RANK" in each.environ()}
 
 
+def listening_here():
+    """Addresses that this test's children can be reached at."""
+    sockets = [c for each in psutil.Process().children(recursive=True) for c in each.net_connections("inet")]
+    return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+
+
 def launch(job, folder, **options):
     positional, common = job
     storage = StorageConfig(root=str(folder / "store"))
@@ -68,17 +74,20 @@ def launch(job, folder, **options):
     return launch_adapter(*positional, **options)
 
 
-def test_a_training_whose_process_was_killed_goes_on_and_equals_one_in_this_process(job, tmp_path, caplog):
+def test_a_training_whose_process_was_killed_goes_on_and_equals_one_in_this_process(job, tmp_path, caplog, monkeypatch):
     """Killed while the processes share the weights, continued while each has them all."""
     sharded = tmp_path / "fsdp.yaml"
     settings = yaml.safe_load((FOLDER / "fsdp2-4gpu.yaml").read_text()) | {"num_processes": 2, "use_cpu": True}
     sharded.write_text(yaml.safe_dump(settings))
-    seen, pids = [], []
+    seen, pids, reachable_at, tokens = [], [], set(), set()
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "mralign:token")
 
     def kill_the_second(step, steps, _):
         if not pids:
             seen.append((step, steps))
             processes = workers_here()
+            reachable_at.update(listening_here())
+            tokens.update(each.environ()["PREFECT_API_AUTH_STRING"] for each in processes.values())
             pids.extend(each.pid for each in processes.values())
             processes["1"].kill()
 
@@ -89,6 +98,8 @@ def test_a_training_whose_process_was_killed_goes_on_and_equals_one_in_this_proc
     assert 0 < seen[0][0] < seen[0][1] == 120
     assert len(pids) == 2
     assert not wait_until_gone(pids)
+    assert reachable_at == {"127.0.0.1"}
+    assert tokens == {""}
 
     rows = []
     with caplog.at_level("INFO"):

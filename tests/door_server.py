@@ -1,0 +1,50 @@
+"""A real Prefect server behind its door, in a process of its own."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from flows import door
+from flows.secret import recognise
+from tests.seaweedfs import free_ports
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+START_TIMEOUT_S = 180
+
+
+@contextmanager
+def behind_door(home, settings):
+    """Start one with these settings; gives the server as :func:`flows.secret.recognise` does, and its process."""
+    port = free_ports(1)[0]
+    env = {**os.environ, **settings, "PREFECT_HOME": str(home)}
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
+        env.pop(name, None)
+    log = home / f"server-{port}.log"
+    command = [sys.executable, "-m", *door.module(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=CHECKOUT, env=env, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield _wait_until_up(home, port, process, log), process
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def auth_of(server):
+    """What lets a request in."""
+    return httpx.BasicAuth(*server.token.split(":"))
+
+
+def _wait_until_up(home, port, process, log):
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        if server := recognise(f"http://127.0.0.1:{port}/api", [home]):
+            return server
+        said = log.read_text(errors="replace")[-3000:]
+        assert process.poll() is None and time.monotonic() < deadline, f"the Prefect server did not start:\n{said}"
+        time.sleep(0.3)
