@@ -177,10 +177,13 @@ class _Silence:
         self._lock = threading.Lock()
         self._began = self._told = 0.0
         """When the wait that was told of began, and when it was last told of; 0 when nothing is to be told."""
+        self._answered = -TELL_AFTER_S
 
     def tell(self, what: str, error: Exception, waited_s: float, patience_s: float) -> None:
         now = time.monotonic()
-        if waited_s < TELL_AFTER_S:
+        # What fails while others get through is a straggler of an outage that is over, unless it goes on for long.
+        has_answered = now - self._answered < TELL_AFTER_S and waited_s < TELL_EVERY_S
+        if waited_s < TELL_AFTER_S or has_answered:
             return
         with self._lock:
             if self._told and now - self._told < TELL_EVERY_S:
@@ -192,6 +195,7 @@ class _Silence:
         )
 
     def end(self) -> None:
+        self._answered = time.monotonic()
         if not self._told:
             return
         with self._lock:
