@@ -145,6 +145,9 @@ class Claims:
             name: ``kind/name`` of the work.
             find: looks for the finished work; asked again and again while another makes it.
             on_wait: called at each look while another makes it.
+
+        Raises:
+            InterruptedError: the process came to its end while this waited in a thread.
         """
         if _holding.get():
             yield Turn(None, None)
@@ -168,6 +171,8 @@ class Claims:
                     on_wait(contest.holder)
                 time.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(1.5 * pause_s, LONGEST_POLL_S)
+                if not threading.main_thread().is_alive():
+                    raise InterruptedError("the process ends")  # which joins the threads of a pool
                 if (found := find()) is not None:
                     return Turn(found, None)
         except StorageError as error:

@@ -274,6 +274,24 @@ def test_a_wait_ends_on_a_signal(folder):
     assert time.monotonic() - began < 2.0
 
 
+def test_a_thread_that_waits_does_not_keep_a_process_that_ends(folder):
+    claim_elsewhere(folder, lease_s=600)
+    script = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from mralign_core.config import StorageConfig
+from mralign_core.storage import ArtifactStore
+def work():
+    with ArtifactStore(StorageConfig.model_validate_json(sys.argv[1])).claims("x").hold(sys.argv[2], lambda: None):
+        print("made")
+future = ThreadPoolExecutor().submit(work)
+time.sleep(1)
+"""
+    command = [sys.executable, "-c", script, folder.model_dump_json(), NAME]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "")
+
+
 def test_a_store_that_takes_no_claims_is_worked_in_all_the_same(folder, tmp_path, caplog):
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "claims").write_text("not a folder")
