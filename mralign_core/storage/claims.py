@@ -21,6 +21,7 @@ there, each claimant puts in a bid, waits :data:`SETTLE_S` for those of others t
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 (its own end of the interpreter must be registered first)
 import contextlib
 import functools
 import json
@@ -57,6 +58,9 @@ RELEASE_S = 5.0
 SETTLE_S = 1.0
 DEAD_AFTER_S = 86_400.0
 
+_ending = threading.Event()
+# Threads of a pool are joined when the interpreter ends, and must not wait for others then.
+threading._register_atexit(_ending.set)  # type: ignore[attr-defined]
 _holding: ContextVar[bool] = ContextVar("holding", default=False)
 """Whether what runs here holds a claim already."""
 
@@ -171,8 +175,8 @@ class Claims:
                     on_wait(contest.holder)
                 time.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(1.5 * pause_s, LONGEST_POLL_S)
-                if not threading.main_thread().is_alive():
-                    raise InterruptedError("the process ends")  # which joins the threads of a pool
+                if _ending.is_set():
+                    raise InterruptedError("the process ends")
                 if (found := find()) is not None:
                     return Turn(found, None)
         except StorageError as error:
