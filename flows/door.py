@@ -22,6 +22,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -498,6 +499,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--embedded", action="store_true", help="without UI and services, for one program")
     chosen = parser.parse_args(arguments)
     home = Path(os.environ.get("PREFECT_HOME") or SERVE_HOME).resolve()
+    signal.signal(signal.SIGTERM, _interrupt)  # uvicorn ends by the signal itself, which would leave the profile behind
     try:
         serve(home, chosen.port, embedded=chosen.embedded)
     except KeyboardInterrupt:
@@ -506,6 +508,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
