@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import GenerationConfig
-
 from mralign_core.config import RunConfig
-from mralign_core.errors import ConfigError
 from mralign_core.generation import Sampler
 from mralign_core.generation.control_tokens import end_token_ids
 from mralign_core.generation.families import family_of
-from mralign_core.generation.loading import load_config, load_model_and_tokenizer, load_tokenizer
+from mralign_core.generation.loading import load_model_and_tokenizer, load_tokenizer, stored_configs
 from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.llm import LLMClient
 from mralign_core.models import ModelLocation
@@ -67,7 +63,7 @@ def open_sampler(
     common: dict[str, Any] = {
         "family": family,
         "instruction": instruction,
-        "end_ids": end_token_ids(tokenizer, family, *stored_configs(location)),
+        "end_ids": end_token_ids(tokenizer, family, *stored_configs(location.path, location.revision)),
     }
     if section.sampler == "vllm":
         from mralign_core.generation.vllm_sampler import VllmSampler, open_engine
@@ -79,13 +75,3 @@ def open_sampler(
     assert open_client is not None
     assert adapter_dir is None
     return EndpointSampler(config.generate.endpoint, tokenizer, open_client=open_client, **common)
-
-
-def stored_configs(location: ModelLocation) -> list[object]:
-    """The generation config and the config of a model, as far as it has them, without loading it."""
-    found: list[object] = []
-    with contextlib.suppress(OSError):  # a model need not have a generation config
-        found.append(GenerationConfig.from_pretrained(location.path, revision=location.revision or "main"))
-    with contextlib.suppress(ConfigError):  # nor, behind an endpoint, more than a tokenizer
-        found.append(load_config(location.path, location.revision))
-    return found
