@@ -8,7 +8,7 @@ from prefect import flow
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.prepare import check_training, load_questions, prepare_model
+from tasks.prepare import check_prompts, check_training, load_questions, prepare_model
 from tasks.runs import remember
 
 
@@ -27,6 +27,7 @@ def prepare(config: RunConfig) -> Prepared:
         config: the run config.
     """
     prepared = Prepared(load_questions(config), prepare_model(config))
+    check_prompts(config, prepared.questions, prepared.model)
     check_training(config, prepared.model)
     remember(config, {}, **prepared._asdict())
     return prepared

@@ -264,6 +264,7 @@ GENERATIONS = Table(
         "answer": Column(pa.string(), [STRING], nullable=True),
         "finish_reason": Column(pa.string(), [_one_of(("stop", "length"))]),
         "token_source": Column(pa.string(), [_one_of(("sampled", "encoded"))]),
+        "end_token_id": Column(pa.int64(), [NATURAL], nullable=True),
         "thinking_closed": Column(pa.bool_()),
         "outcome": Column(pa.string(), [_one_of(OUTCOMES)]),
         "em_thought": Column(pa.bool_(), nullable=True),
@@ -271,11 +272,12 @@ GENERATIONS = Table(
         "contains_answer": Column(pa.bool_()),
     },
     unique_together=("question_id", "thinking_mode", "draw"),
-    version=2,
+    version=3,
 )
 """A row a draw. ``em_thought`` is null where the mode has no thinking; ``contains_answer`` is the looser answer match
 (a gold answer is contained in the answer). ``completion`` is the decoded text of
 ``completion_ids``; ``token_source`` says whether the model drew these, or they encode the text that an engine gave.
+``end_token_id`` is the end token behind them, null where none was drawn, as where the answer's closing tag ended it.
 The draws of a question stand side by side; not all need have been made (``generate.draws``)."""
 
 CANDIDATES = Table(
@@ -293,15 +295,18 @@ CANDIDATES = Table(
         "completion": Column(pa.string(), [TEXT]),
         "prompt_ids": Column(pa.list_(pa.int64()), [IDS]),
         "completion_ids": Column(pa.list_(pa.int64()), [IDS]),
+        "end_token_id": Column(pa.int64(), [NATURAL], nullable=True),
         "answer": Column(pa.string(), [STRING]),
         "segments": Column(_SEGMENTS),
         "reasoning_tokens": Column(pa.int64(), [NATURAL]),
     },
     row_checks=[("segments must be ordered spans inside the completion", _segments_are_ordered)],
+    version=2,
 )
 """A row a kept trace. ``segments``: character span (start, end) of each segment's own text in ``completion``, without
 delimiter or tag, and the half-open token span (token_start, token_end) in ``completion_ids`` that carries its weight
-(with the think tag for the first segment, and with the delimiter behind it)."""
+(with the think tag for the first segment, and with the delimiter behind it). ``end_token_id`` is the end token that the
+model drew behind the completion; null where that is not known."""
 
 RAW_ANNOTATIONS = Table(
     name="raw_annotations",

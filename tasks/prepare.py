@@ -6,10 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from mralign_core.config import RunConfig
+from mralign_core.generation.checking import check_tokens, check_weights
 from mralign_core.generation.families import family_of
-from mralign_core.generation.loading import load_model_and_tokenizer
+from mralign_core.generation.loading import load_model_and_tokenizer, load_tokenizer
+from mralign_core.generation.prompts import refuse_control_tokens
+from mralign_core.generation.template_probe import probe_template
 from mralign_core.generation.transformers_sampler import TransformersSampler
-from mralign_core.models import describe_model, folder_digest, locate_model, model_name
+from mralign_core.models import (
+    content_digest,
+    describe_model,
+    folder_digest,
+    local_path,
+    locate_model,
+    model_name,
+)
 from mralign_core.pocket.model import train_pocket_model
 from mralign_core.pocket.quality import check_quality
 from mralign_core.pocket.world import build_world
@@ -40,10 +50,12 @@ def _content(one: LocatedSet) -> str:
 
 
 def model_work(config: RunConfig) -> Work:
-    """The model of a run; of a local folder the contents count, not only its name."""
-    folder = Path(config.model.path)
-    is_folder = config.model.source == "hub" and folder.is_dir()
-    return Work("model", config, part={"folder": folder_digest(folder)} if is_folder else {})
+    """The model of a run; of a local folder or file the contents count, not only its name."""
+    local = local_path(config.model)
+    if local is None:
+        return Work("model", config)
+    part = {"folder": folder_digest(local)} if local.is_dir() else {"file": content_digest(local)}
+    return Work("model", config, part=part)
 
 
 @stage_task("load-questions")
@@ -76,7 +88,11 @@ def prepare_model(config: RunConfig) -> Produced:
 
     def build(store: ArtifactStore, directory: Path) -> Built:
         if config.model.source != "pocket":
-            return Built(model_revision=describe_model(config.model, directory))
+            revision = describe_model(config.model, directory)
+            location = locate_model(directory, model_name(config.model))
+            if Path(location.path).is_dir():
+                check_weights(Path(location.path))
+            return Built(model_revision=revision)
         pocket = config.model.pocket
         world = build_world(pocket.world_seed, pocket.overwrite_prob)
         with progress("pretraining the pocket model", "pretraining") as report:
@@ -93,6 +109,26 @@ def prepare_model(config: RunConfig) -> Produced:
         return Built(counts={**counts, **quality})
 
     return model_work(config).produce(build)
+
+
+def check_prompts(config: RunConfig, questions: ArtifactRef, model: ArtifactRef) -> None:
+    """Refuse a tokenizer, a chat template or questions that don't go with the model, before anything is spent.
+
+    Raises:
+        ConfigError: see :mod:`mralign_core.generation.checking`; or the template runs for ever.
+        DataError: sampler ``endpoint`` is to ask questions that spell out control tokens.
+    """
+    if config.model.source == "pocket":
+        return
+    store = ArtifactStore(config.storage)
+    location = locate_model(store.open_directory(model), model_name(config.model))
+    tokenizer = load_tokenizer(location.path, location.revision)
+    probe_template(location.path, location.revision, config.model, config.generate.instruction)
+    family = family_of(config.model, tokenizer)
+    check_tokens(location, tokenizer, family)
+    if config.generate.sampler == "endpoint" and config.generate.source == "sample":
+        asked = store.read_table(questions, "questions.parquet").query("split == 'train'")
+        refuse_control_tokens(tokenizer, zip(asked["question_id"], asked["question"], strict=True), family)
 
 
 def check_training(config: RunConfig, model: ArtifactRef) -> None:

@@ -31,7 +31,14 @@ def annotation_row(trace_id, segment, step, labels, confidences=None):
 def candidate_row(trace_id, polarity="positive", stratum=""):
     text = {name: "x" for name, column in CANDIDATES.columns.items() if column.type == pa.string()}
     spans = [{"start": 0, "end": 1, "token_start": 0, "token_end": 1}]
-    rest = {"answers": ["x"], "draw": 0, "prompt_ids": [0], "completion_ids": [0], "reasoning_tokens": 1}
+    rest = {
+        "answers": ["x"],
+        "draw": 0,
+        "prompt_ids": [0],
+        "completion_ids": [0],
+        "end_token_id": None,
+        "reasoning_tokens": 1,
+    }
     return text | rest | {"segments": spans, "trace_id": trace_id, "polarity": polarity, "stratum": stratum}
 
 

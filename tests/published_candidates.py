@@ -26,6 +26,7 @@ def candidate_row(trace_id, texts, *, question="Who wrote it?", polarity="positi
         "completion": completion + "</think>",
         "prompt_ids": [1],
         "completion_ids": list(range(len(texts) + 1)),
+        "end_token_id": None,
         "answer": "Galen",
         "segments": segments,
         "reasoning_tokens": len(texts),

@@ -26,6 +26,7 @@ class Sample(NamedTuple):
     """One draw made: ``completion_ids`` is the truth, ``completion`` its decoded text, both without the end token.
 
     ``token_source`` says whether the model drew these very tokens, or an engine gave only text, which was then encoded.
+    ``end_token_id`` is the end token that ended it; None where none was drawn, or none is known.
     """
 
     prompt: str
@@ -34,6 +35,7 @@ class Sample(NamedTuple):
     completion: str
     finish_reason: str
     token_source: Literal["sampled", "encoded"] = "sampled"
+    end_token_id: int | None = None
 
 
 class Decoding(NamedTuple):

@@ -27,9 +27,21 @@ from mralign_core.config import EndpointConfig
 from mralign_core.errors import ConfigError
 from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
 from mralign_core.generation.answer_end import AnswerEnd
+from mralign_core.generation.control_tokens import (
+    end_tokens,
+    text_control_tokens,
+    up_to_end_token,
+    without_end_tokens,
+)
 from mralign_core.generation.drawing import request_seed
 from mralign_core.generation.families import Family, opened_by_prompt
-from mralign_core.generation.prompts import Prompt, chat_messages, render_prompt, require_chat_endpoint
+from mralign_core.generation.prompts import (
+    Prompt,
+    chat_messages,
+    refuse_control_tokens,
+    render_prompt,
+    require_chat_endpoint,
+)
 from mralign_core.generation.segmenting import encode_completion
 from mralign_core.llm import LLMClient, Message, Received, Request
 from mralign_core.llm.background import Crew
@@ -88,6 +100,7 @@ class EndpointSampler:
             EndpointUnavailableError: no attempt at a request got through. After either no request is sent any more,
                 and those under way are received and kept.
         """
+        refuse_control_tokens(self.tokenizer, [(one.question_id, one.question) for one in requests], self.family)
         client = self.open_client()
         crew: Crew[SampleRequest, Received] = Crew()
 
@@ -144,17 +157,25 @@ class EndpointSampler:
         reply = read_reasoning(received.response)
         if reply.completion_ids:
             return self._sampled(request, self._served_prompt(request, prompt, reply.prompt_ids), reply, cut_off)
-        text = self._written(reply.thinking, received.reply, request, prompt, is_cut=cut_off == "length")
+        # Some servers leave end tokens in the text, and some write on behind them.
+        own, ends = self.tokenizer.convert_ids_to_tokens(sorted(self.end_ids)), end_tokens(self.tokenizer, self.end_ids)
+        thinking = without_end_tokens(reply.thinking, ends)
+        said = without_end_tokens(up_to_end_token(received.reply, own), ends)
+        text = self._written(thinking, said, request, prompt, is_cut=cut_off == "length")
         end = self.answer_end.in_text(text, request.thinking_mode, prompt.text)
-        ids, completion = encode_completion(self.tokenizer, text[:end])
+        ids, completion = encode_completion(
+            self.tokenizer, text[:end], text_control_tokens(self.tokenizer, self.family)
+        )
         return Sample(prompt.text, prompt.ids, ids, completion, "stop" if end else cut_off, "encoded")
 
     def _sampled(self, request: SampleRequest, prompt: Prompt, reply: ReasoningReply, cut_off: str) -> Sample:
         ids = reply.completion_ids
-        ids = ids[:-1] if ids[-1] in self.end_ids else ids
+        drawn = ids[-1] if ids[-1] in self.end_ids else None
+        ids = ids if drawn is None else ids[:-1]
         end = self.answer_end.in_tokens(ids, request.thinking_mode, prompt.text)
-        completion = self.answer_end.decode(ids[:end])
-        return Sample(prompt.text, prompt.ids, ids[:end], completion, "stop" if end else cut_off, "sampled")
+        completion, reason = self.answer_end.decode(ids[:end]), "stop" if end else cut_off
+        last = None if end else drawn  # what a model writes behind its answer is not read
+        return Sample(prompt.text, prompt.ids, ids[:end], completion, reason, "sampled", last)
 
     def _served_prompt(self, request: SampleRequest, prompt: Prompt, served_ids: list[int]) -> Prompt:
         """The prompt that the server made of the messages, where it says so."""

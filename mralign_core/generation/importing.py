@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mralign_core.config import GenerateConfig
 from mralign_core.errors import DataError
+from mralign_core.generation.control_tokens import clean_trace, text_control_tokens
 from mralign_core.generation.families import Family
 from mralign_core.generation.funnel import Funnel, require_both_polarities
 from mralign_core.generation.prompts import opened_by_prompt, render_prompt
@@ -75,7 +76,7 @@ def import_traces(
     """
     lines = read_jsonl(path, FIELD)
     problems: list[str] = []
-    read = [_read(line, family, problems) for line in lines]
+    read = [clean_trace(_read(line, family, problems), line.number, tokenizer, family, problems) for line in lines]
     problems += repeated_ids(lines, [row["trace_id"] for row in read], "id")
     refuse(path, FIELD, problems, "correct these lines or take them out")
     numbered = _number_draws(read)
@@ -155,7 +156,7 @@ def _as_draw(
     opened = opened_by_prompt(prompt.text, family)
     written = family.write_completion(row["thinking"], row["answer"], opened_by_prompt=opened)
     try:
-        completion_ids, completion = encode_completion(tokenizer, written)
+        completion_ids, completion = encode_completion(tokenizer, written, text_control_tokens(tokenizer, family))
     except DataError as error:
         problems.append(f"trace {row['trace_id']!r}: {error}")
         return row
@@ -174,6 +175,7 @@ def _as_draw(
         "prompt_ids": prompt.ids,
         "completion": completion,
         "completion_ids": completion_ids,
+        "end_token_id": None,
         "answer": parsed.answer,
         "outcome": parsed.outcome if row["finished"] else "unclosed_thinking",
         "polarity": row["polarity"] or POLARITIES[0 if is_right else 1],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -52,7 +54,7 @@ def load_model_and_tokenizer(
     """Load a model, an adapter on top of it if there is one, and the tokenizer.
 
     Args:
-        path: hub id, local directory, or a GGUF file. A local path is never looked up on the hub.
+        path: hub id or local directory. A local path is never looked up on the hub.
         dtype: precision of the weights: ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto``, ``cpu`` or ``cuda``.
         adapter: PEFT adapter directory with safetensors weights.
@@ -74,17 +76,49 @@ def load_model_and_tokenizer(
     if load_in_4bit:
         options |= {"quantization_config": _four_bits(dtype), "device_map": {"": target}}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False, **options
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         raise ConfigError(
-            f"model.path {str(path)!r} holds no causal language model with safetensors weights: {error}"
+            f"model.path {str(path)!r} holds no causal language model with safetensors weights: {told(error)}"
         ) from error
+    require_all_weights(path, found)
     model = _keep_layout(model) if load_in_4bit else model.to(target)
     if adapter is not None:
         model = _with_adapter(model, Path(adapter))
     return model.eval(), tokenizer
+
+
+def require_all_weights(path: str | Path, found: Any) -> None:
+    """Refuse weights that transformers would make up, from what it says of its loading.
+
+    Raises:
+        ConfigError: names the first of them.
+    """
+    missing = [f"{name!r} is in no file" for name in sorted(found["missing_keys"])]
+    other = [f"{name!r} is {list(of)}, not {list(wanted)}" for name, of, wanted in sorted(found["mismatched_keys"])]
+    if missing or other:
+        raise ConfigError(
+            f"model.path {str(path)!r}: {len(missing + other)} weight(s) are not those of the model that config.json "
+            f"describes, such as {(other or missing)[0]}: download the model again, or correct config.json"
+        )
+
+
+def told(error: Exception) -> str:
+    """What to tell of an error of transformers, which advises on what this project never does."""
+    if "custom code" in str(error) or "trust_remote_code" in str(error):
+        return (
+            "it needs code of its own, and none from a model's folder is executed; name a model that transformers knows"
+        )
+    return f"{error!s:.500}"
 
 
 def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerBase:
@@ -105,18 +139,26 @@ def load_config(path: str | Path, revision: str = "") -> PreTrainedConfig:
     return _read(AutoConfig, path, revision, "model configuration")
 
 
+def stored_configs(path: str | Path, revision: str = "") -> list[object]:
+    """The generation config and the text config of a model, as far as it has them, without loading it."""
+    found: list[object] = []
+    with contextlib.suppress(OSError):  # a model need not have a generation config
+        found.append(GenerationConfig.from_pretrained(str(path), revision=revision or "main"))
+    with contextlib.suppress(ConfigError):  # nor, behind an endpoint, more than a tokenizer
+        found.append(load_config(path, revision).get_text_config())
+    return found
+
+
 def _read(kind: Any, path: str | Path, revision: str, what: str) -> Any:
     source, options = _source(path, revision)
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path {str(path)!r} holds no {what}: {error}") from error
+        raise ConfigError(f"model.path {str(path)!r} holds no {what}: {told(error)}") from error
 
 
 def _source(path: str | Path, revision: str) -> tuple[str, dict[str, Any]]:
     local = Path(path)
-    if local.suffix == ".gguf":
-        return str(local.parent), {"gguf_file": local.name, "local_files_only": True}
     if local.is_dir():
         return str(local), {"local_files_only": True}
     if local.is_absolute():

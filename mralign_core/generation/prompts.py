@@ -1,22 +1,42 @@
 """The prompt of a question in either thinking mode: in text and tokens, or as a chat request (App. F Fig. 11).
 
-Decisions where the paper is silent: the instruction names the family's own place for thinking; and the date that some
-chat templates print is fixed, so that a run resumed on another day asks what it asked before.
+Decisions where the paper is silent: the instruction names the family's own place for thinking; the date that some
+chat templates print is fixed, so that a run resumed on another day asks what it asked before; and control tokens that a
+question spells out are text (:mod:`mralign_core.generation.control_tokens`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from mralign_core.errors import ConfigError
+from mralign_core.errors import ConfigError, DataError
+from mralign_core.generation.control_tokens import control_tokens_in, encode_literally
 from mralign_core.generation.families import Family, opened_by_prompt
 from mralign_core.generation.families.recognising import PROBE
 from mralign_core.generation.families.rendering import apply_template, chat_of, prompt_text
 
-__all__ = ["ChatRequest", "Prompt", "chat_messages", "opened_by_prompt", "render_prompt", "require_chat_endpoint"]
+__all__ = [
+    "ChatRequest",
+    "Prompt",
+    "chat_messages",
+    "opened_by_prompt",
+    "refuse_control_tokens",
+    "render_prompt",
+    "require_chat_endpoint",
+]
+
+TEMPLATE_REMEDY = (
+    "Put a chat template for plain text (message.content as a string) into the model's folder, as chat_template.jinja, "
+    "or name a text model"
+)
+SHOWN = 10
+"""Questions that one message names."""
+STAND_IN = "Which question stands here?"
+"""Rendered in place of a question that spells out control tokens, so that no chat template can act on them."""
 
 
 class Prompt(NamedTuple):
@@ -49,16 +69,67 @@ def render_prompt(
         The prompt, ready to be continued by the model.
 
     Raises:
-        ConfigError: the prompt leaves a think block open though thinking is off.
+        ConfigError: the prompt leaves a think block open though thinking is off; the chat template leaves the question
+            out, or fails; or the instruction spells out a control token.
     """
-    text = prompt_text(tokenizer, question, thinking_mode, family, instruction)
+    spelled = control_tokens_in(tokenizer, question, family)
+    text = prompt_text(tokenizer, STAND_IN if spelled else question, thinking_mode, family, instruction)
     if thinking_mode == "off" and opened_by_prompt(text, family):
         raise ConfigError(
             f"model.family {family.name!r} does not switch thinking off: the prompt still ends with "
             f"{family.think_open!r}. Name the family that the model belongs to, or describe it in a YAML file "
             "(docs/model-families.md)"
         )
-    return Prompt(text, tokenizer.encode(text, add_special_tokens=not tokenizer.chat_template))
+    _require_question(tokenizer, text, STAND_IN if spelled else question)
+    _refuse_in_instruction(tokenizer, instruction, family)
+    if not spelled:
+        return Prompt(text, tokenizer.encode(text, add_special_tokens=not tokenizer.chat_template))
+    head, _, tail = text.rpartition(STAND_IN)
+    ids = encode_literally(tokenizer, question, spelled, head=head, tail=tail)
+    return Prompt(head + question + tail, ids)
+
+
+def _require_question(tokenizer: PreTrainedTokenizerBase, text: str, question: str) -> None:
+    if question.strip() in text:
+        return
+    raise ConfigError(
+        f"model.path {tokenizer.name_or_path!r}: its chat template makes a prompt without the question "
+        f"{question.strip()!r:.80}: {text!r:.200}. {TEMPLATE_REMEDY}"
+    )
+
+
+def _refuse_in_instruction(tokenizer: PreTrainedTokenizerBase, instruction: str, family: Family) -> None:
+    """The family's own tags may stand there: the instruction says where the thinking belongs."""
+    own = "".join((*family.tags, family.think_words))
+    if spelled := [name for name in control_tokens_in(tokenizer, instruction, family) if name not in own]:
+        raise ConfigError(
+            f"generate.instruction spells out {', '.join(map(repr, spelled))}, which this model takes for control "
+            "tokens: take them out"
+        )
+
+
+def refuse_control_tokens(
+    tokenizer: PreTrainedTokenizerBase, questions: Iterable[tuple[str, str]], family: Family
+) -> None:
+    """Refuse questions that only a sampler which encodes prompts itself can ask: a server would obey what they spell.
+
+    Args:
+        tokenizer: tokenizer of the model that the server serves.
+        questions: id and text of each.
+        family: how the model thinks.
+
+    Raises:
+        DataError: names the questions and their tokens, all at once.
+    """
+    spelled = {name: control_tokens_in(tokenizer, question, family) for name, question in questions}
+    problems = [f"{name}: {', '.join(map(repr, tokens))}" for name, tokens in spelled.items() if tokens]
+    if problems:
+        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise DataError(
+            f"{len(problems)} question(s) spell out control tokens, which the server of generate.endpoint would obey: "
+            f"{'; '.join([*problems[:SHOWN], *more])}. Take them out, or use generate.sampler 'transformers' or "
+            "'vllm', which encode them as text"
+        )
 
 
 def chat_messages(question: str, thinking_mode: str, family: Family, instruction: str) -> ChatRequest:

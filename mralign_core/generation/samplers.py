@@ -6,13 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
-
 from mralign_core.config import RunConfig
 from mralign_core.generation import Sampler
+from mralign_core.generation.control_tokens import end_token_ids
 from mralign_core.generation.families import family_of
-from mralign_core.generation.loading import load_model_and_tokenizer, load_tokenizer
-from mralign_core.generation.transformers_sampler import TransformersSampler, end_token_ids
+from mralign_core.generation.loading import load_model_and_tokenizer, load_tokenizer, stored_configs
+from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.llm import LLMClient
 from mralign_core.models import ModelLocation
 
@@ -60,10 +59,11 @@ def open_sampler(
             model, tokenizer, batch_size=section.batch_size, instruction=instruction, family=family
         )
     tokenizer = load_tokenizer(location.path, location.revision)
+    family = family_of(config.model, tokenizer)
     common: dict[str, Any] = {
-        "family": family_of(config.model, tokenizer),
+        "family": family,
         "instruction": instruction,
-        "end_ids": stored_end_ids(location, tokenizer),
+        "end_ids": end_token_ids(tokenizer, family, *stored_configs(location.path, location.revision)),
     }
     if section.sampler == "vllm":
         from mralign_core.generation.vllm_sampler import VllmSampler, open_engine
@@ -75,12 +75,3 @@ def open_sampler(
     assert open_client is not None
     assert adapter_dir is None
     return EndpointSampler(config.generate.endpoint, tokenizer, open_client=open_client, **common)
-
-
-def stored_end_ids(location: ModelLocation, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that end a completion, as :func:`end_token_ids`, without loading the model."""
-    try:
-        stored = GenerationConfig.from_pretrained(location.path, revision=location.revision or "main")
-    except OSError:  # a model need not have one
-        stored = None
-    return end_token_ids(stored, tokenizer)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from mralign_core.errors import DataError
+from mralign_core.generation.control_tokens import encode_literally
 from mralign_core.method.token_weights import segment_token_spans
 from mralign_core.method.traces import ParsedCompletion, split_segments
 
@@ -56,7 +57,9 @@ def segment_trace(
     return SegmentedTrace(segments, token_spans[-1][1] if token_spans else 0)
 
 
-def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str) -> EncodedCompletion:
+def encode_completion(
+    tokenizer: PreTrainedTokenizerBase, text: str, spelled: Collection[str] = ()
+) -> EncodedCompletion:
     """Encode a completion that was never sampled in this tokenizer's tokens, and check it by decoding.
 
     A tokenizer that normalises gives back a slightly other text, which then counts: other forms of the same
@@ -65,12 +68,13 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str) -> EncodedC
     Args:
         tokenizer: tokenizer of the model to train.
         text: the completion, without the end token.
+        spelled: control tokens that are only text in it.
 
     Raises:
         DataError: the tokens do not hold the text, as with a vocabulary that lacks its words.
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
-    ids = _encode_behind(tokenizer, "x" if text[:1].isspace() else "\n", text)
+    ids = encode_literally(tokenizer, text, [name for name in spelled if name in text])
     decoded = _decode(tokenizer, ids)
     wanted, written = _bare(text), _bare(decoded)
     if wanted != written:
@@ -135,15 +139,6 @@ def _decoded_offsets(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], tex
     if num_settled != len(text):
         raise DataError(f"the tokens decode to {num_settled} characters, but the text has {len(text)}")
     return spans
-
-
-def _encode_behind(tokenizer: PreTrainedTokenizerBase, before: str, text: str) -> list[int]:
-    """Encode a text that follows another: SentencePiece would put a blank before it, were it encoded alone."""
-    ids, ids_before = (tokenizer.encode(part, add_special_tokens=False) for part in (text, before))
-    if _decode(tokenizer, [*ids_before, *ids]) == before + _decode(tokenizer, ids):
-        return ids
-    together = tokenizer.encode(before + text, add_special_tokens=False)
-    return together[len(ids_before) :] if together[: len(ids_before)] == ids_before else ids
 
 
 def _bare(text: str) -> str:

@@ -29,11 +29,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mralign_core.errors import ConfigError
 from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
 from mralign_core.generation.answer_end import AnswerEnd
+from mralign_core.generation.control_tokens import end_token_ids
 from mralign_core.generation.drawing import draw_tokens, uniforms
 from mralign_core.generation.families import Family
 from mralign_core.generation.prompts import Prompt, render_prompt
@@ -66,7 +67,7 @@ class TransformersSampler:
         self.batch_size = batch_size
         self.instruction = instruction
         self.family = family
-        self.end_ids = end_token_ids(getattr(model, "generation_config", None), tokenizer)
+        self.end_ids = end_token_ids(tokenizer, family, getattr(model, "generation_config", None), model.config)
         self.answer_end = AnswerEnd(tokenizer, family)
         self.longest = longest_sequence(model)
 
@@ -82,10 +83,9 @@ class TransformersSampler:
         decoder = _SlotDecoder(
             self.model, self.batch_size, decoding, requests, prompt_of, self._is_finished, self.end_ids
         )
-        for request, prompt, completion_ids, finish_reason in decoder.run():
-            sample = Sample(
-                prompt.text, prompt.ids, completion_ids, self.answer_end.decode(completion_ids), finish_reason
-            )
+        for request, prompt, completion_ids, finish_reason, end in decoder.run():
+            text = self.answer_end.decode(completion_ids)
+            sample = Sample(prompt.text, prompt.ids, completion_ids, text, finish_reason, end_token_id=end)
             if follow_up and (following := follow_up(request, sample)):
                 decoder.waiting.appendleft(following)
             yield request, sample
@@ -142,13 +142,6 @@ def longest_sequence(model: Any) -> int:
     return int(first or longest)
 
 
-def end_token_ids(configured: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that end a completion: the tokenizer's and those of the model's generation config, if it has one."""
-    named = [tokenizer.eos_token_id, getattr(configured, "eos_token_id", None)]
-    flat = [token for entry in named for token in (entry if isinstance(entry, (list, tuple)) else [entry])]
-    return frozenset(int(token) for token in flat if token is not None)
-
-
 def _in_float64(model: Any) -> Any:
     adapted = hasattr(model, "merge_and_unload")
     if model.dtype == torch.float64 and not adapted:
@@ -203,7 +196,7 @@ class _Rows:
         self.owner[slots], self.uniforms[slots] = rows.owner, rows.uniforms
 
 
-Finished = tuple[SampleRequest, Prompt, list[int], str]
+Finished = tuple[SampleRequest, Prompt, list[int], str, int | None]
 
 
 class _SlotDecoder:
@@ -293,7 +286,7 @@ class _SlotDecoder:
                 continue
             rows.owner[slot] = -1
             del self.under_way[owner]
-            yield request, prompt, completion_ids, finish_reason
+            yield request, prompt, completion_ids, finish_reason, token if token in self.end_ids else None
 
     def _advance(self, rows: _Rows, next_ids: torch.Tensor) -> None:
         """Feed the drawn tokens to the model."""

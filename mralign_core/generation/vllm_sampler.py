@@ -162,10 +162,9 @@ class VllmSampler:
         if end is None and finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM gave up on question {row.request.question_id!r}: {finish_reason}")
         ids = row.completion_ids[:end]
-        if ids and ids[-1] in self.end_ids:
-            ids.pop()
+        drawn = ids.pop() if ids and ids[-1] in self.end_ids else None
         reason = "stop" if end is not None or finish_reason == "stop" else "length"
-        return Sample(row.prompt.text, row.prompt.ids, ids, self.answer_end.decode(ids), reason)
+        return Sample(row.prompt.text, row.prompt.ids, ids, self.answer_end.decode(ids), reason, end_token_id=drawn)
 
 
 def open_engine(

@@ -7,6 +7,7 @@ from typing import Any
 
 from mralign_core.config import ModelConfig, TrainConfig
 from mralign_core.errors import ConfigError
+from mralign_core.generation.control_tokens import turn_end_id
 from mralign_core.generation.loading import load_model_and_tokenizer
 from mralign_core.training.footprint import check_weights_fit
 from mralign_core.training.workers import Workers
@@ -14,8 +15,8 @@ from mralign_core.training.workers import Workers
 
 def load_base(
     path: str | Path, section: TrainConfig, model_section: ModelConfig, *, workers: Workers, revision: str = ""
-) -> tuple[Any, Any]:
-    """The base model and its tokenizer.
+) -> tuple[Any, int]:
+    """The base model, and the token that ends a completion whose own end is not known.
 
     Args:
         path: folder or hub id.
@@ -46,9 +47,10 @@ def load_base(
     model, tokenizer = load_model_and_tokenizer(
         path, model_section.dtype, device, revision=revision, load_in_4bit=section.load_in_4bit
     )
-    if tokenizer.eos_token_id is None:
+    end = turn_end_id(tokenizer, getattr(model, "generation_config", None), model.config)
+    if end is None:
         raise ConfigError(
             f"model.path {str(path)!r}: its tokenizer has no end token, so the model could not learn where to stop; "
             "set eos_token in tokenizer_config.json"
         )
-    return model, tokenizer
+    return model, end

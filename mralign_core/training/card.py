@@ -5,24 +5,21 @@ When it is exported, the run's data and results are added (:mod:`mralign_core.tr
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import yaml
 
 from mralign_core.config import TrainConfig, Variant
 from mralign_core.training.examples import TrainingExample
 
 HEAD = """\
 ---
-base_model: {base_model}
-library_name: {library}
-license: other
-pipeline_tag: text-generation
-tags:
-{tags}
----
+{front}---
 # {title} {kind} {base_model}
 
 {what} trained to close the gap between what a reasoning model thinks and what it answers
@@ -54,7 +51,7 @@ LOAD_ADAPTER = """\
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-model = AutoModelForCausalLM.from_pretrained("{base_model}")
+model = AutoModelForCausalLM.from_pretrained({base_model})
 model = PeftModel.from_pretrained(model, "path/to/this/folder")
 ```
 """
@@ -106,20 +103,53 @@ def model_card(
         settings=bullets({"seed": seed, **section.settings_of(variant)}),
         reached=bullets(_reached(metrics)),
     )
-    return card_head(base_model, variant) + body + USE + LOAD_ADAPTER.format(base_model=base_model)
+    return card_head(base_model, variant) + body + USE + load_adapter(base_model)
 
 
 def card_head(base_model: str, variant: Variant, *, is_merged: bool = False) -> str:
     """Front matter, title and first words of the card of an adapter, or of a model with the adapter merged into it."""
+    front = {
+        "base_model": one_line(base_model),
+        "library_name": "transformers" if is_merged else "peft",
+        "license": "other",
+        "pipeline_tag": "text-generation",
+        "tags": ([] if is_merged else ["lora"]) + [variant.replace("_", "-")],
+    }
+    name = literal(base_model)
     return HEAD.format(
-        base_model=base_model,
-        library="transformers" if is_merged else "peft",
-        tags="\n".join(f"- {tag}" for tag in ([] if is_merged else ["lora"]) + [variant.replace("_", "-")]),
+        front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=math.inf),
+        base_model=name,
         title=TITLES[variant],
         kind="of" if is_merged else "adapter for",
-        what=f"{base_model} with a LoRA adapter merged into it," if is_merged else "A LoRA adapter",
+        what=f"{name} with a LoRA adapter merged into it," if is_merged else "A LoRA adapter",
         objective=OBJECTIVES[variant],
     )
+
+
+def load_adapter(base_model: str) -> str:
+    """The lines of Python that load an adapter of this model."""
+    return LOAD_ADAPTER.format(base_model=json.dumps(one_line(base_model), ensure_ascii=False))
+
+
+def one_line(text: str) -> str:
+    """A name without line breaks and other control characters, which would end what it stands in."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
+
+
+def literal(text: str) -> str:
+    r"""A name or a reason as Markdown shows it: no link, picture, tag, emphasis or cell begins in it.
+
+    >>> literal("a|b <script> [x](y)")
+    'a\\|b \\<script\\> \\[x\\](y)'
+    """
+    return re.sub(r"([\\`*<>|\[\]])", r"\\\1", one_line(text))
+
+
+def code(text: str) -> str:
+    """A command as Markdown shows it, whatever backticks it holds."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    blank = " " if len(fence) > 1 else ""
+    return f"{fence}{blank}{text}{blank}{fence}"
 
 
 def _weight_statistics(rows: Sequence[TrainingExample]) -> dict[str, str]:
@@ -148,4 +178,5 @@ def _reached(metrics: Sequence[Mapping[str, float]]) -> dict[str, str]:
 
 def bullets(values: Mapping[str, Any]) -> str:
     """A line for each name and value."""
-    return "\n".join(f"- {str(name).replace('_', ' ')}: {value}" for name, value in values.items())
+    shown = {name: literal(value) if isinstance(value, str) else value for name, value in values.items()}
+    return "\n".join(f"- {literal(str(name)).replace('_', ' ')}: {value}" for name, value in shown.items())

@@ -3,8 +3,9 @@
 Decisions:
 
 * The stored ids are used as they are; nothing is tokenised again.
-* The end token is appended to every completion, with weight 1. Generation drops it, and selection keeps only
-  traces that came to an answer, so every trace here did end; without it the model would unlearn to stop.
+* An end token is appended to every completion, with weight 1: the one that the model drew there, and where none is
+  known the one that ends its turns. Selection keeps only traces that came to an answer, so every trace here did end;
+  without it the model would unlearn to stop.
 * A row longer than ``max_length`` is left out and counted. It is never cut: the answer is at its end.
 """
 
@@ -57,7 +58,7 @@ def build_examples(
     Args:
         candidates: rows of table ``candidates``.
         rewards: rows of table ``rewards``, a weight for each segment; None gives every token weight 1.
-        end_token_id: the token that ends a completion.
+        end_token_id: the token that ends a completion whose own end is not known.
         max_length: most tokens of prompt, completion and end token together.
 
     Raises:
@@ -87,8 +88,9 @@ def _example(row: Any, segment_weights: dict[tuple[str, int], float] | None, end
     if not prompt_ids:
         raise DataError(f"trace {row.trace_id}: prompt_ids is empty, so its first token has no context; add a prompt")
     completion_ids = [int(token) for token in row.completion_ids]
-    if completion_ids[-1:] != [end_token_id]:
-        completion_ids.append(end_token_id)
+    end = end_token_id if pd.isna(row.end_token_id) else int(row.end_token_id)
+    if completion_ids[-1:] != [end]:
+        completion_ids.append(end)
     weights = [1.0] * len(completion_ids)
     if segment_weights is not None:
         spans = [(int(segment["token_start"]), int(segment["token_end"])) for segment in row.segments]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mralign_core.config import Variant
 from mralign_core.generation.vllm_sampler import LORA_RANKS
-from mralign_core.training.card import DATA, LOAD_ADAPTER, TITLES, USE, card_head
+from mralign_core.training.card import DATA, TITLES, USE, card_head, code, literal, load_adapter, one_line
 
 HERE = "path/to/this/folder"
 LOAD_MERGED = f"""\
@@ -52,10 +52,8 @@ def adapter_card(
         run: the run's facts.
         adapter_config: PEFT's ``adapter_config.json``.
     """
-    use = (
-        LOAD_ADAPTER.format(base_model=base_model)
-        + f"\nWith vLLM: `{serve_adapter(base_model, variant, adapter_config)}`\n"
-    )
+    command = serve_adapter(one_line(base_model), variant, adapter_config)
+    use = f"{load_adapter(base_model)}\nWith vLLM: {code(command)}\n"
     return card_head(base_model, variant) + _body(text, variant, run) + use
 
 
@@ -84,21 +82,25 @@ def serve_adapter(model: str, variant: Variant, adapter_config: Mapping[str, Any
     if experts:  # PEFT has the experts of a layer in one matrix; vLLM loads these when told to
         options += " --enable-mixed-moe-lora-format"
         named = json.dumps({"name": variant, "path": path, "is_3d_lora_weight": True})
-    return f"vllm serve {model} {options} --lora-modules {shlex.quote(named)}"
+    return f"vllm serve {shlex.quote(model)} {options} --lora-modules {shlex.quote(named)}"
 
 
 def serve_merged(dtype: str, path: str = HERE) -> str:
     """The command that serves a merged model with vLLM, which would round float32 weights unless told not to."""
-    return f"vllm serve {path}" + " --dtype float32" * (dtype == "float32")
+    return f"vllm serve {shlex.quote(path)}" + " --dtype float32" * (dtype == "float32")
 
 
 def _body(text: str, variant: Variant, run: RunFacts) -> str:
-    return f"{text[text.index(DATA) : text.index(USE)]}{_origin(run)}\n{_results(variant, run)}\n{USE}"
+    # A name at the end of a line may end in the words of a heading.
+    begin, end = (text.index(f"\n{heading}") + 1 for heading in (DATA, USE))
+    return f"{text[begin:end]}{_origin(run)}\n{_results(variant, run)}\n{USE}"
 
 
 def _origin(run: RunFacts) -> str:
     sizes = run.questions.groupby(["split", "source"], sort=False).size()
-    sources = [f"- questions to {USED_TO[split]}, {source}: {size:,}" for (split, source), size in sizes.items()]
+    sources = [
+        f"- questions to {USED_TO[split]}, {literal(source)}: {size:,}" for (split, source), size in sizes.items()
+    ]
     steps = [
         (row.step, f"{row.kept:,}", f"{row.dropped:,}" if row.dropped else "", row.reason)
         for row in run.funnel.itertuples()
@@ -132,4 +134,5 @@ def _shift(row: Any) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *rows))
+    shown = [[literal(cell) for cell in line] for line in (columns, ["---"] * len(columns), *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in shown)

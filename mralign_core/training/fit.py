@@ -108,11 +108,11 @@ def train_adapter(
     if variant == "mr_align" and rewards is None:
         raise ConfigError("variant 'mr_align' needs the table 'rewards'; without weights it would be plain KTO")
     workers, watch = workers or Workers(), watch or Watch()
-    model, tokenizer = load_base(model_path, section, model_section, workers=workers, revision=revision)
+    model, end_token_id = load_base(model_path, section, model_section, workers=workers, revision=revision)
     examples = build_examples(
         candidates,
         rewards if variant == "mr_align" else None,
-        end_token_id=tokenizer.eos_token_id,
+        end_token_id=end_token_id,
         max_length=section.max_length,
     )
     rows = _rows_of(variant, examples, section)

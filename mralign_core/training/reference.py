@@ -151,8 +151,8 @@ def compute_reference(
         DataError: all traces ask one question; or see :func:`~mralign_core.training.examples.build_examples`.
     """
     workers = workers or Workers()
-    model, tokenizer = load_base(model_path, section, model_section, workers=workers, revision=revision)
-    examples = build_examples(candidates, None, end_token_id=tokenizer.eos_token_id, max_length=section.max_length)
+    model, end_token_id = load_base(model_path, section, model_section, workers=workers, revision=revision)
+    examples = build_examples(candidates, None, end_token_id=end_token_id, max_length=section.max_length)
     if not examples.kept:
         raise NoCandidatesError(
             f"none of {len(candidates)} traces is within train.max_length {section.max_length}: raise it, or draw on "

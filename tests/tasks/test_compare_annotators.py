@@ -46,6 +46,7 @@ def candidate(number: int) -> dict[str, object]:
         "completion": completion,
         "prompt_ids": [1],
         "completion_ids": [1] * len(texts),
+        "end_token_id": None,
         "answer": "Galen",
         "segments": segments,
         "reasoning_tokens": len(texts),

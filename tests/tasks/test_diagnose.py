@@ -37,6 +37,7 @@ def tables() -> dict[str, pd.DataFrame]:
             "answers": ["x"],
             "prompt_ids": [0],
             "completion_ids": [0],
+            "end_token_id": None,
         }
         kind = {"polarity": POLARITIES[1 - positive], "stratum": ("one_hop", "two_hop")[number % 3 > 0]}
         candidates.append(ids | texts | kind | {"draw": 0, "segments": [span], "reasoning_tokens": 1})

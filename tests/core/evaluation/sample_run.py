@@ -71,6 +71,7 @@ def candidate(trace_id, polarity, num_segments, stratum=""):
         "completion": completion + "</think>\n<answer>Oslo</answer>",
         "prompt_ids": [1],
         "completion_ids": list(range(num_segments + 9)),
+        "end_token_id": None,
         "answer": "Oslo",
         "segments": segments,
         "reasoning_tokens": num_segments,

@@ -1,7 +1,9 @@
 """What a card says, and that nothing which can't change the adapter is on it."""
 
+import ast
 import json
 import math
+import re
 import shlex
 
 import pandas as pd
@@ -145,3 +147,51 @@ def test_adapter_on_experts_is_served_in_their_layout():
     *_, option, flag, modules = shlex.split(command)
     assert (option, flag) == ("--enable-mixed-moe-lora-format", "--lora-modules")
     assert json.loads(modules) == {"name": "kto", "path": "/a b/out", "is_3d_lora_weight": True}
+
+
+HOSTILE = [
+    "my: model # 1",
+    "'quoted' \"twice\"",
+    "a\n---\nlicense: mit\n# Owned\n\n## Data\n",
+    "{{ x }} {0} %s",
+    "日本 – ü 🍎",
+    "null",
+    "- [x](javascript:alert(1))",
+    "<script>alert(1)</script>",
+    "![p](http://x/p.png) `tick` ``two``",
+    "a | b | c",
+    "back\\slash",
+    "@user: *&anchor !!python/object:os.system",
+    "x" * 200 + " " + "y" * 200,
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_is_data_in_the_front_matter_and_text_in_the_card(name):
+    text = model_card(name, "kto", TrainConfig(), seed=0, rows=ROWS, counts={}, facts={"from": name}, metrics=METRICS)
+    run = RUN._replace(
+        questions=pd.DataFrame({"split": ["train"], "source": [name]}),
+        funnel=pd.DataFrame([("drawn", 1, 1, name)], columns=["step", "kept", "dropped", "reason"]),
+        summary=None,
+        differences=None,
+    )
+    exported = adapter_card(text, name, "kto", run, adapter_config={"r": 8})
+    merged = merged_card(text, name, "kto", run, dtype="float32", rounding="")
+    shown = " ".join(name.split())
+    for one in (text, exported, merged):
+        _, front, body = one.split("---\n", 2)
+        assert yaml.safe_load(front)["base_model"] == shown
+        assert yaml.safe_load(front)["license"] == "other" and len(yaml.safe_load(front)) == 5
+        headings = [line for line in body.splitlines() if line.startswith("#")]
+        assert len(headings) == len(set(headings)) and not any("Owned" in line for line in headings[1:])
+        prose = body.partition("```python")[0]
+        assert not re.search(r"(?<!\\)(<script|\[x\]|!\[p\])", prose)
+        assert all(len(re.findall(r"(?<!\\)\|", line)) == 5 for line in body.splitlines() if line.startswith("|"))
+    code = exported.partition("```python\n")[2].partition("```\n")[0]
+    named = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    assert shown in named
+
+
+@pytest.mark.parametrize("name", ["my model", "a; rm -rf ~", "$(id)", "`id`"])
+def test_a_name_is_one_word_of_the_command_that_serves_it(name):
+    assert shlex.split(serve_adapter(name, "kto", {"r": 8}))[:4] == ["vllm", "serve", name, "--enable-lora"]

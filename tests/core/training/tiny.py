@@ -86,6 +86,7 @@ def make_candidates(num_rows, num_questions=None, seed=0):
                 "completion": " ".join(f"w{token}" for token in completion_ids),
                 "prompt_ids": prompts[question],
                 "completion_ids": completion_ids,
+                "end_token_id": None,
                 "answer": "a",
                 "segments": [
                     {"start": start, "end": end, "token_start": start, "token_end": end} for start, end in spans

@@ -1,0 +1,222 @@
+"""Whether a model is what a run needs, found out before anything is spent on it.
+
+Weights are looked at once, when a local model is pinned down (:func:`check_weights`); how it is asked, at the start of
+every run (:func:`check_tokens`, :func:`check_rendering`), because that depends on the config too. Nothing of a
+model's folder is executed but its chat template, in a sandbox, and that first in a process that is bounded
+(:mod:`mralign_core.generation.template_probe`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from mralign_core.config import ModelConfig
+from mralign_core.errors import ConfigError
+from mralign_core.generation.control_tokens import end_token_ids
+from mralign_core.generation.families import Family, family_of
+from mralign_core.generation.families.rendering import chat_of
+from mralign_core.generation.loading import load_config, require_all_weights, stored_configs, told
+from mralign_core.generation.prompts import TEMPLATE_REMEDY, render_prompt
+from mralign_core.models import ModelLocation
+
+logger = logging.getLogger("mralign_core.models")
+
+INDEX = "model.safetensors.index.json"
+LONGEST_PROMPT = 100_000
+"""Characters; what a chat template may make of a question of a few thousand."""
+MUCH_UNUSED = 0.1
+"""Share of a model's rows that a tokenizer of its own leaves unused at most."""
+AWKWARD = (
+    'Is "it\'s" <b>A & B</b>, {{ c }} or {% d %} \\ 50 %?\n  Wörter, 日本, 🍎; '
+    + " ".join(f"word{number}" for number in range(500))
+    + " and The End Of It?"
+)
+"""A question that a chat template must hand on as it is: neither escaped, cut off, changed in case nor left out."""
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a folder whose weights are missing, damaged, not finite, or not those of its configuration.
+
+    Every weight is read once; none is kept.
+
+    Raises:
+        ConfigError: names the folder, the file or the tensor, and the remedy.
+    """
+    _check_files(folder, _weight_files(folder))
+    try:
+        _, found = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            device_map="meta",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named below
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"model.path {folder} holds no causal language model that can be loaded: {told(error)}"
+        ) from error
+    require_all_weights(folder, found)
+
+
+def check_tokens(location: ModelLocation, tokenizer: PreTrainedTokenizerBase, family: Family) -> None:
+    """Refuse a tokenizer that gives tokens for which the model has no row, or does not know the model's end tokens.
+
+    Tokens that can't come into a prompt or a completion may lie beyond the rows, as Gemma's image token does.
+
+    Args:
+        location: where the model is.
+        tokenizer: its tokenizer.
+        family: how the model thinks.
+
+    Raises:
+        ConfigError: names the tokens, both sizes and the remedy.
+    """
+    path, configs = location.path, stored_configs(location.path, location.revision)
+    if not set(tokenizer.get_vocab().values()) - tokenizer.added_tokens_decoder.keys():
+        raise ConfigError(
+            f"model.path {str(path)!r} has no tokenizer that can write text: put the model's tokenizer.json beside it"
+        )
+    rows = num_rows(load_config(path, location.revision))
+    beyond = [(number, name) for name, number in tokenizer.get_vocab().items() if number >= rows]
+    without = sorted((number, name) for number, name in beyond if _is_used(tokenizer, number, name, family))
+    if without:
+        named = ", ".join(f"{name!r} ({number})" for number, name in without[:5])
+        raise ConfigError(
+            f"model.path {str(path)!r}: its tokenizer has {len(without)} token(s) without a row in the model: {named}; "
+            f"the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows. Resize the embeddings "
+            "(model.resize_token_embeddings(len(tokenizer)), save both, train the new rows), or put the model's own "
+            "tokenizer beside it"
+        )
+    ends = end_token_ids(tokenizer, family, *configs)
+    if unknown := sorted(end for end in ends if end >= rows or tokenizer.convert_ids_to_tokens(end) is None):
+        raise ConfigError(
+            f"model.path {str(path)!r}: end token(s) {unknown} of its configuration are none of its tokenizer's "
+            f"{len(tokenizer)} tokens, or beyond its {rows} rows: put the model's own tokenizer beside it, or correct "
+            "eos_token_id in config.json and generation_config.json"
+        )
+    if len(tokenizer) < rows * (1 - MUCH_UNUSED):
+        logger.warning(
+            "model.path %s: its tokenizer has %d tokens, and the model rows for %d: is it the model's own?",
+            path,
+            len(tokenizer),
+            rows,
+        )
+
+
+def num_rows(config: Any) -> int:
+    """Tokens that a model has both an input and an output row for."""
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config)
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    return min(int(layer.weight.shape[0]) for layer in layers if layer is not None)
+
+
+def check_rendering(tokenizer: PreTrainedTokenizerBase, section: ModelConfig, instruction: str) -> Family:
+    """Refuse a chat template that does not hand a question on as it is, once, the same every time.
+
+    Args:
+        tokenizer: tokenizer of the model.
+        section: the model section, which names the family.
+        instruction: text before `Question: …` in the prompt.
+
+    Returns:
+        The family.
+
+    Raises:
+        ConfigError: names the template and the remedy; or as
+            :func:`~mralign_core.generation.families.recognising.family_of` and
+            :func:`~mralign_core.generation.prompts.render_prompt`.
+    """
+    try:
+        family = family_of(section, tokenizer)
+        for mode in ("on", "off"):
+            texts = [render_prompt(tokenizer, AWKWARD, mode, family, instruction).text for _ in range(3)]
+            _check_texts(texts, chat_of(AWKWARD, mode, family, instruction)[-1]["content"])
+    except ConfigError:
+        raise
+    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, RecursionError) as error:
+        raise ConfigError(
+            f"model.path {tokenizer.name_or_path!r}: its chat template fails on a plain question "
+            f"({type(error).__name__}: {error!s:.300}). {TEMPLATE_REMEDY}"
+        ) from error
+    return family
+
+
+def _check_texts(texts: Sequence[str], content: str) -> None:
+    text, problem = texts[0], ""
+    if len(set(texts)) > 1:
+        problem = "makes another prompt every time"
+    elif len(text) > LONGEST_PROMPT:
+        problem = f"makes {len(text):,} characters of {len(content):,}"
+    elif text.count(content) != 1:
+        problem = f"writes the instruction and the question {text.count(content)} times"
+    if problem:
+        raise ConfigError(f"model.path: the model's chat template {problem}: {text!r:.200}. {TEMPLATE_REMEDY}")
+
+
+def _is_used(tokenizer: PreTrainedTokenizerBase, number: int, name: str, family: Family) -> bool:
+    """Whether a prompt or a completion can hold a token: special ones only where somebody writes them."""
+    token = tokenizer.added_tokens_decoder.get(number)
+    if token is None or not token.special:
+        return True
+    written = f"{tokenizer.chat_template or ''}{''.join(family.tags)}{family.layout}"
+    return name in written or name in (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights: those of the index, or one."""
+    index = folder / INDEX
+    if not index.exists():
+        files = sorted(folder.glob("*.safetensors"))
+        if files:
+            return files
+        pickled = [path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in sorted(folder.glob(pattern))]
+        raise ConfigError(
+            f"model.path {folder} has no weights in safetensors"
+            + (f", only {pickled[0]}, which could execute code and is not loaded: convert it" if pickled else "")
+            + ". Name a folder with model.safetensors"
+        )
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ConfigError(f"model.path {folder}: {INDEX} can't be read ({error}): download it again") from error
+    gone = [name for name in names if not (folder / str(name)).is_file()]
+    if gone:
+        raise ConfigError(
+            f"model.path {folder}: {len(gone)} of {len(names)} files of weights are missing, such as {gone[0]}: "
+            "download the model again"
+        )
+    return [folder / str(name) for name in names]
+
+
+def _check_files(folder: Path, files: list[Path]) -> None:
+    for file in files:
+        try:
+            bad = next(_not_finite(file), None)
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"model.path {folder}: {file.name} is damaged ({error}): download it again") from error
+        if bad:
+            raise ConfigError(
+                f"model.path {folder}: tensor {bad!r} in {file.name} holds NaN or infinite weights, so that nothing "
+                "can be computed: export or download it again"
+            )
+
+
+def _not_finite(file: Path) -> Iterator[str]:
+    """Names of the tensors with values that are no numbers."""
+    with safe_open(str(file), framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118
+            tensor = tensors.get_tensor(name)
+            if tensor.is_floating_point() and tensor.element_size() > 1 and not bool(tensor.isfinite().all()):
+                yield name
