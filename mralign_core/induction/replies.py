@@ -1,6 +1,6 @@
 """What a reply of the open-vocabulary labeller or of the namer says, or why it can't be used.
 
-As with annotators, a reply is used whole or not at all.
+As with annotators, a reply is used whole or not at all, and its framing is read as a person would.
 """
 
 from __future__ import annotations
@@ -13,13 +13,27 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mralign_core.annotation.replies import ReplyProblem, read_json
+from mralign_core.annotation.replies import read_form
 from mralign_core.induction.prompts import MAX_DEFINITION, MAX_LABELS, MAX_NAME, MAX_WORDS
+from mralign_core.llm.json_reply import ReplyProblem, Shape, count_from_zero, read_indices, read_reply
 
 MAX_MACRO = 60
 """Longest name of a macro-strategy, in characters; what label set files accept."""
 MAX_PHRASE = 80
 """Longest open label, in characters."""
+LABELLED = Shape(
+    "segments",
+    (("index", "segment_index", "segment", "number", "id"), ("labels", "label")),
+)
+NAMED = Shape(
+    "clusters",
+    (
+        ("cluster", "cluster_id", "cluster_index", "index", "number", "id"),
+        ("name", "label"),
+        ("definition", "description"),
+        ("macro_strategy", "macro"),
+    ),
+)
 NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME - 1}}}")
 
 StrictInt = Annotated[int, Field(strict=True)]
@@ -89,9 +103,15 @@ def parse_open_labels(text: str, finish_reason: str, num_segments: int) -> list[
     >>> parse_open_labels('{"segments": [{"index": 0, "labels": ["Recall fact."]}]}', "stop", 1)
     [['recall fact']]
     """
-    reply = read_json(text, finish_reason, OpenLabelReply)
-    _check_cover("segment", [part.index for part in reply.segments], num_segments)
-    return [_phrases(part) for part in sorted(reply.segments, key=lambda part: part.index)]
+
+    def read(content: dict[str, Any]) -> list[list[str]]:
+        items = _numbered(content["segments"], "index", num_segments)
+        named = [item | {"labels": _texts(item["labels"])} if "labels" in item else item for item in items]
+        reply = read_form({"segments": named}, OpenLabelReply)
+        _check_cover("segment", [part.index for part in reply.segments], num_segments)
+        return [_phrases(part) for part in sorted(reply.segments, key=lambda part: part.index)]
+
+    return read_reply(text, finish_reason, LABELLED, read)
 
 
 def parse_names(text: str, finish_reason: str, num_clusters: int) -> list[Named]:
@@ -100,9 +120,13 @@ def parse_names(text: str, finish_reason: str, num_clusters: int) -> list[Named]
     Raises:
         ReplyProblem: the reply can't be used.
     """
-    reply = read_json(text, finish_reason, NameReply)
-    _check_cover("cluster", [part.cluster for part in reply.clusters], num_clusters)
-    return [_named(part) for part in sorted(reply.clusters, key=lambda part: part.cluster)]
+
+    def read(content: dict[str, Any]) -> list[Named]:
+        reply = read_form({"clusters": _numbered(content["clusters"], "cluster", num_clusters)}, NameReply)
+        _check_cover("cluster", [part.cluster for part in reply.clusters], num_clusters)
+        return [_named(part) for part in sorted(reply.clusters, key=lambda part: part.cluster)]
+
+    return read_reply(text, finish_reason, NAMED, read)
 
 
 def open_label_schema() -> dict[str, Any]:
@@ -113,6 +137,30 @@ def open_label_schema() -> dict[str, Any]:
 def name_schema() -> dict[str, Any]:
     """JSON schema of the namer's reply."""
     return NameReply.model_json_schema()
+
+
+def _numbered(items: Any, field: str, num_asked: int) -> list[dict[str, Any]]:
+    """The items, each once, their number in ``field`` a whole one that is counted from 0."""
+    if not isinstance(items, list) or not all(isinstance(item, dict) and field in item for item in items):
+        raise ReplyProblem("wrong_form", f"it must be a list of objects, each with its {field}, got {items!r:.60}")
+    numbers = [read_indices(item[field]) for item in items]
+    if wrong := [item[field] for item, found in zip(items, numbers, strict=True) if len(found) != 1]:
+        raise ReplyProblem("wrong_form", f"{field} must be one number, got {wrong[0]!r:.60}")
+    base = count_from_zero([number for (number,) in numbers], num_asked)
+    counted = [item | {field: number - base} for item, (number,) in zip(items, numbers, strict=True)]
+    return list({repr(item): item for item in counted}.values())
+
+
+def _texts(labels: Any) -> Any:
+    """Labels as a list of texts, where they are one text, none, or objects that hold one."""
+    if labels is None or labels == "":
+        return []
+    if isinstance(labels, str):
+        return re.split(r"[,;\n]", labels)
+    found = [labels] if isinstance(labels, dict) else labels
+    if not isinstance(found, list):
+        return found
+    return [label.get("label", label.get("name", label)) if isinstance(label, dict) else label for label in found]
 
 
 def _check_cover(what: str, given: Sequence[int], num_asked: int) -> None:
@@ -140,11 +188,12 @@ def _phrases(part: SegmentLabels) -> list[str]:
 
 def _named(part: ClusterName) -> Named:
     where = f"cluster {part.cluster}"
-    if not NAME.fullmatch(part.name):
+    name = re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", part.name).casefold()).strip("_")
+    if not NAME.fullmatch(name):
         form = f"lower-case letters, digits and underscores, a letter first, at most {MAX_NAME} characters"
         raise ReplyProblem("wrong_form", f"{where}: name {part.name!r:.60} must be {form}")
     definition, macro = (" ".join(text.split()) for text in (part.definition, part.macro_strategy))
     for field, value, limit in (("definition", definition, MAX_DEFINITION), ("macro_strategy", macro, MAX_MACRO)):
         if not 1 <= len(value) <= limit:
             raise ReplyProblem("wrong_form", f"{where}: {field} {value!r:.60} must have 1 to {limit} characters")
-    return Named(part.name, definition, macro)
+    return Named(name, definition, macro)

@@ -33,21 +33,48 @@ def test_labels_are_normalised_and_in_the_order_of_the_segments():
         ("", "empty"),
         ('{"segments": []}', "missing_segment"),
         (labelled(["a b"], ["a b"]), "index_out_of_range"),
-        (json.dumps({"segments": 2 * [{"index": 0, "labels": ["a b"]}]}), "overlapping_steps"),
+        (json.dumps({"segments": [{"index": 0, "labels": [name]} for name in "ab"]}), "overlapping_steps"),
         (labelled(["a", "b", "c"]), "too_many_labels"),
         (labelled(["check it", "Check it!"]), "repeated_label"),
         (labelled(["?!"]), "wrong_form"),
         (labelled(["one two three four five six seven"]), "wrong_form"),
         (labelled(["w" * 81]), "wrong_form"),
         (labelled([7]), "wrong_form"),
-        (json.dumps({"segments": [{"index": "0", "labels": []}]}), "wrong_form"),
-        (json.dumps({"segments": [{"index": 0, "labels": [], "why": "x"}]}), "wrong_form"),
+        (json.dumps({"segments": [{"index": "first", "labels": []}]}), "wrong_form"),
+        (json.dumps({"segments": [{"index": [0, 1], "labels": []}]}), "wrong_form"),
+        (json.dumps({"segments": [{"labels": ["a b"]}]}), "wrong_form"),
+        (json.dumps({"segments": "all"}), "wrong_form"),
+        (labelled(["a b"])[:-3], "not_json"),
+        (labelled(["a b"]) + labelled(["c d"]), "ambiguous"),
     ],
 )
 def test_a_labellers_reply_is_used_whole_or_not_at_all(text, kind):
     with pytest.raises(ReplyProblem) as caught:
         parse_open_labels(text, "stop", 1)
     assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>First {labelled(['x'], [])}?</think>\nSo:\n```JSON\n{labelled(['check it'], ['a', 'b'])}\n```\nDone.",
+        "{'segments': [{'index': '0', 'labels': ['Check it.'], 'why': None}, {'index': 1, 'labels': 'a, b'},]}",
+        json.dumps([{"index": 1, "label": "check it"}, {"index": 2, "labels": [{"label": "a"}, {"label": "b"}]}]),
+        '{"index": 0, "labels": ["check_it"]}\n{"index": 1, "labels": ["a", "b"]}\n',
+        json.dumps({"segments": {"0": ["check it"], "1": ["a", "b"]}}),
+        json.dumps(labelled(["check it"], ["a", "b"])),
+    ],
+)
+def test_a_labellers_reply_is_read_whatever_its_framing(text):
+    assert parse_open_labels(text, "stop", 2) == [["check it"], ["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"name": "Fact Check"}, {"name": "fact-check"}, {"cluster": "0"}, {"cluster": "Cluster 0", "size": 4}],
+)
+def test_a_namers_reply_is_read_whatever_its_spelling(fields):
+    assert parse_names(f"Sure!\n{named(**fields)}", "stop", 1) == [Named("fact_check", "checks", "control")]
 
 
 @pytest.mark.parametrize(("reason", "kind"), [("length", "truncated"), ("content_filter", "refused")])
@@ -65,7 +92,6 @@ def test_names_are_read():
 @pytest.mark.parametrize(
     "fields",
     [
-        {"name": "Fact Check"},
         {"name": "2nd_check"},
         {"name": "x" * 41},
         {"name": ""},
