@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
 import typer
 from rich.console import Console
@@ -21,12 +21,13 @@ from flows.printing import (
     print_agreement,
     print_generation,
     print_label_set,
+    print_left_out,
     print_plan,
     print_questions,
     print_results,
 )
 from flows.server import ui_link, use_server
-from mralign_core.config import RunConfig, Variant, load_config
+from mralign_core.config import AskAgain, RunConfig, Variant, load_config
 from mralign_core.errors import ConfigError, UserError
 from mralign_core.redaction import redact_logs
 from mralign_core.stopping import EndingOnSignals
@@ -63,6 +64,8 @@ SetOption = Annotated[
     typer.Option("--set", help="Override one field, e.g. `--set generate.num_draws=5`; may be repeated."),
 ]
 
+AskAgainOption = StrEnum("AskAgainOption", list(get_args(AskAgain)))
+
 InputOption = Annotated[
     list[str] | None,
     typer.Option("--input", help="Use this artifact, e.g. `--input candidates=candidates/3f9a`; may be repeated."),
@@ -80,6 +83,10 @@ def run(
             parser=_path, metavar="PATH", help="Start at annotate, from a JSONL file of existing reasoning traces."
         ),
     ] = None,
+    ask_again: Annotated[
+        AskAgainOption | None,
+        typer.Option(help="Of the traces that an earlier run left out: ask again what failed, refusals too, or none."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is cached and what would be computed.")] = False,
     tokens_per_second: Annotated[
         float | None,
@@ -90,6 +97,8 @@ def run(
     overrides = _overrides(set_)
     if from_traces:
         overrides |= {"generate.source": "traces", "generate.traces_path": str(from_traces.resolve())}
+    if ask_again:
+        overrides["annotate.ask_again"] = str(ask_again)
     settings = read_config(config, overrides)
     _check_training(settings)
     if dry_run:
@@ -109,6 +118,8 @@ def run(
             run_id = str(state.state_details.flow_run_id)
             if only == Stage.generate:
                 print_generation(settings, run_id)
+            if only in (None, Stage.annotate):
+                print_left_out(settings, run_id)
             print_results(settings, server, run=run_id, finished_pipeline=only in (None, Stage.evaluate))
             return
         _fail(state.result(raise_on_failure=False))

@@ -102,6 +102,8 @@ def _print_quote(config: RunConfig) -> None:
         requests, cost = f"{quote.requests:,}", f"{quote.cost_usd:.2f}"
         if quote.most_requests > quote.requests:
             requests, cost = f"{requests} to {quote.most_requests:,}", f"{cost} to {quote.most_cost_usd:.2f}"
+        if quote.again:
+            requests += f" ({quote.again:,} again)"
         tokens = (f"{quote.prompt_tokens:,}", f"{quote.completion_tokens:,}")
         table.add_row(quote.model, f"{quote.kept:,}", requests, *tokens, cost)
     console.print(table)
@@ -152,6 +154,16 @@ def print_generation(config: RunConfig, run: str) -> None:
     for row in json.loads(store.open_file(made("candidates"), "funnel.json").read_text()):
         table.add_row(row["step"], f"{row['kept']:,}", f"{row['dropped']:,}" if row["dropped"] else "", row["reason"])
     console.print(table)
+
+
+def print_left_out(config: RunConfig, run: str) -> None:
+    """Traces that a run's annotators failed on, by kind; nothing where there are none."""
+    from mralign_core.storage import ArtifactStore
+    from tasks.annotate import left_out_lines, read_failures
+    from tasks.runs import LastRun
+
+    for line in left_out_lines(read_failures(ArtifactStore(config.storage), LastRun(config, run)("annotations"))):
+        console.print(f"[yellow]left out[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
 
 
 def print_agreement(config: RunConfig, agreement: ArtifactRef, server: ServerAddress) -> None:

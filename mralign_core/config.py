@@ -367,6 +367,9 @@ class GenerateConfig(Section):
         return self
 
 
+AskAgain = Literal["auto", "failed", "never"]
+
+
 class AnnotateConfig(Section):
     """Two annotators and an adjudicator label what each segment does (§3.1.2, App. B)."""
 
@@ -390,6 +393,9 @@ class AnnotateConfig(Section):
     """Requests in flight at once."""
     shard_size: int = Field(128, ge=1, json_schema_extra=OPERATIONAL)
     """Traces in one shard (one task run)."""
+    ask_again: AskAgain = Field("auto", json_schema_extra=OPERATIONAL)
+    """Of the traces that an earlier run left out: `auto` asks those again that the model or its server failed on,
+    `failed` refused ones too, `never` none."""
 
     @property
     def endpoints(self) -> dict[str, EndpointConfig]:
@@ -671,6 +677,8 @@ class InduceConfig(Section):
     """Most dollars to spend on this label set, over all runs; it stops before the call that could cross it."""
     concurrency: int = Field(8, ge=1, le=1024, json_schema_extra=OPERATIONAL)
     """Requests in flight at once."""
+    ask_again: AskAgain = Field("auto", json_schema_extra=OPERATIONAL)
+    """What is asked again of what an earlier run left out, as in `annotate.ask_again`."""
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> InduceConfig:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,13 +16,18 @@ from mralign_core.config import RunConfig
 from mralign_core.label_sets import label_set_of
 from mralign_core.llm.offline import is_offline
 from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
-from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import stream_table
 from tasks.caching import Built, Produced, Work, shard_bounds, stage_task
 from tasks.clients import read_account, save_account, shared_client
 from tasks.progress import progress
 from tasks.quarantine import join_shards, write_rows
 
+logger = logging.getLogger("mralign_core.tasks")
+
+FAILURES = "failures.json"
+MOST_SHOWN = 120
+"""Of a reply, in characters, that is shown as an example of its kind."""
 SHARDS_AT_ONCE = 2
 """While the last requests of a shard are under way the next shard's fill the places they leave."""
 
@@ -32,17 +39,21 @@ def annotation_shards(config: RunConfig, candidates: ArtifactRef) -> list[tuple[
 
 def shard_work(config: RunConfig, candidates: ArtifactRef, start: int, end: int) -> Work:
     """The annotations of traces ``start`` to ``end``."""
-    return Work("annotations-shard", config, {"candidates": candidates}, {"start": start, "end": end})
+    part = {"start": start, "end": end}
+    return Work("annotations-shard", config, {"candidates": candidates}, part, config.annotate.ask_again)
 
 
 def annotations_work(config: RunConfig, candidates: ArtifactRef) -> Work:
     """The annotations of all traces."""
-    return Work("annotations", config, {"candidates": candidates})
+    return Work("annotations", config, {"candidates": candidates}, ask_again=config.annotate.ask_again)
 
 
 @stage_task("annotate-shard", "annotate {start}–{end}")
 def annotate_shard(config: RunConfig, candidates: ArtifactRef, start: int, end: int) -> Produced:
-    """Annotate traces ``start`` to ``end``; every reply is kept before it is read, and never asked for again."""
+    """Annotate traces ``start`` to ``end``; every reply is kept before it is read.
+
+    A reply that can be used is never asked for again; of a stored shard that leaves traces out, only those are.
+    """
 
     def build(store: ArtifactStore, directory: Path) -> Built:
         rows = store.read_rows(candidates, "candidates.parquet", start, end)
@@ -59,8 +70,9 @@ def annotate_shard(config: RunConfig, candidates: ArtifactRef, start: int, end: 
         save_account(store, _ledger_name(candidates), config.annotate)
         write_rows(directory, "annotations.parquet", result.annotations, ANNOTATIONS)
         write_rows(directory, "raw_annotations.parquet", result.raw, RAW_ANNOTATIONS)
-        result.failures.to_json(directory / "failures.json", orient="records", indent=1)
-        return Built(ANNOTATIONS.name, {"failures": len(result.failures)}, result.cost_usd)
+        _write_failures(directory, result.failures.to_dict("records"))
+        failures = result.failures.to_dict("records")
+        return Built(ANNOTATIONS.name, _count(failures), result.cost_usd)
 
     return shard_work(config, candidates, start, end).produce(build)
 
@@ -72,12 +84,15 @@ def collect_annotations(config: RunConfig, candidates: ArtifactRef, shards: Sequ
     def build(store: ArtifactStore, directory: Path) -> Built:
         files = {"annotations.parquet": ANNOTATIONS, "raw_annotations.parquet": RAW_ANNOTATIONS}
         join_shards(store, shards, directory, files)
-        failures = [row for shard in shards for row in json.loads(store.open_file(shard, "failures.json").read_text())]
-        (directory / "failures.json").write_text(json.dumps(failures, ensure_ascii=False, indent=1), encoding="utf-8")
+        failures = [row for shard in shards for row in read_failures(store, shard)]
+        _write_failures(directory, failures)
+        for line in left_out_lines(failures):
+            logger.warning("%s", line)
         rules: Counter[str] = Counter()
         for batch in stream_table(directory / "annotations.parquet", ANNOTATIONS, ["rule"], 100_000):
             rules.update(batch.column("rule").to_pylist())
-        return Built(ANNOTATIONS.name, {**dict(rules.most_common()), "failures": len(failures)})
+        counts = {**dict(rules.most_common()), **_count(failures)}
+        return Built(ANNOTATIONS.name, counts, deciding=("annotations.parquet",))
 
     return annotations_work(config, candidates).produce(build)
 
@@ -90,6 +105,37 @@ def read_ledger(config: RunConfig, candidates: ArtifactRef) -> pd.DataFrame:
 def without_offline(ledger: pd.DataFrame) -> pd.DataFrame:
     """The ledger without offline models: the report of an offline run does not depend on the run's name."""
     return ledger[~ledger["model"].map(is_offline).astype(bool)]
+
+
+def read_failures(store: ArtifactStore, annotations: ArtifactRef) -> list[dict[str, Any]]:
+    """What models failed on: a row a trace and role, with :data:`mralign_core.annotation.FAILURE_COLUMNS`."""
+    return list(json.loads(store.open_file(annotations, FAILURES).read_text(encoding="utf-8")))
+
+
+def left_out_lines(failures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many traces were left out, a line for each kind of failure, with one reply that shows it."""
+    lines = []
+    by_kind = Counter(failure["kind"] for failure in failures)
+    for kind, _ in by_kind.most_common():
+        alike = [failure for failure in failures if failure["kind"] == kind]
+        traces = len({failure["trace_id"] for failure in alike})
+        first = alike[0]
+        example = f"{first['role']} on {first['trace_id']}: {first['problem']}"
+        reply = f"; its reply begins {first['reply'][:MOST_SHOWN]!r}" if first["reply"] else ""
+        lines.append(f"{traces} trace(s) left out, {kind}: {example}{reply}")
+    return lines
+
+
+def _count(failures: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Failures, and traces that they leave out: one that any role refused for what it holds is not asked again."""
+    left_out = {failure["trace_id"] for failure in failures}
+    final = {failure["trace_id"] for failure in failures if failure["is_final"]}
+    return {"failures": len(failures), LEFT_OUT: len(left_out), TO_ASK_AGAIN: len(left_out - final)}
+
+
+def _write_failures(directory: Path, failures: Sequence[Mapping[str, Any]]) -> None:
+    text = json.dumps(failures, ensure_ascii=False, indent=1)
+    (directory / FAILURES).write_text(text, encoding="utf-8")
 
 
 def _ledger_name(candidates: ArtifactRef) -> str:

@@ -26,10 +26,18 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
-from mralign_core.config import RunConfig
+from mralign_core.config import AskAgain, RunConfig
 from mralign_core.errors import StoreUnavailableError, UserError
 from mralign_core.redaction import redact_error
-from mralign_core.storage import ArtifactRef, ArtifactStore, Holder, file_sha256, scratch_folder
+from mralign_core.storage import (
+    LEFT_OUT,
+    TO_ASK_AGAIN,
+    ArtifactRef,
+    ArtifactStore,
+    Holder,
+    file_sha256,
+    scratch_folder,
+)
 from tasks.clients import run_name
 from tasks.progress import OnProgress, progress
 from tasks.recipes import RECIPES
@@ -49,6 +57,8 @@ class Built(NamedTuple):
     counts: Mapping[str, Any] | None = None
     cost_usd: float = 0.0
     model_revision: str = ""
+    deciding: Sequence[str] = ()
+    """Files that later stages go by: where an unfinished artifact has the same ones, it stays, with its digest."""
 
 
 class Produced(NamedTuple):
@@ -63,12 +73,16 @@ Build = Callable[[ArtifactStore, Path], Built]
 
 @dataclass(frozen=True)
 class Work:
-    """One artifact to have: its recipe's name, the inputs by name, and the part of it this is (shard, variant)."""
+    """One artifact to have: its recipe's name, the inputs by name, and the part of it this is (shard, variant).
+
+    ``ask_again`` says what of it a later run asks again when models or their servers failed on it.
+    """
 
     name: str
     config: RunConfig
     inputs: Mapping[str, ArtifactRef] = field(default_factory=dict)
     part: Mapping[str, Any] = field(default_factory=dict)
+    ask_again: AskAgain = "never"
 
     @property
     def key(self) -> str:
@@ -79,6 +93,12 @@ class Work:
         """The artifact, when the store holds an intact one."""
         return store.find(self.name, self.key)
 
+    def num_to_ask(self, store: ArtifactStore, found: ArtifactRef) -> int:
+        """How many traces a stored artifact leaves out that are to be asked again; it is finished when none is."""
+        if self.ask_again == "never":
+            return 0
+        return int(store.manifest(found).counts.get(TO_ASK_AGAIN if self.ask_again == "auto" else LEFT_OUT, 0))
+
     def produce(self, build: Build) -> Produced:
         """Return the stored artifact, or build and publish it.
 
@@ -86,27 +106,40 @@ class Work:
             build: writes the artifact's files into the folder it is given and describes them.
         """
         store = ArtifactStore(self.config.storage)
-        found = self.find(store)
-        if found is None:
-            claims, name = store.claims(_name_of(flow_run.id)), f"{self.name}/{self.key}"
-            with _saying_who_works(self.label) as say, claims.hold(name, lambda: self.find(store), say) as turn:
-                found = turn.found
-                if found is None:
-                    made = self._make(store, build)
-                    # Another that has made it too, because of a stop of this process, may have been first.
-                    return Produced(made if turn.is_alone else self.find(store) or made, False)
-        logger.info("%s: found in the store (%s)", self.label, found.uri)
-        return Produced(found, True)
+        before = self.find(store)
+        if before and not self.num_to_ask(store, before):
+            return self._found(before)
+        claims, name = store.claims(_name_of(flow_run.id)), f"{self.name}/{self.key}"
+
+        def find_other() -> ArtifactRef | None:
+            """What another has made, which may leave traces out again; the next run asks for those."""
+            found = self.find(store)
+            return found if found != before else None
+
+        with _saying_who_works(self.label) as say, claims.hold(name, find_other, say) as turn:
+            if turn.found:
+                return self._found(turn.found)
+            made = self._make(store, build)
+            if made.was_cached or turn.is_alone:
+                return made
+            # Another that has made it too, because of a stop of this process, may have been first.
+            return Produced(self.find(store) or made.ref, False)
 
     @property
     def label(self) -> str:
         """What it is called in messages."""
         return " ".join([self.name, *(text for text in map(str, self.part.values()) if len(text) < LONGEST_PART)])
 
-    def _make(self, store: ArtifactStore, build: Build) -> ArtifactRef:
+    def _found(self, ref: ArtifactRef) -> Produced:
+        logger.info("%s: found in the store (%s)", self.label, ref.uri)
+        return Produced(ref, True)
+
+    def _make(self, store: ArtifactStore, build: Build) -> Produced:
         started = time.monotonic()
         with scratch_folder() as scratch:
             built = build(store, scratch)
+            if built.deciding and (same := self._same(store, scratch, built.deciding)):
+                return Produced(same, True)
             ref = store.publish(
                 self.name,
                 self.key,
@@ -121,7 +154,14 @@ class Work:
                 cost_usd=built.cost_usd,
             )
         logger.info("%s: made in %.1f s (%s)", self.label, time.monotonic() - started, ref.uri)
-        return ref
+        return Produced(ref, False)
+
+    def _same(self, store: ArtifactStore, scratch: Path, names: Sequence[str]) -> ArtifactRef | None:
+        """The stored artifact, when it has these files already."""
+        found = self.find(store)
+        files = store.manifest(found).files if found else {}
+        is_same = all(name in files and files[name].sha256 == file_sha256(scratch / name) for name in names)
+        return found if is_same else None
 
 
 @functools.lru_cache(maxsize=8)  # the server is asked who the parents of a run are

@@ -293,7 +293,10 @@ def _set_aside(
         for row in read_quarantine(store, ref)
     ]
     failures = json.loads(store.open_file(artifacts["annotations"], "failures.json").read_text())
-    rows += [{"where": "annotate", "what": f["role"], "reason": f["problem"]} for f in failures]
+    example = {
+        (f["role"], f["kind"]): f"{f['problem']}; e.g. {f['trace_id']}: {f['reply']}" for f in reversed(failures)
+    }
+    rows += [{"where": "annotate", "what": f["role"], "reason": example[f["role"], f["kind"]]} for f in failures]
     if not rows:
         return None
     return pd.DataFrame(rows).groupby(["where", "what", "reason"]).size().rename("rows").reset_index()

@@ -15,7 +15,15 @@ from mralign_core.evaluation.induction_figures import cluster_map
 from mralign_core.induction import Induction, induce_label_set
 from mralign_core.label_sets import save_label_set
 from mralign_core.llm import Ledger
-from mralign_core.storage import ArtifactRef, ArtifactStore, BatchRecords, LedgerRecords, ReplyStore, tree_digest
+from mralign_core.storage import (
+    LEFT_OUT,
+    ArtifactRef,
+    ArtifactStore,
+    BatchRecords,
+    LedgerRecords,
+    ReplyStore,
+    tree_digest,
+)
 from tasks.caching import Built, Produced, Work, stage_task
 from tasks.clients import run_name
 from tasks.progress import progress
@@ -36,7 +44,7 @@ def label_set_work(config: RunConfig, candidates: ArtifactRef) -> Work:
     """The label set of a set of traces; of an embedder in a folder, the contents count."""
     folder = Path(config.induce.embedder)
     part = {"embedder_sha256": tree_digest(folder)} if folder.is_dir() else {}
-    return Work("label-set", config, {"candidates": candidates}, part)
+    return Work("label-set", config, {"candidates": candidates}, part, config.induce.ask_again)
 
 
 @stage_task("induce-label-set")
@@ -57,7 +65,7 @@ def induce_labels(config: RunConfig, candidates: ArtifactRef) -> Produced:
                 on_progress=report,
             )
         _write(found, directory)
-        counts = {**found.counts, "failures": len(found.failures)}
+        counts = {**found.counts, "failures": len(found.failures), LEFT_OUT: len(found.failures)}
         return Built(counts=counts, cost_usd=found.cost_usd)
 
     return work.produce(build)

@@ -41,17 +41,20 @@ QUOTED_TRACES, QUOTED_TOGETHER = 500, 25
 
 class Planned(NamedTuple):
     """One artifact of a run. ``found`` is None when it would be computed; ``is_known`` is False when an input of it is
-    not made yet, so that nobody can tell.
+    not made yet, so that nobody can tell. ``num_to_ask`` counts traces that it leaves out and that are asked again.
     """
 
     stage: str
     name: str
     found: ArtifactRef | None
     is_known: bool
+    num_to_ask: int = 0
 
     @property
     def status(self) -> str:
         """In a few words."""
+        if self.num_to_ask:
+            return f"{self.num_to_ask:,} trace(s) to ask again"
         if self.found:
             return "cached"
         return "to compute" if self.is_known else "to compute after its inputs"
@@ -177,10 +180,12 @@ class _Planner:
         stage, label = RECIPES[name].stage, f"{name} {part}".strip()
         if not all(entry in self.has for entry in inputs):
             return Planned(stage, label, None, False)
-        found = make(*(self.has[entry] for entry in inputs)).find(self.store)
-        if found:
+        work = make(*(self.has[entry] for entry in inputs))
+        found = work.find(self.store)
+        num_to_ask = work.num_to_ask(self.store, found) if found else 0
+        if found and not num_to_ask:
             self.has[f"{name}:{part}" if part else name] = found
-        return Planned(stage, label, found, True)
+        return Planned(stage, label, found, True, num_to_ask)
 
     def _report(self, *_: ArtifactRef) -> Work:
         def of(kind: str) -> dict[str, ArtifactRef]:

@@ -2,8 +2,10 @@
 
 Decisions where the paper is silent:
 
-* A reply that can't be used is sent back once with the reason. When the second one can't be used either, the
-  trace is left out and listed among the failures; it gets no label.
+* A reply that can't be used is sent back once with the reason. When the second one can't be used either, or a request
+  fails, the trace is left out and listed among the failures; it gets no label.
+* What failed by the other side's fault is asked once more by the next run, from the first request on; a refusal is not,
+  unless ``annotate.ask_again`` says so. Replies that can be used are never asked for again.
 * Segments are one step where both annotators merged them; consolidation and adjudication go by step.
 * The adjudicator is asked once a trace, about the steps that the two annotators left open and no others.
 """
@@ -20,18 +22,19 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mralign_core.annotation import cue
+from mralign_core.annotation.conversing import converse
 from mralign_core.annotation.prompts import (
     DisputedStep,
     Trace,
     adjudicate_messages,
     annotate_messages,
-    repair_messages,
 )
-from mralign_core.annotation.replies import ParsedReply, ReplyProblem, parse_reply, reply_schema
+from mralign_core.annotation.replies import ParsedReply, parse_reply, reply_schema
 from mralign_core.config import AnnotateConfig, EndpointConfig
 from mralign_core.errors import ConfigError
 from mralign_core.label_sets import LabelSet
-from mralign_core.llm import Client, Message, Received, Request, background
+from mralign_core.llm import Client, Message, Received, background
+from mralign_core.llm.json_reply import ReplyProblem, storable
 from mralign_core.method.consolidation import Consolidated, LabelVote, consolidate, merge_steps
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
@@ -40,15 +43,18 @@ logger = logging.getLogger("mralign_core.annotation")
 
 MAX_LABELS = 2
 ROLES = ("annotator_a", "annotator_b", "adjudicator")
-FAILURE_COLUMNS = ["trace_id", "role", "problem"]
+FAILURE_COLUMNS = ["trace_id", "role", "kind", "problem", "reply", "is_final"]
+MAX_BEGINNING = 300
+"""Most characters of a reply that are shown beside its problem."""
 
 
 class AnnotationResult(NamedTuple):
     """Annotations, every reply behind them, and the traces that could not be annotated.
 
     ``annotations`` and ``raw`` follow the contracts of :mod:`mralign_core.schemas`, in the order of the
-    candidates; ``failures`` has ``FAILURE_COLUMNS``, a row for each role that failed on a trace. ``cost_usd``
-    is what this call paid; replies that were there already cost nothing.
+    candidates; ``failures`` has ``FAILURE_COLUMNS``, a row for each role that failed on a trace: the kind of its
+    problem, the beginning of its last reply, and whether asking again is of no use. ``cost_usd`` is what this call
+    paid; replies that were there already cost nothing.
     """
 
     annotations: pd.DataFrame
@@ -62,7 +68,7 @@ class _Answer(NamedTuple):
 
     role: str
     received: list[Received]
-    problems: list[str]
+    problems: list[ReplyProblem | None]
     parsed: ParsedReply | None
 
 
@@ -167,22 +173,16 @@ class Panel:
         return await self.ask(ROLES[2], messages, [step.segments for step in open_steps])
 
     async def ask(self, role: str, messages: Sequence[Message], asked: Sequence[Sequence[int]]) -> _Answer:
-        """Ask one role, and once more with the problem when its reply can't be used."""
-        answer = _Answer(role, [], [], None)
-        for turn in range(2):
-            received = await self.client.complete(Request(self.endpoints[role], messages, self.params[role], turn))
-            answer.received.append(received)
-            try:
-                parsed = self.parse(received, asked, may_merge=role != ROLES[2])
-            except ReplyProblem as problem:
-                answer.problems.append(str(problem))
-                if problem.kind == "refused":
-                    break
-                messages = repair_messages(messages, received.reply, str(problem))
-            else:
-                answer.problems.append("")
-                return answer._replace(parsed=parsed)
-        return answer
+        """Ask one role; where what is kept from an earlier run is of no use, ask again."""
+        endpoint, params = self.endpoints[role], self.params[role]
+
+        def parse(received: Received) -> ParsedReply:
+            return self.parse(received, asked, may_merge=role != ROLES[2])
+
+        replies = await converse(self.client, endpoint, messages, params, parse, self.section.ask_again)
+        last = replies[-1]
+        problems = [reply.problem for reply in replies]
+        return _Answer(role, [reply.received for reply in replies], problems, last.parsed)
 
     def parse(self, received: Received, asked: Sequence[Sequence[int]], *, may_merge: bool) -> ParsedReply:
         """Read a reply under this panel's taxonomy."""
@@ -278,8 +278,8 @@ def _raw_rows(outcome: _TraceOutcome) -> list[dict[str, Any]]:
             "attempt": attempt,
             "request_digest": received.request_digest,
             "prompt_digest": received.prompt_digest,
-            "reply": received.reply,
-            "problem": problem,
+            "reply": storable(received.reply),
+            "problem": str(problem or ""),
             "prompt_tokens": received.prompt_tokens,
             "completion_tokens": received.completion_tokens,
             "cost_usd": received.cost_usd,
@@ -291,10 +291,10 @@ def _raw_rows(outcome: _TraceOutcome) -> list[dict[str, Any]]:
 
 def _result(outcomes: Sequence[_TraceOutcome]) -> AnnotationResult:
     failures = [
-        {"trace_id": outcome.trace_id, "role": answer.role, "problem": answer.problems[-1]}
+        _failure(outcome.trace_id, answer, problem)
         for outcome in outcomes
         for answer in outcome.answers
-        if answer.parsed is None
+        if (problem := answer.problems[-1]) is not None
     ]
     for failure in failures:
         logger.warning("trace %(trace_id)s is left out: %(role)s: %(problem)s", failure)
@@ -312,6 +312,12 @@ def _result(outcomes: Sequence[_TraceOutcome]) -> AnnotationResult:
             if not received.cached
         ),
     )
+
+
+def _failure(trace_id: str, answer: _Answer, problem: ReplyProblem) -> dict[str, Any]:
+    beginning = storable(answer.received[-1].reply[:MAX_BEGINNING])
+    about = {"kind": problem.kind, "problem": str(problem), "reply": beginning, "is_final": problem.is_final}
+    return {"trace_id": trace_id, "role": answer.role, **about}
 
 
 def _check(role: str, endpoint: EndpointConfig, label_set: LabelSet) -> None:

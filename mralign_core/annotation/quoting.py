@@ -15,10 +15,10 @@ import pandas as pd
 
 from mralign_core.annotation.annotate import MAX_LABELS, Panel, trace_of
 from mralign_core.annotation.prompts import DisputedStep, Trace, adjudicate_messages, read_payload
-from mralign_core.config import AnnotateConfig
+from mralign_core.config import AnnotateConfig, EndpointConfig
 from mralign_core.label_sets import LabelSet
 from mralign_core.llm import Received, ReplyStore, Request, background
-from mralign_core.llm.request import kept_record, received
+from mralign_core.llm.request import FAILED, any_record, received
 from mralign_core.method.consolidation import LabelVote
 
 REPLY_TOKENS = 16
@@ -31,8 +31,9 @@ class Quote(NamedTuple):
     """What one model will be asked.
 
     ``requests`` and ``cost_usd`` are certain, up to the length of replies; ``most_requests`` and ``most_cost_usd``
-    hold the adjudications too that may turn out to be needed. Repair turns, and reasoning that a model hides and
-    bills, are not foreseen.
+    hold the adjudications too that may turn out to be needed. ``again`` counts those of the ``requests`` that an
+    earlier run has asked, and got nothing of use. Repair turns, and reasoning that a model hides and bills, are not
+    foreseen.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Quote(NamedTuple):
     cost_usd: float = 0.0
     most_requests: int = 0
     most_cost_usd: float = 0.0
+    again: int = 0
 
 
 def quote_annotation(
@@ -105,14 +107,22 @@ class _QuotingClient:
         self.admission = asyncio.Semaphore()
         self.quotes = {endpoint.model: Quote(endpoint.model) for endpoint in section.endpoints.values()}
 
-    async def complete(self, request: Request) -> Received:
+    async def complete(self, request: Request, *, ask_again: bool = False) -> Received:
         """The kept reply to a request."""
-        record = kept_record(self._replies, request.digest)
-        if record is None:
+        record = any_record(self._replies, request.digest)
+        is_again = record is not None and (ask_again or record["finish_reason"] == FAILED)
+        if record is None or is_again:
             self._note(request, is_certain=True)
+            self._add(request, again=int(is_again))
             raise _NotKeptError(request)
         self._add(request, kept=1)
         return received(record, cached=True)
+
+    def report_readable(self, endpoint: EndpointConfig) -> None:
+        """Nothing is asked, so nothing is counted."""
+
+    def report_unreadable(self, endpoint: EndpointConfig, way: str, beginning: str) -> None:
+        """Nothing is asked, so nothing is counted."""
 
     def note_possible(self, request: Request) -> None:
         """Count a request that may turn out to be needed."""
@@ -143,7 +153,7 @@ def _adjudication_of_all(panel: Panel, trace: Trace) -> Request:
 
 
 def _scaled(quote: Quote, scale: float) -> Quote:
-    whole = ("kept", "requests", "prompt_tokens", "completion_tokens", "most_requests")
+    whole = ("kept", "requests", "prompt_tokens", "completion_tokens", "most_requests", "again")
     dollars = ("cost_usd", "most_cost_usd")
     return quote._replace(
         **{name: round(scale * getattr(quote, name)) for name in whole},

@@ -1,24 +1,27 @@
-"""One question to a model, and once more with the reason when its reply can't be used."""
+"""One question to a model, and what it costs; see :mod:`mralign_core.annotation.conversing`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from mralign_core.annotation.prompts import repair_messages
-from mralign_core.annotation.replies import ReplyProblem
-from mralign_core.config import EndpointConfig
-from mralign_core.llm import Client, Message, Request
+from mralign_core.annotation.conversing import converse
+from mralign_core.config import AskAgain, EndpointConfig
+from mralign_core.llm import Client, Message, Received
 
 Parsed = TypeVar("Parsed")
 
 
 class Answer(NamedTuple, Generic[Parsed]):
-    """What the last reply says, or None and why it can't be used; ``cost_usd`` is what was paid just now."""
+    """What the last reply says, or None and why it can't be used; ``cost_usd`` is what was paid just now.
+
+    ``is_final`` tells that asking again is of no use.
+    """
 
     parsed: Parsed | None
     problem: str
     cost_usd: float
+    is_final: bool = False
 
 
 async def ask(
@@ -27,8 +30,9 @@ async def ask(
     messages: Sequence[Message],
     params: dict[str, Any],
     parse: Callable[[str, str], Parsed],
+    ask_again: AskAgain = "auto",
 ) -> Answer[Parsed]:
-    """Ask a model, with one repair turn.
+    """Ask a model, with one repair turn, and again where an earlier run got nothing of use.
 
     Args:
         client: what sends requests and keeps replies.
@@ -36,16 +40,13 @@ async def ask(
         messages: the question.
         params: the request's parameters.
         parse: from the reply's text and finish reason to what it says; raises ``ReplyProblem``.
+        ask_again: what is asked again of what an earlier run left out.
     """
-    cost_usd, problem = 0.0, ""
-    for turn in range(2):
-        received = await client.complete(Request(endpoint, messages, params, turn))
-        cost_usd += 0.0 if received.cached else received.cost_usd
-        try:
-            return Answer(parse(received.reply, received.finish_reason), "", cost_usd)
-        except ReplyProblem as error:
-            problem = str(error)
-            if error.kind == "refused":
-                break
-            messages = repair_messages(messages, received.reply, problem)
-    return Answer(None, problem, cost_usd)
+
+    def read(received: Received) -> Parsed:
+        return parse(received.reply, received.finish_reason)
+
+    replies = await converse(client, endpoint, messages, params, read, ask_again)
+    cost_usd = sum(0.0 if reply.received.cached else reply.received.cost_usd for reply in replies)
+    *_, (_, parsed, problem) = replies
+    return Answer(parsed, str(problem or ""), cost_usd, problem is not None and problem.is_final)

@@ -107,13 +107,16 @@ def _embed_remotely(phrases: Sequence[str], section: InduceConfig, client: Clien
 
 
 async def _embed_batch(batch: Sequence[str], section: InduceConfig, client: Client) -> tuple[list[list[float]], float]:
-    """Vectors of a batch, asked for once more when they can't be used, and what was paid for them."""
+    """Vectors of a batch, asked for once more when they can't be used, and what was paid for them.
+
+    Where those that an earlier run kept can't be used, all is asked again.
+    """
     from mralign_core.induction import embedding_endpoint as api
 
     cost_usd, problem = 0.0, ""
-    for turn in range(2):
+    for turn, ask_again in ((0, False), (1, False), (0, True), (1, True)):
         request = Request(section.embedding, api.text_messages(batch), api.PARAMS, turn)
-        received = await client.complete(request)
+        received = await client.complete(request, ask_again=ask_again)
         cost_usd += 0.0 if received.cached else received.cost_usd
         if received.failed:
             raise EndpointUnavailableError(
@@ -124,6 +127,8 @@ async def _embed_batch(batch: Sequence[str], section: InduceConfig, client: Clie
             return api.parse_vectors(received.reply, len(batch)), cost_usd
         except ReplyProblem as error:
             problem = str(error)
+            if turn == 1 and not received.cached:
+                break
     raise DataError(f"induce.embedding: the reply of {section.embedding.model} can't be used: {problem}")
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mralign_core.config import InduceConfig
 from mralign_core.errors import DataError
 from mralign_core.induction import lexical  # noqa: F401  makes the offline models known
+from mralign_core.induction.asking import Answer
 from mralign_core.induction.clustering import NOISE, Clustering, cluster, place_on_map
 from mralign_core.induction.embedding import EmbeddingClient, embed
 from mralign_core.induction.naming import InducedLabel, join_labels, make_label_set, name_clusters, named_by_phrase
@@ -79,21 +80,26 @@ def induce_label_set(
     _check_models(section)
     options: Any = {"concurrency": section.concurrency, "ledger": ledger, "first_pause_s": first_pause_s}
     client = LLMClient(replies, batches=batches, **options)
-    found = label_openly(sample_traces(candidates, section.num_traces, seed), section.labeller, client, on_progress)
+    sample = sample_traces(candidates, section.num_traces, seed)
+    found = label_openly(sample, section.labeller, client, on_progress, section.ask_again)
     kept = _frequent(found.counts, section.min_frequency)
     vectors, embedding_usd = embed(kept, section, EmbeddingClient(replies, **options))
     clustering = cluster(vectors, min_samples=section.min_samples, xi=section.xi)
     clusters = _members(kept, clustering, found.counts)
-    answer = name_clusters(clusters, section.namer, client)
+    answer = name_clusters(clusters, section.namer, client, section.ask_again)
     labels = join_labels(clusters, answer.parsed or list(map(named_by_phrase, range(len(clusters)), clusters)))
     return Induction(
         make_label_set(labels),
         labels,
         _open_label_rows(found.counts, labels, clusters, dict(zip(kept, place_on_map(vectors, seed), strict=True))),
-        _counts(found, len(kept), len(labels), clustering),
+        _counts(found, len(kept), len(labels), clustering) | {"to_ask_again": found.num_to_ask + _is_to_ask(answer)},
         found.failures | ({} if answer.parsed else {NAMING: answer.problem}),
         found.cost_usd + embedding_usd + answer.cost_usd,
     )
+
+
+def _is_to_ask(answer: Answer[Any]) -> bool:
+    return answer.parsed is None and not answer.is_final
 
 
 def _check_models(section: InduceConfig) -> None:

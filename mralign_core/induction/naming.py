@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mralign_core.config import EndpointConfig
+from mralign_core.config import AskAgain, EndpointConfig
 from mralign_core.errors import DataError
 from mralign_core.induction.asking import Answer, ask
 from mralign_core.induction.prompts import MAX_DEFINITION, MAX_NAME, name_messages
@@ -50,7 +50,9 @@ class InducedLabel(NamedTuple):
         return sum(self.phrases.values())
 
 
-def name_clusters(clusters: Sequence[Phrases], endpoint: EndpointConfig, client: Client) -> Answer[list[Named]]:
+def name_clusters(
+    clusters: Sequence[Phrases], endpoint: EndpointConfig, client: Client, ask_again: AskAgain = "auto"
+) -> Answer[list[Named]]:
     """Ask the namer about all clusters; without a usable reply ``parsed`` is None and says why."""
     from mralign_core.llm import endpoint as api  # takes seconds: see its docstring
 
@@ -60,7 +62,7 @@ def name_clusters(clusters: Sequence[Phrases], endpoint: EndpointConfig, client:
         return parse_names(text, finish_reason, len(clusters))
 
     async def name(_: Callable[[int], None]) -> Answer[list[Named]]:
-        return await ask(client, endpoint, name_messages(clusters), params, parse)
+        return await ask(client, endpoint, name_messages(clusters), params, parse, ask_again)
 
     return background.run(name)
 

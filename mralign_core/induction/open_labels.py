@@ -13,7 +13,7 @@ import pandas as pd
 
 from mralign_core.annotation.annotate import gather_all, trace_of
 from mralign_core.annotation.prompts import Trace
-from mralign_core.config import EndpointConfig
+from mralign_core.config import AskAgain, EndpointConfig
 from mralign_core.errors import DataError
 from mralign_core.induction.asking import Answer, ask
 from mralign_core.induction.prompts import open_label_messages
@@ -24,7 +24,8 @@ from mralign_core.llm import Client, background
 class OpenLabels(NamedTuple):
     """Normalised labels with their counts, most frequent first, and the traces whose replies could not be used.
 
-    ``failures`` maps a trace to its problem; ``num_traces`` and ``num_segments`` count what was labelled.
+    ``failures`` maps a trace to its problem; ``num_traces`` and ``num_segments`` count what was labelled, and
+    ``num_to_ask`` the failures that another run asks again.
     """
 
     counts: dict[str, int]
@@ -32,6 +33,7 @@ class OpenLabels(NamedTuple):
     num_traces: int
     num_segments: int
     cost_usd: float
+    num_to_ask: int = 0
 
 
 def sample_traces(candidates: pd.DataFrame, num_traces: int, seed: int) -> pd.DataFrame:
@@ -47,6 +49,7 @@ def label_openly(
     endpoint: EndpointConfig,
     client: Client,
     on_progress: Callable[[int, int], None] | None = None,
+    ask_again: AskAgain = "auto",
 ) -> OpenLabels:
     """Ask a model what each segment of each trace does, in words of its own.
 
@@ -55,6 +58,7 @@ def label_openly(
         endpoint: the labeller.
         client: what asks it, as many at once as it allows.
         on_progress: called with (done, total) as traces finish, in the calling thread.
+        ask_again: what is asked again of what an earlier run left out.
 
     Raises:
         DataError: not one trace could be labelled.
@@ -69,7 +73,7 @@ def label_openly(
 
         async def label(row: Any) -> Answer[list[list[str]]]:
             async with contextlib.nullcontext() if endpoint.use_batch_api else client.admission:
-                answer = await _label_trace(trace_of(row), endpoint, client, params)
+                answer = await _label_trace(trace_of(row), endpoint, client, params, ask_again)
             report_done(next(counter))
             return answer
 
@@ -80,12 +84,12 @@ def label_openly(
 
 
 async def _label_trace(
-    trace: Trace, endpoint: EndpointConfig, client: Client, params: dict[str, Any]
+    trace: Trace, endpoint: EndpointConfig, client: Client, params: dict[str, Any], ask_again: AskAgain
 ) -> Answer[list[list[str]]]:
     def parse(text: str, finish_reason: str) -> list[list[str]]:
         return parse_open_labels(text, finish_reason, len(trace.segments))
 
-    return await ask(client, endpoint, open_label_messages(trace), params, parse)
+    return await ask(client, endpoint, open_label_messages(trace), params, parse, ask_again)
 
 
 def _counted(trace_ids: Sequence[str], answers: Sequence[Answer[list[list[str]]]]) -> OpenLabels:
@@ -100,5 +104,10 @@ def _counted(trace_ids: Sequence[str], answers: Sequence[Answer[list[list[str]]]
     # Equal counts go by the alphabet, so that the order doesn't hang on which trace came first.
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return OpenLabels(
-        dict(ordered), failures, len(labelled), sum(map(len, labelled)), sum(answer.cost_usd for answer in answers)
+        dict(ordered),
+        failures,
+        len(labelled),
+        sum(map(len, labelled)),
+        sum(answer.cost_usd for answer in answers),
+        sum(answer.parsed is None and not answer.is_final for answer in answers),
     )

@@ -4,8 +4,9 @@ The framing is read as a person would: thinking before the answer, prose and fen
 another, a list of items without the object, a line for each. The content is not guessed at:
 
 * A reply is used whole or not at all. What is cut, or breaks off, is never completed.
-* What stands outside of thinking is the answer. Drafts inside it count only where nothing stands outside; then the last
-  one is the answer, and only if the thinking ends with it, for whoever thinks on may yet reject it.
+* What stands outside of thinking is the answer. Drafts inside it are none: who closes the thinking and says no more has
+  not answered. Only where the thinking is never closed is its last draft the answer, and only if the text ends with it,
+  for whoever thinks on may yet reject it.
 * Outside of thinking the last answer counts, and every other that could be used must say the same: two that differ are
   a :class:`ReplyProblem`, as is an answer that is begun after the last whole one.
 """
@@ -203,15 +204,15 @@ class _Candidates(NamedTuple):
     problem: ReplyProblem | None
 
 
-def _answers(text: str, shape: Shape) -> _Candidates:
+def _answers(text: str, shape: Shape, most_escapes: int = 2) -> _Candidates:
     """The answers in a text, or in what it is when it was written as a string, once or twice."""
     found = find_json(text)
     candidates = _outside_or_last(text, found, shape)
-    if candidates.answers or len(text) > MAX_ESCAPED:
+    if candidates.must_agree or not candidates.problem or not most_escapes or len(text) > MAX_ESCAPED:
         return candidates
-    for mark, decode in (('\\"', unescape), ("&quot;", html.unescape)):
+    for mark, decode in (('\\"', unescape), ("\\'", unescape), ("&quot;", html.unescape)):
         if mark in text:
-            return _answers(decode(text), shape)
+            return _answers(decode(text), shape, most_escapes - 1)
     return candidates
 
 
@@ -228,11 +229,10 @@ def _outside_or_last(text: str, found: Found, shape: Shape) -> _Candidates:
         doubt = next((broken.reason for broken in begun_outside if broken.start >= end), None)
         problem = ReplyProblem("not_json", f"an answer is begun, but {doubt}") if doubt else None
         return _Candidates(outside, True, problem)
-    for answer in answers[-1:]:
-        end = next(end for start, end in thinking if start <= answer.start < end)
-        rest = THINKING.sub("", text[answer.end : end])
-        thinks_on = ReplyProblem("not_json", "it thinks on after the JSON object, and gives no answer")
-        return _Candidates([answer], False, None if AROUND.fullmatch(rest) else thinks_on)
+    if answers:
+        is_end = thinking[-1][1] > len(text) and AROUND.fullmatch(text, answers[-1].end)
+        only_thinks = ReplyProblem("not_json", "it thinks about the JSON object, and gives none after the thinking")
+        return _Candidates(answers[-1:], False, None if is_end else only_thinks)
     if found.values:
         return _Candidates([], False, ReplyProblem("wrong_form", f"it holds no object with the field {shape.items!r}"))
     reason = f" (one is begun, but {found.broken[-1].reason})" if found.broken else ""
@@ -255,7 +255,10 @@ def _choose(candidates: _Candidates, read: Callable[[dict[str, Any]], Parsed]) -
 
 
 def _thinking(text: str, found: Found) -> list[tuple[int, int]]:
-    """Where thinking stands in a text: closed or not, opened or not. A mark inside a JSON value is none."""
+    """Where thinking stands in a text, opened or not; what is not closed ends beyond the text.
+
+    A mark inside a JSON value is none.
+    """
     spans: list[tuple[int, int]] = []
     opened: int | None = None
     values = iter(found.values)
@@ -271,7 +274,7 @@ def _thinking(text: str, found: Found) -> list[tuple[int, int]]:
             start = opened if opened is not None else spans[-1][1] if spans else 0
             spans.append((start, mark.end()))
             opened = None
-    return spans if opened is None else [*spans, (opened, len(text))]
+    return spans if opened is None else [*spans, (opened, len(text) + 1)]
 
 
 def _is_within(part: _Answer | Broken, spans: Sequence[tuple[int, int]]) -> bool:

@@ -1,6 +1,6 @@
 """Artifacts: immutable, content-addressed, verified when read, in a folder or an S3 bucket."""
 
-from mralign_core.storage.artifact import ArtifactRef, Manifest
+from mralign_core.storage.artifact import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef, Manifest
 from mralign_core.storage.claims import Claims, Holder
 from mralign_core.storage.digests import file_sha256, key_of, source_digest, tree_digest
 from mralign_core.storage.lineage import Lineage, render_lineage
@@ -10,6 +10,8 @@ from mralign_core.storage.scratch import scratch_folder
 from mralign_core.storage.store import ArtifactStore
 
 __all__ = [
+    "LEFT_OUT",
+    "TO_ASK_AGAIN",
     "ArtifactRef",
     "ArtifactStore",
     "BatchRecords",

@@ -11,6 +11,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA_VERSION = 1
+LEFT_OUT, TO_ASK_AGAIN = "left_out", "to_ask_again"
+"""Among a manifest's counts: traces that models or their servers failed on, and those of them that a later run asks
+again because it was not for what they hold."""
 DIGEST_CHARS = 16
 """Characters of the content digest that name an artifact's folder."""
 

@@ -35,7 +35,16 @@ from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError, StorageError
 from mralign_core.redaction import redacted
 from mralign_core.schemas import Table
-from mralign_core.storage.artifact import DIGEST_CHARS, ArtifactRef, FileEntry, Manifest, content_digest, relative_name
+from mralign_core.storage.artifact import (
+    DIGEST_CHARS,
+    LEFT_OUT,
+    TO_ASK_AGAIN,
+    ArtifactRef,
+    FileEntry,
+    Manifest,
+    content_digest,
+    relative_name,
+)
 from mralign_core.storage.cache import DownloadCache
 from mralign_core.storage.claims import Claims
 from mralign_core.storage.digests import directory_entries, file_sha256
@@ -109,7 +118,7 @@ class ArtifactStore:
             self._cache.sweep()
 
     def find(self, stage: str, key: str, *, full_hash: bool = False) -> ArtifactRef | None:
-        """The oldest whole artifact of a stage and key, or None.
+        """The whole artifact of a stage and key that leaves the fewest traces out, the oldest of several; or None.
 
         Args:
             stage: name of the stage.
@@ -125,8 +134,8 @@ class ArtifactStore:
                 whole.append(manifest)
             except ArtifactError as error:
                 logger.warning("not using %s: %s", self._files.uri(path), error)
-        oldest = min(whole, key=lambda manifest: (manifest.created_at, manifest.sha256), default=None)
-        return self._ref(oldest) if oldest else None
+        chosen = min(whole, key=_rank, default=None)
+        return self._ref(chosen) if chosen else None
 
     def publish(
         self,
@@ -413,6 +422,11 @@ class ArtifactStore:
             run: what this run is called in the messages of those who wait for it.
         """
         return Claims(self._files, self._section.claim_lease_s, run)
+
+
+def _rank(manifest: Manifest) -> tuple[Any, ...]:
+    left_out = (manifest.counts.get(name, 0) for name in (TO_ASK_AGAIN, LEFT_OUT))
+    return *left_out, manifest.created_at, manifest.sha256
 
 
 def _record_path(name: str) -> str:

@@ -10,13 +10,23 @@ import threading
 import time
 
 import pytest
-from chat_server import ChatServer, fails, label_all, role_of
+from chat_server import ChatServer, fails, label_all, role_of, says
 
 from mralign_core.config import RunConfig
-from mralign_core.errors import BudgetError
+from mralign_core.errors import BudgetError, UserError
 from mralign_core.llm import EndpointUnavailableError
 from mralign_core.storage import ArtifactStore
-from tasks.annotate import annotate_shard, annotation_shards, collect_annotations, read_ledger
+from tasks import clients
+from tasks.annotate import (
+    annotate_shard,
+    annotation_shards,
+    annotations_work,
+    collect_annotations,
+    left_out_lines,
+    read_failures,
+    read_ledger,
+)
+from tasks.planning import quote_annotations
 from tests.pocket_store import POCKET
 from tests.published_candidates import candidate_row, publish_candidates
 
@@ -178,3 +188,146 @@ def test_free_requests_are_in_the_ledger_too(server, config, candidates):
     annotate_all(unpaid, candidates)
     ledger = read_ledger(unpaid, candidates)
     assert ledger["requests"].tolist() == [NUM_TRACES] * 3 and ledger["cost_usd"].sum() == 0
+
+
+def next_run():
+    """What the start of a new process does to the clients of this one."""
+    clients._clients.clear()
+
+
+def breaks(server, *traces, turn):
+    """From now on, the server gives this turn for these traces, and right answers for the others."""
+    good = CountingServer.answer
+
+    def answer(request, number):
+        is_broken = any(f"number {trace}." in request["messages"][1]["content"] for trace in traces)
+        return turn if is_broken else good(server, request, number)
+
+    server.script = answer
+
+
+def asked_of(server, since=0):
+    """The traces that the requests from the so-maniest on were about, and how many there were."""
+    contents = [request["messages"][1]["content"] for request in server.requests[since:]]
+    numbers = [int(content.partition("number ")[2].partition(".")[0]) for content in contents]
+    return sorted(set(numbers)), len(numbers)
+
+
+def counts_of(config, ref):
+    counts = ArtifactStore(config.storage).manifest(ref).counts
+    return counts["left_out"], counts["to_ask_again"]
+
+
+def test_what_could_not_be_read_is_asked_again_by_the_next_run_and_nothing_else(server, config, candidates):
+    breaks(server, 3, 17, turn=says("Sure! I'll label the segments now."))
+    first = annotate_all(config, candidates)
+    assert counts_of(config, first) == (2, 2)
+    sent = len(server.requests)
+    assert sent == 3 * (NUM_TRACES - 2) + 2 * 2 * 2  # two turns of two annotators for each of the two
+    again = annotate_all(config, candidates)  # in the same run, such as after a retry of a task
+    assert again == first and len(server.requests) == sent
+    next_run()
+    server.script = server.answer
+    repaired = annotate_all(config, candidates)
+    assert asked_of(server, sent) == ([3, 17], 6)
+    assert counts_of(config, repaired) == (0, 0) and repaired.sha256 != first.sha256
+    next_run()
+    assert annotate_all(config, candidates) == repaired and len(server.requests) == sent + 6
+    assert annotations_work(config, candidates).find(ArtifactStore(config.storage)) == repaired
+    labels = ArtifactStore(config.storage).read_table(repaired, "annotations.parquet")
+    assert labels["trace_id"].nunique() == NUM_TRACES
+
+
+def test_a_server_that_stays_broken_costs_its_requests_again_and_changes_no_digest(server, config, candidates):
+    breaks(server, 3, turn=says("one moment"))
+    first = annotate_all(config, candidates)
+    sent = len(server.requests)
+    next_run()
+    breaks(server, 3, turn=says("one more moment"))
+    assert annotate_all(config, candidates) == first  # the labels are the same, and so is all that follows from them
+    assert asked_of(server, sent) == ([3], 4)
+
+
+def test_failed_requests_are_asked_again_and_others_are_labelled(server, config, candidates):
+    # Broken from the sixth trace on: an endpoint that answers nothing at first is out of order as a whole.
+    breaks(server, 9, turn=fails(400, "The decoder prompt (length 17772) is odd"))
+    first = annotate_all(config, candidates)
+    assert counts_of(config, first) == (1, 1)
+    sent = len(server.requests)
+    next_run()
+    server.script = server.answer
+    assert counts_of(config, annotate_all(config, candidates)) == (0, 0)
+    assert asked_of(server, sent) == ([9], 3)
+
+
+def test_refusals_are_finished_unless_they_are_asked_for(server, config, candidates):
+    breaks(server, 3, turn=fails(400, "content_filter: flagged"))
+    first = annotate_all(config, candidates)
+    assert counts_of(config, first) == (1, 0)
+    sent = len(server.requests)
+    next_run()
+    server.script = server.answer
+    assert annotate_all(config, candidates) == first and len(server.requests) == sent
+    next_run()
+    willing = with_policy(config, "failed")
+    assert counts_of(willing, annotate_all(willing, candidates)) == (0, 0)
+    assert asked_of(server, sent) == ([3], 3)
+
+
+def test_nothing_is_asked_again_where_that_is_the_policy(server, config, candidates):
+    breaks(server, 3, turn=says("?"))
+    first = annotate_all(config, candidates)
+    sent = len(server.requests)
+    next_run()
+    server.script = server.answer
+    assert annotate_all(with_policy(config, "never"), candidates) == first and len(server.requests) == sent
+
+
+def with_policy(config, policy):
+    return config.model_copy(update={"annotate": config.annotate.model_copy(update={"ask_again": policy})})
+
+
+def test_a_server_that_answers_nothing_of_use_stops_the_stage_and_is_asked_again(server, config, candidates):
+    server.script = lambda request, number: says("I am a teapot.")
+    with pytest.raises(UserError, match="I am a teapot"):
+        annotate_all(config, candidates)
+    sent = len(server.requests)
+    assert sent < 3 * NUM_TRACES
+    next_run()
+    server.script = server.answer
+    assert counts_of(config, annotate_all(config, candidates)) == (0, 0)
+    assert len(server.requests) - sent <= 3 * NUM_TRACES
+
+
+def test_a_failure_says_its_kind_and_how_the_reply_began(server, config, candidates):
+    breaks(server, 3, turn=says("half \ud83d a \x00 character"))
+    annotations = annotate_all(config, candidates)
+    store = ArtifactStore(config.storage)
+    failures = read_failures(store, annotations)
+    assert [failure["kind"] for failure in failures] == ["not_json"] * 2
+    (line,) = left_out_lines(failures)
+    assert line.startswith("1 trace(s) left out, not_json: annotator_a on t3") and "half" in line
+    raw = store.read_table(annotations, "raw_annotations.parquet")
+    assert raw.loc[raw["trace_id"] == "t3", "reply"].str.contains("character").all()
+
+
+def test_a_long_reply_is_not_sent_back_whole(server, config, candidates):
+    breaks(server, 3, turn=says("x" * 1_000_000))
+    annotate_all(config, candidates)
+    assert max(len(json.dumps(request)) for request in server.requests) < 20_000
+
+
+def test_a_dry_run_says_what_is_asked_again(server, config, candidates, monkeypatch):
+    breaks(server, 3, turn=says("?"))
+    annotate_all(config, candidates)
+    from tasks import planning
+
+    monkeypatch.setattr(planning._Planner, "prepare", lambda self: iter(()))
+    monkeypatch.setattr(planning._Planner, "generate", lambda self: self.has.update(candidates=candidates) or iter(()))
+    quotes, _ = quote_annotations(config)
+    again = {quote.model: (quote.requests, quote.again) for quote in quotes}
+    assert again == {"openai/a": (1, 1), "openai/b": (1, 1), "openai/judge": (0, 0)}
+    planner = planning._Planner(config)
+    list(planner.generate())
+    states = [planned.status for planned in planner.annotate()][:4]
+    assert states == ["1 trace(s) to ask again", "cached", "cached", "1 trace(s) to ask again"]

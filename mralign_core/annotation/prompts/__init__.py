@@ -15,6 +15,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+from mralign_core.llm.json_reply import storable
 from mralign_core.llm.offline import Message
 from mralign_core.method.consolidation import LabelVote
 from mralign_core.method.taxonomy import Taxonomy
@@ -22,6 +23,8 @@ from mralign_core.method.taxonomy import Taxonomy
 ANNOTATE = "annotate.v1"
 ADJUDICATE = "adjudicate.v1"
 REPAIR = "repair.v1"
+MAX_SHOWN = 4000
+"""Most characters of a reply that could not be used that a repair prompt sends back."""
 OPENING, CLOSING = "<data>\n", "\n</data>"
 
 
@@ -62,9 +65,21 @@ def adjudicate_messages(
 
 
 def repair_messages(messages: Sequence[Message], reply: str, problem: str) -> list[Message]:
-    """The conversation so far, the reply that could not be used, and why; an empty reply is left out."""
-    shown: list[Message] = [{"role": "assistant", "content": reply}] if reply.strip() else []
+    """The conversation so far, the reply that could not be used, and why; an empty reply is left out.
+
+    Of a long reply its beginning and its end are sent back: that is enough to correct it, and costs no more than that.
+    """
+    shown: list[Message] = [{"role": "assistant", "content": shortened(reply)}] if reply.strip() else []
     return [*messages, *shown, {"role": "user", "content": read_text(REPAIR).format(problem=problem)}]
+
+
+def shortened(reply: str) -> str:
+    """A reply, or the beginning and the end of one that is longer than ``MAX_SHOWN`` characters."""
+    if len(reply) > MAX_SHOWN:
+        left_out = len(reply) - MAX_SHOWN
+        half = MAX_SHOWN // 2
+        reply = f"{reply[:half]}\n[… {left_out:,} characters left out …]\n{reply[-half:]}"
+    return storable(reply)
 
 
 def read_payload(messages: Sequence[Message]) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def framed_replies(draw):
 
 
 @given(framed_replies(), PROSE, PROSE)
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_the_same_votes_in_any_frame(reply, before, after):
     """Prose around it may make a reply unreadable, where it holds brackets or quotes, but never say anything else."""
     plain, text = reply
@@ -160,12 +160,15 @@ def test_the_same_votes_in_any_frame(reply, before, after):
 
 
 @given(st.sampled_from(sorted(READ)), st.data())
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 def test_a_mutilated_reply_says_the_same_or_nothing(name, data):
-    """Cut, or with a character lost or a mark added: labels are right, or there is a problem."""
+    """Cut, or with a character lost or a mark added: labels are right, or there is a problem.
+
+    What is cut right after a draft, in thinking that then is never closed, can't be told from an answer.
+    """
     text = READ[name]
     place = data.draw(st.integers(0, len(text) - 1))
-    how = data.draw(st.sampled_from(["cut", "lose", "add"]))
+    how = data.draw(st.sampled_from(["lose", "add", *([] if OTHER in text else ["cut"])]))
     extra = data.draw(st.sampled_from("{}[]\"',:/\\ \n`<")) if how == "add" else ""
     mutilated = text[:place] if how == "cut" else text[:place] + extra + text[place + (how == "lose") :]
     try:
