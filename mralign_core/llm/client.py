@@ -30,7 +30,14 @@ from tenacity import (
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import UserError
 from mralign_core.llm.batch_store import BatchItem, BatchStore, MemoryBatchStore
-from mralign_core.llm.faults import AttemptError, failing_error, unavailable_error, unreadable_error, user_error
+from mralign_core.llm.faults import (
+    AttemptError,
+    EndpointUnavailableError,
+    failing_error,
+    unavailable_error,
+    unreadable_error,
+    user_error,
+)
 from mralign_core.llm.health import Failure, Health
 from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.pacing import Pace
@@ -163,6 +170,7 @@ class LLMClient:
         self._first_pause_s = first_pause_s
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._asked: set[str] = set()
+        self._failed: set[str] = set()
         self._healths: dict[tuple[str, str], Health] = {}
         self._longest: dict[tuple[str, str], int] = {}
         self._probes: dict[tuple[str, str], asyncio.Task[bool]] = {}
@@ -269,6 +277,8 @@ class LLMClient:
             if asking.error:
                 raise asking.error from fault
             record = asking.record_of(fault)
+            if fault.can_pass:
+                self._failed.add(asking.digest)
             if fault.kind != "content":
                 logger.warning("a request to model %s failed: %s", endpoint.model, fault)
             if not asking.kept or asking.kept["finish_reason"] == FAILED:  # no failure in place of a reply
@@ -436,6 +446,8 @@ class LLMClient:
         """
         if isinstance(self.stopped_by, UserError) and not self.ledger.is_idle:
             self._check_running()
+        if isinstance(self.stopped_by, EndpointUnavailableError):  # it may have been the outage that failed them
+            self._asked -= self._failed
         self.stopped_by = None
         for health in self._healths.values():
             self._asked -= health.reset()

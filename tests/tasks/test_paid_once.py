@@ -159,7 +159,8 @@ def test_an_outage_and_a_retry_in_one_process_keep_one_account(server, config, c
     annotate_all(impatient, candidates)
     ledger = read_ledger(impatient, candidates)
     assert ledger["requests"].sum() == 3 * NUM_TRACES and ledger["cost_usd"].sum() == 72 * 20
-    assert len(ledger) == 3 and ledger["set_aside_usd"].sum() == ledger["lost_usd"].sum() == 0
+    assert len(ledger) == 3 and ledger["set_aside_usd"].sum() == 0
+    assert ledger["lost_usd"].sum() > 0  # a 503 may have been billed
 
 
 def test_the_ledger_says_which_run_paid_for_what(server, config, candidates):
