@@ -1,15 +1,18 @@
 """Claims on a folder and on a real S3 server: one maker at a time, and no maker that is gone is waited for."""
 
 import asyncio
+import http.client
 import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -19,7 +22,6 @@ from mralign_core.storage import ArtifactStore
 from mralign_core.storage import claims as module
 from mralign_core.storage.claims import Contest, Holder
 from mralign_core.storage.filesystem import StoreFiles
-from tests.core.storage.test_failures import FaultyProxy
 from tests.seaweedfs import BUCKET
 
 NAME = "annotations-shard/3f9a"
@@ -279,6 +281,7 @@ def test_a_thread_that_waits_does_not_keep_a_process_that_ends(folder):
     script = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from mralign_core.config import StorageConfig
 from mralign_core.storage import ArtifactStore
 def work():
@@ -423,6 +426,60 @@ def test_an_event_loop_can_claim_requests_that_other_runs_ask_too(section):
     at_once(2, lambda index: asyncio.run(ask_all(digests[:: (1, -1)[index]])))
     assert sorted(asked) == digests
     assert not claimed(section)
+
+
+class FaultyProxy(ThreadingHTTPServer):
+    """Forwards requests to the S3 server; each PUT first takes the next of ``faults``, a status or a lost reply."""
+
+    daemon_threads = True
+
+    def __init__(self, target):
+        super().__init__(("127.0.0.1", 0), _Forwarder)
+        self.target = target.removeprefix("http://")
+        self.faults = []
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Forwarder(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def forward(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = ""
+        if self.command == "PUT":
+            fault = self.server.faults.pop(0) if self.server.faults else ""
+        if fault.isdigit():
+            self.answer(int(fault), b"<Error><Code>Fault</Code><Message>made up</Message></Error>")
+            return
+        upstream = http.client.HTTPConnection(self.server.target, timeout=10)
+        upstream.request(self.command, self.path, body, dict(self.headers))
+        reply = upstream.getresponse()
+        content = reply.read()
+        upstream.close()
+        if fault == "lose the reply":
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.answer(reply.status, content, reply.getheaders())
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = forward
+
+    def answer(self, status, content, headers=()):
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                self.send_header(name, value)
+        length = dict(headers).get("Content-Length", len(content)) if self.command == "HEAD" else len(content)
+        self.send_header("Content-Length", str(length))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
 
 
 @pytest.fixture
