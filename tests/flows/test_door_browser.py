@@ -19,7 +19,7 @@ pytestmark = [
 ALONE = "--host-resolver-rules=MAP evil.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 PAGES = [
     ("/dashboard", "Flow Runs"),
-    ("/runs", "1 run"),
+    ("/runs", "a-flow"),
     ("/flows", "a-flow"),
     ("/deployments", "a-deployment"),
     ("/deployments/deployment/{deployment}", "a-deployment"),
