@@ -44,7 +44,7 @@ SHAPE = Shape(
 LABEL_FIELDS = (("label", "name", "move"), ("confidence", "score", "rating", "value"))
 RATED = re.compile(r"(?P<label>[^\d:=(]*[^\d:=(\s])\s*(?:[:=]\s*|\(\s*)(?P<confidence>\d[\d.,]*\s*(?:/\s*10|%)?)\s*\)?")
 NUMBER = re.compile(r"(?P<number>\d{1,9}(?:[.,]\d{1,9})?)\s*(?P<scale>%|(?:/|out of|of)\s*10(?:\.0)?)?")
-NO_LABEL = ("", "none", "null", "na", "nolabel", "nolabels", "empty")
+NO_LABEL = ("", "-", "none", "null", "n/a", "na", "no label", "no labels", "empty")
 MAX_LABEL_TEXT = 500
 """Longest text that names labels, in characters."""
 Form = TypeVar("Form", bound=BaseModel)
@@ -187,7 +187,9 @@ def _canonical_step(step: dict[str, Any], overall: Any, taxonomy: Taxonomy) -> d
 
 def _ratings(value: Any, fallback: Any, is_of_step: bool, taxonomy: Taxonomy) -> Iterator[dict[str, Any]]:
     """What a value says of labels, each with its confidence or with the wider one that stands in for it."""
-    if value is None or (isinstance(value, str) and _known(value, taxonomy) is None and plain(value) in NO_LABEL):
+    if value is None or (
+        isinstance(value, str) and _known(value, taxonomy) is None and value.strip(" .").casefold() in NO_LABEL
+    ):
         return
     if isinstance(value, str) and len(value) <= MAX_LABEL_TEXT:
         yield from _named_labels(value, fallback, taxonomy)

@@ -29,6 +29,8 @@ MAX_DETAIL = 500
 """Longest sentence about a problem, in characters; it goes into tables and repair prompts."""
 MAX_ESCAPED = 400_000
 """Longest text that is read again as one that was written by a program as a string, in characters."""
+MAX_ESCAPES = 3
+"""So many times a text may have been written as a string."""
 MAX_WRAPPERS = 4
 """How deep the answer may be wrapped in other objects and lists."""
 MAX_NAME = 200
@@ -136,6 +138,8 @@ def read_reply(text: str, finish_reason: str, shape: Shape, read: Callable[[dict
         return _choose(_answers(text, shape), read)
     except TooTangledError as error:
         raise ReplyProblem("too_long", f"{error}; send the JSON object alone") from None
+    except RecursionError:
+        raise ReplyProblem("too_long", "it is nested too deep; send the JSON object alone") from None
 
 
 def plain(name: str) -> str:
@@ -204,8 +208,8 @@ class _Candidates(NamedTuple):
     problem: ReplyProblem | None
 
 
-def _answers(text: str, shape: Shape, most_escapes: int = 2) -> _Candidates:
-    """The answers in a text, or in what it is when it was written as a string, once or twice."""
+def _answers(text: str, shape: Shape, most_escapes: int = MAX_ESCAPES) -> _Candidates:
+    """The answers in a text, or in what it is when it was written as a string, and that as another."""
     found = find_json(text)
     candidates = _outside_or_last(text, found, shape)
     if candidates.must_agree or not candidates.problem or not most_escapes or len(text) > MAX_ESCAPED:

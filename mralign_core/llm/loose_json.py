@@ -10,6 +10,7 @@ labels; those that read JSON5 know no prose around it, recurse into hostile nest
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ MAX_CHARS = 4_000_000
 """Longest text that is looked at, in characters."""
 MAX_TOKENS = 40_000
 """Most pieces of JSON that are looked at in one text; a labelled trace of 1,000 segments has 20,000."""
+MAX_PLAIN = 300_000
+"""Longest text that is tried as plain JSON, which is not counted in pieces, in characters."""
 MAX_DEPTH = 40
 """Of a value that is nested deeper, the depths are left out."""
 MAX_DIGITS = 40
@@ -90,6 +93,8 @@ def find_json(text: str) -> Found:
     >>> find_json('{"a": [1, 2').broken[0].reason
     'it is not closed'
     """
+    if len(text) <= MAX_PLAIN and (whole := _plain_json(text)) is not None:
+        return Found([Value(0, len(text), whole)], [])
     if len(text) > MAX_CHARS:
         raise TooTangledError(f"it has {len(text):,} characters, at most {MAX_CHARS:,} are read")
     found, tokens, place = Found([], []), _Tokens(text), 0
@@ -102,6 +107,22 @@ def find_json(text: str) -> Found:
             found.broken.append(ended)
             place = max(ended.end, opener.end())
     return found
+
+
+def _plain_json(text: str) -> dict[str, Any] | list[Any] | None:
+    """The text's value where it is JSON and nothing else, which is read many times faster."""
+    try:
+        value = None if "\\u" in text else json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict | list) else None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key is given twice")
+    return values
 
 
 def unescape(text: str) -> str:

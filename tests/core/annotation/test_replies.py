@@ -213,6 +213,9 @@ TANGLES = {
     "100,000 deep": GOOD[:-1] + ', "x": ' + "[" * 100_000 + "]" * 100_000 + "}",
     "objects without end": '{"a":' * 500_000,
     "quotes": '{"' * 500_000,
+    "labels nested 900 deep": GOOD.replace('"framing"', "[" * 900 + "]" * 900),
+    "labels nested 30,000 deep": GOOD.replace('"framing"', "[" * 30_000 + "]" * 30_000),
+    "indices nested 900 deep": GOOD.replace("[0]", "[" * 900 + "]" * 900),
     "typographic quotes": "{“a" * 500_000,
     "quotes of all kinds": "[“'‘\"" * 500_000,
     "backslashes": '["' + "\\" * 3_000_000,
@@ -238,7 +241,7 @@ def test_reading_takes_no_longer_whatever_the_text(text):
     started = time.process_time()
     with contextlib.suppress(ReplyProblem):
         parse(text)
-    assert time.process_time() - started < 0.5  # a quiet machine takes 0.1 s
+    assert time.process_time() - started < 1  # a quiet machine takes 0.1 s
 
 
 def test_a_problem_fits_into_a_table_and_a_prompt():

@@ -9,7 +9,7 @@ from open_vocabulary import kind_of, kinds, label_all, play
 from mralign_core.annotation import annotate_traces
 from mralign_core.annotation.prompts import read_payload
 from mralign_core.config import AnnotateConfig, InduceConfig
-from mralign_core.errors import BudgetError, ConfigError, DataError
+from mralign_core.errors import BudgetError, ConfigError, DataError, UserError
 from mralign_core.induction import OPEN_LABEL_COLUMNS, induce_label_set
 from mralign_core.induction.lexical import find_phrases
 from mralign_core.induction.open_labels import sample_traces
@@ -148,9 +148,9 @@ class TestWithModels:
         assert list(found.failures) == ["t6"] and found.failures["t6"].startswith("not_json")
         assert (found.counts["traces"], found.counts["failed_traces"]) == (12, 1)
 
-    def test_when_every_trace_fails_the_first_problem_is_told(self, server, candidates):
+    def test_when_every_trace_fails_the_first_replies_end_it_and_are_told(self, server, candidates):
         play(server, label=lambda *_: says("no"))
-        with pytest.raises(DataError, match=r"induce\.labeller labelled none of 12 traces.*t0.*not_json"):
+        with pytest.raises(UserError, match=r"openai/strong.*not_json.*'no'"):
             induce(candidates, remote(server))
 
     def test_without_names_clusters_are_named_after_their_phrases_and_that_is_recorded(self, server, candidates):
