@@ -30,6 +30,7 @@ from mralign_core.models import ModelLocation
 
 logger = logging.getLogger("mralign_core.models")
 
+WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 LONGEST_PROMPT = 100_000
 """Characters; what a chat template may make of a question of a few thousand."""
@@ -175,17 +176,16 @@ def _is_used(tokenizer: PreTrainedTokenizerBase, number: int, name: str, family:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights: those of the index, or one."""
+    """The files that hold the weights, as transformers chooses them: one, or else those of the index."""
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
     index = folder / INDEX
     if not index.exists():
-        files = sorted(folder.glob("*.safetensors"))
-        if files:
-            return files
         pickled = [path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in sorted(folder.glob(pattern))]
         raise ConfigError(
             f"model.path {folder} has no weights in safetensors"
             + (f", only {pickled[0]}, which could execute code and is not loaded: convert it" if pickled else "")
-            + ". Name a folder with model.safetensors"
+            + f". Name a folder with {WEIGHTS}"
         )
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))

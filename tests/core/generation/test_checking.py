@@ -102,6 +102,7 @@ def broken_config(folder):
 
 
 def broken_index(folder):
+    no_weights(folder)
     (folder / "model.safetensors.index.json").write_text("[]")
 
 
