@@ -48,18 +48,25 @@ def redact(text: str) -> str:
         >>> redact("GET https://ada:hunter22@host/v1?api-key=0123456789 failed")
         'GET https://[secret]@host/v1?api-key=[secret] failed'
     """
-    known = _pattern_of(_secrets(os.environ))
-    if known is not None:
-        text = known.sub(REDACTED, text)
+    text = without_known(text)
     for pattern, replacement in _FORMS:
         text = pattern.sub(replacement, text)
     return text
 
 
+def without_known(text: str) -> str:
+    """The text without the secrets of the environment; what only looks like a secret stays.
+
+    For data: a model may write of passwords, and what it wrote must stay as it is.
+    """
+    known = _pattern_of(_secrets(os.environ))
+    return text if known is None else known.sub(REDACTED, text)
+
+
 def redacted(value: Any) -> Any:
-    """JSON values with every text in them redacted, keys of mappings included."""
+    """JSON values without the secrets of the environment in any text, keys of mappings included."""
     if isinstance(value, str):
-        return redact(value)
+        return without_known(value)
     if isinstance(value, Mapping):
         return {redacted(name): redacted(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

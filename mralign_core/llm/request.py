@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from mralign_core.config import EndpointConfig
 from mralign_core.llm.offline import Message
 from mralign_core.llm.store import ReplyStore
+from mralign_core.redaction import redacted
 
 logger = logging.getLogger("mralign_core.llm")
 
@@ -83,7 +84,7 @@ def _is_whole(record: dict[str, Any]) -> bool:
 
 def received(record: dict[str, Any], *, cached: bool) -> Received:
     """What a kept record says."""
-    fields = {name: record[name] for name in Received._fields if name != "cached"}
+    fields = {name: redacted(record[name]) for name in Received._fields if name != "cached"}  # as it is kept
     return Received(**fields, cached=cached)
 
 

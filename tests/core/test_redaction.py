@@ -116,3 +116,10 @@ def test_nothing_that_the_store_describes_or_records_holds_one(tmp_path):
 
 def test_values_other_than_text_stay():
     assert redacted({"a": [1, None, True, 2.5, ("x", SECRET)]}) == {"a": [1, None, True, 2.5, ["x", "[secret]"]]}
+
+
+def test_data_that_only_looks_like_a_secret_stays():
+    assert redacted({"reply": "password: hunter2222, Bearer abcdefghij", "key": SECRET}) == {
+        "reply": "password: hunter2222, Bearer abcdefghij",
+        "key": "[secret]",
+    }
