@@ -100,6 +100,7 @@ def candidate(number: int, num_segments: int, words: int) -> dict[str, Any]:
         "completion": text,
         "prompt_ids": [1],
         "completion_ids": list(range(num_segments)),
+        "end_token_id": None,
         "answer": "Tiber",
         "segments": segments,
         "reasoning_tokens": num_segments * words,

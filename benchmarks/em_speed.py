@@ -98,6 +98,7 @@ def _candidate_columns(trace_ids: np.ndarray, polarity: np.ndarray, rng: np.rand
         "completion": "reasoning",
         "prompt_ids": [0],
         "completion_ids": list(range(9)),
+        "end_token_id": None,
         "answer": "an answer",
         "segments": spans,
         "reasoning_tokens": 9,

@@ -96,6 +96,7 @@ def as_candidates(rows: list[Row]) -> pd.DataFrame:
                 "question_id": f"q{number}",
                 "prompt_ids": row.prompt_ids,
                 "completion_ids": row.completion_ids,
+                "end_token_id": None,
                 "polarity": "positive" if row.is_positive else "negative",
                 "segments": [],
             }

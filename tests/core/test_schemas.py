@@ -27,6 +27,7 @@ TRACE = {
     "completion": "abcdef",
     "prompt_ids": [1],
     "completion_ids": [1, 2, 3],
+    "end_token_id": None,
     "answer": "x",
     "segments": [SEGMENT],
     "reasoning_tokens": 2,
