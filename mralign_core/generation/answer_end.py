@@ -60,8 +60,8 @@ class AnswerEnd:
         completion, would take quadratic time.
         """
         most_tokens = 1 + max(len(tag.encode()) for tag in self.closing_tags)  # one a byte, and the one before
-        tail = self.decode(completion_ids[max(0, end - most_tokens) : end])
-        return any(tag in tail for tag in self.closing_tags)
+        tail = self.decode(completion_ids[max(0, end - most_tokens) : end]).lower()
+        return any(tag.lower() in tail for tag in self.closing_tags)
 
 
 def closing_token_ids(tokenizer: PreTrainedTokenizerBase, tag: str) -> frozenset[int]:
@@ -69,4 +69,5 @@ def closing_token_ids(tokenizer: PreTrainedTokenizerBase, tag: str) -> frozenset
     as byte-level ones do with blanks and with what is not ASCII.
     """
     is_literal = "!" <= tag[-1] <= "~"
-    return frozenset(number for token, number in tokenizer.get_vocab().items() if not is_literal or tag[-1] in token)
+    last = {tag[-1].lower(), tag[-1].upper()}
+    return frozenset(n for token, n in tokenizer.get_vocab().items() if not is_literal or not last.isdisjoint(token))

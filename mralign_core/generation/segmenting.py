@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mralign_core.errors import DataError
 from mralign_core.generation.control_tokens import encode_literally
+from mralign_core.method.blanks import BLANKS
 from mralign_core.method.token_weights import segment_token_spans
 from mralign_core.method.traces import ParsedCompletion, split_segments
 
@@ -147,8 +148,7 @@ def _bare(text: str) -> str:
 
 
 def _first_visible(text: str, start: int, end: int) -> int:
-    piece = text[start:end]
-    return start + len(piece) - len(piece.lstrip()) if piece.strip() else start
+    return next((place for place in range(start, end) if text[place] not in BLANKS), start)
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -16,8 +16,9 @@ keeps them. Decisions where the paper is silent:
   SQuAD's normalisation takes for the same. In a longer text a gold answer of just 1, 1st or 2nd is looked for as it is
   written, because "one", "first" and "second" stand in most texts without meaning a number.
 * Scripts written without spaces are compared character by character.
-* A gold answer that normalises to nothing never matches.
-  One of nothing but articles ("A") is matched by an equal answer, not found in a longer text.
+* A gold answer that SQuAD normalises to nothing (``£``, ``≈``, 🍎, ``+``, ``...``, but also ``A+`` and ``A``) is
+  compared as it is written, but for case and for quotation marks, brackets and closing punctuation around its words. In
+  a longer text it stands as a word of its own; articles ("A") stand in all of them, so only an equal answer is right.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from mralign_core.method.quantities import MONTHS, clues, holds_quantity, unify_quantities
+from mralign_core.method.blanks import BLANKS
+from mralign_core.method.quantities import MONTHS, clues, holds_quantity, unify_digits, unify_quantities
 
 ARTICLES = frozenset({"a", "an", "the"})
 
@@ -39,7 +41,14 @@ _GROUP_SPACE = re.compile(r"(?<=[0-9])[\u00a0\u2007\u2009\u202f](?=[0-9]{3}(?![0
 # Numbers whose words, "one", "first" and "second", have other meanings more often than not.
 _COMMON = frozenset({"1", "1th", "2th"})
 _DIGIT = re.compile("[0-9]")
-_NUMBER = re.compile("[0-9]+(p[0-9]+)?(th)?")
+_NUMBER = re.compile("m?[0-9]+(p[0-9]+)?(th)?")
+# Digits of other scripts, and signs that compatibility forms would melt into the number before them.
+_OTHER_DIGIT = re.compile(r"[^\D0-9]")
+_RARE = re.compile(r"[−¼-¾⅐-⅟↉⁰¹²³⁴-⁹⁻]|[^\D0-9]")
+_BEFORE_FRACTION = re.compile("(?<=[0-9])(?=[¼-¾⅐-⅟↉])")
+_BEFORE_POWER = re.compile("(?<=[0-9])(?=[⁰¹²³⁴-⁹⁻])")
+# Around a word, these are not part of it.
+_QUOTES, _AROUND = "\"'`«»„‚", ".,;:!?()[]{}*_。、「」『』【】"
 # Letters by category, but written as apostrophes: Hawaiʻi, Qurʼan.
 _LETTER_APOSTROPHES = frozenset("ʹʻʼʽˈ")
 # Thai, Lao, Myanmar, Khmer, Han with kana, and Han beyond the basic plane.
@@ -64,7 +73,9 @@ class _PunctuationTable(dict[int, str | None]):
         char = chr(code)
         mapped: str | None = char
         category = unicodedata.category(char)
-        if category[0] in "PS" or category == "Cf" or char in _LETTER_APOSTROPHES:
+        if char in BLANKS and not char.isspace():
+            mapped = None
+        elif category[0] in "PS" or category in ("Cf", "Me") or char in _LETTER_APOSTROPHES:
             mapped = self.replacement
         elif any(first <= code <= last for first, last in _UNSPACED_SCRIPTS):
             mapped = f" {char} "
@@ -72,6 +83,17 @@ class _PunctuationTable(dict[int, str | None]):
         return mapped
 
 
+class _VisibleTable(_PunctuationTable):
+    """The same, but that punctuation stays: only what can't be seen goes, and unspaced scripts are parted."""
+
+    def __missing__(self, code: int) -> str | None:
+        char = chr(code)
+        mapped = super().__missing__(code)
+        self[code] = char if char not in BLANKS and unicodedata.category(char)[0] in "PSM" else mapped
+        return self[code]
+
+
+_SEEN = _VisibleTable(None)
 _JOINING = _PunctuationTable(None)
 _PARTING = _PunctuationTable(" ")
 
@@ -175,6 +197,21 @@ class _Text:
         return _words(_NUMBER_MARK.sub("", self.folded).translate(_PARTING))
 
     @cached_property
+    def as_written(self) -> str:
+        """The words with what is written in them, but for marks around them."""
+        return _words(" ".join(map(_bare_word, self.folded.translate(_SEEN).split())))
+
+    @cached_property
+    def is_nothing(self) -> bool:
+        """Whether SQuAD's normalisation leaves nothing of it."""
+        return ARTICLES.issuperset(self.joined.split())
+
+    @cached_property
+    def in_digits(self) -> _Text:
+        """The same with the numbers that are written in digits in one spelling."""
+        return _Text(unify_digits(self.folded))
+
+    @cached_property
     def unified(self) -> _Text:
         """The same with numbers and dates in one spelling."""
         return _Text(unify_quantities(self.folded))
@@ -203,10 +240,14 @@ def _compiled(gold: str) -> _Text:
 def _equals(text: _Text, gold: _Text, rules: MatchRules) -> bool:
     if rules.variants and gold.has_numbers and text.has_numbers:
         text, gold = text.unified, gold.unified
-    return bool(gold.joined) and text.joined == gold.joined
+    if gold.is_nothing:
+        return bool(gold.as_written) and text.as_written == gold.as_written
+    return text.joined == gold.joined
 
 
 def _contains(text: _Text, gold: _Text, rules: MatchRules) -> bool:
+    if gold.is_nothing:
+        return _names_sign(text, gold, rules)
     # Spares most texts the splitting into words. Right because no reading breaks a sequence of letters.
     if not any(clue in text.squeezed for clue in gold.clues):
         return False
@@ -215,14 +256,20 @@ def _contains(text: _Text, gold: _Text, rules: MatchRules) -> bool:
     if not (rules.variants and gold.has_numbers):
         return _stands_in(text, gold)
     if gold.unified.joined in _COMMON:
-        return _stands_in(text, gold) or _equals(text, gold, rules)
+        return _stands_in(text.in_digits, gold.in_digits) or _equals(text, gold, rules)
     return _stands_in(text.unified, gold.unified) or _equals(text, gold, rules)
 
 
+def _names_sign(text: _Text, gold: _Text, rules: MatchRules) -> bool:
+    """Whether a gold answer of signs stands in the text as a word of its own, or anywhere; articles stand in none."""
+    signs, where = gold.as_written, text.as_written
+    if rules.containment == "substring" and not ARTICLES.issuperset(signs.split()) and signs in where:
+        return True
+    return bool(signs) and f" {signs} " in f" {where} "
+
+
 def _is_substring(text: _Text, gold: _Text) -> bool:
-    """Whether one of the gold answer's readings stands anywhere in the text's; never for articles, as with words."""
-    if ARTICLES.issuperset(gold.joined.split()):
-        return False
+    """Whether one of the gold answer's readings stands anywhere in the text's."""
     return gold.joined in text.joined or gold.parted in text.parted
 
 
@@ -241,6 +288,9 @@ def _fold(text: str) -> str:
     if text.isascii():
         return text.lower()
     text = _GROUP_SPACE.sub("", text)
+    if _RARE.search(text):
+        text = _OTHER_DIGIT.sub(lambda digit: str(unicodedata.digit(digit[0])), text.replace("−", "-"))
+        text = _BEFORE_POWER.sub("^", _BEFORE_FRACTION.sub(" ", text))
     bare = _ACCENTS.sub("", unicodedata.normalize("NFKD", text))
     return unicodedata.normalize("NFKC", bare.casefold())
 
@@ -248,3 +298,7 @@ def _fold(text: str) -> str:
 def _words(text: str) -> str:
     words = text.split()
     return " ".join([word for word in words if word not in ARTICLES] or words)
+
+
+def _bare_word(word: str) -> str:
+    return word.strip(_QUOTES + _AROUND) or word.strip(_QUOTES) or word

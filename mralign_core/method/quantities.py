@@ -3,11 +3,11 @@
 Not in the paper, which compares texts as they are. English only. Decisions:
 
 * Numbers become digits: "1,000", "one thousand" and "1000.0" are 1000, "1.5 million" is 1500000, "a hundred" is 100.
-  Ordinals stay apart from cardinals. SQuAD's normalisation drops signs, currencies and "%", so "percent" after a number
+  Ordinals stay apart from cardinals. SQuAD's normalisation drops currencies and "%", so "percent" after a number
   goes with them; no other unit does ("1000 dollars" is not "$1000"). Leading zeros count: 007 is not 7.
-* A number or date ends with its line. It is read whole: "twenty-two" holds no 2, "3.5" no 5, "14.0.7" and "10:30" no
-  number at all. Digits joined to letters ("1990s", "B52", "5km") are words. The number of an item, at the start of a
-  line, goes with the punctuation.
+* A number or date ends with its line. It is read whole: "twenty-two" holds no 2, "3.5" and ".5" (which is 0.5) no 5,
+  "-5" no 5, "14.0.7" and "10:30" no number at all. Digits joined to letters ("1990s", "B52", "5km") are words. The
+  number of an item, at the start of a line, goes with the punctuation.
 * Not read: Roman numerals (Henry V), years in words ("nineteen eighty-four"), fractions, "dozen", "5k".
 * Dates become day, month's name, year, so that a year, or a month with its year, is found in a full date and never the
   other way round. 07/04/1776 may be in April or in July and is left as it is; 13/04/1776 can only be in April.
@@ -42,6 +42,8 @@ _IRREGULAR = {"one": "first", "two": "second", "three": "third", "five": "fifth"
 _IRREGULAR |= {"twelve": "twelfth"} | {word: f"{word[:-1]}ieth" for word in _TENS}
 _ORDINALS = {_IRREGULAR.get(word, f"{word}th"): value for word, value in _CARDINALS.items() if value}
 _VALUES = _CARDINALS | _ORDINALS
+LONGEST_GAP = 9
+"""Characters before a number that are looked at for what a hyphen is."""
 
 
 def _any_of(words: Iterable[str], after_initial: str = "") -> str:
@@ -56,6 +58,11 @@ def _any_of(words: Iterable[str], after_initial: str = "") -> str:
 # is linear in the length of any text.
 _START, _END = r"(?<![^\W_].)", r"(?![^\W_])"
 _ITEM_NUMBER = re.compile(r"\n[ \t>*#-]{0,9}[0-9]{1,3}[.)](?=\**[ \t]+\S)")
+_LEADING_POINT = re.compile(r"\.(?=[0-9])(?<![\w.)]\.)")
+# A hyphen before a number is a sign where no word or number ends before it: in 1990-95, 3 -2 and twenty-two it is none.
+_SIGN = re.compile(r"(?:^|[\s(\[{=<>~≈:,;\"'`*])-[$€£¥]?\Z")
+_BEHIND_NUMBER = re.compile(r"[0-9%][ \t]*-[$€£¥]?\Z")
+_SIGN_WORD = re.compile(r"(?:m(?<![^\W_].)(?<![0-9] .)inus|n(?<![^\W_].)(?<![0-9] .)egative) (?=[0-9])")
 _NUMERIC_DATE = re.compile(
     rf"[0-9]{_START}(?<![0-9][-/.].)[0-9]{{0,3}}([-/.])[0-9]{{1,2}}\1[0-9]{{1,4}}{_END}(?![-/.][0-9])"
 )
@@ -94,18 +101,38 @@ _NAMED_DATE = re.compile(
 def unify_quantities(text: str) -> str:
     """The text with its numbers and dates in one spelling.
 
-    A decimal point becomes the letter p, because normalisation drops points.
+    A decimal point becomes the letter p and a minus sign the letter m, because normalisation drops points and signs.
 
     Args:
         text: in lower case, with compatibility forms unified.
 
-    >>> unify_quantities("thirty-two of $1.5 million on the 4th of july, 1776; then 3.25")
-    '32 of $1500000 on the 4 july 1776; then 3p25'
+    >>> unify_quantities("thirty-two of $1.5 million on the 4th of july, 1776; then 3.25, minus two and -.5")
+    '32 of $1500000 on the 4 july 1776; then 3p25, m2 and -m0p5'
     """
-    text = _NUMERIC_DATE.sub(_numeric_date, _ITEM_NUMBER.sub(" ", text))
+    text = _NUMERIC_DATE.sub(_numeric_date, with_whole_decimals(_ITEM_NUMBER.sub(" ", text)))
     text = _WORDS.sub(_in_words, _DIGITS.sub(_in_digits, text))
+    if "minus" in text or "negative" in text:
+        text = _SIGN_WORD.sub("m", text)
     text = _NAMED_DATE.sub(_named_date, text)
     return _BETWEEN_NUMBERS.sub(r"\1 ", text)
+
+
+def unify_digits(text: str) -> str:
+    """The text with the numbers that are written in digits in one spelling, and number words as they are.
+
+    >>> unify_digits("one in 1,000.0, or .1, or -1")
+    'one in 1000, or 0p1, or -m1'
+    """
+    return _DIGITS.sub(_in_digits, with_whole_decimals(text))
+
+
+def with_whole_decimals(text: str) -> str:
+    """The text with a zero before each point that begins a number: ``.5`` is 0.5, and holds no 5.
+
+    >>> with_whole_decimals("a .5 chance, in v.5 or at the end.5 more...6")
+    'a 0.5 chance, in v.5 or at the end.5 more...6'
+    """
+    return _LEADING_POINT.sub("0.", text)
 
 
 def holds_quantity(text: str) -> bool:
@@ -126,7 +153,7 @@ def clues(number: str) -> tuple[str, ...]:
     >>> clues("22th")
     ('22', 'twenty', 'twentieth', 'hundred', 'thousand', 'lakh', 'million', 'crore', 'billion', 'trillion')
     """
-    digits = number.removesuffix("th").replace("p", "")
+    digits = number.removesuffix("th").removeprefix("m").removeprefix("0p").replace("p", "")
     value = int(digits) if len(digits) <= 2 else 100
     first_word = value if value < 20 else value // 10 * 10
     words = [word for word, of_word in _VALUES.items() if of_word == first_word and value < 100]
@@ -159,7 +186,18 @@ def _in_digits(match: re.Match[str]) -> str:
         whole = (whole + fraction[:zeros].ljust(zeros, "0")).lstrip("0") or "0"
         fraction = fraction[zeros:]
     fraction = fraction.rstrip("0")
-    return f"{whole}{'p' if fraction else ''}{fraction}{'th' if match['ordinal'] else ''}"
+    sign = "m" if not match["ordinal"] and _is_negative(match) else ""
+    return f"{sign}{whole}{'p' if fraction else ''}{fraction}{'th' if match['ordinal'] else ''}"
+
+
+def _is_negative(match: re.Match[str]) -> bool:
+    start = match.start()
+    if match.string[max(0, start - 2) : start].find("-") < 0:
+        return False
+    before = match.string[max(0, start - LONGEST_GAP) : start]
+    # A year behind a word is rather one with a dash before it.
+    is_year = re.fullmatch("[0-9]{4}", match["digits"]) and before.strip() not in ("-", "")
+    return bool(_SIGN.search(before)) and not _BEHIND_NUMBER.search(before) and not is_year
 
 
 def _in_words(match: re.Match[str]) -> str:

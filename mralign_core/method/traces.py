@@ -8,6 +8,10 @@ Decisions where the paper is silent:
 * The answer is what stands in the first ``<answer>`` after the thinking, up to ``</answer>`` or else to the end; where
   there is no such tag, all of the reply. It is stripped, and an empty one is no answer. Reading ends with ``</answer>``
   once the thinking that the mode asks for is there: no sampler's text beyond it changes what the completion says.
+* Tags that are spoken of are not the answer: ``in <answer></answer> tags: <answer>Paris</answer>`` says Paris. A
+  mention is a pair in quotation marks or with nothing, dots, "and", or a placeholder such as "your answer" between its
+  tags; and an opening tag before another one. Where no other follows, a placeholder is the answer after all. The case
+  of answer tags doesn't count.
 * Text in a think block that is never closed is never taken for an answer, nor is an answer inside the thinking.
 * Channels (gpt-oss) are tags like any others: an analysis message is a think block, and the reply is what the final
   channel holds. Several analysis messages, or one with commentary behind it, are several think blocks.
@@ -20,7 +24,22 @@ import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-_BLANK_LINES = re.compile(r"\n(?:[ \t\r]*\n)+")
+from mralign_core.method.blanks import BLANK_CLASS, BLANKS, LINE_ENDS, is_blank
+
+# A line that shows nothing, whatever is in it; a paragraph separator parts by itself.
+_BLANK_LINES = re.compile(rf"[{LINE_ENDS}](?:[{BLANK_CLASS}]*[{LINE_ENDS}])|\u2029")
+# What stands between the tags of a mention.
+_MENTION = re.compile(
+    r"""
+    [\s.…,_-]*
+    | [\s\[({<.…]*
+      (?: (?:insert|put|write|give|your|the|my|a|final|short|actual|correct) \s+ ){0,4}
+      answer (?: \s+ (?:goes\s+)? here )?
+      [\s\])}>.…]*
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_QUOTES = {"`": "`", "'": "'", '"': '"', "‘": "’", "“": "”", "«": "»"}
 
 
 class Span(NamedTuple):
@@ -85,7 +104,7 @@ class ParsedCompletion(NamedTuple):
 
 
 def split_segments(thinking: str, *, offset: int = 0) -> list[Span]:
-    r"""Split thinking into segments at blank lines (a newline, then lines of nothing but spaces and tabs).
+    r"""Split thinking into segments at blank lines: a line's end, then lines of nothing that can be seen.
 
     Implements the segmentation of App. D.2 of arXiv 2510.24794.
 
@@ -94,9 +113,9 @@ def split_segments(thinking: str, *, offset: int = 0) -> list[Span]:
         offset: place of ``thinking`` in the completion, added to every span.
 
     Returns:
-        Spans of the segments' own text in order, without whitespace around it; blank pieces are dropped.
+        Spans of the segments' own text in order, without blanks around it; blank pieces are dropped.
 
-    >>> split_segments("\nFirst.\nStill first.\n\n \n\nSecond.\n")
+    >>> split_segments("\nFirst.\nStill first.\n\n\u00a0\n\nSecond.\n")
     [Span(start=1, end=20), Span(start=25, end=32)]
     """
     edges = [0, *(edge for gap in _BLANK_LINES.finditer(thinking) for edge in gap.span()), len(thinking)]
@@ -181,7 +200,9 @@ def _outcome(reading: _Reading, thinking_mode: str, *, lacks_answer: bool) -> Ou
 
 @functools.lru_cache(maxsize=64)
 def _tag_pattern(tags: Tags) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, sorted(filter(None, tags), key=len, reverse=True))))
+    any_case = (tags.answer_open, tags.answer_close)
+    written = sorted(filter(None, tags), key=len, reverse=True)
+    return re.compile("|".join(f"(?i:{re.escape(tag)})" if tag in any_case else re.escape(tag) for tag in written))
 
 
 def _read(completion: str, tags: Tags, thinking_expected: bool, opened_by_prompt: bool) -> _Reading:
@@ -194,12 +215,13 @@ def _read(completion: str, tags: Tags, thinking_expected: bool, opened_by_prompt
     take = {
         tags.think_open: reading.open_thinking,
         tags.think_close: reading.close_thinking,
-        tags.answer_open: reading.open_answer,
-        tags.answer_close: reading.close_answer,
+        tags.answer_open.lower(): reading.open_answer,
+        tags.answer_close.lower(): reading.close_answer,
         tags.reply_open: reading.open_reply,
     }
     for tag in _tag_pattern(tags).finditer(completion):
-        take[tag.group()](*tag.span())
+        written = tag.group() if tag.group() in take else tag.group().lower()
+        take[written](*tag.span())
         if reading.is_complete:
             reading.end = tag.end()
             break
@@ -226,8 +248,10 @@ class _Reading:
     """The tag that opens the reply was met."""
     reply_end: int | None = None
     answer_start: int | None = None
-    """Behind the first answer tag of the reply."""
+    """Behind the answer tag of the reply that counts so far."""
     answer_end: int | None = None
+    unclosed: Span | None = None
+    """What stands between that tag and an opening one before it."""
     answers_in_thinking: bool = False
     is_complete: bool = False
     """The answer was closed: what follows is not read."""
@@ -242,13 +266,14 @@ class _Reading:
 
     def has_thinking(self) -> bool:
         """Whether there is a block with text in it."""
-        return bool(self.completion[slice(*self.thinking)].strip())
+        return not is_blank(self.completion[slice(*self.thinking)])
 
     def answer_region(self) -> Span:
         """Where the answer stands, blanks included: in its tags, or else all of the reply."""
         end = len(self.completion) if self.reply_end is None else self.reply_end
         if self.answer_start is not None:
-            return Span(self.answer_start, end if self.answer_end is None else self.answer_end)
+            own = Span(self.answer_start, end if self.answer_end is None else self.answer_end)
+            return self.unclosed if self.unclosed and is_blank(self.completion[slice(*own)]) else own
         unopened = self.tags.reply_open and self.start is not None and not self.in_reply
         return Span(end if unopened else self.reply, end)
 
@@ -280,9 +305,10 @@ class _Reading:
             self._forget_answer()
 
     def open_answer(self, begin: int, end: int) -> None:
-        """An answer opens; the first one counts."""
-        if self.answer_start is None:
-            self.answer_start = end
+        """An answer opens; it counts in place of one that was opened before it, and is a mention or was not closed."""
+        is_open = self.answer_start is not None and self.answer_end is None
+        self.unclosed = Span(self.answer_start or 0, begin) if is_open else None
+        self.answer_start, self.answer_end = end, None
 
     def close_answer(self, begin: int, end: int) -> None:
         """The answer closes; with it the reading ends, unless the thinking is still to come."""
@@ -292,20 +318,36 @@ class _Reading:
         if self.inside:
             self.answers_in_thinking |= self._holds_answer()
             self._forget_answer()
+        elif self._is_spoken_of():
+            self._forget_answer()
         else:
             self.is_complete = self._holds_answer() and (not self.thinking_expected or self.has_thinking())
 
     def _holds_answer(self) -> bool:
-        return self.answer_end is not None and bool(self.completion[self.answer_start : self.answer_end].strip())
+        """Whether an answer was closed that is no mention of the tags."""
+        if self.answer_start is None or self.answer_end is None:
+            return False
+        said = self.completion[self.answer_start : self.answer_end]
+        return not (is_blank(said) or _MENTION.fullmatch(said) or self._is_spoken_of())
+
+    def _is_spoken_of(self) -> bool:
+        """Whether the tags are those of a sentence about them: in quotation marks, or with "and" between them."""
+        start = self.answer_start or 0
+        begin, said = start - len(self.tags.answer_open), self.completion[start : self.answer_end]
+        before = self.completion[max(0, begin - 1) : begin]
+        return said in (" and ", " or ") or (before in _QUOTES and said[:1] == _QUOTES[before])
 
     def _forget_answer(self) -> None:
-        self.answer_start = self.answer_end = None
+        self.answer_start = self.answer_end = self.unclosed = None
 
 
 def _strip(text: str, span: Span) -> Span:
-    piece = text[span.start : span.end]
-    start = span.start + len(piece) - len(piece.lstrip())
-    return Span(start, max(start, span.start + len(piece.rstrip())))
+    start, end = span
+    while start < end and text[start] in BLANKS:
+        start += 1
+    while start < end and text[end - 1] in BLANKS:
+        end -= 1
+    return Span(start, end)
 
 
 def _text(text: str, span: Span | None) -> str | None:

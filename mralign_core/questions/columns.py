@@ -7,7 +7,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mralign_core.questions.jsonl import Line
+from mralign_core.method.blanks import is_blank, strip_blanks
+from mralign_core.questions.jsonl import Line, shown
+from mralign_core.questions.written_lists import UnclearListError, written_list
+
+LARGEST_WHOLE_FLOAT = 2**53
+NULL_WORDS = frozenset({"nan", "none", "null", "<na>", "n/a", "na", "nat", "#n/a", "undefined"})
+"""Texts that programs write for a missing value, and that a few questions have for an answer."""
 
 
 class BadRowError(ValueError):
@@ -59,7 +65,7 @@ class Columns:
             text=text_in(_found(self.find_question, self.question, line), self.question),
             answers=answers_in(_found(self.find_answers, self.answer, line), self.answer) if self.answer else [],
             stratum=_stratum(_found(self.find_stratum, self.stratum, line)),
-            own_id=_own_id(line.values.get(self.own_id), self.own_id) if self.own_id else "",
+            own_id=id_in(line.values.get(self.own_id), self.own_id) if self.own_id else "",
         )
 
 
@@ -71,43 +77,80 @@ def _found(find: Callable[[Line], Any] | None, column: str, line: Line) -> Any:
     except BadRowError:
         raise
     except (KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
-        cell = line.values.get(column)
-        raise BadRowError(f"field {column!r} is not as in this set ({error!r}), got {cell!r:.60}") from None
+        got = shown(line.values.get(column))
+        raise BadRowError(f"field {column!r} is not as in this set ({error!r:.200}), got {got}") from None
 
 
 def text_in(value: Any, column: str) -> str:
     """A question's text.
 
     Raises:
-        BadRowError: there is none.
+        BadRowError: there is none, or none that can be seen.
     """
-    if isinstance(value, str) and value.strip():
-        return value.strip()
-    raise BadRowError(f"field {column!r} must be a non-empty question, got {value!r:.60}")
+    if isinstance(value, str) and not is_blank(value):
+        return strip_blanks(value)
+    raise BadRowError(f"field {column!r} must be a non-empty question, got {shown(value)}{_why_empty(value)}")
 
 
 def answers_in(value: Any, column: str) -> list[str]:
     """The accepted answers in a cell, text, number, or a list of them, each once.
 
+    A list that a table holds as text is read as the list that it is (:mod:`mralign_core.questions.written_lists`).
+
     Raises:
-        BadRowError: there is none, or one of a list is empty.
+        BadRowError: there is none, one of a list is empty, or a text may be a list or an answer.
     """
     entries = value if isinstance(value, list) else [value]
-    if not entries or not all(map(_is_answer, entries)):
-        raise BadRowError(f"field {column!r} must be an answer or a list of answers, got {value!r:.60}")
-    return list(dict.fromkeys(str(entry).strip() for entry in entries))
+    try:
+        lists = [_written(entry, is_own=not isinstance(value, list)) for entry in entries]
+    except UnclearListError as error:
+        raise BadRowError(
+            f"field {column!r} {error}, got {shown(value)}: write several answers as a list of texts in quotes, "
+            '["a", "b"], and one answer that has brackets as a list of it, ["[a, b]"]'
+        ) from None
+    answers = [answer for entry, items in zip(entries, lists, strict=True) for answer in (items or [entry])]
+    if not answers or [] in lists or not all(map(_is_answer, answers)):
+        blank = next((answer for answer in answers if not _is_answer(answer)), value)
+        raise BadRowError(
+            f"field {column!r} must be an answer or a list of answers, got {shown(value)}{_why_empty(blank)}"
+        )
+    return list(dict.fromkeys(strip_blanks(str(answer)) for answer in answers))
+
+
+def _written(entry: Any, *, is_own: bool) -> list[str] | None:
+    return written_list(strip_blanks(entry), is_own=is_own) if isinstance(entry, str) else None
+
+
+def id_in(value: Any, column: str) -> str:
+    """An id: text, or a whole number, also as tables with gaps write it (``7.0``).
+
+    Raises:
+        BadRowError: it is neither, such as null, or is empty.
+    """
+    if isinstance(value, str) and not is_blank(value):
+        return strip_blanks(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_WHOLE_FLOAT:
+        return str(int(value))
+    raise BadRowError(f"field {column!r} must be a non-empty id, got {shown(value)}{_why_empty(value)}")
+
+
+def mean_missing(answers: Collection[str]) -> bool:
+    """Whether all of these answers are words that programs write for a missing value."""
+    return bool(answers) and all(answer.casefold() in NULL_WORDS for answer in answers)
 
 
 def _is_answer(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return is_number or (isinstance(value, str) and bool(value.strip()))
+    is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return (is_number and not isinstance(value, bool)) or (isinstance(value, str) and not is_blank(value))
 
 
-def _own_id(value: Any, column: str) -> str:
-    if isinstance(value, str | int) and str(value).strip():
-        return str(value).strip()
-    raise BadRowError(f"field {column!r} must be a non-empty id, got {value!r:.60}")
+def _why_empty(value: Any) -> str:
+    is_invisible = isinstance(value, str) and bool(value.strip()) and is_blank(value)
+    return ", which holds only characters that can't be seen" if is_invisible else ""
 
 
 def _stratum(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    is_missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if is_missing else strip_blanks(str(value))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import gzip
 import json
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from mralign_core.errors import DataError
+from mralign_core.questions.opening import lines_of, stem, why_not_a_file
 
 MOST_PROBLEMS = 20
 HALF_CHARACTER = "holds half a character (one of two \\u escapes)"
@@ -36,6 +34,8 @@ def read_jsonl(path: str | Path, field: str) -> list[Line]:
         DataError: the file is missing, not UTF-8, empty, or has lines that are not JSON objects.
     """
     path = Path(path)
+    if what := why_not_a_file(path):
+        raise DataError(f"{field}: {path} is {what}; name a JSONL file, one JSON object a line")
     if not path.is_file():
         raise DataError(f"{field}: {path} is not a file; name a JSONL file, one JSON object a line")
     problems: list[str] = []
@@ -47,53 +47,17 @@ def read_jsonl(path: str | Path, field: str) -> list[Line]:
 
 
 def stream_jsonl(path: Path, field: str, problems: list[str]) -> Iterator[Line]:
-    """The objects of a JSONL file, one at a time; what is wrong with a line is added to ``problems``.
+    r"""The objects of a JSONL file, one at a time; what is wrong with a line is added to ``problems``.
+
+    Lines end as :func:`~mralign_core.questions.opening.lines_of` has it, never at other separators such as U+2028,
+    which JSON text may hold unescaped.
 
     Raises:
         DataError: the file is not UTF-8 text, or can't be unpacked.
     """
-    with open_bytes(path, field) as file:
-        # Lines end at \n only: JSON text may hold other line separators, such as U+2028, unescaped.
-        for number, raw in enumerate(file, start=1):
-            text = decode(raw, path, field, number)
-            if text.strip() and (values := _parse(text, number, problems)) is not None:
-                yield Line(number, values, f"line {number}", stem(path))
-
-
-@contextlib.contextmanager
-def open_bytes(path: Path, field: str) -> Iterator[BinaryIO]:
-    """The file, opened; a ``.gz`` file comes unpacked.
-
-    Raises:
-        DataError: a ``.gz`` file is damaged, found while it is read.
-    """
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield cast(BinaryIO, file)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{field}: {path} can't be unpacked ({error}); is it a whole gzip file?") from None
-
-
-def decode(raw: bytes, path: Path, field: str, number: int) -> str:
-    """A line as text, without the byte-order mark that a file may begin with.
-
-    Raises:
-        DataError: it is not UTF-8.
-    """
-    try:
-        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError:
-        raise DataError(f"{field}: {path} is not UTF-8 text (line {number}); save it as UTF-8") from None
-
-
-def stem(path: Path) -> str:
-    """A file's name without its suffixes.
-
-    Example:
-        >>> stem(Path("data/NQ-open.dev.jsonl.gz"))
-        'NQ-open.dev'
-    """
-    return Path(path.name.removesuffix(".gz")).stem
+    for number, text in lines_of(path, field):
+        if text.strip() and (values := _parse(text, number, problems)) is not None:
+            yield Line(number, values, f"line {number}", stem(path))
 
 
 def refuse(path: str | Path, field: str, problems: Sequence[str], remedy: str) -> None:
@@ -111,19 +75,64 @@ def refuse(path: str | Path, field: str, problems: Sequence[str], remedy: str) -
     raise DataError(f"{field}: {path} has {len(problems)} problem(s); {remedy}\n  {listed}")
 
 
-def _parse(line: str, number: int, problems: list[str]) -> dict[str, Any] | None:
+class NotReadableError(ValueError):
+    """A JSON text that means nothing, or two things; the message says why, without its place."""
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        NotReadableError: it is not JSON, is nested too deeply, has a number too long, or an object that has a key
+            twice, of which most readers silently take the last.
+    """
     try:
-        values = json.loads(line)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        problems.append(f"line {number}: not JSON ({error.msg} at column {error.colno}): {line.strip()!r:.60}")
+        raise NotReadableError(f"not JSON ({error.msg} at line {error.lineno}, column {error.colno})") from None
+    except RecursionError:
+        raise NotReadableError("lists or objects are nested too deeply in it") from None
+    except NotReadableError:
+        raise
+    except ValueError as error:  # of a number with thousands of digits
+        raise NotReadableError(f"not readable ({error})") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise NotReadableError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in an object")
+    return values
+
+
+def _parse(line: str, number: int, problems: list[str]) -> dict[str, Any] | None:
+    text = line.strip()
+    try:
+        values = parse_json(text)
+    except NotReadableError as error:
+        problems.append(f"line {number}: {str(error).replace('at line 1, column', 'at column')}: {text!r:.60}")
         return None
     if not isinstance(values, dict):
-        problems.append(f"line {number}: not an object but {type(values).__name__}: {line.strip()!r:.60}")
+        problems.append(f"line {number}: not an object but {type(values).__name__}: {text!r:.60}")
         return None
     if holds_half_character(line, values):
-        problems.append(f"line {number}: {HALF_CHARACTER}: {line.strip()!r:.60}")
+        problems.append(f"line {number}: {HALF_CHARACTER}: {text!r:.60}")
         return None
     return values
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value, for a message.
+
+    Example:
+        >>> shown(None), shown("a" * 99)[:6]
+        ('None', "'aaaaa")
+    """
+    try:
+        return f"{value!r:.60}"
+    except (RecursionError, ValueError):  # nested too deeply; a number with thousands of digits
+        return f"a {type(value).__name__} that can't be shown"
 
 
 def holds_half_character(text: str, values: Any) -> bool:
@@ -139,4 +148,6 @@ def holds_half_character(text: str, values: Any) -> bool:
         json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return True
+    except RecursionError:  # so deep that nothing in it is read
+        return False
     return False

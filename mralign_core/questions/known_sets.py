@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mralign_core.questions.columns import BadRowError, Columns
+from mralign_core.questions.columns import BadRowError, Columns, answers_in
 from mralign_core.questions.jsonl import Line
 
 NUMBER = re.compile(r"-?[\d,]*\.?\d+")
@@ -38,7 +38,10 @@ class KnownSet:
 
 
 def _best_first(line: Line) -> list[str]:
-    return [line.values["best_answer"], *line.values["correct_answers"]]
+    others = line.values["correct_answers"]
+    if not isinstance(others, list):  # the hub's set saved as CSV, which has no lists
+        others = answers_in(others, "correct_answers")
+    return [line.values["best_answer"], *others]
 
 
 def _best_first_of_joined(line: Line) -> list[str]:

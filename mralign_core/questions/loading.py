@@ -17,7 +17,7 @@ import pandas as pd
 from mralign_core.config import PocketConfig, QuestionsConfig
 from mralign_core.errors import DataError
 from mralign_core.pocket.world import build_world
-from mralign_core.questions.columns import BadRowError, Columns, answers_in
+from mralign_core.questions.columns import BadRowError, Columns, answers_in, id_in, mean_missing
 from mralign_core.questions.files import stream_files
 from mralign_core.questions.hub import load_split, pin_revision, stream_dataset
 from mralign_core.questions.jsonl import Line, refuse
@@ -29,6 +29,7 @@ __all__ = ["QuestionSets", "answers_of", "question_key", "read_question_sets", "
 
 logger = logging.getLogger("mralign_core.questions")
 REMEDY = "correct these lines or take them out"
+NULL_WORDS_SHOWN = 5
 
 
 class QuestionSets(NamedTuple):
@@ -91,7 +92,8 @@ def _read_set(one: LocatedSet, prefix_ids: bool, revisions: dict[str, str]) -> p
         DataError: its rows have other columns than it may have, or are no questions; all bad rows are named at once.
     """
     problems: list[str] = []
-    lines = stream_files(one.files, one.field, problems) if one.files else _from_hub(one, revisions)
+    needed = {name for columns in one.formats for name in columns.names}
+    lines = stream_files(one.files, one.field, problems, needed) if one.files else _from_hub(one, revisions)
     first = next(lines, None)
     if first is None:
         refuse(one.where, one.field, problems, REMEDY)
@@ -99,6 +101,7 @@ def _read_set(one: LocatedSet, prefix_ids: bool, revisions: dict[str, str]) -> p
     columns = _columns(one, first)
     rows = list(_rows(one, columns, chain([first], lines), prefix_ids, problems))
     refuse(one.where, one.field, problems, REMEDY)
+    warn_of_null_words(f"{one.field}: {one.where}", [(row["question_id"], row["answers"]) for row in rows])
     return _frame(rows)
 
 
@@ -174,6 +177,36 @@ def answers_of(line: Line, column: str, problems: list[str]) -> list[str]:
     except BadRowError as error:
         problems.append(f"{line.place}: {error}")
         return []
+
+
+def id_of(line: Line, column: str, problems: list[str]) -> str:
+    """The id in a column; adds what is wrong to ``problems`` and is then empty."""
+    try:
+        return id_in(line.values.get(column), column)
+    except BadRowError as error:
+        problems.append(f"{line.place}: {error}")
+        return ""
+
+
+def warn_of_null_words(where: str, answers: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Warn of gold answers such as "nan" and "None": a few questions have them, but programs write them for none.
+
+    Args:
+        where: config field and file, for the message.
+        answers: id and gold answers of each question.
+    """
+    suspects = [(name, golds) for name, golds in answers if mean_missing(golds)]
+    if suspects:
+        listed = ", ".join(f"{name} ({', '.join(map(repr, golds))})" for name, golds in suspects[:NULL_WORDS_SHOWN])
+        logger.warning(
+            "%s: %d of %d gold answers are words that programs write for a missing value, and are taken as they stand, "
+            "so that any other answer is wrong: %s%s. Where they mean that there is none, take these rows out",
+            where,
+            len(suspects),
+            len(answers),
+            listed,
+            ", …" if len(suspects) > NULL_WORDS_SHOWN else "",
+        )
 
 
 def repeated_ids(lines: Sequence[Line], ids: Sequence[str], column: str) -> list[str]:

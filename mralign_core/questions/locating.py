@@ -18,11 +18,12 @@ from mralign_core.config import QuestionsConfig, QuestionSetConfig
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.questions.columns import Columns
 from mralign_core.questions.files import READERS, SPLIT_WORDS, files_of, format_of, split_of
-from mralign_core.questions.jsonl import stem
 from mralign_core.questions.known_sets import BY_HUB_ID, KNOWN_SETS, KnownSet
+from mralign_core.questions.opening import stem, why_not_a_file
 
 POCKET = "pocket"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
 COLUMN_OPTIONS = ("question_column", "answer_column", "stratum_column", "id_column")
 Role = Literal["train", "eval"]
 
@@ -137,10 +138,15 @@ def _files(one: QuestionSetConfig, known: KnownSet | None, field: str) -> list[P
         _require_on_hub(one.name, known, field)
         return []
     path, formats = Path(one.path), ", ".join(READERS)
+    if url := URL.fullmatch(one.path):
+        what = f"write its path, {url[2]}" if url[1].lower() == "file" else "copy it here and name the file or folder"
+        raise DataError(f"{field}: {one.path} is a URL: {what}, or give a hub id such as org/name")
+    if what := why_not_a_file(path):
+        raise DataError(f"{field}: {path} is {what}")
     if path.is_dir():
         subset = path / _subset(one, known)
-        if not (files := files_of(subset if subset.is_dir() else path)):
-            raise DataError(f"{field}: folder {path} holds no question file ({formats})")
+        if not (files := files_of(subset if subset.is_dir() else path, field)):
+            raise DataError(f"{field}: folder {path} holds no question file ({formats}; hidden ones don't count)")
         return files
     if path.is_file():
         if not format_of(path):

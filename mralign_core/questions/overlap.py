@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from mralign_core.errors import DataError
+from mralign_core.method.blanks import BLANKS
 
 OVERLAPS_SHOWN = 5
 OVERLAP_COLUMNS = ["question_id", "source", "question", "eval_question_id", "eval_source", "eval_question"]
@@ -21,7 +22,7 @@ class WithoutOverlap(NamedTuple):
 
 
 def question_key(question: str) -> str:
-    """What questions share that differ only in case, spacing, Unicode form or closing punctuation.
+    """What questions share that differ only in case, spacing, Unicode form, closing punctuation or what can't be seen.
 
     Symbols stay: "2+2?" and "2-2?" are not the same question.
 
@@ -30,6 +31,8 @@ def question_key(question: str) -> str:
         True
     """
     folded = unicodedata.normalize("NFKC", question).casefold()
+    if not folded.isascii():
+        folded = "".join(char for char in folded if char not in BLANKS or char.isspace())
     return " ".join(folded.split()).rstrip(" ?!.。")
 
 

@@ -16,6 +16,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from mralign_core.errors import DataError
 from mralign_core.generation.segmenting import encode_completion, segment_trace, token_offsets
+from mralign_core.method.blanks import is_blank
 from mralign_core.method.traces import Tags, parse_completion
 
 BPE = build_bpe()
@@ -46,7 +47,7 @@ def offsets_by_bytes(tokenizer, ids, text):
     for token_id in ids:
         size = len(token_bytes(tokenizer, token_id))
         chars = char_of_byte[position : position + size]
-        visible = [index for index in chars if text[index].strip()]
+        visible = [index for index in chars if not is_blank(text[index])]
         starts.append(visible[0] if visible else chars[0])
         position += size
     assert position == len(char_of_byte)
@@ -164,12 +165,16 @@ def assert_spans(tokenizer, text, ids):
     return [text[segment["start"] : segment["end"]] for segment in segments], texts
 
 
-PIECES = st.text("aWe .,\n东é🙂🎈👩\u200d", min_size=1, max_size=12)
+PIECES = st.text("aWe .,\n东é🙂🎈👩\u200d\u200b\u00a0\u3000\u2028", min_size=1, max_size=12)
 THINKING = st.lists(PIECES, min_size=1, max_size=5).map("\n\n".join)
 
 
 @settings(max_examples=150, deadline=None)
-@given(THINKING.filter(str.strip), st.sampled_from([BPE, TRIMMING, LLAMA, GEMMA]), st.randoms(use_true_random=False))
+@given(
+    THINKING.filter(lambda text: not is_blank(text)),
+    st.sampled_from([BPE, TRIMMING, LLAMA, GEMMA]),
+    st.randoms(use_true_random=False),
+)
 def test_spans_of_any_thinking_in_any_tokens(thinking, tokenizer, rng):
     text = f"<think>\n{thinking}\n</think>\n\nTehran"
     ids, decoded = encode_completion(tokenizer, text)
@@ -248,7 +253,7 @@ def test_the_traps_of_a_real_tokenizer(added):
 
 @pytest.mark.real_data
 @settings(max_examples=60, deadline=None)
-@given(THINKING.filter(str.strip), st.randoms(use_true_random=False))
+@given(THINKING.filter(lambda text: not is_blank(text)), st.randoms(use_true_random=False))
 def test_spans_of_any_thinking_in_real_tokens(thinking, rng):
     text = f"<think>\n{thinking}\n</think>\n\nTehran"
     for tokenizer in (qwen(*added) for added in WITHOUT_AND_WITH_TAGS):

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mralign_core.method.blanks import is_blank
 from mralign_core.method.traces import (
     WELL_FORMED,
     Outcome,
@@ -36,6 +37,13 @@ def texts(thinking):
         ("One.\n \n \nTwo.", ["One.", "Two."]),
         ("One.\r\n\r\nTwo.\r\n", ["One.", "Two."]),
         ("- a\n- b\n\n- c", ["- a\n- b", "- c"]),
+        ("One.\n\u00a0\nTwo.\n\u3000\u2009\nThree.", ["One.", "Two.", "Three."]),
+        ("One.\n\u200b\nTwo.\n\ufeff\u2060\nThree.", ["One.", "Two.", "Three."]),
+        ("One.\r\n\u00a0\r\nTwo.\r\nStill two.", ["One.", "Two.\r\nStill two."]),
+        ("One.\u2028\u2028Two.\u2029Three.\u2028Still three.", ["One.", "Two.", "Three.\u2028Still three."]),
+        ("One.\n\x0c\n\u200bTwo.\u3164\n\x0b\n", ["One.", "Two."]),
+        ("\u200b\n\n\u00a0", []),
+        ("One.\u00a0Still\u3000one.\u200b", ["One.\u00a0Still\u3000one."]),
     ],
 )
 def test_segments_are_split_at_blank_lines(thinking, segments):
@@ -46,18 +54,18 @@ def test_offset_moves_every_span():
     assert split_segments("a\n\nb", offset=7) == [Span(7, 8), Span(10, 11)]
 
 
-@given(st.text(alphabet="ab .\n\t\r", max_size=60))
+@given(st.text(alphabet="ab .\n\t\r\u00a0\u3000\u200b", max_size=60))
 def test_spans_partition_the_thinking(thinking):
     spans = split_segments(thinking)
     edges = [0, *(edge for span in spans for edge in span), len(thinking)]
     assert edges == sorted(edges)
     gaps = [thinking[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
-    assert all(gap.strip() == "" for gap in gaps), "only whitespace lies between segments"
+    assert all(map(is_blank, gaps)), "only blanks lie between segments"
     assert all(gap.count("\n") >= 2 for gap in gaps[1:-1]), "segments are a blank line apart"
     for start, end in spans:
         own = thinking[start:end]
         assert own == own.strip() != ""
-        assert not re.search(r"\n[ \t\r]*\n", own), "no blank line is left inside"
+        assert not re.search("\n[ \t\r\u00a0\u3000\u200b]*\n", own), "no blank line is left inside"
 
 
 @given(st.lists(st.text(alphabet="xy .", min_size=1).filter(str.strip), max_size=8))
@@ -82,6 +90,37 @@ CASES = [
     ("t</think><answer>a</answer>", "on", True, "t", "a", "ok"),
     ("t</think><answer>a</answer>", "on", False, "t", "a", "ok"),
     ("\n<think>t</think><answer>a</answer>", "on", True, "t", "a", "ok"),
+    # tags that are spoken of
+    ("<think>t</think>I put it in <answer></answer> tags: <answer>Paris</answer>", "on", False, "t", "Paris", "ok"),
+    ("<think>t</think>in <answer> </answer>: <answer>Paris</answer> x", "on", False, "t", "Paris", "ok"),
+    ("<think>t</think>in <answer>…</answer>: <answer>Paris</answer>", "on", False, "t", "Paris", "ok"),
+    ("<think>t</think>in <answer>your answer</answer>: <answer>Paris</answer>", "on", False, "t", "Paris", "ok"),
+    ("<think>t</think>in <answer>[final answer here]</answer> <answer>a</answer>", "on", False, "t", "a", "ok"),
+    ("<think>t</think>between <answer> and </answer>: <answer>a</answer>", "on", False, "t", "a", "ok"),
+    ("<think>t</think>the `<answer>` and `</answer>` tags: <answer>a</answer>", "on", False, "t", "a", "ok"),
+    ("<think>t</think>the “<answer>” tag: <answer>a</answer>", "on", False, "t", "a", "ok"),
+    ("<think>t</think>the <answer> tag: <answer>a</answer>", "on", False, "t", "a", "ok"),
+    ("<think>t</think><answer><answer>a</answer></answer>", "on", False, "t", "a", "ok"),
+    ("<think>t</think><answer></answer><answer>a", "on", False, "t", "a", "ok"),
+    ("<think>t</think>`<answer>a</answer>`", "on", False, "t", "a", "ok"),
+    ("<think>t</think><ANSWER>a</Answer> b", "on", False, "t", "a", "ok"),
+    ("<think>t</think><answer>a<answer>", "on", False, "t", "a", "ok"),
+    ("<think>t</think><answer>+</answer>", "on", False, "t", "+", "ok"),
+    ("<think>t</think><answer>AND</answer> <answer>b</answer>", "on", False, "t", "AND", "ok"),
+    ("<think>t</think><answer>the answer</answer>", "on", False, "t", "the answer", "ok"),
+    ("<think>t</think><answer>...</answer>", "on", False, "t", "...", "ok"),
+    (
+        "<think>t</think>`<answer>` or `</answer>`. a",
+        "on",
+        False,
+        "t",
+        "`<answer>` or `</answer>`. a",
+        "untagged_answer",
+    ),
+    ("in <answer></answer> tags: <answer>a</answer>", "off", False, None, "a", "ok"),
+    ("<think>use <answer> and </answer></think>\n", "on", False, "use <answer> and </answer>", None, "no_answer"),
+    ("<think>t</think><answer>\u200b</answer>", "on", False, "t", None, "no_answer"),
+    ("<think>\u3164</think>a", "on", False, None, "a", "no_thinking"),
     # no answer tag
     ("<think>t</think>\n\n a \n", "on", False, "t", "a", "untagged_answer"),
     ("<think>is it <answer>x</answer>?</think>a", "on", False, "is it <answer>x</answer>?", "a", "untagged_answer"),
@@ -172,8 +211,18 @@ def test_unknown_mode_is_refused():
 
 
 def pieces(tags):
-    written = [tag for tag in tags if tag]
-    return st.lists(st.sampled_from([*written, "a", "b c", " ", "\n\n", "é"]), max_size=12).map("".join)
+    written = [*(tag for tag in tags if tag), tags.answer_open.upper(), tags.answer_close.upper()]
+    said = ["a", "b c", " ", "\n\n", "é", "`", " and ", "...", "your answer"]
+    return st.lists(st.sampled_from([*written, *said]), max_size=12).map("".join)
+
+
+@pytest.mark.parametrize("mention", ["", " ", "...", "your answer", " and ", "` and `"])
+def test_sampling_ends_at_the_answer_and_not_at_a_mention_of_its_tags(mention):
+    quote = "`" if "`" in mention else ""
+    said = f"<think>t</think>I put it in {quote}<answer>{mention}</answer>{quote} tags: "
+    ends = {"tags": Tags(), "thinking_mode": "on"}
+    assert answer_end(said, **ends) is None
+    assert answer_end(f"{said}<answer>Paris</answer> more", **ends) == len(f"{said}<answer>Paris</answer>")
 
 
 COMPLETIONS = st.sampled_from([Tags(), CHANNELS]).flatmap(lambda tags: st.tuples(st.just(tags), pieces(tags)))
@@ -209,8 +258,8 @@ def test_text_behind_a_complete_answer_changes_nothing(written, mode, opened, mo
     if end is None:
         return
     assert parse_completion(completion[:end], tags, **kinds) == parsed
-    assert any(completion[:end].endswith(tag) for tag in (tags.answer_close, tags.think_close))
-    assert parsed.outcome in ("ok", "several_think_blocks") or tags.reply_open
+    assert any(completion[:end].lower().endswith(tag) for tag in (tags.answer_close, tags.think_close))
+    assert parsed.outcome in ("ok", "several_think_blocks", "unasked_thinking") or tags.reply_open
     for rest in (more, *tags, "<think>t</think><answer>b</answer>"):
         assert parse_completion(completion + rest, tags, **kinds) == parsed
         assert answer_end(completion + rest, tags, **kinds) == end
