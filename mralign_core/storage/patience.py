@@ -155,10 +155,13 @@ class Patience:
             try:
                 result = operation()
             except FAILURES as error:
+                if not can_pass(error):
+                    self._silence.end()  # that there is no such file is an answer
+                    raise
                 now = time.monotonic()
                 first_failure = now if first_failure is None else first_failure
                 waited_s = now - first_failure
-                if not can_pass(error) or waited_s >= self._seconds:
+                if waited_s >= self._seconds:
                     raise
                 self._silence.tell(what, error, waited_s, self._seconds)
                 if not _sleep(min(wait_s * _jitter.uniform(0.5, 1.0), self._seconds - waited_s)):

@@ -277,6 +277,14 @@ def test_waiting_is_told_in_few_lines(through_proxy, proxy, behind, directory, c
     assert "answers again after" in told[1]
 
 
+def test_a_missing_file_is_an_answer_too(through_proxy, proxy, caplog, monkeypatch):
+    monkeypatch.setattr(patience, "TELL_AFTER_S", 0.2)
+    store = through_proxy()
+    proxy.outage(1.5)
+    assert store.get_json("none") is None
+    assert "answers again after" in caplog.messages[-1]
+
+
 def test_hiccups_are_not_told(through_proxy, proxy, behind, directory, caplog):
     proxy.script("*", *["500", ""] * 8)
     for number in range(8):
