@@ -54,7 +54,7 @@ def check_weights(folder: Path) -> None:
     """
     _check_files(folder, _weight_files(folder))
     try:
-        _, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder),
             device_map="meta",
             output_loading_info=True,
@@ -67,7 +67,7 @@ def check_weights(folder: Path) -> None:
         raise ConfigError(
             f"model.path {folder} holds no causal language model that can be loaded: {told(error)}"
         ) from error
-    require_all_weights(folder, found)
+    require_all_weights(folder, loaded[1])
 
 
 def check_tokens(location: ModelLocation, tokenizer: PreTrainedTokenizerBase, family: Family) -> None:

@@ -114,7 +114,8 @@ def encode_behind(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def _spelled(tokenizer: PreTrainedTokenizerBase, name: str, names: Collection[str]) -> list[int]:
     """A control token's name in tokens that mean its characters: in two pieces, neither of which is the token."""
-    forbidden = set(tokenizer.convert_tokens_to_ids(list(names)))
+    vocabulary = tokenizer.get_vocab()
+    forbidden = {vocabulary[each] for each in names}
     for cut in range(1, len(name)):
         ids = [*encode_behind(tokenizer, name[:cut]), *encode_behind(tokenizer, name[cut:])]
         if not forbidden & set(ids) and _decode(tokenizer, ids).strip() == name.strip():

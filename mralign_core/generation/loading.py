@@ -76,7 +76,7 @@ def load_model_and_tokenizer(
     if load_in_4bit:
         options |= {"quantization_config": _four_bits(dtype), "device_map": {"": target}}
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
@@ -90,6 +90,7 @@ def load_model_and_tokenizer(
         raise ConfigError(
             f"model.path {str(path)!r} holds no causal language model with safetensors weights: {told(error)}"
         ) from error
+    model, found = loaded
     require_all_weights(path, found)
     model = _keep_layout(model) if load_in_4bit else model.to(target)
     if adapter is not None:
