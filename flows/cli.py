@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -96,12 +97,13 @@ def run(
     """Run the pipeline, or one stage of it."""
     overrides = _overrides(set_)
     if from_traces:
-        overrides |= {"generate.source": "traces", "generate.traces_path": str(from_traces.resolve())}
+        overrides |= _from_traces(str(from_traces.absolute()))
     if ask_again:
         overrides["annotate.ask_again"] = str(ask_again)
-    settings = read_config(config, overrides)
+    settings = read_config(config, overrides) if only in (None, Stage.prepare) else read_following(config, overrides)
     _check_training(settings)
     if dry_run:
+        _check_traces(settings)
         print_plan(settings, tokens_per_second)
         return
     _check_store(settings)
@@ -153,7 +155,7 @@ def task(
     from flows.one_task import run_one
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    settings = read_config(config, _overrides(set_))
+    settings = read_following(config, _overrides(set_))
     if stage == Stage.train:
         _check_training(settings)
     _check_store(settings)
@@ -189,10 +191,10 @@ def compare_annotators(
     exchanging them does to P and to the weights. With `--write-sheet` it writes a sheet for a human rater instead.
     """
     overrides = _overrides(set_)
-    settings = read_config(config, overrides)
+    settings = read_following(config, overrides)
     if sheet:
         sheets = [*settings.compare.sheets, *(str(path.resolve()) for path in sheet)]
-        settings = read_config(config, {**overrides, "compare.sheets": sheets})
+        settings = read_following(config, {**overrides, "compare.sheets": sheets})
     from flows.one_task import Inputs
 
     of = Inputs(settings, _pairs(input_, "--input"))
@@ -227,7 +229,7 @@ def sensitivity(
     from mralign_core.evaluation.drawing import to_png
     from tasks.diagnose import sensitivity_of
 
-    settings = read_config(config, _overrides(set_))
+    settings = read_following(config, _overrides(set_))
     of = Inputs(settings, _pairs(input_, "--input"))
     found = sensitivity_of(settings, of("candidates"), of("annotations"))
     rows = sensitivity_table(found)
@@ -251,7 +253,7 @@ def induce_taxonomy(
     """Induce a label set from the last run's traces, to use in place of the paper's 15 labels (section `induce`)."""
     from flows.one_task import Inputs
 
-    settings = read_config(config, _overrides(set_))
+    settings = read_following(config, _overrides(set_))
     candidates = Inputs(settings, _pairs(input_, "--input"))("candidates")
     _check_store(settings)
     with use_server() as server:
@@ -283,7 +285,7 @@ def ablate(
     """
     given = {"num_worlds": worlds, "num_seeds": seeds, "arms": _names(arms)}
     overrides = {f"ablate.{name}": value for name, value in given.items() if value is not None}
-    settings = read_config(config, {**_overrides(set_), **overrides})
+    settings = read_following(config, {**_overrides(set_), **overrides})
     from mralign_core.ablation.grid import arms_of
 
     arms_of(settings)
@@ -320,7 +322,7 @@ def export(
     from flows.one_task import Inputs
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    settings = read_config(config, _overrides(set_))
+    settings = read_following(config, _overrides(set_))
     target = directory.resolve()
     found = write(settings, Inputs(settings, _pairs(input_, "--input")), variant, target, merge=merge)
     rows = {"merged model" if merge else "adapter": target, "results": found.results, "serve it": found.serve}
@@ -340,7 +342,7 @@ def lineage(
     from mralign_core.storage import ArtifactStore, render_lineage
     from tasks.runs import last_run
 
-    settings = read_config(config, _overrides(set_))
+    settings = read_following(config, _overrides(set_))
     store = ArtifactStore(settings.storage)
     console.print(render_lineage(store.lineage(artifact or last_run(settings, "report"))), soft_wrap=True)
 
@@ -358,6 +360,40 @@ def read_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> R
         names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
         raise ConfigError(f"no config {name_or_path!r}: give a YAML file or one of {names}")
     return load_config(name_or_path, overrides)
+
+
+def read_following(name_or_path: str, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Load the config of a command that follows a run: if that started from a file of traces, so does this.
+
+    Raises:
+        ConfigError: as :func:`read_config`.
+    """
+    from tasks.runs import last_traces
+
+    given = dict(overrides or {})
+    try:
+        settings = read_config(name_or_path, given)
+    except ConfigError as error:
+        try:
+            probe = read_config(name_or_path, {**given, **_from_traces("unknown")})
+        except ConfigError:
+            raise error from None
+        if not last_traces(probe):
+            raise
+    else:
+        probe = settings
+        if settings.generate.source == "traces" or "generate.source" in given or not last_traces(settings):
+            return settings
+    traces = last_traces(probe)
+    logging.getLogger("mralign_core.runs").info(
+        "the last run of %r started from the traces in %s, and this goes on from it", probe.name, traces
+    )
+    return read_config(name_or_path, {**given, **_from_traces(traces)})
+
+
+def _from_traces(path: str) -> dict[str, str]:
+    """Overrides that start a run from a file; strings are read as YAML, and a path may look like something else."""
+    return {"generate.source": "traces", "generate.traces_path": json.dumps(path, ensure_ascii=False)}
 
 
 def main() -> None:
@@ -398,11 +434,20 @@ def _check_store(config: RunConfig) -> None:
 
 def _check_files(config: RunConfig) -> None:
     """Read the user's files before a server is started, which takes half a minute on a busy machine."""
-    from mralign_core.questions import read_jsonl, read_question_sets
+    from mralign_core.questions import read_question_sets
 
     read_question_sets(config.questions, config.model.pocket)
+    _check_traces(config)
+
+
+def _check_traces(config: RunConfig) -> None:
+    """Refuse a file of traces, or warn of it, before anything is paid for."""
     if config.generate.source == "traces":
-        read_jsonl(config.generate.traces_path, "generate.traces_path")
+        from mralign_core.generation.families import named_family
+        from mralign_core.generation.importing import check_traces
+
+        family = None if config.model.family == "auto" else named_family(config.model.family)
+        check_traces(config.generate.traces_path, config.generate, config.match.rules, family)
 
 
 def _check_training(config: RunConfig) -> None:

@@ -11,7 +11,7 @@ from flows.fan_out import run_shards
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.dispatch import generate_on_pool
-from tasks.generate import collect_generations, generation_shards, sample_shard, select_candidates
+from tasks.generate import collect_generations, generation_shards, sample_shard, select_candidates, warn_of_imbalance
 from tasks.publishing import show_draws, show_yield
 from tasks.runs import inputs_of, remember
 from tasks.sampling import release_samplers
@@ -45,6 +45,7 @@ def generate(config: RunConfig, questions: ArtifactRef | None = None, model: Art
         show_draws(config, generations)
     candidates = select_candidates(config, questions, model, generations)
     remember(config, inputs, candidates=candidates)
+    warn_of_imbalance(config, candidates)
     show_yield(config, candidates)
     return Generated(candidates, generations)
 

@@ -18,6 +18,7 @@ from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.evaluation.report import ReportInputs, render_report
 from mralign_core.generation import Decoding, SampleRequest, sample_all
 from mralign_core.generation.draws import draws_table
+from mralign_core.generation.funnel import imbalance
 from mralign_core.generation.scoring import score_answers
 from mralign_core.label_sets import label_set_of
 from mralign_core.models import model_name
@@ -201,7 +202,10 @@ def gather(
             "held-out questions": str(len(questions)),
             "annotators": ", ".join(endpoint.model for endpoint in annotate.endpoints.values()),
         },
-        notes=_notes(config, store.manifest(artifacts["questions"]).counts, joined, scored),
+        notes=[
+            *filter(None, [imbalance(store.manifest(artifacts["candidates"]).counts)]),
+            *_notes(config, store.manifest(artifacts["questions"]).counts, joined, scored),
+        ],
         funnel=pd.DataFrame(json.loads(store.open_file(artifacts["candidates"], "funnel.json").read_text())),
         draws=draws_table(read_draws(store, artifacts["generations"])) if "generations" in artifacts else None,
         draws_are_partial=config.generate.draws == "sequential",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from mralign_core.config import RunConfig, StorageConfig
 from mralign_core.generation.draws import COUNTED, count_draws, describe_draws
 from mralign_core.generation.families import family_of
-from mralign_core.generation.funnel import Funnel, require_both_polarities
+from mralign_core.generation.funnel import Funnel, imbalance, require_both_polarities
 from mralign_core.generation.importing import import_traces
 from mralign_core.generation.loading import load_tokenizer
 from mralign_core.generation.sampling import Tally, sample_questions
@@ -34,6 +35,7 @@ from tasks.progress import progress
 from tasks.quarantine import RowWriter, join_shards, write_rows
 from tasks.sampling import sampler_of
 
+logger = logging.getLogger("mralign_core.generation")
 FUNNEL = "funnel.json"
 """Beside the candidates: what each step of the selection kept."""
 ROWS_AT_ONCE = 1_000
@@ -170,6 +172,12 @@ def _import(
     write_rows(directory, "candidates.parquet", imported.candidates, CANDIDATES)
     imported.funnel.to_json(directory / FUNNEL, orient="records", indent=1)
     return imported.candidates["polarity"].value_counts().to_dict()
+
+
+def warn_of_imbalance(config: RunConfig, candidates: ArtifactRef) -> None:
+    """Warn where few of the kept traces are of one polarity."""
+    if text := imbalance(ArtifactStore(config.storage).manifest(candidates).counts):
+        logger.warning("%s", text)
 
 
 def _select(

@@ -271,7 +271,12 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             "report",
             "evaluate",
-            ("mralign_core.estimation", "mralign_core.evaluation.metrics", "mralign_core.evaluation.report"),
+            (
+                "mralign_core.estimation",
+                "mralign_core.evaluation.metrics",
+                "mralign_core.evaluation.report",
+                "mralign_core.generation.funnel",
+            ),
             RunConfig.fingerprint,
             inputs=("questions", "model", "candidates", "annotations", "transitions", "rewards"),
             optional_inputs=("generations", "diagnostics", "scores", "adapter"),

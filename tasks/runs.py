@@ -45,7 +45,9 @@ def remember(
         made: what it made, by name.
     """
     records = RunRecords(ArtifactStore(config.storage), config.name)
-    records.add(_this_run(flow_run.id), built_on, made, goes_on=_is_by_itself())
+    records.add(
+        _this_run(flow_run.id), built_on, made, goes_on=_is_by_itself(), traces_path=config.generate.traces_path
+    )
 
 
 class LastRun:
@@ -90,6 +92,12 @@ class LastRun:
             f"the last run of config {config.name!r} in {config.storage.root}, of {self.record.at:%Y-%m-%d %H:%M} "
             f"UTC, has not made {name!r}: {remedy}{hint}"
         )
+
+
+def last_traces(config: RunConfig) -> str:
+    """The file of traces that the last run of this config's name started from; empty where it sampled them itself."""
+    record = LastRun(config).record
+    return record.traces_path if record else ""
 
 
 def last_run(config: RunConfig, name: str) -> ArtifactRef:

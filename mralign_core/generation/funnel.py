@@ -13,6 +13,9 @@ from mralign_core.schemas import POLARITIES
 
 FUNNEL_COLUMNS = ["step", "kept", "dropped", "reason"]
 
+FEW_TRACES, SMALL_SHARE = 10, 0.1
+"""Of one polarity: below either, P of that polarity rests on too little to tell anything from it."""
+
 Item = TypeVar("Item")
 
 
@@ -68,3 +71,24 @@ def require_both_polarities(counts: Mapping[str, int], funnel: Funnel, remedy: s
         return
     found = ", ".join(f"{counts.get(name, 0)} {name}" for name in POLARITIES)
     raise NoCandidatesError(f"selection kept {found} traces; both kinds are needed. Its yield:\n{funnel}\n{remedy}")
+
+
+def imbalance(counts: Mapping[str, int]) -> str:
+    """What is to be said of traces of which few have one polarity, and what can help; empty where enough have either.
+
+    Args:
+        counts: traces by polarity.
+    """
+    numbers = {name: counts.get(name, 0) for name in POLARITIES}
+    few = min(numbers, key=lambda name: numbers[name])
+    share = numbers[few] / max(1, sum(numbers.values()))
+    if numbers[few] >= FEW_TRACES and share >= SMALL_SHARE:
+        return ""
+    found = " and ".join(f"{number} {name}" for name, number in numbers.items())
+    matrix, weight = ("P⁺", "train.desirable_weight") if few == "positive" else ("P⁻", "train.undesirable_weight")
+    return (
+        f"The selection kept {found} traces. {matrix} rests on {numbers[few]} of them, so the transition weights say "
+        f"little, and training sees {few} traces in {100 * share:.0f} % of its rows. What can help: more questions, or "
+        "a file of traces with more of them; another generate.answer_match, if right answers are taken for wrong ones; "
+        f"reward.support_shrinkage, which draws weights of rare moves towards 1; a larger {weight}."
+    )

@@ -7,7 +7,8 @@ trace, so that one question may have traces of both kinds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import logging
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,19 +18,33 @@ from transformers import PreTrainedTokenizerBase
 
 from mralign_core.config import GenerateConfig
 from mralign_core.errors import DataError
-from mralign_core.generation.control_tokens import clean_trace, text_control_tokens
-from mralign_core.generation.families import Family
+from mralign_core.generation.control_tokens import (
+    KNOWN_END_TOKENS,
+    clean_trace,
+    text_control_tokens,
+    without_end_tokens,
+)
+from mralign_core.generation.families import GENERIC, Family
 from mralign_core.generation.funnel import Funnel, require_both_polarities
 from mralign_core.generation.prompts import opened_by_prompt, render_prompt
 from mralign_core.generation.segmenting import encode_completion
 from mralign_core.generation.selecting import Row, as_candidate, keep_traces
+from mralign_core.method.blanks import is_blank, strip_blanks
 from mralign_core.method.matching import MatchRules, contains_match, exact_match
 from mralign_core.method.traces import parse_completion
-from mralign_core.questions.jsonl import Line, read_jsonl, refuse
-from mralign_core.questions.loading import answers_of, question_key, repeated_ids
+from mralign_core.questions.jsonl import Line, read_jsonl, refuse, shown
+from mralign_core.questions.loading import answers_of, id_of, question_key, repeated_ids, warn_of_null_words
 from mralign_core.schemas import CANDIDATES, POLARITIES, QUESTIONS
 
+logger = logging.getLogger("mralign_core.generation")
 FIELD = "generate.traces_path"
+LINES_REMEDY = "correct these lines or take them out"
+MATCHES = {"exact": exact_match, "contains": contains_match}
+"""generate.answer_match → how answers are judged."""
+MOST_LOST, SOME_LOST = 0.1, 0.8
+"""Of the answers that name a gold answer, the share that equals one, below which the run stops, or warns."""
+ENOUGH_TO_STOP = 5
+ANSWERS_SHOWN = 3
 REMEDY = (
     "What can help: a file with right and with wrong answers, or with the field 'polarity'; "
     "generate.answer_match 'contains'; wider generate.min_segments, max_segments, "
@@ -74,11 +89,8 @@ def import_traces(
             at once.
         NoCandidatesError: no trace is left, or none of one polarity; shows the yield of each step.
     """
-    lines = read_jsonl(path, FIELD)
+    read = _read_all(path, family, tokenizer)
     problems: list[str] = []
-    read = [clean_trace(_read(line, family, problems), line.number, tokenizer, family, problems) for line in lines]
-    problems += repeated_ids(lines, [row["trace_id"] for row in read], "id")
-    refuse(path, FIELD, problems, "correct these lines or take them out")
     numbered = _number_draws(read)
     funnel = Funnel()
     in_file = funnel.keep("traces in the file", numbered, [""] * len(read))
@@ -86,44 +98,120 @@ def import_traces(
     if held_out:
         also_evaluated = ["evaluated on too" if question_key(row["question"]) in held_out else "" for row in with_gold]
         with_gold = funnel.keep("traces of questions to align on", with_gold, also_evaluated)
-    judge = partial(exact_match if section.answer_match == "exact" else contains_match, rules=rules)
-    drawn = [_as_draw(row, tokenizer, section.instruction, family, judge, problems) for row in with_gold]
+    drawn = [_as_draw(row, tokenizer, section, family, rules, problems) for row in with_gold]
     refuse(path, FIELD, problems, "use a tokenizer that knows these texts, or take the traces out")
+    _refuse_lost_answers(path, drawn, section)
     kept = map(as_candidate, keep_traces(drawn, funnel, section, tokenizer, family))
     candidates = pd.DataFrame(kept, columns=list(CANDIDATES.columns)).astype(object)
     require_both_polarities(candidates["polarity"].value_counts(), funnel, REMEDY)
     return ImportedTraces(candidates, funnel.frame(), _questions(with_gold, Path(path).stem))
 
 
-def _read(line: Line, family: Family, problems: list[str]) -> Row:
+def check_traces(path: str | Path, section: GenerateConfig, rules: MatchRules, family: Family | None = None) -> None:
+    """Refuse a file of traces that :func:`import_traces` would refuse, as far as can be told without a tokenizer.
+
+    Args:
+        path: JSONL file.
+        section: which match counts as right.
+        rules: how answers are compared.
+        family: how the model thinks; None where only its tokenizer tells.
+
+    Raises:
+        DataError: as :func:`import_traces`.
+    """
+    tags = (family or GENERIC).tags
+    rows = [_without_known_ends(row) for row in _read_all(path, family) if row["answers"]]
+    answers = [parse_completion(row["answer"], tags, thinking_mode="off").answer for row in rows]
+    judged = [{**row, "is_right": _judge(answer, row, rules)} for row, answer in zip(rows, answers, strict=True)]
+    _refuse_lost_answers(path, judged, section)
+
+
+def _read_all(path: str | Path, family: Family | None, tokenizer: PreTrainedTokenizerBase | None = None) -> list[Row]:
+    lines = read_jsonl(path, FIELD)
+    problems: list[str] = []
+    read = [_read(line, family, problems) for line in lines]
+    if tokenizer and family:
+        read = [
+            clean_trace(row, line.number, tokenizer, family, problems) for row, line in zip(read, lines, strict=True)
+        ]
+    problems += repeated_ids(lines, [row["trace_id"] for row in read], "id")
+    refuse(path, FIELD, problems, LINES_REMEDY)
+    warn_of_null_words(f"{FIELD}: {path}", [(row["trace_id"], row["answers"]) for row in read])
+    return read
+
+
+def _without_known_ends(row: Row) -> Row:
+    """A row as :func:`clean_trace` leaves it, as far as can be told without a tokenizer."""
+    golds = [without_end_tokens(gold, KNOWN_END_TOKENS) for gold in row["answers"]]
+    return {**row, "answer": without_end_tokens(row["answer"], KNOWN_END_TOKENS), "answers": golds}
+
+
+def _judge(answer: str | None, row: Row, rules: MatchRules) -> dict[str, bool]:
+    """Whether an answer is right, by each generate.answer_match."""
+    return {name: match(answer, row["answers"], rules) for name, match in MATCHES.items()}
+
+
+def _refuse_lost_answers(path: str | Path, rows: Sequence[Row], section: GenerateConfig) -> None:
+    """Refuse, or warn, where answers in sentences would be wrong because they don't equal a gold answer.
+
+    Args:
+        path: the file of traces.
+        rows: traces with ``is_right``; those that say their polarity are not judged.
+        section: which match counts as right.
+
+    Raises:
+        DataError: nearly all answers that name a gold answer would be wrong.
+    """
+    judged = [row for row in rows if not row["polarity_told"]]
+    named = [row for row in judged if row["is_right"]["contains"]]
+    lost = [row for row in named if not row["is_right"]["exact"]]
+    num_right = len(named) - len(lost)
+    if section.answer_match == "contains" or num_right >= SOME_LOST * len(named):
+        return
+    examples = "\n  ".join(
+        f"{row['trace_id']!r}: {row['answer']!r:.80} (gold {', '.join(map(repr, row['answers'])):.60})"
+        for row in lost[:ANSWERS_SHOWN]
+    )
+    message = (
+        f"{FIELD}: of {len(judged)} traces in {path}, {num_right} are right by generate.answer_match 'exact', by which "
+        f"the whole answer must equal a gold answer, and {len(named)} by 'contains', by which it must name one. If "
+        "these answers are right, set generate.answer_match to contains (--set generate.answer_match=contains), or put "
+        "only the answer itself into the field 'answer', or say each trace's polarity in the file. Such as:\n  "
+        f"{examples}"
+    )
+    has_positive = num_right or any(row["polarity_told"] == POLARITIES[0] for row in rows)
+    if not has_positive or (len(named) >= ENOUGH_TO_STOP and num_right < MOST_LOST * len(named)):
+        raise DataError(message)
+    logger.warning("%s", message)
+
+
+def _read(line: Line, family: Family | None, problems: list[str]) -> Row:
     values = line.values
     row: Row = {name: _text(line, name, problems) for name in ("question", "thinking", "answer")}
-    row["trace_id"] = str(values.get("id", "")).strip()
-    if not row["trace_id"]:
-        problems.append(f"line {line.number}: field 'id' must be a non-empty id, got {values.get('id')!r:.60}")
+    row["trace_id"] = id_of(line, "id", problems)
     golds = "answers" if "answers" in values and "gold" not in values else "gold"
-    row["answers"] = [] if values.get(golds) == [] else answers_of(line, golds, problems)
-    row["polarity"] = values.get("polarity")
-    if row["polarity"] not in (None, *POLARITIES):
+    row["answers"] = [] if values.get(golds) in ([], "[]") else answers_of(line, golds, problems)
+    row["polarity_told"] = values.get("polarity")
+    if row["polarity_told"] not in (None, *POLARITIES):
         problems.append(
-            f"line {line.number}: field 'polarity' must be {' or '.join(POLARITIES)}, got {row['polarity']!r:.60}"
+            f"{line.place}: field 'polarity' must be {' or '.join(POLARITIES)}, got {shown(row['polarity_told'])}"
         )
     row["finished"] = values.get("finished", True)
     if not isinstance(row["finished"], bool):
-        problems.append(f"line {line.number}: field 'finished' must be true or false, got {row['finished']!r:.60}")
-    for tag in filter(None, (family.think_open, family.think_close, family.reply_open)):
+        problems.append(f"{line.place}: field 'finished' must be true or false, got {shown(row['finished'])}")
+    for tag in filter(None, (family.think_open, family.think_close, family.reply_open) if family else ()):
         if tag in row["thinking"] + row["answer"]:
-            problems.append(
-                f"line {line.number}: fields 'thinking' and 'answer' must not hold {tag!r}: take the tags out"
-            )
+            problems.append(f"{line.place}: fields 'thinking' and 'answer' must not hold {tag!r}: take the tags out")
     return row
 
 
 def _text(line: Line, name: str, problems: list[str]) -> str:
     value = line.values.get(name)
-    if isinstance(value, str) and (value.strip() or name != "question"):
-        return value.strip()
-    problems.append(f"line {line.number}: field {name!r} must be text, got {value!r:.60}")
+    if isinstance(value, str) and not (name == "question" and is_blank(value)):
+        return strip_blanks(value)
+    is_invisible = isinstance(value, str) and bool(value.strip())
+    seen = "text that can be seen" if is_invisible else "text"
+    problems.append(f"{line.place}: field {name!r} must be {seen}, got {shown(value)}")
     return ""
 
 
@@ -146,13 +234,13 @@ def _without_gold(rows: Sequence[Row]) -> list[str]:
 def _as_draw(
     row: Row,
     tokenizer: PreTrainedTokenizerBase,
-    instruction: str,
+    section: GenerateConfig,
     family: Family,
-    judge: Callable[[str | None, Sequence[str]], bool],
+    rules: MatchRules,
     problems: list[str],
 ) -> Row:
     """The trace as if the model had been asked the question and had written it."""
-    prompt = render_prompt(tokenizer, row["question"], "on", family, instruction)
+    prompt = render_prompt(tokenizer, row["question"], "on", family, section.instruction)
     opened = opened_by_prompt(prompt.text, family)
     written = family.write_completion(row["thinking"], row["answer"], opened_by_prompt=opened)
     try:
@@ -168,7 +256,7 @@ def _as_draw(
     )
     parsed = parse(completion)
     # Judged on the file's own text, so that no tokenizer can turn a right answer into a wrong one.
-    is_right = judge(parse(written).answer, row["answers"])
+    is_right = _judge(parse(written).answer, row, rules)
     return {
         **row,
         "prompt": prompt.text,
@@ -178,7 +266,8 @@ def _as_draw(
         "end_token_id": None,
         "answer": parsed.answer,
         "outcome": parsed.outcome if row["finished"] else "unclosed_thinking",
-        "polarity": row["polarity"] or POLARITIES[0 if is_right else 1],
+        "is_right": is_right,
+        "polarity": row["polarity_told"] or POLARITIES[0 if is_right[section.answer_match] else 1],
         "stratum": "",
     }
 

@@ -75,19 +75,24 @@ class RunRecord(BaseModel):
     """By name, such as `candidates` or `adapter:kto`."""
     made_by: dict[str, str] = {}
     """The run that made each; empty where it was named by hand."""
+    traces_path: str = ""
+    """The file that the candidates were imported from; empty where they were sampled."""
 
     def agrees_with(self, artifacts: Mapping[str, ArtifactRef]) -> bool:
         """Whether it holds these artifacts, or equal ones."""
         mine = {name: self.artifacts[name].sha256 for name in artifacts.keys() & self.artifacts.keys()}
         return mine == {name: ref.sha256 for name, ref in artifacts.items()}
 
-    def followed_by(self, run: str, built_on: Mapping[str, ArtifactRef], made: Mapping[str, ArtifactRef]) -> RunRecord:
-        """The record after a stage of a run."""
+    def followed_by(
+        self, run: str, built_on: Mapping[str, ArtifactRef], made: Mapping[str, ArtifactRef], traces_path: str = ""
+    ) -> RunRecord:
+        """The record after a stage of a run; ``traces_path`` is what its candidates, if it made any, came from."""
         foreign = dict.fromkeys((name for name, ref in built_on.items() if not self.agrees_with({name: ref})), "")
         return RunRecord(
             run=run,
             artifacts={**self.artifacts, **built_on, **made},
             made_by={**self.made_by, **foreign, **dict.fromkeys(made, run)},
+            traces_path=traces_path if "candidates" in made else self.traces_path,
         )
 
 
@@ -134,7 +139,13 @@ class RunRecords:
                 self._keep(_start(run, built_on, last))
 
     def add(
-        self, run: str, built_on: Mapping[str, ArtifactRef], made: Mapping[str, ArtifactRef], *, goes_on: bool
+        self,
+        run: str,
+        built_on: Mapping[str, ArtifactRef],
+        made: Mapping[str, ArtifactRef],
+        *,
+        goes_on: bool,
+        traces_path: str = "",
     ) -> None:
         """Note what a stage of a run made, and make this the last run.
 
@@ -143,10 +154,11 @@ class RunRecords:
             built_on: what the stage was given.
             made: what it made.
             goes_on: for the first stage of a run: go on from the last run, as :meth:`begin` does.
+            traces_path: the file that candidates, if it made any, were imported from.
         """
         with self._adding:
             before = self.of(run) or _start(run, built_on, self.last() if goes_on else None)
-            record = before.followed_by(run, built_on, made)
+            record = before.followed_by(run, built_on, made, traces_path)
             self._keep(record)
             self._store.put_json(self._last, record.model_dump(mode="json"))
 

@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 from mralign_core.config import GenerateConfig, ModelConfig
 from mralign_core.errors import DataError, NoCandidatesError
 from mralign_core.generation.families import family_of, named_family
-from mralign_core.generation.importing import import_traces
+from mralign_core.generation.funnel import imbalance
+from mralign_core.generation.importing import check_traces, import_traces
 from mralign_core.method.matching import MatchRules
 from mralign_core.schemas import CANDIDATES, QUESTIONS
 
@@ -157,6 +158,14 @@ def test_one_polarity_alone_is_refused_with_the_yield(tmp_path):
     [
         ({"id": ""}, "line 2: field 'id' must be a non-empty id"),
         ({"id": "a"}, "line 2: field 'id' repeats id 'a' of line 1"),
+        ({"id": None}, "line 2: field 'id' must be a non-empty id, got None"),
+        ({"id": float("nan")}, "line 2: field 'id' must be a non-empty id, got nan"),
+        ({"id": True}, "line 2: field 'id' must be a non-empty id, got True"),
+        ({"id": ["b"]}, "line 2: field 'id' must be a non-empty id, got ['b']"),
+        ({"id": "\u200b"}, "line 2: field 'id' must be a non-empty id"),
+        ({"question": "\u200b\u3164"}, "line 2: field 'question' must be text that can be seen"),
+        ({"gold": ["\u2060"]}, "line 2: field 'gold' must be an answer or a list of answers"),
+        ({"gold": "[Tehran, Teheran]"}, "line 2: field 'gold' may be a list, or one answer in brackets"),
         ({"question": " "}, "line 2: field 'question' must be text, got ' '"),
         ({"thinking": None}, "line 2: field 'thinking' must be text, got None"),
         ({"answer": 5}, "line 2: field 'answer' must be text, got 5"),
@@ -179,6 +188,71 @@ def test_the_field_answers_is_taken_for_gold(tmp_path):
     row = {name: value for name, value in RIGHT.items() if name != "gold"}
     candidates = imported(tmp_path, {**row, "answers": "Tehran"}, WRONG).candidates
     assert candidates["answers"].tolist() == [["Tehran"], ["Tehran"]]
+
+
+def test_golds_that_were_written_as_text_are_the_list_they_were(tmp_path):
+    rows = [{**RIGHT, "gold": "['Tehran', 'Teheran']"}, {**WRONG, "gold": ["['Tehran']"]}]
+    candidates = imported(tmp_path, *rows).candidates
+    assert candidates["answers"].tolist() == [["Tehran", "Teheran"], ["Tehran"]]
+    assert candidates["polarity"].tolist() == ["positive", "negative"]
+
+
+def test_golds_of_symbols_are_compared_as_they_are(tmp_path):
+    rows = [
+        {**RIGHT, "id": sign, "question": f"Sign {n}?", "gold": sign, "answer": sign} for n, sign in enumerate("£≈🍎+")
+    ]
+    polarities = imported(tmp_path, *rows, WRONG).candidates["polarity"].tolist()
+    assert polarities == ["positive"] * 4 + ["negative"]
+
+
+PROSE = [
+    "\\boxed{Tehran}",
+    "Final answer: Tehran",
+    "The answer is Tehran.",
+    "It is Tehran",
+    "Tehran, of course",
+    "Answer: Tehran",
+]
+
+
+def in_prose(number, answer):
+    return {**RIGHT, "id": f"p{number}", "question": f"Seat of Iran in year {number}?", "answer": answer}
+
+
+@pytest.mark.parametrize("num_equal", [0, 1])
+def test_answers_in_sentences_are_told_before_anything_is_paid(tmp_path, num_equal):
+    rows = [in_prose(n, PROSE[n % len(PROSE)]) for n in range(20)] + [RIGHT] * num_equal + [WRONG]
+    with pytest.raises(DataError) as error:
+        imported(tmp_path, *rows)
+    assert f"of {21 + num_equal} traces in {tmp_path / 'traces.jsonl'}, {num_equal} are right by" in str(error.value)
+    assert "generate.answer_match 'exact'" in str(error.value) and f"and {20 + num_equal} by 'contains'" in str(
+        error.value
+    )
+    assert "--set generate.answer_match=contains" in str(error.value) and "Final answer: Tehran" in str(error.value)
+    with pytest.raises(DataError, match=r"--set generate\.answer_match=contains"):
+        check_traces(tmp_path / "traces.jsonl", SECTION, MatchRules())
+    by_naming = imported(tmp_path, *rows, answer_match="contains").candidates["polarity"].tolist()
+    assert by_naming == ["positive"] * (20 + num_equal) + ["negative"]
+
+
+def test_some_answers_in_sentences_are_a_warning(tmp_path, caplog):
+    equal = [in_prose(n, "**Tehran**") for n in range(6)]
+    imported(tmp_path, *equal, *(in_prose(n, PROSE[1]) for n in range(6, 10)), WRONG)
+    assert "6 are right by generate.answer_match 'exact'" in caplog.text and "and 10 by 'contains'" in caplog.text
+    caplog.clear()
+    imported(tmp_path, *equal, WRONG)
+    imported(tmp_path, *({**in_prose(n, PROSE[1]), "polarity": "positive"} for n in range(9)), WRONG)
+    assert "answer_match" not in caplog.text
+
+
+@pytest.mark.parametrize(("positive", "negative"), [(1, 23), (23, 1), (10, 200), (0, 5)])
+def test_few_traces_of_one_kind_are_told_with_what_can_help(positive, negative):
+    text = imbalance({"positive": positive, "negative": negative})
+    assert f"{positive} positive and {negative} negative" in text and "What can help" in text
+
+
+def test_enough_traces_of_either_kind_are_not_told():
+    assert imbalance({"positive": 10, "negative": 90}) == imbalance({"positive": 60, "negative": 60}) == ""
 
 
 @pytest.mark.real_data
