@@ -28,8 +28,10 @@ def ends_well(process, log):
 
 
 @pytest.fixture(autouse=True)
-def _logs(monkeypatch):
+def _fresh(monkeypatch, store_root):
+    """Logs that say what is made; a store without what the session that made the model may have left."""
     monkeypatch.setenv("PREFECT_LOGGING_EXTRA_LOGGERS", "mralign_core")
+    shutil.rmtree(store_root / "claims", ignore_errors=True)
 
 
 def test_both_complete_and_nothing_is_made_twice(store_root, tmp_path):
