@@ -348,7 +348,7 @@ def _kept_bytes(model: nn.Module, run: Run, tokens: int) -> int:
 
     def pack(tensor: Tensor) -> Tensor:
         kept.append(tensor.untyped_storage())
-        return tensor
+        return tensor.detach()  # a node that keeps its own output would hold itself, and all of the model, for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         run(tokens)

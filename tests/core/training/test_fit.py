@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import shutil
@@ -242,3 +243,14 @@ def test_half_precision_is_refused_and_bfloat16_trains(model_dir, tmp_path, sect
     weights = load_file(tmp_path / "brain" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_nothing_of_a_training_stays_in_memory(model_dir, tmp_path, section):
+    def num_parameters():
+        gc.collect()
+        return sum(isinstance(each, torch.nn.Parameter) for each in gc.get_objects())
+
+    train(model_dir, tmp_path / "first", section)
+    before = num_parameters()
+    train(model_dir, tmp_path / "second", section)
+    assert num_parameters() == before
