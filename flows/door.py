@@ -444,6 +444,8 @@ def serve(home: Path, port: int, *, embedded: bool) -> None:
     """
     os.umask(0o077)  # the database and the logs hold parameters of runs
     with socket.create_server((HOST, port)) as listener:  # before the slow imports: nobody else can take it now
+        # asyncio does so for sockets that it makes; without it every reply waits 40 ms for an acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         port = listener.getsockname()[1]
         door, token = build(home, port, embedded=embedded)
         import uvicorn

@@ -383,6 +383,12 @@ def test_it_listens_on_loopback_only(own, process):
     assert set(listening) == {"127.0.0.1"}
 
 
+def test_no_reply_waits_for_an_acknowledgement(own):
+    with httpx.Client() as client:
+        seconds = [client.get(f"{own.api_url}/health").elapsed.total_seconds() for _ in range(30)]
+    assert min(seconds) < 0.03
+
+
 def listen(address, port, option):
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, option, 1)
