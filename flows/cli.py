@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -28,7 +28,7 @@ from flows.printing import (
     print_results,
 )
 from flows.server import ui_link, use_server
-from mralign_core.config import AskAgain, RunConfig, Variant, load_config
+from mralign_core.config import RunConfig, Variant, load_config
 from mralign_core.errors import ConfigError, UserError
 from mralign_core.redaction import redact_logs
 from mralign_core.stopping import EndingOnSignals
@@ -65,7 +65,7 @@ SetOption = Annotated[
     typer.Option("--set", help="Override one field, e.g. `--set generate.num_draws=5`; may be repeated."),
 ]
 
-AskAgainOption = StrEnum("AskAgainOption", list(get_args(AskAgain)))
+AskAgainOption = StrEnum("AskAgainOption", ["auto", "failed", "never"])
 
 InputOption = Annotated[
     list[str] | None,

@@ -361,7 +361,7 @@ def _is_item(value: Any, shape: Shape) -> bool:
 
 def _named(value: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
     """The known fields of an object under their own names."""
-    given = {plain(key): part for key, part in reversed(value.items())}
+    given = {plain(key): part for key, part in reversed(list(value.items()))}
     spellings = {
         name: next((other for other in plain_names if other in given), "") for name, plain_names in _plain(fields)
     }
