@@ -200,6 +200,11 @@ def _range(part: str) -> range:
     return range(first, last + 1)
 
 
+def _unquoted(text: str) -> str:
+    """A text without the marks of a quotation in mail or Markdown."""
+    return re.sub(r"^[ \t]*>[ \t]?", "", text, flags=re.MULTILINE)
+
+
 class _Candidates(NamedTuple):
     """What may be the answer, in order, whether all must agree, and why the last one can't be used, if so."""
 
@@ -214,7 +219,7 @@ def _answers(text: str, shape: Shape, most_escapes: int = MAX_ESCAPES) -> _Candi
     candidates = _outside_or_last(text, found, shape)
     if candidates.must_agree or not candidates.problem or not most_escapes or len(text) > MAX_ESCAPED:
         return candidates
-    for mark, decode in (('\\"', unescape), ("\\'", unescape), ("&quot;", html.unescape)):
+    for mark, decode in (('\\"', unescape), ("\\'", unescape), ("&quot;", html.unescape), ("\n>", _unquoted)):
         if mark in text:
             return _answers(decode(text), shape, most_escapes - 1)
     return candidates
