@@ -35,5 +35,5 @@ def loopback_store(
 
 
 if __name__ == "__main__":
-    static_tcp_rendezvous.TCPStore = loopback_store
+    static_tcp_rendezvous.TCPStore = loopback_store  # type: ignore[misc, assignment]
     accelerate.commands.launch.main()
