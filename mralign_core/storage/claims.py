@@ -178,6 +178,7 @@ class Claims:
                 if _ending.is_set():
                     raise InterruptedError("the process ends")
                 if (found := find()) is not None:
+                    contest.clear()
                     return Turn(found, None)
         except StorageError as error:
             _say_once(self.files, f"can't claim work, so runs at once may do it twice: {error}")
@@ -265,6 +266,11 @@ class Contest:
         if claim and self.holder:
             logger.warning("%s does not report on %s any more: took it over", self.holder, self._name)
         return claim
+
+    def clear(self) -> None:
+        """Remove what is left of an owner who ended between finishing the work and saying so."""
+        if self.holder and self.holder.is_gone and self._seen:
+            self._claims.remove_older(self._name, self._seen[0] + 1)
 
     def _is_given_up(self, holder: Holder) -> bool:
         return holder.is_gone or self._still_s >= holder.patience_s

@@ -67,4 +67,6 @@ def test_when_one_is_killed_the_other_goes_on_at_once(store_root, tmp_path):
     first.wait()
     ends_well(second, log)
     assert len([path for path in published(store_root) if "/report/" in path]) == 1
-    assert not [path for path in store_root.glob("claims/*/*") if path.is_file()]
+    # It may have been killed between publishing and giving up its claim; nobody asks for that again.
+    left = [path.relative_to(store_root / "claims") for path in store_root.glob("claims/*/*")]
+    assert all(any((store_root / "artifacts" / name.with_suffix("")).glob("*/manifest.json")) for name in left)

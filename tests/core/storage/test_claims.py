@@ -215,6 +215,22 @@ def test_an_owner_that_was_stopped_for_longer_than_its_lease_does_no_harm(sectio
     assert not claimed(section)
 
 
+def test_what_an_owner_left_that_was_killed_after_it_had_finished_is_removed(folder):
+    process, made = start_owner(folder), []
+
+    def find():
+        if not made:
+            process.kill()
+            process.wait()
+            made.append("it")
+            return None
+        return "it"
+
+    with claims_of(folder).hold(NAME, lambda: find() and made[0]) as turn:
+        assert turn.found == "it"
+    assert not claimed(folder)
+
+
 def test_an_error_lets_others_have_it(folder):
     work = Work()
     for _ in range(3):
