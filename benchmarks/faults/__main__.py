@@ -16,6 +16,7 @@ from rich.console import Console
 
 from benchmarks.faults import annotators, moments, stores, twins
 from benchmarks.faults.outcome import Outcome, table_of
+from benchmarks.faults.runs import Place
 from tests.seaweedfs import running_server
 
 WIDTH = 150
@@ -32,12 +33,17 @@ def _stores(python: str, seed: int, scale: float) -> Iterator[Outcome]:
 
 
 def _kills(python: str, seed: int, scale: float) -> Iterator[Outcome]:
-    yield from moments.strike_whole_runs(moments.kill, "kill -9", python, num=round(30 * scale), seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        alone = Place(Path(folder, "alone"), python)
+        alone.run_alone()
+        yield from moments.strike_whole_runs(moments.kill, "kill -9", alone, num=round(30 * scale), seed=seed)
 
 
 def _terminations(python: str, seed: int, scale: float) -> Iterator[Outcome]:
-    name = "SIGTERM to the group"
-    yield from moments.strike_whole_runs(moments.terminate, name, python, num=round(20 * scale), seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        alone, name = Place(Path(folder, "alone"), python), "SIGTERM to the group"
+        alone.run_alone()
+        yield from moments.strike_whole_runs(moments.terminate, name, alone, num=round(20 * scale), seed=seed)
 
 
 def _annotators(python: str, seed: int, scale: float) -> Iterator[Outcome]:

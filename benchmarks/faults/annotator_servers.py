@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Go through all servers."""
+    """Go through the servers that are named, or all."""
     sys.path.append(str(Path(__file__).resolve().parents[2]))  # behind the installation's own folders
     from tests.llm_faults import run_all
 
     logging.disable()
-    for row in run_all():
+    for row in run_all(sys.argv[1:] or None):
         print(json.dumps(row._asdict() | {"is_sound": row.is_sound}), flush=True)
 
 

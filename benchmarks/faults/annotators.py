@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ BARRED = ("401", "402", "403", "404")
 """A server that refuses the key, the account or the model ends the stage at once, and should."""
 
 
-def annotate_with_each(python: str) -> Outcome:
-    """Annotate a few traces with each server; a row is lost where the account is short, or a ceiling was crossed."""
+def annotate_with_each(python: str, chosen: Sequence[str] = ()) -> Outcome:
+    """Annotate a few traces with each server; a row is lost where the account is short, or a ceiling was crossed.
+
+    Args:
+        python: interpreter of the installation under attack.
+        chosen: names of servers; all when empty.
+    """
     with subprocess.Popen(
-        [python, str(WORKER)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [python, str(WORKER), *chosen], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as worker:
         assert worker.stdout is not None
         rows = [json.loads(line) for line in worker.stdout if line.startswith("{")]

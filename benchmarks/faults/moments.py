@@ -6,10 +6,8 @@ import os
 import random
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.faults.outcome import Outcome
@@ -63,41 +61,34 @@ def _state_is_told(place: Place, told: int) -> bool:
     return place.running_flows() == 0 or "could not be told" in said
 
 
-def strike_whole_runs(strike: Strike, name: str, python: str, *, num: int, seed: int) -> list[Outcome]:
+def strike_whole_runs(strike: Strike, name: str, alone: Place, *, num: int, seed: int) -> list[Outcome]:
     """Strike runs at ``num`` moments; each run is started again after a blow, and must end as one that was left alone.
 
-    Returns one outcome for what the run made in the end, and one for how its processes ended and what they left.
+    Returns one outcome for what the runs made in the end, and one for how their processes ended and what they left.
 
     Args:
         strike: what is done to the process at the moment.
         name: of the attack.
-        python: interpreter of the installation under attack.
+        alone: where a run was left alone, by the installation under attack.
         num: how many moments.
         seed: of the moments.
     """
-    rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        whole = Place(Path(folder, "alone"), python)
-        whole.folder.mkdir()
-        started = time.monotonic()
-        if whole.finish():
-            raise RuntimeError(f"the run that was left alone failed:\n{(whole.folder / 'log').read_text()[-2000:]}")
-        run_s, expected = time.monotonic() - started, whole.digests()
-        blows: list[Blow] = []
-        wrong: list[str] = []
-        number = 0
-        while len(blows) < num:
-            number += 1
-            place = Place(Path(folder, f"struck-{number}"), python)
-            place.folder.mkdir()
-            of_this = _strike_until_through(strike, place, run_s, num - len(blows), rng)
-            problem = _problem_at_the_end(place, expected)
-            wrong += [problem] * len(of_this) if problem else []
-            blows += of_this
+    rng, expected = random.Random(seed), alone.digests()
+    blows: list[Blow] = []
+    wrong: list[str] = []
+    number = 0
+    while len(blows) < num:
+        number += 1
+        place = alone.beside(f"struck-{name.replace(' ', '-')}-{number}")
+        of_this = _strike_until_through(strike, place, alone.run_s, num - len(blows), rng)
+        problem = _problem_at_the_end(place, expected)
+        wrong += [problem] * len(of_this) if problem else []
+        blows += of_this
     left = [blow.problem for blow in blows if blow.problem]
     slowest = max(blow.seconds for blow in blows)
+    runs = f"{number} run(s), {alone.run_s:.0f} s when left alone"
     return [
-        Outcome(f"{name}: the work", num, num - len(wrong), wrong, f"{number} run(s), {run_s:.0f} s when left alone"),
+        Outcome(f"{name}: the work", num, num - len(wrong), wrong, runs),
         Outcome(f"{name}: the processes", num, num - len(left), left, f"the slowest ended after {slowest:.1f} s"),
     ]
 

@@ -10,8 +10,9 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -40,6 +41,7 @@ class Place:
     python: str
     settings: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    run_s: float = 0.0
 
     @property
     def store(self) -> Path:
@@ -71,6 +73,25 @@ class Place:
         """Run to the end and return the exit status."""
         with self.start() as process:
             return process.wait(RUN_TIMEOUT_S)
+
+    def run_alone(self) -> float:
+        """Run to the end undisturbed, as what others are compared with; returns the seconds it took.
+
+        Raises:
+            RuntimeError: it did not complete.
+        """
+        self.folder.mkdir(parents=True)
+        started = time.monotonic()
+        if self.finish():
+            raise RuntimeError(f"the run that was left alone failed:\n{(self.folder / 'log').read_text()[-2000:]}")
+        self.run_s = time.monotonic() - started
+        return self.run_s
+
+    def beside(self, name: str, **changes: Any) -> Place:
+        """An empty place of the same installation, beside this one."""
+        place = replace(self, folder=self.folder.with_name(name), **changes)
+        place.folder.mkdir(parents=True)
+        return place
 
     def digests(self) -> frozenset[tuple[str, str]]:
         """Stage and content digest of every artifact; what depends on the clock or the bill is left out."""

@@ -52,12 +52,10 @@ def refuse_whole_run(python: str, server: S3Server, *, outages: Sequence[float])
     """A whole pipeline on S3, whose server goes away again and again while it runs."""
     with tempfile.TemporaryDirectory() as folder, FaultyS3(server.endpoint_url) as proxy:
         alone = Place(Path(folder, "alone"), python)
-        alone.folder.mkdir()
-        alone.finish()
+        alone.run_alone()
         root = f"s3://{BUCKET}/{uuid.uuid4().hex}"
         settings = {"storage.root": root, "storage.endpoint_url": proxy.url}
-        place = Place(Path(folder, "s3"), python, settings, server.environment())
-        place.folder.mkdir()
+        place = alone.beside("s3", settings=settings, environment=server.environment())
         made = 0
         with place.start() as process:
             ended = threading.Event()
