@@ -86,9 +86,19 @@ class Record:
 
     def __init__(self, home: Path) -> None:
         self._path = home / FILE
-        found = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
+        found = self._read()
         self.last: Values = found.get("last", {})
         self.unfinished: Values = found.get("unfinished", {})
+
+    def _read(self) -> dict[str, Values]:
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            return {name: dict(found[name]) for name in ("last", "unfinished")}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            print(f"{self._path} can't be read ({error}): all that differs from the defaults is taken for yours")  # noqa: T201
+            return {}
 
     def begin(self, current: Mapping[str, Any]) -> None:
         """Note what is on the server; what an attempt that was cut off has noted is the user's still."""
@@ -108,5 +118,8 @@ class Record:
     def _write(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_suffix(".new")
-        fresh.write_text(json.dumps({"last": self.last, "unfinished": self.unfinished}, indent=1), encoding="utf-8")
+        with fresh.open("w", encoding="utf-8") as file:
+            json.dump({"last": self.last, "unfinished": self.unfinished}, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(fresh, self._path)

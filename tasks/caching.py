@@ -28,7 +28,7 @@ from prefect.tasks import exponential_backoff
 
 from mralign_core.config import AskAgain, RunConfig
 from mralign_core.errors import StoreUnavailableError, UserError
-from mralign_core.redaction import redact_error
+from mralign_core.redaction import redact, redact_error
 from mralign_core.storage import (
     LEFT_OUT,
     TO_ASK_AGAIN,
@@ -192,11 +192,7 @@ class StageTask(Task[P, ArtifactRef]):
 
         @functools.wraps(function)
         def body(*args: P.args, **kwargs: P.kwargs) -> Any:
-            try:
-                produced = function(*args, **kwargs)
-            except Exception as error:
-                redact_error(error)  # Prefect stores its message and its traceback with the run
-                raise
+            produced = self._run_function(*args, **kwargs)
             return Completed(name="Cached", data=produced.ref) if produced.was_cached else produced.ref
 
         super().__init__(body, **options)
@@ -207,7 +203,17 @@ class StageTask(Task[P, ArtifactRef]):
 
     def run_here(self, *args: P.args, **kwargs: P.kwargs) -> ArtifactRef:
         """Run the body in this process, with no server, for debugging."""
-        return self.function(*args, **kwargs).ref
+        return self._run_function(*args, **kwargs).ref
+
+    def _run_function(self, *args: P.args, **kwargs: P.kwargs) -> Produced:
+        """Run the function; what it raises holds no secret, since Prefect stores it with the run."""
+        try:
+            return self.function(*args, **kwargs)
+        except Exception as error:
+            if redact_error(error):
+                raise
+            text = redact(f"{type(error).__name__}: {error}")
+        raise RuntimeError(text)
 
 
 def stage_task(name: str, run_name: str = "") -> Callable[[Callable[P, Produced]], StageTask[P]]:

@@ -72,9 +72,10 @@ class DownloadCache:
             for entry in entries:
                 if left <= self._most_bytes:
                     return
-                if entry.sha256 not in in_use:
-                    remove_tree(self.folder, entry.sha256)
+                if entry.sha256 not in in_use and self._remove(entry.sha256):
                     left -= entry.size
+            if left > self._most_bytes:
+                logger.info("%s holds more than storage.cache_gib: all of it is in use", self.folder)
 
     def forget(self, digest: str) -> None:
         """Remove the files of an artifact that is gone, unless another process uses them.
@@ -86,7 +87,7 @@ class DownloadCache:
             in_use = self._in_use(but_here=True)
             for entry in self._entries():
                 if entry.sha256.startswith(digest) and entry.sha256 not in in_use:
-                    remove_tree(self.folder, entry.sha256)
+                    self._remove(entry.sha256)
 
     def sweep(self) -> None:
         """Remove what killed processes left half-written."""
@@ -115,16 +116,33 @@ class DownloadCache:
         digests: set[str] = set()
         (self.folder / "users").mkdir(exist_ok=True)
         for name in os.listdir(self.folder / "users"):
-            path = self.folder / "users" / name
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
-                if try_lock(descriptor):
-                    remove_file(self.folder, f"users/{name}")
-                elif not (but_here and name == _notes.get(self.folder, _Notes("", 0)).name):
-                    digests.update(path.read_text().split())
-            finally:
-                os.close(descriptor)
+                digests.update(self._used_by(name, but_here=but_here))
+            except OSError as error:  # what can't be read keeps nothing: the cache must stay bounded
+                logger.warning("%s is not the note of a process: remove it (%s)", self.folder / "users" / name, error)
         return digests
+
+    def _used_by(self, name: str, *, but_here: bool) -> list[str]:
+        """What a note says that its process uses; a dead one's is removed."""
+        path = self.folder / "users" / name
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            if try_lock(descriptor):
+                remove_file(self.folder, f"users/{name}")
+                return []
+            is_own = name == _notes.get(self.folder, _Notes("", 0)).name
+            return [] if but_here and is_own else path.read_text().split()
+        finally:
+            os.close(descriptor)
+
+    def _remove(self, sha256: str) -> bool:
+        """Remove the files of an artifact; whether that was possible."""
+        try:
+            remove_tree(self.folder, sha256)
+        except OSError as error:
+            logger.warning("%s stays: %s", self.folder / sha256, error)
+            return False
+        return True
 
 
 class _Notes(NamedTuple):

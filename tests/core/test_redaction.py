@@ -3,6 +3,10 @@
 import io
 import json
 import logging
+import subprocess
+import sys
+import time
+import traceback
 
 import pytest
 
@@ -11,6 +15,7 @@ from mralign_core.errors import ConfigError, DataError
 from mralign_core.llm import EndpointUnavailableError
 from mralign_core.redaction import redact, redact_error, redact_logs, redacted
 from mralign_core.storage import ArtifactStore
+from tasks.caching import stage_task
 
 SECRET = "correct-horse/battery+9"
 
@@ -123,3 +128,75 @@ def test_data_that_only_looks_like_a_secret_stays():
         "reply": "password: hunter2222, Bearer abcdefghij",
         "key": "[secret]",
     }
+
+
+class MadeFromParts(Exception):
+    """Makes its text from what can't be changed, as pydantic's does."""
+
+    def __str__(self):
+        return f"input {SECRET}"
+
+
+def test_errors_that_keep_their_text_elsewhere():
+    by_file = OSError(2, "missing", f"/data/{SECRET}")
+    of_library = RuntimeError()
+    of_library.message = f"Incorrect API key: {SECRET}"
+    group = ExceptionGroup("several", [ValueError(SECRET)])
+    group.add_note(f"sent {SECRET}")
+    for error in (by_file, of_library, group):
+        assert redact_error(error)
+    assert SECRET not in str(by_file) + of_library.message + repr(group.exceptions) + "".join(group.__notes__)
+    assert not redact_error(MadeFromParts())
+
+
+def test_a_task_raises_nothing_that_holds_one():
+    def fail(error):
+        raise error
+
+    task = stage_task("failing")(fail)
+    for error, kind in (
+        (MadeFromParts(), RuntimeError),
+        (ValueError(SECRET), ValueError),
+        (OSError(2, SECRET), OSError),
+    ):
+        with pytest.raises(kind) as caught:
+            task.run_here(error)
+        assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_what_nobody_catches_is_printed_without_secrets():
+    script = f"from mralign_core.redaction import redact_logs; redact_logs(); raise RuntimeError('Bearer {SECRET}')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "RuntimeError: Bearer [secret]" in done.stderr and SECRET not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "is_secret"),
+    [
+        ("OPENAI_API_KEY", True),
+        ("HF_TOKEN", True),
+        ("AWS_SECRET_ACCESS_KEY", True),
+        ("DB_PASSWORD", True),
+        ("PREFECT_API_AUTH_STRING", True),
+        ("TOKENIZER_NAME", False),
+        ("TOKENIZERS_PARALLELISM", False),
+        ("MONKEY", False),
+        ("PATH_TO_KEYBOARD", False),
+    ],
+)
+def test_which_variables_hold_secrets(monkeypatch, name, is_secret):
+    monkeypatch.setenv(name, "Qwen/Qwen3-0.6B-x")
+    assert ("[secret]" in redact("loading Qwen/Qwen3-0.6B-x")) == is_secret
+
+
+def test_long_text_of_any_form_takes_little_time():
+    started = time.process_time()
+    for text in (
+        "-eyJaaaaaaaa" * 30_000,
+        "://" * 100_000,
+        "bearer " * 50_000,
+        "password = " * 30_000,
+        "sk-a" * 100_000,
+    ):
+        redact(text)
+    assert time.process_time() - started < 5
