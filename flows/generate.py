@@ -39,7 +39,8 @@ def generate(config: RunConfig, questions: ArtifactRef | None = None, model: Art
     if config.generate.source == "sample":
         if config.generate.where == "deployment":
             generate_on_pool(config, questions, model)
-        shards = _sample(config, questions, model, generation_shards(config, questions, model))
+        bounds = generation_shards(config, questions, model)
+        shards = _sample(_after_pool(config), questions, model, bounds)
         generations = collect_generations(config, questions, model, shards)
         remember(config, inputs, generations=generations)
         show_draws(config, generations)
@@ -63,6 +64,13 @@ def generate_shards(
         shards: first question of each shard, and the one after its last.
     """
     return _sample(config, questions, model, shards)
+
+
+def _after_pool(config: RunConfig) -> RunConfig:
+    """The config with which this process takes the shards: those of a pool that has just asked are not asked again."""
+    if config.generate.where != "deployment" or config.generate.sampler != "endpoint":
+        return config
+    return config.model_copy(update={"generate": config.generate.model_copy(update={"ask_again": "never"})})
 
 
 def _sample(

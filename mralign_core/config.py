@@ -334,6 +334,9 @@ class GenerateConfig(Section):
     """Requests in flight at once; used with sampler `endpoint`."""
     budget_usd: float | None = Field(None, ge=0, json_schema_extra=OPERATIONAL)
     """Most dollars to spend on sampling these questions, over all runs; used with sampler `endpoint`."""
+    ask_again: Literal["auto", "never"] = Field("auto", json_schema_extra=OPERATIONAL)
+    """Of the draws that an earlier run has: `auto` asks those again that the server failed on, `never` none; used with
+    sampler `endpoint`."""
 
     @model_validator(mode="after")
     def _bounds_and_source(self) -> GenerateConfig:
@@ -349,7 +352,7 @@ class GenerateConfig(Section):
 
     @model_validator(mode="after")
     def _sampler_options_have_effect(self) -> GenerateConfig:
-        of_endpoint = ("endpoint", "concurrency", "budget_usd")
+        of_endpoint = ("endpoint", "concurrency", "budget_usd", "ask_again")
         if self.sampler != "endpoint":
             _refuse_ignored(self, "generate", of_endpoint, f"when generate.sampler is {self.sampler!r}")
         else:

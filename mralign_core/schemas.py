@@ -35,6 +35,10 @@ OUTCOMES = (
     "unclosed_thinking",
 )
 """What a completion can be; :data:`~mralign_core.method.traces.Outcome` says what each means."""
+FAILED = "failed"
+DRAW_OUTCOMES = (*OUTCOMES, FAILED)
+"""What a draw can be: a completion, or ``failed``, where the server that samples did not answer though it answers
+others. What the model would have said is unknown then."""
 
 
 class Column(NamedTuple):
@@ -262,23 +266,30 @@ GENERATIONS = Table(
         "completion_ids": Column(pa.list_(pa.int64()), [IDS]),
         "thinking": Column(pa.string(), [STRING], nullable=True),
         "answer": Column(pa.string(), [STRING], nullable=True),
-        "finish_reason": Column(pa.string(), [_one_of(("stop", "length"))]),
+        "finish_reason": Column(pa.string(), [_one_of(("stop", "length", FAILED))]),
         "token_source": Column(pa.string(), [_one_of(("sampled", "encoded"))]),
         "end_token_id": Column(pa.int64(), [NATURAL], nullable=True),
         "thinking_closed": Column(pa.bool_()),
-        "outcome": Column(pa.string(), [_one_of(OUTCOMES)]),
+        "outcome": Column(pa.string(), [_one_of(DRAW_OUTCOMES)]),
         "em_thought": Column(pa.bool_(), nullable=True),
-        "em_answer": Column(pa.bool_()),
-        "contains_answer": Column(pa.bool_()),
+        "em_answer": Column(pa.bool_(), nullable=True),
+        "contains_answer": Column(pa.bool_(), nullable=True),
     },
+    row_checks=[
+        (
+            "a draw has answers that are right or wrong unless it failed",
+            lambda row: [row.outcome == FAILED] * 2 == [_is_null(row.em_answer), _is_null(row.contains_answer)],
+        ),
+    ],
     unique_together=("question_id", "thinking_mode", "draw"),
     version=3,
 )
 """A row a draw. ``em_thought`` is null where the mode has no thinking; ``contains_answer`` is the looser answer match
-(a gold answer is contained in the answer). ``completion`` is the decoded text of
-``completion_ids``; ``token_source`` says whether the model drew these, or they encode the text that an engine gave.
-``end_token_id`` is the end token behind them, null where none was drawn, as where the answer's closing tag ended it.
-The draws of a question stand side by side; not all need have been made (``generate.draws``)."""
+(a gold answer is contained in the answer). A draw that ``failed`` has no completion, and is neither right nor wrong:
+all three are null. ``completion`` is the decoded text of ``completion_ids``; ``token_source`` says whether the model
+drew these, or they encode the text that an engine gave. ``end_token_id`` is the end token behind them, null where none
+was drawn, as where the answer's closing tag ended it. The draws of a question stand side by side; not all need have
+been made (``generate.draws``)."""
 
 CANDIDATES = Table(
     name="candidates",

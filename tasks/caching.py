@@ -94,10 +94,15 @@ class Work:
         return store.find(self.name, self.key)
 
     def num_to_ask(self, store: ArtifactStore, found: ArtifactRef) -> int:
-        """How many traces a stored artifact leaves out that are to be asked again; it is finished when none is."""
+        """How many traces, or draws, a stored artifact lacks that are to be asked again; it is finished if none."""
         if self.ask_again == "never":
             return 0
         return int(store.manifest(found).counts.get(TO_ASK_AGAIN if self.ask_again == "auto" else LEFT_OUT, 0))
+
+    def is_finished(self, store: ArtifactStore) -> bool:
+        """Whether the store holds it, with nothing in it to ask again."""
+        found = self.find(store)
+        return found is not None and not self.num_to_ask(store, found)
 
     def produce(self, build: Build) -> Produced:
         """Return the stored artifact, or build and publish it.

@@ -52,7 +52,7 @@ def train_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
 
 
 def generate_on_pool(config: RunConfig, questions: ArtifactRef, model: ArtifactRef) -> None:
-    """Sample on the pool the shards that are not there yet, in ``generate.num_workers`` child runs, and wait.
+    """Sample on the pool the shards that are not finished yet, in ``generate.num_workers`` child runs, and wait.
 
     Raises:
         ConfigError: there is no such deployment.
@@ -60,7 +60,7 @@ def generate_on_pool(config: RunConfig, questions: ArtifactRef, model: ArtifactR
     """
     store = ArtifactStore(config.storage)
     shards = generation_shards(config, questions, model)
-    missing = [shard for shard in shards if not shard_work(config, questions, model, *shard).find(store)]
+    missing = [shard for shard in shards if not shard_work(config, questions, model, *shard).is_finished(store)]
     if not missing:
         return
     parameters = _parameters(config, "generate", {"questions": questions, "model": model})
@@ -68,7 +68,9 @@ def generate_on_pool(config: RunConfig, questions: ArtifactRef, model: ArtifactR
     with progress("sampling shards on the pool", "generation-shards") as report:
 
         def look() -> None:
-            missing[:] = [shard for shard in missing if not shard_work(config, questions, model, *shard).find(store)]
+            missing[:] = [
+                shard for shard in missing if not shard_work(config, questions, model, *shard).is_finished(store)
+            ]
             report(len(shards) - len(missing), len(shards))
 
         run_children(

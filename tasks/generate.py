@@ -26,8 +26,8 @@ from mralign_core.generation.sampling import Tally, sample_questions
 from mralign_core.generation.selecting import REMEDY, STEPS, distinct_questions, select
 from mralign_core.models import locate_model, model_name
 from mralign_core.questions import question_key, refuse_overlap
-from mralign_core.schemas import CANDIDATES, GENERATIONS
-from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.schemas import CANDIDATES, FAILED, GENERATIONS
+from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import stream_table
 from tasks.caching import Built, Produced, Work, file_digests, shard_bounds, stage_task
 from tasks.clients import save_account
@@ -46,7 +46,7 @@ def generation_shards(config: RunConfig, questions: ArtifactRef, model: Artifact
     """Row ranges of the training questions, one a shard; none when traces are imported or all draws are there."""
     if config.generate.source == "traces":
         return []
-    if generations_work(config, questions, model).find(ArtifactStore(config.storage)):
+    if generations_work(config, questions, model).is_finished(ArtifactStore(config.storage)):
         return []
     return training_shards(config, questions)
 
@@ -64,12 +64,14 @@ def training_questions(config: RunConfig, questions: ArtifactRef) -> pd.DataFram
 def shard_work(config: RunConfig, questions: ArtifactRef, model: ArtifactRef, start: int, end: int) -> Work:
     """The draws of questions ``start`` to ``end``."""
     part = {"start": start, "end": end}
-    return Work("generations-shard", config, {"questions": questions, "model": model}, part)
+    inputs = {"questions": questions, "model": model}
+    return Work("generations-shard", config, inputs, part, config.generate.ask_again)
 
 
 def generations_work(config: RunConfig, questions: ArtifactRef, model: ArtifactRef) -> Work:
     """The draws of all training questions."""
-    return Work("generations", config, {"questions": questions, "model": model})
+    inputs = {"questions": questions, "model": model}
+    return Work("generations", config, inputs, ask_again=config.generate.ask_again)
 
 
 def candidates_work(
@@ -86,7 +88,10 @@ def candidates_work(
 def sample_shard(
     config: RunConfig, questions: ArtifactRef, model: ArtifactRef, start: int, end: int, of: int = 0
 ) -> Produced:
-    """Sample questions ``start`` to ``end``, of so many that this process samples, and score the draws."""
+    """Sample questions ``start`` to ``end``, of so many that this process samples, and score the draws.
+
+    Of a stored shard whose draws failed in part, only those are asked for: the replies to the others are kept.
+    """
     work = shard_work(config, questions, model, start, end)
     sampled = _Sampled.of_run(generations_work(config, questions, model).key)
 
@@ -111,11 +116,13 @@ def sample_shard(
         if config.generate.sampler == "endpoint":
             save_account(store, ledger_name, config.generate)
         write_rows(directory, "generations.parquet", frame, GENERATIONS)
-        return Built(GENERATIONS.name, sampled.shards[start]._asdict())
+        return Built(
+            GENERATIONS.name, sampled.shards[start]._asdict() | _to_ask(int((frame["outcome"] == FAILED).sum()))
+        )
 
     produced = work.produce(build)
     if produced.was_cached:
-        sampled.found(start, Tally(**ArtifactStore(config.storage).manifest(produced.ref).counts))
+        sampled.found(start, Tally.of(ArtifactStore(config.storage).manifest(produced.ref).counts))
     return produced
 
 
@@ -128,10 +135,13 @@ def collect_generations(
     def build(store: ArtifactStore, directory: Path) -> Built:
         join_shards(store, shards, directory, {"generations.parquet": GENERATIONS})
         draws = stream_table(directory / "generations.parquet", GENERATIONS, COUNTED, ROWS_AT_ONCE)
-        counts = count_draws(draws)
-        counts.to_json(directory / "draws.json", orient="records", indent=1)
-        tally = sum((Tally(**store.manifest(shard).counts) for shard in shards), Tally())
-        return Built(GENERATIONS.name, tally._asdict())
+        count_draws(draws).to_json(directory / "draws.json", orient="records", indent=1)
+        of_shards = [store.manifest(shard).counts for shard in shards]
+        tally = sum(map(Tally.of, of_shards), Tally())
+        num_failed = sum(counts.get(TO_ASK_AGAIN, 0) for counts in of_shards)
+        if num_failed:
+            logger.warning("%d draw(s) failed: their questions stay undecided until a run asks again", num_failed)
+        return Built(GENERATIONS.name, tally._asdict() | _to_ask(num_failed))
 
     return generations_work(config, questions, model).produce(build)
 
@@ -223,6 +233,11 @@ def _distinct(storage: StorageConfig, questions: ArtifactRef) -> pd.DataFrame:
 def _training_rows(storage: StorageConfig, questions: ArtifactRef) -> pd.DataFrame:
     frame = ArtifactStore(storage).read_table(questions, "questions.parquet")
     return frame[frame["split"] == "train"].reset_index(drop=True)
+
+
+def _to_ask(num_failed: int) -> dict[str, int]:
+    """What a manifest counts of draws that failed, all by the server's fault; refused ones are finished."""
+    return {LEFT_OUT: num_failed, TO_ASK_AGAIN: num_failed} if num_failed else {}
 
 
 def _ledger_name(questions: ArtifactRef) -> str:

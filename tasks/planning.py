@@ -41,7 +41,8 @@ QUOTED_TRACES, QUOTED_TOGETHER = 500, 25
 
 class Planned(NamedTuple):
     """One artifact of a run. ``found`` is None when it would be computed; ``is_known`` is False when an input of it is
-    not made yet, so that nobody can tell. ``num_to_ask`` counts traces that it leaves out and that are asked again.
+    not made yet, so that nobody can tell. ``num_to_ask`` counts traces, or draws, that it lacks and that are asked
+    again.
     """
 
     stage: str
@@ -54,7 +55,8 @@ class Planned(NamedTuple):
     def status(self) -> str:
         """In a few words."""
         if self.num_to_ask:
-            return f"{self.num_to_ask:,} trace(s) to ask again"
+            unit = "draw(s)" if self.name.startswith("generations") else "trace(s)"
+            return f"{self.num_to_ask:,} {unit} to ask again"
         if self.found:
             return "cached"
         return "to compute" if self.is_known else "to compute after its inputs"
@@ -86,7 +88,7 @@ def sampling_load(config: RunConfig, planned: Sequence[Planned], tokens_per_seco
     if "questions" not in found or config.generate.source == "traces":
         return None
     sampled = [ref for name, ref in found.items() if name.startswith("generations")]
-    tally = sum((Tally(**store.manifest(ref).counts) for ref in sampled), Tally())
+    tally = sum((Tally.of(store.manifest(ref).counts) for ref in sampled), Tally())
     rates = Rates.assumed(config.generate)
     if tally.questions:
         rates = Rates(tally.draws / tally.questions, tally.tokens / tally.questions)

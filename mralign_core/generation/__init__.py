@@ -26,7 +26,8 @@ class Sample(NamedTuple):
     """One draw made: ``completion_ids`` is the truth, ``completion`` its decoded text, both without the end token.
 
     ``token_source`` says whether the model drew these very tokens, or an engine gave only text, which was then encoded.
-    ``end_token_id`` is the end token that ended it; None where none was drawn, or none is known.
+    ``end_token_id`` is the end token that ended it; None where none was drawn, or none is known. A draw that an engine
+    failed to make has finish reason ``failed`` and no completion.
     """
 
     prompt: str

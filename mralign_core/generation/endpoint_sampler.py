@@ -11,13 +11,15 @@ together in the family's layout and encoded with the local tokenizer (``encoded`
 that of the layout.
 
 A reply without text, and one that the provider refused or filtered, is an empty completion: kept, scored like any
-other, and counted in the log. So is a request that the server failed to answer while it answers others.
+other, and counted in the log. A request that the server failed to answer while it answers others is a draw that
+failed: neither right nor wrong, and asked for again by the next run.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,6 +48,7 @@ from mralign_core.generation.segmenting import encode_completion
 from mralign_core.llm import LLMClient, Message, Received, Request
 from mralign_core.llm.background import Crew
 from mralign_core.llm.reasoning import ReasoningReply, read_reasoning
+from mralign_core.schemas import FAILED
 
 logger = logging.getLogger("mralign_core.generation")
 
@@ -107,21 +110,29 @@ class EndpointSampler:
         def ask(request: SampleRequest) -> None:
             crew.start(request, partial(client.complete, self._chat_request(request, decoding)))
 
-        num_drawn = num_empty = 0
+        counts: Counter[str] = Counter()
         try:
             for request in requests:
                 ask(request)
             while crew.num_under_way:
                 request, received = crew.next_ended()
                 sample = self._sample(request, received)
-                num_drawn, num_empty = num_drawn + 1, num_empty + (not sample.completion_ids)
+                counts.update(drawn=1, failed=received.failed, empty=not (received.failed or sample.completion_ids))
                 if follow_up and (following := follow_up(request, sample)):
                     ask(following)
                 yield request, sample
         finally:
             crew.close(cancel=client.stopped_by is None)
-            if num_empty:
-                logger.warning("%d of %d replies of %s are empty", num_empty, num_drawn, self.endpoint.model)
+            self._log(counts)
+
+    def _log(self, counts: Mapping[str, int]) -> None:
+        model, drawn = self.endpoint.model, counts["drawn"]
+        if counts["empty"]:
+            logger.warning("%d of %d replies of %s are empty", counts["empty"], drawn, model)
+        if counts["failed"]:
+            logger.warning(
+                "%d of %d draws from %s failed and are neither right nor wrong", counts["failed"], drawn, model
+            )
 
     def _chat_request(self, request: SampleRequest, decoding: Decoding) -> Request:
         chat = chat_messages(request.question, request.thinking_mode, self.family, self.instruction)
@@ -151,8 +162,10 @@ class EndpointSampler:
     def _sample(self, request: SampleRequest, received: Received) -> Sample:
         """The sample that a reply makes, cut off where it has said its answer."""
         prompt = render_prompt(self.tokenizer, request.question, request.thinking_mode, self.family, self.instruction)
+        if received.failed:
+            return Sample(prompt.text, prompt.ids, [], "", FAILED, "encoded")
         cut_off = "length" if received.finish_reason == "length" else "stop"
-        if received.failed or received.finish_reason == FILTERED:
+        if received.finish_reason == FILTERED:
             return Sample(prompt.text, prompt.ids, [], "", cut_off, "encoded")
         reply = read_reasoning(received.response)
         if reply.completion_ids:

@@ -8,9 +8,9 @@ the longer they disagree with these. Statistics over all draws need ``exhaustive
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -26,13 +26,18 @@ DRAWING_ORDER = ("off", "on")
 
 
 class Tally(NamedTuple):
-    """How far sampling is: questions that are decided, and what came of them."""
+    """How far sampling is: questions that are decided, or left at a draw that failed, and what came of them."""
 
     questions: int = 0
     positive: int = 0
     negative: int = 0
     draws: int = 0
     tokens: int = 0
+
+    @classmethod
+    def of(cls, counts: Mapping[str, Any]) -> Tally:
+        """The tally among the counts of an artifact's manifest."""
+        return cls(**{name: counts.get(name, 0) for name in cls._fields})
 
     def __add__(self, other: object) -> Tally:
         """Field by field."""
@@ -113,8 +118,8 @@ class _Asked:
         """The draws made, without thinking first, in the order of their numbers."""
         return [self.draws[key] for mode in DRAWING_ORDER for key in sorted(self.draws) if key[0] == mode]
 
-    def _right(self) -> tuple[list[bool], list[bool]]:
-        """Whether the answers are right, draw by draw, without thinking and with it."""
+    def _right(self) -> tuple[list[bool | None], list[bool | None]]:
+        """Whether the answers are right, draw by draw, without thinking and with it; None for a draw that failed."""
         off, on = ([row for row in self.rows() if row["thinking_mode"] == mode] for mode in DRAWING_ORDER)
         return [is_right(row, self.section) for row in off], [is_right(row, self.section) for row in on]
 

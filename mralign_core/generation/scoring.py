@@ -15,7 +15,18 @@ from mralign_core.generation.families import Family
 from mralign_core.generation.prompts import opened_by_prompt
 from mralign_core.method.matching import MatchRules, contains_match, exact_match, thought_match
 from mralign_core.method.traces import ParsedCompletion, parse_completion
-from mralign_core.schemas import SCORES
+from mralign_core.schemas import FAILED, SCORES
+
+UNKNOWN = {
+    "thinking": None,
+    "answer": None,
+    "thinking_closed": True,
+    "outcome": FAILED,
+    "em_thought": None,
+    "em_answer": None,
+    "contains_answer": None,
+}
+"""Of a draw that failed: neither right nor wrong."""
 
 
 def score_sample(
@@ -30,6 +41,8 @@ def score_sample(
         family: how the model thinks.
         rules: how answers are compared.
     """
+    if sample.finish_reason == FAILED:
+        return {**request._asdict(), **sample._asdict(), **UNKNOWN}
     parsed = parse_sample(sample, request.thinking_mode, family)
     return {**request._asdict(), **sample._asdict(), **_scores(parsed, request.thinking_mode, golds, rules)}
 

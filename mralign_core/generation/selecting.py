@@ -2,7 +2,7 @@
 
 Decisions where the paper is silent: questions that differ only in case, spacing or closing punctuation are
 duplicates, the first is kept; a draw without a well-formed thinking and answer is never a trace, though it
-counts as a wrong answer.
+counts as a wrong answer; one that the server failed to make counts as neither, and its question is not selected.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mralign_core.generation.segmenting import segment_trace
 from mralign_core.method.selection import LengthBounds, choose_draws, judge_question, length_problem
 from mralign_core.method.traces import WELL_FORMED, parse_completion
 from mralign_core.questions.loading import question_key
-from mralign_core.schemas import CANDIDATES
+from mralign_core.schemas import CANDIDATES, FAILED
 
 Row = dict[str, Any]
 
@@ -40,7 +40,8 @@ REMEDY = (
     "What can help: more questions; fewer generate.num_draws, which must all agree; "
     "generate.answer_match 'contains'; wider generate.min_segments, max_segments, "
     "min_reasoning_tokens, max_reasoning_tokens; "
-    "a larger generate.max_new_tokens where thinking was left unclosed."
+    "a larger generate.max_new_tokens where thinking was left unclosed; another run where draws failed, which asks "
+    "for them again."
 )
 
 
@@ -94,8 +95,10 @@ def select(
     funnel.keep(STEPS[2], asked, ["draws are missing"] * len(asked))
 
 
-def is_right(row: Row, section: GenerateConfig) -> bool:
-    """Whether a draw's answer counts as right for the selection."""
+def is_right(row: Row, section: GenerateConfig) -> bool | None:
+    """Whether a draw's answer counts as right for the selection; None where the draw failed."""
+    if row["outcome"] == FAILED:
+        return None
     return bool(row["em_answer" if section.answer_match == "exact" else "contains_answer"])
 
 

@@ -6,12 +6,14 @@ and the selected questions are the same as with every draw made.
 
 Decisions where the paper is silent: the length bounds are inclusive; the kept trace is the first draw that
 passes the filter; a question that is not kept is counted under the first draw, in the order of :func:`next_draw`,
-that ruled it out, so that the counts too are the same.
+that ruled it out, so that the counts too are the same. A draw that failed is neither right nor wrong (None): it decides
+nothing, and where no earlier one did its question is left undecided, whatever draws are there behind it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Literal, NamedTuple
 
 Polarity = Literal["positive", "negative"]
@@ -63,14 +65,17 @@ def question_polarity(right_on: Sequence[bool], right_off: Sequence[bool]) -> Po
     return None
 
 
-def next_draw(right_off: Sequence[bool], right_on: Sequence[bool], num_draws: int) -> tuple[ThinkingMode, int] | None:
-    """The next draw of a question that can still matter, or None where it is decided.
+def next_draw(
+    right_off: Sequence[bool | None], right_on: Sequence[bool | None], num_draws: int
+) -> tuple[ThinkingMode, int] | None:
+    """The next draw of a question that can still matter, or None where it is decided, or waits for one that failed.
 
     Without thinking first, because those draws are short; then with thinking, one at a time. A question is decided at
     the first pair that rules out both (1, 0) and (0, 1) in every draw.
 
     Args:
-        right_off: whether the answers given so far without thinking are right, draw by draw.
+        right_off: whether the answers given so far without thinking are right, draw by draw; None for a draw that
+            failed.
         right_on: the same with thinking.
         num_draws: draws per mode (the paper's N).
 
@@ -82,6 +87,8 @@ def next_draw(right_off: Sequence[bool], right_on: Sequence[bool], num_draws: in
     >>> next_draw([True, True, True], [False, True], num_draws=3) is None
     True
     """
+    if None in right_off or None in right_on:
+        return None
     if len(set(right_off)) > 1 or set(right_off) & set(right_on):
         return None
     if len(right_off) < num_draws:
@@ -89,26 +96,35 @@ def next_draw(right_off: Sequence[bool], right_on: Sequence[bool], num_draws: in
     return ("on", len(right_on)) if len(right_on) < num_draws else None
 
 
-def judge_question(right_off: Sequence[bool], right_on: Sequence[bool], num_draws: int) -> Verdict:
+def judge_question(right_off: Sequence[bool | None], right_on: Sequence[bool | None], num_draws: int) -> Verdict:
     """Polarity of a question from all its draws, or from those that :func:`next_draw` asked for.
 
     Both give the same verdict, with the same reason.
 
     Args:
-        right_off: whether the answers given without thinking are right, draw by draw.
+        right_off: whether the answers given without thinking are right, draw by draw; None for a draw that failed.
         right_on: the same with thinking.
         num_draws: draws per mode.
 
     >>> judge_question([True, True], [False, True], num_draws=2)
     Verdict(polarity=None, reason='a think-on draw is right too')
+    >>> judge_question([True, None], [False, False], num_draws=2)
+    Verdict(polarity=None, reason='a draw failed')
     """
-    if len(right_off) == len(right_on) == num_draws and (polarity := question_polarity(right_on, right_off)):
+    off = _before_failure(right_off)
+    on = _before_failure(right_on) if len(off) == len(right_off) else []
+    if len(off) == len(on) == num_draws and (polarity := question_polarity(on, off)):
         return Verdict(polarity, "")
-    if len(set(right_off)) > 1:
+    if len(set(off)) > 1:
         return Verdict(None, "think-off draws disagree")
-    if both := set(right_off) & set(right_on):
+    if both := set(off) & set(on):
         return Verdict(None, f"a think-on draw is {'right' if True in both else 'wrong'} too")
-    return Verdict(None, "draws are missing")
+    return Verdict(None, "a draw failed" if None in (*right_off, *right_on) else "draws are missing")
+
+
+def _before_failure(right: Sequence[bool | None]) -> list[bool]:
+    """The draws up to the first that failed: those that would have been made if one waited for another."""
+    return [bool(one) for one in takewhile(lambda one: one is not None, right)]
 
 
 def length_problem(num_segments: int, num_tokens: int, bounds: LengthBounds) -> str:

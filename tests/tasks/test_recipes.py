@@ -174,7 +174,7 @@ NOT_OF_THE_POCKET = {"model.source", "model.path", "model.revision", "generate.s
 NOT_OF_THE_POCKET |= {
     f"{section}.{name}" for section in ("induce.embedding", "generate.endpoint") for name in EndpointConfig.model_fields
 }
-NOT_OF_THE_POCKET |= {"generate.sampler", "generate.concurrency", "generate.budget_usd"}
+NOT_OF_THE_POCKET |= {"generate.sampler", "generate.concurrency", "generate.budget_usd", "generate.ask_again"}
 NOT_OF_THE_POCKET |= {f"vllm.{name}" for name in VllmConfig.model_fields}
 """Fields that only other configs use; see the tests below."""
 
@@ -361,6 +361,7 @@ SERVED = {"generate.sampler": "endpoint", "generate.endpoint.model": "openai/m"}
         ("generate.endpoint.requests_per_minute", 5, set()),
         ("generate.concurrency", 3, set()),
         ("generate.budget_usd", 1.0, set()),
+        ("generate.ask_again", "never", set()),
         ("model.dtype", "bfloat16", SCORES | {"reference-logps", "adapter"}),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from chat_server import fails, says, thinks
+from chat_server import Turn, fails, hangs_up, says, thinks
 from random_models import CHAT_TEMPLATE, build_bpe
 from sampler_fixtures import endpoint_sampler, model_server
 from taught_model import FACTS
@@ -20,7 +20,7 @@ from mralign_core.generation import Decoding, SampleRequest, sample_all
 from mralign_core.generation.endpoint_sampler import EndpointSampler
 from mralign_core.generation.families import named_family
 from mralign_core.generation.prompts import render_prompt
-from mralign_core.generation.scoring import parse_sample
+from mralign_core.generation.scoring import parse_sample, score_sample
 from mralign_core.llm import (
     EndpointUnavailableError,
     FolderReplyStore,
@@ -29,6 +29,7 @@ from mralign_core.llm import (
     MemoryLedgerStore,
     MemoryReplyStore,
 )
+from mralign_core.method.matching import MatchRules
 
 BPE = build_bpe()
 OPENING = build_bpe(
@@ -198,6 +199,45 @@ def test_a_reply_without_words_is_an_empty_completion_that_is_kept_and_counted(s
     assert "1 of 1 replies" in caplog.text
     sample_all(sampler, [OFF], DECODING)
     assert len(server.requests) == 1
+
+
+def of_question(request, number):
+    return f"Iran {number}?" in request["messages"][0]["content"]
+
+
+@pytest.mark.parametrize(
+    "turn", [fails(500), fails(422, "odd prompt"), Turn("<html>502</html>"), Turn('{"choices": '), hangs_up(40)]
+)
+def test_a_request_that_the_server_fails_to_answer_is_a_draw_that_failed(server, turn, caplog):
+    server.script = lambda request, number: turn if of_question(request, 5) else says(WRITTEN)
+    replies = MemoryReplyStore()
+
+    def draw():
+        client = LLMClient(replies, concurrency=1, first_pause_s=0.01)
+        return dict(zip(MANY, sample_all(sampler_of(server, client=client), MANY, DECODING), strict=True))
+
+    with caplog.at_level(logging.WARNING, "mralign_core.generation"):
+        first = draw()
+    assert "2 of 12 draws from hosted_vllm/m failed" in caplog.text and "empty" not in caplog.text
+    failed = [request for request, sample in first.items() if sample.finish_reason == "failed"]
+    assert failed == [request for request in MANY if request.question_id == "q5"]
+    for request in failed:
+        row = score_sample(request, first[request], ["Tehran"], named_family("qwen3"), MatchRules())
+        assert row["outcome"] == "failed" and row["completion_ids"] == []
+        assert (row["em_thought"], row["em_answer"], row["contains_answer"]) == (None, None, None)
+    sent = len(server.requests)
+    server.play(says(WRITTEN))
+    again = draw()
+    assert len(server.requests) == sent + 2 and {sample.finish_reason for sample in again.values()} == {"stop"}
+    assert all(again[request] == sample for request, sample in first.items() if request not in failed)
+
+
+def test_first_requests_that_all_fail_in_one_way_stop_the_draw(server):
+    server.play(fails(400, "odd prompt"))
+    client = LLMClient(MemoryReplyStore(), concurrency=2, first_pause_s=0.01)
+    with pytest.raises(UserError, match="odd prompt"):
+        sample_all(sampler_of(server, client=client), MANY, DECODING)
+    assert len(server.requests) < len(MANY)
 
 
 def test_a_wrong_key_ends_the_draw_with_one_error_and_it_can_be_tried_anew(server):

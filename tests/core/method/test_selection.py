@@ -67,6 +67,26 @@ def test_thinking_stops_at_the_first_draw_that_rules_the_question_out():
     assert one_at_a_time([False] * 3, [True, True, False])[1] == [True, True, False]
 
 
+@pytest.mark.parametrize("num_draws", [1, 2, 3])
+def test_a_draw_that_failed_decides_nothing(num_draws):
+    drawn = list(product([True, False, None], repeat=num_draws))
+    for off, on in product(drawn, drawn):
+        verdict = judge_question(off, on, num_draws)
+        assert judge_question(*one_at_a_time(off, on), num_draws) == verdict
+        if None not in off + on:
+            continue
+        assert verdict.polarity is None
+        known = [[[True, False] if one is None else [one] for one in right] for right in (off, on)]
+        repaired = {judge_question(*pair, num_draws) for pair in product(product(*known[0]), product(*known[1]))}
+        # Where earlier draws rule the question out, that stands whatever the failed ones will say.
+        assert repaired == {verdict} or verdict.reason == "a draw failed"
+
+
+def test_no_draw_is_asked_for_behind_one_that_failed():
+    assert one_at_a_time([True, None, True], [False] * 3) == ([True, None], [])
+    assert one_at_a_time([True] * 3, [False, None, False]) == ([True] * 3, [False, None])
+
+
 def test_missing_draws_are_no_verdict():
     assert judge_question([True, True], [False, False], 3) == (None, "draws are missing")
 
