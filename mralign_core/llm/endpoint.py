@@ -213,10 +213,11 @@ def price_of(endpoint: EndpointConfig) -> Price:
 def count_tokens(endpoint: EndpointConfig, messages: Sequence[Message], params: Mapping[str, Any]) -> int:
     """Tokens of a prompt and its JSON schema, by litellm's tokenizer for the model.
 
-    With a margin, as providers add some of their own.
+    With a margin, as providers add some of their own. A schema that is only offered costs nothing: a server of one's
+    own constrains its reply by it, and does not read it.
     """
     num_tokens = litellm.token_counter(model=endpoint.model, messages=list(messages))
-    if shape := params.get("response_format") or params.get(OFFERED):
+    if shape := params.get("response_format"):
         num_tokens += litellm.token_counter(model=endpoint.model, text=json.dumps(shape))
     return int(1.05 * num_tokens) + 16
 

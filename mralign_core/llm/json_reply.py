@@ -217,9 +217,11 @@ def _answers(text: str, shape: Shape, most_escapes: int = MAX_ESCAPES) -> _Candi
     """The answers in a text, or in what it is when it was written as a string, and that as another."""
     found = find_json(text)
     candidates = _outside_or_last(text, found, shape)
-    if candidates.must_agree or not candidates.problem or not most_escapes or len(text) > MAX_ESCAPED:
+    is_plain = not candidates.problem or (candidates.must_agree and candidates.answers)
+    if is_plain or not most_escapes or len(text) > MAX_ESCAPED:
         return candidates
-    for mark, decode in (('\\"', unescape), ("\\'", unescape), ("&quot;", html.unescape), ("\n>", _unquoted)):
+    escapes = [(mark, unescape) for mark in ('\\"', "\\'", "\\u", "\\n")]
+    for mark, decode in (*escapes, ("&quot;", html.unescape), ("\n>", _unquoted)):
         if mark in text:
             return _answers(decode(text), shape, most_escapes - 1)
     return candidates

@@ -75,26 +75,23 @@ class StoreFiles:
     """Files under the root of a store, by path relative to it.
 
     Raises:
-        StorageError: the root is neither a folder nor ``s3://bucket/prefix``. Every operation raises it too,
-            when the store fails for another reason than a missing file.
+        StorageError: by any operation, when the store fails for another reason than a missing file.
         StoreUnavailableError: by any operation, when the failure could pass but did not for as long as
             ``storage.patience_s``.
     """
 
     def __init__(self, section: StorageConfig) -> None:
-        root = section.root.removeprefix("file://")
+        root = section.root
         self.is_local = "://" not in root
         self._section = section
         self._fs: Any
         if self.is_local:
-            self._base = Path(root).expanduser().resolve().as_posix()
+            self._base = Path(root).resolve().as_posix()
             self.root_uri = f"file://{self._base}"
             self._fs = fsspec.filesystem("file", use_listings_cache=False)
         else:
             self._base = root.removeprefix("s3://").strip("/")
             self.root_uri = f"s3://{self._base}"
-            if not root.startswith("s3://") or not self._base:
-                raise StorageError(f"storage.root {section.root!r} must be a folder or s3://bucket/prefix")
             self._fs = _s3_filesystem(section)
         self._patience = Patience(f"storage.root {section.root}", section.patience_s)
 

@@ -140,7 +140,7 @@ def test_a_family_of_the_users_own(tmp_path):
         ("name: a\nthink_open: ''\nmode_off: {prefill: x}", "think_open: String should have at least 1 character"),
         ("name: a\nlayout: '{answer}'\nmode_off: {prefill: x}", "layout must begin with think_open and hold"),
         ("[1]", "file: Input should be a valid dictionary"),
-        ("name: [", "can't be read as YAML"),
+        ("name: [", "is not YAML"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_fields(tmp_path, text, problem):
@@ -152,7 +152,7 @@ def test_a_wrong_file_is_refused_with_its_fields(tmp_path, text, problem):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"model\.family: there is no file .*gone\.yaml"):
+    with pytest.raises(ConfigError, match=r"model\.family: .*gone\.yaml does not exist"):
         named_family(str(tmp_path / "gone.yaml"))
 
 
