@@ -8,12 +8,15 @@ ends it when its head is gone without a word, as after ``kill -9``.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -21,8 +24,9 @@ import psutil
 MARK = "MRALIGN_FAMILY"
 """The environment variable: the identity of the head, a space, and what the family is for."""
 _guards: list[subprocess.Popen[bytes]] = []
-SAME_START_S = 2.0
-"""Two readings of one process's start differ by less, whatever the clock does meanwhile."""
+CLOCK_STEP_S = 3600.0
+"""Without ``/proc``, two readings of one process's start differ by less, though the clock is set meanwhile."""
+MOST_PID = 2**31 - 1
 
 
 class Identity(NamedTuple):
@@ -30,8 +34,8 @@ class Identity(NamedTuple):
 
     host: str
     pid: int
-    start: int
-    """Seconds since the epoch."""
+    start: str
+    """The start of its machine and its own, in clock ticks after that; it does not move when the clock is set."""
 
     def __str__(self) -> str:
         return f"{self.host}:{self.pid}:{self.start}"
@@ -41,27 +45,84 @@ class Identity(NamedTuple):
         """The identity that a text shows; None if it shows none."""
         with contextlib.suppress(ValueError):
             host, pid, start = text.rsplit(":", 2)
-            return cls(host, int(pid), int(start))
+            if 0 < int(pid) <= MOST_PID and re.fullmatch(r"[0-9a-f]+(-[0-9]+)?", start):
+                return cls(host, int(pid), start)
         return None
 
     @property
     def is_here(self) -> bool:
         """Whether it is, or was, a process of this host."""
-        return self.host == socket.gethostname()
+        return self.host == _host()
 
     @property
     def is_running(self) -> bool:
         """Whether it runs; of a process of another host nothing is known."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.start) < SAME_START_S
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        return False
+        try:
+            return _is_same(_start_of(self.pid), self.start)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return True  # what can't be seen is not known to be gone
 
 
 def this_process() -> Identity:
     """The identity of the process that asks."""
-    return Identity(socket.gethostname(), os.getpid(), int(psutil.Process().create_time()))
+    pid = os.getpid()
+    return Identity(_host(), pid, _start_of(pid))
+
+
+@functools.cache
+def _host() -> str:
+    """Names this host; a container that has the host's name, but process numbers of its own, is another."""
+    with contextlib.suppress(OSError):
+        return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
+    return socket.gethostname()
+
+
+@functools.cache
+def _boot() -> str:
+    """Names this start of this machine; "" where that can't be told."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip().replace("-", "")[:12]
+    return ""
+
+
+def _start_of(pid: int) -> str:
+    """When a process started.
+
+    Raises:
+        ProcessLookupError: none has the number, or it has ended and nobody has buried it.
+        PermissionError: it is another user's, and hidden.
+    """
+    if not _boot():
+        return _clock_start_of(pid)
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except FileNotFoundError:
+        os.kill(pid, 0)  # tells a process that is hidden from one that is gone
+        raise ProcessLookupError(pid) from None
+    state, *fields = stat.rpartition(b")")[2].split()  # a program may have spaces and brackets in its name
+    if state in (b"Z", b"X"):
+        raise ProcessLookupError(pid)
+    return f"{_boot()}-{int(fields[18])}"
+
+
+def _clock_start_of(pid: int) -> str:
+    """Seconds since the epoch at which a process started, where the system tells no more."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            raise ProcessLookupError(pid)
+        return str(int(process.create_time()))
+    except psutil.NoSuchProcess:
+        raise ProcessLookupError(pid) from None
+    except psutil.AccessDenied:
+        raise PermissionError(pid) from None
+
+
+def _is_same(start: str, other: str) -> bool:
+    is_by_clock = start.isdecimal() and other.isdecimal()
+    return abs(int(start) - int(other)) < CLOCK_STEP_S if is_by_clock else start == other
 
 
 def mark_family(purpose: str) -> str:

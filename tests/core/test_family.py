@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from mralign_core.family import MARK, Identity, abandoned, end, family, this_process
+from mralign_core.family import MARK, Identity, _start_of, abandoned, end, family, this_process
 
 HEAD = """
 import os, subprocess, sys, time
@@ -42,6 +42,10 @@ def start_head(tmp_path):
         head.wait()
         head.stdout.close()
         end(family(mark), grace_s=0)
+
+
+def identity_of(pid):
+    return this_process()._replace(pid=pid, start=_start_of(pid))
 
 
 def wait_until_gone(mark, seconds=10.0):
@@ -90,18 +94,51 @@ class TestIdentity:
         assert Identity.parse(str(identity)) == identity
         assert identity.pid == os.getpid() and identity.is_here and identity.is_running
 
-    @pytest.mark.parametrize("text", ["", "host", "host:1", "host:one:2", "a tag of a user's"])
+    @pytest.mark.parametrize(
+        "text", ["", "host", "host:1", "host:one:2", f"host:{2**31}:2", "host:-1:2", "a tag of a user's"]
+    )
     def test_another_text_shows_none(self, text):
         assert Identity.parse(text) is None
 
     def test_a_later_process_of_the_same_number_is_another(self):
         identity = this_process()
-        assert not identity._replace(start=identity.start - 100).is_running
+        boot, ticks = identity.start.split("-")
+        assert not identity._replace(start=f"{boot}-{int(ticks) - 1}").is_running
+        assert not identity._replace(start=f"{boot[::-1]}-{ticks}").is_running
+
+    def test_it_lives_on_when_the_clock_is_set(self, monkeypatch):
+        identity = this_process()
+        real = psutil.Process.create_time
+        monkeypatch.setattr(psutil.Process, "create_time", lambda process: real(process) + 86_400)
+        assert this_process() == identity and identity.is_running
+
+    def test_where_the_system_tells_the_clock_only_a_step_is_allowed_for(self, monkeypatch):
+        monkeypatch.setattr("mralign_core.family._boot", lambda: "")
+        identity = this_process()
+        started = int(identity.start)
+        assert Identity.parse(str(identity)) == identity and identity.is_running
+        assert identity._replace(start=str(started - 600)).is_running
+        assert not identity._replace(start=str(started - 86_400)).is_running
+
+    def test_brackets_in_the_name_of_a_program_do_not_matter(self, tmp_path):
+        program = tmp_path / "a) S 1 (b"
+        program.symlink_to("/bin/sleep")
+        with subprocess.Popen([program, "60"]) as process:
+            assert identity_of(process.pid).is_running
+            process.kill()
+            process.wait()
+
+    def test_a_process_in_another_name_space_of_numbers_is_not_here(self):
+        identity = this_process()
+        assert not identity._replace(host=identity.host + "1").is_here
 
     def test_a_process_that_ended_does_not_run_though_nobody_has_buried_it(self):
-        with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
-            started = int(psutil.Process(process.pid).create_time())
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+            identity = identity_of(process.pid)
+            assert identity.is_running
+            process.stdin.close()
             deadline = time.monotonic() + 10
             while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
                 time.sleep(0.02)
-            assert not this_process()._replace(pid=process.pid, start=started).is_running
+            assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
+            assert not identity.is_running
