@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,11 @@ MARK = "MRALIGN_FAMILY"
 _guards: list[subprocess.Popen[bytes]] = []
 CLOCK_STEP_S = 3600.0
 """Without ``/proc``, two readings of one process's start differ by less, though the clock is set meanwhile."""
+GUARD = ["-m", "mralign_core.family"]
+"""Arguments of Python that start a guard."""
 MOST_PID = 2**31 - 1
+KILLED_S = 1.5
+"""For a family that was killed to be gone."""
 
 
 class Identity(NamedTuple):
@@ -151,13 +156,19 @@ def abandoned(purpose: str) -> list[psutil.Process]:
     return found
 
 
-def end(processes: Sequence[psutil.Process], grace_s: float, number: signal.Signals = signal.SIGTERM) -> None:
+def end(
+    processes: Sequence[psutil.Process],
+    grace_s: float,
+    number: signal.Signals = signal.SIGTERM,
+    killed_s: float = 1.0,
+) -> None:
     """Tell processes to end, and kill those that have not in time.
 
     Args:
         processes: all of them at once.
         grace_s: how long they may take, in seconds; 0 kills them at once.
         number: the signal that tells them.
+        killed_s: how long those that are killed are waited for, in seconds.
     """
     if grace_s:
         for process in processes:
@@ -165,19 +176,39 @@ def end(processes: Sequence[psutil.Process], grace_s: float, number: signal.Sign
         _, processes = psutil.wait_procs(processes, timeout=grace_s)
     for process in processes:
         tell(process, signal.SIGKILL)
-    psutil.wait_procs(processes, timeout=1.0)
+    psutil.wait_procs(processes, timeout=killed_s)
 
 
 def end_family(mark: str, grace_s: float) -> None:
-    """End all processes with this mark, those too that they start meanwhile."""
-    end(family(mark), grace_s)
-    while left := family(mark):
-        end(left, 0)
+    """End all processes with this mark and all children of this one, those too that they start meanwhile.
+
+    What the operating system can't end, such as a process that waits for a disk, is left after a moment.
+
+    Args:
+        mark: the family's.
+        grace_s: between telling them and killing them, in seconds.
+    """
+    end(_members(mark), grace_s, killed_s=KILLED_S / 2)
+    deadline = time.monotonic() + KILLED_S / 2
+    while (left := _members(mark)) and (left_s := deadline - time.monotonic()) > 0:
+        end(left, 0, killed_s=left_s)
+
+
+def _members(mark: str) -> list[psutil.Process]:
+    """The family, and the copies of this process: the operating system shows what they were born with, not the mark."""
+    return list({*family(mark), *filter(_is_to_end, psutil.Process().children(recursive=True))})
+
+
+def _is_to_end(process: psutil.Process) -> bool:
+    """Whether it lives, and is no guard: a guard ends by itself after its family."""
+    with contextlib.suppress(psutil.Error):
+        return process.status() != psutil.STATUS_ZOMBIE and process.cmdline()[1:3] != GUARD
+    return False
 
 
 def tell(process: psutil.Process, number: signal.Signals) -> None:
-    """Send a signal to a process, if it is still there."""
-    with contextlib.suppress(psutil.NoSuchProcess):
+    """Send a signal to a process, if it is still there and may be told."""
+    with contextlib.suppress(psutil.Error):
         process.send_signal(number)
 
 
@@ -185,11 +216,13 @@ def start_guard(mark: str) -> None:
     """Start the process that ends the family when this one is gone."""
     environment = {name: value for name, value in os.environ.items() if name != MARK}
     process = subprocess.Popen(
-        [sys.executable, "-m", "mralign_core.family", mark],
+        [sys.executable, *GUARD, mark],
         env=environment,
         stdin=subprocess.PIPE,  # closed by the operating system when this process ends, however it does
         start_new_session=True,
     )
+    if not _guards:
+        os.register_at_fork(after_in_child=_leave_guards)
     _guards.append(process)
 
 
@@ -198,7 +231,17 @@ def dismiss_guards() -> None:
     while _guards:
         process = _guards.pop()
         process.kill()
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(KILLED_S)
+
+
+def _leave_guards() -> None:
+    """In a copy of this process: the guards wait for the end of this one, not for the copy's."""
+    for process in _guards:
+        assert process.stdin
+        process.stdin.close()
+        process.returncode = 0  # nothing that the copy could wait for
+    _guards.clear()
 
 
 def guard(mark: str) -> None:

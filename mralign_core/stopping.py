@@ -65,6 +65,7 @@ class EndingOnSignals:
         os.set_blocking(self._wakeup[1], False)
 
     def __enter__(self) -> EndingOnSignals:
+        self._former_mark = os.environ.get(MARK)
         self._mark = mark_family(self._purpose)
         has_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._heard = [number for number in STOP_SIGNALS if not (number == signal.SIGHUP and has_nohup)]
@@ -85,6 +86,8 @@ class EndingOnSignals:
             signal.signal(number, handler)
         os.close(self._wakeup[1])
         os.environ.pop(MARK, None)
+        if self._former_mark is not None:
+            os.environ[MARK] = self._former_mark
 
     def _raise(self, number: int, _: FrameType | None) -> None:
         if not self._has_raised:  # unwinding from the first one is not disturbed
@@ -142,6 +145,8 @@ class EndingOnSignals:
 
 
 def _exit(mark: str, number: signal.Signals, grace_s: float) -> NoReturn:
-    end_family(mark, grace_s)
-    dismiss_guards()
-    os._exit(128 + number)  # threads that still wait for something must not keep the process
+    try:
+        end_family(mark, grace_s)
+        dismiss_guards()
+    finally:
+        os._exit(128 + number)  # threads that still wait for something must not keep the process

@@ -8,7 +8,8 @@ import time
 import psutil
 import pytest
 
-from mralign_core.family import MARK, Identity, _start_of, abandoned, end, family, this_process
+from mralign_core import family as family_module
+from mralign_core.family import MARK, Identity, _start_of, abandoned, end, end_family, family, this_process
 
 HEAD = """
 import os, subprocess, sys, time
@@ -16,6 +17,8 @@ from mralign_core.family import mark_family, start_guard
 mark = mark_family(sys.argv[1])
 if "guarded" in sys.argv:
     start_guard(mark)
+if "copied" in sys.argv and not os.fork():
+    time.sleep(60)
 between = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]], start_new_session=True)"
 subprocess.run([sys.executable, "-c", between, "import time; time.sleep(60)"], check=True)
 print(mark, flush=True)
@@ -42,6 +45,10 @@ def start_head(tmp_path):
         head.wait()
         head.stdout.close()
         end(family(mark), grace_s=0)
+
+
+def is_copy(process):
+    return process.cmdline() == process.parent().cmdline()
 
 
 def identity_of(pid):
@@ -78,6 +85,28 @@ def test_a_guard_ends_the_family_of_a_head_that_was_killed(start_head):
     head.kill()
     head.wait()
     assert not wait_until_gone(mark)
+
+
+def test_a_guard_does_not_wait_for_copies_of_a_head_that_was_killed(start_head):
+    head, mark, _ = start_head("guarded", "copied")
+    (copy,) = [child for child in psutil.Process(head.pid).children() if MARK not in child.environ() and is_copy(child)]
+    try:
+        head.kill()
+        head.wait()
+        assert not wait_until_gone(mark)
+    finally:
+        end([copy], grace_s=0)
+
+
+def test_what_can_not_be_ended_is_not_waited_for(start_head, monkeypatch):
+    _, mark, _ = start_head()
+    with monkeypatch.context() as patch:
+        patch.setattr(family_module, "tell", lambda *_: None)
+        started = time.monotonic()
+        end_family(mark, grace_s=0.1)
+        assert time.monotonic() - started < 0.1 + family_module.KILLED_S + 1
+    end_family(mark, grace_s=0)
+    assert not family(mark)
 
 
 def test_a_process_that_hears_nothing_is_killed():

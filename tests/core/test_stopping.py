@@ -1,14 +1,16 @@
 """Real processes that are busy with what keeps a process from ending, and signals to them."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from mralign_core import stopping
-from mralign_core.family import end, family
+from mralign_core.family import KILLED_S, end, family
 from mralign_core.stopping import STOP_SIGNALS
 
 MOST_S = 5.0
@@ -83,7 +85,7 @@ EACH = [*((name, signal.SIGTERM) for name in BUSY), *(("waiting for threads", nu
 
 
 def test_all_together_takes_less_than_ten_seconds():
-    assert stopping.UNWIND_S + stopping.LAST_WORDS_S + stopping.FAMILY_S < 9
+    assert stopping.UNWIND_S + stopping.LAST_WORDS_S + stopping.FAMILY_S + KILLED_S < 10
 
 
 @pytest.mark.parametrize(("work", "number"), EACH)
@@ -148,6 +150,37 @@ def test_the_end_of_a_forked_copy_is_not_its_own():
     with Busy(work) as busy:
         out, err = busy.process.communicate(timeout=30)
     assert busy.process.returncode == 0 and "copy -15" in out and "went on" in out, err
+
+
+def test_copies_of_it_end_with_it():
+    work = (
+        "copy = os.fork()\nif not copy:\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    time.sleep(60)\n"
+        "print(copy, flush=True)\n" + SLEEP
+    )
+    with Busy(work) as busy:
+        copy = int(busy.process.stdout.readline())
+        seconds, code, said = busy.stop(signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM and seconds < MOST_S, said
+    assert not psutil.pid_exists(copy) or psutil.Process(copy).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start what it may not end")
+def test_a_child_that_it_may_not_end_does_not_keep_it():
+    work = "subprocess.Popen(['sleep', '20'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\nos.setuid(65534)\n"
+    with Busy(work + SLEEP) as busy:
+        seconds, code, said = busy.stop(signal.SIGTERM)
+        assert code == 128 + signal.SIGTERM and seconds < MOST_S, said
+        assert family(busy.mark)
+
+
+def test_after_the_block_the_family_is_that_of_before():
+    script = (
+        "import os\nfrom mralign_core.stopping import EndingOnSignals\n"
+        "with EndingOnSignals(lambda n: ''): assert os.environ['MRALIGN_FAMILY'] != 'outer'\n"
+        "assert os.environ['MRALIGN_FAMILY'] == 'outer'"
+    )
+    environment = {**os.environ, "MRALIGN_FAMILY": "outer"}
+    assert subprocess.run([sys.executable, "-c", script], env=environment, check=False).returncode == 0
 
 
 def test_after_the_block_signals_do_what_they_did_before():
