@@ -175,11 +175,17 @@ class Serving:
         self.settle("none")
         say("deploying prefect.yaml")
         bootstrap(env)
-        for pool, limit in POOLS.items():
-            start_worker = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", pool]
-            self._workers.append(Child(f"worker-{pool}", [*start_worker, "--limit", str(limit)], env))
+        self._start_workers(env)
         wait_for_workers([self._server, *self._workers], server)
         say(greeting(self._port, server, self._server.log.parent))
+
+    def _start_workers(self, env: Mapping[str, str]) -> None:
+        from flows.settling import worker_name  # imports Prefect, which can now know its server
+
+        for pool, limit in POOLS.items():
+            start_worker = ["prefect", "worker", "start", "--pool", pool, "--type", "process"]
+            options = ["--name", worker_name(pool), "--limit", str(limit)]
+            self._workers.append(Child(f"worker-{pool}", [*start_worker, *options], env))
 
     def watch(self) -> NoReturn:
         """Look after the processes and the runs for as long as the server runs; start workers that died again.

@@ -1,14 +1,16 @@
 """Put right what the server believes of runs whose process is gone, and cancel what nobody waits for any more.
 
-A run of the command line carries the identity of its process as a tag; a run of a worker has its process number, and
-the process has the run's id in its environment. A child of a run that is over or lost is cancelled, so that no worker
-begins it. A run that shows no process, or that is not of this project, is left alone: it may be on another host, or
-another program's, whose children may well outlive it.
+A run of the command line carries the identity of its process as a tag; a run of a worker has the worker's name as a
+label, and the process has the run's id in its environment. A child of a run that is over or lost is cancelled, so that
+no worker begins it. A run that does not show that it is of this host, or that is not of this project, is left alone: it
+may be of another host, a container or another user, where its heartbeats tell of it, or of another program, whose
+children may well outlive it.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 from typing import Literal
 from uuid import UUID
@@ -37,7 +39,7 @@ from mralign_core.family import Identity, this_process
 logger = logging.getLogger("mralign_core.settling")
 
 Workers = Literal["none", "here", "elsewhere"]
-"""Whether no worker lives, or some on this host; of the processes of workers elsewhere nothing is known."""
+"""Whether none of `make serve`'s workers lives, or they do on this host; of workers elsewhere nothing is known."""
 TAG = "process "
 """Begins the tag that says which process a run of the command line is in."""
 OURS = "mr-align"
@@ -47,6 +49,17 @@ BEGUN = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 UNFINISHED = (*BEGUN, StateType.SCHEDULED)
 RUN_ID = "PREFECT__FLOW_RUN_ID"
 """In the environment of a worker's processes."""
+WORKER = "prefect.worker.name"
+"""The label by which a worker signs the runs that it takes."""
+
+
+def worker_name(pool: str) -> str:
+    """The name of the worker that `make serve` starts for a pool, by which its runs are known to be of this host."""
+    return f"{pool}{_of_this_host()}"
+
+
+def _of_this_host() -> str:
+    return f" of make serve on {socket.gethostname()}"
 
 
 def process_tag() -> str:
@@ -139,7 +152,8 @@ class _Fates:
         if run.deployment_id:
             has_begun = run.state is not None and run.state.type in BEGUN
             may_begin = self._workers == "here" and not run.infrastructure_pid
-            is_known = self._workers != "elsewhere" and not may_begin
+            is_here = str(run.labels.get(WORKER, "")).endswith(_of_this_host())
+            is_known = is_here and self._workers != "elsewhere" and not may_begin
             return has_begun and is_known and run.id not in self._at_work
         identity = _identity(run)
         if identity:

@@ -1,6 +1,7 @@
 """What is made of unfinished runs, on a real server: by the process that they show, their parent, or nothing."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -10,9 +11,10 @@ from prefect.client.orchestration import get_client
 from prefect.states import Cancelling, Completed, Failed, Pending, Running, Scheduled
 from prefect.tasks import task
 
-from flows.settling import OURS, TAG, crash_own_runs, process_tag, settle_lost_runs
+from flows.settling import OURS, TAG, crash_own_runs, process_tag, settle_lost_runs, worker_name
 from mralign_core.family import this_process
 
+HERE = worker_name("cpu")
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("prefect_api")]
 
 
@@ -37,9 +39,11 @@ def of_deployment(client):
     """Make a run of a deployment of ours, or with another tag of another's."""
     flow_id = client.create_flow(work)
 
-    def make(state, *, parent=None, pid=None, tag=OURS):
+    def make(state, *, parent=None, pid=None, tag=OURS, worker=HERE):
         deployment = client.create_deployment(flow_id, f"work-{tag}", tags=[tag])
         run = client.create_flow_run_from_deployment(deployment, state=Scheduled(), parent_task_run_id=parent)
+        if worker:
+            client.update_flow_run_labels(run.id, {"prefect.worker.name": worker})
         if pid:
             client.update_flow_run(run.id, infrastructure_pid=str(pid))
         if not state.is_scheduled():
@@ -109,6 +113,15 @@ def test_runs_of_workers_are_judged_where_their_processes_can_be_seen(
     settle_lost_runs(client, workers)
     assert [state_of(run) for run in runs] == [begun, starting, cancelling]
     assert state_of(planned) == "Scheduled"
+
+
+@pytest.mark.parametrize("workers", ["none", "here"])
+def test_runs_of_workers_that_others_started_are_left_to_their_heartbeats(client, of_deployment, state_of, workers):
+    elsewhere = HERE.replace(socket.gethostname(), "another-host")
+    others = [of_deployment(Running(), pid=1, worker=name) for name in (None, "ProcessWorker 1b2c", "cpu", elsewhere)]
+    own = of_deployment(Running(), pid=1)
+    settle_lost_runs(client, workers)
+    assert [state_of(run) for run in (*others, own)] == ["Running"] * 4 + ["Crashed"]
 
 
 def test_a_run_with_a_workers_process_is_left_alone(client, of_deployment, state_of):
