@@ -442,6 +442,7 @@ def serve(home: Path, port: int, *, embedded: bool) -> None:
     Raises:
         OSError: something else listens there.
     """
+    parent = os.getppid()  # before the slow imports: a parent that ends meanwhile must be missed
     os.umask(0o077)  # the database and the logs hold parameters of runs
     with socket.create_server((HOST, port)) as listener:  # before the slow imports: nobody else can take it now
         # asyncio does so for sockets that it makes; without it every reply waits 40 ms for an acknowledgement.
@@ -465,7 +466,7 @@ def serve(home: Path, port: int, *, embedded: bool) -> None:
         )
         server = uvicorn.Server(config)
         if embedded:
-            threading.Thread(target=_end_with_parent, args=(server, os.getppid()), daemon=True).start()
+            threading.Thread(target=_end_with_parent, args=(server, parent), daemon=True).start()
         with contextlib.nullcontext() if embedded else _profile(home, port, token):
             server.run(sockets=[listener])
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -463,3 +464,30 @@ class TestEmbedded:
             program.wait(timeout=30)
         _, alive = psutil.wait_procs(family, timeout=20)
         assert not alive
+
+    def test_it_ends_though_its_program_is_gone_before_it_serves(self, tmp_path):
+        script = (
+            "import os, socket, sys, time\nfrom flows.embedded import _free_port, _start\n"
+            "port = _free_port()\nprint(_start(port).pid, file=sys.stderr, flush=True)\n"
+            "while socket.socket().connect_ex(('127.0.0.1', port)): time.sleep(0.02)\n"
+            "os._exit(0)  # it listens, and is busy with its imports\n"
+        )
+        env = {**os.environ, **QUICK_SERVER, "PREFECT_HOME": str(tmp_path)}
+        env.pop("PREFECT_API_URL", None)
+        said = tmp_path / "said"
+        with said.open("wb") as output:
+            subprocess.run([sys.executable, "-c", script], cwd=CHECKOUT, env=env, stderr=output, check=True)
+        server = psutil.Process(int(said.read_text().split()[0]))
+        assert server.status() != psutil.STATUS_ZOMBIE
+        assert ends_within(server, seconds=90)
+
+
+def ends_within(process, seconds):
+    """Whether a process that nobody may bury ends in time; if not, it is ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.2)
+    process.kill()
+    return False
