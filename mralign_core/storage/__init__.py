@@ -4,7 +4,6 @@ from mralign_core.storage.artifact import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef, M
 from mralign_core.storage.claims import Claims, Holder
 from mralign_core.storage.digests import file_sha256, key_of, source_digest, tree_digest
 from mralign_core.storage.lineage import Lineage, render_lineage
-from mralign_core.storage.patience import stop_waiting
 from mralign_core.storage.records import BatchRecords, LedgerRecords, ReplyStore, RunRecord, RunRecords
 from mralign_core.storage.scratch import scratch_folder
 from mralign_core.storage.store import ArtifactStore
@@ -28,6 +27,5 @@ __all__ = [
     "render_lineage",
     "scratch_folder",
     "source_digest",
-    "stop_waiting",
     "tree_digest",
 ]

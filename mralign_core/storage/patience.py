@@ -93,11 +93,6 @@ _ending = threading.Event()
 threading._register_atexit(_ending.set)  # type: ignore[attr-defined]
 
 
-def stop_waiting() -> None:
-    """Let every wait for a store fail at once, now and later: the process is about to end."""
-    _ending.set()
-
-
 def is_stopping() -> bool:
     """Whether the process is about to end."""
     return _ending.is_set()

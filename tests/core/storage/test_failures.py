@@ -16,7 +16,7 @@ import pytest
 
 from mralign_core.config import StorageConfig, parse_config
 from mralign_core.errors import ArtifactError, ConfigError, StorageError, StoreUnavailableError
-from mralign_core.storage import ArtifactStore, filesystem, key_of, patience, stop_waiting, tree_digest
+from mralign_core.storage import ArtifactStore, filesystem, key_of, patience, tree_digest
 from mralign_core.storage.filesystem import StoreFiles
 from mralign_core.storage.tables import read_table
 from tests.faulty_s3 import PASSING, FaultyS3
@@ -329,7 +329,7 @@ def test_interrupted_while_waiting_it_ends(where, how):
     assert time.monotonic() - started < 9
 
 
-def test_waits_of_all_threads_end_when_they_are_told_to_stop(monkeypatch, s3_root):
+def test_waits_of_all_threads_end_with_the_interpreter(monkeypatch, s3_root):
     monkeypatch.setattr(patience, "_ending", threading.Event())
     section = StorageConfig(root=s3_root, endpoint_url=f"http://127.0.0.1:{free_ports(1)[0]}")
     store = ArtifactStore(section)
@@ -337,7 +337,7 @@ def test_waits_of_all_threads_end_when_they_are_told_to_stop(monkeypatch, s3_roo
         waiting = [threads.submit(store.get_json, "a") for _ in range(3)]
         time.sleep(1.5)
         assert not any(one.done() for one in waiting)
-        stop_waiting()
+        patience._ending.set()
         started = time.monotonic()
         for one in waiting:
             with pytest.raises(StoreUnavailableError):
