@@ -413,12 +413,9 @@ def test_prefects_command_line_is_let_in_by_the_profile(own, home, port):
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "No work pools found" in done.stdout
-    without = subprocess.run(
-        command,
-        env={**env, "PREFECT_PROFILES_PATH": "", "PREFECT_API_URL": own.api_url},
-        capture_output=True,
-        text=True,
-    )
+    del env["PREFECT_PROFILES_PATH"]
+    bare = {"PREFECT_HOME": str(home / "elsewhere"), "PREFECT_API_URL": own.api_url}
+    without = subprocess.run(command, env={**env, **bare}, capture_output=True, text=True, check=False)
     assert without.returncode != 0
     assert "401" in without.stdout + without.stderr
 
