@@ -184,6 +184,7 @@ OPERATIONAL = {
     "storage.endpoint_url": "http://127.0.0.1:9",
     "storage.connect_timeout_s": 1.0,
     "storage.read_timeout_s": 1.0,
+    "storage.claim_lease_s": 30.0,
     "storage.patience_s": 2.0,
     "storage.cache_gib": 1.0,
     "model.device": "auto",
