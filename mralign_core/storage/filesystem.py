@@ -132,11 +132,13 @@ class StoreFiles:
 
     def sizes(self, path: str) -> dict[str, int]:
         """Size in bytes of every file under a folder, by its path inside the folder."""
-        # Of a local folder that can't be read, find would say that it is empty.
-        options = {"on_error": _raise_unless_missing} if self.is_local else {}
-        listing = self._attempt("list", path, lambda: self._call("find", self._full(path), detail=True, **options))
-        start = len(self._full(path)) + 1
-        return {name[start:]: int(info["size"]) for name, info in listing.items() if info["type"] == "file"}
+        return {name: int(info["size"]) for name, info in self._listing(path).items()}
+
+    def ages(self, path: str) -> dict[str, float]:
+        """Seconds from each file's last change to the newest one's, by the store's clock, for the files of a folder."""
+        changed = {name: _changed(info) for name, info in self._listing(path).items()}
+        newest = max(changed.values(), default=0.0)
+        return {name: newest - at for name, at in changed.items()}
 
     def names(self, path: str) -> list[str]:
         """Names directly under a folder, sorted; empty when there is no such folder."""
@@ -161,6 +163,19 @@ class StoreFiles:
                 self._attempt("write", path, lambda: self._replace(path, lambda file: file.write_bytes(data), durable))
             else:
                 self._attempt("write", path, lambda: self._call("pipe_file", self._full(path), data))
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small file, atomically, unless there is one: of several writers at once, one is told True.
+
+        Args:
+            path: relative to the root.
+            data: unlike what any other writer would write there.
+        """
+        if self.is_local:
+            is_new = self._attempt("create", path, lambda: self._link(path, data))
+        else:
+            is_new = self._put_new(path, data)
+        return is_new or self.read(path) == data  # the reply to an earlier attempt may have been lost
 
     def upload(self, source: Path, path: str, sha256: str) -> None:
         """Copy a local file of known digest into the store, atomically."""
@@ -259,6 +274,14 @@ class StoreFiles:
             if isinstance(failure.__cause__, MISSING):
                 return None
             raise
+
+    def _listing(self, path: str) -> dict[str, dict[str, Any]]:
+        """What the store says about every file under a folder, by its path inside the folder."""
+        # Of a local folder that can't be read, find would say that it is empty.
+        options = {"on_error": _raise_unless_missing} if self.is_local else {}
+        listing = self._attempt("list", path, lambda: self._call("find", self._full(path), detail=True, **options))
+        start = len(self._full(path)) + 1
+        return {name[start:]: info for name, info in listing.items() if info["type"] == "file"}
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call a function of the file system; one that waits for a bucket ends when this thread is interrupted."""
@@ -378,6 +401,33 @@ class StoreFiles:
             if durable:
                 _flush(target.parent)
 
+    def _put_new(self, path: str, data: bytes) -> bool:
+        bucket, _, key = self._full(path).partition("/")
+        put = {"Bucket": bucket, "Key": key, "Body": data, "IfNoneMatch": "*"}
+        try:
+            self._attempt("create", path, lambda: self._call("call_s3", "put_object", **put))
+        except StorageError as failure:
+            if error_reply(failure.__cause__).get("Error", {}).get("Code") not in TAKEN_CODES:
+                raise
+            return False
+        return True
+
+    def _link(self, path: str, data: bytes) -> bool:
+        """Write a local file aside, then give it its name, which fails where the name is taken."""
+        target = Path(self._full(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with part_file(Path(self._base, "tmp")) as temporary:
+            temporary.write_bytes(data)
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                return _write_new(target, data)
+        return True
+
     def _explain(self, action: str, path: str, error: BaseException) -> str:
         reply = error_reply(error).get("Error", {})
         cause = f"{reply.get('Code', type(error).__name__)}: {reply.get('Message') or error}".rstrip(".")
@@ -412,53 +462,6 @@ class StoreFiles:
         if isinstance(error, PermissionError):
             return f"Check the AWS credentials and that they may read, write and list bucket {bucket!r}."
         return "Check storage.root and storage.endpoint_url."
-
-    def create(self, path: str, data: bytes) -> bool:
-        """Write a small file, atomically, unless there is one: of several writers at once, one is told True.
-
-        Args:
-            path: relative to the root.
-            data: unlike what any other writer would write there.
-        """
-        if self.is_local:
-            is_new = self._attempt("create", path, lambda: self._link(path, data))
-        else:
-            is_new = self._put_new(path, data)
-        return is_new or self.read(path) == data  # the reply to an earlier attempt may have been lost
-
-    def _put_new(self, path: str, data: bytes) -> bool:
-        bucket, _, key = self._full(path).partition("/")
-        put = {"Bucket": bucket, "Key": key, "Body": data, "IfNoneMatch": "*"}
-        try:
-            self._attempt("create", path, lambda: self._call("call_s3", "put_object", **put))
-        except StorageError as failure:
-            if error_reply(failure.__cause__).get("Error", {}).get("Code") not in TAKEN_CODES:
-                raise
-            return False
-        return True
-
-    def ages(self, path: str) -> dict[str, float]:
-        """Seconds from each file's last change to the newest one's, by the store's clock, for the files of a folder."""
-        listing = self._attempt("list", path, lambda: self._call("find", self._full(path), detail=True))
-        start = len(self._full(path)) + 1
-        changed = {name[start:]: _changed(info) for name, info in listing.items() if info["type"] == "file"}
-        return {name: max(changed.values()) - at for name, at in changed.items()}
-
-    def _link(self, path: str, data: bytes) -> bool:
-        """Write a local file aside, then give it its name, which fails where the name is taken."""
-        target = Path(self._full(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with part_file(Path(self._base, "tmp")) as temporary:
-            temporary.write_bytes(data)
-            try:
-                os.link(temporary, target)
-            except FileExistsError:
-                return False
-            except OSError as error:
-                if error.errno not in NO_LINKS:
-                    raise
-                return _write_new(target, data)
-        return True
 
 
 def _s3_filesystem(section: StorageConfig) -> Any:

@@ -356,6 +356,30 @@ def test_claims_that_were_not_renewed_for_a_day_are_swept(folder, monkeypatch):
     assert set(claimed(folder)) == {"shard/young.1", "shard/somebodys.1"}
 
 
+class TestAges:
+    def test_of_many_files_take_no_longer_than_their_listing(self, folder):
+        for number in range(3000):
+            StoreFiles(folder).local_path("claims/shard").mkdir(parents=True, exist_ok=True)
+            StoreFiles(folder).local_path(f"claims/shard/{number}.1").touch()
+        files, began = StoreFiles(folder), time.process_time()
+        files.sizes("claims")
+        listed, began = time.process_time() - began, time.process_time()
+        ages = files.ages("claims")
+        assert len(ages) == 3000
+        assert min(ages.values()) == 0.0
+        assert time.process_time() - began < 3 * listed + 0.05
+
+    def test_of_a_folder_that_cannot_be_read_are_not_none(self, folder, monkeypatch):
+        claim_elsewhere(folder)
+
+        def refuse(*_):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(StorageError, match="Permission denied"):
+            StoreFiles(folder).ages("claims")
+
+
 class TestAServerThatIgnoresConditions:
     @pytest.fixture(autouse=True)
     def _ignoring(self, monkeypatch):
