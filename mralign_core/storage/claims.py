@@ -26,6 +26,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import os
 import random
 import socket
@@ -87,9 +88,10 @@ class Holder:
         """The owner that a claim names; one of the defaults where it is not readable, or not written whole yet."""
         try:
             values = json.loads(data)
-            return cls(**{name: type(getattr(cls, name))(values[name]) for name in cls.__dataclass_fields__})
-        except (ValueError, TypeError, KeyError):
+            holder = cls(**{name: type(getattr(cls, name))(values[name]) for name in cls.__dataclass_fields__})
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return cls()
+        return cls() if math.isnan(holder.lease_s) else holder
 
     @property
     def is_gone(self) -> bool:

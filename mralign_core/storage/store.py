@@ -322,7 +322,7 @@ class ArtifactStore:
     def get_json(self, name: str) -> dict[str, Any] | None:
         """A record, or None when there is none or it can't be read."""
         try:
-            record = self._files.read_as(_record_path(name), json.loads)
+            record = self._files.read_as(_record_path(name), _parse_json)
         except StorageError:
             raise
         except ValueError as error:
@@ -427,6 +427,13 @@ class ArtifactStore:
 def _rank(manifest: Manifest) -> tuple[Any, ...]:
     left_out = (manifest.counts.get(name, 0) for name in (TO_ASK_AGAIN, LEFT_OUT))
     return *left_out, manifest.created_at, manifest.sha256
+
+
+def _parse_json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _record_path(name: str) -> str:

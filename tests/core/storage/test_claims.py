@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import math
 import os
 import random
 import signal
@@ -325,8 +326,24 @@ def test_a_store_that_takes_no_claims_is_worked_in_all_the_same(folder, tmp_path
     assert sum("can't claim work" in record.message for record in caplog.records) == 1
 
 
+def claim_that_says(**values):
+    return json.dumps({**vars(Holder()), **values}).encode()
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[1]", b'{"run": 3}', json.dumps({**vars(Holder()), "lease_s": 1e12, "pid": -4}).encode()]
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"[" * 100_000,
+        b'{"run": 3}',
+        claim_that_says(lease_s=1e12, pid=-4),
+        claim_that_says(lease_s=math.inf),
+        claim_that_says(lease_s=math.nan),
+        claim_that_says(pid=math.inf),
+    ],
+    ids=["empty", "cut", "list", "nested", "short", "long", "endless", "no number", "no process"],
 )
 def test_a_claim_that_cannot_be_read_expires_too(folder, content, monkeypatch):
     monkeypatch.setattr(module, "LONGEST_LEASE_S", 1.0)

@@ -349,9 +349,10 @@ def test_records_are_replaced_and_missing_ones_are_none(store, open_store):
         store.put_json("../outside", {})
 
 
-def test_unreadable_record_counts_as_missing(store, raw, caplog):
+@pytest.mark.parametrize("content", [b"{", b"[" * 100_000], ids=["cut", "nested"])
+def test_unreadable_record_counts_as_missing(store, raw, caplog, content):
     store.put_json("last", {"run": 1})
-    raw.write("records/last.json", b"{")
+    raw.write("records/last.json", content)
     assert store.get_json("last") is None
     assert "last.json" in caplog.text
 
