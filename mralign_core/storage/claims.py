@@ -270,9 +270,10 @@ class Contest:
         return claim
 
     def clear(self) -> None:
-        """Remove what is left of an owner who ended between finishing the work and saying so."""
+        """Remove what is left of an owner who ended between finishing the work and saying so, if the store lets us."""
         if self.holder and self.holder.is_gone and self._seen:
-            self._claims.remove_older(self._name, self._seen[0] + 1)
+            with contextlib.suppress(StorageError):
+                self._claims.remove_older(self._name, self._seen[0] + 1)
 
     def _is_given_up(self, holder: Holder) -> bool:
         return holder.is_gone or self._still_s >= holder.patience_s

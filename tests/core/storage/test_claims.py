@@ -232,6 +232,22 @@ def test_what_an_owner_left_that_was_killed_after_it_had_finished_is_removed(fol
     assert not claimed(folder)
 
 
+def test_what_is_found_is_not_made_again_where_a_claim_that_was_left_cannot_be_removed(folder, monkeypatch):
+    process = start_owner(folder)
+
+    def refuse(*_):
+        raise StorageError("a write-once store")
+
+    def find():
+        process.kill()
+        process.wait()
+        return "it"
+
+    monkeypatch.setattr(StoreFiles, "remove", refuse)
+    with claims_of(folder).hold(NAME, find) as turn:
+        assert turn == ("it", None)
+
+
 def test_an_error_lets_others_have_it(folder):
     work = Work()
     for _ in range(3):
