@@ -84,7 +84,7 @@ class StorageConfig(Section):
     """Seconds to wait for a connection to the store."""
     read_timeout_s: float = Field(60.0, gt=0, le=3600, json_schema_extra=OPERATIONAL)
     """Seconds to wait for a reply of the store."""
-    claim_lease_s: float = Field(60.0, ge=1, le=3600, json_schema_extra=OPERATIONAL)
+    claim_lease_s: float = Field(60.0, ge=6, le=3600, json_schema_extra=OPERATIONAL)
     """Seconds without a sign of life after which another run takes over what this one has begun to make."""
     patience_s: float = Field(300.0, ge=0, le=86_400, json_schema_extra=OPERATIONAL)
     """Seconds to go on trying while the store does not answer, counted for each operation from its first failure."""

@@ -88,6 +88,11 @@ class FaultyS3:
         with self._lock:
             self._scripts[method].extend(kinds)
 
+    def scripted_no_more(self):
+        """Forget what of it is still to come."""
+        with self._lock:
+            self._scripts.clear()
+
     def scripted(self, method):
         """What of it is still to come."""
         return list(self._scripts[method])

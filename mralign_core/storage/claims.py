@@ -6,9 +6,10 @@ while the work goes on, and removes it at the end. Whoever finds a claim waits, 
 
 An owner is given up when its beat has stood still for its lease on the *waiter's* monotonic clock, since hosts' clocks
 may differ by minutes, and time in which the waiter itself did not look, as during an outage of the store, does not
-count. An owner on this machine whose process is gone is given up at once. The next generation is then created, again
-only if it is not there, so exactly one waiter takes over. Numbers begin anew when nobody holds a claim, so a server
-needs no conditions on replacing and removing.
+count. Requests about claims have time-outs far below the lease, so one that hangs is sent again in time. An owner on
+this machine whose process is gone is given up at once. The next generation is then created, again only if it is not
+there, so exactly one waiter takes over. Numbers begin anew when nobody holds a claim, so a server needs no conditions
+on replacing and removing.
 
 Claims save money and time; they are no lock on which the content of the store depends. Artifacts are named by their
 content, so work that is done twice is wasteful and harmless: a claim that can't be made is said once and done without,
@@ -41,7 +42,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 import psutil
 
-from mralign_core.errors import StorageError
+from mralign_core.config import StorageConfig
+from mralign_core.errors import StorageError, StoreUnavailableError
 from mralign_core.storage.filesystem import StoreFiles
 
 logger = logging.getLogger("mralign_core.storage")
@@ -49,11 +51,15 @@ Found = TypeVar("Found")
 
 FOLDER = "claims"
 BEATS_PER_LEASE = 4
+BRIEF = 1 / 6
+"""Of a lease: for a request about a claim, so that one that hangs is sent again long before the lease is over."""
+SHORTEST_BRIEF_S = 1.0
 SHORTEST_LEASE_S, LONGEST_LEASE_S = 1.0, 3600.0
-"""The limits of ``storage.claim_lease_s``."""
+"""Of a claim that names a shorter or longer one."""
 FIRST_POLL_S, LONGEST_POLL_S = 0.1, 2.0
 LONGEST_GAP_S = 10.0
-"""Of the time between two looks at a claim no more counts towards its lease: the store may have been away."""
+"""Of the time between two looks at a claim no more counts towards its lease, nor more than the time between two beats:
+the store may have been away."""
 RELEASE_S = 5.0
 """For removing a claim at the end; where the store takes longer, it lapses instead."""
 SETTLE_S = 1.0
@@ -107,7 +113,7 @@ class Holder:
 
     @property
     def patience_s(self) -> float:
-        """Its lease, or the nearest that a config allows."""
+        """Its lease, or the nearest that is waited for."""
         return min(max(self.lease_s, SHORTEST_LEASE_S), LONGEST_LEASE_S)
 
     def __str__(self) -> str:
@@ -127,19 +133,24 @@ class Turn(NamedTuple, Generic[Found]):
         return self.claim is not None and not self.claim.is_lost
 
 
+class _NoClaimsError(Exception):
+    """The store takes no claims."""
+
+
 class Claims:
     """The claims of one store.
 
     Args:
-        files: the store's files.
-        lease_s: seconds without a beat after which others give up the owner of a claim made here.
+        section: where the store is; after ``claim_lease_s`` without a beat, others give up the owner of a claim made
+            here.
         run: what this run is called in the messages of those who wait.
     """
 
-    def __init__(self, files: StoreFiles, lease_s: float, run: str) -> None:
-        self.files = files
-        self.lease_s = lease_s
+    def __init__(self, section: StorageConfig, run: str) -> None:
+        self.lease_s = section.claim_lease_s
+        self.files = StoreFiles(section, brief_s=max(BRIEF * self.lease_s, SHORTEST_BRIEF_S))
         self.run = run
+        self._patience_s = section.patience_s
 
     @contextlib.contextmanager
     def hold(
@@ -154,6 +165,7 @@ class Claims:
 
         Raises:
             InterruptedError: the process came to its end while this waited in a thread.
+            StoreUnavailableError: the store was away for longer than its patience, and another may be making it.
         """
         if _holding.get():
             yield Turn(None, None)
@@ -172,21 +184,35 @@ class Claims:
     ) -> Turn[Found]:
         contest, pause_s = Contest(self, name), FIRST_POLL_S
         try:
-            while (claim := contest.attempt()) is None:
+            while (claim := self._attempt(contest)) is None:
                 if on_wait and contest.holder:
                     on_wait(contest.holder)
                 time.sleep(pause_s * random.uniform(0.5, 1.0))
-                pause_s = min(1.5 * pause_s, LONGEST_POLL_S)
+                pause_s = min(1.5 * pause_s, LONGEST_POLL_S, self.lease_s / 8)
                 if _ending.is_set():
                     raise InterruptedError("the process ends")
                 if (found := find()) is not None:
                     contest.clear()
                     return Turn(found, None)
-        except StorageError as error:
+        except _NoClaimsError as error:
             _say_once(self.files, f"can't claim work, so runs at once may do it twice: {error}")
             return Turn(None, None)
         # It may have been finished and released since the caller looked.
         return Turn(self._found_or_released(find, claim), claim)
+
+    def _attempt(self, contest: Contest) -> Claim | None:
+        """The claim; None while another holds it, or may hold it, as the store is away."""
+        try:
+            claim = contest.attempt()
+        except StoreUnavailableError as error:
+            if contest.away_s < self._patience_s:
+                return None
+            if contest.is_known_free:  # the store is there, and makes no new file
+                raise _NoClaimsError(str(error)) from error
+            raise
+        except StorageError as error:
+            raise _NoClaimsError(str(error)) from error
+        return claim
 
     @staticmethod
     def _found_or_released(find: Callable[[], Found | None], claim: Claim) -> Found | None:
@@ -219,8 +245,8 @@ class Claims:
     def _outbid(self, path: str, data: bytes, owner: str) -> bool:
         folder, _, claim = path.rpartition("/")
         own = f"{claim}~{owner}"
-        if self.files.read(path) is not None:
-            return False
+        if (there := self.files.read(path)) is not None:
+            return there == data
         self.files.write(f"{folder}/{own}", data, durable=False)
         try:
             time.sleep(SETTLE_S)
@@ -230,7 +256,8 @@ class Claims:
             self.files.write(path, data, durable=False)
             return True
         finally:
-            self.files.remove(f"{folder}/{own}")
+            with contextlib.suppress(StorageError):
+                self.files.remove(f"{folder}/{own}")
 
 
 class Contest:
@@ -247,24 +274,48 @@ class Contest:
         self._seen: tuple[int, bytes | None] | None = None
         self._still_s = 0.0
         self._looked_at = time.monotonic()
+        self._away_since: float | None = None
+        self._owner = uuid.uuid4().hex
         self.holder: Holder | None = None
         """Who held the claim when it was last looked at; None when nobody did."""
+
+    @property
+    def away_s(self) -> float:
+        """Seconds since the store, with which no attempt was successful meanwhile, first did not answer one."""
+        return 0.0 if self._away_since is None else time.monotonic() - self._away_since
+
+    @property
+    def is_known_free(self) -> bool:
+        """Whether the store answered to a look at the claim, and nobody held it at the last one."""
+        return self._seen is not None and self._seen[0] == 0
 
     def attempt(self) -> Claim | None:
         """The claim, or None while another owner holds it.
 
         Raises:
+            StoreUnavailableError: the store does not answer; an attempt may be made again.
             StorageError: the store does not take claims, or names no owner of this one for the whole of a lease.
         """
+        try:
+            claim = self._attempt()
+        except StoreUnavailableError:
+            self._away_since = time.monotonic() if self._away_since is None else self._away_since
+            raise
+        self._away_since = None
+        return claim
+
+    def _attempt(self) -> Claim | None:
         newest = self._claims.newest(self._name)
         data = self._claims.files.read(_path(self._name, newest)) if newest else None
         self.holder = Holder.read(data) if data is not None else None
         self._watch((newest, data))
+        if self.holder and self.holder.owner == self._owner:  # made by an attempt whose reply was lost
+            return Claim.make(self._claims, self._name, newest, self._owner)
         if self.holder is None and self._still_s >= self._claims.lease_s:
             raise StorageError(f"{self._claims.files.uri(_path(self._name, newest))} has no owner")
         if newest and (self.holder is None or not self._is_given_up(self.holder)):
             return None  # where nobody holds it, it was released at this moment
-        claim = Claim.make(self._claims, self._name, newest + 1)
+        claim = Claim.make(self._claims, self._name, newest + 1, self._owner)
         if claim and self.holder:
             logger.warning("%s does not report on %s any more: took it over", self.holder, self._name)
         return claim
@@ -281,7 +332,9 @@ class Contest:
     def _watch(self, seen: tuple[int, bytes | None]) -> None:
         """Note for how long the claim has been as it is."""
         now = time.monotonic()
-        self._still_s = self._still_s + min(now - self._looked_at, LONGEST_GAP_S) if seen == self._seen else 0.0
+        lease_s = self.holder.patience_s if self.holder else self._claims.lease_s
+        gap_s = min(now - self._looked_at, LONGEST_GAP_S, lease_s / BEATS_PER_LEASE)
+        self._still_s = self._still_s + gap_s if seen == self._seen else 0.0
         self._seen, self._looked_at = seen, now
 
 
@@ -299,9 +352,9 @@ class Claim:
     _thread: threading.Thread = field(init=False)
 
     @classmethod
-    def make(cls, claims: Claims, name: str, generation: int) -> Claim | None:
+    def make(cls, claims: Claims, name: str, generation: int, owner_id: str) -> Claim | None:
         """Claim a generation; None when another was faster."""
-        owner = Holder(claims.run, socket.gethostname(), os.getpid(), claims.lease_s, uuid.uuid4().hex, _place())
+        owner = Holder(claims.run, socket.gethostname(), os.getpid(), claims.lease_s, owner_id, _place())
         claim = cls(claims, name, generation, owner)
         if not claims.create(_path(name, generation), claim._content(0), owner.owner):
             return None
@@ -319,17 +372,16 @@ class Claim:
 
     def _beat(self) -> None:
         """Renew the claim until it is released, then remove it. No failure of the store may end the work."""
-        beat = 0
-        with contextlib.suppress(StorageError):
-            if self.generation > 1:
-                self.claims.remove_older(self.name, self.generation)
-            _sweep(self.claims.files)
-        while not self._ended.wait(self.claims.lease_s / BEATS_PER_LEASE):
+        _sweep_aside(self.claims.files)
+        beat, pause_s = 0, self.claims.lease_s / BEATS_PER_LEASE
+        while not self._ended.wait(pause_s):
             beat += 1
+            pause_s = self.claims.lease_s / BEATS_PER_LEASE
             try:
                 self.is_lost = not self._renew(beat)
             except StorageError as error:
                 logger.debug("claim on %s not renewed: %s", self.name, error)
+                pause_s /= 3
             if self.is_lost:
                 logger.warning(
                     "another run has taken over %s, as this one did not report on it for too long", self.name
@@ -344,6 +396,8 @@ class Claim:
         if not self._is_own(path) or self.claims.newest(self.name) > self.generation:
             return False
         self.claims.files.write(path, self._content(beat), durable=False)
+        if beat == 1 and self.generation > 1:  # after the first renewal, for which others wait no longer than the lease
+            self.claims.remove_older(self.name, self.generation)
         return True
 
     def _remove(self) -> None:
@@ -372,16 +426,23 @@ def _place() -> str:
 
 
 _lock = threading.Lock()
+_probing: dict[str, threading.Lock] = {}
 _kept_by: dict[str, bool] = {}
 _swept: set[str] = set()
 _said: set[str] = set()
 
 
 def _keeps_conditions(files: StoreFiles) -> bool:
-    """Whether the store refuses to create a file that is there; asked of each server once a process."""
+    """Whether the store refuses to create a file that is there; asked of each server once a process.
+
+    Raises:
+        StoreUnavailableError: it does not answer.
+    """
     if files.is_local:
         return True
     with _lock:
+        probing = _probing.setdefault(files.root_uri, threading.Lock())
+    with probing:
         if files.root_uri not in _kept_by:
             _kept_by[files.root_uri] = _probe(files)
         return _kept_by[files.root_uri]
@@ -391,6 +452,8 @@ def _probe(files: StoreFiles) -> bool:
     path = f"{FOLDER}/probes/{uuid.uuid4().hex}"
     try:
         return files.create(path, b"first") and not files.create(path, b"second")
+    except StoreUnavailableError:
+        raise
     except StorageError as error:
         logger.debug("%s takes no conditions: %s", files.root_uri, error)
         return False
@@ -399,15 +462,21 @@ def _probe(files: StoreFiles) -> bool:
             files.remove(path)
 
 
-def _sweep(files: StoreFiles) -> None:
-    """Remove claims that were not renewed for a day, once a process; of other files there, none."""
+def _sweep_aside(files: StoreFiles) -> None:
+    """Sweep in a thread, once a process: a listing may be long, and nobody waits for it."""
     with _lock:
         if files.root_uri in _swept:
             return
         _swept.add(files.root_uri)
-    for name, age_s in files.ages(FOLDER).items():
-        if age_s > DEAD_AFTER_S and Holder.read(files.read(f"{FOLDER}/{name}") or b"").owner:
-            files.remove(f"{FOLDER}/{name}")
+    threading.Thread(target=_sweep, args=[files], name="claims-sweep", daemon=True).start()
+
+
+def _sweep(files: StoreFiles) -> None:
+    """Remove claims that were not renewed for a day; of other files there, none."""
+    with contextlib.suppress(StorageError):
+        for name, age_s in files.ages(FOLDER).items():
+            if age_s > DEAD_AFTER_S and Holder.read(files.read(f"{FOLDER}/{name}") or b"").owner:
+                files.remove(f"{FOLDER}/{name}")
 
 
 def _say_once(files: StoreFiles, text: str) -> None:

@@ -74,13 +74,21 @@ class Content(NamedTuple):
 class StoreFiles:
     """Files under the root of a store, by path relative to it.
 
+    Args:
+        section: where the store is and how patient to be with it.
+        brief_s: for what must not wait: the most seconds for a connection, for a reply, and of going on trying. Nothing
+            is said of a store that is away meanwhile.
+
     Raises:
         StorageError: by any operation, when the store fails for another reason than a missing file.
         StoreUnavailableError: by any operation, when the failure could pass but did not for as long as
             ``storage.patience_s``.
     """
 
-    def __init__(self, section: StorageConfig) -> None:
+    def __init__(self, section: StorageConfig, brief_s: float | None = None) -> None:
+        if brief_s is not None:
+            limits = {name: min(getattr(section, name), brief_s) for name in ("connect_timeout_s", "read_timeout_s")}
+            section = section.model_copy(update=limits)
         root = section.root
         self.is_local = "://" not in root
         self._section = section
@@ -93,7 +101,8 @@ class StoreFiles:
             self._base = root.removeprefix("s3://").strip("/")
             self.root_uri = f"s3://{self._base}"
             self._fs = _s3_filesystem(section)
-        self._patience = Patience(f"storage.root {section.root}", section.patience_s)
+        patience_s = section.patience_s if brief_s is None else min(section.patience_s, brief_s)
+        self._patience = Patience(f"storage.root {section.root}", patience_s, is_quiet=brief_s is not None)
 
     def uri(self, path: str) -> str:
         """The full address of a path."""

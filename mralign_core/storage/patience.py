@@ -132,10 +132,12 @@ class Patience:
     Args:
         store: what the store is called in the log.
         seconds: how long an operation is tried again, from its first failure on.
+        is_quiet: say nothing meanwhile.
     """
 
-    def __init__(self, store: str, seconds: float) -> None:
+    def __init__(self, store: str, seconds: float, *, is_quiet: bool = False) -> None:
         self._seconds = seconds
+        self._is_quiet = is_quiet
         self._silence = _silences.setdefault(store, _Silence(store))
 
     def run(self, what: str, operation: Callable[[], Result]) -> Result:
@@ -158,7 +160,8 @@ class Patience:
                 waited_s = now - first_failure
                 if waited_s >= self._seconds:
                     raise
-                self._silence.tell(what, error, waited_s, self._seconds)
+                if not self._is_quiet:
+                    self._silence.tell(what, error, waited_s, self._seconds)
                 if not _sleep(min(wait_s * _jitter.uniform(0.5, 1.0), self._seconds - waited_s)):
                     raise
                 wait_s = min(GROWTH * wait_s, LONGEST_WAIT_S)

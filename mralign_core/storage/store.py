@@ -421,7 +421,7 @@ class ArtifactStore:
         Args:
             run: what this run is called in the messages of those who wait for it.
         """
-        return Claims(self._files, self._section.claim_lease_s, run)
+        return Claims(self._section, run)
 
 
 def _rank(manifest: Manifest) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
 from tests.tasks.test_paid_once import PRICE, SCRIPT, CountingServer
 
 NUM_TRACES = 12
-LEASE_S = 3.0
+LEASE_S = 6.0
 
 
 @pytest.fixture

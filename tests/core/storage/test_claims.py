@@ -18,19 +18,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from mralign_core.config import StorageConfig
-from mralign_core.errors import StorageError
+from mralign_core.errors import StorageError, StoreUnavailableError
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage import claims as module
 from mralign_core.storage.claims import Contest, Holder
 from mralign_core.storage.filesystem import StoreFiles
+from tests.faulty_s3 import FaultyS3
 from tests.seaweedfs import BUCKET
 
 NAME = "annotations-shard/3f9a"
 OWNER = """
-import sys, time
+import json, sys, time
 from mralign_core.config import StorageConfig
 from mralign_core.storage import ArtifactStore
-store = ArtifactStore(StorageConfig.model_validate_json(sys.argv[1]))
+store = ArtifactStore(StorageConfig.model_construct(**json.loads(sys.argv[1])))  # a lease too short for a config
 with store.claims("the other").hold(sys.argv[2], lambda: None) as turn:
     print("claimed", flush=True)
     sys.stdin.readline()
@@ -46,7 +47,13 @@ def section(section):
 
 @pytest.fixture
 def folder(tmp_path):
-    return StorageConfig(root=str(tmp_path / "store"), claim_lease_s=1.0)
+    return StorageConfig(root=str(tmp_path / "store")).model_copy(update={"claim_lease_s": 1.0})
+
+
+@pytest.fixture
+def patient(section):
+    """A store of each kind in which no request is too slow: SeaweedFS may take seconds where writers meet."""
+    return section.model_copy(update={"claim_lease_s": 60.0})
 
 
 def nothing():
@@ -66,6 +73,23 @@ def claim_elsewhere(section, name=NAME, lease_s=1.0):
     """A claim whose owner, on another machine, is gone."""
     holder = {"run": "lost", "host": "elsewhere", "pid": 1, "lease_s": lease_s, "owner": "x", "place": "elsewhere"}
     StoreFiles(section).write(f"claims/{name}.1", json.dumps({**holder, "beat": 7}).encode())
+
+
+def wait_until(is_so, timeout_s=10.0):
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_waited_for(section, seconds):
+    """Whether nobody takes over a claim that others watch for so long."""
+    contest, end = Contest(claims_of(section), NAME), time.monotonic() + seconds
+    while time.monotonic() < end:
+        if contest.attempt() is not None:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def start_owner(section, name=NAME):
@@ -130,13 +154,13 @@ def test_of_twenty_that_start_at_once_exactly_one_makes_it_in_every_of_200_round
     assert not claimed(folder)
 
 
-def test_on_each_kind_of_store_exactly_one_of_many_makes_it(section):
-    stores = {index: claims_of(section) for index in range(8)}
+def test_on_each_kind_of_store_exactly_one_of_many_makes_it(patient):
+    stores = {index: claims_of(patient) for index in range(8)}
     for number in range(4):
         wins = at_once(8, lambda index, number=number: Contest(stores[index], f"shard/{number}").attempt())
         assert sum(win is not None for win in wins) == 1
         next(win for win in wins if win).release()
-    assert not claimed(section)
+    assert not claimed(patient)
 
 
 def test_a_claim_that_is_renewed_is_waited_for_however_long(section):
@@ -187,15 +211,15 @@ def test_an_owner_elsewhere_is_given_its_whole_lease(folder):
 
 
 def test_an_owner_on_this_machine_that_was_killed_is_not_waited_for(folder):
-    patient = folder.model_copy(update={"claim_lease_s": 600})
-    process = start_owner(patient)
+    long = folder.model_copy(update={"claim_lease_s": 600})
+    process = start_owner(long)
     process.kill()  # not waited for yet: a zombie is gone too
     began = time.monotonic()
-    with claims_of(patient).hold(NAME, nothing) as turn:
+    with claims_of(long).hold(NAME, nothing) as turn:
         assert turn.claim.generation == 2
         assert time.monotonic() - began < 5.0
     process.wait()
-    assert not claimed(patient)
+    assert not claimed(long)
 
 
 def test_an_owner_that_was_stopped_for_longer_than_its_lease_does_no_harm(section):
@@ -291,6 +315,16 @@ def test_time_in_which_nobody_looked_does_not_count(folder, monkeypatch):
     claim.release()
 
 
+def test_a_short_lease_is_not_over_at_the_first_look_after_an_outage(folder, monkeypatch):
+    claim_elsewhere(folder, lease_s=6)
+    clock = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    contest = Contest(claims_of(folder), NAME)
+    for _ in range(module.BEATS_PER_LEASE):
+        assert contest.attempt() is None
+        clock[0] += 600.0
+
+
 def test_what_holds_a_claim_never_waits_for_another(folder):
     with claims_of(folder).hold(NAME, nothing), claims_of(folder).hold(NAME, nothing) as inner:
         assert inner == (None, None)
@@ -316,13 +350,14 @@ def test_a_wait_ends_on_a_signal(folder):
 def test_a_thread_that_waits_does_not_keep_a_process_that_ends(folder):
     claim_elsewhere(folder, lease_s=600)
     script = """
-import sys, time
+import json, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from mralign_core.config import StorageConfig
 from mralign_core.storage import ArtifactStore
 def work():
-    with ArtifactStore(StorageConfig.model_validate_json(sys.argv[1])).claims("x").hold(sys.argv[2], lambda: None):
+    section = StorageConfig.model_construct(**json.loads(sys.argv[1]))
+    with ArtifactStore(section).claims("x").hold(sys.argv[2], lambda: None):
         print("made")
 future = ThreadPoolExecutor().submit(work)
 time.sleep(1)
@@ -386,7 +421,16 @@ def test_claims_that_were_not_renewed_for_a_day_are_swept(folder, monkeypatch):
     foreign.write_text("not a claim")
     os.utime(foreign, (0, 0))
     Contest(claims_of(folder), NAME).attempt().release()
+    wait_until(lambda: "shard/old.1" not in claimed(folder))
     assert set(claimed(folder)) == {"shard/young.1", "shard/somebodys.1"}
+
+
+def test_no_renewal_waits_for_a_sweep(folder, monkeypatch):
+    monkeypatch.setattr(module, "_swept", set())
+    monkeypatch.setattr(StoreFiles, "ages", lambda *_: time.sleep(4.0) or {})
+    claim = Contest(claims_of(folder), NAME).attempt()
+    assert is_waited_for(folder, 2.5)
+    claim.release()
 
 
 class TestAges:
@@ -478,7 +522,7 @@ def test_a_store_that_fails_is_not_taken_for_one_that_refuses(folder, tmp_path):
         StoreFiles(folder).create("claims/a/b.1", b"mine")
 
 
-def test_an_event_loop_can_claim_requests_that_other_runs_ask_too(section):
+def test_an_event_loop_can_claim_requests_that_other_runs_ask_too(patient):
     """Each of two clients asks the same requests, in other orders, with fewer threads than requests."""
     replies, asked = {}, []
 
@@ -497,12 +541,12 @@ def test_an_event_loop_can_claim_requests_that_other_runs_ask_too(section):
 
     async def ask_all(digests):
         with ThreadPoolExecutor(2) as pool:
-            await asyncio.gather(*(ask(claims_of(section), digest, pool) for digest in digests))
+            await asyncio.gather(*(ask(claims_of(patient), digest, pool) for digest in digests))
 
     digests = [f"{number:02}" for number in range(12)]
     at_once(2, lambda index: asyncio.run(ask_all(digests[:: (1, -1)[index]])))
     assert sorted(asked) == digests
-    assert not claimed(section)
+    assert not claimed(patient)
 
 
 class FaultyProxy(ThreadingHTTPServer):
@@ -565,7 +609,7 @@ def proxied(s3_server, s3_root):
     proxy = FaultyProxy(s3_server.endpoint_url)
     thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
-    yield StorageConfig(root=s3_root, endpoint_url=proxy.url, claim_lease_s=5.0), proxy
+    yield StorageConfig(root=s3_root, endpoint_url=proxy.url), proxy
     proxy.shutdown()
     thread.join()
     proxy.server_close()
@@ -604,3 +648,88 @@ def test_a_real_server_without_conditions_has_one_winner_too(proxied, s3_server,
     assert len(wins) == 1
     wins[0].release()
     assert not claimed(section)
+
+
+class TestAStoreThatIsAway:
+    """Through a proxy that spoils requests, with the shortest lease of a config."""
+
+    @pytest.fixture
+    def proxy(self, s3_server):
+        with FaultyS3(s3_server.endpoint_url, hang_s=60.0) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def through(self, proxy, s3_root):
+        section = StorageConfig(root=s3_root, endpoint_url=proxy.url, claim_lease_s=6.0)
+        assert module._keeps_conditions(StoreFiles(section))
+        return section
+
+    @pytest.fixture
+    def behind(self, through, s3_server):
+        return through.model_copy(update={"endpoint_url": s3_server.endpoint_url})
+
+    @pytest.mark.parametrize("method", ["PUT", "GET"])
+    def test_an_owner_whose_renewals_hang_is_not_taken_over(self, through, behind, proxy, method):
+        claim = Contest(claims_of(through), NAME).attempt()
+        proxy.script(method, "hang", "hang")
+        assert is_waited_for(behind, 9.0)
+        assert proxy.num_faults["hang"] == 2
+        assert not claim.is_lost
+        claim.release()
+
+    def test_work_of_a_living_owner_is_not_begun_when_patience_is_over(self, through, behind, proxy):
+        claim_elsewhere(behind, lease_s=600)
+        store = ArtifactStore(through.model_copy(update={"patience_s": 2.0}))
+        threading.Timer(1.0, proxy.outage, [60.0]).start()
+        with (
+            pytest.raises(StoreUnavailableError),
+            store.claims("test").hold(NAME, lambda: store.get_json("made")) as turn,
+        ):
+            pytest.fail(f"began: {turn}")
+
+    def test_an_outage_before_the_first_look_is_waited_out(self, through, behind, proxy):
+        claim_elsewhere(behind, lease_s=600)
+        store, made = ArtifactStore(through), {"made": "it"}
+        proxy.outage(4.0)
+        threading.Timer(5.0, ArtifactStore(behind).put_json, ["made", made]).start()
+        with store.claims("test").hold(NAME, lambda: store.get_json("made")) as turn:
+            assert turn == (made, None)
+
+    def test_a_store_that_only_makes_no_claims_is_worked_in_when_patience_is_over(self, through, proxy):
+        proxy.methods, proxy.rates = ("PUT",), {"500": 1.0}
+        store = ArtifactStore(through.model_copy(update={"patience_s": 2.0}))
+        with store.claims("test").hold(NAME, lambda: store.get_json("made")) as turn:
+            assert turn == (None, None)
+
+    def test_an_outage_is_not_remembered_as_what_the_server_can_do(self, through, proxy, monkeypatch):
+        monkeypatch.setattr(module, "_kept_by", {})
+        proxy.script("PUT", *["500"] * 20)
+        contest = Contest(claims_of(through), NAME)
+        with pytest.raises(StoreUnavailableError):
+            contest.attempt()
+        assert module._kept_by == {}
+        proxy.scripted_no_more()
+        contest.attempt().release()
+        assert module._kept_by == {through.root: True}
+
+    def test_a_claim_of_which_every_reply_was_lost_is_ones_own(self, through, proxy):
+        contest = Contest(claims_of(through), NAME)
+        proxy.script("PUT", "lose", *["500"] * 20)
+        with pytest.raises(StoreUnavailableError):
+            contest.attempt()
+        proxy.scripted_no_more()
+        claim = contest.attempt()
+        assert claim.generation == 1
+        claim.release()
+        assert not claimed(through)
+
+    def test_a_server_that_hangs_keeps_nobody_from_another(self, through, proxy, monkeypatch):
+        monkeypatch.setattr(module, "_kept_by", {})
+        proxy.script("PUT", "hang", "hang")
+        other = through.model_copy(update={"root": f"{through.root}-other"})
+        asking = threading.Thread(target=module._keeps_conditions, args=[StoreFiles(through)], daemon=True)
+        asking.start()
+        wait_until(lambda: proxy.num_faults["hang"])
+        proxy.scripted_no_more()
+        assert module._keeps_conditions(StoreFiles(other))
+        assert asking.is_alive()
