@@ -44,18 +44,21 @@ async def converse(
         ask_again: what is asked again.
 
     Raises:
-        UserError: the endpoint's first replies, or many in a row, were all of no use; or as ``Client.complete`` raises.
+        UserError: the endpoint's first replies, or many in a row, were all of no use, those to questions that are
+            asked again aside; or as ``Client.complete`` raises.
     """
     replies = await _two_turns(client, endpoint, messages, params, parse, is_again=False)
     problem = replies[-1].problem
-    if problem and all(reply.received.cached for reply in replies) and _is_asked_again(problem, ask_again):
+    is_again = bool(problem and all(reply.received.cached for reply in replies) and _is_asked_again(problem, ask_again))
+    if is_again:
         replies = await _two_turns(client, endpoint, messages, params, parse, is_again=True)
     received, _, problem = replies[-1]
     if received.cached or received.failed:  # the client counts failed requests itself
         return replies
     if problem is None:
         client.report_readable(endpoint)
-    elif not problem.is_final:
+    elif not problem.is_final and not is_again:
+        # What an earlier run failed on tells nothing of the endpoint: it is the hardest of many questions.
         client.report_unreadable(endpoint, problem.kind, received.reply)
     return replies
 

@@ -249,6 +249,28 @@ def test_a_server_that_stays_broken_costs_its_requests_again_and_changes_no_dige
     assert asked_of(server, sent) == ([3], 4)
 
 
+def test_a_run_with_some_left_out_can_be_repeated_however_many_fail_again(server, config, candidates):
+    """The repeat asks only what failed before, so its failures say nothing of the endpoint."""
+    broken = range(10, NUM_TRACES)  # more in a row than stop a stage that has had no good reply
+    breaks(server, *broken, turn=says("one moment"))
+    patient = with_patience(config, 1000)
+    first = annotate_all(patient, candidates)
+    assert counts_of(config, first) == (len(broken), len(broken))
+    sent = len(server.requests)
+    next_run()
+    assert annotate_all(with_patience(config, 5), candidates) == first
+    assert asked_of(server, sent) == ([*broken], 4 * len(broken))
+
+
+def with_patience(config, limit):
+    """The config with another limit of failures in a row."""
+    roles = ("annotator_a", "annotator_b", "adjudicator")
+    patient = {
+        role: getattr(config.annotate, role).model_copy(update={"stop_after_failures": limit}) for role in roles
+    }
+    return config.model_copy(update={"annotate": config.annotate.model_copy(update=patient)})
+
+
 def test_failed_requests_are_asked_again_and_others_are_labelled(server, config, candidates):
     # Broken from the sixth trace on: an endpoint that answers nothing at first is out of order as a whole.
     breaks(server, 9, turn=fails(400, "The decoder prompt (length 17772) is odd"))
