@@ -33,7 +33,7 @@ from mralign_core.llm import batch_endpoint as batches
 from mralign_core.llm import endpoint as api
 from mralign_core.llm.batch_endpoint import BatchStatus
 from mralign_core.llm.batch_store import BatchItem, BatchStore
-from mralign_core.llm.endpoint import NO_BOUNDS, PLAUSIBLE_FACTOR
+from mralign_core.llm.endpoint import NO_BOUNDS
 from mralign_core.llm.faults import AttemptError, EndpointUnavailableError, user_error
 from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.litellm_errors import attempt_error, can_pass, retry_after_s
@@ -432,9 +432,6 @@ def _outcome(batch: Batch, status: BatchStatus, digest: str, line: dict[str, Any
         if fault.kind != "content":
             return fault
         reading = {"finish_reason": "content_filter", "response": str(error)}
-    else:
-        if item.most_usd and reading["cost_usd"] > PLAUSIBLE_FACTOR * item.most_usd:
-            reading |= {"cost_usd": item.most_usd, "prompt_tokens": 0, "completion_tokens": 0}
     return (
         blank_record(endpoint.model, digest, item.prompt_digest)
         | reading

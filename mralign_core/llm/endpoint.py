@@ -51,7 +51,7 @@ MESSAGE_TOKENS = 16
 TEMPLATE_TOKENS = 500
 """Most tokens that it puts before them, such as a system prompt of its own."""
 PLAUSIBLE_FACTOR = 4
-"""A count above so many times the bound is no count: what was asked can't come to that."""
+"""A count, or a cost, above so many times the bound is none: what was asked can't come to that."""
 
 
 class Price(NamedTuple):
@@ -237,15 +237,16 @@ def read(endpoint: EndpointConfig, response: ModelResponse, most: Most = NO_BOUN
     is_metered = is_plausible(prompt_tokens, most.prompt_tokens) and is_plausible(
         completion_tokens, most.completion_tokens, least=1 if text else 0
     )
-    if not is_metered:
-        prompt_tokens = completion_tokens = 0
+    cost_usd = _cost_usd(endpoint, response, prompt_tokens, completion_tokens) if is_metered else most.usd
+    if not is_metered or (most.usd and cost_usd > PLAUSIBLE_FACTOR * most.usd):
+        prompt_tokens, completion_tokens, cost_usd = 0, 0, most.usd
     return {
         "response": storable(response.model_dump(mode="json", warnings=False)),
         "reply": text,
         "finish_reason": (choice.finish_reason or "") if choice else "",
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
-        "cost_usd": _cost_usd(endpoint, response, prompt_tokens, completion_tokens) if is_metered else most.usd,
+        "cost_usd": cost_usd,
     }
 
 

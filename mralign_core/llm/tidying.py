@@ -123,13 +123,24 @@ def _tidied_usage(usage: Any) -> dict[str, Any] | None:
         return None
     prompt, completion = counts["prompt_tokens"] or 0, counts["completion_tokens"] or 0
     total = max(token_count(usage.get("total_tokens")) or 0, prompt + completion)
-    details = {name: part for name, part in usage.items() if token_count(part) is not None or _is_counts(part)}
     # Some servers count hidden reasoning in the total alone.
-    return {**details, "prompt_tokens": prompt, "completion_tokens": total - prompt, "total_tokens": total}
+    sums = {"prompt_tokens": prompt, "completion_tokens": total - prompt, "total_tokens": total}
+    return {name: part for name, part in usage.items() if _are_counts(part, _most_of(name, sums))} | sums
 
 
-def _is_counts(part: Any) -> bool:
-    return isinstance(part, dict) and all(value is None or token_count(value) is not None for value in part.values())
+def _most_of(name: str, sums: dict[str, int]) -> int:
+    """The sum that a count is a part of, by its name."""
+    if "completion" in name:
+        return sums["completion_tokens"]
+    return sums["prompt_tokens" if "prompt" in name or "cache" in name else "total_tokens"]
+
+
+def _are_counts(part: Any, most: int) -> bool:
+    """Whether it is a count, or several, none larger than what it is a part of."""
+    if isinstance(part, dict):
+        return all(value is None or _are_counts(value, most) for value in part.values())
+    count = token_count(part)
+    return count is not None and count <= most
 
 
 def _cut(value: Any, depth: int) -> Any:
