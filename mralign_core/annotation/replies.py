@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mralign_core.llm.json_reply import ReplyProblem, Shape, count_from_zero, plain, read_indices, read_reply
+from mralign_core.llm.json_reply import MAX_RANGE, ReplyProblem, Shape, count_from_zero, plain, read_indices, read_reply
 from mralign_core.method.consolidation import LabelVote
 from mralign_core.method.taxonomy import Taxonomy
 
@@ -167,8 +167,19 @@ def _canonical(content: dict[str, Any], taxonomy: Taxonomy) -> dict[str, Any]:
     overall = _confidence(content.get("overall_confidence"))
     steps = content["steps"]
     if isinstance(steps, list):
-        steps = [_canonical_step(step, overall, taxonomy) if isinstance(step, dict) else step for step in steps]
+        steps = _bounded(_canonical_step(step, overall, taxonomy) if isinstance(step, dict) else step for step in steps)
     return {"steps": steps, "overall_confidence": overall}
+
+
+def _bounded(steps: Iterable[Any]) -> list[Any]:
+    """The steps, as long as they have no more segments together than a step may have."""
+    found, num_indices = [], 0
+    for step in steps:
+        found.append(step)
+        num_indices += len(step.get("thinking_step", ())) if isinstance(step, dict) else 0
+        if num_indices > MAX_RANGE:
+            raise ReplyProblem("wrong_form", f"the steps have more than {MAX_RANGE:,} segments")
+    return found
 
 
 def _canonical_step(step: dict[str, Any], overall: Any, taxonomy: Taxonomy) -> dict[str, Any]:
@@ -204,10 +215,13 @@ def _ratings(value: Any, fallback: Any, is_of_step: bool, taxonomy: Taxonomy) ->
         else:
             for label, sure in value.items():
                 sure = sure.get("confidence") if isinstance(sure, dict) else sure
+                if _is_zero(sure):  # who rates every label of the set means by it that this is none of the step's
+                    continue
                 yield {"label": _known(label, taxonomy) or label, "confidence": sure}
     elif isinstance(value, list):
         if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int | float):
-            value = [dict([value])]
+            yield {"label": _known(value[0], taxonomy) or value[0], "confidence": value[1]}
+            return
         yield from chain.from_iterable(_ratings(part, fallback, is_of_step, taxonomy) for part in value)
     else:
         raise ReplyProblem("wrong_form", f"{value!r:.60} is no label")
@@ -245,6 +259,11 @@ def _confidence(value: Any) -> Any:
         return number / 10 if match["scale"] == "%" else number
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return value + 0.0 if is_number and abs(value) <= FULL_CONFIDENCE else value  # -0.0 becomes 0.0
+
+
+def _is_zero(value: Any) -> bool:
+    number = _confidence(value)
+    return isinstance(number, float) and number == 0
 
 
 def _distinct(parts: Sequence[Any]) -> list[Any]:

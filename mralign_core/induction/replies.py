@@ -143,12 +143,17 @@ def _numbered(items: Any, field: str, num_asked: int) -> list[dict[str, Any]]:
     """The items, each once, their number in ``field`` a whole one that is counted from 0."""
     if not isinstance(items, list) or not all(isinstance(item, dict) and field in item for item in items):
         raise ReplyProblem("wrong_form", f"it must be a list of objects, each with its {field}, got {items!r:.60}")
-    numbers = [read_indices(item[field]) for item in items]
-    if wrong := [item[field] for item, found in zip(items, numbers, strict=True) if len(found) != 1]:
-        raise ReplyProblem("wrong_form", f"{field} must be one number, got {wrong[0]!r:.60}")
-    base = count_from_zero([number for (number,) in numbers], num_asked)
-    counted = [item | {field: number - base} for item, (number,) in zip(items, numbers, strict=True)]
+    numbers = [_one_number(item[field], field) for item in items]
+    base = count_from_zero(numbers, num_asked)
+    counted = [item | {field: number - base} for item, number in zip(items, numbers, strict=True)]
     return list({repr(item): item for item in counted}.values())
+
+
+def _one_number(value: Any, field: str) -> int:
+    numbers = read_indices(value)
+    if len(numbers) != 1:
+        raise ReplyProblem("wrong_form", f"{field} must be one number, got {value!r:.60}")
+    return numbers[0]
 
 
 def _texts(labels: Any) -> Any:

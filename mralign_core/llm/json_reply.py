@@ -36,10 +36,10 @@ MAX_WRAPPERS = 4
 MAX_NAME = 200
 """So many characters tell names apart."""
 MAX_RANGE = 10_000
-"""Longest range of indices such as "0-3"."""
+"""Longest range of indices such as "0-3", and most indices of one item."""
 THINKING = re.compile(
     r"""
-    <\s*(?P<end>/?)\s*(?:[\w-]+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis)\s*>
+    <\s{0,9}(?P<end>/?)\s{0,9}(?:[\w-]+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis)\s*>
   | \[(?P<end2>/?)THINK\]
   | ◁(?P<end3>/?)think▷
   | <\|?(?:begin|(?P<end4>end))_of_(?:thought|thinking)\|?>
@@ -166,11 +166,11 @@ def read_indices(value: Any) -> list[int]:
     ([0, 1, 3, 4, 5], [2])
     """
     if isinstance(value, list):
-        return [index for part in value for index in read_indices(part)]
+        return _joined(map(read_indices, value))
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9 and value == int(value):
         return [int(value)]
     if isinstance(value, str) and len(value) < MAX_RANGE:
-        return [index for part in re.split(r"[,;&]|\band\b", value.strip("[]() \n")) for index in _range(part)]
+        return _joined(map(_range, re.split(r"[,;&]|\band\b", value.strip("[]() \n"))))
     raise ReplyProblem("wrong_form", f"{value!r:.60} is no index, nor a list of them")
 
 
@@ -188,6 +188,16 @@ def count_from_zero(given: Sequence[int], num_asked: int) -> int:
 @lru_cache(maxsize=4096)
 def _folded(name: str) -> str:
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def _joined(parts: Iterable[Sequence[int]]) -> list[int]:
+    """The indices of all parts, as long as there are no more than any item has."""
+    indices: list[int] = []
+    for part in parts:
+        indices += part
+        if len(indices) > MAX_RANGE:
+            raise ReplyProblem("wrong_form", f"more than {MAX_RANGE:,} indices are given for one item")
+    return indices
 
 
 def _range(part: str) -> range:

@@ -8,7 +8,7 @@ import pytest
 from chat_server import steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reply_forms import GOOD, INDENTED, NOT_READ, OTHER, READ
+from reply_forms import GOOD, INDENTED, NOT_READ, OTHER, READ, relabelled
 
 from mralign_core.annotation.replies import ReplyProblem, parse_reply, reply_schema
 from mralign_core.method.consolidation import LabelVote
@@ -79,6 +79,13 @@ def test_steps_must_cover_the_segments(text, kind):
 def test_the_segments_of_a_step_are_a_set_in_any_form(form):
     text = json.dumps({"steps": [{"thinking_step": form, "labels": []}, {"thinking_step": 2, "labels": []}]})
     assert parse(text).steps == [0, 0, 1]
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, "0", [0], {"confidence": 0}])
+def test_a_label_that_a_mapping_rates_0_is_none_of_the_steps(zero):
+    labels = [{"framing": zero, "analogy": 9}, {"framing": zero}, [{"label": "framing", "confidence": 0}]]
+    parsed = parse(relabelled(*labels, overall_confidence=8))
+    assert parsed.votes == [LabelVote(("analogy",), (9.0,)), LabelVote((), ()), LabelVote(("framing",), (0.0,))]
 
 
 def test_one_segment_numbered_1_is_not_taken_for_segment_0():
@@ -232,6 +239,11 @@ TANGLES = {
     "keys": json.dumps({f"k{n}": n for n in range(300_000)}),
     "labels": GOOD.replace("framing", "framing," * 300_000),
     "indices": GOOD.replace("[0]", json.dumps(list(range(30_000)))),
+    "ranges": GOOD.replace("[0]", json.dumps(["0-9999"] * 10_000)),
+    "ranges in a text": GOOD.replace("[0]", json.dumps(",".join(["0-9999"] * 1_400))),
+    "ranges in steps": '{"steps": [' + ",".join(['{"thinking_step": "0-9999", "labels": []}'] * 3_000) + "]}",
+    "blanks after a bracket": "<" + " " * 60_000 + GOOD,
+    "brackets and blanks": ("<" + " " * 9 + "/") * 100_000,
     "index text": GOOD.replace("[0]", json.dumps("0," * 300_000)),
 }
 
