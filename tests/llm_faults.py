@@ -199,7 +199,7 @@ BEHAVIOURS["garbled-head"] = _after_work(lambda call: call.raw(b"\x00\xff\x12 he
 BEHAVIOURS["silence"] = _after_work(lambda call: time.sleep(4))
 for _status in (408, 409, 499, 500, 501, 502, 503, 504, 529):
     BEHAVIOURS[f"{_status}-after-work"] = _after_work(_error(_status))
-BEHAVIOURS["503-retry-after-a-year"] = _after_work(_error(503, headers={"Retry-After": "31536000"}))
+BEHAVIOURS["503-retry-after-a-year"] = _error(503, headers={"Retry-After": "31536000"})
 BEHAVIOURS["500-without-a-body"] = _bytes(b"", 500)
 BEHAVIOURS["500-html"] = _bytes(b"<html>" * 100, 500)
 BEHAVIOURS["400-with-a-usage"] = _answers(lambda call: call.body() | {"error": {"message": "too bad"}}, 400)

@@ -28,6 +28,8 @@ REFUSING_WORDS = re.compile(
 )
 """How providers word that they refuse one request for its content, where litellm takes it for a bad request."""
 OVERLOADED = (408, 425, 429, 502, 503, 504, 529)
+TURNING_AWAY = (503, 529)
+"""With a Retry-After header, an overloaded server says by these that it did not begin: an overload costs no budget."""
 MAY_HAVE_RUN = (408, 409, 499)
 """Refusals that can come after the work was done: time-outs and conflicts with an earlier request of the same kind."""
 
@@ -93,7 +95,9 @@ def _meaning_of_status(error: Exception, status: int) -> Kind:
 def _is_plain_refusal(exchange: Exchange) -> bool:
     """Whether the other side said that it did not do the work."""
     status = exchange.status
-    if status is None or not 400 <= status < 500 or status in MAY_HAVE_RUN:
+    if status is None or status in MAY_HAVE_RUN:
+        return False
+    if not 400 <= status < 500 and not (status in TURNING_AWAY and "retry-after" in exchange.headers):
         return False
     parsed = exchange.parsed()
     return not (isinstance(parsed, dict) and {"usage", "choices"} & parsed.keys())

@@ -380,6 +380,50 @@ def test_tokens_that_only_a_total_counts_are_paid(server):
     assert received.completion_tokens == 10 and received.cost_usd == 10
 
 
+ABSURD = [
+    {"completion_tokens_details": {"reasoning_tokens": 10**9}},
+    {"completion_tokens_details": {"audio_tokens": 10**9, "image_tokens": 10**9, "text_tokens": 10**9}},
+    {"prompt_tokens_details": {"cached_tokens": 10**9}},
+    {"prompt_tokens_details": {"audio_tokens": 10**9, "image_tokens": 10**9, "text_tokens": 10**9}},
+    {"cache_creation_input_tokens": 10**9},
+    {"prompt_tokens_details": {"cache_creation_tokens": 10**9, "cache_write_tokens": 10**9}},
+    {"prompt_cache_hit_tokens": 10**9},
+    {"cache_read_input_tokens": 10**9},
+]
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-4o", "deepseek/deepseek-chat"])
+@pytest.mark.parametrize("details", ABSURD)
+def test_details_larger_than_their_sum_are_not_paid(server, monkeypatch, details, model):
+    """litellm prices the parts of a sum one by one, and where there is no price in the config its price counts."""
+    monkeypatch.setenv("OPENAI_API_KEY", "x" * 20)
+    monkeypatch.setenv("DEEPSEEK_API_KEY", "x" * 20)
+    usual = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+    server.script = lambda request, number: says("a", usage=usual | (details if number % 2 else {}))
+    own = {"input_usd_per_million": None, "output_usd_per_million": None}
+    first, second = complete([request_to(server, n, model=model, **own) for n in (0, 1)], concurrency=1)
+    assert 0 < second.cost_usd == first.cost_usd < 0.001
+
+
+def test_a_cost_that_can_not_be_counts_as_the_most_that_can():
+    where = EndpointConfig(model="openai/gpt-4o", max_output_tokens=16)
+    most = endpoint.most_of(where, [{"role": "user", "content": "u"}], {})
+    usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "a"}}
+    response = endpoint.ModelResponse(model="gpt-4o", choices=[choice], usage=usage)
+    response._hidden_params["response_cost"] = 10_000.0
+    reading = endpoint.read(where, response, most)
+    assert (reading["cost_usd"], reading["prompt_tokens"], reading["completion_tokens"]) == (most.usd, 0, 0)
+
+
+def test_an_overload_that_says_when_to_come_again_costs_no_budget(server):
+    for status, lost in ((503, 0), (529, 0), (500, 32)):
+        server.play(fails(status, headers={"Retry-After": "0.1"}))
+        ledger = Ledger(ceiling_usd=40)
+        complete([request_to(server, status, **PRICED)], ledger=ledger)
+        assert ledger.committed_usd == lost, status
+
+
 def test_a_long_reply_is_cut_off_before_it_fills_the_memory():
     server = FaultServer(BEHAVIOURS["50-mb"])
     try:
