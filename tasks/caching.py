@@ -58,7 +58,8 @@ class Built(NamedTuple):
     cost_usd: float = 0.0
     model_revision: str = ""
     deciding: Sequence[str] = ()
-    """Files that later stages go by: where an unfinished artifact has the same ones, it stays, with its digest."""
+    """Files that later stages go by: where an unfinished artifact has the same ones, and lacks as much, it stays, with
+    its digest."""
 
 
 class Produced(NamedTuple):
@@ -143,7 +144,7 @@ class Work:
         started = time.monotonic()
         with scratch_folder() as scratch:
             built = build(store, scratch)
-            if built.deciding and (same := self._same(store, scratch, built.deciding)):
+            if built.deciding and (same := self._same(store, scratch, built)):
                 return Produced(same, True)
             ref = store.publish(
                 self.name,
@@ -161,11 +162,16 @@ class Work:
         logger.info("%s: made in %.1f s (%s)", self.label, time.monotonic() - started, ref.uri)
         return Produced(ref, False)
 
-    def _same(self, store: ArtifactStore, scratch: Path, names: Sequence[str]) -> ArtifactRef | None:
-        """The stored artifact, when it has these files already."""
+    def _same(self, store: ArtifactStore, scratch: Path, built: Built) -> ArtifactRef | None:
+        """The stored artifact, when it has the deciding files already, and as much of it is to be asked again."""
         found = self.find(store)
-        files = store.manifest(found).files if found else {}
-        is_same = all(name in files and files[name].sha256 == file_sha256(scratch / name) for name in names)
+        if found is None:
+            return None
+        stored, counts = store.manifest(found), built.counts or {}
+        if any(stored.counts.get(name, 0) != counts.get(name, 0) for name in (LEFT_OUT, TO_ASK_AGAIN)):
+            return None
+        files = stored.files
+        is_same = all(name in files and files[name].sha256 == file_sha256(scratch / name) for name in built.deciding)
         return found if is_same else None
 
 

@@ -265,9 +265,7 @@ def test_a_run_with_some_left_out_can_be_repeated_however_many_fail_again(server
 def with_patience(config, limit):
     """The config with another limit of failures in a row."""
     roles = ("annotator_a", "annotator_b", "adjudicator")
-    patient = {
-        role: getattr(config.annotate, role).model_copy(update={"stop_after_failures": limit}) for role in roles
-    }
+    patient = {role: getattr(config.annotate, role).model_copy(update={"stop_after_failures": limit}) for role in roles}
     return config.model_copy(update={"annotate": config.annotate.model_copy(update=patient)})
 
 
@@ -295,6 +293,19 @@ def test_refusals_are_finished_unless_they_are_asked_for(server, config, candida
     willing = with_policy(config, "failed")
     assert counts_of(willing, annotate_all(willing, candidates)) == (0, 0)
     assert asked_of(server, sent) == ([3], 3)
+
+
+def test_a_trace_that_is_refused_in_the_end_is_not_asked_again_for_ever(server, config, candidates):
+    breaks(server, 3, turn=says("one moment"))
+    assert counts_of(config, annotate_all(config, candidates)) == (1, 1)
+    next_run()
+    breaks(server, 3, turn=fails(400, "content_filter: flagged"))
+    refused = annotate_all(config, candidates)
+    assert counts_of(config, refused) == (1, 0)
+    assert annotations_work(config, candidates).is_finished(ArtifactStore(config.storage))
+    sent = len(server.requests)
+    next_run()
+    assert annotate_all(config, candidates) == refused and len(server.requests) == sent
 
 
 def test_nothing_is_asked_again_where_that_is_the_policy(server, config, candidates):
