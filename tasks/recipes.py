@@ -184,8 +184,10 @@ def _ablation(config: RunConfig) -> dict[str, Any]:
 
 
 _SAMPLERS = tuple(f"mralign_core.generation.{name}_sampler" for name in ("transformers", "vllm", "endpoint"))
-_GENERATION = ("mralign_core.generation.sampling", "mralign_core.generation.draws", *_SAMPLERS)
-_SCORING = ("mralign_core.generation.scoring", *_SAMPLERS)
+_MAKING = ("mralign_core.generation.samplers", "mralign_core.generation.loading", *_SAMPLERS)
+"""How samples come about: loading finds the tokens that end them."""
+_GENERATION = ("mralign_core.generation.sampling", "mralign_core.generation.draws", *_MAKING)
+_SCORING = ("mralign_core.generation.scoring", *_MAKING)
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe

@@ -557,6 +557,12 @@ def test_the_wrong_inputs_are_refused():
         RECIPES["model"].key(POCKET, {"candidates": ANY}, {})
 
 
+@pytest.mark.parametrize("name", ["generations-shard", "generations", "scores-shard", "scores"])
+def test_what_ends_a_sample_is_in_the_key(name):
+    known = {module for source in RECIPES[name].sources for module in _closure(source)}
+    assert {f"mralign_core.generation.{module}" for module in ("samplers", "loading", "control_tokens")} <= known
+
+
 @pytest.mark.parametrize("stage", sorted({recipe.stage for recipe in RECIPES.values()}))
 def test_the_sources_in_a_key_are_all_that_the_task_calls(stage):
     """Code that a task calls and no key knows of could change while old results are still found."""
