@@ -86,7 +86,9 @@ def run(
     ] = None,
     ask_again: Annotated[
         AskAgainOption | None,
-        typer.Option(help="Of the traces that an earlier run left out: ask again what failed, refusals too, or none."),
+        typer.Option(
+            help="Of the traces, and the draws of a server, that failed: ask again, refused traces too, or none."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is cached and what would be computed.")] = False,
     tokens_per_second: Annotated[
@@ -98,9 +100,9 @@ def run(
     overrides = _overrides(set_)
     if from_traces:
         overrides |= _from_traces(str(from_traces.absolute()))
-    if ask_again:
-        overrides["annotate.ask_again"] = str(ask_again)
     settings = read_config(config, overrides) if only in (None, Stage.prepare) else read_following(config, overrides)
+    if ask_again:
+        settings = asking_again(settings, str(ask_again))
     _check_training(settings)
     if dry_run:
         _check_traces(settings)
@@ -360,6 +362,15 @@ def read_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> R
         names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
         raise ConfigError(f"no config {name_or_path!r}: give a YAML file or one of {names}")
     return load_config(name_or_path, overrides)
+
+
+def asking_again(settings: RunConfig, policy: str) -> RunConfig:
+    """The config with another choice of what is asked again, for draws too where a server samples."""
+    changed: dict[str, Any] = {"annotate": settings.annotate.model_copy(update={"ask_again": policy})}
+    if settings.generate.sampler == "endpoint":  # a draw that was refused is an answer: there is no "failed" for them
+        of_draws = "never" if policy == "never" else "auto"
+        changed["generate"] = settings.generate.model_copy(update={"ask_again": of_draws})
+    return settings.model_copy(update=changed)
 
 
 def read_following(name_or_path: str, overrides: dict[str, Any] | None = None) -> RunConfig:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
+from flows.cli import asking_again, main, read_config
 from mralign_core.storage import ArtifactStore
 from tasks.prepare import load_questions
 from tests.pocket_store import SMALL, small_config
@@ -325,6 +325,18 @@ class TestOnAServer:
     def test_a_mistake_is_one_message_and_no_traceback(self, mralign, store_root):
         _, out, err = mralign("run", *settings(store_root, train__target_modules="qkv"))
         assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(("policy", "of_draws"), [("auto", "auto"), ("failed", "auto"), ("never", "never")])
+def test_ask_again_is_for_draws_too_where_a_server_samples(policy, of_draws):
+    server = {
+        "generate.sampler": "endpoint",
+        "generate.endpoint": {"model": "hosted_vllm/m", "api_base": "http://h/v1"},
+    }
+    settings = asking_again(read_config("pocket", server), policy)
+    assert (settings.annotate.ask_again, settings.generate.ask_again) == (policy, of_draws)
+    local = read_config("pocket")
+    assert asking_again(local, policy).generate == local.generate
 
 
 def last_message(err: str) -> str:
