@@ -17,8 +17,10 @@ keeps them. Decisions where the paper is silent:
   written, because "one", "first" and "second" stand in most texts without meaning a number.
 * Scripts written without spaces are compared character by character.
 * A gold answer that SQuAD normalises to nothing (``£``, ``≈``, 🍎, ``+``, ``...``, but also ``A+`` and ``A``) is
-  compared as it is written, but for case and for quotation marks, brackets and closing punctuation around its words. In
-  a longer text it stands as a word of its own; articles ("A") stand in all of them, so only an equal answer is right.
+  compared as it is written, but for case and for quotation marks, brackets and closing punctuation around its words.
+  Of a sign that is such a mark itself (``?``, ``()``) only a pair around it and the end of a sentence are taken off.
+  In a longer text it stands as a word of its own, in a formula or behind a colon; articles ("A") stand
+  in all of them, so only an equal answer is right.
 """
 
 from __future__ import annotations
@@ -49,6 +51,12 @@ _BEFORE_FRACTION = re.compile("(?<=[0-9])(?=[¼-¾⅐-⅟↉])")
 _BEFORE_POWER = re.compile("(?<=[0-9])(?=[⁰¹²³⁴-⁹⁻])")
 # Around a word, these are not part of it.
 _QUOTES, _AROUND = "\"'`«»„‚", ".,;:!?()[]{}*_。、「」『』【】"
+# What a sign made of such marks may still be wrapped in, and what a sentence ends in behind it.
+_PAIRS = (("(", ")"), ("[", "]"), ("{", "}"), ("*", "*"), ("_", "_"), ("「", "」"), ("『", "』"), ("【", "】"))
+_SENTENCE_ENDS = ".,。、"
+# What stands directly around a sign that is an answer in mathematics, or behind a label.
+_BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}(?:[.,](?!\S))?")
+_LABELS = re.compile(r"\$(?:[.,](?!\S))?|(?<=\w):")
 # Letters by category, but written as apostrophes: Hawaiʻi, Qurʼan.
 _LETTER_APOSTROPHES = frozenset("ʹʻʼʽˈ")
 # Thai, Lao, Myanmar, Khmer, Han with kana, and Han beyond the basic plane.
@@ -199,7 +207,13 @@ class _Text:
     @cached_property
     def as_written(self) -> str:
         """The words with what is written in them, but for marks around them."""
-        return _words(" ".join(map(_bare_word, self.folded.translate(_SEEN).split())))
+        return _as_written(self.folded)
+
+    @cached_property
+    def signs(self) -> frozenset[str]:
+        """``as_written``, and the same with formulas and labels taken off; without what has nothing in it."""
+        unboxed = _LABELS.sub(" ", _BOXED.sub(r" \1 ", self.folded))
+        return frozenset(filter(None, (self.as_written, _as_written(unboxed))))
 
     @cached_property
     def is_nothing(self) -> bool:
@@ -241,13 +255,13 @@ def _equals(text: _Text, gold: _Text, rules: MatchRules) -> bool:
     if rules.variants and gold.has_numbers and text.has_numbers:
         text, gold = text.unified, gold.unified
     if gold.is_nothing:
-        return bool(gold.as_written) and text.as_written == gold.as_written
+        return not text.signs.isdisjoint(gold.signs)
     return text.joined == gold.joined
 
 
 def _contains(text: _Text, gold: _Text, rules: MatchRules) -> bool:
     if gold.is_nothing:
-        return _names_sign(text, gold, rules)
+        return _names_sign(text, gold, rules) or _equals(text, gold, rules)
     # Spares most texts the splitting into words. Right because no reading breaks a sequence of letters.
     if not any(clue in text.squeezed for clue in gold.clues):
         return False
@@ -262,10 +276,10 @@ def _contains(text: _Text, gold: _Text, rules: MatchRules) -> bool:
 
 def _names_sign(text: _Text, gold: _Text, rules: MatchRules) -> bool:
     """Whether a gold answer of signs stands in the text as a word of its own, or anywhere; articles stand in none."""
-    signs, where = gold.as_written, text.as_written
-    if rules.containment == "substring" and not ARTICLES.issuperset(signs.split()) and signs in where:
+    signs = gold.as_written
+    if rules.containment == "substring" and not ARTICLES.issuperset(signs.split()) and signs in text.as_written:
         return True
-    return bool(signs) and f" {signs} " in f" {where} "
+    return bool(signs) and any(f" {signs} " in f" {where} " for where in text.signs)
 
 
 def _is_substring(text: _Text, gold: _Text) -> bool:
@@ -300,5 +314,20 @@ def _words(text: str) -> str:
     return " ".join([word for word in words if word not in ARTICLES] or words)
 
 
+def _as_written(folded: str) -> str:
+    return _words(" ".join(map(_bare_word, folded.translate(_SEEN).split())))
+
+
 def _bare_word(word: str) -> str:
-    return word.strip(_QUOTES + _AROUND) or word.strip(_QUOTES) or word
+    return word.strip(_QUOTES + _AROUND) or _bare_sign(word)
+
+
+def _bare_sign(sign: str) -> str:
+    """A word of nothing but marks without a pair around it or the end of a sentence; "..." and "()" stay."""
+    while len(set(sign)) > 1:
+        is_wrapped = len(sign) > 2 and (sign[0], sign[-1]) in _PAIRS
+        bare = sign[1:-1] if is_wrapped else sign[:-1] if sign[-1] in _SENTENCE_ENDS else sign.strip(_QUOTES)
+        if bare in ("", sign):
+            break
+        sign = bare
+    return sign

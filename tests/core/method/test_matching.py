@@ -241,6 +241,30 @@ def test_any_gold_counts():
     assert exact_match("Fab Four", ["Beatles", "Fab Four"])
 
 
+MARKS = [*"*!?.,;:()[]{}_", "...", "??", "()", "?!", "[]", "**"]
+
+
+@pytest.mark.parametrize("sign", [*MARKS, "≈", "£", "+", "→", "🍎"])
+@pytest.mark.parametrize("form", ["{}", '"{}"', "`{}`", "The sign is {}", "The sign is {} here", 'It is "{}".'])
+def test_a_sign_is_named_however_a_sentence_quotes_it(sign, form):
+    assert contains_match(form.format(sign), [sign])
+    assert not contains_match(form.format("&"), [sign])
+
+
+@pytest.mark.parametrize("sign", [*"*!?;:_", "??", "()", "?!", "≈", "£", "+", "→"])
+@pytest.mark.parametrize("form", ["{}.", "{},", "({})", "[{}]", "({}).", r"\boxed{{{}}}", "${}$", r"$\boxed{{{}}}$."])
+def test_a_sign_is_an_answer_within_marks(sign, form):
+    assert exact_match(form.format(sign), [sign]) and exact_match(sign, [form.format(sign)]) is not ("boxed" in form)
+    assert contains_match(f"The sign is {form.format(sign)}", [sign])
+    assert contains_match(f"Answer:{sign}", [sign])
+
+
+def test_marks_that_are_other_marks_stay_so():
+    assert exact_match("**?**", ["?"]) and exact_match("*?*", ["?"])
+    for answer, gold in (("?!", "?"), ("??", "?"), ("...", "."), ("()", "("), ("!", "?"), ("(", ")"), ("$", "≈")):
+        assert not exact_match(answer, [gold]) and not exact_match(gold, [answer])
+
+
 texts = st.text(max_size=30) | st.lists(
     st.sampled_from(
         ["Iran", "ian", "U.S.", "Paris/London", "the", "2", "two", "twenty-one", "3.5", "first", "July 4", "東京"]
