@@ -21,10 +21,16 @@ _ITEM = re.compile(
     rf"(?:np|numpy)\.\w+\(\s*(?P<inner>{_QUOTED}|{_NUMBER})\s*\)|(?P<value>{_QUOTED}|{_NUMBER})", re.DOTALL
 )
 _PARTING = re.compile(r"\s*,\s*|\s+")
-_WRAPPED = re.compile(
-    r"(?:np\.|numpy\.)?(?:array|list|tuple|set|frozenset|deque|dict_keys|dict_values|c)\(\s*"
-    r"(?P<inner>[\[({'\"].*?)\s*(?:,\s*dtype\s*=\s*[^()]{1,20})?\)",
-    re.DOTALL,
+_WRAPPER = re.compile(
+    r"(?:np\.|numpy\.)?(?:array|list|tuple|set|frozenset|deque|dict_keys|dict_values|c)\(\s*+(?=[\[({'\"])"
+)
+_DTYPE = re.compile(r"\s{0,9}dtype\s{0,9}=\s{0,9}[^()]{1,20}")
+MOST_WRAPPERS = 4
+"""Of these in one another; programs write one or two."""
+# What begins a list that is written in a way that is not read: in another's call or quotes, or in HTML.
+_OTHER_LIST = re.compile(
+    r"(?P<before>[A-Za-z_][\w.]{0,60}\(\s*+|[\"'])?\[\s*+(?P<quote>[\"']|&(?:quot|apos|#0*3[49]|#x2[27]);)",
+    re.IGNORECASE,
 )
 _CLOSING = {"[": "]", "{": "}", "(": ")"}
 _NULLS = frozenset({"none", "nan", "null", "<na>", "nat"})
@@ -47,7 +53,11 @@ def written_list(text: str, *, is_own: bool = True) -> list[str] | None:
     >>> written_list("['Jane Austen', 'Austen']"), written_list("[Fe/H]")
     (['Jane Austen', 'Austen'], None)
     """
+    if (decoded := _encoded_twice(text)) is not None:
+        return written_list(decoded, is_own=is_own)
     inner = _inside(text)
+    if is_own and _is_list_unread(text):
+        raise UnclearListError("looks like a list, but cut off or written in a way that is not read")
     if inner is None:
         return None
     items = _items(inner[1])
@@ -64,13 +74,45 @@ def written_list(text: str, *, is_own: bool = True) -> list[str] | None:
 def _inside(text: str) -> tuple[str, str] | None:
     """The opening bracket, and what stands between it and the one that closes the text; None for other texts."""
     is_wrapped = False
-    while match := _WRAPPED.fullmatch(text):
-        text, is_wrapped = match["inner"], True
+    for _ in range(MOST_WRAPPERS):
+        if (unwrapped := _unwrapped(text)) is None:
+            break
+        text, is_wrapped = unwrapped, True
     if text[:1] in _CLOSING and text.endswith(_CLOSING[text[0]]) and len(text) > 1:
         inner = text[1:-1].strip()
-        wrapped = _WRAPPED.fullmatch(inner)  # a list of one array
-        return _inside(inner) if wrapped and not is_wrapped else ("[" if is_wrapped else text[0], inner)
+        is_array = _unwrapped(inner) is not None  # a list of one array
+        return _inside(inner) if is_array and not is_wrapped else ("[" if is_wrapped else text[0], inner)
     return ("[", text) if is_wrapped else None
+
+
+def _unwrapped(text: str) -> str | None:
+    """What a call such as ``array(…, dtype=object)`` holds; None where the text is none. In linear time."""
+    wrapper = _WRAPPER.match(text) if text.endswith(")") else None
+    if not wrapper:
+        return None
+    inner = text[wrapper.end() : -1]
+    held, comma, last = inner.rpartition(",")
+    return (held if comma and _DTYPE.fullmatch(last.rstrip()) else inner).rstrip()
+
+
+def _encoded_twice(text: str) -> str | None:
+    """The text that a text in JSON's quotes stands for, where that may be a list; None for others."""
+    if len(text) < 2 or not text[0] == text[-1] == '"':
+        return None
+    try:
+        decoded = json.loads(text)
+    except ValueError:
+        return None
+    decoded = decoded.strip()
+    return decoded if decoded[:1] in ("[", '"') else None
+
+
+def _is_list_unread(text: str) -> bool:
+    """Whether it begins as a list of quoted items does, but in a call, in quotes, in HTML, cut off, or with a comma."""
+    if not (begins := _OTHER_LIST.match(text)):
+        return False
+    is_foreign = (begins["before"] and not _WRAPPER.match(text)) or begins["quote"].startswith("&")
+    return bool(is_foreign) or "]" not in text or text.rstrip(",; \n").endswith("]") != text.endswith("]")
 
 
 def _items(inner: str) -> list[str] | None:

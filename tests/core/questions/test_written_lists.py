@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import time
 
 import numpy as np
 import pandas as pd
@@ -100,6 +101,61 @@ def test_what_may_be_a_list_is_refused_with_both_ways_to_write_it(tmp_path, text
     path = write(tmp_path / "set.jsonl", [ROWS[0], {"question": "q", "answer": text}])
     message = refusal("train", path=str(path))
     assert "line 2: field 'answer'" in message and "a list of texts in quotes" in message and str(path) in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[&quot;a&quot;]",
+        "[&#39;a&#39;, &#39;b&#39;]",
+        "Index(['a'], dtype='object')",
+        "pd.Series(['a'])",
+        "['Paris'",
+        '["Paris", "Pana',
+        "['a'],",
+        "['a', 'b'];",
+        "'[\"a\"]'",
+        "\"['a'\"",
+        '"["a"]"',
+        "array(['a'",
+    ],
+)
+def test_a_list_in_a_way_that_is_not_read_is_refused_unless_it_stands_in_a_list(text):
+    with pytest.raises(UnclearListError):
+        written_list(text)
+    assert answers_in([text], "answer") == [text] or text == "\"['a'\""
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_list_that_was_encoded_again_is_read(times):
+    text = json.dumps(ANSWERS)
+    for _ in range(times):
+        text = json.dumps(text)
+    assert answers_in(text, "answer") == ANSWERS
+    assert answers_in(json.dumps("['Paris', 'Paname']"), "answer") == ["Paris", "Paname"]
+    for one in ('"[Fe/H]"', '"Heroes"', '"a" and "b"', '""Heroes""'):
+        assert answers_in(one, "answer") == [one]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "array('" + " " * 200_000,
+        "array('" + " " * 200_000 + ")",
+        "array(" + " " * 200_000 + "'",
+        "c('a'" + " , " * 100_000 + "dtype" + " " * 100_000 + ")",
+        "c(" * 100_000 + "'a'" + ")" * 100_000,
+        "['" + "\\'" * 100_000,
+        "[" * 100_000,
+        '"' * 100_000,
+        "a" * 200_000 + "(['a'])",
+    ],
+)
+def test_any_cell_is_read_in_linear_time(text):
+    started = time.process_time()
+    with contextlib.suppress(UnclearListError):
+        written_list(text)
+    assert time.process_time() - started < 2
 
 
 def test_one_answer_in_brackets_can_be_written_and_an_empty_list_is_none():
