@@ -64,9 +64,7 @@ def check_weights(folder: Path) -> None:
             local_files_only=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
-        raise ConfigError(
-            f"model.path {folder} holds no causal language model that can be loaded: {told(error)}"
-        ) from error
+        raise ConfigError(_no_causal_model(folder, error)) from error
     require_all_weights(folder, loaded[1])
 
 
@@ -88,7 +86,10 @@ def check_tokens(location: ModelLocation, tokenizer: PreTrainedTokenizerBase, fa
         raise ConfigError(
             f"model.path {str(path)!r} has no tokenizer that can write text: put the model's tokenizer.json beside it"
         )
-    rows = num_rows(load_config(path, location.revision))
+    try:
+        rows = num_rows(load_config(path, location.revision))
+    except (ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        raise ConfigError(_no_causal_model(path, error)) from error
     beyond = [(number, name) for name, number in tokenizer.get_vocab().items() if number >= rows]
     without = sorted((number, name) for number, name in beyond if _is_used(tokenizer, number, name, family))
     if without:
@@ -113,6 +114,10 @@ def check_tokens(location: ModelLocation, tokenizer: PreTrainedTokenizerBase, fa
             len(tokenizer),
             rows,
         )
+
+
+def _no_causal_model(path: str | Path, error: Exception) -> str:
+    return f"model.path {path} holds no causal language model that can be loaded: {told(error)}"
 
 
 def num_rows(config: Any) -> int:

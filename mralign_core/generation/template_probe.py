@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -24,6 +25,8 @@ MEMORY_BYTES = 2 << 30
 WALL_SECONDS = 600
 """For a machine that is busy with other things: loading the libraries takes seconds."""
 REFUSED = 3
+OUT_OF_MEMORY = re.compile(r"MemoryError|bad_alloc|allocate|memory", re.IGNORECASE)
+"""How the last line of a process says so that ended by itself for want of memory."""
 
 
 def probe_template(path: str | Path, revision: str, section: ModelConfig, instruction: str) -> None:
@@ -36,7 +39,7 @@ def probe_template(path: str | Path, revision: str, section: ModelConfig, instru
         instruction: text before `Question: …` in the prompt.
 
     Raises:
-        ConfigError: as ``check_rendering``, or the template takes too much time or memory.
+        ConfigError: as ``check_rendering``, or the template takes too much time or memory, or could not be tried.
     """
     model = section.model_dump(mode="json")
     asked = {"path": str(path), "revision": revision, "model": model, "instruction": instruction}
@@ -59,6 +62,11 @@ def probe_template(path: str | Path, revision: str, section: ModelConfig, instru
     if ended is not None and ended.returncode == REFUSED:
         raise ConfigError(ended.stdout.strip())
     last = ended.stderr.strip().splitlines()[-1:] if ended is not None else []
+    if ended is not None and ended.returncode > 0 and not any(OUT_OF_MEMORY.search(line) for line in last):
+        raise ConfigError(
+            f"model.path {str(path)!r}: its chat template could not be tried: the process for it failed with exit code "
+            f"{ended.returncode} {last or ''}: check the installation".rstrip()
+        )
     raise ConfigError(
         f"model.path {str(path)!r}: its chat template takes more than {CPU_SECONDS} s or {MEMORY_BYTES >> 20} MiB for "
         f"a plain question: put another into the model's folder, as chat_template.jinja {last or ''}".rstrip()

@@ -1,6 +1,7 @@
 """What makes a model unfit, found out before anything is spent."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from chat_templates import ALWAYS_OPEN, CHATML, SWITCH, trl_template
 from random_models import build_bpe, build_model
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, LlavaNextConfig, T5Config
 
 from mralign_core.config import GenerateConfig, ModelConfig
 from mralign_core.errors import ConfigError
@@ -160,6 +161,15 @@ def test_words_without_rows_and_tokens_that_the_template_writes_are_refused(tmp_
         check_tokens(folder, tokenizer, GENERIC)
 
 
+@pytest.mark.parametrize("config", [T5Config(), LlavaNextConfig()], ids=["t5", "llava_next"])
+def test_a_model_that_is_no_causal_one_is_refused_by_its_config(tmp_path, config):
+    """As of the hub, whose weights are not looked at."""
+    build_bpe(chat_template=CHATML).save_pretrained(tmp_path)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"holds no causal language model that can be loaded: .*(T5|LlavaNext)Config"):
+        check_tokens(location(tmp_path), build_bpe(chat_template=CHATML), GENERIC)
+
+
 def test_a_token_that_no_text_has_needs_no_row(tmp_path):
     """As Gemma 3's text models, whose tokenizer has an image token."""
     tokenizer = build_bpe()
@@ -252,3 +262,18 @@ def test_a_probe_says_what_checking_says(tmp_path):
     build_bpe(chat_template="Hello").save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="a prompt without the question"):
         probe_template(tmp_path, "", AUTO, INSTRUCTION)
+
+
+def test_a_probe_that_fails_by_itself_is_not_told_as_slow(tmp_path, monkeypatch):
+    saved(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(failing_python(tmp_path)))
+    with pytest.raises(ConfigError, match=r"could not be tried.*exit code 1.*ImportError: no library") as refused:
+        probe_template(tmp_path, "", AUTO, INSTRUCTION)
+    assert "takes more than" not in str(refused.value)
+
+
+def failing_python(folder):
+    program = folder / "python"
+    program.write_text("#!/bin/sh\necho 'ImportError: no library' >&2\nexit 1\n")
+    program.chmod(0o700)
+    return program
