@@ -3,8 +3,8 @@
 Decision, the same everywhere: what a user, a file or a server gives as text is text. A control token that is spelled
 out in a question or in thinking is encoded in pieces, so that nobody can end a turn, or begin one, from inside it.
 Where that can't be done, because a server encodes the text, it is refused. At the end of an answer, where decoded
-dumps and some servers leave it, an end token is taken off; elsewhere in an imported answer it is refused, because
-what follows may be another turn.
+dumps and some servers leave it, an end token is taken off; elsewhere in an imported answer the model's own are refused,
+because what follows may be another turn, and those of other models only where another turn does follow.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ KNOWN_END_TOKENS = (
     "<|eot_id|>",
     "<|eom_id|>",
     "<|eot|>",
+    "<|EOT|>",
     "<|eos|>",
     "<|end|>",
     "<|return|>",
@@ -37,15 +38,25 @@ KNOWN_END_TOKENS = (
     "<|eod|>",
     "<end_of_turn>",
     "<turn|>",
+    "<end_of_utterance>",
+    "<eoa>",
     "<eos>",
     "<pad>",
     "</s>",
     "[EOS]",
+    "[UNUSED_TOKEN_145]",
     "[end of text]",
     "[|endofturn|]",
     "<｜end▁of▁sentence｜>",
 )
 """What models end a turn, or fill it up, with: a trace may come from another model than the one to align."""
+_NEXT_TURN = re.compile(
+    r"\s*(?:<\|(?:im_start|start|start_header_id|user|assistant|system|START_OF_TURN_TOKEN)\|>|<start_of_turn>|<\|turn>"
+    r"|<s>|<[|｜](?:User|Assistant)[|｜]>|<bos>|\[INST\]|\[\|(?:user|assistant)\|\]|\[UNUSED_TOKEN_146\]"
+    r"|(?:#+ *)?(?:user|human|assistant|system|question|instruction|q)\b *(?::|\n))",
+    re.IGNORECASE,
+)
+"""What another turn begins with, behind the end of one."""
 _CONTENT = "What the assistant said."
 
 
@@ -125,8 +136,18 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, name: str, names: Collection[st
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, end_ids: Collection[int] = ()) -> tuple[str, ...]:
     """How ends of a turn are spelled, longest first: the model's own, and those of others."""
-    own = [*tokenizer.convert_ids_to_tokens(sorted(end_ids)), tokenizer.eos_token, tokenizer.pad_token]
+    own = [*tokenizer.convert_ids_to_tokens(sorted(end_ids)), *_own(tokenizer)]
     return tuple(sorted({*filter(None, own), *KNOWN_END_TOKENS}, key=len, reverse=True))
+
+
+def _own(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return [token for token in (tokenizer.eos_token, tokenizer.pad_token) if token]
+
+
+def _ends_before_a_turn(text: str, ends: Sequence[str]) -> dict[str, int]:
+    """The ends of a turn behind which another begins, with their places."""
+    matches = re.finditer("|".join(map(re.escape, ends)), text)
+    return {match.group(): match.start() for match in matches if _NEXT_TURN.match(text, match.end())}
 
 
 def without_end_tokens(text: str, ends: Sequence[str]) -> str:
@@ -167,15 +188,17 @@ def clean_trace(
     """
     ends, control = end_tokens(tokenizer), control_tokens(tokenizer, family)
     texts = {name: without_end_tokens(trace[name], ends) for name in ("thinking", "answer")}
-    checked = {"thinking": [name for name in control if name in family.layout], "answer": [*control, *ends]}
+    checked = {"thinking": [name for name in control if name in family.layout], "answer": [*control, *_own(tokenizer)]}
     tags = set(family.tags)  # answer tags belong into an answer, and the others are refused where it is read
     for field, names in checked.items():
-        found = [name for name in names if name in texts[field] and name not in tags]
+        found = {name: texts[field].index(name) for name in names if name in texts[field] and name not in tags}
+        kind = "a control token"
+        if not found and field == "answer":
+            found, kind = _ends_before_a_turn(texts[field], ends), "an end token of another model"
         if found:
-            first = min(found, key=texts[field].index)
             problems.append(
-                f"line {line}: field {field!r} holds {first!r}, a control token, so that what follows may be another "
-                "turn: take it out, with what does not belong to the field"
+                f"line {line}: field {field!r} holds {min(found, key=found.__getitem__)!r}, {kind}, so that what "
+                "follows may be another turn: take it out, with what does not belong to the field"
             )
     return {**trace, **texts, "answers": [without_end_tokens(gold, ends) for gold in trace["answers"]]}
 

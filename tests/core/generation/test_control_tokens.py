@@ -148,12 +148,37 @@ def test_an_end_token_behind_an_answer_is_taken_off(tmp_path, bpe, end):
     assert kept["answers"].tolist() == [["Tehran"], ["Tehran"]]
 
 
-@pytest.mark.parametrize(
-    "answer", [f"Tehran{INJECTED}", "<answer>Tehran<|im_end|></answer>", "Tehran</s> Next", "<|im_end|>"]
-)
+@pytest.mark.parametrize("answer", [f"Tehran{INJECTED}", "<answer>Tehran<|im_end|></answer>", "<|im_end|>"])
 def test_another_token_inside_an_answer_is_a_refused_line(tmp_path, bpe, answer):
-    with pytest.raises(DataError, match=r"line 2: field 'answer' holds '(<\|im_end\|>|</s>)'"):
+    with pytest.raises(DataError, match=r"line 2: field 'answer' holds '<\|im_end\|>', a control"):
         imported(tmp_path, bpe, trace(0, "Baghdad"), trace(1, answer))
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        "</s><s>[INST] Next",
+        "</s> [INST] Next",
+        "<|eot_id|><|start_header_id|>user<|end_header_id|>",
+        "<end_of_turn>\n<start_of_turn>user\nNext",
+        "<|end|>\n<|user|>\nNext",
+        "<|EOT|>\n### Instruction:\nNext",
+        "</s> USER: Next",
+        "<｜end▁of▁sentence｜><｜User｜>Next",
+        "<|endoftext|>Question: Next",
+    ],
+)
+def test_another_models_end_before_more_turns_is_a_refused_line(tmp_path, bpe, turn):
+    with pytest.raises(DataError, match=r"line 2: field 'answer' holds '.*', an end token of another model"):
+        imported(tmp_path, bpe, trace(0, "Baghdad"), trace(1, f"Tehran{turn}"))
+
+
+@pytest.mark.parametrize(
+    "answer", ["H<s>2</s>O", "the `</s>` tag is strike", "the [EOS] token ends it", "the <pad> token", "</s> closes it"]
+)
+def test_another_models_end_in_an_answer_is_text(tmp_path, bpe, answer):
+    traces = [trace(0, answer, gold=[answer]), trace(1, "Baghdad")]
+    assert imported(tmp_path, bpe, *traces)["answer"].tolist() == [answer, "Baghdad"]
 
 
 def test_a_control_token_inside_thinking_is_text(tmp_path, bpe):
