@@ -10,8 +10,8 @@ Decisions where the paper is silent:
   once the thinking that the mode asks for is there: no sampler's text beyond it changes what the completion says.
 * Tags that are spoken of are not the answer: ``in <answer></answer> tags: <answer>Paris</answer>`` says Paris. A
   mention is a pair in quotation marks or with nothing, dots, "and", or a placeholder such as "your answer" between its
-  tags; and an opening tag before another one. Where no other follows, a placeholder is the answer after all. The case
-  of answer tags doesn't count.
+  tags; and an opening tag before another one. Where no other follows, what stands between the tags is the answer after
+  all, but for words of the sentence, such as "and". The case of answer tags doesn't count.
 * Text in a think block that is never closed is never taken for an answer, nor is an answer inside the thinking.
 * Channels (gpt-oss) are tags like any others: an analysis message is a think block, and the reply is what the final
   channel holds. Several analysis messages, or one with commentary behind it, are several think blocks.
@@ -31,7 +31,8 @@ _BLANK_LINES = re.compile(rf"[{LINE_ENDS}](?:[{BLANK_CLASS}]*[{LINE_ENDS}])|\u20
 # What stands between the tags of a mention.
 _MENTION = re.compile(
     r"""
-    [\s.…,_-]*
+    [\s.…,_/-]*
+    | (?: text | response | x+ )
     | [\s\[({<.…]*
       (?: (?:insert|put|write|give|your|the|my|a|final|short|actual|correct) \s+ ){0,4}
       answer (?: \s+ (?:goes\s+)? here )?
@@ -225,6 +226,8 @@ def _read(completion: str, tags: Tags, thinking_expected: bool, opened_by_prompt
         if reading.is_complete:
             reading.end = tag.end()
             break
+    if reading.answer_start is None and reading.mention:
+        reading.answer_start, reading.answer_end = reading.mention
     return reading
 
 
@@ -252,6 +255,8 @@ class _Reading:
     answer_end: int | None = None
     unclosed: Span | None = None
     """What stands between that tag and an opening one before it."""
+    mention: Span | None = None
+    """What stands in tags that are quoted, and is the answer if there is no other."""
     answers_in_thinking: bool = False
     is_complete: bool = False
     """The answer was closed: what follows is not read."""
@@ -319,7 +324,10 @@ class _Reading:
             self.answers_in_thinking |= self._holds_answer()
             self._forget_answer()
         elif self._is_spoken_of():
+            mention = Span(self.answer_start, begin)
             self._forget_answer()
+            said = self.completion[slice(*mention)].strip("".join([*_QUOTES, *_QUOTES.values()]))
+            self.mention = mention if said and not said[0].isspace() else None
         else:
             self.is_complete = self._holds_answer() and (not self.thinking_expected or self.has_thinking())
 
@@ -338,7 +346,7 @@ class _Reading:
         return said in (" and ", " or ") or (before in _QUOTES and said[:1] == _QUOTES[before])
 
     def _forget_answer(self) -> None:
-        self.answer_start = self.answer_end = self.unclosed = None
+        self.answer_start = self.answer_end = self.unclosed = self.mention = None
 
 
 def _strip(text: str, span: Span) -> Span:
