@@ -58,7 +58,7 @@ def _any_of(words: Iterable[str], after_initial: str = "") -> str:
 # is linear in the length of any text.
 _START, _END = r"(?<![^\W_].)", r"(?![^\W_])"
 _ITEM_NUMBER = re.compile(r"\n[ \t>*#-]{0,9}[0-9]{1,3}[.)](?=\**[ \t]+\S)")
-_LEADING_POINT = re.compile(r"\.(?=[0-9])(?<![\w.)]\.)")
+_LEADING_POINT = re.compile(r"\.(?=[0-9])(?<!(?:[^\W_]|[.)])\.)")
 # A hyphen before a number is a sign where no word or number ends before it: in 1990-95, 3 -2 and twenty-two it is none.
 _SIGN = re.compile(r"(?:^|[\s(\[{=<>~≈:,;\"'`*])-[$€£¥]?\Z")
 _BEHIND_NUMBER = re.compile(r"[0-9%][ \t]*-[$€£¥]?\Z")

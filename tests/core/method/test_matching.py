@@ -241,6 +241,12 @@ def test_any_gold_counts():
     assert exact_match("Fab Four", ["Beatles", "Fab Four"])
 
 
+def test_a_number_with_a_leading_point_is_not_its_digits_in_marks_either():
+    for text in ("_.5_", "*.5*", "It is .5"):
+        assert contains_match(text, ["0.5"]) and not contains_match(text, ["5"])
+    assert contains_match("v.5", ["5"])
+
+
 MARKS = [*"*!?.,;:()[]{}_", "...", "??", "()", "?!", "[]", "**"]
 
 
