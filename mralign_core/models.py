@@ -68,8 +68,11 @@ def local_path(section: ModelConfig) -> Path | None:
     if section.source != "hub":
         return None
     local = Path(section.path).expanduser()
-    if local.exists():
-        return local
+    try:
+        if local.exists():
+            return local
+    except OSError as error:
+        raise ConfigError(f"model.path {section.path[:80]!r} can't be looked up: {error.strerror}") from None
     is_hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", section.path) and not section.path.startswith(".")
     if not is_hub_id or local.suffix.lower() == ".gguf":
         raise ConfigError(

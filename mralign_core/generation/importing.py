@@ -33,7 +33,14 @@ from mralign_core.method.blanks import is_blank, strip_blanks
 from mralign_core.method.matching import MatchRules, contains_match, exact_match
 from mralign_core.method.traces import parse_completion
 from mralign_core.questions.jsonl import Line, read_jsonl, refuse, shown
-from mralign_core.questions.loading import answers_of, id_of, question_key, repeated_ids, warn_of_null_words
+from mralign_core.questions.loading import (
+    answers_of,
+    id_of,
+    question_key,
+    repeated_ids,
+    warn_of_articles,
+    warn_of_null_words,
+)
 from mralign_core.schemas import CANDIDATES, POLARITIES, QUESTIONS
 
 logger = logging.getLogger("mralign_core.generation")
@@ -136,7 +143,9 @@ def _read_all(path: str | Path, family: Family | None, tokenizer: PreTrainedToke
         ]
     problems += repeated_ids(lines, [row["trace_id"] for row in read], "id")
     refuse(path, FIELD, problems, LINES_REMEDY)
-    warn_of_null_words(f"{FIELD}: {path}", [(row["trace_id"], row["answers"]) for row in read])
+    golds = [(row["trace_id"], row["answers"]) for row in read]
+    warn_of_null_words(f"{FIELD}: {path}", golds)
+    warn_of_articles(f"{FIELD}: {path}", golds)
     return read
 
 

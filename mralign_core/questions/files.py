@@ -241,7 +241,9 @@ def _stream_parquet(path: Path, field: str, columns: Collection[str]) -> Iterato
             rows = (row for batch in batches for row in batch.to_pylist())
             for number, values in enumerate(rows, start=1):
                 yield Line(number, {**values, **others}, f"row {number}", stem(path))
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+    except DataError:
+        raise
+    except (OSError, pa.ArrowException, ValueError, OverflowError) as error:  # the last two: no Python value
         raise DataError(f"{field}: {path} is not a readable Parquet file: {error}") from None
 
 

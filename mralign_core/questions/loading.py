@@ -16,6 +16,7 @@ import pandas as pd
 
 from mralign_core.config import PocketConfig, QuestionsConfig
 from mralign_core.errors import DataError
+from mralign_core.method.matching import ARTICLES
 from mralign_core.pocket.world import build_world
 from mralign_core.questions.columns import BadRowError, Columns, answers_in, id_in, mean_missing
 from mralign_core.questions.files import stream_files
@@ -101,7 +102,9 @@ def _read_set(one: LocatedSet, prefix_ids: bool, revisions: dict[str, str]) -> p
     columns = _columns(one, first)
     rows = list(_rows(one, columns, chain([first], lines), prefix_ids, problems))
     refuse(one.where, one.field, problems, REMEDY)
-    warn_of_null_words(f"{one.field}: {one.where}", [(row["question_id"], row["answers"]) for row in rows])
+    golds = [(row["question_id"], row["answers"]) for row in rows]
+    warn_of_null_words(f"{one.field}: {one.where}", golds)
+    warn_of_articles(f"{one.field}: {one.where}", golds)
     return _frame(rows)
 
 
@@ -205,6 +208,27 @@ def warn_of_null_words(where: str, answers: Sequence[tuple[str, Sequence[str]]])
             len(suspects),
             len(answers),
             listed,
+            ", …" if len(suspects) > NULL_WORDS_SHOWN else "",
+        )
+
+
+def warn_of_articles(where: str, answers: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Warn of gold answers that are an article, such as "A" in multiple choice: they stand in nearly any sentence.
+
+    Args:
+        where: config field and file, for the message.
+        answers: id and gold answers of each question.
+    """
+    suspects = [name for name, golds in answers if golds and all(gold.casefold() in ARTICLES for gold in golds)]
+    if suspects:
+        logger.warning(
+            "%s: %d of %d questions have no gold answer but an article (%s%s), which is right only where it is the "
+            "whole answer: 'The answer is (A).' and 'Option A' count as wrong. In multiple choice, give the text of "
+            "the right option as the gold answer, or name the options by numbers",
+            where,
+            len(suspects),
+            len(answers),
+            ", ".join(suspects[:NULL_WORDS_SHOWN]),
             ", …" if len(suspects) > NULL_WORDS_SHOWN else "",
         )
 

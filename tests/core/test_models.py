@@ -14,6 +14,7 @@ from mralign_core.models import (
     describe_model,
     folder_digest,
     limit_threads,
+    local_path,
     locate_model,
     model_name,
 )
@@ -190,3 +191,8 @@ def test_a_gguf_file_without_the_package_says_what_to_install(tmp_path, artifact
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     with pytest.raises(ConfigError, match=r"pip install 'gguf>=0\.10'"):
         describe_model(ModelConfig(path=str(tmp_path / "m.gguf")), artifact)
+
+
+def test_a_path_that_is_too_long_to_be_one_is_refused():
+    with pytest.raises(ConfigError, match=r"model\.path 'aaa.*can't be looked up: File name too long"):
+        local_path(ModelConfig(source="hub", path="a" * 5000))

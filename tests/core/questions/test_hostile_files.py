@@ -324,3 +324,9 @@ def questions_read(path):
     from mralign_core.questions.files import stream_files
 
     return sum(1 for _ in stream_files([path], "field", []))
+
+
+def test_a_time_that_python_has_no_value_for_is_told(tmp_path):
+    table = pa.table({"question": ["q"], "answer": pa.array([2**62], pa.int64()).view(pa.timestamp("us"))})
+    pq.write_table(table, tmp_path / "set.parquet")
+    assert "not a readable Parquet file" in refusal(path=str(tmp_path / "set.parquet"))

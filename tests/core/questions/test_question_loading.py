@@ -143,3 +143,16 @@ def test_a_mistake_in_one_of_several_sets_says_which(tmp_path):
     good, bad = write(tmp_path / "good.jsonl", ROWS), write(tmp_path / "bad.jsonl", ["{"])
     with pytest.raises(DataError, match=r"questions\.eval\.1: .*bad\.jsonl has 1 problem"):
         sets(eval=[str(good), str(bad)])
+
+
+def test_golds_that_are_articles_are_told_with_the_remedy(tmp_path, caplog):
+    rows = [
+        {"id": f"q{n}", "question": f"Which {n}?", "answer": gold}
+        for n, gold in enumerate(["A", ["a"], "B", ["A", "B"]])
+    ]
+    sets(eval={"path": str(write(tmp_path / "set.jsonl", rows)), "id_column": "id"})
+    assert "2 of 4 questions have no gold answer but an article" in caplog.text
+    assert "give the text of the right option" in caplog.text
+    caplog.clear()
+    sets(eval={"path": str(write(tmp_path / "set.jsonl", rows[2:])), "id_column": "id"})
+    assert "article" not in caplog.text
