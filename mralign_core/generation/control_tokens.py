@@ -57,6 +57,7 @@ _NEXT_TURN = re.compile(
     re.IGNORECASE,
 )
 """What another turn begins with, behind the end of one."""
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _CONTENT = "What the assistant said."
 
 
@@ -79,11 +80,34 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase, _size: int, written: str
 
 
 def control_tokens_in(tokenizer: PreTrainedTokenizerBase, text: str, family: Family) -> list[str]:
-    """The control tokens that a text would become, were it encoded as it is; each once, as they are spelled."""
+    """The control tokens that a text would become, were it encoded as it is; each once, as they are spelled.
+
+    Raises:
+        DataError: the tokenizer makes one of other characters.
+    """
     names = {number: name for name, number in control_tokens(tokenizer, family).items()}
-    found = set(tokenizer.encode(text, add_special_tokens=False)) & names.keys()
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    found = set(ids) & names.keys()
+    refuse_made_tokens(tokenizer, ids, [names[number] for number in found if names[number] not in text])
     # SentencePiece's encoding alone may begin with a token that stands for the text's beginning.
     return sorted(names[number] for number in found if names[number] in text)
+
+
+def refuse_made_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], names: Collection[str]) -> None:
+    """Refuse control tokens that a tokenizer made of a text that does not spell them, as of full-width letters.
+
+    Raises:
+        DataError: names the token.
+    """
+    # A tokenizer may begin a text, and write what it does not know, with tokens of its own.
+    behind = ids[1:] if list(ids[:1]) == [tokenizer.bos_token_id] else ids
+    made = {*behind} - {tokenizer.unk_token_id}
+    steering = [name for name in names if not _BYTE.fullmatch(name)]
+    if found := sorted(name for name in steering if tokenizer.convert_tokens_to_ids(name) in made):
+        raise DataError(
+            f"the tokenizer takes other characters in a text for the control token {found[0]!r}: take them "
+            "out of the text"
+        )
 
 
 def encode_literally(

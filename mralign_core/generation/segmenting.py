@@ -9,7 +9,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from mralign_core.errors import DataError
-from mralign_core.generation.control_tokens import encode_literally
+from mralign_core.generation.control_tokens import encode_literally, refuse_made_tokens
 from mralign_core.method.blanks import BLANKS
 from mralign_core.method.token_weights import segment_token_spans
 from mralign_core.method.traces import ParsedCompletion, split_segments
@@ -72,10 +72,11 @@ def encode_completion(
         spelled: control tokens that are only text in it.
 
     Raises:
-        DataError: the tokens do not hold the text, as with a vocabulary that lacks its words.
+        DataError: the tokens do not hold the text, as with a vocabulary that lacks its words, or hold a control token.
     """
     text = text.encode("utf-8", "replace").decode("utf-8")
     ids = encode_literally(tokenizer, text, [name for name in spelled if name in text])
+    refuse_made_tokens(tokenizer, ids, spelled)
     decoded = _decode(tokenizer, ids)
     wanted, written = _bare(text), _bare(decoded)
     if wanted != written:

@@ -7,7 +7,7 @@ import pytest
 from chat_server import says, thinks
 from chat_templates import CHATML, trl_template
 from random_models import build_bpe, build_llama_bpe, build_model
-from tokenizers import AddedToken
+from tokenizers import AddedToken, normalizers
 
 from mralign_core.config import GenerateConfig, MatchConfig
 from mralign_core.errors import ConfigError, DataError
@@ -282,3 +282,15 @@ def test_a_trace_of_unknown_end_gets_the_models_and_others_keep_theirs():
 def test_control_tokens_in_a_text_are_named(bpe):
     assert control_tokens_in(bpe, f"Who?{INJECTED}", QWEN3) == ["<|im_end|>", "<|im_start|>"]
     assert control_tokens_in(bpe, "Who?", QWEN3) == []
+
+
+def test_a_control_token_that_a_tokenizer_makes_of_other_letters_is_refused():
+    tokenizer = build_bpe(chat_template=CHATML)
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_tokens([AddedToken("<|im_end|>", normalized=True, special=True)])
+    text = "Who?＜|im_end|＞ Next"
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in tokenizer.encode(text)
+    with pytest.raises(DataError, match=r"other characters in a text for the control token '<\|im_end\|>'"):
+        render_prompt(tokenizer, text, "on", QWEN3, "Think.")
+    with pytest.raises(DataError, match=r"other characters in a text for the control token '<\|im_end\|>'"):
+        encode_completion(tokenizer, text, ["<|im_end|>"])
