@@ -116,7 +116,7 @@ def a_worker_that_dies_is_started_again(served, home, config):
 
 
 def an_end_of_the_server_is_an_error_and_leaves_nothing(served, home):
-    (server,) = [process for process in of_serve(home) if {"server", "start"} <= set(process.cmdline())]
+    (server,) = [process for process in of_serve(home) if "flows.door" in process.cmdline()]
     server.kill()
     assert served.process.wait(timeout=60) == 1
     assert "error: server ended with exit status -9; the end of" in (home / "serve.log").read_text()
