@@ -420,8 +420,9 @@ def test_claims_that_were_not_renewed_for_a_day_are_swept(folder, monkeypatch):
     foreign = StoreFiles(folder).local_path("claims/shard/somebodys.1")
     foreign.write_text("not a claim")
     os.utime(foreign, (0, 0))
-    Contest(claims_of(folder), NAME).attempt().release()
+    claim = Contest(claims_of(folder), NAME).attempt()  # the newest of all, by which the others are old
     wait_until(lambda: "shard/old.1" not in claimed(folder))
+    claim.release()
     assert set(claimed(folder)) == {"shard/young.1", "shard/somebodys.1"}
 
 
