@@ -11,7 +11,7 @@ import httpx
 
 from flows import door
 from flows.secret import recognise
-from tests.seaweedfs import free_ports
+from tests.ports import free_port
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 180
@@ -20,7 +20,7 @@ START_TIMEOUT_S = 180
 @contextmanager
 def behind_door(home, settings):
     """Start one with these settings; gives the server as :func:`flows.secret.recognise` does, and its process."""
-    port = free_ports(1)[0]
+    port = free_port()
     env = {**os.environ, **settings, "PREFECT_HOME": str(home)}
     for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):
         env.pop(name, None)

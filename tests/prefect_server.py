@@ -19,7 +19,7 @@ import pytest
 
 from flows.secret import OwnServer, recognise
 from tests.door_server import auth_of
-from tests.seaweedfs import free_ports
+from tests.ports import free_port
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 300
@@ -110,7 +110,7 @@ def state_in(home, run_id):
 @contextmanager
 def serve(home):
     """``make serve`` on a home of its own, stopped after the ``with``."""
-    port = free_ports(1)[0]
+    port = free_port()
     env = {**os.environ, **QUICK_SERVER, **watched(home), "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "deployments.serve", "--port", str(port)]
     output = home / "serve.log"

@@ -19,6 +19,8 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from tests.ports import free_ports
+
 START_TIMEOUT_S = 60
 BUCKET = "tests"
 ACCESS_KEY, SECRET_KEY = "test-access", "test-secret"
@@ -44,18 +46,6 @@ class S3Server(NamedTuple):
         return {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
 
 
-def free_ports(count):
-    """Ports that were free a moment ago; held together so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for held in sockets:
-            held.bind(("127.0.0.1", 0))
-        return [held.getsockname()[1] for held in sockets]
-    finally:
-        for held in sockets:
-            held.close()
-
-
 def find_weed():
     beside_python = Path(sys.executable).with_name("weed")
     return str(beside_python) if beside_python.exists() else shutil.which("weed")
@@ -79,6 +69,7 @@ def running_server(folder):
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait_until_it_stores(server, process, folder / "log")
+            _wait_until_all_listen(ports, process, folder / "log")
             yield server
         finally:
             process.kill()
@@ -129,5 +120,22 @@ def _wait_until_it_stores(server, process, log):
             return
         except (BotoCoreError, ClientError) as error:
             if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"SeaweedFS did not start: {error}\n{log.read_text(errors='replace')[-3000:]}")
+                _fail(error, log)
             time.sleep(0.2)
+
+
+def _wait_until_all_listen(ports, process, log):
+    """A part that cannot have its port ends the server, and may do so after the first file is stored."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    for port in ports:
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            if process.poll() is not None or time.monotonic() > deadline:
+                _fail(f"nothing listens at port {port}", log)
+            time.sleep(0.05)
+
+
+def _fail(reason, log):
+    pytest.fail(f"SeaweedFS did not start: {reason}\n{log.read_text(errors='replace')[-3000:]}")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import psutil
 
-from tests.seaweedfs import free_ports
+from tests.ports import free_port
 
 MRALIGN = Path(sys.executable).with_name("mralign")
 TEST = "MRALIGN_SIGNAL_TEST"
@@ -57,7 +57,7 @@ def signal_run(
     """
     log = folder / "output"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    clean |= {"MRALIGN_PORT": str(free_ports(1)[0]), "OMP_NUM_THREADS": "1", TEST: str(folder), **(env or {})}
+    clean |= {"MRALIGN_PORT": str(free_port()), "OMP_NUM_THREADS": "1", TEST: str(folder), **(env or {})}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [MRALIGN, *arguments], cwd=folder, env=clean, stdout=output, stderr=output, start_new_session=True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tests.ports import free_port
 
 SMALL = {
     "model.cpu_threads": "1",
@@ -132,13 +133,6 @@ def digests_of(names: Iterable[str]) -> frozenset[tuple[str, str]]:
     """Stage and content digest of every artifact among the names of a store's files."""
     manifests = (name.split("/")[1:-1] for name in names if name.endswith("/manifest.json"))
     return frozenset(("/".join(parts[:-2]), parts[-1]) for parts in manifests if parts[0] not in VARYING)
-
-
-def free_port() -> int:
-    """A port where nothing listens: a server on the usual one would be found and used."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def session_members(leader: int) -> list[psutil.Process]:

@@ -124,7 +124,10 @@ def _locked(make: Callable[[], Path]) -> tuple[Path, int]:
     """What was made, and the descriptor that locks it; made again when a sweep came between the two."""
     while True:
         path = make()
-        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
         is_held = try_lock(descriptor) or not _is_locked_by_another(descriptor)
         with contextlib.suppress(FileNotFoundError):
             if is_held and os.path.samestat(os.stat(path), os.fstat(descriptor)):

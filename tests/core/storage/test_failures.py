@@ -20,7 +20,8 @@ from mralign_core.storage import ArtifactStore, filesystem, key_of, patience, tr
 from mralign_core.storage.filesystem import StoreFiles
 from mralign_core.storage.tables import read_table
 from tests.faulty_s3 import PASSING, FaultyS3
-from tests.seaweedfs import BUCKET, free_ports
+from tests.ports import free_port
+from tests.seaweedfs import BUCKET
 
 ROOT = Path(__file__).resolve().parents[3]
 KEY = key_of(n=1)
@@ -313,7 +314,7 @@ import signal; signal.pause()
 @pytest.mark.parametrize("how", ["refuses", "never answers"])
 def test_interrupted_while_waiting_it_ends(where, how):
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1] if how == "never answers" else free_ports(1)[0]
+        port = silent.getsockname()[1] if how == "never answers" else free_port()
         command = [sys.executable, "-c", WAITING.format(where), f"http://127.0.0.1:{port}"]
         credentials = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
         process = subprocess.Popen(
@@ -331,7 +332,7 @@ def test_interrupted_while_waiting_it_ends(where, how):
 
 def test_waits_of_all_threads_end_with_the_interpreter(monkeypatch, s3_root):
     monkeypatch.setattr(patience, "_ending", threading.Event())
-    section = StorageConfig(root=s3_root, endpoint_url=f"http://127.0.0.1:{free_ports(1)[0]}")
+    section = StorageConfig(root=s3_root, endpoint_url=f"http://127.0.0.1:{free_port()}")
     store = ArtifactStore(section)
     with ThreadPoolExecutor(3) as threads:
         waiting = [threads.submit(store.get_json, "a") for _ in range(3)]
@@ -455,7 +456,7 @@ def test_missing_credentials_are_named(s3_server, s3_root, monkeypatch, tmp_path
 
 
 def test_endpoint_that_refuses_is_reported_when_patience_is_over(s3_root):
-    section = StorageConfig(root=s3_root, endpoint_url=f"http://127.0.0.1:{free_ports(1)[0]}", patience_s=1)
+    section = StorageConfig(root=s3_root, endpoint_url=f"http://127.0.0.1:{free_port()}", patience_s=1)
     message, seconds = failure_of(section)
     assert section.endpoint_url in message
     assert "its server is up" in message

@@ -128,6 +128,21 @@ def test_sweeps_while_folders_are_made_take_none_that_is_used(temporary):
     assert not os.listdir(temporary)
 
 
+def test_a_folder_that_a_sweep_takes_before_it_is_locked_is_made_again(tmp_path):
+    paths = [tmp_path / name for name in "ab"]
+
+    def make():
+        path = paths.pop(0)
+        path.mkdir()
+        if paths:
+            path.rmdir()
+        return path
+
+    path, lock = scratch._locked(make)
+    os.close(lock)
+    assert path == tmp_path / "b"
+
+
 def entry(cache, number, size=1000):
     folder = cache.folder / f"{number:064x}"
     (folder / "data").mkdir(parents=True)

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import socket
 from dataclasses import replace
 
 import pytest
@@ -20,6 +19,7 @@ from mralign_core.training.trainer import Trainer
 from mralign_core.training.workers import Workers
 from tests.core.training.test_trainer import make_examples
 from tests.core.training.tiny import CONFIGS, make_model, randomise_adapter
+from tests.ports import free_port
 
 EXPERTS = "qwen3_moe with experts"
 NUM_ROWS, BATCH = 9, 8
@@ -126,9 +126,7 @@ def plan_of(workers):
 def two(tmp_path_factory):
     """What each of two processes found, and the folder that they wrote to."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=in_process, args=(rank, port, folder)) for rank in range(2)]
     for process in processes:
