@@ -37,6 +37,7 @@ def start_head(tmp_path):
         head = subprocess.Popen([sys.executable, "-c", HEAD, purpose, *options], stdout=subprocess.PIPE, text=True)
         mark = head.stdout.readline().rstrip("\n")
         heads.append((head, mark))
+        wait_until(lambda: family(mark))  # a process that has just been started shows no environment for a moment
         return head, mark, purpose
 
     yield start
@@ -55,10 +56,14 @@ def identity_of(pid):
     return this_process()._replace(pid=pid, start=_start_of(pid))
 
 
-def wait_until_gone(mark, seconds=10.0):
+def wait_until(is_so, seconds=10.0):
     deadline = time.monotonic() + seconds
-    while family(mark) and time.monotonic() < deadline:
+    while not is_so() and time.monotonic() < deadline:
         time.sleep(0.05)
+
+
+def wait_until_gone(mark):
+    wait_until(lambda: not family(mark))
     return family(mark)
 
 
