@@ -89,7 +89,7 @@ class TestServed:
         assert {name for name, pool in pools.items() if pool == "a800"} == {"train", *SHARES}
         for pool in ("cpu", "a800"):
             workers = served.filter(f"work_pools/{pool}/workers")
-            assert [worker["name"] for worker in workers] == [pool]
+            assert [worker["name"] for worker in workers] == [f"{pool} of make serve on {socket.gethostname()}"]
 
     def test_serving_twice_starts_nothing(self, served):
         command = [sys.executable, "-m", "deployments.serve", "--port", str(served.api.base_url.port)]
