@@ -14,7 +14,7 @@ from mralign_core.errors import QualityGateError
 from mralign_core.storage import ArtifactStore
 from tasks.ablate import read_ablation, refusal, remember_refusal
 from tasks.prepare import model_work, questions_work
-from tests.pocket_store import small_config
+from tests.pocket_store import copy_store, small_config
 from tests.prefect_api import reporting_to
 
 pytestmark = pytest.mark.server
@@ -44,7 +44,7 @@ def made(root: Path, name: str) -> int:
 @pytest.fixture(scope="module")
 def finished(pocket_store, prefect_url, tmp_path_factory):
     """The config of an ablation that completed, and its artifact."""
-    root = Path(shutil.copytree(pocket_store, tmp_path_factory.mktemp("ablated") / "store"))
+    root = copy_store(pocket_store, tmp_path_factory.mktemp("ablated") / "store")
     with reporting_to(prefect_url):
         config = config_of(root)
         state = ablate(config, return_state=True)
