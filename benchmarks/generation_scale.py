@@ -24,12 +24,12 @@ import numpy as np
 import pandas as pd
 
 from mralign_core.config import RunConfig, load_config
-from mralign_core.generation.loading import load_tokenizer
+from mralign_core.models.load import load_tokenizer
 from mralign_core.pocket.tokenizer import build_tokenizer
 from mralign_core.pocket.world import build_world
 from mralign_core.schemas import GENERATIONS, QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.caching import Built, shard_bounds
+from tasks.engine.run import Built, shard_bounds
 from tasks.generate import collect_generations, read_draws, select_candidates, shard_work
 from tasks.prepare import model_work, questions_work
 

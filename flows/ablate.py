@@ -8,19 +8,19 @@ from flows.annotate import annotate
 from flows.evaluate import score_variants
 from flows.generate import generate
 from flows.prepare import prepare
-from mralign_core.ablation.comparison import Cell
 from mralign_core.ablation.grid import GridArm, arms_of, seeds_of, worlds_of
+from mralign_core.ablation.paired import Cell
 from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
-from mralign_core.memory import return_freed_memory
+from mralign_core.processes.memory import return_freed_memory
 from mralign_core.storage import ArtifactRef
 from tasks.ablate import ablate_on_pool, compare_arms, refusal, remember_refusal
-from tasks.dispatch import train_on_pool
+from tasks.engine.last_run import remember
+from tasks.engine.pool import train_on_pool
+from tasks.engine.progress import progress
 from tasks.estimate import estimate_matrices
-from tasks.progress import progress
-from tasks.publishing import show_ablation
+from tasks.publish import show_ablation
 from tasks.reward import weigh_traces
-from tasks.runs import remember
 from tasks.train import needs_reference, reference_logps, train_variant
 
 

@@ -8,8 +8,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.annotate import SHARDS_AT_ONCE, annotate_shard, annotation_shards, collect_annotations
-from tasks.publishing import show_labels
-from tasks.runs import inputs_of, remember
+from tasks.engine.last_run import inputs_of, remember
+from tasks.publish import show_labels
 
 
 @flow(name="annotate", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE))  # type: ignore[arg-type]

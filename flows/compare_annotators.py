@@ -9,8 +9,8 @@ from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.annotate import SHARDS_AT_ONCE, annotate_shard, annotation_shards, collect_annotations
 from tasks.compare_annotators import RUN, compare_annotations
-from tasks.publishing import show_agreement
-from tasks.runs import inputs_of, remember
+from tasks.engine.last_run import inputs_of, remember
+from tasks.publish import show_agreement
 
 
 # Prefect types a flow's task runner by the base class of its futures.

@@ -7,9 +7,9 @@ from prefect import flow
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.diagnose import diagnose_matrices
+from tasks.engine.last_run import inputs_of, remember
 from tasks.estimate import estimate_matrices
-from tasks.publishing import show_diagnostics, show_transitions
-from tasks.runs import inputs_of, remember
+from tasks.publish import show_diagnostics, show_transitions
 
 
 @flow(name="estimate")

@@ -9,7 +9,8 @@ from prefect import flow
 from flows.fan_out import run_shards
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.dispatch import evaluate_on_pool
+from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.pool import evaluate_on_pool
 from tasks.evaluate import (
     BASELINES,
     collect_scores,
@@ -18,8 +19,7 @@ from tasks.evaluate import (
     shards_to_score,
     write_report,
 )
-from tasks.publishing import show_results
-from tasks.runs import inputs_of, remember
+from tasks.publish import show_results
 from tasks.sampling import release_samplers
 
 INPUTS = ("questions", "model", "generations", "candidates", "annotations", "transitions", "diagnostics", "rewards")

@@ -9,7 +9,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from mralign_core.config import EvaluateConfig, GenerateConfig
 from mralign_core.storage import ArtifactRef
-from tasks.caching import StageTask
+from tasks.engine.run import StageTask
 
 
 def run_shards(

@@ -10,10 +10,10 @@ from prefect import flow
 from flows.fan_out import run_shards
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.dispatch import generate_on_pool
+from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.pool import generate_on_pool
 from tasks.generate import collect_generations, generation_shards, sample_shard, select_candidates, warn_of_imbalance
-from tasks.publishing import show_draws, show_yield
-from tasks.runs import inputs_of, remember
+from tasks.publish import show_draws, show_yield
 from tasks.sampling import release_samplers
 
 

@@ -9,12 +9,12 @@ from mralign_core.config import RunConfig, Variant
 from mralign_core.errors import ConfigError
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.annotate import annotate_shard, annotation_shards
+from tasks.engine.last_run import LastRun
 from tasks.estimate import estimate_matrices
 from tasks.evaluate import evaluation_shards, score_shard
 from tasks.generate import sample_shard, select_candidates, training_shards
 from tasks.prepare import prepare_model
 from tasks.reward import weigh_traces
-from tasks.runs import LastRun
 from tasks.train import needs_reference, reference_logps, train_variant
 
 S = TypeVar("S")

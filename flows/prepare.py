@@ -8,8 +8,8 @@ from prefect import flow
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
+from tasks.engine.last_run import remember
 from tasks.prepare import check_prompts, check_training, load_questions, prepare_model
-from tasks.runs import remember
 
 
 class Prepared(NamedTuple):

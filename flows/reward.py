@@ -6,9 +6,9 @@ from prefect import flow
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.publishing import show_weights
+from tasks.engine.last_run import inputs_of, remember
+from tasks.publish import show_weights
 from tasks.reward import weigh_traces
-from tasks.runs import inputs_of, remember
 
 
 @flow(name="reward")

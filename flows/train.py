@@ -6,9 +6,9 @@ from prefect import flow
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.dispatch import train_on_pool
-from tasks.publishing import show_training
-from tasks.runs import inputs_of, remember
+from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.pool import train_on_pool
+from tasks.publish import show_training
 from tasks.train import needs_reference, reference_logps, train_variant
 
 

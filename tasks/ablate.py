@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from mralign_core.ablation.comparison import Cell, Unit, cell_results, paired_differences
-from mralign_core.ablation.figure import forest_plot
-from mralign_core.ablation.findings import Ablation, ablation_markdown
 from mralign_core.ablation.grid import arms_of, comparisons, worlds_of
+from mralign_core.ablation.paired import Cell, Unit, cell_results, paired_differences
 from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
-from mralign_core.evaluation.drawing import to_png, to_svg
 from mralign_core.evaluation.metrics import METRICS
+from mralign_core.reporting.ablation_figure import forest_plot
+from mralign_core.reporting.ablation_findings import Ablation, ablation_markdown
+from mralign_core.reporting.style import to_png, to_svg
 from mralign_core.schemas import ABLATION_DIFFERENCES, ABLATION_RESULTS
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.caching import Built, Produced, Work, stage_task
-from tasks.dispatch import run_children
+from tasks.engine.pool import run_children
+from tasks.engine.run import Built, Produced, Work, stage_task
 from tasks.prepare import model_work
 
 RESULTS, DIFFERENCES, REFUSED, PAGE, FOREST_PNG, FOREST_SVG = (

@@ -18,10 +18,10 @@ from mralign_core.llm.offline import is_offline
 from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
 from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import stream_table
-from tasks.caching import Built, Produced, Work, shard_bounds, stage_task
 from tasks.clients import read_account, save_account, shared_client
-from tasks.progress import progress
-from tasks.quarantine import join_shards, write_rows
+from tasks.engine.progress import progress
+from tasks.engine.quarantine import join_shards, write_rows
+from tasks.engine.run import Built, Produced, Work, shard_bounds, stage_task
 
 logger = logging.getLogger("mralign_core.tasks")
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import pandas as pd
 
+from mralign_core.comparison.agreement import compare
 from mralign_core.comparison.annotation_sets import AnnotationSet, panel_sets, unite_equal
-from mralign_core.comparison.comparing import compare
 from mralign_core.comparison.sheets import read_sheet
-from mralign_core.comparison.tables import write_comparison
 from mralign_core.config import AnnotateConfig, RunConfig
 from mralign_core.label_sets import label_set_of
 from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.reporting.agreement_tables import write_comparison
 from mralign_core.schemas import ANNOTATIONS, CANDIDATES, RAW_ANNOTATIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.caching import Built, Produced, Work, file_digests, stage_task
-from tasks.progress import progress
+from tasks.engine.progress import progress
+from tasks.engine.run import Built, Produced, Work, file_digests, stage_task
 
 CANDIDATE_COLUMNS = ["trace_id", "polarity", "stratum", "segments"]
 SHEET_COLUMNS = ["completion"]

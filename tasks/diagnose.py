@@ -7,14 +7,21 @@ from pathlib import Path
 import numpy as np
 
 from mralign_core.config import RunConfig
-from mralign_core.diagnostics import Diagnostics, Sensitivity, Survey, diagnose, survey_traces, weight_sensitivity
 from mralign_core.estimation import TransitionMatrices, read_trace_batches
-from mralign_core.evaluation.diagnostic_figures import diagnostic_charts
-from mralign_core.evaluation.drawing import to_png, to_svg
-from mralign_core.evaluation.matrix_figures import Transitions
+from mralign_core.estimation.diagnostics import (
+    Diagnostics,
+    Sensitivity,
+    Survey,
+    diagnose,
+    survey_traces,
+    weight_sensitivity,
+)
 from mralign_core.label_sets import label_set_of
+from mralign_core.reporting.diagnostic_figures import diagnostic_charts
+from mralign_core.reporting.matrix_figures import Transitions
+from mralign_core.reporting.style import to_png, to_svg
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.caching import Built, Produced, Work, stage_task
+from tasks.engine.run import Built, Produced, Work, stage_task
 
 
 def diagnostics_work(

@@ -11,8 +11,8 @@ from mralign_core.config import RunConfig
 from mralign_core.estimation import count_corpus, estimate_corpus, read_trace_batches, with_permuted_polarities
 from mralign_core.label_sets import label_set_of
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.caching import Built, Produced, Work, stage_task
-from tasks.progress import progress
+from tasks.engine.progress import progress
+from tasks.engine.run import Built, Produced, Work, stage_task
 
 
 def transitions_work(config: RunConfig, candidates: ArtifactRef, annotations: ArtifactRef) -> Work:

@@ -13,23 +13,23 @@ import pandas as pd
 
 from mralign_core.config import RunConfig
 from mralign_core.estimation import TransitionMatrices
-from mralign_core.evaluation.figures import Transitions
 from mralign_core.evaluation.metrics import paired_differences, summarize
-from mralign_core.evaluation.report import ReportInputs, render_report
 from mralign_core.generation import Decoding, SampleRequest, sample_all
-from mralign_core.generation.draws import draws_table
 from mralign_core.generation.funnel import imbalance
+from mralign_core.generation.outcomes import draws_table
 from mralign_core.generation.scoring import score_answers
 from mralign_core.label_sets import label_set_of
-from mralign_core.models import model_name
+from mralign_core.models.locate import model_name
+from mralign_core.reporting.figures import Transitions
+from mralign_core.reporting.report import ReportInputs, render_report
 from mralign_core.schemas import SCORES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.annotate import read_ledger, without_offline
-from tasks.caching import Built, Produced, Work, shard_bounds, stage_task
 from tasks.diagnose import read_diagnostics
+from tasks.engine.progress import progress
+from tasks.engine.quarantine import join_shards, read_quarantine, write_rows
+from tasks.engine.run import Built, Produced, Work, shard_bounds, stage_task
 from tasks.generate import read_draws
-from tasks.progress import progress
-from tasks.quarantine import join_shards, read_quarantine, write_rows
 from tasks.sampling import sampler_of
 
 BASELINES = ("off", "on")

@@ -17,22 +17,22 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from mralign_core.config import RunConfig, StorageConfig
-from mralign_core.generation.draws import COUNTED, count_draws, describe_draws
-from mralign_core.generation.families import family_of
 from mralign_core.generation.funnel import Funnel, imbalance, require_both_polarities
 from mralign_core.generation.importing import import_traces
-from mralign_core.generation.loading import load_tokenizer
+from mralign_core.generation.outcomes import COUNTED, count_draws, describe_draws
 from mralign_core.generation.sampling import Tally, sample_questions
-from mralign_core.generation.selecting import REMEDY, STEPS, distinct_questions, select
-from mralign_core.models import locate_model, model_name
+from mralign_core.generation.select_traces import REMEDY, STEPS, distinct_questions, select
+from mralign_core.models.families import family_of
+from mralign_core.models.load import load_tokenizer
+from mralign_core.models.locate import locate_model, model_name
 from mralign_core.questions import question_key, refuse_overlap
 from mralign_core.schemas import CANDIDATES, FAILED, GENERATIONS
 from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import stream_table
-from tasks.caching import Built, Produced, Work, file_digests, shard_bounds, stage_task
 from tasks.clients import save_account
-from tasks.progress import progress
-from tasks.quarantine import RowWriter, join_shards, write_rows
+from tasks.engine.progress import progress
+from tasks.engine.quarantine import RowWriter, join_shards, write_rows
+from tasks.engine.run import Built, Produced, Work, file_digests, shard_bounds, stage_task
 from tasks.sampling import sampler_of
 
 logger = logging.getLogger("mralign_core.generation")
@@ -221,7 +221,7 @@ def _select(
 
 
 def read_draws(store: ArtifactStore, generations: ArtifactRef) -> pd.DataFrame:
-    """What became of the draws, by thinking mode; see :func:`~mralign_core.generation.draws.count_draws`."""
+    """What became of the draws, by thinking mode; see :func:`~mralign_core.generation.outcomes.count_draws`."""
     return pd.DataFrame(json.loads(store.open_file(generations, "draws.json").read_text()))
 
 

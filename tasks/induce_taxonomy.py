@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 
 from mralign_core.config import RunConfig
-from mralign_core.evaluation.drawing import to_png, to_svg
-from mralign_core.evaluation.induction_figures import cluster_map
 from mralign_core.induction import Induction, induce_label_set
 from mralign_core.label_sets import save_label_set
 from mralign_core.llm import Ledger
+from mralign_core.reporting.induction_figures import cluster_map
+from mralign_core.reporting.style import to_png, to_svg
 from mralign_core.storage import (
     LEFT_OUT,
     ArtifactRef,
@@ -24,9 +24,9 @@ from mralign_core.storage import (
     ReplyStore,
     tree_digest,
 )
-from tasks.caching import Built, Produced, Work, stage_task
 from tasks.clients import run_name
-from tasks.progress import progress
+from tasks.engine.progress import progress
+from tasks.engine.run import Built, Produced, Work, stage_task
 
 LABEL_SET, CLUSTERS, OPEN_LABELS, MAP_PNG, MAP_SVG = (
     "label_set.yaml",

@@ -7,12 +7,12 @@ from typing import Any
 
 from mralign_core.config import RunConfig
 from mralign_core.generation.checking import check_tokens, check_weights
-from mralign_core.generation.families import family_of
-from mralign_core.generation.loading import load_model_and_tokenizer, load_tokenizer
 from mralign_core.generation.prompts import refuse_control_tokens
 from mralign_core.generation.template_probe import probe_template
 from mralign_core.generation.transformers_sampler import TransformersSampler
-from mralign_core.models import (
+from mralign_core.models.families import family_of
+from mralign_core.models.load import load_model_and_tokenizer, load_tokenizer
+from mralign_core.models.locate import (
     content_digest,
     describe_model,
     folder_digest,
@@ -20,6 +20,7 @@ from mralign_core.models import (
     locate_model,
     model_name,
 )
+from mralign_core.models.lora import check_target_modules
 from mralign_core.pocket.model import train_pocket_model
 from mralign_core.pocket.quality import check_quality
 from mralign_core.pocket.world import build_world
@@ -27,10 +28,9 @@ from mralign_core.questions import LocatedSet, QuestionSets, locate_sets, read_q
 from mralign_core.schemas import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore, file_sha256, key_of
 from mralign_core.training.footprint import check_weights_fit
-from mralign_core.training.lora import check_target_modules
-from tasks.caching import Built, Produced, Work, stage_task
-from tasks.progress import progress
-from tasks.quarantine import write_rows
+from tasks.engine.progress import progress
+from tasks.engine.quarantine import write_rows
+from tasks.engine.run import Built, Produced, Work, stage_task
 
 OVERLAP = "overlap.json"
 """Beside the questions: those taken out of the training sets because they are evaluated on, a row a pair."""

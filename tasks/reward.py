@@ -12,7 +12,7 @@ from mralign_core.label_sets import label_set_of
 from mralign_core.schemas import REWARDS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import TableWriter
-from tasks.caching import Built, Produced, Work, stage_task
+from tasks.engine.run import Built, Produced, Work, stage_task
 
 
 def rewards_work(

@@ -13,10 +13,10 @@ import torch
 
 from mralign_core.config import EvaluateConfig, GenerateConfig, RunConfig
 from mralign_core.generation import Sampler
-from mralign_core.generation.samplers import open_sampler
+from mralign_core.generation.open_sampler import open_sampler
 from mralign_core.generation.transformers_sampler import TransformersSampler
-from mralign_core.memory import return_freed_memory
-from mralign_core.models import limit_threads, locate_model, model_name
+from mralign_core.models.locate import limit_threads, locate_model, model_name
+from mralign_core.processes.memory import return_freed_memory
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.clients import shared_client
 

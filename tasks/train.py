@@ -10,16 +10,16 @@ from pathlib import Path
 import pandas as pd
 
 from mralign_core.config import RunConfig, Variant
-from mralign_core.models import ModelLocation, limit_threads, locate_model, model_name
+from mralign_core.models.locate import ModelLocation, limit_threads, locate_model, model_name
+from mralign_core.processes.launch import launch_adapter, launch_reference
 from mralign_core.schemas import REFERENCE_LOGPS, TRAINING_METRICS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.training.checkpoints import StoredCheckpoints
 from mralign_core.training.curves import open_curves
 from mralign_core.training.fit import TrainingResult, Watch, train_adapter
-from mralign_core.training.launch import launch_adapter, launch_reference
 from mralign_core.training.reference import compute_reference
-from tasks.caching import Built, Produced, Work, stage_task
-from tasks.progress import progress
+from tasks.engine.progress import progress
+from tasks.engine.run import Built, Produced, Work, stage_task
 
 
 def reference_work(config: RunConfig, model: ArtifactRef, candidates: ArtifactRef, annotations: ArtifactRef) -> Work:

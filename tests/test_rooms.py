@@ -87,9 +87,9 @@ def test_the_method_is_pure():
     [
         ("mralign_core.training", "from prefect import flow"),
         ("mralign_core", "import prefect.cache_policies"),
-        ("mralign_core", "import tasks.runs"),
+        ("mralign_core", "import tasks.engine.last_run"),
         ("tasks", "from flows.pipeline import pipeline"),
-        ("tasks", "def late():\n    import flows.cli"),
+        ("tasks", "def late():\n    import flows.commands.cli"),
         ("flows", "from deployments import serve"),
         ("tasks", "from tests.pocket_store import pocket"),
     ],
@@ -140,7 +140,7 @@ def tree_paths(tree: str) -> list[str]:
 
 def test_tree_paths_follow_the_indentation():
     tree = "README.md      what it is\nflows/         order\n  pipeline.py  the loop\ntasks/\n├── caching.py"
-    assert tree_paths(tree) == ["README.md", "flows/", "flows/pipeline.py", "tasks/", "tasks/caching.py"]
+    assert tree_paths(tree) == ["README.md", "flows/", "flows/pipeline.py", "tasks/", "tasks/engine/run.py"]
 
 
 def test_the_readme_shows_the_real_tree():

@@ -19,10 +19,10 @@ from benchmarks.train_vs_trl.workload import (
     num_tokens,
 )
 from mralign_core.config import TrainConfig
+from mralign_core.models.lora import attach_lora
 from mralign_core.training.examples import build_examples
 from mralign_core.training.footprint import Job, fit
 from mralign_core.training.logps import CompletionLogps
-from mralign_core.training.lora import attach_lora
 from mralign_core.training.reference import read_reference, reference_table
 from mralign_core.training.trainer import Trainer
 

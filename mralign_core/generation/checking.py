@@ -22,13 +22,13 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from mralign_core.config import ModelConfig
 from mralign_core.errors import ConfigError
 from mralign_core.generation.control_tokens import end_token_ids
-from mralign_core.generation.families import Family, family_of
-from mralign_core.generation.families.rendering import chat_of
-from mralign_core.generation.loading import load_config, require_all_weights, stored_configs, told
 from mralign_core.generation.prompts import TEMPLATE_REMEDY, render_prompt
-from mralign_core.models import ModelLocation
+from mralign_core.models.families import Family, family_of
+from mralign_core.models.families.rendering import chat_of
+from mralign_core.models.load import load_config, require_all_weights, stored_configs, told
+from mralign_core.models.locate import ModelLocation
 
-logger = logging.getLogger("mralign_core.models")
+logger = logging.getLogger("mralign_core.models.locate")
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -141,7 +141,7 @@ def check_rendering(tokenizer: PreTrainedTokenizerBase, section: ModelConfig, in
 
     Raises:
         ConfigError: names the template and the remedy; or as
-            :func:`~mralign_core.generation.families.recognising.family_of` and
+            :func:`~mralign_core.models.families.recognising.family_of` and
             :func:`~mralign_core.generation.prompts.render_prompt`.
     """
     try:

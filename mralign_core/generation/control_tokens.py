@@ -18,8 +18,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from mralign_core.errors import DataError
-from mralign_core.generation.families.rendering import apply_template
-from mralign_core.generation.families.table import Family
+from mralign_core.models.families.rendering import apply_template
+from mralign_core.models.families.table import Family
 
 KNOWN_END_TOKENS = (
     "<|im_end|>",

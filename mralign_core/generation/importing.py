@@ -24,14 +24,14 @@ from mralign_core.generation.control_tokens import (
     text_control_tokens,
     without_end_tokens,
 )
-from mralign_core.generation.families import GENERIC, Family
 from mralign_core.generation.funnel import Funnel, require_both_polarities
 from mralign_core.generation.prompts import opened_by_prompt, render_prompt
 from mralign_core.generation.segmenting import encode_completion
-from mralign_core.generation.selecting import Row, as_candidate, keep_traces
+from mralign_core.generation.select_traces import Row, as_candidate, keep_traces
 from mralign_core.method.blanks import is_blank, strip_blanks
 from mralign_core.method.matching import MatchRules, contains_match, exact_match
 from mralign_core.method.traces import parse_completion
+from mralign_core.models.families import GENERIC, Family
 from mralign_core.questions.jsonl import Line, read_jsonl, refuse, shown
 from mralign_core.questions.loading import (
     answers_of,

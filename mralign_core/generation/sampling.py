@@ -17,7 +17,7 @@ import pandas as pd
 from mralign_core.config import GenerateConfig
 from mralign_core.generation import Decoding, Sample, Sampler, SampleRequest
 from mralign_core.generation.scoring import score_sample
-from mralign_core.generation.selecting import Row, is_right
+from mralign_core.generation.select_traces import Row, is_right
 from mralign_core.method.matching import MatchRules
 from mralign_core.method.selection import judge_question, next_draw
 from mralign_core.schemas import GENERATIONS

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from mralign_core.generation import Sample, SampleRequest
-from mralign_core.generation.families import Family
 from mralign_core.generation.prompts import opened_by_prompt
 from mralign_core.method.matching import MatchRules, contains_match, exact_match, thought_match
 from mralign_core.method.traces import ParsedCompletion, parse_completion
+from mralign_core.models.families import Family
 from mralign_core.schemas import FAILED, SCORES
 
 UNKNOWN = {

@@ -1,7 +1,7 @@
 """Sampling from any causal language model of transformers, in slots that are refilled as rows finish.
 
 What is guaranteed. The random number behind a token depends on nothing but the request, the seed and the
-token's place (:func:`~mralign_core.generation.drawing.uniforms`); what a batch can still change is the
+token's place (:func:`~mralign_core.generation.randomness.uniforms`); what a batch can still change is the
 rounding of the logits, which differ by about 1e-6 between batch shapes in float32.
 
 * On a CPU a draw does not depend on batch size, order, shard or restart: the model computes in float64,
@@ -35,10 +35,10 @@ from mralign_core.errors import ConfigError
 from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
 from mralign_core.generation.answer_end import AnswerEnd
 from mralign_core.generation.control_tokens import end_token_ids
-from mralign_core.generation.drawing import draw_tokens, uniforms
-from mralign_core.generation.families import Family
 from mralign_core.generation.prompts import Prompt, render_prompt
+from mralign_core.generation.randomness import draw_tokens, uniforms
 from mralign_core.generation.slot_cache import GROWTH, SlotCache
+from mralign_core.models.families import Family
 
 
 class TransformersSampler:

@@ -8,7 +8,7 @@ from typing import Any
 from mralign_core.config import ModelConfig, TrainConfig
 from mralign_core.errors import ConfigError
 from mralign_core.generation.control_tokens import turn_end_id
-from mralign_core.generation.loading import load_model_and_tokenizer
+from mralign_core.models.load import load_model_and_tokenizer
 from mralign_core.training.footprint import check_weights_fit
 from mralign_core.training.workers import Workers
 

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 
 from mralign_core.config import ModelConfig, Variant
 from mralign_core.errors import ConfigError
-from mralign_core.generation.loading import load_model_and_tokenizer
-from mralign_core.models import model_name
+from mralign_core.models.load import load_model_and_tokenizer
+from mralign_core.models.locate import model_name
 from mralign_core.training.export_card import RunFacts, adapter_card, merged_card
 
 logger = logging.getLogger("mralign_core.training")

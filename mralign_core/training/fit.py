@@ -20,7 +20,8 @@ import torch
 
 from mralign_core.config import ModelConfig, TrainConfig, Variant
 from mralign_core.errors import ConfigError, NoCandidatesError
-from mralign_core.models import model_name
+from mralign_core.models.locate import model_name
+from mralign_core.models.lora import attach_lora, save_adapter
 from mralign_core.schemas import TRAINING_METRICS
 from mralign_core.training.base import load_base
 from mralign_core.training.card import model_card
@@ -29,7 +30,6 @@ from mralign_core.training.curves import Curves, Meter
 from mralign_core.training.examples import Examples, TrainingExample, build_examples, num_tokens
 from mralign_core.training.footprint import Job, fit
 from mralign_core.training.logps import CompletionLogps
-from mralign_core.training.lora import attach_lora, save_adapter
 from mralign_core.training.reference import read_reference, reference_table
 from mralign_core.training.trainer import Progress, Trainer
 from mralign_core.training.workers import Workers

@@ -33,9 +33,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError
-from mralign_core.generation.loading import load_config, resolve_device
+from mralign_core.models.load import load_config, resolve_device
+from mralign_core.models.lora import adapter_autocast
 from mralign_core.training.logps import chunk_elements
-from mralign_core.training.lora import adapter_autocast
 
 logger = logging.getLogger("mralign_core.training")
 

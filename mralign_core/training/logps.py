@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from mralign_core.models.lora import HALF, adapter_autocast
 from mralign_core.training.examples import Row
-from mralign_core.training.lora import HALF, adapter_autocast
 from mralign_core.training.packing import PACKED, Batch, make_batch
 from mralign_core.training.workers import Workers
 

@@ -28,11 +28,11 @@ from torch import Tensor
 from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.method.objective import implicit_reward, kl_baseline, kto_loss
+from mralign_core.models.lora import enable_recomputation
 from mralign_core.training.checkpoints import TrainingState
 from mralign_core.training.examples import Row, TrainingExample, num_tokens
 from mralign_core.training.footprint import out_of_memory_message
 from mralign_core.training.logps import CompletionLogps
-from mralign_core.training.lora import enable_recomputation
 from mralign_core.training.order import aligned_passes, step_rows, steps_per_epoch
 from mralign_core.training.packing import Batch, send
 from mralign_core.training.reference import Reference, matched_rows, mismatched_rows

@@ -15,7 +15,7 @@ from mralign_core.errors import ConfigError, DataError
 from mralign_core.llm import EndpointUnavailableError
 from mralign_core.redaction import redact, redact_error, redact_logs, redacted
 from mralign_core.storage import ArtifactStore
-from tasks.caching import stage_task
+from tasks.engine.run import stage_task
 
 SECRET = "correct-horse/battery+9"
 

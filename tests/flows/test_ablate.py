@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from flows.ablate import ablate, ablate_world
-from flows.server import wait_for_records
+from flows.commands.server import wait_for_records
 from mralign_core.ablation.grid import worlds_of
 from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError

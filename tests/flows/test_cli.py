@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import asking_again, main, read_config
+from flows.commands.cli import asking_again, main, read_config
 from mralign_core.storage import ArtifactStore
 from tasks.prepare import load_questions
 from tests.pocket_store import SMALL, small_config

@@ -17,19 +17,19 @@ import pytest
 from peft import PeftConfig
 from safetensors.torch import load_file
 
+from flows.commands.server import wait_for_records
 from flows.generate import generate
 from flows.pipeline import pipeline
-from flows.server import wait_for_records
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef, ArtifactStore, render_lineage
 from tasks.annotate import annotate_shard, annotation_shards, collect_annotations
 from tasks.diagnose import diagnose_matrices
+from tasks.engine.last_run import last_run
+from tasks.engine.plan import plan
 from tasks.estimate import estimate_matrices
 from tasks.generate import collect_generations, sample_shard, select_candidates, training_shards
-from tasks.planning import plan
 from tasks.prepare import load_questions, prepare_model
 from tasks.reward import weigh_traces
-from tasks.runs import last_run
 from tests.faulty_s3 import PASSING, FaultyS3
 from tests.pocket_store import SMALL, small_config
 from tests.prefect_api import auth_for, reporting_to
@@ -184,7 +184,7 @@ def start(root: Path, log: Path) -> subprocess.Popen:
     settings = [f"--set={name}={json.dumps(value)}" for name, value in {**SMALL, "storage.root": str(root)}.items()]
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", "run", "--config", "pocket", *settings],
+            [sys.executable, "-m", "flows.commands.cli", "run", "--config", "pocket", *settings],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=output,

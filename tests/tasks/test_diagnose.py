@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from flows.cli import main, read_config
+from flows.commands.cli import main, read_config
 from mralign_core.config import RunConfig
-from mralign_core.evaluation.diagnostic_figures import DIAGNOSTIC_CHARTS
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
 from mralign_core.schemas import POLARITIES, TABLES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.diagnose import diagnose_matrices, read_diagnostics
+from tasks.engine.last_run import remember
+from tasks.engine.quarantine import write_rows
 from tasks.estimate import estimate_matrices
-from tasks.publishing import _markdown
-from tasks.quarantine import write_rows
-from tasks.runs import remember
+from tasks.publish import _markdown
 
 NUM_TRACES = 60
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from flows.cli import read_config
+from flows.commands.cli import read_config
 from mralign_core.errors import DataError
 from mralign_core.estimation import TransitionMatrices, estimate_transitions, labelled_traces, weigh_segments
 from mralign_core.label_sets import load_label_set

@@ -9,7 +9,8 @@ from chat_server import ChatServer, fails, says, thinks
 from mralign_core.config import RunConfig
 from mralign_core.errors import UserError
 from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactStore
-from tasks import clients, planning
+from tasks import clients
+from tasks.engine import plan as planning
 from tasks.generate import (
     FUNNEL,
     collect_generations,

@@ -26,7 +26,7 @@ from tasks.annotate import (
     read_failures,
     read_ledger,
 )
-from tasks.planning import quote_annotations
+from tasks.engine.plan import quote_annotations
 from tests.pocket_store import POCKET
 from tests.published_candidates import candidate_row, publish_candidates
 
@@ -354,7 +354,7 @@ def test_a_long_reply_is_not_sent_back_whole(server, config, candidates):
 def test_a_dry_run_says_what_is_asked_again(server, config, candidates, monkeypatch):
     breaks(server, 3, turn=says("?"))
     annotate_all(config, candidates)
-    from tasks import planning
+    from tasks.engine import plan as planning
 
     monkeypatch.setattr(planning._Planner, "prepare", lambda self: iter(()))
     monkeypatch.setattr(planning._Planner, "generate", lambda self: self.has.update(candidates=candidates) or iter(()))

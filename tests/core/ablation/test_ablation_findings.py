@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mralign_core.ablation.comparison import paired_differences
-from mralign_core.ablation.figure import forest_plot
-from mralign_core.ablation.findings import Ablation, ablation_markdown, ablation_tables, is_shown, sentence
 from mralign_core.ablation.grid import arms_of, comparisons
+from mralign_core.ablation.paired import paired_differences
 from mralign_core.config import parse_config
-from mralign_core.evaluation.drawing import to_png
+from mralign_core.reporting.ablation_figure import forest_plot
+from mralign_core.reporting.ablation_findings import Ablation, ablation_markdown, ablation_tables, is_shown, sentence
+from mralign_core.reporting.style import to_png
 from mralign_core.schemas import ABLATION_RESULTS
 
 ARMS = ["kto", "mr_align", "placebo_within"]

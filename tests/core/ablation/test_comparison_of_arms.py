@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mralign_core.ablation.comparison import Cell, cell_results, paired_differences, t_interval, unit_differences
+from mralign_core.ablation.paired import Cell, cell_results, paired_differences, t_interval, unit_differences
 from mralign_core.errors import DataError
 from mralign_core.schemas import ABLATION_DIFFERENCES, ABLATION_RESULTS, SCORES
 

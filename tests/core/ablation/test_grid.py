@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from mralign_core.ablation.arms import ARMS
 from mralign_core.ablation.grid import arms_of, comparisons, seeds_of, worlds_of
 from mralign_core.config import RunConfig, overridden, parse_config
+from mralign_core.config.arms import ARMS
 from mralign_core.errors import ConfigError
 
 POCKET = {"name": "pocket", "model": {"source": "pocket"}, "questions": {"train": "pocket", "eval": "pocket"}}

@@ -9,12 +9,12 @@ import pytest
 
 from mralign_core.comparison import AnnotationSet, compare, join, panel_sets, unite_equal
 from mralign_core.comparison.annotation_sets import SET_COLUMNS
-from mralign_core.comparison.tables import agreement_table, write_comparison
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.errors import DataError
 from mralign_core.estimation import estimate_transitions, labelled_traces, weigh_segments
-from mralign_core.evaluation.agreement_figures import telling_pairs
 from mralign_core.method.agreement import agreement
+from mralign_core.reporting.agreement_figures import telling_pairs
+from mralign_core.reporting.agreement_tables import agreement_table, write_comparison
 
 NO_RULES = pd.DataFrame(columns=["panel", "rule", "segments", "share"])
 

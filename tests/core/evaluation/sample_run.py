@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from mralign_core import schemas
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.diagnostics import diagnose, survey_traces
 from mralign_core.estimation import batch_of_traces, estimate_transitions, labelled_traces
+from mralign_core.estimation.diagnostics import diagnose, survey_traces
 from mralign_core.evaluation import ReportInputs, Transitions, paired_differences, summarize
 from mralign_core.method.rewards import clip_weights, trace_ratios
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.method.transitions import count_set_pairs, fit_em
+from mralign_core.schemas import __init__ as schemas
 
 
 def score(variant, question_id, em_thought, em_answer, draw=0, stratum="", **more):

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 from sample_run import annotation, as_scores, score, training_metrics
 
-from mralign_core.evaluation import diagnostic_figures, figures, paired_differences
-from mralign_core.evaluation.delta_graph import delta_graph
-from mralign_core.evaluation.matrix_figures import weight_intervals
+from mralign_core.evaluation import paired_differences
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.reporting import diagnostic_figures, figures
+from mralign_core.reporting.delta_graph import delta_graph
+from mralign_core.reporting.matrix_figures import weight_intervals
 
 SVG = "{http://www.w3.org/2000/svg}"
 

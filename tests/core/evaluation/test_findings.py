@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 from sample_run import as_scores, random_scores, score
 
-from mralign_core.evaluation import findings, paired_differences, summarize
-from mralign_core.evaluation.findings import Difference, headline, sentences, summary_markdown, summary_table
+from mralign_core.evaluation import paired_differences, summarize
+from mralign_core.reporting import run_findings as findings
+from mralign_core.reporting.run_findings import Difference, headline, sentences, summary_markdown, summary_table
 
 
 def tables(scores):

@@ -9,11 +9,12 @@ import pytest
 
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.estimation import LabelledTrace, estimate_transitions, weigh_segments
-from mralign_core.evaluation import delta_graph as delta
-from mralign_core.evaluation import drawing, matrix_figures
-from mralign_core.evaluation.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts, sensitivity_curves
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.method.transitions import count_set_pairs, fit_frequency
+from mralign_core.reporting import delta_graph as delta
+from mralign_core.reporting import matrix_figures
+from mralign_core.reporting import style as drawing
+from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts, sensitivity_curves
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -163,7 +164,7 @@ def test_sensitivity_marks_this_run_once_in_each_panel(inputs):
 
 
 def test_label_mix_shows_the_numbers(inputs):
-    from mralign_core.evaluation import figures
+    from mralign_core.reporting import figures
 
     polarities = dict(zip(inputs.candidates["trace_id"], inputs.candidates["polarity"], strict=True))
     shares = figures.label_shares(inputs.annotations, polarities, inputs.taxonomy)

@@ -18,7 +18,6 @@ from mralign_core.config import EndpointConfig
 from mralign_core.errors import BudgetError, ConfigError, UserError
 from mralign_core.generation import Decoding, SampleRequest, sample_all
 from mralign_core.generation.endpoint_sampler import EndpointSampler
-from mralign_core.generation.families import named_family
 from mralign_core.generation.prompts import render_prompt
 from mralign_core.generation.scoring import parse_sample, score_sample
 from mralign_core.llm import (
@@ -30,6 +29,7 @@ from mralign_core.llm import (
     MemoryReplyStore,
 )
 from mralign_core.method.matching import MatchRules
+from mralign_core.models.families import named_family
 
 BPE = build_bpe()
 OPENING = build_bpe(

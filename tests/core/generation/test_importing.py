@@ -9,10 +9,10 @@ from transformers import AutoTokenizer
 
 from mralign_core.config import GenerateConfig, ModelConfig
 from mralign_core.errors import DataError, NoCandidatesError
-from mralign_core.generation.families import family_of, named_family
 from mralign_core.generation.funnel import imbalance
 from mralign_core.generation.importing import check_traces, import_traces
 from mralign_core.method.matching import MatchRules
+from mralign_core.models.families import family_of, named_family
 from mralign_core.schemas import CANDIDATES, QUESTIONS
 
 BPE = build_bpe()

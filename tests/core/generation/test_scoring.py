@@ -1,9 +1,9 @@
 import pandas as pd
 
 from mralign_core.generation import Sample, SampleRequest
-from mralign_core.generation.families import GENERIC
 from mralign_core.generation.scoring import score_answers, score_sample
 from mralign_core.method.matching import MatchRules
+from mralign_core.models.families import GENERIC
 from mralign_core.schemas import GENERATIONS, SCORES
 
 QUESTIONS = pd.DataFrame(

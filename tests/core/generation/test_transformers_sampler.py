@@ -8,11 +8,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from mralign_core.errors import ArtifactError, ConfigError
 from mralign_core.generation import Decoding, SampleRequest, sample_all
-from mralign_core.generation.drawing import draw_tokens, uniforms
-from mralign_core.generation.families import GENERIC
-from mralign_core.generation.loading import load_model_and_tokenizer
 from mralign_core.generation.prompts import render_prompt
+from mralign_core.generation.randomness import draw_tokens, uniforms
 from mralign_core.generation.transformers_sampler import TransformersSampler, longest_sequence
+from mralign_core.models.families import GENERIC
+from mralign_core.models.load import load_model_and_tokenizer
 
 DECODING = Decoding(temperature=0.8, top_p=0.95, top_k=40, max_new_tokens=24, seed=5)
 GREEDY = DECODING._replace(temperature=0.0)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mralign_core.method.chain_tests import (
+from mralign_core.estimation.chain_tests import (
     chi2_tail,
     compare_orders,
     max_log_likelihoods,

@@ -5,8 +5,8 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import KTOConfig, KTOTrainer
 
+from mralign_core.models.lora import target_modules
 from mralign_core.training.examples import build_examples
-from mralign_core.training.lora import target_modules
 from mralign_core.training.pairs import kl_partners
 from mralign_core.training.reference import matched_rows, mismatched_rows
 from tests.core.training.test_trainer import assert_same, make_trainer, step_of

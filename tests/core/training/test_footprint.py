@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError
+from mralign_core.models.lora import adapter_autocast, attach_lora, enable_recomputation
 from mralign_core.training import footprint
 from mralign_core.training.footprint import (
     Job,
@@ -18,7 +19,6 @@ from mralign_core.training.footprint import (
     out_of_memory_message,
 )
 from mralign_core.training.logps import CompletionLogps
-from mralign_core.training.lora import adapter_autocast, attach_lora, enable_recomputation
 from tests.core.training.tiny import CONFIGS, make_model
 
 CPU = torch.device("cpu")

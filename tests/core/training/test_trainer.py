@@ -6,10 +6,10 @@ import torch
 from transformers import OPTConfig
 
 from mralign_core.errors import ConfigError, OutOfMemory
+from mralign_core.models.lora import attach_lora, enable_recomputation
 from mralign_core.training.checkpoints import TrainingState
 from mralign_core.training.examples import build_examples
 from mralign_core.training.logps import CompletionLogps
-from mralign_core.training.lora import attach_lora, enable_recomputation
 from mralign_core.training.order import step_rows
 from mralign_core.training.reference import Reference, mismatched_rows, read_reference, reference_table
 from mralign_core.training.trainer import Trainer

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from mralign_core.config import TrainConfig
+from mralign_core.models.lora import attach_lora, enable_recomputation, save_adapter
 from mralign_core.training.checkpoints import TrainingState
 from mralign_core.training.fit import Watch, _make_fit, _run
 from mralign_core.training.logps import CompletionLogps
-from mralign_core.training.lora import attach_lora, enable_recomputation, save_adapter
 from mralign_core.training.reference import read_reference, reference_table
 from mralign_core.training.trainer import Trainer
 from mralign_core.training.workers import Workers

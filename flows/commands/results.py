@@ -1,0 +1,248 @@
+"""What the command line prints: plans, quotes, results, with the paths to look at."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.commands.server import ServerAddress
+from mralign_core.config import RunConfig
+
+if TYPE_CHECKING:
+    from mralign_core.storage import ArtifactRef
+    from tasks.engine.plan import Planned
+
+console = Console()
+MOST_ROWS = 12
+"""Of one kind of artifact in a plan; more are counted."""
+
+
+def print_questions(config: RunConfig) -> None:
+    """What a run would ask: each set with an example, and what is taken out because it is evaluated on."""
+    from mralign_core.questions import question_key, read_question_sets
+
+    found = read_question_sets(config.questions, config.model.pocket)
+    columns = ("used to", "set", "questions", "distinct", "gold answers each", "example")
+    table = Table(*columns, title=f"config {config.name!r}: question sets")
+    for (split, source), rows in found.questions.groupby(["split", "source"], sort=False):
+        first = rows.iloc[0]
+        example = f"{first['question']:.60} → {', '.join(first['answers']) or 'no gold answer':.40}"
+        counts = (f"{len(rows):,}", f"{rows['question'].map(question_key).nunique():,}")
+        golds = f"{rows['answers'].map(len).mean():.1f}"
+        table.add_row("align" if split == "train" else "evaluate", source, *counts, golds, escape(example))
+    console.print(table)
+    for row in found.overlap.itertuples():
+        text = f"{row.question_id} is {row.eval_question_id}: {row.question}"
+        console.print(f"[yellow]taken out[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def print_plan(config: RunConfig, tokens_per_second: float | None = None) -> None:
+    """What is in the store and what a run would compute, what sampling would take, and what annotation would cost."""
+    from tasks.engine.plan import plan
+
+    everything = plan(config)
+    table = Table("stage", "artifact", "status", "key", title=f"config {config.name!r}: nothing is run")
+    for kind, grouped in groupby(everything, key=lambda planned: (planned.stage, planned.name.split()[0])):
+        group = list(grouped)
+        if len(group) > MOST_ROWS:
+            states = Counter(planned.status for planned in group)
+            status = ", ".join(f"{count} {state}" for state, count in states.most_common())
+            table.add_row(kind[0], f"{kind[1]} ({len(group)})", status, "", style="dim" if len(states) == 1 else "")
+            continue
+        for planned in group:
+            key = planned.found.key[:12] if planned.found else ""
+            table.add_row(planned.stage, planned.name, planned.status, key, style="dim" if planned.found else "")
+    console.print(table)
+    if tokens_per_second:
+        _print_load(config, everything, tokens_per_second)
+    _print_quote(config)
+
+
+def _print_load(config: RunConfig, planned: Sequence[Planned], tokens_per_second: float) -> None:
+    from tasks.engine.plan import sampling_load
+
+    found = sampling_load(config, planned, tokens_per_second)
+    if found is None:
+        console.print("sampling: its load can be told once the questions are loaded (--only prepare)", highlight=False)
+        return
+    table = Table("hosts", "shards", "task runs", "draws", "M tokens", "GB stored", "hours", title="sampling, in all")
+    for num_hosts, load in found.by_hosts.items():
+        counts = (f"{num_hosts}", f"{load.shards:,}", f"{load.task_runs:,}", f"{load.draws:,.0f}")
+        table.add_row(*counts, f"{load.tokens / 1e6:,.1f}", f"{load.gigabytes:.1f}", f"{load.hours:.1f}")
+    console.print(table)
+    source = "measured on the shards that are there" if found.is_measured else "assumed: no shard has been sampled yet"
+    (load, *_), rates = found.by_hosts.values(), found.rates
+    console.print(
+        f"{load.questions:,} questions, {rates.draws:.2f} draws and {rates.tokens:,.0f} tokens a question, {source}; "
+        f"{tokens_per_second:,.0f} tokens a second and host, as given.",
+        highlight=False,
+    )
+
+
+def _print_quote(config: RunConfig) -> None:
+    from tasks.engine.plan import quote_annotations
+
+    found = quote_annotations(config)
+    if found is None:
+        console.print("annotation: requests and dollars can be told once the candidates are there", highlight=False)
+        return
+    quotes, spent_usd = found
+    table = Table(
+        "model", "kept", "requests", "prompt tokens", "reply tokens", "dollars", title="annotation, still to ask"
+    )
+    for quote in quotes:
+        requests, cost = f"{quote.requests:,}", f"{quote.cost_usd:.2f}"
+        if quote.most_requests > quote.requests:
+            requests, cost = f"{requests} to {quote.most_requests:,}", f"{cost} to {quote.most_cost_usd:.2f}"
+        if quote.again:
+            requests += f" ({quote.again:,} again)"
+        tokens = (f"{quote.prompt_tokens:,}", f"{quote.completion_tokens:,}")
+        table.add_row(quote.model, f"{quote.kept:,}", requests, *tokens, cost)
+    console.print(table)
+    least, most = (sum(getattr(quote, name) for quote in quotes) for name in ("cost_usd", "most_cost_usd"))
+    budget = config.annotate.budget_usd
+    ceiling = "no ceiling is set (annotate.budget_usd)" if budget is None else f"annotate.budget_usd is {budget:.2f}"
+    console.print(
+        f"{least:.2f} to {most:.2f} dollars to come, {spent_usd:.2f} spent so far; {ceiling}. Reply tokens are an "
+        "estimate; repair turns and hidden reasoning are not in it.",
+        highlight=False,
+    )
+
+
+def print_results(config: RunConfig, server: ServerAddress, *, run: str, finished_pipeline: bool) -> None:
+    """The results of a finished run, and where everything is."""
+    from tasks.engine.last_run import LastRun
+
+    if not finished_pipeline:
+        console.print("done")
+        return
+    from mralign_core.storage import ArtifactStore
+
+    store, made = ArtifactStore(config.storage), LastRun(config, run)
+    folder = store.open_directory(made("report"))
+    _print_summary(folder, config)
+    rows: dict[str, object] = {"report": folder / "report.html", "artifacts": store.root_uri}
+    for variant in config.train.variants:
+        rows[f"adapter {variant}"] = store.open_directory(made(f"adapter:{variant}"))
+    rows["this run in the UI"] = server.ui_hint
+    for name, where in rows.items():
+        # A path is for copying: it is never cut or wrapped, however narrow the terminal.
+        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
+
+
+def print_generation(config: RunConfig, run: str) -> None:
+    """What became of the draws, and what each step of the selection kept."""
+    from mralign_core.generation.outcomes import PARTLY_DRAWN, describe_draws
+    from mralign_core.storage import ArtifactStore
+    from tasks.engine.last_run import LastRun
+    from tasks.generate import read_draws
+
+    store, made = ArtifactStore(config.storage), LastRun(config, run)
+    if config.generate.source == "sample":
+        console.print(describe_draws(read_draws(store, made("generations"))), highlight=False)
+        if config.generate.draws == "sequential":
+            console.print(PARTLY_DRAWN, style="dim", highlight=False)
+    table = Table("step", "kept", "dropped", "reason", title=f"config {config.name!r}: yield of the selection")
+    for row in json.loads(store.open_file(made("candidates"), "funnel.json").read_text()):
+        table.add_row(row["step"], f"{row['kept']:,}", f"{row['dropped']:,}" if row["dropped"] else "", row["reason"])
+    console.print(table)
+
+
+def print_left_out(config: RunConfig, run: str) -> None:
+    """Traces that a run's annotators failed on, by kind; nothing where there are none."""
+    from mralign_core.storage import ArtifactStore
+    from tasks.annotate import left_out_lines, read_failures
+    from tasks.engine.last_run import LastRun
+
+    for line in left_out_lines(read_failures(ArtifactStore(config.storage), LastRun(config, run)("annotations"))):
+        console.print(f"[yellow]left out[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def print_agreement(config: RunConfig, agreement: ArtifactRef, server: ServerAddress) -> None:
+    """How far the annotation sets agree."""
+    from mralign_core.reporting.agreement_tables import agreement_table
+    from mralign_core.storage import ArtifactStore
+    from tasks.compare_annotators import read_agreement
+
+    found = read_agreement(config, agreement)
+    console.print(agreement_table(found))
+    for name, note in found["notes"].items():
+        console.print(f"[bold]{escape(name)}[/bold]: {escape(str(note))}", soft_wrap=True, highlight=False)
+    for reason in dict.fromkeys(row["reason"] for row in found["skipped"]):
+        pairs = sum(row["reason"] == reason for row in found["skipped"])
+        console.print(f"P and w of {pairs} pair(s) are not compared: {escape(reason)}", soft_wrap=True, highlight=False)
+    folder = ArtifactStore(config.storage).open_directory(agreement)
+    for name, where in {"agreement": folder / "agreement.md", "this run in the UI": server.ui_hint}.items():
+        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
+
+
+def print_ablation(config: RunConfig, ref: ArtifactRef, server: ServerAddress) -> None:
+    """Levels and paired differences of the arms, the sentence that says what they show, and where the rest is."""
+    from mralign_core.reporting.ablation_findings import ablation_tables, sentence
+    from mralign_core.storage import ArtifactStore
+    from tasks.ablate import FOREST_PNG, PAGE, read_ablation
+
+    found = read_ablation(config, ref)
+    for table in ablation_tables(found):
+        console.print(table)
+    for world, why in found.refused.items():
+        console.print(f"[yellow]left out[/yellow] world {world}: {escape(why)}", highlight=False, soft_wrap=True)
+    console.print(escape(sentence(found)), highlight=False, soft_wrap=True)
+    folder = ArtifactStore(config.storage).open_directory(ref)
+    rows = {"page": folder / PAGE, "figure": folder / FOREST_PNG, "this run in the UI": server.ui_hint}
+    for name, where in rows.items():
+        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
+
+
+def print_label_set(config: RunConfig, ref: ArtifactRef, output: Path | None, server: ServerAddress) -> None:
+    """The induced labels, and how to use them."""
+    from mralign_core.storage import ArtifactStore
+    from tasks.induce_taxonomy import LABEL_COLUMNS, LABEL_SET, MAP_PNG, OPEN_LABELS, label_rows, read_clusters
+
+    found = read_clusters(config, ref)
+    counts = found["counts"]
+    silhouette = f"{counts['silhouette']:.4f}" if counts["silhouette"] is not None else counts["silhouette_note"]
+    table = Table(*LABEL_COLUMNS, title=f"config {config.name!r}: {counts['labels']} labels induced", show_lines=True)
+    for row in label_rows(found):
+        table.add_row(*map(escape, row))
+    console.print(table)
+    console.print(
+        f"{counts['instances']:,} open labels of {counts['distinct']:,} kinds in {counts['traces']:,} traces; "
+        f"{counts['kept']:,} frequent enough, {counts['clusters']} clusters, {counts['noise']} noise; "
+        f"silhouette {silhouette}",
+        highlight=False,
+    )
+    for where, problem in found["failures"].items():
+        console.print(f"[yellow]failed[/yellow] {escape(where)}: {escape(problem)}", highlight=False)
+    folder = ArtifactStore(config.storage).open_directory(ref)
+    file = folder / LABEL_SET
+    if output:
+        output.write_bytes(file.read_bytes())
+        file = output.resolve()
+    rows = {"label set": file, "open labels": folder / OPEN_LABELS, "cluster map": folder / MAP_PNG}
+    for name, where in {**rows, "this run in the UI": server.ui_hint}.items():
+        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
+    console.print(f"use it: mralign run --config {config.name} --set annotate.label_set={file}", soft_wrap=True)
+
+
+def _print_summary(folder: Path, config: RunConfig) -> None:
+    import pandas as pd
+
+    from mralign_core.reporting.run_findings import summary_table
+
+    if not (folder / "summary.json").exists():
+        no_gold = "nothing was scored: no question of questions.eval has a gold answer; what was answered is kept"
+        console.print(no_gold if config.questions.eval else "nothing was evaluated: questions.eval names no set")
+        return
+    summary, differences = (
+        pd.DataFrame(json.loads((folder / f"{n}.json").read_text())) for n in ("summary", "differences")
+    )
+    console.print(summary_table(summary, differences))

@@ -1,0 +1,150 @@
+"""One of the processes that ``accelerate launch`` starts, by ``python -m mralign_core.processes.child``."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from mralign_core.config import ModelConfig
+from mralign_core.errors import ConfigError, OutOfMemory
+from mralign_core.models.locate import limit_threads
+from mralign_core.processes.launch import (
+    CANDIDATES_FILE,
+    REFERENCE_FILE,
+    RESULT_FILE,
+    REWARDS_FILE,
+    AdapterJob,
+    Job,
+)
+from mralign_core.processes.supervise import Lifeline, LifelineHandler, connection
+from mralign_core.schemas import REFERENCE_LOGPS, TRAINING_METRICS
+from mralign_core.storage import ArtifactStore
+from mralign_core.storage.tables import read_table, write_table
+from mralign_core.training.checkpoints import StoredCheckpoints
+from mralign_core.training.fit import TrainingResult, Watch, train_adapter
+from mralign_core.training.reference import compute_reference
+from mralign_core.training.workers import Workers
+
+MEMORY_EVERY_S = 600.0
+"""Between two reports of the memory of a GPU."""
+
+
+def main(file: Path, lifeline: Lifeline) -> int:
+    """Do this process's part of a job; returns the exit code."""
+    _send_logs(lifeline)
+    try:
+        job = Job.model_validate_json(file.read_text())
+        counts = _work(job, Workers.from_environment(), lifeline)
+    except Exception as error:
+        lifeline.send(
+            "error",
+            type=type(error).__name__,
+            text=str(error),
+            traceback=traceback.format_exc(),
+            smaller=error.smaller if isinstance(error, OutOfMemory) else {},
+        )
+        return 1
+    lifeline.send("result", counts=counts)
+    return 0
+
+
+def _work(job: Job, workers: Workers, lifeline: Lifeline) -> dict[str, int]:
+    """Compute the table and the files of a job; the main process writes them. Returns the adapter's counts."""
+    common: dict[str, Any] = {
+        "section": job.section,
+        "model_section": _on_device(job.model_section, workers),
+        "workers": workers,
+        "revision": job.revision,
+    }
+    limit_threads(job.model_section)
+    candidates = read_table(job.folder / CANDIDATES_FILE)
+    report = _Report(lifeline, workers)
+    counts: dict[str, int] = {}
+    if job.adapter is None:
+        frame = compute_reference(job.model_path, candidates, on_progress=report, **common)
+    else:
+        frame, counts = _train(job, job.adapter, candidates, report, common)
+    if workers.is_main:
+        write_table(job.folder, RESULT_FILE, frame, TRAINING_METRICS if job.adapter else REFERENCE_LOGPS)
+    workers.leave()
+    return counts
+
+
+def _train(
+    job: Job, adapter: AdapterJob, candidates: pd.DataFrame, report: _Report, common: dict[str, Any]
+) -> TrainingResult:
+    rewards, reference = (
+        read_table(job.folder / name) if (job.folder / name).exists() else None
+        for name in (REWARDS_FILE, REFERENCE_FILE)
+    )
+    return train_adapter(
+        job.model_path,
+        candidates,
+        rewards,
+        variant=adapter.variant,
+        seed=adapter.seed,
+        directory=adapter.directory,
+        card=adapter.card,
+        reference=reference,
+        watch=Watch(StoredCheckpoints(ArtifactStore(adapter.storage), adapter.key), on_progress=report),
+        **common,
+    )
+
+
+class _Report:
+    """Sends progress from the main process, and now and then from each the most GPU memory that it took."""
+
+    def __init__(self, lifeline: Lifeline, workers: Workers) -> None:
+        self._lifeline = lifeline
+        self._workers = workers
+        self._last = -math.inf
+
+    def __call__(self, *values: Any) -> None:
+        if self._workers.is_main:
+            self._lifeline.send("progress", values=values)
+        if self._workers.device.type == "cuda" and time.monotonic() - self._last > MEMORY_EVERY_S:
+            mib = torch.cuda.max_memory_allocated(self._workers.device) / 2**20
+            text = f"{mib:,.0f} MiB of GPU memory taken at most"
+            # Not by the logger, which keeps quiet in all but the main process.
+            self._lifeline.send("log", name="mralign_core.training", level=logging.INFO, text=text)
+            self._last = time.monotonic()
+
+
+def _on_device(section: ModelConfig, workers: Workers) -> ModelConfig:
+    """The model section with the kind of device that the processes have.
+
+    Raises:
+        ConfigError: the config asks for another kind.
+    """
+    device: Any = workers.device.type
+    if section.device not in ("auto", device):
+        raise ConfigError(
+            f"model.device is {section.device!r}, but the processes of train.accelerate_config run on {device!r}: set "
+            "it to 'auto', or take a file for that device"
+        )
+    return section.model_copy(update={"device": device})
+
+
+def _send_logs(lifeline: Lifeline) -> None:
+    """The main process's log records from INFO, the others' from WARNING."""
+    project = logging.getLogger("mralign_core")
+    project.setLevel(logging.INFO if lifeline.rank == 0 else logging.WARNING)
+    project.addHandler(LifelineHandler(lifeline))
+    project.propagate = False
+
+
+if __name__ == "__main__":
+    exit_code = main(Path(sys.argv[1]), connection())
+    connection().close()
+    sys.stdout.flush()
+    # An ordinary exit would wait for collective operations that a process which failed never joined.
+    os._exit(exit_code)

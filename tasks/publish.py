@@ -1,0 +1,214 @@
+"""Tables and figures as artifacts, on the Prefect pages of a stage's run and of the pipeline run it is in.
+
+They are for the eye: a server that can't take one must not stop the work, so failures are logged and passed
+over.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec
+from uuid import UUID
+
+import pandas as pd
+from matplotlib.figure import Figure
+from prefect.artifacts import Artifact, ImageArtifact, MarkdownArtifact, TableArtifact
+from prefect.context import FlowRunContext
+from prefect.runtime import flow_run
+
+from mralign_core.config import RunConfig
+from mralign_core.generation.outcomes import PARTLY_DRAWN, draws_table
+from mralign_core.label_sets import label_set_of
+from mralign_core.reporting import agreement_figures, diagnostic_findings, figures
+from mralign_core.reporting.ablation_findings import ablation_markdown
+from mralign_core.reporting.agreement_tables import agreement_markdown
+from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
+from mralign_core.reporting.run_findings import summary_markdown
+from mralign_core.schemas import ANNOTATIONS, CANDIDATES
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.ablate import FOREST_PNG, read_ablation
+from tasks.annotate import read_ledger
+from tasks.compare_annotators import read_agreement
+from tasks.diagnose import read_diagnostics
+from tasks.evaluate import transitions_of
+from tasks.generate import read_draws
+from tasks.induce_taxonomy import LABEL_COLUMNS, LABEL_SET, MAP_PNG, label_rows, read_clusters
+
+logger = logging.getLogger("mralign_core.publishing")
+P = ParamSpec("P")
+
+
+def for_the_eye(show: Callable[P, None]) -> Callable[P, None]:
+    """Show only inside a flow run, and let no failure out."""
+
+    @functools.wraps(show)
+    def shown(*args: P.args, **kwargs: P.kwargs) -> None:
+        if FlowRunContext.get() is None:
+            return
+        try:
+            show(*args, **kwargs)
+        except Exception as error:
+            logger.warning("%s: nothing shown on the run's page: %s", show.__name__, error)
+
+    return shown
+
+
+@for_the_eye
+def show_yield(config: RunConfig, candidates: ArtifactRef) -> None:
+    """What each step of the selection kept."""
+    store = ArtifactStore(config.storage)
+    rows = json.loads(store.open_file(candidates, "funnel.json").read_text())
+    _table("yield", rows, "What each step of the selection kept, dropped, and why")
+    _image("yield-figure", figures.yield_funnel(pd.DataFrame(rows)), "Yield of the selection")
+
+
+@for_the_eye
+def show_draws(config: RunConfig, generations: ArtifactRef) -> None:
+    """What became of the draws."""
+    rows = draws_table(read_draws(ArtifactStore(config.storage), generations))
+    note = PARTLY_DRAWN if config.generate.draws == "sequential" else "All draws of every question"
+    _table("draws", rows.to_dict("records"), note)
+
+
+@for_the_eye
+def show_labels(config: RunConfig, candidates: ArtifactRef, annotations: ArtifactRef) -> None:
+    """The label mix, and which rule decided."""
+    store = ArtifactStore(config.storage)
+    labels = store.read_columns(annotations, "annotations.parquet", ANNOTATIONS, ["trace_id", "labels", "rule"])
+    traces = store.read_columns(candidates, "candidates.parquet", CANDIDATES, ["trace_id", "polarity"])
+    polarities = dict(zip(traces["trace_id"], traces["polarity"], strict=True))
+    _image(
+        "label-mix",
+        figures.label_mix(labels, polarities, label_set_of(config).taxonomy),
+        "What segments do, by polarity",
+    )
+    rules = labels["rule"].value_counts().rename_axis("rule").reset_index(name="segments")
+    _table("label-rules", rules.to_dict("list"), "Rule that decided each segment")
+    ledger = read_ledger(config, candidates)
+    if not ledger.empty:
+        _table("annotation-ledger", ledger.to_dict("records"), "What each run asked of each model, and paid")
+
+
+@for_the_eye
+def show_transitions(config: RunConfig, transitions: ArtifactRef) -> None:
+    """Heat-maps of P⁺ and P⁻ and of the weights they give."""
+    matrices = transitions_of(ArtifactStore(config.storage), config, transitions)
+    _image("transitions", figures.transition_heatmaps(matrices), "P⁺ and P⁻")
+    _image("transition-weights", figures.weight_heatmaps(matrices), "Weights of single transitions")
+
+
+@for_the_eye
+def show_diagnostics(config: RunConfig, diagnostics: ArtifactRef) -> None:
+    """How sure the weights are: sentences, tables and figures."""
+    store = ArtifactStore(config.storage)
+    found = read_diagnostics(store, diagnostics)
+    text = "\n".join(f"- {line}" for line in diagnostic_findings.findings(found))
+    tables = "".join(f"\n\n### {title}\n\n{_markdown(t)}" for title, t in diagnostic_findings.tables(found).items())
+    _publish(MarkdownArtifact(key="diagnostics", description="How sure are the weights?", markdown=text + tables))
+    for path in sorted(store.open_directory(diagnostics).glob("*.png")):
+        _picture(f"diagnostics-{path.stem}", path.read_bytes(), DIAGNOSTIC_CHARTS[path.stem])
+
+
+@for_the_eye
+def show_weights(config: RunConfig, rewards: ArtifactRef) -> None:
+    """The distribution of segment weights."""
+    frame = ArtifactStore(config.storage).read_table(rewards, "rewards.parquet")
+    shares = {
+        "segments": len(frame),
+        "clipped": int(frame["clipped"].sum()),
+        "mean weight": frame["weight"].mean(),
+    }
+    _table("weights", [shares], "Segment weights (Eq. 10)")
+
+
+@for_the_eye
+def show_training(config: RunConfig, adapters: Mapping[str, ArtifactRef]) -> None:
+    """Training curves."""
+    store = ArtifactStore(config.storage)
+    metrics = {name: store.read_table(ref, "metrics.parquet") for name, ref in adapters.items()}
+    _image("training-curves", figures.training_curves(metrics), "Loss, rewards and KL baseline by step")
+
+
+@for_the_eye
+def show_results(config: RunConfig, report: ArtifactRef) -> None:
+    """The results table, and where the report is."""
+    store = ArtifactStore(config.storage)
+    folder = store.open_directory(report)
+    text = f"Report: `{folder / 'report.html'}`\n"
+    if (folder / "summary.json").exists():
+        summary, differences = (pd.read_json(folder / f"{name}.json") for name in ("summary", "differences"))
+        text += "\n" + summary_markdown(summary, differences)
+        _image("results-figure", figures.difference_intervals(differences), "Differences with paired intervals")
+    description = "What alignment changed on held-out questions"
+    _publish(MarkdownArtifact(key="results", description=description, markdown=text))
+
+
+@for_the_eye
+def show_agreement(config: RunConfig, agreement: ArtifactRef) -> None:
+    """How far the annotation sets agree, and the figures of κ."""
+    found = read_agreement(config, agreement)
+    description = "Agreement of annotation sets"
+    _publish(MarkdownArtifact(key="agreement", description=description, markdown=agreement_markdown(found)))
+    if found["pairs"]:
+        pairs, per_label = pd.DataFrame(found["pairs"]), pd.DataFrame(found["per_label"])
+        _image("kappas", agreement_figures.kappa_matrices(pairs), "κ of every two annotation sets")
+        _image("label-kappas", agreement_figures.label_kappas(per_label), "κ by label")
+
+
+@for_the_eye
+def show_label_set(config: RunConfig, label_set: ArtifactRef) -> None:
+    """The labels that were induced, how they came about, and the map of their clusters."""
+    found = read_clusters(config, label_set)
+    file = ArtifactStore(config.storage).open_file(label_set, LABEL_SET)
+    rows = pd.DataFrame(label_rows(found), columns=LABEL_COLUMNS)
+    counts = ", ".join(f"{name} {value}" for name, value in found["counts"].items() if value not in (None, ""))
+    text = f"Use it with `annotate.label_set: {file}`.\n\n{counts}\n\n{_markdown(rows)}"
+    _publish(MarkdownArtifact(key="label-set", description="Induced label set", markdown=text))
+    _table("label-set-noise", [found["noise"]], "Open labels that are in no cluster, and their counts")
+    picture = ArtifactStore(config.storage).open_file(label_set, MAP_PNG).read_bytes()
+    _picture("cluster-map", picture, "Open labels by cosine distance, and the clusters among them")
+
+
+@for_the_eye
+def show_ablation(config: RunConfig, ablation: ArtifactRef) -> None:
+    """What the arms of an ablation show, and their forest plot."""
+    description = "Paired differences between the arms"
+    text = ablation_markdown(read_ablation(config, ablation))
+    _publish(MarkdownArtifact(key="ablation", description=description, markdown=text))
+    picture = ArtifactStore(config.storage).open_file(ablation, FOREST_PNG).read_bytes()
+    _picture("ablation-figure", picture, "Differences in Acc and Mis with their intervals")
+
+
+def _table(key: str, rows: list[Any] | dict[Any, Any], description: str) -> None:
+    _publish(TableArtifact(key=key, description=description, table=rows))
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)
+
+
+def _image(key: str, figure: Figure, description: str) -> None:
+    _picture(key, figures.to_png(figure), description)
+
+
+def _picture(key: str, png: bytes, description: str) -> None:
+    """Prefect shows pictures by address; a data address holds the picture itself."""
+    data = base64.b64encode(png).decode()
+    _publish(ImageArtifact(key=key, description=description, image_url=f"data:image/png;base64,{data}"))
+
+
+def _publish(artifact: Artifact) -> None:
+    """Prefect shows an artifact on the page of the run that made it; make one for the pipeline run too."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    pages = {str(context.flow_run.id)}
+    if context.flow_run.deployment_id is None:  # a run on another pool is shown by its parent once more
+        pages.add(flow_run.root_flow_run_id)
+    for page in pages:
+        artifact.model_copy(update={"flow_run_id": UUID(page)}).create()
