@@ -140,7 +140,7 @@ def tree_paths(tree: str) -> list[str]:
 
 def test_tree_paths_follow_the_indentation():
     tree = "README.md      what it is\nflows/         order\n  pipeline.py  the loop\ntasks/\n├── caching.py"
-    assert tree_paths(tree) == ["README.md", "flows/", "flows/pipeline.py", "tasks/", "tasks/engine/run.py"]
+    assert tree_paths(tree) == ["README.md", "flows/", "flows/pipeline.py", "tasks/", "tasks/caching.py"]
 
 
 def test_the_readme_shows_the_real_tree():
