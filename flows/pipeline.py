@@ -26,8 +26,8 @@ def pipeline(config: RunConfig) -> ArtifactRef:
     candidates, generations = generate(config, questions, model)
     annotations = annotate(config, candidates)
     transitions, diagnostics = estimate(config, candidates, annotations)
-    rewards = reward(config, candidates, annotations, transitions)
-    adapters = train(config, model, candidates, annotations, rewards)
+    weights = reward(config, candidates, annotations, transitions)
+    adapters = train(config, model, candidates, annotations, weights)
     made = {
         "questions": questions,
         "model": model,
@@ -36,6 +36,6 @@ def pipeline(config: RunConfig) -> ArtifactRef:
         "annotations": annotations,
         "transitions": transitions,
         "diagnostics": diagnostics,
-        "rewards": rewards,
+        "weights": weights,
     }
     return evaluate(config, made, adapters)

@@ -27,16 +27,17 @@ from mralign_core.reporting import agreement_figures, diagnostic_findings, figur
 from mralign_core.reporting.ablation_findings import ablation_markdown
 from mralign_core.reporting.agreement_tables import agreement_markdown
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
+from mralign_core.reporting.label_set_table import LABEL_COLUMNS, label_rows
 from mralign_core.reporting.run_findings import summary_markdown
 from mralign_core.schemas import ANNOTATIONS, CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.ablate import FOREST_PNG, read_ablation
+from tasks.ablate import FOREST_PNG, read_ablation, write_ablation
 from tasks.annotate import read_ledger
 from tasks.compare_annotators import read_agreement
-from tasks.diagnose import read_diagnostics
-from tasks.evaluate import transitions_of
+from tasks.estimate import read_diagnostics, transitions_of
+from tasks.evaluate import RESULTS, read_results
 from tasks.generate import read_draws
-from tasks.induce_taxonomy import LABEL_COLUMNS, LABEL_SET, MAP_PNG, label_rows, read_clusters
+from tasks.induce_taxonomy import LABEL_SET, MAP_PNG, read_clusters
 
 logger = logging.getLogger("mralign_core.publishing")
 P = ParamSpec("P")
@@ -102,21 +103,21 @@ def show_transitions(config: RunConfig, transitions: ArtifactRef) -> None:
 
 
 @for_the_eye
-def show_diagnostics(config: RunConfig, diagnostics: ArtifactRef) -> None:
+def show_diagnostics(config: RunConfig, diagnostics: ArtifactRef, pictures: ArtifactRef) -> None:
     """How sure the weights are: sentences, tables and figures."""
     store = ArtifactStore(config.storage)
     found = read_diagnostics(store, diagnostics)
     text = "\n".join(f"- {line}" for line in diagnostic_findings.findings(found))
     tables = "".join(f"\n\n### {title}\n\n{_markdown(t)}" for title, t in diagnostic_findings.tables(found).items())
     _publish(MarkdownArtifact(key="diagnostics", description="How sure are the weights?", markdown=text + tables))
-    for path in sorted(store.open_directory(diagnostics).glob("*.png")):
+    for path in sorted(store.open_directory(pictures).glob("*.png")):
         _picture(f"diagnostics-{path.stem}", path.read_bytes(), DIAGNOSTIC_CHARTS[path.stem])
 
 
 @for_the_eye
-def show_weights(config: RunConfig, rewards: ArtifactRef) -> None:
+def show_weights(config: RunConfig, weights: ArtifactRef) -> None:
     """The distribution of segment weights."""
-    frame = ArtifactStore(config.storage).read_table(rewards, "rewards.parquet")
+    frame = ArtifactStore(config.storage).read_table(weights, "weights.parquet")
     shares = {
         "segments": len(frame),
         "clipped": int(frame["clipped"].sum()),
@@ -134,13 +135,12 @@ def show_training(config: RunConfig, adapters: Mapping[str, ArtifactRef]) -> Non
 
 
 @for_the_eye
-def show_results(config: RunConfig, report: ArtifactRef) -> None:
+def show_results(config: RunConfig, results: ArtifactRef, report: ArtifactRef) -> None:
     """The results table, and where the report is."""
     store = ArtifactStore(config.storage)
-    folder = store.open_directory(report)
-    text = f"Report: `{folder / 'report.html'}`\n"
-    if (folder / "summary.json").exists():
-        summary, differences = (pd.read_json(folder / f"{name}.json") for name in ("summary", "differences"))
+    text = f"Report: `{store.open_file(report, 'report.html')}`\n"
+    summary, differences = (read_results(store, results, name) for name in RESULTS)
+    if summary is not None and differences is not None:
         text += "\n" + summary_markdown(summary, differences)
         _image("results-figure", figures.difference_intervals(differences), "Differences with paired intervals")
     description = "What alignment changed on held-out questions"
@@ -179,8 +179,10 @@ def show_ablation(config: RunConfig, ablation: ArtifactRef) -> None:
     description = "Paired differences between the arms"
     text = ablation_markdown(read_ablation(config, ablation))
     _publish(MarkdownArtifact(key="ablation", description=description, markdown=text))
-    picture = ArtifactStore(config.storage).open_file(ablation, FOREST_PNG).read_bytes()
-    _picture("ablation-figure", picture, "Differences in Acc and Mis with their intervals")
+    store = ArtifactStore(config.storage)
+    if page := write_ablation.work(config, ablation).find(store):
+        picture = store.open_file(page, FOREST_PNG).read_bytes()
+        _picture("ablation-figure", picture, "Differences in Acc and Mis with their intervals")
 
 
 def _table(key: str, rows: list[Any] | dict[Any, Any], description: str) -> None:

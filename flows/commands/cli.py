@@ -143,7 +143,7 @@ def questions(config: ConfigOption = "pocket", set_: SetOption = None) -> None:
 
 @app.command()
 def task(
-    stage: Annotated[Stage, typer.Argument(help="The stage whose task to run.")],
+    stage: Annotated[str, typer.Argument(help="A stage, whose main task is run, or an artifact (`mralign graph`).")],
     config: ConfigOption = "pocket",
     shard: Annotated[int, typer.Option(min=0, help="Which shard (generate, annotate, evaluate).")] = 0,
     variant: Annotated[str, typer.Option(help="Which variant (train, evaluate).")] = "mr_align",
@@ -154,14 +154,14 @@ def task(
 
     The result is published like any other, so a later run finds it cached.
     """
-    from flows.one_task import run_one
+    from tasks.engine.one_task import run_one
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     settings = read_following(config, _overrides(set_))
-    if stage == Stage.train:
+    if stage in (Stage.train, "adapter", "reference-logps"):
         _check_training(settings)
     _check_store(settings)
-    ref = run_one(settings, str(stage), shard=shard, variant=variant, named=_pairs(input_, "--input"))
+    ref = run_one(settings, stage, shard=shard, variant=variant, named=_pairs(input_, "--input"))
     console.print_json(ref.model_dump_json())
 
 
@@ -197,7 +197,7 @@ def compare_annotators(
     if sheet:
         sheets = [*settings.compare.sheets, *(str(path.resolve()) for path in sheet)]
         settings = read_following(config, {**overrides, "compare.sheets": sheets})
-    from flows.one_task import Inputs
+    from tasks.engine.one_task import Inputs
 
     of = Inputs(settings, _pairs(input_, "--input"))
     if write_sheet:
@@ -225,11 +225,11 @@ def sensitivity(
     set_: SetOption = None,
 ) -> None:
     """Show how far the weights move with another damping, prior or clip, on the last run's labels; needs no server."""
-    from flows.one_task import Inputs
     from mralign_core.reporting.diagnostic_figures import sensitivity_curves
     from mralign_core.reporting.diagnostic_findings import sensitivity_table
     from mralign_core.reporting.style import to_png
-    from tasks.diagnose import sensitivity_of
+    from tasks.engine.one_task import Inputs
+    from tasks.estimate import sensitivity_of
 
     settings = read_following(config, _overrides(set_))
     of = Inputs(settings, _pairs(input_, "--input"))
@@ -253,7 +253,7 @@ def induce_taxonomy(
     set_: SetOption = None,
 ) -> None:
     """Induce a label set from the last run's traces, to use in place of the paper's 15 labels (section `induce`)."""
-    from flows.one_task import Inputs
+    from tasks.engine.one_task import Inputs
 
     settings = read_following(config, _overrides(set_))
     candidates = Inputs(settings, _pairs(input_, "--input"))("candidates")
@@ -321,7 +321,7 @@ def export(
     says what that costs.
     """
     from flows.commands.export import export as write
-    from flows.one_task import Inputs
+    from tasks.engine.one_task import Inputs
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     settings = read_following(config, _overrides(set_))
@@ -347,6 +347,14 @@ def lineage(
     settings = read_following(config, _overrides(set_))
     store = ArtifactStore(settings.storage)
     console.print(render_lineage(store.lineage(artifact or last_run(settings, "report"))), soft_wrap=True)
+
+
+@app.command()
+def graph() -> None:
+    """Print what is made from what, as a Mermaid flowchart (dashed: under some configs only); needs no config."""
+    from tasks.engine.graph import mermaid
+
+    console.print(mermaid(), highlight=False, markup=False, soft_wrap=True)
 
 
 def read_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> RunConfig:

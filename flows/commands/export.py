@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from flows.one_task import Inputs
 from mralign_core.config import RunConfig, Variant
 from mralign_core.errors import ArtifactError
 from mralign_core.models.locate import limit_threads, locate_model, model_name
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.training.export import export_adapter, export_merged, read_adapter_config
 from mralign_core.training.export_card import RunFacts, serve_adapter, serve_merged
+from tasks.engine.one_task import Inputs
+from tasks.evaluate import read_results
 
 
 class Exported(NamedTuple):
@@ -57,29 +58,28 @@ def _run_facts(
     config: RunConfig, store: ArtifactStore, of: Inputs, adapter: ArtifactRef, candidates: ArtifactRef
 ) -> tuple[RunFacts, str]:
     """The facts, and what became of the results."""
-    report, told = _report_on(store, of, adapter)
+    results, told = _results_of(store, of, adapter)
     facts = RunFacts(
         questions=store.read_table(_parents(store, candidates)["questions"], "questions.parquet"),
         funnel=_records(store.open_file(candidates, "funnel.json")),
-        summary=_records(report / "summary.json") if report else None,
-        differences=_records(report / "differences.json") if report else None,
+        summary=read_results(store, results, "summary") if results else None,
+        differences=read_results(store, results, "differences") if results else None,
         confidence=config.evaluate.confidence,
     )
     return facts, told
 
 
-def _report_on(store: ArtifactStore, of: Inputs, adapter: ArtifactRef) -> tuple[Path | None, str]:
-    """The folder of the report, if it has results of just this adapter, and what became of them."""
+def _results_of(store: ArtifactStore, of: Inputs, adapter: ArtifactRef) -> tuple[ArtifactRef | None, str]:
+    """The results, if they are of just this adapter, and what became of them."""
     try:
-        report = of("report")
+        results, report = of("results"), of("report")
     except ArtifactError as error:
         return None, f"left out: {error}"
     if adapter.sha256 not in {parent.sha256 for parent in store.manifest(report).parents}:
         return None, f"left out: {report.uri} reports on another adapter; run `mralign run --only evaluate` again"
-    folder = store.open_directory(report)
-    if not (folder / "summary.json").exists():
+    if read_results(store, results, "summary") is None:
         return None, f"left out: {report.uri} has none, since no question has a gold answer"
-    return folder, f"from {report.uri}"
+    return results, f"from {report.uri}"
 
 
 def _parents(store: ArtifactStore, ref: ArtifactRef) -> dict[str, ArtifactRef]:

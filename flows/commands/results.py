@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,8 +16,8 @@ from flows.commands.server import ServerAddress
 from mralign_core.config import RunConfig
 
 if TYPE_CHECKING:
-    from mralign_core.storage import ArtifactRef
-    from tasks.engine.plan import Planned
+    from mralign_core.storage import ArtifactRef, ArtifactStore
+    from tasks.engine.plan import Plan
 
 console = Console()
 MOST_ROWS = 12
@@ -48,9 +47,9 @@ def print_plan(config: RunConfig, tokens_per_second: float | None = None) -> Non
     """What is in the store and what a run would compute, what sampling would take, and what annotation would cost."""
     from tasks.engine.plan import plan
 
-    everything = plan(config)
+    planned_run = plan(config)
     table = Table("stage", "artifact", "status", "key", title=f"config {config.name!r}: nothing is run")
-    for kind, grouped in groupby(everything, key=lambda planned: (planned.stage, planned.name.split()[0])):
+    for kind, grouped in groupby(planned_run.everything, key=lambda planned: (planned.stage, planned.name.split()[0])):
         group = list(grouped)
         if len(group) > MOST_ROWS:
             states = Counter(planned.status for planned in group)
@@ -62,17 +61,18 @@ def print_plan(config: RunConfig, tokens_per_second: float | None = None) -> Non
             table.add_row(planned.stage, planned.name, planned.status, key, style="dim" if planned.found else "")
     console.print(table)
     if tokens_per_second:
-        _print_load(config, everything, tokens_per_second)
-    _print_quote(config)
+        _print_load(config, planned_run, tokens_per_second)
+    _print_quote(config, planned_run)
 
 
-def _print_load(config: RunConfig, planned: Sequence[Planned], tokens_per_second: float) -> None:
-    from tasks.engine.plan import sampling_load
+def _print_load(config: RunConfig, planned_run: Plan, tokens_per_second: float) -> None:
+    from tasks.generate import sampling_load
 
-    found = sampling_load(config, planned, tokens_per_second)
-    if found is None:
+    if config.generate.source == "traces" or "questions" not in planned_run.made:
         console.print("sampling: its load can be told once the questions are loaded (--only prepare)", highlight=False)
         return
+    sampled = [each.found for each in planned_run.everything if each.found and each.name.startswith("generations")]
+    found = sampling_load(config, planned_run.made["questions"], sampled, tokens_per_second)
     table = Table("hosts", "shards", "task runs", "draws", "M tokens", "GB stored", "hours", title="sampling, in all")
     for num_hosts, load in found.by_hosts.items():
         counts = (f"{num_hosts}", f"{load.shards:,}", f"{load.task_runs:,}", f"{load.draws:,.0f}")
@@ -87,14 +87,13 @@ def _print_load(config: RunConfig, planned: Sequence[Planned], tokens_per_second
     )
 
 
-def _print_quote(config: RunConfig) -> None:
-    from tasks.engine.plan import quote_annotations
+def _print_quote(config: RunConfig, planned_run: Plan) -> None:
+    from tasks.annotate import quote_annotations
 
-    found = quote_annotations(config)
-    if found is None:
+    if "candidates" not in planned_run.made:
         console.print("annotation: requests and dollars can be told once the candidates are there", highlight=False)
         return
-    quotes, spent_usd = found
+    quotes, spent_usd = quote_annotations(config, planned_run.made["candidates"])
     table = Table(
         "model", "kept", "requests", "prompt tokens", "reply tokens", "dollars", title="annotation, still to ask"
     )
@@ -127,9 +126,9 @@ def print_results(config: RunConfig, server: ServerAddress, *, run: str, finishe
     from mralign_core.storage import ArtifactStore
 
     store, made = ArtifactStore(config.storage), LastRun(config, run)
-    folder = store.open_directory(made("report"))
-    _print_summary(folder, config)
-    rows: dict[str, object] = {"report": folder / "report.html", "artifacts": store.root_uri}
+    _print_summary(store, made("results"), config)
+    page = store.open_file(made("report"), "report.html")
+    rows: dict[str, object] = {"report": page, "artifacts": store.root_uri}
     for variant in config.train.variants:
         rows[f"adapter {variant}"] = store.open_directory(made(f"adapter:{variant}"))
     rows["this run in the UI"] = server.ui_hint
@@ -158,11 +157,12 @@ def print_generation(config: RunConfig, run: str) -> None:
 
 def print_left_out(config: RunConfig, run: str) -> None:
     """Traces that a run's annotators failed on, by kind; nothing where there are none."""
+    from mralign_core.annotation.failures import FAILURES, left_out_lines, read_failures
     from mralign_core.storage import ArtifactStore
-    from tasks.annotate import left_out_lines, read_failures
     from tasks.engine.last_run import LastRun
 
-    for line in left_out_lines(read_failures(ArtifactStore(config.storage), LastRun(config, run)("annotations"))):
+    path = ArtifactStore(config.storage).open_file(LastRun(config, run)("annotations"), FAILURES)
+    for line in left_out_lines(read_failures(path)):
         console.print(f"[yellow]left out[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
 
 
@@ -188,7 +188,7 @@ def print_ablation(config: RunConfig, ref: ArtifactRef, server: ServerAddress) -
     """Levels and paired differences of the arms, the sentence that says what they show, and where the rest is."""
     from mralign_core.reporting.ablation_findings import ablation_tables, sentence
     from mralign_core.storage import ArtifactStore
-    from tasks.ablate import FOREST_PNG, PAGE, read_ablation
+    from tasks.ablate import FOREST_PNG, PAGE, read_ablation, write_ablation
 
     found = read_ablation(config, ref)
     for table in ablation_tables(found):
@@ -196,7 +196,7 @@ def print_ablation(config: RunConfig, ref: ArtifactRef, server: ServerAddress) -
     for world, why in found.refused.items():
         console.print(f"[yellow]left out[/yellow] world {world}: {escape(why)}", highlight=False, soft_wrap=True)
     console.print(escape(sentence(found)), highlight=False, soft_wrap=True)
-    folder = ArtifactStore(config.storage).open_directory(ref)
+    folder = ArtifactStore(config.storage).open_directory(write_ablation.work(config, ref).produce().ref)
     rows = {"page": folder / PAGE, "figure": folder / FOREST_PNG, "this run in the UI": server.ui_hint}
     for name, where in rows.items():
         console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
@@ -204,8 +204,9 @@ def print_ablation(config: RunConfig, ref: ArtifactRef, server: ServerAddress) -
 
 def print_label_set(config: RunConfig, ref: ArtifactRef, output: Path | None, server: ServerAddress) -> None:
     """The induced labels, and how to use them."""
+    from mralign_core.reporting.label_set_table import LABEL_COLUMNS, label_rows
     from mralign_core.storage import ArtifactStore
-    from tasks.induce_taxonomy import LABEL_COLUMNS, LABEL_SET, MAP_PNG, OPEN_LABELS, label_rows, read_clusters
+    from tasks.induce_taxonomy import LABEL_SET, MAP_PNG, OPEN_LABELS, read_clusters
 
     found = read_clusters(config, ref)
     counts = found["counts"]
@@ -233,16 +234,13 @@ def print_label_set(config: RunConfig, ref: ArtifactRef, output: Path | None, se
     console.print(f"use it: mralign run --config {config.name} --set annotate.label_set={file}", soft_wrap=True)
 
 
-def _print_summary(folder: Path, config: RunConfig) -> None:
-    import pandas as pd
-
+def _print_summary(store: ArtifactStore, results: ArtifactRef, config: RunConfig) -> None:
     from mralign_core.reporting.run_findings import summary_table
+    from tasks.evaluate import RESULTS, read_results
 
-    if not (folder / "summary.json").exists():
+    summary, differences = (read_results(store, results, name) for name in RESULTS)
+    if summary is None or differences is None:
         no_gold = "nothing was scored: no question of questions.eval has a gold answer; what was answered is kept"
         console.print(no_gold if config.questions.eval else "nothing was evaluated: questions.eval names no set")
         return
-    summary, differences = (
-        pd.DataFrame(json.loads((folder / f"{n}.json").read_text())) for n in ("summary", "differences")
-    )
     console.print(summary_table(summary, differences))

@@ -25,6 +25,8 @@ REPLY_TOKENS = 16
 """Tokens of a reply beside its steps."""
 STEP_TOKENS = 32
 """Tokens of a step with one or two labels, in the JSON that is asked for."""
+QUOTED_TRACES, QUOTED_TOGETHER = 500, 25
+"""A quote looks at about so many traces, so many neighbours at a time."""
 
 
 class Quote(NamedTuple):
@@ -45,6 +47,27 @@ class Quote(NamedTuple):
     most_requests: int = 0
     most_cost_usd: float = 0.0
     again: int = 0
+
+
+def evenly_spaced(read: Callable[[int, int], pd.DataFrame], num_traces: int) -> pd.DataFrame:
+    """About ``QUOTED_TRACES`` of many traces, in groups of neighbours with even spaces between.
+
+    Args:
+        read: gives the rows from one number to before another.
+        num_traces: how many there are.
+    """
+    step = max(QUOTED_TOGETHER, num_traces // (QUOTED_TRACES // QUOTED_TOGETHER))
+    parts = [read(start, start + QUOTED_TOGETHER) for start in range(0, num_traces, step)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def spent_usd(ledger: pd.DataFrame) -> float:
+    """Dollars that an account's requests cost, or may have cost.
+
+    Args:
+        ledger: a row a run and model, with the fields of :class:`mralign_core.llm.Usage`.
+    """
+    return float(ledger[["cost_usd", "set_aside_usd", "lost_usd"]].to_numpy().sum())
 
 
 def quote_annotation(

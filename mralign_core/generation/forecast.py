@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 from mralign_core.config import GenerateConfig
+from mralign_core.generation.sampling import Tally
 
 THINKING_TOKENS, ANSWER_TOKENS = 700, 40
 """Tokens assumed of a draw with thinking (the middle of the paper's length filter) and without."""
@@ -27,6 +28,11 @@ class Rates(NamedTuple):
         most = section.num_draws
         on_draws = min(SEQUENTIAL_ON_DRAWS, most) if section.draws == "sequential" else most
         return cls(most + on_draws, most * ANSWER_TOKENS + on_draws * THINKING_TOKENS)
+
+    @classmethod
+    def measured(cls, tally: Tally) -> Rates:
+        """On the shards that have been sampled."""
+        return cls(tally.draws / tally.questions, tally.tokens / tally.questions)
 
 
 class Load(NamedTuple):

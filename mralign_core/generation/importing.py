@@ -41,6 +41,7 @@ from mralign_core.questions.loading import (
     warn_of_articles,
     warn_of_null_words,
 )
+from mralign_core.questions.overlap import refuse_overlap
 from mralign_core.schemas import CANDIDATES, POLARITIES, QUESTIONS
 
 logger = logging.getLogger("mralign_core.generation")
@@ -112,6 +113,36 @@ def import_traces(
     candidates = pd.DataFrame(kept, columns=list(CANDIDATES.columns)).astype(object)
     require_both_polarities(candidates["polarity"].value_counts(), funnel, REMEDY)
     return ImportedTraces(candidates, funnel.frame(), _questions(with_gold, Path(path).stem))
+
+
+def import_apart(
+    path: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    section: GenerateConfig,
+    family: Family,
+    rules: MatchRules,
+    held_out: pd.DataFrame,
+    on_overlap: str,
+) -> ImportedTraces:
+    """Read traces as :func:`import_traces` does, and none of a question that is evaluated on.
+
+    Args:
+        path: JSONL file.
+        tokenizer: of the model to align.
+        section: instruction, answer match, length bounds, traces per question.
+        family: how the model thinks.
+        rules: how answers are compared.
+        held_out: the questions that are evaluated on, rows of :data:`~mralign_core.schemas.QUESTIONS`.
+        on_overlap: ``drop`` leaves traces of such questions out, ``refuse`` refuses them.
+
+    Raises:
+        DataError: as :func:`import_traces`; or a question of the file is evaluated on.
+        NoCandidatesError: as :func:`import_traces`.
+    """
+    left_out = set(held_out["question"].map(question_key)) if on_overlap == "drop" else ()
+    imported = import_traces(path, tokenizer, section, family, rules, left_out)
+    refuse_overlap(imported.questions, held_out)
+    return imported
 
 
 def check_traces(path: str | Path, section: GenerateConfig, rules: MatchRules, family: Family | None = None) -> None:

@@ -8,8 +8,10 @@ the longer they disagree with these. Statistics over all draws need ``exhaustive
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -82,6 +84,20 @@ def sample_questions(
             on_progress(tally)
     rows = [row for question in asked.values() for row in question.rows()]
     return pd.DataFrame(rows, columns=list(GENERATIONS.columns)).astype(object)
+
+
+def tally_draws(draws: Iterable[Row], section: GenerateConfig) -> Tally:
+    """How far sampling came, from its draws.
+
+    Args:
+        draws: rows of :data:`~mralign_core.schemas.GENERATIONS`, those of a question side by side.
+        section: draws a mode, whether all are made, which match counts as right.
+    """
+    tally = Tally()
+    for question_id, rows in groupby(draws, key=itemgetter("question_id")):
+        question = _Asked({"question_id": question_id, "question": ""}, section)
+        tally = sum((question.add(row) for row in rows), tally)
+    return tally
 
 
 @dataclass

@@ -51,6 +51,11 @@ def distinct_questions(questions: pd.DataFrame) -> pd.DataFrame:
     return questions[~keys.duplicated()].reset_index(drop=True)
 
 
+def training_questions(questions: pd.DataFrame) -> pd.DataFrame:
+    """The questions to align on, of all of a run."""
+    return questions[questions["split"] == "train"].reset_index(drop=True)
+
+
 def select(
     draws: Iterable[Row],
     questions: pd.DataFrame,

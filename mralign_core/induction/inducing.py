@@ -44,6 +44,21 @@ class Induction(NamedTuple):
     failures: dict[str, str]
     cost_usd: float
 
+    def description(self) -> dict[str, Any]:
+        """How the labels came about, as JSON: the labels with their phrases, noise, what was too rare, failures."""
+        rows = self.open_labels
+        return {
+            "counts": self.counts,
+            "labels": [{**label._asdict(), "num_instances": label.num_instances} for label in self.labels],
+            "noise": _counts_by_label(rows[rows["is_noise"]]),
+            "too_rare": _counts_by_label(rows[~rows["is_kept"]]),
+            "failures": self.failures,
+        }
+
+
+def _counts_by_label(rows: pd.DataFrame) -> dict[str, int]:
+    return {str(name): int(count) for name, count in zip(rows["open_label"], rows["count"], strict=True)}
+
 
 def induce_label_set(
     candidates: pd.DataFrame,

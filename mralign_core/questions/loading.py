@@ -44,6 +44,16 @@ class QuestionSets(NamedTuple):
     overlap: pd.DataFrame
     revisions: dict[str, str]
 
+    def counts(self) -> dict[str, Any]:
+        """Questions by split and by set, how many were taken out of training, and the commits of hub sets."""
+        by_set = self.questions.groupby(["split", "source"], sort=False).size()
+        return {
+            **self.questions["split"].value_counts().to_dict(),
+            **{f"{split} {source}": int(count) for (split, source), count in by_set.items()},
+            "taken out of train": self.overlap["question_id"].nunique(),
+            **{f"revision of {label}": revision for label, revision in self.revisions.items()},
+        }
+
 
 def read_question_sets(section: QuestionsConfig, pocket: PocketConfig) -> QuestionSets:
     """The questions to align on and those to evaluate on.

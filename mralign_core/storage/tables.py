@@ -8,8 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mralign_core.errors import ArtifactError, DataError, StoreUnavailableError
@@ -74,6 +76,11 @@ class TableWriter:
         """
         for batch in stream_table(path, self._table, list(self._table.columns), COPY_ROWS):
             self._append(pa.Table.from_batches([batch]).cast(self._schema))
+
+    def append(self, pieces: Sequence[pa.Table]) -> None:
+        """Append what :func:`read_matching` read, as one piece."""
+        if pieces:
+            self._append(pa.concat_tables(piece.cast(self._schema) for piece in pieces).combine_chunks())
 
     def _append(self, rows: pa.Table) -> None:
         bytes_per_row = max(1, rows.nbytes // max(1, rows.num_rows))
@@ -153,6 +160,20 @@ def read_columns(path: Path, table: Table, columns: Sequence[str]) -> pd.DataFra
     """
     rows = [row for batch in stream_table(path, table, columns, COPY_ROWS) for row in batch.to_pylist()]
     return pd.DataFrame(rows, columns=list(columns)).astype(object)
+
+
+def read_matching(path: Path, table: Table, column: str, values: Sequence[str]) -> pa.Table:
+    """The rows of such a file with certain values in a column, value by value in their order; not checked.
+
+    Raises:
+        ArtifactError: as :func:`stream_table`.
+    """
+    batches = list(stream_table(path, table, list(table.columns), COPY_ROWS))
+    rows = pa.Table.from_batches(batches, schema=table.arrow_schema)
+    positions = pc.index_in(rows.column(column), value_set=pa.array(values, type=rows.schema.field(column).type))
+    order = positions.to_numpy(zero_copy_only=False)  # NaN where the value is not wanted
+    wanted = np.flatnonzero(~np.isnan(order.astype(float)))
+    return rows.take(wanted[np.argsort(order[wanted], kind="stable")])
 
 
 def describe_table(path: Path) -> TableFile:

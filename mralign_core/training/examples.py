@@ -73,6 +73,16 @@ def build_examples(
     return Examples(kept, {"too_long": num_too_long})
 
 
+def with_labels(candidates: pd.DataFrame, annotations: pd.DataFrame) -> pd.DataFrame:
+    """The traces to train on: those that have labels, for an annotator may have failed on some.
+
+    Args:
+        candidates: rows of table ``candidates``.
+        annotations: rows of table ``annotations``.
+    """
+    return candidates[candidates["trace_id"].isin(annotations["trace_id"].unique())]
+
+
 def num_tokens(row: Row) -> int:
     """Tokens of prompt and completion."""
     return len(row[0]) + len(row[1])

@@ -1,308 +1,238 @@
-"""What enters the cache key of every artifact: the pipeline's dependency graph, stated once.
+"""The pipeline's graph: what each artifact is, said once, beside the function that builds it.
 
-A key is the digest of: artifact name, recipe version, the core sources that compute it, the config fields that can
-change it, and the content digests of its inputs. Pool names, batch sizes, time-outs and run names are not in it.
+All else follows from it: the cache key, the plan of a dry run, one task by itself, what a run remembers, what goes to a
+pool, and the picture (:func:`mermaid`). An artifact made in several (an adapter a variant) is one node; each of its
+parts has a name such as ``adapter:sft``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from mralign_core.config import RunConfig, Section
-from mralign_core.label_sets import label_set_of
-from mralign_core.models.families import family_fingerprint
-from mralign_core.storage import ArtifactRef, key_of, source_digest
+import tasks
+from mralign_core.config import AskAgain, RunConfig
+from mralign_core.storage import ArtifactRef, key_of
+from mralign_core.storage.digests import function_digest, source_digest
+from tasks.engine import STAGES
 
-Fields = Callable[[RunConfig], Mapping[str, Any]]
+Part = Mapping[str, Any]
+"""What tells an artifact from others of its kind: a variant, the rows of a shard."""
+NOTHING: Part = MappingProxyType({})
+
+
+def _always(_: RunConfig, __: Part) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How one kind of artifact comes about. Inputs of which there are several are named ``kind:which``."""
+class Input:
+    """An artifact that another is made from.
+
+    Args:
+        name: which.
+        when: whether it is read, under a config and for a part.
+        own_part: the field of the part (such as ``variant``) that says which one of several is read.
+        each: the parts that are read, of several; ``()`` where the caller says which.
+        is_keyed: whether its content is in the key; of what a shard's items are from it is not, since the items are.
+    """
+
+    name: str
+    when: Callable[[RunConfig, Part], bool] = _always
+    own_part: str = ""
+    each: Callable[[RunConfig], Sequence[str]] | None = None
+    is_keyed: bool = True
+
+    @property
+    def argument(self) -> str:
+        """The task's argument."""
+        return self.name.replace("-", "_")
+
+    @property
+    def may_be_missing(self) -> bool:
+        """Whether there are configs and parts under which nothing is read."""
+        return self.when is not _always or self.each is not None
+
+    def names(self, config: RunConfig, part: Part) -> list[str]:
+        """The names under which a run knows the artifacts that are read."""
+        if not self.when(config, part):
+            return []
+        if self.each:
+            return [f"{self.name}:{which}" for which in self.each(config)]
+        return [f"{self.name}:{part[self.own_part]}" if self.own_part else self.name]
+
+
+class Items(NamedTuple):
+    """The questions, or traces, that an artifact has rows of, in order."""
+
+    ids: list[str]
+    """As its tables name them."""
+    digests: list[str]
+    """Of all about each that decides what is made of it."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How the rows of an artifact are made in shards, each of so many items; see :mod:`tasks.engine.shards`.
+
+    Args:
+        name: the artifact that is one shard.
+        size: items a shard.
+    """
+
+    name: str
+    size: Callable[[RunConfig], int]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One kind of artifact.
+
+    Args:
+        name: also its folder in the store.
+        stage: which makes it.
+        build: writes its files.
+        fields: the values of the config that decide it.
+        details: what else decides it: contents of files that the config names, settings of the part.
+        inputs: what it is made from.
+        part: the fields of its part.
+        sources: modules of the core that decide it, with all that they import.
+        without: modules that they import and that this config does not use.
+        parts: its parts in a run of the pipeline; one without fields where it is made once.
+        shards: where its rows are made in shards.
+        items: of a shard: the items that its rows are of, for a config and the inputs; the shard has some of them. The
+            key has their digests, so that an item is found again whatever else it was asked with.
+        ask_again: what of it a later run asks again, where models or their servers failed on it.
+        is_main: whether it is what ``mralign task STAGE`` makes.
+        is_remembered: whether a run notes it for what comes after its stage.
+        version: raised by hand where nothing else shows a change.
+    """
 
     name: str
     stage: str
-    sources: tuple[str, ...]
-    fields: Fields
-    inputs: tuple[str, ...] = ()
-    optional_inputs: tuple[str, ...] = ()
+    build: Callable[..., Any]
+    fields: Callable[[RunConfig], Mapping[str, Any]]
+    details: Callable[[RunConfig, Part], Mapping[str, Any]] = lambda _, __: NOTHING
+    inputs: tuple[Input, ...] = ()
+    part: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    without: Callable[[RunConfig], Sequence[str]] = lambda _: ()
+    parts: Callable[[RunConfig], Sequence[Part]] = lambda _: (NOTHING,)
+    shards: Shards | None = None
+    items: Callable[[RunConfig, Mapping[str, ArtifactRef]], Items] | None = None
+    ask_again: Callable[[RunConfig], AskAgain] = lambda _: "never"
+    is_main: Callable[[RunConfig], bool] = lambda _: False
+    is_remembered: bool = True
     version: int = 1
+    _digests: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
-    def fingerprint(self, config: RunConfig, extra: Mapping[str, Any]) -> dict[str, Any]:
-        """The config values that this artifact depends on, with the part (shard, variant) it is."""
-        return {**self.fields(config), **extra}
+    @property
+    def is_shard(self) -> bool:
+        """Whether it is known to a run only by what is joined from it."""
+        return self.items is not None
 
-    def key(self, config: RunConfig, inputs: Mapping[str, ArtifactRef], extra: Mapping[str, Any]) -> str:
-        """The artifact's cache key.
+    def fingerprint(self, config: RunConfig, part: Part) -> dict[str, Any]:
+        """The values that decide it."""
+        return {**self.fields(config), **self.details(config, part), **part}
 
-        Raises:
-            TypeError: the inputs are not the ones the recipe declares; a programming error.
+    def key(self, config: RunConfig, inputs: Mapping[str, ArtifactRef], part: Part) -> str:
+        """Its cache key: the digest of all that decides it.
+
+        Args:
+            config: the run config.
+            inputs: by name, those of several as ``name:which``.
+            part: which part.
         """
-        kinds = {name.partition(":")[0] for name in inputs}
-        unexpected = kinds - set(self.inputs) - set(self.optional_inputs)
-        if unexpected or set(self.inputs) - kinds:
-            raise TypeError(f"artifact {self.name!r} is made from {self.inputs}, got {tuple(inputs)}")
+        is_keyed = {each.name: each.is_keyed for each in self.inputs}
         return key_of(
             name=self.name,
             version=self.version,
-            sources={module: source_digest(module) for module in self.sources},
-            fields=self.fingerprint(config, extra),
-            inputs={name: ref.sha256 for name, ref in inputs.items()},
+            sources=self._source_digests(tuple(self.without(config))),
+            fields=self.fingerprint(config, part),
+            inputs={name: ref.sha256 for name, ref in inputs.items() if is_keyed[name.partition(":")[0]]},
         )
 
+    def _source_digests(self, without: tuple[str, ...]) -> dict[str, str]:
+        if without not in self._digests:
+            digests = {module: source_digest(module, without) for module in self.sources}
+            self._digests[without] = digests | {"build": function_digest(self.build)}
+        return self._digests[without]
 
-def _pick(section: Section, *names: str) -> dict[str, Any]:
-    values = section.fingerprint()
-    return {name: values[name] for name in names}
-
-
-_SELECTION = (
-    "answer_match",
-    "min_segments",
-    "max_segments",
-    "min_reasoning_tokens",
-    "max_reasoning_tokens",
-    "traces_per_question",
-)
+    def named(self, part: Part) -> str:
+        """The name under which a run knows a part of it."""
+        return ":".join([self.name, *(str(part[name]) for name in self.part if not self.is_shard)])
 
 
-def _model(config: RunConfig) -> dict[str, Any]:
-    source = config.model.source
-    names = {"pocket": ("pocket",), "hub": ("path", "revision"), "smollm2": ()}[source]
-    return {"source": source, **_pick(config.model, *names)}
+_ARTIFACTS: dict[str, Artifact] = {}
 
 
-def _questions(config: RunConfig) -> dict[str, Any]:
-    pocket = _pick(config.model.pocket, "world_seed", "overwrite_prob") if config.questions.asks_pocket else {}
-    return {**config.questions.fingerprint(), "pocket": pocket}
+def register(artifact: Artifact) -> None:
+    """Add an artifact to the graph.
+
+    Raises:
+        TypeError: another function builds one of this name; a programming error.
+    """
+    known = _ARTIFACTS.setdefault(artifact.name, artifact)
+    if known.build.__qualname__ != artifact.build.__qualname__ or known.build.__module__ != artifact.build.__module__:
+        raise TypeError(f"artifact {artifact.name!r} is built by {known.build.__qualname__} and again")
 
 
-def _sampling(config: RunConfig) -> dict[str, Any]:
-    # Which answers count as right decides which draws are made, where not all are.
-    skip = {*_SELECTION, "source", "endpoint"} - ({"answer_match"} if config.generate.draws == "sequential" else set())
-    fields = {name: value for name, value in config.generate.fingerprint().items() if name not in skip}
-    if config.generate.sampler == "endpoint":
-        # The server has a precision of its own.
-        return {**fields, "endpoint": config.generate.endpoint.fingerprint(), **_reading(config), "seed": config.seed}
-    return {**fields, **_pick(config.model, "dtype"), **_reading(config), "seed": config.seed}
+def graph() -> Mapping[str, Artifact]:
+    """All artifacts by name, after those that they are made from; of the pipeline first, stage by stage."""
+    for module in pkgutil.iter_modules(tasks.__path__, "tasks."):
+        importlib.import_module(module.name)
+    ordered: dict[str, Artifact] = {}
+
+    def add(artifact: Artifact) -> None:
+        for each in artifact.inputs:
+            add(_ARTIFACTS[each.name])
+        if artifact.shards:
+            add(_ARTIFACTS[artifact.shards.name])
+        ordered.setdefault(artifact.name, artifact)
+
+    for artifact in sorted(_ARTIFACTS.values(), key=lambda one: _rank(one.stage)):
+        add(artifact)
+    return ordered
 
 
-def _reading(config: RunConfig) -> dict[str, Any]:
-    """How a completion is asked for, taken apart and compared with the gold answers."""
-    return {"family": family_fingerprint(config.model), "match": config.match.fingerprint()}
+def artifact_of(name: str) -> Artifact:
+    """The artifact that a name such as ``adapter:sft`` is a part of.
+
+    Raises:
+        KeyError: there is none.
+    """
+    kind = name.partition(":")[0]
+    return _ARTIFACTS[kind] if kind in _ARTIFACTS else graph()[kind]
 
 
-def _selection(config: RunConfig) -> dict[str, Any]:
-    family = {"family": family_fingerprint(config.model)}
-    if config.generate.source == "sample":
-        return {**_pick(config.generate, "source", "num_draws", *_SELECTION), **family}
-    return {
-        **_pick(config.generate, "source", "instruction", *_SELECTION),
-        **family,
-        "match": config.match.fingerprint(),
-        "on_overlap": config.questions.on_overlap,
-    }
+def stage_of(name: str) -> str:
+    """The stage that makes an artifact; "" of a name that no artifact has."""
+    kind = name.partition(":")[0]
+    return artifact_of(kind).stage if kind in graph() else ""
 
 
-def _annotation(config: RunConfig) -> dict[str, Any]:
-    fields = config.annotate.fingerprint()
-    has_cue = any(endpoint.model.startswith("cue/") for endpoint in config.annotate.endpoints.values())
-    if not has_cue:
-        fields = {name: value for name, value in fields.items() if not name.startswith("cue_")}
-    return {**fields, **_labels(config), "seed": config.seed if has_cue else None}
+def _rank(stage: str) -> int:
+    return STAGES.index(stage) if stage in STAGES else len(STAGES)
 
 
-def _labels(config: RunConfig) -> dict[str, Any]:
-    return {"label_set": label_set_of(config).fingerprint()}
+def mermaid() -> str:
+    """The graph as a Mermaid flowchart, a box a stage; dashed arrows are read under some configs only."""
+    everything = [artifact for artifact in graph().values() if not artifact.is_shard]
+    return "\n".join(["flowchart LR", *_boxes(everything), *_arrows(everything)])
 
 
-def _estimation(config: RunConfig) -> dict[str, Any]:
-    fields = {name: value for name, value in config.estimate.fingerprint().items() if name != "confidence"}
-    has_chance = config.estimate.num_resamples or config.estimate.permute_polarity
-    return {**fields, **_labels(config), "seed": config.seed if has_chance else None}
+def _boxes(artifacts: Sequence[Artifact]) -> Iterator[str]:
+    for stage in dict.fromkeys(artifact.stage for artifact in artifacts):
+        yield f"  subgraph {stage}"
+        yield from (f"    {one.name}" for one in artifacts if one.stage == stage)
+        yield "  end"
 
 
-def _rewards(config: RunConfig) -> dict[str, Any]:
-    return {
-        **config.reward.fingerprint(),
-        **_pick(config.estimate, "labels_per_segment", "confidence"),
-        **_labels(config),
-        "seed": config.seed if config.reward.placebo != "none" else None,
-    }
-
-
-def _own_weights(config: RunConfig) -> dict[str, Any]:
-    """What the weights are made of before a placebo or normalisation."""
-    return {name: value for name, value in config.reward.fingerprint().items() if name not in ("placebo", "normalize")}
-
-
-def _diagnosis(config: RunConfig) -> dict[str, Any]:
-    return {
-        "estimate": config.estimate.fingerprint(),
-        "reward": _own_weights(config),
-        **_labels(config),
-        "seed": config.seed,
-    }
-
-
-def _base_model(config: RunConfig) -> dict[str, Any]:
-    return {**_pick(config.model, "dtype", "cpu_threads"), **_pick(config.train, "load_in_4bit")}
-
-
-def _evaluation(config: RunConfig) -> dict[str, Any]:
-    skip = {"num_resamples", "confidence"}
-    return {
-        **{name: value for name, value in config.evaluate.fingerprint().items() if name not in skip},
-        "instruction": config.generate.instruction,
-        **_pick(config.model, "dtype"),
-        **_reading(config),
-        "seed": config.seed,
-    }
-
-
-def _induction(config: RunConfig) -> dict[str, Any]:
-    return {**config.induce.fingerprint(), "seed": config.seed}
-
-
-def _agreement(config: RunConfig) -> dict[str, Any]:
-    skip = {"num_resamples", "confidence", "permute_polarity"}
-    return {
-        "estimate": {name: value for name, value in config.estimate.fingerprint().items() if name not in skip},
-        "reward": _own_weights(config),
-        "panels": {panel.name: panel.annotate.fingerprint() for panel in config.compare.panels},
-        **_pick(config.compare, "num_resamples", "confidence"),
-        **_labels(config),
-        "seed": config.seed,
-    }
-
-
-def _ablation(config: RunConfig) -> dict[str, Any]:
-    arms = {name: list(config.ablate.known_arms[name]) for name in config.ablate.arms}
-    return {"arms": arms, **_pick(config.ablate, "confidence"), **_pick(config.model, "source")}
-
-
-_SAMPLERS = tuple(f"mralign_core.generation.{name}_sampler" for name in ("transformers", "vllm", "endpoint"))
-_MAKING = ("mralign_core.generation.open_sampler", "mralign_core.models.load", *_SAMPLERS)
-"""How samples come about: loading finds the tokens that end them."""
-_GENERATION = ("mralign_core.generation.sampling", "mralign_core.generation.outcomes", *_MAKING)
-_SCORING = ("mralign_core.generation.scoring", *_MAKING)
-
-RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            "questions",
-            "prepare",
-            ("mralign_core.questions.loading",),
-            _questions,
-        ),
-        Recipe("model", "prepare", ("mralign_core.models.locate", "mralign_core.pocket.model"), _model),
-        Recipe("generations-shard", "generate", _GENERATION, _sampling, inputs=("questions", "model")),
-        Recipe("generations", "generate", _GENERATION, _sampling, inputs=("questions", "model")),
-        Recipe(
-            "candidates",
-            "generate",
-            ("mralign_core.generation.select_traces", "mralign_core.generation.importing"),
-            _selection,
-            inputs=("questions", "model"),
-            optional_inputs=("generations",),
-        ),
-        Recipe(
-            "annotations-shard",
-            "annotate",
-            ("mralign_core.annotation.annotate", "mralign_core.annotation.cue"),
-            _annotation,
-            inputs=("candidates",),
-        ),
-        Recipe(
-            "annotations",
-            "annotate",
-            ("mralign_core.annotation.annotate", "mralign_core.annotation.cue"),
-            _annotation,
-            inputs=("candidates",),
-        ),
-        Recipe(
-            "transitions",
-            "estimate",
-            ("mralign_core.estimation",),
-            _estimation,
-            inputs=("candidates", "annotations"),
-        ),
-        Recipe(
-            "diagnostics",
-            "estimate",
-            ("mralign_core.estimation.diagnostics", "mralign_core.reporting.diagnostic_figures"),
-            _diagnosis,
-            inputs=("candidates", "annotations", "transitions"),
-        ),
-        Recipe(
-            "rewards",
-            "reward",
-            ("mralign_core.estimation",),
-            _rewards,
-            inputs=("candidates", "annotations", "transitions"),
-        ),
-        Recipe(
-            "reference-logps",
-            "train",
-            ("mralign_core.training.reference",),
-            lambda config: {**_base_model(config), **_pick(config.train, "max_length")},
-            inputs=("model", "candidates", "annotations"),
-        ),
-        Recipe(
-            "adapter",
-            "train",
-            ("mralign_core.training.fit",),
-            lambda config: {**_base_model(config), "seed": config.seed},
-            inputs=("model", "candidates", "annotations"),
-            optional_inputs=("reference-logps", "rewards"),
-        ),
-        Recipe(
-            "scores-shard",
-            "evaluate",
-            _SCORING,
-            _evaluation,
-            inputs=("questions", "model"),
-            optional_inputs=("adapter",),
-        ),
-        Recipe(
-            "scores", "evaluate", _SCORING, _evaluation, inputs=("questions", "model"), optional_inputs=("adapter",)
-        ),
-        Recipe(
-            "report",
-            "evaluate",
-            (
-                "mralign_core.estimation",
-                "mralign_core.evaluation.metrics",
-                "mralign_core.reporting.report",
-                "mralign_core.generation.funnel",
-            ),
-            RunConfig.fingerprint,
-            inputs=("questions", "model", "candidates", "annotations", "transitions", "rewards"),
-            optional_inputs=("generations", "diagnostics", "scores", "adapter"),
-        ),
-        Recipe(
-            "label-set",
-            "induce_taxonomy",
-            ("mralign_core.induction", "mralign_core.reporting.induction_figures"),
-            _induction,
-            inputs=("candidates",),
-        ),
-        Recipe(
-            "agreement",
-            "compare_annotators",
-            ("mralign_core.comparison.agreement", "mralign_core.reporting.agreement_tables"),
-            _agreement,
-            inputs=("candidates", "annotations"),
-        ),
-        Recipe(
-            "ablation",
-            "ablate",
-            ("mralign_core.ablation.paired", "mralign_core.reporting.ablation_figure"),
-            _ablation,
-            inputs=("scores",),
-        ),
-    )
-}
+def _arrows(artifacts: Sequence[Artifact]) -> Iterator[str]:
+    for artifact in artifacts:
+        for each in artifact.inputs:
+            yield f"  {each.name} {'-->' if each.when is _always else '-.->'} {artifact.name}"

@@ -13,20 +13,8 @@ from prefect.runtime import flow_run
 from mralign_core.config import RunConfig
 from mralign_core.errors import ArtifactError
 from mralign_core.storage import ArtifactRef, ArtifactStore, RunRecord, RunRecords
+from tasks.engine.graph import stage_of
 
-STAGES = ("prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate")
-MADE_BY = {
-    "questions": "prepare",
-    "model": "prepare",
-    "generations": "generate",
-    "candidates": "generate",
-    "annotations": "annotate",
-    "transitions": "estimate",
-    "diagnostics": "estimate",
-    "rewards": "reward",
-    "adapter": "train",
-    "report": "evaluate",
-}
 _PROCESS = f"local-{uuid.uuid4()}"
 """This process, as a run without a flow."""
 
@@ -79,7 +67,7 @@ class LastRun:
         return self.record.artifacts[name]
 
     def _missing(self, name: str) -> str:
-        config, stage = self._config, MADE_BY[name.partition(":")[0]]
+        config, stage = self._config, stage_of(name)
         remedy = (
             f"run stage {stage!r} first (mralign run --config {config.name} --only {stage}), or name an artifact "
             f"(--input {name}=…, where the command has it)"
@@ -126,7 +114,7 @@ def _require_one_family(config: RunConfig, inputs: Mapping[str, ArtifactRef]) ->
     """Refuse inputs of which one was made from another artifact than the one that is beside it."""
     store = ArtifactStore(config.storage)
     for name, ref in inputs.items():
-        stage = MADE_BY.get(name.partition(":")[0], "")
+        stage = stage_of(name)
         for parent in store.manifest(ref).parents:
             beside = inputs.get(parent.stage)
             if beside and beside.sha256 != parent.sha256:

@@ -17,95 +17,70 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.runtime import deployment
 from prefect.states import Cancelling
+from pydantic_core import to_jsonable_python
 
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError, StorageError
-from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage import ArtifactStore
 from tasks.engine.progress import progress
-from tasks.evaluate import scores_shard_work, shards_to_score
-from tasks.generate import generation_shards, shard_work
-from tasks.train import adapter_work, needs_reference, reference_work
+from tasks.engine.run import Work
 
 logger = logging.getLogger("mralign_core.dispatch")
 POLL_S = 5.0
-TRAIN, GENERATE, EVALUATE = "train/train", "generate-shards/generate-shards", "score-shards/score-shards"
 
 
-def train_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
-    """Train on the pool what is not trained yet, and wait.
+def make_on_pool(
+    deployment_name: str,
+    works: Sequence[Work],
+    parameters: Callable[[Sequence[Work]], Mapping[str, Any]],
+    *,
+    config: RunConfig,
+    section: str,
+    neighbours_together: bool = False,
+) -> None:
+    """Have artifacts made by child runs of a deployment, those that are not finished, and wait.
+
+    Args:
+        deployment_name: flow and deployment.
+        works: what is to be made.
+        parameters: what a child is given besides the config, to make its share.
+        config: the run config.
+        section: its section that asks for the pool; the child does its share in its own process.
+        neighbours_together: give each child neighbours, rather than every n-th.
 
     Raises:
         ConfigError: there is no such deployment.
-        RuntimeError: the child run did not complete.
+        RuntimeError: a child run did not complete; what it made is kept.
     """
-    if deployment.name == TRAIN.partition("/")[2]:
+    if deployment.name == deployment_name.partition("/")[2]:
         return  # this is the run on the pool: a child of its own would wait for this run's place on the pool
     store = ArtifactStore(config.storage)
-    traces = {name: inputs[name] for name in ("model", "candidates", "annotations")}
-    variants = config.train.variants
-    reference = reference_work(config, **traces).find(store) if needs_reference(variants) else None
-    if (reference or not needs_reference(variants)) and all(
-        adapter_work(config, variant, **inputs, reference=reference).find(store) for variant in variants
-    ):
-        return
-    run_children(TRAIN, [_parameters(config, "train", inputs)], field="train.where")
-
-
-def generate_on_pool(config: RunConfig, questions: ArtifactRef, model: ArtifactRef) -> None:
-    """Sample on the pool the shards that are not finished yet, in ``generate.num_workers`` child runs, and wait.
-
-    Raises:
-        ConfigError: there is no such deployment.
-        RuntimeError: a child run did not complete; what its shards made is kept.
-    """
-    store = ArtifactStore(config.storage)
-    shards = generation_shards(config, questions, model)
-    missing = [shard for shard in shards if not shard_work(config, questions, model, *shard).is_finished(store)]
+    missing = [work for work in works if not work.is_finished(store)]
     if not missing:
         return
-    parameters = _parameters(config, "generate", {"questions": questions, "model": model})
-    shares = [missing[worker :: config.generate.num_workers] for worker in range(config.generate.num_workers)]
-    with progress("sampling shards on the pool", "generation-shards") as report:
+    asked = getattr(config, section)
+    inline = config.model_copy(update={section: asked.model_copy(update={"where": "inline"})}).model_dump(mode="json")
+    num_children = min(getattr(asked, "num_workers", 1), len(missing))
+    size = math.ceil(len(missing) / num_children)
+    shares = (
+        [missing[first : first + size] for first in range(0, len(missing), size)]
+        if neighbours_together
+        else [missing[number::num_children] for number in range(num_children)]
+    )
+    with progress(f"{section} on the pool", f"{section}-on-pool") as report:
+        left = list(missing)
 
         def look() -> None:
-            missing[:] = [
-                shard for shard in missing if not shard_work(config, questions, model, *shard).is_finished(store)
-            ]
-            report(len(shards) - len(missing), len(shards))
+            left[:] = [work for work in left if not work.is_finished(store)]
+            report(len(missing) - len(left), len(missing))
 
-        run_children(
-            GENERATE,
-            [{**parameters, "shards": share} for share in shares if share],
-            field="generate.where",
-            look=look,
-        )
+        calls = [{"config": inline, **to_json(parameters(share))} for share in shares]
+        run_children(deployment_name, calls, field=f"{section}.where", look=look)
 
 
-def evaluate_on_pool(
-    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, adapters: Mapping[str, ArtifactRef]
-) -> None:
-    """Score on the pool what is not scored yet, in ``evaluate.num_workers`` child runs, and wait.
-
-    Raises:
-        ConfigError: there is no such deployment.
-        RuntimeError: a child run did not complete; what its shards made is kept.
-    """
-    store = ArtifactStore(config.storage)
-    missing = [
-        (variant, start, end)
-        for variant, start, end in shards_to_score(config, questions, model, adapters)
-        if not scores_shard_work(config, variant, questions, model, adapters.get(variant), start=start, end=end).find(
-            store
-        )
-    ]
-    if not missing:
-        return
-    parameters = _parameters(config, "evaluate", {"questions": questions, "model": model})
-    parameters["adapters"] = {name: ref.model_dump(mode="json") for name, ref in adapters.items()}
-    # Neighbours together: a worker then loads few variants.
-    size = math.ceil(len(missing) / config.evaluate.num_workers)
-    shares = [missing[first : first + size] for first in range(0, len(missing), size)]
-    run_children(EVALUATE, [{**parameters, "shards": share} for share in shares], field="evaluate.where")
+def to_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a flow as the server takes them: artifacts as their JSON form."""
+    return {name: to_jsonable_python(value) for name, value in parameters.items()}
 
 
 def run_children(
@@ -187,12 +162,3 @@ def _cancel(children: Sequence[UUID]) -> None:
                     client.set_flow_run_state(child, Cancelling())
             except (httpx.HTTPError, PrefectException) as error:
                 logger.warning("run %s could not be cancelled (%r): cancel it in the UI", child, error)
-
-
-def _parameters(config: RunConfig, stage: str, inputs: Mapping[str, ArtifactRef]) -> dict[str, Any]:
-    """What a child is given: the config, with this stage in its own process, and its inputs."""
-    section = getattr(config, stage).model_copy(update={"where": "inline"})
-    return {
-        "config": config.model_copy(update={stage: section}).model_dump(mode="json"),
-        **{name: ref.model_dump(mode="json") for name, ref in inputs.items()},
-    }

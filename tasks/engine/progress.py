@@ -24,6 +24,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from tasks.engine.session import session
+
 logger = logging.getLogger("mralign_core.progress")
 
 ARTIFACT_EVERY_S = 3.0
@@ -98,18 +100,18 @@ class _Bars:
 
 
 _bars = _Bars()
-_artifacts: dict[tuple[UUID, str], UUID] = {}
-"""Run's page and key → its artifact, which the tasks of a run that share a key share too."""
 
 
 def _publish(key: str, text: str, percent: float) -> None:
     """Progress is for the eye: a server that can't take it must not stop the work."""
     try:
         page = UUID(flow_run.root_flow_run_id)  # the pipeline run's, where its user looks
-        if (page, key) in _artifacts:
-            update_progress_artifact(_artifacts[page, key], percent, description=text)
+        with session() as shared:
+            artifacts = shared.kept("progress")  # tasks of a run that share a key share its artifact
+        if (page, key) in artifacts:
+            update_progress_artifact(artifacts[page, key], percent, description=text)
         else:
             new = ProgressArtifact(progress=percent, key=key, description=text, flow_run_id=page)
-            _artifacts[page, key] = new.create().id  # type: ignore[union-attr]
+            artifacts[page, key] = new.create().id  # type: ignore[union-attr]
     except Exception as error:
         logger.debug("progress artifact not written: %s", error)

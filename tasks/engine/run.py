@@ -8,27 +8,18 @@ named "Cached", and so does one that waited while another run made it (:mod:`mra
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple
 
-import httpx
-from botocore.exceptions import BotoCoreError
-from prefect import Task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+import pandas as pd
 from prefect.runtime import flow_run
-from prefect.states import Completed
-from prefect.tasks import exponential_backoff
 
-from mralign_core.config import AskAgain, RunConfig
-from mralign_core.errors import StoreUnavailableError, UserError
-from mralign_core.redaction import redact, redact_error
+from mralign_core.config import RunConfig
 from mralign_core.storage import (
     LEFT_OUT,
     TO_ASK_AGAIN,
@@ -38,16 +29,14 @@ from mralign_core.storage import (
     file_sha256,
     scratch_folder,
 )
-from tasks.clients import run_name
-from tasks.engine.graph import RECIPES
+from tasks.engine.graph import NOTHING, Artifact, Items, Part
 from tasks.engine.progress import OnProgress, progress
+from tasks.engine.session import run_name
 
 logger = logging.getLogger("mralign_core.tasks")
-P = ParamSpec("P")
 
 LONGEST_PART = 40
 """Of a part's value in a log line; digests of files are longer."""
-CAN_PASS = (OSError, httpx.TransportError, BotoCoreError)
 
 
 class Built(NamedTuple):
@@ -60,6 +49,8 @@ class Built(NamedTuple):
     deciding: Sequence[str] = ()
     """Files that later stages go by: where an unfinished artifact has the same ones, and lacks as much, it stays, with
     its digest."""
+    once_published: Callable[[], None] | None = None
+    """Called when the artifact is in the store, to clear what was kept in case it would not be."""
 
 
 class Produced(NamedTuple):
@@ -69,53 +60,125 @@ class Produced(NamedTuple):
     was_cached: bool
 
 
-Build = Callable[[ArtifactStore, Path], Built]
+@dataclass(frozen=True)
+class Making:
+    """What a build function works with.
+
+    Args:
+        work: what is to be made: config, inputs, part, rows, key.
+        store: where the inputs are.
+        directory: where the files go; new and empty.
+        options: arguments of the task that change no result.
+    """
+
+    work: Work
+    store: ArtifactStore
+    directory: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> RunConfig:
+        """The run config."""
+        return self.work.config
+
+    @property
+    def part(self) -> Part:
+        """Which part it is."""
+        return self.work.part
+
+    def __getitem__(self, name: str) -> ArtifactRef:
+        """The input of a name.
+
+        Raises:
+            KeyError: there is none, or it is not read under this config.
+        """
+        return self.work.inputs[name]
+
+    def get(self, name: str) -> ArtifactRef | None:
+        """The input of a name; None where it is not read under this config."""
+        return self.work.inputs.get(name)
+
+    def several(self, name: str) -> dict[str, ArtifactRef]:
+        """The inputs of which there are several, by what tells them apart."""
+        prefix = f"{name}:"
+        return {full.removeprefix(prefix): ref for full, ref in self.work.inputs.items() if full.startswith(prefix)}
+
+    def file(self, name: str, file_name: str) -> Path:
+        """A file of an input."""
+        return self.store.open_file(self[name], file_name)
+
+    def table(self, name: str, file_name: str) -> pd.DataFrame:
+        """A table of an input."""
+        return self.store.read_table(self[name], file_name)
+
+
+Build = Callable[[Making], Built]
 
 
 @dataclass(frozen=True)
 class Work:
-    """One artifact to have: its recipe's name, the inputs by name, and the part of it this is (shard, variant).
+    """One artifact to have: what it is, the inputs that it reads by name, and which part of it this is.
 
-    ``ask_again`` says what of it a later run asks again when models or their servers failed on it.
+    Of a shard, ``rows`` says which of the items.
     """
 
-    name: str
+    artifact: Artifact
     config: RunConfig
     inputs: Mapping[str, ArtifactRef] = field(default_factory=dict)
-    part: Mapping[str, Any] = field(default_factory=dict)
-    ask_again: AskAgain = "never"
+    part: Part = field(default_factory=dict)
+    rows: Sequence[int] = ()
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """The cache key."""
-        return RECIPES[self.name].key(self.config, self.inputs, self.part)
+        part = {**self.part, "items": self.digests} if self.artifact.items else self.part
+        return self.artifact.key(self.config, self.inputs, part)
+
+    @functools.cached_property
+    def line(self) -> str:
+        """What the keys of all shards share that differ in their items only: a digest of everything else."""
+        return self.artifact.key(self.config, self.inputs, self.part)
+
+    @functools.cached_property
+    def items(self) -> Items:
+        """All items, of which a shard has some."""
+        if self.artifact.items is None:
+            raise TypeError(f"artifact {self.artifact.name!r} is no shard; a programming error")
+        return self.artifact.items(self.config, self.inputs)
+
+    @property
+    def digests(self) -> list[str]:
+        """Those of a shard's items."""
+        return [self.items.digests[row] for row in self.rows]
 
     def find(self, store: ArtifactStore) -> ArtifactRef | None:
         """The artifact, when the store holds an intact one."""
-        return store.find(self.name, self.key)
+        return store.find(self.artifact.name, self.key)
 
     def num_to_ask(self, store: ArtifactStore, found: ArtifactRef) -> int:
         """How many traces, or draws, a stored artifact lacks that are to be asked again; it is finished if none."""
-        if self.ask_again == "never":
+        policy = self.artifact.ask_again(self.config)
+        if policy == "never":
             return 0
-        return int(store.manifest(found).counts.get(TO_ASK_AGAIN if self.ask_again == "auto" else LEFT_OUT, 0))
+        return int(store.manifest(found).counts.get(TO_ASK_AGAIN if policy == "auto" else LEFT_OUT, 0))
 
     def is_finished(self, store: ArtifactStore) -> bool:
         """Whether the store holds it, with nothing in it to ask again."""
         found = self.find(store)
         return found is not None and not self.num_to_ask(store, found)
 
-    def produce(self, build: Build) -> Produced:
+    def produce(self, options: Mapping[str, Any] = NOTHING, build: Build | None = None) -> Produced:
         """Return the stored artifact, or build and publish it.
 
         Args:
-            build: writes the artifact's files into the folder it is given and describes them.
+            options: arguments of the task that change no result.
+            build: in place of the artifact's own function.
         """
         store = ArtifactStore(self.config.storage)
         before = self.find(store)
         if before and not self.num_to_ask(store, before):
             return self._found(before)
-        claims, name = store.claims(_name_of(flow_run.id)), f"{self.name}/{self.key}"
+        claims, name = store.claims(_name_of(flow_run.id)), f"{self.artifact.name}/{self.key}"
 
         def find_other() -> ArtifactRef | None:
             """What another has made, which may leave traces out again; the next run asks for those."""
@@ -125,7 +188,7 @@ class Work:
         with _saying_who_works(self.label) as say, claims.hold(name, find_other, say) as turn:
             if turn.found:
                 return self._found(turn.found)
-            made = self._make(store, build)
+            made = self._make(store, build or self.artifact.build, options)
             if made.was_cached or turn.is_alone:
                 return made
             # Another that has made it too, because of a stop of this process, may have been first.
@@ -134,24 +197,25 @@ class Work:
     @property
     def label(self) -> str:
         """What it is called in messages."""
-        return " ".join([self.name, *(text for text in map(str, self.part.values()) if len(text) < LONGEST_PART)])
+        values = [text for text in map(str, self.part.values()) if len(text) < LONGEST_PART]
+        return " ".join([self.artifact.name, *values, *([span(self.rows)] if self.rows else [])])
 
     def _found(self, ref: ArtifactRef) -> Produced:
         logger.info("%s: found in the store (%s)", self.label, ref.uri)
         return Produced(ref, True)
 
-    def _make(self, store: ArtifactStore, build: Build) -> Produced:
+    def _make(self, store: ArtifactStore, build: Build, options: Mapping[str, Any]) -> Produced:
         started = time.monotonic()
         with scratch_folder() as scratch:
-            built = build(store, scratch)
+            built = build(Making(self, store, scratch, options))
             if built.deciding and (same := self._same(store, scratch, built)):
                 return Produced(same, True)
             ref = store.publish(
-                self.name,
+                self.artifact.name,
                 self.key,
                 scratch,
                 parents=list(self.inputs.values()),
-                fingerprint=RECIPES[self.name].fingerprint(self.config, self.part),
+                fingerprint=self.artifact.fingerprint(self.config, self.part),
                 table=built.table,
                 counts=dict(built.counts or {}),
                 seed=self.config.seed,
@@ -159,6 +223,8 @@ class Work:
                 wall_time_s=time.monotonic() - started,
                 cost_usd=built.cost_usd,
             )
+        if built.once_published:
+            built.once_published()
         logger.info("%s: made in %.1f s (%s)", self.label, time.monotonic() - started, ref.uri)
         return Produced(ref, False)
 
@@ -195,73 +261,6 @@ def _saying_who_works(label: str) -> Iterator[Callable[[Holder], None]]:
         yield say
 
 
-class StageTask(Task[P, ArtifactRef]):
-    """A task that produces one artifact, and ends in a state named "Cached" when the artifact was already there."""
-
-    def __init__(self, function: Callable[P, Produced], **options: Any) -> None:
-        self.function = function
-
-        @functools.wraps(function)
-        def body(*args: P.args, **kwargs: P.kwargs) -> Any:
-            produced = self._run_function(*args, **kwargs)
-            return Completed(name="Cached", data=produced.ref) if produced.was_cached else produced.ref
-
-        super().__init__(body, **options)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
-        returned = super().__call__(*args, **kwargs)
-        return returned.result() if isinstance(returned, State) else returned
-
-    def run_here(self, *args: P.args, **kwargs: P.kwargs) -> ArtifactRef:
-        """Run the body in this process, with no server, for debugging."""
-        return self._run_function(*args, **kwargs).ref
-
-    def _run_function(self, *args: P.args, **kwargs: P.kwargs) -> Produced:
-        """Run the function; what it raises holds no secret, since Prefect stores it with the run."""
-        try:
-            return self.function(*args, **kwargs)
-        except Exception as error:
-            if redact_error(error):
-                raise
-            text = redact(f"{type(error).__name__}: {error}")
-        raise RuntimeError(text)
-
-
-def stage_task(name: str, run_name: str = "") -> Callable[[Callable[P, Produced]], StageTask[P]]:
-    """Make a task of a function that produces one artifact.
-
-    The task retries, with exponential back-off and jitter, what can pass (I/O, time-outs), never what can't (bad
-    config, bad data, a bug).
-    """
-
-    def decorate(function: Callable[P, Produced]) -> StageTask[P]:
-        return StageTask(
-            function,
-            name=name,
-            task_run_name=run_name or name,
-            retries=3,
-            retry_delay_seconds=exponential_backoff(backoff_factor=2),
-            retry_jitter_factor=1.0,
-            retry_condition_fn=can_pass,
-            persist_result=False,
-            cache_policy=NO_CACHE,
-        )
-
-    return decorate
-
-
-def can_pass(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed task is worth another attempt."""
-    error = state.result(raise_on_failure=False)
-    if isinstance(error, StoreUnavailableError):
-        return True
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return False  # nobody frees a disk by waiting
-    if isinstance(error, UserError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
-        return False
-    return isinstance(error, CAN_PASS)
-
-
 def file_digests(**paths: str) -> dict[str, str]:
     """The digest of each user's file that a stage reads, by its role; a file that is not there has none.
 
@@ -270,11 +269,11 @@ def file_digests(**paths: str) -> dict[str, str]:
     return {role: file_sha256(Path(path)) for role, path in paths.items() if path and Path(path).is_file()}
 
 
-def shard_bounds(num_rows: int, shard_size: int) -> Sequence[tuple[int, int]]:
-    """Half-open row ranges of the shards.
+def span(rows: Sequence[int]) -> str:
+    """Rows in few characters: the first and the one after the last.
 
     Example:
-        >>> shard_bounds(5, 2)
-        [(0, 2), (2, 4), (4, 5)]
+        >>> span([3, 4, 5])
+        '3–6'
     """
-    return [(start, min(start + shard_size, num_rows)) for start in range(0, num_rows, shard_size)]
+    return f"{rows[0]}–{rows[-1] + 1}"

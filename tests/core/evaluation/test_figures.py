@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from sample_run import annotation, as_scores, score, training_metrics
 
-from mralign_core.evaluation import paired_differences
+from mralign_core.evaluation.metrics import paired_differences
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.reporting import diagnostic_figures, figures
 from mralign_core.reporting.delta_graph import delta_graph

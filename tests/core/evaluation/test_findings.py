@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from sample_run import as_scores, random_scores, score
 
-from mralign_core.evaluation import paired_differences, summarize
+from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.reporting import run_findings as findings
 from mralign_core.reporting.run_findings import Difference, headline, sentences, summary_markdown, summary_table
 

@@ -1,0 +1,152 @@
+"""Which shards hold what is made of each item, so that only new items are paid for.
+
+A shard's key names its items, not the set that they came in. Beside the artifacts a note says which items a shard has
+(``items/SHARD/LINE/KEY``), where the line is the digest of all else that decides it: config fields, code, model. A run
+looks its items up among the shards of their line, and makes shards of those that are in none. What is joined has the
+items of this run in its order, whichever shards they are in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from mralign_core.errors import ArtifactError
+from mralign_core.schemas import Table
+from mralign_core.storage import ArtifactRef, ArtifactStore, key_of
+from mralign_core.storage.tables import TableWriter, read_matching, stream_table
+from tasks.engine.graph import Items, artifact_of
+from tasks.engine.quarantine import carry_over
+from tasks.engine.run import Work
+
+ITEMS_AT_ONCE = 1_000
+"""Whose rows are in memory at a time where shards are joined."""
+
+
+class Layout(NamedTuple):
+    """Where the items of an artifact are.
+
+    ``shards`` has a finished shard for each row that is made; ``missing`` the rows of each shard that is to be made.
+    """
+
+    items: Items
+    shards: Mapping[int, ArtifactRef]
+    missing: list[list[int]]
+
+    def used(self) -> list[tuple[ArtifactRef, list[str]]]:
+        """Each shard, once, with the ids that are taken from it, in the order of their first rows."""
+        ids: dict[str, list[str]] = {}
+        refs: dict[str, ArtifactRef] = {}
+        for row in sorted(self.shards):
+            ref = refs.setdefault(self.shards[row].key, self.shards[row])
+            ids.setdefault(ref.key, []).append(self.items.ids[row])
+        return [(refs[key], names) for key, names in ids.items()]
+
+
+def items_in(path: Path, table: Table, column: str) -> Items:
+    """The rows of a table as items, some in memory at a time: everything about a row counts.
+
+    Args:
+        path: its file.
+        table: which table.
+        column: holds the ids.
+    """
+    items = Items([], [])
+    for batch in stream_table(path, table, list(table.columns), ITEMS_AT_ONCE):
+        rows = batch.to_pylist()
+        items.ids.extend(row[column] for row in rows)
+        items.digests.extend(key_of(**row) for row in rows)
+    return items
+
+
+def lay_out(joined: Work, store: ArtifactStore) -> Layout:
+    """Look the items of an artifact up among the shards that are there.
+
+    Rows of a shard that is there and not finished (a model failed on some) are made again together.
+    """
+    shard = shard_of(joined)
+    row_of = {digest: row for row, digest in enumerate(shard.items.digests)}
+    made: dict[int, ArtifactRef] = {}
+    again: list[list[int]] = []
+    for key, record in sorted(store.list_json(_folder(shard)).items()):
+        rows = [row_of[digest] for digest in record["items"] if digest in row_of]
+        ref = store.find(shard.artifact.name, key) if rows else None
+        if ref and shard.num_to_ask(store, ref):
+            again.append(rows)
+        elif ref:
+            made |= dict.fromkeys(rows, ref)
+    unfinished = [[row for row in rows if row not in made] for rows in again]
+    known = {*made, *(row for rows in unfinished for row in rows)}
+    new = [row for row in range(len(row_of)) if row not in known]
+    return Layout(shard.items, made, [*_disjoint(unfinished), *chunks(joined, new)])
+
+
+def shard_of(joined: Work) -> Work:
+    """The shard without rows that an artifact is joined from."""
+    shards = joined.artifact.shards
+    if shards is None:
+        raise TypeError(f"artifact {joined.artifact.name!r} is not made in shards; a programming error")
+    return Work(artifact_of(shards.name), joined.config, joined.inputs, joined.part)
+
+
+def chunks(joined: Work, rows: Sequence[int]) -> list[list[int]]:
+    """Rows cut into shards of the size that the config says."""
+    assert joined.artifact.shards is not None
+    size = joined.artifact.shards.size(joined.config)
+    return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def note_items(shard: Work) -> None:
+    """Note which items a shard has."""
+    store, name = ArtifactStore(shard.config.storage), f"{_folder(shard)}/{shard.key}"
+    if store.get_json(name) is None:
+        store.put_json(name, {"items": shard.digests})
+
+
+def join(store: ArtifactStore, layout: Layout, directory: Path, files: Mapping[str, Table], column: str) -> None:
+    """Join the rows of all items from their shards, some items in memory at a time, and what the shards set aside.
+
+    Args:
+        store: where the shards are.
+        layout: which shard has which item.
+        directory: where the joined files go.
+        files: file name → its table.
+        column: of the tables, which holds the items' ids.
+
+    Raises:
+        ArtifactError: an item is in no shard.
+    """
+    if layout.missing:
+        raise ArtifactError(f"{sum(map(len, layout.missing))} row(s) are in no shard: run again, to make them")
+    for name, table in files.items():
+        with TableWriter(directory / name, table) as joined:
+            for start in range(0, len(layout.items.ids), ITEMS_AT_ONCE):
+                rows = range(start, min(start + ITEMS_AT_ONCE, len(layout.items.ids)))
+                joined.append(
+                    [read_matching(store.open_file(ref, name), table, column, ids) for ref, ids in _runs(layout, rows)]
+                )
+    carry_over(store, [ref for ref, _ in layout.used()], directory)
+
+
+def _runs(layout: Layout, rows: Iterable[int]) -> Iterator[tuple[ArtifactRef, list[str]]]:
+    """Ids of neighbouring items that one shard has, in the items' order."""
+    for _, run in groupby(rows, key=lambda row: layout.shards[row].key):
+        some = list(run)
+        yield layout.shards[some[0]], [layout.items.ids[row] for row in some]
+
+
+def _disjoint(groups: Iterable[list[int]]) -> list[list[int]]:
+    """The groups without rows that an earlier one has, and without empty ones."""
+    seen: set[int] = set()
+    left = []
+    for group in groups:
+        rows = [row for row in group if row not in seen]
+        seen.update(rows)
+        left += [rows] if rows else []
+    return left
+
+
+def _folder(shard: Work) -> str:
+    return f"items/{shard.artifact.name}/{shard.line}"
