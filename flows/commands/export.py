@@ -72,12 +72,14 @@ def _run_facts(
 def _results_of(store: ArtifactStore, of: Inputs, adapter: ArtifactRef) -> tuple[ArtifactRef | None, str]:
     """The results, if they are of just this adapter, and what became of them."""
     try:
-        results, report = of("results"), of("report")
+        report = of("report")
     except ArtifactError as error:
         return None, f"left out: {error}"
-    if adapter.sha256 not in {parent.sha256 for parent in store.manifest(report).parents}:
+    made_from = store.manifest(report).parents
+    if adapter.sha256 not in {parent.sha256 for parent in made_from}:
         return None, f"left out: {report.uri} reports on another adapter; run `mralign run --only evaluate` again"
-    if read_results(store, results, "summary") is None:
+    results = next((parent for parent in made_from if parent.stage == "results"), None)
+    if results is None or read_results(store, results, "summary") is None:
         return None, f"left out: {report.uri} has none, since no question has a gold answer"
     return results, f"from {report.uri}"
 

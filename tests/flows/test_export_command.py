@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from flows.commands.export import export
-from flows.one_task import Inputs
 from mralign_core.config import RunConfig
 from mralign_core.errors import ArtifactError
 from mralign_core.models.lora import attach_lora, save_adapter
@@ -14,6 +13,7 @@ from mralign_core.schemas import QUESTIONS
 from mralign_core.storage import ArtifactStore
 from mralign_core.training.card import model_card
 from tasks.engine.last_run import remember
+from tasks.engine.one_task import Inputs
 from tests.core.training.test_card import RUN
 from tests.core.training.tiny import make_model, make_tokenizer, randomise_adapter
 
@@ -75,9 +75,13 @@ def adapter(config, publish):
     return ref
 
 
-def write_report(folder):
+def write_results(folder):
     for name, frame in (("summary", RUN.summary), ("differences", RUN.differences)):
         (folder / f"{name}.json").write_text(json.dumps(frame.replace("mr_align", "kto").to_dict("records")))
+
+
+def write_page(folder):
+    (folder / "report.html").write_text("…")
 
 
 def export_kto(config, directory, named=None, merge=False):
@@ -86,7 +90,8 @@ def export_kto(config, directory, named=None, merge=False):
 
 
 def test_report_on_the_adapter_completes_its_card(config, adapter, publish, tmp_path):
-    remember(config, report=publish("report", "r", write_report, adapter))
+    results = publish("results", "s", write_results, adapter)
+    remember(config, report=publish("report", "r", write_page, adapter, results))
     found, card = export_kto(config, tmp_path / "out")
     assert "| (all) | Acc | 0.400 | 0.520 |" in card
     assert "- questions to align on, nq_open: 1" in card
@@ -98,7 +103,7 @@ def test_report_on_the_adapter_completes_its_card(config, adapter, publish, tmp_
 
 def test_report_on_another_adapter_is_left_out(config, adapter, publish, tmp_path):
     other = publish("adapter", "b", lambda folder: (folder / "x").write_text("another"))
-    remember(config, report=publish("report", "r", write_report, other))
+    remember(config, report=publish("report", "r", write_page, other))
     found, card = export_kto(config, tmp_path / "out")
     assert "reports on another adapter" in found.results
     assert "Not evaluated" in card
@@ -111,7 +116,8 @@ def test_without_a_report_the_stage_to_run_is_told(config, adapter, tmp_path):
 
 
 def test_report_without_gold_answers_has_no_results(config, adapter, publish, tmp_path):
-    page = publish("report", "r", lambda folder: (folder / "report.html").write_text("…"), adapter)
+    results = publish("results", "s", lambda folder: (folder / "variants.json").write_text("[]"), adapter)
+    page = publish("report", "r", write_page, adapter, results)
     found, card = export_kto(config, tmp_path / "out", {"report": page.key})
     assert "no question has a gold answer" in found.results
     assert "Not evaluated" in card

@@ -1,6 +1,5 @@
 """Cache keys: a field changes exactly the artifacts that depend on it, and nothing operational changes any."""
 
-import ast
 import json
 from pathlib import Path
 
@@ -9,38 +8,23 @@ import pytest
 from flows.commands.cli import read_config
 from mralign_core.config import EndpointConfig, RunConfig, Section, VllmConfig
 from mralign_core.storage import ArtifactRef
-from mralign_core.storage.digests import UNRELATED, _closure
-from tasks.ablate import ablation_work
-from tasks.annotate import annotations_work
-from tasks.annotate import shard_work as annotations_shard_work
-from tasks.compare_annotators import agreement_work
-from tasks.diagnose import diagnostics_work
-from tasks.engine.graph import RECIPES
-from tasks.estimate import transitions_work
-from tasks.evaluate import report_work, scores_shard_work, scores_work
-from tasks.generate import candidates_work, generations_work
-from tasks.generate import shard_work as generations_shard_work
-from tasks.induce_taxonomy import label_set_work
-from tasks.prepare import model_work, questions_work
-from tasks.reward import rewards_work
-from tasks.train import adapter_work, reference_work
+from mralign_core.storage.digests import module_closure
+from tasks.ablate import compare_arms
+from tasks.annotate import collect_annotations
+from tasks.engine.graph import Items, artifact_of, graph
+from tasks.engine.run import Work
+from tasks.estimate import estimate_transitions
+from tasks.generate import select_candidates
+from tasks.induce_taxonomy import induce_labels
+from tasks.prepare import load_questions, prepare_model
+from tasks.reward import weigh_segments
+from tasks.train import train_adapter
 
 DRAWS = {"generations-shard", "generations"}
 LABELS = {"annotations-shard", "annotations"}
 SCORES = {"scores-shard", "scores"}
 USED_BY = {
-    "questions": DRAWS | SCORES | {"candidates", "report"},
-    "model": DRAWS | SCORES | {"candidates", "reference-logps", "adapter", "report"},
-    "generations": {"candidates", "report"},
-    "candidates": LABELS
-    | {"diagnostics", "transitions", "rewards", "reference-logps", "adapter", "report", "agreement", "label-set"},
-    "annotations": {"diagnostics", "transitions", "rewards", "reference-logps", "adapter", "report", "agreement"},
-    "transitions": {"diagnostics", "rewards", "report"},
-    "diagnostics": {"report"},
-    "rewards": {"adapter", "report"},
-    "reference-logps": {"adapter"},
-    "adapter": SCORES | {"report"},
-    "scores": {"report", "ablation"},
+    name: {user.name for user in graph().values() if name in [each.name for each in user.inputs]} for name in graph()
 }
 """Which kinds of artifact are computed from which."""
 
@@ -82,7 +66,10 @@ COMPANIONS = {
 """Field that means nothing alone → what must be given with it."""
 
 DEPENDS_ON = {
-    "seed": (7, DRAWS | LABELS | SCORES | {"transitions", "diagnostics", "adapter", "agreement", "label-set"}),
+    "seed": (
+        7,
+        DRAWS | LABELS | SCORES | {"transitions", "diagnostics", "adapter", "results", "agreement", "label-set"},
+    ),
     "model.dtype": ("bfloat16", DRAWS | SCORES | {"reference-logps", "adapter"}),
     "model.cpu_threads": (2, {"reference-logps", "adapter"}),
     "model.family": ("generic", DRAWS | SCORES | {"candidates"}),
@@ -112,21 +99,21 @@ DEPENDS_ON = {
     "annotate.cue_drop_prob": (0.2, LABELS),
     "annotate.cue_flip_prob": (0.2, LABELS),
     "estimate.estimator": ("frequency", {"transitions", "agreement"}),
-    "estimate.labels_per_segment": ("one", {"transitions", "rewards", "agreement"}),
+    "estimate.labels_per_segment": ("one", {"transitions", "weights", "agreement"}),
     "estimate.num_iterations": (6, {"transitions", "agreement"}),
     "estimate.damping": (0.5, {"transitions", "agreement"}),
     "estimate.prior": (0.2, {"transitions", "agreement"}),
     "estimate.tolerance": (1e-5, {"transitions", "agreement"}),
     "estimate.num_resamples": (100, {"transitions"}),
-    "estimate.confidence": (0.9, {"diagnostics", "rewards"}),
+    "estimate.confidence": (0.9, {"diagnostics", "diagnostic-figures", "weights"}),
     "estimate.permute_polarity": (True, {"transitions"}),
-    "reward.reference": ("opposite", {"diagnostics", "rewards", "agreement"}),
-    "reward.clip_min": (0.5, {"diagnostics", "rewards", "agreement"}),
-    "reward.clip_max": (2.0, {"diagnostics", "rewards", "agreement"}),
-    "reward.support_shrinkage": (2.0, {"diagnostics", "rewards", "agreement"}),
-    "reward.condition_on": ("stratum", {"diagnostics", "rewards", "agreement"}),
-    "reward.placebo": ("within_trace", {"rewards"}),
-    "reward.normalize": ("mean_one", {"rewards"}),
+    "reward.reference": ("opposite", {"diagnostics", "diagnostic-figures", "weights", "agreement"}),
+    "reward.clip_min": (0.5, {"diagnostics", "diagnostic-figures", "weights", "agreement"}),
+    "reward.clip_max": (2.0, {"diagnostics", "diagnostic-figures", "weights", "agreement"}),
+    "reward.support_shrinkage": (2.0, {"diagnostics", "diagnostic-figures", "weights", "agreement"}),
+    "reward.condition_on": ("stratum", {"diagnostics", "diagnostic-figures", "weights", "agreement"}),
+    "reward.placebo": ("within_trace", {"weights"}),
+    "reward.normalize": ("mean_one", {"weights"}),
     "train.variants": (["mr_align", "kto", "sft"], set()),
     "train.beta": (0.2, {"adapter"}),
     "train.desirable_weight": (1.1, {"adapter"}),
@@ -152,8 +139,8 @@ DEPENDS_ON = {
     "evaluate.top_p": (0.9, SCORES),
     "evaluate.top_k": (10, SCORES),
     "evaluate.max_new_tokens": (191, SCORES),
-    "evaluate.num_resamples": (500, set()),
-    "evaluate.confidence": (0.9, set()),
+    "evaluate.num_resamples": (500, {"results"}),
+    "evaluate.confidence": (0.9, {"results"}),
     "compare.panels": ([{"name": "other"}], {"agreement"}),
     "compare.num_resamples": (500, {"agreement"}),
     "compare.confidence": (0.9, {"agreement"}),
@@ -162,8 +149,8 @@ DEPENDS_ON = {
     "induce.embedder": ("BAAI/bge-m3", {"label-set"}),
     "induce.min_samples": (3, {"label-set"}),
     "induce.xi": (0.1, {"label-set"}),
-    "ablate.arms": (["kto"], {"ablation"}),
-    "ablate.confidence": (0.9, {"ablation"}),
+    "ablate.arms": (["kto"], {"ablation", "ablation-page"}),
+    "ablate.confidence": (0.9, {"ablation", "ablation-page"}),
 } | {f"{role}.{name}": (value, direct) for role, direct in ENDPOINTS.items() for name, value in MODEL.items()}
 """Field → another value, and the artifacts it changes directly. The report shows the config: any field changes it,
 but for those of ``ANALYSES``, which are no part of the pipeline."""
@@ -216,25 +203,6 @@ OPERATIONAL = {
 } | {f"{role}.{name}": value for role in ENDPOINTS for name, value in LIMITS.items()}
 """Field → another value; these decide where and how fast, never what."""
 
-CHANGE_NO_RESULT = {
-    "mralign_core.annotation.quoting": "says what annotation would cost",
-    "mralign_core.label_sets": "reads the labels, which are in the keys by value",
-    "mralign_core.models.locate": "says where the weights are",
-    "mralign_core.generation.checking": "refuses weights, a tokenizer or a chat template, and changes none",
-    "mralign_core.models.load": "opens the pocket model for its quality gates",
-    "mralign_core.generation.prompts": "refuses questions that a server would obey, before any is asked",
-    "mralign_core.generation.template_probe": "tries a chat template, whose prompts are made elsewhere",
-    "mralign_core.generation.transformers_sampler": "samples for the quality gates",
-    "mralign_core.pocket.quality": "the quality gates: they refuse a model, and don't change it",
-    "mralign_core.models.lora": "checks names of modules",
-    "mralign_core.training.footprint": "checks that the weights fit",
-    "mralign_core.training.checkpoints": "keeps a state on the way, from which the same adapter comes",
-    "mralign_core.processes.launch": "says where the same training runs",
-    "mralign_core.processes.launcher": "starts the processes of the same training",
-    "mralign_core.training.curves": "shows what the metrics table has",
-}
-"""Code that a task calls without being part of every key of its stage, and why that is right."""
-
 GRID = {
     "ablate.num_worlds": 2,
     "ablate.first_world": 3,
@@ -248,42 +216,34 @@ PATHS = {"generate.traces_path", "compare.sheets", "annotate.label_set"}
 """Operational too: the contents of the files count, not where they are."""
 
 
+PART = {"variant": "mr_align", "refused": {}}
+
+
 def keys(config: RunConfig) -> dict[str, str]:
     """The key of every artifact of a run, where each artifact's content is as unique as its key."""
-    found: dict[str, str] = {}
-
-    def note(work, name=""):
-        found[name or work.name] = work.key
-        return ArtifactRef(uri=work.name, stage=work.name, key=work.key, sha256=work.key)
-
-    questions, model = note(questions_work(config)), note(model_work(config))
-    note(generations_shard_work(config, questions, model, 0, 10))
-    generations = note(generations_work(config, questions, model))
-    candidates = note(candidates_work(config, questions, model, generations))
-    note(annotations_shard_work(config, candidates, 0, 10))
-    annotations = note(annotations_work(config, candidates))
-    transitions = note(transitions_work(config, candidates, annotations))
-    diagnostics = note(diagnostics_work(config, candidates, annotations, transitions))
-    rewards = note(rewards_work(config, candidates, annotations, transitions))
-    reference = note(reference_work(config, model, candidates, annotations))
-    adapter = note(adapter_work(config, "mr_align", model, candidates, annotations, reference, rewards))
-    note(scores_shard_work(config, "mr_align", questions, model, adapter, start=0, end=10))
-    scores = note(scores_work(config, "mr_align", questions, model, adapter))
-    made = [questions, model, generations, candidates, annotations, transitions, diagnostics, rewards]
-    artifacts = {ref.stage: ref for ref in made}
-    note(report_work(config, artifacts, {"mr_align": adapter}, {"mr_align": scores}))
-    note(agreement_work(config, candidates, {"run": annotations}))
-    note(label_set_work(config, candidates))
-    note(ablation_work(config, {"0.0.mr_align": scores}, {}))
-    return found
+    found: dict[str, ArtifactRef] = {}
+    for artifact in graph().values():
+        part = {name: PART[name] for name in artifact.part}
+        inputs = {
+            (f"{each.name}:mr_align" if each.each else each.name): found[each.name]
+            for each in artifact.inputs
+            if each.name in found and (each.each or each.when(config, part))
+        }
+        key = artifact.key(config, inputs, {**part, "items": ["x"]} if artifact.is_shard else part)
+        found[artifact.name] = ArtifactRef(uri=artifact.name, stage=artifact.name, key=key, sha256=key)
+    return {name: ref.key for name, ref in found.items()}
 
 
 def downstream(names: set[str]) -> set[str]:
-    """The artifacts and all that is computed from them."""
+    """The artifacts and all that is computed from them; of a shard, its items count and not where they came from."""
     reached = set(names)
-    while new := {user for name in reached for user in USED_BY.get(name, ())} - reached:
+    while new := {user for name in reached for user in USED_BY[name] if is_keyed(name, user)} - reached:
         reached |= new
     return reached
+
+
+def is_keyed(name: str, user: str) -> bool:
+    return next(each.is_keyed for each in artifact_of(user).inputs if each.name == name)
 
 
 def last(field: str) -> str:
@@ -308,18 +268,18 @@ ANY = ArtifactRef(uri="x", stage="x", key="x", sha256="0" * 64)
 OTHER = ArtifactRef(uri="y", stage="x", key="x", sha256="1" * 64)
 
 
+def adapter_work(config, variant, reference=ANY, weights=ANY):
+    return train_adapter.work(config, ANY, ANY, ANY, reference, weights, variant=variant)
+
+
+def ablation_work(config, scores, refused):
+    return compare_arms.work(config, scores, refused=refused)
+
+
 def test_every_field_is_in_one_table():
     tables = [set(DEPENDS_ON), set(OPERATIONAL), PATHS, NOT_OF_THE_POCKET, set(GRID)]
     assert set().union(*tables) == leaves(POCKET)
     assert sum(map(len, tables)) == len(leaves(POCKET))
-
-
-def test_every_recipe_is_followed():
-    assert set(keys(POCKET)) == set(RECIPES)
-    for name, recipe in RECIPES.items():
-        users_of = {kind for kind, users in USED_BY.items() if name in users}
-        declared = {*recipe.inputs, *recipe.optional_inputs}
-        assert users_of == declared, name
 
 
 @pytest.mark.parametrize("field", DEPENDS_ON)
@@ -391,9 +351,9 @@ def test_contents_of_a_family_count_and_its_place_does_not(tmp_path):
 
 def test_contents_of_an_embedders_folder_count(tmp_path):
     config = read_config("pocket", {"induce.embedder": str(tmp_path)})
-    empty = label_set_work(config, ANY).key
+    empty = induce_labels.work(config, ANY).key
     (tmp_path / "modules.json").write_text("[]")
-    assert label_set_work(config, ANY).key != empty
+    assert induce_labels.work(config, ANY).key != empty
 
 
 def test_contents_of_a_label_set_count_and_its_place_does_not(tmp_path):
@@ -403,14 +363,14 @@ def test_contents_of_a_label_set_count_and_its_place_does_not(tmp_path):
     edited.write_text("labels: [{name: a, definition: y}]")
     first, same, other = (read_config("pocket", {"annotate.label_set": str(path)}) for path in (one, moved, edited))
     assert not changed(first, same)
-    assert changed(first, other) >= LABELS | {"transitions", "rewards"}
+    assert changed(first, other) >= LABELS | {"transitions", "weights"}
 
 
 def test_noise_of_the_offline_annotators_does_not_matter_to_models():
     models = {f"annotate.{role}": f"openai/{role}" for role in ("annotator_a", "annotator_b", "adjudicator")}
     for field, value in {"annotate.cue_drop_prob": 0.3, "annotate.cue_flip_prob": 0.3}.items():
         assert changed(read_config("pocket", models), read_config("pocket", models | {field: value})) == {"report"}
-    by_seed = [annotations_work(read_config("pocket", models | {"seed": seed}), ANY).key for seed in (0, 1)]
+    by_seed = [collect_annotations.work(read_config("pocket", models | {"seed": seed}), ANY).key for seed in (0, 1)]
     assert by_seed[0] == by_seed[1]
 
 
@@ -424,9 +384,9 @@ def test_a_model_of_the_hub_is_named_by_path_and_revision(field, value):
 def test_contents_of_a_model_folder_count(tmp_path):
     section = {"model": {"path": str(tmp_path)}, "questions": {"train": "nq_open"}}
     config = RunConfig.model_validate(section)
-    empty = model_work(config).key
+    empty = prepare_model.work(config).key
     (tmp_path / "config.json").write_text("{}")
-    assert model_work(config).key != empty
+    assert prepare_model.work(config).key != empty
 
 
 def test_contents_of_a_question_file_count_and_its_place_does_not(tmp_path):
@@ -458,7 +418,7 @@ def test_a_question_set_of_the_hub_is_named_by_id_subset_split_and_revision():
 
 
 def questions_key(train):
-    return questions_work(RunConfig.model_validate({"questions": {"train": train}})).key
+    return load_questions.work(RunConfig.model_validate({"questions": {"train": train}})).key
 
 
 def test_contents_of_a_trace_file_count_and_the_instruction_with_them(tmp_path):
@@ -468,21 +428,30 @@ def test_contents_of_a_trace_file_count_and_the_instruction_with_them(tmp_path):
         path.write_text(text)
         overrides = {"generate.source": "traces", "generate.traces_path": str(path)}
         config = read_config("pocket", overrides | {f"generate.{k}": v for k, v in fields.items()})
-        return candidates_work(config, ANY, ANY, None).key
+        return select_candidates.work(config, ANY, ANY).key
 
     assert key("{}") == key("{}", num_draws=5)
     assert len({key("{}"), key("{ }"), key("{}", instruction="Think.")}) == 3
 
 
-def test_shards_and_variants_have_keys_of_their_own():
-    shards = [generations_shard_work(POCKET, ANY, ANY, start, start + 10).key for start in (0, 10)]
-    adapters = [adapter_work(POCKET, variant, ANY, ANY, ANY, ANY, ANY).key for variant in POCKET.train.variants]
-    assert len({*shards, *adapters}) == 5
+def test_variants_have_keys_of_their_own():
+    assert len({adapter_work(POCKET, variant).key for variant in POCKET.train.variants}) == 3
+
+
+def test_a_shards_items_are_its_key_and_not_the_set_they_came_in():
+    shard = artifact_of("generations-shard")
+    one, two = (Work(shard, POCKET, {"questions": ref, "model": ANY}, rows=(0,)) for ref in (ANY, OTHER))
+    for work, digests in ((one, ["a", "b"]), (two, ["a", "c"])):
+        vars(work)["items"] = Items(["x", "y"], digests)
+    assert one.key == two.key
+    both = Work(shard, POCKET, one.inputs, rows=(0, 1))
+    vars(both)["items"] = one.items
+    assert len({one.key, both.key}) == 2
 
 
 def test_only_mr_align_depends_on_the_weights():
     for variant in POCKET.train.variants:
-        one, two = (adapter_work(POCKET, variant, ANY, ANY, ANY, ANY, rewards).key for rewards in (ANY, OTHER))
+        one, two = (adapter_work(POCKET, variant, weights=rewards).key for rewards in (ANY, OTHER))
         assert (one != two) == (variant == "mr_align")
 
 
@@ -492,8 +461,7 @@ def test_a_setting_of_sft_is_no_setting_of_kto_and_the_other_way_round():
         return {
             variant
             for variant in POCKET.train.variants
-            if adapter_work(other, variant, ANY, ANY, ANY, ANY, ANY).key
-            != adapter_work(POCKET, variant, ANY, ANY, ANY, ANY, ANY).key
+            if adapter_work(other, variant).key != adapter_work(POCKET, variant).key
         }
 
     assert changed({"train.sft_learning_rate": 2e-4}) == {"sft"}
@@ -503,7 +471,7 @@ def test_a_setting_of_sft_is_no_setting_of_kto_and_the_other_way_round():
 
 def test_only_sft_does_without_the_reference():
     for variant in POCKET.train.variants:
-        one, two = (adapter_work(POCKET, variant, ANY, ANY, ANY, ref, ANY).key for ref in (ANY, OTHER))
+        one, two = (adapter_work(POCKET, variant, reference=ref).key for ref in (ANY, OTHER))
         assert (one != two) == (variant != "sft")
 
 
@@ -511,8 +479,8 @@ def test_only_sft_does_without_the_reference():
     ("placebo", "direct"),
     [
         ({"estimate.permute_polarity": True}, {"transitions"}),
-        ({"reward.placebo": "within_trace"}, {"rewards"}),
-        ({"reward.placebo": "other_traces"}, {"rewards"}),
+        ({"reward.placebo": "within_trace"}, {"weights"}),
+        ({"reward.placebo": "other_traces"}, {"weights"}),
         ({"reward.normalize": "mean_one"}, set()),
     ],
 )
@@ -520,8 +488,8 @@ def test_a_placebo_depends_on_the_seed_and_nothing_else_does(placebo, direct):
     def keys(seed):
         config = read_config("pocket", {"estimate.num_resamples": 0, "seed": seed, **placebo})
         return {
-            "transitions": transitions_work(config, ANY, ANY).key,
-            "rewards": rewards_work(config, ANY, ANY, ANY).key,
+            "transitions": estimate_transitions.work(config, ANY, ANY).key,
+            "weights": weigh_segments.work(config, ANY, ANY, ANY).key,
         }
 
     one, two = keys(0), keys(1)
@@ -550,34 +518,21 @@ def test_an_ablation_depends_on_its_arms_its_scores_and_the_worlds_refused():
     assert len({ablation_work(config, {"0.0.mine": ANY}, {}).key for config in mine}) == 2
 
 
-def test_the_wrong_inputs_are_refused():
-    with pytest.raises(TypeError, match="is made from"):
-        RECIPES["transitions"].key(POCKET, {"candidates": ANY}, {})
-    with pytest.raises(TypeError, match="is made from"):
-        RECIPES["model"].key(POCKET, {"candidates": ANY}, {})
+def test_a_missing_input_is_refused():
+    with pytest.raises(TypeError, match="annotations"):
+        estimate_transitions.work(POCKET, ANY)
+    with pytest.raises(TypeError, match="is made from 'weights'"):
+        adapter_work(POCKET, "mr_align", weights=None)
 
 
 @pytest.mark.parametrize("name", ["generations-shard", "generations", "scores-shard", "scores"])
 def test_what_ends_a_sample_is_in_the_key(name):
-    known = {module for source in RECIPES[name].sources for module in _closure(source)}
+    artifact = artifact_of(name)
+    without = tuple(artifact.without(POCKET))
+    known = {module for source in artifact.sources for module in module_closure(source, without)}
     assert {
         "mralign_core.generation.open_sampler",
+        "mralign_core.generation.transformers_sampler",
         "mralign_core.models.load",
         "mralign_core.generation.control_tokens",
     } <= known
-
-
-@pytest.mark.parametrize("stage", sorted({recipe.stage for recipe in RECIPES.values()}))
-def test_the_sources_in_a_key_are_all_that_the_task_calls(stage):
-    """Code that a task calls and no key knows of could change while old results are still found."""
-    known = {"mralign_core.schemas", *CHANGE_NO_RESULT}
-    for recipe in RECIPES.values():
-        if recipe.stage == stage:
-            known |= {name for source in recipe.sources for name in _closure(source)}
-    tree = ast.parse((Path(__file__).parents[3] / "tasks" / f"{stage}.py").read_text(encoding="utf-8"))
-    called = {
-        node.module
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("mralign_core.")
-    }
-    assert {name for name in called if name.split(".")[1] not in UNRELATED} <= known

@@ -19,9 +19,9 @@ STAGES = {
     "candidates": ["questions", "model"],
     "annotations": ["candidates"],
     "transitions": ["candidates", "annotations"],
-    "rewards": ["candidates", "annotations", "transitions"],
+    "weights": ["candidates", "annotations", "transitions"],
     "adapter:kto": ["model", "candidates", "annotations"],
-    "report": ["transitions", "rewards", "adapter:kto"],
+    "report": ["transitions", "weights", "adapter:kto"],
 }
 
 
@@ -92,9 +92,9 @@ def test_a_stage_by_itself_carries_nothing_over_from_a_run_that_ended_one_meanwh
         for stage in STAGES:
             end_stage(records, run, stage)
     as_run("reward-only", by_itself=True)
-    given = {name: records.of("first").artifacts[name] for name in STAGES["rewards"]}
-    remember(config, given, rewards=artifact("rewards", "reward-only"))
-    assert records.last().artifacts == {**given, "rewards": artifact("rewards", "reward-only")}
+    given = {name: records.of("first").artifacts[name] for name in STAGES["weights"]}
+    remember(config, given, weights=artifact("weights", "reward-only"))
+    assert records.last().artifacts == {**given, "weights": artifact("weights", "reward-only")}
 
 
 def test_a_pipeline_starts_from_nothing(config, as_run):

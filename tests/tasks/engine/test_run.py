@@ -13,9 +13,9 @@ from prefect.states import Failed
 from mralign_core.errors import ArtifactError, DataError, StorageError, StoreUnavailableError
 from mralign_core.llm import EndpointUnavailableError
 from mralign_core.storage import ArtifactStore
-from tasks.annotate import annotation_shards
-from tasks.engine.run import Built, Produced, Work, can_pass, file_digests, shard_bounds, stage_task
-from tasks.prepare import load_questions, prepare_model, questions_work
+from tasks.engine.run import Built, file_digests
+from tasks.engine.task import artifact, is_worth_a_retry
+from tasks.prepare import load_questions, prepare_model
 from tests.pocket_store import small_config
 
 
@@ -38,7 +38,7 @@ def data_file(config, ref) -> Path:
 
 
 def test_the_second_time_it_is_found(config):
-    first, second = load_questions.function(config), load_questions.function(config)
+    first, second = load_questions.produce(config), load_questions.produce(config)
     assert (first.was_cached, second.was_cached) == (False, True)
     assert first.ref == second.ref
 
@@ -55,8 +55,8 @@ def test_a_damaged_artifact_is_a_miss_and_is_made_again(config, damage):
         shutil.rmtree(path)
     else:
         path.unlink()
-    assert questions_work(config).find(ArtifactStore(config.storage)) is None
-    again = load_questions.function(config)
+    assert load_questions.work(config).find(ArtifactStore(config.storage)) is None
+    again = load_questions.produce(config)
     assert not again.was_cached
     assert again.ref.sha256 == ref.sha256
     assert len(ArtifactStore(config.storage).read_table(again.ref, "questions.parquet")) == ref.rows
@@ -82,12 +82,12 @@ def test_the_manifest_says_how_the_artifact_came_about(config):
 
 
 def test_a_build_that_fails_leaves_nothing_behind(config, scratch):
-    def build(store, directory):
-        (directory / "half").write_text("written")
+    def build(making):
+        (making.directory / "half").write_text("written")
         raise DataError("row 3: no answer")
 
     with pytest.raises(DataError):
-        Work("questions", config).produce(build)
+        load_questions.work(config).produce(build=build)
     assert not list(scratch.iterdir())
     assert not [path for path in Path(config.storage.root).rglob("*") if path.is_file()]
 
@@ -124,19 +124,8 @@ def test_limits_take_the_first_questions_of_the_pocket_world(config):
         (KeyError("a bug"), False),
     ],
 )
-def test_can_pass(error, expected):
-    assert can_pass(None, None, Failed(data=error)) == expected
-
-
-def test_shards_cover_all_rows_once():
-    bounds = shard_bounds(10, 4)
-    assert [row for start, end in bounds for row in range(start, end)] == list(range(10))
-    assert not shard_bounds(0, 4)
-
-
-def test_shards_of_nothing_are_none(config):
-    empty = load_questions.run_here(config).model_copy(update={"rows": 0})
-    assert not annotation_shards(config, empty)
+def test_what_is_worth_a_retry(error, expected):
+    assert is_worth_a_retry(None, None, Failed(data=error)) == expected
 
 
 def test_a_file_that_is_not_there_has_no_digest(tmp_path):
@@ -144,36 +133,39 @@ def test_a_file_that_is_not_there_has_no_digest(tmp_path):
     assert set(file_digests(train=str(tmp_path / "a"), eval=str(tmp_path / "b"), other="")) == {"train"}
 
 
-def failing_task(error):
-    """A task that fails once with this error, without a wait before it is tried again; and its attempts."""
-    attempts = []
+@pytest.fixture
+def failing_task(monkeypatch):
+    """Makes a task that fails once with an error, without a wait before it is tried again; and its attempts."""
+    monkeypatch.setattr("tasks.engine.graph._ARTIFACTS", {})
 
-    @stage_task("fails-once")
-    def work(config) -> Produced:
-        def build(store: ArtifactStore, directory: Path) -> Built:
+    def make(error):
+        attempts = []
+
+        @artifact("toy", stage="prepare", fields=lambda _: {})
+        def fails_once(making) -> Built:
             attempts.append(len(attempts))
             if len(attempts) == 1:
                 raise error
-            (directory / "made.json").write_text(json.dumps(attempts))
+            (making.directory / "made.json").write_text(json.dumps(attempts))
             return Built()
 
-        return Work("model", config).produce(build)
+        return fails_once.with_options(retry_delay_seconds=0), attempts
 
-    return work.with_options(retry_delay_seconds=0), attempts
+    return make
 
 
 @pytest.mark.server
 @pytest.mark.usefixtures("prefect_api")
 class TestOnAServer:
     @pytest.mark.parametrize("error", [ConnectionError("the store hung up"), TimeoutError("slow")])
-    def test_what_can_pass_is_tried_again(self, config, error):
+    def test_what_can_pass_is_tried_again(self, config, failing_task, error):
         work, attempts = failing_task(error)
         ref = flow(lambda: work(config), name="retried")()
         assert len(attempts) == 2
-        assert ArtifactStore(config.storage).find("model", ref.key) == ref
+        assert ArtifactStore(config.storage).find("toy", ref.key) == ref
 
     @pytest.mark.parametrize("error", [DataError("row 3: no answer"), RuntimeError("a bug")])
-    def test_what_cannot_pass_is_not(self, config, error):
+    def test_what_cannot_pass_is_not(self, config, failing_task, error):
         work, attempts = failing_task(error)
         state = flow(lambda: work(config), name="not-retried")(return_state=True)
         assert state.is_failed()
@@ -194,7 +186,7 @@ class TestOnAServer:
         task = load_questions.with_options(retry_delay_seconds=0)
         ref = flow(lambda: task(config), name="store-hangs-up")()
         assert calls == ["questions", "questions"]
-        assert questions_work(config).find(ArtifactStore(config.storage)) == ref
+        assert load_questions.work(config).find(ArtifactStore(config.storage)) == ref
 
 
 def test_the_defaults_of_a_stage_task_are_patient():
