@@ -18,11 +18,11 @@ from mralign_core.label_sets import label_set_of
 from mralign_core.llm.offline import is_offline
 from mralign_core.schemas import ANNOTATIONS, CANDIDATES, RAW_ANNOTATIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore
+from mralign_core.storage.quarantine import write_rows
 from mralign_core.storage.tables import stream_table
 from tasks.clients import read_account, save_account, shared_client
 from tasks.engine.graph import Input, Items, Shards
 from tasks.engine.progress import progress
-from tasks.engine.quarantine import write_rows
 from tasks.engine.run import Built, Making, span
 from tasks.engine.session import session
 from tasks.engine.shards import items_in, join, lay_out

@@ -32,10 +32,10 @@ from mralign_core.reporting.report import ReportInputs, render_report
 from mralign_core.schemas import SCORES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.digests import row_digests
+from mralign_core.storage.quarantine import read_quarantine, write_rows
 from tasks.annotate import read_ledger, without_offline
 from tasks.engine.graph import Input, Items, Part, Shards
 from tasks.engine.progress import progress
-from tasks.engine.quarantine import read_quarantine, write_rows
 from tasks.engine.run import Built, Making, span
 from tasks.engine.session import session
 from tasks.engine.shards import join, lay_out

@@ -27,11 +27,11 @@ from mralign_core.models.locate import locate_model, model_name
 from mralign_core.schemas import CANDIDATES, FAILED, GENERATIONS
 from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef, ArtifactStore
 from mralign_core.storage.digests import row_digests
+from mralign_core.storage.quarantine import RowWriter, write_rows
 from mralign_core.storage.tables import stream_table
 from tasks.clients import save_account
 from tasks.engine.graph import Input, Items, Part, Shards
 from tasks.engine.progress import progress
-from tasks.engine.quarantine import RowWriter, write_rows
 from tasks.engine.run import Built, Making, file_digests
 from tasks.engine.session import session
 from tasks.engine.shards import join, lay_out

@@ -8,6 +8,7 @@ from typing import Any
 from mralign_core.config import RunConfig
 from mralign_core.generation.checking import check_tokens, check_weights
 from mralign_core.generation.prompts import refuse_control_tokens
+from mralign_core.generation.select_traces import training_questions
 from mralign_core.generation.template_probe import probe_template
 from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.models.families import family_of
@@ -27,10 +28,10 @@ from mralign_core.pocket.world import build_world
 from mralign_core.questions import locate_sets, read_question_sets
 from mralign_core.schemas import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore, file_sha256, key_of
+from mralign_core.storage.quarantine import write_rows
 from mralign_core.training.footprint import check_weights_fit
 from tasks.engine.graph import Part
 from tasks.engine.progress import progress
-from tasks.engine.quarantine import write_rows
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
 from tasks.fields import pick
@@ -128,7 +129,7 @@ def check_prompts(config: RunConfig, questions: ArtifactRef, model: ArtifactRef)
     family = family_of(config.model, tokenizer)
     check_tokens(location, tokenizer, family)
     if config.generate.sampler == "endpoint" and config.generate.source == "sample":
-        asked = store.read_table(questions, "questions.parquet").query("split == 'train'")
+        asked = training_questions(store.read_table(questions, "questions.parquet"))
         refuse_control_tokens(tokenizer, zip(asked["question_id"], asked["question"], strict=True), family)
 
 

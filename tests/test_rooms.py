@@ -54,6 +54,23 @@ def impure(source: str, package: str) -> set[str]:
     }
 
 
+COMPUTATIONS = {"isin", "query", "groupby", "concat", "merge", "pivot_table", "drop_duplicates", "agg", "apply"}
+"""Methods of a frame that decide about data."""
+
+
+def computing(source: str) -> set[str]:
+    """Computations on frames: their methods, and arithmetic on a column."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in COMPUTATIONS:
+            found.add(node.attr)
+        elif isinstance(node, ast.BinOp):
+            sides = [side for side in (node.left, node.right) if isinstance(side, ast.Subscript)]
+            columns = [s for s in sides if isinstance(s.slice, ast.Constant) and isinstance(s.slice.value, str)]
+            found |= {ast.unparse(node) for _ in columns}
+    return found
+
+
 def modules(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
@@ -80,6 +97,29 @@ def test_the_method_is_pure():
         if (names := impure(path.read_text(encoding="utf-8"), package_of(path)))
     }
     assert not wrong, f"mralign_core/method may import the standard library, numpy and torch only: {wrong}"
+
+
+def test_tasks_compute_nothing():
+    """A decision about data that stands in ``tasks/`` would be in no key; those of the core are in theirs."""
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(names)
+        for path in modules("tasks")
+        if (names := computing(path.read_text(encoding="utf-8")))
+    }
+    assert not wrong, f"tasks/ reads, calls the core and writes; move this into mralign_core: {wrong}"
+
+
+@pytest.mark.parametrize(
+    "line", ["a[a['x'].isin(b)]", "a.query('x')", "a.groupby('x')", "pd.concat(a)", "a.merge(b)", "a['x'] * 2"]
+)
+def test_a_computation_is_found(line):
+    assert computing(line)
+
+
+def test_glue_is_none():
+    assert not computing(
+        "rows = store.read_table(ref, 'x.parquet')\ncounts = {**a, 'n': len(rows)}\nfirst = rows[0] - 1"
+    )
 
 
 @pytest.mark.parametrize(

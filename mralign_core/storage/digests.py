@@ -125,6 +125,7 @@ def _definitions(path: Path) -> dict[str, ast.AST]:
     return found
 
 
+@functools.cache
 def module_closure(module: str, without: tuple[str, ...] = ()) -> dict[str, Path]:
     """Dotted name → file of a module and of all it imports from the same package, but for some modules.
 
@@ -153,8 +154,13 @@ def _module_file(root: Path, name: str) -> Path | None:
     return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
 
 
-def _imports(path: Path, name: str, package: str) -> Iterator[str]:
+@functools.cache
+def _imports(path: Path, name: str, package: str) -> tuple[str, ...]:
     """What a module's import statements may mean: modules, and attributes, which have no file."""
+    return tuple(_imported(path, name, package))
+
+
+def _imported(path: Path, name: str, package: str) -> Iterator[str]:
     inside = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(_parse(path)):
         if isinstance(node, ast.Import):

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from mralign_core.errors import ArtifactError
 from mralign_core.schemas import Table
 from mralign_core.storage import ArtifactRef, ArtifactStore, key_of
+from mralign_core.storage.quarantine import carry_over
 from mralign_core.storage.tables import TableWriter, read_matching, stream_table
 from tasks.engine.graph import Items, artifact_of
-from tasks.engine.quarantine import carry_over
 from tasks.engine.run import Work
 
 ITEMS_AT_ONCE = 1_000

@@ -15,8 +15,8 @@ from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
 from mralign_core.schemas import POLARITIES, TABLES
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.quarantine import write_rows
 from tasks.engine.last_run import remember
-from tasks.engine.quarantine import write_rows
 from tasks.estimate import diagnose_transitions, draw_diagnostics, estimate_transitions, read_diagnostics
 from tasks.publish import _markdown
 

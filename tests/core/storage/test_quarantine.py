@@ -7,7 +7,7 @@ from mralign_core.config import StorageConfig
 from mralign_core.errors import DataError
 from mralign_core.schemas import QUESTIONS
 from mralign_core.storage import ArtifactStore
-from tasks.engine.quarantine import RowWriter, carry_over, read_quarantine, write_rows
+from mralign_core.storage.quarantine import RowWriter, carry_over, read_quarantine, write_rows
 
 GOOD = {"question_id": "a", "question": "Who?", "answers": ["X"], "source": "s", "split": "train", "stratum": ""}
 BAD = {**GOOD, "question_id": "b", "question": " ", "split": "tain"}

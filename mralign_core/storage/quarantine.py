@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from mralign_core.schemas import Table
-from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.artifact import ArtifactRef
+from mralign_core.storage.store import ArtifactStore
 from mralign_core.storage.tables import TableWriter
 
 logger = logging.getLogger("mralign_core.quarantine")
