@@ -22,7 +22,8 @@ serve: $(VENV)/.installed ## Prefect server and UI, work pools, workers and depl
 
 test: $(VENV)/.installed-dev ## the tests
 	@$(BIN)/python -m pytest tests/core -n auto --maxprocesses 4 --dist loadfile
-	@$(BIN)/python -m pytest tests --ignore tests/core
+	@# Two workers whatever the machine: each starts servers and runs of its own. tests/conftest.py orders the files.
+	@$(BIN)/python -m pytest tests --ignore tests/core -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed-dev ## lint, format, types, docstrings
 	@$(BIN)/ruff check .

@@ -26,6 +26,10 @@ QUIET = [
 START_TIMEOUT_S = 60
 
 
+class ProtocolError(Exception):
+    """What a browser could not do, as where a page went away meanwhile."""
+
+
 class Page:
     """A tab: what it asked for, and what its console said."""
 
@@ -44,7 +48,8 @@ class Page:
         while True:
             message = json.loads(self._websocket.recv(timeout=60))
             if message.get("id") == number:
-                assert "error" not in message, message
+                if "error" in message:
+                    raise ProtocolError(message["error"])
                 return message["result"]
             self._note(message)
 
@@ -70,13 +75,23 @@ class Page:
         return found["result"].get("value")
 
     def text(self):
-        return self.evaluate("document.body.innerText")
+        """What it shows; "" while it has no body yet, or gives way to another page."""
+        try:
+            return self.evaluate("document.body?.innerText") or ""
+        except ProtocolError:
+            return ""
 
     def wait_for_text(self, text, timeout_s=60):
         deadline = time.monotonic() + timeout_s
-        while text not in (found := self.text() or ""):
+        while text not in (found := self.text()):
             assert time.monotonic() < deadline, f"no {text!r} in: {found}"
             self.settle(0.3, 0.5)
+
+    def wait_for_failure(self, status, url, timeout_s=60):
+        deadline = time.monotonic() + timeout_s
+        while (status, url) not in self.failures:
+            assert time.monotonic() < deadline, f"no {status} of {url} in: {self.failures}"
+            self.settle(0.1, 0.2)
 
     def _note(self, message):
         params = message.get("params", {})

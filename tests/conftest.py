@@ -1,4 +1,40 @@
+"""What all tests share: stores and servers that cost seconds, the order of the files, and what hypothesis does."""
+
+from hypothesis import HealthCheck, settings
+
 from tests.pocket_store import pocket_store, store_root
 from tests.prefect_api import prefect_api, prefect_url
 
 __all__ = ["pocket_store", "prefect_api", "prefect_url", "store_root"]
+
+# A busy machine makes examples slow, which says nothing about the code. The same examples each time: a change is to
+# blame for what fails. ``pytest --hypothesis-profile searching`` looks for others.
+PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeated", **PATIENT, derandomize=True)
+settings.register_profile("searching", **PATIENT, max_examples=1000)
+settings.load_profile("repeated")
+
+LONGEST_FIRST = (
+    "flows/test_runs_on_one_store.py",
+    "flows/test_deployments.py",  # does without the pocket model, which the worker of the first file may be training
+    "flows/test_pipeline.py",
+    "flows/test_signals.py",
+    "faults/test_attacks.py",
+    "flows/test_door_browser.py",
+    "tasks/test_at_once.py",
+    "flows/test_serving_again.py",
+    "flows/test_cli.py",
+    "flows/test_ablate.py",
+    "flows/test_door.py",
+    "flows/test_lost_runs.py",
+)
+"""Files that take half a minute or more. Workers are given whole files: one that is left to the end is waited for."""
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: number for number, name in enumerate(LONGEST_FIRST)}
+
+    def place(item):
+        return order.get(item.path.relative_to(item.config.rootpath / "tests").as_posix(), len(order))
+
+    items.sort(key=place)

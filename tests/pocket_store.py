@@ -2,9 +2,11 @@
 
 The model is trained once, in about 100 s of one core, and kept in pytest's cache folder: a store is
 content-addressed, so a later session finds it there, and trains anew when the code that makes it has changed.
+Workers of one session share it: one makes it, while the others wait.
 Use it from a conftest with ``from tests.pocket_store import pocket_store, store_root``.
 """
 
+import fcntl
 import shutil
 from pathlib import Path
 
@@ -37,15 +39,24 @@ def pocket_store(pytestconfig) -> Path:
 
     root = pytestconfig.cache.mkdir("pocket_store")
     config = small_config(root)
-    made = (load_questions.run_here(config), prepare_model.run_here(config))
-    fresh = {Path(root, ref.path).parent for ref in made}
-    for key_folder in root.glob("artifacts/*/*"):
-        if key_folder not in fresh:
-            shutil.rmtree(key_folder)
+    # Artifacts that a worker copies stay: the next one to get here finds the same, and removes none.
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = (load_questions.run_here(config), prepare_model.run_here(config))
+        fresh = {Path(root, ref.path).parent for ref in made}
+        for key_folder in root.glob("artifacts/*/*"):
+            if key_folder not in fresh:
+                shutil.rmtree(key_folder)
     return Path(root)
+
+
+def copy_store(pocket_store: Path, root: Path) -> Path:
+    """A copy of that store to write to: its artifacts, and nothing of the runs that made them."""
+    shutil.copytree(pocket_store / "artifacts", root / "artifacts")
+    return root
 
 
 @pytest.fixture
 def store_root(pocket_store, tmp_path) -> Path:
     """A copy of that store of the test's own."""
-    return Path(shutil.copytree(pocket_store, tmp_path / "store"))
+    return copy_store(pocket_store, tmp_path / "store")

@@ -39,11 +39,16 @@ def server(home, **services):
 @pytest.fixture
 def prefect_api(prefect_url, monkeypatch):
     """Flows of this test, and of processes it starts, report to the server; gives its URL."""
-    for name, value in STARTED[prefect_url].environment().items():
+    for name, value in environment_for(prefect_url).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PREFECT_LOGGING_TO_API_ENABLED", "false")
     with reporting_to(prefect_url):
         yield prefect_url
+
+
+def environment_for(url):
+    """What a process needs in its environment to report there."""
+    return STARTED[url].environment()
 
 
 def auth_for(url):

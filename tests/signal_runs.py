@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +37,7 @@ def signal_run(
     folder: Path,
     arguments: list[str],
     *,
-    after: str = "",
+    after: str | Callable[[], bool] = "",
     seconds: float = 0.0,
     number: signal.Signals = signal.SIGTERM,
     to_group: bool = True,
@@ -48,7 +49,7 @@ def signal_run(
     Args:
         folder: where it works, and where its embedded server keeps its records.
         arguments: of ``mralign``.
-        after: a text of its output to wait for first.
+        after: a text of its output to wait for first, or what says whether the moment has come.
         seconds: to wait after that.
         number: the signal.
         to_group: to its process group, as ``timeout`` sends it, or to the process alone.
@@ -63,7 +64,7 @@ def signal_run(
             [MRALIGN, *arguments], cwd=folder, env=clean, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        _wait_for_text(process, log, after)
+        _wait_until(after if callable(after) else lambda: after in log.read_text(errors="replace"), process, log)
         time.sleep(seconds)
         started = time.monotonic()
         (os.killpg if to_group else os.kill)(process.pid, number)
@@ -76,12 +77,12 @@ def signal_run(
         process.wait()
 
 
-def _wait_for_text(process, log, text, most_s=300.0):
+def _wait_until(has_come, process, log, most_s=300.0):
     deadline = time.monotonic() + most_s
-    while text not in log.read_text(errors="replace"):
-        said = log.read_text(errors="replace")[-3000:]
-        assert process.poll() is None, f"it ended before {text!r}:\n{said}"
-        assert time.monotonic() < deadline, f"it never said {text!r}:\n{said}"
+    while not has_come():
+        output = log.read_text(errors="replace")[-3000:]
+        assert process.poll() is None, f"it ended before its moment:\n{output}"
+        assert time.monotonic() < deadline, f"its moment never came:\n{output}"
         time.sleep(0.1)
 
 

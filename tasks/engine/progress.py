@@ -24,7 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tasks.engine.session import session
+from tasks.engine.session import open_session
 
 logger = logging.getLogger("mralign_core.progress")
 
@@ -49,6 +49,8 @@ def progress(title: str, key: str) -> Iterator[OnProgress]:
     """
     in_prefect = (TaskRunContext.get() or FlowRunContext.get()) is not None
     last_log, last_artifact = time.monotonic(), -ARTIFACT_EVERY_S
+    shared = open_session()
+    artifacts: dict[tuple[UUID, str], UUID] = shared.kept("progress") if shared else {}
     with _bars.open() as bar:
         row = bar.add_task(title, total=None) if bar else None
 
@@ -62,7 +64,7 @@ def progress(title: str, key: str) -> Iterator[OnProgress]:
                 last_log = now
             if in_prefect and (now - last_artifact > ARTIFACT_EVERY_S or done == total):
                 text = f"{title}: {done:,} of {total:,}" + (f" · {note}" if note else "")
-                _publish(key, text, 100.0 * done / max(total, 1))
+                _publish(artifacts, key, text, 100.0 * done / max(total, 1))
                 last_artifact = now
 
         yield report
@@ -102,12 +104,17 @@ class _Bars:
 _bars = _Bars()
 
 
-def _publish(key: str, text: str, percent: float) -> None:
-    """Progress is for the eye: a server that can't take it must not stop the work."""
+def _publish(artifacts: dict[tuple[UUID, str], UUID], key: str, text: str, percent: float) -> None:
+    """Progress is for the eye: a server that can't take it must not stop the work.
+
+    Args:
+        artifacts: run's page and key → its artifact, which the tasks of a run that share a key share too.
+        key: of the artifact.
+        text: what is shown.
+        percent: how much is done.
+    """
     try:
         page = UUID(flow_run.root_flow_run_id)  # the pipeline run's, where its user looks
-        with session() as shared:
-            artifacts = shared.kept("progress")  # tasks of a run that share a key share its artifact
         if (page, key) in artifacts:
             update_progress_artifact(artifacts[page, key], percent, description=text)
         else:

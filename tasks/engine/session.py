@@ -58,6 +58,11 @@ _open: list[Session] = []
 _opening = threading.Lock()
 
 
+def open_session() -> Session | None:
+    """The session that is open in this process, if one is."""
+    return _open[-1] if _open else None
+
+
 @contextlib.contextmanager
 def session() -> Iterator[Session]:
     """The session that is open in this process; where none is, one that ends with this block."""

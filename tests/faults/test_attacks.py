@@ -13,6 +13,8 @@ from tests.seaweedfs import s3_server  # noqa: F401 (fixture)
 
 SEED = 3
 NUM_ANNOTATORS = 16
+SHORTER = {"train.variants": "[mr_align]", "generate.shard_size": "80", "evaluate.shard_size": "60"}
+"""Settings of a whole run, besides those of the attacks."""
 
 
 def assert_survived(outcome):
@@ -38,7 +40,7 @@ def test_annotators_servers_cost_no_more_than_the_account_says():
 
 @pytest.mark.server
 def test_whole_runs_outlive_kill_and_sigterm_and_leave_nothing(tmp_path):
-    alone = Place(tmp_path / "alone", sys.executable)
+    alone = Place(tmp_path / "alone", sys.executable, SHORTER)
     alone.run_alone()
 
     def strike(place, process):

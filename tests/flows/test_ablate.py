@@ -12,9 +12,9 @@ from mralign_core.ablation.grid import worlds_of
 from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
 from mralign_core.storage import ArtifactStore
-from tasks.ablate import read_ablation, refusal, remember_refusal
+from tasks.ablate import read_ablation, refusal, remember_refusal, write_ablation
 from tasks.prepare import load_questions, prepare_model
-from tests.pocket_store import small_config
+from tests.pocket_store import copy_store, small_config
 from tests.prefect_api import reporting_to
 
 pytestmark = pytest.mark.server
@@ -44,7 +44,7 @@ def made(root: Path, name: str) -> int:
 @pytest.fixture(scope="module")
 def finished(pocket_store, prefect_url, tmp_path_factory):
     """The config of an ablation that completed, and its artifact."""
-    root = Path(shutil.copytree(pocket_store, tmp_path_factory.mktemp("ablated") / "store"))
+    root = copy_store(pocket_store, tmp_path_factory.mktemp("ablated") / "store")
     with reporting_to(prefect_url):
         config = config_of(root)
         state = ablate(config, return_state=True)
@@ -93,7 +93,8 @@ def test_the_placebo_trains_on_the_weights_of_mr_align_in_another_order(finished
 
 
 def test_the_page_and_the_figure_are_beside_the_tables(finished):
-    folder = ArtifactStore(finished[0].storage).open_directory(finished[1])
+    page = write_ablation.run_here(*finished)
+    folder = ArtifactStore(finished[0].storage).open_directory(page)
     assert "there is no interval" in (folder / "ablation.md").read_text(encoding="utf-8")
     assert (folder / "forest.png").read_bytes().startswith(b"\x89PNG")
 

@@ -67,9 +67,11 @@ def test_a_port_that_something_else_holds_is_refused_with_a_remedy():
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    # Two workers share two shards of questions.
-    shared = {"generate.num_workers": 2, "generate.shard_size": 200, "evaluate.shard_size": 100}
-    overrides = {"storage.root": str(tmp_path_factory.mktemp("store")), **ON_POOLS, **shared}
+    # Two workers share two shards of questions; with few steps and questions, there are traces of both polarities yet.
+    shared = {"generate.num_workers": 2, "generate.shard_size": 100}
+    few = {"questions.train": {"name": "pocket", "limit": 160}, "questions.eval": {"name": "pocket", "limit": 60}}
+    quick = {"model.cpu_threads": 1, "model.pocket.pretrain_steps": 60, **few}
+    overrides = {"storage.root": str(tmp_path_factory.mktemp("store")), **ON_POOLS, **shared, **quick}
     return load_config(CONFIGS / "smoke.yaml", overrides).model_dump(mode="json")
 
 
@@ -89,7 +91,7 @@ class TestServed:
         assert {name for name, pool in pools.items() if pool == "a800"} == {"train", *SHARES}
         for pool in ("cpu", "a800"):
             workers = served.filter(f"work_pools/{pool}/workers")
-            assert [worker["name"] for worker in workers] == [pool]
+            assert [worker["name"] for worker in workers] == [f"{pool} of make serve on {socket.gethostname()}"]
 
     def test_serving_twice_starts_nothing(self, served):
         command = [sys.executable, "-m", "deployments.serve", "--port", str(served.api.base_url.port)]
@@ -137,17 +139,13 @@ class TestServed:
         assert reply.status_code == 409
         assert why in reply.json()["detail"]
 
-    def test_schedule_is_off_until_switched_on_and_deploying_again_keeps_it_on(self, served):
+    def test_schedule_is_off_until_switched_on(self, served):
         weekly = served.deployment("mr-align/weekly-retrain")
         (schedule,) = weekly["schedules"]
         assert not schedule["active"]
         where = f"/deployments/{weekly['id']}"
         assert served.api.patch(f"{where}/schedules/{schedule['id']}", json={"active": True}).is_success
-        command = [sys.executable, "-m", "deployments.bootstrap"]
-        again = subprocess.run(command, env=served.env, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-        assert again.returncode == 0, again.stderr
         assert [each["active"] for each in served.deployment("mr-align/weekly-retrain")["schedules"]] == [True]
-        assert len(served.filter("automations")) == 1
         assert served.api.post(f"{where}/schedule", json={"min_runs": 2}).is_success
         due = served.filter("flow_runs", deployments={"id": {"any_": [weekly["id"]]}})
         assert due
@@ -169,7 +167,7 @@ class TestServed:
             for path in Path(smoke["storage"]["root"]).glob("artifacts/generations-shard/**/manifest.json")
             for manifest in [json.loads(path.read_text())]
         }
-        assert parts == {(0, 200), (200, 135)}
+        assert parts == {(0, 100), (100, 60)}
 
     def test_page_of_the_run_shows_progress_tables_and_figures(self, served, pipeline_run):
         served.wait_for(pipeline_run)

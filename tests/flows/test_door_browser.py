@@ -85,7 +85,7 @@ def elsewhere(page, server):
 
 
 def enter(page, server, version):
-    page.open(server.link())
+    page.open(server.link(), settle_s=0)
     page.wait_for_text("Dashboard")
     page.evaluate(f"document.cookie = 'prefect_ui_version={version}; path=/'")
 
@@ -95,8 +95,9 @@ def test_the_ui_works_and_asks_no_other_host_for_anything(page, server, things, 
     enter(page, server, version)
     assert server.token not in page.evaluate("location.href")
     for path, shows in PAGES:
-        page.open(site(server) + ("/v2" if version == "v2" else "") + path.format(**things), settle_s=1)
+        page.open(site(server) + ("/v2" if version == "v2" else "") + path.format(**things), settle_s=0)
         page.wait_for_text(shows)
+        page.settle(0.5)
     assert not elsewhere(page, server)
     # Prefect's bundles miss some pictures of their own.
     missing = [failure for failure in page.failures if not failure[1].endswith((".ico", ".svg"))]
@@ -120,7 +121,7 @@ def test_what_a_run_wrote_can_not_make_the_ui_ask_elsewhere(page, server, things
 
 
 def test_a_browser_without_the_token_is_shown_what_to_do_and_may_paste_the_link(page, server):
-    page.open(site(server) + "/runs")
+    page.open(site(server) + "/runs", settle_s=0)
     page.wait_for_text("mralign ui")
     paste = "document.querySelector('input').value = {!r}; document.querySelector('form').requestSubmit()"
     page.evaluate(paste.format(server.link().replace("mralign:", "mralign:0")))
@@ -176,7 +177,8 @@ def other_port():
 @pytest.mark.parametrize("with_token", [False, True])
 def test_a_page_of_another_origin_can_do_nothing(page, server, api, other_port, host, with_token):
     enter(page, server, "v2")
-    page.open(f"http://{host}:{other_port}/")
+    page.open(f"http://{host}:{other_port}/", settle_s=0)
+    page.wait_for_text("elsewhere")
     token = server.token if with_token else ""
     outcomes = page.evaluate(f"({ATTACK})({site(server)!r}, {token!r})")
     opaque = outcomes.pop("form")  # the page is not told: the server's data are asked below
@@ -187,7 +189,8 @@ def test_a_page_of_another_origin_can_do_nothing(page, server, api, other_port, 
 
 def test_the_ui_is_shown_in_no_frame(page, server, other_port):
     enter(page, server, "v2")
-    page.open(f"http://127.0.0.1:{other_port}/")
+    page.open(f"http://127.0.0.1:{other_port}/", settle_s=0)
+    page.wait_for_text("elsewhere")
     script = f"""new Promise((done) => {{
         const frame = document.createElement("iframe");
         frame.onload = () => done(frame.contentDocument === null ? "another origin's" : frame.contentDocument.title);
@@ -195,14 +198,13 @@ def test_the_ui_is_shown_in_no_frame(page, server, other_port):
         document.body.append(frame);
     }})"""
     page.evaluate(script)
-    page.settle()
-    assert (403, site(server) + "/") in page.failures
+    page.wait_for_failure(403, site(server) + "/")
 
 
 def test_a_rebound_host_name_is_refused(page, server):
     port = urlsplit(server.api_url).port
-    page.open(f"http://evil.example:{port}/")
-    assert (421, f"http://evil.example:{port}/") in page.failures
+    page.open(f"http://evil.example:{port}/", settle_s=0)
+    page.wait_for_failure(421, f"http://evil.example:{port}/")
     status = "fetch('/api/health').then((reply) => reply.status)"
     assert page.evaluate(status) == 421
 

@@ -1,13 +1,8 @@
-"""The whole pipeline on the pocket world: run, run again, killed and resumed, on a folder and on S3."""
+"""The whole pipeline on the pocket world: run, run again, on a folder and on S3."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,14 +24,12 @@ from tasks.generate import select_candidates
 from tasks.prepare import load_questions, prepare_model
 from tasks.reward import weigh_segments
 from tests.faulty_s3 import PASSING, FaultyS3
-from tests.pocket_store import SMALL, small_config
+from tests.pocket_store import copy_store, small_config
 from tests.prefect_api import auth_for, reporting_to
 from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
 from tests.stages import draw, label
 
-ROOT = Path(__file__).resolve().parents[2]
 STAGES = ["prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"]
-KILL_TIMEOUT_S = 180
 
 pytestmark = pytest.mark.server
 
@@ -78,15 +71,10 @@ def published(root: Path | str) -> dict[str, tuple[str, int]]:
     return {str(path.relative_to(root)): (path.read_text(), path.stat().st_mtime_ns) for path in found}
 
 
-def digests(root: Path | str) -> set[str]:
-    """Stage, key and content digest of everything in a store on disk."""
-    return {str(Path(path).parent) for path in published(root)}
-
-
 @pytest.fixture(scope="module")
 def finished(pocket_store, prefect_url, tmp_path_factory):
     """An uninterrupted run."""
-    root = shutil.copytree(pocket_store, tmp_path_factory.mktemp("finished") / "store")
+    root = copy_store(pocket_store, tmp_path_factory.mktemp("finished") / "store")
     with reporting_to(prefect_url):
         return run_pipeline(small_config(root), prefect_url)
 
@@ -168,54 +156,6 @@ def test_lineage_reaches_back_to_the_questions_and_the_model(finished):
     text = render_lineage(finished.store.lineage(last_run(finished.config, "report")))
     for name in ("scores", "adapter", "weights", "transitions", "annotations", "candidates", "generations", "model"):
         assert name in text
-
-
-def wait_for(root: Path, pattern: str, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + KILL_TIMEOUT_S
-    while not list(root.glob(pattern)):
-        assert process.poll() is None, f"the run ended before {pattern} was there"
-        assert time.monotonic() < deadline, f"{pattern} did not come"
-        time.sleep(0.02)
-
-
-def start(root: Path, log: Path) -> subprocess.Popen:
-    settings = [f"--set={name}={json.dumps(value)}" for name, value in {**SMALL, "storage.root": str(root)}.items()]
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "flows.commands.cli", "run", "--config", "pocket", *settings],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-KILL_AT = {
-    "artifacts/generations-shard/*/*/manifest.json": 0.5,  # in the middle of the second shard
-    "artifacts/annotations-shard/*/*/manifest.json": 0.1,  # in the middle of the other shards of annotations
-    "artifacts/adapter/*/*/manifest.json": 1.0,  # in the middle of training the second adapter
-}
-"""What must be there before a kill, and how long to wait on."""
-
-
-@pytest.mark.usefixtures("prefect_api")
-def test_killed_and_run_again_it_ends_as_if_nothing_had_happened(finished, store_root, tmp_path):
-    log = tmp_path / "log"
-    before = published(store_root)
-    for pattern, delay_s in KILL_AT.items():
-        process = start(store_root, log)
-        wait_for(store_root, pattern, process)
-        time.sleep(delay_s)
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait(timeout=30) == -signal.SIGKILL
-        after = published(store_root)
-        assert before.items() <= after.items(), "an artifact was made again"
-        before = after
-    process = start(store_root, log)
-    assert process.wait(timeout=300) == 0, log.read_text()[-3000:]
-    assert before.items() <= published(store_root).items(), "an artifact was made again"
-    assert digests(store_root) == digests(finished.config.storage.root)
 
 
 @pytest.fixture

@@ -96,6 +96,7 @@ def test_after_a_kill_no_run_is_left_running_and_what_the_user_changed_is_there(
         assert weekly["parameters"] == parameters
         assert (weekly["description"], weekly["global_concurrency_limit"]["limit"]) == ("mine", 1)
         assert (schedule["active"], schedule["schedule"]["cron"]) == (True, "30 4 * * 1")
+        assert len(served.filter("automations")) == 1, "set up again, not twice"
         said = (home / "serve.log").read_text()
         assert "kept your parameters of weekly-retrain: questions.train, train.learning_rate\n" in said
         assert "kept your schedules of weekly-retrain: weekly.schedule.cron" in said
@@ -120,4 +121,4 @@ def an_end_of_the_server_is_an_error_and_leaves_nothing(served, home):
     server.kill()
     assert served.process.wait(timeout=60) == 1
     assert "error: server ended with exit status -9; the end of" in (home / "serve.log").read_text()
-    assert wait_for(lambda: not of_serve(home), seconds=10)
+    assert wait_for(lambda: not of_serve(home))

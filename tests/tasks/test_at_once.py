@@ -24,7 +24,7 @@ LEASE_S = 6.0
 
 @pytest.fixture
 def server():
-    server = CountingServer(delay_s=0.2)
+    server = CountingServer(delay_s=0.1)
     yield server
     server.close()
 
@@ -102,8 +102,10 @@ def test_two_that_start_at_once_pay_what_one_pays(server, config, candidates, st
     assert all_is_there_once(config, candidates)
 
 
+# What an owner that is killed or stopped leaves behind is tested on both kinds of store in tests/core/storage.
+@pytest.mark.parametrize("storage", ["s3"], indirect=True)
 def test_when_one_is_killed_the_other_pays_only_what_was_in_flight_again(server, config, candidates, start):
-    server.delay_s = 0.5
+    server.delay_s = 0.3
     first = start()
     wait_for_requests(server, 3)
     second = start()
@@ -116,6 +118,7 @@ def test_when_one_is_killed_the_other_pays_only_what_was_in_flight_again(server,
     assert all_is_there_once(config, candidates)
 
 
+@pytest.mark.parametrize("storage", ["folder"], indirect=True)
 def test_one_that_was_stopped_for_longer_than_its_lease_does_no_harm(server, config, candidates, start):
     first = start()
     wait_for_requests(server, 5)

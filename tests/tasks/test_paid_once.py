@@ -87,24 +87,23 @@ def with_budget(config, dollars):
     return config.model_copy(update={"annotate": config.annotate.model_copy(update={"budget_usd": dollars})})
 
 
-@pytest.mark.parametrize("kill_after", [24, 48])
-def test_after_a_kill_no_request_whose_reply_had_arrived_is_sent_again(server, config, candidates, kill_after):
-    server.delay_s = 0.3
+def test_after_a_kill_no_request_whose_reply_had_arrived_is_sent_again(server, config, candidates):
+    server.delay_s = 0.6
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, config.model_dump_json(), candidates.model_dump_json()],
         env={**os.environ, "PYTHONPATH": str(POCKET.parents[2])},
     )
-    while len(server.answered) < kill_after:
+    while len(server.answered) < 40:  # in the middle of the second shard
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     killed = time.monotonic()
     process.wait()
-    time.sleep(0.2)  # what was in flight ends at the server
-    arrived = {
-        digest for digest, when in server.answered.items() if when < killed - 0.5
-    }  # a busy machine takes its time
+    time.sleep(1.0)  # what was in flight ends at the server
+    # A busy machine takes its time to write down what it was sent.
+    arrived = {digest for digest, when in server.answered.items() if when < killed - 1.0}
     assert arrived
+    server.delay_s = 0.05
     label(config, candidates)
     assert len(server.counts) == 3 * NUM_TRACES
     assert all(server.counts[digest] == 1 for digest in arrived)

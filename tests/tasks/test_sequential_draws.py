@@ -1,14 +1,12 @@
 """On the pocket world: one draw at a time gives the traces of all draws, whatever the shards."""
 
-import shutil
-
 import pandas as pd
 import pytest
 
 from mralign_core.storage import ArtifactStore
 from tasks.generate import read_draws, select_candidates
 from tasks.prepare import load_questions, prepare_model
-from tests.pocket_store import small_config
+from tests.pocket_store import copy_store, small_config
 from tests.stages import draw
 
 
@@ -25,7 +23,7 @@ def generated(root, **changes):
 
 @pytest.fixture(scope="module")
 def sequential(pocket_store, tmp_path_factory):
-    root = shutil.copytree(pocket_store, tmp_path_factory.mktemp("sequential") / "store")
+    root = copy_store(pocket_store, tmp_path_factory.mktemp("sequential") / "store")
     return generated(root)
 
 

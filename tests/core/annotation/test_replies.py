@@ -155,7 +155,7 @@ def framed_replies(draw):
 
 
 @given(framed_replies(), PROSE, PROSE)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_same_votes_in_any_frame(reply, before, after):
     """Prose around it may make a reply unreadable, where it holds brackets or quotes, but never say anything else."""
     plain, text = reply
@@ -167,7 +167,7 @@ def test_the_same_votes_in_any_frame(reply, before, after):
 
 
 @given(st.sampled_from(sorted(READ)), st.data())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_a_mutilated_reply_says_the_same_or_nothing(name, data):
     """Cut, or with a character lost or a mark added: labels are right, or there is a problem.
 

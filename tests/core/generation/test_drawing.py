@@ -87,7 +87,7 @@ def test_temperature_zero_takes_the_most_probable_token():
     assert draw_tokens(logits, torch.tensor([0.99, 0.99]), decoding(temperature=0)).tolist() == [1, 0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(max_size=8), st.sampled_from(["on", "off"]), st.integers(0, 99), st.integers(0, 2**31 - 1))
 def test_random_numbers_depend_on_every_part_of_the_key_and_on_nothing_else(question_id, mode, draw, seed):
     request = SampleRequest(question_id, "asked", mode, draw)

@@ -98,14 +98,14 @@ def test_offsets_of_tokens_no_encoder_would_choose(tokenizer, seed):
     assert all(start < end for start, end in offsets)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(st.sampled_from(list("aW .\n東é🙂🎈👩\u200d")), max_size=30), st.randoms(use_true_random=False))
 def test_offsets_of_any_text_in_any_tokens(text, rng):
     for ids in (BPE.encode(text, add_special_tokens=False), scattered(BPE, text, rng)):
         assert [start for start, _ in token_offsets(BPE, ids, text)] == offsets_by_bytes(BPE, ids, text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, 255), max_size=12))
 def test_bytes_that_are_no_text_still_get_offsets_that_never_fall(codes):
     char_of = bytes_to_unicode()
@@ -169,7 +169,7 @@ PIECES = st.text("aWe .,\n东é🙂🎈👩\u200d\u200b\u00a0\u3000\u2028", min_
 THINKING = st.lists(PIECES, min_size=1, max_size=5).map("\n\n".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     THINKING.filter(lambda text: not is_blank(text)),
     st.sampled_from([BPE, TRIMMING, LLAMA, GEMMA]),
@@ -252,7 +252,7 @@ def test_the_traps_of_a_real_tokenizer(added):
 
 
 @pytest.mark.real_data
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(THINKING.filter(lambda text: not is_blank(text)), st.randoms(use_true_random=False))
 def test_spans_of_any_thinking_in_real_tokens(thinking, rng):
     text = f"<think>\n{thinking}\n</think>\n\nTehran"

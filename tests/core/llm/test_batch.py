@@ -215,7 +215,7 @@ def test_a_call_that_fails_once_is_made_again_and_nothing_is_submitted_twice(pro
     assert provider.calls.count(call) >= 2
     if fault.status == 429:
         assert provider.times[call][1] - provider.times[call][0] >= 0.3
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("fault", [Fault(500, after=True), Fault(reset=True, after=True)], ids=["500", "reset"])

@@ -418,9 +418,9 @@ def test_an_account_without_credit_is_not_tried_again(server):
 def test_after_a_fatal_error_nobody_waits_for_a_turn(server):
     server.play(fails(401))
     started = time.monotonic()
-    results = complete([request_to(server, n, settings={"requests_per_minute": 10}) for n in range(8)])
+    results = complete([request_to(server, n, settings={"requests_per_minute": 2}) for n in range(8)])
     assert all(isinstance(result, UserError) for result in results)
-    assert len(server.requests) == 1 and time.monotonic() - started < 5
+    assert len(server.requests) == 1 and time.monotonic() - started < 20, "a turn is half a minute away"
 
 
 @pytest.mark.parametrize("damage", [{"version": 1}, {"reply": None, "version": None}])

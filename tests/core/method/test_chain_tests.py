@@ -67,7 +67,7 @@ def test_short_and_unlabelled_traces_have_no_halves():
 LABEL_SETS = st.lists(st.integers(1, K - 2), min_size=1, max_size=2, unique=True).map(lambda s: tuple(sorted(s)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(LABEL_SETS, min_size=2, max_size=5), min_size=1, max_size=5))
 def test_the_largest_likelihood_equals_that_of_the_plain_estimator(traces):
     pairs = count_set_pairs(traces, K)

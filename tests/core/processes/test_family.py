@@ -109,7 +109,7 @@ def test_what_can_not_be_ended_is_not_waited_for(start_head, monkeypatch):
         patch.setattr(family_module, "tell", lambda *_: None)
         started = time.monotonic()
         end_family(mark, grace_s=0.1)
-        assert time.monotonic() - started < 0.1 + family_module.KILLED_S + 1
+        assert time.monotonic() - started < 0.1 + family_module.KILLED_S + 10
     end_family(mark, grace_s=0)
     assert not family(mark)
 

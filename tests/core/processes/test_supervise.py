@@ -47,7 +47,7 @@ def command(script, address):
     return [sys.executable, "-c", STARTER, CHILD + script, str(address)]
 
 
-def wait_until_gone(pids, seconds=5.0):
+def wait_until_gone(pids, seconds=30.0):
     end = time.monotonic() + seconds
     while (there := [pid for pid in pids if is_running(pid)]) and time.monotonic() < end:
         time.sleep(0.02)

@@ -65,7 +65,7 @@ def test_a_hub_that_is_out_of_reach_is_told_at_once_with_what_to_do(hub_at, sect
     hub_at("http://127.0.0.1:9")
     started = time.monotonic()
     message = refusal(**section)
-    assert time.monotonic() - started < 5, "the hub's own retries take 23 s"
+    assert time.monotonic() - started < 15, "the hub's own retries take 23 s"
     assert "the hub can't be reached (ConnectError" in message and "Name a file or folder in path" in message
 
 

@@ -207,7 +207,7 @@ def test_an_owner_elsewhere_is_given_its_whole_lease(folder):
     claim_elsewhere(folder, lease_s=2.0)
     began = time.monotonic()
     with claims_of(folder).hold(NAME, nothing):
-        assert 2.0 <= time.monotonic() - began < 5.0
+        assert 2.0 <= time.monotonic() - began < 20.0
 
 
 def test_an_owner_on_this_machine_that_was_killed_is_not_waited_for(folder):
@@ -217,7 +217,7 @@ def test_an_owner_on_this_machine_that_was_killed_is_not_waited_for(folder):
     began = time.monotonic()
     with claims_of(long).hold(NAME, nothing) as turn:
         assert turn.claim.generation == 2
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 60.0
     process.wait()
     assert not claimed(long)
 
@@ -273,13 +273,13 @@ def test_what_is_found_is_not_made_again_where_a_claim_that_was_left_cannot_be_r
 
 
 def test_an_error_lets_others_have_it(folder):
-    work = Work()
+    work, long = Work(), folder.model_copy(update={"claim_lease_s": 60.0})
+    began = time.monotonic()
     for _ in range(3):
         with pytest.raises(ValueError, match="can't be made"):
-            work.make(folder, 0, fails=True)
-    began = time.monotonic()
-    assert work.make(folder, 1) == 1
-    assert time.monotonic() - began < 0.5
+            work.make(long, 0, fails=True)
+    assert work.make(long, 1) == 1
+    assert time.monotonic() - began < 30.0
 
 
 def test_when_the_maker_fails_one_that_waits_tries(folder):
@@ -344,7 +344,7 @@ def test_a_wait_ends_on_a_signal(folder):
             pass
     finally:
         signal.signal(signal.SIGALRM, former)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 60.0
 
 
 def test_a_thread_that_waits_does_not_keep_a_process_that_ends(folder):

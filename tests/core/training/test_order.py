@@ -1,6 +1,6 @@
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mralign_core.training.order import aligned_passes, forward_passes, shares, step_rows, steps_per_epoch
@@ -36,7 +36,6 @@ def test_few_rows_are_cycled_evenly_over_epochs():
     assert all(sorted(seen[start : start + 3]) == [0, 1, 2] for start in range(0, 21, 3))
 
 
-@settings(deadline=None)
 @given(lengths=LENGTHS, budget=st.integers(1, 120), padded=st.booleans())
 def test_passes_hold_every_row_once_within_the_budget(lengths, budget, padded):
     passes = forward_passes(range(len(lengths)), lengths, budget, padded=padded)
@@ -48,7 +47,6 @@ def test_passes_hold_every_row_once_within_the_budget(lengths, budget, padded):
         assert sizes == sorted(sizes, reverse=True)
 
 
-@settings(deadline=None)
 @given(lengths=LENGTHS, num_processes=st.integers(1, 5))
 def test_shares_hold_every_row_once_and_differ_by_at_most_the_longest_row(lengths, num_processes):
     parts = shares(range(len(lengths)), lengths, num_processes)
@@ -57,7 +55,6 @@ def test_shares_hold_every_row_once_and_differ_by_at_most_the_longest_row(length
     assert max(totals) - min(totals) <= max(lengths)
 
 
-@settings(deadline=None)
 @given(lengths=LENGTHS, budget=st.integers(1, 120), num_processes=st.integers(1, 5))
 def test_all_processes_make_equally_many_passes_and_fillers_add_no_row(lengths, budget, num_processes):
     plans = aligned_passes(range(len(lengths)), lengths, budget, num_processes)

@@ -16,7 +16,7 @@ def make_examples(questions):
     ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=25).filter(lambda items: len(set(items)) > 1))
 def test_no_row_meets_its_own_question_and_completions_are_used_evenly_where_that_can_be(questions):
     partners = kl_partners(make_examples(questions))

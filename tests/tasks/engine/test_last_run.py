@@ -53,7 +53,7 @@ def end_stage(records, run, stage, goes_on=False):
     records.add(run, built_on, {stage: artifact(stage, run)}, goes_on=goes_on)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(order=st.lists(st.sampled_from(["a", "b", "c"]), max_size=3 * len(STAGES)))
 def test_however_runs_interleave_the_last_ones_record_is_of_one_run(order, tmp_path_factory):
     store = ArtifactStore(StorageConfig(root=str(tmp_path_factory.mktemp("records"))))
