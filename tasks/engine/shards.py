@@ -28,7 +28,8 @@ ITEMS_AT_ONCE = 1_000
 class Layout(NamedTuple):
     """Where the items of an artifact are.
 
-    ``shards`` has a finished shard for each row that is made; ``missing`` the rows of each shard that is to be made.
+    ``shards`` has a shard for each row that is made, a finished one where there is one; ``missing`` has the rows of
+    each shard that is to be made, or made again.
     """
 
     items: Items
@@ -69,18 +70,19 @@ def lay_out(joined: Work, store: ArtifactStore) -> Layout:
     shard = shard_of(joined)
     row_of = {digest: row for row, digest in enumerate(shard.items.digests)}
     made: dict[int, ArtifactRef] = {}
-    again: list[list[int]] = []
+    unfinished: dict[int, ArtifactRef] = {}
     for key, record in sorted(store.list_json(_folder(shard)).items()):
         rows = [row_of[digest] for digest in record["items"] if digest in row_of]
         ref = store.find(shard.artifact.name, key) if rows else None
-        if ref and shard.num_to_ask(store, ref):
-            again.append(rows)
-        elif ref:
-            made |= dict.fromkeys(rows, ref)
-    unfinished = [[row for row in rows if row not in made] for rows in again]
-    known = {*made, *(row for rows in unfinished for row in rows)}
-    new = [row for row in range(len(row_of)) if row not in known]
-    return Layout(shard.items, made, [*_disjoint(unfinished), *chunks(joined, new)])
+        if ref:
+            (unfinished if shard.num_to_ask(store, ref) else made).update(dict.fromkeys(rows, ref))
+    unfinished = {row: unfinished[row] for row in sorted(unfinished) if row not in made}
+    again = [
+        [row for row in unfinished if unfinished[row].key == key]
+        for key in dict.fromkeys(ref.key for ref in unfinished.values())
+    ]
+    new = [row for row in range(len(row_of)) if row not in made and row not in unfinished]
+    return Layout(shard.items, {**unfinished, **made}, [*again, *chunks(joined, new)])
 
 
 def shard_of(joined: Work) -> Work:
@@ -118,8 +120,8 @@ def join(store: ArtifactStore, layout: Layout, directory: Path, files: Mapping[s
     Raises:
         ArtifactError: an item is in no shard.
     """
-    if layout.missing:
-        raise ArtifactError(f"{sum(map(len, layout.missing))} row(s) are in no shard: run again, to make them")
+    if num_missing := len(layout.items.ids) - len(layout.shards):
+        raise ArtifactError(f"{num_missing} row(s) are in no shard: run again, to make them")
     for name, table in files.items():
         with TableWriter(directory / name, table) as joined:
             for start in range(0, len(layout.items.ids), ITEMS_AT_ONCE):
@@ -135,17 +137,6 @@ def _runs(layout: Layout, rows: Iterable[int]) -> Iterator[tuple[ArtifactRef, li
     for _, run in groupby(rows, key=lambda row: layout.shards[row].key):
         some = list(run)
         yield layout.shards[some[0]], [layout.items.ids[row] for row in some]
-
-
-def _disjoint(groups: Iterable[list[int]]) -> list[list[int]]:
-    """The groups without rows that an earlier one has, and without empty ones."""
-    seen: set[int] = set()
-    left = []
-    for group in groups:
-        rows = [row for row in group if row not in seen]
-        seen.update(rows)
-        left += [rows] if rows else []
-    return left
 
 
 def _folder(shard: Work) -> str:

@@ -151,6 +151,8 @@ def test_the_report_shows_its_labels_and_none_of_the_papers(run):
     store = ArtifactStore(config.storage)
     # The report names the model by its digest only, so that any artifact will do here.
     artifacts = {**artifacts, "model": artifacts["candidates"]}
+    traced = {"source": "traces", "traces_path": "none.jsonl"}  # so that no draws are shown
+    config = config.model_copy(update={"generate": config.generate.model_copy(update=traced)})
     traces = [artifacts[name] for name in ("candidates", "annotations", "transitions")]
     artifacts["diagnostics"] = diagnose_transitions.run_here(config, *traces)
     results = compute_results.run_here(config, {})
