@@ -34,7 +34,9 @@ from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.estimation import TransitionMatrices, Weigher, count_corpus, estimate_corpus, read_trace_batches
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.method.transitions import m_step, transition_mask
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES, REWARDS
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.rewards import REWARDS
 from mralign_core.storage.tables import TableWriter
 
 TAXONOMY = PAPER_TAXONOMY

@@ -15,7 +15,7 @@ from mralign_core.annotation.annotate import annotate_traces
 from mralign_core.config import RunConfig
 from mralign_core.label_sets import label_set_of
 from mralign_core.llm.offline import is_offline
-from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
+from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
 from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import stream_table
 from tasks.clients import read_account, save_account, shared_client

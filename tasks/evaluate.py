@@ -22,7 +22,7 @@ from mralign_core.label_sets import label_set_of
 from mralign_core.models.locate import model_name
 from mralign_core.reporting.figures import Transitions
 from mralign_core.reporting.report import ReportInputs, render_report
-from mralign_core.schemas import SCORES
+from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.annotate import read_ledger, without_offline
 from tasks.diagnose import read_diagnostics

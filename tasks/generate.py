@@ -26,7 +26,9 @@ from mralign_core.models.families import family_of
 from mralign_core.models.load import load_tokenizer
 from mralign_core.models.locate import locate_model, model_name
 from mralign_core.questions import question_key, refuse_overlap
-from mralign_core.schemas import CANDIDATES, FAILED, GENERATIONS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.generations import GENERATIONS
+from mralign_core.schemas.outcomes import FAILED
 from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import stream_table
 from tasks.clients import save_account

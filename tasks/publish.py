@@ -28,7 +28,8 @@ from mralign_core.reporting.ablation_findings import ablation_markdown
 from mralign_core.reporting.agreement_tables import agreement_markdown
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
 from mralign_core.reporting.run_findings import summary_markdown
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.ablate import FOREST_PNG, read_ablation
 from tasks.annotate import read_ledger

@@ -106,7 +106,7 @@ def compare(
     Implements App. B.3–B.5 of arXiv 2510.24794.
 
     Args:
-        candidates: rows of ``schemas.CANDIDATES``.
+        candidates: rows of ``schemas.candidates``.
         sets: at least one; names must differ.
         taxonomy: the labels.
         estimate: how P is estimated from a set.

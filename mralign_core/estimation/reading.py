@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from mralign_core.errors import DataError
 from mralign_core.estimation.traces import MAX_LABELS, IntArray, TraceBatch
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES, POLARITIES
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES, POLARITIES
 from mralign_core.storage.tables import stream_table
 
 BATCH_ROWS = 1 << 18

@@ -65,8 +65,8 @@ def labelled_traces(
     Segments of one step have the same labels; where only one is kept, the confidences of the first segment choose.
 
     Args:
-        candidates: rows of ``schemas.CANDIDATES``.
-        annotations: rows of ``schemas.ANNOTATIONS``; traces without any are left out.
+        candidates: rows of ``schemas.candidates``.
+        annotations: rows of ``schemas.annotations``; traces without any are left out.
         labels_per_segment: "two", or "one" to keep only the most confident label.
         taxonomy: gives the state of each label.
 

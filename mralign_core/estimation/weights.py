@@ -28,7 +28,7 @@ from mralign_core.estimation.matrices import MIN_STRATUM_TRACES, Draws, Estimate
 from mralign_core.estimation.traces import IntArray, LabelledTrace, TraceBatch, batch_of_traces
 from mralign_core.method.rewards import clip_weights, set_pair_ratios, shrink_ratios
 from mralign_core.method.transitions import FloatArray, base_pair_sums
-from mralign_core.schemas import REWARDS
+from mralign_core.schemas.rewards import REWARDS
 
 CONFIDENCE: float = EstimateConfig.model_fields["confidence"].default
 _BLOCK = 256
@@ -45,7 +45,7 @@ _KNOWN = np.dtype(
         ("weight_high", np.float64),
     ]
 )
-"""What is known of a transition: columns of ``schemas.REWARDS``, the bounds NaN without a bootstrap."""
+"""What is known of a transition: columns of ``schemas.rewards``, the bounds NaN without a bootstrap."""
 
 
 class _Source(NamedTuple):
@@ -91,7 +91,7 @@ class Weigher:
         return dict(self._counts)
 
     def weigh(self, batch: TraceBatch) -> dict[str, Any]:
-        """Columns of ``schemas.REWARDS`` for the segments of a batch, in their order."""
+        """Columns of ``schemas.rewards`` for the segments of a batch, in their order."""
         code_of_step = self._code_of_step(batch)
         self._learn(np.setdiff1d(code_of_step, self._codes))
         place = np.searchsorted(self._codes, code_of_step)[batch.step_of_segment]
@@ -177,7 +177,7 @@ def weigh_segments(
     *,
     confidence: float = CONFIDENCE,
 ) -> pd.DataFrame:
-    """Weight of every segment of every trace (Eq. 10), as rows of ``schemas.REWARDS``.
+    """Weight of every segment of every trace (Eq. 10), as rows of ``schemas.rewards``.
 
     Args:
         traces: what to weigh.

@@ -33,8 +33,8 @@ class Ablation(NamedTuple):
 
     Args:
         arms: the arms by name.
-        results: rows of ``schemas.ABLATION_RESULTS``.
-        differences: rows of ``schemas.ABLATION_DIFFERENCES``.
+        results: rows of ``schemas.ablation.ABLATION_RESULTS``.
+        differences: rows of ``schemas.ablation.ABLATION_DIFFERENCES``.
         unit: what the intervals are over.
         confidence: their coverage.
         is_pocket: whether the worlds are pocket worlds.

@@ -111,7 +111,7 @@ def label_mix(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy
     """Share and number of each label in positive and in negative traces, grouped by macro-strategy (Table 7).
 
     Args:
-        annotations: rows of ``schemas.ANNOTATIONS``.
+        annotations: rows of ``schemas.annotations``.
         polarities: trace_id → polarity.
         taxonomy: the labels, in the order to show.
     """
@@ -173,7 +173,7 @@ def weight_histogram(rewards: pd.DataFrame, polarities: Mapping[str, str], clip_
     near them don't stretch the axis.
 
     Args:
-        rewards: rows of ``schemas.REWARDS``.
+        rewards: rows of ``schemas.rewards``.
         polarities: trace_id → polarity.
         clip_min: smallest weight.
         clip_max: largest weight.
@@ -217,7 +217,7 @@ def training_curves(metrics: Mapping[str, pd.DataFrame]) -> Figure:
     """Loss, rewards of both classes, and the KL baseline (raw and clamped), a column a variant.
 
     Args:
-        metrics: variant → rows of ``schemas.TRAINING_METRICS``.
+        metrics: variant → rows of ``schemas.training_metrics``.
     """
     variants = order_variants(list(metrics))
     figure = Figure(figsize=(WIDTH, 6.2))

@@ -27,7 +27,8 @@ from mralign_core.method.traces import WELL_FORMED
 from mralign_core.reporting import diagnostic_findings, example_traces, figures
 from mralign_core.reporting import run_findings as findings
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
-from mralign_core.schemas import OUTCOMES, RULES
+from mralign_core.schemas.annotations import RULES
+from mralign_core.schemas.outcomes import OUTCOMES
 
 # HTML has no place for control characters, and a lone surrogate cannot be written as UTF-8.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff]")
@@ -50,21 +51,21 @@ class ReportInputs:
     draws_are_partial: bool = False
     """Whether draws stopped where they could no longer matter, so that their shares are not those of all draws."""
     candidates: pd.DataFrame | None = None
-    """Rows of ``schemas.CANDIDATES``."""
+    """Rows of ``schemas.candidates``."""
     annotations: pd.DataFrame | None = None
-    """Rows of ``schemas.ANNOTATIONS``."""
+    """Rows of ``schemas.annotations``."""
     transitions: figures.Transitions | None = None
     """P⁺, P⁻ and P with their counts, and how weights are made of them."""
     diagnostics: Diagnostics | None = None
     """How sure the matrices and weights are."""
     rewards: pd.DataFrame | None = None
-    """Rows of ``schemas.REWARDS``."""
+    """Rows of ``schemas.rewards``."""
     training: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    """Variant → rows of ``schemas.TRAINING_METRICS``."""
+    """Variant → rows of ``schemas.training_metrics``."""
     scores: pd.DataFrame | None = None
-    """Rows of ``schemas.SCORES``; used for the examples and for what became of each answer."""
+    """Rows of ``schemas.scores``; used for the examples and for what became of each answer."""
     questions: pd.DataFrame | None = None
-    """Rows of ``schemas.QUESTIONS`` of the evaluation; used for the examples."""
+    """Rows of ``schemas.questions`` of the evaluation; used for the examples."""
     summary: pd.DataFrame | None = None
     """What ``metrics.summarize`` returns."""
     differences: pd.DataFrame | None = None
@@ -147,7 +148,7 @@ def _pairs(inputs: ReportInputs) -> list[example_traces.BeforeAfter]:
 
 
 def _rule_counts(annotations: pd.DataFrame | None) -> list[tuple[str, int, float]]:
-    """Rule → how many segments it decided, and which share, in the order of ``schemas.RULES``."""
+    """Rule → how many segments it decided, and which share, in the order of ``schemas.annotations.RULES``."""
     if annotations is None or annotations.empty:
         return []
     counts = annotations["rule"].value_counts()

@@ -22,7 +22,7 @@ from mralign_core.config import ModelConfig, TrainConfig, Variant
 from mralign_core.errors import ConfigError, NoCandidatesError
 from mralign_core.models.locate import model_name
 from mralign_core.models.lora import attach_lora, save_adapter
-from mralign_core.schemas import TRAINING_METRICS
+from mralign_core.schemas.training_metrics import TRAINING_METRICS
 from mralign_core.training.base import load_base
 from mralign_core.training.card import model_card
 from mralign_core.training.checkpoints import Checkpoints

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from mralign_core.schemas import Table
+from mralign_core.schemas.base import Table
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import TableWriter
 

@@ -10,7 +10,7 @@ from flows.one_task import Inputs
 from mralign_core.config import RunConfig
 from mralign_core.errors import ArtifactError
 from mralign_core.models.lora import attach_lora, save_adapter
-from mralign_core.schemas import QUESTIONS
+from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactStore
 from mralign_core.training.card import model_card
 from tasks.engine.last_run import remember

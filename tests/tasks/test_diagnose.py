@@ -13,8 +13,9 @@ from flows.commands.cli import main, read_config
 from mralign_core.config import RunConfig
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
-from mralign_core.schemas import POLARITIES, TABLES
+from mralign_core.schemas.candidates import POLARITIES
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.tables import known_tables
 from tasks.diagnose import diagnose_matrices, read_diagnostics
 from tasks.engine.last_run import remember
 from tasks.engine.quarantine import write_rows
@@ -55,7 +56,7 @@ def tables() -> dict[str, pd.DataFrame]:
 
 def publish(store: ArtifactStore, name: str, frame: pd.DataFrame, folder: Path) -> ArtifactRef:
     folder.mkdir()
-    write_rows(folder, f"{name}.parquet", frame.astype(object), TABLES[name])
+    write_rows(folder, f"{name}.parquet", frame.astype(object), known_tables()[name])
     return store.publish(name, name.encode().hex().ljust(64, "0"), folder, parents=[], fingerprint={})
 
 

@@ -10,7 +10,8 @@ from mralign_core.errors import DataError
 from mralign_core.estimation import TransitionMatrices, estimate_transitions, labelled_traces, weigh_segments
 from mralign_core.label_sets import load_label_set
 from mralign_core.method.placebos import permuted_polarities
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactStore
 from tasks.estimate import estimate_matrices
 from tasks.reward import weigh_traces

@@ -14,7 +14,7 @@ from mralign_core.config import parse_config
 from mralign_core.reporting.ablation_figure import forest_plot
 from mralign_core.reporting.ablation_findings import Ablation, ablation_markdown, ablation_tables, is_shown, sentence
 from mralign_core.reporting.style import to_png
-from mralign_core.schemas import ABLATION_RESULTS
+from mralign_core.schemas.ablation import ABLATION_RESULTS
 
 ARMS = ["kto", "mr_align", "placebo_within"]
 CONFIG = parse_config(

@@ -16,7 +16,7 @@ from mralign_core.estimation import (
     with_permuted_polarities,
 )
 from mralign_core.method.placebos import permuted_polarities
-from mralign_core.schemas import REWARDS
+from mralign_core.schemas.rewards import REWARDS
 from tests.annotated_files import random_rows, taxonomy_of, write_files
 
 TAXONOMY = taxonomy_of(6)

@@ -17,7 +17,7 @@ from mralign_core.estimation import (
 )
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.method.transitions import count_set_pairs, e_step, fit_em, m_step, transition_mask
-from mralign_core.schemas import REWARDS
+from mralign_core.schemas.rewards import REWARDS
 
 FREQUENCY = EstimateConfig(estimator="frequency")
 

@@ -18,7 +18,7 @@ from mralign_core.estimation import (
     weigh_segments,
 )
 from mralign_core.method.rewards import clip_weights, shrink_ratios, trace_ratios
-from mralign_core.schemas import REWARDS
+from mralign_core.schemas.rewards import REWARDS
 from mralign_core.storage.tables import TableWriter, read_table
 from tests.annotated_files import random_rows, taxonomy_of, write_files
 

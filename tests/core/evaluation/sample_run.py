@@ -10,11 +10,16 @@ from mralign_core.evaluation import ReportInputs, Transitions, paired_difference
 from mralign_core.method.rewards import clip_weights, trace_ratios
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.method.transitions import count_set_pairs, fit_em
-from mralign_core.schemas import __init__ as schemas
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.questions import QUESTIONS
+from mralign_core.schemas.rewards import REWARDS
+from mralign_core.schemas.scores import SCORES
+from mralign_core.schemas.training_metrics import TRAINING_METRICS
 
 
 def score(variant, question_id, em_thought, em_answer, draw=0, stratum="", **more):
-    """One row of schemas.SCORES."""
+    """One row of schemas.scores."""
     row = {
         "variant": variant,
         "question_id": question_id,
@@ -33,7 +38,7 @@ def score(variant, question_id, em_thought, em_answer, draw=0, stratum="", **mor
 
 def as_scores(rows):
     """Rows as they come back from storage: validated, in object columns."""
-    return schemas.SCORES.require(pd.DataFrame(rows).astype(object))
+    return SCORES.require(pd.DataFrame(rows).astype(object))
 
 
 def random_scores(rng, variants, num_questions, num_draws=2):
@@ -51,7 +56,7 @@ def random_scores(rng, variants, num_questions, num_draws=2):
 
 
 def candidate(trace_id, polarity, num_segments, stratum=""):
-    """One row of schemas.CANDIDATES with segments "Segment 0 names Oslo." and so on."""
+    """One row of schemas.candidates with segments "Segment 0 names Oslo." and so on."""
     completion, segments = "<think>\n", []
     for place in range(num_segments):
         start = len(completion)
@@ -79,7 +84,7 @@ def candidate(trace_id, polarity, num_segments, stratum=""):
 
 
 def annotation(trace_id, segment, labels):
-    """One row of schemas.ANNOTATIONS, agreed on by both annotators, or unlabelled."""
+    """One row of schemas.annotations, agreed on by both annotators, or unlabelled."""
     confidences = [8.0] * len(labels)
     sides = {f"labels_{side}": labels for side in "ab"} | {f"confidences_{side}": confidences for side in "ab"}
     rule = "agree" if labels else "unlabelled"
@@ -98,7 +103,7 @@ def training_metrics(objective):
         "kl_raw": -steps / 99,
     }
     missing = dict.fromkeys(kto)
-    return schemas.TRAINING_METRICS.require(pd.DataFrame(columns | (missing if objective == "sft" else kto)))
+    return TRAINING_METRICS.require(pd.DataFrame(columns | (missing if objective == "sft" else kto)))
 
 
 def labelled_run(rng, num_traces=24):
@@ -125,10 +130,10 @@ def labelled_run(rng, num_traces=24):
             row |= {"clipped": bool(weight != ratio), "support": 1.0, "weight_low": None, "weight_high": None}
             rewards.append(row)
     frames = (
-        schemas.CANDIDATES.require(pd.DataFrame(candidates)),
-        schemas.ANNOTATIONS.require(pd.DataFrame(annotations)),
+        CANDIDATES.require(pd.DataFrame(candidates)),
+        ANNOTATIONS.require(pd.DataFrame(annotations)),
     )
-    return *frames, transitions, schemas.REWARDS.require(pd.DataFrame(rewards))
+    return *frames, transitions, REWARDS.require(pd.DataFrame(rewards))
 
 
 def diagnosed(candidates, annotations):
@@ -171,7 +176,7 @@ def full_inputs():
         rewards=rewards,
         training={name: training_metrics(name) for name in ("sft", "kto", "mr_align")},
         scores=scores,
-        questions=schemas.QUESTIONS.require(questions),
+        questions=QUESTIONS.require(questions),
         summary=summarize(scores),
         differences=paired_differences(scores, num_resamples=500, confidence=0.95, rng=rng),
         costs=pd.DataFrame({"role": ["annotator_a"], "requests": [24], "cost_usd": [0.0]}),
