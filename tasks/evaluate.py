@@ -20,7 +20,7 @@ from mralign_core.generation.outcomes import draws_table
 from mralign_core.generation.scoring import score_answers
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.locate import model_name
-from mralign_core.reporting.figures import Transitions
+from mralign_core.reporting.matrix_figures import Transitions
 from mralign_core.reporting.report import ReportInputs, render_report
 from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import ArtifactRef, ArtifactStore

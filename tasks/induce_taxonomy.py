@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,6 @@ LABEL_SET, CLUSTERS, OPEN_LABELS, MAP_PNG, MAP_SVG = (
     "cluster_map.svg",
 )
 """The files of the artifact."""
-LABEL_COLUMNS = ["macro-strategy", "label", "definition", "instances", "most frequent open labels"]
-MOST_PHRASES_SHOWN = 5
 
 
 def label_set_work(config: RunConfig, candidates: ArtifactRef) -> Work:
@@ -75,20 +72,6 @@ def read_clusters(config: RunConfig, label_set: ArtifactRef) -> dict[str, Any]:
     """What ``clusters.json`` holds: ``counts``, ``labels`` (most frequent phrases first), ``noise``, ``failures``."""
     path = ArtifactStore(config.storage).open_file(label_set, CLUSTERS)
     return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def label_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    """The induced labels as rows of text (``LABEL_COLUMNS``), from what :func:`read_clusters` returns."""
-    return [
-        [
-            label["macro_strategy"],
-            label["name"],
-            label["definition"],
-            f"{label['num_instances']:,}",
-            ", ".join(f"{phrase} ({count:,})" for phrase, count in list(label["phrases"].items())[:MOST_PHRASES_SHOWN]),
-        ]
-        for label in found["labels"]
-    ]
 
 
 def _write(found: Induction, directory: Path) -> None:

@@ -24,9 +24,10 @@ from mralign_core.evaluation.metrics import CONSISTENCY, METRICS, consistency_sh
 from mralign_core.generation.outcomes import PARTLY_DRAWN
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.method.traces import WELL_FORMED
-from mralign_core.reporting import diagnostic_findings, example_traces, figures
+from mralign_core.reporting import diagnostic_findings, example_traces, figures, matrix_figures, style
 from mralign_core.reporting import run_findings as findings
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
+from mralign_core.reporting.titles import METRIC_TITLES, variant_title
 from mralign_core.schemas.annotations import RULES
 from mralign_core.schemas.outcomes import OUTCOMES
 
@@ -54,7 +55,7 @@ class ReportInputs:
     """Rows of ``schemas.candidates``."""
     annotations: pd.DataFrame | None = None
     """Rows of ``schemas.annotations``."""
-    transitions: figures.Transitions | None = None
+    transitions: matrix_figures.Transitions | None = None
     """P⁺, P⁻ and P with their counts, and how weights are made of them."""
     diagnostics: Diagnostics | None = None
     """How sure the matrices and weights are."""
@@ -98,7 +99,7 @@ def render_report(inputs: ReportInputs) -> str:
         traces=_traces(inputs),
         pairs=_pairs(inputs),
         rules=_rule_counts(inputs.annotations),
-        macro_colours=figures.macro_colours(inputs.taxonomy),
+        macro_colours=style.macro_colours(inputs.taxonomy),
         config_text=yaml.safe_dump(dict(inputs.config), sort_keys=False, allow_unicode=True),
     )
     return _UNPRINTABLE.sub("\ufffd", page)
@@ -178,11 +179,11 @@ def _labels(inputs: ReportInputs) -> Figure | None:
 
 
 def _matrices(inputs: ReportInputs) -> Figure | None:
-    return figures.transition_heatmaps(inputs.transitions) if inputs.transitions else None
+    return matrix_figures.transition_heatmaps(inputs.transitions) if inputs.transitions else None
 
 
 def _weights(inputs: ReportInputs) -> Figure | None:
-    return figures.weight_heatmaps(inputs.transitions) if inputs.transitions else None
+    return matrix_figures.weight_heatmaps(inputs.transitions) if inputs.transitions else None
 
 
 def _histogram(inputs: ReportInputs) -> Figure | None:
@@ -238,7 +239,7 @@ def _figures(inputs: ReportInputs) -> dict[str, Figure | None]:
 
 def _chart(name: str, figure: Figure | None) -> Markup | None:
     # Safe as markup: matplotlib escapes the texts it is given, and to_svg keeps its escaping.
-    return None if figure is None else Markup(figures.to_svg(figure, name))
+    return None if figure is None else Markup(style.to_svg(figure, name))
 
 
 def _cells(frame: pd.DataFrame) -> list[list[tuple[str, bool]]]:
@@ -256,16 +257,16 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(points=findings.points, variant=findings.variant_name)
+    environment.filters.update(points=findings.points, variant=variant_title)
     environment.globals.update(
         METRICS=METRICS,
-        METRIC_NAMES=figures.METRIC_NAMES,
+        METRIC_TITLES=METRIC_TITLES,
         OUTCOMES=OUTCOMES,
         WELL_FORMED=WELL_FORMED,
         PARTLY_DRAWN=PARTLY_DRAWN,
         CONSISTENCY=CONSISTENCY,
-        POLARITY_COLOURS=figures.POLARITY_COLOURS,
-        weight_colour=figures.weight_colour,
+        POLARITY_COLOURS=style.POLARITY_COLOURS,
+        weight_colour=matrix_figures.weight_colour,
         cells=_cells,
     )
     return environment.get_template("report.html.jinja")

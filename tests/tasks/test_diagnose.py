@@ -20,7 +20,6 @@ from tasks.diagnose import diagnose_matrices, read_diagnostics
 from tasks.engine.last_run import remember
 from tasks.engine.quarantine import write_rows
 from tasks.estimate import estimate_matrices
-from tasks.publish import _markdown
 
 NUM_TRACES = 60
 
@@ -127,8 +126,3 @@ def test_the_command_without_a_run_says_which_stage_to_run(tmp_path, monkeypatch
         main()
     assert stopped.value.code == 2
     assert "run stage" in capsys.readouterr().err
-
-
-def test_tables_become_markdown_with_bars_kept_apart():
-    frame = pd.DataFrame({"mean |Δ log w|": ["0.1"], "n": [3]})
-    assert _markdown(frame) == "| mean \\|Δ log w\\| | n |\n| --- | --- |\n| 0.1 | 3 |"

@@ -6,10 +6,12 @@ import pandas as pd
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.estimation import batch_of_traces, estimate_transitions, labelled_traces
 from mralign_core.estimation.diagnostics import diagnose, survey_traces
-from mralign_core.evaluation import ReportInputs, Transitions, paired_differences, summarize
+from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.method.rewards import clip_weights, trace_ratios
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.method.transitions import count_set_pairs, fit_em
+from mralign_core.reporting.matrix_figures import Transitions
+from mralign_core.reporting.report import ReportInputs
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.questions import QUESTIONS

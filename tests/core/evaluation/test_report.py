@@ -8,7 +8,8 @@ import pytest
 from sample_run import random_scores
 
 from mralign_core.errors import DataError
-from mralign_core.evaluation import ReportInputs, paired_differences, render_report, summarize
+from mralign_core.evaluation.metrics import paired_differences, summarize
+from mralign_core.reporting.report import ReportInputs, render_report
 
 HOSTILE = (
     "</span></article><script>alert(1)</script><img src=x onerror=alert(1)> \" onmouseover='x' {{ 7*7 }} & \x00\x1b[31m"
