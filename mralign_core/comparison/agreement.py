@@ -248,7 +248,8 @@ class _Effects:
         if key not in self.known:
             labelled = self._labelled(each if steps == STEPS[0] else each.unmerged(), traces)
             matrices = estimate_transitions(labelled, self.estimate, self.taxonomy)
-            weights = weigh_segments(labelled, matrices, self.reward)["weight"].to_numpy(np.float64)
+            weights = weigh_segments(labelled, matrices, self.reward, confidence=self.estimate.confidence)["weight"]
+            weights = weights.to_numpy(np.float64)
             self.known[key] = _Estimated(matrices, weights)
         return self.known[key]
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
-from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
+from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import keep_most_confident
 
 IntArray = NDArray[np.int64]
@@ -58,7 +58,7 @@ def labelled_traces(
     annotations: pd.DataFrame,
     *,
     labels_per_segment: str = "two",
-    taxonomy: Taxonomy = PAPER_TAXONOMY,
+    taxonomy: Taxonomy,
 ) -> list[LabelledTrace]:
     """Join annotations to their traces and merge segments of one step, in the order of ``candidates``.
 

@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mralign_core.config import EstimateConfig, RewardConfig
+from mralign_core.config import RewardConfig
 from mralign_core.errors import ConfigError
 from mralign_core.estimation.corpus import moves_into_steps, set_members
 from mralign_core.estimation.matrices import MIN_STRATUM_TRACES, Draws, Estimates, TransitionMatrices
@@ -30,7 +30,6 @@ from mralign_core.method.rewards import clip_weights, set_pair_ratios, shrink_ra
 from mralign_core.method.transitions import FloatArray, base_pair_sums
 from mralign_core.schemas.rewards import REWARDS
 
-CONFIDENCE: float = EstimateConfig.model_fields["confidence"].default
 _BLOCK = 256
 """Transitions whose draws are in memory at once."""
 _NO_MOVE = -1
@@ -68,7 +67,7 @@ class Weigher:
         ConfigError: weights are to be conditioned on a stratum, and no stratum has matrices.
     """
 
-    def __init__(self, matrices: TransitionMatrices, section: RewardConfig, confidence: float = CONFIDENCE) -> None:
+    def __init__(self, matrices: TransitionMatrices, section: RewardConfig, confidence: float) -> None:
         self._section = section
         self._confidence = confidence
         self._num_states = len(matrices.state_names)
@@ -175,7 +174,7 @@ def weigh_segments(
     matrices: TransitionMatrices,
     section: RewardConfig,
     *,
-    confidence: float = CONFIDENCE,
+    confidence: float,
 ) -> pd.DataFrame:
     """Weight of every segment of every trace (Eq. 10), as rows of ``schemas.rewards``.
 

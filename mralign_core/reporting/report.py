@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from mralign_core.estimation.diagnostics import Diagnostics
 from mralign_core.evaluation.metrics import CONSISTENCY, METRICS, consistency_shifts, order_variants
 from mralign_core.generation.outcomes import PARTLY_DRAWN
-from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
+from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.traces import WELL_FORMED
 from mralign_core.reporting import diagnostic_findings, example_traces, figures, matrix_figures, style
 from mralign_core.reporting import run_findings as findings
@@ -41,7 +41,7 @@ class ReportInputs:
 
     run: Mapping[str, str]
     """Header: name of the run, model, seed, store and the like, shown in this order."""
-    taxonomy: Taxonomy = PAPER_TAXONOMY
+    taxonomy: Taxonomy
     """The label set."""
     notes: Sequence[str] = ()
     """Plain statements to show at the top, such as why a stage was skipped."""
@@ -71,7 +71,7 @@ class ReportInputs:
     """What ``metrics.summarize`` returns."""
     differences: pd.DataFrame | None = None
     """What ``metrics.paired_differences`` returns."""
-    confidence: float = 0.95
+    confidence: float
     """Coverage of the intervals in ``differences``."""
     costs: pd.DataFrame | None = None
     """Replies, tokens and dollars behind the labels, by annotator; any columns."""

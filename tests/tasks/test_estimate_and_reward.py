@@ -55,7 +55,9 @@ def test_matrices_and_weights_are_those_of_the_core(setting):
 
     rewards = weigh_traces.run_here(config, *refs, transitions)
     frame = store.read_table(rewards, "rewards.parquet")
-    pd.testing.assert_frame_equal(frame, weigh_segments(traces, expected, config.reward), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        frame, weigh_segments(traces, expected, config.reward, confidence=0.95), check_dtype=False
+    )
     counts = store.manifest(rewards).counts
     assert counts["segments"] == rewards.rows == len(frame)
     assert counts["clipped"] == frame["clipped"].sum()
@@ -87,7 +89,7 @@ def test_placebos_alter_the_matrices_or_the_weights_and_say_so(setting, tmp_path
     np.testing.assert_allclose(permuted["all"].p, true["all"].p)
     assert np.abs(permuted["plus"].p - true["plus"].p).max() > 0.01
     # Traces are still weighed as what they are.
-    assert (by_permuted["weight"] == weigh_segments(traces, expected, config.reward)["weight"]).all()
+    assert (by_permuted["weight"] == weigh_segments(traces, expected, config.reward, confidence=0.95)["weight"]).all()
 
     _, borrowed, counts = run(reward={"placebo": "other_traces"})
     assert counts["clipped"] == borrowed["clipped"].sum()

@@ -122,7 +122,9 @@ def test_matrices_and_weights_are_those_of_the_pipeline(compared, random_set, ca
     for each in (a, b):
         traces = labelled_traces(candidates, each.rows, taxonomy=taxonomy)
         matrices = estimate_transitions(traces, EstimateConfig(), taxonomy)
-        frames.append((matrices, weigh_segments(traces, matrices, RewardConfig())["weight"].to_numpy(float)))
+        frames.append(
+            (matrices, weigh_segments(traces, matrices, RewardConfig(), confidence=0.95)["weight"].to_numpy(float))
+        )
     (one, w_one), (other, w_other) = frames
     distance = np.abs(one.estimates["all"].p - other.estimates["all"].p).sum(axis=1)
     supported = (one.estimates["all"].counts.sum(axis=1) >= 1) & (other.estimates["all"].counts.sum(axis=1) >= 1)

@@ -121,7 +121,7 @@ def labelled_run(rng, num_traces=24):
         chains[trace_id] = (polarity, [[taxonomy.state(name) for name in names] for names in labels])
     sides = ({"positive"}, {"negative"}, {"positive", "negative"})
     pairs = [count_set_pairs([c for side, c in chains.values() if side in kept], taxonomy.num_states) for kept in sides]
-    transitions = Transitions(*(fit_em(pair, taxonomy.num_states) for pair in pairs))
+    transitions = Transitions(*(fit_em(pair, taxonomy.num_states) for pair in pairs), taxonomy, confidence=0.95)
     rewards = []
     for trace_id, (polarity, chain) in chains.items():
         own = transitions.plus if polarity == "positive" else transitions.minus
@@ -140,13 +140,16 @@ def labelled_run(rng, num_traces=24):
 
 def diagnosed(candidates, annotations):
     """Matrices with bootstrap draws and their diagnostics, by the real estimate stage."""
-    traces = {n: labelled_traces(candidates, annotations, labels_per_segment=n) for n in ("two", "one")}
+    traces = {
+        n: labelled_traces(candidates, annotations, labels_per_segment=n, taxonomy=PAPER_TAXONOMY)
+        for n in ("two", "one")
+    }
     surveys = {
         n: survey_traces([batch_of_traces(found)], PAPER_TAXONOMY.num_states, np.random.default_rng(0))
         for n, found in traces.items()
     }
     section = EstimateConfig(num_resamples=30)
-    matrices = estimate_transitions(traces["two"], section, rng=np.random.default_rng(0))
+    matrices = estimate_transitions(traces["two"], section, PAPER_TAXONOMY, rng=np.random.default_rng(0))
     found = diagnose(surveys, matrices, section, RewardConfig(), np.random.default_rng(0), taxonomy=PAPER_TAXONOMY)
     return Transitions.of(matrices, RewardConfig(), section.confidence, PAPER_TAXONOMY), found
 
@@ -168,6 +171,8 @@ def full_inputs():
     funnel = [("questions", 60, 0, ""), ("selection", 24, 36, "draws disagree")]
     return ReportInputs(
         run={"run": "test", "model": "a model", "seed": "0"},
+        taxonomy=PAPER_TAXONOMY,
+        confidence=0.95,
         funnel=pd.DataFrame(funnel, columns=["step", "kept", "dropped", "reason"]),
         draws=pd.DataFrame([["draws", 75], ["ok", 71], ["unclosed thinking", 4]], columns=["", "think-on"]),
         draws_are_partial=True,
