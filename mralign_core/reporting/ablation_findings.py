@@ -121,7 +121,7 @@ def ablation_tables(ablation: Ablation) -> list[ResultTable]:
     tables = [ResultTable(["mean, %", *names], level_rows(ablation))]
     for metrics in (HEADLINE_METRICS, METRICS[len(HEADLINE_METRICS) :]):
         columns = ["paired difference, points", *(METRIC_TITLES[metric] for metric in metrics)]
-        rows = [
+        rows: list[list[str | Cell]] = [
             [name, *(Cell(interval_text(by_metric[metric]), _tone(by_metric[metric])) for metric in metrics)]
             for name, by_metric in difference_rows(ablation)
         ]

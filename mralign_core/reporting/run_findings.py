@@ -176,7 +176,7 @@ def result_tables(summary: pd.DataFrame, differences: pd.DataFrame) -> list[Resu
     names = [METRIC_TITLES[metric] for metric in METRICS]
     levels = [[variant_title(v), *(points(row[metric]) for metric in METRICS)] for v, row in overall(summary).items()]
     tables = [ResultTable(["variant, %", *names], levels)]
-    compared = [[name, *map(_cell, items)] for name, items in difference_rows(differences)]
+    compared: list[list[str | Cell]] = [[name, *map(_cell, items)] for name, items in difference_rows(differences)]
     if compared:
         tables.append(ResultTable(["difference, points", *names], compared))
     return tables
