@@ -24,7 +24,7 @@ from aiohttp import web
 
 from mralign_core.annotation.prompts import read_payload
 from mralign_core.config import RunConfig
-from mralign_core.schemas import CANDIDATES
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import TableWriter
 from tasks.annotate import SHARDS_AT_ONCE, annotate_shard, annotation_shards, collect_annotations

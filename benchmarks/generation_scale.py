@@ -27,7 +27,8 @@ from mralign_core.config import RunConfig, load_config
 from mralign_core.models.load import load_tokenizer
 from mralign_core.pocket.tokenizer import build_tokenizer
 from mralign_core.pocket.world import build_world
-from mralign_core.schemas import GENERATIONS, QUESTIONS
+from mralign_core.schemas.generations import GENERATIONS
+from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.engine.run import Built, shard_bounds
 from tasks.generate import collect_generations, read_draws, select_candidates, shard_work

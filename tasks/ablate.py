@@ -16,7 +16,7 @@ from mralign_core.evaluation.metrics import METRICS
 from mralign_core.reporting.ablation_figure import forest_plot
 from mralign_core.reporting.ablation_findings import Ablation, ablation_markdown
 from mralign_core.reporting.style import to_png, to_svg
-from mralign_core.schemas import ABLATION_DIFFERENCES, ABLATION_RESULTS
+from mralign_core.schemas.ablation import ABLATION_DIFFERENCES, ABLATION_RESULTS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.engine.graph import Input
 from tasks.engine.pool import run_children

@@ -16,7 +16,8 @@ from mralign_core.annotation.quoting import Quote, evenly_spaced, quote_annotati
 from mralign_core.config import RunConfig
 from mralign_core.label_sets import label_set_of
 from mralign_core.llm.offline import is_offline
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES, RAW_ANNOTATIONS
+from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore
 from mralign_core.storage.quarantine import write_rows
 from mralign_core.storage.tables import stream_table

@@ -18,7 +18,8 @@ from mralign_core.config import RunConfig
 from mralign_core.label_sets import label_set_of
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.reporting.agreement_tables import write_comparison
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES, RAW_ANNOTATIONS
+from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.engine.graph import Input, Part
 from tasks.engine.progress import progress

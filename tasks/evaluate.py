@@ -29,7 +29,8 @@ from mralign_core.label_sets import label_set_of
 from mralign_core.models.locate import model_name
 from mralign_core.reporting.inputs import annotation_costs, set_aside
 from mralign_core.reporting.report import ReportInputs, render_report
-from mralign_core.schemas import SCORES
+from mralign_core.reporting.run_findings import Results, read_results
+from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.digests import row_digests
 from mralign_core.storage.quarantine import read_quarantine, write_rows
@@ -50,8 +51,6 @@ SOURCES = (
     "mralign_core.generation.open_sampler",
     "mralign_core.models.load",  # finds the tokens that end a sample
 )
-RESULTS = ("summary", "differences")
-"""Tables of the results, each a JSON file; missing where nothing was scored."""
 
 
 def _evaluation(config: RunConfig) -> dict[str, Any]:
@@ -146,7 +145,7 @@ def compute_results(making: Making) -> Built:
         differences = paired_differences(
             scored, num_resamples=section.num_resamples, confidence=section.confidence, rng=rng
         )
-        for name, frame in zip(RESULTS, (summarize(scored), differences), strict=True):
+        for name, frame in Results(summarize(scored), differences)._asdict().items():
             frame.to_json(making.directory / f"{name}.json", orient="records", indent=1)
     (making.directory / "variants.json").write_text(json.dumps(list(making.several("scores"))), encoding="utf-8")
     return Built(counts={"variants": len(making.several("scores"))})
@@ -184,7 +183,7 @@ def gather(making: Making) -> ReportInputs:
     scored = with_gold(answers) if answers is not None else None
     scored = None if scored is None or scored.empty else scored
     questions = held_out_questions(making.table("questions", "questions.parquet"))
-    results = {name: read_results(store, making["results"], name) for name in RESULTS}
+    results = read_results(store.open_directory(making["results"]))
     failures = read_failures(making.file("annotations", FAILURES))
     quarantined = [row for ref in making.work.inputs.values() for row in read_quarantine(store, ref)]
     return ReportInputs(
@@ -209,7 +208,8 @@ def gather(making: Making) -> ReportInputs:
         training={name: store.read_table(ref, "metrics.parquet") for name, ref in making.several("adapter").items()},
         scores=scored,
         questions=questions,
-        **results,
+        summary=results.summary if results else None,
+        differences=results.differences if results else None,
         confidence=config.evaluate.confidence,
         costs=annotation_costs(making.table("annotations", "raw_annotations.parquet")),
         ledger=without_offline(read_ledger(config, making["candidates"])),
@@ -218,13 +218,6 @@ def gather(making: Making) -> ReportInputs:
         config=config.fingerprint(),
         taxonomy=label_set_of(config).taxonomy,
     )
-
-
-def read_results(store: ArtifactStore, results: ArtifactRef, name: str) -> pd.DataFrame | None:
-    """One of the tables ``RESULTS``; None where nothing was scored."""
-    if f"{name}.json" not in store.manifest(results).files:
-        return None
-    return pd.DataFrame(json.loads(store.open_file(results, f"{name}.json").read_text()))
 
 
 def _shown(making: Making) -> dict[str, ArtifactRef]:

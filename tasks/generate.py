@@ -24,7 +24,9 @@ from mralign_core.generation.select_traces import REMEDY, STEPS, distinct_questi
 from mralign_core.models.families import family_fingerprint, family_of
 from mralign_core.models.load import load_tokenizer
 from mralign_core.models.locate import locate_model, model_name
-from mralign_core.schemas import CANDIDATES, FAILED, GENERATIONS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.generations import GENERATIONS
+from mralign_core.schemas.outcomes import FAILED
 from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef, ArtifactStore
 from mralign_core.storage.digests import row_digests
 from mralign_core.storage.quarantine import RowWriter, write_rows

@@ -26,7 +26,7 @@ from mralign_core.pocket.model import train_pocket_model
 from mralign_core.pocket.quality import check_quality
 from mralign_core.pocket.world import build_world
 from mralign_core.questions import locate_sets, read_question_sets
-from mralign_core.schemas import QUESTIONS
+from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore, file_sha256, key_of
 from mralign_core.storage.quarantine import write_rows
 from mralign_core.training.footprint import check_weights_fit

@@ -23,19 +23,20 @@ from prefect.runtime import flow_run
 from mralign_core.config import RunConfig
 from mralign_core.generation.outcomes import PARTLY_DRAWN, draws_table
 from mralign_core.label_sets import label_set_of
-from mralign_core.reporting import agreement_figures, diagnostic_findings, figures
+from mralign_core.reporting import agreement_figures, diagnostic_findings, figures, matrix_figures, style
 from mralign_core.reporting.ablation_findings import ablation_markdown
 from mralign_core.reporting.agreement_tables import agreement_markdown
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
-from mralign_core.reporting.label_set_table import LABEL_COLUMNS, label_rows
-from mralign_core.reporting.run_findings import summary_markdown
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES
+from mralign_core.reporting.induction_findings import counts_sentence, label_table
+from mralign_core.reporting.result_table import BOLD, ResultTable
+from mralign_core.reporting.run_findings import read_results, result_tables, why_no_results, yield_table
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.ablate import FOREST_PNG, read_ablation, write_ablation
 from tasks.annotate import read_ledger
 from tasks.compare_annotators import read_agreement
 from tasks.estimate import read_diagnostics, transitions_of
-from tasks.evaluate import RESULTS, read_results
 from tasks.generate import read_draws
 from tasks.induce_taxonomy import LABEL_SET, MAP_PNG, read_clusters
 
@@ -63,7 +64,7 @@ def show_yield(config: RunConfig, candidates: ArtifactRef) -> None:
     """What each step of the selection kept."""
     store = ArtifactStore(config.storage)
     rows = json.loads(store.open_file(candidates, "funnel.json").read_text())
-    _table("yield", rows, "What each step of the selection kept, dropped, and why")
+    _table("yield", yield_table(rows).to_records(), "What each step of the selection kept, dropped, and why")
     _image("yield-figure", figures.yield_funnel(pd.DataFrame(rows)), "Yield of the selection")
 
 
@@ -98,8 +99,8 @@ def show_labels(config: RunConfig, candidates: ArtifactRef, annotations: Artifac
 def show_transitions(config: RunConfig, transitions: ArtifactRef) -> None:
     """Heat-maps of P⁺ and P⁻ and of the weights they give."""
     matrices = transitions_of(ArtifactStore(config.storage), config, transitions)
-    _image("transitions", figures.transition_heatmaps(matrices), "P⁺ and P⁻")
-    _image("transition-weights", figures.weight_heatmaps(matrices), "Weights of single transitions")
+    _image("transitions", matrix_figures.transition_heatmaps(matrices), "P⁺ and P⁻")
+    _image("transition-weights", matrix_figures.weight_heatmaps(matrices), "Weights of single transitions")
 
 
 @for_the_eye
@@ -107,9 +108,12 @@ def show_diagnostics(config: RunConfig, diagnostics: ArtifactRef, pictures: Arti
     """How sure the weights are: sentences, tables and figures."""
     store = ArtifactStore(config.storage)
     found = read_diagnostics(store, diagnostics)
-    text = "\n".join(f"- {line}" for line in diagnostic_findings.findings(found))
-    tables = "".join(f"\n\n### {title}\n\n{_markdown(t)}" for title, t in diagnostic_findings.tables(found).items())
-    _publish(MarkdownArtifact(key="diagnostics", description="How sure are the weights?", markdown=text + tables))
+    sentences = "\n".join(f"- {line}" for line in diagnostic_findings.findings(found))
+    tables = [
+        f"### {title}\n\n{ResultTable.from_frame(frame).to_markdown()}"
+        for title, frame in diagnostic_findings.tables(found).items()
+    ]
+    _page("diagnostics", "How sure are the weights?", sentences, *tables)
     for path in sorted(store.open_directory(pictures).glob("*.png")):
         _picture(f"diagnostics-{path.stem}", path.read_bytes(), DIAGNOSTIC_CHARTS[path.stem])
 
@@ -138,21 +142,23 @@ def show_training(config: RunConfig, adapters: Mapping[str, ArtifactRef]) -> Non
 def show_results(config: RunConfig, results: ArtifactRef, report: ArtifactRef) -> None:
     """The results table, and where the report is."""
     store = ArtifactStore(config.storage)
-    text = f"Report: `{store.open_file(report, 'report.html')}`\n"
-    summary, differences = (read_results(store, results, name) for name in RESULTS)
-    if summary is not None and differences is not None:
-        text += "\n" + summary_markdown(summary, differences)
-        _image("results-figure", figures.difference_intervals(differences), "Differences with paired intervals")
-    description = "What alignment changed on held-out questions"
-    _publish(MarkdownArtifact(key="results", description=description, markdown=text))
+    measured = read_results(store.open_directory(results))
+    if measured:
+        parts = [*(table.to_markdown() for table in result_tables(*measured)), BOLD]
+        _image(
+            "results-figure", figures.difference_intervals(measured.differences), "Differences with paired intervals"
+        )
+    else:
+        parts = [why_no_results(config.questions)]
+    page = store.open_file(report, "report.html")
+    _page("results", "What alignment changed on held-out questions", f"Report: `{page}`", *parts)
 
 
 @for_the_eye
 def show_agreement(config: RunConfig, agreement: ArtifactRef) -> None:
     """How far the annotation sets agree, and the figures of κ."""
     found = read_agreement(config, agreement)
-    description = "Agreement of annotation sets"
-    _publish(MarkdownArtifact(key="agreement", description=description, markdown=agreement_markdown(found)))
+    _page("agreement", "Agreement of annotation sets", agreement_markdown(found))
     if found["pairs"]:
         pairs, per_label = pd.DataFrame(found["pairs"]), pd.DataFrame(found["per_label"])
         _image("kappas", agreement_figures.kappa_matrices(pairs), "κ of every two annotation sets")
@@ -164,10 +170,8 @@ def show_label_set(config: RunConfig, label_set: ArtifactRef) -> None:
     """The labels that were induced, how they came about, and the map of their clusters."""
     found = read_clusters(config, label_set)
     file = ArtifactStore(config.storage).open_file(label_set, LABEL_SET)
-    rows = pd.DataFrame(label_rows(found), columns=LABEL_COLUMNS)
-    counts = ", ".join(f"{name} {value}" for name, value in found["counts"].items() if value not in (None, ""))
-    text = f"Use it with `annotate.label_set: {file}`.\n\n{counts}\n\n{_markdown(rows)}"
-    _publish(MarkdownArtifact(key="label-set", description="Induced label set", markdown=text))
+    use = f"Use it with `annotate.label_set: {file}`."
+    _page("label-set", "Induced label set", use, counts_sentence(found), label_table(found).to_markdown())
     _table("label-set-noise", [found["noise"]], "Open labels that are in no cluster, and their counts")
     picture = ArtifactStore(config.storage).open_file(label_set, MAP_PNG).read_bytes()
     _picture("cluster-map", picture, "Open labels by cosine distance, and the clusters among them")
@@ -176,9 +180,7 @@ def show_label_set(config: RunConfig, label_set: ArtifactRef) -> None:
 @for_the_eye
 def show_ablation(config: RunConfig, ablation: ArtifactRef) -> None:
     """What the arms of an ablation show, and their forest plot."""
-    description = "Paired differences between the arms"
-    text = ablation_markdown(read_ablation(config, ablation))
-    _publish(MarkdownArtifact(key="ablation", description=description, markdown=text))
+    _page("ablation", "Paired differences between the arms", ablation_markdown(read_ablation(config, ablation)))
     store = ArtifactStore(config.storage)
     if page := write_ablation.work(config, ablation).find(store):
         picture = store.open_file(page, FOREST_PNG).read_bytes()
@@ -189,13 +191,12 @@ def _table(key: str, rows: list[Any] | dict[Any, Any], description: str) -> None
     _publish(TableArtifact(key=key, description=description, table=rows))
 
 
-def _markdown(table: pd.DataFrame) -> str:
-    rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)
+def _page(key: str, description: str, *parts: str) -> None:
+    _publish(MarkdownArtifact(key=key, description=description, markdown="\n\n".join(parts)))
 
 
 def _image(key: str, figure: Figure, description: str) -> None:
-    _picture(key, figures.to_png(figure), description)
+    _picture(key, style.to_png(figure), description)
 
 
 def _picture(key: str, png: bytes, description: str) -> None:

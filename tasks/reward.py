@@ -9,7 +9,7 @@ import numpy as np
 from mralign_core.config import RunConfig
 from mralign_core.estimation import TransitionMatrices, Weigher, read_trace_batches, weigh_corpus
 from mralign_core.label_sets import label_set_of
-from mralign_core.schemas import REWARDS
+from mralign_core.schemas.rewards import REWARDS
 from mralign_core.storage.tables import TableWriter
 from tasks.engine.graph import Input
 from tasks.engine.run import Built, Making

@@ -12,7 +12,8 @@ import pandas as pd
 from mralign_core.config import RunConfig
 from mralign_core.models.locate import ModelLocation, limit_threads, locate_model, model_name
 from mralign_core.processes.launch import launch_adapter, launch_reference
-from mralign_core.schemas import REFERENCE_LOGPS, TRAINING_METRICS
+from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
+from mralign_core.schemas.training_metrics import TRAINING_METRICS
 from mralign_core.training.checkpoints import StoredCheckpoints
 from mralign_core.training.curves import open_curves
 from mralign_core.training.examples import with_labels

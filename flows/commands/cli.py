@@ -429,7 +429,7 @@ def main() -> None:
 def _stage_flow(stage: Stage) -> Callable[..., Any]:
     from importlib import import_module
 
-    return getattr(import_module(f"flows.{stage}"), str(stage))  # type: ignore[no-any-return]
+    return getattr(import_module(f"flows.{stage}"), str(stage))
 
 
 def _log_user_errors_briefly() -> None:

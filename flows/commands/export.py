@@ -11,11 +11,11 @@ import pandas as pd
 from mralign_core.config import RunConfig, Variant
 from mralign_core.errors import ArtifactError
 from mralign_core.models.locate import limit_threads, locate_model, model_name
+from mralign_core.reporting.run_findings import Results, read_results
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.training.export import export_adapter, export_merged, read_adapter_config
 from mralign_core.training.export_card import RunFacts, serve_adapter, serve_merged
 from tasks.engine.one_task import Inputs
-from tasks.evaluate import read_results
 
 
 class Exported(NamedTuple):
@@ -62,14 +62,14 @@ def _run_facts(
     facts = RunFacts(
         questions=store.read_table(_parents(store, candidates)["questions"], "questions.parquet"),
         funnel=_records(store.open_file(candidates, "funnel.json")),
-        summary=read_results(store, results, "summary") if results else None,
-        differences=read_results(store, results, "differences") if results else None,
+        summary=results.summary if results else None,
+        differences=results.differences if results else None,
         confidence=config.evaluate.confidence,
     )
     return facts, told
 
 
-def _results_of(store: ArtifactStore, of: Inputs, adapter: ArtifactRef) -> tuple[ArtifactRef | None, str]:
+def _results_of(store: ArtifactStore, of: Inputs, adapter: ArtifactRef) -> tuple[Results | None, str]:
     """The results, if they are of just this adapter, and what became of them."""
     try:
         report = of("report")
@@ -78,8 +78,9 @@ def _results_of(store: ArtifactStore, of: Inputs, adapter: ArtifactRef) -> tuple
     made_from = store.manifest(report).parents
     if adapter.sha256 not in {parent.sha256 for parent in made_from}:
         return None, f"left out: {report.uri} reports on another adapter; run `mralign run --only evaluate` again"
-    results = next((parent for parent in made_from if parent.stage == "results"), None)
-    if results is None or read_results(store, results, "summary") is None:
+    ref = next((parent for parent in made_from if parent.stage == "results"), None)
+    results = read_results(store.open_directory(ref)) if ref else None
+    if results is None:
         return None, f"left out: {report.uri} has none, since no question has a gold answer"
     return results, f"from {report.uri}"
 

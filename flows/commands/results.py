@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flows.commands.server import ServerAddress
 from mralign_core.config import RunConfig
 
 if TYPE_CHECKING:
-    from mralign_core.storage import ArtifactRef, ArtifactStore
+    from mralign_core.reporting.result_table import ResultTable
+    from mralign_core.storage import ArtifactRef
     from tasks.engine.plan import Plan
 
 console = Console()
+STYLES = {"better": "green", "worse": "red", "open": "dim"}
+"""Tone of a difference → how it is shown."""
 MOST_ROWS = 12
 """Of one kind of artifact in a plan; more are counted."""
 
@@ -126,20 +132,18 @@ def print_results(config: RunConfig, server: ServerAddress, *, run: str, finishe
     from mralign_core.storage import ArtifactStore
 
     store, made = ArtifactStore(config.storage), LastRun(config, run)
-    _print_summary(store, made("results"), config)
+    _print_summary(store.open_directory(made("results")), config)
     page = store.open_file(made("report"), "report.html")
     rows: dict[str, object] = {"report": page, "artifacts": store.root_uri}
     for variant in config.train.variants:
         rows[f"adapter {variant}"] = store.open_directory(made(f"adapter:{variant}"))
-    rows["this run in the UI"] = server.ui_hint
-    for name, where in rows.items():
-        # A path is for copying: it is never cut or wrapped, however narrow the terminal.
-        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
+    _print_places({**rows, "this run in the UI": server.ui_hint})
 
 
 def print_generation(config: RunConfig, run: str) -> None:
     """What became of the draws, and what each step of the selection kept."""
     from mralign_core.generation.outcomes import PARTLY_DRAWN, describe_draws
+    from mralign_core.reporting.run_findings import yield_table
     from mralign_core.storage import ArtifactStore
     from tasks.engine.last_run import LastRun
     from tasks.generate import read_draws
@@ -149,10 +153,8 @@ def print_generation(config: RunConfig, run: str) -> None:
         console.print(describe_draws(read_draws(store, made("generations"))), highlight=False)
         if config.generate.draws == "sequential":
             console.print(PARTLY_DRAWN, style="dim", highlight=False)
-    table = Table("step", "kept", "dropped", "reason", title=f"config {config.name!r}: yield of the selection")
-    for row in json.loads(store.open_file(made("candidates"), "funnel.json").read_text()):
-        table.add_row(row["step"], f"{row['kept']:,}", f"{row['dropped']:,}" if row["dropped"] else "", row["reason"])
-    console.print(table)
+    funnel = json.loads(store.open_file(made("candidates"), "funnel.json").read_text())
+    console.print(in_type(yield_table(funnel), title=f"config {config.name!r}: yield of the selection"))
 
 
 def print_left_out(config: RunConfig, run: str) -> None:
@@ -168,59 +170,44 @@ def print_left_out(config: RunConfig, run: str) -> None:
 
 def print_agreement(config: RunConfig, agreement: ArtifactRef, server: ServerAddress) -> None:
     """How far the annotation sets agree."""
-    from mralign_core.reporting.agreement_tables import agreement_table
+    from mralign_core.reporting.agreement_tables import agreement_notes, agreement_summary
     from mralign_core.storage import ArtifactStore
     from tasks.compare_annotators import read_agreement
 
     found = read_agreement(config, agreement)
-    console.print(agreement_table(found))
-    for name, note in found["notes"].items():
-        console.print(f"[bold]{escape(name)}[/bold]: {escape(str(note))}", soft_wrap=True, highlight=False)
-    for reason in dict.fromkeys(row["reason"] for row in found["skipped"]):
-        pairs = sum(row["reason"] == reason for row in found["skipped"])
-        console.print(f"P and w of {pairs} pair(s) are not compared: {escape(reason)}", soft_wrap=True, highlight=False)
+    console.print(in_type(agreement_summary(found)))
+    for name, note in agreement_notes(found).items():
+        console.print(f"[bold]{escape(name)}[/bold]: {escape(note)}", soft_wrap=True, highlight=False)
     folder = ArtifactStore(config.storage).open_directory(agreement)
-    for name, where in {"agreement": folder / "agreement.md", "this run in the UI": server.ui_hint}.items():
-        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
+    _print_places({"agreement": folder / "agreement.md", "this run in the UI": server.ui_hint})
 
 
 def print_ablation(config: RunConfig, ref: ArtifactRef, server: ServerAddress) -> None:
     """Levels and paired differences of the arms, the sentence that says what they show, and where the rest is."""
-    from mralign_core.reporting.ablation_findings import ablation_tables, sentence
+    from mralign_core.reporting.ablation_findings import ablation_tables, refused_worlds, sentence
     from mralign_core.storage import ArtifactStore
     from tasks.ablate import FOREST_PNG, PAGE, read_ablation, write_ablation
 
     found = read_ablation(config, ref)
     for table in ablation_tables(found):
-        console.print(table)
-    for world, why in found.refused.items():
-        console.print(f"[yellow]left out[/yellow] world {world}: {escape(why)}", highlight=False, soft_wrap=True)
+        console.print(in_type(table))
+    for line in refused_worlds(found):
+        console.print(escape(line), style="yellow", highlight=False, soft_wrap=True)
     console.print(escape(sentence(found)), highlight=False, soft_wrap=True)
     folder = ArtifactStore(config.storage).open_directory(write_ablation.work(config, ref).produce().ref)
-    rows = {"page": folder / PAGE, "figure": folder / FOREST_PNG, "this run in the UI": server.ui_hint}
-    for name, where in rows.items():
-        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
+    _print_places({"page": folder / PAGE, "figure": folder / FOREST_PNG, "this run in the UI": server.ui_hint})
 
 
 def print_label_set(config: RunConfig, ref: ArtifactRef, output: Path | None, server: ServerAddress) -> None:
     """The induced labels, and how to use them."""
-    from mralign_core.reporting.label_set_table import LABEL_COLUMNS, label_rows
+    from mralign_core.reporting.induction_findings import counts_sentence, label_table
     from mralign_core.storage import ArtifactStore
     from tasks.induce_taxonomy import LABEL_SET, MAP_PNG, OPEN_LABELS, read_clusters
 
     found = read_clusters(config, ref)
-    counts = found["counts"]
-    silhouette = f"{counts['silhouette']:.4f}" if counts["silhouette"] is not None else counts["silhouette_note"]
-    table = Table(*LABEL_COLUMNS, title=f"config {config.name!r}: {counts['labels']} labels induced", show_lines=True)
-    for row in label_rows(found):
-        table.add_row(*map(escape, row))
-    console.print(table)
-    console.print(
-        f"{counts['instances']:,} open labels of {counts['distinct']:,} kinds in {counts['traces']:,} traces; "
-        f"{counts['kept']:,} frequent enough, {counts['clusters']} clusters, {counts['noise']} noise; "
-        f"silhouette {silhouette}",
-        highlight=False,
-    )
+    title = f"config {config.name!r}: {found['counts']['labels']} labels induced"
+    console.print(in_type(label_table(found), title=title, show_lines=True))
+    console.print(escape(counts_sentence(found)), highlight=False)
     for where, problem in found["failures"].items():
         console.print(f"[yellow]failed[/yellow] {escape(where)}: {escape(problem)}", highlight=False)
     folder = ArtifactStore(config.storage).open_directory(ref)
@@ -229,18 +216,35 @@ def print_label_set(config: RunConfig, ref: ArtifactRef, output: Path | None, se
         output.write_bytes(file.read_bytes())
         file = output.resolve()
     rows = {"label set": file, "open labels": folder / OPEN_LABELS, "cluster map": folder / MAP_PNG}
-    for name, where in {**rows, "this run in the UI": server.ui_hint}.items():
-        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)
+    _print_places({**rows, "this run in the UI": server.ui_hint})
     console.print(f"use it: mralign run --config {config.name} --set annotate.label_set={file}", soft_wrap=True)
 
 
-def _print_summary(store: ArtifactStore, results: ArtifactRef, config: RunConfig) -> None:
-    from mralign_core.reporting.run_findings import summary_table
-    from tasks.evaluate import RESULTS, read_results
+def in_type(table: ResultTable, *, title: str | None = None, show_lines: bool = False) -> Table:
+    """A table of results for the terminal, where 80 columns must do; its texts are no markup."""
+    from mralign_core.reporting.result_table import Cell
 
-    summary, differences = (read_results(store, results, name) for name in RESULTS)
-    if summary is None or differences is None:
-        no_gold = "nothing was scored: no question of questions.eval has a gold answer; what was answered is kept"
-        console.print(no_gold if config.questions.eval else "nothing was evaluated: questions.eval names no set")
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title=title, show_lines=show_lines)
+    for place, name in enumerate(table.columns):
+        shown.add_column(escape(name), justify="left" if table.is_text(place) else "right")
+    for row in table.rows:
+        cells = (Text(c.brief or c.text, STYLES[c.tone]) if isinstance(c, Cell) else escape(c) for c in row)
+        shown.add_row(*cells)
+    return shown
+
+
+def _print_summary(folder: Path, config: RunConfig) -> None:
+    from mralign_core.reporting.run_findings import read_results, result_tables, why_no_results
+
+    results = read_results(folder)
+    if results is None:
+        console.print(why_no_results(config.questions))
         return
-    console.print(summary_table(summary, differences))
+    for table in result_tables(*results):
+        console.print(in_type(table))
+
+
+def _print_places(places: Mapping[str, object]) -> None:
+    """Names with paths, which are for copying: never cut or wrapped, however narrow the terminal."""
+    for name, where in places.items():
+        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)

@@ -22,7 +22,7 @@ from scipy import stats
 
 from mralign_core.errors import DataError
 from mralign_core.evaluation.metrics import METRICS, answer_metrics
-from mralign_core.schemas import ABLATION_DIFFERENCES, ABLATION_RESULTS
+from mralign_core.schemas.ablation import ABLATION_DIFFERENCES, ABLATION_RESULTS
 
 FloatArray = NDArray[np.float64]
 Unit = Literal["world", "seed"]
@@ -73,10 +73,10 @@ def cell_results(cells: Iterable[tuple[Cell, pd.DataFrame]]) -> pd.DataFrame:
     """Every metric of every arm, world and seed.
 
     Args:
-        cells: each with its rows of ``schemas.SCORES``; answers to questions without a gold answer are passed over.
+        cells: each with its rows of ``schemas.scores``; answers to questions without a gold answer are passed over.
 
     Returns:
-        Rows of ``schemas.ABLATION_RESULTS``: shares in [0, 1], NaN where a metric is not defined.
+        Rows of ``schemas.ablation.ABLATION_RESULTS``: shares in [0, 1], NaN where a metric is not defined.
 
     Raises:
         DataError: arms of a world and seed answered other questions or draws than one another, or none that has a
@@ -112,7 +112,8 @@ def paired_differences(
         confidence: coverage of the intervals.
 
     Returns:
-        Rows of ``schemas.ABLATION_DIFFERENCES``, a pair and metric each; shares in [-1, 1], arm minus baseline.
+        Rows of ``schemas.ablation.ABLATION_DIFFERENCES``, a pair and metric each; shares in [-1, 1], arm minus
+        baseline.
     """
     by_unit = unit_differences(results, pairs, unit=unit)
     rows = [

@@ -37,7 +37,7 @@ from mralign_core.llm import Client, Message, Received, background
 from mralign_core.llm.json_reply import ReplyProblem, storable
 from mralign_core.method.consolidation import Consolidated, LabelVote, consolidate, merge_steps
 from mralign_core.method.taxonomy import Taxonomy
-from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
+from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
 
 logger = logging.getLogger("mralign_core.annotation")
 

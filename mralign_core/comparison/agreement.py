@@ -106,7 +106,7 @@ def compare(
     Implements App. B.3–B.5 of arXiv 2510.24794.
 
     Args:
-        candidates: rows of ``schemas.CANDIDATES``.
+        candidates: rows of ``schemas.candidates``.
         sets: at least one; names must differ.
         taxonomy: the labels.
         estimate: how P is estimated from a set.
@@ -248,7 +248,8 @@ class _Effects:
         if key not in self.known:
             labelled = self._labelled(each if steps == STEPS[0] else each.unmerged(), traces)
             matrices = estimate_transitions(labelled, self.estimate, self.taxonomy)
-            weights = weigh_segments(labelled, matrices, self.reward)["weight"].to_numpy(np.float64)
+            weights = weigh_segments(labelled, matrices, self.reward, confidence=self.estimate.confidence)["weight"]
+            weights = weights.to_numpy(np.float64)
             self.known[key] = _Estimated(matrices, weights)
         return self.known[key]
 

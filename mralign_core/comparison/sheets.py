@@ -64,7 +64,7 @@ def write_sheet(
 
     Args:
         path: the CSV to write; the instructions take its name with ``.md``.
-        candidates: rows of ``schemas.CANDIDATES``.
+        candidates: rows of ``schemas.candidates``.
         taxonomy: the labels to choose from.
         num_traces: how many traces; all when there are fewer.
         rng: chooses and shuffles the traces.

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from mralign_core.reporting.titles import VARIANT_TITLES
+
 
 class Arm(NamedTuple):
     """One arm: its name in tables and figures, the variant that is trained, and dotted field → value."""
@@ -25,9 +27,9 @@ def _weighted(title: str, **overrides: Any) -> Arm:
 
 
 ARMS: dict[str, Arm] = {
-    "sft": Arm("SFT", "sft", {}),
-    "kto": Arm("KTO", "kto", {}),
-    "mr_align": Arm("MR-ALIGN", "mr_align", {}),
+    "sft": Arm(VARIANT_TITLES["sft"], "sft", {}),
+    "kto": Arm(VARIANT_TITLES["kto"], "kto", {}),
+    "mr_align": Arm(VARIANT_TITLES["mr_align"], "mr_align", {}),
     "contrast": _weighted("contrast weights", reward__reference="opposite"),
     "placebo_within": _weighted("placebo within", reward__placebo="within_trace"),
     "placebo_others": _weighted("placebo others", reward__placebo="other_traces"),

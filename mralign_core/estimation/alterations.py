@@ -30,7 +30,8 @@ from mralign_core.method.placebos import (
     sources_in_other_traces,
     sources_within_traces,
 )
-from mralign_core.schemas import CANDIDATES, REWARDS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.rewards import REWARDS
 from mralign_core.storage.tables import stream_table
 
 KEYS = ["trace_id", "segment"]
@@ -41,7 +42,7 @@ TRACES_AT_ONCE = 10_000
 def weigh_corpus(
     batches: Iterable[TraceBatch], weigher: Weigher, section: RewardConfig, *, seed: int, candidates: Path
 ) -> Iterator[Mapping[str, Any]]:
-    """Columns of ``schemas.REWARDS``: batch by batch as Eq. 10 gives them, or altered, all at once.
+    """Columns of ``schemas.rewards``: batch by batch as Eq. 10 gives them, or altered, all at once.
 
     Args:
         batches: whole traces.
@@ -86,7 +87,7 @@ def _signs(batch: TraceBatch) -> tuple[list[str], list[bool]]:
 
 
 def _weighed(batch: TraceBatch, weigher: Weigher) -> pd.DataFrame:
-    """Rows of ``schemas.REWARDS``, and of each segment whether its trace is positive and it has a label."""
+    """Rows of ``schemas.rewards``, and of each segment whether its trace is positive and it has a label."""
     columns = weigher.weigh(batch)
     frame = pd.DataFrame({name: np.asarray(columns[name]) for name in REWARDS.columns})
     is_positive = batch.is_positive[batch.trace_of_step[batch.step_of_segment]]

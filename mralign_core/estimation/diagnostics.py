@@ -45,7 +45,7 @@ from mralign_core.estimation import (
     traces_of_batch,
 )
 from mralign_core.estimation.chain_tests import OrderComparison, StationarityTest, compare_orders, stationarity_test
-from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
+from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import FloatArray, SetPairCounts, TransitionEstimate
 
 MIN_SUPPORT = 5
@@ -283,7 +283,7 @@ def diagnose(
     reward: RewardConfig,
     rng: np.random.Generator,
     *,
-    taxonomy: Taxonomy = PAPER_TAXONOMY,
+    taxonomy: Taxonomy,
 ) -> Diagnostics:
     """Everything that can be said about matrices and weights from the traces they were estimated from.
 
@@ -341,7 +341,7 @@ def weight_shift(weights: FloatArray, others: FloatArray) -> WeightShift:
 
 
 def compare_estimators(
-    surveys: Mapping[str, Survey], reward: RewardConfig, taxonomy: Taxonomy = PAPER_TAXONOMY
+    surveys: Mapping[str, Survey], reward: RewardConfig, taxonomy: Taxonomy
 ) -> tuple[EstimatorRow, ...]:
     """The paper's five damped EM iterations beside EM to convergence, the frequency estimate and single labels.
 
@@ -379,7 +379,7 @@ def weight_sensitivity(
     estimate: EstimateConfig,
     reward: RewardConfig,
     *,
-    taxonomy: Taxonomy = PAPER_TAXONOMY,
+    taxonomy: Taxonomy,
 ) -> Sensitivity:
     """Shift in w when the damping, the prior or the clip is another one, over their whole grid.
 
@@ -418,6 +418,10 @@ def _setting(row: SensitivityRow | Sensitivity, name: str) -> object:
     return (row.clip_min, row.clip_max) if name == "clip" else getattr(row, name)
 
 
+_NO_INTERVALS = 0.0
+"""Coverage where there are no draws to make intervals of."""
+
+
 class _Weighed(NamedTuple):
     """Weights of all segments of a batch, 1 where there is no label, and the share of labelled ones that is clipped."""
 
@@ -426,7 +430,7 @@ class _Weighed(NamedTuple):
 
 
 def _weigh(batch: TraceBatch, matrices: TransitionMatrices, reward: RewardConfig) -> _Weighed:
-    weigher = Weigher(matrices._replace(draws={}, strata_draws={}), reward)
+    weigher = Weigher(matrices._replace(draws={}, strata_draws={}), reward, confidence=_NO_INTERVALS)
     weights = np.asarray(weigher.weigh(batch)["weight"], dtype=np.float64)
     has_label = (batch.labels[:, 0] > 0)[batch.step_of_segment]
     share = weigher.counts["clipped"] / max(int(has_label.sum()), 1)

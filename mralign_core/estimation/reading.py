@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
 from mralign_core.estimation.traces import MAX_LABELS, IntArray, TraceBatch
-from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES, POLARITIES
+from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES, POLARITIES
 from mralign_core.storage.tables import stream_table
 
 BATCH_ROWS = 1 << 18
@@ -35,7 +36,7 @@ def read_trace_batches(
     annotations: Path,
     *,
     labels_per_segment: str = "two",
-    taxonomy: Taxonomy = PAPER_TAXONOMY,
+    taxonomy: Taxonomy,
     batch_rows: int = BATCH_ROWS,
 ) -> Iterator[TraceBatch]:
     """Join annotations to their traces and merge segments of one step, in the order of both files.

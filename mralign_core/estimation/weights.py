@@ -21,16 +21,15 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mralign_core.config import EstimateConfig, RewardConfig
+from mralign_core.config import RewardConfig
 from mralign_core.errors import ConfigError
 from mralign_core.estimation.corpus import moves_into_steps, set_members
 from mralign_core.estimation.matrices import MIN_STRATUM_TRACES, Draws, Estimates, TransitionMatrices
 from mralign_core.estimation.traces import IntArray, LabelledTrace, TraceBatch, batch_of_traces
 from mralign_core.method.rewards import clip_weights, set_pair_ratios, shrink_ratios
 from mralign_core.method.transitions import FloatArray, base_pair_sums
-from mralign_core.schemas import REWARDS
+from mralign_core.schemas.rewards import REWARDS
 
-CONFIDENCE: float = EstimateConfig.model_fields["confidence"].default
 _BLOCK = 256
 """Transitions whose draws are in memory at once."""
 _NO_MOVE = -1
@@ -45,7 +44,7 @@ _KNOWN = np.dtype(
         ("weight_high", np.float64),
     ]
 )
-"""What is known of a transition: columns of ``schemas.REWARDS``, the bounds NaN without a bootstrap."""
+"""What is known of a transition: columns of ``schemas.rewards``, the bounds NaN without a bootstrap."""
 
 
 class _Source(NamedTuple):
@@ -68,7 +67,7 @@ class Weigher:
         ConfigError: weights are to be conditioned on a stratum, and no stratum has matrices.
     """
 
-    def __init__(self, matrices: TransitionMatrices, section: RewardConfig, confidence: float = CONFIDENCE) -> None:
+    def __init__(self, matrices: TransitionMatrices, section: RewardConfig, confidence: float) -> None:
         self._section = section
         self._confidence = confidence
         self._num_states = len(matrices.state_names)
@@ -91,7 +90,7 @@ class Weigher:
         return dict(self._counts)
 
     def weigh(self, batch: TraceBatch) -> dict[str, Any]:
-        """Columns of ``schemas.REWARDS`` for the segments of a batch, in their order."""
+        """Columns of ``schemas.rewards`` for the segments of a batch, in their order."""
         code_of_step = self._code_of_step(batch)
         self._learn(np.setdiff1d(code_of_step, self._codes))
         place = np.searchsorted(self._codes, code_of_step)[batch.step_of_segment]
@@ -175,9 +174,9 @@ def weigh_segments(
     matrices: TransitionMatrices,
     section: RewardConfig,
     *,
-    confidence: float = CONFIDENCE,
+    confidence: float,
 ) -> pd.DataFrame:
-    """Weight of every segment of every trace (Eq. 10), as rows of ``schemas.REWARDS``.
+    """Weight of every segment of every trace (Eq. 10), as rows of ``schemas.rewards``.
 
     Args:
         traces: what to weigh.

@@ -48,7 +48,7 @@ from mralign_core.llm import LLMClient, Message, Received, Request
 from mralign_core.llm.background import Crew
 from mralign_core.llm.reasoning import ReasoningReply, read_reasoning
 from mralign_core.models.families import Family, opened_by_prompt
-from mralign_core.schemas import FAILED
+from mralign_core.schemas.outcomes import FAILED
 
 logger = logging.getLogger("mralign_core.generation")
 

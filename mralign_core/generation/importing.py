@@ -42,7 +42,8 @@ from mralign_core.questions.loading import (
     warn_of_null_words,
 )
 from mralign_core.questions.overlap import refuse_overlap
-from mralign_core.schemas import CANDIDATES, POLARITIES, QUESTIONS
+from mralign_core.schemas.candidates import CANDIDATES, POLARITIES
+from mralign_core.schemas.questions import QUESTIONS
 
 logger = logging.getLogger("mralign_core.generation")
 FIELD = "generate.traces_path"

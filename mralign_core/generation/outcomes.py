@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mralign_core.schemas import DRAW_OUTCOMES, FAILED
+from mralign_core.schemas.outcomes import DRAW_OUTCOMES, FAILED
 
 COUNTED = ("question_id", "thinking_mode", "completion_ids", "finish_reason", "outcome", "em_answer", "token_source")
 """The columns of ``GENERATIONS`` that are counted."""

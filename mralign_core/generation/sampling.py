@@ -22,7 +22,7 @@ from mralign_core.generation.scoring import score_sample
 from mralign_core.generation.select_traces import Row, is_right
 from mralign_core.method.matching import MatchRules
 from mralign_core.method.selection import judge_question, next_draw
-from mralign_core.schemas import GENERATIONS
+from mralign_core.schemas.generations import GENERATIONS
 
 DRAWING_ORDER = ("off", "on")
 
@@ -59,14 +59,15 @@ def sample_questions(
 
     Args:
         sampler: what samples.
-        questions: distinct questions, rows of :data:`~mralign_core.schemas.QUESTIONS`.
+        questions: distinct questions, rows of :data:`~mralign_core.schemas.questions.QUESTIONS`.
         section: decoding, draws per mode, whether all are made, which match counts as right.
         seed: seed of the run.
         rules: how answers are compared.
         on_progress: called after every draw.
 
     Returns:
-        Rows of :data:`~mralign_core.schemas.GENERATIONS`, those of a question side by side, without thinking first.
+        Rows of :data:`~mralign_core.schemas.generations.GENERATIONS`, those of a question side by side, without
+        thinking first.
     """
     asked = {str(row["question_id"]): _Asked(row, section) for row in questions.to_dict("records")}
     tally = Tally()

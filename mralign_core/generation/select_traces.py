@@ -23,7 +23,8 @@ from mralign_core.method.selection import LengthBounds, choose_draws, judge_ques
 from mralign_core.method.traces import WELL_FORMED, parse_completion
 from mralign_core.models.families import Family
 from mralign_core.questions.loading import question_key
-from mralign_core.schemas import CANDIDATES, FAILED
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.outcomes import FAILED
 
 Row = dict[str, Any]
 
@@ -71,15 +72,15 @@ def select(
     one question at a time.
 
     Args:
-        draws: rows of :data:`~mralign_core.schemas.GENERATIONS`, those of a question side by side.
-        questions: all training questions, rows of :data:`~mralign_core.schemas.QUESTIONS`.
+        draws: rows of :data:`~mralign_core.schemas.generations.GENERATIONS`, those of a question side by side.
+        questions: all training questions, rows of :data:`~mralign_core.schemas.questions.QUESTIONS`.
         section: which match counts as right, length bounds, traces per question.
         tokenizer: tokenizer of the model that sampled.
         family: how the model thinks.
         funnel: records the yield of each step (``STEPS``).
 
     Yields:
-        Rows of :data:`~mralign_core.schemas.CANDIDATES`.
+        Rows of :data:`~mralign_core.schemas.candidates.CANDIDATES`.
     """
     funnel.keep(STEPS[0], range(len(questions)), [""] * len(questions))
     distinct = distinct_questions(questions)

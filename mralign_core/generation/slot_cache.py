@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 GROWTH = 64
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+class SlotLayer(CacheLayerMixin):
     """Keys and values of one attention layer, each of shape (slots, heads, capacity, head size)."""
 
     is_sliding = False
@@ -24,7 +24,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     values: torch.Tensor
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.length = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:

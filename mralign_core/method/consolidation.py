@@ -22,7 +22,7 @@ class LabelVote(NamedTuple):
 
 
 class Consolidated(NamedTuple):
-    """Labels and confidences in canonical order, and the rule that decided (``schemas.RULES``).
+    """Labels and confidences in canonical order, and the rule that decided (``schemas.annotations.RULES``).
 
     With rule "adjudicate" the labels are those that rule (ii) kept, fewer than the most allowed; the
     adjudicator's labels take their place.

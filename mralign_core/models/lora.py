@@ -106,7 +106,7 @@ def target_modules(model: PreTrainedModel, wanted: str) -> list[str]:
     Raises:
         ConfigError: a name matches no linear module; the message lists those there are.
     """
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = model.get_output_embeddings()
     linear = {
         name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mralign_core.pocket.names import ENTITY_NAMES
-from mralign_core.schemas import QUESTIONS
+from mralign_core.schemas.questions import QUESTIONS
 
 SPLIT_SHARES = {"pretrain": 0.33, "align": 0.37, "dev": 0.10, "eval": 0.20}
 POPULAR_SHARE = 0.25

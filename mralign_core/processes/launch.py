@@ -25,7 +25,9 @@ from mralign_core import errors
 from mralign_core.config import ModelConfig, Section, StorageConfig, TrainConfig, Variant
 from mralign_core.errors import ConfigError, OutOfMemory, UserError
 from mralign_core.processes.supervise import STARTER, Message, Supervisor
-from mralign_core.schemas import CANDIDATES, REFERENCE_LOGPS, REWARDS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
+from mralign_core.schemas.rewards import REWARDS
 from mralign_core.storage import scratch_folder
 from mralign_core.storage.tables import read_table, write_table
 from mralign_core.training.fit import TrainingResult

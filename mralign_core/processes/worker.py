@@ -26,7 +26,8 @@ from mralign_core.processes.launch import (
     Job,
 )
 from mralign_core.processes.supervise import Lifeline, LifelineHandler, connection
-from mralign_core.schemas import REFERENCE_LOGPS, TRAINING_METRICS
+from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
+from mralign_core.schemas.training_metrics import TRAINING_METRICS
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.tables import read_table, write_table
 from mralign_core.training.checkpoints import StoredCheckpoints

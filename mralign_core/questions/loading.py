@@ -24,7 +24,7 @@ from mralign_core.questions.hub import load_split, pin_revision, stream_dataset
 from mralign_core.questions.jsonl import Line, refuse
 from mralign_core.questions.locating import COLUMN_OPTIONS, LocatedSet, locate_sets
 from mralign_core.questions.overlap import OVERLAP_COLUMNS, WithoutOverlap, drop_overlap, question_key, refuse_overlap
-from mralign_core.schemas import QUESTIONS
+from mralign_core.schemas.questions import QUESTIONS
 
 __all__ = ["QuestionSets", "answers_of", "question_key", "read_question_sets", "refuse_overlap", "repeated_ids"]
 
@@ -36,8 +36,9 @@ NULL_WORDS_SHOWN = 5
 class QuestionSets(NamedTuple):
     """What a run asks.
 
-    ``questions`` are rows of :data:`~mralign_core.schemas.QUESTIONS`, those to align on first; ``overlap`` names the
-    training questions that were taken out because they are evaluated on; ``revisions`` is the commit of each hub set.
+    ``questions`` are rows of :data:`~mralign_core.schemas.questions.QUESTIONS`, those to align on first; ``overlap``
+    names the training questions that were taken out because they are evaluated on; ``revisions`` is the commit of each
+    hub set.
     """
 
     questions: pd.DataFrame

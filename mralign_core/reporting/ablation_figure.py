@@ -16,10 +16,9 @@ from mralign_core.reporting.ablation_findings import (
     interval_text,
     is_shown,
 )
-from mralign_core.reporting.figures import METRIC_NAMES
 from mralign_core.reporting.style import INK, MUTED, WIDTH, styled
+from mralign_core.reporting.titles import METRIC_DIRECTIONS, METRIC_TITLES
 
-DIRECTIONS = {"acc": "higher is better", "mis": "lower is better"}
 COLOUR = "#0072b2"
 
 
@@ -37,7 +36,7 @@ def forest_plot(ablation: Ablation) -> Figure:
             units = by_unit[(by_unit["arm"] == pair[0]) & (by_unit["baseline"] == pair[1])][metric]
             _comparison(axes, place, units, rows[place][1][metric])
         axes.axvline(0, color=INK, lw=0.8)
-        axes.set_title(f"{METRIC_NAMES[metric]} ({DIRECTIONS[metric]})")
+        axes.set_title(f"{METRIC_TITLES[metric]} ({METRIC_DIRECTIONS[metric]})")
         axes.set_xlabel(f"difference, points\nfilled: its interval excludes 0; faint: each {ablation.unit}")
         axes.set_ylim(len(pairs) - 0.5, -0.5)
     ends = ablation.differences[ablation.differences["metric"].isin(HEADLINE_METRICS)][["difference", "low", "high"]]

@@ -5,20 +5,17 @@ Every word is computed from the differences. Nothing is called shown whose inter
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from mralign_core.ablation.grid import GridArm
 from mralign_core.ablation.paired import Unit
 from mralign_core.evaluation.metrics import METRICS
-from mralign_core.reporting.figures import METRIC_NAMES
-from mralign_core.reporting.run_findings import BETTER, points, variant_name
+from mralign_core.reporting.result_table import BOLD, Cell, ResultTable, Tone
+from mralign_core.reporting.run_findings import BETTER, points
+from mralign_core.reporting.titles import METRIC_TITLES, variant_title
 
 HEADLINE_METRICS = METRICS[:2]
 """Acc and Mis: what the sentence and the figure are about."""
@@ -33,8 +30,8 @@ class Ablation(NamedTuple):
 
     Args:
         arms: the arms by name.
-        results: rows of ``schemas.ABLATION_RESULTS``.
-        differences: rows of ``schemas.ABLATION_DIFFERENCES``.
+        results: rows of ``schemas.ablation.ABLATION_RESULTS``.
+        differences: rows of ``schemas.ablation.ABLATION_DIFFERENCES``.
         unit: what the intervals are over.
         confidence: their coverage.
         is_pocket: whether the worlds are pocket worlds.
@@ -51,7 +48,7 @@ class Ablation(NamedTuple):
 
     def title(self, arm: str) -> str:
         """The arm as people call it."""
-        return self.arms[arm].title if arm in self.arms else variant_name(arm)
+        return self.arms[arm].title if arm in self.arms else variant_title(arm)
 
     @property
     def num_units(self) -> int:
@@ -118,37 +115,40 @@ def interval_text(row: pd.Series) -> str:
     return f"{text} [{low}, {high}] {row['num_agreeing']}/{row['num_units']}"
 
 
-def ablation_tables(ablation: Ablation) -> list[Table]:
-    """Levels, then differences, two metrics a table, for 80 columns."""
-    levels = _table("mean, %", METRICS)
-    for cells in level_rows(ablation):
-        levels.add_row(*map(escape, cells))
-    tables = [levels]
+def ablation_tables(ablation: Ablation) -> list[ResultTable]:
+    """Levels, then differences, two metrics a table, as 80 columns have room for."""
+    names = [METRIC_TITLES[metric] for metric in METRICS]
+    tables = [ResultTable(["mean, %", *names], level_rows(ablation))]
     for metrics in (HEADLINE_METRICS, METRICS[len(HEADLINE_METRICS) :]):
-        compared = _table("paired difference, points", metrics)
-        for name, rows in difference_rows(ablation):
-            shown = [Text(interval_text(rows[metric]), style=_style(rows[metric])) for metric in metrics]
-            compared.add_row(escape(name), *shown)
-        tables.append(compared)
+        columns = ["paired difference, points", *(METRIC_TITLES[metric] for metric in metrics)]
+        rows: list[list[str | Cell]] = [
+            [name, *(Cell(interval_text(by_metric[metric]), _tone(by_metric[metric])) for metric in metrics)]
+            for name, by_metric in difference_rows(ablation)
+        ]
+        tables.append(ResultTable(columns, rows))
     return tables
+
+
+def arms_table(ablation: Ablation) -> ResultTable:
+    """What each arm is."""
+    columns = ["arm", "called", "trains", "differs from the run in"]
+    rows = [[name, arm.title, arm.variant, _settings(ablation, name)] for name, arm in ablation.arms.items()]
+    return ResultTable(columns, rows, text_columns=columns)
+
+
+def refused_worlds(ablation: Ablation) -> list[str]:
+    """A sentence for each world without a model that passes."""
+    return [f"World {world} was left out and replaced: {why}" for world, why in ablation.refused.items()]
 
 
 def ablation_markdown(ablation: Ablation) -> str:
     """The whole page: the sentence, what was refused, levels, differences, and what each arm is."""
-    names = [METRIC_NAMES[metric] for metric in METRICS]
-    compared = [
-        [name, *(f"**{interval_text(row)}**" if is_shown(row) else interval_text(row) for row in rows.values())]
-        for name, rows in difference_rows(ablation)
-    ]
-    arms = [[name, arm.title, arm.variant, _settings(ablation, name)] for name, arm in ablation.arms.items()]
-    refused = [f"World {world} was left out and replaced: {why}" for world, why in ablation.refused.items()]
     parts = [
         sentence(ablation),
-        *refused,
-        _markdown(["mean, %", *names], level_rows(ablation)),
-        _markdown(["paired difference, points", *names], compared),
-        f"Behind each interval: how many of the {ablation.unit}s have the mean's sign. Bold: the interval excludes 0.",
-        _markdown(["arm", "called", "trains", "differs from the run in"], arms),
+        *refused_worlds(ablation),
+        *(table.to_markdown() for table in ablation_tables(ablation)),
+        f"Behind each interval: how many of the {ablation.unit}s have the mean's sign. {BOLD}",
+        arms_table(ablation).to_markdown(),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -171,7 +171,7 @@ def _list(ablation: Ablation, rows: pd.DataFrame, *, numbers: bool = False) -> s
     parts = []
     for (arm, baseline), each in rows.groupby(["arm", "baseline"], sort=False):
         metrics = [
-            METRIC_NAMES[row["metric"]] + (f" {interval_text(row)}" if numbers else "") for _, row in each.iterrows()
+            METRIC_TITLES[row["metric"]] + (f" {interval_text(row)}" if numbers else "") for _, row in each.iterrows()
         ]
         parts.append(f"{_pair(ablation, arm, baseline)} ({', '.join(metrics)})")
     return ", ".join(parts) or "nothing"
@@ -192,20 +192,7 @@ def _end(ablation: Ablation, text: str) -> str:
     return f"{text}; seeds of one model are not independent worlds: another model, or other questions, may differ."
 
 
-def _style(row: pd.Series) -> str:
+def _tone(row: pd.Series) -> Tone:
     if not is_shown(row):
-        return "dim"
-    return "green" if row["difference"] * BETTER[str(row["metric"])] > 0 else "red"
-
-
-def _table(first: str, metrics: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    for metric in metrics:
-        table.add_column(METRIC_NAMES[metric], justify="right", no_wrap=True)
-    return table
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return "open"
+    return "better" if row["difference"] * BETTER[str(row["metric"])] > 0 else "worse"

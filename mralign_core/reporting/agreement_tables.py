@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
 from mralign_core.comparison.agreement import LEVELS, Comparison
 from mralign_core.estimation import MIN_TRACES_FOR_INTERVAL
 from mralign_core.method.agreement import AGREEMENT_RULES
 from mralign_core.reporting import agreement_figures
+from mralign_core.reporting.result_table import ResultTable
 from mralign_core.reporting.style import to_png, to_svg
+from mralign_core.reporting.titles import UNDEFINED
 
-UNDEFINED = "–"
 COLUMNS = [(level, rule) for level in LEVELS for rule in AGREEMENT_RULES]
 PAIR = ["a", "b"]
 UNITS = (
@@ -65,22 +63,47 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def agreement_table(found: Mapping[str, Any]) -> Table:
-    """The comparison for the terminal.
+def agreement_summary(found: Mapping[str, Any]) -> ResultTable:
+    """A row a pair of annotation sets, for 80 columns.
 
     Args:
         found: what ``agreement.json`` holds.
     """
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("annotation sets")
     names = [f"{'macro ' if level == 'macro' else ''}{rule} % / κ" for level, rule in COLUMNS]
-    for name in ("segments", *names, "P: L1", "|Δ log w|"):
-        table.add_column(name, justify="right")
+    rows = []
     for pair in pair_rows(found):
         cells = [f"{_percent(each['agreement'])} / {number(each['kappa'])}" for each in pair["scores"]]
         effects = (number(pair["l1"].get("all")), number(pair["weights"].get("mean_abs_log_ratio")))
-        table.add_row(escape(f"{pair['a']} · {pair['b']}"), str(pair["segments"]), *cells, *effects)
-    return table
+        rows.append([_name(pair), str(pair["segments"]), *cells, *effects])
+    return ResultTable(["annotation sets", "segments", *names, "P: L1", "|Δ log w|"], rows)
+
+
+def agreement_tables(found: Mapping[str, Any]) -> dict[str, ResultTable]:
+    """Title → table: the sets, their agreement, what it does to matrices and weights, rules and labels.
+
+    Args:
+        found: what ``agreement.json`` holds.
+    """
+    return {
+        "Annotation sets": _sets(found),
+        "Agreement": _agreements(found),
+        "Transition matrices and weights": _effects(found),
+        "Share of segments decided by each rule": _rules(found),
+        "κ by label": _labels(found),
+    }
+
+
+def agreement_notes(found: Mapping[str, Any]) -> dict[str, str]:
+    """What a reader must know besides: by name the notes, then the pairs whose matrices are not compared, and why.
+
+    Args:
+        found: what ``agreement.json`` holds.
+    """
+    reasons: dict[str, list[str]] = {}
+    for row in found["skipped"]:
+        reasons.setdefault(row["reason"], []).append(_name(row))
+    notes = {str(name): str(note) for name, note in found["notes"].items()}
+    return notes | {f"P and w not compared for {', '.join(pairs)}": reason for reason, pairs in reasons.items()}
 
 
 def agreement_markdown(found: Mapping[str, Any]) -> str:
@@ -89,16 +112,9 @@ def agreement_markdown(found: Mapping[str, Any]) -> str:
     Args:
         found: what ``agreement.json`` holds.
     """
-    parts = [
-        _section("Annotation sets", _sets(found)),
-        _section("Agreement", _agreements(found)),
-        _section("Transition matrices and weights", _effects(found)),
-        _section("Share of segments decided by each rule", _rules(found)),
-        _section("κ by label", _labels(found)),
-    ]
-    skipped = [f"- {row['a']} · {row['b']}: matrices not compared, {row['reason']}" for row in found["skipped"]]
-    notes = [f"- {name}: {value}" for name, value in found["notes"].items()]
-    return "\n".join(["# Agreement of annotation sets\n", UNITS, "", *notes, *skipped, "", *parts])
+    notes = [f"- {name}: {note}" for name, note in agreement_notes(found).items()]
+    sections = [f"## {title}\n\n{_shown(table)}\n" for title, table in agreement_tables(found).items()]
+    return "\n".join(["# Agreement of annotation sets\n", UNITS, "", *notes, "", *sections])
 
 
 def pair_rows(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -127,42 +143,36 @@ def _percent(share: float | None) -> str:
     return UNDEFINED if share is None else f"{100 * share:.1f}"
 
 
-def _section(title: str, lines: Sequence[str]) -> str:
-    return "\n".join([f"## {title}", "", *lines, ""])
+def _shown(table: ResultTable) -> str:
+    return table.to_markdown() if table.rows else "There is nothing to compare."
 
 
-def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    if not rows:
-        return ["There is nothing to compare."]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    lines = ["| " + " | ".join(row) + " |" for row in escaped]
-    return [lines[0], "|" + "---|" * len(header), *lines[1:]]
+def _name(pair: Mapping[str, Any]) -> str:
+    return f"{pair['a']} · {pair['b']}"
 
 
-def _sets(found: Mapping[str, Any]) -> list[str]:
-    header = ("set", "segments", "traces", "without a label, %", "labels a segment")
-    return _rows(
-        header,
-        [
-            (s["name"], str(s["segments"]), str(s["traces"]), _percent(s["unlabelled"]), number(s["labels"]))
-            for s in found["sets"]
-        ],
-    )
+def _sets(found: Mapping[str, Any]) -> ResultTable:
+    columns = ["set", "segments", "traces", "without a label, %", "labels a segment"]
+    rows = [
+        [s["name"], str(s["segments"]), str(s["traces"]), _percent(s["unlabelled"]), number(s["labels"])]
+        for s in found["sets"]
+    ]
+    return ResultTable(columns, rows)
 
 
-def _agreements(found: Mapping[str, Any]) -> list[str]:
+def _agreements(found: Mapping[str, Any]) -> ResultTable:
     names = [f"{level} {rule}" for level, rule in COLUMNS]
-    header = ["sets", "segments in both", "in one only", *(cell for name in names for cell in (f"{name}, %", "κ"))]
+    columns = ["sets", "segments in both", "in one only", *(cell for name in names for cell in (f"{name}, %", "κ"))]
     rows = [
         [
-            f"{pair['a']} · {pair['b']}",
+            _name(pair),
             str(pair["segments"]),
             f"{pair['only_a']} + {pair['only_b']}",
             *(cell for each in pair["scores"] for cell in (_percent(each["agreement"]), _kappa(each))),
         ]
         for pair in pair_rows(found)
     ]
-    return _rows(header, rows)
+    return ResultTable(columns, rows)
 
 
 def _kappa(row: Mapping[str, Any]) -> str:
@@ -172,9 +182,9 @@ def _kappa(row: Mapping[str, Any]) -> str:
     return f"{number(row['kappa'])} [{ends}]"
 
 
-def _effects(found: Mapping[str, Any]) -> list[str]:
+def _effects(found: Mapping[str, Any]) -> ResultTable:
     distances_of_p = ("L1 of P⁺", "P⁻", "P", "TV of P, %", "per entry, %")
-    header = ("sets", "traces", "steps", *distances_of_p, "|Δ log w|", "crossing 1, %", "ρ")
+    columns = ["sets", "traces", "steps", *distances_of_p, "|Δ log w|", "crossing 1, %", "ρ"]
     per_pair = {(row["a"], row["b"]): row for row in found["matrices"] if row["matrix"] == "all"}
     rows = []
     for pair in pair_rows(found):
@@ -184,24 +194,23 @@ def _effects(found: Mapping[str, Any]) -> list[str]:
         distances = [number(pair["l1"].get(name), 3) for name in ("plus", "minus", "all")]
         shares = [_percent(every["total_variation"]), _percent(every["mean_entry"])]
         moved = (number(shift["mean_abs_log_ratio"], 3), _percent(shift["share_crossing"]))
-        name = f"{pair['a']} · {pair['b']}"
-        basis = (name, str(every["traces"]), every["steps"])
+        basis = (_name(pair), str(every["traces"]), every["steps"])
         rows.append([*basis, *distances, *shares, *moved, number(shift["rank_correlation"])])
-    return _rows(header, rows)
+    return ResultTable(columns, rows, text_columns=["steps"])
 
 
-def _rules(found: Mapping[str, Any]) -> list[str]:
-    rows = [(r["panel"], r["rule"], str(r["segments"]), _percent(r["share"])) for r in found["rules"]]
-    return _rows(("panel", "rule", "segments", "%"), rows)
+def _rules(found: Mapping[str, Any]) -> ResultTable:
+    rows = [[r["panel"], r["rule"], str(r["segments"]), _percent(r["share"])] for r in found["rules"]]
+    return ResultTable(["panel", "rule", "segments", "%"], rows, text_columns=["rule"])
 
 
-def _labels(found: Mapping[str, Any]) -> list[str]:
+def _labels(found: Mapping[str, Any]) -> ResultTable:
     """A row a label, a column a pair that is worth emphasis: all pairs are in ``per_label.csv``."""
     shown = agreement_figures.telling_pairs(pd.DataFrame(found["per_label"], columns=[*PAIR, "label"]))
     by_cell = {(row["a"], row["b"], row["label"]): row for row in found["per_label"]}
     labels = list(dict.fromkeys(row["label"] for row in found["per_label"]))
     rows = [[label, *(_label_cell(by_cell[*pair, label]) for pair in shown)] for label in labels]
-    return _rows(["label", *(f"{a} · {b}" for a, b in shown)], rows)
+    return ResultTable(["label", *(f"{a} · {b}" for a, b in shown)], rows)
 
 
 def _label_cell(row: Mapping[str, Any]) -> str:

@@ -14,8 +14,8 @@ from mralign_core.estimation.diagnostics import Diagnostics, Objective, Sensitiv
 from mralign_core.reporting.delta_graph import delta_graph
 from mralign_core.reporting.matrix_figures import Transitions, weight_intervals
 from mralign_core.reporting.style import FAINT, INK, MUTED, POLARITY_COLOURS, WIDTH, styled
+from mralign_core.reporting.titles import MATRIX_TITLES
 
-MATRIX_NAMES = {"plus": "P⁺", "minus": "P⁻", "all": "P"}
 STRATUM_COLOURS = ("#4b3f9e", "#b8890b", "#117733", "#aa4499", "#5b6675", "#56b4e9", "#8c510a")
 DIAGNOSTIC_CHARTS = {
     "intervals": "Weights of the most frequent moves, with bootstrap intervals",
@@ -55,7 +55,7 @@ def objective_curves(objectives: Sequence[Objective]) -> Figure:
             name = "as configured" if values is objective.configured else "undamped, to convergence"
             axes.plot(range(len(short)), short, marker="o", ms=3.2, lw=1.4, label=name, **style)
         axes.set_yscale("log")
-        axes.set_title(MATRIX_NAMES.get(objective.matrix, objective.matrix))
+        axes.set_title(MATRIX_TITLES.get(objective.matrix, objective.matrix))
         axes.set_xlabel("EM iteration")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

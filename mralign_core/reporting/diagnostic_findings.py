@@ -17,7 +17,7 @@ from mralign_core.estimation.diagnostics import (
     Strata,
     WeightShift,
 )
-from mralign_core.reporting.diagnostic_figures import MATRIX_NAMES
+from mralign_core.reporting.titles import MATRIX_TITLES
 
 SIGNIFICANT = 0.05
 """p-value up to which a change of P along the trace, or memory beyond the present label set, is claimed."""
@@ -70,7 +70,7 @@ def sensitivity_table(sensitivity: Sensitivity) -> pd.DataFrame:
 def _support(diagnostics: Diagnostics) -> Iterator[str]:
     for row in diagnostics.yields:
         yield (
-            f"{MATRIX_NAMES[row.matrix]} rests on {row.transitions:,} transitions of {row.traces:,} traces. "
+            f"{MATRIX_TITLES[row.matrix]} rests on {row.transitions:,} transitions of {row.traces:,} traces. "
             f"{row.entries} of its entries have at least {MIN_SUPPORT} soft counts; they hold "
             f"{_percent(row.share_in_entries)} of all."
         )
@@ -90,7 +90,7 @@ def _sample(diagnostics: Diagnostics) -> Iterator[str]:
 
 def _convergence(diagnostics: Diagnostics) -> Iterator[str]:
     below = ", ".join(
-        f"{max(*row.configured, *row.undamped) - row.configured[-1]:.1f} ({MATRIX_NAMES[row.matrix]})"
+        f"{max(*row.configured, *row.undamped) - row.configured[-1]:.1f} ({MATRIX_TITLES[row.matrix]})"
         for row in diagnostics.objectives
     )
     yield f"The estimate ends so many nats below the largest value of what EM maximises: {below}."
@@ -190,7 +190,7 @@ def _configured(name: str, sensitivity: Sensitivity) -> str:
 def _yield_table(diagnostics: Diagnostics) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "matrix": MATRIX_NAMES[row.matrix],
+            "matrix": MATRIX_TITLES[row.matrix],
             "traces": row.traces,
             "transitions": row.transitions,
             "unlabelled steps": row.unlabelled_steps,
@@ -207,7 +207,7 @@ def _estimator_table(diagnostics: Diagnostics) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "estimator": _ESTIMATORS[row.estimator],
-            **{f"L1 of {MATRIX_NAMES[name]}": f"{value:.3f}" for name, value in row.l1.items()},
+            **{f"L1 of {MATRIX_TITLES[name]}": f"{value:.3f}" for name, value in row.l1.items()},
             **_shift(row.shift),
         }
         for row in diagnostics.estimators

@@ -65,9 +65,9 @@ def weighted_traces(
     """Up to three training traces: the widest spread of weights in each polarity, and the median one.
 
     Args:
-        candidates: rows of ``schemas.CANDIDATES``.
-        annotations: rows of ``schemas.ANNOTATIONS``.
-        rewards: rows of ``schemas.REWARDS``; without them the first trace of each polarity is taken.
+        candidates: rows of ``schemas.candidates``.
+        annotations: rows of ``schemas.annotations``.
+        rewards: rows of ``schemas.rewards``; without them the first trace of each polarity is taken.
     """
     traces = candidates[candidates["trace_id"].isin(set(annotations["trace_id"]))].sort_values("trace_id")
     if rewards is None or rewards.empty:
@@ -89,8 +89,8 @@ def before_and_after(
     """The first answer that training repaired, the first that it broke, and the first still inconsistent.
 
     Args:
-        scores: rows of ``schemas.SCORES``.
-        questions: rows of ``schemas.QUESTIONS``; without them the question's id stands for its text.
+        scores: rows of ``schemas.scores``.
+        questions: rows of ``schemas.questions``; without them the question's id stands for its text.
         variant: the trained variant.
         baseline: what it is compared with.
     """

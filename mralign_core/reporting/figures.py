@@ -1,7 +1,7 @@
 """The figures of a run: yield, label mix, weights, training and results.
 
 Those of matrices are in ``matrix_figures``, those of diagnostics in ``diagnostic_figures``; style and saving in
-``drawing``. The names that a caller needs with any figure can be had from here.
+``style``.
 """
 
 from __future__ import annotations
@@ -18,54 +18,11 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, order_variants
 from mralign_core.method.taxonomy import Taxonomy
-from mralign_core.reporting.matrix_figures import (
-    MIN_SUPPORT,
-    Transitions,
-    transition_heatmaps,
-    transition_weights,
-    weight_colour,
-    weight_heatmaps,
-    weight_ticks,
-)
-from mralign_core.reporting.style import (
-    FAINT,
-    INK,
-    MAX_PNG_BYTES,
-    MUTED,
-    POLARITY_COLOURS,
-    WIDTH,
-    macro_colours,
-    styled,
-    to_png,
-    to_svg,
-)
-
-__all__ = [
-    "MAX_PNG_BYTES",
-    "METRIC_NAMES",
-    "MIN_SUPPORT",
-    "POLARITY_COLOURS",
-    "VARIANT_COLOURS",
-    "VARIANT_NAMES",
-    "Transitions",
-    "difference_intervals",
-    "label_mix",
-    "label_shares",
-    "macro_colours",
-    "to_png",
-    "to_svg",
-    "training_curves",
-    "transition_heatmaps",
-    "transition_weights",
-    "weight_colour",
-    "weight_heatmaps",
-    "weight_histogram",
-    "yield_funnel",
-]
+from mralign_core.reporting.matrix_figures import weight_ticks
+from mralign_core.reporting.style import FAINT, INK, MUTED, POLARITY_COLOURS, WIDTH, macro_colours, styled
+from mralign_core.reporting.titles import METRIC_DIRECTIONS, METRIC_TITLES, variant_title
 
 VARIANT_COLOURS = {"sft": "#b8890b", "kto": "#117733", "mr_align": "#0072b2"}
-VARIANT_NAMES = {"off": "think off", "on": "think on", "sft": "SFT", "kto": "KTO", "mr_align": "MR-ALIGN"}
-METRIC_NAMES = {"acc": "Acc", "mis": "Mis", "em_thought": "EM_t", "em_answer": "EM_a"}
 
 _CURVES: dict[str, dict[str, tuple[str, str, Any]]] = {
     "loss": {"loss": ("loss", INK, "-")},
@@ -111,7 +68,7 @@ def label_mix(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy
     """Share and number of each label in positive and in negative traces, grouped by macro-strategy (Table 7).
 
     Args:
-        annotations: rows of ``schemas.ANNOTATIONS``.
+        annotations: rows of ``schemas.annotations``.
         polarities: trace_id → polarity.
         taxonomy: the labels, in the order to show.
     """
@@ -173,7 +130,7 @@ def weight_histogram(rewards: pd.DataFrame, polarities: Mapping[str, str], clip_
     near them don't stretch the axis.
 
     Args:
-        rewards: rows of ``schemas.REWARDS``.
+        rewards: rows of ``schemas.rewards``.
         polarities: trace_id → polarity.
         clip_min: smallest weight.
         clip_max: largest weight.
@@ -217,7 +174,7 @@ def training_curves(metrics: Mapping[str, pd.DataFrame]) -> Figure:
     """Loss, rewards of both classes, and the KL baseline (raw and clamped), a column a variant.
 
     Args:
-        metrics: variant → rows of ``schemas.TRAINING_METRICS``.
+        metrics: variant → rows of ``schemas.training_metrics``.
     """
     variants = order_variants(list(metrics))
     figure = Figure(figsize=(WIDTH, 6.2))
@@ -231,7 +188,7 @@ def training_curves(metrics: Mapping[str, pd.DataFrame]) -> Figure:
             _share_limits(drawn)
             drawn[0].legend(fontsize=8, loc="best")
     for axes, variant in zip(grid[0], variants, strict=True):
-        axes.set_title(VARIANT_NAMES.get(variant, variant))
+        axes.set_title(variant_title(variant))
     for axes in grid[-1]:
         axes.set_xlabel("optimiser step")
     return figure
@@ -268,17 +225,17 @@ def difference_intervals(differences: pd.DataFrame) -> Figure:
     pairs = list(dict.fromkeys(zip(shown["variant"], shown["baseline"], strict=True)))
     figure = Figure(figsize=(WIDTH, 1.3 + 0.34 * len(pairs)))
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, metric, better in zip(panels, ("acc", "mis"), ("higher is better", "lower is better"), strict=True):
+    for axes, (metric, direction) in zip(panels, METRIC_DIRECTIONS.items(), strict=True):
         rows = shown[shown["metric"] == metric].set_index(["variant", "baseline"])
         for place, pair in enumerate(pairs):
             _interval(axes, place, pair, rows.loc[pair])
         axes.axvline(0, color=INK, lw=0.8)
-        axes.set_title(f"{METRIC_NAMES[metric]} ({better})")
+        axes.set_title(f"{METRIC_TITLES[metric]} ({direction})")
         axes.set_xlabel("difference, points")
         axes.set_ylim(len(pairs) - 0.5, -0.5)
     widest = 105 * np.nanmax(np.abs(shown[list(DIFFERENCE_COLUMNS)].to_numpy(float)), initial=0.005)
     panels[0].set_xlim(-widest, widest)
-    names = [f"{VARIANT_NAMES.get(a, a)} − {VARIANT_NAMES.get(b, b)}" for a, b in pairs]
+    names = [f"{variant_title(a)} − {variant_title(b)}" for a, b in pairs]
     panels[0].set_yticks(range(len(pairs)), names)
     return figure
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mralign_core.config import RewardConfig
 from mralign_core.estimation import CLASSES, MIN_TRACES_FOR_INTERVAL, TransitionMatrices
 from mralign_core.method.rewards import clip_weights, shrink_ratios
-from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
+from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import FloatArray, TransitionEstimate, transition_mask
 from mralign_core.reporting.style import INK, MUTED, POLARITY_COLOURS, WIDTH, styled
 
@@ -45,14 +45,14 @@ class Transitions(NamedTuple):
     plus: TransitionEstimate
     minus: TransitionEstimate
     all: TransitionEstimate
+    taxonomy: Taxonomy
+    confidence: float
+    """Coverage of the intervals made of ``draws``."""
     reference: Literal["all", "opposite"] = "all"
     clip_min: float = float(np.exp(-1))
     clip_max: float = float(np.e)
-    taxonomy: Taxonomy = PAPER_TAXONOMY
     draws: Mapping[str, NDArray[np.float32]] = MappingProxyType({})
     """Matrices of bootstrap resamples by class, (R, K, K) each; empty without bootstrap."""
-    confidence: float = 0.95
-    """Coverage of the intervals made of them."""
     support_shrinkage: float = 0.0
     """Soft counts at which a ratio is drawn halfway (of its logarithm) to 1; 0 never."""
     condition_on: Literal["none", "stratum"] = "none"
@@ -68,12 +68,12 @@ class Transitions(NamedTuple):
             plus,
             minus,
             every,
+            taxonomy,
+            confidence,
             reward.reference,
             reward.clip_min,
             reward.clip_max,
-            taxonomy,
             matrices.draws,
-            confidence,
             reward.support_shrinkage,
             reward.condition_on,
         )

@@ -22,12 +22,14 @@ from matplotlib.figure import Figure
 from mralign_core.estimation.diagnostics import Diagnostics
 from mralign_core.evaluation.metrics import CONSISTENCY, METRICS, consistency_shifts, order_variants
 from mralign_core.generation.outcomes import PARTLY_DRAWN
-from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
+from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.traces import WELL_FORMED
-from mralign_core.reporting import diagnostic_findings, example_traces, figures
+from mralign_core.reporting import diagnostic_findings, example_traces, figures, matrix_figures, style
 from mralign_core.reporting import run_findings as findings
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
-from mralign_core.schemas import OUTCOMES, RULES
+from mralign_core.reporting.titles import METRIC_TITLES, variant_title
+from mralign_core.schemas.annotations import RULES
+from mralign_core.schemas.outcomes import OUTCOMES
 
 # HTML has no place for control characters, and a lone surrogate cannot be written as UTF-8.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff]")
@@ -39,7 +41,7 @@ class ReportInputs:
 
     run: Mapping[str, str]
     """Header: name of the run, model, seed, store and the like, shown in this order."""
-    taxonomy: Taxonomy = PAPER_TAXONOMY
+    taxonomy: Taxonomy
     """The label set."""
     notes: Sequence[str] = ()
     """Plain statements to show at the top, such as why a stage was skipped."""
@@ -50,26 +52,26 @@ class ReportInputs:
     draws_are_partial: bool = False
     """Whether draws stopped where they could no longer matter, so that their shares are not those of all draws."""
     candidates: pd.DataFrame | None = None
-    """Rows of ``schemas.CANDIDATES``."""
+    """Rows of ``schemas.candidates``."""
     annotations: pd.DataFrame | None = None
-    """Rows of ``schemas.ANNOTATIONS``."""
-    transitions: figures.Transitions | None = None
+    """Rows of ``schemas.annotations``."""
+    transitions: matrix_figures.Transitions | None = None
     """P⁺, P⁻ and P with their counts, and how weights are made of them."""
     diagnostics: Diagnostics | None = None
     """How sure the matrices and weights are."""
     rewards: pd.DataFrame | None = None
-    """Rows of ``schemas.REWARDS``."""
+    """Rows of ``schemas.rewards``."""
     training: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    """Variant → rows of ``schemas.TRAINING_METRICS``."""
+    """Variant → rows of ``schemas.training_metrics``."""
     scores: pd.DataFrame | None = None
-    """Rows of ``schemas.SCORES``; used for the examples and for what became of each answer."""
+    """Rows of ``schemas.scores``; used for the examples and for what became of each answer."""
     questions: pd.DataFrame | None = None
-    """Rows of ``schemas.QUESTIONS`` of the evaluation; used for the examples."""
+    """Rows of ``schemas.questions`` of the evaluation; used for the examples."""
     summary: pd.DataFrame | None = None
     """What ``metrics.summarize`` returns."""
     differences: pd.DataFrame | None = None
     """What ``metrics.paired_differences`` returns."""
-    confidence: float = 0.95
+    confidence: float
     """Coverage of the intervals in ``differences``."""
     costs: pd.DataFrame | None = None
     """Replies, tokens and dollars behind the labels, by annotator; any columns."""
@@ -97,7 +99,7 @@ def render_report(inputs: ReportInputs) -> str:
         traces=_traces(inputs),
         pairs=_pairs(inputs),
         rules=_rule_counts(inputs.annotations),
-        macro_colours=figures.macro_colours(inputs.taxonomy),
+        macro_colours=style.macro_colours(inputs.taxonomy),
         config_text=yaml.safe_dump(dict(inputs.config), sort_keys=False, allow_unicode=True),
     )
     return _UNPRINTABLE.sub("\ufffd", page)
@@ -147,7 +149,7 @@ def _pairs(inputs: ReportInputs) -> list[example_traces.BeforeAfter]:
 
 
 def _rule_counts(annotations: pd.DataFrame | None) -> list[tuple[str, int, float]]:
-    """Rule → how many segments it decided, and which share, in the order of ``schemas.RULES``."""
+    """Rule → how many segments it decided, and which share, in the order of ``schemas.annotations.RULES``."""
     if annotations is None or annotations.empty:
         return []
     counts = annotations["rule"].value_counts()
@@ -177,11 +179,11 @@ def _labels(inputs: ReportInputs) -> Figure | None:
 
 
 def _matrices(inputs: ReportInputs) -> Figure | None:
-    return figures.transition_heatmaps(inputs.transitions) if inputs.transitions else None
+    return matrix_figures.transition_heatmaps(inputs.transitions) if inputs.transitions else None
 
 
 def _weights(inputs: ReportInputs) -> Figure | None:
-    return figures.weight_heatmaps(inputs.transitions) if inputs.transitions else None
+    return matrix_figures.weight_heatmaps(inputs.transitions) if inputs.transitions else None
 
 
 def _histogram(inputs: ReportInputs) -> Figure | None:
@@ -237,7 +239,7 @@ def _figures(inputs: ReportInputs) -> dict[str, Figure | None]:
 
 def _chart(name: str, figure: Figure | None) -> Markup | None:
     # Safe as markup: matplotlib escapes the texts it is given, and to_svg keeps its escaping.
-    return None if figure is None else Markup(figures.to_svg(figure, name))
+    return None if figure is None else Markup(style.to_svg(figure, name))
 
 
 def _cells(frame: pd.DataFrame) -> list[list[tuple[str, bool]]]:
@@ -255,16 +257,16 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(points=findings.points, variant=findings.variant_name)
+    environment.filters.update(points=findings.points, variant=variant_title)
     environment.globals.update(
         METRICS=METRICS,
-        METRIC_NAMES=figures.METRIC_NAMES,
+        METRIC_TITLES=METRIC_TITLES,
         OUTCOMES=OUTCOMES,
         WELL_FORMED=WELL_FORMED,
         PARTLY_DRAWN=PARTLY_DRAWN,
         CONSISTENCY=CONSISTENCY,
-        POLARITY_COLOURS=figures.POLARITY_COLOURS,
-        weight_colour=figures.weight_colour,
+        POLARITY_COLOURS=style.POLARITY_COLOURS,
+        weight_colour=matrix_figures.weight_colour,
         cells=_cells,
     )
     return environment.get_template("report.html.jinja")

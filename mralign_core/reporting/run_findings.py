@@ -6,26 +6,23 @@ includes 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
+from mralign_core.config import QuestionsConfig
 from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, METRICS
-from mralign_core.reporting.figures import METRIC_NAMES, VARIANT_NAMES
+from mralign_core.reporting.result_table import Cell, ResultTable, Tone
+from mralign_core.reporting.titles import METRIC_TITLES, UNDEFINED, variant_title
 
-UNDEFINED = "–"
 BETTER = {"acc": 1, "mis": -1, "em_thought": 1, "em_answer": 1}
 """The sign of an improvement."""
 FEW_QUESTIONS = 30
 """Below this many questions a percentile interval is known to be too narrow."""
-
-Tone = Literal["better", "worse", "open"]
 
 
 class Difference(NamedTuple):
@@ -72,11 +69,6 @@ def points(share: float, *, signed: bool = False) -> str:
     return f"{sign}{value:.1f}".replace("-", "−")
 
 
-def variant_name(variant: str) -> str:
-    """A variant as people call it."""
-    return VARIANT_NAMES.get(variant, variant)
-
-
 def overall(summary: pd.DataFrame) -> dict[str, pd.Series]:
     """Variant → its summary row over all questions, in the order of the summary."""
     rows = summary[summary["stratum"] == ALL_QUESTIONS]
@@ -93,7 +85,7 @@ def difference_rows(differences: pd.DataFrame, stratum: str = ALL_QUESTIONS) -> 
     """Each comparison as people call it, with its differences in the order of ``metrics.METRICS``."""
     known = {(item.variant, item.baseline, item.metric): item for item in list_differences(differences, stratum)}
     pairs = dict.fromkeys((variant, baseline) for variant, baseline, _ in known)
-    return [(f"{variant_name(a)} − {variant_name(b)}", [known[a, b, metric] for metric in METRICS]) for a, b in pairs]
+    return [(f"{variant_title(a)} − {variant_title(b)}", [known[a, b, metric] for metric in METRICS]) for a, b in pairs]
 
 
 def headline(summary: pd.DataFrame, differences: pd.DataFrame) -> str:
@@ -109,7 +101,7 @@ def headline(summary: pd.DataFrame, differences: pd.DataFrame) -> str:
     mis = known[last, "on", "mis"]
     before, after = (points(rows[variant]["mis"]) for variant in ("on", last))
     verb = {"better": "narrows", "worse": "widens", "open": "does not measurably change"}[mis.tone]
-    text = f"{variant_name(last)} {verb} the hit gap: Mis {before} % before training, {after} % after"
+    text = f"{variant_title(last)} {verb} the hit gap: Mis {before} % before training, {after} % after"
     against = known.get((last, "kto", "mis"))
     return f"{text}{_than_kto(against)}." if against else f"{text}."
 
@@ -129,7 +121,7 @@ def sentences(summary: pd.DataFrame, differences: pd.DataFrame, confidence: floa
         mis, acc = known[variant, baseline, "mis"], known[variant, baseline, "acc"]
         if np.isnan(mis.difference):
             continue
-        text = f"{variant_name(variant)} against {variant_name(baseline)}: {_moved(mis)}; {_moved(acc)}."
+        text = f"{variant_title(variant)} against {variant_title(baseline)}: {_moved(mis)}; {_moved(acc)}."
         if (variant, baseline) == ("mr_align", "kto") and mis.tone == "open":
             text += " The interval of Mis includes 0: this run alone does not tell the two methods apart."
         found.append((mis.tone, text))
@@ -140,36 +132,60 @@ def sentences(summary: pd.DataFrame, differences: pd.DataFrame, confidence: floa
     return [(tone, text) for tone, text in found if text]
 
 
-def summary_table(summary: pd.DataFrame, differences: pd.DataFrame) -> Table:
-    """The table at the end of a run, for 80 columns: levels in %, then paired differences in points."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for metric in METRICS:
-        table.add_column(METRIC_NAMES[metric], justify="right", no_wrap=True)
-    for variant, row in overall(summary).items():
-        table.add_row(escape(variant_name(variant)), *(points(row[metric]) for metric in METRICS))
-    table.add_section()
-    styles = {"better": "green", "worse": "red", "open": "dim"}
-    for name, cells in difference_rows(differences):
-        shown = [Text(cell.text, style=styles[cell.tone]) for cell in cells[:2]]
-        table.add_row(escape(name), *shown, *(points(cell.difference, signed=True) for cell in cells[2:]))
-    return table
+class Results(NamedTuple):
+    """What ``metrics.summarize`` and ``metrics.paired_differences`` returned, as the report's artifact keeps them."""
+
+    summary: pd.DataFrame
+    differences: pd.DataFrame
 
 
-def summary_markdown(summary: pd.DataFrame, differences: pd.DataFrame) -> str:
-    """Levels and paired differences as Markdown tables, for a workflow's page."""
-    names = [METRIC_NAMES[metric] for metric in METRICS]
-    lines = _markdown_header(["variant, %", *names])
-    for variant, row in overall(summary).items():
-        lines.append(_markdown_row([variant_name(variant), *(points(row[metric]) for metric in METRICS)]))
-    rows = difference_rows(differences)
-    if rows:
-        lines += ["", *_markdown_header(["paired difference, points", *names])]
-        marks = {"better": "**{}**", "worse": "**{}**", "open": "{}"}
-        for name, cells in rows:
-            lines.append(_markdown_row([name, *(marks[cell.tone].format(cell.text) for cell in cells)]))
-        lines += ["", "Bold: the interval excludes 0."]
-    return "\n".join(lines) + "\n"
+def read_results(report: Path) -> Results | None:
+    """The results in the folder of a report's artifact; None where nothing was scored."""
+    if not (report / "summary.json").exists():
+        return None
+    return Results(*(pd.DataFrame(json.loads((report / f"{name}.json").read_text())) for name in Results._fields))
+
+
+def why_no_results(questions: QuestionsConfig) -> str:
+    """Why a finished run has no results."""
+    if questions.eval:
+        return "nothing was scored: no question of questions.eval has a gold answer; what was answered is kept"
+    return "nothing was evaluated: questions.eval names no set"
+
+
+def yield_table(funnel: Sequence[Mapping[str, Any]]) -> ResultTable:
+    """What each step of the selection kept, dropped, and why.
+
+    Args:
+        funnel: what ``funnel.json`` of the candidates holds.
+    """
+    rows = [
+        [row["step"], f"{row['kept']:,}", f"{row['dropped']:,}" if row["dropped"] else "", row["reason"]]
+        for row in funnel
+    ]
+    return ResultTable(["step", "kept", "dropped", "reason"], rows, text_columns=["reason"])
+
+
+def result_tables(summary: pd.DataFrame, differences: pd.DataFrame) -> list[ResultTable]:
+    """Levels in %, then paired differences in points; these only where anything was compared.
+
+    Args:
+        summary: what ``metrics.summarize`` returns.
+        differences: what ``metrics.paired_differences`` returns.
+    """
+    names = [METRIC_TITLES[metric] for metric in METRICS]
+    levels = [[variant_title(v), *(points(row[metric]) for metric in METRICS)] for v, row in overall(summary).items()]
+    tables = [ResultTable(["variant, %", *names], levels)]
+    compared: list[list[str | Cell]] = [[name, *map(_cell, items)] for name, items in difference_rows(differences)]
+    if compared:
+        tables.append(ResultTable(["difference, points", *names], compared))
+    return tables
+
+
+def _cell(item: Difference) -> Cell:
+    """In 80 columns there is room for the intervals of two metrics."""
+    has_room = item.metric in METRICS[:2]
+    return Cell(item.text, item.tone, "" if has_room else points(item.difference, signed=True))
 
 
 def _by_key(differences: pd.DataFrame) -> dict[tuple[str, str, str], Difference]:
@@ -190,7 +206,7 @@ def _starting_point(rows: dict[str, pd.Series]) -> list[str]:
 
 
 def _moved(item: Difference) -> str:
-    name = METRIC_NAMES[item.metric]
+    name = METRIC_TITLES[item.metric]
     if item.tone == "open":
         size = points(item.difference, signed=True)
         return f"{name} does not move measurably ({size} points, interval {item.interval})"
@@ -210,8 +226,8 @@ def _than_kto(item: Difference) -> str:
 def _thinking_moved(items: Sequence[Difference]) -> str:
     """Whether training changed what is named in the thinking, rather than what is answered."""
     defined = [item for item in items if not np.isnan(item.difference)]
-    moved = [f"{variant_name(item.variant)} ({item.text})" for item in defined if item.tone != "open"]
-    still = [f"{variant_name(item.variant)} ({item.text})" for item in defined if item.tone == "open"]
+    moved = [f"{variant_title(item.variant)} ({item.text})" for item in defined if item.tone != "open"]
+    still = [f"{variant_title(item.variant)} ({item.text})" for item in defined if item.tone == "open"]
     parts = {"moves for": moved, "does not move measurably for": still}
     text = " and ".join(f"{verb} {', '.join(names)}" for verb, names in parts.items() if names)
     return f"EM_t, the right fact in the thinking, {text}." if text else ""
@@ -226,11 +242,3 @@ def _caveat(num_questions: int, confidence: float) -> str:
     if num_questions < FEW_QUESTIONS:
         text += f" With fewer than {FEW_QUESTIONS} questions they are too narrow: read them as a rough guide."
     return text
-
-
-def _markdown_header(names: Sequence[str]) -> list[str]:
-    return [_markdown_row(names), _markdown_row(["---", *["---:"] * (len(names) - 1)])]
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

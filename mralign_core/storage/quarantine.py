@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from mralign_core.schemas import Table
+from mralign_core.schemas.base import Table
 from mralign_core.storage.artifact import ArtifactRef
 from mralign_core.storage.store import ArtifactStore
 from mralign_core.storage.tables import TableWriter

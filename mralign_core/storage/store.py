@@ -34,7 +34,7 @@ import mralign_core
 from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError, StorageError
 from mralign_core.redaction import redacted
-from mralign_core.schemas import Table
+from mralign_core.schemas.base import Table
 from mralign_core.storage.artifact import (
     DIGEST_CHARS,
     LEFT_OUT,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -14,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mralign_core import schemas
 from mralign_core.errors import ArtifactError, DataError, StoreUnavailableError
-from mralign_core.schemas import TABLES, Table
+from mralign_core.schemas.base import Table
 from mralign_core.storage.patience import can_pass
 
 ROW_GROUP_BYTES = 32 * 2**20
@@ -29,6 +33,15 @@ class TableFile(NamedTuple):
 
     rows: int
     table: str
+
+
+@functools.cache
+def known_tables() -> dict[str, Table]:
+    """Name → contract of every table that a module of :mod:`mralign_core.schemas` declares."""
+    names = [module.name for module in pkgutil.iter_modules(schemas.__path__)]
+    modules = [importlib.import_module(f"{schemas.__name__}.{name}") for name in names]
+    values = (value for module in modules for value in vars(module).values())
+    return {value.name: value for value in values if isinstance(value, Table)}
 
 
 def write_table(directory: Path, file_name: str, frame: pd.DataFrame, table: Table) -> Path:
@@ -185,14 +198,14 @@ def describe_table(path: Path) -> TableFile:
 def _contract(schema: pa.Schema, path: Path) -> Table:
     metadata = schema.metadata or {}
     name, version = metadata.get(NAME_FIELD, b"").decode(), metadata.get(VERSION_FIELD, b"").decode()
-    if name not in TABLES:
-        raise ArtifactError(f"{path} holds table {name!r}; known tables: {', '.join(TABLES)}")
-    if version != str(TABLES[name].version):
+    contract = known_tables().get(name)
+    if contract is None:
+        raise ArtifactError(f"{path} holds table {name!r}; known tables: {', '.join(known_tables())}")
+    if version != str(contract.version):
         raise ArtifactError(
             f"{path} holds version {version} of table {name!r}, this code reads version "
-            f"{TABLES[name].version}: run its stage again"
+            f"{contract.version}: run its stage again"
         )
-    contract = TABLES[name]
     if not schema.equals(contract.arrow_schema, check_metadata=False):
         raise ArtifactError(
             f"{path} does not have the columns of table {name!r} version {version}: "

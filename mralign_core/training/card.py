@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
 from mralign_core.config import TrainConfig, Variant
+from mralign_core.reporting.markdown import bullets, literal, one_line
+from mralign_core.reporting.titles import VARIANT_TITLES
 from mralign_core.training.examples import TrainingExample
 
 HEAD = """\
@@ -28,10 +30,8 @@ HEAD = """\
 Licence: not chosen yet. The base model's licence and that of the training questions apply.
 
 """
-DATA, USE = "## Data\n", "## How to use\n"
-BODY = (
-    DATA
-    + """\
+BODY = """\
+## Data
 {counts}
 {facts}
 
@@ -45,7 +45,9 @@ BODY = (
 {reached}
 
 """
-)
+USE = "## How to use\n"
+CARD, FACTS = "README.md", "card.json"
+"""The files beside an adapter: its card, and what the card says of the training, as data."""
 LOAD_ADAPTER = """\
 ```python
 from peft import PeftModel
@@ -55,7 +57,6 @@ model = AutoModelForCausalLM.from_pretrained({base_model})
 model = PeftModel.from_pretrained(model, "path/to/this/folder")
 ```
 """
-TITLES = {"sft": "SFT", "kto": "KTO", "mr_align": "MR-ALIGN"}
 OBJECTIVES = {
     "sft": "mean cross-entropy on the completions of positive traces",
     "kto": "KTO, every token with weight 1",
@@ -73,8 +74,17 @@ LAST_STEPS = 10
 """A single step's rewards are those of a few rows; the card shows the mean over this many last steps."""
 
 
-def model_card(
-    base_model: str,
+class CardFacts(NamedTuple):
+    """What a card says of a training: section by section, name → plain value."""
+
+    counts: dict[str, Any]
+    facts: dict[str, Any]
+    weights: dict[str, Any]
+    settings: dict[str, Any]
+    reached: dict[str, Any]
+
+
+def card_facts(
     variant: Variant,
     section: TrainConfig,
     *,
@@ -83,11 +93,10 @@ def model_card(
     counts: Mapping[str, int],
     facts: Mapping[str, Any],
     metrics: Sequence[Mapping[str, float]],
-) -> str:
-    """Markdown with the front matter that model hubs read.
+) -> CardFacts:
+    """What is known of a training when it is over.
 
     Args:
-        base_model: name of the base model.
         variant: what was trained.
         section: hyper-parameters; those that can't change the result are left out.
         seed: the training seed.
@@ -96,14 +105,29 @@ def model_card(
         facts: what the caller knows about the data: source, yield, seeds.
         metrics: rows of ``training_metrics``, one an optimiser step.
     """
-    body = BODY.format(
-        counts=bullets(counts),
-        facts=bullets(facts),
-        weights=bullets(_weight_statistics(rows)),
-        settings=bullets({"seed": seed, **section.settings_of(variant)}),
-        reached=bullets(_reached(metrics)),
-    )
-    return card_head(base_model, variant) + body + USE + load_adapter(base_model)
+    settings = {"seed": seed, **section.settings_of(variant)}
+    return CardFacts(dict(counts), dict(facts), _weight_statistics(rows), settings, _reached(metrics))
+
+
+def write_card(directory: Path, base_model: str, variant: Variant, facts: CardFacts) -> None:
+    """Write an adapter's card, and beside it the facts, from which an export makes a longer one."""
+    (directory / CARD).write_text(model_card(base_model, variant, facts), encoding="utf-8")
+    (directory / FACTS).write_text(json.dumps(facts._asdict(), ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def read_card_facts(directory: Path) -> CardFacts:
+    """The facts in an adapter's folder."""
+    return CardFacts(**json.loads((directory / FACTS).read_text(encoding="utf-8")))
+
+
+def model_card(base_model: str, variant: Variant, facts: CardFacts) -> str:
+    """Markdown with the front matter that model hubs read."""
+    return card_head(base_model, variant) + card_body(facts) + USE + load_adapter(base_model)
+
+
+def card_body(facts: CardFacts) -> str:
+    """The card's sections on data, weights and training."""
+    return BODY.format(**{name: bullets(values) for name, values in facts._asdict().items()})
 
 
 def card_head(base_model: str, variant: Variant, *, is_merged: bool = False) -> str:
@@ -119,7 +143,7 @@ def card_head(base_model: str, variant: Variant, *, is_merged: bool = False) -> 
     return HEAD.format(
         front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=math.inf),
         base_model=name,
-        title=TITLES[variant],
+        title=VARIANT_TITLES[variant],
         kind="of" if is_merged else "adapter for",
         what=f"{name} with a LoRA adapter merged into it," if is_merged else "A LoRA adapter",
         objective=OBJECTIVES[variant],
@@ -129,27 +153,6 @@ def card_head(base_model: str, variant: Variant, *, is_merged: bool = False) -> 
 def load_adapter(base_model: str) -> str:
     """The lines of Python that load an adapter of this model."""
     return LOAD_ADAPTER.format(base_model=json.dumps(one_line(base_model), ensure_ascii=False))
-
-
-def one_line(text: str) -> str:
-    """A name without line breaks and other control characters, which would end what it stands in."""
-    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
-
-
-def literal(text: str) -> str:
-    r"""A name or a reason as Markdown shows it: no link, picture, tag, emphasis or cell begins in it.
-
-    >>> literal("a|b <script> [x](y)")
-    'a\\|b \\<script\\> \\[x\\](y)'
-    """
-    return re.sub(r"([\\`*<>|\[\]])", r"\\\1", one_line(text))
-
-
-def code(text: str) -> str:
-    """A command as Markdown shows it, whatever backticks it holds."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    blank = " " if len(fence) > 1 else ""
-    return f"{fence}{blank}{text}{blank}{fence}"
 
 
 def _weight_statistics(rows: Sequence[TrainingExample]) -> dict[str, str]:
@@ -174,9 +177,3 @@ def _reached(metrics: Sequence[Mapping[str, float]]) -> dict[str, str]:
         if values:
             reached[name] = f"{np.mean(values):.4f}"
     return reached
-
-
-def bullets(values: Mapping[str, Any]) -> str:
-    """A line for each name and value."""
-    shown = {name: literal(value) if isinstance(value, str) else value for name, value in values.items()}
-    return "\n".join(f"- {literal(str(name)).replace('_', ' ')}: {value}" for name, value in shown.items())

@@ -22,11 +22,11 @@ from mralign_core.config import ModelConfig, Variant
 from mralign_core.errors import ConfigError
 from mralign_core.models.load import load_model_and_tokenizer
 from mralign_core.models.locate import model_name
+from mralign_core.training.card import CARD, FACTS, read_card_facts
 from mralign_core.training.export_card import RunFacts, adapter_card, merged_card
 
 logger = logging.getLogger("mralign_core.training")
 
-CARD = "README.md"
 MUCH_ROUNDED = 0.1
 """Share of an update; losing more of it is worth a warning."""
 
@@ -52,10 +52,9 @@ def export_adapter(adapter: Path, directory: Path, model_section: ModelConfig, v
         ConfigError: the folder has files already.
     """
     _claim(directory)
-    shutil.copytree(adapter, directory, dirs_exist_ok=True)
-    base_model = model_name(model_section)
-    text = (adapter / CARD).read_text(encoding="utf-8")
-    card = adapter_card(text, base_model, variant, run, adapter_config=read_adapter_config(adapter))
+    shutil.copytree(adapter, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns(FACTS))
+    facts, base_model = read_card_facts(adapter), model_name(model_section)
+    card = adapter_card(facts, base_model, variant, run, adapter_config=read_adapter_config(adapter))
     (directory / CARD).write_text(card, encoding="utf-8")
 
 
@@ -96,8 +95,8 @@ def export_merged(
     told = f"Rounding the merged weights to {model_section.dtype} took {merged.rounding:.2%} of the adapter's update."
     if merged.rounding > MUCH_ROUNDED:
         logger.warning("%s Serve the adapter instead, or merge with --set model.dtype=float32", told)
-    text = (adapter / CARD).read_text(encoding="utf-8")
-    card = merged_card(text, model_name(model_section), variant, run, dtype=model_section.dtype, rounding=told)
+    facts, base_model = read_card_facts(adapter), model_name(model_section)
+    card = merged_card(facts, base_model, variant, run, dtype=model_section.dtype, rounding=told)
     (directory / CARD).write_text(card, encoding="utf-8")
     return told
 

@@ -11,7 +11,9 @@ import pandas as pd
 
 from mralign_core.config import Variant
 from mralign_core.generation.vllm_sampler import LORA_RANKS
-from mralign_core.training.card import DATA, TITLES, USE, card_head, code, literal, load_adapter, one_line
+from mralign_core.reporting.markdown import code, literal, one_line, table
+from mralign_core.reporting.titles import METRIC_TITLES, VARIANT_TITLES
+from mralign_core.training.card import USE, CardFacts, card_body, card_head, load_adapter
 
 HERE = "path/to/this/folder"
 LOAD_MERGED = f"""\
@@ -21,7 +23,6 @@ from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("{HERE}", dtype="auto")
 ```
 """
-RESULTS = {"acc": "Acc", "mis": "Mis", "em_thought": "EM_t", "em_answer": "EM_a"}
 USED_TO = {"train": "align on", "eval": "evaluate on"}
 
 
@@ -41,12 +42,12 @@ class RunFacts(NamedTuple):
 
 
 def adapter_card(
-    text: str, base_model: str, variant: Variant, run: RunFacts, *, adapter_config: Mapping[str, Any]
+    facts: CardFacts, base_model: str, variant: Variant, run: RunFacts, *, adapter_config: Mapping[str, Any]
 ) -> str:
     """The card of an exported adapter.
 
     Args:
-        text: the card in the adapter's artifact.
+        facts: what is known of the training.
         base_model: name of the base model.
         variant: what was trained.
         run: the run's facts.
@@ -54,14 +55,16 @@ def adapter_card(
     """
     command = serve_adapter(one_line(base_model), variant, adapter_config)
     use = f"{load_adapter(base_model)}\nWith vLLM: {code(command)}\n"
-    return card_head(base_model, variant) + _body(text, variant, run) + use
+    return card_head(base_model, variant) + _body(facts, variant, run) + use
 
 
-def merged_card(text: str, base_model: str, variant: Variant, run: RunFacts, *, dtype: str, rounding: str) -> str:
+def merged_card(
+    facts: CardFacts, base_model: str, variant: Variant, run: RunFacts, *, dtype: str, rounding: str
+) -> str:
     """The card of a model with the adapter merged into it.
 
     Args:
-        text: the card in the adapter's artifact.
+        facts: what is known of the training.
         base_model: name of the base model.
         variant: what was trained.
         run: the run's facts.
@@ -69,7 +72,7 @@ def merged_card(text: str, base_model: str, variant: Variant, run: RunFacts, *, 
         rounding: what merging cost, in words.
     """
     use = f"{LOAD_MERGED}\nWith vLLM: `{serve_merged(dtype)}`\n\n{rounding}\n"
-    return card_head(base_model, variant, is_merged=True) + _body(text, variant, run) + use
+    return card_head(base_model, variant, is_merged=True) + _body(facts, variant, run) + use
 
 
 def serve_adapter(model: str, variant: Variant, adapter_config: Mapping[str, Any], path: str = HERE) -> str:
@@ -90,10 +93,8 @@ def serve_merged(dtype: str, path: str = HERE) -> str:
     return f"vllm serve {shlex.quote(path)}" + " --dtype float32" * (dtype == "float32")
 
 
-def _body(text: str, variant: Variant, run: RunFacts) -> str:
-    # A name at the end of a line may end in the words of a heading.
-    begin, end = (text.index(f"\n{heading}") + 1 for heading in (DATA, USE))
-    return f"{text[begin:end]}{_origin(run)}\n{_results(variant, run)}\n{USE}"
+def _body(facts: CardFacts, variant: Variant, run: RunFacts) -> str:
+    return f"{card_body(facts)}{_origin(run)}\n{_results(variant, run)}\n{USE}"
 
 
 def _origin(run: RunFacts) -> str:
@@ -117,10 +118,10 @@ def _results(variant: Variant, run: RunFacts) -> str:
     rows = [
         (stratum, name, *(f"{levels.loc[(stratum, each), metric]:.3f}" for each in ("on", variant)), _shift(shift))
         for stratum in levels.index.unique("stratum")
-        for metric, name in RESULTS.items()
+        for metric, name in METRIC_TITLES.items()
         for _, shift in paired.loc[[(stratum, metric)]].iterrows()
     ]
-    columns = ("questions", "metric", "before", TITLES[variant], f"difference ({run.confidence:.0%} interval)")
+    columns = ("questions", "metric", "before", VARIANT_TITLES[variant], f"difference ({run.confidence:.0%} interval)")
     told = (
         f"{int(levels['num_questions'].max()):,} questions, with thinking on. Acc: thinking and answer both name a "
         "gold answer; Mis: exactly one of them does. Intervals are bootstraps over questions, paired with the model "
@@ -134,5 +135,5 @@ def _shift(row: Any) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    shown = [[literal(cell) for cell in line] for line in (columns, ["---"] * len(columns), *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in shown)
+    """Its cells are text, whatever they hold."""
+    return table(columns, [[literal(cell) for cell in row] for row in rows])

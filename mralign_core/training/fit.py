@@ -22,9 +22,9 @@ from mralign_core.config import ModelConfig, TrainConfig, Variant
 from mralign_core.errors import ConfigError, NoCandidatesError
 from mralign_core.models.locate import model_name
 from mralign_core.models.lora import attach_lora, save_adapter
-from mralign_core.schemas import TRAINING_METRICS
+from mralign_core.schemas.training_metrics import TRAINING_METRICS
 from mralign_core.training.base import load_base
-from mralign_core.training.card import model_card
+from mralign_core.training.card import card_facts, write_card
 from mralign_core.training.checkpoints import Checkpoints
 from mralign_core.training.curves import Curves, Meter
 from mralign_core.training.examples import Examples, TrainingExample, build_examples, num_tokens
@@ -79,7 +79,7 @@ def train_adapter(
     watch: Watch | None = None,
     revision: str = "",
 ) -> TrainingResult:
-    """Train a LoRA adapter and write its weights, its config and a model card (``README.md``).
+    """Train a LoRA adapter and write its weights, its config and a model card (``README.md``, ``card.json``).
 
     On one CPU the same arguments give the same bytes, also where a training stopped and went on from a checkpoint.
 
@@ -145,10 +145,8 @@ def train_adapter(
     if workers.is_main:
         base_model = model_name(model_section)
         save_adapter(peft_model, directory, base_model=base_model)
-        text = model_card(
-            base_model, variant, section, seed=seed, rows=chosen, counts=counts, facts=card, metrics=trainer.metrics
-        )
-        (directory / "README.md").write_text(text, encoding="utf-8")
+        facts = card_facts(variant, section, seed=seed, rows=chosen, counts=counts, facts=card, metrics=trainer.metrics)
+        write_card(directory, base_model, variant, facts)
     frame = pd.DataFrame(trainer.metrics, columns=list(TRAINING_METRICS.columns))
     return TrainingResult(TRAINING_METRICS.require(frame), counts)
 

@@ -328,7 +328,7 @@ def _local(parameter: Tensor) -> Tensor:
 
 
 def _weight_bytes_of_config(model: PreTrainedModel, load_in_4bit: bool) -> int:
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = model.get_output_embeddings()
     quantised = {
         id(module.weight)
         for module in model.modules()

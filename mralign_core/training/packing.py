@@ -162,8 +162,7 @@ def packed_attention(
     lengths = options.get("row_lengths", (query.shape[2],))
     rows = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     attended_rows = [
-        functional.scaled_dot_product_attention(*row, is_causal=True, scale=scaling, enable_gqa=True)  # type: ignore[misc]
-        for row in rows
+        functional.scaled_dot_product_attention(*row, is_causal=True, scale=scaling, enable_gqa=True) for row in rows
     ]
     return torch.cat(attended_rows, dim=2).transpose(1, 2), None
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mralign_core.config import ModelConfig, TrainConfig
 from mralign_core.errors import DataError, NoCandidatesError, OutOfMemory
-from mralign_core.schemas import REFERENCE_LOGPS
+from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
 from mralign_core.training.base import load_base
 from mralign_core.training.examples import Row, TrainingExample, build_examples, num_tokens
 from mralign_core.training.logps import CompletionLogps

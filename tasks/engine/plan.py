@@ -11,7 +11,7 @@ from tasks.engine import STAGES
 from tasks.engine.graph import Artifact, Part, graph
 from tasks.engine.run import Work, span
 from tasks.engine.session import session
-from tasks.engine.shards import lay_out, shard_of
+from tasks.engine.shards import Layout, lay_out, shard_of
 
 
 class Planned(NamedTuple):
@@ -53,12 +53,12 @@ def plan(config: RunConfig) -> Plan:
             for artifact in graph().values()
             if artifact.stage in STAGES and not artifact.is_shard
             for part in artifact.parts(config)
-            for planned in _look(artifact, config, part, store, made)
+            for planned in look_up(artifact, config, part, store, made)
         ]
     return Plan(everything, made)
 
 
-def _look(
+def look_up(
     artifact: Artifact, config: RunConfig, part: Part, store: ArtifactStore, made: dict[str, ArtifactRef]
 ) -> Iterator[Planned]:
     """What of a part is there, its shards first where it is not; notes in ``made`` what is finished."""
@@ -80,7 +80,8 @@ def _look(
 def _shards(joined: Work, store: ArtifactStore) -> Iterator[Planned]:
     layout, shard = lay_out(joined, store), shard_of(joined)
     label = " ".join([shard.artifact.name, *map(str, joined.part.values())])
-    for ref, ids in layout.used():
+    to_make = {row for rows in layout.missing for row in rows}
+    for ref, ids in Layout(layout.items, {r: s for r, s in layout.shards.items() if r not in to_make}, []).used():
         yield Planned(shard.artifact.stage, f"{label} {len(ids)} rows", ref, True)
     for rows in layout.missing:
         work = Work(shard.artifact, shard.config, shard.inputs, shard.part, tuple(rows))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mralign_core.errors import ArtifactError
-from mralign_core.schemas import Table
+from mralign_core.schemas.base import Table
 from mralign_core.storage import ArtifactRef, ArtifactStore, key_of
 from mralign_core.storage.quarantine import carry_over
 from mralign_core.storage.tables import TableWriter, read_matching, stream_table

@@ -12,7 +12,7 @@ from mralign_core.comparison import write_sheet
 from mralign_core.config import RunConfig, parse_config
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
-from mralign_core.schemas import CANDIDATES
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactStore
 from tasks.compare_annotators import compare_annotations, read_agreement
 from tests.stages import label

@@ -13,12 +13,12 @@ from flows.commands.cli import main, read_config
 from mralign_core.config import RunConfig
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
-from mralign_core.schemas import POLARITIES, TABLES
+from mralign_core.schemas.candidates import POLARITIES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.quarantine import write_rows
+from mralign_core.storage.tables import known_tables
 from tasks.engine.last_run import remember
 from tasks.estimate import diagnose_transitions, draw_diagnostics, estimate_transitions, read_diagnostics
-from tasks.publish import _markdown
 
 NUM_TRACES = 60
 
@@ -54,7 +54,7 @@ def tables() -> dict[str, pd.DataFrame]:
 
 def publish(store: ArtifactStore, name: str, frame: pd.DataFrame, folder: Path) -> ArtifactRef:
     folder.mkdir()
-    write_rows(folder, f"{name}.parquet", frame.astype(object), TABLES[name])
+    write_rows(folder, f"{name}.parquet", frame.astype(object), known_tables()[name])
     return store.publish(name, name.encode().hex().ljust(64, "0"), folder, parents=[], fingerprint={})
 
 
@@ -131,8 +131,3 @@ def test_the_command_without_a_run_says_which_stage_to_run(tmp_path, monkeypatch
         main()
     assert stopped.value.code == 2
     assert "run stage" in capsys.readouterr().err
-
-
-def test_tables_become_markdown_with_bars_kept_apart():
-    frame = pd.DataFrame({"mean |Δ log w|": ["0.1"], "n": [3]})
-    assert _markdown(frame) == "| mean \\|Δ log w\\| | n |\n| --- | --- |\n| 0.1 | 3 |"

@@ -10,7 +10,8 @@ from mralign_core.errors import DataError
 from mralign_core.estimation import TransitionMatrices, estimate_transitions, labelled_traces, weigh_segments
 from mralign_core.label_sets import load_label_set
 from mralign_core.method.placebos import permuted_polarities
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactStore
 from tasks.estimate import estimate_transitions as estimate_task
 from tasks.reward import weigh_segments as weigh_task
@@ -54,7 +55,9 @@ def test_matrices_and_weights_are_those_of_the_core(setting):
 
     rewards = weigh_task.run_here(config, *refs, transitions)
     frame = store.read_table(rewards, "weights.parquet")
-    pd.testing.assert_frame_equal(frame, weigh_segments(traces, expected, config.reward), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        frame, weigh_segments(traces, expected, config.reward, confidence=0.95), check_dtype=False
+    )
     counts = store.manifest(rewards).counts
     assert counts["segments"] == rewards.rows == len(frame)
     assert counts["clipped"] == frame["clipped"].sum()
@@ -86,7 +89,7 @@ def test_placebos_alter_the_matrices_or_the_weights_and_say_so(setting, tmp_path
     np.testing.assert_allclose(permuted["all"].p, true["all"].p)
     assert np.abs(permuted["plus"].p - true["plus"].p).max() > 0.01
     # Traces are still weighed as what they are.
-    assert (by_permuted["weight"] == weigh_segments(traces, expected, config.reward)["weight"]).all()
+    assert (by_permuted["weight"] == weigh_segments(traces, expected, config.reward, confidence=0.95)["weight"]).all()
 
     _, borrowed, counts = run(reward={"placebo": "other_traces"})
     assert counts["clipped"] == borrowed["clipped"].sum()

@@ -9,7 +9,6 @@ from chat_server import ChatServer, fails, says, thinks
 from mralign_core.config import RunConfig
 from mralign_core.errors import UserError
 from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactStore
-from tasks.engine import plan as planning
 from tasks.generate import FUNNEL, collect_generations, select_candidates
 from tasks.prepare import load_questions, prepare_model
 from tests.core.generation.random_models import build_bpe, build_model
@@ -188,10 +187,10 @@ def test_a_server_that_answers_nothing_stops_the_stage_and_the_next_run_goes_on(
 def test_a_dry_run_says_how_many_draws_are_asked_again(server, config, run):
     server.broken = {(8, "on"): fails(500)}
     run(config)
-    status = {each.name: each.status for each in planning.plan(config) if each.stage == "generate"}
+    status = {each.name: each.status for each in plan(config).everything if each.stage == "generate"}
     again = f"{2 if config.generate.draws == 'exhaustive' else 1} draw(s) to ask again"
     assert status == {
-        "generations-shard 0–6": "cached",
+        "generations-shard 6 rows": "cached",
         "generations-shard 6–12": again,
         "generations": again,
         "candidates": "to compute after its inputs",

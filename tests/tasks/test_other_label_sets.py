@@ -16,7 +16,8 @@ from mralign_core.estimation import TransitionMatrices
 from mralign_core.label_sets import PAPER_LABEL_SET, load_label_set
 from mralign_core.pocket.grammar import WORDINGS, write_trace
 from mralign_core.pocket.world import build_world
-from mralign_core.schemas import CANDIDATES, QUESTIONS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactStore
 from tasks.compare_annotators import RUN, compare_annotations, read_agreement
 from tasks.estimate import diagnose_transitions, estimate_transitions

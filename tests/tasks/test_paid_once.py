@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 
 import pytest
 from chat_server import ChatServer, fails, label_all, role_of, says
@@ -18,6 +19,8 @@ from mralign_core.errors import BudgetError, UserError
 from mralign_core.llm import EndpointUnavailableError
 from mralign_core.storage import ArtifactStore
 from tasks.annotate import collect_annotations, quote_annotations, read_ledger
+from tasks.engine.graph import artifact_of
+from tasks.engine.plan import look_up
 from tests.pocket_store import POCKET
 from tests.published_candidates import candidate_row, publish_candidates
 from tests.stages import label
@@ -333,17 +336,13 @@ def test_a_long_reply_is_not_sent_back_whole(server, config, candidates):
     assert max(len(json.dumps(request)) for request in server.requests) < 20_000
 
 
-def test_a_dry_run_says_what_is_asked_again(server, config, candidates, monkeypatch):
+def test_a_dry_run_says_what_is_asked_again(server, config, candidates):
     breaks(server, 3, turn=says("?"))
     label(config, candidates)
-    from tasks.engine import plan as planning
-
-    monkeypatch.setattr(planning._Planner, "prepare", lambda self: iter(()))
-    monkeypatch.setattr(planning._Planner, "generate", lambda self: self.has.update(candidates=candidates) or iter(()))
-    quotes, _ = quote_annotations(config)
+    quotes, _ = quote_annotations(config, candidates)
     again = {quote.model: (quote.requests, quote.again) for quote in quotes}
     assert again == {"openai/a": (1, 1), "openai/b": (1, 1), "openai/judge": (0, 0)}
-    planner = planning._Planner(config)
-    list(planner.generate())
-    states = [planned.status for planned in planner.annotate()][:4]
-    assert states == ["1 trace(s) to ask again", "cached", "cached", "1 trace(s) to ask again"]
+    store, annotations = ArtifactStore(config.storage), artifact_of("annotations")
+    planned = list(look_up(annotations, config, {}, store, {"candidates": candidates}))
+    states = Counter(each.status for each in planned)
+    assert states == {"cached": 2, "1 trace(s) to ask again": 2} and planned[-1].num_to_ask == 1

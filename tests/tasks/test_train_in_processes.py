@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from mralign_core.config import RunConfig
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactStore
 from mralign_core.training.checkpoints import StoredCheckpoints
 from tasks.train import train_adapter

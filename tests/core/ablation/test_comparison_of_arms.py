@@ -9,7 +9,8 @@ from scipy import stats
 
 from mralign_core.ablation.paired import Cell, cell_results, paired_differences, t_interval, unit_differences
 from mralign_core.errors import DataError
-from mralign_core.schemas import ABLATION_DIFFERENCES, ABLATION_RESULTS, SCORES
+from mralign_core.schemas.ablation import ABLATION_DIFFERENCES, ABLATION_RESULTS
+from mralign_core.schemas.scores import SCORES
 
 
 def scores(*answers, draws=1, thinks=True, variant="any"):

@@ -19,7 +19,7 @@ from mralign_core.llm import EndpointUnavailableError, FolderReplyStore, Ledger,
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.pocket.grammar import write_trace
 from mralign_core.pocket.world import build_world
-from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
+from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
 
 CUE = {"annotator_a": "cue/a", "annotator_b": "cue/b", "adjudicator": "cue/adjudicator"}
 REMOTE = {"annotator_a": "openai/first", "annotator_b": "openai/gpt-4o", "adjudicator": "openai/judge"}

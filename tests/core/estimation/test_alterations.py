@@ -16,7 +16,7 @@ from mralign_core.estimation import (
     with_permuted_polarities,
 )
 from mralign_core.method.placebos import permuted_polarities
-from mralign_core.schemas import REWARDS
+from mralign_core.schemas.rewards import REWARDS
 from tests.annotated_files import random_rows, taxonomy_of, write_files
 
 TAXONOMY = taxonomy_of(6)
@@ -51,12 +51,12 @@ class Corpus:
 
     def weigh(self, batch_rows=1 << 18, seed=SEED, **fields):
         section = RewardConfig(**fields)
-        weigher = Weigher(self.matrices, section)
+        weigher = Weigher(self.matrices, section, confidence=0.95)
         pieces = weigh_corpus(self.read(batch_rows), weigher, section, seed=seed, candidates=self.files.candidates)
         return pd.concat([pd.DataFrame({k: np.asarray(v) for k, v in piece.items()}) for piece in pieces])
 
     def plain(self, **fields):
-        return weigh_segments(self.traces, self.matrices, RewardConfig(**fields))
+        return weigh_segments(self.traces, self.matrices, RewardConfig(**fields), confidence=0.95)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,15 @@ def test_a_lone_trace_of_a_polarity_has_nobody_to_borrow_from(corpus, tmp_path):
     section = RewardConfig(placebo="other_traces")
     batches = read_trace_batches(*files, taxonomy=TAXONOMY)
     with pytest.raises(DataError, match=rf"trace '{lone}' is the only labelled one that is negative"):
-        list(weigh_corpus(batches, Weigher(corpus.matrices, section), section, seed=0, candidates=files.candidates))
+        list(
+            weigh_corpus(
+                batches,
+                Weigher(corpus.matrices, section, confidence=0.95),
+                section,
+                seed=0,
+                candidates=files.candidates,
+            )
+        )
 
 
 def test_polarities_are_dealt_out_over_all_batches(corpus):

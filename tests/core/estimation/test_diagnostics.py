@@ -152,7 +152,9 @@ def test_conditioned_weights_are_those_of_the_reward_stage():
     found = diagnosed(traces).strata
     matrices = estimate_transitions(traces, EstimateConfig(), LABELS)
     weights = [
-        weigh_segments(traces, matrices, reward.model_copy(update={"condition_on": choice}))["weight"].to_numpy(float)
+        weigh_segments(traces, matrices, reward.model_copy(update={"condition_on": choice}), confidence=0.95)[
+            "weight"
+        ].to_numpy(float)
         for choice in ("none", "stratum")
     ]
     labelled = np.array([bool(t.steps[step]) for t in traces for step in t.step_of_segment])

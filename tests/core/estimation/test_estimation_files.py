@@ -95,12 +95,12 @@ def test_what_is_kept_of_each_trace_adds_up_to_the_counts(annotated):
 
 def test_segments_keep_their_numbers_where_a_row_is_missing(tmp_path):
     rows = [annotation_row("a", segment, segment, ["framing"]) for segment in (0, 2, 3)]
-    (batch,) = read_trace_batches(*write_files(tmp_path, [candidate_row("a")], rows))
+    (batch,) = read_trace_batches(*write_files(tmp_path, [candidate_row("a")], rows), taxonomy=PAPER_TAXONOMY)
     assert batch.segments.tolist() == [0, 2, 3]
 
 
 def test_no_annotation_at_all_is_no_batch(tmp_path):
-    assert list(read_trace_batches(*write_files(tmp_path, [candidate_row("a")], []))) == []
+    assert list(read_trace_batches(*write_files(tmp_path, [candidate_row("a")], []), taxonomy=PAPER_TAXONOMY)) == []
 
 
 def row(segment=0, step=None, labels=("framing",), trace_id="b", **other):
@@ -129,13 +129,13 @@ def test_the_row_that_is_wrong_is_named(tmp_path, rows, says, batch_rows):
     candidates = [candidate_row(trace_id) for trace_id in "abc"]
     files = write_unchecked(tmp_path, candidates, [row(0, trace_id="a"), row(1, trace_id="a"), *rows])
     with pytest.raises(DataError, match=says):
-        list(read_trace_batches(*files, batch_rows=batch_rows))
+        list(read_trace_batches(*files, taxonomy=PAPER_TAXONOMY, batch_rows=batch_rows))
 
 
 def test_one_label_needs_a_confidence_for_each(tmp_path):
     files = write_unchecked(tmp_path, [candidate_row("b")], [row(), row(1, confidences=[])])
     with pytest.raises(DataError, match="row 1: there is not one confidence for each label"):
-        list(read_trace_batches(*files, labels_per_segment="one"))
+        list(read_trace_batches(*files, taxonomy=PAPER_TAXONOMY, labels_per_segment="one"))
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 100])
@@ -143,7 +143,7 @@ def test_the_first_segment_of_a_step_chooses_its_one_label_on_both_paths(tmp_pat
     pair = ["framing", "analogy"]
     rows = [row(0, 0, pair, confidences=[8.0, 6.0]), row(1, 0, pair[::-1], confidences=[9.0, 5.0])]
     rows += [row(2, 1, pair, confidences=[5.0, 6.0]), row(3, 1, pair, confidences=[7.0, 7.0])]
-    candidates, one = [candidate_row("b")], {"labels_per_segment": "one"}
+    candidates, one = [candidate_row("b")], {"labels_per_segment": "one", "taxonomy": PAPER_TAXONOMY}
     files = write_files(tmp_path, candidates, rows)
     streamed = [t for batch in read_trace_batches(*files, batch_rows=batch_rows, **one) for t in traces_of_batch(batch)]
     assert streamed == labelled_traces(pd.DataFrame(candidates), pd.DataFrame(rows), **one)
@@ -154,7 +154,7 @@ def test_a_step_is_torn_by_labels_that_are_not_kept_too(tmp_path):
     rows = [row(0, 0, ["framing", "analogy"], confidences=[9.0, 1.0]), row(1, 0, ["framing"])]
     files = write_unchecked(tmp_path, [candidate_row("b")], rows)
     with pytest.raises(DataError, match="row 1: labels differ from those of the row before"):
-        list(read_trace_batches(*files, labels_per_segment="one"))
+        list(read_trace_batches(*files, taxonomy=PAPER_TAXONOMY, labels_per_segment="one"))
 
 
 @pytest.mark.parametrize("odd", [None, float("nan")])
@@ -162,7 +162,7 @@ def test_a_confidence_that_is_no_number_is_named(tmp_path, odd):
     rows = [row(), row(1, labels=["framing", "analogy"], confidences=[9.0, odd])]
     files = write_unchecked(tmp_path, [candidate_row("b")], rows)
     with pytest.raises(DataError, match="row 1: a confidence is not a number"):
-        list(read_trace_batches(*files, labels_per_segment="one"))
+        list(read_trace_batches(*files, taxonomy=PAPER_TAXONOMY, labels_per_segment="one"))
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,13 @@ def test_a_confidence_that_is_no_number_is_named(tmp_path, odd):
 def test_a_wrong_candidate_is_named(tmp_path, candidate, says):
     files = write_unchecked(tmp_path, [candidate_row("a"), candidate], [row(trace_id="a"), row()])
     with pytest.raises(DataError, match=says):
-        list(read_trace_batches(*files))
+        list(read_trace_batches(*files, taxonomy=PAPER_TAXONOMY))
 
 
 def test_only_the_right_table_is_streamed(tmp_path):
     files = write_files(tmp_path, [candidate_row("a")], [row(trace_id="a")])
     with pytest.raises(ArtifactError, match="holds table 'candidates', not 'annotations'"):
-        list(read_trace_batches(files.candidates, files.candidates))
+        list(read_trace_batches(files.candidates, files.candidates, taxonomy=PAPER_TAXONOMY))
     files.annotations.write_bytes(b"no Parquet")
     with pytest.raises(ArtifactError, match="not a readable Parquet file"):
-        list(read_trace_batches(*files))
+        list(read_trace_batches(*files, taxonomy=PAPER_TAXONOMY))

@@ -18,7 +18,7 @@ from mralign_core.estimation import (
     weigh_segments,
 )
 from mralign_core.method.rewards import clip_weights, shrink_ratios, trace_ratios
-from mralign_core.schemas import REWARDS
+from mralign_core.schemas.rewards import REWARDS
 from mralign_core.storage.tables import TableWriter, read_table
 from tests.annotated_files import random_rows, taxonomy_of, write_files
 
@@ -99,12 +99,14 @@ def test_files_give_the_weights_of_the_plain_path_in_rows_that_keep_the_contract
     rows, traces, matrices, tmp_path, batch_rows
 ):
     files = write_files(tmp_path, *rows)
-    weigher = Weigher(matrices, RewardConfig())
+    weigher = Weigher(matrices, RewardConfig(), confidence=0.95)
     with TableWriter(tmp_path / "rewards.parquet", REWARDS) as table:
         for batch in read_trace_batches(*files, taxonomy=TAXONOMY, batch_rows=batch_rows):
             table.write(weigher.weigh(batch))
     found = read_table(tmp_path / "rewards.parquet")
-    pd.testing.assert_frame_equal(found, weigh_segments(traces, matrices, RewardConfig()), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        found, weigh_segments(traces, matrices, RewardConfig(), confidence=0.95), check_dtype=False
+    )
     assert weigher.counts == {
         "segments": len(found),
         "clipped": int(found["clipped"].sum()),
@@ -118,7 +120,7 @@ def test_support_worked_by_hand():
 
     traces = [trace("a", "positive", (1,), (), (2,)), trace("b", "positive", (1, 2)), trace("c", "negative", (3,))]
     matrices = estimate_transitions(traces, EstimateConfig(estimator="frequency", num_resamples=0), TAXONOMY)
-    frame = weigh_segments(traces, matrices, RewardConfig()).set_index(["trace_id", "segment"])
+    frame = weigh_segments(traces, matrices, RewardConfig(), confidence=0.95).set_index(["trace_id", "segment"])
     # <start> → 1 has a whole count from a and half a one from b; 1 → 2 has one from a; nothing leads to a gap
     assert frame["support"].tolist() == [1.5, 0, 1, 2, 1]
     assert frame.loc[("a", 1), ["weight", "ratio", "clipped"]].tolist() == [1, 1, False]
@@ -126,8 +128,12 @@ def test_support_worked_by_hand():
 
 
 def test_shrinkage_ends_at_one(traces, matrices):
-    assert (weigh_segments(traces, matrices, RewardConfig(support_shrinkage=1e9))["weight"] - 1).abs().max() < 1e-5
-    paper, shrunk = (weigh_segments(traces, matrices, RewardConfig(support_shrinkage=tau)) for tau in (0, 3))
+    assert (
+        weigh_segments(traces, matrices, RewardConfig(support_shrinkage=1e9), confidence=0.95)["weight"] - 1
+    ).abs().max() < 1e-5
+    paper, shrunk = (
+        weigh_segments(traces, matrices, RewardConfig(support_shrinkage=tau), confidence=0.95) for tau in (0, 3)
+    )
     assert paper["ratio"].equals(shrunk["ratio"])
     assert (np.log(shrunk["weight"]).abs() <= np.log(paper["weight"]).abs() + 1e-12).all()
     assert (shrunk["weight_high"] - shrunk["weight_low"]).mean() < (paper["weight_high"] - paper["weight_low"]).mean()
@@ -146,7 +152,9 @@ def test_a_stratum_without_both_polarities_falls_back_and_is_counted(traces, mat
         for name in CLASSES:
             np.testing.assert_allclose(estimates[name].p, alone.estimates[name].p)
     pooled, conditioned = (
-        weigh_segments(everything, matrices, RewardConfig(condition_on=choice)).set_index("trace_id")["ratio"]
+        weigh_segments(everything, matrices, RewardConfig(condition_on=choice), confidence=0.95).set_index("trace_id")[
+            "ratio"
+        ]
         for choice in ("none", "stratum")
     )
     is_lone = pooled.index.str.startswith("lone")
@@ -163,7 +171,7 @@ def test_a_stratum_with_few_traces_of_a_polarity_falls_back_and_is_counted(trace
     ]
     matrices = estimate_transitions([*traces, *small], EstimateConfig(num_resamples=0), TAXONOMY)
     assert ("small" in matrices.strata) == (num_negative == 10)
-    weigher = Weigher(matrices, RewardConfig(condition_on="stratum"))
+    weigher = Weigher(matrices, RewardConfig(condition_on="stratum"), confidence=0.95)
     weigher.weigh(batch_of_traces([*traces, *small]))
     assert weigher.counts["traces weighed by pooled matrices"] == (0 if num_negative == 10 else len(small))
 
@@ -171,7 +179,7 @@ def test_a_stratum_with_few_traces_of_a_polarity_falls_back_and_is_counted(trace
 def test_the_traces_that_fell_back_are_counted(rows, matrices, tmp_path):
     candidates, annotations = rows
     changed = [row | {"stratum": "new"} if n < 10 else row for n, row in enumerate(candidates)]
-    weigher = Weigher(matrices, RewardConfig(condition_on="stratum"))
+    weigher = Weigher(matrices, RewardConfig(condition_on="stratum"), confidence=0.95)
     files = write_files(tmp_path, changed, annotations)
     for batch in read_trace_batches(*files, taxonomy=TAXONOMY, batch_rows=20):
         weigher.weigh(batch)
@@ -182,7 +190,7 @@ def test_the_traces_that_fell_back_are_counted(rows, matrices, tmp_path):
 
 def test_conditioning_on_nothing_is_refused(matrices):
     with pytest.raises(ConfigError, match=r"reward\.condition_on is 'stratum', but no stratum has matrices"):
-        Weigher(matrices._replace(strata={}, strata_draws={}), RewardConfig(condition_on="stratum"))
+        Weigher(matrices._replace(strata={}, strata_draws={}), RewardConfig(condition_on="stratum"), confidence=0.95)
 
 
 def test_strata_and_draws_survive_saving(matrices, tmp_path):

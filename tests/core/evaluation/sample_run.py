@@ -10,13 +10,18 @@ from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.method.rewards import clip_weights, trace_ratios
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.method.transitions import count_set_pairs, fit_em
-from mralign_core.reporting.figures import Transitions
+from mralign_core.reporting.matrix_figures import Transitions
 from mralign_core.reporting.report import ReportInputs
-from mralign_core.schemas import __init__ as schemas
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.questions import QUESTIONS
+from mralign_core.schemas.rewards import REWARDS
+from mralign_core.schemas.scores import SCORES
+from mralign_core.schemas.training_metrics import TRAINING_METRICS
 
 
 def score(variant, question_id, em_thought, em_answer, draw=0, stratum="", **more):
-    """One row of schemas.SCORES."""
+    """One row of schemas.scores."""
     row = {
         "variant": variant,
         "question_id": question_id,
@@ -35,7 +40,7 @@ def score(variant, question_id, em_thought, em_answer, draw=0, stratum="", **mor
 
 def as_scores(rows):
     """Rows as they come back from storage: validated, in object columns."""
-    return schemas.SCORES.require(pd.DataFrame(rows).astype(object))
+    return SCORES.require(pd.DataFrame(rows).astype(object))
 
 
 def random_scores(rng, variants, num_questions, num_draws=2):
@@ -53,7 +58,7 @@ def random_scores(rng, variants, num_questions, num_draws=2):
 
 
 def candidate(trace_id, polarity, num_segments, stratum=""):
-    """One row of schemas.CANDIDATES with segments "Segment 0 names Oslo." and so on."""
+    """One row of schemas.candidates with segments "Segment 0 names Oslo." and so on."""
     completion, segments = "<think>\n", []
     for place in range(num_segments):
         start = len(completion)
@@ -81,7 +86,7 @@ def candidate(trace_id, polarity, num_segments, stratum=""):
 
 
 def annotation(trace_id, segment, labels):
-    """One row of schemas.ANNOTATIONS, agreed on by both annotators, or unlabelled."""
+    """One row of schemas.annotations, agreed on by both annotators, or unlabelled."""
     confidences = [8.0] * len(labels)
     sides = {f"labels_{side}": labels for side in "ab"} | {f"confidences_{side}": confidences for side in "ab"}
     rule = "agree" if labels else "unlabelled"
@@ -100,7 +105,7 @@ def training_metrics(objective):
         "kl_raw": -steps / 99,
     }
     missing = dict.fromkeys(kto)
-    return schemas.TRAINING_METRICS.require(pd.DataFrame(columns | (missing if objective == "sft" else kto)))
+    return TRAINING_METRICS.require(pd.DataFrame(columns | (missing if objective == "sft" else kto)))
 
 
 def labelled_run(rng, num_traces=24):
@@ -116,7 +121,7 @@ def labelled_run(rng, num_traces=24):
         chains[trace_id] = (polarity, [[taxonomy.state(name) for name in names] for names in labels])
     sides = ({"positive"}, {"negative"}, {"positive", "negative"})
     pairs = [count_set_pairs([c for side, c in chains.values() if side in kept], taxonomy.num_states) for kept in sides]
-    transitions = Transitions(*(fit_em(pair, taxonomy.num_states) for pair in pairs))
+    transitions = Transitions(*(fit_em(pair, taxonomy.num_states) for pair in pairs), taxonomy, confidence=0.95)
     rewards = []
     for trace_id, (polarity, chain) in chains.items():
         own = transitions.plus if polarity == "positive" else transitions.minus
@@ -127,21 +132,24 @@ def labelled_run(rng, num_traces=24):
             row |= {"clipped": bool(weight != ratio), "support": 1.0, "weight_low": None, "weight_high": None}
             rewards.append(row)
     frames = (
-        schemas.CANDIDATES.require(pd.DataFrame(candidates)),
-        schemas.ANNOTATIONS.require(pd.DataFrame(annotations)),
+        CANDIDATES.require(pd.DataFrame(candidates)),
+        ANNOTATIONS.require(pd.DataFrame(annotations)),
     )
-    return *frames, transitions, schemas.REWARDS.require(pd.DataFrame(rewards))
+    return *frames, transitions, REWARDS.require(pd.DataFrame(rewards))
 
 
 def diagnosed(candidates, annotations):
     """Matrices with bootstrap draws and their diagnostics, by the real estimate stage."""
-    traces = {n: labelled_traces(candidates, annotations, labels_per_segment=n) for n in ("two", "one")}
+    traces = {
+        n: labelled_traces(candidates, annotations, labels_per_segment=n, taxonomy=PAPER_TAXONOMY)
+        for n in ("two", "one")
+    }
     surveys = {
         n: survey_traces([batch_of_traces(found)], PAPER_TAXONOMY.num_states, np.random.default_rng(0))
         for n, found in traces.items()
     }
     section = EstimateConfig(num_resamples=30)
-    matrices = estimate_transitions(traces["two"], section, rng=np.random.default_rng(0))
+    matrices = estimate_transitions(traces["two"], section, PAPER_TAXONOMY, rng=np.random.default_rng(0))
     found = diagnose(surveys, matrices, section, RewardConfig(), np.random.default_rng(0), taxonomy=PAPER_TAXONOMY)
     return Transitions.of(matrices, RewardConfig(), section.confidence, PAPER_TAXONOMY), found
 
@@ -163,6 +171,8 @@ def full_inputs():
     funnel = [("questions", 60, 0, ""), ("selection", 24, 36, "draws disagree")]
     return ReportInputs(
         run={"run": "test", "model": "a model", "seed": "0"},
+        taxonomy=PAPER_TAXONOMY,
+        confidence=0.95,
         funnel=pd.DataFrame(funnel, columns=["step", "kept", "dropped", "reason"]),
         draws=pd.DataFrame([["draws", 75], ["ok", 71], ["unclosed thinking", 4]], columns=["", "think-on"]),
         draws_are_partial=True,
@@ -173,7 +183,7 @@ def full_inputs():
         rewards=rewards,
         training={name: training_metrics(name) for name in ("sft", "kto", "mr_align")},
         scores=scores,
-        questions=schemas.QUESTIONS.require(questions),
+        questions=QUESTIONS.require(questions),
         summary=summarize(scores),
         differences=paired_differences(scores, num_resamples=500, confidence=0.95, rng=rng),
         costs=pd.DataFrame({"role": ["annotator_a"], "requests": [24], "cost_usd": [0.0]}),

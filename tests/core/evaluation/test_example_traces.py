@@ -5,7 +5,9 @@ from sample_run import annotation, as_scores, candidate, score
 
 from mralign_core.reporting import example_traces
 from mralign_core.reporting.example_traces import before_and_after, mark_golds, weighted_traces
-from mralign_core.schemas import __init__ as schemas
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.rewards import REWARDS
 
 
 def plain(pieces):
@@ -35,8 +37,8 @@ def traces_with(weights):
         for place, weight in enumerate(pair)
     ]
     behind = {"support": 1.0, "weight_low": None, "weight_high": None}
-    rewards = schemas.REWARDS.require(pd.DataFrame(rows).assign(**behind))
-    return schemas.CANDIDATES.require(candidates), schemas.ANNOTATIONS.require(annotations), rewards
+    rewards = REWARDS.require(pd.DataFrame(rows).assign(**behind))
+    return CANDIDATES.require(candidates), ANNOTATIONS.require(annotations), rewards
 
 
 def test_the_widest_of_each_polarity_and_the_median_are_shown():

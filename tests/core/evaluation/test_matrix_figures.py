@@ -101,7 +101,9 @@ def single_labels():
         )
         for n in range(40)
     ]
-    return traces, estimate_transitions(traces, EstimateConfig(num_resamples=25, confidence=0.8), rng=rng)
+    return traces, estimate_transitions(
+        traces, EstimateConfig(num_resamples=25, confidence=0.8), PAPER_TAXONOMY, rng=rng
+    )
 
 
 def show(matrices, section):
@@ -128,7 +130,7 @@ def test_weights_and_intervals_are_those_of_the_reward_stage(single_labels, sect
 def test_a_class_of_few_traces_has_no_intervals(single_labels):
     traces, _ = single_labels
     few = [trace for n, trace in enumerate(traces) if n % 2 == 0 or n < 6]
-    matrices = estimate_transitions(few, EstimateConfig(num_resamples=25), rng=np.random.default_rng(0))
+    matrices = estimate_transitions(few, EstimateConfig(num_resamples=25), PAPER_TAXONOMY, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="a polarity has fewer than 10 labelled traces"):
         matrix_figures.weight_intervals(show(matrices, RewardConfig()))
 

@@ -9,6 +9,7 @@ from sample_run import random_scores
 
 from mralign_core.errors import DataError
 from mralign_core.evaluation.metrics import paired_differences, summarize
+from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.reporting.report import ReportInputs, render_report
 
 HOSTILE = (
@@ -170,7 +171,13 @@ def test_any_one_table_may_be_absent_or_empty(quick, name, absent):
 
 
 def test_with_nothing_each_section_says_so_plainly():
-    page = Page(render_report(ReportInputs(run={"run": "empty"}, notes=["Selection kept no trace."])))
+    page = Page(
+        render_report(
+            ReportInputs(
+                run={"run": "empty"}, taxonomy=PAPER_TAXONOMY, confidence=0.95, notes=["Selection kept no trace."]
+            )
+        )
+    )
     absent = [attrs for _, attrs in page.tags if attrs.get("class") == "absent"]
     assert len(absent) == 11
     for text in (

@@ -16,7 +16,8 @@ from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.method.matching import MatchRules
 from mralign_core.models.families import family_of
 from mralign_core.models.load import load_model_and_tokenizer
-from mralign_core.schemas import CANDIDATES, GENERATIONS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.generations import GENERATIONS
 
 COPIES = 12
 SECTION = GenerateConfig(

@@ -13,7 +13,7 @@ from mralign_core.generation.scoring import score_sample
 from mralign_core.generation.select_traces import STEPS, select
 from mralign_core.method.matching import MatchRules
 from mralign_core.models.families import GENERIC
-from mralign_core.schemas import CANDIDATES
+from mralign_core.schemas.candidates import CANDIDATES
 
 BPE = build_bpe()
 SECTION = GenerateConfig(num_draws=2, min_segments=2, max_segments=3, min_reasoning_tokens=5, max_reasoning_tokens=60)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mralign_core.errors import ArtifactError
-from mralign_core.schemas import REWARDS
+from mralign_core.schemas.rewards import REWARDS
 from mralign_core.storage import ArtifactRef, file_sha256, key_of, source_digest, tree_digest
 
 FILES = {
@@ -87,7 +87,7 @@ def test_source_digest_needs_a_module_with_source():
     for name in ("mralign_core.no_such_module", "mralign_core", "no_such_package.module", "sys"):
         with pytest.raises(ArtifactError, match=name):
             source_digest(name)
-    assert source_digest("mralign_core.schemas") == source_digest("mralign_core.schemas")
+    assert source_digest("mralign_core.schemas.questions") == source_digest("mralign_core.schemas.questions")
 
 
 def test_key_depends_on_values_not_on_their_order():

@@ -5,7 +5,7 @@ import pytest
 
 from mralign_core.config import StorageConfig
 from mralign_core.errors import DataError
-from mralign_core.schemas import QUESTIONS
+from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.quarantine import RowWriter, carry_over, read_quarantine, write_rows
 

@@ -17,7 +17,7 @@ import pytest
 
 from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError, DataError
-from mralign_core.schemas import REWARDS
+from mralign_core.schemas.rewards import REWARDS
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore, key_of, render_lineage, tree_digest
 from mralign_core.storage.filesystem import StoreFiles
 

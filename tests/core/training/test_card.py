@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mralign_core.config import TrainConfig
-from mralign_core.training.card import model_card
+from mralign_core.training.card import card_facts, model_card, read_card_facts, write_card
 from mralign_core.training.examples import TrainingExample
 from mralign_core.training.export_card import RunFacts, adapter_card, merged_card, serve_adapter
 
@@ -54,10 +54,13 @@ RUN = RunFacts(
 )
 
 
-def card(section, variant="mr_align", **more):
-    return model_card(
-        "org/model", variant, section, seed=7, rows=ROWS, counts={"rows": 2, "too_long": 1}, facts={}, metrics=METRICS
-    )
+def facts(section, variant="mr_align"):
+    counts = {"rows": 2, "too_long": 1}
+    return card_facts(variant, section, seed=7, rows=ROWS, counts=counts, facts={}, metrics=METRICS)
+
+
+def card(section, variant="mr_align"):
+    return model_card("org/model", variant, facts(section, variant))
 
 
 def front_matter(text):
@@ -81,7 +84,8 @@ def test_sft_card_has_neither_rewards_nor_settings_of_kto():
         {**row, "reward_positive": math.nan, "reward_negative": math.nan, "kl_baseline": math.nan, "kl_raw": math.nan}
         for row in METRICS
     ]
-    text = model_card("m", "sft", TrainConfig(), seed=0, rows=ROWS[:1], counts={}, facts={}, metrics=sft)
+    known = card_facts("sft", TrainConfig(), seed=0, rows=ROWS[:1], counts={}, facts={}, metrics=sft)
+    text = model_card("m", "sft", known)
     assert "reward of" not in text
     assert "beta" not in text
     assert "- sft learning rate: 0.0001" in text
@@ -103,8 +107,14 @@ def test_operational_fields_are_not_on_the_card():
     assert card(TrainConfig(**operational)) == card(TrainConfig())
 
 
+def test_facts_survive_the_folder(tmp_path):
+    write_card(tmp_path, "org/model", "mr_align", facts(TrainConfig()))
+    assert read_card_facts(tmp_path) == facts(TrainConfig())
+    assert (tmp_path / "README.md").read_text() == card(TrainConfig())
+
+
 def test_exported_card_adds_sources_yield_and_results():
-    text = adapter_card(card(TrainConfig()), "org/model", "mr_align", RUN, adapter_config={"r": 32})
+    text = adapter_card(facts(TrainConfig()), "org/model", "mr_align", RUN, adapter_config={"r": 32})
     assert text.startswith(card(TrainConfig()).partition("## How to use")[0])
     assert "- questions to align on, nq_open: 2" in text
     assert "| matched | 300 | 900 | no gold answer |" in text
@@ -117,14 +127,14 @@ def test_exported_card_adds_sources_yield_and_results():
 
 def test_card_without_a_report_says_so():
     text = adapter_card(
-        card(TrainConfig()), "m", "mr_align", RUN._replace(summary=None, differences=None), adapter_config={"r": 8}
+        facts(TrainConfig()), "m", "mr_align", RUN._replace(summary=None, differences=None), adapter_config={"r": 8}
     )
     assert "Not evaluated" in text
     assert "| Acc |" not in text
 
 
 def test_merged_card_is_of_a_model_not_of_an_adapter():
-    text = merged_card(card(TrainConfig()), "org/model", "mr_align", RUN, dtype="float32", rounding="It took 3%.")
+    text = merged_card(facts(TrainConfig()), "org/model", "mr_align", RUN, dtype="float32", rounding="It took 3%.")
     assert front_matter(text)["library_name"] == "transformers"
     assert front_matter(text)["tags"] == ["mr-align"]
     assert "PeftModel" not in text
@@ -168,17 +178,17 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_is_data_in_the_front_matter_and_text_in_the_card(name):
-    text = model_card(name, "kto", TrainConfig(), seed=0, rows=ROWS, counts={}, facts={"from": name}, metrics=METRICS)
+    known = card_facts("kto", TrainConfig(), seed=0, rows=ROWS, counts={}, facts={"from": name}, metrics=METRICS)
     run = RUN._replace(
         questions=pd.DataFrame({"split": ["train"], "source": [name]}),
         funnel=pd.DataFrame([("drawn", 1, 1, name)], columns=["step", "kept", "dropped", "reason"]),
         summary=None,
         differences=None,
     )
-    exported = adapter_card(text, name, "kto", run, adapter_config={"r": 8})
-    merged = merged_card(text, name, "kto", run, dtype="float32", rounding="")
+    exported = adapter_card(known, name, "kto", run, adapter_config={"r": 8})
+    merged = merged_card(known, name, "kto", run, dtype="float32", rounding="")
     shown = " ".join(name.split())
-    for one in (text, exported, merged):
+    for one in (model_card(name, "kto", known), exported, merged):
         _, front, body = one.split("---\n", 2)
         assert yaml.safe_load(front)["base_model"] == shown
         assert yaml.safe_load(front)["license"] == "other" and len(yaml.safe_load(front)) == 5
