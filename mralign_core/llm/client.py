@@ -13,7 +13,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -40,6 +40,7 @@ from mralign_core.llm.faults import (
 )
 from mralign_core.llm.health import Failure, Health
 from mralign_core.llm.ledger import Ledger
+from mralign_core.llm.offline import is_offline
 from mralign_core.llm.pacing import Pace
 from mralign_core.llm.probing import says_it_knows_schemas
 from mralign_core.llm.request import (
@@ -119,6 +120,28 @@ class Asking:
         return self.record({"finish_reason": FAILED, "response": response})
 
 
+class Service(Protocol):
+    """What a client asks for, one attempt at a time: chat completions, or embeddings."""
+
+    def count_tokens(self, request: Request) -> int:
+        """Tokens of what is sent, by estimate."""
+        ...
+
+    def most_of(self, request: Request, longest: int = 0) -> Most:
+        """Bounds of what an attempt takes; ``longest`` is the longest reply so far, in tokens."""
+        ...
+
+    def exchange_for(self, request: Request, most: Most) -> Exchange:
+        """What watches one attempt."""
+        ...
+
+    async def attempt(
+        self, request: Request, params: Mapping[str, Any], most: Most, exchange: Exchange
+    ) -> dict[str, Any]:
+        """Make one attempt and read what came; raises ``AttemptError``."""
+        ...
+
+
 class Client(Protocol):
     """Something that has a reply to a request; ``admission`` is for callers to take a place in."""
 
@@ -146,6 +169,7 @@ class LLMClient:
         ledger: the account they are paid from; without one, nothing is limited.
         batches: where batches under way are recorded, for endpoints that use a batch API.
         first_pause_s: pause before the second attempt, about doubled before each further one.
+        service: what is asked for; chat completions when None.
     """
 
     def __init__(
@@ -156,10 +180,11 @@ class LLMClient:
         ledger: Ledger | None = None,
         batches: BatchStore | None = None,
         first_pause_s: float = 1.0,
+        service: Service | None = None,
     ) -> None:
         from mralign_core.llm import batch, endpoint  # takes seconds: see their docstrings
 
-        self._api = endpoint
+        self._service = service or endpoint.ChatCompletions()
         self._replies = replies
         self._slots = asyncio.Semaphore(concurrency)
         self._paces: dict[tuple[str, str], Pace] = {}
@@ -200,7 +225,7 @@ class LLMClient:
             EndpointUnavailableError: no attempt got through.
         """
         digest = request.digest
-        if self._api.is_offline(request.endpoint.model):  # costs nothing, and its code may change
+        if is_offline(request.endpoint.model):  # costs nothing, and its code may change
             return received(await self._buy(request, digest), cached=False)
         lock = self._under_way.setdefault(digest, asyncio.Lock())
         async with lock:
@@ -297,7 +322,7 @@ class LLMClient:
             asking.health.succeed(asking.number)
             self._note_length(endpoint, reading)
             record = asking.record(reading)
-            if not self._api.is_offline(endpoint.model):
+            if not is_offline(endpoint.model):
                 await asyncio.to_thread(self._replies.put, asking.digest, record)
         except BaseException as error:
             was_sent = asking.exchange is not None and asking.exchange.was_sent
@@ -385,8 +410,7 @@ class LLMClient:
 
     def _num_tokens(self, request: Request) -> int:
         """Tokens of a prompt, by estimate, where they are limited."""
-        endpoint, messages, params, _ = request
-        return self._api.count_tokens(endpoint, messages, params) if endpoint.tokens_per_minute else 0
+        return self._service.count_tokens(request) if request.endpoint.tokens_per_minute else 0
 
     async def _sent(self, asking: Asking, most: Most) -> dict[str, Any]:
         """What one attempt brings; where a schema that was only offered is refused, without it."""
@@ -405,10 +429,8 @@ class LLMClient:
         return reading
 
     async def _exchanged(self, asking: Asking, params: dict[str, Any], most: Most) -> dict[str, Any]:
-        endpoint, messages = asking.request.endpoint, asking.request.messages
-        asking.exchange = self._api.exchange_for(messages, most)
-        reading: dict[str, Any] = await self._api.attempt(endpoint, list(messages), params, most, asking.exchange)
-        return reading
+        asking.exchange = self._service.exchange_for(asking.request, most)
+        return await self._service.attempt(asking.request, params, most, asking.exchange)
 
     def _judge(self, asking: Asking, fault: AttemptError) -> None:
         """Decide, after the last attempt, what a fault means: for this request alone, or for all of them."""
@@ -430,9 +452,7 @@ class LLMClient:
         self.stopped_by = self.stopped_by or asking.error
 
     def _most(self, request: Request) -> Most:
-        endpoint, messages, params, _ = request
-        longest = self._longest.get(_address(endpoint), 0)
-        return self._api.most_of(endpoint, messages, params, longest)
+        return self._service.most_of(request, self._longest.get(_address(request.endpoint), 0))
 
     def _note_length(self, endpoint: EndpointConfig, reading: dict[str, Any]) -> None:
         address = _address(endpoint)
