@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from mralign_core.config import RunConfig, Variant
-from mralign_core.models.locate import ModelLocation, limit_threads, locate_model, model_name
+from mralign_core.models.locate import limit_threads, locate_model, model_name
 from mralign_core.processes.launch import launch_adapter, launch_reference
 from mralign_core.schemas import REFERENCE_LOGPS, TRAINING_METRICS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.training.checkpoints import StoredCheckpoints
 from mralign_core.training.curves import open_curves
-from mralign_core.training.fit import TrainingResult, Watch, train_adapter
+from mralign_core.training.fit import Watch, train_adapter
+from mralign_core.training.job import ReferenceJob, TrainingJob
 from mralign_core.training.reference import compute_reference
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Produced, Work, stage_task
@@ -57,17 +58,10 @@ def reference_logps(
     """Log-probabilities of the traces and their KL pairs under the model as it is, once for all that trains on them."""
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        location = _model(config, store, model)
         compute = launch_reference if config.train.accelerate_config else compute_reference
+        job = ReferenceJob(**_common(config, store, model, candidates, annotations))
         with progress("reference log-probabilities", "train-reference") as report:
-            table = compute(
-                location.path,
-                _annotated(store, candidates, annotations),
-                section=config.train,
-                model_section=config.model,
-                on_progress=report,
-                revision=location.revision,
-            )
+            table = compute(job, report)
         store.write_table(directory, "reference.parquet", table, REFERENCE_LOGPS)
         return Built(REFERENCE_LOGPS.name)
 
@@ -91,31 +85,26 @@ def train_variant(
         return store.read_table(work.inputs[name], file) if name in work.inputs else None
 
     def build(store: ArtifactStore, directory: Path) -> Built:
-        location = _model(config, store, model)
-        traces = _annotated(store, candidates, annotations)
+        train = launch_adapter if config.train.accelerate_config else train_adapter
+        common = _common(config, store, model, candidates, annotations)
+        job = TrainingJob(
+            **common,
+            variant=variant,
+            seed=config.seed,
+            rewards=table(store, "rewards", "rewards.parquet"),
+            reference=table(store, "reference-logps", "reference.parquet"),
+            directory=directory,
+            facts={"candidates": candidates.rows, "annotated": len(common["candidates"])},
+            storage=config.storage,
+            key=work.key,
+        )
         label = f"{variant}-{work.key[:8]}"  # arms of an ablation share the run and the variant
         with (
             progress(f"training {variant}", f"train-{variant.replace('_', '-')}") as report,
             contextlib.closing(open_curves(config.train, config.name, label, key=work.key)) as curves,
         ):
-            watch = Watch(
-                StoredCheckpoints(store, work.key),
-                curves,
-                lambda step, steps, row: report(step, steps, f"loss {row['loss']:.3f}"),
-            )
-            result = _trainer(work, watch)(
-                location.path,
-                traces,
-                table(store, "rewards", "rewards.parquet"),
-                variant=variant,
-                section=config.train,
-                model_section=config.model,
-                seed=config.seed,
-                directory=directory,
-                card={"candidates": candidates.rows, "annotated": len(traces)},
-                reference=table(store, "reference-logps", "reference.parquet"),
-                revision=location.revision,
-            )
+            watch = Watch(curves, lambda step, steps, row: report(step, steps, f"loss {row['loss']:.3f}"))
+            result = train(job, watch)
         store.write_table(directory, "metrics.parquet", result.metrics, TRAINING_METRICS)
         return Built(counts=result.counts)
 
@@ -125,16 +114,19 @@ def train_variant(
     return produced
 
 
-def _trainer(work: Work, watch: Watch) -> Callable[..., TrainingResult]:
-    """Train in this process, or in those of ``train.accelerate_config``, which keep their checkpoints themselves."""
-    if not work.config.train.accelerate_config:
-        return functools.partial(train_adapter, watch=watch)
-    return functools.partial(launch_adapter, storage=work.config.storage, key=work.key, on_progress=watch.report)
-
-
-def _model(config: RunConfig, store: ArtifactStore, model: ArtifactRef) -> ModelLocation:
+def _common(
+    config: RunConfig, store: ArtifactStore, model: ArtifactRef, candidates: ArtifactRef, annotations: ArtifactRef
+) -> dict[str, Any]:
+    """What the jobs of the reference and of the adapters share."""
     limit_threads(config.model)
-    return locate_model(store.open_directory(model), model_name(config.model))
+    location = locate_model(store.open_directory(model), model_name(config.model))
+    return {
+        "model_path": location.path,
+        "revision": location.revision,
+        "model": config.model,
+        "train": config.train,
+        "candidates": _annotated(store, candidates, annotations),
+    }
 
 
 def _annotated(store: ArtifactStore, candidates: ArtifactRef, annotations: ArtifactRef) -> pd.DataFrame:
