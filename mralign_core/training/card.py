@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -25,27 +25,9 @@ HEAD = """\
 {what} trained to close the gap between what a reasoning model thinks and what it answers
 (MR-ALIGN, arXiv 2510.24794). Objective: {objective}.
 
-Licence: not chosen yet. The base model's licence and that of the training questions apply.
-
-"""
-DATA, USE = "## Data\n", "## How to use\n"
-BODY = (
-    DATA
-    + """\
-{counts}
-{facts}
-
-## Weights of the completion tokens
-{weights}
-
-## Training
-{settings}
-
-## What training reached
-{reached}
-
-"""
-)
+Licence: not chosen yet. The base model's licence and that of the training questions apply."""
+USE = "How to use"
+"""Title of the last section."""
 LOAD_ADAPTER = """\
 ```python
 from peft import PeftModel
@@ -53,8 +35,7 @@ from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained({base_model})
 model = PeftModel.from_pretrained(model, "path/to/this/folder")
-```
-"""
+```"""
 TITLES = {"sft": "SFT", "kto": "KTO", "mr_align": "MR-ALIGN"}
 OBJECTIVES = {
     "sft": "mean cross-entropy on the completions of positive traces",
@@ -73,6 +54,46 @@ LAST_STEPS = 10
 """A single step's rewards are those of a few rows; the card shows the mean over this many last steps."""
 
 
+class CardSection(NamedTuple):
+    """A heading and what stands under it."""
+
+    title: str
+    text: str
+
+
+class Card(NamedTuple):
+    """A model card: front matter, title and first words, then sections.
+
+    Example:
+        >>> card = Card("# Title", (CardSection("Data", "- rows: 2"), CardSection("How to use", "Load it.")))
+        >>> print(card.render())
+        # Title
+        <BLANKLINE>
+        ## Data
+        - rows: 2
+        <BLANKLINE>
+        ## How to use
+        Load it.
+        <BLANKLINE>
+        >>> Card.parse(card.render()) == card
+        True
+    """
+
+    head: str
+    sections: tuple[CardSection, ...]
+
+    def render(self) -> str:
+        """The card as Markdown."""
+        return "\n\n## ".join([self.head, *(f"{section.title}\n{section.text}" for section in self.sections)]) + "\n"
+
+    @classmethod
+    def parse(cls, text: str) -> Card:
+        """The card that :meth:`render` made the text of: names and values in it have no line breaks of their own."""
+        head, *parts = text.removesuffix("\n").split("\n\n## ")
+        sections = (CardSection(title, body) for title, _, body in (part.partition("\n") for part in parts))
+        return cls(head, tuple(sections))
+
+
 def model_card(
     base_model: str,
     variant: Variant,
@@ -83,8 +104,8 @@ def model_card(
     counts: Mapping[str, int],
     facts: Mapping[str, Any],
     metrics: Sequence[Mapping[str, float]],
-) -> str:
-    """Markdown with the front matter that model hubs read.
+) -> Card:
+    """The card of an adapter, with the front matter that model hubs read.
 
     Args:
         base_model: name of the base model.
@@ -96,14 +117,14 @@ def model_card(
         facts: what the caller knows about the data: source, yield, seeds.
         metrics: rows of ``training_metrics``, one an optimiser step.
     """
-    body = BODY.format(
-        counts=bullets(counts),
-        facts=bullets(facts),
-        weights=bullets(_weight_statistics(rows)),
-        settings=bullets({"seed": seed, **section.settings_of(variant)}),
-        reached=bullets(_reached(metrics)),
-    )
-    return card_head(base_model, variant) + body + USE + load_adapter(base_model)
+    sections = {
+        "Data": f"{bullets(counts)}\n{bullets(facts)}",
+        "Weights of the completion tokens": bullets(_weight_statistics(rows)),
+        "Training": bullets({"seed": seed, **section.settings_of(variant)}),
+        "What training reached": bullets(_reached(metrics)),
+        USE: load_adapter(base_model),
+    }
+    return Card(card_head(base_model, variant), tuple(CardSection(*each) for each in sections.items()))
 
 
 def card_head(base_model: str, variant: Variant, *, is_merged: bool = False) -> str:

@@ -172,7 +172,7 @@ def _write(job: TrainingJob, trainer: Trainer, rows: Sequence[TrainingExample], 
     """Write the adapter and its card."""
     base_model = model_name(job.model)
     save_adapter(trainer.policy.model, job.directory, base_model=base_model)
-    text = model_card(
+    card = model_card(
         base_model,
         job.variant,
         job.train,
@@ -182,7 +182,7 @@ def _write(job: TrainingJob, trainer: Trainer, rows: Sequence[TrainingExample], 
         facts=job.facts,
         metrics=trainer.metrics,
     )
-    (job.directory / "README.md").write_text(text, encoding="utf-8")
+    (job.directory / "README.md").write_text(card.render(), encoding="utf-8")
 
 
 def _rows_of(variant: Variant, examples: Examples, section: TrainConfig) -> list[int]:

@@ -47,7 +47,7 @@ def folders(architecture, tmp_path_factory):
 
 def write_adapter(model, folder):
     save_adapter(model, folder, base_model="org/base")
-    text = model_card("org/base", "mr_align", SECTION, seed=0, rows=[], counts={}, facts={}, metrics=[])
+    text = model_card("org/base", "mr_align", SECTION, seed=0, rows=[], counts={}, facts={}, metrics=[]).render()
     (folder / "README.md").write_text(text)
 
 
