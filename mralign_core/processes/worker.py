@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -17,7 +17,7 @@ from mralign_core.config import ModelConfig
 from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.models.locate import limit_threads
 from mralign_core.processes.job_folder import read_job, write_result
-from mralign_core.processes.supervise import Lifeline, LifelineHandler, connection
+from mralign_core.processes.supervise import Lifeline, LifelineHandler
 from mralign_core.training.fit import Watch, train_adapter
 from mralign_core.training.job import TrainingJob
 from mralign_core.training.reference import compute_reference
@@ -27,11 +27,13 @@ MEMORY_EVERY_S = 600.0
 """Between two reports of the memory of a GPU."""
 
 
-def main(folder: Path, lifeline: Lifeline) -> int:
-    """Do this process's part of the job in a folder; returns the exit code."""
+def main(lifeline: Lifeline, folder: str) -> NoReturn:
+    """Do this process's part of the job in a folder, tell how it went, and end the process."""
     _send_logs(lifeline)
+    exit_code = 0
     try:
-        counts = _work(folder, Workers.from_environment(), lifeline)
+        counts = _work(Path(folder), Workers.from_environment(), lifeline)
+        lifeline.send("result", counts=counts)
     except Exception as error:
         lifeline.send(
             "error",
@@ -40,9 +42,11 @@ def main(folder: Path, lifeline: Lifeline) -> int:
             traceback=traceback.format_exc(),
             smaller=error.smaller if isinstance(error, OutOfMemory) else {},
         )
-        return 1
-    lifeline.send("result", counts=counts)
-    return 0
+        exit_code = 1
+    lifeline.close()
+    sys.stdout.flush()
+    # An ordinary exit would wait for collective operations that a process which failed never joined.
+    os._exit(exit_code)
 
 
 def _work(folder: Path, workers: Workers, lifeline: Lifeline) -> dict[str, int]:
@@ -102,11 +106,3 @@ def _send_logs(lifeline: Lifeline) -> None:
     project.setLevel(logging.INFO if lifeline.rank == 0 else logging.WARNING)
     project.addHandler(LifelineHandler(lifeline))
     project.propagate = False
-
-
-if __name__ == "__main__":
-    exit_code = main(Path(sys.argv[1]), connection())
-    connection().close()
-    sys.stdout.flush()
-    # An ordinary exit would wait for collective operations that a process which failed never joined.
-    os._exit(exit_code)
