@@ -171,7 +171,8 @@ def _run(trainer: Trainer, checkpoints: Checkpoints | None, watch: Watch) -> Non
 def _write(job: TrainingJob, trainer: Trainer, rows: Sequence[TrainingExample], counts: Mapping[str, int]) -> None:
     """Write the adapter and its card."""
     base_model = model_name(job.model)
-    save_adapter(trainer.policy.model, job.directory, base_model=base_model)
+    model: Any = trainer.policy.model
+    save_adapter(model, job.directory, base_model=base_model)
     card = model_card(
         base_model,
         job.variant,
