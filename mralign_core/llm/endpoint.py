@@ -23,8 +23,7 @@ from litellm.types.utils import OPENAI_COMPATIBLE_BATCH_AND_FILES_PROVIDERS, Mod
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import ConfigError
 from mralign_core.llm import offline
-from mralign_core.llm.exchange import Exchange
-from mralign_core.llm.litellm_errors import attempt_error
+from mralign_core.llm.exchange import Exchange, attempt_error
 from mralign_core.llm.offline import Message, is_offline
 from mralign_core.llm.request import OFFERED, Request
 from mralign_core.llm.tidying import MOST_TOKENS, as_utf8, text_of, token_count
