@@ -137,9 +137,9 @@ class StoredCheckpoints:
             (scratch / VALUES).write_text(json.dumps({"step": state.step, "values": state.values}))
             self._store.publish(self._stage, _key(state.step), scratch, parents=[], fingerprint={})
 
-    def _remove_all_but(self, *kept: str | None) -> None:
+    def _remove_all_but(self, *spared: str | None) -> None:
         for key in self._store.keys(self._stage):
-            if key not in kept:
+            if key not in spared:
                 self._store.remove(self._stage, key)
 
     @contextlib.contextmanager

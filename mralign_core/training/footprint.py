@@ -99,8 +99,8 @@ class PassCost(NamedTuple):
         """Peak of a forward and backward pass of so many tokens."""
         everything = self.fixed_bytes + tokens * self.bytes_per_token
         one_layer = everything / self.num_layers
-        kept = tokens * self.hidden_bytes_per_token + one_layer if recompute else everything
-        return round(kept + one_layer)
+        until_backward = tokens * self.hidden_bytes_per_token + one_layer if recompute else everything
+        return round(until_backward + one_layer)
 
     def tokens_within(self, budget: float, recompute: bool) -> int:
         """Most tokens whose activations stay within a budget of bytes."""
@@ -320,16 +320,16 @@ def _weight_bytes_of_config(model: PreTrainedModel, load_in_4bit: bool) -> int:
 
 def _kept_bytes(model: nn.Module, run: Run, tokens: int) -> int:
     """Bytes of the distinct storages that autograd keeps in a forward pass, parameters left out."""
-    kept: list[torch.UntypedStorage] = []
+    storages: list[torch.UntypedStorage] = []
 
     def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor.untyped_storage())
+        storages.append(tensor.untyped_storage())
         return tensor.detach()  # a node that keeps its own output would hold itself, and all of the model, for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         run(tokens)
     # By now weights that were gathered for a layer only are freed, so no two storages share an address.
-    sizes = {storage.data_ptr(): storage.nbytes() for storage in kept}
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
     parameters = {_local(parameter).untyped_storage().data_ptr() for parameter in model.parameters()}
     return sum(size for address, size in sizes.items() if address not in parameters)
 
