@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from mralign_core.config import RunConfig
-from mralign_core.models.locate import ModelLocation, limit_threads, locate_model, model_name
+from mralign_core.models.locate import limit_threads, locate_model, model_name
 from mralign_core.processes.launch import launch_adapter, launch_reference
 from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
 from mralign_core.schemas.training_metrics import TRAINING_METRICS
 from mralign_core.training.checkpoints import StoredCheckpoints
 from mralign_core.training.curves import open_curves
 from mralign_core.training.examples import with_labels
-from mralign_core.training.fit import TrainingResult, Watch
+from mralign_core.training.fit import Watch
 from mralign_core.training.fit import train_adapter as fit_adapter
+from mralign_core.training.job import ReferenceJob, TrainingJob
 from mralign_core.training.reference import compute_reference
 from tasks.engine.graph import Input, Part
 from tasks.engine.progress import progress
@@ -50,17 +49,10 @@ TRACES = (Input("model"), Input("candidates"), Input("annotations"))
 )
 def reference_logps(making: Making) -> Built:
     """Log-probabilities of the traces and their KL pairs under the model as it is, once for all that trains on them."""
-    config, location = making.config, _model(making)
-    compute = launch_reference if config.train.accelerate_config else compute_reference
+    job = ReferenceJob(**_common(making))
+    compute = launch_reference if making.config.train.accelerate_config else compute_reference
     with progress("reference log-probabilities", "train-reference") as report:
-        table = compute(
-            location.path,
-            _traces(making),
-            section=config.train,
-            model_section=config.model,
-            on_progress=report,
-            revision=location.revision,
-        )
+        table = compute(job, report)
     making.store.write_table(making.directory, "reference.parquet", table, REFERENCE_LOGPS)
     return Built(REFERENCE_LOGPS.name)
 
@@ -84,47 +76,41 @@ def reference_logps(making: Making) -> Built:
 def train_adapter(making: Making) -> Built:
     """Train one adapter: supervised, KTO, or MR-ALIGN."""
     config, key, variant = making.config, making.work.key, making.part["variant"]
-    location, traces = _model(making), _traces(making)
-    checkpoints = StoredCheckpoints(making.store, key)
+    common = _common(making)
+    job = TrainingJob(
+        **common,
+        variant=variant,
+        seed=config.seed,
+        rewards=_table(making, "weights", "weights.parquet"),
+        reference=_table(making, "reference-logps", "reference.parquet"),
+        directory=making.directory,
+        facts={"candidates": making["candidates"].rows, "annotated": len(common["candidates"])},
+        storage=config.storage,
+        key=key,
+    )
     label = f"{variant}-{key[:8]}"  # arms of an ablation share the run and the variant
     with (
         progress(f"training {variant}", f"train-{variant.replace('_', '-')}") as report,
         contextlib.closing(open_curves(config.train, config.name, label, key=key)) as curves,
     ):
-        watch = Watch(checkpoints, curves, lambda step, steps, row: report(step, steps, f"loss {row['loss']:.3f}"))
-        result = _trainer(making, watch)(
-            location.path,
-            traces,
-            _table(making, "weights", "weights.parquet"),
-            variant=variant,
-            section=config.train,
-            model_section=config.model,
-            seed=config.seed,
-            directory=making.directory,
-            card={"candidates": making["candidates"].rows, "annotated": len(traces)},
-            reference=_table(making, "reference-logps", "reference.parquet"),
-            revision=location.revision,
-        )
+        watch = Watch(curves, lambda step, steps, row: report(step, steps, f"loss {row['loss']:.3f}"))
+        result = (launch_adapter if config.train.accelerate_config else fit_adapter)(job, watch)
     making.store.write_table(making.directory, "metrics.parquet", result.metrics, TRAINING_METRICS)
-    return Built(counts=result.counts, once_published=checkpoints.clear)
+    return Built(counts=result.counts, once_published=StoredCheckpoints(making.store, key).clear)
 
 
-def _trainer(making: Making, watch: Watch) -> Callable[..., TrainingResult]:
-    """Train in this process, or in those of ``train.accelerate_config``, which keep their checkpoints themselves."""
-    if not making.config.train.accelerate_config:
-        return functools.partial(fit_adapter, watch=watch)
-    key, storage = making.work.key, making.config.storage
-    return functools.partial(launch_adapter, storage=storage, key=key, on_progress=watch.report)
-
-
-def _model(making: Making) -> ModelLocation:
+def _common(making: Making) -> dict[str, Any]:
+    """What the jobs of the reference and of the adapters share."""
     limit_threads(making.config.model)
-    return locate_model(making.store.open_directory(making["model"]), model_name(making.config.model))
-
-
-def _traces(making: Making) -> pd.DataFrame:
+    location = locate_model(making.store.open_directory(making["model"]), model_name(making.config.model))
     candidates = making.table("candidates", "candidates.parquet")
-    return with_labels(candidates, making.table("annotations", "annotations.parquet"))
+    return {
+        "model_path": location.path,
+        "revision": location.revision,
+        "model": making.config.model,
+        "train": making.config.train,
+        "candidates": with_labels(candidates, making.table("annotations", "annotations.parquet")),
+    }
 
 
 def _table(making: Making, name: str, file_name: str) -> pd.DataFrame | None:

@@ -125,7 +125,7 @@ class _QuotingClient:
     def __init__(self, replies: ReplyStore, section: AnnotateConfig) -> None:
         from mralign_core.llm import endpoint  # takes seconds: see its docstring
 
-        self._api = endpoint
+        self._count_tokens, self._price_of = endpoint.count_tokens, endpoint.price_of
         self._replies = replies
         self.admission = asyncio.Semaphore()
         self.quotes = {endpoint.model: Quote(endpoint.model) for endpoint in section.endpoints.values()}
@@ -153,9 +153,9 @@ class _QuotingClient:
 
     def _note(self, request: Request, *, is_certain: bool) -> None:
         payload = read_payload(request.messages)
-        num_prompt = self._api.count_tokens(request.endpoint, request.messages, request.params)
+        num_prompt = self._count_tokens(request.endpoint, request.messages, request.params)
         num_reply = REPLY_TOKENS + STEP_TOKENS * len(payload.get("disputed", payload["segments"]))
-        cost_usd = self._api.price_of(request.endpoint).cost_usd(num_prompt, num_reply)
+        cost_usd = self._price_of(request.endpoint).cost_usd(num_prompt, num_reply)
         self._add(request, most_requests=1, most_cost_usd=cost_usd)
         if is_certain:
             tokens = {"prompt_tokens": num_prompt, "completion_tokens": num_reply}

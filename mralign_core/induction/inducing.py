@@ -18,7 +18,7 @@ from mralign_core.errors import DataError
 from mralign_core.induction import lexical  # noqa: F401  makes the offline models known
 from mralign_core.induction.asking import Answer
 from mralign_core.induction.clustering import NOISE, Clustering, cluster, place_on_map
-from mralign_core.induction.embedding import EmbeddingClient, embed
+from mralign_core.induction.embedding import embed
 from mralign_core.induction.naming import InducedLabel, join_labels, make_label_set, name_clusters, named_by_phrase
 from mralign_core.induction.open_labels import OpenLabels, label_openly, sample_traces
 from mralign_core.label_sets import LabelSet
@@ -92,13 +92,15 @@ def induce_label_set(
         UserError: an endpoint refused a request in a way that repeating can't help, or the budget is used up.
         EndpointUnavailableError: an endpoint stayed out of reach.
     """
+    from mralign_core.induction.embedding_endpoint import Embeddings  # takes seconds: see its docstring
+
     _check_models(section)
     options: Any = {"concurrency": section.concurrency, "ledger": ledger, "first_pause_s": first_pause_s}
     client = LLMClient(replies, batches=batches, **options)
     sample = sample_traces(candidates, section.num_traces, seed)
     found = label_openly(sample, section.labeller, client, on_progress, section.ask_again)
     kept = _frequent(found.counts, section.min_frequency)
-    vectors, embedding_usd = embed(kept, section, EmbeddingClient(replies, **options))
+    vectors, embedding_usd = embed(kept, section, LLMClient(replies, service=Embeddings(), **options))
     clustering = cluster(vectors, min_samples=section.min_samples, xi=section.xi)
     clusters = _members(kept, clustering, found.counts)
     answer = name_clusters(clusters, section.namer, client, section.ask_again)

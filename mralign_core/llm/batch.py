@@ -34,9 +34,9 @@ from mralign_core.llm import endpoint as api
 from mralign_core.llm.batch_endpoint import BatchStatus
 from mralign_core.llm.batch_store import BatchItem, BatchStore
 from mralign_core.llm.endpoint import NO_BOUNDS
+from mralign_core.llm.exchange import attempt_error, can_pass, retry_after_s
 from mralign_core.llm.faults import AttemptError, EndpointUnavailableError, user_error
 from mralign_core.llm.ledger import Ledger
-from mralign_core.llm.litellm_errors import attempt_error, can_pass, retry_after_s
 from mralign_core.llm.request import Request, blank_record
 from mralign_core.llm.store import ReplyStore
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import UserError
-from mralign_core.llm.health import Verdict
+from mralign_core.llm.endpoint_state import Verdict
 from mralign_core.redaction import redact
 
 BEGINNING_CHARS = 200

@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 import psutil
 
+from mralign_core.processes.boot import boot_id
+
 MARK = "MRALIGN_FAMILY"
 """The environment variable: the identity of the head, a space, and what the family is for."""
 _guards: list[subprocess.Popen[bytes]] = []
@@ -84,12 +86,9 @@ def _host() -> str:
     return socket.gethostname()
 
 
-@functools.cache
 def _boot() -> str:
     """Names this start of this machine; "" where that can't be told."""
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip().replace("-", "")[:12]
-    return ""
+    return boot_id().replace("-", "")[:12]
 
 
 def _start_of(pid: int) -> str:

@@ -1,6 +1,6 @@
 """Train in the processes that ``accelerate launch`` starts, as if it were in this one.
 
-The work goes to them as a JSON file and Parquet tables, the results come back as tables and an adapter directory; in
+The job goes to them as files (:mod:`.job_folder`), the results come back as a table and an adapter directory; in
 between they report over a socket (:mod:`~.supervise`): log records, progress, the memory of each GPU, and
 what went wrong. A user's error is raised here as it was there. All else, such as a process that was killed, is a
 ``ChildProcessError``, an ``OSError`` that is worth another attempt: that goes on from the last checkpoint.
@@ -12,9 +12,8 @@ import logging
 import secrets
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
@@ -22,25 +21,21 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 from accelerate.utils import DistributedType
 
 from mralign_core import errors
-from mralign_core.config import ModelConfig, Section, StorageConfig, TrainConfig, Variant
+from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError, OutOfMemory, UserError
+from mralign_core.models.out_of_memory import with_less_memory
+from mralign_core.processes.job_folder import read_result, write_job
 from mralign_core.processes.supervise import STARTER, Message, Supervisor
-from mralign_core.schemas.candidates import CANDIDATES
-from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
-from mralign_core.schemas.rewards import REWARDS
 from mralign_core.storage import scratch_folder
-from mralign_core.storage.tables import read_table, write_table
-from mralign_core.training.fit import TrainingResult
+from mralign_core.training.fit import TrainingResult, Watch
+from mralign_core.training.job import ReferenceJob, TrainingJob
 from mralign_core.training.reference import OnRows
-from mralign_core.training.trainer import Progress
 from mralign_core.yaml_files import read_yaml
 
 logger = logging.getLogger("mralign_core.training")
 
 LAST_LINES = 20
 """Of the processes' output, in the message of an error."""
-CANDIDATES_FILE, REWARDS_FILE, REFERENCE_FILE = "candidates.parquet", "rewards.parquet", "reference.parquet"
-RESULT_FILE = "result.parquet"
 LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 SHUT_IN = {
     "GLOO_SOCKET_IFNAME": LOOPBACK_INTERFACE,
@@ -50,107 +45,27 @@ SHUT_IN = {
 """For processes of one host that talk to each other, and to no server."""
 
 
-class AdapterJob(Section):
-    """What training an adapter needs beyond what its reference needs."""
-
-    variant: Variant
-    seed: int
-    directory: Path
-    """Where the adapter goes."""
-    card: dict[str, Any]
-    """Facts for the model card."""
-    storage: StorageConfig
-    """The store that keeps the checkpoints."""
-    key: str
-    """Cache key of the adapter, under which they are kept."""
-
-
-class Job(Section):
-    """What the processes are to do: an adapter, or without one the table of reference log-probabilities."""
-
-    folder: Path
-    """Tables that go in, the table that comes out, and the sockets."""
-    model_path: str
-    revision: str
-    section: TrainConfig
-    model_section: ModelConfig
-    adapter: AdapterJob | None = None
-
-
-def launch_reference(
-    model_path: str | Path,
-    candidates: pd.DataFrame,
-    *,
-    section: TrainConfig,
-    model_section: ModelConfig,
-    on_progress: OnRows | None = None,
-    revision: str = "",
-) -> pd.DataFrame:
+def launch_reference(job: ReferenceJob, on_progress: OnRows | None = None) -> pd.DataFrame:
     """:func:`~mralign_core.training.reference.compute_reference` in the processes of ``train.accelerate_config``.
 
     Raises:
         ConfigError: that file can't be used; see :func:`read_accelerate_config`.
+        OutOfMemory: and there is no smaller way to compute it.
         ChildProcessError: a process ended, or failed by no fault of the user.
     """
-    with scratch_folder() as folder:
-        write_table(folder, CANDIDATES_FILE, candidates, CANDIDATES)
-        job = Job(
-            folder=folder,
-            model_path=str(model_path),
-            revision=revision,
-            section=section,
-            model_section=model_section,
-        )
-        with_less_memory(section, lambda smaller: _launch(job.model_copy(update={"section": smaller}), on_progress))
-        return read_table(folder / RESULT_FILE)
+    table, _ = _launch_until_it_fits(job, on_progress)
+    return table
 
 
-def launch_adapter(
-    model_path: str | Path,
-    candidates: pd.DataFrame,
-    rewards: pd.DataFrame | None,
-    *,
-    variant: Variant,
-    section: TrainConfig,
-    model_section: ModelConfig,
-    seed: int,
-    directory: Path,
-    card: Mapping[str, Any],
-    storage: StorageConfig,
-    key: str,
-    reference: pd.DataFrame | None = None,
-    on_progress: Progress | None = None,
-    revision: str = "",
-) -> TrainingResult:
+def launch_adapter(job: TrainingJob, watch: Watch | None = None) -> TrainingResult:
     """:func:`~mralign_core.training.fit.train_adapter` in the processes of ``train.accelerate_config``.
-
-    Takes the same arguments but two: ``storage`` is the store that keeps the checkpoints, and ``key`` the cache key of
-    the adapter, under which they are kept.
 
     Raises:
         ConfigError: that file can't be used; see :func:`read_accelerate_config`.
         OutOfMemory: and ``train.on_out_of_memory`` is ``stop``, or there is no smaller way to train.
         ChildProcessError: a process ended, or failed by no fault of the user.
     """
-    tables = ((CANDIDATES_FILE, candidates, CANDIDATES), (REWARDS_FILE, rewards, REWARDS))
-    with scratch_folder() as folder:
-        for name, frame, table in (*tables, (REFERENCE_FILE, reference, REFERENCE_LOGPS)):
-            if frame is not None:
-                write_table(folder, name, frame, table)
-        job = Job(
-            folder=folder,
-            model_path=str(model_path),
-            revision=revision,
-            section=section,
-            model_section=model_section,
-            adapter=AdapterJob(
-                variant=variant, seed=seed, directory=directory, card=dict(card), storage=storage, key=key
-            ),
-        )
-        counts = with_less_memory(
-            section, lambda smaller: _launch(job.model_copy(update={"section": smaller}), on_progress)
-        )
-        return TrainingResult(read_table(folder / RESULT_FILE), counts)
+    return TrainingResult(*_launch_until_it_fits(job, (watch or Watch()).report))
 
 
 def read_accelerate_config(path: str) -> ClusterConfig:
@@ -186,38 +101,42 @@ def read_accelerate_config(path: str) -> ClusterConfig:
     return settings
 
 
-def with_less_memory(section: TrainConfig, attempt: Callable[[TrainConfig], Any]) -> Any:
-    """What an attempt returns; where a device ran out of memory, attempt it again in a smaller way.
-
-    Args:
-        section: the train section of the config.
-        attempt: trains with a section, from the last checkpoint.
+def smaller_section(section: TrainConfig, error: Exception) -> TrainConfig:
+    """The train section with which the processes start again from the last checkpoint, after one ran out of memory.
 
     Raises:
-        OutOfMemory: and there is no smaller way.
+        OutOfMemory: the error names no smaller way.
     """
-    while True:
-        try:
-            return attempt(section)
-        except OutOfMemory as error:
-            if not error.smaller:
-                raise
-            section = section.model_copy(update=error.smaller)
-            logger.warning("%s. Starting again from the last checkpoint with %s", error, error.smaller)
+    smaller = error.smaller if isinstance(error, OutOfMemory) else {}
+    if not smaller:
+        raise error
+    logger.warning("%s. Starting again from the last checkpoint with %s", error, smaller)
+    return section.model_copy(update=smaller)
 
 
-def _launch(job: Job, on_progress: Callable[..., None] | None) -> dict[str, int]:
-    """Run a job to its end and return the counts that it reports."""
-    settings = read_accelerate_config(job.section.accelerate_config)
-    file = job.folder / "job.json"
-    file.write_text(job.model_dump_json())
+def _launch_until_it_fits(
+    job: ReferenceJob, on_progress: Callable[..., None] | None
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The table and the counts that a job gave, in the first attempt that had memory enough."""
+    with scratch_folder() as folder:
+
+        def attempt(section: TrainConfig) -> dict[str, int]:
+            write_job(job.model_copy(update={"train": section}), folder)
+            return _launch(section.accelerate_config, folder, on_progress)
+
+        counts = with_less_memory(job.train, attempt, smaller_section)
+        return read_result(folder), counts
+
+
+def _launch(accelerate_config: str, folder: Path, on_progress: Callable[..., None] | None) -> dict[str, int]:
+    """Run the job in a folder to its end and return the counts that it reports."""
+    settings = read_accelerate_config(accelerate_config)
     # Of this attempt alone: a process of one before it that only now connects must not be heard in this one.
-    address = job.folder / f"socket-{secrets.token_hex(4)}"
+    address = folder / f"socket-{secrets.token_hex(4)}"
     child = ["-m", "mralign_core.processes.child", str(address)]
-    launcher = [sys.executable, *child, "mralign_core.processes.launcher"]
-    launcher += ["--config_file", job.section.accelerate_config]
-    worker = [*child, "mralign_core.processes.worker", str(file)]
-    logger.info("training in %d processes (%s)", settings.num_processes, job.section.accelerate_config)
+    launcher = [sys.executable, *child, "mralign_core.processes.launcher", "--config_file", accelerate_config]
+    worker = [*child, "mralign_core.processes.worker", str(folder)]
+    logger.info("training in %d processes (%s)", settings.num_processes, accelerate_config)
     # accelerate itself tells only a single process of use_cpu.
     environment = {**SHUT_IN, "ACCELERATE_USE_CPU": str(settings.use_cpu).lower()}
     with Supervisor([*launcher, *worker], address, environment) as supervisor:

@@ -7,12 +7,15 @@ addresses of the host.
 from __future__ import annotations
 
 import socket
+import sys
 from datetime import timedelta
 from typing import Any
 
 import accelerate.commands.launch
 import torch.distributed
 from torch.distributed.elastic.rendezvous import static_tcp_rendezvous
+
+from mralign_core.processes.supervise import Lifeline
 
 LOOPBACK = "127.0.0.1"
 
@@ -34,6 +37,8 @@ def loopback_store(
     return torch.distributed.TCPStore(LOOPBACK, port, world_size, is_master, timeout, **options)
 
 
-if __name__ == "__main__":
+def main(_: Lifeline, *arguments: str) -> None:
+    """Run ``accelerate launch`` with these arguments."""
     static_tcp_rendezvous.TCPStore = loopback_store  # type: ignore[misc, assignment]
+    sys.argv[1:] = arguments
     accelerate.commands.launch.main()

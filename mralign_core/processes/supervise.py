@@ -7,7 +7,6 @@ once, and a supervisor knows of a child that ended without a word, also when ano
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import json
 import logging
@@ -37,9 +36,6 @@ STARTER = -1
 Message = dict[str, Any]
 """A child's message has a ``kind`` and its ``rank``. The supervisor adds the kinds ``output`` (a line of text that a
 process printed) and ``lost`` (a child that ended without a word)."""
-
-
-_lifeline: Lifeline | None = None
 
 
 class Supervisor:
@@ -128,9 +124,14 @@ class Supervisor:
 class Lifeline:
     """A child's end of the connection: it reports, and ends this process when the supervisor is gone.
 
+    A context manager, which says goodbye at its end.
+
     Args:
         address: path of the supervisor's socket.
         rank: of this process among the children.
+
+    Raises:
+        OSError: there is no supervisor any more.
     """
 
     def __init__(self, address: Path, rank: int) -> None:
@@ -147,6 +148,12 @@ class Lifeline:
         with self._lock:
             self._connection.sendall(line.encode())
 
+    def __enter__(self) -> Lifeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Say goodbye: what follows is no accident."""
         self.send("bye")
@@ -155,27 +162,6 @@ class Lifeline:
         with contextlib.suppress(OSError):
             self._connection.recv(1)  # nothing is ever sent: it returns when the other end is closed
         os._exit(1)
-
-
-def connect(address: Path) -> Lifeline:
-    """Connect this process to its supervisor, until it ends. Its rank is what torchrun says, else :data:`STARTER`.
-
-    Args:
-        address: path of the supervisor's socket.
-
-    Raises:
-        OSError: there is no supervisor any more.
-    """
-    global _lifeline
-    _lifeline = Lifeline(address, int(os.environ.get("RANK", STARTER)))
-    atexit.register(_lifeline.close)
-    return _lifeline
-
-
-def connection() -> Lifeline:
-    """What :func:`connect` made."""
-    assert _lifeline, "run this by `python -m mralign_core.processes.child`"
-    return _lifeline
 
 
 class LifelineHandler(logging.Handler):

@@ -9,29 +9,17 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import pandas as pd
 import torch
 
 from mralign_core.config import ModelConfig
 from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.models.locate import limit_threads
-from mralign_core.processes.launch import (
-    CANDIDATES_FILE,
-    REFERENCE_FILE,
-    RESULT_FILE,
-    REWARDS_FILE,
-    AdapterJob,
-    Job,
-)
-from mralign_core.processes.supervise import Lifeline, LifelineHandler, connection
-from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
-from mralign_core.schemas.training_metrics import TRAINING_METRICS
-from mralign_core.storage import ArtifactStore
-from mralign_core.storage.tables import read_table, write_table
-from mralign_core.training.checkpoints import StoredCheckpoints
-from mralign_core.training.fit import TrainingResult, Watch, train_adapter
+from mralign_core.processes.job_folder import read_job, write_result
+from mralign_core.processes.supervise import Lifeline, LifelineHandler
+from mralign_core.training.fit import Watch, train_adapter
+from mralign_core.training.job import TrainingJob
 from mralign_core.training.reference import compute_reference
 from mralign_core.training.workers import Workers
 
@@ -39,12 +27,13 @@ MEMORY_EVERY_S = 600.0
 """Between two reports of the memory of a GPU."""
 
 
-def main(file: Path, lifeline: Lifeline) -> int:
-    """Do this process's part of a job; returns the exit code."""
+def main(lifeline: Lifeline, folder: str) -> NoReturn:
+    """Do this process's part of the job in a folder, tell how it went, and end the process."""
     _send_logs(lifeline)
+    exit_code = 0
     try:
-        job = Job.model_validate_json(file.read_text())
-        counts = _work(job, Workers.from_environment(), lifeline)
+        counts = _work(Path(folder), Workers.from_environment(), lifeline)
+        lifeline.send("result", counts=counts)
     except Exception as error:
         lifeline.send(
             "error",
@@ -53,52 +42,28 @@ def main(file: Path, lifeline: Lifeline) -> int:
             traceback=traceback.format_exc(),
             smaller=error.smaller if isinstance(error, OutOfMemory) else {},
         )
-        return 1
-    lifeline.send("result", counts=counts)
-    return 0
+        exit_code = 1
+    lifeline.close()
+    sys.stdout.flush()
+    # An ordinary exit would wait for collective operations that a process which failed never joined.
+    os._exit(exit_code)
 
 
-def _work(job: Job, workers: Workers, lifeline: Lifeline) -> dict[str, int]:
+def _work(folder: Path, workers: Workers, lifeline: Lifeline) -> dict[str, int]:
     """Compute the table and the files of a job; the main process writes them. Returns the adapter's counts."""
-    common: dict[str, Any] = {
-        "section": job.section,
-        "model_section": _on_device(job.model_section, workers),
-        "workers": workers,
-        "revision": job.revision,
-    }
-    limit_threads(job.model_section)
-    candidates = read_table(job.folder / CANDIDATES_FILE)
+    job = read_job(folder)
+    job = job.model_copy(update={"model": _on_device(job.model, workers)})
+    limit_threads(job.model)
     report = _Report(lifeline, workers)
     counts: dict[str, int] = {}
-    if job.adapter is None:
-        frame = compute_reference(job.model_path, candidates, on_progress=report, **common)
+    if isinstance(job, TrainingJob):
+        frame, counts = train_adapter(job, Watch(on_progress=report), workers)
     else:
-        frame, counts = _train(job, job.adapter, candidates, report, common)
+        frame = compute_reference(job, report, workers)
     if workers.is_main:
-        write_table(job.folder, RESULT_FILE, frame, TRAINING_METRICS if job.adapter else REFERENCE_LOGPS)
+        write_result(job, folder, frame)
     workers.leave()
     return counts
-
-
-def _train(
-    job: Job, adapter: AdapterJob, candidates: pd.DataFrame, report: _Report, common: dict[str, Any]
-) -> TrainingResult:
-    rewards, reference = (
-        read_table(job.folder / name) if (job.folder / name).exists() else None
-        for name in (REWARDS_FILE, REFERENCE_FILE)
-    )
-    return train_adapter(
-        job.model_path,
-        candidates,
-        rewards,
-        variant=adapter.variant,
-        seed=adapter.seed,
-        directory=adapter.directory,
-        card=adapter.card,
-        reference=reference,
-        watch=Watch(StoredCheckpoints(ArtifactStore(adapter.storage), adapter.key), on_progress=report),
-        **common,
-    )
 
 
 class _Report:
@@ -141,11 +106,3 @@ def _send_logs(lifeline: Lifeline) -> None:
     project.setLevel(logging.INFO if lifeline.rank == 0 else logging.WARNING)
     project.addHandler(LifelineHandler(lifeline))
     project.propagate = False
-
-
-if __name__ == "__main__":
-    exit_code = main(Path(sys.argv[1]), connection())
-    connection().close()
-    sys.stdout.flush()
-    # An ordinary exit would wait for collective operations that a process which failed never joined.
-    os._exit(exit_code)

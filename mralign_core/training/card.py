@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,27 +26,9 @@ HEAD = """\
 {what} trained to close the gap between what a reasoning model thinks and what it answers
 (MR-ALIGN, arXiv 2510.24794). Objective: {objective}.
 
-Licence: not chosen yet. The base model's licence and that of the training questions apply.
-
-"""
-BODY = """\
-## Data
-{counts}
-{facts}
-
-## Weights of the completion tokens
-{weights}
-
-## Training
-{settings}
-
-## What training reached
-{reached}
-
-"""
-USE = "## How to use\n"
-CARD, FACTS = "README.md", "card.json"
-"""The files beside an adapter: its card, and what the card says of the training, as data."""
+Licence: not chosen yet. The base model's licence and that of the training questions apply."""
+USE = "How to use"
+"""Title of the last section."""
 LOAD_ADAPTER = """\
 ```python
 from peft import PeftModel
@@ -55,8 +36,7 @@ from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained({base_model})
 model = PeftModel.from_pretrained(model, "path/to/this/folder")
-```
-"""
+```"""
 OBJECTIVES = {
     "sft": "mean cross-entropy on the completions of positive traces",
     "kto": "KTO, every token with weight 1",
@@ -74,17 +54,48 @@ LAST_STEPS = 10
 """A single step's rewards are those of a few rows; the card shows the mean over this many last steps."""
 
 
-class CardFacts(NamedTuple):
-    """What a card says of a training: section by section, name → plain value."""
+class CardSection(NamedTuple):
+    """A heading and what stands under it."""
 
-    counts: dict[str, Any]
-    facts: dict[str, Any]
-    weights: dict[str, Any]
-    settings: dict[str, Any]
-    reached: dict[str, Any]
+    title: str
+    text: str
 
 
-def card_facts(
+class Card(NamedTuple):
+    """A model card: front matter, title and first words, then sections.
+
+    Example:
+        >>> card = Card("# Title", (CardSection("Data", "- rows: 2"), CardSection("How to use", "Load it.")))
+        >>> print(card.render())
+        # Title
+        <BLANKLINE>
+        ## Data
+        - rows: 2
+        <BLANKLINE>
+        ## How to use
+        Load it.
+        <BLANKLINE>
+        >>> Card.parse(card.render()) == card
+        True
+    """
+
+    head: str
+    sections: tuple[CardSection, ...]
+
+    def render(self) -> str:
+        """The card as Markdown."""
+        return "\n\n## ".join([self.head, *(f"{section.title}\n{section.text}" for section in self.sections)]) + "\n"
+
+    @classmethod
+    def parse(cls, text: str) -> Card:
+        """The card that :meth:`render` made the text of: names and values in it have no line breaks of their own."""
+        head, *parts = text.removesuffix("\n").split("\n\n## ")
+        sections = (CardSection(title, body) for title, _, body in (part.partition("\n") for part in parts))
+        return cls(head, tuple(sections))
+
+
+def model_card(
+    base_model: str,
     variant: Variant,
     section: TrainConfig,
     *,
@@ -93,10 +104,11 @@ def card_facts(
     counts: Mapping[str, int],
     facts: Mapping[str, Any],
     metrics: Sequence[Mapping[str, float]],
-) -> CardFacts:
-    """What is known of a training when it is over.
+) -> Card:
+    """The card of an adapter, with the front matter that model hubs read.
 
     Args:
+        base_model: folder or hub id.
         variant: what was trained.
         section: hyper-parameters; those that can't change the result are left out.
         seed: the training seed.
@@ -105,29 +117,14 @@ def card_facts(
         facts: what the caller knows about the data: source, yield, seeds.
         metrics: rows of ``training_metrics``, one an optimiser step.
     """
-    settings = {"seed": seed, **section.settings_of(variant)}
-    return CardFacts(dict(counts), dict(facts), _weight_statistics(rows), settings, _reached(metrics))
-
-
-def write_card(directory: Path, base_model: str, variant: Variant, facts: CardFacts) -> None:
-    """Write an adapter's card, and beside it the facts, from which an export makes a longer one."""
-    (directory / CARD).write_text(model_card(base_model, variant, facts), encoding="utf-8")
-    (directory / FACTS).write_text(json.dumps(facts._asdict(), ensure_ascii=False, indent=1), encoding="utf-8")
-
-
-def read_card_facts(directory: Path) -> CardFacts:
-    """The facts in an adapter's folder."""
-    return CardFacts(**json.loads((directory / FACTS).read_text(encoding="utf-8")))
-
-
-def model_card(base_model: str, variant: Variant, facts: CardFacts) -> str:
-    """Markdown with the front matter that model hubs read."""
-    return card_head(base_model, variant) + card_body(facts) + USE + load_adapter(base_model)
-
-
-def card_body(facts: CardFacts) -> str:
-    """The card's sections on data, weights and training."""
-    return BODY.format(**{name: bullets(values) for name, values in facts._asdict().items()})
+    sections = {
+        "Data": f"{bullets(counts)}\n{bullets(facts)}",
+        "Weights of the completion tokens": bullets(_weight_statistics(rows)),
+        "Training": bullets({"seed": seed, **section.settings_of(variant)}),
+        "What training reached": bullets(_reached(metrics)),
+        USE: load_adapter(base_model),
+    }
+    return Card(card_head(base_model, variant), tuple(CardSection(*each) for each in sections.items()))
 
 
 def card_head(base_model: str, variant: Variant, *, is_merged: bool = False) -> str:

@@ -13,7 +13,7 @@ from mralign_core.config import Variant
 from mralign_core.generation.vllm_sampler import LORA_RANKS
 from mralign_core.reporting.markdown import code, literal, one_line, table
 from mralign_core.reporting.titles import METRIC_TITLES, VARIANT_TITLES
-from mralign_core.training.card import USE, CardFacts, card_body, card_head, load_adapter
+from mralign_core.training.card import USE, Card, CardSection, card_head, load_adapter
 
 HERE = "path/to/this/folder"
 LOAD_MERGED = f"""\
@@ -21,8 +21,7 @@ LOAD_MERGED = f"""\
 from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("{HERE}", dtype="auto")
-```
-"""
+```"""
 USED_TO = {"train": "align on", "eval": "evaluate on"}
 
 
@@ -42,37 +41,35 @@ class RunFacts(NamedTuple):
 
 
 def adapter_card(
-    facts: CardFacts, base_model: str, variant: Variant, run: RunFacts, *, adapter_config: Mapping[str, Any]
-) -> str:
+    card: Card, base_model: str, variant: Variant, run: RunFacts, *, adapter_config: Mapping[str, Any]
+) -> Card:
     """The card of an exported adapter.
 
     Args:
-        facts: what is known of the training.
+        card: the one in the adapter's artifact.
         base_model: name of the base model.
         variant: what was trained.
         run: the run's facts.
         adapter_config: PEFT's ``adapter_config.json``.
     """
     command = serve_adapter(one_line(base_model), variant, adapter_config)
-    use = f"{load_adapter(base_model)}\nWith vLLM: {code(command)}\n"
-    return card_head(base_model, variant) + _body(facts, variant, run) + use
+    use = f"{load_adapter(base_model)}\n\nWith vLLM: {code(command)}"
+    return Card(card_head(base_model, variant), _sections(card, variant, run, use))
 
 
-def merged_card(
-    facts: CardFacts, base_model: str, variant: Variant, run: RunFacts, *, dtype: str, rounding: str
-) -> str:
+def merged_card(card: Card, base_model: str, variant: Variant, run: RunFacts, *, dtype: str, rounding: str) -> Card:
     """The card of a model with the adapter merged into it.
 
     Args:
-        facts: what is known of the training.
+        card: the one in the adapter's artifact.
         base_model: name of the base model.
         variant: what was trained.
         run: the run's facts.
         dtype: precision of the merged weights.
         rounding: what merging cost, in words.
     """
-    use = f"{LOAD_MERGED}\nWith vLLM: `{serve_merged(dtype)}`\n\n{rounding}\n"
-    return card_head(base_model, variant, is_merged=True) + _body(facts, variant, run) + use
+    use = f"{LOAD_MERGED}\n\nWith vLLM: `{serve_merged(dtype)}`\n\n{rounding}"
+    return Card(card_head(base_model, variant, is_merged=True), _sections(card, variant, run, use))
 
 
 def serve_adapter(model: str, variant: Variant, adapter_config: Mapping[str, Any], path: str = HERE) -> str:
@@ -93,8 +90,14 @@ def serve_merged(dtype: str, path: str = HERE) -> str:
     return f"vllm serve {shlex.quote(path)}" + " --dtype float32" * (dtype == "float32")
 
 
-def _body(facts: CardFacts, variant: Variant, run: RunFacts) -> str:
-    return f"{card_body(facts)}{_origin(run)}\n{_results(variant, run)}\n{USE}"
+def _sections(card: Card, variant: Variant, run: RunFacts, use: str) -> tuple[CardSection, ...]:
+    """What the adapter's card says of its training, then what the run adds."""
+    return (
+        *(section for section in card.sections if section.title != USE),
+        CardSection("Where the data comes from", _origin(run)),
+        CardSection("Results", _results(variant, run)),
+        CardSection(USE, use),
+    )
 
 
 def _origin(run: RunFacts) -> str:
@@ -106,13 +109,12 @@ def _origin(run: RunFacts) -> str:
         (row.step, f"{row.kept:,}", f"{row.dropped:,}" if row.dropped else "", row.reason)
         for row in run.funnel.itertuples()
     ]
-    lines = ["## Where the data comes from", *sources, "", _table(("step", "kept", "dropped", "why"), steps), ""]
-    return "\n".join(lines)
+    return "\n".join([*sources, "", _table(("step", "kept", "dropped", "why"), steps)])
 
 
 def _results(variant: Variant, run: RunFacts) -> str:
     if run.summary is None or run.differences is None:
-        return "## Results\nNot evaluated.\n"
+        return "Not evaluated."
     levels = run.summary.set_index(["stratum", "variant"])
     paired = run.differences.query("variant == @variant and baseline == 'on'").set_index(["stratum", "metric"])
     rows = [
@@ -122,12 +124,12 @@ def _results(variant: Variant, run: RunFacts) -> str:
         for _, shift in paired.loc[[(stratum, metric)]].iterrows()
     ]
     columns = ("questions", "metric", "before", VARIANT_TITLES[variant], f"difference ({run.confidence:.0%} interval)")
-    told = (
+    legend = (
         f"{int(levels['num_questions'].max()):,} questions, with thinking on. Acc: thinking and answer both name a "
         "gold answer; Mis: exactly one of them does. Intervals are bootstraps over questions, paired with the model "
         "before training."
     )
-    return f"## Results\n{told}\n\n{_table(columns, rows)}\n"
+    return f"{legend}\n\n{_table(columns, rows)}"
 
 
 def _shift(row: Any) -> str:

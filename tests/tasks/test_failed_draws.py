@@ -9,6 +9,7 @@ from chat_server import ChatServer, fails, says, thinks
 from mralign_core.config import RunConfig
 from mralign_core.errors import UserError
 from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactStore
+from tasks.engine.plan import plan
 from tasks.generate import FUNNEL, collect_generations, select_candidates
 from tasks.prepare import load_questions, prepare_model
 from tests.core.generation.random_models import build_bpe, build_model

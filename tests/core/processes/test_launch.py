@@ -11,15 +11,18 @@ from safetensors.torch import load_file
 
 from mralign_core.config import ModelConfig, StorageConfig, TrainConfig
 from mralign_core.errors import ConfigError, DataError, OutOfMemory
+from mralign_core.models.out_of_memory import with_less_memory
+from mralign_core.processes.job_folder import read_job, write_job
 from mralign_core.processes.launch import (
     _follow,
     launch_adapter,
     launch_reference,
     read_accelerate_config,
-    with_less_memory,
+    smaller_section,
 )
 from mralign_core.processes.supervise import Supervisor
-from mralign_core.training.fit import train_adapter
+from mralign_core.training.fit import Watch, train_adapter
+from mralign_core.training.job import ReferenceJob, TrainingJob
 from tests.core.processes.test_supervise import address, command, wait_until_gone
 from tests.core.training.tiny import make_candidates, make_rewards
 
@@ -44,14 +47,17 @@ def job(model_dir, tmp_path_factory):
         checkpoint_minutes=0.005,
         accelerate_config=CPU,
     )
-    common = {
-        "variant": "mr_align",
-        "section": section,
-        "model_section": ModelConfig(path=str(model_dir), dtype="float32", cpu_threads=1),
-        "seed": 0,
-        "card": {},
-    }
-    return (str(model_dir), candidates, make_rewards(candidates)), common
+    return TrainingJob(
+        model_path=str(model_dir),
+        model=ModelConfig(path=str(model_dir), dtype="float32", cpu_threads=1),
+        train=section,
+        candidates=candidates,
+        rewards=make_rewards(candidates),
+        variant="mr_align",
+        seed=0,
+        directory=tmp_path_factory.mktemp("adapter"),
+        facts={},
+    )
 
 
 def workers_here():
@@ -67,11 +73,14 @@ def listening_here():
     return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
 
 
-def launch(job, folder, **options):
-    positional, common = job
-    storage = StorageConfig(root=str(folder / "store"))
-    options = {**common, "storage": storage, "key": "0" * 64, "directory": folder / "adapter", **options}
-    return launch_adapter(*positional, **options)
+def launch(job, folder, on_progress, accelerate_config=CPU):
+    changes = {
+        "train": job.train.model_copy(update={"accelerate_config": accelerate_config}),
+        "storage": StorageConfig(root=str(folder / "store")),
+        "key": "0" * 64,
+        "directory": folder / "adapter",
+    }
+    return launch_adapter(job.model_copy(update=changes), Watch(on_progress=on_progress))
 
 
 def test_a_training_whose_process_was_killed_goes_on_and_equals_one_in_this_process(job, tmp_path, caplog, monkeypatch):
@@ -91,10 +100,8 @@ def test_a_training_whose_process_was_killed_goes_on_and_equals_one_in_this_proc
             pids.extend(each.pid for each in processes.values())
             processes["1"].kill()
 
-    positional, common = job
-    section = common["section"].model_copy(update={"accelerate_config": str(sharded)})
     with pytest.raises(ChildProcessError, match="process 1 ended without a word"):
-        launch(job, tmp_path, section=section, on_progress=kill_the_second)
+        launch(job, tmp_path, kill_the_second, str(sharded))
     assert 0 < seen[0][0] < seen[0][1] == 120
     assert len(pids) == 2
     assert not wait_until_gone(pids)
@@ -103,11 +110,11 @@ def test_a_training_whose_process_was_killed_goes_on_and_equals_one_in_this_proc
 
     rows = []
     with caplog.at_level("INFO"):
-        resumed = launch(job, tmp_path, on_progress=lambda step, steps, row: rows.append(row))
+        resumed = launch(job, tmp_path, lambda step, steps, row: rows.append(row))
     assert "going on from the checkpoint after step" in caplog.text
     assert 0 < len(rows) < 120
 
-    alone = train_adapter(*positional, **common, directory=tmp_path / "alone")
+    alone = train_adapter(job.model_copy(update={"directory": tmp_path / "alone"}))
     assert resumed.counts == alone.counts
     for name in alone.metrics:
         wanted = pytest.approx(alone.metrics[name].tolist(), rel=1e-3, abs=1e-4, nan_ok=True)
@@ -178,9 +185,9 @@ def test_out_of_memory_starts_again_in_the_way_that_it_names(section):
             raise OutOfMemory("too long")
 
     with pytest.raises(OutOfMemory):
-        with_less_memory(section, attempt)
+        with_less_memory(section, attempt, smaller_section)
     assert tried == [(section.tokens_per_forward, "auto"), (100, "auto"), (100, "always")]
-    assert with_less_memory(section, lambda section: section.lora_r) == section.lora_r
+    assert with_less_memory(section, lambda section: section.lora_r, smaller_section) == section.lora_r
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.yaml")))
@@ -209,11 +216,24 @@ def test_settings_that_would_not_be_followed_are_refused(tmp_path, change, probl
         read_accelerate_config(str(file))
 
 
+def test_a_job_comes_out_of_its_folder_as_it_went_in(job, tmp_path):
+    for number, whole in enumerate((job, job.model_copy(update={"rewards": None, "key": "k", "seed": 7}))):
+        folder = tmp_path / str(number)
+        write_job(whole, folder)
+        read = read_job(folder)
+        assert type(read) is TrainingJob and read.model_dump() == whole.model_dump()
+        assert read.candidates["completion_ids"].map(list).tolist() == job.candidates["completion_ids"].tolist()
+        assert (read.rewards is None) == (whole.rewards is None) and read.reference is None
+    common = {name: getattr(job, name) for name in ReferenceJob.model_fields}
+    write_job(ReferenceJob(**common), tmp_path / "reference")
+    assert type(read_job(tmp_path / "reference")) is ReferenceJob
+
+
 @pytest.mark.parametrize("content", [None, "- 1", "{", ""])
 def test_a_file_that_is_none_is_refused(tmp_path, content, job):
     file = tmp_path / "file.yaml"
     if content is not None:
         file.write_text(content)
-    section = job[1]["section"].model_copy(update={"accelerate_config": str(file)})
+    section = job.train.model_copy(update={"accelerate_config": str(file)})
     with pytest.raises(ConfigError, match=r"train\.accelerate_config .*file\.yaml"):
-        launch_reference(*job[0][:2], section=section, model_section=job[1]["model_section"])
+        launch_reference(job.model_copy(update={"train": section}))

@@ -169,12 +169,12 @@ def test_a_child_without_a_supervisor_does_not_start(address):
 def test_a_module_runs_behind_a_lifeline(address, tmp_path):
     Path(tmp_path, "job.py").write_text(
         "import sys\n"
-        "from mralign_core.processes.supervise import connection\n"
-        "connection().send('ran', name=__name__, values=sys.argv[1:])\n"
-        "sys.exit(3)\n"
+        "def main(lifeline, *arguments):\n"
+        "    lifeline.send('ran', name=__name__, values=[*arguments])\n"
+        "    sys.exit(3)\n"
     )
     child = [sys.executable, "-m", "mralign_core.processes.child", str(address), "job", "a", "--b"]
     with Supervisor(child, address, {"PYTHONPATH": str(tmp_path), "RANK": "1"}) as supervisor:
         messages = list(supervisor.messages())
         assert supervisor.exit_code() == 3
-    assert messages == [{"kind": "ran", "rank": 1, "name": "__main__", "values": ["a", "--b"]}]
+    assert messages == [{"kind": "ran", "rank": 1, "name": "job", "values": ["a", "--b"]}]

@@ -12,7 +12,7 @@ from mralign_core.config import ModelConfig, TrainConfig
 from mralign_core.errors import ConfigError
 from mralign_core.models.load import load_model_and_tokenizer
 from mralign_core.models.lora import attach_lora, save_adapter
-from mralign_core.training.card import card_facts, write_card
+from mralign_core.training.card import model_card
 from mralign_core.training.export import export_adapter, export_merged, merge
 from tests.core.training.test_card import RUN
 from tests.core.training.tiny import CONFIGS, make_model, make_tokenizer, randomise_adapter
@@ -47,8 +47,8 @@ def folders(architecture, tmp_path_factory):
 
 def write_adapter(model, folder):
     save_adapter(model, folder, base_model="org/base")
-    facts = card_facts("mr_align", SECTION, seed=0, rows=[], counts={}, facts={}, metrics=[])
-    write_card(folder, "org/base", "mr_align", facts)
+    text = model_card("org/base", "mr_align", SECTION, seed=0, rows=[], counts={}, facts={}, metrics=[]).render()
+    (folder / "README.md").write_text(text)
 
 
 def model_section(folders, dtype="float32"):
@@ -74,7 +74,6 @@ def test_exported_adapter_is_the_same_files_with_a_longer_card(folders, tmp_path
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (folders / "adapter" / name).read_bytes()
     assert "## Results" in (tmp_path / "out" / "README.md").read_text()
-    assert not (tmp_path / "out" / "card.json").exists()
     base = AutoModelForCausalLM.from_pretrained(folders / "base")
     trained, _ = load_model_and_tokenizer(folders / "base", "float32", "cpu", folders / "adapter")
     assert torch.equal(logps(PeftModel.from_pretrained(base, tmp_path / "out").eval()), logps(trained))

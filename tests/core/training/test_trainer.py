@@ -7,7 +7,7 @@ from transformers import OPTConfig
 
 from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.models.lora import attach_lora, enable_recomputation
-from mralign_core.training.checkpoints import TrainingState
+from mralign_core.training.checkpoints import TrainingState, restore, state_of
 from mralign_core.training.examples import build_examples
 from mralign_core.training.logps import CompletionLogps
 from mralign_core.training.order import step_rows
@@ -211,7 +211,7 @@ def test_a_training_that_diverged_ends_with_the_step_and_the_setting_and_leaves_
         next(iter(trainer.parameters.values())).fill_(math.nan)
     trainer.train_step()
     with pytest.raises(ConfigError, match=rf"diverged at step 2 of 2: .*nan.*lower {field}"):
-        trainer.state()
+        state_of(trainer)
 
 
 def test_sft_loss_is_the_mean_over_the_steps_completion_tokens(section):
@@ -233,7 +233,7 @@ def test_the_baseline_is_estimated_anew_every_so_many_steps_and_averaged(section
     first = [step_of(each)[0]["kl_raw"] for each in (exact, held)]
     assert first[0] == first[1]
     assert step_of(held)[0]["kl_raw"] == first[1]
-    kept = held.state()
+    kept = state_of(held)
     policy, reference = held._kl_pairs([0, 1, 2], held.reference)
     held.run()
     assert calls[:2] == [0, 2] and calls[2:] == [2, 4]
@@ -245,7 +245,7 @@ def test_the_moving_average_keeps_the_stated_share_of_the_old_value(section):
     averaged = make_trainer(with_options(section, kl_decay=0.75), make_examples(9))
     exact = make_trainer(section, make_examples(9))
     old = step_of(averaged)[0]["kl_raw"]
-    exact.restore(averaged.state())
+    restore(exact, state_of(averaged))
     new = step_of(exact)[0]["kl_raw"]
     assert abs(new - old) > 0.01
     assert step_of(averaged)[0]["kl_raw"] == pytest.approx(0.75 * old + 0.25 * new, rel=1e-4)
@@ -276,11 +276,11 @@ def test_going_on_from_a_state_gives_the_same_bits(section, options, stop_after)
     first = make_trainer(section, examples)
     for _ in range(stop_after):
         first.train_step()
-    stored = first.state()
+    stored = state_of(first)
     stored = TrainingState(stored.step, stored.tensors, json.loads(json.dumps(stored.values)))
     torch.manual_seed(4321)
     second = make_trainer(section, examples, is_fresh=True)
-    second.restore(stored)
+    restore(second, stored)
     second.run()
     assert json.dumps(second.metrics) == json.dumps(whole.metrics)
     assert all(torch.equal(second.parameters[name], each) for name, each in whole.parameters.items())
@@ -296,7 +296,7 @@ class _ScarceMemory:
 
     def __call__(self, rows):
         size = sum(len(prompt) + len(completion) for prompt, completion in rows)
-        if size > self.tokens * (4 if self.trainer.is_recomputing else 1):
+        if size > self.tokens * (4 if self.trainer.pass_size.recompute else 1):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return self.inner(rows)
 
@@ -310,8 +310,8 @@ def test_a_lack_of_memory_is_met_with_more_and_smaller_passes_and_the_same_resul
         expected, found = step_of(plenty), step_of(scarce)
         assert_same_row(found[0], expected[0], rel=1e-3)
         assert_same(found[1], expected[1], rtol=1e-3)
-    assert scarce.tokens_per_forward <= 40
-    assert "out of memory at step 1" in caplog.text
+    assert scarce.pass_size.tokens <= 40
+    assert "out of memory in a training step" in caplog.text
 
 
 def test_recomputation_comes_last_and_then_the_error_names_the_row_and_the_setting(section):
@@ -319,7 +319,7 @@ def test_recomputation_comes_last_and_then_the_error_names_the_row_and_the_setti
     scarce = make_trainer(section, examples)
     _ScarceMemory(scarce, 8)
     step_of(scarce)
-    assert scarce.is_recomputing
+    assert scarce.pass_size.recompute
     hopeless = make_trainer(section, examples)
     _ScarceMemory(hopeless, 1)
     pairs = [len(prompt) + len(text) for prompt, text in mismatched_rows(examples, hopeless.reference.partners)]
