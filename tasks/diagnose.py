@@ -8,14 +8,9 @@ import numpy as np
 
 from mralign_core.config import RunConfig
 from mralign_core.estimation import TransitionMatrices, read_trace_batches
-from mralign_core.estimation.diagnostics import (
-    Diagnostics,
-    Sensitivity,
-    Survey,
-    diagnose,
-    survey_traces,
-    weight_sensitivity,
-)
+from mralign_core.estimation.diagnostics import Diagnostics, diagnose
+from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, weight_sensitivity
+from mralign_core.estimation.diagnostics.survey import Survey, survey_traces
 from mralign_core.label_sets import label_set_of
 from mralign_core.reporting.diagnostic_figures import diagnostic_charts
 from mralign_core.reporting.matrix_figures import Transitions

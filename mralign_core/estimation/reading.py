@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
-from mralign_core.estimation.traces import MAX_LABELS, IntArray, TraceBatch
+from mralign_core.estimation.traces import MAX_LABELS, TraceBatch
+from mralign_core.method import IntArray
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.schemas import ANNOTATIONS, CANDIDATES, POLARITIES
 from mralign_core.storage.tables import stream_table

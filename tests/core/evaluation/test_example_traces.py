@@ -3,9 +3,9 @@ import doctest
 import pandas as pd
 from sample_run import annotation, as_scores, candidate, score
 
+from mralign_core import schemas
 from mralign_core.reporting import example_traces
 from mralign_core.reporting.example_traces import before_and_after, mark_golds, weighted_traces
-from mralign_core.schemas import __init__ as schemas
 
 
 def plain(pieces):
