@@ -16,14 +16,9 @@ from mralign_core.estimation import (
     read_trace_batches,
     with_permuted_polarities,
 )
-from mralign_core.estimation.diagnostics import (
-    Diagnostics,
-    Sensitivity,
-    Survey,
-    diagnose,
-    survey_traces,
-    weight_sensitivity,
-)
+from mralign_core.estimation.diagnostics import Diagnostics, diagnose
+from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, weight_sensitivity
+from mralign_core.estimation.diagnostics.survey import Survey, survey_traces
 from mralign_core.label_sets import label_set_of
 from mralign_core.reporting.diagnostic_figures import diagnostic_charts
 from mralign_core.reporting.matrix_figures import Transitions

@@ -17,14 +17,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import stats
 
 from mralign_core.errors import DataError
 from mralign_core.evaluation.metrics import METRICS, answer_metrics
+from mralign_core.method import FloatArray
 from mralign_core.schemas.ablation import ABLATION_DIFFERENCES, ABLATION_RESULTS
 
-FloatArray = NDArray[np.float64]
 Unit = Literal["world", "seed"]
 ALIKE = 1e-12
 """Spread of shares below which they are equal but for rounding."""

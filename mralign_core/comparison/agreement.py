@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,20 +34,19 @@ from mralign_core.estimation import (
     labelled_traces,
     weigh_segments,
 )
+from mralign_core.method import FloatArray
 from mralign_core.method.agreement import (
     AGREEMENT_RULES,
     AgreementRule,
-    FloatArray,
     Labels,
     agreement,
     agreement_intervals,
     label_agreements,
     macro_sets,
-    matrix_distance,
     only_label,
     resample_traces,
-    weight_shift,
 )
+from mralign_core.method.distances import matrix_distance, rank_correlation, weight_shift
 from mralign_core.method.taxonomy import Taxonomy
 
 LEVELS = ("label", "macro")
@@ -233,13 +233,14 @@ class _Effects:
             a, b = (self.estimated(each, whole, steps) for each in (pair.a, pair.b))
         except NoCandidatesError as error:
             return {"skipped": [{**pair.names, "reason": f"on the {len(whole)} traces rated whole in both: {error}"}]}
-        shift = weight_shift(a.weights, b.weights)
+        shift = asdict(weight_shift(a.weights, b.weights))
+        shift["rank_correlation"] = rank_correlation(np.log(a.weights), np.log(b.weights))
         basis = {**pair.names, "traces": len(whole), "steps": steps}
         return {
             "matrices": [
                 {**basis, "matrix": name, **_distance(a.matrices, b.matrices, name)} for name in a.matrices.estimates
             ],
-            "weights": [{**basis, **shift._asdict()}],
+            "weights": [{**basis, **shift}],
         }
 
     def estimated(self, each: AnnotationSet, traces: frozenset[str], steps: str) -> _Estimated:

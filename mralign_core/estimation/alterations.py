@@ -21,8 +21,9 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from mralign_core.config import RewardConfig
-from mralign_core.estimation.traces import IntArray, TraceBatch
+from mralign_core.estimation.traces import TraceBatch
 from mralign_core.estimation.weights import Weigher
+from mralign_core.method import IntArray
 from mralign_core.method.placebos import (
     mean_one_factor,
     permuted_polarities,

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
-from mralign_core.estimation.traces import MAX_LABELS, IntArray, TraceBatch
+from mralign_core.estimation.traces import MAX_LABELS, TraceBatch
+from mralign_core.method import IntArray
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES, POLARITIES

@@ -14,10 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
+from mralign_core.method import IntArray
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import keep_most_confident
 
-IntArray = NDArray[np.int64]
 MAX_LABELS = 2
 
 

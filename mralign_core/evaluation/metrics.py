@@ -17,10 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
+from mralign_core.method import FloatArray
 from mralign_core.method.traces import WELL_FORMED
 from mralign_core.schemas.outcomes import OUTCOMES
-
-FloatArray = NDArray[np.float64]
 
 METRICS = ("acc", "mis", "em_thought", "em_answer")
 """Acc = mean(EM_t ∧ EM_a), Mis = mean(EM_t ⊕ EM_a), EM_t, EM_a."""

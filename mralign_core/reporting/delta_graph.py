@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch
 from numpy.typing import NDArray
 
+from mralign_core.estimation.diagnostics.support import MIN_SUPPORT
+from mralign_core.method import FloatArray
 from mralign_core.method.taxonomy import Taxonomy
-from mralign_core.method.transitions import FloatArray, TransitionEstimate
-from mralign_core.reporting.matrix_figures import MIN_SUPPORT
+from mralign_core.method.transitions import TransitionEstimate
 from mralign_core.reporting.style import INK, MUTED, WIDTH, macro_colours, styled
 
 NUM_EDGES = 10
@@ -45,8 +46,11 @@ def strongest_edges(
     A move counts only with support: its state was left at least :data:`MIN_SUPPORT` times in both, and the move was
     made as often where it is the likelier one.
 
-    >>> from mralign_core.method.transitions import count_set_pairs, fit_frequency
-    >>> one, other = (fit_frequency(count_set_pairs([walk] * 9, 4), 4) for walk in ([(1,), (2,)], [(1,), (1,)]))
+    >>> from mralign_core.method.set_pairs import SetPairCounts
+    >>> from mralign_core.method.transitions import fit_frequency
+    >>> states, nine = np.eye(4, dtype=bool), np.full(3, 9)  # nine traces 1, 2, and nine traces 1, 1
+    >>> walks = [SetPairCounts(states[[0, 1, b]], states[[1, b, 3]], nine, 9, 0, 0) for b in (2, 1)]
+    >>> one, other = (fit_frequency(pairs, 4) for pairs in walks)
     >>> above, below = strongest_edges(one, other)
     >>> [(edge.source, edge.target) for edge in above], [(edge.source, edge.target) for edge in below]
     ([(1, 2)], [(1, 1), (1, 3)])

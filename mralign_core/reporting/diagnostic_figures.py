@@ -10,7 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from mralign_core.estimation.diagnostics import Diagnostics, Objective, Sensitivity, SensitivityRow, Strata
+from mralign_core.estimation.diagnostics import Diagnostics
+from mralign_core.estimation.diagnostics.convergence import Objective
+from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, SensitivityRow
+from mralign_core.estimation.diagnostics.strata import Strata
 from mralign_core.reporting.delta_graph import delta_graph
 from mralign_core.reporting.matrix_figures import Transitions, weight_intervals
 from mralign_core.reporting.style import FAINT, INK, MUTED, POLARITY_COLOURS, WIDTH, styled
@@ -72,16 +75,18 @@ def sensitivity_curves(sensitivity: Sensitivity) -> Figure:
     for axes, (name, title) in zip(figure.subplots(1, 3, sharey=True), _FACTORS.items(), strict=True):
         rows = sensitivity.along(name)
         places = np.arange(len(rows))
-        shifts = [row.shift.mean_abs_log for row in rows]
+        shifts = [row.shift.mean_abs_log_ratio for row in rows]
         axes.bar(places, shifts, width=0.62, color="#0072b2", zorder=2)
         axes.set_title(title)
         axes.set_xticks(places, [_tick(name, row) for row in rows])
         for place, row in enumerate(rows):
-            _bar_note(axes, place, row, is_configured=row.shift.mean_abs_log == 0 and _is_configured(sensitivity, row))
+            _bar_note(
+                axes, place, row, is_configured=row.shift.mean_abs_log_ratio == 0 and _is_configured(sensitivity, row)
+            )
         axes.grid(axis="y", color=FAINT, lw=0.7, zorder=0)
         axes.set_axisbelow(True)
     figure.axes[0].set_ylabel("mean |log w − log w of this run|")
-    top = max(row.shift.mean_abs_log for name in _FACTORS for row in sensitivity.along(name))
+    top = max(row.shift.mean_abs_log_ratio for name in _FACTORS for row in sensitivity.along(name))
     figure.axes[0].set_ylim(0, 1.25 * max(top, 0.01))
     figure.supxlabel("above each bar: share of segments whose weight is then on the other side of 1", fontsize=8.5)
     return figure
@@ -132,6 +137,6 @@ def _tick(name: str, row: SensitivityRow) -> str:
 
 
 def _bar_note(axes: Axes, place: float, row: SensitivityRow, *, is_configured: bool) -> None:
-    text = "this\nrun" if is_configured else f"{100 * row.shift.share_crossing_one:.0f} %"
-    at = (place, row.shift.mean_abs_log)
+    text = "this\nrun" if is_configured else f"{100 * row.shift.share_crossing:.0f} %"
+    at = (place, row.shift.mean_abs_log_ratio)
     axes.annotate(text, at, (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize=8, color=MUTED)

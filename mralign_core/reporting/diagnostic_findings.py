@@ -7,16 +7,11 @@ from collections.abc import Iterator
 import pandas as pd
 
 from mralign_core.estimation.chain_tests import OrderComparison, StationarityTest
-from mralign_core.estimation.diagnostics import (
-    MIN_SUPPORT,
-    SHUFFLE_QUANTILE,
-    Diagnostics,
-    Distance,
-    Sensitivity,
-    SensitivityRow,
-    Strata,
-    WeightShift,
-)
+from mralign_core.estimation.diagnostics import Diagnostics
+from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, SensitivityRow
+from mralign_core.estimation.diagnostics.strata import SHUFFLE_QUANTILE, Distance, Strata
+from mralign_core.estimation.diagnostics.support import MIN_SUPPORT
+from mralign_core.method.distances import WeightShift
 from mralign_core.reporting.titles import MATRIX_TITLES
 
 SIGNIFICANT = 0.05
@@ -61,7 +56,7 @@ def sensitivity_table(sensitivity: Sensitivity) -> pd.DataFrame:
     rows = []
     for name in ("damping", "prior", "clip"):
         for row in sensitivity.along(name):
-            own = row.shift.mean_abs_log == 0 and _setting(name, row) == _configured(name, sensitivity)
+            own = row.shift.mean_abs_log_ratio == 0 and _setting(name, row) == _configured(name, sensitivity)
             value = _setting(name, row) + (" (this run)" if own else "")
             rows.append({"setting": name, "value": value, **_shift(row.shift), "clipped": _percent(row.share_clipped)})
     return pd.DataFrame(rows)
@@ -101,7 +96,7 @@ def _convergence(diagnostics: Diagnostics) -> Iterator[str]:
 
 def _settings(sensitivity: Sensitivity) -> str:
     rows = [(name, row) for name in ("damping", "prior", "clip") for row in sensitivity.along(name)]
-    name, row = max(rows, key=lambda item: item[1].shift.mean_abs_log)
+    name, row = max(rows, key=lambda item: item[1].shift.mean_abs_log_ratio)
     return f"Of the settings tried one at a time, {name} {_setting(name, row)} moves weights most: {_moves(row.shift)}."
 
 
@@ -164,11 +159,11 @@ def _beside_chance(distance: Distance, shuffles: str) -> str:
 
 
 def _moves(shift: WeightShift) -> str:
-    return f"mean |Δ log w| {shift.mean_abs_log:.3f}, {_percent(shift.share_crossing_one)} of segments cross 1"
+    return f"mean |Δ log w| {shift.mean_abs_log_ratio:.3f}, {_percent(shift.share_crossing)} of segments cross 1"
 
 
 def _shift(shift: WeightShift) -> dict[str, str]:
-    return {"mean |Δ log w|": f"{shift.mean_abs_log:.4f}", "cross 1": _percent(shift.share_crossing_one)}
+    return {"mean |Δ log w|": f"{shift.mean_abs_log_ratio:.4f}", "cross 1": _percent(shift.share_crossing)}
 
 
 def _percent(share: float) -> str:

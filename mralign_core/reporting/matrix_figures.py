@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from mralign_core.config import RewardConfig
 from mralign_core.estimation import CLASSES, MIN_TRACES_FOR_INTERVAL, TransitionMatrices
-from mralign_core.method.rewards import clip_weights, shrink_ratios
+from mralign_core.estimation.diagnostics.support import MIN_SUPPORT
+from mralign_core.estimation.weights import fraction_of
+from mralign_core.method import FloatArray
+from mralign_core.method.segment_weights import probability_ratios, segment_weights
 from mralign_core.method.taxonomy import Taxonomy
-from mralign_core.method.transitions import FloatArray, TransitionEstimate, transition_mask
+from mralign_core.method.transitions import TransitionEstimate, transition_mask
 from mralign_core.reporting.style import INK, MUTED, POLARITY_COLOURS, WIDTH, styled
-
-MIN_SUPPORT = 5
-"""Transitions below which an entry of a matrix says more about the prior than about the traces."""
 
 EXTREME_SHARE = 0.15
 """Share of the supported weights that is marked at either end, as in Fig. 7 of the paper."""
@@ -80,12 +80,14 @@ class Transitions(NamedTuple):
 
     def of_side(self, side: str) -> tuple[TransitionEstimate, TransitionEstimate]:
         """The estimates above and below the fraction of Eq. 10."""
-        own, opposite = (self.plus, self.minus) if side == "plus" else (self.minus, self.plus)
-        return own, self.all if self.reference == "all" else opposite
+        numerator, denominator = fraction_of(side, self.reference)
+        return getattr(self, numerator), getattr(self, denominator)
 
     def weigh(self, ratios: FloatArray, support: FloatArray) -> FloatArray:
         """Weights of ratios that rest on so many soft counts, as the reward stage makes them."""
-        return clip_weights(shrink_ratios(ratios, support, self.support_shrinkage), self.clip_min, self.clip_max)
+        return segment_weights(
+            ratios, support, shrinkage=self.support_shrinkage, low=self.clip_min, high=self.clip_max
+        ).weights
 
 
 @styled
@@ -145,7 +147,7 @@ def transition_weights(transitions: Transitions, side: str) -> tuple[FloatArray,
     """
     numerator, denominator = transitions.of_side(side)
     possible = _possible(len(denominator.p)) & (denominator.p > 0)
-    ratios = np.divide(numerator.p, denominator.p, out=np.full(denominator.p.shape, np.nan), where=possible)
+    ratios = np.where(possible, probability_ratios(numerator.p, denominator.p), np.nan)
     left = numerator.counts.sum(axis=1, keepdims=True)
     supported = possible & (transitions.all.counts >= MIN_SUPPORT) & (left >= MIN_SUPPORT)
     return transitions.weigh(ratios, numerator.counts), supported
@@ -324,11 +326,8 @@ def weight_bounds(transitions: Transitions, side: str) -> tuple[FloatArray, Floa
         transitions: the estimates with their draws.
         side: ``"plus"`` or ``"minus"``.
     """
-    opposite = {"plus": "minus", "minus": "plus"}[side]
-    numerator = transitions.draws[side].astype(np.float64)
-    denominator = transitions.draws["all" if transitions.reference == "all" else opposite].astype(np.float64)
-    impossible = np.where(numerator > 0, np.inf, 1.0)
-    ratios = np.divide(numerator, denominator, out=impossible, where=denominator > 0)
+    names = fraction_of(side, transitions.reference)
+    ratios = probability_ratios(*(transitions.draws[name].astype(np.float64) for name in names))
     tail = (1 - transitions.confidence) / 2
     # As in the reward stage, the support is that of the estimate in every draw.
     low, high = np.quantile(transitions.weigh(ratios, transitions.of_side(side)[0].counts), [tail, 1 - tail], axis=0)

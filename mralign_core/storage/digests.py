@@ -136,7 +136,7 @@ def module_closure(module: str, without: tuple[str, ...] = ()) -> dict[str, Path
     spec = importlib.util.find_spec(package)
     root = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
     if root is None or module == package or _module_file(root, module) is None:
-        raise ArtifactError(f"no source of module {module!r}: give a name such as 'mralign_core.method.rewards'")
+        raise ArtifactError(f"no source of module {module!r}: give a name such as 'mralign_core.method.transitions'")
     found: dict[str, Path] = {}
     queue = [module]
     while queue:

@@ -9,7 +9,7 @@ from mralign_core.schemas.base import QUARANTINE_COLUMNS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.schemas.rewards import REWARDS
-from mralign_core.storage.digests import _closure
+from mralign_core.storage.digests import module_closure
 from mralign_core.storage.tables import known_tables
 
 GOOD = {
@@ -169,6 +169,6 @@ def test_rows_survive_arrow():
 )
 def test_a_new_column_changes_only_the_keys_of_what_uses_its_table(module, used, unused):
     """A key holds the digests of every module that the artifact's code imports."""
-    names = {name.rpartition(".")[2] for name in _closure(module) if name.startswith("mralign_core.schemas.")}
+    names = {name.rpartition(".")[2] for name in module_closure(module) if name.startswith("mralign_core.schemas.")}
     assert used <= names
     assert not unused & names

@@ -11,7 +11,7 @@ from mralign_core.errors import ArtifactError
 from mralign_core.models.lora import attach_lora, save_adapter
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactStore
-from mralign_core.training.card import card_facts, write_card
+from mralign_core.training.card import model_card
 from tasks.engine.last_run import remember
 from tasks.engine.one_task import Inputs
 from tests.core.training.test_card import RUN
@@ -62,8 +62,8 @@ def adapter(config, publish):
         adapted = attach_lora(model, config.train, seed=0)
         randomise_adapter(adapted)
         save_adapter(adapted, folder, base_model="pocket")
-        facts = card_facts("kto", config.train, seed=0, rows=[], counts={}, facts={}, metrics=[])
-        write_card(folder, "pocket", "kto", facts)
+        card = model_card("pocket", "kto", config.train, seed=0, rows=[], counts={}, facts={}, metrics=[])
+        (folder / "README.md").write_text(card.render())
 
     base = publish("model", "m", write_model)
     questions = publish("questions", "q", write_questions)

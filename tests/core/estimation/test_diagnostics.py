@@ -1,13 +1,21 @@
 """What the estimate stage tells about itself."""
 
-import doctest
-
 import numpy as np
 import pytest
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.estimation import LabelledTrace, batch_of_traces, diagnostics, estimate_transitions, weigh_segments
-from mralign_core.estimation.diagnostics import Diagnostics, diagnose, survey_traces, weight_sensitivity, weight_shift
+from mralign_core.estimation import (
+    MIN_STRATUM_TRACES,
+    LabelledTrace,
+    batch_of_traces,
+    estimate_transitions,
+    weigh_segments,
+)
+from mralign_core.estimation.diagnostics import Diagnostics, diagnose, survey
+from mralign_core.estimation.diagnostics.sensitivity import weight_sensitivity
+from mralign_core.estimation.diagnostics.strata import MAX_STRATA, OTHER_STRATA, compare_strata
+from mralign_core.estimation.diagnostics.survey import survey_traces
+from mralign_core.method.distances import weight_shift
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.reporting.diagnostic_findings import findings, sensitivity_table, tables
 
@@ -47,7 +55,7 @@ def corpus(seed, *, by, number=120, strata=("hard", "easy")):
     return traces
 
 
-def survey(traces, seed=0):
+def surveyed(traces, seed=0):
     """In batches of seven, as from a file."""
     batches = [batch_of_traces(traces[start : start + 7]) for start in range(0, len(traces), 7)]
     return survey_traces(batches, LABELS.num_states, np.random.default_rng(seed))
@@ -57,7 +65,7 @@ def diagnosed(traces, estimate=None, reward=None):
     estimate, reward = estimate or EstimateConfig(), reward or RewardConfig()
     matrices = estimate_transitions(traces, estimate, LABELS)
     single = [t._replace(steps=[step[:1] for step in t.steps]) for t in traces]
-    surveys = {"two": survey(traces), "one": survey(single)}
+    surveys = {"two": surveyed(traces), "one": surveyed(single)}
     return diagnose(surveys, matrices, estimate, reward, np.random.default_rng(0), taxonomy=LABELS)
 
 
@@ -88,8 +96,8 @@ def test_the_undamped_objective_never_falls_and_ends_above_the_damped(by_stratum
 def test_the_paper_is_its_own_yardstick(by_stratum):
     rows = {row.estimator: row for row in by_stratum.estimators}
     assert list(rows) == ["paper", "converged", "frequency", "single label"]
-    assert set(rows["paper"].l1.values()) == {0.0} and rows["paper"].shift.mean_abs_log == 0
-    assert 0 < rows["converged"].shift.mean_abs_log < rows["frequency"].shift.mean_abs_log
+    assert set(rows["paper"].l1.values()) == {0.0} and rows["paper"].shift.mean_abs_log_ratio == 0
+    assert 0 < rows["converged"].shift.mean_abs_log_ratio < rows["frequency"].shift.mean_abs_log_ratio
 
 
 def said(found):
@@ -132,13 +140,13 @@ def test_chance_exceeds_the_quantile_as_seldom_as_it_should():
         # Polarities dealt at random within each stratum.
         shuffled = [t._replace(polarity=("positive", "negative")[int(rng.integers(2))]) for t in traces]
         matrices = estimate_transitions(shuffled, EstimateConfig(), LABELS)
-        parts = (survey(shuffled).some, matrices, EstimateConfig(), RewardConfig(), rng, {})
-        beyond.append(diagnostics._strata(*parts).within.beyond_chance)
+        parts = (surveyed(shuffled).some, matrices, EstimateConfig(), RewardConfig(), rng, {})
+        beyond.append(compare_strata(*parts).within.beyond_chance)
     assert sum(beyond) <= 4
 
 
 def test_a_stratum_of_few_traces_is_compared_with_nothing():
-    few = diagnostics.MIN_STRATUM_TRACES - 1
+    few = MIN_STRATUM_TRACES - 1
     traces = [t._replace(stratum="rare") if n < few else t for n, t in enumerate(corpus(0, by="stratum"))]
     found = diagnosed(traces)
     assert sum(found.strata.traces["rare"].values()) == few and "rare" not in found.strata.compared
@@ -164,20 +172,20 @@ def test_conditioned_weights_are_those_of_the_reward_stage():
 
 def test_the_configured_setting_has_no_shift_and_the_grid_is_whole():
     traces, estimate, reward = corpus(3, by="polarity"), EstimateConfig(prior=0.3), RewardConfig(clip_max=2.0)
-    found = weight_sensitivity(survey(traces), estimate, reward, taxonomy=LABELS)
+    found = weight_sensitivity(surveyed(traces), estimate, reward, taxonomy=LABELS)
     assert len(found.grid) == 5 * 5 * 5
     for name, number in (("damping", 5), ("prior", 5), ("clip", 5)):
         rows = found.along(name)
         assert len(rows) == number
-        assert sum(row.shift.mean_abs_log == 0 for row in rows) >= 1
-    prior = {row.prior: row.shift.mean_abs_log for row in found.along("prior")}
+        assert sum(row.shift.mean_abs_log_ratio == 0 for row in rows) >= 1
+    prior = {row.prior: row.shift.mean_abs_log_ratio for row in found.along("prior")}
     assert prior[0.3] == 0 < prior[0.1] < prior[0.01] and prior[1.0] < prior[10.0]
     assert found.along("clip")[-1].clip_max is None and found.along("clip")[-1].share_clipped == 0
     assert "0.3 (this run)" in sensitivity_table(found)["value"].tolist()
 
 
 def test_a_tighter_clip_clips_more():
-    found = weight_sensitivity(survey(corpus(3, by="polarity")), EstimateConfig(), RewardConfig(), taxonomy=LABELS)
+    found = weight_sensitivity(surveyed(corpus(3, by="polarity")), EstimateConfig(), RewardConfig(), taxonomy=LABELS)
     shares = [row.share_clipped for row in found.along("clip")]
     assert shares == sorted(shares, reverse=True) and shares[0] > 0
 
@@ -206,15 +214,15 @@ def test_strata_without_both_polarities_keep_pooled_weights():
 def test_many_strata_are_put_together_but_not_compared_as_one():
     traces = [t._replace(stratum=f"s{n % 9}") for n, t in enumerate(corpus(6, by="polarity", number=270))]
     found = diagnosed(traces).strata
-    assert len(found.traces) == diagnostics.MAX_STRATA + 1 and diagnostics.OTHER_STRATA in found.traces
+    assert len(found.traces) == MAX_STRATA + 1 and OTHER_STRATA in found.traces
     assert sum(sum(counts.values()) for counts in found.traces.values()) == 270
-    assert found.compared and diagnostics.OTHER_STRATA not in found.compared
+    assert found.compared and OTHER_STRATA not in found.compared
 
 
 def test_large_inputs_are_sampled_with_a_seed_and_it_says_so(monkeypatch):
     traces = corpus(7, by="polarity")
     whole = diagnosed(traces)
-    monkeypatch.setattr(diagnostics, "MAX_TRACES", 40)
+    monkeypatch.setattr(survey, "MAX_TRACES", 40)
     one, two = diagnosed(traces), diagnosed(traces)
     assert one == two
     assert one.used_traces == {"positive": 40, "negative": 40, "strata and weights": 40}
@@ -226,19 +234,19 @@ def test_large_inputs_are_sampled_with_a_seed_and_it_says_so(monkeypatch):
 
 
 def test_samples_are_random_whatever_the_order_of_traces(monkeypatch):
-    monkeypatch.setattr(diagnostics, "MAX_TRACES", 40)
+    monkeypatch.setattr(survey, "MAX_TRACES", 40)
     # Every other trace is positive, and one in ten is: no period, no class that is left out.
     traces = corpus(7, by="polarity", number=400)
     rare = [t._replace(polarity="positive" if n % 10 == 0 else "negative") for n, t in enumerate(traces)]
     places = {t.trace_id: n for n, t in enumerate(rare)}
-    found = survey(rare)
+    found = surveyed(rare)
     assert {name: len(group) for name, group in found.tested.items()} == {"positive": 40, "negative": 40}
     assert len(found.some) == 40 and sum(t.polarity == "positive" for t in found.some) < 12
     drawn = [places[t.trace_id] for t in found.tested["negative"]]
     assert drawn == sorted(set(drawn)) and len({place % 10 for place in drawn}) > 6
-    assert survey(rare, seed=1).some != found.some
+    assert surveyed(rare, seed=1).some != found.some
     # Traces of one label are the same traces.
-    single = survey([t._replace(steps=[step[:1] for step in t.steps]) for t in rare])
+    single = surveyed([t._replace(steps=[step[:1] for step in t.steps]) for t in rare])
     assert [t.trace_id for t in single.some] == [t.trace_id for t in found.some]
 
 
@@ -246,11 +254,11 @@ def test_the_yardstick_has_two_labels_in_a_run_with_one():
     traces = corpus(8, by="polarity")
     single = [t._replace(steps=[step[:1] for step in t.steps]) for t in traces]
     estimate = EstimateConfig(labels_per_segment="one")
-    surveys = {"two": survey(traces), "one": survey(single)}
+    surveys = {"two": surveyed(traces), "one": surveyed(single)}
     matrices = estimate_transitions(single, estimate, LABELS)
     found = diagnose(surveys, matrices, estimate, RewardConfig(), np.random.default_rng(0), taxonomy=LABELS)
     assert found.estimators == diagnosed(traces).estimators
-    assert {row.estimator: row.shift.mean_abs_log > 0 for row in found.estimators}["single label"]
+    assert {row.estimator: row.shift.mean_abs_log_ratio > 0 for row in found.estimators}["single label"]
     # The rest is of the labels that the run uses.
     for row in found.objectives:
         assert row.configured == tuple(matrices.estimates[row.matrix].log_posterior.tolist())
@@ -272,12 +280,3 @@ def test_memory_is_claimed_of_traces_that_have_it_only():
     text = said(diagnosed(mixed))
     assert "Positive traces: a second-order chain of label sets predicts held-out moves better" in text
     assert "Negative traces: no memory beyond the present label set can be shown" in text
-
-
-def test_docstring_examples_hold():
-    results = doctest.testmod(diagnostics)
-    assert results.attempted and not results.failed
-
-
-def test_a_shift_of_nothing_is_none():
-    assert weight_shift(np.empty(0), np.empty(0)).segments == 0

@@ -7,8 +7,8 @@ import pytest
 from mralign_core.errors import ArtifactError, DataError
 from mralign_core.estimation import batch_of_traces, count_corpus, labelled_traces, read_trace_batches, traces_of_batch
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
-from mralign_core.method.transitions import count_set_pairs
 from tests.annotated_files import annotation_row, candidate_row, random_rows, taxonomy_of, write_files, write_unchecked
+from tests.oracles import count_set_pairs
 
 STRATA = ("one-hop", "two-hop", "")
 
@@ -185,3 +185,16 @@ def test_only_the_right_table_is_streamed(tmp_path):
     files.annotations.write_bytes(b"no Parquet")
     with pytest.raises(ArtifactError, match="not a readable Parquet file"):
         list(read_trace_batches(*files, taxonomy=PAPER_TAXONOMY))
+
+
+def test_pairs_of_each_trace_are_those_of_the_plain_count(annotated):
+    taxonomy, rows, _ = annotated
+    traces = [t for t in labelled_traces(*map(pd.DataFrame, rows), taxonomy=taxonomy) if any(t.steps)]
+    corpus = count_corpus([batch_of_traces(traces)], taxonomy.num_states, keep_traces=True)
+    every, by_trace = corpus.pairs(), corpus.pairs_by_trace()
+    assert (by_trace.sum(axis=0) == every.multiplicities).all() and len(by_trace) == len(traces)
+    for counts, trace in zip(by_trace[:20], traces, strict=False):
+        plain = count_set_pairs([trace.steps], taxonomy.num_states)
+        np.testing.assert_array_equal(every.sources[counts > 0], plain.sources)
+        np.testing.assert_array_equal(every.targets[counts > 0], plain.targets)
+        np.testing.assert_array_equal(counts[counts > 0], plain.multiplicities)

@@ -1,5 +1,7 @@
 """Weights of segments, with support, intervals, shrinkage and strata."""
 
+import doctest
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,14 +15,17 @@ from mralign_core.estimation import (
     Weigher,
     batch_of_traces,
     estimate_transitions,
+    estimators,
     labelled_traces,
     read_trace_batches,
     weigh_segments,
+    weights,
 )
-from mralign_core.method.rewards import clip_weights, shrink_ratios, trace_ratios
+from mralign_core.method.segment_weights import clip_ratios, shrink_ratios
 from mralign_core.schemas.rewards import REWARDS
 from mralign_core.storage.tables import TableWriter, read_table
 from tests.annotated_files import random_rows, taxonomy_of, write_files
+from tests.oracles import trace_ratios
 
 TAXONOMY = taxonomy_of(6)
 STRATA = ("one-hop", "two-hop")
@@ -57,14 +62,14 @@ def plain_rows(traces, matrices, section, confidence=0.95):
                 support[place] = estimates[own].counts[np.ix_(source, target)].sum()
                 source = target
 
-        def weights(ratios, support=support):
+        def clipped(ratios, support=support):
             shrunk = shrink_ratios(ratios, support, section.support_shrinkage)
-            return clip_weights(shrunk, section.clip_min, section.clip_max), shrunk
+            return clip_ratios(shrunk, section.clip_min, section.clip_max), shrunk
 
         ratio = trace_ratios(trace.steps, estimates[own].p, estimates[other].p)
-        weight, shrunk = weights(ratio)
+        weight, shrunk = clipped(ratio)
         pairs = zip(draws[own].astype(float), draws[other].astype(float), strict=True)
-        drawn = [weights(trace_ratios(trace.steps, p, q))[0] for p, q in pairs]
+        drawn = [clipped(trace_ratios(trace.steps, p, q))[0] for p, q in pairs]
         tail = (1 - confidence) / 2
         low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
         columns = {"weight": weight, "ratio": ratio, "clipped": weight != shrunk, "support": support}
@@ -207,3 +212,9 @@ def test_strata_and_draws_survive_saving(matrices, tmp_path):
         for name in CLASSES:
             assert one[name].dtype == other[name].dtype == np.float32
             np.testing.assert_array_equal(one[name], other[name])
+
+
+@pytest.mark.parametrize("module", [estimators, weights])
+def test_docstring_examples_hold(module):
+    results = doctest.testmod(module)
+    assert results.attempted and not results.failed

@@ -5,11 +5,12 @@ import pandas as pd
 
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.estimation import batch_of_traces, estimate_transitions, labelled_traces
-from mralign_core.estimation.diagnostics import diagnose, survey_traces
+from mralign_core.estimation.diagnostics import diagnose
+from mralign_core.estimation.diagnostics.survey import survey_traces
 from mralign_core.evaluation.metrics import paired_differences, summarize
-from mralign_core.method.rewards import clip_weights, trace_ratios
+from mralign_core.method.segment_weights import clip_ratios
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
-from mralign_core.method.transitions import count_set_pairs, fit_em
+from mralign_core.method.transitions import fit_em
 from mralign_core.reporting.matrix_figures import Transitions
 from mralign_core.reporting.report import ReportInputs
 from mralign_core.schemas.annotations import ANNOTATIONS
@@ -18,6 +19,7 @@ from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.schemas.rewards import REWARDS
 from mralign_core.schemas.scores import SCORES
 from mralign_core.schemas.training_metrics import TRAINING_METRICS
+from tests.oracles import count_set_pairs, trace_ratios
 
 
 def score(variant, question_id, em_thought, em_answer, draw=0, stratum="", **more):
@@ -126,7 +128,7 @@ def labelled_run(rng, num_traces=24):
     for trace_id, (polarity, chain) in chains.items():
         own = transitions.plus if polarity == "positive" else transitions.minus
         ratios = trace_ratios(chain, own.p, transitions.all.p)
-        weights = clip_weights(ratios, transitions.clip_min, transitions.clip_max)
+        weights = clip_ratios(ratios, transitions.clip_min, transitions.clip_max)
         for place, (weight, ratio) in enumerate(zip(weights, ratios, strict=True)):
             row = {"trace_id": trace_id, "segment": place, "weight": float(weight), "ratio": float(ratio)}
             row |= {"clipped": bool(weight != ratio), "support": 1.0, "weight_low": None, "weight_high": None}

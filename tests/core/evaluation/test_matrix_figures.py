@@ -10,11 +10,12 @@ import pytest
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.estimation import LabelledTrace, estimate_transitions, weigh_segments
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
-from mralign_core.method.transitions import count_set_pairs, fit_frequency
+from mralign_core.method.transitions import fit_frequency
 from mralign_core.reporting import delta_graph as delta
 from mralign_core.reporting import matrix_figures
 from mralign_core.reporting import style as drawing
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts, sensitivity_curves
+from tests.oracles import count_set_pairs
 
 SVG = "{http://www.w3.org/2000/svg}"
 
