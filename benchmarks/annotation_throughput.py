@@ -201,9 +201,10 @@ def main() -> None:
 
 def sample_messages(config: RunConfig, store: ArtifactStore, candidates: ArtifactRef) -> list[Any]:
     """The messages of one annotator's request."""
-    from mralign_core.annotation.annotate import MAX_LABELS, trace_of
+    from mralign_core.annotation.annotate import trace_of
     from mralign_core.annotation.prompts import annotate_messages
     from mralign_core.label_sets import load_label_set
+    from mralign_core.method.consolidation import MAX_LABELS
 
     row = next(store.read_rows(candidates, "candidates.parquet", 0, 1).itertuples(index=False))
     taxonomy = load_label_set(config.annotate.label_set).taxonomy

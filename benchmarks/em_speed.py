@@ -36,7 +36,7 @@ from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.method.transitions import m_step, transition_mask
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
-from mralign_core.schemas.rewards import REWARDS
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import TableWriter
 
 TAXONOMY = PAPER_TAXONOMY
@@ -212,7 +212,7 @@ def weigh(options: argparse.Namespace) -> dict[str, Any]:
     """A weight with its interval for every segment, written as Parquet."""
     matrices = TransitionMatrices.load(options.folder / "transitions.npz")
     weigher = Weigher(matrices, RewardConfig(), EstimateConfig().confidence)
-    with TableWriter(options.folder / "rewards.parquet", REWARDS) as table:
+    with TableWriter(options.folder / "rewards.parquet", SEGMENT_WEIGHTS) as table:
         for batch in _batches(options.folder):
             table.write(weigher.weigh(batch))
     return {"transitions": weigher.counts["segments"]}

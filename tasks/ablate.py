@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from mralign_core.ablation.grid import arms_of, comparisons, worlds_of
-from mralign_core.ablation.paired import Cell, Unit, cell_results, paired_differences
+from mralign_core.ablation.grid import arm_comparisons, arms_of, worlds_of
+from mralign_core.ablation.paired import Cell, Unit, cell_results, mean_differences
 from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
 from mralign_core.evaluation.metrics import METRICS
@@ -59,8 +59,8 @@ def compare_arms(making: Making) -> Built:
     config, store, refused = making.config, making.store, making.part["refused"]
     scores = making.several("scores").items()
     results = cell_results((Cell.parse(cell), store.read_table(ref, "scores.parquet")) for cell, ref in scores)
-    pairs = comparisons(arms_of(config))
-    differences = paired_differences(results, pairs, unit=_unit(config), confidence=config.ablate.confidence)
+    pairs = arm_comparisons(arms_of(config))
+    differences = mean_differences(results, pairs, unit=_unit(config), confidence=config.ablate.confidence)
     store.write_table(making.directory, RESULTS, results.astype(object), ABLATION_RESULTS)
     store.write_table(making.directory, DIFFERENCES, differences.astype(object), ABLATION_DIFFERENCES)
     (making.directory / REFUSED).write_text(json.dumps(refused, ensure_ascii=False, indent=1), encoding="utf-8")

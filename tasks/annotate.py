@@ -11,7 +11,13 @@ from typing import Any
 import pandas as pd
 
 from mralign_core.annotation.annotate import annotate_traces
-from mralign_core.annotation.failures import FAILURES, count_failures, left_out_lines, read_failures, write_failures
+from mralign_core.annotation.failures import (
+    FAILURES_FILE,
+    count_failures,
+    left_out_lines,
+    read_failures,
+    write_failures,
+)
 from mralign_core.annotation.quoting import Quote, evenly_spaced, quote_annotation, spent_usd
 from mralign_core.config import RunConfig
 from mralign_core.label_sets import label_set_of
@@ -114,7 +120,7 @@ def collect_annotations(making: Making) -> Built:
     failures = [
         row
         for shard, ids in layout.used()
-        for row in read_failures(making.store.open_file(shard, FAILURES))
+        for row in read_failures(making.store.open_file(shard, FAILURES_FILE))
         if row["trace_id"] in set(ids)
     ]
     write_failures(making.directory, failures)

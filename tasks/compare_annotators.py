@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mralign_core.annotation.failures import FAILURES, read_failures
+from mralign_core.annotation.failures import FAILURES_FILE, read_failures
 from mralign_core.comparison.agreement import compare
 from mralign_core.comparison.annotation_sets import AnnotationSet, panel_sets, unite_equal
 from mralign_core.comparison.panels import panel_note, rules_by_panel
@@ -118,7 +118,7 @@ def _panel_notes(config: RunConfig, store: ArtifactStore, panels: Mapping[str, A
     return {
         name: panel_note(
             store.read_columns(ref, "raw_annotations.parquet", RAW_ANNOTATIONS, ["role", "model"]),
-            read_failures(store.open_file(ref, FAILURES)),
+            read_failures(store.open_file(ref, FAILURES_FILE)),
             settings.get(name, config.annotate),
             config.annotate,
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mralign_core.annotation.failures import FAILURES, read_failures, set_aside_rows
+from mralign_core.annotation.failures import FAILURES_FILE, read_failures, set_aside_rows
 from mralign_core.config import RunConfig
 from mralign_core.evaluation.held_out import (
     BASELINES,
@@ -184,7 +184,7 @@ def gather(making: Making) -> ReportInputs:
     scored = None if scored is None or scored.empty else scored
     questions = held_out_questions(making.table("questions", "questions.parquet"))
     results = read_results(store.open_directory(making["results"]))
-    failures = read_failures(making.file("annotations", FAILURES))
+    failures = read_failures(making.file("annotations", FAILURES_FILE))
     quarantined = [row for ref in making.work.inputs.values() for row in read_quarantine(store, ref)]
     return ReportInputs(
         run={
@@ -204,7 +204,7 @@ def gather(making: Making) -> ReportInputs:
         annotations=making.table("annotations", "annotations.parquet"),
         transitions=transitions_of(store, config, making["transitions"]),
         diagnostics=read_diagnostics(store, making["diagnostics"]),
-        rewards=making.table("weights", "weights.parquet"),
+        segment_weights=making.table("weights", "weights.parquet"),
         training={name: store.read_table(ref, "metrics.parquet") for name, ref in making.several("adapter").items()},
         scores=scored,
         questions=questions,

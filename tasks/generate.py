@@ -20,7 +20,13 @@ from mralign_core.generation.funnel import Funnel, imbalance, require_both_polar
 from mralign_core.generation.importing import import_apart
 from mralign_core.generation.outcomes import COUNTED, count_draws, describe_draws
 from mralign_core.generation.sampling import Tally, sample_questions, tally_draws
-from mralign_core.generation.select_traces import REMEDY, STEPS, distinct_questions, select, training_questions
+from mralign_core.generation.select_traces import (
+    SELECTION_REMEDY,
+    STEPS,
+    distinct_questions,
+    select,
+    training_questions,
+)
 from mralign_core.models.families import family_fingerprint, family_of
 from mralign_core.models.load import load_tokenizer
 from mralign_core.models.locate import locate_model, model_name
@@ -216,7 +222,7 @@ def _select(making: Making, tokenizer: PreTrainedTokenizerBase) -> dict[str, int
             candidates.add(pd.DataFrame(traces).astype(object))
             polarities.update(trace["polarity"] for trace in traces)
     draws = describe_draws(read_draws(making.store, making["generations"]))
-    require_both_polarities(polarities, funnel, f"{draws}\n{REMEDY}")
+    require_both_polarities(polarities, funnel, f"{draws}\n{SELECTION_REMEDY}")
     funnel.frame().to_json(making.directory / FUNNEL, orient="records", indent=1)
     return dict(polarities.most_common())
 

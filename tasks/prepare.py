@@ -14,8 +14,8 @@ from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.models.families import family_of
 from mralign_core.models.load import load_model_and_tokenizer, load_tokenizer
 from mralign_core.models.locate import (
-    content_digest,
     describe_model,
+    file_content_digest,
     folder_digest,
     local_path,
     locate_model,
@@ -81,7 +81,7 @@ def _weights_at_hand(config: RunConfig, _: Part) -> dict[str, str]:
     local = local_path(config.model)
     if local is None:
         return {}
-    return {"folder": folder_digest(local)} if local.is_dir() else {"file": content_digest(local)}
+    return {"folder": folder_digest(local)} if local.is_dir() else {"file": file_content_digest(local)}
 
 
 @artifact(

@@ -135,7 +135,7 @@ def show_training(config: RunConfig, adapters: Mapping[str, ArtifactRef]) -> Non
     """Training curves."""
     store = ArtifactStore(config.storage)
     metrics = {name: store.read_table(ref, "metrics.parquet") for name, ref in adapters.items()}
-    _image("training-curves", figures.training_curves(metrics), "Loss, rewards and KL baseline by step")
+    _image("training-curves", figures.training_curves(metrics), "Loss, implicit rewards and KL baseline by step")
 
 
 @for_the_eye

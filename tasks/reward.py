@@ -9,7 +9,7 @@ import numpy as np
 from mralign_core.config import RunConfig
 from mralign_core.estimation import TransitionMatrices, Weigher, read_trace_batches, weigh_corpus
 from mralign_core.label_sets import label_set_of
-from mralign_core.schemas.rewards import REWARDS
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import TableWriter
 from tasks.engine.graph import Input
 from tasks.engine.run import Built, Making
@@ -51,8 +51,8 @@ def weigh_segments(making: Making) -> Built:
     matrices = TransitionMatrices.load(making.file("transitions", "transitions.npz"))
     weigher = Weigher(matrices, config.reward, config.estimate.confidence)
     num_clipped = 0
-    with TableWriter(making.directory / "weights.parquet", REWARDS) as table:
+    with TableWriter(making.directory / "weights.parquet", SEGMENT_WEIGHTS) as table:
         for columns in weigh_corpus(batches, weigher, config.reward, seed=config.seed, candidates=traces):
             table.write(columns)
             num_clipped += int(np.asarray(columns["clipped"]).sum())
-    return Built(REWARDS.name, {**weigher.counts, "clipped": num_clipped})
+    return Built(SEGMENT_WEIGHTS.name, {**weigher.counts, "clipped": num_clipped})

@@ -81,7 +81,7 @@ def train_adapter(making: Making) -> Built:
         **common,
         variant=variant,
         seed=config.seed,
-        rewards=_table(making, "weights", "weights.parquet"),
+        segment_weights=_table(making, "weights", "weights.parquet"),
         reference=_table(making, "reference-logps", "reference.parquet"),
         directory=making.directory,
         facts={"candidates": making["candidates"].rows, "annotated": len(common["candidates"])},

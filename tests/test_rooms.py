@@ -151,6 +151,65 @@ def test_right_arrows_pass():
     assert not impure("import math\nimport torch.nn\nfrom .traces import split", "mralign_core.method")
 
 
+SHARED_NAMES = {
+    "logger": "each module's own, by Python's convention",
+}
+"""Public names that may stand in several rooms of the core, with the reason."""
+
+
+def public_names(source: str) -> set[str]:
+    """Names of a module's own public functions, classes and constants; type variables are its own affair."""
+    names = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign) and "TypeVar" not in ast.unparse(node.value):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return {name for name in names if not name.startswith("_")}
+
+
+def names_in_two_rooms(sources: dict[str, str]) -> dict[str, list[str]]:
+    """Public names that modules of different rooms define, and those modules; a module in no folder is its own room.
+
+    Args:
+        sources: path in ``mralign_core`` → source.
+    """
+    places: dict[str, list[str]] = {}
+    for path, source in sources.items():
+        for name in public_names(source):
+            places.setdefault(name, []).append(path)
+    return {name: paths for name, paths in places.items() if len({path.partition("/")[0] for path in paths}) > 1}
+
+
+def test_no_public_name_stands_in_two_rooms_of_the_core():
+    core = ROOT / "mralign_core"
+    sources = {path.relative_to(core).as_posix(): path.read_text(encoding="utf-8") for path in modules("mralign_core")}
+    twice = names_in_two_rooms(sources)
+    wrong = {name: paths for name, paths in twice.items() if name not in SHARED_NAMES}
+    assert not wrong, f"one of each pair needs a name that says what sets it apart: {wrong}"
+    assert set(SHARED_NAMES) <= set(twice), "an exception is no longer needed"
+
+
+def test_a_name_in_two_rooms_is_found():
+    one, other = "def fit(): ...\nLIMIT: int = 1\n_x = 2", "class fit: ...\nResult = TypeVar('Result')\n_x = 3"
+    assert names_in_two_rooms({"method/a.py": one, "training/b.py": other}) == {"fit": ["method/a.py", "training/b.py"]}
+    assert not names_in_two_rooms({"method/a.py": one, "method/b.py": one})
+    assert names_in_two_rooms({"addresses.py": "LIMIT = 1", "method/a.py": one}).keys() == {"LIMIT"}
+
+
+def test_the_core_says_weights_of_segments_and_implicit_reward_of_kto():
+    """Two things were called rewards; the stage, its section and its flow are ``reward``, in the singular."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in modules("mralign_core")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(r"(?<!implicit[ _])rewards|(?<!implicit_)reward_(positive|negative)", line, re.IGNORECASE)
+    ]
+    assert not wrong, f"call them segment weights, or implicit rewards: {wrong}"
+
+
 def readme_tree() -> str:
     """The fenced block of the README that draws the tree."""
     readme = ROOT / "README.md"

@@ -159,11 +159,11 @@ def print_generation(config: RunConfig, run: str) -> None:
 
 def print_left_out(config: RunConfig, run: str) -> None:
     """Traces that a run's annotators failed on, by kind; nothing where there are none."""
-    from mralign_core.annotation.failures import FAILURES, left_out_lines, read_failures
+    from mralign_core.annotation.failures import FAILURES_FILE, left_out_lines, read_failures
     from mralign_core.storage import ArtifactStore
     from tasks.engine.last_run import LastRun
 
-    path = ArtifactStore(config.storage).open_file(LastRun(config, run)("annotations"), FAILURES)
+    path = ArtifactStore(config.storage).open_file(LastRun(config, run)("annotations"), FAILURES_FILE)
     for line in left_out_lines(read_failures(path)):
         console.print(f"[yellow]left out[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
 
@@ -222,13 +222,13 @@ def print_label_set(config: RunConfig, ref: ArtifactRef, output: Path | None, se
 
 def in_type(table: ResultTable, *, title: str | None = None, show_lines: bool = False) -> Table:
     """A table of results for the terminal, where 80 columns must do; its texts are no markup."""
-    from mralign_core.reporting.result_table import Cell
+    from mralign_core.reporting.result_table import ResultCell
 
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title=title, show_lines=show_lines)
     for place, name in enumerate(table.columns):
         shown.add_column(escape(name), justify="left" if table.is_text(place) else "right")
     for row in table.rows:
-        cells = (Text(c.brief or c.text, STYLES[c.tone]) if isinstance(c, Cell) else escape(c) for c in row)
+        cells = (Text(c.brief or c.text, STYLES[c.tone]) if isinstance(c, ResultCell) else escape(c) for c in row)
         shown.add_row(*cells)
     return shown
 

@@ -46,7 +46,7 @@ class Cell(NamedTuple):
         return cls(int(world), int(seed), arm)
 
 
-class Interval(NamedTuple):
+class MeanDifference(NamedTuple):
     """The mean of paired differences over units, and what is known of it; NaN where there is no interval.
 
     Args:
@@ -99,7 +99,7 @@ def cell_results(cells: Iterable[tuple[Cell, pd.DataFrame]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(ABLATION_RESULTS.columns))
 
 
-def paired_differences(
+def mean_differences(
     results: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, unit: Unit, confidence: float
 ) -> pd.DataFrame:
     """Differences between arms, unit by unit, and their mean with a t interval over the units.
@@ -133,7 +133,7 @@ def unit_differences(results: pd.DataFrame, pairs: Sequence[tuple[str, str]], *,
     return pd.concat(rows, ignore_index=True)[["arm", "baseline", unit, *METRICS]]
 
 
-def t_interval(values: FloatArray, confidence: float) -> Interval:
+def t_interval(values: FloatArray, confidence: float) -> MeanDifference:
     """The mean of independent differences with its t interval.
 
     Values that are all alike have no interval: their spread, 0, is no estimate of the spread to expect.
@@ -150,8 +150,8 @@ def t_interval(values: FloatArray, confidence: float) -> Interval:
     mean, num_units = float(values.mean()), len(values)
     num_agreeing = int((np.sign(values) == np.sign(mean)).sum()) if mean else 0
     if num_units < 2 or np.ptp(values) < ALIKE:
-        return Interval(mean, np.nan, np.nan, np.nan, np.nan, num_units, num_agreeing)
+        return MeanDifference(mean, np.nan, np.nan, np.nan, np.nan, num_units, num_agreeing)
     error = float(stats.sem(values))
     low, high = stats.t.interval(confidence, num_units - 1, loc=mean, scale=error)
     p_value = float(stats.ttest_1samp(values, 0).pvalue)
-    return Interval(mean, error, float(low), float(high), p_value, num_units, num_agreeing)
+    return MeanDifference(mean, error, float(low), float(high), p_value, num_units, num_agreeing)

@@ -25,7 +25,7 @@ from mralign_core.annotation import cue
 from mralign_core.annotation.conversing import converse
 from mralign_core.annotation.prompts import (
     DisputedStep,
-    Trace,
+    ShownTrace,
     adjudicate_messages,
     annotate_messages,
 )
@@ -35,13 +35,12 @@ from mralign_core.errors import ConfigError
 from mralign_core.label_sets import LabelSet
 from mralign_core.llm import Client, Message, Received, background
 from mralign_core.llm.json_reply import ReplyProblem, storable
-from mralign_core.method.consolidation import Consolidated, LabelVote, consolidate, merge_steps
+from mralign_core.method.consolidation import MAX_LABELS, Consolidated, LabelVote, consolidate, merge_steps
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
 
 logger = logging.getLogger("mralign_core.annotation")
 
-MAX_LABELS = 2
 ROLES = ("annotator_a", "annotator_b", "adjudicator")
 FAILURE_COLUMNS = ["trace_id", "role", "kind", "problem", "reply", "is_final"]
 MAX_BEGINNING = 300
@@ -167,7 +166,7 @@ class Panel:
             decided = _put_in(decided, _settle(verdict, self.taxonomy))
         return _TraceOutcome(row.trace_id, answers, _rows(row.trace_id, steps, decided, a, b))
 
-    async def adjudicate(self, trace: Trace, open_steps: Sequence[DisputedStep]) -> _Answer:
+    async def adjudicate(self, trace: ShownTrace, open_steps: Sequence[DisputedStep]) -> _Answer:
         """Ask the adjudicator about the open steps of a trace."""
         messages = adjudicate_messages(trace, open_steps, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
         return await self.ask(ROLES[2], messages, [step.segments for step in open_steps])
@@ -212,10 +211,10 @@ class Panel:
         return consolidate(vote_a, vote_b, threshold=threshold, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
 
 
-def trace_of(row: Any) -> Trace:
+def trace_of(row: Any) -> ShownTrace:
     """What is shown of a row of the candidates."""
     texts = [row.completion[segment["start"] : segment["end"]] for segment in row.segments]
-    return Trace(row.question, list(row.answers), texts)
+    return ShownTrace(row.question, list(row.answers), texts)
 
 
 def _settle(verdict: ParsedReply, taxonomy: Taxonomy) -> list[Consolidated]:

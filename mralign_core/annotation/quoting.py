@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mralign_core.annotation.annotate import MAX_LABELS, Panel, trace_of
-from mralign_core.annotation.prompts import DisputedStep, Trace, adjudicate_messages, read_payload
+from mralign_core.annotation.annotate import Panel, trace_of
+from mralign_core.annotation.prompts import DisputedStep, ShownTrace, adjudicate_messages, read_payload
 from mralign_core.config import AnnotateConfig, EndpointConfig
 from mralign_core.label_sets import LabelSet
-from mralign_core.llm import Received, ReplyStore, Request, background
-from mralign_core.llm.request import FAILED, any_record, received
-from mralign_core.method.consolidation import LabelVote
+from mralign_core.llm import KeepsReplies, Received, Request, background
+from mralign_core.llm.request import UNANSWERED, any_record, received
+from mralign_core.method.consolidation import MAX_LABELS, LabelVote
 
 REPLY_TOKENS = 16
 """Tokens of a reply beside its steps."""
@@ -76,7 +76,7 @@ def quote_annotation(
     *,
     seed: int,
     label_set: LabelSet,
-    replies: ReplyStore,
+    replies: KeepsReplies,
     num_traces: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Quote]:
@@ -122,7 +122,7 @@ class _NotKeptError(Exception):
 class _QuotingClient:
     """Has the kept replies, and adds up the requests that have none."""
 
-    def __init__(self, replies: ReplyStore, section: AnnotateConfig) -> None:
+    def __init__(self, replies: KeepsReplies, section: AnnotateConfig) -> None:
         from mralign_core.llm import endpoint  # takes seconds: see its docstring
 
         self._count_tokens, self._price_of = endpoint.count_tokens, endpoint.price_of
@@ -133,7 +133,7 @@ class _QuotingClient:
     async def complete(self, request: Request, *, ask_again: bool = False) -> Received:
         """The kept reply to a request."""
         record = any_record(self._replies, request.digest)
-        is_again = record is not None and (ask_again or record["finish_reason"] == FAILED)
+        is_again = record is not None and (ask_again or record["finish_reason"] == UNANSWERED)
         if record is None or is_again:
             self._note(request, is_certain=True)
             self._add(request, again=int(is_again))
@@ -167,7 +167,7 @@ class _QuotingClient:
         self.quotes[quote.model] = quote._replace(**sums)
 
 
-def _adjudication_of_all(panel: Panel, trace: Trace) -> Request:
+def _adjudication_of_all(panel: Panel, trace: ShownTrace) -> Request:
     """The request that a trace needs if every step of it is disputed."""
     vote = LabelVote(panel.taxonomy.labels[:1], (5.0,))
     open_steps = [DisputedStep((index,), vote, vote) for index in range(len(trace.segments))]

@@ -8,7 +8,7 @@ Decisions:
   ``reward``). People give no confidences; theirs are all equal.
 * Where one of two sets merges no segments into steps (a human sheet can't), both are estimated with one step a segment.
   Otherwise equal labels would give other matrices, for a merged step has no move within. Each row says which steps were
-  taken (:data:`STEPS`); rows with different steps are not comparable with each other.
+  taken (:data:`STEP_CHOICES`); rows with different steps are not comparable with each other.
 * Every pair is resampled with the same random numbers, so that its intervals don't depend on the other sets. Under
   ``MIN_TRACES_FOR_INTERVAL`` shared traces there is no interval.
 """
@@ -50,7 +50,7 @@ from mralign_core.method.distances import matrix_distance, rank_correlation, wei
 from mralign_core.method.taxonomy import Taxonomy
 
 LEVELS = ("label", "macro")
-STEPS = ("as merged", "one a segment")
+STEP_CHOICES = ("as merged", "one a segment")
 
 
 class Comparison(NamedTuple):
@@ -228,7 +228,7 @@ class _Effects:
         whole = frozenset(str(trace) for trace, size in rated.items() if size == self.num_segments[str(trace)])
         if not whole:
             return {"skipped": [{**pair.names, "reason": "no trace has every segment rated in both sets"}]}
-        steps = STEPS[0] if pair.a.merges and pair.b.merges else STEPS[1]
+        steps = STEP_CHOICES[0] if pair.a.merges and pair.b.merges else STEP_CHOICES[1]
         try:
             a, b = (self.estimated(each, whole, steps) for each in (pair.a, pair.b))
         except NoCandidatesError as error:
@@ -247,7 +247,7 @@ class _Effects:
         """P⁺, P⁻, P and the weights from one set, on these traces, with its own steps or one a segment."""
         key = (each.name, steps, traces)
         if key not in self.known:
-            labelled = self._labelled(each if steps == STEPS[0] else each.unmerged(), traces)
+            labelled = self._labelled(each if steps == STEP_CHOICES[0] else each.unmerged(), traces)
             matrices = estimate_transitions(labelled, self.estimate, self.taxonomy)
             weights = weigh_segments(labelled, matrices, self.reward, confidence=self.estimate.confidence)["weight"]
             weights = weights.to_numpy(np.float64)

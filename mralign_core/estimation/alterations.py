@@ -32,7 +32,7 @@ from mralign_core.method.placebos import (
     sources_within_traces,
 )
 from mralign_core.schemas.candidates import CANDIDATES
-from mralign_core.schemas.rewards import REWARDS
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import stream_table
 
 KEYS = ["trace_id", "segment"]
@@ -43,7 +43,7 @@ TRACES_AT_ONCE = 10_000
 def weigh_corpus(
     batches: Iterable[TraceBatch], weigher: Weigher, section: RewardConfig, *, seed: int, candidates: Path
 ) -> Iterator[Mapping[str, Any]]:
-    """Columns of ``schemas.rewards``: batch by batch as Eq. 10 gives them, or altered, all at once.
+    """Columns of ``schemas.segment_weights``: batch by batch as Eq. 10 gives them, or altered, all at once.
 
     Args:
         batches: whole traces.
@@ -63,7 +63,7 @@ def weigh_corpus(
         frame = _with_weights_of(frame, _sources(frame, section, seed))
     if section.normalize == "mean_one":
         frame[SCALED] = frame[SCALED].mul(_factors(frame, candidates), axis=0)
-    yield {name: frame[name] for name in REWARDS.columns}
+    yield {name: frame[name] for name in SEGMENT_WEIGHTS.columns}
 
 
 def with_permuted_polarities(
@@ -88,9 +88,9 @@ def _signs(batch: TraceBatch) -> tuple[list[str], list[bool]]:
 
 
 def _weighed(batch: TraceBatch, weigher: Weigher) -> pd.DataFrame:
-    """Rows of ``schemas.rewards``, and of each segment whether its trace is positive and it has a label."""
+    """Rows of ``schemas.segment_weights``, and of each segment whether its trace is positive and it has a label."""
     columns = weigher.weigh(batch)
-    frame = pd.DataFrame({name: np.asarray(columns[name]) for name in REWARDS.columns})
+    frame = pd.DataFrame({name: np.asarray(columns[name]) for name in SEGMENT_WEIGHTS.columns})
     is_positive = batch.is_positive[batch.trace_of_step[batch.step_of_segment]]
     return frame.assign(is_positive=is_positive, is_labelled=batch.labels[batch.step_of_segment].any(axis=1))
 
@@ -109,7 +109,7 @@ def _sources(frame: pd.DataFrame, section: RewardConfig, seed: int) -> IntArray:
 
 
 def _with_weights_of(frame: pd.DataFrame, sources: IntArray) -> pd.DataFrame:
-    taken = frame[[name for name in REWARDS.columns if name not in KEYS]].take(sources).reset_index(drop=True)
+    taken = frame[[name for name in SEGMENT_WEIGHTS.columns if name not in KEYS]].take(sources).reset_index(drop=True)
     return pd.concat([frame[KEYS], taken], axis=1)
 
 

@@ -20,14 +20,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
-from mralign_core.estimation.traces import MAX_LABELS, TraceBatch
+from mralign_core.estimation.traces import TraceBatch
 from mralign_core.method import IntArray
+from mralign_core.method.consolidation import MAX_LABELS
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES, POLARITIES
 from mralign_core.storage.tables import stream_table
 
-BATCH_ROWS = 1 << 18
+ROWS_AT_ONCE = 1 << 18
 SEGMENTS_PER_TRACE = 10
 """About so many; it only decides how far to read ahead in the candidates."""
 
@@ -38,7 +39,7 @@ def read_trace_batches(
     *,
     labels_per_segment: str = "two",
     taxonomy: Taxonomy,
-    batch_rows: int = BATCH_ROWS,
+    batch_rows: int = ROWS_AT_ONCE,
 ) -> Iterator[TraceBatch]:
     """Join annotations to their traces and merge segments of one step, in the order of both files.
 

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
 from mralign_core.method import IntArray
+from mralign_core.method.consolidation import MAX_LABELS
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import keep_most_confident
-
-MAX_LABELS = 2
 
 
 class LabelledTrace(NamedTuple):

@@ -29,7 +29,7 @@ from mralign_core.method import FloatArray, IntArray
 from mralign_core.method.segment_weights import ClippedWeights, segment_weights, set_pair_ratios
 from mralign_core.method.set_pairs import members_of_codes, moves_into_steps
 from mralign_core.method.transitions import base_pair_sums
-from mralign_core.schemas.rewards import REWARDS
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 
 _BLOCK = 256
 """Transitions whose draws are in memory at once."""
@@ -45,7 +45,7 @@ _KNOWN = np.dtype(
         ("weight_high", np.float64),
     ]
 )
-"""What is known of a transition: columns of ``schemas.rewards``, the bounds NaN without a bootstrap."""
+"""What is known of a transition: columns of ``schemas.segment_weights``, the bounds NaN without a bootstrap."""
 
 
 def fraction_of(side: str, reference: str) -> tuple[str, str]:
@@ -105,7 +105,7 @@ class Weigher:
         return dict(self._counts)
 
     def weigh(self, batch: TraceBatch) -> dict[str, Any]:
-        """Columns of ``schemas.rewards`` for the segments of a batch, in their order."""
+        """Columns of ``schemas.segment_weights`` for the segments of a batch, in their order."""
         code_of_step = self._code_of_step(batch)
         self._learn(np.setdiff1d(code_of_step, self._codes))
         place = np.searchsorted(self._codes, code_of_step)[batch.step_of_segment]
@@ -190,7 +190,7 @@ def weigh_segments(
     *,
     confidence: float,
 ) -> pd.DataFrame:
-    """Weight of every segment of every trace (Eq. 10), as rows of ``schemas.rewards``.
+    """Weight of every segment of every trace (Eq. 10), as rows of ``schemas.segment_weights``.
 
     Args:
         traces: what to weigh.
@@ -199,4 +199,4 @@ def weigh_segments(
         confidence: coverage of the intervals.
     """
     columns = Weigher(matrices, section, confidence).weigh(batch_of_traces(traces))
-    return pd.DataFrame({name: np.asarray(columns[name]) for name in REWARDS.columns})
+    return pd.DataFrame({name: np.asarray(columns[name]) for name in SEGMENT_WEIGHTS.columns})

@@ -12,7 +12,7 @@ THINKING_TOKENS, ANSWER_TOKENS = 700, 40
 """Tokens assumed of a draw with thinking (the middle of the paper's length filter) and without."""
 SEQUENTIAL_ON_DRAWS = 1.25
 """Think-on draws assumed of a question that is sampled one draw at a time (benchmarks/sequential_draws.py)."""
-BYTES_PER_TOKEN = 4.5
+STORED_BYTES_PER_TOKEN = 4.5
 """Of stored draws, text and token ids, compressed (docs/generation-at-scale.md)."""
 
 
@@ -72,6 +72,6 @@ def estimate_load(
         task_runs=shards + 2,  # joining the shards, and selecting
         draws=num_questions * rates.draws,
         tokens=num_questions * rates.tokens,
-        gigabytes=2 * num_questions * rates.tokens * BYTES_PER_TOKEN / 1e9,  # in their shards, and joined
+        gigabytes=2 * num_questions * rates.tokens * STORED_BYTES_PER_TOKEN / 1e9,  # in their shards, and joined
         hours=of_one_host * rates.tokens / tokens_per_second / 3600,
     )

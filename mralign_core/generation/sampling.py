@@ -19,7 +19,7 @@ import pandas as pd
 from mralign_core.config import GenerateConfig
 from mralign_core.generation import Decoding, Sample, Sampler, SampleRequest
 from mralign_core.generation.scoring import score_sample
-from mralign_core.generation.select_traces import Row, is_right
+from mralign_core.generation.select_traces import DrawRow, is_right
 from mralign_core.method.matching import MatchRules
 from mralign_core.method.selection import judge_question, next_draw
 from mralign_core.schemas.generations import GENERATIONS
@@ -87,7 +87,7 @@ def sample_questions(
     return pd.DataFrame(rows, columns=list(GENERATIONS.columns)).astype(object)
 
 
-def tally_draws(draws: Iterable[Row], section: GenerateConfig) -> Tally:
+def tally_draws(draws: Iterable[DrawRow], section: GenerateConfig) -> Tally:
     """How far sampling came, from its draws.
 
     Args:
@@ -105,9 +105,9 @@ def tally_draws(draws: Iterable[Row], section: GenerateConfig) -> Tally:
 class _Asked:
     """A question, and its draws so far."""
 
-    row: Row
+    row: DrawRow
     section: GenerateConfig
-    draws: dict[tuple[str, int], Row] = field(default_factory=dict)
+    draws: dict[tuple[str, int], DrawRow] = field(default_factory=dict)
 
     def first_requests(self) -> list[SampleRequest]:
         if self.section.draws == "sequential":
@@ -121,7 +121,7 @@ class _Asked:
         following = next_draw(*self._right(), self.section.num_draws)
         return self._request(*following) if following else None
 
-    def add(self, draw: Row) -> Tally:
+    def add(self, draw: DrawRow) -> Tally:
         """Take a draw in; returns what it adds to the tally."""
         self.draws[draw["thinking_mode"], draw["draw"]] = draw
         made = Tally(draws=1, tokens=len(draw["completion_ids"]))
@@ -131,7 +131,7 @@ class _Asked:
         polarity = judge_question(*self._right(), self.section.num_draws).polarity
         return made + Tally(questions=1, positive=int(polarity == "positive"), negative=int(polarity == "negative"))
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[DrawRow]:
         """The draws made, without thinking first, in the order of their numbers."""
         return [self.draws[key] for mode in DRAWING_ORDER for key in sorted(self.draws) if key[0] == mode]
 

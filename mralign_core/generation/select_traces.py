@@ -26,7 +26,7 @@ from mralign_core.questions.loading import question_key
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.outcomes import FAILED
 
-Row = dict[str, Any]
+DrawRow = dict[str, Any]
 
 STEPS = (
     "questions",
@@ -37,7 +37,7 @@ STEPS = (
     "draws of allowed length",
     "traces",
 )
-REMEDY = (
+SELECTION_REMEDY = (
     "What can help: more questions; fewer generate.num_draws, which must all agree; "
     "generate.answer_match 'contains'; wider generate.min_segments, max_segments, "
     "min_reasoning_tokens, max_reasoning_tokens; "
@@ -58,13 +58,13 @@ def training_questions(questions: pd.DataFrame) -> pd.DataFrame:
 
 
 def select(
-    draws: Iterable[Row],
+    draws: Iterable[DrawRow],
     questions: pd.DataFrame,
     section: GenerateConfig,
     tokenizer: PreTrainedTokenizerBase,
     family: Family,
     funnel: Funnel,
-) -> Iterator[Row]:
+) -> Iterator[DrawRow]:
     """Keep the think-on traces of questions that thinking makes right in every draw, or wrong in every draw.
 
     Implements the data selection of §3.1.1 and App. D.2 of arXiv 2510.24794. Draws that did not have to be made
@@ -88,7 +88,7 @@ def select(
     funnel.keep(STEPS[1], questions["question_id"], [""] * len(distinct) + repeated)
     asked = {str(row["question_id"]): row for row in distinct.to_dict("records")}
     for question_id, group in groupby(draws, key=itemgetter("question_id")):
-        by_mode: dict[str, list[Row]] = {"on": [], "off": []}
+        by_mode: dict[str, list[DrawRow]] = {"on": [], "off": []}
         for row in sorted(group, key=itemgetter("draw")):
             by_mode[row["thinking_mode"]].append(row)
         question = {str(name): value for name, value in asked.pop(question_id).items()}
@@ -101,7 +101,7 @@ def select(
     funnel.keep(STEPS[2], asked, ["draws are missing"] * len(asked))
 
 
-def is_right(row: Row, section: GenerateConfig) -> bool | None:
+def is_right(row: DrawRow, section: GenerateConfig) -> bool | None:
     """Whether a draw's answer counts as right for the selection; None where the draw failed."""
     if row["outcome"] == FAILED:
         return None
@@ -109,12 +109,12 @@ def is_right(row: Row, section: GenerateConfig) -> bool | None:
 
 
 def keep_traces(
-    drawn: Sequence[Row],
+    drawn: Sequence[DrawRow],
     funnel: Funnel,
     section: GenerateConfig,
     tokenizer: PreTrainedTokenizerBase,
     family: Family,
-) -> list[Row]:
+) -> list[DrawRow]:
     """Segment draws; keep well-formed ones of allowed length, per question as many as the section says.
 
     Args:
@@ -136,13 +136,13 @@ def keep_traces(
     return funnel.keep(STEPS[6], fitting, _surplus(fitting, section))
 
 
-def as_candidate(trace: Row) -> Row:
+def as_candidate(trace: DrawRow) -> DrawRow:
     """A kept trace as a row of ``CANDIDATES``; without an id it is named question_id/draw."""
     named = {"trace_id": f"{trace['question_id']}/{trace['draw']}", **trace}
     return {name: named[name] for name in CANDIDATES.columns}
 
 
-def _segmented(row: Row, tokenizer: PreTrainedTokenizerBase, family: Family) -> Row:
+def _segmented(row: DrawRow, tokenizer: PreTrainedTokenizerBase, family: Family) -> DrawRow:
     parsed = parse_completion(
         row["completion"],
         family.tags,
@@ -152,7 +152,7 @@ def _segmented(row: Row, tokenizer: PreTrainedTokenizerBase, family: Family) -> 
     return segment_trace(row["completion"], row["completion_ids"], parsed, tokenizer)._asdict()
 
 
-def _surplus(traces: Sequence[Row], section: GenerateConfig) -> list[str]:
+def _surplus(traces: Sequence[DrawRow], section: GenerateConfig) -> list[str]:
     """For each trace, why its question has no use for it; empty for those that are kept."""
     positions: dict[str, list[int]] = {}
     for position, row in enumerate(traces):

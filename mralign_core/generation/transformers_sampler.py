@@ -38,7 +38,7 @@ from mralign_core.generation.answer_end import AnswerEnd
 from mralign_core.generation.control_tokens import end_token_ids
 from mralign_core.generation.prompts import Prompt, render_prompt
 from mralign_core.generation.randomness import draw_tokens, uniforms
-from mralign_core.generation.slot_cache import GROWTH, SlotCache
+from mralign_core.generation.slot_cache import SLOT_GROWTH, SlotCache
 from mralign_core.models.families import Family
 from mralign_core.models.out_of_memory import with_less_memory
 
@@ -332,7 +332,7 @@ class _SlotDecoder:
             return
         needed = int(rows.lengths[torch.as_tensor(live, device=rows.lengths.device)].max())
         shrink = not self.waiting and len(live) <= len(rows.owner) // 2
-        if shrink or rows.width > needed + GROWTH // 2:
+        if shrink or rows.width > needed + SLOT_GROWTH // 2:
             kept = live if shrink else np.arange(len(rows.owner))
             next_ids = next_ids[torch.as_tensor(kept, device=next_ids.device)]
             rows.keep(kept, needed)

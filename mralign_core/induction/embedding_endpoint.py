@@ -66,10 +66,10 @@ class Embeddings:
         assert params == PARAMS, params
         endpoint, texts = request.endpoint, [message["content"] for message in request.messages]
         call = partial(litellm.aembedding, model=endpoint.model, input=texts)
-        return await watched(endpoint, call, lambda response: read(endpoint, response, most), exchange)
+        return await watched(endpoint, call, lambda response: read_embeddings(endpoint, response, most), exchange)
 
 
-def read(endpoint: EndpointConfig, response: EmbeddingResponse, most: Most) -> dict[str, Any]:
+def read_embeddings(endpoint: EndpointConfig, response: EmbeddingResponse, most: Most) -> dict[str, Any]:
     """What a response says: the vectors in the order of the texts, as JSON, its tokens and its price.
 
     Where the endpoint does not say what it counted, or can't have, the price is the most that it can be.

@@ -22,7 +22,7 @@ from mralign_core.induction.embedding import embed
 from mralign_core.induction.naming import InducedLabel, join_labels, make_label_set, name_clusters, named_by_phrase
 from mralign_core.induction.open_labels import OpenLabels, label_openly, sample_traces
 from mralign_core.label_sets import LabelSet
-from mralign_core.llm import BatchStore, Ledger, LLMClient, ReplyStore
+from mralign_core.llm import BatchStore, KeepsReplies, Ledger, LLMClient
 
 NAMING = "naming"
 """What failed, where no trace did, in the list of failures."""
@@ -65,7 +65,7 @@ def induce_label_set(
     section: InduceConfig,
     *,
     seed: int,
-    replies: ReplyStore,
+    replies: KeepsReplies,
     ledger: Ledger | None = None,
     batches: BatchStore | None = None,
     first_pause_s: float = 1.0,

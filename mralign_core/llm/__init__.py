@@ -11,13 +11,14 @@ from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger, LedgerStore, MemoryLedgerStore, Usage
 from mralign_core.llm.offline import Message
 from mralign_core.llm.request import Received, Request
-from mralign_core.llm.store import FolderReplyStore, MemoryReplyStore, ReplyStore
+from mralign_core.llm.store import FolderReplyStore, KeepsReplies, MemoryReplyStore
 
 __all__ = [
     "BatchStore",
     "Client",
     "EndpointUnavailableError",
     "FolderReplyStore",
+    "KeepsReplies",
     "LLMClient",
     "Ledger",
     "LedgerStore",
@@ -26,7 +27,6 @@ __all__ = [
     "MemoryReplyStore",
     "Message",
     "Received",
-    "ReplyStore",
     "Request",
     "Usage",
 ]

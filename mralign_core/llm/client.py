@@ -42,8 +42,8 @@ from mralign_core.llm.faults import (
 from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.offline import is_offline
 from mralign_core.llm.request import (
-    FAILED,
     OFFERED,
+    UNANSWERED,
     Received,
     Request,
     any_record,
@@ -51,7 +51,7 @@ from mralign_core.llm.request import (
     prompt_digest,
     received,
 )
-from mralign_core.llm.store import ReplyStore
+from mralign_core.llm.store import KeepsReplies
 
 if TYPE_CHECKING:
     from mralign_core.llm.endpoint import Most
@@ -88,7 +88,7 @@ class Asking:
     @property
     def has_failed_before(self) -> bool:
         """Whether it failed in an earlier run too, by itself: then another failure says nothing of the endpoint."""
-        response = self.kept["response"] if self.kept and self.kept["finish_reason"] == FAILED else None
+        response = self.kept["response"] if self.kept and self.kept["finish_reason"] == UNANSWERED else None
         return isinstance(response, dict) and bool(response.get("others_answered"))
 
     def is_its_own(self, fault: AttemptError) -> bool:
@@ -115,7 +115,7 @@ class Asking:
             "body": fault.body,
             "others_answered": self.health.has_answered or self.has_failed_before,
         }
-        return self.record({"finish_reason": FAILED, "response": response})
+        return self.record({"finish_reason": UNANSWERED, "response": response})
 
 
 class Service(Protocol):
@@ -172,7 +172,7 @@ class LLMClient:
 
     def __init__(
         self,
-        replies: ReplyStore,
+        replies: KeepsReplies,
         *,
         concurrency: int,
         ledger: Ledger | None = None,
@@ -224,7 +224,7 @@ class LLMClient:
         lock = self._under_way.setdefault(digest, asyncio.Lock())
         async with lock:
             kept = await asyncio.to_thread(any_record, self._replies, digest)
-            has_failed = kept is not None and kept["finish_reason"] == FAILED
+            has_failed = kept is not None and kept["finish_reason"] == UNANSWERED
             if kept is not None and (digest in self._asked or not (ask_again or has_failed)):
                 self.ledger.count_kept(request.endpoint.model)
                 return received(kept, cached=True)
@@ -303,7 +303,7 @@ class LLMClient:
                 self._failed.add(asking.digest)
             if fault.kind != "content":
                 logger.warning("a request to model %s failed: %s", endpoint.model, fault)
-            if not asking.kept or asking.kept["finish_reason"] == FAILED:  # no failure in place of a reply
+            if not asking.kept or asking.kept["finish_reason"] == UNANSWERED:  # no failure in place of a reply
                 await asyncio.to_thread(self._replies.put, asking.digest, record)
             return record
 

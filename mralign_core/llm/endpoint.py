@@ -116,9 +116,9 @@ class ChatCompletions:
         """
         endpoint, messages = request.endpoint, list(request.messages)
         if is_offline(endpoint.model):
-            return read(endpoint, _offline_response(endpoint.model, messages, dict(params)), most)
+            return read_completion(endpoint, _offline_response(endpoint.model, messages, dict(params)), most)
         call = partial(litellm.acompletion, model=endpoint.model, messages=messages, **params)
-        return await watched(endpoint, call, lambda response: read(endpoint, response, most), exchange)
+        return await watched(endpoint, call, lambda response: read_completion(endpoint, response, most), exchange)
 
 
 async def watched(
@@ -232,7 +232,7 @@ def count_tokens(endpoint: EndpointConfig, messages: Sequence[Message], params: 
     return int(1.05 * num_tokens) + 16
 
 
-def read(endpoint: EndpointConfig, response: ModelResponse, most: Most = NO_BOUNDS) -> dict[str, Any]:
+def read_completion(endpoint: EndpointConfig, response: ModelResponse, most: Most = NO_BOUNDS) -> dict[str, Any]:
     """What a response says: text, why it ended, tokens, price, and the whole of it, raw.
 
     Args:

@@ -27,7 +27,7 @@ MIXED_FACTOR = 2
 """So many times more failures in a row mean the same where each fails in its own way."""
 CHECK_EVERY_S = 1.0
 """Between two looks of a request that waits for its turn."""
-PROBE_TIMEOUT_S = 2.0
+SCHEMA_PROBE_TIMEOUT_S = 2.0
 MOST_PROBE_BYTES = 4 * 1024 * 1024
 
 
@@ -111,7 +111,7 @@ class Failure(NamedTuple):
     can_pass: bool = False
 
 
-class Verdict(NamedTuple):
+class HealthVerdict(NamedTuple):
     """Failures in a row that are enough to stop: how many, and the last of the commonest way."""
 
     num_failures: int
@@ -135,7 +135,7 @@ class Streak:
         self.num_good += 1
         self.failures.clear()
 
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> HealthVerdict | None:
         """The failures in a row, when they are enough to stop."""
         if not self.failures:
             return None
@@ -143,7 +143,7 @@ class Streak:
         way, num_alike = Counter(failure.way for failure in self.failures).most_common(1)[0]
         if num_alike < limit and len(self.failures) < MIXED_FACTOR * limit:
             return None
-        return Verdict(len(self.failures), next(f for f in reversed(self.failures) if f.way == way))
+        return HealthVerdict(len(self.failures), next(f for f in reversed(self.failures) if f.way == way))
 
 
 class Health:
@@ -213,7 +213,7 @@ class Health:
         """Whether a reply came after a moment of the monotonic clock."""
         return self._answered_at > moment_s
 
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> HealthVerdict | None:
         """The requests in a row that failed, when they are enough to stop and none that was begun before can help."""
         return None if self._is_open else self.requests.verdict()
 
@@ -257,10 +257,10 @@ async def says_it_knows_schemas(api_base: str) -> bool:
         api_base: base URL of its OpenAI-compatible part, such as ``http://127.0.0.1:8000/v1``.
     """
     root = re.sub(r"(/openai)?(/v1)?/*$", "", api_base)
-    limits = httpx.Timeout(PROBE_TIMEOUT_S)
+    limits = httpx.Timeout(SCHEMA_PROBE_TIMEOUT_S)
     try:
         async with (
-            asyncio.timeout(PROBE_TIMEOUT_S),
+            asyncio.timeout(SCHEMA_PROBE_TIMEOUT_S),
             httpx.AsyncClient(timeout=limits, follow_redirects=False) as client,
         ):
             answers = await asyncio.gather(*(_says(client, root + path, says) for path, says in SAYINGS.items()))

@@ -233,7 +233,7 @@ def _told_by(error: Exception) -> Exchange:
 def _meaning(error: Exception, exchange: Exchange) -> tuple[Kind, str]:
     status = exchange.status
     if not exchange.was_sent:
-        is_local = not can_pass(error)  # litellm refused by itself
+        is_local = not may_pass(error)  # litellm refused by itself
         return ("fatal", "not sent") if is_local else ("outage", "no connection")
     if isinstance(error, TimeoutError | Timeout) and not exchange.problem:
         return "lost", "no reply in time"
@@ -252,7 +252,7 @@ def _meaning_of_status(error: Exception, status: int) -> Kind:
     if is_refusal(error):
         return "content"
     if status in OVERLOADED:
-        return "outage" if can_pass(error) else "fatal"
+        return "outage" if may_pass(error) else "fatal"
     if status in (401, 402):
         return "fatal"
     if status in (403, 404):
@@ -281,7 +281,7 @@ def _in_a_line(error: Exception) -> str:
     return " ".join(text[: 4 * MESSAGE_CHARS].split())[:MESSAGE_CHARS]
 
 
-def can_pass(error: BaseException) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Whether an error is of a kind that can pass: time-out, lost connection, rate limit, server error."""
     if isinstance(error, AttemptError):
         return error.can_pass

@@ -13,6 +13,9 @@ from typing import NamedTuple
 from mralign_core.errors import DataError
 from mralign_core.method.taxonomy import Taxonomy
 
+MAX_LABELS = 2
+"""Most labels of a segment, and of a step, which has those of its segments."""
+
 
 class LabelVote(NamedTuple):
     """One annotator's labels for a segment and the confidence (0–10) in each."""
@@ -34,7 +37,7 @@ class Consolidated(NamedTuple):
 
 
 def consolidate(
-    a: LabelVote, b: LabelVote, *, threshold: float, max_labels: int = 2, taxonomy: Taxonomy
+    a: LabelVote, b: LabelVote, *, threshold: float, max_labels: int = MAX_LABELS, taxonomy: Taxonomy
 ) -> Consolidated:
     """Consolidate two annotators' labels of one segment.
 

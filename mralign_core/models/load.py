@@ -131,7 +131,7 @@ def load_tokenizer(path: str | Path, revision: str = "") -> PreTrainedTokenizerB
     return _read(AutoTokenizer, path, revision, "tokenizer that transformers can load")
 
 
-def load_config(path: str | Path, revision: str = "") -> PreTrainedConfig:
+def load_model_config(path: str | Path, revision: str = "") -> PreTrainedConfig:
     """Load a model's configuration, without its weights; arguments as in :func:`load_model_and_tokenizer`.
 
     Raises:
@@ -146,7 +146,7 @@ def stored_configs(path: str | Path, revision: str = "") -> list[object]:
     with contextlib.suppress(OSError):  # a model need not have a generation config
         found.append(GenerationConfig.from_pretrained(str(path), revision=revision or "main"))
     with contextlib.suppress(ConfigError):  # nor, behind an endpoint, more than a tokenizer
-        found.append(load_config(path, revision).get_text_config())
+        found.append(load_model_config(path, revision).get_text_config())
     return found
 
 

@@ -51,7 +51,7 @@ def describe_model(section: ModelConfig, directory: Path) -> str:
         path, revision = section.path, _hub_commit(section.path, section.revision)
     elif gguf := _gguf_file(local):
         _convert_gguf(gguf, directory)
-        return content_digest(gguf)
+        return file_content_digest(gguf)
     else:
         _require_model_folder(local)
         path, revision = str(local.resolve()), folder_digest(local)
@@ -121,14 +121,14 @@ def _hub_commit(path: str, revision: str) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """A digest over the names of a folder's files and :func:`content_digest` of each."""
+    """A digest over the names of a folder's files and :func:`file_content_digest` of each."""
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.iterdir() if path.is_file()):
-        digest.update(f"{file.name} {content_digest(file)}\n".encode())
+        digest.update(f"{file.name} {file_content_digest(file)}\n".encode())
     return digest.hexdigest()[:40]
 
 
-def content_digest(file: Path) -> str:
+def file_content_digest(file: Path) -> str:
     """A digest over a file's size and contents; of weights, which are large, over pieces spread evenly.
 
     Models of one architecture have the same sizes and headers, and those that were trained from one another the same

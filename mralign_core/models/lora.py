@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError
-from mralign_core.models.load import load_config
+from mralign_core.models.load import load_model_config
 
 logger = logging.getLogger("mralign_core.training")
 
@@ -158,7 +158,7 @@ def check_target_modules(path: str | Path, wanted: str, *, revision: str = "") -
     if wanted == ALL_LINEAR:
         return
     with torch.device("meta"):
-        target_modules(AutoModelForCausalLM.from_config(load_config(path, revision)), wanted)
+        target_modules(AutoModelForCausalLM.from_config(load_model_config(path, revision)), wanted)
 
 
 def save_adapter(model: PeftModel, directory: Path, *, base_model: str) -> None:

@@ -12,13 +12,13 @@ import pandas as pd
 
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
-from mralign_core.schemas.rewards import REWARDS
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.schemas.training_metrics import TRAINING_METRICS
 from mralign_core.storage.tables import read_table, write_table
 from mralign_core.training.job import ReferenceJob, TrainingJob
 
 JOB_FILE, RESULT_FILE = "job.json", "result.parquet"
-TABLES = {"candidates": CANDIDATES, "rewards": REWARDS, "reference": REFERENCE_LOGPS}
+TABLES = {"candidates": CANDIDATES, "segment_weights": SEGMENT_WEIGHTS, "reference": REFERENCE_LOGPS}
 """Fields of a job that travel as tables."""
 
 

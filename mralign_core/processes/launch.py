@@ -25,7 +25,7 @@ from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError, OutOfMemory, UserError
 from mralign_core.models.out_of_memory import with_less_memory
 from mralign_core.processes.job_folder import read_result, write_job
-from mralign_core.processes.supervise import STARTER, Message, Supervisor
+from mralign_core.processes.supervise import STARTER, ChildMessage, Supervisor
 from mralign_core.storage import scratch_folder
 from mralign_core.training.fit import TrainingResult, Watch
 from mralign_core.training.job import ReferenceJob, TrainingJob
@@ -173,7 +173,7 @@ def _lost(rank: int) -> str:
     return f"{who} ended without a word, as one does that is killed (by the system, for want of host memory perhaps)"
 
 
-def _error(message: Message) -> Exception:
+def _error(message: ChildMessage) -> Exception:
     kind = getattr(errors, message["type"], None)
     if kind is OutOfMemory:
         return OutOfMemory(message["text"], message["smaller"])

@@ -33,7 +33,7 @@ CHUNK_BYTES = 1 << 16
 STARTER = -1
 """The rank of a process that starts the others."""
 
-Message = dict[str, Any]
+ChildMessage = dict[str, Any]
 """A child's message has a ``kind`` and its ``rank``. The supervisor adds the kinds ``output`` (a line of text that a
 process printed) and ``lost`` (a child that ended without a word)."""
 
@@ -69,7 +69,7 @@ class Supervisor:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def messages(self) -> Iterator[Message]:
+    def messages(self) -> Iterator[ChildMessage]:
         """What the processes say, one message after another, until all have ended."""
         output = self._process.stdout
         assert output is not None
@@ -190,7 +190,7 @@ class _Child:
         self._said_goodbye = False
         self._lines = _Lines()
 
-    def hear(self, chunk: bytes) -> Iterator[Message]:
+    def hear(self, chunk: bytes) -> Iterator[ChildMessage]:
         """The messages that a chunk completes; an empty chunk says that the child has ended."""
         for line in self._lines.add(chunk):
             message = json.loads(line)

@@ -13,7 +13,7 @@ import pandas as pd
 from mralign_core.ablation.grid import GridArm
 from mralign_core.ablation.paired import Unit
 from mralign_core.evaluation.metrics import METRICS
-from mralign_core.reporting.result_table import BOLD, Cell, ResultTable, Tone
+from mralign_core.reporting.result_table import BOLD, ResultCell, ResultTable, Tone
 from mralign_core.reporting.run_findings import BETTER, points
 from mralign_core.reporting.titles import METRIC_TITLES, variant_title
 
@@ -121,8 +121,8 @@ def ablation_tables(ablation: Ablation) -> list[ResultTable]:
     tables = [ResultTable(["mean, %", *names], level_rows(ablation))]
     for metrics in (HEADLINE_METRICS, METRICS[len(HEADLINE_METRICS) :]):
         columns = ["paired difference, points", *(METRIC_TITLES[metric] for metric in metrics)]
-        rows: list[list[str | Cell]] = [
-            [name, *(Cell(interval_text(by_metric[metric]), _tone(by_metric[metric])) for metric in metrics)]
+        rows: list[list[str | ResultCell]] = [
+            [name, *(ResultCell(interval_text(by_metric[metric]), _tone(by_metric[metric])) for metric in metrics)]
             for name, by_metric in difference_rows(ablation)
         ]
         tables.append(ResultTable(columns, rows))

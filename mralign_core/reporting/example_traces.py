@@ -37,7 +37,7 @@ class WeightedTrace(NamedTuple):
     segments: list[WeightedSegment]
 
 
-class Reply(NamedTuple):
+class EvaluatedAnswer(NamedTuple):
     """One answer of the evaluation."""
 
     segments: list[Pieces]
@@ -54,33 +54,33 @@ class BeforeAfter(NamedTuple):
     question: str
     golds: tuple[str, ...]
     draw: int
-    before: Reply
-    after: Reply
+    before: EvaluatedAnswer
+    after: EvaluatedAnswer
     num_shared: int
 
 
 def weighted_traces(
-    candidates: pd.DataFrame, annotations: pd.DataFrame, rewards: pd.DataFrame | None
+    candidates: pd.DataFrame, annotations: pd.DataFrame, segment_weights: pd.DataFrame | None
 ) -> list[WeightedTrace]:
     """Up to three training traces: the widest spread of weights in each polarity, and the median one.
 
     Args:
         candidates: rows of ``schemas.candidates``.
         annotations: rows of ``schemas.annotations``.
-        rewards: rows of ``schemas.rewards``; without them the first trace of each polarity is taken.
+        segment_weights: rows of ``schemas.segment_weights``; without them the first trace of each polarity is taken.
     """
     traces = candidates[candidates["trace_id"].isin(set(annotations["trace_id"]))].sort_values("trace_id")
-    if rewards is None or rewards.empty:
+    if segment_weights is None or segment_weights.empty:
         first = traces.drop_duplicates("polarity")
         return [_weighted_trace("the first of its polarity", row, annotations, None) for _, row in first.iterrows()]
-    weights = rewards["weight"].astype(float).groupby(rewards["trace_id"])
+    weights = segment_weights["weight"].astype(float).groupby(segment_weights["trace_id"])
     traces = traces.assign(spread=traces["trace_id"].map(weights.max() / weights.min()).fillna(1.0))
     traces = traces.sort_values(["spread", "trace_id"], ignore_index=True)
     widest = [members.index[-1] for _, members in traces.groupby("polarity", sort=True)][::-1]
     reasons = dict.fromkeys(widest, "the widest spread of weights among {} traces")
     reasons.setdefault(len(traces) // 2, "the median spread of weights of all traces")
     chosen = [(why, traces.iloc[place]) for place, why in reasons.items() if place < len(traces)]
-    return [_weighted_trace(why.format(row["polarity"]), row, annotations, rewards) for why, row in chosen]
+    return [_weighted_trace(why.format(row["polarity"]), row, annotations, segment_weights) for why, row in chosen]
 
 
 def before_and_after(
@@ -130,10 +130,14 @@ def mark_golds(text: str, golds: Sequence[str]) -> Pieces:
 
 
 def _weighted_trace(
-    why: str, trace: pd.Series, annotations: pd.DataFrame, rewards: pd.DataFrame | None
+    why: str, trace: pd.Series, annotations: pd.DataFrame, segment_weights: pd.DataFrame | None
 ) -> WeightedTrace:
     labelled = annotations[annotations["trace_id"] == trace["trace_id"]].set_index("segment")
-    weighted = None if rewards is None else rewards[rewards["trace_id"] == trace["trace_id"]].set_index("segment")
+    weighted = (
+        None
+        if segment_weights is None
+        else segment_weights[segment_weights["trace_id"] == trace["trace_id"]].set_index("segment")
+    )
     golds = tuple(map(str, trace["answers"]))
     segments = []
     for place, span in enumerate(trace["segments"]):
@@ -165,11 +169,11 @@ def _before_after(
     return BeforeAfter(why, text, golds, int(cell[1]), replies[0], replies[1], num_shared)
 
 
-def _reply(row: pd.Series, golds: Sequence[str]) -> Reply:
+def _reply(row: pd.Series, golds: Sequence[str]) -> EvaluatedAnswer:
     thinking, answer = _text(row["thinking"]), _text(row["answer"])
     segments = [mark_golds(thinking[span.start : span.end], golds) for span in split_segments(thinking)]
     em_thought = row["em_thought"] is not None and not pd.isna(row["em_thought"]) and bool(row["em_thought"])
-    return Reply(segments, mark_golds(answer, golds), em_thought, bool(row["em_answer"]), str(row["outcome"]))
+    return EvaluatedAnswer(segments, mark_golds(answer, golds), em_thought, bool(row["em_answer"]), str(row["outcome"]))
 
 
 def _text(value: Any) -> str:

@@ -26,9 +26,9 @@ VARIANT_COLOURS = {"sft": "#b8890b", "kto": "#117733", "mr_align": "#0072b2"}
 
 _CURVES: dict[str, dict[str, tuple[str, str, Any]]] = {
     "loss": {"loss": ("loss", INK, "-")},
-    "reward, nats": {
-        "reward_positive": ("positive traces", POLARITY_COLOURS["positive"], "-"),
-        "reward_negative": ("negative traces", POLARITY_COLOURS["negative"], "-"),
+    "implicit reward, nats": {
+        "implicit_reward_positive": ("positive traces", POLARITY_COLOURS["positive"], "-"),
+        "implicit_reward_negative": ("negative traces", POLARITY_COLOURS["negative"], "-"),
     },
     "KL baseline z0, nats": {
         "kl_baseline": ("clamped at 0", "#a9b2bd", "-"),
@@ -123,22 +123,24 @@ def label_shares(annotations: pd.DataFrame, polarities: Mapping[str, str], taxon
 
 
 @styled
-def weight_histogram(rewards: pd.DataFrame, polarities: Mapping[str, str], clip_min: float, clip_max: float) -> Figure:
+def weight_histogram(
+    segment_weights: pd.DataFrame, polarities: Mapping[str, str], clip_min: float, clip_max: float
+) -> Figure:
     """Segment weights by polarity on a log scale, with the share clipped at either end.
 
     All weights are shown, also those that ``reward.normalize`` put beyond the clip; bounds so wide that no weight comes
     near them don't stretch the axis.
 
     Args:
-        rewards: rows of ``schemas.rewards``.
+        segment_weights: rows of ``schemas.segment_weights``.
         polarities: trace_id → polarity.
         clip_min: smallest weight.
         clip_max: largest weight.
     """
     figure = Figure(figsize=(WIDTH, 3.0))
     axes = figure.subplots()
-    weights = rewards["weight"].astype(float)
-    polarity = rewards["trace_id"].map(dict(polarities)).fillna("unknown")
+    weights = segment_weights["weight"].astype(float)
+    polarity = segment_weights["trace_id"].map(dict(polarities)).fillna("unknown")
     colours = {**POLARITY_COLOURS, "unknown": MUTED}
     shown = {name: weights[polarity == name] for name in colours if (polarity == name).any()}
     low = float(np.min(weights.to_numpy(), initial=max(clip_min, np.exp(-1))))
@@ -154,7 +156,7 @@ def weight_histogram(rewards: pd.DataFrame, polarities: Mapping[str, str], clip_
     )
     axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
     for edge, below, place, side in ((clip_min, True, 0.01, "left"), (clip_max, False, 0.99, "right")):
-        share = (rewards["clipped"].astype(bool) & ((weights < 1) == below)).mean()
+        share = (segment_weights["clipped"].astype(bool) & ((weights < 1) == below)).mean()
         text = f"{100 * share:.1f} % clipped\nat {edge:.3g}"
         axes.text(place, 0.97, text, ha=side, va="top", transform=axes.transAxes)
     axes.axvline(1, color=INK, lw=0.8, ls=(0, (3, 3)))
@@ -171,7 +173,7 @@ def weight_histogram(rewards: pd.DataFrame, polarities: Mapping[str, str], clip_
 
 @styled
 def training_curves(metrics: Mapping[str, pd.DataFrame]) -> Figure:
-    """Loss, rewards of both classes, and the KL baseline (raw and clamped), a column a variant.
+    """Loss, implicit rewards of both classes, and the KL baseline (raw and clamped), a column a variant.
 
     Args:
         metrics: variant → rows of ``schemas.training_metrics``.

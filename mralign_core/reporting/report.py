@@ -59,8 +59,8 @@ class ReportInputs:
     """P⁺, P⁻ and P with their counts, and how weights are made of them."""
     diagnostics: Diagnostics | None = None
     """How sure the matrices and weights are."""
-    rewards: pd.DataFrame | None = None
-    """Rows of ``schemas.rewards``."""
+    segment_weights: pd.DataFrame | None = None
+    """Rows of ``schemas.segment_weights``."""
     training: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """Variant → rows of ``schemas.training_metrics``."""
     scores: pd.DataFrame | None = None
@@ -136,7 +136,7 @@ def _shifts(scores: pd.DataFrame | None) -> list[dict[str, Any]]:
 def _traces(inputs: ReportInputs) -> list[example_traces.WeightedTrace]:
     if inputs.candidates is None or inputs.annotations is None:
         return []
-    return example_traces.weighted_traces(inputs.candidates, inputs.annotations, inputs.rewards)
+    return example_traces.weighted_traces(inputs.candidates, inputs.annotations, inputs.segment_weights)
 
 
 def _pairs(inputs: ReportInputs) -> list[example_traces.BeforeAfter]:
@@ -187,10 +187,10 @@ def _weights(inputs: ReportInputs) -> Figure | None:
 
 
 def _histogram(inputs: ReportInputs) -> Figure | None:
-    rewards, transitions = _rows(inputs.rewards), inputs.transitions
-    if rewards is None or transitions is None:
+    segment_weights, transitions = _rows(inputs.segment_weights), inputs.transitions
+    if segment_weights is None or transitions is None:
         return None
-    return figures.weight_histogram(rewards, _polarities(inputs), transitions.clip_min, transitions.clip_max)
+    return figures.weight_histogram(segment_weights, _polarities(inputs), transitions.clip_min, transitions.clip_max)
 
 
 def _diagnostic_charts(inputs: ReportInputs) -> dict[str, Figure | None]:

@@ -17,7 +17,7 @@ BOLD = "Bold: the interval excludes 0."
 """What a page says below a table with such cells."""
 
 
-class Cell(NamedTuple):
+class ResultCell(NamedTuple):
     """A cell whose difference was judged; ``brief`` is what a narrow page shows in place of ``text``."""
 
     text: str
@@ -32,7 +32,7 @@ class ResultTable(NamedTuple):
     """
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
+    rows: Sequence[Sequence[str | ResultCell]]
     text_columns: Sequence[str] = ()
 
     @classmethod
@@ -54,11 +54,11 @@ class ResultTable(NamedTuple):
 
     def to_records(self) -> list[dict[str, str]]:
         """A row a mapping of column to text, as Prefect's tables take them."""
-        texts = [[cell.text if isinstance(cell, Cell) else cell for cell in row] for row in self.rows]
+        texts = [[cell.text if isinstance(cell, ResultCell) else cell for cell in row] for row in self.rows]
         return [dict(zip(self.columns, row, strict=True)) for row in texts]
 
 
-def _markdown_cell(cell: str | Cell) -> str:
+def _markdown_cell(cell: str | ResultCell) -> str:
     if isinstance(cell, str):
         return cell
     return cell.text if cell.tone == "open" else f"**{cell.text}**"

@@ -16,7 +16,7 @@ import pandas as pd
 
 from mralign_core.config import QuestionsConfig
 from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, METRICS
-from mralign_core.reporting.result_table import Cell, ResultTable, Tone
+from mralign_core.reporting.result_table import ResultCell, ResultTable, Tone
 from mralign_core.reporting.titles import METRIC_TITLES, UNDEFINED, variant_title
 
 BETTER = {"acc": 1, "mis": -1, "em_thought": 1, "em_answer": 1}
@@ -176,16 +176,18 @@ def result_tables(summary: pd.DataFrame, differences: pd.DataFrame) -> list[Resu
     names = [METRIC_TITLES[metric] for metric in METRICS]
     levels = [[variant_title(v), *(points(row[metric]) for metric in METRICS)] for v, row in overall(summary).items()]
     tables = [ResultTable(["variant, %", *names], levels)]
-    compared: list[list[str | Cell]] = [[name, *map(_cell, items)] for name, items in difference_rows(differences)]
+    compared: list[list[str | ResultCell]] = [
+        [name, *map(_cell, items)] for name, items in difference_rows(differences)
+    ]
     if compared:
         tables.append(ResultTable(["difference, points", *names], compared))
     return tables
 
 
-def _cell(item: Difference) -> Cell:
+def _cell(item: Difference) -> ResultCell:
     """In 80 columns there is room for the intervals of two metrics."""
     has_room = item.metric in METRICS[:2]
-    return Cell(item.text, item.tone, "" if has_room else points(item.difference, signed=True))
+    return ResultCell(item.text, item.tone, "" if has_room else points(item.difference, signed=True))
 
 
 def _by_key(differences: pd.DataFrame) -> dict[tuple[str, str, str], Difference]:

@@ -14,12 +14,13 @@ TRAINING_METRICS = Table(
         "step": Column(pa.int64(), [NATURAL], unique=True),
         "epoch": Column(pa.float64()),
         "loss": Column(pa.float64()),
-        "reward_positive": Column(pa.float64(), nullable=True),
-        "reward_negative": Column(pa.float64(), nullable=True),
+        "implicit_reward_positive": Column(pa.float64(), nullable=True),
+        "implicit_reward_negative": Column(pa.float64(), nullable=True),
         "kl_baseline": Column(pa.float64(), nullable=True),
         "kl_raw": Column(pa.float64(), nullable=True),
         "grad_norm": Column(pa.float64()),
         "learning_rate": Column(pa.float64()),
     },
+    version=2,
 )
-"""A row an optimiser step; rewards and KL are null for SFT, or where the batch had none of the class."""
+"""A row an optimiser step; implicit rewards and KL are null for SFT, or where the batch had none of the class."""

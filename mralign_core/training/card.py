@@ -44,14 +44,14 @@ OBJECTIVES = {
 }
 REACHED = {
     "loss": "loss",
-    "reward_positive": "reward of positive traces (nats)",
-    "reward_negative": "reward of negative traces (nats)",
+    "implicit_reward_positive": "implicit reward of positive traces (nats)",
+    "implicit_reward_negative": "implicit reward of negative traces (nats)",
     "kl_raw": "KL estimate (nats)",
     "kl_baseline": "KL baseline z0, the estimate clamped at 0 (nats)",
 }
 """Columns of ``training_metrics`` that the card shows, and what it calls them."""
 LAST_STEPS = 10
-"""A single step's rewards are those of a few rows; the card shows the mean over this many last steps."""
+"""A single step's implicit rewards are those of a few rows; the card shows the mean over this many last steps."""
 
 
 class CardSection(NamedTuple):

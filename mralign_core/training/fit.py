@@ -75,18 +75,20 @@ def train_adapter(job: TrainingJob, watch: Watch | None = None, workers: Workers
         workers: the processes that train together.
 
     Raises:
-        ConfigError: ``mr_align`` without rewards, a precision or a target module that can't be trained, or a job that
+        ConfigError: ``mr_align`` without weights, a precision or a target module that can't be trained, or a job that
             does not fit the device.
         NoCandidatesError: no trace to train on, or none of one polarity.
         DataError: see :func:`~mralign_core.training.examples.build_examples` and
             :func:`~mralign_core.training.reference.read_reference`.
     """
-    if job.variant == "mr_align" and job.rewards is None:
-        raise ConfigError("variant 'mr_align' needs the table 'rewards'; without weights it would be plain KTO")
+    if job.variant == "mr_align" and job.segment_weights is None:
+        raise ConfigError("variant 'mr_align' needs the table 'segment_weights'; without weights it would be plain KTO")
     workers = workers or Workers()
     model, end_token_id = load_base(job, workers)
-    rewards = job.rewards if job.variant == "mr_align" else None
-    examples = build_examples(job.candidates, rewards, end_token_id=end_token_id, max_length=job.train.max_length)
+    segment_weights = job.segment_weights if job.variant == "mr_align" else None
+    examples = build_examples(
+        job.candidates, segment_weights, end_token_id=end_token_id, max_length=job.train.max_length
+    )
     trainer = _trainer(job, model, examples, workers)
     _make_fit(trainer)
     _run(trainer, StoredCheckpoints(ArtifactStore(job.storage), job.key) if job.storage else None, watch or Watch())

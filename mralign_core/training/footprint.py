@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError
-from mralign_core.models.load import load_config, resolve_device
+from mralign_core.models.load import load_model_config, resolve_device
 from mralign_core.models.lora import adapter_autocast
 from mralign_core.training.logps import chunk_elements
 from mralign_core.training.memory import PassSize, ways_to_smaller_passes, ways_to_smaller_weights
@@ -230,7 +230,7 @@ def check_weights_fit(
         ConfigError: they are more than the device has free.
     """
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(load_config(path, revision), dtype=getattr(torch, dtype))
+        model = AutoModelForCausalLM.from_config(load_model_config(path, revision), dtype=getattr(torch, dtype))
     needed = _weight_bytes_of_config(model, load_in_4bit) // num_shards
     free = free_memory(torch.device(resolve_device(device)))
     if needed > free * USABLE_SHARE:

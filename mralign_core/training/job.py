@@ -38,8 +38,8 @@ class TrainingJob(ReferenceJob):
     variant: Variant
     seed: int
     """Of the adapter's initial weights, the order of the rows, and dropout."""
-    rewards: pd.DataFrame | None = Field(None, exclude=True)
-    """Rows of table ``rewards``; for ``mr_align`` only, the baselines ignore weights."""
+    segment_weights: pd.DataFrame | None = Field(None, exclude=True)
+    """Rows of table ``segment_weights``; for ``mr_align`` only, the baselines ignore weights."""
     reference: pd.DataFrame | None = Field(None, exclude=True)
     """Rows of table ``reference_logps``; computed first where there are none. SFT needs none."""
     directory: Path

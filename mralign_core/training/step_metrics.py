@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SUMS = ("loss", "reward_positive", "num_positive", "reward_negative", "num_negative")
+SUMS = ("loss", "implicit_reward_positive", "num_positive", "implicit_reward_negative", "num_negative")
 """What each process adds up over its rows of a step."""
 
 
@@ -38,9 +38,9 @@ def read_metrics(steps: list[StepMetrics]) -> list[dict[str, float]]:
 def _row(
     known: StepMetrics,
     loss: float,
-    reward_positive: float,
+    implicit_reward_positive: float,
     num_positive: float,
-    reward_negative: float,
+    implicit_reward_negative: float,
     num_negative: float,
     grad_norm: float,
     kl_raw: float,
@@ -49,8 +49,8 @@ def _row(
         "step": known.step,
         "epoch": known.epoch,
         "loss": loss,
-        "reward_positive": _mean(reward_positive, num_positive),
-        "reward_negative": _mean(reward_negative, num_negative),
+        "implicit_reward_positive": _mean(implicit_reward_positive, num_positive),
+        "implicit_reward_negative": _mean(implicit_reward_negative, num_negative),
         "kl_baseline": max(kl_raw, 0.0),
         "kl_raw": kl_raw,
         "grad_norm": grad_norm,

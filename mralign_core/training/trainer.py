@@ -5,7 +5,7 @@ Departures from the paper and from TRL 1.16:
 * Loss and z0 are means over all rows of an optimiser step. How a step is shared out over forward passes and devices
   changes nothing but rounding. TRL estimates z0 in each forward batch, which is the same without accumulation.
 * Optionally z0 is a moving average that is renewed every few steps (``kl_every``, ``kl_decay``).
-* Rewards are reported as Eq. 9 has them, in nats; TRL reports them times β.
+* Implicit rewards are reported as Eq. 9 has them, in nats; TRL reports them times β.
 
 The learning rate is transformers' linear schedule: from 0 up over the warm-up, then down to 0; the first step's is 0.
 Everything random follows from (seed, step), so a restart needs no random state.
@@ -225,14 +225,14 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """This pass's share of the mean loss over the step's rows (Eq. 2, 4, 9, 11, 12), and of :data:`SUMS`."""
         is_positive = self._on_device([self.examples[row].is_positive for row in members])
-        rewards = implicit_reward(
+        implicit_rewards = implicit_reward(
             logps,
             self._padded([reference.logps[row] for row in members]),
             self._padded([self._weights[row] for row in members]),
             batch.mask,
         )
         losses = kto_loss(
-            rewards,
+            implicit_rewards,
             clamped_baseline,
             is_positive,
             beta=self.section.beta,
@@ -240,7 +240,7 @@ class Trainer:
             undesirable_weight=self.section.undesirable_weight,
         )
         loss = losses.sum() / num_rows
-        nats = rewards.detach()
+        nats = implicit_rewards.detach()
         by_class = [sum_ for chosen in (is_positive, ~is_positive) for sum_ in ((nats * chosen).sum(), chosen.sum())]
         return loss, torch.stack([loss.detach(), *by_class])
 

@@ -8,7 +8,7 @@ from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.base import QUARANTINE_COLUMNS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.questions import QUESTIONS
-from mralign_core.schemas.rewards import REWARDS
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.digests import module_closure
 from mralign_core.storage.tables import known_tables
 
@@ -141,8 +141,8 @@ def test_a_confidence_is_a_number_from_0_to_10(column, odd):
 def test_a_weight_is_positive_and_finite(weight):
     row = {"trace_id": "t", "segment": 0, "weight": 1.0, "ratio": 1.0, "clipped": False}
     row |= {"support": 3.0, "weight_low": None, "weight_high": None}
-    assert REWARDS.validate(frame(row)).quarantined.empty
-    assert len(REWARDS.validate(frame({**row, "weight": weight})).good) == 0
+    assert SEGMENT_WEIGHTS.validate(frame(row)).quarantined.empty
+    assert len(SEGMENT_WEIGHTS.validate(frame({**row, "weight": weight})).good) == 0
 
 
 @pytest.mark.parametrize("table", known_tables().values(), ids=lambda table: table.name)

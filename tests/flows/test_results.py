@@ -7,7 +7,7 @@ from rich.console import Console
 
 from flows.commands.results import _print_summary, in_type
 from mralign_core.config import RunConfig
-from mralign_core.reporting.result_table import Cell, ResultTable
+from mralign_core.reporting.result_table import ResultCell, ResultTable
 from mralign_core.reporting.run_findings import Results
 
 
@@ -50,7 +50,7 @@ def test_results_fit_80_columns_with_the_intervals_of_acc_and_mis(tmp_path, caps
 
 @pytest.mark.parametrize("width", [80, 50])
 def test_a_table_that_is_too_wide_is_wrapped_and_nothing_is_cut(width):
-    wide, brief = Cell("−12.0 [−22.5, −10.5]", "better"), Cell("−12.0 [−22.5, −10.5]", "open", "−12.0")
+    wide, brief = ResultCell("−12.0 [−22.5, −10.5]", "better"), ResultCell("−12.0 [−22.5, −10.5]", "open", "−12.0")
     table = ResultTable(["difference", "Acc", "Mis", "EM_t"], [["MR-ALIGN − think on", wide, wide, brief]])
     shown = typed(table, width)
     assert max(map(len, shown.splitlines())) <= width
@@ -58,5 +58,5 @@ def test_a_table_that_is_too_wide_is_wrapped_and_nothing_is_cut(width):
 
 
 def test_a_name_is_no_markup():
-    shown = typed(ResultTable(["[b]set[/b]", "n"], [["[red]x[/red]", Cell("[1, 2]", "open")]]))
+    shown = typed(ResultTable(["[b]set[/b]", "n"], [["[red]x[/red]", ResultCell("[1, 2]", "open")]]))
     assert all(text in shown for text in ("[b]set[/b]", "[red]x[/red]", "[1, 2]"))

@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 from chat_server import ChatServer, fails, label_all, role_of, says
 
-from mralign_core.annotation.failures import FAILURES, left_out_lines, read_failures
+from mralign_core.annotation.failures import FAILURES_FILE, left_out_lines, read_failures
 from mralign_core.config import RunConfig
 from mralign_core.errors import BudgetError, UserError
 from mralign_core.llm import EndpointUnavailableError
@@ -30,7 +30,7 @@ PRICE = {"input_usd_per_million": 0, "output_usd_per_million": 1_000_000, "max_o
 """A reply of the scripted server has 20 tokens: 20 dollars, and may cost 100."""
 SCRIPT = """
 import json, sys
-from mralign_core.annotation.failures import FAILURES, left_out_lines, read_failures
+from mralign_core.annotation.failures import FAILURES_FILE, left_out_lines, read_failures
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tests.stages import label
@@ -322,7 +322,7 @@ def test_a_failure_says_its_kind_and_how_the_reply_began(server, config, candida
     breaks(server, 3, turn=says("half \ud83d a \x00 character"))
     annotations = label(config, candidates)
     store = ArtifactStore(config.storage)
-    failures = read_failures(store.open_file(annotations, FAILURES))
+    failures = read_failures(store.open_file(annotations, FAILURES_FILE))
     assert [failure["kind"] for failure in failures] == ["not_json"] * 2
     (line,) = left_out_lines(failures)
     assert line.startswith("1 trace(s) left out, not_json: annotator_a on t3") and "half" in line

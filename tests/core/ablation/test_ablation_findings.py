@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mralign_core.ablation.grid import arms_of, comparisons
-from mralign_core.ablation.paired import paired_differences
+from mralign_core.ablation.grid import arm_comparisons, arms_of
+from mralign_core.ablation.paired import mean_differences
 from mralign_core.config import parse_config
 from mralign_core.reporting.ablation_figure import forest_plot
 from mralign_core.reporting.ablation_findings import Ablation, ablation_markdown, ablation_tables, is_shown, sentence
@@ -37,7 +37,7 @@ def ablation(accs, *, unit="world", confidence=0.95, num_seeds=1, is_pocket=True
             rows.append((world, seed + repeat, "off", 20, 100, np.nan, np.nan, np.nan, 0.9))
     results = pd.DataFrame(rows, columns=list(ABLATION_RESULTS.columns))
     arms = arms_of(CONFIG)
-    differences = paired_differences(results, comparisons(arms), unit=unit, confidence=confidence)
+    differences = mean_differences(results, arm_comparisons(arms), unit=unit, confidence=confidence)
     return Ablation(arms, results, differences, unit, confidence, is_pocket, {5: "one_hop_accuracy 0.5 is below 0.95"})
 
 
@@ -130,7 +130,7 @@ def test_levels_come_first_then_differences_of_two_metrics_a_table():
 def test_the_figure_fills_the_dots_whose_interval_excludes_0(found):
     figure = forest_plot(found)
     acc, mis = figure.axes
-    num_pairs = len(comparisons(found.arms))
+    num_pairs = len(arm_comparisons(found.arms))
     for axes, metric in ((acc, "acc"), (mis, "mis")):
         rows = found.differences[found.differences["metric"] == metric]
         dots = [line for line in axes.lines if line.get_markersize() == 8]

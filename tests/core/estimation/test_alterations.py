@@ -16,7 +16,7 @@ from mralign_core.estimation import (
     with_permuted_polarities,
 )
 from mralign_core.method.placebos import permuted_polarities
-from mralign_core.schemas.rewards import REWARDS
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from tests.annotated_files import random_rows, taxonomy_of, write_files
 
 TAXONOMY = taxonomy_of(6)
@@ -83,7 +83,7 @@ def test_how_the_file_is_read_does_not_matter(corpus, fields):
 @pytest.mark.parametrize("fields", ALTERED)
 def test_rows_keep_the_contract_and_unlabelled_segments_their_weight(corpus, fields):
     found, plain = corpus.weigh(**fields), corpus.plain()
-    REWARDS.require(found.astype(object))
+    SEGMENT_WEIGHTS.require(found.astype(object))
     pd.testing.assert_frame_equal(found[["trace_id", "segment"]], plain[["trace_id", "segment"]], check_dtype=False)
     if "placebo" in fields:
         assert (found["weight"].to_numpy()[~corpus.is_labelled] == 1).all()
@@ -92,7 +92,7 @@ def test_rows_keep_the_contract_and_unlabelled_segments_their_weight(corpus, fie
 
 def test_within_a_trace_whole_records_are_permuted(corpus):
     found, plain = corpus.weigh(placebo="within_trace"), corpus.plain()
-    values = [name for name in REWARDS.columns if name != "segment"]
+    values = [name for name in SEGMENT_WEIGHTS.columns if name != "segment"]
     before, after = (frame[values].sort_values(values, ignore_index=True) for frame in (plain, found))
     same(after, before)
 

@@ -113,8 +113,8 @@ def test_few_traces_of_a_polarity_give_no_draws_and_it_is_said(few, caplog):
     matrices = estimate_transitions(of_polarities(few, 40), section, TAXONOMY, rng=rng)
     assert not matrices.draws
     assert f"one polarity has {few} labelled traces, and fewer than 10 say nothing" in caplog.text
-    rewards = weigh_segments(of_polarities(few, 40), matrices, RewardConfig(), confidence=0.95)
-    assert rewards[["weight_low", "weight_high"]].isna().all(axis=None)
+    segment_weights = weigh_segments(of_polarities(few, 40), matrices, RewardConfig(), confidence=0.95)
+    assert segment_weights[["weight_low", "weight_high"]].isna().all(axis=None)
 
 
 def test_a_stratum_of_few_traces_has_no_draws_of_its_own():
@@ -122,8 +122,8 @@ def test_a_stratum_of_few_traces_has_no_draws_of_its_own():
     section, rng = EstimateConfig(num_resamples=3), np.random.default_rng(0)
     matrices = estimate_transitions(traces, section, TAXONOMY, rng=rng, min_stratum_traces=3)
     assert list(matrices.strata) == ["a", "b"] and list(matrices.strata_draws) == ["a"] and matrices.draws
-    rewards = weigh_segments(traces, matrices, RewardConfig(condition_on="stratum"), confidence=0.95)
-    assert (rewards["weight_low"].isna() == rewards["trace_id"].str.startswith("b")).all()
+    segment_weights = weigh_segments(traces, matrices, RewardConfig(condition_on="stratum"), confidence=0.95)
+    assert (segment_weights["weight_low"].isna() == segment_weights["trace_id"].str.startswith("b")).all()
 
 
 def simulate(p, number, rng):

@@ -17,7 +17,7 @@ from mralign_core.estimation import (
 )
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.method.transitions import cross_tabulate, e_step, fit_em, m_step, transition_mask
-from mralign_core.schemas.rewards import REWARDS
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from tests.oracles import count_set_pairs
 
 FREQUENCY = EstimateConfig(estimator="frequency")
@@ -130,7 +130,7 @@ def test_a_file_without_matrices_is_refused(traces, tmp_path, damage):
 
 def test_weights_are_ratios_of_the_transitions_into_each_segment(traces):
     matrices = estimate_transitions(traces, FREQUENCY, PAPER_TAXONOMY)
-    frame = REWARDS.require(weigh_segments(traces, matrices, RewardConfig(), confidence=0.95).astype(object))
+    frame = SEGMENT_WEIGHTS.require(weigh_segments(traces, matrices, RewardConfig(), confidence=0.95).astype(object))
     p = {name: estimate.p for name, estimate in matrices.estimates.items()}
     framing, retrieval, analogy = states("framing", "retrieval", "analogy")
     row = frame.set_index(["trace_id", "segment"])

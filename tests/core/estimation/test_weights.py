@@ -22,7 +22,7 @@ from mralign_core.estimation import (
     weights,
 )
 from mralign_core.method.segment_weights import clip_ratios, shrink_ratios
-from mralign_core.schemas.rewards import REWARDS
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import TableWriter, read_table
 from tests.annotated_files import random_rows, taxonomy_of, write_files
 from tests.oracles import trace_ratios
@@ -94,7 +94,7 @@ def plain_rows(traces, matrices, section, confidence=0.95):
 def test_weights_equal_those_of_each_trace_and_draw_alone(traces, matrices, section):
     found = weigh_segments(traces, matrices, section, confidence=0.9)
     expected = plain_rows(traces, matrices, section, confidence=0.9)
-    assert list(found) == list(REWARDS.columns)
+    assert list(found) == list(SEGMENT_WEIGHTS.columns)
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
     assert found["weight"].between(section.clip_min, section.clip_max).all()
 
@@ -105,10 +105,10 @@ def test_files_give_the_weights_of_the_plain_path_in_rows_that_keep_the_contract
 ):
     files = write_files(tmp_path, *rows)
     weigher = Weigher(matrices, RewardConfig(), confidence=0.95)
-    with TableWriter(tmp_path / "rewards.parquet", REWARDS) as table:
+    with TableWriter(tmp_path / "weights.parquet", SEGMENT_WEIGHTS) as table:
         for batch in read_trace_batches(*files, taxonomy=TAXONOMY, batch_rows=batch_rows):
             table.write(weigher.weigh(batch))
-    found = read_table(tmp_path / "rewards.parquet")
+    found = read_table(tmp_path / "weights.parquet")
     pd.testing.assert_frame_equal(
         found, weigh_segments(traces, matrices, RewardConfig(), confidence=0.95), check_dtype=False
     )

@@ -16,8 +16,8 @@ from mralign_core.reporting.report import ReportInputs
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.questions import QUESTIONS
-from mralign_core.schemas.rewards import REWARDS
 from mralign_core.schemas.scores import SCORES
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.schemas.training_metrics import TRAINING_METRICS
 from tests.oracles import count_set_pairs, trace_ratios
 
@@ -97,12 +97,12 @@ def annotation(trace_id, segment, labels):
 
 
 def training_metrics(objective):
-    """Six optimiser steps; SFT has neither rewards nor a KL baseline."""
+    """Six optimiser steps; SFT has neither segment_weights nor a KL baseline."""
     steps = np.arange(1, 7)
     columns = {"step": steps, "epoch": steps / 2, "loss": 1 / steps, "grad_norm": 1.0, "learning_rate": 1e-4}
     kto = {
-        "reward_positive": steps / 9,
-        "reward_negative": -steps / 9,
+        "implicit_reward_positive": steps / 9,
+        "implicit_reward_negative": -steps / 9,
         "kl_baseline": 0.0,
         "kl_raw": -steps / 99,
     }
@@ -111,7 +111,7 @@ def training_metrics(objective):
 
 
 def labelled_run(rng, num_traces=24):
-    """Candidates, annotations, transitions and rewards of random label chains, by the real method."""
+    """Candidates, annotations, transitions and segment_weights of random label chains, by the real method."""
     taxonomy = PAPER_TAXONOMY
     candidates, annotations, chains = [], [], {}
     for number in range(num_traces):
@@ -124,7 +124,7 @@ def labelled_run(rng, num_traces=24):
     sides = ({"positive"}, {"negative"}, {"positive", "negative"})
     pairs = [count_set_pairs([c for side, c in chains.values() if side in kept], taxonomy.num_states) for kept in sides]
     transitions = Transitions(*(fit_em(pair, taxonomy.num_states) for pair in pairs), taxonomy, confidence=0.95)
-    rewards = []
+    segment_weights = []
     for trace_id, (polarity, chain) in chains.items():
         own = transitions.plus if polarity == "positive" else transitions.minus
         ratios = trace_ratios(chain, own.p, transitions.all.p)
@@ -132,12 +132,12 @@ def labelled_run(rng, num_traces=24):
         for place, (weight, ratio) in enumerate(zip(weights, ratios, strict=True)):
             row = {"trace_id": trace_id, "segment": place, "weight": float(weight), "ratio": float(ratio)}
             row |= {"clipped": bool(weight != ratio), "support": 1.0, "weight_low": None, "weight_high": None}
-            rewards.append(row)
+            segment_weights.append(row)
     frames = (
         CANDIDATES.require(pd.DataFrame(candidates)),
         ANNOTATIONS.require(pd.DataFrame(annotations)),
     )
-    return *frames, transitions, REWARDS.require(pd.DataFrame(rewards))
+    return *frames, transitions, SEGMENT_WEIGHTS.require(pd.DataFrame(segment_weights))
 
 
 def diagnosed(candidates, annotations):
@@ -159,7 +159,7 @@ def diagnosed(candidates, annotations):
 def full_inputs():
     """Report inputs with every section filled."""
     rng = np.random.default_rng(0)
-    candidates, annotations, _, rewards = labelled_run(rng, num_traces=48)
+    candidates, annotations, _, segment_weights = labelled_run(rng, num_traces=48)
     transitions, diagnostics = diagnosed(candidates, annotations)
     scores = random_scores(rng, ("off", "on", "sft", "kto", "mr_align"), 40)
     questions = pd.DataFrame(
@@ -182,7 +182,7 @@ def full_inputs():
         annotations=annotations,
         transitions=transitions,
         diagnostics=diagnostics,
-        rewards=rewards,
+        segment_weights=segment_weights,
         training={name: training_metrics(name) for name in ("sft", "kto", "mr_align")},
         scores=scores,
         questions=QUESTIONS.require(questions),

@@ -26,7 +26,7 @@ DRAWINGS = {
     "labels": lambda inputs: figures.label_mix(inputs.annotations, polarities(inputs), inputs.taxonomy),
     "matrices": lambda inputs: matrix_figures.transition_heatmaps(inputs.transitions),
     "weights": lambda inputs: matrix_figures.weight_heatmaps(inputs.transitions),
-    "histogram": lambda inputs: figures.weight_histogram(inputs.rewards, polarities(inputs), np.exp(-1), np.e),
+    "histogram": lambda inputs: figures.weight_histogram(inputs.segment_weights, polarities(inputs), np.exp(-1), np.e),
     "delta": lambda inputs: delta_graph(inputs.transitions.plus, inputs.transitions.minus, inputs.taxonomy),
     "intervals": lambda inputs: weight_intervals(inputs.transitions),
     "objective": lambda inputs: diagnostic_figures.objective_curves(inputs.diagnostics.objectives),

@@ -115,8 +115,14 @@ def show(matrices, section):
 def test_weights_and_intervals_are_those_of_the_reward_stage(single_labels, section):
     traces, matrices = single_labels
     shown = show(matrices, section)
-    rewards = weigh_segments(traces, matrices, section, confidence=0.8)
-    expected = dict(zip(zip(rewards["trace_id"], rewards["segment"], strict=True), rewards.itertuples(), strict=True))
+    segment_weights = weigh_segments(traces, matrices, section, confidence=0.8)
+    expected = dict(
+        zip(
+            zip(segment_weights["trace_id"], segment_weights["segment"], strict=True),
+            segment_weights.itertuples(),
+            strict=True,
+        )
+    )
     for trace in traces:
         side = "plus" if trace.polarity == "positive" else "minus"
         weights, _ = matrix_figures.transition_weights(shown, side)

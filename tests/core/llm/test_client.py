@@ -6,7 +6,7 @@ import pytest
 from chat_server import drips, fails, hangs_up, says
 
 from mralign_core.annotation import cue
-from mralign_core.annotation.prompts import Trace, annotate_messages
+from mralign_core.annotation.prompts import ShownTrace, annotate_messages
 from mralign_core.config import EndpointConfig, StorageConfig
 from mralign_core.errors import BudgetError, ConfigError, UserError
 from mralign_core.llm import (
@@ -433,7 +433,7 @@ def test_a_record_of_another_version_is_asked_for_again(server, damage, caplog):
 
 
 def test_offline_replies_are_not_kept_because_their_code_may_change():
-    messages = annotate_messages(Trace("q", ["a"], ["I recall it."]), max_labels=2, taxonomy=PAPER_TAXONOMY)
+    messages = annotate_messages(ShownTrace("q", ["a"], ["I recall it."]), max_labels=2, taxonomy=PAPER_TAXONOMY)
     noise = cue.Noise(PAPER_TAXONOMY.labels, 0, 0.0, 0.0)
     replies = MemoryReplyStore()
     [received] = complete([Request(EndpointConfig(model="cue/a"), messages, {cue.PARAMETER: noise._asdict()})], replies)

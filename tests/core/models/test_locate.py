@@ -10,8 +10,8 @@ from mralign_core.errors import ConfigError
 from mralign_core.generation.checking import check_rendering, check_tokens, check_weights
 from mralign_core.models.load import load_model_and_tokenizer
 from mralign_core.models.locate import (
-    content_digest,
     describe_model,
+    file_content_digest,
     folder_digest,
     limit_threads,
     local_path,
@@ -128,17 +128,17 @@ def test_weights_that_differ_anywhere_have_another_digest(tmp_path):
     """Models trained from one another have the same size and header, and the same embeddings in front."""
     file = tmp_path / "weights"
     file.write_bytes(bytes(20 << 20))
-    before = content_digest(file)
+    before = file_content_digest(file)
     with file.open("r+b") as stream:
         stream.seek(13 << 20)
         stream.write(b"x" * (1 << 17))
-    assert content_digest(file) != before
+    assert file_content_digest(file) != before
 
 
 def test_a_gguf_file_becomes_an_ordinary_model(tmp_path, artifact):
     path = write_gguf(tmp_path / "my-model.GGUF")
     section = ModelConfig(path=str(path))
-    assert describe_model(section, artifact) == content_digest(path)
+    assert describe_model(section, artifact) == file_content_digest(path)
     location = locate_model(artifact, model_name(section))
     assert location == (str(artifact), "", "my-model")
     check_weights(artifact)

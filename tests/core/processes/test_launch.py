@@ -24,7 +24,7 @@ from mralign_core.processes.supervise import Supervisor
 from mralign_core.training.fit import Watch, train_adapter
 from mralign_core.training.job import ReferenceJob, TrainingJob
 from tests.core.processes.test_supervise import address, command, wait_until_gone
-from tests.core.training.tiny import make_candidates, make_rewards
+from tests.core.training.tiny import make_candidates, make_segment_weights
 
 __all__ = ["address"]
 FOLDER = Path(__file__).parents[3] / "deployments" / "accelerate"
@@ -52,7 +52,7 @@ def job(model_dir, tmp_path_factory):
         model=ModelConfig(path=str(model_dir), dtype="float32", cpu_threads=1),
         train=section,
         candidates=candidates,
-        rewards=make_rewards(candidates),
+        segment_weights=make_segment_weights(candidates),
         variant="mr_align",
         seed=0,
         directory=tmp_path_factory.mktemp("adapter"),
@@ -217,13 +217,13 @@ def test_settings_that_would_not_be_followed_are_refused(tmp_path, change, probl
 
 
 def test_a_job_comes_out_of_its_folder_as_it_went_in(job, tmp_path):
-    for number, whole in enumerate((job, job.model_copy(update={"rewards": None, "key": "k", "seed": 7}))):
+    for number, whole in enumerate((job, job.model_copy(update={"segment_weights": None, "key": "k", "seed": 7}))):
         folder = tmp_path / str(number)
         write_job(whole, folder)
         read = read_job(folder)
         assert type(read) is TrainingJob and read.model_dump() == whole.model_dump()
         assert read.candidates["completion_ids"].map(list).tolist() == job.candidates["completion_ids"].tolist()
-        assert (read.rewards is None) == (whole.rewards is None) and read.reference is None
+        assert (read.segment_weights is None) == (whole.segment_weights is None) and read.reference is None
     common = {name: getattr(job, name) for name in ReferenceJob.model_fields}
     write_job(ReferenceJob(**common), tmp_path / "reference")
     assert type(read_job(tmp_path / "reference")) is ReferenceJob

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from mralign_core.reporting import markdown
-from mralign_core.reporting.result_table import Cell, ResultTable
+from mralign_core.reporting.result_table import ResultCell, ResultTable
 
 
 def test_docstring_examples_hold():
@@ -21,7 +21,7 @@ def test_a_frame_becomes_markdown_with_bars_kept_apart_and_numbers_to_the_right(
 
 
 def test_only_what_an_interval_decides_is_bold():
-    cells = [Cell("+1.0", "better"), Cell("−1.0", "worse", "−1"), Cell("0.0", "open")]
+    cells = [ResultCell("+1.0", "better"), ResultCell("−1.0", "worse", "−1"), ResultCell("0.0", "open")]
     table = ResultTable(["", "a", "b", "c"], [["x", *cells]])
     assert table.to_markdown().splitlines()[-1] == "| x | **+1.0** | **−1.0** | 0.0 |"
     assert table.to_records() == [{"": "x", "a": "+1.0", "b": "−1.0", "c": "0.0"}]

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mralign_core.errors import ArtifactError
-from mralign_core.schemas.rewards import REWARDS
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage import ArtifactRef, file_sha256, key_of, source_digest, tree_digest
 
 FILES = {
@@ -99,7 +99,7 @@ def test_key_depends_on_values_not_on_their_order():
 
 def test_key_refuses_values_without_one_json_form():
     with pytest.raises(TypeError, match="Table"):
-        key_of(table=REWARDS)
+        key_of(table=SEGMENT_WEIGHTS)
     with pytest.raises(ValueError, match="JSON"):
         key_of(x=float("nan"))
 

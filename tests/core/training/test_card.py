@@ -25,8 +25,8 @@ METRICS = [
     {
         "step": step,
         "loss": 0.5 / step,
-        "reward_positive": 0.1 * step,
-        "reward_negative": math.nan if step == 12 else -0.2,
+        "implicit_reward_positive": 0.1 * step,
+        "implicit_reward_negative": math.nan if step == 12 else -0.2,
         "kl_baseline": 0.03,
         "kl_raw": 0.03,
     }
@@ -77,14 +77,20 @@ def test_card_states_data_weights_settings_and_what_training_reached():
     assert "- positive: 3 tokens, mean 1.1667, standard deviation 0.6236" in text
     assert {"- seed: 7", "- kl every: 4", "- kl decay: 0.5", "- global batch size: 64"} <= set(text.splitlines())
     assert "- optimiser steps: 12; what follows is the mean over the last 10" in text
-    assert "- reward of positive traces (nats): 0.7500" in text
-    assert "- reward of negative traces (nats): -0.2000" in text
+    assert "- implicit reward of positive traces (nats): 0.7500" in text
+    assert "- implicit reward of negative traces (nats): -0.2000" in text
     assert "- KL estimate (nats): 0.0300" in text
 
 
 def test_sft_card_has_neither_rewards_nor_settings_of_kto():
     sft = [
-        {**row, "reward_positive": math.nan, "reward_negative": math.nan, "kl_baseline": math.nan, "kl_raw": math.nan}
+        {
+            **row,
+            "implicit_reward_positive": math.nan,
+            "implicit_reward_negative": math.nan,
+            "kl_baseline": math.nan,
+            "kl_raw": math.nan,
+        }
         for row in METRICS
     ]
     text = model_card("m", "sft", TrainConfig(), seed=0, rows=ROWS[:1], counts={}, facts={}, metrics=sft).render()

@@ -89,8 +89,12 @@ def test_weight_one_is_trl_kto(section, tmp_path, architecture):
     their_loss.backward()
     their_metrics = {name: values[-1] for name, values in theirs._metrics["train"].items()}
     assert metrics["loss"] == pytest.approx(their_loss.item(), rel=1e-5)
-    assert section.beta * metrics["reward_positive"] == pytest.approx(their_metrics["rewards/chosen"], rel=1e-4)
-    assert section.beta * metrics["reward_negative"] == pytest.approx(their_metrics["rewards/rejected"], rel=1e-4)
+    assert section.beta * metrics["implicit_reward_positive"] == pytest.approx(
+        their_metrics["rewards/chosen"], rel=1e-4
+    )
+    assert section.beta * metrics["implicit_reward_negative"] == pytest.approx(
+        their_metrics["rewards/rejected"], rel=1e-4
+    )
     assert metrics["kl_raw"] == pytest.approx(their_kl, rel=1e-4)
     assert metrics["kl_baseline"] == pytest.approx(their_metrics["kl"], rel=1e-4)
     their_gradients = {

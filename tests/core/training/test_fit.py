@@ -17,7 +17,7 @@ from mralign_core.errors import ConfigError, NoCandidatesError
 from mralign_core.training.fit import train_adapter
 from mralign_core.training.job import ReferenceJob, TrainingJob
 from mralign_core.training.reference import compute_reference
-from tests.core.training.tiny import make_candidates, make_rewards
+from tests.core.training.tiny import make_candidates, make_segment_weights
 
 MODEL = ModelConfig(path="org/tiny", dtype="float32", device="cpu")
 FACTS = {"questions": "made up", "yield": "10 of 12 traces"}
@@ -25,9 +25,9 @@ FACTS = {"questions": "made up", "yield": "10 of 12 traces"}
 
 def train(model_dir, directory, section, variant="mr_align", candidates=None, **options):
     candidates = make_candidates(10, num_questions=6) if candidates is None else candidates
-    rewards = make_rewards(candidates) if variant == "mr_align" else None
+    segment_weights = make_segment_weights(candidates) if variant == "mr_align" else None
     job = TrainingJob(
-        **{"model": MODEL, "seed": 3, "rewards": rewards, **options},
+        **{"model": MODEL, "seed": 3, "segment_weights": segment_weights, **options},
         model_path=str(model_dir),
         candidates=candidates,
         variant=variant,
@@ -73,9 +73,9 @@ def test_sft_takes_as_many_steps_as_kto_and_sees_only_positives(model_dir, tmp_p
 
 def test_weights_change_the_result_and_the_baselines_ignore_them(model_dir, tmp_path, section):
     kto = train(model_dir, tmp_path / "kto", section, "kto")
-    rewards = make_rewards(make_candidates(10, num_questions=6))
-    ignored = train(model_dir, tmp_path / "ignored", section, "kto", rewards=rewards)
-    ones = train(model_dir, tmp_path / "ones", section, "mr_align", rewards=rewards.assign(weight=1.0))
+    segment_weights = make_segment_weights(make_candidates(10, num_questions=6))
+    ignored = train(model_dir, tmp_path / "ignored", section, "kto", segment_weights=segment_weights)
+    ones = train(model_dir, tmp_path / "ones", section, "mr_align", segment_weights=segment_weights.assign(weight=1.0))
     weighted = train(model_dir, tmp_path / "weighted", section, "mr_align")
     assert kto.metrics.equals(ignored.metrics) and kto.metrics.equals(ones.metrics)
     assert not kto.metrics.equals(weighted.metrics)
@@ -191,7 +191,7 @@ def test_positives_only_leaves_the_negatives_out_of_as_many_steps(model_dir, tmp
     both, positives = (train(model_dir, tmp_path / name, part, "kto") for name, part in (("a", section), ("b", only)))
     assert (positives.counts["positive"], positives.counts["negative"]) == (5, 0)
     assert len(both.metrics) == len(positives.metrics)
-    assert positives.metrics["reward_negative"].isna().all()
+    assert positives.metrics["implicit_reward_negative"].isna().all()
     assert not positives.metrics["kl_raw"].isna().any()
 
 
@@ -228,8 +228,8 @@ def test_a_single_polarity_is_an_error(model_dir, tmp_path, section, variant, po
 
 
 def test_mr_align_without_weights_is_an_error(model_dir, tmp_path, section):
-    with pytest.raises(ConfigError, match="needs the table 'rewards'"):
-        train(model_dir, tmp_path / "adapter", section, rewards=None)
+    with pytest.raises(ConfigError, match="needs the table 'segment_weights'"):
+        train(model_dir, tmp_path / "adapter", section, segment_weights=None)
 
 
 def test_half_precision_is_refused_and_bfloat16_trains(model_dir, tmp_path, section):

@@ -14,15 +14,15 @@ from mralign_core.training.order import step_rows
 from mralign_core.training.reference import Reference, mismatched_rows, read_reference, reference_table
 from mralign_core.training.trainer import Trainer
 from tests.core.training.test_logps import plain_logps
-from tests.core.training.tiny import CONFIGS, END, make_candidates, make_model, make_rewards, randomise_adapter
+from tests.core.training.tiny import CONFIGS, END, make_candidates, make_model, make_segment_weights, randomise_adapter
 
 ARCHITECTURES = sorted(CONFIGS)
 
 
 def make_examples(num_rows=6, weighted=True, **options):
     candidates = make_candidates(num_rows, **options)
-    rewards = make_rewards(candidates) if weighted else None
-    return build_examples(candidates, rewards, end_token_id=END, max_length=64).kept
+    segment_weights = make_segment_weights(candidates) if weighted else None
+    return build_examples(candidates, segment_weights, end_token_id=END, max_length=64).kept
 
 
 def make_trainer(section, examples, architecture="qwen3", *, supervised=False, rows=None, is_fresh=False):
@@ -97,7 +97,7 @@ def test_dropout_touches_neither_the_kl_baseline_nor_another_steps_masks(section
         trainer = make_trainer(with_options(section, lora_dropout=dropout), make_examples(4))
         rows.append(step_of(trainer)[0])
     assert rows[0]["kl_raw"] == rows[1]["kl_raw"] != 0
-    assert rows[0]["reward_positive"] != rows[1]["reward_positive"]
+    assert rows[0]["implicit_reward_positive"] != rows[1]["implicit_reward_positive"]
     torch.manual_seed(99)  # the masks follow from the seed and the step, not from what was drawn before
     again = step_of(make_trainer(with_options(section, lora_dropout=0.5), make_examples(4)))[0]
     assert again == rows[1]
@@ -125,9 +125,11 @@ def test_a_weight_scales_exactly_its_segments_share_of_reward_and_gradient(secti
     logratios = policy - trainer.reference.logps[0]
     segment = logratios[2:5].sum().item()
     assert abs(segment) > 0.01
-    assert rewards[1]["reward_positive"] - rewards[0]["reward_positive"] == pytest.approx(segment, rel=1e-4)
-    assert rewards[0]["reward_positive"] == pytest.approx(logratios.sum().item(), rel=1e-4)
-    assert rewards[1]["reward_negative"] == rewards[0]["reward_negative"]
+    assert rewards[1]["implicit_reward_positive"] - rewards[0]["implicit_reward_positive"] == pytest.approx(
+        segment, rel=1e-4
+    )
+    assert rewards[0]["implicit_reward_positive"] == pytest.approx(logratios.sum().item(), rel=1e-4)
+    assert rewards[1]["implicit_reward_negative"] == rewards[0]["implicit_reward_negative"]
     assert rewards[1]["kl_raw"] == rewards[0]["kl_raw"]
 
 
@@ -159,8 +161,8 @@ def test_a_step_of_a_single_class_is_right_and_the_other_class_has_no_reward(sec
     examples = [example._replace(is_positive=is_positive) for example in make_examples(4)]
     row, _ = step_of(make_trainer(section, examples))
     present, absent = ("positive", "negative") if is_positive else ("negative", "positive")
-    assert math.isfinite(row[f"reward_{present}"])
-    assert math.isnan(row[f"reward_{absent}"])
+    assert math.isfinite(row[f"implicit_reward_{present}"])
+    assert math.isnan(row[f"implicit_reward_{absent}"])
 
 
 @pytest.mark.parametrize("budget", [1, 10_000])
@@ -173,7 +175,7 @@ def test_the_last_short_step_is_averaged_over_its_own_rows(section, budget):
     with torch.no_grad():
         row = trainer.metrics[-1]
         assert math.isfinite(row["kl_raw"])
-        rewards = [row["reward_positive"], row["reward_negative"]]
+        rewards = [row["implicit_reward_positive"], row["implicit_reward_negative"]]
         [reward] = [value for value in rewards if not math.isnan(value)]
         sign, weight = (1, 1.0) if rewards[0] == reward else (-1, 1.5)
         expected = weight * (1 - 1 / (1 + math.exp(-section.beta * sign * (reward - row["kl_baseline"]))))
@@ -184,9 +186,9 @@ def test_first_step_has_no_margin_so_the_loss_is_half_the_mean_weight(section):
     trainer = make_trainer(section, make_examples(4), is_fresh=True)
     first = step_of(trainer)[0]
     assert first["loss"] == pytest.approx((2 * 0.5 * 1.0 + 2 * 0.5 * 1.5) / 4)
-    assert [first[name] for name in ("reward_positive", "reward_negative", "kl_raw")] == pytest.approx(
-        [0] * 3, abs=1e-4
-    )
+    assert [
+        first[name] for name in ("implicit_reward_positive", "implicit_reward_negative", "kl_raw")
+    ] == pytest.approx([0] * 3, abs=1e-4)
 
 
 def test_metrics_and_progress_have_a_row_for_each_step(section):
@@ -221,7 +223,7 @@ def test_sft_loss_is_the_mean_over_the_steps_completion_tokens(section):
         logps = plain_logps(trainer.policy.model, [(each.prompt_ids, each.completion_ids) for each in examples])
     row, _ = step_of(trainer)
     assert row["loss"] == pytest.approx(-logps.mean().item(), rel=1e-5)
-    assert math.isnan(row["kl_raw"]) and math.isnan(row["kl_baseline"]) and math.isnan(row["reward_positive"])
+    assert math.isnan(row["kl_raw"]) and math.isnan(row["kl_baseline"]) and math.isnan(row["implicit_reward_positive"])
 
 
 def test_the_baseline_is_estimated_anew_every_so_many_steps_and_averaged(section):
@@ -338,7 +340,7 @@ def test_only_the_chosen_rows_are_trained_on_while_partners_come_from_all(sectio
     positives = [row for row, example in enumerate(examples) if example.is_positive]
     trainer = make_trainer(section, examples, rows=positives)
     trainer.run()
-    assert all(math.isnan(row["reward_negative"]) for row in trainer.metrics)
+    assert all(math.isnan(row["implicit_reward_negative"]) for row in trainer.metrics)
     assert trainer.num_steps == 4
     assert isinstance(trainer.reference, Reference)
     assert not set(trainer.reference.partners) <= set(positives)

@@ -7,8 +7,8 @@ import pyarrow as pa
 from mralign_core.schemas.base import Column, Table
 from mralign_core.schemas.checks import NATURAL, TEXT
 
-REWARDS = Table(
-    name="rewards",
+SEGMENT_WEIGHTS = Table(
+    name="segment_weights",
     row_id="trace_id",
     columns={
         "trace_id": Column(pa.string(), [TEXT]),
