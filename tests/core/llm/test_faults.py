@@ -412,7 +412,7 @@ def test_a_cost_that_can_not_be_counts_as_the_most_that_can():
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "a"}}
     response = endpoint.ModelResponse(model="gpt-4o", choices=[choice], usage=usage)
     response._hidden_params["response_cost"] = 10_000.0
-    reading = endpoint.read(where, response, most)
+    reading = endpoint.read_completion(where, response, most)
     assert (reading["cost_usd"], reading["prompt_tokens"], reading["completion_tokens"]) == (most.usd, 0, 0)
 
 
