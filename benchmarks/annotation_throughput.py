@@ -204,7 +204,7 @@ def sample_messages(config: RunConfig, store: ArtifactStore, candidates: Artifac
     from mralign_core.annotation.annotate import trace_of
     from mralign_core.annotation.prompts import annotate_messages
     from mralign_core.label_sets import load_label_set
-    from mralign_core.method.consolidation import MAX_LABELS
+    from mralign_core.method.taxonomy import MAX_LABELS
 
     row = next(store.read_rows(candidates, "candidates.parquet", 0, 1).itertuples(index=False))
     taxonomy = load_label_set(config.annotate.label_set).taxonomy

@@ -31,7 +31,10 @@ import numpy as np
 import pyarrow as pa
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.estimation import TransitionMatrices, Weigher, count_corpus, estimate_corpus, read_trace_batches
+from mralign_core.estimation.corpus import count_corpus
+from mralign_core.estimation.matrices import TransitionMatrices, estimate_corpus
+from mralign_core.estimation.reading import read_trace_batches
+from mralign_core.estimation.weights import Weigher
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.method.transitions import m_step, transition_mask
 from mralign_core.schemas.annotations import ANNOTATIONS

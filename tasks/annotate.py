@@ -34,13 +34,13 @@ from tasks.engine.run import Built, Making, span
 from tasks.engine.session import session
 from tasks.engine.shards import items_in, join, lay_out
 from tasks.engine.task import artifact
-from tasks.fields import labels
+from tasks.fields import labels, unused_transport
 
 logger = logging.getLogger("mralign_core.tasks")
 
 SHARDS_AT_ONCE = 2
 """While the last requests of a shard are under way the next shard's fill the places they leave."""
-SOURCES = ("mralign_core.annotation.annotate", "mralign_core.annotation.cue")
+SOURCES = ("mralign_core.annotation.annotate", "mralign_core.annotation.failures", "mralign_core.annotation.cue")
 
 
 def _has_cue(config: RunConfig) -> bool:
@@ -55,7 +55,8 @@ def _annotation(config: RunConfig) -> dict[str, Any]:
 
 
 def _not_used(config: RunConfig) -> tuple[str, ...]:
-    return () if _has_cue(config) else ("mralign_core.annotation.cue",)
+    cue = () if _has_cue(config) else ("mralign_core.annotation.cue",)
+    return (*cue, *unused_transport(config.annotate.endpoints.values()))
 
 
 def _traces(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Items:
@@ -154,7 +155,7 @@ def quote_annotations(config: RunConfig, candidates: ArtifactRef) -> tuple[list[
 
 
 def read_ledger(config: RunConfig, candidates: ArtifactRef) -> pd.DataFrame:
-    """What each run paid for these annotations: ``run, model`` and the fields of :class:`mralign_core.llm.Usage`."""
+    """What each run paid for these annotations: ``run, model`` and the fields of a ledger's ``Usage``."""
     return read_account(ArtifactStore(config.storage), ledger_name(candidates))
 
 

@@ -8,8 +8,9 @@ from dataclasses import asdict
 import pandas as pd
 
 from mralign_core.config import AnnotateConfig, GenerateConfig
-from mralign_core.llm import Ledger, LLMClient, Usage, background
-from mralign_core.llm.ledger import read_record
+from mralign_core.llm import background
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.ledger import Ledger, Usage, read_record
 from mralign_core.storage import ArtifactStore, BatchRecords, LedgerRecords, ReplyStore
 from tasks.engine.session import run_name, session
 
@@ -48,7 +49,7 @@ def save_account(store: ArtifactStore, ledger_name: str, section: AnnotateConfig
 
 
 def read_account(store: ArtifactStore, ledger_name: str) -> pd.DataFrame:
-    """What each run paid from an account: ``run, model`` and the fields of :class:`mralign_core.llm.Usage`."""
+    """What each run paid from an account: ``run, model`` and the fields of :class:`mralign_core.llm.ledger.Usage`."""
     records = LedgerRecords(store, ledger_name).read()
     rows = [
         {"run": run, "model": model, **asdict(usage)}

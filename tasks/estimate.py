@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 
 from mralign_core.config import RunConfig
-from mralign_core.estimation import (
-    TransitionMatrices,
-    count_corpus,
-    estimate_corpus,
-    read_trace_batches,
-    with_permuted_polarities,
-)
+from mralign_core.estimation.alterations import with_permuted_polarities
+from mralign_core.estimation.corpus import count_corpus
 from mralign_core.estimation.diagnostics import Diagnostics, diagnose
 from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, weight_sensitivity
 from mralign_core.estimation.diagnostics.survey import Survey, survey_traces
+from mralign_core.estimation.matrices import TransitionMatrices, estimate_corpus
+from mralign_core.estimation.reading import read_trace_batches
 from mralign_core.label_sets import label_set_of
 from mralign_core.reporting.diagnostic_figures import diagnostic_charts
 from mralign_core.reporting.matrix_figures import Transitions

@@ -168,7 +168,12 @@ def compute_results(making: Making) -> Built:
         Input("results"),
     ),
     fields=RunConfig.fingerprint,
-    sources=("mralign_core.reporting.report", "mralign_core.reporting.inputs", "mralign_core.generation.funnel"),
+    sources=(
+        "mralign_core.reporting.report",
+        "mralign_core.reporting.inputs",
+        "mralign_core.generation.funnel",
+        "mralign_core.annotation.failures",
+    ),
 )
 def write_report(making: Making) -> Built:
     """Write the page to look at."""

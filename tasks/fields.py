@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from mralign_core.config import RunConfig, Section
+from mralign_core.config import EndpointConfig, RunConfig, Section
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.families import family_fingerprint
 
@@ -44,7 +44,15 @@ def other_samplers(used: Callable[[RunConfig], str]) -> Callable[[RunConfig], tu
     """
 
     def without(config: RunConfig) -> tuple[str, ...]:
-        names = ("transformers", "vllm", "endpoint")
-        return tuple(f"mralign_core.generation.{name}_sampler" for name in names if name != used(config))
+        names = [name for name in ("transformers", "vllm", "endpoint") if name != used(config)]
+        asking = unused_transport([config.generate.endpoint]) if used(config) == "endpoint" else ("mralign_core.llm",)
+        return (*(f"mralign_core.generation.{name}_sampler" for name in names), *asking)
 
     return without
+
+
+def unused_transport(endpoints: Iterable[EndpointConfig]) -> tuple[str, ...]:
+    """The modules of the batch API, where none of these endpoints is asked through it: they decide no reply then."""
+    if any(endpoint.use_batch_api for endpoint in endpoints):
+        return ()
+    return ("mralign_core.llm.batch", "mralign_core.llm.batch_endpoint", "mralign_core.llm.batch_store")

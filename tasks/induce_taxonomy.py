@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mralign_core.config import RunConfig
-from mralign_core.induction import Induction, induce_label_set
+from mralign_core.induction.inducing import Induction, induce_label_set
 from mralign_core.label_sets import save_label_set
-from mralign_core.llm import Ledger
+from mralign_core.llm.ledger import Ledger
 from mralign_core.reporting.induction_figures import cluster_map
 from mralign_core.reporting.style import to_png, to_svg
 from mralign_core.storage import (
@@ -26,6 +26,7 @@ from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making
 from tasks.engine.session import run_name
 from tasks.engine.task import artifact
+from tasks.fields import unused_transport
 
 LABEL_SET, CLUSTERS, OPEN_LABELS, MAP_PNG, MAP_SVG = (
     "label_set.yaml",
@@ -49,7 +50,8 @@ def _embedder(config: RunConfig, _: Part) -> dict[str, str]:
     inputs=(Input("candidates"),),
     fields=lambda config: {**config.induce.fingerprint(), "seed": config.seed},
     details=_embedder,
-    sources=("mralign_core.induction", "mralign_core.reporting.induction_figures"),
+    without=lambda config: unused_transport([config.induce.labeller, config.induce.namer]),
+    sources=("mralign_core.induction.inducing", "mralign_core.reporting.induction_figures"),
     ask_again=lambda config: config.induce.ask_again,
 )
 def induce_labels(making: Making) -> Built:

@@ -25,7 +25,8 @@ from mralign_core.models.lora import check_target_modules
 from mralign_core.pocket.model import train_pocket_model
 from mralign_core.pocket.quality import check_quality
 from mralign_core.pocket.world import build_world
-from mralign_core.questions import locate_sets, read_question_sets
+from mralign_core.questions.loading import read_question_sets
+from mralign_core.questions.locating import locate_sets
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore, file_sha256, key_of
 from mralign_core.storage.quarantine import write_rows

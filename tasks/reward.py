@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 
 from mralign_core.config import RunConfig
-from mralign_core.estimation import TransitionMatrices, Weigher, read_trace_batches, weigh_corpus
+from mralign_core.estimation.alterations import weigh_corpus
+from mralign_core.estimation.matrices import TransitionMatrices
+from mralign_core.estimation.reading import read_trace_batches
+from mralign_core.estimation.weights import Weigher
 from mralign_core.label_sets import label_set_of
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import TableWriter

@@ -434,7 +434,7 @@ def _stage_flow(stage: Stage) -> Callable[..., Any]:
 
 def _log_user_errors_briefly() -> None:
     """Keep Prefect from logging a traceback, at every level of the run, for an error whose message says it all."""
-    from mralign_core.llm import EndpointUnavailableError
+    from mralign_core.llm.faults import EndpointUnavailableError
 
     def without_traceback(record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], UserError | EndpointUnavailableError):
@@ -453,7 +453,7 @@ def _check_store(config: RunConfig) -> None:
 
 def _check_files(config: RunConfig) -> None:
     """Read the user's files before a server is started, which takes half a minute on a busy machine."""
-    from mralign_core.questions import read_question_sets
+    from mralign_core.questions.loading import read_question_sets
 
     read_question_sets(config.questions, config.model.pocket)
     _check_traces(config)
@@ -511,7 +511,7 @@ def _pairs(items: list[str] | None, option: str) -> dict[str, str]:
 def _write_sheet(config: RunConfig, candidates: ArtifactRef, path: Path, num_traces: int, seed: int) -> None:
     import numpy as np
 
-    from mralign_core.comparison import write_sheet
+    from mralign_core.comparison.sheets import write_sheet
     from mralign_core.label_sets import label_set_of
     from mralign_core.storage import ArtifactStore
 
@@ -525,7 +525,7 @@ def _write_sheet(config: RunConfig, candidates: ArtifactRef, path: Path, num_tra
 
 
 def _fail(error: object) -> NoReturn:
-    from mralign_core.llm import EndpointUnavailableError
+    from mralign_core.llm.faults import EndpointUnavailableError
 
     if isinstance(error, UserError | EndpointUnavailableError):
         Console(stderr=True).print(

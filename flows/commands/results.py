@@ -32,7 +32,8 @@ MOST_ROWS = 12
 
 def print_questions(config: RunConfig) -> None:
     """What a run would ask: each set with an example, and what is taken out because it is evaluated on."""
-    from mralign_core.questions import question_key, read_question_sets
+    from mralign_core.questions.loading import read_question_sets
+    from mralign_core.questions.overlap import question_key
 
     found = read_question_sets(config.questions, config.model.pocket)
     columns = ("used to", "set", "questions", "distinct", "gold answers each", "example")

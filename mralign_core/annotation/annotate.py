@@ -33,10 +33,13 @@ from mralign_core.annotation.replies import ParsedReply, parse_reply, reply_sche
 from mralign_core.config import AnnotateConfig, EndpointConfig
 from mralign_core.errors import ConfigError
 from mralign_core.label_sets import LabelSet
-from mralign_core.llm import Client, Message, Received, background
+from mralign_core.llm import background
+from mralign_core.llm.client import Client
 from mralign_core.llm.json_reply import ReplyProblem, storable
-from mralign_core.method.consolidation import MAX_LABELS, Consolidated, LabelVote, consolidate, merge_steps
-from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.llm.offline import Message
+from mralign_core.llm.request import Received
+from mralign_core.method.consolidation import Consolidated, LabelVote, consolidate, merge_steps
+from mralign_core.method.taxonomy import MAX_LABELS, Taxonomy
 from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
 
 logger = logging.getLogger("mralign_core.annotation")
@@ -97,7 +100,7 @@ def annotate_traces(
         section: annotators, adjudicator, consolidation threshold.
         seed: seed of the offline annotators' noise; models are not seeded.
         label_set: the closed label set.
-        client: what asks the models, such as :class:`mralign_core.llm.LLMClient`.
+        client: what asks the models, such as :class:`mralign_core.llm.client.LLMClient`.
         on_progress: called with (done, total) as traces finish, in the calling thread.
 
     Raises:

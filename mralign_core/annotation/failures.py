@@ -11,7 +11,7 @@ from typing import Any
 from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN
 
 LabelFailure = Mapping[str, Any]
-"""A trace and role, with :data:`mralign_core.annotation.FAILURE_COLUMNS`."""
+"""A trace and role, with :data:`mralign_core.annotation.annotate.FAILURE_COLUMNS`."""
 FAILURES_FILE = "failures.json"
 MOST_SHOWN = 120
 """Of a reply, in characters, that is shown as an example of its kind."""

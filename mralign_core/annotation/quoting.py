@@ -17,9 +17,11 @@ from mralign_core.annotation.annotate import Panel, trace_of
 from mralign_core.annotation.prompts import DisputedStep, ShownTrace, adjudicate_messages, read_payload
 from mralign_core.config import AnnotateConfig, EndpointConfig
 from mralign_core.label_sets import LabelSet
-from mralign_core.llm import KeepsReplies, Received, Request, background
-from mralign_core.llm.request import UNANSWERED, any_record, received
-from mralign_core.method.consolidation import MAX_LABELS, LabelVote
+from mralign_core.llm import background
+from mralign_core.llm.request import UNANSWERED, Received, Request, any_record, received
+from mralign_core.llm.store import KeepsReplies
+from mralign_core.method.consolidation import LabelVote
+from mralign_core.method.taxonomy import MAX_LABELS
 
 REPLY_TOKENS = 16
 """Tokens of a reply beside its steps."""
@@ -65,7 +67,7 @@ def spent_usd(ledger: pd.DataFrame) -> float:
     """Dollars that an account's requests cost, or may have cost.
 
     Args:
-        ledger: a row a run and model, with the fields of :class:`mralign_core.llm.Usage`.
+        ledger: a row a run and model, with the fields of :class:`mralign_core.llm.ledger.Usage`.
     """
     return float(ledger[["cost_usd", "set_aside_usd", "lost_usd"]].to_numpy().sum())
 

@@ -26,14 +26,10 @@ import pandas as pd
 from mralign_core.comparison.annotation_sets import AnnotationSet, Joined, check_labels, join
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.errors import NoCandidatesError
-from mralign_core.estimation import (
-    MIN_TRACES_FOR_INTERVAL,
-    LabelledTrace,
-    TransitionMatrices,
-    estimate_transitions,
-    labelled_traces,
-    weigh_segments,
-)
+from mralign_core.estimation.bootstrap import MIN_TRACES_FOR_INTERVAL
+from mralign_core.estimation.matrices import TransitionMatrices, estimate_transitions
+from mralign_core.estimation.traces import LabelledTrace, labelled_traces
+from mralign_core.estimation.weights import weigh_segments
 from mralign_core.method import FloatArray
 from mralign_core.method.agreement import (
     AGREEMENT_RULES,

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from mralign_core.errors import DataError
 from mralign_core.estimation.traces import TraceBatch
 from mralign_core.method import IntArray
-from mralign_core.method.consolidation import MAX_LABELS
-from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.method.taxonomy import MAX_LABELS, Taxonomy
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES, POLARITIES
 from mralign_core.storage.tables import stream_table

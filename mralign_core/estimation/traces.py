@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
 from mralign_core.method import IntArray
-from mralign_core.method.consolidation import MAX_LABELS
-from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.method.taxonomy import MAX_LABELS, Taxonomy
 from mralign_core.method.transitions import keep_most_confident
 
 

@@ -44,9 +44,11 @@ from mralign_core.generation.prompts import (
 )
 from mralign_core.generation.randomness import request_seed
 from mralign_core.generation.segmenting import encode_completion
-from mralign_core.llm import LLMClient, Message, Received, Request
 from mralign_core.llm.background import Crew
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.offline import Message
 from mralign_core.llm.reasoning import ReasoningReply, read_reasoning
+from mralign_core.llm.request import Received, Request
 from mralign_core.models.families import Family, opened_by_prompt
 from mralign_core.schemas.outcomes import FAILED
 

@@ -10,7 +10,7 @@ from mralign_core.config import RunConfig
 from mralign_core.generation import Sampler
 from mralign_core.generation.control_tokens import end_token_ids
 from mralign_core.generation.transformers_sampler import TransformersSampler
-from mralign_core.llm import LLMClient
+from mralign_core.llm.client import LLMClient
 from mralign_core.models.families import family_of
 from mralign_core.models.load import load_model_and_tokenizer, load_tokenizer, stored_configs
 from mralign_core.models.locate import ModelLocation

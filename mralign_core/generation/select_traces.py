@@ -22,7 +22,7 @@ from mralign_core.generation.segmenting import segment_trace
 from mralign_core.method.selection import LengthBounds, choose_draws, judge_question, length_problem
 from mralign_core.method.traces import WELL_FORMED, parse_completion
 from mralign_core.models.families import Family
-from mralign_core.questions.loading import question_key
+from mralign_core.questions.overlap import question_key
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.outcomes import FAILED
 
@@ -47,7 +47,7 @@ SELECTION_REMEDY = (
 
 
 def distinct_questions(questions: pd.DataFrame) -> pd.DataFrame:
-    """The questions, the first of those that :func:`~mralign_core.questions.question_key` holds for the same."""
+    """The questions, the first of those that have one :func:`~mralign_core.questions.overlap.question_key`."""
     keys = questions["question"].map(question_key)
     return questions[~keys.duplicated()].reset_index(drop=True)
 

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from mralign_core.annotation.replies import ReplyProblem
 from mralign_core.config import InduceConfig
 from mralign_core.errors import ConfigError, DataError
-from mralign_core.llm import Client, EndpointUnavailableError, Request, background
+from mralign_core.llm import background
+from mralign_core.llm.client import Client
+from mralign_core.llm.faults import EndpointUnavailableError
+from mralign_core.llm.request import Request
 
 NGRAM_RANGE = (2, 4)
 """Lengths of the character n-grams of the lexical embedder, in characters."""

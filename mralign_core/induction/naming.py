@@ -23,7 +23,8 @@ from mralign_core.induction.asking import Answer, ask
 from mralign_core.induction.prompts import MAX_DEFINITION, MAX_LABEL_NAME, name_messages
 from mralign_core.induction.replies import Named, name_schema, parse_names
 from mralign_core.label_sets import MAX_LABELS_OF_SET, LabelSet
-from mralign_core.llm import Client, background
+from mralign_core.llm import background
+from mralign_core.llm.client import Client
 from mralign_core.method.taxonomy import Taxonomy
 
 UNNAMED_MACRO = "unnamed"

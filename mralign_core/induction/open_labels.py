@@ -18,7 +18,8 @@ from mralign_core.errors import DataError
 from mralign_core.induction.asking import Answer, ask
 from mralign_core.induction.prompts import open_label_messages
 from mralign_core.induction.replies import open_label_schema, parse_open_labels
-from mralign_core.llm import Client, background
+from mralign_core.llm import background
+from mralign_core.llm.client import Client
 
 
 class OpenLabels(NamedTuple):

@@ -428,7 +428,9 @@ def _outcome(
     if line is None or not batches.is_answered(line):
         return _unanswered(batch, status, line)
     try:
-        reading = api.read_completion(endpoint, batches.response_of(endpoint, line), NO_BOUNDS._replace(usd=item.most_usd))
+        reading = api.read_completion(
+            endpoint, batches.response_of(endpoint, line), NO_BOUNDS._replace(usd=item.most_usd)
+        )
     except Exception as error:
         fault = attempt_error(error, time.time(), batches.exchange_of(line))
         if fault.kind != "content":

@@ -11,10 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from mralign_core.errors import DataError
-from mralign_core.method.taxonomy import Taxonomy
-
-MAX_LABELS = 2
-"""Most labels of a segment, and of a step, which has those of its segments."""
+from mralign_core.method.taxonomy import MAX_LABELS, Taxonomy
 
 
 class LabelVote(NamedTuple):

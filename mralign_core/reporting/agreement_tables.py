@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mralign_core.comparison.agreement import LEVELS, Comparison
-from mralign_core.estimation import MIN_TRACES_FOR_INTERVAL
+from mralign_core.estimation.bootstrap import MIN_TRACES_FOR_INTERVAL
 from mralign_core.method.agreement import AGREEMENT_RULES
 from mralign_core.reporting import agreement_figures
 from mralign_core.reporting.result_table import ResultTable

@@ -33,7 +33,7 @@ def cluster_map(open_labels: pd.DataFrame, taxonomy: Taxonomy) -> Figure:
     """Open labels in the plane, near where their embeddings are near, coloured by macro-strategy; noise is grey.
 
     Args:
-        open_labels: rows with ``mralign_core.induction.OPEN_LABEL_COLUMNS``; those without a place are left out.
+        open_labels: rows with ``induction.inducing.OPEN_LABEL_COLUMNS``; those without a place are left out.
         taxonomy: the induced labels.
     """
     placed = open_labels.dropna(subset=["x", "y"])

@@ -16,8 +16,9 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from mralign_core.config import RewardConfig
-from mralign_core.estimation import CLASSES, MIN_TRACES_FOR_INTERVAL, TransitionMatrices
+from mralign_core.estimation.bootstrap import MIN_TRACES_FOR_INTERVAL
 from mralign_core.estimation.diagnostics.support import MIN_SUPPORT
+from mralign_core.estimation.matrices import CLASSES, TransitionMatrices
 from mralign_core.estimation.weights import fraction_of
 from mralign_core.method import FloatArray
 from mralign_core.method.segment_weights import probability_ratios, segment_weights

@@ -84,7 +84,7 @@ def source_digest(module: str, without: tuple[str, ...] = ()) -> str:
 
     Args:
         module: dotted name, such as ``mralign_core.method.transitions``.
-        without: modules that are imported and not used, left out with all that only they import.
+        without: modules and folders of them that are imported and not used, left out with all that only they import.
 
     Raises:
         ArtifactError: there is no such module.
@@ -142,7 +142,9 @@ def module_closure(module: str, without: tuple[str, ...] = ()) -> dict[str, Path
     while queue:
         name = queue.pop()
         path = _module_file(root, name)
-        if path is None or name in found or name == package or name in without or name.split(".")[1] in UNRELATED:
+        if path is None or name in found or name == package or name.split(".")[1] in UNRELATED:
+            continue
+        if any(f"{name}.".startswith(f"{left_out}.") for left_out in without):
             continue
         found[name] = path
         queue += [name.rpartition(".")[0], *_imports(path, name, package)]

@@ -12,7 +12,7 @@ import pytest
 
 from mralign_core.config import StorageConfig
 from mralign_core.errors import ConfigError, DataError
-from mralign_core.llm import EndpointUnavailableError
+from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.redaction import redact, redact_error, redact_logs, redacted
 from mralign_core.storage import ArtifactStore
 from tasks.engine.task import artifact

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mralign_core.comparison import write_sheet
+from mralign_core.comparison.sheets import write_sheet
 from mralign_core.config import RunConfig, parse_config
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.method.taxonomy import PAPER_TAXONOMY

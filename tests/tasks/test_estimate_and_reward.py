@@ -7,7 +7,9 @@ import yaml
 
 from flows.commands.cli import read_config
 from mralign_core.errors import DataError
-from mralign_core.estimation import TransitionMatrices, estimate_transitions, labelled_traces, weigh_segments
+from mralign_core.estimation.matrices import TransitionMatrices, estimate_transitions
+from mralign_core.estimation.traces import labelled_traces
+from mralign_core.estimation.weights import weigh_segments
 from mralign_core.label_sets import load_label_set
 from mralign_core.method.placebos import permuted_polarities
 from mralign_core.schemas.annotations import ANNOTATIONS

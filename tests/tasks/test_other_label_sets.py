@@ -12,7 +12,7 @@ from published_candidates import candidate_row
 
 from mralign_core.annotation.cue import HABITS, score_cues
 from mralign_core.config import load_config
-from mralign_core.estimation import TransitionMatrices
+from mralign_core.estimation.matrices import TransitionMatrices
 from mralign_core.label_sets import PAPER_LABEL_SET, load_label_set
 from mralign_core.pocket.grammar import WORDINGS, write_trace
 from mralign_core.pocket.world import build_world

@@ -16,7 +16,7 @@ from chat_server import ChatServer, fails, label_all, role_of, says
 from mralign_core.annotation.failures import FAILURES_FILE, left_out_lines, read_failures
 from mralign_core.config import RunConfig
 from mralign_core.errors import BudgetError, UserError
-from mralign_core.llm import EndpointUnavailableError
+from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.storage import ArtifactStore
 from tasks.annotate import collect_annotations, quote_annotations, read_ledger
 from tasks.engine.graph import artifact_of

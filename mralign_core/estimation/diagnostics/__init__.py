@@ -17,7 +17,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.estimation import TransitionMatrices
 from mralign_core.estimation.chain_tests import OrderComparison, StationarityTest
 from mralign_core.estimation.diagnostics.chains import order_of, stationarity_of
 from mralign_core.estimation.diagnostics.convergence import EstimatorRow, Objective, compare_estimators, em_objectives
@@ -26,6 +25,7 @@ from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, weight_
 from mralign_core.estimation.diagnostics.strata import Strata, compare_strata
 from mralign_core.estimation.diagnostics.support import Yield, matrix_yields
 from mralign_core.estimation.diagnostics.survey import Survey
+from mralign_core.estimation.matrices import TransitionMatrices
 from mralign_core.method.taxonomy import Taxonomy
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mralign_core.estimation import LabelledTrace
 from mralign_core.estimation.chain_tests import OrderComparison, StationarityTest, compare_orders, stationarity_test
+from mralign_core.estimation.traces import LabelledTrace
 from mralign_core.method.taxonomy import Taxonomy
 
 MIN_TRACES = 20

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.estimation import (
-    CLASSES,
-    POLARITY_OF,
-    Corpus,
-    TransitionMatrices,
-    batch_of_traces,
-    estimate_corpus,
-    make_estimator,
-)
+from mralign_core.estimation.corpus import Corpus
 from mralign_core.estimation.diagnostics.labelled_weights import labelled_weights
 from mralign_core.estimation.diagnostics.result import Result
 from mralign_core.estimation.diagnostics.survey import Survey
+from mralign_core.estimation.estimators import make_estimator
+from mralign_core.estimation.matrices import CLASSES, POLARITY_OF, TransitionMatrices, estimate_corpus
+from mralign_core.estimation.traces import batch_of_traces
 from mralign_core.method.distances import WeightShift, weight_shift, weighted_distance
 from mralign_core.method.taxonomy import Taxonomy
 

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mralign_core.config import RewardConfig
-from mralign_core.estimation import TraceBatch, TransitionMatrices, Weigher
+from mralign_core.estimation.matrices import TransitionMatrices
+from mralign_core.estimation.traces import TraceBatch
+from mralign_core.estimation.weights import Weigher
 from mralign_core.method import FloatArray
 
 _NO_INTERVALS = 0.0

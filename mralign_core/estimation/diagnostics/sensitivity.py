@@ -7,10 +7,11 @@ from itertools import product
 import numpy as np
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.estimation import batch_of_traces, estimate_corpus
 from mralign_core.estimation.diagnostics.labelled_weights import labelled_weights
 from mralign_core.estimation.diagnostics.result import Result
 from mralign_core.estimation.diagnostics.survey import Survey
+from mralign_core.estimation.matrices import estimate_corpus
+from mralign_core.estimation.traces import batch_of_traces
 from mralign_core.method.distances import WeightShift, weight_shift
 from mralign_core.method.taxonomy import Taxonomy
 

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mralign_core.estimation import POLARITY_OF, Corpus, LabelledTrace, TraceBatch, count_corpus, traces_of_batch
+from mralign_core.estimation.corpus import Corpus, count_corpus
+from mralign_core.estimation.matrices import POLARITY_OF
+from mralign_core.estimation.traces import LabelledTrace, TraceBatch, traces_of_batch
 
 MAX_TRACES = 2000
 """Traces of one polarity, and of both, that tests and shuffles use; of more, a seeded sample."""

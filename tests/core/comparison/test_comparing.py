@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mralign_core.comparison import AnnotationSet, compare, join, panel_sets, unite_equal
-from mralign_core.comparison.annotation_sets import SET_COLUMNS
+from mralign_core.comparison.agreement import compare
+from mralign_core.comparison.annotation_sets import SET_COLUMNS, AnnotationSet, join, panel_sets, unite_equal
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.errors import DataError
-from mralign_core.estimation import estimate_transitions, labelled_traces, weigh_segments
+from mralign_core.estimation.matrices import estimate_transitions
+from mralign_core.estimation.traces import labelled_traces
+from mralign_core.estimation.weights import weigh_segments
 from mralign_core.method.agreement import agreement
 from mralign_core.reporting.agreement_figures import telling_pairs
 from mralign_core.reporting.agreement_tables import agreement_summary, write_comparison

@@ -6,15 +6,11 @@ import pytest
 
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.errors import DataError
-from mralign_core.estimation import (
-    Weigher,
-    estimate_transitions,
-    labelled_traces,
-    read_trace_batches,
-    weigh_corpus,
-    weigh_segments,
-    with_permuted_polarities,
-)
+from mralign_core.estimation.alterations import weigh_corpus, with_permuted_polarities
+from mralign_core.estimation.matrices import estimate_transitions
+from mralign_core.estimation.reading import read_trace_batches
+from mralign_core.estimation.traces import labelled_traces
+from mralign_core.estimation.weights import Weigher, weigh_segments
 from mralign_core.method.placebos import permuted_polarities
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from tests.annotated_files import random_rows, taxonomy_of, write_files

@@ -4,16 +4,13 @@ import numpy as np
 import pytest
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.estimation import (
-    LabelledTrace,
-    batch_of_traces,
-    bootstrap,
-    count_corpus,
-    draw_transitions,
-    estimate_transitions,
-    make_estimator,
-    weigh_segments,
-)
+from mralign_core.estimation import bootstrap
+from mralign_core.estimation.bootstrap import draw_transitions
+from mralign_core.estimation.corpus import count_corpus
+from mralign_core.estimation.estimators import make_estimator
+from mralign_core.estimation.matrices import estimate_transitions
+from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
+from mralign_core.estimation.weights import weigh_segments
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import fit_em
 from tests.oracles import count_set_pairs

@@ -4,17 +4,13 @@ import numpy as np
 import pytest
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.estimation import (
-    MIN_STRATUM_TRACES,
-    LabelledTrace,
-    batch_of_traces,
-    estimate_transitions,
-    weigh_segments,
-)
 from mralign_core.estimation.diagnostics import Diagnostics, diagnose, survey
 from mralign_core.estimation.diagnostics.sensitivity import weight_sensitivity
 from mralign_core.estimation.diagnostics.strata import MAX_STRATA, OTHER_STRATA, compare_strata
 from mralign_core.estimation.diagnostics.survey import survey_traces
+from mralign_core.estimation.matrices import MIN_STRATUM_TRACES, estimate_transitions
+from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
+from mralign_core.estimation.weights import weigh_segments
 from mralign_core.method.distances import weight_shift
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.reporting.diagnostic_findings import findings, sensitivity_table, tables

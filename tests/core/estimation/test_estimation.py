@@ -6,15 +6,11 @@ import pytest
 
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.errors import ArtifactError, DataError, NoCandidatesError
-from mralign_core.estimation import (
-    LabelledTrace,
-    TransitionMatrices,
-    estimate_transitions,
-    estimators,
-    labelled_traces,
-    make_estimator,
-    weigh_segments,
-)
+from mralign_core.estimation import estimators
+from mralign_core.estimation.estimators import make_estimator
+from mralign_core.estimation.matrices import TransitionMatrices, estimate_transitions
+from mralign_core.estimation.traces import LabelledTrace, labelled_traces
+from mralign_core.estimation.weights import weigh_segments
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.method.transitions import cross_tabulate, e_step, fit_em, m_step, transition_mask
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS

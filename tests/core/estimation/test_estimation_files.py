@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 
 from mralign_core.errors import ArtifactError, DataError
-from mralign_core.estimation import batch_of_traces, count_corpus, labelled_traces, read_trace_batches, traces_of_batch
+from mralign_core.estimation.corpus import count_corpus
+from mralign_core.estimation.reading import read_trace_batches
+from mralign_core.estimation.traces import batch_of_traces, labelled_traces, traces_of_batch
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from tests.annotated_files import annotation_row, candidate_row, random_rows, taxonomy_of, write_files, write_unchecked
 from tests.oracles import count_set_pairs

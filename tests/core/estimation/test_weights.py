@@ -8,19 +8,11 @@ import pytest
 
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.errors import ConfigError
-from mralign_core.estimation import (
-    CLASSES,
-    LabelledTrace,
-    TransitionMatrices,
-    Weigher,
-    batch_of_traces,
-    estimate_transitions,
-    estimators,
-    labelled_traces,
-    read_trace_batches,
-    weigh_segments,
-    weights,
-)
+from mralign_core.estimation import estimators, weights
+from mralign_core.estimation.matrices import CLASSES, TransitionMatrices, estimate_transitions
+from mralign_core.estimation.reading import read_trace_batches
+from mralign_core.estimation.traces import LabelledTrace, batch_of_traces, labelled_traces
+from mralign_core.estimation.weights import Weigher, weigh_segments
 from mralign_core.method.segment_weights import clip_ratios, shrink_ratios
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import TableWriter, read_table

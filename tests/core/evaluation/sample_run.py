@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.estimation import batch_of_traces, estimate_transitions, labelled_traces
 from mralign_core.estimation.diagnostics import diagnose
 from mralign_core.estimation.diagnostics.survey import survey_traces
+from mralign_core.estimation.matrices import estimate_transitions
+from mralign_core.estimation.traces import batch_of_traces, labelled_traces
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.method.segment_weights import clip_ratios
 from mralign_core.method.taxonomy import PAPER_TAXONOMY

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.estimation import LabelledTrace, estimate_transitions, weigh_segments
+from mralign_core.estimation.matrices import estimate_transitions
+from mralign_core.estimation.traces import LabelledTrace
+from mralign_core.estimation.weights import weigh_segments
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.method.transitions import fit_frequency
 from mralign_core.reporting import delta_graph as delta

@@ -12,7 +12,10 @@ from mralign_core.config import InduceConfig
 from mralign_core.errors import BudgetError, ConfigError, DataError, UserError
 from mralign_core.induction.embedding import embed
 from mralign_core.induction.embedding_endpoint import Embeddings
-from mralign_core.llm import EndpointUnavailableError, Ledger, LLMClient, MemoryReplyStore
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.faults import EndpointUnavailableError
+from mralign_core.llm.ledger import Ledger
+from mralign_core.llm.store import MemoryReplyStore
 
 PHRASES = ["recall fact", "check claim", "retrieve fact", "state answer", "verify claim"]
 

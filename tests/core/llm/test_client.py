@@ -9,17 +9,12 @@ from mralign_core.annotation import cue
 from mralign_core.annotation.prompts import ShownTrace, annotate_messages
 from mralign_core.config import EndpointConfig, StorageConfig
 from mralign_core.errors import BudgetError, ConfigError, UserError
-from mralign_core.llm import (
-    EndpointUnavailableError,
-    FolderReplyStore,
-    Ledger,
-    LLMClient,
-    MemoryLedgerStore,
-    MemoryReplyStore,
-    Request,
-    background,
-    endpoint,
-)
+from mralign_core.llm import background, endpoint
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.faults import EndpointUnavailableError
+from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
+from mralign_core.llm.request import Request
+from mralign_core.llm.store import FolderReplyStore, MemoryReplyStore
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.storage import ArtifactStore, ReplyStore
 

@@ -12,17 +12,12 @@ from chat_server import ChatServer, Turn, fails, hangs_up, says
 
 from mralign_core.config import EndpointConfig, StorageConfig
 from mralign_core.errors import BudgetError, DataError, UserError
-from mralign_core.llm import (
-    EndpointUnavailableError,
-    Ledger,
-    LLMClient,
-    MemoryLedgerStore,
-    MemoryReplyStore,
-    Request,
-    background,
-    endpoint,
-)
-from mralign_core.llm.request import kept_record
+from mralign_core.llm import background, endpoint
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.faults import EndpointUnavailableError
+from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
+from mralign_core.llm.request import Request, kept_record
+from mralign_core.llm.store import MemoryReplyStore
 from mralign_core.llm.tidying import tidied
 from mralign_core.storage import ArtifactStore, LedgerRecords, ReplyStore
 from tests import llm_faults

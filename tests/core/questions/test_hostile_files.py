@@ -15,7 +15,8 @@ import pytest
 from question_files import ROWS, questions, refusal, sets, write
 
 from mralign_core.errors import DataError
-from mralign_core.questions import opening, read_jsonl
+from mralign_core.questions import opening
+from mralign_core.questions.jsonl import read_jsonl
 
 CSV = "question,answer\nq,a\n"
 ROW = json.dumps({"question": "q", "answer": "a"})

@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.states import Failed
 
 from mralign_core.errors import ArtifactError, DataError, StorageError, StoreUnavailableError
-from mralign_core.llm import EndpointUnavailableError
+from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.storage import ArtifactStore
 from tasks.engine.run import Built, file_digests
 from tasks.engine.task import artifact, is_worth_a_retry
