@@ -68,17 +68,17 @@ def ablate_world(config: RunConfig) -> dict[str, ArtifactRef]:
     if refusal(config):
         return {}
     try:
-        questions, model = prepare(config)
+        questions, evaluation_questions, model = prepare(config)
     except QualityGateError as error:
         remember_refusal(config, error)
         return {}
-    candidates, _ = generate(config, questions, model)
+    candidates, _ = generate(config, questions, model, evaluation_questions)
     annotations = annotate(config, candidates)
     scores: dict[str, ArtifactRef] = {}
     for seeded in seeds_of(config):
         arms = arms_of(seeded)
         adapters = {name: _adapter(arm, model, candidates, annotations) for name, arm in arms.items()}
-        found = score_variants(seeded, questions, model, adapters)
+        found = score_variants(seeded, evaluation_questions, model, adapters)
         world = config.model.pocket.world_seed
         scores |= {str(Cell(world, seeded.seed, name)): ref for name, ref in found.items()}
     return scores

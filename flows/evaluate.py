@@ -40,7 +40,7 @@ def evaluate(
     inputs = inputs_of(config, wanted)
     trained = {name.partition(":")[2]: ref for name, ref in inputs.items() if name.startswith("adapter:")}
     made = {name: ref for name, ref in inputs.items() if not name.startswith("adapter:")}
-    scores = score_variants(config, made["questions"], made["model"], trained)
+    scores = score_variants(config, made["evaluation-questions"], made["model"], trained)
     results = compute_results(config, scores)
     report = write_report(config, **made, adapter=trained, scores=scores, results=results)
     remember(config, inputs, results=results, report=report)
@@ -64,7 +64,7 @@ def score_variants(
 ) -> dict[str, ArtifactRef]:
     """Think-off, think-on and each adapter → its scores; none where there is no held-out question."""
     variants = (*BASELINES, *adapters) if variants_to_score(config) else ()
-    inputs = {"config": config, "questions": questions, "model": model}
+    inputs = {"config": config, "evaluation_questions": questions, "model": model}
     with session():
         shards = [
             (variant, rows)
@@ -133,7 +133,7 @@ def _score(
     adapters: Mapping[str, ArtifactRef],
     shards: Sequence[Shard],
 ) -> list[ArtifactRef]:
-    inputs = {"config": config, "questions": questions, "model": model}
+    inputs = {"config": config, "evaluation_questions": questions, "model": model}
     calls = [
         {**inputs, "adapter": adapters.get(variant), "variant": variant, "rows": list(rows)} for variant, rows in shards
     ]

@@ -25,16 +25,24 @@ class Generated(NamedTuple):
 
 
 @flow(name="generate")
-def generate(config: RunConfig, questions: ArtifactRef | None = None, model: ArtifactRef | None = None) -> Generated:
+def generate(
+    config: RunConfig,
+    questions: ArtifactRef | None = None,
+    model: ArtifactRef | None = None,
+    evaluation_questions: ArtifactRef | None = None,
+) -> Generated:
     """Sample every training question in shards, and select the candidates.
 
     Args:
         config: the run config.
         questions: artifact of the questions; the last run's when empty.
         model: artifact of the model; the last run's when empty.
+        evaluation_questions: artifact of the held-out questions, which no imported trace may be of; the last run's when
+            empty.
     """
-    inputs = inputs_of(config, {"questions": questions, "model": model})
-    questions, model = inputs["questions"], inputs["model"]
+    given = {"questions": questions, "model": model, "evaluation-questions": evaluation_questions}
+    inputs = inputs_of(config, given)
+    questions, model, held_out = (inputs[name] for name in given)
     generations = None
     if config.generate.source == "sample":
         with session():
@@ -45,7 +53,7 @@ def generate(config: RunConfig, questions: ArtifactRef | None = None, model: Art
             generations = collect_generations(config, questions, model)
         remember(config, inputs, generations=generations)
         show_draws(config, generations)
-    candidates = select_candidates(config, questions, model, generations)
+    candidates = select_candidates(config, questions, model, generations, held_out)
     remember(config, inputs, candidates=candidates)
     warn_of_imbalance(config, candidates)
     show_yield(config, candidates)

@@ -17,7 +17,6 @@ from mralign_core.evaluation.held_out import (
     all_answers,
     answer_questions,
     by_benchmark,
-    held_out_questions,
     notes_on_answers,
     variants_to_score,
     with_gold,
@@ -68,7 +67,7 @@ def _is_trained(_: RunConfig, part: Part) -> bool:
 
 
 def _questions_to_score(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Items:
-    frame = _held_out(config, inputs["questions"])
+    frame = _held_out(config, inputs["evaluation-questions"])
     digests = row_digests(frame, ("question_id", "question", "answers", "stratum", "source"))
     return Items(frame["question_id"].tolist(), digests)
 
@@ -79,7 +78,7 @@ def _questions_to_score(config: RunConfig, inputs: Mapping[str, ArtifactRef]) ->
     run_name="evaluate {variant} {rows}",
     part=("variant",),
     inputs=(
-        Input("questions", is_keyed=False),
+        Input("evaluation-questions", is_keyed=False),
         Input("model"),
         Input("adapter", when=_is_trained, own_part="variant"),
     ),
@@ -92,7 +91,7 @@ def _questions_to_score(config: RunConfig, inputs: Mapping[str, ArtifactRef]) ->
 def score_shard(making: Making) -> Built:
     """Answer some held-out questions with one variant."""
     config, variant, rows = making.config, making.part["variant"], making.work.rows
-    questions = _held_out(config, making["questions"]).iloc[list(rows)]
+    questions = _held_out(config, making["evaluation-questions"]).iloc[list(rows)]
     adapter = making.get("adapter")
     sampler = sampler_of(making.store, config, making["model"], stage="evaluate", adapter=adapter)
     key = f"evaluate-{re.sub('[^a-z0-9]', '-', variant)}"
@@ -116,7 +115,11 @@ def score_shard(making: Making) -> Built:
     run_name="collect scores of {variant}",
     part=("variant",),
     parts=lambda config: [{"variant": variant} for variant in variants_to_score(config)],
-    inputs=(Input("questions"), Input("model"), Input("adapter", when=_is_trained, own_part="variant")),
+    inputs=(
+        Input("evaluation-questions"),
+        Input("model"),
+        Input("adapter", when=_is_trained, own_part="variant"),
+    ),
     fields=_evaluation,
     sources=SOURCES,
     without=other_samplers(lambda config: config.evaluate.sampler),
@@ -156,6 +159,7 @@ def compute_results(making: Making) -> Built:
     stage="evaluate",
     inputs=(
         Input("questions"),
+        Input("evaluation-questions"),
         Input("model"),
         Input("generations", when=lambda config, _: config.generate.source == "sample"),
         Input("candidates"),
@@ -187,7 +191,7 @@ def gather(making: Making) -> ReportInputs:
     answers = _answers(making)
     scored = with_gold(answers) if answers is not None else None
     scored = None if scored is None or scored.empty else scored
-    questions = held_out_questions(making.table("questions", "questions.parquet"))
+    questions = making.table("evaluation-questions", "questions.parquet")
     results = read_results(store.open_directory(making["results"]))
     failures = read_failures(making.file("annotations", FAILURES_FILE))
     quarantined = [row for ref in making.work.inputs.values() for row in read_quarantine(store, ref)]
@@ -238,7 +242,7 @@ def _answers(making: Making) -> pd.DataFrame | None:
 
 def _held_out(config: RunConfig, questions: ArtifactRef) -> pd.DataFrame:
     def read() -> pd.DataFrame:
-        return by_benchmark(held_out_questions(store.read_table(questions, "questions.parquet")))
+        return by_benchmark(store.read_table(questions, "questions.parquet"))
 
     store = ArtifactStore(config.storage)
     with session() as shared:  # every shard asks for them

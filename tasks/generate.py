@@ -14,7 +14,6 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from mralign_core.config import RunConfig
-from mralign_core.evaluation.held_out import held_out_questions
 from mralign_core.generation.forecast import Load, Rates, estimate_load
 from mralign_core.generation.funnel import Funnel, imbalance, require_both_polarities
 from mralign_core.generation.importing import import_apart
@@ -25,7 +24,6 @@ from mralign_core.generation.select_traces import (
     STEPS,
     distinct_questions,
     select,
-    training_questions,
 )
 from mralign_core.models.families import family_fingerprint, family_of
 from mralign_core.models.load import load_tokenizer
@@ -173,6 +171,7 @@ def _trace_file(config: RunConfig, _: Part) -> dict[str, str]:
         Input("questions"),
         Input("model"),
         Input("generations", when=lambda config, _: config.generate.source == "sample"),
+        Input("evaluation-questions", when=lambda config, _: config.generate.source == "traces"),
     ),
     fields=_selection,
     details=_trace_file,
@@ -197,7 +196,7 @@ def _import(making: Making, tokenizer: PreTrainedTokenizerBase) -> dict[str, int
         config.generate,
         family_of(config.model, tokenizer),
         config.match.rules,
-        held_out_questions(making.table("questions", "questions.parquet")),
+        making.table("evaluation-questions", "questions.parquet"),
         config.questions.on_overlap,
     )
     write_rows(directory, "candidates.parquet", imported.candidates, CANDIDATES)
@@ -210,7 +209,7 @@ def _select(making: Making, tokenizer: PreTrainedTokenizerBase) -> dict[str, int
     config, funnel = making.config, Funnel(STEPS)
     kept = select(
         _rows(making.file("generations", "generations.parquet")),
-        training_questions(making.table("questions", "questions.parquet")),
+        making.table("questions", "questions.parquet"),
         config.generate,
         tokenizer,
         family_of(config.model, tokenizer),
@@ -273,7 +272,7 @@ def read_draws(store: ArtifactStore, generations: ArtifactRef) -> pd.DataFrame:
 
 def _distinct(config: RunConfig, questions: ArtifactRef) -> pd.DataFrame:
     def read() -> pd.DataFrame:
-        return distinct_questions(training_questions(store.read_table(questions, "questions.parquet")))
+        return distinct_questions(store.read_table(questions, "questions.parquet"))
 
     store = ArtifactStore(config.storage)
     with session() as shared:  # every shard asks for them

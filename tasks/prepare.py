@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mralign_core.config import RunConfig
+from mralign_core.evaluation.held_out import held_out_questions
 from mralign_core.generation.checking import check_tokens, check_weights
 from mralign_core.generation.prompts import refuse_control_tokens
 from mralign_core.generation.select_traces import training_questions
@@ -55,20 +56,39 @@ def _contents(config: RunConfig, _: Part) -> dict[str, str]:
     }
 
 
+def _not_asked(config: RunConfig) -> tuple[str, ...]:
+    return () if config.questions.asks_pocket else ("mralign_core.pocket.world",)
+
+
 @artifact(
     "questions",
     stage="prepare",
     fields=lambda config: {**config.questions.fingerprint(), "pocket": _world(config)},
     details=_contents,
     sources=("mralign_core.questions.loading",),
-    without=lambda config: () if config.questions.asks_pocket else ("mralign_core.pocket.world",),
+    without=_not_asked,
 )
 def load_questions(making: Making) -> Built:
-    """Read and check the questions to align on and to evaluate on; refuse an overlap."""
+    """Read and check the questions to align on; refuse, or take out, those that are evaluated on."""
     sets = read_question_sets(making.config.questions, making.config.model.pocket)
-    write_rows(making.directory, "questions.parquet", sets.questions, QUESTIONS)
+    write_rows(making.directory, "questions.parquet", training_questions(sets.questions), QUESTIONS)
     sets.overlap.to_json(making.directory / OVERLAP, orient="records", indent=1, force_ascii=False)
-    return Built(QUESTIONS.name, sets.counts())
+    return Built(QUESTIONS.name, sets.counts("train"))
+
+
+@artifact(
+    "evaluation-questions",
+    stage="prepare",
+    fields=lambda config: {"eval": config.questions.fingerprint()["eval"], "pocket": _world(config)},
+    details=lambda config, part: {k: v for k, v in _contents(config, part).items() if k.startswith("eval ")},
+    sources=("mralign_core.questions.loading",),
+    without=_not_asked,
+)
+def load_evaluation_questions(making: Making) -> Built:
+    """Read and check the questions to evaluate on; none where no set is named."""
+    sets = read_question_sets(making.config.questions, making.config.model.pocket)
+    write_rows(making.directory, "questions.parquet", held_out_questions(sets.questions), QUESTIONS)
+    return Built(QUESTIONS.name, sets.counts("eval"))
 
 
 def _model(config: RunConfig) -> dict[str, Any]:
@@ -130,7 +150,7 @@ def check_prompts(config: RunConfig, questions: ArtifactRef, model: ArtifactRef)
     family = family_of(config.model, tokenizer)
     check_tokens(location, tokenizer, family)
     if config.generate.sampler == "endpoint" and config.generate.source == "sample":
-        asked = training_questions(store.read_table(questions, "questions.parquet"))
+        asked = store.read_table(questions, "questions.parquet")
         refuse_control_tokens(tokenizer, zip(asked["question_id"], asked["question"], strict=True), family)
 
 

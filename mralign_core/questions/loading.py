@@ -45,13 +45,14 @@ class QuestionSets(NamedTuple):
     overlap: pd.DataFrame
     revisions: dict[str, str]
 
-    def counts(self) -> dict[str, Any]:
-        """Questions by split and by set, how many were taken out of training, and the commits of hub sets."""
-        by_set = self.questions.groupby(["split", "source"], sort=False).size()
+    def counts(self, split: str) -> dict[str, Any]:
+        """Questions of a split, by set; how many were taken out of training; and the commits of hub sets."""
+        rows = self.questions[self.questions["split"] == split]
+        taken_out = {"taken out of train": self.overlap["question_id"].nunique()} if split == "train" else {}
         return {
-            **self.questions["split"].value_counts().to_dict(),
-            **{f"{split} {source}": int(count) for (split, source), count in by_set.items()},
-            "taken out of train": self.overlap["question_id"].nunique(),
+            split: len(rows),
+            **{f"{split} {source}": int(n) for source, n in rows.groupby("source", sort=False).size().items()},
+            **taken_out,
             **{f"revision of {label}": revision for label, revision in self.revisions.items()},
         }
 
@@ -71,7 +72,9 @@ def read_question_sets(section: QuestionsConfig, pocket: PocketConfig) -> Questi
     frames: dict[str, list[pd.DataFrame]] = {"train": [_frame([])], "eval": [_frame([])]}
     revisions: dict[str, str] = {}
     for one in located:
-        frame = _pocket_questions(one, pocket) if one.is_pocket else _read_set(one, len(located) > 1, revisions)
+        # Ids of training questions, on which their draws depend, do not depend on what is evaluated on.
+        beside = [other for other in located if one.role == "eval" or other.role == "train"]
+        frame = _pocket_questions(one, pocket) if one.is_pocket else _read_set(one, len(beside) > 1, revisions)
         frames[one.role].append(_pick(frame, one))
     train, evaluation = (pd.concat(found, ignore_index=True) for found in frames.values())
     train, overlap = _apart(train, evaluation, section)

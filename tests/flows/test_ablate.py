@@ -13,7 +13,7 @@ from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
 from mralign_core.storage import ArtifactStore
 from tasks.ablate import read_ablation, refusal, remember_refusal, write_ablation
-from tasks.prepare import load_questions, prepare_model
+from tasks.prepare import load_evaluation_questions, load_questions, prepare_model
 from tests.pocket_store import copy_store, small_config
 from tests.prefect_api import reporting_to
 
@@ -133,7 +133,7 @@ class TestRefusedWorlds:
         remember_refusal(worlds[0], QualityGateError("knows too little"))
         # World 1 is a copy of world 0, so that all that comes after its model is there.
         store = ArtifactStore(config.storage)
-        for task in (load_questions, prepare_model):
+        for task in (load_questions, load_evaluation_questions, prepare_model):
             ref, key = task.work(worlds[0]).find(store), task.work(worlds[1]).key
             store.publish(ref.stage, key, store.open_directory(ref), parents=[], fingerprint={}, table=ref.table)
         before = made(root, "adapter")

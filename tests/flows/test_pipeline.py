@@ -82,7 +82,7 @@ def finished(pocket_store, prefect_url, tmp_path_factory):
 def test_every_stage_completes_and_only_what_is_there_is_cached(finished):
     assert finished.stages == dict.fromkeys(STAGES, "Completed")
     cached = {name for name, state in finished.tasks.items() if state == "Cached"}
-    assert cached == {"load_questions", "prepare_model"}
+    assert cached == {"load_questions", "load_evaluation_questions", "prepare_model"}
     assert set(finished.tasks.values()) == {"Cached", "Completed"}
 
 

@@ -105,7 +105,8 @@ def run(request, start, tmp_path_factory):
     annotations = label(config, candidates)
     transitions = estimate_transitions.run_here(config, candidates, annotations)
     weights = weigh_segments.run_here(config, candidates, annotations, transitions)
-    artifacts = {"questions": questions, "candidates": candidates, "annotations": annotations}
+    artifacts = {"questions": questions, "evaluation_questions": questions}
+    artifacts |= {"candidates": candidates, "annotations": annotations}
     artifacts |= {"transitions": transitions, "weights": weights}
     return config, artifacts, load_label_set(path).taxonomy
 

@@ -11,7 +11,7 @@ from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactStore
 from tasks.estimate import estimate_transitions
 from tasks.generate import select_candidates
-from tasks.prepare import load_questions, prepare_model
+from tasks.prepare import load_evaluation_questions, load_questions, prepare_model
 from tasks.reward import weigh_segments
 from tasks.train import reference_logps, train_adapter
 from tests.stages import label
@@ -51,7 +51,9 @@ def test_from_real_traces_to_weights_and_an_adapter(tmp_path: Path):
         }
     )
     questions, model = load_questions.run_here(config), prepare_model.run_here(config)
-    candidates = select_candidates.run_here(config, questions, model)
+    candidates = select_candidates.run_here(
+        config, questions, model, evaluation_questions=load_evaluation_questions.run_here(config)
+    )
     annotations = label(config, candidates)
     transitions = estimate_transitions.run_here(config, candidates, annotations)
     weighed = weigh_segments.run_here(config, candidates, annotations, transitions)

@@ -100,15 +100,16 @@ def test_inputs_come_before_what_is_made_of_them():
 
 
 # Which artifacts a module of the core decides, under the pocket's config. What a stage's file names besides is glue.
+ASKED = {"questions", "evaluation-questions"}
 DRAWS = {"generations-shard", "generations"}
 LABELS = {"annotations-shard", "annotations"}
 SCORES = {"scores-shard", "scores"}
 WEIGHED = {"transitions", "weights"}
 DECIDES = {
-    "pocket.grammar": {"questions", "model"},
-    "pocket.model": {"questions", "model"},
-    "questions.loading": {"questions"},
-    "questions.overlap": {"questions", "candidates"} | DRAWS,  # which questions are the same
+    "pocket.grammar": ASKED | {"model"},
+    "pocket.model": ASKED | {"model"},
+    "questions.loading": ASKED,
+    "questions.overlap": ASKED | {"candidates"} | DRAWS,  # which questions are the same
     "generation.transformers_sampler": DRAWS | SCORES,
     "generation.vllm_sampler": set(),
     "generation.endpoint_sampler": set(),

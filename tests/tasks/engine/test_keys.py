@@ -20,6 +20,7 @@ from tasks.prepare import load_questions, prepare_model
 from tasks.reward import weigh_segments
 from tasks.train import train_adapter
 
+ASKED = {"questions", "evaluation-questions"}
 DRAWS = {"generations-shard", "generations"}
 LABELS = {"annotations-shard", "annotations"}
 SCORES = {"scores-shard", "scores"}
@@ -73,13 +74,13 @@ DEPENDS_ON = {
     "model.dtype": ("bfloat16", DRAWS | SCORES | {"reference-logps", "adapter"}),
     "model.cpu_threads": (2, {"reference-logps", "adapter"}),
     "model.family": ("generic", DRAWS | SCORES | {"candidates"}),
-    "model.pocket.world_seed": (1, {"questions", "model"}),
-    "model.pocket.overwrite_prob": (0.5, {"questions", "model"}),
+    "model.pocket.world_seed": (1, ASKED | {"model"}),
+    "model.pocket.overwrite_prob": (0.5, ASKED | {"model"}),
     "model.pocket.pretrain_steps": (601, {"model"}),
     "model.pocket.min_one_hop_accuracy": (0.5, {"model"}),
     "model.pocket.min_em_thought": (0.5, {"model"}),
     "questions.train": ({"name": "pocket", "limit": 100}, {"questions"}),
-    "questions.eval": ({"name": "pocket", "limit": 100}, {"questions"}),
+    "questions.eval": ({"name": "pocket", "limit": 100}, ASKED),
     "questions.on_overlap": ("drop", {"questions"}),
     "match.containment": ("substring", DRAWS | SCORES),
     "match.variants": (False, DRAWS | SCORES),
@@ -428,7 +429,7 @@ def test_contents_of_a_trace_file_count_and_the_instruction_with_them(tmp_path):
         path.write_text(text)
         overrides = {"generate.source": "traces", "generate.traces_path": str(path)}
         config = read_config("pocket", overrides | {f"generate.{k}": v for k, v in fields.items()})
-        return select_candidates.work(config, ANY, ANY).key
+        return select_candidates.work(config, ANY, ANY, None, ANY).key
 
     assert key("{}") == key("{}", num_draws=5)
     assert len({key("{}"), key("{ }"), key("{}", instruction="Think.")}) == 3
