@@ -34,7 +34,7 @@ from tasks.engine.run import Built, Making, span
 from tasks.engine.session import session
 from tasks.engine.shards import items_in, join, lay_out
 from tasks.engine.task import artifact
-from tasks.fields import labels, unused_transport
+from tasks.fields import TRANSPORT, labels
 
 logger = logging.getLogger("mralign_core.tasks")
 
@@ -56,7 +56,7 @@ def _annotation(config: RunConfig) -> dict[str, Any]:
 
 def _not_used(config: RunConfig) -> tuple[str, ...]:
     cue = () if _has_cue(config) else ("mralign_core.annotation.cue",)
-    return (*cue, *unused_transport(config.annotate.endpoints.values()))
+    return (*cue, *TRANSPORT)
 
 
 def _traces(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Items:

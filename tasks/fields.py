@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from mralign_core.config import EndpointConfig, RunConfig, Section
+from mralign_core.config import RunConfig, Section
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.families import family_fingerprint
+
+TRANSPORT = ("mralign_core.llm.batch", "mralign_core.llm.batch_endpoint", "mralign_core.llm.batch_store")
+"""The batch API: how requests travel, which changes no key, as ``use_batch_api`` doesn't. What a reply says is read by
+the same code either way, which is in the keys."""
 
 
 def pick(section: Section, *names: str) -> dict[str, Any]:
@@ -45,14 +49,7 @@ def other_samplers(used: Callable[[RunConfig], str]) -> Callable[[RunConfig], tu
 
     def without(config: RunConfig) -> tuple[str, ...]:
         names = [name for name in ("transformers", "vllm", "endpoint") if name != used(config)]
-        asking = unused_transport([config.generate.endpoint]) if used(config) == "endpoint" else ("mralign_core.llm",)
+        asking = TRANSPORT if used(config) == "endpoint" else ("mralign_core.llm",)
         return (*(f"mralign_core.generation.{name}_sampler" for name in names), *asking)
 
     return without
-
-
-def unused_transport(endpoints: Iterable[EndpointConfig]) -> tuple[str, ...]:
-    """The modules of the batch API, where none of these endpoints is asked through it: they decide no reply then."""
-    if any(endpoint.use_batch_api for endpoint in endpoints):
-        return ()
-    return ("mralign_core.llm.batch", "mralign_core.llm.batch_endpoint", "mralign_core.llm.batch_store")

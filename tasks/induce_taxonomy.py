@@ -26,7 +26,7 @@ from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making
 from tasks.engine.session import run_name
 from tasks.engine.task import artifact
-from tasks.fields import unused_transport
+from tasks.fields import TRANSPORT
 
 LABEL_SET, CLUSTERS, OPEN_LABELS, MAP_PNG, MAP_SVG = (
     "label_set.yaml",
@@ -50,7 +50,7 @@ def _embedder(config: RunConfig, _: Part) -> dict[str, str]:
     inputs=(Input("candidates"),),
     fields=lambda config: {**config.induce.fingerprint(), "seed": config.seed},
     details=_embedder,
-    without=lambda config: unused_transport([config.induce.labeller, config.induce.namer]),
+    without=lambda _: TRANSPORT,
     sources=("mralign_core.induction.inducing", "mralign_core.reporting.induction_figures"),
     ask_again=lambda config: config.induce.ask_again,
 )

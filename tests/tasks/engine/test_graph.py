@@ -52,10 +52,10 @@ def test_a_toy_is_found_in_key_plan_one_task_last_run_lineage_and_graph(config, 
     questions = load_questions.run_here(config)
     keys = {toy.work(config, questions, variant).key for variant in config.train.variants}
     other = config.model_copy(update={"seed": 1})
-    assert len(keys | {toy.work(other, questions, "sft").key}) == 4
+    assert len(keys | {toy.work(other, questions, "kto").key}) == len(config.train.variants) + 1
 
     planned = {entry.name: entry.status for entry in plan(config).everything}
-    assert planned["toy sft"] == "to compute" and planned["questions"] == "cached"
+    assert planned["toy kto"] == "to compute" and planned["questions"] == "cached"
     remember(config, questions=questions)
     ref = run_one(config, "toy", shard=0, variant="kto", named={})
     assert ref == toy.run_here(config, questions, variant="kto")
@@ -64,7 +64,7 @@ def test_a_toy_is_found_in_key_plan_one_task_last_run_lineage_and_graph(config, 
     remember(config, **{"toy:kto": ref})
     assert LastRun(config)("toy:kto") == ref
     assert run_one(config, "toy", shard=0, variant="kto", named={"questions": questions.key}) == ref
-    with pytest.raises(ConfigError, match="--variant on: toy is made for sft, kto, mr_align"):
+    with pytest.raises(ConfigError, match="--variant on: toy is made for .*kto"):
         run_one(config, "toy", shard=0, variant="on", named={})
 
     lineage = render_lineage(ArtifactStore(config.storage).lineage(ref))
