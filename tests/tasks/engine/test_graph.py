@@ -64,7 +64,7 @@ def test_a_toy_is_found_in_key_plan_one_task_last_run_lineage_and_graph(config, 
     remember(config, **{"toy:kto": ref})
     assert LastRun(config)("toy:kto") == ref
     assert run_one(config, "toy", shard=0, variant="kto", named={"questions": questions.key}) == ref
-    with pytest.raises(ConfigError, match="--variant on: toy is made for .*kto"):
+    with pytest.raises(ConfigError, match=r"--variant on: toy is made for .*kto"):
         run_one(config, "toy", shard=0, variant="on", named={})
 
     lineage = render_lineage(ArtifactStore(config.storage).lineage(ref))
