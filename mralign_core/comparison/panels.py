@@ -30,7 +30,7 @@ def rules_by_panel(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """How many segments each rule decided: ``panel, rule, segments, share``.
 
     Args:
-        tables: the labels of each panel, rows of :data:`~mralign_core.schemas.ANNOTATIONS`.
+        tables: the labels of each panel, rows of :data:`~mralign_core.schemas.annotations.ANNOTATIONS`.
     """
     rows = [
         {"panel": name, "rule": str(rule), "segments": int(count), "share": count / len(table)}

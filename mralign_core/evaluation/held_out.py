@@ -48,7 +48,7 @@ def answer_questions(
 
     Args:
         sampler: samples from the variant.
-        questions: rows of :data:`~mralign_core.schemas.QUESTIONS`.
+        questions: rows of :data:`~mralign_core.schemas.questions.QUESTIONS`.
         variant: ``off`` answers without thinking, all others with it.
         section: decoding, and draws a question.
         seed: of the run.
@@ -56,7 +56,7 @@ def answer_questions(
         on_progress: called with answers done and asked for.
 
     Returns:
-        Rows of :data:`~mralign_core.schemas.SCORES`.
+        Rows of :data:`~mralign_core.schemas.scores.SCORES`.
     """
     mode = "off" if variant == "off" else "on"
     requests = [

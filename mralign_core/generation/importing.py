@@ -133,7 +133,7 @@ def import_apart(
         section: instruction, answer match, length bounds, traces per question.
         family: how the model thinks.
         rules: how answers are compared.
-        held_out: the questions that are evaluated on, rows of :data:`~mralign_core.schemas.QUESTIONS`.
+        held_out: the questions that are evaluated on, rows of :data:`~mralign_core.schemas.questions.QUESTIONS`.
         on_overlap: ``drop`` leaves traces of such questions out, ``refuse`` refuses them.
 
     Raises:

@@ -91,7 +91,7 @@ def tally_draws(draws: Iterable[DrawRow], section: GenerateConfig) -> Tally:
     """How far sampling came, from its draws.
 
     Args:
-        draws: rows of :data:`~mralign_core.schemas.GENERATIONS`, those of a question side by side.
+        draws: rows of :data:`~mralign_core.schemas.generations.GENERATIONS`, those of a question side by side.
         section: draws a mode, whether all are made, which match counts as right.
     """
     tally = Tally()

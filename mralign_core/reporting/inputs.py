@@ -11,7 +11,7 @@ def annotation_costs(replies: pd.DataFrame) -> pd.DataFrame:
     """What the labels cost: a row a role and model.
 
     Args:
-        replies: rows of :data:`~mralign_core.schemas.RAW_ANNOTATIONS`.
+        replies: rows of :data:`~mralign_core.schemas.annotations.RAW_ANNOTATIONS`.
     """
     grouped = replies.groupby(["role", "model"], as_index=False)
     return grouped.agg(

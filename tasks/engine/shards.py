@@ -1,9 +1,9 @@
 """Which shards hold what is made of each item, so that only new items are paid for.
 
 A shard's key names its items, not the set that they came in. Beside the artifacts a note says which items a shard has
-(``items/SHARD/LINE/KEY``), where the line is the digest of all else that decides it: config fields, code, model. A run
-looks its items up among the shards of their line, and makes shards of those that are in none. What is joined has the
-items of this run in its order, whichever shards they are in.
+(record ``items/SHARD/LINE/KEY``), where the line is the digest of all else that decides it: config fields, code, model.
+A run looks its items up among the shards of their line, and makes shards of those that are in none. What is joined has
+the items of this run in its order, whichever shards they are in.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class Diagnostics(Result):
     sensitivity: Sensitivity
     used_traces: dict[str, int]
     """Traces that stationarity and order ("positive", "negative"), strata and shifts in weights were computed on: all
-    that have a label, or a seeded sample of :data:`MAX_TRACES`. All else is of all traces."""
+    that have a label, or a seeded sample of :data:`~.survey.MAX_TRACES`. All else is of all traces."""
     skipped: dict[str, str]
 
     def to_json(self) -> str:
