@@ -43,7 +43,8 @@ def evaluate(
     scores = score_variants(config, made["evaluation-questions"], made["model"], trained)
     results = compute_results(config, scores)
     report = write_report(config, **made, adapter=trained, scores=scores, results=results)
-    remember(config, inputs, results=results, report=report)
+    named = {f"scores:{variant}": ref for variant, ref in scores.items()}
+    remember(config, inputs, **named, results=results, report=report)
     show_results(config, results, report)
     return report
 

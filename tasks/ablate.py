@@ -18,7 +18,7 @@ from mralign_core.reporting.ablation_findings import Ablation, ablation_markdown
 from mralign_core.reporting.style import to_png, to_svg
 from mralign_core.schemas.ablation import ABLATION_DIFFERENCES, ABLATION_RESULTS
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.engine.graph import Input
+from tasks.engine.graph import Input, named_by_caller
 from tasks.engine.pool import run_children
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
@@ -47,7 +47,7 @@ def _ablation_fields(config: RunConfig) -> dict[str, Any]:
     "ablation",
     stage="ablate",
     part=("refused",),
-    inputs=(Input("scores", each=lambda _: ()),),
+    inputs=(Input("scores", each=named_by_caller),),
     fields=_ablation_fields,
     sources=("mralign_core.ablation.paired", "mralign_core.ablation.grid"),
 )

@@ -21,7 +21,7 @@ from mralign_core.reporting.agreement_tables import write_comparison
 from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.engine.graph import Input, Part
+from tasks.engine.graph import Input, Part, named_by_caller
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, file_digests
 from tasks.engine.task import artifact
@@ -54,7 +54,7 @@ def _contents(config: RunConfig, _: Part) -> dict[str, str]:
 @artifact(
     "agreement",
     stage="compare_annotators",
-    inputs=(Input("candidates"), Input("annotations", each=lambda _: ())),
+    inputs=(Input("candidates"), Input("annotations", each=named_by_caller)),
     fields=_agreement,
     details=_contents,
     sources=("mralign_core.comparison.agreement", "mralign_core.reporting.agreement_tables"),

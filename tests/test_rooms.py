@@ -242,6 +242,14 @@ def test_tree_paths_follow_the_indentation():
     assert tree_paths(tree) == ["README.md", "flows/", "flows/pipeline.py", "tasks/", "tasks/caching.py"]
 
 
+def test_the_readme_shows_the_real_graph():
+    from tasks.engine.graph import mermaid
+
+    assert mermaid().strip() in (ROOT / "README.md").read_text(encoding="utf-8"), (
+        "put there what `mralign graph` prints"
+    )
+
+
 def test_the_readme_shows_the_real_tree():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:

@@ -143,7 +143,7 @@ def questions(config: ConfigOption = "pocket", set_: SetOption = None) -> None:
 
 @app.command()
 def task(
-    stage: Annotated[str, typer.Argument(help="A stage, whose main task is run, or an artifact (`mralign graph`).")],
+    stage: Annotated[str, typer.Argument(help="A stage of the pipeline, whose main task is run, or an artifact.")],
     config: ConfigOption = "pocket",
     shard: Annotated[int, typer.Option(min=0, help="Which shard (generate, annotate, evaluate).")] = 0,
     variant: Annotated[str, typer.Option(help="Which variant (train, evaluate).")] = "mr_align",

@@ -29,6 +29,11 @@ def _always(_: RunConfig, __: Part) -> bool:
     return True
 
 
+def named_by_caller(_: RunConfig) -> Sequence[str]:
+    """For :class:`Input`: an analysis' flow says which parts are read, not the config."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Input:
     """An artifact that another is made from.
@@ -37,7 +42,7 @@ class Input:
         name: which.
         when: whether it is read, under a config and for a part.
         own_part: the field of the part (such as ``variant``) that says which one of several is read.
-        each: the parts that are read, of several; ``()`` where the caller says which.
+        each: the parts that are read, of several; :func:`named_by_caller` where the call says which.
         is_keyed: whether its content is in the key; of what a shard's items are from it is not, since the items are.
     """
 

@@ -8,7 +8,7 @@ from typing import Any
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.engine.graph import Artifact, Part, artifact_of, graph
+from tasks.engine.graph import Artifact, Part, artifact_of, graph, named_by_caller
 from tasks.engine.last_run import LastRun
 from tasks.engine.run import Work
 from tasks.engine.session import session
@@ -48,6 +48,10 @@ def run_one(config: RunConfig, stage: str, *, shard: int, variant: str, named: M
         ConfigError: there is no such shard or variant.
     """
     artifact = main_of(stage, config)
+    if any(each.each is named_by_caller for each in artifact.inputs):
+        raise ConfigError(
+            f"{artifact.name} is not made by itself: its command is mralign {artifact.stage.replace('_', '-')}"
+        )
     inputs = Inputs(config, named)
     with session():
         part = _part(artifact, config, variant)

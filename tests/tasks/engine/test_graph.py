@@ -77,6 +77,9 @@ def test_an_artifact_that_is_not_made_yet_names_the_stage_to_run(config, toy):
         run_one(config, "toy", shard=0, variant="kto", named={})
     with pytest.raises(ConfigError, match="no artifact 'cake': name a stage or one of questions, "):
         run_one(config, "cake", shard=0, variant="kto", named={})
+    for name in ("ablation", "agreement"):
+        with pytest.raises(ConfigError, match=f"{name} is not made by itself: its command is mralign "):
+            run_one(config, name, shard=0, variant="kto", named={})
 
 
 def test_a_name_is_given_once(toy):
