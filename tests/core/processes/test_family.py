@@ -105,6 +105,8 @@ def test_a_guard_does_not_wait_for_copies_of_a_head_that_was_killed(start_head):
 
 def test_what_can_not_be_ended_is_not_waited_for(start_head, monkeypatch):
     _, mark, _ = start_head()
+    # All children of this process would end too, such as the S3 server that other tests in it use.
+    monkeypatch.setattr(family_module, "_members", family)
     with monkeypatch.context() as patch:
         patch.setattr(family_module, "tell", lambda *_: None)
         started = time.monotonic()
