@@ -42,7 +42,8 @@ def evaluate(
     made = {name: ref for name, ref in inputs.items() if not name.startswith("adapter:")}
     scores = score_variants(config, made["evaluation-questions"], made["model"], trained)
     results = compute_results(config, scores)
-    report = write_report(config, **made, adapter=trained, scores=scores, results=results)
+    arguments = {name.replace("-", "_"): ref for name, ref in made.items()}
+    report = write_report(config, **arguments, adapter=trained, scores=scores, results=results)
     named = {f"scores:{variant}": ref for variant, ref in scores.items()}
     remember(config, inputs, **named, results=results, report=report)
     show_results(config, results, report)
