@@ -14,6 +14,7 @@ from tasks.engine.graph import NOTHING
 from tasks.engine.last_run import inputs_of, remember
 from tasks.engine.pool import make_on_pool
 from tasks.engine.session import session
+from tasks.engine.shards import Range, ranges_of, rows_of
 from tasks.evaluate import collect_scores, compute_results, score_shard, write_report
 from tasks.publish import show_results
 
@@ -87,7 +88,7 @@ def score_shards(
     questions: ArtifactRef,
     model: ArtifactRef,
     adapters: dict[str, ArtifactRef],
-    shards: list[tuple[str, list[int]]],
+    shards: list[tuple[str, list[Range]]],
 ) -> list[ArtifactRef]:
     """Score some shards; a pipeline with evaluate.where 'deployment' starts these runs.
 
@@ -96,10 +97,10 @@ def score_shards(
         questions: artifact of the questions.
         model: artifact of the model.
         adapters: variant → adapter.
-        shards: variant of each shard, and its questions by their numbers.
+        shards: variant of each shard, and its questions as ranges of their numbers.
     """
     with session():
-        return _score(config, questions, model, adapters, shards)
+        return _score(config, questions, model, adapters, [(variant, rows_of(ranges)) for variant, ranges in shards])
 
 
 def _score_on_pool(
@@ -120,7 +121,7 @@ def _score_on_pool(
             "questions": questions,
             "model": model,
             "adapters": adapters,
-            "shards": [(work.part["variant"], work.rows) for work in share],
+            "shards": [(work.part["variant"], ranges_of(work.rows)) for work in share],
         },
         config=config,
         section="evaluate",

@@ -13,6 +13,7 @@ from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import inputs_of, remember
 from tasks.engine.pool import make_on_pool
 from tasks.engine.session import session
+from tasks.engine.shards import Range, ranges_of, rows_of
 from tasks.generate import collect_generations, sample_shard, select_candidates, warn_of_imbalance
 from tasks.publish import show_draws, show_yield
 
@@ -62,7 +63,7 @@ def generate(
 
 @flow(name="generate-shards")
 def generate_shards(
-    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, shards: list[list[int]]
+    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, shards: list[list[Range]]
 ) -> list[ArtifactRef]:
     """Sample some shards; a pipeline with generate.where 'deployment' starts these runs.
 
@@ -70,10 +71,10 @@ def generate_shards(
         config: the run config.
         questions: artifact of the questions.
         model: artifact of the model.
-        shards: the questions of each shard, by their numbers.
+        shards: the questions of each shard, as ranges of their numbers.
     """
     with session():
-        return _sample(config, questions, model, shards)
+        return _sample(config, questions, model, list(map(rows_of, shards)))
 
 
 def _sample_on_pool(config: RunConfig, questions: ArtifactRef, model: ArtifactRef) -> None:
@@ -82,7 +83,7 @@ def _sample_on_pool(config: RunConfig, questions: ArtifactRef, model: ArtifactRe
     make_on_pool(
         "generate-shards/generate-shards",
         [sample_shard.work(config, questions, model, rows) for rows in missing],
-        lambda share: {"questions": questions, "model": model, "shards": [work.rows for work in share]},
+        lambda share: {"questions": questions, "model": model, "shards": [ranges_of(work.rows) for work in share]},
         config=config,
         section="generate",
     )

@@ -25,6 +25,32 @@ ITEMS_AT_ONCE = 1_000
 """Whose rows are in memory at a time where shards are joined."""
 
 
+Range = tuple[int, int]
+"""Neighbouring rows: the first, and the one after the last."""
+
+
+def ranges_of(rows: Sequence[int]) -> list[Range]:
+    """Rows as ranges: what a child run is given has to be small.
+
+    Example:
+        >>> ranges_of([3, 4, 5, 9])
+        [(3, 6), (9, 10)]
+    """
+    starts = [row for place, row in enumerate(rows) if not place or rows[place - 1] != row - 1]
+    ends = [row + 1 for place, row in enumerate(rows) if place + 1 == len(rows) or rows[place + 1] != row + 1]
+    return list(zip(starts, ends, strict=True))
+
+
+def rows_of(ranges: Iterable[Range]) -> list[int]:
+    """The rows of ranges.
+
+    Example:
+        >>> rows_of([(3, 6), (9, 10)])
+        [3, 4, 5, 9]
+    """
+    return [row for start, end in ranges for row in range(start, end)]
+
+
 class Layout(NamedTuple):
     """Where the items of an artifact are.
 
