@@ -76,7 +76,7 @@ def serve(latency_s: float, port: Any) -> None:
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        port.put(site._server.sockets[0].getsockname()[1])
+        port.put(runner.addresses[0][1])
         await asyncio.Event().wait()
 
     asyncio.run(main())

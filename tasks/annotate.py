@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from mralign_core.annotation.annotate import annotate_traces
+from mralign_core.annotation.annotate import annotate_traces, together
 from mralign_core.annotation.failures import (
     FAILURES_FILE,
     count_failures,
@@ -32,7 +32,7 @@ from tasks.engine.graph import Input, Items, Shards
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, span
 from tasks.engine.session import session
-from tasks.engine.shards import items_in, join, lay_out
+from tasks.engine.shards import items_in, join, lay_out, ranges_of
 from tasks.engine.task import artifact
 from tasks.fields import TRANSPORT, labels
 
@@ -84,11 +84,11 @@ def annotate_shard(making: Making) -> Built:
     A reply that can be used is never asked for again; of a stored shard that leaves traces out, only those are.
     """
     config, store, rows = making.config, making.store, making.work.rows
-    traces = store.read_rows(making["candidates"], "candidates.parquet", rows[0], rows[-1] + 1)
+    read = partial(store.read_rows, making["candidates"], "candidates.parquet")
     client = shared_client(store, ledger_name(making["candidates"]), config.annotate)
     with progress(f"annotating traces {span(rows)}", f"annotate-{rows[0]}") as report:
         result = annotate_traces(
-            traces.iloc[[row - rows[0] for row in rows]].reset_index(drop=True),
+            together([read(start, end) for start, end in ranges_of(rows)]),
             config.annotate,
             seed=config.seed,
             label_set=label_set_of(config),
@@ -121,8 +121,9 @@ def collect_annotations(making: Making) -> Built:
     failures = [
         row
         for shard, ids in layout.used()
+        for wanted in [set(ids)]
         for row in read_failures(making.store.open_file(shard, FAILURES_FILE))
-        if row["trace_id"] in set(ids)
+        if row["trace_id"] in wanted
     ]
     write_failures(making.directory, failures)
     for line in left_out_lines(failures):

@@ -57,7 +57,12 @@ def _contents(config: RunConfig, _: Part) -> dict[str, str]:
     inputs=(Input("candidates"), Input("annotations", each=named_by_caller)),
     fields=_agreement,
     details=_contents,
-    sources=("mralign_core.comparison.agreement", "mralign_core.reporting.agreement_tables"),
+    sources=(
+        "mralign_core.comparison.agreement",
+        "mralign_core.comparison.panels",
+        "mralign_core.comparison.sheets",
+        "mralign_core.reporting.agreement_tables",
+    ),
 )
 def compare_annotations(making: Making) -> Built:
     """Compare every pair of annotation sets, of panels (by name) and of people: agreement, κ, P and w."""

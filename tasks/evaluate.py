@@ -20,6 +20,7 @@ from mralign_core.evaluation.held_out import (
     notes_on_answers,
     variants_to_score,
     with_gold,
+    with_strata,
 )
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.generation.funnel import imbalance
@@ -32,7 +33,9 @@ from mralign_core.reporting.run_findings import Results, read_results
 from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.digests import row_digests
-from mralign_core.storage.quarantine import read_quarantine, write_rows
+from mralign_core.storage.quarantine import carry_quarantine, read_quarantine, write_rows
+from mralign_core.storage.scratch import scratch_folder
+from mralign_core.storage.tables import read_table
 from tasks.annotate import read_ledger, without_offline
 from tasks.engine.graph import Input, Items, Part, Shards
 from tasks.engine.progress import progress
@@ -67,9 +70,14 @@ def _is_trained(_: RunConfig, part: Part) -> bool:
 
 
 def _questions_to_score(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Items:
-    frame = _held_out(config, inputs["evaluation-questions"])
-    digests = row_digests(frame, ("question_id", "question", "answers", "stratum", "source"))
-    return Items(frame["question_id"].tolist(), digests)
+    def digest() -> Items:
+        frame = _held_out(config, ref)
+        return Items(frame["question_id"].tolist(), row_digests(frame, ("question_id", "question", "answers")))
+
+    ref = inputs["evaluation-questions"]
+    with session() as shared:  # every shard asks for them
+        items: Items = shared.once("held-out items", (config.storage.root, ref.sha256), digest)
+    return items
 
 
 @artifact(
@@ -128,7 +136,13 @@ def score_shard(making: Making) -> Built:
 def collect_scores(making: Making) -> Built:
     """Join the scores of a variant on all held-out questions."""
     layout = lay_out(making.work, making.store)
-    join(making.store, layout, making.directory, {"scores.parquet": SCORES}, "question_id")
+    with scratch_folder() as scratch:
+        join(making.store, layout, scratch, {"scores.parquet": SCORES}, "question_id")
+        scores = with_strata(
+            read_table(scratch / "scores.parquet"), _held_out(making.config, making["evaluation-questions"])
+        )
+        carry_quarantine(scratch, making.directory)
+    making.store.write_table(making.directory, "scores.parquet", scores, SCORES)
     return Built(SCORES.name)
 
 
@@ -177,7 +191,9 @@ def compute_results(making: Making) -> Built:
         "mralign_core.reporting.inputs",
         "mralign_core.generation.funnel",
         "mralign_core.annotation.failures",
+        "mralign_core.evaluation.held_out",
     ),
+    without=other_samplers(lambda _: ""),
 )
 def write_report(making: Making) -> Built:
     """Write the page to look at."""

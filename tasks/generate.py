@@ -80,8 +80,14 @@ def _sampling(config: RunConfig) -> dict[str, Any]:
 
 
 def _questions_to_sample(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Items:
-    frame = _distinct(config, inputs["questions"])
-    return Items(frame["question_id"].tolist(), row_digests(frame, ("question_id", "question", "answers")))
+    def digest() -> Items:
+        frame = _distinct(config, ref)
+        return Items(frame["question_id"].tolist(), row_digests(frame, ("question_id", "question", "answers")))
+
+    ref = inputs["questions"]
+    with session() as shared:  # every shard asks for them
+        items: Items = shared.once("training items", (config.storage.root, ref.sha256), digest)
+    return items
 
 
 @artifact(
@@ -106,7 +112,7 @@ def sample_shard(making: Making) -> Built:
     rows = _distinct(config, making["questions"]).iloc[list(shard.rows)]
     ledger_name = f"generate/{making['questions'].sha256}"  # one account for all sampling of these questions
     sampler = sampler_of(making.store, config, making["model"], stage="generate", ledger_name=ledger_name)
-    sampled, num_questions = sampled_so_far(shard.line), making.options["of"] or len(rows)
+    sampled, num_questions = sampled_so_far(shard.line), making.options.get("of") or len(rows)
     with progress("sampling questions", "generation") as report:
 
         def on_progress(tally: Tally) -> None:

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mralign_core.config import RunConfig
-from mralign_core.evaluation.held_out import held_out_questions
 from mralign_core.generation.checking import check_tokens, check_weights
 from mralign_core.generation.prompts import refuse_control_tokens
-from mralign_core.generation.select_traces import training_questions
 from mralign_core.generation.template_probe import probe_template
 from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.models.families import family_of
@@ -71,23 +69,29 @@ def _not_asked(config: RunConfig) -> tuple[str, ...]:
 def load_questions(making: Making) -> Built:
     """Read and check the questions to align on; refuse, or take out, those that are evaluated on."""
     sets = read_question_sets(making.config.questions, making.config.model.pocket)
-    write_rows(making.directory, "questions.parquet", training_questions(sets.questions), QUESTIONS)
+    write_rows(making.directory, "questions.parquet", sets.of("train"), QUESTIONS)
     sets.overlap.to_json(making.directory / OVERLAP, orient="records", indent=1, force_ascii=False)
     return Built(QUESTIONS.name, sets.counts("train"))
+
+
+def _held_out_contents(config: RunConfig, part: Part) -> dict[str, Any]:
+    """The contents of these sets; and whether there are others, since ids then say of which set they are."""
+    contents = {name: digest for name, digest in _contents(config, part).items() if name.startswith("eval ")}
+    return {**contents, "beside training sets": bool(config.questions.train)}
 
 
 @artifact(
     "evaluation-questions",
     stage="prepare",
     fields=lambda config: {"eval": config.questions.fingerprint()["eval"], "pocket": _world(config)},
-    details=lambda config, part: {k: v for k, v in _contents(config, part).items() if k.startswith("eval ")},
+    details=_held_out_contents,
     sources=("mralign_core.questions.loading",),
     without=_not_asked,
 )
 def load_evaluation_questions(making: Making) -> Built:
     """Read and check the questions to evaluate on; none where no set is named."""
     sets = read_question_sets(making.config.questions, making.config.model.pocket)
-    write_rows(making.directory, "questions.parquet", held_out_questions(sets.questions), QUESTIONS)
+    write_rows(making.directory, "questions.parquet", sets.of("eval"), QUESTIONS)
     return Built(QUESTIONS.name, sets.counts("eval"))
 
 

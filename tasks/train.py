@@ -45,7 +45,9 @@ TRACES = (Input("model"), Input("candidates"), Input("annotations"))
     fields=lambda config: {**_base_model(config), **pick(config.train, "max_length")},
     sources=("mralign_core.training.reference",),
     is_remembered=False,
-    parts=lambda config: ({},) if any(variant != "sft" for variant in config.train.variants) else (),
+    parts=lambda config: (
+        ({},) if any(trains_against_reference(config, {"variant": each}) for each in config.train.variants) else ()
+    ),
 )
 def reference_logps(making: Making) -> Built:
     """Log-probabilities of the traces and their KL pairs under the model as it is, once for all that trains on them."""

@@ -80,6 +80,11 @@ class _TraceOutcome(NamedTuple):
     rows: list[dict[str, Any]]
 
 
+def together(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Traces that stand in several places of a table."""
+    return pd.concat(parts, ignore_index=True)
+
+
 def annotate_traces(
     candidates: pd.DataFrame,
     section: AnnotateConfig,

@@ -24,11 +24,6 @@ def variants_to_score(config: RunConfig) -> tuple[str, ...]:
     return (*BASELINES, *config.train.variants) if config.questions.eval else ()
 
 
-def held_out_questions(questions: pd.DataFrame) -> pd.DataFrame:
-    """The questions to evaluate on, of all of a run."""
-    return questions[questions["split"] == "eval"].reset_index(drop=True)
-
-
 def by_benchmark(questions: pd.DataFrame) -> pd.DataFrame:
     """Questions of several sets, to be reported set by set; those of one set by its own strata."""
     return questions.assign(stratum=questions["source"]) if questions["source"].nunique() > 1 else questions
@@ -66,6 +61,17 @@ def answer_questions(
     ]
     samples = sample_all(sampler, requests, Decoding.of(section, seed), on_progress)
     return score_answers(requests, samples, questions, sampler.family, rules).assign(variant=variant)
+
+
+def with_strata(scores: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
+    """Scores with the strata of these questions: the same answers may have been scored beside other benchmarks.
+
+    Args:
+        scores: rows of :data:`~mralign_core.schemas.scores.SCORES`.
+        questions: what :func:`by_benchmark` returns.
+    """
+    strata = dict(zip(questions["question_id"], questions["stratum"], strict=True))
+    return scores.assign(stratum=scores["question_id"].map(strata))
 
 
 def all_answers(tables: Sequence[pd.DataFrame]) -> pd.DataFrame | None:

@@ -52,11 +52,6 @@ def distinct_questions(questions: pd.DataFrame) -> pd.DataFrame:
     return questions[~keys.duplicated()].reset_index(drop=True)
 
 
-def training_questions(questions: pd.DataFrame) -> pd.DataFrame:
-    """The questions to align on, of all of a run."""
-    return questions[questions["split"] == "train"].reset_index(drop=True)
-
-
 def select(
     draws: Iterable[DrawRow],
     questions: pd.DataFrame,

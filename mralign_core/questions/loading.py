@@ -45,9 +45,13 @@ class QuestionSets(NamedTuple):
     overlap: pd.DataFrame
     revisions: dict[str, str]
 
+    def of(self, split: str) -> pd.DataFrame:
+        """The questions to align on (``train``), or to evaluate on (``eval``)."""
+        return self.questions[self.questions["split"] == split].reset_index(drop=True)
+
     def counts(self, split: str) -> dict[str, Any]:
         """Questions of a split, by set; how many were taken out of training; and the commits of hub sets."""
-        rows = self.questions[self.questions["split"] == split]
+        rows = self.of(split)
         taken_out = {"taken out of train": self.overlap["question_id"].nunique()} if split == "train" else {}
         return {
             split: len(rows),
@@ -73,8 +77,8 @@ def read_question_sets(section: QuestionsConfig, pocket: PocketConfig) -> Questi
     revisions: dict[str, str] = {}
     for one in located:
         # Ids of training questions, on which their draws depend, do not depend on what is evaluated on.
-        beside = [other for other in located if one.role == "eval" or other.role == "train"]
-        frame = _pocket_questions(one, pocket) if one.is_pocket else _read_set(one, len(beside) > 1, revisions)
+        is_prefixed = sum(one.role == "eval" or other.role == "train" for other in located) > 1
+        frame = _pocket_questions(one, pocket) if one.is_pocket else _read_set(one, is_prefixed, revisions)
         frames[one.role].append(_pick(frame, one))
     train, evaluation = (pd.concat(found, ignore_index=True) for found in frames.values())
     train, overlap = _apart(train, evaluation, section)

@@ -98,19 +98,40 @@ def source_digest(module: str, without: tuple[str, ...] = ()) -> str:
 
 @functools.cache
 def function_digest(function: Callable[..., Any]) -> str:
-    """Digest of a function's code and of all that it names of its own module, directly or not; not of decorators."""
-    defined = _definitions(Path(inspect.getsourcefile(function) or ""))
-    reached: dict[str, str] = {}
-    queue = [function.__name__]
+    """Digest of a function's code and of all that it names of its package, directly or not, without decorators.
+
+    Its package is the folder of its module; what is in folders of that one is not followed. Of a function that is not
+    defined at the top level of its module, the text counts.
+    """
+    start = Path(inspect.getsourcefile(function) or "")
+    if function.__name__ not in _definitions(start):
+        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
+    reached: dict[tuple[str, str], str] = {}
+    queue = [(start, function.__name__)]
     while queue:
-        name = queue.pop()
-        if name in defined and name not in reached:
-            node = defined[name]
-            reached[name] = ast.unparse(node)
-            queue += [each.id for each in ast.walk(node) if isinstance(each, ast.Name)]
+        path, name = queue.pop()
+        defined, beside = _definitions(path), _imports_from_beside(path)
+        if name in beside:
+            queue.append(beside[name])
+        elif name in defined and (path.name, name) not in reached:
+            reached[path.name, name] = ast.unparse(defined[name])
+            queue += [(path, each.id) for each in ast.walk(defined[name]) if isinstance(each, ast.Name)]
     return hashlib.sha256("\n".join(code for _, code in sorted(reached.items())).encode()).hexdigest()
 
 
+@functools.cache
+def _imports_from_beside(path: Path) -> dict[str, tuple[Path, str]]:
+    """Name that a module imports from another of its folder → the file, and the name there."""
+    found: dict[str, tuple[Path, str]] = {}
+    for node in ast.walk(_parse(path)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.count(".") == 1:
+            other = path.with_name(f"{node.module.partition('.')[2]}.py")
+            if node.module.partition(".")[0] == path.parent.name and other.is_file():
+                found |= {alias.asname or alias.name: (other, alias.name) for alias in node.names}
+    return found
+
+
+@functools.cache
 def _definitions(path: Path) -> dict[str, ast.AST]:
     """What a module defines at its top level, by name, without decorators and docstrings."""
     found: dict[str, ast.AST] = {}

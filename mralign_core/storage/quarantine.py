@@ -70,29 +70,34 @@ def read_quarantine(store: ArtifactStore, ref: ArtifactRef) -> list[dict[str, An
     return list(json.loads(store.open_file(ref, FILE_NAME).read_text(encoding="utf-8")))
 
 
-def join_shards(
-    store: ArtifactStore, shards: Sequence[ArtifactRef], directory: Path, files: Mapping[str, Table]
-) -> None:
-    """Join tables of the shards, a piece of one in memory at a time, and what they set aside.
+def carry_over(store: ArtifactStore, shards: Iterable[tuple[ArtifactRef, Sequence[str]]], directory: Path) -> None:
+    """Keep what the shards set aside when they are joined.
 
     Args:
-        store: where the shards are.
-        shards: in the order of their rows.
-        directory: where the joined files go.
-        files: file name → its table.
+        store: where they are.
+        shards: each with the ids of the rows that are taken from it.
+        directory: of what is joined.
     """
-    for name, table in files.items():
-        with TableWriter(directory / name, table) as joined:
-            for shard in shards:
-                joined.copy(store.open_file(shard, name))
-    carry_over(store, shards, directory)
-
-
-def carry_over(store: ArtifactStore, shards: Iterable[ArtifactRef], directory: Path) -> None:
-    """Keep what the shards set aside when they are joined."""
-    rows = [row for shard in shards for row in read_quarantine(store, shard)]
+    rows = [
+        row
+        for ref, ids in shards
+        for wanted in [set(ids)]
+        for row in read_quarantine(store, ref)
+        if _is_of(row, wanted)
+    ]
     if rows:
         _add(directory, rows)
+
+
+def carry_quarantine(source: Path, directory: Path) -> None:
+    """Keep what was set aside while a table was made in another folder."""
+    if (source / FILE_NAME).exists():
+        _add(directory, json.loads((source / FILE_NAME).read_text(encoding="utf-8")))
+
+
+def _is_of(row: Mapping[str, Any], ids: set[str]) -> bool:
+    """Whether a row that was set aside is of one of these questions or traces; one without an id is of all."""
+    return not row.get("row_id") or str(row["row_id"]) in ids
 
 
 def _add(directory: Path, rows: list[dict[str, Any]]) -> None:

@@ -90,10 +90,11 @@ class TableWriter:
         for batch in stream_table(path, self._table, list(self._table.columns), COPY_ROWS):
             self._append(pa.Table.from_batches([batch]).cast(self._schema))
 
-    def append(self, pieces: Sequence[pa.Table]) -> None:
-        """Append what :func:`read_matching` read, as one piece."""
+    def append(self, pieces: Sequence[pa.Table], column: str, values: Sequence[str]) -> None:
+        """Append what :func:`read_matching` read, as one piece: its rows in the order of the values of a column."""
         if pieces:
-            self._append(pa.concat_tables(piece.cast(self._schema) for piece in pieces).combine_chunks())
+            rows = pa.concat_tables(piece.cast(self._schema) for piece in pieces).combine_chunks()
+            self._append(_in_order(rows, column, values))
 
     def _append(self, rows: pa.Table) -> None:
         bytes_per_row = max(1, rows.nbytes // max(1, rows.num_rows))
@@ -183,9 +184,14 @@ def read_matching(path: Path, table: Table, column: str, values: Sequence[str]) 
     """
     batches = list(stream_table(path, table, list(table.columns), COPY_ROWS))
     rows = pa.Table.from_batches(batches, schema=table.arrow_schema)
+    return _in_order(rows, column, values)
+
+
+def _in_order(rows: pa.Table, column: str, values: Sequence[str]) -> pa.Table:
+    """The rows with certain values in a column, value by value in their order."""
     positions = pc.index_in(rows.column(column), value_set=pa.array(values, type=rows.schema.field(column).type))
-    order = positions.to_numpy(zero_copy_only=False)  # NaN where the value is not wanted
-    wanted = np.flatnonzero(~np.isnan(order.astype(float)))
+    order = positions.to_numpy(zero_copy_only=False).astype(float)  # NaN where the value is not wanted
+    wanted = np.flatnonzero(~np.isnan(order))
     return rows.take(wanted[np.argsort(order[wanted], kind="stable")])
 
 

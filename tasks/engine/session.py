@@ -22,6 +22,7 @@ class Session:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        self.num_users = 0
         self._kept: dict[str, dict[Any, Any]] = {}
         self._at_end: dict[str, Callable[[], None]] = {}
 
@@ -65,18 +66,21 @@ def open_session() -> Session | None:
 
 @contextlib.contextmanager
 def session() -> Iterator[Session]:
-    """The session that is open in this process; where none is, one that ends with this block."""
+    """The session that is open in this process, or a new one; it ends when the last that uses it leaves."""
     with _opening:
-        is_own = not _open
-        if is_own:
+        if not _open:
             _open.append(Session())
         current = _open[-1]
+        current.num_users += 1
     try:
         yield current
     finally:
-        if is_own:
-            with _opening:
+        with _opening:
+            current.num_users -= 1
+            is_last = not current.num_users
+            if is_last:
                 _open.remove(current)
+        if is_last:
             current.end()
 
 

@@ -8,8 +8,7 @@ the items of this run in its order, whichever shards they are in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +61,10 @@ class Layout(NamedTuple):
     shards: Mapping[int, ArtifactRef]
     missing: list[list[int]]
 
+    def of_rows(self, rows: Iterable[int]) -> Layout:
+        """The same of some rows, without what is missing."""
+        return Layout(self.items, {row: self.shards[row] for row in rows if row in self.shards}, [])
+
     def used(self) -> list[tuple[ArtifactRef, list[str]]]:
         """Each shard, once, with the ids that are taken from it, in the order of their first rows."""
         ids: dict[str, list[str]] = {}
@@ -98,7 +101,7 @@ def lay_out(joined: Work, store: ArtifactStore) -> Layout:
     made: dict[int, ArtifactRef] = {}
     unfinished: dict[int, ArtifactRef] = {}
     for key, record in sorted(store.list_json(_folder(shard)).items()):
-        rows = [row_of[digest] for digest in record["items"] if digest in row_of]
+        rows = [row_of[digest] for digest in _noted(record) if digest in row_of]
         ref = store.find(shard.artifact.name, key) if rows else None
         if ref:
             (unfinished if shard.num_to_ask(store, ref) else made).update(dict.fromkeys(rows, ref))
@@ -129,8 +132,14 @@ def chunks(joined: Work, rows: Sequence[int]) -> list[list[int]]:
 def note_items(shard: Work) -> None:
     """Note which items a shard has."""
     store, name = ArtifactStore(shard.config.storage), f"{_folder(shard)}/{shard.key}"
-    if store.get_json(name) is None:
+    if _noted(store.get_json(name) or {}) != shard.digests:
         store.put_json(name, {"items": shard.digests})
+
+
+def _noted(record: Mapping[str, object]) -> list[str]:
+    """The digests that a note has; none where it is damaged."""
+    items = record.get("items")
+    return items if isinstance(items, list) and all(isinstance(item, str) for item in items) else []
 
 
 def join(store: ArtifactStore, layout: Layout, directory: Path, files: Mapping[str, Table], column: str) -> None:
@@ -152,17 +161,12 @@ def join(store: ArtifactStore, layout: Layout, directory: Path, files: Mapping[s
         with TableWriter(directory / name, table) as joined:
             for start in range(0, len(layout.items.ids), ITEMS_AT_ONCE):
                 rows = range(start, min(start + ITEMS_AT_ONCE, len(layout.items.ids)))
-                joined.append(
-                    [read_matching(store.open_file(ref, name), table, column, ids) for ref, ids in _runs(layout, rows)]
-                )
-    carry_over(store, [ref for ref, _ in layout.used()], directory)
-
-
-def _runs(layout: Layout, rows: Iterable[int]) -> Iterator[tuple[ArtifactRef, list[str]]]:
-    """Ids of neighbouring items that one shard has, in the items' order."""
-    for _, run in groupby(rows, key=lambda row: layout.shards[row].key):
-        some = list(run)
-        yield layout.shards[some[0]], [layout.items.ids[row] for row in some]
+                pieces = [
+                    read_matching(store.open_file(ref, name), table, column, ids)
+                    for ref, ids in layout.of_rows(rows).used()
+                ]
+                joined.append(pieces, column, [layout.items.ids[row] for row in rows])
+    carry_over(store, layout.used(), directory)
 
 
 def _folder(shard: Work) -> str:

@@ -1,6 +1,7 @@
 """A set that grows: only what is new of it is sampled, labelled and scored, whatever the shards; requests count."""
 
 import json
+import pathlib
 
 import pytest
 from chat_server import ChatServer, says
@@ -130,6 +131,36 @@ def test_of_held_out_questions_only_the_new_ones_are_scored(config_of):
     assert shard_rows(store) == [2, 4, 4]
     names = store.read_table(second, "scores.parquet")["question_id"].tolist()
     assert [name.rpartition("eval")[2] for name in names] == [str(n) for n in range(2, 12)]
+
+
+def test_a_second_benchmark_scores_nothing_of_the_first_again(config_of, tmp_path):
+    def scored(*names):
+        config = config_of(range(2), held_out=range(3))
+        for name in names[1:]:
+            rows = [{"id": f"{name}{n}", "question": f"What of {name} {n}?", "answer": "Tehran"} for n in range(2)]
+            (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        sets = [{"path": str(tmp_path / f"{name}.jsonl"), "id_column": "id"} for name in names]
+        values = config.model_dump()
+        config = RunConfig.model_validate({**values, "questions": {**values["questions"], "eval": sets}})
+        inputs = config, load_evaluation_questions.run_here(config), prepare_model.run_here(config)
+        ref = make_in_shards(score_shard, collect_scores, *inputs, variant="on")
+        store = ArtifactStore(config.storage)
+        return len(store.keys("scores-shard")), store.read_table(ref, "scores.parquet")
+
+    num_shards, alone = scored("eval")
+    assert (num_shards, set(alone["stratum"])) == (1, {""})
+    num_shards, both = scored("eval", "other")
+    assert num_shards == 2 and both["stratum"].tolist() == ["eval"] * 3 + ["other"] * 2
+    assert both["completion"].tolist()[:3] == alone["completion"].tolist()
+
+
+def test_a_damaged_note_is_as_none(server, config_of):
+    config = config_of(range(6))
+    first = drawn(config)
+    for path in (pathlib.Path(config.storage.root) / "records" / "items").rglob("*.json"):
+        path.write_text('{"items": [[1]]}')
+    drawn(config_of(range(7)))
+    assert drawn(config_of(range(6))) == first
 
 
 def test_of_traces_that_grow_only_the_new_ones_are_labelled(tmp_path):

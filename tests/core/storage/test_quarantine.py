@@ -65,6 +65,14 @@ def test_what_shards_set_aside_is_carried_over_when_they_are_joined(store, tmp_p
     joined = tmp_path / "joined"
     joined.mkdir()
     store.write_table(joined, "questions.parquet", pd.DataFrame([GOOD]), QUESTIONS)
-    carry_over(store, refs, joined)
+    carry_over(store, [(refs[0], ["good", "bad0"]), (refs[1], ["good", "bad1"])], joined)
     listed = read_quarantine(store, publish(store, joined, "joined"))
     assert {row["row_id"] for row in listed} == {"bad0", "bad1"}
+
+
+def test_what_was_set_aside_of_rows_that_are_not_taken_is_left_behind(store, tmp_path):
+    folder, joined = tmp_path / "shard", tmp_path / "joined"
+    folder.mkdir(), joined.mkdir()
+    write_rows(folder, "questions.parquet", pd.DataFrame([GOOD, {**BAD, "question_id": "bad"}]), QUESTIONS)
+    carry_over(store, [(publish(store, folder, "shard"), ["good"])], joined)
+    assert not list(joined.iterdir())
