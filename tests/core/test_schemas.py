@@ -161,9 +161,9 @@ def test_rows_survive_arrow():
 @pytest.mark.parametrize(
     ("module", "used", "unused"),
     [
-        ("mralign_core.generation.sampling", {"generations"}, {"annotations", "rewards", "ablation"}),
-        ("mralign_core.annotation.annotate", {"annotations"}, {"generations", "rewards", "scores", "ablation"}),
-        ("mralign_core.estimation.weights", {"rewards"}, {"generations", "scores", "ablation"}),
+        ("mralign_core.generation.sampling", {"generations"}, {"annotations", "segment_weights", "ablation"}),
+        ("mralign_core.annotation.annotate", {"annotations"}, {"generations", "segment_weights", "scores", "ablation"}),
+        ("mralign_core.estimation.weights", {"segment_weights"}, {"generations", "scores", "ablation"}),
         ("mralign_core.ablation.paired", {"ablation"}, {"generations", "training_metrics"}),
     ],
 )

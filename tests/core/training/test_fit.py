@@ -49,7 +49,6 @@ def test_an_adapter_and_nothing_else_is_written_and_peft_loads_it(model_dir, tmp
         "adapter_model.safetensors",
         "adapter_config.json",
         "README.md",
-        "card.json",
     }
     base = AutoModelForCausalLM.from_pretrained(model_dir)
     ids = torch.tensor([[1, 2, 3, 4]])
