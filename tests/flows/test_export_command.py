@@ -118,7 +118,7 @@ def test_without_a_report_the_stage_to_run_is_told(config, adapter, tmp_path):
 def test_report_without_gold_answers_has_no_results(config, adapter, publish, tmp_path):
     results = publish("results", "s", lambda folder: (folder / "variants.json").write_text("[]"), adapter)
     page = publish("report", "r", write_page, adapter, results)
-    found, card = export_kto(config, tmp_path / "out", {"report": page.key})
+    found, card = export_kto(config, tmp_path / "out", {"report": f"report/{page.key}"})
     assert "no question has a gold answer" in found.results
     assert "Not evaluated" in card
 

@@ -36,7 +36,7 @@ def test_results_are_levels_differences_and_where_the_report_is(pages, tmp_path)
     pair = {"variant": "kto", "baseline": "on", "stratum": "(all)", "difference": 0.1, "low": 0.05, "high": 0.2}
     (tmp_path / "summary.json").write_text(json.dumps(levels))
     (tmp_path / "differences.json").write_text(json.dumps([{**pair, "metric": name} for name in metrics]))
-    publish.show_results.__wrapped__(CONFIG, None)
+    publish.show_results.__wrapped__(CONFIG, None, None)
     assert set(pages) == {"results", "results-figure"}
     text = pages["results"].markdown
     assert f"`{tmp_path / 'report.html'}`" in text and "| KTO | 40.0 | 30.0 | 60.0 | 50.0 |" in text
@@ -44,7 +44,7 @@ def test_results_are_levels_differences_and_where_the_report_is(pages, tmp_path)
 
 
 def test_a_page_without_results_says_why(pages):
-    publish.show_results.__wrapped__(CONFIG, None)
+    publish.show_results.__wrapped__(CONFIG, None, None)
     assert "no question of questions.eval has a gold answer" in pages["results"].markdown
 
 
