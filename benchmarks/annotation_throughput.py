@@ -22,12 +22,14 @@ from typing import Any
 import httpx
 from aiohttp import web
 
+from flows.fan_out import missing_shards
 from mralign_core.annotation.prompts import read_payload
 from mralign_core.config import RunConfig
-from mralign_core.schemas import CANDIDATES
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import TableWriter
-from tasks.annotate import SHARDS_AT_ONCE, annotate_shard, annotation_shards, collect_annotations
+from tasks.annotate import SHARDS_AT_ONCE, annotate_shard, collect_annotations
+from tasks.engine.session import session
 
 SENTENCE = "I recall that the river was named after the city and the company moved its seat there"
 ADJUDICATED_SHARE = 5
@@ -74,7 +76,7 @@ def serve(latency_s: float, port: Any) -> None:
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        port.put(site._server.sockets[0].getsockname()[1])  # type: ignore[union-attr]
+        port.put(runner.addresses[0][1])
         await asyncio.Event().wait()
 
     asyncio.run(main())
@@ -122,10 +124,10 @@ def publish(store: ArtifactStore, folder: Path, options: argparse.Namespace) -> 
 def run_stage(config: RunConfig, candidates: ArtifactRef) -> tuple[ArtifactRef, float]:
     """The stage's task bodies, as the flow runs them; the artifact, and the wall time in seconds."""
     started = time.perf_counter()
-    spans = annotation_shards(config, candidates)
-    with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
-        shards = list(threads.map(lambda span: annotate_shard.run_here(config, candidates, *span), spans))
-    annotations = collect_annotations.run_here(config, candidates, shards)
+    with session(), ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
+        shards = missing_shards(collect_annotations.work(config, candidates))
+        list(threads.map(lambda rows: annotate_shard.run_here(config, candidates, rows), shards))
+        annotations = collect_annotations.run_here(config, candidates)
     return annotations, time.perf_counter() - started
 
 
@@ -201,9 +203,10 @@ def main() -> None:
 
 def sample_messages(config: RunConfig, store: ArtifactStore, candidates: ArtifactRef) -> list[Any]:
     """The messages of one annotator's request."""
-    from mralign_core.annotation.annotate import MAX_LABELS, trace_of
+    from mralign_core.annotation.annotate import trace_of
     from mralign_core.annotation.prompts import annotate_messages
     from mralign_core.label_sets import load_label_set
+    from mralign_core.method.taxonomy import MAX_LABELS
 
     row = next(store.read_rows(candidates, "candidates.parquet", 0, 1).itertuples(index=False))
     taxonomy = load_label_set(config.annotate.label_set).taxonomy

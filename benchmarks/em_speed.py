@@ -31,10 +31,15 @@ import numpy as np
 import pyarrow as pa
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.estimation import TransitionMatrices, Weigher, count_corpus, estimate_corpus, read_trace_batches
+from mralign_core.estimation.corpus import count_corpus
+from mralign_core.estimation.matrices import TransitionMatrices, estimate_corpus
+from mralign_core.estimation.reading import read_trace_batches
+from mralign_core.estimation.weights import Weigher
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.method.transitions import m_step, transition_mask
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES, REWARDS
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import TableWriter
 
 TAXONOMY = PAPER_TAXONOMY
@@ -187,13 +192,13 @@ def _peak_mb() -> float:
 
 
 def _batches(folder: Path) -> Iterator[Any]:
-    return read_trace_batches(folder / "candidates.parquet", folder / "annotations.parquet")
+    return read_trace_batches(folder / "candidates.parquet", folder / "annotations.parquet", taxonomy=TAXONOMY)
 
 
 def estimate(options: argparse.Namespace) -> dict[str, Any]:
     """Files to P⁺, P⁻ and P."""
     corpus = count_corpus(_batches(options.folder), NUM_STATES)
-    estimate_corpus(corpus, EstimateConfig(num_resamples=0))
+    estimate_corpus(corpus, EstimateConfig(num_resamples=0), TAXONOMY)
     return {"transitions": int(corpus.counts.sum())}
 
 
@@ -201,7 +206,7 @@ def estimate_with_bootstrap(options: argparse.Namespace) -> dict[str, Any]:
     """Files to P⁺, P⁻ and P with intervals, pooled and for two strata."""
     corpus = count_corpus(_batches(options.folder), NUM_STATES, keep_traces=True)
     section = EstimateConfig(num_resamples=options.resamples)
-    matrices = estimate_corpus(corpus, section, rng=np.random.default_rng(0))
+    matrices = estimate_corpus(corpus, section, TAXONOMY, rng=np.random.default_rng(0))
     matrices.save(options.folder / "transitions.npz")
     return {"transitions": int(corpus.counts.sum())}
 
@@ -209,8 +214,8 @@ def estimate_with_bootstrap(options: argparse.Namespace) -> dict[str, Any]:
 def weigh(options: argparse.Namespace) -> dict[str, Any]:
     """A weight with its interval for every segment, written as Parquet."""
     matrices = TransitionMatrices.load(options.folder / "transitions.npz")
-    weigher = Weigher(matrices, RewardConfig())
-    with TableWriter(options.folder / "rewards.parquet", REWARDS) as table:
+    weigher = Weigher(matrices, RewardConfig(), EstimateConfig().confidence)
+    with TableWriter(options.folder / "rewards.parquet", SEGMENT_WEIGHTS) as table:
         for batch in _batches(options.folder):
             table.write(weigher.weigh(batch))
     return {"transitions": weigher.counts["segments"]}

@@ -24,14 +24,17 @@ import numpy as np
 import pandas as pd
 
 from mralign_core.config import RunConfig, load_config
-from mralign_core.generation.loading import load_tokenizer
+from mralign_core.models.load import load_tokenizer
 from mralign_core.pocket.tokenizer import build_tokenizer
 from mralign_core.pocket.world import build_world
-from mralign_core.schemas import GENERATIONS, QUESTIONS
+from mralign_core.schemas.generations import GENERATIONS
+from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.caching import Built, shard_bounds
-from tasks.generate import collect_generations, read_draws, select_candidates, shard_work
-from tasks.prepare import model_work, questions_work
+from tasks.engine.run import Built, Making
+from tasks.engine.session import session
+from tasks.engine.shards import chunks, note_items
+from tasks.generate import collect_generations, read_draws, sample_shard, select_candidates
+from tasks.prepare import load_questions, prepare_model
 
 THINKING_TOKENS, SEGMENTS = 700, 8
 POCKET = Path(__file__).resolve().parent.parent / "deployments" / "configs" / "pocket.yaml"
@@ -63,7 +66,7 @@ def main() -> None:
 
 def _config(root: Path) -> RunConfig:
     bounds = {"generate.min_reasoning_tokens": 450, "generate.max_reasoning_tokens": 1000}
-    return load_config(POCKET, {"storage.root": str(root), **bounds})
+    return load_config(POCKET, {"storage.root": str(root), "generate.shard_size": SHARD_SIZE, **bounds})
 
 
 def _write(root: Path, num_questions: int) -> int:
@@ -71,25 +74,27 @@ def _write(root: Path, num_questions: int) -> int:
     config = _config(root)
     rng = np.random.default_rng(0)
     questions = _publish_questions(config, num_questions)
-    model = model_work(config).produce(lambda _, folder: _save_tokenizer(folder)).ref
+    model = prepare_model.work(config).produce(build=_save_tokenizer).ref
     tokenizer = load_tokenizer(ArtifactStore(config.storage).open_directory(model))
     asked = " ".join(question.text for question in build_world(0, 0.25).questions)
     words = sorted(set(tokenizer.encode(asked, add_special_tokens=False)))
     thoughts = [_thought(tokenizer, words, rng) for _ in range(200)]
     num_draws = 0
-    shards = []
-    for start, end in shard_bounds(num_questions, SHARD_SIZE):
-        rows = [row for number in range(start, end) for row in _draws_of(number, thoughts, tokenizer, rng)]
-        num_draws += len(rows)
+    with session():
+        for numbers in chunks(collect_generations.work(config, questions, model), range(num_questions)):
+            rows = [row for number in numbers for row in _draws_of(number, thoughts, tokenizer, rng)]
+            num_draws += len(rows)
 
-        def build(store: ArtifactStore, folder: Path, rows: list[dict[str, Any]] = rows) -> Built:
-            store.write_table(folder, "generations.parquet", pd.DataFrame(rows).astype(object), GENERATIONS)
-            return Built(GENERATIONS.name)
+            def build(making: Making, rows: list[dict[str, Any]] = rows) -> Built:
+                frame = pd.DataFrame(rows).astype(object)
+                making.store.write_table(making.directory, "generations.parquet", frame, GENERATIONS)
+                return Built(GENERATIONS.name)
 
-        shards.append(shard_work(config, questions, model, start, end).produce(build).ref)
+            shard = sample_shard.work(config, questions, model, numbers)
+            shard.produce(build=build)
+            note_items(shard)
     refs = {"questions": questions, "model": model}
-    record = {**{name: ref.model_dump() for name, ref in refs.items()}, "shards": [ref.model_dump() for ref in shards]}
-    (root / "refs.json").write_text(json.dumps(record))
+    (root / "refs.json").write_text(json.dumps({name: ref.model_dump() for name, ref in refs.items()}))
     return num_draws
 
 
@@ -99,16 +104,16 @@ def _publish_questions(config: RunConfig, num_questions: int) -> ArtifactRef:
         for n in range(num_questions)
     ]
 
-    def build(store: ArtifactStore, folder: Path) -> Built:
+    def build(making: Making) -> Built:
         frame = pd.DataFrame(rows).assign(stratum="").astype(object)
-        store.write_table(folder, "questions.parquet", frame, QUESTIONS)
+        making.store.write_table(making.directory, "questions.parquet", frame, QUESTIONS)
         return Built(QUESTIONS.name)
 
-    return questions_work(config).produce(build).ref
+    return load_questions.work(config).produce(build=build).ref
 
 
-def _save_tokenizer(folder: Path) -> Built:
-    build_tokenizer().save_pretrained(folder)
+def _save_tokenizer(making: Making) -> Built:
+    build_tokenizer().save_pretrained(making.directory)
     return Built()
 
 
@@ -153,11 +158,10 @@ def _measure(root: Path) -> dict[str, float]:
     config = _config(root)
     record = json.loads((root / "refs.json").read_text())
     questions, model = (ArtifactRef.model_validate(record[name]) for name in ("questions", "model"))
-    shards = [ArtifactRef.model_validate(ref) for ref in record["shards"]]
     load_tokenizer(ArtifactStore(config.storage).open_directory(model))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.monotonic()
-    generations = collect_generations.run_here(config, questions, model, shards)
+    generations = collect_generations.run_here(config, questions, model)
     select_candidates.run_here(config, questions, model, generations)
     tokens = read_draws(ArtifactStore(config.storage), generations)["tokens"].sum()
     return {

@@ -26,11 +26,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 import yaml
 
-from mralign_core.annotation import annotate_traces
-from mralign_core.comparison import panel_sets
+from mralign_core.annotation.annotate import annotate_traces
+from mralign_core.comparison.annotation_sets import panel_sets
 from mralign_core.config import AnnotateConfig
 from mralign_core.label_sets import PAPER_LABEL_SET
-from mralign_core.llm import LLMClient, MemoryReplyStore
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.store import MemoryReplyStore
 from mralign_core.method.agreement import Labels, agreement
 
 MAPPINGS = Path(__file__).with_name("label_mappings.yaml")

@@ -77,8 +77,9 @@ def simulate(passing: float, wavering: float, rng: np.random.Generator) -> tuple
 
 def sample_pocket() -> None:
     """Sample the pocket world one draw at a time, and every draw; print the tokens, and whether the traces agree."""
-    from tasks.generate import collect_generations, read_draws, sample_shard, select_candidates, training_shards
+    from tasks.generate import read_draws, select_candidates
     from tasks.prepare import load_questions, prepare_model
+    from tests.stages import draw
 
     candidates: list[ArtifactRef] = []
     thinking: list[int] = []
@@ -87,9 +88,8 @@ def sample_pocket() -> None:
             config = load_config(POCKET, {"storage.root": root, "generate.draws": draws})
             questions, model = load_questions.run_here(config), prepare_model.run_here(config)
             started = time.monotonic()
-            shards = [sample_shard.run_here(config, questions, model, *s) for s in training_shards(config, questions)]
+            generations = draw(config, questions, model)
             seconds = time.monotonic() - started
-            generations = collect_generations.run_here(config, questions, model, shards)
             candidates.append(select_candidates.run_here(config, questions, model, generations))
             counts = read_draws(ArtifactStore(config.storage), generations).set_index("thinking_mode").loc["on"]
             thinking.append(int(counts["tokens"]))

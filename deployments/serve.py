@@ -26,10 +26,10 @@ import psutil
 from deployments.children import Child, ServeError, rotate
 from deployments.keeping import KEPT
 from deployments.steps import CHECKOUT
-from flows import door
-from flows.secret import OwnServer, recognise
-from mralign_core.family import MARK, abandoned, end, end_family, family, start_guard, tell
-from mralign_core.stopping import EndingOnSignals
+from flows.commands import door
+from flows.commands.secret import OwnServer, recognise
+from mralign_core.processes.family import MARK, abandoned, end, end_family, family, start_guard, tell
+from mralign_core.processes.stopping import EndingOnSignals
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 4200
@@ -180,7 +180,7 @@ class Serving:
         say(greeting(self._port, server, self._server.log.parent))
 
     def _start_workers(self, env: Mapping[str, str]) -> None:
-        from flows.settling import worker_name  # imports Prefect, which can now know its server
+        from flows.commands.settling import worker_name  # imports Prefect, which can now know its server
 
         for pool, limit in POOLS.items():
             start_worker = ["prefect", "worker", "start", "--pool", pool, "--type", "process"]
@@ -229,7 +229,7 @@ class Serving:
         from prefect.client.orchestration import get_client
         from prefect.exceptions import PrefectException
 
-        from flows.settling import settle_lost_runs
+        from flows.commands.settling import settle_lost_runs
 
         try:
             with get_client(sync_client=True) as client:

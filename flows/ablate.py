@@ -8,20 +8,19 @@ from flows.annotate import annotate
 from flows.evaluate import score_variants
 from flows.generate import generate
 from flows.prepare import prepare
-from mralign_core.ablation.comparison import Cell
+from flows.train import train_variants
 from mralign_core.ablation.grid import GridArm, arms_of, seeds_of, worlds_of
+from mralign_core.ablation.paired import Cell
 from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
-from mralign_core.memory import return_freed_memory
+from mralign_core.processes.memory import return_freed_memory
 from mralign_core.storage import ArtifactRef
-from tasks.ablate import ablate_on_pool, compare_arms, refusal, remember_refusal
-from tasks.dispatch import train_on_pool
-from tasks.estimate import estimate_matrices
-from tasks.progress import progress
-from tasks.publishing import show_ablation
-from tasks.reward import weigh_traces
-from tasks.runs import remember
-from tasks.train import needs_reference, reference_logps, train_variant
+from tasks.ablate import ablate_on_pool, compare_arms, refusal, remember_refusal, write_ablation
+from tasks.engine.last_run import remember
+from tasks.engine.progress import progress
+from tasks.estimate import estimate_transitions
+from tasks.publish import show_ablation
+from tasks.reward import weigh_segments
 
 
 @flow(name="ablate", flow_run_name="{config.name}")
@@ -50,8 +49,8 @@ def ablate(config: RunConfig) -> ArtifactRef:
     if num_done < config.ablate.num_worlds:
         reasons = "\n  ".join(refused.values())
         raise QualityGateError(f"more worlds were refused than ablate.max_refused_worlds allows:\n  {reasons}")
-    ablation = compare_arms(config, scores, refused)
-    remember(config, {}, ablation=ablation)
+    ablation = compare_arms(config, scores, refused={str(world): why for world, why in refused.items()})
+    remember(config, {}, ablation=ablation, **{"ablation-page": write_ablation(config, ablation)})
     show_ablation(config, ablation)
     return ablation
 
@@ -69,17 +68,17 @@ def ablate_world(config: RunConfig) -> dict[str, ArtifactRef]:
     if refusal(config):
         return {}
     try:
-        questions, model = prepare(config)
+        questions, evaluation_questions, model = prepare(config)
     except QualityGateError as error:
         remember_refusal(config, error)
         return {}
-    candidates, _ = generate(config, questions, model)
+    candidates, _ = generate(config, questions, model, evaluation_questions)
     annotations = annotate(config, candidates)
     scores: dict[str, ArtifactRef] = {}
     for seeded in seeds_of(config):
         arms = arms_of(seeded)
         adapters = {name: _adapter(arm, model, candidates, annotations) for name, arm in arms.items()}
-        found = score_variants(seeded, questions, model, adapters)
+        found = score_variants(seeded, evaluation_questions, model, adapters)
         world = config.model.pocket.world_seed
         scores |= {str(Cell(world, seeded.seed, name)): ref for name, ref in found.items()}
     return scores
@@ -87,10 +86,7 @@ def ablate_world(config: RunConfig) -> dict[str, ArtifactRef]:
 
 def _adapter(arm: GridArm, model: ArtifactRef, candidates: ArtifactRef, annotations: ArtifactRef) -> ArtifactRef:
     """The arm's adapter, trained here or on the GPU pool, with the weights of its own config."""
-    transitions = estimate_matrices(arm.config, candidates, annotations)
-    rewards = weigh_traces(arm.config, candidates, annotations, transitions)
-    traces = {"model": model, "candidates": candidates, "annotations": annotations}
-    if arm.config.train.where == "deployment":
-        train_on_pool(arm.config, {**traces, "rewards": rewards})
-    reference = reference_logps(arm.config, **traces) if needs_reference([arm.variant]) else None
-    return train_variant(arm.config, arm.variant, **traces, reference=reference, rewards=rewards)
+    traces = {"candidates": candidates, "annotations": annotations}
+    transitions = estimate_transitions(arm.config, **traces)
+    weights = weigh_segments(arm.config, **traces, transitions=transitions)
+    return train_variants(arm.config, {"model": model, **traces, "weights": weights})[arm.variant]

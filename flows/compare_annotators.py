@@ -5,12 +5,13 @@ from __future__ import annotations
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.annotate import annotate_all
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.annotate import SHARDS_AT_ONCE, annotate_shard, annotation_shards, collect_annotations
+from tasks.annotate import SHARDS_AT_ONCE
 from tasks.compare_annotators import RUN, compare_annotations
-from tasks.publishing import show_agreement
-from tasks.runs import inputs_of, remember
+from tasks.engine.last_run import inputs_of, remember
+from tasks.publish import show_agreement
 
 
 # Prefect types a flow's task runner by the base class of its futures.
@@ -31,14 +32,8 @@ def compare_annotators(
     inputs = inputs_of(config, {"candidates": candidates, "annotations": annotations})
     candidates, panels = inputs["candidates"], {RUN: inputs["annotations"]}
     for panel in config.compare.panels:
-        panels[panel.name] = _annotate(config.model_copy(update={"annotate": panel.annotate}), candidates)
+        panels[panel.name] = annotate_all(config.model_copy(update={"annotate": panel.annotate}), candidates)
     agreement = compare_annotations(config, candidates, panels)
     remember(config, inputs, agreement=agreement)
     show_agreement(config, agreement)
     return agreement
-
-
-def _annotate(config: RunConfig, candidates: ArtifactRef) -> ArtifactRef:
-    bounds = annotation_shards(config, candidates)
-    shards = [annotate_shard.submit(config, candidates, start, end) for start, end in bounds]
-    return collect_annotations(config, candidates, [shard.result() for shard in shards])

@@ -6,10 +6,9 @@ from prefect import flow
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.diagnose import diagnose_matrices
-from tasks.estimate import estimate_matrices
-from tasks.publishing import show_diagnostics, show_transitions
-from tasks.runs import inputs_of, remember
+from tasks.engine.last_run import inputs_of, remember
+from tasks.estimate import diagnose_transitions, draw_diagnostics, estimate_transitions
+from tasks.publish import show_diagnostics, show_transitions
 
 
 @flow(name="estimate")
@@ -27,9 +26,10 @@ def estimate(
         The matrices and the diagnostics.
     """
     inputs = inputs_of(config, {"candidates": candidates, "annotations": annotations})
-    transitions = estimate_matrices(config, **inputs)
-    diagnostics = diagnose_matrices(config, **inputs, transitions=transitions)
-    remember(config, inputs, transitions=transitions, diagnostics=diagnostics)
+    transitions = estimate_transitions(config, **inputs)
+    diagnostics = diagnose_transitions(config, **inputs, transitions=transitions)
+    figures = draw_diagnostics(config, transitions, diagnostics)
+    remember(config, inputs, transitions=transitions, diagnostics=diagnostics, **{"diagnostic-figures": figures})
     show_transitions(config, transitions)
-    show_diagnostics(config, diagnostics)
+    show_diagnostics(config, diagnostics, figures)
     return transitions, diagnostics

@@ -6,23 +6,20 @@ from collections.abc import Mapping, Sequence
 
 from prefect import flow
 
-from flows.fan_out import run_shards
+from flows.fan_out import missing_shards, run_shards
 from mralign_core.config import RunConfig
+from mralign_core.evaluation.held_out import BASELINES, variants_to_score
 from mralign_core.storage import ArtifactRef
-from tasks.dispatch import evaluate_on_pool
-from tasks.evaluate import (
-    BASELINES,
-    collect_scores,
-    evaluation_shards,
-    score_shard,
-    shards_to_score,
-    write_report,
-)
-from tasks.publishing import show_results
-from tasks.runs import inputs_of, remember
-from tasks.sampling import release_samplers
+from tasks.engine.graph import NOTHING
+from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.pool import make_on_pool
+from tasks.engine.session import session
+from tasks.engine.shards import Range, ranges_of, rows_of
+from tasks.evaluate import collect_scores, compute_results, score_shard, write_report
+from tasks.publish import show_results
 
-INPUTS = ("questions", "model", "generations", "candidates", "annotations", "transitions", "diagnostics", "rewards")
+Shard = tuple[str, list[int]]
+"""A variant, and some held-out questions by their numbers."""
 
 
 @flow(name="evaluate")
@@ -35,37 +32,54 @@ def evaluate(
 
     Args:
         config: the run config.
-        artifacts: questions, model, generations (none where traces were imported), candidates, annotations,
-            transitions, diagnostics (may be left out) and rewards, by name; the last run's when empty.
+        artifacts: what the report is made from, by name; the last run's when empty.
         adapters: variant → adapter; the last run's when empty.
     """
-    names = [name for name in INPUTS if name != "generations" or config.generate.source == "sample"]
-    wanted = {
-        **({name: ref for name, ref in artifacts.items() if ref} if artifacts else dict.fromkeys(names)),
-        **{f"adapter:{variant}": (adapters or {}).get(variant) for variant in adapters or config.train.variants},
-    }
+    given = {name.replace("_", "-"): ref for name, ref in (artifacts or {}).items()}
+    given |= {f"adapter:{variant}": ref for variant, ref in (adapters or {}).items()}
+    wanted = {name: given.get(name) for name in _needed(config, adapters)}
     inputs = inputs_of(config, wanted)
-    built_on = dict(inputs)
-    adapters = {name.partition(":")[2]: inputs.pop(name) for name in wanted if name.startswith("adapter:")}
-    questions, model = inputs["questions"], inputs["model"]
-    scores = score_variants(config, questions, model, adapters)
-    report = write_report(config, inputs, adapters, scores)
-    remember(config, built_on, report=report)
-    show_results(config, report)
+    trained = {name.partition(":")[2]: ref for name, ref in inputs.items() if name.startswith("adapter:")}
+    made = {name: ref for name, ref in inputs.items() if not name.startswith("adapter:")}
+    scores = score_variants(config, made["evaluation-questions"], made["model"], trained)
+    results = compute_results(config, scores)
+    arguments = {name.replace("-", "_"): ref for name, ref in made.items()}
+    report = write_report(config, **arguments, adapter=trained, scores=scores, results=results)
+    named = {f"scores:{variant}": ref for variant, ref in scores.items()}
+    remember(config, inputs, **named, results=results, report=report)
+    show_results(config, results, report)
     return report
+
+
+def _needed(config: RunConfig, adapters: Mapping[str, ArtifactRef] | None) -> list[str]:
+    """The names of what the report is made from, without what this stage makes."""
+    names = [
+        name
+        for each in write_report.artifact.inputs
+        if each.name not in ("adapter", "scores", "results")
+        for name in each.names(config, NOTHING)
+    ]
+    return [*names, *(f"adapter:{variant}" for variant in adapters or config.train.variants)]
 
 
 def score_variants(
     config: RunConfig, questions: ArtifactRef, model: ArtifactRef, adapters: Mapping[str, ArtifactRef]
 ) -> dict[str, ArtifactRef]:
     """Think-off, think-on and each adapter → its scores; none where there is no held-out question."""
-    if config.evaluate.where == "deployment":
-        evaluate_on_pool(config, questions, model, adapters)
-    made = _score(config, questions, model, adapters, shards_to_score(config, questions, model, adapters))
-    return {
-        variant: collect_scores(config, variant, questions, model, adapters.get(variant), made.get(variant, []))
-        for variant in ((*BASELINES, *adapters) if evaluation_shards(config, questions) else ())
-    }
+    variants = (*BASELINES, *adapters) if variants_to_score(config) else ()
+    inputs = {"config": config, "evaluation_questions": questions, "model": model}
+    with session():
+        shards = [
+            (variant, rows)
+            for variant in variants
+            for rows in missing_shards(collect_scores.work(**inputs, adapter=adapters.get(variant), variant=variant))
+        ]
+        if config.evaluate.where == "deployment":
+            _score_on_pool(config, questions, model, adapters, shards)
+        _score(config, questions, model, adapters, shards)
+        return {
+            variant: collect_scores(**inputs, adapter=adapters.get(variant), variant=variant) for variant in variants
+        }
 
 
 @flow(name="score-shards")
@@ -74,8 +88,8 @@ def score_shards(
     questions: ArtifactRef,
     model: ArtifactRef,
     adapters: dict[str, ArtifactRef],
-    shards: list[tuple[str, int, int]],
-) -> dict[str, list[ArtifactRef]]:
+    shards: list[tuple[str, list[Range]]],
+) -> list[ArtifactRef]:
     """Score some shards; a pipeline with evaluate.where 'deployment' starts these runs.
 
     Args:
@@ -83,9 +97,36 @@ def score_shards(
         questions: artifact of the questions.
         model: artifact of the model.
         adapters: variant → adapter.
-        shards: variant of each shard, its first question, and the one after its last.
+        shards: variant of each shard, and its questions as ranges of their numbers.
     """
-    return _score(config, questions, model, adapters, shards)
+    with session():
+        return _score(config, questions, model, adapters, [(variant, rows_of(ranges)) for variant, ranges in shards])
+
+
+def _score_on_pool(
+    config: RunConfig,
+    questions: ArtifactRef,
+    model: ArtifactRef,
+    adapters: Mapping[str, ArtifactRef],
+    shards: Sequence[Shard],
+) -> None:
+    """Score on the pool what is not scored yet, in ``evaluate.num_workers`` child runs."""
+    make_on_pool(
+        "score-shards/score-shards",
+        [
+            score_shard.work(config, questions, model, adapter=adapters.get(variant), variant=variant, rows=rows)
+            for variant, rows in shards
+        ],
+        lambda share: {
+            "questions": questions,
+            "model": model,
+            "adapters": adapters,
+            "shards": [(work.part["variant"], ranges_of(work.rows)) for work in share],
+        },
+        config=config,
+        section="evaluate",
+        neighbours_together=True,  # a worker then loads few variants
+    )
 
 
 def _score(
@@ -93,17 +134,10 @@ def _score(
     questions: ArtifactRef,
     model: ArtifactRef,
     adapters: Mapping[str, ArtifactRef],
-    shards: Sequence[tuple[str, int, int]],
-) -> dict[str, list[ArtifactRef]]:
-    """Variant → its shards."""
-    inputs = {"config": config, "questions": questions, "model": model}
+    shards: Sequence[Shard],
+) -> list[ArtifactRef]:
+    inputs = {"config": config, "evaluation_questions": questions, "model": model}
     calls = [
-        {**inputs, "variant": variant, "adapter": adapters.get(variant), "start": start, "end": end}
-        for variant, start, end in shards
+        {**inputs, "adapter": adapters.get(variant), "variant": variant, "rows": list(rows)} for variant, rows in shards
     ]
-    with release_samplers():
-        made = run_shards(score_shard, calls, config.evaluate)
-    return {
-        name: [ref for (variant, *_), ref in zip(shards, made, strict=True) if variant == name]
-        for name in dict.fromkeys(variant for variant, *_ in shards)
-    }
+    return run_shards(score_shard, calls, config.evaluate)

@@ -1,4 +1,4 @@
-"""Run one task over many shards: here, one after another or in threads."""
+"""Run one task over the shards that are to be made: here, one after another or in threads."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ from typing import Any
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from mralign_core.config import EvaluateConfig, GenerateConfig
-from mralign_core.storage import ArtifactRef
-from tasks.caching import StageTask
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.engine.run import Work
+from tasks.engine.shards import lay_out
+from tasks.engine.task import StageTask
+
+
+def missing_shards(joined: Work) -> list[list[int]]:
+    """The rows of each shard that is to be made of an artifact; none where it is there and finished."""
+    store = ArtifactStore(joined.config.storage)
+    return [] if joined.is_finished(store) else lay_out(joined, store).missing
 
 
 def run_shards(
-    task: StageTask[Any], calls: Sequence[Mapping[str, Any]], section: GenerateConfig | EvaluateConfig
+    task: StageTask, calls: Sequence[Mapping[str, Any]], section: GenerateConfig | EvaluateConfig
 ) -> list[ArtifactRef]:
     """The artifact of each call, in their order; in as many threads as the section asks for.
 

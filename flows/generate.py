@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 from prefect import flow
 
-from flows.fan_out import run_shards
+from flows.fan_out import missing_shards, run_shards
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.dispatch import generate_on_pool
-from tasks.generate import collect_generations, generation_shards, sample_shard, select_candidates, warn_of_imbalance
-from tasks.publishing import show_draws, show_yield
-from tasks.runs import inputs_of, remember
-from tasks.sampling import release_samplers
+from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.pool import make_on_pool
+from tasks.engine.session import session
+from tasks.engine.shards import Range, ranges_of, rows_of
+from tasks.generate import collect_generations, sample_shard, select_candidates, warn_of_imbalance
+from tasks.publish import show_draws, show_yield
 
 
 class Generated(NamedTuple):
@@ -25,26 +26,35 @@ class Generated(NamedTuple):
 
 
 @flow(name="generate")
-def generate(config: RunConfig, questions: ArtifactRef | None = None, model: ArtifactRef | None = None) -> Generated:
+def generate(
+    config: RunConfig,
+    questions: ArtifactRef | None = None,
+    model: ArtifactRef | None = None,
+    evaluation_questions: ArtifactRef | None = None,
+) -> Generated:
     """Sample every training question in shards, and select the candidates.
 
     Args:
         config: the run config.
         questions: artifact of the questions; the last run's when empty.
         model: artifact of the model; the last run's when empty.
+        evaluation_questions: artifact of the held-out questions, which no imported trace may be of; the last run's when
+            empty.
     """
-    inputs = inputs_of(config, {"questions": questions, "model": model})
-    questions, model = inputs["questions"], inputs["model"]
+    given = {"questions": questions, "model": model, "evaluation-questions": evaluation_questions}
+    inputs = inputs_of(config, given)
+    questions, model, held_out = (inputs[name] for name in given)
     generations = None
     if config.generate.source == "sample":
-        if config.generate.where == "deployment":
-            generate_on_pool(config, questions, model)
-        bounds = generation_shards(config, questions, model)
-        shards = _sample(_after_pool(config), questions, model, bounds)
-        generations = collect_generations(config, questions, model, shards)
+        with session():
+            if config.generate.where == "deployment":
+                _sample_on_pool(config, questions, model)
+            wanted = collect_generations.work(_after_pool(config), questions, model)
+            _sample(_after_pool(config), questions, model, missing_shards(wanted))
+            generations = collect_generations(config, questions, model)
         remember(config, inputs, generations=generations)
         show_draws(config, generations)
-    candidates = select_candidates(config, questions, model, generations)
+    candidates = select_candidates(config, questions, model, generations, held_out)
     remember(config, inputs, candidates=candidates)
     warn_of_imbalance(config, candidates)
     show_yield(config, candidates)
@@ -53,7 +63,7 @@ def generate(config: RunConfig, questions: ArtifactRef | None = None, model: Art
 
 @flow(name="generate-shards")
 def generate_shards(
-    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, shards: list[tuple[int, int]]
+    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, shards: list[list[Range]]
 ) -> list[ArtifactRef]:
     """Sample some shards; a pipeline with generate.where 'deployment' starts these runs.
 
@@ -61,9 +71,22 @@ def generate_shards(
         config: the run config.
         questions: artifact of the questions.
         model: artifact of the model.
-        shards: first question of each shard, and the one after its last.
+        shards: the questions of each shard, as ranges of their numbers.
     """
-    return _sample(config, questions, model, shards)
+    with session():
+        return _sample(config, questions, model, list(map(rows_of, shards)))
+
+
+def _sample_on_pool(config: RunConfig, questions: ArtifactRef, model: ArtifactRef) -> None:
+    """Sample on the pool what is not sampled yet, in ``generate.num_workers`` child runs."""
+    missing = missing_shards(collect_generations.work(config, questions, model))
+    make_on_pool(
+        "generate-shards/generate-shards",
+        [sample_shard.work(config, questions, model, rows) for rows in missing],
+        lambda share: {"questions": questions, "model": model, "shards": [ranges_of(work.rows) for work in share]},
+        config=config,
+        section="generate",
+    )
 
 
 def _after_pool(config: RunConfig) -> RunConfig:
@@ -74,10 +97,7 @@ def _after_pool(config: RunConfig) -> RunConfig:
 
 
 def _sample(
-    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, shards: Sequence[tuple[int, int]]
+    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, shards: Sequence[Sequence[int]]
 ) -> list[ArtifactRef]:
-    inputs = {"config": config, "questions": questions, "model": model, "of": sum(end - start for start, end in shards)}
-    with release_samplers():
-        return run_shards(
-            sample_shard, [{**inputs, "start": start, "end": end} for start, end in shards], config.generate
-        )
+    inputs = {"config": config, "questions": questions, "model": model, "of": sum(map(len, shards))}
+    return run_shards(sample_shard, [{**inputs, "rows": list(rows)} for rows in shards], config.generate)

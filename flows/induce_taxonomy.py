@@ -6,9 +6,9 @@ from prefect import flow
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
+from tasks.engine.last_run import last_run
 from tasks.induce_taxonomy import induce_labels
-from tasks.publishing import show_label_set
-from tasks.runs import last_run
+from tasks.publish import show_label_set
 
 
 @flow(name="induce-taxonomy")

@@ -22,20 +22,21 @@ def pipeline(config: RunConfig) -> ArtifactRef:
     Args:
         config: the run config; empty fields keep the paper's values.
     """
-    questions, model = prepare(config)
-    candidates, generations = generate(config, questions, model)
+    questions, evaluation_questions, model = prepare(config)
+    candidates, generations = generate(config, questions, model, evaluation_questions)
     annotations = annotate(config, candidates)
     transitions, diagnostics = estimate(config, candidates, annotations)
-    rewards = reward(config, candidates, annotations, transitions)
-    adapters = train(config, model, candidates, annotations, rewards)
+    weights = reward(config, candidates, annotations, transitions)
+    adapters = train(config, model, candidates, annotations, weights)
     made = {
         "questions": questions,
+        "evaluation-questions": evaluation_questions,
         "model": model,
         "generations": generations,
         "candidates": candidates,
         "annotations": annotations,
         "transitions": transitions,
         "diagnostics": diagnostics,
-        "rewards": rewards,
+        "weights": weights,
     }
     return evaluate(config, made, adapters)

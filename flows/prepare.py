@@ -8,14 +8,15 @@ from prefect import flow
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.prepare import check_prompts, check_training, load_questions, prepare_model
-from tasks.runs import remember
+from tasks.engine.last_run import remember
+from tasks.prepare import check_prompts, check_training, load_evaluation_questions, load_questions, prepare_model
 
 
 class Prepared(NamedTuple):
     """Where a run starts from."""
 
     questions: ArtifactRef
+    evaluation_questions: ArtifactRef
     model: ArtifactRef
 
 
@@ -26,8 +27,8 @@ def prepare(config: RunConfig) -> Prepared:
     Args:
         config: the run config.
     """
-    prepared = Prepared(load_questions(config), prepare_model(config))
+    prepared = Prepared(load_questions(config), load_evaluation_questions(config), prepare_model(config))
     check_prompts(config, prepared.questions, prepared.model)
     check_training(config, prepared.model)
-    remember(config, {}, **prepared._asdict())
+    remember(config, {}, **{name.replace("_", "-"): ref for name, ref in prepared._asdict().items()})
     return prepared

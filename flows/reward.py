@@ -6,9 +6,9 @@ from prefect import flow
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.publishing import show_weights
-from tasks.reward import weigh_traces
-from tasks.runs import inputs_of, remember
+from tasks.engine.last_run import inputs_of, remember
+from tasks.publish import show_weights
+from tasks.reward import weigh_segments
 
 
 @flow(name="reward")
@@ -28,7 +28,7 @@ def reward(
     """
     given = {"candidates": candidates, "annotations": annotations, "transitions": transitions}
     inputs = inputs_of(config, given)
-    rewards = weigh_traces(config, **inputs)
-    remember(config, inputs, rewards=rewards)
-    show_weights(config, rewards)
-    return rewards
+    weights = weigh_segments(config, **inputs)
+    remember(config, inputs, weights=weights)
+    show_weights(config, weights)
+    return weights

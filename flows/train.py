@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from prefect import flow
 
 from mralign_core.config import RunConfig
-from mralign_core.storage import ArtifactRef
-from tasks.dispatch import train_on_pool
-from tasks.publishing import show_training
-from tasks.runs import inputs_of, remember
-from tasks.train import needs_reference, reference_logps, train_variant
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.pool import make_on_pool
+from tasks.publish import show_training
+from tasks.train import reference_logps, train_adapter
 
 
 @flow(name="train")
@@ -18,7 +21,7 @@ def train(
     model: ArtifactRef | None = None,
     candidates: ArtifactRef | None = None,
     annotations: ArtifactRef | None = None,
-    rewards: ArtifactRef | None = None,
+    weights: ArtifactRef | None = None,
 ) -> dict[str, ArtifactRef]:
     """Compute the reference once, then train every variant on the same traces, here or on the GPU pool.
 
@@ -27,17 +30,34 @@ def train(
         model: artifact of the model; the last run's when empty.
         candidates: artifact of the kept traces; the last run's when empty.
         annotations: artifact of their labels; the last run's when empty.
-        rewards: artifact of the segment weights; the last run's when empty.
+        weights: artifact of the segment weights; the last run's when empty.
     """
-    given = {"model": model, "candidates": candidates, "annotations": annotations, "rewards": rewards}
+    given = {"model": model, "candidates": candidates, "annotations": annotations, "weights": weights}
     inputs = inputs_of(config, given)
-    if config.train.where == "deployment":
-        train_on_pool(config, inputs)
-    traces = {name: inputs[name] for name in ("model", "candidates", "annotations")}
-    reference = reference_logps(config, **traces) if needs_reference(config.train.variants) else None
-    adapters: dict[str, ArtifactRef] = {
-        variant: train_variant(config, variant, **inputs, reference=reference) for variant in config.train.variants
-    }
+    adapters = train_variants(config, inputs)
     remember(config, inputs, **{f"adapter:{variant}": ref for variant, ref in adapters.items()})
     show_training(config, adapters)
     return adapters
+
+
+def train_variants(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+    """Variant of ``train.variants`` → its adapter, trained here or on the GPU pool."""
+    traces = {name: inputs[name] for name in ("model", "candidates", "annotations")}
+    if config.train.where == "deployment":
+        _train_on_pool(config, inputs, traces)
+    needs_reference = reference_logps.artifact.parts(config)
+    reference = reference_logps(config, **traces) if needs_reference else None
+    call: dict[str, Any] = {**inputs, "reference_logps": reference}
+    return {variant: train_adapter(config, **call, variant=variant) for variant in config.train.variants}
+
+
+def _train_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef], traces: Mapping[str, ArtifactRef]) -> None:
+    """Train on the pool what is not trained yet, in one child run, which needs the reference first."""
+    works, reference = [], None
+    if reference_logps.artifact.parts(config):
+        works.append(reference_logps.work(config, **traces))
+        reference = works[0].find(ArtifactStore(config.storage))
+    if reference or not works:
+        call: dict[str, Any] = {**inputs, "reference_logps": reference}
+        works += [train_adapter.work(config, **call, variant=variant) for variant in config.train.variants]
+    make_on_pool("train/train", works, lambda _: inputs, config=config, section="train")

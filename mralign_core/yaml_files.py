@@ -11,7 +11,7 @@ import yaml
 from mralign_core.errors import ConfigError
 
 MAX_BYTES = 1 << 20
-MAX_DEPTH = 64
+MAX_NESTING = 64
 """Levels of nesting; the deepest config has six."""
 MAX_NODES = 100_000
 """Values, each counted as often as aliases repeat it: nine lines of aliases can stand for a billion."""
@@ -63,7 +63,7 @@ def parse_yaml(text: str, what: str) -> Any:
     except ConfigError:
         raise
     except RecursionError:
-        raise ConfigError(f"{what} is nested deeper than {MAX_DEPTH} levels") from None
+        raise ConfigError(f"{what} is nested deeper than {MAX_NESTING} levels") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{what} is not YAML: {_in_one_line(error)}") from None
     except ValueError as error:  # such as a date that the calendar lacks
@@ -93,7 +93,7 @@ def _measure(root: yaml.Node | None, what: str) -> None:
     open_nodes: set[int] = set()
 
     def size(node: yaml.Node, depth: int) -> int:
-        if depth > MAX_DEPTH:
+        if depth > MAX_NESTING:
             raise RecursionError
         if id(node) in open_nodes:
             raise ConfigError(f"{what} refers to itself (line {node.start_mark.line + 1})")

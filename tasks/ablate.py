@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from mralign_core.ablation.comparison import Cell, Unit, cell_results, paired_differences
-from mralign_core.ablation.figure import forest_plot
-from mralign_core.ablation.findings import Ablation, ablation_markdown
-from mralign_core.ablation.grid import arms_of, comparisons, worlds_of
+from mralign_core.ablation.grid import arm_comparisons, arms_of, worlds_of
+from mralign_core.ablation.paired import Cell, Unit, cell_results, mean_differences
 from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
-from mralign_core.evaluation.drawing import to_png, to_svg
 from mralign_core.evaluation.metrics import METRICS
-from mralign_core.schemas import ABLATION_DIFFERENCES, ABLATION_RESULTS
+from mralign_core.reporting.ablation_figure import forest_plot
+from mralign_core.reporting.ablation_findings import Ablation, ablation_markdown
+from mralign_core.reporting.style import to_png, to_svg
+from mralign_core.schemas.ablation import ABLATION_DIFFERENCES, ABLATION_RESULTS
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.caching import Built, Produced, Work, stage_task
-from tasks.dispatch import run_children
-from tasks.prepare import model_work
+from tasks.engine.graph import Input, named_by_caller
+from tasks.engine.pool import run_children
+from tasks.engine.run import Built, Making
+from tasks.engine.task import artifact
+from tasks.fields import pick
+from tasks.prepare import prepare_model
 
 RESULTS, DIFFERENCES, REFUSED, PAGE, FOREST_PNG, FOREST_SVG = (
     "results.parquet",
@@ -30,38 +33,57 @@ RESULTS, DIFFERENCES, REFUSED, PAGE, FOREST_PNG, FOREST_SVG = (
     "forest.png",
     "forest.svg",
 )
-"""The files of the artifact."""
+"""The files of the artifacts: numbers, then page and figure."""
 NUMBERS = ("difference", "std_error", "low", "high", "p_value")
 ABLATE_WORLD = "ablate-world/ablate-world"
 
 
-def ablation_work(config: RunConfig, scores: Mapping[str, ArtifactRef], refused: Mapping[int, str]) -> Work:
-    """The comparison of arms, from the scores of each ``Cell`` by its text."""
-    inputs = {f"scores:{cell}": ref for cell, ref in scores.items()}
-    return Work("ablation", config, inputs, {f"refused world {world}": why for world, why in refused.items()})
+def _ablation_fields(config: RunConfig) -> dict[str, Any]:
+    arms = {name: list(config.ablate.known_arms[name]) for name in config.ablate.arms}
+    return {"arms": arms, **pick(config.ablate, "confidence"), **pick(config.model, "source")}
 
 
-@stage_task("compare-arms")
-def compare_arms(config: RunConfig, scores: Mapping[str, ArtifactRef], refused: Mapping[int, str]) -> Produced:
-    """Compute the paired differences of all arms with their intervals, and write the page to look at."""
+@artifact(
+    "ablation",
+    stage="ablate",
+    part=("refused",),
+    inputs=(Input("scores", each=named_by_caller),),
+    fields=_ablation_fields,
+    sources=("mralign_core.ablation.paired", "mralign_core.ablation.grid"),
+)
+def compare_arms(making: Making) -> Built:
+    """Compute the paired differences of all arms with their intervals, from the scores of each ``Cell`` by its text.
 
-    def build(store: ArtifactStore, directory: Path) -> Built:
-        cells = ((Cell.parse(cell), store.read_table(ref, "scores.parquet")) for cell, ref in scores.items())
-        results = cell_results(cells)
-        pairs = comparisons(arms_of(config))
-        differences = paired_differences(results, pairs, unit=_unit(config), confidence=config.ablate.confidence)
-        ablation = _ablation(config, results, differences, refused)
-        store.write_table(directory, RESULTS, results.astype(object), ABLATION_RESULTS)
-        store.write_table(directory, DIFFERENCES, differences.astype(object), ABLATION_DIFFERENCES)
-        (directory / REFUSED).write_text(json.dumps(refused, ensure_ascii=False, indent=1), encoding="utf-8")
-        (directory / PAGE).write_text(f"# Ablation\n\n{ablation_markdown(ablation)}", encoding="utf-8")
-        figure = forest_plot(ablation)
-        (directory / FOREST_PNG).write_bytes(to_png(figure))
-        (directory / FOREST_SVG).write_text(to_svg(figure, "forest"), encoding="utf-8")
-        counts = {f"{_unit(config)}s": ablation.num_units, "worlds refused": len(refused), "cells": len(results)}
-        return Built(ABLATION_DIFFERENCES.name, counts)
+    ``refused`` says of each world that is left out why.
+    """
+    config, store, refused = making.config, making.store, making.part["refused"]
+    scores = making.several("scores").items()
+    results = cell_results((Cell.parse(cell), store.read_table(ref, "scores.parquet")) for cell, ref in scores)
+    pairs = arm_comparisons(arms_of(config))
+    differences = mean_differences(results, pairs, unit=_unit(config), confidence=config.ablate.confidence)
+    store.write_table(making.directory, RESULTS, results.astype(object), ABLATION_RESULTS)
+    store.write_table(making.directory, DIFFERENCES, differences.astype(object), ABLATION_DIFFERENCES)
+    (making.directory / REFUSED).write_text(json.dumps(refused, ensure_ascii=False, indent=1), encoding="utf-8")
+    num_units = _ablation(config, results, differences, refused).num_units
+    counts = {f"{_unit(config)}s": num_units, "worlds refused": len(refused), "cells": len(results)}
+    return Built(ABLATION_DIFFERENCES.name, counts)
 
-    return ablation_work(config, scores, refused).produce(build)
+
+@artifact(
+    "ablation-page",
+    stage="ablate",
+    inputs=(Input("ablation"),),
+    fields=_ablation_fields,
+    sources=("mralign_core.reporting.ablation_findings", "mralign_core.reporting.ablation_figure"),
+)
+def write_ablation(making: Making) -> Built:
+    """Write the page to look at, and its figure."""
+    ablation = read_ablation(making.config, making["ablation"])
+    (making.directory / PAGE).write_text(f"# Ablation\n\n{ablation_markdown(ablation)}", encoding="utf-8")
+    figure = forest_plot(ablation)
+    (making.directory / FOREST_PNG).write_bytes(to_png(figure))
+    (making.directory / FOREST_SVG).write_text(to_svg(figure, "forest"), encoding="utf-8")
+    return Built()
 
 
 def read_ablation(config: RunConfig, ref: ArtifactRef) -> Ablation:
@@ -103,7 +125,7 @@ def ablate_on_pool(config: RunConfig) -> None:
 
 
 def _refusal(config: RunConfig) -> str:
-    return f"refused-worlds/{model_work(config).key}"
+    return f"refused-worlds/{prepare_model.work(config).key}"
 
 
 def _unit(config: RunConfig) -> Unit:

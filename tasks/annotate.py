@@ -2,104 +2,162 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from mralign_core.annotation.annotate import annotate_traces
+from mralign_core.annotation.annotate import annotate_traces, together
+from mralign_core.annotation.failures import (
+    FAILURES_FILE,
+    count_failures,
+    left_out_lines,
+    read_failures,
+    write_failures,
+)
+from mralign_core.annotation.quoting import Quote, evenly_spaced, quote_annotation, spent_usd
 from mralign_core.config import RunConfig
 from mralign_core.label_sets import label_set_of
 from mralign_core.llm.offline import is_offline
-from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
-from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef, ArtifactStore
+from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore
+from mralign_core.storage.quarantine import write_rows
 from mralign_core.storage.tables import stream_table
-from tasks.caching import Built, Produced, Work, shard_bounds, stage_task
 from tasks.clients import read_account, save_account, shared_client
-from tasks.progress import progress
-from tasks.quarantine import join_shards, write_rows
+from tasks.engine.graph import Input, Items, Shards
+from tasks.engine.progress import progress
+from tasks.engine.run import Built, Making, span
+from tasks.engine.session import session
+from tasks.engine.shards import items_in, join, lay_out, ranges_of
+from tasks.engine.task import artifact
+from tasks.fields import TRANSPORT, labels
 
 logger = logging.getLogger("mralign_core.tasks")
 
-FAILURES = "failures.json"
-MOST_SHOWN = 120
-"""Of a reply, in characters, that is shown as an example of its kind."""
 SHARDS_AT_ONCE = 2
 """While the last requests of a shard are under way the next shard's fill the places they leave."""
+SOURCES = ("mralign_core.annotation.annotate", "mralign_core.annotation.failures", "mralign_core.annotation.cue")
 
 
-def annotation_shards(config: RunConfig, candidates: ArtifactRef) -> list[tuple[int, int]]:
-    """Row ranges of the candidates, one a shard."""
-    return list(shard_bounds(candidates.rows or 0, config.annotate.shard_size))
+def _has_cue(config: RunConfig) -> bool:
+    return any(endpoint.model.startswith("cue/") for endpoint in config.annotate.endpoints.values())
 
 
-def shard_work(config: RunConfig, candidates: ArtifactRef, start: int, end: int) -> Work:
-    """The annotations of traces ``start`` to ``end``."""
-    part = {"start": start, "end": end}
-    return Work("annotations-shard", config, {"candidates": candidates}, part, config.annotate.ask_again)
+def _annotation(config: RunConfig) -> dict[str, Any]:
+    fields = config.annotate.fingerprint()
+    if not _has_cue(config):
+        fields = {name: value for name, value in fields.items() if not name.startswith("cue_")}
+    return {**fields, **labels(config), "seed": config.seed if _has_cue(config) else None}
 
 
-def annotations_work(config: RunConfig, candidates: ArtifactRef) -> Work:
-    """The annotations of all traces."""
-    return Work("annotations", config, {"candidates": candidates}, ask_again=config.annotate.ask_again)
+def _not_used(config: RunConfig) -> tuple[str, ...]:
+    cue = () if _has_cue(config) else ("mralign_core.annotation.cue",)
+    return (*cue, *TRANSPORT)
 
 
-@stage_task("annotate-shard", "annotate {start}–{end}")
-def annotate_shard(config: RunConfig, candidates: ArtifactRef, start: int, end: int) -> Produced:
-    """Annotate traces ``start`` to ``end``; every reply is kept before it is read.
+def _traces(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Items:
+    path = ArtifactStore(config.storage).open_file(inputs["candidates"], "candidates.parquet")
+    with session() as shared:  # every shard asks for them
+        items: Items = shared.once("traces", path, lambda: items_in(path, CANDIDATES, "trace_id"))
+    return items
+
+
+@artifact(
+    "annotations-shard",
+    stage="annotate",
+    run_name="annotate {rows}",
+    inputs=(Input("candidates", is_keyed=False),),
+    fields=_annotation,
+    sources=SOURCES,
+    without=_not_used,
+    items=_traces,
+    ask_again=lambda config: config.annotate.ask_again,
+    is_main=lambda _: True,
+)
+def annotate_shard(making: Making) -> Built:
+    """Annotate some traces; every reply is kept before it is read.
 
     A reply that can be used is never asked for again; of a stored shard that leaves traces out, only those are.
     """
-
-    def build(store: ArtifactStore, directory: Path) -> Built:
-        rows = store.read_rows(candidates, "candidates.parquet", start, end)
-        client = shared_client(store, _ledger_name(candidates), config.annotate)
-        with progress(f"annotating traces {start}–{end}", f"annotate-{start}") as report:
-            result = annotate_traces(
-                rows,
-                config.annotate,
-                seed=config.seed,
-                label_set=label_set_of(config),
-                client=client,
-                on_progress=report,
-            )
-        save_account(store, _ledger_name(candidates), config.annotate)
-        write_rows(directory, "annotations.parquet", result.annotations, ANNOTATIONS)
-        write_rows(directory, "raw_annotations.parquet", result.raw, RAW_ANNOTATIONS)
-        _write_failures(directory, result.failures.to_dict("records"))
-        failures = result.failures.to_dict("records")
-        return Built(ANNOTATIONS.name, _count(failures), result.cost_usd)
-
-    return shard_work(config, candidates, start, end).produce(build)
+    config, store, rows = making.config, making.store, making.work.rows
+    read = partial(store.read_rows, making["candidates"], "candidates.parquet")
+    client = shared_client(store, ledger_name(making["candidates"]), config.annotate)
+    with progress(f"annotating traces {span(rows)}", f"annotate-{rows[0]}") as report:
+        result = annotate_traces(
+            together([read(start, end) for start, end in ranges_of(rows)]),
+            config.annotate,
+            seed=config.seed,
+            label_set=label_set_of(config),
+            client=client,
+            on_progress=report,
+        )
+    save_account(store, ledger_name(making["candidates"]), config.annotate)
+    write_rows(making.directory, "annotations.parquet", result.annotations, ANNOTATIONS)
+    write_rows(making.directory, "raw_annotations.parquet", result.raw, RAW_ANNOTATIONS)
+    failures = result.failures.to_dict("records")
+    write_failures(making.directory, failures)
+    return Built(ANNOTATIONS.name, count_failures(failures), result.cost_usd)
 
 
-@stage_task("collect-annotations")
-def collect_annotations(config: RunConfig, candidates: ArtifactRef, shards: Sequence[ArtifactRef]) -> Produced:
-    """Join the shards into one artifact, a shard in memory at a time: labels, raw replies, failures."""
+@artifact(
+    "annotations",
+    stage="annotate",
+    inputs=(Input("candidates"),),
+    fields=_annotation,
+    sources=SOURCES,
+    without=_not_used,
+    shards=Shards("annotations-shard", lambda config: config.annotate.shard_size),
+    ask_again=lambda config: config.annotate.ask_again,
+)
+def collect_annotations(making: Making) -> Built:
+    """Join the labels of all traces, raw replies and failures, a few traces in memory at a time."""
+    layout = lay_out(making.work, making.store)
+    files = {"annotations.parquet": ANNOTATIONS, "raw_annotations.parquet": RAW_ANNOTATIONS}
+    join(making.store, layout, making.directory, files, "trace_id")
+    failures = [
+        row
+        for shard, ids in layout.used()
+        for wanted in [set(ids)]
+        for row in read_failures(making.store.open_file(shard, FAILURES_FILE))
+        if row["trace_id"] in wanted
+    ]
+    write_failures(making.directory, failures)
+    for line in left_out_lines(failures):
+        logger.warning("%s", line)
+    rules: Counter[str] = Counter()
+    for batch in stream_table(making.directory / "annotations.parquet", ANNOTATIONS, ["rule"], 100_000):
+        rules.update(batch.column("rule").to_pylist())
+    counts = {**dict(rules.most_common()), **count_failures(failures)}
+    return Built(ANNOTATIONS.name, counts, deciding=("annotations.parquet",))
 
-    def build(store: ArtifactStore, directory: Path) -> Built:
-        files = {"annotations.parquet": ANNOTATIONS, "raw_annotations.parquet": RAW_ANNOTATIONS}
-        join_shards(store, shards, directory, files)
-        failures = [row for shard in shards for row in read_failures(store, shard)]
-        _write_failures(directory, failures)
-        for line in left_out_lines(failures):
-            logger.warning("%s", line)
-        rules: Counter[str] = Counter()
-        for batch in stream_table(directory / "annotations.parquet", ANNOTATIONS, ["rule"], 100_000):
-            rules.update(batch.column("rule").to_pylist())
-        counts = {**dict(rules.most_common()), **_count(failures)}
-        return Built(ANNOTATIONS.name, counts, deciding=("annotations.parquet",))
 
-    return annotations_work(config, candidates).produce(build)
+def quote_annotations(config: RunConfig, candidates: ArtifactRef) -> tuple[list[Quote], float]:
+    """What these annotations will still ask and cost, by model, and the dollars they have cost so far.
+
+    Of many traces, from evenly spaced ones.
+    """
+    store, num_traces = ArtifactStore(config.storage), candidates.rows or 0
+    read = partial(store.read_rows, candidates, "candidates.parquet")
+    with progress("counting tokens", "quote") as report:
+        quotes = quote_annotation(
+            evenly_spaced(read, num_traces),
+            config.annotate,
+            seed=config.seed,
+            label_set=label_set_of(config),
+            replies=ReplyStore(store),
+            num_traces=num_traces,
+            on_progress=report,
+        )
+    return quotes, spent_usd(read_ledger(config, candidates))
 
 
 def read_ledger(config: RunConfig, candidates: ArtifactRef) -> pd.DataFrame:
-    """What each run paid for these annotations: ``run, model`` and the fields of :class:`mralign_core.llm.Usage`."""
-    return read_account(ArtifactStore(config.storage), _ledger_name(candidates))
+    """What each run paid for these annotations: ``run, model`` and the fields of a ledger's ``Usage``."""
+    return read_account(ArtifactStore(config.storage), ledger_name(candidates))
 
 
 def without_offline(ledger: pd.DataFrame) -> pd.DataFrame:
@@ -107,37 +165,6 @@ def without_offline(ledger: pd.DataFrame) -> pd.DataFrame:
     return ledger[~ledger["model"].map(is_offline).astype(bool)]
 
 
-def read_failures(store: ArtifactStore, annotations: ArtifactRef) -> list[dict[str, Any]]:
-    """What models failed on: a row a trace and role, with :data:`mralign_core.annotation.FAILURE_COLUMNS`."""
-    return list(json.loads(store.open_file(annotations, FAILURES).read_text(encoding="utf-8")))
-
-
-def left_out_lines(failures: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How many traces were left out, a line for each kind of failure, with one reply that shows it."""
-    lines = []
-    by_kind = Counter(failure["kind"] for failure in failures)
-    for kind, _ in by_kind.most_common():
-        alike = [failure for failure in failures if failure["kind"] == kind]
-        traces = len({failure["trace_id"] for failure in alike})
-        first = alike[0]
-        example = f"{first['role']} on {first['trace_id']}: {first['problem']}"
-        reply = f"; its reply begins {first['reply'][:MOST_SHOWN]!r}" if first["reply"] else ""
-        lines.append(f"{traces} trace(s) left out, {kind}: {example}{reply}")
-    return lines
-
-
-def _count(failures: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Failures, and traces that they leave out: one that any role refused for what it holds is not asked again."""
-    left_out = {failure["trace_id"] for failure in failures}
-    final = {failure["trace_id"] for failure in failures if failure["is_final"]}
-    return {"failures": len(failures), LEFT_OUT: len(left_out), TO_ASK_AGAIN: len(left_out - final)}
-
-
-def _write_failures(directory: Path, failures: Sequence[Mapping[str, Any]]) -> None:
-    text = json.dumps(failures, ensure_ascii=False, indent=1)
-    (directory / FAILURES).write_text(text, encoding="utf-8")
-
-
-def _ledger_name(candidates: ArtifactRef) -> str:
+def ledger_name(candidates: ArtifactRef) -> str:
     """One account for all annotation of these traces, whatever the settings: another threshold is the same money."""
     return f"annotate/{candidates.sha256}"

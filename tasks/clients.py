@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import os
-import re
-import threading
-import time
 from dataclasses import asdict
 
 import pandas as pd
-from prefect.runtime import flow_run
 
 from mralign_core.config import AnnotateConfig, GenerateConfig
-from mralign_core.llm import Ledger, LLMClient, Usage, background
-from mralign_core.llm.ledger import read_record
+from mralign_core.llm import background
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.ledger import Ledger, Usage, read_record
 from mralign_core.storage import ArtifactStore, BatchRecords, LedgerRecords, ReplyStore
+from tasks.engine.session import run_name, session
 
 BUDGETS = {AnnotateConfig: "annotate.budget_usd", GenerateConfig: "generate.budget_usd"}
 """The field that sets the ceiling of a section's account."""
-
-_clients: dict[tuple[str, str, str], LLMClient] = {}
-_opening = threading.Lock()
 
 
 def shared_client(store: ArtifactStore, ledger_name: str, section: AnnotateConfig | GenerateConfig) -> LLMClient:
@@ -34,28 +27,29 @@ def shared_client(store: ArtifactStore, ledger_name: str, section: AnnotateConfi
         section: concurrency and budget; a run may use several, each with a client of its own.
     """
     name = _name(store, ledger_name, section)
-    with _opening:
-        client = _clients.get(name)
-        if client is None:
-            client = LLMClient(
+    with session() as shared, shared.lock:
+        clients = shared.kept("clients")
+        if name not in clients:
+            clients[name] = LLMClient(
                 ReplyStore(store),
                 concurrency=section.concurrency,
                 ledger=Ledger(LedgerRecords(store, ledger_name), name[-1], section.budget_usd, BUDGETS[type(section)]),
                 batches=BatchRecords(store),
             )
-            _clients[name] = client
+        client: LLMClient = clients[name]
         client.reopen()
     return client
 
 
 def save_account(store: ArtifactStore, ledger_name: str, section: AnnotateConfig | GenerateConfig) -> None:
     """Save what this run's client has asked: requests that cost nothing are not saved one by one."""
-    ledger = _clients[_name(store, ledger_name, section)].ledger
-    background.run(lambda _: ledger.save())
+    with session() as shared:
+        client: LLMClient = shared.kept("clients")[_name(store, ledger_name, section)]
+    background.run(lambda _: client.ledger.save())
 
 
 def read_account(store: ArtifactStore, ledger_name: str) -> pd.DataFrame:
-    """What each run paid from an account: ``run, model`` and the fields of :class:`mralign_core.llm.Usage`."""
+    """What each run paid from an account: ``run, model`` and the fields of :class:`mralign_core.llm.ledger.Usage`."""
     records = LedgerRecords(store, ledger_name).read()
     rows = [
         {"run": run, "model": model, **asdict(usage)}
@@ -65,18 +59,7 @@ def read_account(store: ArtifactStore, ledger_name: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "model", *Usage.__dataclass_fields__]).round(6)
 
 
-def run_name() -> str:
-    """The pipeline run's name in the Prefect UI, so that its account can be found again; else this process."""
-    run_id = flow_run.root_flow_run_id
-    return f"{re.sub('[^A-Za-z0-9._-]', '-', flow_run.name or '')}-{str(run_id)[:8]}" if run_id else _process_name()
-
-
 def _name(store: ArtifactStore, ledger_name: str, section: AnnotateConfig | GenerateConfig) -> tuple[str, str, str]:
     """What a client is for: store, account, and this run's part of it."""
     digest = hashlib.sha256(section.model_dump_json().encode()).hexdigest()[:6]
     return store.root_uri, ledger_name, f"{run_name()}-{digest}"
-
-
-@functools.cache
-def _process_name() -> str:
-    return f"{time.strftime('local-%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"

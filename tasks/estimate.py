@@ -1,47 +1,160 @@
-"""P⁺, P⁻ and P from the labels."""
+"""P⁺, P⁻ and P from the labels, how sure they and the weights are, and the figures of that."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mralign_core.config import RunConfig
-from mralign_core.estimation import count_corpus, estimate_corpus, read_trace_batches, with_permuted_polarities
+from mralign_core.estimation.alterations import with_permuted_polarities
+from mralign_core.estimation.corpus import count_corpus
+from mralign_core.estimation.diagnostics import Diagnostics, diagnose
+from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, weight_sensitivity
+from mralign_core.estimation.diagnostics.survey import Survey, survey_traces
+from mralign_core.estimation.matrices import TransitionMatrices, estimate_corpus
+from mralign_core.estimation.reading import read_trace_batches
 from mralign_core.label_sets import label_set_of
+from mralign_core.reporting.diagnostic_figures import diagnostic_charts
+from mralign_core.reporting.matrix_figures import Transitions
+from mralign_core.reporting.style import to_png, to_svg
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.caching import Built, Produced, Work, stage_task
-from tasks.progress import progress
+from tasks.engine.graph import Input
+from tasks.engine.progress import progress
+from tasks.engine.run import Built, Making
+from tasks.engine.task import artifact
+from tasks.fields import all_but, labels, unaltered_weights
+
+TRACES = (Input("candidates"), Input("annotations"))
+DIAGNOSTICS = "diagnostics.json"
 
 
-def transitions_work(config: RunConfig, candidates: ArtifactRef, annotations: ArtifactRef) -> Work:
-    """The transition matrices of a set of annotated traces."""
-    return Work("transitions", config, {"candidates": candidates, "annotations": annotations})
+def _estimation(config: RunConfig) -> dict[str, Any]:
+    has_chance = config.estimate.num_resamples or config.estimate.permute_polarity
+    return {**all_but(config.estimate, "confidence"), **labels(config), "seed": config.seed if has_chance else None}
 
 
-@stage_task("estimate-transitions")
-def estimate_matrices(config: RunConfig, candidates: ArtifactRef, annotations: ArtifactRef) -> Produced:
+@artifact(
+    "transitions",
+    stage="estimate",
+    inputs=TRACES,
+    fields=_estimation,
+    sources=(
+        "mralign_core.estimation.reading",
+        "mralign_core.estimation.alterations",
+        "mralign_core.estimation.corpus",
+        "mralign_core.estimation.matrices",
+    ),
+    is_main=lambda _: True,
+)
+def estimate_transitions(making: Making) -> Built:
     """Estimate the three transition matrices, pooled and by stratum, with bootstrap draws of them."""
+    config, taxonomy = making.config, label_set_of(making.config).taxonomy
+    read = partial(
+        read_trace_batches,
+        making.file("candidates", "candidates.parquet"),
+        making.file("annotations", "annotations.parquet"),
+        labels_per_segment=config.estimate.labels_per_segment,
+        taxonomy=taxonomy,
+    )
+    batches = read()
+    if config.estimate.permute_polarity:
+        batches = with_permuted_polarities(batches, read(), seed=config.seed)
+    corpus = count_corpus(batches, taxonomy.num_states, keep_traces=config.estimate.num_resamples > 0)
+    with progress("resampling traces", "estimate") as report:
+        rng = np.random.default_rng(config.seed)
+        matrices = estimate_corpus(corpus, config.estimate, taxonomy, rng=rng, on_progress=report)
+    matrices.save(making.directory / "transitions.npz")
+    counts = {f"transitions {name}": float(e.counts.sum()) for name, e in matrices.estimates.items()}
+    return Built(counts={**corpus.totals, **counts, "strata with own matrices": len(matrices.strata)})
 
-    def build(store: ArtifactStore, directory: Path) -> Built:
-        taxonomy = label_set_of(config).taxonomy
-        read = partial(
-            read_trace_batches,
-            store.open_file(candidates, "candidates.parquet"),
-            store.open_file(annotations, "annotations.parquet"),
-            labels_per_segment=config.estimate.labels_per_segment,
-            taxonomy=taxonomy,
-        )
-        batches = read()
-        if config.estimate.permute_polarity:
-            batches = with_permuted_polarities(batches, read(), seed=config.seed)
-        corpus = count_corpus(batches, taxonomy.num_states, keep_traces=config.estimate.num_resamples > 0)
-        with progress("resampling traces", "estimate") as report:
-            rng = np.random.default_rng(config.seed)
-            matrices = estimate_corpus(corpus, config.estimate, taxonomy, rng=rng, on_progress=report)
-        matrices.save(directory / "transitions.npz")
-        counts = {f"transitions {name}": float(e.counts.sum()) for name, e in matrices.estimates.items()}
-        return Built(counts={**corpus.totals, **counts, "strata with own matrices": len(matrices.strata)})
 
-    return transitions_work(config, candidates, annotations).produce(build)
+def _diagnosis(config: RunConfig) -> dict[str, Any]:
+    return {
+        "estimate": config.estimate.fingerprint(),
+        "reward": unaltered_weights(config),
+        **labels(config),
+        "seed": config.seed,
+    }
+
+
+@artifact(
+    "diagnostics",
+    stage="estimate",
+    inputs=(*TRACES, Input("transitions")),
+    fields=_diagnosis,
+    sources=("mralign_core.estimation.diagnostics", "mralign_core.estimation.reading"),
+)
+def diagnose_transitions(making: Making) -> Built:
+    """Test what the estimate assumes, and how far the weights move with what could have been chosen otherwise."""
+    config, traces = making.config, (making["candidates"], making["annotations"])
+    surveys = {choice: _survey(config, making.store, *traces, choice) for choice in ("two", "one")}
+    diagnostics = diagnose(
+        surveys,
+        TransitionMatrices.load(making.file("transitions", "transitions.npz")),
+        config.estimate,
+        config.reward,
+        np.random.default_rng([config.seed, 7]),
+        taxonomy=label_set_of(config).taxonomy,
+    )
+    (making.directory / DIAGNOSTICS).write_text(diagnostics.to_json(), encoding="utf-8")
+    counts = {
+        "traces": surveys["two"].corpus.totals["traces"],
+        **{f"traces used for {name}": number for name, number in diagnostics.used_traces.items()},
+        "parts not computed": len(diagnostics.skipped),
+    }
+    return Built(counts=counts)
+
+
+@artifact(
+    "diagnostic-figures",
+    stage="estimate",
+    inputs=(Input("transitions"), Input("diagnostics")),
+    fields=lambda config: {
+        "reward": unaltered_weights(config),
+        "confidence": config.estimate.confidence,
+        **labels(config),
+    },
+    sources=("mralign_core.reporting.diagnostic_figures",),
+)
+def draw_diagnostics(making: Making) -> Built:
+    """Draw what the diagnostics say, as PNG and SVG."""
+    transitions = transitions_of(making.store, making.config, making["transitions"])
+    for name, figure in diagnostic_charts(read_diagnostics(making.store, making["diagnostics"]), transitions).items():
+        (making.directory / f"{name}.png").write_bytes(to_png(figure))
+        (making.directory / f"{name}.svg").write_text(to_svg(figure, name), encoding="utf-8")
+    return Built()
+
+
+def transitions_of(store: ArtifactStore, config: RunConfig, transitions: ArtifactRef) -> Transitions:
+    """The estimated matrices, and how weights are made of them."""
+    matrices = TransitionMatrices.load(store.open_file(transitions, "transitions.npz"))
+    return Transitions.of(matrices, config.reward, config.estimate.confidence, label_set_of(config).taxonomy)
+
+
+def read_diagnostics(store: ArtifactStore, diagnostics: ArtifactRef) -> Diagnostics:
+    """What :func:`diagnose_transitions` found."""
+    return Diagnostics.from_json(store.open_file(diagnostics, DIAGNOSTICS).read_text(encoding="utf-8"))
+
+
+def sensitivity_of(config: RunConfig, candidates: ArtifactRef, annotations: ArtifactRef) -> Sensitivity:
+    """How far the weights move with other settings; nothing is stored."""
+    store = ArtifactStore(config.storage)
+    survey = _survey(config, store, candidates, annotations, config.estimate.labels_per_segment)
+    return weight_sensitivity(survey, config.estimate, config.reward, taxonomy=label_set_of(config).taxonomy)
+
+
+def _survey(
+    config: RunConfig, store: ArtifactStore, candidates: ArtifactRef, annotations: ArtifactRef, labels_per_segment: str
+) -> Survey:
+    """The annotated traces with one or two labels a segment; the samples are of the same traces."""
+    taxonomy = label_set_of(config).taxonomy
+    batches: Iterator[Any] = read_trace_batches(
+        store.open_file(candidates, "candidates.parquet"),
+        store.open_file(annotations, "annotations.parquet"),
+        labels_per_segment=labels_per_segment,
+        taxonomy=taxonomy,
+    )
+    return survey_traces(batches, taxonomy.num_states, np.random.default_rng([config.seed, 8]))

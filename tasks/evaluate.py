@@ -1,306 +1,266 @@
-"""Scores of every variant on held-out questions, and the report."""
+"""Scores of every variant on held-out questions, what they say, and the report."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mralign_core.annotation.failures import FAILURES_FILE, read_failures, set_aside_rows
 from mralign_core.config import RunConfig
-from mralign_core.estimation import TransitionMatrices
-from mralign_core.evaluation.figures import Transitions
+from mralign_core.evaluation.held_out import (
+    BASELINES,
+    all_answers,
+    answer_questions,
+    by_benchmark,
+    notes_on_answers,
+    variants_to_score,
+    with_gold,
+    with_strata,
+)
 from mralign_core.evaluation.metrics import paired_differences, summarize
-from mralign_core.evaluation.report import ReportInputs, render_report
-from mralign_core.generation import Decoding, SampleRequest, sample_all
-from mralign_core.generation.draws import draws_table
 from mralign_core.generation.funnel import imbalance
-from mralign_core.generation.scoring import score_answers
+from mralign_core.generation.outcomes import draws_table
 from mralign_core.label_sets import label_set_of
-from mralign_core.models import model_name
-from mralign_core.schemas import SCORES
+from mralign_core.models.locate import model_name
+from mralign_core.reporting.inputs import annotation_costs, set_aside
+from mralign_core.reporting.report import ReportInputs, render_report
+from mralign_core.reporting.run_findings import Results, read_results
+from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.digests import row_digests
+from mralign_core.storage.quarantine import carry_quarantine, read_quarantine, write_rows
+from mralign_core.storage.scratch import scratch_folder
+from mralign_core.storage.tables import read_table
 from tasks.annotate import read_ledger, without_offline
-from tasks.caching import Built, Produced, Work, shard_bounds, stage_task
-from tasks.diagnose import read_diagnostics
-from tasks.generate import read_draws
-from tasks.progress import progress
-from tasks.quarantine import join_shards, read_quarantine, write_rows
+from tasks.engine.graph import Input, Items, Part, Shards
+from tasks.engine.progress import progress
+from tasks.engine.run import Built, Making, span
+from tasks.engine.session import session
+from tasks.engine.shards import join, lay_out
+from tasks.engine.task import artifact
+from tasks.estimate import read_diagnostics, transitions_of
+from tasks.fields import all_but, other_samplers, pick, reading
+from tasks.generate import FUNNEL, read_draws
 from tasks.sampling import sampler_of
 
-BASELINES = ("off", "on")
+SOURCES = (
+    "mralign_core.evaluation.held_out",
+    "mralign_core.generation.open_sampler",
+    "mralign_core.models.load",  # finds the tokens that end a sample
+)
 
 
-def evaluation_questions(config: RunConfig, questions: ArtifactRef) -> pd.DataFrame:
-    """The held-out questions."""
-    frame = ArtifactStore(config.storage).read_table(questions, "questions.parquet")
-    return frame[frame["split"] == "eval"].reset_index(drop=True)
-
-
-def variants_to_score(config: RunConfig, questions: ArtifactRef) -> tuple[str, ...]:
-    """Think-off, think-on and the trained variants; none where there is no held-out question."""
-    return () if evaluation_questions(config, questions).empty else (*BASELINES, *config.train.variants)
-
-
-def evaluation_shards(config: RunConfig, questions: ArtifactRef) -> list[tuple[int, int]]:
-    """Row ranges of the held-out questions, one a shard."""
-    return list(shard_bounds(len(evaluation_questions(config, questions)), config.evaluate.shard_size))
-
-
-def scores_work(
-    config: RunConfig,
-    variant: str,
-    questions: ArtifactRef,
-    model: ArtifactRef,
-    adapter: ArtifactRef | None = None,
-) -> Work:
-    """The scores of one variant."""
-    return Work("scores", config, _inputs(questions, model, adapter), {"variant": variant})
-
-
-def scores_shard_work(
-    config: RunConfig,
-    variant: str,
-    questions: ArtifactRef,
-    model: ArtifactRef,
-    adapter: ArtifactRef | None = None,
-    *,
-    start: int,
-    end: int,
-) -> Work:
-    """The scores of one variant on held-out questions ``start`` to ``end``."""
-    part = {"variant": variant, "start": start, "end": end}
-    return Work("scores-shard", config, _inputs(questions, model, adapter), part)
-
-
-def shards_to_score(
-    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, adapters: Mapping[str, ArtifactRef]
-) -> list[tuple[str, int, int]]:
-    """Variant and row range of each shard, of the baselines and adapters whose scores are not there yet."""
-    store = ArtifactStore(config.storage)
-    bounds = evaluation_shards(config, questions)
-    return [
-        (variant, *bound)
-        for variant in (*BASELINES, *adapters)
-        if scores_work(config, variant, questions, model, adapters.get(variant)).find(store) is None
-        for bound in bounds
-    ]
-
-
-def report_work(
-    config: RunConfig,
-    artifacts: Mapping[str, ArtifactRef],
-    adapters: Mapping[str, ArtifactRef],
-    scores: Mapping[str, ArtifactRef],
-) -> Work:
-    """The report over everything a run has made."""
-    inputs = {
-        **artifacts,
-        **{f"adapter:{name}": ref for name, ref in adapters.items()},
-        **{f"scores:{name}": ref for name, ref in scores.items()},
+def _evaluation(config: RunConfig) -> dict[str, Any]:
+    return {
+        **all_but(config.evaluate, "num_resamples", "confidence"),
+        "instruction": config.generate.instruction,
+        **pick(config.model, "dtype"),
+        **reading(config),
+        "seed": config.seed,
     }
-    return Work("report", config, inputs)
 
 
-@stage_task("score-shard", "evaluate {variant} {start}–{end}")
-def score_shard(
-    config: RunConfig,
-    variant: str,
-    questions: ArtifactRef,
-    model: ArtifactRef,
-    adapter: ArtifactRef | None,
-    start: int,
-    end: int,
-) -> Produced:
-    """Answer held-out questions ``start`` to ``end`` with one variant.
-
-    The random numbers of the transformers sampler are the same for every variant.
-    """
-
-    def build(store: ArtifactStore, directory: Path) -> Built:
-        rows = _benchmarks_as_strata(evaluation_questions(config, questions)).iloc[start:end]
-        requests = [
-            SampleRequest(row.question_id, row.question, _mode(variant), draw)
-            for row in rows.itertuples()
-            for draw in range(config.evaluate.num_draws)
-        ]
-        sampler = sampler_of(store, config, model, stage="evaluate", adapter=adapter)
-        with progress(f"evaluating {variant} {start}–{end}", f"evaluate-{re.sub('[^a-z0-9]', '-', variant)}") as report:
-            samples = sample_all(sampler, requests, Decoding.of(config.evaluate, config.seed), report)
-        frame = score_answers(requests, samples, rows, sampler.family, config.match.rules)
-        write_rows(directory, "scores.parquet", frame.assign(variant=variant), SCORES)
-        return Built(SCORES.name)
-
-    return scores_shard_work(config, variant, questions, model, adapter, start=start, end=end).produce(build)
+def _is_trained(_: RunConfig, part: Part) -> bool:
+    return part["variant"] not in BASELINES
 
 
-@stage_task("collect-scores", "collect scores of {variant}")
-def collect_scores(
-    config: RunConfig,
-    variant: str,
-    questions: ArtifactRef,
-    model: ArtifactRef,
-    adapter: ArtifactRef | None,
-    shards: Sequence[ArtifactRef],
-) -> Produced:
-    """Join the shards of a variant into one table."""
+def _questions_to_score(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Items:
+    def digest() -> Items:
+        frame = _held_out(config, ref)
+        return Items(frame["question_id"].tolist(), row_digests(frame, ("question_id", "question", "answers")))
 
-    def build(store: ArtifactStore, directory: Path) -> Built:
-        join_shards(store, shards, directory, {"scores.parquet": SCORES})
-        return Built(SCORES.name)
-
-    return scores_work(config, variant, questions, model, adapter).produce(build)
+    ref = inputs["evaluation-questions"]
+    with session() as shared:  # every shard asks for them
+        items: Items = shared.once("held-out items", (config.storage.root, ref.sha256), digest)
+    return items
 
 
-@stage_task("write-report")
-def write_report(
-    config: RunConfig,
-    artifacts: Mapping[str, ArtifactRef],
-    adapters: Mapping[str, ArtifactRef],
-    scores: Mapping[str, ArtifactRef],
-) -> Produced:
-    """Compute the metrics with their paired intervals, and write the page to look at."""
+@artifact(
+    "scores-shard",
+    stage="evaluate",
+    run_name="evaluate {variant} {rows}",
+    part=("variant",),
+    inputs=(
+        Input("evaluation-questions", is_keyed=False),
+        Input("model"),
+        Input("adapter", when=_is_trained, own_part="variant"),
+    ),
+    fields=_evaluation,
+    sources=SOURCES,
+    without=other_samplers(lambda config: config.evaluate.sampler),
+    items=_questions_to_score,
+    is_main=lambda _: True,
+)
+def score_shard(making: Making) -> Built:
+    """Answer some held-out questions with one variant."""
+    config, variant, rows = making.config, making.part["variant"], making.work.rows
+    questions = _held_out(config, making["evaluation-questions"]).iloc[list(rows)]
+    adapter = making.get("adapter")
+    sampler = sampler_of(making.store, config, making["model"], stage="evaluate", adapter=adapter)
+    key = f"evaluate-{re.sub('[^a-z0-9]', '-', variant)}"
+    with progress(f"evaluating {variant} {span(rows)}", key) as report:
+        scores = answer_questions(
+            sampler,
+            questions,
+            variant,
+            config.evaluate,
+            seed=config.seed,
+            rules=config.match.rules,
+            on_progress=report,
+        )
+    write_rows(making.directory, "scores.parquet", scores, SCORES)
+    return Built(SCORES.name)
 
-    def build(store: ArtifactStore, directory: Path) -> Built:
-        inputs = gather(store, config, artifacts, adapters, scores)
-        for name in ("summary", "differences"):
-            frame = getattr(inputs, name)
-            if frame is not None:
-                frame.to_json(directory / f"{name}.json", orient="records", indent=1)
-        (directory / "report.html").write_text(render_report(inputs), encoding="utf-8")
-        return Built(counts={"variants": len(scores)})
 
-    return report_work(config, artifacts, adapters, scores).produce(build)
+@artifact(
+    "scores",
+    stage="evaluate",
+    run_name="collect scores of {variant}",
+    part=("variant",),
+    parts=lambda config: [{"variant": variant} for variant in variants_to_score(config)],
+    inputs=(
+        Input("evaluation-questions"),
+        Input("model"),
+        Input("adapter", when=_is_trained, own_part="variant"),
+    ),
+    fields=_evaluation,
+    sources=SOURCES,
+    without=other_samplers(lambda config: config.evaluate.sampler),
+    shards=Shards("scores-shard", lambda config: config.evaluate.shard_size),
+)
+def collect_scores(making: Making) -> Built:
+    """Join the scores of a variant on all held-out questions."""
+    layout = lay_out(making.work, making.store)
+    with scratch_folder() as scratch:
+        join(making.store, layout, scratch, {"scores.parquet": SCORES}, "question_id")
+        scores = with_strata(
+            read_table(scratch / "scores.parquet"), _held_out(making.config, making["evaluation-questions"])
+        )
+        carry_quarantine(scratch, making.directory)
+    making.store.write_table(making.directory, "scores.parquet", scores, SCORES)
+    return Built(SCORES.name)
 
 
-def gather(
-    store: ArtifactStore,
-    config: RunConfig,
-    artifacts: Mapping[str, ArtifactRef],
-    adapters: Mapping[str, ArtifactRef],
-    scores: Mapping[str, ArtifactRef],
-) -> ReportInputs:
+@artifact(
+    "results",
+    stage="evaluate",
+    inputs=(Input("scores", each=variants_to_score),),
+    fields=lambda config: {**pick(config.evaluate, "num_resamples", "confidence"), "seed": config.seed},
+    sources=("mralign_core.evaluation.metrics", "mralign_core.evaluation.held_out"),
+    without=other_samplers(lambda _: ""),
+)
+def compute_results(making: Making) -> Built:
+    """Compute the metrics of each variant, and their paired differences with intervals."""
+    section, answers = making.config.evaluate, _answers(making)
+    if answers is not None and not (scored := with_gold(answers)).empty:
+        rng = np.random.default_rng([making.config.seed, 6])
+        differences = paired_differences(
+            scored, num_resamples=section.num_resamples, confidence=section.confidence, rng=rng
+        )
+        for name, frame in Results(summarize(scored), differences)._asdict().items():
+            frame.to_json(making.directory / f"{name}.json", orient="records", indent=1)
+    (making.directory / "variants.json").write_text(json.dumps(list(making.several("scores"))), encoding="utf-8")
+    return Built(counts={"variants": len(making.several("scores"))})
+
+
+@artifact(
+    "report",
+    stage="evaluate",
+    inputs=(
+        Input("questions"),
+        Input("evaluation-questions"),
+        Input("model"),
+        Input("generations", when=lambda config, _: config.generate.source == "sample"),
+        Input("candidates"),
+        Input("annotations"),
+        Input("transitions"),
+        Input("diagnostics"),
+        Input("weights"),
+        Input("adapter", each=lambda config: config.train.variants),
+        Input("scores", each=variants_to_score),
+        Input("results"),
+    ),
+    fields=RunConfig.fingerprint,
+    sources=(
+        "mralign_core.reporting.report",
+        "mralign_core.reporting.inputs",
+        "mralign_core.generation.funnel",
+        "mralign_core.annotation.failures",
+        "mralign_core.evaluation.held_out",
+    ),
+    without=other_samplers(lambda _: ""),
+)
+def write_report(making: Making) -> Built:
+    """Write the page to look at."""
+    (making.directory / "report.html").write_text(render_report(gather(making)), encoding="utf-8")
+    return Built(counts={"variants": len(making.several("scores"))})
+
+
+def gather(making: Making) -> ReportInputs:
     """Read everything that the report shows."""
-    raw = store.read_table(artifacts["annotations"], "raw_annotations.parquet")
-    answers = [store.read_table(ref, "scores.parquet") for ref in scores.values()]
-    joined = pd.concat(answers, ignore_index=True) if answers else None
-    scored = joined[joined["em_answer"].notna()] if joined is not None else None
-    if scored is not None and scored.empty:
-        scored = None
-    questions = evaluation_questions(config, artifacts["questions"])
-    annotate, evaluate = config.annotate, config.evaluate
-    rng = np.random.default_rng([config.seed, 6])
-    digests = {**artifacts, **{f"adapter {name}": ref for name, ref in adapters.items()}}
+    config, store = making.config, making.store
+    answers = _answers(making)
+    scored = with_gold(answers) if answers is not None else None
+    scored = None if scored is None or scored.empty else scored
+    questions = making.table("evaluation-questions", "questions.parquet")
+    results = read_results(store.open_directory(making["results"]))
+    failures = read_failures(making.file("annotations", FAILURES_FILE))
+    quarantined = [row for ref in making.work.inputs.values() for row in read_quarantine(store, ref)]
     return ReportInputs(
         run={
             "model": model_name(config.model),
             "seed": str(config.seed),
             "held-out questions": str(len(questions)),
-            "annotators": ", ".join(endpoint.model for endpoint in annotate.endpoints.values()),
+            "annotators": ", ".join(endpoint.model for endpoint in config.annotate.endpoints.values()),
         },
         notes=[
-            *filter(None, [imbalance(store.manifest(artifacts["candidates"]).counts)]),
-            *_notes(config, store.manifest(artifacts["questions"]).counts, joined, scored),
+            *filter(None, [imbalance(store.manifest(making["candidates"]).counts)]),
+            *notes_on_answers(config, store.manifest(making["questions"]).counts, answers, scored),
         ],
-        funnel=pd.DataFrame(json.loads(store.open_file(artifacts["candidates"], "funnel.json").read_text())),
-        draws=draws_table(read_draws(store, artifacts["generations"])) if "generations" in artifacts else None,
+        funnel=pd.DataFrame(json.loads(making.file("candidates", FUNNEL).read_text())),
+        draws=draws_table(read_draws(store, draws)) if (draws := making.get("generations")) else None,
         draws_are_partial=config.generate.draws == "sequential",
-        candidates=store.read_table(artifacts["candidates"], "candidates.parquet"),
-        annotations=store.read_table(artifacts["annotations"], "annotations.parquet"),
-        transitions=transitions_of(store, config, artifacts["transitions"]),
-        diagnostics=read_diagnostics(store, artifacts["diagnostics"]) if "diagnostics" in artifacts else None,
-        rewards=store.read_table(artifacts["rewards"], "rewards.parquet"),
-        training={name: store.read_table(ref, "metrics.parquet") for name, ref in adapters.items()},
+        candidates=making.table("candidates", "candidates.parquet"),
+        annotations=making.table("annotations", "annotations.parquet"),
+        transitions=transitions_of(store, config, making["transitions"]),
+        diagnostics=read_diagnostics(store, making["diagnostics"]),
+        segment_weights=making.table("weights", "weights.parquet"),
+        training={name: store.read_table(ref, "metrics.parquet") for name, ref in making.several("adapter").items()},
         scores=scored,
         questions=questions,
-        summary=summarize(scored) if scored is not None else None,
-        differences=paired_differences(
-            scored, num_resamples=evaluate.num_resamples, confidence=evaluate.confidence, rng=rng
-        )
-        if scored is not None
-        else None,
-        confidence=evaluate.confidence,
-        costs=_costs(raw),
-        ledger=without_offline(read_ledger(config, artifacts["candidates"])),
-        quarantine=_set_aside(store, artifacts, scores),
-        artifacts={name: ref.sha256 for name, ref in digests.items()},
+        summary=results.summary if results else None,
+        differences=results.differences if results else None,
+        confidence=config.evaluate.confidence,
+        costs=annotation_costs(making.table("annotations", "raw_annotations.parquet")),
+        ledger=without_offline(read_ledger(config, making["candidates"])),
+        quarantine=set_aside(quarantined, set_aside_rows(failures)),
+        artifacts={name.replace(":", " "): ref.sha256 for name, ref in _shown(making).items()},
         config=config.fingerprint(),
         taxonomy=label_set_of(config).taxonomy,
     )
 
 
-def _inputs(questions: ArtifactRef, model: ArtifactRef, adapter: ArtifactRef | None) -> dict[str, ArtifactRef]:
-    return {"questions": questions, "model": model, **({"adapter": adapter} if adapter else {})}
+def _shown(making: Making) -> dict[str, ArtifactRef]:
+    """The artifacts whose digests the report shows."""
+    return {name: ref for name, ref in making.work.inputs.items() if not name.startswith(("scores:", "results"))}
 
 
-def _benchmarks_as_strata(questions: pd.DataFrame) -> pd.DataFrame:
-    """Questions of several sets are reported set by set, those of one by its own strata."""
-    return questions.assign(stratum=questions["source"]) if questions["source"].nunique() > 1 else questions
+def _answers(making: Making) -> pd.DataFrame | None:
+    """The scores of all variants; None where no question is held out."""
+    tables = [making.store.read_table(ref, "scores.parquet") for ref in making.several("scores").values()]
+    return all_answers(tables)
 
 
-def _mode(variant: str) -> str:
-    return "off" if variant == "off" else "on"
+def _held_out(config: RunConfig, questions: ArtifactRef) -> pd.DataFrame:
+    def read() -> pd.DataFrame:
+        return by_benchmark(store.read_table(questions, "questions.parquet"))
 
-
-def transitions_of(store: ArtifactStore, config: RunConfig, transitions: ArtifactRef) -> Transitions:
-    """The estimated matrices, and how weights are made of them."""
-    matrices = TransitionMatrices.load(store.open_file(transitions, "transitions.npz"))
-    return Transitions.of(matrices, config.reward, config.estimate.confidence, label_set_of(config).taxonomy)
-
-
-def _notes(
-    config: RunConfig, asked: Mapping[str, Any], answers: pd.DataFrame | None, scored: pd.DataFrame | None
-) -> list[str]:
-    notes = []
-    if taken_out := asked.get("taken out of train"):
-        notes.append(
-            f"{taken_out} training question(s) are evaluated on too and were taken out (questions.on_overlap: drop); "
-            "overlap.json beside the questions names them."
-        )
-    if config.generate.source == "traces":
-        notes.append(
-            "The traces were imported. Their polarity is given in the file or judged by whether the answer is right; "
-            "no think-off draws stand against them, as the paper's selection asks."
-        )
-    if answers is None:
-        notes.append("There are no held-out questions (questions.eval is empty), so nothing was evaluated.")
-    elif unscored := answers["question_id"].nunique() - (0 if scored is None else scored["question_id"].nunique()):
-        notes.append(
-            f"{unscored} held-out questions have no gold answer (such as LongFact's): they were answered, and their "
-            "answers are in the artifacts, but they are in none of the figures below, which compare with a gold answer."
-        )
-    return notes
-
-
-def _costs(raw: pd.DataFrame) -> pd.DataFrame:
-    grouped = raw.groupby(["role", "model"], as_index=False)
-    return grouped.agg(
-        requests=("reply", "size"),
-        prompt_tokens=("prompt_tokens", "sum"),
-        completion_tokens=("completion_tokens", "sum"),
-        cost_usd=("cost_usd", "sum"),
-    )
-
-
-def _set_aside(
-    store: ArtifactStore, artifacts: Mapping[str, ArtifactRef], scores: Mapping[str, ArtifactRef]
-) -> pd.DataFrame | None:
-    """What was left out: rows that broke a contract, and traces that an annotator failed on; counted by reason."""
-    refs = [*artifacts.values(), *scores.values()]
-    rows = [
-        {"where": f"table {row['table']}", "what": row["column"], "reason": row["reason"]}
-        for ref in refs
-        for row in read_quarantine(store, ref)
-    ]
-    failures = json.loads(store.open_file(artifacts["annotations"], "failures.json").read_text())
-    example = {
-        (f["role"], f["kind"]): f"{f['problem']}; e.g. {f['trace_id']}: {f['reply']}" for f in reversed(failures)
-    }
-    rows += [{"where": "annotate", "what": f["role"], "reason": example[f["role"], f["kind"]]} for f in failures]
-    if not rows:
-        return None
-    return pd.DataFrame(rows).groupby(["where", "what", "reason"]).size().rename("rows").reset_index()
+    store = ArtifactStore(config.storage)
+    with session() as shared:  # every shard asks for them
+        frame: pd.DataFrame = shared.once("held-out questions", (store.root_uri, questions.sha256), read)
+    return frame

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from mralign_core.config import RunConfig
-from mralign_core.evaluation.drawing import to_png, to_svg
-from mralign_core.evaluation.induction_figures import cluster_map
-from mralign_core.induction import Induction, induce_label_set
+from mralign_core.induction.inducing import Induction, induce_label_set
 from mralign_core.label_sets import save_label_set
-from mralign_core.llm import Ledger
+from mralign_core.llm.ledger import Ledger
+from mralign_core.reporting.induction_figures import cluster_map
+from mralign_core.reporting.style import to_png, to_svg
 from mralign_core.storage import (
     LEFT_OUT,
     ArtifactRef,
@@ -24,9 +21,12 @@ from mralign_core.storage import (
     ReplyStore,
     tree_digest,
 )
-from tasks.caching import Built, Produced, Work, stage_task
-from tasks.clients import run_name
-from tasks.progress import progress
+from tasks.engine.graph import Input, Part
+from tasks.engine.progress import progress
+from tasks.engine.run import Built, Making
+from tasks.engine.session import run_name
+from tasks.engine.task import artifact
+from tasks.fields import TRANSPORT
 
 LABEL_SET, CLUSTERS, OPEN_LABELS, MAP_PNG, MAP_SVG = (
     "label_set.yaml",
@@ -36,39 +36,41 @@ LABEL_SET, CLUSTERS, OPEN_LABELS, MAP_PNG, MAP_SVG = (
     "cluster_map.svg",
 )
 """The files of the artifact."""
-LABEL_COLUMNS = ["macro-strategy", "label", "definition", "instances", "most frequent open labels"]
-MOST_PHRASES_SHOWN = 5
 
 
-def label_set_work(config: RunConfig, candidates: ArtifactRef) -> Work:
-    """The label set of a set of traces; of an embedder in a folder, the contents count."""
+def _embedder(config: RunConfig, _: Part) -> dict[str, str]:
+    """Of an embedder in a folder, the contents count."""
     folder = Path(config.induce.embedder)
-    part = {"embedder_sha256": tree_digest(folder)} if folder.is_dir() else {}
-    return Work("label-set", config, {"candidates": candidates}, part, config.induce.ask_again)
+    return {"embedder_sha256": tree_digest(folder)} if folder.is_dir() else {}
 
 
-@stage_task("induce-label-set")
-def induce_labels(config: RunConfig, candidates: ArtifactRef) -> Produced:
+@artifact(
+    "label-set",
+    stage="induce_taxonomy",
+    inputs=(Input("candidates"),),
+    fields=lambda config: {**config.induce.fingerprint(), "seed": config.seed},
+    details=_embedder,
+    without=lambda _: TRANSPORT,
+    sources=("mralign_core.induction.inducing", "mralign_core.reporting.induction_figures"),
+    ask_again=lambda config: config.induce.ask_again,
+)
+def induce_labels(making: Making) -> Built:
     """Label traces in open vocabulary, cluster the labels, name the clusters; every reply is kept."""
-    work = label_set_work(config, candidates)
-
-    def build(store: ArtifactStore, directory: Path) -> Built:
-        records = LedgerRecords(store, f"induce/{work.key}")
-        with progress("labelling in open vocabulary", "induce-taxonomy") as report:
-            found = induce_label_set(
-                store.read_table(candidates, "candidates.parquet"),
-                config.induce,
-                seed=config.seed,
-                replies=ReplyStore(store),
-                ledger=Ledger(records, run_name(), config.induce.budget_usd, "induce.budget_usd"),
-                batches=BatchRecords(store),
-                on_progress=report,
-            )
-        _write(found, directory)
-        counts = {**found.counts, "failures": len(found.failures), LEFT_OUT: len(found.failures)}
-        return Built(counts=counts, cost_usd=found.cost_usd)
-
-    return work.produce(build)
+    config, store = making.config, making.store
+    records = LedgerRecords(store, f"induce/{making.work.key}")
+    with progress("labelling in open vocabulary", "induce-taxonomy") as report:
+        induced = induce_label_set(
+            making.table("candidates", "candidates.parquet"),
+            config.induce,
+            seed=config.seed,
+            replies=ReplyStore(store),
+            ledger=Ledger(records, run_name(), config.induce.budget_usd, "induce.budget_usd"),
+            batches=BatchRecords(store),
+            on_progress=report,
+        )
+    _write(induced, making.directory)
+    counts = {**induced.counts, "failures": len(induced.failures), LEFT_OUT: len(induced.failures)}
+    return Built(counts=counts, cost_usd=induced.cost_usd)
 
 
 def read_clusters(config: RunConfig, label_set: ArtifactRef) -> dict[str, Any]:
@@ -77,37 +79,11 @@ def read_clusters(config: RunConfig, label_set: ArtifactRef) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def label_rows(found: Mapping[str, Any]) -> list[list[str]]:
-    """The induced labels as rows of text (``LABEL_COLUMNS``), from what :func:`read_clusters` returns."""
-    return [
-        [
-            label["macro_strategy"],
-            label["name"],
-            label["definition"],
-            f"{label['num_instances']:,}",
-            ", ".join(f"{phrase} ({count:,})" for phrase, count in list(label["phrases"].items())[:MOST_PHRASES_SHOWN]),
-        ]
-        for label in found["labels"]
-    ]
-
-
-def _write(found: Induction, directory: Path) -> None:
-    save_label_set(found.label_set, directory / LABEL_SET)
-    found.open_labels.to_csv(directory / OPEN_LABELS, index=False)
-    noise = found.open_labels[found.open_labels["is_noise"]]
-    description = {
-        "counts": found.counts,
-        "labels": [{**label._asdict(), "num_instances": label.num_instances} for label in found.labels],
-        "noise": _counts_by_label(noise),
-        "too_rare": _counts_by_label(found.open_labels[~found.open_labels["is_kept"]]),
-        "failures": found.failures,
-    }
-    text = json.dumps(description, ensure_ascii=False, indent=1)
+def _write(induced: Induction, directory: Path) -> None:
+    save_label_set(induced.label_set, directory / LABEL_SET)
+    induced.open_labels.to_csv(directory / OPEN_LABELS, index=False)
+    text = json.dumps(induced.description(), ensure_ascii=False, indent=1)
     (directory / CLUSTERS).write_text(text, encoding="utf-8")
-    figure = cluster_map(found.open_labels, found.label_set.taxonomy)
+    figure = cluster_map(induced.open_labels, induced.label_set.taxonomy)
     (directory / MAP_PNG).write_bytes(to_png(figure))
     (directory / MAP_SVG).write_text(to_svg(figure, "cluster-map"), encoding="utf-8")
-
-
-def _counts_by_label(rows: pd.DataFrame) -> dict[str, int]:
-    return {str(name): int(count) for name, count in zip(rows["open_label"], rows["count"], strict=True)}

@@ -7,108 +7,135 @@ from typing import Any
 
 from mralign_core.config import RunConfig
 from mralign_core.generation.checking import check_tokens, check_weights
-from mralign_core.generation.families import family_of
-from mralign_core.generation.loading import load_model_and_tokenizer, load_tokenizer
 from mralign_core.generation.prompts import refuse_control_tokens
 from mralign_core.generation.template_probe import probe_template
 from mralign_core.generation.transformers_sampler import TransformersSampler
-from mralign_core.models import (
-    content_digest,
+from mralign_core.models.families import family_of
+from mralign_core.models.load import load_model_and_tokenizer, load_tokenizer
+from mralign_core.models.locate import (
     describe_model,
+    file_content_digest,
     folder_digest,
     local_path,
     locate_model,
     model_name,
 )
+from mralign_core.models.lora import check_target_modules
 from mralign_core.pocket.model import train_pocket_model
 from mralign_core.pocket.quality import check_quality
 from mralign_core.pocket.world import build_world
-from mralign_core.questions import LocatedSet, QuestionSets, locate_sets, read_question_sets
-from mralign_core.schemas import QUESTIONS
+from mralign_core.questions.loading import read_question_sets
+from mralign_core.questions.locating import locate_sets
+from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore, file_sha256, key_of
+from mralign_core.storage.quarantine import write_rows
 from mralign_core.training.footprint import check_weights_fit
-from mralign_core.training.lora import check_target_modules
-from tasks.caching import Built, Produced, Work, stage_task
-from tasks.progress import progress
-from tasks.quarantine import write_rows
+from tasks.engine.graph import Part
+from tasks.engine.progress import progress
+from tasks.engine.run import Built, Making
+from tasks.engine.task import artifact
+from tasks.fields import pick
 
 OVERLAP = "overlap.json"
 """Beside the questions: those taken out of the training sets because they are evaluated on, a row a pair."""
 
 
-def questions_work(config: RunConfig) -> Work:
-    """The questions of a run; of files the contents and names count, not the folder they are in."""
-    part = {f"{one.role} {one.label}": _content(one) for one in locate_sets(config.questions)}
-    return Work("questions", config, part=part)
+def _world(config: RunConfig) -> dict[str, Any]:
+    return pick(config.model.pocket, "world_seed", "overwrite_prob") if config.questions.asks_pocket else {}
 
 
-def _content(one: LocatedSet) -> str:
-    """What a set is read from: a digest of its files, or the hub id."""
-    if one.files:
-        return key_of(files=[(path.name, file_sha256(path)) for path in one.files])
-    return one.hub_id
-
-
-def model_work(config: RunConfig) -> Work:
-    """The model of a run; of a local folder or file the contents count, not only its name."""
-    local = local_path(config.model)
-    if local is None:
-        return Work("model", config)
-    part = {"folder": folder_digest(local)} if local.is_dir() else {"file": content_digest(local)}
-    return Work("model", config, part=part)
-
-
-@stage_task("load-questions")
-def load_questions(config: RunConfig) -> Produced:
-    """Read and check the questions to align on and to evaluate on; refuse an overlap."""
-
-    def build(store: ArtifactStore, directory: Path) -> Built:
-        sets = read_question_sets(config.questions, config.model.pocket)
-        write_rows(directory, "questions.parquet", sets.questions, QUESTIONS)
-        sets.overlap.to_json(directory / OVERLAP, orient="records", indent=1, force_ascii=False)
-        return Built(QUESTIONS.name, _counts(sets))
-
-    return questions_work(config).produce(build)
-
-
-def _counts(sets: QuestionSets) -> dict[str, Any]:
-    """Questions by split and by set, how many were taken out of training, and the commits of hub sets."""
-    by_set = sets.questions.groupby(["split", "source"], sort=False).size()
+def _contents(config: RunConfig, _: Part) -> dict[str, str]:
+    """What each set is read from: a digest of its files, not the folder they are in; or the hub id."""
     return {
-        **sets.questions["split"].value_counts().to_dict(),
-        **{f"{split} {source}": int(count) for (split, source), count in by_set.items()},
-        "taken out of train": sets.overlap["question_id"].nunique(),
-        **{f"revision of {label}": revision for label, revision in sets.revisions.items()},
+        f"{one.role} {one.label}": key_of(files=[(path.name, file_sha256(path)) for path in one.files])
+        if one.files
+        else one.hub_id
+        for one in locate_sets(config.questions)
     }
 
 
-@stage_task("prepare-model")
-def prepare_model(config: RunConfig) -> Produced:
+def _not_asked(config: RunConfig) -> tuple[str, ...]:
+    return () if config.questions.asks_pocket else ("mralign_core.pocket.world",)
+
+
+@artifact(
+    "questions",
+    stage="prepare",
+    fields=lambda config: {**config.questions.fingerprint(), "pocket": _world(config)},
+    details=_contents,
+    sources=("mralign_core.questions.loading",),
+    without=_not_asked,
+)
+def load_questions(making: Making) -> Built:
+    """Read and check the questions to align on; refuse, or take out, those that are evaluated on."""
+    sets = read_question_sets(making.config.questions, making.config.model.pocket)
+    write_rows(making.directory, "questions.parquet", sets.of("train"), QUESTIONS)
+    sets.overlap.to_json(making.directory / OVERLAP, orient="records", indent=1, force_ascii=False)
+    return Built(QUESTIONS.name, sets.counts("train"))
+
+
+def _held_out_contents(config: RunConfig, part: Part) -> dict[str, Any]:
+    """The contents of these sets; and whether there are others, since ids then say of which set they are."""
+    contents = {name: digest for name, digest in _contents(config, part).items() if name.startswith("eval ")}
+    return {**contents, "beside training sets": bool(config.questions.train)}
+
+
+@artifact(
+    "evaluation-questions",
+    stage="prepare",
+    fields=lambda config: {"eval": config.questions.fingerprint()["eval"], "pocket": _world(config)},
+    details=_held_out_contents,
+    sources=("mralign_core.questions.loading",),
+    without=_not_asked,
+)
+def load_evaluation_questions(making: Making) -> Built:
+    """Read and check the questions to evaluate on; none where no set is named."""
+    sets = read_question_sets(making.config.questions, making.config.model.pocket)
+    write_rows(making.directory, "questions.parquet", sets.of("eval"), QUESTIONS)
+    return Built(QUESTIONS.name, sets.counts("eval"))
+
+
+def _model(config: RunConfig) -> dict[str, Any]:
+    source = config.model.source
+    names = {"pocket": ("pocket",), "hub": ("path", "revision"), "smollm2": ()}[source]
+    return {"source": source, **pick(config.model, *names)}
+
+
+def _weights_at_hand(config: RunConfig, _: Part) -> dict[str, str]:
+    """Of a local folder or file the contents count, not only its name."""
+    local = local_path(config.model)
+    if local is None:
+        return {}
+    return {"folder": folder_digest(local)} if local.is_dir() else {"file": file_content_digest(local)}
+
+
+@artifact(
+    "model",
+    stage="prepare",
+    fields=_model,
+    details=_weights_at_hand,
+    sources=("mralign_core.models.locate", "mralign_core.pocket.model"),
+    without=lambda config: () if config.model.source == "pocket" else ("mralign_core.pocket.model",),
+    is_main=lambda _: True,
+)
+def prepare_model(making: Making) -> Built:
     """Build the pocket model and pass its quality gates, or pin down the model that the config names."""
-
-    def build(store: ArtifactStore, directory: Path) -> Built:
-        if config.model.source != "pocket":
-            revision = describe_model(config.model, directory)
-            location = locate_model(directory, model_name(config.model))
-            if Path(location.path).is_dir():
-                check_weights(Path(location.path))
-            return Built(model_revision=revision)
-        pocket = config.model.pocket
-        world = build_world(pocket.world_seed, pocket.overwrite_prob)
-        with progress("pretraining the pocket model", "pretraining") as report:
-            counts = train_pocket_model(
-                world,
-                steps=pocket.pretrain_steps,
-                seed=pocket.world_seed,
-                directory=directory,
-                on_progress=report,
-            )
-        model, tokenizer = load_model_and_tokenizer(directory, "float32", "cpu")
-        sampler = TransformersSampler(model, tokenizer, batch_size=128, family=family_of(config.model, tokenizer))
-        quality = check_quality(world, sampler, pocket)
-        return Built(counts={**counts, **quality})
-
-    return model_work(config).produce(build)
+    config, directory = making.config, making.directory
+    if config.model.source != "pocket":
+        revision = describe_model(config.model, directory)
+        location = locate_model(directory, model_name(config.model))
+        if Path(location.path).is_dir():
+            check_weights(Path(location.path))
+        return Built(model_revision=revision)
+    pocket = config.model.pocket
+    world = build_world(pocket.world_seed, pocket.overwrite_prob)
+    with progress("pretraining the pocket model", "pretraining") as report:
+        counts = train_pocket_model(
+            world, steps=pocket.pretrain_steps, seed=pocket.world_seed, directory=directory, on_progress=report
+        )
+    model, tokenizer = load_model_and_tokenizer(directory, "float32", "cpu")
+    sampler = TransformersSampler(model, tokenizer, batch_size=128, family=family_of(config.model, tokenizer))
+    return Built(counts={**counts, **check_quality(world, sampler, pocket)})
 
 
 def check_prompts(config: RunConfig, questions: ArtifactRef, model: ArtifactRef) -> None:
@@ -127,7 +154,7 @@ def check_prompts(config: RunConfig, questions: ArtifactRef, model: ArtifactRef)
     family = family_of(config.model, tokenizer)
     check_tokens(location, tokenizer, family)
     if config.generate.sampler == "endpoint" and config.generate.source == "sample":
-        asked = store.read_table(questions, "questions.parquet").query("split == 'train'")
+        asked = store.read_table(questions, "questions.parquet")
         refuse_control_tokens(tokenizer, zip(asked["question_id"], asked["question"], strict=True), family)
 
 

@@ -2,48 +2,60 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mralign_core.config import RunConfig
-from mralign_core.estimation import TransitionMatrices, Weigher, read_trace_batches, weigh_corpus
+from mralign_core.estimation.alterations import weigh_corpus
+from mralign_core.estimation.matrices import TransitionMatrices
+from mralign_core.estimation.reading import read_trace_batches
+from mralign_core.estimation.weights import Weigher
 from mralign_core.label_sets import label_set_of
-from mralign_core.schemas import REWARDS
-from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import TableWriter
-from tasks.caching import Built, Produced, Work, stage_task
+from tasks.engine.graph import Input
+from tasks.engine.run import Built, Making
+from tasks.engine.task import artifact
+from tasks.fields import labels, pick
 
 
-def rewards_work(
-    config: RunConfig, candidates: ArtifactRef, annotations: ArtifactRef, transitions: ArtifactRef
-) -> Work:
-    """The weights of a set of annotated traces."""
-    inputs = {"candidates": candidates, "annotations": annotations, "transitions": transitions}
-    return Work("rewards", config, inputs)
+def _weighing(config: RunConfig) -> dict[str, Any]:
+    return {
+        **config.reward.fingerprint(),
+        **pick(config.estimate, "labels_per_segment", "confidence"),
+        **labels(config),
+        "seed": config.seed if config.reward.placebo != "none" else None,
+    }
 
 
-@stage_task("weigh-segments")
-def weigh_traces(
-    config: RunConfig, candidates: ArtifactRef, annotations: ArtifactRef, transitions: ArtifactRef
-) -> Produced:
+@artifact(
+    "weights",
+    stage="reward",
+    inputs=(Input("candidates"), Input("annotations"), Input("transitions")),
+    fields=_weighing,
+    sources=(
+        "mralign_core.estimation.reading",
+        "mralign_core.estimation.alterations",
+        "mralign_core.estimation.matrices",
+        "mralign_core.estimation.weights",
+    ),
+    is_main=lambda _: True,
+)
+def weigh_segments(making: Making) -> Built:
     """Weigh each segment by how much likelier its move is in traces of its polarity (Eq. 10)."""
-
-    def build(store: ArtifactStore, directory: Path) -> Built:
-        traces = store.open_file(candidates, "candidates.parquet")
-        batches = read_trace_batches(
-            traces,
-            store.open_file(annotations, "annotations.parquet"),
-            labels_per_segment=config.estimate.labels_per_segment,
-            taxonomy=label_set_of(config).taxonomy,
-        )
-        matrices = TransitionMatrices.load(store.open_file(transitions, "transitions.npz"))
-        weigher = Weigher(matrices, config.reward, config.estimate.confidence)
-        num_clipped = 0
-        with TableWriter(directory / "rewards.parquet", REWARDS) as table:
-            for columns in weigh_corpus(batches, weigher, config.reward, seed=config.seed, candidates=traces):
-                table.write(columns)
-                num_clipped += int(np.asarray(columns["clipped"]).sum())
-        return Built(REWARDS.name, {**weigher.counts, "clipped": num_clipped})
-
-    return rewards_work(config, candidates, annotations, transitions).produce(build)
+    config, traces = making.config, making.file("candidates", "candidates.parquet")
+    batches = read_trace_batches(
+        traces,
+        making.file("annotations", "annotations.parquet"),
+        labels_per_segment=config.estimate.labels_per_segment,
+        taxonomy=label_set_of(config).taxonomy,
+    )
+    matrices = TransitionMatrices.load(making.file("transitions", "transitions.npz"))
+    weigher = Weigher(matrices, config.reward, config.estimate.confidence)
+    num_clipped = 0
+    with TableWriter(making.directory / "weights.parquet", SEGMENT_WEIGHTS) as table:
+        for columns in weigh_corpus(batches, weigher, config.reward, seed=config.seed, candidates=traces):
+            table.write(columns)
+            num_clipped += int(np.asarray(columns["clipped"]).sum())
+    return Built(SEGMENT_WEIGHTS.name, {**weigher.counts, "clipped": num_clipped})

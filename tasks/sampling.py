@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable
+from datetime import timedelta
 from functools import partial
 from typing import Literal
 
@@ -13,18 +14,19 @@ import torch
 
 from mralign_core.config import EvaluateConfig, GenerateConfig, RunConfig
 from mralign_core.generation import Sampler
-from mralign_core.generation.samplers import open_sampler
+from mralign_core.generation.open_sampler import open_sampler
+from mralign_core.generation.sampling import Tally
 from mralign_core.generation.transformers_sampler import TransformersSampler
-from mralign_core.memory import return_freed_memory
-from mralign_core.models import limit_threads, locate_model, model_name
+from mralign_core.models.locate import limit_threads, locate_model, model_name
+from mralign_core.processes.memory import return_freed_memory
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.clients import shared_client
+from tasks.engine.session import session
 
 logger = logging.getLogger("mralign_core.sampling")
 
-_kept: dict[int, tuple[tuple[object, ...], Sampler]] = {}
-"""The one sampler of each thread, with what it was opened for."""
-_opening = threading.Lock()
+Kept = tuple[tuple[object, ...], Sampler]
+"""A sampler, with what it was opened for."""
 
 
 def sampler_of(
@@ -48,8 +50,9 @@ def sampler_of(
     """
     wanted = (store.root_uri, model.sha256, adapter and adapter.sha256, stage, ledger_name, config.model_dump_json())
     thread = threading.get_ident()
-    with _opening:  # one after another: a model that is loaded needs its memory twice for a moment
-        kept = _kept.pop(thread, None)
+    with session() as shared, shared.lock:  # one after another: loading a model needs its memory twice for a moment
+        samplers: dict[int, Kept] = shared.kept("samplers", at_end=_free_memory)
+        kept = samplers.pop(thread, None)
         if kept is None or kept[0] != wanted:
             kept = None  # frees its memory before the next one is loaded
             limit_threads(config.model)
@@ -59,32 +62,60 @@ def sampler_of(
                     config,
                     locate_model(store.open_directory(model), model_name(config.model)),
                     stage=stage,
-                    device=_own_device(getattr(config, stage), config.model.device),
+                    device=_own_device(getattr(config, stage), config.model.device, samplers.values()),
                     adapter_dir=store.open_directory(adapter) if adapter else None,
                     open_client=partial(shared_client, store, ledger_name, config.generate),
                 ),
             )
-        _kept[thread] = kept
+        samplers[thread] = kept
     return kept[1]
 
 
-@contextlib.contextmanager
-def release_samplers() -> Iterator[None]:
-    """Free the memory of all samplers at the end, for the stage that comes next."""
-    try:
-        yield
-    finally:
-        with _opening:
-            _kept.clear()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return_freed_memory()
+def _free_memory() -> None:
+    """Free what the samplers used, for the stage that comes next."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return_freed_memory()
 
 
-def _own_device(section: GenerateConfig | EvaluateConfig, device: str) -> str:
+def _own_device(section: GenerateConfig | EvaluateConfig, device: str, others: Iterable[Kept]) -> str:
     """Of several GPUs the one that fewest threads of this process sample on; empty leaves it to the config."""
     if section.where != "threads" or section.sampler != "transformers" or device == "cpu":
         return ""
     devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    in_use = [str(sampler.model.device) for _, sampler in _kept.values() if isinstance(sampler, TransformersSampler)]
+    in_use = [str(sampler.model.device) for _, sampler in others if isinstance(sampler, TransformersSampler)]
     return min(devices, key=in_use.count, default="")
+
+
+class Sampled:
+    """How far the shards are that this process samples, and how fast it is."""
+
+    def __init__(self) -> None:
+        self.shards: dict[int, Tally] = {}
+        """First row of a shard → its tally."""
+        self._started = 0.0
+
+    def update(self, start: int, tally: Tally) -> Tally:
+        """Note how far a shard is; returns the sum over all shards."""
+        self._started = self._started or time.monotonic()  # not before the model is loaded
+        self.shards[start] = tally
+        return sum(list(self.shards.values()), Tally())  # a copy: other threads add shards meanwhile
+
+    def note(self, total: Tally, num_questions: int) -> str:
+        """Speed, yield and time left, in words."""
+        seconds = time.monotonic() - self._started
+        parts = [
+            f"{total.tokens / max(seconds, 1e-9):,.0f} tokens/s",
+            f"{total.positive:,} positive and {total.negative:,} negative questions",
+        ]
+        if total.questions:
+            left = seconds / total.questions * (num_questions - total.questions)
+            parts.append(f"{timedelta(seconds=round(left))} left")
+        return " · ".join(parts)
+
+
+def sampled_so_far(line: str) -> Sampled:
+    """What the shards of one line of this session share to tell how far they are."""
+    with session() as shared, shared.lock:
+        sampled: Sampled = shared.kept("sampled").setdefault(line, Sampled())
+    return sampled

@@ -7,7 +7,9 @@ import pandas as pd
 import pyarrow as pa
 
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES, Table
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.base import Table
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage.tables import TableWriter, write_table
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from flows import door
-from flows.secret import recognise
+from flows.commands import door
+from flows.commands.secret import recognise
 from tests.ports import free_port
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -19,7 +19,7 @@ START_TIMEOUT_S = 180
 
 @contextmanager
 def behind_door(home, settings):
-    """Start one with these settings; gives the server as :func:`flows.secret.recognise` does, and its process."""
+    """Start one with these settings; gives the server as ``secret.recognise`` does, and its process."""
     port = free_port()
     env = {**os.environ, **settings, "PREFECT_HOME": str(home)}
     for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):

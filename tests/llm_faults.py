@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mralign_core.annotation import annotate_traces
+from mralign_core.annotation.annotate import annotate_traces
 from mralign_core.config import AnnotateConfig
 from mralign_core.label_sets import PAPER_LABEL_SET
-from mralign_core.llm import Ledger, LLMClient, MemoryReplyStore
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.ledger import Ledger
+from mralign_core.llm.store import MemoryReplyStore
 from tests.chat_server import label_all
 
 INPUT_USD, OUTPUT_USD = 2e-6, 10e-6

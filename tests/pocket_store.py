@@ -35,14 +35,14 @@ def small_config(root: Path | str, **overrides: object) -> RunConfig:
 @pytest.fixture(scope="session")
 def pocket_store(pytestconfig) -> Path:
     """The folder of a store with the questions and the model of the pocket world; don't write to it."""
-    from tasks.prepare import load_questions, prepare_model
+    from tasks.prepare import load_evaluation_questions, load_questions, prepare_model
 
     root = pytestconfig.cache.mkdir("pocket_store")
     config = small_config(root)
     # Artifacts that a worker copies stay: the next one to get here finds the same, and removes none.
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        made = (load_questions.run_here(config), prepare_model.run_here(config))
+        made = [task.run_here(config) for task in (load_questions, load_evaluation_questions, prepare_model)]
         fresh = {Path(root, ref.path).parent for ref in made}
         for key_folder in root.glob("artifacts/*/*"):
             if key_folder not in fresh:

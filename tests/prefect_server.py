@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from flows.secret import OwnServer, recognise
+from flows.commands.secret import OwnServer, recognise
 from tests.door_server import auth_of
 from tests.ports import free_port
 

@@ -3,12 +3,12 @@
 import pandas as pd
 
 from mralign_core.config import StorageConfig
-from mralign_core.schemas import CANDIDATES
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 
 
 def candidate_row(trace_id, texts, *, question="Who wrote it?", polarity="positive", stratum=""):
-    """One row of ``schemas.CANDIDATES``; token spans are made up."""
+    """One row of ``schemas.candidates``; token spans are made up."""
     completion, segments = "<think>", []
     for place, text in enumerate(texts):
         end = len(completion) + len(text)

@@ -54,6 +54,23 @@ def impure(source: str, package: str) -> set[str]:
     }
 
 
+COMPUTATIONS = {"isin", "query", "groupby", "concat", "merge", "pivot_table", "drop_duplicates", "agg", "apply"}
+"""Methods of a frame that decide about data."""
+
+
+def computing(source: str) -> set[str]:
+    """Computations on frames: their methods, and arithmetic on a column."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in COMPUTATIONS:
+            found.add(node.attr)
+        elif isinstance(node, ast.BinOp):
+            sides = [side for side in (node.left, node.right) if isinstance(side, ast.Subscript)]
+            columns = [s for s in sides if isinstance(s.slice, ast.Constant) and isinstance(s.slice.value, str)]
+            found |= {ast.unparse(node) for _ in columns}
+    return found
+
+
 def modules(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
@@ -82,14 +99,37 @@ def test_the_method_is_pure():
     assert not wrong, f"mralign_core/method may import the standard library, numpy and torch only: {wrong}"
 
 
+def test_tasks_compute_nothing():
+    """A decision about data that stands in ``tasks/`` would be in no key; those of the core are in theirs."""
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(names)
+        for path in modules("tasks")
+        if (names := computing(path.read_text(encoding="utf-8")))
+    }
+    assert not wrong, f"tasks/ reads, calls the core and writes; move this into mralign_core: {wrong}"
+
+
+@pytest.mark.parametrize(
+    "line", ["a[a['x'].isin(b)]", "a.query('x')", "a.groupby('x')", "pd.concat(a)", "a.merge(b)", "a['x'] * 2"]
+)
+def test_a_computation_is_found(line):
+    assert computing(line)
+
+
+def test_glue_is_none():
+    assert not computing(
+        "rows = store.read_table(ref, 'x.parquet')\ncounts = {**a, 'n': len(rows)}\nfirst = rows[0] - 1"
+    )
+
+
 @pytest.mark.parametrize(
     ("package", "line"),
     [
         ("mralign_core.training", "from prefect import flow"),
         ("mralign_core", "import prefect.cache_policies"),
-        ("mralign_core", "import tasks.runs"),
+        ("mralign_core", "import tasks.engine.last_run"),
         ("tasks", "from flows.pipeline import pipeline"),
-        ("tasks", "def late():\n    import flows.cli"),
+        ("tasks", "def late():\n    import flows.commands.cli"),
         ("flows", "from deployments import serve"),
         ("tasks", "from tests.pocket_store import pocket"),
     ],
@@ -109,6 +149,65 @@ def test_right_arrows_pass():
     assert not wrong_room("from flows.pipeline import pipeline\nimport prefect", "deployments")
     assert not wrong_room("from .caching import Work\nfrom prefect import task", "tasks")
     assert not impure("import math\nimport torch.nn\nfrom .traces import split", "mralign_core.method")
+
+
+SHARED_NAMES = {
+    "logger": "each module's own, by Python's convention",
+}
+"""Public names that may stand in several rooms of the core, with the reason."""
+
+
+def public_names(source: str) -> set[str]:
+    """Names of a module's own public functions, classes and constants; type variables are its own affair."""
+    names = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign) and "TypeVar" not in ast.unparse(node.value):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return {name for name in names if not name.startswith("_")}
+
+
+def names_in_two_rooms(sources: dict[str, str]) -> dict[str, list[str]]:
+    """Public names that modules of different rooms define, and those modules; a module in no folder is its own room.
+
+    Args:
+        sources: path in ``mralign_core`` → source.
+    """
+    places: dict[str, list[str]] = {}
+    for path, source in sources.items():
+        for name in public_names(source):
+            places.setdefault(name, []).append(path)
+    return {name: paths for name, paths in places.items() if len({path.partition("/")[0] for path in paths}) > 1}
+
+
+def test_no_public_name_stands_in_two_rooms_of_the_core():
+    core = ROOT / "mralign_core"
+    sources = {path.relative_to(core).as_posix(): path.read_text(encoding="utf-8") for path in modules("mralign_core")}
+    twice = names_in_two_rooms(sources)
+    wrong = {name: paths for name, paths in twice.items() if name not in SHARED_NAMES}
+    assert not wrong, f"one of each pair needs a name that says what sets it apart: {wrong}"
+    assert set(SHARED_NAMES) <= set(twice), "an exception is no longer needed"
+
+
+def test_a_name_in_two_rooms_is_found():
+    one, other = "def fit(): ...\nLIMIT: int = 1\n_x = 2", "class fit: ...\nResult = TypeVar('Result')\n_x = 3"
+    assert names_in_two_rooms({"method/a.py": one, "training/b.py": other}) == {"fit": ["method/a.py", "training/b.py"]}
+    assert not names_in_two_rooms({"method/a.py": one, "method/b.py": one})
+    assert names_in_two_rooms({"addresses.py": "LIMIT = 1", "method/a.py": one}).keys() == {"LIMIT"}
+
+
+def test_the_core_says_weights_of_segments_and_implicit_reward_of_kto():
+    """Two things were called rewards; the stage, its section and its flow are ``reward``, in the singular."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in modules("mralign_core")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(r"(?<!implicit[ _])rewards|(?<!implicit_)reward_(positive|negative)", line, re.IGNORECASE)
+    ]
+    assert not wrong, f"call them segment weights, or implicit rewards: {wrong}"
 
 
 def readme_tree() -> str:
@@ -141,6 +240,14 @@ def tree_paths(tree: str) -> list[str]:
 def test_tree_paths_follow_the_indentation():
     tree = "README.md      what it is\nflows/         order\n  pipeline.py  the loop\ntasks/\n├── caching.py"
     assert tree_paths(tree) == ["README.md", "flows/", "flows/pipeline.py", "tasks/", "tasks/caching.py"]
+
+
+def test_the_readme_shows_the_real_graph():
+    from tasks.engine.graph import mermaid
+
+    assert mermaid().strip() in (ROOT / "README.md").read_text(encoding="utf-8"), (
+        "put there what `mralign graph` prints"
+    )
 
 
 def test_the_readme_shows_the_real_tree():

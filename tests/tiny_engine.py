@@ -3,7 +3,7 @@
 import torch
 
 from mralign_core.generation import Decoding
-from mralign_core.generation.drawing import draw_tokens
+from mralign_core.generation.randomness import draw_tokens
 
 
 @torch.inference_mode()

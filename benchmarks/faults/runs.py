@@ -61,7 +61,7 @@ class Place:
         options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
         with (self.folder / log).open("ab") as output:
             return subprocess.Popen(
-                [self.python, "-m", "flows.cli", "run", "--config", "smoke", *options, *arguments],
+                [self.python, "-m", "flows.commands.cli", "run", "--config", "smoke", *options, *arguments],
                 cwd=self.folder,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,

@@ -59,7 +59,12 @@ def refuse_whole_run(python: str, server: S3Server, *, outages: Sequence[float])
         made = 0
         with place.start() as process:
             ended = threading.Event()
-            threading.Thread(target=lambda: (process.wait(RUN_TIMEOUT_S), ended.set()), daemon=True).start()
+
+            def watch(process: subprocess.Popen[bytes] = process, ended: threading.Event = ended) -> None:
+                process.wait(RUN_TIMEOUT_S)
+                ended.set()
+
+            threading.Thread(target=watch, daemon=True).start()
             for seconds in outages:
                 if ended.wait(BETWEEN_OUTAGES_S):
                     break

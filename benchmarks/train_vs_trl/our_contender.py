@@ -19,10 +19,10 @@ from benchmarks.train_vs_trl.workload import (
     num_tokens,
 )
 from mralign_core.config import TrainConfig
+from mralign_core.models.lora import attach_lora
 from mralign_core.training.examples import build_examples
-from mralign_core.training.footprint import Job, fit
+from mralign_core.training.footprint import TrainingLoad, plan_passes
 from mralign_core.training.logps import CompletionLogps
-from mralign_core.training.lora import attach_lora
 from mralign_core.training.reference import read_reference, reference_table
 from mralign_core.training.trainer import Trainer
 
@@ -66,8 +66,9 @@ def build_trainer(model: PreTrainedModel, table: pd.DataFrame, section: TrainCon
         seed=SEED,
     )
     lengths = {example.trace_id: len(example.prompt_ids) + len(example.completion_ids) for example in examples}
-    job = Job(lengths=lengths, device=policy.device, rows_per_epoch=len(examples))
-    trainer.tokens_per_forward = fit(section, policy.model, job, policy.made_up_pass).tokens_per_forward
+    load = TrainingLoad(lengths=lengths, device=policy.device, rows_per_epoch=len(examples))
+    plan = plan_passes(section, policy.model, load, policy.made_up_pass)
+    trainer.use_passes(trainer.pass_size._replace(tokens=plan.passes.tokens))
     return trainer
 
 

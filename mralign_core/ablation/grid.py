@@ -59,7 +59,7 @@ def arms_of(config: RunConfig) -> dict[str, GridArm]:
     return arms
 
 
-def comparisons(arms: Mapping[str, GridArm]) -> list[tuple[str, str]]:
+def arm_comparisons(arms: Mapping[str, GridArm]) -> list[tuple[str, str]]:
     """The (arm, baseline) pairs to compare.
 
     Every arm with think-on and with KTO; an arm with its placebos; and any other weighted arm with MR-ALIGN.

@@ -25,7 +25,7 @@ from mralign_core.annotation import cue
 from mralign_core.annotation.conversing import converse
 from mralign_core.annotation.prompts import (
     DisputedStep,
-    Trace,
+    ShownTrace,
     adjudicate_messages,
     annotate_messages,
 )
@@ -33,15 +33,17 @@ from mralign_core.annotation.replies import ParsedReply, parse_reply, reply_sche
 from mralign_core.config import AnnotateConfig, EndpointConfig
 from mralign_core.errors import ConfigError
 from mralign_core.label_sets import LabelSet
-from mralign_core.llm import Client, Message, Received, background
+from mralign_core.llm import background
+from mralign_core.llm.client import Client
 from mralign_core.llm.json_reply import ReplyProblem, storable
+from mralign_core.llm.offline import Message
+from mralign_core.llm.request import Received
 from mralign_core.method.consolidation import Consolidated, LabelVote, consolidate, merge_steps
-from mralign_core.method.taxonomy import Taxonomy
-from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
+from mralign_core.method.taxonomy import MAX_LABELS, Taxonomy
+from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
 
 logger = logging.getLogger("mralign_core.annotation")
 
-MAX_LABELS = 2
 ROLES = ("annotator_a", "annotator_b", "adjudicator")
 FAILURE_COLUMNS = ["trace_id", "role", "kind", "problem", "reply", "is_final"]
 MAX_BEGINNING = 300
@@ -78,6 +80,11 @@ class _TraceOutcome(NamedTuple):
     rows: list[dict[str, Any]]
 
 
+def together(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Traces that stand in several places of a table."""
+    return pd.concat(parts, ignore_index=True)
+
+
 def annotate_traces(
     candidates: pd.DataFrame,
     section: AnnotateConfig,
@@ -98,7 +105,7 @@ def annotate_traces(
         section: annotators, adjudicator, consolidation threshold.
         seed: seed of the offline annotators' noise; models are not seeded.
         label_set: the closed label set.
-        client: what asks the models, such as :class:`mralign_core.llm.LLMClient`.
+        client: what asks the models, such as :class:`mralign_core.llm.client.LLMClient`.
         on_progress: called with (done, total) as traces finish, in the calling thread.
 
     Raises:
@@ -167,7 +174,7 @@ class Panel:
             decided = _put_in(decided, _settle(verdict, self.taxonomy))
         return _TraceOutcome(row.trace_id, answers, _rows(row.trace_id, steps, decided, a, b))
 
-    async def adjudicate(self, trace: Trace, open_steps: Sequence[DisputedStep]) -> _Answer:
+    async def adjudicate(self, trace: ShownTrace, open_steps: Sequence[DisputedStep]) -> _Answer:
         """Ask the adjudicator about the open steps of a trace."""
         messages = adjudicate_messages(trace, open_steps, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
         return await self.ask(ROLES[2], messages, [step.segments for step in open_steps])
@@ -212,10 +219,10 @@ class Panel:
         return consolidate(vote_a, vote_b, threshold=threshold, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
 
 
-def trace_of(row: Any) -> Trace:
+def trace_of(row: Any) -> ShownTrace:
     """What is shown of a row of the candidates."""
     texts = [row.completion[segment["start"] : segment["end"]] for segment in row.segments]
-    return Trace(row.question, list(row.answers), texts)
+    return ShownTrace(row.question, list(row.answers), texts)
 
 
 def _settle(verdict: ParsedReply, taxonomy: Taxonomy) -> list[Consolidated]:

@@ -7,8 +7,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from mralign_core.annotation.prompts import repair_messages
 from mralign_core.config import AskAgain, EndpointConfig
-from mralign_core.llm import Client, Message, Received, Request
+from mralign_core.llm.client import Client
 from mralign_core.llm.json_reply import ReplyProblem
+from mralign_core.llm.offline import Message
+from mralign_core.llm.request import Received, Request
 
 Parsed = TypeVar("Parsed")
 NUM_TURNS = 2

@@ -202,7 +202,7 @@ REPEAT_BONUS = 0.5
 MAX_CONFIDENCE = 10.0
 
 
-def reply(annotator: str, messages: Sequence[Message], noise: Noise) -> str:
+def cue_reply(annotator: str, messages: Sequence[Message], noise: Noise) -> str:
     """The JSON reply of annotator ``a``, ``b`` or ``adjudicator`` to a request."""
     payload = read_payload(messages)
     texts = [segment["text"] for segment in payload["segments"]]
@@ -308,5 +308,5 @@ def _step(segments: list[int], scores: Mapping[str, float], habit: Habit, labels
 offline.register(
     PROVIDER,
     tuple(HABITS),
-    lambda model, messages, params: reply(model, messages, Noise(**params[PARAMETER])),
+    lambda model, messages, params: cue_reply(model, messages, Noise(**params[PARAMETER])),
 )

@@ -13,18 +13,22 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mralign_core.annotation.annotate import MAX_LABELS, Panel, trace_of
-from mralign_core.annotation.prompts import DisputedStep, Trace, adjudicate_messages, read_payload
+from mralign_core.annotation.annotate import Panel, trace_of
+from mralign_core.annotation.prompts import DisputedStep, ShownTrace, adjudicate_messages, read_payload
 from mralign_core.config import AnnotateConfig, EndpointConfig
 from mralign_core.label_sets import LabelSet
-from mralign_core.llm import Received, ReplyStore, Request, background
-from mralign_core.llm.request import FAILED, any_record, received
+from mralign_core.llm import background
+from mralign_core.llm.request import UNANSWERED, Received, Request, any_record, received
+from mralign_core.llm.store import KeepsReplies
 from mralign_core.method.consolidation import LabelVote
+from mralign_core.method.taxonomy import MAX_LABELS
 
 REPLY_TOKENS = 16
 """Tokens of a reply beside its steps."""
 STEP_TOKENS = 32
 """Tokens of a step with one or two labels, in the JSON that is asked for."""
+QUOTED_TRACES, QUOTED_TOGETHER = 500, 25
+"""A quote looks at about so many traces, so many neighbours at a time."""
 
 
 class Quote(NamedTuple):
@@ -47,13 +51,34 @@ class Quote(NamedTuple):
     again: int = 0
 
 
+def evenly_spaced(read: Callable[[int, int], pd.DataFrame], num_traces: int) -> pd.DataFrame:
+    """About ``QUOTED_TRACES`` of many traces, in groups of neighbours with even spaces between.
+
+    Args:
+        read: gives the rows from one number to before another.
+        num_traces: how many there are.
+    """
+    step = max(QUOTED_TOGETHER, num_traces // (QUOTED_TRACES // QUOTED_TOGETHER))
+    parts = [read(start, start + QUOTED_TOGETHER) for start in range(0, num_traces, step)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def spent_usd(ledger: pd.DataFrame) -> float:
+    """Dollars that an account's requests cost, or may have cost.
+
+    Args:
+        ledger: a row a run and model, with the fields of :class:`mralign_core.llm.ledger.Usage`.
+    """
+    return float(ledger[["cost_usd", "set_aside_usd", "lost_usd"]].to_numpy().sum())
+
+
 def quote_annotation(
     candidates: pd.DataFrame,
     section: AnnotateConfig,
     *,
     seed: int,
     label_set: LabelSet,
-    replies: ReplyStore,
+    replies: KeepsReplies,
     num_traces: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Quote]:
@@ -99,10 +124,10 @@ class _NotKeptError(Exception):
 class _QuotingClient:
     """Has the kept replies, and adds up the requests that have none."""
 
-    def __init__(self, replies: ReplyStore, section: AnnotateConfig) -> None:
+    def __init__(self, replies: KeepsReplies, section: AnnotateConfig) -> None:
         from mralign_core.llm import endpoint  # takes seconds: see its docstring
 
-        self._api = endpoint
+        self._count_tokens, self._price_of = endpoint.count_tokens, endpoint.price_of
         self._replies = replies
         self.admission = asyncio.Semaphore()
         self.quotes = {endpoint.model: Quote(endpoint.model) for endpoint in section.endpoints.values()}
@@ -110,7 +135,7 @@ class _QuotingClient:
     async def complete(self, request: Request, *, ask_again: bool = False) -> Received:
         """The kept reply to a request."""
         record = any_record(self._replies, request.digest)
-        is_again = record is not None and (ask_again or record["finish_reason"] == FAILED)
+        is_again = record is not None and (ask_again or record["finish_reason"] == UNANSWERED)
         if record is None or is_again:
             self._note(request, is_certain=True)
             self._add(request, again=int(is_again))
@@ -130,9 +155,9 @@ class _QuotingClient:
 
     def _note(self, request: Request, *, is_certain: bool) -> None:
         payload = read_payload(request.messages)
-        num_prompt = self._api.count_tokens(request.endpoint, request.messages, request.params)
+        num_prompt = self._count_tokens(request.endpoint, request.messages, request.params)
         num_reply = REPLY_TOKENS + STEP_TOKENS * len(payload.get("disputed", payload["segments"]))
-        cost_usd = self._api.price_of(request.endpoint).cost_usd(num_prompt, num_reply)
+        cost_usd = self._price_of(request.endpoint).cost_usd(num_prompt, num_reply)
         self._add(request, most_requests=1, most_cost_usd=cost_usd)
         if is_certain:
             tokens = {"prompt_tokens": num_prompt, "completion_tokens": num_reply}
@@ -144,7 +169,7 @@ class _QuotingClient:
         self.quotes[quote.model] = quote._replace(**sums)
 
 
-def _adjudication_of_all(panel: Panel, trace: Trace) -> Request:
+def _adjudication_of_all(panel: Panel, trace: ShownTrace) -> Request:
     """The request that a trace needs if every step of it is disputed."""
     vote = LabelVote(panel.taxonomy.labels[:1], (5.0,))
     open_steps = [DisputedStep((index,), vote, vote) for index in range(len(trace.segments))]

@@ -43,8 +43,8 @@ SHAPE = Shape(
 )
 LABEL_FIELDS = (("label", "name", "move"), ("confidence", "score", "rating", "value"))
 RATED = re.compile(r"(?P<label>[^\d:=(]*[^\d:=(\s])\s*(?:[:=]\s*|\(\s*)(?P<confidence>\d[\d.,]*\s*(?:/\s*10|%)?)\s*\)?")
-NUMBER = re.compile(r"(?P<number>\d{1,9}(?:[.,]\d{1,9})?)\s*(?P<scale>%|(?:/|out of|of)\s*10(?:\.0)?)?")
-NO_LABEL = ("", "-", "none", "null", "n/a", "na", "no label", "no labels", "empty")
+CONFIDENCE_NUMBER = re.compile(r"(?P<number>\d{1,9}(?:[.,]\d{1,9})?)\s*(?P<scale>%|(?:/|out of|of)\s*10(?:\.0)?)?")
+NO_LABEL_WORDS = ("", "-", "none", "null", "n/a", "na", "no label", "no labels", "empty")
 MAX_LABEL_TEXT = 500
 """Longest text that names labels, in characters."""
 Form = TypeVar("Form", bound=BaseModel)
@@ -199,7 +199,7 @@ def _canonical_step(step: dict[str, Any], overall: Any, taxonomy: Taxonomy) -> d
 def _ratings(value: Any, fallback: Any, is_of_step: bool, taxonomy: Taxonomy) -> Iterator[dict[str, Any]]:
     """What a value says of labels, each with its confidence or with the wider one that stands in for it."""
     if value is None or (
-        isinstance(value, str) and _known(value, taxonomy) is None and value.strip(" .").casefold() in NO_LABEL
+        isinstance(value, str) and _known(value, taxonomy) is None and value.strip(" .").casefold() in NO_LABEL_WORDS
     ):
         return
     if isinstance(value, str) and len(value) <= MAX_LABEL_TEXT:
@@ -254,7 +254,7 @@ def _confidence(value: Any) -> Any:
     """A confidence from 0 to 10 as a number, where a text or a list of one gives it."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if isinstance(value, str) and (match := NUMBER.fullmatch(value.strip())):
+    if isinstance(value, str) and (match := CONFIDENCE_NUMBER.fullmatch(value.strip())):
         number = float(match["number"].replace(",", "."))
         return number / 10 if match["scale"] == "%" else number
     is_number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -68,7 +68,7 @@ def panel_sets(panel: str, annotations: pd.DataFrame, candidates: pd.DataFrame) 
 
     Args:
         panel: name of the panel, the beginning of the sets' names.
-        annotations: rows of ``schemas.ANNOTATIONS``.
+        annotations: rows of ``schemas.annotations``.
         candidates: the traces that are compared.
 
     Raises:

@@ -31,7 +31,7 @@ NO_LABEL = "no label"
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 MOST_CHARACTERS = 32_000
 """Spreadsheets cut a cell at 32,767 characters."""
-FIELD = "compare.sheets"
+SHEETS_FIELD = "compare.sheets"
 
 
 class WrittenSheet(NamedTuple):
@@ -64,7 +64,7 @@ def write_sheet(
 
     Args:
         path: the CSV to write; the instructions take its name with ``.md``.
-        candidates: rows of ``schemas.CANDIDATES``.
+        candidates: rows of ``schemas.candidates``.
         taxonomy: the labels to choose from.
         num_traces: how many traces; all when there are fewer.
         rng: chooses and shuffles the traces.
@@ -126,7 +126,7 @@ def read_sheet(path: Path, candidates: pd.DataFrame, taxonomy: Taxonomy) -> Rate
         labels = _labels(row, values, names, problems)
         if labels is not None:
             rated[items[item]] = labels
-    refuse(path, FIELD, problems, "correct these rows; everything else was read")
+    refuse(path, SHEETS_FIELD, problems, "correct these rows; everything else was read")
     in_sheet = {items[item][0] for item in first_row}
     num_items = sum(trace_id in in_sheet for trace_id, _ in items.values())
     return RatedSheet(_set_rows(rated), num_items, num_items - len(rated), comments)
@@ -202,7 +202,7 @@ def _sheet_rows(trace: Any, number: int) -> Iterator[dict[str, Any]]:
 def _read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
     """Row number as a spreadsheet counts, and the stripped values by column name, of each row that is not empty."""
     if not path.is_file():
-        raise DataError(f"{FIELD}: {path} is not a file; name a sheet that `mralign compare-annotators` wrote")
+        raise DataError(f"{SHEETS_FIELD}: {path} is not a file; name a sheet that `mralign compare-annotators` wrote")
     lines = _decode(path.read_bytes()).removeprefix("\ufeff").split("\n", 1)
     has_hint = lines[0].lower().startswith("sep=")  # a line that Excel writes for itself
     text = lines[1] if has_hint and len(lines) > 1 else "\n".join(lines)
@@ -214,7 +214,7 @@ def _read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
             numbered = enumerate(rows[1:], start=2 + has_hint)
             return [(row, _by_name(header, values)) for row, values in numbered if any(map(str.strip, values))]
     raise DataError(
-        f"{FIELD}: {path} has no header row with the columns {', '.join(READ_COLUMNS)} (its first row is "
+        f"{SHEETS_FIELD}: {path} has no header row with the columns {', '.join(READ_COLUMNS)} (its first row is "
         f"{', '.join(header)!r:.80}); keep the header, and save as CSV with commas, semicolons or tabs"
     )
 

@@ -21,8 +21,9 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from mralign_core.config import RewardConfig
-from mralign_core.estimation.traces import IntArray, TraceBatch
+from mralign_core.estimation.traces import TraceBatch
 from mralign_core.estimation.weights import Weigher
+from mralign_core.method import IntArray
 from mralign_core.method.placebos import (
     mean_one_factor,
     permuted_polarities,
@@ -30,7 +31,8 @@ from mralign_core.method.placebos import (
     sources_in_other_traces,
     sources_within_traces,
 )
-from mralign_core.schemas import CANDIDATES, REWARDS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import stream_table
 
 KEYS = ["trace_id", "segment"]
@@ -41,7 +43,7 @@ TRACES_AT_ONCE = 10_000
 def weigh_corpus(
     batches: Iterable[TraceBatch], weigher: Weigher, section: RewardConfig, *, seed: int, candidates: Path
 ) -> Iterator[Mapping[str, Any]]:
-    """Columns of ``schemas.REWARDS``: batch by batch as Eq. 10 gives them, or altered, all at once.
+    """Columns of ``schemas.segment_weights``: batch by batch as Eq. 10 gives them, or altered, all at once.
 
     Args:
         batches: whole traces.
@@ -61,7 +63,7 @@ def weigh_corpus(
         frame = _with_weights_of(frame, _sources(frame, section, seed))
     if section.normalize == "mean_one":
         frame[SCALED] = frame[SCALED].mul(_factors(frame, candidates), axis=0)
-    yield {name: frame[name] for name in REWARDS.columns}
+    yield {name: frame[name] for name in SEGMENT_WEIGHTS.columns}
 
 
 def with_permuted_polarities(
@@ -86,9 +88,9 @@ def _signs(batch: TraceBatch) -> tuple[list[str], list[bool]]:
 
 
 def _weighed(batch: TraceBatch, weigher: Weigher) -> pd.DataFrame:
-    """Rows of ``schemas.REWARDS``, and of each segment whether its trace is positive and it has a label."""
+    """Rows of ``schemas.segment_weights``, and of each segment whether its trace is positive and it has a label."""
     columns = weigher.weigh(batch)
-    frame = pd.DataFrame({name: np.asarray(columns[name]) for name in REWARDS.columns})
+    frame = pd.DataFrame({name: np.asarray(columns[name]) for name in SEGMENT_WEIGHTS.columns})
     is_positive = batch.is_positive[batch.trace_of_step[batch.step_of_segment]]
     return frame.assign(is_positive=is_positive, is_labelled=batch.labels[batch.step_of_segment].any(axis=1))
 
@@ -107,7 +109,7 @@ def _sources(frame: pd.DataFrame, section: RewardConfig, seed: int) -> IntArray:
 
 
 def _with_weights_of(frame: pd.DataFrame, sources: IntArray) -> pd.DataFrame:
-    taken = frame[[name for name in REWARDS.columns if name not in KEYS]].take(sources).reset_index(drop=True)
+    taken = frame[[name for name in SEGMENT_WEIGHTS.columns if name not in KEYS]].take(sources).reset_index(drop=True)
     return pd.concat([frame[KEYS], taken], axis=1)
 
 

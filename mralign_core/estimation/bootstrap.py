@@ -23,7 +23,7 @@ from scipy import sparse
 
 from mralign_core.estimation.corpus import Corpus, Selection, TraceColumns
 from mralign_core.estimation.estimators import Estimator
-from mralign_core.estimation.traces import IntArray
+from mralign_core.method import IntArray
 
 MIN_TRACES_FOR_INTERVAL = 10
 """Traces below which nothing is bootstrapped. Resamples of one trace are all alike, and those of a few repeat each

@@ -1,7 +1,7 @@
 """Count the transitions of many traces, by polarity and stratum, and by trace for the bootstrap.
 
-A transition between two label sets is a whole number, its *code*; numbers in ascending order are set pairs in the
-order of :func:`count_set_pairs`. A *column* is a code within a group, the traces of one stratum and one polarity.
+A transition between two label sets is a whole number, its *code* (see ``method.set_pairs``). A *column* is a code
+within a group, the traces of one stratum and one polarity.
 
 Shapes: N labelled traces, M transitions, C columns, U distinct set pairs, K states.
 """
@@ -15,20 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mralign_core.estimation.traces import IntArray, TraceBatch
-from mralign_core.method.transitions import SetPairCounts
-
-
-class Moves(NamedTuple):
-    """Transitions of a batch into steps (or into ``<stop>``), each with the set left, the set entered and its trace.
-
-    Sets are numbers, see :func:`set_numbers`; ``steps`` says which step is entered.
-    """
-
-    sources: IntArray
-    targets: IntArray
-    traces: IntArray
-    steps: IntArray
+from mralign_core.estimation.traces import TraceBatch
+from mralign_core.method import IntArray
+from mralign_core.method.set_pairs import (
+    Moves,
+    SetPairCounts,
+    members_of_codes,
+    moves_into_steps,
+    moves_into_stop,
+)
 
 
 class TraceColumns(NamedTuple):
@@ -92,7 +87,7 @@ class Corpus:
         places = np.flatnonzero(wanted[group])
         codes, pair_of_place = np.unique(code[places], return_inverse=True)
         empty = SetPairCounts(
-            *set_members(codes, self.num_states),
+            *members_of_codes(codes, self.num_states),
             np.zeros(len(codes), dtype=np.int64),
             int(self.num_traces[wanted].sum()),
             int(self.num_empty_steps[wanted].sum()),
@@ -101,8 +96,22 @@ class Corpus:
         return Selection(places, pair_of_place, empty)
 
     def pairs(self, polarity: str | None = None, stratum: str | None = None) -> SetPairCounts:
-        """What :func:`count_set_pairs` gives for the traces of a polarity and stratum; None takes all."""
+        """The transitions of the traces of a polarity and stratum, by distinct pair of sets; None takes all."""
         return self.selection(polarity, stratum).pairs(self.counts)
+
+    def pairs_by_trace(self) -> IntArray:
+        """Transitions of each labelled trace by distinct pair of sets, in the order of :meth:`pairs`, (N, U).
+
+        Raises:
+            ValueError: the corpus was counted without its traces.
+        """
+        if self.by_trace is None:
+            raise ValueError("the corpus was counted without its traces; count it with keep_traces=True")
+        everything = self.selection()
+        counts = np.zeros((len(self.by_trace.lengths), len(everything.empty.multiplicities)), dtype=np.int64)
+        trace = np.repeat(np.arange(len(counts)), self.by_trace.lengths)
+        np.add.at(counts, (trace, everything.pair_of_place[self.by_trace.columns]), 1)
+        return counts
 
 
 class Selection(NamedTuple):
@@ -133,54 +142,6 @@ def count_corpus(batches: Iterable[TraceBatch], num_states: int, *, keep_traces:
     return tally.corpus()
 
 
-def moves_into_steps(batch: TraceBatch, num_states: int) -> Moves:
-    """Transitions into each labelled step, from ``<start>`` or the last labelled step before it."""
-    numbers = set_numbers(batch.labels, num_states)
-    steps = np.flatnonzero(numbers)
-    targets, traces = numbers[steps], batch.trace_of_step[steps]
-    sources = np.zeros_like(targets)
-    goes_on = traces[1:] == traces[:-1]
-    sources[1:] = np.where(goes_on, targets[:-1], 0)
-    return Moves(sources, targets, traces, steps)
-
-
-def moves_into_stop(moves: Moves, num_states: int) -> Moves:
-    """Transitions from the last labelled step of each trace into ``<stop>``."""
-    last = np.flatnonzero(np.diff(moves.traces, append=-1))
-    stop = np.full(len(last), (num_states - 1) * num_states)
-    return Moves(moves.targets[last], stop, moves.traces[last], moves.steps[last])
-
-
-def set_numbers(labels: IntArray, num_states: int) -> IntArray:
-    """A number for each label set, first state · K + second; 0 is the empty set, or {<start>} where one is left.
-
-    >>> set_numbers(np.array([[0, 0], [1, 0], [1, 2], [2, 0]]), 4).tolist()
-    [0, 4, 6, 8]
-    """
-    numbers: IntArray = labels[:, 0] * num_states + labels[:, 1]
-    return numbers
-
-
-def set_members(codes: IntArray, num_states: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Membership of each state in the sets that transitions leave and enter, twice (U, K).
-
-    Args:
-        codes: (U,) number of the set left · K² + number of the set entered.
-        num_states: K.
-    """
-    sources, targets = np.divmod(codes, num_states**2)
-    return _members(sources, num_states), _members(targets, num_states)
-
-
-def _members(numbers: IntArray, num_states: int) -> NDArray[np.bool_]:
-    first, second = np.divmod(numbers, num_states)
-    member_UK = np.zeros((len(numbers), num_states), dtype=np.bool_)
-    rows = np.arange(len(numbers))
-    member_UK[rows, first] = True
-    member_UK[rows[second > 0], second[second > 0]] = True
-    return member_UK
-
-
 class _Tally:
     """What was counted so far."""
 
@@ -195,11 +156,11 @@ class _Tally:
     def add(self, batch: TraceBatch) -> None:
         """Count the transitions of a batch."""
         group_of_trace = 2 * self._stratum_of_trace(batch) + batch.is_positive
-        into_steps = moves_into_steps(batch, self._num_states)
+        into_steps = moves_into_steps(batch.labels, batch.trace_of_step, self._num_states)
         into_stop = moves_into_stop(into_steps, self._num_states)
         step_columns, stop_columns = (self._columns_of(moves, group_of_trace) for moves in (into_steps, into_stop))
-        found, counts = np.unique(np.concatenate([step_columns, stop_columns]), return_counts=True)
-        self._columns, self._counts = _summed((self._columns, found), (self._counts, counts))
+        columns, counts = np.unique(np.concatenate([step_columns, stop_columns]), return_counts=True)
+        self._columns, self._counts = _summed((self._columns, columns), (self._counts, counts))
         is_empty = ~batch.labels.any(axis=1)
         self._num_traces = self._added(self._num_traces, group_of_trace)
         self._num_labelled = self._added(self._num_labelled, group_of_trace[into_stop.traces])

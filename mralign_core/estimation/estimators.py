@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable
 
 from mralign_core.config import EstimateConfig
-from mralign_core.method.transitions import SetPairCounts, TransitionEstimate, fit_em, fit_frequency
+from mralign_core.method.set_pairs import SetPairCounts
+from mralign_core.method.transitions import TransitionEstimate, fit_em, fit_frequency
 
 logger = logging.getLogger("mralign_core.estimation")
 
@@ -25,9 +26,10 @@ def make_estimator(section: EstimateConfig, num_states: int) -> Estimator:
         section: the estimator and its settings.
         num_states: K.
 
-    >>> from mralign_core.method.transitions import count_set_pairs
-    >>> frequency = make_estimator(EstimateConfig(estimator="frequency"), num_states=3)
-    >>> frequency(count_set_pairs([[(1,)]], num_states=3)).counts[0].tolist()
+    >>> import numpy as np
+    >>> states = np.eye(3, dtype=bool)  # one trace <start> → 1 → <stop>
+    >>> pairs = SetPairCounts(states[:2], states[1:], np.array([1, 1]), 1, 0, 0)
+    >>> make_estimator(EstimateConfig(estimator="frequency"), num_states=3)(pairs).counts[0].tolist()
     [0.0, 1.0, 0.0]
     """
     if section.estimator == "frequency":

@@ -24,7 +24,7 @@ from mralign_core.estimation.bootstrap import MIN_TRACES_FOR_INTERVAL, draw_tran
 from mralign_core.estimation.corpus import Corpus, count_corpus
 from mralign_core.estimation.estimators import make_estimator, warn_unless_converged
 from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
-from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
+from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import TransitionEstimate
 
 logger = logging.getLogger("mralign_core.estimation")
@@ -99,7 +99,7 @@ class TransitionMatrices(NamedTuple):
 def estimate_transitions(
     traces: Sequence[LabelledTrace],
     section: EstimateConfig,
-    taxonomy: Taxonomy = PAPER_TAXONOMY,
+    taxonomy: Taxonomy,
     *,
     rng: np.random.Generator | None = None,
     min_stratum_traces: int = MIN_STRATUM_TRACES,
@@ -125,7 +125,7 @@ def estimate_transitions(
 def estimate_corpus(
     corpus: Corpus,
     section: EstimateConfig,
-    taxonomy: Taxonomy = PAPER_TAXONOMY,
+    taxonomy: Taxonomy,
     *,
     rng: np.random.Generator | None = None,
     on_progress: Callable[[int, int], None] | None = None,

@@ -1,7 +1,7 @@
 """Stream annotated traces from their Parquet files as columns, in memory that does not grow with the files.
 
-What :func:`labelled_traces` does row by row is done here on whole columns: labels become states, segments of one
-step become one step, and each trace gets its polarity and stratum. Both files have the traces in one order, and the
+What :func:`~.traces.labelled_traces` does row by row is done here on whole columns: labels become states, segments of
+one step become one step, and each trace gets its polarity and stratum. Both files have the traces in one order, and the
 rows of a trace are together; this is checked, as are the labels, since the tables' own row checks are too slow here.
 Segments of one step have the same labels; where only one label is kept, the confidences of the first segment choose.
 
@@ -20,12 +20,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
-from mralign_core.estimation.traces import MAX_LABELS, IntArray, TraceBatch
-from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES, POLARITIES
+from mralign_core.estimation.traces import TraceBatch
+from mralign_core.method import IntArray
+from mralign_core.method.taxonomy import MAX_LABELS, Taxonomy
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES, POLARITIES
 from mralign_core.storage.tables import stream_table
 
-BATCH_ROWS = 1 << 18
+ROWS_AT_ONCE = 1 << 18
 SEGMENTS_PER_TRACE = 10
 """About so many; it only decides how far to read ahead in the candidates."""
 
@@ -35,8 +37,8 @@ def read_trace_batches(
     annotations: Path,
     *,
     labels_per_segment: str = "two",
-    taxonomy: Taxonomy = PAPER_TAXONOMY,
-    batch_rows: int = BATCH_ROWS,
+    taxonomy: Taxonomy,
+    batch_rows: int = ROWS_AT_ONCE,
 ) -> Iterator[TraceBatch]:
     """Join annotations to their traces and merge segments of one step, in the order of both files.
 
@@ -171,7 +173,7 @@ def _codes(labels: pa.Array, taxonomy: Taxonomy) -> tuple[IntArray, IntArray]:
 def _keep_most_confident(
     states: IntArray, sizes: IntArray, places: IntArray, confidences: pa.Array, first_row: int
 ) -> IntArray:
-    """As :func:`keep_most_confident`, for all rows at once: the first of equals."""
+    """As :func:`~mralign_core.method.transitions.keep_most_confident`, for all rows at once: the first of equals."""
     odd = pc.list_value_length(confidences).to_numpy() != sizes
     _refuse_first(odd, first_row, "there is not one confidence for each label")
     flat = np.append(confidences.flatten().to_numpy(zero_copy_only=False), -np.inf)[places]

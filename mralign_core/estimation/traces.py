@@ -14,11 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
-from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
+from mralign_core.method import IntArray
+from mralign_core.method.taxonomy import MAX_LABELS, Taxonomy
 from mralign_core.method.transitions import keep_most_confident
-
-IntArray = NDArray[np.int64]
-MAX_LABELS = 2
 
 
 class LabelledTrace(NamedTuple):
@@ -58,15 +56,15 @@ def labelled_traces(
     annotations: pd.DataFrame,
     *,
     labels_per_segment: str = "two",
-    taxonomy: Taxonomy = PAPER_TAXONOMY,
+    taxonomy: Taxonomy,
 ) -> list[LabelledTrace]:
     """Join annotations to their traces and merge segments of one step, in the order of ``candidates``.
 
     Segments of one step have the same labels; where only one is kept, the confidences of the first segment choose.
 
     Args:
-        candidates: rows of ``schemas.CANDIDATES``.
-        annotations: rows of ``schemas.ANNOTATIONS``; traces without any are left out.
+        candidates: rows of ``schemas.candidates``.
+        annotations: rows of ``schemas.annotations``; traces without any are left out.
         labels_per_segment: "two", or "one" to keep only the most confident label.
         taxonomy: gives the state of each label.
 

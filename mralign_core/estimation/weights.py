@@ -21,16 +21,16 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mralign_core.config import EstimateConfig, RewardConfig
+from mralign_core.config import RewardConfig
 from mralign_core.errors import ConfigError
-from mralign_core.estimation.corpus import moves_into_steps, set_members
 from mralign_core.estimation.matrices import MIN_STRATUM_TRACES, Draws, Estimates, TransitionMatrices
-from mralign_core.estimation.traces import IntArray, LabelledTrace, TraceBatch, batch_of_traces
-from mralign_core.method.rewards import clip_weights, set_pair_ratios, shrink_ratios
-from mralign_core.method.transitions import FloatArray, base_pair_sums
-from mralign_core.schemas import REWARDS
+from mralign_core.estimation.traces import LabelledTrace, TraceBatch, batch_of_traces
+from mralign_core.method import FloatArray, IntArray
+from mralign_core.method.segment_weights import ClippedWeights, segment_weights, set_pair_ratios
+from mralign_core.method.set_pairs import members_of_codes, moves_into_steps
+from mralign_core.method.transitions import base_pair_sums
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 
-CONFIDENCE: float = EstimateConfig.model_fields["confidence"].default
 _BLOCK = 256
 """Transitions whose draws are in memory at once."""
 _NO_MOVE = -1
@@ -45,7 +45,21 @@ _KNOWN = np.dtype(
         ("weight_high", np.float64),
     ]
 )
-"""What is known of a transition: columns of ``schemas.REWARDS``, the bounds NaN without a bootstrap."""
+"""What is known of a transition: columns of ``schemas.segment_weights``, the bounds NaN without a bootstrap."""
+
+
+def fraction_of(side: str, reference: str) -> tuple[str, str]:
+    """Names of the matrices above and below the fraction of Eq. 10.
+
+    Args:
+        side: "plus" for positive traces, "minus" for negative ones.
+        reference: "all" as in the paper, or "opposite".
+
+    >>> fraction_of("plus", "all"), fraction_of("minus", "opposite")
+    (('plus', 'all'), ('minus', 'plus'))
+    """
+    opposite = {"plus": "minus", "minus": "plus"}[side]
+    return side, "all" if reference == "all" else opposite
 
 
 class _Source(NamedTuple):
@@ -68,7 +82,7 @@ class Weigher:
         ConfigError: weights are to be conditioned on a stratum, and no stratum has matrices.
     """
 
-    def __init__(self, matrices: TransitionMatrices, section: RewardConfig, confidence: float = CONFIDENCE) -> None:
+    def __init__(self, matrices: TransitionMatrices, section: RewardConfig, confidence: float) -> None:
         self._section = section
         self._confidence = confidence
         self._num_states = len(matrices.state_names)
@@ -91,7 +105,7 @@ class Weigher:
         return dict(self._counts)
 
     def weigh(self, batch: TraceBatch) -> dict[str, Any]:
-        """Columns of ``schemas.REWARDS`` for the segments of a batch, in their order."""
+        """Columns of ``schemas.segment_weights`` for the segments of a batch, in their order."""
         code_of_step = self._code_of_step(batch)
         self._learn(np.setdiff1d(code_of_step, self._codes))
         place = np.searchsorted(self._codes, code_of_step)[batch.step_of_segment]
@@ -111,7 +125,7 @@ class Weigher:
 
     def _code_of_step(self, batch: TraceBatch) -> IntArray:
         """The transition into each step as a number: which matrices, which polarity, which sets; (T,)."""
-        moves = moves_into_steps(batch, self._num_states)
+        moves = moves_into_steps(batch.labels, batch.trace_of_step, self._num_states)
         numerator = 2 * self._source_of_trace(batch) + batch.is_positive
         base = self._num_states**2
         code_of_step = np.full(len(batch.trace_of_step), _NO_MOVE)
@@ -135,7 +149,7 @@ class Weigher:
             members = pairs[numerators == numerator]
             source, is_positive = self._sources[numerator // 2], bool(numerator % 2)
             for start in range(0, len(members), _BLOCK):
-                sets = set_members(members[start : start + _BLOCK], self._num_states)
+                sets = members_of_codes(members[start : start + _BLOCK], self._num_states)
                 pieces.append(self._weigh_sets(source, is_positive, *sets))
         self._codes = np.concatenate([self._codes, codes])
         order = np.argsort(self._codes)
@@ -144,25 +158,24 @@ class Weigher:
     def _weigh_sets(
         self, source: _Source, is_positive: bool, left: NDArray[np.bool_], entered: NDArray[np.bool_]
     ) -> NDArray[np.void]:
-        own, opposite = ("plus", "minus") if is_positive else ("minus", "plus")
-        reference = "all" if self._section.reference == "all" else opposite
+        own, reference = fraction_of("plus" if is_positive else "minus", self._section.reference)
         support = base_pair_sums(source.estimates[own].counts, left, entered)
         ratio = set_pair_ratios(source.estimates[own].p, source.estimates[reference].p, left, entered)
         known = np.full(len(ratio), np.nan, dtype=_KNOWN)
         known["ratio"], known["support"] = ratio, support
-        known["weight"], known["clipped"] = self._clip(ratio, support)
+        known["weight"], known["clipped"] = self._clipped(ratio, support)
         if source.draws:
             p_own, p_reference = (source.draws[name].astype(np.float64) for name in (own, reference))
-            drawn, _ = self._clip(set_pair_ratios(p_own, p_reference, left, entered), support)
+            drawn = self._clipped(set_pair_ratios(p_own, p_reference, left, entered), support)
             tail = (1 - self._confidence) / 2
-            known["weight_low"], known["weight_high"] = np.quantile(drawn, [tail, 1 - tail], axis=0)
+            known["weight_low"], known["weight_high"] = np.quantile(drawn.weights, [tail, 1 - tail], axis=0)
         return known
 
-    def _clip(self, ratios: FloatArray, support: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
-        """Weights, and whether the clip moved them."""
-        shrunk = shrink_ratios(ratios, support, self._section.support_shrinkage)
-        weights = clip_weights(shrunk, self._section.clip_min, self._section.clip_max)
-        return weights, weights != shrunk
+    def _clipped(self, ratios: FloatArray, support: FloatArray) -> ClippedWeights:
+        section = self._section
+        return segment_weights(
+            ratios, support, shrinkage=section.support_shrinkage, low=section.clip_min, high=section.clip_max
+        )
 
     def _weigh_no_move(self) -> NDArray[np.void]:
         """No transition leads to a step without a label, so its weight is 1 for certain."""
@@ -175,9 +188,9 @@ def weigh_segments(
     matrices: TransitionMatrices,
     section: RewardConfig,
     *,
-    confidence: float = CONFIDENCE,
+    confidence: float,
 ) -> pd.DataFrame:
-    """Weight of every segment of every trace (Eq. 10), as rows of ``schemas.REWARDS``.
+    """Weight of every segment of every trace (Eq. 10), as rows of ``schemas.segment_weights``.
 
     Args:
         traces: what to weigh.
@@ -186,4 +199,4 @@ def weigh_segments(
         confidence: coverage of the intervals.
     """
     columns = Weigher(matrices, section, confidence).weigh(batch_of_traces(traces))
-    return pd.DataFrame({name: np.asarray(columns[name]) for name in REWARDS.columns})
+    return pd.DataFrame({name: np.asarray(columns[name]) for name in SEGMENT_WEIGHTS.columns})

@@ -17,10 +17,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
+from mralign_core.method import FloatArray
 from mralign_core.method.traces import WELL_FORMED
-from mralign_core.schemas import OUTCOMES
-
-FloatArray = NDArray[np.float64]
+from mralign_core.schemas.outcomes import OUTCOMES
 
 METRICS = ("acc", "mis", "em_thought", "em_answer")
 """Acc = mean(EM_t ∧ EM_a), Mis = mean(EM_t ⊕ EM_a), EM_t, EM_a."""
@@ -42,7 +41,7 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
     Implements Acc and Mis of §4 and App. A.2 of arXiv 2510.24794.
 
     Args:
-        scores: rows of ``schemas.SCORES``.
+        scores: rows of ``schemas.scores``.
 
     Returns:
         A row a variant and stratum: ``variant, stratum, num_questions, num_answers``, the :data:`METRICS`,
@@ -124,7 +123,7 @@ def paired_differences(
     """Differences between variants on the same questions and draws, with paired-bootstrap intervals.
 
     Args:
-        scores: rows of ``schemas.SCORES``; compared variants must hold the same questions and draws.
+        scores: rows of ``schemas.scores``; compared variants must hold the same questions and draws.
         num_resamples: bootstrap resamples of questions.
         confidence: coverage of the percentile intervals, e.g. 0.95.
         rng: source of the resamples, the same ones for every comparison.

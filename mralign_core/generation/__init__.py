@@ -10,7 +10,7 @@ from mralign_core.config import EvaluateConfig, GenerateConfig
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerBase
 
-    from mralign_core.generation.families import Family
+    from mralign_core.models.families import Family
 
 
 class SampleRequest(NamedTuple):

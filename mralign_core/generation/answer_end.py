@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from mralign_core.generation.families import Family, opened_by_prompt
 from mralign_core.method.traces import answer_end
+from mralign_core.models.families import Family, opened_by_prompt
 
 
 class AnswerEnd:

@@ -22,16 +22,16 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from mralign_core.config import ModelConfig
 from mralign_core.errors import ConfigError
 from mralign_core.generation.control_tokens import end_token_ids
-from mralign_core.generation.families import Family, family_of
-from mralign_core.generation.families.rendering import chat_of
-from mralign_core.generation.loading import load_config, require_all_weights, stored_configs, told
 from mralign_core.generation.prompts import TEMPLATE_REMEDY, render_prompt
-from mralign_core.models import ModelLocation
+from mralign_core.models.families import Family, family_of
+from mralign_core.models.families.rendering import chat_of
+from mralign_core.models.load import load_model_config, require_all_weights, stored_configs, told
+from mralign_core.models.locate import ModelLocation
 
-logger = logging.getLogger("mralign_core.models")
+logger = logging.getLogger("mralign_core.models.locate")
 
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+WEIGHTS_INDEX = "model.safetensors.index.json"
 LONGEST_PROMPT = 100_000
 """Characters; what a chat template may make of a question of a few thousand."""
 MUCH_UNUSED = 0.1
@@ -87,7 +87,7 @@ def check_tokens(location: ModelLocation, tokenizer: PreTrainedTokenizerBase, fa
             f"model.path {str(path)!r} has no tokenizer that can write text: put the model's tokenizer.json beside it"
         )
     try:
-        rows = num_rows(load_config(path, location.revision))
+        rows = num_rows(load_model_config(path, location.revision))
     except (ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
         raise ConfigError(_no_causal_model(path, error)) from error
     beyond = [(number, name) for name, number in tokenizer.get_vocab().items() if number >= rows]
@@ -141,7 +141,7 @@ def check_rendering(tokenizer: PreTrainedTokenizerBase, section: ModelConfig, in
 
     Raises:
         ConfigError: names the template and the remedy; or as
-            :func:`~mralign_core.generation.families.recognising.family_of` and
+            :func:`~mralign_core.models.families.recognising.family_of` and
             :func:`~mralign_core.generation.prompts.render_prompt`.
     """
     try:
@@ -184,7 +184,7 @@ def _weight_files(folder: Path) -> list[Path]:
     """The files that hold the weights, as transformers chooses them: one, or else those of the index."""
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
-    index = folder / INDEX
+    index = folder / WEIGHTS_INDEX
     if not index.exists():
         pickled = [path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in sorted(folder.glob(pattern))]
         raise ConfigError(
@@ -195,7 +195,7 @@ def _weight_files(folder: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ConfigError(f"model.path {folder}: {INDEX} can't be read ({error}): download it again") from error
+        raise ConfigError(f"model.path {folder}: {WEIGHTS_INDEX} can't be read ({error}): download it again") from error
     gone = [name for name in names if not (folder / str(name)).is_file()]
     if gone:
         raise ConfigError(

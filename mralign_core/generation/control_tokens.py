@@ -9,17 +9,17 @@ because what follows may be another turn, and those of other models only where a
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Collection, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from mralign_core.errors import DataError
-from mralign_core.generation.families.rendering import apply_template
-from mralign_core.generation.families.table import Family
+from mralign_core.models.families.rendering import apply_template
+from mralign_core.models.families.table import Family
 
 KNOWN_END_TOKENS = (
     "<|im_end|>",
@@ -59,6 +59,10 @@ _NEXT_TURN = re.compile(
 """What another turn begins with, behind the end of one."""
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _CONTENT = "What the assistant said."
+_control_tokens_of: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[int, str], dict[str, int]]] = (
+    WeakKeyDictionary()
+)
+"""Of each tokenizer, for as long as it is in use: finding them takes long where there are many added tokens."""
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase, family: Family) -> dict[str, int]:
@@ -67,16 +71,15 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase, family: Family) -> dict[s
     Other added tokens (Gemma's tags of HTML, runs of blanks) are ordinary text.
     """
     written = f"{tokenizer.chat_template or ''}\n{_texts_of(family)}"
-    return _control_tokens(tokenizer, len(tokenizer), written)
-
-
-@functools.lru_cache(maxsize=8)
-def _control_tokens(tokenizer: PreTrainedTokenizerBase, _size: int, written: str) -> dict[str, int]:
-    return {
-        token.content: number
-        for number, token in tokenizer.added_tokens_decoder.items()
-        if token.content.strip() and (token.special or token.content in written)
-    }
+    known = _control_tokens_of.setdefault(tokenizer, {})
+    state = len(tokenizer), written  # tokens may be added, and the template set, after the first call
+    if state not in known:
+        known[state] = {
+            token.content: number
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.content.strip() and (token.special or token.content in written)
+        }
+    return known[state]
 
 
 def control_tokens_in(tokenizer: PreTrainedTokenizerBase, text: str, family: Family) -> list[str]:

@@ -1,6 +1,6 @@
 """Sampling from an OpenAI-compatible server, through the client that annotation uses: limits, ledger, kept replies.
 
-What is guaranteed. Every draw has a seed of its own (:func:`~mralign_core.generation.drawing.request_seed`), which is
+What is guaranteed. Every draw has a seed of its own (:func:`~.randomness.request_seed`), which is
 sent with the request and is part of its digest: so draws differ, and the reply to each is found again after a crash
 and never paid for twice. A server that heeds seeds repeats a draw as far as its arithmetic is the same, which on a
 GPU depends on what else it is asked; one that ignores them gives independent draws that only the kept replies repeat.
@@ -35,8 +35,6 @@ from mralign_core.generation.control_tokens import (
     up_to_end_token,
     without_end_tokens,
 )
-from mralign_core.generation.drawing import request_seed
-from mralign_core.generation.families import Family, opened_by_prompt
 from mralign_core.generation.prompts import (
     Prompt,
     chat_messages,
@@ -44,11 +42,15 @@ from mralign_core.generation.prompts import (
     render_prompt,
     require_chat_endpoint,
 )
+from mralign_core.generation.randomness import request_seed
 from mralign_core.generation.segmenting import encode_completion
-from mralign_core.llm import LLMClient, Message, Received, Request
 from mralign_core.llm.background import Crew
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.offline import Message
 from mralign_core.llm.reasoning import ReasoningReply, read_reasoning
-from mralign_core.schemas import FAILED
+from mralign_core.llm.request import Received, Request
+from mralign_core.models.families import Family, opened_by_prompt
+from mralign_core.schemas.outcomes import FAILED
 
 logger = logging.getLogger("mralign_core.generation")
 

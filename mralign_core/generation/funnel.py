@@ -9,7 +9,7 @@ from typing import TypeVar
 import pandas as pd
 
 from mralign_core.errors import NoCandidatesError
-from mralign_core.schemas import POLARITIES
+from mralign_core.schemas.candidates import POLARITIES
 
 FUNNEL_COLUMNS = ["step", "kept", "dropped", "reason"]
 

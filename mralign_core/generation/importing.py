@@ -24,14 +24,14 @@ from mralign_core.generation.control_tokens import (
     text_control_tokens,
     without_end_tokens,
 )
-from mralign_core.generation.families import GENERIC, Family
 from mralign_core.generation.funnel import Funnel, require_both_polarities
 from mralign_core.generation.prompts import opened_by_prompt, render_prompt
 from mralign_core.generation.segmenting import encode_completion
-from mralign_core.generation.selecting import Row, as_candidate, keep_traces
+from mralign_core.generation.select_traces import DrawRow, as_candidate, keep_traces
 from mralign_core.method.blanks import is_blank, strip_blanks
 from mralign_core.method.matching import MatchRules, contains_match, exact_match
 from mralign_core.method.traces import parse_completion
+from mralign_core.models.families import GENERIC, Family
 from mralign_core.questions.jsonl import Line, read_jsonl, refuse, shown
 from mralign_core.questions.loading import (
     answers_of,
@@ -41,7 +41,9 @@ from mralign_core.questions.loading import (
     warn_of_articles,
     warn_of_null_words,
 )
-from mralign_core.schemas import CANDIDATES, POLARITIES, QUESTIONS
+from mralign_core.questions.overlap import refuse_overlap
+from mralign_core.schemas.candidates import CANDIDATES, POLARITIES
+from mralign_core.schemas.questions import QUESTIONS
 
 logger = logging.getLogger("mralign_core.generation")
 FIELD = "generate.traces_path"
@@ -52,7 +54,7 @@ MOST_LOST, SOME_LOST = 0.1, 0.8
 """Of the answers that name a gold answer, the share that equals one, below which the run stops, or warns."""
 ENOUGH_TO_STOP = 5
 ANSWERS_SHOWN = 3
-REMEDY = (
+IMPORT_REMEDY = (
     "What can help: a file with right and with wrong answers, or with the field 'polarity'; "
     "generate.answer_match 'contains'; wider generate.min_segments, max_segments, "
     "min_reasoning_tokens, max_reasoning_tokens; "
@@ -110,8 +112,38 @@ def import_traces(
     _refuse_lost_answers(path, drawn, section)
     kept = map(as_candidate, keep_traces(drawn, funnel, section, tokenizer, family))
     candidates = pd.DataFrame(kept, columns=list(CANDIDATES.columns)).astype(object)
-    require_both_polarities(candidates["polarity"].value_counts(), funnel, REMEDY)
+    require_both_polarities(candidates["polarity"].value_counts(), funnel, IMPORT_REMEDY)
     return ImportedTraces(candidates, funnel.frame(), _questions(with_gold, Path(path).stem))
+
+
+def import_apart(
+    path: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    section: GenerateConfig,
+    family: Family,
+    rules: MatchRules,
+    held_out: pd.DataFrame,
+    on_overlap: str,
+) -> ImportedTraces:
+    """Read traces as :func:`import_traces` does, and none of a question that is evaluated on.
+
+    Args:
+        path: JSONL file.
+        tokenizer: of the model to align.
+        section: instruction, answer match, length bounds, traces per question.
+        family: how the model thinks.
+        rules: how answers are compared.
+        held_out: the questions that are evaluated on, rows of :data:`~mralign_core.schemas.questions.QUESTIONS`.
+        on_overlap: ``drop`` leaves traces of such questions out, ``refuse`` refuses them.
+
+    Raises:
+        DataError: as :func:`import_traces`; or a question of the file is evaluated on.
+        NoCandidatesError: as :func:`import_traces`.
+    """
+    left_out = set(held_out["question"].map(question_key)) if on_overlap == "drop" else ()
+    imported = import_traces(path, tokenizer, section, family, rules, left_out)
+    refuse_overlap(imported.questions, held_out)
+    return imported
 
 
 def check_traces(path: str | Path, section: GenerateConfig, rules: MatchRules, family: Family | None = None) -> None:
@@ -133,7 +165,9 @@ def check_traces(path: str | Path, section: GenerateConfig, rules: MatchRules, f
     _refuse_lost_answers(path, judged, section)
 
 
-def _read_all(path: str | Path, family: Family | None, tokenizer: PreTrainedTokenizerBase | None = None) -> list[Row]:
+def _read_all(
+    path: str | Path, family: Family | None, tokenizer: PreTrainedTokenizerBase | None = None
+) -> list[DrawRow]:
     lines = read_jsonl(path, FIELD)
     problems: list[str] = []
     read = [_read(line, family, problems) for line in lines]
@@ -149,18 +183,18 @@ def _read_all(path: str | Path, family: Family | None, tokenizer: PreTrainedToke
     return read
 
 
-def _without_known_ends(row: Row) -> Row:
+def _without_known_ends(row: DrawRow) -> DrawRow:
     """A row as :func:`clean_trace` leaves it, as far as can be told without a tokenizer."""
     golds = [without_end_tokens(gold, KNOWN_END_TOKENS) for gold in row["answers"]]
     return {**row, "answer": without_end_tokens(row["answer"], KNOWN_END_TOKENS), "answers": golds}
 
 
-def _judge(answer: str | None, row: Row, rules: MatchRules) -> dict[str, bool]:
+def _judge(answer: str | None, row: DrawRow, rules: MatchRules) -> dict[str, bool]:
     """Whether an answer is right, by each generate.answer_match."""
     return {name: match(answer, row["answers"], rules) for name, match in MATCHES.items()}
 
 
-def _refuse_lost_answers(path: str | Path, rows: Sequence[Row], section: GenerateConfig) -> None:
+def _refuse_lost_answers(path: str | Path, rows: Sequence[DrawRow], section: GenerateConfig) -> None:
     """Refuse, or warn, where answers in sentences would be wrong because they don't equal a gold answer.
 
     Args:
@@ -194,9 +228,9 @@ def _refuse_lost_answers(path: str | Path, rows: Sequence[Row], section: Generat
     logger.warning("%s", message)
 
 
-def _read(line: Line, family: Family | None, problems: list[str]) -> Row:
+def _read(line: Line, family: Family | None, problems: list[str]) -> DrawRow:
     values = line.values
-    row: Row = {name: _text(line, name, problems) for name in ("question", "thinking", "answer")}
+    row: DrawRow = {name: _text(line, name, problems) for name in ("question", "thinking", "answer")}
     row["trace_id"] = id_of(line, "id", problems)
     golds = "answers" if "answers" in values and "gold" not in values else "gold"
     row["answers"] = [] if values.get(golds) in ([], "[]") else answers_of(line, golds, problems)
@@ -224,7 +258,7 @@ def _text(line: Line, name: str, problems: list[str]) -> str:
     return ""
 
 
-def _number_draws(rows: Sequence[Row]) -> list[Row]:
+def _number_draws(rows: Sequence[DrawRow]) -> list[DrawRow]:
     """Give traces of the same question one question_id, and count them."""
     ids: dict[str, str] = {}
     counts: dict[str, int] = {}
@@ -236,18 +270,18 @@ def _number_draws(rows: Sequence[Row]) -> list[Row]:
     return numbered
 
 
-def _without_gold(rows: Sequence[Row]) -> list[str]:
+def _without_gold(rows: Sequence[DrawRow]) -> list[str]:
     return ["" if row["answers"] else "no gold answer" for row in rows]
 
 
 def _as_draw(
-    row: Row,
+    row: DrawRow,
     tokenizer: PreTrainedTokenizerBase,
     section: GenerateConfig,
     family: Family,
     rules: MatchRules,
     problems: list[str],
-) -> Row:
+) -> DrawRow:
     """The trace as if the model had been asked the question and had written it."""
     prompt = render_prompt(tokenizer, row["question"], "on", family, section.instruction)
     opened = opened_by_prompt(prompt.text, family)
@@ -281,7 +315,7 @@ def _as_draw(
     }
 
 
-def _questions(rows: Sequence[Row], source: str) -> pd.DataFrame:
+def _questions(rows: Sequence[DrawRow], source: str) -> pd.DataFrame:
     first: dict[str, dict[str, Any]] = {}
     for row in rows:
         first.setdefault(row["question_id"], {**row, "source": source, "split": "train", "stratum": ""})

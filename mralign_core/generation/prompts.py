@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.generation.control_tokens import control_tokens_in, encode_literally
-from mralign_core.generation.families import Family, opened_by_prompt
-from mralign_core.generation.families.recognising import PROBE
-from mralign_core.generation.families.rendering import apply_template, chat_of, prompt_text
+from mralign_core.models.families import Family, opened_by_prompt
+from mralign_core.models.families.recognising import PROBE
+from mralign_core.models.families.rendering import apply_template, chat_of, prompt_text
 
 __all__ = [
     "ChatRequest",
@@ -141,7 +141,7 @@ def chat_messages(question: str, thinking_mode: str, family: Family, instruction
         family: how the model thinks; :func:`require_chat_endpoint` says whether an endpoint can be asked that.
         instruction: as in :func:`render_prompt`.
 
-    >>> from mralign_core.generation.families import named_family
+    >>> from mralign_core.models.families import named_family
     >>> chat_messages("Who?", "off", named_family("qwen3"), "").extra_body
     {'chat_template_kwargs': {'enable_thinking': False}}
     """

@@ -8,8 +8,10 @@ the longer they disagree with these. Statistics over all draws need ``exhaustive
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -17,10 +19,10 @@ import pandas as pd
 from mralign_core.config import GenerateConfig
 from mralign_core.generation import Decoding, Sample, Sampler, SampleRequest
 from mralign_core.generation.scoring import score_sample
-from mralign_core.generation.selecting import Row, is_right
+from mralign_core.generation.select_traces import DrawRow, is_right
 from mralign_core.method.matching import MatchRules
 from mralign_core.method.selection import judge_question, next_draw
-from mralign_core.schemas import GENERATIONS
+from mralign_core.schemas.generations import GENERATIONS
 
 DRAWING_ORDER = ("off", "on")
 
@@ -57,14 +59,15 @@ def sample_questions(
 
     Args:
         sampler: what samples.
-        questions: distinct questions, rows of :data:`~mralign_core.schemas.QUESTIONS`.
+        questions: distinct questions, rows of :data:`~mralign_core.schemas.questions.QUESTIONS`.
         section: decoding, draws per mode, whether all are made, which match counts as right.
         seed: seed of the run.
         rules: how answers are compared.
         on_progress: called after every draw.
 
     Returns:
-        Rows of :data:`~mralign_core.schemas.GENERATIONS`, those of a question side by side, without thinking first.
+        Rows of :data:`~mralign_core.schemas.generations.GENERATIONS`, those of a question side by side, without
+        thinking first.
     """
     asked = {str(row["question_id"]): _Asked(row, section) for row in questions.to_dict("records")}
     tally = Tally()
@@ -84,13 +87,27 @@ def sample_questions(
     return pd.DataFrame(rows, columns=list(GENERATIONS.columns)).astype(object)
 
 
+def tally_draws(draws: Iterable[DrawRow], section: GenerateConfig) -> Tally:
+    """How far sampling came, from its draws.
+
+    Args:
+        draws: rows of :data:`~mralign_core.schemas.generations.GENERATIONS`, those of a question side by side.
+        section: draws a mode, whether all are made, which match counts as right.
+    """
+    tally = Tally()
+    for question_id, rows in groupby(draws, key=itemgetter("question_id")):
+        question = _Asked({"question_id": question_id, "question": ""}, section)
+        tally = sum((question.add(row) for row in rows), tally)
+    return tally
+
+
 @dataclass
 class _Asked:
     """A question, and its draws so far."""
 
-    row: Row
+    row: DrawRow
     section: GenerateConfig
-    draws: dict[tuple[str, int], Row] = field(default_factory=dict)
+    draws: dict[tuple[str, int], DrawRow] = field(default_factory=dict)
 
     def first_requests(self) -> list[SampleRequest]:
         if self.section.draws == "sequential":
@@ -104,7 +121,7 @@ class _Asked:
         following = next_draw(*self._right(), self.section.num_draws)
         return self._request(*following) if following else None
 
-    def add(self, draw: Row) -> Tally:
+    def add(self, draw: DrawRow) -> Tally:
         """Take a draw in; returns what it adds to the tally."""
         self.draws[draw["thinking_mode"], draw["draw"]] = draw
         made = Tally(draws=1, tokens=len(draw["completion_ids"]))
@@ -114,7 +131,7 @@ class _Asked:
         polarity = judge_question(*self._right(), self.section.num_draws).polarity
         return made + Tally(questions=1, positive=int(polarity == "positive"), negative=int(polarity == "negative"))
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[DrawRow]:
         """The draws made, without thinking first, in the order of their numbers."""
         return [self.draws[key] for mode in DRAWING_ORDER for key in sorted(self.draws) if key[0] == mode]
 

@@ -11,11 +11,12 @@ from typing import Any
 import pandas as pd
 
 from mralign_core.generation import Sample, SampleRequest
-from mralign_core.generation.families import Family
 from mralign_core.generation.prompts import opened_by_prompt
 from mralign_core.method.matching import MatchRules, contains_match, exact_match, thought_match
 from mralign_core.method.traces import ParsedCompletion, parse_completion
-from mralign_core.schemas import FAILED, SCORES
+from mralign_core.models.families import Family
+from mralign_core.schemas.outcomes import FAILED
+from mralign_core.schemas.scores import SCORES
 
 UNKNOWN = {
     "thinking": None,
@@ -32,7 +33,7 @@ UNKNOWN = {
 def score_sample(
     request: SampleRequest, sample: Sample, golds: Sequence[str], family: Family, rules: MatchRules
 ) -> dict[str, Any]:
-    """A row of :data:`~mralign_core.schemas.GENERATIONS`.
+    """A row of :data:`~mralign_core.schemas.generations.GENERATIONS`.
 
     Args:
         request: what was asked for.
@@ -54,12 +55,12 @@ def score_answers(
     family: Family,
     rules: MatchRules,
 ) -> pd.DataFrame:
-    """Rows of :data:`~mralign_core.schemas.SCORES`, in the order of the requests, but for the variant.
+    """Rows of :data:`~mralign_core.schemas.scores.SCORES`, in the order of the requests, but for the variant.
 
     Args:
         requests: what was asked for.
         samples: what the sampler returned for each.
-        questions: the questions of the requests, rows of :data:`~mralign_core.schemas.QUESTIONS`.
+        questions: the questions of the requests, rows of :data:`~mralign_core.schemas.questions.QUESTIONS`.
         family: how the model thinks.
         rules: how answers are compared.
     """

@@ -1,7 +1,7 @@
 """A key-value cache whose rows are slots: a finished row's slot is taken over by the next request.
 
 All slots share their columns, and every row is right-aligned: its last token is in the last column, whatever
-lies to the left of its first token is masked by the caller. Buffers are preallocated and grow by ``GROWTH``
+lies to the left of its first token is masked by the caller. Buffers are preallocated and grow by ``SLOT_GROWTH``
 columns. They start as zeros, because a masked column still meets the attention product, and 0 × NaN would not
 vanish.
 """
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-GROWTH = 64
+SLOT_GROWTH = 64
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+class SlotLayer(CacheLayerMixin):
     """Keys and values of one attention layer, each of shape (slots, heads, capacity, head size)."""
 
     is_sliding = False
@@ -24,12 +24,12 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     values: torch.Tensor
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.length = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Allocate empty buffers for as many slots as the states have rows."""
-        self.keys, self.values = (_widened(states[:, :, :0], GROWTH) for states in (key_states, value_states))
+        self.keys, self.values = (_widened(states[:, :, :0], SLOT_GROWTH) for states in (key_states, value_states))
         self.is_initialized = True
 
     def update(
@@ -40,7 +40,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             self.lazy_initialization(key_states, value_states)
         end = self.length + key_states.shape[-2]
         if end > self.keys.shape[-2]:
-            self.keys, self.values = (_widened(buffer, end + GROWTH) for buffer in (self.keys, self.values))
+            self.keys, self.values = (_widened(buffer, end + SLOT_GROWTH) for buffer in (self.keys, self.values))
         self.keys[:, :, self.length : end] = key_states
         self.values[:, :, self.length : end] = value_states
         self.length = end
@@ -61,7 +61,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def keep(self, slots: torch.Tensor, width: int) -> None:
         """Keep these slots and the last ``width`` columns (zeros to their left where there are fewer)."""
         self.keys, self.values = (
-            _right_aligned(buffer[:, :, : self.length].index_select(0, slots), width, width + GROWTH)
+            _right_aligned(buffer[:, :, : self.length].index_select(0, slots), width, width + SLOT_GROWTH)
             for buffer in (self.keys, self.values)
         )
         self.length = width

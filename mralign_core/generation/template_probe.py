@@ -87,7 +87,7 @@ def _bound() -> None:
 
 def _main() -> int:
     from mralign_core.generation.checking import check_rendering
-    from mralign_core.generation.loading import load_tokenizer
+    from mralign_core.models.load import load_tokenizer
 
     asked = json.load(sys.stdin)
     tokenizer = load_tokenizer(asked["path"], asked["revision"])

@@ -1,7 +1,7 @@
 """Sampling from any causal language model of transformers, in slots that are refilled as rows finish.
 
 What is guaranteed. The random number behind a token depends on nothing but the request, the seed and the
-token's place (:func:`~mralign_core.generation.drawing.uniforms`); what a batch can still change is the
+token's place (:func:`~mralign_core.generation.randomness.uniforms`); what a batch can still change is the
 rounding of the logits, which differ by about 1e-6 between batch shapes in float32.
 
 * On a CPU a draw does not depend on batch size, order, shard or restart: the model computes in float64,
@@ -21,6 +21,7 @@ each step, and is 1.35 times slower there at 256 rows.
 from __future__ import annotations
 
 import copy
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,14 +32,17 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mralign_core.errors import ConfigError
+from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
 from mralign_core.generation.answer_end import AnswerEnd
 from mralign_core.generation.control_tokens import end_token_ids
-from mralign_core.generation.drawing import draw_tokens, uniforms
-from mralign_core.generation.families import Family
 from mralign_core.generation.prompts import Prompt, render_prompt
-from mralign_core.generation.slot_cache import GROWTH, SlotCache
+from mralign_core.generation.randomness import draw_tokens, uniforms
+from mralign_core.generation.slot_cache import SLOT_GROWTH, SlotCache
+from mralign_core.models.families import Family
+from mralign_core.models.out_of_memory import with_less_memory
+
+logger = logging.getLogger("mralign_core.sampling")
 
 
 class TransformersSampler:
@@ -222,16 +226,49 @@ class _SlotDecoder:
         self.under_way: dict[int, tuple[SampleRequest, Prompt, list[int]]] = {}
         self.num_admitted = 0
         self.rows: _Rows | None = None
+        self.next_ids: torch.Tensor | None = None
 
     @torch.inference_mode()
     def run(self) -> Iterator[Finished]:
-        """Decode to the end; yields each request as it finishes."""
-        while (rows := self._admit()) is not None:
-            step = np.array([len(self.under_way[owner][2]) if owner >= 0 else 0 for owner in rows.owner.tolist()])
-            uniform = torch.from_numpy(rows.uniforms[np.arange(len(step)), step]).to(rows.logits.device)
-            next_ids = draw_tokens(rows.logits, uniform, self.decoding)
-            yield from self._record(rows, next_ids.tolist())
-            self._advance(rows, next_ids)
+        """Decode to the end; yields each request as it finishes.
+
+        Raises:
+            OutOfMemory: one row alone is too much for the device.
+        """
+        while (finished := with_less_memory(self.num_slots, self._step, self._fewer_slots)) is not None:
+            yield from finished
+
+    def _step(self, num_slots: int) -> list[Finished] | None:
+        """One token for each row in the slots: the requests that finished by it, or None when all is done."""
+        self.num_slots = num_slots
+        if self.rows is not None and self.next_ids is not None:
+            next_ids, self.next_ids = self.next_ids, None
+            self._advance(self.rows, next_ids)
+        rows = self._admit()
+        if rows is None:
+            return None
+        step = np.array([len(self.under_way[owner][2]) if owner >= 0 else 0 for owner in rows.owner.tolist()])
+        uniform = torch.from_numpy(rows.uniforms[np.arange(len(step)), step]).to(rows.logits.device)
+        self.next_ids = draw_tokens(rows.logits, uniform, self.decoding)
+        return list(self._record(rows, self.next_ids.tolist()))
+
+    def _fewer_slots(self, num_slots: int, error: Exception) -> int:
+        """Half the slots, all of them free: what was under way begins again, and with it its random numbers.
+
+        Raises:
+            OutOfMemory: there is one slot only.
+        """
+        if num_slots == 1:
+            raise OutOfMemory(
+                "out of memory while sampling one row: lower max_new_tokens (in generate or evaluate), or take a "
+                f"smaller model. {str(error).splitlines()[0]}"
+            ) from error
+        fewer = min(num_slots, max(2, len(self.under_way))) // 2
+        self.rows = self.next_ids = None
+        self.waiting.extendleft([request for request, *_ in reversed(self.under_way.values())])
+        self.under_way.clear()
+        logger.warning("out of memory while sampling: going on with %d row(s) at once; lower batch_size", fewer)
+        return fewer
 
     def _admit(self) -> _Rows | None:
         """Fill free slots with waiting requests; returns the rows to decode, or None when all is done."""
@@ -295,7 +332,7 @@ class _SlotDecoder:
             return
         needed = int(rows.lengths[torch.as_tensor(live, device=rows.lengths.device)].max())
         shrink = not self.waiting and len(live) <= len(rows.owner) // 2
-        if shrink or rows.width > needed + GROWTH // 2:
+        if shrink or rows.width > needed + SLOT_GROWTH // 2:
             kept = live if shrink else np.arange(len(rows.owner))
             next_ids = next_ids[torch.as_tensor(kept, device=next_ids.device)]
             rows.keep(kept, needed)

@@ -1,7 +1,7 @@
 """Sampling with a vLLM engine in this process (docs/samplers.md says how to install it).
 
 What is guaranteed. Every draw has a random generator of its own, seeded by
-:func:`~mralign_core.generation.drawing.request_seed`: which draws differ and which are the same does not depend on
+:func:`~mralign_core.generation.randomness.request_seed`: which draws differ and which are the same does not depend on
 order, shard or restart. The logits do depend on what else is decoded at the time, by rounding, unless vLLM runs with
 ``VLLM_BATCH_INVARIANT=1`` on hardware that it supports there. Two models don't share their random numbers as they do
 with the transformers sampler, because vLLM spends one number a token of the vocabulary.
@@ -27,10 +27,10 @@ from mralign_core.config import ModelConfig, VllmConfig
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
 from mralign_core.generation.answer_end import AnswerEnd
-from mralign_core.generation.drawing import request_seed
-from mralign_core.generation.families import Family
 from mralign_core.generation.prompts import Prompt, render_prompt
-from mralign_core.models import ModelLocation
+from mralign_core.generation.randomness import request_seed
+from mralign_core.models.families import Family
+from mralign_core.models.locate import ModelLocation
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM makes room for."""

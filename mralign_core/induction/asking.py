@@ -7,7 +7,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from mralign_core.annotation.conversing import converse
 from mralign_core.config import AskAgain, EndpointConfig
-from mralign_core.llm import Client, Message, Received
+from mralign_core.llm.client import Client
+from mralign_core.llm.offline import Message
+from mralign_core.llm.request import Received
 
 Parsed = TypeVar("Parsed")
 

@@ -7,7 +7,7 @@ that "verify statement" means the same; use a sentence-transformers model or an 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +15,13 @@ from numpy.typing import NDArray
 from mralign_core.annotation.replies import ReplyProblem
 from mralign_core.config import InduceConfig
 from mralign_core.errors import ConfigError, DataError
-from mralign_core.llm import Client, EndpointUnavailableError, LLMClient, Request, background
+from mralign_core.llm import background
+from mralign_core.llm.client import Client
+from mralign_core.llm.faults import EndpointUnavailableError
+from mralign_core.llm.request import Request
 
 NGRAM_RANGE = (2, 4)
 """Lengths of the character n-grams of the lexical embedder, in characters."""
-
-
-class EmbeddingClient(LLMClient):
-    """Asks an embeddings endpoint; limits, retries, ledger and kept replies are those of the chat client."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        from mralign_core.induction import embedding_endpoint
-
-        super().__init__(*args, **kwargs)
-        self._api = embedding_endpoint
 
 
 class Embedded(NamedTuple):
@@ -44,7 +37,8 @@ def embed(phrases: Sequence[str], section: InduceConfig, client: Client | None =
     Args:
         phrases: normalised open labels.
         section: names the embedder.
-        client: what asks the embeddings endpoint; needed for embedder ``endpoint`` only.
+        client: what asks the embeddings endpoint, a client with service
+            :class:`~mralign_core.induction.embedding_endpoint.Embeddings`; needed for embedder ``endpoint`` only.
 
     Raises:
         ConfigError: a sentence-transformers model can't be loaded.

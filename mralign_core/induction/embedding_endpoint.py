@@ -1,8 +1,7 @@
 """Embeddings of texts from an endpoint, through litellm: paced, paid, retried and kept like chat requests.
 
-:class:`mralign_core.induction.embedding.EmbeddingClient` is the chat client with this module in place of
-:mod:`mralign_core.llm.endpoint`: texts travel as the messages of a request, and the reply that is kept is their vectors
-as JSON. Importing it imports litellm, which takes seconds.
+A client with :class:`Embeddings` for its service asks for them: texts travel as the messages of a request, and the
+reply that is kept is their vectors as JSON. Importing this imports litellm, which takes seconds.
 """
 
 from __future__ import annotations
@@ -18,32 +17,10 @@ from litellm.types.utils import EmbeddingResponse
 
 from mralign_core.annotation.replies import ReplyProblem
 from mralign_core.config import EndpointConfig
-from mralign_core.llm.endpoint import (
-    MESSAGE_TOKENS,
-    Most,
-    check_endpoint,
-    count_tokens,
-    is_offline,
-    is_plausible,
-    price_of,
-    watched,
-)
+from mralign_core.llm.endpoint import MESSAGE_TOKENS, Most, count_tokens, is_plausible, price_of, watched
 from mralign_core.llm.exchange import Exchange
 from mralign_core.llm.offline import Message
-
-__all__ = [
-    "PARAMS",
-    "attempt",
-    "check_endpoint",
-    "count_tokens",
-    "exchange_for",
-    "is_offline",
-    "most_of",
-    "parse_vectors",
-    "price_of",
-    "read",
-    "text_messages",
-]
+from mralign_core.llm.request import Request
 
 MOST_WIDTH = 16_384
 """Numbers in the longest vector that a reply may bring."""
@@ -61,32 +38,38 @@ def text_messages(texts: Sequence[str]) -> list[Message]:
     return [{"role": "user", "content": text} for text in texts]
 
 
-def most_of(endpoint: EndpointConfig, messages: Sequence[Message], params: Mapping[str, Any], longest: int = 0) -> Most:
-    """Bounds of what an attempt takes: no more tokens than the texts have bytes, and none of a reply."""
-    num_bytes = sum(len(message["content"].encode("utf-8", "backslashreplace")) for message in messages)
-    num_tokens = num_bytes + MESSAGE_TOKENS * len(messages)
-    return Most(num_tokens, 0, price_of(endpoint).cost_usd(num_tokens, 0))
+class Embeddings:
+    """Requests for vectors, one attempt at a time; a :class:`~mralign_core.llm.client.Service`."""
+
+    def count_tokens(self, request: Request) -> int:
+        """Tokens of the texts, by estimate."""
+        return count_tokens(request.endpoint, request.messages, request.params)
+
+    def most_of(self, request: Request, longest: int = 0) -> Most:
+        """Bounds of what an attempt takes: no more tokens than the texts have bytes, and none of a reply."""
+        num_bytes = sum(len(message["content"].encode("utf-8", "backslashreplace")) for message in request.messages)
+        num_tokens = num_bytes + MESSAGE_TOKENS * len(request.messages)
+        return Most(num_tokens, 0, price_of(request.endpoint).cost_usd(num_tokens, 0))
+
+    def exchange_for(self, request: Request, most: Most) -> Exchange:
+        """What watches one attempt, with a bound for its reply."""
+        return Exchange(MOST_WIDTH * BYTES_PER_NUMBER * len(request.messages))
+
+    async def attempt(
+        self, request: Request, params: Mapping[str, Any], most: Most, exchange: Exchange
+    ) -> dict[str, Any]:
+        """Make exactly one attempt, and read what came.
+
+        Raises:
+            AttemptError: no reply came, or none that can be read.
+        """
+        assert params == PARAMS, params
+        endpoint, texts = request.endpoint, [message["content"] for message in request.messages]
+        call = partial(litellm.aembedding, model=endpoint.model, input=texts)
+        return await watched(endpoint, call, lambda response: read_embeddings(endpoint, response, most), exchange)
 
 
-def exchange_for(messages: Sequence[Message], most: Most) -> Exchange:
-    """What watches one attempt, with a bound for its reply."""
-    return Exchange(MOST_WIDTH * BYTES_PER_NUMBER * len(messages))
-
-
-async def attempt(
-    endpoint: EndpointConfig, messages: list[Any], params: dict[str, Any], most: Most, exchange: Exchange
-) -> dict[str, Any]:
-    """Make exactly one attempt at a request for embeddings, and read what came.
-
-    Raises:
-        AttemptError: no reply came, or none that can be read.
-    """
-    assert params == PARAMS, params
-    call = partial(litellm.aembedding, model=endpoint.model, input=[message["content"] for message in messages])
-    return await watched(endpoint, call, lambda response: read(endpoint, response, most), exchange)
-
-
-def read(endpoint: EndpointConfig, response: EmbeddingResponse, most: Most) -> dict[str, Any]:
+def read_embeddings(endpoint: EndpointConfig, response: EmbeddingResponse, most: Most) -> dict[str, Any]:
     """What a response says: the vectors in the order of the texts, as JSON, its tokens and its price.
 
     Where the endpoint does not say what it counted, or can't have, the price is the most that it can be.

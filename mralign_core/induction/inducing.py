@@ -18,11 +18,14 @@ from mralign_core.errors import DataError
 from mralign_core.induction import lexical  # noqa: F401  makes the offline models known
 from mralign_core.induction.asking import Answer
 from mralign_core.induction.clustering import NOISE, Clustering, cluster, place_on_map
-from mralign_core.induction.embedding import EmbeddingClient, embed
+from mralign_core.induction.embedding import embed
 from mralign_core.induction.naming import InducedLabel, join_labels, make_label_set, name_clusters, named_by_phrase
 from mralign_core.induction.open_labels import OpenLabels, label_openly, sample_traces
 from mralign_core.label_sets import LabelSet
-from mralign_core.llm import BatchStore, Ledger, LLMClient, ReplyStore
+from mralign_core.llm.batch_store import BatchStore
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.ledger import Ledger
+from mralign_core.llm.store import KeepsReplies
 
 NAMING = "naming"
 """What failed, where no trace did, in the list of failures."""
@@ -44,13 +47,28 @@ class Induction(NamedTuple):
     failures: dict[str, str]
     cost_usd: float
 
+    def description(self) -> dict[str, Any]:
+        """How the labels came about, as JSON: the labels with their phrases, noise, what was too rare, failures."""
+        rows = self.open_labels
+        return {
+            "counts": self.counts,
+            "labels": [{**label._asdict(), "num_instances": label.num_instances} for label in self.labels],
+            "noise": _counts_by_label(rows[rows["is_noise"]]),
+            "too_rare": _counts_by_label(rows[~rows["is_kept"]]),
+            "failures": self.failures,
+        }
+
+
+def _counts_by_label(rows: pd.DataFrame) -> dict[str, int]:
+    return {str(name): int(count) for name, count in zip(rows["open_label"], rows["count"], strict=True)}
+
 
 def induce_label_set(
     candidates: pd.DataFrame,
     section: InduceConfig,
     *,
     seed: int,
-    replies: ReplyStore,
+    replies: KeepsReplies,
     ledger: Ledger | None = None,
     batches: BatchStore | None = None,
     first_pause_s: float = 1.0,
@@ -77,13 +95,15 @@ def induce_label_set(
         UserError: an endpoint refused a request in a way that repeating can't help, or the budget is used up.
         EndpointUnavailableError: an endpoint stayed out of reach.
     """
+    from mralign_core.induction.embedding_endpoint import Embeddings  # takes seconds: see its docstring
+
     _check_models(section)
     options: Any = {"concurrency": section.concurrency, "ledger": ledger, "first_pause_s": first_pause_s}
     client = LLMClient(replies, batches=batches, **options)
     sample = sample_traces(candidates, section.num_traces, seed)
     found = label_openly(sample, section.labeller, client, on_progress, section.ask_again)
     kept = _frequent(found.counts, section.min_frequency)
-    vectors, embedding_usd = embed(kept, section, EmbeddingClient(replies, **options))
+    vectors, embedding_usd = embed(kept, section, LLMClient(replies, service=Embeddings(), **options))
     clustering = cluster(vectors, min_samples=section.min_samples, xi=section.xi)
     clusters = _members(kept, clustering, found.counts)
     answer = name_clusters(clusters, section.namer, client, section.ask_again)

@@ -20,7 +20,7 @@ from mralign_core.induction.replies import MAX_PHRASE, normalize
 from mralign_core.llm import offline
 from mralign_core.llm.offline import Message
 
-PROVIDER = "lexical"
+LEXICAL_PROVIDER = "lexical"
 MODELS = ("phrases",)
 LEAST_STRENGTH = 5.0
 """Weaker cues, such as "is", are in nearly every sentence."""
@@ -28,7 +28,7 @@ MOST_WORDS = 4
 NUM_FIRST_WORDS = 3
 
 
-def reply(_: str, messages: Sequence[Message], __: Mapping[str, Any]) -> str:
+def lexical_reply(_: str, messages: Sequence[Message], __: Mapping[str, Any]) -> str:
     """The JSON reply to a labeller's or a namer's request."""
     payload = read_payload(messages)
     if "clusters" in payload:
@@ -73,4 +73,4 @@ def _cues() -> list[tuple[re.Pattern[str], float]]:
     ]
 
 
-offline.register(PROVIDER, MODELS, reply)
+offline.register(LEXICAL_PROVIDER, MODELS, lexical_reply)

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 from mralign_core.config import AskAgain, EndpointConfig
 from mralign_core.errors import DataError
 from mralign_core.induction.asking import Answer, ask
-from mralign_core.induction.prompts import MAX_DEFINITION, MAX_NAME, name_messages
+from mralign_core.induction.prompts import MAX_DEFINITION, MAX_LABEL_NAME, name_messages
 from mralign_core.induction.replies import Named, name_schema, parse_names
 from mralign_core.label_sets import MAX_LABELS_OF_SET, LabelSet
-from mralign_core.llm import Client, background
+from mralign_core.llm import background
+from mralign_core.llm.client import Client
 from mralign_core.method.taxonomy import Taxonomy
 
 UNNAMED_MACRO = "unnamed"
@@ -80,7 +81,7 @@ def named_by_phrase(number: int, phrases: Phrases) -> Named:
 
 def name_of_phrase(number: int, phrase: str) -> str:
     """A phrase as the name of a label; one that leaves nothing of it is named by the cluster's number."""
-    slug = re.sub(r"[^a-z0-9]+", "_", phrase).strip("_")[:MAX_NAME].rstrip("_")
+    slug = re.sub(r"[^a-z0-9]+", "_", phrase).strip("_")[:MAX_LABEL_NAME].rstrip("_")
     return slug if slug[:1].isalpha() else f"move_{number}"
 
 

@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from mralign_core.annotation.annotate import gather_all, trace_of
-from mralign_core.annotation.prompts import Trace
+from mralign_core.annotation.prompts import ShownTrace
 from mralign_core.config import AskAgain, EndpointConfig
 from mralign_core.errors import DataError
 from mralign_core.induction.asking import Answer, ask
 from mralign_core.induction.prompts import open_label_messages
 from mralign_core.induction.replies import open_label_schema, parse_open_labels
-from mralign_core.llm import Client, background
+from mralign_core.llm import background
+from mralign_core.llm.client import Client
 
 
 class OpenLabels(NamedTuple):
@@ -84,7 +85,7 @@ def label_openly(
 
 
 async def _label_trace(
-    trace: Trace, endpoint: EndpointConfig, client: Client, params: dict[str, Any], ask_again: AskAgain
+    trace: ShownTrace, endpoint: EndpointConfig, client: Client, params: dict[str, Any], ask_again: AskAgain
 ) -> Answer[list[list[str]]]:
     def parse(text: str, finish_reason: str) -> list[list[str]]:
         return parse_open_labels(text, finish_reason, len(trace.segments))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from mralign_core.annotation.replies import read_form
-from mralign_core.induction.prompts import MAX_DEFINITION, MAX_LABELS, MAX_NAME, MAX_WORDS
+from mralign_core.induction.prompts import MAX_DEFINITION, MAX_LABEL_NAME, MAX_OPEN_LABELS, MAX_WORDS
 from mralign_core.llm.json_reply import ReplyProblem, Shape, count_from_zero, read_indices, read_reply
 
 MAX_MACRO = 60
@@ -34,7 +34,7 @@ NAMED = Shape(
         ("macro_strategy", "macro"),
     ),
 )
-NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_NAME - 1}}}")
+NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{MAX_LABEL_NAME - 1}}}")
 
 StrictInt = Annotated[int, Field(strict=True)]
 
@@ -180,8 +180,8 @@ def _check_cover(what: str, given: Sequence[int], num_asked: int) -> None:
 
 def _phrases(part: SegmentLabels) -> list[str]:
     where, phrases = f"segment {part.index}", [normalize(label) for label in part.labels]
-    if len(phrases) > MAX_LABELS:
-        raise ReplyProblem("too_many_labels", f"{where} has {len(phrases)} labels, at most {MAX_LABELS}")
+    if len(phrases) > MAX_OPEN_LABELS:
+        raise ReplyProblem("too_many_labels", f"{where} has {len(phrases)} labels, at most {MAX_OPEN_LABELS}")
     for phrase in phrases:
         if not 1 <= len(phrase.split()) <= MAX_WORDS or len(phrase) > MAX_PHRASE:
             limits = f"1 to {MAX_WORDS} words and at most {MAX_PHRASE} characters"
@@ -195,7 +195,7 @@ def _named(part: ClusterName) -> Named:
     where = f"cluster {part.cluster}"
     name = re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", part.name).casefold()).strip("_")
     if not NAME.fullmatch(name):
-        form = f"lower-case letters, digits and underscores, a letter first, at most {MAX_NAME} characters"
+        form = f"lower-case letters, digits and underscores, a letter first, at most {MAX_LABEL_NAME} characters"
         raise ReplyProblem("wrong_form", f"{where}: name {part.name!r:.60} must be {form}")
     definition, macro = (" ".join(text.split()) for text in (part.definition, part.macro_strategy))
     for field, value, limit in (("definition", definition, MAX_DEFINITION), ("macro_strategy", macro, MAX_MACRO)):

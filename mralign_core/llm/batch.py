@@ -34,11 +34,11 @@ from mralign_core.llm import endpoint as api
 from mralign_core.llm.batch_endpoint import BatchStatus
 from mralign_core.llm.batch_store import BatchItem, BatchStore
 from mralign_core.llm.endpoint import NO_BOUNDS
+from mralign_core.llm.exchange import attempt_error, may_pass, retry_after_s
 from mralign_core.llm.faults import AttemptError, EndpointUnavailableError, user_error
 from mralign_core.llm.ledger import Ledger
-from mralign_core.llm.litellm_errors import attempt_error, can_pass, retry_after_s
 from mralign_core.llm.request import Request, blank_record
-from mralign_core.llm.store import ReplyStore
+from mralign_core.llm.store import KeepsReplies
 
 logger = logging.getLogger("mralign_core.llm")
 
@@ -57,7 +57,7 @@ class BatchUnderWayError(EndpointUnavailableError):
 
 
 @dataclass(eq=False)
-class Batch:
+class RequestBatch:
     """Requests that are submitted together.
 
     ``may_exist`` tells that the provider may bill it; ``batch_id`` is empty until the provider has given one.
@@ -136,7 +136,7 @@ class BatchTransport:
     def __init__(
         self,
         store: BatchStore,
-        replies: ReplyStore,
+        replies: KeepsReplies,
         ledger: Ledger,
         *,
         first_pause_s: float,
@@ -188,14 +188,14 @@ class BatchTransport:
     def _start(self, endpoint: EndpointConfig, items: Sequence[BatchItem]) -> None:
         for item in items:
             item.in_batch = True
-        self._carry(Batch(endpoint, {item.digest: item for item in items}, uuid.uuid4().hex, time.time()))
+        self._carry(RequestBatch(endpoint, {item.digest: item for item in items}, uuid.uuid4().hex, time.time()))
 
-    def _carry(self, batch: Batch) -> None:
+    def _carry(self, batch: RequestBatch) -> None:
         task = asyncio.create_task(self._carried(batch))
         self._carrying.add(task)
         task.add_done_callback(self._carrying.discard)
 
-    async def _carried(self, batch: Batch) -> None:
+    async def _carried(self, batch: RequestBatch) -> None:
         """Submit a batch where that isn't done, and bring its replies home; errors go to those who wait."""
         try:
             if not batch.batch_id:
@@ -211,7 +211,7 @@ class BatchTransport:
         else:
             await self._hand_out(batch, outcomes)
 
-    async def _submit(self, batch: Batch) -> None:
+    async def _submit(self, batch: RequestBatch) -> None:
         """Make a batch of the requests, on record before and after."""
         self._check_running()
         lines = [item.line for item in batch.items.values()]
@@ -221,7 +221,7 @@ class BatchTransport:
         try:
             batch.batch_id = await self._create(batch, file_id)
         except Exception as error:
-            if not (can_pass(error) or isinstance(error, BatchUnderWayError)):  # the provider said no
+            if not (may_pass(error) or isinstance(error, BatchUnderWayError)):  # the provider said no
                 batch.may_exist = False
                 await self._record(batch, "ended")
             raise
@@ -230,7 +230,7 @@ class BatchTransport:
             item.line = b""
         logger.info("%s: submitted", batch)
 
-    async def _create(self, batch: Batch, file_id: str) -> str:
+    async def _create(self, batch: RequestBatch, file_id: str) -> str:
         """The id of the batch, made once: after an attempt whose outcome is unknown it is looked for first."""
         attempts = 0
 
@@ -242,16 +242,16 @@ class BatchTransport:
 
         return await self._persist(batch, create)
 
-    async def _find(self, batch: Batch) -> str:
+    async def _find(self, batch: RequestBatch) -> str:
         """The id of a batch that may exist, empty when it does not."""
         try:
             return await batches.find(batch.endpoint, batch.token, batch.intended_at) or ""
         except Exception as error:
-            if can_pass(error):
+            if may_pass(error):
                 raise
             raise BatchUnderWayError(f"{batch} may exist, but batches can't be listed: {error}") from error
 
-    async def _wait(self, batch: Batch) -> BatchStatus:
+    async def _wait(self, batch: RequestBatch) -> BatchStatus:
         """Poll until the batch has ended."""
         logged: tuple[Any, ...] = ()
         while True:
@@ -266,7 +266,7 @@ class BatchTransport:
             self._check_running()
             await asyncio.sleep(batch.endpoint.batch_poll_s)
 
-    async def _lines(self, batch: Batch, status: BatchStatus) -> dict[str, dict[str, Any]]:
+    async def _lines(self, batch: RequestBatch, status: BatchStatus) -> dict[str, dict[str, Any]]:
         """Lines of the output and error files by request; fetched again while some are broken or missing."""
         for attempt in range(batch.endpoint.max_attempts):
             if attempt:
@@ -278,7 +278,7 @@ class BatchTransport:
             logger.warning("%s: %d requests without a line, %d odd lines", batch, num_missing, num_odd)
         return lines
 
-    async def _fetch(self, batch: Batch, status: BatchStatus) -> tuple[dict[str, dict[str, Any]], int]:
+    async def _fetch(self, batch: RequestBatch, status: BatchStatus) -> tuple[dict[str, dict[str, Any]], int]:
         """Lines by request, the first of each, and how many are no use: not JSON, or of no request of the batch."""
         lines: dict[str, dict[str, Any]] = {}
         num_odd = 0
@@ -299,7 +299,7 @@ class BatchTransport:
         records = [(digest, outcome) for digest, outcome in outcomes.items() if isinstance(outcome, dict)]
         await asyncio.gather(*(asyncio.to_thread(self._replies.put, *record) for record in records))
 
-    async def _hand_out(self, batch: Batch, outcomes: Mapping[str, dict[str, Any] | Exception]) -> None:
+    async def _hand_out(self, batch: RequestBatch, outcomes: Mapping[str, dict[str, Any] | Exception]) -> None:
         """Put replies, and the lack of one that none waits for, on account; then tell those who wait."""
         await asyncio.gather(*(self._settle(batch, item, outcomes[item.digest]) for item in batch.items.values()))
         for digest, item in batch.items.items():
@@ -313,7 +313,7 @@ class BatchTransport:
             else:
                 item.reply.set_result(outcome if isinstance(outcome, dict) else None)
 
-    async def _settle(self, batch: Batch, item: BatchItem, outcome: dict[str, Any] | Exception) -> None:
+    async def _settle(self, batch: RequestBatch, item: BatchItem, outcome: dict[str, Any] | Exception) -> None:
         model = batch.endpoint.model
         if isinstance(outcome, dict):
             await self._ledger.settle(model, item.most_usd, outcome)
@@ -321,7 +321,7 @@ class BatchTransport:
             is_lost = isinstance(outcome, AttemptError) and outcome.may_be_billed
             await self._ledger.settle(model, item.most_usd, None, lost_usd=item.most_usd if is_lost else 0.0)
 
-    async def _leave(self, batch: Batch, error: Exception) -> None:
+    async def _leave(self, batch: RequestBatch, error: Exception) -> None:
         """End the waiting for a batch; one that may exist stays on record, with what was set aside for it."""
         error = self._explained(batch, error)
         if not batch.may_exist:
@@ -332,8 +332,8 @@ class BatchTransport:
             if not item.reply.done():
                 item.reply.set_exception(error)
 
-    def _explained(self, batch: Batch, error: Exception) -> Exception:
-        if can_pass(error):
+    def _explained(self, batch: RequestBatch, error: Exception) -> Exception:
+        if may_pass(error):
             if not batch.may_exist:
                 return EndpointUnavailableError(f"{batch} could not be submitted ({error!r}); run again to go on")
             return BatchUnderWayError(f"{batch} is out of reach ({error!r}); it is on record, run again to wait for it")
@@ -356,7 +356,7 @@ class BatchTransport:
             digest: BatchItem(digest, digest_of_prompt, most_usd, earlier=True, in_batch=True)
             for digest, (digest_of_prompt, most_usd) in record["requests"].items()
         }
-        batch = Batch(endpoint, items, token, record["intended_at"], record["batch_id"], may_exist=True)
+        batch = RequestBatch(endpoint, items, token, record["intended_at"], record["batch_id"], may_exist=True)
         await self._ledger.take_over(record["run"], endpoint.model, [item.most_usd for item in items.values()])
         for item in items.values():
             item.expect()
@@ -374,7 +374,7 @@ class BatchTransport:
             logger.info("%s of run %s was never made: its requests are sent now", batch, record["run"])
             await self._hand_out(batch, dict.fromkeys(items, EndpointUnavailableError("never submitted")))
 
-    async def _persist(self, batch: Batch, call: Callable[[], Awaitable[Result]]) -> Result:
+    async def _persist(self, batch: RequestBatch, call: Callable[[], Awaitable[Result]]) -> Result:
         """The result of a call, tried again on what can pass, no sooner than the endpoint asks, up to its cap."""
         endpoint = batch.endpoint
         growing = wait_exponential_jitter(
@@ -390,7 +390,7 @@ class BatchTransport:
             logger.warning("%s, attempt %d: %r", batch, state.attempt_number, error)
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception(can_pass),
+            retry=retry_if_exception(may_pass),
             stop=stop_after_attempt(endpoint.max_attempts),
             wait=pause,
             before_sleep=log,
@@ -398,7 +398,7 @@ class BatchTransport:
         )
         return await retrying(call)
 
-    async def _record(self, batch: Batch, status: str) -> None:
+    async def _record(self, batch: RequestBatch, status: str) -> None:
         await asyncio.to_thread(self._store.write, batch.token, batch.record(status, self._ledger.run))
 
     def _check_running(self) -> None:
@@ -406,7 +406,7 @@ class BatchTransport:
             raise error
 
 
-def _log_errors(batch: Batch, outcomes: Mapping[str, dict[str, Any] | Exception]) -> None:
+def _log_errors(batch: RequestBatch, outcomes: Mapping[str, dict[str, Any] | Exception]) -> None:
     errors = [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)]
     if errors:
         logger.warning("%s: %d requests without a reply, such as: %r", batch, len(errors), errors[0])
@@ -420,13 +420,17 @@ def _parsed(text: bytes) -> dict[str, Any]:
     return line if isinstance(line, dict) else {}
 
 
-def _outcome(batch: Batch, status: BatchStatus, digest: str, line: dict[str, Any] | None) -> dict[str, Any] | Exception:
+def _outcome(
+    batch: RequestBatch, status: BatchStatus, digest: str, line: dict[str, Any] | None
+) -> dict[str, Any] | Exception:
     """The record of a reply, or of a refusal of the request's content; else the error, as a direct request's."""
     endpoint, item = batch.endpoint, batch.items[digest]
     if line is None or not batches.is_answered(line):
         return _unanswered(batch, status, line)
     try:
-        reading = api.read(endpoint, batches.response_of(endpoint, line), NO_BOUNDS._replace(usd=item.most_usd))
+        reading = api.read_completion(
+            endpoint, batches.response_of(endpoint, line), NO_BOUNDS._replace(usd=item.most_usd)
+        )
     except Exception as error:
         fault = attempt_error(error, time.time(), batches.exchange_of(line))
         if fault.kind != "content":
@@ -439,7 +443,7 @@ def _outcome(batch: Batch, status: BatchStatus, digest: str, line: dict[str, Any
     )
 
 
-def _unanswered(batch: Batch, status: BatchStatus, line: dict[str, Any] | None) -> Exception:
+def _unanswered(batch: RequestBatch, status: BatchStatus, line: dict[str, Any] | None) -> Exception:
     """What it means for a request that its batch ended without a response to it."""
     problems = "; ".join(f"{code}: {message}" for code, message in status.problems[:5])
     if status.status == "cancelled":

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,6 +30,7 @@ from tenacity import (
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import UserError
 from mralign_core.llm.batch_store import BatchItem, BatchStore, MemoryBatchStore
+from mralign_core.llm.endpoint_state import EndpointState, Failure, Health
 from mralign_core.llm.faults import (
     AttemptError,
     EndpointUnavailableError,
@@ -38,13 +39,11 @@ from mralign_core.llm.faults import (
     unreadable_error,
     user_error,
 )
-from mralign_core.llm.health import Failure, Health
 from mralign_core.llm.ledger import Ledger
-from mralign_core.llm.pacing import Pace
-from mralign_core.llm.probing import says_it_knows_schemas
+from mralign_core.llm.offline import is_offline
 from mralign_core.llm.request import (
-    FAILED,
     OFFERED,
+    UNANSWERED,
     Received,
     Request,
     any_record,
@@ -52,7 +51,7 @@ from mralign_core.llm.request import (
     prompt_digest,
     received,
 )
-from mralign_core.llm.store import ReplyStore
+from mralign_core.llm.store import KeepsReplies
 
 if TYPE_CHECKING:
     from mralign_core.llm.endpoint import Most
@@ -89,7 +88,7 @@ class Asking:
     @property
     def has_failed_before(self) -> bool:
         """Whether it failed in an earlier run too, by itself: then another failure says nothing of the endpoint."""
-        response = self.kept["response"] if self.kept and self.kept["finish_reason"] == FAILED else None
+        response = self.kept["response"] if self.kept and self.kept["finish_reason"] == UNANSWERED else None
         return isinstance(response, dict) and bool(response.get("others_answered"))
 
     def is_its_own(self, fault: AttemptError) -> bool:
@@ -116,7 +115,29 @@ class Asking:
             "body": fault.body,
             "others_answered": self.health.has_answered or self.has_failed_before,
         }
-        return self.record({"finish_reason": FAILED, "response": response})
+        return self.record({"finish_reason": UNANSWERED, "response": response})
+
+
+class Service(Protocol):
+    """What a client asks for, one attempt at a time: chat completions, or embeddings."""
+
+    def count_tokens(self, request: Request) -> int:
+        """Tokens of what is sent, by estimate."""
+        ...
+
+    def most_of(self, request: Request, longest: int = 0) -> Most:
+        """Bounds of what an attempt takes; ``longest`` is the longest reply so far, in tokens."""
+        ...
+
+    def exchange_for(self, request: Request, most: Most) -> Exchange:
+        """What watches one attempt."""
+        ...
+
+    async def attempt(
+        self, request: Request, params: Mapping[str, Any], most: Most, exchange: Exchange
+    ) -> dict[str, Any]:
+        """Make one attempt and read what came; raises ``AttemptError``."""
+        ...
 
 
 class Client(Protocol):
@@ -146,23 +167,25 @@ class LLMClient:
         ledger: the account they are paid from; without one, nothing is limited.
         batches: where batches under way are recorded, for endpoints that use a batch API.
         first_pause_s: pause before the second attempt, about doubled before each further one.
+        service: what is asked for; chat completions when None.
     """
 
     def __init__(
         self,
-        replies: ReplyStore,
+        replies: KeepsReplies,
         *,
         concurrency: int,
         ledger: Ledger | None = None,
         batches: BatchStore | None = None,
         first_pause_s: float = 1.0,
+        service: Service | None = None,
     ) -> None:
         from mralign_core.llm import batch, endpoint  # takes seconds: see their docstrings
 
-        self._api = endpoint
+        self._service = service or endpoint.ChatCompletions()
         self._replies = replies
         self._slots = asyncio.Semaphore(concurrency)
-        self._paces: dict[tuple[str, str], Pace] = {}
+        self._states: dict[tuple[str, str], EndpointState] = {}
         self.admission = asyncio.Semaphore(2 * concurrency)
         """For callers: pieces of work (traces) under way at once, first come first served. Enough to fill all
         slots, and no more, so that callers who share a client finish one after another."""
@@ -171,10 +194,6 @@ class LLMClient:
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._asked: set[str] = set()
         self._failed: set[str] = set()
-        self._healths: dict[tuple[str, str], Health] = {}
-        self._longest: dict[tuple[str, str], int] = {}
-        self._probes: dict[tuple[str, str], asyncio.Task[bool]] = {}
-        self._refusing_schemas: set[tuple[str, str]] = set()
         self.stopped_by: Exception | None = None
         self._batches = batch.BatchTransport(
             batches or MemoryBatchStore(),
@@ -200,12 +219,12 @@ class LLMClient:
             EndpointUnavailableError: no attempt got through.
         """
         digest = request.digest
-        if self._api.is_offline(request.endpoint.model):  # costs nothing, and its code may change
+        if is_offline(request.endpoint.model):  # costs nothing, and its code may change
             return received(await self._buy(request, digest), cached=False)
         lock = self._under_way.setdefault(digest, asyncio.Lock())
         async with lock:
             kept = await asyncio.to_thread(any_record, self._replies, digest)
-            has_failed = kept is not None and kept["finish_reason"] == FAILED
+            has_failed = kept is not None and kept["finish_reason"] == UNANSWERED
             if kept is not None and (digest in self._asked or not (ask_again or has_failed)):
                 self.ledger.count_kept(request.endpoint.model)
                 return received(kept, cached=True)
@@ -219,7 +238,7 @@ class LLMClient:
 
     def report_readable(self, endpoint: EndpointConfig) -> None:
         """Tell that a new reply of an endpoint could be used."""
-        self._health(endpoint).contents.succeed()
+        self._state(endpoint).health.contents.succeed()
 
     def report_unreadable(self, endpoint: EndpointConfig, way: str, beginning: str) -> None:
         """Tell that a new reply of an endpoint could not be used.
@@ -232,14 +251,17 @@ class LLMClient:
         Raises:
             UserError: the first ``stop_after_failures`` replies, or several times as many in a row, were all of no use.
         """
-        contents = self._health(endpoint).contents
+        contents = self._state(endpoint).health.contents
         contents.failures.append(Failure(way, beginning))
         if verdict := contents.verdict():
             self.stopped_by = self.stopped_by or unreadable_error(endpoint, verdict)
             self._check_running()
 
-    def _health(self, endpoint: EndpointConfig) -> Health:
-        return self._healths.setdefault(_address(endpoint), Health(endpoint.stop_after_failures))
+    def _state(self, endpoint: EndpointConfig) -> EndpointState:
+        address = endpoint.model, endpoint.api_base
+        if address not in self._states:
+            self._states[address] = EndpointState(endpoint)
+        return self._states[address]
 
     async def _buy(self, request: Request, digest: str, kept: dict[str, Any] | None = None) -> dict[str, Any]:
         """A new reply, kept, on account, in place of what is ``kept``."""
@@ -247,7 +269,7 @@ class LLMClient:
         earlier = await self._batches.earlier_reply(request, digest)
         if earlier is not None:
             return earlier
-        asking = Asking(request, digest, self._health(request.endpoint), kept)
+        asking = Asking(request, digest, self._state(request.endpoint).health, kept)
         if request.endpoint.use_batch_api:
             return await self._attempts(asking, partial(self._attempt_in_batch, asking))
         try:
@@ -281,7 +303,7 @@ class LLMClient:
                 self._failed.add(asking.digest)
             if fault.kind != "content":
                 logger.warning("a request to model %s failed: %s", endpoint.model, fault)
-            if not asking.kept or asking.kept["finish_reason"] == FAILED:  # no failure in place of a reply
+            if not asking.kept or asking.kept["finish_reason"] == UNANSWERED:  # no failure in place of a reply
                 await asyncio.to_thread(self._replies.put, asking.digest, record)
             return record
 
@@ -295,9 +317,10 @@ class LLMClient:
         try:
             reading = await self._in_slot(asking, most)
             asking.health.succeed(asking.number)
-            self._note_length(endpoint, reading)
+            state = self._state(endpoint)
+            state.longest_reply = max(state.longest_reply, reading["completion_tokens"])
             record = asking.record(reading)
-            if not self._api.is_offline(endpoint.model):
+            if not is_offline(endpoint.model):
                 await asyncio.to_thread(self._replies.put, asking.digest, record)
         except BaseException as error:
             was_sent = asking.exchange is not None and asking.exchange.was_sent
@@ -325,7 +348,9 @@ class LLMClient:
             await self.ledger.set_aside(endpoint.model, most.usd)
             is_admitted = False
             try:
-                await self._pace(endpoint).admit(self._slots, self._num_tokens(asking.request), self._check_running)
+                await self._state(endpoint).pace.admit(
+                    self._slots, self._num_tokens(asking.request), self._check_running
+                )
                 is_admitted = bool(asking.number) or not health.is_in_doubt
                 if is_admitted:
                     asking.number = asking.number or health.begin()
@@ -356,13 +381,9 @@ class LLMClient:
     async def _params(self, request: Request) -> dict[str, Any]:
         """The parameters to send: with the JSON schema that is offered, where the server says it knows such."""
         params = {name: value for name, value in request.params.items() if name != OFFERED}
-        address = _address(request.endpoint)
-        if OFFERED not in request.params or address in self._refusing_schemas:
-            return params
-        if address not in self._probes:
-            self._probes[address] = asyncio.create_task(says_it_knows_schemas(request.endpoint.api_base))
-        knows = await asyncio.shield(self._probes[address])
-        return params | ({"response_format": request.params[OFFERED]} if knows else {})
+        if OFFERED in request.params and await self._state(request.endpoint).knows_schemas():
+            params["response_format"] = request.params[OFFERED]
+        return params
 
     async def _in_slot(self, asking: Asking, most: Most) -> dict[str, Any]:
         """What one attempt brings, in the slot it has: pauses between attempts leave the slot to others."""
@@ -372,21 +393,17 @@ class LLMClient:
             reading = await self._sent(asking, most)
         except AttemptError as error:
             # The endpoint speaks of all its requests, so the model pauses, not this request alone.
-            self._pace(endpoint).pause(min(error.retry_after_s, endpoint.max_retry_after_s))
+            self._state(endpoint).pace.pause(min(error.retry_after_s, endpoint.max_retry_after_s))
             raise
         finally:
             self._slots.release()
         num_tokens = reading["prompt_tokens"] + reading["completion_tokens"]
-        self._pace(endpoint).correct(num_tokens - self._num_tokens(asking.request))
+        self._state(endpoint).pace.correct(num_tokens - self._num_tokens(asking.request))
         return reading
-
-    def _pace(self, endpoint: EndpointConfig) -> Pace:
-        return self._paces.setdefault(_address(endpoint), Pace(endpoint))
 
     def _num_tokens(self, request: Request) -> int:
         """Tokens of a prompt, by estimate, where they are limited."""
-        endpoint, messages, params, _ = request
-        return self._api.count_tokens(endpoint, messages, params) if endpoint.tokens_per_minute else 0
+        return self._service.count_tokens(request) if request.endpoint.tokens_per_minute else 0
 
     async def _sent(self, asking: Asking, most: Most) -> dict[str, Any]:
         """What one attempt brings; where a schema that was only offered is refused, without it."""
@@ -401,14 +418,12 @@ class LLMClient:
         plain = {name: value for name, value in params.items() if name != "response_format"}
         reading = await self._exchanged(asking, plain, most)
         logger.warning("model %s refuses a JSON schema: it is asked without one", asking.request.endpoint.model)
-        self._refusing_schemas.add(_address(asking.request.endpoint))
+        self._state(asking.request.endpoint).refuses_schemas = True
         return reading
 
     async def _exchanged(self, asking: Asking, params: dict[str, Any], most: Most) -> dict[str, Any]:
-        endpoint, messages = asking.request.endpoint, asking.request.messages
-        asking.exchange = self._api.exchange_for(messages, most)
-        reading: dict[str, Any] = await self._api.attempt(endpoint, list(messages), params, most, asking.exchange)
-        return reading
+        asking.exchange = self._service.exchange_for(asking.request, most)
+        return await self._service.attempt(asking.request, params, most, asking.exchange)
 
     def _judge(self, asking: Asking, fault: AttemptError) -> None:
         """Decide, after the last attempt, what a fault means: for this request alone, or for all of them."""
@@ -430,13 +445,7 @@ class LLMClient:
         self.stopped_by = self.stopped_by or asking.error
 
     def _most(self, request: Request) -> Most:
-        endpoint, messages, params, _ = request
-        longest = self._longest.get(_address(endpoint), 0)
-        return self._api.most_of(endpoint, messages, params, longest)
-
-    def _note_length(self, endpoint: EndpointConfig, reading: dict[str, Any]) -> None:
-        address = _address(endpoint)
-        self._longest[address] = max(self._longest.get(address, 0), reading["completion_tokens"])
+        return self._service.most_of(request, self._state(request.endpoint).longest_reply)
 
     def reopen(self) -> None:
         """Let requests start again after an error that ended them, once a caller tries anew.
@@ -449,8 +458,8 @@ class LLMClient:
         if isinstance(self.stopped_by, EndpointUnavailableError):  # it may have been the outage that failed them
             self._asked -= self._failed
         self.stopped_by = None
-        for health in self._healths.values():
-            self._asked -= health.reset()
+        for state in list(self._states.values()):
+            self._asked -= state.health.reset()
 
     def _check_running(self) -> None:
         if self.stopped_by is not None:
@@ -462,10 +471,6 @@ def _log_retry(model: str, state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     pause = state.next_action.sleep if state.next_action else 0.0
     logger.warning("model %s, attempt %d: %r; next in %.1f s", model, state.attempt_number, error, pause)
-
-
-def _address(endpoint: EndpointConfig) -> tuple[str, str]:
-    return endpoint.model, endpoint.api_base
 
 
 def _failure(fault: AttemptError, digest: str) -> Failure:

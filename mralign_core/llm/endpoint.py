@@ -23,10 +23,9 @@ from litellm.types.utils import OPENAI_COMPATIBLE_BATCH_AND_FILES_PROVIDERS, Mod
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import ConfigError
 from mralign_core.llm import offline
-from mralign_core.llm.exchange import Exchange
-from mralign_core.llm.litellm_errors import attempt_error
+from mralign_core.llm.exchange import Exchange, attempt_error
 from mralign_core.llm.offline import Message, is_offline
-from mralign_core.llm.request import OFFERED
+from mralign_core.llm.request import OFFERED, Request
 from mralign_core.llm.tidying import MOST_TOKENS, as_utf8, text_of, token_count
 
 litellm.telemetry = False
@@ -76,39 +75,50 @@ class Most(NamedTuple):
 NO_BOUNDS = Most(MOST_TOKENS, MOST_TOKENS, 0.0)
 
 
-def most_of(endpoint: EndpointConfig, messages: Sequence[Message], params: Mapping[str, Any], longest: int = 0) -> Most:
-    """Bounds of what an attempt takes, for the account: no tokenizer makes more tokens of a text than it has bytes.
+class ChatCompletions:
+    """Chat requests, one attempt at a time; a :class:`~mralign_core.llm.client.Service`."""
 
-    Args:
-        endpoint: the model.
-        messages: the prompt.
-        params: the request's parameters.
-        longest: tokens of the longest reply so far, as some servers don't keep to ``max_output_tokens``.
-    """
-    num_bytes = sum(len(message["content"].encode("utf-8", "backslashreplace")) for message in messages)
-    shape = sum(len(json.dumps(params[name])) for name in ("response_format", OFFERED) if name in params)
-    num_prompt = num_bytes + shape + MESSAGE_TOKENS * len(messages) + TEMPLATE_TOKENS
-    num_completion = max(endpoint.max_output_tokens, longest)
-    return Most(num_prompt, num_completion, price_of(endpoint).cost_usd(num_prompt, num_completion))
+    def count_tokens(self, request: Request) -> int:
+        """Tokens of the prompt, by estimate."""
+        return count_tokens(request.endpoint, request.messages, request.params)
 
+    def most_of(self, request: Request, longest: int = 0) -> Most:
+        """Bounds of what an attempt takes, for the account: no tokenizer makes more tokens of a text than it has bytes.
 
-def exchange_for(messages: Sequence[Message], most: Most) -> Exchange:
-    """What watches one attempt, with a bound for its reply."""
-    return Exchange(BASE_BYTES + BYTES_PER_TOKEN * (most.prompt_tokens + most.completion_tokens))
+        Args:
+            request: what is to be asked.
+            longest: tokens of the longest reply so far, as some servers don't keep to ``max_output_tokens``.
+        """
+        endpoint, messages, params, _ = request
+        num_bytes = sum(len(message["content"].encode("utf-8", "backslashreplace")) for message in messages)
+        shape = sum(len(json.dumps(params[name])) for name in ("response_format", OFFERED) if name in params)
+        num_prompt = num_bytes + shape + MESSAGE_TOKENS * len(messages) + TEMPLATE_TOKENS
+        num_completion = max(endpoint.max_output_tokens, longest)
+        return Most(num_prompt, num_completion, price_of(endpoint).cost_usd(num_prompt, num_completion))
 
+    def exchange_for(self, request: Request, most: Most) -> Exchange:
+        """What watches one attempt, with a bound for its reply."""
+        return Exchange(BASE_BYTES + BYTES_PER_TOKEN * (most.prompt_tokens + most.completion_tokens))
 
-async def attempt(
-    endpoint: EndpointConfig, messages: list[Any], params: dict[str, Any], most: Most, exchange: Exchange
-) -> dict[str, Any]:
-    """Make exactly one attempt at a chat request, and read what came; given up on after ``timeout_s`` seconds in all.
+    async def attempt(
+        self, request: Request, params: Mapping[str, Any], most: Most, exchange: Exchange
+    ) -> dict[str, Any]:
+        """Make exactly one attempt, and read what came; given up on after ``timeout_s`` seconds in all.
 
-    Raises:
-        AttemptError: no reply came, or none that can be read.
-    """
-    if is_offline(endpoint.model):
-        return read(endpoint, _offline_response(endpoint.model, messages, params), most)
-    call = partial(litellm.acompletion, model=endpoint.model, messages=messages, **params)
-    return await watched(endpoint, call, lambda response: read(endpoint, response, most), exchange)
+        Args:
+            request: what is asked.
+            params: the parameters to send, which may be fewer than the request's.
+            most: bounds of what the reply takes.
+            exchange: watches the attempt.
+
+        Raises:
+            AttemptError: no reply came, or none that can be read.
+        """
+        endpoint, messages = request.endpoint, list(request.messages)
+        if is_offline(endpoint.model):
+            return read_completion(endpoint, _offline_response(endpoint.model, messages, dict(params)), most)
+        call = partial(litellm.acompletion, model=endpoint.model, messages=messages, **params)
+        return await watched(endpoint, call, lambda response: read_completion(endpoint, response, most), exchange)
 
 
 async def watched(
@@ -222,7 +232,7 @@ def count_tokens(endpoint: EndpointConfig, messages: Sequence[Message], params: 
     return int(1.05 * num_tokens) + 16
 
 
-def read(endpoint: EndpointConfig, response: ModelResponse, most: Most = NO_BOUNDS) -> dict[str, Any]:
+def read_completion(endpoint: EndpointConfig, response: ModelResponse, most: Most = NO_BOUNDS) -> dict[str, Any]:
     """What a response says: text, why it ended, tokens, price, and the whole of it, raw.
 
     Args:

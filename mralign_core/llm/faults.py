@@ -6,7 +6,7 @@ from typing import Literal
 
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import UserError
-from mralign_core.llm.health import Verdict
+from mralign_core.llm.endpoint_state import HealthVerdict
 from mralign_core.redaction import redact
 
 BEGINNING_CHARS = 200
@@ -18,7 +18,7 @@ STATUS_REMEDIES = {
     404: "no such model at this endpoint: check its name and api_base",
     429: "the account's quota is used up: raise it, and run again to go on",
 }
-REMEDY = "check the model's name, temperature, max_output_tokens and api_base"
+REQUEST_REMEDY = "check the model's name, temperature, max_output_tokens and api_base"
 REDIRECTS = (301, 302, 303, 307, 308)
 REDIRECT_REMEDY = "put the address that it leads to into api_base, if it is one to be trusted with the API key"
 
@@ -82,7 +82,7 @@ def unavailable_error(error: Exception, endpoint: EndpointConfig) -> EndpointUna
     )
 
 
-def failing_error(endpoint: EndpointConfig, verdict: Verdict) -> Exception:
+def failing_error(endpoint: EndpointConfig, verdict: HealthVerdict) -> Exception:
     """The error of requests in a row that all failed."""
     failure = verdict.failure
     text = (
@@ -94,7 +94,7 @@ def failing_error(endpoint: EndpointConfig, verdict: Verdict) -> Exception:
     return UserError(f"{text}; {_remedy(failure.status)}. {_GO_ON}")
 
 
-def unreadable_error(endpoint: EndpointConfig, verdict: Verdict) -> UserError:
+def unreadable_error(endpoint: EndpointConfig, verdict: HealthVerdict) -> UserError:
     """The error of replies in a row that could not be used."""
     return UserError(
         f"{verdict.num_failures} replies in a row of {_name(endpoint)} could not be used: {verdict.failure.way}. The "
@@ -111,4 +111,4 @@ def _name(endpoint: EndpointConfig) -> str:
 
 
 def _remedy(status: int | None) -> str:
-    return REDIRECT_REMEDY if status in REDIRECTS else STATUS_REMEDIES.get(status or 0, REMEDY)
+    return REDIRECT_REMEDY if status in REDIRECTS else STATUS_REMEDIES.get(status or 0, REQUEST_REMEDY)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
-from mralign_core.llm.loose_json import Broken, Found, TooTangledError, find_json, unescape
+from mralign_core.llm.loose_json import Broken, LooseValues, TooTangledError, find_json, unescape
 
 Parsed = TypeVar("Parsed")
 
@@ -237,7 +237,7 @@ def _answers(text: str, shape: Shape, most_escapes: int = MAX_ESCAPES) -> _Candi
     return candidates
 
 
-def _outside_or_last(text: str, found: Found, shape: Shape) -> _Candidates:
+def _outside_or_last(text: str, found: LooseValues, shape: Shape) -> _Candidates:
     thinking = _thinking(text, found)
     answers = _in_order(found, shape)
     begun = [broken for broken in found.broken if _looks_like(broken, shape)]
@@ -275,7 +275,7 @@ def _choose(candidates: _Candidates, read: Callable[[dict[str, Any]], Parsed]) -
     return parsed
 
 
-def _thinking(text: str, found: Found) -> list[tuple[int, int]]:
+def _thinking(text: str, found: LooseValues) -> list[tuple[int, int]]:
     """Where thinking stands in a text, opened or not; what is not closed ends beyond the text.
 
     A mark inside a JSON value is none.
@@ -303,7 +303,7 @@ def _is_within(part: _Answer | Broken, spans: Sequence[tuple[int, int]]) -> bool
     return place >= 0 and part.start < spans[place][1]
 
 
-def _in_order(found: Found, shape: Shape) -> list[_Answer]:
+def _in_order(found: LooseValues, shape: Shape) -> list[_Answer]:
     """The answers among the values of a text; items that stand alone, a line each, are one answer together."""
     answers: list[_Answer] = []
     items: list[dict[str, Any]] = []

@@ -66,7 +66,7 @@ class Broken(NamedTuple):
     reason: str
 
 
-class Found(NamedTuple):
+class LooseValues(NamedTuple):
     """What stands in a text, in order."""
 
     values: list[Value]
@@ -77,7 +77,7 @@ class TooTangledError(ValueError):
     """A text holds more, or longer, beginnings of JSON than anybody would read."""
 
 
-def find_json(text: str) -> Found:
+def find_json(text: str) -> LooseValues:
     """All objects and lists in a text that are in no other one, and those that are begun and don't end well.
 
     Its time grows with the length of the text and with ``MAX_TOKENS``, whatever the text is.
@@ -94,10 +94,10 @@ def find_json(text: str) -> Found:
     'it is not closed'
     """
     if len(text) <= MAX_PLAIN and (whole := _plain_json(text)) is not None:
-        return Found([Value(0, len(text), whole)], [])
+        return LooseValues([Value(0, len(text), whole)], [])
     if len(text) > MAX_CHARS:
         raise TooTangledError(f"it has {len(text):,} characters, at most {MAX_CHARS:,} are read")
-    found, tokens, place = Found([], []), _Tokens(text), 0
+    found, tokens, place = LooseValues([], []), _Tokens(text), 0
     while opener := OPENER.search(text, place):
         ended = _Reader(tokens, opener.start()).read()
         if isinstance(ended, Value):

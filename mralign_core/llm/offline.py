@@ -17,7 +17,7 @@ class Message(TypedDict):
     content: str
 
 
-Reply = Callable[[str, Sequence[Message], Mapping[str, Any]], str]
+Responder = Callable[[str, Sequence[Message], Mapping[str, Any]], str]
 """From a model's name (without the provider), messages and request parameters to the text of the reply."""
 
 
@@ -25,13 +25,13 @@ class OfflineProvider(NamedTuple):
     """A family of offline models."""
 
     models: tuple[str, ...]
-    reply: Reply
+    reply: Responder
 
 
 PROVIDERS: dict[str, OfflineProvider] = {}
 
 
-def register(provider: str, models: Sequence[str], reply: Reply) -> None:
+def register(provider: str, models: Sequence[str], reply: Responder) -> None:
     """Make ``provider/model`` an offline model."""
     PROVIDERS[provider] = OfflineProvider(tuple(models), reply)
 

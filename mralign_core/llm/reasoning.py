@@ -21,7 +21,7 @@ class ReasoningReply(NamedTuple):
 
 
 def read_reasoning(response: Any) -> ReasoningReply:
-    """Read them from the ``response`` of a :class:`~mralign_core.llm.Received`; one without any gives empty fields.
+    """Read them from the ``response`` of a :class:`~.request.Received`; one without any gives empty fields.
 
     >>> message = {"content": "Tehran", "reasoning_content": "The seat of Iran."}
     >>> read_reasoning({"choices": [{"message": message}]}).thinking

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mralign_core.config import EndpointConfig
 from mralign_core.llm.offline import Message
-from mralign_core.llm.store import ReplyStore
+from mralign_core.llm.store import KeepsReplies
 from mralign_core.redaction import redacted
 
 logger = logging.getLogger("mralign_core.llm")
@@ -19,7 +19,7 @@ RECORD_VERSION = 2
 OFFERED = "offered_response_format"
 """Parameter that is sent, as ``response_format``, where the server says that it knows such. It is not in the digest, so
 that a reply is found again whatever the server says by then."""
-FAILED = "failed"
+UNANSWERED = "failed"
 """Finish reason of a request that the other side failed to answer; its record is kept, but not finished."""
 
 
@@ -55,7 +55,7 @@ class Received(NamedTuple):
     @property
     def failed(self) -> bool:
         """Whether no reply came, by the other side's fault and for this one request; a later client asks again."""
-        return self.finish_reason == FAILED
+        return self.finish_reason == UNANSWERED
 
     @property
     def problem(self) -> str:
@@ -63,13 +63,13 @@ class Received(NamedTuple):
         return str(self.response["problem"]) if self.failed else ""
 
 
-def kept_record(replies: ReplyStore, digest: str) -> dict[str, Any] | None:
+def kept_record(replies: KeepsReplies, digest: str) -> dict[str, Any] | None:
     """The record of a request's reply; None when there is none, or when it is to be asked for again."""
     record = any_record(replies, digest)
-    return None if record is None or record["finish_reason"] == FAILED else record
+    return None if record is None or record["finish_reason"] == UNANSWERED else record
 
 
-def any_record(replies: ReplyStore, digest: str) -> dict[str, Any] | None:
+def any_record(replies: KeepsReplies, digest: str) -> dict[str, Any] | None:
     """The record kept for a request, of a failure too; None when there is none that this version wrote."""
     record = replies.get(digest)
     if record is not None and not _is_whole(record):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 
-class ReplyStore(Protocol):
+class KeepsReplies(Protocol):
     """Keeps each reply under the digest of its request. Called from several threads at once."""
 
     def get(self, request_digest: str, /) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""How far two annotators agree, beyond chance, and what their differences do to P and w (App. B.3–B.5, Eq. 13).
+"""How far two annotators agree, beyond chance (App. B.3, B.4).
 
 Decisions where the paper is silent:
 
@@ -8,9 +8,8 @@ Decisions where the paper is silent:
   p_e = Σ over agreeing pairs of sets (s, t) of p_A(s) p_B(t). With one label a segment this is Cohen's κ.
 * κ is NaN where p_e = 1 (both always give the same single set): there is no room beyond chance.
 * Intervals resample whole traces, because segments of one trace are not independent.
-* Eq. 13's mean is over rows, of the sum over a row; see :func:`matrix_distance` for its unit.
 
-Shapes: N segments, T traces, R resamples, U and V distinct label sets of the two annotators, K states.
+Shapes: N segments, T traces, R resamples, U and V distinct label sets of the two annotators.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from mralign_core.method import FloatArray
+
 Labels = AbstractSet[str]
 AgreementRule = Literal["strict", "entailment"]
 
@@ -75,41 +75,6 @@ class LabelAgreement(NamedTuple):
     num_b: int
     num_both: int
     agreement: Agreement
-
-
-class MatrixDistance(NamedTuple):
-    """Distance of two transition matrices, over the rows that both estimated from data.
-
-    Args:
-        mean_l1: mean over rows of Σ_b |P_ab − Q_ab|, in [0, 2].
-        num_rows: rows in that mean.
-        num_rows_of_one: rows with support in only one of the two, left out.
-    """
-
-    mean_l1: float
-    num_rows: int
-    num_rows_of_one: int
-
-    @property
-    def total_variation(self) -> float:
-        """Mean over rows of the total variation, half the L1 distance, in [0, 1]."""
-        return self.mean_l1 / 2
-
-
-class WeightShift(NamedTuple):
-    """How weights of the same segments change from one annotator to another.
-
-    Args:
-        num_segments: N.
-        mean_abs_log_ratio: mean of |log w_b − log w_a|.
-        share_crossing: share of segments that one up-weights (w > 1) and the other down-weights (w < 1).
-        rank_correlation: Spearman's ρ; NaN where one side's weights are all equal.
-    """
-
-    num_segments: int
-    mean_abs_log_ratio: float
-    share_crossing: float
-    rank_correlation: float
 
 
 def sets_agree(a: Labels, b: Labels, rule: AgreementRule = "strict") -> bool:
@@ -240,50 +205,6 @@ def agreement_intervals(
     return AgreementIntervals(_percentiles(observed, confidence), _percentiles(kappa, confidence))
 
 
-def matrix_distance(
-    p: FloatArray, q: FloatArray, counts_p: FloatArray, counts_q: FloatArray, *, min_support: float = 1.0
-) -> MatrixDistance:
-    """Mean L1 distance between transition matrices that were estimated from different annotators' labels.
-
-    Implements Eq. 13 of arXiv 2510.24794, read as the mean over rows a of Σ_b |P_ab − Q_ab|. The paper gives 1.0–1.3 %
-    without the unit: total variation is half of this, and a mean over the entries of a row is this divided by K.
-
-    Args:
-        p: (K, K) transition matrix; rows sum to one.
-        q: (K, K) the other.
-        counts_p: (K, K) soft counts behind p.
-        counts_q: (K, K) soft counts behind q.
-        min_support: soft counts that a row needs in both; other rows hold little but the prior.
-
-    >>> p, q = np.array([[0.5, 0.5], [0, 1]]), np.array([[0.75, 0.25], [1, 0]])
-    >>> counts = np.array([[4.0, 4.0], [0, 0]])
-    >>> matrix_distance(p, q, counts, counts)
-    MatrixDistance(mean_l1=0.5, num_rows=1, num_rows_of_one=0)
-    """
-    supported_p, supported_q = (counts.sum(axis=1) >= min_support for counts in (counts_p, counts_q))
-    rows = supported_p & supported_q
-    distances = np.abs(p - q).sum(axis=1)[rows]
-    mean = float(distances.mean()) if rows.any() else float("nan")
-    return MatrixDistance(mean, int(rows.sum()), int((supported_p ^ supported_q).sum()))
-
-
-def weight_shift(weights_a: FloatArray, weights_b: FloatArray) -> WeightShift:
-    """What another annotator's labels do to the weights of the same segments.
-
-    Args:
-        weights_a: (N,) weights, above 0.
-        weights_b: (N,) weights of the same segments.
-
-    >>> weight_shift(np.array([0.5, 1.0, 2.0]), np.array([2.0, 1.0, 4.0]))._replace(mean_abs_log_ratio=0)
-    WeightShift(num_segments=3, mean_abs_log_ratio=0, share_crossing=0.3333333333333333, rank_correlation=0.5)
-    """
-    log_a, log_b = np.log(weights_a), np.log(weights_b)
-    if not len(log_a):
-        return WeightShift(0, float("nan"), float("nan"), float("nan"))
-    crossing = float((np.sign(log_a) * np.sign(log_b) < 0).mean())
-    return WeightShift(len(log_a), float(np.abs(log_b - log_a).mean()), crossing, _rank_correlation(log_a, log_b))
-
-
 class _Tally(NamedTuple):
     """All that agreement depends on, by trace: segments (T,), agreeing ones (T,), sets given (T, U) and (T, V)."""
 
@@ -336,17 +257,3 @@ def _percentiles(values: FloatArray, confidence: float) -> Interval:
     tail = (1 - confidence) / 2
     low, high = np.quantile(defined, [tail, 1 - tail])
     return Interval(float(low), float(high))
-
-
-def _rank_correlation(a: FloatArray, b: FloatArray) -> float:
-    ranks_a, ranks_b = _ranks(a), _ranks(b)
-    ranks_a, ranks_b = ranks_a - ranks_a.mean(), ranks_b - ranks_b.mean()
-    spread = float(np.sqrt((ranks_a @ ranks_a) * (ranks_b @ ranks_b)))
-    return float(ranks_a @ ranks_b) / spread if spread else float("nan")
-
-
-def _ranks(values: FloatArray) -> FloatArray:
-    """Ranks from 1, equal values sharing their mean rank."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: FloatArray = (np.cumsum(counts) - (counts - 1) / 2)[places]
-    return ranks

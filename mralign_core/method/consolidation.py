@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from mralign_core.errors import DataError
-from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.method.taxonomy import MAX_LABELS, Taxonomy
 
 
 class LabelVote(NamedTuple):
@@ -22,7 +22,7 @@ class LabelVote(NamedTuple):
 
 
 class Consolidated(NamedTuple):
-    """Labels and confidences in canonical order, and the rule that decided (``schemas.RULES``).
+    """Labels and confidences in canonical order, and the rule that decided (``schemas.annotations.RULES``).
 
     With rule "adjudicate" the labels are those that rule (ii) kept, fewer than the most allowed; the
     adjudicator's labels take their place.
@@ -34,7 +34,7 @@ class Consolidated(NamedTuple):
 
 
 def consolidate(
-    a: LabelVote, b: LabelVote, *, threshold: float, max_labels: int = 2, taxonomy: Taxonomy
+    a: LabelVote, b: LabelVote, *, threshold: float, max_labels: int = MAX_LABELS, taxonomy: Taxonomy
 ) -> Consolidated:
     """Consolidate two annotators' labels of one segment.
 

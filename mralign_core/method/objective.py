@@ -33,7 +33,7 @@ def implicit_reward(policy_logps_BT: Tensor, reference_logps_BT: Tensor, weights
         mask_BT: true for completion tokens; whatever stands elsewhere is ignored, even if it is not finite.
 
     Returns:
-        (B,) rewards.
+        (B,) implicit rewards.
 
     >>> policy, reference = torch.tensor([[-1.0, -2.0, -9.0]]), torch.tensor([[-1.5, -1.0, 0.0]])
     >>> weights, mask = torch.tensor([[2.0, 1.0, 1.0]]), torch.tensor([[1, 1, 0]])
@@ -66,7 +66,7 @@ def kl_baseline(policy_logps_B: Tensor, reference_logps_B: Tensor) -> KLBaseline
 
 
 def kto_loss(
-    rewards_B: Tensor,
+    implicit_rewards_B: Tensor,
     kl_baseline: Tensor,
     is_positive_B: Tensor,
     *,
@@ -80,10 +80,10 @@ def kto_loss(
     λ_r (1 − σ(β (z0 − r))) for a negative one.
 
     Args:
-        rewards_B: implicit rewards r.
+        implicit_rewards_B: implicit rewards r.
         kl_baseline: scalar z0, clamped at 0.
         is_positive_B: true for positive traces.
-        beta: scale of the reward.
+        beta: scale of the implicit reward.
         desirable_weight: λ_c, weight of positive traces.
         undesirable_weight: λ_r, weight of negative traces.
 
@@ -95,7 +95,7 @@ def kto_loss(
     >>> losses.tolist()
     [0.5, 0.75]
     """
-    margins_B = beta * (rewards_B - kl_baseline)
+    margins_B = beta * (implicit_rewards_B - kl_baseline)
     # 1 − σ(x) = σ(−x), which keeps its digits where σ(x) rounds to 1.
     positive_B = desirable_weight * torch.sigmoid(-margins_B)
     negative_B = undesirable_weight * torch.sigmoid(margins_B)

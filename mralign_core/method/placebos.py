@@ -18,9 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
-from mralign_core.method.transitions import FloatArray
-
-IntArray = NDArray[np.int64]
+from mralign_core.method import FloatArray, IntArray
 
 
 def sources_within_traces(trace_ids: Sequence[str], *, seed: int) -> IntArray:

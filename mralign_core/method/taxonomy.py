@@ -11,6 +11,9 @@ from mralign_core.errors import ConfigError, DataError
 START_NAME = "<start>"
 STOP_NAME = "<stop>"
 
+MAX_LABELS = 2
+"""Most labels of a segment, and of a step, which has those of its segments."""
+
 
 @dataclass(frozen=True)
 class Taxonomy:

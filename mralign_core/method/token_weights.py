@@ -16,8 +16,8 @@ from itertools import pairwise
 import numpy as np
 
 from mralign_core.errors import DataError
+from mralign_core.method import FloatArray
 from mralign_core.method.traces import Span
-from mralign_core.method.transitions import FloatArray
 
 
 def segment_token_spans(

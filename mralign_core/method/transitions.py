@@ -5,10 +5,8 @@ As in the paper, every transition draws its own pair of active labels: what is m
 6 over the transitions, not the likelihood of a hidden chain that stays with one choice from one transition to
 the next.
 
-Decisions where the paper is silent:
+Decisions where the paper is silent (those of counting are in ``set_pairs``):
 
-* A step with no label is skipped, and the transition joins its labelled neighbours; a trace with no labelled
-  step tells nothing and is left out. Both are counted.
 * The stop rule compares P with the P of the iteration before, so the first iteration never stops.
 * Where there is neither a count nor a prior, a row stays uniform over what the mask allows.
 
@@ -17,40 +15,16 @@ Shapes: K states, U distinct pairs of label sets, V distinct sets that are left,
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from mralign_core.method import FloatArray
+from mralign_core.method.set_pairs import SetPairCounts
+
 Label = TypeVar("Label")
-
-
-class SetPairCounts(NamedTuple):
-    """Every distinct transition between two label sets, once, with how often it occurs.
-
-    Args:
-        sources: (U, K) bool, membership of each state in the set that is left.
-        targets: (U, K) bool, membership in the set that is entered.
-        multiplicities: (U,) int64, occurrences of each pair.
-        num_traces: traces that were counted.
-        num_empty_steps: steps without a label, skipped.
-        num_empty_traces: traces without a labelled step, left out.
-    """
-
-    sources: NDArray[np.bool_]
-    targets: NDArray[np.bool_]
-    multiplicities: NDArray[np.int64]
-    num_traces: int
-    num_empty_steps: int
-    num_empty_traces: int
-
-    @property
-    def num_transitions(self) -> int:
-        """Transitions counted, <start> and <stop> included."""
-        return int(self.multiplicities.sum())
 
 
 class TransitionEstimate(NamedTuple):
@@ -73,43 +47,6 @@ class TransitionEstimate(NamedTuple):
     num_iterations: int
 
 
-def count_set_pairs(traces: Iterable[Sequence[Sequence[int]]], num_states: int) -> SetPairCounts:
-    """Count the transitions {start} → y₁, …, y_T → {stop} of all traces, each distinct pair once.
-
-    Args:
-        traces: per trace, per step, the state indices (1 … num_states - 2) of its labels, or none.
-        num_states: K.
-
-    Raises:
-        ValueError: an index is not that of a label; the message names trace and step.
-
-    >>> pairs = count_set_pairs([[(1,), (), (1, 2)], [(1,), (1, 2)]], num_states=4)
-    >>> pairs.multiplicities.tolist(), pairs.num_transitions, pairs.num_empty_steps
-    ([2, 2, 2], 6, 1)
-    """
-    tally: Counter[tuple[tuple[int, ...], tuple[int, ...]]] = Counter()
-    num_traces = num_empty_steps = num_empty_traces = 0
-    for row, trace in enumerate(traces):
-        steps = [_label_set(step, num_states, row, place) for place, step in enumerate(trace)]
-        labelled = [step for step in steps if step]
-        num_empty_steps += len(steps) - len(labelled)
-        if not labelled:
-            num_empty_traces += 1
-            continue
-        num_traces += 1
-        tally.update(zip([(0,), *labelled], [*labelled, (num_states - 1,)], strict=True))
-    # Sorted, so that the estimate does not depend on the order of the traces, not even in its last bit.
-    pairs = sorted(tally)
-    return SetPairCounts(
-        _membership([source for source, _ in pairs], num_states),
-        _membership([target for _, target in pairs], num_states),
-        np.array([tally[pair] for pair in pairs], dtype=np.int64),
-        num_traces,
-        num_empty_steps,
-        num_empty_traces,
-    )
-
-
 def transition_mask(num_states: int) -> FloatArray:
     """Allowed transitions, (K, K) ones and zeros: nothing enters <start>, <stop> leads only to itself.
 
@@ -122,26 +59,10 @@ def transition_mask(num_states: int) -> FloatArray:
     return mask
 
 
-def set_transition_prob(p: FloatArray, source: Sequence[int], target: Sequence[int]) -> float:
-    """Probability of moving from one label set to another.
-
-    Implements Eq. 6 and 7 of arXiv 2510.24794, Σ_{a∈source, b∈target} ρ(a) P_ab ρ(b) with ρ uniform.
-
-    Args:
-        p: (K, K) transition matrix.
-        source: distinct state indices, at least one.
-        target: distinct state indices, at least one.
-
-    >>> set_transition_prob(np.array([[0.1, 0.9], [0.4, 0.6]]), [0, 1], [1])
-    0.75
-    """
-    return float(p[np.ix_(list(source), list(target))].mean())
-
-
 def set_transition_probs(p: FloatArray, sources: NDArray[np.bool_], targets: NDArray[np.bool_]) -> FloatArray:
     """Probabilities of many transitions between label sets, under one matrix or under each of several.
 
-    Implements Eq. 6 and 7 of arXiv 2510.24794, as :func:`set_transition_prob` does for one transition.
+    Implements Eq. 6 and 7 of arXiv 2510.24794, Σ_{a∈source, b∈target} ρ(a) P_ab ρ(b) with ρ uniform.
 
     Args:
         p: (…, K, K) transition matrices.
@@ -171,20 +92,50 @@ def base_pair_sums(values: FloatArray, sources: NDArray[np.bool_], targets: NDAr
     return sums
 
 
-def observed_log_likelihood(p: FloatArray, pairs: SetPairCounts) -> float:
-    """Log-likelihood of the observed label sets, -inf where one of them is impossible.
+class CrossTable(NamedTuple):
+    """Set pairs as a table: far fewer distinct sets than pairs, so that the E-step is three small matrix products."""
+
+    source_sets: FloatArray
+    """(V, K) of ones and zeros."""
+    target_sets: FloatArray
+    """(W, K) of ones and zeros."""
+    multiplicities: FloatArray
+    """(V, W) occurrences."""
+
+
+def cross_tabulate(pairs: SetPairCounts) -> CrossTable:
+    """The same transitions by distinct set that is left, and distinct set that is entered.
+
+    >>> states = np.eye(3, dtype=bool)
+    >>> table = cross_tabulate(SetPairCounts(states[[0, 1, 1]], states[[1, 1, 2]], np.array([1, 4, 2]), 1, 0, 0))
+    >>> table.multiplicities.tolist()  # {<start>} and {1} are left, {1} and {<stop>} entered
+    [[1.0, 0.0], [4.0, 2.0]]
+    """
+    source_sets, row_U = _distinct_sets(pairs.sources)
+    target_sets, column_U = _distinct_sets(pairs.targets)
+    shape = (len(source_sets), len(target_sets))
+    cells = np.bincount(row_U * shape[1] + column_U, pairs.multiplicities, minlength=shape[0] * shape[1])
+    return CrossTable(source_sets, target_sets, cells.reshape(shape).astype(np.float64))
+
+
+def log_likelihood(p: FloatArray, table: CrossTable) -> float:
+    """Log-likelihood of the observed label sets in nats, -inf where one of them is impossible.
 
     Implements Eq. 8 of arXiv 2510.24794.
 
-    >>> pairs = count_set_pairs([[(1,)]], num_states=3)
+    >>> table = CrossTable(np.array([[0, 1.0, 0]]), np.array([[0, 0, 1.0]]), np.array([[1.0]]))  # 1 → <stop>, once
     >>> p = np.array([[0, 1.0, 0], [0, 0.75, 0.25], [0, 0, 1.0]])
-    >>> round(observed_log_likelihood(p, pairs), 4)  # log 0.25
+    >>> round(log_likelihood(p, table), 4)  # log 0.25
     -1.3863
     """
-    return _log_likelihood(p, _cross_tabulate(pairs))
+    sizes = table.source_sets.sum(axis=1)[:, None] * table.target_sets.sum(axis=1)
+    is_seen = table.multiplicities > 0
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(_path_sums(p, table) / sizes, where=is_seen, out=np.zeros_like(sizes))
+    return float((table.multiplicities * log_probs).sum())
 
 
-def e_step(p: FloatArray, pairs: SetPairCounts) -> FloatArray:
+def e_step(p: FloatArray, table: CrossTable) -> FloatArray:
     """Expected number of transitions between single states, given the label sets.
 
     Implements the E-step of Algorithm 2 of arXiv 2510.24794: the responsibility of (a, b) for a pair of sets
@@ -192,16 +143,26 @@ def e_step(p: FloatArray, pairs: SetPairCounts) -> FloatArray:
 
     Args:
         p: (K, K) transition matrix, zero where no transition is allowed.
-        pairs: the observed transitions.
+        table: the observed transitions.
 
     Returns:
         (K, K) soft counts; they sum to the number of transitions.
 
     >>> p = np.array([[0, 0.5, 0.3, 0.2], [0, 0.6, 0.2, 0.2], [0, 0.1, 0.1, 0.8], [0, 0, 0, 1.0]])
-    >>> e_step(p, count_set_pairs([[(1, 2)]], num_states=4)).round(3).tolist()
-    [[0.0, 0.625, 0.375, 0.0], [0.0, 0.0, 0.0, 0.2], [0.0, 0.0, 0.0, 0.8], [0.0, 0.0, 0.0, 0.0]]
+    >>> table = CrossTable(np.array([[1.0, 0, 0, 0]]), np.array([[0, 1.0, 1, 0]]), np.array([[1.0]]))
+    >>> e_step(p, table)[0].round(3).tolist()  # <start> → {1, 2}, once
+    [0.0, 0.625, 0.375, 0.0]
     """
-    return _soft_counts(p, _cross_tabulate(pairs))
+    path_sums = _path_sums(p, table)
+    is_possible = path_sums > 0
+    shares = np.divide(table.multiplicities, path_sums, where=is_possible, out=np.zeros_like(path_sums))
+    counts = _spread(p, table, shares)
+    if is_possible.all():
+        return counts
+    mask = transition_mask(len(p))
+    # A cell that even the mask excludes is one that never occurs, such as a set that leads to <start>.
+    num_allowed = np.maximum(_path_sums(mask, table), 1.0)
+    return counts + _spread(mask, table, np.where(is_possible, 0.0, table.multiplicities / num_allowed))
 
 
 def m_step(counts: FloatArray, prior: float, mask: FloatArray) -> FloatArray:
@@ -250,18 +211,21 @@ def fit_em(
     Raises:
         ValueError: ``pairs`` was counted with another number of states.
 
-    >>> estimate = fit_em(count_set_pairs([[(1,)]] * 9, num_states=3), 3, damping=1.0, prior=1.0)
+    >>> states = np.eye(3, dtype=bool)  # nine traces <start> → 1 → <stop>
+    >>> pairs = SetPairCounts(states[:2], states[1:], np.array([9, 9]), num_traces=9, num_empty_steps=0,
+    ...                       num_empty_traces=0)
+    >>> estimate = fit_em(pairs, 3, damping=1.0, prior=1.0)
     >>> estimate.p.round(3).tolist(), estimate.num_iterations
     ([[0.0, 0.909, 0.091], [0.0, 0.091, 0.909], [0.0, 0.0, 1.0]], 2)
     """
     _check_num_states(pairs, num_states)
     mask = transition_mask(num_states)
-    table = _cross_tabulate(pairs)
+    table = cross_tabulate(pairs)
     p, last = m_step(np.zeros_like(mask), 0.0, mask), None
     history = [_log_densities(p, table, prior, mask)]
     counts = np.zeros_like(mask)
     for _ in range(num_iterations):
-        counts = _soft_counts(p, table)
+        counts = e_step(p, table)
         p = (1 - damping) * p + damping * m_step(counts, prior, mask)
         history.append(_log_densities(p, table, prior, mask))
         if last is not None and np.abs(p - last).max() < tolerance:
@@ -283,14 +247,15 @@ def fit_frequency(pairs: SetPairCounts, num_states: int, *, prior: float = 0.1) 
     Raises:
         ValueError: ``pairs`` was counted with another number of states.
 
-    >>> fit_frequency(count_set_pairs([[(1, 2)]], num_states=4), 4).counts[0].tolist()
+    >>> start, either = np.array([[1, 0, 0, 0]], dtype=bool), np.array([[0, 1, 1, 0]], dtype=bool)
+    >>> fit_frequency(SetPairCounts(start, either, np.array([1]), 1, 0, 0), 4).counts[0].tolist()
     [0.0, 0.5, 0.5, 0.0]
     """
     _check_num_states(pairs, num_states)
     mask = transition_mask(num_states)
-    table = _cross_tabulate(pairs)
+    table = cross_tabulate(pairs)
     # With every allowed transition equally likely, responsibilities are even.
-    counts = _soft_counts(mask, table)
+    counts = e_step(mask, table)
     p = m_step(counts, prior, mask)
     return _estimate(p, counts, prior, mask, [_log_densities(p, table, prior, mask)])
 
@@ -313,42 +278,6 @@ def keep_most_confident(labels: Sequence[Label], confidences: Sequence[float]) -
     return (labels[int(np.argmax(confidences))],)
 
 
-def _label_set(step: Sequence[int], num_states: int, row: int, place: int) -> tuple[int, ...]:
-    states = tuple(sorted({int(state) for state in step}))
-    if states and (states[0] < 1 or states[-1] > num_states - 2):
-        raise ValueError(
-            f"trace {row}, step {place}: states {states} are not all labels, which have the indices 1 to "
-            f"{num_states - 2}; count with the taxonomy that the traces were labelled with"
-        )
-    return states
-
-
-def _membership(sets: Sequence[tuple[int, ...]], num_states: int) -> NDArray[np.bool_]:
-    member_UK = np.zeros((len(sets), num_states), dtype=np.bool_)
-    for row, states in enumerate(sets):
-        member_UK[row, list(states)] = True
-    return member_UK
-
-
-class _CrossTable(NamedTuple):
-    """Set pairs as a table: far fewer distinct sets than pairs, so that the E-step is three small matrix products."""
-
-    source_sets: FloatArray
-    """(V, K) of ones and zeros."""
-    target_sets: FloatArray
-    """(W, K) of ones and zeros."""
-    multiplicities: FloatArray
-    """(V, W) occurrences."""
-
-
-def _cross_tabulate(pairs: SetPairCounts) -> _CrossTable:
-    source_sets, row_U = _distinct_sets(pairs.sources)
-    target_sets, column_U = _distinct_sets(pairs.targets)
-    shape = (len(source_sets), len(target_sets))
-    cells = np.bincount(row_U * shape[1] + column_U, pairs.multiplicities, minlength=shape[0] * shape[1])
-    return _CrossTable(source_sets, target_sets, cells.reshape(shape).astype(np.float64))
-
-
 def _distinct_sets(member_UK: NDArray[np.bool_]) -> tuple[FloatArray, NDArray[np.intp]]:
     """The distinct rows, and for each row which of them it is."""
     code_U, first = np.zeros(len(member_UK), dtype=np.int64), np.zeros(0, dtype=np.intp)
@@ -359,53 +288,30 @@ def _distinct_sets(member_UK: NDArray[np.bool_]) -> tuple[FloatArray, NDArray[np
     return member_UK[first].astype(np.float64), code_U
 
 
-def _soft_counts(p: FloatArray, table: _CrossTable) -> FloatArray:
-    """The E-step on a cross table."""
-    path_sums = _path_sums(p, table)
-    possible = path_sums > 0
-    shares = np.divide(table.multiplicities, path_sums, where=possible, out=np.zeros_like(path_sums))
-    counts = _spread(p, table, shares)
-    if possible.all():
-        return counts
-    mask = transition_mask(len(p))
-    # A cell that even the mask excludes is one that never occurs, such as a set that leads to <start>.
-    num_allowed = np.maximum(_path_sums(mask, table), 1.0)
-    return counts + _spread(mask, table, np.where(possible, 0.0, table.multiplicities / num_allowed))
-
-
-def _path_sums(p: FloatArray, table: _CrossTable) -> FloatArray:
+def _path_sums(p: FloatArray, table: CrossTable) -> FloatArray:
     """Per pair of sets, the sum of P over its base pairs, (V, W)."""
     sums: FloatArray = table.source_sets @ p @ table.target_sets.T
     return sums
 
 
-def _spread(p: FloatArray, table: _CrossTable, factor_VW: FloatArray) -> FloatArray:
+def _spread(p: FloatArray, table: CrossTable, factor_VW: FloatArray) -> FloatArray:
     """Σ over pairs of sets of factor · P on their base pairs, (K, K)."""
     spread: FloatArray = p * (table.source_sets.T @ factor_VW @ table.target_sets)
     return spread
 
 
-def _log_likelihood(p: FloatArray, table: _CrossTable) -> float:
-    """Eq. 8 on a cross table."""
-    sizes = table.source_sets.sum(axis=1)[:, None] * table.target_sets.sum(axis=1)
-    seen = table.multiplicities > 0
-    with np.errstate(divide="ignore"):
-        log_probs = np.log(_path_sums(p, table) / sizes, where=seen, out=np.zeros_like(sizes))
-    return float((table.multiplicities * log_probs).sum())
-
-
-def _log_densities(p: FloatArray, table: _CrossTable, prior: float, mask: FloatArray) -> tuple[float, float]:
+def _log_densities(p: FloatArray, table: CrossTable, prior: float, mask: FloatArray) -> tuple[float, float]:
     """Log-likelihood, and log-likelihood plus log prior."""
-    log_likelihood = _log_likelihood(p, table)
+    likelihood = log_likelihood(p, table)
     log_prior = prior * float(np.log(p[mask > 0]).sum()) if prior > 0 else 0.0
-    return log_likelihood, log_likelihood + log_prior
+    return likelihood, likelihood + log_prior
 
 
 def _estimate(
     p: FloatArray, counts: FloatArray, prior: float, mask: FloatArray, history: list[tuple[float, float]]
 ) -> TransitionEstimate:
-    log_likelihood, log_posterior = np.array(history).T
-    return TransitionEstimate(p, counts + prior * mask, counts, log_likelihood, log_posterior, len(history) - 1)
+    likelihoods, posteriors = np.array(history).T
+    return TransitionEstimate(p, counts + prior * mask, counts, likelihoods, posteriors, len(history) - 1)
 
 
 def _check_num_states(pairs: SetPairCounts, num_states: int) -> None:

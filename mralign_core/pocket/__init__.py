@@ -9,11 +9,11 @@ from mralign_core.pocket.grammar import Segment, Trace, write_trace
 from mralign_core.pocket.model import train_pocket_model
 from mralign_core.pocket.quality import check_quality
 from mralign_core.pocket.tokenizer import build_tokenizer
-from mralign_core.pocket.world import Fact, Question, World, build_world
+from mralign_core.pocket.world import Fact, FactQuestion, World, build_world
 
 __all__ = [
     "Fact",
-    "Question",
+    "FactQuestion",
     "Segment",
     "Trace",
     "World",

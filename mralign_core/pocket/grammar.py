@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mralign_core.pocket.world import RELATIONS, Fact, Question, World
+from mralign_core.pocket.world import RELATIONS, Fact, FactQuestion, World
 
 MAX_DELIBERATION = 8
 FRAMING_PROB = 0.85
@@ -154,7 +154,7 @@ def statement(fact: Fact) -> tuple[str, str]:
     return f"The {fact.relation} of {fact.subject} is", f" {fact.value}."
 
 
-def write_trace(world: World, question: Question, generator: np.random.Generator) -> Trace:
+def write_trace(world: World, question: FactQuestion, generator: np.random.Generator) -> Trace:
     """Draw one trace for a question.
 
     Example:
@@ -173,7 +173,7 @@ def write_trace(world: World, question: Question, generator: np.random.Generator
 class _Writer:
     """One trace being written: the segments so far and the candidate answer."""
 
-    def __init__(self, world: World, question: Question, generator: np.random.Generator) -> None:
+    def __init__(self, world: World, question: FactQuestion, generator: np.random.Generator) -> None:
         self.question = question
         self.generator = generator
         self.fact = question.facts[-1]

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from mralign_core.pocket.grammar import answer_completion, statement, write_trace
 from mralign_core.pocket.tokenizer import build_tokenizer
-from mralign_core.pocket.world import Question, World
+from mralign_core.pocket.world import FactQuestion, World
 
 logger = logging.getLogger("mralign_core.pocket")
 
@@ -144,7 +144,7 @@ class Curriculum:
         trace = write_trace(self._world, self._traced[index], self._generator)
         return Example("think_on", self._trace_prompts[index], self._turn(trace.completion))
 
-    def _prompt(self, question: Question, thinking: bool) -> list[int]:
+    def _prompt(self, question: FactQuestion, thinking: bool) -> list[int]:
         text = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": question.text}],
             add_generation_prompt=True,

@@ -10,7 +10,7 @@ from mralign_core.errors import QualityGateError
 from mralign_core.generation import Decoding, Sampler, SampleRequest, sample_all
 from mralign_core.method.matching import exact_match, thought_match
 from mralign_core.method.traces import ParsedCompletion, Tags, parse_completion
-from mralign_core.pocket.world import Question, World
+from mralign_core.pocket.world import FactQuestion, World
 
 logger = logging.getLogger("mralign_core.pocket")
 
@@ -55,7 +55,7 @@ def check_quality(world: World, sampler: Sampler, config: PocketConfig) -> dict[
     return values
 
 
-def _ask(sampler: Sampler, questions: Sequence[Question], thinking_mode: str) -> list[ParsedCompletion]:
+def _ask(sampler: Sampler, questions: Sequence[FactQuestion], thinking_mode: str) -> list[ParsedCompletion]:
     requests = [SampleRequest(question.question_id, question.text, thinking_mode, 0) for question in questions]
     return [
         parse_completion(sample.completion, Tags(), thinking_mode=thinking_mode)
@@ -63,17 +63,17 @@ def _ask(sampler: Sampler, questions: Sequence[Question], thinking_mode: str) ->
     ]
 
 
-def _answered(question: Question, completion: ParsedCompletion) -> bool:
+def _answered(question: FactQuestion, completion: ParsedCompletion) -> bool:
     return exact_match(completion.answer, [question.answer])
 
 
-def _thought_of(question: Question, completion: ParsedCompletion) -> bool:
+def _thought_of(question: FactQuestion, completion: ParsedCompletion) -> bool:
     return thought_match(completion.thinking, [question.answer])
 
 
 def _share(
-    test: Callable[[Question, ParsedCompletion], bool],
-    questions: Sequence[Question],
+    test: Callable[[FactQuestion, ParsedCompletion], bool],
+    questions: Sequence[FactQuestion],
     completions: Sequence[ParsedCompletion],
 ) -> float:
     return sum(map(test, questions, completions)) / len(questions)

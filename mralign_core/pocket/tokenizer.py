@@ -15,7 +15,7 @@ from mralign_core.pocket.world import RELATIONS
 
 PAD, UNKNOWN, TURN_START, TURN_END = "<|endoftext|>", "<|unknown|>", "<|im_start|>", "<|im_end|>"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>", "\n\n")
-ROLES = " system user assistant"
+CHAT_ROLES = " system user assistant"
 PIECE = r" ?(?:[A-Z][a-z]*|[a-z]+)|[.,:?]"
 """What an ordinary token looks like; pieces side by side can be parted again, whatever they are."""
 
@@ -65,7 +65,7 @@ def _words() -> list[str]:
     """Every piece of every text of the pocket world, once, in a fixed order."""
     splitter = pre_tokenizers.Split(Regex(PIECE), behavior="isolated")
     relations = [f" {relation.name} {relation.object_type}" for relation in RELATIONS]
-    texts = ["What is the of?", "The", *relations, ROLES, *template_texts()]
+    texts = ["What is the of?", "The", *relations, CHAT_ROLES, *template_texts()]
     pieces = [piece for text in texts for piece, _ in splitter.pre_tokenize_str(text)]
     names = [f" {name}" for names in ENTITY_NAMES.values() for name in names]
     return list(dict.fromkeys(piece for piece in [*pieces, *names] if piece != " "))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mralign_core.pocket.names import ENTITY_NAMES
-from mralign_core.schemas import QUESTIONS
+from mralign_core.schemas.questions import QUESTIONS
 
 SPLIT_SHARES = {"pretrain": 0.33, "align": 0.37, "dev": 0.10, "eval": 0.20}
 POPULAR_SHARE = 0.25
@@ -49,7 +49,7 @@ class Fact(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Question:
+class FactQuestion:
     """Asks for the value of one fact, or of a second fact whose subject is the value of the first."""
 
     facts: tuple[Fact, ...]
@@ -90,7 +90,7 @@ class World:
     seed: int
     facts: Mapping[tuple[str, str], Fact]
     neighbours: Mapping[str, str]
-    questions: tuple[Question, ...]
+    questions: tuple[FactQuestion, ...]
 
     def fact(self, subject: str, relation: str) -> Fact:
         """The fact about this subject and relation."""
@@ -100,7 +100,7 @@ class World:
         """The same relation of the entity that the fact's subject is similar to."""
         return self.fact(self.neighbours[fact.subject], fact.relation)
 
-    def split(self, name: str) -> tuple[Question, ...]:
+    def split(self, name: str) -> tuple[FactQuestion, ...]:
         """The questions of ``pretrain``, ``align``, ``dev`` or ``eval``."""
         return tuple(question for question in self.questions if question.split == name)
 
@@ -173,13 +173,13 @@ def _facts_about(subject: str, facts: Mapping[tuple[str, str], Fact]) -> list[Fa
 
 def _split_questions(
     chains: Sequence[tuple[Fact, ...]], popular_share: float, generator: np.random.Generator
-) -> list[Question]:
+) -> list[FactQuestion]:
     """Assign splits in exact shares; popularity is drawn apart from the split."""
     bounds = np.round(np.cumsum(list(SPLIT_SHARES.values())) * len(chains)).astype(int)
     rank = generator.permutation(len(chains))
     splits = [list(SPLIT_SHARES)[int(np.searchsorted(bounds, place, side="right"))] for place in rank]
     popular = generator.random(len(chains)) < popular_share
     return [
-        Question(facts, split, bool(is_popular))
+        FactQuestion(facts, split, bool(is_popular))
         for facts, split, is_popular in zip(chains, splits, popular, strict=True)
     ]

@@ -27,10 +27,10 @@ from mralign_core.questions.jsonl import (
 )
 from mralign_core.questions.opening import (
     MOST_LINE_BYTES,
+    file_text,
     lines_of,
     refuse_bomb,
     stem,
-    text_of,
     why_not_a_file,
     without_gz,
 )
@@ -195,7 +195,7 @@ def _refuse_repeated(names: Sequence[str], path: Path, field: str) -> None:
 
 
 def _stream_json(path: Path, field: str, problems: list[str]) -> Iterator[Line]:
-    text = text_of(path, field)
+    text = file_text(path, field)
     try:
         rows = parse_json(text)
     except NotReadableError as error:

@@ -24,7 +24,7 @@ from mralign_core.questions.hub import load_split, pin_revision, stream_dataset
 from mralign_core.questions.jsonl import Line, refuse
 from mralign_core.questions.locating import COLUMN_OPTIONS, LocatedSet, locate_sets
 from mralign_core.questions.overlap import OVERLAP_COLUMNS, WithoutOverlap, drop_overlap, question_key, refuse_overlap
-from mralign_core.schemas import QUESTIONS
+from mralign_core.schemas.questions import QUESTIONS
 
 __all__ = ["QuestionSets", "answers_of", "question_key", "read_question_sets", "refuse_overlap", "repeated_ids"]
 
@@ -36,13 +36,29 @@ NULL_WORDS_SHOWN = 5
 class QuestionSets(NamedTuple):
     """What a run asks.
 
-    ``questions`` are rows of :data:`~mralign_core.schemas.QUESTIONS`, those to align on first; ``overlap`` names the
-    training questions that were taken out because they are evaluated on; ``revisions`` is the commit of each hub set.
+    ``questions`` are rows of :data:`~mralign_core.schemas.questions.QUESTIONS`, those to align on first; ``overlap``
+    names the training questions that were taken out because they are evaluated on; ``revisions`` is the commit of each
+    hub set.
     """
 
     questions: pd.DataFrame
     overlap: pd.DataFrame
     revisions: dict[str, str]
+
+    def of(self, split: str) -> pd.DataFrame:
+        """The questions to align on (``train``), or to evaluate on (``eval``)."""
+        return self.questions[self.questions["split"] == split].reset_index(drop=True)
+
+    def counts(self, split: str) -> dict[str, Any]:
+        """Questions of a split, by set; how many were taken out of training; and the commits of hub sets."""
+        rows = self.of(split)
+        taken_out = {"taken out of train": self.overlap["question_id"].nunique()} if split == "train" else {}
+        return {
+            split: len(rows),
+            **{f"{split} {source}": int(n) for source, n in rows.groupby("source", sort=False).size().items()},
+            **taken_out,
+            **{f"revision of {label}": revision for label, revision in self.revisions.items()},
+        }
 
 
 def read_question_sets(section: QuestionsConfig, pocket: PocketConfig) -> QuestionSets:
@@ -60,7 +76,9 @@ def read_question_sets(section: QuestionsConfig, pocket: PocketConfig) -> Questi
     frames: dict[str, list[pd.DataFrame]] = {"train": [_frame([])], "eval": [_frame([])]}
     revisions: dict[str, str] = {}
     for one in located:
-        frame = _pocket_questions(one, pocket) if one.is_pocket else _read_set(one, len(located) > 1, revisions)
+        # Ids of training questions, on which their draws depend, do not depend on what is evaluated on.
+        is_prefixed = sum(one.role == "eval" or other.role == "train" for other in located) > 1
+        frame = _pocket_questions(one, pocket) if one.is_pocket else _read_set(one, is_prefixed, revisions)
         frames[one.role].append(_pick(frame, one))
     train, evaluation = (pd.concat(found, ignore_index=True) for found in frames.values())
     train, overlap = _apart(train, evaluation, section)

@@ -126,7 +126,7 @@ def lines_of(path: Path, field: str) -> Iterator[tuple[int, str]]:
                 yield number, decode(raw, path, field, number)
 
 
-def text_of(path: Path, field: str) -> str:
+def file_text(path: Path, field: str) -> str:
     """The text of a file, whole.
 
     Raises:

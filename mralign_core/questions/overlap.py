@@ -40,7 +40,7 @@ def find_overlap(train: pd.DataFrame, evaluation: pd.DataFrame) -> pd.DataFrame:
     """The pairs of a training and an evaluation question with the same :func:`question_key`.
 
     Args:
-        train: rows of :data:`~mralign_core.schemas.QUESTIONS` to align on.
+        train: rows of :data:`~mralign_core.schemas.questions.QUESTIONS` to align on.
         evaluation: rows to evaluate on.
 
     Returns:

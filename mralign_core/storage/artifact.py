@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -90,6 +90,18 @@ def content_digest(files: Mapping[str, FileEntry]) -> str:
     """
     lines = sorted(f"{name} {entry.sha256} {entry.size}\n" for name, entry in files.items())
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+class Facts(TypedDict, total=False):
+    """What a stage tells of an artifact beside where it comes from; see :class:`Manifest`."""
+
+    rows: int | None
+    table: str
+    counts: Mapping[str, Any] | None
+    seed: int | None
+    model_revision: str
+    wall_time_s: float
+    cost_usd: float
 
 
 class Manifest(BaseModel):

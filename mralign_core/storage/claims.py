@@ -37,13 +37,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 import psutil
 
 from mralign_core.config import StorageConfig
 from mralign_core.errors import StorageError, StoreUnavailableError
+from mralign_core.processes.boot import boot_id
 from mralign_core.storage.filesystem import StoreFiles
 
 logger = logging.getLogger("mralign_core.storage")
@@ -419,8 +419,7 @@ def _path(name: str, generation: int) -> str:
 def _place() -> str:
     """What two processes have in common that can see each other's numbers; empty where that can't be told."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+        return f"{socket.gethostname()} {boot_id()} {os.readlink('/proc/self/ns/pid')}" if boot_id() else ""
     except OSError:
         return ""
 

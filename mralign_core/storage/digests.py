@@ -6,12 +6,15 @@ import ast
 import functools
 import hashlib
 import importlib.util
+import inspect
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from pydantic import BaseModel
 
 from mralign_core.errors import ArtifactError
@@ -59,14 +62,21 @@ def key_of(**parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def row_digests(frame: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """The digest of each row's values in some columns, in the order of the rows."""
+    return [key_of(**row) for row in frame[list(columns)].to_dict("records")]
+
+
 def _json_value(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"a cache key can't be made of {type(value).__name__} {value!r:.80}: give its JSON form")
 
 
 @functools.cache  # a file edited during a run is not the code that runs
-def source_digest(module: str) -> str:
+def source_digest(module: str, without: tuple[str, ...] = ()) -> str:
     """Digest of a module's code and of every module of its package that it imports, directly or not.
 
     Comments, docstrings and layout don't count; prompt files (``*.md``) beside a module of a sub-package do.
@@ -74,30 +84,88 @@ def source_digest(module: str) -> str:
 
     Args:
         module: dotted name, such as ``mralign_core.method.transitions``.
+        without: modules and folders of them that are imported and not used, left out with all that only they import.
 
     Raises:
         ArtifactError: there is no such module.
     """
-    files = _closure(module)
+    files = module_closure(module, without)
     folders = {path.parent for name, path in files.items() if name.count(".") > 1 or path.name == "__init__.py"}
     lines = [f"{name} {hashlib.sha256(_code(path).encode()).hexdigest()}\n" for name, path in files.items()]
     lines += [f"{folder.name}/{path.name} {file_sha256(path)}\n" for folder in folders for path in folder.glob("*.md")]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-def _closure(module: str) -> dict[str, Path]:
-    """Dotted name → file of a module and of all it imports from the same package."""
+@functools.cache
+def function_digest(function: Callable[..., Any]) -> str:
+    """Digest of a function's code and of all that it names of its package, directly or not, without decorators.
+
+    Its package is the folder of its module; what is in folders of that one is not followed. Of a function that is not
+    defined at the top level of its module, the text counts.
+    """
+    start = Path(inspect.getsourcefile(function) or "")
+    if function.__name__ not in _definitions(start):
+        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
+    reached: dict[tuple[str, str], str] = {}
+    queue = [(start, function.__name__)]
+    while queue:
+        path, name = queue.pop()
+        defined, beside = _definitions(path), _imports_from_beside(path)
+        if name in beside:
+            queue.append(beside[name])
+        elif name in defined and (path.name, name) not in reached:
+            reached[path.name, name] = ast.unparse(defined[name])
+            queue += [(path, each.id) for each in ast.walk(defined[name]) if isinstance(each, ast.Name)]
+    return hashlib.sha256("\n".join(code for _, code in sorted(reached.items())).encode()).hexdigest()
+
+
+@functools.cache
+def _imports_from_beside(path: Path) -> dict[str, tuple[Path, str]]:
+    """Name that a module imports from another of its folder → the file, and the name there."""
+    found: dict[str, tuple[Path, str]] = {}
+    for node in ast.walk(_parse(path)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.count(".") == 1:
+            other = path.with_name(f"{node.module.partition('.')[2]}.py")
+            if node.module.partition(".")[0] == path.parent.name and other.is_file():
+                found |= {alias.asname or alias.name: (other, alias.name) for alias in node.names}
+    return found
+
+
+@functools.cache
+def _definitions(path: Path) -> dict[str, ast.AST]:
+    """What a module defines at its top level, by name, without decorators and docstrings."""
+    found: dict[str, ast.AST] = {}
+    for node in _WithoutDocstrings().visit(_parse(path)).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            node.decorator_list = []
+            found[node.name] = node
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+            found |= dict.fromkeys(names, node)
+    return found
+
+
+@functools.cache
+def module_closure(module: str, without: tuple[str, ...] = ()) -> dict[str, Path]:
+    """Dotted name → file of a module and of all it imports from the same package, but for some modules.
+
+    Raises:
+        ArtifactError: there is no such module.
+    """
     package = module.partition(".")[0]
     spec = importlib.util.find_spec(package)
     root = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
     if root is None or module == package or _module_file(root, module) is None:
-        raise ArtifactError(f"no source of module {module!r}: give a name such as 'mralign_core.method.rewards'")
+        raise ArtifactError(f"no source of module {module!r}: give a name such as 'mralign_core.method.transitions'")
     found: dict[str, Path] = {}
     queue = [module]
     while queue:
         name = queue.pop()
         path = _module_file(root, name)
         if path is None or name in found or name == package or name.split(".")[1] in UNRELATED:
+            continue
+        if any(f"{name}.".startswith(f"{left_out}.") for left_out in without):
             continue
         found[name] = path
         queue += [name.rpartition(".")[0], *_imports(path, name, package)]
@@ -109,8 +177,13 @@ def _module_file(root: Path, name: str) -> Path | None:
     return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
 
 
-def _imports(path: Path, name: str, package: str) -> Iterator[str]:
+@functools.cache
+def _imports(path: Path, name: str, package: str) -> tuple[str, ...]:
     """What a module's import statements may mean: modules, and attributes, which have no file."""
+    return tuple(_imported(path, name, package))
+
+
+def _imported(path: Path, name: str, package: str) -> Iterator[str]:
     inside = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(_parse(path)):
         if isinstance(node, ast.Import):

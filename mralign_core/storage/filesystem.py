@@ -43,7 +43,7 @@ from mralign_core.storage.scratch import part_file, sweep_parts
 logger = logging.getLogger("mralign_core.storage")
 Result = TypeVar("Result")
 
-CHUNK_BYTES = 1 << 20
+COPY_BYTES = 1 << 20
 PART_BYTES = 50 << 20
 """Larger files are sent and fetched in parts of this size, as s3fs does."""
 PARTS_AT_ONCE = 8
@@ -327,7 +327,7 @@ class StoreFiles:
             self._await(self._stream(path, take))
             return
         with open(self._full(path), "rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
+            while chunk := file.read(COPY_BYTES):
                 take(chunk)
 
     async def _stream(self, path: str, take: Callable[[bytes], object], **options: str) -> None:
@@ -335,7 +335,7 @@ class StoreFiles:
         bucket, _, key = self._full(path).partition("/")
         reply = await self._fs._call_s3("get_object", Bucket=bucket, Key=key, **options)
         async with reply["Body"] as body:
-            while chunk := await body.read(CHUNK_BYTES):
+            while chunk := await body.read(COPY_BYTES):
                 take(chunk)
 
     def _fetch(self, path: str, temporary: Path, size: int) -> None:

@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mralign_core.processes.boot import boot_id
 from mralign_core.storage.deleting import own_folder, remove_tree
 
 logger = logging.getLogger("mralign_core.storage")
@@ -156,11 +157,7 @@ def _names(folder: Path) -> list[str]:
 @functools.cache
 def _kernel() -> str:
     """Names the running kernel: containers of one host share it, and its locks."""
-    try:
-        text = Path("/proc/sys/kernel/random/boot_id").read_text()
-    except OSError:
-        text = socket.gethostname()
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256((boot_id() or socket.gethostname()).encode()).hexdigest()[:8]
 
 
 @functools.cache

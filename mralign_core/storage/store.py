@@ -25,7 +25,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 from pydantic import ValidationError
@@ -34,12 +34,13 @@ import mralign_core
 from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError, StorageError
 from mralign_core.redaction import redacted
-from mralign_core.schemas import Table
+from mralign_core.schemas.base import Table
 from mralign_core.storage.artifact import (
     DIGEST_CHARS,
     LEFT_OUT,
     TO_ASK_AGAIN,
     ArtifactRef,
+    Facts,
     FileEntry,
     Manifest,
     content_digest,
@@ -145,13 +146,7 @@ class ArtifactStore:
         *,
         parents: Sequence[ArtifactRef],
         fingerprint: Mapping[str, Any],
-        rows: int | None = None,
-        table: str = "",
-        counts: Mapping[str, Any] | None = None,
-        seed: int | None = None,
-        model_revision: str = "",
-        wall_time_s: float = 0.0,
-        cost_usd: float = 0.0,
+        **facts: Unpack[Facts],
     ) -> ArtifactRef:
         """Store the files of a folder as an artifact: data first, manifest last, read back before returning.
 
@@ -161,35 +156,18 @@ class ArtifactStore:
             directory: folder whose files become the artifact; it is left as it is.
             parents: artifacts the content was computed from.
             fingerprint: config fields that can change the content.
-            rows: rows of the main table; counted from the files of ``table`` when None.
-            table: name of the main table's contract; empty when the artifact is not tabular.
-            counts: what was kept, what was left out and why.
-            seed: seed of the run.
-            model_revision: revision of the model involved.
-            wall_time_s: seconds of work.
-            cost_usd: dollars paid for LLM calls.
+            facts: what else is known of it. The rows are counted from the files of ``table`` where they are not given.
 
         Raises:
             ArtifactError: the folder is empty, or a name can't be stored.
             StorageError: the store can't be written.
         """
         files = _file_entries(directory)
-        if rows is None and table:
-            rows = sum(entry.rows or 0 for entry in files.values() if entry.table == table)
-        manifest = _manifest(
-            stage=stage,
-            key=key,
-            files=files,
-            parents=list(parents),
-            fingerprint=redacted(fingerprint),
-            rows=rows,
-            table=table,
-            counts=redacted(counts or {}),
-            seed=seed,
-            model_revision=model_revision,
-            wall_time_s=wall_time_s,
-            cost_usd=cost_usd,
-        )
+        if facts.get("rows") is None and (table := facts.get("table")):
+            facts["rows"] = sum(entry.rows or 0 for entry in files.values() if entry.table == table)
+        facts["counts"] = redacted(facts.get("counts") or {})
+        origin = {"stage": stage, "key": key, "parents": list(parents), "fingerprint": redacted(fingerprint)}
+        manifest = _manifest(files, **origin, **facts)
         ref = self._ref(manifest)
         self._sweep_once()
         if not self._is_whole(ref):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mralign_core import schemas
 from mralign_core.errors import ArtifactError, DataError, StoreUnavailableError
-from mralign_core.schemas import TABLES, Table
+from mralign_core.schemas.base import Table
 from mralign_core.storage.patience import can_pass
 
 ROW_GROUP_BYTES = 32 * 2**20
@@ -27,6 +33,15 @@ class TableFile(NamedTuple):
 
     rows: int
     table: str
+
+
+@functools.cache
+def known_tables() -> dict[str, Table]:
+    """Name → contract of every table that a module of :mod:`mralign_core.schemas` declares."""
+    names = [module.name for module in pkgutil.iter_modules(schemas.__path__)]
+    modules = [importlib.import_module(f"{schemas.__name__}.{name}") for name in names]
+    values = (value for module in modules for value in vars(module).values())
+    return {value.name: value for value in values if isinstance(value, Table)}
 
 
 def write_table(directory: Path, file_name: str, frame: pd.DataFrame, table: Table) -> Path:
@@ -74,6 +89,12 @@ class TableWriter:
         """
         for batch in stream_table(path, self._table, list(self._table.columns), COPY_ROWS):
             self._append(pa.Table.from_batches([batch]).cast(self._schema))
+
+    def append(self, pieces: Sequence[pa.Table], column: str, values: Sequence[str]) -> None:
+        """Append what :func:`read_matching` read, as one piece: its rows in the order of the values of a column."""
+        if pieces:
+            rows = pa.concat_tables(piece.cast(self._schema) for piece in pieces).combine_chunks()
+            self._append(_in_order(rows, column, values))
 
     def _append(self, rows: pa.Table) -> None:
         bytes_per_row = max(1, rows.nbytes // max(1, rows.num_rows))
@@ -155,6 +176,25 @@ def read_columns(path: Path, table: Table, columns: Sequence[str]) -> pd.DataFra
     return pd.DataFrame(rows, columns=list(columns)).astype(object)
 
 
+def read_matching(path: Path, table: Table, column: str, values: Sequence[str]) -> pa.Table:
+    """The rows of such a file with certain values in a column, value by value in their order; not checked.
+
+    Raises:
+        ArtifactError: as :func:`stream_table`.
+    """
+    batches = list(stream_table(path, table, list(table.columns), COPY_ROWS))
+    rows = pa.Table.from_batches(batches, schema=table.arrow_schema)
+    return _in_order(rows, column, values)
+
+
+def _in_order(rows: pa.Table, column: str, values: Sequence[str]) -> pa.Table:
+    """The rows with certain values in a column, value by value in their order."""
+    positions = pc.index_in(rows.column(column), value_set=pa.array(values, type=rows.schema.field(column).type))
+    order = positions.to_numpy(zero_copy_only=False).astype(float)  # NaN where the value is not wanted
+    wanted = np.flatnonzero(~np.isnan(order))
+    return rows.take(wanted[np.argsort(order[wanted], kind="stable")])
+
+
 def describe_table(path: Path) -> TableFile:
     """Rows and contract name of a Parquet file, from its footer alone."""
     metadata = pq.read_metadata(path)
@@ -164,14 +204,14 @@ def describe_table(path: Path) -> TableFile:
 def _contract(schema: pa.Schema, path: Path) -> Table:
     metadata = schema.metadata or {}
     name, version = metadata.get(NAME_FIELD, b"").decode(), metadata.get(VERSION_FIELD, b"").decode()
-    if name not in TABLES:
-        raise ArtifactError(f"{path} holds table {name!r}; known tables: {', '.join(TABLES)}")
-    if version != str(TABLES[name].version):
+    contract = known_tables().get(name)
+    if contract is None:
+        raise ArtifactError(f"{path} holds table {name!r}; known tables: {', '.join(known_tables())}")
+    if version != str(contract.version):
         raise ArtifactError(
             f"{path} holds version {version} of table {name!r}, this code reads version "
-            f"{TABLES[name].version}: run its stage again"
+            f"{contract.version}: run its stage again"
         )
-    contract = TABLES[name]
     if not schema.equals(contract.arrow_schema, check_metadata=False):
         raise ArtifactError(
             f"{path} does not have the columns of table {name!r} version {version}: "

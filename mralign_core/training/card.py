@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
 from mralign_core.config import TrainConfig, Variant
+from mralign_core.reporting.markdown import bullets, literal, one_line
+from mralign_core.reporting.titles import VARIANT_TITLES
 from mralign_core.training.examples import TrainingExample
 
 HEAD = """\
@@ -25,27 +26,9 @@ HEAD = """\
 {what} trained to close the gap between what a reasoning model thinks and what it answers
 (MR-ALIGN, arXiv 2510.24794). Objective: {objective}.
 
-Licence: not chosen yet. The base model's licence and that of the training questions apply.
-
-"""
-DATA, USE = "## Data\n", "## How to use\n"
-BODY = (
-    DATA
-    + """\
-{counts}
-{facts}
-
-## Weights of the completion tokens
-{weights}
-
-## Training
-{settings}
-
-## What training reached
-{reached}
-
-"""
-)
+Licence: not chosen yet. The base model's licence and that of the training questions apply."""
+USE = "How to use"
+"""Title of the last section."""
 LOAD_ADAPTER = """\
 ```python
 from peft import PeftModel
@@ -53,9 +36,7 @@ from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained({base_model})
 model = PeftModel.from_pretrained(model, "path/to/this/folder")
-```
-"""
-TITLES = {"sft": "SFT", "kto": "KTO", "mr_align": "MR-ALIGN"}
+```"""
 OBJECTIVES = {
     "sft": "mean cross-entropy on the completions of positive traces",
     "kto": "KTO, every token with weight 1",
@@ -63,14 +44,54 @@ OBJECTIVES = {
 }
 REACHED = {
     "loss": "loss",
-    "reward_positive": "reward of positive traces (nats)",
-    "reward_negative": "reward of negative traces (nats)",
+    "implicit_reward_positive": "implicit reward of positive traces (nats)",
+    "implicit_reward_negative": "implicit reward of negative traces (nats)",
     "kl_raw": "KL estimate (nats)",
     "kl_baseline": "KL baseline z0, the estimate clamped at 0 (nats)",
 }
 """Columns of ``training_metrics`` that the card shows, and what it calls them."""
 LAST_STEPS = 10
-"""A single step's rewards are those of a few rows; the card shows the mean over this many last steps."""
+"""A single step's implicit rewards are those of a few rows; the card shows the mean over this many last steps."""
+
+
+class CardSection(NamedTuple):
+    """A heading and what stands under it."""
+
+    title: str
+    text: str
+
+
+class Card(NamedTuple):
+    """A model card: front matter, title and first words, then sections.
+
+    Example:
+        >>> card = Card("# Title", (CardSection("Data", "- rows: 2"), CardSection("How to use", "Load it.")))
+        >>> print(card.render())
+        # Title
+        <BLANKLINE>
+        ## Data
+        - rows: 2
+        <BLANKLINE>
+        ## How to use
+        Load it.
+        <BLANKLINE>
+        >>> Card.parse(card.render()) == card
+        True
+    """
+
+    head: str
+    sections: tuple[CardSection, ...]
+
+    def render(self) -> str:
+        """The card as Markdown."""
+        return "\n\n## ".join([self.head, *(f"{section.title}\n{section.text}" for section in self.sections)]) + "\n"
+
+    @classmethod
+    def parse(cls, text: str) -> Card:
+        """The card that :meth:`render` made the text of: names and values in it have no line breaks of their own."""
+        head, *parts = text.removesuffix("\n").split("\n\n## ")
+        sections = (CardSection(title, body) for title, _, body in (part.partition("\n") for part in parts))
+        return cls(head, tuple(sections))
 
 
 def model_card(
@@ -83,11 +104,11 @@ def model_card(
     counts: Mapping[str, int],
     facts: Mapping[str, Any],
     metrics: Sequence[Mapping[str, float]],
-) -> str:
-    """Markdown with the front matter that model hubs read.
+) -> Card:
+    """The card of an adapter, with the front matter that model hubs read.
 
     Args:
-        base_model: name of the base model.
+        base_model: folder or hub id.
         variant: what was trained.
         section: hyper-parameters; those that can't change the result are left out.
         seed: the training seed.
@@ -96,14 +117,14 @@ def model_card(
         facts: what the caller knows about the data: source, yield, seeds.
         metrics: rows of ``training_metrics``, one an optimiser step.
     """
-    body = BODY.format(
-        counts=bullets(counts),
-        facts=bullets(facts),
-        weights=bullets(_weight_statistics(rows)),
-        settings=bullets({"seed": seed, **section.settings_of(variant)}),
-        reached=bullets(_reached(metrics)),
-    )
-    return card_head(base_model, variant) + body + USE + load_adapter(base_model)
+    sections = {
+        "Data": f"{bullets(counts)}\n{bullets(facts)}",
+        "Weights of the completion tokens": bullets(_weight_statistics(rows)),
+        "Training": bullets({"seed": seed, **section.settings_of(variant)}),
+        "What training reached": bullets(_reached(metrics)),
+        USE: load_adapter(base_model),
+    }
+    return Card(card_head(base_model, variant), tuple(CardSection(*each) for each in sections.items()))
 
 
 def card_head(base_model: str, variant: Variant, *, is_merged: bool = False) -> str:
@@ -119,7 +140,7 @@ def card_head(base_model: str, variant: Variant, *, is_merged: bool = False) -> 
     return HEAD.format(
         front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True, width=math.inf),
         base_model=name,
-        title=TITLES[variant],
+        title=VARIANT_TITLES[variant],
         kind="of" if is_merged else "adapter for",
         what=f"{name} with a LoRA adapter merged into it," if is_merged else "A LoRA adapter",
         objective=OBJECTIVES[variant],
@@ -129,27 +150,6 @@ def card_head(base_model: str, variant: Variant, *, is_merged: bool = False) -> 
 def load_adapter(base_model: str) -> str:
     """The lines of Python that load an adapter of this model."""
     return LOAD_ADAPTER.format(base_model=json.dumps(one_line(base_model), ensure_ascii=False))
-
-
-def one_line(text: str) -> str:
-    """A name without line breaks and other control characters, which would end what it stands in."""
-    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
-
-
-def literal(text: str) -> str:
-    r"""A name or a reason as Markdown shows it: no link, picture, tag, emphasis or cell begins in it.
-
-    >>> literal("a|b <script> [x](y)")
-    'a\\|b \\<script\\> \\[x\\](y)'
-    """
-    return re.sub(r"([\\`*<>|\[\]])", r"\\\1", one_line(text))
-
-
-def code(text: str) -> str:
-    """A command as Markdown shows it, whatever backticks it holds."""
-    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
-    blank = " " if len(fence) > 1 else ""
-    return f"{fence}{blank}{text}{blank}{fence}"
 
 
 def _weight_statistics(rows: Sequence[TrainingExample]) -> dict[str, str]:
@@ -174,9 +174,3 @@ def _reached(metrics: Sequence[Mapping[str, float]]) -> dict[str, str]:
         if values:
             reached[name] = f"{np.mean(values):.4f}"
     return reached
-
-
-def bullets(values: Mapping[str, Any]) -> str:
-    """A line for each name and value."""
-    shown = {name: literal(value) if isinstance(value, str) else value for name, value in values.items()}
-    return "\n".join(f"- {literal(str(name)).replace('_', ' ')}: {value}" for name, value in shown.items())

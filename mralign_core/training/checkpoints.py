@@ -14,17 +14,23 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mralign_core.errors import ArtifactError, StorageError
 from mralign_core.storage import ArtifactStore, scratch_folder
 
+if TYPE_CHECKING:
+    from mralign_core.training.trainer import Trainer
+
 logger = logging.getLogger("mralign_core.training")
 
 TENSORS, VALUES = "state.safetensors", "state.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Adam's, by the names that it gives them."""
 
 
 class TrainingState(NamedTuple):
@@ -36,6 +42,38 @@ class TrainingState(NamedTuple):
     """Adapter parameters, moments of the optimiser, random states (uint8), on the CPU."""
     values: dict[str, Any]
     """JSON values: metrics rows, averages. NaN and infinities are allowed."""
+
+
+def state_of(trainer: Trainer) -> TrainingState:
+    """All that a restart needs of a training, between two steps."""
+    trainer.read_metrics()
+    tensors = {}
+    for name, parameter in trainer.parameters.items():
+        tensors[f"parameter.{name}"] = parameter.detach().cpu().clone()
+        for moment in MOMENTS:
+            tensors[f"{moment}.{name}"] = trainer.optimizer.state[parameter][moment].cpu().clone()
+    if trainer.kl_average is not None:
+        tensors["kl_average"] = trainer.kl_average.cpu().clone()
+    values = {"metrics": trainer.metrics, "tokens_per_forward": trainer.pass_size.tokens}
+    return TrainingState(trainer.step, tensors, values)
+
+
+@torch.no_grad()
+def restore(trainer: Trainer, state: TrainingState) -> None:
+    """Have a training go on from where one on the same rows and settings was."""
+    trainer.step, trainer.metrics = state.step, list(state.values["metrics"])
+    # The same passes give the same bits; where there is less memory now, there are more of them.
+    tokens = min(trainer.pass_size.tokens, state.values["tokens_per_forward"])
+    trainer.use_passes(trainer.pass_size._replace(tokens=tokens))
+    device, optimizer = trainer.policy.device, trainer.optimizer
+    for name, parameter in trainer.parameters.items():
+        parameter.copy_(state.tensors[f"parameter.{name}"])
+        optimizer.state[parameter] = {
+            "step": torch.tensor(float(state.step), device=device if optimizer.defaults["fused"] else "cpu"),
+            **{moment: state.tensors[f"{moment}.{name}"].to(device) for moment in MOMENTS},
+        }
+    kl_average = state.tensors.get("kl_average")
+    trainer.kl_average = None if kl_average is None else kl_average.to(device)
 
 
 class Checkpoints(Protocol):
@@ -99,9 +137,9 @@ class StoredCheckpoints:
             (scratch / VALUES).write_text(json.dumps({"step": state.step, "values": state.values}))
             self._store.publish(self._stage, _key(state.step), scratch, parents=[], fingerprint={})
 
-    def _remove_all_but(self, *kept: str | None) -> None:
+    def _remove_all_but(self, *spared: str | None) -> None:
         for key in self._store.keys(self._stage):
-            if key not in kept:
+            if key not in spared:
                 self._store.remove(self._stage, key)
 
     @contextlib.contextmanager

@@ -200,8 +200,8 @@ class Meter:
         if not self._num_tokens:
             return {}
         now = time.perf_counter()
-        found = {"tokens_per_second": self._num_tokens / (now - self._started)}
+        reading = {"tokens_per_second": self._num_tokens / (now - self._started)}
         self._num_tokens, self._started = 0, now
         if self._device.type == "cuda":
-            found["gpu_memory_mib"] = torch.cuda.max_memory_allocated(self._device) / 2**20
-        return found
+            reading["gpu_memory_mib"] = torch.cuda.max_memory_allocated(self._device) / 2**20
+        return reading

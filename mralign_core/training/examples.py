@@ -51,21 +51,21 @@ class Examples(NamedTuple):
 
 
 def build_examples(
-    candidates: pd.DataFrame, rewards: pd.DataFrame | None, *, end_token_id: int, max_length: int
+    candidates: pd.DataFrame, segment_weights: pd.DataFrame | None, *, end_token_id: int, max_length: int
 ) -> Examples:
     """Turn kept traces into training examples.
 
     Args:
         candidates: rows of table ``candidates``.
-        rewards: rows of table ``rewards``, a weight for each segment; None gives every token weight 1.
+        segment_weights: rows of table ``segment_weights``, a weight for each segment; None gives every token weight 1.
         end_token_id: the token that ends a completion whose own end is not known.
         max_length: most tokens of prompt, completion and end token together.
 
     Raises:
-        DataError: a trace has an empty prompt, or ``rewards`` lacks a weight for one of its segments.
+        DataError: a trace has an empty prompt, or ``segment_weights`` lacks a weight for one of its segments.
     """
-    segment_weights = None if rewards is None else _segment_weights(rewards)
-    examples = [_example(row, segment_weights, end_token_id) for row in candidates.itertuples(index=False)]
+    weight_of_segment = None if segment_weights is None else _weight_of_segment(segment_weights)
+    examples = [_example(row, weight_of_segment, end_token_id) for row in candidates.itertuples(index=False)]
     kept = [example for example in examples if num_tokens(example.row) <= max_length]
     num_too_long = len(examples) - len(kept)
     if num_too_long:
@@ -73,17 +73,27 @@ def build_examples(
     return Examples(kept, {"too_long": num_too_long})
 
 
+def with_labels(candidates: pd.DataFrame, annotations: pd.DataFrame) -> pd.DataFrame:
+    """The traces to train on: those that have labels, for an annotator may have failed on some.
+
+    Args:
+        candidates: rows of table ``candidates``.
+        annotations: rows of table ``annotations``.
+    """
+    return candidates[candidates["trace_id"].isin(annotations["trace_id"].unique())]
+
+
 def num_tokens(row: Row) -> int:
     """Tokens of prompt and completion."""
     return len(row[0]) + len(row[1])
 
 
-def _segment_weights(rewards: pd.DataFrame) -> dict[tuple[str, int], float]:
-    rows = zip(rewards["trace_id"], rewards["segment"], rewards["weight"], strict=True)
+def _weight_of_segment(segment_weights: pd.DataFrame) -> dict[tuple[str, int], float]:
+    rows = zip(segment_weights["trace_id"], segment_weights["segment"], segment_weights["weight"], strict=True)
     return {(str(trace_id), int(segment)): float(weight) for trace_id, segment, weight in rows}
 
 
-def _example(row: Any, segment_weights: dict[tuple[str, int], float] | None, end_token_id: int) -> TrainingExample:
+def _example(row: Any, weight_of_segment: dict[tuple[str, int], float] | None, end_token_id: int) -> TrainingExample:
     prompt_ids = [int(token) for token in row.prompt_ids]
     if not prompt_ids:
         raise DataError(f"trace {row.trace_id}: prompt_ids is empty, so its first token has no context; add a prompt")
@@ -92,9 +102,9 @@ def _example(row: Any, segment_weights: dict[tuple[str, int], float] | None, end
     if completion_ids[-1:] != [end]:
         completion_ids.append(end)
     weights = [1.0] * len(completion_ids)
-    if segment_weights is not None:
+    if weight_of_segment is not None:
         spans = [(int(segment["token_start"]), int(segment["token_end"])) for segment in row.segments]
-        weights = _spread(row.trace_id, len(completion_ids), spans, segment_weights)
+        weights = _spread(row.trace_id, len(completion_ids), spans, weight_of_segment)
     return TrainingExample(
         row.trace_id, row.question_id, prompt_ids, completion_ids, weights, row.polarity == "positive"
     )
@@ -104,13 +114,13 @@ def _spread(
     trace_id: str,
     num_tokens: int,
     spans: Sequence[tuple[int, int]],
-    segment_weights: dict[tuple[str, int], float],
+    weight_of_segment: dict[tuple[str, int], float],
 ) -> list[float]:
-    missing = [segment for segment in range(len(spans)) if (trace_id, segment) not in segment_weights]
+    missing = [segment for segment in range(len(spans)) if (trace_id, segment) not in weight_of_segment]
     if missing:
         raise DataError(
-            f"trace {trace_id}: table 'rewards' has no weight for segment(s) {missing} of {len(spans)}; "
+            f"trace {trace_id}: table 'segment_weights' has no weight for segment(s) {missing} of {len(spans)}; "
             "a silent weight 1 would be plain KTO, so run the reward stage on these candidates"
         )
-    weights = [segment_weights[trace_id, segment] for segment in range(len(spans))]
+    weights = [weight_of_segment[trace_id, segment] for segment in range(len(spans))]
     return [float(weight) for weight in token_weights(num_tokens, spans, weights)]

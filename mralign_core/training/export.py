@@ -20,8 +20,9 @@ from transformers import PreTrainedModel
 
 from mralign_core.config import ModelConfig, Variant
 from mralign_core.errors import ConfigError
-from mralign_core.generation.loading import load_model_and_tokenizer
-from mralign_core.models import model_name
+from mralign_core.models.load import load_model_and_tokenizer
+from mralign_core.models.locate import model_name
+from mralign_core.training.card import Card
 from mralign_core.training.export_card import RunFacts, adapter_card, merged_card
 
 logger = logging.getLogger("mralign_core.training")
@@ -54,9 +55,8 @@ def export_adapter(adapter: Path, directory: Path, model_section: ModelConfig, v
     _claim(directory)
     shutil.copytree(adapter, directory, dirs_exist_ok=True)
     base_model = model_name(model_section)
-    text = (adapter / CARD).read_text(encoding="utf-8")
-    card = adapter_card(text, base_model, variant, run, adapter_config=read_adapter_config(adapter))
-    (directory / CARD).write_text(card, encoding="utf-8")
+    card = adapter_card(_read_card(adapter), base_model, variant, run, adapter_config=read_adapter_config(adapter))
+    (directory / CARD).write_text(card.render(), encoding="utf-8")
 
 
 def export_merged(
@@ -93,13 +93,15 @@ def export_merged(
     merged = merge(adapted)
     merged.model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    told = f"Rounding the merged weights to {model_section.dtype} took {merged.rounding:.2%} of the adapter's update."
+    rounding = (
+        f"Rounding the merged weights to {model_section.dtype} took {merged.rounding:.2%} of the adapter's update."
+    )
     if merged.rounding > MUCH_ROUNDED:
-        logger.warning("%s Serve the adapter instead, or merge with --set model.dtype=float32", told)
-    text = (adapter / CARD).read_text(encoding="utf-8")
-    card = merged_card(text, model_name(model_section), variant, run, dtype=model_section.dtype, rounding=told)
-    (directory / CARD).write_text(card, encoding="utf-8")
-    return told
+        logger.warning("%s Serve the adapter instead, or merge with --set model.dtype=float32", rounding)
+    base_model = model_name(model_section)
+    card = merged_card(_read_card(adapter), base_model, variant, run, dtype=model_section.dtype, rounding=rounding)
+    (directory / CARD).write_text(card.render(), encoding="utf-8")
+    return rounding
 
 
 @torch.no_grad()
@@ -135,6 +137,10 @@ def read_adapter_config(adapter: Path) -> dict[str, Any]:
     """PEFT's description of the adapter in a folder."""
     values: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text())
     return values
+
+
+def _read_card(adapter: Path) -> Card:
+    return Card.parse((adapter / CARD).read_text(encoding="utf-8"))
 
 
 def _claim(directory: Path) -> None:

@@ -11,7 +11,9 @@ import pandas as pd
 
 from mralign_core.config import Variant
 from mralign_core.generation.vllm_sampler import LORA_RANKS
-from mralign_core.training.card import DATA, TITLES, USE, card_head, code, literal, load_adapter, one_line
+from mralign_core.reporting.markdown import code, literal, one_line, table
+from mralign_core.reporting.titles import METRIC_TITLES, VARIANT_TITLES
+from mralign_core.training.card import USE, Card, CardSection, card_head, load_adapter
 
 HERE = "path/to/this/folder"
 LOAD_MERGED = f"""\
@@ -19,9 +21,7 @@ LOAD_MERGED = f"""\
 from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("{HERE}", dtype="auto")
-```
-"""
-RESULTS = {"acc": "Acc", "mis": "Mis", "em_thought": "EM_t", "em_answer": "EM_a"}
+```"""
 USED_TO = {"train": "align on", "eval": "evaluate on"}
 
 
@@ -41,35 +41,35 @@ class RunFacts(NamedTuple):
 
 
 def adapter_card(
-    text: str, base_model: str, variant: Variant, run: RunFacts, *, adapter_config: Mapping[str, Any]
-) -> str:
+    card: Card, base_model: str, variant: Variant, run: RunFacts, *, adapter_config: Mapping[str, Any]
+) -> Card:
     """The card of an exported adapter.
 
     Args:
-        text: the card in the adapter's artifact.
+        card: the one in the adapter's artifact.
         base_model: name of the base model.
         variant: what was trained.
         run: the run's facts.
         adapter_config: PEFT's ``adapter_config.json``.
     """
     command = serve_adapter(one_line(base_model), variant, adapter_config)
-    use = f"{load_adapter(base_model)}\nWith vLLM: {code(command)}\n"
-    return card_head(base_model, variant) + _body(text, variant, run) + use
+    use = f"{load_adapter(base_model)}\n\nWith vLLM: {code(command)}"
+    return Card(card_head(base_model, variant), _sections(card, variant, run, use))
 
 
-def merged_card(text: str, base_model: str, variant: Variant, run: RunFacts, *, dtype: str, rounding: str) -> str:
+def merged_card(card: Card, base_model: str, variant: Variant, run: RunFacts, *, dtype: str, rounding: str) -> Card:
     """The card of a model with the adapter merged into it.
 
     Args:
-        text: the card in the adapter's artifact.
+        card: the one in the adapter's artifact.
         base_model: name of the base model.
         variant: what was trained.
         run: the run's facts.
         dtype: precision of the merged weights.
         rounding: what merging cost, in words.
     """
-    use = f"{LOAD_MERGED}\nWith vLLM: `{serve_merged(dtype)}`\n\n{rounding}\n"
-    return card_head(base_model, variant, is_merged=True) + _body(text, variant, run) + use
+    use = f"{LOAD_MERGED}\n\nWith vLLM: `{serve_merged(dtype)}`\n\n{rounding}"
+    return Card(card_head(base_model, variant, is_merged=True), _sections(card, variant, run, use))
 
 
 def serve_adapter(model: str, variant: Variant, adapter_config: Mapping[str, Any], path: str = HERE) -> str:
@@ -90,10 +90,14 @@ def serve_merged(dtype: str, path: str = HERE) -> str:
     return f"vllm serve {shlex.quote(path)}" + " --dtype float32" * (dtype == "float32")
 
 
-def _body(text: str, variant: Variant, run: RunFacts) -> str:
-    # A name at the end of a line may end in the words of a heading.
-    begin, end = (text.index(f"\n{heading}") + 1 for heading in (DATA, USE))
-    return f"{text[begin:end]}{_origin(run)}\n{_results(variant, run)}\n{USE}"
+def _sections(card: Card, variant: Variant, run: RunFacts, use: str) -> tuple[CardSection, ...]:
+    """What the adapter's card says of its training, then what the run adds."""
+    return (
+        *(section for section in card.sections if section.title != USE),
+        CardSection("Where the data comes from", _origin(run)),
+        CardSection("Results", _results(variant, run)),
+        CardSection(USE, use),
+    )
 
 
 def _origin(run: RunFacts) -> str:
@@ -105,28 +109,27 @@ def _origin(run: RunFacts) -> str:
         (row.step, f"{row.kept:,}", f"{row.dropped:,}" if row.dropped else "", row.reason)
         for row in run.funnel.itertuples()
     ]
-    lines = ["## Where the data comes from", *sources, "", _table(("step", "kept", "dropped", "why"), steps), ""]
-    return "\n".join(lines)
+    return "\n".join([*sources, "", _table(("step", "kept", "dropped", "why"), steps)])
 
 
 def _results(variant: Variant, run: RunFacts) -> str:
     if run.summary is None or run.differences is None:
-        return "## Results\nNot evaluated.\n"
+        return "Not evaluated."
     levels = run.summary.set_index(["stratum", "variant"])
     paired = run.differences.query("variant == @variant and baseline == 'on'").set_index(["stratum", "metric"])
     rows = [
         (stratum, name, *(f"{levels.loc[(stratum, each), metric]:.3f}" for each in ("on", variant)), _shift(shift))
         for stratum in levels.index.unique("stratum")
-        for metric, name in RESULTS.items()
+        for metric, name in METRIC_TITLES.items()
         for _, shift in paired.loc[[(stratum, metric)]].iterrows()
     ]
-    columns = ("questions", "metric", "before", TITLES[variant], f"difference ({run.confidence:.0%} interval)")
-    told = (
+    columns = ("questions", "metric", "before", VARIANT_TITLES[variant], f"difference ({run.confidence:.0%} interval)")
+    legend = (
         f"{int(levels['num_questions'].max()):,} questions, with thinking on. Acc: thinking and answer both name a "
         "gold answer; Mis: exactly one of them does. Intervals are bootstraps over questions, paired with the model "
         "before training."
     )
-    return f"## Results\n{told}\n\n{_table(columns, rows)}\n"
+    return f"{legend}\n\n{_table(columns, rows)}"
 
 
 def _shift(row: Any) -> str:
@@ -134,5 +137,5 @@ def _shift(row: Any) -> str:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    shown = [[literal(cell) for cell in line] for line in (columns, ["---"] * len(columns), *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in shown)
+    """Its cells are text, whatever they hold."""
+    return table(columns, [[literal(cell) for cell in row] for row in rows])

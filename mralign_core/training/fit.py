@@ -12,24 +12,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
 
-from mralign_core.config import ModelConfig, TrainConfig, Variant
+from mralign_core.config import TrainConfig, Variant
 from mralign_core.errors import ConfigError, NoCandidatesError
-from mralign_core.models import model_name
-from mralign_core.schemas import TRAINING_METRICS
+from mralign_core.models.locate import model_name
+from mralign_core.models.lora import attach_lora, save_adapter
+from mralign_core.schemas.training_metrics import TRAINING_METRICS
+from mralign_core.storage import ArtifactStore
 from mralign_core.training.base import load_base
 from mralign_core.training.card import model_card
-from mralign_core.training.checkpoints import Checkpoints
+from mralign_core.training.checkpoints import Checkpoints, StoredCheckpoints, restore, state_of
 from mralign_core.training.curves import Curves, Meter
 from mralign_core.training.examples import Examples, TrainingExample, build_examples, num_tokens
-from mralign_core.training.footprint import Job, fit
+from mralign_core.training.footprint import TrainingLoad, plan_passes
+from mralign_core.training.job import TrainingJob
 from mralign_core.training.logps import CompletionLogps
-from mralign_core.training.lora import attach_lora, save_adapter
+from mralign_core.training.memory import PassSize
 from mralign_core.training.reference import read_reference, reference_table
 from mralign_core.training.trainer import Progress, Trainer
 from mralign_core.training.workers import Workers
@@ -45,13 +47,12 @@ class TrainingResult(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Who looks on while training runs, and where it is kept meanwhile.
+    """Who looks on while training runs.
 
     Rows of metrics come about once a second, in bursts, the first of each with ``tokens_per_second`` and, on a GPU,
     ``gpu_memory_mib``.
     """
 
-    checkpoints: Checkpoints | None = None
     curves: Curves | None = None
     on_progress: Progress | None = None
 
@@ -63,73 +64,60 @@ class Watch(NamedTuple):
             self.on_progress(step, steps, row)
 
 
-def train_adapter(
-    model_path: str | Path,
-    candidates: pd.DataFrame,
-    rewards: pd.DataFrame | None,
-    *,
-    variant: Variant,
-    section: TrainConfig,
-    model_section: ModelConfig,
-    seed: int,
-    directory: Path,
-    card: Mapping[str, Any],
-    reference: pd.DataFrame | None = None,
-    workers: Workers | None = None,
-    watch: Watch | None = None,
-    revision: str = "",
-) -> TrainingResult:
+def train_adapter(job: TrainingJob, watch: Watch | None = None, workers: Workers | None = None) -> TrainingResult:
     """Train a LoRA adapter and write its weights, its config and a model card (``README.md``).
 
-    On one CPU the same arguments give the same bytes, also where a training stopped and went on from a checkpoint.
+    On one CPU the same job gives the same bytes, also where a training stopped and went on from a checkpoint.
 
     Args:
-        model_path: folder or hub id of the base model.
-        candidates: rows of table ``candidates``.
-        rewards: rows of table ``rewards``; for ``mr_align`` only, the baselines ignore weights.
-        variant: ``sft``, ``kto`` or ``mr_align``.
-        section: the train section of the config.
-        model_section: the model section; its name, not ``model_path``, is recorded as the base model.
-        seed: seed of the adapter's initial weights, the order of the rows, and dropout.
-        directory: where the adapter goes; only the main process writes.
-        card: facts for the model card by name, such as the yield of the earlier stages: plain values.
-        reference: rows of table ``reference_logps``; computed here when None. SFT needs none.
+        job: what to train, and where it goes.
+        watch: curves and progress.
         workers: the processes that train together.
-        watch: checkpoints, curves and progress.
-        revision: hub revision of the base model.
 
     Raises:
-        ConfigError: ``mr_align`` without rewards, a precision or a target module that can't be trained, or a job that
+        ConfigError: ``mr_align`` without weights, a precision or a target module that can't be trained, or a job that
             does not fit the device.
         NoCandidatesError: no trace to train on, or none of one polarity.
         DataError: see :func:`~mralign_core.training.examples.build_examples` and
             :func:`~mralign_core.training.reference.read_reference`.
     """
-    if variant == "mr_align" and rewards is None:
-        raise ConfigError("variant 'mr_align' needs the table 'rewards'; without weights it would be plain KTO")
-    workers, watch = workers or Workers(), watch or Watch()
-    model, end_token_id = load_base(model_path, section, model_section, workers=workers, revision=revision)
+    if job.variant == "mr_align" and job.segment_weights is None:
+        raise ConfigError("variant 'mr_align' needs the table 'segment_weights'; without weights it would be plain KTO")
+    workers = workers or Workers()
+    model, end_token_id = load_base(job, workers)
+    segment_weights = job.segment_weights if job.variant == "mr_align" else None
     examples = build_examples(
-        candidates,
-        rewards if variant == "mr_align" else None,
-        end_token_id=end_token_id,
-        max_length=section.max_length,
+        job.candidates, segment_weights, end_token_id=end_token_id, max_length=job.train.max_length
     )
-    rows = _rows_of(variant, examples, section)
-    peft_model = attach_lora(model, section, seed=seed)
-    policy = CompletionLogps(peft_model, workers)
-    if reference is None and variant != "sft":
-        budget = section.tokens_per_forward
-        reference = reference_table(policy, examples.kept, tokens_per_forward=budget, workers=workers)
+    trainer = _trainer(job, model, examples, workers)
+    _make_fit(trainer)
+    _run(trainer, StoredCheckpoints(ArtifactStore(job.storage), job.key) if job.storage else None, watch or Watch())
+    rows = [examples.kept[row] for row in trainer.rows]
+    counts = _counts(examples, rows)
+    if workers.is_main:
+        _write(job, trainer, rows, counts)
+    frame = pd.DataFrame(trainer.metrics, columns=list(TRAINING_METRICS.columns))
+    return TrainingResult(TRAINING_METRICS.require(frame), counts)
+
+
+def _trainer(job: TrainingJob, model: Any, examples: Examples, workers: Workers) -> Trainer:
+    """The trainer of a job; where it brings no reference log-probabilities and needs them, they are computed."""
+    is_supervised = job.variant == "sft"
+    rows = _rows_of(job.variant, examples, job.train)
+    policy = CompletionLogps(attach_lora(model, job.train, seed=job.seed), workers)
+    table = None if is_supervised else job.reference
+    if table is None and not is_supervised:
+        tokens = job.train.tokens_per_forward
+        table = reference_table(policy, examples.kept, tokens_per_forward=tokens, workers=workers)
     trainer = Trainer(
         policy,
         examples.kept,
         rows=rows,
-        reference=None if variant == "sft" or reference is None else read_reference(reference, examples.kept),
-        section=section,
-        learning_rate=section.sft_learning_rate if variant == "sft" else section.learning_rate,
+        reference=None if table is None else read_reference(table, examples.kept),
+        section=job.train,
+        learning_rate=job.train.sft_learning_rate if is_supervised else job.train.learning_rate,
         rows_per_epoch=len(examples.kept),
-        seed=seed,
+        seed=job.seed,
         workers=workers,
     )
     if not any(trainer.rate_at(step) for step in range(trainer.num_steps)):
@@ -138,24 +126,12 @@ def train_adapter(
             "or set train.warmup_ratio to 0",
             trainer.num_steps,
         )
-    _make_fit(trainer, peft_model)
-    _run(trainer, watch)
-    chosen = [examples.kept[row] for row in rows]
-    counts = _counts(examples, chosen)
-    if workers.is_main:
-        base_model = model_name(model_section)
-        save_adapter(peft_model, directory, base_model=base_model)
-        text = model_card(
-            base_model, variant, section, seed=seed, rows=chosen, counts=counts, facts=card, metrics=trainer.metrics
-        )
-        (directory / "README.md").write_text(text, encoding="utf-8")
-    frame = pd.DataFrame(trainer.metrics, columns=list(TRAINING_METRICS.columns))
-    return TrainingResult(TRAINING_METRICS.require(frame), counts)
+    return trainer
 
 
-def _make_fit(trainer: Trainer, peft_model: Any) -> None:
+def _make_fit(trainer: Trainer) -> None:
     """Choose tokens a pass and recomputation, for all processes alike, so that the job fits its device."""
-    job = Job(
+    load = TrainingLoad(
         lengths={
             example.trace_id: num_tokens(example.row) for example in (trainer.examples[row] for row in trainer.rows)
         },
@@ -165,22 +141,19 @@ def _make_fit(trainer: Trainer, peft_model: Any) -> None:
         num_processes=trainer.workers.size,
         is_sharded=trainer.workers.is_sharded,
     )
-    plan = fit(trainer.section, peft_model, job, trainer.policy.made_up_pass)
-    trainer.tokens_per_forward, can_keep_activations = trainer.workers.lowest(
-        plan.tokens_per_forward, int(not plan.recompute)
-    )
-    if not can_keep_activations:
-        trainer.recompute()
+    passes = plan_passes(trainer.section, trainer.policy.model, load, trainer.policy.made_up_pass).passes
+    tokens, can_keep_activations = trainer.workers.lowest(passes.tokens, int(not passes.recompute))
+    trainer.use_passes(PassSize(tokens, recompute=not can_keep_activations))
 
 
-def _run(trainer: Trainer, watch: Watch) -> None:
+def _run(trainer: Trainer, checkpoints: Checkpoints | None, watch: Watch) -> None:
     """Train from the newest checkpoint to the end, writing others on the way."""
-    state = watch.checkpoints.latest() if watch.checkpoints else None
+    state = checkpoints.latest() if checkpoints else None
     step = state.step if state else 0
     if trainer.workers.lowest(step, -step) != [step, -step]:
         raise ConnectionError("the processes found different checkpoints: is the store the same for all, and whole?")
     if state:
-        trainer.restore(state)
+        restore(trainer, state)
         logger.info("going on from the checkpoint after step %d of %d", trainer.step, trainer.num_steps)
     last, meter = time.monotonic(), Meter(trainer.policy.device)
 
@@ -188,13 +161,31 @@ def _run(trainer: Trainer, watch: Watch) -> None:
         nonlocal last
         meter.count(trainer.tokens_of_last_step)
         every_s = 60 * trainer.section.checkpoint_minutes
-        if watch.checkpoints and every_s and time.monotonic() - last >= every_s and trainer.workers.is_main:
-            watch.checkpoints.save(trainer.state())
+        if checkpoints and every_s and time.monotonic() - last >= every_s and trainer.workers.is_main:
+            checkpoints.save(state_of(trainer))
             last = time.monotonic()
 
     device = trainer.policy.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         trainer.run(lambda step, steps, row: watch.report(step, steps, {**row, **meter.read()}), after_step)
+
+
+def _write(job: TrainingJob, trainer: Trainer, rows: Sequence[TrainingExample], counts: Mapping[str, int]) -> None:
+    """Write the adapter and its card."""
+    base_model = model_name(job.model)
+    model: Any = trainer.policy.model
+    save_adapter(model, job.directory, base_model=base_model)
+    card = model_card(
+        base_model,
+        job.variant,
+        job.train,
+        seed=job.seed,
+        rows=rows,
+        counts=counts,
+        facts=job.facts,
+        metrics=trainer.metrics,
+    )
+    (job.directory / "README.md").write_text(card.render(), encoding="utf-8")
 
 
 def _rows_of(variant: Variant, examples: Examples, section: TrainConfig) -> list[int]:

@@ -33,9 +33,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError
-from mralign_core.generation.loading import load_config, resolve_device
+from mralign_core.models.load import load_model_config, resolve_device
+from mralign_core.models.lora import adapter_autocast
 from mralign_core.training.logps import chunk_elements
-from mralign_core.training.lora import adapter_autocast
+from mralign_core.training.memory import PassSize, ways_to_smaller_passes, ways_to_smaller_weights
 
 logger = logging.getLogger("mralign_core.training")
 
@@ -58,7 +59,7 @@ Run = Callable[[int], object]
 """Makes one forward pass of so many tokens with gradients, and returns what keeps its graph alive."""
 
 
-class Job(NamedTuple):
+class TrainingLoad(NamedTuple):
     """What is trained on, and on what."""
 
     lengths: Mapping[str, int]
@@ -98,8 +99,8 @@ class PassCost(NamedTuple):
         """Peak of a forward and backward pass of so many tokens."""
         everything = self.fixed_bytes + tokens * self.bytes_per_token
         one_layer = everything / self.num_layers
-        kept = tokens * self.hidden_bytes_per_token + one_layer if recompute else everything
-        return round(kept + one_layer)
+        until_backward = tokens * self.hidden_bytes_per_token + one_layer if recompute else everything
+        return round(until_backward + one_layer)
 
     def tokens_within(self, budget: float, recompute: bool) -> int:
         """Most tokens whose activations stay within a budget of bytes."""
@@ -130,14 +131,13 @@ class Footprint(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How the passes are made: most tokens in one, whether activations are recomputed, and the estimate behind it."""
+    """How the passes are made, and the estimate behind it."""
 
-    tokens_per_forward: int
-    recompute: bool
+    passes: PassSize
     footprint: Footprint
 
 
-def fit(section: TrainConfig, model: Any, job: Job, run: Run | None = None) -> Plan:
+def plan_passes(section: TrainConfig, model: Any, load: TrainingLoad, run: Run | None = None) -> Plan:
     """Choose tokens per pass and recomputation so that the job fits, and log what it needs.
 
     Fewer tokens per pass come first: they cost no operations. Recomputation comes where the longest row alone needs
@@ -146,17 +146,17 @@ def fit(section: TrainConfig, model: Any, job: Job, run: Run | None = None) -> P
     Args:
         section: the train section of the config.
         model: the base model with its adapter on its device, activations not recomputed.
-        job: the rows and the device.
+        load: the rows and the device.
         run: the forward pass that training makes; otherwise one padded row through ``model``.
 
     Raises:
         ConfigError: the longest row alone does not fit.
     """
-    run = _with_own_random_state(run or _padded_row(model), job.device)
-    wanted = min(section.tokens_per_forward, job.step_tokens(section))
+    run = _with_own_random_state(run or _padded_row(model), load.device)
+    wanted = min(section.tokens_per_forward, load.step_tokens(section))
     cost = measure_pass(model, run)
-    held = _held(model, job, wanted)
-    trace_id, longest = job.longest
+    held = _held(model, load, wanted)
+    trace_id, longest = load.longest
     recompute = decide_checkpointing(section, cost, held, longest)
     within = cost.tokens_within(held.activation_budget, recompute)
     tokens = section.tokens_per_forward if within >= wanted else within
@@ -166,10 +166,10 @@ def fit(section: TrainConfig, model: Any, job: Job, run: Run | None = None) -> P
         raise ConfigError(_does_not_fit(footprint, section, trace_id, longest))
     if tokens < section.tokens_per_forward:
         logger.warning("train.tokens_per_forward %d does not fit; passes take %d", section.tokens_per_forward, tokens)
-    seconds_per_epoch, seconds = _seconds(section, job, run, recompute)
+    seconds_per_epoch, seconds = _seconds(section, load, run, recompute)
     footprint = footprint._replace(seconds_per_epoch=seconds_per_epoch, seconds=seconds)
     logger.info("%s", describe(footprint, section, recompute))
-    return Plan(tokens, recompute, footprint)
+    return Plan(PassSize(tokens, recompute), footprint)
 
 
 def decide_checkpointing(section: TrainConfig, cost: PassCost, held: Footprint, longest: int) -> bool:
@@ -191,7 +191,7 @@ def measure_pass(model: Any, run: Run) -> PassCost:
 
     Args:
         model: the model with its adapter, activations not recomputed.
-        run: see :func:`fit`.
+        run: see :func:`plan_passes`.
     """
     few, many = (_kept_bytes(model, run, tokens) for tokens in MEASURED_TOKENS)
     bytes_per_token = max(1.0, (many - few) / (MEASURED_TOKENS[1] - MEASURED_TOKENS[0]))
@@ -230,13 +230,13 @@ def check_weights_fit(
         ConfigError: they are more than the device has free.
     """
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(load_config(path, revision), dtype=getattr(torch, dtype))
+        model = AutoModelForCausalLM.from_config(load_model_config(path, revision), dtype=getattr(torch, dtype))
     needed = _weight_bytes_of_config(model, load_in_4bit) // num_shards
     free = free_memory(torch.device(resolve_device(device)))
     if needed > free * USABLE_SHARE:
         raise ConfigError(
             f"model.path {str(path)!r} in {dtype}: its weights take {_gigabytes(needed)} a device, and "
-            f"{_gigabytes(free)} are free; {_ways_to_smaller_weights(load_in_4bit)}"
+            f"{_gigabytes(free)} are free; {ways_to_smaller_weights(load_in_4bit)}"
         )
     return needed
 
@@ -264,40 +264,16 @@ def describe(footprint: Footprint, section: TrainConfig, recompute: bool) -> str
     )
 
 
-def out_of_memory_message(
-    error: BaseException, lengths: Mapping[str, int], section: TrainConfig, *, tokens_per_forward: int, recompute: bool
-) -> str:
-    """Say which pass ran out of memory and what to change.
-
-    Args:
-        error: what PyTorch raised.
-        lengths: tokens of each row of the pass, by trace id.
-        section: the train section of the config.
-        tokens_per_forward: the budget in force, which may be below the config's.
-        recompute: whether activations were recomputed.
-    """
-    longest = max(lengths.values())
-    ways = ["set train.on_out_of_memory to 'accumulate'"] if section.on_out_of_memory == "stop" else []
-    if len(lengths) > 1:
-        ways.append(f"lower train.tokens_per_forward below {sum(lengths.values())}")
-    ways += _ways_to_smaller_passes(section, recompute, longest)
-    return (
-        f"out of memory in a pass of {len(lengths)} row(s), {sum(lengths.values())} tokens, the longest {longest} "
-        f"(traces {', '.join(lengths)}; tokens_per_forward {tokens_per_forward}, activations "
-        f"{'' if recompute else 'not '}recomputed): {'; or '.join(ways)}. {str(error).splitlines()[0]}"
-    )
-
-
-def _held(model: Any, job: Job, tokens: int) -> Footprint:
+def _held(model: Any, load: TrainingLoad, tokens: int) -> Footprint:
     """Everything but activations and time."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     num_words = model.get_output_embeddings().weight.shape[0]
     return Footprint(
-        weights=_frozen_bytes(model, job.num_processes if job.is_sharded else 1),
+        weights=_frozen_bytes(model, load.num_processes if load.is_sharded else 1),
         adapter=BYTES_PER_TRAINED * trained,
         activations=0,
-        head=BYTES_PER_LOGIT * min(chunk_elements(job.device), tokens * num_words),
-        memory=free_memory(job.device, job.num_processes) + _bytes_on(model, job.device),
+        head=BYTES_PER_LOGIT * min(chunk_elements(load.device), tokens * num_words),
+        memory=free_memory(load.device, load.num_processes) + _bytes_on(model, load.device),
         seconds_per_epoch=0.0,
         seconds=0.0,
     )
@@ -328,7 +304,7 @@ def _local(parameter: Tensor) -> Tensor:
 
 
 def _weight_bytes_of_config(model: PreTrainedModel, load_in_4bit: bool) -> int:
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = model.get_output_embeddings()
     quantised = {
         id(module.weight)
         for module in model.modules()
@@ -344,16 +320,16 @@ def _weight_bytes_of_config(model: PreTrainedModel, load_in_4bit: bool) -> int:
 
 def _kept_bytes(model: nn.Module, run: Run, tokens: int) -> int:
     """Bytes of the distinct storages that autograd keeps in a forward pass, parameters left out."""
-    kept: list[torch.UntypedStorage] = []
+    storages: list[torch.UntypedStorage] = []
 
     def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor.untyped_storage())
+        storages.append(tensor.untyped_storage())
         return tensor.detach()  # a node that keeps its own output would hold itself, and all of the model, for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         run(tokens)
     # By now weights that were gathered for a layer only are freed, so no two storages share an address.
-    sizes = {storage.data_ptr(): storage.nbytes() for storage in kept}
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
     parameters = {_local(parameter).untyped_storage().data_ptr() for parameter in model.parameters()}
     return sum(size for address, size in sizes.items() if address not in parameters)
 
@@ -377,53 +353,42 @@ def _padded_row(model: Any) -> Run:
     return run
 
 
-def _seconds(section: TrainConfig, job: Job, run: Run, recompute: bool) -> tuple[float, float]:
+def _seconds(section: TrainConfig, load: TrainingLoad, run: Run, recompute: bool) -> tuple[float, float]:
     """Of an epoch: forward, its gradient, recomputation and KL pass; and of the job, with two reference passes."""
-    tokens = sum(job.lengths.values()) / job.num_processes
-    forward = tokens * _seconds_per_token(run, job)
-    kl_share = 1 / section.kl_every if job.is_kto else 0.0
-    per_epoch = job.rows_per_epoch / len(job.lengths) * forward * (1 + BACKWARD + recompute + kl_share)
-    reference = 2 * forward if job.is_kto else 0.0
+    tokens = sum(load.lengths.values()) / load.num_processes
+    forward = tokens * _seconds_per_token(run, load)
+    kl_share = 1 / section.kl_every if load.is_kto else 0.0
+    per_epoch = load.rows_per_epoch / len(load.lengths) * forward * (1 + BACKWARD + recompute + kl_share)
+    reference = 2 * forward if load.is_kto else 0.0
     return per_epoch, section.num_epochs * per_epoch + reference
 
 
-def _seconds_per_token(run: Run, job: Job) -> float:
+def _seconds_per_token(run: Run, load: TrainingLoad) -> float:
     """Time passes without gradient over ever longer rows, until the fixed cost of a pass does not show."""
-    _, longest = job.longest
+    _, longest = load.longest
     # Processes that share the weights must make the same passes, or each would wait for the other's part.
-    tokens = min(SHARDED_TOKENS if job.is_sharded else MEASURED_TOKENS[0], longest)
+    tokens = min(SHARDED_TOKENS if load.is_sharded else MEASURED_TOKENS[0], longest)
     while True:
         start = time.perf_counter()
         with torch.no_grad():
             run(tokens)
-        if job.device.type == "cuda":
-            torch.cuda.synchronize(job.device)
+        if load.device.type == "cuda":
+            torch.cuda.synchronize(load.device)
         seconds = time.perf_counter() - start
-        if job.is_sharded or seconds > TIMED_SECONDS or tokens == longest:
+        if load.is_sharded or seconds > TIMED_SECONDS or tokens == longest:
             return seconds / tokens
         tokens = min(2 * tokens, longest)
 
 
 def _does_not_fit(footprint: Footprint, section: TrainConfig, trace_id: str, longest: int) -> str:
     recompute = section.gradient_checkpointing != "never"
-    ways = _ways_to_smaller_passes(section, recompute, longest)
+    ways = ways_to_smaller_passes(section, recompute, longest)
     return (
         f"training needs {_gigabytes(footprint.total)} for one pass of the longest row (trace {trace_id}, {longest} "
         f"tokens{', activations recomputed' if recompute else ''}) and the device has {_gigabytes(footprint.memory)}: "
         f"model {_gigabytes(footprint.weights)}, adapter and Adam {_gigabytes(footprint.adapter)}, activations and "
         f"logits {_gigabytes(footprint.activations + footprint.head)}; {'; or '.join(ways)}"
     )
-
-
-def _ways_to_smaller_passes(section: TrainConfig, recompute: bool, longest: int) -> list[str]:
-    ways = [] if recompute else ["set train.gradient_checkpointing to 'always'"]
-    ways.append(f"set train.max_length below {longest} to leave out the longest rows")
-    return [*ways, _ways_to_smaller_weights(section.load_in_4bit)]
-
-
-def _ways_to_smaller_weights(load_in_4bit: bool) -> str:
-    quantise = "" if load_in_4bit else "set train.load_in_4bit; or "
-    return f"{quantise}name an FSDP file in train.accelerate_config; or take a smaller model"
 
 
 def _cgroup_free() -> list[int]:

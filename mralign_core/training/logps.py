@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from mralign_core.models.lora import HALF, adapter_autocast
 from mralign_core.training.examples import Row
-from mralign_core.training.lora import HALF, adapter_autocast
 from mralign_core.training.packing import PACKED, Batch, make_batch
 from mralign_core.training.workers import Workers
 
@@ -193,10 +193,10 @@ class CompletionLogps(nn.Module):
         try:
             self._causal.set_attn_implementation(PACKED)
             self.is_packed = True
-            found = self(self.batch(rows))
-            if (found - expected).abs().max() <= TOLERANCE[self._causal.dtype]:
+            packed = self(self.batch(rows))
+            if (packed - expected).abs().max() <= TOLERANCE[self._causal.dtype]:
                 return True
-            reason = f"log-probabilities differ by {(found - expected).abs().max():.2g}"
+            reason = f"log-probabilities differ by {(packed - expected).abs().max():.2g}"
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = str(error)
         self._causal.set_attn_implementation(plain)

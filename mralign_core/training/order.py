@@ -37,11 +37,11 @@ def step_rows(rows: Sequence[int], *, step: int, rows_per_epoch: int, batch_size
         batch_size: rows in one step, over all devices.
         seed: with the number of the pass, decides the order.
     """
-    epoch, place = divmod(step, steps_per_epoch(rows_per_epoch, batch_size))
-    start = epoch * rows_per_epoch + place * batch_size
+    epoch, step_in_epoch = divmod(step, steps_per_epoch(rows_per_epoch, batch_size))
+    start = epoch * rows_per_epoch + step_in_epoch * batch_size
     end = min(start + batch_size, (epoch + 1) * rows_per_epoch)
-    places = (divmod(position, len(rows)) for position in range(start, end))
-    return [rows[_shuffled(seed, number, len(rows))[place]] for number, place in places]
+    passes = (divmod(position, len(rows)) for position in range(start, end))
+    return [rows[_shuffled(seed, number, len(rows))[index]] for number, index in passes]
 
 
 def steps_per_epoch(rows_per_epoch: int, batch_size: int) -> int:
@@ -64,8 +64,8 @@ def shares(rows: Sequence[int], lengths: Lengths, num_processes: int) -> list[li
     ordered = _longest_first(rows, lengths)
     there_and_back = [*range(num_processes), *reversed(range(num_processes))]
     parts: list[list[int]] = [[] for _ in range(num_processes)]
-    for place, row in enumerate(ordered):
-        parts[there_and_back[place % len(there_and_back)]].append(row)
+    for position, row in enumerate(ordered):
+        parts[there_and_back[position % len(there_and_back)]].append(row)
     return parts
 
 

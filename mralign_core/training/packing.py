@@ -65,12 +65,12 @@ def make_batch(rows: Sequence[Row], device: torch.device, *, padded: bool = Fals
     steps = [max(lengths)] * len(rows) if padded else lengths
     starts = accumulate(steps[:-1], initial=0)
     positions = [
-        start + place
+        start + offset
         for start, (prompt, completion) in zip(starts, rows, strict=True)
-        for place in range(len(prompt) - 1, len(prompt) + len(completion) - 1)
+        for offset in range(len(prompt) - 1, len(prompt) + len(completion) - 1)
     ]
     sizes = [len(completion) for _, completion in rows]
-    places = torch.arange(len(positions)).split(sizes)
+    numbers = torch.arange(len(positions)).split(sizes)
     mask = pad_sequence([torch.ones(size, dtype=torch.bool) for size in sizes], batch_first=True)
     ids = [prompt + completion for prompt, completion in rows]
     inputs = _padded_inputs(ids) if padded else _packed_inputs(ids)
@@ -78,7 +78,7 @@ def make_batch(rows: Sequence[Row], device: torch.device, *, padded: bool = Fals
         {name: send(value, device) for name, value in inputs.items()},
         send(torch.tensor(positions), device),
         send(torch.tensor([token for _, completion in rows for token in completion]), device),
-        send(pad_sequence(list(places), batch_first=True), device),
+        send(pad_sequence(list(numbers), batch_first=True), device),
         send(mask, device),
     )
 
@@ -162,8 +162,7 @@ def packed_attention(
     lengths = options.get("row_lengths", (query.shape[2],))
     rows = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     attended_rows = [
-        functional.scaled_dot_product_attention(*row, is_causal=True, scale=scaling, enable_gqa=True)  # type: ignore[misc]
-        for row in rows
+        functional.scaled_dot_product_attention(*row, is_causal=True, scale=scaling, enable_gqa=True) for row in rows
     ]
     return torch.cat(attended_rows, dim=2).transpose(1, 2), None
 

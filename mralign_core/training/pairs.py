@@ -53,15 +53,15 @@ def kl_partners(examples: Sequence[TrainingExample]) -> list[int]:
         )
     partners = [0] * len(examples)
     if 2 * largest <= len(examples):
-        for place, row in enumerate(order):
-            partners[row] = order[place - largest]
+        for position, row in enumerate(order):
+            partners[row] = order[position - largest]
         return partners
     dominant = int(np.bincount(groups).argmax())
     members = [row for row in order if groups[row] == dominant]
     others = [row for row in order if groups[row] != dominant]
     for rows, choices in ((members, others), (others, members)):
-        for place, row in enumerate(rows):
-            partners[row] = choices[place % len(choices)]
+        for position, row in enumerate(rows):
+            partners[row] = choices[position % len(choices)]
     return partners
 
 

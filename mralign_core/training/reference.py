@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +18,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mralign_core.config import ModelConfig, TrainConfig
 from mralign_core.errors import DataError, NoCandidatesError, OutOfMemory
-from mralign_core.schemas import REFERENCE_LOGPS
+from mralign_core.models.out_of_memory import with_less_memory
+from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
 from mralign_core.training.base import load_base
 from mralign_core.training.examples import Row, TrainingExample, build_examples, num_tokens
+from mralign_core.training.job import ReferenceJob
 from mralign_core.training.logps import CompletionLogps
+from mralign_core.training.memory import PassSize
 from mralign_core.training.order import aligned_passes
 from mralign_core.training.pairs import kl_partners
 from mralign_core.training.workers import Workers
@@ -82,7 +84,13 @@ def reference_table(
     """
     partners = kl_partners(examples)
     rows = matched_rows(examples) + mismatched_rows(examples, partners)
-    logps = _with_less_memory(policy, rows, tokens_per_forward, workers or Workers(), on_progress)
+    workers = workers or Workers()
+    longest = max(map(num_tokens, rows))
+    logps = with_less_memory(
+        PassSize(tokens_per_forward),
+        partial(_logps, policy, rows, workers, on_progress),
+        partial(_smaller_passes, longest, workers.size),
+    )
     frame = pd.DataFrame(
         {
             "trace_id": [example.trace_id for example in examples],
@@ -122,25 +130,14 @@ def read_reference(table: pd.DataFrame, examples: Sequence[TrainingExample]) -> 
 
 
 def compute_reference(
-    model_path: str | Path,
-    candidates: pd.DataFrame,
-    *,
-    section: TrainConfig,
-    model_section: ModelConfig,
-    workers: Workers | None = None,
-    on_progress: OnRows | None = None,
-    revision: str = "",
+    job: ReferenceJob, on_progress: OnRows | None = None, workers: Workers | None = None
 ) -> pd.DataFrame:
     """Reference log-probabilities of kept traces: from a table and a base model to a table.
 
     Args:
-        model_path: folder or hub id of the base model.
-        candidates: rows of table ``candidates``.
-        section: the train section of the config.
-        model_section: the model section.
-        workers: the processes that share the model.
+        job: model, settings and traces.
         on_progress: called with the rows done and the rows in all.
-        revision: hub revision of the base model.
+        workers: the processes that share the model.
 
     Returns:
         Rows of table ``reference_logps``, of the traces that are short enough.
@@ -151,62 +148,59 @@ def compute_reference(
         DataError: all traces ask one question; or see :func:`~mralign_core.training.examples.build_examples`.
     """
     workers = workers or Workers()
-    model, end_token_id = load_base(model_path, section, model_section, workers=workers, revision=revision)
-    examples = build_examples(candidates, None, end_token_id=end_token_id, max_length=section.max_length)
+    model, end_token_id = load_base(job, workers)
+    max_length = job.train.max_length
+    examples = build_examples(job.candidates, None, end_token_id=end_token_id, max_length=max_length)
     if not examples.kept:
         raise NoCandidatesError(
-            f"none of {len(candidates)} traces is within train.max_length {section.max_length}: raise it, or draw on "
+            f"none of {len(job.candidates)} traces is within train.max_length {max_length}: raise it, or draw on "
             "more questions"
         )
     return reference_table(
         CompletionLogps(model, workers),
         examples.kept,
-        tokens_per_forward=section.tokens_per_forward,
+        tokens_per_forward=job.train.tokens_per_forward,
         workers=workers,
         on_progress=on_progress,
     )
 
 
-def _with_less_memory(
-    policy: CompletionLogps, rows: Sequence[Row], budget: int, workers: Workers, on_progress: OnRows | None
-) -> list[np.ndarray]:
-    """What :func:`_compute` returns; where memory runs out, from passes of half as many tokens."""
-    longest = max(map(num_tokens, rows))
-    while True:
-        smaller = max(longest, budget // 2)
-        try:
-            return _compute(policy, rows, budget, workers, on_progress)
-        except torch.OutOfMemoryError as error:
-            if budget <= longest or workers.size > 1:
-                raise OutOfMemory(
-                    f"out of memory in a reference pass of up to {max(budget, longest)} tokens, the longest row has "
-                    f"{longest}: lower train.tokens_per_forward or train.max_length, set train.load_in_4bit, or share "
-                    f"the weights (train.accelerate_config). {str(error).splitlines()[0]}",
-                    {"tokens_per_forward": smaller} if budget > longest else {},
-                ) from error
-        logger.warning("out of memory in a reference pass: going on with %d tokens a pass", smaller)
-        budget = smaller
-        if policy.device.type == "cuda":
-            torch.cuda.empty_cache()
+def _smaller_passes(longest: int, num_processes: int, size: PassSize, error: Exception) -> PassSize:
+    """The next smaller passes; see :func:`~mralign_core.models.out_of_memory.with_less_memory`.
+
+    Raises:
+        OutOfMemory: there are none, or several processes have to start again together.
+    """
+    smaller = size.smaller(longest, may_recompute=False)
+    if smaller is None or num_processes > 1:
+        raise OutOfMemory(
+            f"out of memory in a reference pass of up to {max(size.tokens, longest)} tokens, the longest row has "
+            f"{longest}: lower train.tokens_per_forward or train.max_length, set train.load_in_4bit, or share "
+            f"the weights (train.accelerate_config). {str(error).splitlines()[0]}",
+            size.fields(smaller),
+        ) from error
+    logger.warning("out of memory in a reference pass: going on with %d tokens a pass", smaller.tokens)
+    return smaller
 
 
 @torch.no_grad()
-def _compute(
-    policy: CompletionLogps, rows: Sequence[Row], budget: int, workers: Workers, on_progress: OnRows | None
+def _logps(
+    policy: CompletionLogps, rows: Sequence[Row], workers: Workers, on_progress: OnRows | None, size: PassSize
 ) -> list[np.ndarray]:
+    """Log-probability of each completion token of each row, in passes of a size."""
     lengths = list(map(num_tokens, rows))
     sizes = [len(completion) for _, completion in rows]
-    found = torch.zeros(sum(sizes), device=policy.device)
-    places, num_done = found.split(sizes), 0
-    passes = aligned_passes(range(len(rows)), lengths, budget, workers.size, padded=not policy.is_packed)
+    flat = torch.zeros(sum(sizes), device=policy.device)
+    parts, num_done = flat.split(sizes), 0
+    passes = aligned_passes(range(len(rows)), lengths, size.tokens, workers.size, padded=not policy.is_packed)
     with policy.reference():
         for members, is_filler in passes[workers.rank]:
             logps = policy(policy.batch([rows[row] for row in members]))
             for row, part in zip(members, logps.split([sizes[row] for row in members]), strict=True):
                 if not is_filler:
-                    places[row].copy_(part)
+                    parts[row].copy_(part)
             num_done += len(members)
             if on_progress:
                 on_progress(min(num_done * workers.size, len(rows)), len(rows))
-    workers.add_up([found])
-    return [part.numpy() for part in found.cpu().split(sizes)]
+    workers.add_up([flat])
+    return [part.numpy() for part in flat.cpu().split(sizes)]

@@ -67,9 +67,9 @@ class Workers:
         """The lowest of each value over all processes, where they must decide alike."""
         if self.size == 1:
             return list(values)
-        found = torch.tensor(values, device=self.device)
-        dist.all_reduce(found, dist.ReduceOp.MIN)
-        return found.tolist()
+        lowest = torch.tensor(values, device=self.device)
+        dist.all_reduce(lowest, dist.ReduceOp.MIN)
+        return lowest.tolist()
 
     def leave(self) -> None:
         """Wait until all are done, and part."""

@@ -12,10 +12,11 @@ import pytest
 
 from mralign_core.config import StorageConfig
 from mralign_core.errors import ConfigError, DataError
-from mralign_core.llm import EndpointUnavailableError
+from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.redaction import redact, redact_error, redact_logs, redacted
 from mralign_core.storage import ArtifactStore
-from tasks.caching import stage_task
+from tasks.engine.task import artifact
+from tests.pocket_store import small_config
 
 SECRET = "correct-horse/battery+9"
 
@@ -149,18 +150,21 @@ def test_errors_that_keep_their_text_elsewhere():
     assert not redact_error(MadeFromParts())
 
 
-def test_a_task_raises_nothing_that_holds_one():
-    def fail(error):
-        raise error
+def test_a_task_raises_nothing_that_holds_one(monkeypatch, tmp_path):
+    monkeypatch.setattr("tasks.engine.graph._ARTIFACTS", {})
 
-    task = stage_task("failing")(fail)
+    @artifact("toy", stage="prepare", options=("error",), fields=lambda _: {})
+    def fail(making):
+        raise making.options["error"]
+
+    config = small_config(tmp_path)
     for error, kind in (
         (MadeFromParts(), RuntimeError),
         (ValueError(SECRET), ValueError),
         (OSError(2, SECRET), OSError),
     ):
         with pytest.raises(kind) as caught:
-            task.run_here(error)
+            fail.run_here(config, error)
         assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 

@@ -4,7 +4,13 @@ import pandas as pd
 import pytest
 
 from mralign_core.errors import DataError
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES, QUARANTINE_COLUMNS, QUESTIONS, REWARDS, TABLES
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.base import QUARANTINE_COLUMNS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.questions import QUESTIONS
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
+from mralign_core.storage.digests import module_closure
+from mralign_core.storage.tables import known_tables
 
 GOOD = {
     "question_id": "q1",
@@ -135,11 +141,11 @@ def test_a_confidence_is_a_number_from_0_to_10(column, odd):
 def test_a_weight_is_positive_and_finite(weight):
     row = {"trace_id": "t", "segment": 0, "weight": 1.0, "ratio": 1.0, "clipped": False}
     row |= {"support": 3.0, "weight_low": None, "weight_high": None}
-    assert REWARDS.validate(frame(row)).quarantined.empty
-    assert len(REWARDS.validate(frame({**row, "weight": weight})).good) == 0
+    assert SEGMENT_WEIGHTS.validate(frame(row)).quarantined.empty
+    assert len(SEGMENT_WEIGHTS.validate(frame({**row, "weight": weight})).good) == 0
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
+@pytest.mark.parametrize("table", known_tables().values(), ids=lambda table: table.name)
 def test_an_empty_table_keeps_its_columns_through_arrow(table):
     empty = pd.DataFrame(columns=list(table.columns))
     back = table.from_arrow(table.to_arrow(table.require(empty)))
@@ -150,3 +156,19 @@ def test_an_empty_table_keeps_its_columns_through_arrow(table):
 def test_rows_survive_arrow():
     back = CANDIDATES.from_arrow(CANDIDATES.to_arrow(frame(TRACE)))
     assert back.iloc[0].to_dict() == TRACE
+
+
+@pytest.mark.parametrize(
+    ("module", "used", "unused"),
+    [
+        ("mralign_core.generation.sampling", {"generations"}, {"annotations", "segment_weights", "ablation"}),
+        ("mralign_core.annotation.annotate", {"annotations"}, {"generations", "segment_weights", "scores", "ablation"}),
+        ("mralign_core.estimation.weights", {"segment_weights"}, {"generations", "scores", "ablation"}),
+        ("mralign_core.ablation.paired", {"ablation"}, {"generations", "training_metrics"}),
+    ],
+)
+def test_a_new_column_changes_only_the_keys_of_what_uses_its_table(module, used, unused):
+    """A key holds the digests of every module that the artifact's code imports."""
+    names = {name.rpartition(".")[2] for name in module_closure(module) if name.startswith("mralign_core.schemas.")}
+    assert used <= names
+    assert not unused & names

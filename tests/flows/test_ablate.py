@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from flows.ablate import ablate, ablate_world
-from flows.server import wait_for_records
+from flows.commands.server import wait_for_records
 from mralign_core.ablation.grid import worlds_of
 from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
 from mralign_core.storage import ArtifactStore
-from tasks.ablate import read_ablation, refusal, remember_refusal
-from tasks.prepare import model_work, questions_work
+from tasks.ablate import read_ablation, refusal, remember_refusal, write_ablation
+from tasks.prepare import load_evaluation_questions, load_questions, prepare_model
 from tests.pocket_store import copy_store, small_config
 from tests.prefect_api import reporting_to
 
@@ -59,7 +59,7 @@ def test_shared_parts_are_made_once_and_each_arm_has_its_own(finished):
     assert made(root, "adapter") == 2 * 2
     assert made(root, "scores") == 2 * 4
     # P has a bootstrap of each seed, which the placebo shares.
-    assert (made(root, "transitions"), made(root, "rewards")) == (2, 4)
+    assert (made(root, "transitions"), made(root, "weights")) == (2, 4)
 
 
 def test_every_arm_is_scored_on_the_same_questions_under_every_seed(finished):
@@ -79,9 +79,9 @@ def test_the_placebo_trains_on_the_weights_of_mr_align_in_another_order(finished
     config, _ = finished
     store = ArtifactStore(config.storage)
     weights: dict[str, list[pd.DataFrame]] = {"none": [], "within_trace": []}
-    for path in Path(config.storage.root).glob("artifacts/rewards/*"):
-        ref = store.find("rewards", path.name)
-        frame = store.read_table(ref, "rewards.parquet")
+    for path in Path(config.storage.root).glob("artifacts/weights/*"):
+        ref = store.find("weights", path.name)
+        frame = store.read_table(ref, "weights.parquet")
         weights[store.manifest(ref).fingerprint["placebo"]].append(frame[["trace_id", "weight"]])
     ours, placebos = weights["none"][0], weights["within_trace"]
     assert len(placebos) == 2
@@ -93,7 +93,8 @@ def test_the_placebo_trains_on_the_weights_of_mr_align_in_another_order(finished
 
 
 def test_the_page_and_the_figure_are_beside_the_tables(finished):
-    folder = ArtifactStore(finished[0].storage).open_directory(finished[1])
+    page = write_ablation.run_here(*finished)
+    folder = ArtifactStore(finished[0].storage).open_directory(page)
     assert "there is no interval" in (folder / "ablation.md").read_text(encoding="utf-8")
     assert (folder / "forest.png").read_bytes().startswith(b"\x89PNG")
 
@@ -132,8 +133,8 @@ class TestRefusedWorlds:
         remember_refusal(worlds[0], QualityGateError("knows too little"))
         # World 1 is a copy of world 0, so that all that comes after its model is there.
         store = ArtifactStore(config.storage)
-        for work in (questions_work, model_work):
-            ref, key = work(worlds[0]).find(store), work(worlds[1]).key
+        for task in (load_questions, load_evaluation_questions, prepare_model):
+            ref, key = task.work(worlds[0]).find(store), task.work(worlds[1]).key
             store.publish(ref.stage, key, store.open_directory(ref), parents=[], fingerprint={}, table=ref.table)
         before = made(root, "adapter")
         found = read_ablation(config, ablate(config))

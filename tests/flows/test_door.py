@@ -19,8 +19,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from flows import door
-from flows.secret import installation_secret, recognise
+from flows.commands import door
+from flows.commands.secret import installation_secret, recognise
 from tests.door_server import CHECKOUT, auth_of, behind_door
 from tests.prefect_server import QUICK_SERVER
 
@@ -428,8 +428,8 @@ def test_a_start_has_a_token_of_its_own(own, home):
 
 STARTER = """
 import sys, time
-from flows.embedded import start_embedded_server
-from flows.server import _own_server
+from flows.commands.embedded import start_embedded_server
+from flows.commands.server import _own_server
 url = start_embedded_server(lambda url: _own_server(url) is not None)
 print(url, flush=True)
 time.sleep(600)
@@ -464,7 +464,7 @@ class TestEmbedded:
 
     def test_it_ends_though_its_program_is_gone_before_it_serves(self, tmp_path):
         script = (
-            "import os, socket, sys, time\nfrom flows.embedded import _free_port, _start\n"
+            "import os, socket, sys, time\nfrom flows.commands.embedded import _free_port, _start\n"
             "port = _free_port()\nprint(_start(port).pid, file=sys.stderr, flush=True)\n"
             "while socket.socket().connect_ex(('127.0.0.1', port)): time.sleep(0.02)\n"
             "os._exit(0)  # it listens, and is busy with its imports\n"

@@ -3,10 +3,10 @@
 import pytest
 import yaml
 
-from flows.cli import read_config, read_following
+from flows.commands.cli import read_config, read_following
 from mralign_core.errors import ConfigError
 from mralign_core.storage import ArtifactRef
-from tasks.runs import last_traces, remember
+from tasks.engine.last_run import last_traces, remember
 
 CANDIDATES = ArtifactRef(stage="candidates", key="0" * 64, uri="x", sha256="0" * 64)
 TRACES = {"generate.source": "traces"}

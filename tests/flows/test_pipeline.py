@@ -12,23 +12,22 @@ import pytest
 from peft import PeftConfig
 from safetensors.torch import load_file
 
+from flows.commands.server import wait_for_records
 from flows.generate import generate
 from flows.pipeline import pipeline
-from flows.server import wait_for_records
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef, ArtifactStore, render_lineage
-from tasks.annotate import annotate_shard, annotation_shards, collect_annotations
-from tasks.diagnose import diagnose_matrices
-from tasks.estimate import estimate_matrices
-from tasks.generate import collect_generations, sample_shard, select_candidates, training_shards
-from tasks.planning import plan
+from tasks.engine.last_run import last_run
+from tasks.engine.plan import plan
+from tasks.estimate import diagnose_transitions, estimate_transitions
+from tasks.generate import select_candidates
 from tasks.prepare import load_questions, prepare_model
-from tasks.reward import weigh_traces
-from tasks.runs import last_run
+from tasks.reward import weigh_segments
 from tests.faulty_s3 import PASSING, FaultyS3
 from tests.pocket_store import copy_store, small_config
 from tests.prefect_api import auth_for, reporting_to
 from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
+from tests.stages import draw, label
 
 STAGES = ["prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"]
 
@@ -83,7 +82,7 @@ def finished(pocket_store, prefect_url, tmp_path_factory):
 def test_every_stage_completes_and_only_what_is_there_is_cached(finished):
     assert finished.stages == dict.fromkeys(STAGES, "Completed")
     cached = {name for name, state in finished.tasks.items() if state == "Cached"}
-    assert cached == {"load-questions", "prepare-model"}
+    assert cached == {"load_questions", "load_evaluation_questions", "prepare_model"}
     assert set(finished.tasks.values()) == {"Cached", "Completed"}
 
 
@@ -93,22 +92,21 @@ def test_a_second_run_computes_nothing(finished, prefect_api):
     again = run_pipeline(finished.config, prefect_api)
     assert again.stages == finished.stages
     # Shards whose table is there are not looked for.
-    joined = [name for name in finished.tasks if not name.startswith(("generate ", "evaluate "))]
+    joined = [name for name in finished.tasks if not name.startswith(("generate ", "annotate ", "evaluate "))]
     assert again.tasks == dict.fromkeys(joined, "Cached")
     assert published(root) == before
 
 
 def test_a_dry_run_says_what_a_run_then_finds(finished):
-    assert all(entry.found for entry in plan(finished.config))
+    assert all(entry.found for entry in plan(finished.config).everything)
     changed = small_config(finished.config.storage.root, reward__clip_max=2.0)
-    missing = {entry.name: entry.is_known for entry in plan(changed) if not entry.found}
-    scores = {"scores-shard mr_align 0–181": False, "scores mr_align": False}
-    later = {"adapter mr_align": False, **scores, "report": False}
-    assert missing == {"diagnostics": True, "rewards": True, **later}
+    missing = {entry.name: entry.is_known for entry in plan(changed).everything if not entry.found}
+    later = dict.fromkeys(("adapter mr_align", "scores mr_align", "results", "report"), False)
+    assert missing == {"diagnostics": True, "diagnostic-figures": False, "weights": True, **later}
 
 
 def test_results_show_the_gap_and_that_alignment_narrows_it(finished):
-    folder = finished.store.open_directory(last_run(finished.config, "report"))
+    folder = finished.store.open_directory(last_run(finished.config, "results"))
     rows = pd.DataFrame(json.loads((folder / "summary.json").read_text()))
     rows = rows[rows["stratum"] == "(all)"].set_index("variant")
     assert set(rows.index) == {"off", "on", "kto", "mr_align"}
@@ -156,7 +154,7 @@ def test_threads_make_the_same_draws(finished, prefect_api, tmp_path):
 
 def test_lineage_reaches_back_to_the_questions_and_the_model(finished):
     text = render_lineage(finished.store.lineage(last_run(finished.config, "report")))
-    for name in ("scores", "adapter", "rewards", "transitions", "annotations", "candidates", "generations", "model"):
+    for name in ("scores", "adapter", "weights", "transitions", "annotations", "candidates", "generations", "model"):
         assert name in text
 
 
@@ -190,20 +188,19 @@ def test_on_a_faulty_s3_server_the_digests_are_those_of_a_folder(finished, s3_co
     assert {name: ref.sha256 for name, ref in made.items()} == {
         name: last_run(finished.config, name).sha256 for name in made
     }
-    assert {entry.status for entry in plan(s3_config) if entry.stage not in ("train", "evaluate")} == {"cached"}
+    statuses = {entry.name: entry.status for entry in plan(s3_config).everything}
+    assert {statuses[name] for name in made} == {"cached"}
 
 
 def from_questions_to_weights(config: RunConfig) -> dict[str, ArtifactRef]:
     """The stages up to reward, each task in this process, as for debugging."""
     questions, model = load_questions.run_here(config), prepare_model.run_here(config)
-    draws = [sample_shard.run_here(config, questions, model, *b) for b in training_shards(config, questions)]
-    generations = collect_generations.run_here(config, questions, model, draws)
+    generations = draw(config, questions, model)
     candidates = select_candidates.run_here(config, questions, model, generations)
-    labels = [annotate_shard.run_here(config, candidates, *b) for b in annotation_shards(config, candidates)]
-    annotations = collect_annotations.run_here(config, candidates, labels)
-    transitions = estimate_matrices.run_here(config, candidates, annotations)
-    diagnostics = diagnose_matrices.run_here(config, candidates, annotations, transitions)
-    rewards = weigh_traces.run_here(config, candidates, annotations, transitions)
+    annotations = label(config, candidates)
+    transitions = estimate_transitions.run_here(config, candidates, annotations)
+    diagnostics = diagnose_transitions.run_here(config, candidates, annotations, transitions)
+    weights = weigh_segments.run_here(config, candidates, annotations, transitions)
     return {
         "questions": questions,
         "model": model,
@@ -212,5 +209,5 @@ def from_questions_to_weights(config: RunConfig) -> dict[str, ArtifactRef]:
         "annotations": annotations,
         "transitions": transitions,
         "diagnostics": diagnostics,
-        "rewards": rewards,
+        "weights": weights,
     }

@@ -66,7 +66,7 @@ def start(prefect_url):
 
     def start(root: Path, log: Path) -> subprocess.Popen:
         settings = [f"--set={name}={json.dumps(value)}" for name, value in {**FEW, "storage.root": str(root)}.items()]
-        command = [sys.executable, "-m", "flows.cli", "run", "--config", "pocket", *settings]
+        command = [sys.executable, "-m", "flows.commands.cli", "run", "--config", "pocket", *settings]
         with log.open("ab") as output:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True

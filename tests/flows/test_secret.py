@@ -10,9 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from flows import secret
-from flows.door import Door
-from flows.secret import IDENTITY_PATH, SecretError, installation_secret, proof_of, recognise, token_of
+from flows.commands import secret
+from flows.commands.door import Door
+from flows.commands.secret import IDENTITY_PATH, SecretError, installation_secret, proof_of, recognise, token_of
 from tests.asgi_server import serving
 
 START = "5" * 32

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from mralign_core.config import load_config
-from mralign_core.family import MARK
+from mralign_core.processes.family import MARK
 from tests.pocket_store import POCKET
 from tests.prefect_server import serve
 
@@ -117,7 +117,7 @@ def a_worker_that_dies_is_started_again(served, home, config):
 
 
 def an_end_of_the_server_is_an_error_and_leaves_nothing(served, home):
-    (server,) = [process for process in of_serve(home) if "flows.door" in process.cmdline()]
+    (server,) = [process for process in of_serve(home) if "flows.commands.door" in process.cmdline()]
     server.kill()
     assert served.process.wait(timeout=60) == 1
     assert "error: server ended with exit status -9; the end of" in (home / "serve.log").read_text()

@@ -11,8 +11,8 @@ from prefect.client.orchestration import get_client
 from prefect.states import Cancelling, Completed, Failed, Pending, Running, Scheduled
 from prefect.tasks import task
 
-from flows.settling import OURS, TAG, crash_own_runs, process_tag, settle_lost_runs, worker_name
-from mralign_core.family import this_process
+from flows.commands.settling import OURS, TAG, crash_own_runs, process_tag, settle_lost_runs, worker_name
+from mralign_core.processes.family import this_process
 
 HERE = worker_name("cpu")
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("prefect_api")]

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from mralign_core.stopping import STOP_SIGNALS
+from mralign_core.processes.stopping import STOP_SIGNALS
 from tests.pocket_store import SMALL
 from tests.signal_runs import signal_run
 

@@ -11,7 +11,8 @@ import pytest
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.filesystem import StoreFiles
-from tasks.annotate import annotation_shards, read_ledger, shard_work
+from tasks.annotate import collect_annotations, read_ledger
+from tasks.engine.shards import lay_out
 from tests.pocket_store import POCKET
 from tests.published_candidates import candidate_row, publish_candidates
 from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
@@ -84,10 +85,10 @@ def wait_for_requests(server, number):
 def all_is_there_once(config, candidates, *, shards=NUM_TRACES // 4):
     """Whether each shard has one artifact, and nobody holds a claim."""
     store = ArtifactStore(config.storage)
-    found = [shard_work(config, candidates, *span).find(store) for span in annotation_shards(config, candidates)]
+    layout = lay_out(collect_annotations.work(config, candidates), store)
     kept = StoreFiles(config.storage).sizes("artifacts/annotations-shard")
     manifests = [name for name in kept if name.endswith("manifest.json")]
-    return all(found) and len(manifests) == shards and not StoreFiles(config.storage).sizes("claims")
+    return not layout.missing and len(manifests) == shards and not StoreFiles(config.storage).sizes("claims")
 
 
 def test_two_that_start_at_once_pay_what_one_pays(server, config, candidates, start):

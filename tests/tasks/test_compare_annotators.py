@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mralign_core.comparison import write_sheet
+from mralign_core.comparison.sheets import write_sheet
 from mralign_core.config import RunConfig, parse_config
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
-from mralign_core.schemas import CANDIDATES
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactStore
-from tasks.annotate import annotate_shard, annotation_shards, collect_annotations
-from tasks.compare_annotators import agreement_work, compare_annotations, read_agreement
+from tasks.compare_annotators import compare_annotations, read_agreement
+from tests.stages import label
 
 CUE = {"annotator_a": "cue/a", "annotator_b": "cue/b", "adjudicator": "cue/adjudicator"}
 TEXTS = (
@@ -80,13 +80,11 @@ def candidates(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def panels(config, candidates):
-    def annotated(settings):
-        bounds = annotation_shards(settings, candidates)
-        shards = [annotate_shard.run_here(settings, candidates, *span) for span in bounds]
-        return collect_annotations.run_here(settings, candidates, shards)
-
     others = {panel.name: config.model_copy(update={"annotate": panel.annotate}) for panel in config.compare.panels}
-    return {"run": annotated(config), **{name: annotated(settings) for name, settings in others.items()}}
+    return {
+        "run": label(config, candidates),
+        **{name: label(settings, candidates) for name, settings in others.items()},
+    }
 
 
 @pytest.fixture
@@ -164,11 +162,11 @@ def test_noise_costs_agreement(config, candidates, panels):
 def test_the_comparison_is_found_again_until_a_sheet_changes(config, candidates, panels, sheet):
     settings = with_sheets(config, sheet)
     edit(sheet, lambda number, row: row | {"label_1": "analogy"})
-    first = compare_annotations.function(settings, candidates, panels)
-    again = compare_annotations.function(settings, candidates, panels)
+    first = compare_annotations.produce(settings, candidates, panels)
+    again = compare_annotations.produce(settings, candidates, panels)
     assert (first.was_cached, again.was_cached) == (False, True)
     edit(sheet, lambda number, row: row | {"label_1": "framing"})
-    assert agreement_work(settings, candidates, panels).key != first.ref.key
+    assert compare_annotations.work(settings, candidates, panels).key != first.ref.key
 
 
 def test_wrong_rows_of_a_sheet_stop_it_before_anything_is_written(config, candidates, panels, sheet):

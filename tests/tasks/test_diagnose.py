@@ -9,17 +9,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from flows.cli import main, read_config
+from flows.commands.cli import main, read_config
 from mralign_core.config import RunConfig
-from mralign_core.evaluation.diagnostic_figures import DIAGNOSTIC_CHARTS
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
-from mralign_core.schemas import POLARITIES, TABLES
+from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
+from mralign_core.schemas.candidates import POLARITIES
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.diagnose import diagnose_matrices, read_diagnostics
-from tasks.estimate import estimate_matrices
-from tasks.publishing import _markdown
-from tasks.quarantine import write_rows
-from tasks.runs import remember
+from mralign_core.storage.quarantine import write_rows
+from mralign_core.storage.tables import known_tables
+from tasks.engine.last_run import remember
+from tasks.estimate import diagnose_transitions, draw_diagnostics, estimate_transitions, read_diagnostics
 
 NUM_TRACES = 60
 
@@ -55,7 +54,7 @@ def tables() -> dict[str, pd.DataFrame]:
 
 def publish(store: ArtifactStore, name: str, frame: pd.DataFrame, folder: Path) -> ArtifactRef:
     folder.mkdir()
-    write_rows(folder, f"{name}.parquet", frame.astype(object), TABLES[name])
+    write_rows(folder, f"{name}.parquet", frame.astype(object), known_tables()[name])
     return store.publish(name, name.encode().hex().ljust(64, "0"), folder, parents=[], fingerprint={})
 
 
@@ -70,30 +69,35 @@ def inputs(config, tmp_path_factory) -> dict[str, ArtifactRef]:
     store, folder = ArtifactStore(config.storage), tmp_path_factory.mktemp("tables")
     made = {name: publish(store, name, frame, folder / name) for name, frame in tables().items()}
     remember(config, **made)
-    return made | {"transitions": estimate_matrices.run_here(config, **made)}
+    return made | {"transitions": estimate_transitions.run_here(config, **made)}
 
 
 @pytest.fixture(scope="module")
 def diagnostics(config, inputs) -> ArtifactRef:
-    return diagnose_matrices.run_here(config, **inputs)
+    return diagnose_transitions.run_here(config, **inputs)
 
 
-def test_the_artifact_holds_the_result_and_every_figure(config, diagnostics):
+def pictures(config, inputs, diagnostics):
+    figures = draw_diagnostics.run_here(config, inputs["transitions"], diagnostics)
+    return ArtifactStore(config.storage).open_directory(figures)
+
+
+def test_the_artifacts_hold_the_result_and_every_figure(config, inputs, diagnostics):
     store = ArtifactStore(config.storage)
     found = read_diagnostics(store, diagnostics)
     assert found.yields[2].traces == NUM_TRACES and found.used_traces["positive"] == NUM_TRACES // 2
     assert found.strata is not None and set(found.strata.conditioned) == {"one_hop", "two_hop"}
     assert {row.estimator for row in found.estimators} == {"paper", "converged", "frequency", "single label"}
-    folder = store.open_directory(diagnostics)
+    folder = pictures(config, inputs, diagnostics)
     assert {path.stem for path in folder.glob("*.png")} == {path.stem for path in folder.glob("*.svg")}
     assert {path.stem for path in folder.glob("*.png")} == set(DIAGNOSTIC_CHARTS)
     assert all(Image.open(path).width > 700 for path in folder.glob("*.png"))
 
 
 def test_it_is_found_again_and_made_anew_for_other_weights(config, inputs, diagnostics):
-    assert diagnose_matrices.run_here(config, **inputs) == diagnostics
+    assert diagnose_transitions.run_here(config, **inputs) == diagnostics
     section = config.reward.model_copy(update={"clip_max": 2.0})
-    other = diagnose_matrices.run_here(config.model_copy(update={"reward": section}), **inputs)
+    other = diagnose_transitions.run_here(config.model_copy(update={"reward": section}), **inputs)
     assert other.key != diagnostics.key
 
 
@@ -101,10 +105,11 @@ def test_a_run_with_one_label_is_compared_with_the_paper_all_the_same(config, in
     section = config.estimate.model_copy(update={"labels_per_segment": "one", "num_resamples": 0})
     one = config.model_copy(update={"estimate": section})
     named = {name: inputs[name] for name in ("candidates", "annotations")}
-    made = diagnose_matrices.run_here(one, **named, transitions=estimate_matrices.run_here(one, **named))
+    named["transitions"] = estimate_transitions.run_here(one, **named)
+    made = diagnose_transitions.run_here(one, **named)
     store = ArtifactStore(one.storage)
     assert read_diagnostics(store, made).estimators == read_diagnostics(store, diagnostics).estimators
-    assert not (store.open_directory(made) / "intervals.png").exists()
+    assert not (pictures(one, named, made) / "intervals.png").exists()
 
 
 def test_the_command_prints_the_table_and_writes_the_figure(config, inputs, tmp_path, monkeypatch, capsys):
@@ -126,8 +131,3 @@ def test_the_command_without_a_run_says_which_stage_to_run(tmp_path, monkeypatch
         main()
     assert stopped.value.code == 2
     assert "run stage" in capsys.readouterr().err
-
-
-def test_tables_become_markdown_with_bars_kept_apart():
-    frame = pd.DataFrame({"mean |Δ log w|": ["0.1"], "n": [3]})
-    assert _markdown(frame) == "| mean \\|Δ log w\\| | n |\n| --- | --- |\n| 0.1 | 3 |"

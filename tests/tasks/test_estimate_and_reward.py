@@ -5,15 +5,18 @@ import pandas as pd
 import pytest
 import yaml
 
-from flows.cli import read_config
+from flows.commands.cli import read_config
 from mralign_core.errors import DataError
-from mralign_core.estimation import TransitionMatrices, estimate_transitions, labelled_traces, weigh_segments
+from mralign_core.estimation.matrices import TransitionMatrices, estimate_transitions
+from mralign_core.estimation.traces import labelled_traces
+from mralign_core.estimation.weights import weigh_segments
 from mralign_core.label_sets import load_label_set
 from mralign_core.method.placebos import permuted_polarities
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactStore
-from tasks.estimate import estimate_matrices
-from tasks.reward import weigh_traces
+from tasks.estimate import estimate_transitions as estimate_task
+from tasks.reward import weigh_segments as weigh_task
 from tests.annotated_files import random_rows
 
 STRATA = ("one-hop", "two-hop")
@@ -41,7 +44,7 @@ def setting(request, tmp_path):
 
 def test_matrices_and_weights_are_those_of_the_core(setting):
     config, taxonomy, traces, store, refs = setting
-    transitions = estimate_matrices.run_here(config, *refs)
+    transitions = estimate_task.run_here(config, *refs)
     found = TransitionMatrices.load(store.open_file(transitions, "transitions.npz"))
     expected = estimate_transitions(traces, config.estimate, taxonomy, rng=np.random.default_rng(3))
     assert found.state_names == taxonomy.state_names and set(found.strata) == set(STRATA)
@@ -52,9 +55,11 @@ def test_matrices_and_weights_are_those_of_the_core(setting):
     assert counts["traces"] == len(traces) and counts["strata with own matrices"] == 2
     assert counts["transitions all"] == pytest.approx(counts["transitions plus"] + counts["transitions minus"])
 
-    rewards = weigh_traces.run_here(config, *refs, transitions)
-    frame = store.read_table(rewards, "rewards.parquet")
-    pd.testing.assert_frame_equal(frame, weigh_segments(traces, expected, config.reward), check_dtype=False)
+    rewards = weigh_task.run_here(config, *refs, transitions)
+    frame = store.read_table(rewards, "weights.parquet")
+    pd.testing.assert_frame_equal(
+        frame, weigh_segments(traces, expected, config.reward, confidence=0.95), check_dtype=False
+    )
     counts = store.manifest(rewards).counts
     assert counts["segments"] == rewards.rows == len(frame)
     assert counts["clipped"] == frame["clipped"].sum()
@@ -68,10 +73,10 @@ def test_placebos_alter_the_matrices_or_the_weights_and_say_so(setting, tmp_path
             name: getattr(config, name).model_copy(update=fields.get(name, {})) for name in ("estimate", "reward")
         }
         altered = config.model_copy(update=sections)
-        transitions = estimate_matrices.run_here(altered, *refs)
-        rewards = weigh_traces.run_here(altered, *refs, transitions)
+        transitions = estimate_task.run_here(altered, *refs)
+        rewards = weigh_task.run_here(altered, *refs, transitions)
         matrices = TransitionMatrices.load(store.open_file(transitions, "transitions.npz")).estimates
-        return matrices, store.read_table(rewards, "rewards.parquet"), store.manifest(rewards).counts
+        return matrices, store.read_table(rewards, "weights.parquet"), store.manifest(rewards).counts
 
     true, weights, _ = run()
     polarities = permuted_polarities([t.trace_id for t in traces], [t.polarity == "positive" for t in traces], seed=3)
@@ -86,7 +91,7 @@ def test_placebos_alter_the_matrices_or_the_weights_and_say_so(setting, tmp_path
     np.testing.assert_allclose(permuted["all"].p, true["all"].p)
     assert np.abs(permuted["plus"].p - true["plus"].p).max() > 0.01
     # Traces are still weighed as what they are.
-    assert (by_permuted["weight"] == weigh_segments(traces, expected, config.reward)["weight"]).all()
+    assert (by_permuted["weight"] == weigh_segments(traces, expected, config.reward, confidence=0.95)["weight"]).all()
 
     _, borrowed, counts = run(reward={"placebo": "other_traces"})
     assert counts["clipped"] == borrowed["clipped"].sum()
@@ -100,4 +105,4 @@ def test_labels_of_another_set_are_refused(setting, tmp_path):
         "pocket", {"storage.root": config.storage.root, "annotate.label_set": str(tmp_path / "other.yaml")}
     )
     with pytest.raises(DataError, match="not all in the taxonomy; it has x"):
-        estimate_matrices.run_here(other, *refs)
+        estimate_task.run_here(other, *refs)

@@ -9,17 +9,11 @@ from chat_server import ChatServer, fails, says, thinks
 from mralign_core.config import RunConfig
 from mralign_core.errors import UserError
 from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactStore
-from tasks import clients, planning
-from tasks.generate import (
-    FUNNEL,
-    collect_generations,
-    generation_shards,
-    generations_work,
-    sample_shard,
-    select_candidates,
-)
+from tasks.engine.plan import plan
+from tasks.generate import FUNNEL, collect_generations, select_candidates
 from tasks.prepare import load_questions, prepare_model
 from tests.core.generation.random_models import build_bpe, build_model
+from tests.stages import draw
 
 NUM_QUESTIONS = 12
 DRAWS = ("sequential", "exhaustive")
@@ -93,17 +87,20 @@ def changed(config, section, **fields):
     return config.model_copy(update={section: getattr(config, section).model_copy(update=fields)})
 
 
-def run(config):
-    """A run of the stage in a process of its own: its draws and candidates."""
-    clients._clients.clear()
-    return in_this_run(config)
+@pytest.fixture
+def run(next_run):
+    """Makes a run of the stage in a process of its own: its draws and candidates."""
+
+    def start(config):
+        next_run()
+        return in_this_run(config)
+
+    return start
 
 
 def in_this_run(config):
     questions, model = load_questions.run_here(config), prepare_model.run_here(config)
-    bounds = generation_shards(config, questions, model)
-    shards = [sample_shard.run_here(config, questions, model, *shard) for shard in bounds]
-    generations = collect_generations.run_here(config, questions, model, shards)
+    generations = draw(config, questions, model)
     return generations, select_candidates.run_here(config, questions, model, generations)
 
 
@@ -124,7 +121,7 @@ def requests_since(server, sent):
     return Counter(asked(request) for request in server.requests[sent:])
 
 
-def test_a_failed_draw_decides_nothing_and_only_it_is_asked_again(server, config, tmp_path):
+def test_a_failed_draw_decides_nothing_and_only_it_is_asked_again(server, config, run, tmp_path):
     is_exhaustive = config.generate.draws == "exhaustive"
     server.broken = {(8, "on"): fails(500), (9, "off"): fails(400, "The decoder prompt (length 17772) is odd")}
     first = run(config)
@@ -149,7 +146,7 @@ def test_a_failed_draw_decides_nothing_and_only_it_is_asked_again(server, config
     assert [ref.sha256 for ref in untroubled] == [ref.sha256 for ref in repaired]
 
 
-def test_a_server_that_stays_broken_changes_no_digest(server, config):
+def test_a_server_that_stays_broken_changes_no_digest(server, config, run):
     server.broken = {(8, "on"): fails(500)}
     first = run(config)
     sent = len(server.requests)
@@ -159,7 +156,7 @@ def test_a_server_that_stays_broken_changes_no_digest(server, config):
     assert run(changed(config, "generate", ask_again="never")) == first and len(server.requests) == sent
 
 
-def test_what_fails_decides_less_and_less(server, config):
+def test_what_fails_decides_less_and_less(server, config, run):
     """Of two failures one is repaired: the better artifact is found from then on."""
     server.broken = {(8, "on"): fails(500), (11, "off"): fails(500)}
     run(config)
@@ -167,10 +164,10 @@ def test_what_fails_decides_less_and_less(server, config):
     better = run(config)
     assert look(config, *better)[1:] == (1, [n for n in range(NUM_QUESTIONS) if n != 8])
     questions, model = load_questions.run_here(config), prepare_model.run_here(config)
-    assert generations_work(config, questions, model).find(ArtifactStore(config.storage)) == better[0]
+    assert collect_generations.work(config, questions, model).find(ArtifactStore(config.storage)) == better[0]
 
 
-def test_a_refusal_is_an_answer_that_is_finished(server, config):
+def test_a_refusal_is_an_answer_that_is_finished(server, config, run):
     server.broken = {(8, "on"): fails(400, "content_filter: flagged")}
     first = run(config)
     assert look(config, *first) == (0, 0, [n for n in range(NUM_QUESTIONS) if n != 8])
@@ -179,7 +176,7 @@ def test_a_refusal_is_an_answer_that_is_finished(server, config):
     assert run(config) == first and len(server.requests) == sent
 
 
-def test_a_server_that_answers_nothing_stops_the_stage_and_the_next_run_goes_on(server, config):
+def test_a_server_that_answers_nothing_stops_the_stage_and_the_next_run_goes_on(server, config, run):
     server.script = lambda request, number: fails(400, "I am a teapot")
     with pytest.raises(UserError, match="I am a teapot"):
         run(config)
@@ -188,13 +185,13 @@ def test_a_server_that_answers_nothing_stops_the_stage_and_the_next_run_goes_on(
     assert look(config, *run(config)) == (0, 0, list(range(NUM_QUESTIONS)))
 
 
-def test_a_dry_run_says_how_many_draws_are_asked_again(server, config):
+def test_a_dry_run_says_how_many_draws_are_asked_again(server, config, run):
     server.broken = {(8, "on"): fails(500)}
     run(config)
-    status = {each.name: each.status for each in planning.plan(config) if each.stage == "generate"}
+    status = {each.name: each.status for each in plan(config).everything if each.stage == "generate"}
     again = f"{2 if config.generate.draws == 'exhaustive' else 1} draw(s) to ask again"
     assert status == {
-        "generations-shard 0–6": "cached",
+        "generations-shard 6 rows": "cached",
         "generations-shard 6–12": again,
         "generations": again,
         "candidates": "to compute after its inputs",

@@ -12,19 +12,19 @@ from published_candidates import candidate_row
 
 from mralign_core.annotation.cue import HABITS, score_cues
 from mralign_core.config import load_config
-from mralign_core.estimation import TransitionMatrices
+from mralign_core.estimation.matrices import TransitionMatrices
 from mralign_core.label_sets import PAPER_LABEL_SET, load_label_set
 from mralign_core.pocket.grammar import WORDINGS, write_trace
 from mralign_core.pocket.world import build_world
-from mralign_core.schemas import CANDIDATES, QUESTIONS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactStore
-from tasks.annotate import annotate_shard, collect_annotations
 from tasks.compare_annotators import RUN, compare_annotations, read_agreement
-from tasks.diagnose import diagnose_matrices
-from tasks.estimate import estimate_matrices
-from tasks.evaluate import write_report
+from tasks.estimate import diagnose_transitions, estimate_transitions
+from tasks.evaluate import compute_results, write_report
 from tasks.induce_taxonomy import CLUSTERS, LABEL_SET, MAP_PNG, OPEN_LABELS, induce_labels, read_clusters
-from tasks.reward import weigh_traces
+from tasks.reward import weigh_segments
+from tests.stages import label
 
 CONFIGS = Path(__file__).resolve().parents[2] / "deployments" / "configs"
 PLAIN = CONFIGS / "label_sets" / "plain.yaml"
@@ -102,12 +102,12 @@ def run(request, start, tmp_path_factory):
     if request.param == "one":
         path.write_text(yaml.safe_dump({"labels": [{"name": "say", "definition": "says", "cues": {r"\bis\b": 8}}]}))
     config = config_of(root, annotate__label_set=str(path))
-    shard = annotate_shard.run_here(config, candidates, 0, NUM_TRACES)
-    annotations = collect_annotations.run_here(config, candidates, [shard])
-    transitions = estimate_matrices.run_here(config, candidates, annotations)
-    rewards = weigh_traces.run_here(config, candidates, annotations, transitions)
-    artifacts = {"questions": questions, "candidates": candidates, "annotations": annotations}
-    artifacts |= {"transitions": transitions, "rewards": rewards}
+    annotations = label(config, candidates)
+    transitions = estimate_transitions.run_here(config, candidates, annotations)
+    weights = weigh_segments.run_here(config, candidates, annotations, transitions)
+    artifacts = {"questions": questions, "evaluation_questions": questions}
+    artifacts |= {"candidates": candidates, "annotations": annotations}
+    artifacts |= {"transitions": transitions, "weights": weights}
     return config, artifacts, load_label_set(path).taxonomy
 
 
@@ -133,7 +133,7 @@ def test_matrices_have_a_state_a_label_and_two_more(run):
 def test_every_segment_has_a_weight_inside_the_clip(run):
     config, artifacts, _ = run
     store = ArtifactStore(config.storage)
-    rows = store.read_table(artifacts["rewards"], "rewards.parquet")
+    rows = store.read_table(artifacts["weights"], "weights.parquet")
     num_segments = store.read_table(artifacts["candidates"], "candidates.parquet")["segments"].map(len).sum()
     assert len(rows) == num_segments
     assert rows["weight"].between(config.reward.clip_min - 1e-9, config.reward.clip_max + 1e-9).all()
@@ -142,7 +142,7 @@ def test_every_segment_has_a_weight_inside_the_clip(run):
 def test_diagnostics_and_agreement_go_by_it(run):
     config, artifacts, taxonomy = run
     of = {name: artifacts[name] for name in ("candidates", "annotations", "transitions")}
-    assert diagnose_matrices.run_here(config, *of.values()).uri
+    assert diagnose_transitions.run_here(config, *of.values()).uri
     agreement = compare_annotations.run_here(config, artifacts["candidates"], {RUN: artifacts["annotations"]})
     labels = {row["label"] for row in read_agreement(config, agreement)["per_label"]}
     assert labels and labels <= set(taxonomy.labels)
@@ -153,7 +153,12 @@ def test_the_report_shows_its_labels_and_none_of_the_papers(run):
     store = ArtifactStore(config.storage)
     # The report names the model by its digest only, so that any artifact will do here.
     artifacts = {**artifacts, "model": artifacts["candidates"]}
-    page = store.open_file(write_report.run_here(config, artifacts, {}, {}), "report.html").read_text()
+    traced = {"source": "traces", "traces_path": "none.jsonl"}  # so that no draws are shown
+    config = config.model_copy(update={"generate": config.generate.model_copy(update=traced)})
+    traces = [artifacts[name] for name in ("candidates", "annotations", "transitions")]
+    artifacts["diagnostics"] = diagnose_transitions.run_here(config, *traces)
+    results = compute_results.run_here(config, {})
+    page = store.open_file(write_report.run_here(config, **artifacts, results=results), "report.html").read_text()
     assert all(f">{label}<" in page for label in taxonomy.labels)
     # As a text of their own: as words of a sentence the report may use them.
     foreign = set(PAPER_LABEL_SET.taxonomy.labels) - set(taxonomy.labels)
@@ -162,10 +167,10 @@ def test_the_report_shows_its_labels_and_none_of_the_papers(run):
 
 def test_cues_of_the_plain_set_know_every_wording_of_the_pocket_world():
     lexicon = load_label_set(PLAIN).lexicon
-    for label, wordings in WORDINGS.items():
+    for meaning, wordings in WORDINGS.items():
         for wording in wordings:
             scores = score_cues(re.sub(r"{\w+}", "Rome", wording), HABITS["a"], lexicon)
-            assert max(scores, key=lambda name: scores[name]) == MEANT[label], wording
+            assert max(scores, key=lambda name: scores[name]) == MEANT[meaning], wording
 
 
 def test_an_induced_set_is_found_again_and_depends_on_what_made_it(start, induced, caplog):

@@ -8,39 +8,33 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 
 import pytest
 from chat_server import ChatServer, fails, label_all, role_of, says
 
+from mralign_core.annotation.failures import FAILURES_FILE, left_out_lines, read_failures
 from mralign_core.config import RunConfig
 from mralign_core.errors import BudgetError, UserError
-from mralign_core.llm import EndpointUnavailableError
+from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.storage import ArtifactStore
-from tasks import clients
-from tasks.annotate import (
-    annotate_shard,
-    annotation_shards,
-    annotations_work,
-    collect_annotations,
-    left_out_lines,
-    read_failures,
-    read_ledger,
-)
-from tasks.planning import quote_annotations
+from tasks.annotate import collect_annotations, quote_annotations, read_ledger
+from tasks.engine.graph import artifact_of
+from tasks.engine.plan import look_up
 from tests.pocket_store import POCKET
 from tests.published_candidates import candidate_row, publish_candidates
+from tests.stages import label
 
 NUM_TRACES = 24
 PRICE = {"input_usd_per_million": 0, "output_usd_per_million": 1_000_000, "max_output_tokens": 100}
 """A reply of the scripted server has 20 tokens: 20 dollars, and may cost 100."""
 SCRIPT = """
 import json, sys
+from mralign_core.annotation.failures import FAILURES_FILE, left_out_lines, read_failures
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.annotate import annotate_shard, annotation_shards
-config, candidates = RunConfig.model_validate_json(sys.argv[1]), ArtifactRef.model_validate_json(sys.argv[2])
-for start, end in annotation_shards(config, candidates):
-    annotate_shard.run_here(config, candidates, start, end)
+from tests.stages import label
+label(RunConfig.model_validate_json(sys.argv[1]), ArtifactRef.model_validate_json(sys.argv[2]))
 """
 
 
@@ -92,11 +86,6 @@ def candidates(config, tmp_path):
     return publish_candidates(config.storage, rows, tmp_path / "candidates")
 
 
-def annotate_all(config, candidates):
-    shards = [annotate_shard.run_here(config, candidates, *span) for span in annotation_shards(config, candidates)]
-    return collect_annotations.run_here(config, candidates, shards)
-
-
 def with_budget(config, dollars):
     return config.model_copy(update={"annotate": config.annotate.model_copy(update={"budget_usd": dollars})})
 
@@ -118,17 +107,17 @@ def test_after_a_kill_no_request_whose_reply_had_arrived_is_sent_again(server, c
     arrived = {digest for digest, when in server.answered.items() if when < killed - 1.0}
     assert arrived
     server.delay_s = 0.05
-    annotate_all(config, candidates)
+    label(config, candidates)
     assert len(server.counts) == 3 * NUM_TRACES
     assert all(server.counts[digest] == 1 for digest in arrived)
     assert sum(server.counts.values()) <= 3 * NUM_TRACES + config.annotate.concurrency
 
 
 def test_replies_can_be_parsed_and_consolidated_again_for_free(server, config, candidates):
-    annotate_all(config, candidates)
+    label(config, candidates)
     sent = len(server.requests)
     other = config.annotate.model_copy(update={"confidence_threshold": 4.0})
-    again = annotate_all(config.model_copy(update={"annotate": other}), candidates)
+    again = label(config.model_copy(update={"annotate": other}), candidates)
     assert len(server.requests) == sent
     labels = ArtifactStore(config.storage).read_table(again, "annotations.parquet")
     assert set(labels["rule"]) == {"merge"}
@@ -139,9 +128,9 @@ def test_the_budget_stops_before_the_call_that_could_cross_it_and_a_larger_one_g
     poor = with_budget(config, 500)
     for _ in range(2):  # the second run finds the money gone, and spends none
         with pytest.raises(BudgetError, match=r"annotate\.budget_usd"):
-            annotate_all(poor, candidates)
+            label(poor, candidates)
         assert len(server.requests) == 21
-    annotate_all(with_budget(config, 1540), candidates)
+    label(with_budget(config, 1540), candidates)
     assert len(server.requests) == 3 * NUM_TRACES and set(server.counts.values()) == {1}
 
 
@@ -153,9 +142,9 @@ def test_an_outage_and_a_retry_in_one_process_keep_one_account(server, config, c
     }
     impatient = config.model_copy(update={"annotate": config.annotate.model_copy(update=roles)})
     with pytest.raises(EndpointUnavailableError):
-        annotate_all(impatient, candidates)
+        label(impatient, candidates)
     server.script = answer
-    annotate_all(impatient, candidates)
+    label(impatient, candidates)
     ledger = read_ledger(impatient, candidates)
     assert ledger["requests"].sum() == 3 * NUM_TRACES and ledger["cost_usd"].sum() == 72 * 20
     assert len(ledger) == 3 and ledger["set_aside_usd"].sum() == 0
@@ -163,7 +152,7 @@ def test_an_outage_and_a_retry_in_one_process_keep_one_account(server, config, c
 
 
 def test_the_ledger_says_which_run_paid_for_what(server, config, candidates):
-    annotate_all(config, candidates)
+    label(config, candidates)
     ledger = read_ledger(config, candidates)
     assert ledger["model"].tolist() == ["openai/a", "openai/b", "openai/judge"]
     assert ledger["requests"].tolist() == [NUM_TRACES] * 3 and ledger["cost_usd"].sum() == 72 * 20
@@ -171,7 +160,7 @@ def test_the_ledger_says_which_run_paid_for_what(server, config, candidates):
 
 
 def test_the_store_keeps_each_reply_raw_with_all_that_was_paid(server, config, candidates):
-    annotations = annotate_all(config, candidates)
+    annotations = label(config, candidates)
     store = ArtifactStore(config.storage)
     raw = store.read_table(annotations, "raw_annotations.parquet")
     for row in raw.itertuples():
@@ -185,14 +174,9 @@ def test_free_requests_are_in_the_ledger_too(server, config, candidates):
     free = {"input_usd_per_million": 0.0, "output_usd_per_million": 0.0}
     roles = {role: endpoint.model_copy(update=free) for role, endpoint in config.annotate.endpoints.items()}
     unpaid = config.model_copy(update={"annotate": config.annotate.model_copy(update=roles)})
-    annotate_all(unpaid, candidates)
+    label(unpaid, candidates)
     ledger = read_ledger(unpaid, candidates)
     assert ledger["requests"].tolist() == [NUM_TRACES] * 3 and ledger["cost_usd"].sum() == 0
-
-
-def next_run():
-    """What the start of a new process does to the clients of this one."""
-    clients._clients.clear()
 
 
 def breaks(server, *traces, turn):
@@ -218,46 +202,48 @@ def counts_of(config, ref):
     return counts["left_out"], counts["to_ask_again"]
 
 
-def test_what_could_not_be_read_is_asked_again_by_the_next_run_and_nothing_else(server, config, candidates):
+def test_what_could_not_be_read_is_asked_again_by_the_next_run_and_nothing_else(server, config, candidates, next_run):
     breaks(server, 3, 17, turn=says("Sure! I'll label the segments now."))
-    first = annotate_all(config, candidates)
+    first = label(config, candidates)
     assert counts_of(config, first) == (2, 2)
     sent = len(server.requests)
     assert sent == 3 * (NUM_TRACES - 2) + 2 * 2 * 2  # two turns of two annotators for each of the two
-    again = annotate_all(config, candidates)  # in the same run, such as after a retry of a task
+    again = label(config, candidates)  # in the same run, such as after a retry of a task
     assert again == first and len(server.requests) == sent
     next_run()
     server.script = server.answer
-    repaired = annotate_all(config, candidates)
+    repaired = label(config, candidates)
     assert asked_of(server, sent) == ([3, 17], 6)
     assert counts_of(config, repaired) == (0, 0) and repaired.sha256 != first.sha256
     next_run()
-    assert annotate_all(config, candidates) == repaired and len(server.requests) == sent + 6
-    assert annotations_work(config, candidates).find(ArtifactStore(config.storage)) == repaired
+    assert label(config, candidates) == repaired and len(server.requests) == sent + 6
+    assert collect_annotations.work(config, candidates).find(ArtifactStore(config.storage)) == repaired
     labels = ArtifactStore(config.storage).read_table(repaired, "annotations.parquet")
     assert labels["trace_id"].nunique() == NUM_TRACES
 
 
-def test_a_server_that_stays_broken_costs_its_requests_again_and_changes_no_digest(server, config, candidates):
+def test_a_server_that_stays_broken_costs_its_requests_again_and_changes_no_digest(
+    server, config, candidates, next_run
+):
     breaks(server, 3, turn=says("one moment"))
-    first = annotate_all(config, candidates)
+    first = label(config, candidates)
     sent = len(server.requests)
     next_run()
     breaks(server, 3, turn=says("one more moment"))
-    assert annotate_all(config, candidates) == first  # the labels are the same, and so is all that follows from them
+    assert label(config, candidates) == first  # the labels are the same, and so is all that follows from them
     assert asked_of(server, sent) == ([3], 4)
 
 
-def test_a_run_with_some_left_out_can_be_repeated_however_many_fail_again(server, config, candidates):
+def test_a_run_with_some_left_out_can_be_repeated_however_many_fail_again(server, config, candidates, next_run):
     """The repeat asks only what failed before, so its failures say nothing of the endpoint."""
     broken = range(10, NUM_TRACES)  # more in a row than stop a stage that has had no good reply
     breaks(server, *broken, turn=says("one moment"))
     patient = with_patience(config, 1000)
-    first = annotate_all(patient, candidates)
+    first = label(patient, candidates)
     assert counts_of(config, first) == (len(broken), len(broken))
     sent = len(server.requests)
     next_run()
-    assert annotate_all(with_patience(config, 5), candidates) == first
+    assert label(with_patience(config, 5), candidates) == first
     assert asked_of(server, sent) == ([*broken], 4 * len(broken))
 
 
@@ -268,75 +254,75 @@ def with_patience(config, limit):
     return config.model_copy(update={"annotate": config.annotate.model_copy(update=patient)})
 
 
-def test_failed_requests_are_asked_again_and_others_are_labelled(server, config, candidates):
+def test_failed_requests_are_asked_again_and_others_are_labelled(server, config, candidates, next_run):
     # Broken from the sixth trace on: an endpoint that answers nothing at first is out of order as a whole.
     breaks(server, 9, turn=fails(400, "The decoder prompt (length 17772) is odd"))
-    first = annotate_all(config, candidates)
+    first = label(config, candidates)
     assert counts_of(config, first) == (1, 1)
     sent = len(server.requests)
     next_run()
     server.script = server.answer
-    assert counts_of(config, annotate_all(config, candidates)) == (0, 0)
+    assert counts_of(config, label(config, candidates)) == (0, 0)
     assert asked_of(server, sent) == ([9], 3)
 
 
-def test_refusals_are_finished_unless_they_are_asked_for(server, config, candidates):
+def test_refusals_are_finished_unless_they_are_asked_for(server, config, candidates, next_run):
     breaks(server, 3, turn=fails(400, "content_filter: flagged"))
-    first = annotate_all(config, candidates)
+    first = label(config, candidates)
     assert counts_of(config, first) == (1, 0)
     sent = len(server.requests)
     next_run()
     server.script = server.answer
-    assert annotate_all(config, candidates) == first and len(server.requests) == sent
+    assert label(config, candidates) == first and len(server.requests) == sent
     next_run()
     willing = with_policy(config, "failed")
-    assert counts_of(willing, annotate_all(willing, candidates)) == (0, 0)
+    assert counts_of(willing, label(willing, candidates)) == (0, 0)
     assert asked_of(server, sent) == ([3], 3)
 
 
-def test_a_trace_that_is_refused_in_the_end_is_not_asked_again_for_ever(server, config, candidates):
+def test_a_trace_that_is_refused_in_the_end_is_not_asked_again_for_ever(server, config, candidates, next_run):
     breaks(server, 3, turn=says("one moment"))
-    assert counts_of(config, annotate_all(config, candidates)) == (1, 1)
+    assert counts_of(config, label(config, candidates)) == (1, 1)
     next_run()
     breaks(server, 3, turn=fails(400, "content_filter: flagged"))
-    refused = annotate_all(config, candidates)
+    refused = label(config, candidates)
     assert counts_of(config, refused) == (1, 0)
-    assert annotations_work(config, candidates).is_finished(ArtifactStore(config.storage))
+    assert collect_annotations.work(config, candidates).is_finished(ArtifactStore(config.storage))
     sent = len(server.requests)
     next_run()
-    assert annotate_all(config, candidates) == refused and len(server.requests) == sent
+    assert label(config, candidates) == refused and len(server.requests) == sent
 
 
-def test_nothing_is_asked_again_where_that_is_the_policy(server, config, candidates):
+def test_nothing_is_asked_again_where_that_is_the_policy(server, config, candidates, next_run):
     breaks(server, 3, turn=says("?"))
-    first = annotate_all(config, candidates)
+    first = label(config, candidates)
     sent = len(server.requests)
     next_run()
     server.script = server.answer
-    assert annotate_all(with_policy(config, "never"), candidates) == first and len(server.requests) == sent
+    assert label(with_policy(config, "never"), candidates) == first and len(server.requests) == sent
 
 
 def with_policy(config, policy):
     return config.model_copy(update={"annotate": config.annotate.model_copy(update={"ask_again": policy})})
 
 
-def test_a_server_that_answers_nothing_of_use_stops_the_stage_and_is_asked_again(server, config, candidates):
+def test_a_server_that_answers_nothing_of_use_stops_the_stage_and_is_asked_again(server, config, candidates, next_run):
     server.script = lambda request, number: says("I am a teapot.")
     with pytest.raises(UserError, match="I am a teapot"):
-        annotate_all(config, candidates)
+        label(config, candidates)
     sent = len(server.requests)
     assert sent < 3 * NUM_TRACES
     next_run()
     server.script = server.answer
-    assert counts_of(config, annotate_all(config, candidates)) == (0, 0)
+    assert counts_of(config, label(config, candidates)) == (0, 0)
     assert len(server.requests) - sent <= 3 * NUM_TRACES
 
 
 def test_a_failure_says_its_kind_and_how_the_reply_began(server, config, candidates):
     breaks(server, 3, turn=says("half \ud83d a \x00 character"))
-    annotations = annotate_all(config, candidates)
+    annotations = label(config, candidates)
     store = ArtifactStore(config.storage)
-    failures = read_failures(store, annotations)
+    failures = read_failures(store.open_file(annotations, FAILURES_FILE))
     assert [failure["kind"] for failure in failures] == ["not_json"] * 2
     (line,) = left_out_lines(failures)
     assert line.startswith("1 trace(s) left out, not_json: annotator_a on t3") and "half" in line
@@ -346,21 +332,17 @@ def test_a_failure_says_its_kind_and_how_the_reply_began(server, config, candida
 
 def test_a_long_reply_is_not_sent_back_whole(server, config, candidates):
     breaks(server, 3, turn=says("x" * 1_000_000))
-    annotate_all(config, candidates)
+    label(config, candidates)
     assert max(len(json.dumps(request)) for request in server.requests) < 20_000
 
 
-def test_a_dry_run_says_what_is_asked_again(server, config, candidates, monkeypatch):
+def test_a_dry_run_says_what_is_asked_again(server, config, candidates):
     breaks(server, 3, turn=says("?"))
-    annotate_all(config, candidates)
-    from tasks import planning
-
-    monkeypatch.setattr(planning._Planner, "prepare", lambda self: iter(()))
-    monkeypatch.setattr(planning._Planner, "generate", lambda self: self.has.update(candidates=candidates) or iter(()))
-    quotes, _ = quote_annotations(config)
+    label(config, candidates)
+    quotes, _ = quote_annotations(config, candidates)
     again = {quote.model: (quote.requests, quote.again) for quote in quotes}
     assert again == {"openai/a": (1, 1), "openai/b": (1, 1), "openai/judge": (0, 0)}
-    planner = planning._Planner(config)
-    list(planner.generate())
-    states = [planned.status for planned in planner.annotate()][:4]
-    assert states == ["1 trace(s) to ask again", "cached", "cached", "1 trace(s) to ask again"]
+    store, annotations = ArtifactStore(config.storage), artifact_of("annotations")
+    planned = list(look_up(annotations, config, {}, store, {"candidates": candidates}))
+    states = Counter(each.status for each in planned)
+    assert states == {"cached": 2, "1 trace(s) to ask again": 2} and planned[-1].num_to_ask == 1

@@ -6,7 +6,7 @@ import pytest
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactStore
-from tasks.prepare import OVERLAP, load_questions
+from tasks.prepare import OVERLAP, load_evaluation_questions, load_questions
 
 
 @pytest.fixture
@@ -20,23 +20,20 @@ def made(tmp_path):
     config = RunConfig.model_validate(
         {"storage": {"root": str(tmp_path / "store")}, "questions": {**section, "on_overlap": "drop"}}
     )
-    return ArtifactStore(config.storage), load_questions.run_here(config)
+    return ArtifactStore(config.storage), load_questions.run_here(config), config
 
 
 def test_counts_are_by_split_and_set_and_tell_what_was_taken_out(made):
-    store, ref = made
-    assert store.manifest(ref).counts == {
-        "train": 1,
-        "eval": 2,
-        "train train": 1,
-        "eval eval": 2,
-        "taken out of train": 1,
-    }
+    store, ref, _ = made
+    assert store.manifest(ref).counts == {"train": 1, "train train": 1, "taken out of train": 1}
+    held_out = load_evaluation_questions.run_here(made[2])
+    assert store.manifest(held_out).counts == {"eval": 2, "eval eval": 2}
+    assert store.read_table(held_out, "questions.parquet")["question_id"].tolist() == ["eval-1", "eval-2"]
 
 
 def test_what_was_taken_out_is_listed_beside_the_questions(made):
-    store, ref = made
+    store, ref, _ = made
     (row,) = json.loads(store.open_file(ref, OVERLAP).read_text())
     assert (row["question_id"], row["eval_question_id"]) == ("train-1", "eval-1")
     assert (row["question"], row["eval_question"]) == ("Who wrote Emma?", "who wrote emma")
-    assert store.read_table(ref, "questions.parquet")["question_id"].tolist() == ["train-2", "eval-1", "eval-2"]
+    assert store.read_table(ref, "questions.parquet")["question_id"].tolist() == ["train-2"]

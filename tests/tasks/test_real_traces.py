@@ -9,12 +9,12 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactStore
-from tasks.annotate import annotate_shard, annotation_shards, collect_annotations
-from tasks.estimate import estimate_matrices
+from tasks.estimate import estimate_transitions
 from tasks.generate import select_candidates
-from tasks.prepare import load_questions, prepare_model
-from tasks.reward import weigh_traces
-from tasks.train import reference_logps, train_variant
+from tasks.prepare import load_evaluation_questions, load_questions, prepare_model
+from tasks.reward import weigh_segments
+from tasks.train import reference_logps, train_adapter
+from tests.stages import label
 
 REAL_DATA = os.environ.get("MRALIGN_REAL_DATA", "")
 pytestmark = [
@@ -51,13 +51,15 @@ def test_from_real_traces_to_weights_and_an_adapter(tmp_path: Path):
         }
     )
     questions, model = load_questions.run_here(config), prepare_model.run_here(config)
-    candidates = select_candidates.run_here(config, questions, model, None)
-    shards = [annotate_shard.run_here(config, candidates, *span) for span in annotation_shards(config, candidates)]
-    annotations = collect_annotations.run_here(config, candidates, shards)
-    transitions = estimate_matrices.run_here(config, candidates, annotations)
-    rewards = weigh_traces.run_here(config, candidates, annotations, transitions)
+    candidates = select_candidates.run_here(
+        config, questions, model, evaluation_questions=load_evaluation_questions.run_here(config)
+    )
+    annotations = label(config, candidates)
+    transitions = estimate_transitions.run_here(config, candidates, annotations)
+    weighed = weigh_segments.run_here(config, candidates, annotations, transitions)
     reference = reference_logps.run_here(config, model, candidates, annotations)
-    adapter = train_variant.run_here(config, "mr_align", model, candidates, annotations, reference, rewards)
+    traces = (model, candidates, annotations)
+    adapter = train_adapter.run_here(config, *traces, reference, weighed, variant="mr_align")
 
     store = ArtifactStore(config.storage)
     kept = store.read_table(candidates, "candidates.parquet")
@@ -70,6 +72,6 @@ def test_from_real_traces_to_weights_and_an_adapter(tmp_path: Path):
         starts = [segment["token_start"] for segment in trace.segments]
         assert starts[0] == 0
         assert starts[1:] == [segment["token_end"] for segment in trace.segments][:-1]
-    weights = store.read_table(rewards, "rewards.parquet")["weight"].astype(float)
+    weights = store.read_table(weighed, "weights.parquet")["weight"].astype(float)
     assert weights.nunique() > 20
     assert (store.open_directory(adapter) / "adapter_model.safetensors").is_file()

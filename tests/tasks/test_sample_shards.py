@@ -9,8 +9,9 @@ from mralign_core.config import RunConfig
 from mralign_core.generation.sampling import Tally
 from mralign_core.storage import ArtifactStore
 from tasks.clients import read_account
-from tasks.generate import _Sampled, sample_shard
+from tasks.generate import sample_shard
 from tasks.prepare import load_questions, prepare_model
+from tasks.sampling import Sampled
 from tests.core.generation.random_models import build_bpe, build_model
 
 QUESTIONS = ["Seat of Iran?", "Who wrote Emma?"]
@@ -50,7 +51,7 @@ def config(server, tmp_path):
 def test_free_requests_of_an_endpoint_are_in_the_ledger(config, server):
     server.play(says("<think>\nIt is Tehran.\n</think>\n\n<answer>Tehran</answer>"))
     questions, model = load_questions.run_here(config), prepare_model.run_here(config)
-    shard = sample_shard.run_here(config, questions, model, 0, 2, 2)
+    shard = sample_shard.run_here(config, questions, model, rows=[0, 1])
     store = ArtifactStore(config.storage)
     assert store.manifest(shard).counts["draws"] == len(server.requests) == 8
     account = read_account(store, f"generate/{questions.sha256}")
@@ -58,7 +59,7 @@ def test_free_requests_of_an_endpoint_are_in_the_ledger(config, server):
 
 
 def test_the_sum_over_shards_stands_while_another_thread_adds_a_shard():
-    sampled = _Sampled()
+    sampled = Sampled()
 
     class Meanwhile(Tally):
         def __radd__(self, other):

@@ -4,17 +4,17 @@ import pandas as pd
 import pytest
 
 from mralign_core.storage import ArtifactStore
-from tasks.generate import collect_generations, read_draws, sample_shard, select_candidates, training_shards
+from tasks.generate import read_draws, select_candidates
 from tasks.prepare import load_questions, prepare_model
 from tests.pocket_store import copy_store, small_config
+from tests.stages import draw
 
 
 def generated(root, **changes):
     """The draws, the digest of the candidates, and the thinking tokens they took."""
     config = small_config(root, **changes)
     questions, model = load_questions.run_here(config), prepare_model.run_here(config)
-    shards = [sample_shard.run_here(config, questions, model, *shard) for shard in training_shards(config, questions)]
-    generations = collect_generations.run_here(config, questions, model, shards)
+    generations = draw(config, questions, model)
     candidates = select_candidates.run_here(config, questions, model, generations)
     store = ArtifactStore(config.storage)
     counts = read_draws(store, generations).set_index("thinking_mode")

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 from mralign_core.config import RunConfig
-from mralign_core.schemas import ANNOTATIONS, CANDIDATES
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactStore
 from mralign_core.training.checkpoints import StoredCheckpoints
-from tasks.train import adapter_work, train_variant
+from tasks.train import train_adapter
 from tests.core.training.tiny import make_candidates, make_model, make_tokenizer
 
 CPU = Path(__file__).parents[2] / "deployments" / "accelerate" / "cpu-2proc.yaml"
@@ -58,12 +59,13 @@ def published(tmp_path):
 def test_the_task_trains_in_processes_and_shows_their_progress(published, caplog):
     config, inputs = published
     launched = config.model_copy(update={"train": config.train.model_copy(update={"accelerate_config": str(CPU)})})
-    unused = inputs[0]
     with caplog.at_level("INFO"):
-        adapter = train_variant.run_here(launched, "sft", *inputs, unused, unused)
+        adapter = train_adapter.run_here(launched, *inputs, variant="sft")
 
     store = ArtifactStore(config.storage)
-    assert adapter.key == adapter_work(config, "sft", *inputs).key  # where it was trained changes no artifact
+    assert (
+        adapter.key == train_adapter.work(config, *inputs, variant="sft").key
+    )  # where it was trained changes no artifact
     assert {"adapter_model.safetensors", "README.md", "metrics.parquet"} <= set(store.manifest(adapter).files)
     metrics = store.read_table(adapter, "metrics.parquet")
     assert metrics["step"].tolist() == [1, 2, 3, 4]

@@ -28,7 +28,7 @@ MAX_SHOWN = 4000
 OPENING, CLOSING = "<data>\n", "\n</data>"
 
 
-class Trace(NamedTuple):
+class ShownTrace(NamedTuple):
     """What is shown of a trace: the text of each thinking segment, the question, and its gold answers."""
 
     question: str
@@ -44,13 +44,13 @@ class DisputedStep(NamedTuple):
     vote_b: LabelVote
 
 
-def annotate_messages(trace: Trace, *, max_labels: int, taxonomy: Taxonomy) -> list[Message]:
+def annotate_messages(trace: ShownTrace, *, max_labels: int, taxonomy: Taxonomy) -> list[Message]:
     """Messages that ask an annotator for the labels of every segment of a trace."""
     return [_system(ANNOTATE, max_labels, taxonomy), data_message(_payload(trace))]
 
 
 def adjudicate_messages(
-    trace: Trace, disputed: Sequence[DisputedStep], *, max_labels: int, taxonomy: Taxonomy
+    trace: ShownTrace, disputed: Sequence[DisputedStep], *, max_labels: int, taxonomy: Taxonomy
 ) -> list[Message]:
     """Messages that ask the adjudicator for the labels of the disputed steps of a trace."""
     steps = [
@@ -109,7 +109,7 @@ def data_message(payload: dict[str, Any]) -> Message:
     return {"role": "user", "content": f"{OPENING}{text}{CLOSING}"}
 
 
-def _payload(trace: Trace) -> dict[str, Any]:
+def _payload(trace: ShownTrace) -> dict[str, Any]:
     segments = [{"index": index, "text": text} for index, text in enumerate(trace.segments)]
     return {"question": trace.question, "gold_answers": list(trace.gold_answers), "segments": segments}
 

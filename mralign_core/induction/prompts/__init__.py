@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 
-from mralign_core.annotation.prompts import Trace, data_message
+from mralign_core.annotation.prompts import ShownTrace, data_message
 from mralign_core.llm.offline import Message
 
 OPEN_LABEL = "open_label.v1"
 NAME_CLUSTERS = "name_clusters.v1"
-MAX_LABELS = 2
+MAX_OPEN_LABELS = 2
 """Most open labels of a segment."""
 MAX_WORDS = 6
 """Most words of an open label."""
-MAX_NAME = 40
+MAX_LABEL_NAME = 40
 """Longest name of a label, in characters; what label set files accept."""
 MAX_DEFINITION = 300
 """Longest definition, in characters."""
@@ -29,10 +29,10 @@ CLUSTERS_PER_MACRO = 4
 """Labels of a macro-strategy that the namer is asked to aim at; the paper has 15 labels in 4."""
 
 
-def open_label_messages(trace: Trace) -> list[Message]:
+def open_label_messages(trace: ShownTrace) -> list[Message]:
     """Messages that ask for open-vocabulary labels of every segment of a trace; gold answers are not shown."""
     segments = [{"index": index, "text": text} for index, text in enumerate(trace.segments)]
-    system = _text(OPEN_LABEL).format(max_labels=MAX_LABELS, max_words=MAX_WORDS)
+    system = _text(OPEN_LABEL).format(max_labels=MAX_OPEN_LABELS, max_words=MAX_WORDS)
     return [_system(system), data_message({"question": trace.question, "segments": segments})]
 
 
@@ -43,7 +43,7 @@ def name_messages(clusters: Sequence[Mapping[str, int]]) -> list[Message]:
         clusters: phrase → count of each cluster, most frequent first; they are numbered in this order.
     """
     num_macros = max(1, round(len(clusters) / CLUSTERS_PER_MACRO))
-    system = _text(NAME_CLUSTERS).format(max_name=MAX_NAME, max_definition=MAX_DEFINITION, num_macros=num_macros)
+    system = _text(NAME_CLUSTERS).format(max_name=MAX_LABEL_NAME, max_definition=MAX_DEFINITION, num_macros=num_macros)
     shown = [
         {"cluster": number, "phrases": [{"phrase": p, "count": n} for p, n in list(phrases.items())[:MOST_PHRASES]]}
         for number, phrases in enumerate(clusters)

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mralign_core.ablation.comparison import paired_differences
-from mralign_core.ablation.figure import forest_plot
-from mralign_core.ablation.findings import Ablation, ablation_markdown, ablation_tables, is_shown, sentence
-from mralign_core.ablation.grid import arms_of, comparisons
+from mralign_core.ablation.grid import arm_comparisons, arms_of
+from mralign_core.ablation.paired import mean_differences
 from mralign_core.config import parse_config
-from mralign_core.evaluation.drawing import to_png
-from mralign_core.schemas import ABLATION_RESULTS
+from mralign_core.reporting.ablation_figure import forest_plot
+from mralign_core.reporting.ablation_findings import Ablation, ablation_markdown, ablation_tables, is_shown, sentence
+from mralign_core.reporting.style import to_png
+from mralign_core.schemas.ablation import ABLATION_RESULTS
 
 ARMS = ["kto", "mr_align", "placebo_within"]
 CONFIG = parse_config(
@@ -37,7 +37,7 @@ def ablation(accs, *, unit="world", confidence=0.95, num_seeds=1, is_pocket=True
             rows.append((world, seed + repeat, "off", 20, 100, np.nan, np.nan, np.nan, 0.9))
     results = pd.DataFrame(rows, columns=list(ABLATION_RESULTS.columns))
     arms = arms_of(CONFIG)
-    differences = paired_differences(results, comparisons(arms), unit=unit, confidence=confidence)
+    differences = mean_differences(results, arm_comparisons(arms), unit=unit, confidence=confidence)
     return Ablation(arms, results, differences, unit, confidence, is_pocket, {5: "one_hop_accuracy 0.5 is below 0.95"})
 
 
@@ -118,22 +118,19 @@ def test_the_page_has_levels_differences_arms_and_refused_worlds():
     assert "World 5 was left out and replaced: one_hop_accuracy 0.5 is below 0.95" in page
 
 
-def test_the_terminal_shows_levels_then_differences(capsys):
-    from rich.console import Console
-
-    for table in ablation_tables(CLEAR):
-        Console(width=80).print(table)
-    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert "KTO 80.0 20.0 100.0 80.0" in lines
-    assert "MR-ALIGN − KTO +5.5 [+4.6, +6.4] 4/4 −5.5 [−6.4, −4.6] 4/4" in lines
-    assert "MR-ALIGN − KTO 0.0 +5.5 [+4.6, +6.4] 4/4" in lines
+def test_levels_come_first_then_differences_of_two_metrics_a_table():
+    levels, headline, others = (table.to_records() for table in ablation_tables(CLEAR))
+    assert {"mean, %": "KTO", "Acc": "80.0", "Mis": "20.0", "EM_t": "100.0", "EM_a": "80.0"} in levels
+    pair = {"paired difference, points": "MR-ALIGN − KTO"}
+    assert {**pair, "Acc": "+5.5 [+4.6, +6.4] 4/4", "Mis": "−5.5 [−6.4, −4.6] 4/4"} in headline
+    assert {**pair, "EM_t": "0.0", "EM_a": "+5.5 [+4.6, +6.4] 4/4"} in others
 
 
 @pytest.mark.parametrize("found", [CLEAR, ablation([(0.7, 0.8, 0.9, 0.8)])])
 def test_the_figure_fills_the_dots_whose_interval_excludes_0(found):
     figure = forest_plot(found)
     acc, mis = figure.axes
-    num_pairs = len(comparisons(found.arms))
+    num_pairs = len(arm_comparisons(found.arms))
     for axes, metric in ((acc, "acc"), (mis, "mis")):
         rows = found.differences[found.differences["metric"] == metric]
         dots = [line for line in axes.lines if line.get_markersize() == 8]

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mralign_core.ablation.comparison import Cell, cell_results, paired_differences, t_interval, unit_differences
+from mralign_core.ablation.paired import Cell, cell_results, mean_differences, t_interval, unit_differences
 from mralign_core.errors import DataError
-from mralign_core.schemas import ABLATION_DIFFERENCES, ABLATION_RESULTS, SCORES
+from mralign_core.schemas.ablation import ABLATION_DIFFERENCES, ABLATION_RESULTS
+from mralign_core.schemas.scores import SCORES
 
 
 def scores(*answers, draws=1, thinks=True, variant="any"):
@@ -84,7 +85,7 @@ def test_worlds_are_the_units_and_their_seeds_are_averaged_first():
     by_unit = unit_differences(table, pairs, unit="world")
     assert by_unit["world"].tolist() == [0, 1, 2]
     assert by_unit["acc"].tolist() == pytest.approx([0.10, 0.10, 0.0])
-    found = paired_differences(table, pairs, unit="world", confidence=0.95).set_index("metric")
+    found = mean_differences(table, pairs, unit="world", confidence=0.95).set_index("metric")
     ABLATION_DIFFERENCES.require(found.reset_index().astype(object))
     acc, mis = found.loc["acc"], found.loc["mis"]
     # mean 1/15, sd 1/√300, three worlds: t(2) = 4.3027
@@ -100,11 +101,11 @@ def test_worlds_are_the_units_and_their_seeds_are_averaged_first():
 def test_seeds_are_the_units_where_there_is_one_world():
     table = results(kto={(0, 0): 0.5, (0, 1): 0.6}, mr_align={(0, 0): 0.6, (0, 1): 0.8})
     pairs = [("mr_align", "kto")]
-    by_seed = paired_differences(table, pairs, unit="seed", confidence=0.9).iloc[0]
+    by_seed = mean_differences(table, pairs, unit="seed", confidence=0.9).iloc[0]
     assert (by_seed["num_units"], by_seed["difference"]) == (2, pytest.approx(0.15))
     low, high = stats.t.interval(0.9, 1, loc=0.15, scale=0.05)
     assert (by_seed["low"], by_seed["high"]) == pytest.approx((low, high))
-    by_world = paired_differences(table, pairs, unit="world", confidence=0.9).iloc[0]
+    by_world = mean_differences(table, pairs, unit="world", confidence=0.9).iloc[0]
     assert by_world["num_units"] == 1
     assert by_world[["std_error", "low", "high", "p_value"]].isna().all()
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from mralign_core.ablation.arms import ARMS
-from mralign_core.ablation.grid import arms_of, comparisons, seeds_of, worlds_of
+from mralign_core.ablation.grid import arm_comparisons, arms_of, seeds_of, worlds_of
 from mralign_core.config import RunConfig, overridden, parse_config
+from mralign_core.config.arms import ARMS
 from mralign_core.errors import ConfigError
 
 POCKET = {"name": "pocket", "model": {"source": "pocket"}, "questions": {"train": "pocket", "eval": "pocket"}}
@@ -102,7 +102,7 @@ def test_wrong_arms_are_refused_when_the_config_is_read(ablate, says):
 
 
 def test_pairs_of_the_default_grid():
-    found = comparisons(arms_of(config()))
+    found = arm_comparisons(arms_of(config()))
     assert [pair for pair in found if pair[1] == "on"] == [(name, "on") for name in config().ablate.arms]
     assert [pair for pair in found if pair[1] == "kto"] == [
         (name, "kto") for name in ("sft", "mr_align", "contrast", "placebo_within", "placebo_others")
@@ -114,7 +114,7 @@ def test_pairs_of_the_default_grid():
 def test_a_placebo_is_compared_with_the_arm_that_it_is_a_placebo_of():
     fake = {"set": {"reward.reference": "opposite", "reward.placebo": "within_trace"}}
     ablate = {"arms": ["mr_align", "contrast", "fake"], "extra_arms": {"fake": fake}}
-    found = comparisons(arms_of(config(ablate=ablate)))
+    found = arm_comparisons(arms_of(config(ablate=ablate)))
     assert [arm for arm, baseline in found if baseline == "fake"] == ["contrast"]
     assert ("fake", "mr_align") not in found
 

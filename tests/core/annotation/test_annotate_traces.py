@@ -10,16 +10,19 @@ import pandas as pd
 import pytest
 from chat_server import fails, label_all, says, steps
 
-from mralign_core.annotation import annotate_traces
+from mralign_core.annotation.annotate import annotate_traces
 from mralign_core.annotation.prompts import read_payload
 from mralign_core.config import AnnotateConfig
 from mralign_core.errors import ConfigError, UserError
 from mralign_core.label_sets import PAPER_LABEL_SET, LabelSet
-from mralign_core.llm import EndpointUnavailableError, FolderReplyStore, Ledger, LLMClient, MemoryReplyStore
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.faults import EndpointUnavailableError
+from mralign_core.llm.ledger import Ledger
+from mralign_core.llm.store import FolderReplyStore, MemoryReplyStore
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.pocket.grammar import write_trace
 from mralign_core.pocket.world import build_world
-from mralign_core.schemas import ANNOTATIONS, RAW_ANNOTATIONS
+from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
 
 CUE = {"annotator_a": "cue/a", "annotator_b": "cue/b", "adjudicator": "cue/adjudicator"}
 REMOTE = {"annotator_a": "openai/first", "annotator_b": "openai/gpt-4o", "adjudicator": "openai/judge"}

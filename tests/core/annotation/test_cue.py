@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mralign_core.annotation import cue
-from mralign_core.annotation.prompts import DisputedStep, Trace, adjudicate_messages, annotate_messages
+from mralign_core.annotation.prompts import DisputedStep, ShownTrace, adjudicate_messages, annotate_messages
 from mralign_core.annotation.replies import parse_reply
 from mralign_core.method.consolidation import LabelVote
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
@@ -39,8 +39,8 @@ def noise(seed=0, drop=0.0, flip=0.0, labels=PAPER_TAXONOMY.labels):
 
 
 def label(annotator, segments, settings):
-    messages = annotate_messages(Trace("q", ["a"], segments), max_labels=2, taxonomy=PAPER_TAXONOMY)
-    text = cue.reply(annotator, messages, settings)
+    messages = annotate_messages(ShownTrace("q", ["a"], segments), max_labels=2, taxonomy=PAPER_TAXONOMY)
+    text = cue.cue_reply(annotator, messages, settings)
     asked = [[index] for index in range(len(segments))]
     return parse_reply(text, "stop", asked=asked, may_merge=True, max_labels=2, taxonomy=PAPER_TAXONOMY).votes
 
@@ -100,8 +100,8 @@ def test_adjudicator_decides_the_disputed_steps_by_the_cues():
         DisputedStep((0,), LabelVote((), ()), LabelVote(("framing",), (3.0,))),
         DisputedStep((1, 2), LabelVote(("analogy",), (9.0,)), LabelVote(("self_verification",), (5.0,))),
     ]
-    messages = adjudicate_messages(Trace("q", ["a"], segments), disputed, max_labels=2, taxonomy=PAPER_TAXONOMY)
-    reply = json.loads(cue.reply("adjudicator", messages, noise()))
+    messages = adjudicate_messages(ShownTrace("q", ["a"], segments), disputed, max_labels=2, taxonomy=PAPER_TAXONOMY)
+    reply = json.loads(cue.cue_reply("adjudicator", messages, noise()))
     assert [step["thinking_step"] for step in reply["steps"]] == [[0], [1, 2]]
     assert reply["steps"][0]["labels"] == []
     assert reply["steps"][1]["labels"][0]["label"] == "self_verification"

@@ -5,7 +5,7 @@ import pytest
 from mralign_core.annotation import prompts
 from mralign_core.annotation.prompts import (
     DisputedStep,
-    Trace,
+    ShownTrace,
     adjudicate_messages,
     annotate_messages,
     read_payload,
@@ -29,7 +29,7 @@ def annotate(trace, taxonomy=PAPER_TAXONOMY):
 
 
 def test_static_part_comes_first_and_is_the_same_for_every_trace():
-    one, other = annotate(Trace("q", ["a"], ["x"])), annotate(Trace("r", ["b"], ["y", "z"]))
+    one, other = annotate(ShownTrace("q", ["a"], ["x"])), annotate(ShownTrace("r", ["b"], ["y", "z"]))
     assert [message["role"] for message in one] == ["system", "user"]
     assert one[0] == other[0]
     assert one[1] != other[1]
@@ -38,7 +38,7 @@ def test_static_part_comes_first_and_is_the_same_for_every_trace():
 @pytest.mark.parametrize("taxonomy", [PAPER_TAXONOMY, TINY])
 @pytest.mark.parametrize("name", ["annotate", "adjudicate"])
 def test_prompt_names_every_label_of_any_taxonomy_and_no_other(name, taxonomy):
-    trace = Trace("q", ["a"], ["x"])
+    trace = ShownTrace("q", ["a"], ["x"])
     if name == "annotate":
         text = annotate(trace, taxonomy)[0]["content"]
     else:
@@ -51,13 +51,13 @@ def test_prompt_names_every_label_of_any_taxonomy_and_no_other(name, taxonomy):
 
 
 def test_example_reply_in_the_prompt_is_valid_json_of_the_asked_form():
-    text = annotate(Trace("q", ["a"], ["x"]))[0]["content"]
+    text = annotate(ShownTrace("q", ["a"], ["x"]))[0]["content"]
     example = json.loads(text[text.index('{"steps"') : text.rindex("}") + 1])
     assert example["steps"][0]["labels"][0]["label"] in PAPER_TAXONOMY.labels
 
 
 def test_hostile_text_stays_inside_the_markers_and_is_not_changed():
-    trace = Trace(HOSTILE[0], HOSTILE[1:2], HOSTILE)
+    trace = ShownTrace(HOSTILE[0], HOSTILE[1:2], HOSTILE)
     messages = annotate(trace)
     content = messages[1]["content"]
     assert content.count("<") == content.count(">") == 2
@@ -69,7 +69,7 @@ def test_hostile_text_stays_inside_the_markers_and_is_not_changed():
 
 def test_adjudicator_sees_the_votes_on_disputed_steps_only():
     step = DisputedStep((1, 2), LabelVote(("framing",), (9.0,)), LabelVote((), ()))
-    messages = adjudicate_messages(Trace("q", ["a"], list("wxyz")), [step], max_labels=2, taxonomy=PAPER_TAXONOMY)
+    messages = adjudicate_messages(ShownTrace("q", ["a"], list("wxyz")), [step], max_labels=2, taxonomy=PAPER_TAXONOMY)
     payload = read_payload(messages)
     assert len(payload["segments"]) == 4
     assert payload["disputed"] == [
@@ -82,7 +82,7 @@ def test_adjudicator_sees_the_votes_on_disputed_steps_only():
 
 
 def test_repair_turn_shows_the_reply_and_the_problem():
-    messages = annotate(Trace("q", ["a"], ["x"]))
+    messages = annotate(ShownTrace("q", ["a"], ["x"]))
     repair = prompts.repair_messages(messages, "Sure! {weird}", "not_json: no {braces}")
     assert [message["role"] for message in repair] == ["system", "user", "assistant", "user"]
     assert repair[2]["content"] == "Sure! {weird}"

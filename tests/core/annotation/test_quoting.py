@@ -3,11 +3,13 @@
 import pytest
 from chat_server import label_all, role_of, says, steps
 
-from mralign_core.annotation import annotate_traces
+from mralign_core.annotation.annotate import annotate_traces
 from mralign_core.annotation.quoting import quote_annotation
 from mralign_core.config import AnnotateConfig
 from mralign_core.label_sets import PAPER_LABEL_SET
-from mralign_core.llm import Ledger, LLMClient, MemoryReplyStore
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.ledger import Ledger
+from mralign_core.llm.store import MemoryReplyStore
 
 TRACE = ["I recall the date.", "Wait, let me check.", "So it is Galen."]
 PRICES = {"input_usd_per_million": 1.0, "output_usd_per_million": 10.0}

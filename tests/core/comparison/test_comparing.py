@@ -7,14 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mralign_core.comparison import AnnotationSet, compare, join, panel_sets, unite_equal
-from mralign_core.comparison.annotation_sets import SET_COLUMNS
-from mralign_core.comparison.tables import agreement_table, write_comparison
+from mralign_core.comparison.agreement import compare
+from mralign_core.comparison.annotation_sets import SET_COLUMNS, AnnotationSet, join, panel_sets, unite_equal
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.errors import DataError
-from mralign_core.estimation import estimate_transitions, labelled_traces, weigh_segments
-from mralign_core.evaluation.agreement_figures import telling_pairs
+from mralign_core.estimation.matrices import estimate_transitions
+from mralign_core.estimation.traces import labelled_traces
+from mralign_core.estimation.weights import weigh_segments
 from mralign_core.method.agreement import agreement
+from mralign_core.reporting.agreement_figures import telling_pairs
+from mralign_core.reporting.agreement_tables import agreement_summary, write_comparison
 
 NO_RULES = pd.DataFrame(columns=["panel", "rule", "segments", "share"])
 
@@ -122,7 +124,9 @@ def test_matrices_and_weights_are_those_of_the_pipeline(compared, random_set, ca
     for each in (a, b):
         traces = labelled_traces(candidates, each.rows, taxonomy=taxonomy)
         matrices = estimate_transitions(traces, EstimateConfig(), taxonomy)
-        frames.append((matrices, weigh_segments(traces, matrices, RewardConfig())["weight"].to_numpy(float)))
+        frames.append(
+            (matrices, weigh_segments(traces, matrices, RewardConfig(), confidence=0.95)["weight"].to_numpy(float))
+        )
     (one, w_one), (other, w_other) = frames
     distance = np.abs(one.estimates["all"].p - other.estimates["all"].p).sum(axis=1)
     supported = (one.estimates["all"].counts.sum(axis=1) >= 1) & (other.estimates["all"].counts.sum(axis=1) >= 1)
@@ -227,7 +231,7 @@ def test_files_and_tables_hold_what_was_found(compared, random_set, tmp_path):
     assert pd.DataFrame(loaded["pairs"])["kappa"].to_numpy(float) == pytest.approx(found.pairs["kappa"])
     text = (tmp_path / "agreement.md").read_text()
     assert "run A · run B" in text and "a\\|b" in text and "- rater: 3 not rated" in text and "| run | agree |" in text
-    assert agreement_table(loaded).row_count == 3
+    assert len(agreement_summary(loaded).rows) == 3
     assert len(pd.read_csv(tmp_path / "per_label.csv")) == len(found.per_label)
     for name in ("kappas", "label_kappas"):
         shown = [node.text for node in ElementTree.parse(tmp_path / f"{name}.svg").iter() if node.tag.endswith("text")]

@@ -3,18 +3,28 @@
 import numpy as np
 import pandas as pd
 
-from mralign_core import schemas
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.diagnostics import diagnose, survey_traces
-from mralign_core.estimation import batch_of_traces, estimate_transitions, labelled_traces
-from mralign_core.evaluation import ReportInputs, Transitions, paired_differences, summarize
-from mralign_core.method.rewards import clip_weights, trace_ratios
+from mralign_core.estimation.diagnostics import diagnose
+from mralign_core.estimation.diagnostics.survey import survey_traces
+from mralign_core.estimation.matrices import estimate_transitions
+from mralign_core.estimation.traces import batch_of_traces, labelled_traces
+from mralign_core.evaluation.metrics import paired_differences, summarize
+from mralign_core.method.segment_weights import clip_ratios
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
-from mralign_core.method.transitions import count_set_pairs, fit_em
+from mralign_core.method.transitions import fit_em
+from mralign_core.reporting.matrix_figures import Transitions
+from mralign_core.reporting.report import ReportInputs
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.questions import QUESTIONS
+from mralign_core.schemas.scores import SCORES
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
+from mralign_core.schemas.training_metrics import TRAINING_METRICS
+from tests.oracles import count_set_pairs, trace_ratios
 
 
 def score(variant, question_id, em_thought, em_answer, draw=0, stratum="", **more):
-    """One row of schemas.SCORES."""
+    """One row of schemas.scores."""
     row = {
         "variant": variant,
         "question_id": question_id,
@@ -33,7 +43,7 @@ def score(variant, question_id, em_thought, em_answer, draw=0, stratum="", **mor
 
 def as_scores(rows):
     """Rows as they come back from storage: validated, in object columns."""
-    return schemas.SCORES.require(pd.DataFrame(rows).astype(object))
+    return SCORES.require(pd.DataFrame(rows).astype(object))
 
 
 def random_scores(rng, variants, num_questions, num_draws=2):
@@ -51,7 +61,7 @@ def random_scores(rng, variants, num_questions, num_draws=2):
 
 
 def candidate(trace_id, polarity, num_segments, stratum=""):
-    """One row of schemas.CANDIDATES with segments "Segment 0 names Oslo." and so on."""
+    """One row of schemas.candidates with segments "Segment 0 names Oslo." and so on."""
     completion, segments = "<think>\n", []
     for place in range(num_segments):
         start = len(completion)
@@ -79,7 +89,7 @@ def candidate(trace_id, polarity, num_segments, stratum=""):
 
 
 def annotation(trace_id, segment, labels):
-    """One row of schemas.ANNOTATIONS, agreed on by both annotators, or unlabelled."""
+    """One row of schemas.annotations, agreed on by both annotators, or unlabelled."""
     confidences = [8.0] * len(labels)
     sides = {f"labels_{side}": labels for side in "ab"} | {f"confidences_{side}": confidences for side in "ab"}
     rule = "agree" if labels else "unlabelled"
@@ -88,21 +98,21 @@ def annotation(trace_id, segment, labels):
 
 
 def training_metrics(objective):
-    """Six optimiser steps; SFT has neither rewards nor a KL baseline."""
+    """Six optimiser steps; SFT has neither segment_weights nor a KL baseline."""
     steps = np.arange(1, 7)
     columns = {"step": steps, "epoch": steps / 2, "loss": 1 / steps, "grad_norm": 1.0, "learning_rate": 1e-4}
     kto = {
-        "reward_positive": steps / 9,
-        "reward_negative": -steps / 9,
+        "implicit_reward_positive": steps / 9,
+        "implicit_reward_negative": -steps / 9,
         "kl_baseline": 0.0,
         "kl_raw": -steps / 99,
     }
     missing = dict.fromkeys(kto)
-    return schemas.TRAINING_METRICS.require(pd.DataFrame(columns | (missing if objective == "sft" else kto)))
+    return TRAINING_METRICS.require(pd.DataFrame(columns | (missing if objective == "sft" else kto)))
 
 
 def labelled_run(rng, num_traces=24):
-    """Candidates, annotations, transitions and rewards of random label chains, by the real method."""
+    """Candidates, annotations, transitions and segment_weights of random label chains, by the real method."""
     taxonomy = PAPER_TAXONOMY
     candidates, annotations, chains = [], [], {}
     for number in range(num_traces):
@@ -114,32 +124,35 @@ def labelled_run(rng, num_traces=24):
         chains[trace_id] = (polarity, [[taxonomy.state(name) for name in names] for names in labels])
     sides = ({"positive"}, {"negative"}, {"positive", "negative"})
     pairs = [count_set_pairs([c for side, c in chains.values() if side in kept], taxonomy.num_states) for kept in sides]
-    transitions = Transitions(*(fit_em(pair, taxonomy.num_states) for pair in pairs))
-    rewards = []
+    transitions = Transitions(*(fit_em(pair, taxonomy.num_states) for pair in pairs), taxonomy, confidence=0.95)
+    segment_weights = []
     for trace_id, (polarity, chain) in chains.items():
         own = transitions.plus if polarity == "positive" else transitions.minus
         ratios = trace_ratios(chain, own.p, transitions.all.p)
-        weights = clip_weights(ratios, transitions.clip_min, transitions.clip_max)
+        weights = clip_ratios(ratios, transitions.clip_min, transitions.clip_max)
         for place, (weight, ratio) in enumerate(zip(weights, ratios, strict=True)):
             row = {"trace_id": trace_id, "segment": place, "weight": float(weight), "ratio": float(ratio)}
             row |= {"clipped": bool(weight != ratio), "support": 1.0, "weight_low": None, "weight_high": None}
-            rewards.append(row)
+            segment_weights.append(row)
     frames = (
-        schemas.CANDIDATES.require(pd.DataFrame(candidates)),
-        schemas.ANNOTATIONS.require(pd.DataFrame(annotations)),
+        CANDIDATES.require(pd.DataFrame(candidates)),
+        ANNOTATIONS.require(pd.DataFrame(annotations)),
     )
-    return *frames, transitions, schemas.REWARDS.require(pd.DataFrame(rewards))
+    return *frames, transitions, SEGMENT_WEIGHTS.require(pd.DataFrame(segment_weights))
 
 
 def diagnosed(candidates, annotations):
     """Matrices with bootstrap draws and their diagnostics, by the real estimate stage."""
-    traces = {n: labelled_traces(candidates, annotations, labels_per_segment=n) for n in ("two", "one")}
+    traces = {
+        n: labelled_traces(candidates, annotations, labels_per_segment=n, taxonomy=PAPER_TAXONOMY)
+        for n in ("two", "one")
+    }
     surveys = {
         n: survey_traces([batch_of_traces(found)], PAPER_TAXONOMY.num_states, np.random.default_rng(0))
         for n, found in traces.items()
     }
     section = EstimateConfig(num_resamples=30)
-    matrices = estimate_transitions(traces["two"], section, rng=np.random.default_rng(0))
+    matrices = estimate_transitions(traces["two"], section, PAPER_TAXONOMY, rng=np.random.default_rng(0))
     found = diagnose(surveys, matrices, section, RewardConfig(), np.random.default_rng(0), taxonomy=PAPER_TAXONOMY)
     return Transitions.of(matrices, RewardConfig(), section.confidence, PAPER_TAXONOMY), found
 
@@ -147,7 +160,7 @@ def diagnosed(candidates, annotations):
 def full_inputs():
     """Report inputs with every section filled."""
     rng = np.random.default_rng(0)
-    candidates, annotations, _, rewards = labelled_run(rng, num_traces=48)
+    candidates, annotations, _, segment_weights = labelled_run(rng, num_traces=48)
     transitions, diagnostics = diagnosed(candidates, annotations)
     scores = random_scores(rng, ("off", "on", "sft", "kto", "mr_align"), 40)
     questions = pd.DataFrame(
@@ -161,6 +174,8 @@ def full_inputs():
     funnel = [("questions", 60, 0, ""), ("selection", 24, 36, "draws disagree")]
     return ReportInputs(
         run={"run": "test", "model": "a model", "seed": "0"},
+        taxonomy=PAPER_TAXONOMY,
+        confidence=0.95,
         funnel=pd.DataFrame(funnel, columns=["step", "kept", "dropped", "reason"]),
         draws=pd.DataFrame([["draws", 75], ["ok", 71], ["unclosed thinking", 4]], columns=["", "think-on"]),
         draws_are_partial=True,
@@ -168,10 +183,10 @@ def full_inputs():
         annotations=annotations,
         transitions=transitions,
         diagnostics=diagnostics,
-        rewards=rewards,
+        segment_weights=segment_weights,
         training={name: training_metrics(name) for name in ("sft", "kto", "mr_align")},
         scores=scores,
-        questions=schemas.QUESTIONS.require(questions),
+        questions=QUESTIONS.require(questions),
         summary=summarize(scores),
         differences=paired_differences(scores, num_resamples=500, confidence=0.95, rng=rng),
         costs=pd.DataFrame({"role": ["annotator_a"], "requests": [24], "cost_usd": [0.0]}),

@@ -3,9 +3,11 @@ import doctest
 import pandas as pd
 from sample_run import annotation, as_scores, candidate, score
 
-from mralign_core import schemas
-from mralign_core.evaluation import example_traces
-from mralign_core.evaluation.example_traces import before_and_after, mark_golds, weighted_traces
+from mralign_core.reporting import example_traces
+from mralign_core.reporting.example_traces import before_and_after, mark_golds, weighted_traces
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 
 
 def plain(pieces):
@@ -35,8 +37,8 @@ def traces_with(weights):
         for place, weight in enumerate(pair)
     ]
     behind = {"support": 1.0, "weight_low": None, "weight_high": None}
-    rewards = schemas.REWARDS.require(pd.DataFrame(rows).assign(**behind))
-    return schemas.CANDIDATES.require(candidates), schemas.ANNOTATIONS.require(annotations), rewards
+    segment_weights = SEGMENT_WEIGHTS.require(pd.DataFrame(rows).assign(**behind))
+    return CANDIDATES.require(candidates), ANNOTATIONS.require(annotations), segment_weights
 
 
 def test_the_widest_of_each_polarity_and_the_median_are_shown():
@@ -65,9 +67,9 @@ def test_the_widest_of_each_polarity_and_the_median_are_shown():
 
 
 def test_one_trace_is_shown_once_and_none_is_no_example():
-    candidates, annotations, rewards = traces_with({"a": ("positive", (1, 2))})
-    assert [trace.trace_id for trace in weighted_traces(candidates, annotations, rewards)] == ["a"]
-    assert weighted_traces(candidates.head(0), annotations.head(0), rewards.head(0)) == []
+    candidates, annotations, segment_weights = traces_with({"a": ("positive", (1, 2))})
+    assert [trace.trace_id for trace in weighted_traces(candidates, annotations, segment_weights)] == ["a"]
+    assert weighted_traces(candidates.head(0), annotations.head(0), segment_weights.head(0)) == []
 
 
 def test_without_weights_the_first_trace_of_each_polarity_is_shown():

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 from sample_run import annotation, as_scores, score, training_metrics
 
-from mralign_core.evaluation import diagnostic_figures, figures, paired_differences
-from mralign_core.evaluation.delta_graph import delta_graph
-from mralign_core.evaluation.matrix_figures import weight_intervals
+from mralign_core.evaluation.metrics import paired_differences
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.reporting import diagnostic_figures, figures, matrix_figures, style
+from mralign_core.reporting.delta_graph import delta_graph
+from mralign_core.reporting.matrix_figures import weight_intervals
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -23,9 +24,9 @@ def polarities(inputs):
 DRAWINGS = {
     "funnel": lambda inputs: figures.yield_funnel(inputs.funnel),
     "labels": lambda inputs: figures.label_mix(inputs.annotations, polarities(inputs), inputs.taxonomy),
-    "matrices": lambda inputs: figures.transition_heatmaps(inputs.transitions),
-    "weights": lambda inputs: figures.weight_heatmaps(inputs.transitions),
-    "histogram": lambda inputs: figures.weight_histogram(inputs.rewards, polarities(inputs), np.exp(-1), np.e),
+    "matrices": lambda inputs: matrix_figures.transition_heatmaps(inputs.transitions),
+    "weights": lambda inputs: matrix_figures.weight_heatmaps(inputs.transitions),
+    "histogram": lambda inputs: figures.weight_histogram(inputs.segment_weights, polarities(inputs), np.exp(-1), np.e),
     "delta": lambda inputs: delta_graph(inputs.transitions.plus, inputs.transitions.minus, inputs.taxonomy),
     "intervals": lambda inputs: weight_intervals(inputs.transitions),
     "objective": lambda inputs: diagnostic_figures.objective_curves(inputs.diagnostics.objectives),
@@ -48,25 +49,25 @@ def titles(svg):
 def test_every_figure_is_the_same_again_well_formed_and_small(name, inputs):
     before = dict(matplotlib.rcParams)
     figure = DRAWINGS[name](inputs)
-    svg = figures.to_svg(figure, name)
-    assert svg == figures.to_svg(DRAWINGS[name](inputs), name)
+    svg = style.to_svg(figure, name)
+    assert svg == style.to_svg(DRAWINGS[name](inputs), name)
     ids = [element.get("id") for element in ElementTree.fromstring(svg).iter() if element.get("id")]
     assert len(ids) == len(set(ids)) and all(identifier.startswith(f"{name}-") for identifier in ids)
     assert "metadata" not in svg and "<style" not in svg and len(svg) < 400_000
-    png = figures.to_png(figure)
-    assert len(png) <= figures.MAX_PNG_BYTES
+    png = style.to_png(figure)
+    assert len(png) <= style.MAX_PNG_BYTES
     assert Image.open(BytesIO(png)).width >= 900
     assert dict(matplotlib.rcParams) == before
 
 
 def test_saving_again_gives_the_same_bytes(inputs):
     figure = DRAWINGS["labels"](inputs)
-    first = figures.to_svg(figure, "l"), figures.to_png(figure)
-    assert first == (figures.to_svg(figure, "l"), figures.to_png(figure))
+    first = style.to_svg(figure, "l"), style.to_png(figure)
+    assert first == (style.to_svg(figure, "l"), style.to_png(figure))
 
 
 def test_heat_maps_name_all_17_states_on_both_axes_and_every_cell_has_a_tip(inputs):
-    svg = figures.to_svg(figures.transition_heatmaps(inputs.transitions), "m")
+    svg = style.to_svg(matrix_figures.transition_heatmaps(inputs.transitions), "m")
     shown = texts(svg)
     for state in PAPER_TAXONOMY.state_names:
         # Rows are named once, columns under each of the two matrices.
@@ -78,19 +79,21 @@ def test_heat_maps_name_all_17_states_on_both_axes_and_every_cell_has_a_tip(inpu
 
 def test_weights_are_the_clipped_ratio_and_unsupported_cells_are_marked(inputs):
     transitions = inputs.transitions
-    weights, supported = figures.transition_weights(transitions, "minus")
+    weights, supported = matrix_figures.transition_weights(transitions, "minus")
     ratio = transitions.minus.p[:-1, 1:] / transitions.all.p[:-1, 1:]
     assert weights[:-1, 1:] == pytest.approx(np.clip(ratio, np.exp(-1), np.e))
     assert np.isnan(weights[:, 0]).all() and np.isnan(weights[-1]).all()
-    assert not supported[transitions.all.counts < figures.MIN_SUPPORT].any() and supported.any()
-    svg = figures.to_svg(figures.weight_heatmaps(transitions), "w")
+    assert not supported[transitions.all.counts < matrix_figures.MIN_SUPPORT].any() and supported.any()
+    svg = style.to_svg(matrix_figures.weight_heatmaps(transitions), "w")
     few = sum("few seen" in title for title in titles(svg))
-    assert few == sum(int((~figures.transition_weights(transitions, s)[1]).sum()) - 33 for s in ("plus", "minus"))
+    assert few == sum(
+        int((~matrix_figures.transition_weights(transitions, s)[1]).sum()) - 33 for s in ("plus", "minus")
+    )
 
 
 def test_contrast_weights_divide_by_the_opposite_polarity(inputs):
     contrast = inputs.transitions._replace(reference="opposite")
-    weights, _ = figures.transition_weights(contrast, "plus")
+    weights, _ = matrix_figures.transition_weights(contrast, "plus")
     ratio = contrast.plus.p[:-1, 1:] / contrast.minus.p[:-1, 1:]
     assert weights[:-1, 1:] == pytest.approx(np.clip(ratio, np.exp(-1), np.e))
 
@@ -112,12 +115,12 @@ def test_label_shares_are_of_the_labels_of_that_polarity():
 
 def test_traces_without_any_label_still_draw():
     frame = pd.DataFrame([annotation("a", 0, [])])
-    assert "framing" in texts(figures.to_svg(figures.label_mix(frame, {"a": "positive"}, PAPER_TAXONOMY), "l"))
+    assert "framing" in texts(style.to_svg(figures.label_mix(frame, {"a": "positive"}, PAPER_TAXONOMY), "l"))
 
 
 def test_histogram_states_the_share_clipped_at_each_end():
     frame = pd.DataFrame({"trace_id": "a", "weight": [0.5, 0.5, 1.0, 2.0], "clipped": [True, False, False, True]})
-    shown = texts(figures.to_svg(figures.weight_histogram(frame, {}, 0.5, 2.0), "h"))
+    shown = texts(style.to_svg(figures.weight_histogram(frame, {}, 0.5, 2.0), "h"))
     assert shown.count("25.0 % clipped") == 2 and {"at 0.5", "at 2"} <= set(shown)
     assert "unknown traces (4 segments)" in shown
 
@@ -131,9 +134,9 @@ def test_histogram_shows_weights_beyond_the_clip_and_no_empty_decades(bounds):
 
 
 def test_training_curves_say_where_rewards_are_not_defined():
-    svg = figures.to_svg(figures.training_curves({"sft": training_metrics("sft")}), "t")
+    svg = style.to_svg(figures.training_curves({"sft": training_metrics("sft")}), "t")
     assert texts(svg).count("not defined for this objective") == 2
-    both = texts(figures.to_svg(figures.training_curves({v: training_metrics(v) for v in ("kto", "sft")}), "t"))
+    both = texts(style.to_svg(figures.training_curves({v: training_metrics(v) for v in ("kto", "sft")}), "t"))
     assert {"SFT", "KTO", "raw", "clamped at 0", "positive traces", "negative traces"} <= set(both)
 
 
@@ -144,7 +147,7 @@ def test_difference_intervals_show_all_comparisons_and_undefined_ones():
         for i in range(9)
     ]
     differences = paired_differences(as_scores(rows), num_resamples=100, confidence=0.9, rng=np.random.default_rng(0))
-    svg = figures.to_svg(figures.difference_intervals(differences), "d")
+    svg = style.to_svg(figures.difference_intervals(differences), "d")
     assert {"SFT − think on", "KTO − think on", " – not defined"} <= set(texts(svg))
     assert len([title for title in titles(svg) if "interval" in title]) == 2
 
@@ -152,12 +155,12 @@ def test_difference_intervals_show_all_comparisons_and_undefined_ones():
 def test_hostile_text_stays_text():
     hostile = "</svg><script>alert('$x^')</script>\"&"
     funnel = pd.DataFrame([(hostile, 3, 1, "")], columns=["step", "kept", "dropped", "reason"])
-    svg = figures.to_svg(figures.yield_funnel(funnel), "f")
+    svg = style.to_svg(figures.yield_funnel(funnel), "f")
     assert "<script" not in svg
     assert hostile in texts(svg) and any(title.startswith(hostile) for title in titles(svg))
 
 
 def test_a_step_with_several_reasons_is_one_bar():
     rows = [("select", 5, 2, "mixed"), ("select", 5, 3, "both wrong")]
-    svg = figures.to_svg(figures.yield_funnel(pd.DataFrame(rows, columns=["step", "kept", "dropped", "reason"])), "f")
+    svg = style.to_svg(figures.yield_funnel(pd.DataFrame(rows, columns=["step", "kept", "dropped", "reason"])), "f")
     assert titles(svg) == ["select: 5 kept, 5 dropped"]

@@ -3,11 +3,11 @@ import doctest
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 from sample_run import as_scores, random_scores, score
 
-from mralign_core.evaluation import findings, paired_differences, summarize
-from mralign_core.evaluation.findings import Difference, headline, sentences, summary_markdown, summary_table
+from mralign_core.evaluation.metrics import paired_differences, summarize
+from mralign_core.reporting import run_findings as findings
+from mralign_core.reporting.run_findings import Difference, headline, result_tables, sentences
 
 
 def tables(scores):
@@ -15,10 +15,8 @@ def tables(scores):
     return summarize(scores), paired_differences(scores, num_resamples=400, confidence=0.95, rng=rng)
 
 
-def terminal(table, width=80):
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(table)
-    return console.export_text()
+def page(summary, differences):
+    return "\n\n".join(table.to_markdown() for table in result_tables(summary, differences))
 
 
 @pytest.fixture(scope="module")
@@ -91,25 +89,11 @@ def test_few_questions_are_called_few():
     assert "fewer than 30 questions" in texts[-1]
 
 
-def test_terminal_table_fits_80_columns_and_shows_a_dash_for_think_off(repaired):
-    lines = terminal(summary_table(*repaired)).splitlines()
-    assert max(map(len, lines)) <= 80
-    (off,) = [line.split() for line in lines if line.strip().startswith("think off")]
-    assert off[2:5] == ["–", "–", "–"] and off[5] != "–"
-    (against_kto,) = [line for line in lines if "MR-ALIGN − KTO" in line]
-    assert against_kto.count("[") == 2
-
-
-def test_terminal_table_takes_no_markup_from_a_variant_name():
-    scores = random_scores(np.random.default_rng(2), ("on", "[red]x[/red]"), 4)
-    assert "[red]x[/red]" in terminal(summary_table(*tables(scores)))
-
-
 def test_markdown_has_both_tables_and_escapes_bars(repaired):
-    text = summary_markdown(*repaired)
+    text = page(*repaired)
     assert "| think off | – | – | – | " in text
     assert "| MR-ALIGN − KTO | **+" in text
-    hostile = summary_markdown(*tables(random_scores(np.random.default_rng(3), ("on", "a|b\nc"), 4)))
+    hostile = page(*tables(random_scores(np.random.default_rng(3), ("on", "a|b\nc"), 4)))
     assert "a\\|b c" in hostile
     assert {line.count("|") - line.count("\\|") for line in hostile.splitlines() if line.startswith("|")} == {6}
 
@@ -120,8 +104,8 @@ def test_nothing_trained_is_said_plainly():
         headline(summary, differences) == "No trained model was compared with plain thinking, so no change is claimed."
     )
     assert len(sentences(summary, differences, 0.95)) == 2
-    assert "paired difference" not in summary_markdown(summary, differences)
-    assert terminal(summary_table(summary, pd.DataFrame(columns=differences.columns)))
+    assert "difference" not in page(summary, differences)
+    assert len(result_tables(summary, pd.DataFrame(columns=differences.columns))) == 1
 
 
 def test_undefined_differences_are_a_dash_and_claim_nothing():
@@ -129,6 +113,6 @@ def test_undefined_differences_are_a_dash_and_claim_nothing():
     summary, differences = tables(as_scores(rows))
     # As they come back from storage: missing numbers are None in object columns.
     differences = differences.astype(object).where(differences.notna(), None)
-    assert "KTO − think on | – | – | – |" in summary_markdown(summary, differences)
+    assert "KTO − think on | – | – | – |" in page(summary, differences)
     assert "no change is claimed" in headline(summary, differences)
     assert not any("KTO against" in text for _, text in sentences(summary, differences, 0.95))

@@ -6,10 +6,10 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from mralign_core.evaluation.drawing import MAX_PNG_BYTES, to_png, to_svg
-from mralign_core.evaluation.induction_figures import cluster_map
-from mralign_core.induction import OPEN_LABEL_COLUMNS
+from mralign_core.induction.inducing import OPEN_LABEL_COLUMNS
 from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.reporting.induction_figures import cluster_map
+from mralign_core.reporting.style import MAX_PNG_BYTES, to_png, to_svg
 
 
 def open_labels(num_labels, per_label=4, num_noise=3, crowded=False):

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.estimation import LabelledTrace, estimate_transitions, weigh_segments
-from mralign_core.evaluation import delta_graph as delta
-from mralign_core.evaluation import drawing, matrix_figures
-from mralign_core.evaluation.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts, sensitivity_curves
+from mralign_core.estimation.matrices import estimate_transitions
+from mralign_core.estimation.traces import LabelledTrace
+from mralign_core.estimation.weights import weigh_segments
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
-from mralign_core.method.transitions import count_set_pairs, fit_frequency
+from mralign_core.method.transitions import fit_frequency
+from mralign_core.reporting import delta_graph as delta
+from mralign_core.reporting import matrix_figures
+from mralign_core.reporting import style as drawing
+from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts, sensitivity_curves
+from tests.oracles import count_set_pairs
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -100,7 +104,9 @@ def single_labels():
         )
         for n in range(40)
     ]
-    return traces, estimate_transitions(traces, EstimateConfig(num_resamples=25, confidence=0.8), rng=rng)
+    return traces, estimate_transitions(
+        traces, EstimateConfig(num_resamples=25, confidence=0.8), PAPER_TAXONOMY, rng=rng
+    )
 
 
 def show(matrices, section):
@@ -111,8 +117,14 @@ def show(matrices, section):
 def test_weights_and_intervals_are_those_of_the_reward_stage(single_labels, section):
     traces, matrices = single_labels
     shown = show(matrices, section)
-    rewards = weigh_segments(traces, matrices, section, confidence=0.8)
-    expected = dict(zip(zip(rewards["trace_id"], rewards["segment"], strict=True), rewards.itertuples(), strict=True))
+    segment_weights = weigh_segments(traces, matrices, section, confidence=0.8)
+    expected = dict(
+        zip(
+            zip(segment_weights["trace_id"], segment_weights["segment"], strict=True),
+            segment_weights.itertuples(),
+            strict=True,
+        )
+    )
     for trace in traces:
         side = "plus" if trace.polarity == "positive" else "minus"
         weights, _ = matrix_figures.transition_weights(shown, side)
@@ -127,7 +139,7 @@ def test_weights_and_intervals_are_those_of_the_reward_stage(single_labels, sect
 def test_a_class_of_few_traces_has_no_intervals(single_labels):
     traces, _ = single_labels
     few = [trace for n, trace in enumerate(traces) if n % 2 == 0 or n < 6]
-    matrices = estimate_transitions(few, EstimateConfig(num_resamples=25), rng=np.random.default_rng(0))
+    matrices = estimate_transitions(few, EstimateConfig(num_resamples=25), PAPER_TAXONOMY, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="a polarity has fewer than 10 labelled traces"):
         matrix_figures.weight_intervals(show(matrices, RewardConfig()))
 
@@ -163,7 +175,7 @@ def test_sensitivity_marks_this_run_once_in_each_panel(inputs):
 
 
 def test_label_mix_shows_the_numbers(inputs):
-    from mralign_core.evaluation import figures
+    from mralign_core.reporting import figures
 
     polarities = dict(zip(inputs.candidates["trace_id"], inputs.candidates["polarity"], strict=True))
     shares = figures.label_shares(inputs.annotations, polarities, inputs.taxonomy)

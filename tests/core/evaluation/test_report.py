@@ -8,7 +8,9 @@ import pytest
 from sample_run import random_scores
 
 from mralign_core.errors import DataError
-from mralign_core.evaluation import ReportInputs, paired_differences, render_report, summarize
+from mralign_core.evaluation.metrics import paired_differences, summarize
+from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.reporting.report import ReportInputs, render_report
 
 HOSTILE = (
     "</span></article><script>alert(1)</script><img src=x onerror=alert(1)> \" onmouseover='x' {{ 7*7 }} & \x00\x1b[31m"
@@ -169,7 +171,13 @@ def test_any_one_table_may_be_absent_or_empty(quick, name, absent):
 
 
 def test_with_nothing_each_section_says_so_plainly():
-    page = Page(render_report(ReportInputs(run={"run": "empty"}, notes=["Selection kept no trace."])))
+    page = Page(
+        render_report(
+            ReportInputs(
+                run={"run": "empty"}, taxonomy=PAPER_TAXONOMY, confidence=0.95, notes=["Selection kept no trace."]
+            )
+        )
+    )
     absent = [attrs for _, attrs in page.tags if attrs.get("class") == "absent"]
     assert len(absent) == 11
     for text in (

@@ -8,10 +8,11 @@ from pathlib import Path
 from model_server import ModelServer
 
 from mralign_core.config import RunConfig
-from mralign_core.generation.loading import load_model_and_tokenizer
-from mralign_core.generation.samplers import open_sampler
-from mralign_core.llm import LLMClient, MemoryReplyStore
-from mralign_core.models import ModelLocation
+from mralign_core.generation.open_sampler import open_sampler
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.store import MemoryReplyStore
+from mralign_core.models.load import load_model_and_tokenizer
+from mralign_core.models.locate import ModelLocation
 
 STAND_IN = Path(__file__).resolve().parents[2] / "vllm_stand_in"
 

@@ -5,8 +5,8 @@ from random_models import build_bpe
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from mralign_core.config import ModelConfig
-from mralign_core.generation.families import family_of
 from mralign_core.generation.prompts import render_prompt
+from mralign_core.models.families import family_of
 
 FACTS = {
     "Seat of Iran?": ("Tehran", "Isfahan"),

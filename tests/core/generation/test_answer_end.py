@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 from random_models import build_bpe, build_llama_bpe
 
 from mralign_core.generation.answer_end import AnswerEnd
-from mralign_core.generation.families import GENERIC, built_in_families
 from mralign_core.method.traces import answer_end
+from mralign_core.models.families import GENERIC, built_in_families
 
 TOKENIZERS = [build_bpe(), build_llama_bpe()]
 CHANNELS = built_in_families()["gpt_oss"]

@@ -19,11 +19,11 @@ from mralign_core.generation.control_tokens import (
     end_token_ids,
     turn_end_id,
 )
-from mralign_core.generation.families import GENERIC, named_family
 from mralign_core.generation.importing import import_traces
 from mralign_core.generation.prompts import render_prompt
 from mralign_core.generation.segmenting import encode_completion, token_offsets
 from mralign_core.generation.transformers_sampler import TransformersSampler
+from mralign_core.models.families import GENERIC, named_family
 from mralign_core.training.examples import build_examples
 from tests.core.generation.test_endpoint_sampler import DECODING, sampler_of
 

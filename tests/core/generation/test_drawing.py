@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mralign_core.generation import Decoding, SampleRequest
-from mralign_core.generation.drawing import draw_tokens, filtered_probs, uniforms
+from mralign_core.generation.randomness import draw_tokens, filtered_probs, uniforms
 
 
 def decoding(temperature=1.0, top_p=1.0, top_k=0):

@@ -18,18 +18,14 @@ from mralign_core.config import EndpointConfig
 from mralign_core.errors import BudgetError, ConfigError, UserError
 from mralign_core.generation import Decoding, SampleRequest, sample_all
 from mralign_core.generation.endpoint_sampler import EndpointSampler
-from mralign_core.generation.families import named_family
 from mralign_core.generation.prompts import render_prompt
 from mralign_core.generation.scoring import parse_sample, score_sample
-from mralign_core.llm import (
-    EndpointUnavailableError,
-    FolderReplyStore,
-    Ledger,
-    LLMClient,
-    MemoryLedgerStore,
-    MemoryReplyStore,
-)
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.faults import EndpointUnavailableError
+from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
+from mralign_core.llm.store import FolderReplyStore, MemoryReplyStore
 from mralign_core.method.matching import MatchRules
+from mralign_core.models.families import named_family
 
 BPE = build_bpe()
 OPENING = build_bpe(

@@ -12,7 +12,9 @@ from random_models import build_bpe
 from mralign_core.config import GenerateConfig, ModelConfig
 from mralign_core.errors import ConfigError
 from mralign_core.generation import prompts
-from mralign_core.generation.families import (
+from mralign_core.generation.prompts import render_prompt
+from mralign_core.method.traces import parse_completion
+from mralign_core.models.families import (
     GENERIC,
     Family,
     built_in_families,
@@ -22,8 +24,6 @@ from mralign_core.generation.families import (
     named_family,
     table,
 )
-from mralign_core.generation.prompts import render_prompt
-from mralign_core.method.traces import parse_completion
 
 GEMMA4 = """
 name: gemma4
@@ -157,7 +157,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_an_entry_of_the_table_is_a_valid_file(tmp_path):
-    table = yaml.safe_load(resources.files("mralign_core.generation.families").joinpath("families.yaml").read_text())
+    table = yaml.safe_load(resources.files("mralign_core.models.families").joinpath("families.yaml").read_text())
     for name, fields in table.items():
         (tmp_path / "own.yaml").write_text(yaml.safe_dump({"name": name, **fields}))
         assert load_family(tmp_path / "own.yaml") == named_family(name)

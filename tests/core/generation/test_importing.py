@@ -9,11 +9,12 @@ from transformers import AutoTokenizer
 
 from mralign_core.config import GenerateConfig, ModelConfig
 from mralign_core.errors import DataError, NoCandidatesError
-from mralign_core.generation.families import family_of, named_family
 from mralign_core.generation.funnel import imbalance
 from mralign_core.generation.importing import check_traces, import_traces
 from mralign_core.method.matching import MatchRules
-from mralign_core.schemas import CANDIDATES, QUESTIONS
+from mralign_core.models.families import family_of, named_family
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.questions import QUESTIONS
 
 BPE = build_bpe()
 QWEN3, DEEPSEEK, GPT_OSS = map(named_family, ("qwen3", "deepseek_r1", "gpt_oss"))

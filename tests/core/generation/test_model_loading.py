@@ -3,7 +3,7 @@ import torch
 from random_models import build_model
 
 from mralign_core.errors import ConfigError
-from mralign_core.generation.loading import load_model_and_tokenizer, load_tokenizer, resolve_device
+from mralign_core.models.load import load_model_and_tokenizer, load_tokenizer, resolve_device
 
 
 def test_a_saved_model_comes_back_in_the_asked_precision(tmp_path, bpe, model):

@@ -4,13 +4,13 @@ from random_models import build_bpe
 
 from mralign_core.config import GenerateConfig
 from mralign_core.errors import ConfigError
-from mralign_core.generation.families import GENERIC, Family, ModeRequest, named_family
 from mralign_core.generation.prompts import (
     chat_messages,
     opened_by_prompt,
     render_prompt,
     require_chat_endpoint,
 )
+from mralign_core.models.families import GENERIC, Family, ModeRequest, named_family
 
 INSTRUCTION = GenerateConfig().instruction
 EMPTY_BLOCK = "<think>\n\n</think>\n\n"

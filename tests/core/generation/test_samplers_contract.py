@@ -11,7 +11,7 @@ from mralign_core.generation.sampling import sample_questions
 from mralign_core.generation.scoring import parse_sample
 from mralign_core.generation.segmenting import token_offsets
 from mralign_core.method.matching import MatchRules
-from mralign_core.schemas import GENERATIONS
+from mralign_core.schemas.generations import GENERATIONS
 
 KINDS = ["transformers", "vllm", "endpoint-tokens", "endpoint-reasoning", "endpoint-tags"]
 DECODING = Decoding(temperature=1.0, top_p=0.95, top_k=40, max_new_tokens=90, seed=5)

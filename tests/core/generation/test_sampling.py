@@ -8,15 +8,16 @@ from taught_model import FACTS
 
 from mralign_core.config import GenerateConfig, ModelConfig
 from mralign_core.generation import Decoding
-from mralign_core.generation.draws import COUNTED, count_draws
-from mralign_core.generation.families import family_of
 from mralign_core.generation.funnel import Funnel
-from mralign_core.generation.loading import load_model_and_tokenizer
+from mralign_core.generation.outcomes import COUNTED, count_draws
 from mralign_core.generation.sampling import Tally, sample_questions
-from mralign_core.generation.selecting import STEPS, select
+from mralign_core.generation.select_traces import STEPS, select
 from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.method.matching import MatchRules
-from mralign_core.schemas import CANDIDATES, GENERATIONS
+from mralign_core.models.families import family_of
+from mralign_core.models.load import load_model_and_tokenizer
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.generations import GENERATIONS
 
 COPIES = 12
 SECTION = GenerateConfig(

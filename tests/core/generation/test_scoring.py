@@ -1,10 +1,11 @@
 import pandas as pd
 
 from mralign_core.generation import Sample, SampleRequest
-from mralign_core.generation.families import GENERIC
 from mralign_core.generation.scoring import score_answers, score_sample
 from mralign_core.method.matching import MatchRules
-from mralign_core.schemas import GENERATIONS, SCORES
+from mralign_core.models.families import GENERIC
+from mralign_core.schemas.generations import GENERATIONS
+from mralign_core.schemas.scores import SCORES
 
 QUESTIONS = pd.DataFrame(
     {

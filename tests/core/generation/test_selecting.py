@@ -7,13 +7,13 @@ from random_models import build_bpe
 from mralign_core.config import GenerateConfig
 from mralign_core.errors import NoCandidatesError
 from mralign_core.generation import Sample, SampleRequest
-from mralign_core.generation.families import GENERIC
 from mralign_core.generation.funnel import Funnel, require_both_polarities
 from mralign_core.generation.prompts import render_prompt
 from mralign_core.generation.scoring import score_sample
-from mralign_core.generation.selecting import STEPS, select
+from mralign_core.generation.select_traces import STEPS, select
 from mralign_core.method.matching import MatchRules
-from mralign_core.schemas import CANDIDATES
+from mralign_core.models.families import GENERIC
+from mralign_core.schemas.candidates import CANDIDATES
 
 BPE = build_bpe()
 SECTION = GenerateConfig(num_draws=2, min_segments=2, max_segments=3, min_reasoning_tokens=5, max_reasoning_tokens=60)

@@ -6,13 +6,13 @@ from peft import LoraConfig, get_peft_model
 from random_models import build_model, unfit_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from mralign_core.errors import ArtifactError, ConfigError
+from mralign_core.errors import ArtifactError, ConfigError, OutOfMemory
 from mralign_core.generation import Decoding, SampleRequest, sample_all
-from mralign_core.generation.drawing import draw_tokens, uniforms
-from mralign_core.generation.families import GENERIC
-from mralign_core.generation.loading import load_model_and_tokenizer
 from mralign_core.generation.prompts import render_prompt
+from mralign_core.generation.randomness import draw_tokens, uniforms
 from mralign_core.generation.transformers_sampler import TransformersSampler, longest_sequence
+from mralign_core.models.families import GENERIC
+from mralign_core.models.load import load_model_and_tokenizer
 
 DECODING = Decoding(temperature=0.8, top_p=0.95, top_k=40, max_new_tokens=24, seed=5)
 GREEDY = DECODING._replace(temperature=0.0)
@@ -72,6 +72,40 @@ def test_greedy_equals_generate(model, bpe):
             pad_token_id=bpe.eos_token_id,
         )[0, len(sample.prompt_ids) :].tolist()
         assert sample.completion_ids == [token for token in generated if token != bpe.eos_token_id]
+
+
+class ScarceMemory:
+    """A model on a device that holds so many rows, but from the given call on."""
+
+    def __init__(self, model, rows, first_call=0):
+        self.model, self.rows, self.calls_to_go = model, rows, first_call
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def __call__(self, input_ids, **inputs):
+        self.calls_to_go -= 1
+        if self.calls_to_go < 0 and len(input_ids) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return self.model(input_ids=input_ids, **inputs)
+
+
+@pytest.mark.parametrize(("rows", "first_call"), [(1, 0), (3, 0), (2, 5), (4, 12)])
+def test_a_lack_of_memory_is_met_with_fewer_rows_and_the_same_draws(model, bpe, rows, first_call, caplog):
+    expected = dict(sampler_of(model, bpe, 7).draw(REQUESTS, DECODING))
+    scarce = sampler_of(model, bpe, 500)
+    scarce.model = ScarceMemory(scarce.model, rows, first_call)
+    drawn = list(scarce.draw(REQUESTS, DECODING))
+    assert len(drawn) == len(REQUESTS) and dict(drawn) == expected
+    assert "out of memory while sampling" in caplog.text
+
+
+def test_a_row_that_never_fits_is_an_error_with_what_to_change(model, bpe):
+    scarce = sampler_of(model, bpe)
+    scarce.model = ScarceMemory(scarce.model, 0)
+    with pytest.raises(OutOfMemory, match=r"one row: lower max_new_tokens .* Tried to allocate") as caught:
+        list(scarce.draw(REQUESTS, DECODING))
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 28, 500])

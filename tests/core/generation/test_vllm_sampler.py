@@ -13,9 +13,9 @@ from taught_model import FACTS
 from mralign_core.config import ModelConfig, VllmConfig
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.generation import Decoding, SampleRequest, sample_all
-from mralign_core.generation.loading import load_model_and_tokenizer
 from mralign_core.generation.vllm_sampler import open_engine
-from mralign_core.models import ModelLocation
+from mralign_core.models.load import load_model_and_tokenizer
+from mralign_core.models.locate import ModelLocation
 
 DECODING = Decoding(temperature=1.0, top_p=0.95, top_k=40, max_new_tokens=90, seed=5)
 REQUESTS = [SampleRequest(f"q{n}", question, mode, n) for n, question in enumerate(FACTS) for mode in ("on", "off")]

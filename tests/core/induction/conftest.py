@@ -5,7 +5,7 @@ from published_candidates import candidate_row
 
 from mralign_core.pocket.grammar import write_trace
 from mralign_core.pocket.world import build_world
-from mralign_core.schemas import CANDIDATES
+from mralign_core.schemas.candidates import CANDIDATES
 
 
 @pytest.fixture(scope="session")

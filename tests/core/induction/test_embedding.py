@@ -10,8 +10,12 @@ from open_vocabulary import embed_all
 
 from mralign_core.config import InduceConfig
 from mralign_core.errors import BudgetError, ConfigError, DataError, UserError
-from mralign_core.induction.embedding import EmbeddingClient, embed
-from mralign_core.llm import EndpointUnavailableError, Ledger, MemoryReplyStore
+from mralign_core.induction.embedding import embed
+from mralign_core.induction.embedding_endpoint import Embeddings
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.faults import EndpointUnavailableError
+from mralign_core.llm.ledger import Ledger
+from mralign_core.llm.store import MemoryReplyStore
 
 PHRASES = ["recall fact", "check claim", "retrieve fact", "state answer", "verify claim"]
 
@@ -24,7 +28,8 @@ def remote(server, **settings):
 
 def ask(section, replies=None, ledger=None, phrases=PHRASES):
     kept = MemoryReplyStore() if replies is None else replies
-    return embed(phrases, section, EmbeddingClient(kept, concurrency=4, ledger=ledger, first_pause_s=0.01))
+    client = LLMClient(kept, concurrency=4, ledger=ledger, first_pause_s=0.01, service=Embeddings())
+    return embed(phrases, section, client)
 
 
 def test_ngrams_see_shared_words_and_not_meaning():

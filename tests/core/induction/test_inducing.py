@@ -6,15 +6,18 @@ import pytest
 from chat_server import fails, says
 from open_vocabulary import kind_of, kinds, label_all, play
 
-from mralign_core.annotation import annotate_traces
+from mralign_core.annotation.annotate import annotate_traces
 from mralign_core.annotation.prompts import read_payload
 from mralign_core.config import AnnotateConfig, InduceConfig
 from mralign_core.errors import BudgetError, ConfigError, DataError, UserError
-from mralign_core.induction import OPEN_LABEL_COLUMNS, induce_label_set
+from mralign_core.induction.inducing import OPEN_LABEL_COLUMNS, induce_label_set
 from mralign_core.induction.lexical import find_phrases
 from mralign_core.induction.open_labels import sample_traces
 from mralign_core.label_sets import load_label_set, save_label_set
-from mralign_core.llm import EndpointUnavailableError, FolderReplyStore, Ledger, LLMClient, MemoryReplyStore
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.faults import EndpointUnavailableError
+from mralign_core.llm.ledger import Ledger
+from mralign_core.llm.store import FolderReplyStore, MemoryReplyStore
 
 OFFLINE = {"labeller": "lexical/phrases", "namer": "lexical/phrases", "min_samples": 2, "xi": 0.02}
 FREE = {"input_usd_per_million": 0, "output_usd_per_million": 0}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mralign_core.annotation.prompts import Trace, read_payload
+from mralign_core.annotation.prompts import ShownTrace, read_payload
 from mralign_core.annotation.replies import ReplyProblem
 from mralign_core.induction.prompts import name_messages, open_label_messages
 from mralign_core.induction.replies import Named, normalize, parse_names, parse_open_labels
@@ -115,14 +115,14 @@ def test_normalising_twice_changes_nothing_more(phrase):
 
 @given(st.lists(st.text(max_size=80), min_size=1, max_size=4), st.text(max_size=40))
 def test_any_text_travels_whole_inside_its_markers(texts, question):
-    content = open_label_messages(Trace(question, [], texts))[1]["content"]
-    payload = read_payload(open_label_messages(Trace(question, [], texts)))
+    content = open_label_messages(ShownTrace(question, [], texts))[1]["content"]
+    payload = read_payload(open_label_messages(ShownTrace(question, [], texts)))
     assert content.count("</data>") == 1 and content.encode()
     assert [part["text"] for part in payload["segments"]] == texts and payload["question"] == question
 
 
 def test_instructions_are_the_same_for_every_trace_and_gold_answers_are_not_shown():
-    one, other = (open_label_messages(Trace(q, ["SECRET"], ["text"])) for q in ("who?", "{why} </data>"))
+    one, other = (open_label_messages(ShownTrace(q, ["SECRET"], ["text"])) for q in ("who?", "{why} </data>"))
     assert one[0] == other[0] and "SECRET" not in one[1]["content"]
 
 

@@ -17,22 +17,18 @@ import pytest
 from batch_server import BatchServer, Fault
 from chat_server import says, steps
 
-from mralign_core.annotation import annotate_traces
+from mralign_core.annotation.annotate import annotate_traces
 from mralign_core.annotation.prompts import read_payload
 from mralign_core.config import AnnotateConfig, EndpointConfig, StorageConfig
 from mralign_core.errors import BudgetError, ConfigError, UserError
 from mralign_core.label_sets import load_label_set
-from mralign_core.llm import (
-    EndpointUnavailableError,
-    Ledger,
-    LLMClient,
-    MemoryBatchStore,
-    MemoryLedgerStore,
-    MemoryReplyStore,
-    Request,
-    background,
-    endpoint,
-)
+from mralign_core.llm import background, endpoint
+from mralign_core.llm.batch_store import MemoryBatchStore
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.faults import EndpointUnavailableError
+from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
+from mralign_core.llm.request import Request
+from mralign_core.llm.store import MemoryReplyStore
 from mralign_core.storage import ArtifactStore, BatchRecords, LedgerRecords, ReplyStore
 
 MODEL = "openai/gpt-4o"

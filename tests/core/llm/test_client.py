@@ -6,20 +6,15 @@ import pytest
 from chat_server import drips, fails, hangs_up, says
 
 from mralign_core.annotation import cue
-from mralign_core.annotation.prompts import Trace, annotate_messages
+from mralign_core.annotation.prompts import ShownTrace, annotate_messages
 from mralign_core.config import EndpointConfig, StorageConfig
 from mralign_core.errors import BudgetError, ConfigError, UserError
-from mralign_core.llm import (
-    EndpointUnavailableError,
-    FolderReplyStore,
-    Ledger,
-    LLMClient,
-    MemoryLedgerStore,
-    MemoryReplyStore,
-    Request,
-    background,
-    endpoint,
-)
+from mralign_core.llm import background, endpoint
+from mralign_core.llm.client import LLMClient
+from mralign_core.llm.faults import EndpointUnavailableError
+from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
+from mralign_core.llm.request import Request
+from mralign_core.llm.store import FolderReplyStore, MemoryReplyStore
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.storage import ArtifactStore, ReplyStore
 
@@ -433,7 +428,7 @@ def test_a_record_of_another_version_is_asked_for_again(server, damage, caplog):
 
 
 def test_offline_replies_are_not_kept_because_their_code_may_change():
-    messages = annotate_messages(Trace("q", ["a"], ["I recall it."]), max_labels=2, taxonomy=PAPER_TAXONOMY)
+    messages = annotate_messages(ShownTrace("q", ["a"], ["I recall it."]), max_labels=2, taxonomy=PAPER_TAXONOMY)
     noise = cue.Noise(PAPER_TAXONOMY.labels, 0, 0.0, 0.0)
     replies = MemoryReplyStore()
     [received] = complete([Request(EndpointConfig(model="cue/a"), messages, {cue.PARAMETER: noise._asdict()})], replies)

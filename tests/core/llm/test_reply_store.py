@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mralign_core.llm import FolderReplyStore, MemoryReplyStore
+from mralign_core.llm.store import FolderReplyStore, MemoryReplyStore
 
 RECORD = {"reply": "naïve \ud83d \x00", "cost_usd": 0.25, "response": {"choices": [None]}}
 

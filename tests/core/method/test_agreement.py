@@ -15,10 +15,8 @@ from mralign_core.method.agreement import (
     agreement_intervals,
     label_agreements,
     macro_sets,
-    matrix_distance,
     resample_traces,
     sets_agree,
-    weight_shift,
 )
 
 LABELS = ("ask", "tell", "doubt", "check")
@@ -172,35 +170,3 @@ def test_every_trace_once_is_the_estimate_itself(rule):
     found = agreement(a, b, rule)
     assert intervals.observed == pytest.approx((found.observed, found.observed))
     assert intervals.kappa == pytest.approx((found.kappa, found.kappa))
-
-
-def test_matrix_distance_is_over_rows_with_support_in_both():
-    p, q = (
-        np.array([[0.0, 0.5, 0.5], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]),
-        np.array([[0, 0.9, 0.1], [0, 0, 1], [0, 0, 1]]),
-    )
-    counts_p, counts_q = np.diag([9.0, 5.0, 0.0]), np.diag([9.0, 0.4, 0.0])
-    found = matrix_distance(p, q, counts_p, counts_q)
-    assert found.mean_l1 == pytest.approx(0.8)
-    assert (found.num_rows, found.num_rows_of_one) == (1, 1)
-    assert found.total_variation == pytest.approx(0.4)
-    assert matrix_distance(p, q, counts_p, counts_q, min_support=0.1).mean_l1 == pytest.approx((0.8 + 2) / 2)
-    assert math.isnan(matrix_distance(p, q, counts_p, counts_q, min_support=99).mean_l1)
-
-
-def test_weight_shift():
-    same = weight_shift(np.array([0.5, 1.0, 2.0]), np.array([0.5, 1.0, 2.0]))
-    assert same == (3, 0.0, 0.0, pytest.approx(1))
-    swapped = weight_shift(np.array([0.5, 2.0]), np.array([2.0, 0.5]))
-    assert swapped == (2, pytest.approx(math.log(4)), 1.0, pytest.approx(-1))
-    assert math.isnan(weight_shift(np.ones(3), np.array([1.0, 2.0, 3.0])).rank_correlation)
-    assert math.isnan(weight_shift(np.array([]), np.array([])).mean_abs_log_ratio)
-
-
-@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=3, max_size=30))
-def test_rank_correlation_equals_scipys(pairs):
-    from scipy.stats import spearmanr
-
-    a, b = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
-    if len(set(a)) > 1 and len(set(b)) > 1:
-        assert weight_shift(a, b).rank_correlation == pytest.approx(spearmanr(a, b).statistic)

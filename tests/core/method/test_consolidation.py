@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from mralign_core.errors import DataError
 from mralign_core.method.consolidation import LabelVote, consolidate, merge_steps
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
-from mralign_core.schemas import RULES
+from mralign_core.schemas.annotations import RULES
 
 # In canonical order.
 F, B, R, A = "framing", "backtracking", "retrieval", "analogy"

@@ -55,9 +55,9 @@ def test_loss_worked_by_hand():
 
 @given(FLOATS, FLOATS, st.floats(0.01, 1), st.floats(0, 3), st.floats(0, 3))
 def test_loss_equals_the_paper_term_by_term(reward, baseline, beta, desirable, undesirable):
-    rewards = torch.tensor([reward, reward], dtype=torch.float64)
+    implicit_rewards = torch.tensor([reward, reward], dtype=torch.float64)
     losses = kto_loss(
-        rewards,
+        implicit_rewards,
         torch.tensor(baseline, dtype=torch.float64),
         torch.tensor([True, False]),
         beta=beta,
@@ -87,8 +87,8 @@ def batch():
 
 def mean_loss(policy, weights):
     _, reference, _, mask, is_positive = batch()
-    rewards = implicit_reward(policy, reference, weights, mask)
-    return kto_loss(rewards, torch.tensor(0.3, dtype=torch.float64), is_positive, **PAPER).mean()
+    implicit_rewards = implicit_reward(policy, reference, weights, mask)
+    return kto_loss(implicit_rewards, torch.tensor(0.3, dtype=torch.float64), is_positive, **PAPER).mean()
 
 
 def test_gradient_equals_finite_differences():

@@ -12,7 +12,7 @@ from mralign_core.method.selection import (
     next_draw,
     question_polarity,
 )
-from mralign_core.schemas import POLARITIES
+from mralign_core.schemas.candidates import POLARITIES
 
 DRAWS = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=4)
 

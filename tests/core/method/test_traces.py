@@ -15,7 +15,7 @@ from mralign_core.method.traces import (
     parse_completion,
     split_segments,
 )
-from mralign_core.schemas import OUTCOMES
+from mralign_core.schemas.outcomes import OUTCOMES
 
 CHANNELS = Tags("<|channel|>analysis<|message|>", "<|end|>", reply_open="<|channel|>final<|message|>")
 

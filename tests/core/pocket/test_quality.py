@@ -4,8 +4,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mralign_core.config import ModelConfig, PocketConfig
 from mralign_core.errors import UserError
 from mralign_core.generation import Sample
-from mralign_core.generation.families import family_of
 from mralign_core.generation.transformers_sampler import TransformersSampler
+from mralign_core.models.families import family_of
 from mralign_core.pocket import check_quality, train_pocket_model
 
 

@@ -7,7 +7,7 @@ from mralign_core.pocket import build_world
 from mralign_core.pocket.grammar import template_texts
 from mralign_core.pocket.names import ENTITY_NAMES
 from mralign_core.pocket.world import RELATIONS
-from mralign_core.schemas import QUESTIONS
+from mralign_core.schemas.questions import QUESTIONS
 
 SIZES = {
     "person": 80, "city": 40, "company": 24, "country": 16, "river": 20,

@@ -7,8 +7,8 @@ import pytest
 
 from mralign_core.config import PocketConfig, QuestionsConfig
 from mralign_core.errors import UserError
-from mralign_core.questions import read_question_sets
-from mralign_core.schemas import QUESTIONS
+from mralign_core.questions.loading import read_question_sets
+from mralign_core.schemas.questions import QUESTIONS
 
 ROWS = [
     {"question": "Who wrote Emma?", "answer": ["Jane Austen", "Austen"]},

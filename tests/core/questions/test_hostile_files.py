@@ -15,7 +15,8 @@ import pytest
 from question_files import ROWS, questions, refusal, sets, write
 
 from mralign_core.errors import DataError
-from mralign_core.questions import opening, read_jsonl
+from mralign_core.questions import opening
+from mralign_core.questions.jsonl import read_jsonl
 
 CSV = "question,answer\nq,a\n"
 ROW = json.dumps({"question": "q", "answer": "a"})
@@ -60,7 +61,7 @@ READING = """
 import resource, sys
 from mralign_core.config import PocketConfig, QuestionsConfig
 from mralign_core.errors import DataError
-from mralign_core.questions import read_question_sets
+from mralign_core.questions.loading import read_question_sets
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     read_question_sets(QuestionsConfig(train=sys.argv[1]), PocketConfig())

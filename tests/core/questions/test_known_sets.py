@@ -11,8 +11,8 @@ from question_files import questions, refusal, sets, write
 
 from mralign_core.config import QuestionSetConfig
 from mralign_core.errors import UserError
-from mralign_core.questions import KNOWN_SETS
 from mralign_core.questions.hub import load_split, stream_dataset
+from mralign_core.questions.known_sets import KNOWN_SETS
 
 TEXT = Value("string")
 CHOICES = {"label": ["A", "B"], "text": ["a bank", "a mall"]}

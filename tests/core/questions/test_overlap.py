@@ -4,7 +4,7 @@ import pytest
 from question_files import ROWS, questions, sets, write
 
 from mralign_core.errors import DataError
-from mralign_core.questions import find_overlap, question_key, refuse_overlap
+from mralign_core.questions.overlap import find_overlap, question_key, refuse_overlap
 
 
 @pytest.fixture

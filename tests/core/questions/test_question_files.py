@@ -10,7 +10,7 @@ import pytest
 from question_files import ROWS, questions, refusal, write
 
 from mralign_core.errors import DataError
-from mralign_core.questions import read_jsonl
+from mralign_core.questions.jsonl import read_jsonl
 
 FLAT = [{"question": 'Who wrote "Emma",\nand when?', "answer": "Jane Austen"}, {"question": "2+2?", "answer": "4"}]
 

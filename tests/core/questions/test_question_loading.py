@@ -51,7 +51,8 @@ def test_own_ids_are_prefixed_when_there_are_several_sets(tmp_path):
         for name, row in zip(("one", "two"), ROWS, strict=False)
     )
     assert sets(train=one).questions["question_id"].tolist() == ["a"]
-    assert sets(train=one, eval=two).questions["question_id"].tolist() == ["one-train-a", "two-eval-a"]
+    assert sets(train=one, eval=two).questions["question_id"].tolist() == ["a", "two-eval-a"]
+    assert sets(train=[one, two]).questions["question_id"].tolist() == ["one-train-a", "two-train-a"]
 
 
 def test_questions_without_an_answer_are_for_evaluation_only(tmp_path):

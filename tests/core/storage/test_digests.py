@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mralign_core.errors import ArtifactError
-from mralign_core.schemas import REWARDS
-from mralign_core.storage import ArtifactRef, file_sha256, key_of, source_digest, tree_digest
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
+from mralign_core.storage import ArtifactRef, digests, file_sha256, key_of, source_digest, tree_digest
 
 FILES = {
     "__init__.py": '"""The package."""\n__version__ = "1"\n',
@@ -32,16 +32,22 @@ def package(tmp_path, monkeypatch):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    source_digest.cache_clear()
+    forget()
     yield folder
     sys.modules.pop("toypackage", None)
+
+
+def forget():
+    """What a new process does: the code is read again."""
+    for each in (digests.source_digest, digests.module_closure, digests._imports):
+        each.cache_clear()
 
 
 def edit(package, name, old, new):
     text = (package / name).read_text()
     assert old in text
     (package / name).write_text(text.replace(old, new))
-    source_digest.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize(
@@ -79,6 +85,30 @@ def test_source_digest_ignores_what_cannot_change_a_result(package, name, old, n
     assert source_digest("toypackage.math.sums") == before
 
 
+def test_what_is_left_out_counts_no_more_and_what_only_it_imports(package):
+    whole = source_digest("toypackage.math.sums")
+    before = source_digest("toypackage.math.sums", ("toypackage.math.powers",))
+    edit(package, "words.py", "return x", "return 2 * x")
+    assert source_digest("toypackage.math.sums", ("toypackage.math.powers",)) == before
+    assert source_digest("toypackage.math.sums") != whole
+
+
+def test_of_a_function_all_counts_that_it_names_in_its_folder(package):
+    import toypackage.math.sums as sums
+
+    before = digests.function_digest(sums.add)
+    for name, old, new, counts in (
+        ("math/sums.py", '"""Add."""', '"""Add two."""', False),
+        ("math/unused.py", "X = 1", "X = 2", False),
+        ("math/sums.py", "x, 1", "x, 2", True),
+    ):
+        edit(package, name, old, new)
+        digests.function_digest.cache_clear(), digests._definitions.cache_clear()
+        assert (digests.function_digest(sums.add) != before) == counts
+    for name in [name for name in sys.modules if name.startswith("toypackage")]:
+        sys.modules.pop(name)
+
+
 def test_source_digest_tells_modules_apart(package):
     assert source_digest("toypackage.math.sums") != source_digest("toypackage.math.products")
 
@@ -87,7 +117,7 @@ def test_source_digest_needs_a_module_with_source():
     for name in ("mralign_core.no_such_module", "mralign_core", "no_such_package.module", "sys"):
         with pytest.raises(ArtifactError, match=name):
             source_digest(name)
-    assert source_digest("mralign_core.schemas") == source_digest("mralign_core.schemas")
+    assert source_digest("mralign_core.schemas.questions") == source_digest("mralign_core.schemas.questions")
 
 
 def test_key_depends_on_values_not_on_their_order():
@@ -99,7 +129,7 @@ def test_key_depends_on_values_not_on_their_order():
 
 def test_key_refuses_values_without_one_json_form():
     with pytest.raises(TypeError, match="Table"):
-        key_of(table=REWARDS)
+        key_of(table=SEGMENT_WEIGHTS)
     with pytest.raises(ValueError, match="JSON"):
         key_of(x=float("nan"))
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from mralign_core.config import StorageConfig, parse_config
-from mralign_core.errors import ArtifactError, ConfigError, StorageError, StoreUnavailableError
+from mralign_core.config import StorageConfig
+from mralign_core.errors import ArtifactError, StorageError, StoreUnavailableError
 from mralign_core.storage import ArtifactStore, filesystem, key_of, patience, tree_digest
 from mralign_core.storage.filesystem import StoreFiles
 from mralign_core.storage.tables import read_table
@@ -400,11 +400,6 @@ def test_a_full_disk_is_said_at_once(tmp_path, monkeypatch):
         ArtifactStore(StorageConfig(root=str(tmp_path / "store"))).put_json("a", {})
     assert not isinstance(caught.value, StoreUnavailableError)
     assert time.monotonic() - started < 10
-
-
-def test_the_field_that_counted_attempts_says_what_took_its_place():
-    with pytest.raises(ConfigError, match=r"storage\.max_attempts: no such field; use storage\.patience_s"):
-        parse_config({"storage": {"max_attempts": 4}})
 
 
 def failure_of(section):

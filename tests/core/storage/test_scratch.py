@@ -17,6 +17,7 @@ from mralign_core.storage.scratch import part_file, scratch_folder, sweep_scratc
 ROOT = Path(__file__).resolve().parents[3]
 HOLDER = """
 import sys, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where tests run in the background
 from pathlib import Path
 from mralign_core.storage.scratch import part_file, scratch_folder
 with scratch_folder() as folder, part_file(Path(sys.argv[1])) as part:

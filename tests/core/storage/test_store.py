@@ -17,7 +17,7 @@ import pytest
 
 from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError, DataError
-from mralign_core.schemas import REWARDS
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore, key_of, render_lineage, tree_digest
 from mralign_core.storage.filesystem import StoreFiles
 
@@ -29,9 +29,9 @@ def publish(store, directory, stage="estimate", key=KEY, parents=(), **more):
     return store.publish(stage, key, directory, parents=list(parents), fingerprint={"prior": 0.1}, **more)
 
 
-def rewards(*weights):
+def segment_weights(*weights):
     rows = [(f"t{n}", 0, weight, weight, False, 3.0, None, None) for n, weight in enumerate(weights)]
-    return pd.DataFrame(rows, columns=list(REWARDS.columns))
+    return pd.DataFrame(rows, columns=list(SEGMENT_WEIGHTS.columns))
 
 
 def test_published_artifact_is_found_by_another_store(store, open_store, directory):
@@ -329,14 +329,14 @@ def test_resolve_says_that_a_store_is_empty(store):
 
 
 def test_table_round_trip_keeps_rows_and_counts_them(store, tmp_path):
-    frame = rewards(0.5, 1.0, 2.0)
-    store.write_table(tmp_path / "out", "rewards.parquet", frame, REWARDS)
-    ref = publish(store, tmp_path / "out", table="rewards")
-    assert (ref.rows, ref.table) == (3, "rewards")
-    assert store.manifest(ref).files["rewards.parquet"].table == "rewards"
-    read = store.read_table(ref, "rewards.parquet")
+    frame = segment_weights(0.5, 1.0, 2.0)
+    store.write_table(tmp_path / "out", "weights.parquet", frame, SEGMENT_WEIGHTS)
+    ref = publish(store, tmp_path / "out", table="segment_weights")
+    assert (ref.rows, ref.table) == (3, "segment_weights")
+    assert store.manifest(ref).files["weights.parquet"].table == "segment_weights"
+    read = store.read_table(ref, "weights.parquet")
     pd.testing.assert_frame_equal(read, frame, check_dtype=False)
-    with pytest.raises(ArtifactError, match=r"no file 'scores\.parquet'; it has rewards\.parquet"):
+    with pytest.raises(ArtifactError, match=r"no file 'scores\.parquet'; it has weights\.parquet"):
         store.read_table(ref, "scores.parquet")
 
 
@@ -372,18 +372,18 @@ def test_check_writable_leaves_a_store_as_it_was(store):
 
 def test_parquet_bytes_depend_on_the_rows_alone(tmp_path):
     store = ArtifactStore(StorageConfig(root=str(tmp_path)))
-    first = store.write_table(tmp_path, "a.parquet", rewards(0.5, 1.0), REWARDS)
-    shuffled_columns = rewards(0.5, 1.0)[list(REWARDS.columns)[::-1]]
-    second = store.write_table(tmp_path, "b.parquet", shuffled_columns, REWARDS)
-    third = store.write_table(tmp_path, "c.parquet", rewards(0.5, 1.1), REWARDS)
+    first = store.write_table(tmp_path, "a.parquet", segment_weights(0.5, 1.0), SEGMENT_WEIGHTS)
+    shuffled_columns = segment_weights(0.5, 1.0)[list(SEGMENT_WEIGHTS.columns)[::-1]]
+    second = store.write_table(tmp_path, "b.parquet", shuffled_columns, SEGMENT_WEIGHTS)
+    third = store.write_table(tmp_path, "c.parquet", segment_weights(0.5, 1.1), SEGMENT_WEIGHTS)
     assert first.read_bytes() == second.read_bytes() != third.read_bytes()
 
 
 def test_tables_that_break_their_contract_are_refused(tmp_path):
     store = ArtifactStore(StorageConfig(root=str(tmp_path / "store")))
     with pytest.raises(DataError, match="must be positive"):
-        store.write_table(tmp_path, "bad.parquet", rewards(-1.0), REWARDS)
-    good = pq.read_table(store.write_table(tmp_path / "out", "good.parquet", rewards(0.5), REWARDS))
+        store.write_table(tmp_path, "bad.parquet", segment_weights(-1.0), SEGMENT_WEIGHTS)
+    good = pq.read_table(store.write_table(tmp_path / "out", "good.parquet", segment_weights(0.5), SEGMENT_WEIGHTS))
     stamp = good.schema.metadata
     negative = good.set_column(2, "weight", pa.array([-1.0])).replace_schema_metadata(stamp)
     variants = {

@@ -1,6 +1,7 @@
 """What a card says, and that nothing which can't change the adapter is on it."""
 
 import ast
+import doctest
 import json
 import math
 import re
@@ -11,7 +12,8 @@ import pytest
 import yaml
 
 from mralign_core.config import TrainConfig
-from mralign_core.training.card import model_card
+from mralign_core.training import card as card_module
+from mralign_core.training.card import Card, model_card
 from mralign_core.training.examples import TrainingExample
 from mralign_core.training.export_card import RunFacts, adapter_card, merged_card, serve_adapter
 
@@ -23,8 +25,8 @@ METRICS = [
     {
         "step": step,
         "loss": 0.5 / step,
-        "reward_positive": 0.1 * step,
-        "reward_negative": math.nan if step == 12 else -0.2,
+        "implicit_reward_positive": 0.1 * step,
+        "implicit_reward_negative": math.nan if step == 12 else -0.2,
         "kl_baseline": 0.03,
         "kl_raw": 0.03,
     }
@@ -60,28 +62,38 @@ def card(section, variant="mr_align", **more):
     )
 
 
+def test_doctests():
+    assert doctest.testmod(card_module).failed == 0
+
+
 def front_matter(text):
     return yaml.safe_load(text.split("---")[1])
 
 
 def test_card_states_data_weights_settings_and_what_training_reached():
-    text = card(TrainConfig(kl_every=4, kl_decay=0.5))
+    text = card(TrainConfig(kl_every=4, kl_decay=0.5)).render()
     assert front_matter(text)["base_model"] == "org/model"
     assert "- too long: 1" in text
     assert "- positive: 3 tokens, mean 1.1667, standard deviation 0.6236" in text
     assert {"- seed: 7", "- kl every: 4", "- kl decay: 0.5", "- global batch size: 64"} <= set(text.splitlines())
     assert "- optimiser steps: 12; what follows is the mean over the last 10" in text
-    assert "- reward of positive traces (nats): 0.7500" in text
-    assert "- reward of negative traces (nats): -0.2000" in text
+    assert "- implicit reward of positive traces (nats): 0.7500" in text
+    assert "- implicit reward of negative traces (nats): -0.2000" in text
     assert "- KL estimate (nats): 0.0300" in text
 
 
 def test_sft_card_has_neither_rewards_nor_settings_of_kto():
     sft = [
-        {**row, "reward_positive": math.nan, "reward_negative": math.nan, "kl_baseline": math.nan, "kl_raw": math.nan}
+        {
+            **row,
+            "implicit_reward_positive": math.nan,
+            "implicit_reward_negative": math.nan,
+            "kl_baseline": math.nan,
+            "kl_raw": math.nan,
+        }
         for row in METRICS
     ]
-    text = model_card("m", "sft", TrainConfig(), seed=0, rows=ROWS[:1], counts={}, facts={}, metrics=sft)
+    text = model_card("m", "sft", TrainConfig(), seed=0, rows=ROWS[:1], counts={}, facts={}, metrics=sft).render()
     assert "reward of" not in text
     assert "beta" not in text
     assert "- sft learning rate: 0.0001" in text
@@ -104,8 +116,8 @@ def test_operational_fields_are_not_on_the_card():
 
 
 def test_exported_card_adds_sources_yield_and_results():
-    text = adapter_card(card(TrainConfig()), "org/model", "mr_align", RUN, adapter_config={"r": 32})
-    assert text.startswith(card(TrainConfig()).partition("## How to use")[0])
+    text = adapter_card(card(TrainConfig()), "org/model", "mr_align", RUN, adapter_config={"r": 32}).render()
+    assert text.startswith(card(TrainConfig()).render().partition("## How to use")[0])
     assert "- questions to align on, nq_open: 2" in text
     assert "| matched | 300 | 900 | no gold answer |" in text
     assert "| (all) | Acc | 0.400 | 0.520 | +0.120 (+0.070 to +0.170) |" in text
@@ -116,15 +128,16 @@ def test_exported_card_adds_sources_yield_and_results():
 
 
 def test_card_without_a_report_says_so():
-    text = adapter_card(
-        card(TrainConfig()), "m", "mr_align", RUN._replace(summary=None, differences=None), adapter_config={"r": 8}
-    )
+    unevaluated = RUN._replace(summary=None, differences=None)
+    text = adapter_card(card(TrainConfig()), "m", "mr_align", unevaluated, adapter_config={"r": 8}).render()
     assert "Not evaluated" in text
     assert "| Acc |" not in text
 
 
 def test_merged_card_is_of_a_model_not_of_an_adapter():
-    text = merged_card(card(TrainConfig()), "org/model", "mr_align", RUN, dtype="float32", rounding="It took 3%.")
+    text = merged_card(
+        card(TrainConfig()), "org/model", "mr_align", RUN, dtype="float32", rounding="It took 3%."
+    ).render()
     assert front_matter(text)["library_name"] == "transformers"
     assert front_matter(text)["tags"] == ["mr-align"]
     assert "PeftModel" not in text
@@ -168,15 +181,17 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_is_data_in_the_front_matter_and_text_in_the_card(name):
-    text = model_card(name, "kto", TrainConfig(), seed=0, rows=ROWS, counts={}, facts={"from": name}, metrics=METRICS)
+    whole = model_card(name, "kto", TrainConfig(), seed=0, rows=ROWS, counts={}, facts={"from": name}, metrics=METRICS)
+    text = whole.render()
+    assert Card.parse(text) == whole
     run = RUN._replace(
         questions=pd.DataFrame({"split": ["train"], "source": [name]}),
         funnel=pd.DataFrame([("drawn", 1, 1, name)], columns=["step", "kept", "dropped", "reason"]),
         summary=None,
         differences=None,
     )
-    exported = adapter_card(text, name, "kto", run, adapter_config={"r": 8})
-    merged = merged_card(text, name, "kto", run, dtype="float32", rounding="")
+    exported = adapter_card(whole, name, "kto", run, adapter_config={"r": 8}).render()
+    merged = merged_card(whole, name, "kto", run, dtype="float32", rounding="").render()
     shown = " ".join(name.split())
     for one in (text, exported, merged):
         _, front, body = one.split("---\n", 2)

@@ -27,7 +27,9 @@ def section(tmp_path):
 def train(section, first_step, last_step, scale=1.0):
     curves = open_curves(section, "pocket", "kto", key=KEY)
     for step in range(first_step, last_step + 1):
-        curves.log(step, {"step": step, "loss": scale * step, "reward_negative": math.nan if step % 2 else 0.25})
+        curves.log(
+            step, {"step": step, "loss": scale * step, "implicit_reward_negative": math.nan if step % 2 else 0.25}
+        )
     curves.close()
 
 
@@ -59,7 +61,7 @@ def test_rows_are_points_and_nan_is_none(section, tmp_path):
     train(section, 1, 4)
     folder = tmp_path / "logs" / "pocket" / "kto"
     assert shown(folder, "loss") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
-    assert shown(folder, "reward_negative") == [(2, 0.25), (4, 0.25)]
+    assert shown(folder, "implicit_reward_negative") == [(2, 0.25), (4, 0.25)]
     assert shown(folder, "step") == []
 
 
@@ -119,9 +121,9 @@ def test_wandb_offline_keeps_the_rows_without_a_login(section, tmp_path, monkeyp
     train(section.model_copy(update={"report_to": "wandb"}), 1, 3)
     (file,) = tmp_path.glob("logs/pocket/kto/wandb/offline-run-*/*.wandb")
     deadline = time.monotonic() + 120  # a process of W&B's own writes the file
-    while b"reward_negative" not in file.read_bytes() and time.monotonic() < deadline:
+    while b"implicit_reward_negative" not in file.read_bytes() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert b"reward_negative" in file.read_bytes()
+    assert b"implicit_reward_negative" in file.read_bytes()
 
 
 def test_meter_counts_since_the_last_reading():

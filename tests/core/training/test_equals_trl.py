@@ -5,8 +5,8 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import KTOConfig, KTOTrainer
 
+from mralign_core.models.lora import target_modules
 from mralign_core.training.examples import build_examples
-from mralign_core.training.lora import target_modules
 from mralign_core.training.pairs import kl_partners
 from mralign_core.training.reference import matched_rows, mismatched_rows
 from tests.core.training.test_trainer import assert_same, make_trainer, step_of
@@ -89,8 +89,12 @@ def test_weight_one_is_trl_kto(section, tmp_path, architecture):
     their_loss.backward()
     their_metrics = {name: values[-1] for name, values in theirs._metrics["train"].items()}
     assert metrics["loss"] == pytest.approx(their_loss.item(), rel=1e-5)
-    assert section.beta * metrics["reward_positive"] == pytest.approx(their_metrics["rewards/chosen"], rel=1e-4)
-    assert section.beta * metrics["reward_negative"] == pytest.approx(their_metrics["rewards/rejected"], rel=1e-4)
+    assert section.beta * metrics["implicit_reward_positive"] == pytest.approx(
+        their_metrics["rewards/chosen"], rel=1e-4
+    )
+    assert section.beta * metrics["implicit_reward_negative"] == pytest.approx(
+        their_metrics["rewards/rejected"], rel=1e-4
+    )
     assert metrics["kl_raw"] == pytest.approx(their_kl, rel=1e-4)
     assert metrics["kl_baseline"] == pytest.approx(their_metrics["kl"], rel=1e-4)
     their_gradients = {

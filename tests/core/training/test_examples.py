@@ -2,7 +2,7 @@ import pytest
 
 from mralign_core.errors import DataError
 from mralign_core.training.examples import build_examples
-from tests.core.training.tiny import END, make_candidates, make_rewards
+from tests.core.training.tiny import END, make_candidates, make_segment_weights
 
 
 def test_stored_ids_are_used_and_the_end_token_is_appended_once():
@@ -19,9 +19,9 @@ def test_stored_ids_are_used_and_the_end_token_is_appended_once():
 
 def test_each_token_carries_its_segments_weight_and_the_rest_one():
     candidates = make_candidates(1)
-    rewards = make_rewards(candidates)
-    rewards["weight"] = [0.5, 2.0]
-    example = build_examples(candidates, rewards, end_token_id=END, max_length=64).kept[0]
+    segment_weights = make_segment_weights(candidates)
+    segment_weights["weight"] = [0.5, 2.0]
+    example = build_examples(candidates, segment_weights, end_token_id=END, max_length=64).kept[0]
     num_rest = len(example.completion_ids) - 5
     assert example.weights == [0.5, 0.5, 2.0, 2.0, 2.0] + [1.0] * num_rest
 
@@ -38,9 +38,9 @@ def test_rows_longer_than_the_limit_are_left_out_and_counted_and_none_is_cut():
 
 def test_a_segment_without_weight_is_an_error_not_weight_one():
     candidates = make_candidates(3)
-    rewards = make_rewards(candidates)
+    segment_weights = make_segment_weights(candidates)
     with pytest.raises(DataError, match=r"trace t1.*segment\(s\) \[1\]"):
-        build_examples(candidates, rewards.drop(index=3), end_token_id=END, max_length=64)
+        build_examples(candidates, segment_weights.drop(index=3), end_token_id=END, max_length=64)
 
 
 def test_an_empty_prompt_is_an_error():

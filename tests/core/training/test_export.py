@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mralign_core.config import ModelConfig, TrainConfig
 from mralign_core.errors import ConfigError
-from mralign_core.generation.loading import load_model_and_tokenizer
+from mralign_core.models.load import load_model_and_tokenizer
+from mralign_core.models.lora import attach_lora, save_adapter
 from mralign_core.training.card import model_card
 from mralign_core.training.export import export_adapter, export_merged, merge
-from mralign_core.training.lora import attach_lora, save_adapter
 from tests.core.training.test_card import RUN
 from tests.core.training.tiny import CONFIGS, make_model, make_tokenizer, randomise_adapter
 
@@ -47,7 +47,7 @@ def folders(architecture, tmp_path_factory):
 
 def write_adapter(model, folder):
     save_adapter(model, folder, base_model="org/base")
-    text = model_card("org/base", "mr_align", SECTION, seed=0, rows=[], counts={}, facts={}, metrics=[])
+    text = model_card("org/base", "mr_align", SECTION, seed=0, rows=[], counts={}, facts={}, metrics=[]).render()
     (folder / "README.md").write_text(text)
 
 

@@ -14,11 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from mralign_core.config import ModelConfig, StorageConfig
 from mralign_core.errors import ConfigError, NoCandidatesError
-from mralign_core.storage import ArtifactStore
-from mralign_core.training.checkpoints import StoredCheckpoints
-from mralign_core.training.fit import Watch, train_adapter
+from mralign_core.training.fit import train_adapter
+from mralign_core.training.job import ReferenceJob, TrainingJob
 from mralign_core.training.reference import compute_reference
-from tests.core.training.tiny import make_candidates, make_rewards
+from tests.core.training.tiny import make_candidates, make_segment_weights
 
 MODEL = ModelConfig(path="org/tiny", dtype="float32", device="cpu")
 FACTS = {"questions": "made up", "yield": "10 of 12 traces"}
@@ -26,19 +25,17 @@ FACTS = {"questions": "made up", "yield": "10 of 12 traces"}
 
 def train(model_dir, directory, section, variant="mr_align", candidates=None, **options):
     candidates = make_candidates(10, num_questions=6) if candidates is None else candidates
-    rewards = make_rewards(candidates) if variant == "mr_align" else None
-    return train_adapter(
-        model_dir,
-        candidates,
-        options.pop("rewards", rewards),
+    segment_weights = make_segment_weights(candidates) if variant == "mr_align" else None
+    job = TrainingJob(
+        **{"model": MODEL, "seed": 3, "segment_weights": segment_weights, **options},
+        model_path=str(model_dir),
+        candidates=candidates,
         variant=variant,
-        section=section,
-        model_section=options.pop("model_section", MODEL),
-        seed=options.pop("seed", 3),
+        train=section,
         directory=directory,
-        card=FACTS,
-        **options,
+        facts=FACTS,
     )
+    return train_adapter(job)
 
 
 def files(directory):
@@ -75,9 +72,9 @@ def test_sft_takes_as_many_steps_as_kto_and_sees_only_positives(model_dir, tmp_p
 
 def test_weights_change_the_result_and_the_baselines_ignore_them(model_dir, tmp_path, section):
     kto = train(model_dir, tmp_path / "kto", section, "kto")
-    rewards = make_rewards(make_candidates(10, num_questions=6))
-    ignored = train(model_dir, tmp_path / "ignored", section, "kto", rewards=rewards)
-    ones = train(model_dir, tmp_path / "ones", section, "mr_align", rewards=rewards.assign(weight=1.0))
+    segment_weights = make_segment_weights(make_candidates(10, num_questions=6))
+    ignored = train(model_dir, tmp_path / "ignored", section, "kto", segment_weights=segment_weights)
+    ones = train(model_dir, tmp_path / "ones", section, "mr_align", segment_weights=segment_weights.assign(weight=1.0))
     weighted = train(model_dir, tmp_path / "weighted", section, "mr_align")
     assert kto.metrics.equals(ignored.metrics) and kto.metrics.equals(ones.metrics)
     assert not kto.metrics.equals(weighted.metrics)
@@ -112,29 +109,27 @@ def test_same_arguments_same_bytes_in_another_process_from_another_path(model_di
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.core.training.test_fit import stored_checkpoints, train
+from tests.core.training.test_fit import kept_in, train
 from mralign_core.config import TrainConfig
-from mralign_core.training.fit import Watch
+from mralign_core.training import fit
 
 
-class Mortal:
-    def __init__(self, inner):
-        self.inner, self.latest = inner, inner.latest
-
+class Mortal(fit.StoredCheckpoints):
     def save(self, state):
         if state.step == 4:
             os.kill(os.getpid(), signal.SIGKILL)
-        self.inner.save(state)
+        super().save(state)
 
 
+fit.StoredCheckpoints = Mortal
 section = TrainConfig.model_validate_json(sys.argv[4])
-watch = Watch(Mortal(stored_checkpoints(Path(sys.argv[3]))))
-train(sys.argv[1], Path(sys.argv[2]), section, watch=watch)
+train(sys.argv[1], Path(sys.argv[2]), section, **kept_in(sys.argv[3]))
 """
 
 
-def stored_checkpoints(root):
-    return StoredCheckpoints(ArtifactStore(StorageConfig(root=str(root))), "a" * 64)
+def kept_in(root):
+    """Where a training keeps its checkpoints."""
+    return {"storage": StorageConfig(root=str(root)), "key": "a" * 64}
 
 
 def test_killed_with_signal_9_and_gone_on_elsewhere_it_gives_the_same_bytes(model_dir, tmp_path, section, caplog):
@@ -157,7 +152,7 @@ def test_killed_with_signal_9_and_gone_on_elsewhere_it_gives_the_same_bytes(mode
     assert not (tmp_path / "lost").exists()
     elsewhere = shutil.move(tmp_path / "store", tmp_path / "moved")
     caplog.set_level("INFO", "mralign_core.training")
-    resumed = train(model_dir, tmp_path / "resumed", section, watch=Watch(stored_checkpoints(elsewhere)))
+    resumed = train(model_dir, tmp_path / "resumed", section, **kept_in(elsewhere))
     assert "going on from the checkpoint after step 3 of 6" in caplog.text
     whole = train(model_dir, tmp_path / "whole", section)
     assert files(tmp_path / "resumed") == files(tmp_path / "whole")
@@ -195,13 +190,14 @@ def test_positives_only_leaves_the_negatives_out_of_as_many_steps(model_dir, tmp
     both, positives = (train(model_dir, tmp_path / name, part, "kto") for name, part in (("a", section), ("b", only)))
     assert (positives.counts["positive"], positives.counts["negative"]) == (5, 0)
     assert len(both.metrics) == len(positives.metrics)
-    assert positives.metrics["reward_negative"].isna().all()
+    assert positives.metrics["implicit_reward_negative"].isna().all()
     assert not positives.metrics["kl_raw"].isna().any()
 
 
 def test_the_given_reference_is_used_as_it_is(model_dir, tmp_path, section):
     candidates = make_candidates(10, num_questions=6)
-    table = compute_reference(model_dir, candidates, section=section, model_section=MODEL)
+    job = ReferenceJob(model_path=str(model_dir), model=MODEL, train=section, candidates=candidates)
+    table = compute_reference(job)
     train(model_dir, tmp_path / "made", section)
     train(model_dir, tmp_path / "given", section, reference=table)
     assert files(tmp_path / "made") == files(tmp_path / "given")
@@ -231,15 +227,15 @@ def test_a_single_polarity_is_an_error(model_dir, tmp_path, section, variant, po
 
 
 def test_mr_align_without_weights_is_an_error(model_dir, tmp_path, section):
-    with pytest.raises(ConfigError, match="needs the table 'rewards'"):
-        train(model_dir, tmp_path / "adapter", section, rewards=None)
+    with pytest.raises(ConfigError, match="needs the table 'segment_weights'"):
+        train(model_dir, tmp_path / "adapter", section, segment_weights=None)
 
 
 def test_half_precision_is_refused_and_bfloat16_trains(model_dir, tmp_path, section):
     with pytest.raises(ConfigError, match="float16"):
-        train(model_dir, tmp_path / "half", section, model_section=MODEL.model_copy(update={"dtype": "float16"}))
+        train(model_dir, tmp_path / "half", section, model=MODEL.model_copy(update={"dtype": "float16"}))
     brain = MODEL.model_copy(update={"dtype": "bfloat16"})
-    train(model_dir, tmp_path / "brain", section, model_section=brain)
+    train(model_dir, tmp_path / "brain", section, model=brain)
     weights = load_file(tmp_path / "brain" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert all(tensor.isfinite().all() for tensor in weights.values())

@@ -1,3 +1,4 @@
+import doctest
 import re
 
 import pytest
@@ -8,17 +9,19 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 
 from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError
+from mralign_core.models import out_of_memory
+from mralign_core.models.lora import adapter_autocast, attach_lora, enable_recomputation
 from mralign_core.training import footprint
+from mralign_core.training import memory as memory_module
 from mralign_core.training.footprint import (
-    Job,
+    TrainingLoad,
     check_weights_fit,
-    fit,
     free_memory,
     measure_pass,
-    out_of_memory_message,
+    plan_passes,
 )
 from mralign_core.training.logps import CompletionLogps
-from mralign_core.training.lora import adapter_autocast, attach_lora, enable_recomputation
+from mralign_core.training.memory import PassSize, out_of_memory_message
 from tests.core.training.tiny import CONFIGS, make_model
 
 CPU = torch.device("cpu")
@@ -53,8 +56,8 @@ def peak_bytes(step):
 
 
 @pytest.fixture
-def job():
-    return Job(lengths=LENGTHS, device=CPU, rows_per_epoch=3)
+def load():
+    return TrainingLoad(lengths=LENGTHS, device=CPU, rows_per_epoch=3)
 
 
 @pytest.fixture
@@ -97,10 +100,10 @@ def test_the_estimate_is_near_the_measured_peak(section, architecture, targets, 
     assert 0.95 < estimate / peak < 1.5
 
 
-def test_a_job_that_fits_runs_as_configured(section, model, job, caplog):
+def test_a_job_that_fits_runs_as_configured(section, model, load, caplog):
     caplog.set_level("INFO", "mralign_core.training")
-    plan = fit(section, model, job)
-    assert (plan.tokens_per_forward, plan.recompute) == (section.tokens_per_forward, False)
+    plan = plan_passes(section, model, load)
+    assert plan.passes == (section.tokens_per_forward, False)
     assert plan.footprint.adapter == 16 * sum(one.numel() for one in model.parameters() if one.requires_grad)
     assert plan.footprint.weights == 4 * sum(one.numel() for one in model.parameters() if not one.requires_grad)
     assert plan.footprint.total < plan.footprint.memory
@@ -108,38 +111,38 @@ def test_a_job_that_fits_runs_as_configured(section, model, job, caplog):
     assert re.search(r"model .* MB, adapter and Adam .* of .* GB; about 1 s for 2 epoch", caplog.text)
 
 
-def test_passes_shrink_before_activations_are_recomputed(section, model, job, memory):
+def test_passes_shrink_before_activations_are_recomputed(section, model, load, memory):
     def plan_with(share_of_longest):
         """As much memory as activations of so many times the longest row take, beside everything else."""
         rest = sum(held[:2]) + held.head - footprint._bytes_on(model, CPU) * footprint.USABLE_SHARE
         memory((rest + cost.activation_bytes(round(50 * share_of_longest), False)) / footprint.USABLE_SHARE)
-        return fit(section, model, job)
+        return plan_passes(section, model, load)
 
     cost = measure_pass(model, lambda tokens: one_row(model, tokens))
-    held = fit(section, model, job).footprint
-    assert plan_with(3)[:2] == (section.tokens_per_forward, False)
-    assert plan_with(1.5)[:2] == (75, False)
-    tokens, recompute, _ = plan_with(0.9)
+    held = plan_passes(section, model, load).footprint
+    assert plan_with(3).passes == (section.tokens_per_forward, False)
+    assert plan_with(1.5).passes == (75, False)
+    tokens, recompute = plan_with(0.9).passes
     assert recompute and tokens >= 50
 
 
-def test_config_decides_over_recomputation(section, model, job):
-    plan = fit(section.model_copy(update={"gradient_checkpointing": "always"}), model, job)
-    assert plan.recompute
+def test_config_decides_over_recomputation(section, model, load):
+    plan = plan_passes(section.model_copy(update={"gradient_checkpointing": "always"}), model, load)
+    assert plan.passes.recompute
 
 
-def test_a_row_that_never_fits_is_named_with_what_to_change(section, model, job, memory):
+def test_a_row_that_never_fits_is_named_with_what_to_change(section, model, load, memory):
     memory(1000)
     with pytest.raises(ConfigError, match=r"trace t1, 50 tokens.*max_length below 50.*load_in_4bit.*accelerate_config"):
-        fit(section, model, job)
+        plan_passes(section, model, load)
     with pytest.raises(ConfigError, match="gradient_checkpointing to 'always'"):
-        fit(section.model_copy(update={"gradient_checkpointing": "never"}), model, job)
+        plan_passes(section.model_copy(update={"gradient_checkpointing": "never"}), model, load)
 
 
-def test_shards_take_less_and_more_processes_are_faster(section, model, job):
-    alone = fit(section, model, job).footprint
-    many = fit(section, model, job._replace(num_processes=4, is_sharded=True)).footprint
-    copies = fit(section, model, job._replace(num_processes=4)).footprint
+def test_shards_take_less_and_more_processes_are_faster(section, model, load):
+    alone = plan_passes(section, model, load).footprint
+    many = plan_passes(section, model, load._replace(num_processes=4, is_sharded=True)).footprint
+    copies = plan_passes(section, model, load._replace(num_processes=4)).footprint
     in_layers = sum(
         4 * one.numel() for name, one in model.named_parameters() if ".layers." in name and not one.requires_grad
     )
@@ -149,10 +152,10 @@ def test_shards_take_less_and_more_processes_are_faster(section, model, job):
     assert copies.seconds < alone.seconds
 
 
-def test_measuring_leaves_random_numbers_and_gradients_alone(section, job):
+def test_measuring_leaves_random_numbers_and_gradients_alone(section, load):
     model = attach_lora(make_model("qwen3"), section.model_copy(update={"lora_dropout": 0.5}), seed=0).train()
     before = torch.get_rng_state()
-    fit(section, model, job, CompletionLogps(model).made_up_pass)
+    plan_passes(section, model, load, CompletionLogps(model).made_up_pass)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -200,13 +203,17 @@ def test_limits_of_control_groups_count(tmp_path, monkeypatch):
     assert free_memory(CPU, num_processes=2) == 1_500_000
 
 
+@pytest.mark.parametrize("module", [memory_module, out_of_memory])
+def test_doctests(module):
+    assert doctest.testmod(module).failed == 0
+
+
 def test_out_of_memory_names_the_pass_and_what_to_change():
     message = out_of_memory_message(
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"),
         {"t7": 900, "t9": 1100},
         TrainConfig(on_out_of_memory="stop"),
-        tokens_per_forward=4096,
-        recompute=False,
+        PassSize(4096),
     )
     assert "2 row(s), 2000 tokens, the longest 1100 (traces t7, t9; tokens_per_forward 4096" in message
     for way in ("on_out_of_memory", "tokens_per_forward below 2000", "gradient_checkpointing", "max_length below 1100"):

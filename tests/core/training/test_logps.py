@@ -2,9 +2,9 @@ import pytest
 import torch
 from transformers import OPTConfig, OPTForCausalLM, masking_utils
 
+from mralign_core.models.lora import attach_lora
 from mralign_core.training.examples import build_examples
 from mralign_core.training.logps import CHUNK_ELEMENTS, PROBE_LENGTHS, CompletionLogps, head_logps
-from mralign_core.training.lora import attach_lora
 from mralign_core.training.packing import make_batch
 from mralign_core.training.reference import matched_rows
 from tests.core.generation import random_models

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from mralign_core.errors import DataError, OutOfMemory
+from mralign_core.models.lora import attach_lora
 from mralign_core.training.examples import build_examples
 from mralign_core.training.logps import CompletionLogps
-from mralign_core.training.lora import attach_lora
 from mralign_core.training.reference import matched_rows, mismatched_rows, read_reference, reference_table
 from tests.core.training.test_logps import plain_logps
 from tests.core.training.tiny import END, make_candidates, make_model, randomise_adapter

@@ -6,23 +6,23 @@ import torch
 from transformers import OPTConfig
 
 from mralign_core.errors import ConfigError, OutOfMemory
-from mralign_core.training.checkpoints import TrainingState
+from mralign_core.models.lora import attach_lora, enable_recomputation
+from mralign_core.training.checkpoints import TrainingState, restore, state_of
 from mralign_core.training.examples import build_examples
 from mralign_core.training.logps import CompletionLogps
-from mralign_core.training.lora import attach_lora, enable_recomputation
 from mralign_core.training.order import step_rows
 from mralign_core.training.reference import Reference, mismatched_rows, read_reference, reference_table
 from mralign_core.training.trainer import Trainer
 from tests.core.training.test_logps import plain_logps
-from tests.core.training.tiny import CONFIGS, END, make_candidates, make_model, make_rewards, randomise_adapter
+from tests.core.training.tiny import CONFIGS, END, make_candidates, make_model, make_segment_weights, randomise_adapter
 
 ARCHITECTURES = sorted(CONFIGS)
 
 
 def make_examples(num_rows=6, weighted=True, **options):
     candidates = make_candidates(num_rows, **options)
-    rewards = make_rewards(candidates) if weighted else None
-    return build_examples(candidates, rewards, end_token_id=END, max_length=64).kept
+    segment_weights = make_segment_weights(candidates) if weighted else None
+    return build_examples(candidates, segment_weights, end_token_id=END, max_length=64).kept
 
 
 def make_trainer(section, examples, architecture="qwen3", *, supervised=False, rows=None, is_fresh=False):
@@ -97,7 +97,7 @@ def test_dropout_touches_neither_the_kl_baseline_nor_another_steps_masks(section
         trainer = make_trainer(with_options(section, lora_dropout=dropout), make_examples(4))
         rows.append(step_of(trainer)[0])
     assert rows[0]["kl_raw"] == rows[1]["kl_raw"] != 0
-    assert rows[0]["reward_positive"] != rows[1]["reward_positive"]
+    assert rows[0]["implicit_reward_positive"] != rows[1]["implicit_reward_positive"]
     torch.manual_seed(99)  # the masks follow from the seed and the step, not from what was drawn before
     again = step_of(make_trainer(with_options(section, lora_dropout=0.5), make_examples(4)))[0]
     assert again == rows[1]
@@ -125,9 +125,11 @@ def test_a_weight_scales_exactly_its_segments_share_of_reward_and_gradient(secti
     logratios = policy - trainer.reference.logps[0]
     segment = logratios[2:5].sum().item()
     assert abs(segment) > 0.01
-    assert rewards[1]["reward_positive"] - rewards[0]["reward_positive"] == pytest.approx(segment, rel=1e-4)
-    assert rewards[0]["reward_positive"] == pytest.approx(logratios.sum().item(), rel=1e-4)
-    assert rewards[1]["reward_negative"] == rewards[0]["reward_negative"]
+    assert rewards[1]["implicit_reward_positive"] - rewards[0]["implicit_reward_positive"] == pytest.approx(
+        segment, rel=1e-4
+    )
+    assert rewards[0]["implicit_reward_positive"] == pytest.approx(logratios.sum().item(), rel=1e-4)
+    assert rewards[1]["implicit_reward_negative"] == rewards[0]["implicit_reward_negative"]
     assert rewards[1]["kl_raw"] == rewards[0]["kl_raw"]
 
 
@@ -159,8 +161,8 @@ def test_a_step_of_a_single_class_is_right_and_the_other_class_has_no_reward(sec
     examples = [example._replace(is_positive=is_positive) for example in make_examples(4)]
     row, _ = step_of(make_trainer(section, examples))
     present, absent = ("positive", "negative") if is_positive else ("negative", "positive")
-    assert math.isfinite(row[f"reward_{present}"])
-    assert math.isnan(row[f"reward_{absent}"])
+    assert math.isfinite(row[f"implicit_reward_{present}"])
+    assert math.isnan(row[f"implicit_reward_{absent}"])
 
 
 @pytest.mark.parametrize("budget", [1, 10_000])
@@ -173,7 +175,7 @@ def test_the_last_short_step_is_averaged_over_its_own_rows(section, budget):
     with torch.no_grad():
         row = trainer.metrics[-1]
         assert math.isfinite(row["kl_raw"])
-        rewards = [row["reward_positive"], row["reward_negative"]]
+        rewards = [row["implicit_reward_positive"], row["implicit_reward_negative"]]
         [reward] = [value for value in rewards if not math.isnan(value)]
         sign, weight = (1, 1.0) if rewards[0] == reward else (-1, 1.5)
         expected = weight * (1 - 1 / (1 + math.exp(-section.beta * sign * (reward - row["kl_baseline"]))))
@@ -184,9 +186,9 @@ def test_first_step_has_no_margin_so_the_loss_is_half_the_mean_weight(section):
     trainer = make_trainer(section, make_examples(4), is_fresh=True)
     first = step_of(trainer)[0]
     assert first["loss"] == pytest.approx((2 * 0.5 * 1.0 + 2 * 0.5 * 1.5) / 4)
-    assert [first[name] for name in ("reward_positive", "reward_negative", "kl_raw")] == pytest.approx(
-        [0] * 3, abs=1e-4
-    )
+    assert [
+        first[name] for name in ("implicit_reward_positive", "implicit_reward_negative", "kl_raw")
+    ] == pytest.approx([0] * 3, abs=1e-4)
 
 
 def test_metrics_and_progress_have_a_row_for_each_step(section):
@@ -211,7 +213,7 @@ def test_a_training_that_diverged_ends_with_the_step_and_the_setting_and_leaves_
         next(iter(trainer.parameters.values())).fill_(math.nan)
     trainer.train_step()
     with pytest.raises(ConfigError, match=rf"diverged at step 2 of 2: .*nan.*lower {field}"):
-        trainer.state()
+        state_of(trainer)
 
 
 def test_sft_loss_is_the_mean_over_the_steps_completion_tokens(section):
@@ -221,7 +223,7 @@ def test_sft_loss_is_the_mean_over_the_steps_completion_tokens(section):
         logps = plain_logps(trainer.policy.model, [(each.prompt_ids, each.completion_ids) for each in examples])
     row, _ = step_of(trainer)
     assert row["loss"] == pytest.approx(-logps.mean().item(), rel=1e-5)
-    assert math.isnan(row["kl_raw"]) and math.isnan(row["kl_baseline"]) and math.isnan(row["reward_positive"])
+    assert math.isnan(row["kl_raw"]) and math.isnan(row["kl_baseline"]) and math.isnan(row["implicit_reward_positive"])
 
 
 def test_the_baseline_is_estimated_anew_every_so_many_steps_and_averaged(section):
@@ -233,7 +235,7 @@ def test_the_baseline_is_estimated_anew_every_so_many_steps_and_averaged(section
     first = [step_of(each)[0]["kl_raw"] for each in (exact, held)]
     assert first[0] == first[1]
     assert step_of(held)[0]["kl_raw"] == first[1]
-    kept = held.state()
+    kept = state_of(held)
     policy, reference = held._kl_pairs([0, 1, 2], held.reference)
     held.run()
     assert calls[:2] == [0, 2] and calls[2:] == [2, 4]
@@ -245,7 +247,7 @@ def test_the_moving_average_keeps_the_stated_share_of_the_old_value(section):
     averaged = make_trainer(with_options(section, kl_decay=0.75), make_examples(9))
     exact = make_trainer(section, make_examples(9))
     old = step_of(averaged)[0]["kl_raw"]
-    exact.restore(averaged.state())
+    restore(exact, state_of(averaged))
     new = step_of(exact)[0]["kl_raw"]
     assert abs(new - old) > 0.01
     assert step_of(averaged)[0]["kl_raw"] == pytest.approx(0.75 * old + 0.25 * new, rel=1e-4)
@@ -276,11 +278,11 @@ def test_going_on_from_a_state_gives_the_same_bits(section, options, stop_after)
     first = make_trainer(section, examples)
     for _ in range(stop_after):
         first.train_step()
-    stored = first.state()
+    stored = state_of(first)
     stored = TrainingState(stored.step, stored.tensors, json.loads(json.dumps(stored.values)))
     torch.manual_seed(4321)
     second = make_trainer(section, examples, is_fresh=True)
-    second.restore(stored)
+    restore(second, stored)
     second.run()
     assert json.dumps(second.metrics) == json.dumps(whole.metrics)
     assert all(torch.equal(second.parameters[name], each) for name, each in whole.parameters.items())
@@ -296,7 +298,7 @@ class _ScarceMemory:
 
     def __call__(self, rows):
         size = sum(len(prompt) + len(completion) for prompt, completion in rows)
-        if size > self.tokens * (4 if self.trainer.is_recomputing else 1):
+        if size > self.tokens * (4 if self.trainer.pass_size.recompute else 1):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return self.inner(rows)
 
@@ -310,8 +312,8 @@ def test_a_lack_of_memory_is_met_with_more_and_smaller_passes_and_the_same_resul
         expected, found = step_of(plenty), step_of(scarce)
         assert_same_row(found[0], expected[0], rel=1e-3)
         assert_same(found[1], expected[1], rtol=1e-3)
-    assert scarce.tokens_per_forward <= 40
-    assert "out of memory at step 1" in caplog.text
+    assert scarce.pass_size.tokens <= 40
+    assert "out of memory in a training step" in caplog.text
 
 
 def test_recomputation_comes_last_and_then_the_error_names_the_row_and_the_setting(section):
@@ -319,7 +321,7 @@ def test_recomputation_comes_last_and_then_the_error_names_the_row_and_the_setti
     scarce = make_trainer(section, examples)
     _ScarceMemory(scarce, 8)
     step_of(scarce)
-    assert scarce.is_recomputing
+    assert scarce.pass_size.recompute
     hopeless = make_trainer(section, examples)
     _ScarceMemory(hopeless, 1)
     pairs = [len(prompt) + len(text) for prompt, text in mismatched_rows(examples, hopeless.reference.partners)]
@@ -338,7 +340,7 @@ def test_only_the_chosen_rows_are_trained_on_while_partners_come_from_all(sectio
     positives = [row for row, example in enumerate(examples) if example.is_positive]
     trainer = make_trainer(section, examples, rows=positives)
     trainer.run()
-    assert all(math.isnan(row["reward_negative"]) for row in trainer.metrics)
+    assert all(math.isnan(row["implicit_reward_negative"]) for row in trainer.metrics)
     assert trainer.num_steps == 4
     assert isinstance(trainer.reference, Reference)
     assert not set(trainer.reference.partners) <= set(positives)

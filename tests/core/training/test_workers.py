@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from mralign_core.config import TrainConfig
+from mralign_core.models.lora import attach_lora, enable_recomputation, save_adapter
 from mralign_core.training.checkpoints import TrainingState
 from mralign_core.training.fit import Watch, _make_fit, _run
 from mralign_core.training.logps import CompletionLogps
-from mralign_core.training.lora import attach_lora, enable_recomputation, save_adapter
 from mralign_core.training.reference import read_reference, reference_table
 from mralign_core.training.trainer import Trainer
 from mralign_core.training.workers import Workers
@@ -109,7 +109,7 @@ def in_process(rank, port, folder):
     if rank == 0:
         save_adapter(trainer.policy.model, folder / "adapter", base_model="base")
     try:
-        _run(trainer, Watch(_OfRank(rank)))
+        _run(trainer, _OfRank(rank), Watch())
     except ConnectionError as error:
         found["refusal"] = str(error)
     torch.save(found, folder / f"{rank}.pt")
@@ -118,8 +118,8 @@ def in_process(rank, port, folder):
 def plan_of(workers):
     """What is chosen where the processes would choose differently: here by the budget of tokens."""
     trainer, _ = make_trainer("qwen3", "weighted", workers, budget=300 + workers.rank)
-    _make_fit(trainer, trainer.policy.model)
-    return trainer.tokens_per_forward, trainer.is_recomputing
+    _make_fit(trainer)
+    return tuple(trainer.pass_size)
 
 
 @pytest.fixture(scope="module")

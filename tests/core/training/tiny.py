@@ -97,7 +97,7 @@ def make_candidates(num_rows, num_questions=None, seed=0):
     return pd.DataFrame(rows).astype(object)
 
 
-def make_rewards(candidates, seed=0):
+def make_segment_weights(candidates, seed=0):
     generator = np.random.default_rng(seed)
     rows = [
         {"trace_id": row.trace_id, "segment": segment, "weight": float(generator.uniform(0.4, 2.7))}

@@ -15,7 +15,7 @@ from typing import TypedDict
 from tiny_engine import stream
 from transformers import AutoConfig, GenerationConfig
 
-from mralign_core.generation.loading import load_model_and_tokenizer
+from mralign_core.models.load import load_model_and_tokenizer
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 

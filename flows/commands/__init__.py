@@ -1,0 +1,1 @@
+"""The command line ``mralign``, and the Prefect server that stands behind it."""

@@ -1,0 +1,541 @@
+"""The command ``mralign``: run the pipeline or a stage, debug one task, ask what an artifact was made from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.commands.ending import last_words, run_flow
+from flows.commands.results import (
+    console,
+    print_ablation,
+    print_agreement,
+    print_generation,
+    print_label_set,
+    print_left_out,
+    print_plan,
+    print_questions,
+    print_results,
+)
+from flows.commands.server import ui_link, use_server
+from mralign_core.config import RunConfig, Variant, load_config
+from mralign_core.errors import ConfigError, UserError
+from mralign_core.processes.stopping import EndingOnSignals
+from mralign_core.redaction import redact_logs
+
+if TYPE_CHECKING:
+    from mralign_core.storage import ArtifactRef
+
+CONFIGS = Path(__file__).resolve().parents[2] / "deployments" / "configs"
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__)
+
+Stage = StrEnum("Stage", ["prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"])
+
+
+def _path(text: str) -> Path:
+    """A path of the command line; shells leave ``~`` as it is behind a ``=``."""
+    return Path(text).expanduser()
+
+
+def _target(text: str) -> Path:
+    """Where a file is to be written.
+
+    Raises:
+        typer.BadParameter: nothing can be written there.
+    """
+    path = _path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise typer.BadParameter(f"{text}: name a file in a folder that exists")
+    return path
+
+
+ConfigOption = Annotated[str, typer.Option("--config", "-c", help="A name in deployments/configs, or a YAML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override one field, e.g. `--set generate.num_draws=5`; may be repeated."),
+]
+
+AskAgainOption = StrEnum("AskAgainOption", ["auto", "failed", "never"])
+
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="Use this artifact, e.g. `--input candidates=candidates/3f9a`; may be repeated."),
+]
+
+
+@app.command()
+def run(
+    config: ConfigOption = "pocket",
+    only: Annotated[Stage | None, typer.Option(help="Run one stage on the last run's inputs.")] = None,
+    set_: SetOption = None,
+    from_traces: Annotated[
+        Path | None,
+        typer.Option(
+            parser=_path, metavar="PATH", help="Start at annotate, from a JSONL file of existing reasoning traces."
+        ),
+    ] = None,
+    ask_again: Annotated[
+        AskAgainOption | None,
+        typer.Option(
+            help="Of the traces, and the draws of a server, that failed: ask again, refused traces too, or none."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is cached and what would be computed.")] = False,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(min=1, help="With --dry-run: tokens a second of one host, to tell what sampling would take."),
+    ] = None,
+) -> None:
+    """Run the pipeline, or one stage of it."""
+    overrides = _overrides(set_)
+    if from_traces:
+        overrides |= _from_traces(str(from_traces.absolute()))
+    settings = read_config(config, overrides) if only in (None, Stage.prepare) else read_following(config, overrides)
+    if ask_again:
+        settings = asking_again(settings, str(ask_again))
+    _check_training(settings)
+    if dry_run:
+        _check_traces(settings)
+        print_plan(settings, tokens_per_second)
+        return
+    _check_store(settings)
+    _check_label_set(settings)
+    if only in (None, Stage.prepare):
+        _check_files(settings)
+    with use_server() as server:
+        from flows import pipeline as pipeline_module
+
+        _log_user_errors_briefly()
+        chosen = pipeline_module.pipeline if only is None else _stage_flow(only)
+        state = run_flow(chosen, settings)
+        if state.is_completed():
+            run_id = str(state.state_details.flow_run_id)
+            if only == Stage.generate:
+                print_generation(settings, run_id)
+            if only in (None, Stage.annotate):
+                print_left_out(settings, run_id)
+            print_results(settings, server, run=run_id, finished_pipeline=only in (None, Stage.evaluate))
+            return
+        _fail(state.result(raise_on_failure=False))
+
+
+@app.command()
+def ui() -> None:
+    """Print the link that opens the UI of `make serve` in a browser: it holds what lets you in."""
+    console.print(ui_link(), soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def questions(config: ConfigOption = "pocket", set_: SetOption = None) -> None:
+    """Read the question sets of a config and show what is in them, and which questions stand in two; nothing is run."""
+    print_questions(read_config(config, _overrides(set_)))
+
+
+@app.command()
+def task(
+    stage: Annotated[str, typer.Argument(help="A stage of the pipeline, whose main task is run, or an artifact.")],
+    config: ConfigOption = "pocket",
+    shard: Annotated[int, typer.Option(min=0, help="Which shard (generate, annotate, evaluate).")] = 0,
+    variant: Annotated[str, typer.Option(help="Which variant (train, evaluate).")] = "mr_align",
+    input_: InputOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Run one task in this process, with no server, on the last run's inputs: for a debugger.
+
+    The result is published like any other, so a later run finds it cached.
+    """
+    from tasks.engine.one_task import run_one
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    settings = read_following(config, _overrides(set_))
+    if stage in (Stage.train, "adapter", "reference-logps"):
+        _check_training(settings)
+    _check_store(settings)
+    ref = run_one(settings, stage, shard=shard, variant=variant, named=_pairs(input_, "--input"))
+    console.print_json(ref.model_dump_json())
+
+
+@app.command("compare-annotators")
+def compare_annotators(
+    config: ConfigOption = "pocket",
+    sheet: Annotated[
+        list[Path] | None,
+        typer.Option(
+            parser=_path,
+            metavar="PATH",
+            help="A filled sheet of a human rater, besides compare.sheets; may be repeated.",
+        ),
+    ] = None,
+    write_sheet: Annotated[
+        Path | None,
+        typer.Option(
+            parser=_target, metavar="PATH", help="Write a blinded sheet (CSV, with instructions beside it) and stop."
+        ),
+    ] = None,
+    traces: Annotated[int, typer.Option(min=1, help="Traces in the sheet.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that chooses and shuffles the sheet's traces.")] = 0,
+    input_: InputOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Compare the run's annotators with other panels (compare.panels) and with people.
+
+    Works on the last run's candidates and annotations. It prints agreement and κ of every two annotation sets, and what
+    exchanging them does to P and to the weights. With `--write-sheet` it writes a sheet for a human rater instead.
+    """
+    overrides = _overrides(set_)
+    settings = read_following(config, overrides)
+    if sheet:
+        sheets = [*settings.compare.sheets, *(str(path.resolve()) for path in sheet)]
+        settings = read_following(config, {**overrides, "compare.sheets": sheets})
+    from tasks.engine.one_task import Inputs
+
+    of = Inputs(settings, _pairs(input_, "--input"))
+    if write_sheet:
+        _write_sheet(settings, of("candidates"), write_sheet, traces, seed)
+        return
+    inputs = {name: of(name) for name in ("candidates", "annotations")}
+    _check_store(settings)
+    with use_server() as server:
+        from flows.compare_annotators import compare_annotators as flow
+
+        _log_user_errors_briefly()
+        state = run_flow(flow, settings, **inputs)
+        if not state.is_completed():
+            _fail(state.result(raise_on_failure=False))
+        print_agreement(settings, state.result(), server)
+
+
+@app.command()
+def sensitivity(
+    config: ConfigOption = "pocket",
+    figure: Annotated[
+        Path, typer.Option(parser=_target, metavar="PATH", help="Where to write the figure (PNG).")
+    ] = Path("sensitivity.png"),
+    input_: InputOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Show how far the weights move with another damping, prior or clip, on the last run's labels; needs no server."""
+    from mralign_core.reporting.diagnostic_figures import sensitivity_curves
+    from mralign_core.reporting.diagnostic_findings import sensitivity_table
+    from mralign_core.reporting.style import to_png
+    from tasks.engine.one_task import Inputs
+    from tasks.estimate import sensitivity_of
+
+    settings = read_following(config, _overrides(set_))
+    of = Inputs(settings, _pairs(input_, "--input"))
+    found = sensitivity_of(settings, of("candidates"), of("annotations"))
+    rows = sensitivity_table(found)
+    table = Table(*rows.columns, title=f"config {settings.name!r}: shift in w against this run's settings")
+    for row in rows.to_numpy().tolist():
+        table.add_row(*map(str, row))
+    console.print(table)
+    figure.write_bytes(to_png(sensitivity_curves(found)))
+    console.print(f"[bold]{'figure':<20}[/bold]{figure.resolve()}", soft_wrap=True, highlight=False)
+
+
+@app.command("induce-taxonomy")
+def induce_taxonomy(
+    config: ConfigOption = "pocket",
+    output: Annotated[
+        Path | None, typer.Option(parser=_target, metavar="PATH", help="Copy the label set to this file too.")
+    ] = None,
+    input_: InputOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Induce a label set from the last run's traces, to use in place of the paper's 15 labels (section `induce`)."""
+    from tasks.engine.one_task import Inputs
+
+    settings = read_following(config, _overrides(set_))
+    candidates = Inputs(settings, _pairs(input_, "--input"))("candidates")
+    _check_store(settings)
+    with use_server() as server:
+        from flows.induce_taxonomy import induce_taxonomy as flow
+
+        _log_user_errors_briefly()
+        state = run_flow(flow, settings, candidates)
+        if not state.is_completed():
+            _fail(state.result(raise_on_failure=False))
+        print_label_set(settings, state.result(), output, server)
+
+
+@app.command()
+def ablate(
+    config: ConfigOption = "pocket",
+    worlds: Annotated[int | None, typer.Option(min=1, help="Pocket worlds; in place of ablate.num_worlds.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Alignment seeds in each world; in place of ablate.num_seeds.")
+    ] = None,
+    arms: Annotated[
+        str, typer.Option(help="Arms to train, e.g. `kto,mr_align,placebo_within`; in place of ablate.arms.")
+    ] = "",
+    set_: SetOption = None,
+) -> None:
+    """Train several arms on the same data, over worlds and seeds, and print paired differences with their intervals.
+
+    Think-off and think-on are scored besides. Finished parts are found in the store: run it again to go on, or with
+    more worlds to add to them. docs/ablations.md says what each arm is.
+    """
+    given = {"num_worlds": worlds, "num_seeds": seeds, "arms": _names(arms)}
+    overrides = {f"ablate.{name}": value for name, value in given.items() if value is not None}
+    settings = read_following(config, {**_overrides(set_), **overrides})
+    from mralign_core.ablation.grid import arms_of
+
+    arms_of(settings)
+    _check_store(settings)
+    _check_label_set(settings)
+    _check_training(settings)
+    _check_files(settings)
+    with use_server() as server:
+        from flows.ablate import ablate as flow
+
+        _log_user_errors_briefly()
+        state = run_flow(flow, settings)
+        if not state.is_completed():
+            _fail(state.result(raise_on_failure=False))
+        print_ablation(settings, state.result(), server)
+
+
+@app.command()
+def export(
+    directory: Annotated[Path, typer.Argument(parser=_path, metavar="DIRECTORY", help="A new or empty folder.")],
+    config: ConfigOption = "pocket",
+    variant: Annotated[Variant, typer.Option(help="Which trained variant.")] = "mr_align",
+    merge: Annotated[bool, typer.Option("--merge", help="Write a whole model, the adapter merged into it.")] = False,
+    input_: InputOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Write a trained adapter to a folder, its card completed with the results of the last run.
+
+    vLLM serves it with `vllm serve MODEL --enable-lora --max-lora-rank 32 --lora-modules mr_align=DIRECTORY`, and what
+    `--merge` writes with `vllm serve DIRECTORY`. Merging rounds the update to the model's precision; docs/training.md
+    says what that costs.
+    """
+    from flows.commands.export import export as write
+    from tasks.engine.one_task import Inputs
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    settings = read_following(config, _overrides(set_))
+    target = directory.resolve()
+    found = write(settings, Inputs(settings, _pairs(input_, "--input")), variant, target, merge=merge)
+    rows = {"merged model" if merge else "adapter": target, "results": found.results, "serve it": found.serve}
+    for name, text in (rows | ({"precision": found.rounding} if merge else {})).items():
+        console.print(f"[bold]{name:<20}[/bold]{escape(str(text))}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def lineage(
+    artifact: Annotated[
+        str, typer.Argument(help="URI, stage/key, or the beginning of a key; the last run's report by default.")
+    ] = "",
+    config: ConfigOption = "pocket",
+    set_: SetOption = None,
+) -> None:
+    """Show what an artifact was made from."""
+    from mralign_core.storage import ArtifactStore, render_lineage
+    from tasks.engine.last_run import last_run
+
+    settings = read_following(config, _overrides(set_))
+    store = ArtifactStore(settings.storage)
+    console.print(render_lineage(store.lineage(artifact or last_run(settings, "report"))), soft_wrap=True)
+
+
+@app.command()
+def graph() -> None:
+    """Print what is made from what, as a Mermaid flowchart (dashed: under some configs only); needs no config."""
+    from tasks.engine.graph import mermaid
+
+    console.print(mermaid(), highlight=False, markup=False, soft_wrap=True)
+
+
+def read_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Load a config by its name in ``deployments/configs`` or by its path.
+
+    Raises:
+        ConfigError: there is no such config, or it is not valid.
+    """
+    named = CONFIGS / f"{name_or_path}.yaml"
+    if named.exists():
+        return load_config(named, overrides)
+    if not Path(name_or_path).expanduser().exists():
+        names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+        raise ConfigError(f"no config {name_or_path!r}: give a YAML file or one of {names}")
+    return load_config(name_or_path, overrides)
+
+
+def asking_again(settings: RunConfig, policy: str) -> RunConfig:
+    """The config with another choice of what is asked again, for draws too where a server samples."""
+    changed: dict[str, Any] = {"annotate": settings.annotate.model_copy(update={"ask_again": policy})}
+    if settings.generate.sampler == "endpoint":  # a draw that was refused is an answer: there is no "failed" for them
+        of_draws = "never" if policy == "never" else "auto"
+        changed["generate"] = settings.generate.model_copy(update={"ask_again": of_draws})
+    return settings.model_copy(update=changed)
+
+
+def read_following(name_or_path: str, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Load the config of a command that follows a run: if that started from a file of traces, so does this.
+
+    Raises:
+        ConfigError: as :func:`read_config`.
+    """
+    from tasks.engine.last_run import last_traces
+
+    given = dict(overrides or {})
+    try:
+        settings = read_config(name_or_path, given)
+    except ConfigError as error:
+        try:
+            probe = read_config(name_or_path, {**given, **_from_traces("unknown")})
+        except ConfigError:
+            raise error from None
+        if not last_traces(probe):
+            raise
+    else:
+        probe = settings
+        if settings.generate.source == "traces" or "generate.source" in given or not last_traces(settings):
+            return settings
+    traces = last_traces(probe)
+    logging.getLogger("mralign_core.runs").info(
+        "the last run of %r started from the traces in %s, and this goes on from it", probe.name, traces
+    )
+    return read_config(name_or_path, {**given, **_from_traces(traces)})
+
+
+def _from_traces(path: str) -> dict[str, str]:
+    """Overrides that start a run from a file; strings are read as YAML, and a path may look like something else."""
+    return {"generate.source": "traces", "generate.traces_path": json.dumps(path, ensure_ascii=False)}
+
+
+def main() -> None:
+    """Console script: errors that a user can act on are one message, not a traceback; signals end it in seconds."""
+    with EndingOnSignals(last_words):
+        logging.getLogger("mralign_core").setLevel(logging.INFO)
+        redact_logs()
+        try:
+            app()
+        except UserError as error:
+            _fail(error)
+
+
+def _stage_flow(stage: Stage) -> Callable[..., Any]:
+    from importlib import import_module
+
+    return getattr(import_module(f"flows.{stage}"), str(stage))
+
+
+def _log_user_errors_briefly() -> None:
+    """Keep Prefect from logging a traceback, at every level of the run, for an error whose message says it all."""
+    from mralign_core.llm.faults import EndpointUnavailableError
+
+    def without_traceback(record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], UserError | EndpointUnavailableError):
+            record.exc_info = record.exc_text = None
+        return True
+
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(without_traceback)
+
+
+def _check_store(config: RunConfig) -> None:
+    from mralign_core.storage import ArtifactStore
+
+    ArtifactStore(config.storage).check_writable()
+
+
+def _check_files(config: RunConfig) -> None:
+    """Read the user's files before a server is started, which takes half a minute on a busy machine."""
+    from mralign_core.questions.loading import read_question_sets
+
+    read_question_sets(config.questions, config.model.pocket)
+    _check_traces(config)
+
+
+def _check_traces(config: RunConfig) -> None:
+    """Refuse a file of traces, or warn of it, before anything is paid for."""
+    if config.generate.source == "traces":
+        from mralign_core.generation.importing import check_traces
+        from mralign_core.models.families import named_family
+
+        family = None if config.model.family == "auto" else named_family(config.model.family)
+        check_traces(config.generate.traces_path, config.generate, config.match.rules, family)
+
+
+def _check_training(config: RunConfig) -> None:
+    """Refuse, before hours of other work, curves that need a package and launch files that can't be followed.
+
+    What a worker of the pool trains, it checks itself: its host has packages and files of its own.
+    """
+    if config.train.where != "inline":
+        return
+    from mralign_core.processes.launch import read_accelerate_config
+    from mralign_core.training.curves import check_curves
+
+    check_curves(config.train)
+    if config.train.accelerate_config:
+        read_accelerate_config(config.train.accelerate_config)
+
+
+def _check_label_set(config: RunConfig) -> None:
+    from mralign_core.label_sets import label_set_of
+
+    label_set_of(config)
+
+
+def _names(text: str) -> list[str] | None:
+    return [name.strip() for name in text.split(",")] if text else None
+
+
+def _overrides(items: list[str] | None) -> dict[str, Any]:
+    return dict(_pairs(items, "--set"))
+
+
+def _pairs(items: list[str] | None, option: str) -> dict[str, str]:
+    pairs = {}
+    for item in items or []:
+        name, separator, value = item.partition("=")
+        if not separator or not name:
+            raise ConfigError(f"{option} takes name=value, got {item!r}")
+        pairs[name] = value
+    return pairs
+
+
+def _write_sheet(config: RunConfig, candidates: ArtifactRef, path: Path, num_traces: int, seed: int) -> None:
+    import numpy as np
+
+    from mralign_core.comparison.sheets import write_sheet
+    from mralign_core.label_sets import label_set_of
+    from mralign_core.storage import ArtifactStore
+
+    rows = ArtifactStore(config.storage).read_table(candidates, "candidates.parquet")
+    taxonomy = label_set_of(config).taxonomy
+    written = write_sheet(path, rows, taxonomy, num_traces=num_traces, rng=np.random.default_rng(seed))
+    console.print(f"{written.num_items} segments of {written.num_traces} traces (of {len(rows)}):", highlight=False)
+    console.print(f"[bold]{'sheet':<20}[/bold]{written.sheet}", soft_wrap=True, highlight=False)
+    console.print(f"[bold]{'instructions':<20}[/bold]{written.instructions}", soft_wrap=True, highlight=False)
+    console.print("read it back with --sheet, on the same candidates", highlight=False)
+
+
+def _fail(error: object) -> NoReturn:
+    from mralign_core.llm.faults import EndpointUnavailableError
+
+    if isinstance(error, UserError | EndpointUnavailableError):
+        Console(stderr=True).print(
+            f"[bold red]{type(error).__name__}[/bold red]: {error}", highlight=False, soft_wrap=True
+        )
+        sys.exit(2)
+    if isinstance(error, BaseException):
+        raise error
+    sys.exit(f"the run did not complete: {error}")
+
+
+if __name__ == "__main__":
+    main()

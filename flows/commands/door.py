@@ -1,0 +1,523 @@
+"""The Prefect server of this project behind a door: ``python -m flows.commands.door``.
+
+Prefect's server answers whoever reaches its port, and web pages do reach it: a page of any origin by a plain request, a
+page whose host name is made to point here by what then looks like its own origin. Who can talk to it can deploy a flow,
+and so run any command as this user. Therefore it listens on loopback only, and
+
+- the door refuses requests to another host name, of another origin, and of pages of other sites;
+- Prefect asks for the token of :mod:`flows.commands.secret`, in each request and on each websocket;
+- browsers are told to ask no other host for anything and to show the UI in no frame.
+
+The token is kept in the browser's ``localStorage``, as Prefect's own UI has it, which belongs to host and port: a
+cookie would go to every port of this machine, whoever listens there, and along with requests of other pages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hmac
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from html import escape
+from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qs
+
+from flows.commands.secret import (
+    HOST,
+    IDENTITY_PATH,
+    SERVE_HOME,
+    door_folder,
+    installation_secret,
+    past_proxies,
+    proof_of,
+    token_of,
+    write_private,
+)
+from mralign_core.errors import UserError
+
+if TYPE_CHECKING:
+    import uvicorn
+
+EXTRA_HOSTS = "MRALIGN_SERVE_HOSTS"
+"""Environment variable: other names, with their ports, that the server is reached at on purpose, such as the near end
+of a tunnel or a proxy; separated by commas."""
+ENTER_PATH = "/mralign/enter"
+SCRIPT_PATH = "/mralign/enter.js"
+CLOSED_PATHS = {"/docs", "/redoc", "/docs/oauth2-redirect", "/openapi.json"}
+"""FastAPI's pages about the API: they load their scripts from foreign hosts and ask for no token."""
+POLICY = "; ".join(
+    [
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-eval'",  # the graph of a run draws by code that it makes up
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    ]
+)
+HEADERS = [
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+SHUTDOWN_TIMEOUT_S = 5
+PARENT_POLL_S = 0.5
+TOKEN_TIMEOUT_S = 10.0
+POLICY_VIOLATION = 1008
+"""What a websocket is closed with."""
+CHALLENGE = re.compile(r"[0-9a-f]{32}")
+ANALYTICS_KEY = re.compile(r"`[0-9a-f]{32}`")
+PICTURE = re.compile(rb'"logo_url":\s*"[^"]*"')
+NO_PICTURE = b'"logo_url":"data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"'
+"""An empty one: the UI leaves out what has none."""
+PICTURE_PATHS = ("/api/block_", "/api/collections/")
+"""Where the API names pictures on foreign hosts, which the UI would show."""
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Refusal(NamedTuple):
+    """Why a request does not get in."""
+
+    status: HTTPStatus
+    reason: str
+
+
+class Door:
+    """An ASGI application in front of Prefect's.
+
+    Args:
+        app: Prefect's.
+        port: where it listens.
+        secret: the installation's.
+        start: what the server drew when it started.
+        extra_hosts: further ``host:port`` it may be reached at.
+    """
+
+    def __init__(self, app: App, port: int, secret: bytes, start: str, extra_hosts: Sequence[str] = ()) -> None:
+        self._app = app
+        self._port = port
+        self._secret = secret
+        self._start = start
+        self._hosts = {f"{HOST}:{port}", f"localhost:{port}", *extra_hosts}
+        self._origins = set(origins(port, extra_hosts))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, refuse or pass on one request, websocket or the server's lifespan."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        if scope["type"] == "websocket":
+            if refusal or "prefect" not in scope["subprotocols"]:
+                await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            else:
+                await self._let_websocket_in(scope, receive, send)
+            return
+        send = _with_headers(send)
+        if refusal:
+            await _reply(send, refusal.status, "text/plain", refusal.reason + "\n")
+        elif scope["path"] == IDENTITY_PATH:
+            await self._prove_identity(scope, send)
+        elif scope["path"] == SCRIPT_PATH:
+            await _reply(send, HTTPStatus.OK, "text/javascript", ENTER_SCRIPT)
+        elif _is_navigation(scope) and self._is_localhost(scope):
+            # Another user may listen at the IPv6 address of the same name, and would share its localStorage.
+            await _redirect(send, f"http://{HOST}:{self._port}{_target(scope)}")
+        elif scope["path"] == ENTER_PATH or (_is_navigation(scope) and not self._has_entered(scope)):
+            await self._show_entrance(send)
+        elif scope["path"].startswith(PICTURE_PATHS) and _header(scope, b"sec-fetch-site"):
+            scope["headers"] = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
+            await self._app(scope, receive, _without_pictures(send))
+        else:
+            await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        hosts, page_origins = _header(scope, b"host"), _header(scope, b"origin")
+        if not scope["path"].startswith("/"):  # such as http://elsewhere/api, as proxies are asked
+            return Refusal(HTTPStatus.BAD_REQUEST, "this is not a proxy: ask for a path")
+        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
+            return Refusal(HTTPStatus.MISDIRECTED_REQUEST, f"this server is {HOST}:{self._port}, not another host")
+        if page_origins and (len(page_origins) > 1 or page_origins[0] not in self._origins):
+            return Refusal(HTTPStatus.FORBIDDEN, "pages of other origins may not use this server")
+        # Browsers send no Origin with some requests, but say whose page asks. Following a link to the UI is all right.
+        site = _header(scope, b"sec-fetch-site")
+        if site and set(site) - {"same-origin", "none"} and not _is_visit(scope):
+            return Refusal(HTTPStatus.FORBIDDEN, "pages of other sites may not use this server")
+        if scope["path"] in CLOSED_PATHS:
+            return Refusal(HTTPStatus.NOT_FOUND, "the API's schema is at /api/openapi.json, for who has the token")
+        return None
+
+    def _is_localhost(self, scope: Scope) -> bool:
+        return _header(scope, b"host")[0].lower() == f"localhost:{self._port}"
+
+    async def _let_websocket_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hear the token before Prefect does, which takes a hundred sockets at most, also of those that say nothing."""
+        await receive()
+        await send({"type": "websocket.accept", "subprotocol": "prefect"})
+        try:
+            first = await asyncio.wait_for(receive(), TOKEN_TIMEOUT_S)
+            token = json.loads(first.get("text") or "null")["token"]
+            is_right = hmac.compare_digest(str(token).encode(), token_of(self._secret, self._start).encode())
+        except (TimeoutError, ValueError, TypeError, KeyError, RecursionError):
+            is_right = False
+        if not is_right:
+            with contextlib.suppress(OSError):
+                await send({"type": "websocket.close", "code": POLICY_VIOLATION})
+            return
+        heard = iter([{"type": "websocket.connect"}, first])
+
+        async def receive_again() -> MutableMapping[str, Any]:
+            return next(heard, None) or await receive()
+
+        async def send_on(message: MutableMapping[str, Any]) -> None:
+            if message["type"] != "websocket.accept":
+                await send(message)
+
+        await self._app(scope, receive_again, send_on)
+
+    async def _prove_identity(self, scope: Scope, send: Send) -> None:
+        """Answer a challenge, so that clients know whom they send the token to (:func:`.secret.recognise`)."""
+        challenge = parse_qs(scope["query_string"].decode("ascii", errors="replace")).get("challenge", [""])[0]
+        if not CHALLENGE.fullmatch(challenge):
+            await _reply(send, HTTPStatus.BAD_REQUEST, "text/plain", "challenge: 32 hexadecimal digits\n")
+            return
+        address = "{}:{}".format(*scope["server"])
+        proof = proof_of(self._secret, challenge, self._start, address)
+        await _reply(send, HTTPStatus.OK, "application/json", json.dumps({"start": self._start, "proof": proof}))
+
+    def _has_entered(self, scope: Scope) -> bool:
+        """Whether this browser was given the token of this start. A hint and no secret: Prefect asks for the token."""
+        for header in _header(scope, b"cookie"):
+            try:
+                cookie = SimpleCookie(header).get(f"mralign_{self._port}")
+            except CookieError:
+                continue
+            if cookie and cookie.value == self._start:
+                return True
+        return False
+
+    async def _show_entrance(self, send: Send) -> None:
+        page = ENTER_PAGE.format(start=escape(self._start), port=self._port, script=SCRIPT_PATH)
+        await _reply(send, HTTPStatus.OK, "text/html", page)
+
+
+def origins(port: int, extra_hosts: Sequence[str] = ()) -> list[str]:
+    """The origins whose pages may use a server on a port, and on other hosts that it is reached at."""
+    own = [f"http://{HOST}:{port}", f"http://localhost:{port}"]
+    return own + [f"{scheme}://{host}" for host in extra_hosts for scheme in ("http", "https")]
+
+
+def _header(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1").strip() for key, value in scope["headers"] if key.lower() == name]
+
+
+def _is_navigation(scope: Scope) -> bool:
+    """Whether a browser asks for a page to show."""
+    if scope["method"] not in ("GET", "HEAD") or scope["path"].startswith("/api/"):
+        return False
+    return _header(scope, b"sec-fetch-mode") == ["navigate"] or "text/html" in ",".join(_header(scope, b"accept"))
+
+
+def _is_visit(scope: Scope) -> bool:
+    """Whether a browser follows a link, and shows the page by itself, in no frame of another."""
+    is_navigation = _header(scope, b"sec-fetch-mode") == ["navigate"]
+    return (
+        scope["type"] == "http"
+        and scope["method"] == "GET"
+        and is_navigation
+        and _header(scope, b"sec-fetch-dest") == ["document"]
+    )
+
+
+def _with_headers(send: Send) -> Send:
+    async def send_with_headers(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", []), *HEADERS]
+        await send(message)
+
+    return send_with_headers
+
+
+def _without_pictures(send: Send) -> Send:
+    """For browsers: block types with an empty picture in place of one on a foreign host."""
+    start: MutableMapping[str, Any] = {}
+    body = b""
+
+    async def send_without_pictures(message: MutableMapping[str, Any]) -> None:
+        nonlocal body
+        if message["type"] == "http.response.start":
+            start.update(message)
+            return
+        body += message.get("body", b"")
+        if message.get("more_body"):
+            return
+        body = PICTURE.sub(NO_PICTURE, body)
+        kept = [header for header in start["headers"] if header[0] != b"content-length"]
+        await send({**start, "headers": [*kept, (b"content-length", str(len(body)).encode())]})
+        await send({"type": "http.response.body", "body": body})
+
+    return send_without_pictures
+
+
+def _target(scope: Scope) -> str:
+    query = scope["query_string"].decode("latin-1")
+    return scope["raw_path"].decode("latin-1") + (f"?{query}" if query else "")
+
+
+async def _redirect(send: Send, url: str) -> None:
+    headers = [(b"location", url.encode("latin-1")), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": int(HTTPStatus.TEMPORARY_REDIRECT), "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _reply(send: Send, status: HTTPStatus, kind: str, text: str) -> None:
+    body = text.encode()
+    headers = [
+        (b"content-type", f"{kind}; charset=utf-8".encode()),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
+    await send({"type": "http.response.start", "status": int(status), "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+ENTER_PAGE = """<!doctype html>
+<html lang="en" data-start="{start}" data-port="{port}">
+<meta charset="utf-8">
+<title>MR-ALIGN</title>
+<link rel="icon" href="data:,">
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 40em; margin: 4em auto; padding: 0 1em }}
+input {{ font: inherit; width: 100%; box-sizing: border-box; margin: .5em 0 }}
+output {{ color: #b00020 }}
+</style>
+<h1>Who is asking?</h1>
+<p>Only the user who started this server may use it. Open the link that <code>make serve</code> printed; or print it
+again, in the folder of the project, with <code>.venv/bin/mralign ui</code>.</p>
+<form><label>Or paste that link here: <input type="password" autocomplete="off" autofocus></label>
+<button>Enter</button></form>
+<p><output></output></p>
+<noscript>The UI needs JavaScript.</noscript>
+<script src="{script}"></script>
+</html>
+"""
+ENTER_SCRIPT = """"use strict";
+// Prefect's UI looks here for what it is to send.
+const KEY = "prefect-password";
+const { start, port } = document.documentElement.dataset;
+
+async function enter(token) {
+  const reply = await fetch("/api/admin/version", { headers: { Authorization: `Basic ${token}` } });
+  if (!reply.ok) return false;
+  localStorage.setItem(KEY, token);
+  document.cookie = `mralign_${port}=${start}; path=/; SameSite=Strict`;
+  if (location.pathname === "ENTER_PATH") location.replace("/");
+  else location.reload();
+  return true;
+}
+
+async function enterWith(text) {
+  const token = text.trim().split("#").pop();
+  if (!(await enter(btoa(token)))) {
+    document.querySelector("output").textContent =
+      "That is not the link of this server: each start of the server makes a new one.";
+  }
+}
+
+const given = location.hash.slice(1);
+history.replaceState(null, "", location.pathname + location.search); // leaves the token out of the address bar
+const kept = localStorage.getItem(KEY);
+if (given) enterWith(given);
+else if (kept) enter(kept);
+document.querySelector("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  enterWith(document.querySelector("input").value);
+});
+""".replace("ENTER_PATH", ENTER_PATH)
+
+
+def module(port: int, *, embedded: bool = False) -> list[str]:
+    """Arguments of ``python -m`` that start a server behind its door.
+
+    Args:
+        port: where to listen.
+        embedded: without UI and services, as Prefect starts one for a single program.
+    """
+    return ["flows.commands.door", "--port", str(port), *(["--embedded"] if embedded else [])]
+
+
+def settings(home: Path, port: int, token: str, extra_hosts: Sequence[str] = ()) -> dict[str, str]:
+    """Variables of Prefect's settings for a server behind its door.
+
+    Args:
+        home: ``PREFECT_HOME``.
+        port: where it listens.
+        token: what it asks for.
+        extra_hosts: see :class:`Door`.
+    """
+    return {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_API_AUTH_STRING": token,
+        "PREFECT_API_AUTH_STRING": token,
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_UI_API_URL": "/api",  # of the origin that the page is from
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins(port, extra_hosts)),
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),
+        **QUIET,
+        **past_proxies(),
+    }
+
+
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",  # Prefect would start one that has no door
+    "DO_NOT_TRACK": "1",
+}
+"""Nothing leaves the machine."""
+
+
+def build(home: Path, port: int, *, embedded: bool) -> tuple[Door, str]:
+    """Prefect's application behind its door, and the token it asks for. Prefect must not have been imported.
+
+    Args:
+        home: ``PREFECT_HOME``.
+        port: where it will listen.
+        embedded: see :func:`module`.
+    """
+    secret, start = installation_secret(home), secrets.token_hex(16)
+    token = token_of(secret, start)
+    extra_hosts = [host.strip().lower() for host in os.environ.get(EXTRA_HOSTS, "").split(",") if host.strip()]
+    os.environ.update(settings(home, port, token, extra_hosts))
+    from prefect.server.api import collections
+    from prefect.server.api.server import create_app
+
+    # Prefect asks GitHub for its newest list of blocks and workers, and takes its own when there is no answer.
+    collections.KNOWN_VIEWS.update(dict.fromkeys(collections.KNOWN_VIEWS, ""))
+    app = create_app(ephemeral=embedded, final=True)
+    for script in (home / "ui" / "v2" / "assets").glob("*.js"):
+        _without_analytics(script)
+    return Door(app, port, secret, start, extra_hosts), token
+
+
+def _without_analytics(script: Path) -> None:
+    """Take the key out of the UI's analytics, which ask their host for settings even where they are switched off."""
+    text = script.read_text(encoding="utf-8")
+    if "amplitude.com" in text:
+        script.write_text(ANALYTICS_KEY.sub("``", text), encoding="utf-8")
+
+
+def serve(home: Path, port: int, *, embedded: bool) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        home: ``PREFECT_HOME``.
+        port: where to listen.
+        embedded: see :func:`module`.
+
+    Raises:
+        OSError: something else listens there.
+    """
+    parent = os.getppid()  # before the slow imports: a parent that ends meanwhile must be missed
+    os.umask(0o077)  # the database and the logs hold parameters of runs
+    with socket.create_server((HOST, port)) as listener:  # before the slow imports: nobody else can take it now
+        # asyncio does so for sockets that it makes; without it every reply waits 40 ms for an acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        port = listener.getsockname()[1]
+        door, token = build(home, port, embedded=embedded)
+        import uvicorn
+        from prefect.settings import get_current_settings
+
+        of_server = get_current_settings().server
+        config = uvicorn.Config(
+            door,
+            http="h11",  # tells whether a proxy's form of request was used
+            proxy_headers=False,
+            server_header=False,
+            log_level="error" if embedded else of_server.logging_level.lower(),
+            timeout_keep_alive=of_server.api.keepalive_timeout,
+            ws_ping_interval=of_server.api.websocket_ping_interval,
+            ws_ping_timeout=of_server.api.websocket_ping_timeout,
+            timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
+        )
+        server = uvicorn.Server(config)
+        if embedded:
+            threading.Thread(target=_end_with_parent, args=(server, parent), daemon=True).start()
+        with contextlib.nullcontext() if embedded else _profile(home, port, token):
+            server.run(sockets=[listener])
+
+
+def _end_with_parent(server: uvicorn.Server, parent: int) -> None:
+    """End the server when the program that started it is gone, also when that was killed."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_S)
+    server.should_exit = True
+
+
+def profile_path(home: Path, port: int) -> Path:
+    """The Prefect profile of a running server: ``PREFECT_PROFILES_PATH`` for Prefect's own command line."""
+    return door_folder(home) / f"{port}.toml"
+
+
+@contextlib.contextmanager
+def _profile(home: Path, port: int, token: str) -> Iterator[None]:
+    path = profile_path(home, port)
+    values = {"PREFECT_API_URL": f"http://{HOST}:{port}/api", "PREFECT_API_AUTH_STRING": token}
+    lines = ['active = "mralign"', "[profiles.mralign]", *(f'{name} = "{value}"' for name, value in values.items())]
+    write_private(path, "\n".join(lines) + "\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve as the command line says; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.commands.door", description="Prefect's server behind a door."
+    )
+    parser.add_argument("--port", type=int, default=4200)
+    parser.add_argument("--embedded", action="store_true", help="without UI and services, for one program")
+    chosen = parser.parse_args(arguments)
+    home = Path(os.environ.get("PREFECT_HOME") or SERVE_HOME).resolve()
+    signal.signal(signal.SIGTERM, _interrupt)  # uvicorn ends by the signal itself, which would leave the profile behind
+    try:
+        serve(home, chosen.port, embedded=chosen.embedded)
+    except KeyboardInterrupt:
+        return 0
+    except (OSError, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

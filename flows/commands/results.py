@@ -1,0 +1,251 @@
+"""What the command line prints: plans, quotes, results, with the paths to look at."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from flows.commands.server import ServerAddress
+from mralign_core.config import RunConfig
+
+if TYPE_CHECKING:
+    from mralign_core.reporting.result_table import ResultTable
+    from mralign_core.storage import ArtifactRef
+    from tasks.engine.plan import Plan
+
+console = Console()
+STYLES = {"better": "green", "worse": "red", "open": "dim"}
+"""Tone of a difference → how it is shown."""
+MOST_ROWS = 12
+"""Of one kind of artifact in a plan; more are counted."""
+
+
+def print_questions(config: RunConfig) -> None:
+    """What a run would ask: each set with an example, and what is taken out because it is evaluated on."""
+    from mralign_core.questions.loading import read_question_sets
+    from mralign_core.questions.overlap import question_key
+
+    found = read_question_sets(config.questions, config.model.pocket)
+    columns = ("used to", "set", "questions", "distinct", "gold answers each", "example")
+    table = Table(*columns, title=f"config {config.name!r}: question sets")
+    for (split, source), rows in found.questions.groupby(["split", "source"], sort=False):
+        first = rows.iloc[0]
+        example = f"{first['question']:.60} → {', '.join(first['answers']) or 'no gold answer':.40}"
+        counts = (f"{len(rows):,}", f"{rows['question'].map(question_key).nunique():,}")
+        golds = f"{rows['answers'].map(len).mean():.1f}"
+        table.add_row("align" if split == "train" else "evaluate", source, *counts, golds, escape(example))
+    console.print(table)
+    for row in found.overlap.itertuples():
+        text = f"{row.question_id} is {row.eval_question_id}: {row.question}"
+        console.print(f"[yellow]taken out[/yellow] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def print_plan(config: RunConfig, tokens_per_second: float | None = None) -> None:
+    """What is in the store and what a run would compute, what sampling would take, and what annotation would cost."""
+    from tasks.engine.plan import plan
+
+    planned_run = plan(config)
+    table = Table("stage", "artifact", "status", "key", title=f"config {config.name!r}: nothing is run")
+    for kind, grouped in groupby(planned_run.everything, key=lambda planned: (planned.stage, planned.name.split()[0])):
+        group = list(grouped)
+        if len(group) > MOST_ROWS:
+            states = Counter(planned.status for planned in group)
+            status = ", ".join(f"{count} {state}" for state, count in states.most_common())
+            table.add_row(kind[0], f"{kind[1]} ({len(group)})", status, "", style="dim" if len(states) == 1 else "")
+            continue
+        for planned in group:
+            key = planned.found.key[:12] if planned.found else ""
+            table.add_row(planned.stage, planned.name, planned.status, key, style="dim" if planned.found else "")
+    console.print(table)
+    if tokens_per_second:
+        _print_load(config, planned_run, tokens_per_second)
+    _print_quote(config, planned_run)
+
+
+def _print_load(config: RunConfig, planned_run: Plan, tokens_per_second: float) -> None:
+    from tasks.generate import sampling_load
+
+    if config.generate.source == "traces" or "questions" not in planned_run.made:
+        console.print("sampling: its load can be told once the questions are loaded (--only prepare)", highlight=False)
+        return
+    sampled = [each.found for each in planned_run.everything if each.found and each.name.startswith("generations")]
+    found = sampling_load(config, planned_run.made["questions"], sampled, tokens_per_second)
+    table = Table("hosts", "shards", "task runs", "draws", "M tokens", "GB stored", "hours", title="sampling, in all")
+    for num_hosts, load in found.by_hosts.items():
+        counts = (f"{num_hosts}", f"{load.shards:,}", f"{load.task_runs:,}", f"{load.draws:,.0f}")
+        table.add_row(*counts, f"{load.tokens / 1e6:,.1f}", f"{load.gigabytes:.1f}", f"{load.hours:.1f}")
+    console.print(table)
+    source = "measured on the shards that are there" if found.is_measured else "assumed: no shard has been sampled yet"
+    (load, *_), rates = found.by_hosts.values(), found.rates
+    console.print(
+        f"{load.questions:,} questions, {rates.draws:.2f} draws and {rates.tokens:,.0f} tokens a question, {source}; "
+        f"{tokens_per_second:,.0f} tokens a second and host, as given.",
+        highlight=False,
+    )
+
+
+def _print_quote(config: RunConfig, planned_run: Plan) -> None:
+    from tasks.annotate import quote_annotations
+
+    if "candidates" not in planned_run.made:
+        console.print("annotation: requests and dollars can be told once the candidates are there", highlight=False)
+        return
+    quotes, spent_usd = quote_annotations(config, planned_run.made["candidates"])
+    table = Table(
+        "model", "kept", "requests", "prompt tokens", "reply tokens", "dollars", title="annotation, still to ask"
+    )
+    for quote in quotes:
+        requests, cost = f"{quote.requests:,}", f"{quote.cost_usd:.2f}"
+        if quote.most_requests > quote.requests:
+            requests, cost = f"{requests} to {quote.most_requests:,}", f"{cost} to {quote.most_cost_usd:.2f}"
+        if quote.again:
+            requests += f" ({quote.again:,} again)"
+        tokens = (f"{quote.prompt_tokens:,}", f"{quote.completion_tokens:,}")
+        table.add_row(quote.model, f"{quote.kept:,}", requests, *tokens, cost)
+    console.print(table)
+    least, most = (sum(getattr(quote, name) for quote in quotes) for name in ("cost_usd", "most_cost_usd"))
+    budget = config.annotate.budget_usd
+    ceiling = "no ceiling is set (annotate.budget_usd)" if budget is None else f"annotate.budget_usd is {budget:.2f}"
+    console.print(
+        f"{least:.2f} to {most:.2f} dollars to come, {spent_usd:.2f} spent so far; {ceiling}. Reply tokens are an "
+        "estimate; repair turns and hidden reasoning are not in it.",
+        highlight=False,
+    )
+
+
+def print_results(config: RunConfig, server: ServerAddress, *, run: str, finished_pipeline: bool) -> None:
+    """The results of a finished run, and where everything is."""
+    from tasks.engine.last_run import LastRun
+
+    if not finished_pipeline:
+        console.print("done")
+        return
+    from mralign_core.storage import ArtifactStore
+
+    store, made = ArtifactStore(config.storage), LastRun(config, run)
+    _print_summary(store.open_directory(made("results")), config)
+    page = store.open_file(made("report"), "report.html")
+    rows: dict[str, object] = {"report": page, "artifacts": store.root_uri}
+    for variant in config.train.variants:
+        rows[f"adapter {variant}"] = store.open_directory(made(f"adapter:{variant}"))
+    _print_places({**rows, "this run in the UI": server.ui_hint})
+
+
+def print_generation(config: RunConfig, run: str) -> None:
+    """What became of the draws, and what each step of the selection kept."""
+    from mralign_core.generation.outcomes import PARTLY_DRAWN, describe_draws
+    from mralign_core.reporting.run_findings import yield_table
+    from mralign_core.storage import ArtifactStore
+    from tasks.engine.last_run import LastRun
+    from tasks.generate import read_draws
+
+    store, made = ArtifactStore(config.storage), LastRun(config, run)
+    if config.generate.source == "sample":
+        console.print(describe_draws(read_draws(store, made("generations"))), highlight=False)
+        if config.generate.draws == "sequential":
+            console.print(PARTLY_DRAWN, style="dim", highlight=False)
+    funnel = json.loads(store.open_file(made("candidates"), "funnel.json").read_text())
+    console.print(in_type(yield_table(funnel), title=f"config {config.name!r}: yield of the selection"))
+
+
+def print_left_out(config: RunConfig, run: str) -> None:
+    """Traces that a run's annotators failed on, by kind; nothing where there are none."""
+    from mralign_core.annotation.failures import FAILURES_FILE, left_out_lines, read_failures
+    from mralign_core.storage import ArtifactStore
+    from tasks.engine.last_run import LastRun
+
+    path = ArtifactStore(config.storage).open_file(LastRun(config, run)("annotations"), FAILURES_FILE)
+    for line in left_out_lines(read_failures(path)):
+        console.print(f"[yellow]left out[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def print_agreement(config: RunConfig, agreement: ArtifactRef, server: ServerAddress) -> None:
+    """How far the annotation sets agree."""
+    from mralign_core.reporting.agreement_tables import agreement_notes, agreement_summary
+    from mralign_core.storage import ArtifactStore
+    from tasks.compare_annotators import read_agreement
+
+    found = read_agreement(config, agreement)
+    console.print(in_type(agreement_summary(found)))
+    for name, note in agreement_notes(found).items():
+        console.print(f"[bold]{escape(name)}[/bold]: {escape(note)}", soft_wrap=True, highlight=False)
+    folder = ArtifactStore(config.storage).open_directory(agreement)
+    _print_places({"agreement": folder / "agreement.md", "this run in the UI": server.ui_hint})
+
+
+def print_ablation(config: RunConfig, ref: ArtifactRef, server: ServerAddress) -> None:
+    """Levels and paired differences of the arms, the sentence that says what they show, and where the rest is."""
+    from mralign_core.reporting.ablation_findings import ablation_tables, refused_worlds, sentence
+    from mralign_core.storage import ArtifactStore
+    from tasks.ablate import FOREST_PNG, PAGE, read_ablation, write_ablation
+
+    found = read_ablation(config, ref)
+    for table in ablation_tables(found):
+        console.print(in_type(table))
+    for line in refused_worlds(found):
+        console.print(escape(line), style="yellow", highlight=False, soft_wrap=True)
+    console.print(escape(sentence(found)), highlight=False, soft_wrap=True)
+    folder = ArtifactStore(config.storage).open_directory(write_ablation.work(config, ref).produce().ref)
+    _print_places({"page": folder / PAGE, "figure": folder / FOREST_PNG, "this run in the UI": server.ui_hint})
+
+
+def print_label_set(config: RunConfig, ref: ArtifactRef, output: Path | None, server: ServerAddress) -> None:
+    """The induced labels, and how to use them."""
+    from mralign_core.reporting.induction_findings import counts_sentence, label_table
+    from mralign_core.storage import ArtifactStore
+    from tasks.induce_taxonomy import LABEL_SET, MAP_PNG, OPEN_LABELS, read_clusters
+
+    found = read_clusters(config, ref)
+    title = f"config {config.name!r}: {found['counts']['labels']} labels induced"
+    console.print(in_type(label_table(found), title=title, show_lines=True))
+    console.print(escape(counts_sentence(found)), highlight=False)
+    for where, problem in found["failures"].items():
+        console.print(f"[yellow]failed[/yellow] {escape(where)}: {escape(problem)}", highlight=False)
+    folder = ArtifactStore(config.storage).open_directory(ref)
+    file = folder / LABEL_SET
+    if output:
+        output.write_bytes(file.read_bytes())
+        file = output.resolve()
+    rows = {"label set": file, "open labels": folder / OPEN_LABELS, "cluster map": folder / MAP_PNG}
+    _print_places({**rows, "this run in the UI": server.ui_hint})
+    console.print(f"use it: mralign run --config {config.name} --set annotate.label_set={file}", soft_wrap=True)
+
+
+def in_type(table: ResultTable, *, title: str | None = None, show_lines: bool = False) -> Table:
+    """A table of results for the terminal, where 80 columns must do; its texts are no markup."""
+    from mralign_core.reporting.result_table import ResultCell
+
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title=title, show_lines=show_lines)
+    for place, name in enumerate(table.columns):
+        shown.add_column(escape(name), justify="left" if table.is_text(place) else "right")
+    for row in table.rows:
+        cells = (Text(c.brief or c.text, STYLES[c.tone]) if isinstance(c, ResultCell) else escape(c) for c in row)
+        shown.add_row(*cells)
+    return shown
+
+
+def _print_summary(folder: Path, config: RunConfig) -> None:
+    from mralign_core.reporting.run_findings import read_results, result_tables, why_no_results
+
+    results = read_results(folder)
+    if results is None:
+        console.print(why_no_results(config.questions))
+        return
+    for table in result_tables(*results):
+        console.print(in_type(table))
+
+
+def _print_places(places: Mapping[str, object]) -> None:
+    """Names with paths, which are for copying: never cut or wrapped, however narrow the terminal."""
+    for name, where in places.items():
+        console.print(f"[bold]{name:<20}[/bold]{where}", soft_wrap=True, highlight=False)

@@ -1,0 +1,74 @@
+"""Section ``ablate``: arms trained on the same data."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mralign_core.config.arms import ARMS, Arm
+from mralign_core.config.base import OPERATIONAL, Section
+from mralign_core.config.train import Variant
+
+
+class ArmConfig(Section):
+    """An arm of your own in an ablation: what it trains, and where it differs from the run's config."""
+
+    title: str = Field("", max_length=40)
+    """What tables and figures call it; empty takes its name."""
+    variant: Variant = "mr_align"
+    """What is trained."""
+    set: dict[str, Any] = Field({})
+    """Dotted field → value, such as `reward.clip_max: 4`; fields of `estimate`, `reward` and `train` only, since all
+    arms share the data and the evaluation."""
+
+    @model_validator(mode="after")
+    def _fields_have_effect(self) -> ArmConfig:
+        sections = ("estimate.", "reward.", "train.") if self.variant == "mr_align" else ("train.",)
+        for name in self.set:
+            if not name.startswith(sections) or name == "train.variants":
+                allowed = " and ".join(f"{section}*" for section in sections)
+                raise ValueError(f"set {name!r}: an arm of variant {self.variant!r} may differ in {allowed} only")
+        return self
+
+
+class AblateConfig(Section):
+    """An ablation: arms trained on the same data, compared in pairs over worlds, or over seeds (`mralign ablate`)."""
+
+    arms: tuple[str, ...] = ("sft", "kto", "mr_align", "contrast", "placebo_within", "placebo_others")
+    """Which arms to train (docs/ablations.md lists them); think-off and think-on are always scored too."""
+    extra_arms: dict[str, ArmConfig] = Field({})
+    """Arms of your own, by name; to be named in `arms` too."""
+    num_worlds: int = Field(1, ge=1, le=1000)
+    """Pocket worlds, each with a model of its own: the units that intervals are over. Other models have one world."""
+    first_world: int = Field(0, ge=0)
+    """`model.pocket.world_seed` of the first world; the others follow it."""
+    max_refused_worlds: int = Field(4, ge=0, le=1000)
+    """Worlds whose model may fail the quality gate; each is named and replaced by the next. One more ends the run."""
+    num_seeds: int = Field(1, ge=1, le=100)
+    """Alignment seeds in each world, from the run's `seed` on; they share its traces and labels."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Coverage of the intervals."""
+    where: Literal["inline", "deployment"] = Field("inline", json_schema_extra=OPERATIONAL)
+    """Worlds run one after another in this process, or as child runs of deployment `ablate-world`."""
+
+    @property
+    def known_arms(self) -> dict[str, Arm]:
+        """Every arm that can be chosen, by name."""
+        own = {name: Arm(arm.title or name, arm.variant, arm.set) for name, arm in self.extra_arms.items()}
+        return {**ARMS, **own}
+
+    @model_validator(mode="after")
+    def _arms_are_known(self) -> AblateConfig:
+        for name in self.extra_arms:
+            if name in (*ARMS, "off", "on") or not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,31}", name):
+                raise ValueError(
+                    f"ablate.extra_arms.{name}: take another name, of lower-case letters, digits, _ . -, and none of "
+                    f"{', '.join((*ARMS, 'off', 'on'))}"
+                )
+        if unknown := [name for name in self.arms if name not in self.known_arms]:
+            raise ValueError(f"ablate.arms: unknown arm {unknown[0]!r}; there are {', '.join(self.known_arms)}")
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise ValueError("ablate.arms must name at least one arm, each once")
+        return self

@@ -1,0 +1,55 @@
+"""Section ``annotate``: the annotators and their consolidation."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from mralign_core.addresses import LocalPath
+from mralign_core.config.base import OPERATIONAL, Section
+from mralign_core.config.endpoint import AskAgain, EndpointConfig
+
+
+class AnnotateConfig(Section):
+    """Two annotators and an adjudicator label what each segment does (§3.1.2, App. B)."""
+
+    annotator_a: EndpointConfig = EndpointConfig(model="deepseek/deepseek-chat")
+    """First annotator; `cue/a` is offline."""
+    annotator_b: EndpointConfig = EndpointConfig(model="openai/gpt-4o")
+    """Second annotator; its confidences are taken where both agree. `cue/b` is offline."""
+    adjudicator: EndpointConfig = EndpointConfig(model="openai/gpt-5")
+    """Decides segments that the two leave with fewer than two labels. `cue/adjudicator` is offline."""
+    label_set: LocalPath = Field("", json_schema_extra=OPERATIONAL)
+    """YAML file of the labels to use (see `mralign induce-taxonomy`); empty or `paper` uses the paper's 15."""
+    confidence_threshold: float = Field(7.0, ge=0, le=10)
+    """A label that only one annotator gave is added only when its confidence exceeds this (strictly)."""
+    cue_drop_prob: float = Field(0.1, ge=0, le=1)
+    """Offline annotators only: probability of overlooking a cue, drawn per annotator and segment."""
+    cue_flip_prob: float = Field(0.05, ge=0, le=1)
+    """Offline annotators only: probability of replacing a label by another one."""
+    budget_usd: float | None = Field(None, ge=0, json_schema_extra=OPERATIONAL)
+    """Most dollars to spend on annotating these traces, over all runs; it stops before the call that could cross it."""
+    concurrency: int = Field(8, ge=1, le=1024, json_schema_extra=OPERATIONAL)
+    """Requests in flight at once."""
+    shard_size: int = Field(128, ge=1, json_schema_extra=OPERATIONAL)
+    """Traces in one shard (one task run)."""
+    ask_again: AskAgain = Field("auto", json_schema_extra=OPERATIONAL)
+    """Of the traces that an earlier run left out: `auto` asks those again that the model or its server failed on,
+    `failed` refused ones too, `never` none."""
+
+    @property
+    def endpoints(self) -> dict[str, EndpointConfig]:
+        """The endpoint of each role."""
+        return {role: getattr(self, role) for role in ("annotator_a", "annotator_b", "adjudicator")}
+
+    @model_validator(mode="after")
+    def _one_model_one_set_of_limits(self) -> AnnotateConfig:
+        limits = ("requests_per_minute", "tokens_per_minute")
+        by_model: dict[tuple[str, str], EndpointConfig] = {}
+        for role, endpoint in self.endpoints.items():
+            other = by_model.setdefault((endpoint.model, endpoint.api_base), endpoint)
+            either_in_batches = endpoint.use_batch_api or other.use_batch_api
+            if not either_in_batches and any(getattr(endpoint, name) != getattr(other, name) for name in limits):
+                raise ValueError(
+                    f"annotate.{role}: model {endpoint.model} has other limits in another role; give equal"
+                )
+        return self

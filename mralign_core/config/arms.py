@@ -1,0 +1,49 @@
+"""The arms that an ablation can choose from: what each trains, and the fields in which it differs from the run.
+
+An arm differs from the run's config only in how transitions are estimated, how weights are made of them, or how the
+adapter is trained: questions, traces, labels and evaluation are the same for all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from mralign_core.reporting.titles import VARIANT_TITLES
+
+
+class Arm(NamedTuple):
+    """One arm: its name in tables and figures, the variant that is trained, and dotted field → value."""
+
+    title: str
+    variant: Literal["sft", "kto", "mr_align"]
+    overrides: Mapping[str, Any]
+
+
+def _weighted(title: str, **overrides: Any) -> Arm:
+    """An MR-ALIGN arm; fields are written ``section__field``."""
+    return Arm(title, "mr_align", {name.replace("__", ".", 1): value for name, value in overrides.items()})
+
+
+ARMS: dict[str, Arm] = {
+    "sft": Arm(VARIANT_TITLES["sft"], "sft", {}),
+    "kto": Arm(VARIANT_TITLES["kto"], "kto", {}),
+    "mr_align": Arm(VARIANT_TITLES["mr_align"], "mr_align", {}),
+    "contrast": _weighted("contrast weights", reward__reference="opposite"),
+    "placebo_within": _weighted("placebo within", reward__placebo="within_trace"),
+    "placebo_others": _weighted("placebo others", reward__placebo="other_traces"),
+    "placebo_polarity": _weighted("placebo polarity", estimate__permute_polarity=True),
+    "mean_one": _weighted("weights of mean 1", reward__normalize="mean_one"),
+    "frequency": _weighted("frequency estimate", estimate__estimator="frequency"),
+    "single_label": _weighted("single label", estimate__labels_per_segment="one"),
+    "wide_clip": _weighted("clip 1/e² to e²", reward__clip_min=math.exp(-2), reward__clip_max=math.exp(2)),
+    "narrow_clip": _weighted("clip 1/√e to √e", reward__clip_min=math.exp(-0.5), reward__clip_max=math.exp(0.5)),
+    "no_clip": _weighted("no clip", reward__clip_min=1e-9, reward__clip_max=1e9),
+    "undesirable_0.5": _weighted("λ_r = 0.5", train__undesirable_weight=0.5),
+    "undesirable_1.0": _weighted("λ_r = 1", train__undesirable_weight=1.0),
+    "undesirable_2.0": _weighted("λ_r = 2", train__undesirable_weight=2.0),
+    "positives_only": _weighted("positives only", train__positives_only=True),
+    "kl_average": _weighted("z0 averaged", train__kl_every=4, train__kl_decay=0.5),
+}
+"""Name → arm. ``reward.reference`` and the like hold for an arm only where its overrides say nothing else."""

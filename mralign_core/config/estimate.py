@@ -1,0 +1,44 @@
+"""Section ``estimate``: the transition matrices."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mralign_core.config.base import Section, refuse_ignored
+
+
+class EstimateConfig(Section):
+    """EM estimation of the transition matrices (§3.2.2, Algorithm 2)."""
+
+    estimator: Literal["em", "em_converged", "frequency"] = "em"
+    """EM over latent labels (the paper's five damped iterations, or undamped until it converges), or the frequency
+    count it is compared with."""
+    labels_per_segment: Literal["two", "one"] = "two"
+    """Use up to two labels a segment, or only the most confident (the paper's "label diversity off")."""
+    num_iterations: int = Field(5, ge=1, le=10_000)
+    """Most EM iterations; `em` only."""
+    damping: float = Field(0.6, gt=0, le=1)
+    """Step towards the new matrix (the paper's dp); 1 is undamped EM. `em` only."""
+    prior: float = Field(0.1, gt=0, le=100)
+    """Dirichlet pseudo-count of each allowed transition."""
+    tolerance: float = Field(1e-6, ge=0)
+    """Stop when no entry of P moved by this much; EM only."""
+    num_resamples: int = Field(200, ge=0, le=10_000)
+    """Bootstrap resamples of traces behind the intervals of P and of the weights; 0 gives no intervals."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Coverage of these intervals."""
+    permute_polarity: bool = False
+    """A placebo: estimate P⁺ and P⁻ from the same traces with their polarities dealt out anew; weights and training
+    still go by the true ones."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> EstimateConfig:
+        ignored = {"em": (), "em_converged": ("num_iterations", "damping")}.get(
+            self.estimator, ("num_iterations", "damping", "tolerance")
+        )
+        refuse_ignored(self, "estimate", ignored, f"when estimate.estimator is {self.estimator!r}")
+        if not self.num_resamples:
+            refuse_ignored(self, "estimate", ("confidence",), "when estimate.num_resamples is 0")
+        return self

@@ -1,0 +1,154 @@
+"""The whole run configuration, and how it is read from YAML."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import Field, ValidationError, model_validator
+
+from mralign_core.config.ablate import AblateConfig
+from mralign_core.config.annotate import AnnotateConfig
+from mralign_core.config.base import OPERATIONAL, Section, refuse_ignored
+from mralign_core.config.compare import CompareConfig
+from mralign_core.config.estimate import EstimateConfig
+from mralign_core.config.evaluate import EvaluateConfig
+from mralign_core.config.generate import GenerateConfig
+from mralign_core.config.induce import InduceConfig
+from mralign_core.config.match import MatchConfig
+from mralign_core.config.model import ModelConfig
+from mralign_core.config.questions import QuestionsConfig
+from mralign_core.config.reward import RewardConfig
+from mralign_core.config.sampling import VllmConfig
+from mralign_core.config.storage import StorageConfig
+from mralign_core.config.train import TrainConfig
+from mralign_core.errors import ConfigError
+from mralign_core.yaml_files import parse_yaml, read_yaml
+
+
+class RunConfig(Section):
+    """Everything one pipeline run depends on."""
+
+    name: str = Field("run", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", json_schema_extra=OPERATIONAL)
+    """Short name of the run: lower-case letters, digits, dots, dashes."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Seed of sampling, annotation noise and training."""
+    storage: StorageConfig = StorageConfig()
+    model: ModelConfig = ModelConfig()
+    questions: QuestionsConfig = QuestionsConfig()
+    match: MatchConfig = MatchConfig()
+    generate: GenerateConfig = GenerateConfig()
+    annotate: AnnotateConfig = AnnotateConfig()
+    estimate: EstimateConfig = EstimateConfig()
+    reward: RewardConfig = RewardConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    vllm: VllmConfig = VllmConfig()
+    # No artifact of the pipeline depends on these; `agreement`, `label-set` and `ablation` name the fields they depend
+    # on.
+    compare: CompareConfig = Field(CompareConfig(), json_schema_extra=OPERATIONAL)
+    induce: InduceConfig = Field(InduceConfig(), json_schema_extra=OPERATIONAL)
+    ablate: AblateConfig = Field(AblateConfig(), json_schema_extra=OPERATIONAL)
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> RunConfig:
+        if self.questions.asks_pocket and self.model.source != "pocket":
+            raise ValueError("question set 'pocket' needs model.source 'pocket': no other model knows that world")
+        if self.generate.source == "sample" and not self.questions.train:
+            raise ValueError("questions.train is needed: what to align on, such as nq_open or a file's path")
+        if "vllm" not in (self.generate.sampler, self.evaluate.sampler):
+            refuse_ignored(self, "", ("vllm",), "when neither generate.sampler nor evaluate.sampler is 'vllm'")
+        if self.model.source != "pocket":
+            why = f"when model.source is {self.model.source!r}, whose only world it is"
+            refuse_ignored(self.ablate, "ablate", ("num_worlds", "first_world", "max_refused_worlds"), why)
+        return self
+
+    @model_validator(mode="after")
+    def _extra_arms_are_valid(self) -> RunConfig:
+        for name, arm in self.ablate.extra_arms.items():
+            overridden(self, arm.set, origin=f"ablate.extra_arms.{name}")
+        return self
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a YAML run config and apply ``section.field`` overrides.
+
+    Args:
+        path: YAML file, a mapping of sections.
+        overrides: dotted field name → value, as ``--set`` gives them; strings are read as YAML.
+
+    Raises:
+        ConfigError: the file is missing or not a mapping, or a field is unknown, out of range or contradictory; the
+            message names each field, its value and the remedy.
+    """
+    path = Path(path).expanduser()
+    values = read_yaml(path, "config file")
+    if not isinstance(values, dict):
+        raise ConfigError(f"config file {path} must be a mapping of sections such as 'generate:', got {values!r:.60}")
+    for dotted, value in (overrides or {}).items():
+        read = parse_yaml(value, f"--set {dotted}: the value {value!r:.60}") if isinstance(value, str) else value
+        _set_dotted(values, dotted, read)
+    return parse_config(values, origin=str(path))
+
+
+def overridden(config: RunConfig, overrides: Mapping[str, Any], origin: str = "config") -> RunConfig:
+    """The same config with other values for some fields, and without arms of its own.
+
+    Args:
+        config: a valid config.
+        overrides: dotted field name → value.
+        origin: where the overrides come from, for messages.
+
+    Raises:
+        ConfigError: see :func:`load_config`.
+    """
+    values = {**config.model_dump(mode="json"), "ablate": {}}
+    for dotted, value in overrides.items():
+        _set_dotted(values, dotted, value)
+    return parse_config(values, origin)
+
+
+def parse_config(values: Mapping[str, Any], origin: str = "config") -> RunConfig:
+    """Validate a mapping as a :class:`RunConfig`, with errors a person can act on.
+
+    Raises:
+        ConfigError: see :func:`load_config`.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        lines = [_describe(problem) for problem in error.errors()]
+        raise ConfigError(f"{origin}: {len(lines)} problem(s)\n  " + "\n  ".join(lines)) from None
+
+
+def _set_dotted(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, field = dotted.split(".")
+    for name in sections:
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise ConfigError(
+                f"--set {dotted}: {name!r} is not a section but {values!r}; give {name} whole, as {{…: …}}"
+            )
+    values[field] = value
+
+
+def _describe(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section: Any = RunConfig
+        for part in problem["loc"][:-1]:
+            # Of several sections, in a tuple or by name, the part says which.
+            inner = [kind for kind in get_args(section) if isinstance(kind, type) and issubclass(kind, Section)]
+            section = inner[0] if inner else section.model_fields[part].annotation
+        names = list(section.model_fields)
+        close = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(names)}"
+        return f"{where}: no such field; {hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not where:
+        return message
+    # Of a whole section, the message says which of its fields is meant.
+    is_of_section = problem["type"] == "value_error" and isinstance(problem["input"], Mapping)
+    return f"{where}: {message}" + ("" if is_of_section else f" (got {problem['input']!r:.80})")

@@ -1,0 +1,95 @@
+"""How sure are the transition matrices and the weights? One result with everything that the estimate stage can tell.
+
+What is compared is always what training will see: the weights of the segments. A shift between two sets of weights is
+the mean |log w − log w′| over labelled segments, and the share of them on the other side of 1. Distances between two
+matrices are L1 distances of rows (0 equal, 2 nothing in common), averaged over rows in proportion to how often each
+state is left in all traces.
+
+A file a question: ``survey`` (which traces are looked at), ``support`` (what each matrix rests on), ``convergence``,
+``chains`` (stationarity and order), ``strata``, ``sensitivity``. What can't be computed is None, and ``skipped`` says
+why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mralign_core.config import EstimateConfig, RewardConfig
+from mralign_core.estimation.chain_tests import OrderComparison, StationarityTest
+from mralign_core.estimation.diagnostics.chains import order_of, stationarity_of
+from mralign_core.estimation.diagnostics.convergence import EstimatorRow, Objective, compare_estimators, em_objectives
+from mralign_core.estimation.diagnostics.result import Result
+from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, weight_sensitivity
+from mralign_core.estimation.diagnostics.strata import Strata, compare_strata
+from mralign_core.estimation.diagnostics.support import Yield, matrix_yields
+from mralign_core.estimation.diagnostics.survey import Survey
+from mralign_core.estimation.matrices import TransitionMatrices
+from mralign_core.method.taxonomy import Taxonomy
+
+
+class Diagnostics(Result):
+    """Everything; parts are None where ``skipped`` has the reason under their name."""
+
+    yields: tuple[Yield, ...]
+    objectives: tuple[Objective, ...]
+    estimators: tuple[EstimatorRow, ...]
+    stationarity: dict[str, StationarityTest | None]
+    """By polarity."""
+    order: dict[str, OrderComparison | None]
+    """By polarity."""
+    strata: Strata | None
+    sensitivity: Sensitivity
+    used_traces: dict[str, int]
+    """Traces that stationarity and order ("positive", "negative"), strata and shifts in weights were computed on: all
+    that have a label, or a seeded sample of :data:`~.survey.MAX_TRACES`. All else is of all traces."""
+    skipped: dict[str, str]
+
+    def to_json(self) -> str:
+        """As JSON text."""
+        return self.model_dump_json(indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Diagnostics:
+        """Read what :meth:`to_json` wrote."""
+        return cls.model_validate_json(text)
+
+
+def diagnose(
+    surveys: Mapping[str, Survey],
+    matrices: TransitionMatrices,
+    estimate: EstimateConfig,
+    reward: RewardConfig,
+    rng: np.random.Generator,
+    *,
+    taxonomy: Taxonomy,
+) -> Diagnostics:
+    """Everything that can be said about matrices and weights from the traces they were estimated from.
+
+    Args:
+        surveys: the traces with up to "two" labels a segment, and with "one"; the samples are of the same traces.
+        matrices: what the estimator made of those with ``estimate.labels_per_segment``.
+        estimate: how.
+        reward: how weights are made of the matrices.
+        rng: seeded generator of folds, permutations, simulations and bootstraps.
+        taxonomy: the labels.
+    """
+    skipped: dict[str, str] = {}
+    survey = surveys[estimate.labels_per_segment]
+    return Diagnostics(
+        yields=matrix_yields(survey.corpus, matrices),
+        objectives=em_objectives(survey.corpus, matrices, estimate),
+        estimators=compare_estimators(surveys, reward, taxonomy),
+        stationarity={
+            name: stationarity_of(name, group, taxonomy, rng, skipped) for name, group in survey.tested.items()
+        },
+        order={name: order_of(name, group, rng, skipped) for name, group in survey.tested.items()},
+        strata=compare_strata(survey.some, matrices, estimate, reward, rng, skipped),
+        sensitivity=weight_sensitivity(survey, estimate, reward, taxonomy=taxonomy),
+        used_traces={
+            **{name: len(group) for name, group in survey.tested.items()},
+            "strata and weights": len(survey.some),
+        },
+        skipped=skipped,
+    )

@@ -1,0 +1,116 @@
+"""Held-out questions, and what each variant answers them with (§4).
+
+Every variant gets the same questions and, from the transformers sampler, the same random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from mralign_core.config import EvaluateConfig, RunConfig
+from mralign_core.generation import Decoding, Sampler, SampleRequest, sample_all
+from mralign_core.generation.scoring import score_answers
+from mralign_core.method.matching import MatchRules
+
+BASELINES = ("off", "on")
+"""The model as it is, without thinking and with it."""
+
+
+def variants_to_score(config: RunConfig) -> tuple[str, ...]:
+    """The baselines and the trained variants; none where no question is held out."""
+    return (*BASELINES, *config.train.variants) if config.questions.eval else ()
+
+
+def by_benchmark(questions: pd.DataFrame) -> pd.DataFrame:
+    """Questions of several sets, to be reported set by set; those of one set by its own strata."""
+    return questions.assign(stratum=questions["source"]) if questions["source"].nunique() > 1 else questions
+
+
+def answer_questions(
+    sampler: Sampler,
+    questions: pd.DataFrame,
+    variant: str,
+    section: EvaluateConfig,
+    *,
+    seed: int,
+    rules: MatchRules,
+    on_progress: Callable[..., None],
+) -> pd.DataFrame:
+    """Answer questions with one variant, and score the answers.
+
+    Args:
+        sampler: samples from the variant.
+        questions: rows of :data:`~mralign_core.schemas.questions.QUESTIONS`.
+        variant: ``off`` answers without thinking, all others with it.
+        section: decoding, and draws a question.
+        seed: of the run.
+        rules: how answers are compared.
+        on_progress: called with answers done and asked for.
+
+    Returns:
+        Rows of :data:`~mralign_core.schemas.scores.SCORES`.
+    """
+    mode = "off" if variant == "off" else "on"
+    requests = [
+        SampleRequest(row.question_id, row.question, mode, draw)
+        for row in questions.itertuples()
+        for draw in range(section.num_draws)
+    ]
+    samples = sample_all(sampler, requests, Decoding.of(section, seed), on_progress)
+    return score_answers(requests, samples, questions, sampler.family, rules).assign(variant=variant)
+
+
+def with_strata(scores: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
+    """Scores with the strata of these questions: the same answers may have been scored beside other benchmarks.
+
+    Args:
+        scores: rows of :data:`~mralign_core.schemas.scores.SCORES`.
+        questions: what :func:`by_benchmark` returns.
+    """
+    strata = dict(zip(questions["question_id"], questions["stratum"], strict=True))
+    return scores.assign(stratum=scores["question_id"].map(strata))
+
+
+def all_answers(tables: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
+    """The answers of all variants; None where no question is held out."""
+    return pd.concat(tables, ignore_index=True) if tables else None
+
+
+def with_gold(answers: pd.DataFrame) -> pd.DataFrame:
+    """The answers to questions that have a gold answer: the others, such as LongFact's, can't be scored."""
+    return answers[answers["em_answer"].notna()]
+
+
+def notes_on_answers(
+    config: RunConfig, asked: Mapping[str, Any], answers: pd.DataFrame | None, scored: pd.DataFrame | None
+) -> list[str]:
+    """What a reader of the results must know about the questions: sentences.
+
+    Args:
+        config: the run config.
+        asked: the counts of the questions' manifest.
+        answers: all answers; None where nothing was held out.
+        scored: those with a gold answer; None where there are none.
+    """
+    notes = []
+    if taken_out := asked.get("taken out of train"):
+        notes.append(
+            f"{taken_out} training question(s) are evaluated on too and were taken out (questions.on_overlap: drop); "
+            "overlap.json beside the questions names them."
+        )
+    if config.generate.source == "traces":
+        notes.append(
+            "The traces were imported. Their polarity is given in the file or judged by whether the answer is right; "
+            "no think-off draws stand against them, as the paper's selection asks."
+        )
+    if answers is None:
+        notes.append("There are no held-out questions (questions.eval is empty), so nothing was evaluated.")
+    elif unscored := answers["question_id"].nunique() - (0 if scored is None else scored["question_id"].nunique()):
+        notes.append(
+            f"{unscored} held-out questions have no gold answer (such as LongFact's): they were answered, and their "
+            "answers are in the artifacts, but they are in none of the figures below, which compare with a gold answer."
+        )
+    return notes

@@ -1,0 +1,198 @@
+"""What an ablation shows, and what it does not, in one sentence and in tables.
+
+Every word is computed from the differences. Nothing is called shown whose interval includes 0, or that has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import pandas as pd
+
+from mralign_core.ablation.grid import GridArm
+from mralign_core.ablation.paired import Unit
+from mralign_core.evaluation.metrics import METRICS
+from mralign_core.reporting.result_table import BOLD, ResultCell, ResultTable, Tone
+from mralign_core.reporting.run_findings import BETTER, points
+from mralign_core.reporting.titles import METRIC_TITLES, variant_title
+
+HEADLINE_METRICS = METRICS[:2]
+"""Acc and Mis: what the sentence and the figure are about."""
+POSITIVE_CONTROL = (
+    "the pocket world plants the link between habits and errors, so this is a positive control and says nothing of "
+    "large models"
+)
+
+
+class Ablation(NamedTuple):
+    """A finished ablation.
+
+    Args:
+        arms: the arms by name.
+        results: rows of ``schemas.ablation.ABLATION_RESULTS``.
+        differences: rows of ``schemas.ablation.ABLATION_DIFFERENCES``.
+        unit: what the intervals are over.
+        confidence: their coverage.
+        is_pocket: whether the worlds are pocket worlds.
+        refused: world → why it was left out and replaced.
+    """
+
+    arms: Mapping[str, GridArm]
+    results: pd.DataFrame
+    differences: pd.DataFrame
+    unit: Unit
+    confidence: float
+    is_pocket: bool
+    refused: Mapping[int, str]
+
+    def title(self, arm: str) -> str:
+        """The arm as people call it."""
+        return self.arms[arm].title if arm in self.arms else variant_title(arm)
+
+    @property
+    def num_units(self) -> int:
+        """How many units there are."""
+        return int(self.results[self.unit].nunique())
+
+
+def is_shown(row: pd.Series) -> bool:
+    """Whether the interval of a difference excludes 0."""
+    return bool(row["low"] > 0 or row["high"] < 0)
+
+
+def design(ablation: Ablation) -> str:
+    """On what was compared, in a few words."""
+    results = ablation.results
+    cells = results.drop_duplicates(["world", "seed"])
+    questions, answers = int(cells["num_questions"].max()), int(cells["num_answers"].max())
+    most = "up to " if cells["num_answers"].nunique() > 1 else ""
+    worlds, seeds = results["world"].nunique(), _plural(results["seed"].nunique(), "alignment seed")
+    where = f"In one world with {seeds}" if worlds == 1 else f"Over {worlds} worlds with {seeds} each"
+    return f"{where} ({most}{questions:,} held-out questions and {answers:,} answers an arm and seed)"
+
+
+def sentence(ablation: Ablation) -> str:
+    """The one honest sentence: what Acc and Mis show, what they don't, and how many intervals were looked at."""
+    rows = ablation.differences[ablation.differences["metric"].isin(HEADLINE_METRICS)]
+    with_interval = rows[rows["low"].notna()]
+    if with_interval.empty:
+        return _end(ablation, f"{design(ablation)} there is no interval, so that nothing is shown or ruled out")
+    shown = with_interval[with_interval.apply(is_shown, axis=1)]
+    open_ = rows.drop(index=shown.index)
+    percent = f"{100 * ablation.confidence:.3g} %"
+    parts = [
+        f"what is shown, in that the {percent} interval over {ablation.unit}s excludes 0, is "
+        + _list(ablation, shown, numbers=True),
+        f"what is not shown is {_list(ablation, open_)}",
+        _multiplicity(ablation, with_interval),
+    ]
+    return _end(ablation, f"{design(ablation)}, " + "; ".join(parts))
+
+
+def level_rows(ablation: Ablation) -> list[list[str]]:
+    """Each arm with its metrics in percent, the mean over units."""
+    means = ablation.results.groupby(["arm", ablation.unit], sort=False)[list(METRICS)].mean()
+    levels = means.groupby("arm", sort=False).mean()
+    return [[ablation.title(str(arm)), *(points(row[metric]) for metric in METRICS)] for arm, row in levels.iterrows()]
+
+
+def difference_rows(ablation: Ablation) -> list[tuple[str, dict[str, pd.Series]]]:
+    """Each comparison as people call it, with the row of each metric."""
+    grouped = ablation.differences.groupby(["arm", "baseline"], sort=False)
+    return [
+        (_pair(ablation, arm, baseline), {str(row["metric"]): row for _, row in rows.iterrows()})
+        for (arm, baseline), rows in grouped
+    ]
+
+
+def interval_text(row: pd.Series) -> str:
+    """A difference in points with its interval and the units that agree in sign, e.g. ``−1.3 [−2.0, −0.7] 8/8``."""
+    text = points(row["difference"], signed=True)
+    if pd.isna(row["low"]):
+        return text
+    low, high = points(row["low"], signed=True), points(row["high"], signed=True)
+    return f"{text} [{low}, {high}] {row['num_agreeing']}/{row['num_units']}"
+
+
+def ablation_tables(ablation: Ablation) -> list[ResultTable]:
+    """Levels, then differences, two metrics a table, as 80 columns have room for."""
+    names = [METRIC_TITLES[metric] for metric in METRICS]
+    tables = [ResultTable(["mean, %", *names], level_rows(ablation))]
+    for metrics in (HEADLINE_METRICS, METRICS[len(HEADLINE_METRICS) :]):
+        columns = ["paired difference, points", *(METRIC_TITLES[metric] for metric in metrics)]
+        rows: list[list[str | ResultCell]] = [
+            [name, *(ResultCell(interval_text(by_metric[metric]), _tone(by_metric[metric])) for metric in metrics)]
+            for name, by_metric in difference_rows(ablation)
+        ]
+        tables.append(ResultTable(columns, rows))
+    return tables
+
+
+def arms_table(ablation: Ablation) -> ResultTable:
+    """What each arm is."""
+    columns = ["arm", "called", "trains", "differs from the run in"]
+    rows = [[name, arm.title, arm.variant, _settings(ablation, name)] for name, arm in ablation.arms.items()]
+    return ResultTable(columns, rows, text_columns=columns)
+
+
+def refused_worlds(ablation: Ablation) -> list[str]:
+    """A sentence for each world without a model that passes."""
+    return [f"World {world} was left out and replaced: {why}" for world, why in ablation.refused.items()]
+
+
+def ablation_markdown(ablation: Ablation) -> str:
+    """The whole page: the sentence, what was refused, levels, differences, and what each arm is."""
+    parts = [
+        sentence(ablation),
+        *refused_worlds(ablation),
+        *(table.to_markdown() for table in ablation_tables(ablation)),
+        f"Behind each interval: how many of the {ablation.unit}s have the mean's sign. {BOLD}",
+        arms_table(ablation).to_markdown(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _settings(ablation: Ablation, name: str) -> str:
+    arm = ablation.arms[name]
+    return ", ".join(f"`{field}: {value}`" for field, value in arm.overrides.items()) or "–"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"one {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _pair(ablation: Ablation, arm: str, baseline: str) -> str:
+    return f"{ablation.title(arm)} − {ablation.title(baseline)}"
+
+
+def _list(ablation: Ablation, rows: pd.DataFrame, *, numbers: bool = False) -> str:
+    """Comparisons with their metrics, in the order of the rows."""
+    parts = []
+    for (arm, baseline), each in rows.groupby(["arm", "baseline"], sort=False):
+        metrics = [
+            METRIC_TITLES[row["metric"]] + (f" {interval_text(row)}" if numbers else "") for _, row in each.iterrows()
+        ]
+        parts.append(f"{_pair(ablation, arm, baseline)} ({', '.join(metrics)})")
+    return ", ".join(parts) or "nothing"
+
+
+def _multiplicity(ablation: Ablation, rows: pd.DataFrame) -> str:
+    tail = 1 - ablation.confidence
+    survive = int((rows["p_value"] < tail / len(rows)).sum())
+    return (
+        f"these {len(rows)} intervals are not corrected for their number, so that about {tail * len(rows):.2g} would "
+        f"exclude 0 by chance alone, and {survive} would still do so after Bonferroni's correction"
+    )
+
+
+def _end(ablation: Ablation, text: str) -> str:
+    if ablation.is_pocket:
+        return f"{text}; {POSITIVE_CONTROL}."
+    return f"{text}; seeds of one model are not independent worlds: another model, or other questions, may differ."
+
+
+def _tone(row: pd.Series) -> Tone:
+    if not is_shown(row):
+        return "open"
+    return "better" if row["difference"] * BETTER[str(row["metric"])] > 0 else "worse"

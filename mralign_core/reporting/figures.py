@@ -1,0 +1,255 @@
+"""The figures of a run: yield, label mix, weights, training and results.
+
+Those of matrices are in ``matrix_figures``, those of diagnostics in ``diagnostic_figures``; style and saving in
+``style``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, order_variants
+from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.reporting.matrix_figures import weight_ticks
+from mralign_core.reporting.style import FAINT, INK, MUTED, POLARITY_COLOURS, WIDTH, macro_colours, styled
+from mralign_core.reporting.titles import METRIC_DIRECTIONS, METRIC_TITLES, variant_title
+
+VARIANT_COLOURS = {"sft": "#b8890b", "kto": "#117733", "mr_align": "#0072b2"}
+
+_CURVES: dict[str, dict[str, tuple[str, str, Any]]] = {
+    "loss": {"loss": ("loss", INK, "-")},
+    "implicit reward, nats": {
+        "implicit_reward_positive": ("positive traces", POLARITY_COLOURS["positive"], "-"),
+        "implicit_reward_negative": ("negative traces", POLARITY_COLOURS["negative"], "-"),
+    },
+    "KL baseline z0, nats": {
+        "kl_baseline": ("clamped at 0", "#a9b2bd", "-"),
+        "kl_raw": ("raw", INK, (0, (4, 2))),
+    },
+}
+"""Rows of the training figure: column of the metrics table → (name, colour, line style)."""
+
+
+@styled
+def yield_funnel(funnel: pd.DataFrame) -> Figure:
+    """What each step of the selection kept.
+
+    Args:
+        funnel: columns ``step, kept, dropped, reason``; a step with several reasons has a row for each.
+    """
+    steps = funnel.groupby("step", sort=False).agg(kept=("kept", "last"), dropped=("dropped", "sum"))
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.36 * len(steps)))
+    axes = figure.subplots()
+    places = np.arange(len(steps))
+    widest = max(1.0, float((steps["kept"] + steps["dropped"]).max()))
+    bars = axes.barh(places, steps["kept"], color=POLARITY_COLOURS["positive"], height=0.62)
+    axes.barh(places, steps["dropped"], left=steps["kept"], color=FAINT, height=0.62)
+    for place, bar, (step, row) in zip(places, bars, steps.iterrows(), strict=True):
+        bar.set_gid(f"tip:{step}: {row['kept']:,.0f} kept, {row['dropped']:,.0f} dropped")
+        text = f"{row['kept']:,.0f}" + (f"  (−{row['dropped']:,.0f})" if row["dropped"] else "")
+        axes.text(row["kept"] + row["dropped"] + widest / 100, float(place), text, va="center", fontsize=9)
+    axes.set_yticks(places, [str(step) for step in steps.index])
+    axes.invert_yaxis()
+    axes.set_xlim(0, widest * 1.16)
+    axes.set_xlabel("kept (blue) and dropped (grey)")
+    return figure
+
+
+@styled
+def label_mix(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy: Taxonomy) -> Figure:
+    """Share and number of each label in positive and in negative traces, grouped by macro-strategy (Table 7).
+
+    Args:
+        annotations: rows of ``schemas.annotations``.
+        polarities: trace_id → polarity.
+        taxonomy: the labels, in the order to show.
+    """
+    shares = label_shares(annotations, polarities, taxonomy)
+    figure = Figure(figsize=(WIDTH, 2.0 + 0.36 * len(shares)))
+    axes = figure.subplots()
+    starts = shares.groupby("macro_strategy", sort=False).cumcount().eq(0).to_numpy()
+    # A line of its own above each macro-strategy, for its name.
+    places = np.arange(len(shares)) + 1.0 * np.cumsum(starts)
+    for offset, (polarity, colour) in zip((-0.19, 0.19), POLARITY_COLOURS.items(), strict=True):
+        bars = axes.barh(places + offset, 100 * shares[polarity], height=0.36, color=colour, label=polarity)
+        for bar, (_, row) in zip(bars, shares.iterrows(), strict=True):
+            number = f"{row[f'num_{polarity}']:,}"
+            bar.set_gid(f"tip:{row['label']}: {number}, {100 * row[polarity]:.1f} % of the labels in {polarity} traces")
+            end = (bar.get_width(), bar.get_y() + bar.get_height() / 2)
+            axes.annotate(number, end, (3, 0), textcoords="offset points", va="center", fontsize=7, color=MUTED)
+    axes.set_yticks(places, shares["label"].tolist())
+    axes.invert_yaxis()
+    axes.set_xlabel("share of all labels in the traces of that polarity, %; with their number")
+    colours = macro_colours(taxonomy)
+    right = 118 * max(0.01, float(shares[list(POLARITY_COLOURS)].to_numpy().max()))
+    axes.set_xlim(0, right)
+    for tick, macro in zip(axes.get_yticklabels(), shares["macro_strategy"], strict=True):
+        tick.set_color(colours[macro])
+    for macro, members in shares.groupby("macro_strategy", sort=False):
+        colour = colours[str(macro)]
+        low, high = places[members.index[0]] - 1.2, places[members.index[-1]] + 0.45
+        axes.add_patch(Rectangle((0, low), right, high - low, color=colour, alpha=0.07, lw=0, zorder=0))
+        totals = " · ".join(f"{100 * members[name].sum():.0f} % of {name}" for name in POLARITY_COLOURS)
+        style: Any = {"va": "center", "fontsize": 8.5, "color": colour}
+        axes.text(right * 0.006, low + 0.35, f"{macro!s}: {totals} labels", **style)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.07), ncols=2)
+    return figure
+
+
+def label_shares(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy: Taxonomy) -> pd.DataFrame:
+    """A row a label by macro-strategy, in taxonomy order: its share of the labels and its number, by polarity.
+
+    Columns: ``macro_strategy, label, positive, negative, num_positive, num_negative``.
+    """
+    rows = annotations[["trace_id", "labels"]].explode("labels").dropna()
+    polarity = rows["trace_id"].map(dict(polarities)).rename("polarity")
+    numbers = pd.crosstab(rows["labels"].rename("label"), polarity)
+    macros = list(dict.fromkeys(taxonomy.macro_of(label) for label in taxonomy.labels))
+    labels = sorted(taxonomy.labels, key=lambda label: macros.index(taxonomy.macro_of(label)))
+    numbers = numbers.reindex(index=labels, columns=list(POLARITY_COLOURS)).fillna(0).astype(int)
+    table = pd.DataFrame([(taxonomy.macro_of(label), label) for label in labels], columns=["macro_strategy", "label"])
+    for name in POLARITY_COLOURS:
+        counted = numbers[name].to_numpy()
+        table[name], table[f"num_{name}"] = counted / max(counted.sum(), 1), counted
+    return table
+
+
+@styled
+def weight_histogram(
+    segment_weights: pd.DataFrame, polarities: Mapping[str, str], clip_min: float, clip_max: float
+) -> Figure:
+    """Segment weights by polarity on a log scale, with the share clipped at either end.
+
+    All weights are shown, also those that ``reward.normalize`` put beyond the clip; bounds so wide that no weight comes
+    near them don't stretch the axis.
+
+    Args:
+        segment_weights: rows of ``schemas.segment_weights``.
+        polarities: trace_id → polarity.
+        clip_min: smallest weight.
+        clip_max: largest weight.
+    """
+    figure = Figure(figsize=(WIDTH, 3.0))
+    axes = figure.subplots()
+    weights = segment_weights["weight"].astype(float)
+    polarity = segment_weights["trace_id"].map(dict(polarities)).fillna("unknown")
+    colours = {**POLARITY_COLOURS, "unknown": MUTED}
+    shown = {name: weights[polarity == name] for name in colours if (polarity == name).any()}
+    low = float(np.min(weights.to_numpy(), initial=max(clip_min, np.exp(-1))))
+    high = float(np.max(weights.to_numpy(), initial=min(clip_max, np.e)))
+    axes.hist(
+        list(shown.values()),
+        bins=list(np.geomspace(low, high, 41)),
+        stacked=True,
+        color=[colours[name] for name in shown],
+        label=[f"{name} traces ({len(values):,} segments)" for name, values in shown.items()],
+        edgecolor="white",
+        linewidth=0.4,
+    )
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
+    for edge, below, place, side in ((clip_min, True, 0.01, "left"), (clip_max, False, 0.99, "right")):
+        share = (segment_weights["clipped"].astype(bool) & ((weights < 1) == below)).mean()
+        text = f"{100 * share:.1f} % clipped\nat {edge:.3g}"
+        axes.text(place, 0.97, text, ha=side, va="top", transform=axes.transAxes)
+    axes.axvline(1, color=INK, lw=0.8, ls=(0, (3, 3)))
+    axes.set_xscale("log")
+    axes.set_xlim(low / 1.03, high * 1.03)
+    ticks = weight_ticks(low, high)
+    axes.set_xticks(ticks, [f"{tick:.2f}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("weight of a segment's tokens (log scale)")
+    axes.set_ylabel("segments")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure
+
+
+@styled
+def training_curves(metrics: Mapping[str, pd.DataFrame]) -> Figure:
+    """Loss, implicit rewards of both classes, and the KL baseline (raw and clamped), a column a variant.
+
+    Args:
+        metrics: variant → rows of ``schemas.training_metrics``.
+    """
+    variants = order_variants(list(metrics))
+    figure = Figure(figsize=(WIDTH, 6.2))
+    grid = figure.subplots(len(_CURVES), len(variants), squeeze=False, sharex="col")
+    for row, (name, curves) in enumerate(_CURVES.items()):
+        for axes, variant in zip(grid[row], variants, strict=True):
+            _curve(axes, metrics[variant].astype(float), curves)
+        grid[row, 0].set_ylabel(name)
+        drawn = [axes for axes in grid[row] if axes.lines]
+        if row and drawn:
+            _share_limits(drawn)
+            drawn[0].legend(fontsize=8, loc="best")
+    for axes, variant in zip(grid[0], variants, strict=True):
+        axes.set_title(variant_title(variant))
+    for axes in grid[-1]:
+        axes.set_xlabel("optimiser step")
+    return figure
+
+
+def _curve(axes: Axes, table: pd.DataFrame, curves: Mapping[str, tuple[str, str, Any]]) -> None:
+    for name, (label, colour, line) in curves.items():
+        points = table[["step", name]].dropna()
+        if len(points):
+            axes.plot(points["step"], points[name], color=colour, ls=line, lw=1.6, label=label)
+    if not axes.lines:
+        middle: Any = {"transform": axes.transAxes, "ha": "center", "color": MUTED}
+        axes.text(0.5, 0.5, "not defined for this objective", **middle)
+        axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+
+
+def _share_limits(panels: Sequence[Axes]) -> None:
+    """The same y range, with 0 marked, in all panels, so that variants can be compared by eye."""
+    limits = np.array([axes.get_ylim() for axes in panels])
+    for axes in panels:
+        axes.set_ylim(float(limits[:, 0].min()), float(limits[:, 1].max()))
+        axes.axhline(0, color="#a9b2bd", lw=0.7, zorder=0)
+
+
+@styled
+def difference_intervals(differences: pd.DataFrame) -> Figure:
+    """Differences in Acc and in Mis with their paired intervals, in points, over all questions.
+
+    Args:
+        differences: what ``metrics.paired_differences`` returns.
+    """
+    shown = differences[differences["stratum"] == ALL_QUESTIONS].astype(dict.fromkeys(DIFFERENCE_COLUMNS, float))
+    pairs = list(dict.fromkeys(zip(shown["variant"], shown["baseline"], strict=True)))
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.34 * len(pairs)))
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, (metric, direction) in zip(panels, METRIC_DIRECTIONS.items(), strict=True):
+        rows = shown[shown["metric"] == metric].set_index(["variant", "baseline"])
+        for place, pair in enumerate(pairs):
+            _interval(axes, place, pair, rows.loc[pair])
+        axes.axvline(0, color=INK, lw=0.8)
+        axes.set_title(f"{METRIC_TITLES[metric]} ({direction})")
+        axes.set_xlabel("difference, points")
+        axes.set_ylim(len(pairs) - 0.5, -0.5)
+    widest = 105 * np.nanmax(np.abs(shown[list(DIFFERENCE_COLUMNS)].to_numpy(float)), initial=0.005)
+    panels[0].set_xlim(-widest, widest)
+    names = [f"{variant_title(a)} − {variant_title(b)}" for a, b in pairs]
+    panels[0].set_yticks(range(len(pairs)), names)
+    return figure
+
+
+def _interval(axes: Axes, place: int, pair: tuple[str, str], row: pd.Series) -> None:
+    difference, low, high = (100 * float(row[name]) for name in DIFFERENCE_COLUMNS)
+    if np.isnan(difference):
+        axes.text(0, place, " – not defined", va="center", color=MUTED)
+        return
+    decided = low > 0 or high < 0
+    colour = VARIANT_COLOURS.get(pair[0], MUTED)
+    axes.plot([low, high], [place, place], color=colour, lw=2.2, solid_capstyle="round")
+    face = colour if decided else "white"
+    (dot,) = axes.plot([difference], [place], "o", ms=8, mfc=face, mec=colour, mew=1.8)
+    dot.set_gid(f"tip:{difference:+.1f} points, interval {low:+.1f} to {high:+.1f}")

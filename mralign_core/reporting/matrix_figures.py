@@ -1,0 +1,343 @@
+"""Figures of transition matrices and of the weights made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, TwoSlopeNorm, to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullLocator
+from numpy.typing import NDArray
+
+from mralign_core.config import RewardConfig
+from mralign_core.estimation.bootstrap import MIN_TRACES_FOR_INTERVAL
+from mralign_core.estimation.diagnostics.support import MIN_SUPPORT
+from mralign_core.estimation.matrices import CLASSES, TransitionMatrices
+from mralign_core.estimation.weights import fraction_of
+from mralign_core.method import FloatArray
+from mralign_core.method.segment_weights import probability_ratios, segment_weights
+from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.method.transitions import TransitionEstimate, transition_mask
+from mralign_core.reporting.style import INK, MUTED, POLARITY_COLOURS, WIDTH, styled
+
+EXTREME_SHARE = 0.15
+"""Share of the supported weights that is marked at either end, as in Fig. 7 of the paper."""
+NUM_INTERVALS = 12
+"""Most frequent moves whose weights are shown with intervals, a class."""
+
+_FEW = f"hatched: seen fewer than {MIN_SUPPORT} times"
+_BLUES = ["#f7fafc", "#9ecae1", "#2171b5", "#08306b"]
+_PROBABILITY_MAP = LinearSegmentedColormap.from_list("probability", _BLUES)
+_ORANGE_TO_BLUE = ["#b04a00", "#f4c7a1", "#fafafa", "#a6cee3", "#00568a"]
+_WEIGHT_MAP = LinearSegmentedColormap.from_list("weight", _ORANGE_TO_BLUE)
+_EXTREME_COLOURS = ("#00335a", "#7a2d00")
+_FRAMED = f"framed: top and bottom {100 * EXTREME_SHARE:.0f} % of the others"
+
+
+class Transitions(NamedTuple):
+    """What the estimate stage found, and how the reward stage turns it into weights."""
+
+    plus: TransitionEstimate
+    minus: TransitionEstimate
+    all: TransitionEstimate
+    taxonomy: Taxonomy
+    confidence: float
+    """Coverage of the intervals made of ``draws``."""
+    reference: Literal["all", "opposite"] = "all"
+    clip_min: float = float(np.exp(-1))
+    clip_max: float = float(np.e)
+    draws: Mapping[str, NDArray[np.float32]] = MappingProxyType({})
+    """Matrices of bootstrap resamples by class, (R, K, K) each; empty without bootstrap."""
+    support_shrinkage: float = 0.0
+    """Soft counts at which a ratio is drawn halfway (of its logarithm) to 1; 0 never."""
+    condition_on: Literal["none", "stratum"] = "none"
+    """Matrices behind the weights of the run. These here are always those of all strata."""
+
+    @classmethod
+    def of(
+        cls, matrices: TransitionMatrices, reward: RewardConfig, confidence: float, taxonomy: Taxonomy
+    ) -> Transitions:
+        """What is shown of matrices that are made into weights in this way."""
+        plus, minus, every = (matrices.estimates[name] for name in CLASSES)
+        return cls(
+            plus,
+            minus,
+            every,
+            taxonomy,
+            confidence,
+            reward.reference,
+            reward.clip_min,
+            reward.clip_max,
+            matrices.draws,
+            reward.support_shrinkage,
+            reward.condition_on,
+        )
+
+    def of_side(self, side: str) -> tuple[TransitionEstimate, TransitionEstimate]:
+        """The estimates above and below the fraction of Eq. 10."""
+        numerator, denominator = fraction_of(side, self.reference)
+        return getattr(self, numerator), getattr(self, denominator)
+
+    def weigh(self, ratios: FloatArray, support: FloatArray) -> FloatArray:
+        """Weights of ratios that rest on so many soft counts, as the reward stage makes them."""
+        return segment_weights(
+            ratios, support, shrinkage=self.support_shrinkage, low=self.clip_min, high=self.clip_max
+        ).weights
+
+
+@styled
+def transition_heatmaps(transitions: Transitions) -> Figure:
+    """P⁺ beside P⁻, rows from, columns to."""
+    names, norm = transitions.taxonomy.state_names, Normalize(0, 1)
+    figure, panels = _matrix_figure(names)
+    titles = ("P⁺: moves where thinking made the answers right", "P⁻: moves where thinking made them wrong")
+    for axes, title, estimate in zip(panels, titles, (transitions.plus, transitions.minus), strict=True):
+        texts = np.where(estimate.p >= 0.045, np.char.mod("%.0f", 100 * estimate.p), "")
+        tips = np.char.add(np.char.mod("P = %.3f, ", estimate.p), np.char.mod("%.1f seen", estimate.counts))
+        shown = np.where(_possible(len(names)), estimate.p, np.nan)
+        seldom = np.broadcast_to(estimate.counts.sum(axis=1, keepdims=True) < MIN_SUPPORT, shown.shape)
+        _draw_matrix(axes, shown, ~seldom, texts, tips, names, _PROBABILITY_MAP, norm)
+        axes.set_title(title)
+    _colour_bar(figure, panels, _PROBABILITY_MAP, norm, f"probability of the next state, in cells %; {_FEW}")
+    return figure
+
+
+@styled
+def weight_heatmaps(transitions: Transitions) -> Figure:
+    """The clipped weights of single-label transitions, on a log scale around 1, as Fig. 7 of the paper shows them.
+
+    The top and bottom 15 % of the supported ones are framed; little support is veiled.
+    """
+    names = transitions.taxonomy.state_names
+    figure, panels = _matrix_figure(names)
+    norm = _weight_norm(transitions)
+    for axes, (side, title) in zip(panels, _weight_titles(transitions).items(), strict=True):
+        weights, supported = transition_weights(transitions, side)
+        telling = supported & (np.abs(np.log(weights)) >= 0.1)
+        texts = np.where(telling, np.char.mod("%.1f", weights), "")
+        tips = np.char.add(np.char.mod("w = %.2f", weights), np.where(supported, "", ", few seen"))
+        _draw_matrix(axes, np.log(weights), supported, texts, tips, names, _WEIGHT_MAP, norm)
+        for cells, colour in zip(extreme_weights(weights, supported), _EXTREME_COLOURS, strict=True):
+            _frame_cells(axes, cells, colour)
+        axes.set_title(title)
+    bar = _colour_bar(figure, panels, _WEIGHT_MAP, norm, f"weight, log scale either side of 1; {_FEW}; {_FRAMED}")
+    ticks = weight_ticks(transitions.clip_min, transitions.clip_max)
+    bar.set_ticks(np.log(ticks), labels=[f"{tick:.2f}" for tick in ticks])
+    return figure
+
+
+def transition_weights(transitions: Transitions, side: str) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """The weight of every single-label transition, and whether it rests on enough traces.
+
+    Implements Eq. 10 of arXiv 2510.24794 for steps of one label, with the run's shrinkage and the matrices of all
+    strata. A weight is supported when the transition was seen at least :data:`MIN_SUPPORT` times in all traces, and its
+    first state as often on that side.
+
+    Args:
+        transitions: the estimates.
+        side: ``"plus"`` or ``"minus"``.
+
+    Returns:
+        Weights of shape (K, K), NaN where the transition can't happen, and a mask of shape (K, K).
+    """
+    numerator, denominator = transitions.of_side(side)
+    possible = _possible(len(denominator.p)) & (denominator.p > 0)
+    ratios = np.where(possible, probability_ratios(numerator.p, denominator.p), np.nan)
+    left = numerator.counts.sum(axis=1, keepdims=True)
+    supported = possible & (transitions.all.counts >= MIN_SUPPORT) & (left >= MIN_SUPPORT)
+    return transitions.weigh(ratios, numerator.counts), supported
+
+
+def extreme_weights(
+    weights: FloatArray, supported: NDArray[np.bool_], share: float = EXTREME_SHARE
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The largest and the smallest of the supported weights, as masks of shape (K, K).
+
+    Of equal weights, those in later cells (row by row) count as the larger ones.
+
+    >>> top, bottom = extreme_weights(np.array([[0.5, 1.0], [2.0, 9.0]]), np.array([[True, True], [True, False]]), 0.4)
+    >>> top.tolist(), bottom.tolist()
+    ([[False, False], [True, False]], [[True, False], [False, False]])
+    """
+    cells = np.flatnonzero(supported)
+    order = cells[np.argsort(weights.flat[cells], kind="stable")]
+    number = int(share * len(cells))
+    masks = []
+    for chosen in (order[len(order) - number :], order[:number]):
+        mask = np.zeros(weights.shape, dtype=np.bool_)
+        mask.flat[chosen] = True
+        masks.append(mask)
+    return masks[0], masks[1]
+
+
+def weight_colour(weight: float) -> str:
+    """A weight's colour on the scale of the weight maps, as ``#rrggbb``, at the paper's clip bounds."""
+    return to_hex(_WEIGHT_MAP(Normalize(-1, 1)(np.log(weight))))
+
+
+def _possible(num_states: int) -> NDArray[np.bool_]:
+    """Transitions worth showing, shape (K, K): those allowed, less <stop> to itself."""
+    possible = transition_mask(num_states) > 0
+    possible[-1] = False
+    return possible
+
+
+def weight_ticks(low: float, high: float) -> list[float]:
+    """Weights to mark on a log scale between the clip bounds."""
+    return [low, *(tick for tick in (0.5, 0.7, 1.0, 1.4, 2.0) if low < tick < high), high]
+
+
+def _weight_norm(transitions: Transitions) -> Normalize:
+    """Log-weights to colours: 1 is in the middle, however far the clip bounds are from it."""
+    # A bound of exactly 1 leaves no room on its side, which the scale needs a little of.
+    low, high = min(np.log(transitions.clip_min), -1e-6), max(np.log(transitions.clip_max), 1e-6)
+    return TwoSlopeNorm(0, vmin=low, vmax=high)
+
+
+def _weight_titles(transitions: Transitions) -> dict[str, str]:
+    """Title by side; says so where the run's own weights are not of these matrices."""
+    if transitions.condition_on == "stratum":
+        return {"plus": "w⁺: positive, pooled over strata", "minus": "w⁻: negative, pooled over strata"}
+    return {"plus": "w⁺: weights in positive traces", "minus": "w⁻: weights in negative traces"}
+
+
+def _frame_cells(axes: Axes, cells: NDArray[np.bool_], colour: str) -> None:
+    for row, column in np.argwhere(cells):
+        frame = Rectangle((column + 0.07, row + 0.07), 0.86, 0.86, fill=False, edgecolor=colour, linewidth=1.3)
+        frame.set_in_layout(False)
+        axes.add_patch(frame)
+
+
+def _matrix_figure(state_names: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(WIDTH, 1.7 + 0.235 * len(state_names)))
+    return figure, list(figure.subplots(1, 2, sharey=True))
+
+
+def _draw_matrix(
+    axes: Axes,
+    values: FloatArray,
+    supported: NDArray[np.bool_],
+    texts: NDArray[np.str_],
+    tips: NDArray[np.str_],
+    names: Sequence[str],
+    colour_map: Colormap,
+    norm: Normalize,
+) -> None:
+    """One patch a cell, so that each can carry a tool-tip; NaN stays blank, and few seen is hatched."""
+    size = len(names)
+    for row, column in np.argwhere(np.isfinite(values)):
+        colour = colour_map(norm(values[row, column]))
+        style: Any = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.6}
+        ink = INK if np.dot(colour[:3], (0.299, 0.587, 0.114)) > 0.55 else "white"
+        if not supported[row, column]:
+            style, ink = (
+                {"facecolor": "#fcfdfd", "edgecolor": "#dbe0e6", "hatch": "////", "linewidth": 0},
+                MUTED,
+            )
+        cell = Rectangle((column, row), 1, 1, **style)
+        cell.set_gid(f"tip:{names[row]} → {names[column]}: {tips[row, column]}")
+        cell.set_in_layout(False)
+        axes.add_patch(cell)
+        if texts[row, column]:
+            place = (column + 0.5, row + 0.52)
+            note = axes.text(*place, texts[row, column], ha="center", va="center", fontsize=6.8, color=ink)
+            note.set_in_layout(False)
+    axes.set_xlim(0, size)
+    axes.set_ylim(size, 0)
+    axes.set_facecolor("#f3f4f6")
+    axes.set_xticks(np.arange(size) + 0.5, names, rotation=90, fontsize=8)
+    axes.set_yticks(np.arange(size) + 0.5, names, fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("to")
+    axes.set_ylabel("from" if axes.get_subplotspec().is_first_col() else "")  # type: ignore[union-attr]
+
+
+def _colour_bar(figure: Figure, panels: Sequence[Axes], colour_map: Colormap, norm: Normalize, label: str) -> Any:
+    scale = ScalarMappable(norm=norm, cmap=colour_map)
+    bar = figure.colorbar(scale, ax=list(panels), location="bottom", fraction=0.035, aspect=50, pad=0.02)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+    return bar
+
+
+@styled
+def weight_intervals(transitions: Transitions) -> Figure:
+    """Weights of the most frequent moves of each class with their bootstrap intervals, on a log scale.
+
+    Moves are from one label to one label. The count is of soft counts in traces of the class. A dot is filled where
+    the interval lies on one side of 1.
+
+    Raises:
+        ValueError: there was no bootstrap.
+    """
+    if not transitions.draws:
+        raise ValueError(
+            "weights have no intervals: estimate.num_resamples was 0, or a polarity has fewer than "
+            f"{MIN_TRACES_FOR_INTERVAL} labelled traces"
+        )
+    figure = Figure(figsize=(WIDTH, 1.1 + 0.27 * NUM_INTERVALS))
+    panels = figure.subplots(1, 2, sharex=True)
+    colours = POLARITY_COLOURS.values()
+    for axes, (side, title), colour in zip(panels, _weight_titles(transitions).items(), colours, strict=True):
+        _draw_intervals(axes, transitions, side, colour)
+        axes.axvline(1, color=INK, lw=0.8, ls=(0, (3, 3)))
+        axes.set_title(title)
+    _log_weight_axis(panels[0], transitions)
+    return figure
+
+
+def _draw_intervals(axes: Axes, transitions: Transitions, side: str, colour: str) -> None:
+    names, moves = transitions.taxonomy.state_names, frequent_moves(transitions, side)
+    weights, _ = transition_weights(transitions, side)
+    low, high = weight_bounds(transitions, side)
+    for place, (a, b) in enumerate(moves):
+        axes.plot([low[a, b], high[a, b]], [place, place], color=colour, lw=2.2, solid_capstyle="round")
+        decided = low[a, b] > 1 or high[a, b] < 1
+        face = colour if decided else "white"
+        (dot,) = axes.plot([weights[a, b]], [place], "o", ms=6.5, mfc=face, mec=colour, mew=1.5)
+        dot.set_gid(f"tip:w = {weights[a, b]:.2f}, interval {low[a, b]:.2f} to {high[a, b]:.2f}")
+    counts = transitions.of_side(side)[0].counts
+    ticks = [f"{names[a]} → {names[b]}  ({counts[a, b]:,.0f})" for a, b in moves]
+    axes.set_yticks(range(len(moves)), ticks, fontsize=8)
+    axes.set_ylim(len(moves) - 0.4, -0.6)
+    axes.set_xlabel(f"weight (log scale), {100 * transitions.confidence:.0f} % interval")
+
+
+def frequent_moves(transitions: Transitions, side: str, number: int = NUM_INTERVALS) -> list[tuple[int, int]]:
+    """The moves that lead into a label most often in the traces of one class, as (state left, state entered)."""
+    counts = (transitions.plus if side == "plus" else transitions.minus).counts.copy()
+    # No segment is weighed by the move into <stop>.
+    counts[:, -1] = 0
+    order = np.argsort(-counts, axis=None, kind="stable")[:number]
+    cells = zip(*np.unravel_index(order, counts.shape), strict=True)
+    return [(int(a), int(b)) for a, b in cells if counts[a, b] >= MIN_SUPPORT]
+
+
+def weight_bounds(transitions: Transitions, side: str) -> tuple[FloatArray, FloatArray]:
+    """Percentile bootstrap intervals of the clipped weights of single-label transitions, (K, K) low and high.
+
+    Args:
+        transitions: the estimates with their draws.
+        side: ``"plus"`` or ``"minus"``.
+    """
+    names = fraction_of(side, transitions.reference)
+    ratios = probability_ratios(*(transitions.draws[name].astype(np.float64) for name in names))
+    tail = (1 - transitions.confidence) / 2
+    # As in the reward stage, the support is that of the estimate in every draw.
+    low, high = np.quantile(transitions.weigh(ratios, transitions.of_side(side)[0].counts), [tail, 1 - tail], axis=0)
+    return low, high
+
+
+def _log_weight_axis(axes: Axes, transitions: Transitions) -> None:
+    axes.set_xscale("log")
+    axes.set_xlim(transitions.clip_min / 1.05, transitions.clip_max * 1.05)
+    ticks = weight_ticks(transitions.clip_min, transitions.clip_max)
+    axes.set_xticks(ticks, [f"{tick:.1f}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,272 @@
+"""The report of a run: one self-contained HTML page, a function of its inputs alone.
+
+The page loads nothing from anywhere, and its content policy forbids it to. Whatever a model, an annotator or
+a file wrote is escaped. Each section that has no data says so in a plain sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from numbers import Number
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from mralign_core.estimation.diagnostics import Diagnostics
+from mralign_core.evaluation.metrics import CONSISTENCY, METRICS, consistency_shifts, order_variants
+from mralign_core.generation.outcomes import PARTLY_DRAWN
+from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.method.traces import WELL_FORMED
+from mralign_core.reporting import diagnostic_findings, example_traces, figures, matrix_figures, style
+from mralign_core.reporting import run_findings as findings
+from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
+from mralign_core.reporting.titles import METRIC_TITLES, variant_title
+from mralign_core.schemas.annotations import RULES
+from mralign_core.schemas.outcomes import OUTCOMES
+
+# HTML has no place for control characters, and a lone surrogate cannot be written as UTF-8.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportInputs:
+    """Everything the report shows. What a run did not produce stays None or empty, and the report says so."""
+
+    run: Mapping[str, str]
+    """Header: name of the run, model, seed, store and the like, shown in this order."""
+    taxonomy: Taxonomy
+    """The label set."""
+    notes: Sequence[str] = ()
+    """Plain statements to show at the top, such as why a stage was skipped."""
+    funnel: pd.DataFrame | None = None
+    """What each step of the selection kept: ``step, kept, dropped, reason``."""
+    draws: pd.DataFrame | None = None
+    """What became of the draws, a column a thinking mode: what ``draws_table`` returns."""
+    draws_are_partial: bool = False
+    """Whether draws stopped where they could no longer matter, so that their shares are not those of all draws."""
+    candidates: pd.DataFrame | None = None
+    """Rows of ``schemas.candidates``."""
+    annotations: pd.DataFrame | None = None
+    """Rows of ``schemas.annotations``."""
+    transitions: matrix_figures.Transitions | None = None
+    """P⁺, P⁻ and P with their counts, and how weights are made of them."""
+    diagnostics: Diagnostics | None = None
+    """How sure the matrices and weights are."""
+    segment_weights: pd.DataFrame | None = None
+    """Rows of ``schemas.segment_weights``."""
+    training: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """Variant → rows of ``schemas.training_metrics``."""
+    scores: pd.DataFrame | None = None
+    """Rows of ``schemas.scores``; used for the examples and for what became of each answer."""
+    questions: pd.DataFrame | None = None
+    """Rows of ``schemas.questions`` of the evaluation; used for the examples."""
+    summary: pd.DataFrame | None = None
+    """What ``metrics.summarize`` returns."""
+    differences: pd.DataFrame | None = None
+    """What ``metrics.paired_differences`` returns."""
+    confidence: float
+    """Coverage of the intervals in ``differences``."""
+    costs: pd.DataFrame | None = None
+    """Replies, tokens and dollars behind the labels, by annotator; any columns."""
+    ledger: pd.DataFrame | None = None
+    """What each run asked of each model and paid; any columns."""
+    quarantine: pd.DataFrame | None = None
+    """Rows set aside and why, counted; any columns."""
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    """Artifact → digest."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The run config."""
+
+
+def render_report(inputs: ReportInputs) -> str:
+    """The report as one HTML page, the same for the same inputs.
+
+    Raises:
+        DataError: variants in ``inputs.scores`` differ in their questions or draws.
+    """
+    page = _template().render(
+        inputs=inputs,
+        results=_results(inputs),
+        findings=_findings(inputs),
+        charts={name: _chart(name, figure) for name, figure in _figures(inputs).items()},
+        traces=_traces(inputs),
+        pairs=_pairs(inputs),
+        rules=_rule_counts(inputs.annotations),
+        macro_colours=style.macro_colours(inputs.taxonomy),
+        config_text=yaml.safe_dump(dict(inputs.config), sort_keys=False, allow_unicode=True),
+    )
+    return _UNPRINTABLE.sub("\ufffd", page)
+
+
+def _results(inputs: ReportInputs) -> dict[str, Any] | None:
+    """Headline, sentences and tables of the evaluation; None where nothing was evaluated."""
+    summary, differences = inputs.summary, inputs.differences
+    if summary is None or summary.empty:
+        return None
+    if differences is None:
+        differences = pd.DataFrame(columns=[*findings.Difference._fields, "stratum", "num_questions"])
+    strata = list(dict.fromkeys(summary["stratum"]))
+    return {
+        "headline": findings.headline(summary, differences),
+        "sentences": findings.sentences(summary, differences, inputs.confidence),
+        "strata": [
+            {
+                "name": stratum,
+                "levels": summary[summary["stratum"] == stratum].to_dict("records"),
+                "differences": findings.difference_rows(differences, stratum),
+            }
+            for stratum in strata
+        ],
+        "shifts": _shifts(inputs.scores),
+    }
+
+
+def _shifts(scores: pd.DataFrame | None) -> list[dict[str, Any]]:
+    rows = [] if scores is None or scores.empty else consistency_shifts(scores).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def _traces(inputs: ReportInputs) -> list[example_traces.WeightedTrace]:
+    if inputs.candidates is None or inputs.annotations is None:
+        return []
+    return example_traces.weighted_traces(inputs.candidates, inputs.annotations, inputs.segment_weights)
+
+
+def _pairs(inputs: ReportInputs) -> list[example_traces.BeforeAfter]:
+    if inputs.scores is None or inputs.scores.empty:
+        return []
+    variants = order_variants(list(inputs.scores["variant"].unique()))
+    if "on" not in variants or variants[-1] in ("off", "on"):
+        return []
+    return example_traces.before_and_after(inputs.scores, inputs.questions, variants[-1])
+
+
+def _rule_counts(annotations: pd.DataFrame | None) -> list[tuple[str, int, float]]:
+    """Rule → how many segments it decided, and which share, in the order of ``schemas.annotations.RULES``."""
+    if annotations is None or annotations.empty:
+        return []
+    counts = annotations["rule"].value_counts()
+    return [(rule, int(counts.get(rule, 0)), counts.get(rule, 0) / len(annotations)) for rule in RULES]
+
+
+def _polarities(inputs: ReportInputs) -> dict[str, str]:
+    if inputs.candidates is None:
+        return {}
+    return dict(zip(inputs.candidates["trace_id"], inputs.candidates["polarity"], strict=True))
+
+
+def _rows(frame: pd.DataFrame | None) -> pd.DataFrame | None:
+    return None if frame is None or frame.empty else frame
+
+
+def _funnel(inputs: ReportInputs) -> Figure | None:
+    funnel = _rows(inputs.funnel)
+    return None if funnel is None else figures.yield_funnel(funnel)
+
+
+def _labels(inputs: ReportInputs) -> Figure | None:
+    annotations, polarities = _rows(inputs.annotations), _polarities(inputs)
+    return (
+        figures.label_mix(annotations, polarities, inputs.taxonomy) if annotations is not None and polarities else None
+    )
+
+
+def _matrices(inputs: ReportInputs) -> Figure | None:
+    return matrix_figures.transition_heatmaps(inputs.transitions) if inputs.transitions else None
+
+
+def _weights(inputs: ReportInputs) -> Figure | None:
+    return matrix_figures.weight_heatmaps(inputs.transitions) if inputs.transitions else None
+
+
+def _histogram(inputs: ReportInputs) -> Figure | None:
+    segment_weights, transitions = _rows(inputs.segment_weights), inputs.transitions
+    if segment_weights is None or transitions is None:
+        return None
+    return figures.weight_histogram(segment_weights, _polarities(inputs), transitions.clip_min, transitions.clip_max)
+
+
+def _diagnostic_charts(inputs: ReportInputs) -> dict[str, Figure | None]:
+    drawn: dict[str, Figure] = {}
+    if inputs.diagnostics and inputs.transitions:
+        drawn = diagnostic_charts(inputs.diagnostics, inputs.transitions)
+    return {name: drawn.get(name) for name in DIAGNOSTIC_CHARTS}
+
+
+def _findings(inputs: ReportInputs) -> dict[str, Any] | None:
+    """Sentences and tables of the diagnostics."""
+    found = inputs.diagnostics
+    return (
+        None
+        if found is None
+        else {
+            "sentences": diagnostic_findings.findings(found),
+            "tables": diagnostic_findings.tables(found),
+        }
+    )
+
+
+def _training(inputs: ReportInputs) -> Figure | None:
+    return figures.training_curves(inputs.training) if inputs.training else None
+
+
+def _differences(inputs: ReportInputs) -> Figure | None:
+    differences = _rows(inputs.differences)
+    return None if differences is None else figures.difference_intervals(differences)
+
+
+_CHARTS: dict[str, Callable[[ReportInputs], Figure | None]] = {
+    "differences": _differences,
+    "funnel": _funnel,
+    "labels": _labels,
+    "matrices": _matrices,
+    "weights": _weights,
+    "histogram": _histogram,
+    "training": _training,
+}
+
+
+def _figures(inputs: ReportInputs) -> dict[str, Figure | None]:
+    return {name: draw(inputs) for name, draw in _CHARTS.items()} | _diagnostic_charts(inputs)
+
+
+def _chart(name: str, figure: Figure | None) -> Markup | None:
+    # Safe as markup: matplotlib escapes the texts it is given, and to_svg keeps its escaping.
+    return None if figure is None else Markup(style.to_svg(figure, name))
+
+
+def _cells(frame: pd.DataFrame) -> list[list[tuple[str, bool]]]:
+    """Each row's cells as text, with whether they are numbers."""
+    rows = frame.itertuples(index=False)
+    return [[(f"{cell:,}", True) if isinstance(cell, Number) else (str(cell), False) for cell in row] for row in rows]
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mralign_core", "reporting"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(points=findings.points, variant=variant_title)
+    environment.globals.update(
+        METRICS=METRICS,
+        METRIC_TITLES=METRIC_TITLES,
+        OUTCOMES=OUTCOMES,
+        WELL_FORMED=WELL_FORMED,
+        PARTLY_DRAWN=PARTLY_DRAWN,
+        CONSISTENCY=CONSISTENCY,
+        POLARITY_COLOURS=style.POLARITY_COLOURS,
+        weight_colour=matrix_figures.weight_colour,
+        cells=_cells,
+    )
+    return environment.get_template("report.html.jinja")

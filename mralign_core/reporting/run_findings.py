@@ -1,0 +1,246 @@
+"""What the numbers say, in words and in tables.
+
+Every sentence is computed from the summary and the differences, and no difference is claimed whose interval
+includes 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mralign_core.config import QuestionsConfig
+from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, METRICS
+from mralign_core.reporting.result_table import ResultCell, ResultTable, Tone
+from mralign_core.reporting.titles import METRIC_TITLES, UNDEFINED, variant_title
+
+BETTER = {"acc": 1, "mis": -1, "em_thought": 1, "em_answer": 1}
+"""The sign of an improvement."""
+FEW_QUESTIONS = 30
+"""Below this many questions a percentile interval is known to be too narrow."""
+
+
+class Difference(NamedTuple):
+    """One paired difference, in shares, ready to be shown."""
+
+    variant: str
+    baseline: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def tone(self) -> Tone:
+        """Whether the interval decides for the better or the worse, or includes 0 and leaves it open."""
+        if not (self.low > 0 or self.high < 0):
+            return "open"
+        return "better" if self.difference * BETTER[self.metric] > 0 else "worse"
+
+    @property
+    def interval(self) -> str:
+        """The interval in points, e.g. ``−2.9 to +0.3``."""
+        return f"{points(self.low, signed=True)} to {points(self.high, signed=True)}"
+
+    @property
+    def text(self) -> str:
+        """Difference and interval in points, e.g. ``−1.3 [−2.9, +0.3]``; a dash where it is not defined."""
+        if np.isnan(self.difference):
+            return UNDEFINED
+        low, high = points(self.low, signed=True), points(self.high, signed=True)
+        return f"{points(self.difference, signed=True)} [{low}, {high}]"
+
+
+def points(share: float, *, signed: bool = False) -> str:
+    """A share as percentage points with one decimal, a dash where it is not defined.
+
+    >>> points(0.2134), points(-0.013, signed=True), points(float("nan")), points(-0.0001, signed=True)
+    ('21.3', '−1.3', '–', '0.0')
+    """
+    if pd.isna(share):
+        return UNDEFINED
+    value = round(100 * share, 1) + 0.0
+    sign = "+" if signed and value > 0 else ""
+    return f"{sign}{value:.1f}".replace("-", "−")
+
+
+def overall(summary: pd.DataFrame) -> dict[str, pd.Series]:
+    """Variant → its summary row over all questions, in the order of the summary."""
+    rows = summary[summary["stratum"] == ALL_QUESTIONS]
+    return {str(row["variant"]): row for _, row in rows.iterrows()}
+
+
+def list_differences(differences: pd.DataFrame, stratum: str = ALL_QUESTIONS) -> list[Difference]:
+    """The differences of a stratum, in the order of the frame."""
+    rows = differences[differences["stratum"] == stratum].astype(dict.fromkeys(DIFFERENCE_COLUMNS, float))
+    return [Difference(*values) for values in rows[list(Difference._fields)].itertuples(index=False)]
+
+
+def difference_rows(differences: pd.DataFrame, stratum: str = ALL_QUESTIONS) -> list[tuple[str, list[Difference]]]:
+    """Each comparison as people call it, with its differences in the order of ``metrics.METRICS``."""
+    known = {(item.variant, item.baseline, item.metric): item for item in list_differences(differences, stratum)}
+    pairs = dict.fromkeys((variant, baseline) for variant, baseline, _ in known)
+    return [(f"{variant_title(a)} − {variant_title(b)}", [known[a, b, metric] for metric in METRICS]) for a, b in pairs]
+
+
+def headline(summary: pd.DataFrame, differences: pd.DataFrame) -> str:
+    """The one sentence to remember: what the last trained method did to the hit gap, and how sure that is."""
+    rows, known = overall(summary), _by_key(differences)
+    compared = {
+        key[0] for key, item in known.items() if key[1:] == ("on", "mis") and item.difference == item.difference
+    }
+    trained = [variant for variant in rows if variant in compared]
+    if not trained:
+        return "No trained model was compared with plain thinking, so no change is claimed."
+    last = trained[-1]
+    mis = known[last, "on", "mis"]
+    before, after = (points(rows[variant]["mis"]) for variant in ("on", last))
+    verb = {"better": "narrows", "worse": "widens", "open": "does not measurably change"}[mis.tone]
+    text = f"{variant_title(last)} {verb} the hit gap: Mis {before} % before training, {after} % after"
+    against = known.get((last, "kto", "mis"))
+    return f"{text}{_than_kto(against)}." if against else f"{text}."
+
+
+def sentences(summary: pd.DataFrame, differences: pd.DataFrame, confidence: float) -> list[tuple[Tone, str]]:
+    """What moved, by how much, and what did not, one sentence a comparison.
+
+    Args:
+        summary: what ``metrics.summarize`` returns.
+        differences: what ``metrics.paired_differences`` returns.
+        confidence: coverage of its intervals.
+    """
+    known = _by_key(differences)
+    pairs = list(dict.fromkeys((variant, baseline) for variant, baseline, _ in known))
+    found: list[tuple[Tone, str]] = [("open", text) for text in _starting_point(overall(summary))]
+    for variant, baseline in pairs:
+        mis, acc = known[variant, baseline, "mis"], known[variant, baseline, "acc"]
+        if np.isnan(mis.difference):
+            continue
+        text = f"{variant_title(variant)} against {variant_title(baseline)}: {_moved(mis)}; {_moved(acc)}."
+        if (variant, baseline) == ("mr_align", "kto") and mis.tone == "open":
+            text += " The interval of Mis includes 0: this run alone does not tell the two methods apart."
+        found.append((mis.tone, text))
+    if pairs:
+        thoughts = [item for key, item in known.items() if key[1:] == ("on", "em_thought")]
+        found.append(("open", _thinking_moved(thoughts)))
+        found.append(("open", _caveat(int(differences["num_questions"].max()), confidence)))
+    return [(tone, text) for tone, text in found if text]
+
+
+class Results(NamedTuple):
+    """What ``metrics.summarize`` and ``metrics.paired_differences`` returned, as the report's artifact keeps them."""
+
+    summary: pd.DataFrame
+    differences: pd.DataFrame
+
+
+def read_results(report: Path) -> Results | None:
+    """The results in the folder of a report's artifact; None where nothing was scored."""
+    if not (report / "summary.json").exists():
+        return None
+    return Results(*(pd.DataFrame(json.loads((report / f"{name}.json").read_text())) for name in Results._fields))
+
+
+def why_no_results(questions: QuestionsConfig) -> str:
+    """Why a finished run has no results."""
+    if questions.eval:
+        return "nothing was scored: no question of questions.eval has a gold answer; what was answered is kept"
+    return "nothing was evaluated: questions.eval names no set"
+
+
+def yield_table(funnel: Sequence[Mapping[str, Any]]) -> ResultTable:
+    """What each step of the selection kept, dropped, and why.
+
+    Args:
+        funnel: what ``funnel.json`` of the candidates holds.
+    """
+    rows = [
+        [row["step"], f"{row['kept']:,}", f"{row['dropped']:,}" if row["dropped"] else "", row["reason"]]
+        for row in funnel
+    ]
+    return ResultTable(["step", "kept", "dropped", "reason"], rows, text_columns=["reason"])
+
+
+def result_tables(summary: pd.DataFrame, differences: pd.DataFrame) -> list[ResultTable]:
+    """Levels in %, then paired differences in points; these only where anything was compared.
+
+    Args:
+        summary: what ``metrics.summarize`` returns.
+        differences: what ``metrics.paired_differences`` returns.
+    """
+    names = [METRIC_TITLES[metric] for metric in METRICS]
+    levels = [[variant_title(v), *(points(row[metric]) for metric in METRICS)] for v, row in overall(summary).items()]
+    tables = [ResultTable(["variant, %", *names], levels)]
+    compared: list[list[str | ResultCell]] = [
+        [name, *map(_cell, items)] for name, items in difference_rows(differences)
+    ]
+    if compared:
+        tables.append(ResultTable(["difference, points", *names], compared))
+    return tables
+
+
+def _cell(item: Difference) -> ResultCell:
+    """In 80 columns there is room for the intervals of two metrics."""
+    has_room = item.metric in METRICS[:2]
+    return ResultCell(item.text, item.tone, "" if has_room else points(item.difference, signed=True))
+
+
+def _by_key(differences: pd.DataFrame) -> dict[tuple[str, str, str], Difference]:
+    return {(item.variant, item.baseline, item.metric): item for item in list_differences(differences)}
+
+
+def _starting_point(rows: dict[str, pd.Series]) -> list[str]:
+    texts = []
+    if "on" in rows and not pd.isna(rows["on"]["mis"]):
+        mis, acc = points(rows["on"]["mis"]), points(rows["on"]["acc"])
+        texts.append(
+            f"Before training, exactly one of thinking and answer names the right fact in {mis} % of answers "
+            f"(Mis, the hit gap), and both do in {acc} % (Acc)."
+        )
+    if "off" in rows:
+        texts.append(f"Without thinking, {points(rows['off']['em_answer'])} % of answers are right (EM_a).")
+    return texts
+
+
+def _moved(item: Difference) -> str:
+    name = METRIC_TITLES[item.metric]
+    if item.tone == "open":
+        size = points(item.difference, signed=True)
+        return f"{name} does not move measurably ({size} points, interval {item.interval})"
+    verb = "rises" if item.difference > 0 else "falls"
+    return f"{name} {verb} by {points(abs(item.difference))} points (interval {item.interval})"
+
+
+def _than_kto(item: Difference) -> str:
+    tails = {
+        "better": ", a further step down from KTO",
+        "worse": ", but KTO does better",
+        "open": "; against KTO the interval includes 0",
+    }
+    return tails[item.tone]
+
+
+def _thinking_moved(items: Sequence[Difference]) -> str:
+    """Whether training changed what is named in the thinking, rather than what is answered."""
+    defined = [item for item in items if not np.isnan(item.difference)]
+    moved = [f"{variant_title(item.variant)} ({item.text})" for item in defined if item.tone != "open"]
+    still = [f"{variant_title(item.variant)} ({item.text})" for item in defined if item.tone == "open"]
+    parts = {"moves for": moved, "does not move measurably for": still}
+    text = " and ".join(f"{verb} {', '.join(names)}" for verb, names in parts.items() if names)
+    return f"EM_t, the right fact in the thinking, {text}." if text else ""
+
+
+def _caveat(num_questions: int, confidence: float) -> str:
+    text = (
+        f"Intervals are {100 * confidence:.3g} % paired bootstrap intervals over {num_questions:,} held-out "
+        "questions. They cover the choice of questions, not another training seed or another model, and are "
+        "not corrected for their number."
+    )
+    if num_questions < FEW_QUESTIONS:
+        text += f" With fewer than {FEW_QUESTIONS} questions they are too narrow: read them as a rough guide."
+    return text

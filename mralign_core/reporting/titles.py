@@ -1,0 +1,15 @@
+"""What tables, figures and model cards call variants, metrics and matrices."""
+
+from __future__ import annotations
+
+VARIANT_TITLES = {"off": "think off", "on": "think on", "sft": "SFT", "kto": "KTO", "mr_align": "MR-ALIGN"}
+METRIC_TITLES = {"acc": "Acc", "mis": "Mis", "em_thought": "EM_t", "em_answer": "EM_a"}
+METRIC_DIRECTIONS = {"acc": "higher is better", "mis": "lower is better"}
+MATRIX_TITLES = {"plus": "P⁺", "minus": "P⁻", "all": "P"}
+UNDEFINED = "–"
+"""Stands where a number is not defined."""
+
+
+def variant_title(variant: str) -> str:
+    """A variant as people call it."""
+    return VARIANT_TITLES.get(variant, variant)

@@ -1,0 +1,26 @@
+"""The questions to align on and to evaluate on."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from mralign_core.schemas.base import Column, Table
+from mralign_core.schemas.checks import STRING, TEXT, TEXTS_OR_NONE, is_texts, one_of
+
+QUESTIONS = Table(
+    name="questions",
+    row_id="question_id",
+    columns={
+        "question_id": Column(pa.string(), [TEXT], unique=True),
+        "question": Column(pa.string(), [TEXT]),
+        "answers": Column(pa.list_(pa.string()), [TEXTS_OR_NONE]),
+        "source": Column(pa.string(), [TEXT]),
+        "split": Column(pa.string(), [one_of(("train", "eval"))]),
+        "stratum": Column(pa.string(), [STRING]),
+    },
+    row_checks=[
+        ("a question to align on needs an answer", lambda row: row.split != "train" or is_texts(row.answers)),
+    ],
+)
+"""A row a question. ``answers`` is empty where a set has no gold answers, for evaluation only; ``source`` is the name
+of its set; ``stratum`` is a free grouping for the report ("" where there is none)."""

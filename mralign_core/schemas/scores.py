@@ -1,0 +1,31 @@
+"""The answers of the evaluation."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from mralign_core.schemas.base import Column, Table
+from mralign_core.schemas.checks import NATURAL, STRING, TEXT, one_of
+from mralign_core.schemas.outcomes import OUTCOMES
+
+SCORES = Table(
+    name="scores",
+    row_id="question_id",
+    columns={
+        "variant": Column(pa.string(), [TEXT]),
+        "question_id": Column(pa.string(), [TEXT]),
+        "stratum": Column(pa.string(), [STRING]),
+        "draw": Column(pa.int64(), [NATURAL]),
+        "completion": Column(pa.string(), [STRING]),
+        "thinking": Column(pa.string(), [STRING], nullable=True),
+        "answer": Column(pa.string(), [STRING], nullable=True),
+        "outcome": Column(pa.string(), [one_of(OUTCOMES)]),
+        "em_thought": Column(pa.bool_(), nullable=True),
+        "em_answer": Column(pa.bool_(), nullable=True),
+        "contains_answer": Column(pa.bool_(), nullable=True),
+    },
+    unique_together=("variant", "question_id", "draw"),
+    version=2,
+)
+"""A row an answer of the evaluation. Variants: ``off``, ``on``, and one for each trained adapter. The matches are null
+where the question has no gold answer."""

@@ -1,0 +1,243 @@
+"""The pipeline's graph: what each artifact is, said once, beside the function that builds it.
+
+All else follows from it: the cache key, the plan of a dry run, one task by itself, what a run remembers, what goes to a
+pool, and the picture (:func:`mermaid`). An artifact made in several (an adapter a variant) is one node; each of its
+parts has a name such as ``adapter:sft``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import tasks
+from mralign_core.config import AskAgain, RunConfig
+from mralign_core.storage import ArtifactRef, key_of
+from mralign_core.storage.digests import function_digest, source_digest
+from tasks.engine import STAGES
+
+Part = Mapping[str, Any]
+"""What tells an artifact from others of its kind: a variant, the rows of a shard."""
+NOTHING: Part = MappingProxyType({})
+
+
+def _always(_: RunConfig, __: Part) -> bool:
+    return True
+
+
+def named_by_caller(_: RunConfig) -> Sequence[str]:
+    """For :class:`Input`: an analysis' flow says which parts are read, not the config."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Input:
+    """An artifact that another is made from.
+
+    Args:
+        name: which.
+        when: whether it is read, under a config and for a part.
+        own_part: the field of the part (such as ``variant``) that says which one of several is read.
+        each: the parts that are read, of several; :func:`named_by_caller` where the call says which.
+        is_keyed: whether its content is in the key; of what a shard's items are from it is not, since the items are.
+    """
+
+    name: str
+    when: Callable[[RunConfig, Part], bool] = _always
+    own_part: str = ""
+    each: Callable[[RunConfig], Sequence[str]] | None = None
+    is_keyed: bool = True
+
+    @property
+    def argument(self) -> str:
+        """The task's argument."""
+        return self.name.replace("-", "_")
+
+    @property
+    def may_be_missing(self) -> bool:
+        """Whether there are configs and parts under which nothing is read."""
+        return self.when is not _always or self.each is not None
+
+    def names(self, config: RunConfig, part: Part) -> list[str]:
+        """The names under which a run knows the artifacts that are read."""
+        if not self.when(config, part):
+            return []
+        if self.each:
+            return [f"{self.name}:{which}" for which in self.each(config)]
+        return [f"{self.name}:{part[self.own_part]}" if self.own_part else self.name]
+
+
+class Items(NamedTuple):
+    """The questions, or traces, that an artifact has rows of, in order."""
+
+    ids: list[str]
+    """As its tables name them."""
+    digests: list[str]
+    """Of all about each that decides what is made of it."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How the rows of an artifact are made in shards, each of so many items; see :mod:`tasks.engine.shards`.
+
+    Args:
+        name: the artifact that is one shard.
+        size: items a shard.
+    """
+
+    name: str
+    size: Callable[[RunConfig], int]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One kind of artifact.
+
+    Args:
+        name: also its folder in the store.
+        stage: which makes it.
+        build: writes its files.
+        fields: the values of the config that decide it.
+        details: what else decides it: contents of files that the config names, settings of the part.
+        inputs: what it is made from.
+        part: the fields of its part.
+        sources: modules of the core that decide it, with all that they import.
+        without: modules that they import and that this config does not use.
+        parts: its parts in a run of the pipeline; one without fields where it is made once.
+        shards: where its rows are made in shards.
+        items: of a shard: the items that its rows are of, for a config and the inputs; the shard has some of them. The
+            key has their digests, so that an item is found again whatever else it was asked with.
+        ask_again: what of it a later run asks again, where models or their servers failed on it.
+        is_main: whether it is what ``mralign task STAGE`` makes.
+        is_remembered: whether a run notes it for what comes after its stage.
+        version: raised by hand where nothing else shows a change.
+    """
+
+    name: str
+    stage: str
+    build: Callable[..., Any]
+    fields: Callable[[RunConfig], Mapping[str, Any]]
+    details: Callable[[RunConfig, Part], Mapping[str, Any]] = lambda _, __: NOTHING
+    inputs: tuple[Input, ...] = ()
+    part: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    without: Callable[[RunConfig], Sequence[str]] = lambda _: ()
+    parts: Callable[[RunConfig], Sequence[Part]] = lambda _: (NOTHING,)
+    shards: Shards | None = None
+    items: Callable[[RunConfig, Mapping[str, ArtifactRef]], Items] | None = None
+    ask_again: Callable[[RunConfig], AskAgain] = lambda _: "never"
+    is_main: Callable[[RunConfig], bool] = lambda _: False
+    is_remembered: bool = True
+    version: int = 1
+    _digests: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def is_shard(self) -> bool:
+        """Whether it is known to a run only by what is joined from it."""
+        return self.items is not None
+
+    def fingerprint(self, config: RunConfig, part: Part) -> dict[str, Any]:
+        """The values that decide it."""
+        return {**self.fields(config), **self.details(config, part), **part}
+
+    def key(self, config: RunConfig, inputs: Mapping[str, ArtifactRef], part: Part) -> str:
+        """Its cache key: the digest of all that decides it.
+
+        Args:
+            config: the run config.
+            inputs: by name, those of several as ``name:which``.
+            part: which part.
+        """
+        is_keyed = {each.name: each.is_keyed for each in self.inputs}
+        return key_of(
+            name=self.name,
+            version=self.version,
+            sources=self._source_digests(tuple(self.without(config))),
+            fields=self.fingerprint(config, part),
+            inputs={name: ref.sha256 for name, ref in inputs.items() if is_keyed[name.partition(":")[0]]},
+        )
+
+    def _source_digests(self, without: tuple[str, ...]) -> dict[str, str]:
+        if without not in self._digests:
+            digests = {module: source_digest(module, without) for module in self.sources}
+            self._digests[without] = digests | {"build": function_digest(self.build)}
+        return self._digests[without]
+
+    def named(self, part: Part) -> str:
+        """The name under which a run knows a part of it."""
+        return ":".join([self.name, *(str(part[name]) for name in self.part if not self.is_shard)])
+
+
+_ARTIFACTS: dict[str, Artifact] = {}
+
+
+def register(artifact: Artifact) -> None:
+    """Add an artifact to the graph.
+
+    Raises:
+        TypeError: another function builds one of this name; a programming error.
+    """
+    known = _ARTIFACTS.setdefault(artifact.name, artifact)
+    if known.build.__qualname__ != artifact.build.__qualname__ or known.build.__module__ != artifact.build.__module__:
+        raise TypeError(f"artifact {artifact.name!r} is built by {known.build.__qualname__} and again")
+
+
+def graph() -> Mapping[str, Artifact]:
+    """All artifacts by name, after those that they are made from; of the pipeline first, stage by stage."""
+    for module in pkgutil.iter_modules(tasks.__path__, "tasks."):
+        importlib.import_module(module.name)
+    ordered: dict[str, Artifact] = {}
+
+    def add(artifact: Artifact) -> None:
+        for each in artifact.inputs:
+            add(_ARTIFACTS[each.name])
+        if artifact.shards:
+            add(_ARTIFACTS[artifact.shards.name])
+        ordered.setdefault(artifact.name, artifact)
+
+    for artifact in sorted(_ARTIFACTS.values(), key=lambda one: _rank(one.stage)):
+        add(artifact)
+    return ordered
+
+
+def artifact_of(name: str) -> Artifact:
+    """The artifact that a name such as ``adapter:sft`` is a part of.
+
+    Raises:
+        KeyError: there is none.
+    """
+    kind = name.partition(":")[0]
+    return _ARTIFACTS[kind] if kind in _ARTIFACTS else graph()[kind]
+
+
+def stage_of(name: str) -> str:
+    """The stage that makes an artifact; "" of a name that no artifact has."""
+    kind = name.partition(":")[0]
+    return artifact_of(kind).stage if kind in graph() else ""
+
+
+def _rank(stage: str) -> int:
+    return STAGES.index(stage) if stage in STAGES else len(STAGES)
+
+
+def mermaid() -> str:
+    """The graph as a Mermaid flowchart, a box a stage; dashed arrows are read under some configs only."""
+    everything = [artifact for artifact in graph().values() if not artifact.is_shard]
+    return "\n".join(["flowchart LR", *_boxes(everything), *_arrows(everything)])
+
+
+def _boxes(artifacts: Sequence[Artifact]) -> Iterator[str]:
+    for stage in dict.fromkeys(artifact.stage for artifact in artifacts):
+        yield f"  subgraph {stage}"
+        yield from (f"    {one.name}" for one in artifacts if one.stage == stage)
+        yield "  end"
+
+
+def _arrows(artifacts: Sequence[Artifact]) -> Iterator[str]:
+    for artifact in artifacts:
+        for each in artifact.inputs:
+            yield f"  {each.name} {'-->' if each.when is _always else '-.->'} {artifact.name}"

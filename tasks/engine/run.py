@@ -1,0 +1,279 @@
+"""How an artifact is made once: look it up, else claim it, build it in a scratch folder and publish it.
+
+The store is the cache. A key names an artifact, its manifest proves it, and a missing or damaged one is a miss; so the
+same hit is found from any host, with or without a Prefect server. A task whose artifact was there ends in a state
+named "Cached", and so does one that waited while another run made it (:mod:`mralign_core.storage.claims`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from prefect.runtime import flow_run
+
+from mralign_core.config import RunConfig
+from mralign_core.storage import (
+    LEFT_OUT,
+    TO_ASK_AGAIN,
+    ArtifactRef,
+    ArtifactStore,
+    Holder,
+    file_sha256,
+    scratch_folder,
+)
+from tasks.engine.graph import NOTHING, Artifact, Items, Part
+from tasks.engine.progress import OnProgress, progress
+from tasks.engine.session import run_name
+
+logger = logging.getLogger("mralign_core.tasks")
+
+LONGEST_PART = 40
+"""Of a part's value in a log line; digests of files are longer."""
+
+
+class Built(NamedTuple):
+    """What a build function says about the files it wrote."""
+
+    table: str = ""
+    counts: Mapping[str, Any] | None = None
+    cost_usd: float = 0.0
+    model_revision: str = ""
+    deciding: Sequence[str] = ()
+    """Files that later stages go by: where an unfinished artifact has the same ones, and lacks as much, it stays, with
+    its digest."""
+    once_published: Callable[[], None] | None = None
+    """Called when the artifact is in the store, to clear what was kept in case it would not be."""
+
+
+class Produced(NamedTuple):
+    """An artifact, and whether it was already there."""
+
+    ref: ArtifactRef
+    was_cached: bool
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a build function works with.
+
+    Args:
+        work: what is to be made: config, inputs, part, rows, key.
+        store: where the inputs are.
+        directory: where the files go; new and empty.
+        options: arguments of the task that change no result.
+    """
+
+    work: Work
+    store: ArtifactStore
+    directory: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> RunConfig:
+        """The run config."""
+        return self.work.config
+
+    @property
+    def part(self) -> Part:
+        """Which part it is."""
+        return self.work.part
+
+    def __getitem__(self, name: str) -> ArtifactRef:
+        """The input of a name.
+
+        Raises:
+            KeyError: there is none, or it is not read under this config.
+        """
+        return self.work.inputs[name]
+
+    def get(self, name: str) -> ArtifactRef | None:
+        """The input of a name; None where it is not read under this config."""
+        return self.work.inputs.get(name)
+
+    def several(self, name: str) -> dict[str, ArtifactRef]:
+        """The inputs of which there are several, by what tells them apart."""
+        prefix = f"{name}:"
+        return {full.removeprefix(prefix): ref for full, ref in self.work.inputs.items() if full.startswith(prefix)}
+
+    def file(self, name: str, file_name: str) -> Path:
+        """A file of an input."""
+        return self.store.open_file(self[name], file_name)
+
+    def table(self, name: str, file_name: str) -> pd.DataFrame:
+        """A table of an input."""
+        return self.store.read_table(self[name], file_name)
+
+
+Build = Callable[[Making], Built]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One artifact to have: what it is, the inputs that it reads by name, and which part of it this is.
+
+    Of a shard, ``rows`` says which of the items.
+    """
+
+    artifact: Artifact
+    config: RunConfig
+    inputs: Mapping[str, ArtifactRef] = field(default_factory=dict)
+    part: Part = field(default_factory=dict)
+    rows: Sequence[int] = ()
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The cache key."""
+        part = {**self.part, "items": self.digests} if self.artifact.items else self.part
+        return self.artifact.key(self.config, self.inputs, part)
+
+    @functools.cached_property
+    def line(self) -> str:
+        """What the keys of all shards share that differ in their items only: a digest of everything else."""
+        return self.artifact.key(self.config, self.inputs, self.part)
+
+    @functools.cached_property
+    def items(self) -> Items:
+        """All items, of which a shard has some."""
+        if self.artifact.items is None:
+            raise TypeError(f"artifact {self.artifact.name!r} is no shard; a programming error")
+        return self.artifact.items(self.config, self.inputs)
+
+    @property
+    def digests(self) -> list[str]:
+        """Those of a shard's items."""
+        return [self.items.digests[row] for row in self.rows]
+
+    def find(self, store: ArtifactStore) -> ArtifactRef | None:
+        """The artifact, when the store holds an intact one."""
+        return store.find(self.artifact.name, self.key)
+
+    def num_to_ask(self, store: ArtifactStore, found: ArtifactRef) -> int:
+        """How many traces, or draws, a stored artifact lacks that are to be asked again; it is finished if none."""
+        policy = self.artifact.ask_again(self.config)
+        if policy == "never":
+            return 0
+        return int(store.manifest(found).counts.get(TO_ASK_AGAIN if policy == "auto" else LEFT_OUT, 0))
+
+    def is_finished(self, store: ArtifactStore) -> bool:
+        """Whether the store holds it, with nothing in it to ask again."""
+        found = self.find(store)
+        return found is not None and not self.num_to_ask(store, found)
+
+    def produce(self, options: Mapping[str, Any] = NOTHING, build: Build | None = None) -> Produced:
+        """Return the stored artifact, or build and publish it.
+
+        Args:
+            options: arguments of the task that change no result.
+            build: in place of the artifact's own function.
+        """
+        store = ArtifactStore(self.config.storage)
+        before = self.find(store)
+        if before and not self.num_to_ask(store, before):
+            return self._found(before)
+        claims, name = store.claims(_name_of(flow_run.id)), f"{self.artifact.name}/{self.key}"
+
+        def find_other() -> ArtifactRef | None:
+            """What another has made, which may leave traces out again; the next run asks for those."""
+            found = self.find(store)
+            return found if found != before else None
+
+        with _saying_who_works(self.label) as say, claims.hold(name, find_other, say) as turn:
+            if turn.found:
+                return self._found(turn.found)
+            made = self._make(store, build or self.artifact.build, options)
+            if made.was_cached or turn.is_alone:
+                return made
+            # Another that has made it too, because of a stop of this process, may have been first.
+            return Produced(self.find(store) or made.ref, False)
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        values = [text for text in map(str, self.part.values()) if len(text) < LONGEST_PART]
+        return " ".join([self.artifact.name, *values, *([span(self.rows)] if self.rows else [])])
+
+    def _found(self, ref: ArtifactRef) -> Produced:
+        logger.info("%s: found in the store (%s)", self.label, ref.uri)
+        return Produced(ref, True)
+
+    def _make(self, store: ArtifactStore, build: Build, options: Mapping[str, Any]) -> Produced:
+        started = time.monotonic()
+        with scratch_folder() as scratch:
+            built = build(Making(self, store, scratch, options))
+            if built.deciding and (same := self._same(store, scratch, built)):
+                return Produced(same, True)
+            ref = store.publish(
+                self.artifact.name,
+                self.key,
+                scratch,
+                parents=list(self.inputs.values()),
+                fingerprint=self.artifact.fingerprint(self.config, self.part),
+                table=built.table,
+                counts=dict(built.counts or {}),
+                seed=self.config.seed,
+                model_revision=built.model_revision,
+                wall_time_s=time.monotonic() - started,
+                cost_usd=built.cost_usd,
+            )
+        if built.once_published:
+            built.once_published()
+        logger.info("%s: made in %.1f s (%s)", self.label, time.monotonic() - started, ref.uri)
+        return Produced(ref, False)
+
+    def _same(self, store: ArtifactStore, scratch: Path, built: Built) -> ArtifactRef | None:
+        """The stored artifact, when it has the deciding files already, and as much of it is to be asked again."""
+        found = self.find(store)
+        if found is None:
+            return None
+        stored, counts = store.manifest(found), built.counts or {}
+        if any(stored.counts.get(name, 0) != counts.get(name, 0) for name in (LEFT_OUT, TO_ASK_AGAIN)):
+            return None
+        files = stored.files
+        is_same = all(name in files and files[name].sha256 == file_sha256(scratch / name) for name in built.deciding)
+        return found if is_same else None
+
+
+@functools.lru_cache(maxsize=8)  # the server is asked who the parents of a run are
+def _name_of(_: str | None) -> str:
+    return run_name()
+
+
+@contextlib.contextmanager
+def _saying_who_works(label: str) -> Iterator[Callable[[Holder], None]]:
+    """Yield what tells the log once, and the progress, that another run makes this and is waited for."""
+    with contextlib.ExitStack() as shown:
+        reports: list[OnProgress] = []
+
+        def say(holder: Holder) -> None:
+            if not reports:
+                logger.info("%s: %s is making it; waiting until it has, or has ended", label, holder)
+                reports.append(shown.enter_context(progress(f"{label}: waiting", "waiting")))
+            reports[0](0, 1, str(holder))
+
+        yield say
+
+
+def file_digests(**paths: str) -> dict[str, str]:
+    """The digest of each user's file that a stage reads, by its role; a file that is not there has none.
+
+    The stage itself reports a missing file, with its remedy.
+    """
+    return {role: file_sha256(Path(path)) for role, path in paths.items() if path and Path(path).is_file()}
+
+
+def span(rows: Sequence[int]) -> str:
+    """Rows in few characters: the first and the one after the last.
+
+    Example:
+        >>> span([3, 4, 5])
+        '3–6'
+    """
+    return f"{rows[0]}–{rows[-1] + 1}"

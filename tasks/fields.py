@@ -1,0 +1,55 @@
+"""Fields of the config that several artifacts depend on, as their keys have them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mralign_core.config import RunConfig, Section
+from mralign_core.label_sets import label_set_of
+from mralign_core.models.families import family_fingerprint
+
+TRANSPORT = ("mralign_core.llm.batch", "mralign_core.llm.batch_endpoint", "mralign_core.llm.batch_store")
+"""The batch API: how requests travel, which changes no key, as ``use_batch_api`` doesn't. What a reply says is read by
+the same code either way, which is in the keys."""
+
+
+def pick(section: Section, *names: str) -> dict[str, Any]:
+    """Some fields of a section."""
+    values = section.fingerprint()
+    return {name: values[name] for name in names}
+
+
+def all_but(section: Section, *names: str) -> dict[str, Any]:
+    """The fields of a section that can change a result, without some."""
+    return {name: value for name, value in section.fingerprint().items() if name not in names}
+
+
+def reading(config: RunConfig) -> dict[str, Any]:
+    """How a completion is asked for, taken apart and compared with the gold answers."""
+    return {"family": family_fingerprint(config.model), "match": config.match.fingerprint()}
+
+
+def labels(config: RunConfig) -> dict[str, Any]:
+    """The label set, by its contents."""
+    return {"label_set": label_set_of(config).fingerprint()}
+
+
+def unaltered_weights(config: RunConfig) -> dict[str, Any]:
+    """What the weights are made of before a placebo or normalisation."""
+    return all_but(config.reward, "placebo", "normalize")
+
+
+def other_samplers(used: Callable[[RunConfig], str]) -> Callable[[RunConfig], tuple[str, ...]]:
+    """The modules of the samplers that a config does not use, of which keys don't depend.
+
+    Args:
+        used: the sampler that a config uses.
+    """
+
+    def without(config: RunConfig) -> tuple[str, ...]:
+        names = [name for name in ("transformers", "vllm", "endpoint") if name != used(config)]
+        asking = TRANSPORT if used(config) == "endpoint" else ("mralign_core.llm",)
+        return (*(f"mralign_core.generation.{name}_sampler" for name in names), *asking)
+
+    return without

@@ -1,0 +1,217 @@
+"""Tables and figures as artifacts, on the Prefect pages of a stage's run and of the pipeline run it is in.
+
+They are for the eye: a server that can't take one must not stop the work, so failures are logged and passed
+over.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec
+from uuid import UUID
+
+import pandas as pd
+from matplotlib.figure import Figure
+from prefect.artifacts import Artifact, ImageArtifact, MarkdownArtifact, TableArtifact
+from prefect.context import FlowRunContext
+from prefect.runtime import flow_run
+
+from mralign_core.config import RunConfig
+from mralign_core.generation.outcomes import PARTLY_DRAWN, draws_table
+from mralign_core.label_sets import label_set_of
+from mralign_core.reporting import agreement_figures, diagnostic_findings, figures, matrix_figures, style
+from mralign_core.reporting.ablation_findings import ablation_markdown
+from mralign_core.reporting.agreement_tables import agreement_markdown
+from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
+from mralign_core.reporting.induction_findings import counts_sentence, label_table
+from mralign_core.reporting.result_table import BOLD, ResultTable
+from mralign_core.reporting.run_findings import read_results, result_tables, why_no_results, yield_table
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.ablate import FOREST_PNG, read_ablation, write_ablation
+from tasks.annotate import read_ledger
+from tasks.compare_annotators import read_agreement
+from tasks.estimate import read_diagnostics, transitions_of
+from tasks.generate import read_draws
+from tasks.induce_taxonomy import LABEL_SET, MAP_PNG, read_clusters
+
+logger = logging.getLogger("mralign_core.publishing")
+P = ParamSpec("P")
+
+
+def for_the_eye(show: Callable[P, None]) -> Callable[P, None]:
+    """Show only inside a flow run, and let no failure out."""
+
+    @functools.wraps(show)
+    def shown(*args: P.args, **kwargs: P.kwargs) -> None:
+        if FlowRunContext.get() is None:
+            return
+        try:
+            show(*args, **kwargs)
+        except Exception as error:
+            logger.warning("%s: nothing shown on the run's page: %s", show.__name__, error)
+
+    return shown
+
+
+@for_the_eye
+def show_yield(config: RunConfig, candidates: ArtifactRef) -> None:
+    """What each step of the selection kept."""
+    store = ArtifactStore(config.storage)
+    rows = json.loads(store.open_file(candidates, "funnel.json").read_text())
+    _table("yield", yield_table(rows).to_records(), "What each step of the selection kept, dropped, and why")
+    _image("yield-figure", figures.yield_funnel(pd.DataFrame(rows)), "Yield of the selection")
+
+
+@for_the_eye
+def show_draws(config: RunConfig, generations: ArtifactRef) -> None:
+    """What became of the draws."""
+    rows = draws_table(read_draws(ArtifactStore(config.storage), generations))
+    note = PARTLY_DRAWN if config.generate.draws == "sequential" else "All draws of every question"
+    _table("draws", rows.to_dict("records"), note)
+
+
+@for_the_eye
+def show_labels(config: RunConfig, candidates: ArtifactRef, annotations: ArtifactRef) -> None:
+    """The label mix, and which rule decided."""
+    store = ArtifactStore(config.storage)
+    labels = store.read_columns(annotations, "annotations.parquet", ANNOTATIONS, ["trace_id", "labels", "rule"])
+    traces = store.read_columns(candidates, "candidates.parquet", CANDIDATES, ["trace_id", "polarity"])
+    polarities = dict(zip(traces["trace_id"], traces["polarity"], strict=True))
+    _image(
+        "label-mix",
+        figures.label_mix(labels, polarities, label_set_of(config).taxonomy),
+        "What segments do, by polarity",
+    )
+    rules = labels["rule"].value_counts().rename_axis("rule").reset_index(name="segments")
+    _table("label-rules", rules.to_dict("list"), "Rule that decided each segment")
+    ledger = read_ledger(config, candidates)
+    if not ledger.empty:
+        _table("annotation-ledger", ledger.to_dict("records"), "What each run asked of each model, and paid")
+
+
+@for_the_eye
+def show_transitions(config: RunConfig, transitions: ArtifactRef) -> None:
+    """Heat-maps of P⁺ and P⁻ and of the weights they give."""
+    matrices = transitions_of(ArtifactStore(config.storage), config, transitions)
+    _image("transitions", matrix_figures.transition_heatmaps(matrices), "P⁺ and P⁻")
+    _image("transition-weights", matrix_figures.weight_heatmaps(matrices), "Weights of single transitions")
+
+
+@for_the_eye
+def show_diagnostics(config: RunConfig, diagnostics: ArtifactRef, pictures: ArtifactRef) -> None:
+    """How sure the weights are: sentences, tables and figures."""
+    store = ArtifactStore(config.storage)
+    found = read_diagnostics(store, diagnostics)
+    sentences = "\n".join(f"- {line}" for line in diagnostic_findings.findings(found))
+    tables = [
+        f"### {title}\n\n{ResultTable.from_frame(frame).to_markdown()}"
+        for title, frame in diagnostic_findings.tables(found).items()
+    ]
+    _page("diagnostics", "How sure are the weights?", sentences, *tables)
+    for path in sorted(store.open_directory(pictures).glob("*.png")):
+        _picture(f"diagnostics-{path.stem}", path.read_bytes(), DIAGNOSTIC_CHARTS[path.stem])
+
+
+@for_the_eye
+def show_weights(config: RunConfig, weights: ArtifactRef) -> None:
+    """The distribution of segment weights."""
+    frame = ArtifactStore(config.storage).read_table(weights, "weights.parquet")
+    shares = {
+        "segments": len(frame),
+        "clipped": int(frame["clipped"].sum()),
+        "mean weight": frame["weight"].mean(),
+    }
+    _table("weights", [shares], "Segment weights (Eq. 10)")
+
+
+@for_the_eye
+def show_training(config: RunConfig, adapters: Mapping[str, ArtifactRef]) -> None:
+    """Training curves."""
+    store = ArtifactStore(config.storage)
+    metrics = {name: store.read_table(ref, "metrics.parquet") for name, ref in adapters.items()}
+    _image("training-curves", figures.training_curves(metrics), "Loss, implicit rewards and KL baseline by step")
+
+
+@for_the_eye
+def show_results(config: RunConfig, results: ArtifactRef, report: ArtifactRef) -> None:
+    """The results table, and where the report is."""
+    store = ArtifactStore(config.storage)
+    measured = read_results(store.open_directory(results))
+    if measured:
+        parts = [*(table.to_markdown() for table in result_tables(*measured)), BOLD]
+        _image(
+            "results-figure", figures.difference_intervals(measured.differences), "Differences with paired intervals"
+        )
+    else:
+        parts = [why_no_results(config.questions)]
+    page = store.open_file(report, "report.html")
+    _page("results", "What alignment changed on held-out questions", f"Report: `{page}`", *parts)
+
+
+@for_the_eye
+def show_agreement(config: RunConfig, agreement: ArtifactRef) -> None:
+    """How far the annotation sets agree, and the figures of κ."""
+    found = read_agreement(config, agreement)
+    _page("agreement", "Agreement of annotation sets", agreement_markdown(found))
+    if found["pairs"]:
+        pairs, per_label = pd.DataFrame(found["pairs"]), pd.DataFrame(found["per_label"])
+        _image("kappas", agreement_figures.kappa_matrices(pairs), "κ of every two annotation sets")
+        _image("label-kappas", agreement_figures.label_kappas(per_label), "κ by label")
+
+
+@for_the_eye
+def show_label_set(config: RunConfig, label_set: ArtifactRef) -> None:
+    """The labels that were induced, how they came about, and the map of their clusters."""
+    found = read_clusters(config, label_set)
+    file = ArtifactStore(config.storage).open_file(label_set, LABEL_SET)
+    use = f"Use it with `annotate.label_set: {file}`."
+    _page("label-set", "Induced label set", use, counts_sentence(found), label_table(found).to_markdown())
+    _table("label-set-noise", [found["noise"]], "Open labels that are in no cluster, and their counts")
+    picture = ArtifactStore(config.storage).open_file(label_set, MAP_PNG).read_bytes()
+    _picture("cluster-map", picture, "Open labels by cosine distance, and the clusters among them")
+
+
+@for_the_eye
+def show_ablation(config: RunConfig, ablation: ArtifactRef) -> None:
+    """What the arms of an ablation show, and their forest plot."""
+    _page("ablation", "Paired differences between the arms", ablation_markdown(read_ablation(config, ablation)))
+    store = ArtifactStore(config.storage)
+    if page := write_ablation.work(config, ablation).find(store):
+        picture = store.open_file(page, FOREST_PNG).read_bytes()
+        _picture("ablation-figure", picture, "Differences in Acc and Mis with their intervals")
+
+
+def _table(key: str, rows: list[Any] | dict[Any, Any], description: str) -> None:
+    _publish(TableArtifact(key=key, description=description, table=rows))
+
+
+def _page(key: str, description: str, *parts: str) -> None:
+    _publish(MarkdownArtifact(key=key, description=description, markdown="\n\n".join(parts)))
+
+
+def _image(key: str, figure: Figure, description: str) -> None:
+    _picture(key, style.to_png(figure), description)
+
+
+def _picture(key: str, png: bytes, description: str) -> None:
+    """Prefect shows pictures by address; a data address holds the picture itself."""
+    data = base64.b64encode(png).decode()
+    _publish(ImageArtifact(key=key, description=description, image_url=f"data:image/png;base64,{data}"))
+
+
+def _publish(artifact: Artifact) -> None:
+    """Prefect shows an artifact on the page of the run that made it; make one for the pipeline run too."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    pages = {str(context.flow_run.id)}
+    if context.flow_run.deployment_id is None:  # a run on another pool is shown by its parent once more
+        pages.add(flow_run.root_flow_run_id)
+    for page in pages:
+        artifact.model_copy(update={"flow_run_id": UUID(page)}).create()

@@ -1,0 +1,149 @@
+"""The bootstrap draws what it says, the same at any block size, and its intervals cover."""
+
+import numpy as np
+import pytest
+
+from mralign_core.config import EstimateConfig, RewardConfig
+from mralign_core.estimation import bootstrap
+from mralign_core.estimation.bootstrap import draw_transitions
+from mralign_core.estimation.corpus import count_corpus
+from mralign_core.estimation.estimators import make_estimator
+from mralign_core.estimation.matrices import estimate_transitions
+from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
+from mralign_core.estimation.weights import weigh_segments
+from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.method.transitions import fit_em
+from tests.oracles import count_set_pairs
+
+LABELS = ("ask", "tell", "check")
+TAXONOMY = Taxonomy(LABELS, dict.fromkeys(LABELS, "talk"), dict.fromkeys(LABELS, "does something"))
+K = TAXONOMY.num_states
+
+
+def random_traces(rng, number, strata=("a", "b")):
+    traces = []
+    for place in range(number):
+        sizes = rng.choice(3, size=rng.integers(1, 6), p=[0.2, 0.5, 0.3])
+        steps = [tuple(int(n) for n in rng.choice(np.arange(1, 4), size=size, replace=False)) for size in sizes]
+        polarity = "positive" if rng.random() < 0.6 else "negative"
+        traces.append(LabelledTrace(f"t{place}", polarity, steps, list(range(len(steps))), str(rng.choice(strata))))
+    return traces
+
+
+def counted(traces, **options):
+    return count_corpus([batch_of_traces(traces[:9]), batch_of_traces(traces[9:])], K, keep_traces=True, **options)
+
+
+def selections_of(corpus):
+    return {
+        (polarity, stratum): corpus.selection(polarity, stratum)
+        for polarity in ("positive", "negative", None)
+        for stratum in (None, "a", "b")
+    }
+
+
+def test_draws_equal_estimates_from_traces_drawn_one_by_one():
+    traces = random_traces(np.random.default_rng(0), 40)
+    corpus = counted(traces)
+    fit = make_estimator(EstimateConfig(), K)
+    draws = draw_transitions(corpus, selections_of(corpus), fit, 7, np.random.default_rng(5))
+    rng = np.random.default_rng(5)
+    labelled = [trace for trace in traces if any(trace.steps)]
+    for resample in range(7):
+        drawn = []
+        for polarity in ("positive", "negative"):
+            members = [trace for trace in labelled if trace.polarity == polarity]
+            drawn += [members[place] for place in rng.integers(len(members), size=len(members))]
+        assert len(drawn) == len(labelled)
+        for (polarity, stratum), found in draws.items():
+            own = [t.steps for t in drawn if polarity in (None, t.polarity) and stratum in (None, t.stratum)]
+            np.testing.assert_allclose(found[resample], fit_em(count_set_pairs(own, K), K).p, atol=1e-6)
+
+
+@pytest.mark.parametrize("cells", [1, 100, 1 << 24])
+def test_the_block_size_changes_no_draw(monkeypatch, cells):
+    corpus = counted(random_traces(np.random.default_rng(1), 30))
+    arguments = (corpus, selections_of(corpus), make_estimator(EstimateConfig(), K), 11)
+    whole = draw_transitions(*arguments, np.random.default_rng(2))
+    monkeypatch.setattr(bootstrap, "BLOCK_CELLS", cells)
+    for key, draws in draw_transitions(*arguments, np.random.default_rng(2)).items():
+        np.testing.assert_array_equal(draws, whole[key])
+
+
+def test_progress_is_reported_and_the_traces_must_be_there():
+    traces, seen = random_traces(np.random.default_rng(1), 30), []
+    corpus = counted(traces)
+    fit = make_estimator(EstimateConfig(), K)
+    draw_transitions(corpus, {}, fit, 3, np.random.default_rng(0), lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    without = count_corpus([batch_of_traces(traces)], K)
+    with pytest.raises(ValueError, match="keep_traces=True"):
+        draw_transitions(without, {}, fit, 3, np.random.default_rng(0))
+
+
+def test_the_seed_decides_and_none_means_no_bootstrap():
+    traces = random_traces(np.random.default_rng(3), 30)
+    section = EstimateConfig(num_resamples=5)
+    one, again, other = (
+        estimate_transitions(traces, section, TAXONOMY, rng=np.random.default_rng(seed)).draws for seed in (1, 1, 2)
+    )
+    assert set(one) == {"plus", "minus", "all"} and one["all"].shape == (5, K, K) and one["all"].dtype == np.float32
+    assert (one["plus"] == again["plus"]).all() and (one["plus"] != other["plus"]).any()
+    for matrices in (
+        estimate_transitions(traces, section, TAXONOMY, min_stratum_traces=1),
+        estimate_transitions(
+            traces, EstimateConfig(num_resamples=0), TAXONOMY, rng=np.random.default_rng(1), min_stratum_traces=1
+        ),
+    ):
+        assert not matrices.draws and not matrices.strata_draws and matrices.strata
+
+
+def of_polarities(num_positive, num_negative, stratum="a"):
+    polarities = ["positive"] * num_positive + ["negative"] * num_negative
+    return [LabelledTrace(f"{stratum}{n}", p, [(1 + n % 3,), (2,)], [0, 1], stratum) for n, p in enumerate(polarities)]
+
+
+@pytest.mark.parametrize("few", [1, 9])
+def test_few_traces_of_a_polarity_give_no_draws_and_it_is_said(few, caplog):
+    section, rng = EstimateConfig(num_resamples=3), np.random.default_rng(0)
+    assert estimate_transitions(of_polarities(10, 10), section, TAXONOMY, rng=rng).draws and not caplog.text
+    matrices = estimate_transitions(of_polarities(few, 40), section, TAXONOMY, rng=rng)
+    assert not matrices.draws
+    assert f"one polarity has {few} labelled traces, and fewer than 10 say nothing" in caplog.text
+    segment_weights = weigh_segments(of_polarities(few, 40), matrices, RewardConfig(), confidence=0.95)
+    assert segment_weights[["weight_low", "weight_high"]].isna().all(axis=None)
+
+
+def test_a_stratum_of_few_traces_has_no_draws_of_its_own():
+    traces = [*of_polarities(12, 12, "a"), *of_polarities(12, 3, "b")]
+    section, rng = EstimateConfig(num_resamples=3), np.random.default_rng(0)
+    matrices = estimate_transitions(traces, section, TAXONOMY, rng=rng, min_stratum_traces=3)
+    assert list(matrices.strata) == ["a", "b"] and list(matrices.strata_draws) == ["a"] and matrices.draws
+    segment_weights = weigh_segments(traces, matrices, RewardConfig(condition_on="stratum"), confidence=0.95)
+    assert (segment_weights["weight_low"].isna() == segment_weights["trace_id"].str.startswith("b")).all()
+
+
+def simulate(p, number, rng):
+    """Chains of single labels, as traces of one class."""
+    traces = []
+    for place in range(number):
+        steps, state = [], int(rng.choice(K, p=p[0]))
+        while state != K - 1:
+            steps.append((state,))
+            state = int(rng.choice(K, p=p[state]))
+        traces.append(LabelledTrace(f"t{place}", "positive", steps, list(range(len(steps)))))
+    return traces
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    leaving = [[0, 0.5, 0.3, 0.2, 0], [0, 0.2, 0.3, 0.2, 0.3], [0, 0.4, 0.2, 0.2, 0.2], [0, 0.1, 0.4, 0.3, 0.2]]
+    p = np.array([*leaving, [0, 0, 0, 0, 1]])
+    section, tested = EstimateConfig(estimator="em_converged", prior=0.01), p[:-1, 1:][p[:-1, 1:] > 0]
+    rng, covered = np.random.default_rng(0), []
+    for _ in range(40):
+        corpus = count_corpus([batch_of_traces(simulate(p, 120, rng))], K, keep_traces=True)
+        selections = {"plus": corpus.selection("positive")}
+        draws = draw_transitions(corpus, selections, make_estimator(section, K), 120, rng)["plus"]
+        low, high = np.quantile(draws[:, :-1, 1:][:, p[:-1, 1:] > 0], [0.05, 0.95], axis=0)
+        covered.append((low <= tested) & (tested <= high))
+    assert 0.86 < np.mean(covered) < 0.94, "nominal is 0.9"

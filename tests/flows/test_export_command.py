@@ -1,0 +1,136 @@
+"""What `mralign export` finds in the store: the adapter, what it was made from, and the report on just this adapter."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from flows.commands.export import export
+from mralign_core.config import RunConfig
+from mralign_core.errors import ArtifactError
+from mralign_core.models.lora import attach_lora, save_adapter
+from mralign_core.schemas.questions import QUESTIONS
+from mralign_core.storage import ArtifactStore
+from mralign_core.training.card import model_card
+from tasks.engine.last_run import remember
+from tasks.engine.one_task import Inputs
+from tests.core.training.test_card import RUN
+from tests.core.training.tiny import make_model, make_tokenizer, randomise_adapter
+
+
+@pytest.fixture
+def config(tmp_path):
+    return RunConfig.model_validate(
+        {
+            "storage": {"root": str(tmp_path / "store")},
+            "model": {"source": "pocket", "dtype": "float32", "device": "cpu"},
+            "questions": {"train": "pocket", "eval": "pocket"},
+            "train": {"lora_r": 4, "lora_alpha": 8},
+        }
+    )
+
+
+@pytest.fixture
+def publish(config, tmp_path):
+    """Publish what `fill` writes into a folder."""
+    store = ArtifactStore(config.storage)
+
+    def publish(stage, key, fill, *parents):
+        folder = tmp_path / "made" / stage / key
+        folder.mkdir(parents=True)
+        fill(folder)
+        return store.publish(stage, key, folder, parents=parents, fingerprint={})
+
+    return publish
+
+
+@pytest.fixture
+def adapter(config, publish):
+    """The adapter of a last run, made from a model, questions and candidates."""
+    rows = [("q0", "a?", ["a"], "nq_open", "train", ""), ("q1", "b?", ["b"], "popqa", "eval", "")]
+    model = make_model("qwen3")
+
+    def write_model(folder):
+        model.save_pretrained(folder)
+        make_tokenizer().save_pretrained(folder)
+
+    def write_questions(folder):
+        frame = QUESTIONS.require(pd.DataFrame(rows, columns=list(QUESTIONS.columns)).astype(object))
+        ArtifactStore(config.storage).write_table(folder, "questions.parquet", frame, QUESTIONS)
+
+    def write_adapter(folder):
+        adapted = attach_lora(model, config.train, seed=0)
+        randomise_adapter(adapted)
+        save_adapter(adapted, folder, base_model="pocket")
+        card = model_card("pocket", "kto", config.train, seed=0, rows=[], counts={}, facts={}, metrics=[])
+        (folder / "README.md").write_text(card.render())
+
+    base = publish("model", "m", write_model)
+    questions = publish("questions", "q", write_questions)
+    candidates = publish(
+        "candidates", "c", lambda folder: RUN.funnel.to_json(folder / "funnel.json", orient="records"), questions
+    )
+    ref = publish("adapter", "a", write_adapter, base, candidates)
+    remember(config, **{"adapter:kto": ref})
+    return ref
+
+
+def write_results(folder):
+    for name, frame in (("summary", RUN.summary), ("differences", RUN.differences)):
+        (folder / f"{name}.json").write_text(json.dumps(frame.replace("mr_align", "kto").to_dict("records")))
+
+
+def write_page(folder):
+    (folder / "report.html").write_text("…")
+
+
+def export_kto(config, directory, named=None, merge=False):
+    found = export(config, Inputs(config, named or {}), "kto", directory, merge=merge)
+    return found, (directory / "README.md").read_text()
+
+
+def test_report_on_the_adapter_completes_its_card(config, adapter, publish, tmp_path):
+    results = publish("results", "s", write_results, adapter)
+    remember(config, report=publish("report", "r", write_page, adapter, results))
+    found, card = export_kto(config, tmp_path / "out")
+    assert "| (all) | Acc | 0.400 | 0.520 |" in card
+    assert "- questions to align on, nq_open: 1" in card
+    assert "| matched | 300 | 900 |" in card
+    assert found.results.startswith("from file://")
+    assert found.serve.endswith(f"--max-lora-rank 8 --lora-modules kto={tmp_path / 'out'}")
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+def test_report_on_another_adapter_is_left_out(config, adapter, publish, tmp_path):
+    other = publish("adapter", "b", lambda folder: (folder / "x").write_text("another"))
+    remember(config, report=publish("report", "r", write_page, other))
+    found, card = export_kto(config, tmp_path / "out")
+    assert "reports on another adapter" in found.results
+    assert "Not evaluated" in card
+
+
+def test_without_a_report_the_stage_to_run_is_told(config, adapter, tmp_path):
+    found, card = export_kto(config, tmp_path / "out")
+    assert "--only evaluate" in found.results
+    assert "Not evaluated" in card
+
+
+def test_report_without_gold_answers_has_no_results(config, adapter, publish, tmp_path):
+    results = publish("results", "s", lambda folder: (folder / "variants.json").write_text("[]"), adapter)
+    page = publish("report", "r", write_page, adapter, results)
+    found, card = export_kto(config, tmp_path / "out", {"report": f"report/{page.key}"})
+    assert "no question has a gold answer" in found.results
+    assert "Not evaluated" in card
+
+
+def test_merging_takes_the_model_that_the_adapter_was_trained_on(config, adapter, tmp_path):
+    found, card = export_kto(config, tmp_path / "out", merge=True)
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert found.rounding in card
+    assert found.serve == f"vllm serve {tmp_path / 'out'} --dtype float32"
+
+
+def test_adapter_that_is_not_there_is_told(config, tmp_path):
+    with pytest.raises(ArtifactError, match="adapter:kto"):
+        export_kto(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,169 @@
+"""An artifact is declared in one place: all else follows, for one that only these tests know too."""
+
+import json
+
+import pytest
+
+from flows.commands.cli import read_config
+from mralign_core.errors import ConfigError
+from mralign_core.storage import ArtifactStore, render_lineage
+from mralign_core.storage.digests import module_closure
+from tasks.engine import STAGES
+from tasks.engine.graph import Input, graph, mermaid, stage_of
+from tasks.engine.last_run import LastRun, remember
+from tasks.engine.one_task import run_one
+from tasks.engine.plan import plan
+from tasks.engine.run import Built
+from tasks.engine.task import artifact
+from tasks.prepare import load_questions
+from tests.pocket_store import small_config
+
+GRAPH = graph()
+
+
+@pytest.fixture
+def config(tmp_path):
+    return small_config(tmp_path / "store")
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A new artifact, declared as CONTRIBUTING.md says: what it has of the questions, for one variant or another."""
+    monkeypatch.setattr("tasks.engine.graph._ARTIFACTS", dict(GRAPH))
+
+    @artifact(
+        "toy",
+        stage="prepare",
+        part=("variant",),
+        parts=lambda config: [{"variant": variant} for variant in config.train.variants],
+        inputs=(Input("questions"),),
+        fields=lambda config: {"seed": config.seed},
+    )
+    def count_questions(making) -> Built:
+        """Count the questions."""
+        rows = len(making.table("questions", "questions.parquet"))
+        (making.directory / "toy.json").write_text(json.dumps([rows, making.part["variant"]]))
+        return Built(counts={"rows": rows})
+
+    return count_questions
+
+
+def test_a_toy_is_found_in_key_plan_one_task_last_run_lineage_and_graph(config, toy):
+    questions = load_questions.run_here(config)
+    keys = {toy.work(config, questions, variant).key for variant in config.train.variants}
+    other = config.model_copy(update={"seed": 1})
+    assert len(keys | {toy.work(other, questions, "kto").key}) == len(config.train.variants) + 1
+
+    planned = {entry.name: entry.status for entry in plan(config).everything}
+    assert planned["toy kto"] == "to compute" and planned["questions"] == "cached"
+    remember(config, questions=questions)
+    ref = run_one(config, "toy", shard=0, variant="kto", named={})
+    assert ref == toy.run_here(config, questions, variant="kto")
+    assert {entry.name: entry.status for entry in plan(config).everything}["toy kto"] == "cached"
+
+    remember(config, **{"toy:kto": ref})
+    assert LastRun(config)("toy:kto") == ref
+    assert run_one(config, "toy", shard=0, variant="kto", named={"questions": questions.key}) == ref
+    with pytest.raises(ConfigError, match=r"--variant on: toy is made for .*kto"):
+        run_one(config, "toy", shard=0, variant="on", named={})
+
+    lineage = render_lineage(ArtifactStore(config.storage).lineage(ref))
+    assert "toy/" in lineage and "questions/" in lineage
+    assert "questions --> toy" in mermaid() and stage_of("toy:kto") == "prepare"
+
+
+def test_an_artifact_that_is_not_made_yet_names_the_stage_to_run(config, toy):
+    with pytest.raises(Exception, match="run stage 'prepare' first"):
+        run_one(config, "toy", shard=0, variant="kto", named={})
+    with pytest.raises(ConfigError, match="no artifact 'cake': name a stage or one of questions, "):
+        run_one(config, "cake", shard=0, variant="kto", named={})
+    for name in ("ablation", "agreement"):
+        with pytest.raises(ConfigError, match=f"{name} is not made by itself: its command is mralign "):
+            run_one(config, name, shard=0, variant="kto", named={})
+
+
+def test_a_name_is_given_once(toy):
+    with pytest.raises(TypeError, match="'toy' is built by"):
+        artifact("toy", stage="prepare", fields=lambda _: {})(lambda making: Built())
+
+
+def test_every_stage_has_one_main_artifact():
+    for config in (
+        read_config("pocket"),
+        read_config("pocket", {"generate.source": "traces", "generate.traces_path": "x"}),
+    ):
+        for stage in STAGES:
+            assert sum(one.stage == stage and one.is_main(config) for one in GRAPH.values()) == 1, stage
+
+
+def test_inputs_come_before_what_is_made_of_them():
+    names = list(GRAPH)
+    for one in GRAPH.values():
+        assert all(names.index(each.name) < names.index(one.name) for each in one.inputs)
+
+
+# Which artifacts a module of the core decides, under the pocket's config. What a stage's file names besides is glue.
+ASKED = {"questions", "evaluation-questions"}
+DRAWS = {"generations-shard", "generations"}
+LABELS = {"annotations-shard", "annotations"}
+SCORES = {"scores-shard", "scores"}
+WEIGHED = {"transitions", "weights"}
+DECIDES = {
+    "pocket.grammar": ASKED | {"model"},
+    "pocket.model": ASKED | {"model"},
+    "questions.loading": ASKED,
+    "questions.overlap": ASKED | {"candidates"} | DRAWS,  # which questions are the same
+    "generation.transformers_sampler": DRAWS | SCORES,
+    "generation.vllm_sampler": set(),
+    "generation.endpoint_sampler": set(),
+    "generation.sampling": DRAWS,
+    "generation.select_traces": DRAWS | {"candidates"},
+    "generation.importing": set(),
+    "generation.scoring": DRAWS | SCORES | {"results", "report"},
+    "annotation.annotate": LABELS | {"label-set"},
+    "annotation.cue": LABELS | {"label-set"},
+    "annotation.failures": LABELS | {"report"},
+    "method.consolidation": LABELS | {"label-set"},
+    "llm.batch": set(),
+    "llm.batch_endpoint": set(),
+    "estimation.corpus": WEIGHED | {"diagnostics", "diagnostic-figures", "report", "agreement"},
+    "training.fit": {"adapter"},
+    "training.examples": {"reference-logps", "adapter"},
+    "training.card": {"adapter"},
+    "evaluation.metrics": {"results", "report", "ablation", "ablation-page"},
+    "evaluation.held_out": SCORES | {"results", "report"},
+    "reporting.report": {"report"},
+    "reporting.diagnostic_figures": {"diagnostic-figures", "report"},
+    "reporting.ablation_figure": {"ablation-page"},
+    "ablation.paired": {"ablation", "ablation-page"},
+    "comparison.agreement": {"agreement"},
+    "comparison.sheets": {"agreement"},
+    "comparison.panels": {"agreement"},
+    "induction.clustering": {"label-set"},
+}
+
+
+def deciding(module, config):
+    return {
+        one.name
+        for one in GRAPH.values()
+        if any(f"mralign_core.{module}" in module_closure(source, tuple(one.without(config))) for source in one.sources)
+    }
+
+
+@pytest.mark.parametrize("module", DECIDES)
+def test_a_module_decides_these_artifacts_and_no_other(module):
+    assert deciding(module, read_config("pocket")) == DECIDES[module]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "module", "artifacts"),
+    [
+        ({"generate.sampler": "vllm"}, "generation.vllm_sampler", DRAWS),
+        ({"evaluate.sampler": "vllm"}, "generation.vllm_sampler", SCORES),
+        ({"generate.sampler": "vllm"}, "generation.transformers_sampler", SCORES),
+        ({"generate.source": "traces", "generate.traces_path": "x"}, "generation.importing", {"candidates"}),
+    ],
+)
+def test_what_a_module_decides_depends_on_the_config(overrides, module, artifacts):
+    assert deciding(module, read_config("pocket", overrides)) == artifacts

@@ -1,0 +1,539 @@
+"""Cache keys: a field changes exactly the artifacts that depend on it, and nothing operational changes any."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.commands.cli import read_config
+from mralign_core.config import EndpointConfig, RunConfig, Section, VllmConfig
+from mralign_core.storage import ArtifactRef
+from mralign_core.storage.digests import module_closure
+from tasks.ablate import compare_arms
+from tasks.annotate import collect_annotations
+from tasks.engine.graph import Items, artifact_of, graph
+from tasks.engine.run import Work
+from tasks.estimate import estimate_transitions
+from tasks.generate import select_candidates
+from tasks.induce_taxonomy import induce_labels
+from tasks.prepare import load_questions, prepare_model
+from tasks.reward import weigh_segments
+from tasks.train import train_adapter
+
+ASKED = {"questions", "evaluation-questions"}
+DRAWS = {"generations-shard", "generations"}
+LABELS = {"annotations-shard", "annotations"}
+SCORES = {"scores-shard", "scores"}
+USED_BY = {
+    name: {user.name for user in graph().values() if name in [each.name for each in user.inputs]} for name in graph()
+}
+"""Which kinds of artifact are computed from which."""
+
+ENDPOINTS = {f"annotate.{role}": LABELS for role in ("annotator_a", "annotator_b", "adjudicator")} | {
+    f"induce.{role}": {"label-set"} for role in ("labeller", "namer")
+}
+"""Sections that name a model and how to reach it → the artifacts made by it."""
+
+MODEL = {
+    "model": "openai/another",
+    "api_base": "http://127.0.0.1:9",
+    "temperature": 0.0,
+    "max_output_tokens": 100,
+    "response_format": "json_object",
+}
+"""Field of such a section that replies depend on → another value."""
+
+LIMITS = {
+    "requests_per_minute": 5,
+    "tokens_per_minute": 5000,
+    "timeout_s": 5.0,
+    "max_attempts": 1,
+    "max_retry_after_s": 1.0,
+    "stop_after_failures": 7,
+    "input_usd_per_million": 1.0,
+    "output_usd_per_million": 1.0,
+    "use_batch_api": True,
+    "batch_window_s": 1.0,
+    "batch_max_requests": 10,
+    "batch_poll_s": 1.0,
+}
+"""Field of such a section that says how to reach the model → another value."""
+
+COMPANIONS = {
+    "input_usd_per_million": {"output_usd_per_million": 2.0, "input_usd_per_million": 2.0},
+    "output_usd_per_million": {"output_usd_per_million": 2.0, "input_usd_per_million": 2.0},
+    **{name: {"use_batch_api": True} for name in ("batch_window_s", "batch_max_requests", "batch_poll_s")},
+}
+"""Field that means nothing alone → what must be given with it."""
+
+DEPENDS_ON = {
+    "seed": (
+        7,
+        DRAWS | LABELS | SCORES | {"transitions", "diagnostics", "adapter", "results", "agreement", "label-set"},
+    ),
+    "model.dtype": ("bfloat16", DRAWS | SCORES | {"reference-logps", "adapter"}),
+    "model.cpu_threads": (2, {"reference-logps", "adapter"}),
+    "model.family": ("generic", DRAWS | SCORES | {"candidates"}),
+    "model.pocket.world_seed": (1, ASKED | {"model"}),
+    "model.pocket.overwrite_prob": (0.5, ASKED | {"model"}),
+    "model.pocket.pretrain_steps": (601, {"model"}),
+    "model.pocket.min_one_hop_accuracy": (0.5, {"model"}),
+    "model.pocket.min_em_thought": (0.5, {"model"}),
+    "questions.train": ({"name": "pocket", "limit": 100}, {"questions"}),
+    "questions.eval": ({"name": "pocket", "limit": 100}, ASKED),
+    "questions.on_overlap": ("drop", {"questions"}),
+    "match.containment": ("substring", DRAWS | SCORES),
+    "match.variants": (False, DRAWS | SCORES),
+    "generate.num_draws": (2, DRAWS | {"candidates"}),
+    "generate.draws": ("exhaustive", DRAWS),
+    "generate.temperature": (0.3, DRAWS),
+    "generate.top_p": (0.8, DRAWS),
+    "generate.max_new_tokens": (191, DRAWS),
+    "generate.instruction": ("Think.", DRAWS | SCORES),
+    "generate.answer_match": ("contains", DRAWS | {"candidates"}),
+    "generate.min_segments": (2, {"candidates"}),
+    "generate.max_segments": (14, {"candidates"}),
+    "generate.min_reasoning_tokens": (11, {"candidates"}),
+    "generate.max_reasoning_tokens": (179, {"candidates"}),
+    "generate.traces_per_question": ("first", {"candidates"}),
+    "annotate.confidence_threshold": (8.0, LABELS),
+    "annotate.cue_drop_prob": (0.2, LABELS),
+    "annotate.cue_flip_prob": (0.2, LABELS),
+    "estimate.estimator": ("frequency", {"transitions", "agreement"}),
+    "estimate.labels_per_segment": ("one", {"transitions", "weights", "agreement"}),
+    "estimate.num_iterations": (6, {"transitions", "agreement"}),
+    "estimate.damping": (0.5, {"transitions", "agreement"}),
+    "estimate.prior": (0.2, {"transitions", "agreement"}),
+    "estimate.tolerance": (1e-5, {"transitions", "agreement"}),
+    "estimate.num_resamples": (100, {"transitions"}),
+    "estimate.confidence": (0.9, {"diagnostics", "diagnostic-figures", "weights"}),
+    "estimate.permute_polarity": (True, {"transitions"}),
+    "reward.reference": ("opposite", {"diagnostics", "diagnostic-figures", "weights", "agreement"}),
+    "reward.clip_min": (0.5, {"diagnostics", "diagnostic-figures", "weights", "agreement"}),
+    "reward.clip_max": (2.0, {"diagnostics", "diagnostic-figures", "weights", "agreement"}),
+    "reward.support_shrinkage": (2.0, {"diagnostics", "diagnostic-figures", "weights", "agreement"}),
+    "reward.condition_on": ("stratum", {"diagnostics", "diagnostic-figures", "weights", "agreement"}),
+    "reward.placebo": ("within_trace", {"weights"}),
+    "reward.normalize": ("mean_one", {"weights"}),
+    "train.variants": (["mr_align", "kto", "sft"], set()),
+    "train.beta": (0.2, {"adapter"}),
+    "train.desirable_weight": (1.1, {"adapter"}),
+    "train.undesirable_weight": (1.4, {"adapter"}),
+    "train.lora_r": (16, {"adapter"}),
+    "train.lora_alpha": (32, {"adapter"}),
+    "train.lora_dropout": (0.1, {"adapter"}),
+    "train.target_modules": ("q_proj", {"adapter"}),
+    "train.learning_rate": (2e-4, {"adapter"}),
+    "train.sft_learning_rate": (2e-4, set()),
+    "train.num_epochs": (2, {"adapter"}),
+    "train.warmup_ratio": (0.2, {"adapter"}),
+    "train.global_batch_size": (8, {"adapter"}),
+    "train.positives_only": (True, {"adapter"}),
+    "train.kl_every": (4, {"adapter"}),
+    "train.kl_decay": (0.5, {"adapter"}),
+    "train.load_in_4bit": (True, {"reference-logps", "adapter"}),
+    "train.max_grad_norm": (0.5, {"adapter"}),
+    "train.max_length": (255, {"reference-logps", "adapter"}),
+    "evaluate.sampler": ("vllm", SCORES),
+    "evaluate.num_draws": (4, SCORES),
+    "evaluate.temperature": (0.7, SCORES),
+    "evaluate.top_p": (0.9, SCORES),
+    "evaluate.top_k": (10, SCORES),
+    "evaluate.max_new_tokens": (191, SCORES),
+    "evaluate.num_resamples": (500, {"results"}),
+    "evaluate.confidence": (0.9, {"results"}),
+    "compare.panels": ([{"name": "other"}], {"agreement"}),
+    "compare.num_resamples": (500, {"agreement"}),
+    "compare.confidence": (0.9, {"agreement"}),
+    "induce.num_traces": (100, {"label-set"}),
+    "induce.min_frequency": (4, {"label-set"}),
+    "induce.embedder": ("BAAI/bge-m3", {"label-set"}),
+    "induce.min_samples": (3, {"label-set"}),
+    "induce.xi": (0.1, {"label-set"}),
+    "ablate.arms": (["kto"], {"ablation", "ablation-page"}),
+    "ablate.confidence": (0.9, {"ablation", "ablation-page"}),
+} | {f"{role}.{name}": (value, direct) for role, direct in ENDPOINTS.items() for name, value in MODEL.items()}
+"""Field → another value, and the artifacts it changes directly. The report shows the config: any field changes it,
+but for those of ``ANALYSES``, which are no part of the pipeline."""
+
+ANALYSES = ("compare.", "induce.", "ablate.")
+
+NOT_OF_THE_POCKET = {"model.source", "model.path", "model.revision", "generate.source"}
+NOT_OF_THE_POCKET |= {
+    f"{section}.{name}" for section in ("induce.embedding", "generate.endpoint") for name in EndpointConfig.model_fields
+}
+NOT_OF_THE_POCKET |= {"generate.sampler", "generate.concurrency", "generate.budget_usd", "generate.ask_again"}
+NOT_OF_THE_POCKET |= {f"vllm.{name}" for name in VllmConfig.model_fields}
+"""Fields that only other configs use; see the tests below."""
+
+OPERATIONAL = {
+    "name": "other",
+    "storage.root": "elsewhere",
+    "storage.endpoint_url": "http://127.0.0.1:9",
+    "storage.connect_timeout_s": 1.0,
+    "storage.read_timeout_s": 1.0,
+    "storage.claim_lease_s": 30.0,
+    "storage.patience_s": 2.0,
+    "storage.cache_gib": 1.0,
+    "model.device": "auto",
+    "generate.batch_size": 8,
+    "generate.shard_size": 10,
+    "generate.where": "threads",
+    "generate.num_workers": 2,
+    "annotate.concurrency": 1,
+    "annotate.shard_size": 3,
+    "annotate.ask_again": "failed",
+    "annotate.budget_usd": 1.0,
+    "train.tokens_per_forward": 1,
+    "train.gradient_checkpointing": "always",
+    "train.on_out_of_memory": "stop",
+    "train.checkpoint_minutes": 1.0,
+    "train.accelerate_config": "accelerate.yaml",
+    "train.report_to": "none",
+    "train.log_folder": "elsewhere",
+    "train.where": "deployment",
+    "evaluate.batch_size": 8,
+    "evaluate.shard_size": 10,
+    "evaluate.where": "threads",
+    "evaluate.num_workers": 2,
+    "induce.concurrency": 1,
+    "induce.ask_again": "never",
+    "induce.embedding_batch_size": 8,
+    "induce.budget_usd": 1.0,
+    "ablate.where": "deployment",
+} | {f"{role}.{name}": value for role in ENDPOINTS for name, value in LIMITS.items()}
+"""Field → another value; these decide where and how fast, never what."""
+
+GRID = {
+    "ablate.num_worlds": 2,
+    "ablate.first_world": 3,
+    "ablate.max_refused_worlds": 0,
+    "ablate.num_seeds": 2,
+    "ablate.extra_arms": {"mine": {}},
+}
+"""Field → another value; these say which worlds, seeds and arms there are, and change nothing that is made of one."""
+
+PATHS = {"generate.traces_path", "compare.sheets", "annotate.label_set"}
+"""Operational too: the contents of the files count, not where they are."""
+
+
+PART = {"variant": "mr_align", "refused": {}}
+
+
+def keys(config: RunConfig) -> dict[str, str]:
+    """The key of every artifact of a run, where each artifact's content is as unique as its key."""
+    found: dict[str, ArtifactRef] = {}
+    for artifact in graph().values():
+        part = {name: PART[name] for name in artifact.part}
+        inputs = {
+            (f"{each.name}:mr_align" if each.each else each.name): found[each.name]
+            for each in artifact.inputs
+            if each.name in found and (each.each or each.when(config, part))
+        }
+        key = artifact.key(config, inputs, {**part, "items": ["x"]} if artifact.is_shard else part)
+        found[artifact.name] = ArtifactRef(uri=artifact.name, stage=artifact.name, key=key, sha256=key)
+    return {name: ref.key for name, ref in found.items()}
+
+
+def downstream(names: set[str]) -> set[str]:
+    """The artifacts and all that is computed from them; of a shard, its items count and not where they came from."""
+    reached = set(names)
+    while new := {user for name in reached for user in USED_BY[name] if is_keyed(name, user)} - reached:
+        reached |= new
+    return reached
+
+
+def is_keyed(name: str, user: str) -> bool:
+    return next(each.is_keyed for each in artifact_of(user).inputs if each.name == name)
+
+
+def last(field: str) -> str:
+    return field.rpartition(".")[2]
+
+
+def changed(one: RunConfig, other: RunConfig) -> set[str]:
+    before, after = keys(one), keys(other)
+    return {name for name in before if before[name] != after[name]}
+
+
+def leaves(section: Section, prefix: str = "") -> set[str]:
+    names = set()
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        names |= leaves(value, f"{prefix}{name}.") if isinstance(value, Section) else {prefix + name}
+    return names
+
+
+POCKET = read_config("pocket")
+ANY = ArtifactRef(uri="x", stage="x", key="x", sha256="0" * 64)
+OTHER = ArtifactRef(uri="y", stage="x", key="x", sha256="1" * 64)
+
+
+def adapter_work(config, variant, reference=ANY, weights=ANY):
+    return train_adapter.work(config, ANY, ANY, ANY, reference, weights, variant=variant)
+
+
+def ablation_work(config, scores, refused):
+    return compare_arms.work(config, scores, refused=refused)
+
+
+def test_every_field_is_in_one_table():
+    tables = [set(DEPENDS_ON), set(OPERATIONAL), PATHS, NOT_OF_THE_POCKET, set(GRID)]
+    assert set().union(*tables) == leaves(POCKET)
+    assert sum(map(len, tables)) == len(leaves(POCKET))
+
+
+@pytest.mark.parametrize("field", DEPENDS_ON)
+def test_a_field_changes_what_is_downstream_of_it_and_no_more(field):
+    value, direct = DEPENDS_ON[field]
+    shown = set() if field.startswith(ANALYSES) else {"report"}
+    assert changed(POCKET, read_config("pocket", {field: value})) == downstream(direct) | shown
+
+
+@pytest.mark.parametrize("field", GRID)
+def test_the_grid_of_an_ablation_changes_no_key(field):
+    assert not changed(POCKET, read_config("pocket", {field: GRID[field]}))
+
+
+@pytest.mark.parametrize("field", OPERATIONAL)
+def test_an_operational_field_changes_no_key(field):
+    with_it = {f"{field.rpartition('.')[0]}.{name}": value for name, value in COMPANIONS.get(last(field), {}).items()}
+    assert not changed(read_config("pocket", with_it), read_config("pocket", with_it | {field: OPERATIONAL[field]}))
+
+
+@pytest.mark.parametrize("name", [*MODEL, *(name for name in LIMITS if "batch" not in name)])
+def test_of_the_embeddings_endpoint_the_model_counts_and_its_limits_do_not(name):
+    section = {"model": "openai/embedder", "input_usd_per_million": 0, "output_usd_per_million": 0}
+    base, other = (
+        read_config("pocket", {"induce.embedder": "endpoint", "induce.embedding": embedding})
+        for embedding in (section, section | {name: (MODEL | LIMITS)[name]})
+    )
+    assert changed(base, other) == ({"label-set"} if name in MODEL else set())
+
+
+SERVED = {"generate.sampler": "endpoint", "generate.endpoint.model": "openai/m"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "direct"),
+    [
+        ("generate.endpoint.model", "openai/another", DRAWS),
+        ("generate.endpoint.api_base", "http://127.0.0.1:9", DRAWS),
+        ("generate.endpoint.timeout_s", 5.0, set()),
+        ("generate.endpoint.requests_per_minute", 5, set()),
+        ("generate.concurrency", 3, set()),
+        ("generate.budget_usd", 1.0, set()),
+        ("generate.ask_again", "never", set()),
+        ("model.dtype", "bfloat16", SCORES | {"reference-logps", "adapter"}),
+    ],
+)
+def test_of_a_server_that_samples_the_model_counts_and_its_limits_do_not(field, value, direct):
+    found = changed(read_config("pocket", SERVED), read_config("pocket", SERVED | {field: value}))
+    assert found - {"report"} == downstream(direct) - {"report"}
+
+
+def test_the_sampler_counts_and_the_engines_memory_does_not():
+    vllm = {"generate.sampler": "vllm"}
+    sizes = {"vllm.tensor_parallel_size": 2, "vllm.gpu_memory_utilization": 0.5, "vllm.max_model_len": 99}
+    assert changed(POCKET, read_config("pocket", vllm)) == downstream(DRAWS) | {"report"}
+    assert not changed(read_config("pocket", vllm), read_config("pocket", vllm | sizes))
+
+
+def test_contents_of_a_family_count_and_its_place_does_not(tmp_path):
+    one, moved, edited = (tmp_path / name for name in ("one.yaml", "moved.yaml", "edited.yaml"))
+    text = Path("docs/model-families.md").read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+    one.write_text(text)
+    moved.write_text("# the same\n" + text)
+    edited.write_text(text.replace("<channel|>", "<end|>"))
+    first, same, other = (read_config("pocket", {"model.family": str(path)}) for path in (one, moved, edited))
+    assert not changed(first, same)
+    assert changed(first, other) >= DRAWS | SCORES | {"candidates"}
+
+
+def test_contents_of_an_embedders_folder_count(tmp_path):
+    config = read_config("pocket", {"induce.embedder": str(tmp_path)})
+    empty = induce_labels.work(config, ANY).key
+    (tmp_path / "modules.json").write_text("[]")
+    assert induce_labels.work(config, ANY).key != empty
+
+
+def test_contents_of_a_label_set_count_and_its_place_does_not(tmp_path):
+    one, moved, edited = (tmp_path / name for name in ("one.yaml", "moved.yaml", "edited.yaml"))
+    one.write_text("labels: [{name: a, definition: x}]")
+    moved.write_text("labels:\n  - {definition: x, name: a}")
+    edited.write_text("labels: [{name: a, definition: y}]")
+    first, same, other = (read_config("pocket", {"annotate.label_set": str(path)}) for path in (one, moved, edited))
+    assert not changed(first, same)
+    assert changed(first, other) >= LABELS | {"transitions", "weights"}
+
+
+def test_noise_of_the_offline_annotators_does_not_matter_to_models():
+    models = {f"annotate.{role}": f"openai/{role}" for role in ("annotator_a", "annotator_b", "adjudicator")}
+    for field, value in {"annotate.cue_drop_prob": 0.3, "annotate.cue_flip_prob": 0.3}.items():
+        assert changed(read_config("pocket", models), read_config("pocket", models | {field: value})) == {"report"}
+    by_seed = [collect_annotations.work(read_config("pocket", models | {"seed": seed}), ANY).key for seed in (0, 1)]
+    assert by_seed[0] == by_seed[1]
+
+
+@pytest.mark.parametrize(("field", "value"), [("path", "Qwen/Qwen3-4B"), ("revision", "abc")])
+def test_a_model_of_the_hub_is_named_by_path_and_revision(field, value):
+    hub = RunConfig.model_validate({"questions": {"train": "nq_open"}})
+    other = hub.model_copy(update={"model": hub.model.model_copy(update={field: value})})
+    assert changed(hub, other) == downstream({"model"}) | {"report"}
+
+
+def test_contents_of_a_model_folder_count(tmp_path):
+    section = {"model": {"path": str(tmp_path)}, "questions": {"train": "nq_open"}}
+    config = RunConfig.model_validate(section)
+    empty = prepare_model.work(config).key
+    (tmp_path / "config.json").write_text("{}")
+    assert prepare_model.work(config).key != empty
+
+
+def test_contents_of_a_question_file_count_and_its_place_does_not(tmp_path):
+    def key(folder, answer="b", **fields):
+        path = tmp_path / folder / "set.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"question": "a", "answer": answer}))
+        return questions_key({"path": str(path), **fields})
+
+    assert key("one") == key("moved") != key("edited", answer="c")
+    others = [{"answer_column": "gold"}, {"id_column": "id"}, {"stratum_column": "topic"}, {"limit": 1}, {"name": "x"}]
+    assert len({key("one"), *(key("one", **fields) for fields in others)}) == 1 + len(others)
+
+
+def test_contents_of_all_files_of_a_question_folder_count(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    before = questions_key({"path": str(tmp_path)})
+    (tmp_path / "notes.txt").write_text("no question file")
+    assert questions_key({"path": str(tmp_path)}) == before
+    (tmp_path / "b.jsonl").write_text('{"question": "a", "answer": "c"}\n')
+    assert questions_key({"path": str(tmp_path)}) != before
+
+
+def test_a_question_set_of_the_hub_is_named_by_id_subset_split_and_revision():
+    sets = [{"name": "nq_open", **fields} for fields in ({}, {"path": "a/b"}, {"path": "a/c"}, {"revision": "x"})]
+    sets += [{"name": "nq_open", "subset": "x"}, {"name": "nq_open", "split": "validation"}]
+    assert len({questions_key(one) for one in sets}) == len(sets)
+
+
+def questions_key(train):
+    return load_questions.work(RunConfig.model_validate({"questions": {"train": train}})).key
+
+
+def test_contents_of_a_trace_file_count_and_the_instruction_with_them(tmp_path):
+    path = tmp_path / "traces.jsonl"
+
+    def key(text, **fields):
+        path.write_text(text)
+        overrides = {"generate.source": "traces", "generate.traces_path": str(path)}
+        config = read_config("pocket", overrides | {f"generate.{k}": v for k, v in fields.items()})
+        return select_candidates.work(config, ANY, ANY, None, ANY).key
+
+    assert key("{}") == key("{}", num_draws=5)
+    assert len({key("{}"), key("{ }"), key("{}", instruction="Think.")}) == 3
+
+
+def test_variants_have_keys_of_their_own():
+    assert len({adapter_work(POCKET, variant).key for variant in POCKET.train.variants}) == 3
+
+
+def test_a_shards_items_are_its_key_and_not_the_set_they_came_in():
+    shard = artifact_of("generations-shard")
+    one, two = (Work(shard, POCKET, {"questions": ref, "model": ANY}, rows=(0,)) for ref in (ANY, OTHER))
+    for work, digests in ((one, ["a", "b"]), (two, ["a", "c"])):
+        vars(work)["items"] = Items(["x", "y"], digests)
+    assert one.key == two.key
+    both = Work(shard, POCKET, one.inputs, rows=(0, 1))
+    vars(both)["items"] = one.items
+    assert len({one.key, both.key}) == 2
+
+
+def test_only_mr_align_depends_on_the_weights():
+    for variant in POCKET.train.variants:
+        one, two = (adapter_work(POCKET, variant, weights=rewards).key for rewards in (ANY, OTHER))
+        assert (one != two) == (variant == "mr_align")
+
+
+def test_a_setting_of_sft_is_no_setting_of_kto_and_the_other_way_round():
+    def changed(overrides):
+        other = read_config("pocket", overrides)
+        return {
+            variant
+            for variant in POCKET.train.variants
+            if adapter_work(other, variant).key != adapter_work(POCKET, variant).key
+        }
+
+    assert changed({"train.sft_learning_rate": 2e-4}) == {"sft"}
+    assert changed({"train.learning_rate": 2e-4}) == changed({"train.kl_every": 2}) == {"kto", "mr_align"}
+    assert changed({"train.num_epochs": 2}) == {"sft", "kto", "mr_align"}
+
+
+def test_only_sft_does_without_the_reference():
+    for variant in POCKET.train.variants:
+        one, two = (adapter_work(POCKET, variant, reference=ref).key for ref in (ANY, OTHER))
+        assert (one != two) == (variant != "sft")
+
+
+@pytest.mark.parametrize(
+    ("placebo", "direct"),
+    [
+        ({"estimate.permute_polarity": True}, {"transitions"}),
+        ({"reward.placebo": "within_trace"}, {"weights"}),
+        ({"reward.placebo": "other_traces"}, {"weights"}),
+        ({"reward.normalize": "mean_one"}, set()),
+    ],
+)
+def test_a_placebo_depends_on_the_seed_and_nothing_else_does(placebo, direct):
+    def keys(seed):
+        config = read_config("pocket", {"estimate.num_resamples": 0, "seed": seed, **placebo})
+        return {
+            "transitions": estimate_transitions.work(config, ANY, ANY).key,
+            "weights": weigh_segments.work(config, ANY, ANY, ANY).key,
+        }
+
+    one, two = keys(0), keys(1)
+    assert {name for name in one if one[name] != two[name]} == direct
+
+
+def test_an_ablation_depends_on_its_arms_its_scores_and_the_worlds_refused():
+    grid = [{}, {"ablate.arms": ["kto"]}, {"ablate.confidence": 0.9}]
+    found = {ablation_work(read_config("pocket", fields), {"0.0.kto": ANY}, {}).key for fields in grid}
+    found |= {
+        ablation_work(POCKET, scores, refused).key
+        for scores, refused in (
+            ({"0.0.kto": OTHER}, {}),
+            ({"1.0.kto": ANY}, {}),
+            ({"0.0.kto": ANY, "0.1.kto": ANY}, {}),
+            ({"0.0.kto": ANY}, {2: "why"}),
+        )
+    }
+    assert len(found) == 7
+    mine = [
+        read_config(
+            "pocket", {"ablate.arms": ["mine"], "ablate.extra_arms": {"mine": {"set": {"reward.clip_max": value}}}}
+        )
+        for value in (2.0, 4.0)
+    ]
+    assert len({ablation_work(config, {"0.0.mine": ANY}, {}).key for config in mine}) == 2
+
+
+def test_a_missing_input_is_refused():
+    with pytest.raises(TypeError, match="annotations"):
+        estimate_transitions.work(POCKET, ANY)
+    with pytest.raises(TypeError, match="is made from 'weights'"):
+        adapter_work(POCKET, "mr_align", weights=None)
+
+
+@pytest.mark.parametrize("name", ["generations-shard", "generations", "scores-shard", "scores"])
+def test_what_ends_a_sample_is_in_the_key(name):
+    artifact = artifact_of(name)
+    without = tuple(artifact.without(POCKET))
+    known = {module for source in artifact.sources for module in module_closure(source, without)}
+    assert {
+        "mralign_core.generation.open_sampler",
+        "mralign_core.generation.transformers_sampler",
+        "mralign_core.models.load",
+        "mralign_core.generation.control_tokens",
+    } <= known
