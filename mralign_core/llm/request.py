@@ -63,12 +63,6 @@ class Received(NamedTuple):
         return str(self.response["problem"]) if self.failed else ""
 
 
-def kept_record(replies: KeepsReplies, digest: str) -> dict[str, Any] | None:
-    """The record of a request's reply; None when there is none, or when it is to be asked for again."""
-    record = any_record(replies, digest)
-    return None if record is None or record["finish_reason"] == UNANSWERED else record
-
-
 def any_record(replies: KeepsReplies, digest: str) -> dict[str, Any] | None:
     """The record kept for a request, of a failure too; None when there is none that this version wrote."""
     record = replies.get(digest)

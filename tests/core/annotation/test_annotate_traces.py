@@ -18,11 +18,12 @@ from mralign_core.label_sets import PAPER_LABEL_SET, LabelSet
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger
-from mralign_core.llm.store import FolderReplyStore, MemoryReplyStore
+from mralign_core.llm.store import MemoryReplyStore
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.pocket.grammar import write_trace
 from mralign_core.pocket.world import build_world
 from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
+from tests.kept_replies import replies_in
 
 CUE = {"annotator_a": "cue/a", "annotator_b": "cue/b", "adjudicator": "cue/adjudicator"}
 REMOTE = {"annotator_a": "openai/first", "annotator_b": "openai/gpt-4o", "adjudicator": "openai/judge"}
@@ -194,10 +195,10 @@ def test_raw_rows_are_in_the_order_of_trace_role_and_attempt(server, candidates_
 def test_a_rerun_sends_nothing_and_gives_the_same_tables(server, candidates_of, tmp_path):
     server.script = lambda request, number: label_all(request, "framing" if role_of(request) == "a" else "retrieval", 5)
     candidates = candidates_of(THREE, THREE[:2])
-    first = annotate(candidates, remote(server), FolderReplyStore(tmp_path))
+    first = annotate(candidates, remote(server), replies_in(tmp_path))
     sent = len(server.requests)
     ledger = Ledger()
-    again = annotate(candidates, remote(server), FolderReplyStore(tmp_path), ledger)
+    again = annotate(candidates, remote(server), replies_in(tmp_path), ledger)
     assert sent == len(server.requests) == 6
     pd.testing.assert_frame_equal(first.annotations, again.annotations)
     pd.testing.assert_frame_equal(first.raw, again.raw)
@@ -209,10 +210,10 @@ def test_a_run_that_an_outage_ended_goes_on_from_the_replies_it_has(server, cand
     candidates = candidates_of(THREE, THREE[:2], THREE[:1])
     server.script = lambda request, number: label_all(request) if number < 3 else fails(503)
     with pytest.raises(EndpointUnavailableError):
-        annotate(candidates, remote(server, max_attempts=1, concurrency=1), FolderReplyStore(tmp_path))
+        annotate(candidates, remote(server, max_attempts=1, concurrency=1), replies_in(tmp_path))
     assert len(server.requests) == 4
     server.script = lambda request, number: label_all(request)
-    result = annotate(candidates, remote(server), FolderReplyStore(tmp_path))
+    result = annotate(candidates, remote(server), replies_in(tmp_path))
     assert len(result.annotations) == 6
     assert len(server.requests) == 4 + 3
 

@@ -23,9 +23,10 @@ from mralign_core.generation.scoring import parse_sample, score_sample
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
-from mralign_core.llm.store import FolderReplyStore, MemoryReplyStore
+from mralign_core.llm.store import MemoryReplyStore
 from mralign_core.method.matching import MatchRules
 from mralign_core.models.families import named_family
+from tests.kept_replies import replies_in
 
 BPE = build_bpe()
 OPENING = build_bpe(
@@ -86,7 +87,7 @@ def test_servers_other_than_vllm_are_sent_what_they_know(server):
 
 def test_a_draw_whose_reply_is_kept_is_not_asked_for_again(server, tmp_path):
     def draw(decoding):
-        client = LLMClient(FolderReplyStore(tmp_path), concurrency=4)
+        client = LLMClient(replies_in(tmp_path), concurrency=4)
         return sample_all(sampler_of(server, client=client), MANY, decoding)
 
     server.script = lambda request, number: says(f"<answer>{number}</answer>")
@@ -350,7 +351,7 @@ print(json.dumps(draw_in_chains(*sys.argv[4:])))
 
 def draw_in_chains(url, folder):
     """The completions of all requests, each question's draws one after another, replies kept in a folder."""
-    client = LLMClient(FolderReplyStore(folder), concurrency=8, first_pause_s=0.01)
+    client = LLMClient(replies_in(folder), concurrency=8, first_pause_s=0.01)
     sampler = sampler_of(SimpleNamespace(url=url), client=client)
 
     def follow_up(request, sample):

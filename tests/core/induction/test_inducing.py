@@ -17,7 +17,8 @@ from mralign_core.label_sets import load_label_set, save_label_set
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger
-from mralign_core.llm.store import FolderReplyStore, MemoryReplyStore
+from mralign_core.llm.store import MemoryReplyStore
+from tests.kept_replies import replies_in
 
 OFFLINE = {"labeller": "lexical/phrases", "namer": "lexical/phrases", "min_samples": 2, "xi": 0.02}
 FREE = {"input_usd_per_million": 0, "output_usd_per_million": 0}
@@ -108,10 +109,10 @@ class TestWithModels:
 
     def test_replies_are_kept_on_disk_and_no_request_is_sent_again(self, server, candidates, tmp_path):
         play(server)
-        first = induce(candidates, remote(server), FolderReplyStore(tmp_path))
+        first = induce(candidates, remote(server), replies_in(tmp_path))
         num_requests = len(server.requests)
         play(server, label=lambda *_: fails(500), name=lambda *_: fails(500), embed=lambda *_: fails(500))
-        again = induce(candidates, remote(server), FolderReplyStore(tmp_path))
+        again = induce(candidates, remote(server), replies_in(tmp_path))
         assert len(server.requests) == num_requests
         assert again.label_set == first.label_set and again.open_labels.equals(first.open_labels)
 
@@ -119,10 +120,10 @@ class TestWithModels:
         candidates = candidates_of(*[TRACE] * 12)
         play(server, label=lambda request, number: label_all(request, number) if number < 7 else fails(503))
         with pytest.raises(EndpointUnavailableError):
-            induce(candidates, remote(server, concurrency=1), FolderReplyStore(tmp_path))
+            induce(candidates, remote(server, concurrency=1), replies_in(tmp_path))
         server.requests.clear()
         play(server)
-        induce(candidates, remote(server), FolderReplyStore(tmp_path))
+        induce(candidates, remote(server), replies_in(tmp_path))
         assert kinds(server) == {"label": 5, "embed": 1, "name": 1}
 
     @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
 from mralign_core.llm.request import Request
-from mralign_core.llm.store import FolderReplyStore, MemoryReplyStore
+from mralign_core.llm.store import MemoryReplyStore
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.storage import ArtifactStore, ReplyStore
+from tests.kept_replies import replies_in
 
 MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
 
@@ -40,7 +41,7 @@ def complete(requests, replies=None, *, concurrency=8, ledger=None, first_pause_
 
 def test_one_request_gives_one_reply_with_its_price_and_is_kept_raw_and_whole(server, tmp_path):
     server.play(says("hello"))
-    replies = FolderReplyStore(tmp_path)
+    replies = replies_in(tmp_path)
     request = request_to(server, temperature=0.5)
     [received] = complete([request], replies)
     assert (received.reply, received.finish_reason, received.cached) == ("hello", "stop", False)
@@ -55,8 +56,8 @@ def test_one_request_gives_one_reply_with_its_price_and_is_kept_raw_and_whole(se
 
 def test_a_kept_reply_is_not_asked_for_again_even_by_another_client(server, tmp_path):
     requests = [request_to(server, number) for number in range(5)]
-    first = complete(requests, FolderReplyStore(tmp_path))
-    again = complete(requests, FolderReplyStore(tmp_path))
+    first = complete(requests, replies_in(tmp_path))
+    again = complete(requests, replies_in(tmp_path))
     assert len(server.requests) == 5
     assert [received.cached for received in again] == [True] * 5
     assert [received._replace(cached=False) for received in again] == first
@@ -246,7 +247,7 @@ def test_reply_format_is_asked_for_as_far_as_the_endpoint_can_keep_it():
 
 def test_a_reply_with_half_a_character_can_be_kept_and_shown_again(server, tmp_path):
     server.play(says("half \ud83d"))
-    [received] = complete([request_to(server)], FolderReplyStore(tmp_path))
+    [received] = complete([request_to(server)], replies_in(tmp_path))
     assert received.reply == "half \\ud83d"
 
 

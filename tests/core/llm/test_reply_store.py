@@ -2,14 +2,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mralign_core.llm.store import FolderReplyStore, MemoryReplyStore
+from mralign_core.llm.store import MemoryReplyStore
+from tests.kept_replies import replies_in
 
 RECORD = {"reply": "naïve \ud83d \x00", "cost_usd": 0.25, "response": {"choices": [None]}}
 
 
 @pytest.fixture(params=["memory", "folder"])
 def store(request, tmp_path):
-    return MemoryReplyStore() if request.param == "memory" else FolderReplyStore(tmp_path / "new")
+    return MemoryReplyStore() if request.param == "memory" else replies_in(tmp_path / "new")
 
 
 def test_a_record_comes_back_as_it_was_put(store):
@@ -20,9 +21,9 @@ def test_a_record_comes_back_as_it_was_put(store):
 
 
 def test_folder_survives_the_process_and_ignores_half_written_files(tmp_path):
-    FolderReplyStore(tmp_path).put("ab12", RECORD)
-    (tmp_path / "ab" / "tmp123.part").write_text('{"reply": "ha')
-    assert FolderReplyStore(tmp_path).get("ab12") == RECORD
+    replies_in(tmp_path).put("ab12", RECORD)
+    (tmp_path / "records" / "replies" / "ab" / "tmp123.part").write_text('{"reply": "ha')
+    assert replies_in(tmp_path).get("ab12") == RECORD
 
 
 def test_many_threads_may_put_the_same_record(store):
