@@ -32,7 +32,7 @@ from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.engine.run import Built, Making
 from tasks.engine.session import session
-from tasks.engine.shards import chunks, note_items
+from tasks.engine.shards import chunks
 from tasks.generate import collect_generations, read_draws, sample_shard, select_candidates
 from tasks.prepare import load_questions, prepare_model
 
@@ -90,9 +90,7 @@ def _write(root: Path, num_questions: int) -> int:
                 making.store.write_table(making.directory, "generations.parquet", frame, GENERATIONS)
                 return Built(GENERATIONS.name)
 
-            shard = sample_shard.work(config, questions, model, numbers)
-            shard.produce(build=build)
-            note_items(shard)
+            sample_shard.work(config, questions, model, numbers).produce(build=build)
     refs = {"questions": questions, "model": model}
     (root / "refs.json").write_text(json.dumps({name: ref.model_dump() for name, ref in refs.items()}))
     return num_draws

@@ -70,6 +70,10 @@ class Input:
             return [f"{self.name}:{which}" for which in self.each(config)]
         return [f"{self.name}:{part[self.own_part]}" if self.own_part else self.name]
 
+    def role(self, name: str) -> str:
+        """What an artifact of that name is called among the inputs: which of several it is, its own part says."""
+        return self.name if self.own_part else name
+
 
 class Items(NamedTuple):
     """The questions, or traces, that an artifact has rows of, in order."""

@@ -12,7 +12,7 @@ from tasks.engine.graph import Artifact, Part, artifact_of, graph, named_by_call
 from tasks.engine.last_run import LastRun
 from tasks.engine.run import Work
 from tasks.engine.session import session
-from tasks.engine.shards import chunks, note_items
+from tasks.engine.shards import chunks
 
 
 class Inputs:
@@ -58,10 +58,7 @@ def run_one(config: RunConfig, stage: str, *, shard: int, variant: str, named: M
         work = Work(artifact, config, _inputs(artifact, config, part, inputs), part)
         if artifact.is_shard:
             work = _shard(work, shard)
-        ref = work.produce().ref
-        if artifact.is_shard:
-            note_items(work)
-        return ref
+        return work.produce().ref
 
 
 def main_of(stage: str, config: RunConfig) -> Artifact:
@@ -83,11 +80,10 @@ def _inputs(artifact: Artifact, config: RunConfig, part: Part, inputs: Inputs) -
     for each in artifact.inputs:
         for name in each.names(config, part):
             needed = artifact_of(name)
-            role = each.name if each.own_part else name
             if needed.is_remembered:
-                read[role] = inputs(name)
+                read[each.role(name)] = inputs(name)
             else:
-                read[role] = Work(needed, config, _inputs(needed, config, {}, inputs)).produce().ref
+                read[each.role(name)] = Work(needed, config, _inputs(needed, config, {}, inputs)).produce().ref
     return read
 
 

@@ -11,7 +11,7 @@ from tasks.engine import STAGES
 from tasks.engine.graph import Artifact, Part, graph
 from tasks.engine.run import Work, span
 from tasks.engine.session import session
-from tasks.engine.shards import Layout, lay_out, shard_of
+from tasks.engine.shards import lay_out, shard_of
 
 
 class Planned(NamedTuple):
@@ -81,7 +81,7 @@ def _shards(joined: Work, store: ArtifactStore) -> Iterator[Planned]:
     layout, shard = lay_out(joined, store), shard_of(joined)
     label = " ".join([shard.artifact.name, *map(str, joined.part.values())])
     to_make = {row for rows in layout.missing for row in rows}
-    for ref, ids in Layout(layout.items, {r: s for r, s in layout.shards.items() if r not in to_make}, []).used():
+    for ref, ids in layout.of_rows(row for row in layout.shards if row not in to_make).used():
         yield Planned(shard.artifact.stage, f"{label} {len(ids)} rows", ref, True)
     for rows in layout.missing:
         work = Work(shard.artifact, shard.config, shard.inputs, shard.part, tuple(rows))
@@ -99,5 +99,5 @@ def inputs_of_part(
         for name in each.names(config, part):
             if name not in made:
                 return None
-            inputs[each.name if each.own_part else name] = made[name]
+            inputs[each.role(name)] = made[name]
     return inputs

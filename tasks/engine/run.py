@@ -151,6 +151,11 @@ class Work:
         """Those of a shard's items."""
         return [self.items.digests[row] for row in self.rows]
 
+    @property
+    def notes(self) -> str:
+        """The folder of the records that say which items each shard of this line has."""
+        return f"items/{self.artifact.name}/{self.line}"
+
     def find(self, store: ArtifactStore) -> ArtifactRef | None:
         """The artifact, when the store holds an intact one."""
         return store.find(self.artifact.name, self.key)
@@ -168,13 +173,19 @@ class Work:
         return found is not None and not self.num_to_ask(store, found)
 
     def produce(self, options: Mapping[str, Any] = NOTHING, build: Build | None = None) -> Produced:
-        """Return the stored artifact, or build and publish it.
+        """Return the stored artifact, or build and publish it; of a shard, note which items it has.
 
         Args:
             options: arguments of the task that change no result.
             build: in place of the artifact's own function.
         """
         store = ArtifactStore(self.config.storage)
+        produced = self._produce(store, options, build or self.artifact.build)
+        if self.artifact.is_shard and noted_items(store.get_json(f"{self.notes}/{self.key}") or {}) != self.digests:
+            store.put_json(f"{self.notes}/{self.key}", {"items": self.digests})
+        return produced
+
+    def _produce(self, store: ArtifactStore, options: Mapping[str, Any], build: Build) -> Produced:
         before = self.find(store)
         if before and not self.num_to_ask(store, before):
             return self._found(before)
@@ -188,7 +199,7 @@ class Work:
         with _saying_who_works(self.label) as say, claims.hold(name, find_other, say) as turn:
             if turn.found:
                 return self._found(turn.found)
-            made = self._make(store, build or self.artifact.build, options)
+            made = self._make(store, build, options)
             if made.was_cached or turn.is_alone:
                 return made
             # Another that has made it too, because of a stop of this process, may have been first.
@@ -239,6 +250,12 @@ class Work:
         files = stored.files
         is_same = all(name in files and files[name].sha256 == file_sha256(scratch / name) for name in built.deciding)
         return found if is_same else None
+
+
+def noted_items(record: Mapping[str, object]) -> list[str]:
+    """The digests of items that a note has; none where it is damaged."""
+    items = record.get("items")
+    return items if isinstance(items, list) and all(isinstance(item, str) for item in items) else []
 
 
 @functools.lru_cache(maxsize=8)  # the server is asked who the parents of a run are

@@ -18,7 +18,7 @@ from mralign_core.storage import ArtifactRef, ArtifactStore, key_of
 from mralign_core.storage.quarantine import carry_over
 from mralign_core.storage.tables import TableWriter, read_matching, stream_table
 from tasks.engine.graph import Items, artifact_of
-from tasks.engine.run import Work
+from tasks.engine.run import Work, noted_items
 
 ITEMS_AT_ONCE = 1_000
 """Whose rows are in memory at a time where shards are joined."""
@@ -100,8 +100,8 @@ def lay_out(joined: Work, store: ArtifactStore) -> Layout:
     row_of = {digest: row for row, digest in enumerate(shard.items.digests)}
     made: dict[int, ArtifactRef] = {}
     unfinished: dict[int, ArtifactRef] = {}
-    for key, record in sorted(store.list_json(_folder(shard)).items()):
-        rows = [row_of[digest] for digest in _noted(record) if digest in row_of]
+    for key, record in sorted(store.list_json(shard.notes).items()):
+        rows = [row_of[digest] for digest in noted_items(record) if digest in row_of]
         ref = store.find(shard.artifact.name, key) if rows else None
         if ref:
             (unfinished if shard.num_to_ask(store, ref) else made).update(dict.fromkeys(rows, ref))
@@ -129,19 +129,6 @@ def chunks(joined: Work, rows: Sequence[int]) -> list[list[int]]:
     return [list(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
-def note_items(shard: Work) -> None:
-    """Note which items a shard has."""
-    store, name = ArtifactStore(shard.config.storage), f"{_folder(shard)}/{shard.key}"
-    if _noted(store.get_json(name) or {}) != shard.digests:
-        store.put_json(name, {"items": shard.digests})
-
-
-def _noted(record: Mapping[str, object]) -> list[str]:
-    """The digests that a note has; none where it is damaged."""
-    items = record.get("items")
-    return items if isinstance(items, list) and all(isinstance(item, str) for item in items) else []
-
-
 def join(store: ArtifactStore, layout: Layout, directory: Path, files: Mapping[str, Table], column: str) -> None:
     """Join the rows of all items from their shards, some items in memory at a time, and what the shards set aside.
 
@@ -167,7 +154,3 @@ def join(store: ArtifactStore, layout: Layout, directory: Path, files: Mapping[s
                 ]
                 joined.append(pieces, column, [layout.items.ids[row] for row in rows])
     carry_over(store, layout.used(), directory)
-
-
-def _folder(shard: Work) -> str:
-    return f"items/{shard.artifact.name}/{shard.line}"

@@ -29,7 +29,6 @@ from mralign_core.storage import ArtifactRef
 from tasks.engine.graph import Artifact, Part, register
 from tasks.engine.run import Build, Produced, Work, span
 from tasks.engine.session import session
-from tasks.engine.shards import note_items
 
 CAN_PASS = (OSError, httpx.TransportError, BotoCoreError)
 
@@ -73,10 +72,7 @@ class StageTask(Task[..., ArtifactRef]):
         work, options = self._bind(args, kwargs)
         try:
             with session():
-                produced = work.produce(options)
-                if work.artifact.is_shard:
-                    note_items(work)
-                return produced
+                return work.produce(options)
         except Exception as error:
             if redact_error(error):
                 raise
