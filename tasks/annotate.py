@@ -59,6 +59,15 @@ def _not_used(config: RunConfig) -> tuple[str, ...]:
     return (*cue, *TRANSPORT)
 
 
+LABELLED: dict[str, Any] = {
+    "fields": _annotation,
+    "sources": SOURCES,
+    "without": _not_used,
+    "ask_again": lambda config: config.annotate.ask_again,
+}
+"""What decides labels, in a shard and joined."""
+
+
 def _traces(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Items:
     path = ArtifactStore(config.storage).open_file(inputs["candidates"], "candidates.parquet")
     with session() as shared:  # every shard asks for them
@@ -71,12 +80,9 @@ def _traces(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Items:
     stage="annotate",
     run_name="annotate {rows}",
     inputs=(Input("candidates", is_keyed=False),),
-    fields=_annotation,
-    sources=SOURCES,
-    without=_not_used,
     items=_traces,
-    ask_again=lambda config: config.annotate.ask_again,
     is_main=lambda _: True,
+    **LABELLED,
 )
 def annotate_shard(making: Making) -> Built:
     """Annotate some traces; every reply is kept before it is read.
@@ -107,11 +113,8 @@ def annotate_shard(making: Making) -> Built:
     "annotations",
     stage="annotate",
     inputs=(Input("candidates"),),
-    fields=_annotation,
-    sources=SOURCES,
-    without=_not_used,
     shards=Shards("annotations-shard", lambda config: config.annotate.shard_size),
-    ask_again=lambda config: config.annotate.ask_again,
+    **LABELLED,
 )
 def collect_annotations(making: Making) -> Built:
     """Join the labels of all traces, raw replies and failures, a few traces in memory at a time."""

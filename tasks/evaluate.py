@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,16 +30,14 @@ from mralign_core.reporting.inputs import annotation_costs, set_aside
 from mralign_core.reporting.report import ReportInputs, render_report
 from mralign_core.reporting.run_findings import Results, read_results
 from mralign_core.schemas.scores import SCORES
-from mralign_core.storage import ArtifactRef, ArtifactStore
-from mralign_core.storage.digests import row_digests
-from mralign_core.storage.quarantine import carry_quarantine, read_quarantine, write_rows
-from mralign_core.storage.scratch import scratch_folder
+from mralign_core.storage import ArtifactRef
+from mralign_core.storage.quarantine import read_quarantine, write_rows
 from mralign_core.storage.tables import read_table
 from tasks.annotate import read_ledger, without_offline
-from tasks.engine.graph import Input, Items, Part, Shards
+from tasks.asked import Asked, asked
+from tasks.engine.graph import Input, Part, Shards
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, span
-from tasks.engine.session import session
 from tasks.engine.shards import join, lay_out
 from tasks.engine.task import artifact
 from tasks.estimate import read_diagnostics, transitions_of
@@ -69,37 +66,33 @@ def _is_trained(_: RunConfig, part: Part) -> bool:
     return part["variant"] not in BASELINES
 
 
-def _questions_to_score(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Items:
-    def digest() -> Items:
-        frame = _held_out(config, ref)
-        return Items(frame["question_id"].tolist(), row_digests(frame, ("question_id", "question", "answers")))
+SCORED: dict[str, Any] = {
+    "stage": "evaluate",
+    "part": ("variant",),
+    "fields": _evaluation,
+    "sources": SOURCES,
+    "without": other_samplers(lambda config: config.evaluate.sampler),
+}
+"""What decides scores, in a shard and joined."""
+ADAPTER = Input("adapter", when=_is_trained, own_part="variant")
 
-    ref = inputs["evaluation-questions"]
-    with session() as shared:  # every shard asks for them
-        items: Items = shared.once("held-out items", (config.storage.root, ref.sha256), digest)
-    return items
+
+def _to_score(config: RunConfig, questions: ArtifactRef) -> Asked:
+    return asked(config, questions, by_benchmark)
 
 
 @artifact(
     "scores-shard",
-    stage="evaluate",
     run_name="evaluate {variant} {rows}",
-    part=("variant",),
-    inputs=(
-        Input("evaluation-questions", is_keyed=False),
-        Input("model"),
-        Input("adapter", when=_is_trained, own_part="variant"),
-    ),
-    fields=_evaluation,
-    sources=SOURCES,
-    without=other_samplers(lambda config: config.evaluate.sampler),
-    items=_questions_to_score,
+    inputs=(Input("evaluation-questions", is_keyed=False), Input("model"), ADAPTER),
+    items=lambda config, inputs: _to_score(config, inputs["evaluation-questions"]).items,
     is_main=lambda _: True,
+    **SCORED,
 )
 def score_shard(making: Making) -> Built:
     """Answer some held-out questions with one variant."""
     config, variant, rows = making.config, making.part["variant"], making.work.rows
-    questions = _held_out(config, making["evaluation-questions"]).iloc[list(rows)]
+    questions = _to_score(config, making["evaluation-questions"]).questions.iloc[list(rows)]
     adapter = making.get("adapter")
     sampler = sampler_of(making.store, config, making["model"], stage="evaluate", adapter=adapter)
     key = f"evaluate-{re.sub('[^a-z0-9]', '-', variant)}"
@@ -119,29 +112,18 @@ def score_shard(making: Making) -> Built:
 
 @artifact(
     "scores",
-    stage="evaluate",
     run_name="collect scores of {variant}",
-    part=("variant",),
     parts=lambda config: [{"variant": variant} for variant in variants_to_score(config)],
-    inputs=(
-        Input("evaluation-questions"),
-        Input("model"),
-        Input("adapter", when=_is_trained, own_part="variant"),
-    ),
-    fields=_evaluation,
-    sources=SOURCES,
-    without=other_samplers(lambda config: config.evaluate.sampler),
+    inputs=(Input("evaluation-questions"), Input("model"), ADAPTER),
     shards=Shards("scores-shard", lambda config: config.evaluate.shard_size),
+    **SCORED,
 )
 def collect_scores(making: Making) -> Built:
     """Join the scores of a variant on all held-out questions."""
     layout = lay_out(making.work, making.store)
-    with scratch_folder() as scratch:
-        join(making.store, layout, scratch, {"scores.parquet": SCORES}, "question_id")
-        scores = with_strata(
-            read_table(scratch / "scores.parquet"), _held_out(making.config, making["evaluation-questions"])
-        )
-        carry_quarantine(scratch, making.directory)
+    join(making.store, layout, making.directory, {"scores.parquet": SCORES}, "question_id")
+    questions = _to_score(making.config, making["evaluation-questions"]).questions
+    scores = with_strata(read_table(making.directory / "scores.parquet"), questions)
     making.store.write_table(making.directory, "scores.parquet", scores, SCORES)
     return Built(SCORES.name)
 
@@ -254,13 +236,3 @@ def _answers(making: Making) -> pd.DataFrame | None:
     """The scores of all variants; None where no question is held out."""
     tables = [making.store.read_table(ref, "scores.parquet") for ref in making.several("scores").values()]
     return all_answers(tables)
-
-
-def _held_out(config: RunConfig, questions: ArtifactRef) -> pd.DataFrame:
-    def read() -> pd.DataFrame:
-        return by_benchmark(store.read_table(questions, "questions.parquet"))
-
-    store = ArtifactStore(config.storage)
-    with session() as shared:  # every shard asks for them
-        frame: pd.DataFrame = shared.once("held-out questions", (store.root_uri, questions.sha256), read)
-    return frame

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,14 +32,13 @@ from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.generations import GENERATIONS
 from mralign_core.schemas.outcomes import FAILED
 from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef, ArtifactStore
-from mralign_core.storage.digests import row_digests
 from mralign_core.storage.quarantine import RowWriter, write_rows
 from mralign_core.storage.tables import stream_table
+from tasks.asked import Asked, asked
 from tasks.clients import save_account
-from tasks.engine.graph import Input, Items, Part, Shards
+from tasks.engine.graph import Input, Part, Shards
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, file_digests
-from tasks.engine.session import session
 from tasks.engine.shards import join, lay_out
 from tasks.engine.task import artifact
 from tasks.fields import all_but, other_samplers, pick, reading
@@ -79,15 +78,17 @@ def _sampling(config: RunConfig) -> dict[str, Any]:
     return {**fields, **pick(config.model, "dtype")}
 
 
-def _questions_to_sample(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Items:
-    def digest() -> Items:
-        frame = _distinct(config, ref)
-        return Items(frame["question_id"].tolist(), row_digests(frame, ("question_id", "question", "answers")))
+DRAWN: dict[str, Any] = {
+    "fields": _sampling,
+    "sources": SAMPLING,
+    "without": other_samplers(lambda config: config.generate.sampler),
+    "ask_again": lambda config: config.generate.ask_again,
+}
+"""What decides draws, in a shard and joined."""
 
-    ref = inputs["questions"]
-    with session() as shared:  # every shard asks for them
-        items: Items = shared.once("training items", (config.storage.root, ref.sha256), digest)
-    return items
+
+def _to_sample(config: RunConfig, questions: ArtifactRef) -> Asked:
+    return asked(config, questions, distinct_questions)
 
 
 @artifact(
@@ -96,12 +97,9 @@ def _questions_to_sample(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -
     run_name="generate {rows}",
     options=("of",),
     inputs=(Input("questions", is_keyed=False), Input("model")),
-    fields=_sampling,
-    sources=SAMPLING,
-    without=other_samplers(lambda config: config.generate.sampler),
-    items=_questions_to_sample,
-    ask_again=lambda config: config.generate.ask_again,
+    items=lambda config, inputs: _to_sample(config, inputs["questions"]).items,
     is_main=lambda config: config.generate.source == "sample",
+    **DRAWN,
 )
 def sample_shard(making: Making) -> Built:
     """Sample some questions, of so many that this process samples, and score the draws.
@@ -109,7 +107,7 @@ def sample_shard(making: Making) -> Built:
     Of a stored shard whose draws failed in part, only those are asked for: the replies to the others are kept.
     """
     config, shard = making.config, making.work
-    rows = _distinct(config, making["questions"]).iloc[list(shard.rows)]
+    rows = _to_sample(config, making["questions"]).questions.iloc[list(shard.rows)]
     ledger_name = f"generate/{making['questions'].sha256}"  # one account for all sampling of these questions
     sampler = sampler_of(making.store, config, making["model"], stage="generate", ledger_name=ledger_name)
     sampled, num_questions = sampled_so_far(shard.line), making.options.get("of") or len(rows)
@@ -133,12 +131,9 @@ def sample_shard(making: Making) -> Built:
     "generations",
     stage="generate",
     inputs=(Input("questions"), Input("model")),
-    fields=_sampling,
-    sources=SAMPLING,
-    without=other_samplers(lambda config: config.generate.sampler),
     parts=lambda config: ({},) if config.generate.source == "sample" else (),
     shards=Shards("generations-shard", lambda config: config.generate.shard_size),
-    ask_again=lambda config: config.generate.ask_again,
+    **DRAWN,
 )
 def collect_generations(making: Making) -> Built:
     """Join the draws of all questions, and count what came of them."""
@@ -260,7 +255,7 @@ def sampling_load(
     store = ArtifactStore(config.storage)
     tally = sum((Tally.of(store.manifest(ref).counts) for ref in sampled), Tally())
     rates = Rates.measured(tally) if tally.questions else Rates.assumed(config.generate)
-    num_questions = len(_distinct(config, questions))
+    num_questions = len(_to_sample(config, questions).questions)
     hosts = sorted({1, 8, config.generate.num_workers})
     by_hosts = {
         num_hosts: estimate_load(
@@ -274,16 +269,6 @@ def sampling_load(
 def read_draws(store: ArtifactStore, generations: ArtifactRef) -> pd.DataFrame:
     """What became of the draws, by thinking mode; see :func:`~mralign_core.generation.outcomes.count_draws`."""
     return pd.DataFrame(json.loads(store.open_file(generations, DRAWS).read_text()))
-
-
-def _distinct(config: RunConfig, questions: ArtifactRef) -> pd.DataFrame:
-    def read() -> pd.DataFrame:
-        return distinct_questions(store.read_table(questions, "questions.parquet"))
-
-    store = ArtifactStore(config.storage)
-    with session() as shared:  # every shard asks for them
-        frame: pd.DataFrame = shared.once("training questions", (store.root_uri, questions.sha256), read)
-    return frame
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -89,12 +89,6 @@ def carry_over(store: ArtifactStore, shards: Iterable[tuple[ArtifactRef, Sequenc
         _add(directory, rows)
 
 
-def carry_quarantine(source: Path, directory: Path) -> None:
-    """Keep what was set aside while a table was made in another folder."""
-    if (source / FILE_NAME).exists():
-        _add(directory, json.loads((source / FILE_NAME).read_text(encoding="utf-8")))
-
-
 def _is_of(row: Mapping[str, Any], ids: set[str]) -> bool:
     """Whether a row that was set aside is of one of these questions or traces; one without an id is of all."""
     return not row.get("row_id") or str(row["row_id"]) in ids

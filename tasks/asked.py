@@ -1,0 +1,43 @@
+"""The questions that a stage asks, as its shards share them: read, prepared and digested once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pandas as pd
+
+from mralign_core.config import RunConfig
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.digests import row_digests
+from tasks.engine.graph import Items
+from tasks.engine.session import session
+
+DECIDING = ("question_id", "question", "answers")
+"""What of a question decides its draws and their scores."""
+
+
+class Asked(NamedTuple):
+    """The questions, which nobody may change, and each as an item of shards."""
+
+    questions: pd.DataFrame
+    items: Items
+
+
+def asked(config: RunConfig, questions: ArtifactRef, prepare: Callable[[pd.DataFrame], pd.DataFrame]) -> Asked:
+    """The questions of an artifact.
+
+    Args:
+        config: the run config.
+        questions: the artifact.
+        prepare: makes of its table what is asked.
+    """
+
+    def read() -> Asked:
+        frame = prepare(store.read_table(questions, "questions.parquet"))
+        return Asked(frame, Items(frame["question_id"].tolist(), row_digests(frame, DECIDING)))
+
+    store = ArtifactStore(config.storage)
+    with session() as shared:
+        found: Asked = shared.once("asked", (store.root_uri, questions.sha256, prepare.__name__), read)
+    return found
