@@ -16,6 +16,7 @@ from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, weight_
 from mralign_core.estimation.diagnostics.survey import Survey, survey_traces
 from mralign_core.estimation.matrices import TransitionMatrices, estimate_corpus
 from mralign_core.estimation.reading import read_trace_batches
+from mralign_core.estimation.traces import TraceBatch
 from mralign_core.label_sets import label_set_of
 from mralign_core.reporting.diagnostic_figures import diagnostic_charts
 from mralign_core.reporting.matrix_figures import Transitions
@@ -52,13 +53,7 @@ def _estimation(config: RunConfig) -> dict[str, Any]:
 def estimate_transitions(making: Making) -> Built:
     """Estimate the three transition matrices, pooled and by stratum, with bootstrap draws of them."""
     config, taxonomy = making.config, label_set_of(making.config).taxonomy
-    read = partial(
-        read_trace_batches,
-        making.file("candidates", "candidates.parquet"),
-        making.file("annotations", "annotations.parquet"),
-        labels_per_segment=config.estimate.labels_per_segment,
-        taxonomy=taxonomy,
-    )
+    read = partial(labelled_traces_of, making.store, config, making["candidates"], making["annotations"])
     batches = read()
     if config.estimate.permute_polarity:
         batches = with_permuted_polarities(batches, read(), seed=config.seed)
@@ -128,6 +123,22 @@ def draw_diagnostics(making: Making) -> Built:
     return Built()
 
 
+def labelled_traces_of(
+    store: ArtifactStore,
+    config: RunConfig,
+    candidates: ArtifactRef,
+    annotations: ArtifactRef,
+    labels_per_segment: str = "",
+) -> Iterator[TraceBatch]:
+    """The annotated traces, batch by batch; with as many labels a segment as the config says, if it is not said."""
+    return read_trace_batches(
+        store.open_file(candidates, "candidates.parquet"),
+        store.open_file(annotations, "annotations.parquet"),
+        labels_per_segment=labels_per_segment or config.estimate.labels_per_segment,
+        taxonomy=label_set_of(config).taxonomy,
+    )
+
+
 def transitions_of(store: ArtifactStore, config: RunConfig, transitions: ArtifactRef) -> Transitions:
     """The estimated matrices, and how weights are made of them."""
     matrices = TransitionMatrices.load(store.open_file(transitions, "transitions.npz"))
@@ -150,11 +161,5 @@ def _survey(
     config: RunConfig, store: ArtifactStore, candidates: ArtifactRef, annotations: ArtifactRef, labels_per_segment: str
 ) -> Survey:
     """The annotated traces with one or two labels a segment; the samples are of the same traces."""
-    taxonomy = label_set_of(config).taxonomy
-    batches: Iterator[Any] = read_trace_batches(
-        store.open_file(candidates, "candidates.parquet"),
-        store.open_file(annotations, "annotations.parquet"),
-        labels_per_segment=labels_per_segment,
-        taxonomy=taxonomy,
-    )
-    return survey_traces(batches, taxonomy.num_states, np.random.default_rng([config.seed, 8]))
+    batches = labelled_traces_of(store, config, candidates, annotations, labels_per_segment)
+    return survey_traces(batches, label_set_of(config).taxonomy.num_states, np.random.default_rng([config.seed, 8]))

@@ -9,14 +9,13 @@ import numpy as np
 from mralign_core.config import RunConfig
 from mralign_core.estimation.alterations import weigh_corpus
 from mralign_core.estimation.matrices import TransitionMatrices
-from mralign_core.estimation.reading import read_trace_batches
 from mralign_core.estimation.weights import Weigher
-from mralign_core.label_sets import label_set_of
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import TableWriter
 from tasks.engine.graph import Input
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
+from tasks.estimate import labelled_traces_of
 from tasks.fields import labels, pick
 
 
@@ -45,12 +44,7 @@ def _weighing(config: RunConfig) -> dict[str, Any]:
 def weigh_segments(making: Making) -> Built:
     """Weigh each segment by how much likelier its move is in traces of its polarity (Eq. 10)."""
     config, traces = making.config, making.file("candidates", "candidates.parquet")
-    batches = read_trace_batches(
-        traces,
-        making.file("annotations", "annotations.parquet"),
-        labels_per_segment=config.estimate.labels_per_segment,
-        taxonomy=label_set_of(config).taxonomy,
-    )
+    batches = labelled_traces_of(making.store, config, making["candidates"], making["annotations"])
     matrices = TransitionMatrices.load(making.file("transitions", "transitions.npz"))
     weigher = Weigher(matrices, config.reward, config.estimate.confidence)
     num_clipped = 0
