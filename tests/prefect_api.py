@@ -58,8 +58,12 @@ def auth_for(url):
 
 @contextlib.contextmanager
 def reporting_to(url):
-    """Point flows of this process at a server, without what only long runs need."""
+    """Point flows of this process at a server, without what only long runs need.
+
+    Prefect keeps one sender of events a process, bound to the server of the first event: it is ended on both sides.
+    """
     from prefect import settings
+    from prefect.events.worker import EventsWorker
 
     quick = {
         settings.PREFECT_API_URL: url,
@@ -68,4 +72,6 @@ def reporting_to(url):
         settings.PREFECT_LOGGING_TO_API_ENABLED: False,
     }
     with settings.temporary_settings(quick):
+        EventsWorker.drain_all(at_exit=False)
         yield
+        EventsWorker.drain_all(at_exit=False)
