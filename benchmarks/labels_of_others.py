@@ -19,7 +19,7 @@ import argparse
 import gzip
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,7 +129,7 @@ def as_candidate(number: int, trace: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def score(theirs: list[str], ours: list[Labels], mapping: Mapping[str, Any]) -> list[Score]:
+def score(theirs: Sequence[str], ours: Sequence[Labels], mapping: Mapping[str, Any]) -> list[Score]:
     """A score for each of their labels that is mapped and occurs.
 
     Example:

@@ -20,7 +20,7 @@ _PROCESS = f"local-{uuid.uuid4()}"
 
 
 def remember(
-    config: RunConfig, built_on: Mapping[str, ArtifactRef] = MappingProxyType({}), **made: ArtifactRef
+    config: RunConfig, built_on: Mapping[str, ArtifactRef] = MappingProxyType({}), /, **made: ArtifactRef
 ) -> None:
     """Note under the config's name what a stage of this run made.
 
