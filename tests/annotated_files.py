@@ -1,7 +1,7 @@
 """Random annotated traces, as the frames and the Parquet files that the stages exchange."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -25,7 +25,7 @@ def taxonomy_of(num_labels: int) -> Taxonomy:
 
 def annotation_row(trace_id, segment, step, labels, confidences=None):
     confidences = [9.0] * len(labels) if confidences is None else confidences
-    votes = {f"{name}_{who}": [] for name in ("labels", "confidences") for who in "ab"}
+    votes: dict[str, list[Any]] = {f"{name}_{who}": [] for name in ("labels", "confidences") for who in "ab"}
     own = {"trace_id": trace_id, "segment": segment, "step": step, "labels": labels, "confidences": confidences}
     return own | {"rule": "agree"} | votes
 

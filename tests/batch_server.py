@@ -8,6 +8,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
+from typing import Any
 
 from chat_server import says
 
@@ -41,12 +42,12 @@ class BatchServer:
 
     def __init__(self):
         self.files, self.batches, self.calls, self.uploads = {}, {}, [], []
-        self.faults = {call: [] for call in CALLS}
+        self.faults: dict[str, list[Any]] = {call: [] for call in CALLS}
         self.polls = 2
         self.ends, self.problems = ["completed"], []
         self.answer = lambda body, number: says("hello").body
         self.spoil = lambda text, number: text
-        self.times = {call: [] for call in CALLS}
+        self.times: dict[str, list[float]] = {call: [] for call in CALLS}
         self.direct = []
         self.can_list = True
         self._downloads, self._ids, self._lock = count(), count(1), threading.Lock()

@@ -1,5 +1,7 @@
 """What all tests share: stores and servers that cost seconds, the order of the files, and what hypothesis does."""
 
+from typing import Any
+
 from hypothesis import HealthCheck, settings
 
 from tests.pocket_store import pocket_store, store_root
@@ -9,7 +11,7 @@ __all__ = ["pocket_store", "prefect_api", "prefect_url", "store_root"]
 
 # A busy machine makes examples slow, which says nothing about the code. The same examples each time: a change is to
 # blame for what fails. ``pytest --hypothesis-profile searching`` looks for others.
-PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+PATIENT: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("repeated", **PATIENT, derandomize=True)
 settings.register_profile("searching", **PATIENT, max_examples=1000)
 settings.load_profile("repeated")

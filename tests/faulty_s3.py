@@ -34,13 +34,14 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from http.server import BaseHTTPRequestHandler
+from socketserver import BaseServer
 
 PASSING = ("refuse", "lose", "reset", "truncate", "shorten", "empty", "slow", "SlowDown", "500")
 """Kinds that a patient client outlives within a second or two; ``hang`` takes as long as its time-out."""
 ERROR = "<Error><Code>{}</Code><Message>made up by the proxy</Message></Error>"
 
 
-class FaultyS3:
+class FaultyS3(BaseServer):
     """A proxy on a port of its own, from the beginning of a ``with`` to its end.
 
     Args:
@@ -53,9 +54,11 @@ class FaultyS3:
     """
 
     def __init__(self, target, *, seed=0, rates=None, methods=(), hang_s=3600.0, latency_s=0.5):
+        super().__init__(("127.0.0.1", 0), _Forwarder)
         self.target = target.removeprefix("http://")
         self.rates, self.methods, self.hang_s, self.latency_s = dict(rates or {}), methods, hang_s, latency_s
-        self.num_faults, self.num_requests = Counter(), Counter()
+        self.num_faults: Counter[str] = Counter()
+        self.num_requests: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._scripts = defaultdict(deque)
         self._lock = threading.Lock()
@@ -165,6 +168,7 @@ class FaultyS3:
 
 
 class _Forwarder(BaseHTTPRequestHandler):
+    server: FaultyS3
     protocol_version = "HTTP/1.1"
 
     def forward(self):

@@ -183,8 +183,16 @@ def _error(status: int, message: str = "scripted fault", headers: dict[str, str]
     return _answers(lambda call: {"error": {"message": message}}, status, headers)
 
 
+def _body(**fields: Any) -> Behaviour:
+    return _answers(lambda call: call.body(**fields))
+
+
+def _message(**fields: Any) -> Behaviour:
+    return _answers(lambda call: call.message(**fields))
+
+
 def _usage(**counts: Any) -> Behaviour:
-    return _answers(lambda call: call.body(usage=counts))
+    return _body(usage=counts)
 
 
 def _nested(depth: int) -> bytes:
@@ -312,7 +320,7 @@ _ODD_FIELDS: dict[str, dict[str, Any]] = {
     "no-model-no-id": {"id": None, "created": None, "model": None},
 }
 for _name, _fields in _ODD_FIELDS.items():
-    BEHAVIOURS[_name] = _answers(lambda call, fields=_fields: call.body(**fields))
+    BEHAVIOURS[_name] = _body(**_fields)
 _ODD_MESSAGES: dict[str, dict[str, Any]] = {
     "content-null": {"content": None},
     "content-null-with-reasoning": {"content": None, "reasoning_content": "I think so."},
@@ -323,7 +331,7 @@ _ODD_MESSAGES: dict[str, dict[str, Any]] = {
     "reasoning-a-list": {"reasoning_content": [1], "reasoning": {"a": 1}},
 }
 for _name, _fields in _ODD_MESSAGES.items():
-    BEHAVIOURS[_name] = _answers(lambda call, fields=_fields: call.message(**fields))
+    BEHAVIOURS[_name] = _message(**_fields)
 
 
 @_behaviour("content-in-parts")

@@ -119,6 +119,7 @@ def serve(home):
         try:
             _wait_until_serving(process, output)
             server = recognise(f"http://127.0.0.1:{port}/api", [home])
+            assert server
             with httpx.Client(
                 base_url=server.api_url, auth=auth_of(server), timeout=60, transport=PatientTransport()
             ) as api:

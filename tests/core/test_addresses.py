@@ -1,7 +1,7 @@
 """What may stand where a config wants a URL, a path or the root of a store, and what is said of the rest."""
 
 import doctest
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
@@ -73,7 +73,7 @@ def test_every_url_of_the_config_is_checked_and_its_secret_not_repeated():
     assert {"storage.endpoint_url", "annotate.annotator_a.api_base", "generate.endpoint.api_base"} <= set(fields)
     for name in fields:
         *sections, last = name.split(".")
-        values = {last: "https://host/v1?api-key=hunter22hunter22"}
+        values: dict[str, Any] = {last: "https://host/v1?api-key=hunter22hunter22"}
         if last == "api_base":
             values["model"] = "openai/m"
         for section in reversed(sections):

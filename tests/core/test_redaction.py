@@ -138,10 +138,15 @@ class MadeFromParts(Exception):
         return f"input {SECRET}"
 
 
+class OfLibrary(RuntimeError):
+    def __init__(self, message):
+        super().__init__()
+        self.message = message
+
+
 def test_errors_that_keep_their_text_elsewhere():
     by_file = OSError(2, "missing", f"/data/{SECRET}")
-    of_library = RuntimeError()
-    of_library.message = f"Incorrect API key: {SECRET}"
+    of_library = OfLibrary(f"Incorrect API key: {SECRET}")
     group = ExceptionGroup("several", [ValueError(SECRET)])
     group.add_note(f"sent {SECRET}")
     for error in (by_file, of_library, group):

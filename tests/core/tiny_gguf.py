@@ -23,7 +23,8 @@ def write_gguf(path: Path, *, architecture: str = "qwen2", chat_template: str | 
     writer.add_head_count_kv(KV_HEADS)
     writer.add_rope_freq_base(10_000.0)
     writer.add_layer_norm_rms_eps(1e-6)
-    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    vocabulary = tokenizer.get_vocab()
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
     added = {token.content: token.special for token in tokenizer.added_tokens_decoder.values()}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")

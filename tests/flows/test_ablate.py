@@ -81,6 +81,7 @@ def test_the_placebo_trains_on_the_weights_of_mr_align_in_another_order(finished
     weights: dict[str, list[pd.DataFrame]] = {"none": [], "within_trace": []}
     for path in Path(config.storage.root).glob("artifacts/weights/*"):
         ref = store.find("weights", path.name)
+        assert ref
         frame = store.read_table(ref, "weights.parquet")
         weights[store.manifest(ref).fingerprint["placebo"]].append(frame[["trace_id", "weight"]])
     ours, placebos = weights["none"][0], weights["within_trace"]
@@ -135,6 +136,7 @@ class TestRefusedWorlds:
         store = ArtifactStore(config.storage)
         for task in (load_questions, load_evaluation_questions, prepare_model):
             ref, key = task.work(worlds[0]).find(store), task.work(worlds[1]).key
+            assert ref
             store.publish(ref.stage, key, store.open_directory(ref), parents=[], fingerprint={}, table=ref.table)
         before = made(root, "adapter")
         found = read_ablation(config, ablate(config))

@@ -168,7 +168,7 @@ class TestServed:
     def test_page_of_the_run_shows_progress_tables_and_figures(self, served, pipeline_run):
         served.wait_for(pipeline_run)
         artifacts = served.filter("artifacts", artifacts={"flow_run_id": {"any_": [pipeline_run]}})
-        kinds = {}
+        kinds: dict[str, set[str]] = {}
         for artifact in artifacts:
             kinds.setdefault(artifact["type"], set()).add(artifact["key"])
         assert kinds["progress"] >= {"pretraining", "generation", "train-mr-align", "evaluate-mr-align"}

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from flows.commands import door
 from flows.commands.secret import installation_secret, recognise
@@ -322,11 +323,10 @@ class TestWebsockets:
 
 
 def test_sockets_that_say_nothing_do_not_keep_others_out(own, port):
+    url = f"ws://127.0.0.1:{port}/api/events/in"
     with contextlib.ExitStack() as silent:
         for _ in range(120):  # Prefect on SQLite works on a hundred requests at once
-            silent.enter_context(
-                connect(f"ws://127.0.0.1:{port}/api/events/in", subprotocols=["prefect"], proxy=None, close_timeout=0)
-            )
+            silent.enter_context(connect(url, subprotocols=[Subprotocol("prefect")], proxy=None, close_timeout=0))
         assert httpx.get(f"{own.api_url}/health", timeout=5).json() is True
         assert open_socket(port, "/api/events/in", token=own.token) == {"type": "auth_success"}
 
@@ -445,6 +445,7 @@ class TestEmbedded:
             [sys.executable, "-c", STARTER], cwd=CHECKOUT, env=env, stdout=subprocess.PIPE, text=True
         )
         try:
+            assert program.stdout
             url = program.stdout.readline().strip()
             port = int(url.split(":")[2].split("/")[0])
             family = psutil.Process(program.pid).children(recursive=True)

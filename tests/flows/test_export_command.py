@@ -77,6 +77,7 @@ def adapter(config, publish):
 
 def write_results(folder):
     for name, frame in (("summary", RUN.summary), ("differences", RUN.differences)):
+        assert frame is not None
         (folder / f"{name}.json").write_text(json.dumps(frame.replace("mr_align", "kto").to_dict("records")))
 
 

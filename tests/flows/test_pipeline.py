@@ -141,6 +141,7 @@ def test_threads_make_the_same_draws(finished, prefect_api, tmp_path):
         shutil.rmtree(root / "artifacts" / name)
     config = small_config(root, generate__where="threads", generate__num_workers=2, generate__shard_size=120)
     made = generate(config)
+    assert made.generations and made.candidates
     draws, before = (
         store.read_table(ref, "generations.parquet")
         for store, ref in (

@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
@@ -99,10 +100,15 @@ def home(tmp_path):
     return tmp_path
 
 
+async def nothing(*_):
+    """What no request reaches."""
+    raise AssertionError("a request went through the door")
+
+
 @pytest.fixture
 def own(home):
     """The API of a server of this installation, with nothing behind its door."""
-    with serving(lambda port: Door(None, port, installation_secret(home), START)) as port:
+    with serving(lambda port: Door(nothing, port, installation_secret(home), START)) as port:
         yield f"http://127.0.0.1:{port}/api"
 
 
@@ -117,8 +123,22 @@ def test_a_server_of_another_installation_is_not(own, tmp_path):
     assert recognise(own, [tmp_path / "other", tmp_path / "none"]) is None
 
 
-class Impostor(BaseHTTPRequestHandler):
+class Impostor(ThreadingHTTPServer):
     """Takes the port first, and writes down all it is told."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Reply)
+        self.heard: list[str] = []
+        self.status = (200, "OK")
+        self.headers_sent: dict[str, str] = {}
+        self.url = f"http://127.0.0.1:{self.server_port}/api"
+        self.answer: Callable[[str], Iterable[bytes]] = lambda challenge: [b"{}"]
+
+
+class _Reply(BaseHTTPRequestHandler):
+    server: Impostor
 
     def do_GET(self):
         self.server.heard.append(self.requestline + str(self.headers))
@@ -135,11 +155,7 @@ class Impostor(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def impostor(own):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Impostor)
-    server.daemon_threads = True
-    server.heard, server.status, server.headers_sent = [], (200, "OK"), {}
-    server.url = f"http://127.0.0.1:{server.server_port}/api"
-    server.answer = lambda challenge: [b"{}"]
+    server = Impostor()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()

@@ -134,6 +134,7 @@ def test_a_run_with_a_workers_process_is_left_alone(client, of_deployment, state
         stdout=subprocess.PIPE,
     )
     with process:
+        assert process.stdout
         process.stdout.readline()
         settle_lost_runs(client, "none")
         assert state_of(run) == "Running"

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -41,8 +42,8 @@ def storage(request, tmp_path, monkeypatch):
 @pytest.fixture
 def config(server, storage):
     models = {"annotator_a": "openai/a", "annotator_b": "openai/b", "adjudicator": "openai/judge"}
-    annotate = {role: {"model": model, "api_base": server.url, **PRICE} for role, model in models.items()}
-    annotate |= {"shard_size": 4, "concurrency": 2}
+    annotate: dict[str, Any] = {"shard_size": 4, "concurrency": 2}
+    annotate |= {role: {"model": model, "api_base": server.url, **PRICE} for role, model in models.items()}
     return RunConfig(storage=storage, questions={"train": "nq_open"}, annotate=annotate)
 
 

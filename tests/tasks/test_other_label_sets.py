@@ -167,6 +167,7 @@ def test_the_report_shows_its_labels_and_none_of_the_papers(run):
 
 def test_cues_of_the_plain_set_know_every_wording_of_the_pocket_world():
     lexicon = load_label_set(PLAIN).lexicon
+    assert lexicon
     for meaning, wordings in WORDINGS.items():
         for wording in wordings:
             scores = score_cues(re.sub(r"{\w+}", "Rome", wording), HABITS["a"], lexicon)

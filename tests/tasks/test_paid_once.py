@@ -165,6 +165,7 @@ def test_the_store_keeps_each_reply_raw_with_all_that_was_paid(server, config, c
     raw = store.read_table(annotations, "raw_annotations.parquet")
     for row in raw.itertuples():
         record = store.get_json(f"replies/{row.request_digest[:2]}/{row.request_digest}")
+        assert record
         assert record["response"]["choices"][0]["message"]["content"] == row.reply
         assert record["prompt_digest"] == row.prompt_digest and record["model"] == row.model
         assert (record["completion_tokens"], record["cost_usd"]) == (20, 20.0) and record["latency_s"] > 0.04

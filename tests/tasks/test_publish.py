@@ -1,5 +1,6 @@
 """What a run's Prefect pages hold: a failure to show is only logged, so that nothing else would tell."""
 
+import inspect
 import json
 
 import pytest
@@ -36,7 +37,7 @@ def test_results_are_levels_differences_and_where_the_report_is(pages, tmp_path)
     pair = {"variant": "kto", "baseline": "on", "stratum": "(all)", "difference": 0.1, "low": 0.05, "high": 0.2}
     (tmp_path / "summary.json").write_text(json.dumps(levels))
     (tmp_path / "differences.json").write_text(json.dumps([{**pair, "metric": name} for name in metrics]))
-    publish.show_results.__wrapped__(CONFIG, None, None)
+    inspect.unwrap(publish.show_results)(CONFIG, None, None)
     assert set(pages) == {"results", "results-figure"}
     text = pages["results"].markdown
     assert f"`{tmp_path / 'report.html'}`" in text and "| KTO | 40.0 | 30.0 | 60.0 | 50.0 |" in text
@@ -44,7 +45,7 @@ def test_results_are_levels_differences_and_where_the_report_is(pages, tmp_path)
 
 
 def test_a_page_without_results_says_why(pages):
-    publish.show_results.__wrapped__(CONFIG, None, None)
+    inspect.unwrap(publish.show_results)(CONFIG, None, None)
     assert "no question of questions.eval has a gold answer" in pages["results"].markdown
 
 
@@ -52,6 +53,6 @@ def test_the_yield_is_the_table_of_the_terminal(pages, tmp_path):
     funnel = [{"step": "drawn", "kept": 1200, "dropped": 0, "reason": ""}]
     funnel += [{"step": "matched", "kept": 300, "dropped": 900, "reason": "no gold answer"}]
     (tmp_path / "funnel.json").write_text(json.dumps(funnel))
-    publish.show_yield.__wrapped__(CONFIG, None)
+    inspect.unwrap(publish.show_yield)(CONFIG, None)
     assert pages["yield"].table[1] == {"step": "matched", "kept": "300", "dropped": "900", "reason": "no gold answer"}
     assert "yield-figure" in pages

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
@@ -28,8 +29,8 @@ def tiny_model(folder: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(Path(REAL_DATA, "tokenizers/qwen2"))
     tokenizer.add_tokens(["<think>", "</think>"])
     tokenizer.save_pretrained(folder)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8}
+    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1}
     config = Qwen3Config(vocab_size=len(tokenizer), tie_word_embeddings=True, **sizes, **heads)
     Qwen3ForCausalLM(config).save_pretrained(folder)
     return folder
@@ -58,8 +59,8 @@ def test_from_real_traces_to_weights_and_an_adapter(tmp_path: Path):
     transitions = estimate_transitions.run_here(config, candidates, annotations)
     weighed = weigh_segments.run_here(config, candidates, annotations, transitions)
     reference = reference_logps.run_here(config, model, candidates, annotations)
-    traces = (model, candidates, annotations)
-    adapter = train_adapter.run_here(config, *traces, reference, weighed, variant="mr_align")
+    inputs = (model, candidates, annotations, reference, weighed)
+    adapter = train_adapter.run_here(config, *inputs, variant="mr_align")
 
     store = ArtifactStore(config.storage)
     kept = store.read_table(candidates, "candidates.parquet")

@@ -49,8 +49,9 @@ CLEAR = ablation(
 
 def claims(text):
     """What the sentence says is shown, and what not."""
-    shown, unshown = re.search(r"excludes 0, is (.*?); what is not shown is (.*?); these \d+ intervals", text).groups()
-    return shown, unshown
+    found = re.search(r"excludes 0, is (.*?); what is not shown is (.*?); these \d+ intervals", text)
+    assert found, text
+    return found.groups()
 
 
 def test_the_sentence_of_a_clear_case():
@@ -134,8 +135,8 @@ def test_the_figure_fills_the_dots_whose_interval_excludes_0(found):
     for axes, metric in ((acc, "acc"), (mis, "mis")):
         rows = found.differences[found.differences["metric"] == metric]
         dots = [line for line in axes.lines if line.get_markersize() == 8]
-        assert [dot.get_xdata()[0] for dot in dots] == pytest.approx((100 * rows["difference"]).tolist())
+        assert [np.asarray(dot.get_xdata())[0] for dot in dots] == pytest.approx((100 * rows["difference"]).tolist())
         assert [dot.get_markerfacecolor() != "white" for dot in dots] == [is_shown(row) for _, row in rows.iterrows()]
         units = [line for line in axes.lines if line.get_markersize() == 3.5]
-        assert [len(line.get_xdata()) for line in units] == [found.num_units] * num_pairs
+        assert [np.size(line.get_xdata()) for line in units] == [found.num_units] * num_pairs
     assert len(to_png(figure)) > 3000

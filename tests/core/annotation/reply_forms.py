@@ -4,8 +4,9 @@ Asked about are three segments, and at most two labels of each.
 """
 
 import json
+from typing import Any
 
-STEPS = [
+STEPS: list[dict[str, Any]] = [
     {"thinking_step": [0], "labels": [{"label": "framing", "confidence": 9}]},
     {
         "thinking_step": [1],

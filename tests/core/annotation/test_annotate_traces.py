@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ THREE = ["I recall the date.", "Wait, let me check.", "So it is Galen."]
 
 
 def annotate(candidates, section, replies=None, ledger=None, **options):
-    options = {"seed": 0, "label_set": PAPER_LABEL_SET} | options
+    options = {"seed": 0, "label_set": PAPER_LABEL_SET, **options}
     kept = MemoryReplyStore() if replies is None else replies
     client = LLMClient(kept, concurrency=section.concurrency, ledger=ledger, first_pause_s=0.01)
     result = annotate_traces(candidates, section, client=client, **options)
@@ -44,7 +45,7 @@ def annotate(candidates, section, replies=None, ledger=None, **options):
 def remote(server, max_attempts=5, **settings):
     free = {"input_usd_per_million": 0, "output_usd_per_million": 0}
     where = {"api_base": server.url, "max_attempts": max_attempts}
-    prices = {"openai/gpt-4o": {}}
+    prices: dict[str, dict[str, Any]] = {"openai/gpt-4o": {}}
     models = {role: {"model": name} | where | prices.get(name, free) for role, name in REMOTE.items()}
     return AnnotateConfig(**models, **settings)
 
@@ -315,8 +316,10 @@ def test_several_threads_can_annotate_at_once_and_one_after_another(server, cand
             threading.Thread(target=lambda: results.append(annotate(candidates_of(THREE), remote(server))))
             for _ in range(3)
         ]
-        [thread.start() for thread in threads]
-        [thread.join() for thread in threads]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert [len(result.annotations) for result in results] == [3] * 6
 
 

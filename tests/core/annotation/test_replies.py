@@ -3,6 +3,7 @@ import json
 import re
 import time
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from chat_server import steps
@@ -99,7 +100,7 @@ def test_who_counts_from_1_may_merge_too():
 
 def test_labels_of_a_set_that_only_marks_tell_apart_must_be_spelled_exactly():
     close = Taxonomy(("re_use", "reuse"), {"re_use": "x", "reuse": "x"}, {"re_use": "y", "reuse": "y"})
-    options = {"asked": [[0]], "may_merge": True, "max_labels": 2, "taxonomy": close}
+    options: dict[str, Any] = {"asked": [[0]], "may_merge": True, "max_labels": 2, "taxonomy": close}
     assert parse_reply(steps(((0,), {"reuse": 9})), "stop", **options).votes == [LabelVote(("reuse",), (9.0,))]
     with pytest.raises(ReplyProblem, match="unknown_label"):
         parse_reply(steps(((0,), {"Re-use": 9})), "stop", **options)

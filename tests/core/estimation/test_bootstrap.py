@@ -127,7 +127,8 @@ def simulate(p, number, rng):
     """Chains of single labels, as traces of one class."""
     traces = []
     for place in range(number):
-        steps, state = [], int(rng.choice(K, p=p[0]))
+        steps: list[tuple[int, ...]] = []
+        state = int(rng.choice(K, p=p[0]))
         while state != K - 1:
             steps.append((state,))
             state = int(rng.choice(K, p=p[state]))

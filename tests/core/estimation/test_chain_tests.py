@@ -149,7 +149,8 @@ def first_order_in_labels(rng):
     """Eq. 6: an active label of the present set is left, and the one entered comes in company or alone."""
     p, traces = random_chain(rng, EVEN_STOP), []
     for _ in range(120):
-        present, steps = (0,), []
+        present: tuple[int, ...] = (0,)
+        steps = []
         while (entered := int(rng.choice(K, p=p[rng.choice(present)]))) != K - 1:
             present = (entered, 1 + entered % 4) if rng.random() < 0.5 else (entered,)
             steps.append(present)

@@ -1,5 +1,7 @@
 """The fast path, Parquet files to set-pair counts, gives what the plain one gives, and names the row that is wrong."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -85,6 +87,7 @@ def test_what_is_kept_of_each_trace_adds_up_to_the_counts(annotated):
         read_trace_batches(*files, taxonomy=taxonomy, batch_rows=50), taxonomy.num_states, keep_traces=True
     )
     kept = corpus.by_trace
+    assert kept
     np.testing.assert_array_equal(np.bincount(kept.columns), corpus.counts)
     assert len(kept.lengths) == corpus.num_traces.sum() and kept.lengths.sum() == corpus.counts.sum()
     assert kept.is_positive.sum() == corpus.num_traces[1::2].sum()
@@ -145,7 +148,8 @@ def test_the_first_segment_of_a_step_chooses_its_one_label_on_both_paths(tmp_pat
     pair = ["framing", "analogy"]
     rows = [row(0, 0, pair, confidences=[8.0, 6.0]), row(1, 0, pair[::-1], confidences=[9.0, 5.0])]
     rows += [row(2, 1, pair, confidences=[5.0, 6.0]), row(3, 1, pair, confidences=[7.0, 7.0])]
-    candidates, one = [candidate_row("b")], {"labels_per_segment": "one", "taxonomy": PAPER_TAXONOMY}
+    candidates = [candidate_row("b")]
+    one: dict[str, Any] = {"labels_per_segment": "one", "taxonomy": PAPER_TAXONOMY}
     files = write_files(tmp_path, candidates, rows)
     streamed = [t for batch in read_trace_batches(*files, batch_rows=batch_rows, **one) for t in traces_of_batch(batch)]
     assert streamed == labelled_traces(pd.DataFrame(candidates), pd.DataFrame(rows), **one)

@@ -199,11 +199,11 @@ def test_strata_and_draws_survive_saving(matrices, tmp_path):
         for name in CLASSES:
             for field, value in one[name]._asdict().items():
                 np.testing.assert_array_equal(getattr(other[name], field), value)
-    pairs = [(matrices.strata_draws[name], back.strata_draws[name]) for name in STRATA]
-    for one, other in [(matrices.draws, back.draws), *pairs]:
+    drawn = [(matrices.strata_draws[name], back.strata_draws[name]) for name in STRATA]
+    for draws, same in [(matrices.draws, back.draws), *drawn]:
         for name in CLASSES:
-            assert one[name].dtype == other[name].dtype == np.float32
-            np.testing.assert_array_equal(one[name], other[name])
+            assert draws[name].dtype == same[name].dtype == np.float32
+            np.testing.assert_array_equal(draws[name], same[name])
 
 
 @pytest.mark.parametrize("module", [estimators, weights])

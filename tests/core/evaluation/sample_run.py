@@ -124,7 +124,8 @@ def labelled_run(rng, num_traces=24):
         chains[trace_id] = (polarity, [[taxonomy.state(name) for name in names] for names in labels])
     sides = ({"positive"}, {"negative"}, {"positive", "negative"})
     pairs = [count_set_pairs([c for side, c in chains.values() if side in kept], taxonomy.num_states) for kept in sides]
-    transitions = Transitions(*(fit_em(pair, taxonomy.num_states) for pair in pairs), taxonomy, confidence=0.95)
+    plus, minus, both = (fit_em(pair, taxonomy.num_states) for pair in pairs)
+    transitions = Transitions(plus, minus, both, taxonomy, confidence=0.95)
     segment_weights = []
     for trace_id, (polarity, chain) in chains.items():
         own = transitions.plus if polarity == "positive" else transitions.minus

@@ -73,7 +73,8 @@ def test_headline_admits_that_training_made_it_worse():
 
 
 def test_sentences_state_sizes_intervals_and_limits(repaired):
-    tones, texts = zip(*sentences(*repaired, 0.95), strict=True)
+    summary, differences = repaired
+    tones, texts = zip(*sentences(summary, differences, 0.95), strict=True)
     assert "Before training, exactly one of thinking and answer" in texts[0]
     assert texts[1].startswith("Without thinking, ")
     moved = next(text for text in texts if text.startswith("MR-ALIGN against think on"))
@@ -85,7 +86,8 @@ def test_sentences_state_sizes_intervals_and_limits(repaired):
 
 
 def test_few_questions_are_called_few():
-    texts = [text for _, text in sentences(*tables(random_scores(np.random.default_rng(1), ("on", "kto"), 5)), 0.95)]
+    summary, differences = tables(random_scores(np.random.default_rng(1), ("on", "kto"), 5))
+    texts = [text for _, text in sentences(summary, differences, 0.95)]
     assert "fewer than 30 questions" in texts[-1]
 
 

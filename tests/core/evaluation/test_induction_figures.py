@@ -1,5 +1,7 @@
 """The map of open labels: what it shows, that names don't cover each other, and that it fits a workflow's page."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,8 @@ from mralign_core.reporting.style import MAX_PNG_BYTES, to_png, to_svg
 
 def open_labels(num_labels, per_label=4, num_noise=3, crowded=False):
     """Labels in clusters around points of a circle, or all around one point."""
-    rng, rows = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    rows: list[tuple[Any, ...]] = []
     for number in range(num_labels):
         angle = 0.0 if crowded else 2 * np.pi * number / num_labels
         for member in range(per_label):

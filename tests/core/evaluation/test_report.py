@@ -23,7 +23,8 @@ class Page(HTMLParser):
 
     def __init__(self, html):
         super().__init__(convert_charrefs=True)
-        self.tags, self.text, self._open = [], "", []
+        self.tags, self.text = [], ""
+        self._open: list[str] = []
         self.feed(html)
         assert not self._open, f"unclosed {self._open}"
 

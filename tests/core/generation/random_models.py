@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
@@ -17,6 +19,7 @@ from transformers import (
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -89,8 +92,8 @@ def build_word_level() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", chat_template=CHAT_TEMPLATE)
 
 
-def build_model(architecture: str, vocab_size: int, seed: int = 0) -> torch.nn.Module:
-    shape = {
+def build_model(architecture: str, vocab_size: int, seed: int = 0) -> PreTrainedModel:
+    shape: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -104,8 +107,8 @@ def build_model(architecture: str, vocab_size: int, seed: int = 0) -> torch.nn.M
         "bos_token_id": None,
         "pad_token_id": None,
     }
-    experts = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
-    window = {"sliding_window": SLIDING_WINDOW}
+    experts: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    window: dict[str, Any] = {"sliding_window": SLIDING_WINDOW}
     torch.manual_seed(seed)
     if architecture == "qwen3":
         return Qwen3ForCausalLM(Qwen3Config(**shape)).eval()
@@ -125,16 +128,18 @@ def build_model(architecture: str, vocab_size: int, seed: int = 0) -> torch.nn.M
     return model
 
 
-def unfit_model(architecture: str, vocab_size: int) -> torch.nn.Module:
+def unfit_model(architecture: str, vocab_size: int) -> PreTrainedModel:
     """A random model whose layers keep other states than keys and values, or are NaN on padded rows."""
-    small = {"vocab_size": vocab_size, "hidden_size": 32, "num_hidden_layers": 2}
-    attention = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "intermediate_size": 32}
+    small: dict[str, Any] = {"vocab_size": vocab_size, "hidden_size": 32, "num_hidden_layers": 2}
+    attention: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    attention |= {"head_dim": 16, "intermediate_size": 32}
     torch.manual_seed(0)
     if architecture == "mamba":
         return MambaForCausalLM(MambaConfig(**small, state_size=4)).eval()
     if architecture == "gemma2":
-        config = Gemma2Config(**small, **attention, attn_implementation="eager", sliding_window=SLIDING_WINDOW)
+        attention |= {"attn_implementation": "eager", "sliding_window": SLIDING_WINDOW}
+        config = Gemma2Config(**small, **attention)
         return Gemma2ForCausalLM(config).eval()
-    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
-    heads = {"linear_num_key_heads": 1, "linear_num_value_heads": 2}
+    experts: dict[str, Any] = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    heads: dict[str, Any] = {"linear_num_key_heads": 1, "linear_num_value_heads": 2}
     return Qwen3NextForCausalLM(Qwen3NextConfig(**small, **attention, **experts, **heads)).eval()

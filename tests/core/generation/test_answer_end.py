@@ -37,7 +37,12 @@ def test_time_is_linear_in_a_long_completion_that_is_full_of_angle_brackets(toke
     assert sum(token in ends.closing_ids for token in ids) >= 800
     decoded = []
     decode = ends.decode
-    monkeypatch.setattr(ends, "decode", lambda tokens: decoded.append(len(tokens)) or decode(tokens))
+
+    def counted(tokens):
+        decoded.append(len(tokens))
+        return decode(tokens)
+
+    monkeypatch.setattr(ends, "decode", counted)
     for end in range(len(ids)):
         assert ends.in_tokens(ids[: end + 1], "on", "", known_open=end) is None
     assert sum(decoded) < 12 * len(ids)

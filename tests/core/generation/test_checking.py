@@ -87,8 +87,10 @@ def of_other_sizes(folder):
 
 
 def of_an_encoder(folder):
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    BertModel(BertConfig(vocab_size=400, **sizes)).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    BertModel(config).save_pretrained(folder)
 
 
 def with_code(folder):

@@ -22,7 +22,8 @@ def brute_force(logits, temperature, top_p, top_k):
     probs = [weight / sum(weights) for weight in weights]
     order = sorted(range(len(probs)), key=lambda token: -probs[token])
     order = order[: top_k or len(order)]
-    total, mass, kept = sum(probs[token] for token in order), 0.0, []
+    total, mass = sum(probs[token] for token in order), 0.0
+    kept: list[int] = []
     for token in order:
         if kept and mass >= top_p * total:
             break

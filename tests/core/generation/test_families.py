@@ -90,6 +90,7 @@ def test_auto_on_templates_of_our_own_words(template, name):
 
 def test_the_configs_docstring_names_the_families():
     described = ModelConfig.model_fields["family"].description
+    assert described
     assert all(f"`{name}`" in described for name in ("auto", *built_in_families()))
 
 
@@ -181,6 +182,7 @@ def test_a_written_completion_reads_as_its_parts(family, thinking, answer, opene
     written = f"{family.answer_open}{answer}{family.answer_close}" if tagged else answer
     completion = family.write_completion(thinking, written, opened_by_prompt=opened)
     parsed = parse_completion(completion, family.tags, thinking_mode="on", opened_by_prompt=opened)
+    assert parsed.thinking
     assert (parsed.thinking.strip(), parsed.answer) == (thinking.strip(), answer.strip())
     assert parsed.outcome == ("ok" if tagged else "untagged_answer")
 

@@ -107,7 +107,7 @@ def test_draws_do_not_depend_on_batch_or_shard(loaded, sequential):
 
 @pytest.mark.parametrize("draws", ["sequential", "exhaustive"])
 def test_the_tally_grows_to_all_questions_and_their_yield(loaded, draws, sequential, exhaustive):
-    seen = []
+    seen: list[Tally] = []
     frame = sampled(loaded, on_progress=seen.append, draws=draws)
     assert len(seen) == len(frame)
     assert all(later.questions >= earlier.questions for earlier, later in pairwise(seen))

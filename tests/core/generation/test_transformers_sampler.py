@@ -41,10 +41,10 @@ def slow_draw(sampler, request, decoding):
     """One row, no cache, no padding: the definition of a draw."""
     prompt_ids = sample_all(sampler, [request], decoding._replace(max_new_tokens=1))[0].prompt_ids
     numbers = torch.from_numpy(uniforms(request, decoding.seed, decoding.max_new_tokens))
-    ids = []
+    ids: list[int] = []
     for number in numbers:
         logits = sampler.model(torch.tensor([prompt_ids + ids])).logits[:, -1]
-        token = draw_tokens(logits, number[None], decoding).item()
+        token = int(draw_tokens(logits, number[None], decoding).item())
         if token in sampler.end_ids:
             break
         ids.append(token)

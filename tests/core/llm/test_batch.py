@@ -27,6 +27,7 @@ from mralign_core.llm.batch_store import MemoryBatchStore
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
+from mralign_core.llm.offline import Message
 from mralign_core.llm.request import Request
 from mralign_core.llm.store import MemoryReplyStore
 from mralign_core.storage import ArtifactStore, BatchRecords, LedgerRecords, ReplyStore
@@ -47,7 +48,7 @@ def provider(monkeypatch):
 
 
 def request_to(server, number=0, model=MODEL, *, params=None, **settings):
-    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": f"u{number}"}]
+    messages: list[Message] = [{"role": "system", "content": "s"}, {"role": "user", "content": f"u{number}"}]
     config = EndpointConfig(model=model, api_base=server.url, **(QUICK | settings))
     return Request(config, messages, params or {"max_tokens": 20})
 
@@ -122,6 +123,7 @@ def test_a_line_is_what_a_direct_request_sends_and_its_record_what_a_direct_one_
     complete([direct], by_chat)
     assert provider.submitted[0]["body"] == provider.direct[0]
     one, other = (stores.replies.get(batched.digest) for stores in (by_batch, by_chat))
+    assert one and other
     other["response"]["model"] = "scripted"  # litellm puts litellm_proxy/ before it
     assert provider.submitted[0]["custom_id"] == batched.digest
     assert one.pop("latency_s") > 0 and other.pop("latency_s") > 0

@@ -1,6 +1,7 @@
 import asyncio
 import time
 from email.utils import formatdate
+from typing import Any
 
 import pytest
 from chat_server import drips, fails, hangs_up, says
@@ -13,18 +14,19 @@ from mralign_core.llm import background, endpoint
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
+from mralign_core.llm.offline import Message
 from mralign_core.llm.request import Request
 from mralign_core.llm.store import MemoryReplyStore
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.storage import ArtifactStore, ReplyStore
 from tests.kept_replies import replies_in
 
-MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+MESSAGES: list[Message] = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
 
 
 def request_to(server, number=0, model="openai/gpt-4o", *, settings=None, **params):
-    messages = [*MESSAGES[:1], {"role": "user", "content": f"u{number}"}]
-    limits = {"timeout_s": 10.0, "max_attempts": 4} | (settings or {})
+    messages: list[Message] = [*MESSAGES[:1], {"role": "user", "content": f"u{number}"}]
+    limits: dict[str, Any] = {"timeout_s": 10.0, "max_attempts": 4} | (settings or {})
     return Request(EndpointConfig(model=model, api_base=server.url, **limits), messages, params)
 
 

@@ -16,6 +16,7 @@ from mralign_core.llm import background, endpoint
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
+from mralign_core.llm.offline import Message
 from mralign_core.llm.request import UNANSWERED, Request, any_record
 from mralign_core.llm.store import MemoryReplyStore
 from mralign_core.llm.tidying import tidied
@@ -30,7 +31,7 @@ PRICED = {"input_usd_per_million": 0, "output_usd_per_million": 1_000_000, "max_
 def request_to(server, number=0, *, model="openai/m", params=None, turn=0, **settings):
     free = {"input_usd_per_million": 0, "output_usd_per_million": 0}
     limits = {"timeout_s": 5.0, "max_attempts": 2} | free | settings
-    messages = [{"role": "user", "content": f"u{number}"}]
+    messages: list[Message] = [{"role": "user", "content": f"u{number}"}]
     return Request(EndpointConfig(model=model, api_base=server.url, **limits), messages, params or {}, turn)
 
 
@@ -253,8 +254,9 @@ def test_a_failed_request_is_asked_again_by_the_next_run_only_and_good_replies_n
     first, second = in_one_client(twice, replies)
     assert first[2].failed and second[2] == first[2]._replace(cached=True)
     assert len(server.requests) == 5  # two attempts at one
-    kept = [any_record(replies, requests[number].digest)["finish_reason"] for number in (2, 1)]
-    assert kept[0] == UNANSWERED != kept[1]
+    failed, well = (any_record(replies, requests[number].digest) for number in (2, 1))
+    assert failed and well
+    assert failed["finish_reason"] == UNANSWERED != well["finish_reason"]
     server.play(says("repaired"))
     third = complete(requests, replies)
     assert [result.reply for result in third] == ["hello", "hello", "repaired", "hello"]

@@ -81,7 +81,8 @@ def test_entailment_is_the_weaker_notion(pairs):
 
 
 def test_silence_does_not_agree_with_everything():
-    mute, sure = [frozenset()] * 3, [{"ask"}, {"tell"}, set()]
+    mute: list[set[str]] = [set()] * 3
+    sure = [{"ask"}, {"tell"}, set()]
     assert agreement(mute, sure, "entailment").observed == pytest.approx(1 / 3)
 
 

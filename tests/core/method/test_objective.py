@@ -30,6 +30,7 @@ def test_whatever_is_masked_is_ignored_in_value_and_gradient():
     reward = implicit_reward(policy, reference, torch.ones(1, 2), torch.tensor([[1, 0]]))
     reward.sum().backward()
     assert reward.tolist() == [2.0]
+    assert policy.grad is not None
     assert policy.grad.tolist() == [[1.0, 0.0]]
 
 

@@ -27,11 +27,9 @@ def lent(trace_ids, sources):
 
 def sequences(trace_ids, sources):
     """Trace → where its weights come from, as (trace, segment of that trace) in order."""
-    number = {}
-    for rows in rows_by_trace(trace_ids).values():
-        number |= {int(row): place for place, row in enumerate(rows)}
-    rows = rows_by_trace(trace_ids).items()
-    return {name: [(trace_ids[n], number[int(n)]) for n in sources[own]] for name, own in rows}
+    of_trace = rows_by_trace(trace_ids)
+    number = {int(row): place for rows in of_trace.values() for place, row in enumerate(rows)}
+    return {name: [(trace_ids[n], number[int(n)]) for n in sources[own]] for name, own in of_trace.items()}
 
 
 @given(IDS, SEEDS)
@@ -75,7 +73,8 @@ def test_within_a_trace_other_traces_do_not_matter():
 
 def test_lenders_and_permutations_are_uniform():
     ids = [f"t{n}" for n in range(4) for _ in range(3)]
-    lenders, orders = Counter(), Counter()
+    lenders: Counter[tuple[str, int]] = Counter()
+    orders: Counter[tuple[int, ...]] = Counter()
     for seed in range(1200):
         lenders.update(sequences(ids, sources_in_other_traces(ids, [True] * 12, seed=seed))["t1"][:1])
         orders[tuple(sources_within_traces(["x"] * 3, seed=seed).tolist())] += 1

@@ -39,7 +39,9 @@ def in_words(number, hyphen="-", link=" and "):
 
 
 def ordinal_in_words(number):
-    head, last = re.fullmatch(r"(.*?)(\w+)", in_words(number)).groups()
+    word = re.fullmatch(r"(.*?)(\w+)", in_words(number))
+    assert word
+    head, last = word.groups()
     return head + (ORDINALS.get(last) or re.sub("y$", "ie", last) + "th")
 
 

@@ -36,7 +36,7 @@ def test_unequal_numbers_of_draws_are_refused():
 
 def one_at_a_time(off, on):
     """The outcomes of the draws that ``next_draw`` asks for."""
-    made = {"off": [], "on": []}
+    made: dict[str, list[bool | None]] = {"off": [], "on": []}
     while following := next_draw(made["off"], made["on"], len(off)):
         mode, draw = following
         assert draw == len(made[mode])
@@ -72,7 +72,8 @@ def test_a_draw_that_failed_decides_nothing(num_draws):
     drawn = list(product([True, False, None], repeat=num_draws))
     for off, on in product(drawn, drawn):
         verdict = judge_question(off, on, num_draws)
-        assert judge_question(*one_at_a_time(off, on), num_draws) == verdict
+        asked_off, asked_on = one_at_a_time(off, on)
+        assert judge_question(asked_off, asked_on, num_draws) == verdict
         if None not in off + on:
             continue
         assert verdict.polarity is None
@@ -123,4 +124,4 @@ def test_draws_that_pass_are_chosen(passes, first, all_distinct):
 
 def test_unknown_choice_is_refused():
     with pytest.raises(ValueError, match="'last'"):
-        choose_draws([(1,)], [True], "last")
+        choose_draws([(1,)], [True], "last")  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ def test_state_names_are_indexed_by_state():
 
 
 def test_paper_macro_strategies():
-    sizes = {}
+    sizes: dict[str, int] = {}
     for label in PAPER_TAXONOMY.labels:
         sizes[PAPER_TAXONOMY.macro_of(label)] = sizes.get(PAPER_TAXONOMY.macro_of(label), 0) + 1
     assert list(sizes.values()) == [4, 2, 7, 2]

@@ -22,6 +22,7 @@ def tokenise(pieces):
 def spans_of(pieces):
     offsets, completion = tokenise(pieces)
     parsed = parse_completion(completion, Tags(), thinking_mode="on")
+    assert parsed.thinking and parsed.thinking_span
     segments = split_segments(parsed.thinking, offset=parsed.thinking_span.start)
     return segment_token_spans(offsets, segments, thinking_end=parsed.thinking_span.end)
 
@@ -106,7 +107,7 @@ def test_every_token_has_exactly_one_weight(thinking, cuts, closing_tag_is_a_tok
     for (first, last), segment in zip(spans, segments, strict=True):
         inside = [t for t, (start, _) in enumerate(offsets) if segment.start <= start < segment.end]
         assert all(first <= token < last for token in inside)
-    weights = np.arange(2.0, 2 + len(spans))
+    weights = np.arange(2.0, 2 + len(spans)).tolist()
     weights_T = token_weights(len(offsets), spans, weights)
     assert weights_T.shape == (len(offsets),)
     assert [(weights_T == weight).sum() for weight in weights] == [last - first for first, last in spans]
@@ -145,10 +146,11 @@ def test_real_traces_and_tokenizer(tags_are_tokens, last):
         completion = f"<think>\n{thinking}\n\n{last}\n</think>\n\n<answer>Nile</answer>"
         encoded = tokenizer(completion, return_offsets_mapping=True)
         parsed = parse_completion(completion, Tags(), thinking_mode="on")
+        assert parsed.thinking and parsed.thinking_span
         segments = split_segments(parsed.thinking, offset=parsed.thinking_span.start)
         spans = segment_token_spans(encoded["offset_mapping"], segments, thinking_end=parsed.thinking_span.end)
         ids = encoded["input_ids"]
-        texts = [tokenizer.decode(ids[first:last]) for first, last in spans]
+        texts = tokenizer.batch_decode([ids[first:last] for first, last in spans])
         own = [completion[segment.start : segment.end] for segment in segments]
         assert "".join(texts) == completion[: parsed.thinking_span.end], (
             "a character torn in two would decode as \ufffd"

@@ -211,6 +211,7 @@ def test_a_second_message_before_the_final_one_is_a_second_block(channel):
     completion = THOUGHT + f"<|channel|>{channel}<|message|>u<|end|><|start|>assistant<|channel|>final<|message|>a"
     parsed = parse_completion(completion, CHANNELS, thinking_mode="on")
     assert (parsed.answer, parsed.outcome) == ("a", "several_think_blocks")
+    assert parsed.thinking is not None
     assert parsed.thinking.startswith("t<|end|>") and parsed.thinking.endswith("u")
 
 
@@ -239,9 +240,9 @@ def pieces(tags):
 def test_sampling_ends_at_the_answer_and_not_at_a_mention_of_its_tags(mention):
     quote = "`" if "`" in mention else ""
     said = f"<think>t</think>I put it in {quote}<answer>{mention}</answer>{quote} tags: "
-    ends = {"tags": Tags(), "thinking_mode": "on"}
-    assert answer_end(said, **ends) is None
-    assert answer_end(f"{said}<answer>Paris</answer> more", **ends) == len(f"{said}<answer>Paris</answer>")
+    assert answer_end(said, tags=Tags(), thinking_mode="on") is None
+    whole = f"{said}<answer>Paris</answer>"
+    assert answer_end(f"{whole} more", tags=Tags(), thinking_mode="on") == len(whole)
 
 
 COMPLETIONS = st.sampled_from([Tags(), CHANNELS]).flatmap(lambda tags: st.tuples(st.just(tags), pieces(tags)))

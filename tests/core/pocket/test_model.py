@@ -50,12 +50,12 @@ def test_progress_and_losses_are_reported(trained):
 
 
 def test_same_arguments_give_the_same_bytes_and_leave_the_global_random_state(world, trained, tmp_path):
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy()
     threads = torch.get_num_threads()
     train_pocket_model(world, steps=5, seed=0, directory=tmp_path)
     assert digest(tmp_path) == digest(trained[0])
     assert torch.equal(torch.get_rng_state(), torch_state)
-    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert np.array_equal(np.random.get_state(legacy=False)["state"]["key"], numpy_state)
     assert torch.get_num_threads() == threads
 
 
@@ -72,7 +72,8 @@ def test_curriculum_draws_the_batch_sizes(world, tokenizer):
 
 def test_curriculum_gives_away_no_answer_that_is_asked_for_later(world, tokenizer):
     curriculum = Curriculum(world, tokenizer, seed=0)
-    direct, traced = set(), set()
+    direct: set[str] = set()
+    traced: set[str] = set()
     for _ in range(60):
         for example in curriculum.draw():
             text = tokenizer.decode(example.prompt_ids)
@@ -110,13 +111,13 @@ def test_packed_losses_equal_those_of_examples_alone(world, tokenizer):
 
 def sum_of_means(model, examples: list[Example]) -> float:
     """The loss as it is described: the mean over completion tokens of each kind, summed over kinds."""
-    losses = {example.kind: [] for example in examples}
+    losses: dict[str, list[float]] = {example.kind: [] for example in examples}
     for example in examples:
         ids = torch.tensor([example.prompt_ids + example.completion_ids])
         logps = model(ids).logits[0, :-1].log_softmax(-1)
         start = len(example.prompt_ids) - 1
         losses[example.kind] += [-logps[i, ids[0, i + 1]].item() for i in range(start, ids.shape[1] - 1)]
-    return sum(np.mean(values) for values in losses.values())
+    return sum(float(np.mean(values)) for values in losses.values())
 
 
 def test_packing_keeps_every_token_and_widens_rows_for_a_long_example():

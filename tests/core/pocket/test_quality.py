@@ -3,19 +3,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mralign_core.config import ModelConfig, PocketConfig
 from mralign_core.errors import UserError
-from mralign_core.generation import Sample
+from mralign_core.generation import Sample, SampleRequest
 from mralign_core.generation.transformers_sampler import TransformersSampler
-from mralign_core.models.families import family_of
+from mralign_core.models.families import GENERIC, family_of
 from mralign_core.pocket import check_quality, train_pocket_model
 
 
 class KnowingSampler:
     """Answers ``wrong`` of the one-hop questions wrongly, all others rightly; records what it was asked."""
 
-    def __init__(self, world, wrong: int):
+    family = GENERIC
+
+    def __init__(self, world, tokenizer, wrong: int):
+        self.tokenizer = tokenizer
         self.answers = {question.text: question.answer for question in world.questions}
         self.wrong = wrong
-        self.asked = []
+        self.asked: list[SampleRequest] = []
 
     def draw(self, requests, decoding, follow_up=None):
         self.asked += requests
@@ -29,16 +32,16 @@ class KnowingSampler:
         return f"<answer> {'Vesk' if index < self.wrong else answer}</answer>"
 
 
-def test_a_model_that_knows_its_world_passes(world):
-    sampler = KnowingSampler(world, wrong=2)
+def test_a_model_that_knows_its_world_passes(world, tokenizer):
+    sampler = KnowingSampler(world, tokenizer, wrong=2)
     assert check_quality(world, sampler, PocketConfig()) == {"one_hop_accuracy": 40 / 42, "em_thought": 1.0}
     dev = {question.text for question in world.split("dev")}
     assert {request.question for request in sampler.asked} == dev
 
 
-def test_below_the_limit_it_is_refused(world):
+def test_below_the_limit_it_is_refused(world, tokenizer):
     with pytest.raises(UserError, match=r"one_hop_accuracy 0\.929 is below model\.pocket\.min_one_hop_accuracy 0\.95"):
-        check_quality(world, KnowingSampler(world, wrong=3), PocketConfig())
+        check_quality(world, KnowingSampler(world, tokenizer, wrong=3), PocketConfig())
 
 
 def test_a_barely_trained_model_is_refused_with_values_limits_and_remedy(world, tmp_path):

@@ -30,11 +30,12 @@ time.sleep(60)
 @pytest.fixture
 def start_head(tmp_path):
     """Start a head for a purpose; gives the process, the mark and the purpose."""
-    heads = []
+    heads: list[tuple[subprocess.Popen[str], str]] = []
 
     def start(*options):
         purpose = f"test {tmp_path} {len(heads)}"
         head = subprocess.Popen([sys.executable, "-c", HEAD, purpose, *options], stdout=subprocess.PIPE, text=True)
+        assert head.stdout
         mark = head.stdout.readline().rstrip("\n")
         heads.append((head, mark))
         wait_until(lambda: family(mark))  # a process that has just been started shows no environment for a moment
@@ -42,9 +43,8 @@ def start_head(tmp_path):
 
     yield start
     for head, mark in heads:
-        head.kill()
-        head.wait()
-        head.stdout.close()
+        with head:
+            head.kill()
         end(family(mark), grace_s=0)
 
 
@@ -119,6 +119,7 @@ def test_what_can_not_be_ended_is_not_waited_for(start_head, monkeypatch):
 def test_a_process_that_hears_nothing_is_killed():
     script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as deaf:
+        assert deaf.stdout
         deaf.stdout.readline()
         end([psutil.Process(deaf.pid)], grace_s=0.2)
         assert not psutil.pid_exists(deaf.pid)
@@ -172,6 +173,7 @@ class TestIdentity:
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
             identity = identity_of(process.pid)
             assert identity.is_running
+            assert process.stdin
             process.stdin.close()
             deadline = time.monotonic() + 10
             while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:

@@ -88,7 +88,9 @@ def test_a_training_whose_process_was_killed_goes_on_and_equals_one_in_this_proc
     sharded = tmp_path / "fsdp.yaml"
     settings = yaml.safe_load((FOLDER / "fsdp2-4gpu.yaml").read_text()) | {"num_processes": 2, "use_cpu": True}
     sharded.write_text(yaml.safe_dump(settings))
-    seen, pids, reachable_at, tokens = [], [], set(), set()
+    seen, reachable_at = [], set()
+    pids: list[int] = []
+    tokens: set[str] = set()
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "mralign:token")
 
     def kill_the_second(step, steps, _):

@@ -60,6 +60,7 @@ class Busy:
         self.process = subprocess.Popen(
             [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        assert self.process.stdout
         self.mark = self.process.stdout.readline().rstrip("\n")
         time.sleep(0.3)  # into its work
 

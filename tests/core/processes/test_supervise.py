@@ -150,6 +150,7 @@ time.sleep(60)
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(address), *command(script, address)], stdout=subprocess.PIPE, text=True
     )
+    assert parent.stdout
     pids = [int(parent.stdout.readline()) for _ in range(2)]
     starter = psutil.Process(pids[0]).ppid()
     parent.kill()

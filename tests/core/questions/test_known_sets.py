@@ -3,6 +3,7 @@
 import csv
 import os
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -31,7 +32,7 @@ TRUTHFULQA = {
     "Source": "https://example.org",
 }
 COMMONSENSE = {"id": "1", "question": "Where is money kept?", "question_concept": "money", "answerKey": "A"}
-HUB = {
+HUB: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, list[str], str]]] = {
     "nq_open": (
         {"question": TEXT, "answer": List(TEXT)},
         {"question": "who wrote emma", "answer": ["Jane Austen", "Austen"]},

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ def pandas_cell(value):
     return next(csv.DictReader(io.StringIO(text)))["answer"]
 
 
-WRITERS = {
+WRITERS: dict[str, Callable[[list[str]], str]] = {
     "list": lambda answers: pandas_cell(list(answers)),
     "tuple": lambda answers: pandas_cell(tuple(answers)),
     "array": lambda answers: pandas_cell(np.array(answers, dtype=object)),

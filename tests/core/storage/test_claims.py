@@ -92,11 +92,25 @@ def is_waited_for(section, seconds):
     return True
 
 
+def won(contest):
+    """The claim, which the first attempt wins."""
+    claim = contest.attempt()
+    assert claim
+    return claim
+
+
+def file_of(folder, name):
+    """Where a claim is kept on this machine's disk."""
+    path = StoreFiles(folder).local_path(f"claims/{name}")
+    assert path
+    return path
+
+
 def start_owner(section, name=NAME):
     """Another process that holds a claim until it is sent a line."""
     command = [sys.executable, "-c", OWNER, section.model_dump_json(), name]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "claimed\n"
+    assert process.stdout and process.stdout.readline() == "claimed\n"
     return process
 
 
@@ -164,7 +178,7 @@ def test_on_each_kind_of_store_exactly_one_of_many_makes_it(patient):
 
 
 def test_a_claim_that_is_renewed_is_waited_for_however_long(section):
-    claim, heard = Contest(claims_of(section, "first"), NAME).attempt(), []
+    claim, heard = won(Contest(claims_of(section, "first"), NAME)), []
 
     def on_wait(holder):
         heard.append((time.monotonic(), holder))
@@ -181,7 +195,7 @@ def test_a_claim_that_is_renewed_is_waited_for_however_long(section):
 
 
 def test_who_waits_finds_what_was_made_and_claims_nothing(section):
-    claim, made = Contest(claims_of(section), NAME).attempt(), []
+    claim, made = won(Contest(claims_of(section), NAME)), []
     threading.Timer(0.5, lambda: made.append("it")).start()
     with claims_of(section).hold(NAME, lambda: made[0] if made else None) as turn:
         assert (turn.found, turn.claim) == ("it", None)
@@ -191,7 +205,8 @@ def test_who_waits_finds_what_was_made_and_claims_nothing(section):
 
 def test_exactly_one_of_many_takes_over_from_an_owner_that_is_gone(section):
     claim_elsewhere(section)
-    made, stores = [], {index: claims_of(section) for index in range(8)}
+    made: list[int] = []
+    stores = {index: claims_of(section) for index in range(8)}
 
     def take(index):
         with stores[index].hold(NAME, lambda: made[0] if made else None) as turn:
@@ -241,7 +256,8 @@ def test_an_owner_that_was_stopped_for_longer_than_its_lease_does_no_harm(sectio
 
 
 def test_what_an_owner_left_that_was_killed_after_it_had_finished_is_removed(folder):
-    process, made = start_owner(folder), []
+    process = start_owner(folder)
+    made: list[str] = []
 
     def find():
         if not made:
@@ -406,7 +422,7 @@ def test_a_claim_that_cannot_be_read_expires_too(folder, content, monkeypatch):
 def test_claims_of_other_work_are_not_mistaken_for_ones_own(folder):
     for name in (f"{NAME}0", f"{NAME}.5", "annotations-shard/3f9", "annotations/3f9a"):
         claim_elsewhere(folder, name, lease_s=600)
-    claim = Contest(claims_of(folder), NAME).attempt()
+    claim = won(Contest(claims_of(folder), NAME))
     assert claim.generation == 1
     claim.release()
 
@@ -415,12 +431,11 @@ def test_claims_that_were_not_renewed_for_a_day_are_swept(folder, monkeypatch):
     monkeypatch.setattr(module, "_swept", set())
     for name, age_s in {"shard/old": 100_000, "shard/young": 50_000}.items():
         claim_elsewhere(folder, name)
-        path = StoreFiles(folder).local_path(f"claims/{name}.1")
-        os.utime(path, (time.time() - age_s,) * 2)
-    foreign = StoreFiles(folder).local_path("claims/shard/somebodys.1")
+        os.utime(file_of(folder, f"{name}.1"), (time.time() - age_s,) * 2)
+    foreign = file_of(folder, "shard/somebodys.1")
     foreign.write_text("not a claim")
     os.utime(foreign, (0, 0))
-    claim = Contest(claims_of(folder), NAME).attempt()  # the newest of all, by which the others are old
+    claim = won(Contest(claims_of(folder), NAME))  # the newest of all, by which the others are old
     wait_until(lambda: "shard/old.1" not in claimed(folder))
     claim.release()
     assert set(claimed(folder)) == {"shard/young.1", "shard/somebodys.1"}
@@ -428,8 +443,13 @@ def test_claims_that_were_not_renewed_for_a_day_are_swept(folder, monkeypatch):
 
 def test_no_renewal_waits_for_a_sweep(folder, monkeypatch):
     monkeypatch.setattr(module, "_swept", set())
-    monkeypatch.setattr(StoreFiles, "ages", lambda *_: time.sleep(4.0) or {})
-    claim = Contest(claims_of(folder), NAME).attempt()
+
+    def slow(*_):
+        time.sleep(4.0)
+        return {}
+
+    monkeypatch.setattr(StoreFiles, "ages", slow)
+    claim = won(Contest(claims_of(folder), NAME))
     assert is_waited_for(folder, 2.5)
     claim.release()
 
@@ -437,8 +457,8 @@ def test_no_renewal_waits_for_a_sweep(folder, monkeypatch):
 class TestAges:
     def test_of_many_files_take_no_longer_than_their_listing(self, folder):
         for number in range(3000):
-            StoreFiles(folder).local_path("claims/shard").mkdir(parents=True, exist_ok=True)
-            StoreFiles(folder).local_path(f"claims/shard/{number}.1").touch()
+            file_of(folder, "shard").mkdir(parents=True, exist_ok=True)
+            file_of(folder, f"shard/{number}.1").touch()
         files, began = StoreFiles(folder), time.process_time()
         files.sizes("claims")
         listed, began = time.process_time() - began, time.process_time()
@@ -566,6 +586,7 @@ class FaultyProxy(ThreadingHTTPServer):
 
 
 class _Forwarder(BaseHTTPRequestHandler):
+    server: FaultyProxy
     protocol_version = "HTTP/1.1"
 
     def forward(self):
@@ -619,11 +640,9 @@ def proxied(s3_server, s3_root):
 def test_a_claim_whose_reply_was_lost_is_held(proxied):
     section, proxy = proxied
     claims = claims_of(section)
-    Contest(claims, "shard/0").attempt().release()  # the server is known from now on
+    won(Contest(claims, "shard/0")).release()  # the server is known from now on
     proxy.faults = ["lose the reply"]
-    claim = Contest(claims, NAME).attempt()
-    assert claim
-    claim.release()
+    won(Contest(claims, NAME)).release()
     assert not claimed(section)
 
 
@@ -632,7 +651,7 @@ def test_a_real_server_without_conditions_has_one_winner_too(proxied, s3_server,
     section, proxy = proxied
     bucket = s3_server.client()
 
-    class WithoutConditions(proxy.RequestHandlerClass):
+    class WithoutConditions(_Forwarder):
         def do_PUT(self):
             if "If-None-Match" in self.headers:
                 if how == "refuses":
@@ -671,7 +690,7 @@ class TestAStoreThatIsAway:
 
     @pytest.mark.parametrize("method", ["PUT", "GET"])
     def test_an_owner_whose_renewals_hang_is_not_taken_over(self, through, behind, proxy, method):
-        claim = Contest(claims_of(through), NAME).attempt()
+        claim = won(Contest(claims_of(through), NAME))
         proxy.script(method, "hang", "hang")
         assert is_waited_for(behind, 9.0)
         assert proxy.num_faults["hang"] == 2
@@ -710,7 +729,7 @@ class TestAStoreThatIsAway:
             contest.attempt()
         assert module._kept_by == {}
         proxy.scripted_no_more()
-        contest.attempt().release()
+        won(contest).release()
         assert module._kept_by == {through.root: True}
 
     def test_a_claim_of_which_every_reply_was_lost_is_ones_own(self, through, proxy):
@@ -719,7 +738,7 @@ class TestAStoreThatIsAway:
         with pytest.raises(StoreUnavailableError):
             contest.attempt()
         proxy.scripted_no_more()
-        claim = contest.attempt()
+        claim = won(contest)
         assert claim.generation == 1
         claim.release()
         assert not claimed(through)

@@ -103,7 +103,8 @@ def test_of_a_function_all_counts_that_it_names_in_its_folder(package):
         ("math/sums.py", "x, 1", "x, 2", True),
     ):
         edit(package, name, old, new)
-        digests.function_digest.cache_clear(), digests._definitions.cache_clear()
+        digests.function_digest.cache_clear()
+        digests._definitions.cache_clear()
         assert (digests.function_digest(sums.add) != before) == counts
     for name in [name for name in sys.modules if name.startswith("toypackage")]:
         sys.modules.pop(name)

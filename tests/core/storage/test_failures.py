@@ -322,7 +322,7 @@ def test_interrupted_while_waiting_it_ends(where, how):
         process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **credentials}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        assert process.stdout.readline() == b"waiting\n"
+        assert process.stdout and process.stdout.readline() == b"waiting\n"
         time.sleep(1.5)
         assert process.poll() is None
         started = time.monotonic()

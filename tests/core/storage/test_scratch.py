@@ -47,13 +47,13 @@ def holder(temporary, tmp_path):
         command = [sys.executable, "-c", HOLDER, str(tmp_path / "store" / "tmp")]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         processes.append(process)
+        assert process.stdout
         return process, *map(Path, process.stdout.readline().split())
 
     yield start
     for process in processes:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        with process:
+            process.kill()
 
 
 def test_what_a_killed_process_left_goes_and_what_a_living_one_uses_stays(holder, tmp_path):
@@ -177,7 +177,7 @@ def test_what_another_process_uses_stays_until_it_dies(tmp_path):
     folder = entry(cache, 1)
     command = [sys.executable, "-c", USER, str(cache.folder), folder.name]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as user:
-        assert user.stdout.readline()
+        assert user.stdout and user.stdout.readline()
         cache.make_room(1)
         cache.forget(folder.name[:16])
         assert folder.exists()

@@ -254,7 +254,7 @@ def test_moved_store_still_opens_what_its_references_name(directory, tmp_path):
 @pytest.fixture
 def family(store, directory):
     """questions → draws → (candidates, scores of both)."""
-    refs = {}
+    refs: dict[str, ArtifactRef] = {}
     for number, (stage, parents) in enumerate(
         {
             "questions": [],
@@ -410,7 +410,9 @@ def test_downloaded_files_are_reused_and_repaired(s3_server, s3_root, directory,
     folder = store.open_directory(publish(store, directory))
     unchanged = (folder / WEIGHTS).stat().st_mtime_ns
     (folder / "report.txt").write_text("tampered")
-    assert tree_digest(store.open_directory(store.find("estimate", KEY))) == tree_digest(directory)
+    found = store.find("estimate", KEY)
+    assert found
+    assert tree_digest(store.open_directory(found)) == tree_digest(directory)
     assert (folder / WEIGHTS).stat().st_mtime_ns == unchanged
 
 

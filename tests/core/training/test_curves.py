@@ -48,7 +48,7 @@ def read_events(path):
 
 def shown(folder, tag):
     """The points that TensorBoard shows: a start of a session purges the steps from its own on."""
-    points = []
+    points: list[tuple[int, float]] = []
     for path in sorted(folder.iterdir()):
         for event in read_events(path):
             if event.session_log.status == SessionLog.START:

@@ -85,6 +85,7 @@ def test_merged_folder_loads_with_the_same_logps(folders, dtype):
     assert loaded.dtype == getattr(torch, dtype)
     adapted, _ = load_model_and_tokenizer(folders / "base", dtype, "cpu", folders / "adapter")
     separate = logps(adapted)
+    assert isinstance(adapted, PeftModel)
     with adapted.disable_adapter():
         learnt = (logps(adapted) - separate).abs().mean()
     assert learnt > 0.3

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from transformers import OPTConfig, OPTForCausalLM, masking_utils
@@ -51,9 +53,11 @@ def test_packed_gradients_are_those_of_the_models_own_logits(architecture, secti
         (policy(batch) * torch.linspace(0.1, 2.0, len(batch.targets))).sum().backward()
         gradients.append({name: each.grad for name, each in policy.named_parameters() if each.requires_grad})
     for name, found in gradients[0].items():
-        scale = gradients[1][name].abs().max()
+        other = gradients[1][name]
+        assert other is not None
+        scale = other.abs().max()
         assert scale > 0
-        torch.testing.assert_close(found, gradients[1][name], rtol=1e-4, atol=1e-4 * scale.item(), msg=name)
+        torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-4 * scale.item(), msg=name)
 
 
 def test_head_gradient_is_that_of_finite_differences_whatever_the_chunks(monkeypatch):
@@ -74,7 +78,12 @@ def test_no_logits_of_the_batch_are_kept(monkeypatch):
     hidden = torch.randn(64, 8, requires_grad=True)
     weight, targets = torch.randn(1000, 8), torch.zeros(64, dtype=torch.int64)
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each.numel()) or each, lambda each: each):
+
+    def keep(each):
+        kept.append(each.numel())
+        return each
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda each: each):
         head_logps(hidden, weight, None, targets)
     assert max(kept) == hidden.numel()
 
@@ -120,8 +129,9 @@ def test_a_window_longer_than_the_rows_of_the_probe_is_seen_too(architecture, mo
 
 
 def test_layers_may_have_any_name_where_none_is_sharded():
-    sizes = {"vocab_size": 62, "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_attention_heads": 4}
-    model = OPTForCausalLM(OPTConfig(**sizes, num_hidden_layers=2, max_position_embeddings=64))
+    sizes: dict[str, Any] = {"vocab_size": 62, "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48}
+    heads = {"num_attention_heads": 4, "num_hidden_layers": 2, "max_position_embeddings": 64}
+    model = OPTForCausalLM(OPTConfig(**sizes | heads))
     policy, rows = CompletionLogps(model).eval(), make_rows()
     torch.testing.assert_close(policy(policy.batch(rows)), plain_logps(model, rows), rtol=1e-4, atol=1e-4)
 

@@ -58,7 +58,7 @@ def test_a_table_of_other_rows_is_refused_with_the_trace(examples):
         read_reference(table, examples[:-1])
 
 
-def test_a_lack_of_memory_is_met_with_smaller_passes_down_to_one_row(examples, caplog):
+def test_a_lack_of_memory_is_met_with_smaller_passes_down_to_one_row(examples, caplog, monkeypatch):
     expected = reference_table(CompletionLogps(make_model("qwen3")), examples, tokens_per_forward=10_000)
     longest = max(len(each.prompt_ids) + len(each.completion_ids) for each in examples) + 4
     policy = CompletionLogps(make_model("qwen3"))
@@ -69,12 +69,12 @@ def test_a_lack_of_memory_is_met_with_smaller_passes_down_to_one_row(examples, c
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return make_batch(rows)
 
-    policy.batch = lambda rows: scarce(rows, longest)
+    monkeypatch.setattr(policy, "batch", lambda rows: scarce(rows, longest))
     found = reference_table(policy, examples, tokens_per_forward=10_000)
     for name in ("logps", "kl_logp"):
         one, two = (torch.tensor(np.hstack(table[name])) for table in (found, expected))
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
     assert "out of memory in a reference pass" in caplog.text
-    policy.batch = lambda rows: scarce(rows, 3)
+    monkeypatch.setattr(policy, "batch", lambda rows: scarce(rows, 3))
     with pytest.raises(OutOfMemory, match=r"the longest row has \d+: lower train.tokens_per_forward"):
         reference_table(policy, examples, tokens_per_forward=10_000)

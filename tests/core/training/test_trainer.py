@@ -1,5 +1,6 @@
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -104,7 +105,7 @@ def test_dropout_touches_neither_the_kl_baseline_nor_another_steps_masks(section
 
 
 def test_dropout_of_the_base_models_own_follows_from_seed_and_step_too(section, monkeypatch):
-    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_attention_heads": 4}
     config = OPTConfig(vocab_size=62, num_hidden_layers=2, max_position_embeddings=64, dropout=0.5, **sizes)
     monkeypatch.setitem(CONFIGS, "opt", config)
     first = step_of(make_trainer(section, make_examples(4), "opt"))[0]
@@ -150,7 +151,7 @@ def test_the_gradient_is_the_papers_equation_taken_by_autograd_from_the_models_o
         else 1.5 * (1 - torch.sigmoid(section.beta * (baseline - reward)))
         for example, reward in zip(examples, rewards, strict=True)
     ]
-    loss = sum(losses) / len(losses)
+    loss = torch.stack(losses).mean()
     loss.backward()
     assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert_same(gradients, {name: each.grad for name, each in fresh.parameters.items()})
@@ -226,12 +227,18 @@ def test_sft_loss_is_the_mean_over_the_steps_completion_tokens(section):
     assert math.isnan(row["kl_raw"]) and math.isnan(row["kl_baseline"]) and math.isnan(row["implicit_reward_positive"])
 
 
-def test_the_baseline_is_estimated_anew_every_so_many_steps_and_averaged(section):
+def test_the_baseline_is_estimated_anew_every_so_many_steps_and_averaged(section, monkeypatch):
     options = {"global_batch_size": 3, "num_epochs": 2}
     exact = make_trainer(with_options(section, **options), make_examples(9))
     held = make_trainer(with_options(section, kl_every=2, kl_decay=0.25, **options), make_examples(9))
     calls = []
-    held._kl_pairs = lambda rows, reference, inner=held._kl_pairs: calls.append(held.step) or inner(rows, reference)
+    pairs = held._kl_pairs
+
+    def counted(rows, reference):
+        calls.append(held.step)
+        return pairs(rows, reference)
+
+    monkeypatch.setattr(held, "_kl_pairs", counted)
     first = [step_of(each)[0]["kl_raw"] for each in (exact, held)]
     assert first[0] == first[1]
     assert step_of(held)[0]["kl_raw"] == first[1]

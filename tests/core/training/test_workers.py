@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -92,6 +93,12 @@ class _OfRank:
     def latest(self):
         return None if self.rank else TrainingState(3, {}, {"metrics": []})
 
+    def save(self, state):
+        raise AssertionError("processes that disagree train nothing")
+
+    def clear(self):
+        raise AssertionError("processes that disagree publish nothing")
+
 
 def in_process(rank, port, folder):
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
@@ -99,7 +106,7 @@ def in_process(rank, port, folder):
     torch.set_num_threads(1)
     sharded = Workers.from_environment()
     whole = replace(sharded, is_sharded=False)
-    found = {"workers": (sharded.rank, sharded.size, sharded.is_main, sharded.is_sharded)}
+    found: dict[Any, Any] = {"workers": (sharded.rank, sharded.size, sharded.is_main, sharded.is_sharded)}
     for case in CASES:
         architecture, objective, is_sharded, recompute = case
         found[case] = train(architecture, objective, sharded if is_sharded else whole, recompute)

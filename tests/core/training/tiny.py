@@ -1,5 +1,7 @@
 """Tiny models of three architectures, a tokenizer directory, and candidates made of random token ids."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -16,7 +18,7 @@ from transformers import (
 
 NUM_WORDS = 60
 END = NUM_WORDS
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": NUM_WORDS + 2,
     "hidden_size": 32,
     "intermediate_size": 48,

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,7 @@ LIMITS = {
 }
 """Field of such a section that says how to reach the model → another value."""
 
-COMPANIONS = {
+COMPANIONS: dict[str, dict[str, Any]] = {
     "input_usd_per_million": {"output_usd_per_million": 2.0, "input_usd_per_million": 2.0},
     "output_usd_per_million": {"output_usd_per_million": 2.0, "input_usd_per_million": 2.0},
     **{name: {"use_batch_api": True} for name in ("batch_window_s", "batch_max_requests", "batch_poll_s")},
@@ -398,7 +399,8 @@ def test_contents_of_a_question_file_count_and_its_place_does_not(tmp_path):
         return questions_key({"path": str(path), **fields})
 
     assert key("one") == key("moved") != key("edited", answer="c")
-    others = [{"answer_column": "gold"}, {"id_column": "id"}, {"stratum_column": "topic"}, {"limit": 1}, {"name": "x"}]
+    others: list[dict[str, Any]] = [{"limit": 1}, {"name": "x"}]
+    others += [{"answer_column": "gold"}, {"id_column": "id"}, {"stratum_column": "topic"}]
     assert len({key("one"), *(key("one", **fields) for fields in others)}) == 1 + len(others)
 
 
@@ -498,7 +500,7 @@ def test_a_placebo_depends_on_the_seed_and_nothing_else_does(placebo, direct):
 
 
 def test_an_ablation_depends_on_its_arms_its_scores_and_the_worlds_refused():
-    grid = [{}, {"ablate.arms": ["kto"]}, {"ablate.confidence": 0.9}]
+    grid: list[dict[str, Any]] = [{}, {"ablate.arms": ["kto"]}, {"ablate.confidence": 0.9}]
     found = {ablation_work(read_config("pocket", fields), {"0.0.kto": ANY}, {}).key for fields in grid}
     found |= {
         ablation_work(POCKET, scores, refused).key

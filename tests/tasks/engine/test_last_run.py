@@ -78,12 +78,13 @@ def test_a_stage_by_itself_carries_over_what_the_last_run_made(config, as_run):
     as_run("estimate-only", by_itself=True)
     inputs = {name: last_run(config, name) for name in ("candidates", "annotations")}
     remember(config, inputs, transitions=artifact("transitions", "estimate-only"))
-    record = records.last()
+    record, full = records.last(), records.of("full")
+    assert record and full
     assert record.run == "estimate-only"
     assert set(record.artifacts) == set(STAGES)
     assert record.artifacts["transitions"] == artifact("transitions", "estimate-only")
     assert {name: run for name, run in record.made_by.items() if run != "full"} == {"transitions": "estimate-only"}
-    assert records.of("full").artifacts["transitions"] == artifact("transitions", "full")
+    assert full.artifacts["transitions"] == artifact("transitions", "full")
 
 
 def test_a_stage_by_itself_carries_nothing_over_from_a_run_that_ended_one_meanwhile(config, as_run):
@@ -92,16 +93,20 @@ def test_a_stage_by_itself_carries_nothing_over_from_a_run_that_ended_one_meanwh
         for stage in STAGES:
             end_stage(records, run, stage)
     as_run("reward-only", by_itself=True)
-    given = {name: records.of("first").artifacts[name] for name in STAGES["weights"]}
+    first = records.of("first")
+    assert first
+    given = {name: first.artifacts[name] for name in STAGES["weights"]}
     remember(config, given, weights=artifact("weights", "reward-only"))
-    assert records.last().artifacts == {**given, "weights": artifact("weights", "reward-only")}
+    last = records.last()
+    assert last and last.artifacts == {**given, "weights": artifact("weights", "reward-only")}
 
 
 def test_a_pipeline_starts_from_nothing(config, as_run):
     remember(config, report=artifact("report", "old"))
     as_run("new")
     remember(config, questions=artifact("questions", "new"))
-    assert set(RunRecords(ArtifactStore(config.storage), config.name).last().artifacts) == {"questions"}
+    last = RunRecords(ArtifactStore(config.storage), config.name).last()
+    assert last and set(last.artifacts) == {"questions"}
     with pytest.raises(ArtifactError) as caught:
         last_run(config, "report")
     old = artifact("report", "old")

@@ -19,7 +19,7 @@ def sample():
 @pytest.mark.parametrize("body", [sample, task(sample)])
 def test_progress_is_on_the_page_of_the_run(prefect_api, body):
     @flow
-    def outer():
+    def outer() -> None:
         body()
 
     state = outer(return_state=True)

@@ -12,7 +12,7 @@ from prefect.states import Failed
 
 from mralign_core.errors import ArtifactError, DataError, StorageError, StoreUnavailableError
 from mralign_core.llm.faults import EndpointUnavailableError
-from mralign_core.storage import ArtifactStore
+from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.engine.run import Built, file_digests
 from tasks.engine.task import artifact, is_worth_a_retry
 from tasks.prepare import load_evaluation_questions, load_questions, prepare_model
@@ -123,7 +123,7 @@ def test_limits_take_the_first_questions_of_the_pocket_world(config):
     ],
 )
 def test_what_is_worth_a_retry(error, expected):
-    assert is_worth_a_retry(None, None, Failed(data=error)) == expected
+    assert is_worth_a_retry(None, None, Failed(data=error)) == expected  # type: ignore[arg-type]
 
 
 def test_a_file_that_is_not_there_has_no_digest(tmp_path):
@@ -137,7 +137,7 @@ def failing_task(monkeypatch):
     monkeypatch.setattr("tasks.engine.graph._ARTIFACTS", {})
 
     def make(error):
-        attempts = []
+        attempts: list[int] = []
 
         @artifact("toy", stage="prepare", fields=lambda _: {})
         def fails_once(making) -> Built:
@@ -158,14 +158,24 @@ class TestOnAServer:
     @pytest.mark.parametrize("error", [ConnectionError("the store hung up"), TimeoutError("slow")])
     def test_what_can_pass_is_tried_again(self, config, failing_task, error):
         work, attempts = failing_task(error)
-        ref = flow(lambda: work(config), name="retried")()
+
+        @flow(name="retried")
+        def run() -> ArtifactRef:
+            return work(config)
+
+        ref = run()
         assert len(attempts) == 2
         assert ArtifactStore(config.storage).find("toy", ref.key) == ref
 
     @pytest.mark.parametrize("error", [DataError("row 3: no answer"), RuntimeError("a bug")])
     def test_what_cannot_pass_is_not(self, config, failing_task, error):
         work, attempts = failing_task(error)
-        state = flow(lambda: work(config), name="not-retried")(return_state=True)
+
+        @flow(name="not-retried")
+        def run() -> ArtifactRef:
+            return work(config)
+
+        state = run(return_state=True)
         assert state.is_failed()
         assert len(attempts) == 1
         assert state.result(raise_on_failure=False) == error
@@ -182,7 +192,7 @@ class TestOnAServer:
 
         monkeypatch.setattr(ArtifactStore, "publish", hangs_up_once)
         task = load_questions.with_options(retry_delay_seconds=0)
-        ref = flow(lambda: task(config), name="store-hangs-up")()
+        ref = flow(name="store-hangs-up")(lambda: task(config))()
         assert calls == ["questions", "questions"]
         assert load_questions.work(config).find(ArtifactStore(config.storage)) == ref
 
