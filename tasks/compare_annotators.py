@@ -25,7 +25,7 @@ from tasks.engine.graph import Input, Part, named_by_caller
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, file_digests
 from tasks.engine.task import artifact
-from tasks.fields import all_but, labels, pick, unaltered_weights
+from tasks.fields import all_but, clipped_ratios, labels, pick
 
 CANDIDATE_COLUMNS = ["trace_id", "polarity", "stratum", "segments"]
 SHEET_COLUMNS = ["completion"]
@@ -37,7 +37,7 @@ RUN = "run"
 def _agreement(config: RunConfig) -> dict[str, Any]:
     return {
         "estimate": all_but(config.estimate, "num_resamples", "confidence", "permute_polarity"),
-        "reward": unaltered_weights(config),
+        "reward": clipped_ratios(config),
         "panels": {panel.name: panel.annotate.fingerprint() for panel in config.compare.panels},
         **pick(config.compare, "num_resamples", "confidence"),
         **labels(config),
@@ -83,7 +83,7 @@ def compare_annotations(making: Making) -> Built:
             sets,
             taxonomy,
             estimate=config.estimate,
-            reward=config.reward,
+            reward=config.reward.of_paper_form,
             num_resamples=config.compare.num_resamples,
             confidence=config.compare.confidence,
             seed=config.seed,

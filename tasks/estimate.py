@@ -26,7 +26,7 @@ from tasks.engine.graph import Input
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
-from tasks.fields import all_but, labels, unaltered_weights
+from tasks.fields import all_but, clipped_ratios, labels
 
 TRACES = (Input("candidates"), Input("annotations"))
 DIAGNOSTICS = "diagnostics.json"
@@ -69,7 +69,7 @@ def estimate_transitions(making: Making) -> Built:
 def _diagnosis(config: RunConfig) -> dict[str, Any]:
     return {
         "estimate": config.estimate.fingerprint(),
-        "reward": unaltered_weights(config),
+        "reward": clipped_ratios(config),
         **labels(config),
         "seed": config.seed,
     }
@@ -90,7 +90,7 @@ def diagnose_transitions(making: Making) -> Built:
         surveys,
         TransitionMatrices.load(making.file("transitions", "transitions.npz")),
         config.estimate,
-        config.reward,
+        config.reward.of_paper_form,
         np.random.default_rng([config.seed, 7]),
         taxonomy=label_set_of(config).taxonomy,
     )
@@ -108,7 +108,7 @@ def diagnose_transitions(making: Making) -> Built:
     stage="estimate",
     inputs=(Input("transitions"), Input("diagnostics")),
     fields=lambda config: {
-        "reward": unaltered_weights(config),
+        "reward": clipped_ratios(config),
         "confidence": config.estimate.confidence,
         **labels(config),
     },
@@ -116,7 +116,7 @@ def diagnose_transitions(making: Making) -> Built:
 )
 def draw_diagnostics(making: Making) -> Built:
     """Draw what the diagnostics say, as PNG and SVG."""
-    transitions = transitions_of(making.store, making.config, making["transitions"])
+    transitions = transitions_of(making.store, making.config, making["transitions"])._replace(form="ratio")
     for name, figure in diagnostic_charts(read_diagnostics(making.store, making["diagnostics"]), transitions).items():
         (making.directory / f"{name}.png").write_bytes(to_png(figure))
         (making.directory / f"{name}.svg").write_text(to_svg(figure, name), encoding="utf-8")
@@ -154,7 +154,9 @@ def sensitivity_of(config: RunConfig, candidates: ArtifactRef, annotations: Arti
     """How far the weights move with other settings; nothing is stored."""
     store = ArtifactStore(config.storage)
     survey = _survey(config, store, candidates, annotations, config.estimate.labels_per_segment)
-    return weight_sensitivity(survey, config.estimate, config.reward, taxonomy=label_set_of(config).taxonomy)
+    return weight_sensitivity(
+        survey, config.estimate, config.reward.of_paper_form, taxonomy=label_set_of(config).taxonomy
+    )
 
 
 def _survey(

@@ -35,9 +35,9 @@ def labels(config: RunConfig) -> dict[str, Any]:
     return {"label_set": label_set_of(config).fingerprint()}
 
 
-def unaltered_weights(config: RunConfig) -> dict[str, Any]:
-    """What the weights are made of before a placebo or normalisation."""
-    return all_but(config.reward, "placebo", "normalize")
+def clipped_ratios(config: RunConfig) -> dict[str, Any]:
+    """What the weights are made of, before their form, a placebo or normalisation."""
+    return all_but(config.reward, "form", "gamma", "placebo", "normalize")
 
 
 def other_samplers(used: Callable[[RunConfig], str]) -> Callable[[RunConfig], tuple[str, ...]]:

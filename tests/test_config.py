@@ -57,7 +57,7 @@ def test_overrides_are_read_as_yaml(config_file):
     [
         ({"generate": {"num_drawz": 1}}, "generate.num_drawz: no such field; did you mean 'num_draws'?"),
         ({"model": {"pocket": {"seed": 1}}}, "model.pocket.seed: no such field"),
-        ({"reward": {"zzz": 1}}, "known fields: reference, clip_min, clip_max"),
+        ({"reward": {"zzz": 1}}, "known fields: reference, form, gamma, clip_min, clip_max"),
         ({"reward": {"clip_min": 1.5}}, "reward.clip_min: Input should be less than or equal to 1 (got 1.5)"),
         ({"train": {"variants": []}}, "train.variants must name at least one variant, each once"),
         ({"train": {"variants": ["kto", "kto"]}}, "train.variants must name at least one variant, each once"),

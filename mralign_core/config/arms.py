@@ -26,6 +26,12 @@ def _weighted(title: str, **overrides: Any) -> Arm:
     return Arm(title, "mr_align", {name.replace("__", ".", 1): value for name, value in overrides.items()})
 
 
+_SQUARED = {"reward__form": "power", "reward__gamma": 2.0}
+_WIDER = {"reward__gamma": 2.0, "reward__clip_min": math.exp(-1.5), "reward__clip_max": math.exp(1.5)}
+"""2 log c, kept between −3 and 3."""
+_LINEAR = {"reward__form": "linear", **_WIDER}
+_SIGNED = {"reward__form": "signed", **_WIDER}
+
 ARMS: dict[str, Arm] = {
     "sft": Arm(VARIANT_TITLES["sft"], "sft", {}),
     "kto": Arm(VARIANT_TITLES["kto"], "kto", {}),
@@ -43,6 +49,16 @@ ARMS: dict[str, Arm] = {
     "undesirable_0.5": _weighted("λ_r = 0.5", train__undesirable_weight=0.5),
     "undesirable_1.0": _weighted("λ_r = 1", train__undesirable_weight=1.0),
     "undesirable_2.0": _weighted("λ_r = 2", train__undesirable_weight=2.0),
+    "squared": _weighted("squared", **_SQUARED),
+    "squared_placebo": _weighted("placebo of squared", **_SQUARED, reward__placebo="within_trace"),
+    "linear": _weighted("1 + 2 log ratio", **_LINEAR),
+    "linear_placebo": _weighted("placebo of linear", **_LINEAR, reward__placebo="within_trace"),
+    "signed": _weighted("signed", **_SIGNED),
+    "signed_placebo": _weighted("placebo of signed", **_SIGNED, reward__placebo="within_trace"),
+    "signed_mean_one": _weighted("signed, of mean 1", **_SIGNED, reward__normalize="mean_one"),
+    "signed_centred": _weighted("signed, centred", **_SIGNED, reward__normalize="centred"),
+    "per_segment": _weighted("weights per segment", reward__normalize="per_segment"),
+    "by_stratum": _weighted("weights by stratum", reward__condition_on="stratum"),
     "positives_only": _weighted("positives only", train__positives_only=True),
     "kl_average": _weighted("z0 averaged", train__kl_every=4, train__kl_decay=0.5),
 }

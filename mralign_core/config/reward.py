@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from mralign_core.config.base import Section
+from mralign_core.config.base import Section, refuse_ignored
 
 
 class RewardConfig(Section):
@@ -15,10 +15,15 @@ class RewardConfig(Section):
 
     reference: Literal["all", "opposite"] = "all"
     """Denominator: P of all traces (the paper), or of the opposite polarity (contrast weights, a departure)."""
+    form: Literal["ratio", "power", "linear", "signed"] = "ratio"
+    """What becomes of the clipped ratio c: c itself (the paper), c^γ, 1 + γ log c, or γ log c. The last two can be
+    negative, and push a telling move the other way; with the last, a segment without a label trains nothing."""
+    gamma: float = Field(1.0, gt=0, le=100)
+    """γ of these forms; not used by `ratio`."""
     clip_min: float = Field(math.exp(-1), gt=0, le=1)
-    """Smallest weight."""
+    """Smallest ratio: the smallest weight, in the paper's form."""
     clip_max: float = Field(math.e, ge=1)
-    """Largest weight."""
+    """Largest ratio."""
     support_shrinkage: float = Field(0.0, ge=0, le=1e9)
     """Soft counts at which a ratio is drawn halfway (of its logarithm) to 1, for want of data; 0 never (the paper)."""
     condition_on: Literal["none", "stratum"] = "none"
@@ -26,6 +31,18 @@ class RewardConfig(Section):
     placebo: Literal["none", "within_trace", "other_traces"] = "none"
     """A placebo: the clipped weights permuted among the labelled segments of each trace, or taken from another trace of
     the same polarity. Diagnostics and comparisons of annotators show the weights before it."""
-    normalize: Literal["none", "mean_one"] = "none"
-    """`mean_one` scales each trace's weights so that its thinking tokens carry 1 on average, after clip and placebo, so
-    that weights can leave the clip's bounds."""
+    normalize: Literal["none", "mean_one", "centred", "per_segment"] = "none"
+    """What is done to each trace's weights after clip and placebo: `mean_one` scales them so that its thinking tokens
+    carry 1 on average, regardless of sign, and the answer its share; `centred` shifts them so that they carry on
+    average what a move carries that tells nothing; `per_segment` has long segments weigh no more than short ones."""
+
+    @property
+    def of_paper_form(self) -> RewardConfig:
+        """What the weights are made of, as clipped ratios: no other form, no placebo, no normalisation."""
+        return self.model_copy(update={"form": "ratio", "gamma": 1.0, "placebo": "none", "normalize": "none"})
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> RewardConfig:
+        if self.form == "ratio":
+            refuse_ignored(self, "reward", ("gamma",), "when reward.form is 'ratio'")
+        return self

@@ -1,11 +1,11 @@
-"""The weights of a corpus as the config asks for them: those of Eq. 10, a placebo's, or scaled to mean 1.
+"""The weights of a corpus as the config asks for them: those of Eq. 10, a placebo's, or normalised by trace.
 
 Departures from the paper, off by default: ``reward.placebo`` and ``reward.normalize``. Decisions:
 
 * A placebo moves all that is known of a segment's weight together, so that ``ratio``, ``clipped``, ``support`` and the
   interval are those of the weight that the segment carries, not of its own move.
-* Unlabelled segments take no part in a placebo: they keep weight 1.
-* Normalising scales the weight and its interval. ``ratio`` and ``clipped`` still tell of the weight before it.
+* Unlabelled segments take no part in a placebo: they keep the weight of a move that tells nothing.
+* Normalising scales and shifts the weight and its interval. ``ratio`` and ``clipped`` still tell of the weight before.
 
 Altered weights are made of the whole corpus at once: some 100 bytes a segment are in memory.
 """
@@ -24,13 +24,14 @@ from mralign_core.config import RewardConfig
 from mralign_core.estimation.traces import TraceBatch
 from mralign_core.estimation.weights import Weigher
 from mralign_core.method import IntArray
+from mralign_core.method.normalization import normalize_trace
 from mralign_core.method.placebos import (
-    mean_one_factor,
     permuted_polarities,
     rows_by_trace,
     sources_in_other_traces,
     sources_within_traces,
 )
+from mralign_core.method.segment_weights import neutral_weight
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import stream_table
@@ -61,8 +62,8 @@ def weigh_corpus(
     frame = pd.concat([_weighed(batch, weigher) for batch in batches], ignore_index=True)
     if section.placebo != "none":
         frame = _with_weights_of(frame, _sources(frame, section, seed))
-    if section.normalize == "mean_one":
-        frame[SCALED] = frame[SCALED].mul(_factors(frame, candidates), axis=0)
+    if section.normalize != "none":
+        frame[SCALED] = _normalized(frame, section, candidates)
     yield {name: frame[name] for name in SEGMENT_WEIGHTS.columns}
 
 
@@ -113,14 +114,16 @@ def _with_weights_of(frame: pd.DataFrame, sources: IntArray) -> pd.DataFrame:
     return pd.concat([frame[KEYS], taken], axis=1)
 
 
-def _factors(frame: pd.DataFrame, candidates: Path) -> pd.Series:
-    """What each row's weight is multiplied by."""
+def _normalized(frame: pd.DataFrame, section: RewardConfig, candidates: Path) -> pd.DataFrame:
+    """Weight and interval of each row, normalised within its trace."""
     tokens_of = _token_counts(candidates)
     weights, segments = frame["weight"].to_numpy(float), frame["segment"].to_numpy(int)
-    factors = np.ones(len(frame))
+    scale, shift = np.ones(len(frame)), np.zeros(len(frame))
     for trace_id, rows in rows_by_trace(frame["trace_id"].tolist()).items():
-        factors[rows] = mean_one_factor(weights[rows], tokens_of[trace_id][segments[rows]])
-    return pd.Series(factors, index=frame.index)
+        tokens = tokens_of[trace_id][segments[rows]]
+        neutral = neutral_weight(section.form)
+        scale[rows], shift[rows] = normalize_trace(weights[rows], tokens, section.normalize, neutral=neutral)
+    return frame[SCALED].mul(scale, axis=0).add(shift, axis=0)
 
 
 def _token_counts(candidates: Path) -> dict[str, IntArray]:

@@ -1,8 +1,9 @@
 """The weight of every segment (§3.2.3, Eq. 10), with what stands behind it.
 
 Departures from the paper, all off by default: the opposite polarity's matrix as denominator (``reward.reference``),
-ratios drawn to 1 where support is small (``reward.support_shrinkage``), and matrices of the trace's own stratum
-(``reward.condition_on``), where that has ``MIN_STRATUM_TRACES`` of each polarity; other traces keep the pooled ones.
+other forms than the clipped ratio (``reward.form``), ratios drawn to 1 where support is small
+(``reward.support_shrinkage``), and matrices of the trace's own stratum (``reward.condition_on``), where that has
+``MIN_STRATUM_TRACES`` of each polarity; other traces keep the pooled ones.
 
 A weight is a function of five things: stratum, polarity, the set left, the set entered, and the config. So it is
 computed once for each distinct transition, however many segments there are.
@@ -26,7 +27,7 @@ from mralign_core.errors import ConfigError
 from mralign_core.estimation.matrices import MIN_STRATUM_TRACES, Draws, Estimates, TransitionMatrices
 from mralign_core.estimation.traces import LabelledTrace, TraceBatch, batch_of_traces
 from mralign_core.method import FloatArray, IntArray
-from mralign_core.method.segment_weights import ClippedWeights, segment_weights, set_pair_ratios
+from mralign_core.method.segment_weights import ClippedWeights, neutral_weight, segment_weights, set_pair_ratios
 from mralign_core.method.set_pairs import members_of_codes, moves_into_steps
 from mralign_core.method.transitions import base_pair_sums
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
@@ -174,13 +175,20 @@ class Weigher:
     def _clipped(self, ratios: FloatArray, support: FloatArray) -> ClippedWeights:
         section = self._section
         return segment_weights(
-            ratios, support, shrinkage=section.support_shrinkage, low=section.clip_min, high=section.clip_max
+            ratios,
+            support,
+            shrinkage=section.support_shrinkage,
+            low=section.clip_min,
+            high=section.clip_max,
+            form=section.form,
+            gamma=section.gamma,
         )
 
     def _weigh_no_move(self) -> NDArray[np.void]:
-        """No transition leads to a step without a label, so its weight is 1 for certain."""
-        bound = 1.0 if self._sources[0].draws else np.nan
-        return np.array([(1.0, 1.0, False, 0.0, bound, bound)], dtype=_KNOWN)
+        """No transition leads to a step without a label, so its ratio is 1 for certain."""
+        weight = neutral_weight(self._section.form)
+        bound = weight if self._sources[0].draws else np.nan
+        return np.array([(weight, 1.0, False, 0.0, bound, bound)], dtype=_KNOWN)
 
 
 def weigh_segments(

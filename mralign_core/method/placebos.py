@@ -1,4 +1,4 @@
-"""Placebos for the segment weights, and weights of mean 1 (ablations of §3.2.3).
+"""Placebos for the segment weights (ablations of §3.2.3).
 
 None of this is in the paper. A placebo keeps how large weights are and how often, and takes away what they should
 mean; so a gain that a placebo shows too is none of the labels'.
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
-from mralign_core.method import FloatArray, IntArray
+from mralign_core.method import IntArray
 
 
 def sources_within_traces(trace_ids: Sequence[str], *, seed: int) -> IntArray:
@@ -93,25 +93,6 @@ def permuted_polarities(trace_ids: Sequence[str], is_positive: Sequence[bool], *
     permuted = np.empty(len(trace_ids), dtype=np.bool_)
     permuted[order] = np.random.default_rng([seed, 9]).permutation(np.asarray(is_positive, dtype=np.bool_)[order])
     return permuted
-
-
-def mean_one_factor(weights: FloatArray, num_tokens: IntArray) -> float:
-    """What a trace's weights are multiplied by, so that its thinking tokens carry 1 on average.
-
-    Args:
-        weights: (S,) positive weights of the trace's segments, unlabelled ones included.
-        num_tokens: (S,) tokens of each.
-
-    Returns:
-        The factor; 1 for a trace without thinking tokens.
-
-    >>> mean_one_factor(np.array([2.0, 0.5]), np.array([1, 2]))
-    1.0
-    >>> mean_one_factor(np.array([2.0, 1.0]), np.array([3, 1]))  # 4 tokens, 7 in all
-    0.5714285714285714
-    """
-    carried = float(weights @ num_tokens)
-    return float(num_tokens.sum()) / carried if carried else 1.0
 
 
 def rows_by_trace(trace_ids: Sequence[str]) -> dict[str, IntArray]:

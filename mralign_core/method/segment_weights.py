@@ -1,20 +1,25 @@
 """Weights of segments from ratios of transition probabilities, kept inside the clip (§3.2.3, Eq. 10).
 
+A ratio is an advantage. For any process, Pr(next = b | now = a, ends right) = Pr(b | a) · h(b)/h(a), with h(s) =
+Pr(ends right | in s) (Doob's h-transform), so P⁺/P = h(b)/h(a): the factor by which a move changes the chance to end
+right, and P⁻/P = (1 − h(b))/(1 − h(a)). :func:`weights_of_ratios` makes weights of it, in the paper's form or another.
+
 Decisions where the paper is silent: an unlabelled step has ratio 1, and the next labelled step is reached
 from the last labelled one before it. A transition that neither matrix allows has ratio 1; one that only the
 denominator excludes is infinite, and is clipped. Neither occurs with matrices smoothed by a positive prior.
 
-Departures, both off by default:
+Departures, all off by default:
 
 * By choice of ``p_denominator``: the matrix of the opposite polarity instead of all traces'.
 * :func:`shrink_ratios`: ratios of rarely seen transitions are drawn towards 1.
+* :func:`weights_of_ratios`: other forms than the clipped ratio itself, of which two allow a negative weight.
 
 Shapes: U transitions between label sets, K states.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,27 +27,38 @@ from numpy.typing import NDArray
 from mralign_core.method import FloatArray
 from mralign_core.method.transitions import set_transition_probs
 
+WeightForm = Literal["ratio", "power", "linear", "signed"]
+
 
 class ClippedWeights(NamedTuple):
-    """Weights inside the clip, and whether the clip moved each, both of one shape."""
+    """Weights of clipped ratios, and whether the clip moved the ratio of each, both of one shape."""
 
     weights: FloatArray
     is_clipped: NDArray[np.bool_]
 
 
 def segment_weights(
-    ratios: FloatArray, support: FloatArray, *, shrinkage: float, low: float, high: float
+    ratios: FloatArray,
+    support: FloatArray,
+    *,
+    shrinkage: float,
+    low: float,
+    high: float,
+    form: WeightForm = "ratio",
+    gamma: float = 1.0,
 ) -> ClippedWeights:
     """Weights of Eq. 10 of arXiv 2510.24794: ratios, drawn to 1 where support is small, kept inside the clip.
 
-    The only place where weights are clipped.
+    The only place where ratios are clipped, whatever the form of the weights.
 
     Args:
         ratios: (…, U) from :func:`set_pair_ratios`.
         support: (U,) soft counts behind the transition of the numerator.
         shrinkage: τ of :func:`shrink_ratios`; 0 in the paper.
-        low: smallest weight, in (0, 1]; 1/e in the paper.
-        high: largest weight, at least 1; e in the paper.
+        low: smallest ratio, in (0, 1]; 1/e in the paper.
+        high: largest ratio, at least 1; e in the paper.
+        form: of :func:`weights_of_ratios`; "ratio" in the paper.
+        gamma: γ of the form.
 
     Returns:
         Both (…, U).
@@ -54,8 +70,60 @@ def segment_weights(
     ClippedWeights(weights=array([0.5, 1. , 2. ]), is_clipped=array([ True, False,  True]))
     """
     shrunk = shrink_ratios(ratios, support, shrinkage)
-    weights = clip_ratios(shrunk, low, high)
-    return ClippedWeights(weights, weights != shrunk)
+    clipped = clip_ratios(shrunk, low, high)
+    return ClippedWeights(weights_of_ratios(clipped, form, gamma), clipped != shrunk)
+
+
+def weights_of_ratios(ratios: FloatArray, form: WeightForm, gamma: float) -> FloatArray:
+    """Weights as a function of the clipped ratio c, which is at 1 for a move that tells nothing.
+
+    ======== =========== ======== ===================================================================================
+    form     w           w(c = 1) what a telling move weighs
+    ======== =========== ======== ===================================================================================
+    ratio    c           1        the paper's Eq. 10
+    power    c^γ         1        γ = 2 counts every factor twice, and squares the bounds of the clip
+    linear   1 + γ log c 1        the first two terms of c^γ; below 0 where c < e^(−1/γ)
+    signed   γ log c     0        the log-advantage γ (log h(b) − log h(a)) alone, which sums over a trace to a
+                                  difference of its ends; a move that is rarer in traces of this polarity is pushed
+                                  the other way, and one that tells nothing trains nothing
+    ======== =========== ======== ===================================================================================
+
+    The implicit reward is Σ_t w_t log π_θ/π_ref (Eq. 9), so a token's share of the gradient is w_t times its own
+    ∇ log π_θ: the form decides how large a share, and with which sign.
+
+    Args:
+        ratios: (…, U) clipped, above 0.
+        form: as above.
+        gamma: γ, above 0; "ratio" has none.
+
+    Returns:
+        (…, U) weights.
+
+    Raises:
+        ValueError: γ is not above 0.
+
+    >>> weights_of_ratios(np.array([0.5, 1.0, 2.0]), "power", 2.0).tolist()
+    [0.25, 1.0, 4.0]
+    >>> weights_of_ratios(np.array([0.5, 1.0, 2.0]), "signed", 2.0).round(3).tolist()
+    [-1.386, 0.0, 1.386]
+    """
+    if gamma <= 0:
+        raise ValueError(f"gamma is {gamma}; it must be above 0, or a move would weigh against what it tells")
+    if form == "ratio":
+        return ratios
+    if form == "power":
+        power: FloatArray = ratios**gamma
+        return power
+    return neutral_weight(form) + gamma * np.log(ratios)
+
+
+def neutral_weight(form: WeightForm) -> float:
+    """The weight of a move that tells nothing (ratio 1), and so of a segment without a label: 0 if signed, else 1.
+
+    >>> neutral_weight("ratio"), neutral_weight("signed")
+    (1.0, 0.0)
+    """
+    return 0.0 if form == "signed" else 1.0
 
 
 def set_pair_ratios(
@@ -129,14 +197,14 @@ def clip_ratios(ratios: FloatArray, low: float, high: float) -> FloatArray:
 
     Args:
         ratios: (…, U), at least 0.
-        low: smallest weight, in (0, 1].
-        high: largest weight, at least 1.
+        low: smallest ratio, in (0, 1].
+        high: largest ratio, at least 1.
 
     Returns:
-        (…, U) weights.
+        (…, U) ratios.
 
     Raises:
-        ValueError: the bounds don't enclose 1, the weight of an answer token.
+        ValueError: the bounds don't enclose 1, the ratio of a move that tells nothing.
 
     >>> clip_ratios(np.array([0.1, 1.0, 9.0]), 0.5, 2.0).tolist()
     [0.5, 1.0, 2.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mralign_core.evaluation.metrics import answer_metrics
+from mralign_core.method.segment_weights import WeightForm, neutral_weight
 from mralign_core.method.traces import split_segments
 
 Pieces = list[tuple[str, bool]]
@@ -22,6 +24,9 @@ class WeightedSegment(NamedTuple):
     labels: tuple[str, ...]
     rule: str
     weight: float | None
+    tone: float
+    """How far the weight is from that of a move that tells nothing: its logarithm, or its difference in the forms
+    that allow a sign."""
     clipped: bool
 
 
@@ -60,7 +65,7 @@ class BeforeAfter(NamedTuple):
 
 
 def weighted_traces(
-    candidates: pd.DataFrame, annotations: pd.DataFrame, segment_weights: pd.DataFrame | None
+    candidates: pd.DataFrame, annotations: pd.DataFrame, segment_weights: pd.DataFrame | None, form: WeightForm
 ) -> list[WeightedTrace]:
     """Up to three training traces: the widest spread of weights in each polarity, and the median one.
 
@@ -68,19 +73,24 @@ def weighted_traces(
         candidates: rows of ``schemas.candidates``.
         annotations: rows of ``schemas.annotations``.
         segment_weights: rows of ``schemas.segment_weights``; without them the first trace of each polarity is taken.
+        form: of the weights, for their colours.
     """
     traces = candidates[candidates["trace_id"].isin(set(annotations["trace_id"]))].sort_values("trace_id")
     if segment_weights is None or segment_weights.empty:
         first = traces.drop_duplicates("polarity")
-        return [_weighted_trace("the first of its polarity", row, annotations, None) for _, row in first.iterrows()]
+        return [
+            _weighted_trace("the first of its polarity", row, annotations, None, form) for _, row in first.iterrows()
+        ]
     weights = segment_weights["weight"].astype(float).groupby(segment_weights["trace_id"])
-    traces = traces.assign(spread=traces["trace_id"].map(weights.max() / weights.min()).fillna(1.0))
+    traces = traces.assign(spread=traces["trace_id"].map(weights.max() - weights.min()).fillna(0.0))
     traces = traces.sort_values(["spread", "trace_id"], ignore_index=True)
     widest = [members.index[-1] for _, members in traces.groupby("polarity", sort=True)][::-1]
     reasons = dict.fromkeys(widest, "the widest spread of weights among {} traces")
     reasons.setdefault(len(traces) // 2, "the median spread of weights of all traces")
     chosen = [(why, traces.iloc[place]) for place, why in reasons.items() if place < len(traces)]
-    return [_weighted_trace(why.format(row["polarity"]), row, annotations, segment_weights) for why, row in chosen]
+    return [
+        _weighted_trace(why.format(row["polarity"]), row, annotations, segment_weights, form) for why, row in chosen
+    ]
 
 
 def before_and_after(
@@ -130,7 +140,7 @@ def mark_golds(text: str, golds: Sequence[str]) -> Pieces:
 
 
 def _weighted_trace(
-    why: str, trace: pd.Series, annotations: pd.DataFrame, segment_weights: pd.DataFrame | None
+    why: str, trace: pd.Series, annotations: pd.DataFrame, segment_weights: pd.DataFrame | None, form: WeightForm
 ) -> WeightedTrace:
     labelled = annotations[annotations["trace_id"] == trace["trace_id"]].set_index("segment")
     weighted = (
@@ -149,12 +159,19 @@ def _weighted_trace(
                 labels=() if label is None else tuple(label["labels"]),
                 rule="unlabelled" if label is None else str(label["rule"]),
                 weight=None if reward is None else float(reward["weight"]),
+                tone=0.0 if reward is None else _tone(float(reward["weight"]), form),
                 clipped=reward is not None and bool(reward["clipped"]),
             )
         )
     answer = mark_golds(str(trace["answer"]), golds)
     about = (str(trace["trace_id"]), str(trace["question"]), golds, str(trace["polarity"]))
     return WeightedTrace(why, *about, answer, segments)
+
+
+def _tone(weight: float, form: WeightForm) -> float:
+    if form in ("ratio", "power"):
+        return math.log(weight) if weight > 0 else -math.inf
+    return weight - neutral_weight(form)
 
 
 def _before_after(

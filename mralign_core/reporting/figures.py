@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, order_variants
+from mralign_core.method.segment_weights import WeightForm, neutral_weight
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.reporting.matrix_figures import weight_ticks
 from mralign_core.reporting.style import FAINT, INK, MUTED, POLARITY_COLOURS, WIDTH, macro_colours, styled
@@ -124,9 +125,13 @@ def label_shares(annotations: pd.DataFrame, polarities: Mapping[str, str], taxon
 
 @styled
 def weight_histogram(
-    segment_weights: pd.DataFrame, polarities: Mapping[str, str], clip_min: float, clip_max: float
+    segment_weights: pd.DataFrame,
+    polarities: Mapping[str, str],
+    clip_min: float,
+    clip_max: float,
+    form: WeightForm = "ratio",
 ) -> Figure:
-    """Segment weights by polarity on a log scale, with the share clipped at either end.
+    """Segment weights by polarity, on a log scale where all are above 0, with the share clipped at either end.
 
     All weights are shown, also those that ``reward.normalize`` put beyond the clip; bounds so wide that no weight comes
     near them don't stretch the axis.
@@ -134,8 +139,9 @@ def weight_histogram(
     Args:
         segment_weights: rows of ``schemas.segment_weights``.
         polarities: trace_id → polarity.
-        clip_min: smallest weight.
-        clip_max: largest weight.
+        clip_min: smallest ratio.
+        clip_max: largest ratio.
+        form: what became of the clipped ratios.
     """
     figure = Figure(figsize=(WIDTH, 3.0))
     axes = figure.subplots()
@@ -145,9 +151,10 @@ def weight_histogram(
     shown = {name: weights[polarity == name] for name in colours if (polarity == name).any()}
     low = float(np.min(weights.to_numpy(), initial=max(clip_min, np.exp(-1))))
     high = float(np.max(weights.to_numpy(), initial=min(clip_max, np.e)))
+    is_log = low > 0
     axes.hist(
         list(shown.values()),
-        bins=list(np.geomspace(low, high, 41)),
+        bins=list((np.geomspace if is_log else np.linspace)(low, high, 41)),
         stacked=True,
         color=[colours[name] for name in shown],
         label=[f"{name} traces ({len(values):,} segments)" for name, values in shown.items()],
@@ -156,16 +163,17 @@ def weight_histogram(
     )
     axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
     for edge, below, place, side in ((clip_min, True, 0.01, "left"), (clip_max, False, 0.99, "right")):
-        share = (segment_weights["clipped"].astype(bool) & ((weights < 1) == below)).mean()
-        text = f"{100 * share:.1f} % clipped\nat {edge:.3g}"
+        share = (segment_weights["clipped"].astype(bool) & ((segment_weights["ratio"] < 1) == below)).mean()
+        text = f"{100 * share:.1f} % clipped\nat {edge:.3g}{'' if form == 'ratio' else ' (ratio)'}"
         axes.text(place, 0.97, text, ha=side, va="top", transform=axes.transAxes)
-    axes.axvline(1, color=INK, lw=0.8, ls=(0, (3, 3)))
-    axes.set_xscale("log")
-    axes.set_xlim(low / 1.03, high * 1.03)
-    ticks = weight_ticks(low, high)
-    axes.set_xticks(ticks, [f"{tick:.2f}" for tick in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("weight of a segment's tokens (log scale)")
+    axes.axvline(neutral_weight(form), color=INK, lw=0.8, ls=(0, (3, 3)))
+    if is_log:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.03, high * 1.03)
+        ticks = weight_ticks(low, high)
+        axes.set_xticks(ticks, [f"{tick:.2f}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(f"weight of a segment's tokens{' (log scale)' if is_log else ''}")
     axes.set_ylabel("segments")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure

@@ -21,7 +21,7 @@ from mralign_core.estimation.diagnostics.support import MIN_SUPPORT
 from mralign_core.estimation.matrices import CLASSES, TransitionMatrices
 from mralign_core.estimation.weights import fraction_of
 from mralign_core.method import FloatArray
-from mralign_core.method.segment_weights import probability_ratios, segment_weights
+from mralign_core.method.segment_weights import WeightForm, probability_ratios, segment_weights
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import TransitionEstimate, transition_mask
 from mralign_core.reporting.style import INK, MUTED, POLARITY_COLOURS, WIDTH, styled
@@ -58,6 +58,8 @@ class Transitions(NamedTuple):
     """Soft counts at which a ratio is drawn halfway (of its logarithm) to 1; 0 never."""
     condition_on: Literal["none", "stratum"] = "none"
     """Matrices behind the weights of the run. These here are always those of all strata."""
+    form: WeightForm = "ratio"
+    """What the reward stage makes of the clipped ratios. What is drawn here are the clipped ratios, always."""
 
     @classmethod
     def of(
@@ -77,6 +79,7 @@ class Transitions(NamedTuple):
             matrices.draws,
             reward.support_shrinkage,
             reward.condition_on,
+            reward.form,
         )
 
     def of_side(self, side: str) -> tuple[TransitionEstimate, TransitionEstimate]:
@@ -85,7 +88,7 @@ class Transitions(NamedTuple):
         return getattr(self, numerator), getattr(self, denominator)
 
     def weigh(self, ratios: FloatArray, support: FloatArray) -> FloatArray:
-        """Weights of ratios that rest on so many soft counts, as the reward stage makes them."""
+        """Weights in the paper's form, clipped ratios, that rest on so many soft counts."""
         return segment_weights(
             ratios, support, shrinkage=self.support_shrinkage, low=self.clip_min, high=self.clip_max
         ).weights
@@ -176,9 +179,13 @@ def extreme_weights(
     return masks[0], masks[1]
 
 
-def weight_colour(weight: float) -> str:
-    """A weight's colour on the scale of the weight maps, as ``#rrggbb``, at the paper's clip bounds."""
-    return to_hex(_WEIGHT_MAP(Normalize(-1, 1)(np.log(weight))))
+def weight_colour(tone: float) -> str:
+    """The colour of a weight on the scale of the weight maps, as ``#rrggbb``, at the paper's clip bounds.
+
+    Args:
+        tone: how far the weight is from that of a move that tells nothing, as a logarithm.
+    """
+    return to_hex(_WEIGHT_MAP(Normalize(-1, 1)(min(max(tone, -1.0), 1.0))))
 
 
 def _possible(num_states: int) -> NDArray[np.bool_]:
@@ -201,10 +208,11 @@ def _weight_norm(transitions: Transitions) -> Normalize:
 
 
 def _weight_titles(transitions: Transitions) -> dict[str, str]:
-    """Title by side; says so where the run's own weights are not of these matrices."""
+    """Title by side; says so where the run's own weights are not of these matrices, or not the clipped ratios."""
     if transitions.condition_on == "stratum":
         return {"plus": "w⁺: positive, pooled over strata", "minus": "w⁻: negative, pooled over strata"}
-    return {"plus": "w⁺: weights in positive traces", "minus": "w⁻: weights in negative traces"}
+    what = "weights" if transitions.form == "ratio" else "clipped ratios"
+    return {"plus": f"w⁺: {what} in positive traces", "minus": f"w⁻: {what} in negative traces"}
 
 
 def _frame_cells(axes: Axes, cells: NDArray[np.bool_], colour: str) -> None:

@@ -136,7 +136,8 @@ def _shifts(scores: pd.DataFrame | None) -> list[dict[str, Any]]:
 def _traces(inputs: ReportInputs) -> list[example_traces.WeightedTrace]:
     if inputs.candidates is None or inputs.annotations is None:
         return []
-    return example_traces.weighted_traces(inputs.candidates, inputs.annotations, inputs.segment_weights)
+    form = inputs.transitions.form if inputs.transitions else "ratio"
+    return example_traces.weighted_traces(inputs.candidates, inputs.annotations, inputs.segment_weights, form)
 
 
 def _pairs(inputs: ReportInputs) -> list[example_traces.BeforeAfter]:
@@ -190,7 +191,8 @@ def _histogram(inputs: ReportInputs) -> Figure | None:
     segment_weights, transitions = _rows(inputs.segment_weights), inputs.transitions
     if segment_weights is None or transitions is None:
         return None
-    return figures.weight_histogram(segment_weights, _polarities(inputs), transitions.clip_min, transitions.clip_max)
+    bounds = (transitions.clip_min, transitions.clip_max)
+    return figures.weight_histogram(segment_weights, _polarities(inputs), *bounds, transitions.form)
 
 
 def _diagnostic_charts(inputs: ReportInputs) -> dict[str, Figure | None]:

@@ -13,7 +13,7 @@ SEGMENT_WEIGHTS = Table(
     columns={
         "trace_id": Column(pa.string(), [TEXT]),
         "segment": Column(pa.int64(), [NATURAL]),
-        "weight": Column(pa.float64(), [("must be positive", lambda value: 0 < value < float("inf"))]),
+        "weight": Column(pa.float64(), [("must be finite", lambda value: -float("inf") < value < float("inf"))]),
         "ratio": Column(pa.float64(), [("must be positive", lambda value: value > 0)]),
         "clipped": Column(pa.bool_()),
         "support": Column(pa.float64(), [("must be at least 0", lambda value: value >= 0)]),
@@ -21,7 +21,8 @@ SEGMENT_WEIGHTS = Table(
         "weight_high": Column(pa.float64(), nullable=True),
     },
     unique_together=("trace_id", "segment"),
-    version=2,
+    version=3,
 )
-"""A row a segment: the weight its tokens carry (Eq. 10), the ratio before shrinkage and clipping, whether the clip
-moved it, the soft counts behind the ratio's numerator, and the weight's bootstrap interval (null without bootstrap)."""
+"""A row a segment: the weight its tokens carry (Eq. 10), which is below 0 in some forms, the ratio before shrinkage and
+clipping, whether the clip moved it, the soft counts behind the ratio's numerator, and the weight's bootstrap interval
+(null without bootstrap)."""

@@ -203,7 +203,7 @@ def graph() -> Mapping[str, Artifact]:
             add(_ARTIFACTS[artifact.shards.name])
         ordered.setdefault(artifact.name, artifact)
 
-    for artifact in sorted(_ARTIFACTS.values(), key=lambda one: _rank(one.stage)):
+    for artifact in sorted(_ARTIFACTS.values(), key=_place):
         add(artifact)
     return ordered
 
@@ -224,8 +224,10 @@ def stage_of(name: str) -> str:
     return artifact_of(kind).stage if kind in graph() else ""
 
 
-def _rank(stage: str) -> int:
-    return STAGES.index(stage) if stage in STAGES else len(STAGES)
+def _place(artifact: Artifact) -> tuple[int, str, int]:
+    """The stage, and within it the place in the code: which module was imported first changes no order."""
+    rank = STAGES.index(artifact.stage) if artifact.stage in STAGES else len(STAGES)
+    return rank, artifact.build.__module__, artifact.build.__code__.co_firstlineno
 
 
 def mermaid() -> str:

@@ -12,6 +12,7 @@ from mralign_core.estimation.reading import read_trace_batches
 from mralign_core.estimation.traces import labelled_traces
 from mralign_core.estimation.weights import Weigher, weigh_segments
 from mralign_core.method.placebos import permuted_polarities
+from mralign_core.method.segment_weights import neutral_weight
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from tests.annotated_files import random_rows, taxonomy_of, write_files
 
@@ -60,7 +61,14 @@ def corpus(tmp_path_factory):
     return Corpus(tmp_path_factory.mktemp("corpus"), np.random.default_rng(3))
 
 
-ALTERED = [{"placebo": "within_trace"}, {"placebo": "other_traces"}, {"normalize": "mean_one"}]
+ALTERED = [
+    {"placebo": "within_trace"},
+    {"placebo": "other_traces"},
+    {"placebo": "other_traces", "form": "signed"},
+    {"normalize": "mean_one"},
+    {"normalize": "centred", "form": "signed", "gamma": 2.0},
+    {"normalize": "per_segment", "form": "linear"},
+]
 
 
 def same(one, other):
@@ -78,11 +86,12 @@ def test_how_the_file_is_read_does_not_matter(corpus, fields):
 
 @pytest.mark.parametrize("fields", ALTERED)
 def test_rows_keep_the_contract_and_unlabelled_segments_their_weight(corpus, fields):
-    found, plain = corpus.weigh(**fields), corpus.plain()
+    form = fields.get("form", "ratio")
+    found, plain = corpus.weigh(**fields), corpus.plain(form=form)
     SEGMENT_WEIGHTS.require(found.astype(object))
     pd.testing.assert_frame_equal(found[["trace_id", "segment"]], plain[["trace_id", "segment"]], check_dtype=False)
     if "placebo" in fields:
-        assert (found["weight"].to_numpy()[~corpus.is_labelled] == 1).all()
+        assert (found["weight"].to_numpy()[~corpus.is_labelled] == neutral_weight(form)).all()
         assert (found["weight"] != plain["weight"]).mean() > 0.3
 
 
@@ -135,6 +144,25 @@ def test_normalised_weights_are_one_on_average_over_a_traces_tokens_and_clip_fla
     same(found[kept], before[kept])
     shares = found[["weight_low", "weight_high"]].div(found["weight"], axis=0)
     same(shares, before[["weight_low", "weight_high"]].div(before["weight"], axis=0))
+
+
+def test_signed_weights_are_the_logarithms_of_the_papers(corpus):
+    signed, plain = corpus.weigh(form="signed", gamma=2.0), corpus.plain()
+    assert signed["weight"].to_numpy() == pytest.approx(2 * np.log(plain["weight"].to_numpy()))
+    assert (signed["weight_low"] <= signed["weight_high"]).all()
+    same(signed[["ratio", "clipped", "support"]], plain[["ratio", "clipped", "support"]])
+    assert (signed["weight"] < 0).any()
+
+
+def test_centred_weights_carry_on_average_what_a_move_carries_that_tells_nothing(corpus):
+    for form in ("ratio", "signed"):
+        found = corpus.weigh(normalize="centred", form=form)
+        for trace_id, rows in found.groupby("trace_id"):
+            tokens = np.array(corpus.tokens[trace_id])
+            if tokens.sum():
+                assert rows["weight"].to_numpy() @ tokens / tokens.sum() == pytest.approx(neutral_weight(form)), (
+                    trace_id
+                )
 
 
 def test_a_lone_trace_of_a_polarity_has_nobody_to_borrow_from(corpus, tmp_path):

@@ -49,7 +49,7 @@ def test_the_widest_of_each_polarity_and_the_median_are_shown():
         "d": ("negative", (1, 1.2)),
         "e": ("negative", (1, 1.3)),
     }
-    chosen = weighted_traces(*traces_with(spreads))
+    chosen = weighted_traces(*traces_with(spreads), "ratio")
     assert [(trace.trace_id, trace.polarity) for trace in chosen] == [
         ("a", "positive"),
         ("c", "negative"),
@@ -68,15 +68,15 @@ def test_the_widest_of_each_polarity_and_the_median_are_shown():
 
 def test_one_trace_is_shown_once_and_none_is_no_example():
     candidates, annotations, segment_weights = traces_with({"a": ("positive", (1, 2))})
-    assert [trace.trace_id for trace in weighted_traces(candidates, annotations, segment_weights)] == ["a"]
-    assert weighted_traces(candidates.head(0), annotations.head(0), segment_weights.head(0)) == []
+    assert [trace.trace_id for trace in weighted_traces(candidates, annotations, segment_weights, "ratio")] == ["a"]
+    assert weighted_traces(candidates.head(0), annotations.head(0), segment_weights.head(0), "ratio") == []
 
 
 def test_without_weights_the_first_trace_of_each_polarity_is_shown():
     candidates, annotations, _ = traces_with(
         {n: (p, (1, 1)) for n, p in zip("abc", ("negative", "positive", "negative"), strict=True)}
     )
-    chosen = weighted_traces(candidates, annotations, None)
+    chosen = weighted_traces(candidates, annotations, None, "ratio")
     assert [trace.trace_id for trace in chosen] == ["a", "b"]
     assert all(segment.weight is None for trace in chosen for segment in trace.segments)
 

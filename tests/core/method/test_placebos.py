@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from mralign_core.errors import DataError
 from mralign_core.method.placebos import (
-    mean_one_factor,
     permuted_polarities,
     rows_by_trace,
     sources_in_other_traces,
@@ -107,14 +106,3 @@ def test_permuted_polarities_keep_their_number_whatever_the_order(ids, seed):
 def test_every_trace_can_get_the_other_polarity():
     drawn = np.array([permuted_polarities(list("abcd"), [True, True, False, False], seed=seed) for seed in range(200)])
     assert (np.abs(drawn.mean(axis=0) - 0.5) < 0.2).all()
-
-
-@given(st.lists(st.tuples(st.floats(0.01, 100), st.integers(0, 50)), min_size=1, max_size=15))
-def test_scaled_weights_are_one_on_average_over_tokens(segments):
-    weights, tokens = (np.array(column) for column in zip(*segments, strict=True))
-    factor = mean_one_factor(weights.astype(float), tokens)
-    assert factor > 0
-    if tokens.sum():
-        assert (factor * weights) @ tokens / tokens.sum() == pytest.approx(1)
-    else:
-        assert factor == 1

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mralign_core.method.segment_weights import clip_ratios, segment_weights, set_pair_ratios, shrink_ratios
+from mralign_core.method.segment_weights import (
+    clip_ratios,
+    neutral_weight,
+    segment_weights,
+    set_pair_ratios,
+    shrink_ratios,
+    weights_of_ratios,
+)
 from mralign_core.method.set_pairs import members_of_codes, moves_into_steps
 from mralign_core.method.transitions import fit_em, transition_mask
 from tests.oracles import count_set_pairs, trace_ratios
@@ -140,3 +147,51 @@ def test_what_the_clip_moved_is_told():
 def test_bounds_must_enclose_one(low, high):
     with pytest.raises(ValueError, match="enclose 1"):
         clip_ratios(np.ones(1), low, high)
+
+
+FORMS = ("ratio", "power", "linear", "signed")
+RATIOS = arrays(np.float64, 6, elements=st.floats(1e-3, 1e3))
+
+
+@given(RATIOS, st.floats(0.1, 5), st.sampled_from(FORMS))
+def test_whatever_the_form_a_larger_ratio_weighs_more_and_ratio_1_is_neutral(ratios, gamma, form):
+    weights = weights_of_ratios(np.sort(ratios), form, gamma)
+    assert (np.diff(weights) >= 0).all()
+    assert weights_of_ratios(np.ones(1), form, gamma) == neutral_weight(form)
+
+
+@given(RATIOS)
+def test_power_1_is_the_paper_s_form_to_the_last_bit(ratios):
+    assert weights_of_ratios(ratios, "power", 1.0).tolist() == weights_of_ratios(ratios, "ratio", 1.0).tolist()
+
+
+@given(st.floats(-1e-4, 1e-4), st.floats(0.1, 5))
+def test_power_linear_and_signed_agree_for_moves_that_tell_little(log_ratio, gamma):
+    ratio = np.exp(np.array([log_ratio]))
+    power, linear, signed = (weights_of_ratios(ratio, form, gamma)[0] for form in ("power", "linear", "signed"))
+    assert linear == pytest.approx(power, abs=1e-6)
+    assert signed == pytest.approx(linear - 1, abs=1e-12)
+
+
+def test_signed_weights_of_a_right_and_a_wrong_trace_sum_to_the_odds_of_its_ends():
+    # a process over habits with chances h to end right: along a trace, the logs of h(b)/h(a) telescope
+    h = np.array([0.5, 0.8, 0.3, 0.6])
+    ups, downs = h[1:] / h[:-1], (1 - h[1:]) / (1 - h[:-1])
+    bounds = {"shrinkage": 0.0, "low": 1e-9, "high": 1e9, "form": "signed", "gamma": 1.0}
+    right = segment_weights(ups, np.ones(3), **bounds).weights.sum()
+    wrong = segment_weights(downs, np.ones(3), **bounds).weights.sum()
+    odds = h / (1 - h)
+    assert right - wrong == pytest.approx(np.log(odds[-1] / odds[0]))
+
+
+def test_the_clip_flag_is_of_the_ratio_in_every_form():
+    for form in FORMS:
+        found = segment_weights(
+            np.array([0.1, 1.0, 9.0]), np.ones(3), shrinkage=0, low=0.5, high=2.0, form=form, gamma=2
+        )
+        assert found.is_clipped.tolist() == [True, False, True]
+
+
+def test_gamma_below_0_is_refused():
+    with pytest.raises(ValueError, match="above 0"):
+        weights_of_ratios(np.ones(1), "power", 0.0)

@@ -100,9 +100,10 @@ def make_candidates(num_rows, num_questions=None, seed=0):
 
 
 def make_segment_weights(candidates, seed=0):
+    """Weights of either sign, as ``reward.form: signed`` gives them."""
     generator = np.random.default_rng(seed)
     rows = [
-        {"trace_id": row.trace_id, "segment": segment, "weight": float(generator.uniform(0.4, 2.7))}
+        {"trace_id": row.trace_id, "segment": segment, "weight": float(generator.uniform(-1.5, 2.7))}
         for row in candidates.itertuples()
         for segment in range(len(row.segments))
     ]
