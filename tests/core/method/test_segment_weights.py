@@ -1,4 +1,6 @@
 import math
+import typing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mralign_core.method.segment_weights import (
+    WeightForm,
     clip_ratios,
     neutral_weight,
     segment_weights,
@@ -149,7 +152,7 @@ def test_bounds_must_enclose_one(low, high):
         clip_ratios(np.ones(1), low, high)
 
 
-FORMS = ("ratio", "power", "linear", "signed")
+FORMS = typing.get_args(WeightForm)
 RATIOS = arrays(np.float64, 6, elements=st.floats(1e-3, 1e3))
 
 
@@ -177,7 +180,7 @@ def test_signed_weights_of_a_right_and_a_wrong_trace_sum_to_the_odds_of_its_ends
     # a process over habits with chances h to end right: along a trace, the logs of h(b)/h(a) telescope
     h = np.array([0.5, 0.8, 0.3, 0.6])
     ups, downs = h[1:] / h[:-1], (1 - h[1:]) / (1 - h[:-1])
-    bounds = {"shrinkage": 0.0, "low": 1e-9, "high": 1e9, "form": "signed", "gamma": 1.0}
+    bounds: dict[str, Any] = {"shrinkage": 0.0, "low": 1e-9, "high": 1e9, "form": "signed", "gamma": 1.0}
     right = segment_weights(ups, np.ones(3), **bounds).weights.sum()
     wrong = segment_weights(downs, np.ones(3), **bounds).weights.sum()
     odds = h / (1 - h)
