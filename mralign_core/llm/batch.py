@@ -32,13 +32,13 @@ from mralign_core.errors import UserError
 from mralign_core.llm import batch_endpoint as batches
 from mralign_core.llm import endpoint as api
 from mralign_core.llm.batch_endpoint import BatchStatus
-from mralign_core.llm.batch_store import BatchItem, BatchStore
+from mralign_core.llm.batch_store import BatchItem
 from mralign_core.llm.endpoint import NO_BOUNDS
 from mralign_core.llm.exchange import attempt_error, may_pass, retry_after_s
 from mralign_core.llm.faults import AttemptError, EndpointUnavailableError, user_error
 from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.request import Request, blank_record
-from mralign_core.llm.store import KeepsReplies
+from mralign_core.llm.store import KeepsRecords, KeepsReplies
 
 logger = logging.getLogger("mralign_core.llm")
 
@@ -135,7 +135,7 @@ class BatchTransport:
 
     def __init__(
         self,
-        store: BatchStore,
+        store: KeepsRecords,
         replies: KeepsReplies,
         ledger: Ledger,
         *,

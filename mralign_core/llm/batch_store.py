@@ -1,38 +1,10 @@
-"""A request that goes by a batch, and where batches under way are recorded, so that none is submitted twice."""
+"""A request that goes by a batch."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-
-class BatchStore(Protocol):
-    """Keeps one record a batch, by its token. Called from several threads at once."""
-
-    def read(self) -> Mapping[str, dict[str, Any]]:
-        """The records of all batches."""
-        ...
-
-    def write(self, token: str, record: dict[str, Any], /) -> None:
-        """Put a batch's record in place of the one before; it is durable when this returns."""
-        ...
-
-
-class MemoryBatchStore:
-    """Records kept for the life of the process."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, dict[str, Any]] = {}
-
-    def read(self) -> Mapping[str, dict[str, Any]]:
-        """The records of all batches."""
-        return dict(self.records)
-
-    def write(self, token: str, record: dict[str, Any]) -> None:
-        """Put a batch's record in place of the one before."""
-        self.records[token] = record
+from typing import Any
 
 
 @dataclass(eq=False)

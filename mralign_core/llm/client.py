@@ -29,7 +29,7 @@ from tenacity import (
 
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import UserError
-from mralign_core.llm.batch_store import BatchItem, BatchStore, MemoryBatchStore
+from mralign_core.llm.batch_store import BatchItem
 from mralign_core.llm.endpoint_state import EndpointState, Failure, Health
 from mralign_core.llm.faults import (
     AttemptError,
@@ -51,7 +51,7 @@ from mralign_core.llm.request import (
     prompt_digest,
     received,
 )
-from mralign_core.llm.store import KeepsReplies
+from mralign_core.llm.store import KeepsRecords, KeepsReplies, MemoryRecords
 
 if TYPE_CHECKING:
     from mralign_core.llm.endpoint import Most
@@ -176,7 +176,7 @@ class LLMClient:
         *,
         concurrency: int,
         ledger: Ledger | None = None,
-        batches: BatchStore | None = None,
+        batches: KeepsRecords | None = None,
         first_pause_s: float = 1.0,
         service: Service | None = None,
     ) -> None:
@@ -196,7 +196,7 @@ class LLMClient:
         self._failed: set[str] = set()
         self.stopped_by: Exception | None = None
         self._batches = batch.BatchTransport(
-            batches or MemoryBatchStore(),
+            batches or MemoryRecords(),
             replies,
             self.ledger,
             first_pause_s=first_pause_s,

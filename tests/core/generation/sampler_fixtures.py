@@ -10,9 +10,9 @@ from model_server import ModelServer
 from mralign_core.config import RunConfig
 from mralign_core.generation.open_sampler import open_sampler
 from mralign_core.llm.client import LLMClient
-from mralign_core.llm.store import MemoryReplyStore
 from mralign_core.models.load import load_model_and_tokenizer
 from mralign_core.models.locate import ModelLocation
+from tests.kept_replies import MemoryReplyStore
 
 STAND_IN = Path(__file__).resolve().parents[2] / "vllm_stand_in"
 

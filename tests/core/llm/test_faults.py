@@ -15,12 +15,13 @@ from mralign_core.errors import BudgetError, DataError, UserError
 from mralign_core.llm import background, endpoint
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
-from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
+from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.request import UNANSWERED, Request, any_record
-from mralign_core.llm.store import MemoryReplyStore
+from mralign_core.llm.store import MemoryRecords
 from mralign_core.llm.tidying import tidied
 from mralign_core.storage import ArtifactStore, LedgerRecords, ReplyStore
 from tests import llm_faults
+from tests.kept_replies import MemoryReplyStore
 from tests.llm_faults import BEHAVIOURS, FaultServer
 
 PRICED = {"input_usd_per_million": 0, "output_usd_per_million": 1_000_000, "max_output_tokens": 16}
@@ -83,7 +84,7 @@ def test_one_bad_reply_in_three_costs_no_trace_that_another_attempt_can_save():
 
 def test_at_any_moment_the_stored_account_has_what_a_killed_process_may_have_spent(server):
     """What the server has billed when a request comes in, that one included, is on record already."""
-    account, billed, on_record = MemoryLedgerStore(), [0.0], []
+    account, billed, on_record = MemoryRecords(), [0.0], []
 
     def work(request, number):
         billed[0] += 16
@@ -177,7 +178,7 @@ def test_four_processes_on_one_account_do_not_cross_its_ceiling(tmp_path):
     [None, [], "x", {"m": None}, {"m": {"cost_usd": "1"}}, {"m": {"cost_usd": float("nan")}}, {"m": {"lost_usd": -1}}],
 )
 def test_a_damaged_account_is_no_empty_one_where_there_is_a_ceiling(damage, caplog):
-    store = MemoryLedgerStore()
+    store = MemoryRecords()
     store.records["before"] = damage
     with pytest.raises(DataError, match=r"before.*annotate\.budget_usd"):
         Ledger(store, "now", 10.0)
