@@ -11,26 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_attempt,
-    wait_exponential_jitter,
-)
-
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import UserError
-from mralign_core.llm.batch_store import BatchItem
-from mralign_core.llm.endpoint_state import EndpointState, Failure, Health
+from mralign_core.llm.asking import Asking
+from mralign_core.llm.attempts import attempts_at
+from mralign_core.llm.batch_items import BatchItem
+from mralign_core.llm.endpoint_state import EndpointState, Failure
 from mralign_core.llm.faults import (
     AttemptError,
     EndpointUnavailableError,
@@ -47,7 +39,6 @@ from mralign_core.llm.request import (
     Received,
     Request,
     any_record,
-    blank_record,
     prompt_digest,
     received,
 )
@@ -58,64 +49,6 @@ if TYPE_CHECKING:
     from mralign_core.llm.exchange import Exchange
 
 logger = logging.getLogger("mralign_core.llm")
-
-
-@dataclass(eq=False)
-class Asking:
-    """One request on its way to a reply.
-
-    Args:
-        request: what is asked.
-        digest: of the request.
-        health: of its endpoint.
-        kept: the record of an earlier client, of a failure or a reply that is of no use.
-
-    ``number`` is its place among the endpoint's requests; ``error`` is what ends the run, once a fault does; ``sent_s``
-    is when it was first sent, on the monotonic clock; ``exchange`` tells of the last attempt, if one was sent.
-    """
-
-    request: Request
-    digest: str
-    health: Health
-    kept: dict[str, Any] | None
-    number: int = 0
-    num_attempts: int = 0
-    error: Exception | None = None
-    started_s: float = field(default_factory=time.monotonic)
-    sent_s: float = math.inf
-    exchange: Exchange | None = None
-
-    @property
-    def has_failed_before(self) -> bool:
-        """Whether it failed in an earlier run too, by itself: then another failure says nothing of the endpoint."""
-        response = self.kept["response"] if self.kept and self.kept["finish_reason"] == UNANSWERED else None
-        return isinstance(response, dict) and bool(response.get("others_answered"))
-
-    def is_its_own(self, fault: AttemptError) -> bool:
-        """Whether a fault is of this request alone, and not of its endpoint, as far as can be told from others."""
-        if fault.kind in ("broken", "refused"):
-            return True
-        if fault.kind in ("lost", "barred") and (self.health.has_answered or self.has_failed_before):
-            return True
-        has_answered_since = self.health.has_answered_since(self.sent_s)
-        return fault.kind == "outage" and (has_answered_since or (self.has_failed_before and fault.status is not None))
-
-    def record(self, reading: dict[str, Any]) -> dict[str, Any]:
-        """What is kept of a reply that was read."""
-        blank = blank_record(self.request.endpoint.model, self.digest, prompt_digest(self.request))
-        return blank | reading | {"latency_s": time.monotonic() - self.started_s}
-
-    def record_of(self, fault: AttemptError) -> dict[str, Any]:
-        """What is kept of a request that got no reply, by its own fault or the other side's."""
-        if fault.kind == "content":
-            return self.record({"finish_reason": "content_filter", "response": str(fault)})
-        response = {
-            "problem": f"no reply in {self.num_attempts} attempt(s), {fault.way}: {fault}",
-            "status": fault.status,
-            "body": fault.body,
-            "others_answered": self.health.has_answered or self.has_failed_before,
-        }
-        return self.record({"finish_reason": UNANSWERED, "response": response})
 
 
 class Service(Protocol):
@@ -284,17 +217,13 @@ class LLMClient:
     async def _attempts(self, asking: Asking, attempt: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         """The record of a new reply; a request that was refused, or failed by itself, has one without text."""
         endpoint = asking.request.endpoint
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda error: isinstance(error, AttemptError) and error.can_pass),
-            stop=stop_after_attempt(endpoint.max_attempts),
-            wait=wait_exponential_jitter(
-                initial=self._first_pause_s, max=endpoint.max_retry_after_s, jitter=self._first_pause_s
-            ),
-            before_sleep=None if endpoint.use_batch_api else partial(_log_retry, endpoint.model),
-            reraise=True,
-        )
         try:
-            return await retrying(attempt)
+            return await attempts_at(
+                endpoint,
+                self._first_pause_s,
+                can_pass=lambda error: isinstance(error, AttemptError) and error.can_pass,
+                what=None if endpoint.use_batch_api else f"model {endpoint.model}",
+            )(attempt)
         except AttemptError as fault:
             if asking.error:
                 raise asking.error from fault
@@ -439,7 +368,7 @@ class LLMClient:
                 unavailable_error(fault, endpoint) if fault.can_pass else user_error(fault, fault.status, endpoint)
             )
         elif not asking.has_failed_before and not (fault.kind == "refused" and health.has_answered):
-            health.fail(asking.number, _failure(fault, asking.digest))
+            health.fail(asking.number, asking.failure(fault))
             if verdict := health.verdict():
                 asking.error = failing_error(endpoint, verdict)
         self.stopped_by = self.stopped_by or asking.error
@@ -465,14 +394,3 @@ class LLMClient:
         if self.stopped_by is not None:
             # Raised many times: each adds its frames to the traceback, which is printed at the end.
             raise self.stopped_by.with_traceback(None)
-
-
-def _log_retry(model: str, state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    pause = state.next_action.sleep if state.next_action else 0.0
-    logger.warning("model %s, attempt %d: %r; next in %.1f s", model, state.attempt_number, error, pause)
-
-
-def _failure(fault: AttemptError, digest: str) -> Failure:
-    may_be_outage = fault.kind in ("outage", "lost") or (fault.status or 0) >= 500
-    return Failure(fault.way, fault.body or str(fault), digest, fault.status, may_be_outage)

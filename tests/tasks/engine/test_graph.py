@@ -126,6 +126,8 @@ DECIDES = {
     "method.consolidation": LABELS | {"label-set"},
     "llm.batch": set(),
     "llm.batch_endpoint": set(),
+    "llm.batch_items": set(),
+    "llm.batch_lines": set(),
     "estimation.corpus": WEIGHED | {"diagnostics", "diagnostic-figures", "report", "agreement"},
     "training.fit": {"adapter"},
     "training.examples": {"reference-logps", "adapter"},
