@@ -45,7 +45,7 @@ from mralign_core.llm.request import (
 from mralign_core.llm.store import KeepsRecords, KeepsReplies, MemoryRecords
 
 if TYPE_CHECKING:
-    from mralign_core.llm.endpoint import Most
+    from mralign_core.llm.endpoint import Bounds
     from mralign_core.llm.exchange import Exchange
 
 logger = logging.getLogger("mralign_core.llm")
@@ -58,16 +58,16 @@ class Service(Protocol):
         """Tokens of what is sent, by estimate."""
         ...
 
-    def most_of(self, request: Request, longest: int = 0) -> Most:
+    def bounds_of(self, request: Request, longest: int = 0) -> Bounds:
         """Bounds of what an attempt takes; ``longest`` is the longest reply so far, in tokens."""
         ...
 
-    def exchange_for(self, request: Request, most: Most) -> Exchange:
+    def exchange_for(self, request: Request, bounds: Bounds) -> Exchange:
         """What watches one attempt."""
         ...
 
     async def attempt(
-        self, request: Request, params: Mapping[str, Any], most: Most, exchange: Exchange
+        self, request: Request, params: Mapping[str, Any], bounds: Bounds, exchange: Exchange
     ) -> dict[str, Any]:
         """Make one attempt and read what came; raises ``AttemptError``."""
         ...
@@ -239,12 +239,12 @@ class LLMClient:
     async def _attempt(self, asking: Asking) -> dict[str, Any]:
         """One attempt, on account: what it may cost is set aside, and then paid, lost or given back."""
         endpoint = asking.request.endpoint
-        most = self._most(asking.request)
-        await self._take_place(asking, most)
+        bounds = self._bounds(asking.request)
+        await self._take_place(asking, bounds)
         asking.exchange = None
         reading, lost_usd = None, 0.0
         try:
-            reading = await self._in_slot(asking, most)
+            reading = await self._in_slot(asking, bounds)
             asking.health.succeed(asking.number)
             state = self._state(endpoint)
             state.longest_reply = max(state.longest_reply, reading["completion_tokens"])
@@ -254,15 +254,15 @@ class LLMClient:
         except BaseException as error:
             was_sent = asking.exchange is not None and asking.exchange.was_sent
             may_be_billed = error.may_be_billed if isinstance(error, AttemptError) else was_sent
-            lost_usd = most.usd if may_be_billed and reading is None else 0.0
+            lost_usd = bounds.usd if may_be_billed and reading is None else 0.0
             if isinstance(error, AttemptError):  # before others get a turn, while the account is settled
                 self._judge(asking, error)
             raise
         finally:
-            await self.ledger.settle(endpoint.model, most.usd, reading, lost_usd=lost_usd)
+            await self.ledger.settle(endpoint.model, bounds.usd, reading, lost_usd=lost_usd)
         return record
 
-    async def _take_place(self, asking: Asking, most: Most) -> None:
+    async def _take_place(self, asking: Asking, bounds: Bounds) -> None:
         """Wait for room on the account and for a slot, and while older requests show if the endpoint is to be asked.
 
         Nothing is held meanwhile that those need.
@@ -274,7 +274,7 @@ class LLMClient:
                 if verdict := health.verdict():
                     self.stopped_by = self.stopped_by or failing_error(endpoint, verdict)
             self._check_running()
-            await self.ledger.set_aside(endpoint.model, most.usd)
+            await self.ledger.set_aside(endpoint.model, bounds.usd)
             is_admitted = False
             try:
                 await self._state(endpoint).pace.admit(
@@ -287,14 +287,14 @@ class LLMClient:
                 self._slots.release()
             finally:
                 if not is_admitted:
-                    await self.ledger.settle(endpoint.model, most.usd, None)
+                    await self.ledger.settle(endpoint.model, bounds.usd, None)
 
     async def _attempt_in_batch(self, asking: Asking) -> dict[str, Any]:
         """One attempt by a batch, which keeps its reply and puts it on account; it takes no slot while it waits."""
         endpoint = asking.request.endpoint
-        most = self._most(asking.request)
-        await self.ledger.set_aside(endpoint.model, most.usd)
-        item = BatchItem(asking.digest, prompt_digest(asking.request), most.usd)
+        bounds = self._bounds(asking.request)
+        await self.ledger.set_aside(endpoint.model, bounds.usd)
+        item = BatchItem(asking.digest, prompt_digest(asking.request), bounds.usd)
         try:
             params = await self._params(asking.request)
             record = await self._batches.ask(asking.request._replace(params=params), item)
@@ -302,7 +302,7 @@ class LLMClient:
             if isinstance(error, AttemptError):
                 self._judge(asking, error)
             if not item.in_batch:
-                await self.ledger.settle(endpoint.model, most.usd, None)
+                await self.ledger.settle(endpoint.model, bounds.usd, None)
             raise
         asking.health.succeed(asking.number)
         return record
@@ -314,12 +314,12 @@ class LLMClient:
             params["response_format"] = request.params[OFFERED]
         return params
 
-    async def _in_slot(self, asking: Asking, most: Most) -> dict[str, Any]:
+    async def _in_slot(self, asking: Asking, bounds: Bounds) -> dict[str, Any]:
         """What one attempt brings, in the slot it has: pauses between attempts leave the slot to others."""
         endpoint = asking.request.endpoint
         try:
             self._check_running()
-            reading = await self._sent(asking, most)
+            reading = await self._sent(asking, bounds)
         except AttemptError as error:
             # The endpoint speaks of all its requests, so the model pauses, not this request alone.
             self._state(endpoint).pace.pause(min(error.retry_after_s, endpoint.max_retry_after_s))
@@ -334,25 +334,25 @@ class LLMClient:
         """Tokens of a prompt, by estimate, where they are limited."""
         return self._service.count_tokens(request) if request.endpoint.tokens_per_minute else 0
 
-    async def _sent(self, asking: Asking, most: Most) -> dict[str, Any]:
+    async def _sent(self, asking: Asking, bounds: Bounds) -> dict[str, Any]:
         """What one attempt brings; where a schema that was only offered is refused, without it."""
         asking.sent_s = min(asking.sent_s, time.monotonic())
         params = await self._params(asking.request)
         try:
-            return await self._exchanged(asking, params, most)
+            return await self._exchanged(asking, params, bounds)
         except AttemptError as fault:
             is_offered = OFFERED in asking.request.params and "response_format" in params
             if not is_offered or fault.kind != "refused" or fault.may_be_billed:
                 raise
         plain = {name: value for name, value in params.items() if name != "response_format"}
-        reading = await self._exchanged(asking, plain, most)
+        reading = await self._exchanged(asking, plain, bounds)
         logger.warning("model %s refuses a JSON schema: it is asked without one", asking.request.endpoint.model)
         self._state(asking.request.endpoint).refuses_schemas = True
         return reading
 
-    async def _exchanged(self, asking: Asking, params: dict[str, Any], most: Most) -> dict[str, Any]:
-        asking.exchange = self._service.exchange_for(asking.request, most)
-        return await self._service.attempt(asking.request, params, most, asking.exchange)
+    async def _exchanged(self, asking: Asking, params: dict[str, Any], bounds: Bounds) -> dict[str, Any]:
+        asking.exchange = self._service.exchange_for(asking.request, bounds)
+        return await self._service.attempt(asking.request, params, bounds, asking.exchange)
 
     def _judge(self, asking: Asking, fault: AttemptError) -> None:
         """Decide, after the last attempt, what a fault means: for this request alone, or for all of them."""
@@ -373,8 +373,8 @@ class LLMClient:
                 asking.error = failing_error(endpoint, verdict)
         self.stopped_by = self.stopped_by or asking.error
 
-    def _most(self, request: Request) -> Most:
-        return self._service.most_of(request, self._state(request.endpoint).longest_reply)
+    def _bounds(self, request: Request) -> Bounds:
+        return self._service.bounds_of(request, self._state(request.endpoint).longest_reply)
 
     def reopen(self) -> None:
         """Let requests start again after an error that ended them, once a caller tries anew.

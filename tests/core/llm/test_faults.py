@@ -132,9 +132,9 @@ def test_an_odd_retry_after_is_no_matter(server, value):
 
 def test_a_prompt_is_bounded_by_its_bytes_and_a_server_that_ignores_the_limit_by_what_it_did():
     one = EndpointConfig(model="openai/m", input_usd_per_million=1e6, output_usd_per_million=1e6, max_output_tokens=16)
-    most = endpoint.ChatCompletions().most_of(Request(one, [{"role": "user", "content": "語" * 100}], {}))
-    assert most.prompt_tokens >= 300 and most.completion_tokens == 16 and most.usd == sum(most[:2])
-    assert endpoint.ChatCompletions().most_of(Request(one, [], {}), longest=50).completion_tokens == 50
+    bounds = endpoint.ChatCompletions().bounds_of(Request(one, [{"role": "user", "content": "語" * 100}], {}))
+    assert bounds.prompt_tokens >= 300 and bounds.completion_tokens == 16 and bounds.usd == sum(bounds[:2])
+    assert endpoint.ChatCompletions().bounds_of(Request(one, [], {}), longest=50).completion_tokens == 50
 
 
 def spend(root, seed, spent, ceiling_usd):
@@ -404,13 +404,13 @@ def test_details_larger_than_their_sum_are_not_paid(server, monkeypatch, details
 
 def test_a_cost_that_can_not_be_counts_as_the_most_that_can():
     where = EndpointConfig(model="openai/gpt-4o", max_output_tokens=16)
-    most = endpoint.ChatCompletions().most_of(Request(where, [{"role": "user", "content": "u"}], {}))
+    bounds = endpoint.ChatCompletions().bounds_of(Request(where, [{"role": "user", "content": "u"}], {}))
     usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "a"}}
     response = endpoint.ModelResponse(model="gpt-4o", choices=[choice], usage=usage)
     response._hidden_params["response_cost"] = 10_000.0
-    reading = endpoint.read_completion(where, response, most)
-    assert (reading["cost_usd"], reading["prompt_tokens"], reading["completion_tokens"]) == (most.usd, 0, 0)
+    reading = endpoint.read_completion(where, response, bounds)
+    assert (reading["cost_usd"], reading["prompt_tokens"], reading["completion_tokens"]) == (bounds.usd, 0, 0)
 
 
 def test_an_overload_that_says_when_to_come_again_costs_no_budget(server):
