@@ -26,7 +26,7 @@ from mralign_core.llm import offline
 from mralign_core.llm.exchange import Exchange, attempt_error
 from mralign_core.llm.offline import Message, is_offline
 from mralign_core.llm.request import OFFERED, Request
-from mralign_core.llm.tidying import MOST_TOKENS, as_utf8, text_of, token_count
+from mralign_core.llm.tidying import MOST_TOKENS, as_utf8, storable, text_of, token_count
 
 litellm.telemetry = False
 litellm.suppress_debug_info = True
@@ -287,17 +287,6 @@ def _offline_response(model: str, messages: Sequence[Message], params: dict[str,
     }
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
     return ModelResponse(model=model, choices=[choice], usage=usage)
-
-
-def storable(value: Any) -> Any:
-    """JSON values with null in place of numbers that JSON has no form for, and lone surrogates escaped."""
-    if isinstance(value, dict):
-        return {as_utf8(name): storable(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [storable(item) for item in value]
-    if isinstance(value, str):
-        return as_utf8(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def address(endpoint: EndpointConfig) -> dict[str, str]:
