@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from mralign_core.config import RunConfig
 from mralign_core.generation.forecast import Load, Rates, estimate_load
 from mralign_core.generation.funnel import Funnel, imbalance, require_both_polarities
-from mralign_core.generation.importing import import_apart
+from mralign_core.generation.importing import import_traces
 from mralign_core.generation.outcomes import COUNTED, count_draws, describe_draws
 from mralign_core.generation.sampling import Tally, sample_questions, tally_draws
 from mralign_core.generation.select_traces import (
@@ -191,7 +191,7 @@ def select_candidates(making: Making) -> Built:
 def _import(making: Making, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Write the candidates that the file of traces gives, and their yield; returns their number by polarity."""
     config, directory = making.config, making.directory
-    imported = import_apart(
+    imported = import_traces(
         config.generate.traces_path,
         tokenizer,
         config.generate,
