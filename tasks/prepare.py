@@ -114,8 +114,8 @@ def _weights_at_hand(config: RunConfig, _: Part) -> dict[str, str]:
     stage="prepare",
     fields=_model,
     details=_weights_at_hand,
-    sources=("mralign_core.models.locate", "mralign_core.pocket.model"),
-    without=lambda config: () if config.model.source == "pocket" else ("mralign_core.pocket.model",),
+    sources=("mralign_core.models.locate", "mralign_core.pocket.model", "mralign_core.pocket.quality"),
+    without=lambda config: () if config.model.source == "pocket" else ("mralign_core.pocket",),
     is_main=lambda _: True,
 )
 def prepare_model(making: Making) -> Built:

@@ -6,7 +6,8 @@ from random_models import build_bpe, build_llama_bpe
 from mralign_core.generation.answer_end import AnswerEnd
 from mralign_core.generation.control_tokens import decode_tokens
 from mralign_core.method.traces import answer_end
-from mralign_core.models.families import GENERIC, built_in_families
+from mralign_core.models.families import GENERIC
+from mralign_core.models.families.table import built_in_families
 
 TOKENIZERS = [build_bpe(), build_llama_bpe()]
 CHANNELS = built_in_families()["gpt_oss"]
