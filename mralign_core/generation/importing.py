@@ -109,7 +109,7 @@ def import_traces(
     refuse(path, FIELD, problems, "use a tokenizer that knows these texts, or take the traces out")
     _refuse_lost_answers(path, drawn, section)
     kept = map(as_candidate, keep_traces(drawn, funnel, section, tokenizer, family))
-    candidates = pd.DataFrame(kept, columns=list(CANDIDATES.columns)).astype(object)
+    candidates = CANDIDATES.frame(kept)
     require_both_polarities(candidates["polarity"].value_counts(), funnel, IMPORT_REMEDY)
     questions = _questions(with_gold, Path(path).stem)
     refuse_overlap(questions, held_out)
@@ -288,4 +288,4 @@ def _questions(rows: Sequence[DrawRow], source: str) -> pd.DataFrame:
     first: dict[str, dict[str, Any]] = {}
     for row in rows:
         first.setdefault(row["question_id"], {**row, "source": source, "split": "train", "stratum": ""})
-    return pd.DataFrame(list(first.values()), columns=list(QUESTIONS.columns)).astype(object)
+    return QUESTIONS.frame(first.values())

@@ -71,7 +71,7 @@ def read_question_sets(section: QuestionsConfig, pocket: PocketConfig) -> Questi
         DataError: a file or row is wrong, or both roles share a question or an id.
     """
     located = locate_sets(section)
-    frames: dict[str, list[pd.DataFrame]] = {"train": [_frame([])], "eval": [_frame([])]}
+    frames: dict[str, list[pd.DataFrame]] = {"train": [QUESTIONS.frame([])], "eval": [QUESTIONS.frame([])]}
     revisions: dict[str, str] = {}
     for one in located:
         # Ids of training questions, on which their draws depend, do not depend on what is evaluated on.
@@ -120,7 +120,7 @@ def _read_set(one: LocatedSet, prefix_ids: bool, revisions: dict[str, str]) -> p
     refuse(one.where, one.field, problems, REMEDY)
     golds = [(row["question_id"], row["answers"]) for row in rows]
     warn_of_gold_answers(f"{one.field}: {one.where}", golds)
-    return _frame(rows)
+    return QUESTIONS.frame(rows)
 
 
 def _from_hub(one: LocatedSet, revisions: dict[str, str]) -> Iterator[Line]:
@@ -243,7 +243,3 @@ def _repeat(places: dict[str, str], own: str, place: str, column: str) -> list[s
     """A problem, if the id was at another of the ``places`` seen before."""
     first = places.setdefault(own, place)
     return [f"{place}: field {column!r} repeats id {own!r} of {first}"] if own and first != place else []
-
-
-def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(QUESTIONS.columns)).astype(object)
