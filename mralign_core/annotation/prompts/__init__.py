@@ -90,9 +90,9 @@ def read_payload(messages: Sequence[Message]) -> dict[str, Any]:
 
 
 @cache
-def read_text(name: str) -> str:
-    """The text of a prompt file, such as ``annotate.v1``."""
-    return files(__package__).joinpath(f"{name}.md").read_text(encoding="utf-8")
+def read_text(name: str, package: str = __name__) -> str:
+    """The text of a prompt file of a package, such as ``annotate.v1``."""
+    return files(package).joinpath(f"{name}.md").read_text(encoding="utf-8")
 
 
 def _system(name: str, max_labels: int, taxonomy: Taxonomy) -> Message:
