@@ -89,7 +89,7 @@ def write_ablation(making: Making) -> Built:
 def read_ablation(config: RunConfig, ref: ArtifactRef) -> Ablation:
     """What :func:`compare_arms` found under this config."""
     store = ArtifactStore(config.storage)
-    refused = json.loads(store.open_file(ref, REFUSED).read_text(encoding="utf-8"))
+    refused = store.read_json(ref, REFUSED)
     results, differences = (
         store.read_table(ref, name).astype(dict.fromkeys(columns, float))
         for name, columns in ((RESULTS, METRICS), (DIFFERENCES, NUMBERS))

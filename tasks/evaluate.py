@@ -204,7 +204,7 @@ def gather(making: Making) -> ReportInputs:
             *filter(None, [imbalance(store.manifest(making["candidates"]).counts)]),
             *notes_on_answers(config, store.manifest(making["questions"]).counts, answers, scored),
         ],
-        funnel=pd.DataFrame(json.loads(making.file("candidates", FUNNEL).read_text())),
+        funnel=pd.DataFrame(store.read_json(making["candidates"], FUNNEL)),
         draws=draws_table(read_draws(store, draws)) if (draws := making.get("generations")) else None,
         draws_are_partial=config.generate.draws == "sequential",
         candidates=making.table("candidates", "candidates.parquet"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -268,7 +267,7 @@ def sampling_load(
 
 def read_draws(store: ArtifactStore, generations: ArtifactRef) -> pd.DataFrame:
     """What became of the draws, by thinking mode; see :func:`~mralign_core.generation.outcomes.count_draws`."""
-    return pd.DataFrame(json.loads(store.open_file(generations, DRAWS).read_text()))
+    return pd.DataFrame(store.read_json(generations, DRAWS))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

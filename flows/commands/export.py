@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +60,7 @@ def _run_facts(
     results, told = _results_of(store, of, adapter)
     facts = RunFacts(
         questions=store.read_table(_parents(store, candidates)["questions"], "questions.parquet"),
-        funnel=_records(store.open_file(candidates, "funnel.json")),
+        funnel=pd.DataFrame(store.read_json(candidates, "funnel.json")),
         summary=results.summary if results else None,
         differences=results.differences if results else None,
         confidence=config.evaluate.confidence,
@@ -87,7 +86,3 @@ def _results_of(store: ArtifactStore, of: Inputs, adapter: ArtifactRef) -> tuple
 
 def _parents(store: ArtifactStore, ref: ArtifactRef) -> dict[str, ArtifactRef]:
     return {parent.stage: parent for parent in store.manifest(ref).parents}
-
-
-def _records(path: Path) -> pd.DataFrame:
-    return pd.DataFrame(json.loads(path.read_text()))

@@ -229,6 +229,14 @@ class ArtifactStore:
         """
         return self._open(ref, self.manifest(ref), file_name)
 
+    def read_json(self, ref: ArtifactRef, file_name: str) -> Any:
+        """The values of one JSON file of an artifact.
+
+        Raises:
+            ArtifactError: the file is missing or damaged.
+        """
+        return json.loads(self.open_file(ref, file_name).read_text(encoding="utf-8"))
+
     def read_table(self, ref: ArtifactRef, file_name: str) -> pd.DataFrame:
         """Rows of one Parquet file of an artifact, checked against its contract.
 
