@@ -38,7 +38,7 @@ from mralign_core.llm.request import (
     UNANSWERED,
     Received,
     Request,
-    any_record,
+    kept_record,
     prompt_digest,
     received,
 )
@@ -156,7 +156,7 @@ class LLMClient:
             return received(await self._buy(request, digest), cached=False)
         lock = self._under_way.setdefault(digest, asyncio.Lock())
         async with lock:
-            kept = await asyncio.to_thread(any_record, self._replies, digest)
+            kept = await asyncio.to_thread(kept_record, self._replies, digest)
             has_failed = kept is not None and kept["finish_reason"] == UNANSWERED
             if kept is not None and (digest in self._asked or not (ask_again or has_failed)):
                 self.ledger.count_kept(request.endpoint.model)

@@ -145,11 +145,11 @@ class Exchange:
             self.problem = "the reply is nested too deeply"
             raise BrokenReplyError(self.problem) from None
 
-    def beginning(self, num_chars: int = KEPT_CHARS) -> str:
+    def beginning(self) -> str:
         """How the body begins, without the key."""
         # A character is at most four bytes, and a key may lie across the end.
-        text = self.body[: 4 * num_chars + 4096].decode("utf-8", "replace")
-        return self.redacted(text)[:num_chars]
+        text = self.body[: 4 * KEPT_CHARS + 4096].decode("utf-8", "replace")
+        return self.redacted(text)[:KEPT_CHARS]
 
     def redacted(self, text: str) -> str:
         """A text without the key that was sent, which some servers send back, and without any other."""

@@ -63,7 +63,7 @@ class Received(NamedTuple):
         return str(self.response["problem"]) if self.failed else ""
 
 
-def any_record(replies: KeepsReplies, digest: str) -> dict[str, Any] | None:
+def kept_record(replies: KeepsReplies, digest: str) -> dict[str, Any] | None:
     """The record kept for a request, of a failure too; None when there is none that this version wrote."""
     record = replies.get(digest)
     if record is not None and not _is_whole(record):

@@ -16,7 +16,7 @@ from mralign_core.llm import background, endpoint
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger
-from mralign_core.llm.request import UNANSWERED, Request, any_record
+from mralign_core.llm.request import UNANSWERED, Request, kept_record
 from mralign_core.llm.store import MemoryRecords
 from mralign_core.llm.tidying import tidied
 from mralign_core.storage import ArtifactStore, LedgerRecords, ReplyStore
@@ -254,7 +254,7 @@ def test_a_failed_request_is_asked_again_by_the_next_run_only_and_good_replies_n
     first, second = in_one_client(twice, replies)
     assert first[2].failed and second[2] == first[2]._replace(cached=True)
     assert len(server.requests) == 5  # two attempts at one
-    kept = [any_record(replies, requests[number].digest)["finish_reason"] for number in (2, 1)]
+    kept = [kept_record(replies, requests[number].digest)["finish_reason"] for number in (2, 1)]
     assert kept[0] == UNANSWERED != kept[1]
     server.play(says("repaired"))
     third = complete(requests, replies)
