@@ -26,7 +26,7 @@ from mralign_core.generation.select_traces import (
 )
 from mralign_core.models.families import family_fingerprint, family_of
 from mralign_core.models.load import load_tokenizer
-from mralign_core.models.locate import locate_model, model_name
+from mralign_core.models.locate import locate_model
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.generations import GENERATIONS
 from mralign_core.schemas.outcomes import FAILED
@@ -181,7 +181,7 @@ def _trace_file(config: RunConfig, _: Part) -> dict[str, str]:
 )
 def select_candidates(making: Making) -> Built:
     """Keep the traces of questions that thinking makes right, or wrong; or import traces from a file."""
-    location = locate_model(making.store.open_directory(making["model"]), model_name(making.config.model))
+    location = locate_model(making.store.open_directory(making["model"]))
     tokenizer = load_tokenizer(location.path, location.revision)
     keep = _select if making.get("generations") else _import
     return Built(CANDIDATES.name, keep(making, tokenizer))

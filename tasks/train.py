@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from mralign_core.config import RunConfig
-from mralign_core.models.locate import limit_threads, locate_model, model_name
+from mralign_core.models.locate import limit_threads, locate_model
 from mralign_core.processes.launch import launch_adapter, launch_reference
 from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
 from mralign_core.schemas.training_metrics import TRAINING_METRICS
@@ -105,7 +105,7 @@ def train_adapter(making: Making) -> Built:
 def _common(making: Making) -> dict[str, Any]:
     """What the jobs of the reference and of the adapters share."""
     limit_threads(making.config.model)
-    location = locate_model(making.store.open_directory(making["model"]), model_name(making.config.model))
+    location = locate_model(making.store.open_directory(making["model"]))
     candidates = making.table("candidates", "candidates.parquet")
     return {
         "model_path": location.path,

@@ -9,7 +9,7 @@ import pandas as pd
 
 from mralign_core.config import RunConfig, Variant
 from mralign_core.errors import ArtifactError
-from mralign_core.models.locate import limit_threads, locate_model, model_name
+from mralign_core.models.locate import limit_threads, locate_model
 from mralign_core.reporting.run_findings import Results, read_results
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.training.export import export_adapter, export_merged, read_adapter_config
@@ -44,7 +44,7 @@ def export(config: RunConfig, of: Inputs, variant: Variant, directory: Path, *, 
     made_from = _parents(store, adapter)
     run, results = _run_facts(config, store, of, adapter, made_from["candidates"])
     folder = store.open_directory(adapter)
-    model = locate_model(store.open_directory(made_from["model"]), model_name(config.model))
+    model = locate_model(store.open_directory(made_from["model"]))
     if not merge:
         export_adapter(folder, directory, config.model, variant, run)
         return Exported(results, serve_adapter(model.path, variant, read_adapter_config(folder), str(directory)))

@@ -26,7 +26,7 @@ def opened(directory, *, stage="generate", adapter_dir=None, open_client=None, v
         "evaluate": generate if stage == "evaluate" else {},
         "vllm": vllm or {},
     }
-    location = ModelLocation(str(directory), "", "taught")
+    location = ModelLocation(str(directory), "")
     config = RunConfig.model_validate(values)
     return open_sampler(config, location, stage=stage, adapter_dir=adapter_dir, open_client=open_client)
 
