@@ -30,6 +30,7 @@ from mralign_core.pocket.world import build_world
 from mralign_core.schemas.generations import GENERATIONS
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.tables import write_table
 from tasks.engine.run import Built, Making
 from tasks.engine.session import session
 from tasks.engine.shards import chunks
@@ -87,7 +88,7 @@ def _write(root: Path, num_questions: int) -> int:
 
             def build(making: Making, rows: list[dict[str, Any]] = rows) -> Built:
                 frame = pd.DataFrame(rows).astype(object)
-                making.store.write_table(making.directory, "generations.parquet", frame, GENERATIONS)
+                write_table(making.directory, "generations.parquet", frame, GENERATIONS)
                 return Built(GENERATIONS.name)
 
             sample_shard.work(config, questions, model, numbers).produce(build=build)
@@ -104,7 +105,7 @@ def _publish_questions(config: RunConfig, num_questions: int) -> ArtifactRef:
 
     def build(making: Making) -> Built:
         frame = pd.DataFrame(rows).assign(stratum="").astype(object)
-        making.store.write_table(making.directory, "questions.parquet", frame, QUESTIONS)
+        write_table(making.directory, "questions.parquet", frame, QUESTIONS)
         return Built(QUESTIONS.name)
 
     return load_questions.work(config).produce(build=build).ref

@@ -31,8 +31,8 @@ from mralign_core.comparison.annotation_sets import panel_sets
 from mralign_core.config import AnnotateConfig
 from mralign_core.label_sets import PAPER_LABEL_SET
 from mralign_core.llm.client import LLMClient
-from mralign_core.llm.store import MemoryReplyStore
 from mralign_core.method.agreement import Labels, agreement
+from tests.kept_replies import MemoryReplyStore
 
 MAPPINGS = Path(__file__).with_name("label_mappings.yaml")
 MAIN_SPLIT = {"reasoningflow_human": "v0_human_D"}

@@ -58,22 +58,18 @@ def redact(text: str) -> str:
         >>> redact("GET https://ada:hunter22@host/v1?api-key=0123456789 failed")
         'GET https://[secret]@host/v1?api-key=[secret] failed'
     """
-    text = without_known(text)
+    known = _pattern_of(_secrets(os.environ))
+    text = text if known is None else known.sub(REDACTED, text)
     for pattern, replacement in _FORMS:
         text = pattern.sub(replacement, text)
     return text
 
 
-def without_known(text: str) -> str:
-    """The text without the secrets of the environment; what only looks like a secret stays.
-
-    For data: a model may write of passwords, and what it wrote must stay as it is.
-    """
-    return _without(text, _pattern_of(_secrets(os.environ)))
-
-
 def redacted(value: Any) -> Any:
-    """JSON values without the secrets of the environment in any text, keys of mappings included."""
+    """JSON values without the secrets of the environment in any text, keys of mappings included.
+
+    What only looks like a secret stays: a model may write of passwords, and what it wrote must stay as it is.
+    """
     known = _pattern_of(_secrets(os.environ))
     return value if known is None else _redacted(value, known)
 
@@ -86,10 +82,6 @@ def _redacted(value: Any, known: re.Pattern[str]) -> Any:
     if isinstance(value, list | tuple):
         return [_redacted(inner, known) for inner in value]
     return value
-
-
-def _without(text: str, known: re.Pattern[str] | None) -> str:
-    return text if known is None else known.sub(REDACTED, text)
 
 
 def redact_error(error: BaseException) -> bool:

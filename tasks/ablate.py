@@ -18,6 +18,7 @@ from mralign_core.reporting.ablation_findings import Ablation, ablation_markdown
 from mralign_core.reporting.style import to_png, to_svg
 from mralign_core.schemas.ablation import ABLATION_DIFFERENCES, ABLATION_RESULTS
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.tables import write_table
 from tasks.engine.graph import Input, named_by_caller
 from tasks.engine.pool import run_children
 from tasks.engine.run import Built, Making
@@ -61,8 +62,8 @@ def compare_arms(making: Making) -> Built:
     results = cell_results((Cell.parse(cell), store.read_table(ref, "scores.parquet")) for cell, ref in scores)
     pairs = arm_comparisons(arms_of(config))
     differences = mean_differences(results, pairs, unit=_unit(config), confidence=config.ablate.confidence)
-    store.write_table(making.directory, RESULTS, results.astype(object), ABLATION_RESULTS)
-    store.write_table(making.directory, DIFFERENCES, differences.astype(object), ABLATION_DIFFERENCES)
+    write_table(making.directory, RESULTS, results.astype(object), ABLATION_RESULTS)
+    write_table(making.directory, DIFFERENCES, differences.astype(object), ABLATION_DIFFERENCES)
     (making.directory / REFUSED).write_text(json.dumps(refused, ensure_ascii=False, indent=1), encoding="utf-8")
     num_units = _ablation(config, results, differences, refused).num_units
     counts = {f"{_unit(config)}s": num_units, "worlds refused": len(refused), "cells": len(results)}
@@ -89,7 +90,7 @@ def write_ablation(making: Making) -> Built:
 def read_ablation(config: RunConfig, ref: ArtifactRef) -> Ablation:
     """What :func:`compare_arms` found under this config."""
     store = ArtifactStore(config.storage)
-    refused = json.loads(store.open_file(ref, REFUSED).read_text(encoding="utf-8"))
+    refused = store.read_json(ref, REFUSED)
     results, differences = (
         store.read_table(ref, name).astype(dict.fromkeys(columns, float))
         for name, columns in ((RESULTS, METRICS), (DIFFERENCES, NUMBERS))

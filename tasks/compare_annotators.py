@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -97,8 +96,7 @@ def compare_annotations(making: Making) -> Built:
 
 def read_agreement(config: RunConfig, agreement: ArtifactRef) -> dict[str, Any]:
     """What ``agreement.json`` holds."""
-    path = ArtifactStore(config.storage).open_file(agreement, "agreement.json")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return dict(ArtifactStore(config.storage).read_json(agreement, "agreement.json"))
 
 
 def _sheets(config: RunConfig) -> dict[str, str]:

@@ -32,7 +32,7 @@ from mralign_core.reporting.run_findings import Results, read_results
 from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import ArtifactRef
 from mralign_core.storage.quarantine import read_quarantine, write_rows
-from mralign_core.storage.tables import read_table
+from mralign_core.storage.tables import read_table, write_table
 from tasks.annotate import read_ledger, without_offline
 from tasks.asked import Asked, asked
 from tasks.engine.graph import Input, Part, Shards
@@ -124,7 +124,7 @@ def collect_scores(making: Making) -> Built:
     join(making.store, layout, making.directory, {"scores.parquet": SCORES}, "question_id")
     questions = _to_score(making.config, making["evaluation-questions"]).questions
     scores = with_strata(read_table(making.directory / "scores.parquet"), questions)
-    making.store.write_table(making.directory, "scores.parquet", scores, SCORES)
+    write_table(making.directory, "scores.parquet", scores, SCORES)
     return Built(SCORES.name)
 
 
@@ -204,7 +204,7 @@ def gather(making: Making) -> ReportInputs:
             *filter(None, [imbalance(store.manifest(making["candidates"]).counts)]),
             *notes_on_answers(config, store.manifest(making["questions"]).counts, answers, scored),
         ],
-        funnel=pd.DataFrame(json.loads(making.file("candidates", FUNNEL).read_text())),
+        funnel=pd.DataFrame(store.read_json(making["candidates"], FUNNEL)),
         draws=draws_table(read_draws(store, draws)) if (draws := making.get("generations")) else None,
         draws_are_partial=config.generate.draws == "sequential",
         candidates=making.table("candidates", "candidates.parquet"),

@@ -9,7 +9,12 @@ from mralign_core.config import RunConfig, Section
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.families import family_fingerprint
 
-TRANSPORT = ("mralign_core.llm.batch", "mralign_core.llm.batch_endpoint", "mralign_core.llm.batch_store")
+TRANSPORT = (
+    "mralign_core.llm.batch",
+    "mralign_core.llm.batch_endpoint",
+    "mralign_core.llm.batch_items",
+    "mralign_core.llm.batch_lines",
+)
 """The batch API: how requests travel, which changes no key, as ``use_batch_api`` doesn't. What a reply says is read by
 the same code either way, which is in the keys."""
 

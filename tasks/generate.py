@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from mralign_core.config import RunConfig
 from mralign_core.generation.forecast import Load, Rates, estimate_load
 from mralign_core.generation.funnel import Funnel, imbalance, require_both_polarities
-from mralign_core.generation.importing import import_apart
+from mralign_core.generation.importing import import_traces
 from mralign_core.generation.outcomes import COUNTED, count_draws, describe_draws
 from mralign_core.generation.sampling import Tally, sample_questions, tally_draws
 from mralign_core.generation.select_traces import (
@@ -27,7 +26,7 @@ from mralign_core.generation.select_traces import (
 )
 from mralign_core.models.families import family_fingerprint, family_of
 from mralign_core.models.load import load_tokenizer
-from mralign_core.models.locate import locate_model, model_name
+from mralign_core.models.locate import locate_model
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.generations import GENERATIONS
 from mralign_core.schemas.outcomes import FAILED
@@ -182,7 +181,7 @@ def _trace_file(config: RunConfig, _: Part) -> dict[str, str]:
 )
 def select_candidates(making: Making) -> Built:
     """Keep the traces of questions that thinking makes right, or wrong; or import traces from a file."""
-    location = locate_model(making.store.open_directory(making["model"]), model_name(making.config.model))
+    location = locate_model(making.store.open_directory(making["model"]))
     tokenizer = load_tokenizer(location.path, location.revision)
     keep = _select if making.get("generations") else _import
     return Built(CANDIDATES.name, keep(making, tokenizer))
@@ -191,7 +190,7 @@ def select_candidates(making: Making) -> Built:
 def _import(making: Making, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Write the candidates that the file of traces gives, and their yield; returns their number by polarity."""
     config, directory = making.config, making.directory
-    imported = import_apart(
+    imported = import_traces(
         config.generate.traces_path,
         tokenizer,
         config.generate,
@@ -268,7 +267,7 @@ def sampling_load(
 
 def read_draws(store: ArtifactStore, generations: ArtifactRef) -> pd.DataFrame:
     """What became of the draws, by thinking mode; see :func:`~mralign_core.generation.outcomes.count_draws`."""
-    return pd.DataFrame(json.loads(store.open_file(generations, DRAWS).read_text()))
+    return pd.DataFrame(store.read_json(generations, DRAWS))
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

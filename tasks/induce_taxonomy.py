@@ -75,8 +75,7 @@ def induce_labels(making: Making) -> Built:
 
 def read_clusters(config: RunConfig, label_set: ArtifactRef) -> dict[str, Any]:
     """What ``clusters.json`` holds: ``counts``, ``labels`` (most frequent phrases first), ``noise``, ``failures``."""
-    path = ArtifactStore(config.storage).open_file(label_set, CLUSTERS)
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return dict(ArtifactStore(config.storage).read_json(label_set, CLUSTERS))
 
 
 def _write(induced: Induction, directory: Path) -> None:

@@ -18,7 +18,6 @@ from mralign_core.models.locate import (
     folder_digest,
     local_path,
     locate_model,
-    model_name,
 )
 from mralign_core.models.lora import check_target_modules
 from mralign_core.pocket.model import train_pocket_model
@@ -114,8 +113,8 @@ def _weights_at_hand(config: RunConfig, _: Part) -> dict[str, str]:
     stage="prepare",
     fields=_model,
     details=_weights_at_hand,
-    sources=("mralign_core.models.locate", "mralign_core.pocket.model"),
-    without=lambda config: () if config.model.source == "pocket" else ("mralign_core.pocket.model",),
+    sources=("mralign_core.models.locate", "mralign_core.pocket.model", "mralign_core.pocket.quality"),
+    without=lambda config: () if config.model.source == "pocket" else ("mralign_core.pocket",),
     is_main=lambda _: True,
 )
 def prepare_model(making: Making) -> Built:
@@ -123,7 +122,7 @@ def prepare_model(making: Making) -> Built:
     config, directory = making.config, making.directory
     if config.model.source != "pocket":
         revision = describe_model(config.model, directory)
-        location = locate_model(directory, model_name(config.model))
+        location = locate_model(directory)
         if Path(location.path).is_dir():
             check_weights(Path(location.path))
         return Built(model_revision=revision)
@@ -148,7 +147,7 @@ def check_prompts(config: RunConfig, questions: ArtifactRef, model: ArtifactRef)
     if config.model.source == "pocket":
         return
     store = ArtifactStore(config.storage)
-    location = locate_model(store.open_directory(model), model_name(config.model))
+    location = locate_model(store.open_directory(model))
     tokenizer = load_tokenizer(location.path, location.revision)
     probe_template(location.path, location.revision, config.model, config.generate.instruction)
     family = family_of(config.model, tokenizer)
@@ -165,7 +164,7 @@ def check_training(config: RunConfig, model: ArtifactRef) -> None:
         ConfigError: ``train.target_modules`` names a module that the model does not have, or the weights alone do not
             fit the device that this process would train on.
     """
-    location = locate_model(ArtifactStore(config.storage).open_directory(model), model_name(config.model))
+    location = locate_model(ArtifactStore(config.storage).open_directory(model))
     check_target_modules(location.path, config.train.target_modules, revision=location.revision)
     if config.train.where == "inline" and not config.train.accelerate_config:
         check_weights_fit(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec
@@ -37,7 +36,7 @@ from tasks.ablate import FOREST_PNG, read_ablation, write_ablation
 from tasks.annotate import read_ledger
 from tasks.compare_annotators import read_agreement
 from tasks.estimate import read_diagnostics, transitions_of
-from tasks.generate import read_draws
+from tasks.generate import FUNNEL, read_draws
 from tasks.induce_taxonomy import LABEL_SET, MAP_PNG, read_clusters
 
 logger = logging.getLogger("mralign_core.publishing")
@@ -63,7 +62,7 @@ def for_the_eye(show: Callable[P, None]) -> Callable[P, None]:
 def show_yield(config: RunConfig, candidates: ArtifactRef) -> None:
     """What each step of the selection kept."""
     store = ArtifactStore(config.storage)
-    rows = json.loads(store.open_file(candidates, "funnel.json").read_text())
+    rows = store.read_json(candidates, FUNNEL)
     _table("yield", yield_table(rows).to_records(), "What each step of the selection kept, dropped, and why")
     _image("yield-figure", figures.yield_funnel(pd.DataFrame(rows)), "Yield of the selection")
 

@@ -17,7 +17,7 @@ from mralign_core.generation import Sampler
 from mralign_core.generation.open_sampler import open_sampler
 from mralign_core.generation.sampling import Tally
 from mralign_core.generation.transformers_sampler import TransformersSampler
-from mralign_core.models.locate import limit_threads, locate_model, model_name
+from mralign_core.models.locate import limit_threads, locate_model
 from mralign_core.processes.memory import return_freed_memory
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.clients import shared_client
@@ -60,7 +60,7 @@ def sampler_of(
                 wanted,
                 open_sampler(
                     config,
-                    locate_model(store.open_directory(model), model_name(config.model)),
+                    locate_model(store.open_directory(model)),
                     stage=stage,
                     device=_own_device(getattr(config, stage), config.model.device, samplers.values()),
                     adapter_dir=store.open_directory(adapter) if adapter else None,

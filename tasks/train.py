@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 
 from mralign_core.config import RunConfig
-from mralign_core.models.locate import limit_threads, locate_model, model_name
+from mralign_core.models.locate import limit_threads, locate_model
 from mralign_core.processes.launch import launch_adapter, launch_reference
 from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
 from mralign_core.schemas.training_metrics import TRAINING_METRICS
+from mralign_core.storage.tables import write_table
 from mralign_core.training.checkpoints import StoredCheckpoints
 from mralign_core.training.curves import open_curves
 from mralign_core.training.examples import with_labels
@@ -55,7 +56,7 @@ def reference_logps(making: Making) -> Built:
     compute = launch_reference if making.config.train.accelerate_config else compute_reference
     with progress("reference log-probabilities", "train-reference") as report:
         table = compute(job, report)
-    making.store.write_table(making.directory, "reference.parquet", table, REFERENCE_LOGPS)
+    write_table(making.directory, "reference.parquet", table, REFERENCE_LOGPS)
     return Built(REFERENCE_LOGPS.name)
 
 
@@ -97,14 +98,14 @@ def train_adapter(making: Making) -> Built:
     ):
         watch = Watch(curves, lambda step, steps, row: report(step, steps, f"loss {row['loss']:.3f}"))
         result = (launch_adapter if config.train.accelerate_config else fit_adapter)(job, watch)
-    making.store.write_table(making.directory, "metrics.parquet", result.metrics, TRAINING_METRICS)
+    write_table(making.directory, "metrics.parquet", result.metrics, TRAINING_METRICS)
     return Built(counts=result.counts, once_published=StoredCheckpoints(making.store, key).clear)
 
 
 def _common(making: Making) -> dict[str, Any]:
     """What the jobs of the reference and of the adapters share."""
     limit_threads(making.config.model)
-    location = locate_model(making.store.open_directory(making["model"]), model_name(making.config.model))
+    location = locate_model(making.store.open_directory(making["model"]))
     candidates = making.table("candidates", "candidates.parquet")
     return {
         "model_path": location.path,

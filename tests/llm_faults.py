@@ -24,8 +24,8 @@ from mralign_core.config import AnnotateConfig
 from mralign_core.label_sets import PAPER_LABEL_SET
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.ledger import Ledger
-from mralign_core.llm.store import MemoryReplyStore
 from tests.chat_server import label_all
+from tests.kept_replies import MemoryReplyStore
 
 INPUT_USD, OUTPUT_USD = 2e-6, 10e-6
 """Price of a token."""

@@ -5,6 +5,7 @@ import pandas as pd
 from mralign_core.config import StorageConfig
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.tables import write_table
 
 
 def candidate_row(trace_id, texts, *, question="Who wrote it?", polarity="positive", stratum=""):
@@ -37,5 +38,5 @@ def publish_candidates(storage: StorageConfig, rows, directory) -> ArtifactRef:
     """Put rows into the store as the artifact ``candidates``."""
     store = ArtifactStore(storage)
     directory.mkdir(parents=True, exist_ok=True)
-    store.write_table(directory, "candidates.parquet", pd.DataFrame(list(rows)), CANDIDATES)
+    write_table(directory, "candidates.parquet", pd.DataFrame(list(rows)), CANDIDATES)
     return store.publish("candidates", "made-for-a-test", directory, parents=[], fingerprint={}, table="candidates")

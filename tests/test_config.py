@@ -4,7 +4,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mralign_core.config import OPERATIONAL, RunConfig, Section, load_config, parse_config
+from mralign_core.config import RunConfig, Section, load_config, parse_config
+from mralign_core.config.base import OPERATIONAL
 from mralign_core.errors import ConfigError
 
 LEAST = {"questions": {"train": "q.jsonl"}}

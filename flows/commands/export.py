@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import pandas as pd
 
 from mralign_core.config import RunConfig, Variant
 from mralign_core.errors import ArtifactError
-from mralign_core.models.locate import limit_threads, locate_model, model_name
+from mralign_core.models.locate import limit_threads, locate_model
 from mralign_core.reporting.run_findings import Results, read_results
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.training.export import export_adapter, export_merged, read_adapter_config
@@ -45,7 +44,7 @@ def export(config: RunConfig, of: Inputs, variant: Variant, directory: Path, *, 
     made_from = _parents(store, adapter)
     run, results = _run_facts(config, store, of, adapter, made_from["candidates"])
     folder = store.open_directory(adapter)
-    model = locate_model(store.open_directory(made_from["model"]), model_name(config.model))
+    model = locate_model(store.open_directory(made_from["model"]))
     if not merge:
         export_adapter(folder, directory, config.model, variant, run)
         return Exported(results, serve_adapter(model.path, variant, read_adapter_config(folder), str(directory)))
@@ -61,7 +60,7 @@ def _run_facts(
     results, told = _results_of(store, of, adapter)
     facts = RunFacts(
         questions=store.read_table(_parents(store, candidates)["questions"], "questions.parquet"),
-        funnel=_records(store.open_file(candidates, "funnel.json")),
+        funnel=pd.DataFrame(store.read_json(candidates, "funnel.json")),
         summary=results.summary if results else None,
         differences=results.differences if results else None,
         confidence=config.evaluate.confidence,
@@ -87,7 +86,3 @@ def _results_of(store: ArtifactStore, of: Inputs, adapter: ArtifactRef) -> tuple
 
 def _parents(store: ArtifactStore, ref: ArtifactRef) -> dict[str, ArtifactRef]:
     return {parent.stage: parent for parent in store.manifest(ref).parents}
-
-
-def _records(path: Path) -> pd.DataFrame:
-    return pd.DataFrame(json.loads(path.read_text()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from itertools import groupby
@@ -154,7 +153,7 @@ def print_generation(config: RunConfig, run: str) -> None:
         console.print(describe_draws(read_draws(store, made("generations"))), highlight=False)
         if config.generate.draws == "sequential":
             console.print(PARTLY_DRAWN, style="dim", highlight=False)
-    funnel = json.loads(store.open_file(made("candidates"), "funnel.json").read_text())
+    funnel = store.read_json(made("candidates"), "funnel.json")
     console.print(in_type(yield_table(funnel), title=f"config {config.name!r}: yield of the selection"))
 
 

@@ -35,9 +35,10 @@ from mralign_core.errors import ConfigError
 from mralign_core.label_sets import LabelSet
 from mralign_core.llm import background
 from mralign_core.llm.client import Client
-from mralign_core.llm.json_reply import ReplyProblem, storable
+from mralign_core.llm.json_reply import ReplyProblem
 from mralign_core.llm.offline import Message
 from mralign_core.llm.request import Received
+from mralign_core.llm.tidying import as_utf8
 from mralign_core.method.consolidation import Consolidated, LabelVote, consolidate, merge_steps
 from mralign_core.method.taxonomy import MAX_LABELS, Taxonomy
 from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
@@ -285,7 +286,7 @@ def _raw_rows(outcome: _TraceOutcome) -> list[dict[str, Any]]:
             "attempt": attempt,
             "request_digest": received.request_digest,
             "prompt_digest": received.prompt_digest,
-            "reply": storable(received.reply),
+            "reply": as_utf8(received.reply),
             "problem": str(problem or ""),
             "prompt_tokens": received.prompt_tokens,
             "completion_tokens": received.completion_tokens,
@@ -322,7 +323,7 @@ def _result(outcomes: Sequence[_TraceOutcome]) -> AnnotationResult:
 
 
 def _failure(trace_id: str, answer: _Answer, problem: ReplyProblem) -> dict[str, Any]:
-    beginning = storable(answer.received[-1].reply[:MAX_BEGINNING])
+    beginning = as_utf8(answer.received[-1].reply[:MAX_BEGINNING])
     about = {"kind": problem.kind, "problem": str(problem), "reply": beginning, "is_final": problem.is_final}
     return {"trace_id": trace_id, "role": answer.role, **about}
 

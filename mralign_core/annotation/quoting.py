@@ -18,7 +18,7 @@ from mralign_core.annotation.prompts import DisputedStep, ShownTrace, adjudicate
 from mralign_core.config import AnnotateConfig, EndpointConfig
 from mralign_core.label_sets import LabelSet
 from mralign_core.llm import background
-from mralign_core.llm.request import UNANSWERED, Received, Request, any_record, received
+from mralign_core.llm.request import UNANSWERED, Received, Request, kept_record, received
 from mralign_core.llm.store import KeepsReplies
 from mralign_core.method.consolidation import LabelVote
 from mralign_core.method.taxonomy import MAX_LABELS
@@ -134,7 +134,7 @@ class _QuotingClient:
 
     async def complete(self, request: Request, *, ask_again: bool = False) -> Received:
         """The kept reply to a request."""
-        record = any_record(self._replies, request.digest)
+        record = kept_record(self._replies, request.digest)
         is_again = record is not None and (ask_again or record["finish_reason"] == UNANSWERED)
         if record is None or is_again:
             self._note(request, is_certain=True)

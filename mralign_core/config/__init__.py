@@ -4,10 +4,8 @@ Nothing else in the project reads settings. Field docstrings are what ``--help``
 messages show. Defaults are the paper's values (arXiv 2510.24794) where it gives one.
 """
 
-from mralign_core.config.ablate import AblateConfig, ArmConfig
 from mralign_core.config.annotate import AnnotateConfig
-from mralign_core.config.base import OPERATIONAL, Section
-from mralign_core.config.compare import CompareConfig, PanelConfig
+from mralign_core.config.base import Section
 from mralign_core.config.endpoint import AskAgain, EndpointConfig
 from mralign_core.config.estimate import EstimateConfig
 from mralign_core.config.evaluate import EvaluateConfig
@@ -23,12 +21,8 @@ from mralign_core.config.storage import StorageConfig
 from mralign_core.config.train import TrainConfig, Variant
 
 __all__ = [
-    "OPERATIONAL",
-    "AblateConfig",
     "AnnotateConfig",
-    "ArmConfig",
     "AskAgain",
-    "CompareConfig",
     "EndpointConfig",
     "EstimateConfig",
     "EvaluateConfig",
@@ -36,7 +30,6 @@ __all__ = [
     "InduceConfig",
     "MatchConfig",
     "ModelConfig",
-    "PanelConfig",
     "PocketConfig",
     "QuestionSetConfig",
     "QuestionsConfig",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from mralign_core.generation.control_tokens import decode_tokens
 from mralign_core.method.traces import answer_end
 from mralign_core.models.families import Family, opened_by_prompt
 
@@ -26,12 +27,6 @@ class AnswerEnd:
         self.closing_tags = (tags.answer_close, tags.think_close) if tags.reply_open else (tags.answer_close,)
         self.closing_ids = frozenset().union(*(closing_token_ids(tokenizer, tag) for tag in self.closing_tags))
 
-    def decode(self, completion_ids: Sequence[int]) -> str:
-        """The text of tokens, special ones included."""
-        return str(
-            self.tokenizer.decode(list(completion_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        )
-
     def in_tokens(
         self, completion_ids: Sequence[int], thinking_mode: str, prompt: str, *, known_open: int = 0
     ) -> int | None:
@@ -45,7 +40,7 @@ class AnswerEnd:
         """
         for place in range(known_open, len(completion_ids)):
             if completion_ids[place] in self.closing_ids and self._ends_in_tag(completion_ids, place + 1):
-                text = self.decode(completion_ids[: place + 1])
+                text = decode_tokens(self.tokenizer, completion_ids[: place + 1])
                 if self.in_text(text, thinking_mode, prompt) is not None:
                     return place + 1
         return None
@@ -60,7 +55,7 @@ class AnswerEnd:
         completion, would take quadratic time.
         """
         most_tokens = 1 + max(len(tag.encode()) for tag in self.closing_tags)  # one a byte, and the one before
-        tail = self.decode(completion_ids[max(0, end - most_tokens) : end]).lower()
+        tail = decode_tokens(self.tokenizer, completion_ids[max(0, end - most_tokens) : end]).lower()
         return any(tag.lower() in tail for tag in self.closing_tags)
 
 

@@ -25,7 +25,7 @@ from mralign_core.generation.control_tokens import end_token_ids
 from mralign_core.generation.prompts import TEMPLATE_REMEDY, render_prompt
 from mralign_core.models.families import Family, family_of
 from mralign_core.models.families.rendering import chat_of
-from mralign_core.models.load import load_model_config, require_all_weights, stored_configs, told
+from mralign_core.models.load import load_model_config, loading_problem, require_all_weights, stored_configs
 from mralign_core.models.locate import ModelLocation
 
 logger = logging.getLogger("mralign_core.models.locate")
@@ -117,7 +117,7 @@ def check_tokens(location: ModelLocation, tokenizer: PreTrainedTokenizerBase, fa
 
 
 def _no_causal_model(path: str | Path, error: Exception) -> str:
-    return f"model.path {path} holds no causal language model that can be loaded: {told(error)}"
+    return f"model.path {path} holds no causal language model that can be loaded: {loading_problem(error)}"
 
 
 def num_rows(config: Any) -> int:

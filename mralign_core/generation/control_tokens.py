@@ -144,7 +144,7 @@ def encode_behind(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Encode a text that follows another: SentencePiece would put a blank before it, were it encoded alone."""
     before = "x" if text[:1].isspace() else "\n"
     ids, ids_before = (tokenizer.encode(part, add_special_tokens=False) for part in (text, before))
-    if _decode(tokenizer, [*ids_before, *ids]) == before + _decode(tokenizer, ids):
+    if decode_tokens(tokenizer, [*ids_before, *ids]) == before + decode_tokens(tokenizer, ids):
         return ids
     together = tokenizer.encode(before + text, add_special_tokens=False)
     return together[len(ids_before) :] if together[: len(ids_before)] == ids_before else ids
@@ -156,7 +156,7 @@ def _spelled(tokenizer: PreTrainedTokenizerBase, name: str, names: Collection[st
     forbidden = {vocabulary[each] for each in names}
     for cut in range(1, len(name)):
         ids = [*encode_behind(tokenizer, name[:cut]), *encode_behind(tokenizer, name[cut:])]
-        if not forbidden & set(ids) and _decode(tokenizer, ids).strip() == name.strip():
+        if not forbidden & set(ids) and decode_tokens(tokenizer, ids).strip() == name.strip():
             return ids
     raise DataError(f"{name!r} is a control token that this tokenizer can't write as text: take it out of the text")
 
@@ -288,5 +288,6 @@ def _ids_behind_a_reply(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return ids
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+def decode_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of tokens as it stands, special ones included."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

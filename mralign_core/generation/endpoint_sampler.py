@@ -30,6 +30,7 @@ from mralign_core.errors import ConfigError
 from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
 from mralign_core.generation.answer_end import AnswerEnd
 from mralign_core.generation.control_tokens import (
+    decode_tokens,
     end_tokens,
     text_control_tokens,
     up_to_end_token,
@@ -188,7 +189,7 @@ class EndpointSampler:
         drawn = ids[-1] if ids[-1] in self.end_ids else None
         ids = ids if drawn is None else ids[:-1]
         end = self.answer_end.in_tokens(ids, request.thinking_mode, prompt.text)
-        completion, reason = self.answer_end.decode(ids[:end]), "stop" if end else cut_off
+        completion, reason = decode_tokens(self.tokenizer, ids[:end]), "stop" if end else cut_off
         last = None if end else drawn  # what a model writes behind its answer is not read
         return Sample(prompt.text, prompt.ids, ids[:end], completion, reason, "sampled", last)
 
@@ -196,7 +197,7 @@ class EndpointSampler:
         """The prompt that the server made of the messages, where it says so."""
         if not served_ids or served_ids == prompt.ids:
             return prompt
-        text = self.answer_end.decode(served_ids)
+        text = decode_tokens(self.tokenizer, served_ids)
         if request.question.strip() not in text:
             raise ConfigError(
                 f"generate.endpoint: {self.endpoint.model!r} at {self.endpoint.api_base} has another tokenizer than "

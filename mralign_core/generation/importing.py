@@ -8,10 +8,10 @@ trace, so that one question may have traces of both kinds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
@@ -32,16 +32,10 @@ from mralign_core.method.blanks import is_blank, strip_blanks
 from mralign_core.method.matching import MatchRules, contains_match, exact_match
 from mralign_core.method.traces import parse_completion
 from mralign_core.models.families import GENERIC, Family
+from mralign_core.questions.columns import answers_in, id_in, read_cell
 from mralign_core.questions.jsonl import Line, read_jsonl, refuse, shown
-from mralign_core.questions.loading import (
-    answers_of,
-    id_of,
-    question_key,
-    repeated_ids,
-    warn_of_articles,
-    warn_of_null_words,
-)
-from mralign_core.questions.overlap import refuse_overlap
+from mralign_core.questions.loading import repeated_ids, warn_of_gold_answers
+from mralign_core.questions.overlap import question_key, refuse_overlap
 from mralign_core.schemas.candidates import CANDIDATES, POLARITIES
 from mralign_core.schemas.questions import QUESTIONS
 
@@ -76,9 +70,12 @@ def import_traces(
     section: GenerateConfig,
     family: Family,
     rules: MatchRules,
-    held_out: Collection[str] = (),
+    held_out: pd.DataFrame,
+    on_overlap: Literal["refuse", "drop"],
 ) -> ImportedTraces:
-    """Read traces and keep those of allowed length; the filters are those of sampled traces.
+    """Read traces and keep those of allowed length, of no question that is evaluated on.
+
+    The filters are those of sampled traces.
 
     Each line has ``id``, ``question``, ``gold`` (or ``answers``), ``thinking``, ``answer``, and may have
     ``polarity`` (``positive`` or ``negative``) and ``finished`` (false where the thinking was cut off).
@@ -90,12 +87,12 @@ def import_traces(
         section: instruction of the prompt, answer match, length bounds, traces per question.
         family: how the model thinks.
         rules: how answers are compared.
-        held_out: keys (:func:`~mralign_core.questions.loading.question_key`) of questions whose traces are left out,
-            because they are evaluated on.
+        held_out: the questions that are evaluated on, rows of :data:`~mralign_core.schemas.questions.QUESTIONS`.
+        on_overlap: ``drop`` leaves traces of such questions out, ``refuse`` refuses them.
 
     Raises:
         DataError: the file can't be read, or rows are malformed; names file, line, field and remedy for all
-            at once.
+            at once. Or a question of the file is evaluated on.
         NoCandidatesError: no trace is left, or none of one polarity; shows the yield of each step.
     """
     read = _read_all(path, family, tokenizer)
@@ -104,46 +101,19 @@ def import_traces(
     funnel = Funnel()
     in_file = funnel.keep("traces in the file", numbered, [""] * len(read))
     with_gold = funnel.keep("traces with a gold answer", in_file, _without_gold(in_file))
-    if held_out:
-        also_evaluated = ["evaluated on too" if question_key(row["question"]) in held_out else "" for row in with_gold]
+    if on_overlap == "drop" and len(held_out):
+        keys = set(held_out["question"].map(question_key))
+        also_evaluated = ["evaluated on too" if question_key(row["question"]) in keys else "" for row in with_gold]
         with_gold = funnel.keep("traces of questions to align on", with_gold, also_evaluated)
     drawn = [_as_draw(row, tokenizer, section, family, rules, problems) for row in with_gold]
     refuse(path, FIELD, problems, "use a tokenizer that knows these texts, or take the traces out")
     _refuse_lost_answers(path, drawn, section)
     kept = map(as_candidate, keep_traces(drawn, funnel, section, tokenizer, family))
-    candidates = pd.DataFrame(kept, columns=list(CANDIDATES.columns)).astype(object)
+    candidates = CANDIDATES.frame(kept)
     require_both_polarities(candidates["polarity"].value_counts(), funnel, IMPORT_REMEDY)
-    return ImportedTraces(candidates, funnel.frame(), _questions(with_gold, Path(path).stem))
-
-
-def import_apart(
-    path: str | Path,
-    tokenizer: PreTrainedTokenizerBase,
-    section: GenerateConfig,
-    family: Family,
-    rules: MatchRules,
-    held_out: pd.DataFrame,
-    on_overlap: str,
-) -> ImportedTraces:
-    """Read traces as :func:`import_traces` does, and none of a question that is evaluated on.
-
-    Args:
-        path: JSONL file.
-        tokenizer: of the model to align.
-        section: instruction, answer match, length bounds, traces per question.
-        family: how the model thinks.
-        rules: how answers are compared.
-        held_out: the questions that are evaluated on, rows of :data:`~mralign_core.schemas.questions.QUESTIONS`.
-        on_overlap: ``drop`` leaves traces of such questions out, ``refuse`` refuses them.
-
-    Raises:
-        DataError: as :func:`import_traces`; or a question of the file is evaluated on.
-        NoCandidatesError: as :func:`import_traces`.
-    """
-    left_out = set(held_out["question"].map(question_key)) if on_overlap == "drop" else ()
-    imported = import_traces(path, tokenizer, section, family, rules, left_out)
-    refuse_overlap(imported.questions, held_out)
-    return imported
+    questions = _questions(with_gold, Path(path).stem)
+    refuse_overlap(questions, held_out)
+    return ImportedTraces(candidates, funnel.frame(), questions)
 
 
 def check_traces(path: str | Path, section: GenerateConfig, rules: MatchRules, family: Family | None = None) -> None:
@@ -178,8 +148,7 @@ def _read_all(
     problems += repeated_ids(lines, [row["trace_id"] for row in read], "id")
     refuse(path, FIELD, problems, LINES_REMEDY)
     golds = [(row["trace_id"], row["answers"]) for row in read]
-    warn_of_null_words(f"{FIELD}: {path}", golds)
-    warn_of_articles(f"{FIELD}: {path}", golds)
+    warn_of_gold_answers(f"{FIELD}: {path}", golds)
     return read
 
 
@@ -231,9 +200,9 @@ def _refuse_lost_answers(path: str | Path, rows: Sequence[DrawRow], section: Gen
 def _read(line: Line, family: Family | None, problems: list[str]) -> DrawRow:
     values = line.values
     row: DrawRow = {name: _text(line, name, problems) for name in ("question", "thinking", "answer")}
-    row["trace_id"] = id_of(line, "id", problems)
+    row["trace_id"] = read_cell(id_in, line, "id", problems) or ""
     golds = "answers" if "answers" in values and "gold" not in values else "gold"
-    row["answers"] = [] if values.get(golds) in ([], "[]") else answers_of(line, golds, problems)
+    row["answers"] = [] if values.get(golds) in ([], "[]") else read_cell(answers_in, line, golds, problems) or []
     row["polarity_told"] = values.get("polarity")
     if row["polarity_told"] not in (None, *POLARITIES):
         problems.append(
@@ -319,4 +288,4 @@ def _questions(rows: Sequence[DrawRow], source: str) -> pd.DataFrame:
     first: dict[str, dict[str, Any]] = {}
     for row in rows:
         first.setdefault(row["question_id"], {**row, "source": source, "split": "train", "stratum": ""})
-    return pd.DataFrame(list(first.values()), columns=list(QUESTIONS.columns)).astype(object)
+    return QUESTIONS.frame(first.values())

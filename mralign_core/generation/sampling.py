@@ -84,7 +84,7 @@ def sample_questions(
         if on_progress:
             on_progress(tally)
     rows = [row for question in asked.values() for row in question.rows()]
-    return pd.DataFrame(rows, columns=list(GENERATIONS.columns)).astype(object)
+    return GENERATIONS.frame(rows)
 
 
 def tally_draws(draws: Iterable[DrawRow], section: GenerateConfig) -> Tally:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from mralign_core.errors import DataError
-from mralign_core.generation.control_tokens import encode_literally, refuse_made_tokens
+from mralign_core.generation.control_tokens import decode_tokens, encode_literally, refuse_made_tokens
 from mralign_core.method.blanks import BLANKS
 from mralign_core.method.token_weights import segment_token_spans
 from mralign_core.method.traces import ParsedCompletion, split_segments
@@ -77,7 +77,7 @@ def encode_completion(
     text = text.encode("utf-8", "replace").decode("utf-8")
     ids = encode_literally(tokenizer, text, [name for name in spelled if name in text])
     refuse_made_tokens(tokenizer, ids, spelled)
-    decoded = _decode(tokenizer, ids)
+    decoded = decode_tokens(tokenizer, ids)
     wanted, written = _bare(text), _bare(decoded)
     if wanted != written:
         place = next(i for i in range(len(wanted) + 1) if wanted[i : i + 1] != written[i : i + 1])
@@ -127,8 +127,8 @@ def _decoded_offsets(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], tex
     spans: list[tuple[int, int]] = []
     start = context = settled = num_settled = 0  # the window begins a token or more before the first unsettled one
     for position in range(1, len(ids) + 1):
-        before = _decode(tokenizer, ids[context:settled])
-        piece = _decode(tokenizer, ids[context:position])[len(before) :]
+        before = decode_tokens(tokenizer, ids[context:settled])
+        piece = decode_tokens(tokenizer, ids[context:position])[len(before) :]
         complete = piece.rstrip(UNFINISHED)
         end = num_settled + len(complete)
         spans.append((start, min(end + (complete != piece), len(text))))
@@ -150,7 +150,3 @@ def _bare(text: str) -> str:
 
 def _first_visible(text: str, start: int, end: int) -> int:
     return next((place for place in range(start, end) if text[place] not in BLANKS), start)
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))

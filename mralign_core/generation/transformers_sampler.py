@@ -35,7 +35,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
 from mralign_core.generation.answer_end import AnswerEnd
-from mralign_core.generation.control_tokens import end_token_ids
+from mralign_core.generation.control_tokens import decode_tokens, end_token_ids
 from mralign_core.generation.prompts import Prompt, render_prompt
 from mralign_core.generation.randomness import draw_tokens, uniforms
 from mralign_core.generation.slot_cache import SLOT_GROWTH, SlotCache
@@ -88,7 +88,7 @@ class TransformersSampler:
             self.model, self.batch_size, decoding, requests, prompt_of, self._is_finished, self.end_ids
         )
         for request, prompt, completion_ids, finish_reason, end in decoder.run():
-            text = self.answer_end.decode(completion_ids)
+            text = decode_tokens(self.tokenizer, completion_ids)
             sample = Sample(prompt.text, prompt.ids, completion_ids, text, finish_reason, end_token_id=end)
             if follow_up and (following := follow_up(request, sample)):
                 decoder.waiting.appendleft(following)

@@ -27,6 +27,7 @@ from mralign_core.config import ModelConfig, VllmConfig
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
 from mralign_core.generation.answer_end import AnswerEnd
+from mralign_core.generation.control_tokens import decode_tokens
 from mralign_core.generation.prompts import Prompt, render_prompt
 from mralign_core.generation.randomness import request_seed
 from mralign_core.models.families import Family
@@ -164,7 +165,9 @@ class VllmSampler:
         ids = row.completion_ids[:end]
         drawn = ids.pop() if ids and ids[-1] in self.end_ids else None
         reason = "stop" if end is not None or finish_reason == "stop" else "length"
-        return Sample(row.prompt.text, row.prompt.ids, ids, self.answer_end.decode(ids), reason, end_token_id=drawn)
+        return Sample(
+            row.prompt.text, row.prompt.ids, ids, decode_tokens(self.tokenizer, ids), reason, end_token_id=drawn
+        )
 
 
 def open_engine(

@@ -17,7 +17,7 @@ from litellm.types.utils import EmbeddingResponse
 
 from mralign_core.annotation.replies import ReplyProblem
 from mralign_core.config import EndpointConfig
-from mralign_core.llm.endpoint import MESSAGE_TOKENS, Most, count_tokens, is_plausible, price_of, watched
+from mralign_core.llm.endpoint import MESSAGE_TOKENS, Bounds, count_tokens, is_plausible, price_of, watched
 from mralign_core.llm.exchange import Exchange
 from mralign_core.llm.offline import Message
 from mralign_core.llm.request import Request
@@ -45,18 +45,18 @@ class Embeddings:
         """Tokens of the texts, by estimate."""
         return count_tokens(request.endpoint, request.messages, request.params)
 
-    def most_of(self, request: Request, longest: int = 0) -> Most:
+    def bounds_of(self, request: Request, longest: int = 0) -> Bounds:
         """Bounds of what an attempt takes: no more tokens than the texts have bytes, and none of a reply."""
         num_bytes = sum(len(message["content"].encode("utf-8", "backslashreplace")) for message in request.messages)
         num_tokens = num_bytes + MESSAGE_TOKENS * len(request.messages)
-        return Most(num_tokens, 0, price_of(request.endpoint).cost_usd(num_tokens, 0))
+        return Bounds(num_tokens, 0, price_of(request.endpoint).cost_usd(num_tokens, 0))
 
-    def exchange_for(self, request: Request, most: Most) -> Exchange:
+    def exchange_for(self, request: Request, bounds: Bounds) -> Exchange:
         """What watches one attempt, with a bound for its reply."""
         return Exchange(MOST_WIDTH * BYTES_PER_NUMBER * len(request.messages))
 
     async def attempt(
-        self, request: Request, params: Mapping[str, Any], most: Most, exchange: Exchange
+        self, request: Request, params: Mapping[str, Any], bounds: Bounds, exchange: Exchange
     ) -> dict[str, Any]:
         """Make exactly one attempt, and read what came.
 
@@ -66,16 +66,16 @@ class Embeddings:
         assert params == PARAMS, params
         endpoint, texts = request.endpoint, [message["content"] for message in request.messages]
         call = partial(litellm.aembedding, model=endpoint.model, input=texts)
-        return await watched(endpoint, call, lambda response: read_embeddings(endpoint, response, most), exchange)
+        return await watched(endpoint, call, lambda response: read_embeddings(endpoint, response, bounds), exchange)
 
 
-def read_embeddings(endpoint: EndpointConfig, response: EmbeddingResponse, most: Most) -> dict[str, Any]:
+def read_embeddings(endpoint: EndpointConfig, response: EmbeddingResponse, bounds: Bounds) -> dict[str, Any]:
     """What a response says: the vectors in the order of the texts, as JSON, its tokens and its price.
 
     Where the endpoint does not say what it counted, or can't have, the price is the most that it can be.
     """
     num_tokens = response.usage.prompt_tokens if response.usage else 0
-    is_metered = is_plausible(num_tokens, most.prompt_tokens)
+    is_metered = is_plausible(num_tokens, bounds.prompt_tokens)
     vectors = sorted(response.data or [], key=lambda item: item["index"])
     return {
         "response": {"model": str(response.model), "usage": {"prompt_tokens": num_tokens} if is_metered else None},
@@ -83,7 +83,7 @@ def read_embeddings(endpoint: EndpointConfig, response: EmbeddingResponse, most:
         "finish_reason": "stop",
         "prompt_tokens": num_tokens if is_metered else 0,
         "completion_tokens": 0,
-        "cost_usd": price_of(endpoint).cost_usd(num_tokens, 0) if is_metered else most.usd,
+        "cost_usd": price_of(endpoint).cost_usd(num_tokens, 0) if is_metered else bounds.usd,
     }
 
 

@@ -22,10 +22,9 @@ from mralign_core.induction.embedding import embed
 from mralign_core.induction.naming import InducedLabel, join_labels, make_label_set, name_clusters, named_by_phrase
 from mralign_core.induction.open_labels import OpenLabels, label_openly, sample_traces
 from mralign_core.label_sets import LabelSet
-from mralign_core.llm.batch_store import BatchStore
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.ledger import Ledger
-from mralign_core.llm.store import KeepsReplies
+from mralign_core.llm.store import KeepsRecords, KeepsReplies
 
 NAMING = "naming"
 """What failed, where no trace did, in the list of failures."""
@@ -70,7 +69,7 @@ def induce_label_set(
     seed: int,
     replies: KeepsReplies,
     ledger: Ledger | None = None,
-    batches: BatchStore | None = None,
+    batches: KeepsRecords | None = None,
     first_pause_s: float = 1.0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Induction:

@@ -21,7 +21,7 @@ from mralign_core.config import AskAgain, EndpointConfig
 from mralign_core.errors import DataError
 from mralign_core.induction.asking import Answer, ask
 from mralign_core.induction.prompts import MAX_DEFINITION, MAX_LABEL_NAME, name_messages
-from mralign_core.induction.replies import Named, name_schema, parse_names
+from mralign_core.induction.replies import Named, NameReply, parse_names
 from mralign_core.label_sets import MAX_LABELS_OF_SET, LabelSet
 from mralign_core.llm import background
 from mralign_core.llm.client import Client
@@ -57,7 +57,7 @@ def name_clusters(
     """Ask the namer about all clusters; without a usable reply ``parsed`` is None and says why."""
     from mralign_core.llm import endpoint as api  # takes seconds: see its docstring
 
-    params: dict[str, Any] = api.request_params(endpoint, name_schema())
+    params: dict[str, Any] = api.request_params(endpoint, NameReply.model_json_schema())
 
     def parse(text: str, finish_reason: str) -> list[Named]:
         return parse_names(text, finish_reason, len(clusters))

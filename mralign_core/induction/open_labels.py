@@ -17,7 +17,7 @@ from mralign_core.config import AskAgain, EndpointConfig
 from mralign_core.errors import DataError
 from mralign_core.induction.asking import Answer, ask
 from mralign_core.induction.prompts import open_label_messages
-from mralign_core.induction.replies import open_label_schema, parse_open_labels
+from mralign_core.induction.replies import OpenLabelReply, parse_open_labels
 from mralign_core.llm import background
 from mralign_core.llm.client import Client
 
@@ -66,7 +66,7 @@ def label_openly(
     """
     from mralign_core.llm import endpoint as api  # takes seconds: see its docstring
 
-    params = api.request_params(endpoint, open_label_schema())
+    params = api.request_params(endpoint, OpenLabelReply.model_json_schema())
     total = len(candidates)
 
     async def label_all(report_done: Callable[[int], None]) -> list[Answer[list[list[str]]]]:

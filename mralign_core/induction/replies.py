@@ -129,16 +129,6 @@ def parse_names(text: str, finish_reason: str, num_clusters: int) -> list[Named]
     return read_reply(text, finish_reason, NAMED, read)
 
 
-def open_label_schema() -> dict[str, Any]:
-    """JSON schema of the labeller's reply."""
-    return OpenLabelReply.model_json_schema()
-
-
-def name_schema() -> dict[str, Any]:
-    """JSON schema of the namer's reply."""
-    return NameReply.model_json_schema()
-
-
 def _numbered(items: Any, field: str, num_asked: int) -> list[dict[str, Any]]:
     """The items, each once, their number in ``field`` a whole one that is counted from 0."""
     if not isinstance(items, list) or not all(isinstance(item, dict) and field in item for item in items):

@@ -10,116 +10,36 @@ into a next batch.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
-
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_attempt,
-    wait_exponential_jitter,
-)
 
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import UserError
 from mralign_core.llm import batch_endpoint as batches
-from mralign_core.llm import endpoint as api
+from mralign_core.llm.attempts import attempts_at
 from mralign_core.llm.batch_endpoint import BatchStatus
-from mralign_core.llm.batch_store import BatchItem, BatchStore
-from mralign_core.llm.endpoint import NO_BOUNDS
-from mralign_core.llm.exchange import attempt_error, may_pass, retry_after_s
+from mralign_core.llm.batch_items import BatchItem, Gathering, RequestBatch
+from mralign_core.llm.batch_lines import line_outcome, parse_line
+from mralign_core.llm.exchange import may_pass, retry_after_s
 from mralign_core.llm.faults import AttemptError, EndpointUnavailableError, user_error
 from mralign_core.llm.ledger import Ledger
-from mralign_core.llm.request import Request, blank_record
-from mralign_core.llm.store import KeepsReplies
+from mralign_core.llm.request import Request
+from mralign_core.llm.store import KeepsRecords, KeepsReplies
 
 logger = logging.getLogger("mralign_core.llm")
 
 Result = TypeVar("Result")
 
-MOST_BYTES = 190_000_000
-"""Of one input file; OpenAI's limit is 200 MB."""
 LOG_STEPS = 10
 """A batch's progress is logged each time another such part of its requests is done."""
-PASSING_PROBLEMS = ("token_limit_exceeded", "rate_limit_exceeded", "server_error", "internal_error")
-"""Codes of a batch that failed as a whole which can pass: too much in the queue, or the provider's own trouble."""
 
 
 class BatchUnderWayError(EndpointUnavailableError):
     """A batch was left to itself; it is on record, and the same call, made later, waits for it."""
-
-
-@dataclass(eq=False)
-class RequestBatch:
-    """Requests that are submitted together.
-
-    ``may_exist`` tells that the provider may bill it; ``batch_id`` is empty until the provider has given one.
-    """
-
-    endpoint: EndpointConfig
-    items: dict[str, BatchItem]
-    token: str
-    intended_at: float
-    batch_id: str = ""
-    may_exist: bool = False
-
-    def record(self, status: str, run: str) -> dict[str, Any]:
-        """What the store keeps of it."""
-        entries = {item.digest: [item.prompt_digest, item.most_usd] for item in self.items.values()}
-        return {
-            "status": status,
-            "model": self.endpoint.model,
-            "api_base": self.endpoint.api_base,
-            "batch_id": self.batch_id,
-            "intended_at": self.intended_at,
-            "run": run,
-            "num_requests": len(entries),
-            "requests": {} if status == "ended" else entries,
-        }
-
-    def __str__(self) -> str:
-        return f"batch {self.batch_id or '(no id yet)'} of {len(self.items)} requests to {self.endpoint.model}"
-
-
-class Gathering:
-    """Requests to one endpoint that wait to be submitted, until none has come for ``batch_window_s`` seconds."""
-
-    def __init__(self, endpoint: EndpointConfig, submit: Callable[[list[BatchItem]], None]) -> None:
-        self._endpoint, self._submit = endpoint, submit
-        self._items: list[BatchItem] = []
-        self._num_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, item: BatchItem) -> None:
-        """Add a request; a full batch goes at once."""
-        if self._num_bytes + len(item.line) > MOST_BYTES:
-            self._close()
-        self._items.append(item)
-        self._num_bytes += len(item.line)
-        if len(self._items) == self._endpoint.batch_max_requests:
-            self._close()
-        else:
-            self._restart_timer()
-
-    def _restart_timer(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(self._endpoint.batch_window_s, self._close)
-
-    def _close(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-        items = [item for item in self._items if not item.reply.done()]  # else its caller was cancelled
-        self._items, self._num_bytes = [], 0
-        if items:
-            self._submit(items)
 
 
 class BatchTransport:
@@ -135,7 +55,7 @@ class BatchTransport:
 
     def __init__(
         self,
-        store: BatchStore,
+        store: KeepsRecords,
         replies: KeepsReplies,
         ledger: Ledger,
         *,
@@ -202,7 +122,7 @@ class BatchTransport:
                 await self._submit(batch)
             status = await self._wait(batch)
             lines = await self._lines(batch, status)
-            outcomes = {digest: _outcome(batch, status, digest, lines.get(digest)) for digest in batch.items}
+            outcomes = {digest: line_outcome(batch, status, digest, lines.get(digest)) for digest in batch.items}
             await self._keep(outcomes)
             await self._record(batch, "ended")
             _log_errors(batch, outcomes)
@@ -285,7 +205,7 @@ class BatchTransport:
         for file_id in status.output_file_ids:
             content = await self._persist(batch, partial(batches.download, batch.endpoint, file_id, len(batch.items)))
             for text in content.splitlines():
-                line = _parsed(text)
+                line = parse_line(text)
                 digest = line.get("custom_id")
                 if digest in batch.items:
                     if digest in lines:
@@ -376,27 +296,14 @@ class BatchTransport:
 
     async def _persist(self, batch: RequestBatch, call: Callable[[], Awaitable[Result]]) -> Result:
         """The result of a call, tried again on what can pass, no sooner than the endpoint asks, up to its cap."""
-        endpoint = batch.endpoint
-        growing = wait_exponential_jitter(
-            initial=self._first_pause_s, max=endpoint.max_retry_after_s, jitter=self._first_pause_s
+        attempts = attempts_at(
+            batch.endpoint,
+            self._first_pause_s,
+            can_pass=may_pass,
+            asked_pause_s=lambda error: retry_after_s(error, time.time()),
+            what=batch,
         )
-
-        def pause(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            return max(growing(state), min(retry_after_s(error, time.time()), endpoint.max_retry_after_s))
-
-        def log(state: RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            logger.warning("%s, attempt %d: %r", batch, state.attempt_number, error)
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(may_pass),
-            stop=stop_after_attempt(endpoint.max_attempts),
-            wait=pause,
-            before_sleep=log,
-            reraise=True,
-        )
-        return await retrying(call)
+        return await attempts(call)
 
     async def _record(self, batch: RequestBatch, status: str) -> None:
         await asyncio.to_thread(self._store.write, batch.token, batch.record(status, self._ledger.run))
@@ -410,48 +317,3 @@ def _log_errors(batch: RequestBatch, outcomes: Mapping[str, dict[str, Any] | Exc
     errors = [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)]
     if errors:
         logger.warning("%s: %d requests without a reply, such as: %r", batch, len(errors), errors[0])
-
-
-def _parsed(text: bytes) -> dict[str, Any]:
-    try:
-        line = json.loads(text)
-    except ValueError:
-        return {}
-    return line if isinstance(line, dict) else {}
-
-
-def _outcome(
-    batch: RequestBatch, status: BatchStatus, digest: str, line: dict[str, Any] | None
-) -> dict[str, Any] | Exception:
-    """The record of a reply, or of a refusal of the request's content; else the error, as a direct request's."""
-    endpoint, item = batch.endpoint, batch.items[digest]
-    if line is None or not batches.is_answered(line):
-        return _unanswered(batch, status, line)
-    try:
-        reading = api.read_completion(
-            endpoint, batches.response_of(endpoint, line), NO_BOUNDS._replace(usd=item.most_usd)
-        )
-    except Exception as error:
-        fault = attempt_error(error, time.time(), batches.exchange_of(line))
-        if fault.kind != "content":
-            return fault
-        reading = {"finish_reason": "content_filter", "response": str(error)}
-    return (
-        blank_record(endpoint.model, digest, item.prompt_digest)
-        | reading
-        | {"latency_s": time.time() - batch.intended_at}
-    )
-
-
-def _unanswered(batch: RequestBatch, status: BatchStatus, line: dict[str, Any] | None) -> Exception:
-    """What it means for a request that its batch ended without a response to it."""
-    problems = "; ".join(f"{code}: {message}" for code, message in status.problems[:5])
-    if status.status == "cancelled":
-        return UserError(
-            f"{batch} was cancelled at the provider; what it brought is kept: run again to ask for the rest"
-        )
-    if status.status == "failed" and not all(code in PASSING_PROBLEMS for code, _ in status.problems):
-        return UserError(f"{batch} was refused: {problems}; check the model's name and that it has a batch API there")
-    why = problems or f"the batch is {status.status}; {(line or {}).get('error')}"
-    may_be_billed = status.status != "failed" and batches.was_run(line)
-    return AttemptError("outage", "no reply in the batch", f"no reply in the batch: {why}", may_be_billed=may_be_billed)

@@ -12,22 +12,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import litellm
-from litellm.litellm_core_utils.llm_response_utils.convert_dict_to_response import convert_to_model_response_object
 from litellm.llms.openai.common_utils import OpenAIError
-from litellm.types.utils import LlmProviders, ModelResponse
+from litellm.types.utils import LlmProviders
 from litellm.utils import ProviderConfigManager, get_optional_params
 
 from mralign_core.config import EndpointConfig
 from mralign_core.llm.endpoint import BASE_BYTES, BYTES_PER_TOKEN, address
 from mralign_core.llm.exchange import Exchange
 from mralign_core.llm.offline import Message
-from mralign_core.llm.tidying import tidied_value
 
 CHAT_URL = "/v1/chat/completions"
 TOKEN_KEY = "mralign"
 """Name, in a batch's metadata, of the token by which its maker finds it again."""
-NEVER_RUN_WORDS = ("expired", "cancelled")
-"""In the codes of requests that a batch did not come to."""
 PAGE_SIZE = 100
 CLOCK_SKEW_S = 3600.0
 SLOWEST_S_PER_REQUEST = 0.05
@@ -140,43 +136,6 @@ async def download(endpoint: EndpointConfig, file_id: str, num_requests: int) ->
     limit_s = _file_timeout_s(endpoint, num_requests)
     content = await _call(endpoint, litellm.afile_content, limit_s, most_bytes, file_id=file_id)
     return bytes(content.content)
-
-
-def is_answered(line: dict[str, Any] | None) -> bool:
-    """Whether there is a line of a file that tells of a response; those of requests never run have none."""
-    return line is not None and isinstance(line.get("response"), dict)
-
-
-def response_of(endpoint: EndpointConfig, line: dict[str, Any]) -> ModelResponse:
-    """The response in a line of an output or error file, as litellm would have brought it.
-
-    Raises:
-        openai.OpenAIError: the line tells of an error; of the class that a direct request would have raised.
-    """
-    response = line["response"]
-    status, body = response.get("status_code"), response.get("body")
-    if status != 200 or not isinstance(body, dict):
-        raise_as_direct(endpoint, OpenAIError(int(status or 500), json.dumps(body)))
-    try:
-        return convert_to_model_response_object(
-            response_object=tidied_value(body), model_response_object=ModelResponse()
-        )
-    except Exception as problem:  # litellm raises bare Exceptions for a body without choices
-        raise_as_direct(endpoint, problem)
-
-
-def exchange_of(line: dict[str, Any]) -> Exchange:
-    """What a line of an output or error file tells of the exchange behind it."""
-    response = line["response"]
-    status, body = response.get("status_code"), json.dumps(response.get("body"))
-    return Exchange(0, was_sent=True, status=status if isinstance(status, int) else 500, body=body.encode())
-
-
-def was_run(line: dict[str, Any] | None) -> bool:
-    """Whether a request may have been run, by the line of it that has no response, or by the lack of one."""
-    error = (line or {}).get("error")
-    code = str(error.get("code")) if isinstance(error, dict) else ""
-    return not any(word in code for word in NEVER_RUN_WORDS)
 
 
 def raise_as_direct(endpoint: EndpointConfig, error: Exception) -> NoReturn:

@@ -11,26 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_attempt,
-    wait_exponential_jitter,
-)
-
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import UserError
-from mralign_core.llm.batch_store import BatchItem, BatchStore, MemoryBatchStore
-from mralign_core.llm.endpoint_state import EndpointState, Failure, Health
+from mralign_core.llm.asking import Asking
+from mralign_core.llm.attempts import attempts_at
+from mralign_core.llm.batch_items import BatchItem
+from mralign_core.llm.endpoint_state import EndpointState, Failure
 from mralign_core.llm.faults import (
     AttemptError,
     EndpointUnavailableError,
@@ -46,76 +38,17 @@ from mralign_core.llm.request import (
     UNANSWERED,
     Received,
     Request,
-    any_record,
-    blank_record,
+    kept_record,
     prompt_digest,
     received,
 )
-from mralign_core.llm.store import KeepsReplies
+from mralign_core.llm.store import KeepsRecords, KeepsReplies, MemoryRecords
 
 if TYPE_CHECKING:
-    from mralign_core.llm.endpoint import Most
+    from mralign_core.llm.endpoint import Bounds
     from mralign_core.llm.exchange import Exchange
 
 logger = logging.getLogger("mralign_core.llm")
-
-
-@dataclass(eq=False)
-class Asking:
-    """One request on its way to a reply.
-
-    Args:
-        request: what is asked.
-        digest: of the request.
-        health: of its endpoint.
-        kept: the record of an earlier client, of a failure or a reply that is of no use.
-
-    ``number`` is its place among the endpoint's requests; ``error`` is what ends the run, once a fault does; ``sent_s``
-    is when it was first sent, on the monotonic clock; ``exchange`` tells of the last attempt, if one was sent.
-    """
-
-    request: Request
-    digest: str
-    health: Health
-    kept: dict[str, Any] | None
-    number: int = 0
-    num_attempts: int = 0
-    error: Exception | None = None
-    started_s: float = field(default_factory=time.monotonic)
-    sent_s: float = math.inf
-    exchange: Exchange | None = None
-
-    @property
-    def has_failed_before(self) -> bool:
-        """Whether it failed in an earlier run too, by itself: then another failure says nothing of the endpoint."""
-        response = self.kept["response"] if self.kept and self.kept["finish_reason"] == UNANSWERED else None
-        return isinstance(response, dict) and bool(response.get("others_answered"))
-
-    def is_its_own(self, fault: AttemptError) -> bool:
-        """Whether a fault is of this request alone, and not of its endpoint, as far as can be told from others."""
-        if fault.kind in ("broken", "refused"):
-            return True
-        if fault.kind in ("lost", "barred") and (self.health.has_answered or self.has_failed_before):
-            return True
-        has_answered_since = self.health.has_answered_since(self.sent_s)
-        return fault.kind == "outage" and (has_answered_since or (self.has_failed_before and fault.status is not None))
-
-    def record(self, reading: dict[str, Any]) -> dict[str, Any]:
-        """What is kept of a reply that was read."""
-        blank = blank_record(self.request.endpoint.model, self.digest, prompt_digest(self.request))
-        return blank | reading | {"latency_s": time.monotonic() - self.started_s}
-
-    def record_of(self, fault: AttemptError) -> dict[str, Any]:
-        """What is kept of a request that got no reply, by its own fault or the other side's."""
-        if fault.kind == "content":
-            return self.record({"finish_reason": "content_filter", "response": str(fault)})
-        response = {
-            "problem": f"no reply in {self.num_attempts} attempt(s), {fault.way}: {fault}",
-            "status": fault.status,
-            "body": fault.body,
-            "others_answered": self.health.has_answered or self.has_failed_before,
-        }
-        return self.record({"finish_reason": UNANSWERED, "response": response})
 
 
 class Service(Protocol):
@@ -125,16 +58,16 @@ class Service(Protocol):
         """Tokens of what is sent, by estimate."""
         ...
 
-    def most_of(self, request: Request, longest: int = 0) -> Most:
+    def bounds_of(self, request: Request, longest: int = 0) -> Bounds:
         """Bounds of what an attempt takes; ``longest`` is the longest reply so far, in tokens."""
         ...
 
-    def exchange_for(self, request: Request, most: Most) -> Exchange:
+    def exchange_for(self, request: Request, bounds: Bounds) -> Exchange:
         """What watches one attempt."""
         ...
 
     async def attempt(
-        self, request: Request, params: Mapping[str, Any], most: Most, exchange: Exchange
+        self, request: Request, params: Mapping[str, Any], bounds: Bounds, exchange: Exchange
     ) -> dict[str, Any]:
         """Make one attempt and read what came; raises ``AttemptError``."""
         ...
@@ -176,7 +109,7 @@ class LLMClient:
         *,
         concurrency: int,
         ledger: Ledger | None = None,
-        batches: BatchStore | None = None,
+        batches: KeepsRecords | None = None,
         first_pause_s: float = 1.0,
         service: Service | None = None,
     ) -> None:
@@ -196,7 +129,7 @@ class LLMClient:
         self._failed: set[str] = set()
         self.stopped_by: Exception | None = None
         self._batches = batch.BatchTransport(
-            batches or MemoryBatchStore(),
+            batches or MemoryRecords(),
             replies,
             self.ledger,
             first_pause_s=first_pause_s,
@@ -223,7 +156,7 @@ class LLMClient:
             return received(await self._buy(request, digest), cached=False)
         lock = self._under_way.setdefault(digest, asyncio.Lock())
         async with lock:
-            kept = await asyncio.to_thread(any_record, self._replies, digest)
+            kept = await asyncio.to_thread(kept_record, self._replies, digest)
             has_failed = kept is not None and kept["finish_reason"] == UNANSWERED
             if kept is not None and (digest in self._asked or not (ask_again or has_failed)):
                 self.ledger.count_kept(request.endpoint.model)
@@ -284,17 +217,13 @@ class LLMClient:
     async def _attempts(self, asking: Asking, attempt: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         """The record of a new reply; a request that was refused, or failed by itself, has one without text."""
         endpoint = asking.request.endpoint
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda error: isinstance(error, AttemptError) and error.can_pass),
-            stop=stop_after_attempt(endpoint.max_attempts),
-            wait=wait_exponential_jitter(
-                initial=self._first_pause_s, max=endpoint.max_retry_after_s, jitter=self._first_pause_s
-            ),
-            before_sleep=None if endpoint.use_batch_api else partial(_log_retry, endpoint.model),
-            reraise=True,
-        )
         try:
-            return await retrying(attempt)
+            return await attempts_at(
+                endpoint,
+                self._first_pause_s,
+                can_pass=lambda error: isinstance(error, AttemptError) and error.can_pass,
+                what=None if endpoint.use_batch_api else f"model {endpoint.model}",
+            )(attempt)
         except AttemptError as fault:
             if asking.error:
                 raise asking.error from fault
@@ -310,12 +239,12 @@ class LLMClient:
     async def _attempt(self, asking: Asking) -> dict[str, Any]:
         """One attempt, on account: what it may cost is set aside, and then paid, lost or given back."""
         endpoint = asking.request.endpoint
-        most = self._most(asking.request)
-        await self._take_place(asking, most)
+        bounds = self._bounds(asking.request)
+        await self._take_place(asking, bounds)
         asking.exchange = None
         reading, lost_usd = None, 0.0
         try:
-            reading = await self._in_slot(asking, most)
+            reading = await self._in_slot(asking, bounds)
             asking.health.succeed(asking.number)
             state = self._state(endpoint)
             state.longest_reply = max(state.longest_reply, reading["completion_tokens"])
@@ -325,15 +254,15 @@ class LLMClient:
         except BaseException as error:
             was_sent = asking.exchange is not None and asking.exchange.was_sent
             may_be_billed = error.may_be_billed if isinstance(error, AttemptError) else was_sent
-            lost_usd = most.usd if may_be_billed and reading is None else 0.0
+            lost_usd = bounds.usd if may_be_billed and reading is None else 0.0
             if isinstance(error, AttemptError):  # before others get a turn, while the account is settled
                 self._judge(asking, error)
             raise
         finally:
-            await self.ledger.settle(endpoint.model, most.usd, reading, lost_usd=lost_usd)
+            await self.ledger.settle(endpoint.model, bounds.usd, reading, lost_usd=lost_usd)
         return record
 
-    async def _take_place(self, asking: Asking, most: Most) -> None:
+    async def _take_place(self, asking: Asking, bounds: Bounds) -> None:
         """Wait for room on the account and for a slot, and while older requests show if the endpoint is to be asked.
 
         Nothing is held meanwhile that those need.
@@ -345,7 +274,7 @@ class LLMClient:
                 if verdict := health.verdict():
                     self.stopped_by = self.stopped_by or failing_error(endpoint, verdict)
             self._check_running()
-            await self.ledger.set_aside(endpoint.model, most.usd)
+            await self.ledger.set_aside(endpoint.model, bounds.usd)
             is_admitted = False
             try:
                 await self._state(endpoint).pace.admit(
@@ -358,14 +287,14 @@ class LLMClient:
                 self._slots.release()
             finally:
                 if not is_admitted:
-                    await self.ledger.settle(endpoint.model, most.usd, None)
+                    await self.ledger.settle(endpoint.model, bounds.usd, None)
 
     async def _attempt_in_batch(self, asking: Asking) -> dict[str, Any]:
         """One attempt by a batch, which keeps its reply and puts it on account; it takes no slot while it waits."""
         endpoint = asking.request.endpoint
-        most = self._most(asking.request)
-        await self.ledger.set_aside(endpoint.model, most.usd)
-        item = BatchItem(asking.digest, prompt_digest(asking.request), most.usd)
+        bounds = self._bounds(asking.request)
+        await self.ledger.set_aside(endpoint.model, bounds.usd)
+        item = BatchItem(asking.digest, prompt_digest(asking.request), bounds.usd)
         try:
             params = await self._params(asking.request)
             record = await self._batches.ask(asking.request._replace(params=params), item)
@@ -373,7 +302,7 @@ class LLMClient:
             if isinstance(error, AttemptError):
                 self._judge(asking, error)
             if not item.in_batch:
-                await self.ledger.settle(endpoint.model, most.usd, None)
+                await self.ledger.settle(endpoint.model, bounds.usd, None)
             raise
         asking.health.succeed(asking.number)
         return record
@@ -385,12 +314,12 @@ class LLMClient:
             params["response_format"] = request.params[OFFERED]
         return params
 
-    async def _in_slot(self, asking: Asking, most: Most) -> dict[str, Any]:
+    async def _in_slot(self, asking: Asking, bounds: Bounds) -> dict[str, Any]:
         """What one attempt brings, in the slot it has: pauses between attempts leave the slot to others."""
         endpoint = asking.request.endpoint
         try:
             self._check_running()
-            reading = await self._sent(asking, most)
+            reading = await self._sent(asking, bounds)
         except AttemptError as error:
             # The endpoint speaks of all its requests, so the model pauses, not this request alone.
             self._state(endpoint).pace.pause(min(error.retry_after_s, endpoint.max_retry_after_s))
@@ -405,25 +334,25 @@ class LLMClient:
         """Tokens of a prompt, by estimate, where they are limited."""
         return self._service.count_tokens(request) if request.endpoint.tokens_per_minute else 0
 
-    async def _sent(self, asking: Asking, most: Most) -> dict[str, Any]:
+    async def _sent(self, asking: Asking, bounds: Bounds) -> dict[str, Any]:
         """What one attempt brings; where a schema that was only offered is refused, without it."""
         asking.sent_s = min(asking.sent_s, time.monotonic())
         params = await self._params(asking.request)
         try:
-            return await self._exchanged(asking, params, most)
+            return await self._exchanged(asking, params, bounds)
         except AttemptError as fault:
             is_offered = OFFERED in asking.request.params and "response_format" in params
             if not is_offered or fault.kind != "refused" or fault.may_be_billed:
                 raise
         plain = {name: value for name, value in params.items() if name != "response_format"}
-        reading = await self._exchanged(asking, plain, most)
+        reading = await self._exchanged(asking, plain, bounds)
         logger.warning("model %s refuses a JSON schema: it is asked without one", asking.request.endpoint.model)
         self._state(asking.request.endpoint).refuses_schemas = True
         return reading
 
-    async def _exchanged(self, asking: Asking, params: dict[str, Any], most: Most) -> dict[str, Any]:
-        asking.exchange = self._service.exchange_for(asking.request, most)
-        return await self._service.attempt(asking.request, params, most, asking.exchange)
+    async def _exchanged(self, asking: Asking, params: dict[str, Any], bounds: Bounds) -> dict[str, Any]:
+        asking.exchange = self._service.exchange_for(asking.request, bounds)
+        return await self._service.attempt(asking.request, params, bounds, asking.exchange)
 
     def _judge(self, asking: Asking, fault: AttemptError) -> None:
         """Decide, after the last attempt, what a fault means: for this request alone, or for all of them."""
@@ -439,13 +368,13 @@ class LLMClient:
                 unavailable_error(fault, endpoint) if fault.can_pass else user_error(fault, fault.status, endpoint)
             )
         elif not asking.has_failed_before and not (fault.kind == "refused" and health.has_answered):
-            health.fail(asking.number, _failure(fault, asking.digest))
+            health.fail(asking.number, asking.failure(fault))
             if verdict := health.verdict():
                 asking.error = failing_error(endpoint, verdict)
         self.stopped_by = self.stopped_by or asking.error
 
-    def _most(self, request: Request) -> Most:
-        return self._service.most_of(request, self._state(request.endpoint).longest_reply)
+    def _bounds(self, request: Request) -> Bounds:
+        return self._service.bounds_of(request, self._state(request.endpoint).longest_reply)
 
     def reopen(self) -> None:
         """Let requests start again after an error that ended them, once a caller tries anew.
@@ -465,14 +394,3 @@ class LLMClient:
         if self.stopped_by is not None:
             # Raised many times: each adds its frames to the traceback, which is printed at the end.
             raise self.stopped_by.with_traceback(None)
-
-
-def _log_retry(model: str, state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    pause = state.next_action.sleep if state.next_action else 0.0
-    logger.warning("model %s, attempt %d: %r; next in %.1f s", model, state.attempt_number, error, pause)
-
-
-def _failure(fault: AttemptError, digest: str) -> Failure:
-    may_be_outage = fault.kind in ("outage", "lost") or (fault.status or 0) >= 500
-    return Failure(fault.way, fault.body or str(fault), digest, fault.status, may_be_outage)

@@ -26,7 +26,7 @@ from mralign_core.llm import offline
 from mralign_core.llm.exchange import Exchange, attempt_error
 from mralign_core.llm.offline import Message, is_offline
 from mralign_core.llm.request import OFFERED, Request
-from mralign_core.llm.tidying import MOST_TOKENS, as_utf8, text_of, token_count
+from mralign_core.llm.tidying import MOST_TOKENS, as_utf8, storable, text_of, token_count
 
 litellm.telemetry = False
 litellm.suppress_debug_info = True
@@ -64,7 +64,7 @@ class Price(NamedTuple):
         return num_input * self.input_usd + num_output * self.output_usd
 
 
-class Most(NamedTuple):
+class Bounds(NamedTuple):
     """The most that one attempt at a request can take."""
 
     prompt_tokens: int
@@ -72,7 +72,7 @@ class Most(NamedTuple):
     usd: float
 
 
-NO_BOUNDS = Most(MOST_TOKENS, MOST_TOKENS, 0.0)
+NO_BOUNDS = Bounds(MOST_TOKENS, MOST_TOKENS, 0.0)
 
 
 class ChatCompletions:
@@ -82,7 +82,7 @@ class ChatCompletions:
         """Tokens of the prompt, by estimate."""
         return count_tokens(request.endpoint, request.messages, request.params)
 
-    def most_of(self, request: Request, longest: int = 0) -> Most:
+    def bounds_of(self, request: Request, longest: int = 0) -> Bounds:
         """Bounds of what an attempt takes, for the account: no tokenizer makes more tokens of a text than it has bytes.
 
         Args:
@@ -94,21 +94,21 @@ class ChatCompletions:
         shape = sum(len(json.dumps(params[name])) for name in ("response_format", OFFERED) if name in params)
         num_prompt = num_bytes + shape + MESSAGE_TOKENS * len(messages) + TEMPLATE_TOKENS
         num_completion = max(endpoint.max_output_tokens, longest)
-        return Most(num_prompt, num_completion, price_of(endpoint).cost_usd(num_prompt, num_completion))
+        return Bounds(num_prompt, num_completion, price_of(endpoint).cost_usd(num_prompt, num_completion))
 
-    def exchange_for(self, request: Request, most: Most) -> Exchange:
+    def exchange_for(self, request: Request, bounds: Bounds) -> Exchange:
         """What watches one attempt, with a bound for its reply."""
-        return Exchange(BASE_BYTES + BYTES_PER_TOKEN * (most.prompt_tokens + most.completion_tokens))
+        return Exchange(BASE_BYTES + BYTES_PER_TOKEN * (bounds.prompt_tokens + bounds.completion_tokens))
 
     async def attempt(
-        self, request: Request, params: Mapping[str, Any], most: Most, exchange: Exchange
+        self, request: Request, params: Mapping[str, Any], bounds: Bounds, exchange: Exchange
     ) -> dict[str, Any]:
         """Make exactly one attempt, and read what came; given up on after ``timeout_s`` seconds in all.
 
         Args:
             request: what is asked.
             params: the parameters to send, which may be fewer than the request's.
-            most: bounds of what the reply takes.
+            bounds: of what the reply takes.
             exchange: watches the attempt.
 
         Raises:
@@ -116,9 +116,9 @@ class ChatCompletions:
         """
         endpoint, messages = request.endpoint, list(request.messages)
         if is_offline(endpoint.model):
-            return read_completion(endpoint, _offline_response(endpoint.model, messages, dict(params)), most)
+            return read_completion(endpoint, _offline_response(endpoint.model, messages, dict(params)), bounds)
         call = partial(litellm.acompletion, model=endpoint.model, messages=messages, **params)
-        return await watched(endpoint, call, lambda response: read_completion(endpoint, response, most), exchange)
+        return await watched(endpoint, call, lambda response: read_completion(endpoint, response, bounds), exchange)
 
 
 async def watched(
@@ -232,24 +232,24 @@ def count_tokens(endpoint: EndpointConfig, messages: Sequence[Message], params: 
     return int(1.05 * num_tokens) + 16
 
 
-def read_completion(endpoint: EndpointConfig, response: ModelResponse, most: Most = NO_BOUNDS) -> dict[str, Any]:
+def read_completion(endpoint: EndpointConfig, response: ModelResponse, bounds: Bounds) -> dict[str, Any]:
     """What a response says: text, why it ended, tokens, price, and the whole of it, raw.
 
     Args:
         endpoint: the model.
         response: what litellm made of its reply.
-        most: bounds of its tokens, and the price when the endpoint does not say what it counted, or can't have.
+        bounds: of its tokens, and the price when the endpoint does not say what it counted, or can't have.
     """
     choice = response.choices[0] if response.choices else None
     usage = getattr(response, "usage", None)
     prompt_tokens, completion_tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
     text = as_utf8(text_of(choice.message.content) if choice else "")
-    is_metered = is_plausible(prompt_tokens, most.prompt_tokens) and is_plausible(
-        completion_tokens, most.completion_tokens, least=1 if text else 0
+    is_metered = is_plausible(prompt_tokens, bounds.prompt_tokens) and is_plausible(
+        completion_tokens, bounds.completion_tokens, least=1 if text else 0
     )
-    cost_usd = _cost_usd(endpoint, response, prompt_tokens, completion_tokens) if is_metered else most.usd
-    if not is_metered or (most.usd and cost_usd > PLAUSIBLE_FACTOR * most.usd):
-        prompt_tokens, completion_tokens, cost_usd = 0, 0, most.usd
+    cost_usd = _cost_usd(endpoint, response, prompt_tokens, completion_tokens) if is_metered else bounds.usd
+    if not is_metered or (bounds.usd and cost_usd > PLAUSIBLE_FACTOR * bounds.usd):
+        prompt_tokens, completion_tokens, cost_usd = 0, 0, bounds.usd
     return {
         "response": storable(response.model_dump(mode="json", warnings=False)),
         "reply": text,
@@ -287,17 +287,6 @@ def _offline_response(model: str, messages: Sequence[Message], params: dict[str,
     }
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
     return ModelResponse(model=model, choices=[choice], usage=usage)
-
-
-def storable(value: Any) -> Any:
-    """JSON values with null in place of numbers that JSON has no form for, and lone surrogates escaped."""
-    if isinstance(value, dict):
-        return {as_utf8(name): storable(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [storable(item) for item in value]
-    if isinstance(value, str):
-        return as_utf8(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def address(endpoint: EndpointConfig) -> dict[str, str]:

@@ -145,11 +145,11 @@ class Exchange:
             self.problem = "the reply is nested too deeply"
             raise BrokenReplyError(self.problem) from None
 
-    def beginning(self, num_chars: int = KEPT_CHARS) -> str:
+    def beginning(self) -> str:
         """How the body begins, without the key."""
         # A character is at most four bytes, and a key may lie across the end.
-        text = self.body[: 4 * num_chars + 4096].decode("utf-8", "replace")
-        return self.redacted(text)[:num_chars]
+        text = self.body[: 4 * KEPT_CHARS + 4096].decode("utf-8", "replace")
+        return self.redacted(text)[:KEPT_CHARS]
 
     def redacted(self, text: str) -> str:
         """A text without the key that was sent, which some servers send back, and without any other."""
@@ -202,13 +202,12 @@ async def _unpacked(response: httpx.Response, most_bytes: int) -> AsyncIterator[
         raise BrokenReplyError(CUT_OFF)
 
 
-def attempt_error(error: Exception, now: float, exchange: Exchange | None = None) -> AttemptError:
+def attempt_error(error: Exception, now: float, exchange: Exchange) -> AttemptError:
     """What an exception of litellm, and the exchange behind it, mean for a request.
 
     Raises:
         Exception: the one given, where it is a mistake of this program: nothing was sent, and litellm did not refuse.
     """
-    exchange = exchange or _told_by(error)
     status = exchange.status
     message = exchange.redacted(exchange.problem or _in_a_line(error))
     if not exchange.was_sent and _status_of(error) is None and not isinstance(error, TimeoutError):
@@ -223,11 +222,6 @@ def attempt_error(error: Exception, now: float, exchange: Exchange | None = None
         retry_after_s=retry_after_s(error, now),
         body=exchange.beginning(),
     )
-
-
-def _told_by(error: Exception) -> Exchange:
-    """The exchange of a reply that came another way, in a batch's file, as far as the error tells."""
-    return Exchange(0, was_sent=True, status=_status_of(error))
 
 
 def _meaning(error: Exception, exchange: Exchange) -> tuple[Kind, str]:
@@ -249,7 +243,7 @@ def _meaning(error: Exception, exchange: Exchange) -> tuple[Kind, str]:
 
 
 def _meaning_of_status(error: Exception, status: int) -> Kind:
-    if is_refusal(error):
+    if _is_refusal(error):
         return "content"
     if status in OVERLOADED:
         return "outage" if may_pass(error) else "fatal"
@@ -283,8 +277,6 @@ def _in_a_line(error: Exception) -> str:
 
 def may_pass(error: BaseException) -> bool:
     """Whether an error is of a kind that can pass: time-out, lost connection, rate limit, server error."""
-    if isinstance(error, AttemptError):
-        return error.can_pass
     if isinstance(error, TimeoutError):
         return True
     if not isinstance(error, OpenAIError):
@@ -295,24 +287,20 @@ def may_pass(error: BaseException) -> bool:
     return status is not None and (status in (408, 429) or status >= 500)
 
 
-def is_refusal(error: BaseException) -> bool:
+def _is_refusal(error: BaseException) -> bool:
     """Whether an error is about one request's content, so that another request may well succeed."""
-    if isinstance(error, AttemptError):
-        return error.kind == "content"
     if isinstance(error, REFUSALS) or _status_of(error) == 413:
         return True
     return _status_of(error) in REFUSING_STATUS and bool(REFUSING_WORDS.search(str(error)))
 
 
-def retry_after_s(error: BaseException | None, now: float) -> float:
+def retry_after_s(error: BaseException, now: float) -> float:
     """Seconds that the endpoint asked to wait (header Retry-After, seconds or a date), 0 if it did not say.
 
     Args:
         error: what the attempt raised.
         now: seconds since the epoch.
     """
-    if isinstance(error, AttemptError):
-        return error.retry_after_s
     headers: Mapping[str, Any] = getattr(error, "litellm_response_headers", None) or {}
     value = headers.get("retry-after", "")
     try:

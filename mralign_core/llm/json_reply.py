@@ -22,6 +22,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 from mralign_core.llm.loose_json import Broken, LooseValues, TooTangledError, find_json, unescape
+from mralign_core.llm.tidying import as_utf8
 
 Parsed = TypeVar("Parsed")
 
@@ -78,7 +79,7 @@ class ReplyProblem(ValueError):
 
     def __init__(self, kind: str, detail: str) -> None:
         assert kind in self.KINDS, kind
-        super().__init__(f"{kind}: {storable(detail[:MAX_DETAIL])}")
+        super().__init__(f"{kind}: {as_utf8(detail[:MAX_DETAIL])}")
         self.kind = kind
 
     @property
@@ -149,11 +150,6 @@ def plain(name: str) -> str:
     True
     """
     return _folded(name[:MAX_NAME])
-
-
-def storable(text: str) -> str:
-    """The text with halves of characters escaped: no table and no request can hold them."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_indices(value: Any) -> list[int]:

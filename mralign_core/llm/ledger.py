@@ -19,9 +19,10 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from mralign_core.errors import BudgetError, DataError
+from mralign_core.llm.store import KeepsRecords, MemoryRecords
 
 logger = logging.getLogger("mralign_core.llm")
 
@@ -29,35 +30,6 @@ CONTENTION_TRIES = 6
 """Times to look for room again that other runs have set aside, and may give back."""
 CONTENTION_PAUSE_S = 0.1
 """Longest pause before the first of them, doubled before each further one."""
-Record = dict[str, dict[str, Any]]
-"""Model → the fields of its :class:`Usage`."""
-
-
-class LedgerStore(Protocol):
-    """Keeps one record a run. Called from several threads at once."""
-
-    def read(self) -> Mapping[str, Any]:
-        """The records of all runs, each a :data:`Record` unless it is damaged."""
-        ...
-
-    def write(self, run: str, record: Record, /) -> None:
-        """Put a run's record in place of the one before."""
-        ...
-
-
-class MemoryLedgerStore:
-    """Records kept for the life of the process."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, Record] = {}
-
-    def read(self) -> Mapping[str, Record]:
-        """The records of all runs."""
-        return dict(self.records)
-
-    def write(self, run: str, record: Record) -> None:
-        """Put a run's record in place of the one before."""
-        self.records[run] = record
 
 
 @dataclass
@@ -108,7 +80,7 @@ class Ledger:
         ceiling_field: config field that sets it, for the message when it is reached.
     """
 
-    store: LedgerStore = field(default_factory=MemoryLedgerStore)
+    store: KeepsRecords = field(default_factory=MemoryRecords)
     run: str = "this run"
     ceiling_usd: float | None = None
     ceiling_field: str = "annotate.budget_usd"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mralign_core.config import EndpointConfig
@@ -63,7 +63,7 @@ class Received(NamedTuple):
         return str(self.response["problem"]) if self.failed else ""
 
 
-def any_record(replies: KeepsReplies, digest: str) -> dict[str, Any] | None:
+def kept_record(replies: KeepsReplies, digest: str) -> dict[str, Any] | None:
     """The record kept for a request, of a failure too; None when there is none that this version wrote."""
     record = replies.get(digest)
     if record is not None and not _is_whole(record):
@@ -87,8 +87,18 @@ def prompt_digest(request: Request) -> str:
     return _sha256(request.messages)
 
 
-def blank_record(model: str, digest: str, digest_of_prompt: str) -> dict[str, Any]:
-    """The record of a reply before it is known."""
+def reply_record(
+    model: str, digest: str, digest_of_prompt: str, reading: Mapping[str, Any], latency_s: float
+) -> dict[str, Any]:
+    """The record of a reply, or of why there is none.
+
+    Args:
+        model: what was asked.
+        digest: of the request.
+        digest_of_prompt: of its messages.
+        reading: what the reply says: ``finish_reason``, ``response``, and what else is known of it.
+        latency_s: seconds until it came.
+    """
     return {
         "version": RECORD_VERSION,
         "request_digest": digest,
@@ -98,6 +108,8 @@ def blank_record(model: str, digest: str, digest_of_prompt: str) -> dict[str, An
         "prompt_tokens": 0,
         "completion_tokens": 0,
         "cost_usd": 0.0,
+        **reading,
+        "latency_s": latency_s,
     }
 
 

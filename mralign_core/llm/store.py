@@ -1,7 +1,8 @@
-"""Where replies are kept, so that no reply is paid for twice."""
+"""Where replies and accounts are kept, so that no reply is paid for twice."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 
@@ -17,16 +18,28 @@ class KeepsReplies(Protocol):
         ...
 
 
-class MemoryReplyStore:
-    """Replies kept for the life of the process."""
+class KeepsRecords(Protocol):
+    """Keeps accounts by run, or batches under way by token. Called from several threads at once."""
+
+    def read(self) -> Mapping[str, Any]:
+        """All records, by name; one that is damaged may be of any form."""
+        ...
+
+    def write(self, name: str, record: dict[str, Any], /) -> None:
+        """Put a record in place of the one before; it is durable when this returns."""
+        ...
+
+
+class MemoryRecords:
+    """Records kept for the life of the process."""
 
     def __init__(self) -> None:
-        self.records: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, Any] = {}
 
-    def get(self, request_digest: str) -> dict[str, Any] | None:
-        """The record kept for a request, or None."""
-        return self.records.get(request_digest)
+    def read(self) -> Mapping[str, Any]:
+        """All records, by name."""
+        return dict(self.records)
 
-    def put(self, request_digest: str, record: dict[str, Any]) -> None:
-        """Keep a record."""
-        self.records[request_digest] = record
+    def write(self, name: str, record: dict[str, Any]) -> None:
+        """Put a record in place of the one before."""
+        self.records[name] = record

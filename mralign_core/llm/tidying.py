@@ -38,7 +38,7 @@ def tidied(body: bytes) -> bytes:
 
 def tidied_value(value: Any) -> Any:
     """The same for the values of a body."""
-    value = _cut(value, MOST_DEPTH)
+    value = storable(value, MOST_DEPTH)
     if isinstance(value, dict) and "choices" in value:
         return _tidied_chat(value)
     if isinstance(value, dict) and "data" in value:
@@ -143,14 +143,14 @@ def _are_counts(part: Any, most: int) -> bool:
     return count is not None and count <= most
 
 
-def _cut(value: Any, depth: int) -> Any:
-    """The value with null below so many levels, and what no table can hold escaped, or null."""
+def storable(value: Any, depth: float = math.inf) -> Any:
+    """JSON values with lone surrogates escaped, and null for numbers that JSON lacks and below so many levels."""
     if isinstance(value, str):
         return as_utf8(value)
     if isinstance(value, dict):
-        return {as_utf8(name): _cut(part, depth - 1) for name, part in value.items()} if depth else None
+        return {as_utf8(name): storable(part, depth - 1) for name, part in value.items()} if depth else None
     if isinstance(value, list):
-        return [_cut(part, depth - 1) for part in value] if depth else None
+        return [storable(part, depth - 1) for part in value] if depth else None
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

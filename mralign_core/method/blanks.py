@@ -31,6 +31,7 @@ _RANGES = (
     (0xE0000, 0xE0FFF),
 )
 BLANKS = frozenset(chr(code) for first, last in _RANGES for code in range(first, last + 1))
+_IN_A_ROW = "".join(sorted(BLANKS))
 BLANK_CLASS = "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in _RANGES)
 """The same for a character class of a regular expression."""
 
@@ -50,9 +51,4 @@ def strip_blanks(text: str) -> str:
     >>> strip_blanks("\ufeff\u00a0Who?\u200b\n")
     'Who?'
     """
-    start, end = 0, len(text)
-    while start < end and text[start] in BLANKS:
-        start += 1
-    while start < end and text[end - 1] in BLANKS:
-        end -= 1
-    return text[start:end]
+    return text.strip(_IN_A_ROW)

@@ -24,7 +24,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from mralign_core.method.blanks import BLANK_CLASS, BLANKS, LINE_ENDS, is_blank
+from mralign_core.method.blanks import BLANK_CLASS, LINE_ENDS, is_blank, strip_blanks
 
 # A line that shows nothing, whatever is in it; a paragraph separator parts by itself.
 _BLANK_LINES = re.compile(rf"[{LINE_ENDS}](?:[{BLANK_CLASS}]*[{LINE_ENDS}])|\u2029")
@@ -350,12 +350,9 @@ class _Reading:
 
 
 def _strip(text: str, span: Span) -> Span:
-    start, end = span
-    while start < end and text[start] in BLANKS:
-        start += 1
-    while start < end and text[end - 1] in BLANKS:
-        end -= 1
-    return Span(start, end)
+    bare = strip_blanks(text[slice(*span)])
+    start = text.index(bare, span.start) if bare else span.end
+    return Span(start, start + len(bare))
 
 
 def _text(text: str, span: Span | None) -> str | None:

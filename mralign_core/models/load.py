@@ -88,7 +88,8 @@ def load_model_and_tokenizer(
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise ConfigError(
-            f"model.path {str(path)!r} holds no causal language model with safetensors weights: {told(error)}"
+            f"model.path {str(path)!r} holds no causal language model with safetensors weights: "
+            f"{loading_problem(error)}"
         ) from error
     model, found = loaded
     require_all_weights(path, found)
@@ -113,7 +114,7 @@ def require_all_weights(path: str | Path, found: Any) -> None:
         )
 
 
-def told(error: Exception) -> str:
+def loading_problem(error: Exception) -> str:
     """What to tell of an error of transformers, which advises on what this project never does."""
     if "custom code" in str(error) or "trust_remote_code" in str(error):
         return (
@@ -155,7 +156,7 @@ def _read(kind: Any, path: str | Path, revision: str, what: str) -> Any:
     try:
         return kind.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path {str(path)!r} holds no {what}: {told(error)}") from error
+        raise ConfigError(f"model.path {str(path)!r} holds no {what}: {loading_problem(error)}") from error
 
 
 def _source(path: str | Path, revision: str) -> tuple[str, dict[str, Any]]:

@@ -26,11 +26,10 @@ SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 
 
 class ModelLocation(NamedTuple):
-    """What ``from_pretrained`` takes, and a stable name for model cards."""
+    """What ``from_pretrained`` takes."""
 
     path: str
     revision: str
-    name: str
 
 
 def describe_model(section: ModelConfig, directory: Path) -> str:
@@ -82,14 +81,14 @@ def local_path(section: ModelConfig) -> Path | None:
     return None
 
 
-def locate_model(directory: Path, name: str) -> ModelLocation:
+def locate_model(directory: Path) -> ModelLocation:
     """Say where a model artifact's weights are: in the artifact itself, or where its pointer says."""
     pointer = directory / POINTER
     if not pointer.exists():
-        return ModelLocation(str(directory), "", name)
+        return ModelLocation(str(directory), "")
     values = json.loads(pointer.read_text())
     is_local = Path(values["path"]).is_absolute()
-    return ModelLocation(values["path"], "" if is_local else values["revision"], name)
+    return ModelLocation(values["path"], "" if is_local else values["revision"])
 
 
 def limit_threads(section: ModelConfig) -> None:

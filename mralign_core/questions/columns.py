@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mralign_core.method.blanks import is_blank, strip_blanks
 from mralign_core.questions.jsonl import Line, shown
@@ -14,6 +14,9 @@ from mralign_core.questions.written_lists import UnclearListError, written_list
 LARGEST_WHOLE_FLOAT = 2**53
 NULL_WORDS = frozenset({"nan", "none", "null", "<na>", "n/a", "na", "nat", "#n/a", "undefined"})
 """Texts that programs write for a missing value, and that a few questions have for an answer."""
+
+
+Cell = TypeVar("Cell")
 
 
 class BadRowError(ValueError):
@@ -134,6 +137,15 @@ def id_in(value: Any, column: str) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_WHOLE_FLOAT:
         return str(int(value))
     raise BadRowError(f"field {column!r} must be a non-empty id, got {shown(value)}{_why_empty(value)}")
+
+
+def read_cell(read: Callable[[Any, str], Cell], line: Line, column: str, problems: list[str]) -> Cell | None:
+    """What ``read`` makes of a cell, such as :func:`id_in`; None where it can't, which is added to ``problems``."""
+    try:
+        return read(line.values.get(column), column)
+    except BadRowError as error:
+        problems.append(f"{line.place}: {error}")
+        return None
 
 
 def mean_missing(answers: Collection[str]) -> bool:

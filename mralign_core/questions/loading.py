@@ -18,15 +18,13 @@ from mralign_core.config import PocketConfig, QuestionsConfig
 from mralign_core.errors import DataError
 from mralign_core.method.matching import ARTICLES
 from mralign_core.pocket.world import build_world
-from mralign_core.questions.columns import BadRowError, Columns, answers_in, id_in, mean_missing
+from mralign_core.questions.columns import BadRowError, Columns, mean_missing
 from mralign_core.questions.files import stream_files
 from mralign_core.questions.hub import load_split, pin_revision, stream_dataset
 from mralign_core.questions.jsonl import Line, refuse
 from mralign_core.questions.locating import COLUMN_OPTIONS, LocatedSet, locate_sets
-from mralign_core.questions.overlap import OVERLAP_COLUMNS, WithoutOverlap, drop_overlap, question_key, refuse_overlap
+from mralign_core.questions.overlap import OVERLAP_COLUMNS, WithoutOverlap, drop_overlap, refuse_overlap
 from mralign_core.schemas.questions import QUESTIONS
-
-__all__ = ["QuestionSets", "answers_of", "question_key", "read_question_sets", "refuse_overlap", "repeated_ids"]
 
 logger = logging.getLogger("mralign_core.questions")
 REMEDY = "correct these lines or take them out"
@@ -73,7 +71,7 @@ def read_question_sets(section: QuestionsConfig, pocket: PocketConfig) -> Questi
         DataError: a file or row is wrong, or both roles share a question or an id.
     """
     located = locate_sets(section)
-    frames: dict[str, list[pd.DataFrame]] = {"train": [_frame([])], "eval": [_frame([])]}
+    frames: dict[str, list[pd.DataFrame]] = {"train": [QUESTIONS.frame([])], "eval": [QUESTIONS.frame([])]}
     revisions: dict[str, str] = {}
     for one in located:
         # Ids of training questions, on which their draws depend, do not depend on what is evaluated on.
@@ -121,9 +119,8 @@ def _read_set(one: LocatedSet, prefix_ids: bool, revisions: dict[str, str]) -> p
     rows = list(_rows(one, columns, chain([first], lines), prefix_ids, problems))
     refuse(one.where, one.field, problems, REMEDY)
     golds = [(row["question_id"], row["answers"]) for row in rows]
-    warn_of_null_words(f"{one.field}: {one.where}", golds)
-    warn_of_articles(f"{one.field}: {one.where}", golds)
-    return _frame(rows)
+    warn_of_gold_answers(f"{one.field}: {one.where}", golds)
+    return QUESTIONS.frame(rows)
 
 
 def _from_hub(one: LocatedSet, revisions: dict[str, str]) -> Iterator[Line]:
@@ -191,31 +188,19 @@ def _pick(frame: pd.DataFrame, one: LocatedSet) -> pd.DataFrame:
     return frame.loc[digests.sort_values(kind="stable").index[:limit].sort_values()]
 
 
-def answers_of(line: Line, column: str, problems: list[str]) -> list[str]:
-    """The accepted answers in a column: text, number, or a list; adds what is wrong to ``problems``."""
-    try:
-        return answers_in(line.values.get(column), column)
-    except BadRowError as error:
-        problems.append(f"{line.place}: {error}")
-        return []
-
-
-def id_of(line: Line, column: str, problems: list[str]) -> str:
-    """The id in a column; adds what is wrong to ``problems`` and is then empty."""
-    try:
-        return id_in(line.values.get(column), column)
-    except BadRowError as error:
-        problems.append(f"{line.place}: {error}")
-        return ""
-
-
-def warn_of_null_words(where: str, answers: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Warn of gold answers such as "nan" and "None": a few questions have them, but programs write them for none.
+def warn_of_gold_answers(where: str, answers: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Warn of gold answers that may stand for none, and of those that stand in nearly any sentence.
 
     Args:
         where: config field and file, for the message.
         answers: id and gold answers of each question.
     """
+    _warn_of_null_words(where, answers)
+    _warn_of_articles(where, answers)
+
+
+def _warn_of_null_words(where: str, answers: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Warn of gold answers such as "nan" and "None": a few questions have them, but programs write them for none."""
     suspects = [(name, golds) for name, golds in answers if mean_missing(golds)]
     if suspects:
         listed = ", ".join(f"{name} ({', '.join(map(repr, golds))})" for name, golds in suspects[:NULL_WORDS_SHOWN])
@@ -230,13 +215,8 @@ def warn_of_null_words(where: str, answers: Sequence[tuple[str, Sequence[str]]])
         )
 
 
-def warn_of_articles(where: str, answers: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Warn of gold answers that are an article, such as "A" in multiple choice: they stand in nearly any sentence.
-
-    Args:
-        where: config field and file, for the message.
-        answers: id and gold answers of each question.
-    """
+def _warn_of_articles(where: str, answers: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Warn of gold answers that are an article, such as "A" in multiple choice: they stand in nearly any sentence."""
     suspects = [name for name, golds in answers if golds and all(gold.casefold() in ARTICLES for gold in golds)]
     if suspects:
         logger.warning(
@@ -263,7 +243,3 @@ def _repeat(places: dict[str, str], own: str, place: str, column: str) -> list[s
     """A problem, if the id was at another of the ``places`` seen before."""
     first = places.setdefault(own, place)
     return [f"{place}: field {column!r} repeats id {own!r} of {first}"] if own and first != place else []
-
-
-def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=list(QUESTIONS.columns)).astype(object)

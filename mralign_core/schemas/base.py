@@ -6,7 +6,7 @@ quarantine table with the reason, and counted, while the good rows go on (:meth:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -96,7 +96,11 @@ class Table:
 
     def from_arrow(self, table: pa.Table) -> pd.DataFrame:
         """Rows of an Arrow table as a frame whose list columns hold Python lists."""
-        return pd.DataFrame(table.to_pylist(), columns=list(self.columns)).astype(object)
+        return self.frame(table.to_pylist())
+
+    def frame(self, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+        """Rows as a frame with the contract's columns, whose cells are Python values; they are not checked."""
+        return pd.DataFrame(rows, columns=list(self.columns)).astype(object)
 
     def _pandera_schema(self) -> pandera.DataFrameSchema:
         columns = {

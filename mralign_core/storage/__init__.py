@@ -1,9 +1,9 @@
 """Artifacts: immutable, content-addressed, verified when read, in a folder or an S3 bucket."""
 
-from mralign_core.storage.artifact import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef, Manifest
-from mralign_core.storage.claims import Claims, Holder
-from mralign_core.storage.digests import file_sha256, key_of, source_digest, tree_digest
-from mralign_core.storage.lineage import Lineage, render_lineage
+from mralign_core.storage.artifact import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef
+from mralign_core.storage.claims import Holder
+from mralign_core.storage.digests import file_sha256, key_of, tree_digest
+from mralign_core.storage.lineage import render_lineage
 from mralign_core.storage.records import BatchRecords, LedgerRecords, ReplyStore, RunRecord, RunRecords
 from mralign_core.storage.scratch import scratch_folder
 from mralign_core.storage.store import ArtifactStore
@@ -14,11 +14,8 @@ __all__ = [
     "ArtifactRef",
     "ArtifactStore",
     "BatchRecords",
-    "Claims",
     "Holder",
     "LedgerRecords",
-    "Lineage",
-    "Manifest",
     "ReplyStore",
     "RunRecord",
     "RunRecords",
@@ -26,6 +23,5 @@ __all__ = [
     "key_of",
     "render_lineage",
     "scratch_folder",
-    "source_digest",
     "tree_digest",
 ]

@@ -22,7 +22,6 @@ there, each claimant puts in a bid, waits :data:`SETTLE_S` for those of others t
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401 (its own end of the interpreter must be registered first)
 import contextlib
 import functools
 import json
@@ -45,6 +44,7 @@ from mralign_core.config import StorageConfig
 from mralign_core.errors import StorageError, StoreUnavailableError
 from mralign_core.processes.boot import boot_id
 from mralign_core.storage.filesystem import StoreFiles
+from mralign_core.storage.patience import is_stopping
 
 logger = logging.getLogger("mralign_core.storage")
 Found = TypeVar("Found")
@@ -65,9 +65,6 @@ RELEASE_S = 5.0
 SETTLE_S = 1.0
 DEAD_AFTER_S = 86_400.0
 
-_ending = threading.Event()
-# Threads of a pool are joined when the interpreter ends, and must not wait for others then.
-threading._register_atexit(_ending.set)  # type: ignore[attr-defined]
 _holding: ContextVar[bool] = ContextVar("holding", default=False)
 """Whether what runs here holds a claim already."""
 
@@ -189,7 +186,7 @@ class Claims:
                     on_wait(contest.holder)
                 time.sleep(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(1.5 * pause_s, LONGEST_POLL_S, self.lease_s / 8)
-                if _ending.is_set():
+                if is_stopping():
                     raise InterruptedError("the process ends")
                 if (found := find()) is not None:
                     contest.clear()

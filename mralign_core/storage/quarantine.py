@@ -67,7 +67,7 @@ def read_quarantine(store: ArtifactStore, ref: ArtifactRef) -> list[dict[str, An
     """The rows that an artifact's stage set aside: table, row, row_id, column, reason, value."""
     if FILE_NAME not in store.manifest(ref).files:
         return []
-    return list(json.loads(store.open_file(ref, FILE_NAME).read_text(encoding="utf-8")))
+    return list(store.read_json(ref, FILE_NAME))
 
 
 def carry_over(store: ArtifactStore, shards: Iterable[tuple[ArtifactRef, Sequence[str]]], directory: Path) -> None:

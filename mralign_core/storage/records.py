@@ -68,7 +68,7 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     run: str = ""
-    """Which run; empty in records of versions that did not tell runs apart."""
+    """Which run; empty before there is one."""
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     """When its last stage ended (UTC)."""
     artifacts: dict[str, ArtifactRef] = {}
@@ -175,7 +175,7 @@ def _run_record(name: str, record: dict[str, Any] | None) -> RunRecord | None:
     if record is None:
         return None
     try:
-        return RunRecord.model_validate(record if "artifacts" in record else {"artifacts": record})
+        return RunRecord.model_validate(record)
     except ValidationError as error:
         logger.warning("not using the record of run %s: %s", name, error)
         return None

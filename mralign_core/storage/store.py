@@ -52,7 +52,7 @@ from mralign_core.storage.digests import directory_entries, file_sha256
 from mralign_core.storage.filesystem import Content, StoreFiles
 from mralign_core.storage.lineage import Lineage
 from mralign_core.storage.scratch import sweep_scratch
-from mralign_core.storage.tables import describe_table, read_columns, read_rows, read_table, write_table
+from mralign_core.storage.tables import describe_table, read_columns, read_rows, read_table
 
 logger = logging.getLogger("mralign_core.storage")
 
@@ -229,6 +229,14 @@ class ArtifactStore:
         """
         return self._open(ref, self.manifest(ref), file_name)
 
+    def read_json(self, ref: ArtifactRef, file_name: str) -> Any:
+        """The values of one JSON file of an artifact.
+
+        Raises:
+            ArtifactError: the file is missing or damaged.
+        """
+        return json.loads(self.open_file(ref, file_name).read_text(encoding="utf-8"))
+
     def read_table(self, ref: ArtifactRef, file_name: str) -> pd.DataFrame:
         """Rows of one Parquet file of an artifact, checked against its contract.
 
@@ -252,10 +260,6 @@ class ArtifactStore:
             ArtifactError: the file is missing, damaged, or holds another table.
         """
         return read_columns(self.open_file(ref, file_name), table, columns)
-
-    def write_table(self, directory: Path, file_name: str, frame: pd.DataFrame, table: Table) -> Path:
-        """Write rows into a folder to publish; see :func:`mralign_core.storage.tables.write_table`."""
-        return write_table(directory, file_name, frame, table)
 
     def lineage(self, artifact: ArtifactRef | str) -> Lineage:
         """The artifact and all it was computed from; a parent that is gone is a leaf with a problem."""

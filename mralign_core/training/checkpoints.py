@@ -14,7 +14,7 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -74,19 +74,6 @@ def restore(trainer: Trainer, state: TrainingState) -> None:
         }
     kl_average = state.tensors.get("kl_average")
     trainer.kl_average = None if kl_average is None else kl_average.to(device)
-
-
-class Checkpoints(Protocol):
-    """Where the states of one training are kept."""
-
-    def latest(self) -> TrainingState | None:
-        """The newest state that is whole, or None when the training starts anew."""
-
-    def save(self, state: TrainingState) -> None:
-        """Keep a state."""
-
-    def clear(self) -> None:
-        """Forget all states: the adapter is published."""
 
 
 class StoredCheckpoints:

@@ -25,7 +25,7 @@ from mralign_core.schemas.training_metrics import TRAINING_METRICS
 from mralign_core.storage import ArtifactStore
 from mralign_core.training.base import load_base
 from mralign_core.training.card import model_card
-from mralign_core.training.checkpoints import Checkpoints, StoredCheckpoints, restore, state_of
+from mralign_core.training.checkpoints import StoredCheckpoints, restore, state_of
 from mralign_core.training.curves import Curves, Meter
 from mralign_core.training.examples import Examples, TrainingExample, build_examples, num_tokens
 from mralign_core.training.footprint import TrainingLoad, plan_passes
@@ -146,7 +146,7 @@ def _make_fit(trainer: Trainer) -> None:
     trainer.use_passes(PassSize(tokens, recompute=not can_keep_activations))
 
 
-def _run(trainer: Trainer, checkpoints: Checkpoints | None, watch: Watch) -> None:
+def _run(trainer: Trainer, checkpoints: StoredCheckpoints | None, watch: Watch) -> None:
     """Train from the newest checkpoint to the end, writing others on the way."""
     state = checkpoints.latest() if checkpoints else None
     step = state.step if state else 0

@@ -11,6 +11,7 @@ from mralign_core.errors import ArtifactError
 from mralign_core.models.lora import attach_lora, save_adapter
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactStore
+from mralign_core.storage.tables import write_table
 from mralign_core.training.card import model_card
 from tasks.engine.last_run import remember
 from tasks.engine.one_task import Inputs
@@ -56,7 +57,7 @@ def adapter(config, publish):
 
     def write_questions(folder):
         frame = QUESTIONS.require(pd.DataFrame(rows, columns=list(QUESTIONS.columns)).astype(object))
-        ArtifactStore(config.storage).write_table(folder, "questions.parquet", frame, QUESTIONS)
+        write_table(folder, "questions.parquet", frame, QUESTIONS)
 
     def write_adapter(folder):
         adapted = attach_lora(model, config.train, seed=0)

@@ -14,6 +14,7 @@ from mralign_core.errors import ConfigError, DataError
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactStore
+from mralign_core.storage.tables import write_table
 from tasks.compare_annotators import compare_annotations, read_agreement
 from tests.stages import label
 
@@ -74,7 +75,7 @@ def config(tmp_path_factory):
 def candidates(config, tmp_path_factory):
     store, folder = ArtifactStore(config.storage), tmp_path_factory.mktemp("candidates")
     frame = pd.DataFrame([candidate(number) for number in range(24)])
-    store.write_table(folder, "candidates.parquet", frame, CANDIDATES)
+    write_table(folder, "candidates.parquet", frame, CANDIDATES)
     return store.publish("candidates", "k", folder, parents=[], fingerprint={}, table=CANDIDATES.name)
 
 

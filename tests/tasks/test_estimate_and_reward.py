@@ -15,6 +15,7 @@ from mralign_core.method.placebos import permuted_polarities
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactStore
+from mralign_core.storage.tables import write_table
 from tasks.estimate import estimate_transitions as estimate_task
 from tasks.reward import weigh_segments as weigh_task
 from tests.annotated_files import random_rows
@@ -37,7 +38,7 @@ def setting(request, tmp_path):
     for table, content in zip((CANDIDATES, ANNOTATIONS), rows, strict=True):
         folder = tmp_path / table.name
         frame = pd.DataFrame(content, columns=list(table.columns)).astype(object)
-        store.write_table(folder, f"{table.name}.parquet", frame, table)
+        write_table(folder, f"{table.name}.parquet", frame, table)
         refs.append(store.publish(table.name, "made", folder, parents=[], fingerprint={}, table=table.name))
     return config, taxonomy, labelled_traces(*map(pd.DataFrame, rows), taxonomy=taxonomy), store, refs
 

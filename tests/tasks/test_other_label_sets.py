@@ -19,6 +19,7 @@ from mralign_core.pocket.world import build_world
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactStore
+from mralign_core.storage.tables import write_table
 from tasks.compare_annotators import RUN, compare_annotations, read_agreement
 from tasks.estimate import diagnose_transitions, estimate_transitions
 from tasks.evaluate import compute_results, write_report
@@ -57,7 +58,7 @@ def config_of(root, **overrides):
 
 def publish(store, folder, stage, frame, table, **more):
     folder.mkdir()
-    store.write_table(folder, f"{stage}.parquet", frame, table)
+    write_table(folder, f"{stage}.parquet", frame, table)
     for name, value in more.items():
         (folder / f"{name}.json").write_text(json.dumps(value))
     return store.publish(stage, "made-for-a-test", folder, parents=[], fingerprint={}, table=table.name)

@@ -10,6 +10,7 @@ from mralign_core.config import RunConfig
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactStore
+from mralign_core.storage.tables import write_table
 from mralign_core.training.checkpoints import StoredCheckpoints
 from tasks.train import train_adapter
 from tests.core.training.tiny import make_candidates, make_model, make_tokenizer
@@ -48,10 +49,8 @@ def published(tmp_path):
     model = publish("pointer", lambda folder: (folder / "model.json").write_text(pointer))
     inputs = (
         model,
-        publish("candidates", lambda folder: store.write_table(folder, "candidates.parquet", candidates, CANDIDATES)),
-        publish(
-            "annotations", lambda folder: store.write_table(folder, "annotations.parquet", annotations, ANNOTATIONS)
-        ),
+        publish("candidates", lambda folder: write_table(folder, "candidates.parquet", candidates, CANDIDATES)),
+        publish("annotations", lambda folder: write_table(folder, "annotations.parquet", annotations, ANNOTATIONS)),
     )
     return config, inputs
 

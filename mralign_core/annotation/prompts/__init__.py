@@ -15,8 +15,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-from mralign_core.llm.json_reply import storable
 from mralign_core.llm.offline import Message
+from mralign_core.llm.tidying import as_utf8
 from mralign_core.method.consolidation import LabelVote
 from mralign_core.method.taxonomy import Taxonomy
 
@@ -79,7 +79,7 @@ def shortened(reply: str) -> str:
         left_out = len(reply) - MAX_SHOWN
         half = MAX_SHOWN // 2
         reply = f"{reply[:half]}\n[… {left_out:,} characters left out …]\n{reply[-half:]}"
-    return storable(reply)
+    return as_utf8(reply)
 
 
 def read_payload(messages: Sequence[Message]) -> dict[str, Any]:
@@ -90,9 +90,9 @@ def read_payload(messages: Sequence[Message]) -> dict[str, Any]:
 
 
 @cache
-def read_text(name: str) -> str:
-    """The text of a prompt file, such as ``annotate.v1``."""
-    return files(__package__).joinpath(f"{name}.md").read_text(encoding="utf-8")
+def read_text(name: str, package: str = __name__) -> str:
+    """The text of a prompt file of a package, such as ``annotate.v1``."""
+    return files(package).joinpath(f"{name}.md").read_text(encoding="utf-8")
 
 
 def _system(name: str, max_labels: int, taxonomy: Taxonomy) -> Message:
@@ -104,9 +104,8 @@ def _system(name: str, max_labels: int, taxonomy: Taxonomy) -> Message:
 def data_message(payload: dict[str, Any]) -> Message:
     """The user's message that carries a JSON object, which nothing inside it can leave."""
     text = json.dumps(payload, ensure_ascii=False).replace("<", "\\u003c").replace(">", "\\u003e")
-    # A lone surrogate (half a character, cut by a tokenizer) can't be sent as UTF-8; as a JSON escape it can.
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return {"role": "user", "content": f"{OPENING}{text}{CLOSING}"}
+    # Of a lone surrogate (half a character, cut by a tokenizer) this makes a JSON escape.
+    return {"role": "user", "content": f"{OPENING}{as_utf8(text)}{CLOSING}"}
 
 
 def _payload(trace: ShownTrace) -> dict[str, Any]:

@@ -7,10 +7,8 @@ first and are the same in every request, and what is judged travels as JSON that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.resources import files
 
-from mralign_core.annotation.prompts import ShownTrace, data_message
+from mralign_core.annotation.prompts import ShownTrace, data_message, read_text
 from mralign_core.llm.offline import Message
 
 OPEN_LABEL = "open_label.v1"
@@ -32,7 +30,7 @@ CLUSTERS_PER_MACRO = 4
 def open_label_messages(trace: ShownTrace) -> list[Message]:
     """Messages that ask for open-vocabulary labels of every segment of a trace; gold answers are not shown."""
     segments = [{"index": index, "text": text} for index, text in enumerate(trace.segments)]
-    system = _text(OPEN_LABEL).format(max_labels=MAX_OPEN_LABELS, max_words=MAX_WORDS)
+    system = read_text(OPEN_LABEL, __name__).format(max_labels=MAX_OPEN_LABELS, max_words=MAX_WORDS)
     return [_system(system), data_message({"question": trace.question, "segments": segments})]
 
 
@@ -43,7 +41,9 @@ def name_messages(clusters: Sequence[Mapping[str, int]]) -> list[Message]:
         clusters: phrase → count of each cluster, most frequent first; they are numbered in this order.
     """
     num_macros = max(1, round(len(clusters) / CLUSTERS_PER_MACRO))
-    system = _text(NAME_CLUSTERS).format(max_name=MAX_LABEL_NAME, max_definition=MAX_DEFINITION, num_macros=num_macros)
+    system = read_text(NAME_CLUSTERS, __name__).format(
+        max_name=MAX_LABEL_NAME, max_definition=MAX_DEFINITION, num_macros=num_macros
+    )
     shown = [
         {"cluster": number, "phrases": [{"phrase": p, "count": n} for p, n in list(phrases.items())[:MOST_PHRASES]]}
         for number, phrases in enumerate(clusters)
@@ -53,8 +53,3 @@ def name_messages(clusters: Sequence[Mapping[str, int]]) -> list[Message]:
 
 def _system(text: str) -> Message:
     return {"role": "system", "content": text}
-
-
-@cache
-def _text(name: str) -> str:
-    return files(__package__).joinpath(f"{name}.md").read_text(encoding="utf-8")

@@ -7,26 +7,13 @@ sentence of the instruction, the beginning of the reply. So a new family is data
 
 from mralign_core.models.families.recognising import family_of
 from mralign_core.models.families.rendering import opened_by_prompt
-from mralign_core.models.families.table import (
-    AUTO,
-    GENERIC,
-    Family,
-    ModeRequest,
-    built_in_families,
-    family_fingerprint,
-    load_family,
-    named_family,
-)
+from mralign_core.models.families.table import GENERIC, Family, family_fingerprint, named_family
 
 __all__ = [
-    "AUTO",
     "GENERIC",
     "Family",
-    "ModeRequest",
-    "built_in_families",
     "family_fingerprint",
     "family_of",
-    "load_family",
     "named_family",
     "opened_by_prompt",
 ]

@@ -19,12 +19,11 @@ from mralign_core.label_sets import PAPER_LABEL_SET, LabelSet
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger
-from mralign_core.llm.store import MemoryReplyStore
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.pocket.grammar import write_trace
 from mralign_core.pocket.world import build_world
 from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
-from tests.kept_replies import replies_in
+from tests.kept_replies import MemoryReplyStore, replies_in
 
 CUE = {"annotator_a": "cue/a", "annotator_b": "cue/b", "adjudicator": "cue/adjudicator"}
 REMOTE = {"annotator_a": "openai/first", "annotator_b": "openai/gpt-4o", "adjudicator": "openai/judge"}

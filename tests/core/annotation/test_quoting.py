@@ -9,7 +9,7 @@ from mralign_core.config import AnnotateConfig
 from mralign_core.label_sets import PAPER_LABEL_SET
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.ledger import Ledger
-from mralign_core.llm.store import MemoryReplyStore
+from tests.kept_replies import MemoryReplyStore
 
 TRACE = ["I recall the date.", "Wait, let me check.", "So it is Galen."]
 PRICES = {"input_usd_per_million": 1.0, "output_usd_per_million": 10.0}

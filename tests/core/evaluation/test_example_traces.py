@@ -49,7 +49,8 @@ def test_the_widest_of_each_polarity_and_the_median_are_shown():
         "d": ("negative", (1, 1.2)),
         "e": ("negative", (1, 1.3)),
     }
-    chosen = weighted_traces(*traces_with(spreads), form="ratio")
+    candidates, annotations, segment_weights = traces_with(spreads)
+    chosen = weighted_traces(candidates, annotations, segment_weights, "ratio")
     assert [(trace.trace_id, trace.polarity) for trace in chosen] == [
         ("a", "positive"),
         ("c", "negative"),

@@ -10,9 +10,9 @@ from model_server import ModelServer
 from mralign_core.config import RunConfig
 from mralign_core.generation.open_sampler import open_sampler
 from mralign_core.llm.client import LLMClient
-from mralign_core.llm.store import MemoryReplyStore
 from mralign_core.models.load import load_model_and_tokenizer
 from mralign_core.models.locate import ModelLocation
+from tests.kept_replies import MemoryReplyStore
 
 STAND_IN = Path(__file__).resolve().parents[2] / "vllm_stand_in"
 
@@ -26,7 +26,7 @@ def opened(directory, *, stage="generate", adapter_dir=None, open_client=None, v
         "evaluate": generate if stage == "evaluate" else {},
         "vllm": vllm or {},
     }
-    location = ModelLocation(str(directory), "", "taught")
+    location = ModelLocation(str(directory), "")
     config = RunConfig.model_validate(values)
     return open_sampler(config, location, stage=stage, adapter_dir=adapter_dir, open_client=open_client)
 

@@ -139,7 +139,7 @@ def test_weights_that_are_missing_are_never_made_up(tmp_path):
 
 
 def location(folder):
-    return ModelLocation(str(folder), "", "m")
+    return ModelLocation(str(folder), "")
 
 
 def test_think_tags_without_rows_are_refused_with_both_sizes(tmp_path):

@@ -3,6 +3,7 @@
 import doctest
 import json
 
+import pandas as pd
 import pytest
 from chat_server import says, thinks
 from chat_templates import CHATML, trl_template
@@ -24,6 +25,7 @@ from mralign_core.generation.prompts import render_prompt
 from mralign_core.generation.segmenting import encode_completion, token_offsets
 from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.models.families import GENERIC, named_family
+from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.training.examples import build_examples
 from tests.core.generation.test_endpoint_sampler import DECODING, sampler_of
 
@@ -134,7 +136,8 @@ def imported(tmp_path, tokenizer, *traces, family=QWEN3):
     path = tmp_path / "traces.jsonl"
     path.write_text("\n".join(map(json.dumps, traces)))
     section = GenerateConfig(min_segments=1, min_reasoning_tokens=1, max_segments=40)
-    return import_traces(path, tokenizer, section, family, MatchConfig().rules).candidates
+    nothing = pd.DataFrame(columns=list(QUESTIONS.columns))
+    return import_traces(path, tokenizer, section, family, MatchConfig().rules, nothing, "refuse").candidates
 
 
 @pytest.mark.parametrize("end", [*KNOWN_END_TOKENS, "<|im_end|>\n", "<|im_end|>\n<|endoftext|><|endoftext|>", " </s>"])

@@ -22,11 +22,11 @@ from mralign_core.generation.prompts import render_prompt
 from mralign_core.generation.scoring import parse_sample, score_sample
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
-from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
-from mralign_core.llm.store import MemoryReplyStore
+from mralign_core.llm.ledger import Ledger
+from mralign_core.llm.store import MemoryRecords
 from mralign_core.method.matching import MatchRules
 from mralign_core.models.families import named_family
-from tests.kept_replies import replies_in
+from tests.kept_replies import MemoryReplyStore, replies_in
 
 BPE = build_bpe()
 OPENING = build_bpe(
@@ -262,7 +262,7 @@ def test_an_outage_loses_no_reply(server):
 
 def test_the_budget_holds_and_the_ledger_counts(server):
     """A reply of the scripted server has 20 tokens: 20 dollars, and may cost 64."""
-    ledger = Ledger(MemoryLedgerStore(), "run", 200.0, "generate.budget_usd")
+    ledger = Ledger(MemoryRecords(), "run", 200.0, "generate.budget_usd")
     client = LLMClient(MemoryReplyStore(), concurrency=1, ledger=ledger)
     priced = {"input_usd_per_million": 0, "output_usd_per_million": 1_000_000}
     sampler = sampler_of(server, client=client, **priced)

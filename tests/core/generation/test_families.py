@@ -14,16 +14,8 @@ from mralign_core.errors import ConfigError
 from mralign_core.generation import prompts
 from mralign_core.generation.prompts import render_prompt
 from mralign_core.method.traces import parse_completion
-from mralign_core.models.families import (
-    GENERIC,
-    Family,
-    built_in_families,
-    family_fingerprint,
-    family_of,
-    load_family,
-    named_family,
-    table,
-)
+from mralign_core.models.families import GENERIC, Family, family_fingerprint, family_of, named_family, table
+from mralign_core.models.families.table import built_in_families, load_family
 
 GEMMA4 = """
 name: gemma4

@@ -2,6 +2,7 @@ import json
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from chat_templates import trl_template
 from random_models import CHAT_TEMPLATE, build_bpe, build_word_level
@@ -40,12 +41,18 @@ WRONG = {**RIGHT, "id": "b", "question": "Iran's seat?", "answer": "Isfahan"}
 def imported(tmp_path, *rows, tokenizer=BPE, family=QWEN3, held_out=(), **changes):
     path = tmp_path / "traces.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows))
-    return import_traces(path, tokenizer, SECTION.model_copy(update=changes), family, MatchRules(), held_out)
+    section = SECTION.model_copy(update=changes)
+    return import_traces(path, tokenizer, section, family, MatchRules(), evaluated_on(*held_out), "drop")
+
+
+def evaluated_on(*questions):
+    rows = [{"question_id": f"e{n}", "question": text, "source": "eval"} for n, text in enumerate(questions)]
+    return pd.DataFrame(rows, columns=list(QUESTIONS.columns))
 
 
 def test_traces_of_questions_that_are_evaluated_on_are_left_out_and_counted(tmp_path):
     other = {**RIGHT, "id": "c", "question": "Another question?"}
-    candidates, funnel, questions = imported(tmp_path, RIGHT, WRONG, other, held_out={"another question"})
+    candidates, funnel, questions = imported(tmp_path, RIGHT, WRONG, other, held_out=["another question?"])
     assert candidates["trace_id"].tolist() == ["a", "b"]
     assert funnel.set_index("reason")["dropped"]["evaluated on too"] == 1
     assert "Another question?" not in set(questions["question"])
@@ -263,7 +270,8 @@ def test_real_traces(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizers" / "qwen2", local_files_only=True)
     section = GenerateConfig(source="traces", traces_path="-", answer_match="contains", min_reasoning_tokens=200)
     path = Path(folder) / "traces" / "race_nq_ds7b_samples.jsonl"
-    candidates, funnel, questions = import_traces(path, tokenizer, section, named_family("generic"), MatchRules())
+    family, rules, held_out = named_family("generic"), MatchRules(), evaluated_on()
+    candidates, funnel, questions = import_traces(path, tokenizer, section, family, rules, held_out, "refuse")
     assert len(CANDIDATES.require(candidates)) == funnel["kept"].iloc[-1] > 50
     assert len(QUESTIONS.require(questions)) == 100
     assert set(candidates["polarity"]) == {"positive", "negative"}

@@ -10,7 +10,8 @@ from mralign_core.generation.prompts import (
     render_prompt,
     require_chat_endpoint,
 )
-from mralign_core.models.families import GENERIC, Family, ModeRequest, named_family
+from mralign_core.models.families import GENERIC, Family, named_family
+from mralign_core.models.families.table import ModeRequest
 
 INSTRUCTION = GenerateConfig().instruction
 EMPTY_BLOCK = "<think>\n\n</think>\n\n"

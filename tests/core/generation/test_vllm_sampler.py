@@ -48,7 +48,7 @@ def test_without_vllm_the_message_says_how_to_install_it(taught, monkeypatch):
 
 
 def test_the_engine_is_opened_as_the_config_says(stand_in, taught):
-    location = ModelLocation(str(taught), "", "taught")
+    location = ModelLocation(str(taught), "")
     engine, lora = open_engine(location, ModelConfig(), VllmConfig(), None)
     asked = engine.arguments
     assert (asked.model, asked.dtype, asked.revision) == (str(taught), "bfloat16", None)

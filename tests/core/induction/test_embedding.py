@@ -15,7 +15,7 @@ from mralign_core.induction.embedding_endpoint import Embeddings
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger
-from mralign_core.llm.store import MemoryReplyStore
+from tests.kept_replies import MemoryReplyStore
 
 PHRASES = ["recall fact", "check claim", "retrieve fact", "state answer", "verify claim"]
 

@@ -17,8 +17,7 @@ from mralign_core.label_sets import load_label_set, save_label_set
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger
-from mralign_core.llm.store import MemoryReplyStore
-from tests.kept_replies import replies_in
+from tests.kept_replies import MemoryReplyStore, replies_in
 
 OFFLINE = {"labeller": "lexical/phrases", "namer": "lexical/phrases", "min_samples": 2, "xi": 0.02}
 FREE = {"input_usd_per_million": 0, "output_usd_per_million": 0}

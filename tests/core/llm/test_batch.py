@@ -23,14 +23,14 @@ from mralign_core.config import AnnotateConfig, EndpointConfig, StorageConfig
 from mralign_core.errors import BudgetError, ConfigError, UserError
 from mralign_core.label_sets import load_label_set
 from mralign_core.llm import background, endpoint
-from mralign_core.llm.batch_store import MemoryBatchStore
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
-from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
+from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.offline import Message
 from mralign_core.llm.request import Request
-from mralign_core.llm.store import MemoryReplyStore
+from mralign_core.llm.store import MemoryRecords
 from mralign_core.storage import ArtifactStore, BatchRecords, LedgerRecords, ReplyStore
+from tests.kept_replies import MemoryReplyStore
 
 MODEL = "openai/gpt-4o"
 QUICK = {"use_batch_api": True, "batch_window_s": 0.05, "batch_poll_s": 0.02, "timeout_s": 10.0, "max_attempts": 3}
@@ -61,7 +61,7 @@ class Stores:
     """What outlives a client."""
 
     def __init__(self):
-        self.replies, self.batches, self.ledgers = MemoryReplyStore(), MemoryBatchStore(), MemoryLedgerStore()
+        self.replies, self.batches, self.ledgers = MemoryReplyStore(), MemoryRecords(), MemoryRecords()
 
     @property
     def under_way(self):

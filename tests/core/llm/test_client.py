@@ -13,13 +13,13 @@ from mralign_core.errors import BudgetError, ConfigError, UserError
 from mralign_core.llm import background, endpoint
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
-from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
+from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.offline import Message
 from mralign_core.llm.request import Request
-from mralign_core.llm.store import MemoryReplyStore
+from mralign_core.llm.store import MemoryRecords
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.storage import ArtifactStore, ReplyStore
-from tests.kept_replies import replies_in
+from tests.kept_replies import MemoryReplyStore, replies_in
 
 MESSAGES: list[Message] = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
 
@@ -313,7 +313,7 @@ def test_no_call_that_could_cross_the_ceiling_is_sent_and_all_before_it_is_kept(
 
 def test_the_ceiling_holds_over_runs_and_what_was_in_flight_at_a_crash_counts_as_spent(server):
     server.script = lambda request, number: says("a", usage={"prompt_tokens": 9, "completion_tokens": 1})
-    account = MemoryLedgerStore()
+    account = MemoryRecords()
     account.write("killed run", {"openai/gpt-4o": {"requests": 3, "cost_usd": 3.0, "set_aside_usd": 16.0}})
     results = complete([request_to(server, n, settings=PRICED) for n in range(60)], ledger=Ledger(account, "b", 40))
     assert len(server.requests) == 6
@@ -368,7 +368,7 @@ def test_a_request_that_timed_out_counts_as_billed_and_no_attempt_crosses_the_ce
     assert ledger.usage["openai/gpt-4o"].lost_usd == 32 and ledger.usage["openai/gpt-4o"].set_aside_usd == 0
 
 
-class BrokenOnce(MemoryLedgerStore):
+class BrokenOnce(MemoryRecords):
     """Fails to write the first time."""
 
     def write(self, run, record):

@@ -15,13 +15,14 @@ from mralign_core.errors import BudgetError, DataError, UserError
 from mralign_core.llm import background, endpoint
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
-from mralign_core.llm.ledger import Ledger, MemoryLedgerStore
+from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.offline import Message
-from mralign_core.llm.request import UNANSWERED, Request, any_record
-from mralign_core.llm.store import MemoryReplyStore
+from mralign_core.llm.request import UNANSWERED, Request, kept_record
+from mralign_core.llm.store import MemoryRecords
 from mralign_core.llm.tidying import tidied
 from mralign_core.storage import ArtifactStore, LedgerRecords, ReplyStore
 from tests import llm_faults
+from tests.kept_replies import MemoryReplyStore
 from tests.llm_faults import BEHAVIOURS, FaultServer
 
 PRICED = {"input_usd_per_million": 0, "output_usd_per_million": 1_000_000, "max_output_tokens": 16}
@@ -84,7 +85,7 @@ def test_one_bad_reply_in_three_costs_no_trace_that_another_attempt_can_save():
 
 def test_at_any_moment_the_stored_account_has_what_a_killed_process_may_have_spent(server):
     """What the server has billed when a request comes in, that one included, is on record already."""
-    account, billed, on_record = MemoryLedgerStore(), [0.0], []
+    account, billed, on_record = MemoryRecords(), [0.0], []
 
     def work(request, number):
         billed[0] += 16
@@ -132,9 +133,9 @@ def test_an_odd_retry_after_is_no_matter(server, value):
 
 def test_a_prompt_is_bounded_by_its_bytes_and_a_server_that_ignores_the_limit_by_what_it_did():
     one = EndpointConfig(model="openai/m", input_usd_per_million=1e6, output_usd_per_million=1e6, max_output_tokens=16)
-    most = endpoint.ChatCompletions().most_of(Request(one, [{"role": "user", "content": "語" * 100}], {}))
-    assert most.prompt_tokens >= 300 and most.completion_tokens == 16 and most.usd == sum(most[:2])
-    assert endpoint.ChatCompletions().most_of(Request(one, [], {}), longest=50).completion_tokens == 50
+    bounds = endpoint.ChatCompletions().bounds_of(Request(one, [{"role": "user", "content": "語" * 100}], {}))
+    assert bounds.prompt_tokens >= 300 and bounds.completion_tokens == 16 and bounds.usd == sum(bounds[:2])
+    assert endpoint.ChatCompletions().bounds_of(Request(one, [], {}), longest=50).completion_tokens == 50
 
 
 def spend(root, seed, spent, ceiling_usd):
@@ -178,7 +179,7 @@ def test_four_processes_on_one_account_do_not_cross_its_ceiling(tmp_path):
     [None, [], "x", {"m": None}, {"m": {"cost_usd": "1"}}, {"m": {"cost_usd": float("nan")}}, {"m": {"lost_usd": -1}}],
 )
 def test_a_damaged_account_is_no_empty_one_where_there_is_a_ceiling(damage, caplog):
-    store = MemoryLedgerStore()
+    store = MemoryRecords()
     store.records["before"] = damage
     with pytest.raises(DataError, match=r"before.*annotate\.budget_usd"):
         Ledger(store, "now", 10.0)
@@ -254,7 +255,7 @@ def test_a_failed_request_is_asked_again_by_the_next_run_only_and_good_replies_n
     first, second = in_one_client(twice, replies)
     assert first[2].failed and second[2] == first[2]._replace(cached=True)
     assert len(server.requests) == 5  # two attempts at one
-    failed, well = (any_record(replies, requests[number].digest) for number in (2, 1))
+    failed, well = (kept_record(replies, requests[number].digest) for number in (2, 1))
     assert failed and well
     assert failed["finish_reason"] == UNANSWERED != well["finish_reason"]
     server.play(says("repaired"))
@@ -405,13 +406,13 @@ def test_details_larger_than_their_sum_are_not_paid(server, monkeypatch, details
 
 def test_a_cost_that_can_not_be_counts_as_the_most_that_can():
     where = EndpointConfig(model="openai/gpt-4o", max_output_tokens=16)
-    most = endpoint.ChatCompletions().most_of(Request(where, [{"role": "user", "content": "u"}], {}))
+    bounds = endpoint.ChatCompletions().bounds_of(Request(where, [{"role": "user", "content": "u"}], {}))
     usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "a"}}
     response = endpoint.ModelResponse(model="gpt-4o", choices=[choice], usage=usage)
     response._hidden_params["response_cost"] = 10_000.0
-    reading = endpoint.read_completion(where, response, most)
-    assert (reading["cost_usd"], reading["prompt_tokens"], reading["completion_tokens"]) == (most.usd, 0, 0)
+    reading = endpoint.read_completion(where, response, bounds)
+    assert (reading["cost_usd"], reading["prompt_tokens"], reading["completion_tokens"]) == (bounds.usd, 0, 0)
 
 
 def test_an_overload_that_says_when_to_come_again_costs_no_budget(server):

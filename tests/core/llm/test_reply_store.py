@@ -2,8 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mralign_core.llm.store import MemoryReplyStore
-from tests.kept_replies import replies_in
+from tests.kept_replies import MemoryReplyStore, replies_in
 
 RECORD = {"reply": "naïve \ud83d \x00", "cost_usd": 0.25, "response": {"choices": [None]}}
 

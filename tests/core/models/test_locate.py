@@ -42,8 +42,8 @@ def artifact(tmp_path):
 def test_a_local_folder_is_pointed_at_and_pinned_by_its_content(folder, artifact):
     section = ModelConfig(path=str(folder))
     revision = describe_model(section, artifact)
-    location = locate_model(artifact, model_name(section))
-    assert (location.path, location.revision, location.name) == (str(folder), "", "my-model")
+    location = locate_model(artifact)
+    assert (location, model_name(section)) == ((str(folder), ""), "my-model")
     assert revision == folder_digest(folder)
     assert [file.name for file in artifact.iterdir()] == ["model.json"]
 
@@ -63,12 +63,12 @@ def test_a_folder_without_a_model_is_refused(tmp_path, artifact):
 
 def test_a_model_of_the_hub_is_found_at_its_revision(artifact):
     (artifact / "model.json").write_text(json.dumps({"path": "Qwen/Qwen3-8B", "revision": "abc"}))
-    assert locate_model(artifact, "x") == ("Qwen/Qwen3-8B", "abc", "x")
+    assert locate_model(artifact) == ("Qwen/Qwen3-8B", "abc")
 
 
 def test_weights_in_the_artifact_are_found_there(artifact):
     (artifact / "config.json").write_text("{}")
-    assert locate_model(artifact, "pocket") == (str(artifact), "", "pocket")
+    assert locate_model(artifact) == (str(artifact), "")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_path_may_be_written_in_several_ways(folder, artifact, monkeypatch, tm
     monkeypatch.chdir(tmp_path)
     for path in ("~/my-model", f"{folder}/", "./my-model", "my-model", str(tmp_path / "link")):
         describe_model(ModelConfig(path=path), artifact)
-        assert locate_model(artifact, "").path == str(folder)
+        assert locate_model(artifact).path == str(folder)
         assert model_name(ModelConfig(path=path)) in ("my-model", "link")
     monkeypatch.chdir(folder)
     assert model_name(ModelConfig(path=".")) == "my-model"
@@ -139,8 +139,8 @@ def test_a_gguf_file_becomes_an_ordinary_model(tmp_path, artifact):
     path = write_gguf(tmp_path / "my-model.GGUF")
     section = ModelConfig(path=str(path))
     assert describe_model(section, artifact) == file_content_digest(path)
-    location = locate_model(artifact, model_name(section))
-    assert location == (str(artifact), "", "my-model")
+    location = locate_model(artifact)
+    assert location == (str(artifact), "")
     check_weights(artifact)
     model, tokenizer = load_model_and_tokenizer(artifact, "float32", "cpu")
     assert "gguf" not in json.dumps(json.loads((artifact / "config.json").read_text())).lower()
@@ -149,7 +149,7 @@ def test_a_gguf_file_becomes_an_ordinary_model(tmp_path, artifact):
     assert tokenizer.decode(ids) == "Who wrote Emma?<|im_end|>" and ids[-1] == tokenizer.eos_token_id
     assert model(torch.tensor([ids])).logits.isfinite().all()
     adapted = attach_lora(model, TrainConfig(lora_r=2), seed=0)
-    save_adapter(adapted, tmp_path / "adapter", base_model=location.name)
+    save_adapter(adapted, tmp_path / "adapter", base_model=model_name(section))
     merged = merge(adapted).model
     merged.save_pretrained(tmp_path / "merged")
     check_weights(tmp_path / "merged")

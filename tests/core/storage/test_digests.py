@@ -7,7 +7,8 @@ import pytest
 
 from mralign_core.errors import ArtifactError
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
-from mralign_core.storage import ArtifactRef, digests, file_sha256, key_of, source_digest, tree_digest
+from mralign_core.storage import ArtifactRef, digests, file_sha256, key_of, tree_digest
+from mralign_core.storage.digests import source_digest
 
 FILES = {
     "__init__.py": '"""The package."""\n__version__ = "1"\n',

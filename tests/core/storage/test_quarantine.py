@@ -8,6 +8,7 @@ from mralign_core.errors import DataError
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.quarantine import RowWriter, carry_over, read_quarantine, write_rows
+from mralign_core.storage.tables import write_table
 
 GOOD = {"question_id": "a", "question": "Who?", "answers": ["X"], "source": "s", "split": "train", "stratum": ""}
 BAD = {**GOOD, "question_id": "b", "question": " ", "split": "tain"}
@@ -64,7 +65,7 @@ def test_what_shards_set_aside_is_carried_over_when_they_are_joined(store, tmp_p
         refs.append(publish(store, folder, f"shard{number}"))
     joined = tmp_path / "joined"
     joined.mkdir()
-    store.write_table(joined, "questions.parquet", pd.DataFrame([GOOD]), QUESTIONS)
+    write_table(joined, "questions.parquet", pd.DataFrame([GOOD]), QUESTIONS)
     carry_over(store, [(refs[0], ["good", "bad0"]), (refs[1], ["good", "bad1"])], joined)
     listed = read_quarantine(store, publish(store, joined, "joined"))
     assert {row["row_id"] for row in listed} == {"bad0", "bad1"}

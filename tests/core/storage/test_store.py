@@ -20,6 +20,7 @@ from mralign_core.errors import ArtifactError, DataError
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore, key_of, render_lineage, tree_digest
 from mralign_core.storage.filesystem import StoreFiles
+from mralign_core.storage.tables import write_table
 
 KEY = key_of(stage="estimate", n=1)
 WEIGHTS = "adapter/weights.safetensors"
@@ -330,7 +331,7 @@ def test_resolve_says_that_a_store_is_empty(store):
 
 def test_table_round_trip_keeps_rows_and_counts_them(store, tmp_path):
     frame = segment_weights(0.5, 1.0, 2.0)
-    store.write_table(tmp_path / "out", "weights.parquet", frame, SEGMENT_WEIGHTS)
+    write_table(tmp_path / "out", "weights.parquet", frame, SEGMENT_WEIGHTS)
     ref = publish(store, tmp_path / "out", table="segment_weights")
     assert (ref.rows, ref.table) == (3, "segment_weights")
     assert store.manifest(ref).files["weights.parquet"].table == "segment_weights"
@@ -371,19 +372,18 @@ def test_check_writable_leaves_a_store_as_it_was(store):
 
 
 def test_parquet_bytes_depend_on_the_rows_alone(tmp_path):
-    store = ArtifactStore(StorageConfig(root=str(tmp_path)))
-    first = store.write_table(tmp_path, "a.parquet", segment_weights(0.5, 1.0), SEGMENT_WEIGHTS)
+    first = write_table(tmp_path, "a.parquet", segment_weights(0.5, 1.0), SEGMENT_WEIGHTS)
     shuffled_columns = segment_weights(0.5, 1.0)[list(SEGMENT_WEIGHTS.columns)[::-1]]
-    second = store.write_table(tmp_path, "b.parquet", shuffled_columns, SEGMENT_WEIGHTS)
-    third = store.write_table(tmp_path, "c.parquet", segment_weights(0.5, 1.1), SEGMENT_WEIGHTS)
+    second = write_table(tmp_path, "b.parquet", shuffled_columns, SEGMENT_WEIGHTS)
+    third = write_table(tmp_path, "c.parquet", segment_weights(0.5, 1.1), SEGMENT_WEIGHTS)
     assert first.read_bytes() == second.read_bytes() != third.read_bytes()
 
 
 def test_tables_that_break_their_contract_are_refused(tmp_path):
     store = ArtifactStore(StorageConfig(root=str(tmp_path / "store")))
     with pytest.raises(DataError, match="must be positive"):
-        store.write_table(tmp_path, "bad.parquet", segment_weights(-1.0), SEGMENT_WEIGHTS)
-    good = pq.read_table(store.write_table(tmp_path / "out", "good.parquet", segment_weights(0.5), SEGMENT_WEIGHTS))
+        write_table(tmp_path, "bad.parquet", segment_weights(-1.0), SEGMENT_WEIGHTS)
+    good = pq.read_table(write_table(tmp_path / "out", "good.parquet", segment_weights(0.5), SEGMENT_WEIGHTS))
     stamp = good.schema.metadata
     negative = good.set_column(2, "weight", pa.array([-1.0])).replace_schema_metadata(stamp)
     variants = {

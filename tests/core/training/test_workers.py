@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from mralign_core.config import TrainConfig
 from mralign_core.models.lora import attach_lora, enable_recomputation, save_adapter
-from mralign_core.training.checkpoints import TrainingState
+from mralign_core.training.checkpoints import StoredCheckpoints, TrainingState
 from mralign_core.training.fit import Watch, _make_fit, _run
 from mralign_core.training.logps import CompletionLogps
 from mralign_core.training.reference import read_reference, reference_table
@@ -84,7 +84,7 @@ def train(architecture, objective, workers, recompute=False, **options):
     }
 
 
-class _OfRank:
+class _OfRank(StoredCheckpoints):
     """Checkpoints that only the main process finds."""
 
     def __init__(self, rank):

@@ -109,8 +109,10 @@ LABELS = {"annotations-shard", "annotations"}
 SCORES = {"scores-shard", "scores"}
 WEIGHED = {"transitions", "weights"}
 DECIDES = {
-    "pocket.grammar": ASKED | {"model"},
-    "pocket.model": ASKED | {"model"},
+    "pocket.grammar": {"model"},
+    "pocket.model": {"model"},
+    "pocket.quality": {"model"},
+    "pocket.world": ASKED | {"model"},
     "questions.loading": ASKED,
     "questions.overlap": ASKED | {"candidates"} | DRAWS,  # which questions are the same
     "generation.transformers_sampler": DRAWS | SCORES,
@@ -126,6 +128,8 @@ DECIDES = {
     "method.consolidation": LABELS | {"label-set"},
     "llm.batch": set(),
     "llm.batch_endpoint": set(),
+    "llm.batch_items": set(),
+    "llm.batch_lines": set(),
     "estimation.corpus": WEIGHED | {"diagnostics", "diagnostic-figures", "report", "agreement"},
     "training.fit": {"adapter"},
     "training.examples": {"reference-logps", "adapter"},

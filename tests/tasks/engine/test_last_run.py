@@ -133,15 +133,6 @@ def test_what_is_read_is_of_one_run_though_another_ends_a_stage_between_two_read
     assert last("annotations") == artifact("annotations", "first")
 
 
-def test_the_record_of_a_version_that_did_not_tell_runs_apart_is_read(config, as_run):
-    ref = artifact("candidates", "old")
-    ArtifactStore(config.storage).put_json("runs/pair", {"candidates": ref.model_dump()})
-    assert last_run(config, "candidates") == ref
-    as_run("new", by_itself=True)
-    remember(config, {"candidates": ref}, annotations=artifact("annotations", "new"))
-    assert last_run(config, "candidates") == ref
-
-
 @pytest.mark.parametrize("text", ["{", '{"artifacts": 3}', '{"artifacts": {"report": {"uri": "x"}}}'])
 def test_a_damaged_record_is_none(config, text, caplog):
     path = Path(config.storage.root, "records", "runs", "pair.json")
