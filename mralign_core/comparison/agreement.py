@@ -37,7 +37,7 @@ from mralign_core.method.agreement import (
     Labels,
     agreement,
     agreement_intervals,
-    label_agreements,
+    label_counts,
     macro_sets,
     only_label,
     resample_traces,
@@ -179,7 +179,7 @@ def _label_rows(pair: _Pair, taxonomy: Taxonomy) -> list[dict[str, Any]]:
             "prevalence_b": found.num_b / size,
             **_scores(pair, only_label(a, found.label), only_label(b, found.label), "strict"),
         }
-        for found in label_agreements(a, b, taxonomy.labels)
+        for found in label_counts(a, b, taxonomy.labels)
     ]
 
 

@@ -48,13 +48,12 @@ class RatedSheet(NamedTuple):
 
     ``rows`` has ``SET_COLUMNS``. Confidences are all 1, as people give none, and each segment is a step, as a sheet has
     no column to merge them. ``num_not_rated`` counts items left empty and segments of the sheet's traces whose row is
-    gone. ``comments`` maps item id → comment.
+    gone. Comments are for those who wrote and filled the sheet, and are not read.
     """
 
     rows: pd.DataFrame
     num_items: int
     num_not_rated: int
-    comments: dict[str, str]
 
 
 def write_sheet(
@@ -108,7 +107,6 @@ def read_sheet(path: Path, candidates: pd.DataFrame, taxonomy: Taxonomy) -> Rate
     problems: list[str] = []
     first_row: dict[str, int] = {}
     rated: dict[tuple[str, int], list[str]] = {}
-    comments = {}
     for row, values in table:
         item = values["item"]
         if item not in items:
@@ -121,15 +119,13 @@ def read_sheet(path: Path, candidates: pd.DataFrame, taxonomy: Taxonomy) -> Rate
             problems.append(f"row {row}, column item: {item!r} is in row {first_row[item]} too; keep one of them")
             continue
         first_row[item] = row
-        if values.get("comment"):
-            comments[item] = values["comment"]
         labels = _labels(row, values, names, problems)
         if labels is not None:
             rated[items[item]] = labels
     refuse(path, SHEETS_FIELD, problems, "correct these rows; everything else was read")
     in_sheet = {items[item][0] for item in first_row}
     num_items = sum(trace_id in in_sheet for trace_id, _ in items.values())
-    return RatedSheet(_set_rows(rated), num_items, num_items - len(rated), comments)
+    return RatedSheet(_set_rows(rated), num_items, num_items - len(rated))
 
 
 def item_id(trace_id: str, segment: int, text: str) -> str:

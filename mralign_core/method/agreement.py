@@ -59,22 +59,20 @@ class AgreementIntervals(NamedTuple):
     kappa: Interval
 
 
-class LabelAgreement(NamedTuple):
-    """Agreement on one label, given or not: a 2 × 2 table.
+class LabelCounts(NamedTuple):
+    """How often two annotators gave one label.
 
     Args:
         label: the label.
         num_a: segments to which a gave it.
         num_b: segments to which b gave it.
         num_both: segments to which both gave it.
-        agreement: on "has this label" against "has not".
     """
 
     label: str
     num_a: int
     num_b: int
     num_both: int
-    agreement: Agreement
 
 
 def sets_agree(a: Labels, b: Labels, rule: AgreementRule = "strict") -> bool:
@@ -121,25 +119,23 @@ def agreement(a: Sequence[Labels], b: Sequence[Labels], rule: AgreementRule = "s
     return Agreement(len(a), observed, expected, kappa)
 
 
-def label_agreements(a: Sequence[Labels], b: Sequence[Labels], labels: Sequence[str]) -> list[LabelAgreement]:
-    """Agreement on each label by itself, as given or not given.
+def label_counts(a: Sequence[Labels], b: Sequence[Labels], labels: Sequence[str]) -> list[LabelCounts]:
+    """How often each label was given, by either annotator and by both.
 
     Args:
         a: (N,) label sets of one annotator.
         b: (N,) label sets of the other.
         labels: the labels to look at.
 
-    >>> (found,) = label_agreements([{"r"}, {"r", "s"}, set()], [{"r"}, {"s"}, set()], ["r"])
-    >>> found.num_a, found.num_b, found.num_both, round(found.agreement.kappa, 2)
-    (2, 1, 1, 0.4)
+    >>> (found,) = label_counts([{"r"}, {"r", "s"}, set()], [{"r"}, {"s"}, set()], ["r"])
+    >>> found.num_a, found.num_b, found.num_both
+    (2, 1, 1)
     """
-    found = []
-    for label in labels:
-        has_a, has_b = only_label(a, label), only_label(b, label)
-        num_both = sum(bool(one and other) for one, other in zip(has_a, has_b, strict=True))
-        scores = agreement(has_a, has_b)
-        found.append(LabelAgreement(label, sum(map(bool, has_a)), sum(map(bool, has_b)), num_both, scores))
-    return found
+    given = {label: ([label in one for one in a], [label in one for one in b]) for label in labels}
+    return [
+        LabelCounts(label, sum(has_a), sum(has_b), sum(map(all, zip(has_a, has_b, strict=True))))
+        for label, (has_a, has_b) in given.items()
+    ]
 
 
 def only_label(sets: Sequence[Labels], label: str) -> list[Labels]:

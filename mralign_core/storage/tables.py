@@ -81,15 +81,6 @@ class TableWriter:
         arrays = [pa.array(columns[field.name], type=field.type) for field in self._schema]
         self._append(pa.Table.from_arrays(arrays, schema=self._schema))
 
-    def copy(self, path: Path) -> None:
-        """Append the rows of a file that such a writer wrote; they were checked then.
-
-        Raises:
-            ArtifactError: it is no file of this table.
-        """
-        for batch in stream_table(path, self._table, list(self._table.columns), COPY_ROWS):
-            self._append(pa.Table.from_batches([batch]).cast(self._schema))
-
     def append(self, pieces: Sequence[pa.Table], column: str, values: Sequence[str]) -> None:
         """Append what :func:`read_matching` read, as one piece: its rows in the order of the values of a column."""
         if pieces:

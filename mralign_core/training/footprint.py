@@ -116,7 +116,6 @@ class Footprint(NamedTuple):
     activations: int
     head: int
     memory: int
-    seconds_per_epoch: float
     seconds: float
 
     @property
@@ -166,8 +165,7 @@ def plan_passes(section: TrainConfig, model: Any, load: TrainingLoad, run: Run |
         raise ConfigError(_does_not_fit(footprint, section, trace_id, longest))
     if tokens < section.tokens_per_forward:
         logger.warning("train.tokens_per_forward %d does not fit; passes take %d", section.tokens_per_forward, tokens)
-    seconds_per_epoch, seconds = _seconds(section, load, run, recompute)
-    footprint = footprint._replace(seconds_per_epoch=seconds_per_epoch, seconds=seconds)
+    footprint = footprint._replace(seconds=_seconds(section, load, run, recompute))
     logger.info("%s", describe(footprint, section, recompute))
     return Plan(PassSize(tokens, recompute), footprint)
 
@@ -274,7 +272,6 @@ def _held(model: Any, load: TrainingLoad, tokens: int) -> Footprint:
         activations=0,
         head=BYTES_PER_LOGIT * min(chunk_elements(load.device), tokens * num_words),
         memory=free_memory(load.device, load.num_processes) + _bytes_on(model, load.device),
-        seconds_per_epoch=0.0,
         seconds=0.0,
     )
 
@@ -353,14 +350,14 @@ def _padded_row(model: Any) -> Run:
     return run
 
 
-def _seconds(section: TrainConfig, load: TrainingLoad, run: Run, recompute: bool) -> tuple[float, float]:
-    """Of an epoch: forward, its gradient, recomputation and KL pass; and of the job, with two reference passes."""
+def _seconds(section: TrainConfig, load: TrainingLoad, run: Run, recompute: bool) -> float:
+    """Of the job: in each epoch forward, its gradient, recomputation and KL pass; and two reference passes."""
     tokens = sum(load.lengths.values()) / load.num_processes
     forward = tokens * _seconds_per_token(run, load)
     kl_share = 1 / section.kl_every if load.is_kto else 0.0
     per_epoch = load.rows_per_epoch / len(load.lengths) * forward * (1 + BACKWARD + recompute + kl_share)
     reference = 2 * forward if load.is_kto else 0.0
-    return per_epoch, section.num_epochs * per_epoch + reference
+    return section.num_epochs * per_epoch + reference
 
 
 def _seconds_per_token(run: Run, load: TrainingLoad) -> float:

