@@ -8,10 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
 
 from mralign_core.config import RunConfig
 from mralign_core.generation.forecast import Load, Rates, estimate_load
@@ -26,7 +25,6 @@ from mralign_core.generation.select_traces import (
     select,
 )
 from mralign_core.models.families import family_fingerprint, family_of
-from mralign_core.models.load import load_tokenizer
 from mralign_core.models.locate import locate_model, model_name
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.generations import GENERATIONS
@@ -43,6 +41,9 @@ from tasks.engine.shards import join, lay_out
 from tasks.engine.task import artifact
 from tasks.fields import all_but, other_samplers, pick, reading
 from tasks.sampling import sampled_so_far, sampler_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("mralign_core.generation")
 FUNNEL = "funnel.json"
@@ -182,6 +183,8 @@ def _trace_file(config: RunConfig, _: Part) -> dict[str, str]:
 )
 def select_candidates(making: Making) -> Built:
     """Keep the traces of questions that thinking makes right, or wrong; or import traces from a file."""
+    from mralign_core.models.load import load_tokenizer
+
     location = locate_model(making.store.open_directory(making["model"]), model_name(making.config.model))
     tokenizer = load_tokenizer(location.path, location.revision)
     keep = _select if making.get("generations") else _import

@@ -476,11 +476,14 @@ def _check_training(config: RunConfig) -> None:
     """
     if config.train.where != "inline":
         return
-    from mralign_core.processes.launch import read_accelerate_config
-    from mralign_core.training.curves import check_curves
+    # Both import PyTorch, which takes seconds: only where there is something to refuse.
+    if config.train.report_to == "wandb":
+        from mralign_core.training.curves import check_curves
 
-    check_curves(config.train)
+        check_curves(config.train)
     if config.train.accelerate_config:
+        from mralign_core.processes.launch import read_accelerate_config
+
         read_accelerate_config(config.train.accelerate_config)
 
 

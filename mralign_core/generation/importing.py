@@ -11,10 +11,9 @@ import logging
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
 
 from mralign_core.config import GenerateConfig
 from mralign_core.errors import DataError
@@ -44,6 +43,9 @@ from mralign_core.questions.loading import (
 from mralign_core.questions.overlap import refuse_overlap
 from mralign_core.schemas.candidates import CANDIDATES, POLARITIES
 from mralign_core.schemas.questions import QUESTIONS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("mralign_core.generation")
 FIELD = "generate.traces_path"

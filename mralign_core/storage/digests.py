@@ -205,6 +205,7 @@ class _WithoutDocstrings(ast.NodeTransformer):
         return None if is_text else node
 
 
+@functools.cache
 def _code(path: Path) -> str:
     """A module's code, normalised: no comments, docstrings or layout."""
     return ast.unparse(_WithoutDocstrings().visit(_parse(path)))

@@ -20,10 +20,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import aiobotocore.session
 import fsspec
 from botocore.exceptions import NoCredentialsError, ParamValidationError, PartialCredentialsError, ProfileNotFound
-from s3fs.core import set_custom_error_handler
 
 from mralign_core.config import StorageConfig
 from mralign_core.errors import StorageError, StoreUnavailableError
@@ -474,6 +472,9 @@ class StoreFiles:
 
 
 def _s3_filesystem(section: StorageConfig) -> Any:
+    import aiobotocore.session
+    from s3fs.core import set_custom_error_handler
+
     config = {
         "connect_timeout": section.connect_timeout_s,
         "read_timeout": section.read_timeout_s,

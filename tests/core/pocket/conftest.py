@@ -1,6 +1,7 @@
 import pytest
 
-from mralign_core.pocket import World, build_tokenizer, build_world
+from mralign_core.pocket.tokenizer import build_tokenizer
+from mralign_core.pocket.world import World, build_world
 
 
 @pytest.fixture(scope="session")

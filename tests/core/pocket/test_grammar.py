@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
-from mralign_core.pocket import build_world, write_trace
 from mralign_core.pocket.grammar import (
     DELIBERATION,
     FINISHES,
@@ -12,7 +11,9 @@ from mralign_core.pocket.grammar import (
     ONE_HOP_OPENINGS,
     TWO_HOP_OPENINGS,
     WORDINGS,
+    write_trace,
 )
+from mralign_core.pocket.world import build_world
 
 RIGHT_GIVEN_LABEL = {"analogy": 0.42, "backtracking": 0.55, "evaluation": 0.64, "self_verification": 0.93}
 

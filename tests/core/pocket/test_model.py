@@ -5,8 +5,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mralign_core.pocket import train_pocket_model
-from mralign_core.pocket.model import BATCH_SIZES, Curriculum, Example, mean_losses, pack, pocket_config
+from mralign_core.pocket.model import (
+    BATCH_SIZES,
+    Curriculum,
+    Example,
+    mean_losses,
+    pack,
+    pocket_config,
+    train_pocket_model,
+)
 
 
 def digest(directory):

@@ -6,7 +6,8 @@ from mralign_core.errors import UserError
 from mralign_core.generation import Sample
 from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.models.families import family_of
-from mralign_core.pocket import check_quality, train_pocket_model
+from mralign_core.pocket.model import train_pocket_model
+from mralign_core.pocket.quality import check_quality
 
 
 class KnowingSampler:

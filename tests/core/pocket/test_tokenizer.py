@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from mralign_core.pocket import build_tokenizer, build_world, write_trace
+from mralign_core.pocket.grammar import write_trace
 from mralign_core.pocket.names import ENTITY_NAMES
+from mralign_core.pocket.tokenizer import build_tokenizer
+from mralign_core.pocket.world import build_world
 
 TOKENIZER = build_tokenizer()
 

@@ -3,10 +3,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mralign_core.pocket import build_world
 from mralign_core.pocket.grammar import template_texts
 from mralign_core.pocket.names import ENTITY_NAMES
-from mralign_core.pocket.world import RELATIONS
+from mralign_core.pocket.world import RELATIONS, build_world
 from mralign_core.schemas.questions import QUESTIONS
 
 SIZES = {

@@ -109,8 +109,9 @@ LABELS = {"annotations-shard", "annotations"}
 SCORES = {"scores-shard", "scores"}
 WEIGHED = {"transitions", "weights"}
 DECIDES = {
-    "pocket.grammar": ASKED | {"model"},
-    "pocket.model": ASKED | {"model"},
+    "pocket.world": ASKED | {"model"},
+    "pocket.grammar": {"model"},
+    "pocket.model": {"model"},
     "questions.loading": ASKED,
     "questions.overlap": ASKED | {"candidates"} | DRAWS,  # which questions are the same
     "generation.transformers_sampler": DRAWS | SCORES,
