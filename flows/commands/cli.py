@@ -145,7 +145,9 @@ def questions(config: ConfigOption = "pocket", set_: SetOption = None) -> None:
 def task(
     stage: Annotated[str, typer.Argument(help="A stage of the pipeline, whose main task is run, or an artifact.")],
     config: ConfigOption = "pocket",
-    shard: Annotated[int, typer.Option(min=0, help="Which shard (generate, annotate, evaluate).")] = 0,
+    shard: Annotated[
+        int, typer.Option(min=0, help="Which shard, of those that a run would use (generate, annotate, evaluate).")
+    ] = 0,
     variant: Annotated[str, typer.Option(help="Which variant (train, evaluate).")] = "mr_align",
     input_: InputOption = None,
     set_: SetOption = None,

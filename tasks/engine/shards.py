@@ -66,6 +66,15 @@ class Layout(NamedTuple):
         """The same of some rows, without what is missing."""
         return Layout(self.items, {row: self.shards[row] for row in rows if row in self.shards}, [])
 
+    def in_order(self) -> list[tuple[list[int], ArtifactRef | None]]:
+        """The rows of each shard, those taken from a finished one with it, in the order of their first rows."""
+        to_make = {row for rows in self.missing for row in rows}
+        kept = self.of_rows(row for row in self.shards if row not in to_make).shards
+        rows_of_key: dict[str, list[int]] = {}
+        for row in sorted(kept):
+            rows_of_key.setdefault(kept[row].key, []).append(row)
+        return [(rows, kept.get(rows[0])) for rows in sorted([*rows_of_key.values(), *self.missing])]
+
     def used(self) -> list[tuple[ArtifactRef, list[str]]]:
         """Each shard, once, with the ids that are taken from it, in the order of their first rows."""
         ids: dict[str, list[str]] = {}

@@ -3,8 +3,10 @@
 import pytest
 
 from mralign_core.config import RunConfig
+from mralign_core.errors import ConfigError
 from mralign_core.storage import ArtifactStore
 from tasks.annotate import annotate_shard, collect_annotations
+from tasks.engine.one_task import run_one
 from tasks.engine.run import Built
 from tasks.engine.session import session
 from tasks.engine.shards import lay_out
@@ -63,3 +65,32 @@ def test_a_shard_that_is_not_whole_is_made_again(tmp_path, damage):
     path.write_bytes(path.read_bytes()[:-1]) if how == "cut" else path.unlink()
     layout = lay_out(collect_annotations.work(config, candidates), ArtifactStore(config.storage))
     assert layout.missing == [[1]] and sorted(layout.shards) == [0, 2]
+
+
+def test_one_task_makes_the_shards_that_a_run_would(tmp_path):
+    config = config_in(root=str(tmp_path / "store"))
+    first = made_in_shards(config, tmp_path, num_shards=3)
+    rows = [candidate_row(f"t{n}", [f"Let me check number {n}."]) for n in (9, 2, 1, 8, 7, 0)]
+    grown = publish_candidates(config.storage, rows, tmp_path / "grown")
+    settings = config.model_copy(update={"annotate": config.annotate.model_copy(update={"shard_size": 2})})
+    named = {"candidates": grown.path.removeprefix("artifacts/")}
+    store = ArtifactStore(config.storage)
+    before = store.keys("annotations-shard")
+
+    def make(shard):
+        return run_one(settings, "annotations-shard", shard=shard, variant="", named=named)
+
+    found = {row: annotate_shard.work(config, first, [row]).find(store) for row in range(3)}
+    # In the order of their first rows: t9 and t8, then what is there of t2 and t1, then t7, and t0.
+    made = [make(shard) for shard in range(5)]
+    assert (made[1], made[2], made[4]) == (found[2], found[1], found[0])
+    assert len(store.keys("annotations-shard")) == len(before) + 2
+    assert [store.read_table(made[n], "annotations.parquet")["trace_id"].unique().tolist() for n in (0, 3)] == [
+        ["t9", "t8"],
+        ["t7"],
+    ]
+    assert [make(shard) for shard in range(5)] == made  # numbers stay as they are while shards are made
+    with pytest.raises(ConfigError, match="--shard 5: there are 5 shards"):
+        make(5)
+    run = lay_out(collect_annotations.work(settings, grown), store)
+    assert not run.missing and len(store.keys("annotations-shard")) == len(before) + 2
