@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from flows.commands.ending import last_words, run_flow
 from flows.commands.results import (
     console,
+    in_type,
     print_ablation,
     print_agreement,
     print_generation,
@@ -229,6 +229,7 @@ def sensitivity(
     """Show how far the weights move with another damping, prior or clip, on the last run's labels; needs no server."""
     from mralign_core.reporting.diagnostic_figures import sensitivity_curves
     from mralign_core.reporting.diagnostic_findings import sensitivity_table
+    from mralign_core.reporting.result_table import ResultTable
     from mralign_core.reporting.style import to_png
     from tasks.engine.one_task import Inputs
     from tasks.estimate import sensitivity_of
@@ -236,11 +237,8 @@ def sensitivity(
     settings = read_following(config, _overrides(set_))
     of = Inputs(settings, _pairs(input_, "--input"))
     found = sensitivity_of(settings, of("candidates"), of("annotations"))
-    rows = sensitivity_table(found)
-    table = Table(*rows.columns, title=f"config {settings.name!r}: shift in w against this run's settings")
-    for row in rows.to_numpy().tolist():
-        table.add_row(*map(str, row))
-    console.print(table)
+    title = f"config {settings.name!r}: shift in w against this run's settings"
+    console.print(in_type(ResultTable.from_frame(sensitivity_table(found)), title=title))
     figure.write_bytes(to_png(sensitivity_curves(found)))
     console.print(f"[bold]{'figure':<20}[/bold]{figure.resolve()}", soft_wrap=True, highlight=False)
 
@@ -406,7 +404,7 @@ def read_following(name_or_path: str, overrides: dict[str, Any] | None = None) -
         if settings.generate.source == "traces" or "generate.source" in given or not last_traces(settings):
             return settings
     traces = last_traces(probe)
-    logging.getLogger("mralign_core.runs").info(
+    logging.getLogger("mralign_core.cli").info(
         "the last run of %r started from the traces in %s, and this goes on from it", probe.name, traces
     )
     return read_config(name_or_path, {**given, **_from_traces(traces)})
