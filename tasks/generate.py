@@ -177,7 +177,12 @@ def _trace_file(config: RunConfig, _: Part) -> dict[str, str]:
     ),
     fields=_selection,
     details=_trace_file,
-    sources=("mralign_core.generation.select_traces", "mralign_core.generation.importing"),
+    sources=(
+        "mralign_core.generation.select_traces",
+        "mralign_core.generation.importing",
+        "mralign_core.models.load",  # the tokenizer, by which segments have their tokens
+        "mralign_core.schemas.generations",
+    ),
     without=lambda config: ("mralign_core.generation.importing",) if config.generate.source == "sample" else (),
     is_main=lambda config: config.generate.source == "traces",
 )
