@@ -9,6 +9,7 @@ from prefect import flow
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import remember
+from tasks.engine.plan import is_made
 from tasks.prepare import check_prompts, check_training, load_evaluation_questions, load_questions, prepare_model
 
 
@@ -29,6 +30,7 @@ def prepare(config: RunConfig) -> Prepared:
     """
     prepared = Prepared(load_questions(config), load_evaluation_questions(config), prepare_model(config))
     check_prompts(config, prepared.questions, prepared.model)
-    check_training(config, prepared.model)
+    if not is_made(config, "adapter"):
+        check_training(config, prepared.model)
     remember(config, {}, **{name.replace("_", "-"): ref for name, ref in prepared._asdict().items()})
     return prepared

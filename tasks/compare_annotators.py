@@ -57,10 +57,13 @@ def _contents(config: RunConfig, _: Part) -> dict[str, str]:
     fields=_agreement,
     details=_contents,
     sources=(
+        "mralign_core.annotation.failures",
         "mralign_core.comparison.agreement",
         "mralign_core.comparison.panels",
         "mralign_core.comparison.sheets",
         "mralign_core.reporting.agreement_tables",
+        "mralign_core.schemas.annotations",
+        "mralign_core.schemas.candidates",
     ),
 )
 def compare_annotations(making: Making) -> Built:

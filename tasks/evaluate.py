@@ -174,6 +174,9 @@ def compute_results(making: Making) -> Built:
         "mralign_core.generation.funnel",
         "mralign_core.annotation.failures",
         "mralign_core.evaluation.held_out",
+        "mralign_core.llm.ledger",
+        "mralign_core.llm.offline",
+        "mralign_core.models.locate",
     ),
     without=other_samplers(lambda _: ""),
 )

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
 
 from mralign_core.config import RunConfig
 from mralign_core.generation.forecast import Load, Rates, estimate_load
@@ -25,7 +24,6 @@ from mralign_core.generation.select_traces import (
     select,
 )
 from mralign_core.models.families import family_fingerprint, family_of
-from mralign_core.models.load import load_tokenizer
 from mralign_core.models.locate import locate_model
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.generations import GENERATIONS
@@ -42,6 +40,9 @@ from tasks.engine.shards import join, lay_out
 from tasks.engine.task import artifact
 from tasks.fields import all_but, other_samplers, pick, reading
 from tasks.sampling import sampled_so_far, sampler_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("mralign_core.generation")
 FUNNEL = "funnel.json"
@@ -175,12 +176,19 @@ def _trace_file(config: RunConfig, _: Part) -> dict[str, str]:
     ),
     fields=_selection,
     details=_trace_file,
-    sources=("mralign_core.generation.select_traces", "mralign_core.generation.importing"),
+    sources=(
+        "mralign_core.generation.select_traces",
+        "mralign_core.generation.importing",
+        "mralign_core.models.load",  # the tokenizer, by which segments have their tokens
+        "mralign_core.schemas.generations",
+    ),
     without=lambda config: ("mralign_core.generation.importing",) if config.generate.source == "sample" else (),
     is_main=lambda config: config.generate.source == "traces",
 )
 def select_candidates(making: Making) -> Built:
     """Keep the traces of questions that thinking makes right, or wrong; or import traces from a file."""
+    from mralign_core.models.load import load_tokenizer
+
     location = locate_model(making.store.open_directory(making["model"]))
     tokenizer = load_tokenizer(location.path, location.revision)
     keep = _select if making.get("generations") else _import

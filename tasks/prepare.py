@@ -6,12 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mralign_core.config import RunConfig
-from mralign_core.generation.checking import check_tokens, check_weights
 from mralign_core.generation.prompts import refuse_control_tokens
-from mralign_core.generation.template_probe import probe_template
-from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.models.families import family_of
-from mralign_core.models.load import load_model_and_tokenizer, load_tokenizer
 from mralign_core.models.locate import (
     describe_model,
     file_content_digest,
@@ -19,8 +15,6 @@ from mralign_core.models.locate import (
     local_path,
     locate_model,
 )
-from mralign_core.models.lora import check_target_modules
-from mralign_core.pocket.model import train_pocket_model
 from mralign_core.pocket.quality import check_quality
 from mralign_core.pocket.world import build_world
 from mralign_core.questions.loading import read_question_sets
@@ -28,7 +22,6 @@ from mralign_core.questions.locating import locate_sets
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore, file_sha256, key_of
 from mralign_core.storage.quarantine import write_rows
-from mralign_core.training.footprint import check_weights_fit
 from tasks.engine.graph import Part
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making
@@ -119,6 +112,11 @@ def _weights_at_hand(config: RunConfig, _: Part) -> dict[str, str]:
 )
 def prepare_model(making: Making) -> Built:
     """Build the pocket model and pass its quality gates, or pin down the model that the config names."""
+    from mralign_core.generation.checking import check_weights
+    from mralign_core.generation.transformers_sampler import TransformersSampler
+    from mralign_core.models.load import load_model_and_tokenizer
+    from mralign_core.pocket.model import train_pocket_model
+
     config, directory = making.config, making.directory
     if config.model.source != "pocket":
         revision = describe_model(config.model, directory)
@@ -146,6 +144,10 @@ def check_prompts(config: RunConfig, questions: ArtifactRef, model: ArtifactRef)
     """
     if config.model.source == "pocket":
         return
+    from mralign_core.generation.checking import check_tokens
+    from mralign_core.generation.template_probe import probe_template
+    from mralign_core.models.load import load_tokenizer
+
     store = ArtifactStore(config.storage)
     location = locate_model(store.open_directory(model))
     tokenizer = load_tokenizer(location.path, location.revision)
@@ -164,6 +166,9 @@ def check_training(config: RunConfig, model: ArtifactRef) -> None:
         ConfigError: ``train.target_modules`` names a module that the model does not have, or the weights alone do not
             fit the device that this process would train on.
     """
+    from mralign_core.models.lora import check_target_modules
+    from mralign_core.training.footprint import check_weights_fit
+
     location = locate_model(ArtifactStore(config.storage).open_directory(model))
     check_target_modules(location.path, config.train.target_modules, revision=location.revision)
     if config.train.where == "inline" and not config.train.accelerate_config:

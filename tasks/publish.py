@@ -39,7 +39,7 @@ from tasks.estimate import read_diagnostics, transitions_of
 from tasks.generate import FUNNEL, read_draws
 from tasks.induce_taxonomy import LABEL_SET, MAP_PNG, read_clusters
 
-logger = logging.getLogger("mralign_core.publishing")
+logger = logging.getLogger("mralign_core.publish")
 P = ParamSpec("P")
 
 

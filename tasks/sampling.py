@@ -10,13 +10,9 @@ from datetime import timedelta
 from functools import partial
 from typing import Literal
 
-import torch
-
 from mralign_core.config import EvaluateConfig, GenerateConfig, RunConfig
 from mralign_core.generation import Sampler
-from mralign_core.generation.open_sampler import open_sampler
 from mralign_core.generation.sampling import Tally
-from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.models.locate import limit_threads, locate_model
 from mralign_core.processes.memory import return_freed_memory
 from mralign_core.storage import ArtifactRef, ArtifactStore
@@ -48,6 +44,8 @@ def sampler_of(
         adapter: artifact of a trained adapter, on top of the model.
         ledger_name: account of the endpoint's requests.
     """
+    from mralign_core.generation.open_sampler import open_sampler
+
     wanted = (store.root_uri, model.sha256, adapter and adapter.sha256, stage, ledger_name, config.model_dump_json())
     thread = threading.get_ident()
     with session() as shared, shared.lock:  # one after another: loading a model needs its memory twice for a moment
@@ -73,6 +71,8 @@ def sampler_of(
 
 def _free_memory() -> None:
     """Free what the samplers used, for the stage that comes next."""
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return_freed_memory()
@@ -82,6 +82,10 @@ def _own_device(section: GenerateConfig | EvaluateConfig, device: str, others: I
     """Of several GPUs the one that fewest threads of this process sample on; empty leaves it to the config."""
     if section.where != "threads" or section.sampler != "transformers" or device == "cpu":
         return ""
+    import torch
+
+    from mralign_core.generation.transformers_sampler import TransformersSampler
+
     devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     in_use = [str(sampler.model.device) for _, sampler in others if isinstance(sampler, TransformersSampler)]
     return min(devices, key=in_use.count, default="")

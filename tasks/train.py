@@ -9,17 +9,9 @@ import pandas as pd
 
 from mralign_core.config import RunConfig
 from mralign_core.models.locate import limit_threads, locate_model
-from mralign_core.processes.launch import launch_adapter, launch_reference
 from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
 from mralign_core.schemas.training_metrics import TRAINING_METRICS
 from mralign_core.storage.tables import write_table
-from mralign_core.training.checkpoints import StoredCheckpoints
-from mralign_core.training.curves import open_curves
-from mralign_core.training.examples import with_labels
-from mralign_core.training.fit import Watch
-from mralign_core.training.fit import train_adapter as fit_adapter
-from mralign_core.training.job import ReferenceJob, TrainingJob
-from mralign_core.training.reference import compute_reference
 from tasks.engine.graph import Input, Part
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making
@@ -52,6 +44,10 @@ TRACES = (Input("model"), Input("candidates"), Input("annotations"))
 )
 def reference_logps(making: Making) -> Built:
     """Log-probabilities of the traces and their KL pairs under the model as it is, once for all that trains on them."""
+    from mralign_core.processes.launch import launch_reference
+    from mralign_core.training.job import ReferenceJob
+    from mralign_core.training.reference import compute_reference
+
     job = ReferenceJob(**_common(making))
     compute = launch_reference if making.config.train.accelerate_config else compute_reference
     with progress("reference log-probabilities", "train-reference") as report:
@@ -78,6 +74,13 @@ def reference_logps(making: Making) -> Built:
 )
 def train_adapter(making: Making) -> Built:
     """Train one adapter: supervised, KTO, or MR-ALIGN."""
+    from mralign_core.processes.launch import launch_adapter
+    from mralign_core.training.checkpoints import StoredCheckpoints
+    from mralign_core.training.curves import open_curves
+    from mralign_core.training.fit import Watch
+    from mralign_core.training.fit import train_adapter as fit_adapter
+    from mralign_core.training.job import TrainingJob
+
     config, key, variant = making.config, making.work.key, making.part["variant"]
     common = _common(making)
     job = TrainingJob(
@@ -104,6 +107,8 @@ def train_adapter(making: Making) -> Built:
 
 def _common(making: Making) -> dict[str, Any]:
     """What the jobs of the reference and of the adapters share."""
+    from mralign_core.training.examples import with_labels
+
     limit_threads(making.config.model)
     location = locate_model(making.store.open_directory(making["model"]))
     candidates = making.table("candidates", "candidates.parquet")

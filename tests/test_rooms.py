@@ -145,6 +145,17 @@ def test_an_impure_import_is_found(line):
     assert impure(line, "mralign_core.method")
 
 
+SLOW_IMPORTS = {"torch", "transformers", "peft", "accelerate", "litellm", "scipy", "datasets", "s3fs", "aiobotocore"}
+"""Libraries that take seconds to import, and that a run which finds everything in a folder has no use for."""
+
+
+def test_a_run_that_finds_everything_imports_what_it_needs_only():
+    script = "import sys, flows.commands.cli, flows.pipeline; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = SLOW_IMPORTS & set(done.stdout.split())
+    assert not found, f"import these inside the functions that use them: {found}"
+
+
 def test_right_arrows_pass():
     assert not wrong_room("from flows.pipeline import pipeline\nimport prefect", "deployments")
     assert not wrong_room("from .caching import Work\nfrom prefect import task", "tasks")

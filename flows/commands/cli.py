@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from flows.commands.ending import last_words, run_flow
 from flows.commands.results import (
     console,
+    in_type,
     print_ablation,
     print_agreement,
     print_generation,
@@ -145,7 +145,9 @@ def questions(config: ConfigOption = "pocket", set_: SetOption = None) -> None:
 def task(
     stage: Annotated[str, typer.Argument(help="A stage of the pipeline, whose main task is run, or an artifact.")],
     config: ConfigOption = "pocket",
-    shard: Annotated[int, typer.Option(min=0, help="Which shard (generate, annotate, evaluate).")] = 0,
+    shard: Annotated[
+        int, typer.Option(min=0, help="Which shard, of those that a run would use (generate, annotate, evaluate).")
+    ] = 0,
     variant: Annotated[str, typer.Option(help="Which variant (train, evaluate).")] = "mr_align",
     input_: InputOption = None,
     set_: SetOption = None,
@@ -227,6 +229,7 @@ def sensitivity(
     """Show how far the weights move with another damping, prior or clip, on the last run's labels; needs no server."""
     from mralign_core.reporting.diagnostic_figures import sensitivity_curves
     from mralign_core.reporting.diagnostic_findings import sensitivity_table
+    from mralign_core.reporting.result_table import ResultTable
     from mralign_core.reporting.style import to_png
     from tasks.engine.one_task import Inputs
     from tasks.estimate import sensitivity_of
@@ -234,11 +237,8 @@ def sensitivity(
     settings = read_following(config, _overrides(set_))
     of = Inputs(settings, _pairs(input_, "--input"))
     found = sensitivity_of(settings, of("candidates"), of("annotations"))
-    rows = sensitivity_table(found)
-    table = Table(*rows.columns, title=f"config {settings.name!r}: shift in w against this run's settings")
-    for row in rows.to_numpy().tolist():
-        table.add_row(*map(str, row))
-    console.print(table)
+    title = f"config {settings.name!r}: shift in w against this run's settings"
+    console.print(in_type(ResultTable.from_frame(sensitivity_table(found)), title=title))
     figure.write_bytes(to_png(sensitivity_curves(found)))
     console.print(f"[bold]{'figure':<20}[/bold]{figure.resolve()}", soft_wrap=True, highlight=False)
 
@@ -404,7 +404,7 @@ def read_following(name_or_path: str, overrides: dict[str, Any] | None = None) -
         if settings.generate.source == "traces" or "generate.source" in given or not last_traces(settings):
             return settings
     traces = last_traces(probe)
-    logging.getLogger("mralign_core.runs").info(
+    logging.getLogger("mralign_core.cli").info(
         "the last run of %r started from the traces in %s, and this goes on from it", probe.name, traces
     )
     return read_config(name_or_path, {**given, **_from_traces(traces)})
@@ -476,11 +476,14 @@ def _check_training(config: RunConfig) -> None:
     """
     if config.train.where != "inline":
         return
-    from mralign_core.processes.launch import read_accelerate_config
-    from mralign_core.training.curves import check_curves
+    # Both import PyTorch, which takes seconds: only where there is something to refuse.
+    if config.train.report_to == "wandb":
+        from mralign_core.training.curves import check_curves
 
-    check_curves(config.train)
+        check_curves(config.train)
     if config.train.accelerate_config:
+        from mralign_core.processes.launch import read_accelerate_config
+
         read_accelerate_config(config.train.accelerate_config)
 
 

@@ -30,11 +30,12 @@ class EmbeddedServerError(UserError):
     """The embedded server could not be started."""
 
 
-def start_embedded_server(is_up: Callable[[str], bool]) -> str:
+def start_embedded_server(is_up: Callable[[str], bool], meanwhile: Callable[[], object] = lambda: None) -> str:
     """Start a server that ends with this process, however it does; returns the URL of its API.
 
     Args:
         is_up: whether there is a server at a URL.
+        meanwhile: what to do while it starts.
 
     Raises:
         EmbeddedServerError: it ended, or did not answer in time.
@@ -46,6 +47,7 @@ def start_embedded_server(is_up: Callable[[str], bool]) -> str:
         url = f"http://{door.HOST}:{port}/api"
         process = _start(port)
         atexit.register(_stop, process)
+        meanwhile()
         if _wait_until_up(process, url, is_up):
             return url
     raise EmbeddedServerError(

@@ -215,8 +215,10 @@ def _ask(url: str) -> dict[str, Any]:
     """The JSON object at a URL; an empty one if there is none, or it is too long or too slow in coming."""
     deadline = time.monotonic() + ANSWER_TIMEOUT_S
     content = b""
-    # Whoever listens there may be anyone: no proxy, no redirect, no credentials of a .netrc file.
-    with suppress(httpx.HTTPError, ValueError), httpx.Client(timeout=ANSWER_TIMEOUT_S, trust_env=False) as client:
+    # Whoever listens there may be anyone: no proxy, no redirect, no credentials of a .netrc file. It is plain HTTP:
+    # certificates, which take long to load, would not be looked at.
+    client = httpx.Client(timeout=ANSWER_TIMEOUT_S, trust_env=False, verify=False)
+    with suppress(httpx.HTTPError, ValueError), client:
         with client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as reply:
             for chunk in reply.iter_raw():
                 content += chunk

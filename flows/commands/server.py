@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def use_server() -> Iterator[ServerAddress]:
     if any(_names_prefect(Path(file)) for file in files) and (url := _configured_url()):
         yield ServerAddress(url.removesuffix("/api"))
         return
-    embedded = _own_server(start_embedded_server(lambda url: _own_server(url) is not None))
+    url = start_embedded_server(lambda url: _own_server(url) is not None, meanwhile=_import_libraries)
+    embedded = _own_server(url)
     assert embedded, "it has just answered"
     # Where what this server records can be seen later: it has no UI itself.
     os.environ.setdefault("PREFECT_UI_URL", SERVE_API_URL.removesuffix("/api"))
@@ -67,6 +69,11 @@ def use_server() -> Iterator[ServerAddress]:
 
     settle_records()
     yield ServerAddress(f"start it with `make serve`, then open {SERVE_API_URL.removesuffix('/api')}/runs")
+
+
+def _import_libraries() -> None:
+    """Import what every flow needs and what takes seconds, but Prefect, which reads its settings when imported."""
+    importlib.import_module("mralign_core.reporting.report")
 
 
 def ui_link() -> str:

@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from mralign_core.errors import DataError
 from mralign_core.evaluation.metrics import METRICS, answer_metrics
@@ -147,6 +146,8 @@ def t_interval(values: FloatArray, confidence: float) -> MeanDifference:
         >>> [round(value, 3) for value in found]
         [2.0, 0.577, -0.484, 4.484, 0.074, 3, 3]
     """
+    from scipy import stats
+
     mean, num_units = float(values.mean()), len(values)
     num_agreeing = int((np.sign(values) == np.sign(mean)).sum()) if mean else 0
     if num_units < 2 or np.ptp(values) < ALIKE:

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from mralign_core.estimation.corpus import Corpus, Selection, TraceColumns
 from mralign_core.estimation.estimators import Estimator
@@ -72,6 +71,8 @@ def _resampled_counts(
     by_trace: TraceColumns, num_columns: int, num_resamples: int, rng: np.random.Generator
 ) -> Iterator[IntArray]:
     """Counts of the columns, (C,), resample after resample."""
+    from scipy import sparse
+
     num_traces = len(by_trace.lengths)
     bounds = np.concatenate([[0], np.cumsum(by_trace.lengths, dtype=np.int64)])
     ones = np.ones(len(by_trace.columns), dtype=np.int32)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from mralign_core.generation.control_tokens import decode_tokens
 from mralign_core.method.traces import answer_end
 from mralign_core.models.families import Family, opened_by_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class AnswerEnd:

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from mralign_core.errors import DataError
 from mralign_core.models.families.rendering import apply_template
 from mralign_core.models.families.table import Family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 KNOWN_END_TOKENS = (
     "<|im_end|>",

@@ -11,10 +11,9 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
 
 from mralign_core.config import GenerateConfig
 from mralign_core.errors import DataError
@@ -38,6 +37,9 @@ from mralign_core.questions.loading import repeated_ids, warn_of_gold_answers
 from mralign_core.questions.overlap import question_key, refuse_overlap
 from mralign_core.schemas.candidates import CANDIDATES, POLARITIES
 from mralign_core.schemas.questions import QUESTIONS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("mralign_core.generation")
 FIELD = "generate.traces_path"

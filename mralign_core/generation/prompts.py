@@ -8,16 +8,18 @@ question spells out are text (:mod:`mralign_core.generation.control_tokens`).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.generation.control_tokens import control_tokens_in, encode_literally
 from mralign_core.models.families import Family, opened_by_prompt
 from mralign_core.models.families.recognising import PROBE
 from mralign_core.models.families.rendering import apply_template, chat_of, prompt_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "ChatRequest",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, NamedTuple
 
 from mralign_core.errors import DataError
 from mralign_core.generation.control_tokens import decode_tokens, encode_literally, refuse_made_tokens
 from mralign_core.method.blanks import BLANKS
 from mralign_core.method.token_weights import segment_token_spans
 from mralign_core.method.traces import ParsedCompletion, split_segments
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 UNFINISHED = "\ufffd"
 """What a decoder shows for the first bytes of a character whose last bytes are in the tokens to come."""

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
 
 from mralign_core.config import GenerateConfig
 from mralign_core.generation.funnel import Funnel
@@ -25,6 +24,9 @@ from mralign_core.models.families import Family
 from mralign_core.questions.overlap import question_key
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.outcomes import FAILED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 DrawRow = dict[str, Any]
 

@@ -13,15 +13,17 @@ Shapes: N traces, U distinct pairs of label sets, H tables of multiplicities, K 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mralign_core.method import FloatArray, IntArray
 from mralign_core.method.set_chains import SetChain, Traces, labelled_steps, simulate_moves
 from mralign_core.method.set_pairs import membership, padded_sets
+
+if TYPE_CHECKING:
+    import torch
 
 MIN_COUNT = 0.01
 """Soft counts below which a transition has not been seen, and takes no degree of freedom."""
@@ -137,6 +139,8 @@ def max_log_likelihoods(
     >>> round(float(log_likelihoods[0]), 4), counts[0].tolist()  # 1 log ¼ + 3 log ¾
     (-2.2493, [[1.0, 3.0], [0.0, 0.0]])
     """
+    import torch
+
     num_states = sources.shape[1]
     pair_of_path, cell_of_path = _paths(sources, targets)
     times_UH = torch.tensor(np.ascontiguousarray(multiplicities.T), dtype=torch.float64)
@@ -164,6 +168,8 @@ def chi2_tail(statistic: float, degrees_of_freedom: int) -> float:
     """
     if degrees_of_freedom < 1 or statistic <= 0:
         return 1.0
+    import torch
+
     half = torch.tensor([degrees_of_freedom / 2, statistic / 2], dtype=torch.float64)
     return float(torch.special.gammaincc(half[0], half[1]))
 
@@ -201,6 +207,8 @@ def simulate_halves(chain: SetChain, pairs: IntArray, num_resamples: int, rng: n
 
 def _paths(sources: NDArray[np.bool_], targets: NDArray[np.bool_]) -> tuple[torch.Tensor, torch.Tensor]:
     """Every base pair of every pair of sets: which pair of sets it is of, and its cell in a flat matrix."""
+    import torch
+
     pair, source, target = np.nonzero(sources[:, :, None] & targets[:, None, :])
     return torch.tensor(pair), torch.tensor(source * sources.shape[1] + target)
 

@@ -13,8 +13,6 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from mralign_core.config import ModelConfig
 from mralign_core.errors import ConfigError
 
@@ -94,6 +92,8 @@ def locate_model(directory: Path) -> ModelLocation:
 def limit_threads(section: ModelConfig) -> None:
     """Give PyTorch as many CPU threads as the config says. One is fastest for a model as small as the pocket's."""
     if section.cpu_threads:
+        import torch
+
         torch.set_num_threads(section.cpu_threads)
 
 
@@ -195,6 +195,7 @@ def _convert_gguf(weights: Path, directory: Path) -> None:
     """
     if importlib.util.find_spec("gguf") is None:
         raise ConfigError(f"model.path {weights} is a GGUF file, which needs a package: run `pip install 'gguf>=0.10'`")
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     logger.info("converting %s to safetensors", weights.name)

@@ -103,20 +103,28 @@ def function_digest(function: Callable[..., Any]) -> str:
     Its package is the folder of its module; what is in folders of that one is not followed. Of a function that is not
     defined at the top level of its module, the text counts.
     """
-    start = Path(inspect.getsourcefile(function) or "")
-    if function.__name__ not in _definitions(start):
+    reached = function_closure(function)
+    if not reached:
         return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
-    reached: dict[tuple[str, str], str] = {}
-    queue = [(start, function.__name__)]
+    code = [ast.unparse(reached[place]) for place in sorted(reached, key=lambda place: (place[0].name, place[1]))]
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()
+
+
+def function_closure(function: Callable[..., Any]) -> dict[tuple[Path, str], ast.AST]:
+    """File and name → definition, of a function and of all that it names of the folder of its module, without
+    decorators and docstrings; nothing where it is not defined at the top level of its module.
+    """
+    reached: dict[tuple[Path, str], ast.AST] = {}
+    queue = [(Path(inspect.getsourcefile(function) or ""), function.__name__)]
     while queue:
         path, name = queue.pop()
         defined, beside = _definitions(path), _imports_from_beside(path)
         if name in beside:
             queue.append(beside[name])
-        elif name in defined and (path.name, name) not in reached:
-            reached[path.name, name] = ast.unparse(defined[name])
+        elif name in defined and (path, name) not in reached:
+            reached[path, name] = defined[name]
             queue += [(path, each.id) for each in ast.walk(defined[name]) if isinstance(each, ast.Name)]
-    return hashlib.sha256("\n".join(code for _, code in sorted(reached.items())).encode()).hexdigest()
+    return reached
 
 
 @functools.cache
@@ -205,6 +213,7 @@ class _WithoutDocstrings(ast.NodeTransformer):
         return None if is_text else node
 
 
+@functools.cache
 def _code(path: Path) -> str:
     """A module's code, normalised: no comments, docstrings or layout."""
     return ast.unparse(_WithoutDocstrings().visit(_parse(path)))

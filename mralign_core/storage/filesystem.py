@@ -20,10 +20,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import aiobotocore.session
 import fsspec
 from botocore.exceptions import NoCredentialsError, ParamValidationError, PartialCredentialsError, ProfileNotFound
-from s3fs.core import set_custom_error_handler
 
 from mralign_core.config import StorageConfig
 from mralign_core.errors import StorageError, StoreUnavailableError
@@ -47,6 +45,8 @@ COPY_BYTES = 1 << 20
 PART_BYTES = 50 << 20
 """Larger files are sent and fetched in parts of this size, as s3fs does."""
 PARTS_AT_ONCE = 8
+REQUESTS_AT_ONCE = 16
+"""Connections to a bucket, and small files that are read at a time."""
 PART_ATTEMPTS = 4
 MOST_READINGS = 5
 """Of a file that comes with other bytes each time."""
@@ -474,9 +474,13 @@ class StoreFiles:
 
 
 def _s3_filesystem(section: StorageConfig) -> Any:
+    import aiobotocore.session
+    from s3fs.core import set_custom_error_handler
+
     config = {
         "connect_timeout": section.connect_timeout_s,
         "read_timeout": section.read_timeout_s,
+        "max_pool_connections": REQUESTS_AT_ONCE,
         "retries": {"total_max_attempts": 1, "mode": "standard"},
         # Many S3-compatible servers refuse botocore's newer checksums; the sha256 is checked anyway.
         "request_checksum_calculation": "when_required",

@@ -22,7 +22,9 @@ import logging
 import platform
 import re
 import uuid
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Unpack
@@ -49,7 +51,7 @@ from mralign_core.storage.artifact import (
 from mralign_core.storage.cache import DownloadCache
 from mralign_core.storage.claims import Claims
 from mralign_core.storage.digests import directory_entries, file_sha256
-from mralign_core.storage.filesystem import Content, StoreFiles
+from mralign_core.storage.filesystem import REQUESTS_AT_ONCE, Content, StoreFiles
 from mralign_core.storage.lineage import Lineage
 from mralign_core.storage.scratch import sweep_scratch
 from mralign_core.storage.tables import describe_table, read_columns, read_rows, read_table
@@ -137,6 +139,30 @@ class ArtifactStore:
                 logger.warning("not using %s: %s", self._files.uri(path), error)
         chosen = min(whole, key=_rank, default=None)
         return self._ref(chosen) if chosen else None
+
+    def whole(self, stage: str, manifests: Sequence[Manifest]) -> dict[str, ArtifactRef]:
+        """Key → artifact, of those of a stage that are there as their manifests say; like :meth:`find`, by sizes.
+
+        However many they are, the store is asked once, for a listing of the stage.
+
+        Args:
+            stage: name of the stage.
+            manifests: copies of theirs, whose keys differ.
+        """
+        folders: dict[str, dict[str, int]] = defaultdict(dict)
+        for path, size in self._files.sizes(f"artifacts/{stage}").items() if manifests else ():
+            key, digest, name = path.split("/", 2)
+            folders[f"artifacts/{stage}/{key}/{digest}"][name] = size
+        found = {}
+        for manifest in manifests:
+            sizes = folders[manifest.path]
+            data = {name.removeprefix("data/"): size for name, size in sizes.items() if name.startswith("data/")}
+            problems = _damage(manifest, data) if sizes.get("manifest.json") else ["it has no manifest"]
+            if problems:
+                logger.warning("not using %s: %s", self._files.uri(manifest.path), "; ".join(sorted(problems)))
+            else:
+                found[manifest.key] = self._ref(manifest)
+        return found
 
     def publish(
         self,
@@ -317,11 +343,12 @@ class ArtifactStore:
         return {name: record for name, record in self.list_any_json(folder).items() if record is not None}
 
     def list_any_json(self, folder: str) -> dict[str, dict[str, Any] | None]:
-        """The records of a folder, by their names in it; None for those that can't be read."""
+        """The records of a folder, by their names in it, read several at a time; None for those that can't be read."""
         names = [
             name.removesuffix(".json") for name in self._files.names(f"records/{folder}") if name.endswith(".json")
         ]
-        return {name: self.get_json(f"{folder}/{name}") for name in names}
+        with ThreadPoolExecutor(1 if self._files.is_local else REQUESTS_AT_ONCE) as readers:
+            return dict(zip(names, readers.map(lambda name: self.get_json(f"{folder}/{name}"), names), strict=True))
 
     def _sweep_once(self) -> None:
         """In workers nobody calls :meth:`check_writable`."""
@@ -359,15 +386,13 @@ class ArtifactStore:
         return manifest
 
     def _verify(self, manifest: Manifest, *, full_hash: bool) -> None:
-        sizes = self._files.sizes(f"{manifest.path}/data")
-        problems = [f"{name} is not in the manifest" for name in sizes.keys() - manifest.files.keys()]
-        for name, entry in manifest.files.items():
-            if name not in sizes:
-                problems.append(f"{name} is missing")
-            elif sizes[name] != entry.size:
-                problems.append(f"{name} has {sizes[name]} bytes, {entry.size} were written")
-            elif full_hash and not self._files.holds(f"{manifest.path}/data/{name}", entry.sha256):
-                problems.append(f"{name} has other content than was written")
+        problems = _damage(manifest, self._files.sizes(f"{manifest.path}/data"))
+        if full_hash and not problems:
+            problems = [
+                f"{name} has other content than was written"
+                for name, entry in manifest.files.items()
+                if not self._files.holds(f"{manifest.path}/data/{name}", entry.sha256)
+            ]
         if problems:
             raise ArtifactError(f"{self._files.uri(manifest.path)} is damaged: {'; '.join(sorted(problems))}")
 
@@ -404,6 +429,17 @@ class ArtifactStore:
             run: what this run is called in the messages of those who wait for it.
         """
         return Claims(self._section, run)
+
+
+def _damage(manifest: Manifest, sizes: Mapping[str, int]) -> list[str]:
+    """What the files of an artifact lack, by their names and sizes in bytes."""
+    problems = [f"{name} is not in the manifest" for name in sizes.keys() - manifest.files.keys()]
+    for name, entry in manifest.files.items():
+        if name not in sizes:
+            problems.append(f"{name} is missing")
+        elif sizes[name] != entry.size:
+            problems.append(f"{name} has {sizes[name]} bytes, {entry.size} were written")
+    return problems
 
 
 def _rank(manifest: Manifest) -> tuple[Any, ...]:

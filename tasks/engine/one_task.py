@@ -12,7 +12,7 @@ from tasks.engine.graph import Artifact, Part, artifact_of, graph, named_by_call
 from tasks.engine.last_run import LastRun
 from tasks.engine.run import Work
 from tasks.engine.session import session
-from tasks.engine.shards import chunks
+from tasks.engine.shards import lay_out
 
 
 class Inputs:
@@ -56,9 +56,7 @@ def run_one(config: RunConfig, stage: str, *, shard: int, variant: str, named: M
     with session():
         part = _part(artifact, config, variant)
         work = Work(artifact, config, _inputs(artifact, config, part, inputs), part)
-        if artifact.is_shard:
-            work = _shard(work, shard)
-        return work.produce().ref
+        return _make_shard(work, shard) if artifact.is_shard else work.produce().ref
 
 
 def main_of(stage: str, config: RunConfig) -> Artifact:
@@ -102,9 +100,12 @@ def _part(artifact: Artifact, config: RunConfig, variant: str) -> dict[str, Any]
     return {"variant": variant}
 
 
-def _shard(work: Work, shard: int) -> Work:
+def _make_shard(work: Work, shard: int) -> ArtifactRef:
+    """The shard of a number, of those that a run would use: found where it is there, else made."""
     joined = next(one for one in graph().values() if one.shards and one.shards.name == work.artifact.name)
-    shards = chunks(Work(joined, work.config), range(len(work.items.ids)))
+    layout = lay_out(Work(joined, work.config, work.inputs, work.part), ArtifactStore(work.config.storage))
+    shards = layout.in_order()
     if shard >= len(shards):
         raise ConfigError(f"--shard {shard}: there are {len(shards)} shards, numbered from 0")
-    return Work(work.artifact, work.config, work.inputs, work.part, tuple(shards[shard]))
+    rows, found = shards[shard]
+    return found or Work(work.artifact, work.config, work.inputs, work.part, tuple(rows)).produce().ref

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import NamedTuple
 
 from mralign_core.config import RunConfig
@@ -56,6 +57,22 @@ def plan(config: RunConfig) -> Plan:
             for planned in look_up(artifact, config, part, store, made)
         ]
     return Plan(everything, made)
+
+
+def is_made(config: RunConfig, name: str) -> bool:
+    """Whether the store holds, finished, all that a run makes up to an artifact, with all its parts."""
+    store, made = ArtifactStore(config.storage), dict[str, ArtifactRef]()
+    before = takewhile(lambda one: one.name != name, graph().values())
+    with session():
+        for artifact in [*(one for one in before if not one.is_shard and one.stage in STAGES), graph()[name]]:
+            for part in artifact.parts(config):
+                inputs = inputs_of_part(artifact, config, part, made)
+                work = inputs is not None and Work(artifact, config, inputs, part)
+                found = work and work.find(store)
+                if not work or not found or work.num_to_ask(store, found):
+                    return False
+                made[artifact.named(part)] = found
+    return True
 
 
 def look_up(

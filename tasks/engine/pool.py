@@ -25,7 +25,7 @@ from mralign_core.storage import ArtifactStore
 from tasks.engine.progress import progress
 from tasks.engine.run import Work
 
-logger = logging.getLogger("mralign_core.dispatch")
+logger = logging.getLogger("mralign_core.pool")
 POLL_S = 5.0
 
 

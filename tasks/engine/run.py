@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 from prefect.runtime import flow_run
+from pydantic import BaseModel, ValidationError
 
 from mralign_core.config import RunConfig
 from mralign_core.storage import (
@@ -29,6 +30,7 @@ from mralign_core.storage import (
     file_sha256,
     scratch_folder,
 )
+from mralign_core.storage.artifact import Manifest
 from tasks.engine.graph import NOTHING, Artifact, Items, Part
 from tasks.engine.progress import OnProgress, progress
 from tasks.engine.session import run_name
@@ -162,10 +164,16 @@ class Work:
 
     def num_to_ask(self, store: ArtifactStore, found: ArtifactRef) -> int:
         """How many traces, or draws, a stored artifact lacks that are to be asked again; it is finished if none."""
-        policy = self.artifact.ask_again(self.config)
-        if policy == "never":
-            return 0
-        return int(store.manifest(found).counts.get(TO_ASK_AGAIN if policy == "auto" else LEFT_OUT, 0))
+        return self.num_to_ask_of(store.manifest(found)) if self._asked_again else 0
+
+    def num_to_ask_of(self, manifest: Manifest) -> int:
+        """The same, where its manifest is at hand."""
+        return int(manifest.counts.get(self._asked_again, 0))
+
+    @property
+    def _asked_again(self) -> str:
+        """What manifests count of that which is to be asked again; nothing where nothing is."""
+        return {"never": "", "auto": TO_ASK_AGAIN, "failed": LEFT_OUT}[self.artifact.ask_again(self.config)]
 
     def is_finished(self, store: ArtifactStore) -> bool:
         """Whether the store holds it, with nothing in it to ask again."""
@@ -181,9 +189,15 @@ class Work:
         """
         store = ArtifactStore(self.config.storage)
         produced = self._produce(store, options, build or self.artifact.build)
-        if self.artifact.is_shard and noted_items(store.get_json(f"{self.notes}/{self.key}") or {}) != self.digests:
-            store.put_json(f"{self.notes}/{self.key}", {"items": self.digests})
+        if self.artifact.is_shard:
+            self._note(store, produced.ref)
         return produced
+
+    def _note(self, store: ArtifactStore, ref: ArtifactRef) -> None:
+        name = f"{self.notes}/{self.key}"
+        noted = Note.read(store.get_json(name))
+        if noted is None or noted.items != self.digests or noted.manifest.sha256 != ref.sha256:
+            store.put_json(name, Note(items=self.digests, manifest=store.manifest(ref)).model_dump(mode="json"))
 
     def _produce(self, store: ArtifactStore, options: Mapping[str, Any], build: Build) -> Produced:
         before = self.find(store)
@@ -252,10 +266,21 @@ class Work:
         return found if is_same else None
 
 
-def noted_items(record: Mapping[str, object]) -> list[str]:
-    """The digests of items that a note has; none where it is damaged."""
-    items = record.get("items")
-    return items if isinstance(items, list) and all(isinstance(item, str) for item in items) else []
+class Note(BaseModel):
+    """What is noted of a shard, so that a run finds it by its items with one request."""
+
+    items: list[str]
+    """The digests of its items."""
+    manifest: Manifest
+    """A copy of its own."""
+
+    @classmethod
+    def read(cls, record: object) -> Note | None:
+        """The note in a record; None where that is damaged, or there is none."""
+        try:
+            return cls.model_validate(record)
+        except ValidationError:
+            return None
 
 
 @functools.lru_cache(maxsize=8)  # the server is asked who the parents of a run are

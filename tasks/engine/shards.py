@@ -1,9 +1,10 @@
 """Which shards hold what is made of each item, so that only new items are paid for.
 
-A shard's key names its items, not the set that they came in. Beside the artifacts a note says which items a shard has
-(record ``items/SHARD/LINE/KEY``), where the line is the digest of all else that decides it: config fields, code, model.
-A run looks its items up among the shards of their line, and makes shards of those that are in none. What is joined has
-the items of this run in its order, whichever shards they are in.
+A shard's key names its items, not the set that they came in. Beside the artifacts a note says which items a shard has,
+with a copy of its manifest (record ``items/SHARD/LINE/KEY``), where the line is the digest of all else that decides it:
+config fields, code, model. A run looks its items up among the shards of their line, and makes shards of those that are
+in none: it lists the notes, reads each, and lists the shards to see which are whole. What is joined has the items of
+this run in its order, whichever shards they are in.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mralign_core.storage import ArtifactRef, ArtifactStore, key_of
 from mralign_core.storage.quarantine import carry_over
 from mralign_core.storage.tables import TableWriter, read_matching, stream_table
 from tasks.engine.graph import Items, artifact_of
-from tasks.engine.run import Work, noted_items
+from tasks.engine.run import Note, Work
 
 ITEMS_AT_ONCE = 1_000
 """Whose rows are in memory at a time where shards are joined."""
@@ -65,6 +66,15 @@ class Layout(NamedTuple):
         """The same of some rows, without what is missing."""
         return Layout(self.items, {row: self.shards[row] for row in rows if row in self.shards}, [])
 
+    def in_order(self) -> list[tuple[list[int], ArtifactRef | None]]:
+        """The rows of each shard, those taken from a finished one with it, in the order of their first rows."""
+        to_make = {row for rows in self.missing for row in rows}
+        kept = self.of_rows(row for row in self.shards if row not in to_make).shards
+        rows_of_key: dict[str, list[int]] = {}
+        for row in sorted(kept):
+            rows_of_key.setdefault(kept[row].key, []).append(row)
+        return [(rows, kept.get(rows[0])) for rows in sorted([*rows_of_key.values(), *self.missing])]
+
     def used(self) -> list[tuple[ArtifactRef, list[str]]]:
         """Each shard, once, with the ids that are taken from it, in the order of their first rows."""
         ids: dict[str, list[str]] = {}
@@ -100,11 +110,13 @@ def lay_out(joined: Work, store: ArtifactStore) -> Layout:
     row_of = {digest: row for row, digest in enumerate(shard.items.digests)}
     made: dict[int, ArtifactRef] = {}
     unfinished: dict[int, ArtifactRef] = {}
-    for key, record in sorted(store.list_json(shard.notes).items()):
-        rows = [row_of[digest] for digest in noted_items(record) if digest in row_of]
-        ref = store.find(shard.artifact.name, key) if rows else None
-        if ref:
-            (unfinished if shard.num_to_ask(store, ref) else made).update(dict.fromkeys(rows, ref))
+    notes = [note for _, record in sorted(store.list_json(shard.notes).items()) if (note := Note.read(record))]
+    notes = [note for note in notes if not row_of.keys().isdisjoint(note.items)]
+    whole = store.whole(shard.artifact.name, [note.manifest for note in notes])
+    for note in notes:
+        if ref := whole.get(note.manifest.key):
+            rows = [row_of[digest] for digest in note.items if digest in row_of]
+            (unfinished if shard.num_to_ask_of(note.manifest) else made).update(dict.fromkeys(rows, ref))
     unfinished = {row: unfinished[row] for row in sorted(unfinished) if row not in made}
     again = [
         [row for row in unfinished if unfinished[row].key == key]

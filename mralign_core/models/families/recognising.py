@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from mralign_core.config import ModelConfig
 from mralign_core.errors import ConfigError
 from mralign_core.models.families.rendering import opened_by_prompt, prompt_text
 from mralign_core.models.families.table import AUTO, GENERIC, Family, built_in_families, named_family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("mralign_core.generation")
 PROBE = "Which is the highest mountain of Iran?"

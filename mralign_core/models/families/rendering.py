@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from mralign_core.models.families.table import Family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 COMMON_PLACE = "<think></think>"
 """How an instruction names the place for thinking, whatever the family."""

@@ -1,13 +1,15 @@
 """An artifact is declared in one place: all else follows, for one that only these tests know too."""
 
+import ast
 import json
+from pathlib import Path
 
 import pytest
 
 from flows.commands.cli import read_config
 from mralign_core.errors import ConfigError
 from mralign_core.storage import ArtifactStore, render_lineage
-from mralign_core.storage.digests import module_closure
+from mralign_core.storage.digests import UNRELATED, function_closure, module_closure
 from tasks.engine import STAGES
 from tasks.engine.graph import Input, graph, mermaid, stage_of
 from tasks.engine.last_run import LastRun, remember
@@ -18,6 +20,7 @@ from tasks.engine.task import artifact
 from tasks.prepare import load_questions
 from tests.pocket_store import small_config
 
+ROOT = Path(__file__).parents[3]
 GRAPH = graph()
 
 
@@ -124,7 +127,7 @@ DECIDES = {
     "generation.scoring": DRAWS | SCORES | {"results", "report"},
     "annotation.annotate": LABELS | {"label-set"},
     "annotation.cue": LABELS | {"label-set"},
-    "annotation.failures": LABELS | {"report"},
+    "annotation.failures": LABELS | {"report", "agreement"},
     "method.consolidation": LABELS | {"label-set"},
     "llm.batch": set(),
     "llm.batch_endpoint": set(),
@@ -171,3 +174,61 @@ def test_a_module_decides_these_artifacts_and_no_other(module):
 )
 def test_what_a_module_decides_depends_on_the_config(overrides, module, artifacts):
     assert deciding(module, read_config("pocket", overrides)) == artifacts
+
+
+BY_VALUE = "what it says is in the key by value"
+DECIDES_NOTHING = {
+    "label_sets": ({"transitions", "diagnostics", "diagnostic-figures", "weights", "report", "agreement"}, BY_VALUE),
+    "models.locate": ({"candidates", "reference-logps"}, "finds the files of an input, whose content is in the key"),
+    "generation.checking": ({"model"}, "refuses weights, and changes none"),
+    "generation.transformers_sampler": ({"model"}, "asks the finished model, whose quality gates refuse it or not"),
+    "models.load": ({"model"}, "loads the finished model for its quality gates"),
+    "models.families": ({"model"}, "asks the finished model for its quality gates"),
+    "pocket.quality": ({"model"}, "refuses a finished model, and counts"),
+    "generation.outcomes": ({"candidates"}, "makes the message of an error"),
+    "processes.memory": ({"generations-shard", "scores-shard"}, "gives memory back to the system"),
+    "processes.launch": ({"reference-logps", "adapter"}, "has other processes call what one process would"),
+    "reporting.run_findings": ({"results"}, "names the files; evaluation.metrics says what is in them"),
+    "reporting.ablation_findings": ({"ablation"}, "counts, for the manifest"),
+}
+"""Modules that build functions name, and that their artifacts' ``sources`` don't reach: of which artifacts, and why."""
+
+
+def core_imports(nodes):
+    """Name → module of the core that it is imported from, or is, of import statements anywhere in some nodes."""
+    core, found = Path("mralign_core"), {}
+    for node in (each for node in nodes for each in ast.walk(node) if isinstance(each, ast.ImportFrom)):
+        if (node.module or "").partition(".")[0] == "mralign_core":
+            for alias in node.names:
+                path = core.joinpath(*str(node.module).split(".")[1:], alias.name)
+                is_module = Path(ROOT, path).is_dir() or Path(ROOT, f"{path}.py").is_file()
+                found[alias.asname or alias.name] = f"{node.module}.{alias.name}" if is_module else node.module
+    return found
+
+
+def named_modules(build):
+    """The modules of the core that a build function names by import, itself or in what it calls in ``tasks/``."""
+    named = set()
+    for (path, _), definition in function_closure(build).items():
+        of_file = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
+        names = {node.id for node in ast.walk(definition) if isinstance(node, ast.Name)}
+        named |= {module for name, module in core_imports(of_file).items() if name in names}
+        named |= set(core_imports([definition]).values())
+    return {module for module in named if module.split(".")[1] not in UNRELATED}
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_what_a_build_function_names_of_the_core_is_in_the_key_or_decides_nothing(name):
+    one = GRAPH[name]
+    keyed = {module for source in one.sources for module in module_closure(source)}
+    exempt = {f"mralign_core.{module}" for module, (names, _) in DECIDES_NOTHING.items() if name in names}
+    assert named_modules(one.build) - keyed == exempt, "name it in `sources`, or say why it decides nothing"
+
+
+def test_the_modules_that_a_build_function_names_are_found():
+    assert named_modules(GRAPH["adapter"].build) >= {  # in its body, in a helper's, and at the top of the file
+        "mralign_core.training.fit",
+        "mralign_core.training.examples",
+        "mralign_core.models.locate",
+    }
+    assert named_modules(GRAPH["weights"].build) >= {"mralign_core.estimation.reading"}  # of another file

@@ -13,6 +13,7 @@ from prefect.states import Failed
 from mralign_core.errors import ArtifactError, DataError, StorageError, StoreUnavailableError
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.engine.plan import is_made
 from tasks.engine.run import Built, file_digests
 from tasks.engine.task import artifact, is_worth_a_retry
 from tasks.prepare import load_evaluation_questions, load_questions, prepare_model
@@ -41,6 +42,14 @@ def test_the_second_time_it_is_found(config):
     first, second = load_questions.produce(config), load_questions.produce(config)
     assert (first.was_cached, second.was_cached) == (False, True)
     assert first.ref == second.ref
+
+
+def test_what_a_run_makes_up_to_an_artifact_is_made_when_all_of_it_is(config):
+    assert not is_made(config, "evaluation-questions")
+    load_evaluation_questions.run_here(config)
+    assert not is_made(config, "evaluation-questions")  # the questions come before
+    load_questions.run_here(config)
+    assert is_made(config, "evaluation-questions") and not is_made(config, "adapter")
 
 
 @pytest.mark.parametrize("damage", ["data gone", "data cut", "manifest gone", "manifest cut", "all gone"])
