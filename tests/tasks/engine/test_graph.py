@@ -183,8 +183,6 @@ DECIDES_NOTHING = {
     "generation.checking": ({"model"}, "refuses weights, and changes none"),
     "generation.transformers_sampler": ({"model"}, "asks the finished model, whose quality gates refuse it or not"),
     "models.load": ({"model"}, "loads the finished model for its quality gates"),
-    "models.families": ({"model"}, "asks the finished model for its quality gates"),
-    "pocket.quality": ({"model"}, "refuses a finished model, and counts"),
     "generation.outcomes": ({"candidates"}, "makes the message of an error"),
     "processes.memory": ({"generations-shard", "scores-shard"}, "gives memory back to the system"),
     "processes.launch": ({"reference-logps", "adapter"}, "has other processes call what one process would"),
