@@ -40,7 +40,7 @@ def package(tmp_path, monkeypatch):
 
 def forget():
     """What a new process does: the code is read again."""
-    for each in (digests.source_digest, digests.module_closure, digests._imports):
+    for each in (digests.source_digest, digests.module_closure, digests._imports, digests._code):
         each.cache_clear()
 
 
