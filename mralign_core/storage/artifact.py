@@ -162,6 +162,10 @@ class Manifest(BaseModel):
         """Its folder, relative to the root of the store."""
         return artifact_path(self.stage, self.key, self.sha256)
 
+    def to_bytes(self) -> bytes:
+        """What is written of it."""
+        return self.model_dump_json(indent=1).encode()
+
     def ref(self, uri: str) -> ArtifactRef:
         """The reference that names this artifact at ``uri``."""
         return ArtifactRef(

@@ -157,7 +157,9 @@ class ArtifactStore:
         for manifest in manifests:
             sizes = folders[manifest.path]
             data = {name.removeprefix("data/"): size for name, size in sizes.items() if name.startswith("data/")}
-            problems = _damage(manifest, data) if sizes.get("manifest.json") else ["it has no manifest"]
+            problems = _damage(manifest, data)
+            if sizes.get("manifest.json") != len(manifest.to_bytes()):
+                problems = ["its manifest is missing or damaged"]
             if problems:
                 logger.warning("not using %s: %s", self._files.uri(manifest.path), "; ".join(sorted(problems)))
             else:
@@ -199,7 +201,7 @@ class ArtifactStore:
         if not self._is_whole(ref):
             for name, entry in files.items():
                 self._files.upload(Path(directory, name), f"{ref.path}/data/{name}", entry.sha256)
-            self._files.write(f"{ref.path}/manifest.json", manifest.model_dump_json(indent=1).encode())
+            self._files.write(f"{ref.path}/manifest.json", manifest.to_bytes())
             self._verify(self.manifest(ref), full_hash=False)
         return ref
 

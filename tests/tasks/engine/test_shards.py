@@ -53,7 +53,7 @@ def test_a_request_a_shard_and_few_more_are_asked_of_a_bucket(s3_server, s3_root
         assert sum(proxy.num_requests.values()) == 1 + 1 + NUM_SHARDS + 1
 
 
-@pytest.mark.parametrize("damage", ["manifest gone", "data gone", "data cut", "note cut"])
+@pytest.mark.parametrize("damage", ["manifest gone", "manifest cut", "data gone", "data cut", "note cut"])
 def test_a_shard_that_is_not_whole_is_made_again(tmp_path, damage):
     config = config_in(root=str(tmp_path / "store"))
     candidates = made_in_shards(config, tmp_path, num_shards=3)
