@@ -381,13 +381,13 @@ def test_parquet_bytes_depend_on_the_rows_alone(tmp_path):
 
 def test_tables_that_break_their_contract_are_refused(tmp_path):
     store = ArtifactStore(StorageConfig(root=str(tmp_path / "store")))
-    with pytest.raises(DataError, match="must be positive"):
-        write_table(tmp_path, "bad.parquet", segment_weights(-1.0), SEGMENT_WEIGHTS)
+    with pytest.raises(DataError, match="must be finite"):
+        write_table(tmp_path, "bad.parquet", segment_weights(float("inf")), SEGMENT_WEIGHTS)
     good = pq.read_table(write_table(tmp_path / "out", "good.parquet", segment_weights(0.5), SEGMENT_WEIGHTS))
     stamp = good.schema.metadata
-    negative = good.set_column(2, "weight", pa.array([-1.0])).replace_schema_metadata(stamp)
+    infinite = good.set_column(2, "weight", pa.array([float("inf")])).replace_schema_metadata(stamp)
     variants = {
-        "negative": (negative, "must be positive"),
+        "infinite": (infinite, "must be finite"),
         "older": (good.replace_schema_metadata({**stamp, b"mralign.table_version": b"0"}), "version 0"),
         "foreign": (good.replace_schema_metadata(None), "holds table ''"),
         "narrow": (
