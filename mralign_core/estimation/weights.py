@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from mralign_core.config import RewardConfig
 from mralign_core.errors import ConfigError
+from mralign_core.estimation.bootstrap import MIN_SUPPORT
 from mralign_core.estimation.matrices import MIN_STRATUM_TRACES, Draws, Estimates, TransitionMatrices
 from mralign_core.estimation.traces import LabelledTrace, TraceBatch, batch_of_traces
 from mralign_core.method import FloatArray, IntArray
@@ -76,7 +77,8 @@ class Weigher:
         matrices: estimated from these traces.
         section: reference, clip, shrinkage, conditioning.
         confidence: coverage of the percentile intervals, from the bootstrap draws of the matrices. The support is
-            that of the estimate in every draw. An interval need not contain the weight itself.
+            that of the estimate in every draw. An interval need not contain the weight itself. Transitions with fewer
+            than ``MIN_SUPPORT`` soft counts on either side of the fraction have none.
 
     Raises:
         ConfigError: weights are to be conditioned on a stratum, and no stratum has matrices.
@@ -168,7 +170,10 @@ class Weigher:
             p_own, p_reference = (source.draws[name].astype(np.float64) for name in (own, reference))
             drawn = self._clipped(set_pair_ratios(p_own, p_reference, left, entered), support)
             tail = (1 - self._confidence) / 2
-            known["weight_low"], known["weight_high"] = np.quantile(drawn.weights, [tail, 1 - tail], axis=0)
+            below = base_pair_sums(source.estimates[reference].counts, left, entered)
+            enough = np.minimum(support, below) >= MIN_SUPPORT
+            bounds = np.quantile(drawn.weights, [tail, 1 - tail], axis=0)
+            known["weight_low"], known["weight_high"] = np.where(enough, bounds, np.nan)
         return known
 
     def _clipped(self, ratios: FloatArray, support: FloatArray) -> ClippedWeights:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from mralign_core.estimation.bootstrap import MIN_SUPPORT
 from mralign_core.estimation.chain_tests import OrderComparison, StationarityTest
 from mralign_core.estimation.diagnostics import Diagnostics
 from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, SensitivityRow
 from mralign_core.estimation.diagnostics.strata import SHUFFLE_QUANTILE, Distance, Strata
-from mralign_core.estimation.diagnostics.support import MIN_SUPPORT
 from mralign_core.method.distances import WeightShift
 from mralign_core.reporting.titles import MATRIX_TITLES
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mralign_core.config import EstimateConfig, RewardConfig
+from mralign_core.estimation.bootstrap import MIN_SUPPORT
 from mralign_core.estimation.corpus import count_corpus
 from mralign_core.estimation.diagnostics.labelled_weights import labelled_weights
 from mralign_core.estimation.diagnostics.result import Result
-from mralign_core.estimation.diagnostics.support import MIN_SUPPORT
 from mralign_core.estimation.estimators import Estimator, make_estimator
 from mralign_core.estimation.matrices import MIN_STRATUM_TRACES, POLARITY_OF, TransitionMatrices
 from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
