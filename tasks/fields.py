@@ -36,8 +36,8 @@ def labels(config: RunConfig) -> dict[str, Any]:
 
 
 def unaltered_weights(config: RunConfig) -> dict[str, Any]:
-    """What the weights are made of before a placebo or normalisation."""
-    return all_but(config.reward, "placebo", "normalize")
+    """What the weights are made of before a placebo or normalisation, with all questions."""
+    return all_but(config.reward, "placebo", "normalize", "leave_own_question_out")
 
 
 def other_samplers(used: Callable[[RunConfig], str]) -> Callable[[RunConfig], tuple[str, ...]]:

@@ -23,6 +23,9 @@ class RewardConfig(Section):
     """Soft counts at which a ratio is drawn halfway (of its logarithm) to 1, for want of data; 0 never (the paper)."""
     condition_on: Literal["none", "stratum"] = "none"
     """Matrices behind the ratios: those of all traces (the paper), or of the trace's own question stratum."""
+    leave_own_question_out: bool = False
+    """Weigh each trace by matrices estimated without any trace of its own question (the paper: with them), so that no
+    trace is weighed by itself. Such weights have no intervals, and diagnostics show what it changes."""
     placebo: Literal["none", "within_trace", "other_traces"] = "none"
     """A placebo: the clipped weights permuted among the labelled segments of each trace, or taken from another trace of
     the same polarity. Diagnostics and comparisons of annotators show the weights before it."""

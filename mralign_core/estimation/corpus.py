@@ -35,12 +35,14 @@ class TraceColumns(NamedTuple):
         lengths: (N,) transitions of each trace.
         is_positive: (N,) bool.
         questions: (N,) number of each trace's question, from 0.
+        question_keys: (Q,) what :func:`question_hashes` makes of each question's id, ascending.
     """
 
     columns: NDArray[np.int32]
     lengths: NDArray[np.int32]
     is_positive: NDArray[np.bool_]
     questions: IntArray
+    question_keys: NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,15 @@ def count_corpus(batches: Iterable[TraceBatch], num_states: int, *, keep_traces:
     return tally.corpus()
 
 
+def question_hashes(batch: TraceBatch) -> NDArray[np.uint64]:
+    """A number for the question of each trace, (N,): 8 bytes however long the id.
+
+    That two of a million questions share one has a chance of one in 37 million.
+    """
+    hashes: NDArray[np.uint64] = pd.util.hash_array(batch.question_ids.to_numpy(zero_copy_only=False), categorize=False)
+    return hashes
+
+
 class _Tally:
     """What was counted so far."""
 
@@ -195,8 +206,7 @@ class _Tally:
             ends = np.searchsorted(into_steps.traces, into_stop.traces, side="right")
             lengths = np.diff(ends, prepend=0) + 1
             together = np.insert(step_columns, ends, stop_columns)
-            # A hash of the id takes 8 bytes, and two of a thousand million ids are alike in one case of forty.
-            questions = pd.util.hash_array(batch.question_ids.to_numpy(zero_copy_only=False), categorize=False)
+            questions = question_hashes(batch)
             of_labelled = into_stop.traces
             self._kept.append((together, lengths, batch.is_positive[of_labelled], questions[of_labelled]))
 
@@ -237,8 +247,8 @@ class _Tally:
             is_positive.append(piece_is_positive)
             questions.append(piece_questions)
         joined = (_joined(columns, np.int32), _joined(lengths, np.int32), _joined(is_positive, np.bool_))
-        _, numbers = np.unique(_joined(questions, np.uint64), return_inverse=True)
-        return TraceColumns(*joined, numbers.astype(np.int64))
+        keys, numbers = np.unique(_joined(questions, np.uint64), return_inverse=True)
+        return TraceColumns(*joined, numbers.astype(np.int64), keys)
 
 
 def _joined(pieces: list[Any], kind: type) -> NDArray[Any]:

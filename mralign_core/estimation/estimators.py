@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from mralign_core.config import EstimateConfig
+from mralign_core.estimation.em_tables import TransitionTables, fit_em_tables
 from mralign_core.method import IntArray
 from mralign_core.method.set_pairs import SetPairCounts
 from mralign_core.method.transitions import (
     TransitionEstimate,
-    TransitionTables,
     fit_em,
-    fit_em_tables,
     fit_frequency,
 )
 
@@ -66,7 +65,7 @@ def estimate_tables(section: EstimateConfig, pairs: SetPairCounts, multiplicitie
         )
     step = max(1, _BLOCK_CELLS // max(len(pairs.sources), 1))
     blocks = [
-        fit_em_tables(pairs, multiplicities[start : start + step], num_states, **_iterations(section))
+        fit_em_tables(pairs, multiplicities[start : start + step], **_iterations(section))
         for start in range(0, len(multiplicities), step)
     ]
     return TransitionTables(*(np.concatenate(column) for column in zip(*blocks, strict=True)))

@@ -10,18 +10,16 @@ Decisions where the paper is silent (those of counting are in ``set_pairs``):
 * The stop rule compares P with the P of the iteration before, so the first iteration never stops.
 * Where there is neither a count nor a prior, a row stays uniform over what the mask allows.
 
-Shapes: K states, U distinct pairs of label sets, V distinct sets that are left, W distinct sets that are entered,
-H tables, C = K² cells.
+Shapes: K states, U distinct pairs of label sets, V distinct sets that are left, W distinct sets that are entered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from mralign_core.method import FloatArray
 from mralign_core.method.set_pairs import SetPairCounts
@@ -47,13 +45,6 @@ class TransitionEstimate(NamedTuple):
     log_likelihood: FloatArray
     log_posterior: FloatArray
     num_iterations: int
-
-
-class TransitionTables(NamedTuple):
-    """Estimates of many tables: transition probabilities and soft counts, both (H, K, K)."""
-
-    p: FloatArray
-    counts: FloatArray
 
 
 def transition_mask(num_states: int) -> FloatArray:
@@ -241,61 +232,6 @@ def fit_em(
             break
         last = p
     return _estimate(p, counts, prior, mask, history)
-
-
-def fit_em_tables(
-    pairs: SetPairCounts,
-    multiplicities: NDArray[Any],
-    num_states: int,
-    *,
-    num_iterations: int = 5,
-    damping: float = 0.6,
-    prior: float = 0.1,
-    tolerance: float = 1e-6,
-) -> TransitionTables:
-    """The matrices of :func:`fit_em`, for many tables of the same pairs side by side and without a log-likelihood.
-
-    Args:
-        pairs: the transitions; their own multiplicities are not read.
-        multiplicities: (H, U) occurrences of each pair in each table, at least 0.
-        num_states: K.
-        num_iterations: most iterations, of each table.
-        damping: step towards the M-step's matrix, in (0, 1].
-        prior: Dirichlet pseudo-count of each allowed transition, above 0.
-        tolerance: a table stops when no entry of its P differs by this much from the iteration before.
-
-    Raises:
-        ValueError: the prior is 0, so that a pair could become impossible; or ``pairs`` has another number of states.
-
-    >>> states = np.eye(3, dtype=bool)  # <start> → 1 → <stop>, nine times in one table and never in the other
-    >>> pairs = SetPairCounts(states[:2], states[1:], np.array([9, 9]), 9, 0, 0)
-    >>> fit_em_tables(pairs, np.array([[9, 9], [0, 0]]), 3, damping=1.0, prior=1.0).p[:, 0].round(3).tolist()
-    [[0.0, 0.909, 0.091], [0.0, 0.5, 0.5]]
-    """
-    _check_num_states(pairs, num_states)
-    if prior <= 0:
-        raise ValueError(f"prior is {prior}; it must be above 0")
-    mask = transition_mask(num_states)
-    flat_mask = mask.reshape(-1, 1)
-    paths = sparse.csr_array(
-        (pairs.sources[:, :, None] & pairs.targets[:, None, :]).reshape(len(pairs.sources), -1) * 1.0
-    )
-    times_UH = np.ascontiguousarray(multiplicities.T, dtype=np.float64)
-    p_CH = np.repeat((mask / mask.sum(axis=1, keepdims=True)).reshape(-1, 1), times_UH.shape[1], axis=1)
-    counts_CH, going = np.zeros_like(p_CH), np.arange(times_UH.shape[1])
-    for iteration in range(num_iterations):
-        p, times = p_CH[:, going], times_UH[:, going]
-        sums = paths @ p
-        counts = p * (paths.T @ np.divide(times, sums, where=sums > 0, out=np.zeros_like(sums)))
-        posterior = ((counts + prior) * flat_mask).reshape(num_states, num_states, -1)
-        moved = (1 - damping) * p + damping * (posterior / posterior.sum(axis=1, keepdims=True)).reshape(p.shape)
-        p_CH[:, going], counts_CH[:, going] = moved, counts
-        if iteration:
-            going = going[np.abs(moved - p).max(axis=0, initial=0.0) >= tolerance]
-        if not len(going):
-            break
-    shape = (-1, num_states, num_states)
-    return TransitionTables(p_CH.T.reshape(shape), counts_CH.T.reshape(shape))
 
 
 def fit_frequency(pairs: SetPairCounts, num_states: int, *, prior: float = 0.1) -> TransitionEstimate:

@@ -10,6 +10,7 @@ from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL, MIN_SU
 from mralign_core.estimation.chain_tests import OrderComparison, StationarityTest
 from mralign_core.estimation.diagnostics import Diagnostics
 from mralign_core.estimation.diagnostics.discrimination import HeldOutAuc
+from mralign_core.estimation.diagnostics.own_question import OwnQuestion
 from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, SensitivityRow
 from mralign_core.estimation.diagnostics.strata import SHUFFLE_QUANTILE, Distance, Strata
 from mralign_core.method.distances import WeightShift
@@ -34,6 +35,7 @@ def findings(diagnostics: Diagnostics) -> list[str]:
         *_sample(diagnostics),
         *_convergence(diagnostics),
         _settings(diagnostics.sensitivity),
+        *_own_question(diagnostics.own_question),
         *(_stationary(name, test) for name, test in diagnostics.stationarity.items() if test),
         *(_memory(name, row) for name, row in diagnostics.order.items() if row),
         *_question_type(diagnostics.strata),
@@ -137,6 +139,14 @@ def _settings(sensitivity: Sensitivity) -> str:
     rows = [(name, row) for name in ("damping", "prior", "clip") for row in sensitivity.along(name)]
     name, row = max(rows, key=lambda item: item[1].shift.mean_abs_log_ratio)
     return f"Of the settings tried one at a time, {name} {_setting(name, row)} moves weights most: {_moves(row.shift)}."
+
+
+def _own_question(found: OwnQuestion) -> Iterator[str]:
+    if found.own_share is not None:
+        yield (
+            f"{_percent(found.own_share)} of the variance of log w is the pull of the trace's own question on the "
+            f"matrices (1 − R² between log w with and without it). Leaving it out: {_moves(found.shift)}."
+        )
 
 
 def _stationary(polarity: str, test: StationarityTest) -> str:

@@ -7,7 +7,7 @@ state is left in all traces.
 
 A file a question: ``survey`` (which traces are looked at), ``discrimination`` (do the labels tell right from wrong on
 questions not seen? it comes first), ``support`` (what each matrix rests on), ``convergence``, ``chains`` (stationarity
-and order), ``strata``, ``sensitivity``. What can't be computed is None, and ``skipped`` says
+and order), ``strata``, ``own_question``, ``sensitivity``. What can't be computed is None, and ``skipped`` says
 why.
 """
 
@@ -22,6 +22,7 @@ from mralign_core.estimation.chain_tests import OrderComparison, StationarityTes
 from mralign_core.estimation.diagnostics.chains import order_of, stationarity_of
 from mralign_core.estimation.diagnostics.convergence import EstimatorRow, Objective, compare_estimators, em_objectives
 from mralign_core.estimation.diagnostics.discrimination import Discrimination, discriminate
+from mralign_core.estimation.diagnostics.own_question import OwnQuestion, own_question_pull
 from mralign_core.estimation.diagnostics.result import Result
 from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, weight_sensitivity
 from mralign_core.estimation.diagnostics.strata import Strata, compare_strata
@@ -44,6 +45,7 @@ class Diagnostics(Result):
     order: dict[str, OrderComparison | None]
     """By polarity."""
     strata: Strata
+    own_question: OwnQuestion
     sensitivity: Sensitivity
     used_traces: dict[str, int]
     """Traces that were looked at one by one: for stationarity and order ("positive", "negative"), and for
@@ -92,6 +94,7 @@ def diagnose(
         },
         order={name: order_of(name, group, rng, skipped) for name, group in survey.tested.items()},
         strata=compare_strata(survey.some, matrices, estimate, reward, rng, skipped),
+        own_question=own_question_pull(survey, estimate, reward, taxonomy=taxonomy),
         sensitivity=weight_sensitivity(survey, estimate, reward, taxonomy=taxonomy),
         used_traces={
             **{name: len(group) for name, group in survey.tested.items()},

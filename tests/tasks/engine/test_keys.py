@@ -113,6 +113,7 @@ DEPENDS_ON = {
     "reward.clip_max": (2.0, {"diagnostics", "diagnostic-figures", "weights", "agreement"}),
     "reward.support_shrinkage": (2.0, {"diagnostics", "diagnostic-figures", "weights", "agreement"}),
     "reward.condition_on": ("stratum", {"diagnostics", "diagnostic-figures", "weights", "agreement"}),
+    "reward.leave_own_question_out": (True, {"weights"}),
     "reward.placebo": ("within_trace", {"weights"}),
     "reward.normalize": ("mean_one", {"weights"}),
     "train.variants": (["mr_align", "kto", "sft"], set()),
