@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mralign_core.config import RunConfig
-from mralign_core.estimation.alterations import with_permuted_polarities
+from mralign_core.estimation.alterations import traces_to_estimate
 from mralign_core.estimation.corpus import count_corpus
 from mralign_core.estimation.diagnostics import Diagnostics, diagnose
 from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, weight_sensitivity
@@ -54,9 +54,7 @@ def estimate_transitions(making: Making) -> Built:
     """Estimate the three transition matrices, pooled and by stratum, with bootstrap draws of them."""
     config, taxonomy = making.config, label_set_of(making.config).taxonomy
     read = partial(labelled_traces_of, making.store, config, making["candidates"], making["annotations"])
-    batches = read()
-    if config.estimate.permute_polarity:
-        batches = with_permuted_polarities(batches, read(), seed=config.seed)
+    batches = traces_to_estimate(read, config.estimate, seed=config.seed)
     corpus = count_corpus(batches, taxonomy.num_states, keep_traces=config.estimate.num_resamples > 0)
     with progress("resampling traces", "estimate") as report:
         rng = np.random.default_rng(config.seed)

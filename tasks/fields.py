@@ -41,8 +41,8 @@ def labels(config: RunConfig) -> dict[str, Any]:
 
 
 def clipped_ratios(config: RunConfig) -> dict[str, Any]:
-    """What the weights are made of, before their form, a placebo or normalisation."""
-    return all_but(config.reward, "form", "gamma", "placebo", "normalize")
+    """What the weights are made of, before their form, a placebo or normalisation, with all questions."""
+    return all_but(config.reward, "form", "gamma", "placebo", "normalize", "leave_own_question_out")
 
 
 def other_samplers(used: Callable[[RunConfig], str]) -> Callable[[RunConfig], tuple[str, ...]]:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mralign_core.config import RunConfig
-from mralign_core.estimation.alterations import weigh_corpus
+from mralign_core.estimation.alterations import make_weigher, weigh_corpus
 from mralign_core.estimation.matrices import TransitionMatrices
-from mralign_core.estimation.weights import Weigher
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import TableWriter
 from tasks.engine.graph import Input
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
 from tasks.estimate import labelled_traces_of
-from tasks.fields import labels, pick
+from tasks.fields import all_but, labels, pick
 
 
 def _weighing(config: RunConfig) -> dict[str, Any]:
+    left_out = config.reward.leave_own_question_out
+    has_chance = config.reward.placebo != "none" or (left_out and config.estimate.permute_polarity)
     return {
         **config.reward.fingerprint(),
         **pick(config.estimate, "labels_per_segment", "confidence"),
+        **({"estimate": all_but(config.estimate, "num_resamples")} if left_out else {}),
         **labels(config),
-        "seed": config.seed if config.reward.placebo != "none" else None,
+        "seed": config.seed if has_chance else None,
     }
 
 
@@ -44,12 +47,12 @@ def _weighing(config: RunConfig) -> dict[str, Any]:
 def weigh_segments(making: Making) -> Built:
     """Weigh each segment by how much likelier its move is in traces of its polarity (Eq. 10)."""
     config, traces = making.config, making.file("candidates", "candidates.parquet")
-    batches = labelled_traces_of(making.store, config, making["candidates"], making["annotations"])
+    read = partial(labelled_traces_of, making.store, config, making["candidates"], making["annotations"])
     matrices = TransitionMatrices.load(making.file("transitions", "transitions.npz"))
-    weigher = Weigher(matrices, config.reward, config.estimate.confidence)
+    weigher = make_weigher(read, matrices, config.estimate, config.reward, seed=config.seed)
     num_clipped = 0
     with TableWriter(making.directory / "weights.parquet", SEGMENT_WEIGHTS) as table:
-        for columns in weigh_corpus(batches, weigher, config.reward, seed=config.seed, candidates=traces):
+        for columns in weigh_corpus(read(), weigher, config.reward, seed=config.seed, candidates=traces):
             table.write(columns)
             num_clipped += int(np.asarray(columns["clipped"]).sum())
     return Built(SEGMENT_WEIGHTS.name, {**weigher.counts, "clipped": num_clipped})

@@ -41,7 +41,8 @@ def candidate_row(trace_id, polarity="positive", stratum=""):
         "end_token_id": None,
         "reasoning_tokens": 1,
     }
-    return text | rest | {"segments": spans, "trace_id": trace_id, "polarity": polarity, "stratum": stratum}
+    of_question = {"question_id": f"question of {trace_id}", "stratum": stratum}
+    return text | rest | of_question | {"segments": spans, "trace_id": trace_id, "polarity": polarity}
 
 
 def random_rows(rng, num_traces, taxonomy=PAPER_TAXONOMY, strata=("",), num_labels_used=None):

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mralign_core.config import RunConfig, Section, load_config, parse_config
+from mralign_core.config import AnnotateConfig, RunConfig, Section, load_config, parse_config
 from mralign_core.config.base import OPERATIONAL
 from mralign_core.errors import ConfigError
 
@@ -164,3 +164,14 @@ def test_a_class_may_have_no_weight_where_something_is_left_to_learn():
         {"desirable_weight": 0, "undesirable_weight": 0, "variants": ["sft"]},
     ):
         parse_config({**LEAST, "train": train})
+
+
+def test_hiding_gold_answers_from_annotators_that_look_at_none_is_refused():
+    offline = {"annotator_a": "cue/a", "annotator_b": "cue/b", "adjudicator": "cue/adjudicator"}
+    with pytest.raises(
+        ValidationError, match=r"annotate\.show_gold_answers has no effect when all annotators are offline"
+    ):
+        AnnotateConfig.model_validate(offline | {"show_gold_answers": False})
+    assert not AnnotateConfig.model_validate(
+        offline | {"adjudicator": "openai/x", "show_gold_answers": False}
+    ).show_gold_answers

@@ -129,10 +129,14 @@ def print_results(config: RunConfig, server: ServerAddress, *, run: str, finishe
     if not finished_pipeline:
         console.print("done")
         return
+    from mralign_core.reporting.diagnostic_findings import discrimination_sentences
     from mralign_core.storage import ArtifactStore
+    from tasks.estimate import read_diagnostics
 
     store, made = ArtifactStore(config.storage), LastRun(config, run)
     _print_summary(store.open_directory(made("results")), config)
+    for line in discrimination_sentences(read_diagnostics(store, made("diagnostics"))):
+        console.print(escape(line), highlight=False, soft_wrap=True)
     page = store.open_file(made("report"), "report.html")
     rows: dict[str, object] = {"report": page, "artifacts": store.root_uri}
     for variant in config.train.variants:

@@ -153,7 +153,7 @@ class Panel:
 
     async def annotate_trace(self, row: Any) -> _TraceOutcome:
         """Annotate one row of the candidates."""
-        trace = trace_of(row)
+        trace = self.shown(row)
         messages = annotate_messages(trace, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
         asked = [[index] for index in range(len(trace.segments))]
         answers = await gather_all([self.ask(role, messages, asked) for role in ROLES[:2]])
@@ -174,6 +174,11 @@ class Panel:
                 return _TraceOutcome(row.trace_id, answers, [])
             decided = _put_in(decided, _settle(verdict, self.taxonomy))
         return _TraceOutcome(row.trace_id, answers, _rows(row.trace_id, steps, decided, a, b))
+
+    def shown(self, row: Any) -> ShownTrace:
+        """What annotators and adjudicator see of a row of the candidates."""
+        trace = trace_of(row)
+        return trace if self.section.show_gold_answers else trace._replace(gold_answers=None)
 
     async def adjudicate(self, trace: ShownTrace, open_steps: Sequence[DisputedStep]) -> _Answer:
         """Ask the adjudicator about the open steps of a trace."""

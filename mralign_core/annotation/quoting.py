@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mralign_core.annotation.annotate import Panel, trace_of
+from mralign_core.annotation.annotate import Panel
 from mralign_core.annotation.prompts import DisputedStep, ShownTrace, adjudicate_messages, read_payload
 from mralign_core.config import AnnotateConfig, EndpointConfig
 from mralign_core.label_sets import LabelSet
@@ -105,7 +105,7 @@ def quote_annotation(
                 await panel.annotate_trace(row)
             except _NotKeptError as error:
                 if not error.is_adjudication:
-                    client.note_possible(_adjudication_of_all(panel, trace_of(row)))
+                    client.note_possible(_adjudication_of_all(panel, panel.shown(row)))
             report(done)
 
     background.run(look, lambda done: on_progress(done, len(candidates)) if on_progress else None)

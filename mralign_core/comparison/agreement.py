@@ -9,8 +9,8 @@ Decisions:
 * Where one of two sets merges no segments into steps (a human sheet can't), both are estimated with one step a segment.
   Otherwise equal labels would give other matrices, for a merged step has no move within. Each row says which steps were
   taken (:data:`STEP_CHOICES`); rows with different steps are not comparable with each other.
-* Every pair is resampled with the same random numbers, so that its intervals don't depend on the other sets. Under
-  ``MIN_TRACES_FOR_INTERVAL`` shared traces there is no interval.
+* Questions are resampled, each with its traces, for every pair with the same random numbers, so that intervals don't
+  depend on the other sets. Of fewer than ``MIN_QUESTIONS_FOR_INTERVAL`` shared questions there is no interval.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pandas as pd
 from mralign_core.comparison.annotation_sets import AnnotationSet, Joined, check_labels, join
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.errors import NoCandidatesError
-from mralign_core.estimation.bootstrap import MIN_TRACES_FOR_INTERVAL
+from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL
 from mralign_core.estimation.matrices import TransitionMatrices, estimate_transitions
 from mralign_core.estimation.traces import LabelledTrace, labelled_traces
 from mralign_core.estimation.weights import weigh_segments
@@ -40,8 +40,8 @@ from mralign_core.method.agreement import (
     label_counts,
     macro_sets,
     only_label,
-    resample_traces,
 )
+from mralign_core.method.by_question import resample_questions
 from mralign_core.method.distances import matrix_distance, rank_correlation, weight_shift
 from mralign_core.method.taxonomy import Taxonomy
 
@@ -107,7 +107,7 @@ def compare(
         taxonomy: the labels.
         estimate: how P is estimated from a set.
         reward: how weights follow from P.
-        num_resamples: bootstrap resamples of traces.
+        num_resamples: bootstrap resamples of questions.
         confidence: coverage of the intervals.
         seed: of the resampling.
         on_progress: called with (done, total) after each pair.
@@ -119,10 +119,11 @@ def compare(
     effects = _Effects(candidates, taxonomy, estimate, reward)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in Comparison._fields}
     found["sets"] = [_describe(each) for each in sets]
+    question_of = candidates.set_index("trace_id")["question_id"]
     couples = list(itertools.combinations(sets, 2))
     for done, (a, b) in enumerate(couples, start=1):
         joined = join(a, b)
-        draws = resample_traces(joined.num_traces, num_resamples, np.random.default_rng(seed))
+        draws = _draws(joined, question_of, num_resamples, seed)
         pair = _Pair(a, b, joined, draws, confidence)
         found["pairs"] += _pair_rows(pair, taxonomy)
         found["per_label"] += _label_rows(pair, taxonomy)
@@ -131,6 +132,14 @@ def compare(
         if on_progress:
             on_progress(done, len(couples))
     return Comparison(**{name: pd.DataFrame(rows) for name, rows in found.items()})
+
+
+def _draws(joined: Joined, question_of: pd.Series, num_resamples: int, seed: int) -> FloatArray:
+    """How often each shared trace is in each resample of their questions, (R, T); none of too few questions."""
+    questions, names = pd.factorize(question_of.reindex(joined.segments["trace_id"].unique()))
+    number = num_resamples if len(names) >= MIN_QUESTIONS_FOR_INTERVAL else 0
+    alike = np.zeros(len(names), dtype=np.int64)
+    return resample_questions(alike, number, np.random.default_rng(seed))[:, questions].astype(np.float64)
 
 
 def _describe(each: AnnotationSet) -> dict[str, Any]:
@@ -185,8 +194,7 @@ def _label_rows(pair: _Pair, taxonomy: Taxonomy) -> list[dict[str, Any]]:
 
 def _scores(pair: _Pair, a: Sequence[Labels], b: Sequence[Labels], rule: AgreementRule) -> dict[str, float]:
     scores = agreement(a, b, rule)
-    draws = pair.draws if pair.joined.num_traces >= MIN_TRACES_FOR_INTERVAL else pair.draws[:0]
-    intervals = agreement_intervals(a, b, pair.joined.traces, draws, rule=rule, confidence=pair.confidence)
+    intervals = agreement_intervals(a, b, pair.joined.traces, pair.draws, rule=rule, confidence=pair.confidence)
     return {
         "agreement": scores.observed,
         "agreement_low": intervals.observed.low,

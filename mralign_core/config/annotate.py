@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from mralign_core.addresses import LocalPath
-from mralign_core.config.base import OPERATIONAL, Section
+from mralign_core.config.base import OPERATIONAL, Section, refuse_ignored
 from mralign_core.config.endpoint import AskAgain, EndpointConfig
 
 
@@ -20,6 +20,9 @@ class AnnotateConfig(Section):
     """Decides segments that the two leave with fewer than two labels. `cue/adjudicator` is offline."""
     label_set: LocalPath = Field("", json_schema_extra=OPERATIONAL)
     """YAML file of the labels to use (see `mralign induce-taxonomy`); empty or `paper` uses the paper's 15."""
+    show_gold_answers: bool = True
+    """Show annotators and adjudicator the question's gold answers (the paper), or hide them, so that no label can
+    follow from whether the thinking is right. Offline annotators look at none."""
     confidence_threshold: float = Field(7.0, ge=0, le=10)
     """A label that only one annotator gave is added only when its confidence exceeds this (strictly)."""
     cue_drop_prob: float = Field(0.1, ge=0, le=1)
@@ -40,6 +43,12 @@ class AnnotateConfig(Section):
     def endpoints(self) -> dict[str, EndpointConfig]:
         """The endpoint of each role."""
         return {role: getattr(self, role) for role in ("annotator_a", "annotator_b", "adjudicator")}
+
+    @model_validator(mode="after")
+    def _gold_answers_are_looked_at(self) -> AnnotateConfig:
+        if all(endpoint.model.startswith("cue/") for endpoint in self.endpoints.values()):
+            refuse_ignored(self, "annotate", ("show_gold_answers",), "when all annotators are offline")
+        return self
 
     @model_validator(mode="after")
     def _one_model_one_set_of_limits(self) -> AnnotateConfig:

@@ -28,7 +28,7 @@ class CompareConfig(Section):
     sheets: tuple[LocalPath, ...] = Field((), json_schema_extra=OPERATIONAL)
     """Filled sheets of human raters, CSV files that `mralign compare-annotators --write-sheet` wrote."""
     num_resamples: int = Field(1000, ge=100, le=100_000)
-    """Bootstrap resamples of traces behind each interval."""
+    """Bootstrap resamples of questions behind each interval."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Coverage of the intervals."""
 

@@ -26,7 +26,7 @@ class EstimateConfig(Section):
     tolerance: float = Field(1e-6, ge=0)
     """Stop when no entry of P moved by this much; EM only."""
     num_resamples: int = Field(200, ge=0, le=10_000)
-    """Bootstrap resamples of traces behind the intervals of P and of the weights; 0 gives no intervals."""
+    """Bootstrap resamples of questions behind the intervals of P and of the weights; 0 gives no intervals."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Coverage of these intervals."""
     permute_polarity: bool = False

@@ -28,6 +28,9 @@ class RewardConfig(Section):
     """Soft counts at which a ratio is drawn halfway (of its logarithm) to 1, for want of data; 0 never (the paper)."""
     condition_on: Literal["none", "stratum"] = "none"
     """Matrices behind the ratios: those of all traces (the paper), or of the trace's own question stratum."""
+    leave_own_question_out: bool = False
+    """Weigh each trace by matrices estimated without any trace of its own question (the paper: with them), so that no
+    trace is weighed by itself. Such weights have no intervals, and diagnostics show what it changes."""
     placebo: Literal["none", "within_trace", "other_traces"] = "none"
     """A placebo: the clipped weights permuted among the labelled segments of each trace, or taken from another trace of
     the same polarity. Diagnostics and comparisons of annotators show the weights before it."""
@@ -38,8 +41,9 @@ class RewardConfig(Section):
 
     @property
     def of_paper_form(self) -> RewardConfig:
-        """What the weights are made of, as clipped ratios: no other form, no placebo, no normalisation."""
-        return self.model_copy(update={"form": "ratio", "gamma": 1.0, "placebo": "none", "normalize": "none"})
+        """What the weights are made of: clipped ratios, of all questions, with no placebo or normalisation."""
+        paper = ("form", "gamma", "placebo", "normalize", "leave_own_question_out")
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in paper})
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> RewardConfig:

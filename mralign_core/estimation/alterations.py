@@ -12,7 +12,7 @@ Altered weights are made of the whole corpus at once: some 100 bytes a segment a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
-from mralign_core.config import RewardConfig
+from mralign_core.config import EstimateConfig, RewardConfig
+from mralign_core.estimation.corpus import count_corpus
+from mralign_core.estimation.left_out import LeftOutWeigher
+from mralign_core.estimation.matrices import TransitionMatrices
 from mralign_core.estimation.traces import TraceBatch
 from mralign_core.estimation.weights import Weigher
 from mralign_core.method import IntArray
@@ -65,6 +68,42 @@ def weigh_corpus(
     if section.normalize != "none":
         frame[SCALED] = _normalized(frame, section, candidates)
     yield {name: frame[name] for name in SEGMENT_WEIGHTS.columns}
+
+
+def traces_to_estimate(
+    read: Callable[[], Iterable[TraceBatch]], section: EstimateConfig, *, seed: int
+) -> Iterable[TraceBatch]:
+    """The traces that matrices are estimated from: as they are, or with permuted polarities.
+
+    Args:
+        read: the annotated traces, from the first on at each call.
+        section: ``permute_polarity``.
+        seed: chooses the permutation.
+    """
+    return with_permuted_polarities(read(), read(), seed=seed) if section.permute_polarity else read()
+
+
+def make_weigher(
+    read: Callable[[], Iterable[TraceBatch]],
+    matrices: TransitionMatrices,
+    estimate: EstimateConfig,
+    section: RewardConfig,
+    *,
+    seed: int,
+) -> Weigher:
+    """What weighs the traces: by the matrices of all, or by those without the trace's own question.
+
+    Args:
+        read: the annotated traces, from the first on at each call.
+        matrices: estimated from them.
+        estimate: how, and the coverage of the intervals.
+        section: how weights are made of matrices.
+        seed: of the permutation of polarities that the matrices were estimated with, if there was one.
+    """
+    if not section.leave_own_question_out:
+        return Weigher(matrices, section, estimate.confidence)
+    corpus = count_corpus(traces_to_estimate(read, estimate, seed=seed), len(matrices.state_names), keep_traces=True)
+    return LeftOutWeigher(matrices, section, corpus, estimate)
 
 
 def with_permuted_polarities(

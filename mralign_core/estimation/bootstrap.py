@@ -1,15 +1,18 @@
-"""How far P could be off: a bootstrap over traces.
+"""How far P could be off: a bootstrap over questions.
 
-Traces are drawn with replacement, positive and negative ones apart, so that the class sizes stay; P⁺, P⁻ and P, and the
-matrices of every stratum, are estimated anew from the same resample.
+Questions are drawn with replacement, each with all its traces: those with positive traces only, with negative ones only
+and with both apart, so that the number of each stays. P⁺, P⁻ and P, and the matrices of every stratum, are estimated
+anew from the same resample. Traces of one question are alike; drawn one by one they gave intervals that were 1.1 to
+1.25 times too narrow.
 
-What the intervals cover: that another sample of as many traces of each class, labelled in the same way, would have
-given other matrices. What they don't: labels that are wrong or that another annotator would set otherwise; questions,
-model or decoding being others (several traces of one question count as independent); the bias of five damped
-iterations and of the prior, which every resample shares. An annotator's label noise is in them only as far as it
-varies from trace to trace. Of few traces there is no interval at all: see :data:`MIN_TRACES_FOR_INTERVAL`.
+What the intervals cover: that another sample of as many questions of each kind, whose traces are labelled in the same
+way, would have given other matrices. What they don't: labels that are wrong or that another annotator would set
+otherwise; model or decoding being others; the bias of five damped iterations and of the prior, which every resample
+shares. An annotator's label noise is in them only as far as it varies from question to question. Of few questions
+there is no interval at all (:data:`MIN_QUESTIONS_FOR_INTERVAL`), nor of a transition that was hardly seen
+(:data:`MIN_SUPPORT`): a move that no trace makes is in no resample either, so that its interval has no width.
 
-Shapes: N labelled traces, C columns of the corpus, R resamples, K states.
+Shapes: N labelled traces, Q questions, C columns of the corpus, R resamples, K states.
 """
 
 from __future__ import annotations
@@ -23,10 +26,13 @@ from numpy.typing import NDArray
 from mralign_core.estimation.corpus import Corpus, Selection, TraceColumns
 from mralign_core.estimation.estimators import Estimator
 from mralign_core.method import IntArray
+from mralign_core.method.by_question import question_kinds, resample_questions
 
-MIN_TRACES_FOR_INTERVAL = 10
-"""Traces below which nothing is bootstrapped. Resamples of one trace are all alike, and those of a few repeat each
-other, so that the interval would show a certainty that is not there."""
+MIN_QUESTIONS_FOR_INTERVAL = 10
+"""Questions of a polarity below which nothing is bootstrapped. Resamples of one question are all alike, and those of a
+few repeat each other, so that the interval would show a certainty that is not there."""
+MIN_SUPPORT = 5
+"""Soft counts below which an entry says more about the prior than about the traces, and has no interval."""
 BLOCK_CELLS = 1 << 24
 """Traces × resamples whose draws are in memory at once (64 MB)."""
 
@@ -55,11 +61,9 @@ def draw_transitions(
     Raises:
         ValueError: the corpus was counted without its traces.
     """
-    if corpus.by_trace is None:
-        raise ValueError("the corpus was counted without its traces; count it with keep_traces=True")
     shape = (num_resamples, corpus.num_states, corpus.num_states)
     draws = {key: np.empty(shape, dtype=np.float32) for key in selections}
-    for resample, counts in enumerate(_resampled_counts(corpus.by_trace, len(corpus.columns), num_resamples, rng)):
+    for resample, counts in enumerate(_resampled_counts(corpus.traces, len(corpus.columns), num_resamples, rng)):
         for key, selection in selections.items():
             draws[key][resample] = fit(selection.pairs(counts)).p
         if on_progress:
@@ -77,13 +81,8 @@ def _resampled_counts(
     bounds = np.concatenate([[0], np.cumsum(by_trace.lengths, dtype=np.int64)])
     ones = np.ones(len(by_trace.columns), dtype=np.int32)
     occurrences = sparse.csr_array((ones, by_trace.columns, bounds), shape=(num_traces, num_columns))
-    classes = [np.flatnonzero(by_trace.is_positive == positive) for positive in (True, False)]
+    kinds = question_kinds(by_trace.questions, by_trace.is_positive)
     block = max(1, BLOCK_CELLS // max(num_traces, 1))
     for start in range(0, num_resamples, block):
-        size = min(block, num_resamples - start)
-        times_drawn = np.zeros((num_traces, size), dtype=np.int32)
-        for resample in range(size):
-            for members in classes:
-                drawn = rng.integers(len(members), size=len(members)) if len(members) else members
-                times_drawn[members, resample] = np.bincount(drawn, minlength=len(members))
-        yield from (occurrences.T @ times_drawn).T.astype(np.int64)
+        times_drawn = resample_questions(kinds, min(block, num_resamples - start), rng)[:, by_trace.questions]
+        yield from (occurrences.T @ times_drawn.T).T.astype(np.int64)

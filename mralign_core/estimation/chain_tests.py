@@ -7,6 +7,9 @@ depends on the present one only (``method.chain_order``). Everything here is an 
   lead to <stop> as its end comes near, so its halves differ although P does not. The χ² and permutation p-values take
   that for a change of P (in 70 to 100 % of simulated corpora at a nominal 10 %, where the chance of stopping differs by
   label); the simulated p-value, from traces of a chain with one P, does not.
+* Folds, swaps of halves and the bootstrap are of whole questions, for traces of one question are alike. Simulated
+  traces are independent, as a chain makes them: where traces of one question share more than that, the simulated
+  p-values are too small.
 * The gain of the second order is compared with that of traces simulated from a first-order chain of sets fitted to the
   same traces, since how much a second order loses by its sparser counts depends on the traces.
 
@@ -15,14 +18,15 @@ Shapes: U distinct pairs of label sets, T transitions, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mralign_core.method import FloatArray, IntArray
-from mralign_core.method.chain_order import Smoothing, Triples, held_out_scores, simulate_triples, triples_of
-from mralign_core.method.set_chains import Traces, fit_set_chain
+from mralign_core.method.by_question import question_folds
+from mralign_core.method.chain_order import Smoothing, held_out_scores, simulate_triples, triples_of
+from mralign_core.method.set_chains import Traces, fit_set_chain, labelled_steps
 from mralign_core.method.set_pairs import membership, padded_sets
 from mralign_core.method.stationarity import (
     LikelihoodRatios,
@@ -46,8 +50,8 @@ class StationarityTest:
         statistic: 2 (log-likelihood with a matrix a half − with one matrix).
         degrees_of_freedom: over states left in both halves, the states entered from them anywhere, less one.
         chi2_p_value: upper tail of χ² at the statistic; too small on sparse tables.
-        permutation_p_value: share of at least as large statistics when the halves of whole traces are swapped at
-            random. Assumes that a trace's two halves could change places: no P changes, and no end effect.
+        permutation_p_value: share of at least as large statistics when the halves of all traces of a question
+            are swapped at random. Assumes that a trace's two halves could change places: no P changes, no end effect.
         simulated_p_value: share of at least as large statistics, each standardised by its own degrees of freedom,
             among traces simulated from one first-order chain of label sets with <start> and <stop>. Assumes that this
             chain, fitted to the traces, is the true one; it is sparser than the truth, hence the standardising. The
@@ -73,13 +77,13 @@ class OrderComparison:
         num_traces: traces with a transition that has two predecessors.
         num_transitions: such transitions.
         num_sets: distinct label sets, each a state.
-        num_folds: folds of whole traces.
+        num_folds: folds of whole questions.
         kappa: pseudo-counts with which each order leans on the one below.
         zeroth: mean held-out log-likelihood without memory.
         first: of the first-order chain.
         second: of the second-order chain.
         gain: second − first; above 0 the second order predicts better.
-        gain_low: lower end of its bootstrap interval over traces.
+        gain_low: lower end of its bootstrap interval over questions.
         gain_high: upper end.
         confidence: coverage of the interval.
         simulated_p_value: share of at least as large gains among traces simulated from one first-order chain of sets.
@@ -109,6 +113,7 @@ def stationarity_test(
     num_states: int,
     rng: np.random.Generator,
     *,
+    question_ids: Sequence[str] = (),
     num_resamples: int = 199,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> StationarityTest:
@@ -118,6 +123,7 @@ def stationarity_test(
         traces: per trace, per step, the state indices of its labels.
         num_states: K.
         rng: seeded generator of permutations and simulations.
+        question_ids: the question of each trace; without them, each trace is of its own.
         num_resamples: of each.
         on_progress: called with resamples done and in all.
 
@@ -135,7 +141,8 @@ def stationarity_test(
     done = _ResampleCounter(on_progress, 2 * num_resamples)
     pairs = halves.sources, halves.targets
     observed = likelihood_ratios(*pairs, np.stack([halves.first.sum(axis=0), halves.second.sum(axis=0)])[None])
-    swap = rng.integers(2, size=(num_resamples, len(halves.first)))
+    questions = _numbered(question_ids, traces, min_steps=3)
+    swap = rng.integers(2, size=(num_resamples, len(halves.first)))[:, questions]
     moved = swap @ (halves.second - halves.first)
     tables = np.stack([halves.first.sum(axis=0) + moved, halves.second.sum(axis=0) - moved], axis=1)
     permuted = _in_chunks(lambda part: likelihood_ratios(*pairs, part), tables, done)
@@ -157,6 +164,7 @@ def compare_orders(
     traces: Traces,
     rng: np.random.Generator,
     *,
+    question_ids: Sequence[str] = (),
     num_folds: int = 10,
     kappa: float = 10.0,
     prior: float = 0.1,
@@ -164,20 +172,21 @@ def compare_orders(
     num_simulations: int = 199,
     confidence: float = 0.95,
 ) -> OrderComparison:
-    """Compare chains of label sets of order zero, one and two by held-out log-likelihood over folds of whole traces.
+    """Compare chains of label sets of order zero, one and two by held-out log-likelihood over folds of questions.
 
     Args:
         traces: per trace, per step, the state indices of its labels.
         rng: seeded generator of the folds, the bootstrap and the simulations.
+        question_ids: the question of each trace; without them, each trace is of its own.
         num_folds: folds; each trace is held out once.
         kappa: pseudo-counts of the lower order in each row of the higher one.
         prior: pseudo-count of each label set, and of <stop>.
-        num_resamples: bootstrap resamples of traces.
+        num_resamples: bootstrap resamples of questions.
         num_simulations: simulated sets of as many traces.
         confidence: coverage of the interval.
 
     Raises:
-        ValueError: there are fewer traces than folds.
+        ValueError: there are fewer questions than folds.
 
     >>> cycle = [[(1,), (1,), (2,), (2,)] * 3] * 10  # what follows 1 depends on what came before it
     >>> result = compare_orders(cycle, np.random.default_rng(0), num_folds=2, num_resamples=99, num_simulations=19)
@@ -185,16 +194,21 @@ def compare_orders(
     (120, True, 0.05)
     """
     chain, walks = fit_set_chain(traces)
-    if len(walks) < num_folds:
-        raise ValueError(f"{len(walks)} traces are fewer than the {num_folds} folds they are to be held out in")
+    questions = _numbered(question_ids, traces, min_steps=1)
+    if (num_questions := len(np.unique(questions))) < num_folds:
+        raise ValueError(f"{num_questions} questions are fewer than the {num_folds} folds they are to be held out in")
     smoothing = Smoothing(chain.stop, num_folds, prior, kappa)
     triples = triples_of(walks)
-    scores_T3 = held_out_scores(triples, smoothing, rng)
+    scores_T3 = held_out_scores(triples, smoothing, question_folds(questions, num_folds, rng))
     zeroth, first, second = (float(mean) for mean in scores_T3.mean(axis=0))
-    low, high = _ratio_interval(scores_T3[:, 2] - scores_T3[:, 1], triples, rng, num_resamples, confidence)
+    of_question = questions[triples.trace]
+    low, high = _ratio_interval(scores_T3[:, 2] - scores_T3[:, 1], of_question, rng, num_resamples, confidence)
     gains = np.empty(num_simulations)
+    each_its_own = np.arange(len(walks))
     for simulation in range(num_simulations):
-        by_order = held_out_scores(simulate_triples(chain, rng), smoothing, rng).mean(axis=0)
+        simulated = simulate_triples(chain, rng)
+        folds = question_folds(each_its_own, num_folds, rng)
+        by_order = held_out_scores(simulated, smoothing, folds).mean(axis=0)
         gains[simulation] = by_order[2] - by_order[1]
     return OrderComparison(
         num_traces=len(walks),
@@ -257,12 +271,20 @@ def _p_value(observed: float, resampled: FloatArray, tie: float = 1e-3) -> float
 
 
 def _ratio_interval(
-    values: FloatArray, triples: Triples, rng: np.random.Generator, num_resamples: int, confidence: float
+    values: FloatArray, questions: IntArray, rng: np.random.Generator, num_resamples: int, confidence: float
 ) -> tuple[float, float]:
-    """Percentile interval of the mean value, traces resampled whole."""
-    sums = np.bincount(triples.trace, weights=values, minlength=triples.num_traces)
-    sizes = np.bincount(triples.trace, minlength=triples.num_traces)
-    drawn = rng.integers(triples.num_traces, size=(num_resamples, triples.num_traces))
+    """Percentile interval of the mean value, questions resampled whole."""
+    sums = np.bincount(questions, weights=values)
+    sizes = np.bincount(questions)
+    drawn = rng.integers(len(sizes), size=(num_resamples, len(sizes)))
     means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def _numbered(question_ids: Sequence[str], traces: Traces, min_steps: int) -> IntArray:
+    """Number of the question, from 0, of each trace that has so many labelled steps."""
+    names = question_ids or list(map(str, range(len(traces))))
+    chosen = [name for name, trace in zip(names, traces, strict=True) if len(labelled_steps(trace)) >= min_steps]
+    numbers: IntArray = np.unique(chosen, return_inverse=True)[1].astype(np.int64)
+    return numbers

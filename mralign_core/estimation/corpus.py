@@ -1,4 +1,4 @@
-"""Count the transitions of many traces, by polarity and stratum, and by trace for the bootstrap.
+"""Count the transitions of many traces, by polarity and stratum, and by trace with its question for the bootstrap.
 
 A transition between two label sets is a whole number, its *code* (see ``method.set_pairs``). A *column* is a code
 within a group, the traces of one stratum and one polarity.
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from mralign_core.estimation.traces import TraceBatch
@@ -33,11 +34,15 @@ class TraceColumns(NamedTuple):
         columns: (M,) place in ``Corpus.columns``.
         lengths: (N,) transitions of each trace.
         is_positive: (N,) bool.
+        questions: (N,) number of each trace's question, from 0.
+        question_keys: (Q,) what :func:`question_hashes` makes of each question's id, ascending.
     """
 
     columns: NDArray[np.int32]
     lengths: NDArray[np.int32]
     is_positive: NDArray[np.bool_]
+    questions: IntArray
+    question_keys: NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -105,13 +110,36 @@ class Corpus:
         Raises:
             ValueError: the corpus was counted without its traces.
         """
+        everything, kept = self.selection(), self.traces
+        counts = np.zeros((len(kept.lengths), len(everything.empty.multiplicities)), dtype=np.int64)
+        trace = np.repeat(np.arange(len(counts)), kept.lengths)
+        np.add.at(counts, (trace, everything.pair_of_place[kept.columns]), 1)
+        return counts
+
+    @property
+    def traces(self) -> TraceColumns:
+        """The transitions of each labelled trace.
+
+        Raises:
+            ValueError: the corpus was counted without its traces.
+        """
         if self.by_trace is None:
             raise ValueError("the corpus was counted without its traces; count it with keep_traces=True")
-        everything = self.selection()
-        counts = np.zeros((len(self.by_trace.lengths), len(everything.empty.multiplicities)), dtype=np.int64)
-        trace = np.repeat(np.arange(len(counts)), self.by_trace.lengths)
-        np.add.at(counts, (trace, everything.pair_of_place[self.by_trace.columns]), 1)
-        return counts
+        return self.by_trace
+
+    def num_questions(self, polarity: str, stratum: str | None = None) -> int:
+        """Questions with a labelled trace of a polarity, in one stratum or in all.
+
+        Raises:
+            ValueError: the corpus was counted without its traces.
+        """
+        kept = self.traces
+        chosen = kept.is_positive == (polarity == "positive")
+        if stratum is not None:
+            first = np.cumsum(kept.lengths, dtype=np.int64) - kept.lengths
+            group = self.columns[kept.columns[first]] // self.num_states**4
+            chosen &= group // 2 == self.strata.index(stratum)
+        return len(np.unique(kept.questions[chosen]))
 
 
 class Selection(NamedTuple):
@@ -142,6 +170,15 @@ def count_corpus(batches: Iterable[TraceBatch], num_states: int, *, keep_traces:
     return tally.corpus()
 
 
+def question_hashes(batch: TraceBatch) -> NDArray[np.uint64]:
+    """A number for the question of each trace, (N,): 8 bytes however long the id.
+
+    That two of a million questions share one has a chance of one in 37 million.
+    """
+    hashes: NDArray[np.uint64] = pd.util.hash_array(batch.question_ids.to_numpy(zero_copy_only=False), categorize=False)
+    return hashes
+
+
 class _Tally:
     """What was counted so far."""
 
@@ -151,7 +188,7 @@ class _Tally:
         self._strata: dict[str, int] = {}
         self._columns = self._counts = np.zeros(0, dtype=np.int64)
         self._num_traces = self._num_labelled = self._num_empty_steps = np.zeros(0, dtype=np.int64)
-        self._kept: list[tuple[IntArray, IntArray, NDArray[np.bool_]]] = []
+        self._kept: list[tuple[IntArray, IntArray, NDArray[np.bool_], NDArray[np.uint64]]] = []
 
     def add(self, batch: TraceBatch) -> None:
         """Count the transitions of a batch."""
@@ -169,7 +206,9 @@ class _Tally:
             ends = np.searchsorted(into_steps.traces, into_stop.traces, side="right")
             lengths = np.diff(ends, prepend=0) + 1
             together = np.insert(step_columns, ends, stop_columns)
-            self._kept.append((together, lengths, batch.is_positive[into_stop.traces]))
+            questions = question_hashes(batch)
+            of_labelled = into_stop.traces
+            self._kept.append((together, lengths, batch.is_positive[of_labelled], questions[of_labelled]))
 
     def corpus(self) -> Corpus:
         """Everything that was counted."""
@@ -200,14 +239,16 @@ class _Tally:
         return sums
 
     def _by_trace(self) -> TraceColumns:
-        columns, lengths, is_positive = [], [], []
+        columns, lengths, is_positive, questions = [], [], [], []
         while self._kept:  # pieces are let go one by one, which halves the peak of memory
-            piece_columns, piece_lengths, piece_is_positive = self._kept.pop()
+            piece_columns, piece_lengths, piece_is_positive, piece_questions = self._kept.pop()
             columns.append(np.searchsorted(self._columns, piece_columns).astype(np.int32))
             lengths.append(piece_lengths.astype(np.int32))
             is_positive.append(piece_is_positive)
+            questions.append(piece_questions)
         joined = (_joined(columns, np.int32), _joined(lengths, np.int32), _joined(is_positive, np.bool_))
-        return TraceColumns(*joined)
+        keys, numbers = np.unique(_joined(questions, np.uint64), return_inverse=True)
+        return TraceColumns(*joined, numbers.astype(np.int64), keys)
 
 
 def _joined(pieces: list[Any], kind: type) -> NDArray[Any]:

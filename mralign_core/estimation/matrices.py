@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mralign_core.config import EstimateConfig
 from mralign_core.errors import ArtifactError, NoCandidatesError
-from mralign_core.estimation.bootstrap import MIN_TRACES_FOR_INTERVAL, draw_transitions
+from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL, draw_transitions
 from mralign_core.estimation.corpus import Corpus, count_corpus
 from mralign_core.estimation.estimators import make_estimator, warn_unless_converged
 from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
@@ -49,7 +49,7 @@ class TransitionMatrices(NamedTuple):
         strata: the estimates of each stratum that has enough traces of both polarities; empty with fewer than two
             strata.
         draws: (R, K, K) matrices of bootstrap resamples by class, the same resample in each; empty without bootstrap,
-            and where a polarity has fewer than ``MIN_TRACES_FOR_INTERVAL`` labelled traces.
+            and where a polarity has fewer than ``MIN_QUESTIONS_FOR_INTERVAL`` questions.
         strata_draws: the same for each of ``strata`` that has such draws.
     """
 
@@ -176,23 +176,26 @@ def _usable_strata(corpus: Corpus, min_traces: int) -> list[str]:
 
 
 def _with_intervals(corpus: Corpus, strata: Sequence[str]) -> list[str | None]:
-    """The strata, and None for all traces, that have enough of both polarities to resample."""
-    enough = [where for where in (None, *strata) if _rarer_polarity(corpus, where) >= MIN_TRACES_FOR_INTERVAL]
+    """The strata, and None for all traces, that have enough questions of both polarities to resample."""
+    enough = [where for where in (None, *strata) if _fewest_questions(corpus, where) >= MIN_QUESTIONS_FOR_INTERVAL]
     if None not in enough:
         logger.warning(
-            "P and the weights get no intervals: one polarity has %d labelled traces, and fewer than %d say nothing "
-            "about how far P could be off",
-            _rarer_polarity(corpus),
-            MIN_TRACES_FOR_INTERVAL,
+            "P and the weights get no intervals: one polarity has labelled traces of %d questions, and fewer than %d "
+            "say nothing about how far P could be off",
+            _fewest_questions(corpus),
+            MIN_QUESTIONS_FOR_INTERVAL,
         )
     return enough
 
 
-def _rarer_polarity(corpus: Corpus, stratum: str | None = None) -> int:
-    """Labelled traces of the polarity that has fewer, in a stratum or in all."""
-    by_polarity = corpus.num_traces.reshape(-1, 2)
-    numbers = by_polarity.sum(axis=0) if stratum is None else by_polarity[corpus.strata.index(stratum)]
-    return int(numbers.min())
+def _fewest_questions(corpus: Corpus, stratum: str | None = None) -> int:
+    """Questions of the polarity that has fewer, in a stratum or in all."""
+    return min(corpus.num_questions(polarity, stratum) for polarity in POLARITY_OF.values())
+
+
+def _rarer_polarity(corpus: Corpus, stratum: str) -> int:
+    """Labelled traces of the polarity that has fewer in a stratum."""
+    return int(corpus.num_traces.reshape(-1, 2)[corpus.strata.index(stratum)].min())
 
 
 def _require_both_polarities(corpus: Corpus) -> None:

@@ -1,9 +1,10 @@
 """Stream annotated traces from their Parquet files as columns, in memory that does not grow with the files.
 
 What :func:`~.traces.labelled_traces` does row by row is done here on whole columns: labels become states, segments of
-one step become one step, and each trace gets its polarity and stratum. Both files have the traces in one order, and the
-rows of a trace are together; this is checked, as are the labels, since the tables' own row checks are too slow here.
-Segments of one step have the same labels; where only one label is kept, the confidences of the first segment choose.
+one step become one step, and each trace gets its polarity, stratum and question. Both files have the traces in one
+order, and the rows of a trace are together; this is checked, as are the labels, since the tables' own row checks are
+too slow here. Segments of one step have the same labels; where only one label is kept, the confidences of the first
+segment choose.
 
 Shapes: R rows of table ``annotations`` (one a segment), N traces, T steps.
 """
@@ -62,7 +63,7 @@ def read_trace_batches(
         first_of_step = np.flatnonzero(np.diff(step_of_row, prepend=-1))
         first_of_trace = np.flatnonzero(starts)
         trace_ids = rows.trace_ids.take(pa.array(first_of_trace))
-        is_positive, strata = cursor.take(trace_ids, rows.first_row + first_of_trace)
+        is_positive, strata, question_ids = cursor.take(trace_ids, rows.first_row + first_of_trace)
         yield TraceBatch(
             trace_ids=trace_ids,
             is_positive=is_positive,
@@ -71,6 +72,7 @@ def read_trace_batches(
             labels=rows.kept[first_of_step],
             step_of_segment=step_of_row,
             segments=rows.segments,
+            question_ids=question_ids,
         )
 
 
@@ -211,16 +213,16 @@ def _refuse_first(is_bad: NDArray[np.bool_], first_row: int, problem: str, table
 
 
 class _CandidateCursor:
-    """Polarity and stratum of traces that are asked for in the order of the file."""
+    """Polarity, stratum and question of traces that are asked for in the order of the file."""
 
     def __init__(self, path: Path, batch_rows: int) -> None:
-        columns = ["trace_id", "polarity", "stratum"]
+        columns = ["trace_id", "polarity", "stratum", "question_id"]
         self._batches = stream_table(path, CANDIDATES, columns, batch_rows)
         self._num_read = 0
         self._ahead = pa.Table.from_batches([], pa.schema([(name, pa.string()) for name in columns]))
 
-    def take(self, trace_ids: pa.Array, rows: IntArray) -> tuple[NDArray[np.bool_], pa.Array]:
-        """Whether each trace is positive, and its stratum.
+    def take(self, trace_ids: pa.Array, rows: IntArray) -> tuple[NDArray[np.bool_], pa.Array, pa.Array]:
+        """Whether each trace is positive, its stratum, and the id of its question.
 
         Args:
             trace_ids: (N,) the traces asked for.
@@ -246,7 +248,7 @@ class _CandidateCursor:
         taken = self._ahead.take(pa.array(found)).combine_chunks()
         self._ahead = self._ahead.slice(int(found[-1]) + 1)
         is_positive = pc.equal(taken["polarity"], "positive").to_numpy()
-        return is_positive, pc.cast(taken["stratum"].combine_chunks(), pa.string())
+        return is_positive, *(pc.cast(taken[name].combine_chunks(), pa.string()) for name in ("stratum", "question_id"))
 
     def _append(self, batch: pa.RecordBatch) -> None:
         for name in batch.schema.names:

@@ -27,6 +27,8 @@ class LabelledTrace(NamedTuple):
     steps: list[tuple[int, ...]]
     step_of_segment: list[int]
     stratum: str = ""
+    question_id: str = ""
+    """Empty: the only trace of its question."""
 
 
 class TraceBatch(NamedTuple):
@@ -40,6 +42,7 @@ class TraceBatch(NamedTuple):
         labels: (T, 2) states of each step in ascending order; 0 in the second place, or in both, where there is none.
         step_of_segment: (S,) which step of the batch each segment belongs to.
         segments: (S,) number of each segment in its trace.
+        question_ids: (N,) strings; traces of one question share it.
     """
 
     trace_ids: pa.Array
@@ -49,6 +52,7 @@ class TraceBatch(NamedTuple):
     labels: IntArray
     step_of_segment: IntArray
     segments: IntArray
+    question_ids: pa.Array
 
 
 def labelled_traces(
@@ -84,8 +88,8 @@ def labelled_traces(
             is_one = labels_per_segment == "one"
             kept = keep_most_confident(first.labels, first.confidences) if is_one else tuple(first.labels)
             steps.append(tuple(taxonomy.state(label) for label in kept))
-        stratum = getattr(trace, "stratum", "")
-        traces.append(LabelledTrace(trace.trace_id, trace.polarity, steps, step_of_segment, stratum))
+        of_question = (getattr(trace, "stratum", ""), getattr(trace, "question_id", ""))
+        traces.append(LabelledTrace(trace.trace_id, trace.polarity, steps, step_of_segment, *of_question))
     return traces
 
 
@@ -122,6 +126,7 @@ def batch_of_traces(traces: Sequence[LabelledTrace]) -> TraceBatch:
             dtype=np.int64,
         ),
         segments=np.array([n for trace in traces for n in range(len(trace.step_of_segment))], dtype=np.int64),
+        question_ids=pa.array([trace.question_id or trace.trace_id for trace in traces], pa.string()),
     )
 
 
@@ -131,11 +136,12 @@ def traces_of_batch(batch: TraceBatch) -> list[LabelledTrace]:
     first_step = np.searchsorted(batch.trace_of_step, np.arange(num_traces + 1))
     first_segment = np.searchsorted(batch.step_of_segment, first_step)
     states = [tuple(state for state in pair if state) for pair in batch.labels.tolist()]
-    ids, strata = batch.trace_ids.to_pylist(), batch.strata.to_pylist()
+    ids, strata, questions = (column.to_pylist() for column in (batch.trace_ids, batch.strata, batch.question_ids))
     traces = []
     for place in range(num_traces):
         start, end = first_step[place], first_step[place + 1]
         of_segment = batch.step_of_segment[first_segment[place] : first_segment[place + 1]] - start
         polarity = "positive" if batch.is_positive[place] else "negative"
-        traces.append(LabelledTrace(ids[place], polarity, states[start:end], of_segment.tolist(), strata[place]))
+        of_question = (strata[place], questions[place])
+        traces.append(LabelledTrace(ids[place], polarity, states[start:end], of_segment.tolist(), *of_question))
     return traces

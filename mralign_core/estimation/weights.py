@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from mralign_core.config import RewardConfig
 from mralign_core.errors import ConfigError
+from mralign_core.estimation.bootstrap import MIN_SUPPORT
 from mralign_core.estimation.matrices import MIN_STRATUM_TRACES, Draws, Estimates, TransitionMatrices
 from mralign_core.estimation.traces import LabelledTrace, TraceBatch, batch_of_traces
 from mralign_core.method import FloatArray, IntArray
@@ -77,7 +78,8 @@ class Weigher:
         matrices: estimated from these traces.
         section: reference, clip, shrinkage, conditioning.
         confidence: coverage of the percentile intervals, from the bootstrap draws of the matrices. The support is
-            that of the estimate in every draw. An interval need not contain the weight itself.
+            that of the estimate in every draw. An interval need not contain the weight itself. Transitions with fewer
+            than ``MIN_SUPPORT`` soft counts on either side of the fraction have none.
 
     Raises:
         ConfigError: weights are to be conditioned on a stratum, and no stratum has matrices.
@@ -97,7 +99,7 @@ class Weigher:
                 )
             self._source_of = {stratum: number for number, stratum in enumerate(matrices.strata, start=1)}
             self._sources += [_Source(matrices.strata[s], matrices.strata_draws.get(s, {})) for s in matrices.strata]
-        self._codes, self._known = np.array([_NO_MOVE]), self._weigh_no_move()
+        self._forget()
         self._counts: Counter[str] = Counter()
 
     @property
@@ -124,14 +126,22 @@ class Weigher:
             **{name: pa.array(weighed[name], from_pandas=True) for name in _KNOWN.names or ()},
         }
 
+    def _forget(self) -> None:
+        """Know of no transition but that there can be none."""
+        self._codes, self._known = np.array([_NO_MOVE]), self._weigh_no_move()
+
     def _code_of_step(self, batch: TraceBatch) -> IntArray:
         """The transition into each step as a number: which matrices, which polarity, which sets; (T,)."""
         moves = moves_into_steps(batch.labels, batch.trace_of_step, self._num_states)
-        numerator = 2 * self._source_of_trace(batch) + batch.is_positive
+        numerator = self._numerator_of_trace(batch)
         base = self._num_states**2
         code_of_step = np.full(len(batch.trace_of_step), _NO_MOVE)
         code_of_step[moves.steps] = (numerator[moves.traces] * base + moves.sources) * base + moves.targets
         return code_of_step
+
+    def _numerator_of_trace(self, batch: TraceBatch) -> IntArray:
+        """Which matrix is above the fraction of each trace, (N,): 2 · source + whether it is positive."""
+        return 2 * self._source_of_trace(batch) + batch.is_positive
 
     def _source_of_trace(self, batch: TraceBatch) -> IntArray:
         """Which matrices weigh each trace, (N,); 0 are the pooled ones."""
@@ -148,28 +158,34 @@ class Weigher:
         numerators, pairs = np.divmod(codes, self._num_states**4)
         for numerator in np.unique(numerators):
             members = pairs[numerators == numerator]
-            source, is_positive = self._sources[numerator // 2], bool(numerator % 2)
             for start in range(0, len(members), _BLOCK):
                 sets = members_of_codes(members[start : start + _BLOCK], self._num_states)
-                pieces.append(self._weigh_sets(source, is_positive, *sets))
+                pieces.append(self._weigh_sets(int(numerator), *sets))
         self._codes = np.concatenate([self._codes, codes])
         order = np.argsort(self._codes)
         self._codes, self._known = self._codes[order], np.concatenate(pieces)[order]
 
-    def _weigh_sets(
-        self, source: _Source, is_positive: bool, left: NDArray[np.bool_], entered: NDArray[np.bool_]
-    ) -> NDArray[np.void]:
-        own, reference = fraction_of("plus" if is_positive else "minus", self._section.reference)
+    def _weigh_sets(self, numerator: int, left: NDArray[np.bool_], entered: NDArray[np.bool_]) -> NDArray[np.void]:
+        source = self._sources[numerator // 2]
+        own, reference = fraction_of("plus" if numerator % 2 else "minus", self._section.reference)
         support = base_pair_sums(source.estimates[own].counts, left, entered)
         ratio = set_pair_ratios(source.estimates[own].p, source.estimates[reference].p, left, entered)
-        known = np.full(len(ratio), np.nan, dtype=_KNOWN)
-        known["ratio"], known["support"] = ratio, support
-        known["weight"], known["clipped"] = self._clipped(ratio, support)
+        known = self._known_of(ratio, support)
         if source.draws:
             p_own, p_reference = (source.draws[name].astype(np.float64) for name in (own, reference))
             drawn = self._clipped(set_pair_ratios(p_own, p_reference, left, entered), support)
             tail = (1 - self._confidence) / 2
-            known["weight_low"], known["weight_high"] = np.quantile(drawn.weights, [tail, 1 - tail], axis=0)
+            below = base_pair_sums(source.estimates[reference].counts, left, entered)
+            enough = np.minimum(support, below) >= MIN_SUPPORT
+            bounds = np.quantile(drawn.weights, [tail, 1 - tail], axis=0)
+            known["weight_low"], known["weight_high"] = np.where(enough, bounds, np.nan)
+        return known
+
+    def _known_of(self, ratio: FloatArray, support: FloatArray) -> NDArray[np.void]:
+        """What is known of transitions without an interval."""
+        known = np.full(len(ratio), np.nan, dtype=_KNOWN)
+        known["ratio"], known["support"] = ratio, support
+        known["weight"], known["clipped"] = self._clipped(ratio, support)
         return known
 
     def _clipped(self, ratios: FloatArray, support: FloatArray) -> ClippedWeights:

@@ -160,17 +160,6 @@ def macro_sets(sets: Sequence[Labels], macro_strategies: Mapping[str, str]) -> l
     return [frozenset(macro_strategies[label] for label in labels) for labels in sets]
 
 
-def resample_traces(num_traces: int, num_resamples: int, rng: np.random.Generator) -> FloatArray:
-    """How often each trace appears in each bootstrap resample, (R, T).
-
-    >>> resample_traces(3, 2, np.random.default_rng(0)).sum(axis=1).tolist()
-    [3.0, 3.0]
-    """
-    if not num_traces:
-        return np.zeros((num_resamples, 0))
-    return rng.multinomial(num_traces, np.full(num_traces, 1 / num_traces), size=num_resamples).astype(np.float64)
-
-
 def agreement_intervals(
     a: Sequence[Labels],
     b: Sequence[Labels],
@@ -180,20 +169,21 @@ def agreement_intervals(
     rule: AgreementRule = "strict",
     confidence: float = 0.95,
 ) -> AgreementIntervals:
-    """Percentile-bootstrap intervals of agreement and κ over traces.
+    """Percentile-bootstrap intervals of agreement and κ over resamples of traces.
 
     Args:
         a: (N,) label sets of one annotator.
         b: (N,) label sets of the other.
         traces: (N,) index, 0 … T − 1, of the trace each segment is in.
-        draws: (R, T) from :func:`resample_traces`; the same draws serve several statistics.
+        draws: (R, T) how often each trace is in each resample, such as its question's times in
+            :func:`~mralign_core.method.by_question.resample_questions`; the same draws serve several statistics.
         rule: when two sets agree.
         confidence: coverage, in (0, 1).
 
     Returns:
         Intervals over the resamples in which the statistic is defined.
 
-    >>> draws = resample_traces(2, 200, np.random.default_rng(0))
+    >>> draws = np.array([[1.0, 1], [2, 0], [0, 2]] * 60)
     >>> agreement_intervals([{"r"}, {"s"}], [{"r"}, {"r"}], np.array([0, 1]), draws).observed
     Interval(low=0.0, high=1.0)
     """

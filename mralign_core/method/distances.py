@@ -123,6 +123,17 @@ def weight_shift(weights: FloatArray, others: FloatArray) -> WeightShift:
     return WeightShift(len(weights), float(np.abs(logs - other_logs).mean()), float(is_crossing.mean()))
 
 
+def unexplained_share(values: FloatArray, others: FloatArray) -> float:
+    """1 − R² of one (N,) array regressed on another, in [0, 1]; NaN where either's values are all equal.
+
+    >>> unexplained_share(np.array([0.0, 1, 0, 1]), np.array([0.0, 0, 1, 1])), unexplained_share(np.ones(2), np.ones(2))
+    (1.0, nan)
+    """
+    centred, other = values - values.mean(), others - others.mean()
+    spread = float((centred @ centred) * (other @ other))
+    return max(0.0, 1 - float(centred @ other) ** 2 / spread) if spread else float("nan")
+
+
 def rank_correlation(values: FloatArray, others: FloatArray) -> float:
     """Spearman's ρ of two (N,) arrays; NaN where one side's values are all equal.
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mralign_core.comparison.agreement import LEVELS, Comparison
-from mralign_core.estimation.bootstrap import MIN_TRACES_FOR_INTERVAL
+from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL
 from mralign_core.method.agreement import AGREEMENT_RULES
 from mralign_core.reporting import agreement_figures
 from mralign_core.reporting.result_table import ResultTable
@@ -21,8 +21,8 @@ from mralign_core.reporting.titles import UNDEFINED
 COLUMNS = [(level, rule) for level in LEVELS for rule in AGREEMENT_RULES]
 PAIR = ["a", "b"]
 UNITS = (
-    "Agreement in %; κ with its bootstrap interval over traces, or [–] where both sets share fewer than "
-    f"{MIN_TRACES_FOR_INTERVAL} traces: resamples of so few repeat each other, and would show too much certainty. L1 "
+    "Agreement in %; κ with its bootstrap interval over questions, or [–] where both sets share traces of fewer than "
+    f"{MIN_QUESTIONS_FOR_INTERVAL}: resamples of so few repeat each other, and would show too much certainty. L1 "
     "of P: mean over states of Σ|P − Q|, in [0, 2]; TV: half of it, in %; per entry: L1 / number of states, in % (the "
     "paper's 1.0–1.3 % state no unit). |Δ log w|: mean over segments; crossing 1: segments that one set up-weights and "
     "the other down-weights. Steps: as the annotators merged segments, or one a segment in both sets where one of them "

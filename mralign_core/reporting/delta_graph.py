@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch
 from numpy.typing import NDArray
 
-from mralign_core.estimation.diagnostics.support import MIN_SUPPORT
+from mralign_core.estimation.bootstrap import MIN_SUPPORT
 from mralign_core.method import FloatArray
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import TransitionEstimate

@@ -40,7 +40,7 @@ def diagnostic_charts(diagnostics: Diagnostics, transitions: Transitions) -> dic
     }
     if transitions.draws:
         charts["intervals"] = weight_intervals(transitions)
-    if diagnostics.strata and diagnostics.strata.moves:
+    if diagnostics.strata.moves:
         charts["strata"] = stratum_moves(diagnostics.strata)
     return charts
 

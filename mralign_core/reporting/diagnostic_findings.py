@@ -6,16 +6,19 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL, MIN_SUPPORT
 from mralign_core.estimation.chain_tests import OrderComparison, StationarityTest
 from mralign_core.estimation.diagnostics import Diagnostics
+from mralign_core.estimation.diagnostics.discrimination import HeldOutAuc
+from mralign_core.estimation.diagnostics.own_question import OwnQuestion
 from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, SensitivityRow
 from mralign_core.estimation.diagnostics.strata import SHUFFLE_QUANTILE, Distance, Strata
-from mralign_core.estimation.diagnostics.support import MIN_SUPPORT
 from mralign_core.method.distances import WeightShift
-from mralign_core.reporting.titles import MATRIX_TITLES
+from mralign_core.reporting.titles import MATRIX_TITLES, UNDEFINED
 
 SIGNIFICANT = 0.05
 """p-value up to which a change of P along the trace, or memory beyond the present label set, is claimed."""
+_VERDICTS = {"shown": "Shown", "not shown": "Not shown", "too few": "Too few questions to say"}
 _ESTIMATORS = {
     "paper": "paper: 5 damped EM iterations",
     "converged": "EM to convergence",
@@ -27,20 +30,40 @@ _ESTIMATORS = {
 def findings(diagnostics: Diagnostics) -> list[str]:
     """One sentence or two a question, in the order of the report."""
     return [
+        *discrimination_sentences(diagnostics),
         *_support(diagnostics),
         *_sample(diagnostics),
         *_convergence(diagnostics),
         _settings(diagnostics.sensitivity),
+        *_own_question(diagnostics.own_question),
         *(_stationary(name, test) for name, test in diagnostics.stationarity.items() if test),
         *(_memory(name, row) for name, row in diagnostics.order.items() if row),
-        *(_question_type(diagnostics.strata) if diagnostics.strata else ()),
+        *_question_type(diagnostics.strata),
         *(f"Not computed: {name.replace('.', ', ')}: {reason}." for name, reason in diagnostics.skipped.items()),
     ]
+
+
+def discrimination_sentences(diagnostics: Diagnostics) -> list[str]:
+    """Do the labels tell right from wrong on questions not seen? Over all traces, then within strata."""
+    if not diagnostics.discrimination or not (overall := diagnostics.discrimination[0].overall):
+        return []
+    found = [
+        f"Do the labels tell right from wrong on questions not seen? {_VERDICTS[overall.verdict]}: {_auc(overall)}."
+    ]
+    if within := diagnostics.discrimination[0].within:
+        names = ", ".join(diagnostics.discrimination[0].strata)
+        found.append(f"Within strata ({names}), no kind of question against another: {within.verdict}: {_auc(within)}.")
+    if overall.verdict == "not shown":
+        found.append("As long as that is not shown, weights made of these labels may be noise, whatever their size.")
+    elif within and overall.verdict == "shown" and within.verdict != "shown":
+        found.append("So far the labels tell kinds of question apart; that they tell right from wrong is not shown.")
+    return found
 
 
 def tables(diagnostics: Diagnostics) -> dict[str, pd.DataFrame]:
     """Title → table, cells as text; only those that have rows."""
     found = {
+        "Do the labels tell right from wrong on questions not seen?": _discrimination_table(diagnostics),
         "What each matrix rests on": _yield_table(diagnostics),
         "Estimators, against the paper's": _estimator_table(diagnostics),
         "Is P the same in both halves of a trace?": _stationarity_table(diagnostics),
@@ -60,6 +83,24 @@ def sensitivity_table(sensitivity: Sensitivity) -> pd.DataFrame:
             value = _setting(name, row) + (" (this run)" if own else "")
             rows.append({"setting": name, "value": value, **_shift(row.shift), "clipped": _percent(row.share_clipped)})
     return pd.DataFrame(rows)
+
+
+def _auc(found: HeldOutAuc) -> str:
+    questions = f"{found.positive_questions} positive and {found.negative_questions} negative questions"
+    if found.low is None or found.high is None or found.p_value is None or found.by_chance is None:
+        return (
+            f"{questions}, and fewer than {MIN_QUESTIONS_FOR_INTERVAL} of either tell nothing (held-out AUC "
+            f"{found.auc:.2f})"
+        )
+    text = (
+        f"held-out AUC {found.auc:.2f} [{found.low:.2f}, {found.high:.2f}] of Σ log(P⁺/P⁻) over {found.traces:,} "
+        f"traces of {questions} ({found.by_chance:.2f} with permuted polarities, p = {found.p_value:.3f})"
+    )
+    if found.verdict == "shown":
+        return text
+    if found.questions_to_show is None:
+        return f"{text}; more questions like these would not show it"
+    return f"{text}; to show an AUC of this size takes about {found.questions_to_show:,} such questions"
 
 
 def _support(diagnostics: Diagnostics) -> Iterator[str]:
@@ -100,6 +141,14 @@ def _settings(sensitivity: Sensitivity) -> str:
     return f"Of the settings tried one at a time, {name} {_setting(name, row)} moves weights most: {_moves(row.shift)}."
 
 
+def _own_question(found: OwnQuestion) -> Iterator[str]:
+    if found.own_share is not None:
+        yield (
+            f"{_percent(found.own_share)} of the variance of log w is the pull of the trace's own question on the "
+            f"matrices (1 − R² between log w with and without it). Leaving it out: {_moves(found.shift)}."
+        )
+
+
 def _stationary(polarity: str, test: StationarityTest) -> str:
     p = test.simulated_p_value
     verdict = (
@@ -135,7 +184,8 @@ def _memory(polarity: str, row: OrderComparison) -> str:
 
 
 def _question_type(strata: Strata) -> Iterator[str]:
-    yield f"P⁺ and P⁻ are {_beside_chance(strata.polarities, 'shuffled polarities')}."
+    if strata.polarities:
+        yield f"P⁺ and P⁻ are {_beside_chance(strata.polarities, 'polarities shuffled between questions')}."
     if strata.within:
         groups = "; ".join(
             f"{level}: {', '.join(f'{number} {polarity}' for polarity, number in strata.traces[level].items())} traces"
@@ -143,7 +193,7 @@ def _question_type(strata: Strata) -> Iterator[str]:
         )
         verdict = "differ within strata too" if strata.within.beyond_chance else "can't be told apart within strata"
         average = "on average " if len(strata.compared) > 1 else ""
-        beside = _beside_chance(strata.within, "polarities shuffled within each")
+        beside = _beside_chance(strata.within, "polarities shuffled between the questions of each")
         yield f"Within strata ({groups}), P⁺ and P⁻ are {average}{beside}, so they {verdict}."
     if strata.conditioned_shift:
         names = ", ".join(strata.conditioned)
@@ -180,6 +230,31 @@ def _configured(name: str, sensitivity: Sensitivity) -> str:
     if name == "clip":
         return f"{sensitivity.clip_min:.2f} to {sensitivity.clip_max:.2f}"
     return f"{getattr(sensitivity, name):g}"
+
+
+def _discrimination_table(diagnostics: Diagnostics) -> pd.DataFrame:
+    rows = []
+    for each in diagnostics.discrimination:
+        for where, found in (("all traces", each.overall), (f"within {', '.join(each.strata)}", each.within)):
+            if found:
+                rows.append({"estimator": each.estimator, "compared": where, **_auc_cells(found)})
+    return pd.DataFrame(rows)
+
+
+def _auc_cells(found: HeldOutAuc) -> dict[str, str]:
+    def cell(value: float | None, digits: int = 3) -> str:
+        return UNDEFINED if value is None else f"{value:,.{digits}f}"
+
+    return {
+        "traces": f"{found.traces:,}",
+        "questions, + / −": f"{found.positive_questions} / {found.negative_questions}",
+        "AUC": cell(found.auc),
+        "interval": f"[{cell(found.low)}, {cell(found.high)}]",
+        "permuted": cell(found.by_chance),
+        "p": cell(found.p_value),
+        "questions to show it": cell(found.questions_to_show, 0),
+        "verdict": found.verdict,
+    }
 
 
 def _yield_table(diagnostics: Diagnostics) -> pd.DataFrame:
@@ -241,14 +316,15 @@ def _order_table(diagnostics: Diagnostics) -> pd.DataFrame:
     )
 
 
-def _distance_table(strata: Strata | None) -> pd.DataFrame:
-    distances = (strata.polarities, strata.within, *strata.strata) if strata else ()
+def _distance_table(strata: Strata) -> pd.DataFrame:
+    distances = (strata.polarities, strata.within, *strata.strata)
     return pd.DataFrame(
         {
             "between": row.between,
             "L1": f"{row.l1:.3f}",
             "by chance, mean": f"{row.by_chance:.3f}",
             f"by chance, {100 * SHUFFLE_QUANTILE:.0f} % below": f"{row.chance_high:.3f}",
+            "p": f"{row.p_value:.2f}",
         }
         for row in distances
         if row

@@ -16,8 +16,7 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from mralign_core.config import RewardConfig
-from mralign_core.estimation.bootstrap import MIN_TRACES_FOR_INTERVAL
-from mralign_core.estimation.diagnostics.support import MIN_SUPPORT
+from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL, MIN_SUPPORT
 from mralign_core.estimation.matrices import CLASSES, TransitionMatrices
 from mralign_core.estimation.weights import fraction_of
 from mralign_core.method import FloatArray
@@ -280,7 +279,7 @@ def weight_intervals(transitions: Transitions) -> Figure:
     """Weights of the most frequent moves of each class with their bootstrap intervals, on a log scale.
 
     Moves are from one label to one label. The count is of soft counts in traces of the class. A dot is filled where
-    the interval lies on one side of 1.
+    the interval lies on one side of 1; a move without support on either side of the fraction has no interval.
 
     Raises:
         ValueError: there was no bootstrap.
@@ -288,7 +287,7 @@ def weight_intervals(transitions: Transitions) -> Figure:
     if not transitions.draws:
         raise ValueError(
             "weights have no intervals: estimate.num_resamples was 0, or a polarity has fewer than "
-            f"{MIN_TRACES_FOR_INTERVAL} labelled traces"
+            f"{MIN_QUESTIONS_FOR_INTERVAL} questions with a labelled trace"
         )
     figure = Figure(figsize=(WIDTH, 1.1 + 0.27 * NUM_INTERVALS))
     panels = figure.subplots(1, 2, sharex=True)
@@ -310,7 +309,9 @@ def _draw_intervals(axes: Axes, transitions: Transitions, side: str, colour: str
         decided = low[a, b] > 1 or high[a, b] < 1
         face = colour if decided else "white"
         (dot,) = axes.plot([weights[a, b]], [place], "o", ms=6.5, mfc=face, mec=colour, mew=1.5)
-        dot.set_gid(f"tip:w = {weights[a, b]:.2f}, interval {low[a, b]:.2f} to {high[a, b]:.2f}")
+        known = np.isfinite(low[a, b])
+        interval = f"interval {low[a, b]:.2f} to {high[a, b]:.2f}" if known else "no interval: too few seen"
+        dot.set_gid(f"tip:w = {weights[a, b]:.2f}, {interval}")
     counts = transitions.of_side(side)[0].counts
     ticks = [f"{names[a]} → {names[b]}  ({counts[a, b]:,.0f})" for a, b in moves]
     axes.set_yticks(range(len(moves)), ticks, fontsize=8)
@@ -331,6 +332,8 @@ def frequent_moves(transitions: Transitions, side: str, number: int = NUM_INTERV
 def weight_bounds(transitions: Transitions, side: str) -> tuple[FloatArray, FloatArray]:
     """Percentile bootstrap intervals of the clipped weights of single-label transitions, (K, K) low and high.
 
+    NaN where numerator or denominator have fewer than :data:`MIN_SUPPORT` soft counts, as in the reward stage.
+
     Args:
         transitions: the estimates with their draws.
         side: ``"plus"`` or ``"minus"``.
@@ -339,8 +342,10 @@ def weight_bounds(transitions: Transitions, side: str) -> tuple[FloatArray, Floa
     ratios = probability_ratios(*(transitions.draws[name].astype(np.float64) for name in names))
     tail = (1 - transitions.confidence) / 2
     # As in the reward stage, the support is that of the estimate in every draw.
-    low, high = np.quantile(transitions.weigh(ratios, transitions.of_side(side)[0].counts), [tail, 1 - tail], axis=0)
-    return low, high
+    own, reference = (estimate.counts for estimate in transitions.of_side(side))
+    low, high = np.quantile(transitions.weigh(ratios, own), [tail, 1 - tail], axis=0)
+    enough = np.minimum(own, reference) >= MIN_SUPPORT
+    return np.where(enough, low, np.nan), np.where(enough, high, np.nan)
 
 
 def _log_weight_axis(axes: Axes, transitions: Transitions) -> None:

@@ -113,9 +113,12 @@ def _results(inputs: ReportInputs) -> dict[str, Any] | None:
     if differences is None:
         differences = pd.DataFrame(columns=[*findings.Difference._fields, "stratum", "num_questions"])
     strata = list(dict.fromkeys(summary["stratum"]))
+    candidates = _rows(inputs.candidates)
+    composed = "" if candidates is None else findings.composition(candidates)
     return {
         "headline": findings.headline(summary, differences),
-        "sentences": findings.sentences(summary, differences, inputs.confidence),
+        "sentences": findings.sentences(summary, differences, inputs.confidence, composed),
+        "composed": composed,
         "strata": [
             {
                 "name": stratum,

@@ -18,9 +18,12 @@ from mralign_core.config import QuestionsConfig
 from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, METRICS
 from mralign_core.reporting.result_table import ResultCell, ResultTable, Tone
 from mralign_core.reporting.titles import METRIC_TITLES, UNDEFINED, variant_title
+from mralign_core.schemas.candidates import POLARITIES
 
 BETTER = {"acc": 1, "mis": -1, "em_thought": 1, "em_answer": 1}
 """The sign of an improvement."""
+MAX_COMPOSED = 6
+"""Strata whose polarities are told one by one."""
 FEW_QUESTIONS = 30
 """Below this many questions a percentile interval is known to be too narrow."""
 
@@ -106,13 +109,47 @@ def headline(summary: pd.DataFrame, differences: pd.DataFrame) -> str:
     return f"{text}{_than_kto(against)}." if against else f"{text}."
 
 
-def sentences(summary: pd.DataFrame, differences: pd.DataFrame, confidence: float) -> list[tuple[Tone, str]]:
+def composition(traces: pd.DataFrame) -> str:
+    """Of which strata the positive and the negative traces are, and whether weights could tell strata apart instead.
+
+    Args:
+        traces: columns ``stratum, polarity`` of the traces that were aligned on.
+
+    >>> composition(pd.DataFrame({"stratum": ["", "", ""], "polarity": ["negative", "negative", "positive"]}))
+    'Aligned on 1 positive and 2 negative traces of one stratum.'
+    """
+    counts = pd.crosstab(traces["stratum"], traces["polarity"]).reindex(columns=list(POLARITIES), fill_value=0)
+    counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
+    if len(counts) == 1:
+        positive, negative = counts.iloc[0]
+        return f"Aligned on {positive} positive and {negative} negative traces of one stratum."
+    groups = [*counts.head(MAX_COMPOSED).itertuples()]
+    shown = [f"{group.Index}: {group.positive} positive, {group.negative} negative" for group in groups]
+    if others := len(counts) - len(groups):
+        positive, negative = counts.tail(others).sum()
+        shown.append(f"{others} others: {positive} positive, {negative} negative")
+    pure = [
+        f"no {group.Index} trace is {polarity}"
+        for group in groups
+        for polarity in POLARITIES
+        if not getattr(group, polarity)
+    ]
+    text = f"Aligned on {'; '.join(shown)} traces."
+    if not pure:
+        return text
+    return f"{text} As {', '.join(pure)}, weights may tell kinds of question apart in place of right from wrong."
+
+
+def sentences(
+    summary: pd.DataFrame, differences: pd.DataFrame, confidence: float, composed: str = ""
+) -> list[tuple[Tone, str]]:
     """What moved, by how much, and what did not, one sentence a comparison.
 
     Args:
         summary: what ``metrics.summarize`` returns.
         differences: what ``metrics.paired_differences`` returns.
         confidence: coverage of its intervals.
+        composed: what :func:`composition` returns, to stand beside what is said of MR-ALIGN against KTO.
     """
     known = _by_key(differences)
     pairs = list(dict.fromkeys((variant, baseline) for variant, baseline, _ in known))
@@ -124,6 +161,8 @@ def sentences(summary: pd.DataFrame, differences: pd.DataFrame, confidence: floa
         text = f"{variant_title(variant)} against {variant_title(baseline)}: {_moved(mis)}; {_moved(acc)}."
         if (variant, baseline) == ("mr_align", "kto") and mis.tone == "open":
             text += " The interval of Mis includes 0: this run alone does not tell the two methods apart."
+        if (variant, baseline) == ("mr_align", "kto") and composed:
+            text += f" {composed}"
         found.append((mis.tone, text))
     if pairs:
         thoughts = [item for key, item in known.items() if key[1:] == ("on", "em_thought")]

@@ -22,6 +22,8 @@ from mralign_core.method.taxonomy import Taxonomy
 
 ANNOTATE = "annotate.v1"
 ADJUDICATE = "adjudicate.v1"
+WITHOUT_GOLD = {ANNOTATE: "annotate_without_gold.v1", ADJUDICATE: "adjudicate_without_gold.v1"}
+"""The same where the gold answers are hidden."""
 REPAIR = "repair.v1"
 MAX_SHOWN = 4000
 """Most characters of a reply that could not be used that a repair prompt sends back."""
@@ -29,10 +31,10 @@ OPENING, CLOSING = "<data>\n", "\n</data>"
 
 
 class ShownTrace(NamedTuple):
-    """What is shown of a trace: the text of each thinking segment, the question, and its gold answers."""
+    """What is shown of a trace: the text of each thinking segment, the question, and its gold answers or None."""
 
     question: str
-    gold_answers: Sequence[str]
+    gold_answers: Sequence[str] | None
     segments: Sequence[str]
 
 
@@ -46,7 +48,7 @@ class DisputedStep(NamedTuple):
 
 def annotate_messages(trace: ShownTrace, *, max_labels: int, taxonomy: Taxonomy) -> list[Message]:
     """Messages that ask an annotator for the labels of every segment of a trace."""
-    return [_system(ANNOTATE, max_labels, taxonomy), data_message(_payload(trace))]
+    return [_system(ANNOTATE, trace, max_labels, taxonomy), data_message(_payload(trace))]
 
 
 def adjudicate_messages(
@@ -61,7 +63,7 @@ def adjudicate_messages(
         }
         for step in disputed
     ]
-    return [_system(ADJUDICATE, max_labels, taxonomy), data_message(_payload(trace) | {"disputed": steps})]
+    return [_system(ADJUDICATE, trace, max_labels, taxonomy), data_message(_payload(trace) | {"disputed": steps})]
 
 
 def repair_messages(messages: Sequence[Message], reply: str, problem: str) -> list[Message]:
@@ -95,7 +97,8 @@ def read_text(name: str, package: str = __name__) -> str:
     return files(package).joinpath(f"{name}.md").read_text(encoding="utf-8")
 
 
-def _system(name: str, max_labels: int, taxonomy: Taxonomy) -> Message:
+def _system(name: str, trace: ShownTrace, max_labels: int, taxonomy: Taxonomy) -> Message:
+    name = WITHOUT_GOLD[name] if trace.gold_answers is None else name
     labels = "\n".join(f"- `{label}`: {taxonomy.definitions[label]}" for label in taxonomy.labels)
     text = read_text(name).format(labels=labels, example_label=taxonomy.labels[0], max_labels=max_labels)
     return {"role": "system", "content": text}
@@ -110,7 +113,8 @@ def data_message(payload: dict[str, Any]) -> Message:
 
 def _payload(trace: ShownTrace) -> dict[str, Any]:
     segments = [{"index": index, "text": text} for index, text in enumerate(trace.segments)]
-    return {"question": trace.question, "gold_answers": list(trace.gold_answers), "segments": segments}
+    gold = {} if trace.gold_answers is None else {"gold_answers": list(trace.gold_answers)}
+    return {"question": trace.question, **gold, "segments": segments}
 
 
 def _ratings(vote: LabelVote) -> list[dict[str, Any]]:

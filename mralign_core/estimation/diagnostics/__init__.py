@@ -5,8 +5,9 @@ the mean |log w − log w′| over labelled segments, and the share of them on t
 matrices are L1 distances of rows (0 equal, 2 nothing in common), averaged over rows in proportion to how often each
 state is left in all traces.
 
-A file a question: ``survey`` (which traces are looked at), ``support`` (what each matrix rests on), ``convergence``,
-``chains`` (stationarity and order), ``strata``, ``sensitivity``. What can't be computed is None, and ``skipped`` says
+A file a question: ``survey`` (which traces are looked at), ``discrimination`` (do the labels tell right from wrong on
+questions not seen? it comes first), ``support`` (what each matrix rests on), ``convergence``, ``chains`` (stationarity
+and order), ``strata``, ``own_question``, ``sensitivity``. What can't be computed is None, and ``skipped`` says
 why.
 """
 
@@ -20,6 +21,8 @@ from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.estimation.chain_tests import OrderComparison, StationarityTest
 from mralign_core.estimation.diagnostics.chains import order_of, stationarity_of
 from mralign_core.estimation.diagnostics.convergence import EstimatorRow, Objective, compare_estimators, em_objectives
+from mralign_core.estimation.diagnostics.discrimination import Discrimination, discriminate
+from mralign_core.estimation.diagnostics.own_question import OwnQuestion, own_question_pull
 from mralign_core.estimation.diagnostics.result import Result
 from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, weight_sensitivity
 from mralign_core.estimation.diagnostics.strata import Strata, compare_strata
@@ -32,6 +35,8 @@ from mralign_core.method.taxonomy import Taxonomy
 class Diagnostics(Result):
     """Everything; parts are None where ``skipped`` has the reason under their name."""
 
+    discrimination: tuple[Discrimination, ...]
+    """By estimator, the configured one first."""
     yields: tuple[Yield, ...]
     objectives: tuple[Objective, ...]
     estimators: tuple[EstimatorRow, ...]
@@ -39,11 +44,13 @@ class Diagnostics(Result):
     """By polarity."""
     order: dict[str, OrderComparison | None]
     """By polarity."""
-    strata: Strata | None
+    strata: Strata
+    own_question: OwnQuestion
     sensitivity: Sensitivity
     used_traces: dict[str, int]
-    """Traces that stationarity and order ("positive", "negative"), strata and shifts in weights were computed on: all
-    that have a label, or a seeded sample of :data:`~.survey.MAX_TRACES`. All else is of all traces."""
+    """Traces that were looked at one by one: for stationarity and order ("positive", "negative"), and for
+    discrimination, strata and shifts ("strata and weights"). All that have a label, or a seeded sample of
+    :data:`~.survey.MAX_TRACES`; all else is of all traces."""
     skipped: dict[str, str]
 
     def to_json(self) -> str:
@@ -78,6 +85,7 @@ def diagnose(
     skipped: dict[str, str] = {}
     survey = surveys[estimate.labels_per_segment]
     return Diagnostics(
+        discrimination=discriminate(survey.some, taxonomy.num_states, estimate, rng, skipped),
         yields=matrix_yields(survey.corpus, matrices),
         objectives=em_objectives(survey.corpus, matrices, estimate),
         estimators=compare_estimators(surveys, reward, taxonomy),
@@ -86,6 +94,7 @@ def diagnose(
         },
         order={name: order_of(name, group, rng, skipped) for name, group in survey.tested.items()},
         strata=compare_strata(survey.some, matrices, estimate, reward, rng, skipped),
+        own_question=own_question_pull(survey, estimate, reward, taxonomy=taxonomy),
         sensitivity=weight_sensitivity(survey, estimate, reward, taxonomy=taxonomy),
         used_traces={
             **{name: len(group) for name, group in survey.tested.items()},

@@ -26,6 +26,11 @@ class LabelledWeights(NamedTuple):
 def labelled_weights(batch: TraceBatch, matrices: TransitionMatrices, reward: RewardConfig) -> LabelledWeights:
     """Weights of the labelled segments, as the reward stage makes them; the others have weight 1 anyway."""
     weigher = Weigher(matrices._replace(draws={}, strata_draws={}), reward, confidence=_NO_INTERVALS)
+    return labelled_weights_by(weigher, batch)
+
+
+def labelled_weights_by(weigher: Weigher, batch: TraceBatch) -> LabelledWeights:
+    """Weights of the labelled segments, by a weigher that has weighed nothing yet."""
     weights = np.asarray(weigher.weigh(batch)["weight"], dtype=np.float64)
     has_label = (batch.labels[:, 0] > 0)[batch.step_of_segment]
     share = weigher.counts["clipped"] / max(int(has_label.sum()), 1)

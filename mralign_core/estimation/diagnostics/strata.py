@@ -1,7 +1,7 @@
 """Do P and the weights partly learn the kind of question? Distances between groups of traces, beside chance.
 
 Matrices of few traces are far apart by chance alone, so a distance between groups of traces stands beside those after
-shuffling which trace is in which group. Shuffles take traces as independent; several of one question may be less so.
+shuffling which question is in which group, with all its traces. Every part is computed whose own traces are there.
 
 Shapes: K states, N traces, U distinct pairs of label sets.
 """
@@ -16,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mralign_core.config import EstimateConfig, RewardConfig
+from mralign_core.estimation.bootstrap import MIN_SUPPORT
 from mralign_core.estimation.corpus import count_corpus
+from mralign_core.estimation.diagnostics.discrimination import question_numbers
 from mralign_core.estimation.diagnostics.labelled_weights import labelled_weights
 from mralign_core.estimation.diagnostics.result import Result
-from mralign_core.estimation.diagnostics.support import MIN_SUPPORT
 from mralign_core.estimation.estimators import Estimator, make_estimator
 from mralign_core.estimation.matrices import MIN_STRATUM_TRACES, POLARITY_OF, TransitionMatrices
 from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
 from mralign_core.method import FloatArray, IntArray
+from mralign_core.method.by_question import permute_between_questions
 from mralign_core.method.distances import WeightShift, weight_shift, weighted_distance
 from mralign_core.method.set_pairs import SetPairCounts
 from mralign_core.method.transitions import TransitionEstimate
@@ -42,9 +44,11 @@ class Distance(Result):
     between: str
     l1: float
     by_chance: float
-    """Mean distance when traces are dealt to groups of these sizes at random."""
+    """Mean distance when questions are dealt to the groups at random."""
     chance_high: float
     """The :data:`SHUFFLE_QUANTILE` quantile of these distances."""
+    p_value: float
+    """Share of at least as large distances among the shuffles, the observed one among them."""
 
     @property
     def beyond_chance(self) -> bool:
@@ -66,8 +70,8 @@ class Strata(Result):
 
     traces: dict[str, dict[str, int]]
     """Stratum → polarity → traces."""
-    polarities: Distance
-    """P⁺ against P⁻."""
+    polarities: Distance | None
+    """P⁺ against P⁻, where each polarity has :data:`MIN_STRATUM_TRACES`."""
     within: Distance | None
     """P⁺ against P⁻ of the same stratum, polarities shuffled within each: the mean over strata, by their traces."""
     compared: tuple[str, ...]
@@ -89,8 +93,8 @@ def compare_strata(
     reward: RewardConfig,
     rng: np.random.Generator,
     skipped: dict[str, str],
-) -> Strata | None:
-    """Whether matrices differ between strata, and P⁺ and P⁻ within them; None where there are too few.
+) -> Strata:
+    """Whether matrices differ between polarities and between strata, and P⁺ and P⁻ within strata.
 
     Args:
         traces: labelled ones.
@@ -102,21 +106,15 @@ def compare_strata(
     """
     stratum = np.array(_large_strata([trace.stratum for trace in traces]))
     levels = np.unique(stratum).tolist()
-    if len(levels) < 2:
-        skipped["strata"] = "all traces are of one stratum: no column of the questions tells one kind from another"
-        return None
-    positive = np.array([trace.polarity == "positive" for trace in traces])
-    if min(positive.sum(), (~positive).sum()) < MIN_STRATUM_TRACES:
-        skipped["strata"] = f"a polarity has fewer than {MIN_STRATUM_TRACES} labelled traces in the sample"
-        return None
+    positive = np.array([trace.polarity == "positive" for trace in traces], dtype=np.bool_)
     tally = _tally(traces, len(matrices.state_names), estimate)
-    distances = _Distances(tally, matrices.estimates["all"].counts, rng)
-    large = _with_enough(stratum, levels, np.ones_like(positive))
-    both = [level for level in _with_enough(stratum, levels, positive, ~positive) if level != OTHER_STRATA]
-    if not both:
-        skipped["strata.within"] = f"no stratum has {MIN_STRATUM_TRACES} traces of both polarities in the sample"
-    for level in sorted(set(levels) - set(large)):
-        skipped[f"strata.{level}"] = f"fewer than {MIN_STRATUM_TRACES} traces in the sample"
+    distances = _Distances(tally, matrices.estimates["all"].counts, question_numbers(traces), rng)
+    large = _with_enough(stratum, levels, np.ones_like(positive)) if len(levels) > 1 else []
+    both = [level for level in _with_enough(stratum, large, positive, ~positive) if level != OTHER_STRATA]
+    has_both = min(positive.sum(), (~positive).sum()) >= MIN_STRATUM_TRACES
+    if not has_both:
+        skipped["polarities"] = f"a polarity has fewer than {MIN_STRATUM_TRACES} labelled traces in the sample"
+    skipped |= _why_not_compared(levels, large, both)
     return Strata(
         traces={
             level: {
@@ -124,7 +122,7 @@ def compare_strata(
             }
             for level in levels
         },
-        polarities=distances.between("P⁺ and P⁻", positive),
+        polarities=distances.between("P⁺ and P⁻", positive) if has_both else None,
         within=distances.within("P⁺ and P⁻ within strata", positive, stratum, both) if both else None,
         compared=tuple(both),
         strata=tuple(
@@ -135,8 +133,19 @@ def compare_strata(
         ),
         moves=_stratum_moves(tally, stratum, large, matrices),
         conditioned=tuple(matrices.strata),
-        conditioned_shift=_conditioned_shift(traces, matrices, reward, skipped),
+        conditioned_shift=_conditioned_shift(traces, matrices, reward, skipped) if len(levels) > 1 else None,
     )
+
+
+def _why_not_compared(levels: Sequence[str], large: Sequence[str], both: Sequence[str]) -> dict[str, str]:
+    if len(levels) < 2:
+        return {"strata": "all traces are of one stratum: no column of the questions tells one kind from another"}
+    few = {
+        f"strata.{level}": f"fewer than {MIN_STRATUM_TRACES} traces in the sample" for level in set(levels) - set(large)
+    }
+    if not both:
+        few["strata.within"] = f"no stratum has {MIN_STRATUM_TRACES} traces of both polarities in the sample"
+    return dict(sorted(few.items()))
 
 
 class _Tally(NamedTuple):
@@ -168,24 +177,32 @@ class _Distances(NamedTuple):
 
     tally: _Tally
     counts: FloatArray
+    questions: IntArray
     rng: np.random.Generator
 
     def between(self, name: str, group: NDArray[np.bool_]) -> Distance:
         """Of a group from all other traces."""
         everywhere = np.ones(len(group), dtype=np.bool_)
-        return self._beside_chance(name, group, [everywhere])
+        return self._beside_chance(name, group, np.zeros(len(group), dtype=np.int64), [everywhere])
 
     def within(self, name: str, group: NDArray[np.bool_], stratum: NDArray[np.str_], levels: Sequence[str]) -> Distance:
         """Of a group from the other traces of the same stratum: the mean over strata, by their traces."""
-        return self._beside_chance(name, group, [stratum == level for level in levels])
+        numbers = np.unique(stratum, return_inverse=True)[1].astype(np.int64)
+        return self._beside_chance(name, group, numbers, [stratum == level for level in levels])
 
-    def _beside_chance(self, name: str, group: NDArray[np.bool_], parts: Sequence[NDArray[np.bool_]]) -> Distance:
-        shuffled = [self._mean(_shuffle(group, parts, self.rng), parts) for _ in range(NUM_SHUFFLES)]
+    def _beside_chance(
+        self, name: str, group: NDArray[np.bool_], strata: IntArray, parts: Sequence[NDArray[np.bool_]]
+    ) -> Distance:
+        shuffles = (permute_between_questions(group, self.questions, strata, self.rng) for _ in range(NUM_SHUFFLES))
+        shuffled = np.array([self._mean(shuffle, parts) for shuffle in shuffles])
+        observed = self._mean(group, parts)
         return Distance(
             between=name,
-            l1=self._mean(group, parts),
-            by_chance=float(np.mean(shuffled)),
+            l1=observed,
+            by_chance=float(shuffled.mean()),
             chance_high=float(np.quantile(shuffled, SHUFFLE_QUANTILE, method="higher")),
+            # Shuffles that put the groups back differ from the observed one by rounding only.
+            p_value=float((1 + np.sum(shuffled >= observed - 1e-9)) / (1 + NUM_SHUFFLES)),
         )
 
     def _mean(self, group: NDArray[np.bool_], parts: Sequence[NDArray[np.bool_]]) -> float:
@@ -199,15 +216,6 @@ class _Distances(NamedTuple):
 def _large_strata(names: Sequence[str]) -> list[str]:
     kept = {name for name, _ in Counter(names).most_common(MAX_STRATA)}
     return [name if name in kept else OTHER_STRATA for name in names]
-
-
-def _shuffle(
-    group: NDArray[np.bool_], parts: Sequence[NDArray[np.bool_]], rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    shuffled = group.copy()
-    for part in parts:
-        shuffled[part] = rng.permutation(group[part])
-    return shuffled
 
 
 def _stratum_moves(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from mralign_core.estimation.bootstrap import MIN_SUPPORT
 from mralign_core.estimation.corpus import Corpus
 from mralign_core.estimation.diagnostics.result import Result
 from mralign_core.estimation.matrices import CLASSES, POLARITY_OF, TransitionMatrices
-
-MIN_SUPPORT = 5
-"""Soft counts below which an entry says more about the prior than about the traces."""
 
 
 class Yield(Result):

@@ -23,7 +23,7 @@ class Survey(NamedTuple):
     """What is known of the annotated traces.
 
     Args:
-        corpus: the transitions of all.
+        corpus: the transitions of all, by trace.
         tested: by polarity, all labelled traces or a random sample of :data:`MAX_TRACES`.
         some: all labelled traces or a random sample of :data:`MAX_TRACES`, polarities as frequent as they are.
     """
@@ -63,7 +63,7 @@ def survey_traces(batches: Iterable[TraceBatch], num_states: int, rng: np.random
                 drawn[name] = nsmallest(MAX_TRACES, group)
             yield batch
 
-    corpus = count_corpus(drawing(), num_states)
+    corpus = count_corpus(drawing(), num_states, keep_traces=True)
     # The smallest numbers of all are among the smallest of each polarity.
     some = nsmallest(MAX_TRACES, [one for group in drawn.values() for one in group])
     return Survey(corpus, {name: _in_order(group) for name, group in drawn.items()}, _in_order(some))

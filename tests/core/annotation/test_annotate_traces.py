@@ -389,3 +389,19 @@ def test_cue_annotators_label_real_traces(candidates_of):
     labels = result.annotations["labels"]
     assert (labels.map(len) > 0).mean() > 0.8
     assert labels.explode().nunique() == PAPER_TAXONOMY.num_labels
+
+
+def test_hidden_gold_answers_reach_no_model(server, candidates_of):
+    candidates = candidates_of(THREE)
+    candidates["answers"] = [["SECRET"]] * len(candidates)
+    script(
+        server,
+        a=[says(steps(((0, 1, 2), {"retrieval": 5})))],
+        b=[says(steps(((0, 1, 2), {"chaining": 5})))],
+        judge=[says(steps(((0, 1, 2), {"synthesis": 5})))],
+    )
+    for show in (True, False):
+        server.requests.clear()
+        annotate(candidates, remote(server, show_gold_answers=show))
+        assert {role_of(request) for request in server.requests} == {"a", "b", "judge"}
+        assert {"SECRET" in json.dumps(request) for request in server.requests} == {show}

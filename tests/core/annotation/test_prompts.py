@@ -50,6 +50,16 @@ def test_prompt_names_every_label_of_any_taxonomy_and_no_other(name, taxonomy):
         assert "retrieval" not in text and "15" not in text
 
 
+def test_hidden_gold_answers_are_in_no_message_and_the_prompts_speak_of_none():
+    shown, hidden = ShownTrace("q", ["SECRET"], ["x"]), ShownTrace("q", None, ["x"])
+    step = DisputedStep((0,), LabelVote(("retrieval",), (9.0,)), LabelVote((), ()))
+    for ask in (annotate, lambda trace: adjudicate_messages(trace, [step], max_labels=2, taxonomy=PAPER_TAXONOMY)):
+        with_them, without = (json.dumps(ask(trace), ensure_ascii=False) for trace in (shown, hidden))
+        assert "SECRET" in with_them and "gold" in with_them
+        assert "SECRET" not in without and "gold" not in without
+        assert abs(len(with_them) - len(without)) < 150, "nothing else is said otherwise"
+
+
 def test_example_reply_in_the_prompt_is_valid_json_of_the_asked_form():
     text = annotate(ShownTrace("q", ["a"], ["x"]))[0]["content"]
     example = json.loads(text[text.index('{"steps"') : text.rindex("}") + 1])

@@ -194,7 +194,7 @@ def test_few_traces_give_no_interval_and_it_is_said(compared, random_set, tmp_pa
     text = (tmp_path / "agreement.md").read_text()
     kappa = f"{scores['kappa'].iloc[0]:.2f}".replace("-", "−")
     assert (f"{kappa} [–]" in text) == (num_traces < 10)
-    assert "[–] where both sets share fewer than 10 traces" in text
+    assert "[–] where both sets share traces of fewer than 10" in text
 
 
 @pytest.mark.parametrize(

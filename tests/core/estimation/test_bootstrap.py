@@ -1,5 +1,7 @@
 """The bootstrap draws what it says, the same at any block size, and its intervals cover."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,8 @@ def random_traces(rng, number, strata=("a", "b")):
         sizes = rng.choice(3, size=rng.integers(1, 6), p=[0.2, 0.5, 0.3])
         steps = [tuple(int(n) for n in rng.choice(np.arange(1, 4), size=size, replace=False)) for size in sizes]
         polarity = "positive" if rng.random() < 0.6 else "negative"
-        traces.append(LabelledTrace(f"t{place}", polarity, steps, list(range(len(steps))), str(rng.choice(strata))))
+        kind = (str(rng.choice(strata)), f"q{int(rng.integers(2 * number))}")  # some questions have both polarities
+        traces.append(LabelledTrace(f"t{place}", polarity, steps, list(range(len(steps))), *kind))
     return traces
 
 
@@ -42,19 +45,23 @@ def selections_of(corpus):
     }
 
 
-def test_draws_equal_estimates_from_traces_drawn_one_by_one():
+def test_draws_equal_estimates_from_questions_drawn_one_by_one():
     traces = random_traces(np.random.default_rng(0), 40)
     corpus = counted(traces)
     fit = make_estimator(EstimateConfig(), K)
     draws = draw_transitions(corpus, selections_of(corpus), fit, 7, np.random.default_rng(5))
     rng = np.random.default_rng(5)
-    labelled = [trace for trace in traces if any(trace.steps)]
+    by_question: dict[Any, Any] = {}
+    for trace, number in zip((t for t in traces if any(t.steps)), corpus.traces.questions, strict=True):
+        by_question.setdefault(number, []).append(trace)
+    in_order = [by_question[number] for number in sorted(by_question)]
+    assert all(len({trace.question_id for trace in own}) == 1 for own in in_order)
     for resample in range(7):
         drawn = []
-        for polarity in ("positive", "negative"):
-            members = [trace for trace in labelled if trace.polarity == polarity]
-            drawn += [members[place] for place in rng.integers(len(members), size=len(members))]
-        assert len(drawn) == len(labelled)
+        for polarities in ({"negative"}, {"positive"}, {"negative", "positive"}):
+            members = [own for own in in_order if {trace.polarity for trace in own} == polarities]
+            drawn += [trace for place in rng.integers(len(members), size=len(members)) for trace in members[place]]
+        assert len({trace.question_id for trace in drawn}) < len(in_order)
         for (polarity, stratum), found in draws.items():
             own = [t.steps for t in drawn if polarity in (None, t.polarity) and stratum in (None, t.stratum)]
             np.testing.assert_allclose(found[resample], fit_em(count_set_pairs(own, K), K).p, atol=1e-6)
@@ -82,7 +89,7 @@ def test_progress_is_reported_and_the_traces_must_be_there():
 
 
 def test_the_seed_decides_and_none_means_no_bootstrap():
-    traces = random_traces(np.random.default_rng(3), 30)
+    traces = random_traces(np.random.default_rng(3), 40)
     section = EstimateConfig(num_resamples=5)
     one, again, other = (
         estimate_transitions(traces, section, TAXONOMY, rng=np.random.default_rng(seed)).draws for seed in (1, 1, 2)
@@ -109,18 +116,19 @@ def test_few_traces_of_a_polarity_give_no_draws_and_it_is_said(few, caplog):
     assert estimate_transitions(of_polarities(10, 10), section, TAXONOMY, rng=rng).draws and not caplog.text
     matrices = estimate_transitions(of_polarities(few, 40), section, TAXONOMY, rng=rng)
     assert not matrices.draws
-    assert f"one polarity has {few} labelled traces, and fewer than 10 say nothing" in caplog.text
+    assert f"one polarity has labelled traces of {few} questions, and fewer than 10 say nothing" in caplog.text
     segment_weights = weigh_segments(of_polarities(few, 40), matrices, RewardConfig(), confidence=0.95)
     assert segment_weights[["weight_low", "weight_high"]].isna().all(axis=None)
 
 
 def test_a_stratum_of_few_traces_has_no_draws_of_its_own():
-    traces = [*of_polarities(12, 12, "a"), *of_polarities(12, 3, "b")]
+    traces = [*of_polarities(20, 20, "a"), *of_polarities(12, 3, "b")]
     section, rng = EstimateConfig(num_resamples=3), np.random.default_rng(0)
     matrices = estimate_transitions(traces, section, TAXONOMY, rng=rng, min_stratum_traces=3)
     assert list(matrices.strata) == ["a", "b"] and list(matrices.strata_draws) == ["a"] and matrices.draws
     segment_weights = weigh_segments(traces, matrices, RewardConfig(condition_on="stratum"), confidence=0.95)
-    assert (segment_weights["weight_low"].isna() == segment_weights["trace_id"].str.startswith("b")).all()
+    of_few = segment_weights["trace_id"].str.startswith("b")
+    assert segment_weights["weight_low"][of_few].isna().all() and segment_weights["weight_low"][~of_few].notna().any()
 
 
 def simulate(p, number, rng):
@@ -148,3 +156,46 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         low, high = np.quantile(draws[:, :-1, 1:][:, p[:-1, 1:] > 0], [0.05, 0.95], axis=0)
         covered.append((low <= tested) & (tested <= high))
     assert 0.86 < np.mean(covered) < 0.94, "nominal is 0.9"
+
+
+def of_questions(p, number, rng, *, traces_each=4, likeness=6.0):
+    """Traces of questions that each have habits of their own, around p."""
+    traces = []
+    for question in range(number):
+        own = p.copy()
+        for row in own[:-1]:
+            row[row > 0] = rng.dirichlet(likeness * row[row > 0])
+        for trace in simulate(own, traces_each, rng):
+            own_ids = {"trace_id": f"{question}-{trace.trace_id}", "question_id": str(question)}
+            traces.append(trace._replace(**own_ids))
+    return traces
+
+
+def test_of_traces_that_a_question_makes_alike_intervals_over_questions_cover_and_those_over_traces_do_not():
+    leaving = [[0, 0.5, 0.3, 0.2, 0], [0, 0.2, 0.3, 0.2, 0.3], [0, 0.4, 0.2, 0.1, 0.3], [0, 0.1, 0.4, 0.3, 0.2]]
+    p = np.array([*leaving, [0, 0, 0, 0, 1]])
+    fit, rng = make_estimator(EstimateConfig(estimator="frequency", prior=0.01), K), np.random.default_rng(0)
+    truth = fit(count_corpus([batch_of_traces(of_questions(p, 4000, rng))], K).pairs("positive")).p
+    covered: dict[str, list[bool]] = {"question": [], "trace": []}
+    for _ in range(40):
+        traces = of_questions(p, 80, rng)
+        for unit in covered:
+            drawn = traces if unit == "question" else [trace._replace(question_id="") for trace in traces]
+            corpus = count_corpus([batch_of_traces(drawn)], K, keep_traces=True)
+            draws = draw_transitions(corpus, {"plus": corpus.selection("positive")}, fit, 150, rng)["plus"]
+            low, high = np.quantile(draws, [0.025, 0.975], axis=0)
+            covered[unit].append(((low <= truth) & (truth <= high))[p > 0][:-1])
+    assert 0.9 < np.mean(covered["question"]) < 0.97, "nominal is 0.95"
+    assert np.mean(covered["trace"]) < np.mean(covered["question"]) - 0.05
+
+
+def test_a_weight_without_support_on_either_side_has_no_interval():
+    rare = [LabelledTrace("rare", "positive", [(3,), (3,)], [0, 1])]
+    traces = [*of_polarities(20, 20), *rare]
+    matrices = estimate_transitions(traces, EstimateConfig(num_resamples=5), TAXONOMY, rng=np.random.default_rng(0))
+    for reference in ("all", "opposite"):
+        frame = weigh_segments(traces, matrices, RewardConfig(reference=reference), confidence=0.95)
+        assert (frame["weight_low"].isna() == frame["weight_high"].isna()).all()
+        assert (frame["support"][frame["weight_low"].notna()] >= bootstrap.MIN_SUPPORT).all()
+        last = frame[frame["trace_id"] == "rare"]
+        assert last["weight_low"].isna().tolist() == [False, True]

@@ -197,5 +197,5 @@ def test_hand_worked_orders():
 
 
 def test_too_few_traces_for_the_folds_are_refused():
-    with pytest.raises(ValueError, match="1 traces are fewer than the 10 folds"):
+    with pytest.raises(ValueError, match="1 questions are fewer than the 10 folds"):
         compare_orders([[(1,)], [()]], np.random.default_rng(0))

@@ -106,7 +106,7 @@ def test_what_only_strata_make_is_gone_within_them(by_stratum):
     assert strata.polarities.beyond_chance
     assert not strata.within.beyond_chance and strata.within.l1 < 1.5 * strata.within.by_chance
     assert strata.compared == ("easy", "hard")
-    assert "farther than chance gives (shuffled polarities" in said(by_stratum)
+    assert "farther than chance gives (polarities shuffled between questions" in said(by_stratum)
     assert "Within strata (easy: 48 positive, 12 negative traces; hard: 12 positive, 48 negative traces)" in said(
         by_stratum
     )
@@ -193,10 +193,35 @@ def test_two_traces_give_a_result_that_says_too_few(estimator):
     traces = corpus(4, by="polarity", number=2, strata=("one",))
     found = diagnosed(traces, EstimateConfig(estimator=estimator))
     assert found.stationarity == found.order == {"positive": None, "negative": None}
-    assert found.strata is None and "one stratum" in found.skipped["strata"]
+    assert "one stratum" in found.skipped["strata"] and found.discrimination[0].overall.verdict == "too few"
+    assert found.strata.polarities is None and "fewer than 10 labelled traces" in found.skipped["polarities"]
     assert "too few" in found.skipped["stationarity.positive"]
     assert any("Not computed" in line for line in findings(found)) and tables(found)
     assert Diagnostics.from_json(found.to_json()) == found
+
+
+def test_each_part_is_computed_whose_own_traces_are_there():
+    one_stratum = diagnosed(corpus(4, by="polarity", strata=("one",)))
+    assert one_stratum.strata.polarities.beyond_chance and one_stratum.strata.polarities.p_value == 0.01
+    assert one_stratum.strata.within is None and one_stratum.strata.strata == ()
+    assert list(one_stratum.skipped) == ["discrimination.within", "strata"]
+    assert "P⁺ and P⁻ are" in said(one_stratum) and "Shown: held-out AUC" in findings(one_stratum)[0]
+    # Nine positive traces: nothing about polarities, all about strata.
+    few = [t._replace(polarity="positive" if n < 9 else "negative") for n, t in enumerate(corpus(4, by="stratum"))]
+    of_strata = diagnosed(few)
+    assert of_strata.strata.polarities is None and "fewer than 10" in of_strata.skipped["polarities"]
+    assert of_strata.strata.strata[0].beyond_chance and of_strata.strata.moves
+    assert "Too few questions to say: 9 positive and 111 negative questions" in findings(of_strata)[0]
+
+
+def test_shuffles_keep_the_traces_of_a_question_together():
+    # Four copies of each trace as if drawn from one question: no more is known, and the distance is beyond no chance.
+    traces = [t._replace(question_id=t.trace_id) for t in corpus(1, by="stratum", strata=("one",), number=40)]
+    copies = [t._replace(trace_id=f"{t.trace_id}-{n}") for t in traces for n in range(4)]
+    alone = [t._replace(question_id=t.trace_id) for t in copies]
+    by_question, by_trace = (diagnosed(each).strata.polarities for each in (copies, alone))
+    assert by_question.l1 == by_trace.l1 and by_question.by_chance > 1.3 * by_trace.by_chance
+    assert by_trace.beyond_chance and not by_question.beyond_chance
 
 
 def test_strata_without_both_polarities_keep_pooled_weights():

@@ -9,6 +9,7 @@ import pytest
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.errors import ConfigError
 from mralign_core.estimation import estimators, weights
+from mralign_core.estimation.bootstrap import MIN_SUPPORT
 from mralign_core.estimation.matrices import CLASSES, TransitionMatrices, estimate_transitions
 from mralign_core.estimation.reading import read_trace_batches
 from mralign_core.estimation.traces import LabelledTrace, batch_of_traces, labelled_traces
@@ -48,10 +49,12 @@ def plain_rows(traces, matrices, section, confidence=0.95):
         estimates, draws = matrices.estimates, matrices.draws
         if section.condition_on == "stratum" and trace.stratum in matrices.strata:
             estimates, draws = matrices.strata[trace.stratum], matrices.strata_draws[trace.stratum]
-        support, source = np.zeros(len(trace.steps)), (0,)
+        support, source, has_interval = np.zeros(len(trace.steps)), (0,), np.ones(len(trace.steps), dtype=bool)
         for place, target in enumerate(trace.steps):
             if target:
                 support[place] = estimates[own].counts[np.ix_(source, target)].sum()
+                below = estimates[other].counts[np.ix_(source, target)].sum()
+                has_interval[place] = min(support[place], below) >= MIN_SUPPORT
                 source = target
 
         def clipped(ratios, support=support):
@@ -65,7 +68,8 @@ def plain_rows(traces, matrices, section, confidence=0.95):
         tail = (1 - confidence) / 2
         low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
         columns = {"weight": weight, "ratio": ratio, "clipped": weight != shrunk, "support": support}
-        columns |= {"weight_low": low, "weight_high": high}
+        bounds = {"weight_low": low, "weight_high": high}
+        columns |= {name: np.where(has_interval, bound, np.nan) for name, bound in bounds.items()}
         of_segment = {name: values[trace.step_of_segment] for name, values in columns.items()}
         frames.append(
             pd.DataFrame({"trace_id": trace.trace_id, "segment": range(len(trace.step_of_segment)), **of_segment})

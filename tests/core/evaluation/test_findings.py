@@ -8,6 +8,7 @@ from sample_run import as_scores, random_scores, score
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.reporting import run_findings as findings
 from mralign_core.reporting.run_findings import Difference, headline, result_tables, sentences
+from mralign_core.schemas.candidates import POLARITIES
 
 
 def tables(scores):
@@ -118,3 +119,30 @@ def test_undefined_differences_are_a_dash_and_claim_nothing():
     assert "KTO − think on | – | – | – |" in page(summary, differences)
     assert "no change is claimed" in headline(summary, differences)
     assert not any("KTO against" in text for _, text in sentences(summary, differences, 0.95))
+
+
+def traces_of(*groups):
+    rows = [(stratum, polarity) for stratum, polarity, number in groups for _ in range(number)]
+    return pd.DataFrame(rows, columns=["stratum", "polarity"])
+
+
+def test_composition_names_the_strata_that_lack_a_polarity():
+    text = findings.composition(traces_of(("One", "negative", 5), ("two", "positive", 3), ("two", "negative", 1)))
+    assert text == (
+        "Aligned on One: 0 positive, 5 negative; two: 3 positive, 1 negative traces. As no One trace is positive, "
+        "weights may tell kinds of question apart in place of right from wrong."
+    )
+    both = findings.composition(
+        traces_of(("a", "negative", 5), ("a", "positive", 3), *((("b", p, 1)) for p in POLARITIES))
+    )
+    assert both == "Aligned on a: 3 positive, 5 negative; b: 1 positive, 1 negative traces."
+    many = findings.composition(traces_of(*((f"s{n}", POLARITIES[n % 2], 10 - n) for n in range(9))))
+    assert "; 3 others: 6 positive, 3 negative traces." in many and "s7" not in many  # 4 and 2 positive, 3 negative
+
+
+def test_the_composition_stands_beside_mr_align_against_kto_only():
+    rng = np.random.default_rng(0)
+    scores = random_scores(rng, ["on", "kto", "mr_align"], 30)
+    summary, differences = summarize(scores), paired_differences(scores, num_resamples=50, confidence=0.95, rng=rng)
+    said = [text for _, text in sentences(summary, differences, 0.95, "COMPOSED.")]
+    assert [text.startswith("MR-ALIGN against KTO") for text in said if "COMPOSED." in text] == [True]

@@ -16,14 +16,19 @@ from mralign_core.method.agreement import (
     label_counts,
     macro_sets,
     only_label,
-    resample_traces,
     sets_agree,
 )
+from mralign_core.method.by_question import resample_questions
 
 LABELS = ("ask", "tell", "doubt", "check")
 SETS = st.frozensets(st.sampled_from(LABELS), max_size=2)
 PAIRS = st.lists(st.tuples(SETS, SETS), min_size=1, max_size=40)
 RULE = pytest.mark.parametrize("rule", AGREEMENT_RULES)
+
+
+def resampled(number, num_resamples, rng):
+    """Resamples of so many traces, each the only one of its question."""
+    return resample_questions(np.zeros(number, dtype=int), num_resamples, rng)
 
 
 def transcribed(pairs, rule):
@@ -99,7 +104,7 @@ def test_no_segments_define_nothing(rule):
     found = agreement([], [], rule)
     assert found.num_segments == 0
     assert all(map(math.isnan, found[1:]))
-    intervals = agreement_intervals([], [], np.array([], dtype=int), resample_traces(0, 10, np.random.default_rng(0)))
+    intervals = agreement_intervals([], [], np.array([], dtype=int), resampled(0, 10, np.random.default_rng(0)))
     assert all(math.isnan(end) for interval in intervals for end in interval)
 
 
@@ -147,19 +152,19 @@ def test_intervals_cover_and_respect_traces():
     for seed in range(100):
         rng = np.random.default_rng(seed)
         a, b, traces = simulated(60, rng)
-        low, high = agreement_intervals(a, b, traces, resample_traces(60, 300, rng)).observed
+        low, high = agreement_intervals(a, b, traces, resampled(60, 300, rng)).observed
         inside += low <= truth <= high
     assert 87 <= inside <= 100
-    draws = resample_traces(60, 500, np.random.default_rng(0))
+    draws = resampled(60, 500, np.random.default_rng(0))
     low, high = agreement_intervals(a, b, traces, draws).observed
     by_segment = np.arange(len(a))
-    narrow = agreement_intervals(a, b, by_segment, resample_traces(len(a), 500, np.random.default_rng(0))).observed
+    narrow = agreement_intervals(a, b, by_segment, resampled(len(a), 500, np.random.default_rng(0))).observed
     assert (high - low) / (narrow.high - narrow.low) == pytest.approx(math.sqrt(5), rel=0.25)
 
 
 def test_intervals_repeat_with_the_seed_and_narrow_with_confidence():
     a, b, traces = simulated(40, np.random.default_rng(1))
-    draws = [resample_traces(40, 400, np.random.default_rng(7)) for _ in range(2)]
+    draws = [resampled(40, 400, np.random.default_rng(7)) for _ in range(2)]
     one, same = (agreement_intervals(a, b, traces, each) for each in draws)
     assert one == same
     half = agreement_intervals(a, b, traces, draws[0], confidence=0.5)

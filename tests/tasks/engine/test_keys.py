@@ -116,6 +116,7 @@ DEPENDS_ON = {
     "reward.condition_on": ("stratum", {"diagnostics", "diagnostic-figures", "weights", "agreement"}),
     "reward.form": ("signed", {"weights"}),
     "reward.gamma": (2.0, {"weights"}),
+    "reward.leave_own_question_out": (True, {"weights"}),
     "reward.placebo": ("within_trace", {"weights"}),
     "reward.normalize": ("mean_one", {"weights"}),
     "train.variants": (["mr_align", "kto", "sft"], set()),
@@ -164,7 +165,7 @@ MEANINGLESS_ALONE = {"reward.gamma": {"reward.form": "power"}}
 
 ANALYSES = ("compare.", "induce.", "ablate.")
 
-NOT_OF_THE_POCKET = {"model.source", "model.path", "model.revision", "generate.source"}
+NOT_OF_THE_POCKET = {"annotate.show_gold_answers", "model.source", "model.path", "model.revision", "generate.source"}
 NOT_OF_THE_POCKET |= {
     f"{section}.{name}" for section in ("induce.embedding", "generate.endpoint") for name in EndpointConfig.model_fields
 }
@@ -373,6 +374,14 @@ def test_contents_of_a_label_set_count_and_its_place_does_not(tmp_path):
     first, same, other = (read_config("pocket", {"annotate.label_set": str(path)}) for path in (one, moved, edited))
     assert not changed(first, same)
     assert changed(first, other) >= LABELS | {"transitions", "weights"}
+
+
+def test_labels_depend_on_whether_their_annotators_see_the_gold_answers():
+    shown, hidden = (
+        read_config("pocket", {"annotate.annotator_a": "openai/x", "annotate.show_gold_answers": choice})
+        for choice in (True, False)
+    )
+    assert changed(shown, hidden) == downstream(LABELS) | {"report"}
 
 
 def test_noise_of_the_offline_annotators_does_not_matter_to_models():
