@@ -26,7 +26,7 @@ from tasks.engine.run import Built, Making, file_digests
 from tasks.engine.task import artifact
 from tasks.fields import all_but, clipped_ratios, labels, pick
 
-CANDIDATE_COLUMNS = ["trace_id", "polarity", "stratum", "segments"]
+CANDIDATE_COLUMNS = ["trace_id", "question_id", "polarity", "stratum", "segments"]
 SHEET_COLUMNS = ["completion"]
 """Read besides where there are sheets; their items are recognised by it. The other columns are most of a trace."""
 RUN = "run"

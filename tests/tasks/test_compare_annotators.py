@@ -144,7 +144,7 @@ def test_only_the_columns_that_it_needs_are_read(config, candidates, panels, she
     monkeypatch.setattr(ArtifactStore, "read_columns", noted)
     monkeypatch.setattr(ArtifactStore, "read_table", lambda *_: pytest.fail("a whole table was read"))
     compare_annotations.run_here(config.model_copy(update={"seed": 7}), candidates, panels)
-    needed = {"trace_id", "polarity", "stratum", "segments"}
+    needed = {"trace_id", "question_id", "polarity", "stratum", "segments"}
     assert read["candidates"] == needed and read["raw_annotations"] == {"role", "model"}
     compare_annotations.run_here(with_sheets(config, sheet).model_copy(update={"seed": 7}), candidates, panels)
     assert read["candidates"] == needed | {"completion"}

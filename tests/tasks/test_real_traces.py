@@ -9,8 +9,9 @@ import pytest
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
 from mralign_core.config import RunConfig
-from mralign_core.storage import ArtifactStore
-from tasks.estimate import estimate_transitions
+from mralign_core.reporting.diagnostic_findings import findings
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.estimate import diagnose_transitions, estimate_transitions, read_diagnostics
 from tasks.generate import select_candidates
 from tasks.prepare import load_evaluation_questions, load_questions, prepare_model
 from tasks.reward import weigh_segments
@@ -36,25 +37,55 @@ def tiny_model(folder: Path) -> Path:
     return folder
 
 
-def test_from_real_traces_to_weights_and_an_adapter(tmp_path: Path):
-    source = Path(REAL_DATA, "traces/race_nq_ds7b_main.jsonl")
-    traces = tmp_path / "traces.jsonl"
-    traces.write_text("".join(source.read_text().splitlines(keepends=True)[:60]))
+def config_of(folder: Path, lines: list[str], **annotate: object) -> RunConfig:
+    """A run that imports these traces and labels them offline, with a tiny model."""
+    traces = folder / "traces.jsonl"
+    traces.write_text("\n".join(lines))
     offline = {"annotator_a": "cue/a", "annotator_b": "cue/b", "adjudicator": "cue/adjudicator"}
-    bounds = {"min_segments": 2, "max_segments": 40, "min_reasoning_tokens": 50, "max_reasoning_tokens": 2000}
-    config = RunConfig.model_validate(
+    bounds = {"min_segments": 2, "max_segments": 60, "min_reasoning_tokens": 20, "max_reasoning_tokens": 4000}
+    generate = {"source": "traces", "traces_path": str(traces), "answer_match": "contains", **bounds}
+    return RunConfig.model_validate(
         {
-            "storage": {"root": str(tmp_path / "store")},
-            "model": {"path": str(tiny_model(tmp_path / "model")), "dtype": "float32", "device": "cpu"},
-            "generate": {"source": "traces", "traces_path": str(traces), "answer_match": "contains", **bounds},
-            "annotate": offline,
+            "storage": {"root": str(folder / "store")},
+            "model": {"path": str(tiny_model(folder / "model")), "dtype": "float32", "device": "cpu"},
+            "generate": generate | {"traces_per_question": "all_distinct"},
+            "annotate": offline | annotate,
             "train": {"report_to": "none", "num_epochs": 1, "global_batch_size": 2, "max_length": 420, "lora_r": 2},
         }
     )
+
+
+def imported(config: RunConfig) -> tuple[ArtifactRef, ArtifactRef]:
+    """The model and the candidates."""
     questions, model = load_questions.run_here(config), prepare_model.run_here(config)
-    candidates = select_candidates.run_here(
-        config, questions, model, evaluation_questions=load_evaluation_questions.run_here(config)
-    )
+    held_out = load_evaluation_questions.run_here(config)
+    return model, select_candidates.run_here(config, questions, model, evaluation_questions=held_out)
+
+
+def test_labels_of_offline_annotators_tell_nothing_about_right_and_wrong_and_it_is_said(tmp_path: Path):
+    lines = []
+    for name in ("main", "samples"):
+        for number, line in enumerate(Path(REAL_DATA, f"traces/race_nq_ds7b_{name}.jsonl").read_text().splitlines()):
+            row = json.loads(line)
+            polarity = "positive" if row["correct_contains"] else "negative"
+            lines.append(json.dumps(row | {"id": f"{name}-{number}", "polarity": polarity}))
+    config = config_of(tmp_path, lines, cue_drop_prob=0.0, cue_flip_prob=0.0)
+    _, candidates = imported(config)
+    annotations = label(config, candidates)
+    transitions = estimate_transitions.run_here(config, candidates, annotations)
+    made = diagnose_transitions.run_here(config, candidates, annotations, transitions)
+    found = read_diagnostics(ArtifactStore(config.storage), made)
+    overall = found.discrimination[0].overall
+    assert overall is not None and overall.verdict == "not shown" and 0.4 < overall.auc < 0.6
+    assert overall.traces > 500 and overall.positive_questions > 25
+    assert found.strata.polarities is not None, "one stratum is enough for it"
+    assert findings(found)[0].startswith("Do the labels tell right from wrong on questions not seen? Not shown")
+
+
+def test_from_real_traces_to_weights_and_an_adapter(tmp_path: Path):
+    source = Path(REAL_DATA, "traces/race_nq_ds7b_main.jsonl")
+    config = config_of(tmp_path, source.read_text().splitlines()[:60])
+    model, candidates = imported(config)
     annotations = label(config, candidates)
     transitions = estimate_transitions.run_here(config, candidates, annotations)
     weighed = weigh_segments.run_here(config, candidates, annotations, transitions)
