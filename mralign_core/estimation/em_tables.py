@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from mralign_core.method import FloatArray
 from mralign_core.method.set_pairs import SetPairCounts
@@ -53,6 +52,8 @@ def fit_em_tables(
     >>> fit_em_tables(pairs, np.array([[9, 9], [0, 0]]), damping=1.0, prior=1.0).p[:, 0].round(3).tolist()
     [[0.0, 0.909, 0.091], [0.0, 0.5, 0.5]]
     """
+    from scipy import sparse
+
     num_states = pairs.sources.shape[1]
     if prior <= 0:
         raise ValueError(f"prior is {prior}; it must be above 0")

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.estimation.corpus import Corpus, question_hashes
@@ -55,6 +54,8 @@ class LeftOutWeigher(Weigher):
     def __init__(
         self, matrices: TransitionMatrices, section: RewardConfig, corpus: Corpus, estimate: EstimateConfig
     ) -> None:
+        from scipy import sparse
+
         super().__init__(matrices._replace(draws={}, strata_draws={}), section, confidence=0.0)
         self._corpus, self._estimate = corpus, estimate
         self._stratum_of_source = [None, *self._source_of]
@@ -94,6 +95,8 @@ class LeftOutWeigher(Weigher):
 
     def _without(self, questions: IntArray, polarity: str | None, stratum: str | None) -> TransitionTables:
         """Estimates from the traces of a polarity and stratum, without those of each question in turn."""
+        from scipy import sparse
+
         selection = self._corpus.selection(polarity, stratum)
         columns, num_pairs = selection.places, len(selection.empty.multiplicities)
         shape = (len(self._corpus.columns), num_pairs)

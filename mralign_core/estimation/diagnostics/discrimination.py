@@ -25,11 +25,10 @@ Shapes: N traces, U distinct pairs of label sets, R polarities (the observed one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from mralign_core.config import EstimateConfig
 from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL
@@ -47,6 +46,9 @@ from mralign_core.method.by_question import (
 from mralign_core.method.discrimination import area_under_curve, questions_to_show
 from mralign_core.method.set_pairs import SetPairCounts
 from mralign_core.method.transitions import set_transition_probs
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 NUM_FOLDS = 5
 NUM_PERMUTATIONS = 199
@@ -140,6 +142,8 @@ class _HeldOut(NamedTuple):
 
     @classmethod
     def of(cls, traces: Sequence[LabelledTrace], num_states: int, rng: np.random.Generator) -> _HeldOut:
+        from scipy import sparse
+
         corpus = count_corpus([batch_of_traces(traces)], num_states, keep_traces=True)
         questions = question_numbers(traces)
         return cls(
