@@ -142,7 +142,7 @@ def stationarity_test(
     pairs = halves.sources, halves.targets
     observed = likelihood_ratios(*pairs, np.stack([halves.first.sum(axis=0), halves.second.sum(axis=0)])[None])
     questions = _numbered(question_ids, traces, min_steps=3)
-    swap = rng.integers(2, size=(num_resamples, len(halves.first)))[:, questions]
+    swap = rng.integers(2, size=(num_resamples, int(questions.max()) + 1))[:, questions]
     moved = swap @ (halves.second - halves.first)
     tables = np.stack([halves.first.sum(axis=0) + moved, halves.second.sum(axis=0) - moved], axis=1)
     permuted = _in_chunks(lambda part: likelihood_ratios(*pairs, part), tables, done)

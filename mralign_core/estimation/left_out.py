@@ -4,8 +4,9 @@ A departure from the paper, off by default (``reward.leave_own_question_out``). 
 class towards itself, so that its own moves look likelier than they are, the more the fewer traces there are. Without
 its question's traces, what is left in a weight is what other questions tell.
 
-The polarities are those that the matrices were estimated with. Such weights have no intervals: a resample would have to
-be estimated anew for each question. It takes two matrices for each question, polarity and stratum.
+The polarities are those that the matrices were estimated with, and the strata with matrices of their own are the same.
+Such weights have no intervals: a resample would have to be estimated anew for each question. It takes two matrices for
+each question, polarity and stratum.
 
 Shapes: N traces, C columns of the corpus, Q questions, U distinct pairs of label sets, H fractions, K states.
 """

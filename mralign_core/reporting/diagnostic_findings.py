@@ -12,7 +12,7 @@ from mralign_core.estimation.diagnostics import Diagnostics
 from mralign_core.estimation.diagnostics.discrimination import HeldOutAuc
 from mralign_core.estimation.diagnostics.own_question import OwnQuestion
 from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, SensitivityRow
-from mralign_core.estimation.diagnostics.strata import SHUFFLE_QUANTILE, Distance, Strata
+from mralign_core.estimation.diagnostics.strata import MAX_STRATA, SHUFFLE_QUANTILE, Distance, Strata
 from mralign_core.method.distances import WeightShift
 from mralign_core.reporting.titles import MATRIX_TITLES, UNDEFINED
 
@@ -44,15 +44,16 @@ def findings(diagnostics: Diagnostics) -> list[str]:
 
 
 def discrimination_sentences(diagnostics: Diagnostics) -> list[str]:
-    """Do the labels tell right from wrong on questions not seen? Over all traces, then within strata."""
+    """Do the labels tell right from wrong on questions not seen? Over all traces, within strata, and what follows."""
     if not diagnostics.discrimination or not (overall := diagnostics.discrimination[0].overall):
         return []
     found = [
         f"Do the labels tell right from wrong on questions not seen? {_VERDICTS[overall.verdict]}: {_auc(overall)}."
     ]
     if within := diagnostics.discrimination[0].within:
-        names = ", ".join(diagnostics.discrimination[0].strata)
-        found.append(f"Within strata ({names}), no kind of question against another: {within.verdict}: {_auc(within)}.")
+        strata = diagnostics.discrimination[0].strata
+        names = ", ".join(strata) if len(strata) <= MAX_STRATA else f"{len(strata)} of them"
+        found.append(f"{_VERDICTS[within.verdict]} within strata ({names}): {_auc(within)}.")
     if overall.verdict == "not shown":
         found.append("As long as that is not shown, weights made of these labels may be noise, whatever their size.")
     elif within and overall.verdict == "shown" and within.verdict != "shown":
@@ -100,7 +101,7 @@ def _auc(found: HeldOutAuc) -> str:
         return text
     if found.questions_to_show is None:
         return f"{text}; more questions like these would not show it"
-    return f"{text}; to show an AUC of this size takes about {found.questions_to_show:,} such questions"
+    return f"{text}; showing an AUC of this size takes about {found.questions_to_show:,} such questions"
 
 
 def _support(diagnostics: Diagnostics) -> Iterator[str]:
@@ -235,7 +236,7 @@ def _configured(name: str, sensitivity: Sensitivity) -> str:
 def _discrimination_table(diagnostics: Diagnostics) -> pd.DataFrame:
     rows = []
     for each in diagnostics.discrimination:
-        for where, found in (("all traces", each.overall), (f"within {', '.join(each.strata)}", each.within)):
+        for where, found in (("all traces", each.overall), ("within strata", each.within)):
             if found:
                 rows.append({"estimator": each.estimator, "compared": where, **_auc_cells(found)})
     return pd.DataFrame(rows)

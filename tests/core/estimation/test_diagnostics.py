@@ -111,6 +111,9 @@ def test_what_only_strata_make_is_gone_within_them(by_stratum):
         by_stratum
     )
     assert "so they can't be told apart within strata" in said(by_stratum)
+    first, second, third, *_ = findings(by_stratum)
+    assert first.startswith("Do the labels tell right from wrong on questions not seen? Shown: held-out AUC")
+    assert second.startswith("Not shown within strata (easy, hard): held-out AUC") and "tell kinds of question" in third
 
 
 def test_what_polarity_makes_is_there_within_strata_too():
