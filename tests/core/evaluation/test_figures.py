@@ -120,7 +120,8 @@ def test_traces_without_any_label_still_draw():
 
 
 def test_histogram_states_the_share_clipped_at_each_end():
-    frame = pd.DataFrame({"trace_id": "a", "weight": [0.5, 0.5, 1.0, 2.0], "clipped": [True, False, False, True]})
+    weights = [0.5, 0.5, 1.0, 2.0]
+    frame = pd.DataFrame({"trace_id": "a", "weight": weights, "ratio": weights, "clipped": [True, False, False, True]})
     shown = texts(style.to_svg(figures.weight_histogram(frame, {}, 0.5, 2.0), "h"))
     assert shown.count("25.0 % clipped") == 2 and {"at 0.5", "at 2"} <= set(shown)
     assert "unknown traces (4 segments)" in shown
@@ -128,10 +129,21 @@ def test_histogram_states_the_share_clipped_at_each_end():
 
 @pytest.mark.parametrize("bounds", [(0.5, 2.0), (1e-9, 1e9)])
 def test_histogram_shows_weights_beyond_the_clip_and_no_empty_decades(bounds):
-    frame = pd.DataFrame({"trace_id": "a", "weight": [0.2, 1.0, 1.0, 5.0], "clipped": False})
+    frame = pd.DataFrame({"trace_id": "a", "weight": [0.2, 1.0, 1.0, 5.0], "ratio": 1.0, "clipped": False})
     (axes,) = figures.weight_histogram(frame, {}, *bounds).axes
     assert sum(bar.get_height() for bar in axes.patches if isinstance(bar, Rectangle)) == 4
     assert axes.get_xlim() == pytest.approx((0.2 / 1.03, 5.0 * 1.03))
+
+
+def test_histogram_of_signed_weights_is_linear_around_0_and_tells_the_clip_by_the_ratio():
+    ratios = [0.1, 0.5, 1.0, 9.0]
+    frame = pd.DataFrame({"trace_id": "a", "weight": [-3.0, -1.4, 0.0, 3.0], "ratio": ratios, "clipped": False})
+    frame["clipped"] = [True, False, False, True]
+    figure = figures.weight_histogram(frame, {}, 0.22, 4.5, "signed")
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "linear" and axes.get_xlim()[0] < -3
+    assert [np.asarray(line.get_xdata())[0] for line in axes.lines] == [0.0]
+    assert texts(style.to_svg(figure, "h")).count("25.0 % clipped") == 2
 
 
 def test_training_curves_say_where_rewards_are_not_defined():
