@@ -25,6 +25,9 @@ def pages(monkeypatch, tmp_path):
         def open_file(self, ref, name):
             return tmp_path / name
 
+        def read_json(self, ref, name):
+            return json.loads((tmp_path / name).read_text())
+
     shown = {}
     monkeypatch.setattr(publish, "ArtifactStore", Store)
     monkeypatch.setattr(publish, "_publish", lambda artifact: shown.update({artifact.key: artifact}))
