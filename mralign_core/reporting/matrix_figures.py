@@ -128,7 +128,8 @@ def weight_heatmaps(transitions: Transitions) -> Figure:
         for cells, colour in zip(extreme_weights(weights, supported), _EXTREME_COLOURS, strict=True):
             _frame_cells(axes, cells, colour)
         axes.set_title(title)
-    bar = _colour_bar(figure, panels, _WEIGHT_MAP, norm, f"weight, log scale either side of 1; {_FEW}; {_FRAMED}")
+    what = "weight" if transitions.form == "ratio" else "clipped ratio"
+    bar = _colour_bar(figure, panels, _WEIGHT_MAP, norm, f"{what}, log scale either side of 1; {_FEW}; {_FRAMED}")
     ticks = weight_ticks(transitions.clip_min, transitions.clip_max)
     bar.set_ticks(np.log(ticks), labels=[f"{tick:.2f}" for tick in ticks])
     return figure
