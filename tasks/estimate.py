@@ -114,7 +114,8 @@ def diagnose_transitions(making: Making) -> Built:
 )
 def draw_diagnostics(making: Making) -> Built:
     """Draw what the diagnostics say, as PNG and SVG."""
-    transitions = transitions_of(making.store, making.config, making["transitions"])._replace(form="ratio")
+    transitions = transitions_of(making.store, making.config, making["transitions"])
+    transitions = transitions._replace(form="ratio", leave_own_question_out=False)
     for name, figure in diagnostic_charts(read_diagnostics(making.store, making["diagnostics"]), transitions).items():
         (making.directory / f"{name}.png").write_bytes(to_png(figure))
         (making.directory / f"{name}.svg").write_text(to_svg(figure, name), encoding="utf-8")

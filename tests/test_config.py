@@ -4,7 +4,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mralign_core.config import AnnotateConfig, RunConfig, Section, load_config, parse_config
+from mralign_core.config import AnnotateConfig, RewardConfig, RunConfig, Section, load_config, parse_config
 from mralign_core.config.base import OPERATIONAL
 from mralign_core.errors import ConfigError
 
@@ -164,6 +164,13 @@ def test_a_class_may_have_no_weight_where_something_is_left_to_learn():
         {"desirable_weight": 0, "undesirable_weight": 0, "variants": ["sft"]},
     ):
         parse_config({**LEAST, "train": train})
+
+
+def test_powers_that_no_training_survives_are_refused_and_a_square_is_not():
+    RewardConfig(form="power", gamma=2.0)
+    with pytest.raises(ValidationError, match=r"reward.gamma 100 makes weights of up to e\^100 of ratios"):
+        RewardConfig(form="power", gamma=100.0)
+    RewardConfig(form="signed", gamma=100.0, clip_min=1e-9, clip_max=1e9)
 
 
 def test_hiding_gold_answers_from_annotators_that_look_at_none_is_refused():

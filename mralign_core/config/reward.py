@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from mralign_core.config.base import Section, refuse_ignored
 
+MAX_LOG_WEIGHT = 20.0
+"""Largest logarithm of a weight that a power may make."""
+
 
 class RewardConfig(Section):
     """Segment weights from transition ratios (§3.2.3, Eq. 10)."""
@@ -49,4 +52,10 @@ class RewardConfig(Section):
     def _no_option_without_effect(self) -> RewardConfig:
         if self.form == "ratio":
             refuse_ignored(self, "reward", ("gamma",), "when reward.form is 'ratio'")
+        largest = self.gamma * max(math.log(self.clip_max), -math.log(self.clip_min))
+        if self.form == "power" and largest > MAX_LOG_WEIGHT:
+            raise ValueError(
+                f"reward.gamma {self.gamma:g} makes weights of up to e^{largest:.0f} of ratios within the clip, and no "
+                f"training survives that: lower it, or narrow clip_min and clip_max, to at most e^{MAX_LOG_WEIGHT:g}"
+            )
         return self

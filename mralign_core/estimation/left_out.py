@@ -5,8 +5,9 @@ class towards itself, so that its own moves look likelier than they are, the mor
 its question's traces, what is left in a weight is what other questions tell.
 
 The polarities are those that the matrices were estimated with, and the strata with matrices of their own are the same.
-Such weights have no intervals: a resample would have to be estimated anew for each question. It takes two matrices for
-each question, polarity and stratum.
+A question that is the only one of its polarity leaves nothing to estimate its own matrix from: its moves tell nothing,
+and have ratio 1. Such weights have no intervals: a resample would have to be estimated anew for each question. It takes
+two matrices for each question, polarity and stratum.
 
 Shapes: N traces, C columns of the corpus, Q questions, U distinct pairs of label sets, H fractions, K states.
 """
@@ -110,4 +111,6 @@ class LeftOutWeigher(Weigher):
     def _weigh_sets(self, numerator: int, left: NDArray[np.bool_], entered: NDArray[np.bool_]) -> NDArray[np.void]:
         fraction = self._fractions[numerator]
         ratio = set_pair_ratios(fraction.above, fraction.below, left, entered)
+        if not fraction.counts.any():
+            ratio = np.ones(len(ratio))
         return self._known_of(ratio, base_pair_sums(fraction.counts, left, entered))

@@ -3,7 +3,8 @@
 None of this is in the paper, where a trace whose moves all tell weighs more than one whose moves don't. With W =
 Σ_t n_t w_t over the segments of a trace, n_t the tokens of segment t and N = Σ_t n_t:
 
-* ``mean_one``: w_t N / Σ_t n_t |w_t|. The thinking carries as much as without weights, so the answer keeps its share of
+* ``mean_one``: w_t N / Σ_t n_t |w_t|, at most :data:`MAX_SCALE` w_t, so that a trace in which nothing tells is not
+  blown up to a full one. The thinking carries as much as without weights, so the answer keeps its share of
   the trace; only how the thinking's part is dealt out differs from KTO.
 * ``centred``: w_t − W/N + w°, with w° the weight of a move that tells nothing (0 if signed, else 1). What all moves of
   the trace have in common goes, such as the kind of question.
@@ -23,6 +24,8 @@ import numpy as np
 
 from mralign_core.method import FloatArray, IntArray
 
+MAX_SCALE = 10.0
+"""Largest factor of ``mean_one``."""
 Normalization = Literal["none", "mean_one", "centred", "per_segment"]
 
 
@@ -61,7 +64,7 @@ def normalize_trace(
         return ScaleAndShift(scale, shift)
     if normalization == "mean_one":
         carried = float(np.abs(weights) @ num_tokens)
-        scale *= total / carried if carried else 1.0
+        scale *= min(total / carried, MAX_SCALE) if carried else 1.0
     elif normalization == "centred":
         shift += neutral - float(weights @ num_tokens) / total
     else:

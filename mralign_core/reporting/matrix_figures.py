@@ -59,6 +59,8 @@ class Transitions(NamedTuple):
     """Matrices behind the weights of the run. These here are always those of all strata."""
     form: WeightForm = "ratio"
     """What the reward stage makes of the clipped ratios. What is drawn here are the clipped ratios, always."""
+    leave_own_question_out: bool = False
+    """Whether the weights of the run leave the trace's own question out. These matrices never do."""
 
     @classmethod
     def of(
@@ -79,6 +81,7 @@ class Transitions(NamedTuple):
             reward.support_shrinkage,
             reward.condition_on,
             reward.form,
+            reward.leave_own_question_out,
         )
 
     def of_side(self, side: str) -> tuple[TransitionEstimate, TransitionEstimate]:
@@ -212,6 +215,8 @@ def _weight_titles(transitions: Transitions) -> dict[str, str]:
     if transitions.condition_on == "stratum":
         return {"plus": "w⁺: positive, pooled over strata", "minus": "w⁻: negative, pooled over strata"}
     what = "weights" if transitions.form == "ratio" else "clipped ratios"
+    if transitions.leave_own_question_out:
+        return {"plus": f"w⁺: {what} with the own question", "minus": f"w⁻: {what} with the own question"}
     return {"plus": f"w⁺: {what} in positive traces", "minus": f"w⁻: {what} in negative traces"}
 
 

@@ -23,6 +23,6 @@ SEGMENT_WEIGHTS = Table(
     unique_together=("trace_id", "segment"),
     version=3,
 )
-"""A row a segment: the weight its tokens carry (Eq. 10), which is below 0 in some forms, the ratio before shrinkage and
-clipping, whether the clip moved it, the soft counts behind the ratio's numerator, and the weight's bootstrap interval
-(null without bootstrap)."""
+"""A row a segment: the weight its tokens carry (Eq. 10), which may be below 0 in some forms and normalisations, the
+ratio before shrinkage and clipping, whether the clip moved it, the soft counts behind the ratio's numerator, and the
+weight's bootstrap interval (null without bootstrap)."""

@@ -140,25 +140,25 @@ class ArtifactStore:
         chosen = min(whole, key=_rank, default=None)
         return self._ref(chosen) if chosen else None
 
-    def whole(self, stage: str, manifests: Sequence[Manifest]) -> dict[str, ArtifactRef]:
+    def whole(self, stage: str, manifests: Sequence[tuple[Manifest, int]]) -> dict[str, ArtifactRef]:
         """Key → artifact, of those of a stage that are there as their manifests say; like :meth:`find`, by sizes.
 
         However many they are, the store is asked once, for a listing of the stage.
 
         Args:
             stage: name of the stage.
-            manifests: copies of theirs, whose keys differ.
+            manifests: copies of theirs, whose keys differ, each with the bytes of the one that is there.
         """
         folders: dict[str, dict[str, int]] = defaultdict(dict)
         for path, size in self._files.sizes(f"artifacts/{stage}").items() if manifests else ():
             key, digest, name = path.split("/", 2)
             folders[f"artifacts/{stage}/{key}/{digest}"][name] = size
         found = {}
-        for manifest in manifests:
+        for manifest, manifest_size in manifests:
             sizes = folders[manifest.path]
             data = {name.removeprefix("data/"): size for name, size in sizes.items() if name.startswith("data/")}
             problems = _damage(manifest, data)
-            if sizes.get("manifest.json") != len(manifest.to_bytes()):
+            if sizes.get("manifest.json") != manifest_size:
                 problems = ["its manifest is missing or damaged"]
             if problems:
                 logger.warning("not using %s: %s", self._files.uri(manifest.path), "; ".join(sorted(problems)))

@@ -195,9 +195,10 @@ class Work:
 
     def _note(self, store: ArtifactStore, ref: ArtifactRef) -> None:
         name = f"{self.notes}/{self.key}"
-        noted = Note.read(store.get_json(name))
-        if noted is None or noted.items != self.digests or noted.manifest.sha256 != ref.sha256:
-            store.put_json(name, Note(items=self.digests, manifest=store.manifest(ref)).model_dump(mode="json"))
+        manifest = store.manifest(ref)
+        note = Note(items=self.digests, manifest=manifest, manifest_size=len(manifest.to_bytes()))
+        if Note.read(store.get_json(name)) != note:
+            store.put_json(name, note.model_dump(mode="json"))
 
     def _produce(self, store: ArtifactStore, options: Mapping[str, Any], build: Build) -> Produced:
         before = self.find(store)
@@ -273,6 +274,8 @@ class Note(BaseModel):
     """The digests of its items."""
     manifest: Manifest
     """A copy of its own."""
+    manifest_size: int
+    """Bytes of that in the store: secrets are redacted in the copy."""
 
     @classmethod
     def read(cls, record: object) -> Note | None:

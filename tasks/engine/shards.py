@@ -112,7 +112,7 @@ def lay_out(joined: Work, store: ArtifactStore) -> Layout:
     unfinished: dict[int, ArtifactRef] = {}
     notes = [note for _, record in sorted(store.list_json(shard.notes).items()) if (note := Note.read(record))]
     notes = [note for note in notes if not row_of.keys().isdisjoint(note.items)]
-    whole = store.whole(shard.artifact.name, [note.manifest for note in notes])
+    whole = store.whole(shard.artifact.name, [(note.manifest, note.manifest_size) for note in notes])
     for note in notes:
         if ref := whole.get(note.manifest.key):
             rows = [row_of[digest] for digest in note.items if digest in row_of]

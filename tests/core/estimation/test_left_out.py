@@ -89,3 +89,12 @@ def test_the_own_share_falls_as_there_are_more_questions():
         assert found.own_share is not None
         shares.append(found.own_share)
     assert 1 > shares[0] > 2 * shares[1] > 0
+
+
+def test_moves_of_the_only_question_of_a_polarity_tell_nothing(traces):
+    lone = [trace._replace(polarity="positive" if trace.question_id == "q0" else "negative") for trace in traces]
+    assert {trace.polarity for trace in lone} == {"positive", "negative"}
+    found = left_out(lone, RewardConfig())[0]
+    is_lone = np.isin(np.asarray(found["trace_id"]), [trace.trace_id for trace in lone if trace.question_id == "q0"])
+    weights = np.asarray(found["weight"], dtype=float)
+    assert (weights[is_lone] == 1).all() and (weights[~is_lone] != 1).any()

@@ -24,14 +24,15 @@ def config_in(**storage):
     )
 
 
+def build(making) -> Built:
+    (making.directory / "made.json").write_text(str(making.work.rows))
+    return Built()
+
+
 def made_in_shards(config, folder, *, num_shards=NUM_SHARDS):
     """The candidates, a shard of labels made of each."""
     rows = [candidate_row(f"t{n}", [f"Let me check number {n}."]) for n in range(num_shards)]
     candidates = publish_candidates(config.storage, rows, folder / "candidates")
-
-    def build(making) -> Built:
-        (making.directory / "made.json").write_text(str(making.work.rows))
-        return Built()
 
     with session():
         for row in range(num_shards):
@@ -67,6 +68,10 @@ def test_a_shard_that_is_not_whole_is_made_again(tmp_path, damage):
     path.write_bytes(path.read_bytes()[:-1]) if how == "cut" else path.unlink()
     layout = lay_out(collect_annotations.work(config, candidates), ArtifactStore(config.storage))
     assert layout.missing == [[1]] and sorted(layout.shards) == [0, 2]
+    with session():
+        shard.produce(build=build)
+    layout = lay_out(collect_annotations.work(config, candidates), ArtifactStore(config.storage))
+    assert layout.missing == [] and sorted(layout.shards) == [0, 1, 2]
 
 
 def test_one_task_makes_the_shards_that_a_run_would(tmp_path):
