@@ -36,6 +36,9 @@ logger = logging.getLogger("mralign_core.training")
 
 LAST_LINES = 20
 """Of the processes' output, in the message of an error."""
+CAUSE_S = 2.0
+"""How long a failure may come before its cause. Where one process dies, the others fail by the connection that it
+closed, and may be heard first."""
 LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
 SHUT_IN = {
     "GLOO_SOCKET_IFNAME": LOOPBACK_INTERFACE,
@@ -146,7 +149,7 @@ def _launch(accelerate_config: str, folder: Path, on_progress: Callable[..., Non
 def _follow(supervisor: Supervisor, on_progress: Callable[..., None] | None) -> dict[str, int]:
     """Pass on what the processes say; returns the counts that they report at the end."""
     last_lines: deque[str] = deque(maxlen=LAST_LINES)
-    counts = None
+    counts, failure = None, None
     for message in supervisor.messages():
         match message["kind"]:
             case "output":
@@ -160,9 +163,16 @@ def _follow(supervisor: Supervisor, on_progress: Callable[..., None] | None) -> 
             case "result":
                 counts = message["counts"]
             case "error":
-                raise _error(message)
+                error = _error(message)
+                if isinstance(error, UserError):
+                    raise error
+                if failure is None:
+                    failure = error
+                    supervisor.stop_listening_in(CAUSE_S)
             case "lost":
                 raise ChildProcessError(f"{_lost(message['rank'])}{_quote(last_lines)}")
+    if failure is not None:
+        raise failure
     if counts is None:
         raise ChildProcessError(f"`accelerate launch` ended with code {supervisor.exit_code()}{_quote(last_lines)}")
     return counts

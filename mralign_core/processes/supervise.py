@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import selectors
 import signal
@@ -54,6 +55,7 @@ class Supervisor:
         self._listener.bind(str(address))
         self._listener.listen()
         self._children: dict[int, _Child] = {}
+        self._deadline = math.inf
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -70,14 +72,14 @@ class Supervisor:
         self._end()
 
     def messages(self) -> Iterator[ChildMessage]:
-        """What the processes say, one message after another, until all have ended."""
+        """What the processes say, one message after another, until all have ended or :meth:`stop_listening_in` says."""
         output = self._process.stdout
         assert output is not None
         text = _Lines()
         with selectors.DefaultSelector() as selector:
             selector.register(self._listener, selectors.EVENT_READ)
             selector.register(output, selectors.EVENT_READ)
-            while len(selector.get_map()) > 1 or self._process.poll() is None:
+            while (len(selector.get_map()) > 1 or self._process.poll() is None) and time.monotonic() < self._deadline:
                 for key, _ in selector.select(POLL_S):
                     if key.fileobj is self._listener:
                         child = _Child(self._listener.accept()[0])
@@ -92,6 +94,10 @@ class Supervisor:
                         yield from ({"kind": "output", "text": line.decode(errors="replace")} for line in lines)
                     else:
                         yield from self._children[key.fd].hear(chunk)
+
+    def stop_listening_in(self, seconds: float) -> None:
+        """End :meth:`messages` then, whatever the processes do."""
+        self._deadline = time.monotonic() + seconds
 
     def exit_code(self) -> int:
         """The command's, once :meth:`messages` has come to its end."""
@@ -187,7 +193,7 @@ class _Child:
         self.connection = connection
         self._process: psutil.Process | None = None
         self._rank = -1
-        self._said_goodbye = False
+        self._explained_itself = False
         self._lines = _Lines()
 
     def hear(self, chunk: bytes) -> Iterator[ChildMessage]:
@@ -199,10 +205,11 @@ class _Child:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     self._process = psutil.Process(message["pid"])
             elif message["kind"] == "bye":
-                self._said_goodbye = True
+                self._explained_itself = True
             else:
+                self._explained_itself |= message["kind"] == "error"
                 yield message
-        if not chunk and not self._said_goodbye:
+        if not chunk and not self._explained_itself:
             yield {"kind": "lost", "rank": self._rank}
 
     @property

@@ -17,7 +17,7 @@ from mralign_core.config import ModelConfig
 from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.models.locate import limit_threads
 from mralign_core.processes.job_folder import read_job, write_result
-from mralign_core.processes.supervise import Lifeline, LifelineHandler
+from mralign_core.processes.supervise import GRACE_S, Lifeline, LifelineHandler
 from mralign_core.training.fit import Watch, train_adapter
 from mralign_core.training.job import TrainingJob
 from mralign_core.training.reference import compute_reference
@@ -45,6 +45,10 @@ def main(lifeline: Lifeline, folder: str) -> NoReturn:
         exit_code = 1
     lifeline.close()
     sys.stdout.flush()
+    if exit_code:
+        # The launcher ends the others when one has ended, and they would look like the cause of this failure. The
+        # supervisor ends all as soon as it knows the cause.
+        time.sleep(GRACE_S)
     # An ordinary exit would wait for collective operations that a process which failed never joined.
     os._exit(exit_code)
 

@@ -148,6 +148,27 @@ def test_any_other_error_is_worth_another_attempt_and_has_its_traceback(address,
         follow(f'lifeline.send("error", type="{kind}", text="?", traceback="Traceback …")', address)
 
 
+@pytest.mark.parametrize(
+    ("ending", "error", "says"),
+    [
+        ("os.kill(os.getpid(), 9)", ChildProcessError, "process 1 ended without a word"),
+        ('lifeline.send("error", type="OutOfMemory", text="full", smaller={}, traceback="")', OutOfMemory, "full"),
+    ],
+    ids=["killed", "out of memory"],
+)
+def test_what_one_process_died_of_is_told_though_another_failed_by_it_and_was_heard_first(ending, error, says, address):
+    """As where the connection between them closes a moment before the lifeline."""
+    script = f"""
+if sys.argv[2] == "1":
+    time.sleep(0.5)
+    {ending}
+lifeline.send("error", type="RuntimeError", text="Connection closed by peer", traceback="Connection closed by peer")
+lifeline.close()
+"""
+    with pytest.raises(error, match=says):
+        follow(script, address)
+
+
 def test_processes_that_end_too_early_are_quoted(address):
     failing = [sys.executable, "-c", "print('no such option'); raise SystemExit(3)"]
     with (
