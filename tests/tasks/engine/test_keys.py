@@ -77,6 +77,8 @@ DEPENDS_ON = {
     "model.family": ("generic", DRAWS | SCORES | {"candidates"}),
     "model.pocket.world_seed": (1, ASKED | {"model"}),
     "model.pocket.overwrite_prob": (0.5, ASKED | {"model"}),
+    "model.pocket.popular_share": (0.5, {"model"}),
+    "model.pocket.misconception_share": (0.3, {"model"}),
     "model.pocket.pretrain_steps": (601, {"model"}),
     "model.pocket.min_one_hop_accuracy": (0.5, {"model"}),
     "model.pocket.min_em_thought": (0.5, {"model"}),
