@@ -158,6 +158,7 @@ DEPENDS_ON = {
     "induce.xi": (0.1, {"label-set"}),
     "ablate.arms": (["kto"], {"ablation", "ablation-page"}),
     "ablate.confidence": (0.9, {"ablation", "ablation-page"}),
+    "ablate.smallest_effect": (0.01, {"ablation", "ablation-page"}),
 } | {f"{role}.{name}": (value, direct) for role, direct in ENDPOINTS.items() for name, value in MODEL.items()}
 """Field → another value, and the artifacts it changes directly. The report shows the config: any field changes it,
 but for those of ``ANALYSES``, which are no part of the pipeline."""
