@@ -24,7 +24,7 @@ from tasks.engine.graph import Input, Part, named_by_caller
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, file_digests
 from tasks.engine.task import artifact
-from tasks.fields import all_but, clipped_ratios, labels, pick
+from tasks.fields import all_but, clipped_ratios, labels, pick, without_pocket
 
 CANDIDATE_COLUMNS = ["trace_id", "question_id", "polarity", "stratum", "segments"]
 SHEET_COLUMNS = ["completion"]
@@ -65,6 +65,7 @@ def _contents(config: RunConfig, _: Part) -> dict[str, str]:
         "mralign_core.schemas.annotations",
         "mralign_core.schemas.candidates",
     ),
+    without=without_pocket,
 )
 def compare_annotations(making: Making) -> Built:
     """Compare every pair of annotation sets, of panels (by name) and of people: agreement, κ, P and w."""

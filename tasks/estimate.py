@@ -26,7 +26,7 @@ from tasks.engine.graph import Input
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
-from tasks.fields import all_but, clipped_ratios, labels
+from tasks.fields import all_but, clipped_ratios, labels, without_pocket
 
 TRACES = (Input("candidates"), Input("annotations"))
 DIAGNOSTICS = "diagnostics.json"
@@ -48,6 +48,7 @@ def _estimation(config: RunConfig) -> dict[str, Any]:
         "mralign_core.estimation.corpus",
         "mralign_core.estimation.matrices",
     ),
+    without=without_pocket,
     is_main=lambda _: True,
 )
 def estimate_transitions(making: Making) -> Built:
@@ -79,6 +80,7 @@ def _diagnosis(config: RunConfig) -> dict[str, Any]:
     inputs=(*TRACES, Input("transitions")),
     fields=_diagnosis,
     sources=("mralign_core.estimation.diagnostics", "mralign_core.estimation.reading"),
+    without=without_pocket,
 )
 def diagnose_transitions(making: Making) -> Built:
     """Test what the estimate assumes, and how far the weights move with what could have been chosen otherwise."""
@@ -111,6 +113,7 @@ def diagnose_transitions(making: Making) -> Built:
         **labels(config),
     },
     sources=("mralign_core.reporting.diagnostic_figures",),
+    without=without_pocket,
 )
 def draw_diagnostics(making: Making) -> Built:
     """Draw what the diagnostics say, as PNG and SVG."""

@@ -41,7 +41,7 @@ from tasks.engine.run import Built, Making, span
 from tasks.engine.shards import join, lay_out
 from tasks.engine.task import artifact
 from tasks.estimate import read_diagnostics, transitions_of
-from tasks.fields import all_but, other_samplers, pick, reading
+from tasks.fields import all_but, other_samplers, pick, reading, without_pocket
 from tasks.generate import FUNNEL, read_draws
 from tasks.sampling import sampler_of
 
@@ -178,7 +178,7 @@ def compute_results(making: Making) -> Built:
         "mralign_core.llm.offline",
         "mralign_core.models.locate",
     ),
-    without=other_samplers(lambda _: ""),
+    without=lambda config: (*other_samplers(lambda _: "")(config), *without_pocket(config)),
 )
 def write_report(making: Making) -> Built:
     """Write the page to look at."""

@@ -45,6 +45,11 @@ def clipped_ratios(config: RunConfig) -> dict[str, Any]:
     return all_but(config.reward, "form", "gamma", "placebo", "normalize", "leave_own_question_out")
 
 
+def without_pocket(config: RunConfig) -> tuple[str, ...]:
+    """The pocket world's modules, of which matrices depend only if they are made of its grammar's own values."""
+    return () if config.estimate.estimator == "oracle" else ("mralign_core.pocket",)
+
+
 def other_samplers(used: Callable[[RunConfig], str]) -> Callable[[RunConfig], tuple[str, ...]]:
     """The modules of the samplers that a config does not use, of which keys don't depend.
 

@@ -16,7 +16,7 @@ from tasks.engine.graph import Input
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
 from tasks.estimate import labelled_traces_of
-from tasks.fields import all_but, labels, pick
+from tasks.fields import all_but, labels, pick, without_pocket
 
 
 def _weighing(config: RunConfig) -> dict[str, Any]:
@@ -42,6 +42,7 @@ def _weighing(config: RunConfig) -> dict[str, Any]:
         "mralign_core.estimation.matrices",
         "mralign_core.estimation.weights",
     ),
+    without=without_pocket,
     is_main=lambda _: True,
 )
 def weigh_segments(making: Making) -> Built:

@@ -59,6 +59,12 @@ ARMS: dict[str, Arm] = {
     "signed_centred": _weighted("signed, centred", **_SIGNED, reward__normalize="centred"),
     "per_segment": _weighted("weights per segment", reward__normalize="per_segment"),
     "by_stratum": _weighted("weights by stratum", reward__condition_on="stratum"),
+    "value": _weighted("by value", estimate__estimator="value"),
+    "value_squared": _weighted("by value, squared", estimate__estimator="value", **_SQUARED),
+    "value_signed": _weighted("by value, signed", estimate__estimator="value", **_SIGNED),
+    "oracle": _weighted("oracle", estimate__estimator="oracle"),
+    "oracle_squared": _weighted("oracle, squared", estimate__estimator="oracle", **_SQUARED),
+    "oracle_signed": _weighted("oracle, signed", estimate__estimator="oracle", **_SIGNED),
     "positives_only": _weighted("positives only", train__positives_only=True),
     "kl_average": _weighted("z0 averaged", train__kl_every=4, train__kl_decay=0.5),
 }

@@ -12,15 +12,17 @@ from mralign_core.config.base import Section, refuse_ignored
 class EstimateConfig(Section):
     """EM estimation of the transition matrices (§3.2.2, Algorithm 2)."""
 
-    estimator: Literal["em", "em_converged", "frequency"] = "em"
+    estimator: Literal["em", "em_converged", "frequency", "value", "oracle"] = "em"
     """EM over latent labels (the paper's five damped iterations, or undamped until it converges), or the frequency
-    count it is compared with."""
+    count it is compared with. `value`: P by EM, P⁺ and P⁻ from P and one number a label, how often a trace that makes
+    such a move ends right. `oracle`: these numbers as the pocket world's grammar has them, to see what a perfect
+    estimate would bring; pocket models and the paper's labels only."""
     labels_per_segment: Literal["two", "one"] = "two"
     """Use up to two labels a segment, or only the most confident (the paper's "label diversity off")."""
     num_iterations: int = Field(5, ge=1, le=10_000)
-    """Most EM iterations; `em` only."""
+    """Most EM iterations; `em`, `value` and `oracle` only."""
     damping: float = Field(0.6, gt=0, le=1)
-    """Step towards the new matrix (the paper's dp); 1 is undamped EM. `em` only."""
+    """Step towards the new matrix (the paper's dp); 1 is undamped EM. `em`, `value` and `oracle` only."""
     prior: float = Field(0.1, gt=0, le=100)
     """Dirichlet pseudo-count of each allowed transition."""
     tolerance: float = Field(1e-6, ge=0)
@@ -35,9 +37,10 @@ class EstimateConfig(Section):
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> EstimateConfig:
-        ignored = {"em": (), "em_converged": ("num_iterations", "damping")}.get(
-            self.estimator, ("num_iterations", "damping", "tolerance")
-        )
+        ignored = {
+            "frequency": ("num_iterations", "damping", "tolerance"),
+            "em_converged": ("num_iterations", "damping"),
+        }.get(self.estimator, ())
         refuse_ignored(self, "estimate", ignored, f"when estimate.estimator is {self.estimator!r}")
         if not self.num_resamples:
             refuse_ignored(self, "estimate", ("confidence",), "when estimate.num_resamples is 0")

@@ -56,6 +56,11 @@ class RunConfig(Section):
     def _sections_agree(self) -> RunConfig:
         if self.questions.asks_pocket and self.model.source != "pocket":
             raise ValueError("question set 'pocket' needs model.source 'pocket': no other model knows that world")
+        if self.estimate.estimator == "oracle" and (self.model.source != "pocket" or self.annotate.label_set):
+            raise ValueError(
+                "estimate.estimator 'oracle' takes what the pocket grammar's moves are worth, so it needs model.source "
+                "'pocket' and the paper's labels (no annotate.label_set). Use 'value', which estimates it"
+            )
         if self.generate.source == "sample" and not self.questions.train:
             raise ValueError("questions.train is needed: what to align on, such as nq_open or a file's path")
         if "vllm" not in (self.generate.sampler, self.evaluate.sampler):

@@ -39,33 +39,35 @@ BLOCK_CELLS = 1 << 24
 
 def draw_transitions(
     corpus: Corpus,
-    selections: Mapping[Any, Selection],
+    selections: Mapping[Any, Mapping[str, Selection]],
     fit: Estimator,
     num_resamples: int,
     rng: np.random.Generator,
     on_progress: Callable[[int, int], None] | None = None,
-) -> dict[Any, NDArray[np.float32]]:
+) -> dict[Any, dict[str, NDArray[np.float32]]]:
     """Transition matrices of bootstrap resamples; see the module's docstring for what they tell.
 
     Args:
         corpus: counted with ``keep_traces``.
-        selections: which traces each matrix is estimated from, by any key.
+        selections: which traces the matrix of each class is estimated from; such sets of classes by any key.
         fit: the estimator.
         num_resamples: R.
         rng: decides what is drawn; the block size does not.
         on_progress: called with (done, total) resamples.
 
     Returns:
-        Per key (R, K, K) float32.
+        Per key and class (R, K, K) float32.
 
     Raises:
         ValueError: the corpus was counted without its traces.
     """
     shape = (num_resamples, corpus.num_states, corpus.num_states)
-    draws = {key: np.empty(shape, dtype=np.float32) for key in selections}
+    draws = {key: {name: np.empty(shape, dtype=np.float32) for name in selections[key]} for key in selections}
     for resample, counts in enumerate(_resampled_counts(corpus.traces, len(corpus.columns), num_resamples, rng)):
-        for key, selection in selections.items():
-            draws[key][resample] = fit(selection.pairs(counts)).p
+        for key, classes in selections.items():
+            found = fit({name: selection.pairs(counts) for name, selection in classes.items()})
+            for name, estimate in found.items():
+                draws[key][name][resample] = estimate.p
         if on_progress:
             on_progress(resample + 1, num_resamples)
     return draws

@@ -26,6 +26,11 @@ from mralign_core.method.set_pairs import (
     moves_into_stop,
 )
 
+CLASSES = ("plus", "minus", "all")
+"""P⁺, P⁻ and P: what is estimated from one set of traces, always together."""
+POLARITY_OF = {"plus": "positive", "minus": "negative"}
+"""The traces that a class is of; "all" is of both."""
+
 
 class TraceColumns(NamedTuple):
     """The transitions of each labelled trace, trace after trace.
@@ -99,6 +104,10 @@ class Corpus:
             int(self.num_empty_traces[wanted].sum()),
         )
         return Selection(places, pair_of_place, empty)
+
+    def selections(self, stratum: str | None = None) -> dict[str, Selection]:
+        """The traces behind each of :data:`CLASSES`, of one stratum or of all."""
+        return {name: self.selection(POLARITY_OF.get(name), stratum) for name in CLASSES}
 
     def pairs(self, polarity: str | None = None, stratum: str | None = None) -> SetPairCounts:
         """The transitions of the traces of a polarity and stratum, by distinct pair of sets; None takes all."""

@@ -8,7 +8,7 @@ Shapes: H tables, U distinct pairs of label sets, K states, C = K² cells.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from mralign_core.method import FloatArray
 from mralign_core.method.set_pairs import SetPairCounts
 from mralign_core.method.transitions import transition_mask
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 
 class TransitionTables(NamedTuple):
@@ -52,23 +55,18 @@ def fit_em_tables(
     >>> fit_em_tables(pairs, np.array([[9, 9], [0, 0]]), damping=1.0, prior=1.0).p[:, 0].round(3).tolist()
     [[0.0, 0.909, 0.091], [0.0, 0.5, 0.5]]
     """
-    from scipy import sparse
-
     num_states = pairs.sources.shape[1]
     if prior <= 0:
         raise ValueError(f"prior is {prior}; it must be above 0")
     mask = transition_mask(num_states)
     flat_mask = mask.reshape(-1, 1)
-    paths = sparse.csr_array(
-        (pairs.sources[:, :, None] & pairs.targets[:, None, :]).reshape(len(pairs.sources), -1) * 1.0
-    )
+    paths = _paths(pairs)
     times_UH = np.ascontiguousarray(multiplicities.T, dtype=np.float64)
     p_CH = np.repeat((mask / mask.sum(axis=1, keepdims=True)).reshape(-1, 1), times_UH.shape[1], axis=1)
     counts_CH, going = np.zeros_like(p_CH), np.arange(times_UH.shape[1])
     for iteration in range(num_iterations):
         p, times = p_CH[:, going], times_UH[:, going]
-        sums = paths @ p
-        counts = p * (paths.T @ np.divide(times, sums, where=sums > 0, out=np.zeros_like(sums)))
+        counts = _e_step(p, paths, times)
         posterior = ((counts + prior) * flat_mask).reshape(num_states, num_states, -1)
         moved = (1 - damping) * p + damping * (posterior / posterior.sum(axis=1, keepdims=True)).reshape(p.shape)
         p_CH[:, going], counts_CH[:, going] = moved, counts
@@ -78,3 +76,40 @@ def fit_em_tables(
             break
     shape = (-1, num_states, num_states)
     return TransitionTables(p_CH.T.reshape(shape), counts_CH.T.reshape(shape))
+
+
+def expected_counts(p: FloatArray, pairs: SetPairCounts, multiplicities: NDArray[Any]) -> FloatArray:
+    """The soft counts of ``transitions.e_step``, for many tables of the same pairs, each under a matrix of its own.
+
+    Args:
+        p: (H, K, K) transition matrices, above 0 on some base pair of each pair that occurs.
+        pairs: the transitions; their own multiplicities are not read.
+        multiplicities: (H, U) occurrences of each pair in each table.
+
+    Returns:
+        (H, K, K).
+
+    >>> states = np.eye(3, dtype=bool)
+    >>> pairs = SetPairCounts(states[:1], states[1:2], np.array([0]), 0, 0, 0)
+    >>> expected_counts(np.full((1, 3, 3), 0.5), pairs, np.array([[4]]))[0, 0].tolist()
+    [0.0, 4.0, 0.0]
+    """
+    times_UH = np.ascontiguousarray(multiplicities.T, dtype=np.float64)
+    counts_CH = _e_step(p.reshape(len(p), -1).T, _paths(pairs), times_UH)
+    return counts_CH.T.reshape(p.shape)
+
+
+def _paths(pairs: SetPairCounts) -> sparse.csr_array:
+    """Which base pairs each pair of sets has, (U, C)."""
+    from scipy import sparse
+
+    return sparse.csr_array(
+        (pairs.sources[:, :, None] & pairs.targets[:, None, :]).reshape(len(pairs.sources), -1) * 1.0
+    )
+
+
+def _e_step(p_CH: FloatArray, paths: sparse.csr_array, times_UH: FloatArray) -> FloatArray:
+    """Expected base pairs of each table, (C, H)."""
+    sums = paths @ p_CH
+    counts: FloatArray = p_CH * (paths.T @ np.divide(times_UH, sums, where=sums > 0, out=np.zeros_like(sums)))
+    return counts

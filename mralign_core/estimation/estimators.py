@@ -1,37 +1,44 @@
-"""The estimators behind one interface: set pairs in, transition estimate out."""
+"""The estimators behind one interface: the transitions of right traces, wrong traces and all in, P⁺, P⁻ and P out."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from mralign_core.config import EstimateConfig
-from mralign_core.estimation.em_tables import TransitionTables, fit_em_tables
-from mralign_core.method import IntArray
+from mralign_core.estimation.corpus import CLASSES, POLARITY_OF
+from mralign_core.estimation.em_tables import TransitionTables, expected_counts, fit_em_tables
+from mralign_core.method import FloatArray, IntArray
 from mralign_core.method.set_pairs import SetPairCounts
-from mralign_core.method.transitions import (
-    TransitionEstimate,
-    fit_em,
-    fit_frequency,
-)
+from mralign_core.method.state_values import conditioned_on_end, count_visits, state_values
+from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.method.transitions import TransitionEstimate, estimate_of, fit_em, fit_frequency
 
 logger = logging.getLogger("mralign_core.estimation")
 
-Estimator = Callable[[SetPairCounts], TransitionEstimate]
+MatrixEstimator = Callable[[SetPairCounts], TransitionEstimate]
+"""One matrix from the transitions it is of."""
+Estimator = Callable[[Mapping[str, SetPairCounts]], dict[str, TransitionEstimate]]
+"""P⁺, P⁻ and P from the transitions of each class of :data:`~.corpus.CLASSES`."""
 _BLOCK_CELLS = 1 << 20
 """Pairs × tables that EM holds side by side (8 MB)."""
 MOST_ITERATIONS = 10_000
 """Iterations after which ``em_converged`` gives up."""
+FROM_LABELS = ("em", "em_converged", "frequency", "value")
+"""The estimators that need nothing but labels and polarities."""
 
 
 def make_estimator(section: EstimateConfig, num_states: int) -> Estimator:
     """The estimator that a config names.
 
     ``em`` is the paper's (Algorithm 2 of arXiv 2510.24794: at most five damped iterations), ``em_converged`` goes on
-    undamped until no entry of P moves by the tolerance, ``frequency`` is the baseline of Table 3.
+    undamped until no entry of P moves by the tolerance, ``frequency`` is the baseline of Table 3. These estimate each
+    matrix from its own transitions. ``value`` takes P from all transitions, and P⁺ and P⁻ from it and the value of each
+    state (:mod:`~mralign_core.method.state_values`); ``oracle`` likewise, with the values that the pocket grammar has.
 
     Args:
         section: the estimator and its settings.
@@ -40,35 +47,54 @@ def make_estimator(section: EstimateConfig, num_states: int) -> Estimator:
     >>> import numpy as np
     >>> states = np.eye(3, dtype=bool)  # one trace <start> → 1 → <stop>
     >>> pairs = SetPairCounts(states[:2], states[1:], np.array([1, 1]), 1, 0, 0)
-    >>> make_estimator(EstimateConfig(estimator="frequency"), num_states=3)(pairs).counts[0].tolist()
+    >>> fit = make_estimator(EstimateConfig(estimator="frequency"), num_states=3)
+    >>> fit({"all": pairs})["all"].counts[0].tolist()
     [0.0, 1.0, 0.0]
+    """
+    fit = make_matrix_estimator(section, num_states)
+    if not _is_by_value(section):
+        return lambda pairs: {name: fit(pairs[name]) for name in pairs}
+    return lambda pairs: _fit_by_value(section, fit, pairs)
+
+
+def make_matrix_estimator(section: EstimateConfig, num_states: int) -> MatrixEstimator:
+    """How a config estimates a matrix from the transitions it is of; by value, how it estimates P.
+
+    Args:
+        section: the estimator and its settings.
+        num_states: K.
     """
     if section.estimator == "frequency":
         return lambda pairs: fit_frequency(pairs, num_states, prior=section.prior)
     return lambda pairs: fit_em(pairs, num_states, **_iterations(section))
 
 
-def estimate_tables(section: EstimateConfig, pairs: SetPairCounts, multiplicities: IntArray) -> TransitionTables:
+def estimate_tables(
+    section: EstimateConfig, pairs: SetPairCounts, plus: IntArray, minus: IntArray, wanted: Sequence[str] = CLASSES
+) -> dict[str, TransitionTables]:
     """What :func:`make_estimator` gives for many tables of the same pairs, those of EM side by side.
 
     Args:
         section: the estimator and its settings.
         pairs: the transitions; their own multiplicities are not read.
-        multiplicities: (H, U) occurrences of each pair in each table.
+        plus: (H, U) occurrences of each pair in right traces, in each table.
+        minus: (H, U) the same in wrong traces.
+        wanted: the classes of matrices to estimate.
     """
-    num_states = pairs.sources.shape[1]
-    if section.estimator not in ("em", "em_converged"):
-        fit = make_estimator(section, num_states)
-        found = [fit(pairs._replace(multiplicities=table)) for table in multiplicities]
-        return TransitionTables(
-            *(np.stack(column) for column in ([one.p for one in found], [one.counts for one in found]))
-        )
-    step = max(1, _BLOCK_CELLS // max(len(pairs.sources), 1))
-    blocks = [
-        fit_em_tables(pairs, multiplicities[start : start + step], **_iterations(section))
-        for start in range(0, len(multiplicities), step)
-    ]
-    return TransitionTables(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
+    of_class = {"plus": plus, "minus": minus, "all": plus + minus}
+    if not _is_by_value(section):
+        tables = _matrix_tables(section, pairs, np.concatenate([of_class[name] for name in wanted]))
+        parts = zip(*(np.split(column, len(wanted)) for column in tables), strict=True)
+        return {name: TransitionTables(*part) for name, part in zip(wanted, parts, strict=True)}
+    of_all = _matrix_tables(section, pairs, of_class["all"])
+    values = _values(section, *(count_visits(times, pairs.sources) for times in (plus, minus)))
+    conditioned = {"plus": conditioned_on_end(of_all.p, values), "minus": conditioned_on_end(of_all.p, 1 - values)}
+    return {
+        name: of_all
+        if name == "all"
+        else TransitionTables(conditioned[name], expected_counts(conditioned[name], pairs, of_class[name]))
+        for name in wanted
+    }
 
 
 def warn_unless_converged(section: EstimateConfig, estimate: TransitionEstimate, name: str) -> None:
@@ -80,6 +106,62 @@ def warn_unless_converged(section: EstimateConfig, estimate: TransitionEstimate,
             MOST_ITERATIONS,
             section.tolerance,
         )
+
+
+def _is_by_value(section: EstimateConfig) -> bool:
+    return section.estimator in ("value", "oracle")
+
+
+def _fit_by_value(
+    section: EstimateConfig, fit: MatrixEstimator, pairs: Mapping[str, SetPairCounts]
+) -> dict[str, TransitionEstimate]:
+    """P from all transitions, P⁺ and P⁻ from it and the values of the states."""
+    of_all = fit(pairs["all"])
+    values = _values(section, *(count_visits(pairs[name].multiplicities, pairs[name].sources) for name in POLARITY_OF))
+    conditioned = {"plus": conditioned_on_end(of_all.p, values), "minus": conditioned_on_end(of_all.p, 1 - values)}
+    return {
+        name: of_all if name == "all" else estimate_of(conditioned[name], pairs[name], prior=section.prior)
+        for name in pairs
+    }
+
+
+def _values(section: EstimateConfig, right_visits: FloatArray, wrong_visits: FloatArray) -> FloatArray:
+    """h(s), (…, K)."""
+    if section.estimator == "oracle":
+        return np.broadcast_to(_grammar_values(), right_visits.shape)
+    # A row of P has the prior on each allowed transition; so has the column of a state, by which it is entered.
+    return state_values(right_visits, wrong_visits, prior=section.prior * right_visits.shape[-1]).mean
+
+
+@cache
+def _grammar_values() -> FloatArray:
+    """The pocket grammar's own h of the paper's states, (K,); of a label that it never uses, the share of right ends.
+
+    Worlds differ in the share of neighbours with the right value, which is in all states alike; these are of world 0.
+    """
+    from mralign_core.pocket.values import grammar_values
+    from mralign_core.pocket.world import build_world
+
+    known = grammar_values(build_world(seed=0))
+    return np.array([known.get(name, known["framing"]) for name in PAPER_TAXONOMY.state_names])
+
+
+def _matrix_tables(section: EstimateConfig, pairs: SetPairCounts, multiplicities: IntArray) -> TransitionTables:
+    """What :func:`make_matrix_estimator` gives for many tables of the same pairs."""
+    if section.estimator == "frequency":
+        num_states = pairs.sources.shape[1]
+        fit = make_matrix_estimator(section, num_states)
+        found = [fit(pairs._replace(multiplicities=table)) for table in multiplicities]
+        shape = (-1, num_states, num_states)
+        return TransitionTables(
+            *(np.reshape(column, shape) for column in ([one.p for one in found], [one.counts for one in found]))
+        )
+    step = max(1, _BLOCK_CELLS // max(len(pairs.sources), 1))
+    blocks = [
+        fit_em_tables(pairs, multiplicities[start : start + step], **_iterations(section))
+        for start in range(0, len(multiplicities), step)
+    ]
+    return TransitionTables(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
 
 
 def _iterations(section: EstimateConfig) -> dict[str, Any]:

@@ -14,16 +14,17 @@ Shapes: N traces, C columns of the corpus, Q questions, U distinct pairs of labe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.estimation.corpus import Corpus, question_hashes
+from mralign_core.estimation.corpus import POLARITY_OF, Corpus, question_hashes
 from mralign_core.estimation.em_tables import TransitionTables
 from mralign_core.estimation.estimators import estimate_tables
-from mralign_core.estimation.matrices import POLARITY_OF, TransitionMatrices
+from mralign_core.estimation.matrices import TransitionMatrices
 from mralign_core.estimation.traces import TraceBatch
 from mralign_core.estimation.weights import Weigher, fraction_of
 from mralign_core.method import FloatArray, IntArray
@@ -88,25 +89,30 @@ class LeftOutWeigher(Weigher):
         for number in np.unique(of_source):
             chosen = np.flatnonzero(of_source == number)
             stratum, side = self._stratum_of_source[number // 2], "plus" if number % 2 else "minus"
-            above, below = (
-                self._without(questions[chosen], POLARITY_OF.get(name), stratum)
-                for name in fraction_of(side, self._section.reference)
-            )
+            names = fraction_of(side, self._section.reference)
+            found = self._without(questions[chosen], stratum, names)
+            above, below = (found[name] for name in names)
             parts = zip(numerators[chosen].tolist(), above.p, below.p, above.counts, strict=True)
             self._fractions |= {numerator: _Fraction(*fraction) for numerator, *fraction in parts}
 
-    def _without(self, questions: IntArray, polarity: str | None, stratum: str | None) -> TransitionTables:
-        """Estimates from the traces of a polarity and stratum, without those of each question in turn."""
+    def _without(self, questions: IntArray, stratum: str | None, wanted: Sequence[str]) -> dict[str, TransitionTables]:
+        """Estimates from the traces of a stratum, without those of each question in turn."""
+        pairs = self._corpus.selection(None, stratum).empty
+        plus, minus = (self._counts_without(questions, POLARITY_OF[name], stratum) for name in POLARITY_OF)
+        return estimate_tables(self._estimate, pairs, plus, minus, wanted)
+
+    def _counts_without(self, questions: IntArray, polarity: str, stratum: str | None) -> IntArray:
+        """Occurrences of the stratum's pairs in its traces of a polarity, without those of each question, (H, U)."""
         from scipy import sparse
 
-        selection = self._corpus.selection(polarity, stratum)
-        columns, num_pairs = selection.places, len(selection.empty.multiplicities)
-        shape = (len(self._corpus.columns), num_pairs)
-        to_pairs = sparse.csr_array(
-            (np.ones(len(columns), dtype=np.int64), (columns, selection.pair_of_place)), shape=shape
-        )
+        everything = self._corpus.selection(None, stratum)
+        is_of_polarity = np.isin(everything.places, self._corpus.selection(polarity, stratum).places)
+        columns, pairs = everything.places[is_of_polarity], everything.pair_of_place[is_of_polarity]
+        shape = (len(self._corpus.columns), len(everything.empty.multiplicities))
+        to_pairs = sparse.csr_array((np.ones(len(columns), dtype=np.int64), (columns, pairs)), shape=shape)
         own = (self._by_question[questions] @ to_pairs).toarray()
-        return estimate_tables(self._estimate, selection.empty, self._corpus.counts @ to_pairs - own)
+        counts: IntArray = self._corpus.counts @ to_pairs - own
+        return counts
 
     def _weigh_sets(self, numerator: int, left: NDArray[np.bool_], entered: NDArray[np.bool_]) -> NDArray[np.void]:
         fraction = self._fractions[numerator]

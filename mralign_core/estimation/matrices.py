@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mralign_core.config import EstimateConfig
 from mralign_core.errors import ArtifactError, NoCandidatesError
 from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL, draw_transitions
-from mralign_core.estimation.corpus import Corpus, count_corpus
+from mralign_core.estimation.corpus import CLASSES, POLARITY_OF, Corpus, count_corpus
 from mralign_core.estimation.estimators import make_estimator, warn_unless_converged
 from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
 from mralign_core.method.taxonomy import Taxonomy
@@ -32,8 +32,6 @@ logger = logging.getLogger("mralign_core.estimation")
 MIN_STRATUM_TRACES = 10
 """Labelled traces of each polarity that a stratum needs for matrices of its own. From fewer, P⁺ and P⁻ are the moves of
 those very traces, and weights would repeat them instead of telling the classes apart."""
-CLASSES = ("plus", "minus", "all")
-POLARITY_OF = {"plus": "positive", "minus": "negative"}
 
 Estimates = Mapping[str, TransitionEstimate]
 Draws = Mapping[str, NDArray[np.float32]]
@@ -148,23 +146,25 @@ def estimate_corpus(
     _require_both_polarities(corpus)
     fit = make_estimator(section, taxonomy.num_states)
     strata = _usable_strata(corpus, min_stratum_traces)
-    keys = [(stratum, name) for stratum in (None, *strata) for name in CLASSES]
-    selections = {(stratum, name): corpus.selection(POLARITY_OF.get(name), stratum) for stratum, name in keys}
-    estimates = {key: fit(selection.pairs(corpus.counts)) for key, selection in selections.items()}
-    for (stratum, name), estimate in estimates.items():
-        warn_unless_converged(section, estimate, name if stratum is None else f"{name} in stratum {stratum!r}")
+    selections = {where: corpus.selections(where) for where in (None, *strata)}
+    estimates = {
+        where: fit({name: selection.pairs(corpus.counts) for name, selection in classes.items()})
+        for where, classes in selections.items()
+    }
+    for where, classes in estimates.items():
+        for name, estimate in classes.items():
+            warn_unless_converged(section, estimate, name if where is None else f"{name} in stratum {where!r}")
     draws = {}
     if rng is not None and section.num_resamples:
-        enough = _with_intervals(corpus, strata)
-        resampled = {key: selection for key, selection in selections.items() if key[0] in enough}
+        resampled = {where: selections[where] for where in _with_intervals(corpus, strata)}
         if resampled:
             draws = draw_transitions(corpus, resampled, fit, section.num_resamples, rng, on_progress)
     return TransitionMatrices(
-        _of_stratum(estimates, None),
+        estimates[None],
         tuple(taxonomy.state_names),
-        {stratum: _of_stratum(estimates, stratum) for stratum in strata},
-        _of_stratum(draws, None),
-        {stratum: _of_stratum(draws, stratum) for stratum in strata if (stratum, "all") in draws},
+        {stratum: estimates[stratum] for stratum in strata},
+        draws.get(None, {}),
+        {stratum: draws[stratum] for stratum in strata if stratum in draws},
     )
 
 
@@ -213,10 +213,6 @@ def _require_both_polarities(corpus: Corpus) -> None:
                 "Use more questions (questions.train), more draws (generate.num_draws), a looser "
                 "generate.answer_match, or wider length bounds"
             )
-
-
-def _of_stratum(values: Mapping[tuple[str | None, str], Any], stratum: str | None) -> dict[str, Any]:
-    return {name: value for (where, name), value in values.items() if where == stratum}
 
 
 def _arrays(estimates: Estimates, draws: Draws) -> dict[str, NDArray[Any]]:

@@ -260,6 +260,28 @@ def fit_frequency(pairs: SetPairCounts, num_states: int, *, prior: float = 0.1) 
     return _estimate(p, counts, prior, mask, [_log_densities(p, table, prior, mask)])
 
 
+def estimate_of(p: FloatArray, pairs: SetPairCounts, *, prior: float = 0.1) -> TransitionEstimate:
+    """A matrix that was found in another way, with the soft counts and the likelihood that transitions have under it.
+
+    Args:
+        p: (K, K) transition matrix.
+        pairs: the transitions it is for.
+        prior: Dirichlet pseudo-count of each allowed transition.
+
+    Raises:
+        ValueError: ``pairs`` was counted with another number of states.
+
+    >>> states = np.eye(3, dtype=bool)  # nine traces <start> → 1 → <stop>
+    >>> pairs = SetPairCounts(states[:2], states[1:], np.array([9, 9]), 9, 0, 0)
+    >>> p = np.array([[0, 0.5, 0.5], [0, 0.5, 0.5], [0, 0, 1.0]])
+    >>> estimate_of(p, pairs).counts[0].tolist()
+    [0.0, 9.0, 0.0]
+    """
+    _check_num_states(pairs, len(p))
+    table, mask = cross_tabulate(pairs), transition_mask(len(p))
+    return _estimate(p, e_step(p, table), prior, mask, [_log_densities(p, table, prior, mask)])
+
+
 def keep_most_confident(labels: Sequence[Label], confidences: Sequence[float]) -> tuple[Label, ...]:
     """The label with the highest confidence, the first of equals; none where there is none.
 

@@ -23,6 +23,7 @@ _ESTIMATORS = {
     "paper": "paper: 5 damped EM iterations",
     "converged": "EM to convergence",
     "frequency": "frequency",
+    "value": "by the value of each state",
     "single label": "one label a segment, 5 damped EM iterations",
 }
 

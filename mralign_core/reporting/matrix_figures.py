@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from mralign_core.config import RewardConfig
 from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL, MIN_SUPPORT
-from mralign_core.estimation.matrices import CLASSES, TransitionMatrices
+from mralign_core.estimation.corpus import CLASSES
+from mralign_core.estimation.matrices import TransitionMatrices
 from mralign_core.estimation.weights import fraction_of
 from mralign_core.method import FloatArray
 from mralign_core.method.segment_weights import WeightForm, probability_ratios, segment_weights

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.estimation.corpus import Corpus
+from mralign_core.estimation.corpus import CLASSES, POLARITY_OF, Corpus
 from mralign_core.estimation.diagnostics.labelled_weights import labelled_weights
 from mralign_core.estimation.diagnostics.result import Result
 from mralign_core.estimation.diagnostics.survey import Survey
-from mralign_core.estimation.estimators import make_estimator
-from mralign_core.estimation.matrices import CLASSES, POLARITY_OF, TransitionMatrices, estimate_corpus
+from mralign_core.estimation.estimators import make_matrix_estimator
+from mralign_core.estimation.matrices import TransitionMatrices, estimate_corpus
 from mralign_core.estimation.traces import batch_of_traces
 from mralign_core.method.distances import WeightShift, weight_shift, weighted_distance
 from mralign_core.method.taxonomy import Taxonomy
@@ -37,7 +37,7 @@ class EstimatorRow(Result):
 
 def em_objectives(corpus: Corpus, matrices: TransitionMatrices, section: EstimateConfig) -> tuple[Objective, ...]:
     """The objective of P⁺, P⁻ and P by iteration, as configured and to convergence."""
-    converge = make_estimator(EstimateConfig(estimator="em_converged", prior=section.prior), corpus.num_states)
+    converge = make_matrix_estimator(EstimateConfig(estimator="em_converged", prior=section.prior), corpus.num_states)
     return tuple(
         Objective(
             matrix=name,
@@ -51,7 +51,7 @@ def em_objectives(corpus: Corpus, matrices: TransitionMatrices, section: Estimat
 def compare_estimators(
     surveys: Mapping[str, Survey], reward: RewardConfig, taxonomy: Taxonomy
 ) -> tuple[EstimatorRow, ...]:
-    """The paper's five damped EM iterations beside EM to convergence, the frequency estimate and single labels.
+    """The paper's five damped EM iterations beside EM to convergence, frequencies, values and single labels.
 
     The yardstick has up to two labels a segment whatever the run is configured to have. Matrices are of all traces;
     shifts are over the segments of the sample.
@@ -65,6 +65,7 @@ def compare_estimators(
         "paper": (surveys["two"], EstimateConfig()),
         "converged": (surveys["two"], EstimateConfig(estimator="em_converged")),
         "frequency": (surveys["two"], EstimateConfig(estimator="frequency")),
+        "value": (surveys["two"], EstimateConfig(estimator="value")),
         "single label": (surveys["one"], EstimateConfig()),
     }
     matrices, weights = {}, {}

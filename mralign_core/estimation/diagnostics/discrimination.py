@@ -25,7 +25,7 @@ Shapes: N traces, U distinct pairs of label sets, R polarities (the observed one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from mralign_core.config import EstimateConfig
 from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL
 from mralign_core.estimation.corpus import count_corpus
 from mralign_core.estimation.diagnostics.result import Result
-from mralign_core.estimation.estimators import estimate_tables
+from mralign_core.estimation.estimators import FROM_LABELS, estimate_tables
 from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
 from mralign_core.method import FloatArray, IntArray
 from mralign_core.method.by_question import (
@@ -57,7 +57,6 @@ SIGNIFICANCE = 0.05
 """Largest p-value of an AUC that is called shown; its interval covers one less this."""
 POWER = 0.8
 """Probability of showing an AUC of the observed size, which the number of questions to show it is for."""
-ESTIMATORS: tuple[str, ...] = get_args(EstimateConfig.model_fields["estimator"].annotation)
 
 
 class HeldOutAuc(Result):
@@ -120,7 +119,7 @@ def discriminate(
     parts = [_Part.of(held_out, everywhere, rng)] if has_overall else []
     parts += [_Part.of(held_out, held_out.strata, rng)] if has_within else []
     found = []
-    for estimator in sorted(ESTIMATORS, key=lambda name: name != estimate.estimator):
+    for estimator in dict.fromkeys((estimate.estimator, *FROM_LABELS)):
         section = estimate.model_copy(update={"estimator": estimator})
         observed = held_out.scores(held_out.is_positive[None], section)[0] if parts else None
         rows = [part.measure(held_out, observed, section) for part in parts if observed is not None]
@@ -174,8 +173,8 @@ class _HeldOut(NamedTuple):
             others = self.by_trace[rest]
             plus = (others.T @ polarities[:, rest].T.astype(np.int64)).T
             minus = others.sum(axis=0) - plus
-            p_plus, p_minus = np.split(estimate_tables(section, self.pairs, np.concatenate([plus, minus])).p, 2)
-            logs = [np.log(set_transition_probs(p, self.pairs.sources, self.pairs.targets)) for p in (p_plus, p_minus)]
+            found = estimate_tables(section, self.pairs, plus, minus, ("plus", "minus")).values()
+            logs = [np.log(set_transition_probs(one.p, self.pairs.sources, self.pairs.targets)) for one in found]
             scores[:, held] = (self.by_trace[held] @ (logs[0] - logs[1]).T).T
         return scores
 

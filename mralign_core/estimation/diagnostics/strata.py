@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.estimation.bootstrap import MIN_SUPPORT
-from mralign_core.estimation.corpus import count_corpus
+from mralign_core.estimation.corpus import POLARITY_OF, count_corpus
 from mralign_core.estimation.diagnostics.discrimination import question_numbers
 from mralign_core.estimation.diagnostics.labelled_weights import labelled_weights
 from mralign_core.estimation.diagnostics.result import Result
-from mralign_core.estimation.estimators import Estimator, make_estimator
-from mralign_core.estimation.matrices import MIN_STRATUM_TRACES, POLARITY_OF, TransitionMatrices
+from mralign_core.estimation.estimators import MatrixEstimator, make_matrix_estimator
+from mralign_core.estimation.matrices import MIN_STRATUM_TRACES, TransitionMatrices
 from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
 from mralign_core.method import FloatArray, IntArray
 from mralign_core.method.by_question import permute_between_questions
@@ -153,7 +153,7 @@ class _Tally(NamedTuple):
 
     pairs: SetPairCounts
     by_trace: IntArray
-    estimator: Estimator
+    estimator: MatrixEstimator
 
     def fit(self, chosen: NDArray[np.bool_]) -> TransitionEstimate:
         """The estimate from the chosen traces."""
@@ -162,7 +162,7 @@ class _Tally(NamedTuple):
 
 def _tally(traces: Sequence[LabelledTrace], num_states: int, section: EstimateConfig) -> _Tally:
     corpus = count_corpus([batch_of_traces(traces)], num_states, keep_traces=True)
-    return _Tally(corpus.pairs(), corpus.pairs_by_trace(), make_estimator(section, num_states))
+    return _Tally(corpus.pairs(), corpus.pairs_by_trace(), make_matrix_estimator(section, num_states))
 
 
 def _with_enough(stratum: NDArray[np.str_], levels: Sequence[str], *groups: NDArray[np.bool_]) -> list[str]:

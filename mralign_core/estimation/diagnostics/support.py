@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mralign_core.estimation.bootstrap import MIN_SUPPORT
-from mralign_core.estimation.corpus import Corpus
+from mralign_core.estimation.corpus import CLASSES, POLARITY_OF, Corpus
 from mralign_core.estimation.diagnostics.result import Result
-from mralign_core.estimation.matrices import CLASSES, POLARITY_OF, TransitionMatrices
+from mralign_core.estimation.matrices import TransitionMatrices
 
 
 class Yield(Result):

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mralign_core.estimation.corpus import Corpus, count_corpus
-from mralign_core.estimation.matrices import POLARITY_OF
+from mralign_core.estimation.corpus import POLARITY_OF, Corpus, count_corpus
 from mralign_core.estimation.traces import LabelledTrace, TraceBatch, traces_of_batch
 
 MAX_TRACES = 2000

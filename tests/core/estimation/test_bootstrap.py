@@ -1,5 +1,6 @@
 """The bootstrap draws what it says, the same at any block size, and its intervals cover."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.estimation import bootstrap
 from mralign_core.estimation.bootstrap import draw_transitions
-from mralign_core.estimation.corpus import count_corpus
+from mralign_core.estimation.corpus import CLASSES, POLARITY_OF, count_corpus
 from mralign_core.estimation.estimators import make_estimator
 from mralign_core.estimation.matrices import estimate_transitions
 from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
@@ -38,11 +39,7 @@ def counted(traces, **options):
 
 
 def selections_of(corpus):
-    return {
-        (polarity, stratum): corpus.selection(polarity, stratum)
-        for polarity in ("positive", "negative", None)
-        for stratum in (None, "a", "b")
-    }
+    return {stratum: corpus.selections(stratum) for stratum in (None, "a", "b")}
 
 
 def test_draws_equal_estimates_from_questions_drawn_one_by_one():
@@ -62,9 +59,11 @@ def test_draws_equal_estimates_from_questions_drawn_one_by_one():
             members = [own for own in in_order if {trace.polarity for trace in own} == polarities]
             drawn += [trace for place in rng.integers(len(members), size=len(members)) for trace in members[place]]
         assert len({trace.question_id for trace in drawn}) < len(in_order)
-        for (polarity, stratum), found in draws.items():
+        for stratum, name in product(draws, CLASSES):
+            polarity = POLARITY_OF.get(name)
             own = [t.steps for t in drawn if polarity in (None, t.polarity) and stratum in (None, t.stratum)]
-            np.testing.assert_allclose(found[resample], fit_em(count_set_pairs(own, K), K).p, atol=1e-6)
+            found = draws[stratum][name][resample]
+            np.testing.assert_allclose(found, fit_em(count_set_pairs(own, K), K).p, atol=1e-6)
 
 
 @pytest.mark.parametrize("cells", [1, 100, 1 << 24])
@@ -74,7 +73,8 @@ def test_the_block_size_changes_no_draw(monkeypatch, cells):
     whole = draw_transitions(*arguments, np.random.default_rng(2))
     monkeypatch.setattr(bootstrap, "BLOCK_CELLS", cells)
     for key, draws in draw_transitions(*arguments, np.random.default_rng(2)).items():
-        np.testing.assert_array_equal(draws, whole[key])
+        for name in CLASSES:
+            np.testing.assert_array_equal(draws[name], whole[key][name])
 
 
 def test_progress_is_reported_and_the_traces_must_be_there():
@@ -151,8 +151,8 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     rng, covered = np.random.default_rng(0), []
     for _ in range(40):
         corpus = count_corpus([batch_of_traces(simulate(p, 120, rng))], K, keep_traces=True)
-        selections = {"plus": corpus.selection("positive")}
-        draws = draw_transitions(corpus, selections, make_estimator(section, K), 120, rng)["plus"]
+        selections = {"": {"plus": corpus.selection("positive")}}
+        draws = draw_transitions(corpus, selections, make_estimator(section, K), 120, rng)[""]["plus"]
         low, high = np.quantile(draws[:, :-1, 1:][:, p[:-1, 1:] > 0], [0.05, 0.95], axis=0)
         covered.append((low <= tested) & (tested <= high))
     assert 0.86 < np.mean(covered) < 0.94, "nominal is 0.9"
@@ -175,14 +175,16 @@ def test_of_traces_that_a_question_makes_alike_intervals_over_questions_cover_an
     leaving = [[0, 0.5, 0.3, 0.2, 0], [0, 0.2, 0.3, 0.2, 0.3], [0, 0.4, 0.2, 0.1, 0.3], [0, 0.1, 0.4, 0.3, 0.2]]
     p = np.array([*leaving, [0, 0, 0, 0, 1]])
     fit, rng = make_estimator(EstimateConfig(estimator="frequency", prior=0.01), K), np.random.default_rng(0)
-    truth = fit(count_corpus([batch_of_traces(of_questions(p, 4000, rng))], K).pairs("positive")).p
+    many = count_corpus([batch_of_traces(of_questions(p, 4000, rng))], K)
+    truth = fit({"plus": many.pairs("positive")})["plus"].p
     covered: dict[str, list[bool]] = {"question": [], "trace": []}
     for _ in range(40):
         traces = of_questions(p, 80, rng)
         for unit in covered:
             drawn = traces if unit == "question" else [trace._replace(question_id="") for trace in traces]
             corpus = count_corpus([batch_of_traces(drawn)], K, keep_traces=True)
-            draws = draw_transitions(corpus, {"plus": corpus.selection("positive")}, fit, 150, rng)["plus"]
+            selections = {"": {"plus": corpus.selection("positive")}}
+            draws = draw_transitions(corpus, selections, fit, 150, rng)[""]["plus"]
             low, high = np.quantile(draws, [0.025, 0.975], axis=0)
             covered[unit].append(((low <= truth) & (truth <= high))[p > 0][:-1])
     assert 0.9 < np.mean(covered["question"]) < 0.97, "nominal is 0.95"

@@ -92,7 +92,7 @@ def test_the_undamped_objective_never_falls_and_ends_above_the_damped(by_stratum
 
 def test_the_paper_is_its_own_yardstick(by_stratum):
     rows = {row.estimator: row for row in by_stratum.estimators}
-    assert list(rows) == ["paper", "converged", "frequency", "single label"]
+    assert list(rows) == ["paper", "converged", "frequency", "value", "single label"]
     assert set(rows["paper"].l1.values()) == {0.0} and rows["paper"].shift.mean_abs_log_ratio == 0
     assert 0 < rows["converged"].shift.mean_abs_log_ratio < rows["frequency"].shift.mean_abs_log_ratio
 

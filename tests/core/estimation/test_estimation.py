@@ -7,7 +7,7 @@ import pytest
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.errors import ArtifactError, DataError, NoCandidatesError
 from mralign_core.estimation import estimators
-from mralign_core.estimation.estimators import make_estimator
+from mralign_core.estimation.estimators import make_matrix_estimator
 from mralign_core.estimation.matrices import TransitionMatrices, estimate_transitions
 from mralign_core.estimation.traces import LabelledTrace, labelled_traces
 from mralign_core.estimation.weights import weigh_segments
@@ -159,7 +159,7 @@ def test_segments_of_one_step_share_its_weight(traces):
 def test_converged_em_stands_still_and_is_the_highest(traces):
     pairs = count_set_pairs([[(1, 2), (3,), (2, 3)], [(2,), (1, 3)], [(1, 2), (1, 3)]], 5)
     converged, paper, frequency = (
-        make_estimator(EstimateConfig(estimator=name), 5)(pairs) for name in ("em_converged", "em", "frequency")
+        make_matrix_estimator(EstimateConfig(estimator=name), 5)(pairs) for name in ("em_converged", "em", "frequency")
     )
     again = m_step(e_step(converged.p, cross_tabulate(pairs)), 0.1, transition_mask(5))
     assert np.abs(again - converged.p).max() < 1e-6
@@ -173,7 +173,7 @@ def test_the_paper_estimator_takes_the_config_values():
     pairs = count_set_pairs([[(1, 2), (3,)], [(2,), (1, 3)]], 5)
     section = EstimateConfig(num_iterations=3, damping=0.5, prior=0.3, tolerance=0)
     expected = fit_em(pairs, 5, num_iterations=3, damping=0.5, prior=0.3, tolerance=0)
-    assert (make_estimator(section, 5)(pairs).p == expected.p).all()
+    assert (make_matrix_estimator(section, 5)(pairs).p == expected.p).all()
 
 
 def test_em_that_does_not_converge_is_said(traces, caplog, monkeypatch):
