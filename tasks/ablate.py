@@ -41,7 +41,7 @@ ABLATE_WORLD = "ablate-world/ablate-world"
 
 def _ablation_fields(config: RunConfig) -> dict[str, Any]:
     arms = {name: list(config.ablate.known_arms[name]) for name in config.ablate.arms}
-    return {"arms": arms, **pick(config.ablate, "confidence"), **pick(config.model, "source")}
+    return {"arms": arms, **pick(config.ablate, "confidence", "smallest_effect"), **pick(config.model, "source")}
 
 
 @artifact(
@@ -142,6 +142,7 @@ def _ablation(
         differences=differences,
         unit=_unit(config),
         confidence=config.ablate.confidence,
+        smallest_effect=config.ablate.smallest_effect,
         is_pocket=config.model.source == "pocket",
         refused=refused,
     )

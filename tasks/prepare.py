@@ -125,7 +125,7 @@ def prepare_model(making: Making) -> Built:
             check_weights(Path(location.path))
         return Built(model_revision=revision)
     pocket = config.model.pocket
-    world = build_world(pocket.world_seed, pocket.overwrite_prob)
+    world = build_world(pocket.world_seed, pocket.overwrite_prob, pocket.popular_share, pocket.misconception_share)
     with progress("pretraining the pocket model", "pretraining") as report:
         counts = train_pocket_model(
             world, steps=pocket.pretrain_steps, seed=pocket.world_seed, directory=directory, on_progress=report

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mralign_core.config import RunConfig, Variant, overridden
+from mralign_core.config import EstimateConfig, RunConfig, Variant, overridden
 from mralign_core.errors import ConfigError
 
 BASELINE = "on"
@@ -74,6 +74,18 @@ def arm_comparisons(arms: Mapping[str, GridArm]) -> list[tuple[str, str]]:
     return [*with_on, *with_kto, *with_placebo, *with_ours]
 
 
+def oracle_pairs(arms: Mapping[str, GridArm]) -> list[tuple[str, str]]:
+    """Each weighted arm with the arm, if there is one, that differs in having the oracle's values alone."""
+    weighted = {name: arm for name, arm in arms.items() if arm.variant == "mr_align" and not arm.is_placebo}
+    oracles = {name: arm for name, arm in weighted.items() if arm.config.estimate.estimator == "oracle"}
+    return [
+        (name, oracle)
+        for name, arm in weighted.items()
+        for oracle, truth in oracles.items()
+        if name not in oracles and _but_for_estimate(arm.config) == _but_for_estimate(truth.config)
+    ]
+
+
 def seeds_of(config: RunConfig) -> list[RunConfig]:
     """The config of each alignment seed."""
     return [config.model_copy(update={"seed": config.seed + number}) for number in range(config.ablate.num_seeds)]
@@ -110,6 +122,10 @@ def _name(config: RunConfig, suffix: str) -> str:
 def _is_real(arm: GridArm, placebo: GridArm) -> bool:
     """Whether the placebo is this very arm but for its weights' meaning."""
     return not arm.is_placebo and arm.config == _without_placebo(placebo.config)
+
+
+def _but_for_estimate(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"estimate": EstimateConfig()})
 
 
 def _without_placebo(config: RunConfig) -> RunConfig:

@@ -94,7 +94,10 @@ def cell_results(cells: Iterable[tuple[Cell, pd.DataFrame]]) -> pd.DataFrame:
                 "with the same config on questions that have gold answers"
             )
         counts = {"num_questions": answers["question_id"].nunique(), "num_answers": len(answers)}
-        rows.append({**cell._asdict(), **counts, **answers[list(METRICS)].mean().to_dict()})
+        means = answers[[*METRICS, "well_formed"]].mean().to_dict()
+        words = [len(thinking.split()) for thinking in scored["thinking"] if isinstance(thinking, str)]
+        mean_words = float(np.mean(words)) if words else np.nan
+        rows.append({**cell._asdict(), **counts, **means, "thinking_words": mean_words})
     return pd.DataFrame(rows, columns=list(ABLATION_RESULTS.columns))
 
 

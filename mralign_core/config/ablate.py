@@ -50,6 +50,8 @@ class AblateConfig(Section):
     """Alignment seeds in each world, from the run's `seed` on; they share its traces and labels."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Coverage of the intervals."""
+    smallest_effect: float = Field(0.005, gt=0, lt=1)
+    """Difference in Acc or Mis, as a share, that would be worth having: an interval within ± this rules one out."""
     where: Literal["inline", "deployment"] = Field("inline", json_schema_extra=OPERATIONAL)
     """Worlds run one after another in this process, or as child runs of deployment `ablate-world`."""
 

@@ -2,7 +2,7 @@
 
 What it is taught decides what it may be tested on: traces are of pretraining questions only, direct answers
 of pretraining questions and popular ones, popularity being independent of the split. Every fact is taught as
-a statement.
+a statement, and rightly; a misconception is in direct answers alone.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Curriculum:
             Example(
                 "think_off",
                 self._prompt(question, thinking=False),
-                self._turn(answer_completion(question.answer)),
+                self._turn(answer_completion(world.direct_answer(question))),
             )
             for question in world.questions
             if question.split == "pretrain" or question.popular

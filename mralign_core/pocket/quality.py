@@ -27,14 +27,14 @@ def check_quality(world: World, sampler: Sampler, config: PocketConfig) -> dict[
         config: holds the limits.
 
     Returns:
-        ``one_hop_accuracy``, of greedy answers without thinking, and ``em_thought``, the share of greedy
-        traces that name the gold answer; both in [0, 1].
+        ``one_hop_accuracy``, of greedy answers without thinking where no misconception is taught, and ``em_thought``,
+        the share of greedy traces that name the gold answer; both in [0, 1].
 
     Raises:
         QualityGateError: a value is below its limit.
     """
     dev = world.split("dev")
-    one_hop = [question for question in dev if question.stratum == "one_hop"]
+    one_hop = [question for question in dev if question.stratum == "one_hop" and not question.misconceived]
     values = {
         "one_hop_accuracy": _share(_answered, one_hop, _ask(sampler, one_hop, "off")),
         "em_thought": _share(_thought_of, dev, _ask(sampler, dev, "on")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -14,8 +14,6 @@ from mralign_core.pocket.names import ENTITY_NAMES
 from mralign_core.schemas.questions import QUESTIONS
 
 SPLIT_SHARES = {"pretrain": 0.33, "align": 0.37, "dev": 0.10, "eval": 0.20}
-POPULAR_SHARE = 0.25
-"""Share of two-hop questions, of every split, whose direct answer the model is taught in pretraining."""
 
 
 class Relation(NamedTuple):
@@ -55,6 +53,10 @@ class FactQuestion:
     facts: tuple[Fact, ...]
     split: str
     popular: bool
+    """Whether the model is taught its direct answer, whatever its split."""
+    misconceived: bool = False
+    """Whether it asks for a fact whose relation the model is taught to answer directly with the value of the similar
+    entity."""
 
     @property
     def question_id(self) -> str:
@@ -100,6 +102,10 @@ class World:
         """The same relation of the entity that the fact's subject is similar to."""
         return self.fact(self.neighbours[fact.subject], fact.relation)
 
+    def direct_answer(self, question: FactQuestion) -> str:
+        """What the model is taught to answer without thinking, where it is taught to."""
+        return self.neighbour_fact(question.facts[0]).value if question.misconceived else question.answer
+
     def split(self, name: str) -> tuple[FactQuestion, ...]:
         """The questions of ``pretrain``, ``align``, ``dev`` or ``eval``."""
         return tuple(question for question in self.questions if question.split == name)
@@ -126,13 +132,18 @@ class World:
         return QUESTIONS.require(pd.DataFrame(rows, columns=list(QUESTIONS.columns)))
 
 
-def build_world(seed: int, overwrite_prob: float = 0.25) -> World:
+def build_world(
+    seed: int, overwrite_prob: float = 0.25, popular_share: float = 0.25, misconception_share: float = 0.0
+) -> World:
     """Build the world of a seed.
 
     Args:
         seed: decides facts, similarity, and the split of the questions.
         overwrite_prob: probability that a fact takes the value of the similar entity; the higher it is, the
             more often an analogy is right.
+        popular_share: of two-hop questions, in every split: those whose direct answer the model is taught.
+        misconception_share: of facts, as near as whole relations come to it: those of relations that the model is
+            taught to answer wrongly when asked directly. What is asked, and what is right, does not depend on it.
 
     Example:
         >>> world = build_world(seed=0)
@@ -149,8 +160,29 @@ def build_world(seed: int, overwrite_prob: float = 0.25) -> World:
             facts[fact.subject, fact.relation] = fact
     one_hop = [(fact,) for fact in facts.values()]
     two_hop = [(first, second) for first in facts.values() for second in _facts_about(first.value, facts)]
-    questions = _split_questions(one_hop, 0.0, generator) + _split_questions(two_hop, POPULAR_SHARE, generator)
-    return World(seed, facts, neighbours, tuple(questions))
+    questions = _split_questions(one_hop, 0.0, generator) + _split_questions(two_hop, popular_share, generator)
+    world = World(seed, facts, neighbours, tuple(questions))
+    return _with_misconceptions(world, misconception_share, np.random.default_rng([seed, 2]))
+
+
+def _with_misconceptions(world: World, share: float, generator: np.random.Generator) -> World:
+    """The same world with some relations misconceived: a model can only learn whole ones, not which facts they are."""
+    wanted = share * len(world.facts)
+    chosen: list[str] = []
+    num_facts = 0
+    for place in generator.permutation(len(RELATIONS)):
+        relation = RELATIONS[place]
+        added = len(ENTITY_NAMES[relation.subject_type])
+        if abs(num_facts + added - wanted) < abs(num_facts - wanted):
+            chosen.append(relation.name)
+            num_facts += added
+    return replace(
+        world,
+        questions=tuple(
+            replace(question, misconceived=question.stratum == "one_hop" and question.facts[0].relation in chosen)
+            for question in world.questions
+        ),
+    )
 
 
 def _neighbours(cycle: Sequence[str]) -> list[tuple[str, str]]:

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mralign_core.ablation.grid import GridArm
+from mralign_core.ablation.grid import GridArm, oracle_pairs
 from mralign_core.ablation.paired import Unit
 from mralign_core.evaluation.metrics import METRICS
 from mralign_core.reporting.result_table import BOLD, ResultCell, ResultTable, Tone
 from mralign_core.reporting.run_findings import BETTER, points
-from mralign_core.reporting.titles import METRIC_TITLES, variant_title
+from mralign_core.reporting.titles import METRIC_TITLES, UNDEFINED, variant_title
 
 HEADLINE_METRICS = METRICS[:2]
 """Acc and Mis: what the sentence and the figure are about."""
@@ -34,6 +34,7 @@ class Ablation(NamedTuple):
         differences: rows of ``schemas.ablation.ABLATION_DIFFERENCES``.
         unit: what the intervals are over.
         confidence: their coverage.
+        smallest_effect: difference in Acc or Mis that would be worth having, as a share.
         is_pocket: whether the worlds are pocket worlds.
         refused: world → why it was left out and replaced.
     """
@@ -43,6 +44,7 @@ class Ablation(NamedTuple):
     differences: pd.DataFrame
     unit: Unit
     confidence: float
+    smallest_effect: float
     is_pocket: bool
     refused: Mapping[int, str]
 
@@ -59,6 +61,11 @@ class Ablation(NamedTuple):
 def is_shown(row: pd.Series) -> bool:
     """Whether the interval of a difference excludes 0."""
     return bool(row["low"] > 0 or row["high"] < 0)
+
+
+def is_ruled_out(row: pd.Series, smallest_effect: float) -> bool:
+    """Whether the interval of a difference lies within ± what would be worth having."""
+    return bool(row["low"] > -smallest_effect and row["high"] < smallest_effect)
 
 
 def design(ablation: Ablation) -> str:
@@ -85,16 +92,42 @@ def sentence(ablation: Ablation) -> str:
         f"what is shown, in that the {percent} interval over {ablation.unit}s excludes 0, is "
         + _list(ablation, shown, numbers=True),
         f"what is not shown is {_list(ablation, open_)}",
+        *_ruled_out(ablation, with_interval),
         _multiplicity(ablation, with_interval),
     ]
     return _end(ablation, f"{design(ablation)}, " + "; ".join(parts))
 
 
 def level_rows(ablation: Ablation) -> list[list[str]]:
-    """Each arm with its metrics in percent, the mean over units."""
-    means = ablation.results.groupby(["arm", ablation.unit], sort=False)[list(METRICS)].mean()
+    """Each arm with its metrics and its well-formed completions in percent, and words of thinking: means over units."""
+    columns = [*METRICS, "well_formed", "thinking_words"]
+    means = ablation.results.groupby(["arm", ablation.unit], sort=False)[columns].mean()
     levels = means.groupby("arm", sort=False).mean()
-    return [[ablation.title(str(arm)), *(points(row[metric]) for metric in METRICS)] for arm, row in levels.iterrows()]
+    return [
+        [
+            ablation.title(str(arm)),
+            *(points(row[metric]) for metric in columns[:-1]),
+            UNDEFINED if pd.isna(row["thinking_words"]) else f"{row['thinking_words']:.1f}",
+        ]
+        for arm, row in levels.iterrows()
+    ]
+
+
+def oracle_rows(ablation: Ablation) -> list[list[str]]:
+    """Each arm beside the oracle that makes weights in the same way: what either gains over KTO in Acc, and the share.
+
+    An arm's labels can gain no more than the oracle's, but for chance. No share is told of an oracle whose own gain is
+    not shown.
+    """
+    gains = ablation.differences
+    gains = gains[(gains["metric"] == "acc") & (gains["baseline"] == "kto")].set_index("arm")
+    rows = []
+    for name, oracle in oracle_pairs(ablation.arms):
+        if name in gains.index and oracle in gains.index:
+            gain, most = gains.loc[name], gains.loc[oracle]
+            share = points(gain["difference"] / most["difference"]) + " %" if most["low"] > 0 else UNDEFINED
+            rows.append([ablation.title(name), interval_text(gain), ablation.title(oracle), interval_text(most), share])
+    return rows
 
 
 def difference_rows(ablation: Ablation) -> list[tuple[str, dict[str, pd.Series]]]:
@@ -116,9 +149,9 @@ def interval_text(row: pd.Series) -> str:
 
 
 def ablation_tables(ablation: Ablation) -> list[ResultTable]:
-    """Levels, then differences, two metrics a table, as 80 columns have room for."""
+    """Levels, then differences, two metrics a table, as 80 columns have room for, then shares of what oracles gain."""
     names = [METRIC_TITLES[metric] for metric in METRICS]
-    tables = [ResultTable(["mean, %", *names], level_rows(ablation))]
+    tables = [ResultTable(["mean, %", *names, "formed", "words"], level_rows(ablation))]
     for metrics in (HEADLINE_METRICS, METRICS[len(HEADLINE_METRICS) :]):
         columns = ["paired difference, points", *(METRIC_TITLES[metric] for metric in metrics)]
         rows: list[list[str | ResultCell]] = [
@@ -126,6 +159,8 @@ def ablation_tables(ablation: Ablation) -> list[ResultTable]:
             for name, by_metric in difference_rows(ablation)
         ]
         tables.append(ResultTable(columns, rows))
+    if shares := oracle_rows(ablation):
+        tables.append(ResultTable(["Acc − KTO of", "points", "its oracle", "points ", "share"], shares, ["its oracle"]))
     return tables
 
 
@@ -147,6 +182,7 @@ def ablation_markdown(ablation: Ablation) -> str:
         sentence(ablation),
         *refused_worlds(ablation),
         *(table.to_markdown() for table in ablation_tables(ablation)),
+        "*formed*: completions with a closed thinking and an answer, %; *words*: of the thinking, in the mean.",
         f"Behind each interval: how many of the {ablation.unit}s have the mean's sign. {BOLD}",
         arms_table(ablation).to_markdown(),
     ]
@@ -175,6 +211,15 @@ def _list(ablation: Ablation, rows: pd.DataFrame, *, numbers: bool = False) -> s
         ]
         parts.append(f"{_pair(ablation, arm, baseline)} ({', '.join(metrics)})")
     return ", ".join(parts) or "nothing"
+
+
+def _ruled_out(ablation: Ablation, rows: pd.DataFrame) -> list[str]:
+    """Where a difference worth having is ruled out, if anywhere."""
+    smallest = ablation.smallest_effect
+    found = rows[rows.apply(is_ruled_out, axis=1, smallest_effect=smallest)]
+    if found.empty:
+        return []
+    return [f"a difference of {points(smallest)} points or more is ruled out for {_list(ablation, found)}"]
 
 
 def _multiplicity(ablation: Ablation, rows: pd.DataFrame) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from mralign_core.schemas.base import Column, Table
-from mralign_core.schemas.checks import NATURAL, SHARE, TEXT, one_of
+from mralign_core.schemas.checks import NATURAL, NOT_NEGATIVE, SHARE, TEXT, one_of
 
 ABLATION_RESULTS = Table(
     name="ablation_results",
@@ -20,11 +20,14 @@ ABLATION_RESULTS = Table(
         "mis": Column(pa.float64(), [SHARE], nullable=True),
         "em_thought": Column(pa.float64(), [SHARE], nullable=True),
         "em_answer": Column(pa.float64(), [SHARE]),
+        "well_formed": Column(pa.float64(), [SHARE]),
+        "thinking_words": Column(pa.float64(), [NOT_NEGATIVE], nullable=True),
     },
     unique_together=("world", "seed", "arm"),
 )
-"""A row a world, alignment seed and arm of an ablation; ``off`` and ``on`` are arms too. Acc, Mis and EM_t are null for
-an arm that does not think."""
+"""A row a world, alignment seed and arm of an ablation; ``off`` and ``on`` are arms too. Acc, Mis, EM_t and the mean
+number of words of the thinking are null for an arm that does not think; ``well_formed`` is the share of completions
+with a closed thinking, where one is due, and an answer."""
 
 ABLATION_DIFFERENCES = Table(
     name="ablation_differences",

@@ -42,6 +42,7 @@ def one_of(choices: Sequence[str]) -> tuple[str, Callable[[Any], bool]]:
 TEXT = ("must be non-empty text", _is_text)
 STRING = ("must be text", lambda value: isinstance(value, str))
 NATURAL = ("must be a whole number of at least 0", _is_natural)
+NOT_NEGATIVE = ("must be at least 0", lambda value: value >= 0)
 SHARE = ("must be a share from 0 to 1", lambda value: 0 <= value <= 1)
 IDS = ("must be a list of token ids", _is_ids)
 TEXTS = ("must be a non-empty list of non-empty texts", is_texts)

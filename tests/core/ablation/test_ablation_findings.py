@@ -12,7 +12,14 @@ from mralign_core.ablation.grid import arm_comparisons, arms_of
 from mralign_core.ablation.paired import mean_differences
 from mralign_core.config import parse_config
 from mralign_core.reporting.ablation_figure import forest_plot
-from mralign_core.reporting.ablation_findings import Ablation, ablation_markdown, ablation_tables, is_shown, sentence
+from mralign_core.reporting.ablation_findings import (
+    Ablation,
+    ablation_markdown,
+    ablation_tables,
+    is_shown,
+    oracle_rows,
+    sentence,
+)
 from mralign_core.reporting.style import to_png
 from mralign_core.schemas.ablation import ABLATION_RESULTS
 
@@ -26,19 +33,22 @@ CONFIG = parse_config(
 )
 
 
-def ablation(accs, *, unit="world", confidence=0.95, num_seeds=1, is_pocket=True):
+REFUSED = {5: "one_hop_accuracy 0.5 is below 0.95"}
+
+
+def ablation(accs, *, unit="world", confidence=0.95, num_seeds=1, is_pocket=True, config=CONFIG):
     """From Acc of on, kto, mr_align and placebo_within in each unit, Mis being 1 − Acc, and think-off."""
     rows = []
     for number, levels in enumerate(accs):
         world, seed = (number, 0) if unit == "world" else (0, number)
         for repeat in range(num_seeds):
-            for arm, acc in zip(["on", *ARMS], levels, strict=True):
-                rows.append((world, seed + repeat, arm, 20, 100, acc, 1 - acc, 1.0, acc))
-            rows.append((world, seed + repeat, "off", 20, 100, np.nan, np.nan, np.nan, 0.9))
+            for arm, acc in zip(["on", *config.ablate.arms], levels, strict=True):
+                rows.append((world, seed + repeat, arm, 20, 100, acc, 1 - acc, 1.0, acc, 0.99, 31.26))
+            rows.append((world, seed + repeat, "off", 20, 100, np.nan, np.nan, np.nan, 0.9, 1.0, np.nan))
     results = pd.DataFrame(rows, columns=list(ABLATION_RESULTS.columns))
-    arms = arms_of(CONFIG)
+    arms = arms_of(config)
     differences = mean_differences(results, arm_comparisons(arms), unit=unit, confidence=confidence)
-    return Ablation(arms, results, differences, unit, confidence, is_pocket, {5: "one_hop_accuracy 0.5 is below 0.95"})
+    return Ablation(arms, results, differences, unit, confidence, 0.005, is_pocket, REFUSED)
 
 
 CLEAR = ablation(
@@ -49,7 +59,7 @@ CLEAR = ablation(
 
 def claims(text):
     """What the sentence says is shown, and what not."""
-    found = re.search(r"excludes 0, is (.*?); what is not shown is (.*?); these \d+ intervals", text)
+    found = re.search(r"excludes 0, is (.*?); what is not shown is (.*?); (?:a diff[^;]*; )?these \d+ intervals", text)
     assert found, text
     return found.groups()
 
@@ -102,6 +112,52 @@ def test_seeds_of_one_model_are_not_passed_off_as_worlds():
     assert "positive control" not in text
 
 
+def test_a_difference_worth_having_is_ruled_out_by_a_narrow_interval_around_0_alone():
+    def ruled_out(placebos):
+        others = zip((0.70, 0.72, 0.68, 0.7), (0.80, 0.81, 0.79, 0.80), (0.85, 0.87, 0.84, 0.86), strict=True)
+        text = sentence(ablation([(*one, placebo) for one, placebo in zip(others, placebos, strict=True)]))
+        found = re.search(r"a difference of 0\.5 points or more is ruled out for (.*?); these", text)
+        return found[1] if found else ""
+
+    assert ruled_out((0.801, 0.809, 0.792, 0.799)) == "placebo within − KTO (Acc, Mis)"
+    assert ruled_out((0.804, 0.813, 0.794, 0.803)) == "placebo within − KTO (Acc, Mis)", "shown, and not worth having"
+    assert ruled_out((0.81, 0.80, 0.80, 0.79)) == "", "its interval is wide"
+    assert ruled_out((0.81, 0.82, 0.80, 0.81)) == "", "its interval is narrow and far from 0"
+
+
+def with_oracles(accs):
+    arms = ["kto", "mr_align", "squared", "value_squared", "squared_placebo", "oracle", "oracle_squared"]
+    config = CONFIG.model_copy(update={"ablate": CONFIG.ablate.model_copy(update={"arms": tuple(arms)})})
+    return ablation(accs, config=config)
+
+
+def test_a_gain_is_told_as_a_share_of_that_of_the_oracle_of_the_same_form():
+    found = with_oracles(
+        [
+            (0.70, 0.80, 0.82, 0.83, 0.84, 0.80, 0.83, 0.86),
+            (0.70, 0.81, 0.83, 0.84, 0.85, 0.81, 0.85, 0.871),
+            (0.70, 0.79, 0.81, 0.82, 0.83, 0.79, 0.82, 0.849),
+        ]
+    )
+    rows = {row[0]: row for row in oracle_rows(found)}
+    assert set(rows) == {"MR-ALIGN", "squared", "by value, squared"}, "no placebo, and no oracle of itself"
+    assert rows["MR-ALIGN"][2] == "oracle" and rows["MR-ALIGN"][-1] == "60.0 %"
+    assert rows["squared"][2] == rows["by value, squared"][2] == "oracle, squared"
+    assert [rows[name][-1] for name in ("squared", "by value, squared")] == ["50.0 %", "66.7 %"]
+    assert oracle_rows(CLEAR) == [] and "share" in ablation_markdown(found)
+
+
+def test_no_share_of_a_gain_that_the_oracle_does_not_show():
+    found = with_oracles(
+        [
+            (0.70, 0.80, 0.82, 0.83, 0.84, 0.80, 0.83, 0.86),
+            (0.70, 0.81, 0.83, 0.84, 0.85, 0.81, 0.80, 0.82),
+            (0.70, 0.79, 0.81, 0.82, 0.83, 0.79, 0.82, 0.74),
+        ]
+    )
+    assert {row[-1] for row in oracle_rows(found)} == {"–"}
+
+
 def test_what_survives_bonferroni_is_counted():
     rows = CLEAR.differences[CLEAR.differences["metric"].isin(["acc", "mis"])]
     survive = (rows["p_value"] * 12 < 0.05).sum()
@@ -112,8 +168,8 @@ def test_what_survives_bonferroni_is_counted():
 def test_the_page_has_levels_differences_arms_and_refused_worlds():
     page = ablation_markdown(CLEAR)
     assert sentence(CLEAR) in page
-    assert "| think on | 70.0 | 30.0 | 100.0 | 70.0 |" in page
-    assert "| think off | – | – | – | 90.0 |" in page
+    assert "| think on | 70.0 | 30.0 | 100.0 | 70.0 | 99.0 | 31.3 |" in page
+    assert "| think off | – | – | – | 90.0 | 100.0 | – |" in page
     assert "| MR-ALIGN − KTO | **+5.5 [+4.6, +6.4] 4/4** |" in page
     assert "| placebo_within | placebo within | mr_align | `reward.placebo: within_trace` |" in page
     assert "World 5 was left out and replaced: one_hop_accuracy 0.5 is below 0.95" in page
@@ -121,7 +177,8 @@ def test_the_page_has_levels_differences_arms_and_refused_worlds():
 
 def test_levels_come_first_then_differences_of_two_metrics_a_table():
     levels, headline, others = (table.to_records() for table in ablation_tables(CLEAR))
-    assert {"mean, %": "KTO", "Acc": "80.0", "Mis": "20.0", "EM_t": "100.0", "EM_a": "80.0"} in levels
+    shares = {"Acc": "80.0", "Mis": "20.0", "EM_t": "100.0", "EM_a": "80.0", "formed": "99.0"}
+    assert {"mean, %": "KTO", **shares, "words": "31.3"} in levels
     pair = {"paired difference, points": "MR-ALIGN − KTO"}
     assert {**pair, "Acc": "+5.5 [+4.6, +6.4] 4/4", "Mis": "−5.5 [−6.4, −4.6] 4/4"} in headline
     assert {**pair, "EM_t": "0.0", "EM_a": "+5.5 [+4.6, +6.4] 4/4"} in others

@@ -22,7 +22,7 @@ def scores(*answers, draws=1, thinks=True, variant="any"):
             "stratum": "",
             "draw": place % draws,
             "completion": "",
-            "thinking": "",
+            "thinking": "a b " * (1 + place) if thinks else None,
             "answer": "x",
             "outcome": "ok",
             "em_thought": bool(thought) if thinks else None,
@@ -40,7 +40,7 @@ RIGHT, WRONG, GAP, LUCK = (1, 1), (0, 0), (1, 0), (0, 1)
 def results(**accs):
     """Rows of ABLATION_RESULTS: arm → {(world, seed): Acc}, Mis being 1 − Acc."""
     rows = [
-        dict(zip(ABLATION_RESULTS.columns, (world, seed, arm, 10, 10, acc, 1 - acc, 1.0, acc), strict=True))
+        dict(zip(ABLATION_RESULTS.columns, (world, seed, arm, 10, 10, acc, 1 - acc, 1.0, acc, 1.0, 9), strict=True))
         for arm, cells in accs.items()
         for (world, seed), acc in cells.items()
     ]
@@ -60,6 +60,8 @@ def test_metrics_of_a_cell_worked_by_hand():
     assert on[["acc", "mis", "em_thought", "em_answer"]].tolist() == [0.25, 0.5, 0.5, 0.5]
     assert found.iloc[0][["acc", "mis", "em_thought"]].isna().all()
     assert found.iloc[0]["em_answer"] == 0.5
+    assert on[["well_formed", "thinking_words"]].tolist() == [1.0, 5.0], "2, 4, 6 and 8 words"
+    assert found.iloc[0]["well_formed"] == 1.0 and np.isnan(found.iloc[0]["thinking_words"])
     ABLATION_RESULTS.require(found.astype(object))
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mralign_core.pocket.grammar import statement
 from mralign_core.pocket.model import (
     BATCH_SIZES,
     Curriculum,
@@ -14,6 +15,7 @@ from mralign_core.pocket.model import (
     pocket_config,
     train_pocket_model,
 )
+from mralign_core.pocket.world import build_world
 
 
 def digest(directory):
@@ -92,6 +94,33 @@ def test_curriculum_gives_away_no_answer_that_is_asked_for_later(world, tokenize
     assert all(by_text[text].split == "pretrain" or by_text[text].popular for text in direct)
     unseen = [q for q in world.questions if q.popular and q.text not in direct]
     assert not unseen
+
+
+def test_a_misconception_is_taught_as_a_direct_answer_alone(tokenizer):
+    world = build_world(0, misconception_share=0.3)
+    by_text = {question.text: question for question in world.questions}
+    answers: dict[str, str] = {}
+    stated: dict[str, str] = {}
+    thought = []
+    curriculum = Curriculum(world, tokenizer, seed=0)
+    for _ in range(60):
+        for example in curriculum.draw():
+            prompt, completion = (tokenizer.decode(ids) for ids in (example.prompt_ids, example.completion_ids))
+            asked = prompt.removeprefix("<|im_start|> user\n\n").split("<|im_end|>")[0]
+            if example.kind == "statement":
+                stated[prompt] = completion.strip(" .")
+            elif example.kind == "think_off":
+                answers[asked] = completion.split("<answer>")[1].split("</answer>")[0].strip()
+            else:
+                thought.append((by_text[asked], completion))
+    assert all(answers[text] == world.direct_answer(by_text[text]) for text in answers)
+    wrong = [by_text[text] for text in answers if by_text[text].misconceived]
+    assert wrong and {question.split for question in wrong} == {"pretrain"}
+    assert sum(answers[question.text] != question.answer for question in wrong) > 0.5 * len(wrong)
+    values = {statement(fact)[0]: fact.value for fact in world.facts.values()}
+    assert stated and all(values[text] == value for text, value in stated.items())
+    assert any(question.misconceived for question, _ in thought)
+    assert all(question.answer in completion for question, completion in thought if question.misconceived)
 
 
 def test_loss_is_on_completion_tokens_only(world, tokenizer):

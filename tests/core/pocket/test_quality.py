@@ -8,6 +8,7 @@ from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.models.families import GENERIC, family_of
 from mralign_core.pocket.model import train_pocket_model
 from mralign_core.pocket.quality import check_quality
+from mralign_core.pocket.world import build_world
 
 
 class KnowingSampler:
@@ -38,6 +39,16 @@ def test_a_model_that_knows_its_world_passes(world, tokenizer):
     assert check_quality(world, sampler, PocketConfig()) == {"one_hop_accuracy": 40 / 42, "em_thought": 1.0}
     dev = {question.text for question in world.split("dev")}
     assert {request.question for request in sampler.asked} == dev
+
+
+def test_what_the_model_was_taught_wrongly_is_not_held_against_it(tokenizer):
+    world = build_world(0, misconception_share=0.5)
+    sampler = KnowingSampler(world, tokenizer, wrong=0)
+    wrong = {q.text for q in world.questions if q.misconceived}
+    sampler.answers |= dict.fromkeys(wrong, "Vesk")
+    assert check_quality(world, sampler, PocketConfig(min_em_thought=0))["one_hop_accuracy"] == 1.0
+    asked_off = {request.question for request in sampler.asked if request.thinking_mode == "off"}
+    assert asked_off and not asked_off & wrong
 
 
 def test_below_the_limit_it_is_refused(world, tokenizer):

@@ -1,6 +1,7 @@
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mralign_core.pocket.grammar import template_texts
@@ -68,6 +69,32 @@ def test_popularity_is_a_quarter_of_two_hop_questions_in_every_split():
     for split in ("pretrain", "align", "dev", "eval"):
         popular = [q.popular for q in questions if q.stratum == "two_hop" and q.split == split]
         assert np.mean(popular) == pytest.approx(0.25, abs=0.06)  # 3 standard errors of 480 draws
+
+
+def test_misconceptions_are_wrong_direct_answers_to_one_hop_questions_and_nothing_else():
+    plain, world = build_world(3), build_world(3, misconception_share=0.5)
+    assert plain.facts == world.facts and plain.neighbours == world.neighbours
+    pd.testing.assert_frame_equal(plain.questions_frame(), world.questions_frame())
+    wrong = [question for question in world.questions if question.misconceived]
+    assert {question.stratum for question in wrong} == {"one_hop"}
+    assert {question.split for question in wrong} == {"pretrain", "align", "dev", "eval"}
+    assert abs(len(wrong) - 0.5 * len(world.facts)) <= 40, "as near as whole relations come to it"
+    of_relation: dict[str, set[bool]] = {}
+    for question in world.questions:
+        expected = world.neighbour_fact(question.facts[0]).value if question.misconceived else question.answer
+        assert world.direct_answer(question) == expected
+        if question.stratum == "one_hop":
+            of_relation.setdefault(question.facts[0].relation, set()).add(question.misconceived)
+    assert all(len(kinds) == 1 for kinds in of_relation.values())
+    assert not any(question.misconceived for question in plain.questions)
+
+
+def test_the_shares_are_those_asked_for():
+    assert not any(question.popular for question in build_world(0, popular_share=0.0).questions)
+    of_all = build_world(0, popular_share=1.0, misconception_share=1.0)
+    for question in of_all.questions:
+        assert question.popular == (question.stratum == "two_hop")
+        assert question.misconceived == (question.stratum == "one_hop")
 
 
 @pytest.mark.parametrize("kind", ENTITY_NAMES)

@@ -77,6 +77,8 @@ DEPENDS_ON = {
     "model.family": ("generic", DRAWS | SCORES | {"candidates"}),
     "model.pocket.world_seed": (1, ASKED | {"model"}),
     "model.pocket.overwrite_prob": (0.5, ASKED | {"model"}),
+    "model.pocket.popular_share": (0.5, {"model"}),
+    "model.pocket.misconception_share": (0.3, {"model"}),
     "model.pocket.pretrain_steps": (601, {"model"}),
     "model.pocket.min_one_hop_accuracy": (0.5, {"model"}),
     "model.pocket.min_em_thought": (0.5, {"model"}),
@@ -156,6 +158,7 @@ DEPENDS_ON = {
     "induce.xi": (0.1, {"label-set"}),
     "ablate.arms": (["kto"], {"ablation", "ablation-page"}),
     "ablate.confidence": (0.9, {"ablation", "ablation-page"}),
+    "ablate.smallest_effect": (0.01, {"ablation", "ablation-page"}),
 } | {f"{role}.{name}": (value, direct) for role, direct in ENDPOINTS.items() for name, value in MODEL.items()}
 """Field → another value, and the artifacts it changes directly. The report shows the config: any field changes it,
 but for those of ``ANALYSES``, which are no part of the pipeline."""
