@@ -38,11 +38,12 @@ logger = logging.getLogger("mralign_core.estimation")
 
 RIGHT_PRIOR, WRONG_PRIOR = 50.0, 0.5
 """Pseudo-counts of an annotator's saying the true label, and of each other thing it may say. With fewer for the true
-one, channels of rare labels drift: 300 traces of a pocket world had an error of log P⁺/P⁻ a third larger at 10."""
+one, channels of rare labels drift: on 300 traces of a pocket world, the error of log P⁺/P⁻ was a third larger at 10."""
 MOST_ITERATIONS = 1000
 """Iterations after which EM over hidden labels gives up."""
 RESAMPLE_TOLERANCE = 1e-3
-"""Where EM stops in a resample, which it enters with the matrix of all traces."""
+"""Where EM stops in a resample, which it enters with the matrix of all traces. On 2,000 pocket traces the spread of
+log P over resamples is .997 of what it is with 1e-6, at 60 % of the time."""
 
 
 class _Group(NamedTuple):
