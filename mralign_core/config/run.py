@@ -63,8 +63,8 @@ class RunConfig(Section):
             )
         if self.estimate.estimator == "hidden" and self.reward.leave_own_question_out:
             raise ValueError(
-                "reward.leave_own_question_out estimates matrices anew for each question, which takes hours with "
-                "estimate.estimator 'hidden': switch it off, or use another estimator"
+                "reward.leave_own_question_out takes a question's transitions between label sets out of the matrices, "
+                "and estimate.estimator 'hidden' makes them of votes: switch it off, or use another estimator"
             )
         if self.generate.source == "sample" and not self.questions.train:
             raise ValueError("questions.train is needed: what to align on, such as nq_open or a file's path")

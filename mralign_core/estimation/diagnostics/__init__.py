@@ -90,14 +90,14 @@ def diagnose(
     """
     skipped: dict[str, str] = {}
     survey = surveys[estimate.labels_per_segment]
-    own_matrices, by_sets = matrices, from_label_sets(estimate)
+    matrices_by_sets, by_sets = matrices, from_label_sets(estimate)
     if by_sets is not estimate:
         skipped["hidden labels"] = OF_LABEL_SETS
-        own_matrices = estimate_corpus(survey.corpus, by_sets, taxonomy)
+        matrices_by_sets = estimate_corpus(survey.corpus, by_sets, taxonomy)
     return Diagnostics(
         discrimination=discriminate(survey.some, taxonomy.num_states, by_sets, rng, skipped),
         yields=matrix_yields(survey.corpus, matrices),
-        objectives=em_objectives(survey.corpus, own_matrices, by_sets),
+        objectives=em_objectives(survey.corpus, matrices_by_sets, by_sets),
         estimators=compare_estimators(surveys, reward, taxonomy),
         stationarity={
             name: stationarity_of(name, group, taxonomy, rng, skipped) for name, group in survey.tested.items()
