@@ -137,6 +137,7 @@ def labelled_traces_of(
         store.open_file(candidates, "candidates.parquet"),
         store.open_file(annotations, "annotations.parquet"),
         labels_per_segment=labels_per_segment or config.estimate.labels_per_segment,
+        with_votes=config.estimate.estimator == "hidden",
         taxonomy=label_set_of(config).taxonomy,
     )
 

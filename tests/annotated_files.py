@@ -63,6 +63,29 @@ def random_rows(rng, num_traces, taxonomy=PAPER_TAXONOMY, strata=("",), num_labe
     return candidates, annotations
 
 
+def with_votes(rng, annotations, taxonomy=PAPER_TAXONOMY):
+    """The same rows as two annotators and an adjudicator may have made them, step by step."""
+    votes: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in annotations:
+        votes.setdefault((row["trace_id"], row["step"]), _votes_on(row["labels"], rng, taxonomy))
+    return [row | votes[row["trace_id"], row["step"]] for row in annotations]
+
+
+def _votes_on(labels, rng, taxonomy):
+    """Votes, and a rule that may have led from them to these labels."""
+    rule = str(rng.choice(["agree", "merge", "adjudicate"] if labels else ["both silent", "overruled"]))
+    other = next(name for name in taxonomy.labels if name not in labels)
+    a, b = {
+        "agree": (labels, labels[::-1]),
+        "merge": (labels[:1], labels[1:]),
+        "adjudicate": ([other], labels),
+        "both silent": ([], []),
+        "overruled": ([], [other]),
+    }[rule]
+    votes = {"labels_a": a, "confidences_a": [5.0] * len(a), "labels_b": b, "confidences_b": [9.0] * len(b)}
+    return votes | {"rule": rule if labels else "unlabelled"}
+
+
 def write_files(folder, candidates, annotations) -> Files:
     """Files as the stages write them, every row checked."""
     return Files(

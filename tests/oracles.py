@@ -84,3 +84,38 @@ def plain_algorithm_2(traces, num_states, num_iterations, damping, prior):
         )
         p = (1 - damping) * p + damping * p_new
     return p, posterior, counts
+
+
+def said_prob(channel, state, vote):
+    """What an annotator's vote is worth under a true label: 1 if it was not asked, else the mean over what it said."""
+    if vote is None:
+        return 1.0
+    said = [label for label in vote if label] or [0]
+    return np.mean([channel[state - 1, label] for label in said])
+
+
+def enumerate_hidden_labels(p, channels, trace):
+    """Likelihood of the votes on one trace, and what is expected of its true labels, by adding up every path of them.
+
+    A trace is a list of steps, each a list of votes (one an annotator), each the labels' states or None for not asked.
+    Returns the likelihood, expected transitions (K, K), marginals (steps, S) and expected counts of what was said.
+    """
+    num_states, num_steps = len(p), len(trace)
+    transitions, said = np.zeros_like(p), np.zeros_like(channels)
+    marginals = np.zeros((num_steps, num_states - 2))
+    likelihood = 0.0
+    for path in product(range(1, num_states - 1), repeat=num_steps):
+        prob = np.prod([p[pair] for pair in pairwise((0, *path, num_states - 1))])
+        for state, votes in zip(path, trace, strict=True):
+            prob *= np.prod([said_prob(channel, state, vote) for channel, vote in zip(channels, votes, strict=True)])
+        likelihood += prob
+        for pair in pairwise((0, *path, num_states - 1)):
+            transitions[pair] += prob
+        for step, (state, votes) in enumerate(zip(path, trace, strict=True)):
+            marginals[step, state - 1] += prob
+            for place, vote in enumerate(votes):
+                if vote is not None:
+                    labels = list(vote) or [0]
+                    weights = np.array([channels[place, state - 1, label] for label in labels])
+                    said[place, state - 1, labels] += prob * weights / weights.sum()
+    return likelihood, transitions / likelihood, marginals / likelihood, said / likelihood

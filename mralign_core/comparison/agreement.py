@@ -27,6 +27,7 @@ from mralign_core.comparison.annotation_sets import AnnotationSet, Joined, check
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.errors import NoCandidatesError
 from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL
+from mralign_core.estimation.hidden_labels import from_label_sets
 from mralign_core.estimation.matrices import TransitionMatrices, estimate_transitions
 from mralign_core.estimation.traces import LabelledTrace, labelled_traces
 from mralign_core.estimation.weights import weigh_segments
@@ -105,7 +106,7 @@ def compare(
         candidates: rows of ``schemas.candidates``.
         sets: at least one; names must differ.
         taxonomy: the labels.
-        estimate: how P is estimated from a set.
+        estimate: how P is estimated from a set, whose labels are taken as they are: none are hidden.
         reward: how weights follow from P.
         num_resamples: bootstrap resamples of questions.
         confidence: coverage of the intervals.
@@ -221,7 +222,8 @@ class _Effects:
     ) -> None:
         self.candidates = candidates
         self.taxonomy = taxonomy
-        self.estimate = estimate.model_copy(update={"num_resamples": 0})  # its intervals are not shown here
+        # No intervals are shown here.
+        self.estimate = from_label_sets(estimate).model_copy(update={"num_resamples": 0})
         self.reward = reward
         self.num_segments = {row.trace_id: len(row.segments) for row in candidates.itertuples(index=False)}
         self.known: dict[tuple[str, str, frozenset[str]], _Estimated] = {}

@@ -62,6 +62,7 @@ ARMS: dict[str, Arm] = {
     "value": _weighted("by value", estimate__estimator="value"),
     "value_squared": _weighted("by value, squared", estimate__estimator="value", **_SQUARED),
     "value_signed": _weighted("by value, signed", estimate__estimator="value", **_SIGNED),
+    "hidden": _weighted("hidden labels", estimate__estimator="hidden"),
     "oracle": _weighted("oracle", estimate__estimator="oracle"),
     "oracle_squared": _weighted("oracle, squared", estimate__estimator="oracle", **_SQUARED),
     "oracle_signed": _weighted("oracle, signed", estimate__estimator="oracle", **_SIGNED),

@@ -12,11 +12,12 @@ from mralign_core.config.base import Section, refuse_ignored
 class EstimateConfig(Section):
     """EM estimation of the transition matrices (§3.2.2, Algorithm 2)."""
 
-    estimator: Literal["em", "em_converged", "frequency", "value", "oracle"] = "em"
+    estimator: Literal["em", "em_converged", "frequency", "value", "oracle", "hidden"] = "em"
     """EM over latent labels (the paper's five damped iterations, or undamped until it converges), or the frequency
     count it is compared with. `value`: P by EM, P⁺ and P⁻ from P and one number a label, how often a trace that makes
     such a move ends right. `oracle`: these numbers as the pocket world's grammar has them, to see what a perfect
-    estimate would bring; pocket models and the paper's labels only."""
+    estimate would bring; pocket models and the paper's labels only. `hidden`: no label is final; EM over true labels,
+    with how each annotator errs, from what both annotators and the adjudicator said."""
     labels_per_segment: Literal["two", "one"] = "two"
     """Use up to two labels a segment, or only the most confident (the paper's "label diversity off")."""
     num_iterations: int = Field(5, ge=1, le=10_000)
@@ -40,6 +41,7 @@ class EstimateConfig(Section):
         ignored = {
             "frequency": ("num_iterations", "damping", "tolerance"),
             "em_converged": ("num_iterations", "damping"),
+            "hidden": ("num_iterations", "damping"),
         }.get(self.estimator, ())
         refuse_ignored(self, "estimate", ignored, f"when estimate.estimator is {self.estimator!r}")
         if not self.num_resamples:

@@ -61,6 +61,11 @@ class RunConfig(Section):
                 "estimate.estimator 'oracle' takes what the pocket grammar's moves are worth, so it needs model.source "
                 "'pocket' and the paper's labels (no annotate.label_set). Use 'value', which estimates it"
             )
+        if self.estimate.estimator == "hidden" and self.reward.leave_own_question_out:
+            raise ValueError(
+                "reward.leave_own_question_out takes a question's transitions between label sets out of the matrices, "
+                "and estimate.estimator 'hidden' makes them of votes: switch it off, or use another estimator"
+            )
         if self.generate.source == "sample" and not self.questions.train:
             raise ValueError("questions.train is needed: what to align on, such as nq_open or a file's path")
         if "vllm" not in (self.generate.sampler, self.evaluate.sampler):

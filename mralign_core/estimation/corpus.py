@@ -50,6 +50,24 @@ class TraceColumns(NamedTuple):
     question_keys: NDArray[np.uint64]
 
 
+class VotedTraces(NamedTuple):
+    """What annotators said of each step, and of each trace what matrices are told apart by.
+
+    Args:
+        votes: (T, A, 2) as in ``method.hidden_chain``.
+        trace_of_step: (T,) which trace each step belongs to, in order.
+        is_positive: (N,) bool.
+        strata: (N,) number of each trace's stratum.
+        questions: (N,) number of each trace's question, from 0.
+    """
+
+    votes: NDArray[np.int16]
+    trace_of_step: IntArray
+    is_positive: NDArray[np.bool_]
+    strata: IntArray
+    questions: IntArray
+
+
 @dataclass(frozen=True)
 class Corpus:
     """How often each transition between label sets occurs, by stratum and polarity.
@@ -65,6 +83,7 @@ class Corpus:
         num_empty_steps: (groups,) steps without a label.
         num_empty_traces: (groups,) traces without a labelled step.
         by_trace: what the bootstrap resamples; None when it was not kept.
+        by_vote: what annotators said of each step, of labelled traces and others; None when it was not read.
     """
 
     num_states: int
@@ -75,6 +94,7 @@ class Corpus:
     num_empty_steps: IntArray
     num_empty_traces: IntArray
     by_trace: TraceColumns | None = None
+    by_vote: VotedTraces | None = None
 
     @property
     def totals(self) -> dict[str, int]:
@@ -135,6 +155,17 @@ class Corpus:
         if self.by_trace is None:
             raise ValueError("the corpus was counted without its traces; count it with keep_traces=True")
         return self.by_trace
+
+    @property
+    def voted(self) -> VotedTraces:
+        """What annotators said of each step.
+
+        Raises:
+            ValueError: the traces were read without it.
+        """
+        if self.by_vote is None:
+            raise ValueError("the corpus has no votes of annotators; read its traces with_votes=True")
+        return self.by_vote
 
     def num_questions(self, polarity: str, stratum: str | None = None) -> int:
         """Questions with a labelled trace of a polarity, in one stratum or in all.
@@ -198,10 +229,12 @@ class _Tally:
         self._columns = self._counts = np.zeros(0, dtype=np.int64)
         self._num_traces = self._num_labelled = self._num_empty_steps = np.zeros(0, dtype=np.int64)
         self._kept: list[tuple[IntArray, IntArray, NDArray[np.bool_], NDArray[np.uint64]]] = []
+        self._voted: list[_VotedBatch] = []
 
     def add(self, batch: TraceBatch) -> None:
         """Count the transitions of a batch."""
-        group_of_trace = 2 * self._stratum_of_trace(batch) + batch.is_positive
+        strata = self._stratum_of_trace(batch)
+        group_of_trace = 2 * strata + batch.is_positive
         into_steps = moves_into_steps(batch.labels, batch.trace_of_step, self._num_states)
         into_stop = moves_into_stop(into_steps, self._num_states)
         step_columns, stop_columns = (self._columns_of(moves, group_of_trace) for moves in (into_steps, into_stop))
@@ -211,6 +244,9 @@ class _Tally:
         self._num_traces = self._added(self._num_traces, group_of_trace)
         self._num_labelled = self._added(self._num_labelled, group_of_trace[into_stop.traces])
         self._num_empty_steps = self._added(self._num_empty_steps, group_of_trace[batch.trace_of_step[is_empty]])
+        if batch.votes is not None:
+            of_trace = (batch.is_positive, strata, question_hashes(batch))
+            self._voted.append(_VotedBatch(batch.votes.astype(np.int16), batch.trace_of_step, *of_trace))
         if self._keep_traces:
             ends = np.searchsorted(into_steps.traces, into_stop.traces, side="right")
             lengths = np.diff(ends, prepend=0) + 1
@@ -230,6 +266,7 @@ class _Tally:
             num_empty_steps=self._num_empty_steps,
             num_empty_traces=self._num_traces - self._num_labelled,
             by_trace=self._by_trace() if self._keep_traces else None,
+            by_vote=_joined_votes(self._voted) if self._voted else None,
         )
 
     def _stratum_of_trace(self, batch: TraceBatch) -> IntArray:
@@ -258,6 +295,28 @@ class _Tally:
         joined = (_joined(columns, np.int32), _joined(lengths, np.int32), _joined(is_positive, np.bool_))
         keys, numbers = np.unique(_joined(questions, np.uint64), return_inverse=True)
         return TraceColumns(*joined, numbers.astype(np.int64), keys)
+
+
+class _VotedBatch(NamedTuple):
+    """The votes of a batch; traces are numbered in it."""
+
+    votes: NDArray[np.int16]
+    trace_of_step: IntArray
+    is_positive: NDArray[np.bool_]
+    strata: IntArray
+    questions: NDArray[np.uint64]
+
+
+def _joined_votes(batches: Sequence[_VotedBatch]) -> VotedTraces:
+    votes, trace_of_step, is_positive, strata, questions = zip(*batches, strict=True)
+    first_traces = np.cumsum([0, *map(len, is_positive)])[:-1]
+    return VotedTraces(
+        np.concatenate(votes),
+        np.concatenate([first + traces for first, traces in zip(first_traces, trace_of_step, strict=True)]),
+        np.concatenate(is_positive),
+        np.concatenate(strata),
+        np.unique(np.concatenate(questions), return_inverse=True)[1].astype(np.int64),
+    )
 
 
 def _joined(pieces: list[Any], kind: type) -> NDArray[Any]:

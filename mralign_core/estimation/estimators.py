@@ -29,7 +29,7 @@ _BLOCK_CELLS = 1 << 20
 MOST_ITERATIONS = 10_000
 """Iterations after which ``em_converged`` gives up."""
 FROM_LABELS = ("em", "em_converged", "frequency", "value")
-"""The estimators that need nothing but labels and polarities."""
+"""The estimators that need nothing but consolidated labels and polarities."""
 
 
 def make_estimator(section: EstimateConfig, num_states: int) -> Estimator:
@@ -43,6 +43,9 @@ def make_estimator(section: EstimateConfig, num_states: int) -> Estimator:
     Args:
         section: the estimator and its settings.
         num_states: K.
+
+    Raises:
+        ValueError: the estimator is "hidden", which transitions between label sets are not enough for.
 
     >>> import numpy as np
     >>> states = np.eye(3, dtype=bool)  # one trace <start> → 1 → <stop>
@@ -66,7 +69,8 @@ def make_matrix_estimator(section: EstimateConfig, num_states: int) -> MatrixEst
     """
     if section.estimator == "frequency":
         return lambda pairs: fit_frequency(pairs, num_states, prior=section.prior)
-    return lambda pairs: fit_em(pairs, num_states, **_iterations(section))
+    settings = _iterations(section)
+    return lambda pairs: fit_em(pairs, num_states, **settings)
 
 
 def estimate_tables(
@@ -166,6 +170,8 @@ def _matrix_tables(section: EstimateConfig, pairs: SetPairCounts, multiplicities
 
 def _iterations(section: EstimateConfig) -> dict[str, Any]:
     """How EM goes on, and when it stops."""
+    if section.estimator == "hidden":
+        raise ValueError("hidden labels are estimated from votes, not from transitions between label sets")
     converge = section.estimator == "em_converged"
     num_iterations, damping = (MOST_ITERATIONS, 1.0) if converge else (section.num_iterations, section.damping)
     return {

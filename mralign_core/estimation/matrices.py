@@ -23,7 +23,9 @@ from mralign_core.errors import ArtifactError, NoCandidatesError
 from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL, draw_transitions
 from mralign_core.estimation.corpus import CLASSES, POLARITY_OF, Corpus, count_corpus
 from mralign_core.estimation.estimators import make_estimator, warn_unless_converged
+from mralign_core.estimation.hidden_labels import HiddenLabels
 from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
+from mralign_core.method import FloatArray
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import TransitionEstimate
 
@@ -49,6 +51,8 @@ class TransitionMatrices(NamedTuple):
         draws: (R, K, K) matrices of bootstrap resamples by class, the same resample in each; empty without bootstrap,
             and where a polarity has fewer than ``MIN_QUESTIONS_FOR_INTERVAL`` questions.
         strata_draws: the same for each of ``strata`` that has such draws.
+        channels: (3, K − 2, K − 1) with hidden labels, the probability of what annotator a, b and the adjudicator say
+            ("none" first) of each true label; else None.
     """
 
     estimates: dict[str, TransitionEstimate]
@@ -56,14 +60,17 @@ class TransitionMatrices(NamedTuple):
     strata: Mapping[str, Estimates] = _NO_STRATA
     draws: Draws = _NO_STRATA
     strata_draws: Mapping[str, Draws] = _NO_STRATA
+    channels: FloatArray | None = None
 
     def save(self, path: Path) -> None:
         """Write an ``.npz`` of plain arrays.
 
         ``p_plus``, ``counts_plus``, …, ``log_likelihood_all``, ``states``, and ``draws_plus``, …; for the n-th name of
-        ``strata``, the same with ``@n`` behind.
+        ``strata``, the same with ``@n`` behind; ``channels``, if there are any.
         """
         arrays = _arrays(self.estimates, self.draws)
+        if self.channels is not None:
+            arrays["channels"] = self.channels
         for number, stratum in enumerate(self.strata):
             of_stratum = _arrays(self.strata[stratum], self.strata_draws.get(stratum, _NO_STRATA))
             arrays |= {f"{name}@{number}": array for name, array in of_stratum.items()}
@@ -87,6 +94,7 @@ class TransitionMatrices(NamedTuple):
                     {name: _load_estimates(arrays, suffix) for name, suffix in strata.items()},
                     _load_draws(arrays),
                     {name: draws for name, suffix in strata.items() if (draws := _load_draws(arrays, suffix))},
+                    arrays.get("channels"),
                 )
         except (OSError, EOFError, BadZipFile, KeyError, ValueError) as error:
             raise ArtifactError(
@@ -132,7 +140,7 @@ def estimate_corpus(
     """Estimate P⁺, P⁻ and P, pooled and by stratum, with bootstrap draws of each.
 
     Args:
-        corpus: what was counted; with its traces when there is to be a bootstrap.
+        corpus: what was counted; with its traces when there is to be a bootstrap, with votes for hidden labels.
         section: estimator and its settings.
         taxonomy: names the states.
         rng: for the bootstrap; without it there is none.
@@ -144,28 +152,43 @@ def estimate_corpus(
             estimated.
     """
     _require_both_polarities(corpus)
-    fit = make_estimator(section, taxonomy.num_states)
     strata = _usable_strata(corpus, min_stratum_traces)
-    selections = {where: corpus.selections(where) for where in (None, *strata)}
-    estimates = {
-        where: fit({name: selection.pairs(corpus.counts) for name, selection in classes.items()})
-        for where, classes in selections.items()
-    }
-    for where, classes in estimates.items():
-        for name, estimate in classes.items():
-            warn_unless_converged(section, estimate, name if where is None else f"{name} in stratum {where!r}")
-    draws = {}
-    if rng is not None and section.num_resamples:
-        resampled = {where: selections[where] for where in _with_intervals(corpus, strata)}
-        if resampled:
-            draws = draw_transitions(corpus, resampled, fit, section.num_resamples, rng, on_progress)
+    labels = HiddenLabels(corpus, section) if section.estimator == "hidden" else _LabelSets(corpus, section)
+    estimates = {where: labels.fit(where) for where in (None, *strata)}
+    draws: dict[str | None, dict[str, NDArray[np.float32]]] = {}
+    if rng is not None and section.num_resamples and (resampled := _with_intervals(corpus, strata)):
+        draws = labels.draw(resampled, rng, on_progress)
     return TransitionMatrices(
         estimates[None],
         tuple(taxonomy.state_names),
         {stratum: estimates[stratum] for stratum in strata},
         draws.get(None, {}),
         {stratum: draws[stratum] for stratum in strata if stratum in draws},
+        labels.channels if isinstance(labels, HiddenLabels) else None,
     )
+
+
+class _LabelSets:
+    """Matrices of consolidated label sets, of one stratum or (None) of all traces."""
+
+    def __init__(self, corpus: Corpus, section: EstimateConfig) -> None:
+        self._corpus, self._section = corpus, section
+        self._fit = make_estimator(section, corpus.num_states)
+
+    def fit(self, where: str | None) -> dict[str, TransitionEstimate]:
+        """P⁺, P⁻ and P."""
+        selections = self._corpus.selections(where)
+        found = self._fit({name: selection.pairs(self._corpus.counts) for name, selection in selections.items()})
+        for name, estimate in found.items():
+            warn_unless_converged(self._section, estimate, name if where is None else f"{name} in stratum {where!r}")
+        return found
+
+    def draw(
+        self, wheres: Sequence[str | None], rng: np.random.Generator, on_progress: Callable[[int, int], None] | None
+    ) -> dict[str | None, dict[str, NDArray[np.float32]]]:
+        """The same of bootstrap resamples."""
+        selections = {where: self._corpus.selections(where) for where in wheres}
+        return draw_transitions(self._corpus, selections, self._fit, self._section.num_resamples, rng, on_progress)
 
 
 def _usable_strata(corpus: Corpus, min_traces: int) -> list[str]:

@@ -6,7 +6,7 @@ order, and the rows of a trace are together; this is checked, as are the labels,
 too slow here. Segments of one step have the same labels; where only one label is kept, the confidences of the first
 segment choose.
 
-Shapes: R rows of table ``annotations`` (one a segment), N traces, T steps.
+Shapes: R rows of table ``annotations`` (one a segment), N traces, T steps, A annotators.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 from mralign_core.errors import DataError
 from mralign_core.estimation.traces import TraceBatch
 from mralign_core.method import IntArray
+from mralign_core.method.hidden_chain import NOT_ASKED
 from mralign_core.method.taxonomy import MAX_LABELS, Taxonomy
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES, POLARITIES
 from mralign_core.storage.tables import stream_table
 
 ROWS_AT_ONCE = 1 << 18
+VOTES = ("labels_a", "labels_b")
 SEGMENTS_PER_TRACE = 10
 """About so many; it only decides how far to read ahead in the candidates."""
 
@@ -39,6 +41,7 @@ def read_trace_batches(
     *,
     labels_per_segment: str = "two",
     taxonomy: Taxonomy,
+    with_votes: bool = False,
     batch_rows: int = ROWS_AT_ONCE,
 ) -> Iterator[TraceBatch]:
     """Join annotations to their traces and merge segments of one step, in the order of both files.
@@ -48,6 +51,7 @@ def read_trace_batches(
         annotations: file of table ``annotations``.
         labels_per_segment: "two", or "one" to keep only the most confident label.
         taxonomy: gives the state of each label.
+        with_votes: also read what each annotator said, whatever ``labels_per_segment`` is.
         batch_rows: annotation rows read at a time; a batch holds the traces that end in them.
 
     Raises:
@@ -56,7 +60,7 @@ def read_trace_batches(
             belongs to a trace that is split, out of order or not among the candidates.
     """
     cursor = _CandidateCursor(candidates, 1 + batch_rows // SEGMENTS_PER_TRACE)
-    for rows in _whole_traces(_label_rows(annotations, labels_per_segment, taxonomy, batch_rows)):
+    for rows in _whole_traces(_label_rows(annotations, labels_per_segment, taxonomy, with_votes, batch_rows)):
         starts = _starts(rows.trace_ids)
         trace_of_row = np.cumsum(starts) - 1
         step_of_row = np.cumsum(_step_starts(rows, starts)) - 1
@@ -73,13 +77,15 @@ def read_trace_batches(
             step_of_segment=step_of_row,
             segments=rows.segments,
             question_ids=question_ids,
+            votes=rows.votes[first_of_step] if with_votes else None,
         )
 
 
 class _LabelRows(NamedTuple):
     """Rows of table ``annotations`` with states for labels; ``first_row`` is the number of the first one.
 
-    ``labels`` are all that a segment has, ``kept`` those that it keeps: all, or the most confident one.
+    ``labels`` are all that a segment has, ``kept`` those that it keeps: all, or the most confident one; ``votes`` is
+    what each annotator said of it, of no annotator where that is not read.
     """
 
     first_row: int
@@ -88,6 +94,7 @@ class _LabelRows(NamedTuple):
     steps: IntArray
     labels: IntArray
     kept: IntArray
+    votes: IntArray
 
     def part(self, start: int, end: int) -> _LabelRows:
         columns = (column[start:end] for column in self[1:])
@@ -101,18 +108,24 @@ class _LabelRows(NamedTuple):
         )
 
 
-def _label_rows(path: Path, labels_per_segment: str, taxonomy: Taxonomy, batch_rows: int) -> Iterator[_LabelRows]:
+def _label_rows(
+    path: Path, labels_per_segment: str, taxonomy: Taxonomy, with_votes: bool, batch_rows: int
+) -> Iterator[_LabelRows]:
     columns = ["trace_id", "segment", "step", "labels", *(["confidences"] if labels_per_segment == "one" else [])]
+    columns += ["rule", *VOTES] if with_votes else []
     first_row = 0
     for batch in stream_table(path, ANNOTATIONS, columns, batch_rows):
         for name in columns:
             _refuse_first(_nulls(batch.column(name)), first_row, f"{name} is empty")
+        labels, kept = _labels(batch, first_row, taxonomy)
         yield _LabelRows(
             first_row,
             batch.column("trace_id"),
             batch.column("segment").to_numpy(),
             batch.column("step").to_numpy(),
-            *_states(batch, first_row, taxonomy),
+            labels,
+            kept,
+            _votes(batch, labels, first_row, taxonomy) if with_votes else np.zeros((len(labels), 0, MAX_LABELS), int),
         )
         first_row += batch.num_rows
 
@@ -137,11 +150,47 @@ def _starts(trace_ids: pa.Array) -> NDArray[np.bool_]:
     return starts
 
 
-def _states(batch: pa.RecordBatch, first_row: int, taxonomy: Taxonomy) -> tuple[IntArray, IntArray]:
+class _States(NamedTuple):
+    """A column of label lists as states, 0 where there is none.
+
+    Args:
+        listed: (R, 2) in the order of the lists.
+        ascending: (R, 2) in ascending order.
+        places: (R, 2) where in the flat column each stands.
+        sizes: (R,) lengths of the lists.
+    """
+
+    listed: IntArray
+    ascending: IntArray
+    places: IntArray
+    sizes: IntArray
+
+
+def _labels(batch: pa.RecordBatch, first_row: int, taxonomy: Taxonomy) -> tuple[IntArray, IntArray]:
     """States of each row's labels, ascending, 0 where there is none, and of those it keeps; twice (R, 2)."""
-    column = batch.column("labels")
+    states = _states(batch, "labels", first_row, taxonomy)
+    if "confidences" in batch.schema.names:
+        return states.ascending, _keep_most_confident(states, batch.column("confidences"), first_row)
+    return states.ascending, states.ascending
+
+
+def _votes(batch: pa.RecordBatch, labels: IntArray, first_row: int, taxonomy: Taxonomy) -> IntArray:
+    """What annotator a, annotator b and the adjudicator said of each row, (R, 3, 2), as in ``method.hidden_chain``.
+
+    The adjudicator was asked where the rule says so; where it found no label, the rule is "unlabelled" although the
+    two annotators differ.
+    """
+    a, b = (_states(batch, name, first_row, taxonomy).ascending for name in VOTES)
+    rule = batch.column("rule")
+    by_rule, unlabelled = (pc.equal(rule, name).to_numpy(zero_copy_only=False) for name in ("adjudicate", "unlabelled"))
+    was_asked = by_rule | (unlabelled & (a != b).any(axis=1))
+    return np.stack([a, b, np.where(was_asked[:, None], labels, [NOT_ASKED, 0])], axis=1)
+
+
+def _states(batch: pa.RecordBatch, name: str, first_row: int, taxonomy: Taxonomy) -> _States:
+    column = batch.column(name)
     sizes = pc.list_value_length(column).to_numpy()
-    _refuse_first(sizes > MAX_LABELS, first_row, f"labels has more than {MAX_LABELS} entries")
+    _refuse_first(sizes > MAX_LABELS, first_row, f"{name} has more than {MAX_LABELS} entries")
     state_of_code, code = _codes(column.flatten(), taxonomy)
     flat = np.append(state_of_code[code], 0)  # the 0 at the end stands for "no label"
     starts = np.cumsum(sizes) - sizes
@@ -152,16 +201,14 @@ def _states(batch: pa.RecordBatch, first_row: int, taxonomy: Taxonomy) -> tuple[
     if unknown.any():
         row = int(unknown.argmax())
         raise DataError(
-            f"table 'annotations', row {first_row + row}: labels {column[row].as_py()} are not all in the taxonomy; "
+            f"table 'annotations', row {first_row + row}: {name} {column[row].as_py()} are not all in the taxonomy; "
             f"it has {', '.join(taxonomy.labels)}. Use the label set that the traces were annotated with"
         )
     twice = (sizes == MAX_LABELS) & (states[:, 0] == states[:, 1])
-    _refuse_first(twice, first_row, "labels holds one label twice")
+    _refuse_first(twice, first_row, f"{name} holds one label twice")
     low, high = np.minimum(*states.T), np.maximum(*states.T)
-    labels = np.where((sizes == MAX_LABELS)[:, None], np.stack([low, high], axis=1), states)
-    if "confidences" in batch.schema.names:
-        return labels, _keep_most_confident(states, sizes, places, batch.column("confidences"), first_row)
-    return labels, labels
+    ascending = np.where((sizes == MAX_LABELS)[:, None], np.stack([low, high], axis=1), states)
+    return _States(states, ascending, places, sizes)
 
 
 def _codes(labels: pa.Array, taxonomy: Taxonomy) -> tuple[IntArray, IntArray]:
@@ -172,15 +219,13 @@ def _codes(labels: pa.Array, taxonomy: Taxonomy) -> tuple[IntArray, IntArray]:
     return state_of_code, pc.fill_null(encoded.indices, len(state_of_code) - 1).to_numpy()
 
 
-def _keep_most_confident(
-    states: IntArray, sizes: IntArray, places: IntArray, confidences: pa.Array, first_row: int
-) -> IntArray:
+def _keep_most_confident(states: _States, confidences: pa.Array, first_row: int) -> IntArray:
     """As :func:`~mralign_core.method.transitions.keep_most_confident`, for all rows at once: the first of equals."""
-    odd = pc.list_value_length(confidences).to_numpy() != sizes
+    odd = pc.list_value_length(confidences).to_numpy() != states.sizes
     _refuse_first(odd, first_row, "there is not one confidence for each label")
-    flat = np.append(confidences.flatten().to_numpy(zero_copy_only=False), -np.inf)[places]
+    flat = np.append(confidences.flatten().to_numpy(zero_copy_only=False), -np.inf)[states.places]
     _refuse_first(np.isnan(flat).any(axis=1), first_row, "a confidence is not a number")
-    kept = np.where(flat[:, 1] > flat[:, 0], states[:, 1], states[:, 0])
+    kept = np.where(flat[:, 1] > flat[:, 0], states.listed[:, 1], states.listed[:, 0])
     return np.stack([kept, np.zeros_like(kept)], axis=1)
 
 

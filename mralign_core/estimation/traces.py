@@ -43,6 +43,8 @@ class TraceBatch(NamedTuple):
         step_of_segment: (S,) which step of the batch each segment belongs to.
         segments: (S,) number of each segment in its trace.
         question_ids: (N,) strings; traces of one question share it.
+        votes: (T, 3, 2) what annotator a, annotator b and the adjudicator said of each step, as in
+            ``method.hidden_chain``; None where that was not read.
     """
 
     trace_ids: pa.Array
@@ -53,6 +55,7 @@ class TraceBatch(NamedTuple):
     step_of_segment: IntArray
     segments: IntArray
     question_ids: pa.Array
+    votes: IntArray | None = None
 
 
 def labelled_traces(

@@ -9,6 +9,7 @@ step, in the order of the method; import from the file that is meant:
   they agree (§3.1.2, App. B).
 * ``set_pairs``, ``transitions``: transitions between label sets, counted, and the EM estimate of the transition
   matrices (§3.2.2, App. E).
+* ``hidden_chain``, an addition: the same matrices where true labels are hidden and annotators are noisy channels.
 * ``segment_weights``, ``token_weights``: transition ratios, clipped, as weights, and the tokens that carry them
   (§3.2.3).
 * ``distances``: how far two matrices, or two sets of weights, are apart (Eq. 13).

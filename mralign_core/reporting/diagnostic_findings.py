@@ -24,6 +24,7 @@ _ESTIMATORS = {
     "converged": "EM to convergence",
     "frequency": "frequency",
     "value": "by the value of each state",
+    "hidden": "hidden labels",
     "single label": "one label a segment, 5 damped EM iterations",
 }
 

@@ -11,8 +11,10 @@ from PIL import Image
 
 from flows.commands.cli import main, read_config
 from mralign_core.config import RunConfig
+from mralign_core.estimation.matrices import TransitionMatrices
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
+from mralign_core.reporting.diagnostic_findings import findings
 from mralign_core.schemas.candidates import POLARITIES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.quarantine import write_rows
@@ -87,7 +89,7 @@ def test_the_artifacts_hold_the_result_and_every_figure(config, inputs, diagnost
     found = read_diagnostics(store, diagnostics)
     assert found.yields[2].traces == NUM_TRACES and found.used_traces["positive"] == NUM_TRACES // 2
     assert found.strata is not None and set(found.strata.conditioned) == {"one_hop", "two_hop"}
-    assert {row.estimator for row in found.estimators} == {"paper", "converged", "frequency", "single label"}
+    assert {row.estimator for row in found.estimators} == {"paper", "converged", "frequency", "value", "single label"}
     folder = pictures(config, inputs, diagnostics)
     assert {path.stem for path in folder.glob("*.png")} == {path.stem for path in folder.glob("*.svg")}
     assert {path.stem for path in folder.glob("*.png")} == set(DIAGNOSTIC_CHARTS)
@@ -110,6 +112,25 @@ def test_a_run_with_one_label_is_compared_with_the_paper_all_the_same(config, in
     store = ArtifactStore(one.storage)
     assert read_diagnostics(store, made).estimators == read_diagnostics(store, diagnostics).estimators
     assert not (pictures(one, named, made) / "intervals.png").exists()
+
+
+def test_hidden_labels_are_told_of_as_far_as_their_cost_allows(config, inputs, diagnostics):
+    section = config.estimate.model_copy(update={"estimator": "hidden", "num_resamples": 3})
+    hidden = config.model_copy(update={"estimate": section})
+    named = {name: inputs[name] for name in ("candidates", "annotations")}
+    named["transitions"] = estimate_transitions.run_here(hidden, **named)
+    store = ArtifactStore(hidden.storage)
+    matrices = TransitionMatrices.load(store.open_file(named["transitions"], "transitions.npz"))
+    assert matrices.channels.shape == (3, 15, 16) and matrices.draws["plus"].shape == (3, 17, 17)
+    made = diagnose_transitions.run_here(hidden, **named)
+    found, usual = read_diagnostics(store, made), read_diagnostics(store, diagnostics)
+    assert "EM to convergence on consolidated labels" in found.skipped["hidden labels"]
+    rows = {row.estimator: row for row in found.estimators}
+    assert rows.keys() - {row.estimator for row in usual.estimators} == {"hidden"}
+    assert rows["hidden"].l1["plus"] > 0.01 and rows["hidden"].shift.mean_abs_log_ratio > 0.01
+    assert found.discrimination[0].estimator == "em_converged"
+    assert any("hidden labels" in sentence for sentence in findings(found))
+    pictures(hidden, named, made)
 
 
 def test_the_command_prints_the_table_and_writes_the_figure(config, inputs, tmp_path, monkeypatch, capsys):

@@ -28,8 +28,14 @@ from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, weight_
 from mralign_core.estimation.diagnostics.strata import Strata, compare_strata
 from mralign_core.estimation.diagnostics.support import Yield, matrix_yields
 from mralign_core.estimation.diagnostics.survey import Survey
-from mralign_core.estimation.matrices import TransitionMatrices
+from mralign_core.estimation.hidden_labels import from_label_sets
+from mralign_core.estimation.matrices import TransitionMatrices, estimate_corpus
 from mralign_core.method.taxonomy import Taxonomy
+
+OF_LABEL_SETS = (
+    "what takes many estimates (held-out AUC, objectives, distances between strata, the own question's pull, other "
+    "settings) is told of EM to convergence on consolidated labels instead"
+)
 
 
 class Diagnostics(Result):
@@ -84,17 +90,21 @@ def diagnose(
     """
     skipped: dict[str, str] = {}
     survey = surveys[estimate.labels_per_segment]
+    matrices_by_sets, by_sets = matrices, from_label_sets(estimate)
+    if by_sets is not estimate:
+        skipped["hidden labels"] = OF_LABEL_SETS
+        matrices_by_sets = estimate_corpus(survey.corpus, by_sets, taxonomy)
     return Diagnostics(
-        discrimination=discriminate(survey.some, taxonomy.num_states, estimate, rng, skipped),
+        discrimination=discriminate(survey.some, taxonomy.num_states, by_sets, rng, skipped),
         yields=matrix_yields(survey.corpus, matrices),
-        objectives=em_objectives(survey.corpus, matrices, estimate),
+        objectives=em_objectives(survey.corpus, matrices_by_sets, by_sets),
         estimators=compare_estimators(surveys, reward, taxonomy),
         stationarity={
             name: stationarity_of(name, group, taxonomy, rng, skipped) for name, group in survey.tested.items()
         },
         order={name: order_of(name, group, rng, skipped) for name, group in survey.tested.items()},
-        strata=compare_strata(survey.some, matrices, estimate, reward, rng, skipped),
-        own_question=own_question_pull(survey, estimate, reward, taxonomy=taxonomy),
+        strata=compare_strata(survey.some, matrices, by_sets, reward, rng, skipped),
+        own_question=own_question_pull(survey, by_sets, reward, taxonomy=taxonomy),
         sensitivity=weight_sensitivity(survey, estimate, reward, taxonomy=taxonomy),
         used_traces={
             **{name: len(group) for name, group in survey.tested.items()},

@@ -54,7 +54,7 @@ def compare_estimators(
     """The paper's five damped EM iterations beside EM to convergence, frequencies, values and single labels.
 
     The yardstick has up to two labels a segment whatever the run is configured to have. Matrices are of all traces;
-    shifts are over the segments of the sample.
+    shifts are over the segments of the sample. Where votes were read, hidden labels are compared too.
 
     Args:
         surveys: the traces with up to "two" labels a segment, and with "one".
@@ -68,6 +68,8 @@ def compare_estimators(
         "value": (surveys["two"], EstimateConfig(estimator="value")),
         "single label": (surveys["one"], EstimateConfig()),
     }
+    if surveys["two"].corpus.by_vote is not None:
+        variants["hidden"] = (surveys["two"], EstimateConfig(estimator="hidden"))
     matrices, weights = {}, {}
     for name, (survey, section) in variants.items():
         matrices[name] = estimate_corpus(survey.corpus, section, taxonomy)

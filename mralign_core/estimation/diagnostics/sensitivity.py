@@ -10,6 +10,7 @@ from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.estimation.diagnostics.labelled_weights import labelled_weights
 from mralign_core.estimation.diagnostics.result import Result
 from mralign_core.estimation.diagnostics.survey import Survey
+from mralign_core.estimation.hidden_labels import from_label_sets
 from mralign_core.estimation.matrices import estimate_corpus
 from mralign_core.estimation.traces import batch_of_traces
 from mralign_core.method.distances import WeightShift, weight_shift
@@ -65,10 +66,11 @@ def weight_sensitivity(
 
     Args:
         survey: the traces as the estimator saw them.
-        estimate: the configured estimator.
+        estimate: the configured estimator; in place of hidden labels, its nearest on label sets.
         reward: the configured weights.
         taxonomy: the labels.
     """
+    estimate = from_label_sets(estimate)
     corpus, batch = survey.corpus, batch_of_traces(survey.some)
     configured = labelled_weights(batch, estimate_corpus(corpus, estimate, taxonomy), reward).weights
     clips = {(1 / clip, clip) if clip else (None, None) for clip in CLIPS} | {(reward.clip_min, reward.clip_max)}

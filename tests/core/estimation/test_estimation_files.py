@@ -10,8 +10,17 @@ from mralign_core.errors import ArtifactError, DataError
 from mralign_core.estimation.corpus import count_corpus
 from mralign_core.estimation.reading import read_trace_batches
 from mralign_core.estimation.traces import batch_of_traces, labelled_traces, traces_of_batch
+from mralign_core.method.hidden_chain import NOT_ASKED
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
-from tests.annotated_files import annotation_row, candidate_row, random_rows, taxonomy_of, write_files, write_unchecked
+from tests.annotated_files import (
+    annotation_row,
+    candidate_row,
+    random_rows,
+    taxonomy_of,
+    with_votes,
+    write_files,
+    write_unchecked,
+)
 from tests.oracles import count_set_pairs
 
 STRATA = ("one-hop", "two-hop", "")
@@ -79,6 +88,43 @@ def test_streamed_traces_are_those_of_the_tables(annotated, labels_per_segment):
     streamed = [t for batch in read_trace_batches(*files, batch_rows=40, **options) for t in traces_of_batch(batch)]
     plain = labelled_traces(*map(pd.DataFrame, rows), **options)
     assert streamed == [trace._replace(steps=[tuple(sorted(step)) for step in trace.steps]) for trace in plain]
+
+
+@pytest.mark.parametrize("batch_rows", [1, 13, 10_000])
+@pytest.mark.parametrize("labels_per_segment", ["two", "one"])
+def test_votes_are_read_step_by_step(annotated, tmp_path, batch_rows, labels_per_segment):
+    taxonomy, (candidates, annotations), files = annotated
+    rows = with_votes(np.random.default_rng(0), annotations, taxonomy)
+    voted = write_files(tmp_path, candidates, rows)
+    options = {"taxonomy": taxonomy, "labels_per_segment": labels_per_segment, "batch_rows": batch_rows}
+    batches = list(read_trace_batches(*voted, with_votes=True, **options))
+    assert all(batch.votes is None for batch in read_trace_batches(*files, **options))
+    by_step = {(row["trace_id"], row["step"]): row for row in rows}
+    expected = [
+        [_states_said(row["labels_a"], taxonomy), _states_said(row["labels_b"], taxonomy), _adjudicated(row, taxonomy)]
+        for row in by_step.values()
+    ]
+    assert np.concatenate([batch.votes for batch in batches]).tolist() == expected
+    assert sum(row["rule"] == "adjudicate" for row in by_step.values()) > 20
+    assert sum(row["rule"] == "unlabelled" and row["labels_b"] != [] for row in by_step.values()) > 20
+
+
+def _states_said(labels, taxonomy):
+    return [*sorted(taxonomy.state(label) for label in labels), 0, 0][:2]
+
+
+def _adjudicated(row, taxonomy):
+    was_asked = row["rule"] == "adjudicate" or (row["rule"] == "unlabelled" and row["labels_a"] != row["labels_b"])
+    return _states_said(row["labels"], taxonomy) if was_asked else [NOT_ASKED, 0]
+
+
+@pytest.mark.parametrize("column", ["labels_a", "labels_b"])
+def test_a_vote_for_an_unknown_label_is_refused(tmp_path, column):
+    rows = [annotation_row("a", 0, 0, ["framing"]) | {"labels_a": [], "labels_b": [], column: ["dreaming"]}]
+    files = write_unchecked(tmp_path, [candidate_row("a")], rows)
+    assert list(read_trace_batches(*files, taxonomy=PAPER_TAXONOMY))
+    with pytest.raises(DataError, match=rf"row 0: {column} \['dreaming'\] are not all in the taxonomy"):
+        list(read_trace_batches(*files, taxonomy=PAPER_TAXONOMY, with_votes=True))
 
 
 def test_what_is_kept_of_each_trace_adds_up_to_the_counts(annotated):
