@@ -121,7 +121,8 @@ def test_hidden_labels_are_told_of_as_far_as_their_cost_allows(config, inputs, d
     named["transitions"] = estimate_transitions.run_here(hidden, **named)
     store = ArtifactStore(hidden.storage)
     matrices = TransitionMatrices.load(store.open_file(named["transitions"], "transitions.npz"))
-    assert matrices.channels.shape == (3, 15, 16) and matrices.draws["plus"].shape == (3, 17, 17)
+    assert matrices.channels is not None and matrices.channels.shape == (3, 15, 16)
+    assert matrices.draws["plus"].shape == (3, 17, 17)
     made = diagnose_transitions.run_here(hidden, **named)
     found, usual = read_diagnostics(store, made), read_diagnostics(store, diagnostics)
     assert "EM to convergence on consolidated labels" in found.skipped["hidden labels"]

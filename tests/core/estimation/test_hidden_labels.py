@@ -50,9 +50,10 @@ class Plain:
 
     def __init__(self, files):
         batches = list(read_trace_batches(*files, taxonomy=TAXONOMY, with_votes=True))
-        self.votes = [
-            batch.votes[batch.trace_of_step == trace] for batch in batches for trace in range(len(batch.trace_ids))
-        ]
+        self.votes = []
+        for batch in batches:
+            assert batch.votes is not None
+            self.votes += [batch.votes[batch.trace_of_step == trace] for trace in range(len(batch.trace_ids))]
         self.is_positive = np.concatenate([batch.is_positive for batch in batches])
         self.strata = np.concatenate([batch.strata.to_pylist() for batch in batches])
         groups = [self.steps(self.is_positive), self.steps(~self.is_positive)]
