@@ -10,6 +10,7 @@ import numpy as np
 from mralign_core.config import RunConfig
 from mralign_core.estimation.alterations import make_weigher, weigh_corpus
 from mralign_core.estimation.matrices import TransitionMatrices
+from mralign_core.label_sets import label_set_of
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import TableWriter
 from tasks.engine.graph import Input
@@ -20,12 +21,12 @@ from tasks.fields import all_but, labels, pick, without_pocket
 
 
 def _weighing(config: RunConfig) -> dict[str, Any]:
-    left_out = config.reward.leave_own_question_out
-    has_chance = config.reward.placebo != "none" or (left_out and config.estimate.permute_polarity)
+    left_out, permutes = config.reward.leave_own_question_out, config.estimate.permute_polarity
+    has_chance = config.reward.placebo != "none" or (left_out and permutes)
     return {
         **config.reward.fingerprint(),
         **pick(config.estimate, "labels_per_segment", "confidence"),
-        **({"estimate": all_but(config.estimate, "num_resamples")} if left_out else {}),
+        **({"estimate": all_but(config.estimate, "num_resamples")} if left_out or permutes else {}),
         **labels(config),
         "seed": config.seed if has_chance else None,
     }
@@ -50,7 +51,8 @@ def weigh_segments(making: Making) -> Built:
     config, traces = making.config, making.file("candidates", "candidates.parquet")
     read = partial(labelled_traces_of, making.store, config, making["candidates"], making["annotations"])
     matrices = TransitionMatrices.load(making.file("transitions", "transitions.npz"))
-    weigher = make_weigher(read, matrices, config.estimate, config.reward, seed=config.seed)
+    taxonomy = label_set_of(config).taxonomy
+    weigher = make_weigher(read, matrices, config.estimate, config.reward, seed=config.seed, taxonomy=taxonomy)
     num_clipped = 0
     with TableWriter(making.directory / "weights.parquet", SEGMENT_WEIGHTS) as table:
         for columns in weigh_corpus(read(), weigher, config.reward, seed=config.seed, candidates=traces):

@@ -34,7 +34,7 @@ class EstimateConfig(Section):
     """Coverage of these intervals."""
     permute_polarity: bool = False
     """A placebo: estimate P⁺ and P⁻ from the same traces with their polarities dealt out anew; weights and training
-    still go by the true ones."""
+    still go by the true ones. The ratios are raised to the power that gives them the size of the true ones."""
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> EstimateConfig:

@@ -4,6 +4,7 @@ Departures from the paper, off by default: ``reward.placebo`` and ``reward.norma
 
 * A placebo moves all that is known of a segment's weight together, so that ``ratio``, ``clipped``, ``support`` and the
   interval are those of the weight that the segment carries, not of its own move.
+* Where polarities were permuted, all ratios are raised to one power, which gives them the size of the true ones.
 * Unlabelled segments take no part in a placebo: they keep the weight of a move that tells nothing.
 * Normalising scales and shifts the weight and its interval. ``ratio`` and ``clipped`` still tell of the weight before.
 
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 from mralign_core.config import EstimateConfig, RewardConfig
 from mralign_core.estimation.corpus import count_corpus
 from mralign_core.estimation.left_out import LeftOutWeigher
-from mralign_core.estimation.matrices import TransitionMatrices
+from mralign_core.estimation.matrices import TransitionMatrices, estimate_corpus
 from mralign_core.estimation.traces import TraceBatch
 from mralign_core.estimation.weights import Weigher
 from mralign_core.method import IntArray
@@ -35,6 +36,7 @@ from mralign_core.method.placebos import (
     sources_within_traces,
 )
 from mralign_core.method.segment_weights import neutral_weight
+from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import stream_table
@@ -90,6 +92,7 @@ def make_weigher(
     section: RewardConfig,
     *,
     seed: int,
+    taxonomy: Taxonomy,
 ) -> Weigher:
     """What weighs the traces: by the matrices of all, or by those without the trace's own question.
 
@@ -99,11 +102,37 @@ def make_weigher(
         estimate: how, and the coverage of the intervals.
         section: how weights are made of matrices.
         seed: of the permutation of polarities that the matrices were estimated with, if there was one.
+        taxonomy: names the states.
     """
+    exponent = _placebo_exponent(read, matrices, estimate, section, taxonomy) if estimate.permute_polarity else 1.0
     if not section.leave_own_question_out:
-        return Weigher(matrices, section, estimate.confidence)
+        return Weigher(matrices, section, estimate.confidence, exponent)
     corpus = count_corpus(traces_to_estimate(read, estimate, seed=seed), len(matrices.state_names), keep_traces=True)
-    return LeftOutWeigher(matrices, section, corpus, estimate)
+    return LeftOutWeigher(matrices, section, corpus, estimate, exponent)
+
+
+def _placebo_exponent(
+    read: Callable[[], Iterable[TraceBatch]],
+    permuted: TransitionMatrices,
+    estimate: EstimateConfig,
+    section: RewardConfig,
+    taxonomy: Taxonomy,
+) -> float:
+    """Power that gives ratios of permuted polarities the size of those of the true ones, on the same traces.
+
+    P⁺ and P⁻ of traces that were dealt out at random are alike, so that their ratios are near 1, and weights made of
+    them would be KTO's: no control for weights of any size. Size is the root mean square of log ratio over segments.
+    """
+    corpus = count_corpus(read(), taxonomy.num_states)
+    true = estimate_corpus(corpus, estimate, taxonomy)
+    plain = section.model_copy(update={"placebo": "none"})
+    sizes = [_size(read(), Weigher(each._replace(draws={}, strata_draws={}), plain, 0.0)) for each in (true, permuted)]
+    return sizes[0] / sizes[1] if sizes[1] > 0 else 1.0
+
+
+def _size(batches: Iterable[TraceBatch], weigher: Weigher) -> float:
+    logs = [np.log(np.asarray(weigher.weigh(batch)["ratio"], dtype=float)) for batch in batches]
+    return float(np.sqrt(np.mean(np.concatenate(logs) ** 2)))
 
 
 def with_permuted_polarities(

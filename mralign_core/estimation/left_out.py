@@ -28,7 +28,6 @@ from mralign_core.estimation.matrices import TransitionMatrices
 from mralign_core.estimation.traces import TraceBatch
 from mralign_core.estimation.weights import Weigher, fraction_of
 from mralign_core.method import FloatArray, IntArray
-from mralign_core.method.segment_weights import set_pair_ratios
 from mralign_core.method.transitions import base_pair_sums
 
 
@@ -48,6 +47,7 @@ class LeftOutWeigher(Weigher):
         section: reference, clip, shrinkage, conditioning.
         corpus: what they were estimated from, counted with its traces.
         estimate: how.
+        exponent: as of :class:`Weigher`.
 
     Raises:
         ConfigError: weights are to be conditioned on a stratum, and no stratum has matrices.
@@ -55,11 +55,16 @@ class LeftOutWeigher(Weigher):
     """
 
     def __init__(
-        self, matrices: TransitionMatrices, section: RewardConfig, corpus: Corpus, estimate: EstimateConfig
+        self,
+        matrices: TransitionMatrices,
+        section: RewardConfig,
+        corpus: Corpus,
+        estimate: EstimateConfig,
+        exponent: float = 1.0,
     ) -> None:
         from scipy import sparse
 
-        super().__init__(matrices._replace(draws={}, strata_draws={}), section, confidence=0.0)
+        super().__init__(matrices._replace(draws={}, strata_draws={}), section, confidence=0.0, exponent=exponent)
         self._corpus, self._estimate = corpus, estimate
         self._stratum_of_source = [None, *self._source_of]
         kept = corpus.traces
@@ -116,7 +121,7 @@ class LeftOutWeigher(Weigher):
 
     def _weigh_sets(self, numerator: int, left: NDArray[np.bool_], entered: NDArray[np.bool_]) -> NDArray[np.void]:
         fraction = self._fractions[numerator]
-        ratio = set_pair_ratios(fraction.above, fraction.below, left, entered)
+        ratio = self._ratios(fraction.above, fraction.below, left, entered)
         if not fraction.counts.any():
             ratio = np.ones(len(ratio))
         return self._known_of(ratio, base_pair_sums(fraction.counts, left, entered))

@@ -80,14 +80,19 @@ class Weigher:
         confidence: coverage of the percentile intervals, from the bootstrap draws of the matrices. The support is
             that of the estimate in every draw. An interval need not contain the weight itself. Transitions with fewer
             than ``MIN_SUPPORT`` soft counts on either side of the fraction have none.
+        exponent: power that every ratio is raised to before anything else; of a placebo that is to have the size of
+            real weights. 1 leaves ratios as they are.
 
     Raises:
         ConfigError: weights are to be conditioned on a stratum, and no stratum has matrices.
     """
 
-    def __init__(self, matrices: TransitionMatrices, section: RewardConfig, confidence: float) -> None:
+    def __init__(
+        self, matrices: TransitionMatrices, section: RewardConfig, confidence: float, exponent: float = 1.0
+    ) -> None:
         self._section = section
         self._confidence = confidence
+        self._exponent = exponent
         self._num_states = len(matrices.state_names)
         self._sources = [_Source(matrices.estimates, matrices.draws)]
         self._source_of: dict[str, int] = {}
@@ -169,11 +174,11 @@ class Weigher:
         source = self._sources[numerator // 2]
         own, reference = fraction_of("plus" if numerator % 2 else "minus", self._section.reference)
         support = base_pair_sums(source.estimates[own].counts, left, entered)
-        ratio = set_pair_ratios(source.estimates[own].p, source.estimates[reference].p, left, entered)
+        ratio = self._ratios(source.estimates[own].p, source.estimates[reference].p, left, entered)
         known = self._known_of(ratio, support)
         if source.draws:
             p_own, p_reference = (source.draws[name].astype(np.float64) for name in (own, reference))
-            drawn = self._clipped(set_pair_ratios(p_own, p_reference, left, entered), support)
+            drawn = self._clipped(self._ratios(p_own, p_reference, left, entered), support)
             tail = (1 - self._confidence) / 2
             below = base_pair_sums(source.estimates[reference].counts, left, entered)
             enough = np.minimum(support, below) >= MIN_SUPPORT
@@ -187,6 +192,12 @@ class Weigher:
         known["ratio"], known["support"] = ratio, support
         known["weight"], known["clipped"] = self._clipped(ratio, support)
         return known
+
+    def _ratios(
+        self, above: FloatArray, below: FloatArray, left: NDArray[np.bool_], entered: NDArray[np.bool_]
+    ) -> FloatArray:
+        ratios = set_pair_ratios(above, below, left, entered)
+        return ratios if self._exponent == 1 else ratios**self._exponent
 
     def _clipped(self, ratios: FloatArray, support: FloatArray) -> ClippedWeights:
         section = self._section

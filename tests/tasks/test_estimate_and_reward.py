@@ -92,7 +92,15 @@ def test_placebos_alter_the_matrices_or_the_weights_and_say_so(setting, tmp_path
     np.testing.assert_allclose(permuted["all"].p, true["all"].p)
     assert np.abs(permuted["plus"].p - true["plus"].p).max() > 0.01
     # Traces are still weighed as what they are.
-    assert (by_permuted["weight"] == weigh_segments(traces, expected, config.reward, confidence=0.95)["weight"]).all()
+    as_they_are = weigh_segments(traces, expected, config.reward, confidence=0.95)
+    logs = np.log([table["ratio"].to_numpy(float) for table in (by_permuted, as_they_are, weights)])
+    moves = logs[1] != 0
+    powers = logs[0][moves] / logs[1][moves]
+    np.testing.assert_allclose(powers, powers[0], err_msg="one power for all")
+    assert powers[0] != 1
+    size, _, true_size = np.sqrt((logs**2).mean(axis=1))
+    assert size == pytest.approx(true_size), "as large as true ones"
+    np.testing.assert_allclose(by_permuted["weight"].to_numpy(float), np.exp(logs[0].clip(-1, 1)))
 
     _, borrowed, counts = run(reward={"placebo": "other_traces"})
     assert counts["clipped"] == borrowed["clipped"].sum()

@@ -30,7 +30,7 @@ def left_out(traces, section, estimate=EM, batch_size=40):
 
     matrices = estimate_transitions(traces, estimate, TAXONOMY)
     section = section.model_copy(update={"leave_own_question_out": True})
-    weigher = make_weigher(read, matrices, estimate, section, seed=0)
+    weigher = make_weigher(read, matrices, estimate, section, seed=0, taxonomy=TAXONOMY)
     return [{name: np.asarray(column) for name, column in weigher.weigh(batch).items()} for batch in read()]
 
 
