@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -138,6 +138,20 @@ def collect_annotations(making: Making) -> Built:
     return Built(ANNOTATIONS.name, counts, deciding=("annotations.parquet",))
 
 
+@artifact(
+    "draw-annotations",
+    stage="annotate",
+    parts=lambda config: ({},) if config.estimate.uses_draws else (),
+    inputs=(Input("thinking-draws", stands_for="candidates"),),
+    shards=Shards("annotations-shard", lambda config: config.annotate.shard_size),
+    **LABELLED,
+)
+def collect_draw_annotations(making: Making) -> Built:
+    """Join the labels of the thinking draws; of a draw that is a candidate too, they are found."""
+    built: Built = collect_annotations.artifact.build(making)
+    return built
+
+
 def quote_annotations(config: RunConfig, candidates: ArtifactRef) -> tuple[list[Quote], float]:
     """What these annotations will still ask and cost, by model, and the dollars they have cost so far.
 
@@ -156,6 +170,15 @@ def quote_annotations(config: RunConfig, candidates: ArtifactRef) -> tuple[list[
             on_progress=report,
         )
     return quotes, spent_usd(read_ledger(config, candidates))
+
+
+def within_budget(config: RunConfig, before: Sequence[ArtifactRef]) -> RunConfig:
+    """The config with what is left of ``annotate.budget_usd`` after other traces, each with an account of its own."""
+    budget_usd = config.annotate.budget_usd
+    if budget_usd is None:
+        return config
+    left_usd = max(0.0, budget_usd - sum(spent_usd(read_ledger(config, traces)) for traces in before))
+    return config.model_copy(update={"annotate": config.annotate.model_copy(update={"budget_usd": left_usd})})
 
 
 def read_ledger(config: RunConfig, candidates: ArtifactRef) -> pd.DataFrame:

@@ -12,10 +12,10 @@ from mralign_core.estimation.alterations import make_weigher, weigh_corpus
 from mralign_core.estimation.matrices import TransitionMatrices
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import TableWriter
-from tasks.engine.graph import Input
+from tasks.engine.graph import Input, Part
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
-from tasks.estimate import labelled_traces_of
+from tasks.estimate import labelled_traces_of, uses_draws
 from tasks.fields import all_but, labels, pick
 
 
@@ -25,16 +25,26 @@ def _weighing(config: RunConfig) -> dict[str, Any]:
     return {
         **config.reward.fingerprint(),
         **pick(config.estimate, "labels_per_segment", "confidence"),
-        **({"estimate": all_but(config.estimate, "num_resamples")} if left_out else {}),
+        **({"estimate": all_but(config.estimate, "num_resamples", "traces")} if left_out else {}),
         **labels(config),
         "seed": config.seed if has_chance else None,
     }
 
 
+def _leaves_draws_out(config: RunConfig, part: Part) -> bool:
+    return config.reward.leave_own_question_out and uses_draws(config, part)
+
+
 @artifact(
     "weights",
     stage="reward",
-    inputs=(Input("candidates"), Input("annotations"), Input("transitions")),
+    inputs=(
+        Input("candidates"),
+        Input("annotations"),
+        Input("transitions"),
+        Input("thinking-draws", when=_leaves_draws_out),
+        Input("draw-annotations", when=_leaves_draws_out),
+    ),
     fields=_weighing,
     sources=(
         "mralign_core.estimation.reading",
@@ -48,8 +58,12 @@ def weigh_segments(making: Making) -> Built:
     """Weigh each segment by how much likelier its move is in traces of its polarity (Eq. 10)."""
     config, traces = making.config, making.file("candidates", "candidates.parquet")
     read = partial(labelled_traces_of, making.store, config, making["candidates"], making["annotations"])
+    estimated = read
+    if making.get("thinking-draws"):
+        draws, labels_of_draws = making["thinking-draws"], making["draw-annotations"]
+        estimated = partial(labelled_traces_of, making.store, config, draws, labels_of_draws)
     matrices = TransitionMatrices.load(making.file("transitions", "transitions.npz"))
-    weigher = make_weigher(read, matrices, config.estimate, config.reward, seed=config.seed)
+    weigher = make_weigher(estimated, matrices, config.estimate, config.reward, seed=config.seed)
     num_clipped = 0
     with TableWriter(making.directory / "weights.parquet", SEGMENT_WEIGHTS) as table:
         for columns in weigh_corpus(read(), weigher, config.reward, seed=config.seed, candidates=traces):

@@ -23,7 +23,8 @@ from tasks.train import train_adapter
 
 ASKED = {"questions", "evaluation-questions"}
 DRAWS = {"generations-shard", "generations"}
-LABELS = {"annotations-shard", "annotations"}
+SELECTED = {"candidates", "thinking-draws"}
+LABELS = {"annotations-shard", "annotations", "draw-annotations"}
 SCORES = {"scores-shard", "scores"}
 USED_BY = {
     name: {user.name for user in graph().values() if name in [each.name for each in user.inputs]} for name in graph()
@@ -74,7 +75,7 @@ DEPENDS_ON = {
     ),
     "model.dtype": ("bfloat16", DRAWS | SCORES | {"reference-logps", "adapter"}),
     "model.cpu_threads": (2, {"reference-logps", "adapter"}),
-    "model.family": ("generic", DRAWS | SCORES | {"candidates"}),
+    "model.family": ("generic", DRAWS | SCORES | SELECTED),
     "model.pocket.world_seed": (1, ASKED | {"model"}),
     "model.pocket.overwrite_prob": (0.5, ASKED | {"model"}),
     "model.pocket.pretrain_steps": (601, {"model"}),
@@ -91,15 +92,16 @@ DEPENDS_ON = {
     "generate.top_p": (0.8, DRAWS),
     "generate.max_new_tokens": (191, DRAWS),
     "generate.instruction": ("Think.", DRAWS | SCORES),
-    "generate.answer_match": ("contains", DRAWS | {"candidates"}),
-    "generate.min_segments": (2, {"candidates"}),
-    "generate.max_segments": (14, {"candidates"}),
-    "generate.min_reasoning_tokens": (11, {"candidates"}),
-    "generate.max_reasoning_tokens": (179, {"candidates"}),
+    "generate.answer_match": ("contains", DRAWS | SELECTED),
+    "generate.min_segments": (2, SELECTED),
+    "generate.max_segments": (14, SELECTED),
+    "generate.min_reasoning_tokens": (11, SELECTED),
+    "generate.max_reasoning_tokens": (179, SELECTED),
     "generate.traces_per_question": ("first", {"candidates"}),
     "annotate.confidence_threshold": (8.0, LABELS),
     "annotate.cue_drop_prob": (0.2, LABELS),
     "annotate.cue_flip_prob": (0.2, LABELS),
+    "estimate.traces": ("matched", {"thinking-draws", "transitions", "diagnostics"}),
     "estimate.estimator": ("frequency", {"transitions", "agreement"}),
     "estimate.labels_per_segment": ("one", {"transitions", "weights", "agreement"}),
     "estimate.num_iterations": (6, {"transitions", "agreement"}),
@@ -160,7 +162,10 @@ DEPENDS_ON = {
 """Field → another value, and the artifacts it changes directly. The report shows the config: any field changes it,
 but for those of ``ANALYSES``, which are no part of the pipeline."""
 
-MEANINGLESS_ALONE = {"reward.gamma": {"reward.form": "power"}}
+MEANINGLESS_ALONE: dict[str, dict[str, Any]] = {
+    "reward.gamma": {"reward.form": "power"},
+    "estimate.traces": {"generate.draws": "exhaustive"},
+}
 """Field of ``DEPENDS_ON`` → what must be given with it."""
 
 ANALYSES = ("compare.", "induce.", "ablate.")
@@ -233,7 +238,7 @@ def keys(config: RunConfig) -> dict[str, str]:
     for artifact in graph().values():
         part = {name: PART[name] for name in artifact.part}
         inputs = {
-            (f"{each.name}:mr_align" if each.each else each.name): found[each.name]
+            (f"{each.name}:mr_align" if each.each else each.role(each.name)): found[each.name]
             for each in artifact.inputs
             if each.name in found and (each.each or each.when(config, part))
         }
