@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from prefect import flow
@@ -50,7 +49,8 @@ def annotate(
     show_labels(config, inputs["candidates"], annotations)
     if not draws:
         return Annotated(annotations, None)
-    of_draws = annotate_draws(config, inputs["thinking-draws"], after=[inputs["candidates"]])
+    after_candidates = within_budget(config, inputs["candidates"])
+    of_draws = _annotate(after_candidates, inputs["thinking-draws"], collect_draw_annotations)
     remember(config, inputs, **{"draw-annotations": of_draws})
     return Annotated(annotations, of_draws)
 
@@ -58,17 +58,6 @@ def annotate(
 def annotate_all(config: RunConfig, candidates: ArtifactRef) -> ArtifactRef:
     """The labels of all candidates, from the annotators of a config."""
     return _annotate(config, candidates, collect_annotations)
-
-
-def annotate_draws(config: RunConfig, thinking_draws: ArtifactRef, after: Sequence[ArtifactRef]) -> ArtifactRef:
-    """The labels of all thinking draws; those of draws that were labelled before are found.
-
-    Args:
-        config: the run config.
-        thinking_draws: artifact of the draws.
-        after: of what was labelled before, from the same budget.
-    """
-    return _annotate(within_budget(config, after), thinking_draws, collect_draw_annotations)
 
 
 def _annotate(config: RunConfig, traces: ArtifactRef, collect: StageTask) -> ArtifactRef:

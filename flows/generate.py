@@ -21,7 +21,7 @@ from tasks.generate import (
     select_thinking_draws,
     warn_of_imbalance,
 )
-from tasks.publish import show_draws, show_yield
+from tasks.publish import show_draws, show_yield, show_yield_of_draws
 
 
 class Generated(NamedTuple):
@@ -71,6 +71,7 @@ def generate(
     if config.estimate.uses_draws:
         thinking_draws = select_thinking_draws(config, questions, model, generations)
         remember(config, inputs, **{"thinking-draws": thinking_draws})
+        show_yield_of_draws(config, thinking_draws)
     return Generated(candidates, generations, thinking_draws)
 
 

@@ -35,6 +35,8 @@ def pipeline(config: RunConfig) -> ArtifactRef:
         "generations": generations,
         "candidates": candidates,
         "annotations": annotations,
+        "thinking-draws": draws,
+        "draw-annotations": draw_annotations,
         "transitions": transitions,
         "diagnostics": diagnostics,
         "weights": weights,

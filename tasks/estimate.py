@@ -138,6 +138,11 @@ def draw_diagnostics(making: Making) -> Built:
     return Built()
 
 
+def names_of_traces(config: RunConfig) -> tuple[str, str]:
+    """The artifacts that matrices are estimated from: traces and their labels."""
+    return ("thinking-draws", "draw-annotations") if config.estimate.uses_draws else ("candidates", "annotations")
+
+
 def labelled_traces_of(
     store: ArtifactStore,
     config: RunConfig,

@@ -282,8 +282,15 @@ def select_thinking_draws(making: Making) -> Built:
 
 def warn_of_imbalance(config: RunConfig, candidates: ArtifactRef) -> None:
     """Warn where few of the kept traces are of one polarity."""
-    if text := imbalance(ArtifactStore(config.storage).manifest(candidates).counts):
+    for text in notes_on_yield(config, candidates):
         logger.warning("%s", text)
+
+
+def notes_on_yield(config: RunConfig, candidates: ArtifactRef) -> list[str]:
+    """What is to be said where few of the kept traces are of one polarity, and P is estimated from them."""
+    if config.estimate.uses_draws:
+        return []
+    return list(filter(None, [imbalance(ArtifactStore(config.storage).manifest(candidates).counts)]))
 
 
 class SamplingLoad(NamedTuple):
