@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows.commands.cli import read_config
-from mralign_core.config import EndpointConfig, RunConfig, Section, VllmConfig
+from mralign_core.config import EndpointConfig, RewardConfig, RunConfig, Section, VllmConfig
 from mralign_core.storage import ArtifactRef
 from mralign_core.storage.digests import module_closure
 from tasks.ablate import compare_arms
@@ -540,6 +540,37 @@ def test_an_ablation_depends_on_its_arms_its_scores_and_the_worlds_refused():
         for value in (2.0, 4.0)
     ]
     assert len({ablation_work(config, {"0.0.mine": ANY}, {}).key for config in mine}) == 2
+
+
+def test_what_matrices_are_estimated_from_is_in_their_keys_by_its_content_alone():
+    """So a default run has the keys that it had before there was a choice."""
+    exhaustive = {"generate.draws": "exhaustive"}
+    selected, matched = (
+        read_config("pocket", {**exhaustive, "estimate.traces": choice}) for choice in ("selected", "matched")
+    )
+    left_out = {"reward": RewardConfig(leave_own_question_out=True)}
+    for name in ("transitions", "diagnostics", "weights", "agreement"):
+        fields = [artifact_of(name).fingerprint(config, {}) for config in (selected, matched)]
+        fields += [artifact_of(name).fingerprint(config.model_copy(update=left_out), {}) for config in (selected,)]
+        assert fields[0] == fields[1] and "all_draws" not in json.dumps(fields) and "selected" not in json.dumps(fields)
+    works = [
+        estimate_transitions.work(selected, ANY, OTHER),
+        estimate_transitions.work(matched, None, None, ANY, OTHER),
+    ]
+    assert [set(work.inputs) for work in works] == [{"candidates", "annotations"}] * 2
+    assert works[0].key == works[1].key
+    with pytest.raises(TypeError, match="is made from 'thinking-draws', which is not given"):
+        estimate_transitions.work(matched, ANY, OTHER)
+
+
+def test_weights_are_made_of_draws_only_where_the_own_question_is_left_out():
+    def inputs(**fields):
+        config = read_config("pocket", {"generate.draws": "exhaustive", **fields})
+        return set(weigh_segments.work(config, ANY, ANY, ANY, ANY, ANY).inputs)
+
+    plain, left_out = {"estimate.traces": "all_draws"}, {"reward.leave_own_question_out": True}
+    assert inputs(**plain) == inputs(**left_out) == {"candidates", "annotations", "transitions"}
+    assert inputs(**plain, **left_out) - inputs() == {"thinking-draws", "draw-annotations"}
 
 
 def test_a_missing_input_is_refused():
