@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prefect import flow
 
 from flows.annotate import annotate
@@ -19,6 +21,7 @@ from tasks.ablate import ablate_on_pool, compare_arms, refusal, remember_refusal
 from tasks.engine.last_run import remember
 from tasks.engine.progress import progress
 from tasks.estimate import estimate_transitions
+from tasks.generate import select_thinking_draws
 from tasks.publish import show_ablation
 from tasks.reward import weigh_segments
 
@@ -72,21 +75,36 @@ def ablate_world(config: RunConfig) -> dict[str, ArtifactRef]:
     except QualityGateError as error:
         remember_refusal(config, error)
         return {}
-    candidates, _ = generate(config, questions, model, evaluation_questions)
-    annotations = annotate(config, candidates)
+    candidates, generations, _ = generate(config, questions, model, evaluation_questions)
+    labelled = _label_traces(config, {"questions": questions, "model": model, "generations": generations}, candidates)
     scores: dict[str, ArtifactRef] = {}
     for seeded in seeds_of(config):
         arms = arms_of(seeded)
-        adapters = {name: _adapter(arm, model, candidates, annotations) for name, arm in arms.items()}
+        adapters = {name: _adapter(arm, model, labelled[arm.config.estimate.traces]) for name, arm in arms.items()}
         found = score_variants(seeded, evaluation_questions, model, adapters)
         world = config.model.pocket.world_seed
         scores |= {str(Cell(world, seeded.seed, name)): ref for name, ref in found.items()}
     return scores
 
 
-def _adapter(arm: GridArm, model: ArtifactRef, candidates: ArtifactRef, annotations: ArtifactRef) -> ArtifactRef:
+def _label_traces(
+    config: RunConfig, drawn: Mapping[str, ArtifactRef | None], candidates: ArtifactRef
+) -> dict[str, dict[str, ArtifactRef]]:
+    """``estimate.traces`` of some arm → the traces and labels that its weights are made of, by name."""
+    choices = {arm.config.estimate.traces: arm.config for arm in arms_of(config).values()}
+    labelled: dict[str, dict[str, ArtifactRef]] = {}
+    for choice in sorted(choices):  # all draws come first: they are labelled from what the budget leaves to them
+        draws = select_thinking_draws(choices[choice], **drawn) if choices[choice].estimate.uses_draws else None
+        annotations, draw_annotations = annotate(choices[choice], candidates, draws)
+        labelled[choice] = {"candidates": candidates, "annotations": annotations}
+        if draws and draw_annotations:
+            labelled[choice] |= {"thinking_draws": draws, "draw_annotations": draw_annotations}
+    return labelled
+
+
+def _adapter(arm: GridArm, model: ArtifactRef, labelled: Mapping[str, ArtifactRef]) -> ArtifactRef:
     """The arm's adapter, trained here or on the GPU pool, with the weights of its own config."""
-    traces = {"candidates": candidates, "annotations": annotations}
-    transitions = estimate_transitions(arm.config, **traces)
-    weights = weigh_segments(arm.config, **traces, transitions=transitions)
+    transitions = estimate_transitions(arm.config, **labelled)
+    weights = weigh_segments(arm.config, **labelled, transitions=transitions)
+    traces = {name: labelled[name] for name in ("candidates", "annotations")}
     return train_variants(arm.config, {"model": model, **traces, "weights": weights})[arm.variant]

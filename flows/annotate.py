@@ -2,38 +2,67 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.fan_out import missing_shards
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
-from tasks.annotate import SHARDS_AT_ONCE, annotate_shard, collect_annotations
+from tasks.annotate import (
+    SHARDS_AT_ONCE,
+    annotate_shard,
+    collect_annotations,
+    collect_draw_annotations,
+    within_budget,
+)
 from tasks.engine.last_run import inputs_of, remember
 from tasks.engine.session import session
+from tasks.engine.task import StageTask
 from tasks.publish import show_labels
+
+
+class Annotated(NamedTuple):
+    """The labels of the candidates, and of the draws that matrices are estimated from (None where there are none)."""
+
+    annotations: ArtifactRef
+    draw_annotations: ArtifactRef | None
 
 
 # Prefect types a flow's task runner by the base class of its futures.
 @flow(name="annotate", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE))  # type: ignore[arg-type]
-def annotate(config: RunConfig, candidates: ArtifactRef | None = None) -> ArtifactRef:
-    """Annotate the candidates in shards.
+def annotate(
+    config: RunConfig, candidates: ArtifactRef | None = None, thinking_draws: ArtifactRef | None = None
+) -> Annotated:
+    """Annotate the candidates in shards, and the thinking draws where matrices are estimated from them.
 
     Args:
         config: the run config.
         candidates: artifact of the kept traces; the last run's when empty.
+        thinking_draws: artifact of the draws to estimate from; the last run's when empty.
     """
-    inputs = inputs_of(config, {"candidates": candidates})
+    draws = {"thinking-draws": thinking_draws} if config.estimate.uses_draws else {}
+    inputs = inputs_of(config, {"candidates": candidates, **draws})
     annotations = annotate_all(config, inputs["candidates"])
     remember(config, inputs, annotations=annotations)
     show_labels(config, inputs["candidates"], annotations)
-    return annotations
+    if not draws:
+        return Annotated(annotations, None)
+    after_candidates = within_budget(config, inputs["candidates"])
+    of_draws = _annotate(after_candidates, inputs["thinking-draws"], collect_draw_annotations)
+    remember(config, inputs, **{"draw-annotations": of_draws})
+    return Annotated(annotations, of_draws)
 
 
 def annotate_all(config: RunConfig, candidates: ArtifactRef) -> ArtifactRef:
     """The labels of all candidates, from the annotators of a config."""
+    return _annotate(config, candidates, collect_annotations)
+
+
+def _annotate(config: RunConfig, traces: ArtifactRef, collect: StageTask) -> ArtifactRef:
     with session():
-        shards = missing_shards(collect_annotations.work(config, candidates))
-        for future in [annotate_shard.submit(config, candidates, rows) for rows in shards]:
+        shards = missing_shards(collect.work(config, traces))
+        for future in [annotate_shard.submit(config, traces, rows) for rows in shards]:
             future.result()
-        return collect_annotations(config, candidates)
+        return collect(config, traces)

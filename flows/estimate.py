@@ -7,13 +7,18 @@ from prefect import flow
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.task import as_arguments
 from tasks.estimate import diagnose_transitions, draw_diagnostics, estimate_transitions
 from tasks.publish import show_diagnostics, show_transitions
 
 
 @flow(name="estimate")
 def estimate(
-    config: RunConfig, candidates: ArtifactRef | None = None, annotations: ArtifactRef | None = None
+    config: RunConfig,
+    candidates: ArtifactRef | None = None,
+    annotations: ArtifactRef | None = None,
+    thinking_draws: ArtifactRef | None = None,
+    draw_annotations: ArtifactRef | None = None,
 ) -> tuple[ArtifactRef, ArtifactRef]:
     """Estimate P⁺, P⁻ and P, and tell how sure they and their weights are.
 
@@ -21,13 +26,19 @@ def estimate(
         config: the run config.
         candidates: artifact of the kept traces; the last run's when empty.
         annotations: artifact of their labels; the last run's when empty.
+        thinking_draws: artifact of the draws to estimate from in their place; the last run's when empty.
+        draw_annotations: artifact of their labels; the last run's when empty.
 
     Returns:
         The matrices and the diagnostics.
     """
-    inputs = inputs_of(config, {"candidates": candidates, "annotations": annotations})
-    transitions = estimate_transitions(config, **inputs)
-    diagnostics = diagnose_transitions(config, **inputs, transitions=transitions)
+    given = {"candidates": candidates, "annotations": annotations}
+    if config.estimate.uses_draws:
+        given = {"thinking-draws": thinking_draws, "draw-annotations": draw_annotations}
+    inputs = inputs_of(config, given)
+    traces = as_arguments(inputs)
+    transitions = estimate_transitions(config, **traces)
+    diagnostics = diagnose_transitions(config, **traces, transitions=transitions)
     figures = draw_diagnostics(config, transitions, diagnostics)
     remember(config, inputs, transitions=transitions, diagnostics=diagnostics, **{"diagnostic-figures": figures})
     show_transitions(config, transitions)

@@ -15,6 +15,7 @@ from tasks.engine.last_run import inputs_of, remember
 from tasks.engine.pool import make_on_pool
 from tasks.engine.session import session
 from tasks.engine.shards import Range, ranges_of, rows_of
+from tasks.engine.task import as_arguments
 from tasks.evaluate import collect_scores, compute_results, score_shard, write_report
 from tasks.publish import show_results
 
@@ -43,8 +44,7 @@ def evaluate(
     made = {name: ref for name, ref in inputs.items() if not name.startswith("adapter:")}
     scores = score_variants(config, made["evaluation-questions"], made["model"], trained)
     results = compute_results(config, scores)
-    arguments = {name.replace("-", "_"): ref for name, ref in made.items()}
-    report = write_report(config, **arguments, adapter=trained, scores=scores, results=results)
+    report = write_report(config, **as_arguments(made), adapter=trained, scores=scores, results=results)
     named = {f"scores:{variant}": ref for variant, ref in scores.items()}
     remember(config, inputs, **named, results=results, report=report)
     show_results(config, results, report)

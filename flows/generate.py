@@ -14,15 +14,24 @@ from tasks.engine.last_run import inputs_of, remember
 from tasks.engine.pool import make_on_pool
 from tasks.engine.session import session
 from tasks.engine.shards import Range, ranges_of, rows_of
-from tasks.generate import collect_generations, sample_shard, select_candidates, warn_of_imbalance
-from tasks.publish import show_draws, show_yield
+from tasks.generate import (
+    collect_generations,
+    sample_shard,
+    select_candidates,
+    select_thinking_draws,
+    warn_of_imbalance,
+)
+from tasks.publish import show_draws, show_yield, show_yield_of_draws
 
 
 class Generated(NamedTuple):
-    """The kept traces, and the draws they were selected from (None where traces were imported)."""
+    """The kept traces, the draws they were selected from (None where traces were imported), and those of the draws that
+    matrices are estimated from (None where that is the kept traces).
+    """
 
     candidates: ArtifactRef
     generations: ArtifactRef | None
+    thinking_draws: ArtifactRef | None
 
 
 @flow(name="generate")
@@ -58,7 +67,12 @@ def generate(
     remember(config, inputs, candidates=candidates)
     warn_of_imbalance(config, candidates)
     show_yield(config, candidates)
-    return Generated(candidates, generations)
+    thinking_draws = None
+    if config.estimate.uses_draws:
+        thinking_draws = select_thinking_draws(config, questions, model, generations)
+        remember(config, inputs, **{"thinking-draws": thinking_draws})
+        show_yield_of_draws(config, thinking_draws)
+    return Generated(candidates, generations, thinking_draws)
 
 
 @flow(name="generate-shards")

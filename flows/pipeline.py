@@ -23,10 +23,10 @@ def pipeline(config: RunConfig) -> ArtifactRef:
         config: the run config; empty fields keep the paper's values.
     """
     questions, evaluation_questions, model = prepare(config)
-    candidates, generations = generate(config, questions, model, evaluation_questions)
-    annotations = annotate(config, candidates)
-    transitions, diagnostics = estimate(config, candidates, annotations)
-    weights = reward(config, candidates, annotations, transitions)
+    candidates, generations, draws = generate(config, questions, model, evaluation_questions)
+    annotations, draw_annotations = annotate(config, candidates, draws)
+    transitions, diagnostics = estimate(config, candidates, annotations, draws, draw_annotations)
+    weights = reward(config, candidates, annotations, transitions, draws, draw_annotations)
     adapters = train(config, model, candidates, annotations, weights)
     made = {
         "questions": questions,
@@ -35,6 +35,8 @@ def pipeline(config: RunConfig) -> ArtifactRef:
         "generations": generations,
         "candidates": candidates,
         "annotations": annotations,
+        "thinking-draws": draws,
+        "draw-annotations": draw_annotations,
         "transitions": transitions,
         "diagnostics": diagnostics,
         "weights": weights,

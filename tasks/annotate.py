@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from mralign_core.annotation.failures import (
     read_failures,
     write_failures,
 )
-from mralign_core.annotation.quoting import Quote, evenly_spaced, quote_annotation, spent_usd
+from mralign_core.annotation.quoting import Quote, evenly_spaced, quote_annotation, rows_beside, spent_usd
 from mralign_core.config import RunConfig
 from mralign_core.label_sets import label_set_of
 from mralign_core.llm.offline import is_offline
@@ -138,24 +138,68 @@ def collect_annotations(making: Making) -> Built:
     return Built(ANNOTATIONS.name, counts, deciding=("annotations.parquet",))
 
 
+@artifact(
+    "draw-annotations",
+    stage="annotate",
+    parts=lambda config: ({},) if config.estimate.uses_draws else (),
+    inputs=(Input("thinking-draws", stands_for="candidates"),),
+    shards=Shards("annotations-shard", lambda config: config.annotate.shard_size),
+    **LABELLED,
+)
+def collect_draw_annotations(making: Making) -> Built:
+    """Join the labels of the thinking draws; of a draw that is a candidate too, they are found."""
+    built: Built = collect_annotations.artifact.build(making)
+    return built
+
+
 def quote_annotations(config: RunConfig, candidates: ArtifactRef) -> tuple[list[Quote], float]:
     """What these annotations will still ask and cost, by model, and the dollars they have cost so far.
 
     Of many traces, from evenly spaced ones.
     """
-    store, num_traces = ArtifactStore(config.storage), candidates.rows or 0
-    read = partial(store.read_rows, candidates, "candidates.parquet")
+    read = partial(ArtifactStore(config.storage).read_rows, candidates, "candidates.parquet")
+    return _quote(config, read, candidates.rows or 0), spent_usd(read_ledger(config, candidates))
+
+
+def quote_draws(config: RunConfig, thinking_draws: ArtifactRef, candidates: ArtifactRef) -> tuple[list[Quote], float]:
+    """The same of the labels that the thinking draws need beside those of the candidates."""
+    store = ArtifactStore(config.storage)
+    draws, quoted = (
+        store.read_columns(ref, "candidates.parquet", CANDIDATES, ["trace_id"])["trace_id"].tolist()
+        for ref in (thinking_draws, candidates)
+    )
+    rows = rows_beside(draws, quoted)
+
+    def read(start: int, end: int) -> pd.DataFrame:
+        ranges = ranges_of(rows[start:end])
+        return together([store.read_rows(thinking_draws, "candidates.parquet", *each) for each in ranges])
+
+    quotes = _quote(config, read, len(rows)) if rows else []
+    return quotes, spent_usd(read_ledger(config, thinking_draws))
+
+
+def _quote(config: RunConfig, read: Callable[[int, int], pd.DataFrame], num_traces: int) -> list[Quote]:
     with progress("counting tokens", "quote") as report:
-        quotes = quote_annotation(
+        return quote_annotation(
             evenly_spaced(read, num_traces),
             config.annotate,
             seed=config.seed,
             label_set=label_set_of(config),
-            replies=ReplyStore(store),
+            replies=ReplyStore(ArtifactStore(config.storage)),
             num_traces=num_traces,
             on_progress=report,
         )
-    return quotes, spent_usd(read_ledger(config, candidates))
+
+
+def within_budget(config: RunConfig, candidates: ArtifactRef) -> RunConfig:
+    """The config with what the candidates' labels leave of ``annotate.budget_usd``, for the draws, whose account is
+    another.
+    """
+    budget_usd = config.annotate.budget_usd
+    if budget_usd is None:
+        return config
+    left_usd = max(0.0, budget_usd - spent_usd(read_ledger(config, candidates)))
+    return config.model_copy(update={"annotate": config.annotate.model_copy(update={"budget_usd": left_usd})})
 
 
 def read_ledger(config: RunConfig, candidates: ArtifactRef) -> pd.DataFrame:

@@ -35,7 +35,7 @@ RUN = "run"
 
 def _agreement(config: RunConfig) -> dict[str, Any]:
     return {
-        "estimate": all_but(config.estimate, "num_resamples", "confidence", "permute_polarity"),
+        "estimate": all_but(config.estimate, "num_resamples", "confidence", "permute_polarity", "traces"),
         "reward": clipped_ratios(config),
         "panels": {panel.name: panel.annotate.fingerprint() for panel in config.compare.panels},
         **pick(config.compare, "num_resamples", "confidence"),

@@ -22,25 +22,41 @@ from mralign_core.reporting.diagnostic_figures import diagnostic_charts
 from mralign_core.reporting.matrix_figures import Transitions
 from mralign_core.reporting.style import to_png, to_svg
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from tasks.engine.graph import Input
+from tasks.engine.graph import Input, Part
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
 from tasks.fields import all_but, clipped_ratios, labels, without_pocket
 
-TRACES = (Input("candidates"), Input("annotations"))
+
+def uses_draws(config: RunConfig, _: Part) -> bool:
+    """Whether the matrices are estimated from other traces than those that are weighed."""
+    return config.estimate.uses_draws
+
+
+def _uses_candidates(config: RunConfig, _: Part) -> bool:
+    return not config.estimate.uses_draws
+
+
+SELECTED = (Input("candidates", when=_uses_candidates), Input("annotations", when=_uses_candidates))
+DRAWN = (
+    Input("thinking-draws", when=uses_draws, stands_for="candidates"),
+    Input("draw-annotations", when=uses_draws, stands_for="annotations"),
+)
+"""The traces that matrices are estimated from, one or the other; which it is, their content says in the key."""
 DIAGNOSTICS = "diagnostics.json"
 
 
 def _estimation(config: RunConfig) -> dict[str, Any]:
     has_chance = config.estimate.num_resamples or config.estimate.permute_polarity
-    return {**all_but(config.estimate, "confidence"), **labels(config), "seed": config.seed if has_chance else None}
+    section = all_but(config.estimate, "confidence", "traces")
+    return {**section, **labels(config), "seed": config.seed if has_chance else None}
 
 
 @artifact(
     "transitions",
     stage="estimate",
-    inputs=TRACES,
+    inputs=(*SELECTED, *DRAWN),
     fields=_estimation,
     sources=(
         "mralign_core.estimation.reading",
@@ -67,7 +83,7 @@ def estimate_transitions(making: Making) -> Built:
 
 def _diagnosis(config: RunConfig) -> dict[str, Any]:
     return {
-        "estimate": config.estimate.fingerprint(),
+        "estimate": all_but(config.estimate, "traces"),
         "reward": clipped_ratios(config),
         **labels(config),
         "seed": config.seed,
@@ -77,7 +93,7 @@ def _diagnosis(config: RunConfig) -> dict[str, Any]:
 @artifact(
     "diagnostics",
     stage="estimate",
-    inputs=(*TRACES, Input("transitions")),
+    inputs=(*SELECTED, Input("transitions"), *DRAWN),
     fields=_diagnosis,
     sources=("mralign_core.estimation.diagnostics", "mralign_core.estimation.reading"),
     without=without_pocket,
@@ -123,6 +139,11 @@ def draw_diagnostics(making: Making) -> Built:
         (making.directory / f"{name}.png").write_bytes(to_png(figure))
         (making.directory / f"{name}.svg").write_text(to_svg(figure, name), encoding="utf-8")
     return Built()
+
+
+def names_of_traces(config: RunConfig) -> tuple[str, str]:
+    """The artifacts that matrices are estimated from: traces and their labels."""
+    return ("thinking-draws", "draw-annotations") if config.estimate.uses_draws else ("candidates", "annotations")
 
 
 def labelled_traces_of(

@@ -22,11 +22,10 @@ from mralign_core.evaluation.held_out import (
     with_strata,
 )
 from mralign_core.evaluation.metrics import paired_differences, summarize
-from mralign_core.generation.funnel import imbalance
 from mralign_core.generation.outcomes import draws_table
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.locate import model_name
-from mralign_core.reporting.inputs import annotation_costs, set_aside
+from mralign_core.reporting.inputs import annotation_costs, joined_failures, joined_ledger, set_aside
 from mralign_core.reporting.report import ReportInputs, render_report
 from mralign_core.reporting.run_findings import Results, read_results
 from mralign_core.schemas.scores import SCORES
@@ -40,9 +39,9 @@ from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, span
 from tasks.engine.shards import join, lay_out
 from tasks.engine.task import artifact
-from tasks.estimate import read_diagnostics, transitions_of
+from tasks.estimate import read_diagnostics, transitions_of, uses_draws
 from tasks.fields import all_but, other_samplers, pick, reading, without_pocket
-from tasks.generate import FUNNEL, read_draws
+from tasks.generate import FUNNEL, notes_on_yield, read_draws
 from tasks.sampling import sampler_of
 
 SOURCES = (
@@ -160,6 +159,8 @@ def compute_results(making: Making) -> Built:
         Input("generations", when=lambda config, _: config.generate.source == "sample"),
         Input("candidates"),
         Input("annotations"),
+        Input("thinking-draws", when=uses_draws),
+        Input("draw-annotations", when=uses_draws),
         Input("transitions"),
         Input("diagnostics"),
         Input("weights"),
@@ -194,7 +195,10 @@ def gather(making: Making) -> ReportInputs:
     scored = None if scored is None or scored.empty else scored
     questions = making.table("evaluation-questions", "questions.parquet")
     results = read_results(store.open_directory(making["results"]))
-    failures = read_failures(making.file("annotations", FAILURES_FILE))
+    labels = [name for name in ("annotations", "draw-annotations") if making.get(name)]
+    thinking_draws = making.get("thinking-draws")
+    traces = [making["candidates"], *filter(None, [thinking_draws])]
+    failures = joined_failures(*(read_failures(making.file(name, FAILURES_FILE)) for name in labels))
     quarantined = [row for ref in making.work.inputs.values() for row in read_quarantine(store, ref)]
     return ReportInputs(
         run={
@@ -204,10 +208,11 @@ def gather(making: Making) -> ReportInputs:
             "annotators": ", ".join(endpoint.model for endpoint in config.annotate.endpoints.values()),
         },
         notes=[
-            *filter(None, [imbalance(store.manifest(making["candidates"]).counts)]),
+            *notes_on_yield(config, making["candidates"]),
             *notes_on_answers(config, store.manifest(making["questions"]).counts, answers, scored),
         ],
         funnel=pd.DataFrame(store.read_json(making["candidates"], FUNNEL)),
+        draws_funnel=pd.DataFrame(store.read_json(thinking_draws, FUNNEL)) if thinking_draws else None,
         draws=draws_table(read_draws(store, draws)) if (draws := making.get("generations")) else None,
         draws_are_partial=config.generate.draws == "sequential",
         candidates=making.table("candidates", "candidates.parquet"),
@@ -221,8 +226,8 @@ def gather(making: Making) -> ReportInputs:
         summary=results.summary if results else None,
         differences=results.differences if results else None,
         confidence=config.evaluate.confidence,
-        costs=annotation_costs(making.table("annotations", "raw_annotations.parquet")),
-        ledger=without_offline(read_ledger(config, making["candidates"])),
+        costs=annotation_costs(*(making.table(name, "raw_annotations.parquet") for name in labels)),
+        ledger=without_offline(joined_ledger(*(read_ledger(config, ref) for ref in traces))),
         quarantine=set_aside(quarantined, set_aside_rows(failures)),
         artifacts={name.replace(":", " "): ref.sha256 for name, ref in _shown(making).items()},
         config=config.fingerprint(),

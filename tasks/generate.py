@@ -23,6 +23,7 @@ from mralign_core.generation.select_traces import (
     distinct_questions,
     select,
 )
+from mralign_core.generation.thinking_draws import DRAW_STEPS, DRAWS_REMEDY, select_draws
 from mralign_core.models.families import family_fingerprint, family_of
 from mralign_core.models.locate import locate_model
 from mralign_core.schemas.candidates import CANDIDATES
@@ -234,10 +235,62 @@ def _select(making: Making, tokenizer: PreTrainedTokenizerBase) -> dict[str, int
     return dict(polarities.most_common())
 
 
+def _of_draws(config: RunConfig) -> dict[str, Any]:
+    of_a_trace = [name for name in SELECTION if name != "traces_per_question"]
+    family = {"family": family_fingerprint(config.model)}
+    return {**pick(config.generate, *of_a_trace), **pick(config.estimate, "traces"), **family}
+
+
+@artifact(
+    "thinking-draws",
+    stage="generate",
+    parts=lambda config: ({},) if config.estimate.uses_draws else (),
+    inputs=(Input("questions"), Input("model"), Input("generations")),
+    fields=_of_draws,
+    sources=(
+        "mralign_core.generation.thinking_draws",
+        "mralign_core.models.load",  # the tokenizer, by which segments have their tokens
+        "mralign_core.schemas.generations",
+    ),
+)
+def select_thinking_draws(making: Making) -> Built:
+    """Keep the think-on draws that matrices are estimated from in place of the candidates, each a trace like them."""
+    from mralign_core.models.load import load_tokenizer
+
+    config, funnel = making.config, Funnel(DRAW_STEPS)
+    assert config.estimate.traces != "selected"
+    location = locate_model(making.store.open_directory(making["model"]))
+    tokenizer = load_tokenizer(location.path, location.revision)
+    kept = select_draws(
+        _rows(making.file("generations", "generations.parquet")),
+        making.table("questions", "questions.parquet"),
+        config.generate,
+        config.estimate.traces,
+        tokenizer,
+        family_of(config.model, tokenizer),
+        funnel,
+    )
+    polarities: Counter[str] = Counter()
+    with RowWriter(making.directory, "candidates.parquet", CANDIDATES) as traces:
+        while some := list(islice(kept, ROWS_AT_ONCE)):
+            traces.add(pd.DataFrame(some).astype(object))
+            polarities.update(trace["polarity"] for trace in some)
+    require_both_polarities(polarities, funnel, DRAWS_REMEDY)
+    funnel.frame().to_json(making.directory / FUNNEL, orient="records", indent=1)
+    return Built(CANDIDATES.name, dict(polarities.most_common()))
+
+
 def warn_of_imbalance(config: RunConfig, candidates: ArtifactRef) -> None:
     """Warn where few of the kept traces are of one polarity."""
-    if text := imbalance(ArtifactStore(config.storage).manifest(candidates).counts):
+    for text in notes_on_yield(config, candidates):
         logger.warning("%s", text)
+
+
+def notes_on_yield(config: RunConfig, candidates: ArtifactRef) -> list[str]:
+    """What is to be said where few of the kept traces are of one polarity, and P is estimated from them."""
+    if config.estimate.uses_draws:
+        return []
+    return list(filter(None, [imbalance(ArtifactStore(config.storage).manifest(candidates).counts)]))
 
 
 class SamplingLoad(NamedTuple):

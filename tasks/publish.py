@@ -68,6 +68,13 @@ def show_yield(config: RunConfig, candidates: ArtifactRef) -> None:
 
 
 @for_the_eye
+def show_yield_of_draws(config: RunConfig, thinking_draws: ArtifactRef) -> None:
+    """What each step kept of the think-on draws that matrices are estimated from."""
+    rows = yield_table(ArtifactStore(config.storage).read_json(thinking_draws, FUNNEL)).to_records()
+    _table("yield-of-draws", rows, f"What each step kept of the think-on draws: {config.estimate.traces}")
+
+
+@for_the_eye
 def show_draws(config: RunConfig, generations: ArtifactRef) -> None:
     """What became of the draws."""
     rows = draws_table(read_draws(ArtifactStore(config.storage), generations))

@@ -13,10 +13,10 @@ from mralign_core.estimation.matrices import TransitionMatrices
 from mralign_core.label_sets import label_set_of
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import TableWriter
-from tasks.engine.graph import Input
+from tasks.engine.graph import Input, Part
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
-from tasks.estimate import labelled_traces_of
+from tasks.estimate import labelled_traces_of, uses_draws
 from tasks.fields import all_but, labels, pick, without_pocket
 
 
@@ -26,16 +26,26 @@ def _weighing(config: RunConfig) -> dict[str, Any]:
     return {
         **config.reward.fingerprint(),
         **pick(config.estimate, "labels_per_segment", "confidence"),
-        **({"estimate": all_but(config.estimate, "num_resamples")} if left_out or permutes else {}),
+        **({"estimate": all_but(config.estimate, "num_resamples", "traces")} if left_out or permutes else {}),
         **labels(config),
         "seed": config.seed if has_chance else None,
     }
 
 
+def _counts_draws_anew(config: RunConfig, part: Part) -> bool:
+    return uses_draws(config, part) and (config.reward.leave_own_question_out or config.estimate.permute_polarity)
+
+
 @artifact(
     "weights",
     stage="reward",
-    inputs=(Input("candidates"), Input("annotations"), Input("transitions")),
+    inputs=(
+        Input("candidates"),
+        Input("annotations"),
+        Input("transitions"),
+        Input("thinking-draws", when=_counts_draws_anew),
+        Input("draw-annotations", when=_counts_draws_anew),
+    ),
     fields=_weighing,
     sources=(
         "mralign_core.estimation.reading",
@@ -50,9 +60,13 @@ def weigh_segments(making: Making) -> Built:
     """Weigh each segment by how much likelier its move is in traces of its polarity (Eq. 10)."""
     config, traces = making.config, making.file("candidates", "candidates.parquet")
     read = partial(labelled_traces_of, making.store, config, making["candidates"], making["annotations"])
+    estimated = read
+    if making.get("thinking-draws"):
+        draws, labels_of_draws = making["thinking-draws"], making["draw-annotations"]
+        estimated = partial(labelled_traces_of, making.store, config, draws, labels_of_draws)
     matrices = TransitionMatrices.load(making.file("transitions", "transitions.npz"))
     taxonomy = label_set_of(config).taxonomy
-    weigher = make_weigher(read, matrices, config.estimate, config.reward, seed=config.seed, taxonomy=taxonomy)
+    weigher = make_weigher(estimated, matrices, config.estimate, config.reward, seed=config.seed, taxonomy=taxonomy)
     num_clipped = 0
     with TableWriter(making.directory / "weights.parquet", SEGMENT_WEIGHTS) as table:
         for columns in weigh_corpus(read(), weigher, config.reward, seed=config.seed, candidates=traces):

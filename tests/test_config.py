@@ -77,6 +77,20 @@ def test_overrides_are_read_as_yaml(config_file):
         ({"estimate": {"estimator": "em_converged", "num_iterations": 9}}, "estimate.num_iterations has no effect"),
         ({"estimate": {"num_resamples": 0, "confidence": 0.9}}, "estimate.confidence has no effect"),
         (
+            {"estimate": {"traces": "all_draws"}},
+            "estimate.traces 'all_draws' takes the think-on draws of every question, and generate.draws 'sequential' "
+            "makes only those that can still matter to the selection, a biased sample: set generate.draws to 'exhaust",
+        ),
+        (
+            {"estimate": {"traces": "matched"}, "generate": {"source": "traces", "traces_path": "t.jsonl"}},
+            "estimate.traces 'matched' takes the think-on draws of each question, and generate.source 'traces' has "
+            "none: use estimate.traces 'selected'",
+        ),
+        (
+            {"estimate": {"traces": "matched"}, "generate": {"draws": "exhaustive", "num_draws": 1}},
+            "estimate.traces 'matched' compares draws of one question, and generate.num_draws is 1",
+        ),
+        (
             {"generate": {"concurrency": 3}},
             "generate.concurrency has no effect when generate.sampler is 'transformers'",
         ),

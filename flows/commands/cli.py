@@ -232,11 +232,11 @@ def sensitivity(
     from mralign_core.reporting.result_table import ResultTable
     from mralign_core.reporting.style import to_png
     from tasks.engine.one_task import Inputs
-    from tasks.estimate import sensitivity_of
+    from tasks.estimate import names_of_traces, sensitivity_of
 
     settings = read_following(config, _overrides(set_))
     of = Inputs(settings, _pairs(input_, "--input"))
-    found = sensitivity_of(settings, of("candidates"), of("annotations"))
+    found = sensitivity_of(settings, *map(of, names_of_traces(settings)))
     title = f"config {settings.name!r}: shift in w against this run's settings"
     console.print(in_type(ResultTable.from_frame(sensitivity_table(found)), title=title))
     figure.write_bytes(to_png(sensitivity_curves(found)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from flows.commands.server import ServerAddress
 from mralign_core.config import RunConfig
 
 if TYPE_CHECKING:
+    from mralign_core.annotation.quoting import Quote
     from mralign_core.reporting.result_table import ResultTable
     from mralign_core.storage import ArtifactRef
     from tasks.engine.plan import Plan
@@ -94,15 +95,32 @@ def _print_load(config: RunConfig, planned_run: Plan, tokens_per_second: float) 
 
 
 def _print_quote(config: RunConfig, planned_run: Plan) -> None:
-    from tasks.annotate import quote_annotations
+    from tasks.annotate import quote_annotations, quote_draws
 
-    if "candidates" not in planned_run.made:
+    made = planned_run.made
+    if "candidates" not in made:
         console.print("annotation: requests and dollars can be told once the candidates are there", highlight=False)
         return
-    quotes, spent_usd = quote_annotations(config, planned_run.made["candidates"])
-    table = Table(
-        "model", "kept", "requests", "prompt tokens", "reply tokens", "dollars", title="annotation, still to ask"
+    quotes, spent_usd = quote_annotations(config, made["candidates"])
+    _print_requests("annotation, still to ask", quotes)
+    if config.estimate.uses_draws and "thinking-draws" not in made:
+        console.print("of the thinking draws it can be told once they are there (--only generate)", highlight=False)
+    elif config.estimate.uses_draws:
+        of_draws, spent_on_draws_usd = quote_draws(config, made["thinking-draws"], made["candidates"])
+        _print_requests(f"annotation of further draws (estimate.traces: {config.estimate.traces})", of_draws)
+        quotes, spent_usd = [*quotes, *of_draws], spent_usd + spent_on_draws_usd
+    least, most = (sum(getattr(quote, name) for quote in quotes) for name in ("cost_usd", "most_cost_usd"))
+    budget = config.annotate.budget_usd
+    ceiling = "no ceiling is set (annotate.budget_usd)" if budget is None else f"annotate.budget_usd is {budget:.2f}"
+    console.print(
+        f"{least:.2f} to {most:.2f} dollars to come, {spent_usd:.2f} spent so far; {ceiling}. Reply tokens are an "
+        "estimate; repair turns and hidden reasoning are not in it.",
+        highlight=False,
     )
+
+
+def _print_requests(title: str, quotes: Sequence[Quote]) -> None:
+    table = Table("model", "kept", "requests", "prompt tokens", "reply tokens", "dollars", title=title)
     for quote in quotes:
         requests, cost = f"{quote.requests:,}", f"{quote.cost_usd:.2f}"
         if quote.most_requests > quote.requests:
@@ -112,14 +130,6 @@ def _print_quote(config: RunConfig, planned_run: Plan) -> None:
         tokens = (f"{quote.prompt_tokens:,}", f"{quote.completion_tokens:,}")
         table.add_row(quote.model, f"{quote.kept:,}", requests, *tokens, cost)
     console.print(table)
-    least, most = (sum(getattr(quote, name) for quote in quotes) for name in ("cost_usd", "most_cost_usd"))
-    budget = config.annotate.budget_usd
-    ceiling = "no ceiling is set (annotate.budget_usd)" if budget is None else f"annotate.budget_usd is {budget:.2f}"
-    console.print(
-        f"{least:.2f} to {most:.2f} dollars to come, {spent_usd:.2f} spent so far; {ceiling}. Reply tokens are an "
-        "estimate; repair turns and hidden reasoning are not in it.",
-        highlight=False,
-    )
 
 
 def print_results(config: RunConfig, server: ServerAddress, *, run: str, finished_pipeline: bool) -> None:
@@ -159,16 +169,23 @@ def print_generation(config: RunConfig, run: str) -> None:
             console.print(PARTLY_DRAWN, style="dim", highlight=False)
     funnel = store.read_json(made("candidates"), "funnel.json")
     console.print(in_type(yield_table(funnel), title=f"config {config.name!r}: yield of the selection"))
+    if config.estimate.uses_draws:
+        funnel = store.read_json(made("thinking-draws"), "funnel.json")
+        title = f"config {config.name!r}: yield of the draws to estimate from ({config.estimate.traces})"
+        console.print(in_type(yield_table(funnel), title=title))
 
 
 def print_left_out(config: RunConfig, run: str) -> None:
     """Traces that a run's annotators failed on, by kind; nothing where there are none."""
     from mralign_core.annotation.failures import FAILURES_FILE, left_out_lines, read_failures
+    from mralign_core.reporting.inputs import joined_failures
     from mralign_core.storage import ArtifactStore
     from tasks.engine.last_run import LastRun
 
-    path = ArtifactStore(config.storage).open_file(LastRun(config, run)("annotations"), FAILURES_FILE)
-    for line in left_out_lines(read_failures(path)):
+    store, made = ArtifactStore(config.storage), LastRun(config, run)
+    names = ("annotations", "draw-annotations") if config.estimate.uses_draws else ("annotations",)
+    failures = joined_failures(*(read_failures(store.open_file(made(name), FAILURES_FILE)) for name in names))
+    for line in left_out_lines(failures):
         console.print(f"[yellow]left out[/yellow] {escape(line)}", highlight=False, soft_wrap=True)
 
 

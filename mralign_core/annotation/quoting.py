@@ -8,7 +8,7 @@ given as a range: none of those traces, or all of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -61,6 +61,16 @@ def evenly_spaced(read: Callable[[int, int], pd.DataFrame], num_traces: int) -> 
     step = max(QUOTED_TOGETHER, num_traces // (QUOTED_TRACES // QUOTED_TOGETHER))
     parts = [read(start, start + QUOTED_TOGETHER) for start in range(0, num_traces, step)]
     return pd.concat(parts, ignore_index=True)
+
+
+def rows_beside(ids: Sequence[str], others: Sequence[str]) -> list[int]:
+    """Numbers of the rows whose ids are not among others, which are quoted already.
+
+    >>> rows_beside(["a", "b", "c"], ["b"])
+    [0, 2]
+    """
+    quoted = set(others)
+    return [row for row, name in enumerate(ids) if name not in quoted]
 
 
 def spent_usd(ledger: pd.DataFrame) -> float:
@@ -129,6 +139,7 @@ class _QuotingClient:
 
         self._count_tokens, self._price_of = endpoint.count_tokens, endpoint.price_of
         self._replies = replies
+        self._noted: set[str] = set()
         self.admission = asyncio.Semaphore()
         self.quotes = {endpoint.model: Quote(endpoint.model) for endpoint in section.endpoints.values()}
 
@@ -154,6 +165,9 @@ class _QuotingClient:
         self._note(request, is_certain=False)
 
     def _note(self, request: Request, *, is_certain: bool) -> None:
+        if request.digest in self._noted:  # of equal draws, which are asked about once
+            return
+        self._noted.add(request.digest)
         payload = read_payload(request.messages)
         num_prompt = self._count_tokens(request.endpoint, request.messages, request.params)
         num_reply = REPLY_TOKENS + STEP_TOKENS * len(payload.get("disputed", payload["segments"]))

@@ -57,6 +57,17 @@ ARMS: dict[str, Arm] = {
     "signed_placebo": _weighted("placebo of signed", **_SIGNED, reward__placebo="within_trace"),
     "signed_mean_one": _weighted("signed, of mean 1", **_SIGNED, reward__normalize="mean_one"),
     "signed_centred": _weighted("signed, centred", **_SIGNED, reward__normalize="centred"),
+    "matched": _weighted("matched draws", estimate__traces="matched"),
+    "matched_squared": _weighted("matched draws, squared", estimate__traces="matched", **_SQUARED),
+    "matched_signed": _weighted("matched draws, signed", estimate__traces="matched", **_SIGNED),
+    "matched_squared_placebo": _weighted(
+        "placebo of matched squared", estimate__traces="matched", **_SQUARED, reward__placebo="within_trace"
+    ),
+    "matched_signed_placebo": _weighted(
+        "placebo of matched signed", estimate__traces="matched", **_SIGNED, reward__placebo="within_trace"
+    ),
+    "all_draws": _weighted("all draws", estimate__traces="all_draws"),
+    "all_draws_signed": _weighted("all draws, signed", estimate__traces="all_draws", **_SIGNED),
     "per_segment": _weighted("weights per segment", reward__normalize="per_segment"),
     "by_stratum": _weighted("weights by stratum", reward__condition_on="stratum"),
     "value": _weighted("by value", estimate__estimator="value"),

@@ -12,6 +12,10 @@ from mralign_core.config.base import Section, refuse_ignored
 class EstimateConfig(Section):
     """EM estimation of the transition matrices (§3.2.2, Algorithm 2)."""
 
+    traces: Literal["selected", "all_draws", "matched"] = "selected"
+    """Which traces the matrices are estimated from: the selected ones (the paper), which are weighed in any case; every
+    think-on draw of a kept length by its own answer; or of each question as many right as wrong draws, so that
+    both sides are of the same questions. The last two need generate.draws `exhaustive`, and labels for these draws."""
     estimator: Literal["em", "em_converged", "frequency", "value", "oracle", "hidden"] = "em"
     """EM over latent labels (the paper's five damped iterations, or undamped until it converges), or the frequency
     count it is compared with. `value`: P by EM, P⁺ and P⁻ from P and one number a label, how often a trace that makes
@@ -35,6 +39,11 @@ class EstimateConfig(Section):
     permute_polarity: bool = False
     """A placebo: estimate P⁺ and P⁻ from the same traces with their polarities dealt out anew; weights and training
     still go by the true ones. The ratios are raised to the power that gives them the size of the true ones."""
+
+    @property
+    def uses_draws(self) -> bool:
+        """Whether the matrices are estimated from other traces than those that are weighed."""
+        return self.traces != "selected"
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> EstimateConfig:

@@ -76,6 +76,28 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _draws_are_there(self) -> RunConfig:
+        if not self.estimate.uses_draws:
+            return self
+        wanted = f"estimate.traces {self.estimate.traces!r}"
+        if self.generate.source == "traces":
+            raise ValueError(
+                f"{wanted} takes the think-on draws of each question, and generate.source 'traces' has none: use "
+                "estimate.traces 'selected'"
+            )
+        if self.generate.draws == "sequential":
+            raise ValueError(
+                f"{wanted} takes the think-on draws of every question, and generate.draws 'sequential' makes only "
+                "those that can still matter to the selection, a biased sample: set generate.draws to 'exhaustive'"
+            )
+        if self.estimate.traces == "matched" and self.generate.num_draws == 1:
+            raise ValueError(
+                f"{wanted} compares draws of one question, and generate.num_draws is 1: set it to 2 or more, or use "
+                "estimate.traces 'all_draws'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _extra_arms_are_valid(self) -> RunConfig:
         for name, arm in self.ablate.extra_arms.items():
             overridden(self, arm.set, origin=f"ablate.extra_arms.{name}")

@@ -97,7 +97,7 @@ def make_weigher(
     """What weighs the traces: by the matrices of all, or by those without the trace's own question.
 
     Args:
-        read: the annotated traces, from the first on at each call.
+        read: the annotated traces that matrices are estimated from, from the first on at each call.
         matrices: estimated from them.
         estimate: how, and the coverage of the intervals.
         section: how weights are made of matrices.

@@ -6,8 +6,9 @@ its question's traces, what is left in a weight is what other questions tell.
 
 The polarities are those that the matrices were estimated with, and the strata with matrices of their own are the same.
 A question that is the only one of its polarity leaves nothing to estimate its own matrix from: its moves tell nothing,
-and have ratio 1. Such weights have no intervals: a resample would have to be estimated anew for each question. It takes
-two matrices for each question, polarity and stratum.
+and have ratio 1. Where matrices are estimated from other traces (``estimate.traces``), a question may have taken no
+part: its traces are weighed by the matrices of all. Such weights have no intervals: a resample would have to be
+estimated anew for each question. It takes two matrices for each question, polarity and stratum.
 
 Shapes: N traces, C columns of the corpus, Q questions, U distinct pairs of label sets, H fractions, K states.
 """
@@ -69,7 +70,7 @@ class LeftOutWeigher(Weigher):
         self._stratum_of_source = [None, *self._source_of]
         kept = corpus.traces
         rows = np.repeat(kept.questions, kept.lengths)
-        shape = (len(kept.question_keys), len(corpus.columns))
+        shape = (len(kept.question_keys) + 1, len(corpus.columns))  # the last row: of a question without a trace
         self._by_question = sparse.csr_array((np.ones(len(rows), dtype=np.int64), (rows, kept.columns)), shape=shape)
         self._fractions: dict[int, _Fraction] = {}
 
@@ -83,8 +84,7 @@ class LeftOutWeigher(Weigher):
     def _numerator_of_trace(self, batch: TraceBatch) -> IntArray:
         """Source, polarity and question as one number: question · 2 sources + 2 · source + whether positive, (N,)."""
         keys, hashes = self._corpus.traces.question_keys, question_hashes(batch)
-        questions = np.minimum(np.searchsorted(keys, hashes), len(keys) - 1)
-        # A question without a labelled trace has no number, and no segment that is weighed.
+        questions = np.where(np.isin(hashes, keys), np.searchsorted(keys, hashes), len(keys))
         numerators = questions * 2 * len(self._sources) + super()._numerator_of_trace(batch)
         self._estimate_fractions(np.unique(numerators))
         return numerators

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 
-def annotation_costs(replies: pd.DataFrame) -> pd.DataFrame:
+def annotation_costs(replies: pd.DataFrame, *others: pd.DataFrame) -> pd.DataFrame:
     """What the labels cost: a row a role and model.
 
     Args:
         replies: rows of :data:`~mralign_core.schemas.annotations.RAW_ANNOTATIONS`.
+        others: those of other sets of traces; a trace that is in an earlier set counts once.
     """
+    for more in others:
+        replies = pd.concat([replies, more[~more["trace_id"].isin(replies["trace_id"])]])
     grouped = replies.groupby(["role", "model"], as_index=False)
     return grouped.agg(
         requests=("reply", "size"),
@@ -20,6 +24,20 @@ def annotation_costs(replies: pd.DataFrame) -> pd.DataFrame:
         completion_tokens=("completion_tokens", "sum"),
         cost_usd=("cost_usd", "sum"),
     )
+
+
+def joined_ledger(*ledgers: pd.DataFrame) -> pd.DataFrame:
+    """What each run asked of each model and paid from several accounts, a row a run and model."""
+    return pd.concat(ledgers).groupby(["run", "model"], as_index=False, sort=False).sum()
+
+
+def joined_failures(*sets: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The failures of several sets of traces; those of a trace that is in an earlier set once."""
+    found: list[dict[str, Any]] = []
+    for failures in sets:
+        known = {failure["trace_id"] for failure in found}
+        found += [failure for failure in failures if failure["trace_id"] not in known]
+    return found
 
 
 def set_aside(quarantined: Sequence[dict[str, str]], failures: Sequence[dict[str, str]]) -> pd.DataFrame | None:

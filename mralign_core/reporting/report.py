@@ -47,6 +47,8 @@ class ReportInputs:
     """Plain statements to show at the top, such as why a stage was skipped."""
     funnel: pd.DataFrame | None = None
     """What each step of the selection kept: ``step, kept, dropped, reason``."""
+    draws_funnel: pd.DataFrame | None = None
+    """The same of the think-on draws that matrices are estimated from; None where these are the selected traces."""
     draws: pd.DataFrame | None = None
     """What became of the draws, a column a thinking mode: what ``draws_table`` returns."""
     draws_are_partial: bool = False
@@ -114,7 +116,8 @@ def _results(inputs: ReportInputs) -> dict[str, Any] | None:
         differences = pd.DataFrame(columns=[*findings.Difference._fields, "stratum", "num_questions"])
     strata = list(dict.fromkeys(summary["stratum"]))
     candidates = _rows(inputs.candidates)
-    composed = "" if candidates is None else findings.composition(candidates)
+    are_estimated_from = inputs.draws_funnel is None
+    composed = "" if candidates is None else findings.composition(candidates, are_estimated_from=are_estimated_from)
     return {
         "headline": findings.headline(summary, differences),
         "sentences": findings.sentences(summary, differences, inputs.confidence, composed),

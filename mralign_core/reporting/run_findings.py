@@ -109,11 +109,12 @@ def headline(summary: pd.DataFrame, differences: pd.DataFrame) -> str:
     return f"{text}{_than_kto(against)}." if against else f"{text}."
 
 
-def composition(traces: pd.DataFrame) -> str:
+def composition(traces: pd.DataFrame, *, are_estimated_from: bool = True) -> str:
     """Of which strata the positive and the negative traces are, and whether weights could tell strata apart instead.
 
     Args:
         traces: columns ``stratum, polarity`` of the traces that were aligned on.
+        are_estimated_from: whether the matrices were too, so that weights could tell these strata apart.
 
     >>> composition(pd.DataFrame({"stratum": ["", "", ""], "polarity": ["negative", "negative", "positive"]}))
     'Aligned on 1 positive and 2 negative traces of one stratum.'
@@ -135,7 +136,7 @@ def composition(traces: pd.DataFrame) -> str:
         if not getattr(group, polarity)
     ]
     text = f"Aligned on {'; '.join(shown)} traces."
-    if not pure:
+    if not pure or not are_estimated_from:
         return text
     return f"{text} As {', '.join(pure)}, weights may tell kinds of question apart in place of right from wrong."
 

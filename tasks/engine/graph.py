@@ -44,6 +44,7 @@ class Input:
         own_part: the field of the part (such as ``variant``) that says which one of several is read.
         each: the parts that are read, of several; :func:`named_by_caller` where the call says which.
         is_keyed: whether its content is in the key; of what a shard's items are from it is not, since the items are.
+        stands_for: the name of another of its kind, in whose place it is read; the build function knows it by that.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Input:
     own_part: str = ""
     each: Callable[[RunConfig], Sequence[str]] | None = None
     is_keyed: bool = True
+    stands_for: str = ""
 
     @property
     def argument(self) -> str:
@@ -72,7 +74,7 @@ class Input:
 
     def role(self, name: str) -> str:
         """What an artifact of that name is called among the inputs: which of several it is, its own part says."""
-        return self.name if self.own_part else name
+        return self.stands_for or (self.name if self.own_part else name)
 
 
 class Items(NamedTuple):
@@ -156,7 +158,7 @@ class Artifact:
             inputs: by name, those of several as ``name:which``.
             part: which part.
         """
-        is_keyed = {each.name: each.is_keyed for each in self.inputs}
+        is_keyed = {each.stands_for or each.name: each.is_keyed for each in self.inputs}
         return key_of(
             name=self.name,
             version=self.version,

@@ -127,8 +127,18 @@ def _inputs(artifact: Artifact, config: RunConfig, part: Part, values: Mapping[s
         elif each.when(config, part):
             if given is None:
                 raise TypeError(f"artifact {artifact.name!r} is made from {each.name!r}, which is not given")
-            inputs[each.name] = given
+            inputs[each.role(each.name)] = given
     return inputs
+
+
+def as_arguments(inputs: Mapping[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+    """Artifacts by name as the arguments of a task.
+
+    Example:
+        >>> list(as_arguments({"thinking-draws": ArtifactRef(uri="x", stage="x", key="x", sha256="x")}))
+        ['thinking_draws']
+    """
+    return {name.replace("-", "_"): ref for name, ref in inputs.items()}
 
 
 def artifact(

@@ -10,6 +10,7 @@ from mralign_core.config.arms import ARMS
 from mralign_core.errors import ConfigError
 
 POCKET = {"name": "pocket", "model": {"source": "pocket"}, "questions": {"train": "pocket", "eval": "pocket"}}
+ALL_ARMS = {"ablate": {"arms": list(ARMS)}, "generate": {"draws": "exhaustive"}}
 HUB = {"name": "big", "questions": {"train": "nq_open", "eval": "sciq"}}
 
 
@@ -29,7 +30,7 @@ def differing(one: RunConfig, other: RunConfig) -> dict:
 
 
 def test_every_arm_differs_from_the_run_in_its_overrides_and_in_what_it_trains_and_nothing_else():
-    base = config(ablate={"arms": list(ARMS)})
+    base = config(**ALL_ARMS)
     for name, arm in arms_of(base).items():
         found = differing(base, arm.config)
         assert found.pop("train.variants") == (ARMS[name].variant,)
@@ -38,7 +39,7 @@ def test_every_arm_differs_from_the_run_in_its_overrides_and_in_what_it_trains_a
 
 
 def test_no_two_arms_are_alike_and_placebos_are_known_as_such():
-    arms = arms_of(config(ablate={"arms": list(ARMS)}))
+    arms = arms_of(config(**ALL_ARMS))
     placebos = {name for name, arm in arms.items() if arm.is_placebo}
     own = {"squared_placebo", "linear_placebo", "signed_placebo"}
     assert placebos == {"placebo_within", "placebo_others", "placebo_polarity", *own}
@@ -54,6 +55,12 @@ def test_no_two_arms_are_alike_and_placebos_are_known_as_such():
         (
             {"estimate": {"damping": 0.5}, "ablate": {"arms": ["frequency"]}},
             "arm 'frequency': 1 problem(s)\n  estimate: estimate.damping has no effect when estimate.estimator is",
+        ),
+        (
+            {"ablate": {"arms": ["matched"]}},
+            "arm 'matched': 1 problem(s)\n  estimate.traces 'matched' takes the think-on draws of every question, and "
+            "generate.draws 'sequential' makes only those that can still matter to the selection, a biased sample: set "
+            "generate.draws to 'exhaustive'",
         ),
         ({"questions": {"train": "pocket"}}, "questions.eval names no set: arms are compared on held-out questions"),
         (

@@ -77,7 +77,7 @@ def test_after_a_run_nothing_is_left_to_ask(server, section, candidates_of):
 
 
 def test_a_part_is_scaled_to_the_whole(section, candidates_of):
-    part, seen = candidates_of(*[TRACE] * 5), []
+    part, seen = candidates_of(*[[f"{text} {n}" for text in TRACE] for n in range(5)]), []
     quotes = quote_annotation(
         part,
         section,
@@ -89,6 +89,11 @@ def test_a_part_is_scaled_to_the_whole(section, candidates_of):
     )
     assert seen[-1] == (5, 5)
     assert quotes[0].requests == 400
+
+
+def test_equal_traces_are_quoted_once(section, candidates_of):
+    quotes = quote(candidates_of(TRACE, TRACE, TRACE[:2]), section, MemoryReplyStore())
+    assert (quotes["openai/first"].requests, quotes["openai/judge"].most_requests) == (2, 2)
 
 
 def test_a_run_under_the_quoted_price_stays_inside_the_budget(server, section, candidates_of):

@@ -98,3 +98,17 @@ def test_moves_of_the_only_question_of_a_polarity_tell_nothing(traces):
     is_lone = np.isin(np.asarray(found["trace_id"]), [trace.trace_id for trace in lone if trace.question_id == "q0"])
     weights = np.asarray(found["weight"], dtype=float)
     assert (weights[is_lone] == 1).all() and (weights[~is_lone] != 1).any()
+
+
+@pytest.mark.parametrize("name", ["a question before all", "q17.5", "zz"])
+def test_a_question_that_took_no_part_is_weighed_by_the_matrices_of_all(traces, name):
+    def read():
+        return [batch_of_traces(traces)]
+
+    matrices = estimate_transitions(traces, EM, TAXONOMY)
+    section = RewardConfig(leave_own_question_out=True)
+    weigher = make_weigher(read, matrices, EM, section, seed=0, taxonomy=TAXONOMY)
+    others = [trace._replace(question_id=name) for trace in traces[:20]]
+    found = np.asarray(weigher.weigh(batch_of_traces(others))["weight"])
+    expected = weigh_segments(others, matrices, RewardConfig(), confidence=0.9)["weight"].to_numpy(float)
+    np.testing.assert_allclose(found, expected, atol=1e-12)

@@ -127,11 +127,14 @@ def traces_of(*groups):
 
 
 def test_composition_names_the_strata_that_lack_a_polarity():
-    text = findings.composition(traces_of(("One", "negative", 5), ("two", "positive", 3), ("two", "negative", 1)))
+    one_sided = traces_of(("One", "negative", 5), ("two", "positive", 3), ("two", "negative", 1))
+    text = findings.composition(one_sided)
     assert text == (
         "Aligned on One: 0 positive, 5 negative; two: 3 positive, 1 negative traces. As no One trace is positive, "
         "weights may tell kinds of question apart in place of right from wrong."
     )
+    of_draws = findings.composition(one_sided, are_estimated_from=False)
+    assert of_draws == text.partition(" As ")[0]
     both = findings.composition(
         traces_of(("a", "negative", 5), ("a", "positive", 3), *((("b", p, 1)) for p in POLARITIES))
     )

@@ -161,14 +161,26 @@ def test_partly_made_draws_are_said_to_be_no_fair_sample(quick):
     assert "counts are no fair sample of all draws" not in full
 
 
+def test_matrices_of_draws_are_told_from_those_of_the_training_traces(quick):
+    rows = pd.DataFrame(
+        [("think-on draws", 90, 0, ""), ("draws that count", 12, 78, "its question ends one way only")],
+        columns=["step", "kept", "dropped", "reason"],
+    )
+    of_draws = Page(render_report(dataclasses.replace(quick, draws_funnel=rows))).text
+    said = "Estimated from think-on draws that end right (P⁺) and wrong (P⁻), not from the training traces"
+    assert said in of_draws and "its question ends one way only" in of_draws
+    assert said not in Page(render_report(quick)).text
+
+
 FRAMES = [field.name for field in dataclasses.fields(ReportInputs) if "DataFrame | None" in str(field.type)]
 
 
 @pytest.mark.parametrize("absent", [None, "empty"])
 @pytest.mark.parametrize("name", FRAMES)
 def test_any_one_table_may_be_absent_or_empty(quick, name, absent):
-    frame = getattr(quick, name).head(0) if absent else None
-    Page(render_report(dataclasses.replace(quick, **{name: frame})))
+    with_draws = dataclasses.replace(quick, draws_funnel=quick.funnel)
+    frame = getattr(with_draws, name).head(0) if absent else None
+    Page(render_report(dataclasses.replace(with_draws, **{name: frame})))
 
 
 def test_with_nothing_each_section_says_so_plainly():

@@ -108,7 +108,8 @@ def test_inputs_come_before_what_is_made_of_them():
 # Which artifacts a module of the core decides, under the pocket's config. What a stage's file names besides is glue.
 ASKED = {"questions", "evaluation-questions"}
 DRAWS = {"generations-shard", "generations"}
-LABELS = {"annotations-shard", "annotations"}
+SELECTED = {"candidates", "thinking-draws"}
+LABELS = {"annotations-shard", "annotations", "draw-annotations"}
 SCORES = {"scores-shard", "scores"}
 WEIGHED = {"transitions", "weights"}
 DECIDES = {
@@ -117,12 +118,14 @@ DECIDES = {
     "pocket.quality": {"model"},
     "pocket.world": ASKED | {"model"},
     "questions.loading": ASKED,
-    "questions.overlap": ASKED | {"candidates"} | DRAWS,  # which questions are the same
+    "questions.overlap": ASKED | SELECTED | DRAWS,  # which questions are the same
     "generation.transformers_sampler": DRAWS | SCORES,
     "generation.vllm_sampler": set(),
     "generation.endpoint_sampler": set(),
     "generation.sampling": DRAWS,
-    "generation.select_traces": DRAWS | {"candidates"},
+    "generation.select_traces": DRAWS | SELECTED,
+    "generation.thinking_draws": {"thinking-draws"},
+    "method.both_sides": {"thinking-draws"},
     "generation.importing": set(),
     "generation.scoring": DRAWS | SCORES | {"results", "report"},
     "annotation.annotate": LABELS | {"label-set"},
@@ -179,7 +182,7 @@ def test_what_a_module_decides_depends_on_the_config(overrides, module, artifact
 BY_VALUE = "what it says is in the key by value"
 DECIDES_NOTHING = {
     "label_sets": ({"transitions", "diagnostics", "diagnostic-figures", "weights", "report", "agreement"}, BY_VALUE),
-    "models.locate": ({"candidates", "reference-logps"}, "finds the files of an input, whose content is in the key"),
+    "models.locate": ({*SELECTED, "reference-logps"}, "finds the files of an input, whose content is in the key"),
     "generation.checking": ({"model"}, "refuses weights, and changes none"),
     "generation.transformers_sampler": ({"model"}, "asks the finished model, whose quality gates refuse it or not"),
     "models.load": ({"model"}, "loads the finished model for its quality gates"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows.commands.cli import read_config
-from mralign_core.config import EndpointConfig, RunConfig, Section, VllmConfig
+from mralign_core.config import EndpointConfig, RewardConfig, RunConfig, Section, VllmConfig
 from mralign_core.storage import ArtifactRef
 from mralign_core.storage.digests import module_closure
 from tasks.ablate import compare_arms
@@ -23,7 +23,8 @@ from tasks.train import train_adapter
 
 ASKED = {"questions", "evaluation-questions"}
 DRAWS = {"generations-shard", "generations"}
-LABELS = {"annotations-shard", "annotations"}
+SELECTED = {"candidates", "thinking-draws"}
+LABELS = {"annotations-shard", "annotations", "draw-annotations"}
 SCORES = {"scores-shard", "scores"}
 USED_BY = {
     name: {user.name for user in graph().values() if name in [each.name for each in user.inputs]} for name in graph()
@@ -74,7 +75,7 @@ DEPENDS_ON = {
     ),
     "model.dtype": ("bfloat16", DRAWS | SCORES | {"reference-logps", "adapter"}),
     "model.cpu_threads": (2, {"reference-logps", "adapter"}),
-    "model.family": ("generic", DRAWS | SCORES | {"candidates"}),
+    "model.family": ("generic", DRAWS | SCORES | SELECTED),
     "model.pocket.world_seed": (1, ASKED | {"model"}),
     "model.pocket.overwrite_prob": (0.5, ASKED | {"model"}),
     "model.pocket.popular_share": (0.5, {"model"}),
@@ -93,15 +94,16 @@ DEPENDS_ON = {
     "generate.top_p": (0.8, DRAWS),
     "generate.max_new_tokens": (191, DRAWS),
     "generate.instruction": ("Think.", DRAWS | SCORES),
-    "generate.answer_match": ("contains", DRAWS | {"candidates"}),
-    "generate.min_segments": (2, {"candidates"}),
-    "generate.max_segments": (14, {"candidates"}),
-    "generate.min_reasoning_tokens": (11, {"candidates"}),
-    "generate.max_reasoning_tokens": (179, {"candidates"}),
+    "generate.answer_match": ("contains", DRAWS | SELECTED),
+    "generate.min_segments": (2, SELECTED),
+    "generate.max_segments": (14, SELECTED),
+    "generate.min_reasoning_tokens": (11, SELECTED),
+    "generate.max_reasoning_tokens": (179, SELECTED),
     "generate.traces_per_question": ("first", {"candidates"}),
     "annotate.confidence_threshold": (8.0, LABELS),
     "annotate.cue_drop_prob": (0.2, LABELS),
     "annotate.cue_flip_prob": (0.2, LABELS),
+    "estimate.traces": ("matched", {"thinking-draws", "transitions", "diagnostics"}),
     "estimate.estimator": ("frequency", {"transitions", "agreement"}),
     "estimate.labels_per_segment": ("one", {"transitions", "weights", "agreement"}),
     "estimate.num_iterations": (6, {"transitions", "agreement"}),
@@ -163,7 +165,10 @@ DEPENDS_ON = {
 """Field → another value, and the artifacts it changes directly. The report shows the config: any field changes it,
 but for those of ``ANALYSES``, which are no part of the pipeline."""
 
-MEANINGLESS_ALONE = {"reward.gamma": {"reward.form": "power"}}
+MEANINGLESS_ALONE: dict[str, dict[str, Any]] = {
+    "reward.gamma": {"reward.form": "power"},
+    "estimate.traces": {"generate.draws": "exhaustive"},
+}
 """Field of ``DEPENDS_ON`` → what must be given with it."""
 
 ANALYSES = ("compare.", "induce.", "ablate.")
@@ -236,7 +241,7 @@ def keys(config: RunConfig) -> dict[str, str]:
     for artifact in graph().values():
         part = {name: PART[name] for name in artifact.part}
         inputs = {
-            (f"{each.name}:mr_align" if each.each else each.name): found[each.name]
+            (f"{each.name}:mr_align" if each.each else each.role(each.name)): found[each.name]
             for each in artifact.inputs
             if each.name in found and (each.each or each.when(config, part))
         }
@@ -538,6 +543,37 @@ def test_an_ablation_depends_on_its_arms_its_scores_and_the_worlds_refused():
         for value in (2.0, 4.0)
     ]
     assert len({ablation_work(config, {"0.0.mine": ANY}, {}).key for config in mine}) == 2
+
+
+def test_what_matrices_are_estimated_from_is_in_their_keys_by_its_content_alone():
+    """So a default run has the keys that it had before there was a choice."""
+    exhaustive = {"generate.draws": "exhaustive"}
+    selected, matched = (
+        read_config("pocket", {**exhaustive, "estimate.traces": choice}) for choice in ("selected", "matched")
+    )
+    left_out = {"reward": RewardConfig(leave_own_question_out=True)}
+    for name in ("transitions", "diagnostics", "weights", "agreement"):
+        fields = [artifact_of(name).fingerprint(config, {}) for config in (selected, matched)]
+        fields += [artifact_of(name).fingerprint(config.model_copy(update=left_out), {}) for config in (selected,)]
+        assert fields[0] == fields[1] and "all_draws" not in json.dumps(fields) and "selected" not in json.dumps(fields)
+    works = [
+        estimate_transitions.work(selected, ANY, OTHER),
+        estimate_transitions.work(matched, None, None, ANY, OTHER),
+    ]
+    assert [set(work.inputs) for work in works] == [{"candidates", "annotations"}] * 2
+    assert works[0].key == works[1].key
+    with pytest.raises(TypeError, match="is made from 'thinking-draws', which is not given"):
+        estimate_transitions.work(matched, ANY, OTHER)
+
+
+def test_weights_are_made_of_draws_only_where_the_own_question_is_left_out():
+    def inputs(**fields):
+        config = read_config("pocket", {"generate.draws": "exhaustive", **fields})
+        return set(weigh_segments.work(config, ANY, ANY, ANY, ANY, ANY).inputs)
+
+    plain, left_out = {"estimate.traces": "all_draws"}, {"reward.leave_own_question_out": True}
+    assert inputs(**plain) == inputs(**left_out) == {"candidates", "annotations", "transitions"}
+    assert inputs(**plain, **left_out) - inputs() == {"thinking-draws", "draw-annotations"}
 
 
 def test_a_missing_input_is_refused():
