@@ -41,9 +41,10 @@ def test_every_arm_differs_from_the_run_in_its_overrides_and_in_what_it_trains_a
 def test_no_two_arms_are_alike_and_placebos_are_known_as_such():
     arms = arms_of(config(**ALL_ARMS))
     placebos = {name for name, arm in arms.items() if arm.is_placebo}
-    own = {"squared_placebo", "linear_placebo", "signed_placebo"}
-    assert placebos == {"placebo_within", "placebo_others", "placebo_polarity", *own}
-    assert {(form, f"{form}_placebo") for form in ("squared", "linear", "signed")} <= set(arm_comparisons(arms))
+    forms = ("squared", "linear", "signed", "matched_squared", "matched_signed")
+    own = {form: f"{form}_placebo" for form in forms}
+    assert placebos == {"placebo_within", "placebo_others", "placebo_polarity", *own.values()}
+    assert set(own.items()) <= set(arm_comparisons(arms))
     assert len({repr(arm.identity) for arm in arms.values()}) == len(ARMS)
     assert arms["wide_clip"].config.reward.clip_max == pytest.approx(math.e**2)
 
