@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from mralign_core.config import RunConfig
+from mralign_core.errors import ConfigError
 from mralign_core.estimation.alterations import traces_to_estimate
 from mralign_core.estimation.corpus import count_corpus
 from mralign_core.estimation.diagnostics import Diagnostics, diagnose
@@ -47,6 +48,29 @@ DRAWN = (
 DIAGNOSTICS = "diagnostics.json"
 
 
+def traces_behind(config: RunConfig, ref: ArtifactRef) -> str:
+    """Which choice of ``estimate.traces`` an artifact is of, or was made from."""
+    store = ArtifactStore(config.storage)
+    for each in (ref, *store.manifest(ref).parents):
+        if each.stage == "thinking-draws":
+            return str(store.manifest(each).fingerprint["traces"])
+    return "selected"
+
+
+def require_chosen_traces(config: RunConfig, inputs: Mapping[str, ArtifactRef], name: str = "candidates") -> None:
+    """Refuse an input that is of other traces than those that the config chooses, as a run before may have left it.
+
+    Raises:
+        ConfigError: it is.
+    """
+    made, wanted = traces_behind(config, inputs[name]), config.estimate.traces
+    if made != wanted:
+        raise ConfigError(
+            f"estimate.traces is {wanted!r}, but {inputs[name].stage} {inputs[name].key[:12]} is of {made!r}: run the "
+            f"stages from generate on with this config, or set estimate.traces to {made!r}"
+        )
+
+
 def _estimation(config: RunConfig) -> dict[str, Any]:
     has_chance = config.estimate.num_resamples or config.estimate.permute_polarity
     section = all_but(config.estimate, "confidence", "traces")
@@ -65,6 +89,7 @@ def _estimation(config: RunConfig) -> dict[str, Any]:
         "mralign_core.estimation.matrices",
     ),
     without=without_pocket,
+    check=require_chosen_traces,
     is_main=lambda _: True,
 )
 def estimate_transitions(making: Making) -> Built:
@@ -97,6 +122,7 @@ def _diagnosis(config: RunConfig) -> dict[str, Any]:
     fields=_diagnosis,
     sources=("mralign_core.estimation.diagnostics", "mralign_core.estimation.reading"),
     without=without_pocket,
+    check=require_chosen_traces,
 )
 def diagnose_transitions(making: Making) -> Built:
     """Test what the estimate assumes, and how far the weights move with what could have been chosen otherwise."""
@@ -176,6 +202,7 @@ def read_diagnostics(store: ArtifactStore, diagnostics: ArtifactRef) -> Diagnost
 
 def sensitivity_of(config: RunConfig, candidates: ArtifactRef, annotations: ArtifactRef) -> Sensitivity:
     """How far the weights move with other settings; nothing is stored."""
+    require_chosen_traces(config, {"candidates": candidates})
     store = ArtifactStore(config.storage)
     survey = _survey(config, store, candidates, annotations, config.estimate.labels_per_segment)
     return weight_sensitivity(

@@ -16,7 +16,7 @@ from mralign_core.storage.tables import TableWriter
 from tasks.engine.graph import Input, Part
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
-from tasks.estimate import labelled_traces_of, uses_draws
+from tasks.estimate import labelled_traces_of, require_chosen_traces, uses_draws
 from tasks.fields import all_but, labels, pick, without_pocket
 
 
@@ -54,6 +54,7 @@ def _counts_draws_anew(config: RunConfig, part: Part) -> bool:
         "mralign_core.estimation.weights",
     ),
     without=without_pocket,
+    check=partial(require_chosen_traces, name="transitions"),
     is_main=lambda _: True,
 )
 def weigh_segments(making: Making) -> Built:
@@ -66,7 +67,8 @@ def weigh_segments(making: Making) -> Built:
         estimated = partial(labelled_traces_of, making.store, config, draws, labels_of_draws)
     matrices = TransitionMatrices.load(making.file("transitions", "transitions.npz"))
     taxonomy = label_set_of(config).taxonomy
-    weigher = make_weigher(estimated, matrices, config.estimate, config.reward, seed=config.seed, taxonomy=taxonomy)
+    section, estimate = config.reward, config.estimate
+    weigher = make_weigher(estimated, matrices, estimate, section, seed=config.seed, taxonomy=taxonomy, weighed=read)
     num_clipped = 0
     with TableWriter(making.directory / "weights.parquet", SEGMENT_WEIGHTS) as table:
         for columns in weigh_corpus(read(), weigher, config.reward, seed=config.seed, candidates=traces):

@@ -227,6 +227,7 @@ def sensitivity(
     set_: SetOption = None,
 ) -> None:
     """Show how far the weights move with another damping, prior or clip, on the last run's labels; needs no server."""
+    from mralign_core.estimation.diagnostics import OF_LABEL_SETS
     from mralign_core.reporting.diagnostic_figures import sensitivity_curves
     from mralign_core.reporting.diagnostic_findings import sensitivity_table
     from mralign_core.reporting.result_table import ResultTable
@@ -239,6 +240,8 @@ def sensitivity(
     found = sensitivity_of(settings, *map(of, names_of_traces(settings)))
     title = f"config {settings.name!r}: shift in w against this run's settings"
     console.print(in_type(ResultTable.from_frame(sensitivity_table(found)), title=title))
+    if settings.estimate.estimator == "hidden":
+        console.print(OF_LABEL_SETS)
     figure.write_bytes(to_png(sensitivity_curves(found)))
     console.print(f"[bold]{'figure':<20}[/bold]{figure.resolve()}", soft_wrap=True, highlight=False)
 

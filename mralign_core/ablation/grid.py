@@ -75,7 +75,7 @@ def arm_comparisons(arms: Mapping[str, GridArm]) -> list[tuple[str, str]]:
 
 
 def oracle_pairs(arms: Mapping[str, GridArm]) -> list[tuple[str, str]]:
-    """Each weighted arm with the arm, if there is one, that differs in having the oracle's values alone."""
+    """Each weighted arm with the arm, if there is one, that makes weights in the same way of the oracle's matrices."""
     weighted = {name: arm for name, arm in arms.items() if arm.variant == "mr_align" and not arm.is_placebo}
     oracles = {name: arm for name, arm in weighted.items() if arm.config.estimate.estimator == "oracle"}
     return [

@@ -19,15 +19,16 @@ class EstimateConfig(Section):
     estimator: Literal["em", "em_converged", "frequency", "value", "oracle", "hidden"] = "em"
     """EM over latent labels (the paper's five damped iterations, or undamped until it converges), or the frequency
     count it is compared with. `value`: P by EM, P⁺ and P⁻ from P and one number a label, how often a trace that makes
-    such a move ends right. `oracle`: these numbers as the pocket world's grammar has them, to see what a perfect
-    estimate would bring; pocket models and the paper's labels only. `hidden`: no label is final; EM over true labels,
-    with how each annotator errs, from what both annotators and the adjudicator said."""
+    such a move ends right. `oracle`: the matrices of 45,000 traces that the pocket world's grammar writes, by its own
+    labels, to see what perfect labels and a perfect estimate would bring; pocket models, the paper's labels only.
+    `hidden`: no label is final; EM over true labels, with how each annotator errs, from what both annotators and the
+    adjudicator said."""
     labels_per_segment: Literal["two", "one"] = "two"
     """Use up to two labels a segment, or only the most confident (the paper's "label diversity off")."""
     num_iterations: int = Field(5, ge=1, le=10_000)
-    """Most EM iterations; `em`, `value` and `oracle` only."""
+    """Most EM iterations; `em` and `value` only."""
     damping: float = Field(0.6, gt=0, le=1)
-    """Step towards the new matrix (the paper's dp); 1 is undamped EM. `em`, `value` and `oracle` only."""
+    """Step towards the new matrix (the paper's dp); 1 is undamped EM. `em` and `value` only."""
     prior: float = Field(0.1, gt=0, le=100)
     """Dirichlet pseudo-count of each allowed transition."""
     tolerance: float = Field(1e-6, ge=0)
@@ -51,6 +52,7 @@ class EstimateConfig(Section):
             "frequency": ("num_iterations", "damping", "tolerance"),
             "em_converged": ("num_iterations", "damping"),
             "hidden": ("num_iterations", "damping"),
+            "oracle": ("num_iterations", "damping", "tolerance", "permute_polarity", "traces"),
         }.get(self.estimator, ())
         refuse_ignored(self, "estimate", ignored, f"when estimate.estimator is {self.estimator!r}")
         if not self.num_resamples:

@@ -19,10 +19,10 @@ class PocketConfig(Section):
     """Probability that a fact is overwritten by the value of the similar entity, so that analogy is sometimes right."""
     popular_share: float = Field(0.25, ge=0, le=1)
     """Share of two-hop questions, of every split, whose direct answer the model is taught: they need no thinking."""
-    misconception_share: float = Field(0.0, ge=0, le=1)
+    misconception_share: float = Field(0.0, ge=0, le=0.75)
     """Share of facts, in whole relations, that the model is taught to answer wrongly when asked directly, though it
     knows them: only thinking makes them right. At 0 hardly any one-hop question is ever positive, so that kind of
-    question and polarity go together."""
+    question and polarity go together. The gate is on the other facts, so some must be left."""
     pretrain_steps: int = Field(600, ge=1, le=10_000)
     """Optimiser steps of pretraining; facts are learnt in a sudden transition near step 200 to 350."""
     min_one_hop_accuracy: float = Field(0.95, ge=0, le=1)

@@ -58,9 +58,11 @@ class RunConfig(Section):
             raise ValueError("question set 'pocket' needs model.source 'pocket': no other model knows that world")
         if self.estimate.estimator == "oracle" and (self.model.source != "pocket" or self.annotate.label_set):
             raise ValueError(
-                "estimate.estimator 'oracle' takes what the pocket grammar's moves are worth, so it needs model.source "
-                "'pocket' and the paper's labels (no annotate.label_set). Use 'value', which estimates it"
+                "estimate.estimator 'oracle' takes the matrices of the pocket grammar, so it needs model.source "
+                "'pocket' and the paper's labels (no annotate.label_set). Use another, which estimates them"
             )
+        if self.estimate.estimator == "oracle":
+            refuse_ignored(self.reward, "reward", ("leave_own_question_out",), "when estimate.estimator is 'oracle'")
         if self.estimate.estimator == "hidden" and self.reward.leave_own_question_out:
             raise ValueError(
                 "reward.leave_own_question_out takes a question's transitions between label sets out of the matrices, "

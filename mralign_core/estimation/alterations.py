@@ -4,7 +4,7 @@ Departures from the paper, off by default: ``reward.placebo`` and ``reward.norma
 
 * A placebo moves all that is known of a segment's weight together, so that ``ratio``, ``clipped``, ``support`` and the
   interval are those of the weight that the segment carries, not of its own move.
-* Where polarities were permuted, all ratios are raised to one power, which gives them the size of the true ones.
+* Where polarities were permuted, all ratios are raised to one power, which gives weights the size of true ones.
 * Unlabelled segments take no part in a placebo: they keep the weight of a move that tells nothing.
 * Normalising scales and shifts the weight and its interval. ``ratio`` and ``clipped`` still tell of the weight before.
 
@@ -26,8 +26,8 @@ from mralign_core.estimation.corpus import count_corpus
 from mralign_core.estimation.left_out import LeftOutWeigher
 from mralign_core.estimation.matrices import TransitionMatrices, estimate_corpus
 from mralign_core.estimation.traces import TraceBatch
-from mralign_core.estimation.weights import Weigher
-from mralign_core.method import IntArray
+from mralign_core.estimation.weights import Weigher, weights_of
+from mralign_core.method import FloatArray, IntArray
 from mralign_core.method.normalization import normalize_trace
 from mralign_core.method.placebos import (
     permuted_polarities,
@@ -44,6 +44,8 @@ from mralign_core.storage.tables import stream_table
 KEYS = ["trace_id", "segment"]
 SCALED = ["weight", "weight_low", "weight_high"]
 TRACES_AT_ONCE = 10_000
+MAX_EXPONENT = 20.0
+"""Largest power of a placebo's ratios; where permuted polarities give the same matrix twice, none would be enough."""
 
 
 def weigh_corpus(
@@ -93,6 +95,7 @@ def make_weigher(
     *,
     seed: int,
     taxonomy: Taxonomy,
+    weighed: Callable[[], Iterable[TraceBatch]],
 ) -> Weigher:
     """What weighs the traces: by the matrices of all, or by those without the trace's own question.
 
@@ -103,36 +106,58 @@ def make_weigher(
         section: how weights are made of matrices.
         seed: of the permutation of polarities that the matrices were estimated with, if there was one.
         taxonomy: names the states.
+        weighed: the annotated traces that are to be weighed, from the first on at each call.
     """
-    exponent = _placebo_exponent(read, matrices, estimate, section, taxonomy) if estimate.permute_polarity else 1.0
-    if not section.leave_own_question_out:
-        return Weigher(matrices, section, estimate.confidence, exponent)
-    corpus = count_corpus(traces_to_estimate(read, estimate, seed=seed), len(matrices.state_names), keep_traces=True)
-    return LeftOutWeigher(matrices, section, corpus, estimate, exponent)
+
+    def weigher(matrices: TransitionMatrices, estimate: EstimateConfig, exponent: float = 1.0) -> Weigher:
+        if not section.leave_own_question_out:
+            return Weigher(matrices, section, estimate.confidence, exponent)
+        traces = traces_to_estimate(read, estimate, seed=seed)
+        corpus = count_corpus(traces, taxonomy.num_states, keep_traces=True)
+        return LeftOutWeigher(matrices, section, corpus, estimate, exponent)
+
+    if not estimate.permute_polarity:
+        return weigher(matrices, estimate)
+    true = estimate.model_copy(update={"permute_polarity": False})
+    true_matrices = estimate_corpus(count_corpus(read(), taxonomy.num_states), true, taxonomy)
+    exponent = _placebo_exponent(weighed, weigher(true_matrices, true), weigher(matrices, estimate), section)
+    return weigher(matrices, estimate, exponent)
 
 
 def _placebo_exponent(
-    read: Callable[[], Iterable[TraceBatch]],
-    permuted: TransitionMatrices,
-    estimate: EstimateConfig,
-    section: RewardConfig,
-    taxonomy: Taxonomy,
+    weighed: Callable[[], Iterable[TraceBatch]], true: Weigher, permuted: Weigher, section: RewardConfig
 ) -> float:
-    """Power that gives ratios of permuted polarities the size of those of the true ones, on the same traces.
+    """Power of all ratios that gives weights of permuted polarities the size of those of the true ones.
 
     P⁺ and P⁻ of traces that were dealt out at random are alike, so that their ratios are near 1, and weights made of
-    them would be KTO's: no control for weights of any size. Size is the root mean square of log ratio over segments.
+    them would be KTO's: no control for weights of any size. Size is the root mean square, over segments, of the
+    distance from the weight of a move that tells nothing, after shrinkage, clip and form. It never falls as the power
+    rises; where :data:`MAX_EXPONENT` is not enough, that is taken.
     """
-    corpus = count_corpus(read(), taxonomy.num_states)
-    true = estimate_corpus(corpus, estimate, taxonomy)
-    plain = section.model_copy(update={"placebo": "none"})
-    sizes = [_size(read(), Weigher(each._replace(draws={}, strata_draws={}), plain, 0.0)) for each in (true, permuted)]
-    return sizes[0] / sizes[1] if sizes[1] > 0 else 1.0
+    neutral = neutral_weight(section.form)
+    size = _rms(_columns(weighed(), true, "weight")[0] - neutral)
+    ratios, support = _columns(weighed(), permuted, "ratio", "support")
+
+    def size_at(exponent: float) -> float:
+        return _rms(weights_of(section, ratios**exponent, support).weights - neutral)
+
+    low, high = 0.0, MAX_EXPONENT
+    if size_at(high) <= size:
+        return high
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if size_at(middle) < size else (low, middle)
+    return high
 
 
-def _size(batches: Iterable[TraceBatch], weigher: Weigher) -> float:
-    logs = [np.log(np.asarray(weigher.weigh(batch)["ratio"], dtype=float)) for batch in batches]
-    return float(np.sqrt(np.mean(np.concatenate(logs) ** 2)))
+def _columns(batches: Iterable[TraceBatch], weigher: Weigher, *names: str) -> list[FloatArray]:
+    """Columns of the weights of all segments, (S,) each."""
+    pieces = [[np.asarray(columns[name], dtype=float) for name in names] for columns in map(weigher.weigh, batches)]
+    return [np.concatenate(column) for column in zip(*pieces, strict=True)]
+
+
+def _rms(values: FloatArray) -> float:
+    return float(np.sqrt(np.mean(values**2)))
 
 
 def with_permuted_polarities(

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from mralign_core.config import EstimateConfig
-from mralign_core.estimation.corpus import CLASSES, POLARITY_OF
+from mralign_core.estimation.corpus import CLASSES, POLARITY_OF, count_corpus
 from mralign_core.estimation.em_tables import TransitionTables, expected_counts, fit_em_tables
+from mralign_core.estimation.traces import LabelledTrace, batch_of_traces
 from mralign_core.method import FloatArray, IntArray
 from mralign_core.method.set_pairs import SetPairCounts
 from mralign_core.method.state_values import conditioned_on_end, count_visits, state_values
@@ -38,7 +39,8 @@ def make_estimator(section: EstimateConfig, num_states: int) -> Estimator:
     ``em`` is the paper's (Algorithm 2 of arXiv 2510.24794: at most five damped iterations), ``em_converged`` goes on
     undamped until no entry of P moves by the tolerance, ``frequency`` is the baseline of Table 3. These estimate each
     matrix from its own transitions. ``value`` takes P from all transitions, and P⁺ and P⁻ from it and the value of each
-    state (:mod:`~mralign_core.method.state_values`); ``oracle`` likewise, with the values that the pocket grammar has.
+    state (:mod:`~mralign_core.method.state_values`). ``oracle`` takes the pocket grammar's own matrices, whatever the
+    transitions.
 
     Args:
         section: the estimator and its settings.
@@ -54,10 +56,14 @@ def make_estimator(section: EstimateConfig, num_states: int) -> Estimator:
     >>> fit({"all": pairs})["all"].counts[0].tolist()
     [0.0, 1.0, 0.0]
     """
+    if section.estimator == "oracle":
+        return lambda pairs: {
+            name: estimate_of(_grammar_matrices()[name], pairs[name], prior=section.prior) for name in pairs
+        }
     fit = make_matrix_estimator(section, num_states)
-    if not _is_by_value(section):
-        return lambda pairs: {name: fit(pairs[name]) for name in pairs}
-    return lambda pairs: _fit_by_value(section, fit, pairs)
+    if section.estimator == "value":
+        return lambda pairs: _fit_by_value(section, fit, pairs)
+    return lambda pairs: {name: fit(pairs[name]) for name in pairs}
 
 
 def make_matrix_estimator(section: EstimateConfig, num_states: int) -> MatrixEstimator:
@@ -86,19 +92,15 @@ def estimate_tables(
         wanted: the classes of matrices to estimate.
     """
     of_class = {"plus": plus, "minus": minus, "all": plus + minus}
-    if not _is_by_value(section):
+    if section.estimator not in ("value", "oracle"):
         tables = _matrix_tables(section, pairs, np.concatenate([of_class[name] for name in wanted]))
         parts = zip(*(np.split(column, len(wanted)) for column in tables), strict=True)
         return {name: TransitionTables(*part) for name, part in zip(wanted, parts, strict=True)}
-    of_all = _matrix_tables(section, pairs, of_class["all"])
-    values = _values(section, *(count_visits(times, pairs.sources) for times in (plus, minus)))
-    conditioned = {"plus": conditioned_on_end(of_all.p, values), "minus": conditioned_on_end(of_all.p, 1 - values)}
-    return {
-        name: of_all
-        if name == "all"
-        else TransitionTables(conditioned[name], expected_counts(conditioned[name], pairs, of_class[name]))
-        for name in wanted
-    }
+    if section.estimator == "value":
+        p = _p_by_value(section, pairs, plus, minus)
+    else:
+        p = {name: np.repeat(matrix[None], len(plus), axis=0) for name, matrix in _grammar_matrices().items()}
+    return {name: TransitionTables(p[name], expected_counts(p[name], pairs, of_class[name])) for name in wanted}
 
 
 def warn_unless_converged(section: EstimateConfig, estimate: TransitionEstimate, name: str) -> None:
@@ -110,10 +112,6 @@ def warn_unless_converged(section: EstimateConfig, estimate: TransitionEstimate,
             MOST_ITERATIONS,
             section.tolerance,
         )
-
-
-def _is_by_value(section: EstimateConfig) -> bool:
-    return section.estimator in ("value", "oracle")
 
 
 def _fit_by_value(
@@ -129,25 +127,42 @@ def _fit_by_value(
     }
 
 
+def _p_by_value(
+    section: EstimateConfig, pairs: SetPairCounts, plus: IntArray, minus: IntArray
+) -> dict[str, FloatArray]:
+    """The same for many tables, (H, K, K) each."""
+    p = _matrix_tables(section, pairs, plus + minus).p
+    values = _values(section, *(count_visits(times, pairs.sources) for times in (plus, minus)))
+    return {"plus": conditioned_on_end(p, values), "minus": conditioned_on_end(p, 1 - values), "all": p}
+
+
 def _values(section: EstimateConfig, right_visits: FloatArray, wrong_visits: FloatArray) -> FloatArray:
     """h(s), (…, K)."""
-    if section.estimator == "oracle":
-        return np.broadcast_to(_grammar_values(), right_visits.shape)
     # A row of P has the prior on each allowed transition; so has the column of a state, by which it is entered.
     return state_values(right_visits, wrong_visits, prior=section.prior * right_visits.shape[-1]).mean
 
 
 @cache
-def _grammar_values() -> FloatArray:
-    """The pocket grammar's own h of the paper's states, (K,); of a label that it never uses, the share of right ends.
+def _grammar_matrices() -> dict[str, FloatArray]:
+    """P⁺, P⁻ and P of 45,000 traces that the pocket grammar writes about world 0, by its own labels; (K, K) each.
 
-    Worlds differ in the share of neighbours with the right value, which is in all states alike; these are of world 0.
+    Worlds differ in the share of neighbours with the right value alone, and it moves all labels alike.
     """
-    from mralign_core.pocket.values import grammar_values
+    from mralign_core.pocket.walks import grammar_walks
     from mralign_core.pocket.world import build_world
 
-    known = grammar_values(build_world(seed=0))
-    return np.array([known.get(name, known["framing"]) for name in PAPER_TAXONOMY.state_names])
+    state_of = {name: state for state, name in enumerate(PAPER_TAXONOMY.state_names)}
+    traces = [
+        LabelledTrace(
+            str(number),
+            "positive" if walk.is_right else "negative",
+            [(state_of[label],) for label in walk.labels],
+            list(range(len(walk.labels))),
+        )
+        for number, walk in enumerate(grammar_walks(build_world(seed=0), 50, seed=0))
+    ]
+    corpus = count_corpus([batch_of_traces(traces)], len(state_of))
+    return {name: fit_frequency(corpus.pairs(POLARITY_OF.get(name)), len(state_of)).p for name in CLASSES}
 
 
 def _matrix_tables(section: EstimateConfig, pairs: SetPairCounts, multiplicities: IntArray) -> TransitionTables:

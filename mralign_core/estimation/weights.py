@@ -64,6 +64,25 @@ def fraction_of(side: str, reference: str) -> tuple[str, str]:
     return side, "all" if reference == "all" else opposite
 
 
+def weights_of(section: RewardConfig, ratios: FloatArray, support: FloatArray) -> ClippedWeights:
+    """Weights of ratios as a config shrinks, clips and forms them, (…, U).
+
+    Args:
+        section: shrinkage, clip and form.
+        ratios: (…, U), at least 0.
+        support: (U,) soft counts behind each.
+    """
+    return segment_weights(
+        ratios,
+        support,
+        shrinkage=section.support_shrinkage,
+        low=section.clip_min,
+        high=section.clip_max,
+        form=section.form,
+        gamma=section.gamma,
+    )
+
+
 class _Source(NamedTuple):
     """The matrices behind the weights of one stratum, or of all."""
 
@@ -178,7 +197,7 @@ class Weigher:
         known = self._known_of(ratio, support)
         if source.draws:
             p_own, p_reference = (source.draws[name].astype(np.float64) for name in (own, reference))
-            drawn = self._clipped(self._ratios(p_own, p_reference, left, entered), support)
+            drawn = weights_of(self._section, self._ratios(p_own, p_reference, left, entered), support)
             tail = (1 - self._confidence) / 2
             below = base_pair_sums(source.estimates[reference].counts, left, entered)
             enough = np.minimum(support, below) >= MIN_SUPPORT
@@ -190,7 +209,7 @@ class Weigher:
         """What is known of transitions without an interval."""
         known = np.full(len(ratio), np.nan, dtype=_KNOWN)
         known["ratio"], known["support"] = ratio, support
-        known["weight"], known["clipped"] = self._clipped(ratio, support)
+        known["weight"], known["clipped"] = weights_of(self._section, ratio, support)
         return known
 
     def _ratios(
@@ -198,18 +217,6 @@ class Weigher:
     ) -> FloatArray:
         ratios = set_pair_ratios(above, below, left, entered)
         return ratios if self._exponent == 1 else ratios**self._exponent
-
-    def _clipped(self, ratios: FloatArray, support: FloatArray) -> ClippedWeights:
-        section = self._section
-        return segment_weights(
-            ratios,
-            support,
-            shrinkage=section.support_shrinkage,
-            low=section.clip_min,
-            high=section.clip_max,
-            form=section.form,
-            gamma=section.gamma,
-        )
 
     def _weigh_no_move(self) -> NDArray[np.void]:
         """No transition leads to a step without a label, so its ratio is 1 for certain."""

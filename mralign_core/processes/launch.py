@@ -170,7 +170,7 @@ def _follow(supervisor: Supervisor, on_progress: Callable[..., None] | None) -> 
                     failure = error
                     supervisor.stop_listening_in(CAUSE_S)
             case "lost":
-                raise ChildProcessError(f"{_lost(message['rank'])}{_quote(last_lines)}")
+                raise ChildProcessError(f"{_lost(message['rank'])}{_quote(last_lines)}") from failure
     if failure is not None:
         raise failure
     if counts is None:

@@ -116,8 +116,8 @@ def level_rows(ablation: Ablation) -> list[list[str]]:
 def oracle_rows(ablation: Ablation) -> list[list[str]]:
     """Each arm beside the oracle that makes weights in the same way: what either gains over KTO in Acc, and the share.
 
-    An arm's labels can gain no more than the oracle's, but for chance. No share is told of an oracle whose own gain is
-    not shown.
+    The oracle has the matrices of the world itself, by true labels; it is no strict bound, since weights that are right
+    on the average need not train best. No share is told of an oracle whose own gain is not shown.
     """
     gains = ablation.differences
     gains = gains[(gains["metric"] == "acc") & (gains["baseline"] == "kto")].set_index("arm")
@@ -182,7 +182,7 @@ def ablation_markdown(ablation: Ablation) -> str:
         sentence(ablation),
         *refused_worlds(ablation),
         *(table.to_markdown() for table in ablation_tables(ablation)),
-        "*formed*: completions with a closed thinking and an answer, %; *words*: of the thinking, in the mean.",
+        "*formed*: completions with a closed thinking, where one is due, and an answer, %; *words*: of the thinking.",
         f"Behind each interval: how many of the {ablation.unit}s have the mean's sign. {BOLD}",
         arms_table(ablation).to_markdown(),
     ]

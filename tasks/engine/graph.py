@@ -115,6 +115,7 @@ class Artifact:
         without: modules that they import and that this config does not use.
         parts: its parts in a run of the pipeline; one without fields where it is made once.
         shards: where its rows are made in shards.
+        check: refuses inputs that belong to another config, for a config and the inputs.
         items: of a shard: the items that its rows are of, for a config and the inputs; the shard has some of them. The
             key has their digests, so that an item is found again whatever else it was asked with.
         ask_again: what of it a later run asks again, where models or their servers failed on it.
@@ -134,6 +135,7 @@ class Artifact:
     without: Callable[[RunConfig], Sequence[str]] = lambda _: ()
     parts: Callable[[RunConfig], Sequence[Part]] = lambda _: (NOTHING,)
     shards: Shards | None = None
+    check: Callable[[RunConfig, Mapping[str, ArtifactRef]], None] = lambda _, __: None
     items: Callable[[RunConfig, Mapping[str, ArtifactRef]], Items] | None = None
     ask_again: Callable[[RunConfig], AskAgain] = lambda _: "never"
     is_main: Callable[[RunConfig], bool] = lambda _: False

@@ -52,6 +52,8 @@ def run_one(config: RunConfig, stage: str, *, shard: int, variant: str, named: M
         raise ConfigError(
             f"{artifact.name} is not made by itself: its command is mralign {artifact.stage.replace('_', '-')}"
         )
+    if not artifact.parts(config):
+        raise ConfigError(f"{artifact.name} is not made under this config; mralign run --dry-run lists what is")
     inputs = Inputs(config, named)
     with session():
         part = _part(artifact, config, variant)

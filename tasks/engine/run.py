@@ -187,6 +187,7 @@ class Work:
             options: arguments of the task that change no result.
             build: in place of the artifact's own function.
         """
+        self.artifact.check(self.config, self.inputs)
         store = ArtifactStore(self.config.storage)
         produced = self._produce(store, options, build or self.artifact.build)
         if self.artifact.is_shard:

@@ -10,12 +10,14 @@ from flows.ablate import ablate
 from flows.commands.server import wait_for_records
 from flows.pipeline import pipeline
 from mralign_core.config import RunConfig
+from mralign_core.errors import ConfigError
 from mralign_core.estimation.matrices import TransitionMatrices, estimate_transitions
 from mralign_core.estimation.traces import labelled_traces
 from mralign_core.estimation.weights import weigh_segments
 from mralign_core.label_sets import label_set_of
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.engine.last_run import LastRun
+from tasks.engine.one_task import run_one
 from tasks.engine.plan import plan
 from tasks.estimate import estimate_transitions as estimate_task
 from tasks.estimate import read_diagnostics, sensitivity_of
@@ -127,6 +129,32 @@ def test_the_polarity_placebo_deals_out_the_polarities_of_the_draws(finished):
     )
     np.testing.assert_allclose(dealt["all"].p, truly["all"].p)
     assert not np.allclose(dealt["plus"].p, truly["plus"].p)
+
+
+def test_traces_of_another_choice_than_the_configs_are_refused_by_whatever_reads_them(finished):
+    config, artifacts = finished
+    store = ArtifactStore(config.storage)
+    drawn = [artifacts[name] for name in ("thinking-draws", "draw-annotations")]
+    selected = [artifacts[name] for name in ("candidates", "annotations")]
+    of_all = config_of(config.storage.root, estimate__traces="all_draws")
+    of_selected = config_of(config.storage.root, estimate__traces="selected")
+    with pytest.raises(
+        ConfigError, match=r"'all_draws', but thinking-draws [0-9a-f]{12} is of 'matched': run the stages"
+    ):
+        estimate_task.run_here(of_all, None, None, *drawn)
+    with pytest.raises(ConfigError, match=r"'all_draws', but thinking-draws [0-9a-f]{12} is of 'matched'"):
+        sensitivity_of(of_all, *drawn)
+    with pytest.raises(ConfigError, match=r"'selected', but transitions [0-9a-f]{12} is of 'matched'"):
+        weigh_task.run_here(of_selected, *selected, artifacts["transitions"])
+    weighed = weigh_task.run_here(config, *selected, artifacts["transitions"])
+    assert store.manifest(weighed).key == artifacts["weights"].key
+
+
+def test_draws_that_no_run_under_this_config_makes_are_no_task_of_it(finished):
+    config, _ = finished
+    selected = config_of(config.storage.root, estimate__traces="selected")
+    with pytest.raises(ConfigError, match="thinking-draws is not made under this config"):
+        run_one(selected, "thinking-draws", shard=0, variant="", named={})
 
 
 @pytest.mark.usefixtures("prefect_api")

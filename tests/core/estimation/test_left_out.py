@@ -30,7 +30,7 @@ def left_out(traces, section, estimate=EM, batch_size=40):
 
     matrices = estimate_transitions(traces, estimate, TAXONOMY)
     section = section.model_copy(update={"leave_own_question_out": True})
-    weigher = make_weigher(read, matrices, estimate, section, seed=0, taxonomy=TAXONOMY)
+    weigher = make_weigher(read, matrices, estimate, section, seed=0, taxonomy=TAXONOMY, weighed=read)
     return [{name: np.asarray(column) for name, column in weigher.weigh(batch).items()} for batch in read()]
 
 
@@ -107,7 +107,7 @@ def test_a_question_that_took_no_part_is_weighed_by_the_matrices_of_all(traces, 
 
     matrices = estimate_transitions(traces, EM, TAXONOMY)
     section = RewardConfig(leave_own_question_out=True)
-    weigher = make_weigher(read, matrices, EM, section, seed=0, taxonomy=TAXONOMY)
+    weigher = make_weigher(read, matrices, EM, section, seed=0, taxonomy=TAXONOMY, weighed=read)
     others = [trace._replace(question_id=name) for trace in traces[:20]]
     found = np.asarray(weigher.weigh(batch_of_traces(others))["weight"])
     expected = weigh_segments(others, matrices, RewardConfig(), confidence=0.9)["weight"].to_numpy(float)
