@@ -20,6 +20,7 @@ from mralign_core.generation.sampling import Tally, sample_questions, tally_draw
 from mralign_core.generation.select_traces import (
     SELECTION_REMEDY,
     STEPS,
+    DrawRow,
     distinct_questions,
     select,
 )
@@ -224,13 +225,18 @@ def _select(making: Making, tokenizer: PreTrainedTokenizerBase) -> dict[str, int
         family_of(config.model, tokenizer),
         funnel,
     )
+    draws = describe_draws(read_draws(making.store, making["generations"]))
+    return _write_traces(making, kept, funnel, f"{draws}\n{SELECTION_REMEDY}")
+
+
+def _write_traces(making: Making, kept: Iterator[DrawRow], funnel: Funnel, remedy: str) -> dict[str, int]:
+    """Write traces a few at a time, and their yield; returns their number by polarity, of which both must be there."""
     polarities: Counter[str] = Counter()
     with RowWriter(making.directory, "candidates.parquet", CANDIDATES) as candidates:
         while traces := list(islice(kept, ROWS_AT_ONCE)):
             candidates.add(pd.DataFrame(traces).astype(object))
             polarities.update(trace["polarity"] for trace in traces)
-    draws = describe_draws(read_draws(making.store, making["generations"]))
-    require_both_polarities(polarities, funnel, f"{draws}\n{SELECTION_REMEDY}")
+    require_both_polarities(polarities, funnel, remedy)
     funnel.frame().to_json(making.directory / FUNNEL, orient="records", indent=1)
     return dict(polarities.most_common())
 
@@ -270,14 +276,7 @@ def select_thinking_draws(making: Making) -> Built:
         family_of(config.model, tokenizer),
         funnel,
     )
-    polarities: Counter[str] = Counter()
-    with RowWriter(making.directory, "candidates.parquet", CANDIDATES) as traces:
-        while some := list(islice(kept, ROWS_AT_ONCE)):
-            traces.add(pd.DataFrame(some).astype(object))
-            polarities.update(trace["polarity"] for trace in some)
-    require_both_polarities(polarities, funnel, DRAWS_REMEDY)
-    funnel.frame().to_json(making.directory / FUNNEL, orient="records", indent=1)
-    return Built(CANDIDATES.name, dict(polarities.most_common()))
+    return Built(CANDIDATES.name, _write_traces(making, kept, funnel, DRAWS_REMEDY))
 
 
 def warn_of_imbalance(config: RunConfig, candidates: ArtifactRef) -> None:

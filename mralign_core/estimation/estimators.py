@@ -97,7 +97,8 @@ def estimate_tables(
         parts = zip(*(np.split(column, len(wanted)) for column in tables), strict=True)
         return {name: TransitionTables(*part) for name, part in zip(wanted, parts, strict=True)}
     if section.estimator == "value":
-        p = _p_by_value(section, pairs, plus, minus)
+        visits = (count_visits(times, pairs.sources) for times in (plus, minus))
+        p = _by_value(section, _matrix_tables(section, pairs, of_class["all"]).p, *visits)
     else:
         p = {name: np.repeat(matrix[None], len(plus), axis=0) for name, matrix in _grammar_matrices().items()}
     return {name: TransitionTables(p[name], expected_counts(p[name], pairs, of_class[name])) for name in wanted}
@@ -119,27 +120,18 @@ def _fit_by_value(
 ) -> dict[str, TransitionEstimate]:
     """P from all transitions, P⁺ and P⁻ from it and the values of the states."""
     of_all = fit(pairs["all"])
-    values = _values(section, *(count_visits(pairs[name].multiplicities, pairs[name].sources) for name in POLARITY_OF))
-    conditioned = {"plus": conditioned_on_end(of_all.p, values), "minus": conditioned_on_end(of_all.p, 1 - values)}
-    return {
-        name: of_all if name == "all" else estimate_of(conditioned[name], pairs[name], prior=section.prior)
-        for name in pairs
-    }
+    visits = (count_visits(pairs[name].multiplicities, pairs[name].sources) for name in POLARITY_OF)
+    p = _by_value(section, of_all.p, *visits)
+    return {name: of_all if name == "all" else estimate_of(p[name], pairs[name], prior=section.prior) for name in pairs}
 
 
-def _p_by_value(
-    section: EstimateConfig, pairs: SetPairCounts, plus: IntArray, minus: IntArray
+def _by_value(
+    section: EstimateConfig, p: FloatArray, right_visits: FloatArray, wrong_visits: FloatArray
 ) -> dict[str, FloatArray]:
-    """The same for many tables, (H, K, K) each."""
-    p = _matrix_tables(section, pairs, plus + minus).p
-    values = _values(section, *(count_visits(times, pairs.sources) for times in (plus, minus)))
-    return {"plus": conditioned_on_end(p, values), "minus": conditioned_on_end(p, 1 - values), "all": p}
-
-
-def _values(section: EstimateConfig, right_visits: FloatArray, wrong_visits: FloatArray) -> FloatArray:
-    """h(s), (…, K)."""
+    """P⁺, P⁻ and P, (…, K, K) each, from P and the visits to each state in right and in wrong traces, (…, K)."""
     # A row of P has the prior on each allowed transition; so has the column of a state, by which it is entered.
-    return state_values(right_visits, wrong_visits, prior=section.prior * right_visits.shape[-1]).mean
+    values = state_values(right_visits, wrong_visits, prior=section.prior * p.shape[-1]).mean
+    return {"plus": conditioned_on_end(p, values), "minus": conditioned_on_end(p, 1 - values), "all": p}
 
 
 @cache

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mralign_core.config import EstimateConfig, RewardConfig
-from mralign_core.estimation.corpus import POLARITY_OF, Corpus, question_hashes
+from mralign_core.estimation.corpus import POLARITY_OF, Corpus, Selection, question_hashes
 from mralign_core.estimation.em_tables import TransitionTables
 from mralign_core.estimation.estimators import estimate_tables
 from mralign_core.estimation.matrices import TransitionMatrices
@@ -102,16 +102,16 @@ class LeftOutWeigher(Weigher):
 
     def _without(self, questions: IntArray, stratum: str | None, wanted: Sequence[str]) -> dict[str, TransitionTables]:
         """Estimates from the traces of a stratum, without those of each question in turn."""
-        pairs = self._corpus.selection(None, stratum).empty
-        plus, minus = (self._counts_without(questions, POLARITY_OF[name], stratum) for name in POLARITY_OF)
-        return estimate_tables(self._estimate, pairs, plus, minus, wanted)
+        selections = self._corpus.selections(stratum)
+        everything = selections["all"]
+        plus, minus = (self._counts_without(questions, selections[name], everything) for name in POLARITY_OF)
+        return estimate_tables(self._estimate, everything.empty, plus, minus, wanted)
 
-    def _counts_without(self, questions: IntArray, polarity: str, stratum: str | None) -> IntArray:
-        """Occurrences of the stratum's pairs in its traces of a polarity, without those of each question, (H, U)."""
+    def _counts_without(self, questions: IntArray, of_polarity: Selection, everything: Selection) -> IntArray:
+        """Occurrences of all pairs in the traces of a polarity, without those of each question in turn, (H, U)."""
         from scipy import sparse
 
-        everything = self._corpus.selection(None, stratum)
-        is_of_polarity = np.isin(everything.places, self._corpus.selection(polarity, stratum).places)
+        is_of_polarity = np.isin(everything.places, of_polarity.places)
         columns, pairs = everything.places[is_of_polarity], everything.pair_of_place[is_of_polarity]
         shape = (len(self._corpus.columns), len(everything.empty.multiplicities))
         to_pairs = sparse.csr_array((np.ones(len(columns), dtype=np.int64), (columns, pairs)), shape=shape)

@@ -156,7 +156,7 @@ def estimate_corpus(
     labels = HiddenLabels(corpus, section) if section.estimator == "hidden" else _LabelSets(corpus, section)
     estimates = {where: labels.fit(where) for where in (None, *strata)}
     draws: dict[str | None, dict[str, NDArray[np.float32]]] = {}
-    draws_any = rng is not None and section.num_resamples > 0 and section.estimator != "oracle"
+    draws_any = section.num_resamples > 0 and section.estimator != "oracle"
     if rng is not None and draws_any and (resampled := _with_intervals(corpus, strata)):
         draws = labels.draw(resampled, rng, on_progress)
     return TransitionMatrices(

@@ -8,7 +8,7 @@ from mralign_core.storage import ArtifactStore
 from tasks.annotate import annotate_shard, collect_draw_annotations, quote_draws, within_budget
 from tests.published_candidates import candidate_row, publish_candidates
 from tests.stages import label, make_in_shards
-from tests.tasks.test_paid_once import PRICE, CountingServer
+from tests.tasks.test_paid_once import CountingServer, asking
 
 EACH = 60
 """Dollars a trace costs: three replies of 20."""
@@ -23,13 +23,11 @@ def server():
 
 @pytest.fixture
 def config(server, tmp_path):
-    models = {"annotator_a": "openai/a", "annotator_b": "openai/b", "adjudicator": "openai/judge"}
-    annotate = {role: {"model": model, "api_base": server.url, **PRICE} for role, model in models.items()}
     return RunConfig(
         storage={"root": str(tmp_path / "store")},
         questions={"train": "nq_open"},
         generate={"draws": "exhaustive"},
-        annotate={**annotate, "shard_size": 4},
+        annotate={**asking(server), "shard_size": 4},
         estimate={"traces": "all_draws"},
     )
 

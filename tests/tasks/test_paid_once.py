@@ -64,6 +64,12 @@ def _asked(request):
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
+def asking(server):
+    """Section ``annotate`` with three models of a server, each at :data:`PRICE`."""
+    models = {"annotator_a": "openai/a", "annotator_b": "openai/b", "adjudicator": "openai/judge"}
+    return {role: {"model": model, "api_base": server.url, **PRICE} for role, model in models.items()}
+
+
 @pytest.fixture
 def server():
     server = CountingServer(delay_s=0.05)
@@ -73,10 +79,8 @@ def server():
 
 @pytest.fixture
 def config(server, tmp_path):
-    models = {"annotator_a": "openai/a", "annotator_b": "openai/b", "adjudicator": "openai/judge"}
-    annotate = {role: {"model": model, "api_base": server.url, **PRICE} for role, model in models.items()}
     storage = {"root": str(tmp_path / "store")}
-    return RunConfig(storage=storage, questions={"train": "nq_open"}, annotate={**annotate, "shard_size": 8})
+    return RunConfig(storage=storage, questions={"train": "nq_open"}, annotate={**asking(server), "shard_size": 8})
 
 
 @pytest.fixture
