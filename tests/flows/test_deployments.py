@@ -207,6 +207,6 @@ class TestServed:
         served.process.send_signal(signal.SIGTERM)
         started = time.monotonic()
         assert served.process.wait(timeout=90) == 128 + signal.SIGTERM
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 30
         assert not [process for process in family if process.is_running()]
         assert state_in(served.env["PREFECT_HOME"], run) == "CRASHED"

@@ -75,7 +75,7 @@ def claim_elsewhere(section, name=NAME, lease_s=1.0):
     StoreFiles(section).write(f"claims/{name}.1", json.dumps({**holder, "beat": 7}).encode())
 
 
-def wait_until(is_so, timeout_s=10.0):
+def wait_until(is_so, timeout_s=60.0):
     deadline = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < deadline

@@ -329,7 +329,7 @@ def test_interrupted_while_waiting_it_ends(where, how):
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode not in (0, None)
-    assert time.monotonic() - started < 9
+    assert time.monotonic() - started < 20
 
 
 def test_waits_of_all_threads_end_with_the_interpreter(monkeypatch, s3_root):
