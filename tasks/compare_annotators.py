@@ -14,6 +14,7 @@ from mralign_core.comparison.annotation_sets import AnnotationSet, panel_sets, u
 from mralign_core.comparison.panels import panel_note, rules_by_panel
 from mralign_core.comparison.sheets import read_sheet
 from mralign_core.config import RunConfig
+from mralign_core.estimation.hidden_labels import OF_LABEL_SETS
 from mralign_core.label_sets import label_set_of
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.reporting.agreement_tables import write_comparison
@@ -94,6 +95,8 @@ def compare_annotations(making: Making) -> Built:
         )
     same = {name: f"equals {other}, compared once" for name, other in equal.items()}
     notes = {**_panel_notes(config, store, panels), **sheet_notes, **same}
+    if config.estimate.estimator == "hidden":
+        notes["estimate.estimator"] = OF_LABEL_SETS
     write_comparison(making.directory, compared, notes=notes, rules=rules_by_panel(tables))
     return Built(counts={"sets": len(sets), "pairs compared": len(compared.pairs) // 4, **sheet_notes})
 

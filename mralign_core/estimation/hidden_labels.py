@@ -82,7 +82,8 @@ class HiddenLabels:
         """P⁺, P⁻ and P."""
         found = {name: self._fit(group) for name, group in self._groups(where).items()}
         for name, estimate in found.items():
-            self._warn_unless_converged(name, estimate.num_iterations)
+            of_stratum = "" if where is None else f" in stratum {where!r}"
+            self._warn_unless_converged(name + of_stratum, estimate.num_iterations)
         return found
 
     def draw(
@@ -149,6 +150,10 @@ class HiddenLabels:
                 name,
                 self._section.tolerance,
             )
+
+
+OF_LABEL_SETS = "hidden labels are estimated from all annotators at once; these matrices are those of em_converged"
+"""Said where :func:`from_label_sets` took the place of hidden labels."""
 
 
 def from_label_sets(section: EstimateConfig) -> EstimateConfig:

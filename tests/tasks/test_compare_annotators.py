@@ -160,6 +160,14 @@ def test_noise_costs_agreement(config, candidates, panels):
     assert kappas["quiet A", "quiet B"] > kappas["run A", "run B"]
 
 
+def test_with_hidden_labels_it_says_whose_matrices_are_compared(config, candidates, panels):
+    hidden = config.model_copy(update={"estimate": config.estimate.model_copy(update={"estimator": "hidden"})})
+    notes = read_agreement(hidden, compare_annotations.run_here(hidden, candidates, panels))["notes"]
+    assert "those of em_converged" in notes["estimate.estimator"]
+    plain = read_agreement(config, compare_annotations.run_here(config, candidates, panels))["notes"]
+    assert "estimate.estimator" not in plain
+
+
 def test_the_comparison_is_found_again_until_a_sheet_changes(config, candidates, panels, sheet):
     settings = with_sheets(config, sheet)
     edit(sheet, lambda number, row: row | {"label_1": "analogy"})

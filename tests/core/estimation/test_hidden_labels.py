@@ -136,6 +136,8 @@ def test_it_says_when_it_did_not_converge(corpus, caplog):
     assert not caplog.text
     estimate_corpus(corpus, EstimateConfig(estimator="hidden", tolerance=0, num_resamples=0), TAXONOMY)
     assert "did not converge in 1000 iterations for the channels; raise estimate.tolerance (0)" in caplog.text
+    strata = [stratum for stratum in corpus.strata if f"for plus in stratum {stratum!r}" in caplog.text]
+    assert strata == list(corpus.strata)
 
 
 def test_label_sets_alone_are_refused(files, corpus):
