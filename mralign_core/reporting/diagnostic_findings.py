@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 
 from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL, MIN_SUPPORT
@@ -13,12 +14,14 @@ from mralign_core.estimation.diagnostics.discrimination import HeldOutAuc
 from mralign_core.estimation.diagnostics.own_question import OwnQuestion
 from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, SensitivityRow
 from mralign_core.estimation.diagnostics.strata import MAX_STRATA, SHUFFLE_QUANTILE, Distance, Strata
+from mralign_core.method import FloatArray
 from mralign_core.method.distances import WeightShift
 from mralign_core.reporting.titles import MATRIX_TITLES, UNDEFINED
 
 SIGNIFICANT = 0.05
 """p-value up to which a change of P along the trace, or memory beyond the present label set, is claimed."""
 _VERDICTS = {"shown": "Shown", "not shown": "Not shown", "too few": "Too few questions to say"}
+_ANNOTATORS = ("annotator a", "annotator b", "adjudicator (where they differ)")
 _ESTIMATORS = {
     "paper": "paper: 5 damped EM iterations",
     "converged": "EM to convergence",
@@ -75,6 +78,31 @@ def tables(diagnostics: Diagnostics) -> dict[str, pd.DataFrame]:
         "Other settings, one at a time": sensitivity_table(diagnostics.sensitivity),
     }
     return {title: table for title, table in found.items() if len(table)}
+
+
+def channel_table(channels: FloatArray, label_names: Sequence[str]) -> pd.DataFrame:
+    """How often annotators say a label where it is the hidden true one, and what they say most often instead.
+
+    Args:
+        channels: (A, S, S + 1) probability of what annotator a, annotator b and the adjudicator say of each true label;
+            "none" first.
+        label_names: the S labels.
+
+    >>> channels = np.array([[[0.1, 0.7, 0.2], [0.0, 0.0, 1.0]]])
+    >>> channel_table(channels, ["retrieval", "analogy"]).to_dict("list")
+    {'true label': ['retrieval', 'analogy'], 'annotator a': ['70 %; analogy 20 %', '100 %']}
+    """
+    said = ("none", *label_names)
+    columns: dict[str, list[str]] = {"true label": list(label_names)}
+    for name, of_true in zip(_ANNOTATORS, channels, strict=False):
+        columns[name] = []
+        for label, probs in enumerate(of_true):
+            others = np.delete(probs, label + 1)
+            other = int(others.argmax())
+            instead = said[other + (other > label)]
+            text = f"{probs[label + 1]:.0%}" + (f"; {instead} {others[other]:.0%}" if others[other] >= 0.005 else "")
+            columns[name].append(text.replace("%", " %"))
+    return pd.DataFrame(columns)
 
 
 def sensitivity_table(sensitivity: Sensitivity) -> pd.DataFrame:

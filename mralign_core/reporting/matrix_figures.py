@@ -62,6 +62,8 @@ class Transitions(NamedTuple):
     """What the reward stage makes of the clipped ratios. What is drawn here are the clipped ratios, always."""
     leave_own_question_out: bool = False
     """Whether the weights of the run leave the trace's own question out. These matrices never do."""
+    channels: FloatArray | None = None
+    """(3, S, S + 1) with hidden labels; see ``TransitionMatrices``."""
 
     @classmethod
     def of(
@@ -83,6 +85,7 @@ class Transitions(NamedTuple):
             reward.condition_on,
             reward.form,
             reward.leave_own_question_out,
+            matrices.channels,
         )
 
     def of_side(self, side: str) -> tuple[TransitionEstimate, TransitionEstimate]:

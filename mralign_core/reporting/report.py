@@ -101,6 +101,7 @@ def render_report(inputs: ReportInputs) -> str:
         traces=_traces(inputs),
         pairs=_pairs(inputs),
         rules=_rule_counts(inputs.annotations),
+        channels=_channels(inputs),
         macro_colours=style.macro_colours(inputs.taxonomy),
         config_text=yaml.safe_dump(dict(inputs.config), sort_keys=False, allow_unicode=True),
     )
@@ -161,6 +162,14 @@ def _rule_counts(annotations: pd.DataFrame | None) -> list[tuple[str, int, float
         return []
     counts = annotations["rule"].value_counts()
     return [(rule, int(counts.get(rule, 0)), counts.get(rule, 0) / len(annotations)) for rule in RULES]
+
+
+def _channels(inputs: ReportInputs) -> pd.DataFrame | None:
+    """What annotators say of each label, where true labels are hidden."""
+    found = inputs.transitions
+    if found is None or found.channels is None:
+        return None
+    return diagnostic_findings.channel_table(found.channels, found.taxonomy.state_names[1:-1])
 
 
 def _polarities(inputs: ReportInputs) -> dict[str, str]:

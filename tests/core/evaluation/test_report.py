@@ -220,6 +220,19 @@ def test_one_variant_and_one_polarity_still_make_a_report(inputs, quick):
     assert "MR-ALIGN −" not in page.text
 
 
+def test_what_annotators_say_is_shown_where_true_labels_are_hidden(inputs, html):
+    assert "What annotators say of each label" not in html
+    names = inputs.transitions.taxonomy.state_names[1:-1]
+    channels = np.full((3, len(names), len(names) + 1), 0.2 / len(names))
+    channels[:, range(len(names)), range(1, len(names) + 1)] = 0.8
+    channels[1, 0] = np.eye(len(names) + 1)[0]  # annotator b never labels the first
+    page = render_report(
+        dataclasses.replace(inputs, training={}, transitions=inputs.transitions._replace(channels=channels))
+    )
+    table = page[page.index("What annotators say of each label") :]
+    assert f">{names[0]}<" in table and "80 %; " in table and "0 %; none 100 %" in table
+
+
 def test_contrast_weights_are_named_as_a_departure(inputs):
     contrast = dataclasses.replace(inputs, training={}, transitions=inputs.transitions._replace(reference="opposite"))
     assert "contrast weights, a departure from the paper" in render_report(contrast)
