@@ -36,7 +36,17 @@ class ArmConfig(Section):
 class AblateConfig(Section):
     """An ablation: arms trained on the same data, compared in pairs over worlds, or over seeds (`mralign ablate`)."""
 
-    arms: tuple[str, ...] = ("sft", "kto", "mr_align", "contrast", "placebo_within", "placebo_others")
+    arms: tuple[str, ...] = (
+        "sft",
+        "kto",
+        "mr_align",
+        "contrast",
+        "mean_one",
+        "by_stratum",
+        "placebo_within",
+        "placebo_others",
+        "placebo_polarity",
+    )
     """Which arms to train (docs/ablations.md lists them); think-off and think-on are always scored too."""
     extra_arms: dict[str, ArmConfig] = Field({})
     """Arms of your own, by name; to be named in `arms` too."""

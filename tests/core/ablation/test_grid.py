@@ -115,10 +115,11 @@ def test_pairs_of_the_default_grid():
     found = arm_comparisons(arms_of(config()))
     assert [pair for pair in found if pair[1] == "on"] == [(name, "on") for name in config().ablate.arms]
     assert [pair for pair in found if pair[1] == "kto"] == [
-        (name, "kto") for name in ("sft", "mr_align", "contrast", "placebo_within", "placebo_others")
+        (name, "kto") for name in config().ablate.arms if name != "kto"
     ]
     rest = [pair for pair in found if pair[1] not in ("on", "kto")]
-    assert rest == [("mr_align", "placebo_within"), ("mr_align", "placebo_others"), ("contrast", "mr_align")]
+    placebos = [("mr_align", f"placebo_{kind}") for kind in ("within", "others", "polarity")]
+    assert rest == placebos + [(name, "mr_align") for name in ("contrast", "mean_one", "by_stratum")]
 
 
 def test_a_placebo_is_compared_with_the_arm_that_it_is_a_placebo_of():
