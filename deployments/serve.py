@@ -39,6 +39,8 @@ START_TIMEOUT_S = 120.0
 STOP_RUNS_S = 4.0
 """For workers and runs to end by themselves; together with the next and the server's end less than 10 s."""
 TELL_S = 2.5
+ANSWER_S = 20.0
+"""How long a server that is on our port is asked whether it is ours, if it does not say so at once."""
 SETTLE_EVERY_S = 30.0
 
 
@@ -68,11 +70,17 @@ def refuse_taken_port(port: int) -> None:
             return
     elsewhere = "stop it, or serve on another port: MRALIGN_PORT=4300 make serve"
     api_url = f"http://{HOST}:{port}/api"
-    server = recognise(api_url, [Path(environment(port)["PREFECT_HOME"])])
-    if server and _pool_status(server, "cpu") == "READY":
-        print(f"Already serving: open http://{HOST}:{port}. Nothing was started.")  # noqa: T201
-        raise SystemExit(0)
-    if not server and not _is_prefect(api_url):
+    until = time.monotonic() + ANSWER_S
+    while True:  # a server that is ours may be busy, or have just been started
+        server = recognise(api_url, [Path(environment(port)["PREFECT_HOME"])])
+        if server and _pool_status(server, "cpu") == "READY":
+            print(f"Already serving: open http://{HOST}:{port}. Nothing was started.")  # noqa: T201
+            raise SystemExit(0)
+        is_prefect = server is not None or _is_prefect(api_url)
+        if is_prefect is False or time.monotonic() > until:
+            break
+        time.sleep(1.0)
+    if not is_prefect:
         raise ServeError(f"port {port} is taken by something that is not a Prefect server: {elsewhere}")
     raise ServeError(
         f"a Prefect server is running on port {port}, without this project's workers; it was left alone. "
@@ -82,10 +90,14 @@ def refuse_taken_port(port: int) -> None:
     )
 
 
-def _is_prefect(api_url: str) -> bool:
-    with contextlib.suppress(httpx.HTTPError, ValueError):
+def _is_prefect(api_url: str) -> bool | None:
+    """Whether a Prefect server answers there; None where nothing answers in time."""
+    try:
         return bool(httpx.get(f"{api_url}/health", timeout=5, trust_env=False).json() is True)
-    return False
+    except httpx.TimeoutException:
+        return None
+    except (httpx.HTTPError, ValueError):
+        return False
 
 
 def _pool_status(server: OwnServer, pool: str) -> str:
@@ -252,6 +264,8 @@ class Serving:
             teller = threading.Thread(target=self.settle, args=("none",), daemon=True)
             teller.start()
             teller.join(TELL_S)
+            if teller.is_alive():
+                say("the Prefect server could not be told in time what became of its runs; the next start will")
 
     def last_words(self, _: signal.Signals) -> str:
         """Stop everything on a signal."""

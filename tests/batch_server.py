@@ -6,11 +6,11 @@ import email.policy
 import json
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import count
 from typing import Any
 
-from chat_server import says
+from chat_server import PatientServer, says
 
 CALLS = ("upload", "create", "list", "retrieve", "download", "cancel", "chat")
 
@@ -51,8 +51,7 @@ class BatchServer:
         self.direct = []
         self.can_list = True
         self._downloads, self._ids, self._lock = count(), count(1), threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = PatientServer(("127.0.0.1", 0), self._handler())
         self.root = f"http://127.0.0.1:{self._server.server_port}"
         self.url = f"{self.root}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()

@@ -138,5 +138,10 @@ def _address(log, process):
 def _tab(address):
     import httpx
 
-    tabs = httpx.get(f"http://{address}/json/list", trust_env=False).json()
-    return next(tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page")
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        tabs = httpx.get(f"http://{address}/json/list", trust_env=False, timeout=START_TIMEOUT_S).json()
+        if found := [tab["webSocketDebuggerUrl"] for tab in tabs if tab["type"] == "page"]:
+            return found[0]
+        assert time.monotonic() < deadline, "the browser opened no page"
+        time.sleep(0.1)

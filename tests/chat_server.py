@@ -94,6 +94,13 @@ def drips(turn, seconds):
     return turn
 
 
+class PatientServer(ThreadingHTTPServer):
+    """Keeps clients waiting, where a busy machine lets it accept none for a while; the usual queue drops the sixth."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+
 class ChatServer:
     """Answers each request with ``script(request, number)``, a :class:`Turn`, and remembers the requests.
 
@@ -106,8 +113,7 @@ class ChatServer:
         self.play(says("hello"))
         self.most_at_once = self._at_once = 0
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = PatientServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 

@@ -66,7 +66,7 @@ class Served(NamedTuple):
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         return self.api.post(f"/deployments/{self.deployment(name)['id']}/create_flow_run", json=body)
 
-    def wait_for(self, run_id, types=FINAL, timeout_s=300):
+    def wait_for(self, run_id, types=FINAL, timeout_s=800):
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             run = self._json(self.api.get(f"/flow_runs/{run_id}"))
@@ -100,6 +100,15 @@ def served(tmp_path_factory):
         yield started
 
 
+def own_server(api_url, homes):
+    """The server of ours that is up at a URL; one that has just started may be slow to say that it is."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not (found := recognise(api_url, homes)):
+        assert time.monotonic() < deadline, f"{api_url} does not say that it is ours"
+        time.sleep(0.5)
+    return found
+
+
 def state_in(home, run_id):
     """The type of state that the records of a server that is gone show for a run."""
     with closing(sqlite3.connect(Path(home, "prefect.db"))) as records:
@@ -118,8 +127,7 @@ def serve(home):
         process = subprocess.Popen(command, cwd=CHECKOUT, env=env, stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait_until_serving(process, output)
-            server = recognise(f"http://127.0.0.1:{port}/api", [home])
-            assert server
+            server = own_server(f"http://127.0.0.1:{port}/api", [home])
             with httpx.Client(
                 base_url=server.api_url, auth=auth_of(server), timeout=60, transport=PatientTransport()
             ) as api:

@@ -115,7 +115,8 @@ def _wait_until_it_stores(server, process, log):
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            server.client().create_bucket(Bucket=BUCKET)
+            with contextlib.suppress(server.client().exceptions.BucketAlreadyExists):
+                server.client().create_bucket(Bucket=BUCKET)
             server.client().put_object(Bucket=BUCKET, Key="probe", Body=b"x")
             return
         except (BotoCoreError, ClientError) as error:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,7 +105,11 @@ def _family(folder):
 
 
 def _left(folder):
-    return [" ".join(process.cmdline()) for process in _family(folder)]
+    found = []
+    for process in _family(folder):
+        with suppress(psutil.NoSuchProcess):
+            found.append(" ".join(process.cmdline()))
+    return found
 
 
 def _states(folder):

@@ -59,9 +59,15 @@ def use_server() -> Iterator[ServerAddress]:
     if any(_names_prefect(Path(file)) for file in files) and (url := _configured_url()):
         yield ServerAddress(url.removesuffix("/api"))
         return
-    url = start_embedded_server(lambda url: _own_server(url) is not None, meanwhile=_import_libraries)
-    embedded = _own_server(url)
-    assert embedded, "it has just answered"
+    embedded: OwnServer | None = None
+
+    def is_up(url: str) -> bool:
+        nonlocal embedded
+        embedded = _own_server(url)
+        return embedded is not None
+
+    start_embedded_server(is_up, meanwhile=_import_libraries)
+    assert embedded, "it is up"
     # Where what this server records can be seen later: it has no UI itself.
     os.environ.setdefault("PREFECT_UI_URL", SERVE_API_URL.removesuffix("/api"))
     os.environ.update(embedded.environment())

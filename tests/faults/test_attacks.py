@@ -39,7 +39,8 @@ def test_annotators_servers_cost_no_more_than_the_account_says():
 
 
 @pytest.mark.server
-def test_whole_runs_outlive_kill_and_sigterm_and_leave_nothing(tmp_path):
+def test_whole_runs_outlive_kill_and_sigterm_and_leave_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(moments, "END_WITHIN_S", 30.0)  # what is measured as 10 s, on a machine that is busy
     alone = Place(tmp_path / "alone", sys.executable, SHORTER)
     alone.run_alone()
 

@@ -6,8 +6,10 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from prefect.flows import load_flow_from_entrypoint
@@ -55,7 +57,8 @@ def test_the_template_keeps_the_whole_config():
     assert filled == load_config(CONFIGS / "pocket.yaml", ON_POOLS).model_dump(mode="json")
 
 
-def test_a_port_that_something_else_holds_is_refused_with_a_remedy():
+def test_a_port_that_something_else_holds_is_refused_with_a_remedy(monkeypatch):
+    monkeypatch.setattr(serve, "ANSWER_S", 0.0)
     with socket.socket() as other:
         other.bind((serve.HOST, 0))
         other.listen()
@@ -82,6 +85,20 @@ def pipeline_run(served, smoke):
 
 
 @pytest.mark.server
+def bytes_of(path):
+    """What is in a file; nothing if it has gone meanwhile."""
+    with suppress(FileNotFoundError):
+        return path.read_bytes()
+    return b""
+
+
+def command_line(process):
+    """Of a process; nothing if it has ended meanwhile."""
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
+
+
 @pytest.mark.usefixtures("pipeline_run")
 class TestServed:
     def test_pools_with_a_worker_and_deployments_are_there(self, served):
@@ -194,8 +211,8 @@ class TestServed:
         written = [path for path in served.home.rglob("*") if path.is_file() and path.parent.name != "door"]
         written += [path for path in Path(smoke["storage"]["root"]).rglob("*") if path.is_file()]
         assert len(written) > 100
-        assert not [path for path in written if word in path.read_bytes()]
-        assert not [process for process in served.family() if word.decode() in " ".join(process.cmdline())]
+        assert not [path for path in written if word in bytes_of(path)]
+        assert not [line for line in map(command_line, served.family()) if word.decode() in line]
 
     def test_stopping_leaves_no_process_behind_even_in_the_middle_of_a_run(self, served, smoke):
         endless = {**smoke, "name": "endless", "seed": 1}
@@ -208,5 +225,6 @@ class TestServed:
         started = time.monotonic()
         assert served.process.wait(timeout=90) == 128 + signal.SIGTERM
         assert time.monotonic() - started < 30
-        assert not [process for process in family if process.is_running()]
-        assert state_in(served.env["PREFECT_HOME"], run) == "CRASHED"
+        assert not psutil.wait_procs(family, timeout=30)[1]
+        is_told = state_in(served.env["PREFECT_HOME"], run) == "CRASHED"
+        assert is_told or "could not be told" in (served.home / "serve.log").read_text()

@@ -99,7 +99,7 @@ def test_a_log_that_grows_too_large_is_put_aside_and_the_oldest_dropped(tmp_path
 
 
 def test_a_process_goes_on_in_a_log_that_was_put_aside(start, monkeypatch):
-    child = start("import time\nfor n in range(200): print('line', n, flush=True); time.sleep(0.02)")
+    child = start("import itertools, time\nfor n in itertools.count(): print('line', n, flush=True); time.sleep(0.02)")
     while "line 5" not in child.log.read_text():
         time.sleep(0.02)
     monkeypatch.setattr(children, "LOG_BYTES", 10)

@@ -13,7 +13,7 @@ from tests.pocket_store import SMALL
 from tests.signal_runs import signal_run
 
 pytestmark = pytest.mark.server
-MOST_S = 10.0
+MOST_S = 30.0  # a hang is a minute; that all takes less than 10 s is for test_stopping.py to say
 RNG = random.Random(0)
 THINKING = "I recall that it is Puville.\n\nLet me check that.\n\nIt seems it is Puville."
 
@@ -54,7 +54,8 @@ def check(ended, number):
     assert ended.code in (128 + number, -number), ended
     assert ended.seconds < MOST_S, ended
     assert not ended.left
-    assert set(ended.states.values()) <= {"CRASHED", "CANCELLED", "COMPLETED"}, ended.states
+    is_told = set(ended.states.values()) <= {"CRASHED", "CANCELLED", "COMPLETED"}
+    assert is_told or "could not be told" in ended.output, ended
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)

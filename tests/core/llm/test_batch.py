@@ -33,7 +33,7 @@ from mralign_core.storage import ArtifactStore, BatchRecords, LedgerRecords, Rep
 from tests.kept_replies import MemoryReplyStore
 
 MODEL = "openai/gpt-4o"
-QUICK = {"use_batch_api": True, "batch_window_s": 0.05, "batch_poll_s": 0.02, "timeout_s": 10.0, "max_attempts": 3}
+QUICK = {"use_batch_api": True, "batch_window_s": 0.3, "batch_poll_s": 0.02, "timeout_s": 10.0, "max_attempts": 3}
 PRICED = {"input_usd_per_million": 0, "output_usd_per_million": 1_000_000, "max_output_tokens": 16}
 """A reply of n tokens costs n dollars, and can cost 16."""
 
@@ -543,7 +543,7 @@ def test_waves_of_the_shards_under_way_go_as_one_batch_each(provider):
 
     provider.answer = answer
     endpoints = {
-        role: EndpointConfig(model=f"openai/{name}", api_base=provider.url, **QUICK | PRICED | {"batch_window_s": 0.5})
+        role: EndpointConfig(model=f"openai/{name}", api_base=provider.url, **QUICK | PRICED | {"batch_window_s": 2.0})
         for role, name in zip(("annotator_a", "annotator_b", "adjudicator"), ("a", "b", "judge"), strict=True)
     }
     section = AnnotateConfig(**endpoints, concurrency=1)

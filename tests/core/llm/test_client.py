@@ -1,6 +1,8 @@
 import asyncio
+import threading
 import time
 from email.utils import formatdate
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
@@ -94,12 +96,12 @@ def _broken():
 
 def test_a_slow_reply_is_given_up_and_tried_again(server):
     slow = says("late")
-    slow.delay_s = 8.0
+    slow.delay_s = 20.0
     server.play(slow, says("hello"))
     started = time.monotonic()
-    [received] = complete([request_to(server, settings={"timeout_s": 1.0})])
+    [received] = complete([request_to(server, settings={"timeout_s": 3.0})])
     assert received.reply == "hello" and len(server.requests) == 2
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 18
 
 
 def test_attempts_end_and_nothing_is_kept(server):
@@ -183,16 +185,20 @@ def test_empty_choices_are_an_empty_reply(server):
 
 
 def test_no_more_requests_at_once_than_allowed(server):
-    turn = says("hello")
-    turn.delay_s = 0.15
-    server.play(turn)
+    three = threading.Barrier(3)
+
+    def answer(request, number):
+        three.wait(30)  # no reply before three are there
+        return says("hello")
+
+    server.script = answer
     complete([request_to(server, number) for number in range(12)], concurrency=3)
     assert server.most_at_once == 3
 
 
 def test_requests_are_spaced_by_the_limit_a_minute(server):
-    complete([request_to(server, number, settings={"requests_per_minute": 600}) for number in range(7)])
-    assert server.times[-1] - server.times[0] >= 0.5
+    complete([request_to(server, number, settings={"requests_per_minute": 120}) for number in range(4)])
+    assert server.times[-1] - server.times[0] >= 1.0  # 1.5 s, less what the first takes to be sent
 
 
 def test_digest_depends_on_all_that_can_change_a_reply():
@@ -262,10 +268,10 @@ def test_a_config_price_goes_before_the_known_one(server):
     assert received.cost_usd == pytest.approx(0.1 + 0.04)
 
 
-@pytest.mark.parametrize("fault", [hangs_up(), hangs_up(after=40), drips(says("late"), seconds=8.0)])
+@pytest.mark.parametrize("fault", [hangs_up(), hangs_up(after=40), drips(says("late"), seconds=20.0)])
 def test_a_reset_a_truncated_body_and_a_slow_drip_are_tried_again(server, fault):
     server.play(fault, says("hello"))
-    [received] = complete([request_to(server, settings={"timeout_s": 1.0})])
+    [received] = complete([request_to(server, settings={"timeout_s": 3.0})])
     assert received.reply == "hello" and len(server.requests) == 2
 
 
@@ -274,15 +280,15 @@ def test_tokens_a_minute_space_requests_and_estimates_are_corrected(server):
     settings = {"tokens_per_minute": 12_000}
     requests = [request_to(server, number, settings=settings) for number in range(5)]
     complete(requests, concurrency=1)
-    assert 4 * 0.6 * 0.9 <= server.times[-1] - server.times[0] < 4 * 0.6 * 2
+    assert 4 * 0.6 * 0.9 <= server.times[-1] - server.times[0] < 4 * 0.6 * 5
 
 
 def test_a_limit_of_one_model_does_not_hold_up_another(server):
     slow = [request_to(server, n, settings={"requests_per_minute": 30}) for n in range(3)]
-    fast = [request_to(server, n, model="openai/gpt-4o-mini") for n in range(20)]
+    fast = [request_to(server, n, model="openai/gpt-4o-mini") for n in range(5)]
     complete([*slow, *fast], concurrency=1)
     models = [request["model"] for request in server.requests]
-    assert models[:22].count("gpt-4o-mini") == 20 and models[-1] == "gpt-4o"
+    assert models[:7].count("gpt-4o-mini") == 5 and models[-1] == "gpt-4o"
 
 
 def test_an_endpoint_that_asks_to_wait_is_left_alone_by_all_requests_to_it(server):
@@ -292,12 +298,13 @@ def test_an_endpoint_that_asks_to_wait_is_left_alone_by_all_requests_to_it(serve
 
 
 def test_a_pause_between_attempts_leaves_the_slot_to_others(server):
-    turns = iter([fails(500)])
-    server.script = lambda request, number: next(turns, says("hello"))
+    turns = chain([fails(500)], repeat(says("hello")))
+    server.script = lambda request, number: next(turns) if request["model"] == "gpt-4o" else says("hello")
     complete(
         [request_to(server, 0), request_to(server, 1, model="openai/gpt-4o-mini")], concurrency=1, first_pause_s=0.8
     )
-    assert [request["model"] for request in server.requests] == ["gpt-4o", "gpt-4o-mini", "gpt-4o"]
+    models = [request["model"] for request in server.requests]
+    assert len(models) == 3 and models[2] == "gpt-4o"
 
 
 PRICED = {"input_usd_per_million": 0, "output_usd_per_million": 1_000_000, "max_output_tokens": 16}
@@ -363,10 +370,11 @@ def test_a_reply_that_does_not_say_what_it_cost_counts_as_the_most(server, usage
 
 def test_a_request_that_timed_out_counts_as_billed_and_no_attempt_crosses_the_ceiling(server):
     slow = says("late")
-    slow.delay_s = 3.0
+    slow.delay_s = 8.0
     server.play(slow)
     ledger = Ledger(ceiling_usd=40)
-    [error] = complete([request_to(server, settings=PRICED | {"timeout_s": 0.3, "max_attempts": 9})], ledger=ledger)
+    [error] = complete([request_to(server, settings=PRICED | {"timeout_s": 2.0, "max_attempts": 9})], ledger=ledger)
+    time.sleep(0.3)  # the server may read what was sent only now
     assert isinstance(error, BudgetError) and len(server.requests) == 2
     assert ledger.usage["openai/gpt-4o"].lost_usd == 32 and ledger.usage["openai/gpt-4o"].set_aside_usd == 0
 

@@ -489,6 +489,7 @@ def formatted(server, number=0, **settings):
     ],
 )
 def test_a_schema_is_sent_to_a_server_that_says_it_knows_such(server, monkeypatch, path, page):
+    monkeypatch.setattr("mralign_core.llm.endpoint_state.SCHEMA_PROBE_TIMEOUT_S", 60.0)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-of-the-test")
     server.pages[path] = page
     complete([formatted(server, n) for n in range(3)])
@@ -519,7 +520,8 @@ def test_a_setting_says_how_replies_are_asked_for(server, choice):
     assert sent["type"] == choice and not server.visits
 
 
-def test_where_an_offered_schema_is_refused_it_is_left_out(server):
+def test_where_an_offered_schema_is_refused_it_is_left_out(server, monkeypatch):
+    monkeypatch.setattr("mralign_core.llm.endpoint_state.SCHEMA_PROBE_TIMEOUT_S", 60.0)
     server.pages["/version"] = {"version": "0.9.0"}
     server.script = lambda request, number: fails(400, "xgrammar") if "response_format" in request else says("hello")
     results = complete([formatted(server, n) for n in range(5)], concurrency=1)

@@ -56,7 +56,7 @@ def identity_of(pid):
     return this_process()._replace(pid=pid, start=_start_of(pid))
 
 
-def wait_until(is_so, seconds=10.0):
+def wait_until(is_so, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not is_so() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -175,7 +175,7 @@ class TestIdentity:
             assert identity.is_running
             assert process.stdin
             process.stdin.close()
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
                 time.sleep(0.02)
             assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE

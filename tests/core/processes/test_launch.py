@@ -159,9 +159,13 @@ def test_any_other_error_is_worth_another_attempt_and_has_its_traceback(address,
 def test_what_one_process_died_of_is_told_though_another_failed_by_it_and_was_heard_first(ending, error, says, address):
     """As where the connection between them closes a moment before the lifeline."""
     script = f"""
+there = Path(sys.argv[1]).with_name("there")
 if sys.argv[2] == "1":
+    there.touch()
     time.sleep(0.5)
     {ending}
+while not there.exists():
+    time.sleep(0.01)
 lifeline.send("error", type="RuntimeError", text="Connection closed by peer", traceback="Connection closed by peer")
 lifeline.close()
 """
