@@ -16,6 +16,8 @@ help: ## list the targets
 
 demo: $(VENV)/.installed ## the whole pipeline on the pocket world: about five minutes on two cores
 	@$(BIN)/mralign run --config pocket
+	@echo "And with signed weights of matched draws (docs/evidence/confirmation.md), beside the same arms:"
+	@$(BIN)/mralign ablate --config pocket --worlds 1 --arms kto,mr_align,matched_signed --set generate.draws=exhaustive
 
 serve: $(VENV)/.installed ## Prefect server and UI, work pools, workers and deployments on this machine
 	@$(BIN)/python -m deployments.serve

@@ -42,7 +42,6 @@ class AblateConfig(Section):
         "mr_align",
         "contrast",
         "mean_one",
-        "by_stratum",
         "placebo_within",
         "placebo_others",
         "placebo_polarity",

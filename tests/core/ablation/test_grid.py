@@ -119,7 +119,7 @@ def test_pairs_of_the_default_grid():
     ]
     rest = [pair for pair in found if pair[1] not in ("on", "kto")]
     placebos = [("mr_align", f"placebo_{kind}") for kind in ("within", "others", "polarity")]
-    assert rest == placebos + [(name, "mr_align") for name in ("contrast", "mean_one", "by_stratum")]
+    assert rest == placebos + [(name, "mr_align") for name in ("contrast", "mean_one")]
 
 
 def test_a_placebo_is_compared_with_the_arm_that_it_is_a_placebo_of():
