@@ -107,6 +107,9 @@ def reply_schema(taxonomy: Taxonomy) -> dict[str, Any]:
 def reply_schema_of(taxonomy: Taxonomy, asked: Sequence[Sequence[int]], max_labels: int) -> dict[str, Any]:
     """JSON schema of a reply that gives exactly these steps, in this order, with no more labels than are allowed.
 
+    Confidences are whole numbers: servers that can't bound a fraction can bound these, and a small model that may write
+    fractions takes the scale for one from 0 to 1.
+
     Not every provider takes such a schema; servers of one's own that constrain a reply (llama.cpp, vLLM, SGLang) do.
 
     Args:
@@ -122,6 +125,9 @@ def reply_schema_of(taxonomy: Taxonomy, asked: Sequence[Sequence[int]], max_labe
     schema = reply_schema(taxonomy)
     step = schema["$defs"].pop("Step")
     schema["$defs"]["Labels"] = step["properties"]["labels"] | {"maxItems": max_labels}
+    confidence = {"type": "integer", "minimum": 0, "maximum": FULL_CONFIDENCE}
+    for part in (schema["$defs"]["LabelRating"], schema):
+        part["properties"] |= {name: confidence for name in part["properties"] if "confidence" in name}
     labels = {"$ref": "#/$defs/Labels"}
     exact = [step | {"properties": {"thinking_step": {"const": list(one)}, "labels": labels}} for one in asked]
     bounds = {"minItems": len(exact), "maxItems": len(exact)}

@@ -285,3 +285,5 @@ def test_exact_schema_takes_a_reply_of_the_asked_steps_and_no_other():
     assert not takes((0, 1), (2,)) and not takes((1, 2), (0,)) and not takes((0,), (1, 2), (3,))
     assert not takes((0,), (1, 2), labels=[framing] * 3)
     assert not takes((0,), (1, 2), labels=[framing | {"label": "musing"}])
+    assert not takes((0,), (1, 2), labels=[framing | {"confidence": 0.9}]), "the scale is not one from 0 to 1"
+    assert not takes((0,), (1, 2), labels=[framing | {"confidence": 11}])
