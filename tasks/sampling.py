@@ -98,20 +98,21 @@ class Sampled:
         self.shards: dict[int, Tally] = {}
         """First row of a shard → its tally."""
         self._started = 0.0
+        self._tokens_before = 0
 
     def update(self, start: int, tally: Tally) -> Tally:
         """Note how far a shard is; returns the sum over all shards."""
-        self._started = self._started or time.monotonic()  # not before the model is loaded
+        if not self._started:  # not before the model is loaded, so that what is there by now tells no speed
+            self._started, self._tokens_before = time.monotonic(), tally.tokens
         self.shards[start] = tally
         return sum(list(self.shards.values()), Tally())  # a copy: other threads add shards meanwhile
 
     def note(self, total: Tally, num_questions: int) -> str:
         """Speed, yield and time left, in words."""
         seconds = time.monotonic() - self._started
-        parts = [
-            f"{total.tokens / max(seconds, 1e-9):,.0f} tokens/s",
-            f"{total.positive:,} positive and {total.negative:,} negative questions",
-        ]
+        speed = (total.tokens - self._tokens_before) / max(seconds, 1e-9)
+        parts = [f"{speed:,.0f} tokens/s"] if speed else []
+        parts.append(f"{total.positive:,} positive and {total.negative:,} negative questions")
         if total.questions:
             left = seconds / total.questions * (num_questions - total.questions)
             parts.append(f"{timedelta(seconds=round(left))} left")

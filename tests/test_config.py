@@ -187,12 +187,14 @@ def test_powers_that_no_training_survives_are_refused_and_a_square_is_not():
     RewardConfig(form="signed", gamma=100.0, clip_min=1e-9, clip_max=1e9)
 
 
-def test_hiding_gold_answers_from_annotators_that_look_at_none_is_refused():
+def test_what_offline_annotators_do_not_heed_is_refused():
     offline = {"annotator_a": "cue/a", "annotator_b": "cue/b", "adjudicator": "cue/adjudicator"}
     with pytest.raises(
         ValidationError, match=r"annotate\.show_gold_answers has no effect when all annotators are offline"
     ):
         AnnotateConfig.model_validate(offline | {"show_gold_answers": False})
+    with pytest.raises(ValidationError, match=r"annotate\.may_merge has no effect when all annotators are offline"):
+        AnnotateConfig.model_validate(offline | {"may_merge": False})
     assert not AnnotateConfig.model_validate(
         offline | {"adjudicator": "openai/x", "show_gold_answers": False}
     ).show_gold_answers

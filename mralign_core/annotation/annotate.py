@@ -29,7 +29,7 @@ from mralign_core.annotation.prompts import (
     adjudicate_messages,
     annotate_messages,
 )
-from mralign_core.annotation.replies import ParsedReply, parse_reply, reply_schema
+from mralign_core.annotation.replies import ParsedReply, parse_reply, reply_schema, reply_schema_of
 from mralign_core.config import AnnotateConfig, EndpointConfig
 from mralign_core.errors import ConfigError
 from mralign_core.label_sets import LabelSet
@@ -37,7 +37,7 @@ from mralign_core.llm import background
 from mralign_core.llm.client import Client
 from mralign_core.llm.json_reply import ReplyProblem
 from mralign_core.llm.offline import Message
-from mralign_core.llm.request import Received
+from mralign_core.llm.request import OFFERED, Received
 from mralign_core.llm.tidying import as_utf8
 from mralign_core.method.consolidation import Consolidated, LabelVote, consolidate, merge_steps
 from mralign_core.method.taxonomy import MAX_LABELS, Taxonomy
@@ -154,7 +154,8 @@ class Panel:
     async def annotate_trace(self, row: Any) -> _TraceOutcome:
         """Annotate one row of the candidates."""
         trace = self.shown(row)
-        messages = annotate_messages(trace, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
+        may_merge = self.section.may_merge
+        messages = annotate_messages(trace, max_labels=MAX_LABELS, taxonomy=self.taxonomy, may_merge=may_merge)
         asked = [[index] for index in range(len(trace.segments))]
         answers = await gather_all([self.ask(role, messages, asked) for role in ROLES[:2]])
         a, b = (answer.parsed for answer in answers)
@@ -187,7 +188,7 @@ class Panel:
 
     async def ask(self, role: str, messages: Sequence[Message], asked: Sequence[Sequence[int]]) -> _Answer:
         """Ask one role; where what is kept from an earlier run is of no use, ask again."""
-        endpoint, params = self.endpoints[role], self.params[role]
+        endpoint, params = self.endpoints[role], self._params_for(role, asked)
 
         def parse(received: Received) -> ParsedReply:
             return self.parse(received, asked, may_merge=role != ROLES[2])
@@ -218,6 +219,15 @@ class Panel:
             noise = cue.Noise(labels, seed, section.cue_drop_prob, section.cue_flip_prob, lexicon)
             return {cue.PARAMETER: noise._asdict()}
         return api.request_params(endpoint, reply_schema(self.taxonomy))
+
+    def _params_for(self, role: str, asked: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """The role's parameters; where nothing may be merged, an offered schema says which steps there are."""
+        from mralign_core.llm import endpoint as api
+
+        params = self.params[role]
+        if self.section.may_merge or OFFERED not in params:
+            return params
+        return params | {OFFERED: api.schema_format(reply_schema_of(self.taxonomy, asked, MAX_LABELS))}
 
     def consolidate(self, vote_a: LabelVote, vote_b: LabelVote) -> Consolidated:
         """Consolidate two votes under this panel's threshold."""

@@ -28,7 +28,7 @@ from mralign_core.llm.json_reply import MAX_RANGE, ReplyProblem, Shape, count_fr
 from mralign_core.method.consolidation import LabelVote
 from mralign_core.method.taxonomy import Taxonomy
 
-__all__ = ["ParsedReply", "ReplyProblem", "parse_reply", "read_form", "reply_schema"]
+__all__ = ["ParsedReply", "ReplyProblem", "parse_reply", "read_form", "reply_schema", "reply_schema_of"]
 
 FULL_CONFIDENCE = 10
 STEP_NAMES = "thinking_step thinking_steps segment_indices indices segment_index index segments segment step id number"
@@ -101,6 +101,37 @@ def reply_schema(taxonomy: Taxonomy) -> dict[str, Any]:
     """JSON schema of a reply, with the labels as an enumeration, for endpoints that can enforce one."""
     schema = Reply.model_json_schema()
     schema["$defs"]["LabelRating"]["properties"]["label"]["enum"] = list(taxonomy.labels)
+    return schema
+
+
+def reply_schema_of(taxonomy: Taxonomy, asked: Sequence[Sequence[int]], max_labels: int) -> dict[str, Any]:
+    """JSON schema of a reply that gives exactly these steps, in this order, with no more labels than are allowed.
+
+    Confidences are whole numbers: servers that can't bound a fraction can bound these, and a small model that may write
+    fractions takes the scale for one from 0 to 1.
+
+    Not every provider takes such a schema; servers of one's own that constrain a reply (llama.cpp, vLLM, SGLang) do.
+
+    Args:
+        taxonomy: the closed label set.
+        asked: the steps, each the indices of its segments.
+        max_labels: most labels of a step.
+
+    >>> from mralign_core.method.taxonomy import PAPER_TAXONOMY
+    >>> schema = reply_schema_of(PAPER_TAXONOMY, [[0], [1, 2]], max_labels=2)
+    >>> [step["properties"]["thinking_step"] for step in schema["properties"]["steps"]["prefixItems"]]
+    [{'const': [0]}, {'const': [1, 2]}]
+    """
+    schema = reply_schema(taxonomy)
+    step = schema["$defs"].pop("Step")
+    schema["$defs"]["Labels"] = step["properties"]["labels"] | {"maxItems": max_labels}
+    confidence = {"type": "integer", "minimum": 0, "maximum": FULL_CONFIDENCE}
+    for part in (schema["$defs"]["LabelRating"], schema):
+        part["properties"] |= {name: confidence for name in part["properties"] if "confidence" in name}
+    labels = {"$ref": "#/$defs/Labels"}
+    exact = [step | {"properties": {"thinking_step": {"const": list(one)}, "labels": labels}} for one in asked]
+    bounds = {"minItems": len(exact), "maxItems": len(exact)}
+    schema["properties"]["steps"] = {"type": "array", "prefixItems": exact} | bounds
     return schema
 
 

@@ -23,6 +23,10 @@ class AnnotateConfig(Section):
     show_gold_answers: bool = True
     """Show annotators and adjudicator the question's gold answers (the paper), or hide them, so that no label can
     follow from whether the thinking is right. Offline annotators look at none."""
+    may_merge: bool = True
+    """Let annotators join neighbouring segments into one step (the paper). Off, they are asked to label each segment by
+    itself, and a server of one's own is given a schema that leaves none out: small models need both. Offline
+    annotators never merge."""
     confidence_threshold: float = Field(7.0, ge=0, le=10)
     """A label that only one annotator gave is added only when its confidence exceeds this (strictly)."""
     cue_drop_prob: float = Field(0.1, ge=0, le=1)
@@ -45,9 +49,9 @@ class AnnotateConfig(Section):
         return {role: getattr(self, role) for role in ("annotator_a", "annotator_b", "adjudicator")}
 
     @model_validator(mode="after")
-    def _gold_answers_are_looked_at(self) -> AnnotateConfig:
+    def _annotators_that_can_heed_them(self) -> AnnotateConfig:
         if all(endpoint.model.startswith("cue/") for endpoint in self.endpoints.values()):
-            refuse_ignored(self, "annotate", ("show_gold_answers",), "when all annotators are offline")
+            refuse_ignored(self, "annotate", ("show_gold_answers", "may_merge"), "when all annotators are offline")
         return self
 
     @model_validator(mode="after")

@@ -177,7 +177,7 @@ class EndpointSampler:
         own, ends = self.tokenizer.convert_ids_to_tokens(sorted(self.end_ids)), end_tokens(self.tokenizer, self.end_ids)
         thinking = without_end_tokens(reply.thinking, ends)
         said = without_end_tokens(up_to_end_token(received.reply, own), ends)
-        text = self._written(thinking, said, request, prompt, is_cut=cut_off == "length")
+        text = self._without_echo(self._written(thinking, said, request, prompt, is_cut=cut_off == "length"), request)
         end = self.answer_end.in_text(text, request.thinking_mode, prompt.text)
         ids, completion = encode_completion(
             self.tokenizer, text[:end], text_control_tokens(self.tokenizer, self.family)
@@ -205,6 +205,11 @@ class EndpointSampler:
                 "Let model.path and the server name the same model"
             )
         return Prompt(text, served_ids)
+
+    def _without_echo(self, text: str, request: SampleRequest) -> str:
+        """The text without the beginning of the reply that we wrote, which llama.cpp repeats and vLLM does not."""
+        begun = self.family.mode(request.thinking_mode).prefill.strip()
+        return text.lstrip().removeprefix(begun).lstrip() if begun and text.lstrip().startswith(begun) else text
 
     def _written(self, thinking: str, reply: str, request: SampleRequest, prompt: Prompt, *, is_cut: bool) -> str:
         """The text that the model wrote, put together from the fields of a reply."""

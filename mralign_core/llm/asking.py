@@ -57,7 +57,8 @@ class Asking:
 
     def record(self, reading: dict[str, Any]) -> dict[str, Any]:
         """What is kept of a reply that was read."""
-        latency_s = time.monotonic() - self.started_s
+        # Not from when it was asked for: a request can wait long for one of our own slots.
+        latency_s = time.monotonic() - (self.sent_s if math.isfinite(self.sent_s) else self.started_s)
         return reply_record(self.request.endpoint.model, self.digest, prompt_digest(self.request), reading, latency_s)
 
     def record_of(self, fault: AttemptError) -> dict[str, Any]:

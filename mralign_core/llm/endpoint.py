@@ -307,9 +307,9 @@ def shape_of(endpoint: EndpointConfig, schema: dict[str, Any]) -> dict[str, Any]
     """The request parameters that make an endpoint keep to a JSON schema, as its config says."""
     if endpoint.response_format == "auto":
         known = response_format(endpoint.model, schema)
-        return known if known or not endpoint.api_base else {OFFERED: _schema_format(schema)}
+        return known if known or not endpoint.api_base else {OFFERED: schema_format(schema)}
     if endpoint.response_format == "json_schema":
-        return {"response_format": _schema_format(schema)}
+        return {"response_format": schema_format(schema)}
     return {"response_format": {"type": "json_object"}} if endpoint.response_format == "json_object" else {}
 
 
@@ -319,8 +319,9 @@ def response_format(model: str, schema: dict[str, Any]) -> dict[str, Any]:
         return {}
     if litellm.get_llm_provider(model=model)[1] in NO_JSON_SCHEMA:
         return {"response_format": {"type": "json_object"}}
-    return {"response_format": _schema_format(schema)}
+    return {"response_format": schema_format(schema)}
 
 
-def _schema_format(schema: dict[str, Any]) -> dict[str, Any]:
+def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
+    """The request parameter ``response_format`` that asks for a reply of this JSON schema."""
     return {"type": "json_schema", "json_schema": {"name": "annotation", "strict": True, "schema": schema}}

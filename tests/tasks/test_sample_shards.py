@@ -68,3 +68,13 @@ def test_the_sum_over_shards_stands_while_another_thread_adds_a_shard():
 
     assert sampled.update(0, Meanwhile(questions=2)) == Tally(questions=2)
     assert sampled.update(256, Tally(questions=3)).questions == 6
+
+
+def test_no_speed_is_told_before_there_is_one(monkeypatch):
+    """A slow server's first reply, after minutes, was "131,153 tokens/s"."""
+    now = 1000.0
+    monkeypatch.setattr("tasks.sampling.time.monotonic", lambda: now)
+    sampled = Sampled()
+    assert "tokens/s" not in sampled.note(sampled.update(0, Tally(tokens=500)), 80)
+    now += 10
+    assert sampled.note(sampled.update(0, Tally(tokens=530)), 80).startswith("3 tokens/s")

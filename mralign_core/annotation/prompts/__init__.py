@@ -21,8 +21,14 @@ from mralign_core.method.consolidation import LabelVote
 from mralign_core.method.taxonomy import Taxonomy
 
 ANNOTATE = "annotate.v1"
+ANNOTATE_EACH = "annotate_each.v1"
+"""No merging. Its form is no reply as it stands: small models copy an example whole, labels and all."""
 ADJUDICATE = "adjudicate.v1"
-WITHOUT_GOLD = {ANNOTATE: "annotate_without_gold.v1", ADJUDICATE: "adjudicate_without_gold.v1"}
+WITHOUT_GOLD = {
+    ANNOTATE: "annotate_without_gold.v1",
+    ANNOTATE_EACH: "annotate_each_without_gold.v1",
+    ADJUDICATE: "adjudicate_without_gold.v1",
+}
 """The same where the gold answers are hidden."""
 REPAIR = "repair.v1"
 MAX_SHOWN = 4000
@@ -46,9 +52,12 @@ class DisputedStep(NamedTuple):
     vote_b: LabelVote
 
 
-def annotate_messages(trace: ShownTrace, *, max_labels: int, taxonomy: Taxonomy) -> list[Message]:
-    """Messages that ask an annotator for the labels of every segment of a trace."""
-    return [_system(ANNOTATE, trace, max_labels, taxonomy), data_message(_payload(trace))]
+def annotate_messages(
+    trace: ShownTrace, *, max_labels: int, taxonomy: Taxonomy, may_merge: bool = True
+) -> list[Message]:
+    """Messages that ask an annotator for the labels of every segment of a trace, which it may merge into steps."""
+    name = ANNOTATE if may_merge else ANNOTATE_EACH
+    return [_system(name, trace, max_labels, taxonomy), data_message(_payload(trace))]
 
 
 def adjudicate_messages(

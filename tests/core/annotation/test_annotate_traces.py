@@ -405,3 +405,25 @@ def test_hidden_gold_answers_reach_no_model(server, candidates_of):
         annotate(candidates, remote(server, show_gold_answers=show))
         assert {role_of(request) for request in server.requests} == {"a", "b", "judge"}
         assert {"SECRET" in json.dumps(request) for request in server.requests} == {show}
+
+
+@pytest.mark.parametrize("may_merge", [True, False])
+def test_where_nothing_may_be_merged_the_offered_schema_names_each_step(server, candidates_of, may_merge):
+    server.pages["/props"] = {"default_generation_settings": {}}  # what a llama.cpp server says of itself
+    script(
+        server,
+        a=[says(steps(*(((n,), {"retrieval": 5}) for n in range(3))))],
+        b=[says(steps(((0,), {"retrieval": 5}), ((1,), {"chaining": 5}), ((2,), {"retrieval": 5})))],
+        judge=[says(steps(((1,), {"synthesis": 5})))],
+    )
+    result = annotate(candidates_of(THREE), remote(server, may_merge=may_merge))
+    assert result.failures.empty and len(result.annotations) == 3
+    given = {}
+    for request in server.requests:
+        if "response_format" in request:
+            schema = request["response_format"]["json_schema"]["schema"]
+            named = schema["properties"]["steps"].get("prefixItems", [])
+            given[role_of(request)] = [step["properties"]["thinking_step"]["const"] for step in named]
+    assert given["a"] == ([] if may_merge else [[0], [1], [2]])
+    assert given["judge"] == ([] if may_merge else [[1]])
+    assert given["b"] == [], "gpt-4o is known to take schemas, but not of this kind"

@@ -10,6 +10,7 @@ from mralign_core.annotation.prompts import (
     annotate_messages,
     read_payload,
 )
+from mralign_core.annotation.replies import ReplyProblem, parse_reply
 from mralign_core.method.consolidation import LabelVote
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 
@@ -28,6 +29,15 @@ def annotate(trace, taxonomy=PAPER_TAXONOMY):
     return annotate_messages(trace, max_labels=2, taxonomy=taxonomy)
 
 
+def annotate_each(trace, taxonomy=PAPER_TAXONOMY):
+    return annotate_messages(trace, max_labels=2, taxonomy=taxonomy, may_merge=False)
+
+
+def adjudicate(trace, taxonomy=PAPER_TAXONOMY):
+    step = DisputedStep((0,), LabelVote((), ()), LabelVote((), ()))
+    return adjudicate_messages(trace, [step], max_labels=2, taxonomy=taxonomy)
+
+
 def test_static_part_comes_first_and_is_the_same_for_every_trace():
     one, other = annotate(ShownTrace("q", ["a"], ["x"])), annotate(ShownTrace("r", ["b"], ["y", "z"]))
     assert [message["role"] for message in one] == ["system", "user"]
@@ -36,13 +46,9 @@ def test_static_part_comes_first_and_is_the_same_for_every_trace():
 
 
 @pytest.mark.parametrize("taxonomy", [PAPER_TAXONOMY, TINY])
-@pytest.mark.parametrize("name", ["annotate", "adjudicate"])
-def test_prompt_names_every_label_of_any_taxonomy_and_no_other(name, taxonomy):
-    trace = ShownTrace("q", ["a"], ["x"])
-    if name == "annotate":
-        text = annotate(trace, taxonomy)[0]["content"]
-    else:
-        text = adjudicate_messages(trace, [], max_labels=2, taxonomy=taxonomy)[0]["content"]
+@pytest.mark.parametrize("ask", [annotate, annotate_each, adjudicate])
+def test_prompt_names_every_label_of_any_taxonomy_and_no_other(ask, taxonomy):
+    text = ask(ShownTrace("q", ["a"], ["x"]), taxonomy)[0]["content"]
     listed = [line.split("`")[1] for line in text.splitlines() if line.startswith("- `")]
     assert listed == list(taxonomy.labels)
     assert all(taxonomy.definitions[label] in text for label in taxonomy.labels)
@@ -52,8 +58,7 @@ def test_prompt_names_every_label_of_any_taxonomy_and_no_other(name, taxonomy):
 
 def test_hidden_gold_answers_are_in_no_message_and_the_prompts_speak_of_none():
     shown, hidden = ShownTrace("q", ["SECRET"], ["x"]), ShownTrace("q", None, ["x"])
-    step = DisputedStep((0,), LabelVote(("retrieval",), (9.0,)), LabelVote((), ()))
-    for ask in (annotate, lambda trace: adjudicate_messages(trace, [step], max_labels=2, taxonomy=PAPER_TAXONOMY)):
+    for ask in (annotate, annotate_each, adjudicate):
         with_them, without = (json.dumps(ask(trace), ensure_ascii=False) for trace in (shown, hidden))
         assert "SECRET" in with_them and "gold" in with_them
         assert "SECRET" not in without and "gold" not in without
@@ -64,6 +69,15 @@ def test_example_reply_in_the_prompt_is_valid_json_of_the_asked_form():
     text = annotate(ShownTrace("q", ["a"], ["x"]))[0]["content"]
     example = json.loads(text[text.index('{"steps"') : text.rindex("}") + 1])
     assert example["steps"][0]["labels"][0]["label"] in PAPER_TAXONOMY.labels
+
+
+def test_where_nothing_may_be_merged_the_prompt_does_not_speak_of_it_and_its_form_is_no_reply():
+    """A small model copies an example that is a reply, and on a trace of three segments that would be taken."""
+    text = annotate_each(ShownTrace("q", ["a"], ["x"]))[0]["content"]
+    assert "may merge" in annotate(ShownTrace("q", ["a"], ["x"]))[0]["content"] and "may merge" not in text
+    form = text[text.index('{"steps"') : text.rindex("}") + 1]
+    with pytest.raises(ReplyProblem):
+        parse_reply(form, "stop", asked=[[0], [1]], may_merge=True, max_labels=2, taxonomy=PAPER_TAXONOMY)
 
 
 def test_hostile_text_stays_inside_the_markers_and_is_not_changed():

@@ -5,13 +5,14 @@ import time
 from itertools import pairwise
 from typing import Any
 
+import jsonschema
 import pytest
 from chat_server import steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reply_forms import GOOD, INDENTED, NOT_READ, OTHER, READ, relabelled
 
-from mralign_core.annotation.replies import ReplyProblem, parse_reply, reply_schema
+from mralign_core.annotation.replies import ReplyProblem, parse_reply, reply_schema, reply_schema_of
 from mralign_core.method.consolidation import LabelVote
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 
@@ -269,3 +270,20 @@ def test_schema_closes_the_label_list_and_every_object():
     for part in (schema, schema["$defs"]["Step"], schema["$defs"]["LabelRating"]):
         assert part["additionalProperties"] is False
         assert set(part["required"]) == set(part["properties"])
+
+
+def test_exact_schema_takes_a_reply_of_the_asked_steps_and_no_other():
+    schema = reply_schema_of(PAPER_TAXONOMY, [[0], [1, 2]], max_labels=2)
+    framing = {"label": "framing", "confidence": 9}
+
+    def takes(*asked, labels=(framing,)):
+        given = [{"thinking_step": list(indices), "labels": list(labels)} for indices in asked]
+        return jsonschema.Draft202012Validator(schema).is_valid({"steps": given, "overall_confidence": 8})
+
+    assert takes((0,), (1, 2)) and takes((0,), (1, 2), labels=())
+    assert not takes((0,)), "a step is left out"
+    assert not takes((0, 1), (2,)) and not takes((1, 2), (0,)) and not takes((0,), (1, 2), (3,))
+    assert not takes((0,), (1, 2), labels=[framing] * 3)
+    assert not takes((0,), (1, 2), labels=[framing | {"label": "musing"}])
+    assert not takes((0,), (1, 2), labels=[framing | {"confidence": 0.9}]), "the scale is not one from 0 to 1"
+    assert not takes((0,), (1, 2), labels=[framing | {"confidence": 11}])

@@ -25,7 +25,8 @@ from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.store import MemoryRecords
 from mralign_core.method.matching import MatchRules
-from mralign_core.models.families import named_family
+from mralign_core.models.families import Family, named_family
+from mralign_core.models.families.table import ModeRequest
 from tests.kept_replies import MemoryReplyStore, replies_in
 
 BPE = build_bpe()
@@ -51,7 +52,7 @@ def sampler_of(server, tokenizer=BPE, family="qwen3", model="hosted_vllm/m", cli
     return EndpointSampler(
         endpoint,
         tokenizer,
-        family=named_family(family),
+        family=named_family(family) if isinstance(family, str) else family,
         end_ids=frozenset({tokenizer.eos_token_id}),
         open_client=reopened,
     )
@@ -135,6 +136,33 @@ def test_a_think_tag_that_the_prompt_opened_is_not_written_again(server, turn):
     assert sample.prompt.endswith("<think>\n")
     assert sample.completion == WRITTEN.removeprefix("<think>\n")
     assert parse_sample(sample, "on", named_family("qwen3")).outcome == "ok"
+
+
+BEGUN = Family(
+    name="begun",
+    mode_on=ModeRequest(prefill="<think>\n"),
+    mode_off=ModeRequest(prefill="<think>\n\n</think>\n\n"),
+)
+
+
+@pytest.mark.parametrize("echoes", [True, False])
+@pytest.mark.parametrize(
+    ("request_", "written"),
+    [
+        (ON, WRITTEN.removeprefix("<think>\n")),
+        (ON, "Iran, so"),
+        (ON, "We say <think>\n here"),
+        (OFF, "<answer>Tehran</answer>"),
+    ],
+)
+def test_the_beginning_that_we_wrote_is_not_part_of_the_completion_where_a_server_repeats_it(
+    server, request_, written, echoes
+):
+    """llama.cpp repeats it, vLLM does not."""
+    begun = BEGUN.mode(request_.thinking_mode).prefill
+    sample = sample_of(server, says((begun if echoes else "") + written), request_, family=BEGUN)
+    assert server.requests[-1]["messages"][-1] == {"role": "assistant", "content": begun}
+    assert sample.prompt.endswith(begun) and sample.completion == written
 
 
 def test_thinking_that_was_cut_off_stays_open(server):

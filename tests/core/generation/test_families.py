@@ -1,6 +1,7 @@
 import doctest
 import logging
 from importlib import resources
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,9 +13,17 @@ from random_models import build_bpe
 from mralign_core.config import GenerateConfig, ModelConfig
 from mralign_core.errors import ConfigError
 from mralign_core.generation import prompts
-from mralign_core.generation.prompts import render_prompt
-from mralign_core.method.traces import parse_completion
-from mralign_core.models.families import GENERIC, Family, family_fingerprint, family_of, named_family, table
+from mralign_core.generation.prompts import render_prompt, require_chat_endpoint
+from mralign_core.method.traces import parse_completion, split_segments
+from mralign_core.models.families import (
+    GENERIC,
+    Family,
+    family_fingerprint,
+    family_of,
+    named_family,
+    opened_by_prompt,
+    table,
+)
 from mralign_core.models.families.table import built_in_families, load_family
 
 GEMMA4 = """
@@ -27,6 +36,7 @@ mode_on:
 mode_off:
   template: { enable_thinking: false }
 """
+ONE_SHOT = Path(__file__).parents[3] / "deployments/configs/families/one_shot.yaml"
 FAMILIES = list(built_in_families().values())
 
 
@@ -121,6 +131,19 @@ def test_a_family_of_the_users_own(tmp_path):
     assert "<|think|>" in on and "<|think|>" not in off
     parsed = parse_completion("<|channel>thought\nHm.<channel|>Austen", family.tags, thinking_mode="on")
     assert (parsed.thinking, parsed.answer) == ("Hm.", "Austen")
+
+
+def test_the_one_shot_family_begins_the_thinking_and_its_example_is_a_trace_of_the_asked_form():
+    family = named_family(str(ONE_SHOT))
+    tokenizer = build_bpe(chat_template=CHATML)
+    require_chat_endpoint(tokenizer, family, "")
+    on, off = (render_prompt(tokenizer, "Who?", mode, family, "").text for mode in ("on", "off"))
+    assert on.count("Question: Who?") == off.count("Question: Who?") == 1
+    assert opened_by_prompt(on, family) and "think" not in off
+    example = on[on.index("<think>\n") : on.index("\n\nNow this one.")]
+    parsed = parse_completion(example, family.tags, thinking_mode="on")
+    assert (parsed.outcome, parsed.answer) == ("ok", "carbon dioxide")
+    assert parsed.thinking and len(split_segments(parsed.thinking)) == 4
 
 
 @pytest.mark.parametrize(

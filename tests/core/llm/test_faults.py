@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import math
 import multiprocessing
 import random
 import tracemalloc
@@ -13,7 +14,9 @@ from chat_server import ChatServer, Turn, fails, hangs_up, says
 from mralign_core.config import EndpointConfig, StorageConfig
 from mralign_core.errors import BudgetError, DataError, UserError
 from mralign_core.llm import background, endpoint
+from mralign_core.llm.asking import Asking
 from mralign_core.llm.client import LLMClient
+from mralign_core.llm.endpoint_state import Health
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.offline import Message
@@ -467,6 +470,14 @@ def test_a_request_is_sent_once_an_attempt_also_where_litellm_would_send_it_agai
 
 def test_tidying_leaves_what_it_does_not_know():
     assert tidied(b"<html>") == b"<html>" and json.loads(tidied(b'{"id": 3}')) == {"id": 3}
+
+
+@pytest.mark.parametrize(("sent_s", "latency_s"), [(97.0, 3.0), (math.inf, 90.0)])
+def test_the_latency_is_the_servers_and_not_the_wait_for_a_slot_of_our_own(server, monkeypatch, sent_s, latency_s):
+    """In a batch nothing is sent for one request alone."""
+    asking = Asking(request_to(server, 0), "d", Health(5), None, started_s=10.0, sent_s=sent_s)
+    monkeypatch.setattr("mralign_core.llm.asking.time.monotonic", lambda: 100.0)
+    assert asking.record({"reply": "hello"})["latency_s"] == latency_s
 
 
 # --- the form that is asked for ---

@@ -173,7 +173,8 @@ MEANINGLESS_ALONE: dict[str, dict[str, Any]] = {
 
 ANALYSES = ("compare.", "induce.", "ablate.")
 
-NOT_OF_THE_POCKET = {"annotate.show_gold_answers", "model.source", "model.path", "model.revision", "generate.source"}
+NOT_OF_THE_POCKET = {"annotate.show_gold_answers", "annotate.may_merge"}
+NOT_OF_THE_POCKET |= {"model.source", "model.path", "model.revision", "generate.source"}
 NOT_OF_THE_POCKET |= {
     f"{section}.{name}" for section in ("induce.embedding", "generate.endpoint") for name in EndpointConfig.model_fields
 }
@@ -384,12 +385,13 @@ def test_contents_of_a_label_set_count_and_its_place_does_not(tmp_path):
     assert changed(first, other) >= LABELS | {"transitions", "weights"}
 
 
-def test_labels_depend_on_whether_their_annotators_see_the_gold_answers():
-    shown, hidden = (
-        read_config("pocket", {"annotate.annotator_a": "openai/x", "annotate.show_gold_answers": choice})
+@pytest.mark.parametrize("field", ["show_gold_answers", "may_merge"])
+def test_labels_depend_on_what_their_annotators_are_told(field):
+    one, other = (
+        read_config("pocket", {"annotate.annotator_a": "openai/x", f"annotate.{field}": choice})
         for choice in (True, False)
     )
-    assert changed(shown, hidden) == downstream(LABELS) | {"report"}
+    assert changed(one, other) == downstream(LABELS) | {"report"}
 
 
 def test_noise_of_the_offline_annotators_does_not_matter_to_models():
