@@ -29,7 +29,7 @@ def behind_door(home, settings):
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=CHECKOUT, env=env, stdout=output, stderr=subprocess.STDOUT)
         try:
-            yield _wait_until_up(home, port, process, log), process
+            yield wait_until_recognised(f"http://127.0.0.1:{port}/api", home, process, log), process
         finally:
             process.terminate()
             process.wait(timeout=60)
@@ -40,11 +40,11 @@ def auth_of(server):
     return httpx.BasicAuth(*server.token.split(":"))
 
 
-def _wait_until_up(home, port, process, log):
+def wait_until_recognised(api_url, home, process, log=None):
+    """The server that a process started, as soon as it proves to be ours: one that has just started may be slow to."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        if server := recognise(f"http://127.0.0.1:{port}/api", [home]):
-            return server
-        said = log.read_text(errors="replace")[-3000:]
+    while not (server := recognise(api_url, [home])):
+        said = log.read_text(errors="replace")[-3000:] if log else ""
         assert process.poll() is None and time.monotonic() < deadline, f"the Prefect server did not start:\n{said}"
         time.sleep(0.3)
+    return server

@@ -17,8 +17,8 @@ import httpx
 import psutil
 import pytest
 
-from flows.commands.secret import OwnServer, recognise
-from tests.door_server import auth_of
+from flows.commands.secret import OwnServer
+from tests.door_server import auth_of, wait_until_recognised
 from tests.ports import free_port
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -100,15 +100,6 @@ def served(tmp_path_factory):
         yield started
 
 
-def own_server(api_url, homes):
-    """The server of ours that is up at a URL; one that has just started may be slow to say that it is."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not (found := recognise(api_url, homes)):
-        assert time.monotonic() < deadline, f"{api_url} does not say that it is ours"
-        time.sleep(0.5)
-    return found
-
-
 def state_in(home, run_id):
     """The type of state that the records of a server that is gone show for a run."""
     with closing(sqlite3.connect(Path(home, "prefect.db"))) as records:
@@ -127,7 +118,7 @@ def serve(home):
         process = subprocess.Popen(command, cwd=CHECKOUT, env=env, stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait_until_serving(process, output)
-            server = own_server(f"http://127.0.0.1:{port}/api", [home])
+            server = wait_until_recognised(f"http://127.0.0.1:{port}/api", home, process, output)
             with httpx.Client(
                 base_url=server.api_url, auth=auth_of(server), timeout=60, transport=PatientTransport()
             ) as api:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 from flows.commands import door
+from flows.commands.secret import OwnServer
 from mralign_core.errors import UserError
 from mralign_core.processes.family import MARK, start_guard
 
@@ -25,16 +26,19 @@ STOP_TIMEOUT_S = 5.0
 ATTEMPTS = 3
 """Another program may take the port before the server does."""
 
+Find = Callable[[str], OwnServer | None]
+"""Gives the server of ours at the URL of an API; None as long as none is up there."""
+
 
 class EmbeddedServerError(UserError):
     """The embedded server could not be started."""
 
 
-def start_embedded_server(is_up: Callable[[str], bool], meanwhile: Callable[[], object] = lambda: None) -> str:
-    """Start a server that ends with this process, however it does; returns the URL of its API.
+def start_embedded_server(find: Find, meanwhile: Callable[[], object] = lambda: None) -> OwnServer:
+    """Start a server that ends with this process, however it does, and give it as it was found.
 
     Args:
-        is_up: whether there is a server at a URL.
+        find: how it is found.
         meanwhile: what to do while it starts.
 
     Raises:
@@ -48,8 +52,8 @@ def start_embedded_server(is_up: Callable[[str], bool], meanwhile: Callable[[], 
         process = _start(port)
         atexit.register(_stop, process)
         meanwhile()
-        if _wait_until_up(process, url, is_up):
-            return url
+        if server := _wait_until_up(process, url, find):
+            return server
     raise EmbeddedServerError(
         f"the embedded Prefect server ended with exit status {process.returncode}; what it printed is above. Is "
         f"{os.environ['PREFECT_HOME']} a folder you can write to, with room left? `make serve` starts a server to use "
@@ -62,23 +66,23 @@ def _start(port: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
-def _wait_until_up(process: subprocess.Popen[bytes], url: str, is_up: Callable[[str], bool]) -> bool:
-    """Whether the server answered before it ended.
+def _wait_until_up(process: subprocess.Popen[bytes], url: str, find: Find) -> OwnServer | None:
+    """The server; None if its process ended before it was up.
 
     Raises:
         EmbeddedServerError: it did neither in time.
     """
     deadline = time.monotonic() + START_TIMEOUT_S
     while process.poll() is None:
-        if is_up(url):
-            return True
+        if server := find(url):
+            return server
         if time.monotonic() > deadline:
             raise EmbeddedServerError(
                 f"the embedded Prefect server did not answer within {START_TIMEOUT_S:.0f} s: start the run again when "
                 "the machine is less busy, or start `make serve` and let the run report there"
             )
         time.sleep(0.1)
-    return False
+    return None
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -59,15 +59,7 @@ def use_server() -> Iterator[ServerAddress]:
     if any(_names_prefect(Path(file)) for file in files) and (url := _configured_url()):
         yield ServerAddress(url.removesuffix("/api"))
         return
-    embedded: OwnServer | None = None
-
-    def is_up(url: str) -> bool:
-        nonlocal embedded
-        embedded = _own_server(url)
-        return embedded is not None
-
-    start_embedded_server(is_up, meanwhile=_import_libraries)
-    assert embedded, "it is up"
+    embedded = start_embedded_server(_own_server, meanwhile=_import_libraries)
     # Where what this server records can be seen later: it has no UI itself.
     os.environ.setdefault("PREFECT_UI_URL", SERVE_API_URL.removesuffix("/api"))
     os.environ.update(embedded.environment())

@@ -22,8 +22,8 @@ from websockets.typing import Subprotocol
 
 from flows.commands import door
 from flows.commands.secret import installation_secret
-from tests.door_server import CHECKOUT, auth_of, behind_door
-from tests.prefect_server import QUICK_SERVER, own_server
+from tests.door_server import CHECKOUT, auth_of, behind_door, wait_until_recognised
+from tests.prefect_server import QUICK_SERVER
 
 NOBODY = 65534
 CREATE_FLOW = json.dumps({"name": "attack"})
@@ -430,8 +430,7 @@ STARTER = """
 import sys, time
 from flows.commands.embedded import start_embedded_server
 from flows.commands.server import _own_server
-url = start_embedded_server(lambda url: _own_server(url) is not None)
-print(url, flush=True)
+print(start_embedded_server(_own_server).api_url, flush=True)
 time.sleep(600)
 """
 
@@ -451,7 +450,7 @@ class TestEmbedded:
             family = psutil.Process(program.pid).children(recursive=True)
             listening = {c.laddr for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
             assert listening == {("127.0.0.1", port)}
-            own = own_server(url, [tmp_path])
+            own = wait_until_recognised(url, tmp_path, program)
             assert httpx.get(f"{url}/admin/version").status_code == 401
             auth = auth_of(own)
             assert httpx.get(f"{url}/admin/version", auth=auth).status_code == 200
