@@ -115,9 +115,10 @@ def _wait_until_it_stores(server, process, log):
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            with contextlib.suppress(server.client().exceptions.BucketAlreadyExists):
-                server.client().create_bucket(Bucket=BUCKET)
-            server.client().put_object(Bucket=BUCKET, Key="probe", Body=b"x")
+            client = server.client()
+            with contextlib.suppress(client.exceptions.BucketAlreadyExists, client.exceptions.BucketAlreadyOwnedByYou):
+                client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="probe", Body=b"x")
             return
         except (BotoCoreError, ClientError) as error:
             if process.poll() is not None or time.monotonic() > deadline:

@@ -84,7 +84,6 @@ def pipeline_run(served, smoke):
     return served.submit("mr-align/pipeline", {"config": smoke}).json()["id"]
 
 
-@pytest.mark.server
 def bytes_of(path):
     """What is in a file; nothing if it has gone meanwhile."""
     with suppress(FileNotFoundError):
@@ -99,6 +98,7 @@ def command_line(process):
     return ""
 
 
+@pytest.mark.server
 @pytest.mark.usefixtures("pipeline_run")
 class TestServed:
     def test_pools_with_a_worker_and_deployments_are_there(self, served):

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -15,6 +15,7 @@ from flows.commands import secret
 from flows.commands.door import Door
 from flows.commands.secret import IDENTITY_PATH, SecretError, installation_secret, proof_of, recognise, token_of
 from tests.asgi_server import serving
+from tests.chat_server import PatientServer
 
 START = "5" * 32
 
@@ -123,10 +124,8 @@ def test_a_server_of_another_installation_is_not(own, tmp_path):
     assert recognise(own, [tmp_path / "other", tmp_path / "none"]) is None
 
 
-class Impostor(ThreadingHTTPServer):
+class Impostor(PatientServer):
     """Takes the port first, and writes down all it is told."""
-
-    daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Reply)

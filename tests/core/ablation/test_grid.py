@@ -114,12 +114,13 @@ def test_wrong_arms_are_refused_when_the_config_is_read(ablate, says):
 def test_pairs_of_the_default_grid():
     found = arm_comparisons(arms_of(config()))
     assert [pair for pair in found if pair[1] == "on"] == [(name, "on") for name in config().ablate.arms]
+    placebos = ["placebo_within", "placebo_others", "placebo_polarity"]
     assert [pair for pair in found if pair[1] == "kto"] == [
-        (name, "kto") for name in config().ablate.arms if name != "kto"
+        (name, "kto") for name in ("sft", "mr_align", "contrast", "mean_one", *placebos)
     ]
     rest = [pair for pair in found if pair[1] not in ("on", "kto")]
-    placebos = [("mr_align", f"placebo_{kind}") for kind in ("within", "others", "polarity")]
-    assert rest == placebos + [(name, "mr_align") for name in ("contrast", "mean_one")]
+    of_placebos = [("mr_align", placebo) for placebo in placebos]
+    assert rest == [*of_placebos, ("contrast", "mr_align"), ("mean_one", "mr_align")]
 
 
 def test_a_placebo_is_compared_with_the_arm_that_it_is_a_placebo_of():

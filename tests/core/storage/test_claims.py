@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from chat_server import PatientServer
 
 from mralign_core.config import StorageConfig
 from mralign_core.errors import StorageError, StoreUnavailableError
@@ -571,11 +572,8 @@ def test_an_event_loop_can_claim_requests_that_other_runs_ask_too(patient):
     assert not claimed(patient)
 
 
-class FaultyProxy(ThreadingHTTPServer):
+class FaultyProxy(PatientServer):
     """Forwards requests to the S3 server; each PUT first takes the next of ``faults``, a status or a lost reply."""
-
-    daemon_threads = True
-    request_queue_size = 128
 
     def __init__(self, target):
         super().__init__(("127.0.0.1", 0), _Forwarder)
