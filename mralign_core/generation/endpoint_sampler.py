@@ -208,8 +208,8 @@ class EndpointSampler:
 
     def _without_echo(self, text: str, request: SampleRequest) -> str:
         """The text without the beginning of the reply that we wrote, which llama.cpp repeats and vLLM does not."""
-        begun = self.family.mode(request.thinking_mode).prefill.strip()
-        return text.lstrip().removeprefix(begun).lstrip() if begun and text.lstrip().startswith(begun) else text
+        begun, written = self.family.mode(request.thinking_mode).prefill.strip(), text.lstrip()
+        return written.removeprefix(begun).lstrip() if begun and written.startswith(begun) else text
 
     def _written(self, thinking: str, reply: str, request: SampleRequest, prompt: Prompt, *, is_cut: bool) -> str:
         """The text that the model wrote, put together from the fields of a reply."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pandas as pd
 
 from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL, MIN_SUPPORT
@@ -88,6 +87,7 @@ def channel_table(channels: FloatArray, label_names: Sequence[str]) -> pd.DataFr
             "none" first.
         label_names: the S labels.
 
+    >>> import numpy as np
     >>> channels = np.array([[[0.1, 0.7, 0.2], [0.0, 0.0, 1.0]]])
     >>> channel_table(channels, ["retrieval", "analogy"]).to_dict("list")
     {'true label': ['retrieval', 'analogy'], 'annotator a': ['70 %; analogy 20 %', '100 %']}
@@ -96,12 +96,12 @@ def channel_table(channels: FloatArray, label_names: Sequence[str]) -> pd.DataFr
     columns: dict[str, list[str]] = {"true label": list(label_names)}
     for name, of_true in zip(_ANNOTATORS, channels, strict=False):
         columns[name] = []
-        for label, probs in enumerate(of_true):
-            others = np.delete(probs, label + 1)
+        for own, probs in enumerate(of_true, start=1):
+            others = probs.copy()
+            others[own] = 0.0
             other = int(others.argmax())
-            instead = said[other + (other > label)]
-            text = f"{probs[label + 1]:.0%}" + (f"; {instead} {others[other]:.0%}" if others[other] >= 0.005 else "")
-            columns[name].append(text.replace("%", " %"))
+            instead = f"; {said[other]} {100 * others[other]:.0f} %" if others[other] >= 0.005 else ""
+            columns[name].append(f"{100 * probs[own]:.0f} %{instead}")
     return pd.DataFrame(columns)
 
 
