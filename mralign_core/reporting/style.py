@@ -32,6 +32,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "mr-align",
     "svg.fonttype": "none",
     "text.parse_math": False,
+    "text.hinting": "none",  # else text has another width at each resolution, and the layout is made at one
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.5,

@@ -61,6 +61,26 @@ def test_every_figure_is_the_same_again_well_formed_and_small(name, inputs):
     assert dict(matplotlib.rcParams) == before
 
 
+def test_text_is_as_wide_at_every_resolution_so_that_no_name_is_cut_off():
+    """A layout is made once, at matplotlib's own resolution; pictures are saved at others."""
+
+    @style.styled
+    def named():
+        figure = figures.Figure(figsize=(style.WIDTH, 3))
+        figure.subplots().set_yticks([0], ["matched draws, signed − placebo of matched signed"])
+        return figure
+
+    figure, inches = named(), []
+    for dpi in (100, 120, 96, 72, 48):
+        figure.set_dpi(dpi)
+        with matplotlib.rc_context(style.STYLE):  # as it is saved
+            figure.draw_without_rendering()
+        extent = figure.axes[0].get_yticklabels()[0].get_window_extent()
+        assert extent.x0 > 0
+        inches.append(extent.width / dpi)
+    assert max(inches) < 1.01 * min(inches)
+
+
 def test_saving_again_gives_the_same_bytes(inputs):
     figure = DRAWINGS["labels"](inputs)
     first = style.to_svg(figure, "l"), style.to_png(figure)
