@@ -104,7 +104,7 @@ def _publish_questions(config: RunConfig, num_questions: int) -> ArtifactRef:
     ]
 
     def build(making: Making) -> Built:
-        frame = pd.DataFrame(rows).assign(stratum="").astype(object)
+        frame = pd.DataFrame(rows).assign(stratum="", scoring="exact_match", options=[[]] * len(rows)).astype(object)
         write_table(making.directory, "questions.parquet", frame, QUESTIONS)
         return Built(QUESTIONS.name)
 

@@ -13,7 +13,7 @@ from mralign_core.storage.digests import row_digests
 from tasks.engine.graph import Items
 from tasks.engine.session import session
 
-DECIDING = ("question_id", "question", "answers")
+DECIDING = ("question_id", "question", "answers", "scoring", "options")
 """What of a question decides its draws and their scores."""
 
 

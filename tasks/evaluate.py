@@ -209,7 +209,7 @@ def gather(making: Making) -> ReportInputs:
         },
         notes=[
             *notes_on_yield(config, making["candidates"]),
-            *notes_on_answers(config, store.manifest(making["questions"]).counts, answers, scored),
+            *notes_on_answers(config, store.manifest(making["questions"]).counts, answers),
         ],
         funnel=pd.DataFrame(store.read_json(making["candidates"], FUNNEL)),
         draws_funnel=pd.DataFrame(store.read_json(thinking_draws, FUNNEL)) if thinking_draws else None,

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from mralign_core.errors import DataError
-from mralign_core.evaluation.metrics import METRICS, answer_metrics
+from mralign_core.evaluation.metrics import METRICS, answer_metrics, headline_sets
 from mralign_core.method import FloatArray
 from mralign_core.schemas.ablation import ABLATION_DIFFERENCES, ABLATION_RESULTS
 
@@ -74,7 +74,8 @@ def cell_results(cells: Iterable[tuple[Cell, pd.DataFrame]]) -> pd.DataFrame:
         cells: each with its rows of ``schemas.scores``; answers to questions without a gold answer are passed over.
 
     Returns:
-        Rows of ``schemas.ablation.ABLATION_RESULTS``: shares in [0, 1], NaN where a metric is not defined.
+        Rows of ``schemas.ablation.ABLATION_RESULTS``: shares in [0, 1], NaN where a metric is not defined; of several
+        sets the mean over those that a headline may speak of (:func:`~mralign_core.evaluation.metrics.headline_sets`).
 
     Raises:
         DataError: arms of a world and seed answered other questions or draws than one another, or none that has a
@@ -84,7 +85,8 @@ def cell_results(cells: Iterable[tuple[Cell, pd.DataFrame]]) -> pd.DataFrame:
     asked: dict[tuple[int, int], tuple[str, frozenset[tuple[str, int]]]] = {}
     for cell, scores in cells:
         scored = scores[scores["em_answer"].notna()]
-        answers = answer_metrics(scored.assign(variant=cell.arm))
+        sets = headline_sets(answer_metrics(scored.assign(variant=cell.arm)))
+        answers = pd.concat(sets) if sets else pd.DataFrame(columns=["question_id", "draw"])
         pairs = frozenset(zip(answers["question_id"], answers["draw"], strict=True))
         other, others = asked.setdefault((cell.world, cell.seed), (cell.arm, pairs))
         if pairs != others or not pairs:
@@ -94,7 +96,7 @@ def cell_results(cells: Iterable[tuple[Cell, pd.DataFrame]]) -> pd.DataFrame:
                 "with the same config on questions that have gold answers"
             )
         counts = {"num_questions": answers["question_id"].nunique(), "num_answers": len(answers)}
-        means = answers[[*METRICS, "well_formed"]].mean().to_dict()
+        means = pd.DataFrame([each[[*METRICS, "well_formed"]].mean() for each in sets]).mean().to_dict()
         words = [len(thinking.split()) for thinking in scored["thinking"] if isinstance(thinking, str)]
         mean_words = float(np.mean(words)) if words else np.nan
         rows.append({**cell._asdict(), **counts, **means, "thinking_words": mean_words})

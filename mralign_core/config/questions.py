@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mralign_core.addresses import LocalPath
 from mralign_core.config.base import OPERATIONAL, Section
+from mralign_core.method.benchmarks import ScoringName
 
 
 class QuestionSetConfig(Section):
@@ -36,6 +37,14 @@ class QuestionSetConfig(Section):
     """Column that holds a unique id; empty numbers the rows."""
     stratum_column: str = ""
     """Column that holds a kind of question, such as its topic, for results by kind; empty for none."""
+    options_column: str = ""
+    """Column that holds the list of options of a multiple choice, in a set of your own; they are shown below the
+    question as A, B, C, …, and the gold answer is the right one's text or letter. Empty for questions without options.
+    """
+    scoring: ScoringName | Literal[""] = ""
+    """How a set of your own is scored: `exact_match` of thinking and answer, the answer's final `number`, the `option`
+    that it chooses, or `judge`, which keeps the answers and scores none. Empty takes `option` where there are options,
+    else exact_match. Only sets with the same metrics are averaged."""
     limit: int = Field(0, ge=0)
     """Use only so many questions of the set; 0 uses all."""
     pick: Literal["first", "random"] = "first"
@@ -54,6 +63,10 @@ class QuestionSetConfig(Section):
             raise ValueError("give a set of questions a name, a path or both")
         if self.pick == "random" and not self.limit:
             raise ValueError("pick 'random' has no effect without a limit: set limit")
+        if self.scoring not in ("", "option", "judge") and self.options_column:
+            raise ValueError(f"scoring {self.scoring!r} does not heed options: remove options_column, or set option")
+        if self.scoring == "option" and not self.options_column:
+            raise ValueError("scoring 'option' needs options to choose from: set options_column")
         return self
 
 

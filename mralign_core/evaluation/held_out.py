@@ -13,6 +13,7 @@ import pandas as pd
 from mralign_core.config import EvaluateConfig, RunConfig
 from mralign_core.generation import Decoding, Sampler, SampleRequest, sample_all
 from mralign_core.generation.scoring import score_answers
+from mralign_core.method.benchmarks import NO_JUDGE
 from mralign_core.method.matching import MatchRules
 
 BASELINES = ("off", "on")
@@ -64,14 +65,14 @@ def answer_questions(
 
 
 def with_strata(scores: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
-    """Scores with the strata of these questions: the same answers may have been scored beside other benchmarks.
+    """Scores with the sets and strata of these questions: the same answers may have been scored beside other sets.
 
     Args:
         scores: rows of :data:`~mralign_core.schemas.scores.SCORES`.
         questions: what :func:`by_benchmark` returns.
     """
-    strata = dict(zip(questions["question_id"], questions["stratum"], strict=True))
-    return scores.assign(stratum=scores["question_id"].map(strata))
+    asked = questions.set_index("question_id")
+    return scores.assign(**{name: scores["question_id"].map(asked[name]) for name in ("stratum", "source")})
 
 
 def all_answers(tables: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
@@ -80,20 +81,17 @@ def all_answers(tables: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
 
 
 def with_gold(answers: pd.DataFrame) -> pd.DataFrame:
-    """The answers to questions that have a gold answer: the others, such as LongFact's, can't be scored."""
+    """The answers to questions that have a gold answer and need no judge: the others, as LongFact's, are not scored."""
     return answers[answers["em_answer"].notna()]
 
 
-def notes_on_answers(
-    config: RunConfig, asked: Mapping[str, Any], answers: pd.DataFrame | None, scored: pd.DataFrame | None
-) -> list[str]:
+def notes_on_answers(config: RunConfig, asked: Mapping[str, Any], answers: pd.DataFrame | None) -> list[str]:
     """What a reader of the results must know about the questions: sentences.
 
     Args:
         config: the run config.
         asked: the counts of the questions' manifest.
         answers: all answers; None where nothing was held out.
-        scored: those with a gold answer; None where there are none.
     """
     notes = []
     if taken_out := asked.get("taken out of train"):
@@ -108,9 +106,19 @@ def notes_on_answers(
         )
     if answers is None:
         notes.append("There are no held-out questions (questions.eval is empty), so nothing was evaluated.")
-    elif unscored := answers["question_id"].nunique() - (0 if scored is None else scored["question_id"].nunique()):
-        notes.append(
-            f"{unscored} held-out questions have no gold answer (such as LongFact's): they were answered, and their "
-            "answers are in the artifacts, but they are in none of the figures below, which compare with a gold answer."
-        )
-    return notes
+    else:
+        notes += [_note_on_unscored(name, rows) for name, rows in answers.groupby("source", sort=True)]
+    return [note for note in notes if note]
+
+
+def _note_on_unscored(name: Any, answers: pd.DataFrame) -> str:
+    """That the answers to a set are in no figure, and why; empty where all are."""
+    unscored = answers[answers["em_answer"].isna()]
+    if unscored.empty:
+        return ""
+    needs_judge = unscored["scoring"].iloc[0] == "judge"
+    why = f"is scored by a judge, {NO_JUDGE}" if needs_judge else "has questions without a gold answer"
+    return (
+        f"{name} {why}: {unscored['question_id'].nunique()} of its questions were answered, and the answers are in the "
+        "artifacts, but they are in none of the figures below."
+    )

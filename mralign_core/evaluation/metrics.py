@@ -6,11 +6,16 @@ Departures from the paper, which gives point estimates only:
   draws are resampled together, in both variants, so that they never pass for independent evidence.
 * A variant that never thinks has no EM_t, so its Acc and Mis are not defined: missing values, never 0.
 * In a variant that does think, an answer without a think block counts as EM_t = 0: nothing was named.
+* Several sets are never pooled: results are by set, and above them stands the macro average, the plain mean over the
+  sets that have the same metrics (:data:`~mralign_core.method.benchmarks.SCORINGS`). Its interval resamples the
+  questions of each set by themselves. First stands what a headline may speak of: the sets of the paper's metrics where
+  there are any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,15 +23,18 @@ from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
 from mralign_core.method import FloatArray
+from mralign_core.method.benchmarks import METRIC_SIGNS, SCORINGS, ScoringName
 from mralign_core.method.traces import WELL_FORMED
 from mralign_core.schemas.outcomes import OUTCOMES
 
-METRICS = ("acc", "mis", "em_thought", "em_answer")
-"""Acc = mean(EM_t ∧ EM_a), Mis = mean(EM_t ⊕ EM_a), EM_t, EM_a."""
+METRICS = tuple(METRIC_SIGNS)
+"""Acc = mean(EM_t ∧ EM_a), Mis = mean(EM_t ⊕ EM_a), EM_t, EM_a; the last is the accuracy of a set without EM_t."""
 DIFFERENCE_COLUMNS = ("difference", "low", "high")
 """A paired difference and the ends of its interval."""
 ALL_QUESTIONS = "(all)"
-"""The stratum of every question together."""
+"""The stratum of every question together, where all are of one set."""
+MACRO = "macro average of "
+"""What the stratum begins with that is a mean over sets."""
 VARIANT_ORDER = ("off", "on", "sft", "kto", "mr_align")
 CONSISTENCY = ("both_correct", "inconsistent", "both_wrong")
 """What thinking and answer did: both named a gold answer, exactly one did (the hit gap), neither did."""
@@ -35,8 +43,21 @@ CONSISTENCY = ("both_correct", "inconsistent", "both_wrong")
 _CELLS_PER_BLOCK = 4_000_000
 
 
+class _Part(NamedTuple):
+    """Answers that are reported together: those of one set or stratum, or of several sets whose means are averaged."""
+
+    stratum: str
+    sets: list[pd.DataFrame]
+
+    @property
+    def scoring(self) -> ScoringName:
+        """How it is scored; of several sets, which have the same metrics, how the first is."""
+        name: ScoringName = self.sets[0]["scoring"].iloc[0]
+        return name
+
+
 def summarize(scores: pd.DataFrame) -> pd.DataFrame:
-    """Every metric of every variant, over all questions and by stratum.
+    """Every metric of every variant: over all questions and by stratum; of several sets, averaged and set by set.
 
     Implements Acc and Mis of §4 and App. A.2 of arXiv 2510.24794.
 
@@ -44,13 +65,14 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
         scores: rows of ``schemas.scores``.
 
     Returns:
-        A row a variant and stratum: ``variant, stratum, num_questions, num_answers``, the :data:`METRICS`,
+        A row a variant and stratum: ``variant, stratum, scoring, num_questions, num_answers``, the :data:`METRICS`,
         ``contains_answer``, ``well_formed`` (a closed thinking where one is due, and an answer), and the share of
-        each outcome as ``outcome_<name>``; all shares in [0, 1], NaN where a metric is not defined. Stratum
-        :data:`ALL_QUESTIONS` comes first.
+        each outcome as ``outcome_<name>``; all shares in [0, 1], NaN where a metric is not defined. First comes stratum
+        :data:`ALL_QUESTIONS`, or of several sets that of the first :data:`MACRO` average.
 
     Example:
-        >>> same = {"variant": "on", "stratum": "", "draw": 0, "outcome": "ok", "contains_answer": True}
+        >>> same = {"variant": "on", "source": "s", "scoring": "exact_match", "stratum": "", "draw": 0}
+        >>> same |= {"outcome": "ok", "contains_answer": True}
         >>> scores = pd.DataFrame({"question_id": ["a", "b"], "em_thought": [True, True],
         ...                        "em_answer": [True, False]}).assign(**same)
         >>> summarize(scores)[["acc", "mis", "em_thought", "em_answer"]].iloc[0].tolist()
@@ -59,15 +81,31 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
     answers = answer_metrics(scores)
     shares = [*METRICS, "contains_answer", "well_formed", *(f"outcome_{name}" for name in OUTCOMES)]
     rows: list[pd.DataFrame] = []
-    for stratum, members in _by_stratum(answers):
-        grouped = members.groupby("variant", sort=False)
-        counts = grouped["question_id"].agg(num_questions="nunique", num_answers="size")
-        table = counts.join(grouped[shares].mean()).reset_index()
-        table.insert(1, "stratum", stratum)
+    for part in _parts(answers):
+        grouped = [members.groupby("variant", sort=False) for members in part.sets]
+        counts = [each["question_id"].agg(num_questions="nunique", num_answers="size") for each in grouped]
+        levels = [each[shares].mean() for each in grouped]
+        table = sum(counts[1:], counts[0]).join(sum(levels[1:], levels[0]) / len(levels)).reset_index()
+        table.insert(1, "stratum", part.stratum)
+        table.insert(2, "scoring", part.scoring)
         rows.append(table)
     if not rows:
-        return pd.DataFrame(columns=["variant", "stratum", "num_questions", "num_answers", *shares])
+        return pd.DataFrame(columns=["variant", "stratum", "scoring", "num_questions", "num_answers", *shares])
     return pd.concat(rows, ignore_index=True)
+
+
+def headline_sets(answers: pd.DataFrame) -> list[pd.DataFrame]:
+    """The answers of those sets that a single number may speak of: all of one set, or of those first averaged.
+
+    Args:
+        answers: what :func:`answer_metrics` returns.
+    """
+    return next((part.sets for part in _parts(answers)), [])
+
+
+def metrics_of(scoring: ScoringName) -> tuple[str, ...]:
+    """Which of the :data:`METRICS` sets have that are scored so."""
+    return SCORINGS[scoring].metrics
 
 
 def answer_metrics(scores: pd.DataFrame) -> pd.DataFrame:
@@ -84,9 +122,10 @@ def answer_metrics(scores: pd.DataFrame) -> pd.DataFrame:
             f"scores: {int(repeated.sum())} repeated row(s), first variant {row['variant']!r}, question "
             f"{row['question_id']!r}, draw {row['draw']}; keep one score a variant, question and draw"
         )
-    answers = scores[[*keys, "stratum"]].reset_index(drop=True)
+    answers = scores[[*keys, "source", "scoring", "stratum"]].reset_index(drop=True)
     thought = scores["em_thought"].astype("boolean").reset_index(drop=True)
-    thinks = thought.notna().groupby(answers["variant"]).transform("any").to_numpy(bool)
+    is_compared = answers["scoring"].map(lambda name: "em_thought" in metrics_of(name)).to_numpy(bool)
+    thinks = thought.notna().groupby(answers["variant"]).transform("any").to_numpy(bool) & is_compared
     em_thought = thought.fillna(False).to_numpy(bool)
     em_answer = scores["em_answer"].to_numpy(bool)
     answers["acc"] = np.where(thinks, em_thought & em_answer, np.nan)
@@ -130,7 +169,8 @@ def paired_differences(
 
     Returns:
         A row a comparison, stratum and metric: ``variant, baseline, stratum, metric, difference, low, high,
-        num_questions``; differences are shares in [-1, 1], variant minus baseline.
+        num_questions``; differences are shares in [-1, 1], variant minus baseline, NaN where a metric is not defined.
+        Strata are those of :func:`summarize`.
 
     Raises:
         DataError: two compared variants differ in their questions or draws.
@@ -138,15 +178,16 @@ def paired_differences(
     answers = answer_metrics(scores)
     pairs = comparisons(list(answers["variant"].unique()))
     rows: list[dict[str, object]] = []
-    for stratum, members in _by_stratum(answers) if pairs else ():
-        sums, num_draws = _paired_sums(members, pairs)
-        differences = sums.sum(axis=0) / num_draws.sum()
-        low, high = bootstrap_interval(sums, num_draws, num_resamples=num_resamples, confidence=confidence, rng=rng)
+    for part in _parts(answers) if pairs else ():
+        paired = [_paired_sums(members, pairs) for members in part.sets]
+        differences = np.mean([sums.sum(axis=0) / num_draws.sum() for sums, num_draws in paired], axis=0)
+        means = np.mean([_resampled_means(*each, num_resamples, rng) for each in paired], axis=0)
+        low, high = _percentile_interval(means, confidence)
         keys = [(variant, baseline, metric) for variant, baseline in pairs for metric in METRICS]
         for (variant, baseline, metric), *interval in zip(keys, differences, low, high, strict=True):
             values = dict(zip(DIFFERENCE_COLUMNS, map(float, interval), strict=True))
-            row = {"variant": variant, "baseline": baseline, "stratum": stratum, "metric": metric}
-            rows.append({**row, **values, "num_questions": len(num_draws)})
+            row = {"variant": variant, "baseline": baseline, "stratum": part.stratum, "metric": metric}
+            rows.append({**row, **values, "num_questions": sum(len(num_draws) for _, num_draws in paired)})
     columns = ["variant", "baseline", "stratum", "metric", *DIFFERENCE_COLUMNS, "num_questions"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -177,9 +218,20 @@ def bootstrap_interval(
         >>> low.tolist(), high.tolist()
         ([0.0], [0.0])
     """
+    return _percentile_interval(_resampled_means(sums, num_draws, num_resamples, rng), confidence)
+
+
+def _resampled_means(
+    sums: FloatArray, num_draws: FloatArray, num_resamples: int, rng: np.random.Generator
+) -> FloatArray:
+    """The means over answers in each resample of the questions, shape (resamples, M)."""
     totals = np.column_stack([sums, num_draws])
     resampled = np.concatenate([counts @ totals for counts in _resample(len(totals), num_resamples, rng)])
-    means = resampled[:, :-1] / resampled[:, -1:]
+    means: FloatArray = resampled[:, :-1] / resampled[:, -1:]
+    return means
+
+
+def _percentile_interval(means: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)
     return low, high
@@ -188,8 +240,9 @@ def bootstrap_interval(
 def consistency_shifts(scores: pd.DataFrame) -> pd.DataFrame:
     """Where each trained variant takes the answers that think-on had right, inconsistent, or wrong (Fig. 5).
 
-    Answers are paired by question and draw. Some traffic out of every class is regression to the mean:
-    think-on itself, drawn again, would not repeat its classes either.
+    Answers are paired by question and draw; those of sets without EM_t have no such class and are left out. Some
+    traffic out of every class is regression to the mean: think-on itself, drawn again, would not repeat its classes
+    either.
 
     Returns:
         A row a trained variant and think-on class: ``variant, before, num_answers``, and the answers in each
@@ -199,6 +252,7 @@ def consistency_shifts(scores: pd.DataFrame) -> pd.DataFrame:
         DataError: a variant and think-on differ in their questions or draws.
     """
     answers = answer_metrics(scores)
+    answers = answers[answers["scoring"].map(lambda name: "em_thought" in metrics_of(name)).astype(bool)]
     variants = [variant for variant, baseline in comparisons(list(answers["variant"].unique())) if baseline == "on"]
     rows = []
     before = _consistency(answers[answers["variant"] == "on"])
@@ -211,15 +265,33 @@ def consistency_shifts(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["variant", "before", "num_answers", *CONSISTENCY])
 
 
-def _by_stratum(answers: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """All answers, then each stratum; a single stratum would only repeat the whole."""
+def _parts(answers: pd.DataFrame) -> Iterator[_Part]:
+    """All answers of one set, then each stratum, of which a single one would only repeat the whole; or of several sets
+    those with the same metrics, averaged where there are two or more, and then each by itself.
+    """
     if answers.empty:
         return
-    yield ALL_QUESTIONS, answers
+    if answers["source"].nunique() > 1:
+        yield from _parts_of_sets(answers)
+        return
+    yield _Part(ALL_QUESTIONS, [answers])
     strata = sorted(answers["stratum"].unique())
     if len(strata) > 1:
         for stratum in strata:
-            yield stratum or "(none)", answers[answers["stratum"] == stratum]
+            yield _Part(stratum or "(none)", [answers[answers["stratum"] == stratum]])
+
+
+def _parts_of_sets(answers: pd.DataFrame) -> Iterator[_Part]:
+    alike: dict[tuple[str, ...], list[_Part]] = {scoring.metrics: [] for scoring in SCORINGS.values()}
+    for name in sorted(answers["source"].unique()):
+        part = _Part(name, [answers[answers["source"] == name]])
+        alike[metrics_of(part.scoring)].append(part)
+    for parts in alike.values():
+        if len(parts) > 1:
+            names = [part.stratum for part in parts]
+            title = f"{MACRO}{', '.join(names[:-1])} and {names[-1]}"
+            yield _Part(title, [members for part in parts for members in part.sets])
+        yield from parts
 
 
 def _paired_sums(answers: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> tuple[FloatArray, FloatArray]:

@@ -27,8 +27,9 @@ from mralign_core.generation.funnel import Funnel, require_both_polarities
 from mralign_core.generation.prompts import opened_by_prompt, render_prompt
 from mralign_core.generation.segmenting import encode_completion
 from mralign_core.generation.select_traces import DrawRow, as_candidate, keep_traces
+from mralign_core.method.benchmarks import Gold, judge_reply
 from mralign_core.method.blanks import is_blank, strip_blanks
-from mralign_core.method.matching import MatchRules, contains_match, exact_match
+from mralign_core.method.matching import MatchRules
 from mralign_core.method.traces import parse_completion
 from mralign_core.models.families import GENERIC, Family
 from mralign_core.questions.columns import answers_in, id_in, read_cell
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mralign_core.generation")
 FIELD = "generate.traces_path"
 LINES_REMEDY = "correct these lines or take them out"
-MATCHES = {"exact": exact_match, "contains": contains_match}
-"""generate.answer_match → how answers are judged."""
 MOST_LOST, SOME_LOST = 0.1, 0.8
 """Of the answers that name a gold answer, the share that equals one, below which the run stops, or warns."""
 ENOUGH_TO_STOP = 5
@@ -162,7 +161,8 @@ def _without_known_ends(row: DrawRow) -> DrawRow:
 
 def _judge(answer: str | None, row: DrawRow, rules: MatchRules) -> dict[str, bool]:
     """Whether an answer is right, by each generate.answer_match."""
-    return {name: match(answer, row["answers"], rules) for name, match in MATCHES.items()}
+    judgement = judge_reply(answer, None, Gold(row["answers"]), rules)
+    return {"exact": bool(judgement.em_answer), "contains": bool(judgement.contains_answer)}
 
 
 def _refuse_lost_answers(path: str | Path, rows: Sequence[DrawRow], section: GenerateConfig) -> None:
@@ -287,7 +287,8 @@ def _as_draw(
 
 
 def _questions(rows: Sequence[DrawRow], source: str) -> pd.DataFrame:
+    of_file = {"source": source, "split": "train", "stratum": "", "scoring": "exact_match", "options": []}
     first: dict[str, dict[str, Any]] = {}
     for row in rows:
-        first.setdefault(row["question_id"], {**row, "source": source, "split": "train", "stratum": ""})
+        first.setdefault(row["question_id"], {**row, **of_file})
     return QUESTIONS.frame(first.values())

@@ -20,6 +20,7 @@ from mralign_core.config import GenerateConfig
 from mralign_core.generation import Decoding, Sample, Sampler, SampleRequest
 from mralign_core.generation.scoring import score_sample
 from mralign_core.generation.select_traces import DrawRow, is_right
+from mralign_core.method.benchmarks import gold_of
 from mralign_core.method.matching import MatchRules
 from mralign_core.method.selection import judge_question, next_draw
 from mralign_core.schemas.generations import GENERATIONS
@@ -75,7 +76,7 @@ def sample_questions(
     def follow_up(request: SampleRequest, sample: Sample) -> SampleRequest | None:
         nonlocal tally
         question = asked[request.question_id]
-        row = score_sample(request, sample, question.row["answers"], sampler.family, rules)
+        row = score_sample(request, sample, gold_of(question.row), sampler.family, rules)
         tally += question.add(row)
         return question.next_request()
 

@@ -1,6 +1,8 @@
 """From samples to rows: the parts of each completion, and whether they name a gold answer (App. A.2).
 
-Decision: a question without a gold answer, as those of LongFact, is answered and not scored; its scores are null.
+How they are compared is for each set to say (:mod:`mralign_core.method.benchmarks`). Decision: a question without a
+gold answer, as those of LongFact, and one that only a judge could score, as TruthfulQA's, is answered and not scored;
+its scores are null.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import pandas as pd
 
 from mralign_core.generation import Sample, SampleRequest
 from mralign_core.generation.prompts import opened_by_prompt
-from mralign_core.method.matching import MatchRules, contains_match, exact_match, thought_match
+from mralign_core.method.benchmarks import Gold, gold_of, judge_reply
+from mralign_core.method.matching import MatchRules
 from mralign_core.method.traces import ParsedCompletion, parse_completion
 from mralign_core.models.families import Family
 from mralign_core.schemas.outcomes import FAILED
@@ -31,21 +34,21 @@ UNKNOWN = {
 
 
 def score_sample(
-    request: SampleRequest, sample: Sample, golds: Sequence[str], family: Family, rules: MatchRules
+    request: SampleRequest, sample: Sample, gold: Gold, family: Family, rules: MatchRules
 ) -> dict[str, Any]:
     """A row of :data:`~mralign_core.schemas.generations.GENERATIONS`.
 
     Args:
         request: what was asked for.
         sample: what the sampler returned for it.
-        golds: accepted answers.
+        gold: what its answer is compared with.
         family: how the model thinks.
         rules: how answers are compared.
     """
     if sample.finish_reason == FAILED:
         return {**request._asdict(), **sample._asdict(), **UNKNOWN}
     parsed = parse_sample(sample, request.thinking_mode, family)
-    return {**request._asdict(), **sample._asdict(), **_scores(parsed, request.thinking_mode, golds, rules)}
+    return {**request._asdict(), **sample._asdict(), **_scores(parsed, request.thinking_mode, gold, rules)}
 
 
 def score_answers(
@@ -64,12 +67,11 @@ def score_answers(
         family: how the model thinks.
         rules: how answers are compared.
     """
-    asked = questions.set_index("question_id")
+    asked = {row["question_id"]: row for row in questions.to_dict("records")}
     rows = [
         {
-            **score_sample(request, sample, asked.at[request.question_id, "answers"], family, rules),
-            "stratum": asked.at[request.question_id, "stratum"],
-            "source": asked.at[request.question_id, "source"],
+            **{name: asked[request.question_id][name] for name in ("stratum", "source", "scoring")},
+            **score_sample(request, sample, gold_of(asked[request.question_id]), family, rules),
         }
         for request, sample in zip(requests, samples, strict=True)
     ]
@@ -88,15 +90,13 @@ def parse_sample(sample: Sample, thinking_mode: str, family: Family) -> ParsedCo
 
 
 def _scores(
-    parsed: ParsedCompletion, thinking_mode: str, golds: Sequence[str], rules: MatchRules
+    parsed: ParsedCompletion, thinking_mode: str, gold: Gold, rules: MatchRules
 ) -> dict[str, bool | str | None]:
-    scored = bool(len(golds))
+    judgement = judge_reply(parsed.answer, parsed.thinking, gold, rules, thinks=thinking_mode == "on")
     return {
         "thinking": parsed.thinking,
         "answer": parsed.answer,
         "thinking_closed": parsed.thinking_closed,
         "outcome": parsed.outcome,
-        "em_thought": thought_match(parsed.thinking, golds, rules) if scored and thinking_mode == "on" else None,
-        "em_answer": exact_match(parsed.answer, golds, rules) if scored else None,
-        "contains_answer": contains_match(parsed.answer, golds, rules) if scored else None,
+        **judgement._asdict(),
     }

@@ -117,7 +117,7 @@ class World:
         their traces, the second gate the model.
         """
         splits = {"align": "train", "eval": "eval"}
-        rows = [
+        rows: list[tuple[object, ...]] = [
             (
                 question.question_id,
                 question.text,
@@ -125,6 +125,8 @@ class World:
                 "pocket",
                 splits[question.split],
                 question.stratum,
+                "exact_match",
+                [],
             )
             for question in self.questions
             if question.split in splits

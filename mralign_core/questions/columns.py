@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import Any, NamedTuple, TypeVar
 
 from mralign_core.method.blanks import is_blank, strip_blanks
+from mralign_core.method.extraction import MOST_OPTIONS, with_options
 from mralign_core.questions.jsonl import Line, shown
 from mralign_core.questions.written_lists import UnclearListError, written_list
 
@@ -24,12 +26,13 @@ class BadRowError(ValueError):
 
 
 class Question(NamedTuple):
-    """A question as its set gives it; ``own_id`` is empty where the set has no id column."""
+    """A question as its set gives it, its options shown; ``own_id`` is empty where the set has no id column."""
 
     text: str
     answers: list[str]
     stratum: str
     own_id: str
+    options: list[str]
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,18 @@ class Columns:
     answer: str = ""
     stratum: str = ""
     own_id: str = ""
+    options: str = ""
     also: tuple[str, ...] = ()
     find_question: Callable[[Line], Any] | None = None
     find_answers: Callable[[Line], Any] | None = None
     find_stratum: Callable[[Line], Any] | None = None
+    find_options: Callable[[Line], Any] | None = None
 
     @property
     def names(self) -> list[str]:
         """The columns that must be there."""
-        return [name for name in (self.question, self.answer, self.stratum, self.own_id, *self.also) if name]
+        names = (self.question, self.answer, self.stratum, self.own_id, self.options, *self.also)
+        return list(dict.fromkeys(filter(None, names)))
 
     def fit(self, columns: Collection[str]) -> bool:
         """Whether a record with these columns is of this format."""
@@ -64,11 +70,14 @@ class Columns:
         Raises:
             BadRowError: a cell is empty, or not what it must be.
         """
+        options = options_in(_found(self.find_options, self.options, line), self.options) if self.options else []
+        answers = answers_in(_found(self.find_answers, self.answer, line), self.answer) if self.answer else []
         return Question(
-            text=text_in(_found(self.find_question, self.question, line), self.question),
-            answers=answers_in(_found(self.find_answers, self.answer, line), self.answer) if self.answer else [],
+            text=with_options(text_in(_found(self.find_question, self.question, line), self.question), options),
+            answers=[_as_option(answer, options, self.answer) for answer in answers] if options else answers,
             stratum=_stratum(_found(self.find_stratum, self.stratum, line)),
             own_id=id_in(line.values.get(self.own_id), self.own_id) if self.own_id else "",
+            options=options,
         )
 
 
@@ -122,6 +131,31 @@ def answers_in(value: Any, column: str) -> list[str]:
 
 def _written(entry: Any, *, is_own: bool) -> list[str] | None:
     return written_list(strip_blanks(entry), is_own=is_own) if isinstance(entry, str) else None
+
+
+def options_in(value: Any, column: str) -> list[str]:
+    """The options of a multiple choice: a list of two or more texts, all different.
+
+    Raises:
+        BadRowError: there are fewer, more than letters, or two alike.
+    """
+    options = answers_in(value, column)
+    given = value if isinstance(value, list) else options
+    if not 2 <= len(options) <= MOST_OPTIONS or len(options) < len(given):
+        raise BadRowError(
+            f"field {column!r} must be a list of 2 to {MOST_OPTIONS} different options, got {shown(value)}"
+        )
+    return options
+
+
+def _as_option(answer: str, options: list[str], column: str) -> str:
+    """The option that a gold answer means, by its text or its letter."""
+    letters = dict(zip(ascii_uppercase, options, strict=False))
+    if answer in options:
+        return answer
+    if answer not in letters:
+        raise BadRowError(f"field {column!r} must be one of the options, or its letter, got {shown(answer)}")
+    return letters[answer]
 
 
 def id_in(value: Any, column: str) -> str:

@@ -3,10 +3,13 @@
 Each is read in the hub's format and in that of the authors' own file (App. A.2: any question with a short answer).
 Departures and decisions:
 
-- SciQ and CommonsenseQA are asked without their options; the gold answer is the right option's text.
-- GSM8K's gold answer is the number behind ``####``, without and with its thousands commas.
-- TruthfulQA's gold answers are the best answer and then the other correct ones.
-- LongFact's prompts have no gold answer, so no exact match; they are for evaluation.
+- SciQ is asked without its options, as in the paper; the gold answer is the right option's text.
+- CommonsenseQA is asked with its options, as A, B, C, …; an answer is right by its letter or its text.
+- GSM8K's gold answer is the number behind ``####``, without and with its thousands commas; an answer is right where the
+  number that it ends with is that one.
+- TruthfulQA's field asks a judge whether an answer is truthful and informative, which no comparison with its correct
+  answers tells: the best answer and then the others are kept, and answers are not scored.
+- LongFact's prompts have no gold answer and its field counts supported claims; answers are not scored either.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mralign_core.method.benchmarks import ScoringName
 from mralign_core.questions.columns import BadRowError, Columns, answers_in
 from mralign_core.questions.jsonl import Line
 
@@ -28,6 +32,7 @@ class KnownSet:
     """One set: its hub id and configuration, its splits for training and evaluation, and the formats of its rows.
 
     ``train_split`` is empty for a set that is only meant for evaluation, ``hub_id`` for one that only has files.
+    ``scoring`` is how its answers are judged, and so which metrics it has.
     """
 
     formats: tuple[Columns, ...]
@@ -35,6 +40,7 @@ class KnownSet:
     subset: str = ""
     train_split: str = ""
     eval_split: str = ""
+    scoring: ScoringName = "exact_match"
 
 
 def _best_first(line: Line) -> list[str]:
@@ -64,11 +70,15 @@ def _final_number(line: Line) -> list[str]:
     return [number.replace(",", ""), number]
 
 
-def _gold_option(choices: Any, key: str) -> str:
+def _options(choices: Any) -> dict[str, str]:
+    """Label → text, in order."""
     if isinstance(choices, Mapping):
-        options = dict(zip(choices["label"], choices["text"], strict=True))
-    else:
-        options = {choice["label"]: choice["text"] for choice in choices}
+        return dict(zip(choices["label"], choices["text"], strict=True))
+    return {choice["label"]: choice["text"] for choice in choices}
+
+
+def _gold_option(choices: Any, key: str) -> str:
+    options = _options(choices)
     if key not in options:
         hidden = "" if key else ", as in a split that hides its answers"
         raise BadRowError(f"field 'answerKey' must be one of {', '.join(options)}, got {key!r}{hidden}")
@@ -98,6 +108,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
         formats=(Columns("problem", "answer", "metadata", find_stratum=_topic), Columns("problem", "answer")),
     ),
     "truthfulqa": KnownSet(
+        scoring="judge",
         hub_id="truthfulqa/truthful_qa",
         subset="generation",
         eval_split="validation",
@@ -108,8 +119,9 @@ KNOWN_SETS: dict[str, KnownSet] = {
             ),
         ),
     ),
-    "longfact": KnownSet(formats=(Columns("prompt", find_stratum=_file_topic),)),
+    "longfact": KnownSet(scoring="judge", formats=(Columns("prompt", find_stratum=_file_topic),)),
     "gsm8k": KnownSet(
+        scoring="number",
         hub_id="openai/gsm8k",
         subset="main",
         train_split="train",
@@ -117,6 +129,7 @@ KNOWN_SETS: dict[str, KnownSet] = {
         formats=(Columns("question", "answer", find_answers=_final_number),),
     ),
     "commonsense_qa": KnownSet(
+        scoring="option",
         hub_id="tau/commonsense_qa",
         train_split="train",
         eval_split="validation",
@@ -124,13 +137,16 @@ KNOWN_SETS: dict[str, KnownSet] = {
             Columns(
                 "question",
                 "answerKey",
-                also=("choices",),
+                options="choices",
                 find_answers=lambda line: _gold_option(line.values["choices"], line.values["answerKey"]),
+                find_options=lambda line: list(_options(line.values["choices"]).values()),
             ),
             Columns(
                 "question",
                 "answerKey",
+                options="question",
                 find_question=lambda line: line.values["question"]["stem"],
+                find_options=lambda line: list(_options(line.values["question"]["choices"]).values()),
                 find_answers=lambda line: _gold_option(line.values["question"]["choices"], line.values["answerKey"]),
             ),
         ),

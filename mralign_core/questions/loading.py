@@ -16,6 +16,7 @@ import pandas as pd
 
 from mralign_core.config import PocketConfig, QuestionsConfig
 from mralign_core.errors import DataError
+from mralign_core.method.benchmarks import NO_JUDGE
 from mralign_core.method.matching import ARTICLES
 from mralign_core.pocket.world import build_world
 from mralign_core.questions.columns import BadRowError, Columns, mean_missing
@@ -78,6 +79,15 @@ def read_question_sets(section: QuestionsConfig, pocket: PocketConfig) -> Questi
         is_prefixed = sum(one.role == "eval" or other.role == "train" for other in located) > 1
         frame = _pocket_questions(one, pocket) if one.is_pocket else _read_set(one, is_prefixed, revisions)
         frames[one.role].append(_pick(frame, one))
+        if one.scoring == "judge":
+            logger.warning(
+                "%s: %s is scored by a judge, %s: its questions are answered and the answers kept, but they are in no "
+                "figure. To score them by their gold answers, give the file as a set of your own with scoring: "
+                "exact_match; to save the answers' cost, take the set out",
+                one.field,
+                one.name,
+                NO_JUDGE,
+            )
     train, evaluation = (pd.concat(found, ignore_index=True) for found in frames.values())
     train, overlap = _apart(train, evaluation, section)
     return QuestionSets(pd.concat([train, evaluation], ignore_index=True), overlap, revisions)
@@ -148,6 +158,8 @@ def _rows(
             "source": one.name,
             "split": one.role,
             "stratum": read.stratum,
+            "scoring": one.scoring,
+            "options": read.options,
         }
 
 

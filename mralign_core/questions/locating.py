@@ -16,6 +16,7 @@ from typing import Literal
 
 from mralign_core.config import QuestionsConfig, QuestionSetConfig
 from mralign_core.errors import ConfigError, DataError
+from mralign_core.method.benchmarks import NO_JUDGE, ScoringName
 from mralign_core.questions.columns import Columns
 from mralign_core.questions.files import READERS, SPLIT_WORDS, files_of, format_of, split_of
 from mralign_core.questions.known_sets import BY_HUB_ID, KNOWN_SETS, KnownSet
@@ -24,7 +25,7 @@ from mralign_core.questions.opening import stem, why_not_a_file
 POCKET = "pocket"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
-COLUMN_OPTIONS = ("question_column", "answer_column", "stratum_column", "id_column")
+COLUMN_OPTIONS = ("question_column", "answer_column", "stratum_column", "id_column", "options_column")
 Role = Literal["train", "eval"]
 
 
@@ -62,6 +63,13 @@ class LocatedSet:
         return _subset(self.config, self.known)
 
     @property
+    def scoring(self) -> ScoringName:
+        """How its answers are scored."""
+        if self.known:
+            return self.known.scoring
+        return self.config.scoring or ("option" if self.config.options_column else "exact_match")
+
+    @property
     def formats(self) -> Sequence[Columns]:
         """The formats that its rows may have."""
         if self.known:
@@ -74,7 +82,7 @@ def locate_sets(section: QuestionsConfig) -> list[LocatedSet]:
 
     Raises:
         ConfigError: a set is not known, has a setting without effect, or is not meant for what it is used for; or two
-            sets can't be told apart.
+            sets can't be told apart, or share a name and are scored differently.
         DataError: a path is nothing that can be read.
     """
     roles: dict[Role, Sequence[QuestionSetConfig]] = {"train": section.train, "eval": section.eval}
@@ -90,6 +98,13 @@ def locate_sets(section: QuestionsConfig) -> list[LocatedSet]:
                 f"{other.field} and {one.field} are both {one.label!r}, so their questions would share ids: give one "
                 "of them another name or split"
             )
+    scorings: dict[str, LocatedSet] = {}
+    for one in located:
+        if (other := scorings.setdefault(one.name, one)).scoring != one.scoring:
+            raise ConfigError(
+                f"{other.field} and {one.field} are both named {one.name!r} and scored by {other.scoring!r} and "
+                f"{one.scoring!r}, which can't be one result: give one of them another name"
+            )
     return located
 
 
@@ -101,8 +116,7 @@ def _locate(one: QuestionSetConfig, role: Role, field: str) -> LocatedSet:
             raise ConfigError(f"{field}.{option} has no effect on {what}: remove it")
     if one.name == POCKET:
         return LocatedSet(one, role, field, name, role)
-    if role == "train" and not (known.formats[0].answer if known else one.answer_column):
-        raise ConfigError(f"{field}: {name!r} has no gold answers: it can be evaluated on, not aligned on")
+    _require_gold(one, name, known, role, field)
     files = _files(one, known, field)
     told = sorted({split_of(path) for path in files} - {""})
     split = one.split or _split_meant(name, known, role, told, is_hub=not files, field=field)
@@ -110,6 +124,22 @@ def _locate(one: QuestionSetConfig, role: Role, field: str) -> LocatedSet:
         files = _of_split(files, split, told, field)
     hub_id = "" if files else one.path or _hub_id(known)
     return LocatedSet(one, role, field, name, split, known, tuple(files), hub_id)
+
+
+def _require_gold(one: QuestionSetConfig, name: str, known: KnownSet | None, role: Role, field: str) -> None:
+    """Refuse to align on, or to score, what no gold answer decides."""
+    has_gold = bool(known.formats[0].answer if known else one.answer_column)
+    needs_judge = (known.scoring if known else one.scoring) == "judge"
+    if role == "train" and not has_gold:
+        raise ConfigError(f"{field}: {name!r} has no gold answers: it can be evaluated on, not aligned on")
+    if role == "train" and needs_judge:
+        raise ConfigError(
+            f"{field}: {name!r} is scored by a judge, {NO_JUDGE}, so that no answer to it is right or "
+            "wrong: it can be answered (questions.eval), not aligned on. To align on its gold answers by exact match, "
+            "give the file as a set of your own: another name, its columns, and scoring: exact_match"
+        )
+    if not has_gold and one.scoring not in ("", "judge"):
+        raise ConfigError(f"{field}.scoring {one.scoring!r} needs gold answers: set answer_column, or remove scoring")
 
 
 def _name_of(path: str) -> str:
@@ -120,11 +150,13 @@ def _name_of(path: str) -> str:
 def _without_effect(one: QuestionSetConfig, known: KnownSet | None) -> dict[str, str]:
     """Options that this set does not heed, and what it is that does not."""
     if one.name == POCKET:
-        return dict.fromkeys(("path", "subset", "split", "revision", *COLUMN_OPTIONS), "the pocket world's set")
+        return dict.fromkeys(
+            ("path", "subset", "split", "revision", *COLUMN_OPTIONS, "scoring"), "the pocket world's set"
+        )
     ignored = {}
     if known:
         own = "a known set, whose columns are known; give a set of your own another name"
-        ignored.update(dict.fromkeys(COLUMN_OPTIONS, own))
+        ignored.update(dict.fromkeys((*COLUMN_OPTIONS, "scoring"), own))
     if one.path and Path(one.path).is_file():
         ignored.update(dict.fromkeys(("subset", "revision"), "a file"))
     if one.path and Path(one.path).is_dir():

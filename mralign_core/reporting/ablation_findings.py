@@ -13,8 +13,9 @@ import pandas as pd
 from mralign_core.ablation.grid import GridArm, oracle_pairs
 from mralign_core.ablation.paired import Unit
 from mralign_core.evaluation.metrics import METRICS
+from mralign_core.method.benchmarks import METRIC_SIGNS
 from mralign_core.reporting.result_table import BOLD, ResultCell, ResultTable, Tone
-from mralign_core.reporting.run_findings import BETTER, points
+from mralign_core.reporting.run_findings import points
 from mralign_core.reporting.titles import METRIC_TITLES, UNDEFINED, variant_title
 
 HEADLINE_METRICS = METRICS[:2]
@@ -240,4 +241,4 @@ def _end(ablation: Ablation, text: str) -> str:
 def _tone(row: pd.Series) -> Tone:
     if not is_shown(row):
         return "open"
-    return "better" if row["difference"] * BETTER[str(row["metric"])] > 0 else "worse"
+    return "better" if row["difference"] * METRIC_SIGNS[str(row["metric"])] > 0 else "worse"

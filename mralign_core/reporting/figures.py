@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, order_variants
+from mralign_core.evaluation.metrics import DIFFERENCE_COLUMNS, order_variants
 from mralign_core.method.segment_weights import WeightForm, neutral_weight
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.reporting.matrix_figures import weight_ticks
 from mralign_core.reporting.style import FAINT, INK, MUTED, POLARITY_COLOURS, WIDTH, macro_colours, styled
-from mralign_core.reporting.titles import METRIC_DIRECTIONS, METRIC_TITLES, variant_title
+from mralign_core.reporting.titles import METRIC_DIRECTIONS, metric_title, variant_title
 
 VARIANT_COLOURS = {"sft": "#b8890b", "kto": "#117733", "mr_align": "#0072b2"}
 
@@ -225,22 +225,26 @@ def _share_limits(panels: Sequence[Axes]) -> None:
 
 
 @styled
-def difference_intervals(differences: pd.DataFrame) -> Figure:
+def difference_intervals(differences: pd.DataFrame, metrics: Sequence[str] = ("acc", "mis")) -> Figure:
     """Differences in Acc and in Mis with their paired intervals, in points, over all questions.
+
+    Of several sets it shows what the headline speaks of.
 
     Args:
         differences: what ``metrics.paired_differences`` returns.
+        metrics: those to show, a panel each.
     """
-    shown = differences[differences["stratum"] == ALL_QUESTIONS].astype(dict.fromkeys(DIFFERENCE_COLUMNS, float))
+    shown = differences[differences["stratum"] == differences["stratum"].iloc[0]]
+    shown = shown.astype(dict.fromkeys(DIFFERENCE_COLUMNS, float))
     pairs = list(dict.fromkeys(zip(shown["variant"], shown["baseline"], strict=True)))
     figure = Figure(figsize=(WIDTH, 1.3 + 0.34 * len(pairs)))
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, (metric, direction) in zip(panels, METRIC_DIRECTIONS.items(), strict=True):
+    panels = figure.subplots(1, len(metrics), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
         rows = shown[shown["metric"] == metric].set_index(["variant", "baseline"])
         for place, pair in enumerate(pairs):
             _interval(axes, place, pair, rows.loc[pair])
         axes.axvline(0, color=INK, lw=0.8)
-        axes.set_title(f"{METRIC_TITLES[metric]} ({direction})")
+        axes.set_title(f"{metric_title(metric, metrics)} ({METRIC_DIRECTIONS[metric]})")
         axes.set_xlabel("difference, points")
         axes.set_ylim(len(pairs) - 0.5, -0.5)
     widest = 105 * np.nanmax(np.abs(shown[list(DIFFERENCE_COLUMNS)].to_numpy(float)), initial=0.005)

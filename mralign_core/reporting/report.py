@@ -20,14 +20,14 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from mralign_core.estimation.diagnostics import Diagnostics
-from mralign_core.evaluation.metrics import CONSISTENCY, METRICS, consistency_shifts, order_variants
+from mralign_core.evaluation.metrics import ALL_QUESTIONS, CONSISTENCY, consistency_shifts, order_variants
 from mralign_core.generation.outcomes import PARTLY_DRAWN
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.traces import WELL_FORMED
 from mralign_core.reporting import diagnostic_findings, example_traces, figures, matrix_figures, style
 from mralign_core.reporting import run_findings as findings
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
-from mralign_core.reporting.titles import METRIC_TITLES, variant_title
+from mralign_core.reporting.titles import metric_title, variant_title
 from mralign_core.schemas.annotations import RULES
 from mralign_core.schemas.outcomes import OUTCOMES
 
@@ -126,10 +126,13 @@ def _results(inputs: ReportInputs) -> dict[str, Any] | None:
         "strata": [
             {
                 "name": stratum,
+                "is_set": strata[0] != ALL_QUESTIONS,
+                "metrics": {metric: metric_title(metric, metrics) for metric in metrics},
                 "levels": summary[summary["stratum"] == stratum].to_dict("records"),
-                "differences": findings.difference_rows(differences, stratum),
+                "differences": findings.difference_rows(differences, stratum, metrics),
             }
             for stratum in strata
+            for metrics in [findings.stratum_metrics(summary, stratum)]
         ],
         "shifts": _shifts(inputs.scores),
     }
@@ -236,7 +239,10 @@ def _training(inputs: ReportInputs) -> Figure | None:
 
 def _differences(inputs: ReportInputs) -> Figure | None:
     differences = _rows(inputs.differences)
-    return None if differences is None else figures.difference_intervals(differences)
+    if differences is None or _rows(inputs.summary) is None:
+        return None
+    metrics = findings.stratum_metrics(inputs.summary, findings.headline_stratum(differences))
+    return figures.difference_intervals(differences, metrics[:2])
 
 
 _CHARTS: dict[str, Callable[[ReportInputs], Figure | None]] = {
@@ -276,8 +282,6 @@ def _template() -> jinja2.Template:
     )
     environment.filters.update(points=findings.points, variant=variant_title)
     environment.globals.update(
-        METRICS=METRICS,
-        METRIC_TITLES=METRIC_TITLES,
         OUTCOMES=OUTCOMES,
         WELL_FORMED=WELL_FORMED,
         PARTLY_DRAWN=PARTLY_DRAWN,

@@ -15,13 +15,25 @@ import numpy as np
 import pandas as pd
 
 from mralign_core.config import QuestionsConfig
-from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, METRICS
+from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, MACRO, METRICS, metrics_of
+from mralign_core.method.benchmarks import METRIC_SIGNS
 from mralign_core.reporting.result_table import ResultCell, ResultTable, Tone
-from mralign_core.reporting.titles import METRIC_TITLES, UNDEFINED, variant_title
+from mralign_core.reporting.titles import ACCURACY, UNDEFINED, metric_title, variant_title
 from mralign_core.schemas.candidates import POLARITIES
 
-BETTER = {"acc": 1, "mis": -1, "em_thought": 1, "em_answer": 1}
-"""The sign of an improvement."""
+HEADLINE_VERBS: dict[str, dict[Tone, str]] = {
+    "mis": {
+        "better": "narrows the hit gap",
+        "worse": "widens the hit gap",
+        "open": "does not measurably change the hit gap",
+    },
+    "em_answer": {
+        "better": "raises the accuracy",
+        "worse": "lowers the accuracy",
+        "open": "does not measurably change the accuracy",
+    },
+}
+"""Metric of a headline → what a method does to it."""
 MAX_COMPOSED = 6
 """Strata whose polarities are told one by one."""
 FEW_QUESTIONS = 30
@@ -43,7 +55,7 @@ class Difference(NamedTuple):
         """Whether the interval decides for the better or the worse, or includes 0 and leaves it open."""
         if not (self.low > 0 or self.high < 0):
             return "open"
-        return "better" if self.difference * BETTER[self.metric] > 0 else "worse"
+        return "better" if self.difference * METRIC_SIGNS[self.metric] > 0 else "worse"
 
     @property
     def interval(self) -> str:
@@ -72,41 +84,72 @@ def points(share: float, *, signed: bool = False) -> str:
     return f"{sign}{value:.1f}".replace("-", "−")
 
 
+def headline_stratum(results: pd.DataFrame) -> str:
+    """The stratum that a headline speaks of: all questions, or of several sets those first averaged.
+
+    Args:
+        results: what ``metrics.summarize`` or ``metrics.paired_differences`` returns.
+    """
+    return str(results["stratum"].iloc[0]) if len(results) else ALL_QUESTIONS
+
+
+def stratum_metrics(summary: pd.DataFrame, stratum: str) -> tuple[str, ...]:
+    """The metrics that a stratum has."""
+    return metrics_of(summary.loc[summary["stratum"] == stratum, "scoring"].iloc[0])
+
+
 def overall(summary: pd.DataFrame) -> dict[str, pd.Series]:
-    """Variant → its summary row over all questions, in the order of the summary."""
-    rows = summary[summary["stratum"] == ALL_QUESTIONS]
+    """Variant → its summary row in the :func:`headline_stratum`, in the order of the summary."""
+    rows = summary[summary["stratum"] == headline_stratum(summary)]
     return {str(row["variant"]): row for _, row in rows.iterrows()}
 
 
-def list_differences(differences: pd.DataFrame, stratum: str = ALL_QUESTIONS) -> list[Difference]:
-    """The differences of a stratum, in the order of the frame."""
-    rows = differences[differences["stratum"] == stratum].astype(dict.fromkeys(DIFFERENCE_COLUMNS, float))
+def list_differences(differences: pd.DataFrame, stratum: str = "") -> list[Difference]:
+    """The differences of a stratum, by default the headline's, in the order of the frame."""
+    rows = differences[differences["stratum"] == (stratum or headline_stratum(differences))].astype(
+        dict.fromkeys(DIFFERENCE_COLUMNS, float)
+    )
     return [Difference(*values) for values in rows[list(Difference._fields)].itertuples(index=False)]
 
 
-def difference_rows(differences: pd.DataFrame, stratum: str = ALL_QUESTIONS) -> list[tuple[str, list[Difference]]]:
-    """Each comparison as people call it, with its differences in the order of ``metrics.METRICS``."""
+def difference_rows(
+    differences: pd.DataFrame, stratum: str = "", metrics: Sequence[str] = METRICS
+) -> list[tuple[str, list[Difference]]]:
+    """Each comparison as people call it, with its differences in these metrics; by default the headline's stratum."""
     known = {(item.variant, item.baseline, item.metric): item for item in list_differences(differences, stratum)}
     pairs = dict.fromkeys((variant, baseline) for variant, baseline, _ in known)
-    return [(f"{variant_title(a)} − {variant_title(b)}", [known[a, b, metric] for metric in METRICS]) for a, b in pairs]
+    return [(f"{variant_title(a)} − {variant_title(b)}", [known[a, b, metric] for metric in metrics]) for a, b in pairs]
 
 
 def headline(summary: pd.DataFrame, differences: pd.DataFrame) -> str:
-    """The one sentence to remember: what the last trained method did to the hit gap, and how sure that is."""
+    """The one sentence to remember: what the last trained method did to the hit gap, and how sure that is.
+
+    Of several sets it says which it speaks of; where these have no hit gap, it speaks of their accuracy.
+    """
     rows, known = overall(summary), _by_key(differences)
+    stratum = headline_stratum(summary)
+    metric = "mis" if "mis" in stratum_metrics(summary, stratum) else "em_answer"
     compared = {
-        key[0] for key, item in known.items() if key[1:] == ("on", "mis") and item.difference == item.difference
+        key[0] for key, item in known.items() if key[1:] == ("on", metric) and item.difference == item.difference
     }
     trained = [variant for variant in rows if variant in compared]
     if not trained:
         return "No trained model was compared with plain thinking, so no change is claimed."
     last = trained[-1]
-    mis = known[last, "on", "mis"]
-    before, after = (points(rows[variant]["mis"]) for variant in ("on", last))
-    verb = {"better": "narrows", "worse": "widens", "open": "does not measurably change"}[mis.tone]
-    text = f"{variant_title(last)} {verb} the hit gap: Mis {before} % before training, {after} % after"
-    against = known.get((last, "kto", "mis"))
-    return f"{text}{_than_kto(against)}." if against else f"{text}."
+    moved = known[last, "on", metric]
+    before, after = (points(rows[variant][metric]) for variant in ("on", last))
+    verbs = HEADLINE_VERBS[metric]
+    name = "Mis " if metric == "mis" else ""
+    text = f"{variant_title(last)} {verbs[moved.tone]}: {name}{before} % before training, {after} % after"
+    against = known.get((last, "kto", metric))
+    return f"{_on(stratum)}{text}{_than_kto(against, metric)}." if against else f"{_on(stratum)}{text}."
+
+
+def _on(stratum: str) -> str:
+    """What a sentence begins with that doesn't speak of all questions."""
+    if stratum == ALL_QUESTIONS:
+        return ""
+    return f"On the {stratum}, " if stratum.startswith(MACRO) else f"On {stratum}, "
 
 
 def composition(traces: pd.DataFrame, *, are_estimated_from: bool = True) -> str:
@@ -154,17 +197,21 @@ def sentences(
     """
     known = _by_key(differences)
     pairs = list(dict.fromkeys((variant, baseline) for variant, baseline, _ in known))
-    found: list[tuple[Tone, str]] = [("open", text) for text in _starting_point(overall(summary))]
+    metrics = stratum_metrics(summary, headline_stratum(summary))
+    shown = ("mis", "acc") if "mis" in metrics else metrics
+    found: list[tuple[Tone, str]] = [("open", text) for text in _starting_point(overall(summary), metrics)]
     for variant, baseline in pairs:
-        mis, acc = known[variant, baseline, "mis"], known[variant, baseline, "acc"]
-        if np.isnan(mis.difference):
+        moved = [item for metric in shown if not np.isnan((item := known[variant, baseline, metric]).difference)]
+        if not moved:
             continue
-        text = f"{variant_title(variant)} against {variant_title(baseline)}: {_moved(mis)}; {_moved(acc)}."
-        if (variant, baseline) == ("mr_align", "kto") and mis.tone == "open":
-            text += " The interval of Mis includes 0: this run alone does not tell the two methods apart."
+        changes = "; ".join(_moved(item, metrics) for item in moved)
+        text = f"{variant_title(variant)} against {variant_title(baseline)}: {changes}."
+        if (variant, baseline) == ("mr_align", "kto") and moved[0].tone == "open":
+            name = metric_title(moved[0].metric, metrics)
+            text += f" The interval of {name} includes 0: this run alone does not tell the two methods apart."
         if (variant, baseline) == ("mr_align", "kto") and composed:
             text += f" {composed}"
-        found.append((mis.tone, text))
+        found.append((moved[0].tone, text))
     if pairs:
         thoughts = [item for key, item in known.items() if key[1:] == ("on", "em_thought")]
         found.append(("open", _thinking_moved(thoughts)))
@@ -189,7 +236,10 @@ def read_results(report: Path) -> Results | None:
 def why_no_results(questions: QuestionsConfig) -> str:
     """Why a finished run has no results."""
     if questions.eval:
-        return "nothing was scored: no question of questions.eval has a gold answer; what was answered is kept"
+        return (
+            "nothing was scored: no question of questions.eval has a gold answer that a text can be compared with "
+            "(sets such as truthfulqa and longfact need a judge); what was answered is kept"
+        )
     return "nothing was evaluated: questions.eval names no set"
 
 
@@ -207,26 +257,37 @@ def yield_table(funnel: Sequence[Mapping[str, Any]]) -> ResultTable:
 
 
 def result_tables(summary: pd.DataFrame, differences: pd.DataFrame) -> list[ResultTable]:
-    """Levels in %, then paired differences in points; these only where anything was compared.
+    """Levels in %, then paired differences in points; these only where anything was compared. Of several sets, both of
+    their macro average and then of each.
 
     Args:
         summary: what ``metrics.summarize`` returns.
         differences: what ``metrics.paired_differences`` returns.
     """
-    names = [METRIC_TITLES[metric] for metric in METRICS]
-    levels = [[variant_title(v), *(points(row[metric]) for metric in METRICS)] for v, row in overall(summary).items()]
-    tables = [ResultTable(["variant, %", *names], levels)]
+    headed = headline_stratum(summary)
+    strata = [headed] if headed == ALL_QUESTIONS else dict.fromkeys(summary["stratum"])
+    return [table for stratum in strata for table in _stratum_tables(summary, differences, stratum)]
+
+
+def _stratum_tables(summary: pd.DataFrame, differences: pd.DataFrame, stratum: str) -> list[ResultTable]:
+    metrics = stratum_metrics(summary, stratum)
+    names = [metric_title(metric, metrics) for metric in metrics]
+    of = "" if stratum == ALL_QUESTIONS else f"{stratum}: "
+    rows = summary[summary["stratum"] == stratum].to_dict("records")
+    levels = [[variant_title(row["variant"]), *(points(row[metric]) for metric in metrics)] for row in rows]
+    tables = [ResultTable([f"{of}variant, %", *names], levels)]
     compared: list[list[str | ResultCell]] = [
-        [name, *map(_cell, items)] for name, items in difference_rows(differences)
+        [name, *(_cell(item, alone=len(metrics) == 1) for item in items)]
+        for name, items in difference_rows(differences, stratum, metrics)
     ]
     if compared:
-        tables.append(ResultTable(["difference, points", *names], compared))
+        tables.append(ResultTable([f"{of}difference, points", *names], compared))
     return tables
 
 
-def _cell(item: Difference) -> ResultCell:
+def _cell(item: Difference, alone: bool = False) -> ResultCell:
     """In 80 columns there is room for the intervals of two metrics."""
-    has_room = item.metric in METRICS[:2]
+    has_room = item.metric in METRICS[:2] or alone
     return ResultCell(item.text, item.tone, "" if has_room else points(item.difference, signed=True))
 
 
@@ -234,8 +295,13 @@ def _by_key(differences: pd.DataFrame) -> dict[tuple[str, str, str], Difference]
     return {(item.variant, item.baseline, item.metric): item for item in list_differences(differences)}
 
 
-def _starting_point(rows: dict[str, pd.Series]) -> list[str]:
+def _starting_point(rows: dict[str, pd.Series], metrics: Sequence[str]) -> list[str]:
     texts = []
+    name = metric_title("em_answer", metrics)
+    if "on" in rows and name == ACCURACY:
+        texts.append(
+            f"Before training, {points(rows['on']['em_answer'])} % of answers with thinking are right ({name})."
+        )
     if "on" in rows and not pd.isna(rows["on"]["mis"]):
         mis, acc = points(rows["on"]["mis"]), points(rows["on"]["acc"])
         texts.append(
@@ -243,12 +309,13 @@ def _starting_point(rows: dict[str, pd.Series]) -> list[str]:
             f"(Mis, the hit gap), and both do in {acc} % (Acc)."
         )
     if "off" in rows:
-        texts.append(f"Without thinking, {points(rows['off']['em_answer'])} % of answers are right (EM_a).")
+        texts.append(f"Without thinking, {points(rows['off']['em_answer'])} % of answers are right ({name}).")
     return texts
 
 
-def _moved(item: Difference) -> str:
-    name = METRIC_TITLES[item.metric]
+def _moved(item: Difference, metrics: Sequence[str]) -> str:
+    name = metric_title(item.metric, metrics)
+    name = name[0].upper() + name[1:]
     if item.tone == "open":
         size = points(item.difference, signed=True)
         return f"{name} does not move measurably ({size} points, interval {item.interval})"
@@ -256,9 +323,9 @@ def _moved(item: Difference) -> str:
     return f"{name} {verb} by {points(abs(item.difference))} points (interval {item.interval})"
 
 
-def _than_kto(item: Difference) -> str:
+def _than_kto(item: Difference, metric: str) -> str:
     tails = {
-        "better": ", a further step down from KTO",
+        "better": f", a further step {'down' if metric == 'mis' else 'up'} from KTO",
         "worse": ", but KTO does better",
         "open": "; against KTO the interval includes 0",
     }

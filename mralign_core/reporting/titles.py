@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 VARIANT_TITLES = {"off": "think off", "on": "think on", "sft": "SFT", "kto": "KTO", "mr_align": "MR-ALIGN"}
 METRIC_TITLES = {"acc": "Acc", "mis": "Mis", "em_thought": "EM_t", "em_answer": "EM_a"}
-METRIC_DIRECTIONS = {"acc": "higher is better", "mis": "lower is better"}
+ACCURACY = "accuracy"
+"""What EM_a is called in a set that has no other metric."""
+METRIC_DIRECTIONS = {"acc": "higher is better", "mis": "lower is better", "em_answer": "higher is better"}
 MATRIX_TITLES = {"plus": "P⁺", "minus": "P⁻", "all": "P"}
 UNDEFINED = "–"
 """Stands where a number is not defined."""
@@ -13,3 +17,8 @@ UNDEFINED = "–"
 def variant_title(variant: str) -> str:
     """A variant as people call it."""
     return VARIANT_TITLES.get(variant, variant)
+
+
+def metric_title(metric: str, metrics: Sequence[str]) -> str:
+    """A metric as people call it, among those that its set has."""
+    return ACCURACY if tuple(metrics) == ("em_answer",) else METRIC_TITLES[metric]

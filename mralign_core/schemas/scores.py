@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from mralign_core.method.benchmarks import SCORING_NAMES
 from mralign_core.schemas.base import Column, Table
 from mralign_core.schemas.checks import NATURAL, STRING, TEXT, one_of
 from mralign_core.schemas.outcomes import OUTCOMES
@@ -14,6 +15,8 @@ SCORES = Table(
     columns={
         "variant": Column(pa.string(), [TEXT]),
         "question_id": Column(pa.string(), [TEXT]),
+        "source": Column(pa.string(), [TEXT]),
+        "scoring": Column(pa.string(), [one_of(SCORING_NAMES)]),
         "stratum": Column(pa.string(), [STRING]),
         "draw": Column(pa.int64(), [NATURAL]),
         "completion": Column(pa.string(), [STRING]),
@@ -25,7 +28,9 @@ SCORES = Table(
         "contains_answer": Column(pa.bool_(), nullable=True),
     },
     unique_together=("variant", "question_id", "draw"),
-    version=2,
+    version=3,
 )
-"""A row an answer of the evaluation. Variants: ``off``, ``on``, and one for each trained adapter. The matches are null
-where the question has no gold answer."""
+"""A row an answer of the evaluation. Variants: ``off``, ``on``, and one for each trained adapter. ``source`` is the
+set of the question and ``scoring`` how that is scored (:data:`~mralign_core.method.benchmarks.SCORINGS`), which says
+what ``em_answer`` means; ``em_thought`` is null where the set has no EM_t. All matches are null where the question has
+no gold answer, or only a judge could score it."""

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mralign_core.config import Variant
+from mralign_core.evaluation.metrics import metrics_of
 from mralign_core.generation.vllm_sampler import LORA_RANKS
 from mralign_core.reporting.markdown import code, literal, one_line, table
-from mralign_core.reporting.titles import METRIC_TITLES, VARIANT_TITLES
+from mralign_core.reporting.titles import VARIANT_TITLES, metric_title
 from mralign_core.training.card import USE, Card, CardSection, card_head, load_adapter
 
 HERE = "path/to/this/folder"
@@ -120,7 +121,9 @@ def _results(variant: Variant, run: RunFacts) -> str:
     rows = [
         (stratum, name, *(f"{levels.loc[(stratum, each), metric]:.3f}" for each in ("on", variant)), _shift(shift))
         for stratum in levels.index.unique("stratum")
-        for metric, name in METRIC_TITLES.items()
+        for metrics in [metrics_of(levels.loc[stratum, "scoring"].iloc[0])]
+        for metric in metrics
+        for name in [metric_title(metric, metrics)]
         for _, shift in paired.loc[[(stratum, metric)]].iterrows()
     ]
     columns = ("questions", "metric", "before", VARIANT_TITLES[variant], f"difference ({run.confidence:.0%} interval)")

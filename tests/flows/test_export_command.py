@@ -48,7 +48,10 @@ def publish(config, tmp_path):
 @pytest.fixture
 def adapter(config, publish):
     """The adapter of a last run, made from a model, questions and candidates."""
-    rows = [("q0", "a?", ["a"], "nq_open", "train", ""), ("q1", "b?", ["b"], "popqa", "eval", "")]
+    rows = [
+        ("q0", "a?", ["a"], "nq_open", "train", "", "exact_match", []),
+        ("q1", "b?", ["b"], "popqa", "eval", "", "exact_match", []),
+    ]
     model = make_model("qwen3")
 
     def write_model(folder):

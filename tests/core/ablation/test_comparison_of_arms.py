@@ -19,6 +19,8 @@ def scores(*answers, draws=1, thinks=True, variant="any"):
         {
             "variant": variant,
             "question_id": f"q{place // draws}",
+            "source": "s",
+            "scoring": "exact_match",
             "stratum": "",
             "draw": place % draws,
             "completion": "",

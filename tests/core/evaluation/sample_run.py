@@ -28,6 +28,8 @@ def score(variant, question_id, em_thought, em_answer, draw=0, stratum="", **mor
     row = {
         "variant": variant,
         "question_id": question_id,
+        "source": "s",
+        "scoring": "exact_match",
         "stratum": stratum,
         "draw": draw,
         "completion": "",
@@ -171,7 +173,12 @@ def full_inputs():
             "source": "s",
             "split": "eval",
         }
-    ).assign(answers=lambda frame: [["Oslo"]] * len(frame), stratum="")
+    ).assign(
+        answers=lambda frame: [["Oslo"]] * len(frame),
+        stratum="",
+        scoring="exact_match",
+        options=lambda frame: [[]] * len(frame),
+    )
     funnel = [("questions", 60, 0, ""), ("selection", 24, 36, "draws disagree")]
     return ReportInputs(
         run={"run": "test", "model": "a model", "seed": "0"},

@@ -149,3 +149,41 @@ def test_the_composition_stands_beside_mr_align_against_kto_only():
     summary, differences = summarize(scores), paired_differences(scores, num_resamples=50, confidence=0.95, rng=rng)
     said = [text for _, text in sentences(summary, differences, 0.95, "COMPOSED.")]
     assert [text.startswith("MR-ALIGN against KTO") for text in said if "COMPOSED." in text] == [True]
+
+
+def with_sets(rows, **scorings):
+    """The same answers as those of several sets, how each is scored by name."""
+    names = list(scorings)
+    return [
+        row
+        | {"question_id": f"{name}-{row['question_id']}", "source": name, "stratum": name, "scoring": scorings[name]}
+        | ({} if scorings[name] == "exact_match" else {"em_thought": None})
+        for name in names
+        for row in rows
+    ]
+
+
+def repaired_sets(**scorings):
+    rows = random_scores(np.random.default_rng(0), ("off", "on", "kto", "mr_align"), 60).to_dict("records")
+    return tables(as_scores(with_sets(rows, **scorings)))
+
+
+def test_a_headline_over_sets_says_which():
+    found = repaired_sets(nq="exact_match", sciq="exact_match", gsm8k="number")
+    assert headline(*found).startswith("On the macro average of nq and sciq, MR-ALIGN narrows the hit gap: Mis ")
+    assert headline(*repaired_sets(nq="exact_match", gsm8k="number")).startswith("On nq, MR-ALIGN narrows")
+    accuracy = repaired_sets(gsm8k="number")
+    assert headline(*accuracy).startswith("MR-ALIGN raises the accuracy: ")
+    assert "a further step up from KTO" in headline(*accuracy)
+    summary, differences = accuracy
+    said = " ".join(text for _, text in sentences(summary, differences, 0.95))
+    assert "Accuracy rises by" in said and "(accuracy)" in said and "Mis" not in said and "EM_a" not in said
+
+
+def test_tables_of_sets_have_the_metrics_of_each():
+    text = page(*repaired_sets(nq="exact_match", sciq="exact_match", gsm8k="number"))
+    heads = [line for line in text.splitlines() if "variant, %" in line]
+    assert [head.split("|")[1].strip() for head in heads] == [
+        f"{name}: variant, %" for name in ("macro average of nq and sciq", "nq", "sciq", "gsm8k")
+    ]
+    assert "Mis" in heads[0] and "Mis" not in heads[-1] and "accuracy" in heads[-1]

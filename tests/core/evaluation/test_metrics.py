@@ -186,3 +186,53 @@ def test_consistency_shifts_count_where_each_answer_went():
     assert table.loc["both_correct", columns].tolist() == [1, 0, 1, 0]
     assert table.loc["inconsistent", columns].tolist() == [2, 1, 1, 0]
     assert table.loc["both_wrong", columns].tolist() == [1, 0, 0, 1]
+
+
+def of_set(name, answers, scoring="exact_match", variant="on"):
+    """Scores of one set from (EM_t, EM_a) pairs."""
+    more = {"source": name, "scoring": scoring, "stratum": name}
+    return [score(variant, f"{name}-{n}", thought, answer, **more) for n, (thought, answer) in enumerate(answers)]
+
+
+RIGHT, WRONG = (True, True), (False, False)
+SETS = [
+    *of_set("nq", [RIGHT] * 3 + [WRONG]),  # Acc 3/4
+    *of_set("sciq", [RIGHT] + [WRONG] * 9),  # Acc 1/10
+    *of_set("gsm8k", [(None, True), (None, False)], "number"),  # 1/2
+    *of_set("csqa", [(None, True)] * 3, "option"),  # 1
+]
+
+
+def test_sets_are_averaged_with_their_like_and_never_pooled():
+    summary = summarize(as_scores(SETS)).set_index("stratum")
+    macro, accuracy = "macro average of nq and sciq", "macro average of csqa and gsm8k"
+    assert summary.index.tolist() == [macro, "nq", "sciq", accuracy, "csqa", "gsm8k"]
+    assert summary["acc"].tolist()[:3] == pytest.approx([(0.75 + 0.1) / 2, 0.75, 0.1])
+    assert summary.loc[accuracy:, "em_answer"].tolist() == [0.75, 1, 0.5]
+    assert summary.loc[accuracy:, ["acc", "mis", "em_thought"]].isna().all(axis=None)
+    assert summary["num_questions"].tolist() == [14, 4, 10, 5, 3, 2]
+    assert summary["scoring"].tolist() == ["exact_match"] * 3 + ["option", "option", "number"]
+
+
+def test_the_difference_of_an_average_is_the_average_of_differences():
+    better = [{**row, "variant": "kto"} for row in SETS]
+    better[3] |= {"em_thought": True, "em_answer": True}  # nq: Acc 1
+    found = differences(as_scores([*SETS, *better]))
+    macro = difference(found, "kto", "on", "acc", "macro average of nq and sciq")
+    assert macro["difference"] == pytest.approx(0.25 / 2) and macro["num_questions"] == 14
+    assert macro["low"] == 0 and 0.125 < macro["high"] <= 0.5  # of nq's four questions only
+    assert difference(found, "kto", "on", "acc", "nq")["difference"] == 0.25
+    assert np.isnan(difference(found, "kto", "on", "acc", "gsm8k")["difference"])
+    assert difference(found, "kto", "on", "em_answer", "gsm8k")["high"] == 0
+
+
+def test_one_set_is_the_whole_whatever_else_is_alone_in_its_metric():
+    summary = summarize(as_scores([row for row in SETS if row["source"] in ("nq", "gsm8k")]))
+    assert summary["stratum"].tolist() == ["nq", "gsm8k"]
+    only = summarize(as_scores([row for row in SETS if row["source"] == "gsm8k"]))
+    assert only["stratum"].tolist() == [ALL_QUESTIONS] and only["em_answer"].tolist() == [0.5]
+
+
+def test_only_answers_with_em_t_move_between_classes():
+    moved = consistency_shifts(as_scores([*SETS, *({**row, "variant": "kto"} for row in SETS)]))
+    assert moved["num_answers"].tolist() == [4, 0, 10]

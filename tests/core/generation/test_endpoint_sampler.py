@@ -24,6 +24,7 @@ from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger
 from mralign_core.llm.store import MemoryRecords
+from mralign_core.method.benchmarks import Gold
 from mralign_core.method.matching import MatchRules
 from mralign_core.models.families import Family, named_family
 from mralign_core.models.families.table import ModeRequest
@@ -248,7 +249,7 @@ def test_a_request_that_the_server_fails_to_answer_is_a_draw_that_failed(server,
     failed = [request for request, sample in first.items() if sample.finish_reason == "failed"]
     assert failed == [request for request in MANY if request.question_id == "q5"]
     for request in failed:
-        row = score_sample(request, first[request], ["Tehran"], named_family("qwen3"), MatchRules())
+        row = score_sample(request, first[request], Gold(["Tehran"]), named_family("qwen3"), MatchRules())
         assert row["outcome"] == "failed" and row["completion_ids"] == []
         assert (row["em_thought"], row["em_answer"], row["contains_answer"]) == (None, None, None)
     sent = len(server.requests)

@@ -214,13 +214,12 @@ def test_golds_of_symbols_are_compared_as_they_are(tmp_path):
 
 
 PROSE = [
-    "\\boxed{Tehran}",
-    "Final answer: Tehran",
-    "The answer is Tehran.",
+    "Its seat is Tehran.",
     "It is Tehran",
     "Tehran, of course",
-    "Answer: Tehran",
+    "Tehran has been that since 1786",
 ]
+STATED = ["\\boxed{Tehran}", "Final answer: Tehran", "The answer is Tehran.", "Answer: Tehran"]
 
 
 def in_prose(number, answer):
@@ -236,7 +235,7 @@ def test_answers_in_sentences_are_told_before_anything_is_paid(tmp_path, num_equ
     assert "generate.answer_match 'exact'" in str(error.value) and f"and {20 + num_equal} by 'contains'" in str(
         error.value
     )
-    assert "--set generate.answer_match=contains" in str(error.value) and "Final answer: Tehran" in str(error.value)
+    assert "--set generate.answer_match=contains" in str(error.value) and "It is Tehran" in str(error.value)
     with pytest.raises(DataError, match=r"--set generate\.answer_match=contains"):
         check_traces(tmp_path / "traces.jsonl", SECTION, MatchRules())
     by_naming = imported(tmp_path, *rows, answer_match="contains").candidates["polarity"].tolist()
@@ -251,6 +250,11 @@ def test_some_answers_in_sentences_are_a_warning(tmp_path, caplog):
     imported(tmp_path, *equal, WRONG)
     imported(tmp_path, *({**in_prose(n, PROSE[1]), "polarity": "positive"} for n in range(9)), WRONG)
     assert "answer_match" not in caplog.text
+
+
+def test_answers_that_are_stated_equal_what_they_state(tmp_path):
+    found = imported(tmp_path, *(in_prose(n, text) for n, text in enumerate(STATED)), WRONG).candidates
+    assert found["polarity"].tolist() == ["positive"] * len(STATED) + ["negative"]
 
 
 @pytest.mark.parametrize(("positive", "negative"), [(1, 23), (23, 1), (10, 200), (0, 5)])

@@ -39,6 +39,8 @@ QUESTIONS = pd.DataFrame(
             "source": "t",
             "split": "train",
             "stratum": "",
+            "scoring": "exact_match",
+            "options": [],
         }
         for copy in range(COPIES)
         for number, (question, (right, _)) in enumerate(FACTS.items())

@@ -2,6 +2,7 @@ import pandas as pd
 
 from mralign_core.generation import Sample, SampleRequest
 from mralign_core.generation.scoring import score_answers, score_sample
+from mralign_core.method.benchmarks import Gold
 from mralign_core.method.matching import MatchRules
 from mralign_core.models.families import GENERIC
 from mralign_core.schemas.generations import GENERATIONS
@@ -15,6 +16,8 @@ QUESTIONS = pd.DataFrame(
         "source": "test",
         "split": "train",
         "stratum": ["geography", "books"],
+        "scoring": "exact_match",
+        "options": [[], []],
     }
 )
 ON = SampleRequest("q1", "Seat of Iran?", "on", 0)
@@ -23,8 +26,8 @@ OFF = SampleRequest("q2", "Who wrote Emma?", "off", 1)
 
 def scored(request, completion, prompt="asked\n"):
     sample = Sample(prompt, [1], [2, 3], completion, "stop")
-    golds = QUESTIONS.set_index("question_id").at[request.question_id, "answers"]
-    frame = pd.DataFrame([score_sample(request, sample, golds, GENERIC, MatchRules())]).astype(object)
+    gold = Gold(QUESTIONS.set_index("question_id").at[request.question_id, "answers"])
+    frame = pd.DataFrame([score_sample(request, sample, gold, GENERIC, MatchRules())]).astype(object)
     assert len(GENERATIONS.require(frame)) == 1
     return frame.iloc[0]
 
@@ -61,7 +64,9 @@ def test_scores_carry_the_stratum_in_the_order_of_the_requests():
 
 
 def test_a_question_without_a_gold_answer_is_not_scored():
-    row = score_sample(ON, Sample("", [], [1], "<think>x</think>A long answer.", "stop"), [], GENERIC, MatchRules())
+    row = score_sample(
+        ON, Sample("", [], [1], "<think>x</think>A long answer.", "stop"), Gold([]), GENERIC, MatchRules()
+    )
     assert (row["answer"], row["em_thought"], row["em_answer"], row["contains_answer"]) == (
         "A long answer.",
         *[None] * 3,
@@ -71,7 +76,7 @@ def test_a_question_without_a_gold_answer_is_not_scored():
 def test_the_rules_decide_what_is_named():
     sample = Sample("", [], [1], "<think>It was Iranian oil.</think>Iran", "stop")
     words, substring = (
-        score_sample(ON, sample, ["Iran"], GENERIC, MatchRules(containment=containment))["em_thought"]
+        score_sample(ON, sample, Gold(["Iran"]), GENERIC, MatchRules(containment=containment))["em_thought"]
         for containment in ("words", "substring")
     )
     assert (words, substring) == (False, True)

@@ -11,6 +11,7 @@ from mralign_core.generation.funnel import Funnel, require_both_polarities
 from mralign_core.generation.prompts import render_prompt
 from mralign_core.generation.scoring import score_sample
 from mralign_core.generation.select_traces import STEPS, select
+from mralign_core.method.benchmarks import Gold
 from mralign_core.method.matching import MatchRules
 from mralign_core.models.families import GENERIC
 from mralign_core.schemas.candidates import CANDIDATES
@@ -39,6 +40,8 @@ def draws_of(*questions):
                 "source": "t",
                 "split": "train",
                 "stratum": "",
+                "scoring": "exact_match",
+                "options": [],
             }
             for own, text, *_ in questions
         ]
@@ -50,7 +53,7 @@ def draws_of(*questions):
             for draw, completion in enumerate(completions):
                 request = SampleRequest(own, text, mode, draw)
                 sample = Sample(prompt.text, prompt.ids, BPE.encode(completion), completion, "stop")
-                draws.append(score_sample(request, sample, ["Tehran"], GENERIC, MatchRules()))
+                draws.append(score_sample(request, sample, Gold(["Tehran"]), GENERIC, MatchRules()))
     return draws, frame
 
 

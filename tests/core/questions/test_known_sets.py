@@ -69,7 +69,7 @@ HUB: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, list[str], str]]
             "choices": {"label": List(TEXT), "text": List(TEXT)},
         },
         {**COMMONSENSE, "choices": CHOICES},
-        ("Where is money kept?", ["a bank"], ""),
+        ("Where is money kept?\nA. a bank\nB. a mall", ["a bank"], ""),
     ),
 }
 """Set → the hub's features, a row of our own words, and the question it gives: text, answers, stratum."""
@@ -112,13 +112,20 @@ def test_only_sets_with_a_gold_answer_are_on_the_hub():
         ("gsm8k", {"question": "q", "answer": "So it is.\n#### -3.5"}, ("q", ["-3.5"], "")),
         (
             "commonsense_qa",
-            {**COMMONSENSE, "choices": [{"label": "A", "text": "a bank"}]},
-            ("Where is money kept?", ["a bank"], ""),
+            {**COMMONSENSE, "choices": [{"label": "A", "text": "a bank"}, {"label": "B", "text": "a mall"}]},
+            ("Where is money kept?\nA. a bank\nB. a mall", ["a bank"], ""),
         ),
         (
             "commonsense_qa",
-            {"answerKey": "B", "id": "1", "question": {"stem": "Where?", "choices": [{"label": "B", "text": "here"}]}},
-            ("Where?", ["here"], ""),
+            {
+                "answerKey": "B",
+                "id": "1",
+                "question": {
+                    "stem": "Where?",
+                    "choices": [{"label": "A", "text": "there"}, {"label": "B", "text": "here"}],
+                },
+            },
+            ("Where?\nA. there\nB. here", ["here"], ""),
         ),
     ],
 )
@@ -159,7 +166,12 @@ def test_longfact_is_a_folder_of_prompts_by_topic(tmp_path):
             {**COMMONSENSE, "choices": CHOICES, "answerKey": ""},
             "field 'answerKey' must be one of A, B, got '', as in a split that hides its answers",
         ),
-        ("commonsense_qa", {**COMMONSENSE, "choices": None}, "field 'answerKey' is not as in this set"),
+        ("commonsense_qa", {**COMMONSENSE, "choices": None}, "field 'choices' is not as in this set"),
+        (
+            "commonsense_qa",
+            {**COMMONSENSE, "choices": {"label": ["A", "B"], "text": ["a bank", "a bank"]}},
+            "field 'choices' must be a list of 2 to 26 different options",
+        ),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, name, row, problem):
@@ -176,12 +188,18 @@ def test_other_columns_list_those_found_and_those_known(tmp_path):
     ("section", "says"),
     [
         ({"name": "simpleqa"}, "'simpleqa' (test) is meant for evaluation, not for alignment"),
-        ({"name": "truthfulqa"}, "name its split: {name: truthfulqa, split: validation}"),
+        ({"name": "truthfulqa"}, "'truthfulqa' is scored by a judge, and this program has none"),
         ({"name": "nq_open", "path": "NQ-open.dev.jsonl"}, "'nq_open' (validation) is meant for evaluation"),
         ({"name": "gsm8k", "path": "test.jsonl"}, "'gsm8k' (test) is meant for evaluation"),
         ({"name": "nq-open"}, "no known question set 'nq-open'; did you mean 'nq_open'?"),
         ({"name": "trivia"}, "known are nq_open, sciq,"),
         ({"name": "sciq", "answer_column": "x"}, ".answer_column has no effect on a known set"),
+        ({"name": "sciq", "scoring": "number"}, ".scoring has no effect on a known set"),
+        (
+            {"name": "own", "path": "train.jsonl", "answer_column": "", "scoring": "number"},
+            "it can be evaluated on, not",
+        ),
+        ({"name": "own", "path": "train.jsonl", "scoring": "judge"}, "by a judge"),
         ({"name": "sciq", "path": "train.jsonl", "revision": "x"}, ".revision has no effect on a file"),
         ({"name": "pocket", "split": "train"}, ".split has no effect on the pocket world's set"),
         ({"path": "org/own"}, "which split of 'own'? Set split, such as split: validation"),

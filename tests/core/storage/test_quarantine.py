@@ -10,7 +10,10 @@ from mralign_core.storage import ArtifactStore
 from mralign_core.storage.quarantine import RowWriter, carry_over, read_quarantine, write_rows
 from mralign_core.storage.tables import write_table
 
-GOOD = {"question_id": "a", "question": "Who?", "answers": ["X"], "source": "s", "split": "train", "stratum": ""}
+GOOD = {
+    **{"question_id": "a", "question": "Who?", "answers": ["X"], "source": "s", "split": "train", "stratum": ""},
+    **{"scoring": "exact_match", "options": []},
+}
 BAD = {**GOOD, "question_id": "b", "question": " ", "split": "tain"}
 
 

@@ -39,7 +39,14 @@ RUN = RunFacts(
     ),
     summary=pd.DataFrame(
         [
-            {"variant": variant, "stratum": "(all)", "num_questions": 42, "acc": acc, "mis": mis}
+            {
+                "variant": variant,
+                "stratum": "(all)",
+                "scoring": "exact_match",
+                "num_questions": 42,
+                "acc": acc,
+                "mis": mis,
+            }
             | {"em_thought": 0.6, "em_answer": 0.5}
             for variant, acc, mis in [("off", None, None), ("on", 0.4, 0.3), ("mr_align", 0.52, 0.18)]
         ]
