@@ -11,10 +11,12 @@ keeps them. Decisions where the paper is silent:
 * Containment is on word boundaries: "Iran" is in "Iran's" and not in "Iranian". Punctuation may join words
   ("U.S." is "US") or part them ("Paris/London"); containment accepts either reading, but never parts a number
   ("5" is not in "3.5"). The paper's plain substring is an option, see :class:`MatchRules`.
-* Variants, unless switched off: where both sides hold numbers or dates, these are compared as such. "1,000" is "one
-  thousand", "July 4, 1776" is "1776-07-04" (see :mod:`mralign_core.method.quantities`), and 1.5 is not 15, which
-  SQuAD's normalisation takes for the same. In a longer text a gold answer of just 1, 1st or 2nd is looked for as it is
-  written, because "one", "first" and "second" stand in most texts without meaning a number.
+* Variants, unless switched off: initials and signs behind letters are read in one spelling, so that "J. K. Rowling" is
+  "J.K. Rowling" and C++ is not C (see :mod:`mralign_core.method.spellings`); and where both sides hold numbers or
+  dates, these are compared as such. "1,000" is "one thousand", "July 4, 1776" is "1776-07-04" (see
+  :mod:`mralign_core.method.quantities`), and 1.5 is not 15, which SQuAD's normalisation takes for the same.
+  In a longer text a gold answer of just 1, 1st or 2nd is looked for as it is written, because "one", "first" and
+  "second" stand in most texts without meaning a number.
 * Scripts written without spaces are compared character by character.
 * A gold answer that SQuAD normalises to nothing (``£``, ``≈``, 🍎, ``+``, ``...``, but also ``A+`` and ``A``) is
   compared as it is written, but for case and for quotation marks, brackets and closing punctuation around its words.
@@ -33,6 +35,7 @@ from typing import Literal, NamedTuple
 
 from mralign_core.method.blanks import BLANKS
 from mralign_core.method.quantities import MONTHS, clues, holds_quantity, unify_digits, unify_quantities
+from mralign_core.method.spellings import unify_spellings
 
 ARTICLES = frozenset({"a", "an", "the"})
 
@@ -124,7 +127,7 @@ class MatchRules(NamedTuple):
     normalised as for "words", so that the boundaries are the only difference and "substring" accepts all that
     "words" does. It has no bearing on :func:`exact_match`, and variants are always whole words."""
     variants: bool = True
-    """Numbers and dates count as equal in their common spellings."""
+    """Numbers, dates and initials count as equal in their common spellings."""
 
 
 DEFAULT_RULES = MatchRules()
@@ -221,6 +224,12 @@ class _Text:
         return ARTICLES.issuperset(self.joined.split())
 
     @cached_property
+    def spelled(self) -> _Text:
+        """The same with initials and with signs behind letters in one spelling."""
+        folded = unify_spellings(self.folded)
+        return self if folded == self.folded else _Text(folded)
+
+    @cached_property
     def in_digits(self) -> _Text:
         """The same with the numbers that are written in digits in one spelling."""
         return _Text(unify_digits(self.folded))
@@ -252,6 +261,8 @@ def _compiled(gold: str) -> _Text:
 
 
 def _equals(text: _Text, gold: _Text, rules: MatchRules) -> bool:
+    if rules.variants:
+        text, gold = text.spelled, gold.spelled
     if rules.variants and gold.has_numbers and text.has_numbers:
         text, gold = text.unified, gold.unified
     if gold.is_nothing:
@@ -260,6 +271,8 @@ def _equals(text: _Text, gold: _Text, rules: MatchRules) -> bool:
 
 
 def _contains(text: _Text, gold: _Text, rules: MatchRules) -> bool:
+    if rules.variants:
+        text, gold = text.spelled, gold.spelled
     if gold.is_nothing:
         return _names_sign(text, gold, rules) or _equals(text, gold, rules)
     # Spares most texts the splitting into words. Right because no reading breaks a sequence of letters.

@@ -6,9 +6,10 @@ Not in the paper, which compares texts as they are. English only. Decisions:
   Ordinals stay apart from cardinals. SQuAD's normalisation drops currencies and "%", so "percent" after a number
   goes with them; no other unit does ("1000 dollars" is not "$1000"). Leading zeros count: 007 is not 7.
 * A number or date ends with its line. It is read whole: "twenty-two" holds no 2, "3.5" and ".5" (which is 0.5) no 5,
-  "-5" no 5, "14.0.7" and "10:30" no number at all. Digits joined to letters ("1990s", "B52", "5km") are words. The
+  "-5" no 5, "14.0.7" and "10:30" are words of their own. Digits joined to letters ("1990s", "B52") are words. The
   number of an item, at the start of a line, goes with the punctuation.
-* Not read: Roman numerals (Henry V), years in words ("nineteen eighty-four"), fractions, "dozen", "5k".
+* Powers, fractions, times, versions and ranges: see :mod:`mralign_core.method.spellings`.
+* Not read: Roman numerals (Henry V), years in words ("nineteen eighty-four"), "dozen", "5k".
 * Dates become day, month's name, year, so that a year, or a month with its year, is found in a full date and never the
   other way round. 07/04/1776 may be in April or in July and is left as it is; 13/04/1776 can only be in April.
 """
@@ -19,6 +20,8 @@ import re
 from collections.abc import Iterable
 from itertools import groupby
 from operator import itemgetter
+
+from mralign_core.method.spellings import unify_notations, unify_ranges
 
 # fmt: off
 MONTHS = (
@@ -110,10 +113,11 @@ def unify_quantities(text: str) -> str:
     '32 of $1500000 on the 4 july 1776; then 3p25, m2 and -m0p5'
     """
     text = _NUMERIC_DATE.sub(_numeric_date, with_whole_decimals(_ITEM_NUMBER.sub(" ", text)))
+    text = unify_notations(text)
     text = _WORDS.sub(_in_words, _DIGITS.sub(_in_digits, text))
     if "minus" in text or "negative" in text:
         text = _SIGN_WORD.sub("m", text)
-    text = _NAMED_DATE.sub(_named_date, text)
+    text = _NAMED_DATE.sub(_named_date, unify_ranges(text))
     return _BETWEEN_NUMBERS.sub(r"\1 ", text)
 
 
@@ -153,11 +157,14 @@ def clues(number: str) -> tuple[str, ...]:
     >>> clues("22th")
     ('22', 'twenty', 'twentieth', 'hundred', 'thousand', 'lakh', 'million', 'crore', 'billion', 'trillion')
     """
-    digits = number.removesuffix("th").removeprefix("m").removeprefix("0p").replace("p", "")
+    if "p" in number:  # may be written as a fraction
+        return ("",)
+    digits = number.removesuffix("th").removeprefix("m")
     value = int(digits) if len(digits) <= 2 else 100
     first_word = value if value < 20 else value // 10 * 10
     words = [word for word, of_word in _VALUES.items() if of_word == first_word and value < 100]
-    return (digits, *words, *_ZEROS)
+    tens = ("10",) if digits.endswith("0") else ()  # a power of ten
+    return (digits, *words, *tens, *_ZEROS)
 
 
 def _numeric_date(match: re.Match[str]) -> str:
