@@ -107,7 +107,10 @@ def chosen_option(reply: str, options: Sequence[str]) -> int | None:
 
     Args:
         reply: the answer.
-        options: their texts, shown as A, B, C, ….
+        options: their texts, shown as A, B, C, …; those that are alike are one choice.
+
+    Returns:
+        The place of the option, of those alike the first.
 
     >>> options = ["a bank", "a river", "a mall"]
     >>> chosen_option("The answer is (C).", options), chosen_option("It's kept in a bank.", options)
@@ -171,21 +174,22 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 
 def _index(letter: str, options: Sequence[str]) -> int | None:
+    """The place of a letter; of options that are alike, the first."""
     place = ascii_uppercase.index(letter.upper())
-    return place if place < len(options) else None
+    return options.index(options[place]) if place < len(options) else None
 
 
 def _equal_options(text: str, options: Sequence[str]) -> list[int]:
-    return [place for place, option in enumerate(options) if exact_match(text, [option])]
+    return [options.index(option) for option in dict.fromkeys(options) if exact_match(text, [option])]
 
 
 def _named_options(text: str, options: Sequence[str]) -> list[int]:
     """The options that stand in a text, but for those that stand in another one of these."""
-    named = [place for place, option in enumerate(options) if contains_match(text, [option])]
+    named = [option for option in dict.fromkeys(options) if contains_match(text, [option])]
     return [
-        place
-        for place in named
-        if not any(other != place and contains_match(options[other], [options[place]]) for other in named)
+        options.index(option)
+        for option in named
+        if not any(other != option and contains_match(other, [option]) for other in named)
     ]
 
 

@@ -134,17 +134,15 @@ def _written(entry: Any, *, is_own: bool) -> list[str] | None:
 
 
 def options_in(value: Any, column: str) -> list[str]:
-    """The options of a multiple choice: a list of two or more texts, all different.
+    """The options of a multiple choice: a list of texts, of which at least two differ; two alike are the same choice.
 
     Raises:
-        BadRowError: there are fewer, more than letters, or two alike.
+        BadRowError: they are no list of texts, all alike, or more than there are letters.
     """
-    options = answers_in(value, column)
-    given = value if isinstance(value, list) else options
-    if not 2 <= len(options) <= MOST_OPTIONS or len(options) < len(given):
-        raise BadRowError(
-            f"field {column!r} must be a list of 2 to {MOST_OPTIONS} different options, got {shown(value)}"
-        )
+    entries = value if isinstance(value, list) else answers_in(value, column)
+    options = [strip_blanks(str(entry)) for entry in entries if _is_answer(entry)]
+    if len(options) < len(entries) or len(set(options)) < 2 or len(options) > MOST_OPTIONS:
+        raise BadRowError(f"field {column!r} must be a list of 2 to {MOST_OPTIONS} options, got {shown(value)}")
     return options
 
 

@@ -126,6 +126,13 @@ def test_the_option_that_a_reply_chooses(reply, place):
     assert chosen_option(reply, OPTIONS) == place
 
 
+@pytest.mark.parametrize("reply", ["A", "C", "mall", "It is the mall.", "C. mall"])
+def test_options_that_are_alike_are_one_choice(reply):
+    options = ["mall", "shop", "mall"]
+    assert chosen_option(reply, options) == 0
+    assert judge_reply(reply, "", Gold(["mall"], "option", options)).em_answer
+
+
 STATED = [
     ("Paris", "Paris"),
     ("Answer: Paris", "Paris"),

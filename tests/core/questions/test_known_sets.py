@@ -170,7 +170,7 @@ def test_longfact_is_a_folder_of_prompts_by_topic(tmp_path):
         (
             "commonsense_qa",
             {**COMMONSENSE, "choices": {"label": ["A", "B"], "text": ["a bank", "a bank"]}},
-            "field 'choices' must be a list of 2 to 26 different options",
+            "field 'choices' must be a list of 2 to 26 options",
         ),
     ],
 )
