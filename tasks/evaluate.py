@@ -25,6 +25,7 @@ from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.generation.outcomes import draws_table
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.locate import model_name
+from mralign_core.questions.guessable import notes_on_guessable
 from mralign_core.reporting.inputs import annotation_costs, joined_failures, joined_ledger, set_aside
 from mralign_core.reporting.report import ReportInputs, render_report
 from mralign_core.reporting.run_findings import Results, read_results
@@ -178,6 +179,7 @@ def compute_results(making: Making) -> Built:
         "mralign_core.llm.ledger",
         "mralign_core.llm.offline",
         "mralign_core.models.locate",
+        "mralign_core.questions.guessable",
     ),
     without=lambda config: (*other_samplers(lambda _: "")(config), *without_pocket(config)),
 )
@@ -210,6 +212,7 @@ def gather(making: Making) -> ReportInputs:
         notes=[
             *notes_on_yield(config, making["candidates"]),
             *notes_on_answers(config, store.manifest(making["questions"]).counts, answers),
+            *notes_on_guessable(store.manifest(making["evaluation-questions"]).counts, config.questions.on_guessable),
         ],
         funnel=pd.DataFrame(store.read_json(making["candidates"], FUNNEL)),
         draws_funnel=pd.DataFrame(store.read_json(thinking_draws, FUNNEL)) if thinking_draws else None,

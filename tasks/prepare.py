@@ -17,7 +17,7 @@ from mralign_core.models.locate import (
 )
 from mralign_core.pocket.quality import check_quality
 from mralign_core.pocket.world import build_world
-from mralign_core.questions.loading import read_question_sets
+from mralign_core.questions.loading import QuestionSets, read_question_sets
 from mralign_core.questions.locating import locate_sets
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore, file_sha256, key_of
@@ -28,6 +28,8 @@ from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
 from tasks.fields import pick
 
+GUESSABLE = "guessable.json"
+"""Beside the questions: those with a yes/no gold answer or one that stands in the question, asked or not."""
 OVERLAP = "overlap.json"
 """Beside the questions: those taken out of the training sets because they are evaluated on, a row a pair."""
 
@@ -63,7 +65,13 @@ def load_questions(making: Making) -> Built:
     sets = read_question_sets(making.config.questions, making.config.model.pocket)
     write_rows(making.directory, "questions.parquet", sets.of("train"), QUESTIONS)
     sets.overlap.to_json(making.directory / OVERLAP, orient="records", indent=1, force_ascii=False)
+    _list_guessable(making, sets, "train")
     return Built(QUESTIONS.name, sets.counts("train"))
+
+
+def _list_guessable(making: Making, sets: QuestionSets, split: str) -> None:
+    path = making.directory / GUESSABLE
+    sets.guessable_of(split).to_json(path, orient="records", indent=1, force_ascii=False)
 
 
 def _held_out_contents(config: RunConfig, part: Part) -> dict[str, Any]:
@@ -75,7 +83,7 @@ def _held_out_contents(config: RunConfig, part: Part) -> dict[str, Any]:
 @artifact(
     "evaluation-questions",
     stage="prepare",
-    fields=lambda config: {"eval": config.questions.fingerprint()["eval"], "pocket": _world(config)},
+    fields=lambda config: {**pick(config.questions, "eval", "on_guessable"), "pocket": _world(config)},
     details=_held_out_contents,
     sources=("mralign_core.questions.loading",),
     without=_not_asked,
@@ -84,6 +92,7 @@ def load_evaluation_questions(making: Making) -> Built:
     """Read and check the questions to evaluate on; none where no set is named."""
     sets = read_question_sets(making.config.questions, making.config.model.pocket)
     write_rows(making.directory, "questions.parquet", sets.of("eval"), QUESTIONS)
+    _list_guessable(making, sets, "eval")
     return Built(QUESTIONS.name, sets.counts("eval"))
 
 

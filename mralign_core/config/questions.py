@@ -79,6 +79,9 @@ class QuestionsConfig(Section):
     """Held-out sets; none skips evaluation."""
     on_overlap: Literal["refuse", "drop"] = "refuse"
     """When a question stands in both: end the run, or take it out of the training questions and count it."""
+    on_guessable: Literal["keep", "drop"] = "keep"
+    """Questions with a yes/no gold answer, or one that stands in the question, are counted and listed (guessable.json
+    beside the questions): ask them too, or leave them out."""
 
     @field_validator("train", "eval", mode="before")
     @classmethod

@@ -21,6 +21,7 @@ from mralign_core.method.matching import ARTICLES
 from mralign_core.pocket.world import build_world
 from mralign_core.questions.columns import BadRowError, Columns, mean_missing
 from mralign_core.questions.files import stream_files
+from mralign_core.questions.guessable import GUESSABLE_KINDS, without_guessable
 from mralign_core.questions.hub import load_split, pin_revision, stream_dataset
 from mralign_core.questions.jsonl import Line, refuse
 from mralign_core.questions.locating import COLUMN_OPTIONS, LocatedSet, locate_sets
@@ -37,23 +38,31 @@ class QuestionSets(NamedTuple):
 
     ``questions`` are rows of :data:`~mralign_core.schemas.questions.QUESTIONS`, those to align on first; ``overlap``
     names the training questions that were taken out because they are evaluated on; ``revisions`` is the commit of each
-    hub set.
+    hub set. ``guessable`` lists the questions with a yes/no gold answer or one that stands in the question
+    (:mod:`~mralign_core.questions.guessable`), which are left out where the config says so.
     """
 
     questions: pd.DataFrame
     overlap: pd.DataFrame
     revisions: dict[str, str]
+    guessable: pd.DataFrame
 
     def of(self, split: str) -> pd.DataFrame:
         """The questions to align on (``train``), or to evaluate on (``eval``)."""
         return self.questions[self.questions["split"] == split].reset_index(drop=True)
 
+    def guessable_of(self, split: str) -> pd.DataFrame:
+        """Those of a split that can be guessed, asked or not."""
+        return self.guessable[self.guessable["split"] == split].reset_index(drop=True)
+
     def counts(self, split: str) -> dict[str, Any]:
         """Questions of a split, by set; how many were taken out of training; and the commits of hub sets."""
         rows = self.of(split)
         taken_out = {"taken out of train": self.overlap["question_id"].nunique()} if split == "train" else {}
+        guessable = self.guessable_of(split)
         return {
             split: len(rows),
+            **{f"{split} with {GUESSABLE_KINDS[kind]}": int(n) for kind, n in guessable.groupby("kind").size().items()},
             **{f"{split} {source}": int(n) for source, n in rows.groupby("source", sort=False).size().items()},
             **taken_out,
             **{f"revision of {label}": revision for label, revision in self.revisions.items()},
@@ -90,7 +99,9 @@ def read_question_sets(section: QuestionsConfig, pocket: PocketConfig) -> Questi
             )
     train, evaluation = (pd.concat(found, ignore_index=True) for found in frames.values())
     train, overlap = _apart(train, evaluation, section)
-    return QuestionSets(pd.concat([train, evaluation], ignore_index=True), overlap, revisions)
+    both = pd.concat([train, evaluation], ignore_index=True)
+    questions, guessable = without_guessable(both, drop=section.on_guessable == "drop")
+    return QuestionSets(questions, overlap, revisions, guessable)
 
 
 def _apart(train: pd.DataFrame, evaluation: pd.DataFrame, section: QuestionsConfig) -> WithoutOverlap:

@@ -107,7 +107,7 @@ def before_and_after(
     keys = ["question_id", "draw"]
     marks = answer_metrics(scores).set_index(keys)
     before, after = (marks[marks["variant"] == name] for name in (baseline, variant))
-    paired = before[["acc", "mis"]].join(after[["acc", "mis"]], how="inner", rsuffix="_after")
+    paired = before[["acc", "mis"]].join(after[["acc", "mis"]], how="inner", rsuffix="_after").dropna()
     kinds = {
         "repaired: not both right before, both right after": (paired["acc"] == 0) & (paired["acc_after"] == 1),
         "broken: both right before, not after": (paired["acc"] == 1) & (paired["acc_after"] == 0),

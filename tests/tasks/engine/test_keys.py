@@ -86,6 +86,7 @@ DEPENDS_ON = {
     "questions.train": ({"name": "pocket", "limit": 100}, {"questions"}),
     "questions.eval": ({"name": "pocket", "limit": 100}, ASKED),
     "questions.on_overlap": ("drop", {"questions"}),
+    "questions.on_guessable": ("drop", ASKED),
     "match.containment": ("substring", DRAWS | SCORES),
     "match.variants": (False, DRAWS | SCORES),
     "generate.num_draws": (2, DRAWS | {"candidates"}),
