@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
 from mralign_core.ablation.grid import arm_comparisons, arms_of, worlds_of
-from mralign_core.ablation.paired import Cell, Unit, cell_results, mean_differences
+from mralign_core.ablation.paired import Cell, Unit, cell_results, mean_differences, sets_left_out
 from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
 from mralign_core.evaluation.metrics import METRICS
@@ -26,10 +23,11 @@ from tasks.engine.task import artifact
 from tasks.fields import pick
 from tasks.prepare import prepare_model
 
-RESULTS, DIFFERENCES, REFUSED, PAGE, FOREST_PNG, FOREST_SVG = (
+RESULTS, DIFFERENCES, REFUSED, LEFT_OUT, PAGE, FOREST_PNG, FOREST_SVG = (
     "results.parquet",
     "differences.parquet",
     "refused.json",
+    "left_out.json",
     "ablation.md",
     "forest.png",
     "forest.svg",
@@ -58,14 +56,16 @@ def compare_arms(making: Making) -> Built:
     ``refused`` says of each world that is left out why.
     """
     config, store, refused = making.config, making.store, making.part["refused"]
-    scores = making.several("scores").items()
-    results = cell_results((Cell.parse(cell), store.read_table(ref, "scores.parquet")) for cell, ref in scores)
+    scores = making.several("scores")
+    results = cell_results((Cell.parse(cell), store.read_table(ref, "scores.parquet")) for cell, ref in scores.items())
+    left_out = sets_left_out(store.read_table(next(iter(scores.values())), "scores.parquet"))  # the same in every cell
     pairs = arm_comparisons(arms_of(config))
     differences = mean_differences(results, pairs, unit=_unit(config), confidence=config.ablate.confidence)
     write_table(making.directory, RESULTS, results.astype(object), ABLATION_RESULTS)
     write_table(making.directory, DIFFERENCES, differences.astype(object), ABLATION_DIFFERENCES)
     (making.directory / REFUSED).write_text(json.dumps(refused, ensure_ascii=False, indent=1), encoding="utf-8")
-    num_units = _ablation(config, results, differences, refused).num_units
+    (making.directory / LEFT_OUT).write_text(json.dumps(left_out, ensure_ascii=False, indent=1), encoding="utf-8")
+    num_units = int(results[_unit(config)].nunique())
     counts = {f"{_unit(config)}s": num_units, "worlds refused": len(refused), "cells": len(results)}
     return Built(ABLATION_DIFFERENCES.name, counts)
 
@@ -95,7 +95,17 @@ def read_ablation(config: RunConfig, ref: ArtifactRef) -> Ablation:
         store.read_table(ref, name).astype(dict.fromkeys(columns, float))
         for name, columns in ((RESULTS, METRICS), (DIFFERENCES, NUMBERS))
     )
-    return _ablation(config, results, differences, {int(world): why for world, why in refused.items()})
+    return Ablation(
+        arms=arms_of(config),
+        results=results,
+        differences=differences,
+        unit=_unit(config),
+        confidence=config.ablate.confidence,
+        smallest_effect=config.ablate.smallest_effect,
+        is_pocket=config.model.source == "pocket",
+        refused={int(world): why for world, why in refused.items()},
+        left_out=store.read_json(ref, LEFT_OUT),
+    )
 
 
 def refusal(config: RunConfig) -> str:
@@ -131,18 +141,3 @@ def _refusal(config: RunConfig) -> str:
 
 def _unit(config: RunConfig) -> Unit:
     return "world" if config.model.source == "pocket" else "seed"
-
-
-def _ablation(
-    config: RunConfig, results: pd.DataFrame, differences: pd.DataFrame, refused: Mapping[int, str]
-) -> Ablation:
-    return Ablation(
-        arms=arms_of(config),
-        results=results,
-        differences=differences,
-        unit=_unit(config),
-        confidence=config.ablate.confidence,
-        smallest_effect=config.ablate.smallest_effect,
-        is_pocket=config.model.source == "pocket",
-        refused=refused,
-    )

@@ -190,7 +190,7 @@ def show_ablation(config: RunConfig, ablation: ArtifactRef) -> None:
     store = ArtifactStore(config.storage)
     if page := write_ablation.work(config, ablation).find(store):
         picture = store.open_file(page, FOREST_PNG).read_bytes()
-        _picture("ablation-figure", picture, "Differences in Acc and Mis with their intervals")
+        _picture("ablation-figure", picture, "Differences with their intervals")
 
 
 def _table(key: str, rows: list[Any] | dict[Any, Any], description: str) -> None:

@@ -205,14 +205,14 @@ def print_agreement(config: RunConfig, agreement: ArtifactRef, server: ServerAdd
 
 def print_ablation(config: RunConfig, ref: ArtifactRef, server: ServerAddress) -> None:
     """Levels and paired differences of the arms, the sentence that says what they show, and where the rest is."""
-    from mralign_core.reporting.ablation_findings import ablation_tables, refused_worlds, sentence
+    from mralign_core.reporting.ablation_findings import ablation_tables, left_out_note, refused_worlds, sentence
     from mralign_core.storage import ArtifactStore
     from tasks.ablate import FOREST_PNG, PAGE, read_ablation, write_ablation
 
     found = read_ablation(config, ref)
     for table in ablation_tables(found):
         console.print(in_type(table))
-    for line in refused_worlds(found):
+    for line in refused_worlds(found) + left_out_note(found):
         console.print(escape(line), style="yellow", highlight=False, soft_wrap=True)
     console.print(escape(sentence(found)), highlight=False, soft_wrap=True)
     folder = ArtifactStore(config.storage).open_directory(write_ablation.work(config, ref).produce().ref)

@@ -103,6 +103,16 @@ def cell_results(cells: Iterable[tuple[Cell, pd.DataFrame]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(ABLATION_RESULTS.columns))
 
 
+def sets_left_out(scores: pd.DataFrame) -> list[str]:
+    """The sets that were answered and that :func:`cell_results` doesn't compare: those with other metrics, or none.
+
+    Args:
+        scores: rows of ``schemas.scores`` of any cell.
+    """
+    compared = headline_sets(answer_metrics(scores[scores["em_answer"].notna()]))
+    return sorted(set(scores["source"]) - {name for answers in compared for name in answers["source"]})
+
+
 def mean_differences(
     results: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, unit: Unit, confidence: float
 ) -> pd.DataFrame:
@@ -116,13 +126,14 @@ def mean_differences(
 
     Returns:
         Rows of ``schemas.ablation.ABLATION_DIFFERENCES``, a pair and metric each; shares in [-1, 1], arm minus
-        baseline.
+        baseline. Metrics that the questions do not have are left out.
     """
     by_unit = unit_differences(results, pairs, unit=unit)
+    metrics = [metric for metric in METRICS if by_unit[metric].notna().any()]
     rows = [
         {"arm": arm, "baseline": baseline, "metric": metric, **t_interval(column.to_numpy(), confidence)._asdict()}
         for (arm, baseline), table in by_unit.groupby(["arm", "baseline"], sort=False)
-        for metric, column in table[list(METRICS)].items()
+        for metric, column in table[metrics].items()
     ]
     return pd.DataFrame(rows, columns=list(ABLATION_DIFFERENCES.columns))
 

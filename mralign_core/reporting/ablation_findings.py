@@ -5,7 +5,7 @@ Every word is computed from the differences. Nothing is called shown whose inter
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -16,10 +16,8 @@ from mralign_core.evaluation.metrics import METRICS
 from mralign_core.method.benchmarks import METRIC_SIGNS
 from mralign_core.reporting.result_table import BOLD, ResultCell, ResultTable, Tone
 from mralign_core.reporting.run_findings import points
-from mralign_core.reporting.titles import METRIC_TITLES, UNDEFINED, variant_title
+from mralign_core.reporting.titles import UNDEFINED, metric_title, variant_title
 
-HEADLINE_METRICS = METRICS[:2]
-"""Acc and Mis: what the sentence and the figure are about."""
 POSITIVE_CONTROL = (
     "the pocket world plants the link between habits and errors, so this is a positive control and says nothing of "
     "large models"
@@ -38,6 +36,7 @@ class Ablation(NamedTuple):
         smallest_effect: difference in Acc or Mis that would be worth having, as a share.
         is_pocket: whether the worlds are pocket worlds.
         refused: world → why it was left out and replaced.
+        left_out: question sets that were answered and are not compared.
     """
 
     arms: Mapping[str, GridArm]
@@ -48,10 +47,25 @@ class Ablation(NamedTuple):
     smallest_effect: float
     is_pocket: bool
     refused: Mapping[int, str]
+    left_out: Sequence[str] = ()
 
     def title(self, arm: str) -> str:
         """The arm as people call it."""
         return self.arms[arm].title if arm in self.arms else variant_title(arm)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that the questions have."""
+        return [metric for metric in METRICS if metric in set(self.differences["metric"])]
+
+    @property
+    def headline_metrics(self) -> list[str]:
+        """What the sentence and the figure are about: Acc and Mis, or the accuracy of sets without these."""
+        return self.metrics[:2]
+
+    def metric_title(self, metric: str) -> str:
+        """The metric as people call it."""
+        return metric_title(metric, self.metrics)
 
     @property
     def num_units(self) -> int:
@@ -81,8 +95,8 @@ def design(ablation: Ablation) -> str:
 
 
 def sentence(ablation: Ablation) -> str:
-    """The one honest sentence: what Acc and Mis show, what they don't, and how many intervals were looked at."""
-    rows = ablation.differences[ablation.differences["metric"].isin(HEADLINE_METRICS)]
+    """The one honest sentence: what the headline's metrics show, what they don't, and how many intervals there are."""
+    rows = ablation.differences[ablation.differences["metric"].isin(ablation.headline_metrics)]
     with_interval = rows[rows["low"].notna()]
     if with_interval.empty:
         return _end(ablation, f"{design(ablation)} there is no interval, so that nothing is shown or ruled out")
@@ -101,7 +115,7 @@ def sentence(ablation: Ablation) -> str:
 
 def level_rows(ablation: Ablation) -> list[list[str]]:
     """Each arm with its metrics and its well-formed completions in percent, and words of thinking: means over units."""
-    columns = [*METRICS, "well_formed", "thinking_words"]
+    columns = [*ablation.metrics, "well_formed", "thinking_words"]
     means = ablation.results.groupby(["arm", ablation.unit], sort=False)[columns].mean()
     levels = means.groupby("arm", sort=False).mean()
     return [
@@ -117,11 +131,12 @@ def level_rows(ablation: Ablation) -> list[list[str]]:
 def oracle_rows(ablation: Ablation) -> list[list[str]]:
     """Each arm beside the oracle that makes weights in the same way: what either gains over KTO in Acc, and the share.
 
-    The oracle has the matrices of the world itself, by true labels; it is no strict bound, since weights that are right
-    on the average need not train best. No share is told of an oracle whose own gain is not shown.
+    Where the questions have no Acc, it is the accuracy. The oracle has the matrices of the world itself, by true
+    labels; it is no strict bound, since weights that are right on the average need not train best. No share is told of
+    an oracle whose own gain is not shown.
     """
     gains = ablation.differences
-    gains = gains[(gains["metric"] == "acc") & (gains["baseline"] == "kto")].set_index("arm")
+    gains = gains[(gains["metric"] == ablation.metrics[0]) & (gains["baseline"] == "kto")].set_index("arm")
     rows = []
     for name, oracle in oracle_pairs(ablation.arms):
         if name in gains.index and oracle in gains.index:
@@ -151,17 +166,20 @@ def interval_text(row: pd.Series) -> str:
 
 def ablation_tables(ablation: Ablation) -> list[ResultTable]:
     """Levels, then differences, two metrics a table, as 80 columns have room for, then shares of what oracles gain."""
-    names = [METRIC_TITLES[metric] for metric in METRICS]
+    names = [ablation.metric_title(metric) for metric in ablation.metrics]
+    headline = ablation.headline_metrics
     tables = [ResultTable(["mean, %", *names, "formed", "words"], level_rows(ablation))]
-    for metrics in (HEADLINE_METRICS, METRICS[len(HEADLINE_METRICS) :]):
-        columns = ["paired difference, points", *(METRIC_TITLES[metric] for metric in metrics)]
+    for metrics in filter(None, (headline, ablation.metrics[len(headline) :])):
+        columns = ["paired difference, points", *map(ablation.metric_title, metrics)]
         rows: list[list[str | ResultCell]] = [
             [name, *(ResultCell(interval_text(by_metric[metric]), _tone(by_metric[metric])) for metric in metrics)]
             for name, by_metric in difference_rows(ablation)
         ]
         tables.append(ResultTable(columns, rows))
     if shares := oracle_rows(ablation):
-        tables.append(ResultTable(["Acc − KTO of", "points", "its oracle", "points ", "share"], shares, ["its oracle"]))
+        tables.append(
+            ResultTable([f"{names[0]} − KTO of", "points", "its oracle", "points ", "share"], shares, ["its oracle"])
+        )
     return tables
 
 
@@ -177,11 +195,20 @@ def refused_worlds(ablation: Ablation) -> list[str]:
     return [f"World {world} was left out and replaced: {why}" for world, why in ablation.refused.items()]
 
 
+def left_out_note(ablation: Ablation) -> list[str]:
+    """A sentence on the sets that were answered and are not compared, if there are any."""
+    if not ablation.left_out:
+        return []
+    names = ", ".join(ablation.left_out)
+    return [f"Answered and not compared, since it has other metrics than these, or none: {names}."]
+
+
 def ablation_markdown(ablation: Ablation) -> str:
-    """The whole page: the sentence, what was refused, levels, differences, and what each arm is."""
+    """The whole page: the sentence, what was refused or left out, levels, differences, and what each arm is."""
     parts = [
         sentence(ablation),
         *refused_worlds(ablation),
+        *left_out_note(ablation),
         *(table.to_markdown() for table in ablation_tables(ablation)),
         "*formed*: completions with a closed thinking, where one is due, and an answer, %; *words*: of the thinking.",
         f"Behind each interval: how many of the {ablation.unit}s have the mean's sign. {BOLD}",
@@ -208,7 +235,8 @@ def _list(ablation: Ablation, rows: pd.DataFrame, *, numbers: bool = False) -> s
     parts = []
     for (arm, baseline), each in rows.groupby(["arm", "baseline"], sort=False):
         metrics = [
-            METRIC_TITLES[row["metric"]] + (f" {interval_text(row)}" if numbers else "") for _, row in each.iterrows()
+            ablation.metric_title(row["metric"]) + (f" {interval_text(row)}" if numbers else "")
+            for _, row in each.iterrows()
         ]
         parts.append(f"{_pair(ablation, arm, baseline)} ({', '.join(metrics)})")
     return ", ".join(parts) or "nothing"

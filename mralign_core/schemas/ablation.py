@@ -26,7 +26,8 @@ ABLATION_RESULTS = Table(
     unique_together=("world", "seed", "arm"),
 )
 """A row a world, alignment seed and arm of an ablation; ``off`` and ``on`` are arms too. Acc, Mis, EM_t and the mean
-number of words of the thinking are null for an arm that does not think; ``well_formed`` is the share of completions
+number of words of the thinking are null for an arm that does not think, and the first three also where the questions
+have no EM_t; ``well_formed`` is the share of completions
 with a closed thinking, where one is due, and an answer."""
 
 ABLATION_DIFFERENCES = Table(
@@ -46,5 +47,6 @@ ABLATION_DIFFERENCES = Table(
     },
     unique_together=("arm", "baseline", "metric"),
 )
-"""A row a comparison and metric of an ablation: arm minus baseline, the mean over units (worlds, or seeds) with its
-standard error, t interval and p-value (null where there is none), and how many units have the mean's sign."""
+"""A row a comparison and metric that its questions have: arm minus baseline, the mean over units (worlds, or
+seeds) with its standard error, t interval and p-value (null where there is none), and how many units have the mean's
+sign."""

@@ -175,6 +175,19 @@ def test_the_page_has_levels_differences_arms_and_refused_worlds():
     assert "World 5 was left out and replaced: one_hop_accuracy 0.5 is below 0.95" in page
 
 
+def test_an_ablation_on_accuracy_alone_speaks_of_nothing_else():
+    gone = ["acc", "mis", "em_thought"]
+    results = CLEAR.results.assign(**dict.fromkeys(gone, np.nan))
+    differences = mean_differences(results, arm_comparisons(CLEAR.arms), unit="world", confidence=0.95)
+    found = CLEAR._replace(results=results, differences=differences, left_out=["nq_open"])
+    shown, unshown = claims(sentence(found))
+    assert "MR-ALIGN − KTO (accuracy +5.5 [+4.6, +6.4] 4/4)" in shown and unshown == "placebo within − KTO (accuracy)"
+    page = ablation_markdown(found)
+    assert "| mean, % | accuracy | formed | words |" in page and "Acc" not in page
+    assert "not compared, since it has other metrics than these, or none: nq_open." in page
+    assert [axes.get_title("left") for axes in forest_plot(found).axes] == ["accuracy (higher is better)"]
+
+
 def test_levels_come_first_then_differences_of_two_metrics_a_table():
     levels, headline, others = (table.to_records() for table in ablation_tables(CLEAR))
     shares = {"Acc": "80.0", "Mis": "20.0", "EM_t": "100.0", "EM_a": "80.0", "formed": "99.0"}

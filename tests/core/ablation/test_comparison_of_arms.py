@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mralign_core.ablation.paired import Cell, cell_results, mean_differences, t_interval, unit_differences
+from mralign_core.ablation.paired import (
+    Cell,
+    cell_results,
+    mean_differences,
+    sets_left_out,
+    t_interval,
+    unit_differences,
+)
 from mralign_core.errors import DataError
 from mralign_core.schemas.ablation import ABLATION_DIFFERENCES, ABLATION_RESULTS
 from mralign_core.schemas.scores import SCORES
@@ -100,6 +107,34 @@ def test_worlds_are_the_units_and_their_seeds_are_averaged_first():
     assert (mis["difference"], mis["low"]) == pytest.approx((-acc["difference"], -acc["high"]))
     assert found.loc["em_thought", ["difference", "num_agreeing"]].tolist() == [0, 0]
     assert pd.isna(found.loc["em_thought", "low"]), "no spread, no interval"
+
+
+def accuracy_scores(*answers, scoring="number", source="gsm8k"):
+    """The same of a set without EM_t; of ``judge`` nothing is scored."""
+    rows = scores(*((1, None if scoring == "judge" else answer) for answer in answers))
+    rows = rows.assign(em_thought=None, scoring=scoring, source=source, question_id=source + rows["question_id"])
+    return SCORES.require(rows.astype(object))
+
+
+@pytest.mark.parametrize("scoring", ["number", "option"])
+def test_sets_with_accuracy_alone_are_compared_in_it(scoring):
+    arms = {"on": (1, 0, 0), "kto": (1, 1, 0), "mr_align": (1, 1, 1)}
+    table = cell_results([(Cell(0, 0, arm), accuracy_scores(*of, scoring=scoring)) for arm, of in arms.items()])
+    ABLATION_RESULTS.require(table.astype(object))
+    found = mean_differences(table, [("kto", "on"), ("mr_align", "kto")], unit="seed", confidence=0.95)
+    ABLATION_DIFFERENCES.require(found.astype(object))
+    assert found["metric"].tolist() == ["em_answer"] * 2
+    assert found["difference"].tolist() == pytest.approx([1 / 3, 1 / 3])
+
+
+def test_sets_that_are_not_compared_are_named():
+    mixed = pd.concat(
+        [scores(RIGHT, GAP), accuracy_scores(1, 1), accuracy_scores(1, scoring="judge", source="longfact")],
+        ignore_index=True,
+    )
+    assert sets_left_out(mixed) == ["gsm8k", "longfact"]
+    assert cell_results([(Cell(0, 0, "on"), mixed)]).iloc[0][["num_questions", "acc"]].tolist() == [2, 0.5]
+    assert sets_left_out(scores(RIGHT)) == sets_left_out(accuracy_scores(1)) == []
 
 
 def test_seeds_are_the_units_where_there_is_one_world():

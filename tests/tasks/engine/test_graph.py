@@ -190,7 +190,6 @@ DECIDES_NOTHING = {
     "processes.memory": ({"generations-shard", "scores-shard"}, "gives memory back to the system"),
     "processes.launch": ({"reference-logps", "adapter"}, "has other processes call what one process would"),
     "reporting.run_findings": ({"results"}, "names the files; evaluation.metrics says what is in them"),
-    "reporting.ablation_findings": ({"ablation"}, "counts, for the manifest"),
 }
 """Modules that build functions name, and that their artifacts' ``sources`` don't reach: of which artifacts, and why."""
 
