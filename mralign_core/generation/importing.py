@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -35,7 +36,7 @@ from mralign_core.models.families import GENERIC, Family
 from mralign_core.questions.columns import answers_in, id_in, read_cell
 from mralign_core.questions.jsonl import Line, read_jsonl, refuse, shown
 from mralign_core.questions.loading import repeated_ids, warn_of_gold_answers
-from mralign_core.questions.overlap import question_key, refuse_overlap
+from mralign_core.questions.overlap import question_key, question_keys, refuse_overlap
 from mralign_core.schemas.candidates import CANDIDATES, POLARITIES
 from mralign_core.schemas.questions import QUESTIONS
 
@@ -103,7 +104,7 @@ def import_traces(
     in_file = funnel.keep("traces in the file", numbered, [""] * len(read))
     with_gold = funnel.keep("traces with a gold answer", in_file, _without_gold(in_file))
     if on_overlap == "drop" and len(held_out):
-        keys = set(held_out["question"].map(question_key))
+        keys = set(chain.from_iterable(question_keys(held_out)))
         also_evaluated = ["evaluated on too" if question_key(row["question"]) in keys else "" for row in with_gold]
         with_gold = funnel.keep("traces of questions to align on", with_gold, also_evaluated)
     drawn = [_as_draw(row, tokenizer, section, family, rules, problems) for row in with_gold]

@@ -1,4 +1,7 @@
-"""Questions that stand both in what is aligned on and in what is evaluated on."""
+"""Questions that stand both in what is aligned on and in what is evaluated on.
+
+A multiple choice is the same question whatever its options are, and whether it shows them.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import pandas as pd
 
 from mralign_core.errors import DataError
 from mralign_core.method.blanks import BLANKS
+from mralign_core.method.extraction import with_options
 
 OVERLAPS_SHOWN = 5
 OVERLAP_COLUMNS = ["question_id", "source", "question", "eval_question_id", "eval_source", "eval_question"]
@@ -36,8 +40,21 @@ def question_key(question: str) -> str:
     return " ".join(folded.split()).rstrip(" ?!.。")
 
 
+def question_keys(questions: pd.DataFrame) -> list[list[str]]:
+    """The :func:`question_key` of each question, and with options also that of the text before them.
+
+    Args:
+        questions: rows of :data:`~mralign_core.schemas.questions.QUESTIONS`.
+    """
+    asked = zip(questions["question"], questions["options"], strict=True)
+    texts = (
+        [text, text.removesuffix(with_options("", options))] if len(options) else [text] for text, options in asked
+    )
+    return [[question_key(text) for text in both] for both in texts]
+
+
 def find_overlap(train: pd.DataFrame, evaluation: pd.DataFrame) -> pd.DataFrame:
-    """The pairs of a training and an evaluation question with the same :func:`question_key`.
+    """The pairs of a training and an evaluation question with the same key, of :func:`question_keys`.
 
     Args:
         train: rows of :data:`~mralign_core.schemas.questions.QUESTIONS` to align on.
@@ -47,9 +64,9 @@ def find_overlap(train: pd.DataFrame, evaluation: pd.DataFrame) -> pd.DataFrame:
         ``OVERLAP_COLUMNS``, a row a pair, in the order of ``train``.
     """
     names = ["question_id", "source", "question"]
-    ours, theirs = (frame[names].assign(key=frame["question"].map(question_key)) for frame in (train, evaluation))
+    ours, theirs = (frame[names].assign(key=question_keys(frame)).explode("key") for frame in (train, evaluation))
     pairs = ours.merge(theirs.rename(columns={name: f"eval_{name}" for name in names}), on="key")
-    return pairs[OVERLAP_COLUMNS].reset_index(drop=True)
+    return pairs[OVERLAP_COLUMNS].drop_duplicates(ignore_index=True)
 
 
 def drop_overlap(train: pd.DataFrame, evaluation: pd.DataFrame) -> WithoutOverlap:
@@ -65,7 +82,7 @@ def refuse_overlap(
     """Refuse to evaluate on questions that are aligned on.
 
     Raises:
-        DataError: a question, compared by :func:`question_key`, or a question id is in both sets.
+        DataError: a question, compared by :func:`question_keys`, or a question id is in both sets.
     """
     overlap = find_overlap(train, evaluation)
     if len(overlap):

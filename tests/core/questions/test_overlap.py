@@ -64,6 +64,27 @@ def test_ids_that_are_in_both_are_refused(paths):
         refuse_overlap(train, held_out)
 
 
+def test_options_hide_no_overlap(tmp_path):
+    rows = [
+        {"question": "Where is money kept?", "answer": "A", "options": ["a bank", "a mall"]},
+        {"question": "Where do fish live?", "answer": "B", "options": ["a tree", "a sea"]},
+    ]
+    train = {"path": str(write(tmp_path / "train.jsonl", rows)), "options_column": "options"}
+    others = [
+        {"question": "where is  money kept", "answer": "a bank"},
+        {"question": "Where do fish live?", "answer": "A", "options": ["a sea", "a pond"]},
+        {"question": "Where do fish sleep?", "answer": "A", "options": ["a tree", "a sea"]},
+    ]
+    plain = {"path": str(write(tmp_path / "plain.jsonl", others[:1]))}
+    shown = {"path": str(write(tmp_path / "shown.jsonl", others[1:])), "options_column": "options"}
+    with pytest.raises(DataError, match=r"2 evaluation question\(s\) are also questions to align on"):
+        sets(train=train, eval=[plain, shown])
+    pairs = find_overlap(questions("train", **train), questions("eval", **shown))
+    assert pairs[["question_id", "eval_question_id"]].to_numpy().tolist() == [["train-2", "shown-eval-1"]]
+    same = find_overlap(questions("train", **train), questions("train", **train))
+    assert same["question_id"].tolist() == ["train-1", "train-2"], "once each, by either text"
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
