@@ -3,43 +3,47 @@ r"""What a reply gives as its answer: behind its last lead-in or in ``\boxed{}``
 Not in the paper, whose models answer in tags. The rules are those of each benchmark's field, and a preamble changes
 nothing: the last statement of an answer counts, wherever it stands. Decisions:
 
-* A stated answer stands behind ``####``, in ``\boxed{}``, or behind "answer is" or "answer:" where that begins a line
-  or a sentence ("The answer is", "Final answer:", "So, the correct answer is"); of several, the last. It ends with its
-  line.
-* GSM8K: the number behind ``####``, in ``\boxed{}``, or right behind "answer is"; without any of these the last number
-  that is written in digits. Ordinals ("the 4th") and digits in words ("B52") are none; currencies, "%" and units don't
-  count.
-* Options: a letter that is stated, then an option's text that is stated, then one letter that the reply chooses, then
-  the one option that it names. A reply that names several options, or a letter beside another option's text, chooses
-  none.
+* A stated answer stands in ``\boxed{}``, or behind "answer is" or "answer:" where that begins a line or a sentence
+  ("The answer is", "Final answer:", "So, the correct answer is"); of several, the last. It ends with its line; where
+  nothing is left of that, it is the next line that has something.
+* GSM8K: the number behind ``####``, where a number and its unit are all that follows, since ``####`` begins a heading
+  too; else the stated one, of a calculation what is behind the last ``=``; else the last number that is written in
+  digits. Ordinals ("the 4th") and digits in words ("B52") are none; currencies, "%" and units don't count.
+* Options: an option's text that is all that is stated, then a letter that is stated, or has the first or last line to
+  itself, then one letter that the reply chooses, then the one option that it names. A reply that names several options,
+  or a letter beside another option's text, chooses none.
+* Everything takes time that is linear in the length of the reply: blanks in a pattern are bounded.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from fractions import Fraction
 from string import ascii_uppercase
 
 from mralign_core.method.matching import contains_match, exact_match
 from mralign_core.method.quantities import unify_quantities
+from mralign_core.method.spellings import unify_powers
 
 MOST_OPTIONS = len(ascii_uppercase)
+LONGEST_STATED = 1000
+"""Characters of a stated answer in which its number is looked for."""
 
-# Braces within three levels; possessive, so that time is linear in the length of any reply.
+# Braces within three levels; possessive, so that nothing is tried twice.
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]++|\{(?:[^{}]++|\{[^{}]*+\})*+\})++)\}")
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*([^{}]+?)\s*\}\s*\{\s*([^{}]+?)\s*\}")
+_LATEX_FRACTION = re.compile(r"\\[dt]?frac\s{0,9}\{([^{}]{1,300})\}\s{0,9}\{([^{}]{1,300})\}")
+_LATEX_SPACE = re.compile(r"\\[,!;:]")
 _LEAD_IN = re.compile(
     r"""
-    (?: ^ | (?<=[.!?;,\n])[ \t]* | (?<=\*\*) )[ \t>*_#-]{0,9}
-    (?: (?:so|thus|hence|therefore|finally|in[ ]conclusion|here)[ ]*,?[ ]+ (?:is[ ]+)? )?
-    (?: (?:my|the|our|your)[ ]+ )? (?: (?:final|correct|right|short|best)[ ]+ ){0,2}
-    answer [*_]{0,3} (?: [ ]*[:=] | [ ]+(?:is|would[ ]be|must[ ]be)\b [ ]*:? ) [*_]{0,3} [ \t]*
+    (?: ^ | (?<=[.!?;,\n]) | (?<=\*\*) )[ \t>*_#-]{0,18}
+    (?: (?:so|thus|hence|therefore|finally|in[ ]conclusion|here)[ ]{0,3},?[ ]{1,9} (?:is[ ]{1,9})? )?
+    (?: (?:my|the|our|your)[ ]{1,9} )? (?: (?:final|correct|right|short|best)[ ]{1,9} ){0,2}
+    answer [*_]{0,3} (?: [ ]{0,9}[:=] | [ ]{1,9}(?:is|would[ ]be|must[ ]be)\b [ ]{0,9}:? ) [*_]{0,3}
     """,
     re.VERBOSE | re.IGNORECASE | re.MULTILINE,
 )
-_HASHES = re.compile(r"#{4}[ \t]*(?=[^\s#])")
 _MARKS = " \t\r\n*_`\"'“”‘’$"
 _DIGITS = r"(?:\d{1,3}(?:,\d{3}){1,99}|\d{1,300})(?:\.\d{1,300})?|\.\d{1,300}"
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -47,7 +51,7 @@ _NUMBER = re.compile(
     rf"""
     (?<![\w.])(?<!\d,) (?P<sign> (?<![\d)%][ ]) [-−] (?=[$€£]?[\d.]) )? [$€£]?
     (?: (?P<whole>\d{{1,300}}) [ ]+ (?=\d+/\d) )? (?P<digits>{_DIGITS}) (?:/(?P<below>\d{{1,300}}))?
-    (?: [ ](?P<scale>{"|".join(_SCALES)})\b )?
+    (?: [ ](?P<scale>(?i:{"|".join(_SCALES)}))\b )?
     (?![\d/]) (?!\.\d) (?![ ]?(?:st|nd|rd|th)\b)
     """,
     re.VERBOSE,
@@ -56,14 +60,23 @@ _STATED_NUMBER = re.compile(r"(?P<minus>m)?(?P<whole>[0-9]{1,300})(?:p(?P<below>
 _BEFORE_NUMBER = re.compile(
     r"[\s*_$€£({\[=~≈\"'`]*(?:(?:about|approximately|exactly|roughly|equal to)\s+)?[\s*_$€£({]*"
 )
+_UNIT = re.compile(r"[%°]?[^\W\d_]*[.²³]?(?:[ /][^\W\d_]+[.²³]?){0,3}")
+_CLAUSE_END = re.compile(r"[,;.!?]\s|\b(?:since|because|as|so|where|if)\b|\n")
 _LETTER_ALONE = re.compile(r"(?:(?:option|choice|letter)\s+)?[(\[]?([A-Za-z])[)\].:]*", re.IGNORECASE)
+_NOT_THAT = r"(?![)\]*_\"]{0,3}\s{1,9}(?:isn't|(?:is|was|would be|seems)\s{1,9}(?:wrong|incorrect|false|not|too))\b)"
 _LETTER_AND_TEXT = re.compile(
-    r"(?:(?:option|choice)\s+)?(?:[(\[]([A-Za-z])[)\]]|([A-Z])[.):])[:.]?\s+(\S.*)", re.DOTALL
+    rf"(?:(?i:option|choice)\s{{1,9}})?(?:[(\[]([A-Za-z])[)\]]|([A-Z])[.):]){_NOT_THAT}[:.]?\s{{1,9}}(\S.*)"
 )
 _CHOICE = re.compile(
-    r"(?:answer|option|choice|choose|pick|select|go with)\b[\s*_:\"'`]*"
-    r"(?:(?:is|would be|option|choice)\b[\s*_:\"'`]*){0,2}"
-    r"(?:[(\[]([A-Z])[)\]]|([A-Z])(?=[.,;:)\"'*`]|\s*$|\s+(?:because|since|as)\b|\s*\n))"
+    rf"""
+    (?: (?i:answer|option|choice|choose|pick|select|go[ ]with|it'?s|it[ ]is|it[ ]would[ ]be|it[ ]must[ ]be)\b
+        [\s*_:"'`]{{0,9}} (?: (?:is|would[ ]be|option|choice)\b[\s*_:"'`]{{0,9}} ){{0,2}}
+        (?: [(\[]([A-Z])[)\]]{_NOT_THAT.replace(" ", "[ ]")}
+        | ([A-Z])(?=[.,;:)"'*`]|\s{{0,9}}(?:$|\n)|\s{{1,9}}(?:because|since|as)\b) ) )
+    | (?<![\w'’-])([A-Z])[)\]*_"]{{0,3}}[ ](?:is|would[ ]be|must[ ]be)[ ](?:(?:clearly|probably|most[ ]likely)[ ])?
+      (?:the[ ](?:correct|right|best|answer)|correct|right)\b
+    """,
+    re.VERBOSE,
 )
 
 
@@ -75,13 +88,16 @@ def stated_answer(reply: str) -> str:
     >>> stated_answer(r"So $\boxed{\text{Paris}}$."), stated_answer("in Paris")
     ('Paris', 'in Paris')
     """
-    found = [(match.start(), match[1]) for match in _BOX.finditer(reply) if match[1].strip()]
-    for pattern in (_LEAD_IN, _HASHES):
-        for match in pattern.finditer(reply):
-            line = reply[match.end() :].partition("\n")[0].strip(_MARKS)
-            if line and not _BOX.search(line):
-                found.append((match.start(), line))
-    return _without_commands(max(found)[1]) if found else reply
+    box = next((match for match in reversed(list(_BOX.finditer(reply))) if match[1].strip()), None)
+    leads = list(_LEAD_IN.finditer(reply))
+    ends = [*(lead.start() for lead in leads[1:]), len(reply)]
+    for lead, end in reversed(list(zip(leads, ends, strict=False))):
+        if box and box.start() > lead.start():
+            break
+        line = next(filter(None, (line.strip(_MARKS) for line in reply[lead.end() : end].split("\n"))), "")
+        if line and not _BOX.search(line):
+            return _without_commands(line)
+    return _without_commands(box[1]) if box else reply
 
 
 def final_number(reply: str) -> Fraction | None:
@@ -95,11 +111,30 @@ def final_number(reply: str) -> Fraction | None:
     >>> final_number("She makes 9 * 2 = $18 every day."), final_number("I don't know.")
     (Fraction(18, 1), None)
     """
-    stated = stated_answer(reply)
-    if stated != reply and (number := _leading_number(stated)) is not None:
+    if (number := _number_behind_hashes(reply)) is not None:
         return number
-    numbers = reversed(list(_NUMBER.finditer(_with_fractions(reply))))
+    stated = stated_answer(reply)
+    if stated != reply and (number := stated_number(stated)) is not None:
+        return number
+    numbers = reversed(list(_NUMBER.finditer(_plain(reply))))
     return next((number for match in numbers if (number := _value(match)) is not None), None)
+
+
+def stated_number(stated: str) -> Fraction | None:
+    r"""The number that a stated answer, or a gold one, begins with, in digits or words; None where it is no number.
+
+    Of a calculation it is the result, behind the last ``=``.
+
+    >>> [int(stated_number(text)) for text in ("18 eggs", "seven", "10^5", r"9 \times 2 = 18", "18, since x = 3")]
+    [18, 7, 100000, 18, 18]
+    >>> stated_number("Paris") is None
+    True
+    """
+    text = _plain(stated)
+    if "=" in _CLAUSE_END.split(text, maxsplit=1)[0]:
+        result = _leading_number(text.rpartition("=")[2])
+        return _leading_number(text) if result is None else result
+    return _leading_number(text)
 
 
 def chosen_option(reply: str, options: Sequence[str]) -> int | None:
@@ -119,17 +154,18 @@ def chosen_option(reply: str, options: Sequence[str]) -> int | None:
     True
     """
     stated = stated_answer(reply).strip(_MARKS)
-    if (letter := _LETTER_ALONE.fullmatch(stated.strip(_MARKS + ".,;!?"))) and not _equal_options(stated, options):
-        return _index(letter[1], options)
-    if pair := _LETTER_AND_TEXT.match(stated):
-        return _agreeing(_index(pair[1] or pair[2], options), _named_options(pair[3], options))
     if len(equal := _equal_options(stated, options)) == 1:
         return equal[0]
-    chosen = {_index(match[1] or match[2], options) for match in _CHOICE.finditer(reply)}
+    lines = [line.strip(_MARKS) for line in stated.split("\n") if line.strip(_MARKS)] or [""]
+    alone = [found[1] for line in (lines[0], lines[-1]) if (found := _LETTER_ALONE.fullmatch(line.strip(".,;!? ")))]
+    if alone:
+        return _only({_index(letter, options) for letter in alone})
+    if pair := _LETTER_AND_TEXT.match(lines[0]):
+        return _option_of_pair(pair, options)
+    chosen = {_index(next(filter(None, match.groups())), options) for match in _CHOICE.finditer(reply)}
     if len(chosen) == 1:
         return chosen.pop()
-    named = _named_options(stated, options) or _named_options(reply, options)
-    return named[0] if len(named) == 1 else None
+    return _only(set(_named_options(stated, options) or _named_options(reply, options)))
 
 
 def with_options(question: str, options: Sequence[str]) -> str:
@@ -146,15 +182,24 @@ def _without_commands(text: str) -> str:
     return _TEXT_COMMAND.sub(r"\1", text).strip()
 
 
-def _with_fractions(text: str) -> str:
-    return _LATEX_FRACTION.sub(r"\1/\2", text.replace("{,}", ",").replace("\\$", "$"))
+def _plain(text: str) -> str:
+    """The text with fractions and powers of ten in digits, and without what LaTeX writes for looks."""
+    text = _LATEX_SPACE.sub("", text.replace("{,}", ",").replace("\\$", "$"))
+    return unify_powers(_LATEX_FRACTION.sub(lambda match: f"{match[1].strip()}/{match[2].strip()}", text))
 
 
-def _leading_number(stated: str) -> Fraction | None:
-    """The number that a stated answer begins with, in digits or in words."""
-    text = _with_fractions(stated)
+def _number_behind_hashes(reply: str) -> Fraction | None:
+    """The number behind ``####``, of which only its unit may follow."""
+    _, mark, stated = reply.rstrip().rpartition("\n")[2].rpartition("####")
+    text = _plain(stated).rpartition("=")[2].strip(_MARKS)
+    number = _NUMBER.match(text) if mark else None
+    is_all = number and _UNIT.fullmatch(text[number.end() :].strip(_MARKS))
+    return _value(number) if number and is_all else None
+
+
+def _leading_number(text: str) -> Fraction | None:
     start = _BEFORE_NUMBER.match(text)
-    rest = text[start.end() if start else 0 :]
+    rest = text[start.end() if start else 0 :][:LONGEST_STATED]
     if number := _NUMBER.match(rest):
         return _value(number)
     spelled = _STATED_NUMBER.match(unify_quantities(rest.lower()))
@@ -169,7 +214,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
     if not below:
         return None
     value = Fraction(match["digits"].replace(",", "")) / below + int(match["whole"] or 0)
-    value *= _SCALES.get(match["scale"], 1)
+    value *= _SCALES.get((match["scale"] or "").lower(), 1)
     return -value if match["sign"] else value
 
 
@@ -193,5 +238,14 @@ def _named_options(text: str, options: Sequence[str]) -> list[int]:
     ]
 
 
-def _agreeing(chosen: int | None, named: Sequence[int]) -> int | None:
-    return chosen if not named or chosen in named else None
+def _option_of_pair(pair: re.Match[str], options: Sequence[str]) -> int | None:
+    """The option of a letter with a text behind it, where they agree; of an initial, as in D. H. Lawrence, the name."""
+    chosen, behind = _index(pair[1] or pair[2], options), _named_options(pair[3], options)
+    if behind:
+        return chosen if chosen in behind else None
+    with_letter = _named_options(pair[0], options)
+    return _only(set(with_letter)) if with_letter else chosen
+
+
+def _only(found: Set[int | None]) -> int | None:
+    return next(iter(found)) if len(found) == 1 else None

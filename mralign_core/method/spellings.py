@@ -80,11 +80,20 @@ def unify_notations(text: str) -> str:
         return _SPELLED_FRACTION.sub(_spelled_fraction, text)
     text = text.replace("−", "-")  # of a superscript
     text = _APOSTROPHE_GROUP.sub("", _LATEX_FRACTION.sub(r"\1/\2", text))
-    text = _POINT_GROUPS.sub(lambda match: match[0].replace(".", ""), _POWER.sub(_power, text))
+    text = _POINT_GROUPS.sub(lambda match: match[0].replace(".", ""), unify_powers(text))
     text = _VERSION_MARK.sub("", _VERSION.sub(lambda match: match[0].lstrip("v").replace(".", "p"), text))
     text = _FRACTION.sub(_decimal, _SPELLED_FRACTION.sub(_spelled_fraction, text))
     text = _HALF_DAY.sub(lambda match: f"{match[1].removesuffix(':00')} {match[2]}m", text)
     return _UNIT.sub(r"\1 \2", _CLOCK.sub(lambda match: match[0].replace(" ", "").replace(":", "c"), text))
+
+
+def unify_powers(text: str) -> str:
+    r"""The text with powers of ten in digits.
+
+    >>> unify_powers(r"10^5, 3 x 10^8, 2.5 \times 10^{3}")
+    '100000, 300000000, 2500'
+    """
+    return _POWER.sub(_power, text)
 
 
 def unify_ranges(text: str) -> str:

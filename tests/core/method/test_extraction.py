@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -62,6 +63,23 @@ NUMBERS = [
     ("Sure! Here are 3 steps:\n1. We add.\n2. We halve.\nThe answer is 18.", 18),
     ("The answer is 17. Wait, no.\nThe answer is 18.", 18),
     ("Answer: Let me think. 16 - 7 = 9 and 9 * 2 = 18", 18),
+    ("She has 3.\n#### 18 eggs", 18),
+    ("#### $1,250.00", 1250),
+    ("#### **18**.", 18),
+    ("#### 18 miles per hour", 18),
+    ("#### 9*2=18", 18),
+    ("#### Step 3\nSo 4 + 5 = 9", 9),
+    ("The answer is 9.\n\n#### 3 steps\nWe add 2.", 9),
+    ("\\boxed{9 \\times 2 = 18}", 18),
+    ("Answer: 20 - 2 = 18", 18),
+    ("Answer: 20 - 2 = 18 dollars", 18),
+    ("The answer is 18, since x = 3", 18),
+    ("\\boxed{1\\,250}", 1250),
+    ("\\boxed{1,\\!250}", 1250),
+    ("\\boxed{3 \\times 10^8}", 300_000_000),
+    ("The answer is 10^5.", 100_000),
+    ("The answer is 1.5 Million.", 1_500_000),
+    ("The answer is:\n\n**18**", 18),
     ("I don't know.", None),
     ("", None),
     ("1/0", None),
@@ -111,6 +129,22 @@ CHOICES = [
     ("The correct option is E.", 4),
     ("First, A would be wrong. The answer is D.", 3),
     ("A library is quiet, and a mall is not.\nThe answer is B", 1),
+    ("B\n\nA bank is where money is kept", 1),
+    ("**B**\n\nA bank is loud.", 1),
+    ("(B)\n\nIt is not a bank.", 1),
+    ("B. library\nA bank is loud.", 1),
+    ("A bank is loud.\n\nB", 1),
+    ("A\nNo, wait.\nB", None),
+    ("B is correct", 1),
+    ("A bank is loud, so B is the right answer.", 1),
+    ("It's B.", 1),
+    ("Option B because a bank is loud", 1),
+    ("Choice (B) is right", 1),
+    ("Choice (A) is wrong. Choice (B) is right.", 1),
+    ("Option A isn't right; it's B.", 1),
+    ("The answer is:\n\n**B**", 1),
+    ("The answer is:\n\nlibrary", 1),
+    ("A mall is loud", 3),
     ("The answer is library, not mall.", None),
     ("bank or mall", None),
     ("B. mall", None),
@@ -133,6 +167,25 @@ def test_options_that_are_alike_are_one_choice(reply):
     assert judge_reply(reply, "", Gold(["mall"], "option", options)).em_answer
 
 
+AUTHORS = ["T. S. Eliot", "E. M. Forster", "Jane Austen", "D. H. Lawrence"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "place"),
+    [
+        ("D. H. Lawrence", 3),
+        ("The answer is D. H. Lawrence.", 3),
+        ("E. M. Forster wrote it", 1),
+        ("B. E. M. Forster", 1),
+        ("A. T. S. Eliot", 0),
+        ("D", 3),
+        ("C. D. H. Lawrence", None),
+    ],
+)
+def test_an_initial_is_no_letter(reply, place):
+    assert chosen_option(reply, AUTHORS) == place
+
+
 STATED = [
     ("Paris", "Paris"),
     ("Answer: Paris", "Paris"),
@@ -148,6 +201,14 @@ STATED = [
     ("Nobody knows what the answer is today", "Nobody knows what the answer is today"),
     ("The answer isn't Paris", "The answer isn't Paris"),
     ("Answering: Paris", "Answering: Paris"),
+    ("The answer is Paris.\n\n#### Explanation\nIt is the capital.", "Paris."),
+    ("#### Paris", "#### Paris"),
+    ("The answer is:\n\n**Paris**", "Paris"),
+    ("Final answer:\nParis\nIt is the capital.", "Paris"),
+    ("The answer is\n\\boxed{Paris}", "Paris"),
+    ("\\boxed{Lyon}? No. The answer is: Paris", "Paris"),
+    ("Answer: \\boxed{ }", "Answer: \\boxed{ }"),
+    ("Answer:\nAnswer:\n", "Answer:\nAnswer:\n"),
     ("\\boxed{", "\\boxed{"),
     ("Answer:", "Answer:"),
     ("Answer:\n", "Answer:\n"),
@@ -194,6 +255,39 @@ def test_any_reply_is_read(reply, options):
 def test_long_replies_are_read_in_time(text):
     assert final_number(text) is None or final_number(text) in (1, Fraction(1))
     assert stated_answer(text) == text
+
+
+HOSTILE = {
+    "blanks in a fraction": ("\\frac{1 ", " ", "x"),
+    "fractions begun": ("", "\\frac{ ", ""),
+    "blanks in a lead-in": ("so", " ", "x"),
+    "blanks in many lead-ins": ("", "so" + " " * 98, ""),
+    "blanks between sentences": ("", "." + " " * 19, ""),
+    "lead-ins on a line": ("", ".answer: ", ""),
+    "lead-ins on lines": ("", "answer:\n\n", ""),
+    "lead-ins before a box": ("", ".answer: ", "\\boxed{x}"),
+    "blank boxes": ("", "answer: \\boxed{ }\n", ""),
+    "asterisks": ("", "*", ""),
+    "hashes": ("", "#### ", ""),
+    "a unit": ("#### 18", " a", ""),
+    "a calculation": ("Answer: ", "1=", ""),
+    "numbers": ("", "1 ", ""),
+    "number words": ("Answer: ", "seven ", ""),
+    "choices": ("", "choose ", ""),
+    "blanks behind a choice": ("choose B", " ", "x"),
+    "letters": ("", "B. ", ""),
+    "letters on lines": ("", "B\n", ""),
+    "commands": ("", "\\text{", ""),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_time_is_linear_in_the_length_of_a_reply(kind):
+    before, repeated, after = HOSTILE[kind]
+    reply = before + repeated * (100_000 // len(repeated)) + after
+    started = time.process_time()
+    stated_answer(reply), final_number(reply), chosen_option(reply, ["a bank", "a mall"])
+    assert time.process_time() - started < 0.8
 
 
 @pytest.mark.real_data
