@@ -54,7 +54,7 @@ def without_guessable(questions: pd.DataFrame, *, drop: bool) -> WithoutGuessabl
         drop: whether they are left out.
 
     Raises:
-        DataError: none would be left of a set.
+        DataError: none would be left of a set, to align on or to evaluate on.
     """
     kinds = [
         guessable_kind(row["question"], row["answers"]) if row["scoring"] == "exact_match" else ""
@@ -65,7 +65,8 @@ def without_guessable(questions: pd.DataFrame, *, drop: bool) -> WithoutGuessabl
     if not drop or guessable.empty:
         return WithoutGuessable(questions, guessable)
     kept = questions[found["kind"] == ""].reset_index(drop=True)
-    if emptied := sorted(set(questions["source"]) - set(kept["source"])):
+    before, after = (set(zip(frame["source"], frame["split"], strict=True)) for frame in (questions, kept))
+    if emptied := [f"{source} ({split})" for source, split in sorted(before - after)]:
         raise DataError(
             f"questions: every question of {', '.join(emptied)} has a yes/no gold answer or one that stands in the "
             "question, so none is left: set questions.on_guessable to keep, or take the set out"

@@ -3,6 +3,7 @@
 import pytest
 from question_files import refusal, sets, write
 
+from mralign_core.errors import DataError
 from mralign_core.questions.guessable import guessable_kind
 
 ROWS = [
@@ -50,8 +51,11 @@ def test_options_are_no_part_of_the_question(tmp_path):
 
 def test_a_set_of_nothing_else_is_not_emptied(tmp_path):
     path = str(write(tmp_path / "own.jsonl", ROWS[:2]))
-    with pytest.raises(Exception, match=r"every question of own has .* so none is left"):
+    with pytest.raises(DataError, match=r"every question of own \(eval\) has .* so none is left"):
         sets(eval={"path": path}, on_guessable="drop")
+    other = str(write(tmp_path / "other" / "own.jsonl", ROWS[2:]))
+    with pytest.raises(DataError, match=r"every question of own \(train\) has .* so none is left"):
+        sets(train={"path": path}, eval={"path": other}, on_guessable="drop")
     assert "one of the options, or its letter" in refusal(
         path=str(write(tmp_path / "o.jsonl", [{"question": "q", "answer": "C", "options": ["x", "y"]}])),
         options_column="options",
