@@ -63,7 +63,7 @@ class QuestionSetConfig(Section):
             raise ValueError("give a set of questions a name, a path or both")
         if self.pick == "random" and not self.limit:
             raise ValueError("pick 'random' has no effect without a limit: set limit")
-        if self.scoring not in ("", "option", "judge") and self.options_column:
+        if self.scoring not in ("", "option") and self.options_column:
             raise ValueError(f"scoring {self.scoring!r} does not heed options: remove options_column, or set option")
         if self.scoring == "option" and not self.options_column:
             raise ValueError("scoring 'option' needs options to choose from: set options_column")

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
-from mralign_core.method.extraction import chosen_option, final_number, stated_answer
+from mralign_core.method.extraction import chosen_option, final_number, stated_answer, stated_number
 from mralign_core.method.matching import DEFAULT_RULES, MatchRules, contains_match, exact_match, thought_match
 
 ScoringName = Literal["exact_match", "number", "option", "judge"]
@@ -63,7 +63,7 @@ def _equals_gold(answer: str | None, gold: Gold, rules: MatchRules) -> bool:
 
 def _has_number(answer: str | None, gold: Gold, _: MatchRules) -> bool:
     number = None if answer is None else final_number(answer)
-    return number is not None and any(number == final_number(one) for one in gold.answers)
+    return number is not None and any(number == stated_number(one) for one in gold.answers)
 
 
 def _chooses(answer: str | None, gold: Gold, _: MatchRules) -> bool:

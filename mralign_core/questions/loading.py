@@ -17,6 +17,7 @@ import pandas as pd
 from mralign_core.config import PocketConfig, QuestionsConfig
 from mralign_core.errors import DataError
 from mralign_core.method.benchmarks import NO_JUDGE
+from mralign_core.method.extraction import stated_number
 from mralign_core.method.matching import ARTICLES
 from mralign_core.pocket.world import build_world
 from mralign_core.questions.columns import BadRowError, Columns, mean_missing
@@ -162,6 +163,11 @@ def _rows(
             problems.append(f"{line.place}: {error}")
             continue
         problems += _repeat(places, read.own_id, line.place, columns.own_id)
+        problems += [
+            f"{line.place}: field {columns.answer!r} must be a number where scoring is number, got {answer!r:.80}"
+            for answer in (read.answers if one.scoring == "number" else [])
+            if stated_number(answer) is None
+        ]
         yield {
             "question_id": read.own_id if read.own_id and not prefix_ids else f"{one.label}-{read.own_id or number}",
             "question": read.text,

@@ -7,6 +7,7 @@ import pytest
 from question_files import ROWS, questions, refusal, sets, write
 
 from mralign_core.errors import ConfigError, DataError
+from mralign_core.method.benchmarks import gold_of, judge_reply
 
 
 def own(tmp_path, rows, role="train", /, **section):
@@ -103,6 +104,23 @@ def test_a_wrong_column_lists_the_ones_there_are(tmp_path, option):
 def test_bad_rows_name_line_field_and_value(tmp_path, row, problem):
     message = refused(tmp_path, [ROWS[0], row])
     assert f"line 2: {problem}" in message and "correct these lines" in message
+
+
+def test_golds_of_sets_scored_by_number_are_numbers(tmp_path):
+    rows = [{"question": f"{place}?", "answer": gold} for place, gold in enumerate(["seven", "10^5", 3, "$1,250.00"])]
+    found = questions(path=str(write(tmp_path / "own.jsonl", rows)), scoring="number")
+    said = ["It is 7.", "The answer is 100,000.", "3", "1250"]
+    golds = [gold_of(row) for row in found.to_dict("records")]
+    assert all(judge_reply(answer, "", gold).em_answer for answer, gold in zip(said, golds, strict=True))
+    assert not judge_reply("The answer is 10.", "", golds[1]).em_answer
+    message = refused(tmp_path, [*rows, {"question": "Where?", "answer": [4, "Paris"]}], scoring="number")
+    assert "line 5: field 'answer' must be a number where scoring is number, got 'Paris'" in message
+
+
+@pytest.mark.parametrize("scoring", ["judge", "number", "exact_match"])
+def test_options_without_effect_are_refused(scoring):
+    with pytest.raises(ValueError, match=f"scoring '{scoring}' does not heed options: remove options_column"):
+        sets(eval={"path": "own.jsonl", "scoring": scoring, "options_column": "options"})
 
 
 def test_all_bad_rows_are_listed_and_a_flood_is_cut(tmp_path):
