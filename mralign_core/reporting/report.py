@@ -126,6 +126,7 @@ def _results(inputs: ReportInputs) -> dict[str, Any] | None:
         "strata": [
             {
                 "name": stratum,
+                "in_sentence": findings.in_sentence(stratum),
                 "is_set": strata[0] != ALL_QUESTIONS,
                 "metrics": {metric: metric_title(metric, metrics) for metric in metrics},
                 "levels": summary[summary["stratum"] == stratum].to_dict("records"),
@@ -241,8 +242,7 @@ def _differences(inputs: ReportInputs) -> Figure | None:
     differences = _rows(inputs.differences)
     if differences is None or _rows(inputs.summary) is None:
         return None
-    metrics = findings.stratum_metrics(inputs.summary, findings.headline_stratum(differences))
-    return figures.difference_intervals(differences, metrics[:2])
+    return figures.difference_intervals(differences, findings.panel_metrics(inputs.summary))
 
 
 _CHARTS: dict[str, Callable[[ReportInputs], Figure | None]] = {

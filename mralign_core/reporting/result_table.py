@@ -28,12 +28,14 @@ class ResultCell(NamedTuple):
 class ResultTable(NamedTuple):
     """Rows of text; the first column names them.
 
-    ``text_columns`` are other columns that hold text; the rest hold numbers, and stand to the right.
+    ``text_columns`` are other columns that hold text; the rest hold numbers, and stand to the right. ``title`` says of
+    what the table is, where that needs saying.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str | ResultCell]]
     text_columns: Sequence[str] = ()
+    title: str = ""
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame) -> ResultTable:
@@ -47,10 +49,11 @@ class ResultTable(NamedTuple):
         return column == 0 or self.columns[column] in self.text_columns
 
     def to_markdown(self) -> str:
-        """The table as Markdown; bold is what an interval decides."""
+        """The table as Markdown, below its title; bold is what an interval decides."""
         rows = [[_markdown_cell(cell) for cell in row] for row in self.rows]
         numbers = [place for place in range(len(self.columns)) if not self.is_text(place)]
-        return markdown.table(self.columns, rows, numbers=numbers)
+        table = markdown.table(self.columns, rows, numbers=numbers)
+        return f"*{markdown.literal(self.title)}*\n\n{table}" if self.title else table
 
     def to_records(self) -> list[dict[str, str]]:
         """A row a mapping of column to text, as Prefect's tables take them."""

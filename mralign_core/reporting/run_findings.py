@@ -98,6 +98,11 @@ def stratum_metrics(summary: pd.DataFrame, stratum: str) -> tuple[str, ...]:
     return metrics_of(summary.loc[summary["stratum"] == stratum, "scoring"].iloc[0])
 
 
+def panel_metrics(summary: pd.DataFrame) -> tuple[str, ...]:
+    """The metrics that the figure of differences has a panel for: Acc and Mis, or accuracy alone."""
+    return stratum_metrics(summary, headline_stratum(summary))[:2]
+
+
 def overall(summary: pd.DataFrame) -> dict[str, pd.Series]:
     """Variant → its summary row in the :func:`headline_stratum`, in the order of the summary."""
     rows = summary[summary["stratum"] == headline_stratum(summary)]
@@ -145,11 +150,18 @@ def headline(summary: pd.DataFrame, differences: pd.DataFrame) -> str:
     return f"{_on(stratum)}{text}{_than_kto(against, metric)}." if against else f"{_on(stratum)}{text}."
 
 
+def in_sentence(stratum: str) -> str:
+    """A stratum as a sentence names it.
+
+    >>> in_sentence("nq_open"), in_sentence("macro average of nq_open and sciq")
+    ('nq_open', 'the macro average of nq_open and sciq')
+    """
+    return f"the {stratum}" if stratum.startswith(MACRO) else stratum
+
+
 def _on(stratum: str) -> str:
     """What a sentence begins with that doesn't speak of all questions."""
-    if stratum == ALL_QUESTIONS:
-        return ""
-    return f"On the {stratum}, " if stratum.startswith(MACRO) else f"On {stratum}, "
+    return "" if stratum == ALL_QUESTIONS else f"On {in_sentence(stratum)}, "
 
 
 def composition(traces: pd.DataFrame, *, are_estimated_from: bool = True) -> str:
@@ -272,16 +284,16 @@ def result_tables(summary: pd.DataFrame, differences: pd.DataFrame) -> list[Resu
 def _stratum_tables(summary: pd.DataFrame, differences: pd.DataFrame, stratum: str) -> list[ResultTable]:
     metrics = stratum_metrics(summary, stratum)
     names = [metric_title(metric, metrics) for metric in metrics]
-    of = "" if stratum == ALL_QUESTIONS else f"{stratum}: "
+    title = "" if stratum == ALL_QUESTIONS else stratum
     rows = summary[summary["stratum"] == stratum].to_dict("records")
     levels = [[variant_title(row["variant"]), *(points(row[metric]) for metric in metrics)] for row in rows]
-    tables = [ResultTable([f"{of}variant, %", *names], levels)]
+    tables = [ResultTable(["variant, %", *names], levels, title=title)]
     compared: list[list[str | ResultCell]] = [
         [name, *(_cell(item, alone=len(metrics) == 1) for item in items)]
         for name, items in difference_rows(differences, stratum, metrics)
     ]
     if compared:
-        tables.append(ResultTable([f"{of}difference, points", *names], compared))
+        tables.append(ResultTable(["difference, points", *names], compared, title=title))
     return tables
 
 

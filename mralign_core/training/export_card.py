@@ -13,7 +13,7 @@ from mralign_core.config import Variant
 from mralign_core.evaluation.metrics import metrics_of
 from mralign_core.generation.vllm_sampler import LORA_RANKS
 from mralign_core.reporting.markdown import code, literal, one_line, table
-from mralign_core.reporting.titles import VARIANT_TITLES, metric_title
+from mralign_core.reporting.titles import ACCURACY, VARIANT_TITLES, metric_title
 from mralign_core.training.card import USE, Card, CardSection, card_head, load_adapter
 
 HERE = "path/to/this/folder"
@@ -23,6 +23,12 @@ from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained("{HERE}", dtype="auto")
 ```"""
+METRIC_LEGENDS = {
+    "Acc": "Acc: thinking and answer both name a gold answer; ",
+    "Mis": "Mis: exactly one of them does. ",
+    ACCURACY: f"{ACCURACY}: the share of right answers. ",
+}
+"""Metric as the card calls it → what it is, in the order of a sentence."""
 USED_TO = {"train": "align on", "eval": "evaluate on"}
 
 
@@ -127,10 +133,11 @@ def _results(variant: Variant, run: RunFacts) -> str:
         for _, shift in paired.loc[[(stratum, metric)]].iterrows()
     ]
     columns = ("questions", "metric", "before", VARIANT_TITLES[variant], f"difference ({run.confidence:.0%} interval)")
+    shown = {name for _, name, *_ in rows}
     legend = (
-        f"{int(levels['num_questions'].max()):,} questions, with thinking on. Acc: thinking and answer both name a "
-        "gold answer; Mis: exactly one of them does. Intervals are bootstraps over questions, paired with the model "
-        "before training."
+        f"{int(levels['num_questions'].max()):,} questions, with thinking on. "
+        + "".join(says for name, says in METRIC_LEGENDS.items() if name in shown)
+        + "Intervals are bootstraps over questions, paired with the model before training."
     )
     return f"{legend}\n\n{_table(columns, rows)}"
 

@@ -22,7 +22,8 @@ def test_a_run_without_figures_says_why(tmp_path, capsys, eval_sets, says):
 
 
 LEVELS = [
-    {"variant": variant, "stratum": "(all)", "acc": acc, "mis": mis, "em_thought": thought, "em_answer": 0.5}
+    {"variant": variant, "stratum": "(all)", "scoring": "exact_match", "acc": acc, "mis": mis, "em_thought": thought}
+    | {"em_answer": 0.5}
     for variant, acc, mis, thought in [("off", None, None, None), ("on", 0.4, 0.3, 0.6), ("mr_align", 0.52, 0.18, 0.6)]
 ]
 DIFFERENCES = [
@@ -55,6 +56,18 @@ def test_a_table_that_is_too_wide_is_wrapped_and_nothing_is_cut(width):
     shown = typed(table, width)
     assert max(map(len, shown.splitlines())) <= width
     assert "…" not in shown and [shown.count(text) for text in ("−12.0", "[−22.5,", "−10.5]")] == [3, 2, 2]
+
+
+def test_the_stratum_is_the_title_and_costs_no_column():
+    name = "macro average of nq_open, sciq and simpleqa"
+    cells = [ResultCell("+12.0 [+1.5, +22.5]", "better")] * 2 + [ResultCell("+1.0 [+0.5, +1.5]", "better", "+1.0")] * 2
+    table = ResultTable(
+        ["difference, points", "Acc", "Mis", "EM_t", "EM_a"], [["MR-ALIGN − think on", *cells]], [], name
+    )
+    title, *lines = typed(table).splitlines()
+    assert title.strip() == name
+    row = next(line for line in lines if "MR-ALIGN" in line)
+    assert " ".join(row.split()) == "MR-ALIGN − think on +12.0 [+1.5, +22.5] +12.0 [+1.5, +22.5] +1.0 +1.0"
 
 
 def test_a_name_is_no_markup():

@@ -36,7 +36,8 @@ def pages(monkeypatch, tmp_path):
 
 def test_results_are_levels_differences_and_where_the_report_is(pages, tmp_path):
     metrics = {"acc": 0.4, "mis": 0.3, "em_thought": 0.6, "em_answer": 0.5}
-    levels = [{"variant": variant, "stratum": "(all)", **metrics} for variant in ("on", "kto")]
+    same = {"stratum": "(all)", "scoring": "exact_match"}
+    levels = [{"variant": variant, **same, **metrics} for variant in ("on", "kto")]
     pair = {"variant": "kto", "baseline": "on", "stratum": "(all)", "difference": 0.1, "low": 0.05, "high": 0.2}
     (tmp_path / "summary.json").write_text(json.dumps(levels))
     (tmp_path / "differences.json").write_text(json.dumps([{**pair, "metric": name} for name in metrics]))
@@ -45,6 +46,21 @@ def test_results_are_levels_differences_and_where_the_report_is(pages, tmp_path)
     text = pages["results"].markdown
     assert f"`{tmp_path / 'report.html'}`" in text and "| KTO | 40.0 | 30.0 | 60.0 | 50.0 |" in text
     assert "| KTO − think on | **+10.0 [+5.0, +20.0]** |" in text and "Bold: the interval excludes 0." in text
+
+
+def test_results_of_a_set_with_accuracy_alone_have_its_figure(pages, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(publish.figures, "difference_intervals", lambda _, metrics: drawn.append(metrics))
+    monkeypatch.setattr(publish, "_image", lambda *_: None)
+    levels = [
+        {"variant": variant, "stratum": "gsm8k", "scoring": "number", "em_answer": 0.5} for variant in ("on", "kto")
+    ]
+    pair = {"variant": "kto", "baseline": "on", "stratum": "gsm8k", "difference": 0.1, "low": 0.05, "high": 0.2}
+    (tmp_path / "summary.json").write_text(json.dumps(levels))
+    (tmp_path / "differences.json").write_text(json.dumps([{**pair, "metric": "em_answer"}]))
+    inspect.unwrap(publish.show_results)(CONFIG, None, None)
+    assert drawn == [("em_answer",)]
+    assert "| variant, % | accuracy |" in pages["results"].markdown
 
 
 def test_a_page_without_results_says_why(pages):

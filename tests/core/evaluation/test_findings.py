@@ -7,6 +7,7 @@ from sample_run import as_scores, random_scores, score
 
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.reporting import run_findings as findings
+from mralign_core.reporting.figures import difference_intervals
 from mralign_core.reporting.run_findings import Difference, headline, result_tables, sentences
 from mralign_core.schemas.candidates import POLARITIES
 
@@ -180,10 +181,16 @@ def test_a_headline_over_sets_says_which():
     assert "Accuracy rises by" in said and "(accuracy)" in said and "Mis" not in said and "EM_a" not in said
 
 
+def test_the_figure_has_panels_for_the_metrics_of_the_headline():
+    for scoring, panels in (("exact_match", ["Acc", "Mis"]), ("number", ["accuracy"])):
+        summary, differences = repaired_sets(one=scoring)
+        figure = difference_intervals(differences, findings.panel_metrics(summary))
+        assert [axes.get_title("left").partition(" (")[0] for axes in figure.axes] == panels
+
+
 def test_tables_of_sets_have_the_metrics_of_each():
     text = page(*repaired_sets(nq="exact_match", sciq="exact_match", gsm8k="number"))
     heads = [line for line in text.splitlines() if "variant, %" in line]
-    assert [head.split("|")[1].strip() for head in heads] == [
-        f"{name}: variant, %" for name in ("macro average of nq and sciq", "nq", "sciq", "gsm8k")
-    ]
+    titles = [line.strip("*") for line in text.splitlines() if line.startswith("*")]
+    assert titles[::2] == titles[1::2] == ["macro average of nq and sciq", "nq", "sciq", "gsm8k"]
     assert "Mis" in heads[0] and "Mis" not in heads[-1] and "accuracy" in heads[-1]

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
-from sample_run import random_scores
+from sample_run import as_scores, random_scores, score
 
 from mralign_core.errors import DataError
 from mralign_core.evaluation.metrics import paired_differences, summarize
@@ -200,6 +200,24 @@ def test_with_nothing_each_section_says_so_plainly():
     ):
         assert text in page.text
     assert "svg" not in {tag for tag, _ in page.tags}
+
+
+@pytest.mark.parametrize(
+    ("scorings", "lead"),
+    [
+        ({"nq": "exact_match", "gsm8k": "number"}, "First nq: sets are not pooled"),
+        ({"nq": "exact_match", "sciq": "exact_match"}, "First the macro average of nq and sciq: sets are not pooled"),
+    ],
+)
+def test_the_results_say_which_sets_come_first(scorings, lead):
+    rows = [
+        score("on", f"{name}{place}", None if scoring == "number" else True, True, source=name, scoring=scoring)
+        for name, scoring in scorings.items()
+        for place in range(2)
+    ]
+    summary = summarize(as_scores(rows))
+    empty = ReportInputs(run={"run": "sets"}, taxonomy=PAPER_TAXONOMY, confidence=0.95, notes=[], summary=summary)
+    assert lead in Page(render_report(empty)).text
 
 
 def test_one_variant_and_one_polarity_still_make_a_report(inputs, quick):

@@ -134,6 +134,23 @@ def test_exported_card_adds_sources_yield_and_results():
     assert "--max-lora-rank 32 --lora-modules mr_align=" in text
 
 
+def test_exported_card_explains_the_metrics_that_it_shows():
+    summary, differences = (frame.copy() for frame in (RUN.summary, RUN.differences))
+    summary["scoring"] = "number"
+    text = adapter_card(
+        card(TrainConfig()),
+        "org/model",
+        "mr_align",
+        RUN._replace(summary=summary, differences=differences),
+        adapter_config={"r": 32},
+    ).render()
+    assert "accuracy: the share of right answers." in text and "| (all) | accuracy | 0.500 | 0.500 |" in text
+    assert "Acc:" not in text and "Mis" not in text.partition("## Results")[2]
+    both = adapter_card(card(TrainConfig()), "org/model", "mr_align", RUN, adapter_config={"r": 32}).render()
+    assert "Acc: thinking and answer both name a gold answer; Mis: exactly one of them does." in both
+    assert "accuracy:" not in both
+
+
 def test_card_without_a_report_says_so():
     unevaluated = RUN._replace(summary=None, differences=None)
     text = adapter_card(card(TrainConfig()), "m", "mr_align", unevaluated, adapter_config={"r": 8}).render()
