@@ -247,7 +247,8 @@ def in_type(table: ResultTable, *, title: str | None = None, show_lines: bool = 
 
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title=title, show_lines=show_lines)
     if table.title:
-        shown.title, shown.title_justify = escape(table.title), "left"
+        shown.title = escape(table.title)
+        shown.title_justify = "left"
     for place, name in enumerate(table.columns):
         shown.add_column(escape(name), justify="left" if table.is_text(place) else "right")
     for row in table.rows:

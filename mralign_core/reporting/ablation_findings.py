@@ -199,8 +199,7 @@ def left_out_note(ablation: Ablation) -> list[str]:
     """A sentence on the sets that were answered and are not compared, if there are any."""
     if not ablation.left_out:
         return []
-    names = ", ".join(ablation.left_out)
-    return [f"Answered and not compared, since it has other metrics than these, or none: {names}."]
+    return [f"Left out of the comparison, for other metrics than these or none: {', '.join(ablation.left_out)}."]
 
 
 def ablation_markdown(ablation: Ablation) -> str:

@@ -184,7 +184,7 @@ def test_an_ablation_on_accuracy_alone_speaks_of_nothing_else():
     assert "MR-ALIGN − KTO (accuracy +5.5 [+4.6, +6.4] 4/4)" in shown and unshown == "placebo within − KTO (accuracy)"
     page = ablation_markdown(found)
     assert "| mean, % | accuracy | formed | words |" in page and "Acc" not in page
-    assert "not compared, since it has other metrics than these, or none: nq_open." in page
+    assert "Left out of the comparison, for other metrics than these or none: nq_open." in page
     assert [axes.get_title("left") for axes in forest_plot(found).axes] == ["accuracy (higher is better)"]
 
 
