@@ -37,7 +37,7 @@ _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s{0,9}\{([^{}]{1,300})\}\s{0,9}\{([^{
 _LATEX_SPACE = re.compile(r"\\[,!;:]")
 _LEAD_IN = re.compile(
     r"""
-    (?: ^ | (?<=[.!?;,\n]) | (?<=\*\*) )[ \t>*_#-]{0,18}
+    (?: ^ | (?<=[.!?;,\n]) | (?<=\*\*)(?!\*) )[ \t>*_#-]{0,18}+
     (?: (?:so|thus|hence|therefore|finally|in[ ]conclusion|here)[ ]{0,3},?[ ]{1,9} (?:is[ ]{1,9})? )?
     (?: (?:my|the|our|your)[ ]{1,9} )? (?: (?:final|correct|right|short|best)[ ]{1,9} ){0,2}
     answer [*_]{0,3} (?: [ ]{0,9}[:=] | [ ]{1,9}(?:is|would[ ]be|must[ ]be)\b [ ]{0,9}:? ) [*_]{0,3}
@@ -61,6 +61,7 @@ _BEFORE_NUMBER = re.compile(
     r"[\s*_$€£({\[=~≈\"'`]*(?:(?:about|approximately|exactly|roughly|equal to)\s+)?[\s*_$€£({]*"
 )
 _UNIT = re.compile(r"[%°]?[^\W\d_]*[.²³]?(?:[ /][^\W\d_]+[.²³]?){0,3}")
+_OPERATION = re.compile(r"\d\s{0,9}(?:[+*×÷·−-]|\\(?:times|cdot|div)\b)\s{0,9}\d")
 _CLAUSE_END = re.compile(r"[,;.!?]\s|\b(?:since|because|as|so|where|if)\b|\n")
 _LETTER_ALONE = re.compile(r"(?:(?:option|choice|letter)\s+)?[(\[]?([A-Za-z])[)\].:]*", re.IGNORECASE)
 _NOT_THAT = r"(?![)\]*_\"]{0,3}\s{1,9}(?:isn't|(?:is|was|would be|seems)\s{1,9}(?:wrong|incorrect|false|not|too))\b)"
@@ -123,7 +124,7 @@ def final_number(reply: str) -> Fraction | None:
 def stated_number(stated: str) -> Fraction | None:
     r"""The number that a stated answer, or a gold one, begins with, in digits or words; None where it is no number.
 
-    Of a calculation it is the result, behind the last ``=``.
+    Of a calculation it is the result: what is behind the last ``=``, unless that is a calculation itself.
 
     >>> [int(stated_number(text)) for text in ("18 eggs", "seven", "10^5", r"9 \times 2 = 18", "18, since x = 3")]
     [18, 7, 100000, 18, 18]
@@ -131,10 +132,10 @@ def stated_number(stated: str) -> Fraction | None:
     True
     """
     text = _plain(stated)
-    if "=" in _CLAUSE_END.split(text, maxsplit=1)[0]:
-        result = _leading_number(text.rpartition("=")[2])
-        return _leading_number(text) if result is None else result
-    return _leading_number(text)
+    is_calculation = "=" in _CLAUSE_END.split(text, maxsplit=1)[0]
+    result = text.rpartition("=")[2]
+    number = _leading_number(result) if is_calculation and not _OPERATION.search(result) else None
+    return _leading_number(text) if number is None else number
 
 
 def chosen_option(reply: str, options: Sequence[str]) -> int | None:
@@ -157,7 +158,7 @@ def chosen_option(reply: str, options: Sequence[str]) -> int | None:
     if len(equal := _equal_options(stated, options)) == 1:
         return equal[0]
     lines = [line.strip(_MARKS) for line in stated.split("\n") if line.strip(_MARKS)] or [""]
-    alone = [found[1] for line in (lines[0], lines[-1]) if (found := _LETTER_ALONE.fullmatch(line.strip(".,;!? ")))]
+    alone = [found[1] for line in (lines[0], lines[-1]) if (found := _LETTER_ALONE.fullmatch(line.strip(".,;!? #>-")))]
     if alone:
         return _only({_index(letter, options) for letter in alone})
     if pair := _LETTER_AND_TEXT.match(lines[0]):

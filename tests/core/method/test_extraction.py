@@ -74,6 +74,9 @@ NUMBERS = [
     ("Answer: 20 - 2 = 18", 18),
     ("Answer: 20 - 2 = 18 dollars", 18),
     ("The answer is 18, since x = 3", 18),
+    ("Answer: 18 = 9 × 2", 18),
+    ("The answer is x = 5", 5),
+    ("The answer is $x = \\frac{3}{4}$", Fraction(3, 4)),
     ("\\boxed{1\\,250}", 1250),
     ("\\boxed{1,\\!250}", 1250),
     ("\\boxed{3 \\times 10^8}", 300_000_000),
@@ -134,6 +137,7 @@ CHOICES = [
     ("(B)\n\nIt is not a bank.", 1),
     ("B. library\nA bank is loud.", 1),
     ("A bank is loud.\n\nB", 1),
+    ("#### B", 1),
     ("A\nNo, wait.\nB", None),
     ("B is correct", 1),
     ("A bank is loud, so B is the right answer.", 1),
@@ -258,7 +262,7 @@ def test_long_replies_are_read_in_time(text):
 
 
 HOSTILE = {
-    "blanks in a fraction": ("\\frac{1 ", " ", "x"),
+    "blanks in a fraction": ("\\frac{", " ", ""),
     "fractions begun": ("", "\\frac{ ", ""),
     "blanks in a lead-in": ("so", " ", "x"),
     "blanks in many lead-ins": ("", "so" + " " * 98, ""),
@@ -285,9 +289,13 @@ HOSTILE = {
 def test_time_is_linear_in_the_length_of_a_reply(kind):
     before, repeated, after = HOSTILE[kind]
     reply = before + repeated * (100_000 // len(repeated)) + after
-    started = time.process_time()
-    stated_answer(reply), final_number(reply), chosen_option(reply, ["a bank", "a mall"])
-    assert time.process_time() - started < 0.8
+
+    def seconds():
+        started = time.process_time()
+        stated_answer(reply), final_number(reply), chosen_option(reply, ["a bank", "a mall"])
+        return time.process_time() - started
+
+    assert any(seconds() < 1 for _ in range(3)), "a tenth of a second, but on a busy machine"
 
 
 @pytest.mark.real_data
