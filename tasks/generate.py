@@ -55,6 +55,7 @@ ROWS_AT_ONCE = 1_000
 """Draws, or traces, in memory at a time where a table is read or written piece by piece."""
 SELECTION = (
     "answer_match",
+    "cut_off",
     "min_segments",
     "max_segments",
     "min_reasoning_tokens",
@@ -72,7 +73,7 @@ SAMPLING = (
 def _sampling(config: RunConfig) -> dict[str, Any]:
     # Which answers count as right decides which draws are made, where not all are.
     is_sequential = config.generate.draws == "sequential"
-    skip = {*SELECTION, "source", "endpoint"} - ({"answer_match"} if is_sequential else set())
+    skip = {*SELECTION, "source", "endpoint"} - ({"answer_match", "cut_off"} if is_sequential else set())
     fields = {**all_but(config.generate, *skip), **reading(config), "seed": config.seed}
     if config.generate.sampler == "endpoint":
         # The server has a precision of its own.

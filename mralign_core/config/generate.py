@@ -39,6 +39,9 @@ class GenerateConfig(Section):
     """Text put before `Question: …` in the prompt; empty sends the bare question."""
     answer_match: Literal["exact", "contains"] = "exact"
     """When an answer counts as right for selection: equal to a gold answer, or containing one."""
+    cut_off: Literal["wrong", "left_out"] = "wrong"
+    """What a draw counts as that max_new_tokens cut off before it gave an answer: `wrong`, or `left_out`, neither right
+    nor wrong, so that its question is not selected. The evaluation counts it as wrong."""
     min_segments: int = Field(4, ge=1)
     """Fewest thinking segments of a kept trace (inclusive)."""
     max_segments: int = Field(15, ge=1)

@@ -2,12 +2,13 @@
 
 Decisions where the paper is silent: questions that differ only in case, spacing or closing punctuation are
 duplicates, the first is kept; a draw without a well-formed thinking and answer is never a trace, though it
-counts as a wrong answer; one that the server failed to make counts as neither, and its question is not selected.
+counts as a wrong answer; one that the server failed to make counts as neither, and its question is not selected. With
+``generate.cut_off: left_out`` this holds too for a draw that was cut off before it gave an answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,14 @@ from mralign_core.config import GenerateConfig
 from mralign_core.generation.funnel import Funnel
 from mralign_core.generation.prompts import opened_by_prompt
 from mralign_core.generation.segmenting import segment_trace
-from mralign_core.method.selection import LengthBounds, choose_draws, judge_question, length_problem
+from mralign_core.method.selection import (
+    UNDECIDED,
+    LengthBounds,
+    Verdict,
+    choose_draws,
+    judge_question,
+    length_problem,
+)
 from mralign_core.method.traces import WELL_FORMED, parse_completion
 from mralign_core.models.families import Family
 from mralign_core.questions.overlap import question_key
@@ -91,7 +99,7 @@ def select(
         question = {str(name): value for name, value in asked.pop(question_id).items()}
         right_off, right_on = ([is_right(row, section) for row in by_mode[mode]] for mode in ("off", "on"))
         verdict = judge_question(right_off, right_on, section.num_draws)
-        polar = funnel.keep(STEPS[2], [{**question, "polarity": verdict.polarity}], [verdict.reason])
+        polar = funnel.keep(STEPS[2], [{**question, "polarity": verdict.polarity}], [_reason(verdict, by_mode)])
         drawn = [{**row, **draw} for row in polar for draw in by_mode["on"]]
         drawn = funnel.keep(STEPS[3], drawn, [""] * len(drawn))
         yield from map(as_candidate, keep_traces(drawn, funnel, section, tokenizer, family))
@@ -99,10 +107,17 @@ def select(
 
 
 def is_right(row: DrawRow, section: GenerateConfig) -> bool | None:
-    """Whether a draw's answer counts as right for the selection; None where the draw failed."""
-    if row["outcome"] == FAILED:
+    """Whether a draw's answer counts as right for the selection; None where it counts as neither."""
+    is_cut_off = row["finish_reason"] == "length" and row["answer"] is None
+    if row["outcome"] == FAILED or (is_cut_off and section.cut_off == "left_out"):
         return None
     return bool(row["em_answer" if section.answer_match == "exact" else "contains_answer"])
+
+
+def _reason(verdict: Verdict, draws: Mapping[str, Sequence[DrawRow]]) -> str:
+    """Why a question has no polarity; it may wait for a draw that failed, or for one that was cut off."""
+    has_failed = any(row["outcome"] == FAILED for rows in draws.values() for row in rows)
+    return "a draw was cut off" if verdict.reason == UNDECIDED and not has_failed else verdict.reason
 
 
 def keep_traces(

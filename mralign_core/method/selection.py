@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Literal, NamedTuple
 
+UNDECIDED = "a draw failed"
+"""Why a question has no polarity that waits for a draw which is neither right nor wrong."""
 Polarity = Literal["positive", "negative"]
 ThinkingMode = Literal["on", "off"]
 
@@ -119,7 +121,7 @@ def judge_question(right_off: Sequence[bool | None], right_on: Sequence[bool | N
         return Verdict(None, "think-off draws disagree")
     if both := set(off) & set(on):
         return Verdict(None, f"a think-on draw is {'right' if True in both else 'wrong'} too")
-    return Verdict(None, "a draw failed" if None in (*right_off, *right_on) else "draws are missing")
+    return Verdict(None, UNDECIDED if None in (*right_off, *right_on) else "draws are missing")
 
 
 def _before_failure(right: Sequence[bool | None]) -> list[bool]:

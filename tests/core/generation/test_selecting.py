@@ -30,7 +30,10 @@ def trace(answer, thinking="It is Tehran.\n\nWait."):
 
 
 def draws_of(*questions):
-    """Each question: id, text, think-on completions, think-off completions; the gold is always Tehran."""
+    """Each question: id, text, think-on completions, think-off completions; the gold is always Tehran.
+
+    A completion that ends with "…" was cut off there.
+    """
     frame = pd.DataFrame(
         [
             {
@@ -52,7 +55,8 @@ def draws_of(*questions):
             prompt = render_prompt(BPE, text, mode, GENERIC, "")
             for draw, completion in enumerate(completions):
                 request = SampleRequest(own, text, mode, draw)
-                sample = Sample(prompt.text, prompt.ids, BPE.encode(completion), completion, "stop")
+                end = "length" if completion.endswith("…") else "stop"
+                sample = Sample(prompt.text, prompt.ids, BPE.encode(completion), completion, end)
                 draws.append(score_sample(request, sample, Gold(["Tehran"]), GENERIC, MatchRules()))
     return draws, frame
 
@@ -139,6 +143,24 @@ def test_the_looser_match_selects_when_asked_for():
     wordy = ("pos", "Seat of Iran?", [trace("It is Tehran")] * 2, WRONG)
     assert selected(wordy, NEGATIVE).candidates["polarity"].tolist() == ["negative"]
     assert len(selected(wordy, NEGATIVE, answer_match="contains").candidates) == 2
+
+
+def test_a_draw_that_was_cut_off_before_its_answer_is_wrong_or_leaves_its_question_out():
+    cut = ("cut", "Iran, where?", [trace("Isfahan"), "<think>\nSo it may be…"], RIGHT)
+    answered = ("late", "Iran, whence?", [trace("Isfahan"), trace("Isfahan, which is…")], RIGHT)
+    wrong = selected(POSITIVE, NEGATIVE, cut, answered)
+    assert wrong.candidates["question_id"].tolist() == ["pos", "neg", "cut", "late"]
+    left_out = selected(POSITIVE, NEGATIVE, cut, answered, cut_off="left_out")
+    assert left_out.candidates["question_id"].tolist() == ["pos", "neg", "late"]
+    assert [STEPS[2], 3, 1, "a draw was cut off"] in left_out.funnel.to_numpy().tolist()
+
+
+@pytest.mark.parametrize("draws", ["sequential", "exhaustive"])
+def test_a_cut_off_draw_that_is_left_out_leaves_the_same_training_set_in_either_way_of_drawing(draws):
+    """What the first cut-off draw decides does not depend on those behind it, which one way of drawing never makes."""
+    on = ["<think>\nSo it may be…", trace("Tehran")] if draws == "exhaustive" else ["<think>\nSo it may be…"]
+    selection = selected(POSITIVE, NEGATIVE, ("cut", "Iran, where?", on, RIGHT), cut_off="left_out")
+    assert [STEPS[2], 2, 1, "a draw was cut off"] in selection.funnel.to_numpy().tolist()
 
 
 def test_no_candidate_is_an_error_that_shows_where_they_went():

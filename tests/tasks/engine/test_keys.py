@@ -96,6 +96,7 @@ DEPENDS_ON = {
     "generate.max_new_tokens": (191, DRAWS),
     "generate.instruction": ("Think.", DRAWS | SCORES),
     "generate.answer_match": ("contains", DRAWS | SELECTED),
+    "generate.cut_off": ("left_out", DRAWS | SELECTED),
     "generate.min_segments": (2, SELECTED),
     "generate.max_segments": (14, SELECTED),
     "generate.min_reasoning_tokens": (11, SELECTED),
