@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
 from mralign_core.method import FloatArray
-from mralign_core.method.benchmarks import METRIC_SIGNS, SCORINGS, ScoringName
+from mralign_core.method.benchmarks import MATCH_METRICS, SCORINGS, ScoringName
 from mralign_core.method.traces import WELL_FORMED
 from mralign_core.schemas.outcomes import OUTCOMES
 
-METRICS = tuple(METRIC_SIGNS)
+METRICS = MATCH_METRICS
 """Acc = mean(EM_t ∧ EM_a), Mis = mean(EM_t ⊕ EM_a), EM_t, EM_a; the last is the accuracy of a set without EM_t."""
 DIFFERENCE_COLUMNS = ("difference", "low", "high")
 """A paired difference and the ends of its interval."""
