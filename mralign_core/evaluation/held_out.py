@@ -29,6 +29,11 @@ def variants_to_score(config: RunConfig) -> tuple[str, ...]:
     return (*BASELINES, *config.train.variants) if config.questions.eval else ()
 
 
+def variants_to_judge(config: RunConfig) -> tuple[str, ...]:
+    """The variants whose answers are judged; none where no judge is named."""
+    return variants_to_score(config) if config.judge.endpoints else ()
+
+
 def by_benchmark(questions: pd.DataFrame) -> pd.DataFrame:
     """Questions of several sets, to be reported set by set; those of one set by its own strata."""
     return questions.assign(stratum=questions["source"]) if questions["source"].nunique() > 1 else questions
@@ -111,7 +116,8 @@ def notes_on_answers(config: RunConfig, asked: Mapping[str, Any], answers: pd.Da
     if answers is None:
         notes.append("There are no held-out questions (questions.eval is empty), so nothing was evaluated.")
     else:
-        notes += [_note_on_unscored(name, rows) for name, rows in answers.groupby("source", sort=True)]
+        is_judged = (answers["scoring"] == "truthful") & bool(variants_to_judge(config))
+        notes += [_note_on_unscored(name, rows) for name, rows in answers[~is_judged].groupby("source", sort=True)]
     return [note for note in notes if note]
 
 

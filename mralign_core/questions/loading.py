@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mralign_core.config import PocketConfig, QuestionsConfig
-from mralign_core.errors import DataError
+from mralign_core.config import JudgeConfig, PocketConfig, QuestionsConfig
+from mralign_core.errors import ConfigError, DataError
 from mralign_core.method.benchmarks import ScoringName
 from mralign_core.method.extraction import stated_number
 from mralign_core.method.matching import ARTICLES
@@ -32,6 +32,7 @@ from mralign_core.schemas.questions import QUESTIONS
 logger = logging.getLogger("mralign_core.questions")
 REMEDY = "correct these lines or take them out"
 NULL_WORDS_SHOWN = 5
+NO_JUDGE = JudgeConfig()
 UNSCORED: dict[ScoringName, tuple[str, str]] = {
     "truthful": (
         "scored by a judge, and none is named",
@@ -82,19 +83,20 @@ class QuestionSets(NamedTuple):
         }
 
 
-def read_question_sets(section: QuestionsConfig, pocket: PocketConfig, *, has_judge: bool = False) -> QuestionSets:
+def read_question_sets(section: QuestionsConfig, pocket: PocketConfig, judge: JudgeConfig = NO_JUDGE) -> QuestionSets:
     """The questions to align on and those to evaluate on.
 
     Args:
         section: the sets, and what to do about questions that are in both.
         pocket: the pocket world, for its set.
-        has_judge: whether a judge is named for the answers; without one, it is told what stays unscored.
+        judge: the judges of the answers; without one, it is told what stays unscored.
 
     Raises:
-        ConfigError: a set is not known, or not meant for what it is used for.
+        ConfigError: a set is not known, or not meant for what it is used for; or a judge is named for no set.
         DataError: a file or row is wrong, or both roles share a question or an id.
     """
     located = locate_sets(section)
+    _require_judged(located, judge)
     frames: dict[str, list[pd.DataFrame]] = {"train": [QUESTIONS.frame([])], "eval": [QUESTIONS.frame([])]}
     revisions: dict[str, str] = {}
     for one in located:
@@ -102,7 +104,7 @@ def read_question_sets(section: QuestionsConfig, pocket: PocketConfig, *, has_ju
         is_prefixed = sum(one.role == "eval" or other.role == "train" for other in located) > 1
         frame = _pocket_questions(one, pocket) if one.is_pocket else _read_set(one, is_prefixed, revisions)
         frames[one.role].append(_pick(frame, one))
-        if one.scoring in UNSCORED and not (one.scoring == "truthful" and has_judge):
+        if one.scoring in UNSCORED and not (one.scoring == "truthful" and judge.endpoints):
             logger.warning(
                 "%s: %s is %s: its questions are answered and the answers kept, but they are in no figure. %s; to save "
                 "the answers' cost, take the set out",
@@ -115,6 +117,25 @@ def read_question_sets(section: QuestionsConfig, pocket: PocketConfig, *, has_ju
     both = pd.concat([train, evaluation], ignore_index=True)
     questions, guessable = without_guessable(both, drop=section.on_guessable == "drop")
     return QuestionSets(questions, overlap, revisions, guessable)
+
+
+def _require_judged(located: Sequence[LocatedSet], judge: JudgeConfig) -> None:
+    """Refuse judges of nothing."""
+    if not judge.endpoints:
+        return
+    held_out = {one.name: one.scoring for one in located if one.role == "eval"}
+    gradable = {name for name, scoring in held_out.items() if scoring == "exact_match"}
+    unknown = sorted(set(judge.graded) - gradable)
+    if unknown and judge.graded != NO_JUDGE.graded:
+        raise ConfigError(
+            f"judge.graded names {', '.join(unknown)}, but of questions.eval these are scored by exact match: "
+            f"{', '.join(sorted(gradable)) or 'none'}. Name some of them, or take it out"
+        )
+    if "truthful" not in held_out.values() and not gradable & set(judge.graded):
+        raise ConfigError(
+            f"judge.endpoints has no effect: of questions.eval ({', '.join(held_out)}) no set is scored by a judge. "
+            "Remove it, evaluate on truthfulqa or simpleqa, or name a set in judge.graded"
+        )
 
 
 def _apart(train: pd.DataFrame, evaluation: pd.DataFrame, section: QuestionsConfig) -> WithoutOverlap:
