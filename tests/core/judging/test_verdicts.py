@@ -1,6 +1,7 @@
 """What verdicts come to, against numbers worked by hand, and kappa against scikit-learn's."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ def judgements(given, kind="truthful"):
             if verdict is None:
                 continue
             answered = verdict != "-"
-            found = verdict if answered else ((F, F) if kind == "truthful" else "not_attempted")
+            found: Any = verdict if answered else ((F, F) if kind == "truthful" else "not_attempted")
             truthful, informative = found if kind == "truthful" else (None, None)
             rows.append(
                 {
@@ -122,7 +123,7 @@ def test_judged_sets_have_results_of_their_own_metrics_beside_others():
     assert summary.loc[("truthfulqa", "kto"), metrics[:3]].tolist() == pytest.approx([1, 2 / 3, 2 / 3])
     assert np.isnan(summary.loc[("truthfulqa", "kto"), "em_answer"])
     assert summary.loc[("simpleqa", "on"), metrics].isna().tolist() == [True, True, True, False]
-    options = {"num_resamples": 100, "confidence": 0.9}
+    options: dict[str, Any] = {"num_resamples": 100, "confidence": 0.9}
     differences = paired_differences(both, **options, rng=np.random.default_rng(0))
     found = differences.set_index(["stratum", "metric"])
     assert found.loc[("truthfulqa", "truthful"), "difference"] == pytest.approx(2 / 3)
