@@ -277,7 +277,10 @@ def in_type(table: ResultTable, *, title: str | None = None, show_lines: bool = 
         shown.title = escape(table.title)
         shown.title_justify = "left"
     for place, name in enumerate(table.columns):
-        shown.add_column(escape(name), justify="left" if table.is_text(place) else "right")
+        is_text = table.is_text(place)
+        shown.add_column(
+            escape(name), justify="left" if is_text else "right", overflow="fold" if is_text else "ellipsis"
+        )
     for row in table.rows:
         cells = (Text(c.brief or c.text, STYLES[c.tone]) if isinstance(c, ResultCell) else escape(c) for c in row)
         shown.add_row(*cells)
