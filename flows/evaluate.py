@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from prefect import flow
 
-from flows.fan_out import missing_shards, run_shards
+from flows.fan_out import missing_shards, run_in_threads, run_shards
 from mralign_core.config import RunConfig
-from mralign_core.evaluation.held_out import BASELINES, variants_to_score
+from mralign_core.evaluation.held_out import BASELINES, variants_to_judge, variants_to_score
 from mralign_core.storage import ArtifactRef
+from tasks.annotate import SHARDS_AT_ONCE
 from tasks.engine.graph import NOTHING
 from tasks.engine.last_run import inputs_of, remember
 from tasks.engine.pool import make_on_pool
@@ -17,6 +18,7 @@ from tasks.engine.session import session
 from tasks.engine.shards import Range, ranges_of, rows_of
 from tasks.engine.task import as_arguments
 from tasks.evaluate import collect_scores, compute_results, score_shard, write_report
+from tasks.judge import collect_judgements, judge_shard
 from tasks.publish import show_results
 
 Shard = tuple[str, list[int]]
@@ -43,9 +45,11 @@ def evaluate(
     trained = {name.partition(":")[2]: ref for name, ref in inputs.items() if name.startswith("adapter:")}
     made = {name: ref for name, ref in inputs.items() if not name.startswith("adapter:")}
     scores = score_variants(config, made["evaluation-questions"], made["model"], trained)
-    results = compute_results(config, scores)
-    report = write_report(config, **as_arguments(made), adapter=trained, scores=scores, results=results)
-    named = {f"scores:{variant}": ref for variant, ref in scores.items()}
+    judgements = judge_variants(config, made["evaluation-questions"], scores)
+    results = compute_results(config, scores=scores, judgements=judgements)
+    judged = {"scores": scores, "judgements": judgements}
+    report = write_report(config, **as_arguments(made), adapter=trained, **judged, results=results)
+    named = {f"{kind}:{variant}": ref for kind, refs in judged.items() for variant, ref in refs.items()}
     remember(config, inputs, **named, results=results, report=report)
     show_results(config, results, report)
     return report
@@ -56,7 +60,7 @@ def _needed(config: RunConfig, adapters: Mapping[str, ArtifactRef] | None) -> li
     names = [
         name
         for each in write_report.artifact.inputs
-        if each.name not in ("adapter", "scores", "results")
+        if each.name not in ("adapter", "scores", "judgements", "results")
         for name in each.names(config, NOTHING)
     ]
     return [*names, *(f"adapter:{variant}" for variant in adapters or config.train.variants)]
@@ -80,6 +84,24 @@ def score_variants(
         return {
             variant: collect_scores(**inputs, adapter=adapters.get(variant), variant=variant) for variant in variants
         }
+
+
+def judge_variants(
+    config: RunConfig, questions: ArtifactRef, scores: Mapping[str, ArtifactRef]
+) -> dict[str, ArtifactRef]:
+    """Each variant → what the judges say of its answers; none where no judge is named."""
+    calls = {
+        variant: {"config": config, "scores": scores[variant], "evaluation_questions": questions, "variant": variant}
+        for variant in (scores if variants_to_judge(config) else ())
+    }
+    with session():
+        shards = [
+            {**call, "rows": rows}
+            for call in calls.values()
+            for rows in missing_shards(collect_judgements.work(**call))
+        ]
+        run_in_threads(judge_shard, shards, SHARDS_AT_ONCE)
+        return {variant: collect_judgements(**call) for variant, call in calls.items()}
 
 
 @flow(name="score-shards")

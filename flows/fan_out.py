@@ -32,6 +32,11 @@ def run_shards(
     """
     if section.where != "threads":
         return [task(**call) for call in calls]
-    with ThreadPoolTaskRunner(max_workers=section.num_workers) as runner:  # type: ignore[var-annotated]
+    return run_in_threads(task, calls, section.num_workers)
+
+
+def run_in_threads(task: StageTask, calls: Sequence[Mapping[str, Any]], num_threads: int) -> list[ArtifactRef]:
+    """The artifact of each call, in their order, in so many threads of this process."""
+    with ThreadPoolTaskRunner(max_workers=num_threads) as runner:  # type: ignore[var-annotated]
         futures = [runner.submit(task, dict(call)) for call in calls]
         return [future.result() for future in futures]

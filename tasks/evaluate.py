@@ -17,16 +17,19 @@ from mralign_core.evaluation.held_out import (
     answer_questions,
     by_benchmark,
     notes_on_answers,
+    variants_to_judge,
     variants_to_score,
     with_gold,
     with_strata,
 )
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.generation.outcomes import draws_table
+from mralign_core.judging.verdicts import Judged, judging_costs, scored_answers, weigh_verdicts
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.locate import model_name
 from mralign_core.questions.guessable import notes_on_guessable
 from mralign_core.reporting.inputs import annotation_costs, joined_failures, joined_ledger, set_aside
+from mralign_core.reporting.judged_findings import read_judged, write_judged
 from mralign_core.reporting.report import ReportInputs, render_report
 from mralign_core.reporting.run_findings import Results, read_results
 from mralign_core.schemas.scores import SCORES
@@ -43,6 +46,7 @@ from tasks.engine.task import artifact
 from tasks.estimate import read_diagnostics, transitions_of, uses_draws
 from tasks.fields import all_but, other_samplers, pick, reading, without_pocket
 from tasks.generate import FUNNEL, notes_on_yield, read_draws
+from tasks.judge import read_judge_failures, read_judge_ledger, read_judgements
 from tasks.sampling import sampler_of
 
 SOURCES = (
@@ -131,21 +135,33 @@ def collect_scores(making: Making) -> Built:
 @artifact(
     "results",
     stage="evaluate",
-    inputs=(Input("scores", each=variants_to_score),),
-    fields=lambda config: {**pick(config.evaluate, "num_resamples", "confidence"), "seed": config.seed},
-    sources=("mralign_core.evaluation.metrics", "mralign_core.evaluation.held_out"),
+    inputs=(Input("scores", each=variants_to_score), Input("judgements", each=variants_to_judge)),
+    fields=lambda config: {
+        **pick(config.evaluate, "num_resamples", "confidence"),
+        "seed": config.seed,
+        "judges": [endpoint.model for endpoint in config.judge.endpoints],  # the first decides in a tie
+    },
+    sources=(
+        "mralign_core.evaluation.metrics",
+        "mralign_core.evaluation.held_out",
+        "mralign_core.judging.verdicts",
+        "mralign_core.annotation.failures",
+    ),
     without=other_samplers(lambda _: ""),
 )
 def compute_results(making: Making) -> Built:
     """Compute the metrics of each variant, and their paired differences with intervals."""
     section, answers = making.config.evaluate, _answers(making)
-    if answers is not None and not (scored := with_gold(answers)).empty:
+    judged = _judged(making, answers)
+    if answers is not None and not (scored := scored_answers(answers, judged)).empty:
         rng = np.random.default_rng([making.config.seed, 6])
         differences = paired_differences(
             scored, num_resamples=section.num_resamples, confidence=section.confidence, rng=rng
         )
         for name, frame in Results(summarize(scored), differences)._asdict().items():
             frame.to_json(making.directory / f"{name}.json", orient="records", indent=1)
+    if judged is not None:
+        write_judged(making.directory, judged)
     (making.directory / "variants.json").write_text(json.dumps(list(making.several("scores"))), encoding="utf-8")
     return Built(counts={"variants": len(making.several("scores"))})
 
@@ -167,6 +183,7 @@ def compute_results(making: Making) -> Built:
         Input("weights"),
         Input("adapter", each=lambda config: config.train.variants),
         Input("scores", each=variants_to_score),
+        Input("judgements", each=variants_to_judge),
         Input("results"),
     ),
     fields=RunConfig.fingerprint,
@@ -199,6 +216,7 @@ def gather(making: Making) -> ReportInputs:
     results = read_results(store.open_directory(making["results"]))
     labels = [name for name in ("annotations", "draw-annotations") if making.get(name)]
     thinking_draws = making.get("thinking-draws")
+    judgements = read_judgements(store, making.several("judgements"))
     traces = [making["candidates"], *filter(None, [thinking_draws])]
     failures = joined_failures(*(read_failures(making.file(name, FAILURES_FILE)) for name in labels))
     quarantined = [row for ref in making.work.inputs.values() for row in read_quarantine(store, ref)]
@@ -231,6 +249,9 @@ def gather(making: Making) -> ReportInputs:
         confidence=config.evaluate.confidence,
         costs=annotation_costs(*(making.table(name, "raw_annotations.parquet") for name in labels)),
         ledger=without_offline(joined_ledger(*(read_ledger(config, ref) for ref in traces))),
+        judged=read_judged(store.open_directory(making["results"])),
+        judging_costs=judging_costs(judgements) if judgements else None,
+        judging_ledger=without_offline(read_judge_ledger(config, making["evaluation-questions"])),
         quarantine=set_aside(quarantined, set_aside_rows(failures)),
         artifacts={name.replace(":", " "): ref.sha256 for name, ref in _shown(making).items()},
         config=config.fingerprint(),
@@ -240,7 +261,20 @@ def gather(making: Making) -> ReportInputs:
 
 def _shown(making: Making) -> dict[str, ArtifactRef]:
     """The artifacts whose digests the report shows."""
-    return {name: ref for name, ref in making.work.inputs.items() if not name.startswith(("scores:", "results"))}
+    return {
+        name: ref
+        for name, ref in making.work.inputs.items()
+        if not name.startswith(("scores:", "judgements:", "results"))
+    }
+
+
+def _judged(making: Making, answers: pd.DataFrame | None) -> Judged | None:
+    """What the judges say of all variants; None where no judge is named."""
+    store, refs = making.store, making.several("judgements")
+    if answers is None or not refs:
+        return None
+    judges = [endpoint.model for endpoint in making.config.judge.endpoints]
+    return weigh_verdicts(read_judgements(store, refs), read_judge_failures(store, refs), answers, judges)
 
 
 def _answers(making: Making) -> pd.DataFrame | None:

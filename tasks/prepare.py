@@ -62,7 +62,7 @@ def _not_asked(config: RunConfig) -> tuple[str, ...]:
 )
 def load_questions(making: Making) -> Built:
     """Read and check the questions to align on; refuse, or take out, those that are evaluated on."""
-    sets = read_question_sets(making.config.questions, making.config.model.pocket)
+    sets = read_question_sets(making.config.questions, making.config.model.pocket, making.config.judge)
     write_rows(making.directory, "questions.parquet", sets.of("train"), QUESTIONS)
     sets.overlap.to_json(making.directory / OVERLAP, orient="records", indent=1, force_ascii=False)
     _list_guessable(making, sets, "train")
@@ -90,7 +90,7 @@ def _held_out_contents(config: RunConfig, part: Part) -> dict[str, Any]:
 )
 def load_evaluation_questions(making: Making) -> Built:
     """Read and check the questions to evaluate on; none where no set is named."""
-    sets = read_question_sets(making.config.questions, making.config.model.pocket)
+    sets = read_question_sets(making.config.questions, making.config.model.pocket, making.config.judge)
     write_rows(making.directory, "questions.parquet", sets.of("eval"), QUESTIONS)
     _list_guessable(making, sets, "eval")
     return Built(QUESTIONS.name, sets.counts("eval"))

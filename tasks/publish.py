@@ -27,6 +27,7 @@ from mralign_core.reporting.ablation_findings import ablation_markdown
 from mralign_core.reporting.agreement_tables import agreement_markdown
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
 from mralign_core.reporting.induction_findings import counts_sentence, label_table
+from mralign_core.reporting.judged_findings import judged_notes, judged_tables, read_judged
 from mralign_core.reporting.result_table import BOLD, ResultTable
 from mralign_core.reporting.run_findings import panel_metrics, read_results, result_tables, why_no_results, yield_table
 from mralign_core.schemas.annotations import ANNOTATIONS
@@ -151,6 +152,8 @@ def show_results(config: RunConfig, results: ArtifactRef, report: ArtifactRef) -
     measured = read_results(store.open_directory(results))
     if measured:
         parts = [*(table.to_markdown() for table in result_tables(*measured)), BOLD]
+        if judged := read_judged(store.open_directory(results)):
+            parts += [*(table.to_markdown() for table in judged_tables(judged)), *judged_notes(judged)]
         if len(measured.differences):
             figure = figures.difference_intervals(measured.differences, panel_metrics(measured.summary))
             _image("results-figure", figure, "Differences with paired intervals")

@@ -458,7 +458,7 @@ def _check_files(config: RunConfig) -> None:
     """Read the user's files before a server is started, which takes half a minute on a busy machine."""
     from mralign_core.questions.loading import read_question_sets
 
-    read_question_sets(config.questions, config.model.pocket)
+    read_question_sets(config.questions, config.model.pocket, config.judge)
     _check_traces(config)
 
 

@@ -35,7 +35,7 @@ def print_questions(config: RunConfig) -> None:
     from mralign_core.questions.loading import read_question_sets
     from mralign_core.questions.overlap import question_key
 
-    found = read_question_sets(config.questions, config.model.pocket)
+    found = read_question_sets(config.questions, config.model.pocket, config.judge)
     columns = ("used to", "set", "questions", "distinct", "gold answers each", "example")
     table = Table(*columns, title=f"config {config.name!r}: question sets")
     for (split, source), rows in found.questions.groupby(["split", "source"], sort=False):
@@ -70,6 +70,8 @@ def print_plan(config: RunConfig, tokens_per_second: float | None = None) -> Non
     if tokens_per_second:
         _print_load(config, planned_run, tokens_per_second)
     _print_quote(config, planned_run)
+    if config.judge.endpoints:
+        _print_judges_quote(config, planned_run)
 
 
 def _print_load(config: RunConfig, planned_run: Plan, tokens_per_second: float) -> None:
@@ -114,6 +116,31 @@ def _print_quote(config: RunConfig, planned_run: Plan) -> None:
     ceiling = "no ceiling is set (annotate.budget_usd)" if budget is None else f"annotate.budget_usd is {budget:.2f}"
     console.print(
         f"{least:.2f} to {most:.2f} dollars to come, {spent_usd:.2f} spent so far; {ceiling}. Reply tokens are an "
+        "estimate; repair turns and hidden reasoning are not in it.",
+        highlight=False,
+    )
+
+
+def _print_judges_quote(config: RunConfig, planned_run: Plan) -> None:
+    from mralign_core.evaluation.held_out import variants_to_judge
+    from mralign_core.judging.quoting import ANSWER_TOKENS
+    from tasks.judge import quote_judgements
+
+    made, variants = planned_run.made, variants_to_judge(config)
+    if "evaluation-questions" not in made:
+        console.print("judges: told once the questions are loaded (--only prepare)", highlight=False)
+        return
+    scores = [made[f"scores:{variant}"] for variant in variants if f"scores:{variant}" in made]
+    quotes, spent_usd = quote_judgements(config, made["evaluation-questions"], scores)
+    _print_requests("judges, still to ask", quotes)
+    to_come = len(variants) - len(scores)
+    taken = (
+        f" Answers of {to_come} variant(s) are to come, and taken for {ANSWER_TOKENS} tokens each." if to_come else ""
+    )
+    cost_usd, budget = sum(quote.cost_usd for quote in quotes), config.judge.budget_usd
+    ceiling = "no ceiling is set (judge.budget_usd)" if budget is None else f"judge.budget_usd is {budget:.2f}"
+    console.print(
+        f"{cost_usd:.2f} dollars to come, {spent_usd:.2f} spent so far; {ceiling}.{taken} Reply tokens are an "
         "estimate; repair turns and hidden reasoning are not in it.",
         highlight=False,
     )
@@ -250,7 +277,10 @@ def in_type(table: ResultTable, *, title: str | None = None, show_lines: bool = 
         shown.title = escape(table.title)
         shown.title_justify = "left"
     for place, name in enumerate(table.columns):
-        shown.add_column(escape(name), justify="left" if table.is_text(place) else "right")
+        is_text = table.is_text(place)
+        shown.add_column(
+            escape(name), justify="left" if is_text else "right", overflow="fold" if is_text else "ellipsis"
+        )
     for row in table.rows:
         cells = (Text(c.brief or c.text, STYLES[c.tone]) if isinstance(c, ResultCell) else escape(c) for c in row)
         shown.add_row(*cells)
@@ -258,14 +288,18 @@ def in_type(table: ResultTable, *, title: str | None = None, show_lines: bool = 
 
 
 def _print_summary(folder: Path, config: RunConfig) -> None:
+    from mralign_core.reporting.judged_findings import judged_notes, judged_tables, read_judged
     from mralign_core.reporting.run_findings import read_results, result_tables, why_no_results
 
     results = read_results(folder)
     if results is None:
         console.print(why_no_results(config.questions))
         return
-    for table in result_tables(*results):
+    judged = read_judged(folder)
+    for table in [*result_tables(*results), *(judged_tables(judged) if judged else ())]:
         console.print(in_type(table))
+    for note in judged_notes(judged) if judged else ():
+        console.print(escape(note), highlight=False, soft_wrap=True)
 
 
 def _print_places(places: Mapping[str, object]) -> None:

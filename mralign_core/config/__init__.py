@@ -6,11 +6,12 @@ messages show. Defaults are the paper's values (arXiv 2510.24794) where it gives
 
 from mralign_core.config.annotate import AnnotateConfig
 from mralign_core.config.base import Section
-from mralign_core.config.endpoint import AskAgain, EndpointConfig
+from mralign_core.config.endpoint import AskAgain, AskingSection, EndpointConfig
 from mralign_core.config.estimate import EstimateConfig
 from mralign_core.config.evaluate import EvaluateConfig
 from mralign_core.config.generate import GenerateConfig
 from mralign_core.config.induce import InduceConfig
+from mralign_core.config.judge import JudgeConfig
 from mralign_core.config.match import MatchConfig
 from mralign_core.config.model import ModelConfig, PocketConfig
 from mralign_core.config.questions import QuestionsConfig, QuestionSetConfig
@@ -23,11 +24,13 @@ from mralign_core.config.train import TrainConfig, Variant
 __all__ = [
     "AnnotateConfig",
     "AskAgain",
+    "AskingSection",
     "EndpointConfig",
     "EstimateConfig",
     "EvaluateConfig",
     "GenerateConfig",
     "InduceConfig",
+    "JudgeConfig",
     "MatchConfig",
     "ModelConfig",
     "PocketConfig",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from mralign_core.addresses import LocalPath
-from mralign_core.config.base import OPERATIONAL, Section, refuse_ignored
-from mralign_core.config.endpoint import AskAgain, EndpointConfig
+from mralign_core.config.base import OPERATIONAL, refuse_ignored
+from mralign_core.config.endpoint import AskingSection, EndpointConfig
 
 
-class AnnotateConfig(Section):
+class AnnotateConfig(AskingSection):
     """Two annotators and an adjudicator label what each segment does (§3.1.2, App. B)."""
 
     annotator_a: EndpointConfig = EndpointConfig(model="deepseek/deepseek-chat")
@@ -33,15 +33,6 @@ class AnnotateConfig(Section):
     """Offline annotators only: probability of overlooking a cue, drawn per annotator and segment."""
     cue_flip_prob: float = Field(0.05, ge=0, le=1)
     """Offline annotators only: probability of replacing a label by another one."""
-    budget_usd: float | None = Field(None, ge=0, json_schema_extra=OPERATIONAL)
-    """Most dollars to spend on annotating these traces, over all runs; it stops before the call that could cross it."""
-    concurrency: int = Field(8, ge=1, le=1024, json_schema_extra=OPERATIONAL)
-    """Requests in flight at once."""
-    shard_size: int = Field(128, ge=1, json_schema_extra=OPERATIONAL)
-    """Traces in one shard (one task run)."""
-    ask_again: AskAgain = Field("auto", json_schema_extra=OPERATIONAL)
-    """Of the traces that an earlier run left out: `auto` asks those again that the model or its server failed on,
-    `failed` refused ones too, `never` none."""
 
     @property
     def endpoints(self) -> dict[str, EndpointConfig]:

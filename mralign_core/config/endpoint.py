@@ -1,4 +1,4 @@
-"""How a language model is reached, in any section that asks one."""
+"""How a language model is reached, in any section that asks one, and what sections share that ask in shards."""
 
 from __future__ import annotations
 
@@ -70,3 +70,17 @@ class EndpointConfig(Section):
         ignored = limits if self.use_batch_api else batching
         refuse_ignored(self, "", ignored, f"when use_batch_api is {str(self.use_batch_api).lower()}")
         return self
+
+
+class AskingSection(Section):
+    """What a section has that asks models about many things, shard by shard, from one account."""
+
+    budget_usd: float | None = Field(None, ge=0, json_schema_extra=OPERATIONAL)
+    """Most dollars to spend on this, over all runs; it stops before the call that could cross it."""
+    concurrency: int = Field(8, ge=1, le=1024, json_schema_extra=OPERATIONAL)
+    """Requests in flight at once."""
+    shard_size: int = Field(128, ge=1, json_schema_extra=OPERATIONAL)
+    """Traces, or questions with their answers, in one shard (one task run)."""
+    ask_again: AskAgain = Field("auto", json_schema_extra=OPERATIONAL)
+    """Of what an earlier run left out: `auto` asks again where the model or its server failed, `failed` where it
+    refused too, `never` nowhere."""

@@ -17,6 +17,7 @@ from mralign_core.config.estimate import EstimateConfig
 from mralign_core.config.evaluate import EvaluateConfig
 from mralign_core.config.generate import GenerateConfig
 from mralign_core.config.induce import InduceConfig
+from mralign_core.config.judge import JudgeConfig
 from mralign_core.config.match import MatchConfig
 from mralign_core.config.model import ModelConfig
 from mralign_core.config.questions import QuestionsConfig
@@ -45,6 +46,7 @@ class RunConfig(Section):
     reward: RewardConfig = RewardConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    judge: JudgeConfig = JudgeConfig()
     vllm: VllmConfig = VllmConfig()
     # No artifact of the pipeline depends on these; `agreement`, `label-set` and `ablation` name the fields they depend
     # on.
@@ -70,6 +72,8 @@ class RunConfig(Section):
             )
         if self.generate.source == "sample" and not self.questions.train:
             raise ValueError("questions.train is needed: what to align on, such as nq_open or a file's path")
+        if not self.questions.eval:
+            refuse_ignored(self.judge, "judge", ("endpoints",), "when questions.eval names no set")
         if "vllm" not in (self.generate.sampler, self.evaluate.sampler):
             refuse_ignored(self, "", ("vllm",), "when neither generate.sampler nor evaluate.sampler is 'vllm'")
         if self.model.source != "pocket":

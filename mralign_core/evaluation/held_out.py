@@ -13,16 +13,25 @@ import pandas as pd
 from mralign_core.config import EvaluateConfig, RunConfig
 from mralign_core.generation import Decoding, Sampler, SampleRequest, sample_all
 from mralign_core.generation.scoring import score_answers
-from mralign_core.method.benchmarks import NO_JUDGE
 from mralign_core.method.matching import MatchRules
 
 BASELINES = ("off", "on")
 """The model as it is, without thinking and with it."""
+WHY_UNSCORED = {
+    "truthful": "is scored by a judge, and none is named (judge.endpoints)",
+    "claims": "is scored by its supported claims, which this program does not count yet",
+}
+"""How a set is scored whose answers may be in no figure → why."""
 
 
 def variants_to_score(config: RunConfig) -> tuple[str, ...]:
     """The baselines and the trained variants; none where no question is held out."""
     return (*BASELINES, *config.train.variants) if config.questions.eval else ()
+
+
+def variants_to_judge(config: RunConfig) -> tuple[str, ...]:
+    """The variants whose answers are judged; none where no judge is named."""
+    return variants_to_score(config) if config.judge.endpoints else ()
 
 
 def by_benchmark(questions: pd.DataFrame) -> pd.DataFrame:
@@ -107,7 +116,8 @@ def notes_on_answers(config: RunConfig, asked: Mapping[str, Any], answers: pd.Da
     if answers is None:
         notes.append("There are no held-out questions (questions.eval is empty), so nothing was evaluated.")
     else:
-        notes += [_note_on_unscored(name, rows) for name, rows in answers.groupby("source", sort=True)]
+        is_judged = (answers["scoring"] == "truthful") & bool(variants_to_judge(config))
+        notes += [_note_on_unscored(name, rows) for name, rows in answers[~is_judged].groupby("source", sort=True)]
     return [note for note in notes if note]
 
 
@@ -116,8 +126,7 @@ def _note_on_unscored(name: Any, answers: pd.DataFrame) -> str:
     unscored = answers[answers["em_answer"].isna()]
     if unscored.empty:
         return ""
-    needs_judge = unscored["scoring"].iloc[0] == "judge"
-    why = f"is scored by a judge, {NO_JUDGE}" if needs_judge else "has questions without a gold answer"
+    why = WHY_UNSCORED.get(unscored["scoring"].iloc[0], "has questions without a gold answer")
     return (
         f"{name} {why}: {unscored['question_id'].nunique()} of its questions were answered, and the answers are in the "
         "artifacts, but they are in none of the figures below."

@@ -6,6 +6,8 @@ Departures from the paper, which gives point estimates only:
   draws are resampled together, in both variants, so that they never pass for independent evidence.
 * A variant that never thinks has no EM_t, so its Acc and Mis are not defined: missing values, never 0.
 * In a variant that does think, an answer without a think block counts as EM_t = 0: nothing was named.
+* What a judge says of an answer (:mod:`mralign_core.judging`) is a metric like the others: the share of truthful
+  answers, of informative ones, and of both.
 * Several sets are never pooled: results are by set, and above them stands the macro average, the plain mean over the
   sets that have the same metrics (:data:`~mralign_core.method.benchmarks.SCORINGS`). Its interval resamples the
   questions of each set by themselves. First stands what a headline may speak of: the sets of the paper's metrics where
@@ -23,12 +25,13 @@ from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
 from mralign_core.method import FloatArray
-from mralign_core.method.benchmarks import METRIC_SIGNS, SCORINGS, ScoringName
+from mralign_core.method.benchmarks import JUDGED_METRICS, MATCH_METRICS, SCORINGS, ScoringName
 from mralign_core.method.traces import WELL_FORMED
 from mralign_core.schemas.outcomes import OUTCOMES
 
-METRICS = tuple(METRIC_SIGNS)
-"""Acc = mean(EM_t ∧ EM_a), Mis = mean(EM_t ⊕ EM_a), EM_t, EM_a; the last is the accuracy of a set without EM_t."""
+METRICS = MATCH_METRICS
+"""Acc = mean(EM_t ∧ EM_a), Mis = mean(EM_t ⊕ EM_a), EM_t, EM_a; the last is the accuracy of a set without EM_t. Judged
+sets have :data:`~mralign_core.method.benchmarks.JUDGED_METRICS`."""
 DIFFERENCE_COLUMNS = ("difference", "low", "high")
 """A paired difference and the ends of its interval."""
 ALL_QUESTIONS = "(all)"
@@ -62,10 +65,10 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
     Implements Acc and Mis of §4 and App. A.2 of arXiv 2510.24794.
 
     Args:
-        scores: rows of ``schemas.scores``.
+        scores: rows of ``schemas.scores``, and where answers were judged, their metrics.
 
     Returns:
-        A row a variant and stratum: ``variant, stratum, scoring, num_questions, num_answers``, the :data:`METRICS`,
+        A row a variant and stratum: ``variant, stratum, scoring, num_questions, num_answers``, the :func:`metrics_in`,
         ``contains_answer``, ``well_formed`` (a closed thinking where one is due, and an answer), and the share of
         each outcome as ``outcome_<name>``; all shares in [0, 1], NaN where a metric is not defined. First comes stratum
         :data:`ALL_QUESTIONS`, or of several sets that of the first :data:`MACRO` average.
@@ -79,7 +82,7 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
         [0.5, 0.5, 1.0, 0.5]
     """
     answers = answer_metrics(scores)
-    shares = [*METRICS, "contains_answer", "well_formed", *(f"outcome_{name}" for name in OUTCOMES)]
+    shares = [*metrics_in(answers), "contains_answer", "well_formed", *(f"outcome_{name}" for name in OUTCOMES)]
     rows: list[pd.DataFrame] = []
     for part in _parts(answers):
         grouped = [members.groupby("variant", sort=False) for members in part.sets]
@@ -108,8 +111,17 @@ def metrics_of(scoring: ScoringName) -> tuple[str, ...]:
     return SCORINGS[scoring].metrics
 
 
+def metrics_in(answers: pd.DataFrame) -> tuple[str, ...]:
+    """The :data:`METRICS`, and those that a judge gives where any answer was judged.
+
+    Args:
+        answers: what :func:`answer_metrics` takes, or returns.
+    """
+    return (*METRICS, *(name for name in JUDGED_METRICS if name in answers))
+
+
 def answer_metrics(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each answer's metrics as 0/1 numbers, in the order of variant, question and draw.
+    """Each answer's metrics as 0/1 numbers, in the order of variant, question and draw; NaN where one is not defined.
 
     Raises:
         DataError: two rows share a variant, question and draw.
@@ -131,8 +143,11 @@ def answer_metrics(scores: pd.DataFrame) -> pd.DataFrame:
     answers["acc"] = np.where(thinks, em_thought & em_answer, np.nan)
     answers["mis"] = np.where(thinks, em_thought ^ em_answer, np.nan)
     answers["em_thought"] = np.where(thinks, em_thought, np.nan)
-    answers["em_answer"] = em_answer.astype(float)
-    answers["contains_answer"] = scores["contains_answer"].to_numpy(bool).astype(float)
+    is_matched = answers["scoring"].map(lambda name: "truthful" not in metrics_of(name)).to_numpy(bool)
+    answers["em_answer"] = np.where(is_matched, em_answer, np.nan)
+    answers["contains_answer"] = np.where(is_matched, scores["contains_answer"].to_numpy(bool), np.nan)
+    for name in metrics_in(scores)[len(METRICS) :]:
+        answers[name] = scores[name].to_numpy(float)
     answers["well_formed"] = scores["outcome"].isin(WELL_FORMED).to_numpy(float)
     for name in OUTCOMES:
         answers[f"outcome_{name}"] = (scores["outcome"].to_numpy(object) == name).astype(float)
@@ -183,7 +198,7 @@ def paired_differences(
         differences = np.mean([sums.sum(axis=0) / num_draws.sum() for sums, num_draws in paired], axis=0)
         means = np.mean([_resampled_means(*each, num_resamples, rng) for each in paired], axis=0)
         low, high = _percentile_interval(means, confidence)
-        keys = [(variant, baseline, metric) for variant, baseline in pairs for metric in METRICS]
+        keys = [(variant, baseline, metric) for variant, baseline in pairs for metric in metrics_in(answers)]
         for (variant, baseline, metric), *interval in zip(keys, differences, low, high, strict=True):
             values = dict(zip(DIFFERENCE_COLUMNS, map(float, interval), strict=True))
             row = {"variant": variant, "baseline": baseline, "stratum": part.stratum, "metric": metric}
@@ -296,11 +311,11 @@ def _parts_of_sets(answers: pd.DataFrame) -> Iterator[_Part]:
 
 def _paired_sums(answers: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> tuple[FloatArray, FloatArray]:
     """Each question's sums over draws of all differences, (Q, pairs · metrics), and its draws, (Q,)."""
-    blocks = []
+    blocks, metrics = [], list(metrics_in(answers))
     for variant, baseline in pairs:
         ours = _same_cells(answers, variant, baseline)
         theirs = answers[answers["variant"] == baseline]
-        difference = ours[list(METRICS)].to_numpy(float) - theirs[list(METRICS)].to_numpy(float)
+        difference = ours[metrics].to_numpy(float) - theirs[metrics].to_numpy(float)
         questions = ours["question_id"].to_numpy(object)
         starts = np.flatnonzero(np.append(True, questions[1:] != questions[:-1]))
         blocks.append(np.add.reduceat(difference, starts, axis=0))

@@ -288,7 +288,8 @@ def _as_draw(
 
 
 def _questions(rows: Sequence[DrawRow], source: str) -> pd.DataFrame:
-    of_file = {"source": source, "split": "train", "stratum": "", "scoring": "exact_match", "options": []}
+    of_file: dict[str, Any] = {"source": source, "split": "train", "stratum": "", "scoring": "exact_match"}
+    of_file |= {"options": [], "incorrect_answers": []}
     first: dict[str, dict[str, Any]] = {}
     for row in rows:
         first.setdefault(row["question_id"], {**row, **of_file})

@@ -1,8 +1,8 @@
 """From samples to rows: the parts of each completion, and whether they name a gold answer (App. A.2).
 
 How they are compared is for each set to say (:mod:`mralign_core.method.benchmarks`). Decision: a question without a
-gold answer, as those of LongFact, and one that only a judge could score, as TruthfulQA's, is answered and not scored;
-its scores are null.
+gold answer, as those of LongFact, and one that only a judge can score, as TruthfulQA's, is answered and not compared;
+its matches are null.
 """
 
 from __future__ import annotations

@@ -6,7 +6,9 @@ A set declares one of :data:`SCORINGS`. Departures and decisions:
   ``\boxed{}``; see :mod:`mralign_core.method.extraction`) equals a gold answer, so that a preamble changes no score.
 * ``number`` and ``option`` have one metric, the share of right answers. The thinking is not compared: a calculation
   passes through many numbers, and the options stand in the question. So there is no EM_t, Acc or Mis.
-* ``judge`` can't be scored by comparing texts; this program has no judge, so that such answers are kept and not scored.
+* ``truthful`` and ``claims`` can't be scored by comparing texts, which leaves them undefined. Whether an answer is
+  truthful and informative a judge says, where one is named (:mod:`mralign_core.judging`); supported claims are not
+  counted yet, so that ``claims`` has no metrics.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from typing import Any, Literal, NamedTuple, get_args
 from mralign_core.method.extraction import chosen_option, final_number, stated_answer, stated_number
 from mralign_core.method.matching import DEFAULT_RULES, MatchRules, contains_match, exact_match, thought_match
 
-ScoringName = Literal["exact_match", "number", "option", "judge"]
+ScoringName = Literal["exact_match", "number", "option", "truthful", "claims"]
 SCORING_NAMES: tuple[ScoringName, ...] = get_args(ScoringName)
-NO_JUDGE = "and this program has none"
-"""How a sentence about a set that needs a judge goes on."""
-METRIC_SIGNS = {"acc": 1, "mis": -1, "em_thought": 1, "em_answer": 1}
+MATCH_METRICS = ("acc", "mis", "em_thought", "em_answer")
+"""What a comparison with the gold answers gives."""
+JUDGED_METRICS = ("truthful", "informative", "truthful_informative")
+"""What a judge says of an answer: each of the two, and both."""
+METRIC_SIGNS = {**dict.fromkeys((*MATCH_METRICS, *JUDGED_METRICS), 1), "mis": -1}
 """Metric → the sign of an improvement."""
 
 
@@ -51,8 +55,8 @@ class Scoring(NamedTuple):
     """What makes an answer right, in words."""
     metrics: tuple[str, ...]
     """Of :data:`METRIC_SIGNS`, those that are defined; none where answers are not scored."""
-    is_right: Callable[[str | None, Gold, MatchRules], bool]
-    """Whether an answer is right."""
+    is_right: Callable[[str | None, Gold, MatchRules], bool] | None = None
+    """Whether an answer is right; None where no comparison of texts says."""
 
 
 def _equals_gold(answer: str | None, gold: Gold, rules: MatchRules) -> bool:
@@ -72,10 +76,11 @@ def _chooses(answer: str | None, gold: Gold, _: MatchRules) -> bool:
 
 
 SCORINGS: dict[ScoringName, Scoring] = {
-    "exact_match": Scoring("the answer equals a gold answer", tuple(METRIC_SIGNS), _equals_gold),
+    "exact_match": Scoring("the answer equals a gold answer", MATCH_METRICS, _equals_gold),
     "number": Scoring("the answer's final number is the gold one", ("em_answer",), _has_number),
     "option": Scoring("the answer chooses the right option, by letter or text", ("em_answer",), _chooses),
-    "judge": Scoring("a judge would have to say", (), lambda *_: False),
+    "truthful": Scoring("a judge says that it is truthful, and that it is informative", JUDGED_METRICS),
+    "claims": Scoring("a judge would have to count its supported claims", ()),
 }
 """Name → how sets are scored. Sets may only be averaged whose metrics are the same."""
 
@@ -102,7 +107,7 @@ def judge_reply(
     True
     """
     scoring = SCORINGS[gold.scoring]
-    if not (len(gold.answers) and scoring.metrics):
+    if scoring.is_right is None or not len(gold.answers):
         return Judgement(None, None, None)
     is_right = scoring.is_right(answer, gold, rules)
     if "em_thought" not in scoring.metrics:

@@ -127,6 +127,7 @@ class World:
                 question.stratum,
                 "exact_match",
                 [],
+                [],
             )
             for question in self.questions
             if question.split in splits

@@ -33,6 +33,7 @@ class Question(NamedTuple):
     stratum: str
     own_id: str
     options: list[str]
+    incorrect_answers: list[str]
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,18 @@ class Columns:
     stratum: str = ""
     own_id: str = ""
     options: str = ""
+    incorrect: str = ""
     also: tuple[str, ...] = ()
     find_question: Callable[[Line], Any] | None = None
     find_answers: Callable[[Line], Any] | None = None
     find_stratum: Callable[[Line], Any] | None = None
     find_options: Callable[[Line], Any] | None = None
+    find_incorrect: Callable[[Line], Any] | None = None
 
     @property
     def names(self) -> list[str]:
         """The columns that must be there."""
-        names = (self.question, self.answer, self.stratum, self.own_id, self.options, *self.also)
+        names = (self.question, self.answer, self.stratum, self.own_id, self.options, self.incorrect, *self.also)
         return list(dict.fromkeys(filter(None, names)))
 
     def fit(self, columns: Collection[str]) -> bool:
@@ -72,12 +75,14 @@ class Columns:
         """
         options = options_in(_found(self.find_options, self.options, line), self.options) if self.options else []
         answers = answers_in(_found(self.find_answers, self.answer, line), self.answer) if self.answer else []
+        wrong = answers_in(_found(self.find_incorrect, self.incorrect, line), self.incorrect) if self.incorrect else []
         return Question(
             text=with_options(text_in(_found(self.find_question, self.question, line), self.question), options),
             answers=[_as_option(answer, options, self.answer) for answer in answers] if options else answers,
             stratum=_stratum(_found(self.find_stratum, self.stratum, line)),
             own_id=id_in(line.values.get(self.own_id), self.own_id) if self.own_id else "",
             options=options,
+            incorrect_answers=wrong,
         )
 
 

@@ -8,8 +8,8 @@ Departures and decisions:
 - GSM8K's gold answer is the number behind ``####``, without and with its thousands commas; an answer is right where the
   number that it ends with is that one.
 - TruthfulQA's field asks a judge whether an answer is truthful and informative, which no comparison with its correct
-  answers tells: the best answer and then the others are kept, and answers are not scored.
-- LongFact's prompts have no gold answer and its field counts supported claims; answers are not scored either.
+  answers tells: the best answer, then the other correct ones, and the incorrect ones are kept for the judge.
+- LongFact's prompts have no gold answer and its field counts supported claims, which is not done yet: answers are kept.
 """
 
 from __future__ import annotations
@@ -51,8 +51,11 @@ def _best_first(line: Line) -> list[str]:
 
 
 def _best_first_of_joined(line: Line) -> list[str]:
-    others = [answer for answer in line.values["Correct Answers"].split(";") if answer.strip()]
-    return [line.values["Best Answer"], *others]
+    return [line.values["Best Answer"], *_joined(line.values["Correct Answers"])]
+
+
+def _joined(cell: str) -> list[str]:
+    return [answer for answer in cell.split(";") if answer.strip()]
 
 
 def _topic(line: Line) -> str:
@@ -108,18 +111,31 @@ KNOWN_SETS: dict[str, KnownSet] = {
         formats=(Columns("problem", "answer", "metadata", find_stratum=_topic), Columns("problem", "answer")),
     ),
     "truthfulqa": KnownSet(
-        scoring="judge",
+        scoring="truthful",
         hub_id="truthfulqa/truthful_qa",
         subset="generation",
         eval_split="validation",
         formats=(
-            Columns("question", "best_answer", "category", also=("correct_answers",), find_answers=_best_first),
             Columns(
-                "Question", "Best Answer", "Category", also=("Correct Answers",), find_answers=_best_first_of_joined
+                "question",
+                "best_answer",
+                "category",
+                incorrect="incorrect_answers",
+                also=("correct_answers",),
+                find_answers=_best_first,
+            ),
+            Columns(
+                "Question",
+                "Best Answer",
+                "Category",
+                incorrect="Incorrect Answers",
+                also=("Correct Answers",),
+                find_answers=_best_first_of_joined,
+                find_incorrect=lambda line: _joined(line.values["Incorrect Answers"]),
             ),
         ),
     ),
-    "longfact": KnownSet(scoring="judge", formats=(Columns("prompt", find_stratum=_file_topic),)),
+    "longfact": KnownSet(scoring="claims", formats=(Columns("prompt", find_stratum=_file_topic),)),
     "gsm8k": KnownSet(
         scoring="number",
         hub_id="openai/gsm8k",

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mralign_core.config import PocketConfig, QuestionsConfig
-from mralign_core.errors import DataError
-from mralign_core.method.benchmarks import NO_JUDGE
+from mralign_core.config import JudgeConfig, PocketConfig, QuestionsConfig
+from mralign_core.errors import ConfigError, DataError
+from mralign_core.method.benchmarks import ScoringName
 from mralign_core.method.extraction import stated_number
 from mralign_core.method.matching import ARTICLES
 from mralign_core.pocket.world import build_world
@@ -32,6 +32,19 @@ from mralign_core.schemas.questions import QUESTIONS
 logger = logging.getLogger("mralign_core.questions")
 REMEDY = "correct these lines or take them out"
 NULL_WORDS_SHOWN = 5
+NO_JUDGE = JudgeConfig()
+UNSCORED: dict[ScoringName, tuple[str, str]] = {
+    "truthful": (
+        "scored by a judge, and none is named",
+        "Name one in judge.endpoints (similarity/ngrams is an offline baseline); or, to score them by their gold "
+        "answers, give the file as a set of your own with scoring: exact_match",
+    ),
+    "claims": (
+        "scored by its supported claims, which this program does not count yet",
+        "To score answers by gold answers, give the file as a set of your own with scoring: exact_match",
+    ),
+}
+"""How a set is scored whose answers may be kept and not scored → why not, and the remedy."""
 
 
 class QuestionSets(NamedTuple):
@@ -70,18 +83,20 @@ class QuestionSets(NamedTuple):
         }
 
 
-def read_question_sets(section: QuestionsConfig, pocket: PocketConfig) -> QuestionSets:
+def read_question_sets(section: QuestionsConfig, pocket: PocketConfig, judge: JudgeConfig = NO_JUDGE) -> QuestionSets:
     """The questions to align on and those to evaluate on.
 
     Args:
         section: the sets, and what to do about questions that are in both.
         pocket: the pocket world, for its set.
+        judge: the judges of the answers; without one, it is told what stays unscored.
 
     Raises:
-        ConfigError: a set is not known, or not meant for what it is used for.
+        ConfigError: a set is not known, or not meant for what it is used for; or a judge is named for no set.
         DataError: a file or row is wrong, or both roles share a question or an id.
     """
     located = locate_sets(section)
+    _require_judged(located, judge)
     frames: dict[str, list[pd.DataFrame]] = {"train": [QUESTIONS.frame([])], "eval": [QUESTIONS.frame([])]}
     revisions: dict[str, str] = {}
     for one in located:
@@ -89,20 +104,38 @@ def read_question_sets(section: QuestionsConfig, pocket: PocketConfig) -> Questi
         is_prefixed = sum(one.role == "eval" or other.role == "train" for other in located) > 1
         frame = _pocket_questions(one, pocket) if one.is_pocket else _read_set(one, is_prefixed, revisions)
         frames[one.role].append(_pick(frame, one))
-        if one.scoring == "judge":
+        if one.scoring in UNSCORED and not (one.scoring == "truthful" and judge.endpoints):
             logger.warning(
-                "%s: %s is scored by a judge, %s: its questions are answered and the answers kept, but they are in no "
-                "figure. To score them by their gold answers, give the file as a set of your own with scoring: "
-                "exact_match; to save the answers' cost, take the set out",
+                "%s: %s is %s: its questions are answered and the answers kept, but they are in no figure. %s; to save "
+                "the answers' cost, take the set out",
                 one.field,
                 one.name,
-                NO_JUDGE,
+                *UNSCORED[one.scoring],
             )
     train, evaluation = (pd.concat(found, ignore_index=True) for found in frames.values())
     train, overlap = _apart(train, evaluation, section)
     both = pd.concat([train, evaluation], ignore_index=True)
     questions, guessable = without_guessable(both, drop=section.on_guessable == "drop")
     return QuestionSets(questions, overlap, revisions, guessable)
+
+
+def _require_judged(located: Sequence[LocatedSet], judge: JudgeConfig) -> None:
+    """Refuse judges of nothing."""
+    if not judge.endpoints:
+        return
+    held_out = {one.name: one.scoring for one in located if one.role == "eval"}
+    gradable = {name for name, scoring in held_out.items() if scoring == "exact_match"}
+    unknown = sorted(set(judge.graded) - gradable)
+    if unknown and judge.graded != NO_JUDGE.graded:
+        raise ConfigError(
+            f"judge.graded names {', '.join(unknown)}, but of questions.eval these are scored by exact match: "
+            f"{', '.join(sorted(gradable)) or 'none'}. Name some of them, or take it out"
+        )
+    if "truthful" not in held_out.values() and not gradable & set(judge.graded):
+        raise ConfigError(
+            f"judge.endpoints has no effect: of questions.eval ({', '.join(held_out)}) no set is scored by a judge. "
+            "Remove it, evaluate on truthfulqa or simpleqa, or name a set in judge.graded"
+        )
 
 
 def _apart(train: pd.DataFrame, evaluation: pd.DataFrame, section: QuestionsConfig) -> WithoutOverlap:
@@ -177,6 +210,7 @@ def _rows(
             "stratum": read.stratum,
             "scoring": one.scoring,
             "options": read.options,
+            "incorrect_answers": read.incorrect_answers,
         }
 
 

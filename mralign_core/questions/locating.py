@@ -16,7 +16,7 @@ from typing import Literal
 
 from mralign_core.config import QuestionsConfig, QuestionSetConfig
 from mralign_core.errors import ConfigError, DataError
-from mralign_core.method.benchmarks import NO_JUDGE, ScoringName
+from mralign_core.method.benchmarks import SCORINGS, ScoringName
 from mralign_core.questions.columns import Columns
 from mralign_core.questions.files import READERS, SPLIT_WORDS, files_of, format_of, split_of
 from mralign_core.questions.known_sets import BY_HUB_ID, KNOWN_SETS, KnownSet
@@ -129,16 +129,16 @@ def _locate(one: QuestionSetConfig, role: Role, field: str) -> LocatedSet:
 def _require_gold(one: QuestionSetConfig, name: str, known: KnownSet | None, role: Role, field: str) -> None:
     """Refuse to align on, or to score, what no gold answer decides."""
     has_gold = bool(known.formats[0].answer if known else one.answer_column)
-    needs_judge = (known.scoring if known else one.scoring) == "judge"
+    needs_judge = SCORINGS[known.scoring if known else one.scoring or "exact_match"].is_right is None
     if role == "train" and not has_gold:
         raise ConfigError(f"{field}: {name!r} has no gold answers: it can be evaluated on, not aligned on")
     if role == "train" and needs_judge:
         raise ConfigError(
-            f"{field}: {name!r} is scored by a judge, {NO_JUDGE}, so that no answer to it is right or "
-            "wrong: it can be answered (questions.eval), not aligned on. To align on its gold answers by exact match, "
-            "give the file as a set of your own: another name, its columns, and scoring: exact_match"
+            f"{field}: {name!r} is scored by a judge, and the selection compares texts, so that no answer to it is "
+            "right or wrong there: it can be answered (questions.eval), not aligned on. To align on its gold answers "
+            "by exact match, give the file as a set of your own: another name, its columns, and scoring: exact_match"
         )
-    if not has_gold and one.scoring not in ("", "judge"):
+    if not has_gold and one.scoring not in ("", "claims"):
         raise ConfigError(f"{field}.scoring {one.scoring!r} needs gold answers: set answer_column, or remove scoring")
 
 

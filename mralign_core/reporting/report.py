@@ -27,6 +27,7 @@ from mralign_core.method.traces import WELL_FORMED
 from mralign_core.reporting import diagnostic_findings, example_traces, figures, matrix_figures, style
 from mralign_core.reporting import run_findings as findings
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
+from mralign_core.reporting.judged_findings import JudgedResults, judged_notes, judged_tables
 from mralign_core.reporting.titles import metric_title, variant_title
 from mralign_core.schemas.annotations import RULES
 from mralign_core.schemas.outcomes import OUTCOMES
@@ -79,6 +80,12 @@ class ReportInputs:
     """Replies, tokens and dollars behind the labels, by annotator; any columns."""
     ledger: pd.DataFrame | None = None
     """What each run asked of each model and paid; any columns."""
+    judged: JudgedResults | None = None
+    """What judges say of the answers; None where none is named."""
+    judging_costs: pd.DataFrame | None = None
+    """Requests, tokens and dollars behind their verdicts, by judge; any columns."""
+    judging_ledger: pd.DataFrame | None = None
+    """What each run asked of each judge and paid; any columns."""
     quarantine: pd.DataFrame | None = None
     """Rows set aside and why, counted; any columns."""
     artifacts: Mapping[str, str] = field(default_factory=dict)
@@ -102,6 +109,7 @@ def render_report(inputs: ReportInputs) -> str:
         pairs=_pairs(inputs),
         rules=_rule_counts(inputs.annotations),
         channels=_channels(inputs),
+        judged=_judged(inputs.judged),
         macro_colours=style.macro_colours(inputs.taxonomy),
         config_text=yaml.safe_dump(dict(inputs.config), sort_keys=False, allow_unicode=True),
     )
@@ -174,6 +182,11 @@ def _channels(inputs: ReportInputs) -> pd.DataFrame | None:
     if found is None or found.channels is None:
         return None
     return diagnostic_findings.channel_table(found.channels, found.taxonomy.state_names[1:-1])
+
+
+def _judged(judged: JudgedResults | None) -> dict[str, Any] | None:
+    """Sentences and tables of what judges say."""
+    return None if judged is None else {"notes": judged_notes(judged), "tables": judged_tables(judged)}
 
 
 def _polarities(inputs: ReportInputs) -> dict[str, str]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from mralign_core.config import QuestionsConfig
 from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, MACRO, METRICS, metrics_of
-from mralign_core.method.benchmarks import METRIC_SIGNS
+from mralign_core.method.benchmarks import JUDGED_METRICS, METRIC_SIGNS
 from mralign_core.reporting.result_table import ResultCell, ResultTable, Tone
 from mralign_core.reporting.titles import ACCURACY, UNDEFINED, metric_title, variant_title
 from mralign_core.schemas.candidates import POLARITIES
@@ -31,6 +31,11 @@ HEADLINE_VERBS: dict[str, dict[Tone, str]] = {
         "better": "raises the accuracy",
         "worse": "lowers the accuracy",
         "open": "does not measurably change the accuracy",
+    },
+    "truthful_informative": {
+        "better": "raises the share of truthful and informative answers",
+        "worse": "lowers the share of truthful and informative answers",
+        "open": "does not measurably change the share of truthful and informative answers",
     },
 }
 """Metric of a headline → what a method does to it."""
@@ -129,11 +134,12 @@ def difference_rows(
 def headline(summary: pd.DataFrame, differences: pd.DataFrame) -> str:
     """The one sentence to remember: what the last trained method did to the hit gap, and how sure that is.
 
-    Of several sets it says which it speaks of; where these have no hit gap, it speaks of their accuracy.
+    Of several sets it says which it speaks of; where these have no hit gap, it speaks of their accuracy, or of what a
+    judge says of them.
     """
     rows, known = overall(summary), _by_key(differences)
     stratum = headline_stratum(summary)
-    metric = "mis" if "mis" in stratum_metrics(summary, stratum) else "em_answer"
+    metric = next(name for name in HEADLINE_VERBS if name in stratum_metrics(summary, stratum))
     compared = {
         key[0] for key, item in known.items() if key[1:] == ("on", metric) and item.difference == item.difference
     }
@@ -249,8 +255,8 @@ def why_no_results(questions: QuestionsConfig) -> str:
     """Why a finished run has no results."""
     if questions.eval:
         return (
-            "nothing was scored: no question of questions.eval has a gold answer that a text can be compared with "
-            "(sets such as truthfulqa and longfact need a judge); what was answered is kept"
+            "nothing was scored: no question of questions.eval has a gold answer that a text can be compared with, nor "
+            "a judge (judge.endpoints, for truthfulqa); what was answered is kept"
         )
     return "nothing was evaluated: questions.eval names no set"
 
@@ -289,7 +295,7 @@ def _stratum_tables(summary: pd.DataFrame, differences: pd.DataFrame, stratum: s
     levels = [[variant_title(row["variant"]), *(points(row[metric]) for metric in metrics)] for row in rows]
     tables = [ResultTable(["variant, %", *names], levels, title=title)]
     compared: list[list[str | ResultCell]] = [
-        [name, *(_cell(item, alone=len(metrics) == 1) for item in items)]
+        [name, *(_cell(item, metrics[:2]) for item in items)]
         for name, items in difference_rows(differences, stratum, metrics)
     ]
     if compared:
@@ -297,9 +303,9 @@ def _stratum_tables(summary: pd.DataFrame, differences: pd.DataFrame, stratum: s
     return tables
 
 
-def _cell(item: Difference, alone: bool = False) -> ResultCell:
+def _cell(item: Difference, with_interval: Sequence[str]) -> ResultCell:
     """In 80 columns there is room for the intervals of two metrics."""
-    has_room = item.metric in METRICS[:2] or alone
+    has_room = item.metric in with_interval
     return ResultCell(item.text, item.tone, "" if has_room else points(item.difference, signed=True))
 
 
@@ -310,17 +316,22 @@ def _by_key(differences: pd.DataFrame) -> dict[tuple[str, str, str], Difference]
 def _starting_point(rows: dict[str, pd.Series], metrics: Sequence[str]) -> list[str]:
     texts = []
     name = metric_title("em_answer", metrics)
+    if "on" in rows and "truthful" in metrics:
+        shares = (points(rows["on"][metric]) for metric in JUDGED_METRICS)
+        texts.append(
+            "Before training, {} % of answers with thinking are truthful, {} % informative, {} % both.".format(*shares)
+        )
     if "on" in rows and name == ACCURACY:
         texts.append(
             f"Before training, {points(rows['on']['em_answer'])} % of answers with thinking are right ({name})."
         )
-    if "on" in rows and not pd.isna(rows["on"]["mis"]):
+    if "on" in rows and "mis" in metrics and not pd.isna(rows["on"]["mis"]):
         mis, acc = points(rows["on"]["mis"]), points(rows["on"]["acc"])
         texts.append(
             f"Before training, exactly one of thinking and answer names the right fact in {mis} % of answers "
             f"(Mis, the hit gap), and both do in {acc} % (Acc)."
         )
-    if "off" in rows:
+    if "off" in rows and "em_answer" in metrics:
         texts.append(f"Without thinking, {points(rows['off']['em_answer'])} % of answers are right ({name}).")
     return texts
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 VARIANT_TITLES = {"off": "think off", "on": "think on", "sft": "SFT", "kto": "KTO", "mr_align": "MR-ALIGN"}
 METRIC_TITLES = {"acc": "Acc", "mis": "Mis", "em_thought": "EM_t", "em_answer": "EM_a"}
+METRIC_TITLES |= {"truthful": "truthful", "informative": "informative", "truthful_informative": "both"}
 ACCURACY = "accuracy"
 """What EM_a is called in a set that has no other metric."""
 METRIC_DIRECTIONS = {"acc": "higher is better", "mis": "lower is better", "em_answer": "higher is better"}
+METRIC_DIRECTIONS |= dict.fromkeys(("truthful", "informative"), "higher is better")
 MATRIX_TITLES = {"plus": "P⁺", "minus": "P⁻", "all": "P"}
 UNDEFINED = "–"
 """Stands where a number is not defined."""

@@ -28,9 +28,9 @@ SCORES = Table(
         "contains_answer": Column(pa.bool_(), nullable=True),
     },
     unique_together=("variant", "question_id", "draw"),
-    version=3,
+    version=4,
 )
 """A row an answer of the evaluation. Variants: ``off``, ``on``, and one for each trained adapter. ``source`` is the
 set of the question and ``scoring`` how that is scored (:data:`~mralign_core.method.benchmarks.SCORINGS`), which says
 what ``em_answer`` means; ``em_thought`` is null where the set has no EM_t. All matches are null where the question has
-no gold answer, or only a judge could score it."""
+no gold answer, or only a judge can say."""

@@ -17,8 +17,7 @@ from tasks.engine.shards import lay_out, shard_of
 
 class Planned(NamedTuple):
     """One artifact of a run. ``found`` is None when it would be computed; ``is_known`` is False when an input of it is
-    not made yet, so that nobody can tell. ``num_to_ask`` counts traces, or draws, that it lacks and that are asked
-    again.
+    not made yet, so that nobody can tell. ``num_to_ask`` counts traces, draws or answers that it lacks and asks again.
     """
 
     stage: str
@@ -31,7 +30,8 @@ class Planned(NamedTuple):
     def status(self) -> str:
         """In a few words."""
         if self.num_to_ask:
-            unit = "draw(s)" if self.name.startswith("generations") else "trace(s)"
+            units = {"generations": "draw(s)", "judgements": "answer(s)"}
+            unit = next((unit for name, unit in units.items() if self.name.startswith(name)), "trace(s)")
             return f"{self.num_to_ask:,} {unit} to ask again"
         if self.found:
             return "cached"

@@ -21,6 +21,7 @@ GOOD = {
     "stratum": "",
     "scoring": "exact_match",
     "options": [],
+    "incorrect_answers": [],
 }
 SEGMENT = {"start": 0, "end": 2, "token_start": 0, "token_end": 1}
 TRACE = {
@@ -61,7 +62,7 @@ def test_good_rows_pass_unchanged():
         ("question", None, "must not be empty"),
         ("answers", ["x", ""], "must be a list of non-empty texts"),
         ("split", "dev", "must be one of train, eval"),
-        ("scoring", "bleu", "must be one of exact_match, number, option, judge"),
+        ("scoring", "bleu", "must be one of exact_match, number, option, truthful, claims"),
     ],
 )
 def test_a_bad_row_is_set_aside_with_its_reason(field, value, reason):

@@ -110,8 +110,8 @@ def test_worlds_are_the_units_and_their_seeds_are_averaged_first():
 
 
 def accuracy_scores(*answers, scoring="number", source="gsm8k"):
-    """The same of a set without EM_t; of ``judge`` nothing is scored."""
-    rows = scores(*((1, None if scoring == "judge" else answer) for answer in answers))
+    """The same of a set without EM_t; of ``claims`` nothing is scored."""
+    rows = scores(*((1, None if scoring == "claims" else answer) for answer in answers))
     rows = rows.assign(em_thought=None, scoring=scoring, source=source, question_id=source + rows["question_id"])
     return SCORES.require(rows.astype(object))
 
@@ -129,7 +129,7 @@ def test_sets_with_accuracy_alone_are_compared_in_it(scoring):
 
 def test_sets_that_are_not_compared_are_named():
     mixed = pd.concat(
-        [scores(RIGHT, GAP), accuracy_scores(1, 1), accuracy_scores(1, scoring="judge", source="longfact")],
+        [scores(RIGHT, GAP), accuracy_scores(1, 1), accuracy_scores(1, scoring="claims", source="longfact")],
         ignore_index=True,
     )
     assert sets_left_out(mixed) == ["gsm8k", "longfact"]

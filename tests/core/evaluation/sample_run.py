@@ -178,6 +178,7 @@ def full_inputs():
         stratum="",
         scoring="exact_match",
         options=lambda frame: [[]] * len(frame),
+        incorrect_answers=lambda frame: [[]] * len(frame),
     )
     funnel = [("questions", 60, 0, ""), ("selection", 24, 36, "draws disagree")]
     return ReportInputs(

@@ -47,7 +47,8 @@ def imported(tmp_path, *rows, tokenizer=BPE, family=QWEN3, held_out=(), **change
 
 def evaluated_on(*questions):
     rows = [
-        {"question_id": f"e{n}", "question": text, "source": "eval", "options": []} for n, text in enumerate(questions)
+        {"question_id": f"e{n}", "question": text, "source": "eval", "options": [], "incorrect_answers": []}
+        for n, text in enumerate(questions)
     ]
     return pd.DataFrame(rows, columns=list(QUESTIONS.columns))
 

@@ -141,7 +141,8 @@ def test_a_draw_that_is_closed_leaves_nothing_behind(sampler, samples):
 @pytest.mark.parametrize("draws", ["exhaustive", "sequential"])
 def test_the_table_keeps_its_schema(sampler, draws):
     golds = [*(right for right, _ in FACTS.values()), "silence"]
-    known = {"source": "s", "split": "train", "stratum": "", "scoring": "exact_match", "options": []}
+    known = {"source": "s", "split": "train", "stratum": "", "scoring": "exact_match"}
+    known |= {"options": [], "incorrect_answers": []}
     rows = [
         {"question_id": f"q{n}", "question": question, "answers": [gold], **known}
         for n, (question, gold) in enumerate(zip(QUESTIONS, golds, strict=True))

@@ -41,6 +41,7 @@ QUESTIONS = pd.DataFrame(
             "stratum": "",
             "scoring": "exact_match",
             "options": [],
+            "incorrect_answers": [],
         }
         for copy in range(COPIES)
         for number, (question, (right, _)) in enumerate(FACTS.items())

@@ -45,6 +45,7 @@ def draws_of(*questions):
                 "stratum": "",
                 "scoring": "exact_match",
                 "options": [],
+                "incorrect_answers": [],
             }
             for own, text, *_ in questions
         ]

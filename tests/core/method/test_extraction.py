@@ -240,7 +240,8 @@ def test_sets_without_em_t_have_none_and_judged_sets_have_nothing():
     assert judge_reply("17", "It is 18.", Gold(["18"], "number")) == (None, False, False)
     assert judge_reply(None, "It is 18.", Gold(["18"], "number")) == (None, False, False)
     assert judge_reply("C", "mall", Gold(["mall"], "option", OPTIONS)) == (None, False, False)
-    assert judge_reply("yes", "yes", Gold(["yes"], "judge")) == (None, None, None)
+    for scoring in ("truthful", "claims"):
+        assert judge_reply("yes", "yes", Gold(["yes"], scoring)) == (None, None, None)
     assert judge_reply("yes", "yes", Gold([])) == (None, None, None)
     assert judge_reply("Paris", None, Gold(["Paris"]), thinks=False) == (None, True, True)
 

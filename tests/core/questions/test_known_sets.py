@@ -143,6 +143,27 @@ def test_a_row_of_a_csv_file_with_a_byte_order_mark(tmp_path, name, row):
     assert one_row(questions(name=name, path=str(path))) == HUB[name][2]
 
 
+@pytest.mark.parametrize(
+    ("file", "row"),
+    [
+        ("set.csv", TRUTHFULQA),
+        ("set.jsonl", {**HUB["truthfulqa"][1], "incorrect_answers": ["No", "Yes"]}),
+        ("set.csv", {**HUB["truthfulqa"][1], "correct_answers": "['a']", "incorrect_answers": "['No', 'Yes']"}),
+    ],
+)
+def test_truthfulqa_keeps_the_incorrect_answers_for_a_judge(tmp_path, file, row):
+    path = write(tmp_path / "set.jsonl", [row])
+    if file == "set.csv":
+        path = tmp_path / file
+        with path.open("w", encoding="utf-8", newline="") as opened:
+            writer = csv.DictWriter(opened, list(row))
+            writer.writeheader()
+            writer.writerow(row)
+    assert questions(name="truthfulqa", path=str(path))["incorrect_answers"].tolist() == [["No", "Yes"]]
+    without = {column: value for column, value in row.items() if "ncorrect" not in column}
+    assert "incorrect_answers" in refusal(name="truthfulqa", path=str(write(tmp_path / "less.jsonl", [without])))
+
+
 def test_longfact_is_a_folder_of_prompts_by_topic(tmp_path):
     for topic in ("astronomy", "world-history"):
         write(tmp_path / f"longfact-objects_{topic}.jsonl", [{"prompt": f"Tell me of {topic}.", "canary": "x"}])
@@ -188,7 +209,7 @@ def test_other_columns_list_those_found_and_those_known(tmp_path):
     ("section", "says"),
     [
         ({"name": "simpleqa"}, "'simpleqa' (test) is meant for evaluation, not for alignment"),
-        ({"name": "truthfulqa"}, "'truthfulqa' is scored by a judge, and this program has none"),
+        ({"name": "truthfulqa"}, "'truthfulqa' is scored by a judge, and the selection compares texts"),
         ({"name": "nq_open", "path": "NQ-open.dev.jsonl"}, "'nq_open' (validation) is meant for evaluation"),
         ({"name": "gsm8k", "path": "test.jsonl"}, "'gsm8k' (test) is meant for evaluation"),
         ({"name": "nq-open"}, "no known question set 'nq-open'; did you mean 'nq_open'?"),
@@ -199,7 +220,7 @@ def test_other_columns_list_those_found_and_those_known(tmp_path):
             {"name": "own", "path": "train.jsonl", "answer_column": "", "scoring": "number"},
             "it can be evaluated on, not",
         ),
-        ({"name": "own", "path": "train.jsonl", "scoring": "judge"}, "by a judge"),
+        ({"name": "own", "path": "train.jsonl", "scoring": "truthful"}, "by a judge"),
         ({"name": "sciq", "path": "train.jsonl", "revision": "x"}, ".revision has no effect on a file"),
         ({"name": "pocket", "split": "train"}, ".split has no effect on the pocket world's set"),
         ({"path": "org/own"}, "which split of 'own'? Set split, such as split: validation"),

@@ -117,7 +117,7 @@ def test_golds_of_sets_scored_by_number_are_numbers(tmp_path):
     assert "line 5: field 'answer' must be a number where scoring is number, got 'Paris'" in message
 
 
-@pytest.mark.parametrize("scoring", ["judge", "number", "exact_match"])
+@pytest.mark.parametrize("scoring", ["truthful", "claims", "number", "exact_match"])
 def test_options_without_effect_are_refused(scoring):
     with pytest.raises(ValueError, match=f"scoring '{scoring}' does not heed options: remove options_column"):
         sets(eval={"path": "own.jsonl", "scoring": scoring, "options_column": "options"})

@@ -177,6 +177,7 @@ def test_a_csv_of_lists(tmp_path):
 
 def test_a_known_set_that_was_saved_without_lists(tmp_path):
     row = {"question": "q", "best_answer": "a", "correct_answers": ["a", "b c"], "category": "x"}
+    row["incorrect_answers"] = ["d"]
     pd.DataFrame([row]).to_csv(tmp_path / "truthfulqa.csv", index=False)
     assert questions(name="truthfulqa", path=str(tmp_path / "truthfulqa.csv"))["answers"].tolist() == [["a", "b c"]]
 

@@ -12,7 +12,7 @@ from mralign_core.storage.tables import write_table
 
 GOOD = {
     **{"question_id": "a", "question": "Who?", "answers": ["X"], "source": "s", "split": "train", "stratum": ""},
-    **{"scoring": "exact_match", "options": []},
+    **{"scoring": "exact_match", "options": [], "incorrect_answers": []},
 }
 BAD = {**GOOD, "question_id": "b", "question": " ", "split": "tain"}
 

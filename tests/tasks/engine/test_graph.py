@@ -111,6 +111,7 @@ DRAWS = {"generations-shard", "generations"}
 SELECTED = {"candidates", "thinking-draws"}
 LABELS = {"annotations-shard", "annotations", "draw-annotations"}
 SCORES = {"scores-shard", "scores"}
+JUDGED = {"judgements-shard", "judgements"}
 WEIGHED = {"transitions", "weights"}
 DECIDES = {
     "pocket.grammar": {"model"},
@@ -130,8 +131,13 @@ DECIDES = {
     "generation.scoring": DRAWS | SCORES | {"results", "report"},
     "annotation.annotate": LABELS | {"label-set"},
     "annotation.cue": LABELS | {"label-set"},
-    "annotation.failures": LABELS | {"report", "agreement"},
-    "method.consolidation": LABELS | {"label-set"},
+    "annotation.failures": LABELS | JUDGED | {"results", "report", "agreement"},
+    "method.consolidation": LABELS | JUDGED | {"label-set"},  # says what annotators are shown, beside judges
+    "judging.judge": JUDGED,
+    "judging.prompts": JUDGED,
+    "judging.replies": JUDGED,
+    "judging.similarity": JUDGED,
+    "judging.verdicts": {"results", "report"},
     "llm.batch": set(),
     "llm.batch_endpoint": set(),
     "llm.batch_items": set(),
@@ -190,6 +196,7 @@ DECIDES_NOTHING = {
     "processes.memory": ({"generations-shard", "scores-shard"}, "gives memory back to the system"),
     "processes.launch": ({"reference-logps", "adapter"}, "has other processes call what one process would"),
     "reporting.run_findings": ({"results"}, "names the files; evaluation.metrics says what is in them"),
+    "reporting.judged_findings": ({"results"}, "names the files; judging.verdicts says what is in them"),
 }
 """Modules that build functions name, and that their artifacts' ``sources`` don't reach: of which artifacts, and why."""
 

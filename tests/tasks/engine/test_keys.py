@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows.commands.cli import read_config
-from mralign_core.config import EndpointConfig, RewardConfig, RunConfig, Section, VllmConfig
+from mralign_core.config import EndpointConfig, JudgeConfig, RewardConfig, RunConfig, Section, VllmConfig
 from mralign_core.storage import ArtifactRef
 from mralign_core.storage.digests import module_closure
 from tasks.ablate import compare_arms
@@ -15,6 +15,7 @@ from tasks.annotate import collect_annotations
 from tasks.engine.graph import Items, artifact_of, graph
 from tasks.engine.run import Work
 from tasks.estimate import estimate_transitions
+from tasks.evaluate import compute_results
 from tasks.generate import select_candidates
 from tasks.induce_taxonomy import induce_labels
 from tasks.prepare import load_questions, prepare_model
@@ -26,6 +27,7 @@ DRAWS = {"generations-shard", "generations"}
 SELECTED = {"candidates", "thinking-draws"}
 LABELS = {"annotations-shard", "annotations", "draw-annotations"}
 SCORES = {"scores-shard", "scores"}
+JUDGED = {"judgements-shard", "judgements"}
 USED_BY = {
     name: {user.name for user in graph().values() if name in [each.name for each in user.inputs]} for name in graph()
 }
@@ -181,6 +183,7 @@ NOT_OF_THE_POCKET |= {
     f"{section}.{name}" for section in ("induce.embedding", "generate.endpoint") for name in EndpointConfig.model_fields
 }
 NOT_OF_THE_POCKET |= {"generate.sampler", "generate.concurrency", "generate.budget_usd", "generate.ask_again"}
+NOT_OF_THE_POCKET |= {f"judge.{name}" for name in JudgeConfig.model_fields}
 NOT_OF_THE_POCKET |= {f"vllm.{name}" for name in VllmConfig.model_fields}
 """Fields that only other configs use; see the tests below."""
 
@@ -350,6 +353,34 @@ SERVED = {"generate.sampler": "endpoint", "generate.endpoint.model": "openai/m"}
 def test_of_a_server_that_samples_the_model_counts_and_its_limits_do_not(field, value, direct):
     found = changed(read_config("pocket", SERVED), read_config("pocket", SERVED | {field: value}))
     assert found - {"report"} == downstream(direct) - {"report"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "direct"),
+    [
+        ({"endpoints": [{**MODEL, "model": "openai/judge"}]}, JUDGED | {"results"}),
+        *(({"endpoints": [{"model": "openai/m", name: MODEL[name]}]}, JUDGED) for name in MODEL if name != "model"),
+        ({"endpoints": ["openai/m", "similarity/ngrams"]}, JUDGED | {"results"}),
+        ({"graded": ["pocket"]}, {"judgements"}),
+        ({"budget_usd": 1.0}, set()),
+        ({"concurrency": 1}, set()),
+        ({"shard_size": 3}, set()),
+        ({"ask_again": "failed"}, set()),
+        ({"endpoints": [{"model": "openai/m", "timeout_s": 5.0, "use_batch_api": True}]}, set()),
+    ],
+)
+def test_of_a_judge_what_it_says_counts_and_its_limits_do_not(fields, direct):
+    """Which sets are graded, a shard's items say."""
+    base = {f"judge.{name}": value for name, value in {"endpoints": ["openai/m"]}.items()}
+    found = changed(
+        read_config("pocket", base), read_config("pocket", base | {f"judge.{n}": v for n, v in fields.items()})
+    )
+    assert found - {"report"} == downstream(direct) - {"report"}
+
+
+def test_without_a_judge_nothing_is_made_of_answers_beside_scores():
+    work = compute_results.work(POCKET, scores={"on": ANY})
+    assert list(work.inputs) == ["scores:on"] and not artifact_of("judgements").parts(POCKET)
 
 
 def test_the_sampler_counts_and_the_engines_memory_does_not():

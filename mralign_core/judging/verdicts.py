@@ -1,0 +1,206 @@
+"""What the verdicts come to: rates, agreement between judges, and grades.
+
+Decisions:
+
+* The headline goes by what most judges say of an answer, of truthful and of informative by itself; in a tie by the
+  judge that is named first among those tied. The offline baseline has no vote beside a model.
+* Rates of different variants and judges are of the same answers: one that lacks a verdict of any judge, in any variant,
+  is left out of all, and counted.
+* Agreement is over the answers that were judged; where there is no answer, judges agree by construction.
+* Of graded answers, as SimpleQA's authors count: *correct given attempted* is correct / (correct + incorrect), and F is
+  the harmonic mean of that and of correct. A share without a denominator is missing, never 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mralign_core.evaluation.held_out import with_gold
+from mralign_core.method.agreement import agreement
+from mralign_core.method.benchmarks import JUDGED_METRICS
+from mralign_core.schemas.judgements import GRADES, SIMILARITY_PROVIDER
+
+CELL = ["question_id", "draw"]
+VERDICTS = ("truthful", "informative", "grade")
+VERDICT_SHARES = (*JUDGED_METRICS, *GRADES, "correct_given_attempted", "f_score")
+"""What can be said of a variant's judged answers, in [0, 1]; those that a set does not have are missing."""
+
+
+class Judged(NamedTuple):
+    """What judges say of all variants.
+
+    ``verdicts`` has a row a variant, question and draw: ``kind, answered, truthful, informative, grade`` by vote.
+    ``rates`` has a row a set, variant and judge, the vote first as judge "": ``num_answers``, ``no_answer`` (share
+    without an answer) and the :data:`VERDICT_SHARES`. ``agreement`` has a row a set, verdict and two judges: ``judge_a,
+    judge_b, num_answers, agree, kappa``. ``left_out`` has a row a set: ``num_answers`` (questions and draws), and how
+    many of them lack a verdict.
+    """
+
+    verdicts: pd.DataFrame
+    rates: pd.DataFrame
+    agreement: pd.DataFrame
+    left_out: pd.DataFrame
+
+
+def weigh_verdicts(
+    judgements: Sequence[pd.DataFrame],
+    failures: Sequence[Mapping[str, Any]],
+    answers: pd.DataFrame,
+    judges: Sequence[str],
+) -> Judged:
+    """Rates, agreement and grades from the verdicts of all judges on all variants.
+
+    Args:
+        judgements: of each variant, rows of :data:`~mralign_core.schemas.judgements.JUDGEMENTS`.
+        failures: what has no verdict, of all variants.
+        answers: rows of :data:`~mralign_core.schemas.scores.SCORES`, which say of which set a question is.
+        judges: their names, in the order of the config.
+    """
+    sources = answers.drop_duplicates("question_id").set_index("question_id")["source"]
+    rows = pd.concat(judgements, ignore_index=True)
+    rows = rows.assign(source=rows["question_id"].map(sources))
+    order = {name: place for place, name in enumerate(judges)}
+    rows = rows.sort_values("judge", key=lambda names: names.map(order), kind="stable")
+    whole = _complete(rows, len(judgements))
+    voted = _voted(whole)
+    rates = _rates(pd.concat([voted.assign(judge=""), whole], ignore_index=True))
+    without = pd.DataFrame(failures, columns=CELL)
+    asked = pd.concat([rows[CELL], without]).drop_duplicates()
+    return Judged(voted, rates, _agreement(whole, judges), _left_out(asked, whole, sources))
+
+
+def is_baseline(judge: str) -> bool:
+    """Whether a judge is the offline baseline of similarity, which understands nothing."""
+    return judge.startswith(f"{SIMILARITY_PROVIDER}/")
+
+
+def _complete(rows: pd.DataFrame, num_variants: int) -> pd.DataFrame:
+    """The verdicts on answers that every judge of their kind has judged in every variant."""
+    num_judges = rows.groupby("kind")["judge"].transform("nunique")
+    num_verdicts = rows.groupby(CELL)["judge"].transform("size")
+    return rows[num_verdicts == num_judges * num_variants]
+
+
+def _voted(whole: pd.DataFrame) -> pd.DataFrame:
+    """The verdict of most judges on each answer."""
+    is_model = ~whole["judge"].map(is_baseline).astype(bool)
+    has_model = is_model.groupby(whole["kind"]).transform("any") if len(whole) else is_model
+    voters = whole[is_model | ~has_model]
+    by_answer = voters.groupby(["source", "kind", "variant", *CELL], sort=False)
+    return by_answer.agg({"answered": "first", **dict.fromkeys(VERDICTS, _most_given)}).reset_index()
+
+
+def _most_given(verdicts: pd.Series) -> Any:
+    """The most frequent value; of several, that which comes first."""
+    return Counter(verdicts).most_common(1)[0][0]
+
+
+def _rates(rows: pd.DataFrame) -> pd.DataFrame:
+    found = [
+        {"source": source, "variant": variant, "judge": judge, **_shares(members)}
+        for (source, variant, judge), members in rows.groupby(["source", "variant", "judge"], sort=False)
+    ]
+    columns = ["source", "variant", "judge", "kind", "num_answers", "no_answer", *VERDICT_SHARES]
+    return pd.DataFrame(found, columns=columns)
+
+
+def _shares(rows: pd.DataFrame) -> dict[str, Any]:
+    kind = rows["kind"].iloc[0]
+    found = {"kind": kind, "num_answers": len(rows), "no_answer": float((~rows["answered"].astype(bool)).mean())}
+    if kind == "truthful":
+        return found | {name: float(values.mean()) for name, values in judged_metrics(rows).items()}
+    shares = {grade: float((rows["grade"] == grade).mean()) for grade in GRADES}
+    return found | shares | graded_shares(shares["correct"], shares["incorrect"])
+
+
+def judged_metrics(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """The :data:`~mralign_core.method.benchmarks.JUDGED_METRICS` of each answer as 0/1 numbers."""
+    truthful, informative = (rows[name].astype(float) for name in ("truthful", "informative"))
+    return dict(zip(JUDGED_METRICS, (truthful, informative, truthful * informative), strict=True))
+
+
+def graded_shares(correct: float, incorrect: float) -> dict[str, float]:
+    """Correct given attempted, and F, of the shares of correct and incorrect answers.
+
+    Worked by hand: of ten answers 3 are correct, 1 is incorrect and 6 are not attempted. Given attempted that is 3/4,
+    and F = 2 · 0.3 · 0.75 / (0.3 + 0.75) = 3/7.
+
+    >>> {name: round(share, 4) for name, share in graded_shares(0.3, 0.1).items()}
+    {'correct_given_attempted': 0.75, 'f_score': 0.4286}
+    >>> graded_shares(0.0, 0.0)
+    {'correct_given_attempted': nan, 'f_score': nan}
+    """
+    attempted = correct + incorrect
+    given_attempted = correct / attempted if attempted else float("nan")
+    f_score = 2 * correct * given_attempted / (correct + given_attempted) if correct else given_attempted
+    return {"correct_given_attempted": given_attempted, "f_score": f_score}
+
+
+def _agreement(whole: pd.DataFrame, judges: Sequence[str]) -> pd.DataFrame:
+    columns = ["source", "verdict", "judge_a", "judge_b", "num_answers", "agree", "kappa"]
+    found = []
+    for source, rows in whole[whole["answered"].astype(bool)].groupby("source", sort=True):
+        for verdict in VERDICTS:
+            by_judge = rows[rows[verdict].notna()].pivot(index=["variant", *CELL], columns="judge", values=verdict)
+            for a, b in combinations([name for name in judges if name in by_judge], 2):
+                given_a, given_b = ([{str(value)} for value in by_judge[name]] for name in (a, b))
+                compared = agreement(given_a, given_b)
+                values = (compared.num_segments, compared.observed, compared.kappa)
+                found.append(dict(zip(columns, (source, verdict, a, b, *values), strict=True)))
+    return pd.DataFrame(found, columns=columns)
+
+
+def _left_out(asked: pd.DataFrame, whole: pd.DataFrame, sources: pd.Series) -> pd.DataFrame:
+    num_answers = asked.groupby(asked["question_id"].map(sources).rename("source")).size()
+    num_whole = whole.drop_duplicates(CELL).groupby("source").size().reindex(num_answers.index, fill_value=0)
+    counts = {"num_answers": num_answers, "left_out": num_answers - num_whole}
+    return pd.DataFrame(counts).astype(int).rename_axis("source").reset_index()
+
+
+def with_verdicts(answers: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
+    """The answers whose truthfulness was voted on, with the :data:`~mralign_core.method.benchmarks.JUDGED_METRICS`.
+
+    Args:
+        answers: rows of :data:`~mralign_core.schemas.scores.SCORES`.
+        verdicts: of a :class:`Judged`.
+    """
+    of_kind = verdicts[verdicts["kind"] == "truthful"]
+    metrics = of_kind[["variant", *CELL]].assign(**judged_metrics(of_kind))
+    truthful = answers[answers["scoring"] == "truthful"]
+    return truthful.merge(metrics, on=["variant", *CELL], how="inner", validate="one_to_one")
+
+
+def scored_answers(answers: pd.DataFrame, judged: Judged | None) -> pd.DataFrame:
+    """The answers that results are computed from: those compared with a gold answer, and those that were voted on.
+
+    Args:
+        answers: rows of :data:`~mralign_core.schemas.scores.SCORES`.
+        judged: the verdicts; None where no judge is named.
+    """
+    compared = with_gold(answers)
+    voted = with_verdicts(answers, judged.verdicts) if judged else compared.iloc[:0]
+    return compared if voted.empty else pd.concat([compared, voted], ignore_index=True)
+
+
+def judging_costs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """What the verdicts rest on: a row a judge and kind with its requests, tokens and dollars; equal answers share one.
+
+    Args:
+        tables: of each variant, rows of :data:`~mralign_core.schemas.judgements.JUDGEMENTS`.
+    """
+    judgements = pd.concat(tables, ignore_index=True)
+    asked = judgements[judgements["answered"].astype(bool)]
+    grouped = asked.drop_duplicates(["judge", "request_digest"]).groupby(["judge", "kind"], as_index=False)
+    costs = grouped.agg(
+        requests=("request_digest", "size"),
+        prompt_tokens=("prompt_tokens", "sum"),
+        completion_tokens=("completion_tokens", "sum"),
+        cost_usd=("cost_usd", "sum"),
+    )
+    verdicts = judgements.groupby(["judge", "kind"]).size().rename("verdicts").reset_index()
+    return verdicts.merge(costs, on=["judge", "kind"], how="left").fillna(0).round(6)

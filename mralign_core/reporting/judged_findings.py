@@ -1,0 +1,132 @@
+"""What judges say, in tables and sentences: each judge's rates, their agreement, and grades."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from mralign_core.evaluation.metrics import order_variants
+from mralign_core.judging.verdicts import Judged, is_baseline
+from mralign_core.method.benchmarks import JUDGED_METRICS
+from mralign_core.reporting.result_table import ResultTable
+from mralign_core.reporting.run_findings import points
+from mralign_core.reporting.titles import METRIC_TITLES, UNDEFINED, variant_title
+from mralign_core.schemas.judgements import GRADES
+
+GRADE_TITLES = {
+    **{grade: grade.replace("_", " ") for grade in GRADES},
+    "correct_given_attempted": "given attempted",
+    "f_score": "F",
+}
+VOTE = "vote"
+"""Stands for a judge where the verdict of most is meant."""
+
+
+class JudgedResults(NamedTuple):
+    """The tables of :class:`~mralign_core.judging.verdicts.Judged` that the results keep."""
+
+    rates: pd.DataFrame
+    agreement: pd.DataFrame
+    left_out: pd.DataFrame
+
+
+def write_judged(folder: Path, judged: Judged) -> None:
+    """Write them beside the results."""
+    for name in JudgedResults._fields:
+        path = folder / f"judged_{name}.json"
+        getattr(judged, name).to_json(path, orient="records", indent=1, force_ascii=False)
+
+
+def read_judged(folder: Path) -> JudgedResults | None:
+    """Read what :func:`write_judged` wrote; None where no judge was named."""
+    paths = [folder / f"judged_{name}.json" for name in JudgedResults._fields]
+    if not paths[0].exists():
+        return None
+    return JudgedResults(*(pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))) for path in paths))
+
+
+def judged_tables(judged: JudgedResults) -> list[ResultTable]:
+    """Grades; where there are several judges, what each says by itself and how far they agree."""
+    tables: list[ResultTable] = []
+    for source in dict.fromkeys(judged.rates["source"]) if len(judged.rates) else ():
+        rows = judged.rates[judged.rates["source"] == source]
+        titles = (
+            GRADE_TITLES if rows["kind"].iloc[0] == "grade" else {name: METRIC_TITLES[name] for name in JUDGED_METRICS}
+        )
+        judges = [judge for judge in dict.fromkeys(rows["judge"]) if judge]
+        if len(judges) > 1:
+            tables.append(_rates(f"{source}, by judge", rows, titles, with_judge=True))
+        elif titles is GRADE_TITLES:
+            tables.append(_rates(f"{source}, graded by {judges[0]}", rows[rows["judge"] == ""], titles))
+    return [*tables, *([_agreement(judged.agreement)] if len(judged.agreement) else [])]
+
+
+def _rates(title: str, rows: pd.DataFrame, titles: dict[str, str], *, with_judge: bool = False) -> ResultTable:
+    order = order_variants(list(rows["variant"].unique()))
+    ordered = rows.sort_values("variant", key=lambda names: names.map(order.index), kind="stable")
+    cells = [
+        [
+            variant_title(row["variant"]),
+            *([row["judge"] or VOTE] if with_judge else []),
+            *(points(row[name]) for name in titles),
+        ]
+        for row in ordered.to_dict("records")
+    ]
+    judge = ["judge"] if with_judge else []
+    return ResultTable(["variant, %", *judge, *titles.values()], cells, text_columns=judge, title=title)
+
+
+def _agreement(agreement: pd.DataFrame) -> ResultTable:
+    cells = [
+        [
+            f"{row['source']}, {row['verdict']}",
+            f"{row['judge_a']}, {row['judge_b']}",
+            f"{row['num_answers']:,}",
+            points(row["agree"]),
+            UNDEFINED if pd.isna(row["kappa"]) else f"{row['kappa']:.2f}".replace("-", "−"),
+        ]
+        for row in agreement.to_dict("records")
+    ]
+    columns = ["verdict", "judges", "answers", "agree, %", "κ"]
+    return ResultTable(columns, cells, text_columns=["judges"], title="agreement of the judges")
+
+
+def judged_notes(judged: JudgedResults) -> list[str]:
+    """What a reader must know of the judged sets: who judged, what has no answer, and what is left out."""
+    notes: list[str] = []
+    for source in dict.fromkeys(judged.rates["source"]) if len(judged.rates) else ():
+        rows = judged.rates[judged.rates["source"] == source]
+        judges = [judge for judge in dict.fromkeys(rows["judge"]) if judge]
+        notes += [_note_on_judges(source, judges), _note_on_no_answer(source, rows[rows["judge"] == ""])]
+    notes += [
+        f"{row['source']}: {row['left_out']:,} of {row['num_answers']:,} questions and draws lack a verdict of some "
+        "judge on some variant, and are left out of all."
+        for row in judged.left_out.to_dict("records")
+        if row["left_out"]
+    ]
+    return [note for note in notes if note]
+
+
+def _note_on_judges(source: str, judges: Sequence[str]) -> str:
+    models = [judge for judge in judges if not is_baseline(judge)]
+    if not models:
+        return (
+            f"{source} is judged by {', '.join(judges)}, an offline baseline that compares wordings and understands "
+            "nothing: its numbers are for trying the path, and no results."
+        )
+    if len(models) == 1:
+        return f"{source} is judged by {models[0]}."
+    return f"{source} is judged by {', '.join(models)}: what most of them say counts, in a tie what {models[0]} says."
+
+
+def _note_on_no_answer(source: str, voted: pd.DataFrame) -> str:
+    without: list[dict[str, Any]] = voted[voted["no_answer"] > 0].to_dict("records")
+    if not without:
+        return ""
+    meant = "not attempted" if voted["kind"].iloc[0] == "grade" else "neither truthful nor informative"
+    shares = ", ".join(f"{variant_title(row['variant'])} {points(row['no_answer'])} %" for row in without)
+    return f"{source}: where a draw has no answer (it was cut off), it counts as {meant}: {shares}."
