@@ -32,9 +32,9 @@ def keep(parent: int, command: Sequence[str]) -> int:
         command: program and arguments.
     """
     signal.signal(signal.SIGTERM, _end)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    for number in (signal.SIGINT, signal.SIGHUP):  # only now, as a command inherits what is ignored
+        signal.signal(number, signal.SIG_IGN)
     while not _ending and os.getppid() == parent and process.poll() is None:
         time.sleep(LOOK_S)
     process.terminate()

@@ -52,14 +52,19 @@ http.server.HTTPServer((option("--host"), int(option("--port"))), Handler).serve
 BASE = ServedBase(ModelLocation("Qwen/Qwen3-8B", "abc"), "Qwen3-8B-0123456789ab", "bfloat16", 20)
 
 
-@pytest.fixture
-def section(tmp_path, monkeypatch):
-    program = tmp_path / "venv" / "bin" / "vllm"
+def put_stand_in(environment, folder, monkeypatch):
+    """Put the stand-in into a new environment; it tells of its starts in a folder."""
+    program = environment / "bin" / "vllm"
     program.parent.mkdir(parents=True)
     program.write_text(STAND_IN)
     program.chmod(0o755)
-    monkeypatch.setenv("STAND_IN_FOLDER", str(tmp_path))
+    monkeypatch.setenv("STAND_IN_FOLDER", str(folder))
     monkeypatch.setattr(vllm_server, "ASK_EVERY_S", 0.05)
+
+
+@pytest.fixture
+def section(tmp_path, monkeypatch):
+    put_stand_in(tmp_path / "venv", tmp_path, monkeypatch)
     return VllmConfig(
         environment=str(tmp_path / "venv"), log_folder=str(tmp_path / "logs"), start_timeout_s=60, max_model_len=4096
     )
