@@ -1,22 +1,28 @@
 """Evaluation on a server that the stage starts, an adapter on it, over a real tiny model; and what is kept of it."""
 
 import json
+import os
+import signal
 
 import psutil
 import pytest
+from chat_server import ChatServer
 
 from mralign_core.config import RunConfig
-from mralign_core.errors import DataError
+from mralign_core.errors import ConfigError, DataError
 from mralign_core.evaluation.held_out import answer_questions
 from mralign_core.generation import Sample
 from mralign_core.generation.transformers_sampler import TransformersSampler
+from mralign_core.serving.adapters import ServerApi
 from mralign_core.storage import ArtifactStore
 from tasks.clients import read_account
 from tasks.engine.session import session
 from tasks.evaluate import score_shard
-from tasks.prepare import load_evaluation_questions, prepare_model
+from tasks.prepare import check_prompts, load_evaluation_questions, load_questions, prepare_model
+from tasks.servers import check_listed, own_server
 from tests.core.generation.random_models import build_bpe, build_model
 from tests.core.generation.sampler_fixtures import save_adapter
+from tests.core.serving.test_vllm_server import left_of, put_stand_in, started
 from tests.vllm_command import install
 
 QUESTIONS = ["Seat of Iran?", "Who wrote Emma?", "Capital of Chad?"]
@@ -79,6 +85,46 @@ def test_a_server_of_the_stage_scores_as_the_transformers_sampler_and_ends_with_
     answers(remote, [1])  # at another port, and with another key
     assert read_account(store, f"evaluate/{questions.sha256}")["requests"].sum() == 4 + 12
     assert len(list((tmp_path / "logs").iterdir())) == 2
+
+
+def test_a_server_that_ended_is_started_anew_and_both_end_with_the_session(values, tmp_path, monkeypatch):
+    config = served(values, tmp_path)
+    put_stand_in(tmp_path / "venv", tmp_path, monkeypatch)
+    store, model = ArtifactStore(config.storage), prepare_model.run_here(config)
+    server = own_server(store, config, model, "evaluate")
+    assert server and own_server(store, config, model, "generate") is None
+    with session():
+        first = server.reach()
+        assert server.reach() == first
+        [(_, _, (pid, _))] = started(tmp_path)
+        os.kill(pid, signal.SIGKILL)
+        assert "ended with code 137" in first.last_words()
+        second = server.reach()
+        assert second[:2] != first[:2] and ServerApi(*second[:2]).names() == [server.name]
+    assert not left_of([pid for _, _, pids in started(tmp_path) for pid in pids])
+
+
+def test_what_a_server_can_not_be_asked_is_refused_before_anything_is_spent(values, tmp_path):
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"question": "What is <think>?", "answer": "Tehran"}))
+    config = served(values, tmp_path)
+    asked = [task.run_here(config) for task in (load_questions, prepare_model, load_evaluation_questions)]
+    with pytest.raises(DataError, match="<think>"):
+        check_prompts(config, *asked)
+
+
+def test_all_adapters_that_a_server_lacks_are_named_before_any_is_asked(values, adapter):
+    server = ChatServer()
+    server.pages["/v1/models"] = {"data": [{"id": "tiny"}, {"id": f"sft-{adapter.sha256[:12]}"}]}
+    endpoint = {"model": "hosted_vllm/tiny", "api_base": server.url}
+    evaluate = {"sampler": "endpoint", "endpoint": endpoint, "adapters": "listed"}
+    config = RunConfig.model_validate(values | {"evaluate": values["evaluate"] | evaluate})
+    check_listed(config, {"sft": adapter})
+    with pytest.raises(ConfigError) as caught:
+        check_listed(config, dict.fromkeys(("sft", "kto", "mr_align"), adapter))
+    server.close()
+    folder = ArtifactStore(config.storage).open_directory(adapter)
+    modules = " ".join(f"{variant}-{adapter.sha256[:12]}={folder}" for variant in ("kto", "mr_align"))
+    assert f"--max-lora-rank 32 --lora-modules {modules}" in str(caught.value) and not server.requests
 
 
 def test_answers_that_a_server_failed_to_give_are_not_left_out_of_the_scores(values):
