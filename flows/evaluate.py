@@ -20,6 +20,7 @@ from tasks.engine.task import as_arguments
 from tasks.evaluate import collect_scores, compute_results, score_shard, write_report
 from tasks.judge import collect_judgements, judge_shard
 from tasks.publish import show_results
+from tasks.servers import check_listed
 
 Shard = tuple[str, list[int]]
 """A variant, and some held-out questions by their numbers."""
@@ -78,6 +79,7 @@ def score_variants(
             for variant in variants
             for rows in missing_shards(collect_scores.work(**inputs, adapter=adapters.get(variant), variant=variant))
         ]
+        check_listed(config, adapters if shards else {})
         if config.evaluate.where == "deployment":
             _score_on_pool(config, questions, model, adapters, shards)
         _score(config, questions, model, adapters, shards)

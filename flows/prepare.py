@@ -29,7 +29,7 @@ def prepare(config: RunConfig) -> Prepared:
         config: the run config.
     """
     prepared = Prepared(load_questions(config), load_evaluation_questions(config), prepare_model(config))
-    check_prompts(config, prepared.questions, prepared.model)
+    check_prompts(config, prepared.questions, prepared.model, prepared.evaluation_questions)
     if not is_made(config, "adapter"):
         check_training(config, prepared.model)
     remember(config, {}, **{name.replace("_", "-"): ref for name, ref in prepared._asdict().items()})

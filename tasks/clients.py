@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from mralign_core.config import AnnotateConfig, AskingSection, GenerateConfig, JudgeConfig
+from mralign_core.config import AnnotateConfig, AskingSection, EvaluateConfig, GenerateConfig, JudgeConfig
 from mralign_core.llm import background
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.ledger import Ledger, Usage, read_record
@@ -18,11 +18,14 @@ BUDGETS = {
     AnnotateConfig: "annotate.budget_usd",
     GenerateConfig: "generate.budget_usd",
     JudgeConfig: "judge.budget_usd",
+    EvaluateConfig: "evaluate.budget_usd",
 }
 """The field that sets the ceiling of a section's account."""
+Paying = AskingSection | GenerateConfig | EvaluateConfig
+"""A section whose stage may ask a server."""
 
 
-def shared_client(store: ArtifactStore, ledger_name: str, section: AskingSection | GenerateConfig) -> LLMClient:
+def shared_client(store: ArtifactStore, ledger_name: str, section: Paying) -> LLMClient:
     """The client that all shards of this run share.
 
     Args:
@@ -45,7 +48,7 @@ def shared_client(store: ArtifactStore, ledger_name: str, section: AskingSection
     return client
 
 
-def save_account(store: ArtifactStore, ledger_name: str, section: AskingSection | GenerateConfig) -> None:
+def save_account(store: ArtifactStore, ledger_name: str, section: Paying) -> None:
     """Save what this run's client has asked: requests that cost nothing are not saved one by one."""
     with session() as shared:
         client: LLMClient = shared.kept("clients")[_name(store, ledger_name, section)]
@@ -63,7 +66,7 @@ def read_account(store: ArtifactStore, ledger_name: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["run", "model", *Usage.__dataclass_fields__]).round(6)
 
 
-def _name(store: ArtifactStore, ledger_name: str, section: AskingSection | GenerateConfig) -> tuple[str, str, str]:
+def _name(store: ArtifactStore, ledger_name: str, section: Paying) -> tuple[str, str, str]:
     """What a client is for: store, account, and this run's part of it."""
     digest = hashlib.sha256(section.model_dump_json().encode()).hexdigest()[:6]
     return store.root_uri, ledger_name, f"{run_name()}-{digest}"

@@ -38,13 +38,14 @@ from mralign_core.storage.quarantine import read_quarantine, write_rows
 from mralign_core.storage.tables import read_table, write_table
 from tasks.annotate import read_ledger, without_offline
 from tasks.asked import Asked, asked
+from tasks.clients import save_account
 from tasks.engine.graph import Input, Part, Shards
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, span
 from tasks.engine.shards import join, lay_out
 from tasks.engine.task import artifact
 from tasks.estimate import read_diagnostics, transitions_of, uses_draws
-from tasks.fields import all_but, other_samplers, pick, reading, without_pocket
+from tasks.fields import all_but, other_samplers, pick, reading, served_or_loaded, without_pocket
 from tasks.generate import FUNNEL, notes_on_yield, read_draws
 from tasks.judge import read_judge_failures, read_judge_ledger, read_judgements
 from tasks.sampling import sampler_of
@@ -58,9 +59,9 @@ SOURCES = (
 
 def _evaluation(config: RunConfig) -> dict[str, Any]:
     return {
-        **all_but(config.evaluate, "num_resamples", "confidence"),
+        **all_but(config.evaluate, "num_resamples", "confidence", "endpoint"),
         "instruction": config.generate.instruction,
-        **pick(config.model, "dtype"),
+        **served_or_loaded(config, config.evaluate),
         **reading(config),
         "seed": config.seed,
     }
@@ -98,7 +99,16 @@ def score_shard(making: Making) -> Built:
     config, variant, rows = making.config, making.part["variant"], making.work.rows
     questions = _to_score(config, making["evaluation-questions"]).questions.iloc[list(rows)]
     adapter = making.get("adapter")
-    sampler = sampler_of(making.store, config, making["model"], stage="evaluate", adapter=adapter)
+    ledger_name = f"evaluate/{making['evaluation-questions'].sha256}"  # one account for all answers to these questions
+    sampler = sampler_of(
+        making.store,
+        config,
+        making["model"],
+        stage="evaluate",
+        adapter=adapter,
+        variant=variant,
+        ledger_name=ledger_name,
+    )
     key = f"evaluate-{re.sub('[^a-z0-9]', '-', variant)}"
     with progress(f"evaluating {variant} {span(rows)}", key) as report:
         scores = answer_questions(
@@ -110,6 +120,8 @@ def score_shard(making: Making) -> Built:
             rules=config.match.rules,
             on_progress=report,
         )
+    if config.evaluate.sampler == "endpoint":
+        save_account(making.store, ledger_name, config.evaluate)
     write_rows(making.directory, "scores.parquet", scores, SCORES)
     return Built(SCORES.name)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mralign_core.config import RunConfig, Section
+from mralign_core.config import EvaluateConfig, GenerateConfig, RunConfig, Section
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.families import family_fingerprint
 
@@ -35,6 +35,13 @@ def reading(config: RunConfig) -> dict[str, Any]:
     return {"family": family_fingerprint(config.model), "match": config.match.fingerprint()}
 
 
+def served_or_loaded(config: RunConfig, section: GenerateConfig | EvaluateConfig) -> dict[str, Any]:
+    """What samples in a stage: a server, which has a precision of its own, or the model as it is loaded."""
+    served = {"endpoint": section.endpoint.fingerprint()} if section.sampler == "endpoint" else {}
+    has_own_dtype = section.sampler == "endpoint" and not config.vllm.starts_for(section)
+    return served if has_own_dtype else {**served, **pick(config.model, "dtype")}
+
+
 def labels(config: RunConfig) -> dict[str, Any]:
     """The label set, by its contents."""
     return {"label_set": label_set_of(config).fingerprint()}
@@ -51,7 +58,7 @@ def without_pocket(config: RunConfig) -> tuple[str, ...]:
 
 
 def other_samplers(used: Callable[[RunConfig], str]) -> Callable[[RunConfig], tuple[str, ...]]:
-    """The modules of the samplers that a config does not use, of which keys don't depend.
+    """The modules of the samplers that a config does not use, of which keys don't depend, nor of how servers are told.
 
     Args:
         used: the sampler that a config uses.
@@ -60,6 +67,6 @@ def other_samplers(used: Callable[[RunConfig], str]) -> Callable[[RunConfig], tu
     def without(config: RunConfig) -> tuple[str, ...]:
         names = [name for name in ("transformers", "vllm", "endpoint") if name != used(config)]
         asking = TRANSPORT if used(config) == "endpoint" else ("mralign_core.llm",)
-        return (*(f"mralign_core.generation.{name}_sampler" for name in names), *asking)
+        return (*(f"mralign_core.generation.{name}_sampler" for name in names), *asking, "mralign_core.serving")
 
     return without

@@ -40,7 +40,7 @@ from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, file_digests
 from tasks.engine.shards import join, lay_out
 from tasks.engine.task import artifact
-from tasks.fields import all_but, other_samplers, pick, reading
+from tasks.fields import all_but, other_samplers, pick, reading, served_or_loaded
 from tasks.sampling import sampled_so_far, sampler_of
 
 if TYPE_CHECKING:
@@ -75,10 +75,7 @@ def _sampling(config: RunConfig) -> dict[str, Any]:
     is_sequential = config.generate.draws == "sequential"
     skip = {*SELECTION, "source", "endpoint"} - ({"answer_match", "cut_off"} if is_sequential else set())
     fields = {**all_but(config.generate, *skip), **reading(config), "seed": config.seed}
-    if config.generate.sampler == "endpoint":
-        # The server has a precision of its own.
-        return {**fields, "endpoint": config.generate.endpoint.fingerprint()}
-    return {**fields, **pick(config.model, "dtype")}
+    return {**fields, **served_or_loaded(config, config.generate)}
 
 
 DRAWN: dict[str, Any] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mralign_core.config import RunConfig
-from mralign_core.generation.prompts import refuse_control_tokens
+from mralign_core.generation.prompts import refuse_control_tokens, require_chat_endpoint
 from mralign_core.models.families import family_of
 from mralign_core.models.locate import (
     describe_model,
@@ -144,11 +144,14 @@ def prepare_model(making: Making) -> Built:
     return Built(counts={**counts, **check_quality(world, sampler, pocket)})
 
 
-def check_prompts(config: RunConfig, questions: ArtifactRef, model: ArtifactRef) -> None:
+def check_prompts(
+    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, evaluation_questions: ArtifactRef | None = None
+) -> None:
     """Refuse a tokenizer, a chat template or questions that don't go with the model, before anything is spent.
 
     Raises:
-        ConfigError: see :mod:`mralign_core.generation.checking`; or the template runs for ever.
+        ConfigError: see :mod:`mralign_core.generation.checking`; or the template runs for ever, or can't be asked for a
+            thinking mode at the endpoint that samples.
         DataError: sampler ``endpoint`` is to ask questions that spell out control tokens.
     """
     if config.model.source == "pocket":
@@ -163,9 +166,13 @@ def check_prompts(config: RunConfig, questions: ArtifactRef, model: ArtifactRef)
     probe_template(location.path, location.revision, config.model, config.generate.instruction)
     family = family_of(config.model, tokenizer)
     check_tokens(location, tokenizer, family)
-    if config.generate.sampler == "endpoint" and config.generate.source == "sample":
-        asked = store.read_table(questions, "questions.parquet")
+    generates = config.generate.sampler == "endpoint" and config.generate.source == "sample"
+    evaluates = config.evaluate.sampler == "endpoint"
+    for ref in filter(None, [questions if generates else None, evaluation_questions if evaluates else None]):
+        asked = store.read_table(ref, "questions.parquet")
         refuse_control_tokens(tokenizer, zip(asked["question_id"], asked["question"], strict=True), family)
+    if generates or evaluates:
+        require_chat_endpoint(tokenizer, family, config.generate.instruction)
 
 
 def check_training(config: RunConfig, model: ArtifactRef) -> None:

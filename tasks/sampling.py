@@ -13,11 +13,13 @@ from typing import Literal
 from mralign_core.config import EvaluateConfig, GenerateConfig, RunConfig
 from mralign_core.generation import Sampler
 from mralign_core.generation.sampling import Tally
+from mralign_core.models.adapter_files import StoredAdapter
 from mralign_core.models.locate import limit_threads, locate_model
 from mralign_core.processes.memory import return_freed_memory
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.clients import shared_client
 from tasks.engine.session import session
+from tasks.servers import own_server
 
 logger = logging.getLogger("mralign_core.sampling")
 
@@ -32,6 +34,7 @@ def sampler_of(
     *,
     stage: Literal["generate", "evaluate"],
     adapter: ArtifactRef | None = None,
+    variant: str = "",
     ledger_name: str = "",
 ) -> Sampler:
     """The sampler of a stage in this thread: the one it used last where that fits, else a new one in its place.
@@ -42,6 +45,7 @@ def sampler_of(
         model: artifact of the model.
         stage: whose sampler and batch size.
         adapter: artifact of a trained adapter, on top of the model.
+        variant: which one was trained; a server has it in its name for the adapter.
         ledger_name: account of the endpoint's requests.
     """
     from mralign_core.generation.open_sampler import open_sampler
@@ -61,8 +65,9 @@ def sampler_of(
                     locate_model(store.open_directory(model)),
                     stage=stage,
                     device=_own_device(getattr(config, stage), config.model.device, samplers.values()),
-                    adapter_dir=store.open_directory(adapter) if adapter else None,
-                    open_client=partial(shared_client, store, ledger_name, config.generate),
+                    adapter=StoredAdapter(variant, adapter.sha256, store.open_directory(adapter)) if adapter else None,
+                    open_client=partial(shared_client, store, ledger_name, getattr(config, stage)),
+                    own_server=own_server(store, config, model, stage),
                 ),
             )
         samplers[thread] = kept

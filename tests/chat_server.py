@@ -105,17 +105,20 @@ class ChatServer:
     """Answers each request with ``script(request, number)``, a :class:`Turn`, and remembers the requests.
 
     ``pages`` are what it says of itself, by path; ``visits`` are the paths that were asked for, with their headers.
+    ``calls`` are what it does besides, by path: functions of a request's body. Who lacks its ``key`` gets a 401.
     """
 
-    def __init__(self):
+    def __init__(self, port=0, key=""):
+        self.key = key
         self.requests, self.headers, self.times = [], [], []
-        self.pages, self.visits = {}, []
+        self.pages, self.visits, self.calls = {}, [], {}
         self.play(says("hello"))
         self.most_at_once = self._at_once = 0
         self._lock = threading.Lock()
-        self._server = PatientServer(("127.0.0.1", 0), self._handler())
+        self._server = PatientServer(("127.0.0.1", port), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        self.serving = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self.serving.start()
 
     def play(self, *turns):
         """Answer with these turns in order; the last one repeats."""
@@ -133,6 +136,10 @@ class ChatServer:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
             return len(self.requests) - 1
+
+    def is_locked(self, connection):
+        """Whether a request has not the key that it should have."""
+        return bool(self.key) and connection.headers.get("Authorization") != f"Bearer {self.key}"
 
     def _send(self, connection, turn, data):
         if turn.cut_after is not None:
@@ -157,17 +164,22 @@ class ChatServer:
                 server.visits.append((self.path, dict(self.headers)))
                 page = server.pages.get(self.path)
                 body = json.dumps(page).encode()
-                self.send_response(404 if page is None else 200)
+                self.send_response(401 if server.is_locked(self) else 404 if page is None else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
 
             def do_POST(self):
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                turn = server.script(request, server._enter(request, dict(self.headers)))
-                time.sleep(turn.delay_s)
-                with server._lock:
-                    server._at_once -= 1
+                if server.is_locked(self):
+                    turn = fails(401, "Unauthorized")
+                elif self.path in server.calls:
+                    turn = server.calls[self.path](request)
+                else:
+                    turn = server.script(request, server._enter(request, dict(self.headers)))
+                    time.sleep(turn.delay_s)
+                    with server._lock:
+                        server._at_once -= 1
                 body = turn.body if isinstance(turn.body, str) else json.dumps(turn.body)
                 self.send_response(turn.status)
                 for name, value in turn.headers.items():

@@ -9,6 +9,7 @@ from mralign_core.config.base import OPERATIONAL
 from mralign_core.errors import ConfigError
 
 LEAST = {"questions": {"train": "q.jsonl"}}
+SERVER = {"model": "hosted_vllm/m", "api_base": "http://127.0.0.1:8000/v1"}
 
 
 @pytest.fixture
@@ -102,6 +103,38 @@ def test_overrides_are_read_as_yaml(config_file):
         (
             {"generate": {"sampler": "endpoint", "endpoint": {"model": "hosted_vllm/m", "temperature": 1}}},
             "generate.endpoint.temperature has no effect beside generate.temperature",
+        ),
+        (
+            {"evaluate": {"concurrency": 8}},
+            "evaluate.concurrency has no effect when evaluate.sampler is 'transformers'",
+        ),
+        (
+            {"evaluate": {"sampler": "vllm", "ignored_adapters": "warn"}},
+            "evaluate.ignored_adapters has no effect when evaluate.sampler is 'vllm'",
+        ),
+        (
+            {"evaluate": {"sampler": "endpoint", "endpoint": {**SERVER, "temperature": 1}}},
+            "evaluate.endpoint.temperature has no effect beside evaluate.temperature",
+        ),
+        (
+            {"evaluate": {"sampler": "endpoint", "endpoint": {**SERVER, "use_batch_api": True}}},
+            "evaluate.endpoint.use_batch_api has no effect as no batch API serves adapters",
+        ),
+        ({"evaluate": {"sampler": "endpoint", "endpoint": "openai/gpt-4o"}}, "evaluate.endpoint needs an api_base"),
+        (
+            {"evaluate": {"sampler": "endpoint", "endpoint": SERVER}, "vllm": {"environment": "/opt/vllm"}},
+            "vllm has no effect when neither generate.sampler nor evaluate.sampler",
+        ),
+        (
+            {"evaluate": {"sampler": "vllm"}, "vllm": {"environment": "/opt/vllm"}},
+            "vllm.environment has no effect where no stage starts a server",
+        ),
+        (
+            {
+                "evaluate": {"sampler": "endpoint", "endpoint": "hosted_vllm/m", "adapters": "listed"},
+                "vllm": {"environment": "/opt/vllm"},
+            },
+            "evaluate.adapters has no effect where the stage starts the server",
         ),
         ({"vllm": {"max_model_len": 4096}}, "vllm has no effect when neither generate.sampler nor evaluate.sampler"),
         ({"estimate": 3}, "estimate: Input should be a valid dictionary"),

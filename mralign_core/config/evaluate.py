@@ -6,15 +6,23 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mralign_core.config.base import OPERATIONAL, Section
-from mralign_core.config.sampling import refuse_equal_draws, refuse_vllm_in_threads
+from mralign_core.addresses import LocalPath
+from mralign_core.config.base import OPERATIONAL, Section, refuse_ignored
+from mralign_core.config.endpoint import EndpointConfig
+from mralign_core.config.sampling import (
+    OWN_SERVER,
+    refuse_equal_draws,
+    refuse_options_of_servers,
+    refuse_vllm_in_threads,
+)
 
 
 class EvaluateConfig(Section):
     """Exact match of thinking and answer on held-out questions (§4, App. A.2; decoding of Table 15)."""
 
-    sampler: Literal["transformers", "vllm"] = "transformers"
-    """What samples. Only `transformers` shares its random numbers between the variants, which steadies differences."""
+    sampler: Literal["transformers", "vllm", "endpoint"] = "transformers"
+    """What samples: transformers or vLLM in this process, or a server behind `endpoint` (see docs/samplers.md). Only
+    `transformers` shares its random numbers between the variants, which steadies differences."""
     num_draws: int = Field(1, ge=1, le=64)
     """Draws per question; random numbers are shared between the variants."""
     temperature: float = Field(0.6, ge=0, le=5)
@@ -38,9 +46,28 @@ class EvaluateConfig(Section):
     child runs of deployment `score-shards` on the GPU work pool."""
     num_workers: int = Field(1, ge=1, le=1024, json_schema_extra=OPERATIONAL)
     """Threads, or child runs on the pool, that share the shards."""
+    endpoint: EndpointConfig = OWN_SERVER
+    """The server that samples, by the name under which it serves the base model; used with sampler `endpoint`."""
+    concurrency: int = Field(64, ge=1, le=4096, json_schema_extra=OPERATIONAL)
+    """Requests in flight at once; used with sampler `endpoint`."""
+    budget_usd: float | None = Field(None, ge=0, json_schema_extra=OPERATIONAL)
+    """Most dollars to spend on answers to these questions, over all runs; used with sampler `endpoint`."""
+    adapters: Literal["load", "listed"] = Field("load", json_schema_extra=OPERATIONAL)
+    """How the server of sampler `endpoint` comes to the adapters: `load` tells it by vLLM's API, `listed` finds them
+    served already; the error that one is not says under which name to serve it."""
+    adapters_dir: LocalPath = Field("", json_schema_extra=OPERATIONAL)
+    """Folder that the server sees under the same path, into which adapters are copied for it; empty where it sees the
+    store itself. Used with sampler `endpoint`."""
+    ignored_adapters: Literal["refuse", "warn"] = Field("refuse", json_schema_extra=OPERATIONAL)
+    """What to do where a server answers with an adapter exactly as without: refuse it, or warn, for one that was
+    trained so little that no answer changes. Used with sampler `endpoint`."""
 
     @model_validator(mode="after")
     def _sampler_options_have_effect(self) -> EvaluateConfig:
+        of_server = ("endpoint", "concurrency", "budget_usd", "adapters", "adapters_dir", "ignored_adapters")
+        refuse_options_of_servers(self, "evaluate", of_server)
+        if self.sampler == "endpoint":
+            refuse_ignored(self.endpoint, "evaluate.endpoint", ("use_batch_api",), "as no batch API serves adapters")
         refuse_vllm_in_threads(self, "evaluate")
         refuse_equal_draws(self, "evaluate")
         return self

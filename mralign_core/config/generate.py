@@ -7,9 +7,14 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mralign_core.addresses import LocalPath
-from mralign_core.config.base import OPERATIONAL, Section, refuse_ignored
+from mralign_core.config.base import OPERATIONAL, Section
 from mralign_core.config.endpoint import EndpointConfig
-from mralign_core.config.sampling import refuse_equal_draws, refuse_vllm_in_threads
+from mralign_core.config.sampling import (
+    OWN_SERVER,
+    refuse_equal_draws,
+    refuse_options_of_servers,
+    refuse_vllm_in_threads,
+)
 
 
 class GenerateConfig(Section):
@@ -61,7 +66,7 @@ class GenerateConfig(Section):
     or in `num_workers` child runs of deployment `generate-shards` on the GPU work pool."""
     num_workers: int = Field(1, ge=1, le=1024, json_schema_extra=OPERATIONAL)
     """Threads, or child runs on the pool, that share the shards."""
-    endpoint: EndpointConfig = EndpointConfig(model="hosted_vllm/Qwen/Qwen3-8B", api_base="http://127.0.0.1:8000/v1")
+    endpoint: EndpointConfig = OWN_SERVER
     """The server that samples; used with sampler `endpoint`. The tokenizer still comes from the section `model`."""
     concurrency: int = Field(64, ge=1, le=4096, json_schema_extra=OPERATIONAL)
     """Requests in flight at once; used with sampler `endpoint`."""
@@ -85,18 +90,12 @@ class GenerateConfig(Section):
 
     @model_validator(mode="after")
     def _sampler_options_have_effect(self) -> GenerateConfig:
-        of_endpoint = ("endpoint", "concurrency", "budget_usd", "ask_again")
-        if self.sampler != "endpoint":
-            refuse_ignored(self, "generate", of_endpoint, f"when generate.sampler is {self.sampler!r}")
-        else:
-            if self.endpoint.use_batch_api and self.draws == "sequential":
-                raise ValueError(
-                    "generate.endpoint.use_batch_api needs generate.draws 'exhaustive': one draw after another would "
-                    "each wait for a batch of its own"
-                )
-            decoded = ("temperature", "max_output_tokens", "response_format")
-            why = "beside generate.temperature and max_new_tokens"
-            refuse_ignored(self.endpoint, "generate.endpoint", decoded, why)
+        refuse_options_of_servers(self, "generate", ("endpoint", "concurrency", "budget_usd", "ask_again"))
+        if self.sampler == "endpoint" and self.endpoint.use_batch_api and self.draws == "sequential":
+            raise ValueError(
+                "generate.endpoint.use_batch_api needs generate.draws 'exhaustive': one draw after another would each "
+                "wait for a batch of its own"
+            )
         refuse_vllm_in_threads(self, "generate")
         refuse_equal_draws(self, "generate")
         return self

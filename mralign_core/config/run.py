@@ -74,11 +74,30 @@ class RunConfig(Section):
             raise ValueError("questions.train is needed: what to align on, such as nq_open or a file's path")
         if not self.questions.eval:
             refuse_ignored(self.judge, "judge", ("endpoints",), "when questions.eval names no set")
-        if "vllm" not in (self.generate.sampler, self.evaluate.sampler):
-            refuse_ignored(self, "", ("vllm",), "when neither generate.sampler nor evaluate.sampler is 'vllm'")
         if self.model.source != "pocket":
             why = f"when model.source is {self.model.source!r}, whose only world it is"
             refuse_ignored(self.ablate, "ablate", ("num_worlds", "first_world", "max_refused_worlds"), why)
+        return self
+
+    @model_validator(mode="after")
+    def _servers_are_there(self) -> RunConfig:
+        starts = self.vllm.starts_for(self.generate) or self.vllm.starts_for(self.evaluate)
+        if "vllm" not in (self.generate.sampler, self.evaluate.sampler) and not starts:
+            why = "when neither generate.sampler nor evaluate.sampler is 'vllm', or an 'endpoint' that a stage starts"
+            refuse_ignored(self, "", ("vllm",), f"{why} (hosted_vllm/NAME without api_base)")
+        if not starts:
+            of_server = ("environment", "start_timeout_s", "log_folder")
+            refuse_ignored(self.vllm, "vllm", of_server, "where no stage starts a server: docs/samplers.md says when")
+        if self.evaluate.sampler == "endpoint":
+            if self.vllm.starts_for(self.evaluate):
+                refuse_ignored(
+                    self.evaluate, "evaluate", ("adapters", "adapters_dir"), "where the stage starts the server"
+                )
+            elif not self.evaluate.endpoint.api_base:
+                raise ValueError(
+                    "evaluate.endpoint needs an api_base, as no provider serves adapters of yours: name your server; "
+                    "or set vllm.environment and a hosted_vllm/ model, and the stage starts one"
+                )
         return self
 
     @model_validator(mode="after")

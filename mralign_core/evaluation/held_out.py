@@ -11,9 +11,11 @@ from typing import Any
 import pandas as pd
 
 from mralign_core.config import EvaluateConfig, RunConfig
+from mralign_core.errors import DataError
 from mralign_core.generation import Decoding, Sampler, SampleRequest, sample_all
 from mralign_core.generation.scoring import score_answers
 from mralign_core.method.matching import MatchRules
+from mralign_core.schemas.outcomes import FAILED
 
 BASELINES = ("off", "on")
 """The model as it is, without thinking and with it."""
@@ -62,6 +64,9 @@ def answer_questions(
 
     Returns:
         Rows of :data:`~mralign_core.schemas.scores.SCORES`.
+
+    Raises:
+        DataError: a server failed to answer some of them; figures over the others would be of other questions.
     """
     mode = "off" if variant == "off" else "on"
     requests = [
@@ -70,6 +75,13 @@ def answer_questions(
         for draw in range(section.num_draws)
     ]
     samples = sample_all(sampler, requests, Decoding.of(section, seed), on_progress)
+    failed = [request for request, sample in zip(requests, samples, strict=True) if sample.finish_reason == FAILED]
+    if failed:
+        raise DataError(
+            f"the server failed to answer {len(failed)} of {len(requests)} requests of variant {variant!r}, first "
+            f"question {failed[0].question_id!r}, draw {failed[0].draw}. All other replies are kept: run again to ask "
+            "for these alone. Where it fails on them again, its log says why: raise its limits, or take them out"
+        )
     return score_answers(requests, samples, questions, sampler.family, rules).assign(variant=variant)
 
 

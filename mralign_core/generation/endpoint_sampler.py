@@ -26,6 +26,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from mralign_core.config import EndpointConfig
+from mralign_core.config.sampling import VLLM_PROVIDER
 from mralign_core.errors import ConfigError
 from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
 from mralign_core.generation.answer_end import AnswerEnd
@@ -47,15 +48,15 @@ from mralign_core.generation.randomness import request_seed
 from mralign_core.generation.segmenting import encode_completion
 from mralign_core.llm.background import Crew
 from mralign_core.llm.client import LLMClient
+from mralign_core.llm.faults import with_last_words
 from mralign_core.llm.offline import Message
 from mralign_core.llm.reasoning import ReasoningReply, read_reasoning
-from mralign_core.llm.request import Received, Request
+from mralign_core.llm.request import Reach, Received, Request
 from mralign_core.models.families import Family, opened_by_prompt
 from mralign_core.schemas.outcomes import FAILED
 
 logger = logging.getLogger("mralign_core.generation")
 
-VLLM_PROVIDER = "hosted_vllm/"
 FILTERED = "content_filter"
 
 
@@ -69,6 +70,9 @@ class EndpointSampler:
         instruction: text before `Question: …` in the prompt; empty sends the bare question.
         end_ids: tokens that end a completion.
         open_client: the client to send requests with, asked for at the start of every :meth:`draw`.
+        ready: called there too: makes sure that the server has what it is to answer with, and says where it is, if the
+            endpoint does not.
+        field: of the config, that names the endpoint.
 
     Raises:
         ConfigError: the endpoint can't be asked, has no price, or can't be asked for one of the thinking modes.
@@ -83,10 +87,12 @@ class EndpointSampler:
         instruction: str = "",
         end_ids: frozenset[int],
         open_client: Callable[[], LLMClient],
+        ready: Callable[[], Reach | None] = lambda: None,
+        field: str = "generate.endpoint",
     ) -> None:
         from mralign_core.llm import endpoint as api  # takes seconds: see its docstring
 
-        api.check_endpoint(endpoint, "generate.endpoint")
+        api.check_endpoint(endpoint, field)
         require_chat_endpoint(tokenizer, family, instruction)
         self.endpoint = endpoint
         self.tokenizer = tokenizer
@@ -94,6 +100,8 @@ class EndpointSampler:
         self.instruction = instruction
         self.end_ids = end_ids
         self.open_client = open_client
+        self.ready = ready
+        self.field = field
         self.answer_end = AnswerEnd(tokenizer, family)
 
     def draw(
@@ -107,18 +115,20 @@ class EndpointSampler:
                 and those under way are received and kept.
         """
         refuse_control_tokens(self.tokenizer, [(one.question_id, one.question) for one in requests], self.family)
+        reach = self.ready()
         client = self.open_client()
         crew: Crew[SampleRequest, Received] = Crew()
 
         def ask(request: SampleRequest) -> None:
-            crew.start(request, partial(client.complete, self._chat_request(request, decoding)))
+            crew.start(request, partial(client.complete, self.chat_request(request, decoding, reach)))
 
         counts: Counter[str] = Counter()
         try:
             for request in requests:
                 ask(request)
             while crew.num_under_way:
-                request, received = crew.next_ended()
+                with with_last_words(reach):
+                    request, received = crew.next_ended()
                 sample = self._sample(request, received)
                 counts.update(drawn=1, failed=received.failed, empty=not (received.failed or sample.completion_ids))
                 if follow_up and (following := follow_up(request, sample)):
@@ -137,7 +147,8 @@ class EndpointSampler:
                 "%d of %d draws from %s failed and are neither right nor wrong", counts["failed"], drawn, model
             )
 
-    def _chat_request(self, request: SampleRequest, decoding: Decoding) -> Request:
+    def chat_request(self, request: SampleRequest, decoding: Decoding, reach: Reach | None = None) -> Request:
+        """The request for a draw; ``reach`` is where the server is, if the endpoint does not say."""
         chat = chat_messages(request.question, request.thinking_mode, self.family, self.instruction)
         endpoint = self.endpoint.model_copy(update={"max_output_tokens": decoding.max_new_tokens})
         params: dict[str, Any] = {
@@ -148,7 +159,8 @@ class EndpointSampler:
         }
         extra_body = self._decoding_fields(decoding) | chat.extra_body
         messages = [Message(role=message["role"], content=message["content"]) for message in chat.messages]
-        return Request(endpoint, messages, params | ({"extra_body": extra_body} if extra_body else {}))
+        params |= {"extra_body": extra_body} if extra_body else {}
+        return Request(endpoint, messages, params, reach=reach)
 
     def _decoding_fields(self, decoding: Decoding) -> dict[str, Any]:
         """What the OpenAI protocol has no field for."""
@@ -200,7 +212,7 @@ class EndpointSampler:
         text = decode_tokens(self.tokenizer, served_ids)
         if request.question.strip() not in text:
             raise ConfigError(
-                f"generate.endpoint: {self.endpoint.model!r} at {self.endpoint.api_base} has another tokenizer than "
+                f"{self.field}: {self.endpoint.model!r} at {self.endpoint.api_base} has another tokenizer than "
                 f"model.path: with that one, its prompt for question {request.question_id!r} reads {text[-80:]!r}. "
                 "Let model.path and the server name the same model"
             )

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
-from mralign_core.config import RunConfig
+from mralign_core.config import EndpointConfig, EvaluateConfig, RunConfig
+from mralign_core.config.sampling import VLLM_PROVIDER
 from mralign_core.generation import Sampler
 from mralign_core.generation.control_tokens import end_token_ids
 from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.llm.client import LLMClient
+from mralign_core.llm.faults import with_last_words
+from mralign_core.models.adapter_files import StoredAdapter, changes_nothing
 from mralign_core.models.families import family_of
 from mralign_core.models.load import load_model_and_tokenizer, load_tokenizer, stored_configs
 from mralign_core.models.locate import ModelLocation
+
+if TYPE_CHECKING:
+    from mralign_core.generation.endpoint_sampler import EndpointSampler
+    from mralign_core.serving.adapters import OwnServer
 
 
 def open_sampler(
@@ -22,8 +29,9 @@ def open_sampler(
     *,
     stage: Literal["generate", "evaluate"] = "generate",
     device: str = "",
-    adapter_dir: Path | None = None,
+    adapter: StoredAdapter | None = None,
     open_client: Callable[[], LLMClient] | None = None,
+    own_server: OwnServer | None = None,
 ) -> Sampler:
     """Open the sampler of a stage: ``config.generate.sampler`` or ``config.evaluate.sampler``.
 
@@ -36,13 +44,15 @@ def open_sampler(
         location: where the model's weights and tokenizer are; the endpoint sampler reads its tokenizer alone.
         stage: whose sampler and batch size.
         device: where the transformers sampler puts the model, such as ``cuda:1``; empty for ``config.model.device``.
-        adapter_dir: PEFT adapter on top of the model; not for the endpoint.
+        adapter: PEFT adapter on top of the model, in evaluation; it is seen to that an endpoint uses it.
         open_client: the client for the endpoint, asked for at the start of every ``draw``: the caller keeps one client
             for all shards of a run, as annotation does, and calls its ``reopen()`` here. Needed with the endpoint.
+        own_server: the endpoint's server, where the stage starts it.
 
     Raises:
         ConfigError: vLLM is not installed; the model, its tokenizer or its device is not there; the endpoint can't be
-            asked, or has no price.
+            asked, has no price, lacks the adapter or ignores it.
+        EndpointUnavailableError: the server is out of reach, as that is asked.
     """
     section = config.generate if stage == "generate" else config.evaluate
     instruction = config.generate.instruction
@@ -51,7 +61,7 @@ def open_sampler(
             location.path,
             config.model.dtype,
             device or config.model.device,
-            adapter_dir,
+            adapter and adapter.folder,
             revision=location.revision,
         )
         family = family_of(config.model, tokenizer)
@@ -68,10 +78,49 @@ def open_sampler(
     if section.sampler == "vllm":
         from mralign_core.generation.vllm_sampler import VllmSampler, open_engine
 
-        engine, adapter = open_engine(location, config.model, config.vllm, adapter_dir)
-        return VllmSampler(engine, tokenizer, adapter=adapter, **common)
+        engine, lora = open_engine(location, config.model, config.vllm, adapter and adapter.folder)
+        return VllmSampler(engine, tokenizer, adapter=lora, **common)
     from mralign_core.generation.endpoint_sampler import EndpointSampler
 
     assert open_client is not None
-    assert adapter_dir is None
-    return EndpointSampler(config.generate.endpoint, tokenizer, open_client=open_client, **common)
+    endpoint = section.endpoint
+    if own_server:
+        endpoint = endpoint.model_copy(update={"model": f"{VLLM_PROVIDER}{own_server.name}"})
+
+    def open_endpoint(endpoint: EndpointConfig, **options: Any) -> EndpointSampler:
+        return EndpointSampler(endpoint, tokenizer, open_client=open_client, **options, **common)
+
+    if stage == "generate":
+        assert adapter is None
+        return open_endpoint(endpoint, ready=own_server.reach if own_server else lambda: None)
+    return _open_host(config.evaluate, endpoint, open_endpoint, adapter, own_server)
+
+
+def _open_host(
+    section: EvaluateConfig,
+    endpoint: EndpointConfig,
+    open_endpoint: Callable[..., EndpointSampler],
+    adapter: StoredAdapter | None,
+    own_server: OwnServer | None,
+) -> EndpointSampler:
+    """The sampler of a server for one adapter or the base model, which is found to answer with it."""
+    from mralign_core.llm.endpoint import api_key_of
+    from mralign_core.serving.adapters import AdapterHost
+    from mralign_core.serving.ignored_adapters import refuse_ignored_adapter
+
+    key, reach = api_key_of(endpoint.model), own_server and own_server.reach
+    host = AdapterHost(endpoint, section, adapter, api_key=key, reach=reach)
+    base, sampler = (
+        open_endpoint(one, ready=host.ready, field="evaluate.endpoint") for one in (endpoint, host.endpoint)
+    )
+    if adapter and not changes_nothing(adapter.folder):
+        there = host.ready()
+        with with_last_words(there):
+            refuse_ignored_adapter(
+                partial(base.chat_request, reach=there),
+                partial(sampler.chat_request, reach=there),
+                sampler.open_client(),
+                name=adapter.name,
+                policy=section.ignored_adapters,
+            )
+    return sampler

@@ -169,8 +169,8 @@ def require_chat_endpoint(tokenizer: PreTrainedTokenizerBase, family: Family, in
         problem = _chat_problem(tokenizer, chat_messages(PROBE, thinking_mode, family, instruction), wanted)
         if problem:
             raise ConfigError(
-                f"generate.sampler 'endpoint': thinking {thinking_mode!r} of model.family {family.name!r} can't be "
-                f"asked for at a chat endpoint: {problem}. Use generate.sampler 'vllm' or 'transformers', or serve the "
+                f"sampler 'endpoint': thinking {thinking_mode!r} of model.family {family.name!r} can't be "
+                f"asked for at a chat endpoint: {problem}. Use sampler 'vllm' or 'transformers', or serve the "
                 "model with a chat template that has a switch and put the same template into the folder of model.path"
             )
 

@@ -14,7 +14,6 @@ because thinking may hold the same words. Written for vLLM 0.30 to 0.33; tests/v
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,11 +29,9 @@ from mralign_core.generation.answer_end import AnswerEnd
 from mralign_core.generation.control_tokens import decode_tokens
 from mralign_core.generation.prompts import Prompt, render_prompt
 from mralign_core.generation.randomness import request_seed
+from mralign_core.models.adapter_files import rank_for_vllm, vllm_lora_room
 from mralign_core.models.families import Family
 from mralign_core.models.locate import ModelLocation
-
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM makes room for."""
 
 
 @dataclass
@@ -215,13 +212,4 @@ def open_engine(
 
 
 def _lora_options(adapter_dir: Path) -> dict[str, Any]:
-    settings = json.loads((adapter_dir / "adapter_config.json").read_text(encoding="utf-8"))
-    rank = settings["r"]
-    if settings.get("target_parameters"):
-        raise ConfigError(
-            "train.target_modules includes experts, whose adapters sampler 'vllm' does not load: set evaluate.sampler "
-            "to 'transformers'"
-        )
-    if rank > LORA_RANKS[-1]:
-        raise ConfigError(f"train.lora_r is {rank}; vLLM takes adapters up to rank {LORA_RANKS[-1]}")
-    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": next(room for room in LORA_RANKS if room >= rank)}
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": vllm_lora_room(rank_for_vllm(adapter_dir))}

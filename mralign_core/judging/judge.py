@@ -201,8 +201,8 @@ class Bench:
         def parse(received: Received) -> JudgeVerdict:
             return parse_verdict(received.reply, received.finish_reason, kind)
 
-        endpoint, messages, params, _ = request
-        replies = await converse(client, endpoint, messages, params, parse, self.section.ask_again)
+        endpoint = request.endpoint
+        replies = await converse(client, endpoint, request.messages, request.params, parse, self.section.ask_again)
         cost_usd = sum(reply.received.cost_usd for reply in replies if not reply.received.cached)
         received, verdict, problem = replies[-1]
         named = {**about, "judge": endpoint.model}

@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -25,7 +26,7 @@ from mralign_core.errors import ConfigError
 from mralign_core.llm import offline
 from mralign_core.llm.exchange import Exchange, attempt_error
 from mralign_core.llm.offline import Message, is_offline
-from mralign_core.llm.request import OFFERED, Request
+from mralign_core.llm.request import OFFERED, Reach, Request
 from mralign_core.llm.tidying import MOST_TOKENS, as_utf8, storable, text_of, token_count
 
 litellm.telemetry = False
@@ -89,7 +90,7 @@ class ChatCompletions:
             request: what is to be asked.
             longest: tokens of the longest reply so far, as some servers don't keep to ``max_output_tokens``.
         """
-        endpoint, messages, params, _ = request
+        endpoint, messages, params, *_ = request
         num_bytes = sum(len(message["content"].encode("utf-8", "backslashreplace")) for message in messages)
         shape = sum(len(json.dumps(params[name])) for name in ("response_format", OFFERED) if name in params)
         num_prompt = num_bytes + shape + MESSAGE_TOKENS * len(messages) + TEMPLATE_TOKENS
@@ -118,7 +119,10 @@ class ChatCompletions:
         if is_offline(endpoint.model):
             return read_completion(endpoint, _offline_response(endpoint.model, messages, dict(params)), bounds)
         call = partial(litellm.acompletion, model=endpoint.model, messages=messages, **params)
-        return await watched(endpoint, call, lambda response: read_completion(endpoint, response, bounds), exchange)
+        where = address(endpoint, request.reach)
+        return await watched(
+            endpoint, call, lambda response: read_completion(endpoint, response, bounds), exchange, where
+        )
 
 
 async def watched(
@@ -126,8 +130,9 @@ async def watched(
     call: Callable[..., Awaitable[Any]],
     read_response: Callable[[Any], dict[str, Any]],
     exchange: Exchange,
+    where: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What a call of litellm brings, read, within ``timeout_s`` seconds in all.
+    """What a call of litellm brings, read, within ``timeout_s`` seconds in all; ``where`` is its :func:`address`.
 
     Raises:
         AttemptError: no reply came, or none that can be read.
@@ -138,7 +143,7 @@ async def watched(
             # A connection that is not made in time must show as such, and not as a request that may be billed.
             limits = httpx.Timeout(endpoint.timeout_s, connect=CONNECT_SHARE * endpoint.timeout_s)
             with exchange.observed():
-                response = await call(timeout=limits, num_retries=0, max_retries=0, **address(endpoint))
+                response = await call(timeout=limits, num_retries=0, max_retries=0, **(where or address(endpoint)))
         return read_response(response)
     except Exception as error:
         raise attempt_error(error, time.time(), exchange) from error
@@ -289,13 +294,20 @@ def _offline_response(model: str, messages: Sequence[Message], params: dict[str,
     return ModelResponse(model=model, choices=[choice], usage=usage)
 
 
-def address(endpoint: EndpointConfig) -> dict[str, str]:
+def address(endpoint: EndpointConfig, reach: Reach | None = None) -> dict[str, str]:
     """The litellm arguments that say where a model of one's own is."""
+    if reach:
+        return {"api_base": reach.api_base, "api_key": reach.api_key}
     if not endpoint.api_base:
         return {}
     # A server of one's own needs no key, but the client library won't do without one.
     key = {"api_key": "unused"} if missing_keys(endpoint.model) else {}
     return {"api_base": endpoint.api_base} | key
+
+
+def api_key_of(model: str) -> str:
+    """The API key in the environment that litellm sends to a server of a model's provider; empty where none is set."""
+    return os.environ.get(f"{model.partition('/')[0].upper()}_API_KEY", "")
 
 
 def missing_keys(model: str) -> list[str]:

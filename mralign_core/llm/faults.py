@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import UserError
 from mralign_core.llm.endpoint_state import HealthVerdict
 from mralign_core.redaction import redact
+
+if TYPE_CHECKING:
+    from mralign_core.llm.request import Reach
 
 BEGINNING_CHARS = 200
 """So much of a reply is shown in an error."""
@@ -33,6 +38,24 @@ class EndpointUnavailableError(ConnectionError):
 
     def __init__(self, message: str) -> None:
         super().__init__(redact(message))
+
+
+@contextlib.contextmanager
+def with_last_words(reach: Reach | None) -> Iterator[None]:
+    """Within it, an error that a server is out of reach says how it ended, where that is known.
+
+    Args:
+        reach: where the server is; None where it is none of ours.
+
+    Raises:
+        EndpointUnavailableError: that error.
+    """
+    try:
+        yield
+    except EndpointUnavailableError as error:
+        if words := reach.last_words() if reach else "":
+            raise EndpointUnavailableError(f"{error}; {words}") from error
+        raise
 
 
 class AttemptError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mralign_core.config import EndpointConfig
@@ -23,13 +23,28 @@ UNANSWERED = "failed"
 """Finish reason of a request that the other side failed to answer; its record is kept, but not finished."""
 
 
+class Reach(NamedTuple):
+    """Where a server is now, and the key it takes, where the config says neither: it was started for this run.
+
+    ``last_words`` says how it ended; an empty text while it runs.
+    """
+
+    api_base: str
+    api_key: str
+    last_words: Callable[[], str]
+
+
 class Request(NamedTuple):
-    """One chat request; ``turn`` tells apart requests that are otherwise alike (0, or 1 for a repair)."""
+    """One chat request; ``turn`` tells apart requests that are otherwise alike (0, or 1 for a repair).
+
+    ``reach`` goes before the endpoint's address. It is not in the digest: a server that is started anew is elsewhere.
+    """
 
     endpoint: EndpointConfig
     messages: Sequence[Message]
     params: dict[str, Any]
     turn: int = 0
+    reach: Reach | None = None
 
     @property
     def digest(self) -> str:

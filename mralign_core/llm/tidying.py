@@ -16,7 +16,7 @@ MOST_TOKENS = 10**9
 """Of one request; a larger count is no count."""
 TEXT_PARTS = ("text", "output_text")
 UNASKED = ("tool_calls", "function_call", "audio", "images", "annotations", "thinking_blocks", "logprobs")
-"""Fields of a choice or a message that nothing here asks for, and litellm reads."""
+"""Fields of a choice or a message that nothing here asks for, or only in one form, and litellm reads."""
 
 
 def tidied(body: bytes) -> bytes:
@@ -97,8 +97,21 @@ def _tidied_choice(choice: dict[str, Any]) -> dict[str, Any]:
     strings = ("reasoning_content", "reasoning", "refusal", "role", "name")
     message = _without_wrong(message, dict.fromkeys(strings, str) | dict.fromkeys(UNASKED, _Never))
     message = message | {"content": text_of(message.get("content")), "role": "assistant"}
+    logprobs = _tidied_logprobs(choice.get("logprobs"))
     choice = _without_wrong(choice, {"finish_reason": str, "index": int} | dict.fromkeys(UNASKED, _Never))
-    return {**choice, "message": message, "index": 0, "finish_reason": choice.get("finish_reason") or "stop"}
+    choice |= {"message": message, "index": 0, "finish_reason": choice.get("finish_reason") or "stop"}
+    return choice | ({"logprobs": {"content": logprobs}} if logprobs else {})
+
+
+def _tidied_logprobs(value: Any) -> list[dict[str, Any]]:
+    """Each token of a reply with its log-probability; none where one of them can't be read."""
+    content = _dict(value).get("content")
+    tokens = [_dict(token) for token in content] if isinstance(content, list) else []
+    if not all(
+        isinstance(token.get("token"), str) and isinstance(token.get("logprob"), int | float) for token in tokens
+    ):
+        return []
+    return [{"token": one["token"], "logprob": one["logprob"], "bytes": None, "top_logprobs": []} for one in tokens]
 
 
 def _dict(value: Any) -> dict[str, Any]:

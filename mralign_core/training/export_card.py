@@ -11,7 +11,7 @@ import pandas as pd
 
 from mralign_core.config import Variant
 from mralign_core.evaluation.metrics import metrics_of
-from mralign_core.generation.vllm_sampler import LORA_RANKS
+from mralign_core.models.adapter_files import VLLM_LORA_RANKS
 from mralign_core.reporting.markdown import code, literal, one_line, table
 from mralign_core.reporting.titles import ACCURACY, VARIANT_TITLES, metric_title
 from mralign_core.training.card import USE, Card, CardSection, card_head, load_adapter
@@ -82,9 +82,9 @@ def merged_card(card: Card, base_model: str, variant: Variant, run: RunFacts, *,
 def serve_adapter(model: str, variant: Variant, adapter_config: Mapping[str, Any], path: str = HERE) -> str:
     """The command that serves an adapter beside its model with vLLM, which makes room for some ranks only."""
     rank, experts = adapter_config["r"], adapter_config.get("target_parameters")
-    room = next((room for room in LORA_RANKS if room >= rank), None)
+    room = next((room for room in VLLM_LORA_RANKS if room >= rank), None)
     if room is None:
-        return f"none: rank {rank} is more than the {LORA_RANKS[-1]} that vLLM takes; export it with --merge"
+        return f"none: rank {rank} is more than the {VLLM_LORA_RANKS[-1]} that vLLM takes; export it with --merge"
     options, named = f"--enable-lora --max-lora-rank {room}", f"{variant}={path}"
     if experts:  # PEFT has the experts of a layer in one matrix; vLLM loads these when told to
         options += " --enable-mixed-moe-lora-format"

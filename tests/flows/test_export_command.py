@@ -1,6 +1,7 @@
 """What `mralign export` finds in the store: the adapter, what it was made from, and the report on just this adapter."""
 
 import json
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -48,7 +49,7 @@ def publish(config, tmp_path):
 @pytest.fixture
 def adapter(config, publish):
     """The adapter of a last run, made from a model, questions and candidates."""
-    rows = [
+    rows: list[tuple[Any, ...]] = [
         ("q0", "a?", ["a"], "nq_open", "train", "", "exact_match", []),
         ("q1", "b?", ["b"], "popqa", "eval", "", "exact_match", []),
     ]

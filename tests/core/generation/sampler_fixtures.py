@@ -5,11 +5,14 @@ import importlib
 import sys
 from pathlib import Path
 
+import torch
 from model_server import ModelServer
+from peft import LoraConfig, get_peft_model
 
 from mralign_core.config import RunConfig
 from mralign_core.generation.open_sampler import open_sampler
 from mralign_core.llm.client import LLMClient
+from mralign_core.models.adapter_files import StoredAdapter
 from mralign_core.models.load import load_model_and_tokenizer
 from mralign_core.models.locate import ModelLocation
 from tests.kept_replies import MemoryReplyStore
@@ -28,7 +31,8 @@ def opened(directory, *, stage="generate", adapter_dir=None, open_client=None, v
     }
     location = ModelLocation(str(directory), "")
     config = RunConfig.model_validate(values)
-    return open_sampler(config, location, stage=stage, adapter_dir=adapter_dir, open_client=open_client)
+    adapter = StoredAdapter("kto", "0" * 64, Path(adapter_dir)) if adapter_dir else None
+    return open_sampler(config, location, stage=stage, adapter=adapter, open_client=open_client)
 
 
 def endpoint_sampler(directory, server, replies=None):
@@ -43,6 +47,18 @@ def transformers_sampler(directory, adapter_dir=None):
 
 def vllm_sampler(directory, adapter_dir=None, **vllm):
     return opened(directory, sampler="vllm", stage="evaluate", adapter_dir=adapter_dir, vllm=vllm)
+
+
+def save_adapter(directory, folder, *, std=0.3, seed=1):
+    """Write a LoRA adapter of rank 20 that changes what the model says; one of ``std`` 0 changes nothing."""
+    model, _ = load_model_and_tokenizer(directory, "float32", "cpu")
+    adapted = get_peft_model(model, LoraConfig(r=20, lora_alpha=40, target_modules="all-linear"))
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name and std:
+            weight.data.normal_(std=std, generator=generator)
+    adapted.save_pretrained(folder)
+    return folder
 
 
 @contextlib.contextmanager

@@ -23,12 +23,14 @@ from mralign_core.generation.scoring import parse_sample, score_sample
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.ledger import Ledger
+from mralign_core.llm.request import Reach
 from mralign_core.llm.store import MemoryRecords
 from mralign_core.method.benchmarks import Gold
 from mralign_core.method.matching import MatchRules
 from mralign_core.models.families import Family, named_family
 from mralign_core.models.families.table import ModeRequest
 from tests.kept_replies import MemoryReplyStore, replies_in
+from tests.ports import free_port
 
 BPE = build_bpe()
 OPENING = build_bpe(
@@ -43,7 +45,7 @@ MANY = [SampleRequest(f"q{n}", f"Seat of Iran {n}?", "on", draw) for n in range(
 
 
 def sampler_of(server, tokenizer=BPE, family="qwen3", model="hosted_vllm/m", client=None, **settings):
-    endpoint = EndpointConfig(model=model, api_base=server.url, **{"max_attempts": 1, "timeout_s": 20.0} | settings)
+    endpoint = EndpointConfig(model=model, **{"api_base": server.url, "max_attempts": 1, "timeout_s": 20.0} | settings)
     client = client or LLMClient(MemoryReplyStore(), concurrency=8, first_pause_s=0.01)
 
     def reopened():
@@ -289,6 +291,19 @@ def test_an_outage_loses_no_reply(server):
     assert len(server.requests) == len(MANY) + 1
 
 
+def test_a_server_that_was_started_is_asked_where_it_is_by_its_key_and_says_how_it_ended(server):
+    sampler = sampler_of(server, api_base="")
+    server.key = "of-this-start"
+    sampler.ready = lambda: Reach(server.url, server.key, lambda: "")
+    server.play(says(WRITTEN))
+    [first] = sample_all(sampler, [ON], DECODING)
+    server.key = "of-another"  # and its reply is found again
+    assert sample_all(sampler, [ON], DECODING) == [first] and len(server.requests) == 1
+    sampler.ready = lambda: Reach(f"http://127.0.0.1:{free_port()}/v1", server.key, lambda: "vLLM ended with code 1")
+    with pytest.raises(EndpointUnavailableError, match=r"no reply .*; vLLM ended with code 1"):
+        sample_all(sampler, [OFF], DECODING)
+
+
 def test_the_budget_holds_and_the_ledger_counts(server):
     """A reply of the scripted server has 20 tokens: 20 dollars, and may cost 64."""
     ledger = Ledger(MemoryRecords(), "run", 200.0, "generate.budget_usd")
@@ -309,7 +324,7 @@ def test_a_server_of_ones_own_is_free_and_others_need_a_price(server):
 
 
 def test_a_template_that_no_chat_request_can_make_is_refused_at_once(server):
-    with pytest.raises(ConfigError, match=r"generate\.sampler 'endpoint'"):
+    with pytest.raises(ConfigError, match=r"sampler 'endpoint'"):
         sampler_of(server, tokenizer=build_bpe(chat_template=None))
 
 

@@ -1,5 +1,7 @@
 """What every sampler promises, checked on each: transformers, vLLM (its stand-in), and three kinds of server."""
 
+from typing import Any
+
 import pandas as pd
 import pytest
 from sampler_fixtures import endpoint_sampler, model_server, stand_in_for_vllm, transformers_sampler, vllm_sampler
@@ -141,7 +143,7 @@ def test_a_draw_that_is_closed_leaves_nothing_behind(sampler, samples):
 @pytest.mark.parametrize("draws", ["exhaustive", "sequential"])
 def test_the_table_keeps_its_schema(sampler, draws):
     golds = [*(right for right, _ in FACTS.values()), "silence"]
-    known = {"source": "s", "split": "train", "stratum": "", "scoring": "exact_match"}
+    known: dict[str, Any] = {"source": "s", "split": "train", "stratum": "", "scoring": "exact_match"}
     known |= {"options": [], "incorrect_answers": []}
     rows = [
         {"question_id": f"q{n}", "question": question, "answers": [gold], **known}

@@ -6,15 +6,20 @@ from dataclasses import fields
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
-from sampler_fixtures import endpoint_sampler, model_server, stand_in_for_vllm, transformers_sampler, vllm_sampler
+from sampler_fixtures import (
+    endpoint_sampler,
+    model_server,
+    save_adapter,
+    stand_in_for_vllm,
+    transformers_sampler,
+    vllm_sampler,
+)
 from taught_model import FACTS
 
 from mralign_core.config import ModelConfig, VllmConfig
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.generation import Decoding, SampleRequest, sample_all
 from mralign_core.generation.vllm_sampler import open_engine
-from mralign_core.models.load import load_model_and_tokenizer
 from mralign_core.models.locate import ModelLocation
 
 DECODING = Decoding(temperature=1.0, top_p=0.95, top_k=40, max_new_tokens=90, seed=5)
@@ -29,16 +34,7 @@ def stand_in():
 
 @pytest.fixture(scope="module")
 def adapter(taught, tmp_path_factory):
-    """A LoRA adapter of rank 20 that changes what the model says."""
-    model, _ = load_model_and_tokenizer(taught, "float32", "cpu")
-    adapted = get_peft_model(model, LoraConfig(r=20, lora_alpha=40, target_modules="all-linear"))
-    generator = torch.Generator().manual_seed(1)
-    for name, weight in adapted.named_parameters():
-        if "lora_B" in name:
-            weight.data.normal_(std=0.3, generator=generator)
-    directory = tmp_path_factory.mktemp("adapter")
-    adapted.save_pretrained(directory)
-    return directory
+    return save_adapter(taught, tmp_path_factory.mktemp("adapter"))
 
 
 def test_without_vllm_the_message_says_how_to_install_it(taught, monkeypatch):

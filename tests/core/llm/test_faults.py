@@ -23,6 +23,7 @@ from mralign_core.llm.offline import Message
 from mralign_core.llm.request import UNANSWERED, Request, kept_record
 from mralign_core.llm.store import MemoryRecords
 from mralign_core.llm.tidying import tidied
+from mralign_core.serving.ignored_adapters import read_greedy
 from mralign_core.storage import ArtifactStore, LedgerRecords, ReplyStore
 from tests import llm_faults
 from tests.kept_replies import MemoryReplyStore
@@ -470,6 +471,25 @@ def test_a_request_is_sent_once_an_attempt_also_where_litellm_would_send_it_agai
 
 def test_tidying_leaves_what_it_does_not_know():
     assert tidied(b"<html>") == b"<html>" and json.loads(tidied(b'{"id": 3}')) == {"id": 3}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"content": [{"token": "a", "logprob": -0.5, "top_logprobs": [{"x": 1}]}]}, [("a", -0.5)]),
+        ({"content": [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": float("-inf")}]}, []),
+        ({"content": ["a", {"logprob": "low"}]}, []),
+        ({"tokens": ["a"], "token_logprobs": [-0.5]}, []),
+        ([None], []),
+    ],
+)
+def test_log_probabilities_are_kept_where_each_can_be_read(server, given, kept):
+    turn = says("a")
+    turn.body["choices"][0]["logprobs"] = given
+    server.play(turn)
+    [result] = complete([request_to(server)])
+    assert result.reply == "a"
+    assert [(token, value) for token, value in zip(*read_greedy(result)[1:], strict=True)] == kept
 
 
 @pytest.mark.parametrize(("sent_s", "latency_s"), [(97.0, 3.0), (math.inf, 90.0)])

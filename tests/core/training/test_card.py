@@ -135,6 +135,7 @@ def test_exported_card_adds_sources_yield_and_results():
 
 
 def test_exported_card_explains_the_metrics_that_it_shows():
+    assert RUN.summary is not None and RUN.differences is not None
     summary, differences = (frame.copy() for frame in (RUN.summary, RUN.differences))
     summary["scoring"] = "number"
     text = adapter_card(

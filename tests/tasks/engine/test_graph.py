@@ -178,6 +178,8 @@ def test_a_module_decides_these_artifacts_and_no_other(module):
         ({"generate.sampler": "vllm"}, "generation.vllm_sampler", DRAWS),
         ({"evaluate.sampler": "vllm"}, "generation.vllm_sampler", SCORES),
         ({"generate.sampler": "vllm"}, "generation.transformers_sampler", SCORES),
+        ({"evaluate.sampler": "endpoint"}, "generation.endpoint_sampler", SCORES),
+        ({"evaluate.sampler": "endpoint"}, "serving.adapters", set()),
         ({"generate.source": "traces", "generate.traces_path": "x"}, "generation.importing", {"candidates"}),
     ],
 )
@@ -194,6 +196,7 @@ DECIDES_NOTHING = {
     "models.load": ({"model"}, "loads the finished model for its quality gates"),
     "generation.outcomes": ({"candidates"}, "makes the message of an error"),
     "processes.memory": ({"generations-shard", "scores-shard"}, "gives memory back to the system"),
+    "serving.vllm_server": ({"generations-shard", "scores-shard"}, "starts what is asked, at the dtype in the key"),
     "processes.launch": ({"reference-logps", "adapter"}, "has other processes call what one process would"),
     "reporting.run_findings": ({"results"}, "names the files; evaluation.metrics says what is in them"),
     "reporting.judged_findings": ({"results"}, "names the files; judging.verdicts says what is in them"),

@@ -180,10 +180,14 @@ ANALYSES = ("compare.", "induce.", "ablate.")
 NOT_OF_THE_POCKET = {"annotate.show_gold_answers", "annotate.may_merge"}
 NOT_OF_THE_POCKET |= {"model.source", "model.path", "model.revision", "generate.source"}
 NOT_OF_THE_POCKET |= {
-    f"{section}.{name}" for section in ("induce.embedding", "generate.endpoint") for name in EndpointConfig.model_fields
+    f"{section}.{name}"
+    for section in ("induce.embedding", "generate.endpoint", "evaluate.endpoint")
+    for name in EndpointConfig.model_fields
 }
 NOT_OF_THE_POCKET |= {"generate.sampler", "generate.concurrency", "generate.budget_usd", "generate.ask_again"}
 NOT_OF_THE_POCKET |= {f"judge.{name}" for name in JudgeConfig.model_fields}
+NOT_OF_THE_POCKET |= {f"evaluate.{name}" for name in ("concurrency", "budget_usd", "adapters", "adapters_dir")}
+NOT_OF_THE_POCKET |= {"evaluate.ignored_adapters"}
 NOT_OF_THE_POCKET |= {f"vllm.{name}" for name in VllmConfig.model_fields}
 """Fields that only other configs use; see the tests below."""
 
@@ -381,6 +385,37 @@ def test_of_a_judge_what_it_says_counts_and_its_limits_do_not(fields, direct):
 def test_without_a_judge_nothing_is_made_of_answers_beside_scores():
     work = compute_results.work(POCKET, scores={"on": ANY})
     assert list(work.inputs) == ["scores:on"] and not artifact_of("judgements").parts(POCKET)
+
+
+SCORED_BY = {"evaluate.sampler": "endpoint", "evaluate.endpoint": {"model": "hosted_vllm/m", "api_base": "http://h/v1"}}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "direct"),
+    [
+        ("evaluate.endpoint.model", "hosted_vllm/another", SCORES),
+        ("evaluate.endpoint.api_base", "http://127.0.0.1:9", SCORES),
+        ("evaluate.endpoint.timeout_s", 5.0, set()),
+        ("evaluate.top_k", 3, SCORES),
+        ("evaluate.concurrency", 3, set()),
+        ("evaluate.budget_usd", 1.0, set()),
+        ("evaluate.adapters", "listed", set()),
+        ("evaluate.adapters_dir", "/shared", set()),
+        ("evaluate.ignored_adapters", "warn", set()),
+        ("model.dtype", "bfloat16", DRAWS | {"reference-logps", "adapter"}),
+    ],
+)
+def test_of_a_server_that_evaluates_the_model_counts_and_how_it_is_told_does_not(field, value, direct):
+    found = changed(read_config("pocket", SCORED_BY), read_config("pocket", SCORED_BY | {field: value}))
+    assert found - {"report"} == downstream(direct) - {"report"}
+
+
+def test_of_a_server_that_a_stage_starts_the_precision_counts_and_its_place_does_not():
+    started = {"evaluate.sampler": "endpoint", "evaluate.endpoint": "hosted_vllm/m", "vllm.environment": "/opt/vllm"}
+    others = {"vllm.environment": "/srv/vllm", "vllm.start_timeout_s": 9.0, "vllm.log_folder": "/logs"}
+    base = read_config("pocket", started)
+    assert not changed(base, read_config("pocket", started | others | {"vllm.max_model_len": 99}))
+    assert changed(base, read_config("pocket", started | {"model.dtype": "bfloat16"})) >= SCORES
 
 
 def test_the_sampler_counts_and_the_engines_memory_does_not():

@@ -1,0 +1,154 @@
+"""Evaluation on a server that the stage starts, an adapter on it, over a real tiny model; and what is kept of it."""
+
+import json
+import os
+import signal
+
+import psutil
+import pytest
+from chat_server import ChatServer
+
+from mralign_core.config import RunConfig
+from mralign_core.errors import ConfigError, DataError
+from mralign_core.evaluation.held_out import answer_questions
+from mralign_core.generation import Sample
+from mralign_core.generation.transformers_sampler import TransformersSampler
+from mralign_core.serving.adapters import ServerApi
+from mralign_core.storage import ArtifactStore
+from tasks.clients import read_account
+from tasks.engine.session import session
+from tasks.evaluate import score_shard
+from tasks.prepare import check_prompts, load_evaluation_questions, load_questions, prepare_model
+from tasks.servers import check_listed, own_server
+from tests.core.generation.random_models import build_bpe, build_model
+from tests.core.generation.sampler_fixtures import save_adapter
+from tests.core.serving.test_vllm_server import left_of, put_stand_in, started
+from tests.vllm_command import install
+
+QUESTIONS = ["Seat of Iran?", "Who wrote Emma?", "Capital of Chad?"]
+
+
+@pytest.fixture
+def values(tmp_path):
+    rows = [json.dumps({"question": text, "answer": "Tehran"}) for text in QUESTIONS]
+    (tmp_path / "asked.jsonl").write_text("\n".join(rows))
+    (tmp_path / "others.jsonl").write_text(json.dumps({"question": "Seat of Chad?", "answer": "N'Djamena"}))
+    tokenizer = build_bpe()
+    build_model("qwen3", len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return {
+        "storage": {"root": str(tmp_path / "store")},
+        "model": {"path": str(tmp_path / "model"), "device": "cpu", "dtype": "float32"},
+        "questions": {"train": str(tmp_path / "others.jsonl"), "eval": str(tmp_path / "asked.jsonl")},
+        "evaluate": {"temperature": 0.0, "max_new_tokens": 12},
+    }
+
+
+@pytest.fixture
+def adapter(values, tmp_path):
+    folder = save_adapter(values["model"]["path"], tmp_path / "adapter", std=0.5)
+    store = ArtifactStore(RunConfig.model_validate(values).storage)
+    return store.publish("adapter", "made-for-a-test", folder, parents=[], fingerprint={})
+
+
+def served(values, tmp_path):
+    """The config with a server that the stage starts."""
+    evaluate = {"sampler": "endpoint", "endpoint": {"model": "hosted_vllm/tiny", "timeout_s": 60.0}}
+    vllm = {"environment": str(tmp_path / "venv"), "log_folder": str(tmp_path / "logs"), "start_timeout_s": 300}
+    return RunConfig.model_validate(values | {"evaluate": values["evaluate"] | evaluate, "vllm": vllm})
+
+
+def test_a_server_of_the_stage_scores_as_the_transformers_sampler_and_ends_with_the_stage(values, adapter, tmp_path):
+    install(tmp_path / "venv")
+    local, remote = RunConfig.model_validate(values), served(values, tmp_path)
+    store = ArtifactStore(local.storage)
+    questions, model = load_evaluation_questions.run_here(local), prepare_model.run_here(local)
+    variants = {"on": None, "kto": adapter}
+
+    def answers(config, rows):
+        with session():
+            refs = {
+                name: score_shard.run_here(config, questions, model, adapter=ref, variant=name, rows=rows)
+                for name, ref in variants.items()
+            }
+            servers = [each for each in psutil.Process().children(recursive=True) if "serve" in each.cmdline()]
+        assert not any(each.is_running() for each in servers)
+        return {name: store.read_table(ref, "scores.parquet") for name, ref in refs.items()}, len(servers)
+
+    (theirs, num_servers), (ours, _) = answers(remote, [0, 1]), answers(local, [0, 1])
+    assert num_servers == 2  # vLLM, and what keeps it
+    for name in variants:
+        assert theirs[name]["completion"].tolist() == ours[name]["completion"].tolist()
+    assert theirs["on"]["completion"].tolist() != theirs["kto"]["completion"].tolist()
+    account = read_account(store, f"evaluate/{questions.sha256}")
+    assert account["requests"].sum() == 4 + 12 and account["model"].str.contains("/kto-").sum() == 1
+    answers(remote, [1])  # at another port, and with another key
+    assert read_account(store, f"evaluate/{questions.sha256}")["requests"].sum() == 4 + 12
+    assert len(list((tmp_path / "logs").iterdir())) == 2
+
+
+def test_a_server_that_ended_is_started_anew_and_both_end_with_the_session(values, tmp_path, monkeypatch):
+    config = served(values, tmp_path)
+    put_stand_in(tmp_path / "venv", tmp_path, monkeypatch)
+    store, model = ArtifactStore(config.storage), prepare_model.run_here(config)
+    server = own_server(store, config, model, "evaluate")
+    assert server and own_server(store, config, model, "generate") is None
+    with session():
+        first = server.reach()
+        assert server.reach() == first
+        [(_, _, (pid, _))] = started(tmp_path)
+        os.kill(pid, signal.SIGKILL)
+        assert "ended with code 137" in first.last_words()
+        second = server.reach()
+        assert second[:2] != first[:2] and ServerApi(*second[:2]).names() == [server.name]
+    assert not left_of([pid for _, _, pids in started(tmp_path) for pid in pids])
+
+
+def test_what_a_server_can_not_be_asked_is_refused_before_anything_is_spent(values, tmp_path):
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"question": "What is <think>?", "answer": "Tehran"}))
+    config = served(values, tmp_path)
+    asked = [task.run_here(config) for task in (load_questions, prepare_model, load_evaluation_questions)]
+    with pytest.raises(DataError, match="<think>"):
+        check_prompts(config, *asked)
+
+
+def test_all_adapters_that_a_server_lacks_are_named_before_any_is_asked(values, adapter):
+    server = ChatServer()
+    server.pages["/v1/models"] = {"data": [{"id": "tiny"}, {"id": f"sft-{adapter.sha256[:12]}"}]}
+    endpoint = {"model": "hosted_vllm/tiny", "api_base": server.url}
+    evaluate = {"sampler": "endpoint", "endpoint": endpoint, "adapters": "listed"}
+    config = RunConfig.model_validate(values | {"evaluate": values["evaluate"] | evaluate})
+    check_listed(config, {"sft": adapter})
+    with pytest.raises(ConfigError) as caught:
+        check_listed(config, dict.fromkeys(("sft", "kto", "mr_align"), adapter))
+    server.close()
+    folder = ArtifactStore(config.storage).open_directory(adapter)
+    modules = " ".join(f"{variant}-{adapter.sha256[:12]}={folder}" for variant in ("kto", "mr_align"))
+    assert f"--max-lora-rank 32 --lora-modules {modules}" in str(caught.value) and not server.requests
+
+
+def test_answers_that_a_server_failed_to_give_are_not_left_out_of_the_scores(values):
+    class Failing(TransformersSampler):
+        def __init__(self):
+            pass
+
+        def draw(self, requests, decoding, follow_up=None):
+            yield requests[0], Sample("p", [1], [2], "<answer>x</answer>", "stop")
+            yield requests[1], Sample("p", [1], [], "", "failed", "encoded")
+
+    config = RunConfig.model_validate(values)
+    questions = ArtifactStore(config.storage).read_table(
+        load_evaluation_questions.run_here(config), "questions.parquet"
+    )
+    with pytest.raises(
+        DataError, match=r"failed to answer 1 of 2 requests of variant 'on', first question '.*', draw 0"
+    ):
+        answer_questions(
+            Failing(),
+            questions.iloc[:2],
+            "on",
+            config.evaluate,
+            seed=0,
+            rules=config.match.rules,
+            on_progress=lambda *_: None,
+        )
