@@ -43,7 +43,7 @@ def evaluate(
     trained = {name.partition(":")[2]: ref for name, ref in inputs.items() if name.startswith("adapter:")}
     made = {name: ref for name, ref in inputs.items() if not name.startswith("adapter:")}
     scores = score_variants(config, made["evaluation-questions"], made["model"], trained)
-    results = compute_results(config, scores)
+    results = compute_results(config, scores, made["evaluation-questions"])
     report = write_report(config, **as_arguments(made), adapter=trained, scores=scores, results=results)
     named = {f"scores:{variant}": ref for variant, ref in scores.items()}
     remember(config, inputs, **named, results=results, report=report)

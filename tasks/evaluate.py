@@ -11,6 +11,7 @@ import pandas as pd
 
 from mralign_core.annotation.failures import FAILURES_FILE, read_failures, set_aside_rows
 from mralign_core.config import RunConfig
+from mralign_core.evaluation.decisions import decide, list_flips
 from mralign_core.evaluation.held_out import (
     BASELINES,
     all_answers,
@@ -26,9 +27,11 @@ from mralign_core.generation.outcomes import draws_table
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.locate import model_name
 from mralign_core.questions.guessable import notes_on_guessable
+from mralign_core.reporting.decision_findings import DECISIONS_FILE, FLIPS_FILE, read_decisions
 from mralign_core.reporting.inputs import annotation_costs, joined_failures, joined_ledger, set_aside
 from mralign_core.reporting.report import ReportInputs, render_report
 from mralign_core.reporting.run_findings import Results, read_results
+from mralign_core.schemas.flips import FLIPS
 from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import ArtifactRef
 from mralign_core.storage.quarantine import read_quarantine, write_rows
@@ -54,7 +57,7 @@ SOURCES = (
 
 def _evaluation(config: RunConfig) -> dict[str, Any]:
     return {
-        **all_but(config.evaluate, "num_resamples", "confidence"),
+        **all_but(config.evaluate, "num_resamples", "confidence", "margin"),
         "instruction": config.generate.instruction,
         **pick(config.model, "dtype"),
         **reading(config),
@@ -131,13 +134,17 @@ def collect_scores(making: Making) -> Built:
 @artifact(
     "results",
     stage="evaluate",
-    inputs=(Input("scores", each=variants_to_score),),
-    fields=lambda config: {**pick(config.evaluate, "num_resamples", "confidence"), "seed": config.seed},
-    sources=("mralign_core.evaluation.metrics", "mralign_core.evaluation.held_out"),
+    inputs=(Input("scores", each=variants_to_score), Input("evaluation-questions")),
+    fields=lambda config: {**pick(config.evaluate, "num_resamples", "confidence", "margin"), "seed": config.seed},
+    sources=(
+        "mralign_core.evaluation.decisions",
+        "mralign_core.evaluation.metrics",
+        "mralign_core.evaluation.held_out",
+    ),
     without=other_samplers(lambda _: ""),
 )
 def compute_results(making: Making) -> Built:
-    """Compute the metrics of each variant, and their paired differences with intervals."""
+    """Compute the metrics of each variant, their paired differences with intervals, and what these decide."""
     section, answers = making.config.evaluate, _answers(making)
     if answers is not None and not (scored := with_gold(answers)).empty:
         rng = np.random.default_rng([making.config.seed, 6])
@@ -146,6 +153,16 @@ def compute_results(making: Making) -> Built:
         )
         for name, frame in Results(summarize(scored), differences)._asdict().items():
             frame.to_json(making.directory / f"{name}.json", orient="records", indent=1)
+        decisions = decide(
+            scored,
+            differences,
+            margin=section.margin,
+            confidence=section.confidence,
+            rng=np.random.default_rng([making.config.seed, 9]),
+        )
+        decisions.to_json(making.directory / DECISIONS_FILE, orient="records", indent=1)
+        flips = list_flips(scored, making.table("evaluation-questions", "questions.parquet"))
+        write_table(making.directory, FLIPS_FILE, flips, FLIPS)
     (making.directory / "variants.json").write_text(json.dumps(list(making.several("scores"))), encoding="utf-8")
     return Built(counts={"variants": len(making.several("scores"))})
 
@@ -196,7 +213,8 @@ def gather(making: Making) -> ReportInputs:
     scored = with_gold(answers) if answers is not None else None
     scored = None if scored is None or scored.empty else scored
     questions = making.table("evaluation-questions", "questions.parquet")
-    results = read_results(store.open_directory(making["results"]))
+    measured = store.open_directory(making["results"])
+    results, decided = read_results(measured), read_decisions(measured)
     labels = [name for name in ("annotations", "draw-annotations") if making.get(name)]
     thinking_draws = making.get("thinking-draws")
     traces = [making["candidates"], *filter(None, [thinking_draws])]
@@ -228,6 +246,8 @@ def gather(making: Making) -> ReportInputs:
         questions=questions,
         summary=results.summary if results else None,
         differences=results.differences if results else None,
+        decisions=decided.decisions if decided else None,
+        flips=decided.flips if decided else None,
         confidence=config.evaluate.confidence,
         costs=annotation_costs(*(making.table(name, "raw_annotations.parquet") for name in labels)),
         ledger=without_offline(joined_ledger(*(read_ledger(config, ref) for ref in traces))),

@@ -258,6 +258,7 @@ def in_type(table: ResultTable, *, title: str | None = None, show_lines: bool = 
 
 
 def _print_summary(folder: Path, config: RunConfig) -> None:
+    from mralign_core.reporting.decision_findings import decision_sentences, read_decisions
     from mralign_core.reporting.run_findings import read_results, result_tables, why_no_results
 
     results = read_results(folder)
@@ -266,6 +267,9 @@ def _print_summary(folder: Path, config: RunConfig) -> None:
         return
     for table in result_tables(*results):
         console.print(in_type(table))
+    if decided := read_decisions(folder):
+        for line in decision_sentences(decided.decisions):
+            console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def _print_places(places: Mapping[str, object]) -> None:

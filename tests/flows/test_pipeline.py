@@ -16,6 +16,7 @@ from flows.commands.server import wait_for_records
 from flows.generate import generate
 from flows.pipeline import pipeline
 from mralign_core.config import RunConfig
+from mralign_core.reporting.decision_findings import decision_sentences, read_decisions
 from mralign_core.storage import ArtifactRef, ArtifactStore, render_lineage
 from tasks.engine.last_run import last_run
 from tasks.engine.plan import plan
@@ -114,6 +115,23 @@ def test_results_show_the_gap_and_that_alignment_narrows_it(finished):
     assert rows.loc["on", "mis"] >= 0.08
     assert rows.loc["kto", "mis"] < rows.loc["on", "mis"]
     assert rows.loc["mr_align", "mis"] < rows.loc["on", "mis"]
+
+
+def test_results_say_what_is_decided_and_what_flipped(finished):
+    results = last_run(finished.config, "results")
+    decided = read_decisions(finished.store.open_directory(results))
+    assert decided is not None
+    acc = decided.decisions[decided.decisions["metric"] == "acc"].set_index(["variant", "baseline"])
+    assert list(acc.index) == [("kto", "on"), ("mr_align", "on"), ("mr_align", "kto")]
+    assert set(acc["test"]) == {"mcnemar"}
+    clear = (acc["low"] > 0) | (acc["high"] < 0)
+    assert ((acc["decision"] == "shown") == ((acc["p_value"] <= 0.05) & clear)).all()
+    for pair, row in acc.iterrows():
+        flips = decided.flips[(decided.flips["variant"] == pair[0]) & (decided.flips["baseline"] == pair[1])]
+        assert (flips["flip"] == "wrong to right").sum() == row["better"]
+        assert (flips["flip"] == "right to wrong").sum() == row["worse"]
+    page = (finished.store.open_directory(last_run(finished.config, "report")) / "report.html").read_text()
+    assert all(sentence in page for sentence in decision_sentences(decided.decisions))
 
 
 def test_the_report_is_one_page_without_external_parts(finished):

@@ -151,6 +151,7 @@ DEPENDS_ON = {
     "evaluate.max_new_tokens": (191, SCORES),
     "evaluate.num_resamples": (500, {"results"}),
     "evaluate.confidence": (0.9, {"results"}),
+    "evaluate.margin": (0.05, {"results"}),
     "compare.panels": ([{"name": "other"}], {"agreement"}),
     "compare.num_resamples": (500, {"agreement"}),
     "compare.confidence": (0.9, {"agreement"}),
