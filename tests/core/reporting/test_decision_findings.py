@@ -63,7 +63,13 @@ def test_tables_have_a_row_a_comparison_and_metric_of_each_part():
 
 def test_what_was_written_is_read(tmp_path):
     assert read_decisions(tmp_path) is None
-    flip = {"variant": "kto", "baseline": "on", "metric": "acc", "flip": "wrong to right", "question_id": "q"}
+    flip: dict[str, object] = {
+        "variant": "kto",
+        "baseline": "on",
+        "metric": "acc",
+        "flip": "wrong to right",
+        "question_id": "q",
+    }
     flip |= {"source": "s", "draw": 0, "question": "Who?", "answers": ["X"], "answer_before": None, "answer_after": "X"}
     write_table(tmp_path, FLIPS_FILE, FLIPS.frame([flip]), FLIPS)
     frame({}).to_json(tmp_path / DECISIONS_FILE, orient="records")
