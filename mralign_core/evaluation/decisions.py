@@ -44,7 +44,7 @@ Decision = Literal["shown", "edge", "equivalent", "open"]
 within the margin. ``open``: none of these."""
 WANTED_POWER = 0.8
 """The chance to show a difference at which it counts as one that could have been shown."""
-NUM_FLIPS = 20_000
+NUM_FLIPS = 100_000
 """Random sign flips behind a p-value that has no closed form."""
 DECISION_COLUMNS = (
     *("variant", "baseline", "stratum", "metric", "num_questions", "num_answers", *DIFFERENCE_COLUMNS, "std_error"),
@@ -69,11 +69,13 @@ class MeanOfSets(NamedTuple):
         difference: the mean of the S sets' differences.
         variances: (S,) squared standard error of each set's difference; NaN of a set with one question.
         sizes: (S,) questions.
+        num_draws: draws a question, on average.
     """
 
     difference: float
     variances: FloatArray
     sizes: FloatArray
+    num_draws: float
 
     @property
     def std_error(self) -> float:
@@ -112,7 +114,9 @@ def mean_of_sets(sets: Sequence[SetDifferences]) -> MeanOfSets:
         size = len(each.sums)
         residuals = (each.sums - mean * each.num_draws) / each.num_draws.mean()
         variances.append((residuals**2).sum() / (size * (size - 1)) if size > 1 else np.nan)
-    return MeanOfSets(float(np.mean(means)), np.array(variances), np.array([len(each.sums) for each in sets], float))
+    sizes = np.array([len(each.sums) for each in sets], float)
+    num_draws = float(sum(each.num_draws.sum() for each in sets) / sizes.sum())
+    return MeanOfSets(float(np.mean(means)), np.array(variances), sizes, num_draws)
 
 
 def mcnemar_p(better: int, worse: int) -> float:
@@ -177,12 +181,11 @@ def smallest_difference(found: MeanOfSets, level: float) -> float:
     """
     from scipy import stats
 
-    size = round(found.effective_size)
-    flips = int(np.ceil(np.log2(2 / level)))
+    size, flips = round(found.effective_size), _fewest_flips(level)
     if size < flips or np.isnan(found.std_error):
         return np.nan
-    # P(at least so many of the questions flip) = WANTED_POWER, by the incomplete beta function.
-    sparse = float(stats.beta.ppf(WANTED_POWER, flips, size - flips + 1))
+    # P(at least so many of the questions flip) = WANTED_POWER, by the incomplete beta function; each in one draw.
+    sparse = float(stats.beta.ppf(WANTED_POWER, flips, size - flips + 1)) / found.num_draws
     return max(_noncentrality(found.dof(), level) * found.std_error, sparse)
 
 
@@ -192,20 +195,13 @@ def questions_needed(found: MeanOfSets, level: float) -> float:
     All sets grow alike. It says how large to plan a next evaluation if the difference is what it was here, and nothing
     about this one.
     """
-    from scipy.optimize import brentq
+    from scipy import stats
 
-    signal = abs(found.difference) / found.std_error if found.std_error > 0 else np.nan
-    if not signal > 0:
+    if np.isnan(found.std_error) or not found.difference:
         return np.nan
-
-    def lacking(log_factor: float) -> float:
-        factor = np.exp(log_factor)
-        return float(signal * np.sqrt(factor) - _noncentrality(found.dof(factor), level))
-
-    fewest = np.log(2.5 / found.sizes.min())  # less would leave a set without a variance
-    most = max(fewest + 1, 2 * np.log(100 / signal))
-    factor = np.exp(fewest if lacking(fewest) > 0 else brentq(lacking, fewest, most))
-    return float(np.ceil(factor * found.sizes.sum() - 1e-6))
+    flips, flipping = _fewest_flips(level), min(abs(found.difference) * found.num_draws, 1.0)
+    sparse = (flips + stats.nbinom.ppf(WANTED_POWER, flips, flipping)) / found.effective_size
+    return float(np.ceil(max(_times_as_many(found, level), sparse) * found.sizes.sum() - 1e-6))
 
 
 def decide(
@@ -341,6 +337,28 @@ def _decision(is_rejected: bool, is_clear: bool, is_equivalent: bool) -> Decisio
     if is_rejected or is_clear:
         return "edge"
     return "equivalent" if is_equivalent else "open"
+
+
+def _fewest_flips(level: float) -> int:
+    """How many flips, all one way, the exact test must see to reject."""
+    return int(np.ceil(np.log2(2 / level)))
+
+
+def _times_as_many(found: MeanOfSets, level: float) -> float:
+    """How many times as many questions a t test needs for the difference that was seen; 0 where nothing varies."""
+    from scipy.optimize import brentq
+
+    if not found.std_error:
+        return 0.0
+    signal = abs(found.difference) / found.std_error
+
+    def lacking(log_factor: float) -> float:
+        factor = np.exp(log_factor)
+        return float(signal * np.sqrt(factor) - _noncentrality(found.dof(factor), level))
+
+    fewest = np.log(2.5 / found.sizes.min())  # less would leave a set without a variance
+    most = max(fewest + 1, 2 * np.log(100 / signal))
+    return float(np.exp(fewest if lacking(fewest) > 0 else brentq(lacking, fewest, most)))
 
 
 def _noncentrality(dof: float, level: float) -> float:

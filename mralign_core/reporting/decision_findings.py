@@ -125,6 +125,8 @@ def _decided(row: dict[str, Any]) -> str:
 
 
 def _moved_answers(row: dict[str, Any]) -> str:
+    if not row["better"] + row["worse"]:
+        return f"None of {row['num_answers']:,} answers flipped."
     return f"{row['better']:,} of {row['num_answers']:,} answers became right, {row['worse']:,} wrong."
 
 

@@ -109,7 +109,13 @@ def test_what_can_show_nothing_says_so():
     few, same = mean_of_sets([set_of([1, 1, 1, 0, 0])]), mean_of_sets([set_of(np.zeros(50))])
     assert np.isnan(smallest_difference(few, LEVEL)), "five flips have p = .0625 at best"
     assert 0.1 < smallest_difference(same, LEVEL) < 0.2, "six of 50 must flip one way"
+    assert smallest_difference(mean_of_sets([set_of(np.zeros(50), 4)]), LEVEL) == pytest.approx(
+        smallest_difference(same, LEVEL) / 4
+    ), "in one draw of four"
     assert np.isnan(questions_needed(same, LEVEL))
+    assert questions_needed(mean_of_sets([set_of(np.ones(9))]), LEVEL) == 6, "all flip, and six are enough"
+    assert stats.binom.sf(5, 77, 0.1) < 0.8 < stats.binom.sf(5, 78, 0.1)
+    assert questions_needed(mean_of_sets([set_of([1] * 5 + [0] * 45)]), LEVEL) == 78
     alone = mean_of_sets([set_of([1])])
     assert (
         np.isnan(alone.std_error)

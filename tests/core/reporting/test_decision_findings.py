@@ -34,6 +34,7 @@ def frame(*changes):
         ({}, "a difference of +3.1 points is shown (p = .023). 27 of 480 answers became right, 12 wrong."),
         ({"p_value": 5e-5, "is_equivalent": True}, "is shown (p < .0001), and it is within ±2 points."),
         (OPEN, "no difference is shown (+3.1 points, p = .21), nor that it is within ±2 points."),
+        (OPEN | {"better": 0, "worse": 0}, "None of 480 answers flipped. These"),
         (OPEN, "These 240 questions could have shown 3.9 points."),
         (OPEN | {"smallest_difference": None, "num_questions": 1}, "could have been shown with 1 question."),
         (OPEN | {"decision": "equivalent", "equivalence_p": 0.012}, "equivalent within ±2 points (p = .012)."),
