@@ -47,7 +47,9 @@ def evaluate(
     made = {name: ref for name, ref in inputs.items() if not name.startswith("adapter:")}
     scores = score_variants(config, made["evaluation-questions"], made["model"], trained)
     judgements = judge_variants(config, made["evaluation-questions"], scores)
-    results = compute_results(config, scores=scores, judgements=judgements)
+    results = compute_results(
+        config, scores=scores, judgements=judgements, evaluation_questions=made["evaluation-questions"]
+    )
     judged = {"scores": scores, "judgements": judgements}
     report = write_report(config, **as_arguments(made), adapter=trained, **judged, results=results)
     named = {f"{kind}:{variant}": ref for kind, refs in judged.items() for variant, ref in refs.items()}

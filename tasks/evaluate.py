@@ -11,6 +11,7 @@ import pandas as pd
 
 from mralign_core.annotation.failures import FAILURES_FILE, read_failures, set_aside_rows
 from mralign_core.config import RunConfig
+from mralign_core.evaluation.decisions import decide, list_flips
 from mralign_core.evaluation.held_out import (
     BASELINES,
     all_answers,
@@ -28,10 +29,12 @@ from mralign_core.judging.verdicts import Judged, judging_costs, scored_answers,
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.locate import model_name
 from mralign_core.questions.guessable import notes_on_guessable
+from mralign_core.reporting.decision_findings import DECISIONS_FILE, FLIPS_FILE, read_decisions
 from mralign_core.reporting.inputs import annotation_costs, joined_failures, joined_ledger, set_aside
 from mralign_core.reporting.judged_findings import read_judged, write_judged
 from mralign_core.reporting.report import ReportInputs, render_report
 from mralign_core.reporting.run_findings import Results, read_results
+from mralign_core.schemas.flips import FLIPS
 from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import ArtifactRef
 from mralign_core.storage.quarantine import read_quarantine, write_rows
@@ -59,7 +62,7 @@ SOURCES = (
 
 def _evaluation(config: RunConfig) -> dict[str, Any]:
     return {
-        **all_but(config.evaluate, "num_resamples", "confidence", "endpoint"),
+        **all_but(config.evaluate, "num_resamples", "confidence", "margin", "endpoint"),
         "instruction": config.generate.instruction,
         **served_or_loaded(config, config.evaluate),
         **reading(config),
@@ -147,13 +150,18 @@ def collect_scores(making: Making) -> Built:
 @artifact(
     "results",
     stage="evaluate",
-    inputs=(Input("scores", each=variants_to_score), Input("judgements", each=variants_to_judge)),
+    inputs=(
+        Input("scores", each=variants_to_score),
+        Input("judgements", each=variants_to_judge),
+        Input("evaluation-questions"),
+    ),
     fields=lambda config: {
-        **pick(config.evaluate, "num_resamples", "confidence"),
+        **pick(config.evaluate, "num_resamples", "confidence", "margin"),
         "seed": config.seed,
         "judges": [endpoint.model for endpoint in config.judge.endpoints],  # the first decides in a tie
     },
     sources=(
+        "mralign_core.evaluation.decisions",
         "mralign_core.evaluation.metrics",
         "mralign_core.evaluation.held_out",
         "mralign_core.judging.verdicts",
@@ -162,7 +170,7 @@ def collect_scores(making: Making) -> Built:
     without=other_samplers(lambda _: ""),
 )
 def compute_results(making: Making) -> Built:
-    """Compute the metrics of each variant, and their paired differences with intervals."""
+    """Compute the metrics of each variant, their paired differences with intervals, and what these decide."""
     section, answers = making.config.evaluate, _answers(making)
     judged = _judged(making, answers)
     if answers is not None and not (scored := scored_answers(answers, judged)).empty:
@@ -172,6 +180,16 @@ def compute_results(making: Making) -> Built:
         )
         for name, frame in Results(summarize(scored), differences)._asdict().items():
             frame.to_json(making.directory / f"{name}.json", orient="records", indent=1)
+        decisions = decide(
+            scored,
+            differences,
+            margin=section.margin,
+            confidence=section.confidence,
+            rng=np.random.default_rng([making.config.seed, 9]),
+        )
+        decisions.to_json(making.directory / DECISIONS_FILE, orient="records", indent=1)
+        flips = list_flips(scored, making.table("evaluation-questions", "questions.parquet"))
+        write_table(making.directory, FLIPS_FILE, flips, FLIPS)
     if judged is not None:
         write_judged(making.directory, judged)
     (making.directory / "variants.json").write_text(json.dumps(list(making.several("scores"))), encoding="utf-8")
@@ -225,7 +243,8 @@ def gather(making: Making) -> ReportInputs:
     scored = with_gold(answers) if answers is not None else None
     scored = None if scored is None or scored.empty else scored
     questions = making.table("evaluation-questions", "questions.parquet")
-    results = read_results(store.open_directory(making["results"]))
+    measured = store.open_directory(making["results"])
+    results, decided = read_results(measured), read_decisions(measured)
     labels = [name for name in ("annotations", "draw-annotations") if making.get(name)]
     thinking_draws = making.get("thinking-draws")
     judgements = read_judgements(store, making.several("judgements"))
@@ -258,6 +277,8 @@ def gather(making: Making) -> ReportInputs:
         questions=questions,
         summary=results.summary if results else None,
         differences=results.differences if results else None,
+        decisions=decided.decisions if decided else None,
+        flips=decided.flips if decided else None,
         confidence=config.evaluate.confidence,
         costs=annotation_costs(*(making.table(name, "raw_annotations.parquet") for name in labels)),
         ledger=without_offline(joined_ledger(*(read_ledger(config, ref) for ref in traces))),

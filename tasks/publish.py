@@ -25,6 +25,7 @@ from mralign_core.label_sets import label_set_of
 from mralign_core.reporting import agreement_figures, diagnostic_findings, figures, matrix_figures, style
 from mralign_core.reporting.ablation_findings import ablation_markdown
 from mralign_core.reporting.agreement_tables import agreement_markdown
+from mralign_core.reporting.decision_findings import decision_sentences, decision_tables, read_decisions
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
 from mralign_core.reporting.induction_findings import counts_sentence, label_table
 from mralign_core.reporting.judged_findings import judged_notes, judged_tables, read_judged
@@ -154,6 +155,11 @@ def show_results(config: RunConfig, results: ArtifactRef, report: ArtifactRef) -
         parts = [*(table.to_markdown() for table in result_tables(*measured)), BOLD]
         if judged := read_judged(store.open_directory(results)):
             parts += [*(table.to_markdown() for table in judged_tables(judged)), *judged_notes(judged)]
+        if decided := read_decisions(store.open_directory(results)):
+            parts += [
+                *decision_sentences(decided.decisions),
+                *(t.to_markdown() for t in decision_tables(decided.decisions)),
+            ]
         if len(measured.differences):
             figure = figures.difference_intervals(measured.differences, panel_metrics(measured.summary))
             _image("results-figure", figure, "Differences with paired intervals")

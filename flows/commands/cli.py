@@ -217,6 +217,53 @@ def compare_annotators(
         print_agreement(settings, state.result(), server)
 
 
+@app.command("judge-sheet")
+def judge_sheet(
+    config: ConfigOption = "pocket",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=_target, metavar="PATH", help="Write a blinded sheet (CSV, with instructions beside it) and stop."
+        ),
+    ] = None,
+    in_: Annotated[Path | None, typer.Option("--in", parser=_path, metavar="PATH", help="Read a filled sheet.")] = None,
+    sample: Annotated[
+        int, typer.Option(min=1, help="With --out: questions in the sheet, all variants' answers.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="With --out: seed that chooses and shuffles.")] = 0,
+    half_width: Annotated[
+        float, typer.Option(min=0.001, max=0.5, help="With --in: advise on intervals of ± this share.")
+    ] = 0.03,
+    input_: InputOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Have people judge a sample of the last run's answers, and correct the judge's rates by it.
+
+    The judge is what scored the answers, such as exact match. `--out` writes the sheet; `--in` prints Cohen's κ of
+    people and judge, each variant's share of right answers corrected by the people's sample, and how many more to
+    judge. docs/deciding.md says how.
+    """
+    from flows.commands.judge_sheet import read, write
+    from tasks.engine.one_task import Inputs
+
+    if (out is None) == (in_ is None):
+        raise ConfigError("judge-sheet: give --out PATH to write a sheet, or --in PATH to read one")
+    settings = read_following(config, _overrides(set_))
+    of = Inputs(settings, _pairs(input_, "--input"))
+    if out:
+        written = write(settings, of, out, sample, seed)
+        console.print(f"{written.num_items} answers to {written.num_questions} questions:", highlight=False)
+        for name, path in (("sheet", written.sheet), ("instructions", written.instructions)):
+            console.print(f"[bold]{name:<20}[/bold]{path}", soft_wrap=True, highlight=False)
+        console.print("read it back with --in, with the same config and run", highlight=False)
+    elif in_:
+        sheet, tables, advice = read(settings, of, in_, half_width)
+        console.print(f"{sheet.num_items} answers in the sheet, {sheet.num_not_judged} not judged", highlight=False)
+        for table in tables:
+            console.print(in_type(table))
+        console.print(escape(advice), highlight=False, soft_wrap=True)
+
+
 @app.command()
 def sensitivity(
     config: ConfigOption = "pocket",

@@ -288,6 +288,7 @@ def in_type(table: ResultTable, *, title: str | None = None, show_lines: bool = 
 
 
 def _print_summary(folder: Path, config: RunConfig) -> None:
+    from mralign_core.reporting.decision_findings import decision_sentences, read_decisions
     from mralign_core.reporting.judged_findings import judged_notes, judged_tables, read_judged
     from mralign_core.reporting.run_findings import read_results, result_tables, why_no_results
 
@@ -300,6 +301,9 @@ def _print_summary(folder: Path, config: RunConfig) -> None:
         console.print(in_type(table))
     for note in judged_notes(judged) if judged else ():
         console.print(escape(note), highlight=False, soft_wrap=True)
+    if decided := read_decisions(folder):
+        for line in decision_sentences(decided.decisions):
+            console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def _print_places(places: Mapping[str, object]) -> None:

@@ -8,11 +8,8 @@ harm.
 
 from __future__ import annotations
 
-import csv
 import difflib
-import hashlib
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,14 +20,12 @@ from mralign_core.comparison.annotation_sets import SET_COLUMNS
 from mralign_core.errors import DataError
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.questions.jsonl import refuse
+from mralign_core.spreadsheets import neutralised, opaque_id, read_csv, refuse_to_overwrite, write_csv
 
 SHEET_COLUMNS = ["item", "trace", "segment", "question", "text", "label_1", "label_2", "comment"]
 READ_COLUMNS = ("item", "label_1", "label_2")
 NO_LABEL = "no label"
 """What a rater writes where no label fits; a label's name can't hold a space."""
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
-MOST_CHARACTERS = 32_000
-"""Spreadsheets cut a cell at 32,767 characters."""
 SHEETS_FIELD = "compare.sheets"
 
 
@@ -72,20 +67,14 @@ def write_sheet(
         DataError: the file is there already (it may hold a rater's work), or there is no candidate.
     """
     instructions = path.with_suffix(".md")
-    for target in (path, instructions):
-        if target.exists():
-            raise DataError(f"--write-sheet: {target} is there already and may hold someone's work; name another file")
+    refuse_to_overwrite("--write-sheet", path, instructions)
     if candidates.empty:
         raise DataError("--write-sheet: there is no candidate trace to rate; run stage generate first")
     order = rng.permutation(len(candidates))[:num_traces]
     rows = [row for number, place in enumerate(order, start=1) for row in _sheet_rows(candidates.iloc[place], number)]
     path.parent.mkdir(parents=True, exist_ok=True)
     instructions.write_text(sheet_instructions(taxonomy, path.name), encoding="utf-8")
-    # The byte-order mark is what makes Excel read UTF-8.
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.DictWriter(file, SHEET_COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(path, SHEET_COLUMNS, rows)
     return WrittenSheet(path, instructions, len(order), len(rows))
 
 
@@ -101,7 +90,7 @@ def read_sheet(path: Path, candidates: pd.DataFrame, taxonomy: Taxonomy) -> Rate
         DataError: the file is not such a sheet, or rows of it are wrong; every one is named with row, column, value and
             the remedy.
     """
-    table = _read_table(path)
+    table = read_csv(path, READ_COLUMNS, SHEETS_FIELD, "mralign compare-annotators")
     items = {item_id(trace_id, number, text): (trace_id, number) for trace_id, number, text in _segments(candidates)}
     names = {label.casefold(): label for label in taxonomy.labels}
     problems: list[str] = []
@@ -129,28 +118,8 @@ def read_sheet(path: Path, candidates: pd.DataFrame, taxonomy: Taxonomy) -> Rate
 
 
 def item_id(trace_id: str, segment: int, text: str) -> str:
-    """A segment's opaque id: letters only, so that no spreadsheet takes it for a number or a date.
-
-    It depends on the text, so that a sheet of other segments under the same names is noticed.
-
-    >>> item_id("q1-0", 0, "Let me think.")
-    'pfwzmypfrrnv'
-    """
-    digest = hashlib.blake2b(repr((trace_id, segment, text)).encode("utf-8", "surrogatepass"), digest_size=12).digest()
-    return "".join(chr(ord("a") + byte % 26) for byte in digest)
-
-
-def neutralised(text: str) -> str:
-    """Text that a spreadsheet shows and does not run: a quote before what would start a formula, no control characters.
-
-    >>> neutralised("=1+1"), neutralised("a = b")
-    ("'=1+1", 'a = b')
-    """
-    clean = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text.replace("\r\n", "\n"))
-    if len(clean) > MOST_CHARACTERS:
-        clean = f"{clean[:MOST_CHARACTERS]}\n[… {len(clean) - MOST_CHARACTERS} more characters]"
-    starts = text.startswith(FORMULA_STARTS) or clean.lstrip().startswith(FORMULA_STARTS)
-    return f"'{clean}" if starts else clean
+    """A segment's opaque id; it depends on the text, so that a sheet of other segments of these names is noticed."""
+    return opaque_id(trace_id, segment, text)
 
 
 def sheet_instructions(taxonomy: Taxonomy, sheet_name: str) -> str:
@@ -193,41 +162,6 @@ def _sheet_rows(trace: Any, number: int) -> Iterator[dict[str, Any]]:
             "question": neutralised(trace["question"]),
             "text": neutralised(text),
         }
-
-
-def _read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Row number as a spreadsheet counts, and the stripped values by column name, of each row that is not empty."""
-    if not path.is_file():
-        raise DataError(f"{SHEETS_FIELD}: {path} is not a file; name a sheet that `mralign compare-annotators` wrote")
-    lines = _decode(path.read_bytes()).removeprefix("\ufeff").split("\n", 1)
-    has_hint = lines[0].lower().startswith("sep=")  # a line that Excel writes for itself
-    text = lines[1] if has_hint and len(lines) > 1 else "\n".join(lines)
-    header: list[str] = []
-    for separator in (",", ";", "\t"):
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
-        header = [name.strip().casefold() for name in rows[0]] if rows else []
-        if set(READ_COLUMNS) <= set(header):
-            numbered = enumerate(rows[1:], start=2 + has_hint)
-            return [(row, _by_name(header, values)) for row, values in numbered if any(map(str.strip, values))]
-    raise DataError(
-        f"{SHEETS_FIELD}: {path} has no header row with the columns {', '.join(READ_COLUMNS)} (its first row is "
-        f"{', '.join(header)!r:.80}); keep the header, and save as CSV with commas, semicolons or tabs"
-    )
-
-
-def _by_name(header: Sequence[str], values: Sequence[str]) -> dict[str, str]:
-    padded = [*values, *[""] * (len(header) - len(values))]
-    return {name: value.strip() for name, value in zip(header, padded, strict=False)}
-
-
-def _decode(content: bytes) -> str:
-    """Text in UTF-8, in UTF-16 where a byte-order mark says so, else in the Western European code page of Windows."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16", errors="replace")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return content.decode("cp1252", errors="replace")
 
 
 def _labels(row: int, values: Mapping[str, str], names: Mapping[str, str], problems: list[str]) -> list[str] | None:

@@ -36,7 +36,9 @@ class EvaluateConfig(Section):
     num_resamples: int = Field(2000, ge=100, le=100_000)
     """Bootstrap resamples of questions behind each interval."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Coverage of the intervals."""
+    """Coverage of the intervals; 1 − the level of the tests."""
+    margin: float = Field(0.02, gt=0, lt=0.5)
+    """The smallest difference that matters, as a share: .02 is 2 points. One shown to be smaller is equivalent."""
     batch_size: int = Field(16, ge=1, le=4096, json_schema_extra=OPERATIONAL)
     """Rows decoded together; does not change any text. Sampler `transformers` only."""
     shard_size: int = Field(512, ge=1, json_schema_extra=OPERATIONAL)

@@ -171,6 +171,32 @@ def comparisons(variants: Sequence[str]) -> list[tuple[str, str]]:
     return pairs + [("mr_align", "kto")] * ({"mr_align", "kto"} <= set(trained))
 
 
+class PairedPart(NamedTuple):
+    """What is reported together of a variant and its baseline: both frames of each set, on the same cells."""
+
+    stratum: str
+    scoring: ScoringName
+    sets: list[tuple[pd.DataFrame, pd.DataFrame]]
+
+
+def paired_parts(answers: pd.DataFrame, variant: str, baseline: str) -> Iterator[PairedPart]:
+    """What a decision is made on: all questions of one set, or of several sets each macro average and each set.
+
+    Args:
+        answers: what :func:`answer_metrics` returns.
+        variant: compared with the baseline.
+        baseline: must hold the same questions and draws.
+
+    Raises:
+        DataError: the two differ in their questions or draws.
+    """
+    for part in _parts(answers):
+        pairs = [(_same_cells(rows, variant, baseline), rows[rows["variant"] == baseline]) for rows in part.sets]
+        yield PairedPart(part.stratum, part.scoring, pairs)
+        if part.stratum == ALL_QUESTIONS:
+            return
+
+
 def paired_differences(
     scores: pd.DataFrame, *, num_resamples: int, confidence: float, rng: np.random.Generator
 ) -> pd.DataFrame:

@@ -24,7 +24,14 @@ from mralign_core.evaluation.metrics import ALL_QUESTIONS, CONSISTENCY, consiste
 from mralign_core.generation.outcomes import PARTLY_DRAWN
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.traces import WELL_FORMED
-from mralign_core.reporting import diagnostic_findings, example_traces, figures, matrix_figures, style
+from mralign_core.reporting import (
+    decision_findings,
+    diagnostic_findings,
+    example_traces,
+    figures,
+    matrix_figures,
+    style,
+)
 from mralign_core.reporting import run_findings as findings
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
 from mralign_core.reporting.judged_findings import JudgedResults, judged_notes, judged_tables
@@ -76,6 +83,10 @@ class ReportInputs:
     """What ``metrics.paired_differences`` returns."""
     confidence: float
     """Coverage of the intervals in ``differences``."""
+    decisions: pd.DataFrame | None = None
+    """What ``decisions.decide`` returns."""
+    flips: pd.DataFrame | None = None
+    """Rows of ``schemas.flips``."""
     costs: pd.DataFrame | None = None
     """Replies, tokens and dollars behind the labels, by annotator; any columns."""
     ledger: pd.DataFrame | None = None
@@ -144,6 +155,19 @@ def _results(inputs: ReportInputs) -> dict[str, Any] | None:
             for metrics in [findings.stratum_metrics(summary, stratum)]
         ],
         "shifts": _shifts(inputs.scores),
+        "decided": _decided(inputs),
+    }
+
+
+def _decided(inputs: ReportInputs) -> dict[str, Any] | None:
+    """Sentences and tables of what comparisons decide, and the flips to read; None where nothing was compared."""
+    decisions, flips = _rows(inputs.decisions), _rows(inputs.flips)
+    if decisions is None:
+        return None
+    return {
+        "sentences": decision_findings.decision_sentences(decisions),
+        "tables": decision_findings.decision_tables(decisions),
+        "flips": [] if flips is None else decision_findings.flip_groups(flips),
     }
 
 

@@ -132,6 +132,12 @@ def test_an_unknown_arm_is_named_with_those_there_are(mralign, store):
     assert (code, "unknown arm 'mralign'; there are sft, kto," in err, "(got" in err) == (2, True, False), err
 
 
+@pytest.mark.parametrize("options", [[], ["--out", "a.csv", "--in", "b.csv"]])
+def test_a_judge_sheet_is_written_or_read(mralign, store, options):
+    code, _, err = mralign("judge-sheet", *options, *settings(store))
+    assert (code, "give --out PATH to write a sheet, or --in PATH to read one" in err) == (2, True), err
+
+
 Q = {"id": 1, "question": "Who wrote Emma?", "answer": "Jane Austen"}
 
 

@@ -1,8 +1,10 @@
 """The whole pipeline on the pocket world: run, run again, on a folder and on S3."""
 
+import csv
 import json
 import shutil
 import threading
+from html import unescape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +14,16 @@ import pytest
 from peft import PeftConfig
 from safetensors.torch import load_file
 
+from flows.commands import judge_sheet
 from flows.commands.server import wait_for_records
 from flows.generate import generate
 from flows.pipeline import pipeline
 from mralign_core.config import RunConfig
+from mralign_core.method.matching import exact_match
+from mralign_core.reporting.decision_findings import decision_sentences, read_decisions
 from mralign_core.storage import ArtifactRef, ArtifactStore, render_lineage
 from tasks.engine.last_run import last_run
+from tasks.engine.one_task import Inputs
 from tasks.engine.plan import plan
 from tasks.estimate import diagnose_transitions, estimate_transitions
 from tasks.generate import select_candidates
@@ -114,6 +120,42 @@ def test_results_show_the_gap_and_that_alignment_narrows_it(finished):
     assert rows.loc["on", "mis"] >= 0.08
     assert rows.loc["kto", "mis"] < rows.loc["on", "mis"]
     assert rows.loc["mr_align", "mis"] < rows.loc["on", "mis"]
+
+
+def test_results_say_what_is_decided_and_what_flipped(finished):
+    results = last_run(finished.config, "results")
+    decided = read_decisions(finished.store.open_directory(results))
+    assert decided is not None
+    acc = decided.decisions[decided.decisions["metric"] == "acc"].set_index(["variant", "baseline"])
+    assert list(acc.index) == [("kto", "on"), ("mr_align", "on"), ("mr_align", "kto")]
+    assert set(acc["test"]) == {"mcnemar"}
+    clear = (acc["low"] > 0) | (acc["high"] < 0)
+    assert ((acc["decision"] == "shown") == ((acc["p_value"] <= 0.05) & clear)).all()
+    for pair, row in acc.iterrows():
+        flips = decided.flips[(decided.flips["variant"] == pair[0]) & (decided.flips["baseline"] == pair[1])]
+        assert (flips["flip"] == "wrong to right").sum() == row["better"]
+        assert (flips["flip"] == "right to wrong").sum() == row["worse"]
+    page = unescape((finished.store.open_directory(last_run(finished.config, "report")) / "report.html").read_text())
+    assert all(sentence in page for sentence in decision_sentences(decided.decisions))
+
+
+def test_people_who_judge_as_exact_match_does_agree_with_it(finished, tmp_path):
+    of = Inputs(finished.config, {})
+    written = judge_sheet.write(finished.config, of, tmp_path / "sheet.csv", 40, seed=0)
+    rows = list(csv.DictReader(written.sheet.open(encoding="utf-8-sig", newline="")))
+    assert len(rows) == written.num_items and written.num_questions == 40
+    for row in rows:
+        row["verdict"] = "right" if exact_match(row["answer"], row["reference_answers"].split(" / ")) else "wrong"
+    with written.sheet.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    sheet, (agreement, rates, moved), advice = judge_sheet.read(finished.config, of, written.sheet, 0.03)
+    assert (sheet.num_items, sheet.num_not_judged) == (len(rows), 0)
+    assert agreement.rows[0][:4] == ["all variants", "160", "100.0", "1.00 [1.00, 1.00]"]
+    assert [row[0] for row in rates.rows] == ["think off", "think on", "KTO", "MR-ALIGN"]
+    assert all(str(row[5]).startswith("40 of ") and " to " in str(row[4]) for row in rates.rows)
+    assert len(moved.rows) == 3 and "±3 points" in advice
 
 
 def test_the_report_is_one_page_without_external_parts(finished):

@@ -6,8 +6,9 @@ import io
 import numpy as np
 import pytest
 
-from mralign_core.comparison.sheets import MOST_CHARACTERS, NO_LABEL, SHEET_COLUMNS, read_sheet, write_sheet
+from mralign_core.comparison.sheets import NO_LABEL, SHEET_COLUMNS, read_sheet, write_sheet
 from mralign_core.errors import DataError
+from mralign_core.spreadsheets import MOST_CHARACTERS
 
 HOSTILE = ["=HYPERLINK(1)", "+1", "-1 is a number", "@SUM(A1)", ' "quoted", and; more\n\nlines', "\x00\x1b[31m é 漢 🎉"]
 

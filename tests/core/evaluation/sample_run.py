@@ -8,6 +8,7 @@ from mralign_core.estimation.diagnostics import diagnose
 from mralign_core.estimation.diagnostics.survey import survey_traces
 from mralign_core.estimation.matrices import estimate_transitions
 from mralign_core.estimation.traces import batch_of_traces, labelled_traces
+from mralign_core.evaluation.decisions import decide, list_flips
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.method.segment_weights import clip_ratios
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
@@ -180,6 +181,7 @@ def full_inputs():
         options=lambda frame: [[]] * len(frame),
         incorrect_answers=lambda frame: [[]] * len(frame),
     )
+    differences = paired_differences(scores, num_resamples=500, confidence=0.95, rng=rng)
     funnel = [("questions", 60, 0, ""), ("selection", 24, 36, "draws disagree")]
     return ReportInputs(
         run={"run": "test", "model": "a model", "seed": "0"},
@@ -197,7 +199,9 @@ def full_inputs():
         scores=scores,
         questions=QUESTIONS.require(questions),
         summary=summarize(scores),
-        differences=paired_differences(scores, num_resamples=500, confidence=0.95, rng=rng),
+        differences=differences,
+        decisions=decide(scores, differences, margin=0.02, confidence=0.95, rng=rng),
+        flips=list_flips(scores, questions),
         costs=pd.DataFrame({"role": ["annotator_a"], "requests": [24], "cost_usd": [0.0]}),
         ledger=pd.DataFrame({"run": ["pocket-1f2e"], "model": ["openai/x"], "requests": [24], "cost_usd": [1.5]}),
         quarantine=pd.DataFrame({"table": ["scores"], "reason": ["must be text"], "rows": [1]}),

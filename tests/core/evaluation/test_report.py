@@ -10,6 +10,7 @@ from sample_run import as_scores, random_scores, score
 from mralign_core.errors import DataError
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.reporting.decision_findings import MOST_FLIPS, MOST_TEXT
 from mralign_core.reporting.report import ReportInputs, render_report
 
 HOSTILE = (
@@ -231,6 +232,8 @@ def test_one_variant_and_one_polarity_still_make_a_report(inputs, quick):
                 candidates=kept,
                 summary=inputs.summary[inputs.summary["variant"].isin(["on", "kto"])],
                 differences=inputs.differences.query("variant == 'kto'"),
+                decisions=inputs.decisions.query("variant == 'kto'"),
+                flips=inputs.flips.query("variant == 'kto'"),
             )
         )
     )
@@ -275,3 +278,27 @@ def test_a_large_evaluation_stays_under_the_limit(quick):
     differences = paired_differences(scores, num_resamples=200, confidence=0.95, rng=rng)
     html = render_report(dataclasses.replace(quick, scores=scores, summary=summarize(scores), differences=differences))
     assert len(html.encode()) < 2_000_000
+
+
+def test_what_moved_is_told_and_its_flips_can_be_read(inputs, page, quick):
+    repaired = len(inputs.flips.query("variant == 'mr_align' and baseline == 'kto'"))
+    for text in (
+        "MR-ALIGN against KTO, Acc: a difference of",
+        "KTO against think on, Acc: no difference is shown",
+        f"MR-ALIGN against KTO: {repaired} answers that flipped, {MOST_FLIPS} shown",
+        "All of them are in flips.parquet of the results.",
+    ):
+        assert text in page.text
+    undecided = Page(render_report(dataclasses.replace(quick, decisions=None, flips=None)))
+    assert "What moved" not in undecided.text
+
+
+def test_flips_show_hostile_and_long_texts_as_they_are(quick, inputs):
+    flips = inputs.flips.head(2).assign(
+        question=HOSTILE, answers=[[HOSTILE], ["Oslo"]], answer_before=[None, "x" * 9999], answer_after=HOSTILE
+    )
+    html = render_report(dataclasses.replace(quick, flips=flips))
+    page = Page(html)
+    assert not {tag for tag, _ in page.tags} & {"script", "img"}
+    assert page.text.count("<script>alert(1)</script>") >= 5 and f"{'x' * MOST_TEXT} […]" in page.text
+    assert "x" * (MOST_TEXT + 1) not in page.text

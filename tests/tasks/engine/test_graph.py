@@ -147,6 +147,7 @@ DECIDES = {
     "training.examples": {"reference-logps", "adapter"},
     "training.card": {"adapter"},
     "evaluation.metrics": {"results", "report", "ablation", "ablation-page"},
+    "evaluation.decisions": {"results"},
     "evaluation.held_out": SCORES | {"results", "report"},
     "reporting.report": {"report"},
     "reporting.diagnostic_figures": {"diagnostic-figures", "report"},
@@ -200,6 +201,7 @@ DECIDES_NOTHING = {
     "processes.launch": ({"reference-logps", "adapter"}, "has other processes call what one process would"),
     "reporting.run_findings": ({"results"}, "names the files; evaluation.metrics says what is in them"),
     "reporting.judged_findings": ({"results"}, "names the files; judging.verdicts says what is in them"),
+    "reporting.decision_findings": ({"results"}, "names the files; evaluation.decisions says what is in them"),
 }
 """Modules that build functions name, and that their artifacts' ``sources`` don't reach: of which artifacts, and why."""
 

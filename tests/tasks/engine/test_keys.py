@@ -154,6 +154,7 @@ DEPENDS_ON = {
     "evaluate.max_new_tokens": (191, SCORES),
     "evaluate.num_resamples": (500, {"results"}),
     "evaluate.confidence": (0.9, {"results"}),
+    "evaluate.margin": (0.05, {"results"}),
     "compare.panels": ([{"name": "other"}], {"agreement"}),
     "compare.num_resamples": (500, {"agreement"}),
     "compare.confidence": (0.9, {"agreement"}),
@@ -383,8 +384,8 @@ def test_of_a_judge_what_it_says_counts_and_its_limits_do_not(fields, direct):
 
 
 def test_without_a_judge_nothing_is_made_of_answers_beside_scores():
-    work = compute_results.work(POCKET, scores={"on": ANY})
-    assert list(work.inputs) == ["scores:on"] and not artifact_of("judgements").parts(POCKET)
+    work = compute_results.work(POCKET, scores={"on": ANY}, evaluation_questions=ANY)
+    assert list(work.inputs) == ["scores:on", "evaluation-questions"] and not artifact_of("judgements").parts(POCKET)
 
 
 SCORED_BY = {"evaluate.sampler": "endpoint", "evaluate.endpoint": {"model": "hosted_vllm/m", "api_base": "http://h/v1"}}

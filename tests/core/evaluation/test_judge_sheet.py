@@ -1,0 +1,150 @@
+"""Sheets on which people judge: blinded on the way out, strict and forgiving of spreadsheets on the way in."""
+
+import csv
+
+import numpy as np
+import pandas as pd
+import pytest
+from sample_run import as_scores, score
+
+from mralign_core.errors import DataError
+from mralign_core.evaluation.judge_sheet import (
+    JUDGE_SHEET_COLUMNS,
+    NO_ANSWER_SHOWN,
+    read_judge_sheet,
+    write_judge_sheet,
+)
+
+VARIANTS = ("off", "on", "kto")
+
+
+@pytest.fixture
+def scores():
+    """Twelve questions, two draws each; KTO answers as think-on does, but for every third question."""
+    rows = [
+        score(variant, f"q{number}", variant != "off" or None, True, draw, answer=f"Oslo {number}.{draw}{own}")
+        for number in range(12)
+        for draw in range(2)
+        for variant in VARIANTS
+        for own in ["" if variant == "on" or (variant == "kto" and number % 3) else f" {ord(variant[0])}"]
+    ]
+    return as_scores(rows)
+
+
+@pytest.fixture
+def questions():
+    return pd.DataFrame(
+        {
+            "question_id": [f"q{number}" for number in range(12)],
+            "question": [f"Where is {number}?" for number in range(12)],
+        }
+    ).assign(answers=[["Oslo", "Christiania"]] * 12)
+
+
+@pytest.fixture
+def write(tmp_path, scores, questions):
+    def written(num_questions=99, seed=0, name="sheet.csv", rows=scores):
+        rng = np.random.default_rng(seed)
+        return write_judge_sheet(tmp_path / name, rows, questions, num_questions=num_questions, rng=rng)
+
+    return written
+
+
+def rows_of(path):
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def save(path, rows, separator=",", encoding="utf-8"):
+    with path.open("w", encoding=encoding, newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), delimiter=separator)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_a_sheet_is_blinded_shuffled_and_repeatable(write, scores):
+    written = write()
+    rows = rows_of(written.sheet)
+    assert list(rows[0]) == JUDGE_SHEET_COLUMNS and len(rows) == written.num_items
+    shown = {word for row in rows for cell in row.values() for word in cell.split()}
+    assert not shown & {*VARIANTS, *scores["question_id"], "True", "ok", "s"}
+    assert all(row["item"].isalpha() and not row["verdict"] and not row["comment"] for row in rows)
+    order = [row["question"] for row in rows]
+    assert order != sorted(order) and any(a != b for a, b in zip(order[::2], order[1::2], strict=False))
+    again = write(name="again.csv")
+    assert again.sheet.read_bytes() == written.sheet.read_bytes() != write(seed=1, name="c.csv").sheet.read_bytes()
+    assert "`sheet.csv`" in written.instructions.read_text(encoding="utf-8")
+
+
+def test_one_draw_of_each_question_and_equal_answers_once(write):
+    written = write(num_questions=5)
+    rows = rows_of(written.sheet)
+    by_question = pd.DataFrame(rows).groupby("question")["answer"]
+    assert written.num_questions == 5 == by_question.ngroups
+    for question, answers in by_question:
+        number = int("".join(filter(str.isdigit, str(question))))
+        assert len(answers) == (2 if number % 3 else 3), "think-on and KTO answer most questions alike"
+        assert len({answer.split(" ")[1] for answer in answers}) == 1, "of one draw"
+
+
+def test_verdicts_hold_for_every_variant_that_gave_the_answer(write, scores):
+    path = write().sheet
+    rows = rows_of(path)
+    words = ["right", "WRONG", " yes ", "n", "1", "false", ""]
+    for place, row in enumerate(rows):
+        row["verdict"] = words[place % len(words)]
+    for separator, encoding in ((",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-16")):
+        found = read_judge_sheet(save(path, rows[::-1], separator, encoding), scores)
+        assert found.num_items == len(rows) and found.num_not_judged == sum(not row["verdict"] for row in rows)
+        verdicts = found.verdicts.set_index(["question_id", "draw", "variant"])["verdict"]
+        texts = scores.set_index(["question_id", "draw", "variant"])["answer"]
+        given = {row["answer"]: row["verdict"].strip().lower() for row in rows}
+        assert all(verdict == (given[texts[cell]] in ("right", "yes", "1")) for cell, verdict in verdicts.items())
+    counts = found.verdicts.groupby(["question_id", "draw"]).size()
+    assert counts.max() == 3 and found.verdicts.groupby("question_id")["draw"].nunique().max() == 1
+
+
+@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", " =1", "＝1"])
+def test_no_cell_is_a_formula(write, scores, questions, text):
+    scores["answer"] = text
+    questions["question"], questions["answers"] = text, [[text]] * len(questions)
+    for row in rows_of(write(rows=scores).sheet):
+        assert all(row[name].startswith("'") for name in ("question", "reference_answers", "answer"))
+
+
+def test_a_missing_answer_is_judged_too(write, scores):
+    scores.loc[scores["variant"] == "kto", "answer"] = None
+    path = write().sheet
+    rows = rows_of(path)
+    assert sum(row["answer"] == NO_ANSWER_SHOWN for row in rows) == 12
+    for row in rows:
+        row["verdict"] = "wrong" if row["answer"] == NO_ANSWER_SHOWN else "right"
+    verdicts = read_judge_sheet(save(path, rows), scores).verdicts
+    assert verdicts.groupby("variant")["verdict"].all().to_dict() == {"kto": False, "off": True, "on": True}
+
+
+def test_wrong_rows_are_named_with_the_remedy(write, scores):
+    path = write().sheet
+    rows = rows_of(path)
+    rows[0]["verdict"], rows[1]["item"], rows[3]["item"] = "maybe", "abc", rows[2]["item"]
+    with pytest.raises(DataError) as caught:
+        read_judge_sheet(save(path, rows), scores)
+    for part in (
+        "--in: ",
+        "row 2, column verdict: 'maybe' is no verdict; write right or wrong",
+        "row 3, column item: 'abc' is no answer of this run",
+        "row 5, column item:",
+        "is in row 4 too; keep one of them",
+    ):
+        assert part in str(caught.value)
+    with pytest.raises(DataError, match="no header row with the columns item, verdict"):
+        read_judge_sheet(save(path, [{"a": "b"}]), scores)
+
+
+def test_work_is_not_written_over_and_nothing_to_judge_is_said(write, scores):
+    write()
+    with pytest.raises(DataError, match=r"--out: .* may hold someone's work"):
+        write()
+    with pytest.raises(DataError, match="no answer has a verdict"):
+        write(name="other.csv", rows=scores.head(0))
