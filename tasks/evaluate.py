@@ -29,7 +29,7 @@ from mralign_core.label_sets import label_set_of
 from mralign_core.models.locate import model_name
 from mralign_core.questions.guessable import notes_on_guessable
 from mralign_core.reporting.inputs import annotation_costs, joined_failures, joined_ledger, set_aside
-from mralign_core.reporting.judged_findings import read_judged, write_judged
+from mralign_core.reporting.judged_findings import baseline_notes, read_judged, write_judged
 from mralign_core.reporting.report import ReportInputs, render_report
 from mralign_core.reporting.run_findings import Results, read_results
 from mralign_core.schemas.scores import SCORES
@@ -217,6 +217,7 @@ def gather(making: Making) -> ReportInputs:
     labels = [name for name in ("annotations", "draw-annotations") if making.get(name)]
     thinking_draws = making.get("thinking-draws")
     judgements = read_judgements(store, making.several("judgements"))
+    judged = read_judged(store.open_directory(making["results"]))
     traces = [making["candidates"], *filter(None, [thinking_draws])]
     failures = joined_failures(*(read_failures(making.file(name, FAILURES_FILE)) for name in labels))
     quarantined = [row for ref in making.work.inputs.values() for row in read_quarantine(store, ref)]
@@ -230,6 +231,7 @@ def gather(making: Making) -> ReportInputs:
         notes=[
             *notes_on_yield(config, making["candidates"]),
             *notes_on_answers(config, store.manifest(making["questions"]).counts, answers),
+            *baseline_notes(judged),
             *notes_on_guessable(store.manifest(making["evaluation-questions"]).counts, config.questions.on_guessable),
         ],
         funnel=pd.DataFrame(store.read_json(making["candidates"], FUNNEL)),
@@ -249,7 +251,7 @@ def gather(making: Making) -> ReportInputs:
         confidence=config.evaluate.confidence,
         costs=annotation_costs(*(making.table(name, "raw_annotations.parquet") for name in labels)),
         ledger=without_offline(joined_ledger(*(read_ledger(config, ref) for ref in traces))),
-        judged=read_judged(store.open_directory(making["results"])),
+        judged=judged,
         judging_costs=judging_costs(judgements) if judgements else None,
         judging_ledger=without_offline(read_judge_ledger(config, making["evaluation-questions"])),
         quarantine=set_aside(quarantined, set_aside_rows(failures)),

@@ -25,6 +25,8 @@ from mralign_core.method.agreement import agreement
 from mralign_core.method.benchmarks import JUDGED_METRICS
 from mralign_core.schemas.judgements import GRADES, SIMILARITY_PROVIDER
 
+BY_BASELINE = f" by {SIMILARITY_PROVIDER} of wordings"
+"""What the name of a set ends with that only the offline baseline has judged."""
 CELL = ["question_id", "draw"]
 VERDICTS = ("truthful", "informative", "grade")
 VERDICT_SHARES = (*JUDGED_METRICS, *GRADES, "correct_given_attempted", "f_score")
@@ -34,7 +36,8 @@ VERDICT_SHARES = (*JUDGED_METRICS, *GRADES, "correct_given_attempted", "f_score"
 class Judged(NamedTuple):
     """What judges say of all variants.
 
-    ``verdicts`` has a row a variant, question and draw: ``kind, answered, truthful, informative, grade`` by vote.
+    ``verdicts`` has a row a variant, question and draw: ``kind, answered, truthful, informative, grade`` by vote, and
+    whether the vote is the offline baseline's alone (``by_baseline``).
     ``rates`` has a row a set, variant and judge, the vote first as judge "": ``num_answers``, ``no_answer`` (share
     without an answer) and the :data:`VERDICT_SHARES`. ``agreement`` has a row a set, verdict and two judges: ``judge_a,
     judge_b, num_answers, agree, kappa``. ``left_out`` has a row a set: ``num_answers`` (questions and draws), and how
@@ -92,7 +95,9 @@ def _voted(whole: pd.DataFrame) -> pd.DataFrame:
     has_model = is_model.groupby(whole["kind"]).transform("any") if len(whole) else is_model
     voters = whole[is_model | ~has_model]
     by_answer = voters.groupby(["source", "kind", "variant", *CELL], sort=False)
-    return by_answer.agg({"answered": "first", **dict.fromkeys(VERDICTS, _most_given)}).reset_index()
+    rules = {"judge": "first", "answered": "first", **dict.fromkeys(VERDICTS, _most_given)}
+    voted = by_answer.agg(rules).reset_index()
+    return voted.assign(by_baseline=voted.pop("judge").map(is_baseline).astype(bool))
 
 
 def _most_given(verdicts: pd.Series) -> Any:
@@ -165,14 +170,18 @@ def _left_out(asked: pd.DataFrame, whole: pd.DataFrame, sources: pd.Series) -> p
 def with_verdicts(answers: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     """The answers whose truthfulness was voted on, with the :data:`~mralign_core.method.benchmarks.JUDGED_METRICS`.
 
+    Where the vote is the baseline's alone, the name of the set says so.
+
     Args:
         answers: rows of :data:`~mralign_core.schemas.scores.SCORES`.
         verdicts: of a :class:`Judged`.
     """
     of_kind = verdicts[verdicts["kind"] == "truthful"]
-    metrics = of_kind[["variant", *CELL]].assign(**judged_metrics(of_kind))
+    metrics = of_kind[["variant", *CELL, "by_baseline"]].assign(**judged_metrics(of_kind))
     truthful = answers[answers["scoring"] == "truthful"]
-    return truthful.merge(metrics, on=["variant", *CELL], how="inner", validate="one_to_one")
+    voted = truthful.merge(metrics, on=["variant", *CELL], how="inner", validate="one_to_one")
+    by_baseline = voted.pop("by_baseline").to_numpy(bool)
+    return voted.assign(source=voted["source"].where(~by_baseline, voted["source"] + BY_BASELINE))
 
 
 def scored_answers(answers: pd.DataFrame, judged: Judged | None) -> pd.DataFrame:

@@ -22,6 +22,7 @@ GRADE_TITLES = {
     "correct_given_attempted": "given attempted",
     "f_score": "F",
 }
+NO_RESULTS = "its numbers are for trying the path, and no results"
 VOTE = "vote"
 """Stands for a judge where the verdict of most is meant."""
 
@@ -111,12 +112,17 @@ def judged_notes(judged: JudgedResults) -> list[str]:
     return [note for note in notes if note]
 
 
+def baseline_notes(judged: JudgedResults | None) -> list[str]:
+    """For the top of a page: which sets only the offline baseline has judged."""
+    return [] if judged is None else [note for note in judged_notes(judged) if NO_RESULTS in note]
+
+
 def _note_on_judges(source: str, judges: Sequence[str]) -> str:
     models = [judge for judge in judges if not is_baseline(judge)]
     if not models:
         return (
             f"{source} is judged by {', '.join(judges)}, an offline baseline that compares wordings and understands "
-            "nothing: its numbers are for trying the path, and no results."
+            f"nothing: {NO_RESULTS}."
         )
     if len(models) == 1:
         return f"{source} is judged by {models[0]}."

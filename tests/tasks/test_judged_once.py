@@ -299,6 +299,7 @@ def test_a_run_of_judged_questions_alone_has_a_headline_and_sentences(server, tm
 @pytest.mark.parametrize(
     ("sets", "judge", "says_so"),
     [
+        (["nq"], {"endpoints": ["similarity/ngrams"], "graded": ["nq"]}, "these judges score no set"),
         (["nq"], {}, "judge.endpoints has no effect: of questions.eval"),
         (["nq"], {"graded": ["nq", "x"]}, "judge.graded names x, but"),
         (["nq"], {"graded": ["nq"]}, ""),

@@ -77,6 +77,25 @@ def test_the_baseline_has_no_vote_beside_a_model_and_decides_alone():
     assert rates(weigh(dict(itertools.islice(given.items(), 1)))) == [[0, 0, 0]]
 
 
+def test_a_set_that_only_the_baseline_has_judged_says_so_in_its_name():
+    questions = question_rows()
+    scores = score_rows(questions, [["a"]])
+    names = {}
+    for judges in (("similarity/ngrams",), ("similarity/ngrams", "m/a")):
+        judged = weigh({("on", judge): [(T, T)] for judge in judges})
+        names[judges[-1]] = scored_answers(scores, judged)["source"].tolist()
+    assert names == {"similarity/ngrams": ["truthfulqa by similarity of wordings"], "m/a": ["truthfulqa"]}
+
+
+def test_where_no_answer_has_a_verdict_there_are_no_rates():
+    failures = [{"question_id": "q0", "draw": 0}]
+    judged = weigh({("on", "m/a"): [None], ("kto", "m/a"): [None]}, failures=failures)
+    assert judged.rates.empty and judged.agreement.empty
+    assert judged.left_out.to_dict("records") == [{"source": "truthfulqa", "num_answers": 1, "left_out": 1}]
+    assert scored_answers(score_rows(question_rows(), [["a"]]), judged).empty
+    assert judging_costs([judgements({("on", "m/a"): [None]})]).empty
+
+
 def test_kappa_is_scikit_learns_over_answers_that_were_judged():
     rng = np.random.default_rng(3)
     a, b = ([(bool(x), bool(y)) for x, y in rng.integers(0, 2, (60, 2))] for _ in range(2))
