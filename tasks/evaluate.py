@@ -24,7 +24,7 @@ from mralign_core.evaluation.held_out import (
 )
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.generation.outcomes import draws_table
-from mralign_core.judging.verdicts import Judged, judging_costs, scored_answers, weigh_verdicts
+from mralign_core.judging.verdicts import Judged, grade_differences, judging_costs, scored_answers, weigh_verdicts
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.locate import model_name
 from mralign_core.questions.guessable import notes_on_guessable
@@ -161,7 +161,13 @@ def compute_results(making: Making) -> Built:
         for name, frame in Results(summarize(scored), differences)._asdict().items():
             frame.to_json(making.directory / f"{name}.json", orient="records", indent=1)
     if judged is not None:
-        write_judged(making.directory, judged)
+        differences = grade_differences(
+            judged.verdicts,
+            num_resamples=section.num_resamples,
+            confidence=section.confidence,
+            rng=np.random.default_rng([making.config.seed, 7]),
+        )
+        write_judged(making.directory, judged, differences)
     (making.directory / "variants.json").write_text(json.dumps(list(making.several("scores"))), encoding="utf-8")
     return Built(counts={"variants": len(making.several("scores"))})
 

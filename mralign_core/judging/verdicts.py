@@ -18,9 +18,11 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from mralign_core.evaluation.held_out import with_gold
+from mralign_core.evaluation.metrics import DIFFERENCE_COLUMNS, paired_shares
 from mralign_core.method.agreement import agreement
 from mralign_core.method.benchmarks import JUDGED_METRICS
 from mralign_core.schemas.judgements import GRADES, SIMILARITY_PROVIDER
@@ -121,6 +123,31 @@ def _shares(rows: pd.DataFrame) -> dict[str, Any]:
         return found | {name: float(values.mean()) for name, values in judged_metrics(rows).items()}
     shares = {grade: float((rows["grade"] == grade).mean()) for grade in GRADES}
     return found | shares | graded_shares(shares["correct"], shares["incorrect"])
+
+
+def grade_differences(
+    verdicts: pd.DataFrame, *, num_resamples: int, confidence: float, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Paired differences in the shares of the grades, set by set; F is no mean over answers, and has none.
+
+    Args:
+        verdicts: of a :class:`Judged`.
+        num_resamples: bootstrap resamples of questions.
+        confidence: coverage of the intervals.
+        rng: source of the resamples.
+
+    Returns:
+        ``source`` and the columns of :func:`~mralign_core.evaluation.metrics.paired_shares`.
+    """
+    of_kind = verdicts[verdicts["kind"] == "grade"]
+    graded = of_kind.assign(**{grade: (of_kind["grade"] == grade).astype(float) for grade in GRADES})
+    options: dict[str, Any] = {"num_resamples": num_resamples, "confidence": confidence, "rng": rng}
+    found = [
+        paired_shares(rows, GRADES, **options).assign(source=source)
+        for source, rows in graded.groupby("source", sort=True)
+    ]
+    columns = ["source", "variant", "baseline", "metric", *DIFFERENCE_COLUMNS]
+    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
 def judged_metrics(rows: pd.DataFrame) -> dict[str, pd.Series]:

@@ -10,8 +10,9 @@ from sample_run import as_scores, random_scores, score
 from mralign_core.errors import DataError
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
-from mralign_core.reporting.judged_findings import JudgedResults
+from mralign_core.reporting.judged_findings import JudgedResults, judged_tables
 from mralign_core.reporting.report import ReportInputs, render_report
+from mralign_core.reporting.result_table import ResultCell
 
 HOSTILE = (
     "</span></article><script>alert(1)</script><img src=x onerror=alert(1)> \" onmouseover='x' {{ 7*7 }} & \x00\x1b[31m"
@@ -184,10 +185,12 @@ def test_judged_answers_have_a_section_with_their_judges_agreement_and_cost(quic
     }
     rates = [{**of_set, **grades, "variant": "on", "judge": judge} for judge in ("", "m/one", "m/<b>two")]
     agreed = {"source": "simpleqa", "verdict": "grade", "judge_a": "m/one", "judge_b": "m/<b>two"}
+    moved = {"source": "simpleqa", "variant": "kto", "baseline": "on", "difference": 0.25, "low": 0.1, "high": 0.375}
     judged = JudgedResults(
         pd.DataFrame(rates),
         pd.DataFrame([{**agreed, "num_answers": 36, "agree": 0.75, "kappa": -0.125}]),
         pd.DataFrame([{"source": "simpleqa", "num_answers": 42, "left_out": 2}]),
+        pd.DataFrame([{**moved, "metric": grade} for grade in ("correct", "incorrect", "not_attempted")]),
     )
     page = Page(render_report(dataclasses.replace(quick, judged=judged)))
     for text in (
@@ -197,9 +200,16 @@ def test_judged_answers_have_a_section_with_their_judges_agreement_and_cost(quic
         "66.7",
         "57.1",
         "−0.12",
+        "+25.0 [+10.0, +37.5]",
         "0.25",
     ):
         assert text in page.text, text
+    (differences,) = [table for table in judged_tables(judged) if table.columns[0] == "difference, points"]
+    assert [cell.tone for cell in differences.rows[0][1:] if isinstance(cell, ResultCell)] == [
+        "better",
+        "worse",
+        "open",
+    ]
     assert "Judged answers" in page.text and "Judged answers" not in Page(render_report(quick)).text
 
 

@@ -8,8 +8,14 @@ import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from mralign_core.evaluation.metrics import paired_differences, summarize
-from mralign_core.judging.verdicts import graded_shares, judging_costs, scored_answers, weigh_verdicts
+from mralign_core.evaluation.metrics import bootstrap_interval, paired_differences, summarize
+from mralign_core.judging.verdicts import (
+    grade_differences,
+    graded_shares,
+    judging_costs,
+    scored_answers,
+    weigh_verdicts,
+)
 from mralign_core.schemas.judgements import JUDGEMENTS
 from tests.judging import question_rows, score_rows
 
@@ -127,6 +133,22 @@ def test_grades_are_counted_as_simpleqas_authors_do():
     assert row["correct_given_attempted"] == pytest.approx(3 / 4) and row["f_score"] == pytest.approx(3 / 7)
     assert graded_shares(0.0, 0.4) == {"correct_given_attempted": 0.0, "f_score": 0.0}
     assert graded_shares(1.0, 0.0) == {"correct_given_attempted": 1.0, "f_score": 1.0}
+
+
+def test_grades_have_paired_differences_with_the_intervals_of_the_same_bootstrap():
+    given = {
+        ("on", "m/a"): ["correct", "incorrect", "incorrect"],
+        ("kto", "m/a"): ["correct", "correct", "not_attempted"],
+    }
+    verdicts = weigh(given, "grade").verdicts
+    found = grade_differences(verdicts, num_resamples=200, confidence=0.9, rng=np.random.default_rng(1))
+    assert found["source"].unique().tolist() == ["simpleqa"]
+    assert found["difference"].tolist() == pytest.approx([1 / 3, -2 / 3, 1 / 3])
+    sums = np.array([[0.0, 0, 0], [1, -1, 0], [0, -1, 1]])
+    low, high = bootstrap_interval(sums, np.ones(3), num_resamples=200, confidence=0.9, rng=np.random.default_rng(1))
+    assert found["low"].tolist() == low.tolist() and found["high"].tolist() == high.tolist()
+    alone = weigh({("on", "m/a"): ["correct"]}, "grade").verdicts
+    assert grade_differences(alone, num_resamples=200, confidence=0.9, rng=np.random.default_rng(1)).empty
 
 
 def test_judged_sets_have_results_of_their_own_metrics_beside_others():
