@@ -239,4 +239,4 @@ def judging_costs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         cost_usd=("cost_usd", "sum"),
     )
     verdicts = judgements.groupby(["judge", "kind"]).size().rename("verdicts").reset_index()
-    return verdicts.merge(costs, on=["judge", "kind"], how="left").fillna(0).round(6)
+    return verdicts.merge(costs, on=["judge", "kind"], how="left").fillna(0).astype({"cost_usd": float}).round(6)

@@ -182,3 +182,5 @@ def test_equal_requests_are_paid_once():
     given = {("on", "m/a"): [(T, T), "-"], ("kto", "m/a"): [(T, T), (F, F)]}
     (row,) = judging_costs([judgements(given)]).to_dict("records")
     assert (row["verdicts"], row["requests"], row["prompt_tokens"], row["cost_usd"]) == (4, 2, 20, 1.0)
+    thirds = judgements({("on", "m/a"): [(T, T)] * 3}).assign(cost_usd=0.1)
+    assert judging_costs([thirds])["cost_usd"].tolist() == [0.3], "no digits of a sum of binary fractions"
