@@ -25,13 +25,13 @@ from mralign_core.evaluation.held_out import (
 )
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.generation.outcomes import draws_table
-from mralign_core.judging.verdicts import Judged, judging_costs, scored_answers, weigh_verdicts
+from mralign_core.judging.verdicts import Judged, grade_differences, judging_costs, scored_answers, weigh_verdicts
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.locate import model_name
 from mralign_core.questions.guessable import notes_on_guessable
 from mralign_core.reporting.decision_findings import DECISIONS_FILE, FLIPS_FILE, read_decisions
 from mralign_core.reporting.inputs import annotation_costs, joined_failures, joined_ledger, set_aside
-from mralign_core.reporting.judged_findings import read_judged, write_judged
+from mralign_core.reporting.judged_findings import baseline_notes, read_judged, write_judged
 from mralign_core.reporting.report import ReportInputs, render_report
 from mralign_core.reporting.run_findings import Results, read_results
 from mralign_core.schemas.flips import FLIPS
@@ -191,7 +191,13 @@ def compute_results(making: Making) -> Built:
         flips = list_flips(scored, making.table("evaluation-questions", "questions.parquet"))
         write_table(making.directory, FLIPS_FILE, flips, FLIPS)
     if judged is not None:
-        write_judged(making.directory, judged)
+        differences = grade_differences(
+            judged.verdicts,
+            num_resamples=section.num_resamples,
+            confidence=section.confidence,
+            rng=np.random.default_rng([making.config.seed, 7]),
+        )
+        write_judged(making.directory, judged, differences)
     (making.directory / "variants.json").write_text(json.dumps(list(making.several("scores"))), encoding="utf-8")
     return Built(counts={"variants": len(making.several("scores"))})
 
@@ -248,6 +254,7 @@ def gather(making: Making) -> ReportInputs:
     labels = [name for name in ("annotations", "draw-annotations") if making.get(name)]
     thinking_draws = making.get("thinking-draws")
     judgements = read_judgements(store, making.several("judgements"))
+    judged = read_judged(store.open_directory(making["results"]))
     traces = [making["candidates"], *filter(None, [thinking_draws])]
     failures = joined_failures(*(read_failures(making.file(name, FAILURES_FILE)) for name in labels))
     quarantined = [row for ref in making.work.inputs.values() for row in read_quarantine(store, ref)]
@@ -261,6 +268,7 @@ def gather(making: Making) -> ReportInputs:
         notes=[
             *notes_on_yield(config, making["candidates"]),
             *notes_on_answers(config, store.manifest(making["questions"]).counts, answers),
+            *baseline_notes(judged),
             *notes_on_guessable(store.manifest(making["evaluation-questions"]).counts, config.questions.on_guessable),
         ],
         funnel=pd.DataFrame(store.read_json(making["candidates"], FUNNEL)),
@@ -282,7 +290,7 @@ def gather(making: Making) -> ReportInputs:
         confidence=config.evaluate.confidence,
         costs=annotation_costs(*(making.table(name, "raw_annotations.parquet") for name in labels)),
         ledger=without_offline(joined_ledger(*(read_ledger(config, ref) for ref in traces))),
-        judged=read_judged(store.open_directory(making["results"])),
+        judged=judged,
         judging_costs=judging_costs(judgements) if judgements else None,
         judging_ledger=without_offline(read_judge_ledger(config, making["evaluation-questions"])),
         quarantine=set_aside(quarantined, set_aside_rows(failures)),

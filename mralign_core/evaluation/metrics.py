@@ -220,7 +220,7 @@ def paired_differences(
     pairs = comparisons(list(answers["variant"].unique()))
     rows: list[dict[str, object]] = []
     for part in _parts(answers) if pairs else ():
-        paired = [_paired_sums(members, pairs) for members in part.sets]
+        paired = [_paired_sums(members, pairs, metrics_in(answers)) for members in part.sets]
         differences = np.mean([sums.sum(axis=0) / num_draws.sum() for sums, num_draws in paired], axis=0)
         means = np.mean([_resampled_means(*each, num_resamples, rng) for each in paired], axis=0)
         low, high = _percentile_interval(means, confidence)
@@ -230,6 +230,33 @@ def paired_differences(
             row = {"variant": variant, "baseline": baseline, "stratum": part.stratum, "metric": metric}
             rows.append({**row, **values, "num_questions": sum(len(num_draws) for _, num_draws in paired)})
     columns = ["variant", "baseline", "stratum", "metric", *DIFFERENCE_COLUMNS, "num_questions"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def paired_shares(
+    answers: pd.DataFrame, shares: Sequence[str], *, num_resamples: int, confidence: float, rng: np.random.Generator
+) -> pd.DataFrame:
+    """The same differences of one set, in any 0/1 columns.
+
+    Args:
+        answers: ``variant, question_id, draw`` and the columns; compared variants have the same questions and draws.
+        shares: the columns.
+        num_resamples: bootstrap resamples of questions.
+        confidence: coverage of the percentile intervals.
+        rng: source of the resamples.
+
+    Returns:
+        A row a comparison and column: ``variant, baseline, metric, difference, low, high``.
+    """
+    pairs = comparisons(list(answers["variant"].unique()))
+    columns = ["variant", "baseline", "metric", *DIFFERENCE_COLUMNS]
+    if not pairs:
+        return pd.DataFrame(columns=columns)
+    sums, num_draws = _paired_sums(answers.sort_values(["variant", "question_id", "draw"]), pairs, shares)
+    low, high = bootstrap_interval(sums, num_draws, num_resamples=num_resamples, confidence=confidence, rng=rng)
+    keys = [(variant, baseline, share) for variant, baseline in pairs for share in shares]
+    intervals = zip(sums.sum(axis=0) / num_draws.sum(), low, high, strict=True)
+    rows = [(*key, *map(float, interval)) for key, interval in zip(keys, intervals, strict=True)]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -335,13 +362,15 @@ def _parts_of_sets(answers: pd.DataFrame) -> Iterator[_Part]:
         yield from parts
 
 
-def _paired_sums(answers: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> tuple[FloatArray, FloatArray]:
+def _paired_sums(
+    answers: pd.DataFrame, pairs: Sequence[tuple[str, str]], metrics: Sequence[str]
+) -> tuple[FloatArray, FloatArray]:
     """Each question's sums over draws of all differences, (Q, pairs · metrics), and its draws, (Q,)."""
-    blocks, metrics = [], list(metrics_in(answers))
+    blocks = []
     for variant, baseline in pairs:
         ours = _same_cells(answers, variant, baseline)
         theirs = answers[answers["variant"] == baseline]
-        difference = ours[metrics].to_numpy(float) - theirs[metrics].to_numpy(float)
+        difference = ours[list(metrics)].to_numpy(float) - theirs[list(metrics)].to_numpy(float)
         questions = ours["question_id"].to_numpy(object)
         starts = np.flatnonzero(np.append(True, questions[1:] != questions[:-1]))
         blocks.append(np.add.reduceat(difference, starts, axis=0))

@@ -18,13 +18,17 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from mralign_core.evaluation.held_out import with_gold
+from mralign_core.evaluation.metrics import DIFFERENCE_COLUMNS, paired_shares
 from mralign_core.method.agreement import agreement
 from mralign_core.method.benchmarks import JUDGED_METRICS
 from mralign_core.schemas.judgements import GRADES, SIMILARITY_PROVIDER
 
+BY_BASELINE = f" by {SIMILARITY_PROVIDER} of wordings"
+"""What the name of a set ends with that only the offline baseline has judged."""
 CELL = ["question_id", "draw"]
 VERDICTS = ("truthful", "informative", "grade")
 VERDICT_SHARES = (*JUDGED_METRICS, *GRADES, "correct_given_attempted", "f_score")
@@ -34,7 +38,8 @@ VERDICT_SHARES = (*JUDGED_METRICS, *GRADES, "correct_given_attempted", "f_score"
 class Judged(NamedTuple):
     """What judges say of all variants.
 
-    ``verdicts`` has a row a variant, question and draw: ``kind, answered, truthful, informative, grade`` by vote.
+    ``verdicts`` has a row a variant, question and draw: ``kind, answered, truthful, informative, grade`` by vote, and
+    whether the vote is the offline baseline's alone (``by_baseline``).
     ``rates`` has a row a set, variant and judge, the vote first as judge "": ``num_answers``, ``no_answer`` (share
     without an answer) and the :data:`VERDICT_SHARES`. ``agreement`` has a row a set, verdict and two judges: ``judge_a,
     judge_b, num_answers, agree, kappa``. ``left_out`` has a row a set: ``num_answers`` (questions and draws), and how
@@ -92,7 +97,9 @@ def _voted(whole: pd.DataFrame) -> pd.DataFrame:
     has_model = is_model.groupby(whole["kind"]).transform("any") if len(whole) else is_model
     voters = whole[is_model | ~has_model]
     by_answer = voters.groupby(["source", "kind", "variant", *CELL], sort=False)
-    return by_answer.agg({"answered": "first", **dict.fromkeys(VERDICTS, _most_given)}).reset_index()
+    rules = {"judge": "first", "answered": "first", **dict.fromkeys(VERDICTS, _most_given)}
+    voted = by_answer.agg(rules).reset_index()
+    return voted.assign(by_baseline=voted.pop("judge").map(is_baseline).astype(bool))
 
 
 def _most_given(verdicts: pd.Series) -> Any:
@@ -116,6 +123,31 @@ def _shares(rows: pd.DataFrame) -> dict[str, Any]:
         return found | {name: float(values.mean()) for name, values in judged_metrics(rows).items()}
     shares = {grade: float((rows["grade"] == grade).mean()) for grade in GRADES}
     return found | shares | graded_shares(shares["correct"], shares["incorrect"])
+
+
+def grade_differences(
+    verdicts: pd.DataFrame, *, num_resamples: int, confidence: float, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Paired differences in the shares of the grades, set by set; F is no mean over answers, and has none.
+
+    Args:
+        verdicts: of a :class:`Judged`.
+        num_resamples: bootstrap resamples of questions.
+        confidence: coverage of the intervals.
+        rng: source of the resamples.
+
+    Returns:
+        ``source`` and the columns of :func:`~mralign_core.evaluation.metrics.paired_shares`.
+    """
+    of_kind = verdicts[verdicts["kind"] == "grade"]
+    graded = of_kind.assign(**{grade: (of_kind["grade"] == grade).astype(float) for grade in GRADES})
+    options: dict[str, Any] = {"num_resamples": num_resamples, "confidence": confidence, "rng": rng}
+    found = [
+        paired_shares(rows, GRADES, **options).assign(source=source)
+        for source, rows in graded.groupby("source", sort=True)
+    ]
+    columns = ["source", "variant", "baseline", "metric", *DIFFERENCE_COLUMNS]
+    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
 def judged_metrics(rows: pd.DataFrame) -> dict[str, pd.Series]:
@@ -165,14 +197,18 @@ def _left_out(asked: pd.DataFrame, whole: pd.DataFrame, sources: pd.Series) -> p
 def with_verdicts(answers: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     """The answers whose truthfulness was voted on, with the :data:`~mralign_core.method.benchmarks.JUDGED_METRICS`.
 
+    Where the vote is the baseline's alone, the name of the set says so.
+
     Args:
         answers: rows of :data:`~mralign_core.schemas.scores.SCORES`.
         verdicts: of a :class:`Judged`.
     """
     of_kind = verdicts[verdicts["kind"] == "truthful"]
-    metrics = of_kind[["variant", *CELL]].assign(**judged_metrics(of_kind))
+    metrics = of_kind[["variant", *CELL, "by_baseline"]].assign(**judged_metrics(of_kind))
     truthful = answers[answers["scoring"] == "truthful"]
-    return truthful.merge(metrics, on=["variant", *CELL], how="inner", validate="one_to_one")
+    voted = truthful.merge(metrics, on=["variant", *CELL], how="inner", validate="one_to_one")
+    by_baseline = voted.pop("by_baseline").to_numpy(bool)
+    return voted.assign(source=voted["source"].where(~by_baseline, voted["source"] + BY_BASELINE))
 
 
 def scored_answers(answers: pd.DataFrame, judged: Judged | None) -> pd.DataFrame:
@@ -203,4 +239,4 @@ def judging_costs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         cost_usd=("cost_usd", "sum"),
     )
     verdicts = judgements.groupby(["judge", "kind"]).size().rename("verdicts").reset_index()
-    return verdicts.merge(costs, on=["judge", "kind"], how="left").fillna(0).round(6)
+    return verdicts.merge(costs, on=["judge", "kind"], how="left").fillna(0).astype({"cost_usd": float}).round(6)

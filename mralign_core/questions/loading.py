@@ -27,6 +27,7 @@ from mralign_core.questions.hub import load_split, pin_revision, stream_dataset
 from mralign_core.questions.jsonl import Line, refuse
 from mralign_core.questions.locating import COLUMN_OPTIONS, LocatedSet, locate_sets
 from mralign_core.questions.overlap import OVERLAP_COLUMNS, WithoutOverlap, drop_overlap, refuse_overlap
+from mralign_core.schemas.judgements import SIMILARITY_PROVIDER
 from mralign_core.schemas.questions import QUESTIONS
 
 logger = logging.getLogger("mralign_core.questions")
@@ -131,10 +132,11 @@ def _require_judged(located: Sequence[LocatedSet], judge: JudgeConfig) -> None:
             f"judge.graded names {', '.join(unknown)}, but of questions.eval these are scored by exact match: "
             f"{', '.join(sorted(gradable)) or 'none'}. Name some of them, or take it out"
         )
-    if "truthful" not in held_out.values() and not gradable & set(judge.graded):
+    has_model = any(not endpoint.model.startswith(f"{SIMILARITY_PROVIDER}/") for endpoint in judge.endpoints)
+    if "truthful" not in held_out.values() and not (has_model and gradable & set(judge.graded)):
         raise ConfigError(
-            f"judge.endpoints has no effect: of questions.eval ({', '.join(held_out)}) no set is scored by a judge. "
-            "Remove it, evaluate on truthfulqa or simpleqa, or name a set in judge.graded"
+            f"judge.endpoints has no effect: of questions.eval ({', '.join(held_out)}) these judges score no set. "
+            "Remove it, evaluate on truthfulqa or simpleqa, or name a model, and in judge.graded a set to be graded"
         )
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 from mralign_core.evaluation.metrics import order_variants
 from mralign_core.judging.verdicts import Judged, is_baseline
 from mralign_core.method.benchmarks import JUDGED_METRICS
-from mralign_core.reporting.result_table import ResultTable
-from mralign_core.reporting.run_findings import points
+from mralign_core.reporting.result_table import ResultCell, ResultTable, Tone
+from mralign_core.reporting.run_findings import Difference, points
 from mralign_core.reporting.titles import METRIC_TITLES, UNDEFINED, variant_title
 from mralign_core.schemas.judgements import GRADES
 
@@ -22,23 +22,29 @@ GRADE_TITLES = {
     "correct_given_attempted": "given attempted",
     "f_score": "F",
 }
+GRADE_SIGNS = {"correct": 1, "incorrect": -1, "not_attempted": 0}
+"""Grade → the sign of an improvement in its share; of answers that are not attempted there is none."""
+NO_RESULTS = "its numbers are for trying the path, and no results"
 VOTE = "vote"
 """Stands for a judge where the verdict of most is meant."""
 
 
 class JudgedResults(NamedTuple):
-    """The tables of :class:`~mralign_core.judging.verdicts.Judged` that the results keep."""
+    """The tables of :class:`~mralign_core.judging.verdicts.Judged` that the results keep, and the paired differences in
+    grades (:func:`~mralign_core.judging.verdicts.grade_differences`).
+    """
 
     rates: pd.DataFrame
     agreement: pd.DataFrame
     left_out: pd.DataFrame
+    differences: pd.DataFrame
 
 
-def write_judged(folder: Path, judged: Judged) -> None:
+def write_judged(folder: Path, judged: Judged, differences: pd.DataFrame) -> None:
     """Write them beside the results."""
-    for name in JudgedResults._fields:
-        path = folder / f"judged_{name}.json"
-        getattr(judged, name).to_json(path, orient="records", indent=1, force_ascii=False)
+    tables = JudgedResults(judged.rates, judged.agreement, judged.left_out, differences)
+    for name, frame in tables._asdict().items():
+        frame.to_json(folder / f"judged_{name}.json", orient="records", indent=1, force_ascii=False)
 
 
 def read_judged(folder: Path) -> JudgedResults | None:
@@ -62,6 +68,9 @@ def judged_tables(judged: JudgedResults) -> list[ResultTable]:
             tables.append(_rates(f"{source}, by judge", rows, titles, with_judge=True))
         elif titles is GRADE_TITLES:
             tables.append(_rates(f"{source}, graded by {judges[0]}", rows[rows["judge"] == ""], titles))
+        if titles is GRADE_TITLES and len(judged.differences):
+            differences = judged.differences[judged.differences["source"] == source]
+            tables.append(_differences(f"{source}, grades", differences))
     return [*tables, *([_agreement(judged.agreement)] if len(judged.agreement) else [])]
 
 
@@ -78,6 +87,21 @@ def _rates(title: str, rows: pd.DataFrame, titles: dict[str, str], *, with_judge
     ]
     judge = ["judge"] if with_judge else []
     return ResultTable(["variant, %", *judge, *titles.values()], cells, text_columns=judge, title=title)
+
+
+def _differences(title: str, differences: pd.DataFrame) -> ResultTable:
+    rows: dict[str, list[str | ResultCell]] = {}
+    for values in differences[list(Difference._fields)].itertuples(index=False):
+        item = Difference(*values)
+        name = f"{variant_title(item.variant)} − {variant_title(item.baseline)}"
+        sign = GRADE_SIGNS[item.metric]
+        is_decided = bool(sign) and (item.low > 0 or item.high < 0)
+        tone: Tone = ("better" if item.difference * sign > 0 else "worse") if is_decided else "open"
+        brief = "" if sign else points(item.difference, signed=True)  # in 80 columns there is room for two intervals
+        rows.setdefault(name, [name]).append(ResultCell(item.text, tone, brief))
+    return ResultTable(
+        ["difference, points", *(GRADE_TITLES[grade] for grade in GRADES)], list(rows.values()), title=title
+    )
 
 
 def _agreement(agreement: pd.DataFrame) -> ResultTable:
@@ -111,12 +135,17 @@ def judged_notes(judged: JudgedResults) -> list[str]:
     return [note for note in notes if note]
 
 
+def baseline_notes(judged: JudgedResults | None) -> list[str]:
+    """For the top of a page: which sets only the offline baseline has judged."""
+    return [] if judged is None else [note for note in judged_notes(judged) if NO_RESULTS in note]
+
+
 def _note_on_judges(source: str, judges: Sequence[str]) -> str:
     models = [judge for judge in judges if not is_baseline(judge)]
     if not models:
         return (
             f"{source} is judged by {', '.join(judges)}, an offline baseline that compares wordings and understands "
-            "nothing: its numbers are for trying the path, and no results."
+            f"nothing: {NO_RESULTS}."
         )
     if len(models) == 1:
         return f"{source} is judged by {models[0]}."

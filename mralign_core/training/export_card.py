@@ -13,7 +13,7 @@ from mralign_core.config import Variant
 from mralign_core.evaluation.metrics import metrics_of
 from mralign_core.models.adapter_files import VLLM_LORA_RANKS
 from mralign_core.reporting.markdown import code, literal, one_line, table
-from mralign_core.reporting.titles import ACCURACY, VARIANT_TITLES, metric_title
+from mralign_core.reporting.titles import ACCURACY, METRIC_TITLES, VARIANT_TITLES, metric_title
 from mralign_core.training.card import USE, Card, CardSection, card_head, load_adapter
 
 HERE = "path/to/this/folder"
@@ -27,6 +27,7 @@ METRIC_LEGENDS = {
     "Acc": "Acc: thinking and answer both name a gold answer; ",
     "Mis": "Mis: exactly one of them does. ",
     ACCURACY: f"{ACCURACY}: the share of right answers. ",
+    METRIC_TITLES["truthful_informative"]: "truthful, informative, both: the share of answers that a judge calls so. ",
 }
 """Metric as the card calls it → what it is, in the order of a sentence."""
 USED_TO = {"train": "align on", "eval": "evaluate on"}

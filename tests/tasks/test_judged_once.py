@@ -146,7 +146,9 @@ def test_answers_become_a_table_and_equal_ones_are_asked_once(server, tmp_path, 
     # Of six answers without thinking, two are one of the incorrect references, and one is no answer.
     assert by_set["truthfulqa"].rows[0] == ["think off", "50.0", "83.3", "50.0"]
     assert by_set["truthfulqa"].rows[2] == ["KTO", "66.7", "83.3", "66.7"]
-    (grades,) = judged_tables(judged)
+    grades, moved = judged_tables(judged)
+    assert moved.rows[0][0] == "KTO − think on"
+    assert [str(cell[0]).partition(" ")[0] for cell in moved.rows[0][1:]] == ["+33.3", "−33.3", "0.0"]
     assert grades.title == "simpleqa, graded by openai/first"
     assert grades.rows[2] == ["KTO", "66.7", "16.7", "16.7", "80.0", "72.7"]
     told = " ".join(judged_notes(judged))
@@ -299,6 +301,7 @@ def test_a_run_of_judged_questions_alone_has_a_headline_and_sentences(server, tm
 @pytest.mark.parametrize(
     ("sets", "judge", "says_so"),
     [
+        (["nq"], {"endpoints": ["similarity/ngrams"], "graded": ["nq"]}, "these judges score no set"),
         (["nq"], {}, "judge.endpoints has no effect: of questions.eval"),
         (["nq"], {"graded": ["nq", "x"]}, "judge.graded names x, but"),
         (["nq"], {"graded": ["nq"]}, ""),

@@ -204,6 +204,8 @@ def full_inputs():
         flips=list_flips(scores, questions),
         costs=pd.DataFrame({"role": ["annotator_a"], "requests": [24], "cost_usd": [0.0]}),
         ledger=pd.DataFrame({"run": ["pocket-1f2e"], "model": ["openai/x"], "requests": [24], "cost_usd": [1.5]}),
+        judging_costs=pd.DataFrame({"judge": ["m/judge"], "requests": [7], "cost_usd": [0.25]}),
+        judging_ledger=pd.DataFrame({"run": ["pocket-1f2e"], "model": ["m/judge"], "cost_usd": [0.25]}),
         quarantine=pd.DataFrame({"table": ["scores"], "reason": ["must be text"], "rows": [1]}),
         artifacts={"generations": "0" * 64},
         config={"seed": 0, "evaluate": {"num_draws": 2}},

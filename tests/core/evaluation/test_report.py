@@ -11,7 +11,9 @@ from mralign_core.errors import DataError
 from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.reporting.decision_findings import MOST_FLIPS, MOST_TEXT
+from mralign_core.reporting.judged_findings import JudgedResults, judged_tables
 from mralign_core.reporting.report import ReportInputs, render_report
+from mralign_core.reporting.result_table import ResultCell
 
 HOSTILE = (
     "</span></article><script>alert(1)</script><img src=x onerror=alert(1)> \" onmouseover='x' {{ 7*7 }} & \x00\x1b[31m"
@@ -171,6 +173,45 @@ def test_matrices_of_draws_are_told_from_those_of_the_training_traces(quick):
     said = "Estimated from think-on draws that end right (P⁺) and wrong (P⁻), not from the training traces"
     assert said in of_draws and "its question ends one way only" in of_draws
     assert said not in Page(render_report(quick)).text
+
+
+def test_judged_answers_have_a_section_with_their_judges_agreement_and_cost(quick):
+    of_set = {"source": "simpleqa", "kind": "grade", "num_answers": 40, "no_answer": 0.1}
+    grades = {
+        "correct": 0.5,
+        "incorrect": 0.25,
+        "not_attempted": 0.25,
+        "correct_given_attempted": 2 / 3,
+        "f_score": 4 / 7,
+    }
+    rates = [{**of_set, **grades, "variant": "on", "judge": judge} for judge in ("", "m/one", "m/<b>two")]
+    agreed = {"source": "simpleqa", "verdict": "grade", "judge_a": "m/one", "judge_b": "m/<b>two"}
+    moved = {"source": "simpleqa", "variant": "kto", "baseline": "on", "difference": 0.25, "low": 0.1, "high": 0.375}
+    judged = JudgedResults(
+        pd.DataFrame(rates),
+        pd.DataFrame([{**agreed, "num_answers": 36, "agree": 0.75, "kappa": -0.125}]),
+        pd.DataFrame([{"source": "simpleqa", "num_answers": 42, "left_out": 2}]),
+        pd.DataFrame([{**moved, "metric": grade} for grade in ("correct", "incorrect", "not_attempted")]),
+    )
+    page = Page(render_report(dataclasses.replace(quick, judged=judged)))
+    for text in (
+        "simpleqa is judged by m/one, m/<b>two: what most of them say counts, in a tie what m/one says.",
+        "simpleqa: 2 of 42 questions and draws lack a verdict of some judge",
+        "where a draw has no answer (it was cut off), it counts as not attempted: think on 10.0 %",
+        "66.7",
+        "57.1",
+        "−0.12",
+        "+25.0 [+10.0, +37.5]",
+        "0.25",
+    ):
+        assert text in page.text, text
+    (differences,) = [table for table in judged_tables(judged) if table.columns[0] == "difference, points"]
+    assert [cell.tone for cell in differences.rows[0][1:] if isinstance(cell, ResultCell)] == [
+        "better",
+        "worse",
+        "open",
+    ]
+    assert "Judged answers" in page.text and "Judged answers" not in Page(render_report(quick)).text
 
 
 FRAMES = [field.name for field in dataclasses.fields(ReportInputs) if "DataFrame | None" in str(field.type)]

@@ -8,8 +8,14 @@ import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from mralign_core.evaluation.metrics import paired_differences, summarize
-from mralign_core.judging.verdicts import graded_shares, judging_costs, scored_answers, weigh_verdicts
+from mralign_core.evaluation.metrics import bootstrap_interval, paired_differences, summarize
+from mralign_core.judging.verdicts import (
+    grade_differences,
+    graded_shares,
+    judging_costs,
+    scored_answers,
+    weigh_verdicts,
+)
 from mralign_core.schemas.judgements import JUDGEMENTS
 from tests.judging import question_rows, score_rows
 
@@ -77,6 +83,25 @@ def test_the_baseline_has_no_vote_beside_a_model_and_decides_alone():
     assert rates(weigh(dict(itertools.islice(given.items(), 1)))) == [[0, 0, 0]]
 
 
+def test_a_set_that_only_the_baseline_has_judged_says_so_in_its_name():
+    questions = question_rows()
+    scores = score_rows(questions, [["a"]])
+    names = {}
+    for judges in (("similarity/ngrams",), ("similarity/ngrams", "m/a")):
+        judged = weigh({("on", judge): [(T, T)] for judge in judges})
+        names[judges[-1]] = scored_answers(scores, judged)["source"].tolist()
+    assert names == {"similarity/ngrams": ["truthfulqa by similarity of wordings"], "m/a": ["truthfulqa"]}
+
+
+def test_where_no_answer_has_a_verdict_there_are_no_rates():
+    failures = [{"question_id": "q0", "draw": 0}]
+    judged = weigh({("on", "m/a"): [None], ("kto", "m/a"): [None]}, failures=failures)
+    assert judged.rates.empty and judged.agreement.empty
+    assert judged.left_out.to_dict("records") == [{"source": "truthfulqa", "num_answers": 1, "left_out": 1}]
+    assert scored_answers(score_rows(question_rows(), [["a"]]), judged).empty
+    assert judging_costs([judgements({("on", "m/a"): [None]})]).empty
+
+
 def test_kappa_is_scikit_learns_over_answers_that_were_judged():
     rng = np.random.default_rng(3)
     a, b = ([(bool(x), bool(y)) for x, y in rng.integers(0, 2, (60, 2))] for _ in range(2))
@@ -110,6 +135,22 @@ def test_grades_are_counted_as_simpleqas_authors_do():
     assert graded_shares(1.0, 0.0) == {"correct_given_attempted": 1.0, "f_score": 1.0}
 
 
+def test_grades_have_paired_differences_with_the_intervals_of_the_same_bootstrap():
+    given = {
+        ("on", "m/a"): ["correct", "incorrect", "incorrect"],
+        ("kto", "m/a"): ["correct", "correct", "not_attempted"],
+    }
+    verdicts = weigh(given, "grade").verdicts
+    found = grade_differences(verdicts, num_resamples=200, confidence=0.9, rng=np.random.default_rng(1))
+    assert found["source"].unique().tolist() == ["simpleqa"]
+    assert found["difference"].tolist() == pytest.approx([1 / 3, -2 / 3, 1 / 3])
+    sums = np.array([[0.0, 0, 0], [1, -1, 0], [0, -1, 1]])
+    low, high = bootstrap_interval(sums, np.ones(3), num_resamples=200, confidence=0.9, rng=np.random.default_rng(1))
+    assert found["low"].tolist() == low.tolist() and found["high"].tolist() == high.tolist()
+    alone = weigh({("on", "m/a"): ["correct"]}, "grade").verdicts
+    assert grade_differences(alone, num_resamples=200, confidence=0.9, rng=np.random.default_rng(1)).empty
+
+
 def test_judged_sets_have_results_of_their_own_metrics_beside_others():
     questions = question_rows(
         [(f"Q{n}?", ["a"], ["b"]) for n in range(3)], graded=[("Who?", ["Bell"]), ("Where?", ["A"])]
@@ -141,3 +182,5 @@ def test_equal_requests_are_paid_once():
     given = {("on", "m/a"): [(T, T), "-"], ("kto", "m/a"): [(T, T), (F, F)]}
     (row,) = judging_costs([judgements(given)]).to_dict("records")
     assert (row["verdicts"], row["requests"], row["prompt_tokens"], row["cost_usd"]) == (4, 2, 20, 1.0)
+    thirds = judgements({("on", "m/a"): [(T, T)] * 3}).assign(cost_usd=0.1)
+    assert judging_costs([thirds])["cost_usd"].tolist() == [0.3], "no digits of a sum of binary fractions"
