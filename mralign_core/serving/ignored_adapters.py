@@ -1,8 +1,9 @@
 """Does a server answer with an adapter at all? One that ignores it gives every variant the base model's scores.
 
-A server may know nothing of adapters and answer to any name, as llama.cpp's does, or pass all names on to one model. So
-a few prompts of our own, which are no questions of any set, are continued greedily with the adapter and without. What
-tells is how probable the server says its tokens are: an adapter that is used moves these, though it may change no word.
+A server that lists the name may still know nothing of adapters: llama.cpp's answers to any name and lists those it is
+given, and proxies pass several names on to one model. So a few prompts of our own, which are no questions of any set,
+are continued greedily with the adapter and without. What tells is how probable the server says its tokens are: an
+adapter that is used moves these, though it may change no word.
 
 A server is not wholly exact: what it computes depends on what else it computes. So the base model is asked twice, and
 the adapter is taken for ignored where it is no further from the base model than :data:`NOISE_FACTOR` times what that is
