@@ -100,6 +100,13 @@ class VllmSampler:
             self.engine.abort_request(list(rows))
             self._drawing.release()
 
+    def has_room(self, request: SampleRequest, decoding: Decoding) -> bool:
+        """Whether the prompt is shorter than ``vllm.max_model_len``, so that some tokens can be drawn."""
+        return self._is_short_enough(_Row(request, self._prompt(request)))
+
+    def _is_short_enough(self, row: _Row) -> bool:
+        return len(row.prompt.ids) < int(self.engine.model_config.max_model_len)
+
     def _add(self, requests: Sequence[SampleRequest], decoding: Decoding, rows: dict[str, _Row]) -> None:
         """Hand requests to the engine."""
         from vllm import TokensPrompt
@@ -117,7 +124,7 @@ class VllmSampler:
 
     def _refuse_too_long(self, rows: Sequence[_Row]) -> None:
         longest = self.engine.model_config.max_model_len
-        too_long = {row.request.question_id: len(row.prompt.ids) for row in rows if len(row.prompt.ids) >= longest}
+        too_long = {row.request.question_id: len(row.prompt.ids) for row in rows if not self._is_short_enough(row)}
         if too_long:
             named = ", ".join(f"{name} ({length} tokens)" for name, length in too_long.items())
             raise DataError(
