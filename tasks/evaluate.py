@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,18 @@ import pandas as pd
 from mralign_core.annotation.failures import FAILURES_FILE, read_failures, set_aside_rows
 from mralign_core.config import RunConfig
 from mralign_core.evaluation.held_out import (
-    BASELINES,
     all_answers,
     answer_questions,
     by_benchmark,
     notes_on_answers,
-    variants_to_score,
     with_gold,
     with_strata,
 )
 from mralign_core.evaluation.metrics import paired_differences, summarize
+from mralign_core.evaluation.self_refine import REFINE_PROMPTS, count_ends, note_on_chains, refine_answers
+from mralign_core.evaluation.snippet_prompt import SNIPPET_PROMPT, with_snippets
+from mralign_core.evaluation.token_costs import TOKENS_FILE, mean_tokens
+from mralign_core.evaluation.variants import SELF_REFINE, WITH_SNIPPETS, adapter_of, variants_to_score
 from mralign_core.generation.outcomes import draws_table
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.locate import model_name
@@ -29,8 +32,10 @@ from mralign_core.questions.guessable import notes_on_guessable
 from mralign_core.reporting.inputs import annotation_costs, joined_failures, joined_ledger, set_aside
 from mralign_core.reporting.report import ReportInputs, render_report
 from mralign_core.reporting.run_findings import Results, read_results
+from mralign_core.reporting.token_table import read_mean_tokens
+from mralign_core.schemas.refinements import REFINEMENTS
 from mralign_core.schemas.scores import SCORES
-from mralign_core.storage import ArtifactRef
+from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.quarantine import read_quarantine, write_rows
 from mralign_core.storage.tables import read_table, write_table
 from tasks.annotate import read_ledger, without_offline
@@ -44,9 +49,15 @@ from tasks.estimate import read_diagnostics, transitions_of, uses_draws
 from tasks.fields import all_but, other_samplers, pick, reading, without_pocket
 from tasks.generate import FUNNEL, notes_on_yield, read_draws
 from tasks.sampling import sampler_of
+from tasks.snippets import FILE as SNIPPETS_FILE
 
+REFINEMENTS_FILE = "refinements.parquet"
+"""Beside the scores of Self-Refine: every reply."""
+OWN_SOURCES = {"mralign_core.evaluation.self_refine", "mralign_core.evaluation.snippet_prompt"}
+"""Modules that decide the scores of some variants only."""
 SOURCES = (
     "mralign_core.evaluation.held_out",
+    *sorted(OWN_SOURCES),
     "mralign_core.generation.open_sampler",
     "mralign_core.models.load",  # finds the tokens that end a sample
 )
@@ -54,7 +65,7 @@ SOURCES = (
 
 def _evaluation(config: RunConfig) -> dict[str, Any]:
     return {
-        **all_but(config.evaluate, "num_resamples", "confidence"),
+        **all_but(config.evaluate, "num_resamples", "confidence", "retrieval", "self_refine"),
         "instruction": config.generate.instruction,
         **pick(config.model, "dtype"),
         **reading(config),
@@ -62,50 +73,80 @@ def _evaluation(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _is_trained(_: RunConfig, part: Part) -> bool:
-    return part["variant"] not in BASELINES
+def _of_variant(config: RunConfig, part: Part) -> dict[str, Any]:
+    """What decides the scores of one variant and of no other."""
+    if part["variant"] == SELF_REFINE:
+        return {"rounds": config.evaluate.self_refine.rounds, "prompt": REFINE_PROMPTS}
+    return {"prompt": SNIPPET_PROMPT} if part["variant"] in WITH_SNIPPETS else {}
+
+
+def _not_of_variant(part: Part) -> Sequence[str]:
+    shows = {"mralign_core.evaluation.snippet_prompt"} if part["variant"] in WITH_SNIPPETS else set()
+    refines = {"mralign_core.evaluation.self_refine"} if part["variant"] == SELF_REFINE else set()
+    return sorted(OWN_SOURCES - shows - refines)
 
 
 SCORED: dict[str, Any] = {
     "stage": "evaluate",
     "part": ("variant",),
     "fields": _evaluation,
+    "details": _of_variant,
     "sources": SOURCES,
     "without": other_samplers(lambda config: config.evaluate.sampler),
+    "without_of": _not_of_variant,
 }
 """What decides scores, in a shard and joined."""
-ADAPTER = Input("adapter", when=_is_trained, own_part="variant")
+ADAPTER = Input(
+    "adapter", when=lambda _, part: bool(adapter_of(part["variant"])), own_part="variant", own_value=adapter_of
+)
 
 
-def _to_score(config: RunConfig, questions: ArtifactRef) -> Asked:
-    return asked(config, questions, by_benchmark)
+def _reads_snippets(_: RunConfig, part: Part) -> bool:
+    return part["variant"] in WITH_SNIPPETS
+
+
+def _to_score(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Asked:
+    """The questions as a variant is asked them: with snippets where it reads any, which its items are known by then."""
+    questions, snippets = inputs["evaluation-questions"], inputs.get("snippets")
+    if snippets is None:
+        return asked(config, questions, by_benchmark)
+
+    def with_their_snippets(frame: pd.DataFrame) -> pd.DataFrame:
+        found = ArtifactStore(config.storage).read_table(snippets, SNIPPETS_FILE)
+        return with_snippets(by_benchmark(frame), found)
+
+    return asked(config, questions, with_their_snippets, beside=[snippets])
 
 
 @artifact(
     "scores-shard",
     run_name="evaluate {variant} {rows}",
-    inputs=(Input("evaluation-questions", is_keyed=False), Input("model"), ADAPTER),
-    items=lambda config, inputs: _to_score(config, inputs["evaluation-questions"]).items,
+    inputs=(
+        Input("evaluation-questions", is_keyed=False),
+        Input("model"),
+        ADAPTER,
+        Input("snippets", when=_reads_snippets, is_keyed=False),
+    ),
+    items=lambda config, inputs: _to_score(config, inputs).items,
     is_main=lambda _: True,
     **SCORED,
 )
 def score_shard(making: Making) -> Built:
     """Answer some held-out questions with one variant."""
     config, variant, rows = making.config, making.part["variant"], making.work.rows
-    questions = _to_score(config, making["evaluation-questions"]).questions.iloc[list(rows)]
+    questions = _to_score(config, making.work.inputs).questions.iloc[list(rows)]
     adapter = making.get("adapter")
     sampler = sampler_of(making.store, config, making["model"], stage="evaluate", adapter=adapter)
     key = f"evaluate-{re.sub('[^a-z0-9]', '-', variant)}"
+    common: dict[str, Any] = {"seed": config.seed, "rules": config.match.rules}
     with progress(f"evaluating {variant} {span(rows)}", key) as report:
-        scores = answer_questions(
-            sampler,
-            questions,
-            variant,
-            config.evaluate,
-            seed=config.seed,
-            rules=config.match.rules,
-            on_progress=report,
-        )
+        if variant == SELF_REFINE and (rounds := config.evaluate.self_refine.rounds) is not None:
+            scores, refinements = refine_answers(
+                sampler, questions, config.evaluate, rounds=rounds, **common, on_progress=report
+            )
+            write_rows(making.directory, REFINEMENTS_FILE, refinements, REFINEMENTS)
+        else:
+            scores = answer_questions(sampler, questions, variant, config.evaluate, **common, on_progress=report)
     write_rows(making.directory, "scores.parquet", scores, SCORES)
     return Built(SCORES.name)
 
@@ -114,18 +155,20 @@ def score_shard(making: Making) -> Built:
     "scores",
     run_name="collect scores of {variant}",
     parts=lambda config: [{"variant": variant} for variant in variants_to_score(config)],
-    inputs=(Input("evaluation-questions"), Input("model"), ADAPTER),
+    inputs=(Input("evaluation-questions"), Input("model"), ADAPTER, Input("snippets", when=_reads_snippets)),
     shards=Shards("scores-shard", lambda config: config.evaluate.shard_size),
     **SCORED,
 )
 def collect_scores(making: Making) -> Built:
     """Join the scores of a variant on all held-out questions."""
     layout = lay_out(making.work, making.store)
-    join(making.store, layout, making.directory, {"scores.parquet": SCORES}, "question_id")
-    questions = _to_score(making.config, making["evaluation-questions"]).questions
+    replies = {REFINEMENTS_FILE: REFINEMENTS} if making.part["variant"] == SELF_REFINE else {}
+    join(making.store, layout, making.directory, {"scores.parquet": SCORES, **replies}, "question_id")
+    questions = _to_score(making.config, making.work.inputs).questions
     scores = with_strata(read_table(making.directory / "scores.parquet"), questions)
     write_table(making.directory, "scores.parquet", scores, SCORES)
-    return Built(SCORES.name)
+    counts = count_ends(read_table(making.directory / REFINEMENTS_FILE)) if replies else {}
+    return Built(SCORES.name, counts)
 
 
 @artifact(
@@ -133,7 +176,11 @@ def collect_scores(making: Making) -> Built:
     stage="evaluate",
     inputs=(Input("scores", each=variants_to_score),),
     fields=lambda config: {**pick(config.evaluate, "num_resamples", "confidence"), "seed": config.seed},
-    sources=("mralign_core.evaluation.metrics", "mralign_core.evaluation.held_out"),
+    sources=(
+        "mralign_core.evaluation.metrics",
+        "mralign_core.evaluation.held_out",
+        "mralign_core.evaluation.token_costs",
+    ),
     without=other_samplers(lambda _: ""),
 )
 def compute_results(making: Making) -> Built:
@@ -146,6 +193,8 @@ def compute_results(making: Making) -> Built:
         )
         for name, frame in Results(summarize(scored), differences)._asdict().items():
             frame.to_json(making.directory / f"{name}.json", orient="records", indent=1)
+    if answers is not None:
+        mean_tokens(answers).to_json(making.directory / TOKENS_FILE, orient="records", indent=1)
     (making.directory / "variants.json").write_text(json.dumps(list(making.several("scores"))), encoding="utf-8")
     return Built(counts={"variants": len(making.several("scores"))})
 
@@ -176,6 +225,7 @@ def compute_results(making: Making) -> Built:
         "mralign_core.generation.funnel",
         "mralign_core.annotation.failures",
         "mralign_core.evaluation.held_out",
+        "mralign_core.evaluation.self_refine",
         "mralign_core.llm.ledger",
         "mralign_core.llm.offline",
         "mralign_core.models.locate",
@@ -212,6 +262,7 @@ def gather(making: Making) -> ReportInputs:
         notes=[
             *notes_on_yield(config, making["candidates"]),
             *notes_on_answers(config, store.manifest(making["questions"]).counts, answers),
+            *notes_on_refining(making),
             *notes_on_guessable(store.manifest(making["evaluation-questions"]).counts, config.questions.on_guessable),
         ],
         funnel=pd.DataFrame(store.read_json(making["candidates"], FUNNEL)),
@@ -227,6 +278,7 @@ def gather(making: Making) -> ReportInputs:
         scores=scored,
         questions=questions,
         summary=results.summary if results else None,
+        tokens=read_mean_tokens(store.open_directory(making["results"])),
         differences=results.differences if results else None,
         confidence=config.evaluate.confidence,
         costs=annotation_costs(*(making.table(name, "raw_annotations.parquet") for name in labels)),
@@ -236,6 +288,12 @@ def gather(making: Making) -> ReportInputs:
         config=config.fingerprint(),
         taxonomy=label_set_of(config).taxonomy,
     )
+
+
+def notes_on_refining(making: Making) -> list[str]:
+    """How Self-Refine came to its answers, where it answered."""
+    refined = making.several("scores").get(SELF_REFINE)
+    return [] if refined is None else [note_on_chains(making.store.read_table(refined, REFINEMENTS_FILE))]
 
 
 def _shown(making: Making) -> dict[str, ArtifactRef]:

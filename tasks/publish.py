@@ -29,6 +29,7 @@ from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
 from mralign_core.reporting.induction_findings import counts_sentence, label_table
 from mralign_core.reporting.result_table import BOLD, ResultTable
 from mralign_core.reporting.run_findings import panel_metrics, read_results, result_tables, why_no_results, yield_table
+from mralign_core.reporting.token_table import read_mean_tokens, token_table
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
@@ -151,6 +152,8 @@ def show_results(config: RunConfig, results: ArtifactRef, report: ArtifactRef) -
     measured = read_results(store.open_directory(results))
     if measured:
         parts = [*(table.to_markdown() for table in result_tables(*measured)), BOLD]
+        if (tokens := read_mean_tokens(store.open_directory(results))) is not None:
+            parts.append(token_table(tokens).to_markdown())
         if len(measured.differences):
             figure = figures.difference_intervals(measured.differences, panel_metrics(measured.summary))
             _image("results-figure", figure, "Differences with paired intervals")

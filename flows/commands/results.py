@@ -259,6 +259,7 @@ def in_type(table: ResultTable, *, title: str | None = None, show_lines: bool = 
 
 def _print_summary(folder: Path, config: RunConfig) -> None:
     from mralign_core.reporting.run_findings import read_results, result_tables, why_no_results
+    from mralign_core.reporting.token_table import read_mean_tokens, token_table
 
     results = read_results(folder)
     if results is None:
@@ -266,6 +267,8 @@ def _print_summary(folder: Path, config: RunConfig) -> None:
         return
     for table in result_tables(*results):
         console.print(in_type(table))
+    if (tokens := read_mean_tokens(folder)) is not None:
+        console.print(in_type(token_table(tokens)))
 
 
 def _print_places(places: Mapping[str, object]) -> None:

@@ -16,14 +16,6 @@ from mralign_core.generation.scoring import score_answers
 from mralign_core.method.benchmarks import NO_JUDGE
 from mralign_core.method.matching import MatchRules
 
-BASELINES = ("off", "on")
-"""The model as it is, without thinking and with it."""
-
-
-def variants_to_score(config: RunConfig) -> tuple[str, ...]:
-    """The baselines and the trained variants; none where no question is held out."""
-    return (*BASELINES, *config.train.variants) if config.questions.eval else ()
-
 
 def by_benchmark(questions: pd.DataFrame) -> pd.DataFrame:
     """Questions of several sets, to be reported set by set; those of one set by its own strata."""
@@ -54,14 +46,18 @@ def answer_questions(
     Returns:
         Rows of :data:`~mralign_core.schemas.scores.SCORES`.
     """
-    mode = "off" if variant == "off" else "on"
-    requests = [
-        SampleRequest(row.question_id, row.question, mode, draw)
-        for row in questions.itertuples()
-        for draw in range(section.num_draws)
-    ]
+    requests = requests_of(questions, "off" if variant == "off" else "on", section.num_draws)
     samples = sample_all(sampler, requests, Decoding.of(section, seed), on_progress)
     return score_answers(requests, samples, questions, sampler.family, rules).assign(variant=variant)
+
+
+def requests_of(questions: pd.DataFrame, thinking_mode: str, num_draws: int) -> list[SampleRequest]:
+    """A request for each question and draw."""
+    return [
+        SampleRequest(row.question_id, row.question, thinking_mode, draw)
+        for row in questions.itertuples()
+        for draw in range(num_draws)
+    ]
 
 
 def with_strata(scores: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
