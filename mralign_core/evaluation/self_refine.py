@@ -3,7 +3,7 @@
 The first answer is that of think-on, bit for bit: the same request, and so the same random numbers. A round is two
 replies more, both with thinking: feedback on the last answer, and an answer that heeds it. A chain ends when all
 rounds are made, or before where the feedback says that nothing is to be changed, has no text, or where the next prompt
-would leave no room for a reply; the last answer is scored, with its own thinking.
+would leave no room for a reply or can't be written; the last answer is scored, with its own thinking.
 
 Decisions where the method leaves a choice: of a reply only what follows the thinking is shown in later prompts, since
 thinking is long and not for a reader; a refinement sees all answers and feedback before it, in order; and what is
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mralign_core.config import EvaluateConfig
+from mralign_core.errors import DataError
 from mralign_core.evaluation.held_out import requests_of
 from mralign_core.evaluation.variants import SELF_REFINE
 from mralign_core.generation import Decoding, Sample, Sampler, SampleRequest
@@ -49,6 +50,7 @@ _ENDS = {
     "all_rounds": "{} went through all rounds",
     "unchanged": "{} ended early because the feedback was that nothing is to be changed",
     "no_feedback": "{} because there was no feedback",
+    "unwritable": "{} because a reply holds a control token that the tokenizer can't write as text",
     "no_room": "{} because the next prompt would have left no room for a reply (its rounds were skipped)",
 }
 """Why a chain ended → how a sentence counts such chains."""
@@ -153,9 +155,9 @@ class _Chain:
         self.replies.append(reply)
         is_answer = len(self.replies) % 2 == 1
         following = self._ask_feedback() if is_answer else self._ask_refinement()
-        if following and not has_room(following):
-            self.end, following = "no_room", None
-        return following
+        if following:
+            self.end = _why_unaskable(following, has_room)
+        return None if self.end else following
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Its rows of table ``refinements``."""
@@ -193,6 +195,14 @@ class _Chain:
 
     def _text(self, reply: Sample) -> str:
         return (parse_sample(reply, "on", self.family).answer or "").strip()
+
+
+def _why_unaskable(request: SampleRequest, has_room: Callable[[SampleRequest], bool]) -> str:
+    """Why a request made of a model's replies can't be asked; "" where it can."""
+    try:
+        return "" if has_room(request) else "no_room"
+    except DataError:  # a reply spells out a control token, and the tokenizer has no other tokens for it
+        return "unwritable"
 
 
 def _told(texts: Sequence[str]) -> Iterator[str]:

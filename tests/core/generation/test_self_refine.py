@@ -9,6 +9,7 @@ from sampler_fixtures import transformers_sampler
 from taught_model import FACTS
 
 from mralign_core.config import EvaluateConfig
+from mralign_core.errors import DataError
 from mralign_core.evaluation.held_out import answer_questions
 from mralign_core.evaluation.self_refine import (
     STOP_SENTENCE,
@@ -44,6 +45,8 @@ class ScriptedSampler:
         self.asked: dict[tuple[str, int], str] = {}
 
     def has_room(self, request, decoding):
+        if "<unwritable>" in request.question:
+            raise DataError("'<unwritable>' is a control token that this tokenizer can't write as text")
         return len(request.question) <= self.longest
 
     def draw(self, requests, decoding, follow_up=None):
@@ -121,6 +124,7 @@ def test_prompts_show_question_answers_and_feedback_in_order_and_no_thinking():
     [
         ({"feedback 1": None}, 10_000, "no_feedback", 2),
         ({"feedback 1": "**nothing IS to be changed**"}, 10_000, "unchanged", 2),
+        ({"feedback 1": "It is <unwritable>."}, 10_000, "unwritable", 2),
         ({}, 100, "no_room", 1),
         ({"feedback 1": "Not that. " * 60}, 500, "no_room", 2),
     ],
