@@ -152,13 +152,13 @@ def show_results(config: RunConfig, results: ArtifactRef, report: ArtifactRef) -
     measured = read_results(store.open_directory(results))
     if measured:
         parts = [*(table.to_markdown() for table in result_tables(*measured)), BOLD]
-        if (tokens := read_mean_tokens(store.open_directory(results))) is not None:
-            parts.append(token_table(tokens).to_markdown())
         if len(measured.differences):
             figure = figures.difference_intervals(measured.differences, panel_metrics(measured.summary))
             _image("results-figure", figure, "Differences with paired intervals")
     else:
         parts = [why_no_results(config.questions)]
+    if (tokens := read_mean_tokens(store.open_directory(results))) is not None:
+        parts.append(token_table(tokens).to_markdown())
     page = store.open_file(report, "report.html")
     _page("results", "What alignment changed on held-out questions", f"Report: `{page}`", *parts)
 

@@ -264,8 +264,7 @@ def _print_summary(folder: Path, config: RunConfig) -> None:
     results = read_results(folder)
     if results is None:
         console.print(why_no_results(config.questions))
-        return
-    for table in result_tables(*results):
+    for table in result_tables(*results) if results else []:
         console.print(in_type(table))
     if (tokens := read_mean_tokens(folder)) is not None:
         console.print(in_type(token_table(tokens)))
