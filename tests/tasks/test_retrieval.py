@@ -78,3 +78,19 @@ def test_the_snippets_are_kept_once_and_are_the_same_for_all_variants(config, in
         for variant in ("on", "on_retrieval", "mr_align", "mr_align_retrieval")
     }
     assert {name for name, one in work.items() if "snippets" in one.inputs} == {"on_retrieval", "mr_align_retrieval"}
+
+
+def test_of_questions_that_are_added_only_the_new_ones_are_answered(store_root):
+    def shard_rows(limit):
+        sets = {"questions__eval": [{"name": "pocket", "limit": limit}], "evaluate__max_new_tokens": 8}
+        config = small_config(store_root, evaluate__retrieval__corpus="pocket", **sets)
+        questions, model = load_evaluation_questions.run_here(config), prepare_model.run_here(config)
+        snippets = find_snippets.run_here(config, questions)
+        named = {"snippets": snippets, "variant": "on_retrieval"}
+        ref = make_in_shards(score_shard, collect_scores, config, questions, model, **named)
+        store = ArtifactStore(config.storage)
+        shards = [store.find("scores-shard", key) for key in store.keys("scores-shard")]
+        return ref.rows, sorted(shard.rows or 0 for shard in shards if shard)
+
+    assert shard_rows(6) == (6, [6])
+    assert shard_rows(10) == (10, [4, 6])
