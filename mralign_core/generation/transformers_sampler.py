@@ -36,7 +36,7 @@ from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
 from mralign_core.generation.answer_end import AnswerEnd
 from mralign_core.generation.control_tokens import decode_tokens, end_token_ids
-from mralign_core.generation.prompts import Prompt, render_prompt
+from mralign_core.generation.prompts import Prompt, render_request
 from mralign_core.generation.randomness import draw_tokens, uniforms
 from mralign_core.generation.slot_cache import SLOT_GROWTH, SlotCache
 from mralign_core.models.families import Family
@@ -99,7 +99,7 @@ class TransformersSampler:
         return self._fits(self._render(request), decoding.max_new_tokens)
 
     def _render(self, request: SampleRequest) -> Prompt:
-        return render_prompt(self.tokenizer, request.question, request.thinking_mode, self.family, self.instruction)
+        return render_request(self.tokenizer, request, self.family, self.instruction)
 
     def _fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         return not self.longest or len(prompt.ids) + max_new_tokens <= self.longest

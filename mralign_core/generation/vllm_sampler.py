@@ -28,7 +28,7 @@ from mralign_core.errors import ConfigError, DataError
 from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
 from mralign_core.generation.answer_end import AnswerEnd
 from mralign_core.generation.control_tokens import decode_tokens
-from mralign_core.generation.prompts import Prompt, render_prompt
+from mralign_core.generation.prompts import Prompt, render_request
 from mralign_core.generation.randomness import request_seed
 from mralign_core.models.families import Family
 from mralign_core.models.locate import ModelLocation
@@ -120,7 +120,7 @@ class VllmSampler:
             rows[name] = row
 
     def _prompt(self, request: SampleRequest) -> Prompt:
-        return render_prompt(self.tokenizer, request.question, request.thinking_mode, self.family, self.instruction)
+        return render_request(self.tokenizer, request, self.family, self.instruction)
 
     def _refuse_too_long(self, rows: Sequence[_Row]) -> None:
         longest = self.engine.model_config.max_model_len

@@ -22,7 +22,7 @@ from mralign_core.generation.control_tokens import (
     turn_end_id,
 )
 from mralign_core.generation.importing import import_traces
-from mralign_core.generation.prompts import render_prompt
+from mralign_core.generation.prompts import render_prompt, render_request
 from mralign_core.generation.segmenting import encode_completion, token_offsets
 from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.models.families import GENERIC, named_family
@@ -122,6 +122,8 @@ def test_a_token_that_has_no_other_spelling_is_refused():
     tokenizer.add_tokens([AddedToken("§", special=True)])
     with pytest.raises(DataError, match="'§' is a control token"):
         encode_literally(tokenizer, "a § b", ["§"])
+    with pytest.raises(DataError, match=r"question 'q7': '§' is a control token"):
+        render_request(tokenizer, SampleRequest("q7", "a § b", "on", 0), QWEN3, "")
 
 
 def test_text_of_a_completion_holds_no_control_token_but_the_familys(bpe):
