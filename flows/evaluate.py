@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from prefect import flow
 
 from flows.fan_out import missing_shards, run_in_threads, run_shards
 from mralign_core.config import RunConfig
-from mralign_core.evaluation.held_out import BASELINES, variants_to_judge, variants_to_score
+from mralign_core.evaluation.variants import BASELINES, WITH_SNIPPETS, adapter_of, variants_to_judge, variants_to_score
 from mralign_core.storage import ArtifactRef
 from tasks.annotate import SHARDS_AT_ONCE
 from tasks.engine.graph import NOTHING
@@ -21,6 +22,7 @@ from tasks.evaluate import collect_scores, compute_results, score_shard, write_r
 from tasks.judge import collect_judgements, judge_shard
 from tasks.publish import show_results
 from tasks.servers import check_listed
+from tasks.snippets import find_snippets
 
 Shard = tuple[str, list[int]]
 """A variant, and some held-out questions by their numbers."""
@@ -32,7 +34,7 @@ def evaluate(
     artifacts: dict[str, ArtifactRef | None] | None = None,
     adapters: dict[str, ArtifactRef] | None = None,
 ) -> ArtifactRef:
-    """Score think-off, think-on and every adapter on common random numbers.
+    """Score the model as it is, with what else the config asks of it, and every adapter, on common random numbers.
 
     Args:
         config: the run config.
@@ -45,14 +47,16 @@ def evaluate(
     inputs = inputs_of(config, wanted)
     trained = {name.partition(":")[2]: ref for name, ref in inputs.items() if name.startswith("adapter:")}
     made = {name: ref for name, ref in inputs.items() if not name.startswith("adapter:")}
-    scores = score_variants(config, made["evaluation-questions"], made["model"], trained)
-    judgements = judge_variants(config, made["evaluation-questions"], scores)
-    results = compute_results(
-        config, scores=scores, judgements=judgements, evaluation_questions=made["evaluation-questions"]
-    )
+    questions, model = made["evaluation-questions"], made["model"]
+    variants = variants_to_score(config, list(trained))
+    snippets = find_snippets(config, questions) if WITH_SNIPPETS.keys() & set(variants) else None
+    scores = score_variants(config, questions, model, trained, variants=variants, snippets=snippets)
+    judgements = judge_variants(config, questions, scores)
+    results = compute_results(config, scores=scores, judgements=judgements, evaluation_questions=questions)
     judged = {"scores": scores, "judgements": judgements}
     report = write_report(config, **as_arguments(made), adapter=trained, **judged, results=results)
     named = {f"{kind}:{variant}": ref for kind, refs in judged.items() for variant, ref in refs.items()}
+    named |= {"snippets": snippets} if snippets else {}
     remember(config, inputs, **named, results=results, report=report)
     show_results(config, results, report)
     return report
@@ -70,24 +74,31 @@ def _needed(config: RunConfig, adapters: Mapping[str, ArtifactRef] | None) -> li
 
 
 def score_variants(
-    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, adapters: Mapping[str, ArtifactRef]
+    config: RunConfig,
+    questions: ArtifactRef,
+    model: ArtifactRef,
+    adapters: Mapping[str, ArtifactRef],
+    *,
+    variants: Sequence[str] | None = None,
+    snippets: ArtifactRef | None = None,
 ) -> dict[str, ArtifactRef]:
-    """Think-off, think-on and each adapter → its scores; none where there is no held-out question."""
-    variants = (*BASELINES, *adapters) if variants_to_score(config) else ()
-    inputs = {"config": config, "evaluation_questions": questions, "model": model}
+    """Variant → its scores: think-off, think-on and each adapter where none are named; none where there is no held-out
+    question.
+    """
+    if variants is None:
+        variants = (*BASELINES, *adapters) if config.questions.eval else ()
     with session():
+        made = _Scoring(config, questions, model, adapters, snippets)
         shards = [
             (variant, rows)
             for variant in variants
-            for rows in missing_shards(collect_scores.work(**inputs, adapter=adapters.get(variant), variant=variant))
+            for rows in missing_shards(collect_scores.work(**made.arguments(variant)))
         ]
         check_listed(config, adapters if shards else {})
         if config.evaluate.where == "deployment":
-            _score_on_pool(config, questions, model, adapters, shards)
-        _score(config, questions, model, adapters, shards)
-        return {
-            variant: collect_scores(**inputs, adapter=adapters.get(variant), variant=variant) for variant in variants
-        }
+            _score_on_pool(made, shards)
+        _score(made, shards)
+        return {variant: collect_scores(**made.arguments(variant)) for variant in variants}
 
 
 def judge_variants(
@@ -115,6 +126,7 @@ def score_shards(
     model: ArtifactRef,
     adapters: dict[str, ArtifactRef],
     shards: list[tuple[str, list[Range]]],
+    snippets: ArtifactRef | None = None,
 ) -> list[ArtifactRef]:
     """Score some shards; a pipeline with evaluate.where 'deployment' starts these runs.
 
@@ -124,46 +136,52 @@ def score_shards(
         model: artifact of the model.
         adapters: variant → adapter.
         shards: variant of each shard, and its questions as ranges of their numbers.
+        snippets: artifact of the questions' snippets; for variants that read them.
     """
+    made = _Scoring(config, questions, model, adapters, snippets)
     with session():
-        return _score(config, questions, model, adapters, [(variant, rows_of(ranges)) for variant, ranges in shards])
+        return _score(made, [(variant, rows_of(ranges)) for variant, ranges in shards])
 
 
-def _score_on_pool(
-    config: RunConfig,
-    questions: ArtifactRef,
-    model: ArtifactRef,
-    adapters: Mapping[str, ArtifactRef],
-    shards: Sequence[Shard],
-) -> None:
+class _Scoring(NamedTuple):
+    """What scores are made from."""
+
+    config: RunConfig
+    questions: ArtifactRef
+    model: ArtifactRef
+    adapters: Mapping[str, ArtifactRef]
+    snippets: ArtifactRef | None
+
+    def arguments(self, variant: str) -> dict[str, Any]:
+        """The arguments of a task that scores a variant."""
+        return {
+            "config": self.config,
+            "evaluation_questions": self.questions,
+            "model": self.model,
+            "adapter": self.adapters.get(adapter_of(variant)),
+            "snippets": self.snippets,
+            "variant": variant,
+        }
+
+
+def _score_on_pool(made: _Scoring, shards: Sequence[Shard]) -> None:
     """Score on the pool what is not scored yet, in ``evaluate.num_workers`` child runs."""
     make_on_pool(
         "score-shards/score-shards",
-        [
-            score_shard.work(config, questions, model, adapter=adapters.get(variant), variant=variant, rows=rows)
-            for variant, rows in shards
-        ],
+        [score_shard.work(**made.arguments(variant), rows=rows) for variant, rows in shards],
         lambda share: {
-            "questions": questions,
-            "model": model,
-            "adapters": adapters,
+            "questions": made.questions,
+            "model": made.model,
+            "adapters": made.adapters,
             "shards": [(work.part["variant"], ranges_of(work.rows)) for work in share],
+            "snippets": made.snippets,
         },
-        config=config,
+        config=made.config,
         section="evaluate",
         neighbours_together=True,  # a worker then loads few variants
     )
 
 
-def _score(
-    config: RunConfig,
-    questions: ArtifactRef,
-    model: ArtifactRef,
-    adapters: Mapping[str, ArtifactRef],
-    shards: Sequence[Shard],
-) -> list[ArtifactRef]:
-    inputs = {"config": config, "evaluation_questions": questions, "model": model}
-    calls = [
-        {**inputs, "adapter": adapters.get(variant), "variant": variant, "rows": list(rows)} for variant, rows in shards
-    ]
-    return run_shards(score_shard, calls, config.evaluate)
+def _score(made: _Scoring, shards: Sequence[Shard]) -> list[ArtifactRef]:
+    calls = [{**made.arguments(variant), "rows": list(rows)} for variant, rows in shards]
+    return run_shards(score_shard, calls, made.config.evaluate)

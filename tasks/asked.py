@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -24,13 +24,19 @@ class Asked(NamedTuple):
     items: Items
 
 
-def asked(config: RunConfig, questions: ArtifactRef, prepare: Callable[[pd.DataFrame], pd.DataFrame]) -> Asked:
+def asked(
+    config: RunConfig,
+    questions: ArtifactRef,
+    prepare: Callable[[pd.DataFrame], pd.DataFrame],
+    beside: Sequence[ArtifactRef] = (),
+) -> Asked:
     """The questions of an artifact.
 
     Args:
         config: the run config.
         questions: the artifact.
         prepare: makes of its table what is asked.
+        beside: what it reads besides.
     """
 
     def read() -> Asked:
@@ -39,5 +45,6 @@ def asked(config: RunConfig, questions: ArtifactRef, prepare: Callable[[pd.DataF
 
     store = ArtifactStore(config.storage)
     with session() as shared:
-        found: Asked = shared.once("asked", (store.root_uri, questions.sha256, prepare.__name__), read)
+        read_from = (store.root_uri, questions.sha256, *(ref.sha256 for ref in beside))
+        found: Asked = shared.once("asked", (*read_from, prepare.__name__), read)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,24 @@ from mralign_core.annotation.failures import FAILURES_FILE, read_failures, set_a
 from mralign_core.config import RunConfig
 from mralign_core.evaluation.decisions import decide, list_flips
 from mralign_core.evaluation.held_out import (
-    BASELINES,
     all_answers,
     answer_questions,
     by_benchmark,
     notes_on_answers,
-    variants_to_judge,
-    variants_to_score,
     with_gold,
     with_strata,
 )
 from mralign_core.evaluation.metrics import paired_differences, summarize
+from mralign_core.evaluation.self_refine import REFINE_PROMPTS, count_ends, note_on_chains, refine_answers
+from mralign_core.evaluation.snippet_prompt import SNIPPET_PROMPT, with_snippets
+from mralign_core.evaluation.token_costs import TOKENS_FILE, mean_tokens
+from mralign_core.evaluation.variants import (
+    SELF_REFINE,
+    WITH_SNIPPETS,
+    adapter_of,
+    variants_to_judge,
+    variants_to_score,
+)
 from mralign_core.generation.outcomes import draws_table
 from mralign_core.judging.verdicts import Judged, grade_differences, judging_costs, scored_answers, weigh_verdicts
 from mralign_core.label_sets import label_set_of
@@ -34,9 +42,11 @@ from mralign_core.reporting.inputs import annotation_costs, joined_failures, joi
 from mralign_core.reporting.judged_findings import baseline_notes, read_judged, write_judged
 from mralign_core.reporting.report import ReportInputs, render_report
 from mralign_core.reporting.run_findings import Results, read_results
+from mralign_core.reporting.token_table import read_mean_tokens
 from mralign_core.schemas.flips import FLIPS
+from mralign_core.schemas.refinements import REFINEMENTS
 from mralign_core.schemas.scores import SCORES
-from mralign_core.storage import ArtifactRef
+from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.quarantine import read_quarantine, write_rows
 from mralign_core.storage.tables import read_table, write_table
 from tasks.annotate import read_ledger, without_offline
@@ -52,9 +62,15 @@ from tasks.fields import all_but, other_samplers, pick, reading, served_or_loade
 from tasks.generate import FUNNEL, notes_on_yield, read_draws
 from tasks.judge import read_judge_failures, read_judge_ledger, read_judgements
 from tasks.sampling import sampler_of
+from tasks.snippets import FILE as SNIPPETS_FILE
 
+REFINEMENTS_FILE = "refinements.parquet"
+"""Beside the scores of Self-Refine: every reply."""
+OWN_SOURCES = {"mralign_core.evaluation.self_refine", "mralign_core.evaluation.snippet_prompt"}
+"""Modules that decide the scores of some variants only."""
 SOURCES = (
     "mralign_core.evaluation.held_out",
+    *sorted(OWN_SOURCES),
     "mralign_core.generation.open_sampler",
     "mralign_core.models.load",  # finds the tokens that end a sample
 )
@@ -62,7 +78,7 @@ SOURCES = (
 
 def _evaluation(config: RunConfig) -> dict[str, Any]:
     return {
-        **all_but(config.evaluate, "num_resamples", "confidence", "margin", "endpoint"),
+        **all_but(config.evaluate, "num_resamples", "confidence", "margin", "endpoint", "retrieval", "self_refine"),
         "instruction": config.generate.instruction,
         **served_or_loaded(config, config.evaluate),
         **reading(config),
@@ -70,37 +86,68 @@ def _evaluation(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _is_trained(_: RunConfig, part: Part) -> bool:
-    return part["variant"] not in BASELINES
+def _of_variant(config: RunConfig, part: Part) -> dict[str, Any]:
+    """What decides the scores of one variant and of no other."""
+    if part["variant"] == SELF_REFINE:
+        return {"rounds": config.evaluate.self_refine.rounds, "prompt": REFINE_PROMPTS}
+    return {"prompt": SNIPPET_PROMPT} if part["variant"] in WITH_SNIPPETS else {}
+
+
+def _not_of_variant(part: Part) -> Sequence[str]:
+    shows = {"mralign_core.evaluation.snippet_prompt"} if part["variant"] in WITH_SNIPPETS else set()
+    refines = {"mralign_core.evaluation.self_refine"} if part["variant"] == SELF_REFINE else set()
+    return sorted(OWN_SOURCES - shows - refines)
 
 
 SCORED: dict[str, Any] = {
     "stage": "evaluate",
     "part": ("variant",),
     "fields": _evaluation,
+    "details": _of_variant,
     "sources": SOURCES,
     "without": other_samplers(lambda config: config.evaluate.sampler),
+    "without_of": _not_of_variant,
 }
 """What decides scores, in a shard and joined."""
-ADAPTER = Input("adapter", when=_is_trained, own_part="variant")
+ADAPTER = Input(
+    "adapter", when=lambda _, part: bool(adapter_of(part["variant"])), own_part="variant", own_value=adapter_of
+)
 
 
-def _to_score(config: RunConfig, questions: ArtifactRef) -> Asked:
-    return asked(config, questions, by_benchmark)
+def _reads_snippets(_: RunConfig, part: Part) -> bool:
+    return part["variant"] in WITH_SNIPPETS
+
+
+def _to_score(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Asked:
+    """The questions as a variant is asked them: with snippets where it reads any, which its items are known by then."""
+    questions, snippets = inputs["evaluation-questions"], inputs.get("snippets")
+    if snippets is None:
+        return asked(config, questions, by_benchmark)
+
+    def with_their_snippets(frame: pd.DataFrame) -> pd.DataFrame:
+        found = ArtifactStore(config.storage).read_table(snippets, SNIPPETS_FILE)
+        return with_snippets(by_benchmark(frame), found)
+
+    return asked(config, questions, with_their_snippets, beside=[snippets])
 
 
 @artifact(
     "scores-shard",
     run_name="evaluate {variant} {rows}",
-    inputs=(Input("evaluation-questions", is_keyed=False), Input("model"), ADAPTER),
-    items=lambda config, inputs: _to_score(config, inputs["evaluation-questions"]).items,
+    inputs=(
+        Input("evaluation-questions", is_keyed=False),
+        Input("model"),
+        ADAPTER,
+        Input("snippets", when=_reads_snippets, is_keyed=False),
+    ),
+    items=lambda config, inputs: _to_score(config, inputs).items,
     is_main=lambda _: True,
     **SCORED,
 )
 def score_shard(making: Making) -> Built:
     """Answer some held-out questions with one variant."""
     config, variant, rows = making.config, making.part["variant"], making.work.rows
-    questions = _to_score(config, making["evaluation-questions"]).questions.iloc[list(rows)]
+    questions = _to_score(config, making.work.inputs).questions.iloc[list(rows)]
     adapter = making.get("adapter")
     ledger_name = f"evaluate/{making['evaluation-questions'].sha256}"  # one account for all answers to these questions
     sampler = sampler_of(
@@ -109,20 +156,19 @@ def score_shard(making: Making) -> Built:
         making["model"],
         stage="evaluate",
         adapter=adapter,
-        variant=variant,
+        variant=adapter_of(variant) or variant,
         ledger_name=ledger_name,
     )
     key = f"evaluate-{re.sub('[^a-z0-9]', '-', variant)}"
+    common: dict[str, Any] = {"seed": config.seed, "rules": config.match.rules}
     with progress(f"evaluating {variant} {span(rows)}", key) as report:
-        scores = answer_questions(
-            sampler,
-            questions,
-            variant,
-            config.evaluate,
-            seed=config.seed,
-            rules=config.match.rules,
-            on_progress=report,
-        )
+        if variant == SELF_REFINE and (rounds := config.evaluate.self_refine.rounds) is not None:
+            scores, refinements = refine_answers(
+                sampler, questions, config.evaluate, rounds=rounds, **common, on_progress=report
+            )
+            write_rows(making.directory, REFINEMENTS_FILE, refinements, REFINEMENTS)
+        else:
+            scores = answer_questions(sampler, questions, variant, config.evaluate, **common, on_progress=report)
     if config.evaluate.sampler == "endpoint":
         save_account(making.store, ledger_name, config.evaluate)
     write_rows(making.directory, "scores.parquet", scores, SCORES)
@@ -133,18 +179,20 @@ def score_shard(making: Making) -> Built:
     "scores",
     run_name="collect scores of {variant}",
     parts=lambda config: [{"variant": variant} for variant in variants_to_score(config)],
-    inputs=(Input("evaluation-questions"), Input("model"), ADAPTER),
+    inputs=(Input("evaluation-questions"), Input("model"), ADAPTER, Input("snippets", when=_reads_snippets)),
     shards=Shards("scores-shard", lambda config: config.evaluate.shard_size),
     **SCORED,
 )
 def collect_scores(making: Making) -> Built:
     """Join the scores of a variant on all held-out questions."""
     layout = lay_out(making.work, making.store)
-    join(making.store, layout, making.directory, {"scores.parquet": SCORES}, "question_id")
-    questions = _to_score(making.config, making["evaluation-questions"]).questions
+    replies = {REFINEMENTS_FILE: REFINEMENTS} if making.part["variant"] == SELF_REFINE else {}
+    join(making.store, layout, making.directory, {"scores.parquet": SCORES, **replies}, "question_id")
+    questions = _to_score(making.config, making.work.inputs).questions
     scores = with_strata(read_table(making.directory / "scores.parquet"), questions)
     write_table(making.directory, "scores.parquet", scores, SCORES)
-    return Built(SCORES.name)
+    counts = count_ends(read_table(making.directory / REFINEMENTS_FILE)) if replies else {}
+    return Built(SCORES.name, counts)
 
 
 @artifact(
@@ -164,6 +212,7 @@ def collect_scores(making: Making) -> Built:
         "mralign_core.evaluation.decisions",
         "mralign_core.evaluation.metrics",
         "mralign_core.evaluation.held_out",
+        "mralign_core.evaluation.token_costs",
         "mralign_core.judging.verdicts",
         "mralign_core.annotation.failures",
     ),
@@ -198,6 +247,8 @@ def compute_results(making: Making) -> Built:
             rng=np.random.default_rng([making.config.seed, 7]),
         )
         write_judged(making.directory, judged, differences)
+    if answers is not None:
+        mean_tokens(answers).to_json(making.directory / TOKENS_FILE, orient="records", indent=1)
     (making.directory / "variants.json").write_text(json.dumps(list(making.several("scores"))), encoding="utf-8")
     return Built(counts={"variants": len(making.several("scores"))})
 
@@ -229,6 +280,7 @@ def compute_results(making: Making) -> Built:
         "mralign_core.generation.funnel",
         "mralign_core.annotation.failures",
         "mralign_core.evaluation.held_out",
+        "mralign_core.evaluation.self_refine",
         "mralign_core.llm.ledger",
         "mralign_core.llm.offline",
         "mralign_core.models.locate",
@@ -269,6 +321,7 @@ def gather(making: Making) -> ReportInputs:
             *notes_on_yield(config, making["candidates"]),
             *notes_on_answers(config, store.manifest(making["questions"]).counts, answers),
             *baseline_notes(judged),
+            *notes_on_refining(making),
             *notes_on_guessable(store.manifest(making["evaluation-questions"]).counts, config.questions.on_guessable),
         ],
         funnel=pd.DataFrame(store.read_json(making["candidates"], FUNNEL)),
@@ -284,6 +337,7 @@ def gather(making: Making) -> ReportInputs:
         scores=scored,
         questions=questions,
         summary=results.summary if results else None,
+        tokens=read_mean_tokens(store.open_directory(making["results"])),
         differences=results.differences if results else None,
         decisions=decided.decisions if decided else None,
         flips=decided.flips if decided else None,
@@ -298,6 +352,12 @@ def gather(making: Making) -> ReportInputs:
         config=config.fingerprint(),
         taxonomy=label_set_of(config).taxonomy,
     )
+
+
+def notes_on_refining(making: Making) -> list[str]:
+    """How Self-Refine came to its answers, where it answered."""
+    refined = making.several("scores").get(SELF_REFINE)
+    return [] if refined is None else [note_on_chains(making.store.read_table(refined, REFINEMENTS_FILE))]
 
 
 def _shown(making: Making) -> dict[str, ArtifactRef]:

@@ -11,7 +11,7 @@ import pandas as pd
 from mralign_core.annotation.failures import FAILURES_FILE, read_failures, write_failures
 from mralign_core.annotation.quoting import Quote, spent_usd
 from mralign_core.config import RunConfig
-from mralign_core.evaluation.held_out import variants_to_judge
+from mralign_core.evaluation.variants import variants_to_judge
 from mralign_core.judging.judge import (
     JUDGED_COLUMNS,
     count_unjudged,

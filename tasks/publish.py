@@ -31,6 +31,7 @@ from mralign_core.reporting.induction_findings import counts_sentence, label_tab
 from mralign_core.reporting.judged_findings import judged_notes, judged_tables, read_judged
 from mralign_core.reporting.result_table import BOLD, ResultTable
 from mralign_core.reporting.run_findings import panel_metrics, read_results, result_tables, why_no_results, yield_table
+from mralign_core.reporting.token_table import read_mean_tokens, token_table
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
@@ -165,6 +166,8 @@ def show_results(config: RunConfig, results: ArtifactRef, report: ArtifactRef) -
             _image("results-figure", figure, "Differences with paired intervals")
     else:
         parts = [why_no_results(config.questions)]
+    if (tokens := read_mean_tokens(store.open_directory(results))) is not None:
+        parts.append(token_table(tokens).to_markdown())
     page = store.open_file(report, "report.html")
     _page("results", "What alignment changed on held-out questions", f"Report: `{page}`", *parts)
 

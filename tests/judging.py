@@ -39,6 +39,8 @@ def score_rows(questions, answers, variant="on"):
                     **{name: question[name] for name in ("question_id", "source", "scoring", "stratum")},
                     **{"variant": variant, "draw": draw, "completion": answer or "", "thinking": "", "answer": answer},
                     "outcome": "ok" if answer else "unclosed_thinking",
+                    "num_prompt_tokens": 0,
+                    "num_tokens": 0,
                     "em_thought": False if is_matched and variant != "off" else None,
                     **{"em_answer": is_right, "contains_answer": is_right},
                 }

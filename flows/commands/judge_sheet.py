@@ -9,10 +9,11 @@ import pandas as pd
 
 from mralign_core.config import RunConfig
 from mralign_core.errors import DataError
-from mralign_core.evaluation.held_out import all_answers, variants_to_judge, variants_to_score
+from mralign_core.evaluation.held_out import all_answers
 from mralign_core.evaluation.judge_sheet import JudgedSheet, WrittenJudgeSheet, read_judge_sheet, write_judge_sheet
 from mralign_core.evaluation.metrics import comparisons, order_variants
 from mralign_core.evaluation.people import corrected_differences, corrected_rates, judge_agreement
+from mralign_core.evaluation.variants import variants_to_judge, variants_to_score
 from mralign_core.judging.verdicts import scored_answers, weigh_verdicts
 from mralign_core.reporting.people_findings import corrected_table, judge_table, sheet_advice
 from mralign_core.reporting.result_table import ResultTable

@@ -122,7 +122,7 @@ def _print_quote(config: RunConfig, planned_run: Plan) -> None:
 
 
 def _print_judges_quote(config: RunConfig, planned_run: Plan) -> None:
-    from mralign_core.evaluation.held_out import variants_to_judge
+    from mralign_core.evaluation.variants import variants_to_judge
     from mralign_core.judging.quoting import ANSWER_TOKENS
     from tasks.judge import quote_judgements
 
@@ -291,14 +291,15 @@ def _print_summary(folder: Path, config: RunConfig) -> None:
     from mralign_core.reporting.decision_findings import decision_sentences, read_decisions
     from mralign_core.reporting.judged_findings import judged_notes, judged_tables, read_judged
     from mralign_core.reporting.run_findings import read_results, result_tables, why_no_results
+    from mralign_core.reporting.token_table import read_mean_tokens, token_table
 
-    results = read_results(folder)
+    results, judged = read_results(folder), read_judged(folder)
     if results is None:
         console.print(why_no_results(config.questions))
-        return
-    judged = read_judged(folder)
-    for table in [*result_tables(*results), *(judged_tables(judged) if judged else ())]:
+    for table in [*(result_tables(*results) if results else ()), *(judged_tables(judged) if judged else ())]:
         console.print(in_type(table))
+    if (tokens := read_mean_tokens(folder)) is not None:
+        console.print(in_type(token_table(tokens)))
     for note in judged_notes(judged) if judged else ():
         console.print(escape(note), highlight=False, soft_wrap=True)
     if decided := read_decisions(folder):

@@ -15,6 +15,7 @@ from mralign_core.config.sampling import (
     refuse_options_of_servers,
     refuse_vllm_in_threads,
 )
+from mralign_core.config.variants import RetrievalConfig, SelfRefineConfig
 
 
 class EvaluateConfig(Section):
@@ -33,6 +34,8 @@ class EvaluateConfig(Section):
     """Sample among so many most probable tokens; 0 among all."""
     max_new_tokens: int = Field(8192, ge=1, le=131_072)
     """Longest completion, in tokens."""
+    retrieval: RetrievalConfig = RetrievalConfig()
+    self_refine: SelfRefineConfig = SelfRefineConfig()
     num_resamples: int = Field(2000, ge=100, le=100_000)
     """Bootstrap resamples of questions behind each interval."""
     confidence: float = Field(0.95, gt=0.5, lt=1)

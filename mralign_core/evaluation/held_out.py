@@ -12,28 +12,17 @@ import pandas as pd
 
 from mralign_core.config import EvaluateConfig, RunConfig
 from mralign_core.errors import DataError
-from mralign_core.generation import Decoding, Sampler, SampleRequest, sample_all
+from mralign_core.evaluation.variants import variants_to_judge
+from mralign_core.generation import Decoding, Sample, Sampler, SampleRequest, sample_all
 from mralign_core.generation.scoring import score_answers
 from mralign_core.method.matching import MatchRules
 from mralign_core.schemas.outcomes import FAILED
 
-BASELINES = ("off", "on")
-"""The model as it is, without thinking and with it."""
 WHY_UNSCORED = {
     "truthful": "is scored by a judge, and none is named (judge.endpoints)",
     "claims": "is scored by its supported claims, which this program does not count yet",
 }
 """How a set is scored whose answers may be in no figure → why."""
-
-
-def variants_to_score(config: RunConfig) -> tuple[str, ...]:
-    """The baselines and the trained variants; none where no question is held out."""
-    return (*BASELINES, *config.train.variants) if config.questions.eval else ()
-
-
-def variants_to_judge(config: RunConfig) -> tuple[str, ...]:
-    """The variants whose answers are judged; none where no judge is named."""
-    return variants_to_score(config) if config.judge.endpoints else ()
 
 
 def by_benchmark(questions: pd.DataFrame) -> pd.DataFrame:
@@ -68,13 +57,27 @@ def answer_questions(
     Raises:
         DataError: a server failed to answer some of them; figures over the others would be of other questions.
     """
-    mode = "off" if variant == "off" else "on"
-    requests = [
-        SampleRequest(row.question_id, row.question, mode, draw)
-        for row in questions.itertuples()
-        for draw in range(section.num_draws)
-    ]
+    requests = requests_of(questions, "off" if variant == "off" else "on", section.num_draws)
     samples = sample_all(sampler, requests, Decoding.of(section, seed), on_progress)
+    refuse_failed(requests, samples, variant)
+    return score_answers(requests, samples, questions, sampler.family, rules).assign(variant=variant)
+
+
+def requests_of(questions: pd.DataFrame, thinking_mode: str, num_draws: int) -> list[SampleRequest]:
+    """A request for each question and draw."""
+    return [
+        SampleRequest(row.question_id, row.question, thinking_mode, draw)
+        for row in questions.itertuples()
+        for draw in range(num_draws)
+    ]
+
+
+def refuse_failed(requests: Sequence[SampleRequest], samples: Sequence[Sample], variant: str) -> None:
+    """Refuse samples that a server failed to make.
+
+    Raises:
+        DataError: there are some; figures over the others would be of other questions.
+    """
     failed = [request for request, sample in zip(requests, samples, strict=True) if sample.finish_reason == FAILED]
     if failed:
         raise DataError(
@@ -82,7 +85,6 @@ def answer_questions(
             f"question {failed[0].question_id!r}, draw {failed[0].draw}. All other replies are kept: run again to ask "
             "for these alone. Where it fails on them again, its log says why: raise its limits, or take them out"
         )
-    return score_answers(requests, samples, questions, sampler.family, rules).assign(variant=variant)
 
 
 def with_strata(scores: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:

@@ -24,6 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mralign_core.errors import DataError
+from mralign_core.evaluation.variants import SELF_REFINE, is_trained
 from mralign_core.method import FloatArray
 from mralign_core.method.benchmarks import JUDGED_METRICS, MATCH_METRICS, SCORINGS, ScoringName
 from mralign_core.method.traces import WELL_FORMED
@@ -38,7 +39,15 @@ ALL_QUESTIONS = "(all)"
 """The stratum of every question together, where all are of one set."""
 MACRO = "macro average of "
 """What the stratum begins with that is a mean over sets."""
-VARIANT_ORDER = ("off", "on", "sft", "kto", "mr_align")
+VARIANT_ORDER = ("off", "on", SELF_REFINE, "on_retrieval", "sft", "kto", "mr_align", "mr_align_retrieval")
+FURTHER_COMPARISONS = (
+    ("mr_align", "kto"),
+    (SELF_REFINE, "on"),
+    ("on_retrieval", "on"),
+    ("mr_align_retrieval", "on_retrieval"),
+    ("mr_align_retrieval", "mr_align"),
+)
+"""What is compared beside each trained variant and think-on, where both are there."""
 CONSISTENCY = ("both_correct", "inconsistent", "both_wrong")
 """What thinking and answer did: both named a gold answer, exactly one did (the hit gap), neither did."""
 
@@ -165,10 +174,14 @@ def order_variants(variants: Sequence[str]) -> list[str]:
 
 
 def comparisons(variants: Sequence[str]) -> list[tuple[str, str]]:
-    """The (variant, baseline) pairs to compare: each trained variant with think-on, and MR-ALIGN with KTO."""
-    trained = [name for name in order_variants(variants) if name not in ("off", "on")]
-    pairs = [(name, "on") for name in trained if "on" in variants]
-    return pairs + [("mr_align", "kto")] * ({"mr_align", "kto"} <= set(trained))
+    """The (variant, baseline) pairs to compare: each trained variant with think-on, then those of
+    :data:`FURTHER_COMPARISONS`.
+
+    >>> comparisons(["off", "on", "on_retrieval", "mr_align", "mr_align_retrieval"])[:2]
+    [('mr_align', 'on'), ('on_retrieval', 'on')]
+    """
+    pairs = [(name, "on") for name in order_variants(variants) if is_trained(name) and "on" in variants]
+    return pairs + [pair for pair in FURTHER_COMPARISONS if set(pair) <= set(variants)]
 
 
 class PairedPart(NamedTuple):
@@ -306,15 +319,15 @@ def _percentile_interval(means: FloatArray, confidence: float) -> tuple[FloatArr
 
 
 def consistency_shifts(scores: pd.DataFrame) -> pd.DataFrame:
-    """Where each trained variant takes the answers that think-on had right, inconsistent, or wrong (Fig. 5).
+    """Where the variants compared with think-on take the answers it had right, inconsistent, or wrong (Fig. 5).
 
     Answers are paired by question and draw; those of sets without EM_t have no such class and are left out. Some
     traffic out of every class is regression to the mean: think-on itself, drawn again, would not repeat its classes
     either.
 
     Returns:
-        A row a trained variant and think-on class: ``variant, before, num_answers``, and the answers in each
-        class of :data:`CONSISTENCY` afterwards. Empty without think-on or without a trained variant.
+        A row a variant and think-on class: ``variant, before, num_answers``, and the answers in each
+        class of :data:`CONSISTENCY` afterwards. Empty without think-on or without such a variant.
 
     Raises:
         DataError: a variant and think-on differ in their questions or draws.

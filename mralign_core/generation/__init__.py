@@ -79,6 +79,10 @@ class Sampler(Protocol):
         """
         ...
 
+    def has_room(self, request: SampleRequest, decoding: Decoding) -> bool:
+        """Whether the prompt of a request leaves the model room for a completion, as far as is known."""
+        ...
+
 
 def sample_all(
     sampler: Sampler,

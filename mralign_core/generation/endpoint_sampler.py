@@ -104,6 +104,10 @@ class EndpointSampler:
         self.field = field
         self.answer_end = AnswerEnd(tokenizer, family)
 
+    def has_room(self, request: SampleRequest, decoding: Decoding) -> bool:
+        """True: how long a prompt the server takes is not known."""
+        return True
+
     def draw(
         self, requests: Sequence[SampleRequest], decoding: Decoding, follow_up: FollowUp | None = None
     ) -> Iterator[tuple[SampleRequest, Sample]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jinja2 import TemplateError
 
 from mralign_core.errors import ConfigError, DataError
+from mralign_core.generation import SampleRequest
 from mralign_core.generation.control_tokens import control_tokens_in, encode_literally
 from mralign_core.models.families import Family, opened_by_prompt
 from mralign_core.models.families.recognising import PROBE
@@ -28,6 +29,7 @@ __all__ = [
     "opened_by_prompt",
     "refuse_control_tokens",
     "render_prompt",
+    "render_request",
     "require_chat_endpoint",
 ]
 
@@ -89,6 +91,16 @@ def render_prompt(
     head, _, tail = text.rpartition(STAND_IN)
     ids = encode_literally(tokenizer, question, spelled, head=head, tail=tail)
     return Prompt(head + question + tail, ids)
+
+
+def render_request(
+    tokenizer: PreTrainedTokenizerBase, request: SampleRequest, family: Family, instruction: str
+) -> Prompt:
+    """The prompt of a request, as :func:`render_prompt` makes it; what it refuses is told with the question's id."""
+    try:
+        return render_prompt(tokenizer, request.question, request.thinking_mode, family, instruction)
+    except DataError as error:
+        raise DataError(f"question {request.question_id!r}: {error}") from None
 
 
 def _require_question(tokenizer: PreTrainedTokenizerBase, text: str, question: str) -> None:

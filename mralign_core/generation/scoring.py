@@ -72,6 +72,8 @@ def score_answers(
         {
             **{name: asked[request.question_id][name] for name in ("stratum", "source", "scoring")},
             **score_sample(request, sample, gold_of(asked[request.question_id]), family, rules),
+            "num_prompt_tokens": len(sample.prompt_ids),
+            "num_tokens": len(sample.completion_ids),
         }
         for request, sample in zip(requests, samples, strict=True)
     ]

@@ -36,7 +36,7 @@ from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
 from mralign_core.generation.answer_end import AnswerEnd
 from mralign_core.generation.control_tokens import decode_tokens, end_token_ids
-from mralign_core.generation.prompts import Prompt, render_prompt
+from mralign_core.generation.prompts import Prompt, render_request
 from mralign_core.generation.randomness import draw_tokens, uniforms
 from mralign_core.generation.slot_cache import SLOT_GROWTH, SlotCache
 from mralign_core.models.families import Family
@@ -94,9 +94,19 @@ class TransformersSampler:
                 decoder.waiting.appendleft(following)
             yield request, sample
 
+    def has_room(self, request: SampleRequest, decoding: Decoding) -> bool:
+        """Whether the prompt leaves room for ``decoding.max_new_tokens``."""
+        return self._fits(self._render(request), decoding.max_new_tokens)
+
+    def _render(self, request: SampleRequest) -> Prompt:
+        return render_request(self.tokenizer, request, self.family, self.instruction)
+
+    def _fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
+        return not self.longest or len(prompt.ids) + max_new_tokens <= self.longest
+
     def _prompt(self, request: SampleRequest, *, max_new_tokens: int) -> Prompt:
-        prompt = render_prompt(self.tokenizer, request.question, request.thinking_mode, self.family, self.instruction)
-        if self.longest and len(prompt.ids) + max_new_tokens > self.longest:
+        prompt = self._render(request)
+        if not self._fits(prompt, max_new_tokens):
             raise ConfigError(
                 f"question {request.question_id!r} has {len(prompt.ids)} prompt tokens, and max_new_tokens is "
                 f"{max_new_tokens}, but the model takes {self.longest} in all: lower max_new_tokens (in generate or "

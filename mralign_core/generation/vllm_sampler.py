@@ -27,7 +27,7 @@ from mralign_core.errors import ConfigError, DataError
 from mralign_core.generation import Decoding, FollowUp, Sample, SampleRequest
 from mralign_core.generation.answer_end import AnswerEnd
 from mralign_core.generation.control_tokens import decode_tokens
-from mralign_core.generation.prompts import Prompt, render_prompt
+from mralign_core.generation.prompts import Prompt, render_request
 from mralign_core.generation.randomness import request_seed
 from mralign_core.models.adapter_files import rank_for_vllm, vllm_lora_room
 from mralign_core.models.families import Family
@@ -97,6 +97,13 @@ class VllmSampler:
             self.engine.abort_request(list(rows))
             self._drawing.release()
 
+    def has_room(self, request: SampleRequest, decoding: Decoding) -> bool:
+        """Whether the prompt is shorter than ``vllm.max_model_len``, so that some tokens can be drawn."""
+        return self._is_short_enough(_Row(request, self._prompt(request)))
+
+    def _is_short_enough(self, row: _Row) -> bool:
+        return len(row.prompt.ids) < int(self.engine.model_config.max_model_len)
+
     def _add(self, requests: Sequence[SampleRequest], decoding: Decoding, rows: dict[str, _Row]) -> None:
         """Hand requests to the engine."""
         from vllm import TokensPrompt
@@ -110,11 +117,11 @@ class VllmSampler:
             rows[name] = row
 
     def _prompt(self, request: SampleRequest) -> Prompt:
-        return render_prompt(self.tokenizer, request.question, request.thinking_mode, self.family, self.instruction)
+        return render_request(self.tokenizer, request, self.family, self.instruction)
 
     def _refuse_too_long(self, rows: Sequence[_Row]) -> None:
         longest = self.engine.model_config.max_model_len
-        too_long = {row.request.question_id: len(row.prompt.ids) for row in rows if len(row.prompt.ids) >= longest}
+        too_long = {row.request.question_id: len(row.prompt.ids) for row in rows if not self._is_short_enough(row)}
         if too_long:
             named = ", ".join(f"{name} ({length} tokens)" for name, length in too_long.items())
             raise DataError(

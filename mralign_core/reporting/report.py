@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from mralign_core.estimation.diagnostics import Diagnostics
 from mralign_core.evaluation.metrics import ALL_QUESTIONS, CONSISTENCY, consistency_shifts, order_variants
+from mralign_core.evaluation.variants import is_trained
 from mralign_core.generation.outcomes import PARTLY_DRAWN
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.traces import WELL_FORMED
@@ -36,6 +37,7 @@ from mralign_core.reporting import run_findings as findings
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
 from mralign_core.reporting.judged_findings import JudgedResults, judged_notes, judged_tables
 from mralign_core.reporting.titles import metric_title, variant_title
+from mralign_core.reporting.token_table import token_table
 from mralign_core.schemas.annotations import RULES
 from mralign_core.schemas.outcomes import OUTCOMES
 
@@ -87,6 +89,8 @@ class ReportInputs:
     """What ``decisions.decide`` returns."""
     flips: pd.DataFrame | None = None
     """Rows of ``schemas.flips``."""
+    tokens: pd.DataFrame | None = None
+    """What ``token_costs.mean_tokens`` returns."""
     costs: pd.DataFrame | None = None
     """Replies, tokens and dollars behind the labels, by annotator; any columns."""
     ledger: pd.DataFrame | None = None
@@ -114,6 +118,7 @@ def render_report(inputs: ReportInputs) -> str:
     page = _template().render(
         inputs=inputs,
         results=_results(inputs),
+        tokens=token_table(tokens) if (tokens := _rows(inputs.tokens)) is not None else None,
         findings=_findings(inputs),
         charts={name: _chart(name, figure) for name, figure in _figures(inputs).items()},
         traces=_traces(inputs),
@@ -187,9 +192,10 @@ def _pairs(inputs: ReportInputs) -> list[example_traces.BeforeAfter]:
     if inputs.scores is None or inputs.scores.empty:
         return []
     variants = order_variants(list(inputs.scores["variant"].unique()))
-    if "on" not in variants or variants[-1] in ("off", "on"):
+    trained = [variant for variant in variants if is_trained(variant)]
+    if "on" not in variants or not trained:
         return []
-    return example_traces.before_and_after(inputs.scores, inputs.questions, variants[-1])
+    return example_traces.before_and_after(inputs.scores, inputs.questions, trained[-1])
 
 
 def _rule_counts(annotations: pd.DataFrame | None) -> list[tuple[str, int, float]]:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from mralign_core.config import QuestionsConfig
 from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, MACRO, METRICS, metrics_of
+from mralign_core.evaluation.variants import is_trained
 from mralign_core.method.benchmarks import JUDGED_METRICS, METRIC_SIGNS
 from mralign_core.reporting.result_table import ResultCell, ResultTable, Tone
 from mralign_core.reporting.titles import ACCURACY, UNDEFINED, metric_title, variant_title
@@ -143,7 +144,7 @@ def headline(summary: pd.DataFrame, differences: pd.DataFrame) -> str:
     compared = {
         key[0] for key, item in known.items() if key[1:] == ("on", metric) and item.difference == item.difference
     }
-    trained = [variant for variant in rows if variant in compared]
+    trained = [variant for variant in rows if variant in compared and is_trained(variant)]
     if not trained:
         return "No trained model was compared with plain thinking, so no change is claimed."
     last = trained[-1]
@@ -356,7 +357,7 @@ def _than_kto(item: Difference, metric: str) -> str:
 
 
 def _thinking_moved(items: Sequence[Difference]) -> str:
-    """Whether training changed what is named in the thinking, rather than what is answered."""
+    """Whether a variant changed what is named in the thinking, rather than what is answered."""
     defined = [item for item in items if not np.isnan(item.difference)]
     moved = [f"{variant_title(item.variant)} ({item.text})" for item in defined if item.tone != "open"]
     still = [f"{variant_title(item.variant)} ({item.text})" for item in defined if item.tone == "open"]

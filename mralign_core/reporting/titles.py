@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-VARIANT_TITLES = {"off": "think off", "on": "think on", "sft": "SFT", "kto": "KTO", "mr_align": "MR-ALIGN"}
+VARIANT_TITLES = {
+    "off": "think off",
+    "on": "think on",
+    "self_refine": "Self-Refine",
+    "on_retrieval": "think on + retrieval",
+    "sft": "SFT",
+    "kto": "KTO",
+    "mr_align": "MR-ALIGN",
+    "mr_align_retrieval": "MR-ALIGN + retrieval",
+}
 METRIC_TITLES = {"acc": "Acc", "mis": "Mis", "em_thought": "EM_t", "em_answer": "EM_a"}
 METRIC_TITLES |= {"truthful": "truthful", "informative": "informative", "truthful_informative": "both"}
 ACCURACY = "accuracy"

@@ -26,11 +26,14 @@ SCORES = Table(
         "em_thought": Column(pa.bool_(), nullable=True),
         "em_answer": Column(pa.bool_(), nullable=True),
         "contains_answer": Column(pa.bool_(), nullable=True),
+        "num_prompt_tokens": Column(pa.int64(), [NATURAL]),
+        "num_tokens": Column(pa.int64(), [NATURAL]),
     },
     unique_together=("variant", "question_id", "draw"),
     version=4,
 )
-"""A row an answer of the evaluation. Variants: ``off``, ``on``, and one for each trained adapter. ``source`` is the
-set of the question and ``scoring`` how that is scored (:data:`~mralign_core.method.benchmarks.SCORINGS`), which says
-what ``em_answer`` means; ``em_thought`` is null where the set has no EM_t. All matches are null where the question has
-no gold answer, or only a judge can say."""
+"""A row an answer of the evaluation, by variant (:mod:`mralign_core.evaluation.variants`). ``source`` is the set of the
+question and ``scoring`` how that is scored (:data:`~mralign_core.method.benchmarks.SCORINGS`), which says what
+``em_answer`` means; ``em_thought`` is null where the set has no EM_t. All matches are null where the question has no
+gold answer, or only a judge could score it. ``num_prompt_tokens`` were read for it and ``num_tokens`` drawn, in all
+rounds together where there are several."""

@@ -42,6 +42,7 @@ class Input:
         name: which.
         when: whether it is read, under a config and for a part.
         own_part: the field of the part (such as ``variant``) that says which one of several is read.
+        own_value: which one that is, by the field's value; the one of the same name unless said otherwise.
         each: the parts that are read, of several; :func:`named_by_caller` where the call says which.
         is_keyed: whether its content is in the key; of what a shard's items are from it is not, since the items are.
         stands_for: the name of another of its kind, in whose place it is read; the build function knows it by that.
@@ -50,6 +51,7 @@ class Input:
     name: str
     when: Callable[[RunConfig, Part], bool] = _always
     own_part: str = ""
+    own_value: Callable[[str], str] = str
     each: Callable[[RunConfig], Sequence[str]] | None = None
     is_keyed: bool = True
     stands_for: str = ""
@@ -70,7 +72,7 @@ class Input:
             return []
         if self.each:
             return [f"{self.name}:{which}" for which in self.each(config)]
-        return [f"{self.name}:{part[self.own_part]}" if self.own_part else self.name]
+        return [f"{self.name}:{self.own_value(part[self.own_part])}" if self.own_part else self.name]
 
     def role(self, name: str) -> str:
         """What an artifact of that name is called among the inputs: which of several it is, its own part says."""
@@ -113,6 +115,7 @@ class Artifact:
         part: the fields of its part.
         sources: modules of the core that decide it, with all that they import.
         without: modules that they import and that this config does not use.
+        without_of: modules of ``sources``, and folders of them, that this part does not use.
         parts: its parts in a run of the pipeline; one without fields where it is made once.
         shards: where its rows are made in shards.
         check: refuses inputs that belong to another config, for a config and the inputs.
@@ -133,6 +136,7 @@ class Artifact:
     part: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     without: Callable[[RunConfig], Sequence[str]] = lambda _: ()
+    without_of: Callable[[Part], Sequence[str]] = lambda _: ()
     parts: Callable[[RunConfig], Sequence[Part]] = lambda _: (NOTHING,)
     shards: Shards | None = None
     check: Callable[[RunConfig, Mapping[str, ArtifactRef]], None] = lambda _, __: None
@@ -164,7 +168,7 @@ class Artifact:
         return key_of(
             name=self.name,
             version=self.version,
-            sources=self._source_digests(tuple(self.without(config))),
+            sources=self._source_digests((*self.without(config), *self.without_of(part))),
             fields=self.fingerprint(config, part),
             inputs={name: ref.sha256 for name, ref in inputs.items() if is_keyed[name.partition(":")[0]]},
         )

@@ -37,6 +37,8 @@ def scores(*answers, draws=1, thinks=True, variant="any"):
             "em_thought": bool(thought) if thinks else None,
             "em_answer": None if answer is None else bool(answer),
             "contains_answer": None if answer is None else bool(answer),
+            "num_prompt_tokens": 9,
+            "num_tokens": 7,
         }
         for place, (thought, answer) in enumerate(answers)
     ]

@@ -10,6 +10,7 @@ from mralign_core.estimation.matrices import estimate_transitions
 from mralign_core.estimation.traces import batch_of_traces, labelled_traces
 from mralign_core.evaluation.decisions import decide, list_flips
 from mralign_core.evaluation.metrics import paired_differences, summarize
+from mralign_core.evaluation.token_costs import mean_tokens
 from mralign_core.method.segment_weights import clip_ratios
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.method.transitions import fit_em
@@ -40,6 +41,8 @@ def score(variant, question_id, em_thought, em_answer, draw=0, stratum="", **mor
         "em_thought": em_thought,
         "em_answer": em_answer,
         "contains_answer": em_answer,
+        "num_prompt_tokens": 9,
+        "num_tokens": 7,
     }
     return row | more
 
@@ -197,6 +200,7 @@ def full_inputs():
         segment_weights=segment_weights,
         training={name: training_metrics(name) for name in ("sft", "kto", "mr_align")},
         scores=scores,
+        tokens=mean_tokens(scores),
         questions=QUESTIONS.require(questions),
         summary=summarize(scores),
         differences=differences,

@@ -9,6 +9,7 @@ from taught_model import FACTS, SILENT
 
 from mralign_core.config import GenerateConfig
 from mralign_core.generation import Decoding, SampleRequest, sample_all
+from mralign_core.generation.endpoint_sampler import EndpointSampler
 from mralign_core.generation.sampling import sample_questions
 from mralign_core.generation.scoring import parse_sample
 from mralign_core.generation.segmenting import token_offsets
@@ -64,6 +65,12 @@ def test_draws_and_seeds_differ(sampler, samples):
     texts = [sample.completion for sample in sample_all(sampler, thoughtful, DECODING)]
     assert len(set(texts)) > 2
     assert [sample.completion for sample in sample_all(sampler, thoughtful, DECODING._replace(seed=6))] != texts
+
+
+def test_there_is_room_for_what_was_asked_and_for_no_endless_prompt(sampler):
+    assert all(sampler.has_room(request, DECODING) for request in REQUESTS)
+    endless = REQUESTS[0]._replace(question="word " * 2000)
+    assert sampler.has_room(endless, DECODING) == isinstance(sampler, EndpointSampler)  # a server's limit is not known
 
 
 def test_greedy_draws_are_all_the_same(sampler):

@@ -27,6 +27,9 @@ class KnowingSampler:
         for index, request in enumerate(requests):
             yield request, Sample("", [], [], self.completion(request, index), "stop")
 
+    def has_room(self, request, decoding):
+        return True
+
     def completion(self, request, index):
         answer = self.answers[request.question]
         if request.thinking_mode == "on":

@@ -149,6 +149,12 @@ DECIDES = {
     "evaluation.metrics": {"results", "report", "ablation", "ablation-page"},
     "evaluation.decisions": {"results"},
     "evaluation.held_out": SCORES | {"results", "report"},
+    "evaluation.self_refine": SCORES | {"report"},  # of its own variant; test_keys.py
+    "evaluation.snippet_prompt": SCORES,  # of variants with snippets
+    "evaluation.token_costs": {"results", "report"},
+    "retrieval.bm25": {"snippets"},
+    "retrieval.corpus": {"snippets"},
+    "reporting.token_table": {"report"},
     "reporting.report": {"report"},
     "reporting.diagnostic_figures": {"diagnostic-figures", "report"},
     "reporting.ablation_figure": {"ablation-page"},
@@ -182,6 +188,7 @@ def test_a_module_decides_these_artifacts_and_no_other(module):
         ({"evaluate.sampler": "endpoint"}, "generation.endpoint_sampler", SCORES),
         ({"evaluate.sampler": "endpoint"}, "serving.adapters", set()),
         ({"generate.source": "traces", "generate.traces_path": "x"}, "generation.importing", {"candidates"}),
+        ({"evaluate.retrieval.corpus": "pocket"}, "pocket.grammar", {"model", "snippets"}),
     ],
 )
 def test_what_a_module_decides_depends_on_the_config(overrides, module, artifacts):

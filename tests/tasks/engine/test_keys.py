@@ -15,11 +15,12 @@ from tasks.annotate import collect_annotations
 from tasks.engine.graph import Items, artifact_of, graph
 from tasks.engine.run import Work
 from tasks.estimate import estimate_transitions
-from tasks.evaluate import compute_results
+from tasks.evaluate import collect_scores, compute_results
 from tasks.generate import select_candidates
 from tasks.induce_taxonomy import induce_labels
 from tasks.prepare import load_questions, prepare_model
 from tasks.reward import weigh_segments
+from tasks.snippets import find_snippets
 from tasks.train import train_adapter
 
 ASKED = {"questions", "evaluation-questions"}
@@ -152,6 +153,7 @@ DEPENDS_ON = {
     "evaluate.top_p": (0.9, SCORES),
     "evaluate.top_k": (10, SCORES),
     "evaluate.max_new_tokens": (191, SCORES),
+    "evaluate.self_refine.rounds": (1, set()),
     "evaluate.num_resamples": (500, {"results"}),
     "evaluate.confidence": (0.9, {"results"}),
     "evaluate.margin": (0.05, {"results"}),
@@ -189,6 +191,7 @@ NOT_OF_THE_POCKET |= {"generate.sampler", "generate.concurrency", "generate.budg
 NOT_OF_THE_POCKET |= {f"judge.{name}" for name in JudgeConfig.model_fields}
 NOT_OF_THE_POCKET |= {f"evaluate.{name}" for name in ("concurrency", "budget_usd", "adapters", "adapters_dir")}
 NOT_OF_THE_POCKET |= {"evaluate.ignored_adapters"}
+NOT_OF_THE_POCKET |= {"evaluate.retrieval.top_k"}
 NOT_OF_THE_POCKET |= {f"vllm.{name}" for name in VllmConfig.model_fields}
 """Fields that only other configs use; see the tests below."""
 
@@ -239,7 +242,7 @@ GRID = {
 }
 """Field → another value; these say which worlds, seeds and arms there are, and change nothing that is made of one."""
 
-PATHS = {"generate.traces_path", "compare.sheets", "annotate.label_set"}
+PATHS = {"generate.traces_path", "compare.sheets", "annotate.label_set", "evaluate.retrieval.corpus"}
 """Operational too: the contents of the files count, not where they are."""
 
 
@@ -530,6 +533,68 @@ def test_contents_of_a_trace_file_count_and_the_instruction_with_them(tmp_path):
 
     assert key("{}") == key("{}", num_draws=5)
     assert len({key("{}"), key("{ }"), key("{}", instruction="Think.")}) == 3
+
+
+def scores_keys(snippets=ANY, **fields):
+    """Variant → the key of its scores, of the pocket's variants and those beside them."""
+    config = read_config("pocket", {f"evaluate.{name.replace('__', '.')}": value for name, value in fields.items()})
+    return {
+        variant: collect_scores.work(config, ANY, ANY, **{"adapter": ANY, "snippets": snippets, "variant": variant}).key
+        for variant in ("off", "on", "self_refine", "on_retrieval", "kto", "mr_align", "mr_align_retrieval")
+    }
+
+
+def test_variants_beside_the_plain_ones_change_no_other_scores():
+    def changed_scores(one, other):
+        return {variant for variant in one if one[variant] != other[variant]}
+
+    plain = scores_keys()
+    assert changed_scores(plain, scores_keys(self_refine__rounds=1)) == {"self_refine"}
+    assert changed_scores(plain, scores_keys(retrieval__corpus="pocket", retrieval__top_k=3)) == set()
+    with_snippets = {"on_retrieval", "mr_align_retrieval"}
+    assert changed_scores(plain, scores_keys(OTHER)) == with_snippets  # what was found counts, not how
+    modules = {
+        variant: {
+            module
+            for source in artifact_of("scores").sources
+            for module in module_closure(source, tuple(artifact_of("scores").without_of({"variant": variant})))
+        }
+        for variant in plain
+    }
+    assert {v for v in modules if "mralign_core.evaluation.self_refine" in modules[v]} == {"self_refine"}
+    assert {v for v in modules if "mralign_core.evaluation.snippet_prompt" in modules[v]} == with_snippets
+
+
+def test_contents_of_a_text_collection_count_and_its_place_does_not(tmp_path):
+    def key(folder, text, **fields):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "a.txt").write_text(text)
+        corpus = {"evaluate.retrieval.corpus": str(tmp_path / folder)}
+        return find_snippets.work(read_config("pocket", {**corpus, **fields}), ANY).key
+
+    one = key("one", "Galen was born in Orsk.")
+    assert key("moved", "Galen was born in Orsk.") == one
+    assert len({one, key("one", "Another text."), key("one", "Another text.", **{"evaluate.retrieval.top_k": 3})}) == 3
+    pocket = {"evaluate.retrieval.corpus": "pocket"}
+    worlds = [
+        find_snippets.work(read_config("pocket", {**pocket, "model.pocket.world_seed": n}), ANY).key for n in (0, 1)
+    ]
+    assert len({*worlds, one}) == 3
+
+
+def test_mr_align_with_snippets_answers_with_the_adapter_of_mr_align():
+    [adapter] = [each for each in artifact_of("scores").inputs if each.name == "adapter"]
+    read = {
+        variant: adapter.names(POCKET, {"variant": variant})
+        for variant in ("on", "self_refine", "on_retrieval", "sft", "mr_align_retrieval")
+    }
+    assert read == {
+        "on": [],
+        "self_refine": [],
+        "on_retrieval": [],
+        "sft": ["adapter:sft"],
+        "mr_align_retrieval": ["adapter:mr_align"],
+    }
 
 
 def test_variants_have_keys_of_their_own():

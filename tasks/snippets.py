@@ -1,0 +1,53 @@
+"""The snippets that variants with retrieval are shown: searched once, and the same for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mralign_core.config import RunConfig
+from mralign_core.retrieval.corpus import POCKET_CORPUS, corpus_digest
+from mralign_core.retrieval.searching import open_retriever, snippets_of_questions
+from mralign_core.schemas.snippets import SNIPPETS
+from mralign_core.storage.tables import write_table
+from tasks.engine.graph import NOTHING, Input, Part
+from tasks.engine.progress import progress
+from tasks.engine.run import Built, Making
+from tasks.engine.task import artifact
+from tasks.fields import pick
+
+FILE = "snippets.parquet"
+
+
+def _parts(config: RunConfig) -> Sequence[Part]:
+    return [NOTHING] if config.evaluate.retrieval.corpus and config.questions.eval else []
+
+
+def _contents(config: RunConfig, _: Part) -> dict[str, Any]:
+    """What is searched in: the digest of its files, not their place; or which world."""
+    corpus = config.evaluate.retrieval.corpus
+    if corpus == POCKET_CORPUS:
+        return {"corpus": pick(config.model.pocket, "world_seed", "overwrite_prob")}
+    return {"corpus": corpus_digest(corpus) if corpus else ""}
+
+
+@artifact(
+    "snippets",
+    stage="evaluate",
+    parts=_parts,
+    inputs=(Input("evaluation-questions"),),
+    fields=lambda config: pick(config.evaluate.retrieval, "top_k"),
+    details=_contents,
+    sources=("mralign_core.retrieval.searching",),
+    without=lambda config: () if config.evaluate.retrieval.corpus == POCKET_CORPUS else ("mralign_core.pocket",),
+)
+def find_snippets(making: Making) -> Built:
+    """Search the text collection for every held-out question."""
+    config, questions = making.config, making.table("evaluation-questions", "questions.parquet")
+    with progress("indexing the text collection", "indexing") as report:
+        retriever = open_retriever(config, report)
+    with progress("searching for snippets", "searching") as report:
+        found = snippets_of_questions(retriever, questions, config.evaluate.retrieval.top_k, report)
+    write_table(making.directory, FILE, found, SNIPPETS)
+    num_empty = len(questions) - found["question_id"].nunique()
+    return Built(SNIPPETS.name, {"pieces searched": len(retriever), "questions without snippets": num_empty})
