@@ -11,7 +11,7 @@ from flows.evaluate import score_variants
 from flows.generate import generate
 from flows.prepare import prepare
 from flows.train import train_variants
-from mralign_core.ablation.grid import GridArm, arms_of, seeds_of, worlds_of
+from mralign_core.ablation.grid import GridArm, arms_of, require_comparable_sets, seeds_of, worlds_of
 from mralign_core.ablation.paired import Cell
 from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
@@ -33,7 +33,9 @@ def ablate(config: RunConfig) -> ArtifactRef:
     Args:
         config: the run config; section ``ablate`` says which arms, worlds and seeds.
     """
-    arms_of(config)  # refuses what can't be compared, before hours of work
+    # Refuse what can't be compared, before hours of work.
+    arms_of(config)
+    require_comparable_sets(config)
     if config.ablate.where == "deployment":
         ablate_on_pool(config)
     scores: dict[str, ArtifactRef] = {}

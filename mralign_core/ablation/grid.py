@@ -6,12 +6,16 @@ the evaluation, which all arms of a seed share. Traces and labels are those of t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mralign_core.config import EstimateConfig, RunConfig, Variant, overridden
 from mralign_core.errors import ConfigError
+from mralign_core.method.benchmarks import SCORINGS
+from mralign_core.questions.locating import locate_sets
 
+logger = logging.getLogger("mralign_core.ablation")
 BASELINE = "on"
 """Think-on, the untrained model: what every arm is compared with."""
 
@@ -57,6 +61,28 @@ def arms_of(config: RunConfig) -> dict[str, GridArm]:
             )
         arms[name] = arm
     return arms
+
+
+def require_comparable_sets(config: RunConfig) -> None:
+    """Refuse held-out sets of which none is scored by comparing texts, and warn of what arms are not evaluated with.
+
+    Raises:
+        ConfigError: only a judge could score them.
+    """
+    held_out = [one for one in locate_sets(config.questions) if one.role == "eval"]
+    if not any(SCORINGS[one.scoring].is_right for one in held_out):
+        raise ConfigError(
+            f"questions.eval: {', '.join(one.name for one in held_out)} can only be scored by a judge, and arms are "
+            "compared by gold answers: add a set that has them, such as nq_open"
+        )
+    section = config.evaluate
+    unused = {
+        "evaluate.self_refine": section.self_refine.rounds is not None,
+        "evaluate.retrieval": section.retrieval.corpus,
+        "judge": config.judge.endpoints,
+    }
+    if names := [name for name, is_set in unused.items() if is_set]:
+        logger.warning("an ablation compares arms on bare questions, by gold answers: %s not used", ", ".join(names))
 
 
 def arm_comparisons(arms: Mapping[str, GridArm]) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from mralign_core.config.arms import ARMS, Arm
 from mralign_core.config.base import OPERATIONAL, Section
 from mralign_core.config.train import Variant
+from mralign_core.reporting.titles import VARIANT_TITLES
 
 
 class ArmConfig(Section):
@@ -73,10 +74,10 @@ class AblateConfig(Section):
     @model_validator(mode="after")
     def _arms_are_known(self) -> AblateConfig:
         for name in self.extra_arms:
-            if name in (*ARMS, "off", "on") or not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,31}", name):
+            if name in {**ARMS, **VARIANT_TITLES} or not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,31}", name):
                 raise ValueError(
                     f"ablate.extra_arms.{name}: take another name, of lower-case letters, digits, _ . -, and none of "
-                    f"{', '.join((*ARMS, 'off', 'on'))}"
+                    f"{', '.join({**ARMS, **VARIANT_TITLES})}"
                 )
         if unknown := [name for name in self.arms if name not in self.known_arms]:
             raise ValueError(f"ablate.arms: unknown arm {unknown[0]!r}; there are {', '.join(self.known_arms)}")

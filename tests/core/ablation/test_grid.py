@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mralign_core.ablation.grid import arm_comparisons, arms_of, seeds_of, worlds_of
+from mralign_core.ablation.grid import arm_comparisons, arms_of, require_comparable_sets, seeds_of, worlds_of
 from mralign_core.config import RunConfig, overridden, parse_config
 from mralign_core.config.arms import ARMS
 from mralign_core.errors import ConfigError
@@ -91,6 +91,7 @@ def test_arms_of_ones_own():
         ({"arms": ["kto", "kto"]}, "ablate.arms must name at least one arm, each once"),
         ({"extra_arms": {"kto": {}}}, "ablate.extra_arms.kto: take another name"),
         ({"extra_arms": {"on": {}}}, "ablate.extra_arms.on: take another name"),
+        ({"extra_arms": {"self_refine": {}}}, "ablate.extra_arms.self_refine: take another name"),
         ({"extra_arms": {"x": {"sett": {}}}}, "ablate.extra_arms.x.sett: no such field; did you mean 'set'?"),
         ({"extra_arms": {"x": {"set": {"reward.clip_mx": 2}}}}, "reward.clip_mx: no such field; did you mean 'clip_ma"),
         ({"extra_arms": {"x": {"set": {"reward.clip_max": 0.5}}}}, "reward.clip_max: Input should be greater than or"),
@@ -153,3 +154,12 @@ def test_another_model_has_one_world():
 
 def test_seeds_follow_the_runs():
     assert [each.seed for each in seeds_of(config(seed=4, ablate={"num_seeds": 3}))] == [4, 5, 6]
+
+
+def test_sets_that_only_a_judge_can_score_are_refused_before_anything_is_trained(caplog):
+    with pytest.raises(ConfigError, match="truthfulqa can only be scored by a judge"):
+        require_comparable_sets(config(HUB, questions={"train": "nq_open", "eval": "truthfulqa"}))
+    require_comparable_sets(config(HUB, questions={"train": "nq_open", "eval": ["sciq", "truthfulqa"]}))
+    assert not caplog.text
+    require_comparable_sets(config(HUB, evaluate={"self_refine": {"rounds": 1}}))
+    assert "evaluate.self_refine not used" in caplog.text
