@@ -63,6 +63,7 @@ _BEFORE_NUMBER = re.compile(
 _UNIT = re.compile(r"[%°]?[^\W\d_]*[.²³]?(?:[ /][^\W\d_]+[.²³]?){0,3}")
 _OPERATION = re.compile(r"\d\s{0,9}(?:[+*×÷·−-]|\\(?:times|cdot|div)\b)\s{0,9}\d")
 _CLAUSE_END = re.compile(r"[,;.!?]\s|\b(?:since|because|as|so|where|if)\b|\n")
+_REASON = re.compile(r"\b(?:since|because)\b", re.IGNORECASE)
 _LETTER_ALONE = re.compile(r"(?:(?:option|choice|letter)\s+)?[(\[]?([A-Za-z])[)\].:]*", re.IGNORECASE)
 _NOT_THAT = r"(?![)\]*_\"]{0,3}\s{1,9}(?:isn't|(?:is|was|would be|seems)\s{1,9}(?:wrong|incorrect|false|not|too))\b)"
 _LETTER_AND_TEXT = re.compile(
@@ -166,7 +167,9 @@ def chosen_option(reply: str, options: Sequence[str]) -> int | None:
     chosen = {_index(next(filter(None, match.groups())), options) for match in _CHOICE.finditer(reply)}
     if len(chosen) == 1:
         return chosen.pop()
-    return _only(set(_named_options(stated, options) or _named_options(reply, options)))
+    # A reason may name other options: "a mall, since a bank is elsewhere".
+    named = _named_options(_REASON.split(stated, maxsplit=1)[0], options)
+    return _only(set(named or _named_options(stated, options) or _named_options(reply, options)))
 
 
 def with_options(question: str, options: Sequence[str]) -> str:

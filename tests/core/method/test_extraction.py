@@ -130,6 +130,8 @@ CHOICES = [
     ("I pick (D)", 3),
     ("I'd go with C.", 2),
     ("The correct option is E.", 4),
+    ("The answer is mall, since a bank is elsewhere.", 3),
+    ("A library because malls and banks are loud; a mall is not quiet.", 1),
     ("First, A would be wrong. The answer is D.", 3),
     ("A library is quiet, and a mall is not.\nThe answer is B", 1),
     ("B\n\nA bank is where money is kept", 1),
