@@ -13,6 +13,7 @@ from flows.reward import reward
 from flows.train import train
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
+from tasks.prepare import check_evaluation
 
 
 @flow(name="mr-align", flow_run_name="{config.name}")
@@ -22,6 +23,7 @@ def pipeline(config: RunConfig) -> ArtifactRef:
     Args:
         config: the run config; empty fields keep the paper's values.
     """
+    check_evaluation(config)
     questions, evaluation_questions, model = prepare(config)
     candidates, generations, draws = generate(config, questions, model, evaluation_questions)
     annotations, draw_annotations = annotate(config, candidates, draws)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -86,7 +87,7 @@ def judge_shard(making: Making) -> Built:
     asked = _to_judge(config, making.work.inputs).questions.iloc[list(rows)]
     account = judge_ledger_name(making["evaluation-questions"])
     client = shared_client(store, account, config.judge)
-    with progress(f"judging {variant} {span(rows)}", f"judge-{rows[0]}") as report:
+    with progress(f"judging {variant} {span(rows)}", f"judge-{re.sub('[^a-z0-9]', '-', variant)}-{rows[0]}") as report:
         result = judge_answers(asked, variant, config.judge, client, report)
     save_account(store, account, config.judge)
     write_rows(making.directory, "judgements.parquet", result.judgements, JUDGEMENTS)

@@ -7,6 +7,7 @@ from typing import Any
 
 from mralign_core.config import RunConfig
 from mralign_core.generation.prompts import refuse_control_tokens, require_chat_endpoint
+from mralign_core.judging.judge import check_judges
 from mralign_core.models.families import family_of
 from mralign_core.models.locate import (
     describe_model,
@@ -19,6 +20,7 @@ from mralign_core.pocket.quality import check_quality
 from mralign_core.pocket.world import build_world
 from mralign_core.questions.loading import QuestionSets, read_question_sets
 from mralign_core.questions.locating import locate_sets
+from mralign_core.retrieval.corpus import POCKET_CORPUS, corpus_files
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore, file_sha256, key_of
 from mralign_core.storage.quarantine import write_rows
@@ -173,6 +175,20 @@ def check_prompts(
         refuse_control_tokens(tokenizer, zip(asked["question_id"], asked["question"], strict=True), family)
     if generates or evaluates:
         require_chat_endpoint(tokenizer, family, config.generate.instruction)
+
+
+def check_evaluation(config: RunConfig) -> None:
+    """Refuse, before anything is spent, what evaluation reads and asks beside the model.
+
+    Raises:
+        ConfigError: a judge can't be asked.
+        DataError: ``evaluate.retrieval.corpus`` is not there, or has nothing that can be read.
+    """
+    if not config.questions.eval:
+        return
+    check_judges(config.judge)
+    if (corpus := config.evaluate.retrieval.corpus) and corpus != POCKET_CORPUS:
+        corpus_files(Path(corpus))
 
 
 def check_training(config: RunConfig, model: ArtifactRef) -> None:

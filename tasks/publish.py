@@ -154,8 +154,6 @@ def show_results(config: RunConfig, results: ArtifactRef, report: ArtifactRef) -
     measured = read_results(store.open_directory(results))
     if measured:
         parts = [*(table.to_markdown() for table in result_tables(*measured)), BOLD]
-        if judged := read_judged(store.open_directory(results)):
-            parts += [*(table.to_markdown() for table in judged_tables(judged)), *judged_notes(judged)]
         if decided := read_decisions(store.open_directory(results)):
             parts += [
                 *decision_sentences(decided.decisions),
@@ -165,7 +163,9 @@ def show_results(config: RunConfig, results: ArtifactRef, report: ArtifactRef) -
             figure = figures.difference_intervals(measured.differences, panel_metrics(measured.summary))
             _image("results-figure", figure, "Differences with paired intervals")
     else:
-        parts = [why_no_results(config.questions)]
+        parts = [why_no_results(config.questions, has_judge=bool(config.judge.endpoints))]
+    if judged := read_judged(store.open_directory(results)):
+        parts += [*(table.to_markdown() for table in judged_tables(judged)), *judged_notes(judged)]
     if (tokens := read_mean_tokens(store.open_directory(results))) is not None:
         parts.append(token_table(tokens).to_markdown())
     page = store.open_file(report, "report.html")

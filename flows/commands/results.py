@@ -295,7 +295,7 @@ def _print_summary(folder: Path, config: RunConfig) -> None:
 
     results, judged = read_results(folder), read_judged(folder)
     if results is None:
-        console.print(why_no_results(config.questions))
+        console.print(why_no_results(config.questions, has_judge=bool(config.judge.endpoints)))
     for table in [*(result_tables(*results) if results else ()), *(judged_tables(judged) if judged else ())]:
         console.print(in_type(table))
     if (tokens := read_mean_tokens(folder)) is not None:

@@ -156,8 +156,7 @@ class Bench:
         from mralign_core.llm import endpoint as api  # takes seconds: see its docstring
 
         self.section = section
-        for number, endpoint in enumerate(section.endpoints):
-            _check(endpoint, f"judge.endpoints.{number}")
+        check_judges(section)
         self._params = {
             (endpoint.model, kind): api.request_params(endpoint, verdict_schema(kind))
             for endpoint in section.endpoints
@@ -233,15 +232,22 @@ def _cells(kind: JudgementKind, verdict: JudgeVerdict, replies: Sequence[Read[Ju
     }
 
 
-def _check(endpoint: EndpointConfig, field: str) -> None:
+def check_judges(section: JudgeConfig) -> None:
+    """Refuse a judge that can't be asked.
+
+    Raises:
+        ConfigError: a judge is unknown, or lacks its API key or a price.
+    """
     from mralign_core.llm import endpoint as api
 
-    api.check_endpoint(endpoint, field)
-    if is_offline(endpoint.model) and endpoint.model.partition("/")[0] != similarity.SIMILARITY_PROVIDER:
-        raise ConfigError(
-            f"{field}: {endpoint.model} is no judge: name a language model, or the offline baseline, "
-            f"{similarity.SIMILARITY_PROVIDER}/ngrams"
-        )
+    for number, endpoint in enumerate(section.endpoints):
+        field = f"judge.endpoints.{number}"
+        api.check_endpoint(endpoint, field)
+        if is_offline(endpoint.model) and endpoint.model.partition("/")[0] != similarity.SIMILARITY_PROVIDER:
+            raise ConfigError(
+                f"{field}: {endpoint.model} is no judge: name a language model, or the offline baseline, "
+                f"{similarity.SIMILARITY_PROVIDER}/ngrams"
+            )
 
 
 def count_unjudged(failures: Sequence[JudgeFailure]) -> dict[str, int]:

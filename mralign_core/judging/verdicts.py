@@ -71,7 +71,8 @@ def weigh_verdicts(
     rows = rows.assign(source=rows["question_id"].map(sources))
     order = {name: place for place, name in enumerate(judges)}
     rows = rows.sort_values("judge", key=lambda names: names.map(order), kind="stable")
-    whole = _complete(rows, len(judgements))
+    num_judges = {"truthful": len(judges), "grade": sum(not is_baseline(name) for name in judges)}
+    whole = _complete(rows, num_judges, len(judgements))
     voted = _voted(whole)
     rates = _rates(pd.concat([voted.assign(judge=""), whole], ignore_index=True))
     without = pd.DataFrame(failures, columns=CELL)
@@ -84,11 +85,10 @@ def is_baseline(judge: str) -> bool:
     return judge.startswith(f"{SIMILARITY_PROVIDER}/")
 
 
-def _complete(rows: pd.DataFrame, num_variants: int) -> pd.DataFrame:
-    """The verdicts on answers that every judge of their kind has judged in every variant."""
-    num_judges = rows.groupby("kind")["judge"].transform("nunique")
+def _complete(rows: pd.DataFrame, num_judges: Mapping[str, int], num_variants: int) -> pd.DataFrame:
+    """The verdicts on answers that every judge of their kind has judged in every variant; a baseline does not grade."""
     num_verdicts = rows.groupby(CELL)["judge"].transform("size")
-    return rows[num_verdicts == num_judges * num_variants]
+    return rows[num_verdicts == rows["kind"].map(num_judges) * num_variants]
 
 
 def _voted(whole: pd.DataFrame) -> pd.DataFrame:

@@ -252,8 +252,18 @@ def read_results(report: Path) -> Results | None:
     return Results(*(pd.DataFrame(json.loads((report / f"{name}.json").read_text())) for name in Results._fields))
 
 
-def why_no_results(questions: QuestionsConfig) -> str:
-    """Why a finished run has no results."""
+def why_no_results(questions: QuestionsConfig, *, has_judge: bool) -> str:
+    """Why a finished run has no results.
+
+    Args:
+        questions: which sets were asked.
+        has_judge: whether a judge is named.
+    """
+    if questions.eval and has_judge:
+        return (
+            "nothing was scored: no question of questions.eval has a gold answer that a text can be compared with, and "
+            "no answer has a verdict of every judge; what was answered is kept"
+        )
     if questions.eval:
         return (
             "nothing was scored: no question of questions.eval has a gold answer that a text can be compared with, nor "

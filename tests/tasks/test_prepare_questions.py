@@ -5,8 +5,9 @@ import json
 import pytest
 
 from mralign_core.config import RunConfig
+from mralign_core.errors import ConfigError, DataError
 from mralign_core.storage import ArtifactStore
-from tasks.prepare import OVERLAP, load_evaluation_questions, load_questions
+from tasks.prepare import OVERLAP, check_evaluation, load_evaluation_questions, load_questions
 
 
 @pytest.fixture
@@ -37,3 +38,16 @@ def test_what_was_taken_out_is_listed_beside_the_questions(made):
     assert (row["question_id"], row["eval_question_id"]) == ("train-1", "eval-1")
     assert (row["question"], row["eval_question"]) == ("Who wrote Emma?", "who wrote emma")
     assert store.read_table(ref, "questions.parquet")["question_id"].tolist() == ["train-2"]
+
+
+def test_what_evaluation_needs_is_looked_at_before_anything_is_spent(made, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    base = made[2].model_dump()
+    check_evaluation(made[2])
+    searches = {"evaluate": {"retrieval": {"corpus": str(tmp_path / "nowhere")}}}
+    held_out = {"path": str(tmp_path / "eval.jsonl"), "scoring": "truthful"}
+    judges = {"questions": {**base["questions"], "eval": held_out}, "judge": {"endpoints": ["openai/gpt-4o"]}}
+    with pytest.raises(DataError, match=r"evaluate\.retrieval\.corpus: .*nowhere is not there"):
+        check_evaluation(RunConfig.model_validate({**base, **searches}))
+    with pytest.raises(ConfigError, match=r"judge\.endpoints\.0.*OPENAI_API_KEY"):
+        check_evaluation(RunConfig.model_validate({**base, **judges}))

@@ -166,5 +166,5 @@ def test_an_endpoint_makes_the_same_prompt(template, family):
 )
 def test_what_an_endpoint_would_not_do_is_refused_with_the_remedy(template, family, reason):
     tokenizer = build_bpe(chat_template=template)
-    with pytest.raises(ConfigError, match=rf"{reason}.*generate\.sampler 'vllm'"):
+    with pytest.raises(ConfigError, match=rf"{reason}.*Use sampler 'vllm'"):
         require_chat_endpoint(tokenizer, named_family(family), INSTRUCTION)

@@ -44,8 +44,8 @@ def judgements(given, kind="truthful"):
     return JUDGEMENTS.require(JUDGEMENTS.frame(rows))
 
 
-def weigh(given, kind="truthful", failures=()):
-    judges = list(dict.fromkeys(judge for _, judge in given))
+def weigh(given, kind="truthful", failures=(), judges=()):
+    judges = judges or list(dict.fromkeys(judge for _, judge in given))
     source = "truthfulqa" if kind == "truthful" else "simpleqa"
     answers = pd.DataFrame({"question_id": [f"q{n}" for n in range(100)], "source": source})
     by_variant = [
@@ -64,6 +64,13 @@ def test_rates_are_means_over_answers_and_one_without_an_answer_is_neither():
     judged = weigh({("on", "m/a"): [(T, T), (T, F), (F, T), "-"]})
     assert rates(judged) == rates(judged, "m/a") == [[0.5, 0.5, 0.25]]
     assert judged.rates["no_answer"].tolist() == [0.25, 0.25] and judged.agreement.empty
+
+
+def test_a_judge_that_gave_no_verdict_at_all_leaves_every_answer_out():
+    """As where a provider refuses every answer: the other judge alone is not the vote."""
+    failures = [{"question_id": f"q{n}", "draw": 0} for n in range(2)]
+    judged = weigh({("on", "m/a"): [(T, T), (T, F)]}, failures=failures, judges=["m/a", "m/b"])
+    assert judged.rates.empty and judged.left_out[["num_answers", "left_out"]].values.tolist() == [[2, 2]]
 
 
 def test_most_judges_decide_and_in_a_tie_the_first():
