@@ -234,20 +234,31 @@ def judge_sheet(
     half_width: Annotated[
         float, typer.Option(min=0.001, max=0.5, help="With --in: advise on intervals of ± this share.")
     ] = 0.03,
+    judge: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="With --in: compare people with this judge, a model of judge.endpoints or exact_match. "
+            "\\[default: the judges' vote where they judge a set, else exact match]",
+        ),
+    ] = "",
     input_: InputOption = None,
     set_: SetOption = None,
 ) -> None:
     """Have people judge a sample of the last run's answers, and correct the judge's rates by it.
 
-    The judge is what scored the answers, such as exact match. `--out` writes the sheet; `--in` prints Cohen's κ of
-    people and judge, each variant's share of right answers corrected by the people's sample, and how many more to
-    judge. docs/deciding.md says how.
+    The judge is the vote of the judges on the sets that they judge, and exact match on the others; `--judge` names
+    another. `--out` writes the sheet; `--in` prints, for right, truthful and informative by themselves, Cohen's κ of
+    people and judge, each variant's share corrected by the people's sample, and how many more to judge.
+    docs/deciding.md says how.
     """
     from flows.commands.judge_sheet import read, write
     from tasks.engine.one_task import Inputs
 
     if (out is None) == (in_ is None):
         raise ConfigError("judge-sheet: give --out PATH to write a sheet, or --in PATH to read one")
+    if out and judge:
+        raise ConfigError("judge-sheet: --judge goes with --in; the sheet is the same whoever the judge")
     settings = read_following(config, _overrides(set_))
     of = Inputs(settings, _pairs(input_, "--input"))
     if out:
@@ -257,8 +268,10 @@ def judge_sheet(
             console.print(f"[bold]{name:<20}[/bold]{path}", soft_wrap=True, highlight=False)
         console.print("read it back with --in, with the same config and run", highlight=False)
     elif in_:
-        sheet, tables, advice = read(settings, of, in_, half_width)
+        sheet, tables, advice = read(settings, of, in_, half_width, judge)
         console.print(f"{sheet.num_items} answers in the sheet, {sheet.num_not_judged} not judged", highlight=False)
+        compared = judge or "the judges' vote where judges judge a set, exact match elsewhere"
+        console.print(f"people are compared with {escape(compared)}", highlight=False)
         for table in tables:
             console.print(in_type(table))
         console.print(escape(advice), highlight=False, soft_wrap=True)

@@ -12,9 +12,9 @@ from mralign_core.errors import DataError
 from mralign_core.evaluation.held_out import all_answers
 from mralign_core.evaluation.judge_sheet import JudgedSheet, WrittenJudgeSheet, read_judge_sheet, write_judge_sheet
 from mralign_core.evaluation.metrics import comparisons, order_variants
-from mralign_core.evaluation.people import corrected_differences, corrected_rates, judge_agreement
+from mralign_core.evaluation.people import ANSWER_KEY, corrected_differences, corrected_rates, judge_agreement
 from mralign_core.evaluation.variants import variants_to_judge, variants_to_score
-from mralign_core.judging.verdicts import scored_answers, weigh_verdicts
+from mralign_core.judging.criteria import JudgedAnswers, answers_to_check, verdicts_to_check
 from mralign_core.reporting.people_findings import corrected_table, judge_table, sheet_advice
 from mralign_core.reporting.result_table import ResultTable
 from mralign_core.schemas.scores import SCORES
@@ -29,20 +29,45 @@ ALL = "all variants"
 def write(config: RunConfig, of: Inputs, path: Path, num_questions: int, seed: int) -> WrittenJudgeSheet:
     """Write a blinded sheet of the last run's answers."""
     questions = ArtifactStore(config.storage).read_table(of("evaluation-questions"), "questions.parquet")
-    answers = _judged(config, of)
+    answers = answers_to_check(_judged(config, of))
     return write_judge_sheet(path, answers, questions, num_questions=num_questions, rng=np.random.default_rng(seed))
 
 
-def read(config: RunConfig, of: Inputs, path: Path, half_width: float) -> tuple[JudgedSheet, list[ResultTable], str]:
-    """A filled sheet: what it holds, tables of κ, of corrected rates and differences, and advice on its size."""
-    scores = _judged(config, of)
-    sheet = read_judge_sheet(path, scores)
-    if sheet.verdicts.empty:
+def read(
+    config: RunConfig, of: Inputs, path: Path, half_width: float, judge: str = ""
+) -> tuple[JudgedSheet, list[ResultTable], str]:
+    """A filled sheet: what it holds, tables of κ, of corrected rates and differences, and advice on its size.
+
+    Args:
+        config: the config of the run.
+        of: its artifacts.
+        path: the sheet.
+        half_width: of the intervals that are wanted.
+        judge: whom people are compared with; see :func:`~mralign_core.judging.criteria.verdicts_to_check`.
+    """
+    run = _judged(config, of)
+    said = verdicts_to_check(run, judge)
+    sheet = read_judge_sheet(path, answers_to_check(run))
+    tables, rates = [], []
+    for name, judged in said.items():
+        people = sheet.verdicts[sheet.verdicts["criterion"] == name].merge(judged[ANSWER_KEY])
+        if len(people):
+            of_criterion, corrected = _tables(config, judged, people, name, half_width)
+            tables += of_criterion
+            rates.append(corrected)
+    if not rates:
         raise DataError(
-            f"--in: {path} has no verdict in its {sheet.num_items} rows; write right or wrong in column verdict"
+            f"--judge: {judge or 'what scores the sets'} judged none of the answers that people judged in {path}; name "
+            "another, or judge rows of the sets that it judges"
         )
-    judged = scores.drop(columns="answer")
-    confidence, people = config.evaluate.confidence, sheet.verdicts
+    return sheet, tables, sheet_advice(pd.concat(rates, ignore_index=True), half_width)
+
+
+def _tables(
+    config: RunConfig, judged: pd.DataFrame, people: pd.DataFrame, criterion: str, half_width: float
+) -> tuple[list[ResultTable], pd.DataFrame]:
+    """Tables of one criterion, and the corrected rates."""
+    confidence = config.evaluate.confidence
     rng = np.random.default_rng([config.seed, 10])
     variants = order_variants(list(judged["variant"].unique()))
     groups = {ALL: people} | {name: people[people["variant"] == name] for name in variants}
@@ -52,19 +77,12 @@ def read(config: RunConfig, of: Inputs, path: Path, half_width: float) -> tuple[
     options = {"confidence": confidence, "half_width": half_width}
     rates = corrected_rates(judged, people, **options)
     moved = corrected_differences(judged, people, comparisons(variants), **options)
-    tables = [judge_table(agreements), corrected_table(rates, half_width)]
-    return (
-        sheet,
-        [*tables, *([corrected_table(moved, half_width)] if len(moved) else [])],
-        sheet_advice(rates, half_width),
-    )
+    corrected = [corrected_table(rows, half_width, criterion) for rows in (rates, moved) if len(rows)]
+    return [judge_table(agreements, criterion), *corrected], rates
 
 
-def _judged(config: RunConfig, of: Inputs) -> pd.DataFrame:
-    """The answers of all variants that have a verdict: of exact match, or of what else scores their set.
-
-    Of judged sets it is whether the judges call an answer truthful and informative.
-    """
+def _judged(config: RunConfig, of: Inputs) -> JudgedAnswers:
+    """All variants' answers, and what the judges say of them."""
     store = ArtifactStore(config.storage)
     tables = [
         store.read_columns(of(f"scores:{name}"), "scores.parquet", SCORES, COLUMNS)
@@ -75,11 +93,4 @@ def _judged(config: RunConfig, of: Inputs) -> pd.DataFrame:
         raise DataError("questions.eval names no set, so there is no answer to judge")
     given = {name: of(f"judgements:{name}") for name in variants_to_judge(config)}
     judges = [endpoint.model for endpoint in config.judge.endpoints]
-    judged = (
-        weigh_verdicts(read_judgements(store, given), read_judge_failures(store, given), answers, judges)
-        if given
-        else None
-    )
-    scored = scored_answers(answers, judged)
-    both = scored["truthful_informative"] if "truthful_informative" in scored else scored["em_answer"]
-    return scored.assign(verdict=scored["em_answer"].where(scored["em_answer"].notna(), both).astype(bool))
+    return JudgedAnswers(answers, read_judgements(store, given), read_judge_failures(store, given), judges)

@@ -7,14 +7,15 @@ import pandas as pd
 from mralign_core.evaluation.people import FEWEST, JudgeAgreement
 from mralign_core.reporting.result_table import ResultTable
 from mralign_core.reporting.run_findings import points
-from mralign_core.reporting.titles import UNDEFINED, variant_title
+from mralign_core.reporting.titles import METRIC_TITLES, UNDEFINED, variant_title
 
 
-def judge_table(agreements: dict[str, JudgeAgreement]) -> ResultTable:
+def judge_table(agreements: dict[str, JudgeAgreement], criterion: str = "right") -> ResultTable:
     """Agreement of people and judge, a row a variant.
 
     Args:
         agreements: variant, or what else the answers have in common → agreement.
+        criterion: what both say of an answer: ``right``, or one of the judged metrics.
     """
     rows = [
         [
@@ -27,15 +28,18 @@ def judge_table(agreements: dict[str, JudgeAgreement]) -> ResultTable:
         ]
         for name, found in agreements.items()
     ]
-    return ResultTable(["answers of", "judged", "agree, %", "κ", "misses, %", "false alarms, %"], rows)
+    return ResultTable(
+        [f"{_named(criterion)}: answers of", "judged", "agree, %", "κ", "misses, %", "false alarms, %"], rows
+    )
 
 
-def corrected_table(corrected: pd.DataFrame, half_width: float) -> ResultTable:
+def corrected_table(corrected: pd.DataFrame, half_width: float, criterion: str = "right") -> ResultTable:
     """Rates or differences as the judge has them, as people have them on their sample, and corrected.
 
     Args:
         corrected: what ``people.corrected_rates`` or ``people.corrected_differences`` returns.
         half_width: what ``needed`` is told for.
+        criterion: as for :func:`judge_table`.
     """
     is_difference = "baseline" in corrected
     has_sets = corrected["source"].nunique() > 1
@@ -49,7 +53,7 @@ def corrected_table(corrected: pd.DataFrame, half_width: float) -> ResultTable:
         ]
         for row in corrected.to_dict("records")
     ]
-    name = "difference, points" if is_difference else "right, %"
+    name = f"{_named(criterion)}, {'difference in points' if is_difference else '%'}"
     wanted = f"for ±{100 * half_width:.3g}"
     return ResultTable([name, "judge", "people", "corrected", "interval", "questions", wanted], rows)
 
@@ -72,6 +76,10 @@ def sheet_advice(corrected: pd.DataFrame, half_width: float) -> str:
     if more == 0:
         return f"All intervals are {width} or narrower."
     return f"For intervals of {width} people should judge about {more:,.0f} more questions."
+
+
+def _named(criterion: str) -> str:
+    return METRIC_TITLES.get(criterion, criterion)
 
 
 def _title(row: dict[str, object], has_sets: bool) -> str:

@@ -138,6 +138,11 @@ def test_a_judge_sheet_is_written_or_read(mralign, store, options):
     assert (code, "give --out PATH to write a sheet, or --in PATH to read one" in err) == (2, True), err
 
 
+def test_a_sheet_is_written_for_whatever_judge(mralign, store):
+    code, _, err = mralign("judge-sheet", "--out", "a.csv", "--judge", "exact_match", *settings(store))
+    assert (code, "--judge goes with --in; the sheet is the same whoever the judge" in err) == (2, True), err
+
+
 Q = {"id": 1, "question": "Who wrote Emma?", "answer": "Jane Austen"}
 
 

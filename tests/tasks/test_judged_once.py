@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from chat_server import ChatServer, fails, says
 
+from flows.commands import judge_sheet
 from mralign_core.config import PocketConfig, QuestionsConfig, RunConfig
 from mralign_core.errors import BudgetError, ConfigError
 from mralign_core.questions.loading import read_question_sets
@@ -19,6 +20,7 @@ from mralign_core.reporting.judged_findings import judged_notes, judged_tables, 
 from mralign_core.reporting.run_findings import headline, read_results, result_tables, sentences
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.schemas.scores import SCORES
+from mralign_core.spreadsheets import read_csv, write_csv
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.tables import write_table
 from tasks.annotate import without_offline
@@ -161,6 +163,28 @@ def test_answers_become_a_table_and_equal_ones_are_asked_once(server, tmp_path, 
     assert again == judgements and len(server.requests) == 14
     ledger = read_judge_ledger(config, asked_of)
     assert ledger["requests"].sum() == 14 and ledger["cost_usd"].sum() == 14 * 20
+
+
+def test_people_are_compared_with_the_judge_that_is_named(server, tmp_path, questions):
+    """People find "I would say so." right, as neither exact match nor the grader does, and leave informative empty."""
+    config = config_of(server, tmp_path)
+    asked_of, scores = publish(config, questions, answers_of_variants(questions))
+    refs = {f"judgements:{name}": ref for name, ref in judge_all(config, asked_of, scores).items()}
+    refs |= {"evaluation-questions": asked_of} | {f"scores:{name}": ref for name, ref in scores.items()}
+    written = judge_sheet.write(config, refs.__getitem__, tmp_path / "sheet.csv", 99, seed=0)
+    rows = [values for _, values in read_csv(written.sheet, ["item"], "--in", "test")]
+    for row in rows:
+        said = "no" if row["answer"] in ("Wrong.", "(no answer)") else "yes"
+        row |= {name: said for name in ("verdict", "truthful") if row[name] != "n/a"}
+    write_csv(tmp_path / "filled.csv", list(rows[0]), rows)
+    for judge, criteria in (("", ["right", "truthful"]), ("exact_match", ["right"])):
+        _, tables, _ = judge_sheet.read(config, refs.__getitem__, tmp_path / "filled.csv", 0.03, judge)
+        agreements = [table for table in tables if table.columns[-1] == "false alarms, %"]
+        assert [table.columns[0] for table in agreements] == [f"{name}: answers of" for name in criteria]
+        # Of eighteen answers to SimpleQA, one of think-off and one of think-on is "I would say so."
+        assert agreements[0].rows[0][1:3] == ["18", "88.9"]
+    with pytest.raises(ConfigError, match="'openai/other' is no judge"):
+        judge_sheet.read(config, refs.__getitem__, tmp_path / "filled.csv", 0.03, "openai/other")
 
 
 def test_after_a_kill_no_request_whose_reply_had_arrived_is_sent_again(server, tmp_path, questions):

@@ -9,9 +9,9 @@ from sample_run import as_scores, score
 
 from mralign_core.errors import DataError
 from mralign_core.evaluation.judge_sheet import (
-    JUDGE_SHEET_COLUMNS,
     NO_ANSWER_SHOWN,
     read_judge_sheet,
+    sheet_columns,
     write_judge_sheet,
 )
 
@@ -66,7 +66,7 @@ def save(path, rows, separator=",", encoding="utf-8"):
 def test_a_sheet_is_blinded_shuffled_and_repeatable(write, scores):
     written = write()
     rows = rows_of(written.sheet)
-    assert list(rows[0]) == JUDGE_SHEET_COLUMNS and len(rows) == written.num_items
+    assert list(rows[0]) == sheet_columns(scores) and len(rows) == written.num_items
     shown = {word for row in rows for cell in row.values() for word in cell.split()}
     assert not shown & {*VARIANTS, *scores["question_id"], "True", "ok", "s"}
     assert all(row["item"].isalpha() and not row["verdict"] and not row["comment"] for row in rows)
@@ -148,3 +148,59 @@ def test_work_is_not_written_over_and_nothing_to_judge_is_said(write, scores):
         write()
     with pytest.raises(DataError, match="no answer has a verdict"):
         write(name="other.csv", rows=scores.head(0))
+
+
+@pytest.fixture
+def truthful(scores):
+    """Of questions 0 to 5 it is asked whether an answer is truthful and informative."""
+    asked = scores["question_id"].isin([f"q{number}" for number in range(6)])
+    return scores.assign(
+        scoring=scores["scoring"].where(~asked, "truthful"), em_answer=scores["em_answer"].where(~asked, None)
+    )
+
+
+def test_truthful_and_informative_have_a_column_and_an_instruction_each(write, truthful, questions):
+    questions["incorrect_answers"] = [["Bergen", "=1"]] * 6 + [[]] * 6
+    written = write(rows=truthful)
+    for row in rows_of(written.sheet):
+        is_asked = int("".join(filter(str.isdigit, row["question"]))) < 6
+        shown = ("n/a", "", "", "Bergen / =1") if is_asked else ("", "n/a", "n/a", "")
+        assert tuple(row[name] for name in ("verdict", "truthful", "informative", "incorrect_answers")) == shown
+    told = written.instructions.read_text(encoding="utf-8")
+    assert "## `verdict`" in told and "abstains" in told and "truthful and *not* informative" in told
+    alone = write(rows=truthful[truthful["scoring"] == "truthful"], name="alone.csv")
+    assert "verdict" not in rows_of(alone.sheet)[0] and "`verdict`" not in alone.instructions.read_text("utf-8")
+
+
+def test_truthful_and_informative_are_read_apart_and_together(write, truthful, questions):
+    questions["incorrect_answers"] = [["=Bergen"]] * 12
+    path = write(rows=truthful).sheet
+    rows = rows_of(path)
+    asked = [row for row in rows if row["verdict"] == "n/a"]
+    assert all(row["incorrect_answers"] == "'=Bergen" for row in rows)
+    for place, row in enumerate(asked):
+        row["truthful"], row["informative"] = [("yes", "no"), ("no", "yes"), ("yes", "yes"), ("yes", "")][place % 4]
+    found = read_judge_sheet(save(path, rows), truthful)
+    assert found.num_not_judged == len(rows) - len(asked) + sum(not row["informative"] for row in asked)
+    by_criterion = found.verdicts.pivot(index=["variant", "question_id", "draw"], columns="criterion", values="verdict")
+    assert list(by_criterion) == ["informative", "truthful", "truthful_informative"]
+    both = by_criterion.dropna()
+    assert len(both) < len(by_criterion), "where one is missing nothing is said of both"
+    assert (both["truthful_informative"] == (both["truthful"] & both["informative"])).all()
+
+
+def test_a_verdict_in_another_sets_column_is_named(write, truthful, questions):
+    questions["incorrect_answers"] = [[]] * 12
+    path = write(rows=truthful).sheet
+    rows = rows_of(path)
+    place = next(number for number, row in enumerate(rows) if row["verdict"] == "n/a")
+    rows[place] |= {"verdict": "right", "informative": "maybe"}
+    with pytest.raises(DataError) as caught:
+        read_judge_sheet(save(path, rows), truthful)
+    for part in (
+        f"row {place + 2}, column verdict: 'right' is not asked of this row; leave n/a and fill in truthful and inform",
+        f"row {place + 2}, column informative: 'maybe' is no verdict; write yes or no",
+    ):
+        assert part in str(caught.value)
+    with pytest.raises(DataError, match=r"has no verdict in its .* rows; fill in verdict and truthful and informative"):
+        read_judge_sheet(write(rows=truthful, name="empty.csv").sheet, truthful)
