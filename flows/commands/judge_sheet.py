@@ -81,5 +81,6 @@ def _judged(config: RunConfig, of: Inputs) -> pd.DataFrame:
         else None
     )
     scored = scored_answers(answers, judged)
+    scored = scored[scored["scoring"] != "claims"]  # a long answer is neither right nor wrong
     both = scored["truthful_informative"] if "truthful_informative" in scored else scored["em_answer"]
     return scored.assign(verdict=scored["em_answer"].where(scored["em_answer"].notna(), both).astype(bool))
