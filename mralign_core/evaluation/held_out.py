@@ -104,7 +104,7 @@ def all_answers(tables: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
 
 
 def with_gold(answers: pd.DataFrame) -> pd.DataFrame:
-    """The answers to questions that have a gold answer and need no judge: the others, as LongFact's, are not scored."""
+    """The answers to questions that have a gold answer and need no judge; the others are scored by one, or by none."""
     return answers[answers["em_answer"].notna()]
 
 

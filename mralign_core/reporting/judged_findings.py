@@ -157,7 +157,8 @@ def judged_notes(judged: JudgedResults) -> list[str]:
     for source in dict.fromkeys(judged.rates["source"]) if len(judged.rates) else ():
         rows = judged.rates[judged.rates["source"] == source]
         judges = [judge for judge in dict.fromkeys(rows["judge"]) if judge]
-        notes += [_note_on_judges(source, judges), _note_on_no_answer(source, rows[rows["judge"] == ""])]
+        meant = "not attempted" if rows["kind"].iloc[0] == "grade" else "neither truthful nor informative"
+        notes += [_note_on_judges(source, judges), _note_on_no_answer(source, rows[rows["judge"] == ""], meant)]
     notes += _notes_on_claims(judged.claim_rates)
     notes += [
         f"{row['source']}: {row['left_out']:,} of {row['num_answers']:,} questions and draws lack a verdict of some "
@@ -188,7 +189,8 @@ def _note_on_judges(source: str, judges: Sequence[str]) -> str:
 def _notes_on_claims(rates: pd.DataFrame) -> list[str]:
     notes = []
     for source in dict.fromkeys(rates["source"]) if len(rates) else ():
-        rows = rates[rates["source"] == source].drop_duplicates("judge")
+        of_set = rates[rates["source"] == source]
+        rows = of_set.drop_duplicates("judge")
         counted = ", ".join(
             f"{row['judge']} (K = {UNDEFINED if pd.isna(row['k']) else format(row['k'], 'g')})"
             for row in rows.to_dict("records")
@@ -199,13 +201,13 @@ def _notes_on_claims(rates: pd.DataFrame) -> list[str]:
             f"answers that have any.{first} Answers without a claim abstain: they count as 0, and the columns "
             '"without" leave them out.'
         )
+        notes.append(_note_on_no_answer(source, of_set[of_set["judge"] == rows["judge"].iloc[0]], "an abstention"))
     return notes
 
 
-def _note_on_no_answer(source: str, voted: pd.DataFrame) -> str:
-    without: list[dict[str, Any]] = voted[voted["no_answer"] > 0].to_dict("records")
+def _note_on_no_answer(source: str, rows: pd.DataFrame, meant: str) -> str:
+    without: list[dict[str, Any]] = rows[rows["no_answer"] > 0].to_dict("records")
     if not without:
         return ""
-    meant = "not attempted" if voted["kind"].iloc[0] == "grade" else "neither truthful nor informative"
     shares = ", ".join(f"{variant_title(row['variant'])} {points(row['no_answer'])} %" for row in without)
     return f"{source}: where a draw has no answer (it was cut off), it counts as {meant}: {shares}."
