@@ -8,6 +8,7 @@ from typing import Any
 from mralign_core.config import EvaluateConfig, GenerateConfig, RunConfig, Section
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.families import family_fingerprint
+from mralign_core.retrieval.corpus import POCKET_CORPUS, corpus_digest
 
 TRANSPORT = (
     "mralign_core.llm.batch",
@@ -28,6 +29,19 @@ def pick(section: Section, *names: str) -> dict[str, Any]:
 def all_but(section: Section, *names: str) -> dict[str, Any]:
     """The fields of a section that can change a result, without some."""
     return {name: value for name, value in section.fingerprint().items() if name not in names}
+
+
+def collection(config: RunConfig, corpus: str, field: str) -> Any:
+    """What is searched in: the digest of its files, not their place; or which pocket world.
+
+    Args:
+        config: the run config.
+        corpus: a file or folder, or :data:`~mralign_core.retrieval.corpus.POCKET_CORPUS`; "" for none.
+        field: of the config that names it, for messages.
+    """
+    if corpus == POCKET_CORPUS:
+        return pick(config.model.pocket, "world_seed", "overwrite_prob")
+    return corpus_digest(corpus, field) if corpus else ""
 
 
 def reading(config: RunConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mralign_core.annotation.failures import FAILURES_FILE, read_failures, write
 from mralign_core.annotation.quoting import Quote, spent_usd
 from mralign_core.config import RunConfig
 from mralign_core.evaluation.variants import variants_to_judge
+from mralign_core.judging.evidence import Evidence, FolderEvidence, SearchEvidence
 from mralign_core.judging.judge import (
     JUDGED_COLUMNS,
     count_unjudged,
@@ -21,20 +22,29 @@ from mralign_core.judging.judge import (
     unjudged_lines,
 )
 from mralign_core.judging.quoting import quote_judging
+from mralign_core.retrieval.corpus import POCKET_CORPUS
+from mralign_core.retrieval.searching import open_retriever
+from mralign_core.schemas.claims import CHECKED_CLAIMS, CLAIM_EVIDENCE
 from mralign_core.schemas.judgements import JUDGEMENTS
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore
 from mralign_core.storage.digests import row_digests
 from mralign_core.storage.quarantine import write_rows
 from tasks.clients import read_account, save_account, shared_client
-from tasks.engine.graph import Input, Items, Shards
+from tasks.engine.graph import Input, Items, Part, Shards
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, span
 from tasks.engine.session import session
 from tasks.engine.shards import join, lay_out
 from tasks.engine.task import artifact
-from tasks.fields import TRANSPORT, all_but
+from tasks.fields import TRANSPORT, all_but, collection
 
 logger = logging.getLogger("mralign_core.tasks")
+
+
+EVIDENCE_FIELD = "judge.evidence.corpus"
+CLAIMS_FILE, EVIDENCE_FILE = "claims.parquet", "evidence.parquet"
+"""Beside the judgements: the claims of long answers, and what each was checked against."""
+TABLES = {"judgements.parquet": JUDGEMENTS, CLAIMS_FILE: CHECKED_CLAIMS, EVIDENCE_FILE: CLAIM_EVIDENCE}
 
 
 class ToJudge(NamedTuple):
@@ -55,16 +65,56 @@ def _to_judge(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> ToJudge:
         return ToJudge(asked, Items(asked["question_id"].tolist(), row_digests(asked, JUDGED_COLUMNS)))
 
     with session() as shared:  # every shard asks for them
-        key = store.root_uri, scores.sha256, questions.sha256, config.judge.graded
+        graded, counts_claims = config.judge.graded, config.judge.evidence.is_named
+        key = store.root_uri, scores.sha256, questions.sha256, graded, counts_claims
         found: ToJudge = shared.once("to judge", key, read)
     return found
+
+
+def _evidence(config: RunConfig, store: ArtifactStore) -> Evidence | None:
+    """What claims are checked against, opened once a run; None where none are counted."""
+    section = config.judge.evidence
+    if not section.is_named:
+        return None
+
+    def open_it() -> Evidence:
+        if section.search:
+            return SearchEvidence(section.search, section.top_k, ReplyStore(store))
+        with progress("indexing the text collection", "indexing-evidence") as report:
+            retriever = open_retriever(section.corpus, config.model.pocket, EVIDENCE_FIELD, report)
+        return FolderEvidence(retriever, section.top_k)
+
+    with session() as shared:
+        found: Evidence = shared.once("evidence", (store.root_uri, section, config.model.pocket), open_it)
+    return found
+
+
+def _collection(config: RunConfig, _: Part) -> dict[str, Any]:
+    return {"collection": collection(config, config.judge.evidence.corpus, EVIDENCE_FIELD)}
+
+
+def _not_searched(corpus: str) -> tuple[str, ...]:
+    """Modules that search in collections, or in the pocket world's, where none is named, or another."""
+    if not corpus:
+        return tuple(f"mralign_core.retrieval.{name}" for name in ("searching", "bm25", "corpus"))
+    return () if corpus == POCKET_CORPUS else ("mralign_core.pocket",)
 
 
 JUDGED: dict[str, Any] = {
     "stage": "evaluate",
     "part": ("variant",),
-    "sources": ("mralign_core.judging.judge", "mralign_core.judging.similarity", "mralign_core.annotation.failures"),
-    "without": lambda _: (*TRANSPORT, "mralign_core.annotation.annotate"),  # which only waits for several requests
+    "details": _collection,
+    "sources": (
+        "mralign_core.judging.judge",
+        "mralign_core.judging.similarity",
+        "mralign_core.annotation.failures",
+        "mralign_core.retrieval.searching",  # finds evidence
+    ),
+    "without": lambda config: (
+        *TRANSPORT,
+        "mralign_core.annotation.annotate",  # which only waits for several requests
+        *_not_searched(config.judge.evidence.corpus),
+    ),
     "ask_again": lambda config: config.judge.ask_again,
 }
 """What decides verdicts, in a shard and joined."""
@@ -88,9 +138,11 @@ def judge_shard(making: Making) -> Built:
     account = judge_ledger_name(making["evaluation-questions"])
     client = shared_client(store, account, config.judge)
     with progress(f"judging {variant} {span(rows)}", f"judge-{re.sub('[^a-z0-9]', '-', variant)}-{rows[0]}") as report:
-        result = judge_answers(asked, variant, config.judge, client, report)
+        result = judge_answers(asked, variant, config.judge, client, report, _evidence(config, store))
     save_account(store, account, config.judge)
-    write_rows(making.directory, "judgements.parquet", result.judgements, JUDGEMENTS)
+    found = (result.judgements, result.claims, result.evidence)
+    for (name, table), frame in zip(TABLES.items(), found, strict=True):
+        write_rows(making.directory, name, frame, table)
     write_failures(making.directory, result.failures)
     return Built(JUDGEMENTS.name, count_unjudged(result.failures), result.cost_usd)
 
@@ -107,7 +159,7 @@ def judge_shard(making: Making) -> Built:
 def collect_judgements(making: Making) -> Built:
     """Join the verdicts on all answers of a variant, and the failures."""
     layout = lay_out(making.work, making.store)
-    join(making.store, layout, making.directory, {"judgements.parquet": JUDGEMENTS}, "question_id")
+    join(making.store, layout, making.directory, TABLES, "question_id")
     failures = [
         row
         for shard, ids in layout.used()

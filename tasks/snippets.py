@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mralign_core.config import RunConfig
-from mralign_core.retrieval.corpus import POCKET_CORPUS, corpus_digest
+from mralign_core.retrieval.corpus import CORPUS_FIELD, POCKET_CORPUS
 from mralign_core.retrieval.searching import open_retriever, snippets_of_questions
 from mralign_core.schemas.snippets import SNIPPETS
 from mralign_core.storage.tables import write_table
@@ -14,7 +14,7 @@ from tasks.engine.graph import NOTHING, Input, Part
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
-from tasks.fields import pick
+from tasks.fields import collection, pick
 
 FILE = "snippets.parquet"
 
@@ -25,10 +25,7 @@ def _parts(config: RunConfig) -> Sequence[Part]:
 
 def _contents(config: RunConfig, _: Part) -> dict[str, Any]:
     """What is searched in: the digest of its files, not their place; or which world."""
-    corpus = config.evaluate.retrieval.corpus
-    if corpus == POCKET_CORPUS:
-        return {"corpus": pick(config.model.pocket, "world_seed", "overwrite_prob")}
-    return {"corpus": corpus_digest(corpus) if corpus else ""}
+    return {"corpus": collection(config, config.evaluate.retrieval.corpus, CORPUS_FIELD)}
 
 
 @artifact(
@@ -45,7 +42,7 @@ def find_snippets(making: Making) -> Built:
     """Search the text collection for every held-out question."""
     config, questions = making.config, making.table("evaluation-questions", "questions.parquet")
     with progress("indexing the text collection", "indexing") as report:
-        retriever = open_retriever(config, report)
+        retriever = open_retriever(config.evaluate.retrieval.corpus, config.model.pocket, CORPUS_FIELD, report)
     with progress("searching for snippets", "searching") as report:
         found = snippets_of_questions(retriever, questions, config.evaluate.retrieval.top_k, report)
     write_table(making.directory, FILE, found, SNIPPETS)

@@ -1,6 +1,7 @@
 """Questions, answers and scripted judges for tests of judging."""
 
 import json
+import re
 
 from chat_server import says
 
@@ -52,6 +53,26 @@ def judges(server, *models, **settings):
     """Section ``judge`` with models of a server."""
     endpoints = [{"model": model, "api_base": server.url, **PRICE} for model in models or ("openai/first",)]
     return JudgeConfig.model_validate({"endpoints": endpoints, **settings})
+
+
+def claims_rows(texts):
+    """A frame of questions whose answers are scored by their claims."""
+    same = {"split": "eval", "stratum": "", "options": [], "answers": [], "incorrect_answers": []}
+    rows = [
+        {"question_id": f"c{n}", "question": text, "source": "longfact", "scoring": "claims", **same}
+        for n, text in enumerate(texts)
+    ]
+    return QUESTIONS.require(QUESTIONS.frame(rows))
+
+
+def check_claims(request, number=0):
+    """A scripted judge of long answers: "The … of … is …." is a claim, and supported where a passage says it."""
+    shown = shown_in(request)
+    if "sentence" in shown:
+        return says(json.dumps({"claims": re.findall(r"The [^.]+ of [^.]+ is [^.]+\.", shown["sentence"])}))
+    is_supported = any(shown["claim"] in passage for passage in shown["passages"])
+    verdict = "SUPPORTED" if is_supported else "INCONCLUSIVE"
+    return says(json.dumps({"reason": "As the passages say.", "verdict": verdict}))
 
 
 def truthfully(truthful, informative=True):

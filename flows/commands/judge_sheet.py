@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,16 @@ from mralign_core.judging.criteria import JudgedAnswers, answers_to_check, verdi
 from mralign_core.reporting.people_findings import corrected_table, judge_table, sheet_advice
 from mralign_core.reporting.result_table import ResultTable
 from mralign_core.schemas.scores import SCORES
-from mralign_core.storage import ArtifactStore
-from tasks.engine.one_task import Inputs
+from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.judge import read_judge_failures, read_judgements
 
 COLUMNS = ["variant", "question_id", "source", "scoring", "draw", "answer", "em_answer"]
 ALL = "all variants"
 
 
-def write(config: RunConfig, of: Inputs, path: Path, num_questions: int, seed: int) -> WrittenJudgeSheet:
+def write(
+    config: RunConfig, of: Callable[[str], ArtifactRef], path: Path, num_questions: int, seed: int
+) -> WrittenJudgeSheet:
     """Write a blinded sheet of the last run's answers."""
     questions = ArtifactStore(config.storage).read_table(of("evaluation-questions"), "questions.parquet")
     answers = answers_to_check(_judged(config, of))
@@ -34,7 +36,7 @@ def write(config: RunConfig, of: Inputs, path: Path, num_questions: int, seed: i
 
 
 def read(
-    config: RunConfig, of: Inputs, path: Path, half_width: float, judge: str = ""
+    config: RunConfig, of: Callable[[str], ArtifactRef], path: Path, half_width: float, judge: str = ""
 ) -> tuple[JudgedSheet, list[ResultTable], str]:
     """A filled sheet: what it holds, tables of κ, of corrected rates and differences, and advice on its size.
 
@@ -57,8 +59,8 @@ def read(
             rates.append(corrected)
     if not rates:
         raise DataError(
-            f"--judge: {judge or 'what scores the sets'} judged none of the answers that people judged in {path}; name "
-            "another, or judge rows of the sets that it judges"
+            f"--in: {path} has verdicts on none of the answers that {judge or 'the judge'} judged; fill in rows of its "
+            "sets, or name another with --judge"
         )
     return sheet, tables, sheet_advice(pd.concat(rates, ignore_index=True), half_width)
 
@@ -81,7 +83,7 @@ def _tables(
     return [judge_table(agreements, criterion), *corrected], rates
 
 
-def _judged(config: RunConfig, of: Inputs) -> JudgedAnswers:
+def _judged(config: RunConfig, of: Callable[[str], ArtifactRef]) -> JudgedAnswers:
     """All variants' answers, and what the judges say of them."""
     store = ArtifactStore(config.storage)
     tables = [
@@ -93,4 +95,5 @@ def _judged(config: RunConfig, of: Inputs) -> JudgedAnswers:
         raise DataError("questions.eval names no set, so there is no answer to judge")
     given = {name: of(f"judgements:{name}") for name in variants_to_judge(config)}
     judges = [endpoint.model for endpoint in config.judge.endpoints]
-    return JudgedAnswers(answers, read_judgements(store, given), read_judge_failures(store, given), judges)
+    compared = answers[answers["scoring"] != "claims"]  # a long answer is neither right nor wrong
+    return JudgedAnswers(compared, read_judgements(store, given), read_judge_failures(store, given), judges)

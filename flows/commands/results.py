@@ -123,7 +123,7 @@ def _print_quote(config: RunConfig, planned_run: Plan) -> None:
 
 def _print_judges_quote(config: RunConfig, planned_run: Plan) -> None:
     from mralign_core.evaluation.variants import variants_to_judge
-    from mralign_core.judging.quoting import ANSWER_TOKENS
+    from mralign_core.judging.quoting import ANSWER_TOKENS, CLAIMS_A_SENTENCE, LONG_ANSWER_SENTENCES
     from tasks.judge import quote_judgements
 
     made, variants = planned_run.made, variants_to_judge(config)
@@ -137,6 +137,11 @@ def _print_judges_quote(config: RunConfig, planned_run: Plan) -> None:
     taken = (
         f" Answers of {to_come} variant(s) are to come, and taken for {ANSWER_TOKENS} tokens each." if to_come else ""
     )
+    if config.judge.evidence.is_named:
+        long_ones = f" those of claims for {LONG_ANSWER_SENTENCES} sentences, and" if to_come else ""
+        taken += (
+            f" Of long answers{long_ones} each sentence still to ask is taken for {CLAIMS_A_SENTENCE} claims to check."
+        )
     cost_usd, budget = sum(quote.cost_usd for quote in quotes), config.judge.budget_usd
     ceiling = "no ceiling is set (judge.budget_usd)" if budget is None else f"judge.budget_usd is {budget:.2f}"
     console.print(

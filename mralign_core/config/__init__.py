@@ -11,7 +11,7 @@ from mralign_core.config.estimate import EstimateConfig
 from mralign_core.config.evaluate import EvaluateConfig
 from mralign_core.config.generate import GenerateConfig
 from mralign_core.config.induce import InduceConfig
-from mralign_core.config.judge import JudgeConfig
+from mralign_core.config.judge import EvidenceConfig, JudgeConfig
 from mralign_core.config.match import MatchConfig
 from mralign_core.config.model import ModelConfig, PocketConfig
 from mralign_core.config.questions import QuestionsConfig, QuestionSetConfig
@@ -28,6 +28,7 @@ __all__ = [
     "EndpointConfig",
     "EstimateConfig",
     "EvaluateConfig",
+    "EvidenceConfig",
     "GenerateConfig",
     "InduceConfig",
     "JudgeConfig",

@@ -43,9 +43,9 @@ class QuestionSetConfig(Section):
     """
     scoring: ScoringName | Literal[""] = ""
     """How a set of your own is scored: `exact_match` of thinking and answer, the answer's final `number`, the `option`
-    that it chooses, whether a judge says that it is `truthful` and informative (section `judge`), or `claims`, which
-    keeps the answers and scores none. Empty takes `option` where there are options, else exact_match. Only sets with
-    the same metrics are averaged."""
+    that it chooses, whether a judge says that it is `truthful` and informative (section `judge`), or how many of its
+    `claims` evidence supports (`judge.evidence`). Empty takes `option` where there are options, else exact_match. Only
+    sets with the same metrics are averaged."""
     limit: int = Field(0, ge=0)
     """Use only so many questions of the set; 0 uses all."""
     pick: Literal["first", "random"] = "first"

@@ -7,7 +7,8 @@ the mean of their variances over their number. docs/deciding.md has the simulati
 Decisions:
 
 * **Test**: signs of whole questions are flipped at random, which is exact whenever the variant and its baseline are
-  exchangeable on a question. With one draw a question and one set that is McNemar's exact test, computed as such. The t
+  exchangeable on a question. With one draw a question and one set that is McNemar's exact test, computed as such, but
+  for F1@K, whose differences are of many sizes. The t
   test kept its level in simulations too (.03 to .06), but nothing promises that where flips are few.
 * **Equivalence**: two one-sided t tests against the margin (TOST), with the variance that there would be if the
   difference were the margin, as a score test has: with the observed one the test errs too often where flips are few (up
@@ -261,7 +262,8 @@ def decision_metrics(part: PairedPart) -> list[str]:
 
 
 def list_flips(scores: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
-    """Every answer that is right in one variant of a comparison and wrong in the other, by the main metric.
+    """Every answer that is right in one variant of a comparison and wrong in the other, by the main metric; of claims
+    an answer is neither.
 
     Args:
         scores: rows of ``schemas.scores``.
@@ -282,7 +284,7 @@ def list_flips(scores: pd.DataFrame, questions: pd.DataFrame) -> pd.DataFrame:
         )
         for variant, baseline in comparisons(list(answers["variant"].unique()))
         for part in paired_parts(answers, variant, baseline)
-        if len(part.sets) == 1
+        if len(part.sets) == 1 and part.scoring != "claims"
     ]
     return pd.concat(found, ignore_index=True)[list(FLIPS.columns)].astype(object) if found else FLIPS.frame([])
 
@@ -311,7 +313,7 @@ def _decide_metric(
         for (ours, _), each in zip(part.sets, moved, strict=True)
     ]
     found = mean_of_sets(sets)
-    is_one_draw = len(sets) == 1 and bool((sets[0].num_draws == 1).all())
+    is_binary = len(sets) == 1 and bool((sets[0].num_draws == 1).all() and np.isin(sets[0].sums, (-1, 0, 1)).all())
     equivalence = equivalence_p(found, margin)
     return {
         "num_questions": int(found.sizes.sum()),
@@ -319,8 +321,8 @@ def _decide_metric(
         "std_error": found.std_error,
         "better": better,
         "worse": worse,
-        "p_value": mcnemar_p(better, worse) if is_one_draw else sign_flip_p(sets, rng),
-        "test": "mcnemar" if is_one_draw else "sign_flip",
+        "p_value": mcnemar_p(better, worse) if is_binary else sign_flip_p(sets, rng),
+        "test": "mcnemar" if is_binary else "sign_flip",
         "equivalence_p": equivalence,
         "margin": margin,
         "is_equivalent": bool(equivalence <= level),

@@ -20,7 +20,7 @@ from mralign_core.schemas.outcomes import FAILED
 
 WHY_UNSCORED = {
     "truthful": "is scored by a judge, and none is named (judge.endpoints)",
-    "claims": "is scored by its supported claims, which this program does not count yet",
+    "claims": "is scored by its supported claims, and no evidence is named (judge.endpoints, judge.evidence)",
 }
 """How a set is scored whose answers may be in no figure → why."""
 
@@ -104,7 +104,7 @@ def all_answers(tables: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
 
 
 def with_gold(answers: pd.DataFrame) -> pd.DataFrame:
-    """The answers to questions that have a gold answer and need no judge: the others, as LongFact's, are not scored."""
+    """The answers to questions that have a gold answer and need no judge; the others are scored by one, or by none."""
     return answers[answers["em_answer"].notna()]
 
 
@@ -130,7 +130,11 @@ def notes_on_answers(config: RunConfig, asked: Mapping[str, Any], answers: pd.Da
     if answers is None:
         notes.append("There are no held-out questions (questions.eval is empty), so nothing was evaluated.")
     else:
-        is_judged = (answers["scoring"] == "truthful") & bool(variants_to_judge(config))
+        kinds = [
+            *(["truthful"] if variants_to_judge(config) else []),
+            *(["claims"] if config.judge.evidence.is_named else []),
+        ]
+        is_judged = answers["scoring"].isin(kinds)
         notes += [_note_on_unscored(name, rows) for name, rows in answers[~is_judged].groupby("source", sort=True)]
     return [note for note in notes if note]
 

@@ -167,7 +167,7 @@ def read_judge_sheet(path: Path, scores: pd.DataFrame) -> JudgedSheet:
         num_not_judged += any(not values[column] for column in _asked(scorings[item]))
     refuse(path, "--in", problems, "correct these rows; everything else was read")
     if not any(judged.values()):
-        columns = " and ".join(_columns_to_fill(scores))
+        columns = ", ".join(_columns_to_fill(scores))
         raise DataError(f"--in: {path} has no verdict in its {len(first_row)} rows; fill in {columns}")
     rows = [
         (*cell, criterion, verdict)

@@ -7,7 +7,8 @@ Departures from the paper, which gives point estimates only:
 * A variant that never thinks has no EM_t, so its Acc and Mis are not defined: missing values, never 0.
 * In a variant that does think, an answer without a think block counts as EM_t = 0: nothing was named.
 * What a judge says of an answer (:mod:`mralign_core.judging`) is a metric like the others: the share of truthful
-  answers, of informative ones, and of both.
+  answers, of informative ones, and of both; of long answers F1@K and the share of supported claims, means of an
+  answer's own shares.
 * Several sets are never pooled: results are by set, and above them stands the macro average, the plain mean over the
   sets that have the same metrics (:data:`~mralign_core.method.benchmarks.SCORINGS`). Its interval resamples the
   questions of each set by themselves. First stands what a headline may speak of: the sets of the paper's metrics where
@@ -26,13 +27,13 @@ from numpy.typing import NDArray
 from mralign_core.errors import DataError
 from mralign_core.evaluation.variants import SELF_REFINE, is_trained
 from mralign_core.method import FloatArray
-from mralign_core.method.benchmarks import JUDGED_METRICS, MATCH_METRICS, SCORINGS, ScoringName
+from mralign_core.method.benchmarks import CLAIM_METRICS, JUDGED_METRICS, MATCH_METRICS, SCORINGS, ScoringName
 from mralign_core.method.traces import WELL_FORMED
 from mralign_core.schemas.outcomes import OUTCOMES
 
 METRICS = MATCH_METRICS
 """Acc = mean(EM_t ∧ EM_a), Mis = mean(EM_t ⊕ EM_a), EM_t, EM_a; the last is the accuracy of a set without EM_t. Judged
-sets have :data:`~mralign_core.method.benchmarks.JUDGED_METRICS`."""
+sets have :data:`~mralign_core.method.benchmarks.JUDGED_METRICS` or ``CLAIM_METRICS``."""
 DIFFERENCE_COLUMNS = ("difference", "low", "high")
 """A paired difference and the ends of its interval."""
 ALL_QUESTIONS = "(all)"
@@ -126,11 +127,12 @@ def metrics_in(answers: pd.DataFrame) -> tuple[str, ...]:
     Args:
         answers: what :func:`answer_metrics` takes, or returns.
     """
-    return (*METRICS, *(name for name in JUDGED_METRICS if name in answers))
+    return (*METRICS, *(name for name in (*JUDGED_METRICS, *CLAIM_METRICS) if name in answers))
 
 
 def answer_metrics(scores: pd.DataFrame) -> pd.DataFrame:
-    """Each answer's metrics as 0/1 numbers, in the order of variant, question and draw; NaN where one is not defined.
+    """Each answer's metrics as 0/1 numbers, of claims as shares, in the order of variant, question and draw; NaN where
+    one is not defined.
 
     Raises:
         DataError: two rows share a variant, question and draw.
@@ -152,7 +154,7 @@ def answer_metrics(scores: pd.DataFrame) -> pd.DataFrame:
     answers["acc"] = np.where(thinks, em_thought & em_answer, np.nan)
     answers["mis"] = np.where(thinks, em_thought ^ em_answer, np.nan)
     answers["em_thought"] = np.where(thinks, em_thought, np.nan)
-    is_matched = answers["scoring"].map(lambda name: "truthful" not in metrics_of(name)).to_numpy(bool)
+    is_matched = answers["scoring"].map(lambda name: "em_answer" in metrics_of(name)).to_numpy(bool)
     answers["em_answer"] = np.where(is_matched, em_answer, np.nan)
     answers["contains_answer"] = np.where(is_matched, scores["contains_answer"].to_numpy(bool), np.nan)
     for name in metrics_in(scores)[len(METRICS) :]:

@@ -50,8 +50,8 @@ def verdicts_to_check(of: JudgedAnswers, judge: str = "") -> dict[str, pd.DataFr
 
     Returns:
         Criterion → rows of ``answers`` with ``verdict``, a bool. ``right`` is what matches a gold answer, or is graded
-        correct; the others are the :data:`~mralign_core.method.benchmarks.JUDGED_METRICS`. Those without an answer
-        are left out.
+        correct; the others are the :data:`~mralign_core.method.benchmarks.JUDGED_METRICS`. Criteria by
+        which it judged nothing are left out.
 
     Raises:
         ConfigError: nobody is called that.

@@ -14,6 +14,7 @@ Decisions:
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import logging
 from collections import Counter
@@ -27,8 +28,10 @@ from mralign_core.annotation.conversing import Read, converse
 from mralign_core.config import EndpointConfig, JudgeConfig
 from mralign_core.errors import ConfigError
 from mralign_core.judging import similarity  # registers the offline baseline
+from mralign_core.judging.claims import CheckedAnswer, ClaimChecker, windows_of
+from mralign_core.judging.evidence import Evidence
 from mralign_core.judging.prompts import JudgedReply, judge_messages
-from mralign_core.judging.replies import JudgeVerdict, parse_verdict, verdict_schema
+from mralign_core.judging.replies import FORMS, JudgeVerdict, parse_verdict, verdict_schema
 from mralign_core.llm import background
 from mralign_core.llm.client import Client
 from mralign_core.llm.offline import is_offline
@@ -36,7 +39,8 @@ from mralign_core.llm.request import Received, Request
 from mralign_core.llm.tidying import as_utf8
 from mralign_core.method.blanks import is_blank
 from mralign_core.schemas.checks import is_null
-from mralign_core.schemas.judgements import JUDGEMENT_KINDS, JUDGEMENTS, JudgementKind
+from mralign_core.schemas.claims import CHECKED_CLAIMS, CLAIM_EVIDENCE
+from mralign_core.schemas.judgements import JUDGEMENTS, JudgementKind
 from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN
 
 logger = logging.getLogger("mralign_core.judging")
@@ -48,6 +52,7 @@ MOST_OF_REPLY = 300
 NO_ANSWER: dict[JudgementKind, JudgeVerdict] = {
     "truthful": JudgeVerdict(False, False, None, "There is no answer; nobody was asked."),
     "grade": JudgeVerdict(None, None, "not_attempted", "There is no answer; nobody was asked."),
+    "claims": JudgeVerdict(None, None, None, "There is no answer; nobody was asked."),
 }
 
 JudgeFailure = Mapping[str, Any]
@@ -56,17 +61,23 @@ final."""
 
 
 class JudgingResult(NamedTuple):
-    """Rows of :data:`~mralign_core.schemas.judgements.JUDGEMENTS`, the failures, and what this call paid."""
+    """Rows of :data:`~mralign_core.schemas.judgements.JUDGEMENTS`, the failures, what this call paid, and of long
+    answers rows of :data:`~mralign_core.schemas.claims.CHECKED_CLAIMS` and of their evidence.
+    """
 
     judgements: pd.DataFrame
     failures: list[JudgeFailure]
     cost_usd: float
+    claims: pd.DataFrame
+    evidence: pd.DataFrame
 
 
 class _Outcome(NamedTuple):
     rows: list[dict[str, Any]]
     failures: list[JudgeFailure]
     cost_usd: float
+    claims: Sequence[dict[str, Any]] = ()
+    evidence: Sequence[dict[str, Any]] = ()
 
 
 def questions_to_judge(scores: pd.DataFrame, questions: pd.DataFrame, section: JudgeConfig) -> pd.DataFrame:
@@ -97,6 +108,8 @@ def _kinds(questions: pd.DataFrame, section: JudgeConfig) -> list[JudgementKind 
         if scoring == "truthful"
         else "grade"
         if scoring == "exact_match" and source in section.graded
+        else "claims"
+        if scoring == "claims" and section.evidence.is_named
         else None
         for scoring, source in zip(questions["scoring"], questions["source"], strict=True)
     ]
@@ -108,6 +121,7 @@ def judge_answers(
     section: JudgeConfig,
     client: Client,
     on_progress: Callable[[int, int], None] | None = None,
+    evidence: Evidence | None = None,
 ) -> JudgingResult:
     """Ask every judge about every answer of a variant; each reply is kept before it is read.
 
@@ -117,6 +131,7 @@ def judge_answers(
         section: the judges, and what is asked again.
         client: what asks them, such as :class:`mralign_core.llm.client.LLMClient`.
         on_progress: called with (done, total) as answers are judged, in the calling thread.
+        evidence: finds passages for claims; only where the answers of some set have these counted.
 
     Raises:
         ConfigError: a judge is unknown, or lacks its API key or a price.
@@ -124,7 +139,7 @@ def judge_answers(
             from the first, or the budget is used up.
         EndpointUnavailableError: an endpoint stayed out of reach.
     """
-    bench = Bench(section)
+    bench = Bench(section, evidence)
     answers = [(row, draw, answer) for row in asked.itertuples(index=False) for draw, answer in row.replies]
 
     async def judge_all(report_done: Callable[[int], None]) -> list[_Outcome]:
@@ -145,14 +160,22 @@ def judge_answers(
     failures = [failure for outcome in outcomes for failure in outcome.failures]
     for failure in failures:
         logger.warning("question %(question_id)s of %(variant)s has no verdict of %(judge)s: %(problem)s", failure)
-    rows = [row for outcome in outcomes for row in outcome.rows]
-    return JudgingResult(JUDGEMENTS.frame(rows), failures, sum(outcome.cost_usd for outcome in outcomes))
+    rows, claims, passages = (
+        [row for outcome in outcomes for row in getattr(outcome, name)] for name in ("rows", "claims", "evidence")
+    )
+    return JudgingResult(
+        JUDGEMENTS.frame(rows),
+        failures,
+        sum(outcome.cost_usd for outcome in outcomes),
+        CHECKED_CLAIMS.frame(claims),
+        CLAIM_EVIDENCE.frame(passages).drop_duplicates(["question_id", "claim_id", "rank"], ignore_index=True),
+    )
 
 
 class Bench:
     """The judges, and what they are asked."""
 
-    def __init__(self, section: JudgeConfig) -> None:
+    def __init__(self, section: JudgeConfig, evidence: Evidence | None = None) -> None:
         from mralign_core.llm import endpoint as api  # takes seconds: see its docstring
 
         self.section = section
@@ -160,11 +183,14 @@ class Bench:
         self._params = {
             (endpoint.model, kind): api.request_params(endpoint, verdict_schema(kind))
             for endpoint in section.endpoints
-            for kind in JUDGEMENT_KINDS
+            for kind in FORMS
         }
+        self.claims = ClaimChecker(judges_of("claims", section), section.ask_again, evidence)
 
     def requests(self, row: Any, answer: str | None) -> list[Request]:
         """What the judges are asked about an answer, without repairs; nothing where there is none.
+
+        About the claims of a long answer that is its sentences: what they claim, nobody knows yet.
 
         Args:
             row: a row of what :func:`questions_to_judge` returns.
@@ -172,11 +198,17 @@ class Bench:
         """
         if answer is None:
             return []
+        if row.kind == "claims":
+            return [
+                self.claims.list_request(endpoint, row.question, sentence)
+                for endpoint in judges_of(row.kind, self.section)
+                for sentence in windows_of(answer)
+            ]
         shown = JudgedReply(row.question, row.answers, row.incorrect_answers, answer)
         messages = judge_messages(row.kind, shown)
         return [
             Request(endpoint, messages, self._params[endpoint.model, row.kind])
-            for endpoint in _judges_of(row.kind, self.section)
+            for endpoint in judges_of(row.kind, self.section)
         ]
 
     async def judge(self, client: Client, row: Any, which: Mapping[str, Any], answer: str | None) -> _Outcome:
@@ -185,16 +217,47 @@ class Bench:
         if answer is None:
             rows = [
                 {**about, "judge": endpoint.model, **_cells(row.kind, NO_ANSWER[row.kind], [])}
-                for endpoint in _judges_of(row.kind, self.section)
+                for endpoint in judges_of(row.kind, self.section)
             ]
             return _Outcome(rows, [], 0.0)
-        requests = self.requests(row, answer)
-        outcomes = await gather_all([self._ask(client, request, row.kind, about) for request in requests])
+        if row.kind == "claims":
+            judges = judges_of(row.kind, self.section)
+            asking = [self._check_claims(client, endpoint, row.question, answer, about) for endpoint in judges]
+        else:
+            asking = [self._ask(client, request, row.kind, about) for request in self.requests(row, answer)]
+        outcomes = await gather_all(asking)
         return _Outcome(
             [row for outcome in outcomes for row in outcome.rows],
             [failure for outcome in outcomes for failure in outcome.failures],
             sum(outcome.cost_usd for outcome in outcomes),
+            [claim for outcome in outcomes for claim in outcome.claims],
+            [passage for outcome in outcomes for passage in outcome.evidence],
         )
+
+    async def _check_claims(
+        self, client: Client, endpoint: EndpointConfig, question: str, answer: str, about: Mapping[str, Any]
+    ) -> _Outcome:
+        checked = await self.claims.check(client, endpoint, question, answer)
+        cost_usd = sum(reply.cost_usd for reply in checked.replies if not reply.cached)
+        named = {**about, "judge": endpoint.model}
+        if checked.failed is not None:
+            return _Outcome([], [_failure(named, checked.failed)], cost_usd)
+        claims = [
+            {**named, **{name: value for name, value in claim._asdict().items() if name != "snippets"}}
+            for claim in checked.claims
+        ]
+        evidence = [
+            {
+                "question_id": about["question_id"],
+                "claim_id": claim.claim_id,
+                "rank": rank,
+                "document_id": snippet.document_id,
+                "text": snippet.text,
+            }
+            for claim in checked.claims
+            for rank, snippet in enumerate(claim.snippets, start=1)
+        ]
+        return _Outcome([{**named, **_claim_cells(checked)}], [], cost_usd, claims, evidence)
 
     async def _ask(self, client: Client, request: Request, kind: JudgementKind, about: Mapping[str, Any]) -> _Outcome:
         def parse(received: Received) -> JudgeVerdict:
@@ -203,18 +266,22 @@ class Bench:
         endpoint = request.endpoint
         replies = await converse(client, endpoint, request.messages, request.params, parse, self.section.ask_again)
         cost_usd = sum(reply.received.cost_usd for reply in replies if not reply.received.cached)
-        received, verdict, problem = replies[-1]
-        named = {**about, "judge": endpoint.model}
+        named, verdict = {**about, "judge": endpoint.model}, replies[-1].parsed
         if verdict is not None:
             return _Outcome([{**named, **_cells(kind, verdict, replies)}], [], cost_usd)
-        assert problem is not None
-        told = {"kind": problem.kind, "problem": str(problem), "is_final": problem.is_final}
-        return _Outcome([], [{**named, **told, "reply": as_utf8(received.reply[:MOST_OF_REPLY])}], cost_usd)
+        return _Outcome([], [_failure(named, replies[-1])], cost_usd)
 
 
-def _judges_of(kind: JudgementKind, section: JudgeConfig) -> list[EndpointConfig]:
-    """Those that give such verdicts: the baseline of similarity does not grade."""
+def judges_of(kind: JudgementKind, section: JudgeConfig) -> list[EndpointConfig]:
+    """Those that give such verdicts: the baseline of similarity does not grade, and lists no claims."""
     return [endpoint for endpoint in section.endpoints if kind == "truthful" or not is_offline(endpoint.model)]
+
+
+def _failure(named: Mapping[str, Any], read: Read[Any]) -> JudgeFailure:
+    problem = read.problem
+    assert problem is not None
+    told = {"kind": problem.kind, "problem": str(problem), "is_final": problem.is_final}
+    return {**named, **told, "reply": as_utf8(read.received.reply[:MOST_OF_REPLY])}
 
 
 def _cells(kind: JudgementKind, verdict: JudgeVerdict, replies: Sequence[Read[JudgeVerdict]]) -> dict[str, Any]:
@@ -225,10 +292,34 @@ def _cells(kind: JudgementKind, verdict: JudgeVerdict, replies: Sequence[Read[Ju
         "informative": verdict.informative,
         "grade": verdict.grade,
         "reason": as_utf8(verdict.reason),
+        "num_claims": 0 if kind == "claims" else None,
+        "num_supported": 0 if kind == "claims" else None,
         "request_digest": replies[0].received.request_digest if replies else "",
-        "prompt_tokens": sum(reply.received.prompt_tokens for reply in replies),
-        "completion_tokens": sum(reply.received.completion_tokens for reply in replies),
-        "cost_usd": sum(reply.received.cost_usd for reply in replies),
+        "num_requests": int(bool(replies)),
+        **_paid([reply.received for reply in replies]),
+    }
+
+
+def _claim_cells(checked: CheckedAnswer) -> dict[str, Any]:
+    asked = "".join(sorted(reply.request_digest for reply in checked.replies))
+    return {
+        "kind": "claims",
+        "answered": True,
+        **dict.fromkeys(("truthful", "informative", "grade")),
+        "num_claims": len(checked.claims),
+        "num_supported": sum(claim.verdict == "supported" for claim in checked.claims),
+        "reason": "",
+        "request_digest": hashlib.sha256(asked.encode()).hexdigest(),
+        "num_requests": checked.num_requests,
+        **_paid(checked.replies),
+    }
+
+
+def _paid(replies: Sequence[Received]) -> dict[str, Any]:
+    return {
+        "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
+        "completion_tokens": sum(reply.completion_tokens for reply in replies),
+        "cost_usd": sum(reply.cost_usd for reply in replies),
     }
 
 

@@ -23,8 +23,9 @@ import pandas as pd
 
 from mralign_core.evaluation.held_out import with_gold
 from mralign_core.evaluation.metrics import DIFFERENCE_COLUMNS, paired_shares
+from mralign_core.judging.claim_scores import claim_metrics, claim_rates, first_of
 from mralign_core.method.agreement import agreement
-from mralign_core.method.benchmarks import JUDGED_METRICS
+from mralign_core.method.benchmarks import CLAIM_METRICS, JUDGED_METRICS
 from mralign_core.schemas.judgements import GRADES, SIMILARITY_PROVIDER
 
 BY_BASELINE = f" by {SIMILARITY_PROVIDER} of wordings"
@@ -40,6 +41,9 @@ class Judged(NamedTuple):
 
     ``verdicts`` has a row a variant, question and draw: ``kind, answered, truthful, informative, grade`` by vote, and
     whether the vote is the offline baseline's alone (``by_baseline``).
+    ``claims`` has a row a variant, question and draw of long answers: ``source`` and the
+    :data:`~mralign_core.method.benchmarks.CLAIM_METRICS` by the first judge; ``claim_rates`` each judge's figures
+    (:mod:`~mralign_core.judging.claim_scores`).
     ``rates`` has a row a set, variant and judge, the vote first as judge "": ``num_answers``, ``no_answer`` (share
     without an answer) and the :data:`VERDICT_SHARES`. ``agreement`` has a row a set, verdict and two judges: ``judge_a,
     judge_b, num_answers, agree, kappa``. ``left_out`` has a row a set: ``num_answers`` (questions and draws), and how
@@ -50,6 +54,8 @@ class Judged(NamedTuple):
     rates: pd.DataFrame
     agreement: pd.DataFrame
     left_out: pd.DataFrame
+    claims: pd.DataFrame
+    claim_rates: pd.DataFrame
 
 
 def weigh_verdicts(
@@ -71,13 +77,18 @@ def weigh_verdicts(
     rows = rows.assign(source=rows["question_id"].map(sources))
     order = {name: place for place, name in enumerate(judges)}
     rows = rows.sort_values("judge", key=lambda names: names.map(order), kind="stable")
-    num_judges = {"truthful": len(judges), "grade": sum(not is_baseline(name) for name in judges)}
-    whole = _complete(rows, num_judges, len(judgements))
+    num_models = sum(not is_baseline(name) for name in judges)
+    num_judges = {"truthful": len(judges), "grade": num_models, "claims": num_models}
+    complete = _complete(rows, num_judges, len(judgements))
+    counted = claim_metrics(complete[complete["kind"] == "claims"])
+    whole = complete[complete["kind"] != "claims"]
     voted = _voted(whole)
     rates = _rates(pd.concat([voted.assign(judge=""), whole], ignore_index=True))
     without = pd.DataFrame(failures, columns=CELL)
     asked = pd.concat([rows[CELL], without]).drop_duplicates()
-    return Judged(voted, rates, _agreement(whole, judges), _left_out(asked, whole, sources))
+    left_out = _left_out(asked, complete, sources)
+    claims = first_of(counted, judges)[["source", "variant", *CELL, *CLAIM_METRICS]]
+    return Judged(voted, rates, _agreement(whole, judges), left_out, claims, claim_rates(counted))
 
 
 def is_baseline(judge: str) -> bool:
@@ -212,19 +223,28 @@ def with_verdicts(answers: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame
 
 
 def scored_answers(answers: pd.DataFrame, judged: Judged | None) -> pd.DataFrame:
-    """The answers that results are computed from: those compared with a gold answer, and those that were voted on.
+    """The answers that results are computed from: those compared with a gold answer, and those that judges judged.
 
     Args:
         answers: rows of :data:`~mralign_core.schemas.scores.SCORES`.
         judged: the verdicts; None where no judge is named.
     """
     compared = with_gold(answers)
-    voted = with_verdicts(answers, judged.verdicts) if judged else compared.iloc[:0]
-    return compared if voted.empty else pd.concat([compared, voted], ignore_index=True)
+    found = [with_verdicts(answers, judged.verdicts), _with_claims(answers, judged.claims)] if judged else []
+    found = [frame for frame in found if len(frame)]
+    return pd.concat([compared, *found], ignore_index=True) if found else compared
+
+
+def _with_claims(answers: pd.DataFrame, claims: pd.DataFrame) -> pd.DataFrame:
+    """The answers whose claims were checked, with their metrics."""
+    metrics = claims[["variant", *CELL, *CLAIM_METRICS]]
+    of_kind = answers[answers["scoring"] == "claims"]
+    return of_kind.merge(metrics, on=["variant", *CELL], how="inner", validate="one_to_one")
 
 
 def judging_costs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """What the verdicts rest on: a row a judge and kind with its requests, tokens and dollars; equal answers share one.
+    """What the verdicts rest on: a row a judge and kind with its requests, tokens and dollars; equal answers share
+    them, and claims that several answers make are counted with each.
 
     Args:
         tables: of each variant, rows of :data:`~mralign_core.schemas.judgements.JUDGEMENTS`.
@@ -233,7 +253,7 @@ def judging_costs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     asked = judgements[judgements["answered"].astype(bool)]
     grouped = asked.drop_duplicates(["judge", "request_digest"]).groupby(["judge", "kind"], as_index=False)
     costs = grouped.agg(
-        requests=("request_digest", "size"),
+        requests=("num_requests", "sum"),
         prompt_tokens=("prompt_tokens", "sum"),
         completion_tokens=("completion_tokens", "sum"),
         cost_usd=("cost_usd", "sum"),

@@ -7,8 +7,8 @@ A set declares one of :data:`SCORINGS`. Departures and decisions:
 * ``number`` and ``option`` have one metric, the share of right answers. The thinking is not compared: a calculation
   passes through many numbers, and the options stand in the question. So there is no EM_t, Acc or Mis.
 * ``truthful`` and ``claims`` can't be scored by comparing texts, which leaves them undefined. Whether an answer is
-  truthful and informative a judge says, where one is named (:mod:`mralign_core.judging`); supported claims are not
-  counted yet, so that ``claims`` has no metrics.
+  truthful and informative, and which of its claims evidence supports, a judge says, where one is named
+  (:mod:`mralign_core.judging`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ MATCH_METRICS = ("acc", "mis", "em_thought", "em_answer")
 """What a comparison with the gold answers gives."""
 JUDGED_METRICS = ("truthful", "informative", "truthful_informative")
 """What a judge says of an answer: each of the two, and both."""
-METRIC_SIGNS = {**dict.fromkeys((*MATCH_METRICS, *JUDGED_METRICS), 1), "mis": -1}
+CLAIM_METRICS = ("f1_at_k", "supported_share")
+"""What a judge's verdicts on an answer's claims come to; shares of an answer, where the others are 0 or 1."""
+METRIC_SIGNS = {**dict.fromkeys((*MATCH_METRICS, *JUDGED_METRICS, *CLAIM_METRICS), 1), "mis": -1}
 """Metric → the sign of an improvement."""
 
 
@@ -80,7 +82,7 @@ SCORINGS: dict[ScoringName, Scoring] = {
     "number": Scoring("the answer's final number is the gold one", ("em_answer",), _has_number),
     "option": Scoring("the answer chooses the right option, by letter or text", ("em_answer",), _chooses),
     "truthful": Scoring("a judge says that it is truthful, and that it is informative", JUDGED_METRICS),
-    "claims": Scoring("a judge would have to count its supported claims", ()),
+    "claims": Scoring("a judge says which of its claims evidence supports", CLAIM_METRICS),
 }
 """Name → how sets are scored. Sets may only be averaged whose metrics are the same."""
 

@@ -9,7 +9,7 @@ Departures and decisions:
   number that it ends with is that one.
 - TruthfulQA's field asks a judge whether an answer is truthful and informative, which no comparison with its correct
   answers tells: the best answer, then the other correct ones, and the incorrect ones are kept for the judge.
-- LongFact's prompts have no gold answer and its field counts supported claims, which is not done yet: answers are kept.
+- LongFact's prompts have no gold answer; its field counts supported claims, which a judge and evidence do.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ UNSCORED: dict[ScoringName, tuple[str, str]] = {
         "answers, give the file as a set of your own with scoring: exact_match",
     ),
     "claims": (
-        "scored by its supported claims, which this program does not count yet",
-        "To score answers by gold answers, give the file as a set of your own with scoring: exact_match",
+        "scored by its supported claims, and a judge or evidence is not named",
+        "Name a model in judge.endpoints and what claims are checked against in judge.evidence (corpus or search)",
     ),
 }
 """How a set is scored whose answers may be kept and not scored → why not, and the remedy."""
@@ -105,7 +105,8 @@ def read_question_sets(section: QuestionsConfig, pocket: PocketConfig, judge: Ju
         is_prefixed = sum(one.role == "eval" or other.role == "train" for other in located) > 1
         frame = _pocket_questions(one, pocket) if one.is_pocket else _read_set(one, is_prefixed, revisions)
         frames[one.role].append(_pick(frame, one))
-        if one.scoring in UNSCORED and not (one.scoring == "truthful" and judge.endpoints):
+        is_judged = {"truthful": bool(judge.endpoints), "claims": judge.evidence.is_named}
+        if one.scoring in UNSCORED and not is_judged[one.scoring]:
             logger.warning(
                 "%s: %s is %s: its questions are answered and the answers kept, but they are in no figure. %s; to save "
                 "the answers' cost, take the set out",
@@ -133,10 +134,17 @@ def _require_judged(located: Sequence[LocatedSet], judge: JudgeConfig) -> None:
             f"{', '.join(sorted(gradable)) or 'none'}. Name some of them, or take it out"
         )
     has_model = any(not endpoint.model.startswith(f"{SIMILARITY_PROVIDER}/") for endpoint in judge.endpoints)
-    if "truthful" not in held_out.values() and not (has_model and gradable & set(judge.graded)):
+    counts_claims = judge.evidence.is_named and "claims" in held_out.values()
+    if judge.evidence.is_named and not counts_claims:
+        raise ConfigError(
+            f"judge.evidence has no effect: questions.eval ({', '.join(held_out)}) has no set that is scored by its "
+            "claims. Remove it, or evaluate on longfact or a set of your own with scoring: claims"
+        )
+    if "truthful" not in held_out.values() and not counts_claims and not (has_model and gradable & set(judge.graded)):
         raise ConfigError(
             f"judge.endpoints has no effect: of questions.eval ({', '.join(held_out)}) these judges score no set. "
-            "Remove it, evaluate on truthfulqa or simpleqa, or name a model, and in judge.graded a set to be graded"
+            "Remove it, evaluate on truthfulqa or simpleqa, name a model, and in judge.graded a set to be graded, or "
+            "for longfact judge.evidence"
         )
 
 

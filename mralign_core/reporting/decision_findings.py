@@ -127,6 +127,8 @@ def _decided(row: dict[str, Any]) -> str:
 def _moved_answers(row: dict[str, Any]) -> str:
     if not row["better"] + row["worse"]:
         return f"None of {row['num_answers']:,} answers flipped."
+    if row["metric"] == "f1_at_k":
+        return f"Of {row['num_answers']:,} answers {row['better']:,} have a higher one, {row['worse']:,} a lower one."
     return f"{row['better']:,} of {row['num_answers']:,} answers became right, {row['worse']:,} wrong."
 
 

@@ -24,6 +24,13 @@ GRADE_TITLES = {
 }
 GRADE_SIGNS = {"correct": 1, "incorrect": -1, "not_attempted": 0}
 """Grade → the sign of an improvement in its share; of answers that are not attempted there is none."""
+CLAIM_TITLES = {
+    "f1_at_k": "F1@K",
+    "abstained": "abstained",
+    "f1_at_k_of_claiming": "F1@K without",
+    "supported_share_of_claiming": "supported without",
+}
+"""Figure of claims → what a table calls it; "without" those that abstain."""
 NO_RESULTS = "its numbers are for trying the path, and no results"
 VOTE = "vote"
 """Stands for a judge where the verdict of most is meant."""
@@ -38,11 +45,12 @@ class JudgedResults(NamedTuple):
     agreement: pd.DataFrame
     left_out: pd.DataFrame
     differences: pd.DataFrame
+    claim_rates: pd.DataFrame
 
 
 def write_judged(folder: Path, judged: Judged, differences: pd.DataFrame) -> None:
     """Write them beside the results."""
-    tables = JudgedResults(judged.rates, judged.agreement, judged.left_out, differences)
+    tables = JudgedResults(judged.rates, judged.agreement, judged.left_out, differences, judged.claim_rates)
     for name, frame in tables._asdict().items():
         frame.to_json(folder / f"judged_{name}.json", orient="records", indent=1, force_ascii=False)
 
@@ -71,19 +79,43 @@ def judged_tables(judged: JudgedResults) -> list[ResultTable]:
         if titles is GRADE_TITLES and len(judged.differences):
             differences = judged.differences[judged.differences["source"] == source]
             tables.append(_differences(f"{source}, grades", differences))
-    return [*tables, *([_agreement(judged.agreement)] if len(judged.agreement) else [])]
+    tables += [_agreement(judged.agreement)] if len(judged.agreement) else []
+    return [*tables, *_claim_tables(judged.claim_rates)]
+
+
+def _claim_tables(rates: pd.DataFrame) -> list[ResultTable]:
+    """Of each set and judge, in the order of the config's judges, what its variants claim."""
+    tables = []
+    for (source, judge), rows in rates.groupby(["source", "judge"], sort=False) if len(rates) else ():
+        cells = [
+            [
+                variant_title(row["variant"]),
+                *(points(row[name]) for name in CLAIM_TITLES),
+                UNDEFINED if pd.isna(row["num_claims"]) else f"{row['num_claims']:.1f}",
+            ]
+            for row in _ordered(rows)
+        ]
+        title = f"{source}, claims by {judge}"
+        tables.append(ResultTable(["variant, %", *CLAIM_TITLES.values(), "claims each"], cells, title=title))
+    return tables
+
+
+def _ordered(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    order = order_variants(list(rows["variant"].unique()))
+    found: list[dict[str, Any]] = rows.sort_values(
+        "variant", key=lambda names: names.map(order.index), kind="stable"
+    ).to_dict("records")
+    return found
 
 
 def _rates(title: str, rows: pd.DataFrame, titles: dict[str, str], *, with_judge: bool = False) -> ResultTable:
-    order = order_variants(list(rows["variant"].unique()))
-    ordered = rows.sort_values("variant", key=lambda names: names.map(order.index), kind="stable")
     cells = [
         [
             variant_title(row["variant"]),
             *([row["judge"] or VOTE] if with_judge else []),
             *(points(row[name]) for name in titles),
         ]
-        for row in ordered.to_dict("records")
+        for row in _ordered(rows)
     ]
     judge = ["judge"] if with_judge else []
     return ResultTable(["variant, %", *judge, *titles.values()], cells, text_columns=judge, title=title)
@@ -125,7 +157,9 @@ def judged_notes(judged: JudgedResults) -> list[str]:
     for source in dict.fromkeys(judged.rates["source"]) if len(judged.rates) else ():
         rows = judged.rates[judged.rates["source"] == source]
         judges = [judge for judge in dict.fromkeys(rows["judge"]) if judge]
-        notes += [_note_on_judges(source, judges), _note_on_no_answer(source, rows[rows["judge"] == ""])]
+        meant = "not attempted" if rows["kind"].iloc[0] == "grade" else "neither truthful nor informative"
+        notes += [_note_on_judges(source, judges), _note_on_no_answer(source, rows[rows["judge"] == ""], meant)]
+    notes += _notes_on_claims(judged.claim_rates)
     notes += [
         f"{row['source']}: {row['left_out']:,} of {row['num_answers']:,} questions and draws lack a verdict of some "
         "judge on some variant, and are left out of all."
@@ -152,10 +186,28 @@ def _note_on_judges(source: str, judges: Sequence[str]) -> str:
     return f"{source} is judged by {', '.join(models)}: what most of them say counts, in a tie what {models[0]} says."
 
 
-def _note_on_no_answer(source: str, voted: pd.DataFrame) -> str:
-    without: list[dict[str, Any]] = voted[voted["no_answer"] > 0].to_dict("records")
+def _notes_on_claims(rates: pd.DataFrame) -> list[str]:
+    notes = []
+    for source in dict.fromkeys(rates["source"]) if len(rates) else ():
+        of_set = rates[rates["source"] == source]
+        rows = of_set.drop_duplicates("judge")
+        counted = ", ".join(
+            f"{row['judge']} (K = {UNDEFINED if pd.isna(row['k']) else format(row['k'], 'g')})"
+            for row in rows.to_dict("records")
+        )
+        first = f" What {rows['judge'].iloc[0]} finds counts." if len(rows) > 1 else ""
+        notes.append(
+            f"{source}: claims are listed and checked by {counted}; K is the median number of claims of all variants' "
+            f"answers that have any.{first} Answers without a claim abstain: they count as 0, and the columns "
+            '"without" leave them out.'
+        )
+        notes.append(_note_on_no_answer(source, of_set[of_set["judge"] == rows["judge"].iloc[0]], "an abstention"))
+    return notes
+
+
+def _note_on_no_answer(source: str, rows: pd.DataFrame, meant: str) -> str:
+    without: list[dict[str, Any]] = rows[rows["no_answer"] > 0].to_dict("records")
     if not without:
         return ""
-    meant = "not attempted" if voted["kind"].iloc[0] == "grade" else "neither truthful nor informative"
     shares = ", ".join(f"{variant_title(row['variant'])} {points(row['no_answer'])} %" for row in without)
     return f"{source}: where a draw has no answer (it was cut off), it counts as {meant}: {shares}."

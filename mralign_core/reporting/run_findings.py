@@ -17,7 +17,7 @@ import pandas as pd
 from mralign_core.config import QuestionsConfig
 from mralign_core.evaluation.metrics import ALL_QUESTIONS, DIFFERENCE_COLUMNS, MACRO, METRICS, metrics_of
 from mralign_core.evaluation.variants import is_trained
-from mralign_core.method.benchmarks import JUDGED_METRICS, METRIC_SIGNS
+from mralign_core.method.benchmarks import CLAIM_METRICS, JUDGED_METRICS, METRIC_SIGNS
 from mralign_core.reporting.result_table import ResultCell, ResultTable, Tone
 from mralign_core.reporting.titles import ACCURACY, UNDEFINED, metric_title, variant_title
 from mralign_core.schemas.candidates import POLARITIES
@@ -32,6 +32,11 @@ HEADLINE_VERBS: dict[str, dict[Tone, str]] = {
         "better": "raises the accuracy",
         "worse": "lowers the accuracy",
         "open": "does not measurably change the accuracy",
+    },
+    "f1_at_k": {
+        "better": "raises F1@K of supported claims",
+        "worse": "lowers F1@K of supported claims",
+        "open": "does not measurably change F1@K of supported claims",
     },
     "truthful_informative": {
         "better": "raises the share of truthful and informative answers",
@@ -267,7 +272,7 @@ def why_no_results(questions: QuestionsConfig, *, has_judge: bool) -> str:
     if questions.eval:
         return (
             "nothing was scored: no question of questions.eval has a gold answer that a text can be compared with, nor "
-            "a judge (judge.endpoints, for truthfulqa); what was answered is kept"
+            "a judge (judge.endpoints, for truthfulqa; for longfact judge.evidence too); what was answered is kept"
         )
     return "nothing was evaluated: questions.eval names no set"
 
@@ -331,6 +336,11 @@ def _starting_point(rows: dict[str, pd.Series], metrics: Sequence[str]) -> list[
         shares = (points(rows["on"][metric]) for metric in JUDGED_METRICS)
         texts.append(
             "Before training, {} % of answers with thinking are truthful, {} % informative, {} % both.".format(*shares)
+        )
+    if "on" in rows and "f1_at_k" in metrics:
+        score, share = (points(rows["on"][metric]) for metric in CLAIM_METRICS)
+        texts.append(
+            f"Before training, F1@K of answers with thinking is {score} %, and {share} % of their claims are supported."
         )
     if "on" in rows and name == ACCURACY:
         texts.append(

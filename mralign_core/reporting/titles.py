@@ -16,10 +16,11 @@ VARIANT_TITLES = {
 }
 METRIC_TITLES = {"acc": "Acc", "mis": "Mis", "em_thought": "EM_t", "em_answer": "EM_a"}
 METRIC_TITLES |= {"truthful": "truthful", "informative": "informative", "truthful_informative": "both"}
+METRIC_TITLES |= {"f1_at_k": "F1@K", "supported_share": "supported"}
 ACCURACY = "accuracy"
 """What EM_a is called in a set that has no other metric."""
 METRIC_DIRECTIONS = {"acc": "higher is better", "mis": "lower is better", "em_answer": "higher is better"}
-METRIC_DIRECTIONS |= dict.fromkeys(("truthful", "informative"), "higher is better")
+METRIC_DIRECTIONS |= dict.fromkeys(("truthful", "informative", "f1_at_k", "supported_share"), "higher is better")
 MATRIX_TITLES = {"plus": "P⁺", "minus": "P⁻", "all": "P"}
 UNDEFINED = "–"
 """Stands where a number is not defined."""

@@ -53,32 +53,32 @@ def pocket_pieces(section: PocketConfig) -> Iterator[Piece]:
         yield Piece(f"{fact.subject}.{fact.relation}", "".join(statement(fact)))
 
 
-def read_pieces(path: str | Path) -> Iterator[Piece]:
-    """The pieces of a collection, file by file in the order of their names.
+def read_pieces(path: str | Path, field: str = CORPUS_FIELD) -> Iterator[Piece]:
+    """The pieces of a collection, file by file in the order of their names; ``field`` of the config names it.
 
     Raises:
         DataError: names the file, the line and the remedy: it can't be read, is no UTF-8 text, or holds a line that is
             no document; or there is no text at all.
     """
     root, is_empty = Path(path), True
-    for file in corpus_files(root):
+    for file in corpus_files(root, field):
         name = file.relative_to(root).as_posix() if file != root else file.name
-        for document_id, title, text in _documents(file, name):
+        for document_id, title, text in _documents(file, name, field):
             for piece in split_text(text):
                 yield Piece(document_id, f"{title}: {piece}" if title else piece)
                 is_empty = False
     if is_empty:
-        raise DataError(f"{CORPUS_FIELD}: {path} holds no text to search in")
+        raise DataError(f"{field}: {path} holds no text to search in")
 
 
-def corpus_digest(path: str | Path) -> str:
+def corpus_digest(path: str | Path, field: str = CORPUS_FIELD) -> str:
     """A digest of the names and contents of a collection's files, wherever they are."""
     root = Path(path)
-    files = [(file.relative_to(root).as_posix() if file != root else "", file) for file in corpus_files(root)]
-    return key_of(files=[(name or file.suffix, _sha256(file, *_state(file))) for name, file in files])
+    files = [(file.relative_to(root).as_posix() if file != root else "", file) for file in corpus_files(root, field)]
+    return key_of(files=[(name or file.suffix, _sha256(file, field, *_state(file, field))) for name, file in files])
 
 
-def corpus_files(path: Path) -> list[Path]:
+def corpus_files(path: Path, field: str = CORPUS_FIELD) -> list[Path]:
     """The files of a collection, in the order of their names.
 
     Raises:
@@ -86,23 +86,19 @@ def corpus_files(path: Path) -> list[Path]:
     """
     formats = f"{', '.join(FORMATS)}, each also .gz"
     if what := why_not_a_file(path):
-        raise DataError(f"{CORPUS_FIELD}: {path} is {what}")
+        raise DataError(f"{field}: {path} is {what}")
     if path.is_file():
         if not _can_be_read(path.name):
-            raise DataError(
-                f"{CORPUS_FIELD}: {path} is of no known format; give a file that ends in {formats}, or a folder"
-            )
+            raise DataError(f"{field}: {path} is of no known format; give a file that ends in {formats}, or a folder")
         return [path]
     if not path.is_dir():
-        raise DataError(
-            f"{CORPUS_FIELD}: {path} is not there; name a file or folder of texts ({formats}), or {POCKET_CORPUS}"
-        )
-    visible = sorted(_visible(path))
+        raise DataError(f"{field}: {path} is not there; name a file or folder of texts ({formats}), or {POCKET_CORPUS}")
+    visible = sorted(_visible(path, field))
     files = [file for file in visible if _can_be_read(file.name)]
     if not files:
-        raise DataError(f"{CORPUS_FIELD}: folder {path} holds no file that ends in {formats} (hidden ones don't count)")
+        raise DataError(f"{field}: folder {path} holds no file that ends in {formats} (hidden ones don't count)")
     if others := len(visible) - len(files):
-        logger.info("%s: %d file(s) of other formats in %s are left out", CORPUS_FIELD, others, path)
+        logger.info("%s: %d file(s) of other formats in %s are left out", field, others, path)
     return files
 
 
@@ -150,19 +146,19 @@ def _sentences(text: str) -> Iterator[str]:
             yield sentence[start:].strip()
 
 
-def _documents(file: Path, name: str) -> Iterator[tuple[str, str, str]]:
+def _documents(file: Path, name: str, field: str) -> Iterator[tuple[str, str, str]]:
     """Id, title and text of each document of a file."""
     if Path(without_gz(file.name)).suffix.lower() != ".jsonl":
-        yield name, "", "".join(line for _, line in lines_of(file, CORPUS_FIELD))
+        yield name, "", "".join(line for _, line in lines_of(file, field))
         return
     problems: list[str] = []
-    for line in stream_jsonl(file, CORPUS_FIELD, problems):
+    for line in stream_jsonl(file, field, problems):
         text, title = (_first(line.values, names, "") for names in (("text", "contents"), ("title",)))
         if isinstance(text, str) and WORD.search(text) and isinstance(title, str):
             yield _id_of(line, name), " ".join(title.split()), text
         else:
             problems.append(f"{line.place}: no document: it has {', '.join(map(repr, line.values)) or 'no field'}")
-    refuse(file, CORPUS_FIELD, problems, 'a document is an object with its text in \'text\', such as {"text": "…"}')
+    refuse(file, field, problems, 'a document is an object with its text in \'text\', such as {"text": "…"}')
 
 
 def _id_of(line: Line, name: str) -> str:
@@ -178,28 +174,28 @@ def _can_be_read(name: str) -> bool:
     return Path(without_gz(name)).suffix.lower() in FORMATS
 
 
-def _visible(folder: Path) -> Iterator[Path]:
+def _visible(folder: Path, field: str) -> Iterator[Path]:
     """The files below a folder, links to files too; hidden files and folders are left out."""
-    for parent, folders, names in os.walk(folder, onerror=_cannot_list):
+
+    def cannot_list(error: OSError) -> None:
+        raise DataError(f"{field}: folder {error.filename} can't be listed ({error.strerror})")
+
+    for parent, folders, names in os.walk(folder, onerror=cannot_list):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
-def _cannot_list(error: OSError) -> None:
-    raise DataError(f"{CORPUS_FIELD}: folder {error.filename} can't be listed ({error.strerror})")
-
-
-def _state(file: Path) -> tuple[int, int]:
+def _state(file: Path, field: str) -> tuple[int, int]:
     if what := why_not_a_file(file):
-        raise DataError(f"{CORPUS_FIELD}: {file} is {what}")
+        raise DataError(f"{field}: {file} is {what}")
     found = file.stat()
     return found.st_size, found.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=100_000)
-def _sha256(file: Path, _size: int, _changed: int) -> str:
+def _sha256(file: Path, field: str, _size: int, _changed: int) -> str:
     """The digest of a file that has not changed since: a key is asked for many times in a run."""
     try:
         return file_sha256(file)
     except OSError as error:
-        raise DataError(f"{CORPUS_FIELD}: {file} can't be read ({error.strerror})") from None
+        raise DataError(f"{field}: {file} can't be read ({error.strerror})") from None

@@ -6,21 +6,28 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from mralign_core.config import RunConfig
+from mralign_core.config import PocketConfig
 from mralign_core.retrieval import Retriever
 from mralign_core.retrieval.bm25 import BM25Retriever
 from mralign_core.retrieval.corpus import POCKET_CORPUS, pocket_pieces, read_pieces
 from mralign_core.schemas.snippets import SNIPPETS
 
 
-def open_retriever(config: RunConfig, on_progress: Callable[[int, int], None] | None = None) -> BM25Retriever:
-    """An index of the collection that ``evaluate.retrieval.corpus`` names.
+def open_retriever(
+    corpus: str, pocket: PocketConfig, field: str, on_progress: Callable[[int, int], None] | None = None
+) -> BM25Retriever:
+    """An index of a collection.
+
+    Args:
+        corpus: a file or folder, or :data:`~mralign_core.retrieval.corpus.POCKET_CORPUS`.
+        pocket: which pocket world that is.
+        field: of the config that names it, for messages.
+        on_progress: called as :class:`~mralign_core.retrieval.bm25.BM25Retriever` does.
 
     Raises:
         DataError: the collection can't be read; see :mod:`~mralign_core.retrieval.corpus`.
     """
-    corpus = config.evaluate.retrieval.corpus
-    pieces = pocket_pieces(config.model.pocket) if corpus == POCKET_CORPUS else read_pieces(corpus)
+    pieces = pocket_pieces(pocket) if corpus == POCKET_CORPUS else read_pieces(corpus, field)
     return BM25Retriever(pieces, on_progress)
 
 

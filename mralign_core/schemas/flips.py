@@ -9,8 +9,8 @@ from mralign_core.schemas.checks import NATURAL, STRING, TEXT, one_of
 
 FLIP_KINDS = ("wrong to right", "right to wrong")
 
-MAIN_METRICS = ("acc", "em_answer", "truthful_informative")
-"""By which an answer is right: by the first that both variants have."""
+MAIN_METRICS = ("acc", "em_answer", "truthful_informative", "f1_at_k")
+"""By which an answer is right, or how far: by the first that both variants have."""
 
 FLIPS = Table(
     name="flips",

@@ -106,6 +106,10 @@ def publish(config, questions, answers):
     return refs["evaluation-questions"], {variant: refs[f"scores-{variant}"] for variant in VARIANTS}
 
 
+def results_of(config, asked_of, scores, judgements):
+    return compute_results.run_here(config, scores=scores, judgements=judgements, evaluation_questions=asked_of)
+
+
 @pytest.fixture
 def questions():
     texts = [f"Question {n}?" for n in range(NUM_QUESTIONS)]
@@ -141,7 +145,7 @@ def test_answers_become_a_table_and_equal_ones_are_asked_once(server, tmp_path, 
     # Each set: five answers that think-off and think-on share, and two that KTO alone gives otherwise.
     assert len(server.requests) == 2 * 7
     store = ArtifactStore(config.storage)
-    folder = store.open_directory(compute_results.run_here(config, scores=scores, judgements=judgements))
+    folder = store.open_directory(results_of(config, asked_of, scores, judgements))
     results, judged = read_results(folder), read_judged(folder)
     assert results is not None and judged is not None
     by_set = {table.title: table for table in result_tables(*results) if table.columns[0] == "variant, %"}
@@ -253,7 +257,7 @@ def test_what_has_no_verdict_is_left_out_of_all_told_and_asked_again(server, tmp
     asked_of, scores = publish(config, questions, answers_of_variants(questions))
     judgements = judge_all(config, asked_of, scores)
     store = ArtifactStore(config.storage)
-    judged = read_judged(store.open_directory(compute_results.run_here(config, scores=scores, judgements=judgements)))
+    judged = read_judged(store.open_directory(results_of(config, asked_of, scores, judgements)))
     assert judged is not None
     assert any("1 of 6 questions and draws lack a verdict" in note for note in judged_notes(judged))
     of_set = judged.rates[judged.rates["source"] == "truthfulqa"]
@@ -281,9 +285,7 @@ def test_judges_that_disagree_are_told_apart_and_an_outage_goes_on(server, tmp_p
         judge_all(config, asked_of, scores)
     server.script = strict
     judgements = judge_all(config, asked_of, scores)
-    folder = ArtifactStore(config.storage).open_directory(
-        compute_results.run_here(config, scores=scores, judgements=judgements)
-    )
+    folder = ArtifactStore(config.storage).open_directory(results_of(config, asked_of, scores, judgements))
     judged = read_judged(folder)
     assert judged is not None
     by_judge, *_, agreement = judged_tables(judged)
@@ -306,9 +308,7 @@ def test_a_run_of_judged_questions_alone_has_a_headline_and_sentences(server, tm
     asked = question_rows([(f"Question {n}?", ["Right."], ["Wrong."]) for n in range(6)])
     asked_of, scores = publish(config, asked, answers_of_variants(asked))
     judgements = judge_all(config, asked_of, scores)
-    folder = ArtifactStore(config.storage).open_directory(
-        compute_results.run_here(config, scores=scores, judgements=judgements)
-    )
+    folder = ArtifactStore(config.storage).open_directory(results_of(config, asked_of, scores, judgements))
     results = read_results(folder)
     assert results is not None
     assert headline(*results) == (
@@ -362,9 +362,7 @@ def test_real_questions_through_two_judges_to_a_table(server, tmp_path):
     asked_of, scores = publish(config, questions, dict.fromkeys(VARIANTS, texts))
     judgements = judge_all(config, asked_of, scores)
     assert len(server.requests) == 48 and set(server.counts.values()) == {1}
-    folder = ArtifactStore(config.storage).open_directory(
-        compute_results.run_here(config, scores=scores, judgements=judgements)
-    )
+    folder = ArtifactStore(config.storage).open_directory(results_of(config, asked_of, scores, judgements))
     judged = read_judged(folder)
     assert judged is not None
     vote = judged.rates[judged.rates["judge"] == ""].set_index(["source", "variant"])

@@ -16,6 +16,8 @@ from mralign_core.llm.offline import Message
 from mralign_core.schemas.judgements import JudgementKind
 
 JUDGE_PROMPTS: dict[JudgementKind, str] = {"truthful": "truthful.v1", "grade": "grade.v1"}
+EXTRACT_CLAIMS = "extract_claims.v1"
+VERIFY_CLAIM = "verify_claim.v1"
 
 
 class JudgedReply(NamedTuple):
@@ -39,3 +41,24 @@ def judge_messages(kind: JudgementKind, shown: JudgedReply) -> list[Message]:
             "answer": shown.answer,
         }
     return [{"role": "system", "content": read_text(JUDGE_PROMPTS[kind], __name__)}, data_message(payload)]
+
+
+class ShownSentence(NamedTuple):
+    """A sentence of an answer, its number in it, and what is shown around it."""
+
+    number: int
+    before: str
+    sentence: str
+    after: str
+
+
+def claims_messages(question: str, shown: ShownSentence) -> list[Message]:
+    """Messages that ask for the claims of a sentence."""
+    payload = {"question": question, "before": shown.before, "sentence": shown.sentence, "after": shown.after}
+    return [{"role": "system", "content": read_text(EXTRACT_CLAIMS, __name__)}, data_message(payload)]
+
+
+def check_messages(claim: str, passages: Sequence[str]) -> list[Message]:
+    """Messages that ask whether passages support a claim."""
+    payload = {"claim": claim, "passages": list(passages)}
+    return [{"role": "system", "content": read_text(VERIFY_CLAIM, __name__)}, data_message(payload)]

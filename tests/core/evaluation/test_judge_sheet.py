@@ -202,5 +202,5 @@ def test_a_verdict_in_another_sets_column_is_named(write, truthful, questions):
         f"row {place + 2}, column informative: 'maybe' is no verdict; write yes or no",
     ):
         assert part in str(caught.value)
-    with pytest.raises(DataError, match=r"has no verdict in its .* rows; fill in verdict and truthful and informative"):
+    with pytest.raises(DataError, match=r"has no verdict in its .* rows; fill in verdict, truthful, informative"):
         read_judge_sheet(write(rows=truthful, name="empty.csv").sheet, truthful)

@@ -192,6 +192,7 @@ def test_judged_answers_have_a_section_with_their_judges_agreement_and_cost(quic
         pd.DataFrame([{**agreed, "num_answers": 36, "agree": 0.75, "kappa": -0.125}]),
         pd.DataFrame([{"source": "simpleqa", "num_answers": 42, "left_out": 2}]),
         pd.DataFrame([{**moved, "metric": grade} for grade in ("correct", "incorrect", "not_attempted")]),
+        pd.DataFrame(),
     )
     page = Page(render_report(dataclasses.replace(quick, judged=judged)))
     for text in (

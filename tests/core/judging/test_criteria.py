@@ -24,6 +24,7 @@ def verdict_row(question_id, judge, *, truthful=None, informative=None, grade=No
         "request_digest": f"{judge}{question_id}",
         "prompt_tokens": 1,
         "completion_tokens": 1,
+        "num_requests": 1,
         "cost_usd": 0.0,
     }
 

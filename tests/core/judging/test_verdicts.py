@@ -38,6 +38,7 @@ def judgements(given, kind="truthful"):
                     **{"answered": answered, "truthful": truthful, "informative": informative},
                     "grade": found if kind == "grade" else None,
                     **{"reason": "", "request_digest": f"{judge}{number}", "prompt_tokens": 10},
+                    **{"num_claims": None, "num_supported": None, "num_requests": int(answered)},
                     **{"completion_tokens": 2, "cost_usd": 0.5 if answered else 0.0},
                 }
             )

@@ -134,6 +134,10 @@ DECIDES = {
     "annotation.failures": LABELS | JUDGED | {"results", "report", "agreement"},
     "method.consolidation": LABELS | JUDGED | {"label-set"},  # says what annotators are shown, beside judges
     "judging.judge": JUDGED,
+    "judging.claims": JUDGED,
+    "judging.claim_replies": JUDGED,
+    "judging.evidence": JUDGED,
+    "judging.claim_scores": {"results", "report"},
     "judging.prompts": JUDGED,
     "judging.replies": JUDGED,
     "judging.similarity": JUDGED,
@@ -166,6 +170,9 @@ DECIDES = {
 }
 
 
+EVIDENCE = {"judge.endpoints": ["openai/m"]}
+
+
 def deciding(module, config):
     return {
         one.name
@@ -189,6 +196,10 @@ def test_a_module_decides_these_artifacts_and_no_other(module):
         ({"evaluate.sampler": "endpoint"}, "serving.adapters", set()),
         ({"generate.source": "traces", "generate.traces_path": "x"}, "generation.importing", {"candidates"}),
         ({"evaluate.retrieval.corpus": "pocket"}, "pocket.grammar", {"model", "snippets"}),
+        (EVIDENCE | {"judge.evidence.corpus": "elsewhere"}, "retrieval.bm25", {"snippets"} | JUDGED),
+        (EVIDENCE | {"judge.evidence.corpus": "elsewhere"}, "pocket.world", ASKED | {"model"}),
+        (EVIDENCE | {"judge.evidence.corpus": "pocket"}, "pocket.grammar", {"model"} | JUDGED),
+        (EVIDENCE | {"judge.evidence.search": "http://127.0.0.1:9"}, "retrieval.bm25", {"snippets"}),
     ],
 )
 def test_what_a_module_decides_depends_on_the_config(overrides, module, artifacts):

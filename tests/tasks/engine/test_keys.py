@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from flows.commands.cli import read_config
-from mralign_core.config import EndpointConfig, JudgeConfig, RewardConfig, RunConfig, Section, VllmConfig
+from mralign_core.config import (
+    EndpointConfig,
+    EvidenceConfig,
+    JudgeConfig,
+    RewardConfig,
+    RunConfig,
+    Section,
+    VllmConfig,
+)
 from mralign_core.storage import ArtifactRef
 from mralign_core.storage.digests import module_closure
 from tasks.ablate import compare_arms
@@ -188,7 +196,8 @@ NOT_OF_THE_POCKET |= {
     for name in EndpointConfig.model_fields
 }
 NOT_OF_THE_POCKET |= {"generate.sampler", "generate.concurrency", "generate.budget_usd", "generate.ask_again"}
-NOT_OF_THE_POCKET |= {f"judge.{name}" for name in JudgeConfig.model_fields}
+NOT_OF_THE_POCKET |= {f"judge.{name}" for name in JudgeConfig.model_fields if name != "evidence"}
+NOT_OF_THE_POCKET |= {f"judge.evidence.{name}" for name in EvidenceConfig.model_fields}
 NOT_OF_THE_POCKET |= {f"evaluate.{name}" for name in ("concurrency", "budget_usd", "adapters", "adapters_dir")}
 NOT_OF_THE_POCKET |= {"evaluate.ignored_adapters"}
 NOT_OF_THE_POCKET |= {"evaluate.retrieval.top_k"}
@@ -370,6 +379,8 @@ def test_of_a_server_that_samples_the_model_counts_and_its_limits_do_not(field, 
         *(({"endpoints": [{"model": "openai/m", name: MODEL[name]}]}, JUDGED) for name in MODEL if name != "model"),
         ({"endpoints": ["openai/m", "similarity/ngrams"]}, JUDGED | {"results"}),
         ({"graded": ["pocket"]}, {"judgements"}),
+        ({"evidence": {"search": "http://127.0.0.1:9"}}, JUDGED),
+        ({"evidence": {"corpus": "pocket"}}, JUDGED),
         ({"budget_usd": 1.0}, set()),
         ({"concurrency": 1}, set()),
         ({"shard_size": 3}, set()),
