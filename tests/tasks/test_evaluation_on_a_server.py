@@ -83,7 +83,8 @@ def test_a_server_of_the_stage_scores_as_the_transformers_sampler_and_ends_with_
     account = read_account(store, f"evaluate/{questions.sha256}")
     assert account["requests"].sum() == 4 + 12 and account["model"].str.contains("/kto-").sum() == 1
     answers(remote, [1])  # at another port, and with another key
-    assert read_account(store, f"evaluate/{questions.sha256}")["requests"].sum() == 4 + 12
+    account = read_account(store, f"evaluate/{questions.sha256}")
+    assert account["requests"].sum() == 4 + 12 + 12  # it may be another server, so the adapter's use is looked at anew
     assert len(list((tmp_path / "logs").iterdir())) == 2
 
 
