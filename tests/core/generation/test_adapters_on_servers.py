@@ -205,3 +205,21 @@ def test_a_server_that_has_the_name_already_is_as_good(serve, adapters):
     for _ in range(2):  # another process of the run may have been first
         ServerApi(server.url, "").load(adapters["kto"].name, adapters["kto"].folder)
     assert list(server.adapters) == ["kto-100000000000"]
+
+
+def test_what_a_server_has_no_room_for_is_refused_and_not_scored_as_an_empty_answer(taught, serve):
+    server = serve()
+    [card] = server.pages["/v1/models"]["data"]
+    sampler = opened(taught, server)
+    num_tokens = max(len(sample.prompt_ids) for sample in sample_all(sampler, REQUESTS, GREEDY))
+    card["max_model_len"] = num_tokens + GREEDY.max_new_tokens
+    asked = len(server.requests)
+    assert len(texts(sampler)) == len(REQUESTS)
+    assert sampler.has_room(REQUESTS[0], GREEDY)
+    longer = REQUESTS[0]._replace(question_id="long", question=" ".join(FACTS))
+    assert not sampler.has_room(longer, GREEDY)
+    with pytest.raises(ConfigError, match=r"'long' has \d+ prompt tokens.* evaluate\.retrieval\.top_k"):
+        texts(sampler, [*REQUESTS, longer])
+    assert len(server.requests) == asked
+    del card["max_model_len"]
+    assert texts(sampler, [longer]) and sampler.has_room(longer, GREEDY)
