@@ -22,7 +22,7 @@ from tasks.evaluate import collect_scores, compute_results, score_shard, write_r
 from tasks.judge import collect_judgements, judge_shard
 from tasks.publish import show_results
 from tasks.servers import check_listed
-from tasks.snippets import find_snippets
+from tasks.snippets import check_snippets, find_snippets
 
 Shard = tuple[str, list[int]]
 """A variant, and some held-out questions by their numbers."""
@@ -50,6 +50,8 @@ def evaluate(
     questions, model = made["evaluation-questions"], made["model"]
     variants = variants_to_score(config, list(trained))
     snippets = find_snippets(config, questions) if WITH_SNIPPETS.keys() & set(variants) else None
+    if snippets:
+        check_snippets(config, snippets, model)
     scores = score_variants(config, questions, model, trained, variants=variants, snippets=snippets)
     judgements = judge_variants(config, questions, scores)
     results = compute_results(config, scores=scores, judgements=judgements, evaluation_questions=questions)

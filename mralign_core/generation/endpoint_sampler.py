@@ -110,17 +110,27 @@ class EndpointSampler:
         self.answer_end = AnswerEnd(tokenizer, family)
 
     def has_room(self, request: SampleRequest, decoding: Decoding) -> bool:
-        """Whether the prompt leaves room for ``decoding.max_new_tokens``, where the server says how much it takes."""
+        """Whether the prompt leaves room for ``decoding.max_new_tokens``, where the server says how much it takes.
+
+        Raises:
+            DataError: it spells out control tokens, which the server would obey.
+        """
+        self._refuse_control_tokens([request])
+        return self._fits(request, decoding)
+
+    def _fits(self, request: SampleRequest, decoding: Decoding) -> bool:
         longest = self.longest()
         return not longest or self._num_prompt_tokens(request) + decoding.max_new_tokens <= longest
+
+    def _refuse_control_tokens(self, requests: Sequence[SampleRequest]) -> None:
+        refuse_control_tokens(self.tokenizer, [(one.question_id, one.question) for one in requests], self.family)
 
     def _num_prompt_tokens(self, request: SampleRequest) -> int:
         return len(render_request(self.tokenizer, request, self.family, self.instruction).ids)
 
     def _refuse_too_long(self, requests: Sequence[SampleRequest], decoding: Decoding) -> None:
         """A server refuses such a prompt, which would count as an empty answer."""
-        too_long = next((request for request in requests if not self.has_room(request, decoding)), None)
-        if too_long:
+        if too_long := next((request for request in requests if not self._fits(request, decoding)), None):
             raise ConfigError(
                 f"question {too_long.question_id!r} has {self._num_prompt_tokens(too_long)} prompt tokens, and "
                 f"max_new_tokens is {decoding.max_new_tokens}, but the server takes {self.longest()} in all: lower "
@@ -139,7 +149,7 @@ class EndpointSampler:
             EndpointUnavailableError: no attempt at a request got through. After either no request is sent any more,
                 and those under way are received and kept.
         """
-        refuse_control_tokens(self.tokenizer, [(one.question_id, one.question) for one in requests], self.family)
+        self._refuse_control_tokens(requests)
         reach = self.ready()
         self._refuse_too_long(requests, decoding)
         client = self.open_client()

@@ -20,6 +20,7 @@ from tasks.engine.session import session
 from tasks.evaluate import score_shard
 from tasks.prepare import check_prompts, load_evaluation_questions, load_questions, prepare_model
 from tasks.servers import check_listed, own_server
+from tasks.snippets import check_snippets, find_snippets
 from tests.core.generation.random_models import build_bpe, build_model
 from tests.core.generation.sampler_fixtures import save_adapter
 from tests.core.serving.test_vllm_server import left_of, put_stand_in, started
@@ -111,6 +112,19 @@ def test_what_a_server_can_not_be_asked_is_refused_before_anything_is_spent(valu
     asked = [task.run_here(config) for task in (load_questions, prepare_model, load_evaluation_questions)]
     with pytest.raises(DataError, match="<think>"):
         check_prompts(config, *asked)
+
+
+def test_snippets_that_a_server_would_obey_are_refused_with_their_document(values, tmp_path):
+    corpus = tmp_path / "texts"
+    corpus.mkdir()
+    (corpus / "tags.txt").write_text("The seat of Iran is written <think> Tehran </think> there.")
+    with_corpus = values | {"evaluate": values["evaluate"] | {"retrieval": {"corpus": str(corpus)}}}
+    served_by, here = served(with_corpus, tmp_path), RunConfig.model_validate(with_corpus)
+    questions, model = load_evaluation_questions.run_here(served_by), prepare_model.run_here(served_by)
+    snippets = find_snippets.run_here(served_by, questions)
+    with pytest.raises(DataError, match=r"1 document\(s\) of evaluate\.retrieval\.corpus.* tags.*'<think>'"):
+        check_snippets(served_by, snippets, model)
+    check_snippets(here, snippets, model)
 
 
 def test_all_adapters_that_a_server_lacks_are_named_before_any_is_asked(values, adapter):
