@@ -89,7 +89,9 @@ def _evaluation(config: RunConfig) -> dict[str, Any]:
 def _of_variant(config: RunConfig, part: Part) -> dict[str, Any]:
     """What decides the scores of one variant and of no other."""
     if part["variant"] == SELF_REFINE:
-        return {"rounds": config.evaluate.self_refine.rounds, "prompt": REFINE_PROMPTS}
+        has_limit = config.evaluate.sampler == "vllm" or config.vllm.starts_for(config.evaluate)
+        ends = {"max_model_len": config.vllm.max_model_len} if has_limit else {}  # chains end where it is reached
+        return {"rounds": config.evaluate.self_refine.rounds, "prompt": REFINE_PROMPTS, **ends}
     return {"prompt": SNIPPET_PROMPT} if part["variant"] in WITH_SNIPPETS else {}
 
 
