@@ -32,6 +32,7 @@ from mralign_core.evaluation.variants import (
     variants_to_judge,
     variants_to_score,
 )
+from mralign_core.generation import Sampler
 from mralign_core.generation.outcomes import draws_table
 from mralign_core.judging.verdicts import Judged, grade_differences, judging_costs, scored_answers, weigh_verdicts
 from mralign_core.label_sets import label_set_of
@@ -150,31 +151,43 @@ def score_shard(making: Making) -> Built:
     """Answer some held-out questions with one variant."""
     config, variant, rows = making.config, making.part["variant"], making.work.rows
     questions = _to_score(config, making.work.inputs).questions.iloc[list(rows)]
-    adapter = making.get("adapter")
-    ledger_name = f"evaluate/{making['evaluation-questions'].sha256}"  # one account for all answers to these questions
-    sampler = sampler_of(
-        making.store,
-        config,
-        making["model"],
-        stage="evaluate",
-        adapter=adapter,
-        variant=adapter_of(variant) or variant,
-        ledger_name=ledger_name,
-    )
+    ledger_name = scoring_ledger_name(making["evaluation-questions"])
+    try:
+        sampler = sampler_of(
+            making.store,
+            config,
+            making["model"],
+            stage="evaluate",
+            adapter=making.get("adapter"),
+            variant=adapter_of(variant) or variant,
+            ledger_name=ledger_name,
+        )
+        scores = _scored(making, sampler, questions)
+    finally:  # what was asked is on account, also where the server failed or the budget is used up
+        if config.evaluate.sampler == "endpoint":
+            save_account(making.store, ledger_name, config.evaluate)
+    write_rows(making.directory, "scores.parquet", scores, SCORES)
+    return Built(SCORES.name)
+
+
+def scoring_ledger_name(questions: ArtifactRef) -> str:
+    """One account for all answers to these questions that servers give, of whatever variant."""
+    return f"evaluate/{questions.sha256}"
+
+
+def _scored(making: Making, sampler: Sampler, questions: pd.DataFrame) -> pd.DataFrame:
+    """The scores of a variant on some questions; of Self-Refine, every reply is written."""
+    config, variant = making.config, making.part["variant"]
     key = f"evaluate-{re.sub('[^a-z0-9]', '-', variant)}"
     common: dict[str, Any] = {"seed": config.seed, "rules": config.match.rules}
-    with progress(f"evaluating {variant} {span(rows)}", key) as report:
+    with progress(f"evaluating {variant} {span(making.work.rows)}", key) as report:
         if variant == SELF_REFINE and (rounds := config.evaluate.self_refine.rounds) is not None:
             scores, refinements = refine_answers(
                 sampler, questions, config.evaluate, rounds=rounds, **common, on_progress=report
             )
             write_rows(making.directory, REFINEMENTS_FILE, refinements, REFINEMENTS)
-        else:
-            scores = answer_questions(sampler, questions, variant, config.evaluate, **common, on_progress=report)
-    if config.evaluate.sampler == "endpoint":
-        save_account(making.store, ledger_name, config.evaluate)
-    write_rows(making.directory, "scores.parquet", scores, SCORES)
-    return Built(SCORES.name)
+            return scores
+        return answer_questions(sampler, questions, variant, config.evaluate, **common, on_progress=report)
 
 
 @artifact(

@@ -86,9 +86,11 @@ def judge_shard(making: Making) -> Built:
     asked = _to_judge(config, making.work.inputs).questions.iloc[list(rows)]
     account = judge_ledger_name(making["evaluation-questions"])
     client = shared_client(store, account, config.judge)
-    with progress(f"judging {variant} {span(rows)}", f"judge-{rows[0]}") as report:
-        result = judge_answers(asked, variant, config.judge, client, report)
-    save_account(store, account, config.judge)
+    try:
+        with progress(f"judging {variant} {span(rows)}", f"judge-{rows[0]}") as report:
+            result = judge_answers(asked, variant, config.judge, client, report)
+    finally:  # what was asked is on account, also where the budget is used up
+        save_account(store, account, config.judge)
     write_rows(making.directory, "judgements.parquet", result.judgements, JUDGEMENTS)
     write_failures(making.directory, result.failures)
     return Built(JUDGEMENTS.name, count_unjudged(result.failures), result.cost_usd)

@@ -6,13 +6,14 @@ import signal
 
 import psutil
 import pytest
-from chat_server import ChatServer
+from chat_server import ChatServer, fails, says
 
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.evaluation.held_out import answer_questions
 from mralign_core.generation import Sample
 from mralign_core.generation.transformers_sampler import TransformersSampler
+from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.serving.adapters import ServerApi
 from mralign_core.storage import ArtifactStore
 from tasks.clients import read_account
@@ -125,6 +126,29 @@ def test_snippets_that_a_server_would_obey_are_refused_with_their_document(value
     with pytest.raises(DataError, match=r"1 document\(s\) of evaluate\.retrieval\.corpus.* tags.*'<think>'"):
         check_snippets(served_by, snippets, model)
     check_snippets(here, snippets, model)
+
+
+def test_what_was_asked_is_on_account_though_the_server_failed_and_nothing_is_where_it_was_not_asked(values):
+    server = ChatServer()
+    server.pages["/v1/models"] = {"data": [{"id": "tiny"}]}
+    server.script = lambda request, number: says("Tehran") if number else fails(500)
+    endpoint = {"model": "hosted_vllm/tiny", "api_base": server.url, "max_attempts": 1}
+    evaluate = values["evaluate"] | {"sampler": "endpoint", "endpoint": endpoint, "concurrency": 1}
+    config = RunConfig.model_validate(values | {"evaluate": evaluate})
+    questions, model = load_evaluation_questions.run_here(config), prepare_model.run_here(config)
+
+    def score():
+        with session():
+            score_shard.run_here(config, questions, model, variant="on", rows=[0, 1])
+        return read_account(ArtifactStore(config.storage), f"evaluate/{questions.sha256}")["requests"].sum()
+
+    with pytest.raises(DataError, match="failed to answer 1 of 2"):
+        score()
+    account = read_account(ArtifactStore(config.storage), f"evaluate/{questions.sha256}")
+    assert account["requests"].sum() == 1  # of the two, one was answered
+    server.close()
+    with pytest.raises(EndpointUnavailableError, match="gave no answer to GET /models"):
+        score()
 
 
 def test_all_adapters_that_a_server_lacks_are_named_before_any_is_asked(values, adapter):
