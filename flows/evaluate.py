@@ -96,11 +96,17 @@ def score_variants(
             for variant in variants
             for rows in missing_shards(collect_scores.work(**made.arguments(variant)))
         ]
-        check_listed(config, adapters if shards else {})
+        check_listed(config, _asked_for(shards, adapters))
         if config.evaluate.where == "deployment":
             _score_on_pool(made, shards)
         _score(made, shards)
         return {variant: collect_scores(**made.arguments(variant)) for variant in variants}
+
+
+def _asked_for(shards: Sequence[Shard], adapters: Mapping[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+    """The adapters that some shards are scored with."""
+    wanted = {adapter_of(variant) for variant, _ in shards}
+    return {variant: ref for variant, ref in adapters.items() if variant in wanted}
 
 
 def judge_variants(

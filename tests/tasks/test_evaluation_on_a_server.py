@@ -8,6 +8,7 @@ import psutil
 import pytest
 from chat_server import ChatServer, fails, says
 
+from flows.evaluate import score_variants
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.evaluation.held_out import answer_questions
@@ -164,6 +165,23 @@ def test_all_adapters_that_a_server_lacks_are_named_before_any_is_asked(values, 
     folder = ArtifactStore(config.storage).open_directory(adapter)
     modules = " ".join(f"{variant}-{adapter.sha256[:12]}={folder}" for variant in ("kto", "mr_align"))
     assert f"--max-lora-rank 32 --lora-modules {modules}" in str(caught.value) and not server.requests
+
+
+def test_of_the_adapters_a_server_must_list_those_that_are_still_to_be_scored(values, adapter, monkeypatch):
+    class NothingIsListedError(Exception):
+        pass
+
+    def check(config, adapters):
+        raise NothingIsListedError(*adapters)
+
+    missing = {"on": [[0]], "sft": [], "kto": [[0]], "mr_align": []}
+    monkeypatch.setattr("flows.evaluate.check_listed", check)
+    monkeypatch.setattr("flows.evaluate.missing_shards", lambda work: missing[work.part["variant"]])
+    config = RunConfig.model_validate(values)
+    questions, model = load_evaluation_questions.run_here(config), prepare_model.run_here(config)
+    adapters = dict.fromkeys(("sft", "kto", "mr_align"), adapter)
+    with pytest.raises(NothingIsListedError, match=r"^kto$"):
+        score_variants(config, questions, model, adapters, variants=list(missing))
 
 
 def test_answers_that_a_server_failed_to_give_are_not_left_out_of_the_scores(values):
