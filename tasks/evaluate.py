@@ -52,7 +52,7 @@ from mralign_core.storage.quarantine import read_quarantine, write_rows
 from mralign_core.storage.tables import read_table, write_table
 from tasks.annotate import read_ledger, without_offline
 from tasks.asked import Asked, asked
-from tasks.clients import save_account
+from tasks.clients import read_account, save_account
 from tasks.engine.graph import Input, Part, Shards
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, span
@@ -323,6 +323,10 @@ def gather(making: Making) -> ReportInputs:
     judgements = read_judgements(store, making.several("judgements"))
     judged = read_judged(store.open_directory(making["results"]))
     traces = [making["candidates"], *filter(None, [thinking_draws])]
+    accounts = [
+        *(read_ledger(config, ref) for ref in traces),
+        read_scoring_ledger(config, making["evaluation-questions"]),
+    ]
     failures = joined_failures(*(read_failures(making.file(name, FAILURES_FILE)) for name in labels))
     quarantined = [row for ref in making.work.inputs.values() for row in read_quarantine(store, ref)]
     return ReportInputs(
@@ -358,7 +362,7 @@ def gather(making: Making) -> ReportInputs:
         flips=decided.flips if decided else None,
         confidence=config.evaluate.confidence,
         costs=annotation_costs(*(making.table(name, "raw_annotations.parquet") for name in labels)),
-        ledger=without_offline(joined_ledger(*(read_ledger(config, ref) for ref in traces))),
+        ledger=without_offline(joined_ledger(*accounts)),
         judged=judged,
         judging_costs=judging_costs(judgements) if judgements else None,
         judging_ledger=without_offline(read_judge_ledger(config, making["evaluation-questions"])),
@@ -367,6 +371,11 @@ def gather(making: Making) -> ReportInputs:
         config=config.fingerprint(),
         taxonomy=label_set_of(config).taxonomy,
     )
+
+
+def read_scoring_ledger(config: RunConfig, questions: ArtifactRef) -> pd.DataFrame:
+    """What each run paid for answers to these questions: ``run, model`` and the fields of a ledger's ``Usage``."""
+    return read_account(ArtifactStore(config.storage), scoring_ledger_name(questions))
 
 
 def notes_on_refining(making: Making) -> list[str]:

@@ -15,11 +15,12 @@ from mralign_core.evaluation.held_out import answer_questions
 from mralign_core.generation import Sample
 from mralign_core.generation.transformers_sampler import TransformersSampler
 from mralign_core.llm.faults import EndpointUnavailableError
+from mralign_core.reporting.inputs import joined_ledger
 from mralign_core.serving.adapters import ServerApi
 from mralign_core.storage import ArtifactStore
 from tasks.clients import read_account
 from tasks.engine.session import session
-from tasks.evaluate import score_shard
+from tasks.evaluate import read_scoring_ledger, score_shard
 from tasks.prepare import check_prompts, load_evaluation_questions, load_questions, prepare_model
 from tasks.servers import check_listed, own_server
 from tasks.snippets import check_snippets, find_snippets
@@ -145,8 +146,12 @@ def test_what_was_asked_is_on_account_though_the_server_failed_and_nothing_is_wh
 
     with pytest.raises(DataError, match="failed to answer 1 of 2"):
         score()
-    account = read_account(ArtifactStore(config.storage), f"evaluate/{questions.sha256}")
-    assert account["requests"].sum() == 1  # of the two, one was answered
+    account = read_scoring_ledger(config, questions)
+    assert account["requests"].tolist() == [1] and account["model"].tolist() == ["hosted_vllm/tiny"]  # one was answered
+    for annotation, num_requests in ((account[:0], 1), (account, 2)):
+        [row] = joined_ledger(annotation, account).to_dict("records")  # as the report shows it
+        assert row["requests"] == num_requests and isinstance(row["cost_usd"], float)
+    assert joined_ledger(annotation[:0], account)["cost_usd"].dtype == "float64"
     server.close()
     with pytest.raises(EndpointUnavailableError, match="gave no answer to GET /models"):
         score()
