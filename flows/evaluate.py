@@ -21,7 +21,7 @@ from tasks.engine.task import as_arguments
 from tasks.evaluate import collect_scores, compute_results, score_shard, write_report
 from tasks.judge import collect_judgements, judge_shard
 from tasks.publish import show_results
-from tasks.servers import check_listed
+from tasks.servers import check_listed, make_room_for
 from tasks.snippets import check_snippets, find_snippets
 
 Shard = tuple[str, list[int]]
@@ -191,5 +191,6 @@ def _score_on_pool(made: _Scoring, shards: Sequence[Shard]) -> None:
 
 
 def _score(made: _Scoring, shards: Sequence[Shard]) -> list[ArtifactRef]:
+    make_room_for(made.config, _asked_for(shards, made.adapters))
     calls = [{**made.arguments(variant), "rows": list(rows)} for variant, rows in shards]
     return run_shards(score_shard, calls, made.config.evaluate)

@@ -22,7 +22,7 @@ from tasks.clients import read_account
 from tasks.engine.session import session
 from tasks.evaluate import read_scoring_ledger, score_shard
 from tasks.prepare import check_prompts, load_evaluation_questions, load_questions, prepare_model
-from tasks.servers import check_listed, own_server
+from tasks.servers import check_listed, make_room_for, own_server
 from tasks.snippets import check_snippets, find_snippets
 from tests.core.generation.random_models import build_bpe, build_model
 from tests.core.generation.sampler_fixtures import save_adapter
@@ -107,6 +107,28 @@ def test_a_server_that_ended_is_started_anew_and_both_end_with_the_session(value
         second = server.reach()
         assert second[:2] != first[:2] and ServerApi(*second[:2]).names() == [server.name]
     assert not left_of([pid for _, _, pids in started(tmp_path) for pid in pids])
+
+
+def test_a_server_makes_room_for_the_largest_adapter_that_is_to_be_scored(values, adapter, tmp_path, monkeypatch):
+    config = served(values, tmp_path)
+    store, model = ArtifactStore(config.storage), prepare_model.run_here(config)
+    small = save_adapter(values["model"]["path"], tmp_path / "small")
+    settings = json.loads((small / "adapter_config.json").read_text())
+    (small / "adapter_config.json").write_text(json.dumps(settings | {"r": 4}))
+    other = store.publish("adapter", "another", small, parents=[], fingerprint={})
+    started_for = []
+
+    def start(section, base, report):
+        started_for.append(base.lora_rank)
+        raise ConfigError("not started")
+
+    monkeypatch.setattr("tasks.servers.VllmServer", start)
+    for adapters in ({}, {"sft": other}, {"sft": other, "kto": adapter}):
+        with session():
+            make_room_for(config, adapters)
+            with pytest.raises(ConfigError, match="not started"):
+                own_server(store, config, model, "evaluate").reach()
+    assert started_for == [config.train.lora_r, 4, 20]
 
 
 def test_what_a_server_can_not_be_asked_is_refused_before_anything_is_spent(values, tmp_path):
