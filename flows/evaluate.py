@@ -21,8 +21,8 @@ from tasks.engine.task import as_arguments
 from tasks.evaluate import collect_scores, compute_results, score_shard, write_report
 from tasks.judge import collect_judgements, judge_shard
 from tasks.publish import show_results
-from tasks.servers import check_listed
-from tasks.snippets import find_snippets
+from tasks.servers import check_listed, make_room_for
+from tasks.snippets import check_snippets, find_snippets
 
 Shard = tuple[str, list[int]]
 """A variant, and some held-out questions by their numbers."""
@@ -50,6 +50,8 @@ def evaluate(
     questions, model = made["evaluation-questions"], made["model"]
     variants = variants_to_score(config, list(trained))
     snippets = find_snippets(config, questions) if WITH_SNIPPETS.keys() & set(variants) else None
+    if snippets:
+        check_snippets(config, snippets, model)
     scores = score_variants(config, questions, model, trained, variants=variants, snippets=snippets)
     judgements = judge_variants(config, questions, scores)
     results = compute_results(config, scores=scores, judgements=judgements, evaluation_questions=questions)
@@ -94,11 +96,17 @@ def score_variants(
             for variant in variants
             for rows in missing_shards(collect_scores.work(**made.arguments(variant)))
         ]
-        check_listed(config, adapters if shards else {})
+        check_listed(config, _asked_for(shards, adapters))
         if config.evaluate.where == "deployment":
             _score_on_pool(made, shards)
         _score(made, shards)
         return {variant: collect_scores(**made.arguments(variant)) for variant in variants}
+
+
+def _asked_for(shards: Sequence[Shard], adapters: Mapping[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+    """The adapters that some shards are scored with."""
+    wanted = {adapter_of(variant) for variant, _ in shards}
+    return {variant: ref for variant, ref in adapters.items() if variant in wanted}
 
 
 def judge_variants(
@@ -183,5 +191,6 @@ def _score_on_pool(made: _Scoring, shards: Sequence[Shard]) -> None:
 
 
 def _score(made: _Scoring, shards: Sequence[Shard]) -> list[ArtifactRef]:
+    make_room_for(made.config, _asked_for(shards, made.adapters))
     calls = [{**made.arguments(variant), "rows": list(rows)} for variant, rows in shards]
     return run_shards(score_shard, calls, made.config.evaluate)

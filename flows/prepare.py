@@ -7,10 +7,12 @@ from typing import NamedTuple
 from prefect import flow
 
 from mralign_core.config import RunConfig
+from mralign_core.evaluation.variants import WITH_SNIPPETS, variants_to_score
 from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import remember
 from tasks.engine.plan import is_made
 from tasks.prepare import check_prompts, check_training, load_evaluation_questions, load_questions, prepare_model
+from tasks.snippets import check_snippets, find_snippets
 
 
 class Prepared(NamedTuple):
@@ -30,6 +32,8 @@ def prepare(config: RunConfig) -> Prepared:
     """
     prepared = Prepared(load_questions(config), load_evaluation_questions(config), prepare_model(config))
     check_prompts(config, prepared.questions, prepared.model, prepared.evaluation_questions)
+    if config.evaluate.sampler == "endpoint" and WITH_SNIPPETS.keys() & set(variants_to_score(config)):
+        check_snippets(config, find_snippets(config, prepared.evaluation_questions), prepared.model)
     if not is_made(config, "adapter"):
         check_training(config, prepared.model)
     remember(config, {}, **{name.replace("_", "-"): ref for name, ref in prepared._asdict().items()})

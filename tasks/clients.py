@@ -49,9 +49,11 @@ def shared_client(store: ArtifactStore, ledger_name: str, section: Paying) -> LL
 
 
 def save_account(store: ArtifactStore, ledger_name: str, section: Paying) -> None:
-    """Save what this run's client has asked: requests that cost nothing are not saved one by one."""
+    """Save what this run's client has asked, if it was opened: what costs nothing is not saved request by request."""
     with session() as shared:
-        client: LLMClient = shared.kept("clients")[_name(store, ledger_name, section)]
+        client: LLMClient | None = shared.kept("clients").get(_name(store, ledger_name, section))
+    if client is None:
+        return
     background.run(lambda _: client.ledger.save())
 
 

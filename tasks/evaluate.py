@@ -32,6 +32,7 @@ from mralign_core.evaluation.variants import (
     variants_to_judge,
     variants_to_score,
 )
+from mralign_core.generation import Sampler
 from mralign_core.generation.outcomes import draws_table
 from mralign_core.judging.verdicts import Judged, grade_differences, judging_costs, scored_answers, weigh_verdicts
 from mralign_core.label_sets import label_set_of
@@ -51,7 +52,7 @@ from mralign_core.storage.quarantine import read_quarantine, write_rows
 from mralign_core.storage.tables import read_table, write_table
 from tasks.annotate import read_ledger, without_offline
 from tasks.asked import Asked, asked
-from tasks.clients import save_account
+from tasks.clients import read_account, save_account
 from tasks.engine.graph import Input, Part, Shards
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, span
@@ -89,7 +90,9 @@ def _evaluation(config: RunConfig) -> dict[str, Any]:
 def _of_variant(config: RunConfig, part: Part) -> dict[str, Any]:
     """What decides the scores of one variant and of no other."""
     if part["variant"] == SELF_REFINE:
-        return {"rounds": config.evaluate.self_refine.rounds, "prompt": REFINE_PROMPTS}
+        has_limit = config.evaluate.sampler == "vllm" or config.vllm.starts_for(config.evaluate)
+        ends = {"max_model_len": config.vllm.max_model_len} if has_limit else {}  # chains end where it is reached
+        return {"rounds": config.evaluate.self_refine.rounds, "prompt": REFINE_PROMPTS, **ends}
     return {"prompt": SNIPPET_PROMPT} if part["variant"] in WITH_SNIPPETS else {}
 
 
@@ -148,31 +151,43 @@ def score_shard(making: Making) -> Built:
     """Answer some held-out questions with one variant."""
     config, variant, rows = making.config, making.part["variant"], making.work.rows
     questions = _to_score(config, making.work.inputs).questions.iloc[list(rows)]
-    adapter = making.get("adapter")
-    ledger_name = f"evaluate/{making['evaluation-questions'].sha256}"  # one account for all answers to these questions
-    sampler = sampler_of(
-        making.store,
-        config,
-        making["model"],
-        stage="evaluate",
-        adapter=adapter,
-        variant=adapter_of(variant) or variant,
-        ledger_name=ledger_name,
-    )
+    ledger_name = scoring_ledger_name(making["evaluation-questions"])
+    try:
+        sampler = sampler_of(
+            making.store,
+            config,
+            making["model"],
+            stage="evaluate",
+            adapter=making.get("adapter"),
+            variant=adapter_of(variant) or variant,
+            ledger_name=ledger_name,
+        )
+        scores = _scored(making, sampler, questions)
+    finally:  # what was asked is on account, also where the server failed or the budget is used up
+        if config.evaluate.sampler == "endpoint":
+            save_account(making.store, ledger_name, config.evaluate)
+    write_rows(making.directory, "scores.parquet", scores, SCORES)
+    return Built(SCORES.name)
+
+
+def scoring_ledger_name(questions: ArtifactRef) -> str:
+    """One account for all answers to these questions that servers give, of whatever variant."""
+    return f"evaluate/{questions.sha256}"
+
+
+def _scored(making: Making, sampler: Sampler, questions: pd.DataFrame) -> pd.DataFrame:
+    """The scores of a variant on some questions; of Self-Refine, every reply is written."""
+    config, variant = making.config, making.part["variant"]
     key = f"evaluate-{re.sub('[^a-z0-9]', '-', variant)}"
     common: dict[str, Any] = {"seed": config.seed, "rules": config.match.rules}
-    with progress(f"evaluating {variant} {span(rows)}", key) as report:
+    with progress(f"evaluating {variant} {span(making.work.rows)}", key) as report:
         if variant == SELF_REFINE and (rounds := config.evaluate.self_refine.rounds) is not None:
             scores, refinements = refine_answers(
                 sampler, questions, config.evaluate, rounds=rounds, **common, on_progress=report
             )
             write_rows(making.directory, REFINEMENTS_FILE, refinements, REFINEMENTS)
-        else:
-            scores = answer_questions(sampler, questions, variant, config.evaluate, **common, on_progress=report)
-    if config.evaluate.sampler == "endpoint":
-        save_account(making.store, ledger_name, config.evaluate)
-    write_rows(making.directory, "scores.parquet", scores, SCORES)
-    return Built(SCORES.name)
+            return scores
+        return answer_questions(sampler, questions, variant, config.evaluate, **common, on_progress=report)
 
 
 @artifact(
@@ -308,6 +323,10 @@ def gather(making: Making) -> ReportInputs:
     judgements = read_judgements(store, making.several("judgements"))
     judged = read_judged(store.open_directory(making["results"]))
     traces = [making["candidates"], *filter(None, [thinking_draws])]
+    accounts = [
+        *(read_ledger(config, ref) for ref in traces),
+        read_scoring_ledger(config, making["evaluation-questions"]),
+    ]
     failures = joined_failures(*(read_failures(making.file(name, FAILURES_FILE)) for name in labels))
     quarantined = [row for ref in making.work.inputs.values() for row in read_quarantine(store, ref)]
     return ReportInputs(
@@ -343,7 +362,7 @@ def gather(making: Making) -> ReportInputs:
         flips=decided.flips if decided else None,
         confidence=config.evaluate.confidence,
         costs=annotation_costs(*(making.table(name, "raw_annotations.parquet") for name in labels)),
-        ledger=without_offline(joined_ledger(*(read_ledger(config, ref) for ref in traces))),
+        ledger=without_offline(joined_ledger(*accounts)),
         judged=judged,
         judging_costs=judging_costs(judgements) if judgements else None,
         judging_ledger=without_offline(read_judge_ledger(config, making["evaluation-questions"])),
@@ -352,6 +371,11 @@ def gather(making: Making) -> ReportInputs:
         config=config.fingerprint(),
         taxonomy=label_set_of(config).taxonomy,
     )
+
+
+def read_scoring_ledger(config: RunConfig, questions: ArtifactRef) -> pd.DataFrame:
+    """What each run paid for answers to these questions: ``run, model`` and the fields of a ledger's ``Usage``."""
+    return read_account(ArtifactStore(config.storage), scoring_ledger_name(questions))
 
 
 def notes_on_refining(making: Making) -> list[str]:

@@ -137,9 +137,12 @@ def judge_shard(making: Making) -> Built:
     asked = _to_judge(config, making.work.inputs).questions.iloc[list(rows)]
     account = judge_ledger_name(making["evaluation-questions"])
     client = shared_client(store, account, config.judge)
-    with progress(f"judging {variant} {span(rows)}", f"judge-{re.sub('[^a-z0-9]', '-', variant)}-{rows[0]}") as report:
-        result = judge_answers(asked, variant, config.judge, client, report, _evidence(config, store))
-    save_account(store, account, config.judge)
+    bar = f"judge-{re.sub('[^a-z0-9]', '-', variant)}-{rows[0]}"
+    try:
+        with progress(f"judging {variant} {span(rows)}", bar) as report:
+            result = judge_answers(asked, variant, config.judge, client, report, _evidence(config, store))
+    finally:  # what was asked is on account, also where the budget is used up
+        save_account(store, account, config.judge)
     found = (result.judgements, result.claims, result.evidence)
     for (name, table), frame in zip(TABLES.items(), found, strict=True):
         write_rows(making.directory, name, frame, table)

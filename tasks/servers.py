@@ -8,7 +8,7 @@ from typing import Literal
 
 from mralign_core.config import RunConfig
 from mralign_core.llm.request import Reach
-from mralign_core.models.adapter_files import StoredAdapter, served_name
+from mralign_core.models.adapter_files import StoredAdapter, rank_for_vllm, served_name
 from mralign_core.models.locate import locate_model, model_name
 from mralign_core.serving.adapters import OwnServer, require_listed
 from mralign_core.serving.vllm_server import ServedBase, VllmServer
@@ -34,8 +34,10 @@ def own_server(
 
     def reach() -> Reach:
         location = locate_model(store.open_directory(model))
-        base = ServedBase(location, name, config.model.dtype, config.train.lora_r if stage == "evaluate" else None)
         with session() as shared, shared.lock:
+            ranks: dict[str, int] = shared.kept("lora ranks")
+            rank = max(ranks.values(), default=config.train.lora_r) if stage == "evaluate" else None
+            base = ServedBase(location, name, config.model.dtype, rank)
             servers: dict[ServedBase, VllmServer] = shared.kept("servers")
             server = servers.get(base)
             if server is None or not server.is_running:
@@ -48,6 +50,24 @@ def own_server(
             return server.reach
 
     return OwnServer(name, reach)
+
+
+def make_room_for(config: RunConfig, adapters: Mapping[str, ArtifactRef]) -> None:
+    """Have a server that this session starts make room for adapters: arms of an ablation may differ in their rank.
+
+    Args:
+        config: the run config.
+        adapters: variant → adapter, of those that are to be scored.
+
+    Raises:
+        ConfigError: vLLM loads no such adapter.
+    """
+    if not config.vllm.starts_for(config.evaluate):
+        return
+    store = ArtifactStore(config.storage)
+    with session() as shared, shared.lock:
+        ranks: dict[str, int] = shared.kept("lora ranks")
+        ranks |= {ref.sha256: rank_for_vllm(store.open_directory(ref)) for ref in adapters.values()}
 
 
 def check_listed(config: RunConfig, adapters: Mapping[str, ArtifactRef]) -> None:

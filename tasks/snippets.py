@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from mralign_core.config import RunConfig
+from mralign_core.models.families import family_of
+from mralign_core.models.locate import locate_model
 from mralign_core.retrieval.corpus import CORPUS_FIELD, POCKET_CORPUS
 from mralign_core.retrieval.searching import open_retriever, snippets_of_questions
+from mralign_core.retrieval.steering import refuse_steering_snippets
 from mralign_core.schemas.snippets import SNIPPETS
+from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.tables import write_table
 from tasks.engine.graph import NOTHING, Input, Part
 from tasks.engine.progress import progress
@@ -48,3 +52,19 @@ def find_snippets(making: Making) -> Built:
     write_table(making.directory, FILE, found, SNIPPETS)
     num_empty = len(questions) - found["question_id"].nunique()
     return Built(SNIPPETS.name, {"pieces searched": len(retriever), "questions without snippets": num_empty})
+
+
+def check_snippets(config: RunConfig, snippets: ArtifactRef, model: ArtifactRef) -> None:
+    """Where a server is to be asked with snippets, refuse those that it would obey, before anything is spent.
+
+    Raises:
+        DataError: names their documents.
+    """
+    if config.evaluate.sampler != "endpoint":
+        return
+    from mralign_core.models.load import load_tokenizer
+
+    store = ArtifactStore(config.storage)
+    location = locate_model(store.open_directory(model))
+    tokenizer = load_tokenizer(location.path, location.revision)
+    refuse_steering_snippets(tokenizer, store.read_table(snippets, FILE), family_of(config.model, tokenizer))

@@ -3,7 +3,8 @@
 The first answer is that of think-on, bit for bit: the same request, and so the same random numbers. A round is two
 replies more, both with thinking: feedback on the last answer, and an answer that heeds it. A chain ends when all
 rounds are made, or before where the feedback says that nothing is to be changed, has no text, or where the next prompt
-would leave no room for a reply or can't be written; the last answer is scored, with its own thinking.
+would leave no room for a reply or can't be written, or a server gives no reply to it (it refused or filtered it); the
+last answer is scored, with its own thinking.
 
 Decisions where the method leaves a choice: of a reply only what follows the thinking is shown in later prompts, since
 thinking is long and not for a reader; a refinement sees all answers and feedback before it, in order; and what is
@@ -51,6 +52,7 @@ _ENDS = {
     "all_rounds": "{} went through all rounds",
     "unchanged": "{} ended early because the feedback was that nothing is to be changed",
     "no_feedback": "{} because there was no feedback",
+    "no_reply": "{} because a prompt was given no reply at all, as where a server refuses it",
     "unwritable": "{} because a reply holds a control token that the tokenizer can't write as text",
     "no_room": "{} because the next prompt would have left no room for a reply (its rounds were skipped)",
 }
@@ -152,13 +154,16 @@ class _Chain:
 
     @property
     def last_answer(self) -> Sample:
-        """The answer that counts."""
-        return self.replies[::2][-1]
+        """The answer that counts: no refinement that was not given takes the place of the answer before it."""
+        return (self.replies[:-1] if self.end == "no_reply" else self.replies)[::2][-1]
 
     def take(self, reply: Sample, has_room: Callable[[SampleRequest], bool]) -> SampleRequest | None:
         """Take a reply in; returns what is asked next, if anything."""
         self.replies.append(reply)
         if reply.finish_reason == FAILED:
+            return None
+        if len(self.replies) > 1 and not reply.completion_ids and reply.end_token_id is None:
+            self.end = "no_reply"
             return None
         is_answer = len(self.replies) % 2 == 1
         following = self._ask_feedback() if is_answer else self._ask_refinement()

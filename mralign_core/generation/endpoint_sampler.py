@@ -42,6 +42,7 @@ from mralign_core.generation.prompts import (
     chat_messages,
     refuse_control_tokens,
     render_prompt,
+    render_request,
     require_chat_endpoint,
 )
 from mralign_core.generation.randomness import request_seed
@@ -72,6 +73,8 @@ class EndpointSampler:
         open_client: the client to send requests with, asked for at the start of every :meth:`draw`.
         ready: called there too: makes sure that the server has what it is to answer with, and says where it is, if the
             endpoint does not.
+        longest: tokens that the server takes for a prompt and its reply together, once ``ready`` was called; 0 where
+            that is not known.
         field: of the config, that names the endpoint.
 
     Raises:
@@ -88,6 +91,7 @@ class EndpointSampler:
         end_ids: frozenset[int],
         open_client: Callable[[], LLMClient],
         ready: Callable[[], Reach | None] = lambda: None,
+        longest: Callable[[], int] = lambda: 0,
         field: str = "generate.endpoint",
     ) -> None:
         from mralign_core.llm import endpoint as api  # takes seconds: see its docstring
@@ -101,12 +105,38 @@ class EndpointSampler:
         self.end_ids = end_ids
         self.open_client = open_client
         self.ready = ready
+        self.longest = longest
         self.field = field
         self.answer_end = AnswerEnd(tokenizer, family)
 
     def has_room(self, request: SampleRequest, decoding: Decoding) -> bool:
-        """True: how long a prompt the server takes is not known."""
-        return True
+        """Whether the prompt leaves room for ``decoding.max_new_tokens``, where the server says how much it takes.
+
+        Raises:
+            DataError: it spells out control tokens, which the server would obey.
+        """
+        self._refuse_control_tokens([request])
+        return self._fits(request, decoding)
+
+    def _fits(self, request: SampleRequest, decoding: Decoding) -> bool:
+        longest = self.longest()
+        return not longest or self._num_prompt_tokens(request) + decoding.max_new_tokens <= longest
+
+    def _refuse_control_tokens(self, requests: Sequence[SampleRequest]) -> None:
+        refuse_control_tokens(self.tokenizer, [(one.question_id, one.question) for one in requests], self.family)
+
+    def _num_prompt_tokens(self, request: SampleRequest) -> int:
+        return len(render_request(self.tokenizer, request, self.family, self.instruction).ids)
+
+    def _refuse_too_long(self, requests: Sequence[SampleRequest], decoding: Decoding) -> None:
+        """A server refuses such a prompt, which would count as an empty answer."""
+        if too_long := next((request for request in requests if not self._fits(request, decoding)), None):
+            raise ConfigError(
+                f"question {too_long.question_id!r} has {self._num_prompt_tokens(too_long)} prompt tokens, and "
+                f"max_new_tokens is {decoding.max_new_tokens}, but the server takes {self.longest()} in all: lower "
+                "evaluate.max_new_tokens, or evaluate.retrieval.top_k where snippets are shown; start the server with "
+                "a larger --max-model-len (vllm.max_model_len); or take the question out"
+            )
 
     def draw(
         self, requests: Sequence[SampleRequest], decoding: Decoding, follow_up: FollowUp | None = None
@@ -114,12 +144,14 @@ class EndpointSampler:
         """Draw every request and those that follow, as many at once as the client lets through.
 
         Raises:
+            ConfigError: a prompt leaves no room for ``decoding.max_new_tokens``.
             UserError: the endpoint refuses such requests, the budget is used up, or the server serves another model.
             EndpointUnavailableError: no attempt at a request got through. After either no request is sent any more,
                 and those under way are received and kept.
         """
-        refuse_control_tokens(self.tokenizer, [(one.question_id, one.question) for one in requests], self.family)
+        self._refuse_control_tokens(requests)
         reach = self.ready()
+        self._refuse_too_long(requests, decoding)
         client = self.open_client()
         crew: Crew[SampleRequest, Received] = Crew()
 

@@ -110,9 +110,8 @@ def _open_host(
 
     key, reach = api_key_of(endpoint.model), own_server and own_server.reach
     host = AdapterHost(endpoint, section, adapter, api_key=key, reach=reach)
-    base, sampler = (
-        open_endpoint(one, ready=host.ready, field="evaluate.endpoint") for one in (endpoint, host.endpoint)
-    )
+    told: dict[str, Any] = {"ready": host.ready, "longest": lambda: host.longest, "field": "evaluate.endpoint"}
+    base, sampler = (open_endpoint(one, **told) for one in (endpoint, host.endpoint))
     if adapter and not changes_nothing(adapter.folder):
         there = host.ready()
         with with_last_words(there):

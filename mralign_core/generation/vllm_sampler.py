@@ -98,10 +98,11 @@ class VllmSampler:
             self._drawing.release()
 
     def has_room(self, request: SampleRequest, decoding: Decoding) -> bool:
-        """Whether the prompt is shorter than ``vllm.max_model_len``, so that some tokens can be drawn."""
-        return self._is_short_enough(_Row(request, self._prompt(request)))
+        """Whether the prompt leaves room for ``decoding.max_new_tokens`` in ``vllm.max_model_len``."""
+        return len(self._prompt(request).ids) + decoding.max_new_tokens <= int(self.engine.model_config.max_model_len)
 
     def _is_short_enough(self, row: _Row) -> bool:
+        """Whether some tokens can be drawn."""
         return len(row.prompt.ids) < int(self.engine.model_config.max_model_len)
 
     def _add(self, requests: Sequence[SampleRequest], decoding: Decoding, rows: dict[str, _Row]) -> None:

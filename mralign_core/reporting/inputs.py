@@ -28,7 +28,8 @@ def annotation_costs(replies: pd.DataFrame, *others: pd.DataFrame) -> pd.DataFra
 
 def joined_ledger(*ledgers: pd.DataFrame) -> pd.DataFrame:
     """What each run asked of each model and paid from several accounts, a row a run and model."""
-    return pd.concat(ledgers).groupby(["run", "model"], as_index=False, sort=False).sum()
+    used = [ledger for ledger in ledgers if not ledger.empty] or ledgers[:1]  # an empty one would take the types away
+    return pd.concat(used).groupby(["run", "model"], as_index=False, sort=False).sum()
 
 
 def joined_failures(*sets: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from mralign_core.schemas.base import Column, Table
 from mralign_core.schemas.checks import NATURAL, STRING, TEXT, one_of
 
 REFINEMENT_KINDS = ("answer", "feedback")
-CHAIN_ENDS = ("", "all_rounds", "unchanged", "no_feedback", "no_room", "unwritable")
+CHAIN_ENDS = ("", "all_rounds", "unchanged", "no_feedback", "no_reply", "no_room", "unwritable")
 """Why nothing was asked behind a reply; "" where something was."""
 
 REFINEMENTS = Table(
@@ -28,5 +28,6 @@ REFINEMENTS = Table(
 )
 """A row a reply, in the order they were made. The answer of round 0 is the first, that of think-on; a later round has
 the feedback on the answer before, then the answer that heeds it. ``end`` says in the last row of a draw why it is the
-last: all rounds were made, the feedback says that nothing is to be changed, it says nothing, or the next prompt would
-leave no room for a reply, or holds a control token that the tokenizer can't write as text."""
+last: all rounds were made, the feedback says that nothing is to be changed, it says nothing, no reply
+came at all (of a refinement, so that the answer before it counts), or the next prompt would leave no room for a reply,
+or holds a control token that can't be sent as text."""

@@ -59,9 +59,18 @@ class ServerApi:
             UserError: it does not say.
             EndpointUnavailableError: it is out of reach.
         """
+        return list(self.longest_of_names())
+
+    def longest_of_names(self) -> dict[str, int]:
+        """Name → tokens that a prompt and its reply may have together; 0 where it does not say, as for adapters.
+
+        Raises:
+            UserError: it does not list what it serves.
+            EndpointUnavailableError: it is out of reach.
+        """
         response = self._request("GET", "/models", self._timeout_s)
         with contextlib.suppress(ValueError, TypeError, KeyError):
-            return [str(card["id"]) for card in response.json()["data"]]
+            return {str(card["id"]): int(card.get("max_model_len") or 0) for card in response.json()["data"]}
         key = " It takes a key: set it in the environment." if response.status_code in (401, 403) else ""
         raise UserError(
             f"{self.base}/models does not list what is served there (HTTP {response.status_code}: "
@@ -123,6 +132,8 @@ class AdapterHost:
         name = f"{provider}/{adapter.name}" if adapter else endpoint.model
         self.endpoint = endpoint.model_copy(update={"model": name})
         """The server, by what it is to answer with."""
+        self.longest = 0
+        """Tokens that a prompt and its reply may have together, as the server last said; 0 where it did not say."""
 
     def ready(self) -> Reach | None:
         """Make sure that the server has what it is to answer with; where it is, if the config does not say.
@@ -133,12 +144,13 @@ class AdapterHost:
         """
         reach = self._reach() if self._reach else None
         api = ServerApi(*(reach[:2] if reach else (self._base.api_base, self._api_key)))
-        served = api.names()
+        served = list(longest := api.longest_of_names())
         if _name(self._base) not in served:
             raise ConfigError(
                 f"evaluate.endpoint.model {self._base.model!r}: the server at {api.base} serves no "
                 f"{_name(self._base)!r}, but {_listed(served)}: write the provider and, behind it, the name that it has"
             )
+        self.longest = longest[_name(self._base)]
         if self.adapter is None or self.adapter.name in served:
             return reach
         if self._reach is None and self._section.adapters == "listed":

@@ -83,7 +83,7 @@ class ReplyDistance(NamedTuple):
 def refuse_ignored_adapter(
     ask_base: AsksModel, ask_adapter: AsksModel, client: LLMClient, *, name: str, policy: str
 ) -> None:
-    """Refuse, or warn of, a server that answers with an adapter as without; its replies are kept as all are.
+    """Refuse, or warn of, a server that answers with an adapter as without; every client asks it anew, and pays.
 
     Args:
         ask_base: asks the base model.
@@ -122,7 +122,8 @@ async def _measure(
         if logprobs:
             body = {**request.params.get("extra_body", {}), "logprobs": True}
             request = request._replace(params={**request.params, "extra_body": body})
-        received = await client.complete(request._replace(turn=turn))
+        # What was kept tells of the server as it was: it may have been mended since, or started anew without adapters.
+        received = await client.complete(request._replace(turn=turn), ask_again=True)
         return None if received.failed else read_greedy(received)
 
     first = await ask(ask_base, 0, 0, logprobs=True)

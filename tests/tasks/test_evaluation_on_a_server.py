@@ -6,20 +6,24 @@ import signal
 
 import psutil
 import pytest
-from chat_server import ChatServer
+from chat_server import ChatServer, fails, says
 
+from flows.evaluate import score_variants
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.evaluation.held_out import answer_questions
 from mralign_core.generation import Sample
 from mralign_core.generation.transformers_sampler import TransformersSampler
+from mralign_core.llm.faults import EndpointUnavailableError
+from mralign_core.reporting.inputs import joined_ledger
 from mralign_core.serving.adapters import ServerApi
 from mralign_core.storage import ArtifactStore
 from tasks.clients import read_account
 from tasks.engine.session import session
-from tasks.evaluate import score_shard
+from tasks.evaluate import read_scoring_ledger, score_shard
 from tasks.prepare import check_prompts, load_evaluation_questions, load_questions, prepare_model
-from tasks.servers import check_listed, own_server
+from tasks.servers import check_listed, make_room_for, own_server
+from tasks.snippets import check_snippets, find_snippets
 from tests.core.generation.random_models import build_bpe, build_model
 from tests.core.generation.sampler_fixtures import save_adapter
 from tests.core.serving.test_vllm_server import left_of, put_stand_in, started
@@ -83,7 +87,8 @@ def test_a_server_of_the_stage_scores_as_the_transformers_sampler_and_ends_with_
     account = read_account(store, f"evaluate/{questions.sha256}")
     assert account["requests"].sum() == 4 + 12 and account["model"].str.contains("/kto-").sum() == 1
     answers(remote, [1])  # at another port, and with another key
-    assert read_account(store, f"evaluate/{questions.sha256}")["requests"].sum() == 4 + 12
+    account = read_account(store, f"evaluate/{questions.sha256}")
+    assert account["requests"].sum() == 4 + 12 + 12  # it may be another server, so the adapter's use is looked at anew
     assert len(list((tmp_path / "logs").iterdir())) == 2
 
 
@@ -104,12 +109,76 @@ def test_a_server_that_ended_is_started_anew_and_both_end_with_the_session(value
     assert not left_of([pid for _, _, pids in started(tmp_path) for pid in pids])
 
 
+def test_a_server_makes_room_for_the_largest_adapter_that_is_to_be_scored(values, adapter, tmp_path, monkeypatch):
+    config = served(values, tmp_path)
+    store, model = ArtifactStore(config.storage), prepare_model.run_here(config)
+    small = save_adapter(values["model"]["path"], tmp_path / "small")
+    settings = json.loads((small / "adapter_config.json").read_text())
+    (small / "adapter_config.json").write_text(json.dumps(settings | {"r": 4}))
+    other = store.publish("adapter", "another", small, parents=[], fingerprint={})
+    started_for = []
+
+    def start(section, base, report):
+        started_for.append(base.lora_rank)
+        raise ConfigError("not started")
+
+    monkeypatch.setattr("tasks.servers.VllmServer", start)
+    for adapters in ({}, {"sft": other}, {"sft": other, "kto": adapter}):
+        with session():
+            make_room_for(config, adapters)
+            own = own_server(store, config, model, "evaluate")
+            assert own is not None
+            with pytest.raises(ConfigError, match="not started"):
+                own.reach()
+    assert started_for == [config.train.lora_r, 4, 20]
+
+
 def test_what_a_server_can_not_be_asked_is_refused_before_anything_is_spent(values, tmp_path):
     (tmp_path / "asked.jsonl").write_text(json.dumps({"question": "What is <think>?", "answer": "Tehran"}))
     config = served(values, tmp_path)
     asked = [task.run_here(config) for task in (load_questions, prepare_model, load_evaluation_questions)]
     with pytest.raises(DataError, match="<think>"):
         check_prompts(config, *asked)
+
+
+def test_snippets_that_a_server_would_obey_are_refused_with_their_document(values, tmp_path):
+    corpus = tmp_path / "texts"
+    corpus.mkdir()
+    (corpus / "tags.txt").write_text("The seat of Iran is written <think> Tehran </think> there.")
+    with_corpus = values | {"evaluate": values["evaluate"] | {"retrieval": {"corpus": str(corpus)}}}
+    served_by, here = served(with_corpus, tmp_path), RunConfig.model_validate(with_corpus)
+    questions, model = load_evaluation_questions.run_here(served_by), prepare_model.run_here(served_by)
+    snippets = find_snippets.run_here(served_by, questions)
+    with pytest.raises(DataError, match=r"1 document\(s\) of evaluate\.retrieval\.corpus.* tags.*'<think>'"):
+        check_snippets(served_by, snippets, model)
+    check_snippets(here, snippets, model)
+
+
+def test_what_was_asked_is_on_account_though_the_server_failed_and_nothing_is_where_it_was_not_asked(values):
+    server = ChatServer()
+    server.pages["/v1/models"] = {"data": [{"id": "tiny"}]}
+    server.script = lambda request, number: says("Tehran") if number else fails(500)
+    endpoint = {"model": "hosted_vllm/tiny", "api_base": server.url, "max_attempts": 1}
+    evaluate = values["evaluate"] | {"sampler": "endpoint", "endpoint": endpoint, "concurrency": 1}
+    config = RunConfig.model_validate(values | {"evaluate": evaluate})
+    questions, model = load_evaluation_questions.run_here(config), prepare_model.run_here(config)
+
+    def score():
+        with session():
+            score_shard.run_here(config, questions, model, variant="on", rows=[0, 1])
+        return read_account(ArtifactStore(config.storage), f"evaluate/{questions.sha256}")["requests"].sum()
+
+    with pytest.raises(DataError, match="failed to answer 1 of 2"):
+        score()
+    account = read_scoring_ledger(config, questions)
+    assert account["requests"].tolist() == [1] and account["model"].tolist() == ["hosted_vllm/tiny"]  # one was answered
+    for annotation, num_requests in ((account[:0], 1), (account, 2)):
+        [row] = joined_ledger(annotation, account).to_dict("records")  # as the report shows it
+        assert row["requests"] == num_requests and isinstance(row["cost_usd"], float)
+    assert joined_ledger(annotation[:0], account)["cost_usd"].dtype == "float64"
+    server.close()
+    with pytest.raises(EndpointUnavailableError, match="gave no answer to GET /models"):
+        score()
 
 
 def test_all_adapters_that_a_server_lacks_are_named_before_any_is_asked(values, adapter):
@@ -125,6 +194,23 @@ def test_all_adapters_that_a_server_lacks_are_named_before_any_is_asked(values, 
     folder = ArtifactStore(config.storage).open_directory(adapter)
     modules = " ".join(f"{variant}-{adapter.sha256[:12]}={folder}" for variant in ("kto", "mr_align"))
     assert f"--max-lora-rank 32 --lora-modules {modules}" in str(caught.value) and not server.requests
+
+
+def test_of_the_adapters_a_server_must_list_those_that_are_still_to_be_scored(values, adapter, monkeypatch):
+    class NothingIsListedError(Exception):
+        pass
+
+    def check(config, adapters):
+        raise NothingIsListedError(*adapters)
+
+    missing = {"on": [[0]], "sft": [], "kto": [[0]], "mr_align": []}
+    monkeypatch.setattr("flows.evaluate.check_listed", check)
+    monkeypatch.setattr("flows.evaluate.missing_shards", lambda work: missing[work.part["variant"]])
+    config = RunConfig.model_validate(values)
+    questions, model = load_evaluation_questions.run_here(config), prepare_model.run_here(config)
+    adapters = dict.fromkeys(("sft", "kto", "mr_align"), adapter)
+    with pytest.raises(NothingIsListedError, match=r"^kto$"):
+        score_variants(config, questions, model, adapters, variants=list(missing))
 
 
 def test_answers_that_a_server_failed_to_give_are_not_left_out_of_the_scores(values):

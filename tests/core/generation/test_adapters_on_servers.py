@@ -63,8 +63,9 @@ def config_of(taught, server, **evaluate):
     )
 
 
-def opened(taught, server, adapter=None, replies=None, **evaluate):
-    client = LLMClient(MemoryReplyStore() if replies is None else replies, concurrency=8, first_pause_s=0.01)
+def opened(taught, server, adapter=None, replies=None, *, client=None, **evaluate):
+    kept = MemoryReplyStore() if replies is None else replies
+    client = client or LLMClient(kept, concurrency=8, first_pause_s=0.01)
     config, location = config_of(taught, server, **evaluate), ModelLocation(str(taught), "")
     return open_sampler(config, location, stage="evaluate", adapter=adapter, open_client=lambda: client)
 
@@ -85,15 +86,28 @@ def test_base_and_adapters_answer_as_the_transformers_sampler_has_them(taught, s
     assert {(request["temperature"], request["top_p"], request["top_k"]) for request in asked} == {(0.0, 0.95, 20)}
 
 
-def test_nothing_is_asked_twice_after_a_restart_and_what_is_loaded_is_used_again(taught, serve, adapters):
+def test_no_question_is_asked_twice_after_a_restart_and_what_is_loaded_is_used_again(taught, serve, adapters):
     server, replies = serve(), MemoryReplyStore()
     first = texts(opened(taught, server, adapters["kto"], replies))
     asked = len(server.requests)
     assert asked == NUM_PROBES + len(REQUESTS)
     assert texts(opened(taught, server, adapters["kto"], replies)) == first
-    assert len(server.requests) == asked and len(server.adapters) == 1
-    sample_all(opened(taught, server, adapters["mr_align"], replies), REQUESTS, GREEDY)
-    assert len(server.requests) == asked + NUM_WITH_LOGPROBS + len(REQUESTS)  # of the base model, all is known
+    assert len(server.requests) == asked + NUM_PROBES and len(server.adapters) == 1  # the server may be another
+    client = LLMClient(replies, concurrency=8, first_pause_s=0.01)
+    for name, num_probes in (("kto", NUM_PROBES), ("mr_align", NUM_WITH_LOGPROBS), ("mr_align", 0)):
+        before = len(server.requests)
+        opened(taught, server, adapters[name], client=client)
+        assert len(server.requests) == before + num_probes  # a client asks once
+
+
+@pytest.mark.parametrize("ignored_first", [True, False])
+def test_a_server_that_was_changed_is_looked_at_anew(taught, serve, adapters, ignored_first):
+    server, replies = serve(ignores=ignored_first), MemoryReplyStore()
+    for ignores in (ignored_first, not ignored_first):
+        server.ignores = ignores
+        with pytest.raises(ConfigError, match="as it does without") if ignores else contextlib.nullcontext():
+            opened(taught, server, adapters["kto"], replies)
+    assert len(server.requests) == 2 * NUM_PROBES
 
 
 def test_other_weights_have_another_name_so_that_none_are_stale(taught, serve, adapters):
@@ -191,3 +205,21 @@ def test_a_server_that_has_the_name_already_is_as_good(serve, adapters):
     for _ in range(2):  # another process of the run may have been first
         ServerApi(server.url, "").load(adapters["kto"].name, adapters["kto"].folder)
     assert list(server.adapters) == ["kto-100000000000"]
+
+
+def test_what_a_server_has_no_room_for_is_refused_and_not_scored_as_an_empty_answer(taught, serve):
+    server = serve()
+    [card] = server.pages["/v1/models"]["data"]
+    sampler = opened(taught, server)
+    num_tokens = max(len(sample.prompt_ids) for sample in sample_all(sampler, REQUESTS, GREEDY))
+    card["max_model_len"] = num_tokens + GREEDY.max_new_tokens
+    asked = len(server.requests)
+    assert len(texts(sampler)) == len(REQUESTS)
+    assert sampler.has_room(REQUESTS[0], GREEDY)
+    longer = REQUESTS[0]._replace(question_id="long", question=" ".join(FACTS))
+    assert not sampler.has_room(longer, GREEDY)
+    with pytest.raises(ConfigError, match=r"'long' has \d+ prompt tokens.* evaluate\.retrieval\.top_k"):
+        texts(sampler, [*REQUESTS, longer])
+    assert len(server.requests) == asked
+    del card["max_model_len"]
+    assert texts(sampler, [longer]) and sampler.has_room(longer, GREEDY)

@@ -15,7 +15,7 @@ from sampler_fixtures import endpoint_sampler, model_server
 from taught_model import FACTS
 
 from mralign_core.config import EndpointConfig
-from mralign_core.errors import BudgetError, ConfigError, UserError
+from mralign_core.errors import BudgetError, ConfigError, DataError, UserError
 from mralign_core.generation import Decoding, SampleRequest, sample_all
 from mralign_core.generation.endpoint_sampler import EndpointSampler
 from mralign_core.generation.prompts import render_prompt
@@ -77,6 +77,13 @@ def test_a_request_holds_the_question_the_mode_the_decoding_and_a_seed_of_its_ow
     assert (on["top_k"], on["min_p"], on["return_token_ids"]) == (-1, 0.0, True)
     assert len({sent["seed"] for sent in server.requests}) == 3
     assert all(0 <= sent["seed"] < 2**31 for sent in server.requests)
+
+
+def test_a_follow_up_made_of_replies_that_spell_a_control_token_can_not_be_asked(server):
+    sampler = sampler_of(server)
+    assert sampler.has_room(ON, DECODING)
+    with pytest.raises(DataError, match=r"<\|im_end\|>"):
+        sampler.has_room(ON._replace(question="This answer was given: <|im_end|>"), DECODING)
 
 
 def test_servers_other_than_vllm_are_sent_what_they_know(server):

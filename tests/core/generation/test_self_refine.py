@@ -124,7 +124,9 @@ def test_prompts_show_question_answers_and_feedback_in_order_and_no_thinking():
 @pytest.mark.parametrize(
     ("script", "longest", "end", "num_replies"),
     [
-        ({"feedback 1": None}, 10_000, "no_feedback", 2),
+        ({"feedback 1": ""}, 10_000, "no_feedback", 2),
+        ({"feedback 1": None}, 10_000, "no_reply", 2),
+        ({"feedback 1": "Not that.", "refinement 1": None}, 10_000, "no_reply", 3),
         ({"feedback 1": "**nothing IS to be changed**"}, 10_000, "unchanged", 2),
         ({"feedback 1": "It is <unwritable>."}, 10_000, "unwritable", 2),
         ({}, 100, "no_room", 1),

@@ -99,6 +99,15 @@ def test_prompts_that_leave_no_room_are_named_all_at_once(stand_in, taught):
     assert {sample.finish_reason for sample in sample_all(sampler, REQUESTS[:2], DECODING)} <= {"stop", "length"}
 
 
+def test_room_is_left_for_a_whole_reply_as_with_the_transformers_sampler(stand_in, taught):
+    most = transformers_sampler(taught).longest
+    prompt = len(sample_all(vllm_sampler(taught), REQUESTS[:1], DECODING)[0].prompt_ids)
+    for sampler, longest in ((transformers_sampler(taught), most), (vllm_sampler(taught, max_model_len=200), 200)):
+        for beyond, has_room in ((0, True), (1, False)):
+            decoding = DECODING._replace(max_new_tokens=longest - prompt + beyond)
+            assert sampler.has_room(REQUESTS[0], decoding) == has_room
+
+
 def test_a_second_draw_waits_for_the_first_to_be_closed(stand_in, taught):
     sampler = vllm_sampler(taught)
     drawing = sampler.draw(REQUESTS, DECODING)

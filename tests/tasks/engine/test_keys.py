@@ -555,6 +555,23 @@ def scores_keys(snippets=ANY, **fields):
     }
 
 
+@pytest.mark.parametrize(
+    ("sampler", "counts"),
+    [
+        ({"evaluate.sampler": "vllm"}, True),
+        ({"evaluate.sampler": "endpoint", "evaluate.endpoint": "hosted_vllm/m", "vllm.environment": "/opt/vllm"}, True),
+        ({"generate.sampler": "vllm"}, False),
+    ],
+)
+def test_the_longest_sequence_decides_where_self_refine_ends_and_nothing_else(sampler, counts):
+    def key(variant, **limit):
+        config = read_config("pocket", sampler | {"evaluate.self_refine.rounds": 1} | limit)
+        return collect_scores.work(config, ANY, ANY, variant=variant).key
+
+    limit = {"vllm.max_model_len": 99}
+    assert (key("self_refine") != key("self_refine", **limit)) == counts and key("on") == key("on", **limit)
+
+
 def test_variants_beside_the_plain_ones_change_no_other_scores():
     def changed_scores(one, other):
         return {variant for variant in one if one[variant] != other[variant]}
