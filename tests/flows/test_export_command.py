@@ -50,8 +50,8 @@ def publish(config, tmp_path):
 def adapter(config, publish):
     """The adapter of a last run, made from a model, questions and candidates."""
     rows: list[tuple[Any, ...]] = [
-        ("q0", "a?", ["a"], "nq_open", "train", "", "exact_match", []),
-        ("q1", "b?", ["b"], "popqa", "eval", "", "exact_match", []),
+        ("q0", "a?", ["a"], "nq_open", "train", "", "exact_match", [], []),
+        ("q1", "b?", ["b"], "popqa", "eval", "", "exact_match", [], []),
     ]
     model = make_model("qwen3")
 

@@ -158,7 +158,7 @@ def test_the_report_shows_its_labels_and_none_of_the_papers(run):
     config = config.model_copy(update={"generate": config.generate.model_copy(update=traced)})
     traces = [artifacts[name] for name in ("candidates", "annotations", "transitions")]
     artifacts["diagnostics"] = diagnose_transitions.run_here(config, *traces)
-    results = compute_results.run_here(config, {}, artifacts["evaluation_questions"])
+    results = compute_results.run_here(config, {}, {}, artifacts["evaluation_questions"])
     page = store.open_file(write_report.run_here(config, **artifacts, results=results), "report.html").read_text()
     assert all(f">{label}<" in page for label in taxonomy.labels)
     # As a text of their own: as words of a sentence the report may use them.
