@@ -70,11 +70,9 @@ def _to_judge(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> ToJudge:
     return found
 
 
-def _evidence(config: RunConfig, store: ArtifactStore) -> Evidence | None:
-    """What claims are checked against, opened once a run; None where none are counted."""
+def _evidence(config: RunConfig, store: ArtifactStore) -> Evidence:
+    """What claims are checked against, opened once a run."""
     section = config.judge.evidence
-    if not section.is_named:
-        return None
 
     def open_it() -> Evidence:
         if section.search:
@@ -137,7 +135,8 @@ def judge_shard(making: Making) -> Built:
     account = judge_ledger_name(making["evaluation-questions"])
     client = shared_client(store, account, config.judge)
     with progress(f"judging {variant} {span(rows)}", f"judge-{rows[0]}") as report:
-        result = judge_answers(asked, variant, config.judge, client, report, _evidence(config, store))
+        evidence = _evidence(config, store) if "claims" in set(asked["kind"]) else None
+        result = judge_answers(asked, variant, config.judge, client, report, evidence)
     save_account(store, account, config.judge)
     found = (result.judgements, result.claims, result.evidence)
     for (name, table), frame in zip(TABLES.items(), found, strict=True):
