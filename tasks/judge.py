@@ -71,11 +71,9 @@ def _to_judge(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> ToJudge:
     return found
 
 
-def _evidence(config: RunConfig, store: ArtifactStore) -> Evidence | None:
-    """What claims are checked against, opened once a run; None where none are counted."""
+def _evidence(config: RunConfig, store: ArtifactStore) -> Evidence:
+    """What claims are checked against, opened once a run."""
     section = config.judge.evidence
-    if not section.is_named:
-        return None
 
     def open_it() -> Evidence:
         if section.search:
@@ -140,7 +138,8 @@ def judge_shard(making: Making) -> Built:
     bar = f"judge-{re.sub('[^a-z0-9]', '-', variant)}-{rows[0]}"
     try:
         with progress(f"judging {variant} {span(rows)}", bar) as report:
-            result = judge_answers(asked, variant, config.judge, client, report, _evidence(config, store))
+            evidence = _evidence(config, store) if "claims" in set(asked["kind"]) else None
+            result = judge_answers(asked, variant, config.judge, client, report, evidence)
     finally:  # what was asked is on account, also where the budget is used up
         save_account(store, account, config.judge)
     found = (result.judgements, result.claims, result.evidence)

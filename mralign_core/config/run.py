@@ -58,11 +58,13 @@ class RunConfig(Section):
     def _sections_agree(self) -> RunConfig:
         if self.questions.asks_pocket and self.model.source != "pocket":
             raise ValueError("question set 'pocket' needs model.source 'pocket': no other model knows that world")
-        if self.evaluate.retrieval.corpus == "pocket" and self.model.source != "pocket":
-            raise ValueError(
-                "evaluate.retrieval.corpus 'pocket' has the facts of the pocket world, and needs model.source "
-                "'pocket'; a folder of that name is ./pocket"
-            )
+        searched = {"evaluate.retrieval": self.evaluate.retrieval.corpus, "judge.evidence": self.judge.evidence.corpus}
+        for field, corpus in searched.items():
+            if corpus == "pocket" and self.model.source != "pocket":
+                raise ValueError(
+                    f"{field}.corpus 'pocket' has the facts of the pocket world, and needs model.source 'pocket'; a "
+                    "folder of that name is ./pocket"
+                )
         if self.estimate.estimator == "oracle" and (self.model.source != "pocket" or self.annotate.label_set):
             raise ValueError(
                 "estimate.estimator 'oracle' takes the matrices of the pocket grammar, so it needs model.source "

@@ -7,6 +7,7 @@ from typing import Any
 
 from mralign_core.judging.replies import MAX_REASON
 from mralign_core.llm.json_reply import ReplyProblem, Shape, plain, read_reply
+from mralign_core.llm.tidying import as_utf8
 from mralign_core.schemas.claims import CLAIM_VERDICTS
 
 MAX_CLAIM = 1000
@@ -66,7 +67,7 @@ def _claims(content: dict[str, Any]) -> tuple[str, ...]:
             raise ReplyProblem("wrong_form", f"each claim must be a text, got {text!r:.60}")
         if len(text) > MAX_CLAIM:
             raise ReplyProblem("wrong_form", f"a claim is one fact in a short sentence, got {len(text):,} characters")
-        claims.append(" ".join(text.split()))
+        claims.append(as_utf8(" ".join(text.split())))
     return tuple(claims)
 
 
@@ -98,4 +99,4 @@ def _check(item: dict[str, Any]) -> ClaimCheck:
     if verdict is None:
         known = ", ".join(name.upper() for name in CLAIM_VERDICTS)
         raise ReplyProblem("wrong_form", f"verdict must be one of {known}, got {item.get('verdict')!r:.60}")
-    return ClaimCheck(verdict, str(item.get("reason", ""))[:MAX_REASON])
+    return ClaimCheck(verdict, as_utf8(str(item.get("reason", ""))[:MAX_REASON]))

@@ -48,10 +48,13 @@ class FolderEvidence:
 
     def __init__(self, retriever: Retriever, top_k: int) -> None:
         self._retriever, self._top_k = retriever, top_k
+        self._found: dict[str, Sequence[Snippet]] = {}
 
     async def find(self, claim: str) -> Sequence[Snippet]:
         """The pieces that share most with it; none that has no word of it."""
-        return (await asyncio.to_thread(self._retriever.search, [claim], self._top_k))[0]
+        if claim not in self._found:
+            self._found[claim] = (await asyncio.to_thread(self._retriever.search, [claim], self._top_k))[0]
+        return self._found[claim]
 
 
 class SearchEvidence:

@@ -107,6 +107,11 @@ def test_without_evidence_nothing_is_asked_and_the_note_says_what_to_set(server,
     assert "judge.evidence" in note and "2 of its questions were answered" in note
 
 
+def test_the_pocket_worlds_facts_are_evidence_for_its_own_model_only(server, tmp_path):
+    with pytest.raises(ValueError, match=r"judge\.evidence\.corpus 'pocket' has the facts of the pocket world"):
+        config_of(server, tmp_path, evidence={"corpus": "pocket"})
+
+
 def read_judged_rates(config, asked_of, scores, judgements):
     folder = ArtifactStore(config.storage).open_directory(results_of(config, asked_of, scores, judgements))
     judged = read_judged(folder)
