@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -271,3 +272,10 @@ def test_the_readme_shows_the_real_tree():
     assert not gone, f"the README's tree names what is not there: {gone}"
     missing = tracked - {path.partition("/")[0] for path in shown}
     assert not missing, f"the README's tree lacks these top-level entries: {sorted(missing)}"
+
+
+def test_no_two_test_files_have_one_name():
+    """pytest imports them by it, and can't collect the second."""
+    counts = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    repeated = sorted(name for name, count in counts.items() if count > 1)
+    assert not repeated, f"test files that need names of their own: {repeated}"
