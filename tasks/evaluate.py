@@ -62,6 +62,7 @@ from tasks.estimate import read_diagnostics, transitions_of, uses_draws
 from tasks.fields import all_but, other_samplers, pick, reading, served_or_loaded, without_pocket
 from tasks.generate import FUNNEL, notes_on_yield, read_draws
 from tasks.judge import read_judge_failures, read_judge_ledger, read_judgements
+from tasks.prepare import GUESSABLE
 from tasks.sampling import sampler_of
 from tasks.snippets import FILE as SNIPPETS_FILE
 
@@ -356,6 +357,7 @@ def gather(making: Making) -> ReportInputs:
         scores=scored,
         questions=questions,
         summary=results.summary if results else None,
+        guessable=pd.DataFrame(store.read_json(making["evaluation-questions"], GUESSABLE)),
         tokens=read_mean_tokens(store.open_directory(making["results"])),
         differences=results.differences if results else None,
         decisions=decided.decisions if decided else None,

@@ -31,6 +31,7 @@ from mralign_core.reporting.induction_findings import counts_sentence, label_tab
 from mralign_core.reporting.judged_findings import judged_notes, judged_tables, read_judged
 from mralign_core.reporting.result_table import BOLD, ResultTable
 from mralign_core.reporting.run_findings import panel_metrics, read_results, result_tables, why_no_results, yield_table
+from mralign_core.reporting.set_table import set_table
 from mralign_core.reporting.token_table import read_mean_tokens, token_table
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
@@ -153,7 +154,8 @@ def show_results(config: RunConfig, results: ArtifactRef, report: ArtifactRef) -
     store = ArtifactStore(config.storage)
     measured = read_results(store.open_directory(results))
     if measured:
-        parts = [*(table.to_markdown() for table in result_tables(*measured)), BOLD]
+        tables = [*filter(None, [set_table(measured.summary)]), *result_tables(*measured)]
+        parts = [*(table.to_markdown() for table in tables), BOLD]
         if decided := read_decisions(store.open_directory(results)):
             parts += [
                 *decision_sentences(decided.decisions),

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from mralign_core.estimation.diagnostics import Diagnostics
+from mralign_core.evaluation.guessable_scores import guessable_scores
 from mralign_core.evaluation.metrics import ALL_QUESTIONS, CONSISTENCY, consistency_shifts, order_variants
 from mralign_core.evaluation.variants import is_trained
 from mralign_core.generation.outcomes import PARTLY_DRAWN
@@ -36,6 +37,8 @@ from mralign_core.reporting import (
 from mralign_core.reporting import run_findings as findings
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
 from mralign_core.reporting.judged_findings import JudgedResults, judged_notes, judged_tables
+from mralign_core.reporting.result_table import ResultTable
+from mralign_core.reporting.set_table import guessable_table, set_table
 from mralign_core.reporting.titles import metric_title, variant_title
 from mralign_core.reporting.token_table import token_table
 from mralign_core.schemas.annotations import RULES
@@ -89,6 +92,8 @@ class ReportInputs:
     """What ``decisions.decide`` returns."""
     flips: pd.DataFrame | None = None
     """Rows of ``schemas.flips``."""
+    guessable: pd.DataFrame | None = None
+    """Held-out questions that can be guessed, with ``question_id`` and ``kind``."""
     tokens: pd.DataFrame | None = None
     """What ``token_costs.mean_tokens`` returns."""
     costs: pd.DataFrame | None = None
@@ -159,9 +164,16 @@ def _results(inputs: ReportInputs) -> dict[str, Any] | None:
             for stratum in strata
             for metrics in [findings.stratum_metrics(summary, stratum)]
         ],
+        "by_set": set_table(summary),
+        "guessable": _guessable(inputs),
         "shifts": _shifts(inputs.scores),
         "decided": _decided(inputs),
     }
+
+
+def _guessable(inputs: ReportInputs) -> ResultTable | None:
+    scores, guessable = _rows(inputs.scores), _rows(inputs.guessable)
+    return None if scores is None or guessable is None else guessable_table(guessable_scores(scores, guessable))
 
 
 def _decided(inputs: ReportInputs) -> dict[str, Any] | None:

@@ -81,7 +81,7 @@ def start(tmp_path_factory):
     candidates = publish(store, scratch / "c", "candidates", pd.DataFrame(rows), CANDIDATES, funnel=funnel)
     # Nothing is evaluated here: that needs a model.
     asked = world.questions_frame().query("split == 'train'")
-    questions = publish(store, scratch / "q", "questions", asked, QUESTIONS)
+    questions = publish(store, scratch / "q", "questions", asked, QUESTIONS, guessable=[])
     return root, candidates, questions
 
 

@@ -200,6 +200,7 @@ def full_inputs():
         segment_weights=segment_weights,
         training={name: training_metrics(name) for name in ("sft", "kto", "mr_align")},
         scores=scores,
+        guessable=pd.DataFrame([{"question_id": scores["question_id"].iloc[0], "kind": "yes_no"}]),
         tokens=mean_tokens(scores),
         questions=QUESTIONS.require(questions),
         summary=summarize(scores),
