@@ -115,7 +115,8 @@ def test_when_one_is_killed_the_other_pays_only_what_was_in_flight_again(server,
     first.wait()
     ends_well(second)
     assert len(server.counts) == 3 * NUM_TRACES
-    assert sum(server.counts.values()) <= 3 * NUM_TRACES + config.annotate.concurrency
+    # In flight, or received and still being written: a slot is free for the next request before that is done.
+    assert sum(server.counts.values()) <= 3 * NUM_TRACES + 2 * config.annotate.concurrency
     assert all_is_there_once(config, candidates)
 
 
