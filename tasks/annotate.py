@@ -12,10 +12,8 @@ import pandas as pd
 
 from mralign_core.annotation.annotate import annotate_traces, together
 from mralign_core.annotation.failures import (
-    FAILURES_FILE,
     count_failures,
     left_out_lines,
-    read_failures,
     write_failures,
 )
 from mralign_core.annotation.quoting import Quote, evenly_spaced, quote_annotation, rows_beside, spent_usd
@@ -34,6 +32,7 @@ from tasks.engine.run import Built, Making, span
 from tasks.engine.session import session
 from tasks.engine.shards import items_in, join, lay_out, ranges_of
 from tasks.engine.task import artifact
+from tasks.failures import join_failures
 from tasks.fields import TRANSPORT, labels
 
 logger = logging.getLogger("mralign_core.tasks")
@@ -121,14 +120,7 @@ def collect_annotations(making: Making) -> Built:
     layout = lay_out(making.work, making.store)
     files = {"annotations.parquet": ANNOTATIONS, "raw_annotations.parquet": RAW_ANNOTATIONS}
     join(making.store, layout, making.directory, files, "trace_id")
-    failures = [
-        row
-        for shard, ids in layout.used()
-        for wanted in [set(ids)]
-        for row in read_failures(making.store.open_file(shard, FAILURES_FILE))
-        if row["trace_id"] in wanted
-    ]
-    write_failures(making.directory, failures)
+    failures = join_failures(making, layout, "trace_id")
     for line in left_out_lines(failures):
         logger.warning("%s", line)
     rules: Counter[str] = Counter()

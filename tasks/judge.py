@@ -36,6 +36,7 @@ from tasks.engine.run import Built, Making, span
 from tasks.engine.session import session
 from tasks.engine.shards import join, lay_out
 from tasks.engine.task import artifact
+from tasks.failures import join_failures
 from tasks.fields import TRANSPORT, all_but, collection
 
 logger = logging.getLogger("mralign_core.tasks")
@@ -162,14 +163,7 @@ def collect_judgements(making: Making) -> Built:
     """Join the verdicts on all answers of a variant, and the failures."""
     layout = lay_out(making.work, making.store)
     join(making.store, layout, making.directory, TABLES, "question_id")
-    failures = [
-        row
-        for shard, ids in layout.used()
-        for wanted in [set(ids)]
-        for row in read_failures(making.store.open_file(shard, FAILURES_FILE))
-        if row["question_id"] in wanted
-    ]
-    write_failures(making.directory, failures)
+    failures = join_failures(making, layout, "question_id")
     for line in unjudged_lines(failures):
         logger.warning("%s", line)
     return Built(JUDGEMENTS.name, count_unjudged(failures))
