@@ -186,7 +186,7 @@ def test_progress_records_and_output_reach_this_process(address, caplog):
     script = """
 rank = int(sys.argv[2])
 lifeline.send("log", name="mralign_core.training", level=20, text="step")
-print("printed")
+print("printed\\n", end="")  # in one piece: both processes write to one pipe
 if rank == 0:
     lifeline.send("progress", values=[1, 2, {"loss": 0.5}])
     lifeline.send("result", counts={"rows": 3})
