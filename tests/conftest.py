@@ -1,6 +1,11 @@
 """What all tests share: stores and servers that cost seconds, the order of the files, and what hypothesis does."""
 
+import os
 from typing import Any
+
+# Workers share the cores: with a thread a core each, OpenMP's threads wait for one another in turns, and tests take a
+# multiple of their time. Set before anything imports torch; processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from hypothesis import HealthCheck, settings
 
