@@ -25,6 +25,10 @@ from mralign_core.spreadsheets import neutralised, opaque_id, read_csv, refuse_t
 
 VERDICT_COLUMNS = {"right": "verdict", "truthful": "truthful", "informative": "informative"}
 """What people say of an answer → the column that they write it in."""
+PEOPLE_FIELD = "evaluate.people_sheet"
+"""The config field that names the sheet whose findings a report has."""
+COMMAND = "mralign judge-sheet"
+"""What writes sheets."""
 NOT_TO_FILL = "n/a"
 NO_ANSWER_SHOWN = "(no answer)"
 WRITTEN_VERDICTS = {
@@ -131,12 +135,37 @@ def write_judge_sheet(
     return WrittenJudgeSheet(path, instructions, len(chosen), len(rows))
 
 
-def read_judge_sheet(path: Path, scores: pd.DataFrame) -> JudgedSheet:
+def check_judge_sheet(path: Path, option: str) -> None:
+    """Refuse a sheet that can't be read, whatever the answers it was written from, which may not be there yet.
+
+    Args:
+        path: the CSV.
+        option: what named it.
+
+    Raises:
+        DataError: the file is no such sheet, rows of it are wrong, or none has a verdict.
+    """
+    problems: list[str] = []
+    first_row: dict[str, int] = {}
+    has_verdict = False
+    for number, values in read_csv(path, ["item"], option, COMMAND):
+        if not _is_repeated(values["item"], number, first_row, problems):
+            to_fill = (column for column in VERDICT_COLUMNS.values() if column in values)
+            asked = tuple(column for column in to_fill if values[column].casefold() != NOT_TO_FILL)
+            has_verdict |= bool(_verdicts(number, values, asked, problems))
+    refuse(path, option, problems, "correct these rows")
+    if not has_verdict:
+        columns = ", ".join(VERDICT_COLUMNS.values())
+        raise DataError(f"{option}: {path} has no verdict in its {len(first_row)} rows; fill in those of {columns}")
+
+
+def read_judge_sheet(path: Path, scores: pd.DataFrame, option: str = "--in") -> JudgedSheet:
     """Read a filled sheet, in any of the encodings and separators that spreadsheets write.
 
     Args:
         path: the CSV.
         scores: the answers it was written from.
+        option: what named it.
 
     Raises:
         DataError: the file is not such a sheet, or rows of it are wrong; every one is named with row, column, value and
@@ -151,7 +180,7 @@ def read_judge_sheet(path: Path, scores: pd.DataFrame) -> JudgedSheet:
     first_row: dict[str, int] = {}
     judged: dict[str, dict[str, bool]] = {}
     num_not_judged = 0
-    for number, values in read_csv(path, ["item", *_columns_to_fill(scores)], "--in", "mralign judge-sheet"):
+    for number, values in read_csv(path, ["item", *_columns_to_fill(scores)], option, COMMAND):
         item = values["item"]
         if item not in answers:
             problems.append(
@@ -159,16 +188,14 @@ def read_judge_sheet(path: Path, scores: pd.DataFrame) -> JudgedSheet:
                 "run that the sheet was written from"
             )
             continue
-        if item in first_row:
-            problems.append(f"row {number}, column item: {item!r} is in row {first_row[item]} too; keep one of them")
+        if _is_repeated(item, number, first_row, problems):
             continue
-        first_row[item] = number
         judged[item] = _verdicts(number, values, _asked(scorings[item]), problems)
         num_not_judged += any(not values[column] for column in _asked(scorings[item]))
-    refuse(path, "--in", problems, "correct these rows; everything else was read")
+    refuse(path, option, problems, "correct these rows; everything else was read")
     if not any(judged.values()):
         columns = ", ".join(_columns_to_fill(scores))
-        raise DataError(f"--in: {path} has no verdict in its {len(first_row)} rows; fill in {columns}")
+        raise DataError(f"{option}: {path} has no verdict in its {len(first_row)} rows; fill in {columns}")
     rows = [
         (*cell, criterion, verdict)
         for item, verdicts in judged.items()
@@ -200,6 +227,14 @@ def _asked(scoring: str) -> tuple[str, ...]:
 def _instructions(name: str, columns: list[str]) -> str:
     parts = (ABOUT_RIGHT if "verdict" in columns else "", ABOUT_TRUTHFUL if "truthful" in columns else "")
     return ABOUT_ROWS.format(name=name, columns=", ".join(f"`{column}`" for column in columns)) + "".join(parts)
+
+
+def _is_repeated(item: str, number: int, first_row: dict[str, int], problems: list[str]) -> bool:
+    """Whether an item stands in an earlier row too, which is then a problem; else its row is noted."""
+    first = first_row.setdefault(item, number)
+    if first != number:
+        problems.append(f"row {number}, column item: {item!r} is in row {first} too; keep one of them")
+    return first != number
 
 
 def _verdicts(number: int, values: Mapping[str, str], asked: tuple[str, ...], problems: list[str]) -> dict[str, bool]:

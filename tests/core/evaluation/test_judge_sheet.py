@@ -10,6 +10,7 @@ from sample_run import as_scores, score
 from mralign_core.errors import DataError
 from mralign_core.evaluation.judge_sheet import (
     NO_ANSWER_SHOWN,
+    check_judge_sheet,
     read_judge_sheet,
     sheet_columns,
     write_judge_sheet,
@@ -140,6 +141,27 @@ def test_wrong_rows_are_named_with_the_remedy(write, scores):
         assert part in str(caught.value)
     with pytest.raises(DataError, match="no header row with the columns item, verdict"):
         read_judge_sheet(save(path, [{"a": "b"}]), scores)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"item": "a", "verdict": "right"}, {"item": "b", "truthful": "no", "verdict": "n/a"}], ""),
+        ([{"item": "a", "verdict": "right"}, {"item": "a", "verdict": "right"}], "row 3, column item: 'a' is in row 2"),
+        ([{"item": "a", "verdict": "right", "truthful": "so so"}], "row 2, column truthful: 'so so' is no verdict"),
+        ([{"item": "a", "verdict": ""}, {"item": "b", "verdict": "n/a"}], "no verdict in its 2 rows; fill in"),
+        ([{"item": "a", "answer": "right"}], "no verdict in its 1 rows"),
+        ([{"answer": "right"}], "no header row with the columns item"),
+    ],
+)
+def test_a_sheet_is_checked_before_there_are_answers(tmp_path, rows, says):
+    columns = dict.fromkeys(name for row in rows for name in row)
+    path = save(tmp_path / "sheet.csv", [dict.fromkeys(columns, "") | row for row in rows])
+    if not says:
+        check_judge_sheet(path, "the.field")
+        return
+    with pytest.raises(DataError, match=rf"^the\.field: (?s:.*){says}"):
+        check_judge_sheet(path, "the.field")
 
 
 def test_work_is_not_written_over_and_nothing_to_judge_is_said(write, scores):

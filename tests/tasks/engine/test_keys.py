@@ -252,6 +252,7 @@ GRID = {
 """Field → another value; these say which worlds, seeds and arms there are, and change nothing that is made of one."""
 
 PATHS = {"generate.traces_path", "compare.sheets", "annotate.label_set", "evaluate.retrieval.corpus"}
+PATHS |= {"evaluate.people_sheet"}
 """Operational too: the contents of the files count, not where they are."""
 
 
@@ -608,6 +609,17 @@ def test_contents_of_a_text_collection_count_and_its_place_does_not(tmp_path):
         find_snippets.work(read_config("pocket", {**pocket, "model.pocket.world_seed": n}), ANY).key for n in (0, 1)
     ]
     assert len({*worlds, one}) == 3
+
+
+def test_contents_of_a_peoples_sheet_change_the_report_alone_and_its_place_does_not(tmp_path):
+    def config(name, text):
+        (tmp_path / name).write_text(text)
+        return read_config("pocket", {"evaluate.people_sheet": str(tmp_path / name)})
+
+    one, moved, filled = config("a.csv", "item,verdict"), config("b.csv", "item,verdict"), config("c.csv", "item")
+    gone = read_config("pocket", {"evaluate.people_sheet": str(tmp_path / "gone.csv")})
+    assert not changed(one, moved)
+    assert changed(one, filled) == changed(one, POCKET) == changed(one, gone) == changed(gone, POCKET) == {"report"}
 
 
 def test_mr_align_with_snippets_answers_with_the_adapter_of_mr_align():
