@@ -171,9 +171,12 @@ def check_prompts(
     check_tokens(location, tokenizer, family)
     generates = config.generate.sampler == "endpoint" and config.generate.source == "sample"
     evaluates = config.evaluate.sampler == "endpoint"
-    for ref in filter(None, [questions if generates else None, evaluation_questions if evaluates else None]):
-        asked = store.read_table(ref, "questions.parquet")
-        refuse_control_tokens(tokenizer, zip(asked["question_id"], asked["question"], strict=True), family)
+    asking = {"generate.endpoint": questions if generates else None}
+    asking |= {"evaluate.endpoint": evaluation_questions if evaluates else None}
+    for field, ref in asking.items():
+        if ref:
+            asked = store.read_table(ref, "questions.parquet")
+            refuse_control_tokens(tokenizer, zip(asked["question_id"], asked["question"], strict=True), family, field)
     if generates or evaluates:
         require_chat_endpoint(tokenizer, family, config.generate.instruction)
 
