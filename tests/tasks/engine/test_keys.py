@@ -432,6 +432,8 @@ def test_of_a_server_that_a_stage_starts_the_precision_counts_and_its_place_does
     base = read_config("pocket", started)
     assert not changed(base, read_config("pocket", started | others | {"vllm.max_model_len": 99}))
     assert changed(base, read_config("pocket", started | {"model.dtype": "bfloat16"})) >= SCORES
+    renamed = started | {"evaluate.endpoint": "hosted_vllm/another"}
+    assert changed(base, read_config("pocket", renamed)) == {"report"}, "it serves model.path whatever its name"
 
 
 def test_the_sampler_counts_and_the_engines_memory_does_not():
@@ -594,7 +596,7 @@ def test_variants_beside_the_plain_ones_change_no_other_scores():
     assert {v for v in modules if "mralign_core.evaluation.snippet_prompt" in modules[v]} == with_snippets
 
 
-def test_contents_of_a_text_collection_count_and_its_place_does_not(tmp_path):
+def test_contents_of_a_text_collection_and_what_ranks_it_count_and_its_place_does_not(tmp_path, monkeypatch):
     def key(folder, text, **fields):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "a.txt").write_text(text)
@@ -609,6 +611,14 @@ def test_contents_of_a_text_collection_count_and_its_place_does_not(tmp_path):
         find_snippets.work(read_config("pocket", {**pocket, "model.pocket.world_seed": n}), ANY).key for n in (0, 1)
     ]
     assert len({*worlds, one}) == 3
+    monkeypatch.setattr("tasks.fields.version", lambda package: f"another {package}")
+    assert key("one", "Galen was born in Orsk.") != one
+    claims = {"judge.endpoints": ["openai/m"], "judge.evidence.corpus": "pocket"}
+    with monkeypatch.context() as same:
+        same.setattr("tasks.fields.version", lambda package: f"a third {package}")
+        before = keys(read_config("pocket", claims))
+    after = keys(read_config("pocket", claims))
+    assert {name for name in before if before[name] != after[name]} == downstream(JUDGED)
 
 
 def test_contents_of_a_peoples_sheet_change_the_report_alone_and_its_place_does_not(tmp_path):
