@@ -191,7 +191,7 @@ def test_judged_answers_have_a_section_with_their_judges_agreement_and_cost(quic
         pd.DataFrame(rates),
         pd.DataFrame([{**agreed, "num_answers": 36, "agree": 0.75, "kappa": -0.125}]),
         pd.DataFrame([{"source": "simpleqa", "num_answers": 42, "left_out": 2}]),
-        pd.DataFrame([{**moved, "metric": grade} for grade in ("correct", "incorrect", "not_attempted")]),
+        pd.DataFrame([{**moved, "metric": grade} for grade in ("correct", "incorrect", "not_attempted", "f_score")]),
         pd.DataFrame(),
     )
     page = Page(render_report(dataclasses.replace(quick, judged=judged)))
@@ -211,6 +211,7 @@ def test_judged_answers_have_a_section_with_their_judges_agreement_and_cost(quic
         "better",
         "worse",
         "open",
+        "better",
     ]
     assert "Judged answers" in page.text and "Judged answers" not in Page(render_report(quick)).text
 
