@@ -52,6 +52,15 @@ def server():
     server.close()
 
 
+@pytest.fixture
+def one_thread():
+    """Of a model this small several threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def config_of(server, tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "oslo.txt").write_text("The moon of Oslo is blue. Nothing is said of other moons.")
@@ -61,8 +70,9 @@ def config_of(server, tmp_path):
     return RunConfig.model_validate(
         {
             "storage": {"root": str(tmp_path / "store")},
-            "model": {"path": str(tmp_path / "model"), "device": "cpu", "dtype": "float32"},
+            "model": {"path": str(tmp_path / "model"), "device": "cpu", "dtype": "float32", "cpu_threads": 1},
             "questions": {"train": train, "eval": sets},
+            "generate": {"instruction": "Think."},
             "evaluate": {"temperature": 0.0, "max_new_tokens": 60, "self_refine": {"rounds": 0}},
             "judge": {"endpoints": judges, "evidence": {"corpus": str(tmp_path / "texts")}},
         }
@@ -96,7 +106,7 @@ def teach(questions, config):
     """Train a tiny model on every question until it gives back the answers, and save it where the config says."""
     taught = list(lessons(questions))
     texts = [text for question, _, completion in taught for text in (question, completion)]
-    tokenizer = build_bpe().train_new_from_iterator(texts, 900)
+    tokenizer = build_bpe().train_new_from_iterator(texts, 2000)
     family = family_of(config.model, tokenizer)
     prompts = [
         render_prompt(tokenizer, text, mode, family, config.generate.instruction).ids for text, mode, _ in taught
@@ -110,12 +120,12 @@ def teach(questions, config):
         inputs[row, :whole] = torch.tensor([*prompt, *reply])
         labels[row, len(prompt) : whole] = torch.tensor(reply)
     torch.manual_seed(0)
-    shape: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16}
+    shape: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 16}
     heads: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 1024}
     end = tokenizer.eos_token_id
     ends: dict[str, Any] = {"eos_token_id": end, "pad_token_id": end, "bos_token_id": None}
     model = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), **shape, **heads, **ends))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3)
     for _ in range(400):
         optimizer.zero_grad()
         loss = model(input_ids=inputs, labels=labels).loss
@@ -128,6 +138,7 @@ def teach(questions, config):
     tokenizer.save_pretrained(config.model.path)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_seven_real_sets_go_through_one_evaluation_to_the_table_by_sets(server, tmp_path):
     config = config_of(server, tmp_path)
     store, asked_of = ArtifactStore(config.storage), load_evaluation_questions.run_here(config)
