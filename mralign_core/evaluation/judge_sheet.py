@@ -10,7 +10,8 @@ questions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ ABOUT_ROWS = """# Judging answers
 `{name}` has one row an answer to a question. Fill in {columns}: an empty cell counts as not judged, and a
 cell with `n/a` is not asked. Leave the other columns as they are; rows may be sorted, and saved as CSV in any way.
 
+- Keep all rows: one that you don't judge stays empty.
 - `comment` is yours. Yes, no, right, wrong, true, false, 1 and 0 are read in each column that you fill.
 - Don't talk about the rows with other people who judge before all are done.
 """
@@ -82,12 +84,15 @@ class JudgedSheet(NamedTuple):
     """What a person said: ``verdicts`` has ``variant, question_id, draw, criterion, verdict``.
 
     The criterion is ``right``, or ``truthful``, ``informative`` and, where both were judged, ``truthful_informative``.
-    ``num_not_judged`` counts the rows of the sheet that lack a verdict that they ask for.
+    ``num_not_judged`` counts the rows of the sheet that lack a verdict that they ask for. ``left_out`` has the variants
+    that have no verdicts, since the sheet lacks answers of theirs to its questions, and how many: what it has of them,
+    because another variant answered alike, is no random sample.
     """
 
     verdicts: pd.DataFrame
     num_items: int
     num_not_judged: int
+    left_out: dict[str, int]
 
 
 def write_judge_sheet(
@@ -169,7 +174,7 @@ def read_judge_sheet(path: Path, scores: pd.DataFrame, option: str = "--in") -> 
 
     Raises:
         DataError: the file is not such a sheet, or rows of it are wrong; every one is named with row, column, value and
-            the remedy.
+            the remedy. Or it lacks answers of every variant.
     """
     answers: dict[str, list[tuple[str, str, int]]] = {}
     scorings: dict[str, str] = {}
@@ -196,15 +201,28 @@ def read_judge_sheet(path: Path, scores: pd.DataFrame, option: str = "--in") -> 
     if not any(judged.values()):
         columns = ", ".join(_columns_to_fill(scores))
         raise DataError(f"{option}: {path} has no verdict in its {len(first_row)} rows; fill in {columns}")
+    left_out = _missing_answers(answers, first_row)
+    if left_out.keys() >= set(scores["variant"]):
+        raise DataError(
+            f"{option}: {path} lacks answers of every variant to its questions; put back the rows that were taken out "
+            "(an empty one counts as not judged), or write a new sheet"
+        )
     rows = [
         (*cell, criterion, verdict)
         for item, verdicts in judged.items()
         for cell in answers[item]
         for criterion, verdict in verdicts.items()
+        if cell[0] not in left_out
     ]
-    return JudgedSheet(
-        pd.DataFrame(rows, columns=[*ANSWER_KEY, "criterion", "verdict"]), len(first_row), num_not_judged
-    )
+    verdicts = pd.DataFrame(rows, columns=[*ANSWER_KEY, "criterion", "verdict"])
+    return JudgedSheet(verdicts, len(first_row), num_not_judged, left_out)
+
+
+def _missing_answers(answers: Mapping[str, Sequence[tuple[str, str, int]]], items: Collection[str]) -> dict[str, int]:
+    """Variant → how many of its answers to the questions and draws of a sheet are not in it, where any is."""
+    asked = {cell[1:] for item in items for cell in answers[item]}
+    missing = [cell for item, cells in answers.items() if item not in items for cell in cells if cell[1:] in asked]
+    return dict(Counter(variant for variant, *_ in missing))
 
 
 def sheet_columns(scores: pd.DataFrame) -> list[str]:

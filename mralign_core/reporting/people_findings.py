@@ -104,7 +104,17 @@ def people_section(run: JudgedAnswers, config: RunConfig, path: Path) -> PeopleS
             [f"Nothing is corrected by people's verdicts: {str(error).replace(str(path), path.name)}", remedy]
         )
     counted = f"{found.sheet.num_items:,} answers are in the people's sheet, {found.sheet.num_not_judged:,} not judged."
-    return PeopleSection([counted, f"People are compared with {THE_JUDGE}.", found.advice], found.tables)
+    notes = [counted, *variants_left_out(found.sheet), f"People are compared with {THE_JUDGE}.", found.advice]
+    return PeopleSection(notes, found.tables)
+
+
+def variants_left_out(sheet: JudgedSheet) -> list[str]:
+    """Which variants people's verdicts say nothing of, and why, a sentence each."""
+    return [
+        f"{variant_title(variant)} is left out: {missing:,} of its answers to the sheet's questions are not in the "
+        "sheet, which is older, or lacks rows. For it write a new one."
+        for variant, missing in sheet.left_out.items()
+    ]
 
 
 def _tables(

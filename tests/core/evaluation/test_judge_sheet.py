@@ -15,6 +15,7 @@ from mralign_core.evaluation.judge_sheet import (
     sheet_columns,
     write_judge_sheet,
 )
+from mralign_core.reporting.people_findings import variants_left_out
 
 VARIANTS = ("off", "on", "kto")
 
@@ -104,6 +105,24 @@ def test_verdicts_hold_for_every_variant_that_gave_the_answer(write, scores):
         assert all(verdict == (given[texts[cell]] in ("right", "yes", "1")) for cell, verdict in verdicts.items())
     counts = found.verdicts.groupby(["question_id", "draw"]).size()
     assert counts.max() == 3 and found.verdicts.groupby("question_id")["draw"].nunique().max() == 1
+
+
+def test_a_variant_whose_answers_the_sheet_lacks_has_no_verdicts(write, scores):
+    """KTO answers as think-on does, until it is trained anew: what the sheet then has of it is no random sample."""
+    alike = scores[scores["variant"] != "kto"]
+    alike = pd.concat([alike, alike[alike["variant"] == "on"].assign(variant="kto")], ignore_index=True)
+    path = write(rows=alike).sheet
+    rows = [row | {"verdict": "right"} for row in rows_of(path)]
+    whole = read_judge_sheet(save(path, rows), alike)
+    assert not whole.left_out and set(whole.verdicts["variant"]) == set(VARIANTS)
+    is_new = (alike["variant"] == "kto") & (alike["question_id"] == "q3")
+    found = read_judge_sheet(path, alike.assign(answer=alike["answer"].where(~is_new, "Bergen")))
+    assert found.left_out == {"kto": 1} and len(found.verdicts) == 2 * 12
+    assert set(found.verdicts["variant"]) == {"off", "on"}
+    assert variants_left_out(found)[0].startswith("KTO is left out: 1 of its answers to the sheet's questions")
+    one_a_question = list({row["question"]: row for row in rows}.values())
+    with pytest.raises(DataError, match="lacks answers of every variant to its questions; put back the rows"):
+        read_judge_sheet(save(path, one_a_question), alike)
 
 
 @pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", " =1", "＝1"])
