@@ -74,7 +74,11 @@ def read_csv(path: Path, columns: Sequence[str], option: str, command: str) -> l
     """
     if not path.is_file():
         raise DataError(f"{option}: {path} is not a file; name a sheet that `{command}` wrote")
-    lines = _decode(path.read_bytes()).removeprefix("\ufeff").split("\n", 1)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{option}: {path} can't be read ({error.strerror}); make it readable") from None
+    lines = _decode(content).removeprefix("\ufeff").split("\n", 1)
     has_hint = lines[0].lower().startswith("sep=")  # a line that Excel writes for itself
     text = lines[1] if has_hint and len(lines) > 1 else "\n".join(lines)
     header: list[str] = []

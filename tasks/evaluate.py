@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from mralign_core.questions.guessable import notes_on_guessable
 from mralign_core.reporting.decision_findings import DECISIONS_FILE, FLIPS_FILE, read_decisions
 from mralign_core.reporting.inputs import annotation_costs, joined_failures, joined_ledger, set_aside
 from mralign_core.reporting.judged_findings import baseline_notes, read_judged, write_judged
+from mralign_core.reporting.people_findings import PeopleSection, people_section
 from mralign_core.reporting.report import ReportInputs, render_report
 from mralign_core.reporting.run_findings import Results, read_results
 from mralign_core.reporting.token_table import read_mean_tokens
@@ -55,13 +57,13 @@ from tasks.asked import Asked, asked
 from tasks.clients import read_account, save_account
 from tasks.engine.graph import Input, Part, Shards
 from tasks.engine.progress import progress
-from tasks.engine.run import Built, Making, span
+from tasks.engine.run import Built, Making, file_digests, span
 from tasks.engine.shards import join, lay_out
 from tasks.engine.task import artifact
 from tasks.estimate import read_diagnostics, transitions_of, uses_draws
 from tasks.fields import all_but, other_samplers, pick, reading, served_or_loaded, without_pocket
 from tasks.generate import FUNNEL, notes_on_yield, read_draws
-from tasks.judge import read_judge_failures, read_judge_ledger, read_judgements
+from tasks.judge import read_judge_failures, read_judge_ledger, read_judged_answers, read_judgements
 from tasks.prepare import GUESSABLE
 from tasks.sampling import sampler_of
 from tasks.snippets import FILE as SNIPPETS_FILE
@@ -269,6 +271,12 @@ def compute_results(making: Making) -> Built:
     return Built(counts={"variants": len(making.several("scores"))})
 
 
+def _people_sheet(config: RunConfig, _: Part) -> dict[str, str]:
+    """The content of what people filled in, and not its place; one that has gone is not none."""
+    sheet = config.evaluate.people_sheet
+    return {"people_sheet": "missing", **file_digests(people_sheet=sheet)} if sheet else {}
+
+
 @artifact(
     "report",
     stage="evaluate",
@@ -290,6 +298,7 @@ def compute_results(making: Making) -> Built:
         Input("results"),
     ),
     fields=RunConfig.fingerprint,
+    details=_people_sheet,
     sources=(
         "mralign_core.reporting.report",
         "mralign_core.reporting.inputs",
@@ -366,6 +375,7 @@ def gather(making: Making) -> ReportInputs:
         costs=annotation_costs(*(making.table(name, "raw_annotations.parquet") for name in labels)),
         ledger=without_offline(joined_ledger(*accounts)),
         judged=judged,
+        people=_people(making),
         judging_costs=judging_costs(judgements) if judgements else None,
         judging_ledger=without_offline(read_judge_ledger(config, making["evaluation-questions"])),
         quarantine=set_aside(quarantined, set_aside_rows(failures)),
@@ -402,6 +412,15 @@ def _judged(making: Making, answers: pd.DataFrame | None) -> Judged | None:
         return None
     judges = [endpoint.model for endpoint in making.config.judge.endpoints]
     return weigh_verdicts(read_judgements(store, refs), read_judge_failures(store, refs), answers, judges)
+
+
+def _people(making: Making) -> PeopleSection | None:
+    """What people say of the judges; None where no sheet is named."""
+    config = making.config
+    if not config.evaluate.people_sheet:
+        return None
+    run = read_judged_answers(config, making.several("scores"), making.several("judgements"))
+    return people_section(run, config, Path(config.evaluate.people_sheet))
 
 
 def _answers(making: Making) -> pd.DataFrame | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 from mralign_core.config import EvaluateConfig, GenerateConfig, RunConfig, Section
@@ -32,16 +33,18 @@ def all_but(section: Section, *names: str) -> dict[str, Any]:
 
 
 def collection(config: RunConfig, corpus: str, field: str) -> Any:
-    """What is searched in: the digest of its files, not their place; or which pocket world.
+    """What is searched in, the digest of its files, not their place, or which pocket world; and what ranks it.
 
     Args:
         config: the run config.
         corpus: a file or folder, or :data:`~mralign_core.retrieval.corpus.POCKET_CORPUS`; "" for none.
         field: of the config that names it, for messages.
     """
-    if corpus == POCKET_CORPUS:
-        return pick(config.model.pocket, "world_seed", "overwrite_prob")
-    return corpus_digest(corpus, field) if corpus else ""
+    if not corpus:
+        return ""
+    is_pocket = corpus == POCKET_CORPUS
+    contents = pick(config.model.pocket, "world_seed", "overwrite_prob") if is_pocket else corpus_digest(corpus, field)
+    return {"contents": contents, "ranked_by": f"bm25s {version('bm25s')}"}
 
 
 def reading(config: RunConfig) -> dict[str, Any]:
@@ -51,9 +54,11 @@ def reading(config: RunConfig) -> dict[str, Any]:
 
 def served_or_loaded(config: RunConfig, section: GenerateConfig | EvaluateConfig) -> dict[str, Any]:
     """What samples in a stage: a server, which has a precision of its own, or the model as it is loaded."""
-    served = {"endpoint": section.endpoint.fingerprint()} if section.sampler == "endpoint" else {}
-    has_own_dtype = section.sampler == "endpoint" and not config.vllm.starts_for(section)
-    return served if has_own_dtype else {**served, **pick(config.model, "dtype")}
+    if section.sampler != "endpoint":
+        return pick(config.model, "dtype")
+    if config.vllm.starts_for(section):  # serves the model as it is, whatever its name
+        return {"endpoint": all_but(section.endpoint, "model"), **pick(config.model, "dtype")}
+    return {"endpoint": section.endpoint.fingerprint()}
 
 
 def labels(config: RunConfig) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from mralign_core.annotation.failures import FAILURES_FILE, read_failures, write
 from mralign_core.annotation.quoting import Quote, spent_usd
 from mralign_core.config import RunConfig
 from mralign_core.evaluation.variants import variants_to_judge
+from mralign_core.judging.criteria import JudgedAnswers, answers_to_judge
 from mralign_core.judging.evidence import Evidence, FolderEvidence, SearchEvidence
 from mralign_core.judging.judge import (
     JUDGED_COLUMNS,
@@ -26,6 +27,7 @@ from mralign_core.retrieval.corpus import POCKET_CORPUS
 from mralign_core.retrieval.searching import open_retriever
 from mralign_core.schemas.claims import CHECKED_CLAIMS, CLAIM_EVIDENCE
 from mralign_core.schemas.judgements import JUDGEMENTS
+from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore
 from mralign_core.storage.digests import row_digests
 from mralign_core.storage.quarantine import write_rows
@@ -45,6 +47,8 @@ logger = logging.getLogger("mralign_core.tasks")
 EVIDENCE_FIELD = "judge.evidence.corpus"
 CLAIMS_FILE, EVIDENCE_FILE = "claims.parquet", "evidence.parquet"
 """Beside the judgements: the claims of long answers, and what each was checked against."""
+ANSWER_COLUMNS = ["variant", "question_id", "source", "scoring", "draw", "answer", "em_answer"]
+"""Of scores, what a people's sheet is made of."""
 TABLES = {"judgements.parquet": JUDGEMENTS, CLAIMS_FILE: CHECKED_CLAIMS, EVIDENCE_FILE: CLAIM_EVIDENCE}
 
 
@@ -177,6 +181,23 @@ def read_judgements(store: ArtifactStore, judgements: Mapping[str, ArtifactRef])
 def read_judge_failures(store: ArtifactStore, judgements: Mapping[str, ArtifactRef]) -> list[dict[str, Any]]:
     """What has no verdict, of all variants."""
     return [row for ref in judgements.values() for row in read_failures(store.open_file(ref, FAILURES_FILE))]
+
+
+def read_judged_answers(
+    config: RunConfig, scores: Mapping[str, ArtifactRef], judgements: Mapping[str, ArtifactRef]
+) -> JudgedAnswers:
+    """The answers that a person can judge, and what the judges say of them: what a people's sheet is of.
+
+    Args:
+        config: the run config.
+        scores: of each variant.
+        judgements: of each variant; none where no judge is named.
+    """
+    store = ArtifactStore(config.storage)
+    tables = [store.read_columns(ref, "scores.parquet", SCORES, ANSWER_COLUMNS) for ref in scores.values()]
+    judges = [endpoint.model for endpoint in config.judge.endpoints]
+    failures = read_judge_failures(store, judgements)
+    return answers_to_judge(tables, read_judgements(store, judgements), failures, judges)
 
 
 def quote_judgements(

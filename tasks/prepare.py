@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mralign_core.config import RunConfig
+from mralign_core.evaluation.judge_sheet import PEOPLE_FIELD, check_judge_sheet
 from mralign_core.generation.prompts import refuse_control_tokens, require_chat_endpoint
 from mralign_core.judging.judge import check_judges
 from mralign_core.models.families import family_of
@@ -170,9 +171,12 @@ def check_prompts(
     check_tokens(location, tokenizer, family)
     generates = config.generate.sampler == "endpoint" and config.generate.source == "sample"
     evaluates = config.evaluate.sampler == "endpoint"
-    for ref in filter(None, [questions if generates else None, evaluation_questions if evaluates else None]):
-        asked = store.read_table(ref, "questions.parquet")
-        refuse_control_tokens(tokenizer, zip(asked["question_id"], asked["question"], strict=True), family)
+    asking = {"generate.endpoint": questions if generates else None}
+    asking |= {"evaluate.endpoint": evaluation_questions if evaluates else None}
+    for field, ref in asking.items():
+        if ref:
+            asked = store.read_table(ref, "questions.parquet")
+            refuse_control_tokens(tokenizer, zip(asked["question_id"], asked["question"], strict=True), family, field)
     if generates or evaluates:
         require_chat_endpoint(tokenizer, family, config.generate.instruction)
 
@@ -182,13 +186,16 @@ def check_evaluation(config: RunConfig) -> None:
 
     Raises:
         ConfigError: a judge can't be asked.
-        DataError: ``evaluate.retrieval.corpus`` is not there, or has nothing that can be read.
+        DataError: ``evaluate.retrieval.corpus`` is not there, or has nothing that can be read; or
+            ``evaluate.people_sheet`` is no filled sheet.
     """
     if not config.questions.eval:
         return
     check_judges(config.judge)
     if (corpus := config.evaluate.retrieval.corpus) and corpus != POCKET_CORPUS:
         corpus_files(Path(corpus))
+    if sheet := config.evaluate.people_sheet:
+        check_judge_sheet(Path(sheet), PEOPLE_FIELD)
 
 
 def check_training(config: RunConfig, model: ArtifactRef) -> None:

@@ -28,7 +28,7 @@ def _parts(config: RunConfig) -> Sequence[Part]:
 
 
 def _contents(config: RunConfig, _: Part) -> dict[str, Any]:
-    """What is searched in: the digest of its files, not their place; or which world."""
+    """What is searched in, and what ranks it."""
     return {"corpus": collection(config, config.evaluate.retrieval.corpus, CORPUS_FIELD)}
 
 

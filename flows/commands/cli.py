@@ -268,10 +268,13 @@ def judge_sheet(
             console.print(f"[bold]{name:<20}[/bold]{path}", soft_wrap=True, highlight=False)
         console.print("read it back with --in, with the same config and run", highlight=False)
     elif in_:
+        from mralign_core.reporting.people_findings import THE_JUDGE, variants_left_out
+
         sheet, tables, advice = read(settings, of, in_, half_width, judge)
         console.print(f"{sheet.num_items} answers in the sheet, {sheet.num_not_judged} not judged", highlight=False)
-        compared = judge or "the judges' vote where judges judge a set, exact match elsewhere"
-        console.print(f"people are compared with {escape(compared)}", highlight=False)
+        for line in variants_left_out(sheet):
+            console.print(escape(line), highlight=False, soft_wrap=True)
+        console.print(f"people are compared with {escape(judge or THE_JUDGE)}", highlight=False)
         for table in tables:
             console.print(in_type(table))
         console.print(escape(advice), highlight=False, soft_wrap=True)

@@ -40,6 +40,9 @@ class EvaluateConfig(Section):
     """Bootstrap resamples of questions behind each interval."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Coverage of the intervals; 1 − the level of the tests."""
+    people_sheet: LocalPath = Field("", json_schema_extra=OPERATIONAL)
+    """A sheet of `mralign judge-sheet` that people filled in: the report then has their agreement with the judges and
+    corrected rates; empty for none."""
     margin: float = Field(0.02, gt=0, lt=0.5)
     """The smallest difference that matters, as a share: .02 is 2 points. One shown to be smaller is equivalent."""
     batch_size: int = Field(16, ge=1, le=4096, json_schema_extra=OPERATIONAL)

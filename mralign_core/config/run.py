@@ -81,6 +81,7 @@ class RunConfig(Section):
             raise ValueError("questions.train is needed: what to align on, such as nq_open or a file's path")
         if not self.questions.eval:
             refuse_ignored(self.judge, "judge", ("endpoints",), "when questions.eval names no set")
+            refuse_ignored(self.evaluate, "evaluate", ("people_sheet",), "when questions.eval names no set")
         if self.model.source != "pocket":
             why = f"when model.source is {self.model.source!r}, whose only world it is"
             refuse_ignored(self.ablate, "ablate", ("num_worlds", "first_world", "max_refused_worlds"), why)

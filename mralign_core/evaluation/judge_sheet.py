@@ -10,7 +10,8 @@ questions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,10 @@ from mralign_core.spreadsheets import neutralised, opaque_id, read_csv, refuse_t
 
 VERDICT_COLUMNS = {"right": "verdict", "truthful": "truthful", "informative": "informative"}
 """What people say of an answer → the column that they write it in."""
+PEOPLE_FIELD = "evaluate.people_sheet"
+"""The config field that names the sheet whose findings a report has."""
+COMMAND = "mralign judge-sheet"
+"""What writes sheets."""
 NOT_TO_FILL = "n/a"
 NO_ANSWER_SHOWN = "(no answer)"
 WRITTEN_VERDICTS = {
@@ -38,6 +43,7 @@ ABOUT_ROWS = """# Judging answers
 `{name}` has one row an answer to a question. Fill in {columns}: an empty cell counts as not judged, and a
 cell with `n/a` is not asked. Leave the other columns as they are; rows may be sorted, and saved as CSV in any way.
 
+- Keep all rows: one that you don't judge stays empty.
 - `comment` is yours. Yes, no, right, wrong, true, false, 1 and 0 are read in each column that you fill.
 - Don't talk about the rows with other people who judge before all are done.
 """
@@ -78,12 +84,15 @@ class JudgedSheet(NamedTuple):
     """What a person said: ``verdicts`` has ``variant, question_id, draw, criterion, verdict``.
 
     The criterion is ``right``, or ``truthful``, ``informative`` and, where both were judged, ``truthful_informative``.
-    ``num_not_judged`` counts the rows of the sheet that lack a verdict that they ask for.
+    ``num_not_judged`` counts the rows of the sheet that lack a verdict that they ask for. ``left_out`` has the variants
+    that have no verdicts, since the sheet lacks answers of theirs to its questions, and how many: what it has of them,
+    because another variant answered alike, is no random sample.
     """
 
     verdicts: pd.DataFrame
     num_items: int
     num_not_judged: int
+    left_out: dict[str, int]
 
 
 def write_judge_sheet(
@@ -131,16 +140,41 @@ def write_judge_sheet(
     return WrittenJudgeSheet(path, instructions, len(chosen), len(rows))
 
 
-def read_judge_sheet(path: Path, scores: pd.DataFrame) -> JudgedSheet:
+def check_judge_sheet(path: Path, option: str) -> None:
+    """Refuse a sheet that can't be read, whatever the answers it was written from, which may not be there yet.
+
+    Args:
+        path: the CSV.
+        option: what named it.
+
+    Raises:
+        DataError: the file is no such sheet, rows of it are wrong, or none has a verdict.
+    """
+    problems: list[str] = []
+    first_row: dict[str, int] = {}
+    has_verdict = False
+    for number, values in read_csv(path, ["item"], option, COMMAND):
+        if not _is_repeated(values["item"], number, first_row, problems):
+            to_fill = (column for column in VERDICT_COLUMNS.values() if column in values)
+            asked = tuple(column for column in to_fill if values[column].casefold() != NOT_TO_FILL)
+            has_verdict |= bool(_verdicts(number, values, asked, problems))
+    refuse(path, option, problems, "correct these rows")
+    if not has_verdict:
+        columns = ", ".join(VERDICT_COLUMNS.values())
+        raise DataError(f"{option}: {path} has no verdict in its {len(first_row)} rows; fill in those of {columns}")
+
+
+def read_judge_sheet(path: Path, scores: pd.DataFrame, option: str = "--in") -> JudgedSheet:
     """Read a filled sheet, in any of the encodings and separators that spreadsheets write.
 
     Args:
         path: the CSV.
         scores: the answers it was written from.
+        option: what named it.
 
     Raises:
         DataError: the file is not such a sheet, or rows of it are wrong; every one is named with row, column, value and
-            the remedy.
+            the remedy. Or it lacks answers of every variant.
     """
     answers: dict[str, list[tuple[str, str, int]]] = {}
     scorings: dict[str, str] = {}
@@ -151,7 +185,7 @@ def read_judge_sheet(path: Path, scores: pd.DataFrame) -> JudgedSheet:
     first_row: dict[str, int] = {}
     judged: dict[str, dict[str, bool]] = {}
     num_not_judged = 0
-    for number, values in read_csv(path, ["item", *_columns_to_fill(scores)], "--in", "mralign judge-sheet"):
+    for number, values in read_csv(path, ["item", *_columns_to_fill(scores)], option, COMMAND):
         item = values["item"]
         if item not in answers:
             problems.append(
@@ -159,25 +193,36 @@ def read_judge_sheet(path: Path, scores: pd.DataFrame) -> JudgedSheet:
                 "run that the sheet was written from"
             )
             continue
-        if item in first_row:
-            problems.append(f"row {number}, column item: {item!r} is in row {first_row[item]} too; keep one of them")
+        if _is_repeated(item, number, first_row, problems):
             continue
-        first_row[item] = number
         judged[item] = _verdicts(number, values, _asked(scorings[item]), problems)
         num_not_judged += any(not values[column] for column in _asked(scorings[item]))
-    refuse(path, "--in", problems, "correct these rows; everything else was read")
+    refuse(path, option, problems, "correct these rows; everything else was read")
     if not any(judged.values()):
         columns = ", ".join(_columns_to_fill(scores))
-        raise DataError(f"--in: {path} has no verdict in its {len(first_row)} rows; fill in {columns}")
+        raise DataError(f"{option}: {path} has no verdict in its {len(first_row)} rows; fill in {columns}")
+    left_out = _missing_answers(answers, first_row)
+    if left_out.keys() >= set(scores["variant"]):
+        raise DataError(
+            f"{option}: {path} lacks answers of every variant to its questions; put back the rows that were taken out "
+            "(an empty one counts as not judged), or write a new sheet"
+        )
     rows = [
         (*cell, criterion, verdict)
         for item, verdicts in judged.items()
         for cell in answers[item]
         for criterion, verdict in verdicts.items()
+        if cell[0] not in left_out
     ]
-    return JudgedSheet(
-        pd.DataFrame(rows, columns=[*ANSWER_KEY, "criterion", "verdict"]), len(first_row), num_not_judged
-    )
+    verdicts = pd.DataFrame(rows, columns=[*ANSWER_KEY, "criterion", "verdict"])
+    return JudgedSheet(verdicts, len(first_row), num_not_judged, left_out)
+
+
+def _missing_answers(answers: Mapping[str, Sequence[tuple[str, str, int]]], items: Collection[str]) -> dict[str, int]:
+    """Variant → how many of its answers to the questions and draws of a sheet are not in it, where any is."""
+    asked = {cell[1:] for item in items for cell in answers[item]}
+    missing = [cell for item, cells in answers.items() if item not in items for cell in cells if cell[1:] in asked]
+    return dict(Counter(variant for variant, *_ in missing))
 
 
 def sheet_columns(scores: pd.DataFrame) -> list[str]:
@@ -200,6 +245,14 @@ def _asked(scoring: str) -> tuple[str, ...]:
 def _instructions(name: str, columns: list[str]) -> str:
     parts = (ABOUT_RIGHT if "verdict" in columns else "", ABOUT_TRUTHFUL if "truthful" in columns else "")
     return ABOUT_ROWS.format(name=name, columns=", ".join(f"`{column}`" for column in columns)) + "".join(parts)
+
+
+def _is_repeated(item: str, number: int, first_row: dict[str, int], problems: list[str]) -> bool:
+    """Whether an item stands in an earlier row too, which is then a problem; else its row is noted."""
+    first = first_row.setdefault(item, number)
+    if first != number:
+        problems.append(f"row {number}, column item: {item!r} is in row {first} too; keep one of them")
+    return first != number
 
 
 def _verdicts(number: int, values: Mapping[str, str], asked: tuple[str, ...], problems: list[str]) -> dict[str, bool]:

@@ -17,7 +17,7 @@ Departures from the paper, which gives point estimates only:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -275,6 +275,49 @@ def paired_shares(
     return pd.DataFrame(rows, columns=columns)
 
 
+def paired_figures(
+    answers: pd.DataFrame,
+    shares: Sequence[str],
+    figure: Callable[[FloatArray], FloatArray],
+    *,
+    num_resamples: int,
+    confidence: float,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """The differences of one set in a figure that is no mean over answers, but made of such means.
+
+    Args:
+        answers: as for :func:`paired_shares`.
+        shares: the columns of whose means it is made.
+        figure: means of shape (…, shares) → figures of shape (…).
+        num_resamples: bootstrap resamples of questions.
+        confidence: coverage of the percentile intervals.
+        rng: source of the resamples.
+
+    Returns:
+        A row a comparison: ``variant, baseline, difference, low, high``.
+    """
+    pairs = comparisons(list(answers["variant"].unique()))
+    columns = ["variant", "baseline", *DIFFERENCE_COLUMNS]
+    if not pairs:
+        return pd.DataFrame(columns=columns)
+    ordered = answers.sort_values(["variant", "question_id", "draw"])
+    sides = [rows for pair in pairs for rows in (_same_cells(ordered, *pair), ordered[ordered["variant"] == pair[1]])]
+    summed = [_sums_by_question(rows[list(shares)].to_numpy(float), rows["question_id"]) for rows in sides]
+    sums, num_draws = np.hstack([each for each, _ in summed]), summed[0][1]
+
+    def differences(means: FloatArray) -> FloatArray:
+        found = figure(means.reshape(*means.shape[:-1], len(pairs), 2, len(shares)))
+        return found[..., 0] - found[..., 1]
+
+    resampled = differences(_resampled_means(sums, num_draws, num_resamples, rng))
+    intervals = zip(
+        differences(sums.sum(axis=0) / num_draws.sum()), *_percentile_interval(resampled, confidence), strict=True
+    )
+    rows = [(*pair, *map(float, interval)) for pair, interval in zip(pairs, intervals, strict=True)]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def bootstrap_interval(
     sums: FloatArray,
     num_draws: FloatArray,
@@ -386,11 +429,17 @@ def _paired_sums(
         ours = _same_cells(answers, variant, baseline)
         theirs = answers[answers["variant"] == baseline]
         difference = ours[list(metrics)].to_numpy(float) - theirs[list(metrics)].to_numpy(float)
-        questions = ours["question_id"].to_numpy(object)
-        starts = np.flatnonzero(np.append(True, questions[1:] != questions[:-1]))
-        blocks.append(np.add.reduceat(difference, starts, axis=0))
-        num_draws = np.diff(np.append(starts, len(questions))).astype(float)
+        block, num_draws = _sums_by_question(difference, ours["question_id"])
+        blocks.append(block)
     return np.hstack(blocks), num_draws
+
+
+def _sums_by_question(values: FloatArray, question_ids: pd.Series) -> tuple[FloatArray, FloatArray]:
+    """Each question's sums over its draws, (Q, M), and how many these are, (Q,); rows of a question are together."""
+    questions = question_ids.to_numpy(object)
+    starts = np.flatnonzero(np.append(True, questions[1:] != questions[:-1]))
+    sums: FloatArray = np.add.reduceat(values, starts, axis=0)
+    return sums, np.diff(np.append(starts, len(questions))).astype(float)
 
 
 def _same_cells(answers: pd.DataFrame, variant: str, baseline: str) -> pd.DataFrame:

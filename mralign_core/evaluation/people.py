@@ -42,6 +42,8 @@ CORRECTED_COLUMNS = (
 )
 FEWEST = 10
 """Fewer questions that people judged give no interval."""
+HALF_WIDTH = 0.03
+"""Of the intervals that advice is on, unless another is asked for."""
 
 
 class JudgeAgreement(NamedTuple):

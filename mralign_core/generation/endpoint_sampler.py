@@ -123,7 +123,8 @@ class EndpointSampler:
         return not longest or self._num_prompt_tokens(request) + decoding.max_new_tokens <= longest
 
     def _refuse_control_tokens(self, requests: Sequence[SampleRequest]) -> None:
-        refuse_control_tokens(self.tokenizer, [(one.question_id, one.question) for one in requests], self.family)
+        asked = [(one.question_id, one.question) for one in requests]
+        refuse_control_tokens(self.tokenizer, asked, self.family, self.field)
 
     def _num_prompt_tokens(self, request: SampleRequest) -> int:
         return len(render_request(self.tokenizer, request, self.family, self.instruction).ids)

@@ -123,7 +123,7 @@ def _refuse_in_instruction(tokenizer: PreTrainedTokenizerBase, instruction: str,
 
 
 def refuse_control_tokens(
-    tokenizer: PreTrainedTokenizerBase, questions: Iterable[tuple[str, str]], family: Family
+    tokenizer: PreTrainedTokenizerBase, questions: Iterable[tuple[str, str]], family: Family, field: str
 ) -> None:
     """Refuse questions that only a sampler which encodes prompts itself can ask: a server would obey what they spell.
 
@@ -131,6 +131,7 @@ def refuse_control_tokens(
         tokenizer: tokenizer of the model that the server serves.
         questions: id and text of each.
         family: how the model thinks.
+        field: of the config, that names the server, such as ``generate.endpoint``.
 
     Raises:
         DataError: names the questions and their tokens, all at once.
@@ -140,9 +141,9 @@ def refuse_control_tokens(
     if problems:
         more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
         raise DataError(
-            f"{len(problems)} question(s) spell out control tokens, which the server of generate.endpoint would obey: "
-            f"{'; '.join([*problems[:SHOWN], *more])}. Take them out, or use generate.sampler 'transformers' or "
-            "'vllm', which encode them as text"
+            f"{len(problems)} question(s) spell out control tokens, which the server of {field} would obey: "
+            f"{'; '.join([*problems[:SHOWN], *more])}. Take them out, or use {field.partition('.')[0]}.sampler "
+            "'transformers' or 'vllm', which encode them as text"
         )
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mralign_core.errors import ConfigError
-from mralign_core.evaluation.held_out import with_gold
+from mralign_core.errors import ConfigError, DataError
+from mralign_core.evaluation.held_out import all_answers, with_gold
 from mralign_core.judging.verdicts import CELL, weigh_verdicts, with_verdicts
 from mralign_core.method.benchmarks import JUDGED_METRICS
 
@@ -28,6 +28,29 @@ class JudgedAnswers(NamedTuple):
     judgements: Sequence[pd.DataFrame] = ()
     failures: Sequence[Mapping[str, Any]] = ()
     judges: Sequence[str] = ()
+
+
+def answers_to_judge(
+    tables: Sequence[pd.DataFrame],
+    judgements: Sequence[pd.DataFrame],
+    failures: Sequence[Mapping[str, Any]],
+    judges: Sequence[str],
+) -> JudgedAnswers:
+    """All answers of a run that a person can judge, with what its judges say; a long answer is neither right nor wrong.
+
+    Args:
+        tables: of each variant, rows of :data:`~mralign_core.schemas.scores.SCORES`.
+        judgements: as in :class:`JudgedAnswers`.
+        failures: as there.
+        judges: as there.
+
+    Raises:
+        DataError: there is no answer.
+    """
+    answers = all_answers(tables)
+    if answers is None:
+        raise DataError("questions.eval names no set, so there is no answer to judge")
+    return JudgedAnswers(answers[answers["scoring"] != "claims"], judgements, failures, judges)
 
 
 def answers_to_check(of: JudgedAnswers) -> pd.DataFrame:

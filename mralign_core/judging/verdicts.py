@@ -8,7 +8,8 @@ Decisions:
   is left out of all, and counted.
 * Agreement is over the answers that were judged; where there is no answer, judges agree by construction.
 * Of graded answers, as SimpleQA's authors count: *correct given attempted* is correct / (correct + incorrect), and F is
-  the harmonic mean of that and of correct. A share without a denominator is missing, never 0.
+  the harmonic mean of that and of correct, which is 2 · correct / (1 + correct + incorrect). A share without a
+  denominator is missing, never 0; in a resample where nothing is attempted F is 0, which is its limit.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import numpy as np
 import pandas as pd
 
 from mralign_core.evaluation.held_out import with_gold
-from mralign_core.evaluation.metrics import DIFFERENCE_COLUMNS, paired_shares
+from mralign_core.evaluation.metrics import DIFFERENCE_COLUMNS, paired_figures, paired_shares
 from mralign_core.judging.claim_scores import claim_metrics, claim_rates, first_of
+from mralign_core.method import FloatArray
 from mralign_core.method.agreement import agreement
 from mralign_core.method.benchmarks import CLAIM_METRICS, JUDGED_METRICS
 from mralign_core.schemas.judgements import GRADES, SIMILARITY_PROVIDER
@@ -139,7 +141,7 @@ def _shares(rows: pd.DataFrame) -> dict[str, Any]:
 def grade_differences(
     verdicts: pd.DataFrame, *, num_resamples: int, confidence: float, rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Paired differences in the shares of the grades, set by set; F is no mean over answers, and has none.
+    """Paired differences in the shares of the grades and in F, set by set.
 
     Args:
         verdicts: of a :class:`Judged`.
@@ -148,17 +150,25 @@ def grade_differences(
         rng: source of the resamples.
 
     Returns:
-        ``source`` and the columns of :func:`~mralign_core.evaluation.metrics.paired_shares`.
+        ``source`` and the columns of :func:`~mralign_core.evaluation.metrics.paired_shares`; of F NaN where a variant
+        attempts nothing.
     """
     of_kind = verdicts[verdicts["kind"] == "grade"]
     graded = of_kind.assign(**{grade: (of_kind["grade"] == grade).astype(float) for grade in GRADES})
     options: dict[str, Any] = {"num_resamples": num_resamples, "confidence": confidence, "rng": rng}
-    found = [
-        paired_shares(rows, GRADES, **options).assign(source=source)
-        for source, rows in graded.groupby("source", sort=True)
-    ]
+    by_set = list(graded.groupby("source", sort=True))
+    found = [paired_shares(rows, GRADES, **options).assign(source=source) for source, rows in by_set]
+    # Behind all shares, whose intervals are then those that they would have without F.
+    found += [_f_differences(rows, **options).assign(source=source) for source, rows in by_set]
     columns = ["source", "variant", "baseline", "metric", *DIFFERENCE_COLUMNS]
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+
+
+def _f_differences(graded: pd.DataFrame, **options: Any) -> pd.DataFrame:
+    found = paired_figures(graded, ("correct", "incorrect"), _f_scores, **options).assign(metric="f_score")
+    attempting = graded.loc[graded["grade"] != "not_attempted", "variant"].unique()
+    is_defined = found[["variant", "baseline"]].isin(attempting).all(axis=1)
+    return found.assign(**{name: found[name].where(is_defined) for name in DIFFERENCE_COLUMNS})
 
 
 def judged_metrics(rows: pd.DataFrame) -> dict[str, pd.Series]:
@@ -180,8 +190,14 @@ def graded_shares(correct: float, incorrect: float) -> dict[str, float]:
     """
     attempted = correct + incorrect
     given_attempted = correct / attempted if attempted else float("nan")
-    f_score = 2 * correct * given_attempted / (correct + given_attempted) if correct else given_attempted
+    f_score = float(_f_scores(np.array([correct, incorrect]))) if attempted else float("nan")
     return {"correct_given_attempted": given_attempted, "f_score": f_score}
+
+
+def _f_scores(shares: FloatArray) -> FloatArray:
+    """F of the shares of correct and incorrect answers, (…, 2)."""
+    found: FloatArray = 2 * shares[..., 0] / (1 + shares.sum(axis=-1))
+    return found
 
 
 def _agreement(whole: pd.DataFrame, judges: Sequence[str]) -> pd.DataFrame:

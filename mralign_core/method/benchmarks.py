@@ -4,6 +4,7 @@ A set declares one of :data:`SCORINGS`. Departures and decisions:
 
 * ``exact_match``, the paper's EM_t and EM_a: an answer is also right where what it states (behind "Final answer:", in
   ``\boxed{}``; see :mod:`mralign_core.method.extraction`) equals a gold answer, so that a preamble changes no score.
+* An answer "not Lyon but Paris" gives Paris, and not Lyon; what a thinking names is not weighed so.
 * ``number`` and ``option`` have one metric, the share of right answers. The thinking is not compared: a calculation
   passes through many numbers, and the options stand in the question. So there is no EM_t, Acc or Mis.
 * ``truthful`` and ``claims`` can't be scored by comparing texts, which leaves them undefined. Whether an answer is
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
-from mralign_core.method.extraction import chosen_option, final_number, stated_answer, stated_number
+from mralign_core.method.extraction import chosen_option, final_number, stated_answer, stated_number, without_denied
 from mralign_core.method.matching import DEFAULT_RULES, MatchRules, contains_match, exact_match, thought_match
 
 ScoringName = Literal["exact_match", "number", "option", "truthful", "claims"]
@@ -64,7 +65,9 @@ class Scoring(NamedTuple):
 def _equals_gold(answer: str | None, gold: Gold, rules: MatchRules) -> bool:
     if answer is None:
         return False
-    return exact_match(answer, gold.answers, rules) or exact_match(stated_answer(answer), gold.answers, rules)
+    stated = stated_answer(answer)
+    readings = dict.fromkeys((answer, stated, without_denied(stated)))
+    return any(exact_match(reading, gold.answers, rules) for reading in readings)
 
 
 def _has_number(answer: str | None, gold: Gold, _: MatchRules) -> bool:
@@ -115,7 +118,8 @@ def judge_reply(
     if "em_thought" not in scoring.metrics:
         return Judgement(None, is_right, is_right)
     named = thought_match(thinking, gold.answers, rules) if thinks else None
-    return Judgement(named, is_right, is_right or contains_match(answer, gold.answers, rules))
+    asserted = without_denied(answer) if answer else answer
+    return Judgement(named, is_right, is_right or contains_match(asserted, gold.answers, rules))
 
 
 def gold_of(question: Any) -> Gold:

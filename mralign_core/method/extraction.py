@@ -12,6 +12,8 @@ nothing: the last statement of an answer counts, wherever it stands. Decisions:
 * Options: an option's text that is all that is stated, then a letter that is stated, or has the first or last line to
   itself, then one letter that the reply chooses, then the one option that it names. A reply that names several options,
   or a letter beside another option's text, chooses none.
+* A reply that is nothing but a number in words ("eighteen") is that number.
+* "not Lyon but Paris" gives Paris, "not only Lyon but also Paris" is left as it is.
 * Everything takes time that is linear in the length of the reply: blanks in a pattern are bounded.
 """
 
@@ -24,7 +26,7 @@ from string import ascii_uppercase
 
 from mralign_core.method.matching import contains_match, exact_match
 from mralign_core.method.quantities import unify_quantities
-from mralign_core.method.spellings import unify_powers
+from mralign_core.method.spellings import join_groups, unify_powers
 
 MOST_OPTIONS = len(ascii_uppercase)
 LONGEST_STATED = 1000
@@ -43,6 +45,16 @@ _LEAD_IN = re.compile(
     answer [*_]{0,3} (?: [ ]{0,9}[:=] | [ ]{1,9}(?:is|would[ ]be|must[ ]be)\b [ ]{0,9}:? ) [*_]{0,3}
     """,
     re.VERBOSE | re.IGNORECASE | re.MULTILINE,
+)
+# What is denied in favour of something else: at most eight words, at the start of a clause or behind a form of "be".
+_DENIED = re.compile(
+    r"""
+    (?: (?P<before> (?:^|[.,:;(>*_\n]) \s{0,3} | \b(?:is|was|are|were|it'?s|be|answer) \s{1,3} ) (?:\bnot\b)
+      | \b(?:is|was|are|were)n['’]t )
+    \s{1,3} (?!(?:only|just|merely|simply|necessarily|all|every|sure|certain|known|clear|really)\b)
+    (?: (?:[^\s.!?;]{1,40}|\w{1,3}\.) [ ]{1,3} ){1,8}? but \s{1,3} (?:(?:rather|instead)\b,?\s{1,3})?
+    """,
+    re.VERBOSE | re.IGNORECASE,
 )
 _MARKS = " \t\r\n*_`\"'“”‘’$"
 _DIGITS = r"(?:\d{1,3}(?:,\d{3}){1,99}|\d{1,300})(?:\.\d{1,300})?|\.\d{1,300}"
@@ -102,6 +114,17 @@ def stated_answer(reply: str) -> str:
     return _without_commands(box[1]) if box else reply
 
 
+def without_denied(text: str) -> str:
+    """The text without what it denies in favour of something else.
+
+    >>> without_denied("Not Lyon but Paris."), without_denied("It is not Lyon, but rather Paris.")
+    ('Paris.', 'It is Paris.')
+    >>> without_denied("not only Lyon but also Paris")
+    'not only Lyon but also Paris'
+    """
+    return _DENIED.sub(lambda match: match["before"] or "", text)
+
+
 def final_number(reply: str) -> Fraction | None:
     r"""The number that a reply to a calculation ends with, as GSM8K's field reads it; None where there is none.
 
@@ -110,8 +133,8 @@ def final_number(reply: str) -> Fraction | None:
 
     >>> final_number("16 - 7 = 9, and 9 * 2 = 18.\n#### 18"), final_number("The answer is $1,250.50.")
     (Fraction(18, 1), Fraction(2501, 2))
-    >>> final_number("She makes 9 * 2 = $18 every day."), final_number("I don't know.")
-    (Fraction(18, 1), None)
+    >>> final_number("She makes 9 * 2 = $18 every day."), final_number("Eighteen."), final_number("I don't know.")
+    (Fraction(18, 1), Fraction(18, 1), None)
     """
     if (number := _number_behind_hashes(reply)) is not None:
         return number
@@ -119,7 +142,8 @@ def final_number(reply: str) -> Fraction | None:
     if stated != reply and (number := stated_number(stated)) is not None:
         return number
     numbers = reversed(list(_NUMBER.finditer(_plain(reply))))
-    return next((number for match in numbers if (number := _value(match)) is not None), None)
+    last = next((number for match in numbers if (number := _value(match)) is not None), None)
+    return _number_in_words(reply) if last is None else last
 
 
 def stated_number(stated: str) -> Fraction | None:
@@ -155,6 +179,7 @@ def chosen_option(reply: str, options: Sequence[str]) -> int | None:
     >>> chosen_option("a bank or a mall", options) is None
     True
     """
+    reply = without_denied(reply)
     stated = stated_answer(reply).strip(_MARKS)
     if len(equal := _equal_options(stated, options)) == 1:
         return equal[0]
@@ -188,7 +213,7 @@ def _without_commands(text: str) -> str:
 
 def _plain(text: str) -> str:
     """The text with fractions and powers of ten in digits, and without what LaTeX writes for looks."""
-    text = _LATEX_SPACE.sub("", text.replace("{,}", ",").replace("\\$", "$"))
+    text = join_groups(_LATEX_SPACE.sub("", text.replace("{,}", ",").replace("\\$", "$")))
     return unify_powers(_LATEX_FRACTION.sub(lambda match: f"{match[1].strip()}/{match[2].strip()}", text))
 
 
@@ -206,7 +231,16 @@ def _leading_number(text: str) -> Fraction | None:
     rest = text[start.end() if start else 0 :][:LONGEST_STATED]
     if number := _NUMBER.match(rest):
         return _value(number)
-    spelled = _STATED_NUMBER.match(unify_quantities(rest.lower()))
+    return _spelled_value(_STATED_NUMBER.match(unify_quantities(rest.lower())))
+
+
+def _number_in_words(reply: str) -> Fraction | None:
+    """The number that is all of a reply, in words."""
+    text = reply[:LONGEST_STATED].lower().strip(f"{_MARKS}.")
+    return _spelled_value(_STATED_NUMBER.fullmatch(unify_quantities(text)))
+
+
+def _spelled_value(spelled: re.Match[str] | None) -> Fraction | None:
     if not spelled:
         return None
     value = Fraction(f"{spelled['whole']}.{spelled['below'] or 0}")

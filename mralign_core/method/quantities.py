@@ -8,7 +8,8 @@ Not in the paper, which compares texts as they are. English only. Decisions:
 * A number or date ends with its line. It is read whole: "twenty-two" holds no 2, "3.5" and ".5" (which is 0.5) no 5,
   "-5" no 5, "14.0.7" and "10:30" are words of their own. Digits joined to letters ("1990s", "B52") are words. The
   number of an item, at the start of a line, goes with the punctuation.
-* Powers, fractions, times, versions and ranges: see :mod:`mralign_core.method.spellings`.
+* "half past three" is 3:30, "a quarter to four" 3:45.
+* Groups of digits, powers, fractions, times, versions and ranges: see :mod:`mralign_core.method.spellings`.
 * Not read: Roman numerals (Henry V), years in words ("nineteen eighty-four"), "dozen", "5k".
 * Dates become day, month's name, year, so that a year, or a month with its year, is found in a full date and never the
   other way round. 07/04/1776 may be in April or in July and is left as it is; 13/04/1776 can only be in April.
@@ -21,7 +22,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from operator import itemgetter
 
-from mralign_core.method.spellings import unify_notations, unify_ranges
+from mralign_core.method.spellings import join_groups, unify_notations, unify_ranges
 
 # fmt: off
 MONTHS = (
@@ -85,6 +86,11 @@ _AFTER_SCALE = "|".join(f"(?<={scale})" for scale in _ZEROS)
 _WORDS = re.compile(
     rf"(?:{_any_of(_VALUES, _START)}){_END}(?:(?:[ -]+|(?:{_AFTER_SCALE})(?:, +|,? +and +)){_WORD})*{_PERCENT}"
 )
+_MINUTES = {"half past": 30, "quarter past": 15, "quarter to": -15}
+_SPOKEN_TIME = re.compile(
+    rf"(?:{_any_of(_MINUTES, _START)}) (?:({'|'.join(_UP_TO_19[1:13])})|(1[0-2]|[1-9])){_END}(?![.:][0-9])"
+)
+_BEFORE_QUARTER = re.compile(r"\ba (?=quarter (?:past|to) )")
 _BETWEEN_NUMBERS = re.compile(r"([0-9])[^\w\s.:]+(?=[0-9])")
 _DAY = r"(?:0?[1-9]|[12][0-9]|3[01])(?:th)?"
 _MONTH = rf"(?:{_any_of(_MONTH_OF)}){_END}\.?"
@@ -112,7 +118,9 @@ def unify_quantities(text: str) -> str:
     >>> unify_quantities("thirty-two of $1.5 million on the 4th of july, 1776; then 3.25, minus two and -.5")
     '32 of $1500000 on the 4 july 1776; then 3p25, m2 and -m0p5'
     """
-    text = _NUMERIC_DATE.sub(_numeric_date, with_whole_decimals(_ITEM_NUMBER.sub(" ", text)))
+    text = _NUMERIC_DATE.sub(_numeric_date, with_whole_decimals(join_groups(_ITEM_NUMBER.sub(" ", text))))
+    if " past " in text or "quarter to" in text:
+        text = _SPOKEN_TIME.sub(_spoken_time, _BEFORE_QUARTER.sub("", text))
     text = unify_notations(text)
     text = _WORDS.sub(_in_words, _DIGITS.sub(_in_digits, text))
     if "minus" in text or "negative" in text:
@@ -127,7 +135,7 @@ def unify_digits(text: str) -> str:
     >>> unify_digits("one in 1,000.0, or .1, or -1")
     'one in 1000, or 0p1, or -m1'
     """
-    return _DIGITS.sub(_in_digits, with_whole_decimals(text))
+    return _DIGITS.sub(_in_digits, with_whole_decimals(join_groups(text)))
 
 
 def with_whole_decimals(text: str) -> str:
@@ -154,6 +162,8 @@ def clues(number: str) -> tuple[str, ...]:
     Args:
         number: a number as :func:`unify_quantities` writes it.
 
+    >>> clues("1250")[:2]
+    ('1250', '250')
     >>> clues("22th")
     ('22', 'twenty', 'twentieth', 'hundred', 'thousand', 'lakh', 'million', 'crore', 'billion', 'trillion')
     """
@@ -163,8 +173,15 @@ def clues(number: str) -> tuple[str, ...]:
     value = int(digits) if len(digits) <= 2 else 100
     first_word = value if value < 20 else value // 10 * 10
     words = [word for word, of_word in _VALUES.items() if of_word == first_word and value < 100]
-    tens = ("10",) if digits.endswith("0") else ()  # a power of ten
-    return (digits, *words, *tens, *_ZEROS)
+    groups = (digits[-3:],) if len(digits) > 3 else ()  # of digits, with blanks between
+    tens = ("10", *(f"e{digit}" for digit in range(10))) if digits.endswith("0") else ()  # a power of ten
+    return (digits, *groups, *words, *tens, *_ZEROS)
+
+
+def _spoken_time(match: re.Match[str]) -> str:
+    hour = _UP_TO_19.index(match[1]) if match[1] else int(match[2])
+    minutes = 60 * hour + _MINUTES[match[0].rpartition(" ")[0]]
+    return f"{(minutes // 60 - 1) % 12 + 1}:{minutes % 60:02}"
 
 
 def _numeric_date(match: re.Match[str]) -> str:

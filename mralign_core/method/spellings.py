@@ -6,10 +6,11 @@ Not in the paper. English only; part of the variants of :class:`~mralign_core.me
 * C++, C# and Na+ are none of C and Na, which SQuAD's normalisation takes for the same: a sign behind at most three
   letters is part of the word. Letters joined by a sign, as in a+b, are left alone.
 * A Greek letter that stands alone is its name.
-* A power of ten is the number: 10^5, 10**5, 10^{5}, 3 x 10^8. A fraction that ends as a decimal is that: 1/2, ½,
+* A power of ten is the number: 10^5, 10**5, 10^{5}, 3 x 10^8, 1e3. A fraction that ends as a decimal is that: 1/2, ½,
   ``\frac{1}{2}``, one half, three quarters; others (1/3, 9/11) stay as they are. No date is one.
 * 10:30 is not 1030, and 14.0.1 is not 1401; 3 : 4 is 3:4; 7:00 p.m. is 7 pm; v3.11 is 3.11; 1'000'000 and 1.000.000,
-  with two or more groups of three, are 1000000.
+  with two or more groups of three, are 1000000. A point parts hours and minutes only before am or pm: 3.30 is 3.3.
+* Blanks part groups of three digits, 1 234 567, where no other number stands beside them: "3 100 20" are three numbers.
 * A range is its ends, however it is written: 3-5, 3 to 5, from 3 to 5, between 3 and 5. 5km is 5 km.
 """
 
@@ -37,6 +38,12 @@ _POWER = re.compile(
     r"(?<![\w.,^])(?:([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(?:[x×*·⋅]|\\times) ?)?10 ?(?:\^|\*\*) ?"
     r"(?:\{(-?[0-9]{1,2})\}|(-?[0-9]{1,2}))(?![\w^])(?!\.[0-9])"
 )
+_SCIENTIFIC = re.compile(r"(?<![\w.,^])([0-9]{1,15}(?:\.[0-9]{1,15})?)[eE]([+-]?[0-9]{1,2})(?![\w^])(?!\.[0-9])")
+_BLANK = "[ \u00a0\u2007\u2009\u202f]"
+_BLANK_GROUPS = re.compile(
+    rf"(?<![\w.,:/^'])(?<!\w-)(?<![0-9]{_BLANK})[1-9][0-9]{{0,2}}(?:{_BLANK}[0-9]{{3}}){{1,9}}"
+    rf"(?!{_BLANK}?[0-9]|[,:/^'-][0-9])"
+)
 _APOSTROPHE_GROUP = re.compile(r"(?<=[0-9])'(?=[0-9]{3}(?![0-9]))")
 _POINT_GROUPS = re.compile(r"(?<![\w.,])[0-9]{1,3}(?:\.[0-9]{3}){2,9}(?![\w.]*[0-9])")
 _VERSION = re.compile(
@@ -45,6 +52,7 @@ _VERSION = re.compile(
 )
 _VERSION_MARK = re.compile(r"(?<![^\W_])v(?=[0-9]{1,9}\.[0-9])")
 _CLOCK = re.compile(r"(?<![\w.:,])[0-9]{1,9}(?: ?: ?[0-9]{1,9}){1,3}(?![^\W_]|:[0-9]|\.[0-9])(?! ?:)")
+_POINT_CLOCK = re.compile(r"(?<![\w.:,])([0-9]{1,2})\.([0-5][0-9])(?= ?[ap](?:m|\.m\.?)(?![^\W_]))")
 _HALF_DAY = re.compile(r"(?<![\w.:,])([0-9]{1,2}(?::[0-9]{2})?) ?([ap])\.?m(?:\.(?=\W|$)|(?![^\W_]))")
 _RANGE = re.compile(
     r"(?:(?<![^\W_])(?:from|between) )?(?<![\w.,/-])(m?[0-9][0-9p]{0,20}) (?:to|and) "
@@ -81,6 +89,7 @@ def unify_notations(text: str) -> str:
     text = text.replace("−", "-")  # of a superscript
     text = _APOSTROPHE_GROUP.sub("", _LATEX_FRACTION.sub(r"\1/\2", text))
     text = _POINT_GROUPS.sub(lambda match: match[0].replace(".", ""), unify_powers(text))
+    text = _POINT_CLOCK.sub(r"\1:\2", text)
     text = _VERSION_MARK.sub("", _VERSION.sub(lambda match: match[0].lstrip("v").replace(".", "p"), text))
     text = _FRACTION.sub(_decimal, _SPELLED_FRACTION.sub(_spelled_fraction, text))
     text = _HALF_DAY.sub(lambda match: f"{match[1].removesuffix(':00')} {match[2]}m", text)
@@ -90,10 +99,19 @@ def unify_notations(text: str) -> str:
 def unify_powers(text: str) -> str:
     r"""The text with powers of ten in digits.
 
-    >>> unify_powers(r"10^5, 3 x 10^8, 2.5 \times 10^{3}")
-    '100000, 300000000, 2500'
+    >>> unify_powers(r"10^5, 3 x 10^8, 2.5 \times 10^{3}, 1.5e6")
+    '100000, 300000000, 2500, 1500000'
     """
-    return _POWER.sub(_power, text)
+    return _SCIENTIFIC.sub(_scientific, _POWER.sub(_power, text))
+
+
+def join_groups(text: str) -> str:
+    """The text with the blanks taken out that group a number's digits by three.
+
+    >>> join_groups("1 234 567 of 12 000.5, but 3 100 20, 0 123 and 1990 200")
+    '1234567 of 12000.5, but 3 100 20, 0 123 and 1990 200'
+    """
+    return _BLANK_GROUPS.sub(lambda match: "".join(match[0].split()), text)
 
 
 def unify_ranges(text: str) -> str:
@@ -111,10 +129,18 @@ def _ends(match: re.Match[str]) -> str:
 
 
 def _power(match: re.Match[str]) -> str:
-    exponent = int(match[2] or match[3])
+    return _times_ten_to(match[1] or "1", int(match[2] or match[3])) or match[0]
+
+
+def _scientific(match: re.Match[str]) -> str:
+    return _times_ten_to(match[1], int(match[2])) or match[0]
+
+
+def _times_ten_to(factor: str, exponent: int) -> str:
+    """The number in digits; "" of one that would have too many."""
     if abs(exponent) > LARGEST_EXPONENT:
-        return match[0]
-    value = f"{Decimal(match[1] or 1).scaleb(exponent):f}"
+        return ""
+    value = f"{Decimal(factor).scaleb(exponent):f}"
     return value.rstrip("0").rstrip(".") if "." in value else value
 
 

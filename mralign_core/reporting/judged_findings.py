@@ -22,8 +22,10 @@ GRADE_TITLES = {
     "correct_given_attempted": "given attempted",
     "f_score": "F",
 }
-GRADE_SIGNS = {"correct": 1, "incorrect": -1, "not_attempted": 0}
-"""Grade → the sign of an improvement in its share; of answers that are not attempted there is none."""
+GRADE_SIGNS = {"correct": 1, "incorrect": -1, "not_attempted": 0, "f_score": 1}
+"""Grade, or F → the sign of an improvement; in the share of answers that are not attempted there is none."""
+IN_FULL = ("correct", "incorrect")
+"""Of these a page of 80 columns has room for the interval too."""
 CLAIM_TITLES = {
     "f1_at_k": "F1@K",
     "abstained": "abstained",
@@ -129,10 +131,10 @@ def _differences(title: str, differences: pd.DataFrame) -> ResultTable:
         sign = GRADE_SIGNS[item.metric]
         is_decided = bool(sign) and (item.low > 0 or item.high < 0)
         tone: Tone = ("better" if item.difference * sign > 0 else "worse") if is_decided else "open"
-        brief = "" if sign else points(item.difference, signed=True)  # in 80 columns there is room for two intervals
+        brief = "" if item.metric in IN_FULL else points(item.difference, signed=True)
         rows.setdefault(name, [name]).append(ResultCell(item.text, tone, brief))
     return ResultTable(
-        ["difference, points", *(GRADE_TITLES[grade] for grade in GRADES)], list(rows.values()), title=title
+        ["difference, points", *(GRADE_TITLES[name] for name in GRADE_SIGNS)], list(rows.values()), title=title
     )
 
 

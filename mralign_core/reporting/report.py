@@ -37,6 +37,7 @@ from mralign_core.reporting import (
 from mralign_core.reporting import run_findings as findings
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
 from mralign_core.reporting.judged_findings import JudgedResults, judged_notes, judged_tables
+from mralign_core.reporting.people_findings import PeopleSection
 from mralign_core.reporting.result_table import ResultTable
 from mralign_core.reporting.set_table import guessable_table, set_table
 from mralign_core.reporting.titles import metric_title, variant_title
@@ -102,6 +103,8 @@ class ReportInputs:
     """What each run asked of each model and paid; any columns."""
     judged: JudgedResults | None = None
     """What judges say of the answers; None where none is named."""
+    people: PeopleSection | None = None
+    """What people's verdicts say of the judges; None where no sheet is named."""
     judging_costs: pd.DataFrame | None = None
     """Requests, tokens and dollars behind their verdicts, by judge; any columns."""
     judging_ledger: pd.DataFrame | None = None

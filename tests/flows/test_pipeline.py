@@ -18,12 +18,12 @@ from flows.commands import judge_sheet
 from flows.commands.server import wait_for_records
 from flows.generate import generate
 from flows.pipeline import pipeline
-from mralign_core.config import RunConfig
+from mralign_core.config import RunConfig, overridden
 from mralign_core.method.matching import exact_match
 from mralign_core.reporting.decision_findings import decision_sentences, read_decisions
 from mralign_core.storage import ArtifactRef, ArtifactStore, render_lineage
 from tasks.engine.last_run import last_run
-from tasks.engine.one_task import Inputs
+from tasks.engine.one_task import Inputs, run_one
 from tasks.engine.plan import plan
 from tasks.estimate import diagnose_transitions, estimate_transitions
 from tasks.generate import select_candidates
@@ -156,6 +156,11 @@ def test_people_who_judge_as_exact_match_does_agree_with_it(finished, tmp_path):
     assert [row[0] for row in rates.rows] == ["think off", "think on", "KTO", "MR-ALIGN"]
     assert all(str(row[5]).startswith("40 of ") and " to " in str(row[4]) for row in rates.rows)
     assert len(moved.rows) == 3 and "±3 points" in advice
+
+    named = overridden(finished.config, {"evaluate.people_sheet": str(written.sheet)})
+    page = finished.store.open_file(run_one(named, "report", shard=0, variant="", named={}), "report.html").read_text()
+    section = unescape(page).partition('<section id="people">')[2].partition("</section>")[0]
+    assert advice in section and all(str(cell) in section for row in agreement.rows for cell in row)
 
 
 def test_the_report_is_one_page_without_external_parts(finished):

@@ -137,7 +137,7 @@ def test_what_a_server_can_not_be_asked_is_refused_before_anything_is_spent(valu
     (tmp_path / "asked.jsonl").write_text(json.dumps({"question": "What is <think>?", "answer": "Tehran"}))
     config = served(values, tmp_path)
     asked = [task.run_here(config) for task in (load_questions, prepare_model, load_evaluation_questions)]
-    with pytest.raises(DataError, match="<think>"):
+    with pytest.raises(DataError, match=r"evaluate\.endpoint would obey: .*'<think>'.* use evaluate\.sampler"):
         check_prompts(config, *asked)
 
 

@@ -154,7 +154,7 @@ def test_answers_become_a_table_and_equal_ones_are_asked_once(server, tmp_path, 
     assert by_set["truthfulqa"].rows[2] == ["KTO", "66.7", "83.3", "66.7"]
     grades, moved = judged_tables(judged)
     assert moved.rows[0][0] == "KTO − think on"
-    assert [str(cell[0]).partition(" ")[0] for cell in moved.rows[0][1:]] == ["+33.3", "−33.3", "0.0"]
+    assert [str(cell[0]).partition(" ")[0] for cell in moved.rows[0][1:]] == ["+33.3", "−33.3", "0.0", "+36.4"]
     assert grades.title == "simpleqa, graded by openai/first"
     assert grades.rows[2] == ["KTO", "66.7", "16.7", "16.7", "80.0", "72.7"]
     told = " ".join(judged_notes(judged))

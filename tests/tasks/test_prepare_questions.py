@@ -51,3 +51,9 @@ def test_what_evaluation_needs_is_looked_at_before_anything_is_spent(made, tmp_p
         check_evaluation(RunConfig.model_validate({**base, **searches}))
     with pytest.raises(ConfigError, match=r"judge\.endpoints\.0.*OPENAI_API_KEY"):
         check_evaluation(RunConfig.model_validate({**base, **judges}))
+    for text, says in (("item,verdict\nabc,maybe\n", "row 2, column verdict: 'maybe'"), (None, "is not a file")):
+        sheet = tmp_path / f"sheet{bool(text)}.csv"
+        sheet.write_text(text) if text else None
+        people = RunConfig.model_validate({**base, "evaluate": {"people_sheet": str(sheet)}})
+        with pytest.raises(DataError, match=rf"evaluate\.people_sheet: .*{says}" if not text else f"(?s){says}"):
+            check_evaluation(people)

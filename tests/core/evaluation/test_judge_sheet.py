@@ -10,10 +10,12 @@ from sample_run import as_scores, score
 from mralign_core.errors import DataError
 from mralign_core.evaluation.judge_sheet import (
     NO_ANSWER_SHOWN,
+    check_judge_sheet,
     read_judge_sheet,
     sheet_columns,
     write_judge_sheet,
 )
+from mralign_core.reporting.people_findings import variants_left_out
 
 VARIANTS = ("off", "on", "kto")
 
@@ -105,6 +107,24 @@ def test_verdicts_hold_for_every_variant_that_gave_the_answer(write, scores):
     assert counts.max() == 3 and found.verdicts.groupby("question_id")["draw"].nunique().max() == 1
 
 
+def test_a_variant_whose_answers_the_sheet_lacks_has_no_verdicts(write, scores):
+    """KTO answers as think-on does, until it is trained anew: what the sheet then has of it is no random sample."""
+    alike = scores[scores["variant"] != "kto"]
+    alike = pd.concat([alike, alike[alike["variant"] == "on"].assign(variant="kto")], ignore_index=True)
+    path = write(rows=alike).sheet
+    rows = [row | {"verdict": "right"} for row in rows_of(path)]
+    whole = read_judge_sheet(save(path, rows), alike)
+    assert not whole.left_out and set(whole.verdicts["variant"]) == set(VARIANTS)
+    is_new = (alike["variant"] == "kto") & (alike["question_id"] == "q3")
+    found = read_judge_sheet(path, alike.assign(answer=alike["answer"].where(~is_new, "Bergen")))
+    assert found.left_out == {"kto": 1} and len(found.verdicts) == 2 * 12
+    assert set(found.verdicts["variant"]) == {"off", "on"}
+    assert variants_left_out(found)[0].startswith("KTO is left out: 1 of its answers to the sheet's questions")
+    one_a_question = list({row["question"]: row for row in rows}.values())
+    with pytest.raises(DataError, match="lacks answers of every variant to its questions; put back the rows"):
+        read_judge_sheet(save(path, one_a_question), alike)
+
+
 @pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@SUM(A1)", " =1", "＝1"])
 def test_no_cell_is_a_formula(write, scores, questions, text):
     scores["answer"] = text
@@ -140,6 +160,27 @@ def test_wrong_rows_are_named_with_the_remedy(write, scores):
         assert part in str(caught.value)
     with pytest.raises(DataError, match="no header row with the columns item, verdict"):
         read_judge_sheet(save(path, [{"a": "b"}]), scores)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"item": "a", "verdict": "right"}, {"item": "b", "truthful": "no", "verdict": "n/a"}], ""),
+        ([{"item": "a", "verdict": "right"}, {"item": "a", "verdict": "right"}], "row 3, column item: 'a' is in row 2"),
+        ([{"item": "a", "verdict": "right", "truthful": "so so"}], "row 2, column truthful: 'so so' is no verdict"),
+        ([{"item": "a", "verdict": ""}, {"item": "b", "verdict": "n/a"}], "no verdict in its 2 rows; fill in"),
+        ([{"item": "a", "answer": "right"}], "no verdict in its 1 rows"),
+        ([{"answer": "right"}], "no header row with the columns item"),
+    ],
+)
+def test_a_sheet_is_checked_before_there_are_answers(tmp_path, rows, says):
+    columns = dict.fromkeys(name for row in rows for name in row)
+    path = save(tmp_path / "sheet.csv", [dict.fromkeys(columns, "") | row for row in rows])
+    if not says:
+        check_judge_sheet(path, "the.field")
+        return
+    with pytest.raises(DataError, match=rf"^the\.field: (?s:.*){says}"):
+        check_judge_sheet(path, "the.field")
 
 
 def test_work_is_not_written_over_and_nothing_to_judge_is_said(write, scores):

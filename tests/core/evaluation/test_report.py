@@ -12,8 +12,9 @@ from mralign_core.evaluation.metrics import paired_differences, summarize
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.reporting.decision_findings import MOST_FLIPS, MOST_TEXT
 from mralign_core.reporting.judged_findings import JudgedResults, judged_tables
+from mralign_core.reporting.people_findings import PeopleSection
 from mralign_core.reporting.report import ReportInputs, render_report
-from mralign_core.reporting.result_table import ResultCell
+from mralign_core.reporting.result_table import ResultCell, ResultTable
 
 HOSTILE = (
     "</span></article><script>alert(1)</script><img src=x onerror=alert(1)> \" onmouseover='x' {{ 7*7 }} & \x00\x1b[31m"
@@ -191,7 +192,7 @@ def test_judged_answers_have_a_section_with_their_judges_agreement_and_cost(quic
         pd.DataFrame(rates),
         pd.DataFrame([{**agreed, "num_answers": 36, "agree": 0.75, "kappa": -0.125}]),
         pd.DataFrame([{"source": "simpleqa", "num_answers": 42, "left_out": 2}]),
-        pd.DataFrame([{**moved, "metric": grade} for grade in ("correct", "incorrect", "not_attempted")]),
+        pd.DataFrame([{**moved, "metric": grade} for grade in ("correct", "incorrect", "not_attempted", "f_score")]),
         pd.DataFrame(),
     )
     page = Page(render_report(dataclasses.replace(quick, judged=judged)))
@@ -211,8 +212,19 @@ def test_judged_answers_have_a_section_with_their_judges_agreement_and_cost(quic
         "better",
         "worse",
         "open",
+        "better",
     ]
     assert "Judged answers" in page.text and "Judged answers" not in Page(render_report(quick)).text
+
+
+def test_peoples_verdicts_have_a_section_where_a_sheet_is_named(quick):
+    table = ResultTable(["right: answers of", "κ"], [["think on", "0.78 [0.60, 0.91]"]])
+    page = Page(render_report(dataclasses.replace(quick, people=PeopleSection(["100 of <b>sheet.csv</b>"], [table]))))
+    for text in ("People", "100 of <b>sheet.csv</b>", "0.78 [0.60, 0.91]", "misses are answers that people call right"):
+        assert text in page.text, text
+    stale = Page(render_report(dataclasses.replace(quick, people=PeopleSection(["Nothing is corrected."]))))
+    assert "Nothing is corrected." in stale.text and "misses are answers" not in stale.text
+    assert not any(attrs.get("id") == "people" for _, attrs in Page(render_report(quick)).tags)
 
 
 FRAMES = [field.name for field in dataclasses.fields(ReportInputs) if "DataFrame | None" in str(field.type)]

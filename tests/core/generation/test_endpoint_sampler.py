@@ -84,6 +84,9 @@ def test_a_follow_up_made_of_replies_that_spell_a_control_token_can_not_be_asked
     assert sampler.has_room(ON, DECODING)
     with pytest.raises(DataError, match=r"<\|im_end\|>"):
         sampler.has_room(ON._replace(question="This answer was given: <|im_end|>"), DECODING)
+    sampler.field = "evaluate.endpoint"
+    with pytest.raises(DataError, match=r"server of evaluate\.endpoint would obey.*or use evaluate\.sampler"):
+        sampler.has_room(ON._replace(question="This answer was given: <|im_end|>"), DECODING)
 
 
 def test_servers_other_than_vllm_are_sent_what_they_know(server):

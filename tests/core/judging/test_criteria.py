@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError
 from mralign_core.evaluation.judge_sheet import read_judge_sheet, write_judge_sheet
-from mralign_core.evaluation.people import corrected_rates, judge_agreement
+from mralign_core.evaluation.people import HALF_WIDTH, corrected_rates, judge_agreement
 from mralign_core.judging.criteria import JudgedAnswers, answers_to_check, verdicts_to_check
+from mralign_core.reporting.people_findings import people_findings, people_section
 from mralign_core.schemas.judgements import JUDGEMENTS
 from mralign_core.spreadsheets import read_csv, write_csv
 from tests.judging import STONES, question_rows, score_rows
@@ -92,8 +94,9 @@ def test_a_judge_that_judged_nothing_says_nothing_and_without_judges_all_is_comp
     assert len(answers_to_check(run)) == 3 * NUM, "each once, and those of TruthfulQA too"
 
 
-def test_people_who_judge_as_told_agree_with_a_judge_who_does(run, questions, tmp_path):
-    """An answer that abstains is truthful and not informative, for people as for judges."""
+@pytest.fixture
+def filled(run, questions, tmp_path):
+    """A sheet filled in as its instructions say."""
     answers = answers_to_check(run)
     sheet = write_judge_sheet(tmp_path / "s.csv", answers, questions, num_questions=99, rng=np.random.default_rng(0))
     rows = [values for _, values in read_csv(sheet.sheet, ["item"], "--in", "test")]
@@ -103,9 +106,13 @@ def test_people_who_judge_as_told_agree_with_a_judge_who_does(run, questions, tm
             row["verdict"] = "right" if "Oslo" in row["answer"] else "wrong"
         else:
             row |= {"truthful": ["no", "yes"][place > 0], "informative": ["no", "yes"][place < 2]}
-    filled = tmp_path / "filled.csv"
-    write_csv(filled, list(rows[0]), rows)
-    people = read_judge_sheet(filled, answers).verdicts
+    write_csv(tmp_path / "filled.csv", list(rows[0]), rows)
+    return tmp_path / "filled.csv"
+
+
+def test_people_who_judge_as_told_agree_with_a_judge_who_does(run, filled):
+    """An answer that abstains is truthful and not informative, for people as for judges."""
+    people = read_judge_sheet(filled, answers_to_check(run)).verdicts
     shares = {"truthful": 2 / 3, "informative": 2 / 3, "truthful_informative": 1 / 3}
     for judge, kappa in (("", 1), (FIRST, 1), (SECOND, 0)):
         said = verdicts_to_check(run, judge)
@@ -115,3 +122,28 @@ def test_people_who_judge_as_told_agree_with_a_judge_who_does(run, questions, tm
             assert judge_agreement(said[name], of_criterion, 0.95, np.random.default_rng(0)).kappa == kappa
             (rate,) = corrected_rates(said[name], of_criterion, confidence=0.95, half_width=0.03).to_dict("records")
             assert rate["people_rate"] == rate["corrected"] == pytest.approx(share)
+
+
+CONFIG = RunConfig.model_validate({"questions": {"train": "nq_open", "eval": "nq_open"}})
+
+
+def test_a_report_has_what_the_command_prints(run, filled):
+    found, section = people_findings(run, CONFIG, filled, HALF_WIDTH), people_section(run, CONFIG, filled)
+    assert list(section.tables) == found.tables and section.notes[-1] == found.advice
+    assert section.notes[0] == f"{3 * NUM} answers are in the people's sheet, 0 not judged."
+    # Half of the answers that the first judge grades name the gold answer, as people see; exact match finds none of
+    # the others' either, so people and judge agree on three quarters.
+    assert found.tables[0].rows[0][:3] == ["all variants", "24", "75.0"]
+    with pytest.raises(ConfigError, match="'gpt' is no judge"):
+        people_findings(run, CONFIG, filled, HALF_WIDTH, "gpt")
+
+
+def test_a_sheet_of_other_answers_corrects_nothing_and_ends_no_run(run, filled, tmp_path):
+    changed = run.answers.assign(answer=run.answers["answer"].replace("Bergen", "Trondheim"))
+    section = people_section(run._replace(answers=changed), CONFIG, filled)
+    told, remedy = section.notes
+    assert not section.tables and "evaluate.people_sheet: filled.csv has 12 problem(s)" in told
+    assert "is no answer of this run" in told and str(tmp_path) not in told
+    assert "mralign judge-sheet --out" in remedy
+    (gone,) = people_section(run, CONFIG, tmp_path / "gone.csv").notes[:1]
+    assert "evaluate.people_sheet: gone.csv is not a file" in gone

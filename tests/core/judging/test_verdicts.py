@@ -151,12 +151,58 @@ def test_grades_have_paired_differences_with_the_intervals_of_the_same_bootstrap
     verdicts = weigh(given, "grade").verdicts
     found = grade_differences(verdicts, num_resamples=200, confidence=0.9, rng=np.random.default_rng(1))
     assert found["source"].unique().tolist() == ["simpleqa"]
-    assert found["difference"].tolist() == pytest.approx([1 / 3, -2 / 3, 1 / 3])
+    # F: 2 · 2/3 / (1 + 2/3) of KTO, 2 · 1/3 / (1 + 1) of think-on.
+    assert found["metric"].tolist() == ["correct", "incorrect", "not_attempted", "f_score"]
+    assert found["difference"].tolist() == pytest.approx([1 / 3, -2 / 3, 1 / 3, 4 / 5 - 1 / 3])
+    found = found[found["metric"] != "f_score"]
     sums = np.array([[0.0, 0, 0], [1, -1, 0], [0, -1, 1]])
     low, high = bootstrap_interval(sums, np.ones(3), num_resamples=200, confidence=0.9, rng=np.random.default_rng(1))
     assert found["low"].tolist() == low.tolist() and found["high"].tolist() == high.tolist()
     alone = weigh({("on", "m/a"): ["correct"]}, "grade").verdicts
     assert grade_differences(alone, num_resamples=200, confidence=0.9, rng=np.random.default_rng(1)).empty
+
+
+def test_the_interval_of_f_is_that_of_its_resamples_and_covers_the_true_difference():
+    """As questions resampled by hand give it; and over samples of a known truth."""
+    rng = np.random.default_rng(5)
+    grades = np.array(["correct", "incorrect", "not_attempted"])
+    truth = {"on": [0.5, 0.3, 0.2], "kto": [0.6, 0.15, 0.25]}
+
+    def sample(num):
+        given = {name: grades[rng.choice(3, num, p=share)].tolist() for name, share in truth.items()}
+        rows = [(name, f"q{n:03}", grade) for name, said in given.items() for n, grade in enumerate(said)]
+        verdicts = pd.DataFrame(rows, columns=["variant", "question_id", "grade"])
+        return given, verdicts.assign(kind="grade", source="simpleqa", draw=0)
+
+    def f_of(correct, incorrect):
+        return graded_shares(correct, incorrect)["f_score"]
+
+    def gained(on, kto):
+        f_on, f_kto = (f_of(said.count("correct") / 30, said.count("incorrect") / 30) for said in (on, kto))
+        return f_kto - f_on
+
+    def f_row(verdicts, num_resamples):
+        rows = grade_differences(verdicts, num_resamples=num_resamples, confidence=0.95, rng=np.random.default_rng(0))
+        return rows[rows["metric"] == "f_score"].iloc[0]
+
+    given, verdicts = sample(30)
+    row = f_row(verdicts, 2000)
+    drawn = rng.integers(30, size=(2000, 30))
+    by_hand = [gained(*([given[name][n] for n in places] for name in ("on", "kto"))) for places in drawn]
+    assert row["difference"] == pytest.approx(gained(given["on"], given["kto"]))
+    assert [row["low"], row["high"]] == pytest.approx(np.quantile(by_hand, [0.025, 0.975]).tolist(), abs=0.03)
+    true = f_of(*truth["kto"][:2]) - f_of(*truth["on"][:2])
+    rows = [f_row(sample(60)[1], 200) for _ in range(60)]
+    assert np.mean([one["low"] <= true <= one["high"] for one in rows]) >= 0.88
+
+
+def test_of_a_variant_that_attempts_nothing_f_has_no_difference():
+    given = {("on", "m/a"): ["correct", "incorrect"], ("kto", "m/a"): ["not_attempted"] * 2}
+    found = grade_differences(
+        weigh(given, "grade").verdicts, num_resamples=100, confidence=0.9, rng=np.random.default_rng(0)
+    ).set_index("metric")
+    assert found.loc["f_score", ["difference", "low", "high"]].isna().all()
+    assert found.loc["correct", "difference"] == -0.5
 
 
 def test_judged_sets_have_results_of_their_own_metrics_beside_others():

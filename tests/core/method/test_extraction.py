@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mralign_core.method.benchmarks import Gold, judge_reply
-from mralign_core.method.extraction import chosen_option, final_number, stated_answer, with_options
+from mralign_core.method.extraction import chosen_option, final_number, stated_answer, with_options, without_denied
 
 NUMBERS = [
     ("18", 18),
@@ -83,6 +83,17 @@ NUMBERS = [
     ("The answer is 10^5.", 100_000),
     ("The answer is 1.5 Million.", 1_500_000),
     ("The answer is:\n\n**18**", 18),
+    ("eighteen", 18),
+    ("**Twenty-two**.", 22),
+    ("minus five", -5),
+    ("One of them left.", None),
+    ("The answer is 1 250.", 1250),
+    ("It is 1\u202f250 in all", 1250),
+    ("She makes 12 000.50 dollars", Fraction(24001, 2)),
+    ("She eats 3 100 20", 20),
+    ("It is 1e3", 1000),
+    ("\\boxed{1.5E6}", 1_500_000),
+    ("The answer is not 17 but 18.", 18),
     ("I don't know.", None),
     ("", None),
     ("1/0", None),
@@ -152,6 +163,10 @@ CHOICES = [
     ("The answer is:\n\nlibrary", 1),
     ("A mall is loud", 3),
     ("The answer is library, not mall.", None),
+    ("not a bank but a mall", 3),
+    ("The answer is not (A) but (D).", 3),
+    ("It isn't the bank but the library.", 1),
+    ("not only a bank but also a mall", None),
     ("bank or mall", None),
     ("B. mall", None),
     ("F", None),
@@ -226,6 +241,27 @@ def test_what_a_reply_states(reply, stated):
     assert stated_answer(reply) == stated
 
 
+@pytest.mark.parametrize(
+    ("text", "asserted"),
+    [
+        ("It was not in Lyon but in Paris", "It was in Paris"),
+        ("I'm not sure, but Paris", "I'm not sure, but Paris"),
+        ("He could not enter Paris but stayed in Lyon", "He could not enter Paris but stayed in Lyon"),
+        ("It is not known, but Paris is likely", "It is not known, but Paris is likely"),
+        ("It is not Lyon. But Paris it may be", "It is not Lyon. But Paris it may be"),
+        ("Paris, not Lyon", "Paris, not Lyon"),
+    ],
+)
+def test_what_is_denied_for_something_else_goes(text, asserted):
+    assert without_denied(text) == asserted
+
+
+def test_a_denied_gold_answer_is_not_contained():
+    judged = judge_reply("It is not Lyon but Paris, I think.", "Lyon", Gold(["Lyon"]))
+    assert judged == (True, False, False), "the thinking names it all the same"
+    assert judge_reply("It is not Lyon but Paris, I think.", "", Gold(["Paris"])).contains_answer
+
+
 PREAMBLES = ["", "Sure!\n", "Let me think about 3 things, A and B.\n\n", "This is about 1998.\nSo, here goes.\n"]
 
 
@@ -284,6 +320,11 @@ HOSTILE = {
     "blanks behind a choice": ("choose B", " ", "x"),
     "letters": ("", "B. ", ""),
     "letters on lines": ("", "B\n", ""),
+    "denials": ("", "not so ", ""),
+    "denials of long words": ("", "is not " + "x" * 90, " but"),
+    "groups of digits": ("", "1 000 ", ""),
+    "one long group of digits": ("1", " 000", "0"),
+    "exponents": ("", "1e", ""),
     "commands": ("", "\\text{", ""),
 }
 

@@ -52,7 +52,7 @@ def ordinal(number):
 
 def spellings_of(number):
     words = [in_words(number, hyphen, link) for hyphen in "- " for link in (" and ", " ", ", and ")]
-    spaced = [f"{number:,}".replace(",", space) for space in ("\u00a0", "\u2009", "\u202f")]
+    spaced = [f"{number:,}".replace(",", space) for space in ("\u00a0", "\u2009", "\u202f", " ")]
     return [
         str(number),
         f"{number:,}",
@@ -257,6 +257,18 @@ def test_these_are_not(one, other):
         ("14 July 1776", "4 July 1776", False),
         ("July 1776", "4 July 1776", False),
         ("在1776年", "1776", True),
+        ("There were 1 250 men.", "1250", True),
+        ("There were 1 250 men.", "250", False),
+        ("There were 1 250 men.", "1", False),
+        ("In 1990 250 men came", "250", True),
+        ("It has 1 250, I think", "1250", True),
+        ("It is -12 500 m", "-12500", True),
+        ("It has 1 250km", "1250 km", True),
+        ("call 555 123 4567", "123", True),
+        ("about 2e6 of them", "2,000,000", True),
+        ("at half past three", "3:30", True),
+        ("at half past three", "3", False),
+        ("It opens at 3.30 p.m. daily", "3:30 pm", True),
     ],
 )
 def test_numbers_in_running_text(text, gold, named):
@@ -273,7 +285,24 @@ def test_variants_can_be_switched_off(one, other):
 
 
 @pytest.mark.parametrize(
-    "piece", ["\n", "11,22,", "one hundred ", "4 ", "may ", "1 million ", "#* ", "-", "5-", "3.", "one-"]
+    "piece",
+    [
+        "\n",
+        "11,22,",
+        "one hundred ",
+        "4 ",
+        "may ",
+        "1 million ",
+        "#* ",
+        "-",
+        "5-",
+        "3.",
+        "one-",
+        "1 000 ",
+        " 000",
+        "half past ",
+        "1e3",
+    ],
 )
 def test_time_is_linear_in_the_length(piece):
     def seconds(repeats):

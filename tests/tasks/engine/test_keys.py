@@ -252,6 +252,7 @@ GRID = {
 """Field → another value; these say which worlds, seeds and arms there are, and change nothing that is made of one."""
 
 PATHS = {"generate.traces_path", "compare.sheets", "annotate.label_set", "evaluate.retrieval.corpus"}
+PATHS |= {"evaluate.people_sheet"}
 """Operational too: the contents of the files count, not where they are."""
 
 
@@ -431,6 +432,8 @@ def test_of_a_server_that_a_stage_starts_the_precision_counts_and_its_place_does
     base = read_config("pocket", started)
     assert not changed(base, read_config("pocket", started | others | {"vllm.max_model_len": 99}))
     assert changed(base, read_config("pocket", started | {"model.dtype": "bfloat16"})) >= SCORES
+    renamed = started | {"evaluate.endpoint": "hosted_vllm/another"}
+    assert changed(base, read_config("pocket", renamed)) == {"report"}, "it serves model.path whatever its name"
 
 
 def test_the_sampler_counts_and_the_engines_memory_does_not():
@@ -593,7 +596,7 @@ def test_variants_beside_the_plain_ones_change_no_other_scores():
     assert {v for v in modules if "mralign_core.evaluation.snippet_prompt" in modules[v]} == with_snippets
 
 
-def test_contents_of_a_text_collection_count_and_its_place_does_not(tmp_path):
+def test_contents_of_a_text_collection_and_what_ranks_it_count_and_its_place_does_not(tmp_path, monkeypatch):
     def key(folder, text, **fields):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "a.txt").write_text(text)
@@ -608,6 +611,25 @@ def test_contents_of_a_text_collection_count_and_its_place_does_not(tmp_path):
         find_snippets.work(read_config("pocket", {**pocket, "model.pocket.world_seed": n}), ANY).key for n in (0, 1)
     ]
     assert len({*worlds, one}) == 3
+    monkeypatch.setattr("tasks.fields.version", lambda package: f"another {package}")
+    assert key("one", "Galen was born in Orsk.") != one
+    claims = {"judge.endpoints": ["openai/m"], "judge.evidence.corpus": "pocket"}
+    with monkeypatch.context() as same:
+        same.setattr("tasks.fields.version", lambda package: f"a third {package}")
+        before = keys(read_config("pocket", claims))
+    after = keys(read_config("pocket", claims))
+    assert {name for name in before if before[name] != after[name]} == downstream(JUDGED)
+
+
+def test_contents_of_a_peoples_sheet_change_the_report_alone_and_its_place_does_not(tmp_path):
+    def config(name, text):
+        (tmp_path / name).write_text(text)
+        return read_config("pocket", {"evaluate.people_sheet": str(tmp_path / name)})
+
+    one, moved, filled = config("a.csv", "item,verdict"), config("b.csv", "item,verdict"), config("c.csv", "item")
+    gone = read_config("pocket", {"evaluate.people_sheet": str(tmp_path / "gone.csv")})
+    assert not changed(one, moved)
+    assert changed(one, filled) == changed(one, POCKET) == changed(one, gone) == changed(gone, POCKET) == {"report"}
 
 
 def test_mr_align_with_snippets_answers_with_the_adapter_of_mr_align():
