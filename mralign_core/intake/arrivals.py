@@ -2,7 +2,8 @@
 
 ``path`` of a question set may be a pattern of local files (``incoming/*.jsonl``), or a bucket's prefix, pattern or
 file (``s3://bucket/incoming/*.jsonl``; credentials and ``storage.endpoint_url`` as for the store). What fits is copied
-to the local cache by its digest, so that a run reads what was there when it began, whatever arrives meanwhile.
+to the local cache by its digest, so that a run reads what was there when it began, whatever arrives meanwhile. What a
+run took in is in the store too, as an artifact of stage ``arrivals``: a child of it on another host finds it there.
 
 Departures from a folder of files, whose rows without an id are numbered through, so that one more file would give every
 row behind it another id, and have it paid for again:
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 
 from mralign_core.config import QuestionSetConfig, StorageConfig
 from mralign_core.errors import DataError, StorageError, StoreUnavailableError
+from mralign_core.intake.resolution import ConfigReference
 from mralign_core.questions.columns import BadRowError, Columns
 from mralign_core.questions.files import READERS, format_of, stream_files
 from mralign_core.questions.jsonl import Line, refuse
@@ -35,7 +37,7 @@ from mralign_core.questions.known_sets import KNOWN_SETS
 from mralign_core.questions.loading import REMEDY, repeated_ids
 from mralign_core.questions.locating import COLUMN_OPTIONS
 from mralign_core.questions.opening import stem, why_not_a_file, without_gz
-from mralign_core.storage import file_sha256, key_of
+from mralign_core.storage import ArtifactStore, file_sha256, key_of
 from mralign_core.storage.cache import DownloadCache
 from mralign_core.storage.filesystem import StoreFiles
 from mralign_core.storage.scratch import part_file
@@ -46,6 +48,9 @@ BUCKET_START = "s3://"
 ARRIVAL_ID = "arrival_id"
 """Column of what is taken in: the id of a row whose set names no ``id_column``."""
 ID_CHARS = 12
+ARRIVALS = "arrivals"
+"""Folder of the store's artifacts that holds what runs took in, each under its digest."""
+DIGEST_PART = re.compile(r"[0-9a-f]{64}")
 MOST_LOOKS = 3
 """At a file of a bucket that is replaced while it is fetched."""
 
@@ -79,28 +84,32 @@ def is_arriving(path: str) -> bool:
     return path.startswith(BUCKET_START) or (bool(WILD.search(path)) and not Path(path).exists())
 
 
+def is_copy_elsewhere(path: str) -> bool:
+    """Whether a path is that of a copy that another machine took in, or that is gone from this one."""
+    return any(map(DIGEST_PART.fullmatch, Path(path).parts)) and not Path(path).exists()
+
+
 class Arrivals:
     """Takes question files in.
 
     Args:
+        store: where a run's copies are kept for its children on other hosts.
         storage: how a bucket is reached.
-        cache_folder: where copies are kept, as those of the store's own files are.
+        cache_folder: where copies are kept here, as those of the store's own files are.
     """
 
-    def __init__(self, storage: StorageConfig, cache_folder: Path) -> None:
+    def __init__(self, store: ArtifactStore, storage: StorageConfig, cache_folder: Path) -> None:
+        self._store = store
         self._storage = storage
         self._cache = DownloadCache(cache_folder, storage.cache_gib * 2**30)
 
-    def take_in(
-        self, one: QuestionSetConfig, field: str, known: Mapping[str, str], known_tags: Mapping[str, str]
-    ) -> Arrived:
+    def take_in(self, one: QuestionSetConfig, field: str, known: ConfigReference) -> Arrived:
         """What fits the path of a set now.
 
         Args:
             one: the set.
             field: config field that names it, for messages.
-            known: name → SHA-256 of files that an earlier run took in.
-            known_tags: name → the mark that the bucket gave to each of these.
+            known: what an earlier run took in, if one did: of a bucket's files, those are not fetched again.
 
         Raises:
             OutOfReachError: the bucket does not answer.
@@ -109,27 +118,41 @@ class Arrivals:
         """
         tags: dict[str, str] = {}
         if one.path.startswith(BUCKET_START):
-            paths, tags = self._of_bucket(one.path, field, known, known_tags)
+            paths, tags = self._of_bucket(one.path, field, known)
         else:
             local = _local_files(one.path, field)
             paths = {name: self._copy(file, PurePosixPath(name).name) for name, file in local.items()}
         return self._read(one, field, paths, tags)
 
-    def recall(self, one: QuestionSetConfig, field: str, known: Mapping[str, str], tags: Mapping[str, str]) -> Arrived:
-        """What an earlier run took in, from the copies on this machine.
+    def recall(self, one: QuestionSetConfig, field: str, known: ConfigReference) -> Arrived | None:
+        """What an earlier run took in, from the copies on this machine or in the store; None where there are none."""
+        paths = {name: self._at_hand(sha256, name) for name, sha256 in known.files.items()}
+        here = {name: path for name, path in paths.items() if path}
+        if here and len(here) == len(paths):
+            return self._read(one, field, here, known.tags)
+        ref = self._store.find(ARRIVALS, known.pinned) if known.pinned else None
+        if ref is None:
+            return None
+        folder, is_known = self._store.open_directory(ref), one.name in KNOWN_SETS
+        name = _name_of_copy(known.files) if is_known else f"{_label(one.path)}.jsonl"
+        id_column = "" if is_known else one.id_column or ARRIVAL_ID
+        return Arrived(folder / name, known.pinned, known.files, known.tags, id_column, known.note)
 
-        Raises:
-            LookupError: they are not here, or damaged.
-        """
-        paths = {name: self._at_hand(sha256, name) for name, sha256 in known.items()}
-        missing = [name for name, path in paths.items() if path is None]
-        if missing or not paths:
-            raise LookupError(f"no copy is on this machine of {', '.join(missing[:3]) or 'any file'}")
-        return self._read(one, field, {name: path for name, path in paths.items() if path}, dict(tags))
+    def publish(self, arrived: Arrived, path: str) -> None:
+        """Keep what a run took in in the store, under its digest; ``path`` is where it came from."""
+        if self._store.find(ARRIVALS, arrived.sha256) is None:
+            folder = self._cache.use(arrived.sha256)
+            fingerprint = {"path": path, "files": arrived.files}
+            self._store.publish(ARRIVALS, arrived.sha256, folder, parents=[], fingerprint=fingerprint)
 
-    def _of_bucket(
-        self, path: str, field: str, known: Mapping[str, str], known_tags: Mapping[str, str]
-    ) -> tuple[dict[str, Path], dict[str, str]]:
+    def restored(self, path: str) -> Path:
+        """Where a copy of another machine (:func:`is_copy_elsewhere`) is now: opened from the store; else as it was."""
+        parts = Path(path).parts
+        number = next(number for number, part in enumerate(parts) if DIGEST_PART.fullmatch(part))
+        ref = self._store.find(ARRIVALS, parts[number])
+        return Path(self._store.open_directory(ref), *parts[number + 1 :]) if ref else Path(path)
+
+    def _of_bucket(self, path: str, field: str, known: ConfigReference) -> tuple[dict[str, Path], dict[str, str]]:
         """Name → copy of every file that fits, and name → the bucket's mark of it."""
         bucket, folder, fits = _pattern_of_bucket(path, field)
         try:
@@ -137,7 +160,7 @@ class Arrivals:
             tags = {name: tag for name, tag in files.tags(folder).items() if fits(f"{folder}/{name}")}
             _refuse_none(tags, path, field)
             return {
-                name: (known_tags.get(name) == tag and self._at_hand(known.get(name, ""), name))
+                name: (known.tags.get(name) == tag and self._at_hand(known.files.get(name, ""), name))
                 or self._fetch(files, f"{folder}/{name}", name, field)
                 for name, tag in sorted(tags.items())
             }, tags
@@ -204,11 +227,16 @@ class Arrivals:
             if not (target := folder / name).is_file() or file_sha256(target) != digests[name]:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
-        return Arrived(folder / next(iter(paths)) if len(paths) == 1 else folder, sha256, digests, tags, "", "")
+        return Arrived(folder / _name_of_copy(paths), sha256, digests, tags, "", "")
 
 
 def _write(data: bytes, file: Path) -> None:
     file.write_bytes(data)
+
+
+def _name_of_copy(files: Mapping[str, object]) -> str:
+    """What is read of a known set's copy: its only file, or the folder."""
+    return next(iter(files)) if len(files) == 1 else ""
 
 
 class _Kept(NamedTuple):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from mralign_core.config import QuestionSetConfig, RunConfig
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.intake.aliases import ask_aliases
-from mralign_core.intake.arrivals import Arrivals, Arrived, OutOfReachError, is_arriving
+from mralign_core.intake.arrivals import Arrivals, OutOfReachError, is_arriving, is_copy_elsewhere
 from mralign_core.intake.resolution import ConfigReference, Resolution, Resolutions
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.locate import file_content_digest, folder_digest, local_path
@@ -82,7 +82,7 @@ def resolve(
     last = records.last()
     before = of_run or (last if prefers_recorded else None)
     cache = cache_folder or Path.home() / ".cache" / "mralign"
-    look = _Look(config, Arrivals(config.storage, cache), before, last, is_run=bool(run))
+    look = _Look(config, Arrivals(store, config.storage, cache), before, last, is_run=bool(run))
     resolved, references = look.everything()
     resolution = Resolution(config=config.name, run=run, references=references)
     if run and of_run is None:
@@ -97,9 +97,10 @@ def resolve(
 
 
 def floats(section: Any) -> bool:
-    """Whether a question set, or the model, may stand for something else tomorrow, under the same config."""
+    """Whether a question set, or the model, may stand for something else tomorrow, or for nothing on this machine."""
     if isinstance(section, QuestionSetConfig):
-        return is_arriving(section.path) or (bool(hub_id_of(section)) and not COMMIT.fullmatch(section.revision))
+        is_of_hub = bool(hub_id_of(section)) and not COMMIT.fullmatch(section.revision)
+        return is_of_hub or is_arriving(section.path) or is_copy_elsewhere(section.path)
     return section.source == "hub" and local_path(section) is None and not COMMIT.fullmatch(section.revision)
 
 
@@ -158,6 +159,8 @@ class _Look:
     def _set(self, one: QuestionSetConfig, field: str) -> tuple[QuestionSetConfig, ConfigReference | None]:
         if is_arriving(one.path):
             return self._arriving(one, field)
+        if is_copy_elsewhere(one.path):
+            one = one.model_copy(update={"path": str(self._arrivals.restored(one.path))})
         if hub_id := hub_id_of(one):
             asked = ConfigReference(field=field, kind="hub", asked=f"{hub_id}@{one.revision}")
             pinned = self._pinned(asked, one.revision, lambda: _commit_of_set(hub_id, one.revision, field))
@@ -167,27 +170,23 @@ class _Look:
     def _arriving(self, one: QuestionSetConfig, field: str) -> tuple[QuestionSetConfig, ConfigReference]:
         asked = ConfigReference(field=field, kind="arrivals", asked=one.path)
         told = self._before.answer_to(asked) if self._before else None
-        arrived = self._recalled(one, field, told) if told else None
+        arrived = self._arrivals.recall(one, field, told) if told else None
         if arrived is None:
             known, recalled_from = self._last_known(asked)
             try:
-                arrived, recalled_from = self._arrivals.take_in(one, field, known.files, known.tags), ""
+                arrived, recalled_from = self._arrivals.take_in(one, field, known), ""
             except OutOfReachError as error:
-                arrived = self._recalled(one, field, known)
+                arrived = self._arrivals.recall(one, field, known)
                 if arrived is None:
                     raise error.why from None
         else:
             recalled_from = ""
+        if self._is_run:
+            self._arrivals.publish(arrived, one.path)
         pinned = {"pinned": arrived.sha256, "source": "the bucket" if arrived.tags else "files here"}
         details = {"files": arrived.files, "tags": arrived.tags, "note": arrived.note, "recalled_from": recalled_from}
         fixed = {"path": str(arrived.path), "id_column": arrived.id_column}
         return one.model_copy(update=fixed), asked.model_copy(update={**pinned, **details})
-
-    def _recalled(self, one: QuestionSetConfig, field: str, known: ConfigReference) -> Arrived | None:
-        try:
-            return self._arrivals.recall(one, field, known.files, known.tags)
-        except LookupError:
-            return None
 
     def _last_known(self, asked: ConfigReference) -> tuple[ConfigReference, str]:
         """What the last run recorded of a reference, and which run had looked; the reference itself where none has."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 from chat_server import ChatServer, says
@@ -139,7 +140,7 @@ def test_a_dry_run_sees_what_has_arrived_and_one_task_what_the_last_run_saw(conf
     assert run_one(config, "questions", shard=0, variant="", named={}) == questions
 
 
-def test_a_run_that_was_given_a_pinned_config_resolves_nothing(config, incoming, as_run, monkeypatch):
+def test_a_run_that_was_given_a_pinned_config_resolves_nothing(config, incoming, as_run, monkeypatch, tmp_path):
     """As a child on a pool, which is given the config by value."""
     (incoming / "a.jsonl").write_text(lines(1, 2))
     as_run("first")
@@ -149,6 +150,11 @@ def test_a_run_that_was_given_a_pinned_config_resolves_nothing(config, incoming,
     as_run("child")
     assert pin_references(by_value) == pinned
     assert load_questions.run_here(by_value) == questions
+    monkeypatch.setenv("HOME", str(tmp_path / "another-host"))
+    shutil.rmtree(tmp_path / "home")
+    of_child = pin_references(by_value)
+    assert of_child != pinned
+    assert load_questions.run_here(of_child) == questions
 
 
 def test_what_replies_name_as_their_model_is_added_to_the_record(config, incoming, as_run, tmp_path):

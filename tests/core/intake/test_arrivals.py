@@ -2,12 +2,13 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from mralign_core.config import PocketConfig, RunConfig
+from mralign_core.config import PocketConfig, QuestionSetConfig, RunConfig
 from mralign_core.errors import DataError, StorageError
 from mralign_core.intake import new_questions, resolve
 from mralign_core.questions.loading import read_question_sets
@@ -212,8 +213,12 @@ def test_files_of_a_bucket_are_copied_once_and_recalled_where_it_is_away(bucket,
             third = week(config, 3)
         assert third.config == second.config and [one.field for one in third.recalled] == ["questions.train"]
         assert "out of reach, and taken as it was recorded: questions.train s3://" in caplog.text
+        there = week(config, 4, cache="another-machine")
+        assert questions_of(there).equals(questions_of(second))
+        assert load_questions.work(there.config).key == load_questions.work(second.config).key
+        other = config.model_copy(update={"name": "never-resolved"})
         with pytest.raises(StorageError, match=r"^questions\.train\.path s3://"):
-            week(config, 4, cache="another-machine")
+            week(other, 4, cache="another-machine")
         assert week(second.config, 9).config == second.config
 
 
@@ -223,6 +228,25 @@ def test_a_file_of_a_bucket_that_is_replaced_is_taken_in_anew(bucket, tmp_path, 
     assert len(questions_of(week(config, 1))) == 1
     bucket.put("incoming/a.jsonl", lines(2, 3))
     assert len(questions_of(week(config, 2))) == 2
+
+
+def test_a_known_set_in_a_bucket_is_copied_as_it_is(bucket, tmp_path, week):
+    bucket.put("incoming/sciq/train.json", json.dumps([{"question": "What?", "correct_answer": "That"}]))
+    bucket.put("incoming/topics/a.jsonl", '{"prompt": "Tell of a."}')
+    bucket.put("incoming/topics/b.jsonl", '{"prompt": "Tell of b."}')
+    train = {"name": "sciq", "path": f"{bucket.url}/sciq/train.json"}
+    config = config_of(tmp_path, train=train, endpoint_url=bucket.endpoint_url)
+    held_out = QuestionSetConfig(name="longfact", path=f"{bucket.url}/topics")
+    config = config.model_copy(update={"questions": config.questions.model_copy(update={"eval": (held_out,)})})
+    found = week(config, 1)
+    questions = read_question_sets(found.config.questions, PocketConfig()).questions
+    assert questions["question_id"].tolist() == ["sciq-train-1", "longfact-eval-1", "longfact-eval-2"]
+    assert questions["stratum"].tolist() == ["", "a", "b"]
+    by_value = RunConfig.model_validate(found.config.model_dump(mode="json"))
+    shutil.rmtree(tmp_path / "cache")
+    of_child = week(by_value, 1, cache="another-machine").config
+    assert of_child != by_value
+    assert read_question_sets(of_child.questions, PocketConfig()).questions.equals(questions)
 
 
 @pytest.mark.parametrize(
