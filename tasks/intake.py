@@ -5,7 +5,15 @@ from __future__ import annotations
 import logging
 
 from mralign_core.config import RunConfig
-from mralign_core.intake import NewQuestions, Resolutions, model_in_reply, new_questions, resolve, with_replies
+from mralign_core.intake import (
+    NewQuestions,
+    Resolutions,
+    changed_references,
+    model_in_reply,
+    new_questions,
+    resolve,
+    with_replies,
+)
 from mralign_core.schemas.annotations import RAW_ANNOTATIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore, RunRecord, RunRecords
 from tasks.engine.last_run import this_run
@@ -51,6 +59,16 @@ def what_is_new(config: RunConfig, questions: ArtifactRef, evaluation_questions:
     return NewQuestions({name: news for each in found for name, news in each.sets.items()}, since)
 
 
+def changed_references_of(config: RunConfig) -> list[str]:
+    """A line for each reference beside the questions (model, label set, prompts, endpoints) that stands for something
+    else than in the last run of the config's name that went to its end; none where that has no record.
+    """
+    records, before = Resolutions(ArtifactStore(config.storage), config.name), last_finished(config)
+    earlier, now = records.of(before.run) if before else None, records.of(this_run())
+    lines = changed_references(earlier, now) if earlier and now else []
+    return [line for line in lines if not line.startswith("questions.")]
+
+
 def last_finished(config: RunConfig) -> RunRecord | None:
     """The record of the last run of the config's name, other than this one, that wrote its report."""
     records = RunRecords(ArtifactStore(config.storage), config.name).newest_first()
@@ -58,9 +76,9 @@ def last_finished(config: RunConfig) -> RunRecord | None:
 
 
 def tell_what_is_new(config: RunConfig, questions: ArtifactRef, evaluation_questions: ArtifactRef) -> NewQuestions:
-    """:func:`what_is_new`, said in one line of the log."""
+    """:func:`what_is_new`, said in one line of the log, with what else stands for something new."""
     news = what_is_new(config, questions, evaluation_questions)
-    logger.info("config %r: %s", config.name, news)
+    logger.info("config %r: %s", config.name, "; ".join([str(news), *changed_references_of(config)]))
     return news
 
 

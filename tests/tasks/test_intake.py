@@ -16,7 +16,7 @@ from tasks.engine import last_run as runs
 from tasks.engine.last_run import remember
 from tasks.engine.one_task import run_one
 from tasks.engine.plan import plan
-from tasks.intake import note_models_in_replies, pin_references, tell_what_is_new, what_is_new
+from tasks.intake import changed_references_of, note_models_in_replies, pin_references, tell_what_is_new, what_is_new
 from tasks.prepare import load_evaluation_questions, load_questions, prepare_model
 from tests.core.generation.random_models import build_bpe, build_model
 from tests.stages import draw
@@ -125,6 +125,20 @@ def test_nothing_new_is_told_against_the_last_run_that_went_to_its_end(config, i
     news = what_is_new(*prepared(config))
     assert news.is_nothing_new and str(news).startswith("nothing new since the run of 20")
     assert str(news).endswith(": 5 questions as before")
+
+
+def test_a_model_that_changed_is_told_beside_the_questions(config, incoming, as_run, tmp_path, caplog):
+    (incoming / "a.jsonl").write_text(lines(1, 2))
+    as_run("first")
+    finish(*prepared(config)[:2])
+    weights = tmp_path / "model" / "generation_config.json"
+    weights.write_text(json.dumps(json.loads(weights.read_text()) | {"temperature": 0.5}))
+    as_run("second")
+    with caplog.at_level(logging.INFO, "mralign_core.intake"):
+        news = tell_what_is_new(*prepared(config))
+    assert news.is_nothing_new
+    (line,) = [text for text in caplog.messages if "nothing new" in text]
+    assert f"; model: {tmp_path / 'model'} was " in line and changed_references_of(config) == [line.rpartition("; ")[2]]
 
 
 def test_a_dry_run_sees_what_has_arrived_and_one_task_what_the_last_run_saw(config, incoming, as_run):
