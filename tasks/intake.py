@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 
+import pandas as pd
+
 from mralign_core.config import RunConfig
+from mralign_core.errors import ArtifactError
 from mralign_core.intake import (
     NewQuestions,
     Resolutions,
@@ -50,13 +53,22 @@ def what_is_new(config: RunConfig, questions: ArtifactRef, evaluation_questions:
     since = f"the run of {before.at:%Y-%m-%d %H:%M} UTC" if before else ""
     found = [
         new_questions(
-            store.read_table(old[name], "questions.parquet") if name in old else None,
+            _earlier_questions(store, old[name]) if name in old else None,
             store.read_table(ref, "questions.parquet"),
             since,
         )
         for name, ref in zip(names, (questions, evaluation_questions), strict=True)
     ]
     return NewQuestions({name: news for each in found for name, news in each.sets.items()}, since)
+
+
+def _earlier_questions(store: ArtifactStore, ref: ArtifactRef) -> pd.DataFrame | None:
+    """The questions of an earlier run; None where they are gone, so that all of this run's count as new."""
+    try:
+        return store.read_table(ref, "questions.parquet")
+    except ArtifactError as error:
+        logger.warning("what is new can't be told against the last run: %s", error)
+        return None
 
 
 def changed_references_of(config: RunConfig) -> list[str]:
@@ -104,4 +116,6 @@ def note_models_in_replies(config: RunConfig, annotations: ArtifactRef) -> None:
     }
     references = with_replies(resolution.references, named)
     if references != resolution.references:
-        records.keep(resolution.model_copy(update={"references": references}))
+        last = records.last()
+        is_last = last is not None and last.run == resolution.run
+        records.keep(resolution.model_copy(update={"references": references}), is_last=is_last)

@@ -108,7 +108,7 @@ class Resolutions:
         return self._read(f"{self._last}/{run}") if run else None
 
     def keep(self, resolution: Resolution, *, is_last: bool = True) -> None:
-        """Note that of a run, and that it is the last one."""
+        """Note that of a run; ``is_last`` says whether it is the last one's."""
         record = resolution.model_dump(mode="json")
         self._store.put_json(f"{self._last}/{resolution.run}", record)
         if is_last:

@@ -120,7 +120,8 @@ class _Look:
         arrivals: takes question files in.
         before: what is taken without looking, where it has an answer.
         last: what is recalled where something is out of reach.
-        is_run: whether a run goes by it; else what nobody can tell now stays as it was asked for.
+        is_run: whether a run goes by it and is recorded; else only what floats is looked at, and what nobody can tell
+            now stays as it was asked for.
     """
 
     def __init__(
@@ -150,7 +151,8 @@ class _Look:
             references += [reference for _, reference in found if reference]
         model, of_model = self._model()
         references += [of_model] if of_model else []
-        references += [*_contents(config), *(ask_aliases(config) if self._is_run else ())]
+        if self._is_run:
+            references += [*_contents(config), *ask_aliases(config)]
         if sets == {"train": config.questions.train, "eval": config.questions.eval} and model is config.model:
             return config, references
         questions = config.questions.model_copy(update=sets)
@@ -165,7 +167,7 @@ class _Look:
             asked = ConfigReference(field=field, kind="hub", asked=f"{hub_id}@{one.revision}")
             pinned = self._pinned(asked, one.revision, lambda: _commit_of_set(hub_id, one.revision, field))
             return one.model_copy(update={"revision": pinned.pinned or one.revision}), pinned
-        return one, _local_set(Path(one.path), field) if one.path else None
+        return one, _local_set(Path(one.path), field) if one.path and self._is_run else None
 
     def _arriving(self, one: QuestionSetConfig, field: str) -> tuple[QuestionSetConfig, ConfigReference]:
         asked = ConfigReference(field=field, kind="arrivals", asked=one.path)
@@ -200,6 +202,8 @@ class _Look:
         if section.source != "hub":
             return section, None
         if (local := local_path(section)) is not None:
+            if not self._is_run:
+                return section, None
             pinned = folder_digest(local) if local.is_dir() else file_content_digest(local)
             contents = ConfigReference(field="model", kind="contents", asked=section.path, pinned=pinned)
             return section, contents.model_copy(update={"source": "files here"})

@@ -127,6 +127,22 @@ def test_nothing_new_is_told_against_the_last_run_that_went_to_its_end(config, i
     assert str(news).endswith(": 5 questions as before")
 
 
+def test_where_the_earlier_questions_are_gone_all_are_new(config, incoming, as_run, caplog):
+    (incoming / "a.jsonl").write_text(lines(1, 2))
+    as_run("first")
+    pinned, questions, _ = prepared(config)
+    finish(pinned, questions)
+    ArtifactStore(config.storage).remove("questions", questions.key)
+    as_run("second")
+    news = what_is_new(*prepared(config))
+    assert news.is_nothing_new  # made again, and found again
+    ArtifactStore(config.storage).remove("questions", questions.key)
+    (incoming / "b.jsonl").write_text(lines(3))
+    as_run("third")
+    news = what_is_new(*prepared(config))
+    assert len(news.sets["train incoming"].added) == 3 and "can't be told against the last run" in caplog.text
+
+
 def test_a_model_that_changed_is_told_beside_the_questions(config, incoming, as_run, tmp_path, caplog):
     (incoming / "a.jsonl").write_text(lines(1, 2))
     as_run("first")

@@ -5,16 +5,18 @@ import importlib
 import json
 import logging
 
+import datasets
 import pytest
 from chat_server import ChatServer
 from huggingface_hub import constants
 
+from flows.commands.cli import _check_files
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.intake import Resolutions, changed_references, resolve, with_replies
 from mralign_core.questions.loading import read_question_sets
 from mralign_core.storage import ArtifactStore
-from tasks.prepare import load_questions, prepare_model
+from tasks.prepare import load_evaluation_questions, load_questions, prepare_model
 from tests.hub_server import hub_server  # noqa: F401 (fixture)
 
 SET = "datasets/own/set"
@@ -140,6 +142,28 @@ def test_offline_the_last_resolution_is_used_and_said(hub, config, monkeypatch, 
     assert len(caplog.messages) == 2  # a line a run
     assert "'weekly': out of reach" in caplog.messages[1] and "from run week-1 of 20" in caplog.messages[1]
     assert load_questions.work(second.config).key == load_questions.work(first.config).key
+
+
+def test_offline_the_command_line_reads_only_what_is_not_made_yet(hub, config, monkeypatch):
+    pinned = resolved(config, "week-1").config
+    out_of_reach(monkeypatch)
+    with pytest.raises(DataError, match="can't be reached"):
+        _check_files(config)  # recalled, but what it stands for is on the hub alone
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    load_questions.run_here(pinned)
+    load_evaluation_questions.run_here(pinned)
+    out_of_reach(monkeypatch)
+    _check_files(config)
+
+
+def test_offline_by_choice_the_recorded_commit_is_loaded_from_the_hubs_cache(hub, config, monkeypatch, tmp_path):
+    read_question_sets(resolved(config, "week-1").config.questions, config.model.pocket)
+    hub.push(SET, rows(6))
+    out_of_reach(monkeypatch)
+    for section in (constants, datasets.config):
+        monkeypatch.setattr(section, "HF_HUB_OFFLINE", True)
+    found = resolved(config, "week-2")
+    assert len(read_question_sets(found.config.questions, config.model.pocket).questions) == 3
 
 
 def test_offline_with_nothing_recorded_the_error_is_the_one_that_it_was(hub, config, monkeypatch, tmp_path):
