@@ -99,8 +99,11 @@ def with_replies(references: Iterable[ConfigReference], named: Mapping[str, Iter
 def _as_replied(reference: ConfigReference, models: list[str]) -> ConfigReference:
     own = reference.asked.partition(" at ")[0]
     others = [model for model in models if model not in (own, own.partition("/")[2])]
-    if not models:
+    if not models or reference.pinned in models:
         return reference
+    if reference.pinned:
+        told = f"its replies name {', '.join(models)}"
+        return reference.model_copy(update={"note": told}) if others else reference
     if not others:
         return reference.model_copy(update={"note": f"{NOT_SAID}; its replies name no other model than was asked for"})
     if len(others) > 1:

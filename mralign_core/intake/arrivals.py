@@ -130,27 +130,33 @@ class Arrivals:
         here = {name: path for name, path in paths.items() if path}
         if here and len(here) == len(paths):
             return self._read(one, field, here, known.tags)
-        ref = self._store.find(ARRIVALS, known.pinned) if known.pinned else None
-        if ref is None:
-            return None
-        folder, is_known = self._store.open_directory(ref), one.name in KNOWN_SETS
+        is_known = one.name in KNOWN_SETS
         name = _name_of_copy(known.files) if is_known else f"{_label(one.path)}.jsonl"
+        path = self._of_store(known.pinned, name) if known.pinned else None
+        if path is None:
+            return None
         id_column = "" if is_known else one.id_column or ARRIVAL_ID
-        return Arrived(folder / name, known.pinned, known.files, known.tags, id_column, known.note)
+        return Arrived(path, known.pinned, known.files, known.tags, id_column, known.note)
 
     def publish(self, arrived: Arrived, path: str) -> None:
-        """Keep what a run took in in the store, under its digest; ``path`` is where it came from."""
-        if self._store.find(ARRIVALS, arrived.sha256) is None:
-            folder = self._cache.use(arrived.sha256)
-            fingerprint = {"path": path, "files": arrived.files}
-            self._store.publish(ARRIVALS, arrived.sha256, folder, parents=[], fingerprint=fingerprint)
+        """Keep what a run took in in the store, unless it is there; ``path`` is where it came from."""
+        folder = self._cache.use(arrived.sha256)
+        if arrived.path.is_relative_to(folder):  # else it was opened from the store
+            key = _key(arrived.sha256, arrived.path.relative_to(folder).as_posix())
+            if self._store.find(ARRIVALS, key) is None:
+                fingerprint = {"path": path, "files": arrived.files}
+                self._store.publish(ARRIVALS, key, folder, parents=[], fingerprint=fingerprint)
 
     def restored(self, path: str) -> Path:
         """Where a copy of another machine (:func:`is_copy_elsewhere`) is now: opened from the store; else as it was."""
         parts = Path(path).parts
         number = next(number for number, part in enumerate(parts) if DIGEST_PART.fullmatch(part))
-        ref = self._store.find(ARRIVALS, parts[number])
-        return Path(self._store.open_directory(ref), *parts[number + 1 :]) if ref else Path(path)
+        return self._of_store(parts[number], Path(*parts[number + 1 :]).as_posix()) or Path(path)
+
+    def _of_store(self, sha256: str, name: str) -> Path | None:
+        """A copy that some run took in, opened from the store; None where it is not there."""
+        ref = self._store.find(ARRIVALS, _key(sha256, name))
+        return self._store.open_directory(ref) / name if ref else None
 
     def _of_bucket(self, path: str, field: str, known: ConfigReference) -> tuple[dict[str, Path], dict[str, str]]:
         """Name → copy of every file that fits, and name → the bucket's mark of it."""
@@ -228,6 +234,11 @@ class Arrivals:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
         return Arrived(folder / _name_of_copy(paths), sha256, digests, tags, "", "")
+
+
+def _key(sha256: str, name: str) -> str:
+    """The key of a copy in the store: what it holds, and what of it is read (``""`` or ``.`` for all)."""
+    return key_of(contents=sha256, name="" if name == "." else name)
 
 
 def _write(data: bytes, file: Path) -> None:

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mralign_core.storage import ArtifactStore
 
 logger = logging.getLogger("mralign_core.intake")
+SHORT = 12
+"""Characters of a digest or commit in messages."""
 
 
 class ConfigReference(BaseModel):
@@ -67,6 +69,9 @@ class Resolution(BaseModel):
 def changed_references(before: Resolution | None, after: Resolution) -> list[str]:
     """A line for each reference that stands for something else than before, or is new; gone ones are not told.
 
+    Nothing is told of one that nobody knew before, or knows now: replies may name an alias' model in one run, and
+    another run has not asked yet.
+
     Example:
         >>> one = ConfigReference(field="model", kind="hub", asked="a/b@", pinned="c0ffee")
         >>> two = one.model_copy(update={"pinned": "d1"})
@@ -78,13 +83,15 @@ def changed_references(before: Resolution | None, after: Resolution) -> list[str
     for one in after.references:
         other = earlier.get(one.field)
         if other is None or other.asked != one.asked:
-            lines.append(f"{one.field}: {one.asked} is new" + (f", and is {one.pinned[:12]}" if one.pinned else ""))
-        elif other.pinned != one.pinned:
-            lines.append(
-                f"{one.field}: {one.asked} was {other.pinned[:12] or 'not known'} and is "
-                f"{one.pinned[:12] or 'not known'}"
-            )
+            lines.append(f"{one.field}: {one.asked} is new" + (f", and is {_short(one)}" if one.pinned else ""))
+        elif one.pinned and other.pinned and other.pinned != one.pinned:
+            lines.append(f"{one.field}: {one.asked} was {_short(other)} and is {_short(one)}")
     return lines
+
+
+def _short(reference: ConfigReference) -> str:
+    """What it stands for, in words: of a digest or commit, its beginning."""
+    return reference.pinned if reference.kind == "endpoint" else reference.pinned[:SHORT]
 
 
 class Resolutions:

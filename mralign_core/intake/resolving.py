@@ -23,7 +23,7 @@ from mralign_core.config import QuestionSetConfig, RunConfig
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.intake.aliases import ask_aliases
 from mralign_core.intake.arrivals import Arrivals, OutOfReachError, is_arriving, is_copy_elsewhere
-from mralign_core.intake.resolution import ConfigReference, Resolution, Resolutions
+from mralign_core.intake.resolution import SHORT, ConfigReference, Resolution, Resolutions
 from mralign_core.label_sets import label_set_of
 from mralign_core.models.locate import file_content_digest, folder_digest, local_path
 from mralign_core.questions.files import files_of, format_of
@@ -90,7 +90,7 @@ def resolve(
     found = Resolved(resolved, resolution)
     if found.recalled:
         what = "; ".join(
-            f"{one.field} {one.asked} as {one.pinned[:12]}, from {one.recalled_from}" for one in found.recalled
+            f"{one.field} {one.asked} as {one.pinned[:SHORT]}, from {one.recalled_from}" for one in found.recalled
         )
         logger.warning("config %r: out of reach, and taken as it was recorded: %s", config.name, what)
     return found

@@ -1,5 +1,6 @@
 """Question files that arrive in a folder, or in a bucket of a real S3 server, from one week to the next."""
 
+import hashlib
 import json
 import logging
 import shutil
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mralign_core.config import PocketConfig, QuestionSetConfig, RunConfig
 from mralign_core.errors import DataError, StorageError
@@ -74,6 +77,24 @@ def test_what_arrives_before_the_old_files_changes_no_id_of_theirs(incoming, tmp
     # Files of a plain folder are numbered through, as ever: the reason for ids of their own.
     plain = config_of(tmp_path, train={"path": "incoming"})
     assert questions_of(week(plain, 2))["question_id"].tolist() == [f"incoming-train-{n}" for n in range(1, 6)]
+
+
+@settings(max_examples=25)
+@given(
+    numbers=st.lists(st.integers(0, 6), min_size=1, max_size=8),
+    names=st.lists(st.sampled_from("abcdef"), min_size=8, max_size=8),
+)
+def test_ids_depend_on_no_file_and_no_order(numbers, names, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("incoming")
+    for number, name in zip(numbers, names, strict=False):
+        with (folder / f"{name}.jsonl").open("a") as file:
+            file.write(lines(number))
+    config = config_of(folder, train=str(folder / "*.jsonl"))
+    found = resolve(config, ArtifactStore(config.storage), cache_folder=folder / "cache")
+    ids = dict(zip(*(questions_of(found)[column] for column in ("question", "question_id")), strict=True))
+    assert len(ids) == len(set(ids.values())) == len(set(numbers))
+    text = f"Who is number {numbers[0]}?"
+    assert ids[text] == f"q{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def test_a_run_reads_what_was_there_when_it_began(incoming, tmp_path, week):

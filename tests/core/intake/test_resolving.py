@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from flows.commands.cli import _check_files
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError, DataError
-from mralign_core.intake import Resolutions, changed_references, resolve, with_replies
+from mralign_core.intake import Resolution, Resolutions, changed_references, resolve, with_replies
 from mralign_core.questions.loading import read_question_sets
 from mralign_core.storage import ArtifactStore
 from tasks.prepare import load_evaluation_questions, load_questions, prepare_model
@@ -238,6 +238,13 @@ def test_what_a_models_name_stands_for_is_recorded_where_someone_says_so_and_nev
     assert replied["annotate.annotator_b"].pinned == "x-20260101"
     assert replied["annotate.annotator_b"].source == "the model that its replies name"
     assert replied["annotate.adjudicator"] == dated and replied["annotate.annotator_a"] == best
+    (beside,) = with_replies([best], {"annotate.annotator_a": ["qwen-32b-awq"]})
+    assert beside.pinned == best.pinned and beside.note == "its replies name qwen-32b-awq"
+    before, now = (Resolution(config="x", references=[one]) for one in (replied["annotate.annotator_b"], same))
+    assert changed_references(before, now) == changed_references(now, before) == []  # nobody knows: that is no news
+    moved = replied["annotate.annotator_b"].model_copy(update={"pinned": "x-20260601"})
+    (line,) = changed_references(before, Resolution(config="x", references=[moved]))
+    assert line.endswith(" was x-20260101 and is x-20260601")
     (two,) = with_replies([same], {"annotate.annotator_b": ["x-1", "x-2"]})
     assert two.pinned == "" and two.note == "its replies name several models: x-1, x-2"
     (none,) = with_replies([same], {"annotate.annotator_b": ["x"]})
