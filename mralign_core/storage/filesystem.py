@@ -143,10 +143,6 @@ class StoreFiles:
         """Size in bytes of every file under a folder, by its path inside the folder."""
         return {name: int(info["size"]) for name, info in self._listing(path).items()}
 
-    def tags(self, path: str) -> dict[str, str]:
-        """The bucket's mark of each file's contents (ETag), which changes whenever they do, by path inside a folder."""
-        return {name: str(info["ETag"]).strip('"') for name, info in self._listing(path).items()}
-
     def ages(self, path: str) -> dict[str, float]:
         """Seconds from each file's last change to the newest one's, by the store's clock, for the files of a folder."""
         changed = {name: _changed(info) for name, info in self._listing(path).items()}
@@ -227,6 +223,10 @@ class StoreFiles:
                 f"can't keep a copy of {self.uri(path)}: {error}. Make {temporary_folder.parent} a folder that you can "
                 "write to, with space for it."
             ) from error
+
+    def tags(self, path: str) -> dict[str, str]:
+        """The bucket's mark of each file's contents (ETag), which changes whenever they do, by path inside a folder."""
+        return {name: str(info["ETag"]).strip('"') for name, info in self._listing(path).items()}
 
     def check_bucket(self) -> None:
         """Prove that the bucket is there: some servers would create a mistyped one on the first write."""
