@@ -22,6 +22,7 @@ from tasks.engine.last_run import remember
 from tasks.engine.progress import progress
 from tasks.estimate import estimate_transitions
 from tasks.generate import select_thinking_draws
+from tasks.intake import pin_references
 from tasks.publish import show_ablation
 from tasks.reward import weigh_segments
 
@@ -33,6 +34,7 @@ def ablate(config: RunConfig) -> ArtifactRef:
     Args:
         config: the run config; section ``ablate`` says which arms, worlds and seeds.
     """
+    config = pin_references(config)
     # Refuse what can't be compared, before hours of work.
     arms_of(config)
     require_comparable_sets(config)

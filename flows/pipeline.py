@@ -13,6 +13,7 @@ from flows.reward import reward
 from flows.train import train
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
+from tasks.intake import note_models_in_replies, pin_references
 from tasks.prepare import check_evaluation
 
 
@@ -24,9 +25,11 @@ def pipeline(config: RunConfig) -> ArtifactRef:
         config: the run config; empty fields keep the paper's values.
     """
     check_evaluation(config)
+    config = pin_references(config)
     questions, evaluation_questions, model = prepare(config)
     candidates, generations, draws = generate(config, questions, model, evaluation_questions)
     annotations, draw_annotations = annotate(config, candidates, draws)
+    note_models_in_replies(config, annotations)
     transitions, diagnostics = estimate(config, candidates, annotations, draws, draw_annotations)
     weights = reward(config, candidates, annotations, transitions, draws, draw_annotations)
     adapters = train(config, model, candidates, annotations, weights)

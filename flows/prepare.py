@@ -11,6 +11,7 @@ from mralign_core.evaluation.variants import WITH_SNIPPETS, variants_to_score
 from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import remember
 from tasks.engine.plan import is_made
+from tasks.intake import pin_references, tell_what_is_new
 from tasks.prepare import check_prompts, check_training, load_evaluation_questions, load_questions, prepare_model
 from tasks.snippets import check_snippets, find_snippets
 
@@ -30,6 +31,7 @@ def prepare(config: RunConfig) -> Prepared:
     Args:
         config: the run config.
     """
+    config = pin_references(config)
     prepared = Prepared(load_questions(config), load_evaluation_questions(config), prepare_model(config))
     check_prompts(config, prepared.questions, prepared.model, prepared.evaluation_questions)
     if config.evaluate.sampler == "endpoint" and WITH_SNIPPETS.keys() & set(variants_to_score(config)):
@@ -37,4 +39,5 @@ def prepare(config: RunConfig) -> Prepared:
     if not is_made(config, "adapter"):
         check_training(config, prepared.model)
     remember(config, {}, **{name.replace("_", "-"): ref for name, ref in prepared._asdict().items()})
+    tell_what_is_new(config, prepared.questions, prepared.evaluation_questions)
     return prepared

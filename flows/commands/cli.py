@@ -519,9 +519,15 @@ def _check_store(config: RunConfig) -> None:
 
 def _check_files(config: RunConfig) -> None:
     """Read the user's files before a server is started, which takes half a minute on a busy machine."""
+    from mralign_core.intake import resolve
     from mralign_core.questions.loading import read_question_sets
+    from mralign_core.storage import ArtifactStore
+    from tasks.engine.plan import is_made
 
-    read_question_sets(config.questions, config.model.pocket, config.judge)
+    found = resolve(config, ArtifactStore(config.storage))
+    # What can't be reached now, but was read before, is not read again.
+    if not (found.recalled and is_made(found.config, "evaluation-questions")):
+        read_question_sets(found.config.questions, config.model.pocket, config.judge)
     _check_traces(config)
 
 

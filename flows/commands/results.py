@@ -32,10 +32,13 @@ MOST_ROWS = 12
 
 def print_questions(config: RunConfig) -> None:
     """What a run would ask: each set with an example, and what is taken out because it is evaluated on."""
+    from mralign_core.intake import resolve
     from mralign_core.questions.loading import read_question_sets
     from mralign_core.questions.overlap import question_key
+    from mralign_core.storage import ArtifactStore
 
-    found = read_question_sets(config.questions, config.model.pocket, config.judge)
+    resolved = resolve(config, ArtifactStore(config.storage)).config
+    found = read_question_sets(resolved.questions, config.model.pocket, config.judge)
     columns = ("used to", "set", "questions", "distinct", "gold answers each", "example")
     table = Table(*columns, title=f"config {config.name!r}: question sets")
     for (split, source), rows in found.questions.groupby(["split", "source"], sort=False):

@@ -39,7 +39,7 @@ class ModelConfig(Section):
     path: LocalPath = "Qwen/Qwen3-8B"
     """Hub id or local directory of the model; used when source is `hub`."""
     revision: str = ""
-    """Hub revision (commit or tag); empty for the newest."""
+    """Hub revision (commit or tag); empty for what is the newest when a run begins."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Precision of weights in generation and training."""
     device: Literal["auto", "cpu", "cuda"] = Field("auto", json_schema_extra=OPERATIONAL)

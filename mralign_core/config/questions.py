@@ -20,14 +20,15 @@ class QuestionSetConfig(Section):
     or a short name for a set of your own, by default that of its file."""
     path: LocalPath = Field("", json_schema_extra=OPERATIONAL)
     """A file (.jsonl, .json, .csv, each also .gz, or .parquet), a folder of such files, or a hub id `org/name`; empty
-    takes a known set's copy on the hub."""
+    takes a known set's copy on the hub. Files that arrive: a pattern such as `incoming/*.jsonl`, or
+    `s3://bucket/prefix`, also with a pattern (docs/retraining.md)."""
     subset: str = ""
     """Configuration of a hub data set that has several, such as `main`; empty takes a known set's own."""
     split: str = ""
     """Split of the hub data set or folder; empty takes a known set's split for training, or for evaluation. Needed to
     train on what is meant for evaluation."""
     revision: str = ""
-    """Commit or tag of the hub data set; empty takes the newest, and says which that was."""
+    """Commit or tag of the hub data set; empty takes what is the newest when a run begins, and records which it was."""
     question_column: str = Field("question", min_length=1)
     """Column that holds the question, in a set of your own."""
     answer_column: str = "answer"

@@ -224,6 +224,10 @@ class StoreFiles:
                 "write to, with space for it."
             ) from error
 
+    def tags(self, path: str) -> dict[str, str]:
+        """The bucket's mark of each file's contents (ETag), which changes whenever they do, by path inside a folder."""
+        return {name: str(info["ETag"]).strip('"') for name, info in self._listing(path).items()}
+
     def check_bucket(self) -> None:
         """Prove that the bucket is there: some servers would create a mistyped one on the first write."""
         if not self.is_local:

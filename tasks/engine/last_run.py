@@ -33,9 +33,7 @@ def remember(
         made: what it made, by name.
     """
     records = RunRecords(ArtifactStore(config.storage), config.name)
-    records.add(
-        _this_run(flow_run.id), built_on, made, goes_on=_is_by_itself(), traces_path=config.generate.traces_path
-    )
+    records.add(this_run(), built_on, made, goes_on=_is_by_itself(), traces_path=config.generate.traces_path)
 
 
 class LastRun:
@@ -102,7 +100,7 @@ def inputs_of(config: RunConfig, given: Mapping[str, ArtifactRef | None]) -> dic
     """
     inputs = {name: ref for name, ref in given.items() if ref is not None}
     if len(inputs) < len(given):
-        run = _this_run(flow_run.id)
+        run = this_run()
         last = LastRun(config, run)
         inputs = {name: inputs.get(name) or last(name) for name in given}
         _require_one_family(config, inputs)
@@ -125,12 +123,16 @@ def _require_one_family(config: RunConfig, inputs: Mapping[str, ArtifactRef]) ->
                 )
 
 
+def this_run() -> str:
+    """The run that is under way: the one that a user started, or this process."""
+    return _this_run(flow_run.id)
+
+
 @functools.lru_cache(maxsize=8)  # the server is asked who the parents of a run are
 def _this_run(flow_run_id: str | None) -> str:
-    """The run that is under way: the one that a user started, or this process."""
     return flow_run.root_flow_run_id if flow_run_id else _PROCESS
 
 
 def _is_by_itself() -> bool:
     """Whether this stage is all of its run, and not part of a pipeline's or an ablation's."""
-    return _this_run(flow_run.id) in (flow_run.id, _PROCESS)
+    return this_run() in (flow_run.id, _PROCESS)

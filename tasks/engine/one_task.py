@@ -7,6 +7,7 @@ from typing import Any
 
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError
+from mralign_core.intake import resolve
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.engine.graph import Artifact, Part, artifact_of, graph, named_by_caller
 from tasks.engine.last_run import LastRun
@@ -38,7 +39,7 @@ def run_one(config: RunConfig, stage: str, *, shard: int, variant: str, named: M
     """Have the main artifact of a stage made; of one that is made in shards, one shard.
 
     Args:
-        config: the run config.
+        config: the run config; its references stand for what the last run of its name resolved them to.
         stage: which stage, or the name of an artifact.
         shard: which shard.
         variant: which variant, of what is made for each.
@@ -47,6 +48,7 @@ def run_one(config: RunConfig, stage: str, *, shard: int, variant: str, named: M
     Raises:
         ConfigError: there is no such shard or variant.
     """
+    config = resolve(config, ArtifactStore(config.storage), prefers_recorded=True).config
     artifact = main_of(stage, config)
     if any(each.each is named_by_caller for each in artifact.inputs):
         raise ConfigError(

@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from mralign_core.config import RunConfig
+from mralign_core.intake import resolve
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.engine import STAGES
 from tasks.engine.graph import Artifact, Part, graph
@@ -46,7 +47,8 @@ class Plan(NamedTuple):
 
 
 def plan(config: RunConfig) -> Plan:
-    """Follow the pipeline as far as the store holds its artifacts."""
+    """Follow the pipeline as far as the store holds its artifacts, with what a run would resolve its references to."""
+    config = resolve(config, ArtifactStore(config.storage)).config
     store, made = ArtifactStore(config.storage), dict[str, ArtifactRef]()
     with session():
         everything = [
