@@ -177,8 +177,8 @@ DEPENDS_ON = {
     "ablate.confidence": (0.9, {"ablation", "ablation-page"}),
     "ablate.smallest_effect": (0.01, {"ablation", "ablation-page"}),
 } | {f"{role}.{name}": (value, direct) for role, direct in ENDPOINTS.items() for name, value in MODEL.items()}
-"""Field → another value, and the artifacts it changes directly. The report and a version show the config: any field changes
-them, but for those of ``ANALYSES``, which are no part of the pipeline."""
+"""Field → another value, and the artifacts it changes directly. The report and a version show the config: any field
+changes them, but for those of ``ANALYSES``, which are no part of the pipeline."""
 
 MEANINGLESS_ALONE: dict[str, dict[str, Any]] = {
     "reward.gamma": {"reward.form": "power"},
