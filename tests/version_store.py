@@ -48,7 +48,7 @@ def publish_version(store: ArtifactStore, tmp_path, letter="a", variant="mr_alig
         "left_out": {},
         "cost_usd": 0.0,
     }
-    trained_on = record.pop("questions", [])
+    trained_on = record.pop("trained", [])
     files = {
         RECORD_FILE: VersionRecord.model_validate(fields | record).model_dump_json(),
         TRAINED_ON_FILE: json.dumps(trained_on),
