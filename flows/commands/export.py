@@ -132,7 +132,7 @@ def _of_version(config: RunConfig, store: ArtifactStore, version: Version) -> _S
             f"version {version.name} was made with a model section that this release does not know: {error}; export "
             "it with the release that made it"
         ) from error
-    results = read_results(store.open_directory(version.parents["results"]))
+    results = read_results(store.open_directory(version.parent("results")))
     told = f"from version {version.name}" if results else "left out: no question has a gold answer"
     return _Source(version.adapter, model, asked["evaluate"]["confidence"], results, told)
 

@@ -24,7 +24,7 @@ from mralign_core.versions.version import Version, trained_on
 BEFORE, AFTER = "on", "after"
 """What the answers of two versions are called while they are compared: every variant is compared with ``on``."""
 CELL_OF_ANSWER = ["question_id", "draw"]
-SEGMENT = ["trace_id", "segment"]
+SEGMENT_KEY = ["trace_id", "segment"]
 
 
 class ConfigChange(NamedTuple):
@@ -145,7 +145,7 @@ def _other_artifacts(before: Version, after: Version) -> list[str]:
 
 def _compare_traces(store: ArtifactStore, before: Version, after: Version) -> tuple[Overlap, SegmentChange | None]:
     texts = [
-        store.read_table(one.parents["candidates"], "candidates.parquet").set_index("trace_id")["completion"]
+        store.read_table(one.parent("candidates"), "candidates.parquet").set_index("trace_id")["completion"]
         for one in (before, after)
     ]
     named = [set(each.index + "\n" + each) for each in texts]
@@ -168,12 +168,12 @@ def _joined(
     store: ArtifactStore, before: Version, after: Version, traces: set[str], kind: str, column: str
 ) -> pd.DataFrame:
     """A column of both versions' segments, those of some traces."""
-    frames = [_segments(store, one.parents[kind], kind, column, traces) for one in (before, after)]
-    return frames[0].merge(frames[1], on=SEGMENT, suffixes=("_before", "_after"), validate="one_to_one")
+    frames = [_segments(store, one.parent(kind), kind, column, traces) for one in (before, after)]
+    return frames[0].merge(frames[1], on=SEGMENT_KEY, suffixes=("_before", "_after"), validate="one_to_one")
 
 
 def _segments(store: ArtifactStore, ref: ArtifactRef, kind: str, column: str, traces: set[str]) -> pd.DataFrame:
-    frame = store.read_table(ref, f"{kind}.parquet")[[*SEGMENT, column]]
+    frame = store.read_table(ref, f"{kind}.parquet")[[*SEGMENT_KEY, column]]
     return frame[frame["trace_id"].isin(traces)]
 
 
@@ -195,9 +195,9 @@ def _compare_answers(store: ArtifactStore, before: Version, after: Version) -> t
 
 def _answered_by_both(store: ArtifactStore, before: Version, after: Version) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The questions that both versions were asked, with the same text and gold answers, and both versions' answers."""
-    asked = [store.read_table(one.parents["evaluation-questions"], "questions.parquet") for one in (before, after)]
+    asked = [store.read_table(one.parent("evaluation-questions"), "questions.parquet") for one in (before, after)]
     ids = {question_id for question_id, _ in _contents(asked[0]).items() & _contents(asked[1]).items()}
-    answers = [store.read_table(one.parents["scores"], "scores.parquet") for one in (before, after)]
+    answers = [store.read_table(one.parent("scores"), "scores.parquet") for one in (before, after)]
     first, second = (each[each["question_id"].isin(ids)] for each in answers)
     cells = first[CELL_OF_ANSWER].merge(second[CELL_OF_ANSWER], on=CELL_OF_ANSWER)
     both = [

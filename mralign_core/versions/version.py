@@ -47,7 +47,17 @@ class Version:
     @property
     def adapter(self) -> ArtifactRef:
         """What was trained."""
-        return self.parents["adapter"]
+        return self.parent("adapter")
+
+    def parent(self, kind: str) -> ArtifactRef:
+        """The artifact of a kind that it was made from.
+
+        Raises:
+            ArtifactError: it was made without one.
+        """
+        if kind not in self.parents:
+            raise ArtifactError(f"version {self.name} was made without an artifact {kind!r}")
+        return self.parents[kind]
 
 
 def read_version(store: ArtifactStore, key: str) -> Version | None:
