@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from mralign_core.versions.record import RECORD_FILE, TRAINED_ON_FILE, VERSION, 
 logger = logging.getLogger("mralign_core.versions")
 
 MOST_LISTED = 10
+FULL_ID = re.compile(r".+-[0-9a-f]{64}")
+"""Of a version, as aliases have it: it needs no search."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ def resolve_version(store: ArtifactStore, text: str) -> Version:
                 "pipeline again, or move the alias (mralign rollback, mralign promote)"
             )
         return named
+    if FULL_ID.fullmatch(text) and (version := read_version(store, text.rpartition("-")[2])) and version.id == text:
+        return version
     versions = read_versions(store)
     fitting = [one for one in versions if text and (one.id.startswith(text) or one.ref.key.startswith(text))]
     if len(fitting) != 1:

@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mralign_core.config import StorageConfig
-from mralign_core.errors import AliasMovedError, ArtifactError, ConfigError, StorageError
+from mralign_core.errors import AliasMovedError, ArtifactError, ConfigError, StorageError, StoreUnavailableError
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage import claims as claims_module
 from mralign_core.storage.filesystem import StoreFiles
 from mralign_core.versions import aliases as module
 from mralign_core.versions.aliases import CHAMPION, AliasEntry, Aliases, version_name
+from tests.faulty_s3 import FaultyS3
 from tests.version_store import publish_version
 
 
@@ -390,6 +391,46 @@ def test_an_entry_that_is_being_written_is_waited_for(folder_store, make):
     data = entry.model_dump_json(by_alias=True).encode()
     threading.Timer(0.3, folder_store.files.write, [path, data]).start()
     assert named(folder_store) == entry
+
+
+class TestAStoreThatIsAway:
+    """Through a proxy that spoils requests."""
+
+    @pytest.fixture
+    def proxy(self, s3_server):
+        with FaultyS3(s3_server.endpoint_url) as proxy:
+            yield proxy
+
+    @pytest.fixture
+    def through(self, proxy, s3_root, tmp_path):
+        section = StorageConfig(root=s3_root, endpoint_url=proxy.url, patience_s=20.0)
+        return ArtifactStore(section, cache_folder=tmp_path / "cache")
+
+    def test_in_the_middle_of_a_promotion_is_waited_for(self, through, make, proxy):
+        ids = [make(through, letter).id for letter in "ab"]
+        first = promote(through, ids[0])
+        proxy.outage(2.0)
+        second = promote(through, ids[1])
+        assert Aliases(through).history(CHAMPION) == [first, second]
+
+    def test_a_move_whose_reply_was_lost_is_known_as_ones_own(self, through, make, proxy):
+        version = make(through, "a").id
+        promote(through, version, name="another")  # the server is known from now on
+        proxy.script("PUT", "lose")
+        entry = promote(through, version)
+        assert proxy.num_faults["lose"] == 1
+        assert Aliases(through).history(CHAMPION) == [entry]
+
+    def test_a_promotion_that_ends_there_has_happened_or_has_not_and_can_be_repeated(self, through, make, proxy):
+        version = make(through, "a").id
+        promote(through, version, name="another")
+        impatient = StorageConfig(root=through.root_uri, endpoint_url=proxy.url, patience_s=1.0)
+        proxy.script("PUT", "lose", *["500"] * 20)
+        with pytest.raises(StoreUnavailableError, match="run again"):
+            promote(ArtifactStore(impatient), version)
+        proxy.scripted_no_more()
+        assert promote(through, version).n == 1
+        assert len(Aliases(through).history(CHAMPION)) == 1
 
 
 class TestAServerThatIgnoresConditions:
