@@ -397,8 +397,7 @@ def export(
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     settings, named = read_following(config, _overrides(set_)), _pairs(input_, "--input")
-    is_named = any(name.startswith("adapter:") for name in named)
-    chosen = choose(settings, version, variant, is_named=is_named)
+    chosen = choose(settings, version, variant, named)
     target = directory.resolve()
     found = write(settings, Inputs(settings, named), chosen, target, merge=merge)
     rows = {"version": chosen.why, "merged model" if merge else "adapter": target}

@@ -5,6 +5,7 @@ Unless told otherwise it is the champion's; where there is none, the last run's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -52,29 +53,30 @@ class _Source(NamedTuple):
     told: str
 
 
-def choose(config: RunConfig, version: str, variant: Variant | None, *, is_named: bool) -> Chosen:
+def choose(config: RunConfig, version: str, variant: Variant | None, inputs: Mapping[str, str]) -> Chosen:
     """Which adapter to export: the version that is asked for, else the champion, else the last run's.
 
     Args:
         config: says which store, and which base model a champion must be of.
         version: an alias, or a version's name; "" where none is asked for.
         variant: which variant; None where none is asked for.
-        is_named: whether the adapter is named by itself (``--input``), which then counts.
+        inputs: artifacts that the command names (``--input``), which then count, beside the last run's.
 
     Raises:
         ArtifactError: there is no such version, or it is damaged.
-        ConfigError: the version is of another variant than the one asked for, or an adapter is named besides.
+        ConfigError: the version is of another variant than the one asked for, or artifacts are named besides.
     """
     store = ArtifactStore(config.storage)
-    if version and is_named:
-        raise ConfigError("export: --version names an adapter already; leave out --input adapter:…")
+    if version and inputs:
+        raise ConfigError("export: --version names adapter and results already; leave out --input")
     if version:
         chosen = resolve_version(store, version)
         if variant and chosen.record.variant != variant:
             raise ConfigError(f"--variant {variant}: version {chosen.name} is of variant {chosen.record.variant}")
         return _of(chosen, f"{chosen.name}, as asked")
-    if is_named:
-        return Chosen(variant or DEFAULT, None, "none: the adapter that --input names")
+    if inputs:
+        named = (name.partition(":")[2] for name in inputs if name.startswith("adapter:"))
+        return Chosen(variant or cast(Variant, next(named, DEFAULT)), None, "none: what --input names")
     if Aliases(store).current(CHAMPION) is None:
         return Chosen(variant or DEFAULT, None, "none: no version is champion (mralign promote), so the last run's")
     champion = resolve_version(store, CHAMPION)
@@ -123,15 +125,16 @@ def _of(version: Version, why: str) -> Chosen:
 
 
 def _of_version(config: RunConfig, store: ArtifactStore, version: Version) -> _Source:
-    """A version has its own model and results, whatever this config and its last run are."""
-    asked = version.record.config
-    try:
-        model = ModelConfig.model_validate({**asked["model"], "device": config.model.device})
-    except ValidationError as error:
-        raise ArtifactError(
-            f"version {version.name} was made with a model section that this release does not know: {error}; export "
-            "it with the release that made it"
-        ) from error
+    """A version has its own results, and its own base model, whatever this config and its last run are."""
+    asked, model = version.record.config, config.model
+    if version.record.base_model != model_name(model):
+        try:
+            model = ModelConfig.model_validate({**asked["model"], "device": model.device})
+        except ValidationError as error:
+            raise ConfigError(
+                f"version {version.name} is of base model {version.record.base_model}, and this release does not read "
+                f"the model section that it was made with; name a config of that model (--config): {error}"
+            ) from error
     results = read_results(store.open_directory(version.parent("results")))
     told = f"from version {version.name}" if results else "left out: no question has a gold answer"
     return _Source(version.adapter, model, asked["evaluate"]["confidence"], results, told)

@@ -37,7 +37,8 @@ def print_versions(config: RunConfig, *, as_json: bool, with_history: bool) -> N
         console.print_json(data={"versions": rows, "aliases": named, **({"history": history} if with_history else {})})
         return
     if not versions:
-        console.print(f"no version in {store.root_uri} yet: `mralign run` makes one of each variant that it trains")
+        nothing = f"no version in {store.root_uri} yet: `mralign run` makes one of each variant that it trains"
+        console.print(escape(nothing), highlight=False, soft_wrap=True)
     else:
         console.print(in_type(version_list(versions, named)))
     for name, version_id in named.items():

@@ -93,7 +93,7 @@ def write_page(folder):
 
 
 def export_kto(config, directory, named=None, merge=False, version=""):
-    chosen = choose(config, version, "kto", is_named=False)
+    chosen = choose(config, version, "kto", {})
     found = export(config, Inputs(config, named or {}), chosen, directory, merge=merge)
     return found, (directory / "README.md").read_text()
 
@@ -107,7 +107,7 @@ def make(config, adapter, publish, tmp_path):
     def make(letter, variant="kto", **record):
         results = publish("results", letter * 64, write_results, adapter)
         parents = [adapter, made_from["model"], results]
-        return publish_version(store, tmp_path, letter, variant, parents, config=CONFIG, **record)
+        return publish_version(store, tmp_path, letter, variant, parents, **record)
 
     return make
 
@@ -116,7 +116,7 @@ def test_the_champion_is_exported_and_not_what_a_later_run_left(config, make, pu
     champion = make("a")
     Aliases(ArtifactStore(config.storage)).move(CHAMPION, champion.id, expected=None, by="ada")
     remember(config, **{"adapter:kto": publish("adapter", "later", lambda folder: (folder / "x").write_text("y"))})
-    chosen = choose(config, "", None, is_named=False)
+    chosen = choose(config, "", None, {})
     assert (chosen.version, chosen.why) == (champion, "kto-aaaaaaaa, the champion")
     found, card = export_kto(config, tmp_path / "out")
     assert found.results == "from version kto-aaaaaaaa"
@@ -127,7 +127,7 @@ def test_the_champion_is_exported_and_not_what_a_later_run_left(config, make, pu
 def test_a_version_is_exported_that_is_not_the_champion(config, make, tmp_path):
     champion, other = make("a"), make("b")
     Aliases(ArtifactStore(config.storage)).move(CHAMPION, champion.id, expected=None, by="ada")
-    assert choose(config, "kto-b", None, is_named=False).why == f"{other.name}, as asked"
+    assert choose(config, "kto-b", None, {}).why == f"{other.name}, as asked"
     found, _ = export_kto(config, tmp_path / "out", version="kto-b", merge=True)
     assert found.results == f"from version {other.name}"
     assert (tmp_path / "out" / "model.safetensors").exists()
@@ -135,10 +135,10 @@ def test_a_version_is_exported_that_is_not_the_champion(config, make, tmp_path):
 
 def test_without_a_champion_the_last_runs_adapter_is_and_says_so(config, make):
     make("a")
-    chosen = choose(config, "", "kto", is_named=False)
+    chosen = choose(config, "", "kto", {})
     assert chosen.version is None
     assert chosen.why == "none: no version is champion (mralign promote), so the last run's"
-    assert choose(config, "", None, is_named=False).variant == "mr_align"
+    assert choose(config, "", None, {}).variant == "mr_align"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_without_a_champion_the_last_runs_adapter_is_and_says_so(config, make):
 )
 def test_a_champion_of_another_kind_is_not_exported_and_the_choice_says_so(config, make, record, says):
     Aliases(ArtifactStore(config.storage)).move(CHAMPION, make("a", **record).id, expected=None, by="ada")
-    chosen = choose(config, "", "kto", is_named=False)
+    chosen = choose(config, "", "kto", {})
     assert (chosen.version, chosen.variant) == (None, "kto")
     assert chosen.why.endswith(f"{says}, so the last run's")
 
@@ -158,16 +158,28 @@ def test_a_champion_that_is_gone_is_not_gone_around(config, make):
     Aliases(store).move(CHAMPION, version.id, expected=None, by="ada")
     store.remove("version", version.ref.key)
     with pytest.raises(ArtifactError, match="damaged or gone"):
-        choose(config, "", None, is_named=False)
+        choose(config, "", None, {})
 
 
 def test_contradictions_are_refused(config, make):
     make("a")
     with pytest.raises(ConfigError, match="version kto-aaaaaaaa is of variant kto"):
-        choose(config, "kto-a", "sft", is_named=False)
-    with pytest.raises(ConfigError, match="--version names an adapter already"):
-        choose(config, "kto-a", None, is_named=True)
-    assert choose(config, "", "sft", is_named=True).why == "none: the adapter that --input names"
+        choose(config, "kto-a", "sft", {})
+    with pytest.raises(ConfigError, match="--version names adapter and results already"):
+        choose(config, "kto-a", None, {"adapter:kto": "3f9a"})
+
+
+def test_what_is_named_by_hand_goes_before_the_champion(config, make):
+    Aliases(ArtifactStore(config.storage)).move(CHAMPION, make("a").id, expected=None, by="ada")
+    assert choose(config, "", None, {"adapter:sft": "3f9a"}) == ("sft", None, "none: what --input names")
+    assert choose(config, "", "kto", {"report": "3f9a"}) == ("kto", None, "none: what --input names")
+
+
+def test_a_version_of_another_base_model_is_exported_with_its_own(config, make, tmp_path):
+    other = {**CONFIG, "model": {"source": "hub", "path": "Qwen/Qwen3-4B", "dtype": "bfloat16"}}
+    make("a", base_model="Qwen/Qwen3-4B", config=other)
+    _, card = export_kto(config, tmp_path / "out", version="kto-a")
+    assert card.startswith("---\nbase_model: Qwen/Qwen3-4B")
 
 
 def test_report_on_the_adapter_completes_its_card(config, adapter, publish, tmp_path):
