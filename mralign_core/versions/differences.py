@@ -7,7 +7,7 @@ levels only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from mralign_core.versions.version import Version, trained_on
 BEFORE, AFTER = "on", "after"
 """What the answers of two versions are called while they are compared: every variant is compared with ``on``."""
 CELL_OF_ANSWER = ["question_id", "draw"]
+PLACE_OF_ANSWER = ["source", "stratum"]
 SEGMENT_KEY = ["trace_id", "segment"]
 
 
@@ -113,26 +114,33 @@ def version_differences(store: ArtifactStore, before: Version, after: Version) -
 
 
 def config_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[ConfigChange]:
-    """The fields of two configs that differ, section by section.
+    """The fields of two configs that differ, section by section; a field that one lacks is as one that is empty.
 
     Example:
         >>> config_changes({"train": {"beta": 0.1, "lora_r": 8}}, {"train": {"beta": 0.2, "lora_r": 8}})
         [ConfigChange(field='train.beta', before=0.1, after=0.2)]
+        >>> config_changes({"questions": {"eval": []}}, {"questions": {"eval": [{"name": "sciq", "limit": 0}]}})
+        [ConfigChange(field='questions.eval.0.name', before=None, after='sciq')]
     """
     first, second = dict(_leaves(before)), dict(_leaves(after))
     return [
         ConfigChange(field, first.get(field), second.get(field))
         for field in dict.fromkeys([*first, *second])
-        if first.get(field) != second.get(field)
+        if (first.get(field) or None) != (second.get(field) or None)
     ]
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+def _leaves(value: Any, field: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted field → value; the sections of a list are numbered from 0."""
+    if isinstance(value, Mapping):
+        inner: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        inner = enumerate(value)
+    else:
+        yield field, value
+        return
+    for name, item in inner:
+        yield from _leaves(item, f"{field}.{name}" if field else str(name))
 
 
 def _other_artifacts(before: Version, after: Version) -> list[str]:
@@ -180,9 +188,8 @@ def _segments(store: ArtifactStore, ref: ArtifactRef, kind: str, column: str, tr
 def _compare_answers(store: ArtifactStore, before: Version, after: Version) -> tuple[pd.DataFrame, pd.DataFrame]:
     questions, scores = _answered_by_both(store, before, after)
     scored = with_gold(scores)
-    rows = _levels_beside(before, after, set())
     if scored.empty:
-        return rows, FLIPS.frame([])
+        return _levels_beside(before, after, set()), FLIPS.frame([])
     section = after.record.config["evaluate"]
     rng = np.random.default_rng([after.record.config["seed"], 6])
     resampling: dict[str, Any] = {"num_resamples": section["num_resamples"], "confidence": section["confidence"]}
@@ -194,22 +201,28 @@ def _compare_answers(store: ArtifactStore, before: Version, after: Version) -> t
 
 
 def _answered_by_both(store: ArtifactStore, before: Version, after: Version) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The questions that both versions were asked, with the same text and gold answers, and both versions' answers."""
+    """The later version's questions, and both versions' answers to those that the earlier one was asked too.
+
+    What a question is called, and its set and stratum, are the later version's.
+    """
     asked = [store.read_table(one.parent("evaluation-questions"), "questions.parquet") for one in (before, after)]
-    ids = {question_id for question_id, _ in _contents(asked[0]).items() & _contents(asked[1]).items()}
-    answers = [store.read_table(one.parent("scores"), "scores.parquet") for one in (before, after)]
-    first, second = (each[each["question_id"].isin(ids)] for each in answers)
-    cells = first[CELL_OF_ANSWER].merge(second[CELL_OF_ANSWER], on=CELL_OF_ANSWER)
+    first, second = (store.read_table(one.parent("scores"), "scores.parquet") for one in (before, after))
+    called = {content: question_id for question_id, content in _contents(asked[1]).items()}
+    renamed = {question_id: called.get(content) for question_id, content in _contents(asked[0]).items()}
+    first = first.assign(question_id=first["question_id"].map(renamed)).dropna(subset="question_id")
+    first = first.drop_duplicates(CELL_OF_ANSWER)  # a set may ask the same question twice
+    cells = second[[*CELL_OF_ANSWER, *PLACE_OF_ANSWER]].merge(first[CELL_OF_ANSWER], on=CELL_OF_ANSWER)
     both = [
-        each.assign(variant=name).merge(cells, on=CELL_OF_ANSWER) for name, each in ((BEFORE, first), (AFTER, second))
+        each.assign(variant=name).drop(columns=PLACE_OF_ANSWER).merge(cells, on=CELL_OF_ANSWER)
+        for name, each in ((BEFORE, first), (AFTER, second))
     ]
     return asked[1], pd.concat(both, ignore_index=True)
 
 
 def _contents(questions: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     """Question → all that decides whether an answer to it is right."""
-    columns = (questions[name] for name in ("question_id", "question", "source", "scoring", "answers"))
-    return {row[0]: (*row[1:4], *row[4]) for row in zip(*columns, strict=True)}
+    columns = (questions[name] for name in ("question_id", "question", "scoring", "answers"))
+    return {row[0]: (*row[1:3], *row[3]) for row in zip(*columns, strict=True)}
 
 
 def _with_levels(summary: pd.DataFrame, moved: pd.DataFrame) -> pd.DataFrame:

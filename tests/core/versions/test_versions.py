@@ -215,13 +215,13 @@ def weight(trace_id, value):
     return {"trace_id": trace_id, "segment": 0, "weight": value, **rest}
 
 
-def answer(question_id, is_right, text="x"):
+def answer(question_id, is_right, text="x", stratum=""):
     return {
         "variant": "mr_align",
         "question_id": question_id,
         "source": "s",
         "scoring": "exact_match",
-        "stratum": "",
+        "stratum": stratum,
         "draw": 0,
         "completion": text,
         "thinking": "t",
@@ -318,6 +318,33 @@ class TestDifferences:
         flips = found.flips.set_index("question_id")
         assert flips["flip"].to_dict() == {"e1": "right to wrong", "e2": "wrong to right"}
         assert (flips.at["e1", "answer_before"], flips.at["e1", "answer_after"]) == ("x", "v")
+
+    def test_compare_questions_whatever_their_names_and_strata_are(self, folder_store, tmp_path, champion):
+        renamed = questions_table([("set:e0", "e0?", ["x"], []), ("set:e1", "e1?", ["x"], [])]).to_dict("records")
+        other = publish_measured(
+            folder_store,
+            tmp_path,
+            "c",
+            traces=[("t0", "q0", "same")],
+            labels=[("t0", ["framing"])],
+            weights=[("t0", 1.0)],
+            questions=renamed,
+            answers=[("set:e0", False, "v", "hard"), ("set:e1", True, "x", "hard")],
+            beta=0.1,
+        )
+        found = version_differences(folder_store, champion, other)
+        assert found.flips["question_id"].tolist() == ["set:e0"]
+        assert found.scores.set_index(["stratum", "metric"]).loc[("(all)", "acc"), "after"] == 0.5
+        assert version_differences(folder_store, other, champion).flips["question_id"].tolist() == ["e0"]
+
+    def test_count_a_question_once_that_a_set_asks_twice(self, folder_store, tmp_path, champion):
+        twice = questions_table([("e0", "e0?", ["x"], []), ("e9", "e0?", ["x"], [])]).to_dict("records")
+        rows = {"traces": [("t0", "q0", "same")], "labels": [("t0", ["framing"])], "weights": [("t0", 1.0)]}
+        answers = [("e0", False, "v"), ("e9", False, "v")]
+        other = publish_measured(folder_store, tmp_path, "c", **rows, questions=twice, answers=answers, beta=0.1)
+        for one, two in ((champion, other), (other, champion)):
+            found = version_differences(folder_store, one, two)
+            assert len(found.flips) == found.scores["num_questions"].max() == 1
 
     def test_compare_what_judges_say_by_the_records(self, folder_store, champion, challenger):
         found = version_differences(folder_store, champion, challenger)
