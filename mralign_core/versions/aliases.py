@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mralign_core.errors import AliasMovedError, ArtifactError, ConfigError
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from mralign_core.versions.record import VERSION
+from mralign_core.versions.record import RECORD_FILE, VERSION
 
 logger = logging.getLogger("mralign_core.versions")
 
@@ -199,6 +199,10 @@ class Aliases:
             if time.monotonic() - began > DEAD_BID_S:
                 self._remove_bids(path)
             time.sleep(random.uniform(0.1, 0.5))
+        if self._files.is_local:
+            self._files.write(
+                path, data
+            )  # the same bytes, flushed: a disk may lose with the power what was only linked
         return True
 
     def _remove_bids(self, path: str) -> None:
@@ -251,19 +255,19 @@ def require_whole(store: ArtifactStore, version_id: str) -> ArtifactRef:
     Raises:
         ArtifactError: something of it is damaged or gone.
     """
-    name = version_name(version_id)
-    ref = store.find(VERSION, version_id.rpartition("-")[2])
+    variant, _, key = version_id.rpartition("-")
+    ref = store.find(VERSION, key)
     try:
-        if ref is None:
-            raise ArtifactError(f"{store.root_uri} has no whole version artifact of that key")
+        if ref is None or store.read_json(ref, RECORD_FILE)["variant"] != variant:
+            raise ArtifactError(f"{store.root_uri} has no whole version of that variant and key")
         store.open_directory(ref)
         for parent in store.manifest(ref).parents:
             if parent.stage in NEEDED:
                 store.open_directory(parent)
     except ArtifactError as error:
         raise ArtifactError(
-            f"version {name} is damaged or gone: {error}. Run its pipeline again, which makes what is missing, or "
-            "name another version (mralign versions)"
+            f"version {version_name(version_id)} is damaged or gone: {error}. Run its pipeline again, which makes what "
+            "is missing, or name another version (mralign versions)"
         ) from error
     return ref
 

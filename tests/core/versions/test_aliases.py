@@ -360,6 +360,14 @@ def test_a_version_that_is_damaged_or_gone_is_not_promoted(folder_store, make, t
     assert len(Aliases(folder_store).history(CHAMPION)) == 1
 
 
+def test_a_version_that_was_never_made_is_not_promoted(folder_store, make):
+    made = make(folder_store, "a")
+    for version_id in (f"mr_align-{'c' * 64}", f"kto-{made.ref.key}"):
+        with pytest.raises(ArtifactError, match="no whole version of that variant and key"):
+            promote(folder_store, version_id)
+    assert not Aliases(folder_store).names()
+
+
 def test_a_rollback_to_a_version_that_is_gone_is_refused(folder_store, make, tmp_path):
     first, second = make(folder_store, "a"), make(folder_store, "b")
     promote(folder_store, first.id)

@@ -1,5 +1,8 @@
 """Versions as records, as people name them, and beside one another."""
 
+import doctest
+import importlib
+
 import pandas as pd
 import pytest
 
@@ -51,6 +54,12 @@ MEASURED = {
     ],
     "differences": [difference("acc", 0.25, 0.1, 0.4), difference("mis", None, None, None)],
 }
+
+
+@pytest.mark.parametrize("name", ["aliases", "differences", "record"])
+def test_examples(name):
+    results = doctest.testmod(importlib.import_module(f"mralign_core.versions.{name}"))
+    assert results.attempted and not results.failed
 
 
 class TestNames:
