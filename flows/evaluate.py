@@ -23,6 +23,7 @@ from tasks.judge import collect_judgements, judge_shard
 from tasks.publish import show_results
 from tasks.servers import check_listed, make_room_for
 from tasks.snippets import check_snippets, find_snippets
+from tasks.versions import make_version
 
 Shard = tuple[str, list[int]]
 """A variant, and some held-out questions by their numbers."""
@@ -59,9 +60,29 @@ def evaluate(
     report = write_report(config, **as_arguments(made), adapter=trained, **judged, results=results)
     named = {f"{kind}:{variant}": ref for kind, refs in judged.items() for variant, ref in refs.items()}
     named |= {"snippets": snippets} if snippets else {}
+    named |= make_versions(config, {**inputs, **named, "results": results}, list(trained))
     remember(config, inputs, **named, results=results, report=report)
     show_results(config, results, report)
     return report
+
+
+def make_versions(config: RunConfig, made: Mapping[str, ArtifactRef], trained: Sequence[str]) -> dict[str, ArtifactRef]:
+    """Name → the version of each trained variant that was evaluated; none where no question is held out.
+
+    Args:
+        config: the run config.
+        made: what the run has made, by name.
+        trained: the trained variants.
+    """
+    versions = {}
+    for variant in trained:
+        if f"scores:{variant}" in made:
+            part = {"variant": variant}
+            inputs = {
+                each.argument: made[name] for each in make_version.artifact.inputs for name in each.names(config, part)
+            }
+            versions[f"version:{variant}"] = make_version(config, **inputs, variant=variant)
+    return versions
 
 
 def _needed(config: RunConfig, adapters: Mapping[str, ArtifactRef] | None) -> list[str]:

@@ -38,6 +38,10 @@ class ArtifactError(UserError):
     """An artifact is missing, damaged, or of another schema than its reader expects."""
 
 
+class AliasMovedError(UserError):
+    """An alias names another version than the one that was to be replaced: another has moved it."""
+
+
 class StorageError(UserError):
     """The artifact store cannot be written to or reached."""
 

@@ -375,27 +375,101 @@ def ablate(
 def export(
     directory: Annotated[Path, typer.Argument(parser=_path, metavar="DIRECTORY", help="A new or empty folder.")],
     config: ConfigOption = "pocket",
-    variant: Annotated[Variant, typer.Option(help="Which trained variant.")] = "mr_align",
+    version: Annotated[
+        str, typer.Option("--version", help="An alias, or a version's name or key, or the beginning of one.")
+    ] = "",
+    variant: Annotated[
+        Variant | None, typer.Option(help="Which trained variant; of the last run, unless the champion is of it.")
+    ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Write a whole model, the adapter merged into it.")] = False,
     input_: InputOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Write a trained adapter to a folder, its card completed with the results of the last run.
+    """Write a trained adapter to a folder, its card completed with its results.
+
+    It is the champion's; where no version is champion, that of the last run (mr_align unless `--variant` says
+    another), and the first line says so.
 
     vLLM serves it with `vllm serve MODEL --enable-lora --max-lora-rank 32 --lora-modules mr_align=DIRECTORY`, and what
     `--merge` writes with `vllm serve DIRECTORY`. Merging rounds the update to the model's precision; docs/training.md
     says what that costs.
     """
+    from flows.commands.export import choose
     from flows.commands.export import export as write
     from tasks.engine.one_task import Inputs
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    settings = read_following(config, _overrides(set_))
+    settings, named = read_following(config, _overrides(set_)), _pairs(input_, "--input")
+    chosen = choose(settings, version, variant, named)
     target = directory.resolve()
-    found = write(settings, Inputs(settings, _pairs(input_, "--input")), variant, target, merge=merge)
-    rows = {"merged model" if merge else "adapter": target, "results": found.results, "serve it": found.serve}
+    found = write(settings, Inputs(settings, named), chosen, target, merge=merge)
+    rows = {"version": chosen.why, "merged model" if merge else "adapter": target}
+    rows |= {"results": found.results, "serve it": found.serve}
     for name, text in (rows | ({"precision": found.rounding} if merge else {})).items():
         console.print(f"[bold]{name:<20}[/bold]{escape(str(text))}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def versions(
+    config: ConfigOption = "pocket",
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Print every move of every alias too.")] = False,
+    set_: SetOption = None,
+) -> None:
+    """List the versions in a config's store, the newest first: every trained adapter that was evaluated.
+
+    An alias such as `champion` names one of them; `promote` and `rollback` move it. docs/retraining.md says more.
+    """
+    from flows.commands.versions import print_versions
+
+    print_versions(read_following(config, _overrides(set_)), as_json=json_, with_history=history)
+
+
+VersionArgument = Annotated[str, typer.Argument(help="An alias, or a version's name or key, or the beginning of one.")]
+AliasOption = Annotated[str, typer.Option("--alias", help="Which alias.")]
+WhyOption = Annotated[str, typer.Option("--why", help="A reason, for the history.")]
+
+
+@app.command()
+def show(version: VersionArgument, config: ConfigOption = "pocket", set_: SetOption = None) -> None:
+    """Show all about one version: scores, what it was made from, what it cost, and which aliases named it."""
+    from flows.commands.versions import print_version
+
+    print_version(read_following(config, _overrides(set_)), version)
+
+
+@app.command()
+def diff(
+    before: VersionArgument, after: VersionArgument, config: ConfigOption = "pocket", set_: SetOption = None
+) -> None:
+    """Show what sets two versions apart: config, data, labels, weights, scores, and the answers that flipped."""
+    from flows.commands.versions import print_differences
+
+    print_differences(read_following(config, _overrides(set_)), before, after)
+
+
+@app.command()
+def promote(
+    version: VersionArgument,
+    alias: AliasOption = "champion",
+    why: WhyOption = "",
+    config: ConfigOption = "pocket",
+    set_: SetOption = None,
+) -> None:
+    """Have an alias name a version, once all its files were read and are as written."""
+    from flows.commands.versions import promote as move
+
+    move(read_following(config, _overrides(set_)), version, alias, why)
+
+
+@app.command()
+def rollback(
+    alias: AliasOption = "champion", why: WhyOption = "", config: ConfigOption = "pocket", set_: SetOption = None
+) -> None:
+    """Have an alias name the version that it named before; again, the one before that."""
+    from flows.commands.versions import rollback as move_back
+
+    move_back(read_following(config, _overrides(set_)), alias, why)
 
 
 @app.command()

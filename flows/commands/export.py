@@ -1,20 +1,30 @@
-"""A trained adapter out of the store, as it is or merged, with its run's results: what ``mralign export`` calls."""
+"""A trained adapter out of the store, as it is or merged, with its results: what ``mralign export`` calls.
+
+Unless told otherwise it is the champion's; where there is none, the last run's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pandas as pd
+from pydantic import ValidationError
 
-from mralign_core.config import RunConfig, Variant
-from mralign_core.errors import ArtifactError
-from mralign_core.models.locate import limit_threads, locate_model
+from mralign_core.config import ModelConfig, RunConfig, Variant
+from mralign_core.errors import ArtifactError, ConfigError
+from mralign_core.models.locate import limit_threads, locate_model, model_name
 from mralign_core.reporting.run_findings import Results, read_results
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.training.export import export_adapter, export_merged, read_adapter_config
 from mralign_core.training.export_card import RunFacts, serve_adapter, serve_merged
+from mralign_core.versions.aliases import CHAMPION, Aliases
+from mralign_core.versions.version import Version, resolve_version
 from tasks.engine.one_task import Inputs
+
+DEFAULT: Variant = "mr_align"
+"""The variant of the last run that is exported where none is named."""
 
 
 class Exported(NamedTuple):
@@ -25,13 +35,69 @@ class Exported(NamedTuple):
     rounding: str = ""
 
 
-def export(config: RunConfig, of: Inputs, variant: Variant, directory: Path, *, merge: bool) -> Exported:
+class Chosen(NamedTuple):
+    """Which adapter is exported, and why in words; ``version`` is None where it is the last run's."""
+
+    variant: Variant
+    version: Version | None
+    why: str
+
+
+class _Source(NamedTuple):
+    """An adapter, the config's section of its model, and what is known of it."""
+
+    adapter: ArtifactRef
+    model: ModelConfig
+    confidence: float
+    results: Results | None
+    told: str
+
+
+def choose(config: RunConfig, version: str, variant: Variant | None, inputs: Mapping[str, str]) -> Chosen:
+    """Which adapter to export: the version that is asked for, else the champion, else the last run's.
+
+    Args:
+        config: says which store, and which base model a champion must be of.
+        version: an alias, or a version's name; "" where none is asked for.
+        variant: which variant; None where none is asked for.
+        inputs: artifacts that the command names (``--input``), which then count, beside the last run's.
+
+    Raises:
+        ArtifactError: there is no such version, or it is damaged.
+        ConfigError: the version is of another variant than the one asked for, or artifacts are named besides.
+    """
+    store = ArtifactStore(config.storage)
+    if version and inputs:
+        raise ConfigError("export: --version names adapter and results already; leave out --input")
+    if version:
+        chosen = resolve_version(store, version)
+        if variant and chosen.record.variant != variant:
+            raise ConfigError(f"--variant {variant}: version {chosen.name} is of variant {chosen.record.variant}")
+        return _of(chosen, f"{chosen.name}, as asked")
+    if inputs:
+        named = (name.partition(":")[2] for name in inputs if name.startswith("adapter:"))
+        return Chosen(variant or cast(Variant, next(named, DEFAULT)), None, "none: what --input names")
+    if Aliases(store).current(CHAMPION) is None:
+        return Chosen(variant or DEFAULT, None, "none: no version is champion (mralign promote), so the last run's")
+    champion = resolve_version(store, CHAMPION)
+    model, other = model_name(config.model), ""
+    if champion.record.base_model != model:  # a store may hold those of several configs
+        other = f"base model, {champion.record.base_model}"
+    elif variant and champion.record.variant != variant:
+        other = f"variant, {champion.record.variant}"
+    if other:
+        why = f"none: the champion, {champion.name}, is of another {other}, so the last run's"
+        return Chosen(variant or DEFAULT, None, why)
+    return _of(champion, f"{champion.name}, the champion")
+
+
+def export(config: RunConfig, of: Inputs, chosen: Chosen, directory: Path, *, merge: bool) -> Exported:
     """Write an adapter, or the model it makes, to a folder.
 
     Args:
         config: the run config.
-        of: finds the adapter and the report.
-        variant: what was trained.
+        of: finds the last run's adapter and report.
+        chosen: which adapter.
         directory: a new or empty folder.
         merge: write the base model with the adapter merged into it.
 
@@ -40,32 +106,54 @@ def export(config: RunConfig, of: Inputs, variant: Variant, directory: Path, *, 
         ConfigError: the folder has files already.
     """
     store = ArtifactStore(config.storage)
-    adapter = of(f"adapter:{variant}")
-    made_from = _parents(store, adapter)
-    run, results = _run_facts(config, store, of, adapter, made_from["candidates"])
-    folder = store.open_directory(adapter)
+    source = _of_version(config, store, chosen.version) if chosen.version else _of_last_run(config, store, of, chosen)
+    made_from = _parents(store, source.adapter)
+    run = _run_facts(store, source, made_from["candidates"])
+    folder = store.open_directory(source.adapter)
     model = locate_model(store.open_directory(made_from["model"]))
     if not merge:
-        export_adapter(folder, directory, config.model, variant, run)
-        return Exported(results, serve_adapter(model.path, variant, read_adapter_config(folder), str(directory)))
-    limit_threads(config.model)
-    told = export_merged(folder, directory, model.path, config.model, variant, run, revision=model.revision)
-    return Exported(results, serve_merged(config.model.dtype, str(directory)), told)
+        export_adapter(folder, directory, source.model, chosen.variant, run)
+        serve = serve_adapter(model.path, chosen.variant, read_adapter_config(folder), str(directory))
+        return Exported(source.told, serve)
+    limit_threads(source.model)
+    told = export_merged(folder, directory, model.path, source.model, chosen.variant, run, revision=model.revision)
+    return Exported(source.told, serve_merged(source.model.dtype, str(directory)), told)
 
 
-def _run_facts(
-    config: RunConfig, store: ArtifactStore, of: Inputs, adapter: ArtifactRef, candidates: ArtifactRef
-) -> tuple[RunFacts, str]:
-    """The facts, and what became of the results."""
+def _of(version: Version, why: str) -> Chosen:
+    return Chosen(cast(Variant, version.record.variant), version, why)
+
+
+def _of_version(config: RunConfig, store: ArtifactStore, version: Version) -> _Source:
+    """A version has its own results, and its own base model, whatever this config and its last run are."""
+    asked, model = version.record.config, config.model
+    if version.record.base_model != model_name(model):
+        try:
+            model = ModelConfig.model_validate({**asked["model"], "device": model.device})
+        except ValidationError as error:
+            raise ConfigError(
+                f"version {version.name} is of base model {version.record.base_model}, and this release does not read "
+                f"the model section that it was made with; name a config of that model (--config): {error}"
+            ) from error
+    results = read_results(store.open_directory(version.parent("results")))
+    told = f"from version {version.name}" if results else "left out: no question has a gold answer"
+    return _Source(version.adapter, model, asked["evaluate"]["confidence"], results, told)
+
+
+def _of_last_run(config: RunConfig, store: ArtifactStore, of: Inputs, chosen: Chosen) -> _Source:
+    adapter = of(f"adapter:{chosen.variant}")
     results, told = _results_of(store, of, adapter)
-    facts = RunFacts(
+    return _Source(adapter, config.model, config.evaluate.confidence, results, told)
+
+
+def _run_facts(store: ArtifactStore, source: _Source, candidates: ArtifactRef) -> RunFacts:
+    return RunFacts(
         questions=store.read_table(_parents(store, candidates)["questions"], "questions.parquet"),
         funnel=pd.DataFrame(store.read_json(candidates, "funnel.json")),
-        summary=results.summary if results else None,
-        differences=results.differences if results else None,
-        confidence=config.evaluate.confidence,
+        summary=source.results.summary if source.results else None,
+        differences=source.results.differences if source.results else None,
+        confidence=source.confidence,
     )
-    return facts, told
 
 
 def _results_of(store: ArtifactStore, of: Inputs, adapter: ArtifactRef) -> tuple[Results | None, str]:

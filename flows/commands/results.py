@@ -176,6 +176,7 @@ def print_results(config: RunConfig, server: ServerAddress, *, run: str, finishe
         return
     from mralign_core.reporting.diagnostic_findings import discrimination_sentences
     from mralign_core.storage import ArtifactStore
+    from mralign_core.versions.aliases import version_name
     from tasks.estimate import read_diagnostics
 
     store, made = ArtifactStore(config.storage), LastRun(config, run)
@@ -186,6 +187,8 @@ def print_results(config: RunConfig, server: ServerAddress, *, run: str, finishe
     rows: dict[str, object] = {"report": page, "artifacts": store.root_uri}
     for variant in config.train.variants:
         rows[f"adapter {variant}"] = store.open_directory(made(f"adapter:{variant}"))
+        if config.questions.eval:
+            rows[f"version {variant}"] = version_name(f"{variant}-{made(f'version:{variant}').key}")
     _print_places({**rows, "this run in the UI": server.ui_hint})
 
 

@@ -432,6 +432,25 @@ class ArtifactStore:
         """
         return Claims(self._section, run)
 
+    @property
+    def files(self) -> StoreFiles:
+        """The files of the store, for what is kept there beside artifacts and records."""
+        return self._files
+
+    def write_once(self, path: str, data: bytes) -> bool:
+        """Write a small file unless there is one, also where the server ignores conditions; see the claims.
+
+        Args:
+            path: relative to the root.
+            data: unlike what any other writer would write there.
+
+        Returns:
+            Whether this wrote it; of several at once, exactly one has.
+        """
+        claims = Claims(self._section, "")
+        claims.files = self._files  # with the patience of the store: nobody's lease runs out meanwhile
+        return claims.create(path, data, uuid.uuid4().hex)
+
 
 def _damage(manifest: Manifest, sizes: Mapping[str, int]) -> list[str]:
     """What the files of an artifact lack, by their names and sizes in bytes."""

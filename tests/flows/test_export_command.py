@@ -1,4 +1,4 @@
-"""What `mralign export` finds in the store: the adapter, what it was made from, and the report on just this adapter."""
+"""What `mralign export` finds in the store: the champion, else the last run's adapter; and the results of just that."""
 
 import json
 from typing import Any
@@ -6,18 +6,20 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from flows.commands.export import export
+from flows.commands.export import choose, export
 from mralign_core.config import RunConfig
-from mralign_core.errors import ArtifactError
+from mralign_core.errors import ArtifactError, ConfigError
 from mralign_core.models.lora import attach_lora, save_adapter
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.tables import write_table
 from mralign_core.training.card import model_card
+from mralign_core.versions.aliases import CHAMPION, Aliases
 from tasks.engine.last_run import remember
 from tasks.engine.one_task import Inputs
 from tests.core.training.test_card import RUN
 from tests.core.training.tiny import make_model, make_tokenizer, randomise_adapter
+from tests.version_store import CONFIG, publish_version
 
 
 @pytest.fixture
@@ -90,9 +92,94 @@ def write_page(folder):
     (folder / "report.html").write_text("…")
 
 
-def export_kto(config, directory, named=None, merge=False):
-    found = export(config, Inputs(config, named or {}), "kto", directory, merge=merge)
+def export_kto(config, directory, named=None, merge=False, version=""):
+    chosen = choose(config, version, "kto", {})
+    found = export(config, Inputs(config, named or {}), chosen, directory, merge=merge)
     return found, (directory / "README.md").read_text()
+
+
+@pytest.fixture
+def make(config, adapter, publish, tmp_path):
+    """Publish a version of the adapter; a letter is all of its key."""
+    store = ArtifactStore(config.storage)
+    made_from = {ref.stage: ref for ref in store.manifest(adapter).parents}
+
+    def make(letter, variant="kto", **record):
+        results = publish("results", letter * 64, write_results, adapter)
+        parents = [adapter, made_from["model"], results]
+        return publish_version(store, tmp_path, letter, variant, parents, **record)
+
+    return make
+
+
+def test_the_champion_is_exported_and_not_what_a_later_run_left(config, make, publish, tmp_path):
+    champion = make("a")
+    Aliases(ArtifactStore(config.storage)).move(CHAMPION, champion.id, expected=None, by="ada")
+    remember(config, **{"adapter:kto": publish("adapter", "later", lambda folder: (folder / "x").write_text("y"))})
+    chosen = choose(config, "", None, {})
+    assert (chosen.version, chosen.why) == (champion, "kto-aaaaaaaa, the champion")
+    found, card = export_kto(config, tmp_path / "out")
+    assert found.results == "from version kto-aaaaaaaa"
+    assert "| (all) | Acc | 0.400 | 0.520 |" in card
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+def test_a_version_is_exported_that_is_not_the_champion(config, make, tmp_path):
+    champion, other = make("a"), make("b")
+    Aliases(ArtifactStore(config.storage)).move(CHAMPION, champion.id, expected=None, by="ada")
+    assert choose(config, "kto-b", None, {}).why == f"{other.name}, as asked"
+    found, _ = export_kto(config, tmp_path / "out", version="kto-b", merge=True)
+    assert found.results == f"from version {other.name}"
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_without_a_champion_the_last_runs_adapter_is_and_says_so(config, make):
+    make("a")
+    chosen = choose(config, "", "kto", {})
+    assert chosen.version is None
+    assert chosen.why == "none: no version is champion (mralign promote), so the last run's"
+    assert choose(config, "", None, {}).variant == "mr_align"
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [({"variant": "sft"}, "of another variant, sft"), ({"base_model": "large"}, "of another base model, large")],
+)
+def test_a_champion_of_another_kind_is_not_exported_and_the_choice_says_so(config, make, record, says):
+    Aliases(ArtifactStore(config.storage)).move(CHAMPION, make("a", **record).id, expected=None, by="ada")
+    chosen = choose(config, "", "kto", {})
+    assert (chosen.version, chosen.variant) == (None, "kto")
+    assert chosen.why.endswith(f"{says}, so the last run's")
+
+
+def test_a_champion_that_is_gone_is_not_gone_around(config, make):
+    version = make("a")
+    store = ArtifactStore(config.storage)
+    Aliases(store).move(CHAMPION, version.id, expected=None, by="ada")
+    store.remove("version", version.ref.key)
+    with pytest.raises(ArtifactError, match="damaged or gone"):
+        choose(config, "", None, {})
+
+
+def test_contradictions_are_refused(config, make):
+    make("a")
+    with pytest.raises(ConfigError, match="version kto-aaaaaaaa is of variant kto"):
+        choose(config, "kto-a", "sft", {})
+    with pytest.raises(ConfigError, match="--version names adapter and results already"):
+        choose(config, "kto-a", None, {"adapter:kto": "3f9a"})
+
+
+def test_what_is_named_by_hand_goes_before_the_champion(config, make):
+    Aliases(ArtifactStore(config.storage)).move(CHAMPION, make("a").id, expected=None, by="ada")
+    assert choose(config, "", None, {"adapter:sft": "3f9a"}) == ("sft", None, "none: what --input names")
+    assert choose(config, "", "kto", {"report": "3f9a"}) == ("kto", None, "none: what --input names")
+
+
+def test_a_version_of_another_base_model_is_exported_with_its_own(config, make, tmp_path):
+    other = {**CONFIG, "model": {"source": "hub", "path": "Qwen/Qwen3-4B", "dtype": "bfloat16"}}
+    make("a", base_model="Qwen/Qwen3-4B", config=other)
+    _, card = export_kto(config, tmp_path / "out", version="kto-a")
+    assert card.startswith("---\nbase_model: Qwen/Qwen3-4B")
 
 
 def test_report_on_the_adapter_completes_its_card(config, adapter, publish, tmp_path):

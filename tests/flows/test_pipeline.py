@@ -22,6 +22,10 @@ from mralign_core.config import RunConfig, overridden
 from mralign_core.method.matching import exact_match
 from mralign_core.reporting.decision_findings import decision_sentences, read_decisions
 from mralign_core.storage import ArtifactRef, ArtifactStore, render_lineage
+from mralign_core.versions.aliases import require_whole
+from mralign_core.versions.differences import version_differences
+from mralign_core.versions.record import digests_of_questions
+from mralign_core.versions.version import read_versions, trained_on
 from tasks.engine.last_run import last_run
 from tasks.engine.one_task import Inputs, run_one
 from tasks.engine.plan import plan
@@ -107,7 +111,8 @@ def test_a_dry_run_says_what_a_run_then_finds(finished):
     assert all(entry.found for entry in plan(finished.config).everything)
     changed = small_config(finished.config.storage.root, reward__clip_max=2.0)
     missing = {entry.name: entry.is_known for entry in plan(changed).everything if not entry.found}
-    later = dict.fromkeys(("adapter mr_align", "scores mr_align", "results", "report"), False)
+    versions = ("version kto", "version mr_align")
+    later = dict.fromkeys(("adapter mr_align", "scores mr_align", "results", "report", *versions), False)
     assert missing == {"diagnostics": True, "diagnostic-figures": False, "weights": True, **later}
 
 
@@ -180,6 +185,40 @@ def test_adapters_are_peft_directories_in_safetensors(finished):
         weights = load_file(folder / "adapter_model.safetensors")
         assert any(tensor.abs().max() > 0 for name, tensor in weights.items() if "lora_B" in name)
         assert (folder / "README.md").read_text().startswith("---\nbase_model: pocket")
+
+
+def test_every_trained_variant_is_a_version_with_what_it_scored_and_what_it_was_trained_on(finished):
+    mr_align, kto = sorted(read_versions(finished.store), key=lambda version: version.record.variant, reverse=True)
+    assert (mr_align.record.variant, kto.record.variant) == ("mr_align", "kto")
+    assert mr_align.ref == last_run(finished.config, "version:mr_align")
+    assert mr_align.adapter == last_run(finished.config, "adapter:mr_align")
+    assert require_whole(finished.store, mr_align.id) == mr_align.ref
+    summary = json.loads((finished.store.open_directory(mr_align.parent("results")) / "summary.json").read_text())
+    assert mr_align.record.scores == [row for row in summary if row["variant"] in ("off", "on", "mr_align")]
+    assert mr_align.record.config == finished.config.fingerprint()
+    assert {"questions", "generations", "transitions", "weights"} <= mr_align.record.made_from.keys()
+    assert "weights" not in kto.record.made_from
+    questions = finished.store.read_table(mr_align.parent("questions"), "questions.parquet")
+    assert trained_on(finished.store, mr_align) <= set(digests_of_questions(questions))
+    assert mr_align.record.trained_on.number == len(trained_on(finished.store, mr_align)) > 0
+    held_out = finished.store.read_table(mr_align.parent("evaluation-questions"), "questions.parquet")
+    assert not trained_on(finished.store, mr_align) & set(digests_of_questions(held_out))
+    card = finished.store.open_file(mr_align.ref, "card.md").read_text()
+    assert "## Results" in card and "| (all) | Acc |" in card
+
+
+def test_two_versions_of_one_run_differ_in_what_they_were_trained_with_alone(finished):
+    kto, mr_align = sorted(read_versions(finished.store), key=lambda version: version.record.variant)
+    found = version_differences(finished.store, kto, mr_align)
+    assert found.config == [] and found.segments
+    assert set(found.artifacts) == {"adapter", "scores", "transitions", "weights"}
+    assert (found.questions.added, found.traces.gone, found.segments.num_relabelled) == (0, 0, 0)
+    decided = read_decisions(finished.store.open_directory(mr_align.parent("results")))
+    assert decided is not None
+    pair = (decided.decisions["variant"] == "mr_align") & (decided.decisions["baseline"] == "kto")
+    acc = decided.decisions[pair & (decided.decisions["metric"] == "acc")].iloc[0]
+    assert (found.flips["flip"] == "wrong to right").sum() == acc["better"]
+    assert (found.flips["flip"] == "right to wrong").sum() == acc["worse"]
 
 
 def test_threads_make_the_same_draws(finished, prefect_api, tmp_path):

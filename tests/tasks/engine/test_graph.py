@@ -119,7 +119,7 @@ DECIDES = {
     "pocket.quality": {"model"},
     "pocket.world": ASKED | {"model"},
     "questions.loading": ASKED,
-    "questions.overlap": ASKED | SELECTED | DRAWS,  # which questions are the same
+    "questions.overlap": ASKED | SELECTED | DRAWS | {"version"},  # which questions are the same
     "generation.transformers_sampler": DRAWS | SCORES,
     "generation.vllm_sampler": set(),
     "generation.endpoint_sampler": set(),
@@ -148,9 +148,10 @@ DECIDES = {
     "llm.batch_lines": set(),
     "estimation.corpus": WEIGHED | {"diagnostics", "diagnostic-figures", "report", "agreement"},
     "training.fit": {"adapter"},
-    "training.examples": {"reference-logps", "adapter"},
-    "training.card": {"adapter"},
-    "evaluation.metrics": {"results", "report", "ablation", "ablation-page"},
+    "training.examples": {"reference-logps", "adapter", "version"},
+    "training.card": {"adapter", "version"},
+    "training.export_card": {"version"},
+    "evaluation.metrics": {"results", "report", "version", "ablation", "ablation-page"},
     "evaluation.decisions": {"results"},
     "evaluation.held_out": SCORES | {"results", "report"},
     "evaluation.self_refine": SCORES | {"report"},  # of its own variant; test_keys.py
@@ -163,6 +164,10 @@ DECIDES = {
     "reporting.diagnostic_figures": {"diagnostic-figures", "report"},
     "reporting.ablation_figure": {"ablation-page"},
     "ablation.paired": {"ablation", "ablation-page"},
+    "versions.record": {"version"},
+    "versions.version": set(),
+    "versions.aliases": set(),
+    "versions.differences": set(),
     "comparison.agreement": {"agreement"},
     "comparison.sheets": {"agreement"},
     "comparison.panels": {"agreement"},
@@ -217,7 +222,7 @@ DECIDES_NOTHING = {
     "processes.memory": ({"generations-shard", "scores-shard"}, "gives memory back to the system"),
     "serving.vllm_server": ({"generations-shard", "scores-shard"}, "starts what is asked, at the dtype in the key"),
     "processes.launch": ({"reference-logps", "adapter"}, "has other processes call what one process would"),
-    "reporting.run_findings": ({"results"}, "names the files; evaluation.metrics says what is in them"),
+    "reporting.run_findings": ({"results", "version"}, "names the files; evaluation.metrics says what is in them"),
     "reporting.judged_findings": ({"results"}, "names the files; judging.verdicts says what is in them"),
     "reporting.decision_findings": ({"results"}, "names the files; evaluation.decisions says what is in them"),
 }

@@ -177,8 +177,8 @@ DEPENDS_ON = {
     "ablate.confidence": (0.9, {"ablation", "ablation-page"}),
     "ablate.smallest_effect": (0.01, {"ablation", "ablation-page"}),
 } | {f"{role}.{name}": (value, direct) for role, direct in ENDPOINTS.items() for name, value in MODEL.items()}
-"""Field → another value, and the artifacts it changes directly. The report shows the config: any field changes it,
-but for those of ``ANALYSES``, which are no part of the pipeline."""
+"""Field → another value, and the artifacts it changes directly. The report and a version show the config: any field
+changes them, but for those of ``ANALYSES``, which are no part of the pipeline."""
 
 MEANINGLESS_ALONE: dict[str, dict[str, Any]] = {
     "reward.gamma": {"reward.form": "power"},
@@ -325,7 +325,7 @@ def test_every_field_is_in_one_table():
 @pytest.mark.parametrize("field", DEPENDS_ON)
 def test_a_field_changes_what_is_downstream_of_it_and_no_more(field):
     value, direct = DEPENDS_ON[field]
-    shown = set() if field.startswith(ANALYSES) else {"report"}
+    shown = set() if field.startswith(ANALYSES) else {"report", "version"}
     given = MEANINGLESS_ALONE.get(field, {})
     base = read_config("pocket", given)
     assert changed(base, read_config("pocket", {**given, field: value})) == downstream(direct) | shown
@@ -483,7 +483,8 @@ def test_labels_depend_on_what_their_annotators_are_told(field):
 def test_noise_of_the_offline_annotators_does_not_matter_to_models():
     models = {f"annotate.{role}": f"openai/{role}" for role in ("annotator_a", "annotator_b", "adjudicator")}
     for field, value in {"annotate.cue_drop_prob": 0.3, "annotate.cue_flip_prob": 0.3}.items():
-        assert changed(read_config("pocket", models), read_config("pocket", models | {field: value})) == {"report"}
+        other = read_config("pocket", models | {field: value})
+        assert changed(read_config("pocket", models), other) == {"report", "version"}
     by_seed = [collect_annotations.work(read_config("pocket", models | {"seed": seed}), ANY).key for seed in (0, 1)]
     assert by_seed[0] == by_seed[1]
 

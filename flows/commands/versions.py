@@ -1,0 +1,155 @@
+"""What ``mralign versions``, ``show``, ``diff``, ``promote`` and ``rollback`` do and print."""
+
+from __future__ import annotations
+
+import getpass
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from flows.commands.results import console, in_type
+from mralign_core.config import RunConfig
+from mralign_core.storage import ArtifactStore
+from mralign_core.versions.aliases import AliasEntry, Aliases, check_alias_name, version_name
+
+if TYPE_CHECKING:
+    from mralign_core.versions.version import Version
+
+
+def print_versions(config: RunConfig, *, as_json: bool, with_history: bool) -> None:
+    """All versions of a store, with the aliases that name them; or the aliases' moves.
+
+    Args:
+        config: says which store.
+        as_json: print JSON, for programs.
+        with_history: print every move of every alias too.
+    """
+    from mralign_core.reporting.version_tables import history_table, version_list
+    from mralign_core.versions.version import read_versions
+
+    store = ArtifactStore(config.storage)
+    aliases, versions = Aliases(store), read_versions(store)
+    moves = {name: aliases.history(name) for name in aliases.names()}
+    named = {name: history[-1].to for name, history in moves.items() if history}
+    if as_json:
+        rows = [_as_json(version, named) for version in versions]
+        history = {name: [_entry_as_json(entry) for entry in entries] for name, entries in moves.items()}
+        console.print_json(data={"versions": rows, "aliases": named, **({"history": history} if with_history else {})})
+        return
+    if not versions:
+        nothing = f"no version in {store.root_uri} yet: `mralign run` makes one of each variant that it trains"
+        console.print(escape(nothing), highlight=False, soft_wrap=True)
+    else:
+        console.print(in_type(version_list(versions, named)))
+    for name, version_id in named.items():
+        if version_id not in {version.id for version in versions}:
+            lost = f"{name} names {version_name(version_id)}, which is damaged or gone: mralign rollback"
+            console.print(f"[red]{escape(lost)}[/red]", highlight=False, soft_wrap=True)
+    for name, entries in moves.items() if with_history else ():
+        console.print(in_type(history_table(entries), title=f"every move of {name}"))
+
+
+def print_version(config: RunConfig, text: str) -> None:
+    """All about one version."""
+    from mralign_core.reporting.version_tables import history_table, score_table
+    from mralign_core.versions.record import CARD_FILE
+    from mralign_core.versions.version import resolve_version
+
+    store = ArtifactStore(config.storage)
+    version, aliases = resolve_version(store, text), Aliases(store)
+    record = version.record
+    moves = {name: aliases.history(name) for name in aliases.names()}
+    rows = {
+        "version": version.id,
+        "made": f"{version.made_at:%Y-%m-%d %H:%M} UTC",
+        "named by": ", ".join(name for name, entries in moves.items() if _names(entries, version)) or "no alias",
+        "base model": record.base_model,
+        "trained on": f"{record.trained_on.number:,} questions ({record.trained_on.sha256[:12]})",
+        "measured on": f"{record.held_out.number:,} questions ({record.held_out.sha256[:12]})",
+        "left out": ", ".join(f"{count:,} of {kind}" for kind, count in record.left_out.items()) or "nothing",
+        "labels and verdicts": f"{record.cost_usd:.2f} dollars",
+        "adapter": version.adapter.uri,
+        "card": store.open_file(version.ref, CARD_FILE),
+    }
+    _print_facts(rows)
+    _print_facts({kind: path for kind, path in record.made_from.items() if kind != "adapter"})
+    if record.scores:
+        console.print(in_type(score_table(record)))
+    for name, entries in moves.items():
+        own = [entry for entry in entries if version.id in (entry.to, entry.from_)]
+        if own:
+            console.print(in_type(history_table(own), title=f"its moves as {name}"))
+
+
+def print_differences(config: RunConfig, before: str, after: str) -> None:
+    """What sets two versions apart."""
+    from mralign_core.reporting.version_tables import difference_notes, difference_tables
+    from mralign_core.versions.differences import version_differences
+    from mralign_core.versions.version import resolve_version
+
+    store = ArtifactStore(config.storage)
+    first, second = resolve_version(store, before), resolve_version(store, after)
+    found = version_differences(store, first, second)
+    for table in difference_tables(found, first.name, second.name):
+        console.print(in_type(table))
+    for note in difference_notes(found):
+        console.print(escape(note), highlight=False, soft_wrap=True)
+
+
+def promote(config: RunConfig, text: str, alias: str, why: str) -> None:
+    """Have an alias name a version, and say what it named before."""
+    from mralign_core.versions.version import resolve_version
+
+    check_alias_name(alias)
+    store = ArtifactStore(config.storage)
+    aliases = Aliases(store)
+    before = aliases.current(alias)
+    version = resolve_version(store, text)
+    if before and before.to == version.id:
+        console.print(f"{alias} names {version.name} already: {escape(str(before))}", highlight=False, soft_wrap=True)
+        return
+    expected = before.to if before else None
+    _print_move(alias, aliases.move(alias, version.id, expected=expected, by=_user(), why=why))
+
+
+def rollback(config: RunConfig, alias: str, why: str) -> None:
+    """Have an alias name what it named before."""
+    _print_move(alias, Aliases(ArtifactStore(config.storage)).rollback(alias, by=_user(), why=why))
+
+
+def _names(history: list[AliasEntry], version: Version) -> bool:
+    return bool(history) and history[-1].to == version.id
+
+
+def _print_move(alias: str, entry: AliasEntry) -> None:
+    before = version_name(entry.from_) if entry.from_ else "nothing"
+    console.print(f"{alias}: {before} → {version_name(entry.to)}", highlight=False, soft_wrap=True)
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    for name, text in facts.items():
+        console.print(f"[bold]{name:<22}[/bold]{escape(str(text))}", highlight=False, soft_wrap=True)
+
+
+def _as_json(version: Version, named: dict[str, str]) -> dict[str, Any]:
+    return {
+        "name": version.name,
+        "id": version.id,
+        "made_at": version.made_at.isoformat(),
+        "aliases": [name for name, version_id in named.items() if version_id == version.id],
+        "uri": version.ref.uri,
+        "adapter": version.adapter.uri,
+        **version.record.model_dump(mode="json", exclude={"config"}),
+    }
+
+
+def _entry_as_json(entry: AliasEntry) -> dict[str, Any]:
+    return entry.model_dump(mode="json", by_alias=True, exclude={"token"})
+
+
+def _user() -> str:
+    """Who runs this, for the history of an alias."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"

@@ -1,0 +1,95 @@
+"""``mralign versions``, ``show``, ``diff``, ``promote`` and ``rollback`` as their user meets them; needs no server."""
+
+import json
+import sys
+
+import pytest
+
+from flows.commands.cli import main
+from mralign_core.config import StorageConfig
+from mralign_core.storage import ArtifactStore
+from mralign_core.versions.aliases import CHAMPION, Aliases
+from tests.version_store import publish_version
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ArtifactStore(StorageConfig(root=str(tmp_path / "store")))
+
+
+@pytest.fixture
+def mralign(monkeypatch, capsys, tmp_path):
+    """Run the command on the store; gives its exit code and what it wrote to both streams."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mralign", *arguments, f"--set=storage.root={tmp_path / 'store'}"])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def two(store, tmp_path):
+    """Two versions, the second the newer."""
+    return [publish_version(store, tmp_path, letter, made_from={"adapter": f"adapter/{letter}"}) for letter in "ab"]
+
+
+def test_an_empty_store_says_where_versions_come_from(mralign):
+    code, out, _ = mralign("versions")
+    assert (code, "`mralign run` makes one" in out) == (0, True)
+
+
+def test_a_promotion_and_a_rollback_say_from_what_to_what_and_stand_in_the_history(mralign, two):
+    assert "champion: nothing → mr_align-aaaaaaaa" in mralign("promote", "mr_align-a")[1]
+    assert "champion: mr_align-aaaaaaaa → mr_align-bbbbbbbb" in mralign("promote", "bbb", "--why", "better")[1]
+    assert "champion names mr_align-bbbbbbbb already" in mralign("promote", "bbb")[1]
+    assert "champion: mr_align-bbbbbbbb → mr_align-aaaaaaaa" in mralign("rollback", "--why", "worse on Sunday")[1]
+    found = json.loads(mralign("versions", "--json", "--history")[1])
+    assert [version["name"] for version in found["versions"]] == ["mr_align-bbbbbbbb", "mr_align-aaaaaaaa"]
+    assert [version["aliases"] for version in found["versions"]] == [[], [CHAMPION]]
+    moves = [(entry["n"], entry["kind"], entry["why"]) for entry in found["history"][CHAMPION]]
+    assert moves == [(1, "move", ""), (2, "move", "better"), (3, "rollback", "worse on Sunday")]
+    listed = mralign("versions", "--history")[1]
+    assert "every move of champion" in listed
+    assert "worse on Sunday" in listed
+
+
+def test_what_cannot_be_done_is_one_message_and_no_traceback(mralign, store, two):
+    for arguments, says in (
+        (("rollback",), "it names none"),
+        (("promote", "mr_align"), "2 versions fit"),
+        (("promote", "bbb", "--alias", "Champion"), "begin with a lower-case letter"),
+        (("show", "nothing"), "no alias or version fits"),
+    ):
+        code, _, err = mralign(*arguments)
+        assert code == 2
+        assert says in err
+        assert "Traceback" not in err
+    assert not Aliases(store).names()
+
+
+def test_one_version_is_shown_with_the_aliases_that_named_it(mralign, store, two):
+    Aliases(store).move("team-b", two[0].id, expected=None, by="ada", why="to try")
+    code, out, _ = mralign("show", "team-b")
+    assert code == 0
+    assert two[0].id in out
+    assert "to try" in out
+    assert "no alias" in mralign("show", "bbb")[1]
+
+
+def test_two_versions_are_compared_as_far_as_their_artifacts_are_there(mralign, two):
+    code, out, _ = mralign("diff", "aaa", "bbb")
+    assert code == 0
+    assert "made from other adapter" in out
+    assert "the configs are the same" in out
+
+
+def test_an_alias_of_a_version_that_is_gone_is_told_in_the_list(mralign, store, two):
+    Aliases(store).move(CHAMPION, two[0].id, expected=None, by="ada")
+    store.remove("version", two[0].ref.key)
+    assert "champion names mr_align-aaaaaaaa, which is damaged or gone" in mralign("versions")[1]
