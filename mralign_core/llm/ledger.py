@@ -19,6 +19,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from mralign_core.errors import BudgetError, DataError
@@ -26,6 +27,8 @@ from mralign_core.llm.store import KeepsRecords, MemoryRecords
 
 logger = logging.getLogger("mralign_core.llm")
 
+BY_MONTH = "by_month"
+"""Beside the models in a run's record: what it paid in each calendar month."""
 CONTENTION_TRIES = 6
 """Times to look for room again that other runs have set aside, and may give back."""
 CONTENTION_PAUSE_S = 0.1
@@ -87,7 +90,8 @@ class Ledger:
 
     def __post_init__(self) -> None:
         records = self.store.read()
-        self._usage = self._read_record(self.run, records.get(self.run, {}))
+        own = records.get(self.run, {})
+        self._usage, self._by_month = self._read_record(self.run, own), read_months(own)
         self._note_others(records)
         self._in_flight = 0
         self._changed = asyncio.Condition()
@@ -174,6 +178,10 @@ class Ledger:
             usage.completion_tokens += record["completion_tokens"]
             usage.cost_usd += record["cost_usd"]
         usage.lost_usd += lost_usd
+        paid_usd = lost_usd + (record["cost_usd"] if record is not None else 0.0)
+        if paid_usd:
+            month = month_of(datetime.now(UTC))
+            self._by_month[month] = self._by_month.get(month, 0.0) + paid_usd
         await self._release(model, most_usd)
         if most_usd:
             await self.save()
@@ -241,7 +249,10 @@ class Ledger:
         async with self._saving:
             if self._saved_version >= wanted:
                 return
-            version, record = self._version, {model: asdict(usage) for model, usage in self._usage.items()}
+            version = self._version
+            record: dict[str, Any] = {model: asdict(usage) for model, usage in self._usage.items()}
+            if self._by_month:
+                record[BY_MONTH] = dict(self._by_month)
             await asyncio.to_thread(self.store.write, self.run, record)
             self._saved_version = version
 
@@ -258,6 +269,23 @@ class Ledger:
         )
 
 
+def month_of(when: datetime) -> str:
+    """The calendar month, as accounts name it.
+
+    >>> month_of(datetime(2026, 3, 9))
+    '2026-03'
+    """
+    return f"{when:%Y-%m}"
+
+
+def read_months(record: Any) -> dict[str, float]:
+    """Month (UTC) → dollars that a run's account says it paid in it; of a damaged account, none."""
+    months = record.get(BY_MONTH) if isinstance(record, Mapping) else None
+    if not isinstance(months, Mapping):
+        return {}
+    return {str(month): float(usd) for month, usd in months.items() if isinstance(usd, int | float)}
+
+
 def read_record(run: str, record: Any, ceiling_field: str = "") -> dict[str, Usage]:
     """A run's account; a damaged one counts as empty where there is no ceiling to hold.
 
@@ -272,7 +300,7 @@ def read_record(run: str, record: Any, ceiling_field: str = "") -> dict[str, Usa
     try:
         if not isinstance(record, Mapping):
             raise ValueError("it is no account")
-        return {model: Usage.read(values) for model, values in record.items()}
+        return {model: Usage.read(values) for model, values in record.items() if model != BY_MONTH}
     except ValueError as error:
         text = f"the account of run {run!r} in the ledger is damaged: {error}"
         if ceiling_field:
