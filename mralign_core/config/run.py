@@ -21,6 +21,7 @@ from mralign_core.config.judge import JudgeConfig
 from mralign_core.config.match import MatchConfig
 from mralign_core.config.model import ModelConfig
 from mralign_core.config.questions import QuestionsConfig
+from mralign_core.config.retrain import RetrainConfig
 from mralign_core.config.reward import RewardConfig
 from mralign_core.config.sampling import VllmConfig
 from mralign_core.config.storage import StorageConfig
@@ -48,11 +49,12 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     judge: JudgeConfig = JudgeConfig()
     vllm: VllmConfig = VllmConfig()
-    # No artifact of the pipeline depends on these; `agreement`, `label-set` and `ablation` name the fields they depend
-    # on.
+    # No artifact of the pipeline depends on these; `agreement`, `label-set`, `ablation` and `promotion` name the fields
+    # they depend on.
     compare: CompareConfig = Field(CompareConfig(), json_schema_extra=OPERATIONAL)
     induce: InduceConfig = Field(InduceConfig(), json_schema_extra=OPERATIONAL)
     ablate: AblateConfig = Field(AblateConfig(), json_schema_extra=OPERATIONAL)
+    retrain: RetrainConfig = Field(RetrainConfig(), json_schema_extra=OPERATIONAL)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:

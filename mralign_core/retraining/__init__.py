@@ -1,0 +1,1 @@
+"""Retraining: whether a new model takes the champion's place, and what may not."""

@@ -1,0 +1,74 @@
+"""What the retrainings of a config's name came to: a record each, beside the runs that they are."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mralign_core.storage import ArtifactStore
+
+logger = logging.getLogger("mralign_core.retraining")
+
+RetrainingEnd = Literal["promoted", "held", "rejected", "nothing-new", "over-budget"]
+
+DECIDED = ("promoted", "held", "rejected")
+
+
+class Retraining(BaseModel):
+    """One retraining that came to its end."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    run: str
+    """Which run."""
+    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    """When it ended (UTC)."""
+    outcome: RetrainingEnd
+    """What it came to."""
+    version: str = ""
+    """The version that was trained, or found, by its id; empty where none was."""
+    compared_with: str = ""
+    """The champion that it was compared with, by its id; empty for the base model, or where nothing was compared."""
+    champion: str = ""
+    """What the alias named at its end, by its id; empty for none."""
+    reasons: list[str] = []
+    """Why, a sentence each."""
+
+
+class Retrainings:
+    """The records of one config's name.
+
+    Args:
+        store: where they are kept.
+        name: the config's.
+    """
+
+    def __init__(self, store: ArtifactStore, name: str) -> None:
+        self._store = store
+        self._folder = f"retrainings/{name}"
+
+    def all(self) -> list[Retraining]:
+        """All of them, the oldest first."""
+        found = []
+        for name, record in self._store.list_json(self._folder).items():
+            try:
+                found.append(Retraining.model_validate(record))
+            except ValidationError as error:
+                logger.warning("not using the record of retraining %s: %s", name, error)
+        return sorted(found, key=lambda one: one.at)
+
+    def add(self, one: Retraining) -> None:
+        """Note one."""
+        self._store.put_json(f"{self._folder}/{one.run}", one.model_dump(mode="json"))
+
+    def decided_on(self, version: str) -> list[Retraining]:
+        """Those that decided on a version, the oldest first."""
+        return [one for one in self.all() if one.version == version and one.outcome in DECIDED]
+
+    def num_quiet(self) -> int:
+        """How many of the last ones, in a row, had nothing new."""
+        outcomes = [one.outcome for one in reversed(self.all())]
+        return next((number for number, one in enumerate(outcomes) if one != "nothing-new"), len(outcomes))

@@ -1,0 +1,77 @@
+"""What retrainings keep in the store: their ends, what held-out questions decided, a month's dollars."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from mralign_core.config import StorageConfig
+from mralign_core.errors import BudgetError
+from mralign_core.llm.ledger import Ledger
+from mralign_core.retraining.history import Retraining, Retrainings
+from mralign_core.retraining.promotion import HeldOutUse
+from mralign_core.retraining.spending import check_month, paid_in_month_usd
+from mralign_core.storage import ArtifactRef, ArtifactStore, LedgerRecords
+
+NOW = datetime(2026, 11, 29, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ArtifactStore(StorageConfig(root=str(tmp_path / "store")))
+
+
+def ended(run, outcome, version="", compared_with="", day=1):
+    at = datetime(2026, 11, day, tzinfo=UTC)
+    return Retraining(run=run, at=at, outcome=outcome, version=version, compared_with=compared_with)
+
+
+def test_ends_are_listed_in_order_and_quiet_ones_counted_from_the_last(store):
+    history = Retrainings(store, "weekly")
+    assert (history.all(), history.num_quiet()) == ([], 0)
+    history.add(ended("b", "nothing-new", day=2))
+    history.add(ended("a", "promoted", "v1", day=1))
+    history.add(ended("c", "nothing-new", day=3))
+    assert [one.run for one in history.all()] == ["a", "b", "c"]
+    assert history.num_quiet() == 2
+    assert [one.run for one in history.decided_on("v1")] == ["a"]
+    assert Retrainings(store, "other").all() == []
+
+
+def test_a_damaged_record_is_passed_over(store, caplog):
+    history = Retrainings(store, "weekly")
+    history.add(ended("a", "held"))
+    store.put_json("retrainings/weekly/b", {"run": 3})
+    assert [one.run for one in history.all()] == ["a"]
+    assert "retraining b" in caplog.text
+
+
+def test_a_comparison_counts_once_however_often_it_is_made(store):
+    questions = [ArtifactRef(uri="x", stage="evaluation-questions", key="k", sha256=digit * 64) for digit in "ab"]
+    use = HeldOutUse(store, questions[0])
+    for _ in range(2):
+        assert use.others("v1", "") == 0
+        use.note("v1", "")
+    assert use.others("v2", "v1") == 1
+    assert HeldOutUse(store, questions[1]).others("v2", "v1") == 0
+
+
+def test_what_requests_cost_is_found_in_the_month_that_they_were_paid_in(store):
+    async def pay(run, usd):
+        ledger = Ledger(LedgerRecords(store, "annotate/some"), run)
+        await ledger.set_aside("m", 1.0)
+        await ledger.settle("m", 1.0, {"prompt_tokens": 1, "completion_tokens": 1, "cost_usd": usd}, lost_usd=0.25)
+
+    for run, usd in (("one", 2.0), ("two", 3.0), ("one", 1.0)):  # a run that goes on adds to its own account
+        asyncio.run(pay(run, usd))
+    assert paid_in_month_usd(store, datetime.now(UTC)) == pytest.approx(6.75)
+    assert paid_in_month_usd(store, datetime(2020, 1, 1, tzinfo=UTC)) == 0
+
+
+def test_a_ceiling_that_is_reached_is_named_with_what_was_paid(store):
+    store.put_json("ledgers/judge/a/one", {"m": {"cost_usd": 4.0}, "by_month": {"2026-11": 4.0, "2026-10": 9.0}})
+    store.put_json("ledgers/judge/a/two", {"by_month": "nonsense"})
+    check_month(store, None, NOW)
+    check_month(store, 4.01, NOW)
+    with pytest.raises(BudgetError, match=r"4\.00 dollars were paid in 2026-11 .* retrain\.budget_usd_a_month is 4"):
+        check_month(store, 4.0, NOW)
