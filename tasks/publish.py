@@ -29,6 +29,7 @@ from mralign_core.reporting.decision_findings import decision_sentences, decisio
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
 from mralign_core.reporting.induction_findings import counts_sentence, label_table
 from mralign_core.reporting.judged_findings import judged_notes, judged_tables, read_judged
+from mralign_core.reporting.promotion_findings import promotion_markdown
 from mralign_core.reporting.result_table import BOLD, ResultTable
 from mralign_core.reporting.run_findings import panel_metrics, read_results, result_tables, why_no_results, yield_table
 from mralign_core.reporting.set_table import set_table
@@ -42,6 +43,7 @@ from tasks.compare_annotators import read_agreement
 from tasks.estimate import read_diagnostics, transitions_of
 from tasks.generate import FUNNEL, read_draws
 from tasks.induce_taxonomy import LABEL_SET, MAP_PNG, read_clusters
+from tasks.retrain import read_promotion
 
 logger = logging.getLogger("mralign_core.publish")
 P = ParamSpec("P")
@@ -205,6 +207,13 @@ def show_ablation(config: RunConfig, ablation: ArtifactRef) -> None:
     if page := write_ablation.work(config, ablation).find(store):
         picture = store.open_file(page, FOREST_PNG).read_bytes()
         _picture("ablation-figure", picture, "Differences with their intervals")
+
+
+@for_the_eye
+def show_promotion(config: RunConfig, promotion: ArtifactRef) -> None:
+    """What the gate decided, and why."""
+    found = read_promotion(ArtifactStore(config.storage), promotion)
+    _page("promotion", "Whether the new model takes the champion's place", promotion_markdown(found))
 
 
 def _table(key: str, rows: list[Any] | dict[Any, Any], description: str) -> None:

@@ -473,6 +473,30 @@ def rollback(
 
 
 @app.command()
+def retrain(config: ConfigOption = "pocket", set_: SetOption = None) -> None:
+    """Run the pipeline on what is new, and promote its model if it is shown to be better than the champion.
+
+    Section `retrain` of the config says what must be shown. Deployment `weekly-retrain` does the same on a schedule.
+    """
+    from tasks.retrain import check_retraining
+
+    settings = read_config(config, _overrides(set_))
+    check_retraining(settings)
+    _check_training(settings)
+    _check_store(settings)
+    _check_label_set(settings)
+    _check_files(settings)
+    with use_server():
+        from flows.weekly_retrain import weekly_retrain
+
+        _log_user_errors_briefly()
+        state = run_flow(weekly_retrain, settings)
+        if not state.is_completed():
+            _fail(state.result(raise_on_failure=False))
+        console.print(escape(state.result()), highlight=False, soft_wrap=True)
+
+
+@app.command()
 def lineage(
     artifact: Annotated[
         str, typer.Argument(help="URI, stage/key, or the beginning of a key; the last run's report by default.")

@@ -224,7 +224,7 @@ class Work:
     @property
     def label(self) -> str:
         """What it is called in messages."""
-        values = [text for text in map(str, self.part.values()) if len(text) < LONGEST_PART]
+        values = [text for text in map(str, self.part.values()) if 0 < len(text) < LONGEST_PART]
         return " ".join([self.artifact.name, *values, *([span(self.rows)] if self.rows else [])])
 
     def _found(self, ref: ArtifactRef) -> Produced:

@@ -4,25 +4,35 @@ import csv
 import json
 import shutil
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 from typing import NamedTuple
+from uuid import UUID
 
 import httpx
 import pandas as pd
 import pytest
 from peft import PeftConfig
+from prefect.flow_runs import resume_flow_run
 from safetensors.torch import load_file
 
 from flows.commands import judge_sheet
 from flows.commands.server import wait_for_records
 from flows.generate import generate
 from flows.pipeline import pipeline
+from flows.weekly_retrain import weekly_retrain
 from mralign_core.config import RunConfig, overridden
+from mralign_core.errors import BudgetError
+from mralign_core.llm.ledger import month_of
 from mralign_core.method.matching import exact_match
 from mralign_core.reporting.decision_findings import decision_sentences, read_decisions
+from mralign_core.retraining.history import Retrainings
 from mralign_core.storage import ArtifactRef, ArtifactStore, render_lineage
-from mralign_core.versions.aliases import require_whole
+from mralign_core.versions.aliases import Aliases, require_whole
 from mralign_core.versions.differences import version_differences
 from mralign_core.versions.record import digests_of_questions
 from mralign_core.versions.version import read_versions, trained_on
@@ -298,3 +308,89 @@ def from_questions_to_weights(config: RunConfig) -> dict[str, ArtifactRef]:
         "diagnostics": diagnostics,
         "weights": weights,
     }
+
+
+EASY_GATE = {"comparisons": 1, "min_gain": 0.0, "max_loss": 0.1, "confidence": 0.6}
+"""What one epoch's gain on one draw a question passes."""
+
+
+class TestRetraining:
+    """On a copy of that run, whose pipeline is all there: what remains is the gate."""
+
+    @pytest.fixture(scope="class")
+    def config(self, finished, tmp_path_factory):
+        root = tmp_path_factory.mktemp("retraining") / "store"
+        shutil.copytree(finished.config.storage.root, root)
+        return small_config(root, name="weekly", retrain__gate=EASY_GATE)
+
+    def champion(self, config):
+        entry = Aliases(ArtifactStore(config.storage)).current("champion")
+        return entry.to if entry else ""
+
+    def test_without_a_champion_it_is_compared_with_the_base_model_and_promoted(self, config, prefect_api):
+        assert weekly_retrain(config).startswith("promoted: ")
+        store = ArtifactStore(config.storage)
+        (done,) = Retrainings(store, "weekly").all()
+        assert (done.outcome, done.version, done.compared_with) == ("promoted", self.champion(config), "")
+        (entry,) = Aliases(store).history("champion")
+        assert "Mis" in entry.why and entry.by.startswith("run weekly-")
+        (event,) = events_of(prefect_api, "mralign.retraining.promoted")
+        assert event["payload"]["version"] == done.version
+
+    def test_where_nothing_changed_it_says_so_and_computes_nothing(self, config, prefect_api):
+        before = published(config.storage.root)
+        assert weekly_retrain(config).startswith("nothing-new: ")
+        assert published(config.storage.root) == before
+
+    def test_a_model_that_is_not_shown_to_be_better_does_not_take_its_place(self, config, prefect_api):
+        champion = self.champion(config)
+        changed = config.model_copy(update={"reward": config.reward.model_copy(update={"clip_max": 2.0})})
+        assert weekly_retrain(changed).startswith(("held: ", "rejected: "))
+        assert self.champion(config) == champion
+        done = Retrainings(ArtifactStore(config.storage), "weekly").all()[-1]
+        assert done.compared_with == champion and done.version != champion
+        assert weekly_retrain(changed).startswith("nothing-new: ")
+
+    @pytest.mark.parametrize("approves", [True, False])
+    def test_a_person_is_asked_first_where_the_config_says_so(self, config, prefect_api, tmp_path, approves):
+        root = tmp_path / "store"
+        shutil.copytree(config.storage.root, root, ignore=shutil.ignore_patterns("aliases", "retrainings"))
+        asking = small_config(root, name="asking", retrain={"mode": "ask", "gate": EASY_GATE})
+        with ThreadPoolExecutor(1) as thread:
+            line = thread.submit(copy_context().run, weekly_retrain, asking)
+            run_id = paused_run(prefect_api, "asking")
+            resume_flow_run(UUID(run_id), run_input={"approve": approves, "by": "Ada", "note": "looked at it"})
+            assert line.result(timeout=120).startswith("promoted: " if approves else "held: not approved: looked at it")
+        entry = Aliases(ArtifactStore(asking.storage)).current("champion")
+        assert (entry and (entry.by, entry.why)) == (("Ada", "looked at it") if approves else None)
+
+    def test_a_month_that_has_cost_its_ceiling_is_over(self, config, prefect_api):
+        paid = {month_of(datetime.now(UTC)): 12.5}
+        store = ArtifactStore(config.storage)
+        store.put_json("ledgers/annotate/any/one-run", {"by_month": paid})
+        limited = config.model_copy(update={"retrain": config.retrain.model_copy(update={"budget_usd_a_month": 10.0})})
+        with pytest.raises(BudgetError, match=r"12\.50 dollars were paid"):
+            weekly_retrain(limited)
+        assert Retrainings(store, "weekly").all()[-1].outcome == "over-budget"
+
+
+def events_of(url: str, name: str) -> list[dict]:
+    """The events of a name that the server has; it gets them a moment after they are sent."""
+    query = {"filter": {"event": {"name": [name]}}}
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = httpx.post(f"{url}/events/filter", json=query, timeout=60, auth=auth_for(url)).raise_for_status().json()
+        if found["events"]:
+            return found["events"]
+        time.sleep(0.3)
+    return []
+
+
+def paused_run(url: str, name: str) -> str:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        runs = find(url, "flow_runs", flow_runs={"name": {"any_": [name]}, "state": {"type": {"any_": ["PAUSED"]}}})
+        if runs:
+            return runs[0]["id"]
+        time.sleep(0.3)
+    raise AssertionError("no run waits for a person")

@@ -75,6 +75,7 @@ LIMITS = {
 COMPANIONS: dict[str, dict[str, Any]] = {
     "input_usd_per_million": {"output_usd_per_million": 2.0, "input_usd_per_million": 2.0},
     "output_usd_per_million": {"output_usd_per_million": 2.0, "input_usd_per_million": 2.0},
+    "ask_timeout_h": {"mode": "ask"},
     **{name: {"use_batch_api": True} for name in ("batch_window_s", "batch_max_requests", "batch_poll_s")},
 }
 """Field that means nothing alone → what must be given with it."""
@@ -82,7 +83,10 @@ COMPANIONS: dict[str, dict[str, Any]] = {
 DEPENDS_ON = {
     "seed": (
         7,
-        DRAWS | LABELS | SCORES | {"transitions", "diagnostics", "adapter", "results", "agreement", "label-set"},
+        DRAWS
+        | LABELS
+        | SCORES
+        | {"transitions", "diagnostics", "adapter", "results", "agreement", "label-set", "promotion"},
     ),
     "model.dtype": ("bfloat16", DRAWS | SCORES | {"reference-logps", "adapter"}),
     "model.cpu_threads": (2, {"reference-logps", "adapter"}),
@@ -173,6 +177,13 @@ DEPENDS_ON = {
     "induce.embedder": ("BAAI/bge-m3", {"label-set"}),
     "induce.min_samples": (3, {"label-set"}),
     "induce.xi": (0.1, {"label-set"}),
+    "retrain.gate.min_gain": (0.03, {"promotion"}),
+    "retrain.gate.max_loss": (0.03, {"promotion"}),
+    "retrain.gate.max_part_loss": (0.03, {"promotion"}),
+    "retrain.gate.confidence": (0.9, {"promotion"}),
+    "retrain.gate.comparisons": (3, {"promotion"}),
+    "retrain.gate.max_unlabelled": (0.3, {"promotion"}),
+    "retrain.gate.min_agreement": (0.3, {"promotion"}),
     "ablate.arms": (["kto"], {"ablation", "ablation-page"}),
     "ablate.confidence": (0.9, {"ablation", "ablation-page"}),
     "ablate.smallest_effect": (0.01, {"ablation", "ablation-page"}),
@@ -186,7 +197,7 @@ MEANINGLESS_ALONE: dict[str, dict[str, Any]] = {
 }
 """Field of ``DEPENDS_ON`` → what must be given with it."""
 
-ANALYSES = ("compare.", "induce.", "ablate.")
+ANALYSES = ("compare.", "induce.", "ablate.", "retrain.")
 
 NOT_OF_THE_POCKET = {"annotate.show_gold_answers", "annotate.may_merge"}
 NOT_OF_THE_POCKET |= {"model.source", "model.path", "model.revision", "generate.source"}
@@ -239,6 +250,12 @@ OPERATIONAL = {
     "induce.embedding_batch_size": 8,
     "induce.budget_usd": 1.0,
     "ablate.where": "deployment",
+    "retrain.variant": "kto",
+    "retrain.alias": "mine",
+    "retrain.mode": "ask",
+    "retrain.ask_timeout_h": 1.0,
+    "retrain.budget_usd_a_month": 1.0,
+    "retrain.quiet_runs": 2,
 } | {f"{role}.{name}": value for role in ENDPOINTS for name, value in LIMITS.items()}
 """Field → another value; these decide where and how fast, never what."""
 
@@ -256,7 +273,7 @@ PATHS |= {"evaluate.people_sheet"}
 """Operational too: the contents of the files count, not where they are."""
 
 
-PART = {"variant": "mr_align", "refused": {}}
+PART = {"variant": "mr_align", "refused": {}, "champion_id": ""}
 
 
 def keys(config: RunConfig) -> dict[str, str]:
@@ -325,7 +342,7 @@ def test_every_field_is_in_one_table():
 @pytest.mark.parametrize("field", DEPENDS_ON)
 def test_a_field_changes_what_is_downstream_of_it_and_no_more(field):
     value, direct = DEPENDS_ON[field]
-    shown = set() if field.startswith(ANALYSES) else {"report", "version"}
+    shown = set() if field.startswith(ANALYSES) else {"report", "version", "promotion"}
     given = MEANINGLESS_ALONE.get(field, {})
     base = read_config("pocket", given)
     assert changed(base, read_config("pocket", {**given, field: value})) == downstream(direct) | shown
@@ -370,7 +387,8 @@ SERVED = {"generate.sampler": "endpoint", "generate.endpoint.model": "openai/m"}
 )
 def test_of_a_server_that_samples_the_model_counts_and_its_limits_do_not(field, value, direct):
     found = changed(read_config("pocket", SERVED), read_config("pocket", SERVED | {field: value}))
-    assert found - {"report"} == downstream(direct) - {"report"}
+    told = {"report", "version", "promotion"}  # name the whole config
+    assert found - told == downstream(direct) - told
 
 
 @pytest.mark.parametrize(
@@ -395,7 +413,8 @@ def test_of_a_judge_what_it_says_counts_and_its_limits_do_not(fields, direct):
     found = changed(
         read_config("pocket", base), read_config("pocket", base | {f"judge.{n}": v for n, v in fields.items()})
     )
-    assert found - {"report"} == downstream(direct) - {"report"}
+    told = {"report", "version", "promotion"}  # name the whole config
+    assert found - told == downstream(direct) - told
 
 
 def test_without_a_judge_nothing_is_made_of_answers_beside_scores():
@@ -423,7 +442,8 @@ SCORED_BY = {"evaluate.sampler": "endpoint", "evaluate.endpoint": {"model": "hos
 )
 def test_of_a_server_that_evaluates_the_model_counts_and_how_it_is_told_does_not(field, value, direct):
     found = changed(read_config("pocket", SCORED_BY), read_config("pocket", SCORED_BY | {field: value}))
-    assert found - {"report"} == downstream(direct) - {"report"}
+    told = {"report", "version", "promotion"}  # name the whole config
+    assert found - told == downstream(direct) - told
 
 
 def test_of_a_server_that_a_stage_starts_the_precision_counts_and_its_place_does_not():
@@ -433,7 +453,9 @@ def test_of_a_server_that_a_stage_starts_the_precision_counts_and_its_place_does
     assert not changed(base, read_config("pocket", started | others | {"vllm.max_model_len": 99}))
     assert changed(base, read_config("pocket", started | {"model.dtype": "bfloat16"})) >= SCORES
     renamed = started | {"evaluate.endpoint": "hosted_vllm/another"}
-    assert changed(base, read_config("pocket", renamed)) == {"report"}, "it serves model.path whatever its name"
+    assert changed(base, read_config("pocket", renamed)) == {"report", "version", "promotion"}, (
+        "it serves model.path whatever its name"
+    )
 
 
 def test_the_sampler_counts_and_the_engines_memory_does_not():
@@ -484,7 +506,7 @@ def test_noise_of_the_offline_annotators_does_not_matter_to_models():
     models = {f"annotate.{role}": f"openai/{role}" for role in ("annotator_a", "annotator_b", "adjudicator")}
     for field, value in {"annotate.cue_drop_prob": 0.3, "annotate.cue_flip_prob": 0.3}.items():
         other = read_config("pocket", models | {field: value})
-        assert changed(read_config("pocket", models), other) == {"report", "version"}
+        assert changed(read_config("pocket", models), other) == {"report", "version", "promotion"}
     by_seed = [collect_annotations.work(read_config("pocket", models | {"seed": seed}), ANY).key for seed in (0, 1)]
     assert by_seed[0] == by_seed[1]
 
