@@ -154,6 +154,25 @@ class StoreFiles:
         names = self._unless_missing("list", path, lambda: self._call("ls", self._full(path), detail=False))
         return sorted({name.rstrip("/").rpartition("/")[2] for name in names or []})
 
+    def beginning(self, path: str, start: str) -> Iterator[str]:
+        """Names directly under a folder that begin so, sorted, and none but the name itself where there is one.
+
+        A bucket is asked for these alone, a page at a time as they are taken; of a local folder all names are read.
+        """
+        if not self.is_local:
+            yield from self._pages_beginning(path, start)
+        elif start and os.path.lexists(self._full(f"{path}/{start}")):
+            yield start
+        else:
+            yield from sorted(name for name in self._names_here(path) if name.startswith(start))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        name = path.rpartition("/")[2]
+        if self.is_local:
+            return bool(self._attempt("read", path, lambda: os.path.isfile(self._full(path))))
+        return next(self._pages_beginning(path.rpartition("/")[0], name), "") == name
+
     def holds(self, path: str, sha256: str) -> bool:
         """Whether a file is there and its bytes, streamed, have this digest."""
 
@@ -291,6 +310,27 @@ class StoreFiles:
         listing = self._attempt("list", path, lambda: self._call("find", self._full(path), detail=True, **options))
         start = len(self._full(path)) + 1
         return {name[start:]: info for name, info in listing.items() if info["type"] == "file"}
+
+    def _names_here(self, path: str) -> list[str]:
+        """Names directly under a local folder; none where there is no such folder."""
+        return self._unless_missing("list", path, lambda: os.listdir(self._full(path))) or []
+
+    def _pages_beginning(self, path: str, start: str) -> Iterator[str]:
+        """:meth:`beginning` in a bucket."""
+        bucket, _, folder = self._full(path).partition("/")
+        request = {"Bucket": bucket, "Prefix": f"{folder}/{start}", "Delimiter": "/"}
+        while True:
+            page = self._attempt("list", path, lambda: self._call("call_s3", "list_objects_v2", **request))
+            full = [entry["Prefix"].rstrip("/") for entry in page.get("CommonPrefixes", ())]
+            full += [entry["Key"] for entry in page.get("Contents", ())]
+            names = sorted(name[len(folder) + 1 :] for name in full if len(name) > len(folder) + 1)
+            if start and start in names:
+                yield start
+                return
+            yield from names
+            if not page.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call a function of the file system; one that waits for a bucket ends when this thread is interrupted."""
