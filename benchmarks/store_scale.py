@@ -1,9 +1,9 @@
 """What `mralign lineage KEY` costs in a store of many artifacts, beside a listing of the whole store.
 
 Fills a folder, and a bucket of a SeaweedFS server that it starts, with artifacts of five stages, each made from one of
-the stage before. Then it looks up the lineage of a full key, of the first twelve characters of one and of ``stage/`` and
-six characters, and lists everything once, which is what a look-up did before. The first request to a bucket, which loads
-botocore's tables in a quarter of a second whatever is asked, is made before.
+the stage before. Then it looks up the lineage of a full key, of the first twelve characters of one and of ``stage/``
+and six characters, and lists everything once, which is what a look-up did before. The first request to a bucket, which
+loads botocore's tables in a quarter of a second whatever is asked, is made before.
 
 Run ``python -m benchmarks.store_scale`` from the repository; ``--artifacts 1000`` is quick.
 """

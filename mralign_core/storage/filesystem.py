@@ -36,7 +36,7 @@ from mralign_core.storage.patience import (
     error_reply,
     is_stopping,
 )
-from mralign_core.storage.scratch import part_file, sweep_parts
+from mralign_core.storage.scratch import part_file, stale_parts, sweep_parts
 
 logger = logging.getLogger("mralign_core.storage")
 Result = TypeVar("Result")
@@ -69,6 +69,13 @@ class Content(NamedTuple):
 
     size: int
     sha256: str
+
+
+class Listed(NamedTuple):
+    """A file as a listing has it: bytes, and when it was last changed, in seconds of the store's clock."""
+
+    size: int
+    changed_at: float
 
 
 class StoreFiles:
@@ -143,9 +150,13 @@ class StoreFiles:
         """Size in bytes of every file under a folder, by its path inside the folder."""
         return {name: int(info["size"]) for name, info in self._listing(path).items()}
 
+    def listed(self, path: str) -> dict[str, Listed]:
+        """Every file under a folder, by its path inside the folder."""
+        return {name: Listed(int(info["size"]), _changed(info)) for name, info in self._listing(path).items()}
+
     def ages(self, path: str) -> dict[str, float]:
         """Seconds from each file's last change to the newest one's, by the store's clock, for the files of a folder."""
-        changed = {name: _changed(info) for name, info in self._listing(path).items()}
+        changed = {name: file.changed_at for name, file in self.listed(path).items()}
         newest = max(changed.values(), default=0.0)
         return {name: newest - at for name, at in changed.items()}
 
@@ -272,6 +283,10 @@ class StoreFiles:
                 sweep_parts(Path(self._base), "tmp")
             except OSError as error:
                 logger.warning("%s is not swept: %s", self.uri("tmp"), error)
+
+    def stale_temporaries(self) -> list[str]:
+        """Names of what :meth:`remove_stale_temporaries` would remove."""
+        return stale_parts(Path(self._base), "tmp") if self.is_local else []
 
     def patiently(self, path: str, operation: Callable[[], Result]) -> Result:
         """What an operation on local copies of the store's files returns, with the patience of the store's own."""

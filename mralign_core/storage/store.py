@@ -143,7 +143,7 @@ class ArtifactStore:
         for digest in self._files.names(f"artifacts/{stage}/{key}"):
             path = f"artifacts/{stage}/{key}/{digest}"
             try:
-                manifest = self._read_manifest(path)
+                manifest = self.manifest_at(path)
                 self._verify(manifest, full_hash=full_hash)
                 whole.append(manifest)
             except ArtifactError as error:
@@ -236,6 +236,35 @@ class ArtifactStore:
             for digest in filter(DIGEST.fullmatch, digests):
                 self._cache.forget(digest)
 
+    def remove_folder(self, path: str) -> None:
+        """Remove one artifact, or what is there of it: the manifest first, then the data.
+
+        Args:
+            path: of its folder, relative to the root.
+
+        Raises:
+            StorageError: the store refuses it.
+        """
+        names = self._files.sizes(path)
+        for name in sorted(names, key=lambda name: (name != "manifest.json", name)):
+            self._files.remove(f"{path}/{name}")
+        folder, _, digest = path.rpartition("/")
+        self._files.remove_empty_folder(folder)
+        if not self._files.is_local:
+            self._cache.forget(digest)
+
+    def find_damage(self, path: str) -> str:
+        """What is wrong with an artifact, every byte of which is read; empty where nothing is.
+
+        Args:
+            path: of its folder, relative to the root.
+        """
+        try:
+            self._verify(self.manifest_at(path), full_hash=True)
+        except ArtifactError as error:
+            return str(error)
+        return ""
+
     def manifest(self, artifact: ArtifactRef | str) -> Manifest:
         """The manifest of an artifact, given its reference or what :meth:`resolve` accepts.
 
@@ -243,9 +272,28 @@ class ArtifactStore:
             ArtifactError: it is missing or damaged.
         """
         ref = self.resolve(artifact) if isinstance(artifact, str) else artifact
-        manifest = self._read_manifest(ref.path)
+        manifest = self.manifest_at(ref.path)
         if (manifest.stage, manifest.key, manifest.sha256) != (ref.stage, ref.key, ref.sha256):
             raise ArtifactError(f"the manifest at {self._files.uri(ref.path)} is not that of {ref.stage}/{ref.key}")
+        return manifest
+
+    def manifest_at(self, path: str) -> Manifest:
+        """The manifest in an artifact's folder.
+
+        Args:
+            path: of the folder, relative to the root.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        try:
+            manifest = self._files.read_as(f"{path}/manifest.json", Manifest.model_validate_json)
+        except ValidationError as error:
+            raise ArtifactError(f"{self._files.uri(path)}/manifest.json is damaged: {_first_problem(error)}") from None
+        if manifest is None:
+            raise ArtifactError(f"{self._files.uri(path)} has no manifest.json: it was never finished, or removed")
+        if manifest.path != path:
+            raise ArtifactError(f"{self._files.uri(path)}/manifest.json describes another artifact, {manifest.path}")
         return manifest
 
     def open_directory(self, ref: ArtifactRef) -> Path:
@@ -314,7 +362,7 @@ class ArtifactStore:
         if not all(PATH_PART.fullmatch(part) for part in wanted.split("/") if wanted):
             raise ArtifactError(self._unsure(text, []))
         if wanted and (path := self._with_manifest(wanted)):
-            return self._ref(self._read_manifest(f"artifacts/{path}"))
+            return self._ref(self.manifest_at(f"artifacts/{path}"))
         names = list(islice(self._fitting(wanted), MOST_CANDIDATES + 1))
         if len(names) != 1 or not wanted:
             raise ArtifactError(self._unsure(text, names))
@@ -435,17 +483,6 @@ class ArtifactStore:
             except ArtifactError as error:
                 known[ref.path] = Lineage(ref, None, str(error), ())
         return known[ref.path]
-
-    def _read_manifest(self, path: str) -> Manifest:
-        try:
-            manifest = self._files.read_as(f"{path}/manifest.json", Manifest.model_validate_json)
-        except ValidationError as error:
-            raise ArtifactError(f"{self._files.uri(path)}/manifest.json is damaged: {_first_problem(error)}") from None
-        if manifest is None:
-            raise ArtifactError(f"{self._files.uri(path)} has no manifest.json: it was never finished, or removed")
-        if manifest.path != path:
-            raise ArtifactError(f"{self._files.uri(path)}/manifest.json describes another artifact, {manifest.path}")
-        return manifest
 
     def _verify(self, manifest: Manifest, *, full_hash: bool) -> None:
         problems = _damage(manifest, self._files.sizes(f"{manifest.path}/data"))

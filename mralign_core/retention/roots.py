@@ -1,0 +1,216 @@
+"""What a removal begins from: what people and runs name, and what somebody works on now.
+
+All of it is read before anything is removed, and again while it is. A record that can't be read might name anything, so
+with one there is no plan.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mralign_core.errors import ArtifactError
+from mralign_core.retention.contents import ClaimFile, read_claims, store_clock
+from mralign_core.storage import ArtifactRef, ArtifactStore, RunRecord
+from mralign_core.storage.claims import DEAD_AFTER_S
+
+Record = TypeVar("Record")
+
+VERSION_STAGE = "version"
+ALIASES_FOLDER, PINS_FOLDER, RUNS_FOLDER = "aliases", "records/pins", "records/runs"
+ALIAS_ENTRY = re.compile(r"([^/]+)/(\d+)\.json")
+LAST_ENTRIES = 2
+"""Of an alias: what it names, and what a rollback would."""
+
+
+class Pin(BaseModel):
+    """An artifact that a person wants kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    artifact: ArtifactRef
+    """Which."""
+    why: str = ""
+    """The person's words."""
+    host: str = ""
+    """The machine that it was pinned on."""
+    at: datetime
+    """When (UTC)."""
+
+
+class NotedRun(NamedTuple):
+    """A run's record, and the config's name that it stands under."""
+
+    config: str
+    record: RunRecord
+
+
+@dataclass(frozen=True)
+class Roots:
+    """What is named, and what is worked on.
+
+    Args:
+        runs: the records of all runs.
+        pins: pinned artifacts.
+        versions: paths of all versions that are in the store, the newest first.
+        aliases: what the last entries of each alias name, as they write it.
+        claims: every claim's file.
+    """
+
+    runs: tuple[NotedRun, ...] = ()
+    pins: tuple[Pin, ...] = ()
+    versions: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
+    claims: tuple[ClaimFile, ...] = ()
+
+    @property
+    def live_claims(self) -> tuple[ClaimFile, ...]:
+        """Those whose owners may be at work: not known to be gone, and heard of within a day."""
+        return tuple(claim for claim in self.claims if not is_orphan(claim))
+
+
+def is_orphan(claim: ClaimFile) -> bool:
+    """Whether a claim's owner is gone, or has not been heard of for a day."""
+    return claim.holder.is_gone or claim.age_s > DEAD_AFTER_S
+
+
+def read_roots(store: ArtifactStore) -> Roots:
+    """All that a removal begins from.
+
+    Raises:
+        ArtifactError: a record can't be read, so what it names is not known.
+    """
+    return Roots(
+        runs=tuple(read_runs(store)),
+        pins=tuple(pin for _, pin in read_pins(store)),
+        versions=tuple(_versions(store)),
+        aliases=tuple(_aliases(store)),
+        claims=tuple(read_claims(store, store_clock(store))),
+    )
+
+
+def read_runs(store: ArtifactStore) -> Iterator[NotedRun]:
+    """The record of every run, and the last one of each name where it has no record of its own."""
+    found = dict(_read_all(store, RUNS_FOLDER, RunRecord.model_validate))
+    for name, record in found.items():
+        config = name.rpartition("/")[0] or name
+        if "/" in name or f"{name}/{record.run}" not in found:
+            yield NotedRun(config, record)
+
+
+def read_pins(store: ArtifactStore) -> list[tuple[str, Pin]]:
+    """Every pin, with the name of its record."""
+    return list(_read_all(store, PINS_FOLDER, Pin.model_validate))
+
+
+def pin_artifact(store: ArtifactStore, text: str, why: str) -> Pin:
+    """Keep an artifact, and all that it was made from, whatever a policy says.
+
+    Args:
+        store: where it is.
+        text: what :meth:`ArtifactStore.resolve` accepts.
+        why: for those who read it later.
+
+    Raises:
+        ArtifactError: none or several fit.
+    """
+    pin = Pin(artifact=store.resolve(text), why=why, host=socket.gethostname(), at=datetime.now(UTC))
+    store.put_json(_pin_name(pin.artifact), pin.model_dump(mode="json"))
+    return pin
+
+
+def unpin_artifact(store: ArtifactStore, text: str) -> Pin:
+    """Take a pin away.
+
+    Args:
+        store: where it is.
+        text: the beginning of the artifact's key, or of ``stage/key``.
+
+    Raises:
+        ArtifactError: no pin fits, or several do.
+    """
+    wanted = text.rpartition("artifacts/")[2]
+    fitting = [
+        pin
+        for _, pin in read_pins(store)
+        if wanted
+        and (
+            f"{pin.artifact.path}".removeprefix("artifacts/").startswith(wanted) or pin.artifact.key.startswith(wanted)
+        )
+    ]
+    if len(fitting) != 1:
+        pinned = [f"{pin.artifact.stage}/{pin.artifact.key}" for _, pin in read_pins(store)]
+        listed = "\n  ".join(pinned) or "(nothing is pinned)"
+        raise ArtifactError(f"{len(fitting)} pins fit {text!r} in {store.root_uri}; there are:\n  {listed}")
+    store.files.remove(f"records/{_pin_name(fitting[0].artifact)}.json")
+    return fitting[0]
+
+
+def _pin_name(ref: ArtifactRef) -> str:
+    return f"pins/{ref.path.removeprefix('artifacts/')}"
+
+
+def _versions(store: ArtifactStore) -> list[str]:
+    """Paths of the versions that have a manifest, the newest first."""
+    folder = f"artifacts/{VERSION_STAGE}"
+    manifests = {
+        f"{folder}/{name.removesuffix('/manifest.json')}": file.changed_at
+        for name, file in store.files.listed(folder).items()
+        if name.endswith("/manifest.json")
+    }
+    return sorted(manifests, key=lambda path: (-manifests[path], path))
+
+
+def _aliases(store: ArtifactStore) -> Iterator[tuple[str, str]]:
+    """Alias and what it names, of the last entries of each."""
+    entries: dict[str, list[int]] = {}
+    names = store.files.listed(ALIASES_FOLDER)
+    for name in names:
+        if match := ALIAS_ENTRY.fullmatch(name):
+            entries.setdefault(match[1], []).append(int(match[2]))
+    paths = {(match[1], int(match[2])): name for name in names if (match := ALIAS_ENTRY.fullmatch(name))}
+    for alias, numbers in sorted(entries.items()):
+        for number in sorted(numbers)[-LAST_ENTRIES:]:
+            target = _parsed(store, f"{ALIASES_FOLDER}/{paths[alias, number]}", _target)
+            if target:
+                yield alias, target
+
+
+def _target(entry: Any) -> str:
+    """What an entry of an alias names; empty where it names none."""
+    target = entry["to"]
+    if target is not None and not isinstance(target, str):
+        raise ValueError(f"it names {target!r:.80}")
+    return target or ""
+
+
+def _read_all(store: ArtifactStore, folder: str, parse: Callable[[Any], Record]) -> Iterator[tuple[str, Record]]:
+    for name in sorted(store.files.listed(folder)):
+        if name.endswith(".json"):
+            record = _parsed(store, f"{folder}/{name}", parse)
+            if record is not None:
+                yield name.removesuffix(".json"), record
+
+
+def _parsed(store: ArtifactStore, path: str, parse: Callable[[Any], Record]) -> Record | None:
+    """What a record says; None where it has gone meanwhile.
+
+    Raises:
+        ArtifactError: it can't be read.
+    """
+    try:
+        return store.files.read_as(path, lambda data: parse(json.loads(data)))
+    except (ValidationError, ValueError, TypeError, KeyError, RecursionError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(
+            f"{store.files.uri(path)} can't be read, so what it names isn't known and nothing is removed: put back "
+            f"what it said, or remove it ({str(error).splitlines()[0]:.100})"
+        ) from None
