@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from mralign_core.errors import ArtifactError
+from mralign_core.errors import ArtifactError, UserError
 from mralign_core.retention.contents import ClaimFile, read_claims, store_clock
 from mralign_core.storage import ArtifactRef, ArtifactStore, RunRecord
 from mralign_core.storage.claims import DEAD_AFTER_S
@@ -89,7 +89,7 @@ def read_roots(store: ArtifactStore) -> Roots:
     """
     return Roots(
         runs=tuple(read_runs(store)),
-        pins=tuple(pin for _, pin in read_pins(store)),
+        pins=tuple(read_pins(store)),
         versions=tuple(_versions(store)),
         aliases=tuple(_aliases(store)),
         claims=tuple(read_claims(store, store_clock(store))),
@@ -105,9 +105,9 @@ def read_runs(store: ArtifactStore) -> Iterator[NotedRun]:
             yield NotedRun(config, record)
 
 
-def read_pins(store: ArtifactStore) -> list[tuple[str, Pin]]:
-    """Every pin, with the name of its record."""
-    return list(_read_all(store, PINS_FOLDER, Pin.model_validate))
+def read_pins(store: ArtifactStore) -> list[Pin]:
+    """Every pin."""
+    return [pin for _, pin in _read_all(store, PINS_FOLDER, Pin.model_validate)]
 
 
 def pin_artifact(store: ArtifactStore, text: str, why: str) -> Pin:
@@ -136,18 +136,15 @@ def unpin_artifact(store: ArtifactStore, text: str) -> Pin:
     Raises:
         ArtifactError: no pin fits, or several do.
     """
-    wanted = text.rpartition("artifacts/")[2]
+    wanted, pins = text.rpartition("artifacts/")[2], read_pins(store)
+    names = [f"{pin.artifact.stage}/{pin.artifact.key}" for pin in pins]
     fitting = [
         pin
-        for _, pin in read_pins(store)
-        if wanted
-        and (
-            f"{pin.artifact.path}".removeprefix("artifacts/").startswith(wanted) or pin.artifact.key.startswith(wanted)
-        )
+        for pin, name in zip(pins, names, strict=True)
+        if wanted and (name.startswith(wanted) or pin.artifact.key.startswith(wanted))
     ]
     if len(fitting) != 1:
-        pinned = [f"{pin.artifact.stage}/{pin.artifact.key}" for _, pin in read_pins(store)]
-        listed = "\n  ".join(pinned) or "(nothing is pinned)"
+        listed = "\n  ".join(names) or "(nothing is pinned)"
         raise ArtifactError(f"{len(fitting)} pins fit {text!r} in {store.root_uri}; there are:\n  {listed}")
     store.files.remove(f"records/{_pin_name(fitting[0].artifact)}.json")
     return fitting[0]
@@ -207,9 +204,9 @@ def _parsed(store: ArtifactStore, path: str, parse: Callable[[Any], Record]) -> 
     """
     try:
         return store.files.read_as(path, lambda data: parse(json.loads(data)))
-    except (ValidationError, ValueError, TypeError, KeyError, RecursionError) as error:
-        if isinstance(error, ArtifactError):
-            raise
+    except UserError:  # the store's own
+        raise
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ArtifactError(
             f"{store.files.uri(path)} can't be read, so what it names isn't known and nothing is removed: put back "
             f"what it said, or remove it ({str(error).splitlines()[0]:.100})"

@@ -51,9 +51,10 @@ class Shelf:
             os.utime(Path(self.section.root, path), (then, then))
         return path
 
-    def note_run(self, run, artifacts, *, config="nightly", at=None) -> None:
-        """A run's record; it ended long ago unless it is said when."""
-        record = RunRecord(run=run, at=at or datetime(2020, 1, 1, tzinfo=UTC), artifacts=artifacts)
+    def note_run(self, run, artifacts, *, config="nightly", at=None, ago=None) -> None:
+        """A run's record; it made all of it, and ended long ago unless it is said when."""
+        at = datetime.now(UTC) - ago if ago else at or datetime(2020, 1, 1, tzinfo=UTC)
+        record = RunRecord(run=run, at=at, artifacts=artifacts, made_by=dict.fromkeys(artifacts, run))
         self.store.put_json(f"runs/{config}/{run}", record.model_dump(mode="json"))
         self.store.put_json(f"runs/{config}", record.model_dump(mode="json"))
 
