@@ -115,6 +115,11 @@ def read_contents(store: ArtifactStore, on_read: OnRead = ignore_progress) -> Co
         StorageError: the store does not let itself be listed, or a file be read.
     """
     now = store_clock(store)
+    notes = {  # before the artifacts: a note is written after its shard
+        f"{NOTES_FOLDER}/{name}": (f"{match[1]}/{match[2]}", file.size)
+        for name, file in store.files.listed(NOTES_FOLDER).items()
+        if (match := NOTE.fullmatch(name))
+    }
     folders: dict[str, dict[str, Listed]] = defaultdict(dict)
     for name, file in store.files.listed("artifacts").items():
         if match := ARTIFACT_FILE.fullmatch(name):
@@ -126,11 +131,6 @@ def read_contents(store: ArtifactStore, on_read: OnRead = ignore_progress) -> Co
         for stored in readers.map(lambda path: _read(store, path, folders[path], ages[path]), folders):
             artifacts[stored.path] = stored
             on_read(len(artifacts), len(folders))
-    notes = {
-        f"{NOTES_FOLDER}/{name}": (f"{match[1]}/{match[2]}", file.size)
-        for name, file in store.files.listed(NOTES_FOLDER).items()
-        if (match := NOTE.fullmatch(name))
-    }
     return Contents(artifacts, notes, _temporaries(store, now))
 
 

@@ -23,12 +23,14 @@ from typing import NamedTuple
 from mralign_core.config import RetentionConfig
 from mralign_core.errors import ArtifactError
 from mralign_core.retention.contents import Contents, Stored
-from mralign_core.retention.roots import VERSION_STAGE, NotedRun, Roots, is_orphan
+from mralign_core.retention.roots import VERSION_STAGE, AliasTarget, NotedRun, Roots, is_orphan
 
 CHECKPOINT, ADAPTER = "checkpoint", "adapter"
 UNFINISHED, DAMAGED, CLAIM, NOTE_OF_SHARD, TEMPORARY = "(unfinished)", "(damaged)", "(claims)", "(notes)", "(temporary)"
 COLLECTOR = "mralign gc"
 """The run that claims name whose owner removes what is claimed."""
+NAME_CHARS = 8
+"""Of a version's key, at least, end its name."""
 HOUR_S, DAY_S = 3600.0, 86_400.0
 
 
@@ -128,9 +130,11 @@ def named_paths(roots: Roots, policy: RetentionConfig, now: datetime) -> dict[st
         if claim.holder.run != COLLECTOR and not is_orphan(claim):
             named.update(dict.fromkeys(claim.holder.reads, f"{claim.holder} reads it"))
     unnamed = list(roots.versions)
-    for alias, target in roots.aliases:
-        path = _version(roots.versions, alias, target)
-        named[path] = f"alias {alias}"
+    for alias in roots.aliases:
+        if not (path := _version(roots.versions, alias.target)):
+            _require_gone(alias)
+            continue
+        named[path] = f"alias {alias.alias}" if alias.is_current else named.get(path, f"alias {alias.alias}, before")
         unnamed = [each for each in unnamed if each != path]
     named.update(dict.fromkeys(unnamed[: policy.unnamed_versions], "a version"))
     named.update({pin.artifact.path: f"pinned: {pin.why}" if pin.why else "pinned" for pin in roots.pins})
@@ -207,16 +211,24 @@ def _recent_runs(runs: Iterable[NotedRun], policy: RetentionConfig, now: datetim
         yield from (run for place, run in enumerate(newest_first) if place < policy.runs or run.record.at >= oldest)
 
 
-def _version(versions: Iterable[str], alias: str, target: str) -> str:
-    """The version that an alias means, by its key, the beginning of it, or its name."""
+def _version(versions: Iterable[str], target: str) -> str:
+    """The path of the version that a target means by its key, the beginning of it, or a name that ends so; or none."""
+    ending = target.rpartition("-")[2]
     for path in versions:
         stage, key, _ = path.removeprefix("artifacts/").split("/")
-        if target in (path, f"{stage}/{key}") or key.startswith(target) or target.endswith(f"-{key[:8]}"):
+        is_named = len(ending) >= NAME_CHARS and key.startswith(ending)
+        if is_named or target in (path, key, f"{stage}/{key}"):
             return path
-    raise ArtifactError(
-        f"alias {alias!r} names {target!r}, and there is no such {VERSION_STAGE} in the store, so nothing is removed: "
-        "move the alias to one that is there"
-    )
+    return ""
+
+
+def _require_gone(alias: AliasTarget) -> None:
+    """Let an alias have named what is no more, and not name it."""
+    if alias.is_current:
+        raise ArtifactError(
+            f"alias {alias.alias!r} names {alias.target!r}, and there is no such {VERSION_STAGE} in the store, so "
+            "nothing is removed: move the alias to one that is there"
+        )
 
 
 def _at_work(contents: Contents, roots: Roots, shards: Shards) -> dict[str, str]:

@@ -27,7 +27,7 @@ VERSION_STAGE = "version"
 ALIASES_FOLDER, PINS_FOLDER, RUNS_FOLDER = "aliases", "records/pins", "records/runs"
 ALIAS_ENTRY = re.compile(r"([^/]+)/(\d+)\.json")
 LAST_ENTRIES = 2
-"""Of an alias: what it names, and what a rollback would."""
+"""Of an alias: what they name, and named before, has what the alias names and what a rollback would."""
 
 
 class Pin(BaseModel):
@@ -52,6 +52,15 @@ class NotedRun(NamedTuple):
     record: RunRecord
 
 
+class AliasTarget(NamedTuple):
+    """A version as an alias's entry writes it: its key, its name, or ``stage/key``."""
+
+    alias: str
+    target: str
+    is_current: bool
+    """Whether the alias names it now; else it did."""
+
+
 @dataclass(frozen=True)
 class Roots:
     """What is named, and what is worked on.
@@ -60,14 +69,14 @@ class Roots:
         runs: the records of all runs.
         pins: pinned artifacts.
         versions: paths of all versions that are in the store, the newest first.
-        aliases: what the last entries of each alias name, as they write it.
+        aliases: what the last entries of each alias name.
         claims: every claim's file.
     """
 
     runs: tuple[NotedRun, ...] = ()
     pins: tuple[Pin, ...] = ()
     versions: tuple[str, ...] = ()
-    aliases: tuple[tuple[str, str], ...] = ()
+    aliases: tuple[AliasTarget, ...] = ()
     claims: tuple[ClaimFile, ...] = ()
 
     @property
@@ -90,8 +99,8 @@ def read_roots(store: ArtifactStore) -> Roots:
     return Roots(
         runs=tuple(read_runs(store)),
         pins=tuple(read_pins(store)),
-        versions=tuple(_versions(store)),
         aliases=tuple(_aliases(store)),
+        versions=tuple(_versions(store)),  # after the aliases, which name what is there
         claims=tuple(read_claims(store, store_clock(store))),
     )
 
@@ -165,27 +174,27 @@ def _versions(store: ArtifactStore) -> list[str]:
     return sorted(manifests, key=lambda path: (-manifests[path], path))
 
 
-def _aliases(store: ArtifactStore) -> Iterator[tuple[str, str]]:
-    """Alias and what it names, of the last entries of each."""
-    entries: dict[str, list[int]] = {}
-    names = store.files.listed(ALIASES_FOLDER)
-    for name in names:
+def _aliases(store: ArtifactStore) -> Iterator[AliasTarget]:
+    """What the last entries of each alias name, and named before."""
+    entries: dict[str, list[tuple[int, str]]] = {}
+    for name in store.files.listed(ALIASES_FOLDER):
         if match := ALIAS_ENTRY.fullmatch(name):
-            entries.setdefault(match[1], []).append(int(match[2]))
-    paths = {(match[1], int(match[2])): name for name in names if (match := ALIAS_ENTRY.fullmatch(name))}
-    for alias, numbers in sorted(entries.items()):
-        for number in sorted(numbers)[-LAST_ENTRIES:]:
-            target = _parsed(store, f"{ALIASES_FOLDER}/{paths[alias, number]}", _target)
-            if target:
-                yield alias, target
+            entries.setdefault(match[1], []).append((int(match[2]), f"{ALIASES_FOLDER}/{name}"))
+    for alias, of_one in sorted(entries.items()):
+        newest_first = sorted(of_one, reverse=True)[:LAST_ENTRIES]
+        for place, (_, path) in enumerate(newest_first):
+            to, before = _parsed(store, path, _targets) or ("", "")
+            yield from [AliasTarget(alias, to, place == 0)] if to else []
+            yield from [AliasTarget(alias, before, False)] if before else []
 
 
-def _target(entry: Any) -> str:
-    """What an entry of an alias names; empty where it names none."""
-    target = entry["to"]
-    if target is not None and not isinstance(target, str):
-        raise ValueError(f"it names {target!r:.80}")
-    return target or ""
+def _targets(entry: Any) -> tuple[str, str]:
+    """What an entry of an alias names, and what the alias named before; empty where that is none."""
+    to, before = entry["to"], entry.get("from")
+    for target in (to, before):
+        if target is not None and not isinstance(target, str):
+            raise ValueError(f"it names {target!r:.80}")
+    return to or "", before or ""
 
 
 def _read_all(store: ArtifactStore, folder: str, parse: Callable[[Any], Record]) -> Iterator[tuple[str, Record]]:

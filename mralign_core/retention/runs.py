@@ -15,7 +15,7 @@ from mralign_core.storage import ArtifactStore
 LEDGERS_FOLDER = "records/ledgers"
 LEDGER_RUN = re.compile(r"([0-9a-f]{8})-[0-9a-f]{6}")
 """Ends the name of a run's account: the beginning of the run's id, and a digest of what it may pay."""
-SHORT = 8
+RUN_ID_CHARS = 8
 """Characters of a run's id that accounts and claims name."""
 STATE_BY_PRODUCT = {
     "report": "evaluated",
@@ -96,7 +96,7 @@ def _state(store: ArtifactStore, noted: NotedRun, made: list[str], roots: Roots)
 
 def _id_of_claims(run: str) -> str:
     """What accounts and claims say of a run of Prefect's; empty of a process by itself, which they name otherwise."""
-    return "" if run.startswith("local-") else run[:SHORT]
+    return "" if run.startswith("local-") else run[:RUN_ID_CHARS]
 
 
 def _scores(store: ArtifactStore, noted: NotedRun) -> dict[str, dict[str, float]]:

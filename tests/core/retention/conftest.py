@@ -1,6 +1,7 @@
 """Small artifacts written straight into a store, as old as a test wants them."""
 
 import hashlib
+import json
 import os
 import time
 from datetime import UTC, datetime
@@ -58,8 +59,9 @@ class Shelf:
         self.store.put_json(f"runs/{config}/{run}", record.model_dump(mode="json"))
         self.store.put_json(f"runs/{config}", record.model_dump(mode="json"))
 
-    def alias(self, name, number, target) -> None:
-        self.write(f"aliases/{name}/{number:08d}.json", f'{{"n": {number}, "to": "{target}"}}'.encode())
+    def alias(self, name, number, to, before=None) -> None:
+        entry = {"n": number, "to": to, "from": before}
+        self.write(f"aliases/{name}/{number:08d}.json", json.dumps(entry).encode())
 
     @property
     def names(self) -> set[str]:

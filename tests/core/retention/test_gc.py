@@ -22,7 +22,7 @@ from mralign_core.retention.contents import read_contents
 from mralign_core.retention.plan import CLAIM, NOTE_OF_SHARD, TEMPORARY, UNFINISHED, ShardKind
 from mralign_core.retention.roots import pin_artifact, unpin_artifact
 from mralign_core.storage import ArtifactRef
-from mralign_core.storage.claims import Holder
+from mralign_core.storage.claims import Contest, Holder
 from mralign_core.storage.filesystem import StoreFiles
 from tests.core.retention.conftest import DAY_S, OLD_S, Shelf
 
@@ -212,18 +212,27 @@ def test_a_pin_keeps_what_it_names_until_it_is_taken_away(shelf):
     assert not shelf.names
 
 
-def test_versions_stay_and_with_a_limit_the_newest_and_those_that_an_alias_names(shelf):
-    for number in range(5):
-        adapter = shelf.put(f"adapter/a{number}")
-        shelf.put(f"version/{number}abcdef{number}0", [adapter], age_s=OLD_S - number * DAY_S)
-    for number, target in enumerate(("mr_align-0abcdef0", "mr_align-1abcdef1", "mr_align-2abcdef2")):
-        shelf.alias("champion", number, target)
+def test_versions_stay_and_with_a_limit_the_newest_and_those_that_an_alias_names_or_named_before(shelf):
+    keys = [f"{number}abcdef{number}" + 56 * "0" for number in range(6)]
+    for number, key in enumerate(keys):
+        shelf.put(f"version/{key}", [shelf.put(f"adapter/a{number}")], age_s=OLD_S - number * DAY_S)
+    shelf.alias("champion", 0, keys[4])
+    for number in (
+        1,
+        2,
+        3,
+    ):  # the last entries: from the first to the second, and to the third, by another kind of name
+        name = f"mr_align-{keys[number][:8]}" if number == 2 else f"mr_align-{keys[number]}"
+        shelf.alias("champion", number, name, f"mr_align-{keys[number - 1]}")
     clear_up(shelf)
-    assert len(shelf.names) == 10
+    assert len(shelf.names) == 12
     clear_up(shelf, unnamed_versions=1)
-    assert {name for name in shelf.names if "adapter" in name} == {"adapter/a1", "adapter/a2", "adapter/a4"}
-    shelf.alias("champion", 3, "gone-99999999")
-    with pytest.raises(ArtifactError, match="alias 'champion' names 'gone-99999999'"):
+    assert {name for name in shelf.names if "adapter" in name} == {f"adapter/a{number}" for number in (1, 2, 3, 5)}
+    assert "alias champion" in collector(shelf, unnamed_versions=1).plan().kept.values()
+    shelf.alias("champion", 4, f"mr_align-{keys[1]}", "mr_align-99999999")  # what it named before may be gone
+    assert collector(shelf).plan().kept
+    shelf.alias("champion", 5, "mr_align-99999999")
+    with pytest.raises(ArtifactError, match="alias 'champion' names 'mr_align-99999999'"):
         collector(shelf).plan()
 
 
@@ -346,6 +355,22 @@ def test_what_somebody_begins_to_make_meanwhile_is_spared(shelf):
     shelf.write(f"{other.path}/data/part.json", b"new", age_s=0)
     with shelf.store.claims("other").hold("adapter/a", lambda: None):
         assert len(gc.apply(plan).spared) == 2
+    assert shelf.names == {"adapter/a"}
+
+
+def test_what_somebody_claims_at_the_last_moment_is_spared(shelf, monkeypatch):
+    shelf.put("adapter/a")
+    gc = collector(shelf)
+    plan, still_going, claims = gc.plan(), gc._still_going, []
+
+    def then_claimed():
+        found = still_going()
+        claims.append(Contest(shelf.store.claims("other"), "adapter/a").attempt())
+        return found
+
+    monkeypatch.setattr(gc, "_still_going", then_claimed)
+    assert [each.path for each in gc.apply(plan).spared] == [plan.going[0].path]
+    claims[0].release()
     assert shelf.names == {"adapter/a"}
 
 
