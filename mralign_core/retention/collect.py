@@ -12,16 +12,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 
 from mralign_core.config import RetentionConfig
 from mralign_core.errors import StorageError, StoreUnavailableError
-from mralign_core.retention.contents import Contents, OnRead, ignore_progress, read_contents
+from mralign_core.retention.contents import (
+    ClaimFile,
+    Contents,
+    OnRead,
+    ignore_progress,
+    read_claims,
+    read_contents,
+    store_clock,
+)
 from mralign_core.retention.plan import (
     CLAIM,
     COLLECTOR,
@@ -35,7 +43,7 @@ from mralign_core.retention.plan import (
     named_paths,
     plan_gc,
 )
-from mralign_core.retention.roots import read_roots
+from mralign_core.retention.roots import is_orphan, read_roots
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.claims import Claim, Contest
 from mralign_core.storage.filesystem import REQUESTS_AT_ONCE
@@ -85,6 +93,7 @@ class Collector:
         self._contents: Contents | None = None
         self._read_at = 0.0
         self._going: frozenset[str] = frozenset()
+        self._seen_at_work: dict[tuple[str, str], ClaimFile] = {}
 
     def plan(self, on_read: OnRead = ignore_progress) -> RemovalPlan:
         """What goes and what stays.
@@ -96,6 +105,7 @@ class Collector:
             ArtifactError: a record or the manifest of something that stays can't be read, so what it needs isn't known.
             StorageError: the store fails.
         """
+        self._note_claims(read_claims(self._store, store_clock(self._store)))
         self._contents = read_contents(self._store, on_read)
         return self._plan(self._contents)
 
@@ -121,8 +131,15 @@ class Collector:
 
     def _plan(self, contents: Contents) -> RemovalPlan:
         roots, now = read_roots(self._store), self._clock()
+        self._note_claims(roots.live_claims)
+        released = self._seen_at_work.keys() - {(claim.path, claim.holder.owner) for claim in roots.claims}
+        roots = replace(roots, claims=(*roots.claims, *(self._seen_at_work[each] for each in released)))
         named = named_paths(roots, self._policy, now)
         return plan_gc(contents.extended(self._store, named), roots, self._policy, now, self._shards)
+
+    def _note_claims(self, claims: Iterable[ClaimFile]) -> None:
+        """Keep what somebody worked on during the collection: what he made may have come after the listing."""
+        self._seen_at_work |= {(claim.path, claim.holder.owner): claim for claim in claims if not is_orphan(claim)}
 
     def _still_going(self) -> frozenset[str]:
         """Paths that nothing reaches, as what is named and worked on was read a moment ago."""

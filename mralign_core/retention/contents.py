@@ -19,6 +19,7 @@ from mralign_core.storage.claims import Holder
 from mralign_core.storage.filesystem import REQUESTS_AT_ONCE, Listed
 
 ARTIFACT_FILE = re.compile(r"(.+)/([^/]+)/([0-9a-f]{16})/(?:manifest\.json|data/.+)")
+ARTIFACT_PATH = re.compile(r"artifacts/.+/[^/]+/[0-9a-f]{16}")
 CLAIM_FILE = re.compile(r"(.+)\.\d+(?:~.*)?")
 NOTE = re.compile(r"(.+)/[^/]+/([^/]+)\.json")
 NOTES_FOLDER, PROBES_FOLDER = "records/items", "probes"
@@ -102,7 +103,9 @@ class Contents:
         found, open_paths = dict(self.artifacts), list(paths)
         while open_paths:
             path = open_paths.pop()
-            if path not in found and (new := _read(store, path, {"manifest.json": Listed(0, 0.0)}, 0.0)).manifest:
+            if path in found or not ARTIFACT_PATH.fullmatch(path):
+                continue
+            if (new := _read(store, path, {"manifest.json": Listed(0, 0.0)}, 0.0)).manifest:
                 found[path] = new
                 open_paths += [parent.path for parent in new.manifest.parents]
         return Contents(found, self.notes, self.temporaries)

@@ -128,7 +128,7 @@ def named_paths(roots: Roots, policy: RetentionConfig, now: datetime) -> dict[st
             named.setdefault(ref.path, f"{name} of run {run.record.run[:8] or 'unnamed'} of {run.config}")
     for claim in roots.claims:
         if claim.holder.run != COLLECTOR and not is_orphan(claim):
-            named.update(dict.fromkeys(claim.holder.reads, f"{claim.holder} reads it"))
+            named.update(dict.fromkeys(map(str, claim.holder.reads), f"{claim.holder} reads it"))
     unnamed = list(roots.versions)
     for alias in roots.aliases:
         if not (path := _version(roots.versions, alias.target)):

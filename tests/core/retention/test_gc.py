@@ -100,7 +100,7 @@ def reachable(parents, roots):
     return found
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(graphs())
 def test_nothing_reachable_is_removed_and_all_else_is_wherever_it_is_killed(graph):
     parents, roots, killed_at = graph
@@ -294,7 +294,7 @@ def test_a_live_claim_keeps_what_it_makes_and_reads_and_the_shards_beside_it(she
 
 def test_claims_of_the_dead_go_and_those_of_the_living_stay(shelf):
     gone = claim(shelf, "adapter/gone", age_s=2 * DAY_S)
-    alive = claim(shelf, "adapter/alive", age_s=60)
+    alive = claim(shelf, "adapter/alive", age_s=60, reads=("nonsense", 3))
     kinds = clear_up(shelf).removed
     assert [(each.kind, each.path) for each in kinds] == [(CLAIM, gone)]
     assert alive in shelf.files
@@ -365,13 +365,30 @@ def test_what_somebody_claims_at_the_last_moment_is_spared(shelf, monkeypatch):
 
     def then_claimed():
         found = still_going()
-        claims.append(Contest(shelf.store.claims("other"), "adapter/a").attempt())
+        if claim := Contest(shelf.store.claims("other"), "adapter/a").attempt():
+            claims.append(claim)
         return found
 
     monkeypatch.setattr(gc, "_still_going", then_claimed)
     assert [each.path for each in gc.apply(plan).spared] == [plan.going[0].path]
     claims[0].release()
     assert shelf.names == {"adapter/a"}
+
+
+def test_what_somebody_worked_on_while_it_listed_stays(shelf, monkeypatch):
+    adapter = shelf.put("adapter/a")
+    at_work = shelf.store.claims("other").hold("scores/s", lambda: None, reads=[adapter.path])
+    at_work.__enter__()
+
+    def then_released(store, on_read):
+        found = read_contents(store, on_read)
+        shelf.put("scores/s", [adapter], age_s=0)
+        at_work.__exit__(None, None, None)
+        return found
+
+    monkeypatch.setattr(collect, "read_contents", then_released)
+    assert not clear_up(shelf).removed
+    assert shelf.names == {"adapter/a", "scores/s"}
 
 
 def test_on_a_bucket_too(bucket):

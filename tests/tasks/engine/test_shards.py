@@ -7,6 +7,7 @@ import pytest
 from mralign_core.config import RetentionConfig, RunConfig
 from mralign_core.errors import ConfigError
 from mralign_core.retention.collect import Collector
+from mralign_core.retention.contents import read_claims
 from mralign_core.storage import ArtifactStore, RunRecord
 from tasks.annotate import annotate_shard, collect_annotations
 from tasks.engine.graph import shard_kinds
@@ -97,6 +98,22 @@ def test_what_clears_a_store_up_keeps_the_shards_that_the_next_run_would_use(tmp
     assert len(store.keys("annotations-shard")) == 3
     assert store.keys("candidates") == [now.key]
     assert not lay_out(joined, store).missing
+
+
+def test_the_claim_on_what_is_made_names_what_it_is_made_from(tmp_path):
+    config = config_in(root=str(tmp_path / "store"))
+    candidates = publish_candidates(config.storage, [candidate_row("t0", ["Let me check."])], tmp_path / "candidates")
+    seen = []
+
+    def build_and_look(making) -> Built:
+        seen.extend(read_claims(making.store, 0.0))
+        return build(making)
+
+    with session():
+        annotate_shard.work(config, candidates, [0]).produce(build=build_and_look)
+    assert [(claim.name.rpartition("/")[0], claim.holder.reads) for claim in seen] == [
+        ("annotations-shard", (candidates.path,))
+    ]
 
 
 def test_one_task_makes_the_shards_that_a_run_would(tmp_path):
