@@ -153,6 +153,9 @@ class Collector:
         """Whether it was removed; what has become reachable, or is held by another, is not."""
         if going.path not in still:
             return False
+        if going.upload:
+            self._store.files.abort_upload(going.path, going.upload)
+            return True
         if going.kind in (CLAIM, TEMPORARY):
             self._store.files.remove(going.path)
             return True

@@ -82,6 +82,8 @@ class Leftover(NamedTuple):
     path: str
     size: int
     age_s: float
+    upload: str = ""
+    """Of an upload in parts, what names it."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Contents:
     Args:
         artifacts: by path, finished or not.
         notes: notes of shards, by path, with ``stage/key`` of the shard and their bytes.
-        temporaries: half-written files of a folder, and probes.
+        temporaries: half-written files of a folder, uploads in parts to a bucket, and probes.
     """
 
     artifacts: Mapping[str, Stored]
@@ -173,7 +175,7 @@ def _read(store: ArtifactStore, path: str, files: Mapping[str, Listed], age_s: f
 
 
 def _temporaries(store: ArtifactStore, now: float) -> list[Leftover]:
-    """Half-written files whose writers are dead, and probes that killed starts have left."""
+    """Half-written files whose writers are dead, uploads that are not ended, and probes of starts that were killed."""
     dead = set(store.files.stale_temporaries())
     half_written = [(f"tmp/{name}", file) for name, file in store.files.listed("tmp").items() if name in dead]
     probes = [
@@ -181,4 +183,7 @@ def _temporaries(store: ArtifactStore, now: float) -> list[Leftover]:
         for folder in (PROBES_FOLDER, f"{CLAIMS_FOLDER}/{PROBES_FOLDER}")
         for name, file in store.files.listed(folder).items()
     ]
-    return [Leftover(path, file.size, now - file.changed_at) for path, file in [*half_written, *probes]]
+    leftovers = [Leftover(path, file.size, now - file.changed_at) for path, file in [*half_written, *probes]]
+    with contextlib.suppress(StorageError):  # many may not list them
+        leftovers += [Leftover(up.path, up.size, now - up.began_at, up.token) for up in store.files.begun_uploads()]
+    return leftovers

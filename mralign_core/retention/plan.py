@@ -59,6 +59,8 @@ class Going(NamedTuple):
     """``stage/key`` whose claim is to be had before it is removed; of a note, that of its shard."""
     wave: int = 0
     """What goes together, after all of the waves before: artifacts after all that were made from them."""
+    upload: str = ""
+    """Of an upload in parts, what names it."""
 
 
 @dataclass(frozen=True)
@@ -307,4 +309,4 @@ def _leftovers(
             yield Going(NOTE_OF_SHARD, path, size, name, wave)
     for file in contents.temporaries:
         if file.path.startswith("tmp/") or file.age_s >= policy.grace_hours * HOUR_S:
-            yield Going(TEMPORARY, file.path, file.size, wave=wave)
+            yield Going(TEMPORARY, file.path, file.size, wave=wave, upload=file.upload)

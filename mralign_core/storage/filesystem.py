@@ -78,6 +78,18 @@ class Listed(NamedTuple):
     changed_at: float
 
 
+class BegunUpload(NamedTuple):
+    """A large file whose parts are in a bucket, and which is none yet: its writer is at work, or was killed."""
+
+    path: str
+    token: str
+    """Names it among the uploads of the path."""
+    size: int
+    """Bytes of its parts."""
+    began_at: float
+    """By the store's clock."""
+
+
 class StoreFiles:
     """Files under the root of a store, by path relative to it.
 
@@ -288,6 +300,27 @@ class StoreFiles:
         """Names of what :meth:`remove_stale_temporaries` would remove."""
         return stale_parts(Path(self._base), "tmp") if self.is_local else []
 
+    def begun_uploads(self) -> list[BegunUpload]:
+        """Uploads in parts of artifacts' files that were begun in a bucket and not ended; of very many, the first."""
+        if self.is_local:
+            return []
+        bucket, _, folder = self._full("").partition("/")
+        request = {"Bucket": bucket, "Prefix": f"{folder}artifacts/"}
+        page = self._attempt("list", "", lambda: self._call("call_s3", "list_multipart_uploads", **request))
+        return [
+            BegunUpload(
+                each["Key"].removeprefix(folder),
+                each["UploadId"],
+                self._size_of_parts(each["Key"], each["UploadId"]),
+                each["Initiated"].timestamp(),
+            )
+            for each in page.get("Uploads") or ()
+        ]
+
+    def abort_upload(self, path: str, token: str) -> None:
+        """Remove the parts of an upload that was begun; it may be over."""
+        self._unless_missing("remove", path, lambda: self._of_upload("abort_multipart_upload", self._full(path), token))
+
     def patiently(self, path: str, operation: Callable[[], Result]) -> Result:
         """What an operation on local copies of the store's files returns, with the patience of the store's own."""
         return self._attempt("read", path, operation)
@@ -298,6 +331,15 @@ class StoreFiles:
         files = _s3_filesystem(self._section)
         files.retries = PART_ATTEMPTS
         return files
+
+    def _size_of_parts(self, full_key: str, token: str) -> int:
+        path = f"{self._base.partition('/')[0]}/{full_key}"
+        listed = self._unless_missing("list", full_key, lambda: self._of_upload("list_parts", path, token))
+        return sum(part["Size"] for part in (listed or {}).get("Parts") or ())
+
+    def _of_upload(self, action: str, full_path: str, token: str) -> Any:
+        bucket, _, key = full_path.partition("/")
+        return self._call("call_s3", action, Bucket=bucket, Key=key, UploadId=token)
 
     def _full(self, path: str) -> str:
         return f"{self._base}/{path}"

@@ -410,3 +410,22 @@ def test_on_a_bucket_too(bucket):
     assert bucket.names == {"model/m", "adapter/new", "version/v"}
     assert len([name for name in bucket.files if name.startswith("artifacts/")]) == 6
     assert not [name for name in bucket.files if name.startswith(("claims/", "probes/"))]
+
+
+def test_uploads_in_parts_that_killed_processes_began_go(bucket, s3_server):
+    name, _, prefix = bucket.section.root.removeprefix("s3://").partition("/")
+    client = s3_server.client()
+
+    def begin(key):
+        token = client.create_multipart_upload(Bucket=name, Key=key)["UploadId"]
+        client.upload_part(Bucket=name, Key=key, PartNumber=1, UploadId=token, Body=b"half of it")
+
+    begin(f"{prefix}/artifacts/adapter/a/0123456789abcdef/data/weights")
+    begin(f"{prefix}-of-another/file")
+    assert not clear_up(bucket).removed  # it is young
+    gc = Collector(bucket.store, NOTHING_RECENT)
+    plan = gc.plan()
+    assert [(each.kind, each.num_bytes) for each in plan.going] == [(TEMPORARY, 10)]
+    assert len(gc.apply(plan).removed) == 1
+    left = client.list_multipart_uploads(Bucket=name, Prefix=prefix)["Uploads"]
+    assert [each["Key"] for each in left] == [f"{prefix}-of-another/file"]
