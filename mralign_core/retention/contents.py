@@ -24,6 +24,9 @@ CLAIM_FILE = re.compile(r"(.+)\.\d+(?:~.*)?")
 NOTE = re.compile(r"(.+)/[^/]+/([^/]+)\.json")
 NOTES_FOLDER, PROBES_FOLDER = "records/items", "probes"
 
+LONGEST_LISTING_S = 86_400.0
+"""What was published while a store was listed is younger."""
+
 OnRead = Callable[[int, int], object]
 
 
@@ -136,7 +139,10 @@ def read_contents(store: ArtifactStore, on_read: OnRead = ignore_progress) -> Co
         for stored in readers.map(lambda path: _read(store, path, folders[path], ages[path]), folders):
             artifacts[stored.path] = stored
             on_read(len(artifacts), len(folders))
-    return Contents(artifacts, notes, _temporaries(store, now))
+    contents = Contents(artifacts, notes, _temporaries(store, now))
+    # A long listing may have the child and not the parent, which was published after its own folder was listed.
+    young = [one.manifest for one in artifacts.values() if one.manifest and one.age_s < LONGEST_LISTING_S]
+    return contents.extended(store, (parent.path for manifest in young for parent in manifest.parents))
 
 
 def store_clock(store: ArtifactStore) -> float:

@@ -459,7 +459,7 @@ class ArtifactStore:
         """Digests of what was published under ``stage/key``."""
         if "/" not in path:
             return []
-        names = self._files.beginning(f"artifacts/{path}", "")
+        names = (name for name in self._files.beginning(f"artifacts/{path}", "") if not name.startswith("."))
         return [
             name
             for name in takewhile(DIGEST.fullmatch, names)

@@ -391,6 +391,21 @@ def test_what_somebody_worked_on_while_it_listed_stays(shelf, monkeypatch):
     assert shelf.names == {"adapter/a", "scores/s"}
 
 
+def test_what_a_long_listing_missed_leads_on_to_what_it_was_made_from(shelf, monkeypatch):
+    parent = shelf.put("adapter/missed", [shelf.put("model/old")], age_s=0)
+    shelf.put("scores/listed", [parent], age_s=0)
+    shelf.put("scores/old")
+    listed = StoreFiles.listed
+
+    def too_early(self, path):
+        found = listed(self, path)
+        return {name: file for name, file in found.items() if path != "artifacts" or not name.startswith("adapter/")}
+
+    monkeypatch.setattr(StoreFiles, "listed", too_early)
+    clear_up(shelf)
+    assert shelf.names == {"model/old", "adapter/missed", "scores/listed"}
+
+
 def test_on_a_bucket_too(bucket):
     base = bucket.put("model/m")
     bucket.put("scores/old", [bucket.put("adapter/old", [base])])

@@ -351,6 +351,14 @@ def test_what_was_never_finished_fits_nothing(store, raw, directory):
         store.resolve(other.key)
 
 
+def test_what_a_file_manager_leaves_in_a_folder_is_passed_over(directory, tmp_path):
+    store = ArtifactStore(StorageConfig(root=str(tmp_path / "store")))
+    ref = publish(store, directory)
+    for folder in (f"artifacts/estimate/{KEY}", "artifacts/estimate", "artifacts"):
+        (tmp_path / "store" / folder / ".DS_Store").touch()
+    assert store.resolve(KEY[:6]) == store.resolve("estimate") == ref
+
+
 def test_of_many_that_fit_some_are_listed(store, directory):
     for number in range(MOST_CANDIDATES + 1):
         publish(store, directory, key=f"a{number:02d}")
