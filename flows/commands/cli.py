@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows.commands.ending import last_words, run_flow
+from flows.commands.options import ConfigOption, SetOption
 from flows.commands.results import (
     console,
     in_type,
@@ -28,6 +29,7 @@ from flows.commands.results import (
     print_results,
 )
 from flows.commands.server import ui_link, use_server
+from flows.commands.store_commands import commands as store_commands
 from mralign_core.config import RunConfig, Variant, load_config
 from mralign_core.errors import ConfigError, UserError
 from mralign_core.processes.stopping import EndingOnSignals
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 CONFIGS = Path(__file__).resolve().parents[2] / "deployments" / "configs"
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__)
+app.add_typer(store_commands)
 
 Stage = StrEnum("Stage", ["prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"])
 
@@ -58,12 +61,6 @@ def _target(text: str) -> Path:
         raise typer.BadParameter(f"{text}: name a file in a folder that exists")
     return path
 
-
-ConfigOption = Annotated[str, typer.Option("--config", "-c", help="A name in deployments/configs, or a YAML file.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override one field, e.g. `--set generate.num_draws=5`; may be repeated."),
-]
 
 AskAgainOption = StrEnum("AskAgainOption", ["auto", "failed", "never"])
 
@@ -97,7 +94,7 @@ def run(
     ] = None,
 ) -> None:
     """Run the pipeline, or one stage of it."""
-    overrides = _overrides(set_)
+    overrides = overrides_of(set_)
     if from_traces:
         overrides |= _from_traces(str(from_traces.absolute()))
     settings = read_config(config, overrides) if only in (None, Stage.prepare) else read_following(config, overrides)
@@ -138,7 +135,7 @@ def ui() -> None:
 @app.command()
 def questions(config: ConfigOption = "pocket", set_: SetOption = None) -> None:
     """Read the question sets of a config and show what is in them, and which questions stand in two; nothing is run."""
-    print_questions(read_config(config, _overrides(set_)))
+    print_questions(read_config(config, overrides_of(set_)))
 
 
 @app.command()
@@ -159,7 +156,7 @@ def task(
     from tasks.engine.one_task import run_one
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    settings = read_following(config, _overrides(set_))
+    settings = read_following(config, overrides_of(set_))
     if stage in (Stage.train, "adapter", "reference-logps"):
         _check_training(settings)
     _check_store(settings)
@@ -194,7 +191,7 @@ def compare_annotators(
     Works on the last run's candidates and annotations. It prints agreement and κ of every two annotation sets, and what
     exchanging them does to P and to the weights. With `--write-sheet` it writes a sheet for a human rater instead.
     """
-    overrides = _overrides(set_)
+    overrides = overrides_of(set_)
     settings = read_following(config, overrides)
     if sheet:
         sheets = [*settings.compare.sheets, *(str(path.resolve()) for path in sheet)]
@@ -259,7 +256,7 @@ def judge_sheet(
         raise ConfigError("judge-sheet: give --out PATH to write a sheet, or --in PATH to read one")
     if out and judge:
         raise ConfigError("judge-sheet: --judge goes with --in; the sheet is the same whoever the judge")
-    settings = read_following(config, _overrides(set_))
+    settings = read_following(config, overrides_of(set_))
     of = Inputs(settings, _pairs(input_, "--input"))
     if out:
         written = write(settings, of, out, sample, seed)
@@ -298,7 +295,7 @@ def sensitivity(
     from tasks.engine.one_task import Inputs
     from tasks.estimate import names_of_traces, sensitivity_of
 
-    settings = read_following(config, _overrides(set_))
+    settings = read_following(config, overrides_of(set_))
     of = Inputs(settings, _pairs(input_, "--input"))
     found = sensitivity_of(settings, *map(of, names_of_traces(settings)))
     title = f"config {settings.name!r}: shift in w against this run's settings"
@@ -321,7 +318,7 @@ def induce_taxonomy(
     """Induce a label set from the last run's traces, to use in place of the paper's 15 labels (section `induce`)."""
     from tasks.engine.one_task import Inputs
 
-    settings = read_following(config, _overrides(set_))
+    settings = read_following(config, overrides_of(set_))
     candidates = Inputs(settings, _pairs(input_, "--input"))("candidates")
     _check_store(settings)
     with use_server() as server:
@@ -353,7 +350,7 @@ def ablate(
     """
     given = {"num_worlds": worlds, "num_seeds": seeds, "arms": _names(arms)}
     overrides = {f"ablate.{name}": value for name, value in given.items() if value is not None}
-    settings = read_following(config, {**_overrides(set_), **overrides})
+    settings = read_following(config, {**overrides_of(set_), **overrides})
     from mralign_core.ablation.grid import arms_of
 
     arms_of(settings)
@@ -399,7 +396,7 @@ def export(
     from tasks.engine.one_task import Inputs
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    settings, named = read_following(config, _overrides(set_)), _pairs(input_, "--input")
+    settings, named = read_following(config, overrides_of(set_)), _pairs(input_, "--input")
     chosen = choose(settings, version, variant, named)
     target = directory.resolve()
     found = write(settings, Inputs(settings, named), chosen, target, merge=merge)
@@ -422,7 +419,7 @@ def versions(
     """
     from flows.commands.versions import print_versions
 
-    print_versions(read_following(config, _overrides(set_)), as_json=json_, with_history=history)
+    print_versions(read_following(config, overrides_of(set_)), as_json=json_, with_history=history)
 
 
 VersionArgument = Annotated[str, typer.Argument(help="An alias, or a version's name or key, or the beginning of one.")]
@@ -435,7 +432,7 @@ def show(version: VersionArgument, config: ConfigOption = "pocket", set_: SetOpt
     """Show all about one version: scores, what it was made from, what it cost, and which aliases named it."""
     from flows.commands.versions import print_version
 
-    print_version(read_following(config, _overrides(set_)), version)
+    print_version(read_following(config, overrides_of(set_)), version)
 
 
 @app.command()
@@ -445,7 +442,7 @@ def diff(
     """Show what sets two versions apart: config, data, labels, weights, scores, and the answers that flipped."""
     from flows.commands.versions import print_differences
 
-    print_differences(read_following(config, _overrides(set_)), before, after)
+    print_differences(read_following(config, overrides_of(set_)), before, after)
 
 
 @app.command()
@@ -459,7 +456,7 @@ def promote(
     """Have an alias name a version, once all its files were read and are as written."""
     from flows.commands.versions import promote as move
 
-    move(read_following(config, _overrides(set_)), version, alias, why)
+    move(read_following(config, overrides_of(set_)), version, alias, why)
 
 
 @app.command()
@@ -469,7 +466,7 @@ def rollback(
     """Have an alias name the version that it named before; again, the one before that."""
     from flows.commands.versions import rollback as move_back
 
-    move_back(read_following(config, _overrides(set_)), alias, why)
+    move_back(read_following(config, overrides_of(set_)), alias, why)
 
 
 @app.command()
@@ -480,7 +477,7 @@ def retrain(config: ConfigOption = "pocket", set_: SetOption = None) -> None:
     """
     from tasks.retrain import check_retraining
 
-    settings = read_config(config, _overrides(set_))
+    settings = read_config(config, overrides_of(set_))
     check_retraining(settings)
     _check_training(settings)
     _check_store(settings)
@@ -508,7 +505,7 @@ def lineage(
     from mralign_core.storage import ArtifactStore, render_lineage
     from tasks.engine.last_run import last_run
 
-    settings = read_following(config, _overrides(set_))
+    settings = read_following(config, overrides_of(set_))
     store = ArtifactStore(settings.storage)
     console.print(render_lineage(store.lineage(artifact or last_run(settings, "report"))), soft_wrap=True)
 
@@ -667,7 +664,12 @@ def _names(text: str) -> list[str] | None:
     return [name.strip() for name in text.split(",")] if text else None
 
 
-def _overrides(items: list[str] | None) -> dict[str, Any]:
+def overrides_of(items: list[str] | None) -> dict[str, Any]:
+    """What ``--set`` options override, by field.
+
+    Raises:
+        ConfigError: one is not ``name=value``.
+    """
     return dict(_pairs(items, "--set"))
 
 

@@ -18,7 +18,7 @@ from mralign_core.config.questions import QuestionsConfig, QuestionSetConfig
 from mralign_core.config.reward import RewardConfig
 from mralign_core.config.run import RunConfig, load_config, overridden, parse_config
 from mralign_core.config.sampling import VllmConfig
-from mralign_core.config.storage import StorageConfig
+from mralign_core.config.storage import RetentionConfig, StorageConfig
 from mralign_core.config.train import TrainConfig, Variant
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "PocketConfig",
     "QuestionSetConfig",
     "QuestionsConfig",
+    "RetentionConfig",
     "RewardConfig",
     "RunConfig",
     "Section",

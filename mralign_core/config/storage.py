@@ -8,6 +8,19 @@ from mralign_core.addresses import StoreRoot, Url
 from mralign_core.config.base import OPERATIONAL, Section
 
 
+class RetentionConfig(Section):
+    """What `mralign gc`, and a retraining on a schedule, keep; what that was made from stays too."""
+
+    runs: int = Field(5, ge=0, json_schema_extra=OPERATIONAL)
+    """Newest runs of each config's name, whose artifacts are kept."""
+    days: float = Field(30.0, ge=0, json_schema_extra=OPERATIONAL)
+    """What was made, or noted by a run, within so many days is kept, whatever made it."""
+    grace_hours: float = Field(24.0, ge=0, json_schema_extra=OPERATIONAL)
+    """Hours within which nothing goes that was written, as a run that nobody sees may still need it."""
+    unnamed_versions: int | None = Field(None, ge=0, json_schema_extra=OPERATIONAL)
+    """Newest versions that are kept besides those that an alias names; all when not set."""
+
+
 class StorageConfig(Section):
     """Where artifacts live. Credentials come from the usual AWS chain, never from here."""
 
@@ -26,3 +39,5 @@ class StorageConfig(Section):
     cache_gib: float = Field(50.0, ge=0, json_schema_extra=OPERATIONAL)
     """Most GiB of downloads from a bucket kept in `~/.cache/mralign`; those used longest ago go first, those in use
     never."""
+    retention: RetentionConfig = Field(RetentionConfig(), json_schema_extra=OPERATIONAL)
+    """What is kept when the store is cleared up."""

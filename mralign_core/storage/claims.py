@@ -33,7 +33,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Generic, NamedTuple, TypeVar
@@ -85,12 +85,14 @@ class Holder:
     """Unique to the claim."""
     place: str = ""
     """Where ``pid`` means something: this start of this machine, and the processes' name space."""
+    reads: tuple[str, ...] = ()
+    """Paths in the store of what its work is made from."""
 
     @classmethod
     def read(cls, data: bytes) -> Holder:
         """The owner that a claim names; one of the defaults where it is not readable, or not written whole yet."""
         try:
-            values = json.loads(data)
+            values = {"reads": (), **json.loads(data)}  # written by none of this version's forerunners
             holder = cls(**{name: type(getattr(cls, name))(values[name]) for name in cls.__dataclass_fields__})
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return cls()
@@ -151,7 +153,11 @@ class Claims:
 
     @contextlib.contextmanager
     def hold(
-        self, name: str, find: Callable[[], Found | None], on_wait: Callable[[Holder], None] | None = None
+        self,
+        name: str,
+        find: Callable[[], Found | None],
+        on_wait: Callable[[Holder], None] | None = None,
+        reads: Sequence[str] = (),
     ) -> Iterator[Turn[Found]]:
         """Inside the ``with``, the caller makes what ``name`` stands for, unless it was found.
 
@@ -159,6 +165,7 @@ class Claims:
             name: ``kind/name`` of the work.
             find: looks for the finished work; asked again and again while another makes it.
             on_wait: called at each look while another makes it.
+            reads: paths in the store of what it is made from, which nobody may remove meanwhile.
 
         Raises:
             InterruptedError: the process came to its end while this waited in a thread.
@@ -167,7 +174,7 @@ class Claims:
         if _holding.get():
             yield Turn(None, None)
             return
-        turn = self._wait(name, find, on_wait)
+        turn = self._wait(Contest(self, name, reads), find, on_wait)
         token = _holding.set(True)
         try:
             yield turn
@@ -177,9 +184,9 @@ class Claims:
                 turn.claim.release()
 
     def _wait(
-        self, name: str, find: Callable[[], Found | None], on_wait: Callable[[Holder], None] | None
+        self, contest: Contest, find: Callable[[], Found | None], on_wait: Callable[[Holder], None] | None
     ) -> Turn[Found]:
-        contest, pause_s = Contest(self, name), FIRST_POLL_S
+        pause_s = FIRST_POLL_S
         try:
             while (claim := self._attempt(contest)) is None:
                 if on_wait and contest.holder:
@@ -263,11 +270,13 @@ class Contest:
     Args:
         claims: of the store.
         name: ``kind/name`` of the work.
+        reads: paths in the store of what the work is made from.
     """
 
-    def __init__(self, claims: Claims, name: str) -> None:
+    def __init__(self, claims: Claims, name: str, reads: Sequence[str] = ()) -> None:
         self._claims = claims
         self._name = name
+        self._reads = tuple(reads)
         self._seen: tuple[int, bytes | None] | None = None
         self._still_s = 0.0
         self._looked_at = time.monotonic()
@@ -307,15 +316,18 @@ class Contest:
         self.holder = Holder.read(data) if data is not None else None
         self._watch((newest, data))
         if self.holder and self.holder.owner == self._owner:  # made by an attempt whose reply was lost
-            return Claim.make(self._claims, self._name, newest, self._owner)
+            return self._make(newest)
         if self.holder is None and self._still_s >= self._claims.lease_s:
             raise StorageError(f"{self._claims.files.uri(_path(self._name, newest))} has no owner")
         if newest and (self.holder is None or not self._is_given_up(self.holder)):
             return None  # where nobody holds it, it was released at this moment
-        claim = Claim.make(self._claims, self._name, newest + 1, self._owner)
+        claim = self._make(newest + 1)
         if claim and self.holder:
             logger.warning("%s does not report on %s any more: took it over", self.holder, self._name)
         return claim
+
+    def _make(self, generation: int) -> Claim | None:
+        return Claim.make(self._claims, self._name, generation, self._owner, self._reads)
 
     def clear(self) -> None:
         """Remove what is left of an owner who ended between finishing the work and saying so, if the store lets us."""
@@ -349,9 +361,11 @@ class Claim:
     _thread: threading.Thread = field(init=False)
 
     @classmethod
-    def make(cls, claims: Claims, name: str, generation: int, owner_id: str) -> Claim | None:
+    def make(
+        cls, claims: Claims, name: str, generation: int, owner_id: str, reads: tuple[str, ...] = ()
+    ) -> Claim | None:
         """Claim a generation; None when another was faster."""
-        owner = Holder(claims.run, socket.gethostname(), os.getpid(), claims.lease_s, owner_id, _place())
+        owner = Holder(claims.run, socket.gethostname(), os.getpid(), claims.lease_s, owner_id, _place(), reads)
         claim = cls(claims, name, generation, owner)
         if not claims.create(_path(name, generation), claim._content(0), owner.owner):
             return None

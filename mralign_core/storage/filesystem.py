@@ -36,7 +36,7 @@ from mralign_core.storage.patience import (
     error_reply,
     is_stopping,
 )
-from mralign_core.storage.scratch import part_file, sweep_parts
+from mralign_core.storage.scratch import part_file, stale_parts, sweep_parts
 
 logger = logging.getLogger("mralign_core.storage")
 Result = TypeVar("Result")
@@ -69,6 +69,25 @@ class Content(NamedTuple):
 
     size: int
     sha256: str
+
+
+class Listed(NamedTuple):
+    """A file as a listing has it: bytes, and when it was last changed, in seconds of the store's clock."""
+
+    size: int
+    changed_at: float
+
+
+class BegunUpload(NamedTuple):
+    """A large file whose parts are in a bucket, and which is none yet: its writer is at work, or was killed."""
+
+    path: str
+    token: str
+    """Names it among the uploads of the path."""
+    size: int
+    """Bytes of its parts."""
+    began_at: float
+    """By the store's clock."""
 
 
 class StoreFiles:
@@ -143,9 +162,13 @@ class StoreFiles:
         """Size in bytes of every file under a folder, by its path inside the folder."""
         return {name: int(info["size"]) for name, info in self._listing(path).items()}
 
+    def listed(self, path: str) -> dict[str, Listed]:
+        """Every file under a folder, by its path inside the folder."""
+        return {name: Listed(int(info["size"]), _changed(info)) for name, info in self._listing(path).items()}
+
     def ages(self, path: str) -> dict[str, float]:
         """Seconds from each file's last change to the newest one's, by the store's clock, for the files of a folder."""
-        changed = {name: _changed(info) for name, info in self._listing(path).items()}
+        changed = {name: file.changed_at for name, file in self.listed(path).items()}
         newest = max(changed.values(), default=0.0)
         return {name: newest - at for name, at in changed.items()}
 
@@ -153,6 +176,25 @@ class StoreFiles:
         """Names directly under a folder, sorted; empty when there is no such folder."""
         names = self._unless_missing("list", path, lambda: self._call("ls", self._full(path), detail=False))
         return sorted({name.rstrip("/").rpartition("/")[2] for name in names or []})
+
+    def beginning(self, path: str, start: str) -> Iterator[str]:
+        """Names directly under a folder that begin so, sorted, and none but the name itself where there is one.
+
+        A bucket is asked for these alone, a page at a time as they are taken; of a local folder all names are read.
+        """
+        if not self.is_local:
+            yield from self._pages_beginning(path, start)
+        elif start and os.path.lexists(self._full(f"{path}/{start}")):
+            yield start
+        else:
+            yield from sorted(name for name in self._names_here(path) if name.startswith(start))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        name = path.rpartition("/")[2]
+        if self.is_local:
+            return bool(self._attempt("read", path, lambda: os.path.isfile(self._full(path))))
+        return next(self._pages_beginning(path.rpartition("/")[0], name), "") == name
 
     def holds(self, path: str, sha256: str) -> bool:
         """Whether a file is there and its bytes, streamed, have this digest."""
@@ -258,6 +300,31 @@ class StoreFiles:
             except OSError as error:
                 logger.warning("%s is not swept: %s", self.uri("tmp"), error)
 
+    def stale_temporaries(self) -> list[str]:
+        """Names of what :meth:`remove_stale_temporaries` would remove."""
+        return stale_parts(Path(self._base), "tmp") if self.is_local else []
+
+    def begun_uploads(self) -> list[BegunUpload]:
+        """Uploads in parts of artifacts' files that were begun in a bucket and not ended; of very many, the first."""
+        if self.is_local:
+            return []
+        bucket, _, folder = self._full("").partition("/")
+        request = {"Bucket": bucket, "Prefix": f"{folder}artifacts/"}
+        page = self._attempt("list", "", lambda: self._call("call_s3", "list_multipart_uploads", **request))
+        return [
+            BegunUpload(
+                each["Key"].removeprefix(folder),
+                each["UploadId"],
+                self._size_of_parts(each["Key"], each["UploadId"]),
+                each["Initiated"].timestamp(),
+            )
+            for each in page.get("Uploads") or ()
+        ]
+
+    def abort_upload(self, path: str, token: str) -> None:
+        """Remove the parts of an upload that was begun; it may be over."""
+        self._unless_missing("remove", path, lambda: self._of_upload("abort_multipart_upload", self._full(path), token))
+
     def patiently(self, path: str, operation: Callable[[], Result]) -> Result:
         """What an operation on local copies of the store's files returns, with the patience of the store's own."""
         return self._attempt("read", path, operation)
@@ -268,6 +335,15 @@ class StoreFiles:
         files = _s3_filesystem(self._section)
         files.retries = PART_ATTEMPTS
         return files
+
+    def _size_of_parts(self, full_key: str, token: str) -> int:
+        path = f"{self._base.partition('/')[0]}/{full_key}"
+        listed = self._unless_missing("list", full_key, lambda: self._of_upload("list_parts", path, token))
+        return sum(part["Size"] for part in (listed or {}).get("Parts") or ())
+
+    def _of_upload(self, action: str, full_path: str, token: str) -> Any:
+        bucket, _, key = full_path.partition("/")
+        return self._call("call_s3", action, Bucket=bucket, Key=key, UploadId=token)
 
     def _full(self, path: str) -> str:
         return f"{self._base}/{path}"
@@ -295,6 +371,27 @@ class StoreFiles:
         listing = self._attempt("list", path, lambda: self._call("find", self._full(path), detail=True, **options))
         start = len(self._full(path)) + 1
         return {name[start:]: info for name, info in listing.items() if info["type"] == "file"}
+
+    def _names_here(self, path: str) -> list[str]:
+        """Names directly under a local folder; none where there is no such folder."""
+        return self._unless_missing("list", path, lambda: os.listdir(self._full(path))) or []
+
+    def _pages_beginning(self, path: str, start: str) -> Iterator[str]:
+        """:meth:`beginning` in a bucket."""
+        bucket, _, folder = self._full(path).partition("/")
+        request = {"Bucket": bucket, "Prefix": f"{folder}/{start}", "Delimiter": "/"}
+        while True:
+            page = self._attempt("list", path, lambda: self._call("call_s3", "list_objects_v2", **request))
+            full = [entry["Prefix"].rstrip("/") for entry in page.get("CommonPrefixes", ())]
+            full += [entry["Key"] for entry in page.get("Contents", ())]
+            names = sorted(name[len(folder) + 1 :] for name in full if len(name) > len(folder) + 1)
+            if start and start in names:
+                yield start
+                return
+            yield from names
+            if not page.get("IsTruncated"):
+                return
+            request["ContinuationToken"] = page["NextContinuationToken"]
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call a function of the file system; one that waits for a bucket ends when this thread is interrupted."""

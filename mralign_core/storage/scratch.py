@@ -96,8 +96,24 @@ def sweep_parts(root: Path, path: str) -> None:
     with contextlib.suppress(FileNotFoundError), own_folder(root, path) as folder:
         for name in os.listdir(folder):
             if match := PART.fullmatch(name):
-                with contextlib.suppress(OSError):
-                    _remove_if_dead(folder, name, is_of_this_kernel=match[1] == _kernel())
+                with contextlib.suppress(OSError), _locked_if_dead(folder, name, match[1] == _kernel()) as is_dead:
+                    if is_dead:
+                        os.unlink(name, dir_fd=folder)
+
+
+def stale_parts(root: Path, path: str) -> list[str]:
+    """Names of the half-written files in a folder under a root that :func:`sweep_parts` would remove.
+
+    Raises:
+        NotOursError: the folder is a link.
+    """
+    stale: list[str] = []
+    with contextlib.suppress(FileNotFoundError), own_folder(root, path) as folder:
+        for name in os.listdir(folder):
+            if match := PART.fullmatch(name):
+                with contextlib.suppress(OSError), _locked_if_dead(folder, name, match[1] == _kernel()) as is_dead:
+                    stale += [name] if is_dead else []
+    return stale
 
 
 def try_lock(descriptor: int) -> bool:
@@ -109,14 +125,16 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def _remove_if_dead(folder: int, name: str, *, is_of_this_kernel: bool) -> None:
+@contextlib.contextmanager
+def _locked_if_dead(folder: int, name: str, is_of_this_kernel: bool) -> Iterator[bool]:
+    """Whether a half-written file's writer is dead; while this is held, no other takes it for one to remove."""
     found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     if not stat.S_ISREG(found.st_mode):
+        yield False
         return
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     try:
-        if try_lock(descriptor) and (is_of_this_kernel or time.time() - found.st_mtime > STALE_S):
-            os.unlink(name, dir_fd=folder)
+        yield try_lock(descriptor) and (is_of_this_kernel or time.time() - found.st_mtime > STALE_S)
     finally:
         os.close(descriptor)
 

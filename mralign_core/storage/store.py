@@ -23,9 +23,10 @@ import platform
 import re
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -72,7 +73,12 @@ PACKAGES = (
 )
 PROBE_TIMEOUT_S = 5.0
 MOST_CANDIDATES = 10
-MANIFEST_PATH = re.compile(r"(.+/.+/[0-9a-f]{16})/manifest\.json")
+DIGEST_KEY = re.compile(r"[0-9a-f]{64}")
+"""A key of :func:`key_of`."""
+PATH_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a folder of a stage, a key or a digest may be called."""
+DEEPEST_STAGE = 4
+"""Slashes in ``stage/key`` at most."""
 DIGEST = re.compile(rf"[0-9a-f]{{{DIGEST_CHARS}}}")
 
 _swept: set[str] = set()
@@ -96,6 +102,11 @@ class ArtifactStore:
     def root_uri(self) -> str:
         """The absolute address of the store."""
         return self._files.root_uri
+
+    @property
+    def files(self) -> StoreFiles:
+        """The files that it is made of, for what works on all of them."""
+        return self._files
 
     def check_writable(self) -> None:
         """Prove that the store can be written, read back and listed; remove what killed processes left behind.
@@ -132,7 +143,7 @@ class ArtifactStore:
         for digest in self._files.names(f"artifacts/{stage}/{key}"):
             path = f"artifacts/{stage}/{key}/{digest}"
             try:
-                manifest = self._read_manifest(path)
+                manifest = self.manifest_at(path)
                 self._verify(manifest, full_hash=full_hash)
                 whole.append(manifest)
             except ArtifactError as error:
@@ -225,6 +236,35 @@ class ArtifactStore:
             for digest in filter(DIGEST.fullmatch, digests):
                 self._cache.forget(digest)
 
+    def remove_folder(self, path: str) -> None:
+        """Remove one artifact, or what is there of it: the manifest first, then the data.
+
+        Args:
+            path: of its folder, relative to the root.
+
+        Raises:
+            StorageError: the store refuses it.
+        """
+        names = self._files.sizes(path)
+        for name in sorted(names, key=lambda name: (name != "manifest.json", name)):
+            self._files.remove(f"{path}/{name}")
+        folder, _, digest = path.rpartition("/")
+        self._files.remove_empty_folder(folder)
+        if not self._files.is_local:
+            self._cache.forget(digest)
+
+    def find_damage(self, path: str) -> str:
+        """What is wrong with an artifact, every byte of which is read; empty where nothing is.
+
+        Args:
+            path: of its folder, relative to the root.
+        """
+        try:
+            self._verify(self.manifest_at(path), full_hash=True)
+        except ArtifactError as error:
+            return str(error)
+        return ""
+
     def manifest(self, artifact: ArtifactRef | str) -> Manifest:
         """The manifest of an artifact, given its reference or what :meth:`resolve` accepts.
 
@@ -232,9 +272,28 @@ class ArtifactStore:
             ArtifactError: it is missing or damaged.
         """
         ref = self.resolve(artifact) if isinstance(artifact, str) else artifact
-        manifest = self._read_manifest(ref.path)
+        manifest = self.manifest_at(ref.path)
         if (manifest.stage, manifest.key, manifest.sha256) != (ref.stage, ref.key, ref.sha256):
             raise ArtifactError(f"the manifest at {self._files.uri(ref.path)} is not that of {ref.stage}/{ref.key}")
+        return manifest
+
+    def manifest_at(self, path: str) -> Manifest:
+        """The manifest in an artifact's folder.
+
+        Args:
+            path: of the folder, relative to the root.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        try:
+            manifest = self._files.read_as(f"{path}/manifest.json", Manifest.model_validate_json)
+        except ValidationError as error:
+            raise ArtifactError(f"{self._files.uri(path)}/manifest.json is damaged: {_first_problem(error)}") from None
+        if manifest is None:
+            raise ArtifactError(f"{self._files.uri(path)} has no manifest.json: it was never finished, or removed")
+        if manifest.path != path:
+            raise ArtifactError(f"{self._files.uri(path)}/manifest.json describes another artifact, {manifest.path}")
         return manifest
 
     def open_directory(self, ref: ArtifactRef) -> Path:
@@ -300,16 +359,13 @@ class ArtifactStore:
             ArtifactError: none or several fit (the message lists candidates), or the one is damaged.
         """
         wanted = text.rpartition("artifacts/")[2].rstrip("/")
-        known = self._paths()
-        fitting = [path for path in known if path.startswith(wanted) or path.split("/")[-2].startswith(wanted)]
-        names = sorted({path.rpartition("/")[0] for path in fitting})
+        if not all(PATH_PART.fullmatch(part) for part in wanted.split("/") if wanted):
+            raise ArtifactError(self._unsure(text, []))
+        if wanted and (path := self._with_manifest(wanted)):
+            return self._ref(self.manifest_at(f"artifacts/{path}"))
+        names = list(islice(self._fitting(wanted), MOST_CANDIDATES + 1))
         if len(names) != 1 or not wanted:
-            what = f"{len(names)} artifacts fit" if names else "no artifact fits"
-            candidates = names or sorted({path.rpartition("/")[0] for path in known})
-            listed = "\n  ".join(candidates[:MOST_CANDIDATES]) or "(the store is empty)"
-            raise ArtifactError(f"{what} {text!r} in {self.root_uri}; candidates:\n  {listed}")
-        if wanted in fitting:
-            return self._ref(self._read_manifest(f"artifacts/{wanted}"))
+            raise ArtifactError(self._unsure(text, names))
         stage, _, key = names[0].rpartition("/")
         ref = self.find(stage, key)
         if ref is None:
@@ -361,10 +417,62 @@ class ArtifactStore:
     def _ref(self, manifest: Manifest) -> ArtifactRef:
         return manifest.ref(self._files.uri(manifest.path))
 
-    def _paths(self) -> list[str]:
-        """``stage/key/digest`` of everything in the store that has a manifest."""
-        found = (MANIFEST_PATH.fullmatch(name) for name in self._files.sizes("artifacts"))
-        return sorted(match[1] for match in found if match)
+    def _with_manifest(self, path: str) -> str:
+        """The path, where it is ``stage/key/digest`` of something that has a manifest."""
+        is_whole_path = path.count("/") > 1 and DIGEST.fullmatch(path.rpartition("/")[2])
+        return path if is_whole_path and self._files.exists(f"artifacts/{path}/manifest.json") else ""
+
+    def _fitting(self, wanted: str) -> Iterator[str]:
+        """``stage/key`` of what a text may mean, sorted, looked for as it is asked for: not the whole store is listed.
+
+        A key without a stage is looked for among the keys of every stage whose name is one word.
+        """
+        parent, _, start = wanted.rpartition("/")
+        found = self._artifacts_under(parent, start) if wanted else self._artifacts_under("")
+        seen = set()
+        for name in found:
+            seen.add(name)
+            yield name
+        if not wanted or parent:
+            return
+        stages = list(self._files.beginning("artifacts", ""))
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as readers:
+            for names in readers.map(lambda stage: list(self._keys_beginning(stage, wanted)), stages):
+                yield from (name for name in names if name not in seen)
+
+    def _keys_beginning(self, stage: str, start: str) -> Iterator[str]:
+        if DIGEST_KEY.fullmatch(start):  # none begins so but the key itself
+            return iter([name] if self._digests(name := f"{stage}/{start}") else [])
+        names = (f"{stage}/{key}" for key in self._files.beginning(f"artifacts/{stage}", start))
+        return islice((name for name in names if self._digests(name)), MOST_CANDIDATES + 1)
+
+    def _artifacts_under(self, folder: str, start: str = "") -> Iterator[str]:
+        """``stage/key`` of everything that has a manifest in those folders of a folder whose names begin so."""
+        for name in self._files.beginning(f"artifacts/{folder}" if folder else "artifacts", start):
+            path = f"{folder}/{name}" if folder else name
+            if self._digests(path):
+                yield path
+            elif path.count("/") < DEEPEST_STAGE and name != "data":
+                yield from self._artifacts_under(path)
+
+    def _digests(self, path: str) -> list[str]:
+        """Digests of what was published under ``stage/key``."""
+        if "/" not in path:
+            return []
+        names = (name for name in self._files.beginning(f"artifacts/{path}", "") if not name.startswith("."))
+        return [
+            name
+            for name in takewhile(DIGEST.fullmatch, names)
+            if self._files.exists(f"artifacts/{path}/{name}/manifest.json")
+        ]
+
+    def _unsure(self, text: str, names: Sequence[str]) -> str:
+        """What to say where none or several fit."""
+        more = "more than " if len(names) > MOST_CANDIDATES else ""
+        candidates = names[:MOST_CANDIDATES] or list(islice(self._artifacts_under(""), MOST_CANDIDATES))
+        what = f"{more}{len(names[:MOST_CANDIDATES])} artifacts fit" if names else "no artifact fits"
+        listed = "\n  ".join(candidates) or "(the store is empty)"
+        return f"{what} {text!r} in {self.root_uri}; candidates:\n  {listed}"
 
     def _lineage(self, ref: ArtifactRef, known: dict[str, Lineage]) -> Lineage:
         if ref.path not in known:
@@ -375,17 +483,6 @@ class ArtifactStore:
             except ArtifactError as error:
                 known[ref.path] = Lineage(ref, None, str(error), ())
         return known[ref.path]
-
-    def _read_manifest(self, path: str) -> Manifest:
-        try:
-            manifest = self._files.read_as(f"{path}/manifest.json", Manifest.model_validate_json)
-        except ValidationError as error:
-            raise ArtifactError(f"{self._files.uri(path)}/manifest.json is damaged: {_first_problem(error)}") from None
-        if manifest is None:
-            raise ArtifactError(f"{self._files.uri(path)} has no manifest.json: it was never finished, or removed")
-        if manifest.path != path:
-            raise ArtifactError(f"{self._files.uri(path)}/manifest.json describes another artifact, {manifest.path}")
-        return manifest
 
     def _verify(self, manifest: Manifest, *, full_hash: bool) -> None:
         problems = _damage(manifest, self._files.sizes(f"{manifest.path}/data"))
@@ -431,11 +528,6 @@ class ArtifactStore:
             run: what this run is called in the messages of those who wait for it.
         """
         return Claims(self._section, run)
-
-    @property
-    def files(self) -> StoreFiles:
-        """The files of the store, for what is kept there beside artifacts and records."""
-        return self._files
 
     def write_once(self, path: str, data: bytes) -> bool:
         """Write a small file unless there is one, also where the server ignores conditions; see the claims.

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import tasks
 from mralign_core.config import AskAgain, RunConfig
+from mralign_core.retention.plan import ShardKind
 from mralign_core.storage import ArtifactRef, key_of
 from mralign_core.storage.digests import function_digest, source_digest
 from tasks.engine import STAGES
@@ -214,6 +215,19 @@ def graph() -> Mapping[str, Artifact]:
     for artifact in sorted(_ARTIFACTS.values(), key=_place):
         add(artifact)
     return ordered
+
+
+def shard_kinds() -> dict[str, ShardKind]:
+    """What the shards of each kind are for, by name: a store that is cleared up has to know."""
+    everything = graph()
+    return {
+        name: ShardKind(
+            joined=frozenset(one.name for one in everything.values() if one.shards and one.shards.name == name),
+            keyed=frozenset(each.name for each in shard.inputs if each.is_keyed),
+        )
+        for name, shard in everything.items()
+        if shard.is_shard
+    }
 
 
 def artifact_of(name: str) -> Artifact:

@@ -212,7 +212,8 @@ class Work:
             found = self.find(store)
             return found if found != before else None
 
-        with _saying_who_works(self.label) as say, claims.hold(name, find_other, say) as turn:
+        reads = [ref.path for ref in self.inputs.values()]
+        with _saying_who_works(self.label) as say, claims.hold(name, find_other, say, reads) as turn:
             if turn.found:
                 return self._found(turn.found)
             made = self._make(store, build, options)

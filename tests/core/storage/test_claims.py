@@ -1,6 +1,7 @@
 """Claims on a folder and on a real S3 server: one maker at a time, and no maker that is gone is waited for."""
 
 import asyncio
+import dataclasses
 import http.client
 import json
 import math
@@ -419,6 +420,15 @@ def test_a_claim_that_cannot_be_read_expires_too(folder, content, monkeypatch):
     StoreFiles(folder).write(f"claims/{NAME}.1", content)
     with claims_of(folder).hold(NAME, nothing) as turn:
         assert turn.claim.generation == 2
+
+
+def test_a_claim_says_what_its_work_reads_and_one_of_an_earlier_version_nothing_of_it(folder):
+    with claims_of(folder).hold(NAME, nothing, reads=["artifacts/model/m/0123456789abcdef"]):
+        data = file_of(folder, f"{NAME}.1").read_bytes()
+    holder = Holder.read(data)
+    assert holder.reads == ("artifacts/model/m/0123456789abcdef",)
+    values = {name: value for name, value in json.loads(data).items() if name != "reads"}
+    assert Holder.read(json.dumps(values).encode()) == dataclasses.replace(holder, reads=())
 
 
 def test_claims_of_other_work_are_not_mistaken_for_ones_own(folder):

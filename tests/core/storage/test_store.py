@@ -20,6 +20,7 @@ from mralign_core.errors import ArtifactError, DataError
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore, key_of, render_lineage, tree_digest
 from mralign_core.storage.filesystem import StoreFiles
+from mralign_core.storage.store import MOST_CANDIDATES
 from mralign_core.storage.tables import write_table
 
 KEY = key_of(stage="estimate", n=1)
@@ -322,6 +323,54 @@ def test_resolve_lists_candidates_when_unsure(store, family, text, message):
     with pytest.raises(ArtifactError, match=message) as caught:
         store.resolve(text)
     assert f"candidates/{family['candidates'].key}" in str(caught.value)
+
+
+def test_resolve_looks_where_the_text_points_and_lists_nothing_else(store, family, monkeypatch):
+    def refuse(_, path):
+        raise AssertionError(f"all of {path} was listed")
+
+    ref = family["scores"]
+    monkeypatch.setattr(StoreFiles, "sizes", refuse)
+    monkeypatch.setattr(ArtifactStore, "_verify", lambda *_, **__: None)  # lists the files of the one that was found
+    for text in (ref.key, ref.key[:9], ref.path, f"scores/{ref.key[:4]}"):
+        assert [store.lineage(text).ref, len(store.lineage(text).parents)] == [ref, 2]
+
+
+def test_a_key_is_itself_though_another_begins_so(store, directory):
+    short, long = (publish(store, directory, key=key) for key in ("step-1", "step-12"))
+    assert [store.resolve("step-1"), store.resolve("step-12")] == [short, long]
+    with pytest.raises(ArtifactError, match="2 artifacts fit 'step'"):
+        store.resolve("step")
+
+
+def test_what_was_never_finished_fits_nothing(store, raw, directory):
+    whole, other = (publish(store, directory, key=f"{number}{KEY[1:]}") for number in "12")
+    raw.remove(f"{other.path}/manifest.json")
+    assert store.resolve("estimate") == whole
+    with pytest.raises(ArtifactError, match="no artifact fits"):
+        store.resolve(other.key)
+
+
+def test_what_a_file_manager_leaves_in_a_folder_is_passed_over(directory, tmp_path):
+    store = ArtifactStore(StorageConfig(root=str(tmp_path / "store")))
+    ref = publish(store, directory)
+    for folder in (f"artifacts/estimate/{KEY}", "artifacts/estimate", "artifacts"):
+        (tmp_path / "store" / folder / ".DS_Store").touch()
+    assert store.resolve(KEY[:6]) == store.resolve("estimate") == ref
+
+
+def test_of_many_that_fit_some_are_listed(store, directory):
+    for number in range(MOST_CANDIDATES + 1):
+        publish(store, directory, key=f"a{number:02d}")
+    with pytest.raises(ArtifactError, match="more than 10 artifacts fit 'a'") as caught:
+        store.resolve("a")
+    assert str(caught.value).count("estimate/a") == MOST_CANDIDATES
+
+
+@pytest.mark.parametrize("text", ["../../etc", "estimate/../estimate", "a//b", "."])
+def test_what_is_no_name_fits_nothing(store, family, text):
+    with pytest.raises(ArtifactError, match="no artifact fits"):
+        store.resolve(text)
 
 
 def test_resolve_says_that_a_store_is_empty(store):

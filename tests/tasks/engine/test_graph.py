@@ -11,7 +11,7 @@ from mralign_core.errors import ConfigError
 from mralign_core.storage import ArtifactStore, render_lineage
 from mralign_core.storage.digests import UNRELATED, function_closure, module_closure
 from tasks.engine import STAGES
-from tasks.engine.graph import Input, graph, mermaid, stage_of
+from tasks.engine.graph import Input, graph, mermaid, shard_kinds, stage_of
 from tasks.engine.last_run import LastRun, remember
 from tasks.engine.one_task import run_one
 from tasks.engine.plan import plan
@@ -273,3 +273,13 @@ def test_the_modules_that_a_build_function_names_are_found():
         "mralign_core.models.locate",
     }
     assert named_modules(GRAPH["weights"].build) >= {"mralign_core.estimation.reading"}  # of another file
+
+
+def test_each_kind_of_shard_says_what_is_joined_from_it_and_what_is_in_its_key():
+    kinds = shard_kinds()
+    assert {name: (set(kind.joined), set(kind.keyed)) for name, kind in kinds.items()} == {
+        "generations-shard": ({"generations"}, {"model"}),
+        "annotations-shard": ({"annotations", "draw-annotations"}, set()),
+        "scores-shard": ({"scores"}, {"model", "adapter"}),
+        "judgements-shard": ({"judgements"}, set()),
+    }

@@ -1,11 +1,16 @@
 """Looking items up among the shards that are there: what it asks of a store, and what it makes of damage."""
 
+from datetime import UTC, datetime
+
 import pytest
 
-from mralign_core.config import RunConfig
+from mralign_core.config import RetentionConfig, RunConfig
 from mralign_core.errors import ConfigError
-from mralign_core.storage import ArtifactStore
+from mralign_core.retention.collect import Collector
+from mralign_core.retention.contents import read_claims
+from mralign_core.storage import ArtifactStore, RunRecord
 from tasks.annotate import annotate_shard, collect_annotations
+from tasks.engine.graph import shard_kinds
 from tasks.engine.one_task import run_one
 from tasks.engine.run import Built
 from tasks.engine.session import session
@@ -72,6 +77,43 @@ def test_a_shard_that_is_not_whole_is_made_again(tmp_path, damage):
         shard.produce(build=build)
     layout = lay_out(collect_annotations.work(config, candidates), ArtifactStore(config.storage))
     assert layout.missing == [] and sorted(layout.shards) == [0, 1, 2]
+
+
+def test_what_clears_a_store_up_keeps_the_shards_that_the_next_run_would_use(tmp_path):
+    config = config_in(root=str(tmp_path / "store"))
+    before = made_in_shards(config, tmp_path, num_shards=3)
+    rows = [candidate_row(f"t{n}", [f"Let me check number {n}."]) for n in range(2)]
+    now = publish_candidates(config.storage, rows, tmp_path / "now")
+    store = ArtifactStore(config.storage)
+    joined = collect_annotations.work(config, now)
+    made = joined.produce(build=build).ref
+    store.put_json("runs/weekly/r", RunRecord(run="r", artifacts={"annotations": made}).model_dump(mode="json"))
+    other = annotate_shard.work(config.model_copy(update={"seed": 7}), before, [0])
+    other.produce(build=build)
+    kept = RetentionConfig(runs=1, days=0, grace_hours=0)
+    collector = Collector(store, kept, shard_kinds(), clock=lambda: datetime(2100, 1, 1, tzinfo=UTC))
+    gone = collector.apply(collector.plan()).removed
+    # Last week's traces, and the shard of another seed; all shards of this week's line stay, whichever rows they have.
+    assert sorted(each.kind for each in gone) == ["(notes)", "annotations-shard", "candidates"]
+    assert len(store.keys("annotations-shard")) == 3
+    assert store.keys("candidates") == [now.key]
+    assert not lay_out(joined, store).missing
+
+
+def test_the_claim_on_what_is_made_names_what_it_is_made_from(tmp_path):
+    config = config_in(root=str(tmp_path / "store"))
+    candidates = publish_candidates(config.storage, [candidate_row("t0", ["Let me check."])], tmp_path / "candidates")
+    seen = []
+
+    def build_and_look(making) -> Built:
+        seen.extend(read_claims(making.store, 0.0))
+        return build(making)
+
+    with session():
+        annotate_shard.work(config, candidates, [0]).produce(build=build_and_look)
+    assert [(claim.name.rpartition("/")[0], claim.holder.reads) for claim in seen] == [
+        ("annotations-shard", (candidates.path,))
+    ]
 
 
 def test_one_task_makes_the_shards_that_a_run_would(tmp_path):
