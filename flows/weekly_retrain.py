@@ -27,6 +27,7 @@ from tasks.engine.last_run import LastRun, this_run
 from tasks.engine.session import run_name
 from tasks.intake import pin_references
 from tasks.publish import show_promotion
+from tasks.retention import clear_store
 from tasks.retrain import CHALLENGER, CHAMPION, check_retraining, decide_on_promotion, read_promotion, version_made
 
 logger = logging.getLogger("mralign_core.retraining")
@@ -176,6 +177,8 @@ def _end(
     line = f"{outcome}: {'; '.join(reasons)} (champion: {names})"
     logger.info("retraining of config %r %s", config.name, line)
     _emit(config, outcome, {**one.model_dump(mode="json"), "message": line})
+    if config.retrain.clears_store:
+        clear_store(config)
     return line
 
 

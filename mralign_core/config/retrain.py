@@ -48,6 +48,8 @@ class RetrainConfig(Section):
     budget_usd_a_month: float | None = Field(None, gt=0)
     """Dollars that all runs on this store may have paid in a calendar month (UTC) when a retraining starts; empty for
     no ceiling. annotate.budget_usd bounds what one run pays."""
+    clears_store: bool = False
+    """Remove from the store, at the end of a retraining, what storage.retention does not keep."""
     quiet_runs: int = Field(4, ge=1, le=1000)
     """Retrainings without new questions after which an event says so."""
 

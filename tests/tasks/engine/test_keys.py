@@ -259,6 +259,7 @@ OPERATIONAL = {
     "retrain.mode": "ask",
     "retrain.ask_timeout_h": 1.0,
     "retrain.budget_usd_a_month": 1.0,
+    "retrain.clears_store": True,
     "retrain.quiet_runs": 2,
 } | {f"{role}.{name}": value for role in ENDPOINTS for name, value in LIMITS.items()}
 """Field → another value; these decide where and how fast, never what."""
