@@ -26,7 +26,7 @@ from mralign_core.errors import ConfigError, UserError
 
 TOLD = ("promoted", "held", "rejected", "over-budget", "quiet")
 """Of the events of a retraining, those that are sent; nothing new is told once in retrain.quiet_runs."""
-FAILED = ("prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut")
+FAILED = tuple(f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut", "Cancelled"))
 FLOW = "weekly-retrain"
 
 
@@ -67,7 +67,7 @@ def notifications(block_id: UUID) -> list[Automation]:
             SendNotification(
                 block_document_id=block_id,
                 subject="MR-ALIGN: retraining {{ event.resource.name }} failed",
-                body="{{ event.event }}. Its page: {{ event.resource.id }}. What it had made is kept; run it again.",
+                body="{{ event.event }}: {{ flow_run|ui_url }}. What it had made is kept; run it again.",
             )
         ],
     )

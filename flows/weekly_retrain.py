@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextvars import copy_context
 from datetime import UTC, datetime
+from uuid import UUID
 
 from prefect import flow
+from prefect.client.orchestration import get_client
 from prefect.events import emit_event
-from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
+from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.evaluate import judge_variants, score_variants
 from flows.pipeline import pipeline
 from mralign_core.config import RunConfig
-from mralign_core.errors import AliasMovedError, BudgetError
+from mralign_core.errors import AliasMovedError, BudgetError, StorageError
 from mralign_core.reporting.promotion_findings import promotion_markdown, promotion_sentence
 from mralign_core.retraining.history import Retraining, RetrainingEnd, Retrainings
 from mralign_core.retraining.promotion import Promotion
 from mralign_core.retraining.spending import check_month
-from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage import ArtifactRef, ArtifactStore, Holder, key_of
+from mralign_core.storage.claims import Contest
 from mralign_core.versions.aliases import Aliases, version_name
 from mralign_core.versions.version import Version, read_version, resolve_version
 from tasks.engine.last_run import LastRun, this_run
@@ -28,11 +36,23 @@ from tasks.engine.session import run_name
 from tasks.intake import pin_references
 from tasks.publish import show_promotion
 from tasks.retention import clear_store
-from tasks.retrain import CHALLENGER, CHAMPION, check_retraining, decide_on_promotion, read_promotion, version_made
+from tasks.retrain import (
+    CHALLENGER,
+    CHAMPION,
+    check_held_out,
+    check_retraining,
+    decide_on_promotion,
+    read_promotion,
+    version_made,
+)
 
 logger = logging.getLogger("mralign_core.retraining")
 EVENTS = "mralign.retraining"
 """What the names of events begin with, such as ``mralign.retraining.promoted``."""
+LEASES = 1.5
+"""For as many leases of its claim another retraining is watched, to see whether it is alive."""
+POLL_S, AFTER_SILENCE_S = 5, 600
+"""Between two looks for a person's answer or another's end; from our time-out to Prefect's, which fails the run."""
 VERDICT_OUTCOMES: dict[str, RetrainingEnd] = {"PROMOTE": "promoted", "HOLD": "held", "REJECT": "rejected"}
 
 
@@ -56,20 +76,38 @@ def weekly_retrain(config: RunConfig) -> str:
         config: the run config; section ``retrain`` says what the new model must show.
     """
     check_retraining(config)
+    with at_it_alone(config) as other:
+        return _retrain(config) if other is None else f"nothing done: {other} is retraining {config.retrain.alias!r}"
+
+
+def _retrain(config: RunConfig) -> str:
     store = ArtifactStore(config.storage)
+    config = pin_references(config)
+    check_held_out(config)
+    if told := _end_without_news(config, store):
+        return told
     try:
         check_month(store, config.retrain.budget_usd_a_month, datetime.now(UTC))
+        pipeline(config)
     except BudgetError as error:
         _end(config, store, "over-budget", None, [str(error)])
         raise
-    config = pin_references(config)
-    if told := _end_without_news(config, store):
-        return told
-    pipeline(config)
     last = LastRun(config, this_run())
     version = read_version(store, last(f"version:{config.retrain.variant}").key)
     assert version is not None  # the pipeline has just made it
-    return _act(config, store, version, _decide(config, store, version, last))
+    champion = _champion(config, store)
+    if why := _why_not_compared(config, version, champion):
+        return _end(config, store, "held", version, [why], champion.id if champion else "")
+    return _act(config, store, version, _decide(config, version, champion, last))
+
+
+def _champion(config: RunConfig, store: ArtifactStore) -> Version | None:
+    """The version that the alias names; None where it names none.
+
+    Raises:
+        ArtifactError: that version is damaged or gone.
+    """
+    return resolve_version(store, config.retrain.alias) if Aliases(store).current(config.retrain.alias) else None
 
 
 def _end_without_news(config: RunConfig, store: ArtifactStore) -> str:
@@ -80,11 +118,14 @@ def _end_without_news(config: RunConfig, store: ArtifactStore) -> str:
         return ""
     history, entry = Retrainings(store, config.name), Aliases(store).current(config.retrain.alias)
     decided = history.decided_on(version.id)
-    if entry and entry.to == version.id and not decided:  # it was killed between the alias and its record
-        return _end(config, store, "promoted", version, [entry.why], entry.from_ or "")
-    champion = entry.to if entry else ""
-    if champion != version.id and champion not in {one.compared_with for one in decided}:
-        return ""
+    if entry and entry.to == version.id:
+        if not decided and entry.by.startswith(_mover(config)):  # it was killed between the alias and its record
+            return _end(config, store, "promoted", version, [entry.why], entry.from_ or "")
+    elif not _was_left(config, store, version):
+        champion, gate = entry.to if entry else "", key_of(gate=config.retrain.gate.model_dump())
+        same = [one for one in decided if (one.compared_with, one.gate, one.is_final) == (champion, gate, True)]
+        if not same:
+            return ""
     told = _end(config, store, "nothing-new", version, [f"{version.name} has all of it, and was decided on"])
     quiet = history.num_quiet()
     if quiet % config.retrain.quiet_runs == 0:
@@ -92,18 +133,36 @@ def _end_without_news(config: RunConfig, store: ArtifactStore) -> str:
     return told
 
 
-def _decide(config: RunConfig, store: ArtifactStore, version: Version, last: LastRun) -> ArtifactRef:
+def _was_left(config: RunConfig, store: ArtifactStore, version: Version) -> bool:
+    """Whether the alias has named a version and was moved away: only a person brings it back."""
+    return version.id in {entry.to for entry in Aliases(store).history(config.retrain.alias)[:-1]}
+
+
+def _why_not_compared(config: RunConfig, version: Version, champion: Version | None) -> str:
+    """Why two versions are not compared; "" where they are."""
+    if champion is None or champion.id == version.id:
+        return "" if champion is None else "it is the champion"
+    if _was_left(config, ArtifactStore(config.storage), version):
+        return "the champion took its place before, and only a person brings it back: mralign promote"
+    ours, theirs = version.record.base_model, champion.record.base_model
+    is_served = config.evaluate.sampler == "endpoint"
+    if ours != theirs or (is_served and version.parents["model"].sha256 != champion.parents["model"].sha256):
+        return (
+            f"it is of base model {ours}, and the champion of {theirs}{' as it was then' if ours == theirs else ''}: "
+            "promote it by hand (mralign promote), or set retrain.alias to a name of its own"
+        )
+    return ""
+
+
+def _decide(config: RunConfig, version: Version, champion: Version | None, last: LastRun) -> ArtifactRef:
     """Have the champion, or the base model where there is none, answer the same questions, and the gate decide."""
     variant, questions = config.retrain.variant, last("evaluation-questions")
-    entry = Aliases(store).current(config.retrain.alias)
-    champion = resolve_version(store, config.retrain.alias) if entry else None
-    if champion is None:
-        theirs, scores = "on", {"on": last("scores:on")}
-    else:
-        theirs = champion.record.variant
-        scores = score_variants(
-            config, questions, champion.parents["model"], {theirs: champion.adapter}, variants=[theirs]
-        )
+    theirs, scores = champion.record.variant if champion else "on", {"on": last("scores:on")}
+    labels = {CHALLENGER: last("annotations")}
+    if champion:
+        model = champion.parents["model"]
+        scores = score_variants(config, questions, model, {theirs: champion.adapter}, variants=[theirs])
+        labels |= {CHAMPION: champion.parents["annotations"]}
     judged = judge_variants(config, questions, scores)
     judgements = {CHALLENGER: last(f"judgements:{variant}"), CHAMPION: judged[theirs]} if judged else {}
     promotion: ArtifactRef = decide_on_promotion(
@@ -111,7 +170,7 @@ def _decide(config: RunConfig, store: ArtifactStore, version: Version, last: Las
         version=version.ref,
         evaluation_questions=questions,
         candidates=last("candidates"),
-        annotations=last("annotations"),
+        annotations=labels,
         scores={CHALLENGER: last(f"scores:{variant}"), CHAMPION: scores[theirs]},
         judgements=judgements,
         variant=variant,
@@ -131,26 +190,72 @@ def _act(config: RunConfig, store: ArtifactStore, version: Version, ref: Artifac
     if promotion.verdict == "PROMOTE":
         approval = _ask(config, promotion) if config.retrain.mode == "ask" else Approval(approve=True)
         if approval.approve:
-            by, why = approval.by or f"run {run_name()}", approval.note or "; ".join(reasons)
+            by, why = approval.by or f"{_mover(config)}, run {run_name()}", approval.note or "; ".join(reasons)
             try:
                 Aliases(store).move(config.retrain.alias, version.id, expected=compared_with or None, by=by, why=why)
             except AliasMovedError as error:
                 entry = Aliases(store).current(config.retrain.alias)
-                if entry is None or entry.to != version.id:  # else a retraining at the same time has promoted it
+                if entry is None or entry.to != version.id:  # else another retraining has promoted it
                     outcome, reasons = "held", [f"{error}; the next retraining compares it with the new champion"]
         else:
             outcome, reasons = "held", [f"not approved: {approval.note or 'without a note'}", *reasons]
-    return _end(config, store, outcome, version, reasons, compared_with)
+    return _end(config, store, outcome, version, reasons, compared_with, is_final=promotion.is_final)
+
+
+def _mover(config: RunConfig) -> str:
+    """How this config's retrainings begin to sign a move."""
+    return f"retraining {config.name!r}"
 
 
 def _ask(config: RunConfig, promotion: Promotion) -> Approval:
-    """What a person says of a promotion; after the time-out, no."""
+    """What a person says of a promotion; after the time-out, no.
+
+    Prefect ends a paused run as failed when its own time-out is over, so this answers the form a while before.
+    """
+    hours = config.retrain.ask_timeout_h
+    silence = Approval(note=f"nobody answered within {hours:g} hours; mralign promote does it by hand")
     form = Approval.with_initial_data(description=promotion_markdown(promotion))
+    answering = threading.Timer(3600 * hours, copy_context().run, [_answer, flow_run.id, silence])
+    answering.daemon = True
+    answering.start()
     try:
-        answer = pause_flow_run(wait_for_input=form, timeout=round(3600 * config.retrain.ask_timeout_h))
-    except FlowPauseTimeout:
-        return Approval(note=f"nobody answered within {config.retrain.ask_timeout_h:g} hours (mralign promote does it)")
-    return answer or Approval(note="the run was resumed without an answer")
+        return pause_flow_run(
+            wait_for_input=form, timeout=round(3600 * hours) + AFTER_SILENCE_S, poll_interval=POLL_S
+        ) or Approval(note="resumed without an answer")
+    finally:
+        answering.cancel()
+
+
+def _answer(run_id: str, approval: Approval) -> None:
+    """Resume a paused run with an answer."""
+    with get_client(sync_client=True) as client:
+        client.resume_flow_run(UUID(run_id), run_input=approval.model_dump())
+
+
+@contextlib.contextmanager
+def at_it_alone(config: RunConfig) -> Iterator[Holder | None]:
+    """Yield None to the one retraining of an alias that is at work, and to others who that is.
+
+    A limit of the deployment would not do: Prefect gives it back while a run waits for a person, and then ends the run.
+    """
+    store = ArtifactStore(config.storage)
+    contest = Contest(store.claims(run_name()), f"retraining/{config.retrain.alias}")
+    deadline = time.monotonic() + LEASES * config.storage.claim_lease_s
+    try:
+        # One that was lost with its host is given up after its lease.
+        while (claim := contest.attempt()) is None and time.monotonic() < deadline:
+            time.sleep(min(POLL_S, config.storage.claim_lease_s / 4))
+    except StorageError as error:
+        logger.warning("can't see whether another retraining is at work: %s", error)
+        yield None
+        return
+    if claim is None:
+        yield contest.holder or Holder()
+        return
+    try:
+        yield None
+    finally:
+        claim.release()
 
 
 def _end(
@@ -160,6 +265,8 @@ def _end(
     version: Version | None,
     reasons: list[str],
     compared_with: str = "",
+    *,
+    is_final: bool = True,
 ) -> str:
     """Note what a retraining came to, tell it as an event, and return it as a line."""
     entry = Aliases(store).current(config.retrain.alias)
@@ -169,6 +276,8 @@ def _end(
         outcome=outcome,
         version=version.id if version else "",
         compared_with=compared_with,
+        gate=key_of(gate=config.retrain.gate.model_dump()),
+        is_final=is_final,
         champion=champion,
         reasons=reasons,
     )

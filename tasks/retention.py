@@ -14,11 +14,11 @@ logger = logging.getLogger("mralign_core.retention")
 
 
 def clear_store(config: RunConfig) -> None:
-    """Remove what ``storage.retention`` does not keep; a failure undoes nothing of what the run decided, and is told."""
+    """Remove what ``storage.retention`` does not keep; a failure is told, and undoes nothing of what was decided."""
     collector = Collector(ArtifactStore(config.storage), config.storage.retention, shard_kinds())
     try:
         with progress("clearing the store", "gc-remove") as report:
-            done = collector.apply(collector.plan(), report)
+            done = collector.carry_out(collector.plan(), report)
     except Exception as error:
         logger.warning("the store was not cleared up (mralign gc says what goes): %s", error)
         return

@@ -6,17 +6,25 @@ import pandas as pd
 
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError
+from mralign_core.evaluation.decisions import NUM_FLIPS
+from mralign_core.evaluation.held_out import with_strata
 from mralign_core.judging.verdicts import scored_answers, weigh_verdicts
+from mralign_core.method.benchmarks import SCORINGS
+from mralign_core.questions.locating import locate_sets
 from mralign_core.retraining.gate import (
     GateDecision,
     compare_with_champion,
     decide_promotion,
     gate_rng,
+    level_of,
 )
 from mralign_core.retraining.objections import label_objections, scoring_objections, training_objections
-from mralign_core.retraining.promotion import PROMOTION_FILE, HeldOutUse, Promotion
+from mralign_core.retraining.promotion import PROMOTION_FILE, HeldOutUse, Promotion, comparison_name
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from mralign_core.versions.version import read_version, trained_on
+from mralign_core.versions.record import digests_of_questions
+from mralign_core.versions.version import Version, read_version, trained_on
 from tasks.engine.graph import Input, named_by_caller
 from tasks.engine.plan import plan
 from tasks.engine.run import Built, Making
@@ -35,7 +43,7 @@ CHALLENGER, CHAMPION = "challenger", "champion"
         Input("version", own_part="variant"),
         Input("evaluation-questions"),
         Input("candidates"),
-        Input("annotations"),
+        Input("annotations", each=named_by_caller),
         Input("scores", each=named_by_caller),
         Input("judgements", each=named_by_caller),
     ),
@@ -43,46 +51,62 @@ CHALLENGER, CHAMPION = "challenger", "champion"
         "mralign_core.retraining.promotion",
         "mralign_core.retraining.objections",
         "mralign_core.judging.verdicts",
+        "mralign_core.evaluation.held_out",
     ),
 )
 def decide_on_promotion(making: Making) -> Built:
     """Decide whether the challenger takes the champion's place, or that of the base model where there is none."""
-    config, store = making.config, making.store
-    version = read_version(store, making["version"].key)
+    version = read_version(making.store, making["version"].key)
     assert version is not None  # an input that was just found
     champion_id: str = making.part["champion_id"]
-    questions = making.table("evaluation-questions", "questions.parquet")
-    objections = [
-        *training_objections(trained_on(store, version), questions),
-        *_gaps(making, CHALLENGER, questions),
-        *label_objections(
-            store.manifest(making["annotations"]).counts, making["candidates"].rows or 0, config.retrain.gate
-        ),
-    ]
-    champion = read_version(store, champion_id.rpartition("-")[2]) if champion_id else None
-    models = version.adapter.sha256, champion.adapter.sha256 if champion else ""
-    use, gains = HeldOutUse(store, making["evaluation-questions"]), None
-    num_before = use.others(*models)
-    if objections:
-        decision = GateDecision("REJECT", objections)
-    elif models[0] == models[1]:
-        decision = GateDecision("HOLD", ["it is the champion's own adapter, asked for with another config"])
-    elif gaps := _gaps(making, CHAMPION, questions):
-        decision = GateDecision("HOLD", [f"of the champion, {gap}" for gap in gaps])
-    else:
-        use.note(*models)
-        gate, rng = config.retrain.gate, gate_rng(config.seed)
-        ours, theirs = (_scored(making, which) for which in (CHALLENGER, CHAMPION))
-        gains = compare_with_champion(ours, theirs, confidence=gate.confidence, rng=rng)
-        decision = decide_promotion(gains, gate, num_comparisons=num_before)
-    promotion = Promotion.of(decision, version.id, champion_id, gains, num_before)
+    champion = read_version(making.store, champion_id.rpartition("-")[2]) if champion_id else None
+    promotion = _decide(making, version, champion)
     (making.directory / PROMOTION_FILE).write_text(promotion.model_dump_json(indent=1), encoding="utf-8")
     return Built(counts={"verdict": promotion.verdict})
+
+
+def _decide(making: Making, version: Version, champion: Version | None) -> Promotion:
+    store, gate = making.store, making.config.retrain.gate
+    names = version.id, champion.id if champion else ""
+    questions = making.table("evaluation-questions", "questions.parquet")
+    gaps, gaps_of_champion = (_gaps(making, which, questions) for which in (CHALLENGER, CHAMPION))
+    objections = [*training_objections(trained_on(store, version), questions), *_label_objections(making)]
+    if objections or gaps:
+        return Promotion.of(GateDecision("REJECT", [*objections, *gaps]), *names, is_final=not gaps)
+    if champion and champion.adapter.sha256 == version.adapter.sha256:
+        return Promotion.of(GateDecision("HOLD", ["it is the champion's own adapter, under another config"]), *names)
+    if champion:
+        gaps_of_champion += training_objections(trained_on(store, champion), questions)
+    if gaps_of_champion:
+        return Promotion.of(
+            GateDecision("HOLD", [f"of the champion: {gap}" for gap in gaps_of_champion]), *names, is_final=False
+        )
+    scores, use = making.several("scores"), HeldOutUse(store, digests_of_questions(questions))
+    comparison = comparison_name(scores[CHALLENGER], scores[CHAMPION])
+    num_before = use.others(comparison)
+    if num_before < gate.comparisons:
+        use.note(comparison)
+    ours, theirs = (_scored(making, which, questions) for which in (CHALLENGER, CHAMPION))
+    gains = compare_with_champion(ours, theirs, confidence=gate.confidence, rng=gate_rng(making.config.seed))
+    decision = decide_promotion(gains, gate, num_comparisons=num_before)
+    return Promotion.of(decision, *names, gains, num_comparisons=num_before)
 
 
 def read_promotion(store: ArtifactStore, promotion: ArtifactRef) -> Promotion:
     """What the gate decided."""
     return Promotion.model_validate(store.read_json(promotion, PROMOTION_FILE))
+
+
+def _label_objections(making: Making) -> list[str]:
+    """Signs that an annotator failed, on all traces or on those that the champion's labels lack."""
+    store, given = making.store, making.several("annotations")
+    asked = store.read_columns(making["candidates"], "candidates.parquet", CANDIDATES, ["trace_id"])
+    labels = {
+        which: store.read_columns(ref, "annotations.parquet", ANNOTATIONS, ["trace_id", "rule"])
+        for which, ref in given.items()
+    }
+    known = set(labels[CHAMPION]["trace_id"]) if CHAMPION in labels else ()
+    return label_objections(list(asked["trace_id"]), labels[CHALLENGER], making.config.retrain.gate, known)
 
 
 def _gaps(making: Making, which: str, questions: pd.DataFrame) -> list[str]:
@@ -93,10 +117,10 @@ def _gaps(making: Making, which: str, questions: pd.DataFrame) -> list[str]:
     return scoring_objections(answers, questions, making.config.evaluate.num_draws, counts)
 
 
-def _scored(making: Making, which: str) -> pd.DataFrame:
-    """A model's answers that have a score, with what judges say of them."""
+def _scored(making: Making, which: str, questions: pd.DataFrame) -> pd.DataFrame:
+    """A model's answers that have a score, with what judges say of them, and their questions' own strata."""
     store, given = making.store, making.several("judgements")
-    answers = store.read_table(making.several("scores")[which], "scores.parquet")
+    answers = with_strata(store.read_table(making.several("scores")[which], "scores.parquet"), questions)
     if which not in given:
         return scored_answers(answers, None)
     own = {which: given[which]}
@@ -114,7 +138,8 @@ def check_retraining(config: RunConfig) -> None:
     """Refuse a config whose retraining could decide nothing.
 
     Raises:
-        ConfigError: no question is held out, or the variant is not trained.
+        ConfigError: no question is held out; the variant is not trained; or a comparison has so little of the error
+            that the test can't show anything.
     """
     if not config.questions.eval:
         raise ConfigError("questions.eval names no set, so no model can be compared with the champion: name one")
@@ -122,4 +147,27 @@ def check_retraining(config: RunConfig) -> None:
         raise ConfigError(
             f"retrain.variant {config.retrain.variant!r} is not among train.variants "
             f"({', '.join(config.train.variants)}): add it, or name one of them"
+        )
+    if (level := level_of(config.retrain.gate)) < 1 / NUM_FLIPS:
+        raise ConfigError(
+            f"retrain.gate: (1 − confidence) / comparisons is {level:.2g}, and {NUM_FLIPS:,} sign flips show nothing "
+            f"below {1 / NUM_FLIPS:.0e}: lower confidence or comparisons"
+        )
+
+
+def check_held_out(config: RunConfig) -> None:
+    """Refuse held-out questions that nothing scores.
+
+    Args:
+        config: with every reference pinned.
+
+    Raises:
+        ConfigError: every set needs a judge, and none is named.
+        DataError: a set is not there.
+    """
+    held_out = [one for one in locate_sets(config.questions) if one.role == "eval"]
+    if not config.judge.endpoints and not any(SCORINGS[one.scoring].is_right for one in held_out):
+        raise ConfigError(
+            "every set of questions.eval needs a judge, and judge.endpoints names none, so no model can be compared "
+            "with the champion: name a judge, or a set that is compared with gold answers"
         )

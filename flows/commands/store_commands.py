@@ -87,7 +87,7 @@ def gc(
     removed: dict[str, Any] = {}
     if yes and plan.going:
         with progress("removing", "gc-remove") as report:
-            done = collector.apply(plan, report)
+            done = collector.carry_out(plan, report)
         removed = {"removed": len(done.removed), "removed_bytes": done.num_bytes, "spared": len(done.spared)}
     if as_json:
         _print_plan_json(plan, removed)

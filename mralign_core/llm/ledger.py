@@ -251,6 +251,8 @@ class Ledger:
                 return
             version = self._version
             record: dict[str, Any] = {model: asdict(usage) for model, usage in self._usage.items()}
+            if any(usage.set_aside_usd for usage in self._usage.values()):
+                self._by_month.setdefault(month_of(datetime.now(UTC)), 0.0)  # says when it was set aside
             if self._by_month:
                 record[BY_MONTH] = dict(self._by_month)
             await asyncio.to_thread(self.store.write, self.run, record)
@@ -284,6 +286,15 @@ def read_months(record: Any) -> dict[str, float]:
     if not isinstance(months, Mapping):
         return {}
     return {str(month): float(usd) for month, usd in months.items() if isinstance(usd, int | float)}
+
+
+def committed_by_month(record: Any) -> dict[str, float]:
+    """The same, with what a run has set aside still, as when it was killed: in the last month that it names."""
+    months = read_months(record)
+    if months:
+        set_aside = sum(usage.set_aside_usd for usage in read_record("", record).values())
+        months[max(months)] += set_aside
+    return months
 
 
 def read_record(run: str, record: Any, ceiling_field: str = "") -> dict[str, Usage]:

@@ -109,7 +109,7 @@ class Collector:
         self._contents = read_contents(self._store, on_read)
         return self._plan(self._contents)
 
-    def apply(self, plan: RemovalPlan, on_removed: OnRead = ignore_progress) -> Collected:
+    def carry_out(self, plan: RemovalPlan, on_removed: OnRead = ignore_progress) -> Collected:
         """Remove what a plan of this collector says, but for what has become reachable, or is worked on.
 
         Args:

@@ -39,6 +39,7 @@ from mralign_core.method.benchmarks import METRIC_SIGNS
 from mralign_core.reporting.titles import metric_title
 
 CHALLENGER, CHAMPION = "challenger", "champion"
+_CELL = ["question_id", "draw"]
 GAIN_COLUMNS = (
     *("part", "is_whole", "metric", "before", "after", "gain", "low", "high", "std_error"),
     *("p_gain", "p_loss", "num_questions"),
@@ -68,7 +69,7 @@ def compare_with_champion(
 
     Args:
         challenger: rows of ``schemas.scores`` of one model, with its judged metrics where there are any.
-        champion: the same of the other, on the same questions and draws.
+        champion: the same of the other; what only one of them has is left out.
         confidence: of the one-sided bounds.
         rng: source of the sign flips.
         num_flips: how many; no p-value is below half of one in so many.
@@ -80,9 +81,11 @@ def compare_with_champion(
         bounds, ``p_gain`` and ``p_loss`` the one-sided p-values of the sign-flip test.
 
     Raises:
-        DataError: there is no question with a score, or the two differ in their questions or draws.
+        DataError: there is no question that both have a score of.
     """
-    both = [frame.assign(variant=name) for name, frame in ((CHALLENGER, challenger), (CHAMPION, champion))]
+    cells = challenger[_CELL].merge(champion[_CELL])  # of an answer that a judge refused for good, there is no pair
+    named = ((CHALLENGER, challenger), (CHAMPION, champion))
+    both = [frame.merge(cells, on=_CELL).assign(variant=name) for name, frame in named]
     answers = answer_metrics(pd.concat(both, ignore_index=True))
     rows = [
         {
@@ -122,7 +125,7 @@ def decide_promotion(
         return GateDecision("REJECT", losses)
     wanted = gains[gains["is_whole"]].set_index("metric")
     metric = "mis" if "mis" in wanted.index else str(wanted.index[0])
-    level = (1 - gate.confidence) / gate.comparisons
+    level = level_of(gate)
     reasons = [_gain_sentence(metric, wanted.loc[metric], gate, level)]
     is_promoted = bool(wanted.loc[metric, "gain"] >= gate.min_gain and wanted.loc[metric, "p_gain"] <= level)
     for guarded in wanted.index.drop(metric):
@@ -142,6 +145,20 @@ def gate_rng(seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, 15])
 
 
+def level_of(gate: GateConfig) -> float:
+    """The chance of a wrong promotion that one comparison may take: (1 − confidence) / comparisons."""
+    return (1 - gate.confidence) / gate.comparisons
+
+
+def fewest_questions(gate: GateConfig) -> int:
+    """How many questions the sign-flip test needs to show anything: all flips one way have a chance of 2⁻ⁿ.
+
+    >>> fewest_questions(GateConfig())  # .05 / 52
+    11
+    """
+    return int(np.ceil(-np.log2(level_of(gate))))
+
+
 def smallest_shown_gain(std_error: float, gate: GateConfig) -> float:
     """The true gain, as a share, promoted with a chance of :data:`PROMOTED_SHARE`, by the normal approximation.
 
@@ -152,7 +169,7 @@ def smallest_shown_gain(std_error: float, gate: GateConfig) -> float:
     """
     from scipy.stats import norm
 
-    level = (1 - gate.confidence) / gate.comparisons
+    level = level_of(gate)
     return float(max(gate.min_gain, norm.isf(level) * std_error) + norm.ppf(PROMOTED_SHARE) * std_error)
 
 
@@ -217,7 +234,7 @@ def _shown_losses(gains: pd.DataFrame, gate: GateConfig) -> list[str]:
         if row["gain"] < -allowed and row["p_loss"] <= level:
             found.append(
                 f"{_title(row['metric'])} of {row['part']} {_move(row)}: shown to be worse (p {row['p_loss']:.2g} of "
-                f"{level:.2g}), by more than the {100 * allowed:.1f} points allowed"
+                f"{level:.2g}), and seen to be so by more than the {100 * allowed:.1f} points allowed"
             )
     return found
 
@@ -239,9 +256,18 @@ def _gain_sentence(metric: str, row: pd.Series, gate: GateConfig, level: float) 
     if row["p_gain"] > level:
         short.append(f"not shown (p {row['p_gain']:.2g} of {level:.2g})")
     what = " and ".join(short) or f"shown (p {row['p_gain']:.2g} of {level:.2g})"
+    return f"{_title(metric)} {_move(row)}: {what}{_power(row, gate, level) if short else ''}"
+
+
+def _power(row: pd.Series, gate: GateConfig, level: float) -> str:
+    """What these questions could have shown."""
+    fewest = fewest_questions(gate)
+    if row["num_questions"] < fewest:
+        return f"; fewer than {fewest} questions can show nothing at a level of {level:.2g}"
+    if np.isnan(row["std_error"]):
+        return "; a set with one question shows nothing: give it more, or leave it out of questions.eval"
     could = smallest_shown_gain(row["std_error"], gate)
-    power = f"; {row['num_questions']} questions show {100 * could:.1f} points nine times in ten" if short else ""
-    return f"{_title(metric)} {_move(row)}: {what}{power}"
+    return f"; {row['num_questions']} questions show {100 * could:.1f} points nine times in ten"
 
 
 def _move(row: pd.Series | dict[str, float]) -> str:

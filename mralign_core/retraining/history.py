@@ -32,6 +32,10 @@ class Retraining(BaseModel):
     """The version that was trained, or found, by its id; empty where none was."""
     compared_with: str = ""
     """The champion that it was compared with, by its id; empty for the base model, or where nothing was compared."""
+    gate: str = ""
+    """Digest of the margins that it was decided by."""
+    is_final: bool = True
+    """Whether nothing that the decision needs was missing."""
     champion: str = ""
     """What the alias named at its end, by its id; empty for none."""
     reasons: list[str] = []

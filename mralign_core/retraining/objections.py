@@ -9,12 +9,15 @@ import pandas as pd
 
 from mralign_core.config.retrain import GateConfig
 from mralign_core.questions.overlap import question_keys
-from mralign_core.schemas.annotations import RULES
-from mralign_core.storage import LEFT_OUT
+from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN
 from mralign_core.versions.record import question_digests
 
 MOST_NAMED = 3
 """Questions that a sentence names."""
+MOST_REFUSED = 0.02
+"""Share of the answers that judges may refuse for good; they are compared on none of these."""
+MIN_NEW_TRACES = 5
+"""Fewer say nothing about an annotator."""
 
 
 def training_objections(trained_on: Collection[str], evaluation: pd.DataFrame) -> list[str]:
@@ -52,46 +55,55 @@ def scoring_objections(
     """
     given = scores.groupby("question_id").size().reindex(evaluation["question_id"], fill_value=0)
     missing = given[given < num_draws]
-    failed = sum(int(each.get(LEFT_OUT, 0)) for each in counts)
+    to_ask = sum(int(each.get(TO_ASK_AGAIN, 0)) for each in counts)
+    refused = sum(int(each.get(LEFT_OUT, 0)) for each in counts) - to_ask
     found = []
     if len(missing):
         first = ", ".join(map(str, missing.index[:MOST_NAMED]))
-        found.append(
-            f"its evaluation is incomplete: {len(missing)} question(s) lack answers, first {first}; run it again"
-        )
-    if failed:
-        found.append(
-            f"its evaluation is incomplete: servers or judges failed on {failed} answer(s); run it again, which asks "
-            "for those only"
-        )
+        found.append(f"its evaluation is incomplete: {len(missing)} question(s) lack answers, first {first}")
+    if to_ask:
+        found.append(f"its evaluation is incomplete: servers or judges failed on {to_ask} answer(s), to be asked again")
+    if refused > MOST_REFUSED * max(len(scores), 1):
+        found.append(f"judges refuse {refused} of its {len(scores)} answers: name another judge in judge.endpoints")
     return found
 
 
-def label_objections(counts: Mapping[str, Any], num_traces: int, gate: GateConfig) -> list[str]:
-    """Signs that an annotator failed.
+def label_objections(
+    asked: Sequence[str], labels: pd.DataFrame, gate: GateConfig, known: Collection[str] = ()
+) -> list[str]:
+    """Signs that an annotator failed, on all traces, or on those that are new, which the old ones would hide.
 
     Args:
-        counts: of the manifest of the annotations: segments by rule, and traces left out.
-        num_traces: that were to be labelled.
+        asked: ids of the traces that were to be labelled.
+        labels: ``trace_id`` and ``rule`` of each labelled segment.
         gate: what is allowed.
+        known: ids of traces that the champion's labels have too.
     """
-    segments = {rule: int(counts.get(rule, 0)) for rule in RULES}
-    total = sum(segments.values())
-    if not total:
-        return ["no segment was labelled, so its weights rest on nothing: see the annotators' failures"]
+    new = set(asked) - set(known)
+    found = _failures_of_annotators(len(set(asked)), labels, gate, "")
+    if not found and MIN_NEW_TRACES <= len(new) < len(set(asked)):
+        found = _failures_of_annotators(len(new), labels[labels["trace_id"].isin(new)], gate, "new ")
+    return found
+
+
+def _failures_of_annotators(num_traces: int, labels: pd.DataFrame, gate: GateConfig, which: str) -> list[str]:
+    if labels.empty:
+        return [f"no segment of its {num_traces} {which}traces was labelled: see the annotators' failures"]
+    rules = labels["rule"].value_counts()
+    unlabelled, agreed, total = (int(rules.get("unlabelled", 0)), int(rules.get("agree", 0)), len(labels))
     found = []
-    left_out = int(counts.get(LEFT_OUT, 0)) / max(num_traces, 1)
-    for share, what in ((left_out, "traces"), (segments["unlabelled"] / total, "segments")):
+    left_out = 1 - labels["trace_id"].nunique() / num_traces
+    for share, what in ((left_out, "traces"), (unlabelled / total, "segments")):
         if share > gate.max_unlabelled:
             found.append(
-                f"{100 * share:.0f} % of its {what} have no labels, more than the {100 * gate.max_unlabelled:.0f} % of "
-                "retrain.gate.max_unlabelled: an annotator failed"
+                f"{100 * share:.0f} % of its {which}{what} have no labels, more than the "
+                f"{100 * gate.max_unlabelled:.0f} % of retrain.gate.max_unlabelled: an annotator failed"
             )
-    agreed = segments["agree"] / max(total - segments["unlabelled"], 1)
-    if agreed < gate.min_agreement:
+    share = agreed / max(total - unlabelled, 1)
+    if share < gate.min_agreement:
         found.append(
-            f"the annotators agreed on {100 * agreed:.0f} % of the segments, less than the "
-            f"{100 * gate.min_agreement:.0f} % of retrain.gate.min_agreement: one of them labels at random, or another "
-            "than before"
+            f"the annotators agreed on {100 * share:.0f} % of its {which}segments, less than the "
+            f"{100 * gate.min_agreement:.0f} % of retrain.gate.min_agreement: one of them labels at random, or "
+            "otherwise than before"
         )
     return found

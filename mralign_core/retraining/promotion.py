@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,9 @@ from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.artifact import DIGEST_CHARS
 
 PROMOTION_FILE = "promotion.json"
+COMPARISONS = "comparisons"
+SHARED = 0.1
+"""Of its questions, what a set shares with one that counts as the same."""
 BASE_MODEL = "the base model"
 """Whom a challenger is compared with before there is a champion."""
 
@@ -32,12 +36,21 @@ class Promotion(BaseModel):
     """The version that it was compared with, by its id; empty for the base model."""
     gains: list[dict[str, Any]] = []
     """Rows of :data:`~mralign_core.retraining.gate.GAIN_COLUMNS`, in shares; null where not defined."""
+    is_final: bool = True
+    """Whether the same answers would be decided on so again; not where some are still to be asked for."""
     num_comparisons: int = 0
     """That the same held-out questions had decided before."""
 
     @classmethod
     def of(
-        cls, decision: GateDecision, challenger: str, champion: str, gains: pd.DataFrame | None, num_comparisons: int
+        cls,
+        decision: GateDecision,
+        challenger: str,
+        champion: str,
+        gains: pd.DataFrame | None = None,
+        *,
+        num_comparisons: int = 0,
+        is_final: bool = True,
     ) -> Promotion:
         """The record of a decision; ``gains`` are missing where the two could not be compared."""
         rows = gains.to_dict("records") if gains is not None else []
@@ -48,32 +61,44 @@ class Promotion(BaseModel):
             champion=champion,
             gains=[{str(name): None if is_null(value) else value for name, value in row.items()} for row in rows],
             num_comparisons=num_comparisons,
+            is_final=is_final,
         )
 
 
 class HeldOutUse:
-    """Which comparisons a set of held-out questions has decided: a record each, so that none counts twice.
+    """Which comparisons held-out questions have decided: a record each, so that none counts twice.
 
-    Models are named by the digests of their adapters, "" for the base model.
+    A comparison counts for every set of questions that shares :data:`SHARED` of its own with it: a set to which one
+    question is added is not fresh.
 
     Args:
         store: where the records are kept.
-        questions: the held-out questions.
+        questions: digests of the held-out questions.
     """
 
-    def __init__(self, store: ArtifactStore, questions: ArtifactRef) -> None:
+    def __init__(self, store: ArtifactStore, questions: Collection[str]) -> None:
         self._store = store
-        self._folder = f"comparisons/{questions.sha256}"
+        self._questions = set(questions)
 
-    def others(self, challenger: str, champion: str) -> int:
-        """How many comparisons they have decided beside one of these two."""
-        decided = self._store.list_any_json(self._folder)
-        return len(decided.keys() - {_name(challenger, champion)})
+    def others(self, comparison: str) -> int:
+        """How many comparisons they have decided beside this one."""
+        decided = self._store.list_any_json(COMPARISONS)
+        return sum(
+            len(self._questions.intersection((record or {}).get("questions", ()))) >= SHARED * len(self._questions)
+            for name, record in decided.items()
+            if name != comparison
+        )
 
-    def note(self, challenger: str, champion: str) -> None:
-        """Note that they decide between two models; before anyone reads what they say."""
-        self._store.put_json(f"{self._folder}/{_name(challenger, champion)}", {"with": champion, "of": challenger})
+    def note(self, comparison: str) -> None:
+        """Note that they decide it; before anyone reads what they say."""
+        self._store.put_json(f"{COMPARISONS}/{comparison}", {"questions": sorted(self._questions)})
 
 
-def _name(challenger: str, champion: str) -> str:
-    return f"{challenger[:DIGEST_CHARS]}.{champion[:DIGEST_CHARS] or 'base'}"
+def comparison_name(challenger: ArtifactRef, champion: ArtifactRef) -> str:
+    """What tells a comparison from others: the answers of both.
+
+    Args:
+        challenger: its scores.
+        champion: those of the other.
+    """
+    return f"{challenger.sha256[:DIGEST_CHARS]}.{champion.sha256[:DIGEST_CHARS]}"

@@ -24,8 +24,9 @@ from flows.commands import judge_sheet
 from flows.commands.server import wait_for_records
 from flows.generate import generate
 from flows.pipeline import pipeline
-from flows.weekly_retrain import weekly_retrain
+from flows.weekly_retrain import at_it_alone, weekly_retrain
 from mralign_core.config import RunConfig, overridden
+from mralign_core.config.retrain import GateConfig, RetrainConfig
 from mralign_core.errors import BudgetError
 from mralign_core.llm.ledger import month_of
 from mralign_core.method.matching import exact_match
@@ -333,7 +334,7 @@ class TestRetraining:
         (done,) = Retrainings(store, "weekly").all()
         assert (done.outcome, done.version, done.compared_with) == ("promoted", self.champion(config), "")
         (entry,) = Aliases(store).history("champion")
-        assert "Mis" in entry.why and entry.by.startswith("run weekly-")
+        assert "Mis" in entry.why and entry.by.startswith("retraining 'weekly', run weekly-")
         (event,) = events_of(prefect_api, "mralign.retraining.promoted")
         assert event["payload"]["version"] == done.version
 
@@ -351,24 +352,59 @@ class TestRetraining:
         assert done.compared_with == champion and done.version != champion
         assert weekly_retrain(changed).startswith("nothing-new: ")
 
-    @pytest.mark.parametrize("approves", [True, False])
-    def test_a_person_is_asked_first_where_the_config_says_so(self, config, prefect_api, tmp_path, approves):
+    def test_a_person_is_asked_first_where_the_config_says_so(self, config, prefect_api, tmp_path):
         root = tmp_path / "store"
         shutil.copytree(config.storage.root, root, ignore=shutil.ignore_patterns("aliases", "retrainings"))
         asking = small_config(root, name="asking", retrain={"mode": "ask", "gate": EASY_GATE})
         with ThreadPoolExecutor(1) as thread:
             line = thread.submit(copy_context().run, weekly_retrain, asking)
             run_id = paused_run(prefect_api, "asking")
-            resume_flow_run(UUID(run_id), run_input={"approve": approves, "by": "Ada", "note": "looked at it"})
-            assert line.result(timeout=120).startswith("promoted: " if approves else "held: not approved: looked at it")
-        entry = Aliases(ArtifactStore(asking.storage)).current("champion")
-        assert (entry and (entry.by, entry.why)) == (("Ada", "looked at it") if approves else None)
+            resume_flow_run(UUID(run_id), run_input={"approve": True, "by": "Ada", "note": "looked at it"})
+            assert line.result(timeout=120).startswith("promoted: ")
+        (entry,) = Aliases(ArtifactStore(asking.storage)).history("champion")
+        assert (entry.by, entry.why) == ("Ada", "looked at it")
+
+    def test_after_the_time_out_it_ends_well_and_the_champion_stays(self, config, prefect_api, tmp_path):
+        root = tmp_path / "store"
+        shutil.copytree(config.storage.root, root, ignore=shutil.ignore_patterns("aliases", "retrainings"))
+        asking = small_config(root, name="silent", retrain={"mode": "ask", "ask_timeout_h": 0.001, "gate": EASY_GATE})
+        assert weekly_retrain(asking).startswith("held: not approved: nobody answered within 0.001 hours")
+        assert Aliases(ArtifactStore(asking.storage)).current("champion") is None
+
+    def test_two_at_once_are_one_after_the_other(self, config, prefect_api):
+        brief = config.model_copy(update={"storage": config.storage.model_copy(update={"claim_lease_s": 6.0})})
+        with at_it_alone(brief) as first:
+            assert first is None
+            assert weekly_retrain(brief).startswith("nothing done: run ")
+        assert weekly_retrain(brief).startswith("nothing-new: ")
+
+    def test_what_the_alias_was_moved_away_from_only_a_person_brings_back(self, config, prefect_api, tmp_path):
+        root = tmp_path / "store"
+        shutil.copytree(config.storage.root, root)
+        own = small_config(root, name="weekly", retrain__gate=EASY_GATE)
+        store = ArtifactStore(own.storage)
+        aliases, (champion,) = Aliases(store), [entry.to for entry in Aliases(store).history("champion")]
+        other = next(one.id for one in read_versions(store) if one.id != champion)
+        aliases.move("champion", other, expected=champion, by="Ada", why="complaints")
+        assert weekly_retrain(own).startswith("nothing-new: ")
+        assert self.champion(own) == other
+
+    def test_another_gate_decides_again(self, config, prefect_api):
+        strict = {**EASY_GATE, "min_gain": 0.5}
+        changed = config.model_copy(update={"reward": config.reward.model_copy(update={"clip_max": 2.0})})
+        retrain = RetrainConfig(gate=GateConfig(**strict))
+        assert weekly_retrain(changed.model_copy(update={"retrain": retrain})).startswith(("held: ", "rejected: "))
 
     def test_a_month_that_has_cost_its_ceiling_is_over(self, config, prefect_api):
         paid = {month_of(datetime.now(UTC)): 12.5}
         store = ArtifactStore(config.storage)
         store.put_json("ledgers/annotate/any/one-run", {"by_month": paid})
-        limited = config.model_copy(update={"retrain": config.retrain.model_copy(update={"budget_usd_a_month": 10.0})})
+        limited = config.model_copy(
+            update={
+                "retrain": config.retrain.model_copy(update={"budget_usd_a_month": 10.0}),
+                "reward": config.reward.model_copy(update={"clip_max": 1.5}),
+            }
+        )
         with pytest.raises(BudgetError, match=r"12\.50 dollars were paid"):
             weekly_retrain(limited)
         assert Retrainings(store, "weekly").all()[-1].outcome == "over-budget"

@@ -36,7 +36,7 @@ def collector(shelf, **policy) -> Collector:
 
 def clear_up(shelf, **policy):
     gc = collector(shelf, **policy)
-    return gc.apply(gc.plan())
+    return gc.carry_out(gc.plan())
 
 
 class Killed(BaseException):
@@ -113,7 +113,7 @@ def test_nothing_reachable_is_removed_and_all_else_is_wherever_it_is_killed(grap
         assert {path.removeprefix("artifacts/").rpartition("/")[0] for path in plan.kept} == kept
         kill_at_removal(patch, killed_at)
         try:
-            gc.apply(plan)
+            gc.carry_out(plan)
         except Killed:
             there = shelf.names
             assert kept <= there
@@ -144,7 +144,7 @@ def dying(self, path):
 
 StoreFiles.remove = dying
 gc = Collector(ArtifactStore(StorageConfig.model_validate_json(sys.argv[1])), RetentionConfig(runs=1, days=0))
-gc.apply(gc.plan())
+gc.carry_out(gc.plan())
 """
 
 
@@ -254,7 +254,7 @@ def test_a_record_that_cannot_be_read_stops_it(shelf, path, data):
     with pytest.raises(ArtifactError, match=rf"{path}.*nothing is removed"):
         collector(shelf).plan()
     with pytest.raises(ArtifactError, match="nothing is removed"):
-        gc.apply(plan)
+        gc.carry_out(plan)
     assert shelf.names == {"scores/a"}
 
 
@@ -342,7 +342,7 @@ def test_what_becomes_reachable_while_it_removes_is_spared(shelf, monkeypatch):
     plan = gc.plan()
     assert [each.wave for each in plan.going] == [0, 1]
     shelf.put("version/v", [parent], age_s=0)  # made after the plan
-    done = gc.apply(plan)
+    done = gc.carry_out(plan)
     assert [each.path for each in done.spared] == [parent.path]
     assert shelf.names == {"model/m", "version/v"}
 
@@ -354,7 +354,7 @@ def test_what_somebody_begins_to_make_meanwhile_is_spared(shelf):
     plan = gc.plan()
     shelf.write(f"{other.path}/data/part.json", b"new", age_s=0)
     with shelf.store.claims("other").hold("adapter/a", lambda: None):
-        assert len(gc.apply(plan).spared) == 2
+        assert len(gc.carry_out(plan).spared) == 2
     assert shelf.names == {"adapter/a"}
 
 
@@ -370,7 +370,7 @@ def test_what_somebody_claims_at_the_last_moment_is_spared(shelf, monkeypatch):
         return found
 
     monkeypatch.setattr(gc, "_still_going", then_claimed)
-    assert [each.path for each in gc.apply(plan).spared] == [plan.going[0].path]
+    assert [each.path for each in gc.carry_out(plan).spared] == [plan.going[0].path]
     claims[0].release()
     assert shelf.names == {"adapter/a"}
 
@@ -421,7 +421,7 @@ def test_on_a_bucket_too(bucket):
         UNFINISHED: 1,
         NOTE_OF_SHARD: 1,
     }
-    assert len(gc.apply(plan).removed) == 4
+    assert len(gc.carry_out(plan).removed) == 4
     assert bucket.names == {"model/m", "adapter/new", "version/v"}
     assert len([name for name in bucket.files if name.startswith("artifacts/")]) == 6
     assert not [name for name in bucket.files if name.startswith(("claims/", "probes/"))]
@@ -441,6 +441,6 @@ def test_uploads_in_parts_that_killed_processes_began_go(bucket, s3_server):
     gc = Collector(bucket.store, NOTHING_RECENT)
     plan = gc.plan()
     assert [(each.kind, each.num_bytes) for each in plan.going] == [(TEMPORARY, 10)]
-    assert len(gc.apply(plan).removed) == 1
+    assert len(gc.carry_out(plan).removed) == 1
     left = client.list_multipart_uploads(Bucket=name, Prefix=prefix)["Uploads"]
     assert [each["Key"] for each in left] == [f"{prefix}-of-another/file"]

@@ -10,7 +10,12 @@ from scipy import stats
 
 from mralign_core.config.retrain import GateConfig
 from mralign_core.errors import DataError
-from mralign_core.retraining.gate import compare_with_champion, decide_promotion, smallest_shown_gain
+from mralign_core.retraining.gate import (
+    compare_with_champion,
+    decide_promotion,
+    fewest_questions,
+    smallest_shown_gain,
+)
 
 GATE = GateConfig()
 FEW_FLIPS = 10_000
@@ -154,3 +159,20 @@ def test_without_a_score_there_is_nothing_to_decide():
     none = scores(rates(rng, 3), rng).iloc[:0]
     with pytest.raises(DataError, match=r"questions\.eval"):
         compare(none, none)
+
+
+def test_with_too_few_questions_it_says_how_many_could_show_anything():
+    rng = np.random.default_rng(1)
+    ours, theirs = (scores(np.column_stack([np.ones(8), np.full(8, follows)]), rng) for follows in (1.0, 0.0))
+    assert compare(ours, theirs)["gain"].max() == 1
+    decision = decide_promotion(compare(ours, theirs), GATE)
+    assert decision.verdict == "HOLD" and "fewer than 11 questions can show nothing" in decision.reasons[0]
+    assert fewest_questions(GATE) == 11
+
+
+def test_what_only_one_of_them_has_is_compared_with_nothing():
+    rng = np.random.default_rng(1)
+    champion = rates(rng, 100)
+    ours, theirs = scores(champion, rng), scores(champion, rng)
+    gains = compare(ours.iloc[5:], theirs.iloc[:-5])
+    assert gains["num_questions"].max() == 98

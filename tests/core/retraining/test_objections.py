@@ -29,22 +29,51 @@ def test_every_question_needs_all_its_answers():
     assert scoring_objections(whole, evaluation, 2, [{}]) == []
     (found,) = scoring_objections(whole.iloc[:3], evaluation, 2, [{}])
     assert "a-1" in found
-    (found,) = scoring_objections(whole, evaluation, 2, [{"left_out": 0}, {"left_out": 3}])
-    assert "failed on 3 answer(s)" in found
+    (found,) = scoring_objections(whole, evaluation, 2, [{"left_out": 3, "to_ask_again": 3}])
+    assert "failed on 3 answer(s), to be asked again" in found
 
 
-def test_labels_of_the_demo_pass():
-    assert label_objections(HEALTHY, 200, GATE) == []
+def test_what_judges_refuse_for_good_is_borne_while_it_is_little():
+    evaluation = questions("A?")
+    answers = pd.DataFrame({"question_id": ["a-0"] * 100})
+    assert scoring_objections(answers, evaluation, 100, [{"left_out": 2, "to_ask_again": 0}]) == []
+    (found,) = scoring_objections(answers, evaluation, 100, [{"left_out": 3, "to_ask_again": 0}])
+    assert "refuse 3 of its 100 answers" in found
+
+
+def labels(num_traces, first=0, **rules):
+    """So many traces, each with a segment a rule and number."""
+    names = [rule for rule, number in rules.items() for _ in range(number)]
+    ids = [f"t{number}" for number in range(first, first + num_traces)]
+    return pd.DataFrame([{"trace_id": trace, "rule": rule} for trace in ids for rule in names])
+
+
+HEALTHY = {"agree": 6, "adjudicate": 2, "merge": 1}
+
+
+def test_labels_as_the_demo_has_them_pass():
+    found = labels(200, **HEALTHY)
+    assert label_objections(sorted(set(found["trace_id"])), found, GATE) == []
 
 
 @pytest.mark.parametrize(
-    ("counts", "says"),
+    ("found", "says"),
     [
-        ({**HEALTHY, "left_out": 50}, "25 % of its traces have no labels"),
-        ({**HEALTHY, "unlabelled": 400}, "of its segments have no labels"),
-        ({**HEALTHY, "agree": 100, "adjudicate": 1200}, "agreed on 7 %"),
-        ({"left_out": 200}, "no segment was labelled"),
+        (labels(150, **HEALTHY), "25 % of its traces have no labels"),
+        (labels(200, agree=6, unlabelled=3), "33 % of its segments have no labels"),
+        (labels(200, agree=1, adjudicate=9), "agreed on 10 % of its segments"),
+        (labels(0).reindex(columns=["trace_id", "rule"]), "no segment of its 200 traces"),
     ],
 )
-def test_a_failing_annotator_is_seen(counts, says):
-    assert any(says in reason for reason in label_objections(counts, 200, GATE))
+def test_a_failing_annotator_is_seen(found, says):
+    assert any(says in reason for reason in label_objections([f"t{n}" for n in range(200)], found, GATE))
+
+
+@pytest.mark.parametrize("new", [labels(10, 190, agree=1, adjudicate=9), labels(2, 190, **HEALTHY), labels(0)])
+def test_one_that_fails_on_what_is_new_is_not_hidden_by_the_rest(new):
+    ids = [f"t{number}" for number in range(200)]
+    found = pd.concat([labels(190, **HEALTHY), new])
+    assert label_objections(ids, found, GATE) == []
+    (reason,) = label_objections(ids, found, GATE, known=ids[:190])
+    assert "new " in reason
+    assert label_objections(ids[:193], found[found["trace_id"].isin(ids[:193])], GATE, known=ids[:190]) == []

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 import pytest
 
 from mralign_core.config import StorageConfig
-from mralign_core.errors import BudgetError
+from mralign_core.errors import BudgetError, DataError
 from mralign_core.llm.ledger import Ledger
 from mralign_core.retraining.history import Retraining, Retrainings
 from mralign_core.retraining.promotion import HeldOutUse
 from mralign_core.retraining.spending import check_month, paid_in_month_usd
-from mralign_core.storage import ArtifactRef, ArtifactStore, LedgerRecords
+from mralign_core.storage import ArtifactStore, LedgerRecords
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 
@@ -47,13 +47,19 @@ def test_a_damaged_record_is_passed_over(store, caplog):
 
 
 def test_a_comparison_counts_once_however_often_it_is_made(store):
-    questions = [ArtifactRef(uri="x", stage="evaluation-questions", key="k", sha256=digit * 64) for digit in "ab"]
-    use = HeldOutUse(store, questions[0])
+    use = HeldOutUse(store, ["a", "b"])
     for _ in range(2):
-        assert use.others("v1", "") == 0
-        use.note("v1", "")
-    assert use.others("v2", "v1") == 1
-    assert HeldOutUse(store, questions[1]).others("v2", "v1") == 0
+        assert use.others("1.2") == 0
+        use.note("1.2")
+    assert use.others("3.2") == 1
+
+
+def test_questions_are_as_fresh_as_what_they_do_not_share(store):
+    first = [f"q{number}" for number in range(20)]
+    HeldOutUse(store, first).note("1.2")
+    assert HeldOutUse(store, [*first, "one more"]).others("3.2") == 1
+    assert HeldOutUse(store, [*first[:2], *map(str, range(18))]).others("3.2") == 1
+    assert HeldOutUse(store, [*first[:1], *map(str, range(19))]).others("3.2") == 0
 
 
 def test_what_requests_cost_is_found_in_the_month_that_they_were_paid_in(store):
@@ -65,6 +71,10 @@ def test_what_requests_cost_is_found_in_the_month_that_they_were_paid_in(store):
     for run, usd in (("one", 2.0), ("two", 3.0), ("one", 1.0)):  # a run that goes on adds to its own account
         asyncio.run(pay(run, usd))
     assert paid_in_month_usd(store, datetime.now(UTC)) == pytest.approx(6.75)
+    asyncio.run(Ledger(LedgerRecords(store, "annotate/some"), "killed").set_aside("m", 40.0))
+    assert paid_in_month_usd(store, datetime.now(UTC)) == pytest.approx(46.75)
+    asyncio.run(pay("killed", 1.0))  # it goes on: what it had set aside is still not known to be free
+    assert paid_in_month_usd(store, datetime.now(UTC)) == pytest.approx(48.0)
     assert paid_in_month_usd(store, datetime(2020, 1, 1, tzinfo=UTC)) == 0
 
 
@@ -75,3 +85,6 @@ def test_a_ceiling_that_is_reached_is_named_with_what_was_paid(store):
     check_month(store, 4.01, NOW)
     with pytest.raises(BudgetError, match=r"4\.00 dollars were paid in 2026-11 .* retrain\.budget_usd_a_month is 4"):
         check_month(store, 4.0, NOW)
+    store.files.write("records/ledgers/judge/a/three.json", b"{half")
+    with pytest.raises(DataError, match=r"three\.json .* is damaged"):
+        check_month(store, 100.0, NOW)

@@ -227,6 +227,8 @@ DECIDES_NOTHING = {
     "serving.vllm_server": ({"generations-shard", "scores-shard"}, "starts what is asked, at the dtype in the key"),
     "processes.launch": ({"reference-logps", "adapter"}, "has other processes call what one process would"),
     "versions.version": ({"promotion"}, "reads an input, whose content is in the key"),
+    "schemas.annotations": ({"promotion"}, "names the columns of an input"),
+    "schemas.candidates": ({"promotion"}, "names the columns of an input"),
     "annotation.failures": ({"promotion"}, "reads what judges failed on, which is in a judgement's content"),
     "reporting.run_findings": ({"results", "version"}, "names the files; evaluation.metrics says what is in them"),
     "reporting.judged_findings": ({"results"}, "names the files; judging.verdicts says what is in them"),

@@ -92,7 +92,7 @@ def test_what_clears_a_store_up_keeps_the_shards_that_the_next_run_would_use(tmp
     other.produce(build=build)
     kept = RetentionConfig(runs=1, days=0, grace_hours=0)
     collector = Collector(store, kept, shard_kinds(), clock=lambda: datetime(2100, 1, 1, tzinfo=UTC))
-    gone = collector.apply(collector.plan()).removed
+    gone = collector.carry_out(collector.plan()).removed
     # Last week's traces, and the shard of another seed; all shards of this week's line stay, whichever rows they have.
     assert sorted(each.kind for each in gone) == ["(notes)", "annotations-shard", "candidates"]
     assert len(store.keys("annotations-shard")) == 3
