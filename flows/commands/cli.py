@@ -68,6 +68,7 @@ InputOption = Annotated[
     list[str] | None,
     typer.Option("--input", help="Use this artifact, e.g. `--input candidates=candidates/3f9a`; may be repeated."),
 ]
+AliasOption = Annotated[str, typer.Option("--alias", help="Which alias; without it, the config's `retrain.alias`.")]
 
 
 @app.command()
@@ -376,16 +377,17 @@ def export(
         str, typer.Option("--version", help="An alias, or a version's name or key, or the beginning of one.")
     ] = "",
     variant: Annotated[
-        Variant | None, typer.Option(help="Which trained variant; of the last run, unless the champion is of it.")
+        Variant | None, typer.Option(help="Which trained variant; of the last run, unless the alias names one of it.")
     ] = None,
+    alias: AliasOption = "",
     merge: Annotated[bool, typer.Option("--merge", help="Write a whole model, the adapter merged into it.")] = False,
     input_: InputOption = None,
     set_: SetOption = None,
 ) -> None:
     """Write a trained adapter to a folder, its card completed with its results.
 
-    It is the champion's; where no version is champion, that of the last run (mr_align unless `--variant` says
-    another), and the first line says so.
+    It is that of the version that the config's `retrain.alias` names, or `--alias`; where the config's names none, that
+    of the last run (mr_align unless `--variant` says another). The first line says which it was, and by which alias.
 
     vLLM serves it with `vllm serve MODEL --enable-lora --max-lora-rank 32 --lora-modules mr_align=DIRECTORY`, and what
     `--merge` writes with `vllm serve DIRECTORY`. Merging rounds the update to the model's precision; docs/training.md
@@ -397,7 +399,7 @@ def export(
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     settings, named = read_following(config, overrides_of(set_)), _pairs(input_, "--input")
-    chosen = choose(settings, version, variant, named)
+    chosen = choose(settings, version, variant, named, alias)
     target = directory.resolve()
     found = write(settings, Inputs(settings, named), chosen, target, merge=merge)
     rows = {"version": chosen.why, "merged model" if merge else "adapter": target}
@@ -415,7 +417,8 @@ def versions(
 ) -> None:
     """List the versions in a config's store, the newest first: every trained adapter that was evaluated.
 
-    An alias such as `champion` names one of them; `promote` and `rollback` move it. docs/retraining.md says more.
+    An alias such as `champion` names one of them; `promote` and `rollback` move it. Commands go by the config's
+    `retrain.alias`, which is told below the list. docs/retraining.md says more.
     """
     from flows.commands.versions import print_versions
 
@@ -423,13 +426,15 @@ def versions(
 
 
 VersionArgument = Annotated[str, typer.Argument(help="An alias, or a version's name or key, or the beginning of one.")]
-AliasOption = Annotated[str, typer.Option("--alias", help="Which alias.")]
 WhyOption = Annotated[str, typer.Option("--why", help="A reason, for the history.")]
 
 
 @app.command()
-def show(version: VersionArgument, config: ConfigOption = "pocket", set_: SetOption = None) -> None:
-    """Show all about one version: scores, what it was made from, what it cost, and which aliases named it."""
+def show(version: VersionArgument = "", config: ConfigOption = "pocket", set_: SetOption = None) -> None:
+    """Show all about one version: scores, what it was made from, what it cost, and which aliases named it.
+
+    Without a name it is the version that the config's `retrain.alias` names.
+    """
     from flows.commands.versions import print_version
 
     print_version(read_following(config, overrides_of(set_)), version)
@@ -448,7 +453,7 @@ def diff(
 @app.command()
 def promote(
     version: VersionArgument,
-    alias: AliasOption = "champion",
+    alias: AliasOption = "",
     why: WhyOption = "",
     config: ConfigOption = "pocket",
     set_: SetOption = None,
@@ -461,7 +466,7 @@ def promote(
 
 @app.command()
 def rollback(
-    alias: AliasOption = "champion", why: WhyOption = "", config: ConfigOption = "pocket", set_: SetOption = None
+    alias: AliasOption = "", why: WhyOption = "", config: ConfigOption = "pocket", set_: SetOption = None
 ) -> None:
     """Have an alias name the version that it named before; again, the one before that."""
     from flows.commands.versions import rollback as move_back

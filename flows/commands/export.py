@@ -1,6 +1,6 @@
 """A trained adapter out of the store, as it is or merged, with its results: what ``mralign export`` calls.
 
-Unless told otherwise it is the champion's; where there is none, the last run's.
+Unless told otherwise it is that of the version that ``retrain.alias`` names; where it names none, the last run's.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple, cast
 import pandas as pd
 from pydantic import ValidationError
 
+from flows.commands.versions import version_named
 from mralign_core.config import ModelConfig, RunConfig, Variant
 from mralign_core.errors import ArtifactError, ConfigError
 from mralign_core.models.locate import limit_threads, locate_model, model_name
@@ -19,7 +20,7 @@ from mralign_core.reporting.run_findings import Results, read_results
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.training.export import export_adapter, export_merged, read_adapter_config
 from mralign_core.training.export_card import RunFacts, serve_adapter, serve_merged
-from mralign_core.versions.aliases import CHAMPION, Aliases
+from mralign_core.versions.aliases import Aliases
 from mralign_core.versions.version import Version, resolve_version
 from tasks.engine.one_task import Inputs
 
@@ -53,42 +54,37 @@ class _Source(NamedTuple):
     told: str
 
 
-def choose(config: RunConfig, version: str, variant: Variant | None, inputs: Mapping[str, str]) -> Chosen:
-    """Which adapter to export: the version that is asked for, else the champion, else the last run's.
+def choose(
+    config: RunConfig, version: str, variant: Variant | None, inputs: Mapping[str, str], alias: str = ""
+) -> Chosen:
+    """Which adapter to export: the version that is asked for, else what ``retrain.alias`` names, else the last run's.
 
     Args:
-        config: says which store, and which base model a champion must be of.
+        config: says which store, which alias, and which base model the version that it names must be of.
         version: an alias, or a version's name; "" where none is asked for.
         variant: which variant; None where none is asked for.
         inputs: artifacts that the command names (``--input``), which then count, beside the last run's.
+        alias: the alias that is asked for, which must name a version; "" for the config's, which need not.
 
     Raises:
-        ArtifactError: there is no such version, or it is damaged.
-        ConfigError: the version is of another variant than the one asked for, or artifacts are named besides.
+        ArtifactError: there is no such version, or it is damaged; the alias that is asked for names none.
+        ConfigError: the version is of another variant than the one asked for, or more than one thing says what to take.
     """
     store = ArtifactStore(config.storage)
-    if version and inputs:
-        raise ConfigError("export: --version names adapter and results already; leave out --input")
-    if version:
-        chosen = resolve_version(store, version)
+    if version and alias:
+        raise ConfigError("export: --version and --alias both say which version; leave one of them out")
+    if (version or alias) and inputs:
+        option = "--version" if version else "--alias"
+        raise ConfigError(f"export: {option} names adapter and results already; leave out --input")
+    if version or alias:
+        chosen = resolve_version(store, version) if version else version_named(store, alias)
         if variant and chosen.record.variant != variant:
             raise ConfigError(f"--variant {variant}: version {chosen.name} is of variant {chosen.record.variant}")
-        return _of(chosen, f"{chosen.name}, as asked")
+        return _of(chosen, f"{chosen.name}, as asked" if version else _named_by(chosen, alias))
     if inputs:
         named = (name.partition(":")[2] for name in inputs if name.startswith("adapter:"))
         return Chosen(variant or cast(Variant, next(named, DEFAULT)), None, "none: what --input names")
-    if Aliases(store).current(CHAMPION) is None:
-        return Chosen(variant or DEFAULT, None, "none: no version is champion (mralign promote), so the last run's")
-    champion = resolve_version(store, CHAMPION)
-    model, other = model_name(config.model), ""
-    if champion.record.base_model != model:  # a store may hold those of several configs
-        other = f"base model, {champion.record.base_model}"
-    elif variant and champion.record.variant != variant:
-        other = f"variant, {champion.record.variant}"
-    if other:
-        why = f"none: the champion, {champion.name}, is of another {other}, so the last run's"
-        return Chosen(variant or DEFAULT, None, why)
-    return _of(champion, f"{champion.name}, the champion")
+    return _of_alias(config, store, variant)
 
 
 def export(config: RunConfig, of: Inputs, chosen: Chosen, directory: Path, *, merge: bool) -> Exported:
@@ -118,6 +114,27 @@ def export(config: RunConfig, of: Inputs, chosen: Chosen, directory: Path, *, me
     limit_threads(source.model)
     told = export_merged(folder, directory, model.path, source.model, chosen.variant, run, revision=model.revision)
     return Exported(source.told, serve_merged(source.model.dtype, str(directory)), told)
+
+
+def _of_alias(config: RunConfig, store: ArtifactStore, variant: Variant | None) -> Chosen:
+    """The version that the config's alias names, if it is of what the config trains; else the last run's adapter."""
+    alias = config.retrain.alias
+    if Aliases(store).current(alias) is None:
+        why = f"none: alias {alias} names no version (mralign promote), so the last run's"
+        return Chosen(variant or DEFAULT, None, why)
+    found, model, other = version_named(store, alias), model_name(config.model), ""
+    if found.record.base_model != model:  # a store may hold those of several configs
+        other = f"base model, {found.record.base_model}"
+    elif variant and found.record.variant != variant:
+        other = f"variant, {found.record.variant}"
+    if other:
+        why = f"none: {found.name}, which alias {alias} names, is of another {other}, so the last run's"
+        return Chosen(variant or DEFAULT, None, why)
+    return _of(found, _named_by(found, alias))
+
+
+def _named_by(version: Version, alias: str) -> str:
+    return f"{version.name}, which alias {alias} names"
 
 
 def _of(version: Version, why: str) -> Chosen:

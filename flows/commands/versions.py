@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from flows.commands.results import console, in_type
 from mralign_core.config import RunConfig
+from mralign_core.errors import ArtifactError
 from mralign_core.storage import ArtifactStore
 from mralign_core.versions.aliases import AliasEntry, Aliases, check_alias_name, version_name
 
@@ -20,7 +21,7 @@ def print_versions(config: RunConfig, *, as_json: bool, with_history: bool) -> N
     """All versions of a store, with the aliases that name them; or the aliases' moves.
 
     Args:
-        config: says which store.
+        config: says which store, and by which alias its commands go.
         as_json: print JSON, for programs.
         with_history: print every move of every alias too.
     """
@@ -31,32 +32,38 @@ def print_versions(config: RunConfig, *, as_json: bool, with_history: bool) -> N
     aliases, versions = Aliases(store), read_versions(store)
     moves = {name: aliases.history(name) for name in aliases.names()}
     named = {name: history[-1].to for name, history in moves.items() if history}
+    own = config.retrain.alias
     if as_json:
         rows = [_as_json(version, named) for version in versions]
         history = {name: [_entry_as_json(entry) for entry in entries] for name, entries in moves.items()}
-        console.print_json(data={"versions": rows, "aliases": named, **({"history": history} if with_history else {})})
+        console.print_json(
+            data={"versions": rows, "aliases": named, "alias": own, **({"history": history} if with_history else {})}
+        )
         return
     if not versions:
         nothing = f"no version in {store.root_uri} yet: `mralign run` makes one of each variant that it trains"
         console.print(escape(nothing), highlight=False, soft_wrap=True)
     else:
         console.print(in_type(version_list(versions, named)))
+        names = version_name(named[own]) if own in named else "no version"
+        console.print(f"alias of this config (retrain.alias): {own} names {names}", highlight=False, soft_wrap=True)
     for name, version_id in named.items():
         if version_id not in {version.id for version in versions}:
-            lost = f"{name} names {version_name(version_id)}, which is damaged or gone: mralign rollback"
+            lost = f"{name} names {version_name(version_id)}, which is damaged or gone: mralign rollback --alias {name}"
             console.print(f"[red]{escape(lost)}[/red]", highlight=False, soft_wrap=True)
     for name, entries in moves.items() if with_history else ():
         console.print(in_type(history_table(entries), title=f"every move of {name}"))
 
 
 def print_version(config: RunConfig, text: str) -> None:
-    """All about one version."""
+    """All about one version; about the one that the config's alias names where ``text`` is empty."""
     from mralign_core.reporting.version_tables import history_table, score_table
     from mralign_core.versions.record import CARD_FILE
     from mralign_core.versions.version import resolve_version
 
     store = ArtifactStore(config.storage)
-    version, aliases = resolve_version(store, text), Aliases(store)
+    version = resolve_version(store, text) if text else version_named(store, config.retrain.alias)
+    aliases = Aliases(store)
     record = version.record
     moves = {name: aliases.history(name) for name in aliases.names()}
     rows = {
@@ -96,10 +103,27 @@ def print_differences(config: RunConfig, before: str, after: str) -> None:
         console.print(escape(note), highlight=False, soft_wrap=True)
 
 
-def promote(config: RunConfig, text: str, alias: str, why: str) -> None:
-    """Have an alias name a version, and say what it named before."""
+def version_named(store: ArtifactStore, alias: str) -> Version:
+    """The version that an alias names; unlike ``resolve_version``, nothing else that is called so.
+
+    Raises:
+        ArtifactError: it names none, or one that is damaged or gone.
+    """
     from mralign_core.versions.version import resolve_version
 
+    if Aliases(store).current(alias) is None:
+        raise ArtifactError(
+            f"alias {alias!r} names no version in {store.root_uri}: have it name one (mralign promote V --alias "
+            f"{alias}), or name a version or another alias (mralign versions)"
+        )
+    return resolve_version(store, alias)
+
+
+def promote(config: RunConfig, text: str, alias: str, why: str) -> None:
+    """Have an alias, the config's where it is empty, name a version, and say what it named before."""
+    from mralign_core.versions.version import resolve_version
+
+    alias = alias or config.retrain.alias
     check_alias_name(alias)
     store = ArtifactStore(config.storage)
     aliases = Aliases(store)
@@ -113,7 +137,8 @@ def promote(config: RunConfig, text: str, alias: str, why: str) -> None:
 
 
 def rollback(config: RunConfig, alias: str, why: str) -> None:
-    """Have an alias name what it named before."""
+    """Have an alias, the config's where it is empty, name what it named before."""
+    alias = alias or config.retrain.alias
     _print_move(alias, Aliases(ArtifactStore(config.storage)).rollback(alias, by=_user(), why=why))
 
 

@@ -23,13 +23,13 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from mralign_core.config import QuestionSetConfig, StorageConfig
 from mralign_core.errors import DataError, StorageError, StoreUnavailableError
-from mralign_core.intake.resolution import ConfigReference
+from mralign_core.intake.resolution import DIGEST_PART, ConfigReference
 from mralign_core.questions.columns import BadRowError, Columns
 from mralign_core.questions.files import READERS, format_of, stream_files
 from mralign_core.questions.jsonl import Line, refuse
@@ -38,6 +38,7 @@ from mralign_core.questions.loading import REMEDY, repeated_ids
 from mralign_core.questions.locating import COLUMN_OPTIONS
 from mralign_core.questions.opening import stem, why_not_a_file, without_gz
 from mralign_core.storage import ArtifactStore, file_sha256, key_of
+from mralign_core.storage.artifact import relative_name
 from mralign_core.storage.cache import DownloadCache
 from mralign_core.storage.filesystem import StoreFiles
 from mralign_core.storage.scratch import part_file
@@ -50,7 +51,8 @@ ARRIVAL_ID = "arrival_id"
 ID_CHARS = 12
 ARRIVALS = "arrivals"
 """Folder of the store's artifacts that holds what runs took in, each under its digest."""
-DIGEST_PART = re.compile(r"[0-9a-f]{64}")
+MOST_FILES_NAMED = 5
+"""Of files that are refused or passed over."""
 MOST_LOOKS = 3
 """At a file of a bucket that is replaced while it is fetched."""
 
@@ -154,7 +156,9 @@ class Arrivals:
         return self._of_store(parts[number], Path(*parts[number + 1 :]).as_posix()) or Path(path)
 
     def _of_store(self, sha256: str, name: str) -> Path | None:
-        """A copy that some run took in, opened from the store; None where it is not there."""
+        """A copy that some run took in, opened from the store; None where it is not there, or leads out of it."""
+        if name not in ("", ".") and not _stays_inside(name):
+            return None
         ref = self._store.find(ARRIVALS, _key(sha256, name))
         return self._store.open_directory(ref) / name if ref else None
 
@@ -165,6 +169,7 @@ class Arrivals:
             files = StoreFiles(self._storage.model_copy(update={"root": f"{BUCKET_START}{bucket}"}))
             tags = {name: tag for name, tag in files.tags(folder).items() if fits(f"{folder}/{name}")}
             _refuse_none(tags, path, field)
+            _refuse_odd(tags, files.uri(folder), field)
             return {
                 name: (known.tags.get(name) == tag and self._at_hand(known.files.get(name, ""), name))
                 or self._fetch(files, f"{folder}/{name}", name, field)
@@ -307,8 +312,9 @@ def _local_files(pattern: str, field: str) -> dict[str, Path]:
     files = {path.relative_to(fixed).as_posix(): path for path in fitting if not path.is_dir()}
     wanted = {name: path for name, path in files.items() if _is_wanted(name, pattern)}
     if passed := files.keys() - wanted.keys():
-        logger.info("%s: passed over, as no question files: %s", field, ", ".join(sorted(passed)[:5]))
+        logger.info("%s: passed over, as no question files: %s", field, ", ".join(sorted(passed)[:MOST_FILES_NAMED]))
     _refuse_none(wanted, pattern, field)
+    _refuse_odd(wanted, str(fixed), field)
     for path in wanted.values():
         if what := why_not_a_file(path):
             raise DataError(f"{field}: {path} is {what}")
@@ -353,6 +359,23 @@ def _refuse_none(found: Mapping[str, object], path: str, field: str) -> None:
         raise DataError(
             f"{field}: no question file ({', '.join(READERS)}) fits {path}: correct the pattern, or put a file there"
         )
+
+
+def _refuse_odd(names: Iterable[str], folder: str, field: str) -> None:
+    """Refuse names that could lead out of the folder that they are joined to; a bucket's keys may say anything."""
+    if odd := sorted(name for name in names if not _stays_inside(name)):
+        listed = "".join(f"\n  {folder}/{name}" for name in odd[:MOST_FILES_NAMED])
+        raise DataError(
+            f"{field}: {len(odd)} file(s) whose names can't be kept here, as below {folder} they have '..', '.', a "
+            f"backslash or an empty part; rename them, or name files by a pattern that they don't fit:{listed}"
+        )
+
+
+def _stays_inside(name: str) -> bool:
+    try:
+        return bool(relative_name(name))
+    except ValueError:
+        return False
 
 
 def _label(path: str) -> str:

@@ -9,14 +9,18 @@ A record of each run, and of the last one, under ``records/resolutions/`` in the
 from __future__ import annotations
 
 import logging
+import re
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mralign_core.storage import ArtifactStore
+from mralign_core.storage.artifact import Sha256, relative_name
 
 logger = logging.getLogger("mralign_core.intake")
+DIGEST_PART = re.compile(r"[0-9a-f]{64}")
+"""The folder of a copy of what arrived, in a path."""
 SHORT = 12
 """Characters of a digest or commit in messages."""
 
@@ -36,7 +40,7 @@ class ConfigReference(BaseModel):
     """What it stood for: a commit, a digest, or a model's dated name; empty where nobody says."""
     source: str = ""
     """Who said so."""
-    files: dict[str, str] = {}
+    files: dict[Annotated[str, AfterValidator(relative_name)], Sha256] = {}
     """Of arrivals: the SHA-256 of each file."""
     tags: dict[str, str] = {}
     """Of arrivals in a bucket: the server's own mark of each file's contents."""
@@ -44,6 +48,12 @@ class ConfigReference(BaseModel):
     """The run that resolved it, where this one could not and took over what that one had recorded."""
     note: str = ""
     """What else there is to know."""
+
+    @model_validator(mode="after")
+    def _arrivals_are_pinned_by_digest(self) -> ConfigReference:
+        if self.kind == "arrivals" and self.pinned and not DIGEST_PART.fullmatch(self.pinned):  # it names a folder here
+            raise ValueError(f"{self.field}: {self.pinned!r} is not the SHA-256 of what arrived")
+        return self
 
 
 class Resolution(BaseModel):

@@ -8,6 +8,7 @@ import pytest
 
 from flows.commands.export import choose, export
 from mralign_core.config import RunConfig
+from mralign_core.config.retrain import RetrainConfig
 from mralign_core.errors import ArtifactError, ConfigError
 from mralign_core.models.lora import attach_lora, save_adapter
 from mralign_core.schemas.questions import QUESTIONS
@@ -117,11 +118,34 @@ def test_the_champion_is_exported_and_not_what_a_later_run_left(config, make, pu
     Aliases(ArtifactStore(config.storage)).move(CHAMPION, champion.id, expected=None, by="ada")
     remember(config, **{"adapter:kto": publish("adapter", "later", lambda folder: (folder / "x").write_text("y"))})
     chosen = choose(config, "", None, {})
-    assert (chosen.version, chosen.why) == (champion, "kto-aaaaaaaa, the champion")
+    assert (chosen.version, chosen.why) == (champion, "kto-aaaaaaaa, which alias champion names")
     found, card = export_kto(config, tmp_path / "out")
     assert found.results == "from version kto-aaaaaaaa"
     assert "| (all) | Acc | 0.400 | 0.520 |" in card
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+def test_the_configs_own_alias_is_exported_and_another_that_is_asked_for(config, make, tmp_path):
+    champion, own = make("a"), make("b")
+    aliases = Aliases(ArtifactStore(config.storage))
+    aliases.move(CHAMPION, champion.id, expected=None, by="ada")
+    config = config.model_copy(update={"retrain": RetrainConfig(alias="support")})
+    nothing = choose(config, "", "kto", {})  # another config's champion is not taken in its place
+    assert (nothing.version, nothing.why) == (
+        None,
+        "none: alias support names no version (mralign promote), so the last run's",
+    )
+    aliases.move("support", own.id, expected=None, by="ada")
+    chosen = choose(config, "", None, {})
+    assert (chosen.version, chosen.why) == (own, "kto-bbbbbbbb, which alias support names")
+    chosen = choose(config, "", None, {}, CHAMPION)
+    assert (chosen.version, chosen.why) == (champion, "kto-aaaaaaaa, which alias champion names")
+
+
+def test_an_alias_that_is_asked_for_and_names_nothing_is_an_error(config, make):
+    make("a")
+    with pytest.raises(ArtifactError, match=r"alias 'kto' names no version in .*mralign promote V --alias kto"):
+        choose(config, "", None, {}, "kto")  # though a version's name begins so
 
 
 def test_a_version_is_exported_that_is_not_the_champion(config, make, tmp_path):
@@ -137,7 +161,7 @@ def test_without_a_champion_the_last_runs_adapter_is_and_says_so(config, make):
     make("a")
     chosen = choose(config, "", "kto", {})
     assert chosen.version is None
-    assert chosen.why == "none: no version is champion (mralign promote), so the last run's"
+    assert chosen.why == "none: alias champion names no version (mralign promote), so the last run's"
     assert choose(config, "", None, {}).variant == "mr_align"
 
 
@@ -167,6 +191,10 @@ def test_contradictions_are_refused(config, make):
         choose(config, "kto-a", "sft", {})
     with pytest.raises(ConfigError, match="--version names adapter and results already"):
         choose(config, "kto-a", None, {"adapter:kto": "3f9a"})
+    with pytest.raises(ConfigError, match="--alias names adapter and results already"):
+        choose(config, "", None, {"adapter:kto": "3f9a"}, CHAMPION)
+    with pytest.raises(ConfigError, match="--version and --alias both say which version"):
+        choose(config, "kto-a", None, {}, CHAMPION)
 
 
 def test_what_is_named_by_hand_goes_before_the_champion(config, make):

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from flows.commands.cli import main
+from flows.commands.export import Exported
 from mralign_core.config import StorageConfig
 from mralign_core.storage import ArtifactStore
 from mralign_core.versions.aliases import CHAMPION, Aliases
@@ -59,12 +60,43 @@ def test_a_promotion_and_a_rollback_say_from_what_to_what_and_stand_in_the_histo
     assert "worse on Sunday" in listed
 
 
+def test_commands_go_by_the_alias_of_the_config_unless_another_is_named(mralign, store, two):
+    own = "--set=retrain.alias=support"
+    assert "support: nothing → mr_align-aaaaaaaa" in mralign("promote", "aaa", own)[1]
+    assert "support: mr_align-aaaaaaaa → mr_align-bbbbbbbb" in mralign("promote", "bbb", own)[1]
+    assert "champion: nothing → mr_align-bbbbbbbb" in mralign("promote", "bbb", "--alias", CHAMPION, own)[1]
+    assert "support: mr_align-bbbbbbbb → mr_align-aaaaaaaa" in mralign("rollback", own)[1]
+    assert {name: Aliases(store).current(name).to for name in ("support", CHAMPION)} == {
+        "support": two[0].id,
+        CHAMPION: two[1].id,
+    }
+    assert two[0].id in mralign("show", own)[1] and two[1].id in mralign("show")[1]
+    assert "(retrain.alias): support names mr_align-aaaaaaaa" in mralign("versions", own)[1]
+    assert json.loads(mralign("versions", "--json", own)[1])["alias"] == "support"
+    assert "(retrain.alias): other names no version" in mralign("versions", "--set=retrain.alias=other")[1]
+
+
+def test_export_goes_by_the_alias_of_the_config_and_prints_it(mralign, two, tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.commands.export.export", lambda *_, **__: Exported("none", "vllm serve"))
+    own = "--set=retrain.alias=support"
+    mralign("promote", "aaa", own)
+    mralign("promote", "bbb")
+    for arguments, says in (
+        ((own,), "mr_align-aaaaaaaa, which alias support names"),
+        ((own, "--alias", CHAMPION), "mr_align-bbbbbbbb, which alias champion names"),
+        ((), "mr_align-bbbbbbbb, which alias champion names"),
+    ):
+        code, out, err = mralign("export", str(tmp_path / "out"), *arguments)
+        assert (code, err) == (0, "") and says in out
+
+
 def test_what_cannot_be_done_is_one_message_and_no_traceback(mralign, store, two):
     for arguments, says in (
         (("rollback",), "it names none"),
         (("promote", "mr_align"), "2 versions fit"),
         (("promote", "bbb", "--alias", "Champion"), "begin with a lower-case letter"),
         (("show", "nothing"), "no alias or version fits"),
+        (("show",), "alias 'champion' names no version"),
     ):
         code, _, err = mralign(*arguments)
         assert code == 2

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from mralign_core.config import PocketConfig, QuestionSetConfig, RunConfig
 from mralign_core.errors import DataError, StorageError
 from mralign_core.intake import new_questions, resolve
+from mralign_core.intake.arrivals import Arrivals
 from mralign_core.questions.loading import read_question_sets
-from mralign_core.storage import ArtifactStore
+from mralign_core.storage import ArtifactStore, key_of
 from mralign_core.storage.filesystem import StoreFiles
 from tasks.prepare import load_questions
 from tests.faulty_s3 import FaultyS3
@@ -286,3 +288,83 @@ def test_a_bucket_that_is_not_there_says_which_field_names_it(bucket, tmp_path, 
         week(config, 1)
     with pytest.raises(DataError, match=r"name a folder of the bucket, as in s3://bucket/incoming/\*\.jsonl"):
         week(config_of(tmp_path, train=f"s3://{BUCKET}/*.jsonl"), 1)
+
+
+ODD = ["../../outside/evil.jsonl", "a/../evil.jsonl", "./evil.jsonl", "/evil.jsonl", "a//evil.jsonl", "a\\evil.jsonl"]
+"""Names below the prefix that a path of this machine would read as another file than the bucket does."""
+
+
+@pytest.fixture
+def bucket_of(monkeypatch):
+    """Has buckets hold files of these names below their prefix: real servers differ in which they let one write."""
+
+    def holding(*names):
+        data = b'[{"question": "What?", "correct_answer": "That"}]'
+        own = StoreFiles.read, StoreFiles.holds
+        monkeypatch.setattr(StoreFiles, "tags", lambda self, folder: dict.fromkeys(names, "tag"))
+        monkeypatch.setattr(StoreFiles, "read", lambda self, path: own[0](self, path) if self.is_local else data)
+        monkeypatch.setattr(StoreFiles, "holds", lambda self, *args: own[1](self, *args) if self.is_local else True)
+
+    return holding
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("known_set", ["sciq", "support"])
+def test_a_key_that_leads_out_of_its_folder_is_named_and_nothing_is_kept(bucket_of, tmp_path, week, known_set, name):
+    name = f"{tmp_path}{name}" if name.startswith("/") else name  # what fails here must not write elsewhere
+    bucket_of("train.jsonl", name)
+    train = {"name": known_set, "path": "s3://bucket/in"}
+    with pytest.raises(
+        DataError, match=rf"^questions\.train: 1 file.*rename(?s:.*)\n  s3://bucket/in/{re.escape(name)}$"
+    ):
+        week(config_of(tmp_path, train=train), 1)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".jsonl"]
+
+
+def test_a_key_that_does_not_fit_the_pattern_may_be_called_anything(bucket_of, tmp_path, week):
+    bucket_of("train.jsonl", *ODD[:-1])
+    found = week(config_of(tmp_path, train={"name": "sciq", "path": "s3://bucket/in/t*.jsonl"}), 1)
+    assert found.resolution.references[0].files.keys() == {"train.jsonl"}
+
+
+def test_a_local_pattern_that_climbs_back_is_refused(incoming, tmp_path, week):
+    (incoming / "deep").mkdir()
+    (tmp_path / "outside.jsonl").write_text(lines(1))
+    with pytest.raises(DataError, match=r"\n  incoming/deep/\.\./\.\./outside\.jsonl$"):
+        week(config_of(tmp_path, train="incoming/*/../../outside.jsonl"), 1)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"files": {"../../../outside/evil.jsonl": "0" * 64}},
+        {"files": {"/evil.jsonl": "0" * 64}},
+        {"files": {"a.jsonl": "../../outside"}},
+        {"pinned": "../.."},
+    ],
+)
+def test_a_record_that_leads_out_of_the_copies_is_not_recalled(incoming, tmp_path, week, caplog, changed):
+    (incoming / "a.jsonl").write_text(lines(1))
+    config = config_of(tmp_path)
+    first, store = week(config, 1), ArtifactStore(config.storage)
+    record = first.resolution.model_dump(mode="json")
+    record["references"][0] |= changed
+    store.put_json("resolutions/weekly/week-1", record)
+    (incoming / "b.jsonl").write_text(lines(2))
+    with caplog.at_level(logging.WARNING, "mralign_core.intake"):
+        again = week(config, 1)
+    assert "not using the record resolutions/weekly/week-1" in caplog.text
+    assert len(questions_of(again)) == 2  # looked at anew
+
+
+def test_a_copy_is_opened_from_the_store_by_a_name_inside_it_alone(incoming, tmp_path):
+    config = config_of(tmp_path)
+    store = ArtifactStore(config.storage)
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(lines(1))
+    name = "../a.jsonl"
+    key = key_of(contents="0" * 64, name=name)
+    store.publish("arrivals", key, folder, parents=[], fingerprint={})
+    path = f"/of-another-machine/{'0' * 64}/{name}"
+    assert Arrivals(store, config.storage, tmp_path / "cache").restored(path) == Path(path)
