@@ -32,8 +32,6 @@ from mralign_core.versions.record import RECORD_FILE, VERSION
 
 logger = logging.getLogger("mralign_core.versions")
 
-CHAMPION = "champion"
-"""The alias that commands and the gate go by where a config's ``retrain.alias`` names no other."""
 ALIASES_FOLDER = "aliases"
 ALIAS_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 ENTRY_FILE = re.compile(r"(\d{8})\.json")

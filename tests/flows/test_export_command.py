@@ -15,7 +15,7 @@ from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.tables import write_table
 from mralign_core.training.card import model_card
-from mralign_core.versions.aliases import CHAMPION, Aliases
+from mralign_core.versions.aliases import Aliases
 from tasks.engine.last_run import remember
 from tasks.engine.one_task import Inputs
 from tests.core.training.test_card import RUN
@@ -115,7 +115,7 @@ def make(config, adapter, publish, tmp_path):
 
 def test_the_champion_is_exported_and_not_what_a_later_run_left(config, make, publish, tmp_path):
     champion = make("a")
-    Aliases(ArtifactStore(config.storage)).move(CHAMPION, champion.id, expected=None, by="ada")
+    Aliases(ArtifactStore(config.storage)).move("champion", champion.id, expected=None, by="ada")
     remember(config, **{"adapter:kto": publish("adapter", "later", lambda folder: (folder / "x").write_text("y"))})
     chosen = choose(config, "", None, {})
     assert (chosen.version, chosen.why) == (champion, "kto-aaaaaaaa, which alias champion names")
@@ -128,7 +128,7 @@ def test_the_champion_is_exported_and_not_what_a_later_run_left(config, make, pu
 def test_the_configs_own_alias_is_exported_and_another_that_is_asked_for(config, make, tmp_path):
     champion, own = make("a"), make("b")
     aliases = Aliases(ArtifactStore(config.storage))
-    aliases.move(CHAMPION, champion.id, expected=None, by="ada")
+    aliases.move("champion", champion.id, expected=None, by="ada")
     config = config.model_copy(update={"retrain": RetrainConfig(alias="support")})
     nothing = choose(config, "", "kto", {})  # another config's champion is not taken in its place
     assert (nothing.version, nothing.why) == (
@@ -138,7 +138,7 @@ def test_the_configs_own_alias_is_exported_and_another_that_is_asked_for(config,
     aliases.move("support", own.id, expected=None, by="ada")
     chosen = choose(config, "", None, {})
     assert (chosen.version, chosen.why) == (own, "kto-bbbbbbbb, which alias support names")
-    chosen = choose(config, "", None, {}, CHAMPION)
+    chosen = choose(config, "", None, {}, "champion")
     assert (chosen.version, chosen.why) == (champion, "kto-aaaaaaaa, which alias champion names")
 
 
@@ -150,7 +150,7 @@ def test_an_alias_that_is_asked_for_and_names_nothing_is_an_error(config, make):
 
 def test_a_version_is_exported_that_is_not_the_champion(config, make, tmp_path):
     champion, other = make("a"), make("b")
-    Aliases(ArtifactStore(config.storage)).move(CHAMPION, champion.id, expected=None, by="ada")
+    Aliases(ArtifactStore(config.storage)).move("champion", champion.id, expected=None, by="ada")
     assert choose(config, "kto-b", None, {}).why == f"{other.name}, as asked"
     found, _ = export_kto(config, tmp_path / "out", version="kto-b", merge=True)
     assert found.results == f"from version {other.name}"
@@ -170,7 +170,7 @@ def test_without_a_champion_the_last_runs_adapter_is_and_says_so(config, make):
     [({"variant": "sft"}, "of another variant, sft"), ({"base_model": "large"}, "of another base model, large")],
 )
 def test_a_champion_of_another_kind_is_not_exported_and_the_choice_says_so(config, make, record, says):
-    Aliases(ArtifactStore(config.storage)).move(CHAMPION, make("a", **record).id, expected=None, by="ada")
+    Aliases(ArtifactStore(config.storage)).move("champion", make("a", **record).id, expected=None, by="ada")
     chosen = choose(config, "", "kto", {})
     assert (chosen.version, chosen.variant) == (None, "kto")
     assert chosen.why.endswith(f"{says}, so the last run's")
@@ -179,7 +179,7 @@ def test_a_champion_of_another_kind_is_not_exported_and_the_choice_says_so(confi
 def test_a_champion_that_is_gone_is_not_gone_around(config, make):
     version = make("a")
     store = ArtifactStore(config.storage)
-    Aliases(store).move(CHAMPION, version.id, expected=None, by="ada")
+    Aliases(store).move("champion", version.id, expected=None, by="ada")
     store.remove("version", version.ref.key)
     with pytest.raises(ArtifactError, match="damaged or gone"):
         choose(config, "", None, {})
@@ -192,13 +192,13 @@ def test_contradictions_are_refused(config, make):
     with pytest.raises(ConfigError, match="--version names adapter and results already"):
         choose(config, "kto-a", None, {"adapter:kto": "3f9a"})
     with pytest.raises(ConfigError, match="--alias names adapter and results already"):
-        choose(config, "", None, {"adapter:kto": "3f9a"}, CHAMPION)
+        choose(config, "", None, {"adapter:kto": "3f9a"}, "champion")
     with pytest.raises(ConfigError, match="--version and --alias both say which version"):
-        choose(config, "kto-a", None, {}, CHAMPION)
+        choose(config, "kto-a", None, {}, "champion")
 
 
 def test_what_is_named_by_hand_goes_before_the_champion(config, make):
-    Aliases(ArtifactStore(config.storage)).move(CHAMPION, make("a").id, expected=None, by="ada")
+    Aliases(ArtifactStore(config.storage)).move("champion", make("a").id, expected=None, by="ada")
     assert choose(config, "", None, {"adapter:sft": "3f9a"}) == ("sft", None, "none: what --input names")
     assert choose(config, "", "kto", {"report": "3f9a"}) == ("kto", None, "none: what --input names")
 

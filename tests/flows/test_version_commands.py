@@ -9,7 +9,7 @@ from flows.commands.cli import main
 from flows.commands.export import Exported
 from mralign_core.config import StorageConfig
 from mralign_core.storage import ArtifactStore
-from mralign_core.versions.aliases import CHAMPION, Aliases
+from mralign_core.versions.aliases import Aliases
 from tests.version_store import publish_version
 
 
@@ -52,8 +52,8 @@ def test_a_promotion_and_a_rollback_say_from_what_to_what_and_stand_in_the_histo
     assert "champion: mr_align-bbbbbbbb → mr_align-aaaaaaaa" in mralign("rollback", "--why", "worse on Sunday")[1]
     found = json.loads(mralign("versions", "--json", "--history")[1])
     assert [version["name"] for version in found["versions"]] == ["mr_align-bbbbbbbb", "mr_align-aaaaaaaa"]
-    assert [version["aliases"] for version in found["versions"]] == [[], [CHAMPION]]
-    moves = [(entry["n"], entry["kind"], entry["why"]) for entry in found["history"][CHAMPION]]
+    assert [version["aliases"] for version in found["versions"]] == [[], ["champion"]]
+    moves = [(entry["n"], entry["kind"], entry["why"]) for entry in found["history"]["champion"]]
     assert moves == [(1, "move", ""), (2, "move", "better"), (3, "rollback", "worse on Sunday")]
     listed = mralign("versions", "--history")[1]
     assert "every move of champion" in listed
@@ -64,12 +64,10 @@ def test_commands_go_by_the_alias_of_the_config_unless_another_is_named(mralign,
     own = "--set=retrain.alias=support"
     assert "support: nothing → mr_align-aaaaaaaa" in mralign("promote", "aaa", own)[1]
     assert "support: mr_align-aaaaaaaa → mr_align-bbbbbbbb" in mralign("promote", "bbb", own)[1]
-    assert "champion: nothing → mr_align-bbbbbbbb" in mralign("promote", "bbb", "--alias", CHAMPION, own)[1]
+    assert "champion: nothing → mr_align-bbbbbbbb" in mralign("promote", "bbb", "--alias", "champion", own)[1]
     assert "support: mr_align-bbbbbbbb → mr_align-aaaaaaaa" in mralign("rollback", own)[1]
-    assert {name: Aliases(store).current(name).to for name in ("support", CHAMPION)} == {
-        "support": two[0].id,
-        CHAMPION: two[1].id,
-    }
+    named = {name: Aliases(store).history(name)[-1].to for name in ("support", "champion")}
+    assert named == {"support": two[0].id, "champion": two[1].id}
     assert two[0].id in mralign("show", own)[1] and two[1].id in mralign("show")[1]
     assert "(retrain.alias): support names mr_align-aaaaaaaa" in mralign("versions", own)[1]
     assert json.loads(mralign("versions", "--json", own)[1])["alias"] == "support"
@@ -83,7 +81,7 @@ def test_export_goes_by_the_alias_of_the_config_and_prints_it(mralign, two, tmp_
     mralign("promote", "bbb")
     for arguments, says in (
         ((own,), "mr_align-aaaaaaaa, which alias support names"),
-        ((own, "--alias", CHAMPION), "mr_align-bbbbbbbb, which alias champion names"),
+        ((own, "--alias", "champion"), "mr_align-bbbbbbbb, which alias champion names"),
         ((), "mr_align-bbbbbbbb, which alias champion names"),
     ):
         code, out, err = mralign("export", str(tmp_path / "out"), *arguments)
@@ -122,6 +120,6 @@ def test_two_versions_are_compared_as_far_as_their_artifacts_are_there(mralign, 
 
 
 def test_an_alias_of_a_version_that_is_gone_is_told_in_the_list(mralign, store, two):
-    Aliases(store).move(CHAMPION, two[0].id, expected=None, by="ada")
+    Aliases(store).move("champion", two[0].id, expected=None, by="ada")
     store.remove("version", two[0].ref.key)
     assert "champion names mr_align-aaaaaaaa, which is damaged or gone" in mralign("versions")[1]

@@ -19,7 +19,7 @@ from mralign_core.storage import ArtifactStore
 from mralign_core.storage import claims as claims_module
 from mralign_core.storage.filesystem import StoreFiles
 from mralign_core.versions import aliases as module
-from mralign_core.versions.aliases import CHAMPION, AliasEntry, Aliases, version_name
+from mralign_core.versions.aliases import AliasEntry, Aliases, version_name
 from tests.faulty_s3 import FaultyS3
 from tests.version_store import publish_version
 
@@ -30,7 +30,7 @@ def versions(store, make):
     return [make(store, letter).id for letter in "abcd"]
 
 
-def promote(store, to, by="a writer", name=CHAMPION):
+def promote(store, to, by="a writer", name="champion"):
     """A move by a writer who looks first."""
     aliases = Aliases(store)
     current = aliases.current(name)
@@ -39,7 +39,7 @@ def promote(store, to, by="a writer", name=CHAMPION):
 
 def named(store):
     """The entry that says what is champion."""
-    entry = Aliases(store).current(CHAMPION)
+    entry = Aliases(store).current("champion")
     assert entry
     return entry
 
@@ -73,59 +73,59 @@ def at_once(*calls):
 
 def test_an_alias_names_nothing_then_what_it_was_last_moved_to(store, versions):
     aliases = Aliases(store)
-    assert (aliases.current(CHAMPION), aliases.history(CHAMPION), aliases.names()) == (None, [], [])
-    first = aliases.move(CHAMPION, versions[0], expected=None, by="ada", why="the first")
-    second = aliases.move(CHAMPION, versions[1], expected=versions[0], by="ben")
-    assert Aliases(store).history(CHAMPION) == [first, second]
+    assert (aliases.current("champion"), aliases.history("champion"), aliases.names()) == (None, [], [])
+    first = aliases.move("champion", versions[0], expected=None, by="ada", why="the first")
+    second = aliases.move("champion", versions[1], expected=versions[0], by="ben")
+    assert Aliases(store).history("champion") == [first, second]
     assert named(store) == second
     assert (first.from_, first.to, first.by, first.why) == (None, versions[0], "ada", "the first")
-    assert Aliases(store).names() == [CHAMPION]
+    assert Aliases(store).names() == ["champion"]
     assert_is_whole([first, second])
 
 
 def test_who_comes_second_is_told_who_was_first_and_when(store, versions):
     aliases = Aliases(store)
-    aliases.move(CHAMPION, versions[0], expected=None, by="ada")
-    moved = aliases.move(CHAMPION, versions[1], expected=versions[0], by="ben", why="better by a point")
+    aliases.move("champion", versions[0], expected=None, by="ada")
+    moved = aliases.move("champion", versions[1], expected=versions[0], by="ben", why="better by a point")
     with pytest.raises(AliasMovedError) as caught:
-        aliases.move(CHAMPION, versions[2], expected=versions[0], by="cem")
+        aliases.move("champion", versions[2], expected=versions[0], by="cem")
     message = str(caught.value)
     assert f"no longer names {version_name(versions[0])}" in message
     assert f"move to {version_name(versions[1])} by ben on {moved.host}, {moved.at:%Y-%m-%d %H:%M} UTC" in message
     assert "better by a point" in message
-    assert aliases.current(CHAMPION) == moved
+    assert aliases.current("champion") == moved
 
 
 def test_a_first_move_is_refused_where_another_was_first(store, versions):
     promote(store, versions[0])
     with pytest.raises(AliasMovedError, match="no longer names nothing: move to"):
-        Aliases(store).move(CHAMPION, versions[1], expected=None, by="late")
+        Aliases(store).move("champion", versions[1], expected=None, by="late")
 
 
 def test_a_move_to_what_it_names_is_no_move(store, versions):
     first = promote(store, versions[0])
     assert promote(store, versions[0]) == first
-    assert Aliases(store).history(CHAMPION) == [first]
+    assert Aliases(store).history("champion") == [first]
 
 
 def test_a_rollback_goes_back_one_promotion_at_a_time_and_is_an_entry_itself(store, versions):
     aliases = Aliases(store)
     for to in versions[:3]:
         promote(store, to)
-    back = [aliases.rollback(CHAMPION, by="ada", why="worse").to for _ in range(2)]
+    back = [aliases.rollback("champion", by="ada", why="worse").to for _ in range(2)]
     assert back == [versions[1], versions[0]]
     with pytest.raises(ArtifactError, match="is the first version that it names"):
-        aliases.rollback(CHAMPION, by="ada")
+        aliases.rollback("champion", by="ada")
     promote(store, versions[3])
-    assert aliases.rollback(CHAMPION, by="ada").to == versions[0]
-    history = aliases.history(CHAMPION)
+    assert aliases.rollback("champion", by="ada").to == versions[0]
+    history = aliases.history("champion")
     assert [entry.kind for entry in history] == ["move"] * 3 + ["rollback"] * 2 + ["move", "rollback"]
     assert_is_whole(history)
 
 
 def test_an_alias_that_names_nothing_cannot_be_rolled_back(folder_store):
     with pytest.raises(ArtifactError, match="it names none; promote another"):
-        Aliases(folder_store).rollback(CHAMPION, by="ada")
+        Aliases(folder_store).rollback("champion", by="ada")
 
 
 @pytest.mark.parametrize("name", ["", "Champion", "1st", "a/b", "../x", "a" * 33, "-a", "a b"])
@@ -148,7 +148,7 @@ def test_of_many_that_move_it_at_once_one_does_and_the_others_are_told(store, ve
         others = [to for to in versions if to != current.to]
         results = at_once(
             *(
-                lambda to=to, current=current: Aliases(store).move(CHAMPION, to, expected=current.to, by=to)
+                lambda to=to, current=current: Aliases(store).move("champion", to, expected=current.to, by=to)
                 for to in others
             )
         )
@@ -156,7 +156,7 @@ def test_of_many_that_move_it_at_once_one_does_and_the_others_are_told(store, ve
         assert len(moved) == 1
         assert all(isinstance(result, AliasMovedError) for result in results if result not in moved)
         assert named(store) == moved[0]
-    history = Aliases(store).history(CHAMPION)
+    history = Aliases(store).history("champion")
     assert len(history) == 4
     assert history[0] == first
     assert_is_whole(history)
@@ -168,15 +168,15 @@ def test_writers_that_look_again_all_come_to_move_it(store, versions):
         rng = random.Random(by)
         while len(done) < 3:
             try:
-                current = Aliases(store).current(CHAMPION)
+                current = Aliases(store).current("champion")
                 to = rng.choice([each for each in versions if not current or each != current.to])
-                done.append(Aliases(store).move(CHAMPION, to, expected=current.to if current else None, by=by))
+                done.append(Aliases(store).move("champion", to, expected=current.to if current else None, by=by))
             except AliasMovedError:
                 time.sleep(rng.uniform(0, 0.05))
         return done
 
     done = at_once(*(lambda by=by: moving(by) for by in "xyz"))
-    history = Aliases(store).history(CHAMPION)
+    history = Aliases(store).history("champion")
     assert_is_whole(history)
     assert history == sorted((entry for entries in done for entry in entries), key=lambda entry: entry.n)
 
@@ -308,9 +308,9 @@ def move_without_end(section, ids):
     """What the process that is killed does."""
     store = ArtifactStore(section)
     while True:
-        current = Aliases(store).current(CHAMPION)
+        current = Aliases(store).current("champion")
         to = ids[0] if current is None or current.to != ids[0] else ids[1]
-        Aliases(store).move(CHAMPION, to, expected=current.to if current else None, by="killed")
+        Aliases(store).move("champion", to, expected=current.to if current else None, by="killed")
 
 
 def test_a_writer_that_is_killed_at_any_moment_leaves_a_whole_history(folder_store, make, tmp_path):
@@ -324,7 +324,7 @@ def test_a_writer_that_is_killed_at_any_moment_leaves_a_whole_history(folder_sto
         time.sleep(rng.uniform(0.01, 0.08))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        history = Aliases(folder_store).history(CHAMPION)
+        history = Aliases(folder_store).history("champion")
         assert_is_whole(history)
         assert len(history) >= seen
         seen = len(history)
@@ -357,7 +357,7 @@ def test_a_version_that_is_damaged_or_gone_is_not_promoted(folder_store, make, t
     with pytest.raises(ArtifactError, match=r"version mr_align-aaaaaaaa is damaged or gone: .*Run its pipeline again"):
         promote(folder_store, bad.id)
     assert named(folder_store).to == good.id
-    assert len(Aliases(folder_store).history(CHAMPION)) == 1
+    assert len(Aliases(folder_store).history("champion")) == 1
 
 
 def test_a_version_that_was_never_made_is_not_promoted(folder_store, make):
@@ -374,7 +374,7 @@ def test_a_rollback_to_a_version_that_is_gone_is_refused(folder_store, make, tmp
     promote(folder_store, second.id)
     damage_version(tmp_path / "store", first)
     with pytest.raises(ArtifactError, match="mr_align-aaaaaaaa is damaged or gone"):
-        Aliases(folder_store).rollback(CHAMPION, by="ada")
+        Aliases(folder_store).rollback("champion", by="ada")
     assert named(folder_store).to == second.id
 
 
@@ -383,18 +383,18 @@ def test_an_entry_that_was_lost_with_the_power_is_gone_around(folder_store, make
     monkeypatch.setattr(module, "HALF_WRITTEN_S", 0.2)
     ids = [make(folder_store, letter).id for letter in "ab"]
     first = promote(folder_store, ids[0])
-    folder_store.files.write(f"aliases/{CHAMPION}/00000002.json", content)
+    folder_store.files.write(f"aliases/{'champion'}/00000002.json", content)
     assert named(folder_store) == first
     third = promote(folder_store, ids[1])
     assert (third.n, third.from_) == (3, ids[0])
-    assert Aliases(folder_store).history(CHAMPION) == [first, third]
+    assert Aliases(folder_store).history("champion") == [first, third]
 
 
 def test_an_entry_that_is_being_written_is_waited_for(folder_store, make):
     ids = [make(folder_store, letter).id for letter in "ab"]
     first = promote(folder_store, ids[0])
     entry = first.model_copy(update={"n": 2, "from_": ids[0], "to": ids[1], "token": "another"})
-    path = f"aliases/{CHAMPION}/00000002.json"
+    path = f"aliases/{'champion'}/00000002.json"
     folder_store.files.write(path, b"")
     data = entry.model_dump_json(by_alias=True).encode()
     threading.Timer(0.3, folder_store.files.write, [path, data]).start()
@@ -419,7 +419,7 @@ class TestAStoreThatIsAway:
         first = promote(through, ids[0])
         proxy.outage(2.0)
         second = promote(through, ids[1])
-        assert Aliases(through).history(CHAMPION) == [first, second]
+        assert Aliases(through).history("champion") == [first, second]
 
     def test_a_move_whose_reply_was_lost_is_known_as_ones_own(self, through, make, proxy):
         version = make(through, "a").id
@@ -427,7 +427,7 @@ class TestAStoreThatIsAway:
         proxy.script("PUT", "lose")
         entry = promote(through, version)
         assert proxy.num_faults["lose"] == 1
-        assert Aliases(through).history(CHAMPION) == [entry]
+        assert Aliases(through).history("champion") == [entry]
 
     def test_a_promotion_that_ends_there_has_happened_or_has_not_and_can_be_repeated(self, through, make, proxy):
         version = make(through, "a").id
@@ -438,7 +438,7 @@ class TestAStoreThatIsAway:
             promote(ArtifactStore(impatient), version)
         proxy.scripted_no_more()
         assert promote(through, version).n == 1
-        assert len(Aliases(through).history(CHAMPION)) == 1
+        assert len(Aliases(through).history("champion")) == 1
 
 
 class TestAServerThatIgnoresConditions:
@@ -465,16 +465,18 @@ class TestAServerThatIgnoresConditions:
             return write_once(store, path, data)
 
         monkeypatch.setattr(ArtifactStore, "write_once", write)
-        results = at_once(*(lambda to=to: Aliases(folder_store).move(CHAMPION, to, expected=None, by=to) for to in ids))
+        results = at_once(
+            *(lambda to=to: Aliases(folder_store).move("champion", to, expected=None, by=to) for to in ids)
+        )
         moved = [result for result in results if not isinstance(result, Exception)]
         assert len(moved) == 1
-        assert Aliases(folder_store).history(CHAMPION) == moved
+        assert Aliases(folder_store).history("champion") == moved
         assert all(isinstance(result, AliasMovedError) for result in results if result not in moved)
-        assert list(folder_store.files.names(f"aliases/{CHAMPION}")) == ["00000001.json"]
+        assert list(folder_store.files.names(f"aliases/{'champion'}")) == ["00000001.json"]
 
     def test_a_bid_of_a_writer_that_was_killed_stands_in_nobodys_way_for_ever(self, folder_store, make, monkeypatch):
         monkeypatch.setattr(module, "DEAD_BID_S", 0.5)
         version = make(folder_store, "a")
-        folder_store.files.write(f"aliases/{CHAMPION}/00000001.json~0", b"")
+        folder_store.files.write(f"aliases/{'champion'}/00000001.json~0", b"")
         assert promote(folder_store, version.id).n == 1
-        assert list(folder_store.files.names(f"aliases/{CHAMPION}")) == ["00000001.json"]
+        assert list(folder_store.files.names(f"aliases/{'champion'}")) == ["00000001.json"]

@@ -21,7 +21,7 @@ from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.schemas.scores import SCORES
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import write_table
-from mralign_core.versions.aliases import CHAMPION, Aliases
+from mralign_core.versions.aliases import Aliases
 from mralign_core.versions.differences import Overlap, SegmentChange, version_differences
 from mralign_core.versions.record import (
     QuestionDigest,
@@ -87,12 +87,12 @@ class TestNames:
 
     def test_an_alias_whose_version_is_gone_says_what_to_do(self, folder_store, make):
         version = make(folder_store, "a")
-        Aliases(folder_store).move(CHAMPION, version.id, expected=None, by="ada")
+        Aliases(folder_store).move("champion", version.id, expected=None, by="ada")
         folder_store.remove("version", version.ref.key)
         with pytest.raises(
             ArtifactError, match=r"'champion' names mr_align-aaaaaaaa, which is damaged or gone.*rollback"
         ):
-            resolve_version(folder_store, CHAMPION)
+            resolve_version(folder_store, "champion")
 
     def test_a_version_that_is_damaged_is_not_listed(self, folder_store, make, caplog):
         good, bad = make(folder_store, "a"), make(folder_store, "b")
@@ -388,9 +388,9 @@ class TestDifferences:
 class TestTables:
     def test_the_list_says_what_names_a_version_and_how_sure_its_score_is(self, folder_store, make):
         version = make(folder_store, "a", cost_usd=1.5, **MEASURED)
-        (shown,) = version_list([version], {CHAMPION: version.id, "other": "kto-x"}).rows
+        (shown,) = version_list([version], {"champion": version.id, "other": "kto-x"}).rows
         cell = ResultCell("+25.0 [+10.0, +40.0]", "better")
-        assert shown == ["mr_align-aaaaaaaa", f"{version.made_at:%Y-%m-%d}", CHAMPION, "Acc 75.0", cell, "1.50"]
+        assert shown == ["mr_align-aaaaaaaa", f"{version.made_at:%Y-%m-%d}", "champion", "Acc 75.0", cell, "1.50"]
 
     def test_a_version_without_scores_has_none(self, folder_store, make):
         (shown,) = version_list([make(folder_store, "a")], {}).rows
@@ -404,7 +404,7 @@ class TestTables:
 
     def test_a_history_has_a_row_a_move(self, folder_store, make):
         version, aliases = make(folder_store, "a"), Aliases(folder_store)
-        entry = aliases.move(CHAMPION, version.id, expected=None, by="ada", why="first")
+        entry = aliases.move("champion", version.id, expected=None, by="ada", why="first")
         (shown,) = history_table([entry]).rows
         assert shown[2:] == ["move", "–", version.name, f"ada on {entry.host}", "first"]
 
