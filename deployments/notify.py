@@ -27,7 +27,7 @@ from mralign_core.errors import ConfigError, UserError
 TOLD = ("promoted", "held", "rejected", "over-budget", "quiet")
 """Of the events of a retraining, those that are sent; nothing new is told once in retrain.quiet_runs."""
 FAILED = tuple(f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut", "Cancelled"))
-FLOW = "weekly-retrain"
+DEPLOYMENT = "weekly-retrain"
 
 
 def notifications(block_id: UUID) -> list[Automation]:
@@ -59,7 +59,7 @@ def notifications(block_id: UUID) -> list[Automation]:
         trigger=EventTrigger(
             expect=set(FAILED),
             match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related={"prefect.resource.name": FLOW, "prefect.resource.role": "flow"},
+            match_related={"prefect.resource.name": DEPLOYMENT, "prefect.resource.role": "deployment"},
             posture=Posture.Reactive,
             threshold=1,
         ),

@@ -64,7 +64,7 @@ class Approval(RunInput):
     note: str = Field("", description="Why, for the alias' history.")
 
 
-@flow(name="weekly-retrain", flow_run_name="{config.name}")
+@flow(name="mr-align", flow_run_name="{config.name}")  # the name that its deployment has had, and users' edits with it
 def weekly_retrain(config: RunConfig) -> str:
     """Train on what is there now, compare the new model with the champion, and promote it if it is shown to be better.
 

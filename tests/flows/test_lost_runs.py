@@ -111,7 +111,8 @@ def test_what_a_retraining_came_to_arrives_at_a_web_hook_that_a_user_filled_in(c
         find_block(client, "custom-webhook/other")
     for automation in notifications(find_block(client, "custom-webhook/ops")):
         create_automation(client, automation, Record(tmp_path))
-    run = client.create_flow_run(weekly_retrain, parameters={"config": {}}, state=Running())
+    deployment = client.create_deployment(client.create_flow(weekly_retrain), "weekly-retrain", "flows:weekly_retrain")
+    run = client.create_flow_run_from_deployment(deployment, state=Running())
     time.sleep(3)  # the automations are known to the service that looks for them
     resource = {"prefect.resource.id": "mralign.retraining.weekly", "prefect.resource.name": "weekly"}
     for what, told in (("promoted", True), ("nothing-new", False)):

@@ -10,6 +10,7 @@ from scipy import stats
 
 from mralign_core.config.retrain import GateConfig
 from mralign_core.errors import DataError
+from mralign_core.evaluation.held_out import by_benchmark, with_strata
 from mralign_core.retraining.gate import (
     compare_with_champion,
     decide_promotion,
@@ -176,3 +177,20 @@ def test_what_only_one_of_them_has_is_compared_with_nothing():
     ours, theirs = scores(champion, rng), scores(champion, rng)
     gains = compare(ours.iloc[5:], theirs.iloc[:-5])
     assert gains["num_questions"].max() == 98
+
+
+def test_answers_that_were_scored_set_by_set_get_their_strata_back():
+    rng = np.random.default_rng(1)
+    champion = rates(rng, 60)
+    plain = pd.concat(
+        [
+            scores(champion, rng).assign(source=name, question_id=lambda rows, name=name: name + rows["question_id"])
+            for name in ("a", "b")
+        ]
+    )
+    questions = plain.drop_duplicates("question_id")[["question_id", "source", "stratum"]]
+    scored = with_strata(plain, by_benchmark(questions))
+    assert set(scored["stratum"]) == {"a", "b"}
+    back = with_strata(scored, questions)
+    parts = compare(back, back)["part"].unique().tolist()
+    assert parts == ["macro average of a and b", "a", "b", "a: one hop", "a: two hops", "b: one hop", "b: two hops"]

@@ -383,7 +383,7 @@ def test_an_entry_that_was_lost_with_the_power_is_gone_around(folder_store, make
     monkeypatch.setattr(module, "HALF_WRITTEN_S", 0.2)
     ids = [make(folder_store, letter).id for letter in "ab"]
     first = promote(folder_store, ids[0])
-    folder_store.files.write(f"aliases/{'champion'}/00000002.json", content)
+    folder_store.files.write("aliases/champion/00000002.json", content)
     assert named(folder_store) == first
     third = promote(folder_store, ids[1])
     assert (third.n, third.from_) == (3, ids[0])
@@ -394,7 +394,7 @@ def test_an_entry_that_is_being_written_is_waited_for(folder_store, make):
     ids = [make(folder_store, letter).id for letter in "ab"]
     first = promote(folder_store, ids[0])
     entry = first.model_copy(update={"n": 2, "from_": ids[0], "to": ids[1], "token": "another"})
-    path = f"aliases/{'champion'}/00000002.json"
+    path = "aliases/champion/00000002.json"
     folder_store.files.write(path, b"")
     data = entry.model_dump_json(by_alias=True).encode()
     threading.Timer(0.3, folder_store.files.write, [path, data]).start()
@@ -472,11 +472,11 @@ class TestAServerThatIgnoresConditions:
         assert len(moved) == 1
         assert Aliases(folder_store).history("champion") == moved
         assert all(isinstance(result, AliasMovedError) for result in results if result not in moved)
-        assert list(folder_store.files.names(f"aliases/{'champion'}")) == ["00000001.json"]
+        assert list(folder_store.files.names("aliases/champion")) == ["00000001.json"]
 
     def test_a_bid_of_a_writer_that_was_killed_stands_in_nobodys_way_for_ever(self, folder_store, make, monkeypatch):
         monkeypatch.setattr(module, "DEAD_BID_S", 0.5)
         version = make(folder_store, "a")
-        folder_store.files.write(f"aliases/{'champion'}/00000001.json~0", b"")
+        folder_store.files.write("aliases/champion/00000001.json~0", b"")
         assert promote(folder_store, version.id).n == 1
-        assert list(folder_store.files.names(f"aliases/{'champion'}")) == ["00000001.json"]
+        assert list(folder_store.files.names("aliases/champion")) == ["00000001.json"]
