@@ -9,16 +9,17 @@ from mralign_core.config.base import OPERATIONAL, Section
 
 
 class RetentionConfig(Section):
-    """What `mralign gc`, and a retraining on a schedule, keep; what that was made from stays too."""
+    """What `mralign gc`, and a retraining with retrain.clears_store, keep; what that was made from stays too."""
 
     runs: int = Field(5, ge=0, json_schema_extra=OPERATIONAL)
     """Newest runs of each config's name, whose artifacts are kept."""
     days: float = Field(30.0, ge=0, json_schema_extra=OPERATIONAL)
     """What was made, or noted by a run, within so many days is kept, whatever made it."""
     grace_hours: float = Field(24.0, ge=0, json_schema_extra=OPERATIONAL)
-    """Hours within which nothing goes that was written, as a run that nobody sees may still need it."""
+    """Nothing goes that was written within so many hours: a run that left no trace yet may need it."""
     unnamed_versions: int | None = Field(None, ge=0, json_schema_extra=OPERATIONAL)
-    """Newest versions that are kept besides those that an alias names; all when not set."""
+    """Newest versions that are kept, of all configs on the store, besides those that an alias names or ever named; all
+    when not set."""
 
 
 class StorageConfig(Section):

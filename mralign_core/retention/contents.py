@@ -146,16 +146,21 @@ def read_contents(store: ArtifactStore, on_read: OnRead = ignore_progress) -> Co
 
 
 def store_clock(store: ArtifactStore) -> float:
-    """What time it is for the store, whose clock dates its files; the newest file's where it can't be written."""
+    """What time it is for the store, whose clock dates its files: that of a file just written, and no other's.
+
+    A probe that a killed start left, on a host whose clock was ahead, must not make everything old. Where the store
+    can't be written it is the newest probe's.
+    """
     probe = f"{PROBES_FOLDER}/{uuid.uuid4().hex}"
     with contextlib.suppress(StorageError):
         store.files.write(probe, b"clock", durable=False)
     try:
-        changed = [file.changed_at for file in store.files.listed(PROBES_FOLDER).values()]
+        changed = {name: file.changed_at for name, file in store.files.listed(PROBES_FOLDER).items()}
     finally:
         with contextlib.suppress(StorageError):
             store.files.remove(probe)
-    return max(changed, default=0.0)
+    own = changed.get(probe.rpartition("/")[2])
+    return own if own is not None else max(changed.values(), default=0.0)
 
 
 def read_claims(store: ArtifactStore, now: float) -> list[ClaimFile]:

@@ -1,7 +1,8 @@
 """What goes from a store and what stays: a pure function of what is there, what is named, and a policy.
 
 An artifact stays if it is a root, or one that stays was made from it. Roots are versions, what aliases and pins name,
-what the newest runs noted, what was made lately, and what a live claim makes or reads.
+question files that were taken in, what the newest runs noted, what was made lately, and what a live claim makes or
+reads.
 
 A shard is reached by no lineage: what is joined from shards was made from their inputs, and a later run looks its items
 up among all shards of their line. So a shard stays as long as an artifact stays that is joined from its kind, with the
@@ -25,7 +26,7 @@ from mralign_core.errors import ArtifactError
 from mralign_core.retention.contents import Contents, Stored
 from mralign_core.retention.roots import VERSION_STAGE, AliasTarget, NotedRun, Roots, is_orphan
 
-CHECKPOINT, ADAPTER = "checkpoint", "adapter"
+CHECKPOINT, ADAPTER, ARRIVALS = "checkpoint", "adapter", "arrivals"
 UNFINISHED, DAMAGED, CLAIM, NOTE_OF_SHARD, TEMPORARY = "(unfinished)", "(damaged)", "(claims)", "(notes)", "(temporary)"
 COLLECTOR = "mralign gc"
 """The run that claims name whose owner removes what is claimed."""
@@ -111,6 +112,7 @@ def plan_gc(
     kept.add(named)
     kept.add(_at_work(contents, roots, shards))
     kept.add(_recent(contents, policy))
+    kept.add(_arrived(contents))
     kept.add_shards()
     going = [*_dead_claims(roots), *_artifacts_to_go(contents, kept.why)]
     going += _leftovers(contents, roots, policy, kept.why, wave=len(going) + 1)
@@ -251,6 +253,12 @@ def claim_name(stored: Stored) -> str:
     """What is claimed by who makes an artifact: of a checkpoint, the adapter that is trained."""
     root, _, key = stored.stage.partition("/")
     return f"{ADAPTER}/{key}" if root == CHECKPOINT else stored.name
+
+
+def _arrived(contents: Contents) -> dict[str, str]:
+    """Question files that runs took in, which are small: what a run goes by where the bucket is out of reach."""
+    arrived = (path for path, stored in contents.artifacts.items() if stored.stage == ARRIVALS and stored.is_finished)
+    return dict.fromkeys(arrived, "question files that a run took in")
 
 
 def _recent(contents: Contents, policy: RetentionConfig) -> dict[str, str]:

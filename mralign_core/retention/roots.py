@@ -25,9 +25,7 @@ Record = TypeVar("Record")
 
 VERSION_STAGE = "version"
 ALIASES_FOLDER, PINS_FOLDER, RUNS_FOLDER = "aliases", "records/pins", "records/runs"
-ALIAS_ENTRY = re.compile(r"([^/]+)/(\d+)\.json")
-LAST_ENTRIES = 2
-"""Of an alias: what they name, and named before, has what the alias names and what a rollback would."""
+ALIAS_ENTRY = re.compile(r"([^/]+)/(\d{8})\.json")
 
 
 class Pin(BaseModel):
@@ -69,7 +67,7 @@ class Roots:
         runs: the records of all runs.
         pins: pinned artifacts.
         versions: paths of all versions that are in the store, the newest first.
-        aliases: what the last entries of each alias name.
+        aliases: what each alias names and ever named, the newest entry first.
         claims: every claim's file.
     """
 
@@ -175,14 +173,13 @@ def _versions(store: ArtifactStore) -> list[str]:
 
 
 def _aliases(store: ArtifactStore) -> Iterator[AliasTarget]:
-    """What the last entries of each alias name, and named before."""
+    """What each alias names, and all that it ever named: rollbacks may go back to any of these."""
     entries: dict[str, list[tuple[int, str]]] = {}
     for name in store.files.listed(ALIASES_FOLDER):
         if match := ALIAS_ENTRY.fullmatch(name):
             entries.setdefault(match[1], []).append((int(match[2]), f"{ALIASES_FOLDER}/{name}"))
     for alias, of_one in sorted(entries.items()):
-        newest_first = sorted(of_one, reverse=True)[:LAST_ENTRIES]
-        for place, (_, path) in enumerate(newest_first):
+        for place, (_, path) in enumerate(sorted(of_one, reverse=True)):
             to, before = _parsed(store, path, _targets) or ("", "")
             yield from [AliasTarget(alias, to, place == 0)] if to else []
             yield from [AliasTarget(alias, before, False)] if before else []

@@ -20,6 +20,10 @@ RECORD_REMEDIES = {
     "records/items/": "remove it: its shard is found again if it is cut as before, and made again else",
     "records/runs/": "remove it, and run again: what that run made is found in the store",
     "records/pins/": "remove it, and pin again what is to stay",
+    "records/batches/": "put back what it said: without it a batch that was submitted is paid for again",
+    "records/comparisons/": "leave it: it counts as a comparison, and without it held-out questions count as fresher",
+    "records/retrainings/": "remove it: what that retraining decided is decided again",
+    "records/resolutions/": "remove it: with the hub or a bucket out of reach, an earlier run can't be gone by",
     "aliases/": "put back what it said; its history is not whole without it",
 }
 """Where a record stands → what to do when it can't be read."""

@@ -81,13 +81,16 @@ class HeldOutUse:
         self._questions = set(questions)
 
     def others(self, comparison: str) -> int:
-        """How many comparisons they have decided beside this one."""
+        """How many comparisons they have decided beside this one; a record that can't be read counts."""
         decided = self._store.list_any_json(COMPARISONS)
         return sum(
-            len(self._questions.intersection((record or {}).get("questions", ()))) >= SHARED * len(self._questions)
+            record is None or self._shares(record.get("questions", ()))
             for name, record in decided.items()
             if name != comparison
         )
+
+    def _shares(self, questions: Collection[str]) -> bool:
+        return len(self._questions.intersection(questions)) >= SHARED * len(self._questions)
 
     def note(self, comparison: str) -> None:
         """Note that they decide it; before anyone reads what they say."""

@@ -212,28 +212,34 @@ def test_a_pin_keeps_what_it_names_until_it_is_taken_away(shelf):
     assert not shelf.names
 
 
-def test_versions_stay_and_with_a_limit_the_newest_and_those_that_an_alias_names_or_named_before(shelf):
-    keys = [f"{number}abcdef{number}" + 56 * "0" for number in range(6)]
+def test_versions_stay_and_with_a_limit_the_newest_and_all_that_an_alias_ever_named(shelf):
+    keys = [f"{number}abcdef{number}" + 56 * "0" for number in range(7)]
     for number, key in enumerate(keys):
         shelf.put(f"version/{key}", [shelf.put(f"adapter/a{number}")], age_s=OLD_S - number * DAY_S)
-    shelf.alias("champion", 0, keys[4])
-    for number in (
-        1,
-        2,
-        3,
-    ):  # the last entries: from the first to the second, and to the third, by another kind of name
-        name = f"mr_align-{keys[number][:8]}" if number == 2 else f"mr_align-{keys[number]}"
-        shelf.alias("champion", number, name, f"mr_align-{keys[number - 1]}")
+    names = [f"mr_align-{keys[number]}" for number in range(4)]
+    names[2] = f"mr_align-{keys[2][:8]}"  # another kind of name
+    for number, name in enumerate(names[:3], 1):
+        shelf.alias("champion", number, name, names[number - 2] if number > 1 else None)
+    shelf.alias("champion", 4, names[1], names[2])  # a rollback: the next one goes to the first
+    shelf.write("aliases/champion/99.json", b"no entry: its number has other than eight digits")
     clear_up(shelf)
-    assert len(shelf.names) == 12
+    assert len(shelf.names) == 14
     clear_up(shelf, unnamed_versions=1)
-    assert {name for name in shelf.names if "adapter" in name} == {f"adapter/a{number}" for number in (1, 2, 3, 5)}
-    assert "alias champion" in collector(shelf, unnamed_versions=1).plan().kept.values()
-    shelf.alias("champion", 4, f"mr_align-{keys[1]}", "mr_align-99999999")  # what it named before may be gone
-    assert collector(shelf).plan().kept
-    shelf.alias("champion", 5, "mr_align-99999999")
-    with pytest.raises(ArtifactError, match="alias 'champion' names 'mr_align-99999999'"):
-        collector(shelf).plan()
+    assert {name for name in shelf.names if "adapter" in name} == {f"adapter/a{number}" for number in (0, 1, 2, 6)}
+
+
+def test_question_files_that_were_taken_in_stay(shelf):
+    shelf.put("arrivals/week-1")
+    shelf.put("questions/old")
+    clear_up(shelf)
+    assert shelf.names == {"arrivals/week-1"}
+
+
+def test_a_probe_of_a_host_whose_clock_was_ahead_makes_nothing_old(shelf):
+    shelf.put("model/young", age_s=60)
+    shelf.write("probes/left", b"clock", age_s=-40 * DAY_S)
+    clear_up(shelf, grace_hours=1.0)
+    assert shelf.names == {"model/young"}
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ def test_a_comparison_counts_once_however_often_it_is_made(store):
         assert use.others("1.2") == 0
         use.note("1.2")
     assert use.others("3.2") == 1
+    store.files.write("records/comparisons/4.2.json", b"{half")
+    assert use.others("3.2") == 2, "what can't be read may have been one"
 
 
 def test_questions_are_as_fresh_as_what_they_do_not_share(store):
