@@ -89,9 +89,14 @@ def _retrain(config: RunConfig) -> str:
     try:
         check_month(store, config.retrain.budget_usd_a_month, datetime.now(UTC))
         pipeline(config)
+        return _decide_and_act(config, store)
     except BudgetError as error:
         _end(config, store, "over-budget", None, [str(error)])
         raise
+
+
+def _decide_and_act(config: RunConfig, store: ArtifactStore) -> str:
+    """What becomes of the model that the pipeline has just made."""
     last = LastRun(config, this_run())
     version = read_version(store, last(f"version:{config.retrain.variant}").key)
     assert version is not None  # the pipeline has just made it

@@ -488,6 +488,11 @@ def retrain(config: ConfigOption = "pocket", set_: SetOption = None) -> None:
     _check_store(settings)
     _check_label_set(settings)
     _check_files(settings)
+    if settings.retrain.mode == "ask":
+        where = (
+            "a promotion waits for the form on its run's page (Resume): `make serve` has a UI, an embedded server none"
+        )
+        console.print(where, highlight=False, soft_wrap=True)
     with use_server():
         from flows.weekly_retrain import weekly_retrain
 

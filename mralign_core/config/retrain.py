@@ -16,15 +16,15 @@ class GateConfig(Section):
     min_gain: float = Field(0.02, ge=0, lt=1)
     """The least gain worth a promotion, as a share: in Mis, or where no set has it, in the main metric."""
     max_loss: float = Field(0.01, ge=0, lt=1)
-    """Acc must not be worse than this share."""
+    """Acc must be shown to be worse by no more than this share; what is shown worse, and is so by more, rejects."""
     max_part_loss: float = Field(0.05, ge=0, lt=1)
-    """No set and no stratum may be shown to be worse by more than this share, in its main metric; also those that a
-    judge scores."""
+    """A set or stratum that is shown to be worse, and is so by more than this share, rejects: in its main metric, also
+    a judge's, or in Mis."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """1 − the chance to promote an equal model once in all comparisons."""
     comparisons: int = Field(52, ge=1, le=100_000)
-    """Comparisons that one set of held-out questions may decide: each uses its share of that chance. After them the
-    gate holds until there are other questions."""
+    """Comparisons that the held-out questions may decide, of all configs on the store: each uses its share of that
+    chance. After them the gate promotes nothing until nine tenths of the questions are others."""
     max_unlabelled: float = Field(0.1, ge=0, le=1)
     """Refuse a model that was trained where more than this share of the segments got no label, or of the traces none
     because annotators failed."""
@@ -47,9 +47,10 @@ class RetrainConfig(Section):
     gate: GateConfig = GateConfig()
     budget_usd_a_month: float | None = Field(None, gt=0)
     """Dollars that all runs on this store may have paid in a calendar month (UTC) when a retraining starts; empty for
-    no ceiling. annotate.budget_usd bounds what one run pays."""
+    no ceiling. annotate.budget_usd bounds what is paid for one set of traces."""
     clears_store: bool = False
-    """Remove from the store, at the end of a retraining, what storage.retention does not keep."""
+    """Remove from the store, at the end of a retraining, what storage.retention does not keep. All versions stay, with
+    what they were made from, unless storage.retention.unnamed_versions says how many."""
     quiet_runs: int = Field(4, ge=1, le=1000)
     """Retrainings without new questions after which an event says so."""
 

@@ -7,7 +7,7 @@ sets; in the main metric where Mis is not defined), the challenger is
 * **promoted** when G ≥ ``min_gain``, the sign-flip test shows G > 0 at a level of (1 − confidence) / comparisons, and
   the one-sided t bound of Acc's gain lies above −``max_loss``;
 * **rejected** when there is an objection (:mod:`.objections`), or any metric of any part is shown to be worse, at a
-  level of 1 − confidence over all that are looked at, by more than the config allows;
+  level of (1 − confidence) / the number of them, and is seen to be so by more than the config allows;
 * **held** otherwise: the champion stays, and the reasons say what these questions could have shown.
 
 A champion is chosen on the very questions that later champions are compared on, again and again. What keeps them from
@@ -115,14 +115,14 @@ def decide_promotion(
     """
     if objections:
         return GateDecision("REJECT", list(objections))
+    if losses := _shown_losses(gains, gate):
+        return GateDecision("REJECT", losses)
     if num_comparisons >= gate.comparisons:
         reason = (
             f"the held-out questions have decided {num_comparisons} comparisons, as many as retrain.gate.comparisons "
-            "allows: put other questions in questions.eval"
+            "allows: replace at least nine tenths of questions.eval"
         )
         return GateDecision("HOLD", [reason])
-    if losses := _shown_losses(gains, gate):
-        return GateDecision("REJECT", losses)
     wanted = gains[gains["is_whole"]].set_index("metric")
     metric = "mis" if "mis" in wanted.index else str(wanted.index[0])
     level = level_of(gate)
@@ -252,7 +252,8 @@ def _watched(gains: pd.DataFrame, gate: GateConfig) -> list[str]:
 def _gain_sentence(metric: str, row: pd.Series, gate: GateConfig, level: float) -> str:
     short = []
     if row["gain"] < gate.min_gain:
-        short.append(f"less than the {100 * gate.min_gain:.1f} points asked for")
+        exact = f" ({100 * row['gain']:.3f})" if f"{row['gain']:.3f}" == f"{gate.min_gain:.3f}" else ""
+        short.append(f"less than the {100 * gate.min_gain:.1f} points asked for{exact}")
     if row["p_gain"] > level:
         short.append(f"not shown (p {row['p_gain']:.2g} of {level:.2g})")
     what = " and ".join(short) or f"shown (p {row['p_gain']:.2g} of {level:.2g})"

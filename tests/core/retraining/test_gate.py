@@ -128,7 +128,7 @@ def test_held_out_questions_that_are_used_up_hold():
     gains = compare(scores(closer(champion, 0.08), rng), scores(champion, rng))
     assert decide_promotion(gains, GATE, num_comparisons=51).verdict == "PROMOTE"
     decision = decide_promotion(gains, GATE, num_comparisons=52)
-    assert decision.verdict == "HOLD" and "put other questions in questions.eval" in decision.reasons[0]
+    assert decision.verdict == "HOLD" and "replace at least nine tenths of questions.eval" in decision.reasons[0]
 
 
 def test_where_mis_is_not_defined_the_main_metric_must_gain():
