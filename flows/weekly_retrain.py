@@ -24,6 +24,7 @@ from flows.pipeline import pipeline
 from mralign_core.config import RunConfig
 from mralign_core.errors import AliasMovedError, BudgetError, StorageError
 from mralign_core.reporting.promotion_findings import promotion_markdown, promotion_sentence
+from mralign_core.retraining.checks import check_held_out, check_retraining
 from mralign_core.retraining.history import Retraining, RetrainingEnd, Retrainings
 from mralign_core.retraining.promotion import Promotion
 from mralign_core.retraining.spending import check_month
@@ -39,8 +40,6 @@ from tasks.retention import clear_store
 from tasks.retrain import (
     CHALLENGER,
     CHAMPION,
-    check_held_out,
-    check_retraining,
     decide_on_promotion,
     read_promotion,
     version_made,

@@ -480,7 +480,7 @@ def retrain(config: ConfigOption = "pocket", set_: SetOption = None) -> None:
 
     Section `retrain` of the config says what must be shown. Deployment `weekly-retrain` does the same on a schedule.
     """
-    from tasks.retrain import check_retraining
+    from mralign_core.retraining.checks import check_retraining
 
     settings = read_config(config, overrides_of(set_))
     check_retraining(settings)
@@ -627,13 +627,18 @@ def _check_files(config: RunConfig) -> None:
     from mralign_core.intake import resolve
     from mralign_core.questions.loading import read_question_sets
     from mralign_core.storage import ArtifactStore
-    from tasks.engine.plan import is_made
 
     found = resolve(config, ArtifactStore(config.storage))
-    # What can't be reached now, but was read before, is not read again.
-    if not (found.recalled and is_made(found.config, "evaluation-questions")):
+    if not (found.recalled and _were_read(found.config)):
         read_question_sets(found.config.questions, config.model.pocket, config.judge)
     _check_traces(config)
+
+
+def _were_read(config: RunConfig) -> bool:
+    """Whether the questions are in the store: what can't be reached now is not read again."""
+    from tasks.engine.plan import is_made
+
+    return is_made(config, "evaluation-questions")
 
 
 def _check_traces(config: RunConfig) -> None:

@@ -53,6 +53,7 @@ def use_server() -> Iterator[ServerAddress]:
     home.mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of it only, and else waits in vain
     if serving := _own_server(SERVE_API_URL):
         os.environ.update(serving.environment())
+        _tell_prefect()
         yield ServerAddress(SERVE_API_URL.removesuffix("/api"))
         return
     files = [os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"), ".env", "prefect.toml", "pyproject.toml"]
@@ -63,10 +64,19 @@ def use_server() -> Iterator[ServerAddress]:
     # Where what this server records can be seen later: it has no UI itself.
     os.environ.setdefault("PREFECT_UI_URL", SERVE_API_URL.removesuffix("/api"))
     os.environ.update(embedded.environment())
+    _tell_prefect()
     from flows.commands.settling import settle_records  # imports Prefect, which can now know its server
 
     settle_records()
     yield ServerAddress(f"start it with `make serve`, then open {SERVE_API_URL.removesuffix('/api')}/runs")
+
+
+def _tell_prefect() -> None:
+    """Have Prefect read its settings anew where a command has imported it before its server was known."""
+    if "prefect" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
 
 
 def _import_libraries() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mralign_core.storage import ArtifactStore
 from tasks.prepare import load_questions
 from tests.pocket_store import SMALL, small_config
 
+ROOT = Path(__file__).resolve().parents[2]
 THINKING = "I recall that it is Puville.\n\nLet me check that.\n\nIt seems it is Puville."
 POCKET_FAMILY = """
 name: pocket
@@ -355,3 +357,30 @@ def last_message(err: str) -> str:
     lines = err.splitlines()
     first = max(number for number, line in enumerate(lines) if line.partition(":")[0].endswith("Error"))
     return "\n".join(lines[first:])
+
+
+@pytest.mark.parametrize("command", [["run"], ["retrain"]])
+def test_prefect_is_imported_when_its_server_is_known(tmp_path, command):
+    """Imported before, it would start a server of its own, in the process whose end it is to be told."""
+    script = (
+        "import sys, contextlib\n"
+        "from flows.commands import cli\n"
+        "def use_server():\n"
+        "    sys.exit('early' if 'prefect' in sys.modules else 'in time')\n"
+        "cli.use_server = use_server\n"
+        f"cli.app({[*command, '--config', 'pocket', f'--set=storage.root={tmp_path}']!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.stderr.strip().endswith("in time"), done.stderr[-2000:]
+
+
+def test_prefect_that_was_imported_early_is_told_its_server():
+    script = (
+        "import os, prefect\n"
+        "from flows.commands.server import _tell_prefect\n"
+        "os.environ['PREFECT_API_URL'] = 'http://127.0.0.1:9/api'\n"
+        "_tell_prefect()\n"
+        "print(prefect.settings.PREFECT_API_URL.value())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "http://127.0.0.1:9/api"
