@@ -35,6 +35,7 @@ from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.pocket.world import build_world
 from mralign_core.reporting.style import styled, to_png
 from mralign_core.retention.collect import Collector
+from mralign_core.retraining.spending import paid_by_month_usd
 from mralign_core.storage import ArtifactStore
 from mralign_core.versions.aliases import Aliases
 from mralign_core.versions.version import Version, read_versions, resolve_version
@@ -202,7 +203,7 @@ def run_weeks(folder: Path, num_weeks: int, overrides: dict[str, Any]) -> Iterat
     store = ArtifactStore(year.config.storage)
     for week in range(num_weeks):
         year.begin(week)
-        asked, paid, began = year.server.num_requests, _dollars(store), time.monotonic()
+        asked, paid, began = year.server.num_requests, paid_by_month_usd(store).total(), time.monotonic()
         try:
             line = weekly_retrain(year.config)
         except (UserError, EndpointUnavailableError, OSError) as error:
@@ -218,7 +219,7 @@ def run_weeks(folder: Path, num_weeks: int, overrides: dict[str, Any]) -> Iterat
             mis,
             challenger_mis,
             year.server.num_requests - asked,
-            _dollars(store) - paid,
+            paid_by_month_usd(store).total() - paid,
             size / 2**20,
             time.monotonic() - began,
             why,
@@ -240,12 +241,6 @@ def _models(config: RunConfig, store: ArtifactStore) -> tuple[str, float, float]
 def _mis(version: Version, variant: str) -> float:
     (row,) = [row for row in version.record.scores if (row["variant"], row["stratum"]) == (variant, "(all)")]
     return float(100 * row["mis"])
-
-
-def _dollars(store: ArtifactStore) -> float:
-    """What all runs have paid."""
-    months = [store.get_json(f"ledgers/{name.removesuffix('.json')}") for name in store.files.sizes("records/ledgers")]
-    return sum(sum(record.get("by_month", {}).values()) for record in months if record)
 
 
 @styled

@@ -1,6 +1,6 @@
 """Send what retrainings come to to a notification block: ``python -m deployments.notify TYPE/NAME``.
 
-TYPE/NAME is a block that you have filled in (Blocks in the UI), such as ``slack-webhook/ops``, ``email-server…`` or
+TYPE/NAME is a block that you have filled in (Blocks in the UI), such as ``slack-webhook/ops`` or
 ``custom-webhook/ops``. Two automations are made, or updated: one for what a retraining decided, one for runs of
 ``weekly-retrain`` that failed. What someone changed of them in the UI stays, which is said.
 """

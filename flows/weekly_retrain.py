@@ -100,7 +100,7 @@ def _decide_and_act(config: RunConfig, store: ArtifactStore) -> str:
     version = read_version(store, last(f"version:{config.retrain.variant}").key)
     assert version is not None  # the pipeline has just made it
     champion = _champion(config, store)
-    if why := _why_not_compared(config, version, champion):
+    if why := _why_not_compared(config, store, version, champion):
         return _end(config, store, "held", version, [why], champion.id if champion else "")
     return _act(config, store, version, _decide(config, version, champion, last))
 
@@ -126,9 +126,8 @@ def _end_without_news(config: RunConfig, store: ArtifactStore) -> str:
         if not decided and entry.by.startswith(_mover(config)):  # it was killed between the alias and its record
             return _end(config, store, "promoted", version, [entry.why], entry.from_ or "")
     elif not _was_left(config, store, version):
-        champion, gate = entry.to if entry else "", key_of(gate=config.retrain.gate.model_dump())
-        same = [one for one in decided if (one.compared_with, one.gate, one.is_final) == (champion, gate, True)]
-        if not same:
+        now = (entry.to if entry else "", _gate_digest(config), True)
+        if now not in {(one.compared_with, one.gate, one.is_final) for one in decided}:
             return ""
     told = _end(config, store, "nothing-new", version, [f"{version.name} has all of it, and was decided on"])
     quiet = history.num_quiet()
@@ -137,16 +136,23 @@ def _end_without_news(config: RunConfig, store: ArtifactStore) -> str:
     return told
 
 
+def _gate_digest(config: RunConfig) -> str:
+    """What tells the margins of a decision from others."""
+    return key_of(gate=config.retrain.gate.model_dump())
+
+
 def _was_left(config: RunConfig, store: ArtifactStore, version: Version) -> bool:
     """Whether the alias has named a version and was moved away: only a person brings it back."""
     return version.id in {entry.to for entry in Aliases(store).history(config.retrain.alias)[:-1]}
 
 
-def _why_not_compared(config: RunConfig, version: Version, champion: Version | None) -> str:
+def _why_not_compared(config: RunConfig, store: ArtifactStore, version: Version, champion: Version | None) -> str:
     """Why two versions are not compared; "" where they are."""
-    if champion is None or champion.id == version.id:
-        return "" if champion is None else "it is the champion"
-    if _was_left(config, ArtifactStore(config.storage), version):
+    if champion is None:
+        return ""
+    if champion.id == version.id:
+        return "it is the champion"
+    if _was_left(config, store, version):
         return "the champion took its place before, and only a person brings it back: mralign promote"
     ours, theirs = version.record.base_model, champion.record.base_model
     is_served = config.evaluate.sampler == "endpoint"
@@ -280,7 +286,7 @@ def _end(
         outcome=outcome,
         version=version.id if version else "",
         compared_with=compared_with,
-        gate=key_of(gate=config.retrain.gate.model_dump()),
+        gate=_gate_digest(config),
         is_final=is_final,
         champion=champion,
         reasons=reasons,

@@ -108,6 +108,17 @@ class MeanOfSets(NamedTuple):
         return float(self.variances.sum() ** 2 / (self.variances**2 / (factor * self.sizes - 1)).sum())
 
 
+def differences_by_question(questions: pd.Series, differences: FloatArray) -> SetDifferences:
+    """Paired differences of a set's draws, summed by question.
+
+    Args:
+        questions: (N,) the question of each draw.
+        differences: (N,).
+    """
+    grouped = pd.Series(differences).groupby(questions.to_numpy(object))
+    return SetDifferences(grouped.sum().to_numpy(float), grouped.size().to_numpy(float))
+
+
 def mean_of_sets(sets: Sequence[SetDifferences]) -> MeanOfSets:
     """The mean difference over sets, each a mean over answers; the variance is that of a ratio of sums over questions.
 
@@ -309,8 +320,7 @@ def _decide_metric(
     moved = [ours[metric].to_numpy(float) - theirs[metric].to_numpy(float) for ours, theirs in part.sets]
     better, worse = (int(sum((sign * each > 0).sum() for each in moved)) for sign in _directions(metric))
     sets = [
-        SetDifferences(*_by_question(ours["question_id"], each))
-        for (ours, _), each in zip(part.sets, moved, strict=True)
+        differences_by_question(ours["question_id"], each) for (ours, _), each in zip(part.sets, moved, strict=True)
     ]
     found = mean_of_sets(sets)
     is_binary = len(sets) == 1 and bool((sets[0].num_draws == 1).all() and np.isin(sets[0].sums, (-1, 0, 1)).all())
@@ -333,12 +343,6 @@ def _decide_metric(
 
 def _directions(metric: str) -> tuple[int, int]:
     return METRIC_SIGNS[metric], -METRIC_SIGNS[metric]
-
-
-def _by_question(questions: pd.Series, differences: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Sums of differences and numbers of draws, a question each."""
-    grouped = pd.Series(differences).groupby(questions.to_numpy(object))
-    return grouped.sum().to_numpy(float), grouped.size().to_numpy(float)
 
 
 def _decision(is_rejected: bool, is_clear: bool, is_equivalent: bool) -> Decision:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mralign_core.reporting.result_table import ResultTable
-from mralign_core.reporting.titles import UNDEFINED, metric_title
+from mralign_core.reporting.titles import metric_title
 from mralign_core.retraining.promotion import BASE_MODEL, Promotion
 from mralign_core.versions.aliases import version_name
 
@@ -44,7 +44,7 @@ def gains_table(promotion: Promotion) -> ResultTable:
             f"{100 * row['before']:.1f}",
             f"{100 * row['after']:.1f}",
             f"{100 * row['gain']:+.1f}",
-            UNDEFINED if row["low"] is None else f"{100 * row['low']:+.1f}, {100 * row['high']:+.1f}",
+            f"{100 * row['low']:+.1f}, {100 * row['high']:+.1f}",
             f"{row['p_gain']:.2g}",
             f"{row['num_questions']:,}",
         ]

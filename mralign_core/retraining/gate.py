@@ -29,17 +29,17 @@ from mralign_core.errors import DataError
 from mralign_core.evaluation.decisions import (
     NUM_FLIPS,
     MeanOfSets,
-    SetDifferences,
     decision_metrics,
+    differences_by_question,
     mean_of_sets,
     sign_flip_p,
 )
 from mralign_core.evaluation.metrics import PairedPart, answer_metrics, paired_parts
+from mralign_core.judging.verdicts import CELL
 from mralign_core.method.benchmarks import METRIC_SIGNS
 from mralign_core.reporting.titles import metric_title
 
 CHALLENGER, CHAMPION = "challenger", "champion"
-_CELL = ["question_id", "draw"]
 GAIN_COLUMNS = (
     *("part", "is_whole", "metric", "before", "after", "gain", "low", "high", "std_error"),
     *("p_gain", "p_loss", "num_questions"),
@@ -83,9 +83,9 @@ def compare_with_champion(
     Raises:
         DataError: there is no question that both have a score of.
     """
-    cells = challenger[_CELL].merge(champion[_CELL])  # of an answer that a judge refused for good, there is no pair
+    cells = challenger[CELL].merge(champion[CELL])  # of an answer that a judge refused for good, there is no pair
     named = ((CHALLENGER, challenger), (CHAMPION, champion))
-    both = [frame.merge(cells, on=_CELL).assign(variant=name) for name, frame in named]
+    both = [frame.merge(cells, on=CELL).assign(variant=name) for name, frame in named]
     answers = answer_metrics(pd.concat(both, ignore_index=True))
     rows = [
         {
@@ -189,7 +189,9 @@ def _gain(
 ) -> dict[str, float]:
     sign = METRIC_SIGNS[metric]
     sets = [
-        _by_question(ours, sign * (ours[metric].to_numpy(float) - theirs[metric].to_numpy(float)))
+        differences_by_question(
+            ours["question_id"], sign * (ours[metric].to_numpy(float) - theirs[metric].to_numpy(float))
+        )
         for ours, theirs in part.sets
     ]
     found = mean_of_sets(sets)
@@ -208,11 +210,6 @@ def _gain(
         "p_loss": two_sided / 2 if found.difference < 0 else 1 - two_sided / 2,
         "num_questions": int(found.sizes.sum()),
     }
-
-
-def _by_question(answers: pd.DataFrame, gains: np.ndarray) -> SetDifferences:
-    grouped = pd.Series(gains).groupby(answers["question_id"].to_numpy(object))
-    return SetDifferences(grouped.sum().to_numpy(float), grouped.size().to_numpy(float))
 
 
 def _bounds(found: MeanOfSets, confidence: float) -> tuple[float, float]:

@@ -7,10 +7,10 @@ import pytest
 
 from mralign_core.config import StorageConfig
 from mralign_core.errors import BudgetError, DataError
-from mralign_core.llm.ledger import Ledger
+from mralign_core.llm.ledger import Ledger, month_of
 from mralign_core.retraining.history import Retraining, Retrainings
 from mralign_core.retraining.promotion import HeldOutUse
-from mralign_core.retraining.spending import check_month, paid_in_month_usd
+from mralign_core.retraining.spending import check_month, paid_by_month_usd
 from mralign_core.storage import ArtifactStore, LedgerRecords
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
@@ -72,12 +72,12 @@ def test_what_requests_cost_is_found_in_the_month_that_they_were_paid_in(store):
 
     for run, usd in (("one", 2.0), ("two", 3.0), ("one", 1.0)):  # a run that goes on adds to its own account
         asyncio.run(pay(run, usd))
-    assert paid_in_month_usd(store, datetime.now(UTC)) == pytest.approx(6.75)
+    assert paid_by_month_usd(store)[month_of(datetime.now(UTC))] == pytest.approx(6.75)
     asyncio.run(Ledger(LedgerRecords(store, "annotate/some"), "killed").set_aside("m", 40.0))
-    assert paid_in_month_usd(store, datetime.now(UTC)) == pytest.approx(46.75)
+    assert paid_by_month_usd(store)[month_of(datetime.now(UTC))] == pytest.approx(46.75)
     asyncio.run(pay("killed", 1.0))  # it goes on: what it had set aside is still not known to be free
-    assert paid_in_month_usd(store, datetime.now(UTC)) == pytest.approx(48.0)
-    assert paid_in_month_usd(store, datetime(2020, 1, 1, tzinfo=UTC)) == 0
+    assert paid_by_month_usd(store)[month_of(datetime.now(UTC))] == pytest.approx(48.0)
+    assert paid_by_month_usd(store)[month_of(datetime(2020, 1, 1, tzinfo=UTC))] == 0
 
 
 def test_a_ceiling_that_is_reached_is_named_with_what_was_paid(store):
