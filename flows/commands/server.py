@@ -32,6 +32,9 @@ class ServerAddress(NamedTuple):
     ui_hint: str
 
 
+EMBEDDED = ServerAddress(f"start it with `make serve`, then open {SERVE_API_URL.removesuffix('/api')}/runs")
+
+
 @contextlib.contextmanager
 def use_server() -> Iterator[ServerAddress]:
     """Point Prefect at a server, before it is imported.
@@ -41,34 +44,41 @@ def use_server() -> Iterator[ServerAddress]:
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    address = _known_server() or _start_server()
+    _tell_prefect()
+    if address is EMBEDDED:
+        from flows.commands.settling import settle_records  # imports Prefect, which can now know its server
+
+        settle_records()
+    yield address
+
+
+def _known_server() -> ServerAddress | None:
+    """The server that the user names, or has started, with what Prefect needs to reach it in the environment."""
     if url := os.environ.get("PREFECT_API_URL", ""):
         if not os.environ.get("PREFECT_API_AUTH_STRING") and (named := _own_server(url)):
             os.environ.update(named.environment())
-        yield ServerAddress(url.removesuffix("/api"))
-        return
+        return ServerAddress(url.removesuffix("/api"))
     if os.environ.get("PREFECT_PROFILE") and (url := _configured_url()):
-        yield ServerAddress(url.removesuffix("/api"))
-        return
+        return ServerAddress(url.removesuffix("/api"))
     home = Path(os.environ.setdefault("PREFECT_HOME", str(Path(".mralign/prefect").resolve())))
     home.mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder of it only, and else waits in vain
     if serving := _own_server(SERVE_API_URL):
         os.environ.update(serving.environment())
-        _tell_prefect()
-        yield ServerAddress(SERVE_API_URL.removesuffix("/api"))
-        return
+        return ServerAddress(SERVE_API_URL.removesuffix("/api"))
     files = [os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"), ".env", "prefect.toml", "pyproject.toml"]
     if any(_names_prefect(Path(file)) for file in files) and (url := _configured_url()):
-        yield ServerAddress(url.removesuffix("/api"))
-        return
+        return ServerAddress(url.removesuffix("/api"))
+    return None
+
+
+def _start_server() -> ServerAddress:
+    """An embedded server, in the environment."""
     embedded = start_embedded_server(_own_server, meanwhile=_import_libraries)
     # Where what this server records can be seen later: it has no UI itself.
     os.environ.setdefault("PREFECT_UI_URL", SERVE_API_URL.removesuffix("/api"))
     os.environ.update(embedded.environment())
-    _tell_prefect()
-    from flows.commands.settling import settle_records  # imports Prefect, which can now know its server
-
-    settle_records()
-    yield ServerAddress(f"start it with `make serve`, then open {SERVE_API_URL.removesuffix('/api')}/runs")
+    return EMBEDDED
 
 
 def _tell_prefect() -> None:
