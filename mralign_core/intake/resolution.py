@@ -13,10 +13,11 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.artifact import Sha256, relative_name
+from mralign_core.storage.records import parse_record
 
 logger = logging.getLogger("mralign_core.intake")
 DIGEST_PART = re.compile(r"[0-9a-f]{64}")
@@ -132,9 +133,4 @@ class Resolutions:
             self._store.put_json(self._last, record)
 
     def _read(self, name: str) -> Resolution | None:
-        record = self._store.get_json(name)
-        try:
-            return None if record is None else Resolution.model_validate(record)
-        except ValidationError as error:
-            logger.warning("not using the record %s: %s", name, error)
-            return None
+        return parse_record(Resolution, self._store.get_json(name), f"the record {name}")

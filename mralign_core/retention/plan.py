@@ -23,10 +23,12 @@ from typing import NamedTuple
 
 from mralign_core.config import RetentionConfig
 from mralign_core.errors import ArtifactError
+from mralign_core.intake.arrivals import ARRIVALS
 from mralign_core.retention.contents import Contents, Stored
-from mralign_core.retention.roots import VERSION_STAGE, AliasTarget, NotedRun, Roots, is_orphan
+from mralign_core.retention.roots import AliasTarget, NotedRun, Roots, is_orphan
+from mralign_core.versions.record import VERSION
 
-CHECKPOINT, ADAPTER, ARRIVALS = "checkpoint", "adapter", "arrivals"
+CHECKPOINT, ADAPTER = "checkpoint", "adapter"
 UNFINISHED, DAMAGED, CLAIM, NOTE_OF_SHARD, TEMPORARY = "(unfinished)", "(damaged)", "(claims)", "(notes)", "(temporary)"
 COLLECTOR = "mralign gc"
 """The run that claims name whose owner removes what is claimed."""
@@ -230,7 +232,7 @@ def _require_gone(alias: AliasTarget) -> None:
     """Let an alias have named what is no more, and not name it."""
     if alias.is_current:
         raise ArtifactError(
-            f"alias {alias.alias!r} names {alias.target!r}, and there is no such {VERSION_STAGE} in the store, so "
+            f"alias {alias.alias!r} names {alias.target!r}, and there is no such {VERSION} in the store, so "
             "nothing is removed: move the alias to one that is there"
         )
 

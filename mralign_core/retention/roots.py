@@ -20,11 +20,12 @@ from mralign_core.errors import ArtifactError, UserError
 from mralign_core.retention.contents import ClaimFile, read_claims, store_clock
 from mralign_core.storage import ArtifactRef, ArtifactStore, RunRecord
 from mralign_core.storage.claims import DEAD_AFTER_S
+from mralign_core.versions.aliases import ALIASES_FOLDER
+from mralign_core.versions.record import VERSION
 
 Record = TypeVar("Record")
 
-VERSION_STAGE = "version"
-ALIASES_FOLDER, PINS_FOLDER, RUNS_FOLDER = "aliases", "records/pins", "records/runs"
+PINS_FOLDER, RUNS_FOLDER = "records/pins", "records/runs"
 ALIAS_ENTRY = re.compile(r"([^/]+)/(\d{8})\.json")
 
 
@@ -163,7 +164,7 @@ def _pin_name(ref: ArtifactRef) -> str:
 
 def _versions(store: ArtifactStore) -> list[str]:
     """Paths of the versions that have a manifest, the newest first."""
-    folder = f"artifacts/{VERSION_STAGE}"
+    folder = f"artifacts/{VERSION}"
     manifests = {
         f"{folder}/{name.removesuffix('/manifest.json')}": file.changed_at
         for name, file in store.files.listed(folder).items()

@@ -6,9 +6,10 @@ import logging
 from datetime import UTC, datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from mralign_core.storage import ArtifactStore
+from mralign_core.storage.records import parse_record
 
 logger = logging.getLogger("mralign_core.retraining")
 
@@ -56,13 +57,9 @@ class Retrainings:
 
     def all(self) -> list[Retraining]:
         """All of them, the oldest first."""
-        found = []
-        for name, record in self._store.list_json(self._folder).items():
-            try:
-                found.append(Retraining.model_validate(record))
-            except ValidationError as error:
-                logger.warning("not using the record of retraining %s: %s", name, error)
-        return sorted(found, key=lambda one: one.at)
+        records = self._store.list_json(self._folder)
+        found = [parse_record(Retraining, record, f"the record of retraining {run}") for run, record in records.items()]
+        return sorted(filter(None, found), key=lambda one: one.at)
 
     def add(self, one: Retraining) -> None:
         """Note one."""

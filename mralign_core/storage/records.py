@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,7 @@ from mralign_core.storage.artifact import ArtifactRef
 from mralign_core.storage.store import ArtifactStore
 
 logger = logging.getLogger("mralign_core.storage")
+Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 class ReplyStore:
@@ -115,15 +116,15 @@ class RunRecords:
 
     def last(self) -> RunRecord | None:
         """The record of the last run."""
-        return _run_record(self._last, self._store.get_json(self._last))
+        return self._parsed(self._last, self._store.get_json(self._last))
 
     def of(self, run: str) -> RunRecord | None:
         """The record of one run."""
-        return _run_record(run, self._store.get_json(f"{self._last}/{run}"))
+        return self._parsed(run, self._store.get_json(f"{self._last}/{run}"))
 
     def newest_first(self) -> list[RunRecord]:
         """The records of all runs."""
-        records = [_run_record(run, record) for run, record in self._store.list_json(self._last).items()]
+        records = [self._parsed(run, record) for run, record in self._store.list_json(self._last).items()]
         return sorted((record for record in records if record), key=lambda record: record.at, reverse=True)
 
     def begin(self, run: str, built_on: Mapping[str, ArtifactRef], last: RunRecord | None) -> None:
@@ -162,6 +163,10 @@ class RunRecords:
             self._keep(record)
             self._store.put_json(self._last, record.model_dump(mode="json"))
 
+    @staticmethod
+    def _parsed(run: str, record: Mapping[str, Any] | None) -> RunRecord | None:
+        return parse_record(RunRecord, record, f"the record of run {run}")
+
     def _keep(self, record: RunRecord) -> None:
         self._store.put_json(f"{self._last}/{record.run}", record.model_dump(mode="json"))
 
@@ -171,13 +176,20 @@ def _start(run: str, built_on: Mapping[str, ArtifactRef], last: RunRecord | None
     return before.followed_by(run, built_on, {})
 
 
-def _run_record(name: str, record: dict[str, Any] | None) -> RunRecord | None:
+def parse_record(model: type[Parsed], record: Mapping[str, Any] | None, what: str) -> Parsed | None:
+    """What a record says; None, with a warning in the log, where it is damaged, or where there is none.
+
+    Args:
+        model: what it is of.
+        record: its values; None for none.
+        what: what to call it in the warning.
+    """
     if record is None:
         return None
     try:
-        return RunRecord.model_validate(record)
+        return model.model_validate(record)
     except ValidationError as error:
-        logger.warning("not using the record of run %s: %s", name, error)
+        logger.warning("not using %s: %s", what, error)
         return None
 
 
