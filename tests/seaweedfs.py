@@ -19,6 +19,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from mralign_core.config import StorageConfig
 from tests.ports import free_ports
 
 START_TIMEOUT_S = 60
@@ -78,6 +79,15 @@ def running_server(folder):
                 # SeaweedFS puts its sockets there whatever the folder, and leaves them when killed.
                 for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                     path.unlink()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def section(request, tmp_path):
+    """Storage config of an empty store of each kind."""
+    if request.param == "folder":
+        return StorageConfig(root=str(tmp_path / "store"))
+    server = request.getfixturevalue("s3_server")
+    return StorageConfig(root=request.getfixturevalue("s3_root"), endpoint_url=server.endpoint_url)
 
 
 @pytest.fixture

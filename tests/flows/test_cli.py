@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.cli import asking_again, main, read_config
+from flows.commands.cli import asking_again, read_config
 from mralign_core.storage import ArtifactStore
 from tasks.prepare import load_questions
 from tests.pocket_store import SMALL, small_config
@@ -23,21 +23,6 @@ mode_off: {template: {enable_thinking: false}}
 layout: "<think>{thinking}</think>\\n\\n<answer> {answer}</answer>"
 """
 """How the pocket model writes: its vocabulary has no word for a tag on a line of its own."""
-
-
-@pytest.fixture
-def mralign(monkeypatch, capsys):
-    """Run the command in this process; gives its exit code and what it wrote to both streams."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["mralign", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
 """runs, gc, pin and verify as their user meets them."""
 
 import json
-import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from flows.commands.cli import main
 from mralign_core.config import StorageConfig
 from tests.core.retention.conftest import Shelf
 
@@ -24,17 +22,13 @@ def shelf(tmp_path) -> Shelf:
 
 
 @pytest.fixture
-def mralign(shelf, monkeypatch, capsys):
+def mralign(mralign, shelf):
     """What a command on the shelf's store prints; its exit code must be the one that is named."""
 
     def run(*arguments, code=0):
-        monkeypatch.setattr(sys, "argv", ["mralign", *arguments, "--set", f"storage.root={shelf.section.root}"])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        assert int(stopped.value.code or 0) == code, captured
-        return captured.out if code < 2 else captured.err
+        found, out, err = mralign(*arguments, "--set", f"storage.root={shelf.section.root}")
+        assert found == code, out + err
+        return out if code < 2 else err
 
     return run
 

@@ -27,6 +27,7 @@ from mralign_core.storage.claims import Contest, Holder
 from mralign_core.storage.filesystem import StoreFiles
 from tests.faulty_s3 import FaultyS3
 from tests.seaweedfs import BUCKET
+from tests.unconditional_store import ignore_conditions
 
 NAME = "annotations-shard/3f9a"
 OWNER = """
@@ -493,13 +494,7 @@ class TestAges:
 class TestAServerThatIgnoresConditions:
     @pytest.fixture(autouse=True)
     def _ignoring(self, monkeypatch):
-        def create(self, path, data):
-            self.write(path, data)
-            return True
-
-        monkeypatch.setattr(StoreFiles, "create", create)
-        monkeypatch.setattr(module, "_keeps_conditions", module._probe)
-        monkeypatch.setattr(module, "SETTLE_S", 0.6)
+        ignore_conditions(monkeypatch)
 
     def test_is_found_out(self, folder):
         assert not module._probe(StoreFiles(folder))

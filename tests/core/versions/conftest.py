@@ -4,17 +4,10 @@ import pytest
 
 from mralign_core.config import StorageConfig
 from mralign_core.storage import ArtifactStore
-from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
+from tests.seaweedfs import s3_root, s3_server, section
 from tests.version_store import publish_version
 
-
-@pytest.fixture(params=["folder", "s3"])
-def section(request, tmp_path):
-    """Storage config of an empty store of each kind."""
-    if request.param == "folder":
-        return StorageConfig(root=str(tmp_path / "store"))
-    server = request.getfixturevalue("s3_server")
-    return StorageConfig(root=request.getfixturevalue("s3_root"), endpoint_url=server.endpoint_url)
+__all__ = ["s3_root", "s3_server", "section"]
 
 
 @pytest.fixture

@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from mralign_core.config import StorageConfig
 from mralign_core.errors import AliasMovedError, ArtifactError, ConfigError, StorageError, StoreUnavailableError
 from mralign_core.storage import ArtifactStore
-from mralign_core.storage import claims as claims_module
-from mralign_core.storage.filesystem import StoreFiles
 from mralign_core.versions import aliases as module
 from mralign_core.versions.aliases import AliasEntry, Aliases, version_name
 from tests.faulty_s3 import FaultyS3
+from tests.unconditional_store import ignore_conditions
 from tests.version_store import publish_version
 
 
@@ -446,13 +445,7 @@ class TestAServerThatIgnoresConditions:
 
     @pytest.fixture(autouse=True)
     def _ignoring(self, monkeypatch):
-        def create(self, path, data):
-            self.write(path, data)
-            return True
-
-        monkeypatch.setattr(StoreFiles, "create", create)
-        monkeypatch.setattr(claims_module, "_keeps_conditions", claims_module._probe)
-        monkeypatch.setattr(claims_module, "SETTLE_S", 0.6)
+        ignore_conditions(monkeypatch)
 
     def test_one_of_many_moves_it_there_too(self, folder_store, make, monkeypatch):
         ids = [make(folder_store, letter).id for letter in "abcde"]
