@@ -17,7 +17,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from prefect.artifacts import Artifact, ImageArtifact, MarkdownArtifact, TableArtifact
 from prefect.context import FlowRunContext
-from prefect.runtime import flow_run
 
 from mralign_core.config import RunConfig
 from mralign_core.generation.outcomes import PARTLY_DRAWN, draws_table
@@ -40,6 +39,7 @@ from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.ablate import FOREST_PNG, read_ablation, write_ablation
 from tasks.annotate import read_ledger
 from tasks.compare_annotators import read_agreement
+from tasks.engine.session import root_flow_run_id
 from tasks.estimate import read_diagnostics, transitions_of
 from tasks.generate import FUNNEL, read_draws
 from tasks.induce_taxonomy import LABEL_SET, MAP_PNG, read_clusters
@@ -241,6 +241,6 @@ def _publish(artifact: Artifact) -> None:
         return
     pages = {str(context.flow_run.id)}
     if context.flow_run.deployment_id is None:  # a run on another pool is shown by its parent once more
-        pages.add(flow_run.root_flow_run_id)
+        pages.add(root_flow_run_id())
     for page in pages:
         artifact.model_copy(update={"flow_run_id": UUID(page)}).create()

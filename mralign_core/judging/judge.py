@@ -329,6 +329,8 @@ def check_judges(section: JudgeConfig) -> None:
     Raises:
         ConfigError: a judge is unknown, or lacks its API key or a price.
     """
+    if not section.endpoints:
+        return
     from mralign_core.llm import endpoint as api
 
     for number, endpoint in enumerate(section.endpoints):

@@ -14,6 +14,7 @@ from mralign_core.config import RunConfig
 from mralign_core.errors import ArtifactError
 from mralign_core.storage import ArtifactRef, ArtifactStore, RunRecord, RunRecords
 from tasks.engine.graph import stage_of
+from tasks.engine.session import root_flow_run_id
 
 _PROCESS = f"local-{uuid.uuid4()}"
 """This process, as a run without a flow."""
@@ -125,12 +126,7 @@ def _require_one_family(config: RunConfig, inputs: Mapping[str, ArtifactRef]) ->
 
 def this_run() -> str:
     """The run that is under way: the one that a user started, or this process."""
-    return _this_run(flow_run.id)
-
-
-@functools.lru_cache(maxsize=8)  # the server is asked who the parents of a run are
-def _this_run(flow_run_id: str | None) -> str:
-    return flow_run.root_flow_run_id if flow_run_id else _PROCESS
+    return root_flow_run_id() or _PROCESS
 
 
 def _is_by_itself() -> bool:

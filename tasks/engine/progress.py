@@ -13,7 +13,6 @@ from uuid import UUID
 
 from prefect.artifacts import ProgressArtifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.runtime import flow_run
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tasks.engine.session import open_session
+from tasks.engine.session import open_session, root_flow_run_id
 
 logger = logging.getLogger("mralign_core.progress")
 
@@ -114,7 +113,7 @@ def _publish(artifacts: dict[tuple[UUID, str], UUID], key: str, text: str, perce
         percent: how much is done.
     """
     try:
-        page = UUID(flow_run.root_flow_run_id)  # the pipeline run's, where its user looks
+        page = UUID(root_flow_run_id())  # the pipeline run's, where its user looks
         if (page, key) in artifacts:
             update_progress_artifact(artifacts[page, key], percent, description=text)
         else:

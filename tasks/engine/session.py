@@ -84,10 +84,20 @@ def session() -> Iterator[Session]:
             current.end()
 
 
+def root_flow_run_id() -> str:
+    """The flow run that a user started, which the one under way is part of; "" outside of flow runs."""
+    return _root_flow_run_id(flow_run.id)
+
+
+@functools.lru_cache(maxsize=64)  # Prefect asks the server, with a client of its own for each generation
+def _root_flow_run_id(flow_run_id: str | None) -> str:
+    return flow_run.root_flow_run_id if flow_run_id else ""
+
+
 def run_name() -> str:
     """The pipeline run's name in the Prefect UI, so that its account can be found again; else this process."""
-    run_id = flow_run.root_flow_run_id
-    return f"{re.sub('[^A-Za-z0-9._-]', '-', flow_run.name or '')}-{str(run_id)[:8]}" if run_id else _process_name()
+    run_id = root_flow_run_id()
+    return f"{re.sub('[^A-Za-z0-9._-]', '-', flow_run.name or '')}-{run_id[:8]}" if run_id else _process_name()
 
 
 @functools.cache

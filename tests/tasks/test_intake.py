@@ -34,7 +34,7 @@ def as_run(monkeypatch):
     """Makes what follows part of a run."""
 
     def as_run(name):
-        monkeypatch.setattr(runs, "_this_run", lambda _: name)
+        monkeypatch.setattr(runs, "root_flow_run_id", lambda: name)
         monkeypatch.setattr(runs, "_is_by_itself", lambda: False)
 
     return as_run

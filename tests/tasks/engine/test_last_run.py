@@ -35,7 +35,7 @@ def as_run(monkeypatch):
     """Makes what follows part of a run; of a whole pipeline's where it is not by itself."""
 
     def as_run(name, *, by_itself=False):
-        monkeypatch.setattr(runs, "_this_run", lambda _: name)
+        monkeypatch.setattr(runs, "root_flow_run_id", lambda: name)
         monkeypatch.setattr(runs, "_is_by_itself", lambda: by_itself)
 
     return as_run
