@@ -38,12 +38,17 @@ smollm2: $(VENV)/.installed ## fetch the weights that config smollm2-nq runs on 
 clean: ## remove the virtual environment and everything the pipeline made
 	rm -rf $(VENV) $(STATE)
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# Python compiles what it imports, when it first does; to compile all that is installed is a minute.
+define install
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
-	@$(BIN)/pip install --quiet -c constraints.txt -e .
+	@$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.$(1)'
+endef
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(call install)
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	@$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
-	@touch $@
+$(VENV)/.installed-dev: pyproject.toml constraints.txt
+	$(call install,[dev])
+	@touch $(VENV)/.installed $@

@@ -27,7 +27,7 @@ MOST_WIDTH = 16_384
 BYTES_PER_NUMBER = 32
 
 # litellm 1.106 takes an embedding's max_retries=0 for "not given" and lets the client retry as often as this says.
-litellm.DEFAULT_MAX_RETRIES = 0  # type: ignore[misc]
+litellm.DEFAULT_MAX_RETRIES = 0
 
 PARAMS = {"task": "embedding"}
 """Keeps the digest of a request for vectors apart from that of a chat about the same texts; it is not sent."""

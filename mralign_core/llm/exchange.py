@@ -187,7 +187,7 @@ class WatchedTransport(aiohttp_transport.LiteLLMAiohttpTransport):
 
 
 # litellm makes its transports by this name, and offers no other way to put one's own under all of its providers.
-aiohttp_transport.LiteLLMAiohttpTransport = WatchedTransport  # type: ignore[misc]
+aiohttp_transport.LiteLLMAiohttpTransport = WatchedTransport
 
 
 async def _unpacked(response: httpx.Response, most_bytes: int) -> AsyncIterator[bytes]:
