@@ -413,6 +413,9 @@ def versions(
     config: ConfigOption = "pocket",
     json_: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     history: Annotated[bool, typer.Option("--history", help="Print every move of every alias too.")] = False,
+    sync: Annotated[
+        bool, typer.Option("--sync", help="Instead, tell `retrain.registry` what it lacks of versions and aliases.")
+    ] = False,
     set_: SetOption = None,
 ) -> None:
     """List the versions in a config's store, the newest first: every trained adapter that was evaluated.
@@ -420,9 +423,13 @@ def versions(
     An alias such as `champion` names one of them; `promote` and `rollback` move it. Commands go by the config's
     `retrain.alias`, which is told below the list. docs/retraining.md says more.
     """
-    from flows.commands.versions import print_versions
+    from flows.commands.versions import print_versions, sync_registry
 
-    print_versions(read_following(config, overrides_of(set_)), as_json=json_, with_history=history)
+    settings = read_following(config, overrides_of(set_))
+    if sync:
+        sync_registry(settings)
+    else:
+        print_versions(settings, as_json=json_, with_history=history)
 
 
 VersionArgument = Annotated[str, typer.Argument(help="An alias, or a version's name or key, or the beginning of one.")]
