@@ -30,6 +30,7 @@ from mralign_core.retraining.promotion import Promotion
 from mralign_core.retraining.spending import check_month
 from mralign_core.storage import ArtifactRef, ArtifactStore, Holder, key_of
 from mralign_core.storage.claims import Contest
+from mralign_core.storage.keeping import kept
 from mralign_core.versions.aliases import Aliases, version_name
 from mralign_core.versions.version import Version, read_version, resolve_version
 from tasks.engine.last_run import LastRun, this_run
@@ -103,7 +104,8 @@ def _decide_and_act(config: RunConfig, store: ArtifactStore) -> str:
     champion = _champion(config, store)
     if why := _why_not_compared(config, store, version, champion):
         return _end(config, store, "held", version, [why], champion.id if champion else "")
-    return _act(config, store, version, _decide(config, version, champion, last))
+    with kept(store, run_name(), [version.ref.path]):  # a person may be asked for weeks
+        return _act(config, store, version, _decide(config, version, champion, last))
 
 
 def _champion(config: RunConfig, store: ArtifactStore) -> Version | None:

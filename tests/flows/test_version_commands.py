@@ -128,7 +128,7 @@ class TestATeamsRegistry:
         code, out, err = mralign("promote", "aaa", self.AWAY)
         assert (code, err) == (0, "") and "champion: nothing → mr_align-aaaaaaaa" in out
         assert "http://127.0.0.1:1: registered model 'mr-align' was not brought up" in out and "versions --sync" in out
-        assert Aliases(store).current("champion").to == two[0].id
+        assert [entry.to for entry in Aliases(store).history("champion")] == [two[0].id]
         code, _, err = mralign("versions", "--sync", self.AWAY)
         assert code == 2 and "was not brought up to the store" in err
         there = f"--set=retrain.registry={{kind: mlflow, uri: 'sqlite:///{tmp_path}/mlflow.db'}}"

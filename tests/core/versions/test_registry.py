@@ -16,7 +16,7 @@ from mralign_core.config import RunConfig
 from mralign_core.config.registry import RegistryConfig
 from mralign_core.errors import ConfigError, RegistryError
 from mralign_core.versions import registry
-from mralign_core.versions.aliases import Aliases
+from mralign_core.versions.aliases import AliasEntry, Aliases
 from mralign_core.versions.registry import VERSION_TAG, check_registry, metrics_of_version, tell_registry
 from tests.mlflow_server import mlflow_server
 from tests.version_store import KEYS, publish_version
@@ -191,7 +191,8 @@ def fail_once(monkeypatch, name, error, *, is_before):
     """Have the first request of a name end the telling, before it is sent or when its reply is due."""
     from mlflow import MlflowClient
 
-    real, failed = getattr(MlflowClient, name), []
+    failed: list[str] = []
+    real = getattr(MlflowClient, name)
 
     def request(*args, **kwargs):
         if failed:
@@ -237,7 +238,8 @@ class TestWhatHappensMeanwhile:
         first, second, _ = versions
         aliases.move("champion", second.id, expected=None, by="a")
         aliases.move("champion", first.id, expected=second.id, by="a")
-        real, moved = MlflowClient.set_registered_model_alias, []
+        moved: list[AliasEntry] = []
+        real = MlflowClient.set_registered_model_alias
 
         def move_first(*args):
             if not moved:
