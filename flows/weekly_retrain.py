@@ -31,7 +31,7 @@ from mralign_core.retraining.spending import check_month
 from mralign_core.storage import ArtifactRef, ArtifactStore, Holder, key_of
 from mralign_core.storage.claims import Contest
 from mralign_core.storage.keeping import kept
-from mralign_core.versions.aliases import Aliases, version_name
+from mralign_core.versions.aliases import Aliases, version_key, version_name
 from mralign_core.versions.version import Version, read_version, resolve_version
 from tasks.engine.last_run import LastRun, this_run
 from tasks.engine.session import run_name
@@ -171,7 +171,7 @@ def _decide(config: RunConfig, version: Version, champion: Version | None, last:
     """Have the champion, or the base model where there is none, answer the same questions, and the gate decide."""
     variant, questions = config.retrain.variant, last("evaluation-questions")
     theirs, scores = champion.record.variant if champion else "on", {"on": last("scores:on")}
-    labels = {CHALLENGER: last("annotations")}
+    labels = {CHALLENGER: last("annotations"), **_labels_since(config, version, champion)}
     if champion:
         model = champion.parents["model"]
         scores = score_variants(config, questions, model, {theirs: champion.adapter}, variants=[theirs])
@@ -191,6 +191,16 @@ def _decide(config: RunConfig, version: Version, champion: Version | None, last:
     )
     show_promotion(config, promotion)
     return promotion
+
+
+def _labels_since(config: RunConfig, version: Version, champion: Version | None) -> dict[str, ArtifactRef]:
+    """The labels of each earlier version that was compared with the same champion, as far as they are there."""
+    store, found = ArtifactStore(config.storage), {}
+    for version_id in Retrainings(store, config.name).versions_since(champion.id if champion else ""):
+        one = read_version(store, version_key(version_id)) if version_id != version.id else None
+        if one and store.files.exists(f"{one.parents['annotations'].path}/manifest.json"):
+            found[version_id] = one.parents["annotations"]
+    return found
 
 
 def _act(config: RunConfig, store: ArtifactStore, version: Version, ref: ArtifactRef) -> str:
