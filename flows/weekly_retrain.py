@@ -6,8 +6,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextvars import copy_context
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -63,6 +63,10 @@ class Approval(RunInput):
     approve: bool = Field(False, description="Whether the new model takes the champion's place.")
     by: str = Field("", description="Your name, for the alias' history.")
     note: str = Field("", description="Why, for the alias' history.")
+
+
+asks_here: ContextVar[Callable[[RunConfig, Promotion], Approval] | None] = ContextVar("asks_here", default=None)
+"""Asks a person where no page shows a paused run's form, as on an embedded server."""
 
 
 @flow(name="mr-align", flow_run_name="{config.name}")  # the name that its deployment has had, and users' edits with it
@@ -235,6 +239,8 @@ def _ask(config: RunConfig, promotion: Promotion) -> Approval:
 
     Prefect ends a paused run as failed when its own time-out is over, so this answers the form a while before.
     """
+    if ask := asks_here.get():
+        return ask(config, promotion)
     hours = config.retrain.ask_timeout_h
     silence = Approval(note=f"nobody answered within {hours:g} hours; mralign promote does it by hand")
     form = Approval.with_initial_data(description=promotion_markdown(promotion))

@@ -28,7 +28,7 @@ from flows.commands.results import (
     print_questions,
     print_results,
 )
-from flows.commands.server import ui_link, use_server
+from flows.commands.server import EMBEDDED, ui_link, use_server
 from flows.commands.store_commands import commands as store_commands
 from mralign_core.config import RunConfig, Variant, load_config
 from mralign_core.errors import ConfigError, UserError
@@ -495,14 +495,15 @@ def retrain(config: ConfigOption = "pocket", set_: SetOption = None) -> None:
     _check_store(settings)
     _check_label_set(settings)
     _check_files(settings)
-    if settings.retrain.mode == "ask":
-        where = (
-            "a promotion waits for the form on its run's page (Resume): `make serve` has a UI, an embedded server none"
-        )
-        console.print(where, highlight=False, soft_wrap=True)
-    with use_server():
-        from flows.weekly_retrain import weekly_retrain
+    with use_server() as server:
+        from flows.commands.asking import ask_at_terminal
+        from flows.weekly_retrain import asks_here, weekly_retrain
 
+        if settings.retrain.mode == "ask" and server is EMBEDDED:
+            asks_here.set(ask_at_terminal)
+            console.print("before a promotion you are asked here: an embedded server has no page", highlight=False)
+        elif settings.retrain.mode == "ask":
+            console.print("a promotion waits for the form on its run's page (Resume)", highlight=False)
         _log_user_errors_briefly()
         state = run_flow(weekly_retrain, settings)
         if not state.is_completed():

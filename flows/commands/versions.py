@@ -137,14 +137,14 @@ def promote(config: RunConfig, text: str, alias: str, why: str) -> None:
         console.print(f"{alias} names {version.name} already: {escape(str(before))}", highlight=False, soft_wrap=True)
         return
     expected = before.to if before else None
-    _print_move(alias, aliases.move(alias, version.id, expected=expected, by=_user(), why=why))
+    _print_move(alias, aliases.move(alias, version.id, expected=expected, by=user_name(), why=why))
     _tell_registry(config, store)
 
 
 def rollback(config: RunConfig, alias: str, why: str) -> None:
     """Have an alias, the config's where it is empty, name what it named before."""
     alias, store = alias or config.retrain.alias, ArtifactStore(config.storage)
-    _print_move(alias, Aliases(store).rollback(alias, by=_user(), why=why))
+    _print_move(alias, Aliases(store).rollback(alias, by=user_name(), why=why))
     _tell_registry(config, store)
 
 
@@ -159,7 +159,7 @@ def sync_registry(config: RunConfig) -> None:
 
     if config.retrain.registry.kind == "none":
         raise ConfigError("versions --sync: the config names no registry; set retrain.registry.kind and .uri")
-    changes = tell_registry(ArtifactStore(config.storage), config.retrain.registry, _user())
+    changes = tell_registry(ArtifactStore(config.storage), config.retrain.registry, user_name())
     console.print(escape(f"registry: {changes}"), highlight=False, soft_wrap=True)
 
 
@@ -168,7 +168,7 @@ def _tell_registry(config: RunConfig, store: ArtifactStore) -> None:
     from mralign_core.versions.registry import tell_registry
 
     try:
-        changes = tell_registry(store, config.retrain.registry, _user())
+        changes = tell_registry(store, config.retrain.registry, user_name())
     except UserError as error:
         console.print(f"[yellow]{escape(str(error))}[/yellow]", highlight=False, soft_wrap=True)
         return
@@ -206,7 +206,7 @@ def _entry_as_json(entry: AliasEntry) -> dict[str, Any]:
     return entry.model_dump(mode="json", by_alias=True, exclude={"token"})
 
 
-def _user() -> str:
+def user_name() -> str:
     """Who runs this, for the history of an alias."""
     try:
         return getpass.getuser()
