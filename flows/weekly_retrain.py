@@ -6,8 +6,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextvars import copy_context
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -30,12 +30,14 @@ from mralign_core.retraining.promotion import Promotion
 from mralign_core.retraining.spending import check_month
 from mralign_core.storage import ArtifactRef, ArtifactStore, Holder, key_of
 from mralign_core.storage.claims import Contest
-from mralign_core.versions.aliases import Aliases, version_name
+from mralign_core.storage.keeping import kept
+from mralign_core.versions.aliases import Aliases, version_key, version_name
 from mralign_core.versions.version import Version, read_version, resolve_version
 from tasks.engine.last_run import LastRun, this_run
 from tasks.engine.session import run_name
 from tasks.intake import pin_references
 from tasks.publish import show_promotion
+from tasks.registry import bring_registry_up_to_date
 from tasks.retention import clear_store
 from tasks.retrain import (
     CHALLENGER,
@@ -61,6 +63,10 @@ class Approval(RunInput):
     approve: bool = Field(False, description="Whether the new model takes the champion's place.")
     by: str = Field("", description="Your name, for the alias' history.")
     note: str = Field("", description="Why, for the alias' history.")
+
+
+asks_here: ContextVar[Callable[[RunConfig, Promotion], Approval] | None] = ContextVar("asks_here", default=None)
+"""Asks a person where no page shows a paused run's form, as on an embedded server."""
 
 
 @flow(name="mr-align", flow_run_name="{config.name}")  # the name that its deployment has had, and users' edits with it
@@ -102,7 +108,8 @@ def _decide_and_act(config: RunConfig, store: ArtifactStore) -> str:
     champion = _champion(config, store)
     if why := _why_not_compared(config, store, version, champion):
         return _end(config, store, "held", version, [why], champion.id if champion else "")
-    return _act(config, store, version, _decide(config, version, champion, last))
+    with kept(store, run_name(), [version.ref.path]):  # a person may be asked for weeks
+        return _act(config, store, version, _decide(config, version, champion, last))
 
 
 def _champion(config: RunConfig, store: ArtifactStore) -> Version | None:
@@ -168,7 +175,7 @@ def _decide(config: RunConfig, version: Version, champion: Version | None, last:
     """Have the champion, or the base model where there is none, answer the same questions, and the gate decide."""
     variant, questions = config.retrain.variant, last("evaluation-questions")
     theirs, scores = champion.record.variant if champion else "on", {"on": last("scores:on")}
-    labels = {CHALLENGER: last("annotations")}
+    labels = {CHALLENGER: last("annotations"), **_labels_since(config, version, champion)}
     if champion:
         model = champion.parents["model"]
         scores = score_variants(config, questions, model, {theirs: champion.adapter}, variants=[theirs])
@@ -188,6 +195,16 @@ def _decide(config: RunConfig, version: Version, champion: Version | None, last:
     )
     show_promotion(config, promotion)
     return promotion
+
+
+def _labels_since(config: RunConfig, version: Version, champion: Version | None) -> dict[str, ArtifactRef]:
+    """The labels of each earlier version that was compared with the same champion, as far as they are there."""
+    store, found = ArtifactStore(config.storage), {}
+    for version_id in Retrainings(store, config.name).versions_since(champion.id if champion else ""):
+        one = read_version(store, version_key(version_id)) if version_id != version.id else None
+        if one and store.files.exists(f"{one.parents['annotations'].path}/manifest.json"):
+            found[version_id] = one.parents["annotations"]
+    return found
 
 
 def _act(config: RunConfig, store: ArtifactStore, version: Version, ref: ArtifactRef) -> str:
@@ -222,6 +239,8 @@ def _ask(config: RunConfig, promotion: Promotion) -> Approval:
 
     Prefect ends a paused run as failed when its own time-out is over, so this answers the form a while before.
     """
+    if ask := asks_here.get():
+        return ask(config, promotion)
     hours = config.retrain.ask_timeout_h
     silence = Approval(note=f"nobody answered within {hours:g} hours; mralign promote does it by hand")
     form = Approval.with_initial_data(description=promotion_markdown(promotion))
@@ -296,6 +315,7 @@ def _end(
     line = f"{outcome}: {'; '.join(reasons)} (champion: {names})"
     logger.info("retraining of config %r %s", config.name, line)
     _emit(config, outcome, {**one.model_dump(mode="json"), "message": line})
+    bring_registry_up_to_date(config)
     if config.retrain.clears_store:
         clear_store(config)
     return line

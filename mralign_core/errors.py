@@ -42,6 +42,10 @@ class AliasMovedError(UserError):
     """An alias names another version than the one that was to be replaced: another has moved it."""
 
 
+class RegistryError(UserError):
+    """A registry of the team's did not take what the store has; it is told again the next time."""
+
+
 class StorageError(UserError):
     """The artifact store cannot be written to or reached."""
 

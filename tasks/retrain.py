@@ -93,15 +93,17 @@ def read_promotion(store: ArtifactStore, promotion: ArtifactRef) -> Promotion:
 
 
 def _label_objections(making: Making) -> list[str]:
-    """Signs that an annotator failed, on all traces or on those that the champion's labels lack."""
+    """Signs that an annotator failed, on all traces, those that the champion's labels lack, or a retraining's."""
     store, given = making.store, making.several("annotations")
     asked = store.read_columns(making["candidates"], "candidates.parquet", CANDIDATES, ["trace_id"])
     labels = {
         which: store.read_columns(ref, "annotations.parquet", ANNOTATIONS, ["trace_id", "rule"])
         for which, ref in given.items()
     }
-    known = set(labels[CHAMPION]["trace_id"]) if CHAMPION in labels else ()
-    return label_objections(list(asked["trace_id"]), labels[CHALLENGER], making.config.retrain.gate, known)
+    traces = {which: set(table["trace_id"]) for which, table in labels.items()}
+    earlier = [ids for which, ids in traces.items() if which not in (CHALLENGER, CHAMPION)]
+    known, gate = traces.get(CHAMPION, ()), making.config.retrain.gate
+    return label_objections(list(asked["trace_id"]), labels[CHALLENGER], gate, known, earlier)
 
 
 def _gaps(making: Making, which: str, questions: pd.DataFrame) -> list[str]:

@@ -28,7 +28,7 @@ from flows.commands.results import (
     print_questions,
     print_results,
 )
-from flows.commands.server import ui_link, use_server
+from flows.commands.server import EMBEDDED, ui_link, use_server
 from flows.commands.store_commands import commands as store_commands
 from mralign_core.config import RunConfig, Variant, load_config
 from mralign_core.errors import ConfigError, UserError
@@ -413,6 +413,9 @@ def versions(
     config: ConfigOption = "pocket",
     json_: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     history: Annotated[bool, typer.Option("--history", help="Print every move of every alias too.")] = False,
+    sync: Annotated[
+        bool, typer.Option("--sync", help="Instead, tell `retrain.registry` what it lacks of versions and aliases.")
+    ] = False,
     set_: SetOption = None,
 ) -> None:
     """List the versions in a config's store, the newest first: every trained adapter that was evaluated.
@@ -420,9 +423,13 @@ def versions(
     An alias such as `champion` names one of them; `promote` and `rollback` move it. Commands go by the config's
     `retrain.alias`, which is told below the list. docs/retraining.md says more.
     """
-    from flows.commands.versions import print_versions
+    from flows.commands.versions import print_versions, sync_registry
 
-    print_versions(read_following(config, overrides_of(set_)), as_json=json_, with_history=history)
+    settings = read_following(config, overrides_of(set_))
+    if sync:
+        sync_registry(settings)
+    else:
+        print_versions(settings, as_json=json_, with_history=history)
 
 
 VersionArgument = Annotated[str, typer.Argument(help="An alias, or a version's name or key, or the beginning of one.")]
@@ -488,14 +495,15 @@ def retrain(config: ConfigOption = "pocket", set_: SetOption = None) -> None:
     _check_store(settings)
     _check_label_set(settings)
     _check_files(settings)
-    if settings.retrain.mode == "ask":
-        where = (
-            "a promotion waits for the form on its run's page (Resume): `make serve` has a UI, an embedded server none"
-        )
-        console.print(where, highlight=False, soft_wrap=True)
-    with use_server():
-        from flows.weekly_retrain import weekly_retrain
+    with use_server() as server:
+        from flows.commands.asking import ask_at_terminal
+        from flows.weekly_retrain import asks_here, weekly_retrain
 
+        if settings.retrain.mode == "ask" and server is EMBEDDED:
+            asks_here.set(ask_at_terminal)
+            console.print("before a promotion you are asked here: an embedded server has no page", highlight=False)
+        elif settings.retrain.mode == "ask":
+            console.print("a promotion waits for the form on its run's page (Resume)", highlight=False)
         _log_user_errors_briefly()
         state = run_flow(weekly_retrain, settings)
         if not state.is_completed():

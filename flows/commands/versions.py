@@ -1,4 +1,8 @@
-"""What ``mralign versions``, ``show``, ``diff``, ``promote`` and ``rollback`` do and print."""
+"""What ``mralign versions``, ``show``, ``diff``, ``promote`` and ``rollback`` do and print.
+
+A promotion and a rollback are told to the team's registry (``retrain.registry``) once they have happened; that it is
+away is said, and stops neither.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from rich.markup import escape
 
 from flows.commands.results import console, in_type
 from mralign_core.config import RunConfig
-from mralign_core.errors import ArtifactError
+from mralign_core.errors import ArtifactError, ConfigError, UserError
 from mralign_core.storage import ArtifactStore
 from mralign_core.versions.aliases import AliasEntry, Aliases, check_alias_name, version_name
 
@@ -133,13 +137,43 @@ def promote(config: RunConfig, text: str, alias: str, why: str) -> None:
         console.print(f"{alias} names {version.name} already: {escape(str(before))}", highlight=False, soft_wrap=True)
         return
     expected = before.to if before else None
-    _print_move(alias, aliases.move(alias, version.id, expected=expected, by=_user(), why=why))
+    _print_move(alias, aliases.move(alias, version.id, expected=expected, by=user_name(), why=why))
+    _tell_registry(config, store)
 
 
 def rollback(config: RunConfig, alias: str, why: str) -> None:
     """Have an alias, the config's where it is empty, name what it named before."""
-    alias = alias or config.retrain.alias
-    _print_move(alias, Aliases(ArtifactStore(config.storage)).rollback(alias, by=_user(), why=why))
+    alias, store = alias or config.retrain.alias, ArtifactStore(config.storage)
+    _print_move(alias, Aliases(store).rollback(alias, by=user_name(), why=why))
+    _tell_registry(config, store)
+
+
+def sync_registry(config: RunConfig) -> None:
+    """Give the team's registry what it lacks of the store's versions and aliases, and say what that was.
+
+    Raises:
+        ConfigError: the config names no registry.
+        RegistryError: it does not answer, or refuses it.
+    """
+    from mralign_core.versions.registry import tell_registry
+
+    if config.retrain.registry.kind == "none":
+        raise ConfigError("versions --sync: the config names no registry; set retrain.registry.kind and .uri")
+    changes = tell_registry(ArtifactStore(config.storage), config.retrain.registry, user_name())
+    console.print(escape(f"registry: {changes}"), highlight=False, soft_wrap=True)
+
+
+def _tell_registry(config: RunConfig, store: ArtifactStore) -> None:
+    """Tell the registry, if there is one, what was moved; that it can't be told is said."""
+    from mralign_core.versions.registry import tell_registry
+
+    try:
+        changes = tell_registry(store, config.retrain.registry, user_name())
+    except UserError as error:
+        console.print(f"[yellow]{escape(str(error))}[/yellow]", highlight=False, soft_wrap=True)
+        return
+    if config.retrain.registry.kind != "none":
+        console.print(escape(f"registry: {changes}"), highlight=False, soft_wrap=True)
 
 
 def _names(history: list[AliasEntry], version: Version) -> bool:
@@ -172,7 +206,7 @@ def _entry_as_json(entry: AliasEntry) -> dict[str, Any]:
     return entry.model_dump(mode="json", by_alias=True, exclude={"token"})
 
 
-def _user() -> str:
+def user_name() -> str:
     """Who runs this, for the history of an alias."""
     try:
         return getpass.getuser()

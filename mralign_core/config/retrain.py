@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mralign_core.config.base import Section, refuse_ignored
+from mralign_core.config.registry import RegistryConfig
 from mralign_core.config.train import Variant
 
 
@@ -53,9 +54,14 @@ class RetrainConfig(Section):
     what they were made from, unless storage.retention.unnamed_versions says how many."""
     quiet_runs: int = Field(4, ge=1, le=1000)
     """Retrainings without new questions after which an event says so."""
+    registry: RegistryConfig = RegistryConfig()
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> RetrainConfig:
         if self.mode == "auto":
             refuse_ignored(self, "retrain", ("ask_timeout_h",), "when retrain.mode is 'auto'")
+        if self.registry.aliases and self.alias not in self.registry.aliases:
+            raise ValueError(
+                f"retrain.registry.aliases leaves out {self.alias!r}, the alias that the retraining moves: add it"
+            )
         return self

@@ -2,9 +2,11 @@
 
 What is named and worked on is read again while things are removed, and what has become reachable is spared. Each
 artifact is removed under the claim that who makes it would take, so it is not made at the same moment; what another
-holds stays. Its manifest goes first: killed there, the process leaves data without a manifest, which the next
-collection removes. The one thing that it can't see is a cached artifact that a run has found and not yet noted, under
-no claim; what is younger than the grace period, or of a recent run, never goes for that.
+holds stays. Under that claim it is looked once more whether an alias or a pin names it, or is about to: why nothing
+that is named is lost then is said in :mod:`mralign_core.storage.keeping`. Its manifest goes first: killed there, the
+process leaves data without a manifest, which the next collection removes. The one thing that it can't see is a cached
+artifact that a run has found and not yet noted, under no claim; what is younger than the grace period, or of a recent
+run, never goes for that.
 """
 
 from __future__ import annotations
@@ -32,7 +34,6 @@ from mralign_core.retention.contents import (
 )
 from mralign_core.retention.plan import (
     CLAIM,
-    COLLECTOR,
     NO_SHARDS,
     NOTE_OF_SHARD,
     TEMPORARY,
@@ -43,10 +44,12 @@ from mralign_core.retention.plan import (
     named_paths,
     plan_gc,
 )
-from mralign_core.retention.roots import is_orphan, read_roots
+from mralign_core.retention.roots import is_named, is_orphan, read_roots
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.claims import Claim, Contest
 from mralign_core.storage.filesystem import REQUESTS_AT_ONCE
+from mralign_core.storage.keeping import COLLECTOR
+from mralign_core.versions.record import VERSION
 
 logger = logging.getLogger("mralign_core.retention")
 
@@ -94,6 +97,7 @@ class Collector:
         self._read_at = 0.0
         self._going: frozenset[str] = frozenset()
         self._seen_at_work: dict[tuple[str, str], ClaimFile] = {}
+        self._stays: set[str] = set()
 
     def plan(self, on_read: OnRead = ignore_progress) -> RemovalPlan:
         """What goes and what stays.
@@ -126,6 +130,9 @@ class Collector:
                 still = self._still_going()
                 for going, is_removed in zip(some, workers.map(partial(self._remove, still=still), some), strict=True):
                     (done.removed if is_removed else done.spared).append(going)
+                    if not is_removed:  # somebody may name it now, or make it
+                        self._spare_ancestors(going.path)
+                        self._read_at = -float("inf")
                     on_removed(len(done.removed) + len(done.spared), len(plan.going))
         return done
 
@@ -151,7 +158,7 @@ class Collector:
 
     def _remove(self, going: Going, still: frozenset[str]) -> bool:
         """Whether it was removed; what has become reachable, or is held by another, is not."""
-        if going.path not in still:
+        if going.path not in still or going.path in self._stays:
             return False
         if going.upload:
             self._store.files.abort_upload(going.path, going.upload)
@@ -164,11 +171,28 @@ class Collector:
                 return False
             self._store.files.remove(going.path)
             return True
-        with self._claimed(going.name) as is_free:
+        with self._claimed(going.name) as (is_free, claim):
             if not is_free or (going.kind == UNFINISHED and self._has_been_finished(going.path)):
+                return False
+            if self._may_be_named(going, claim):
                 return False
             self._store.remove_folder(going.path)
         return True
+
+    def _spare_ancestors(self, path: str) -> None:
+        """Have what a spared artifact was made from stay too: it goes in later waves, if it goes."""
+        assert self._contents is not None
+        stored = self._contents.artifacts.get(path)
+        for parent in stored.manifest.parents if stored and stored.manifest else ():
+            if parent.path not in self._stays:
+                self._stays.add(parent.path)
+                self._spare_ancestors(parent.path)
+
+    def _may_be_named(self, going: Going, claim: Claim | None) -> bool:
+        """Whether somebody names it, or may without seeing that it goes."""
+        if claim is None:  # who can't write a claim, as where a quota is used up, can write no pin either
+            return going.name.startswith(f"{VERSION}/")
+        return is_named(self._store, going.path) or not claim.is_held()
 
     def _has_been_finished(self, path: str) -> bool:
         """Whether somebody has gone on with what was unfinished when it was listed."""
@@ -176,7 +200,7 @@ class Collector:
         return self._store.files.listed(path).items() - self._contents.artifacts[path].files.items() != set()
 
     @contextlib.contextmanager
-    def _claimed(self, name: str) -> Iterator[bool]:
+    def _claimed(self, name: str) -> Iterator[tuple[bool, Claim | None]]:
         """Hold the claim of who would make it; whether it was free. Where claims don't work, nobody has one."""
         claim: Claim | None = None
         is_free = True
@@ -188,7 +212,7 @@ class Collector:
         except StorageError as error:
             logger.debug("no claim on %s: %s", name, error)
         try:
-            yield is_free
+            yield is_free, claim
         finally:
             if claim:
                 claim.release()

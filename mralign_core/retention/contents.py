@@ -85,6 +85,7 @@ class Leftover(NamedTuple):
     path: str
     size: int
     age_s: float
+    """Since it was written, or the newest of its parts."""
     upload: str = ""
     """Of an upload in parts, what names it."""
 
@@ -133,13 +134,16 @@ def read_contents(store: ArtifactStore, on_read: OnRead = ignore_progress) -> Co
         if match := ARTIFACT_FILE.fullmatch(name):
             path = f"artifacts/{match[1]}/{match[2]}/{match[3]}"
             folders[path][f"artifacts/{name}".removeprefix(f"{path}/")] = file
-    artifacts = {}
+    artifacts, temporaries = {}, _temporaries(store, now)
     with ThreadPoolExecutor(1 if store.files.is_local else REQUESTS_AT_ONCE) as readers:
         ages = {path: now - max(file.changed_at for file in files.values()) for path, files in folders.items()}
+        for each in temporaries:  # a large file that comes in parts stands in no listing until it is whole
+            if each.upload and (path := each.path.partition("/data/")[0]) in ages:
+                ages[path] = min(ages[path], each.age_s)
         for stored in readers.map(lambda path: _read(store, path, folders[path], ages[path]), folders):
             artifacts[stored.path] = stored
             on_read(len(artifacts), len(folders))
-    contents = Contents(artifacts, notes, _temporaries(store, now))
+    contents = Contents(artifacts, notes, temporaries)
     # A long listing may have the child and not the parent, which was published after its own folder was listed.
     young = [one.manifest for one in artifacts.values() if one.manifest and one.age_s < LONGEST_LISTING_S]
     return contents.extended(store, (parent.path for manifest in young for parent in manifest.parents))
@@ -196,5 +200,5 @@ def _temporaries(store: ArtifactStore, now: float) -> list[Leftover]:
     ]
     leftovers = [Leftover(path, file.size, now - file.changed_at) for path, file in [*half_written, *probes]]
     with contextlib.suppress(StorageError):  # many may not list them
-        leftovers += [Leftover(up.path, up.size, now - up.began_at, up.token) for up in store.files.begun_uploads()]
+        leftovers += [Leftover(up.path, up.size, now - up.active_at, up.token) for up in store.files.begun_uploads()]
     return leftovers

@@ -15,7 +15,7 @@ Checkpoints go as soon as their adapter is there. What was begun and never finis
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -26,14 +26,12 @@ from mralign_core.errors import ArtifactError
 from mralign_core.intake.arrivals import ARRIVALS
 from mralign_core.retention.contents import Contents, Stored
 from mralign_core.retention.roots import AliasTarget, NotedRun, Roots, is_orphan
+from mralign_core.storage.keeping import COLLECTOR
+from mralign_core.versions.aliases import version_key
 from mralign_core.versions.record import VERSION
 
-CHECKPOINT, ADAPTER = "checkpoint", "adapter"
+CHECKPOINT, ADAPTER, PROMOTION = "checkpoint", "adapter", "promotion"
 UNFINISHED, DAMAGED, CLAIM, NOTE_OF_SHARD, TEMPORARY = "(unfinished)", "(damaged)", "(claims)", "(notes)", "(temporary)"
-COLLECTOR = "mralign gc"
-"""The run that claims name whose owner removes what is claimed."""
-NAME_CHARS = 8
-"""Of a version's key, at least, end its name."""
 HOUR_S, DAY_S = 3600.0, 86_400.0
 
 
@@ -115,6 +113,7 @@ def plan_gc(
     kept.add(_at_work(contents, roots, shards))
     kept.add(_recent(contents, policy))
     kept.add(_arrived(contents))
+    kept.add(_decisions(contents, kept.why))
     kept.add_shards()
     going = [*_dead_claims(roots), *_artifacts_to_go(contents, kept.why)]
     going += _leftovers(contents, roots, policy, kept.why, wave=len(going) + 1)
@@ -218,14 +217,9 @@ def _recent_runs(runs: Iterable[NotedRun], policy: RetentionConfig, now: datetim
 
 
 def _version(versions: Iterable[str], target: str) -> str:
-    """The path of the version that a target means by its key, the beginning of it, or a name that ends so; or none."""
-    ending = target.rpartition("-")[2]
-    for path in versions:
-        stage, key, _ = path.removeprefix("artifacts/").split("/")
-        is_named = len(ending) >= NAME_CHARS and key.startswith(ending)
-        if is_named or target in (path, key, f"{stage}/{key}"):
-            return path
-    return ""
+    """The path of the version of an id; "" where there is none."""
+    key = version_key(target)
+    return next((path for path in versions if path.split("/")[-2] == key), "")
 
 
 def _require_gone(alias: AliasTarget) -> None:
@@ -243,7 +237,7 @@ def _at_work(contents: Contents, roots: Roots, shards: Shards) -> dict[str, str]
     kinds = {name.rpartition("/")[0] for name in makers}
     found = {}
     for stored in contents.artifacts.values():
-        claimed, kind = claim_name(stored), shards.get(stored.stage)
+        claimed, kind = claim_name(stored.name), shards.get(stored.stage)
         if claimed in makers:
             found[stored.path] = f"{makers[claimed]} works on it"
         elif kind and kinds & {stored.stage, *kind.joined}:
@@ -251,16 +245,27 @@ def _at_work(contents: Contents, roots: Roots, shards: Shards) -> dict[str, str]
     return found
 
 
-def claim_name(stored: Stored) -> str:
-    """What is claimed by who makes an artifact: of a checkpoint, the adapter that is trained."""
-    root, _, key = stored.stage.partition("/")
-    return f"{ADAPTER}/{key}" if root == CHECKPOINT else stored.name
+def claim_name(name: str) -> str:
+    """What is claimed by who makes an artifact, ``stage/key``: of a checkpoint, the adapter that is trained."""
+    root, _, rest = name.partition("/")
+    return f"{ADAPTER}/{rest.rpartition('/')[0]}" if root == CHECKPOINT else name
 
 
 def _arrived(contents: Contents) -> dict[str, str]:
     """Question files that runs took in, which are small: what a run goes by where the bucket is out of reach."""
     arrived = (path for path, stored in contents.artifacts.items() if stored.stage == ARRIVALS and stored.is_finished)
     return dict.fromkeys(arrived, "question files that a run took in")
+
+
+def _decisions(contents: Contents, kept: Collection[str]) -> dict[str, str]:
+    """What the gate decided about versions that stay: they are in the lineage of nothing."""
+    return {
+        stored.path: f"what was decided about {parent.stage}/{parent.key[:8]}"
+        for stored in contents.artifacts.values()
+        if stored.stage == PROMOTION and stored.manifest
+        for parent in stored.manifest.parents
+        if parent.stage == VERSION and parent.path in kept
+    }
 
 
 def _recent(contents: Contents, policy: RetentionConfig) -> dict[str, str]:
@@ -286,7 +291,7 @@ def _artifacts_to_go(contents: Contents, kept: Mapping[str, str]) -> list[Going]
         wave = wave or list(condemned)  # a circle, which no keys could make
         for path in sorted(wave):
             stored = condemned.pop(path)
-            going.append(Going(_kind(stored), path, stored.num_bytes, claim_name(stored), number))
+            going.append(Going(_kind(stored), path, stored.num_bytes, claim_name(stored.name), number))
         parents = [parent for path in wave for parent in _parents_in(contents.artifacts[path], condemned)]
         num_users.subtract(parents)
         wave, number = [path for path in dict.fromkeys(parents) if not num_users[path]], number + 1
@@ -313,10 +318,19 @@ def _leftovers(
     contents: Contents, roots: Roots, policy: RetentionConfig, kept: Mapping[str, str], wave: int
 ) -> Iterator[Going]:
     """Notes of shards that are no more, and what killed processes left."""
-    shards = {contents.artifacts[path].name for path in kept} | {claim.name for claim in roots.live_claims}
+    makers = {claim.name for claim in roots.live_claims}
+    shards = {contents.artifacts[path].name for path in kept} | makers
     for path, (name, size) in contents.notes.items():
         if name not in shards:
             yield Going(NOTE_OF_SHARD, path, size, name, wave)
     for file in contents.temporaries:
+        if file.upload and _is_made(file.path, makers):
+            continue
         if file.path.startswith("tmp/") or file.age_s >= policy.grace_hours * HOUR_S:
             yield Going(TEMPORARY, file.path, file.size, wave=wave, upload=file.upload)
+
+
+def _is_made(path: str, makers: Collection[str]) -> bool:
+    """Whether somebody makes the artifact that a file belongs to."""
+    folder = path.partition("/data/")[0].rpartition("/")[0]
+    return claim_name(folder.removeprefix("artifacts/")) in makers

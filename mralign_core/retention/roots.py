@@ -7,7 +7,6 @@ with one there is no plan.
 from __future__ import annotations
 
 import json
-import re
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,13 +19,16 @@ from mralign_core.errors import ArtifactError, UserError
 from mralign_core.retention.contents import ClaimFile, read_claims, store_clock
 from mralign_core.storage import ArtifactRef, ArtifactStore, RunRecord
 from mralign_core.storage.claims import DEAD_AFTER_S
-from mralign_core.versions.aliases import ALIASES_FOLDER
+from mralign_core.storage.keeping import being_named, kept
+from mralign_core.versions.aliases import AliasEntry, Aliases, version_key
 from mralign_core.versions.record import VERSION
 
 Record = TypeVar("Record")
 
 PINS_FOLDER, RUNS_FOLDER = "records/pins", "records/runs"
-ALIAS_ENTRY = re.compile(r"([^/]+)/(\d{8})\.json")
+
+SILENT_LEASES = 2
+"""Of a claim, in which its owner, who beats four times a lease, said nothing: it is lost, as far as anyone can tell."""
 
 
 class Pin(BaseModel):
@@ -52,10 +54,11 @@ class NotedRun(NamedTuple):
 
 
 class AliasTarget(NamedTuple):
-    """A version as an alias's entry writes it: its key, its name, or ``stage/key``."""
+    """A version that an alias names, or named."""
 
     alias: str
     target: str
+    """Its id."""
     is_current: bool
     """Whether the alias names it now; else it did."""
 
@@ -84,6 +87,11 @@ class Roots:
         return tuple(claim for claim in self.claims if not is_orphan(claim))
 
 
+def is_heard_of(claim: ClaimFile) -> bool:
+    """Whether a claim's owner gives a sign of life: by two leases without a beat its host was lost, or the store."""
+    return not claim.holder.is_gone and claim.age_s <= SILENT_LEASES * claim.holder.patience_s
+
+
 def is_orphan(claim: ClaimFile) -> bool:
     """Whether a claim's owner is gone, or has not been heard of for a day."""
     return claim.holder.is_gone or claim.age_s > DEAD_AFTER_S
@@ -98,7 +106,7 @@ def read_roots(store: ArtifactStore) -> Roots:
     return Roots(
         runs=tuple(read_runs(store)),
         pins=tuple(read_pins(store)),
-        aliases=tuple(_aliases(store)),
+        aliases=tuple(read_alias_targets(store)),
         versions=tuple(_versions(store)),  # after the aliases, which name what is there
         claims=tuple(read_claims(store, store_clock(store))),
     )
@@ -118,6 +126,18 @@ def read_pins(store: ArtifactStore) -> list[Pin]:
     return [pin for _, pin in _read_all(store, PINS_FOLDER, Pin.model_validate)]
 
 
+def is_named(store: ArtifactStore, path: str) -> bool:
+    """Whether an alias names or named an artifact, a pin does, or somebody is about to, as the store says now.
+
+    Raises:
+        ArtifactError: an entry of an alias can't be read.
+    """
+    stage, key, _ = path.removeprefix("artifacts/").rsplit("/", 2)
+    if store.files.exists(f"records/{pin_path(path)}.json") or path in being_named(store):
+        return True
+    return stage == VERSION and any(version_key(each.target) == key for each in read_alias_targets(store))
+
+
 def pin_artifact(store: ArtifactStore, text: str, why: str) -> Pin:
     """Keep an artifact, and all that it was made from, whatever a policy says.
 
@@ -127,10 +147,13 @@ def pin_artifact(store: ArtifactStore, text: str, why: str) -> Pin:
         why: for those who read it later.
 
     Raises:
-        ArtifactError: none or several fit.
+        ArtifactError: none or several fit, or it is removed at this moment.
     """
-    pin = Pin(artifact=store.resolve(text), why=why, host=socket.gethostname(), at=datetime.now(UTC))
-    store.put_json(_pin_name(pin.artifact), pin.model_dump(mode="json"))
+    ref = store.resolve(text)
+    with kept(store, "mralign pin", [ref.path]):
+        store.manifest(ref)
+        pin = Pin(artifact=ref, why=why, host=socket.gethostname(), at=datetime.now(UTC))
+        store.put_json(pin_path(ref.path), pin.model_dump(mode="json"))
     return pin
 
 
@@ -154,12 +177,13 @@ def unpin_artifact(store: ArtifactStore, text: str) -> Pin:
     if len(fitting) != 1:
         listed = "\n  ".join(names) or "(nothing is pinned)"
         raise ArtifactError(f"{len(fitting)} pins fit {text!r} in {store.root_uri}; there are:\n  {listed}")
-    store.files.remove(f"records/{_pin_name(fitting[0].artifact)}.json")
+    store.files.remove(f"records/{pin_path(fitting[0].artifact.path)}.json")
     return fitting[0]
 
 
-def _pin_name(ref: ArtifactRef) -> str:
-    return f"pins/{ref.path.removeprefix('artifacts/')}"
+def pin_path(path: str) -> str:
+    """The name of the record that pins an artifact, by the path of its folder."""
+    return f"pins/{path.removeprefix('artifacts/')}"
 
 
 def _versions(store: ArtifactStore) -> list[str]:
@@ -173,26 +197,22 @@ def _versions(store: ArtifactStore) -> list[str]:
     return sorted(manifests, key=lambda path: (-manifests[path], path))
 
 
-def _aliases(store: ArtifactStore) -> Iterator[AliasTarget]:
-    """What each alias names, and all that it ever named: rollbacks may go back to any of these."""
-    entries: dict[str, list[tuple[int, str]]] = {}
-    for name in store.files.listed(ALIASES_FOLDER):
-        if match := ALIAS_ENTRY.fullmatch(name):
-            entries.setdefault(match[1], []).append((int(match[2]), f"{ALIASES_FOLDER}/{name}"))
-    for alias, of_one in sorted(entries.items()):
-        for place, (_, path) in enumerate(sorted(of_one, reverse=True)):
-            to, before = _parsed(store, path, _targets) or ("", "")
-            yield from [AliasTarget(alias, to, place == 0)] if to else []
-            yield from [AliasTarget(alias, before, False)] if before else []
+def read_alias_targets(store: ArtifactStore) -> Iterator[AliasTarget]:
+    """What each alias names, and all that it ever named: rollbacks may go back to any of these.
 
-
-def _targets(entry: Any) -> tuple[str, str]:
-    """What an entry of an alias names, and what the alias named before; empty where that is none."""
-    to, before = entry["to"], entry.get("from")
-    for target in (to, before):
-        if target is not None and not isinstance(target, str):
-            raise ValueError(f"it names {target!r:.80}")
-    return to or "", before or ""
+    Raises:
+        ArtifactError: an entry can't be read. Commands pass over it, and go by the entry before; here it might be the
+            only one that names a version, so nothing is removed until somebody has looked at it.
+    """
+    aliases = Aliases(store)
+    for name in aliases.names():
+        try:
+            history: list[AliasEntry] = aliases.whole_history(name)
+        except ArtifactError as error:
+            raise _unreadable(str(error)) from None
+        for entry in reversed(history):
+            yield AliasTarget(name, entry.to, entry is history[-1])
+            yield from [AliasTarget(name, entry.from_, False)] if entry.from_ else []
 
 
 def _read_all(store: ArtifactStore, folder: str, parse: Callable[[Any], Record]) -> Iterator[tuple[str, Record]]:
@@ -214,7 +234,10 @@ def _parsed(store: ArtifactStore, path: str, parse: Callable[[Any], Record]) -> 
     except UserError:  # the store's own
         raise
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ArtifactError(
-            f"{store.files.uri(path)} can't be read, so what it names isn't known and nothing is removed: put back "
-            f"what it said, or remove it ({str(error).splitlines()[0]:.100})"
-        ) from None
+        raise _unreadable(f"{store.files.uri(path)} can't be read: {str(error).splitlines()[0]:.100}") from None
+
+
+def _unreadable(what: str) -> ArtifactError:
+    return ArtifactError(
+        f"{what}. What it names isn't known, so nothing is removed: put back what it said, or remove it"
+    )

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from mralign_core.llm.ledger import read_record
-from mralign_core.retention.roots import NotedRun, Roots, read_roots
+from mralign_core.retention.roots import NotedRun, Roots, is_heard_of, read_roots
 from mralign_core.storage import ArtifactStore
 
 LEDGERS_FOLDER = "records/ledgers"
@@ -39,7 +39,7 @@ class RunLine(NamedTuple):
     """When its last stage ended (UTC)."""
     age_s: float
     state: str
-    """How far it came; ``at work`` where a live claim is its own, and ``removed`` where what it made is gone."""
+    """How far it came; ``at work`` where it reports on a claim, and ``removed`` where what it made is gone."""
     scores: dict[str, dict[str, float]]
     """Variant → Acc and Mis, or accuracy, over all questions; empty where nothing was scored, or it is gone."""
     cost_usd: float
@@ -84,7 +84,7 @@ def _line(store: ArtifactStore, noted: NotedRun, roots: Roots, paid: Mapping[str
 def _state(store: ArtifactStore, noted: NotedRun, made: list[str], roots: Roots) -> str:
     record = noted.record
     own = _id_of_claims(record.run)
-    if own and any(claim.holder.run.endswith(f"-{own}") for claim in roots.live_claims):
+    if own and any(claim.holder.run.endswith(f"-{own}") and is_heard_of(claim) for claim in roots.claims):
         return "at work"
     products = {name.partition(":")[0] for name in made}
     product = next((name for name in STATE_BY_PRODUCT if name in products), "")

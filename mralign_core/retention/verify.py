@@ -1,4 +1,8 @@
-"""Reading everything in a store: every byte of every artifact against its digest, and every record."""
+"""Reading everything in a store: every byte of every artifact against its digest, and every record as its readers do.
+
+What is removed meanwhile is no damage: of an artifact the manifest goes first, so one that lacks something and still
+has its manifest is damaged, and one that has none any more was removed.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
 from mralign_core.errors import StorageError
+from mralign_core.intake.resolution import Resolution
 from mralign_core.retention.contents import ARTIFACT_FILE, OnRead, ignore_progress
-from mralign_core.storage import ArtifactStore
+from mralign_core.retention.roots import Pin, pin_path
+from mralign_core.retraining.history import Retraining
+from mralign_core.storage import ArtifactStore, RunRecord
 from mralign_core.storage.filesystem import REQUESTS_AT_ONCE
+from mralign_core.versions.aliases import ALIASES_FOLDER, ENTRY_FILE, parse_entry
 
 RECORD_REMEDIES = {
     "records/replies/": "remove it: the request is sent, and paid for, again when it is needed",
@@ -27,6 +37,28 @@ RECORD_REMEDIES = {
     "aliases/": "put back what it said; its history is not whole without it",
 }
 """Where a record stands → what to do when it can't be read."""
+
+
+def _check_entry(data: bytes, path: str) -> None:
+    number = path.rpartition("/")[2].removesuffix(".json")
+    if ENTRY_FILE.fullmatch(f"{number}.json"):  # others are nobody's
+        parse_entry(data, int(number))
+
+
+def _check_pin(data: bytes, path: str) -> None:
+    pin = Pin.model_validate_json(data)
+    if f"records/{pin_path(pin.artifact.path)}.json" != path:
+        raise ValueError(f"it pins {pin.artifact.path}, and its name says otherwise")
+
+
+PARSERS: dict[str, Callable[[bytes, str], object]] = {
+    "records/pins/": _check_pin,
+    "records/runs/": lambda data, _: RunRecord.model_validate_json(data),
+    "records/retrainings/": lambda data, _: Retraining.model_validate_json(data),
+    "records/resolutions/": lambda data, _: Resolution.model_validate_json(data),
+    f"{ALIASES_FOLDER}/": _check_entry,
+}
+"""Where a record stands → what its readers make of it."""
 
 
 class Damage(NamedTuple):
@@ -88,7 +120,7 @@ def verify_store(store: ArtifactStore, on_read: OnRead = ignore_progress) -> Ver
 
 def _artifact_damage(store: ArtifactStore, path: str) -> Damage | None:
     problem = store.find_damage(path)
-    if not problem:
+    if not problem or not store.files.exists(f"{path}/manifest.json"):
         return None
     stage, key, _ = path.removeprefix("artifacts/").rsplit("/", 2)
     remedy = f"run again what makes {stage}/{key[:12]}, which replaces it; or remove the folder {store.files.uri(path)}"
@@ -96,15 +128,29 @@ def _artifact_damage(store: ArtifactStore, path: str) -> Damage | None:
 
 
 def _record_damage(store: ArtifactStore, path: str) -> Damage | None:
+    parse = next((parse for start, parse in PARSERS.items() if path.startswith(start)), None)
     try:
-        is_mapping = store.files.read_as(path, lambda data: isinstance(json.loads(data), dict))
+        store.files.read_as(path, partial(_check_record, path, parse))  # nothing where it has gone meanwhile
+        return None
     except StorageError:
         raise
     except (ValueError, RecursionError) as error:
-        problem = f"it is no JSON: {error}"
-    else:
-        if is_mapping is None or is_mapping:  # None: it has gone meanwhile
-            return None
-        problem = "it is no JSON object"
+        problem = str(error)
     remedy = next((text for folder, text in RECORD_REMEDIES.items() if path.startswith(folder)), "remove it")
     return Damage(path, f"{store.files.uri(path)}: {problem}", remedy)
+
+
+def _check_record(path: str, parse: Callable[[bytes, str], object] | None, data: bytes) -> None:
+    try:
+        is_mapping = isinstance(json.loads(data), dict)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is no JSON: {error}") from None
+    if not is_mapping:
+        raise ValueError("it is no JSON object")
+    try:
+        if parse:
+            parse(data, path)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise ValueError(f"it does not say what such a record does: {where}: {first['msg']}") from None

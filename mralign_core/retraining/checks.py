@@ -8,15 +8,17 @@ from mralign_core.evaluation.decisions import NUM_FLIPS
 from mralign_core.method.benchmarks import SCORINGS
 from mralign_core.questions.locating import locate_sets
 from mralign_core.retraining.gate import level_of
+from mralign_core.versions.registry import check_registry
 
 
 def check_retraining(config: RunConfig) -> None:
     """Refuse a config whose retraining could decide nothing.
 
     Raises:
-        ConfigError: no question is held out; the variant is not trained; or a comparison has so little of the error
-            that the test can't show anything.
+        ConfigError: no question is held out; the variant is not trained; a comparison has so little of the error that
+            the test can't show anything; or what speaks to the registry is not installed.
     """
+    check_registry(config.retrain.registry)
     if not config.questions.eval:
         raise ConfigError("questions.eval names no set, so no model can be compared with the champion: name one")
     if config.retrain.variant not in config.train.variants:

@@ -69,6 +69,14 @@ class Retrainings:
         """Those that decided on a version, the oldest first."""
         return [one for one in self.all() if one.version == version and one.outcome in DECIDED]
 
+    def versions_since(self, champion: str) -> list[str]:
+        """Ids of the versions that were compared with a champion, each once, the oldest first.
+
+        Args:
+            champion: its id; empty for the base model.
+        """
+        return list(dict.fromkeys(one.version for one in self.all() if one.version and one.compared_with == champion))
+
     def num_quiet(self) -> int:
         """How many of the last ones, in a row, had nothing new."""
         outcomes = [one.outcome for one in reversed(self.all())]

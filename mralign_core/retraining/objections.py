@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -69,26 +69,48 @@ def scoring_objections(
 
 
 def label_objections(
-    asked: Sequence[str], labels: pd.DataFrame, gate: GateConfig, known: Collection[str] = ()
+    asked: Sequence[str],
+    labels: pd.DataFrame,
+    gate: GateConfig,
+    known: Collection[str] = (),
+    earlier: Iterable[Collection[str]] = (),
 ) -> list[str]:
-    """Signs that an annotator failed, on all traces, or on those that are new, which the old ones would hide.
+    """Signs that an annotator failed: on all traces, on those that are new, or on those that one retraining brought.
+
+    Each would hide in the larger: a bad week in a year of good labels, and where a champion stays for long, in all that
+    came since.
 
     Args:
         asked: ids of the traces that were to be labelled.
         labels: ``trace_id`` and ``rule`` of each labelled segment.
         gate: what is allowed.
         known: ids of traces that the champion's labels have too.
+        earlier: of each retraining since the champion, ids of the traces that its labels have.
     """
-    new = set(asked) - set(known)
-    found = _failures_of_annotators(len(set(asked)), labels, gate, "")
-    if not found and MIN_NEW_TRACES <= len(new) < len(set(asked)):
-        found = _failures_of_annotators(len(new), labels[labels["trace_id"].isin(new)], gate, "new ")
+    everything = set(asked)
+    new = everything - set(known)
+    parts = [("its", "new ", new), *(("one retraining's", "new ", part) for part in _brought(new, earlier))]
+    found = _failures_of_annotators(len(everything), labels, gate, "its", "")
+    for whose, which, traces in parts:
+        if not found and MIN_NEW_TRACES <= len(traces) < len(everything):
+            found = _failures_of_annotators(len(traces), labels[labels["trace_id"].isin(traces)], gate, whose, which)
     return found
 
 
-def _failures_of_annotators(num_traces: int, labels: pd.DataFrame, gate: GateConfig, which: str) -> list[str]:
+def _brought(new: set[str], earlier: Iterable[Collection[str]]) -> Iterator[set[str]]:
+    """What each retraining brought, and this one at last; what an annotator failed on comes again."""
+    left = set(new)
+    for traces in sorted(map(set, earlier), key=len):
+        yield left & traces
+        left -= traces
+    yield left
+
+
+def _failures_of_annotators(
+    num_traces: int, labels: pd.DataFrame, gate: GateConfig, whose: str, which: str
+) -> list[str]:
     if labels.empty:
-        return [f"no segment of its {num_traces} {which}traces was labelled: see the annotators' failures"]
+        return [f"no segment of {whose} {num_traces} {which}traces was labelled: see the annotators' failures"]
     rules = labels["rule"].value_counts()
     unlabelled, agreed, total = (int(rules.get("unlabelled", 0)), int(rules.get("agree", 0)), len(labels))
     found = []
@@ -96,13 +118,13 @@ def _failures_of_annotators(num_traces: int, labels: pd.DataFrame, gate: GateCon
     for share, what in ((left_out, "traces"), (unlabelled / total, "segments")):
         if share > gate.max_unlabelled:
             found.append(
-                f"{100 * share:.0f} % of its {which}{what} have no labels, more than the "
+                f"{100 * share:.0f} % of {whose} {which}{what} have no labels, more than the "
                 f"{100 * gate.max_unlabelled:.0f} % of retrain.gate.max_unlabelled: an annotator failed"
             )
     share = agreed / max(total - unlabelled, 1)
     if share < gate.min_agreement:
         found.append(
-            f"the annotators agreed on {100 * share:.0f} % of its {which}segments, less than the "
+            f"the annotators agreed on {100 * share:.0f} % of {whose} {which}segments, less than the "
             f"{100 * gate.min_agreement:.0f} % of retrain.gate.min_agreement: one of them labels at random, or "
             "otherwise than before"
         )

@@ -378,6 +378,10 @@ class Claim:
         self._ended.set()
         self._thread.join(RELEASE_S)
 
+    def is_held(self) -> bool:
+        """Whether the store still says that it is this process's."""
+        return self._is_own(_path(self.name, self.generation)) and self.claims.newest(self.name) == self.generation
+
     def _content(self, beat: int) -> bytes:
         return json.dumps({**asdict(self.holder), "beat": beat}, sort_keys=True).encode()
 

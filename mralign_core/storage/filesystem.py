@@ -86,8 +86,8 @@ class BegunUpload(NamedTuple):
     """Names it among the uploads of the path."""
     size: int
     """Bytes of its parts."""
-    began_at: float
-    """By the store's clock."""
+    active_at: float
+    """When its newest part came, or where there is none it was begun, by the store's clock."""
 
 
 class StoreFiles:
@@ -311,15 +311,13 @@ class StoreFiles:
         bucket, _, folder = self._full("").partition("/")
         request = {"Bucket": bucket, "Prefix": f"{folder}artifacts/"}
         page = self._attempt("list", "", lambda: self._call("call_s3", "list_multipart_uploads", **request))
-        return [
-            BegunUpload(
-                each["Key"].removeprefix(folder),
-                each["UploadId"],
-                self._size_of_parts(each["Key"], each["UploadId"]),
-                each["Initiated"].timestamp(),
-            )
-            for each in page.get("Uploads") or ()
-        ]
+        found = []
+        for each in page.get("Uploads") or ():
+            parts = self._parts(each["Key"], each["UploadId"])
+            active_at = max(at.timestamp() for at in [each["Initiated"], *(part["LastModified"] for part in parts)])
+            size = sum(part["Size"] for part in parts)
+            found.append(BegunUpload(each["Key"].removeprefix(folder), each["UploadId"], size, active_at))
+        return found
 
     def abort_upload(self, path: str, token: str) -> None:
         """Remove the parts of an upload that was begun; it may be over."""
@@ -336,14 +334,22 @@ class StoreFiles:
         files.retries = PART_ATTEMPTS
         return files
 
-    def _size_of_parts(self, full_key: str, token: str) -> int:
+    def _parts(self, full_key: str, token: str) -> list[dict[str, Any]]:
+        """All parts of an upload that have come; none of one that is over."""
         path = f"{self._base.partition('/')[0]}/{full_key}"
-        listed = self._unless_missing("list", full_key, lambda: self._of_upload("list_parts", path, token))
-        return sum(part["Size"] for part in (listed or {}).get("Parts") or ())
+        found: list[dict[str, Any]] = []
+        marker: dict[str, Any] = {}
+        while True:
+            ask = functools.partial(self._of_upload, "list_parts", path, token, **marker)
+            page = self._unless_missing("list", full_key, ask) or {}
+            found += page.get("Parts") or []
+            if not page.get("IsTruncated"):
+                return found
+            marker = {"PartNumberMarker": page["NextPartNumberMarker"]}
 
-    def _of_upload(self, action: str, full_path: str, token: str) -> Any:
+    def _of_upload(self, action: str, full_path: str, token: str, **options: Any) -> Any:
         bucket, _, key = full_path.partition("/")
-        return self._call("call_s3", action, Bucket=bucket, Key=key, UploadId=token)
+        return self._call("call_s3", action, Bucket=bucket, Key=key, UploadId=token, **options)
 
     def _full(self, path: str) -> str:
         return f"{self._base}/{path}"

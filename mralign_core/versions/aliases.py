@@ -22,12 +22,14 @@ import time
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mralign_core.errors import AliasMovedError, ArtifactError, ConfigError
+from mralign_core.errors import AliasMovedError, ArtifactError, ConfigError, StorageError
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.keeping import kept
 from mralign_core.versions.record import RECORD_FILE, VERSION
 
 logger = logging.getLogger("mralign_core.versions")
@@ -73,6 +75,11 @@ class AliasEntry(BaseModel):
     def __str__(self) -> str:
         why = f": {self.why}" if self.why else ""
         return f"{self.kind} to {version_name(self.to)} by {self.by} on {self.host}, {self.at:%Y-%m-%d %H:%M} UTC{why}"
+
+
+def version_key(version_id: str) -> str:
+    """The key of a version's artifact, which ends its id."""
+    return version_id.rpartition("-")[2]
 
 
 def version_name(version_id: str) -> str:
@@ -122,6 +129,14 @@ class Aliases:
         earlier = (self._read(name, number) for number in numbers if number < newest.n)
         return [*filter(None, earlier), newest]
 
+    def whole_history(self, name: str) -> list[AliasEntry]:
+        """As :meth:`history`, where every entry must be readable.
+
+        Raises:
+            ArtifactError: one is not, or says of itself that it is another.
+        """
+        return [entry for number in self._numbers(name) if (entry := self._require(name, number))]
+
     def move(self, name: str, to: str, *, expected: str | None, by: str, why: str = "") -> AliasEntry:
         """Have an alias name another version, if it still names the one that the caller believes.
 
@@ -163,7 +178,15 @@ class Aliases:
     def _move(
         self, name: str, to: str, *, expected: str | None, by: str, why: str, kind: Literal["move", "rollback"]
     ) -> AliasEntry:
-        require_whole(self._store, to)
+        """Name a version that is whole, and that no collection removes meanwhile."""
+        ref = self._store.find(VERSION, version_key(to))
+        with kept(self._store, f"{kind} of alias {name} by {by}", [ref.path] if ref else []):
+            require_whole(self._store, to)
+            return self._move_to_whole(name, to, expected=expected, by=by, why=why, kind=kind)
+
+    def _move_to_whole(
+        self, name: str, to: str, *, expected: str | None, by: str, why: str, kind: Literal["move", "rollback"]
+    ) -> AliasEntry:
         numbers = self._numbers(name)
         current = self._newest(name, numbers)
         if (current.to if current else None) != expected:
@@ -224,15 +247,44 @@ class Aliases:
 
     def _read(self, name: str, number: int, *, wait_s: float = 0.0) -> AliasEntry | None:
         """An entry; None, with a warning, where it stays unreadable, as after a loss of power."""
+        try:
+            return self._require(name, number, wait_s=wait_s)
+        except ArtifactError as error:
+            logger.warning("passed over: %s", error)
+            return None
+
+    def _require(self, name: str, number: int, *, wait_s: float = HALF_WRITTEN_S) -> AliasEntry | None:
+        """An entry; None where there is none.
+
+        Raises:
+            ArtifactError: it stays unreadable.
+        """
         path, deadline = f"{ALIASES_FOLDER}/{name}/{number:08}.json", time.monotonic() + wait_s
         while True:
             try:
-                return self._files.read_as(path, AliasEntry.model_validate_json)
-            except ValidationError as error:
+                return self._files.read_as(path, partial(parse_entry, number=number))
+            except ValueError as error:
+                if isinstance(error, StorageError):
+                    raise
                 if time.monotonic() >= deadline:
-                    logger.warning("not using %s: %s", self._files.uri(path), error.errors()[0]["msg"])
-                    return None
+                    raise ArtifactError(f"{self._files.uri(path)} can't be read: {error}") from None
             time.sleep(0.1)
+
+
+def parse_entry(data: bytes, number: int) -> AliasEntry:
+    """The entry of a number, as its file has it.
+
+    Raises:
+        ValueError: it is damaged, or that of another number.
+    """
+    try:
+        entry = AliasEntry.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"it is no entry of an alias: {'.'.join(map(str, first['loc']))} {first['msg']}") from None
+    if entry.n != number:
+        raise ValueError(f"it says that it is entry {entry.n}, and its name {number}")
+    return entry
 
 
 def check_alias_name(name: str) -> None:

@@ -343,6 +343,24 @@ class TestRetraining:
         assert weekly_retrain(config).startswith("nothing-new: ")
         assert published(config.storage.root) == before
 
+    def test_a_registry_that_was_away_stops_nothing_and_is_told_by_the_next(
+        self, config, prefect_api, tmp_path, monkeypatch
+    ):
+        pytest.importorskip("mlflow", reason="package mlflow-skinny is not installed")
+        monkeypatch.chdir(tmp_path)  # where MLflow keeps the artifacts of a database of its own
+        root, database = tmp_path / "store", f"sqlite:///{tmp_path / 'mlflow.db'}"
+        shutil.copytree(config.storage.root, root, ignore=shutil.ignore_patterns("aliases", "retrainings"))
+        away, there = (
+            small_config(root, name="weekly", retrain={"gate": EASY_GATE, "registry": {"kind": "mlflow", "uri": uri}})
+            for uri in ("http://127.0.0.1:1", database)
+        )
+        assert weekly_retrain(away).startswith("promoted: ")
+        assert weekly_retrain(there).startswith("nothing-new: ")
+        from mlflow import MlflowClient
+
+        made = MlflowClient(database, database).get_model_version_by_alias("mr-align", "champion")
+        assert (made.version, made.tags["mralign.version"]) == (1, self.champion(there))
+
     def test_a_model_that_is_not_shown_to_be_better_does_not_take_its_place(self, config, prefect_api):
         champion = self.champion(config)
         changed = config.model_copy(update={"reward": config.reward.model_copy(update={"clip_max": 2.0})})

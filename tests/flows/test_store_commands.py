@@ -78,6 +78,13 @@ def test_the_state_of_a_run_tells_of_work_and_of_removal(shelf, evaluated, mrali
     assert (line["state"], line["scores"]) == ("removed", {})
 
 
+def test_a_run_that_was_lost_with_its_host_is_at_work_for_two_leases_and_no_longer(shelf, evaluated, mralign):
+    for age_s, state in ((100.0, "at work"), (130.0, "evaluated")):
+        holder = {"run": "brave-ferret-0123abcd", "host": "elsewhere", "pid": 1, "lease_s": 60.0, "owner": "x"}
+        shelf.write("claims/scores/x.1", json.dumps({**holder, "place": ""}).encode(), age_s=age_s)
+        assert json.loads(mralign("runs", "--json"))[0]["state"] == state
+
+
 def test_an_empty_store_has_no_runs(mralign):
     assert "no run is noted" in mralign("runs")
 

@@ -113,3 +113,32 @@ def test_an_alias_of_a_version_that_is_gone_is_told_in_the_list(mralign, store, 
     Aliases(store).move("champion", two[0].id, expected=None, by="ada")
     store.remove("version", two[0].ref.key)
     assert "champion names mr_align-aaaaaaaa, which is damaged or gone" in mralign("versions")[1]
+
+
+class TestATeamsRegistry:
+    AWAY = "--set=retrain.registry={kind: mlflow, uri: 'http://127.0.0.1:1'}"
+
+    @pytest.fixture(autouse=True)
+    def _mlflow(self, monkeypatch, tmp_path):
+        pytest.importorskip("mlflow", reason="package mlflow-skinny is not installed")
+        monkeypatch.setattr("mralign_core.versions.registry.PAUSE_S", 0.0)
+        monkeypatch.chdir(tmp_path)
+
+    def test_one_that_is_away_stops_no_promotion_and_is_told_later(self, mralign, two, store, tmp_path):
+        code, out, err = mralign("promote", "aaa", self.AWAY)
+        assert (code, err) == (0, "") and "champion: nothing → mr_align-aaaaaaaa" in out
+        assert "http://127.0.0.1:1: registered model 'mr-align' was not brought up" in out and "versions --sync" in out
+        assert [entry.to for entry in Aliases(store).history("champion")] == [two[0].id]
+        code, _, err = mralign("versions", "--sync", self.AWAY)
+        assert code == 2 and "was not brought up to the store" in err
+        there = f"--set=retrain.registry={{kind: mlflow, uri: 'sqlite:///{tmp_path}/mlflow.db'}}"
+        out = mralign("versions", "--sync", there)[1]
+        assert "registered mr_align-aaaaaaaa; champion names mr_align-aaaaaaaa (version 1 of mr-align)" in out
+        assert "registered mr_align-bbbbbbbb" in mralign("promote", "bbb", there)[1]
+        assert "champion names mr_align-aaaaaaaa (version 1 of mr-align)" in mralign("rollback", there)[1]
+        assert "registry: it has all of it" in mralign("versions", "--sync", there)[1]
+
+    def test_without_one_there_is_nothing_to_tell(self, mralign, two):
+        code, _, err = mralign("versions", "--sync")
+        assert code == 2 and "retrain.registry.kind" in err
+        assert "registry" not in mralign("promote", "aaa")[1]

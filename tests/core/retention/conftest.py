@@ -1,7 +1,6 @@
 """Small artifacts written straight into a store, as old as a test wants them."""
 
 import hashlib
-import json
 import os
 import time
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ import pytest
 from mralign_core.config import StorageConfig
 from mralign_core.storage import ArtifactRef, ArtifactStore, RunRecord
 from mralign_core.storage.artifact import FileEntry, Manifest, content_digest
+from mralign_core.versions.aliases import AliasEntry
 from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
 
 DAY_S = 86_400.0
@@ -60,8 +60,10 @@ class Shelf:
         self.store.put_json(f"runs/{config}", record.model_dump(mode="json"))
 
     def alias(self, name, number, to, before=None) -> None:
-        entry = {"n": number, "to": to, "from": before}
-        self.write(f"aliases/{name}/{number:08d}.json", json.dumps(entry).encode())
+        entry = AliasEntry(
+            n=number, to=to, from_=before, by="a test", at=datetime(2020, 1, 1, tzinfo=UTC), host="here", token="t"
+        )
+        self.write(f"aliases/{name}/{number:08d}.json", entry.model_dump_json(by_alias=True).encode())
 
     @property
     def names(self) -> set[str]:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -23,7 +24,8 @@ from mralign_core.retention.plan import CLAIM, NOTE_OF_SHARD, TEMPORARY, UNFINIS
 from mralign_core.retention.roots import pin_artifact, unpin_artifact
 from mralign_core.storage import ArtifactRef
 from mralign_core.storage.claims import Contest, Holder
-from mralign_core.storage.filesystem import StoreFiles
+from mralign_core.storage.filesystem import BegunUpload, StoreFiles
+from mralign_core.storage.keeping import kept
 from tests.core.retention.conftest import DAY_S, OLD_S, Shelf
 
 SHARDS = {"scores-shard": ShardKind(frozenset({"scores"}), frozenset({"adapter"}))}
@@ -217,7 +219,6 @@ def test_versions_stay_and_with_a_limit_the_newest_and_all_that_an_alias_ever_na
     for number, key in enumerate(keys):
         shelf.put(f"version/{key}", [shelf.put(f"adapter/a{number}")], age_s=OLD_S - number * DAY_S)
     names = [f"mr_align-{keys[number]}" for number in range(4)]
-    names[2] = f"mr_align-{keys[2][:8]}"  # another kind of name
     for number, name in enumerate(names[:3], 1):
         shelf.alias("champion", number, name, names[number - 2] if number > 1 else None)
     shelf.alias("champion", 4, names[1], names[2])  # a rollback: the next one goes to the first
@@ -450,3 +451,49 @@ def test_uploads_in_parts_that_killed_processes_began_go(bucket, s3_server):
     assert len(gc.carry_out(plan).removed) == 1
     left = client.list_multipart_uploads(Bucket=name, Prefix=prefix)["Uploads"]
     assert [each["Key"] for each in left] == [f"{prefix}-of-another/file"]
+
+
+def test_an_upload_that_goes_on_stays_and_so_does_what_it_belongs_to(bucket, s3_server):
+    name, _, prefix = bucket.section.root.removeprefix("s3://").partition("/")
+    client, key = s3_server.client(), f"{prefix}/artifacts/adapter/a/0123456789abcdef/data/weights"
+    token = client.create_multipart_upload(Bucket=name, Key=key)["UploadId"]
+    (begun,) = bucket.store.files.begun_uploads()
+    time.sleep(1.1)  # servers say it in whole seconds
+    client.upload_part(Bucket=name, Key=key, PartNumber=1, UploadId=token, Body=b"half of it")
+    (later,) = bucket.store.files.begun_uploads()
+    assert (begun.size, later.size) == (0, 10) and later.active_at >= begun.active_at + 1
+    with bucket.store.claims("other").hold("adapter/a", lambda: None):
+        assert not Collector(bucket.store, NOTHING_RECENT).plan().going
+    assert [each.kind for each in Collector(bucket.store, NOTHING_RECENT).plan().going] == [TEMPORARY]
+
+
+def test_what_was_begun_stays_while_a_large_file_of_it_comes_in_parts(shelf, monkeypatch):
+    begun = shelf.put("adapter/a", manifest=False)
+    shelf.put("adapter/b", manifest=False)
+    part = BegunUpload(f"{begun.path}/data/weights", "token", 10, time.time() - 60)
+    monkeypatch.setattr(StoreFiles, "begun_uploads", lambda self: [part])
+    plan = collector(shelf).plan()
+    assert [each.path.rsplit("/", 2)[0] for each in plan.going] == ["artifacts/adapter"]
+    assert [each.name for each in plan.going] == ["adapter/b"]
+
+
+def test_what_was_decided_stays_as_long_as_the_version_it_is_about(shelf):
+    keys = [letter + 63 * "0" for letter in "ab"]
+    for number, key in enumerate(keys):
+        version = shelf.put(f"version/{key}", [shelf.put(f"adapter/{number}")], age_s=OLD_S - number * DAY_S)
+        shelf.put(f"promotion/{number}", [version, shelf.put(f"scores/of-the-champion-{number}")])
+    shelf.alias("champion", 1, f"mr_align-{keys[0]}")
+    clear_up(shelf)
+    assert len(shelf.names) == 8
+    clear_up(shelf, unnamed_versions=0)
+    assert shelf.names == {f"version/{keys[0]}", "adapter/0", "promotion/0", "scores/of-the-champion-0"}
+
+
+def test_a_version_that_a_person_is_asked_about_stays_with_what_was_decided(shelf):
+    version = shelf.put(f"version/{64 * 'a'}", [shelf.put("adapter/a")])
+    shelf.put("promotion/p", [version])
+    with kept(shelf.store, "weekly-0123abcd", [version.path]):
+        clear_up(shelf, unnamed_versions=0)
+        assert len(shelf.names) == 3
+    clear_up(shelf, unnamed_versions=0)
+    assert not shelf.names

@@ -77,3 +77,28 @@ def test_one_that_fails_on_what_is_new_is_not_hidden_by_the_rest(new):
     (reason,) = label_objections(ids, found, GATE, known=ids[:190])
     assert "new " in reason
     assert label_objections(ids[:193], found[found["trace_id"].isin(ids[:193])], GATE, known=ids[:190]) == []
+
+
+def test_a_bad_week_is_seen_however_long_the_champion_stays_and_the_weeks_after_it_are_good():
+    ids = [f"t{number}" for number in range(200)]
+    weeks = [ids[: 100 + 20 * week] for week in range(6)]  # the champion's, then one of each retraining
+    bad = range(140, 160)
+    found = pd.concat(
+        [labels(140, **HEALTHY), labels(20, bad.start, agree=1, adjudicate=9), labels(40, bad.stop, **HEALTHY)]
+    )
+    assert label_objections(ids, found, GATE, known=weeks[0]) == []
+    for now in (3, 4, 5):  # the bad week itself, and two after it
+        so_far = found[found["trace_id"].isin(weeks[now])]
+        (reason,) = label_objections(weeks[now], so_far, GATE, weeks[0], reversed(weeks[1:now]))
+        assert "agreed on 10 % of one retraining's new segments" in reason
+    so_far = found[found["trace_id"].isin(weeks[2])]
+    assert label_objections(weeks[2], so_far, GATE, weeks[0], weeks[1:2]) == []
+
+
+def test_what_few_traces_of_a_retraining_say_is_chance_and_what_failed_comes_again():
+    ids = [f"t{number}" for number in range(120)]
+    few = pd.concat([labels(110, **HEALTHY), labels(4, 110, agree=1, adjudicate=9), labels(6, 114, **HEALTHY)])
+    assert label_objections(ids, few, GATE, ids[:100], [ids[:110], ids[:114]]) == []
+    lacking = labels(110, **HEALTHY)  # the ten of the last week have no labels, as they had in the week before
+    (reason,) = label_objections(ids, lacking, GATE, ids[:20], [ids[:110]])
+    assert "no segment of one retraining's 10 new traces was labelled" in reason

@@ -90,3 +90,13 @@ def test_a_ceiling_that_is_reached_is_named_with_what_was_paid(store):
     store.files.write("records/ledgers/judge/a/three.json", b"{half")
     with pytest.raises(DataError, match=r"three\.json .* is damaged"):
         check_month(store, 100.0, NOW)
+
+
+def test_versions_since_a_champion_are_those_that_were_compared_with_it(store):
+    history = Retrainings(store, "weekly")
+    for day, (outcome, version, champion) in enumerate(
+        [("promoted", "v-a", ""), ("rejected", "v-b", "v-a"), ("nothing-new", "v-b", ""), ("held", "v-c", "v-a")], 1
+    ):
+        history.add(ended(f"r{day}", outcome, version, champion, day))
+    history.add(ended("r5", "held", "v-b", "v-a", 5))  # decided again
+    assert history.versions_since("v-a") == ["v-b", "v-c"]
