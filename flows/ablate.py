@@ -23,7 +23,7 @@ from tasks.engine.progress import progress
 from tasks.estimate import estimate_transitions
 from tasks.generate import select_thinking_draws
 from tasks.intake import pin_references
-from tasks.publish import show_ablation
+from tasks.publish import own_page, show_ablation
 from tasks.reward import weigh_segments
 
 
@@ -72,6 +72,11 @@ def ablate_world(config: RunConfig) -> dict[str, ArtifactRef]:
     Returns:
         The scores of each ``Cell``, by its text; none when the world's model is refused.
     """
+    with own_page():
+        return _score_world(config)
+
+
+def _score_world(config: RunConfig) -> dict[str, ArtifactRef]:
     if refusal(config):
         return {}
     try:
