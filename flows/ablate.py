@@ -19,6 +19,7 @@ from mralign_core.processes.memory import return_freed_memory
 from mralign_core.storage import ArtifactRef
 from tasks.ablate import ablate_on_pool, compare_arms, refusal, remember_refusal, write_ablation
 from tasks.engine.last_run import remember
+from tasks.engine.naming import name_run
 from tasks.engine.progress import progress
 from tasks.estimate import estimate_transitions
 from tasks.generate import select_thinking_draws
@@ -27,7 +28,7 @@ from tasks.publish import own_page, show_ablation
 from tasks.reward import weigh_segments
 
 
-@flow(name="ablate", flow_run_name="{config.name}")
+@flow(name="ablate", flow_run_name=name_run)
 def ablate(config: RunConfig) -> ArtifactRef:
     """Train the arms of ``ablate.arms`` in every world under every seed, score them alike, and compare them in pairs.
 

@@ -18,6 +18,7 @@ from tasks.annotate import (
     within_budget,
 )
 from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.naming import name_run
 from tasks.engine.session import session
 from tasks.engine.task import StageTask
 from tasks.publish import show_labels
@@ -31,7 +32,11 @@ class Annotated(NamedTuple):
 
 
 # Prefect types a flow's task runner by the base class of its futures.
-@flow(name="annotate", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE))  # type: ignore[arg-type]
+@flow(
+    name="annotate",
+    flow_run_name=name_run,
+    task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE),  # type: ignore[arg-type]
+)
 def annotate(
     config: RunConfig, candidates: ArtifactRef | None = None, thinking_draws: ArtifactRef | None = None
 ) -> Annotated:

@@ -11,12 +11,14 @@ from mralign_core.storage import ArtifactRef
 from tasks.annotate import SHARDS_AT_ONCE
 from tasks.compare_annotators import RUN, compare_annotations
 from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.naming import name_run
 from tasks.publish import show_agreement
 
 
 # Prefect types a flow's task runner by the base class of its futures.
 @flow(
     name="compare-annotators",
+    flow_run_name=name_run,
     task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE),  # type: ignore[arg-type]
 )
 def compare_annotators(

@@ -7,12 +7,13 @@ from prefect import flow
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.naming import name_run
 from tasks.engine.task import as_arguments
 from tasks.estimate import diagnose_transitions, draw_diagnostics, estimate_transitions
 from tasks.publish import show_diagnostics, show_transitions
 
 
-@flow(name="estimate")
+@flow(name="estimate", flow_run_name=name_run)
 def estimate(
     config: RunConfig,
     candidates: ArtifactRef | None = None,

@@ -14,6 +14,7 @@ from mralign_core.storage import ArtifactRef
 from tasks.annotate import SHARDS_AT_ONCE
 from tasks.engine.graph import NOTHING
 from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.naming import name_run
 from tasks.engine.pool import make_on_pool
 from tasks.engine.session import session
 from tasks.engine.shards import Range, ranges_of, rows_of
@@ -29,7 +30,7 @@ Shard = tuple[str, list[int]]
 """A variant, and some held-out questions by their numbers."""
 
 
-@flow(name="evaluate")
+@flow(name="evaluate", flow_run_name=name_run)
 def evaluate(
     config: RunConfig,
     artifacts: dict[str, ArtifactRef | None] | None = None,
@@ -148,7 +149,7 @@ def judge_variants(
         return {variant: collect_judgements(**call) for variant, call in calls.items()}
 
 
-@flow(name="score-shards")
+@flow(name="score-shards", flow_run_name=name_run)
 def score_shards(
     config: RunConfig,
     questions: ArtifactRef,

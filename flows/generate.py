@@ -11,6 +11,7 @@ from flows.fan_out import missing_shards, run_shards
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.naming import name_run
 from tasks.engine.pool import make_on_pool
 from tasks.engine.session import session
 from tasks.engine.shards import Range, ranges_of, rows_of
@@ -34,7 +35,7 @@ class Generated(NamedTuple):
     thinking_draws: ArtifactRef | None
 
 
-@flow(name="generate")
+@flow(name="generate", flow_run_name=name_run)
 def generate(
     config: RunConfig,
     questions: ArtifactRef | None = None,
@@ -75,7 +76,7 @@ def generate(
     return Generated(candidates, generations, thinking_draws)
 
 
-@flow(name="generate-shards")
+@flow(name="generate-shards", flow_run_name=name_run)
 def generate_shards(
     config: RunConfig, questions: ArtifactRef, model: ArtifactRef, shards: list[list[Range]]
 ) -> list[ArtifactRef]:

@@ -10,6 +10,7 @@ from mralign_core.config import RunConfig
 from mralign_core.evaluation.variants import WITH_SNIPPETS, variants_to_score
 from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import remember
+from tasks.engine.naming import name_run
 from tasks.engine.plan import is_made
 from tasks.intake import pin_references, tell_what_is_new
 from tasks.prepare import check_prompts, check_training, load_evaluation_questions, load_questions, prepare_model
@@ -24,7 +25,7 @@ class Prepared(NamedTuple):
     model: ArtifactRef
 
 
-@flow(name="prepare")
+@flow(name="prepare", flow_run_name=name_run)
 def prepare(config: RunConfig) -> Prepared:
     """Load the questions and the model; on the pocket default, build the world and train its model.
 

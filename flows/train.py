@@ -10,12 +10,13 @@ from prefect import flow
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.naming import name_run
 from tasks.engine.pool import make_on_pool
 from tasks.publish import show_training
 from tasks.train import reference_logps, train_adapter
 
 
-@flow(name="train")
+@flow(name="train", flow_run_name=name_run)
 def train(
     config: RunConfig,
     model: ArtifactRef | None = None,

@@ -33,6 +33,7 @@ from mralign_core.storage.claims import Contest
 from mralign_core.versions.aliases import Aliases, version_name
 from mralign_core.versions.version import Version, read_version, resolve_version
 from tasks.engine.last_run import LastRun, this_run
+from tasks.engine.naming import name_run
 from tasks.engine.session import run_name
 from tasks.intake import pin_references
 from tasks.publish import show_promotion
@@ -63,7 +64,7 @@ class Approval(RunInput):
     note: str = Field("", description="Why, for the alias' history.")
 
 
-@flow(name="mr-align", flow_run_name="{config.name}")  # the name that its deployment has had, and users' edits with it
+@flow(name="mr-align", flow_run_name=name_run)  # the name that its deployment has had, and users' edits with it
 def weekly_retrain(config: RunConfig) -> str:
     """Train on what is there now, compare the new model with the champion, and promote it if it is shown to be better.
 

@@ -15,13 +15,14 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
-from prefect.runtime import deployment
+from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelling
 from pydantic_core import to_jsonable_python
 
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError, StorageError
 from mralign_core.storage import ArtifactStore
+from tasks.engine.naming import name_of
 from tasks.engine.progress import progress
 from tasks.engine.run import Work
 
@@ -107,7 +108,7 @@ def run_children(
 
 
 def _start(name: str, parameters: Mapping[str, Any], number: int, field: str) -> UUID:
-    run_name = f"{parameters['config']['name']}-{name.partition('/')[2]}-{number}"
+    run_name = f"{name_of(flow_run.root_flow_run_id)}-{name.partition('/')[2]}-{number}"
     try:
         # Typed as perhaps a coroutine, because the same function serves async callers; here it is not one.
         run = cast(FlowRun, run_deployment(name, parameters=dict(parameters), flow_run_name=run_name, timeout=0))

@@ -179,7 +179,11 @@ class TestServed:
         children = served.filter("flow_runs", flow_runs={"parent_flow_run_id": {"any_": inside}})
         assert {(child["work_pool_name"], child["state_name"]) for child in children} == {("a800", "Completed")}
         ours = sorted(child["name"] for child in children)
-        assert ours == ["smoke-generate-shards-0", "smoke-generate-shards-1", "smoke-score-shards-0", "smoke-train-0"]
+        name = run["name"]
+        assert name.startswith("smoke-s0-")
+        assert {stage["name"] for stage in stages} == {f"{name}-{stage}" for stage in STAGES}
+        shares = ["generate-shards-0", "generate-shards-1", "score-shards-0", "train-0"]
+        assert ours == [f"{name}-{share}" for share in shares]
         shards = Path(smoke["storage"]["root"]).glob("artifacts/generations-shard/**/manifest.json")
         assert sorted(json.loads(path.read_text())["counts"]["questions"] for path in shards) == [60, 100]
 
@@ -192,7 +196,7 @@ class TestServed:
         assert "progress" not in kinds, "what is finished leaves the page"
         assert kinds["table"] >= {"yield", "draws", "weights", "annotation-ledger"}
         assert kinds["image"] >= {"transitions", "training-curves", "label-mix"}
-        assert kinds["markdown"] == {"diagnostics", "results"}
+        assert kinds["markdown"] == {"run", "diagnostics", "results"}
         check_artifacts(artifacts)
 
     def test_log_of_a_stage_has_what_the_core_says(self, served, pipeline_run):
