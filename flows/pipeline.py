@@ -13,11 +13,13 @@ from flows.reward import reward
 from flows.train import train
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
+from tasks.engine.naming import name_run
 from tasks.intake import note_models_in_replies, pin_references
 from tasks.prepare import check_evaluation
+from tasks.story import Story
 
 
-@flow(name="mr-align", flow_run_name="{config.name}")
+@flow(name="mr-align", flow_run_name=name_run)
 def pipeline(config: RunConfig) -> ArtifactRef:
     """Align a reasoning model with facts, and report what it changed.
 
@@ -26,13 +28,14 @@ def pipeline(config: RunConfig) -> ArtifactRef:
     """
     check_evaluation(config)
     config = pin_references(config)
-    questions, evaluation_questions, model = prepare(config)
-    candidates, generations, draws = generate(config, questions, model, evaluation_questions)
-    annotations, draw_annotations = annotate(config, candidates, draws)
+    story = Story(config)
+    questions, evaluation_questions, model = story.stage(prepare, config)
+    candidates, generations, draws = story.stage(generate, config, questions, model, evaluation_questions)
+    annotations, draw_annotations = story.stage(annotate, config, candidates, draws)
     note_models_in_replies(config, annotations)
-    transitions, diagnostics = estimate(config, candidates, annotations, draws, draw_annotations)
-    weights = reward(config, candidates, annotations, transitions, draws, draw_annotations)
-    adapters = train(config, model, candidates, annotations, weights)
+    transitions, diagnostics = story.stage(estimate, config, candidates, annotations, draws, draw_annotations)
+    weights = story.stage(reward, config, candidates, annotations, transitions, draws, draw_annotations)
+    adapters = story.stage(train, config, model, candidates, annotations, weights)
     made = {
         "questions": questions,
         "evaluation-questions": evaluation_questions,
@@ -46,4 +49,6 @@ def pipeline(config: RunConfig) -> ArtifactRef:
         "diagnostics": diagnostics,
         "weights": weights,
     }
-    return evaluate(config, made, adapters)
+    report = story.stage(evaluate, config, made, adapters)
+    story.end()
+    return report
