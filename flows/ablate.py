@@ -8,6 +8,7 @@ from prefect import flow
 
 from flows.annotate import annotate
 from flows.evaluate import score_variants
+from flows.form import AblateForm
 from flows.generate import generate
 from flows.prepare import prepare
 from flows.train import train_variants
@@ -29,11 +30,11 @@ from tasks.reward import weigh_segments
 
 
 @flow(name="ablate", flow_run_name=name_run)
-def ablate(config: RunConfig) -> ArtifactRef:
+def ablate(config: AblateForm) -> ArtifactRef:
     """Train the arms of ``ablate.arms`` in every world under every seed, score them alike, and compare them in pairs.
 
     Args:
-        config: the run config; section ``ablate`` says which arms, worlds and seeds.
+        config: a preset, and what differs from it; section ``ablate`` says which arms, worlds and seeds.
     """
     config = pin_references(config)
     # Refuse what can't be compared, before hours of work.
@@ -64,7 +65,7 @@ def ablate(config: RunConfig) -> ArtifactRef:
 
 
 @flow(name="ablate-world", flow_run_name="{config.name}")
-def ablate_world(config: RunConfig) -> dict[str, ArtifactRef]:
+def ablate_world(config: AblateForm) -> dict[str, ArtifactRef]:
     """All arms and seeds of one world; an ablation with ablate.where 'deployment' starts these runs.
 
     Args:

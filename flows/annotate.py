@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.fan_out import missing_shards
+from flows.form import AnnotateForm
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.annotate import (
@@ -38,12 +39,14 @@ class Annotated(NamedTuple):
     task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE),  # type: ignore[arg-type]
 )
 def annotate(
-    config: RunConfig, candidates: ArtifactRef | None = None, thinking_draws: ArtifactRef | None = None
+    config: AnnotateForm,
+    candidates: ArtifactRef | None = None,
+    thinking_draws: ArtifactRef | None = None,
 ) -> Annotated:
     """Annotate the candidates in shards, and the thinking draws where matrices are estimated from them.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         candidates: artifact of the kept traces; the last run's when empty.
         thinking_draws: artifact of the draws to estimate from; the last run's when empty.
     """

@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.annotate import annotate_all
-from mralign_core.config import RunConfig
+from flows.form import CompareForm
 from mralign_core.storage import ArtifactRef
 from tasks.annotate import SHARDS_AT_ONCE
 from tasks.compare_annotators import RUN, compare_annotations
@@ -22,12 +22,14 @@ from tasks.publish import show_agreement
     task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE),  # type: ignore[arg-type]
 )
 def compare_annotators(
-    config: RunConfig, candidates: ArtifactRef | None = None, annotations: ArtifactRef | None = None
+    config: CompareForm,
+    candidates: ArtifactRef | None = None,
+    annotations: ArtifactRef | None = None,
 ) -> ArtifactRef:
     """Annotate the candidates with each panel of ``compare.panels``, and compare all annotation sets.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         candidates: artifact of the kept traces; the last run's when empty.
         annotations: artifact of their labels, the run's own; the last run's when empty.
     """

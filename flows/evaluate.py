@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from prefect import flow
 
 from flows.fan_out import missing_shards, run_in_threads, run_shards
+from flows.form import EvaluateForm
 from mralign_core.config import RunConfig
 from mralign_core.evaluation.variants import BASELINES, WITH_SNIPPETS, adapter_of, variants_to_judge, variants_to_score
 from mralign_core.storage import ArtifactRef
@@ -32,14 +33,14 @@ Shard = tuple[str, list[int]]
 
 @flow(name="evaluate", flow_run_name=name_run)
 def evaluate(
-    config: RunConfig,
+    config: EvaluateForm,
     artifacts: dict[str, ArtifactRef | None] | None = None,
     adapters: dict[str, ArtifactRef] | None = None,
 ) -> ArtifactRef:
     """Score the model as it is, with what else the config asks of it, and every adapter, on common random numbers.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         artifacts: what the report is made from, by name; the last run's when empty.
         adapters: variant → adapter; the last run's when empty.
     """
@@ -71,7 +72,7 @@ def make_versions(config: RunConfig, made: Mapping[str, ArtifactRef], trained: S
     """Name → the version of each trained variant that was evaluated; none where no question is held out.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         made: what the run has made, by name.
         trained: the trained variants.
     """
@@ -151,7 +152,7 @@ def judge_variants(
 
 @flow(name="score-shards", flow_run_name=name_run)
 def score_shards(
-    config: RunConfig,
+    config: EvaluateForm,
     questions: ArtifactRef,
     model: ArtifactRef,
     adapters: dict[str, ArtifactRef],
@@ -161,7 +162,7 @@ def score_shards(
     """Score some shards; a pipeline with evaluate.where 'deployment' starts these runs.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         questions: artifact of the questions.
         model: artifact of the model.
         adapters: variant → adapter.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from prefect import flow
 
 from flows.fan_out import missing_shards, run_shards
+from flows.form import GenerateForm
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import inputs_of, remember
@@ -37,7 +38,7 @@ class Generated(NamedTuple):
 
 @flow(name="generate", flow_run_name=name_run)
 def generate(
-    config: RunConfig,
+    config: GenerateForm,
     questions: ArtifactRef | None = None,
     model: ArtifactRef | None = None,
     evaluation_questions: ArtifactRef | None = None,
@@ -45,7 +46,7 @@ def generate(
     """Sample every training question in shards, and select the candidates.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         questions: artifact of the questions; the last run's when empty.
         model: artifact of the model; the last run's when empty.
         evaluation_questions: artifact of the held-out questions, which no imported trace may be of; the last run's when
@@ -78,12 +79,15 @@ def generate(
 
 @flow(name="generate-shards", flow_run_name=name_run)
 def generate_shards(
-    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, shards: list[list[Range]]
+    config: GenerateForm,
+    questions: ArtifactRef,
+    model: ArtifactRef,
+    shards: list[list[Range]],
 ) -> list[ArtifactRef]:
     """Sample some shards; a pipeline with generate.where 'deployment' starts these runs.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         questions: artifact of the questions.
         model: artifact of the model.
         shards: the questions of each shard, as ranges of their numbers.

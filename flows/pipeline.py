@@ -7,11 +7,11 @@ from prefect import flow
 from flows.annotate import annotate
 from flows.estimate import estimate
 from flows.evaluate import evaluate
+from flows.form import PipelineForm
 from flows.generate import generate
 from flows.prepare import prepare
 from flows.reward import reward
 from flows.train import train
-from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.engine.naming import name_run
 from tasks.intake import note_models_in_replies, pin_references
@@ -20,11 +20,11 @@ from tasks.story import Story
 
 
 @flow(name="mr-align", flow_run_name=name_run)
-def pipeline(config: RunConfig) -> ArtifactRef:
+def pipeline(config: PipelineForm) -> ArtifactRef:
     """Align a reasoning model with facts, and report what it changed.
 
     Args:
-        config: the run config; empty fields keep the paper's values.
+        config: a preset, and what differs from it.
     """
     check_evaluation(config)
     config = pin_references(config)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from prefect import flow
 
-from mralign_core.config import RunConfig
+from flows.form import PrepareForm
 from mralign_core.evaluation.variants import WITH_SNIPPETS, variants_to_score
 from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import remember
@@ -26,11 +26,13 @@ class Prepared(NamedTuple):
 
 
 @flow(name="prepare", flow_run_name=name_run)
-def prepare(config: RunConfig) -> Prepared:
+def prepare(
+    config: PrepareForm,
+) -> Prepared:
     """Load the questions and the model; on the pocket default, build the world and train its model.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
     """
     config = pin_references(config)
     prepared = Prepared(load_questions(config), load_evaluation_questions(config), prepare_model(config))

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows.form import TrainForm
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.engine.last_run import inputs_of, remember
@@ -18,7 +19,7 @@ from tasks.train import reference_logps, train_adapter
 
 @flow(name="train", flow_run_name=name_run)
 def train(
-    config: RunConfig,
+    config: TrainForm,
     model: ArtifactRef | None = None,
     candidates: ArtifactRef | None = None,
     annotations: ArtifactRef | None = None,
@@ -27,7 +28,7 @@ def train(
     """Compute the reference once, then train every variant on the same traces, here or on the GPU pool.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         model: artifact of the model; the last run's when empty.
         candidates: artifact of the kept traces; the last run's when empty.
         annotations: artifact of their labels; the last run's when empty.

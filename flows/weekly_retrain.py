@@ -20,6 +20,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.evaluate import judge_variants, score_variants
+from flows.form import RetrainForm
 from flows.pipeline import pipeline
 from mralign_core.config import RunConfig
 from mralign_core.errors import AliasMovedError, BudgetError, StorageError
@@ -65,7 +66,7 @@ class Approval(RunInput):
 
 
 @flow(name="mr-align", flow_run_name=name_run)  # the name that its deployment has had, and users' edits with it
-def weekly_retrain(config: RunConfig) -> str:
+def weekly_retrain(config: RetrainForm) -> str:
     """Train on what is there now, compare the new model with the champion, and promote it if it is shown to be better.
 
     Ends in one line where nothing has changed since the last one. What it came to is an event
@@ -73,7 +74,7 @@ def weekly_retrain(config: RunConfig) -> str:
     automations can act on.
 
     Args:
-        config: the run config; section ``retrain`` says what the new model must show.
+        config: a preset, and what differs from it; section ``retrain`` says what the new model must show.
     """
     check_retraining(config)
     with at_it_alone(config) as other:

@@ -15,7 +15,7 @@ import yaml
 from prefect.flows import load_flow_from_entrypoint
 
 from deployments import serve
-from deployments.steps import CHECKOUT, CONFIGS, read_config
+from deployments.steps import CHECKOUT, CONFIGS
 from mralign_core.config import load_config
 from tests.page_artifacts import check_artifacts
 from tests.prefect_server import state_in
@@ -53,9 +53,10 @@ def test_every_flow_has_a_deployment_that_loads_it():
     assert flows == {**named, "pipeline": "mr-align", "weekly-retrain": "mr-align"}
 
 
-def test_the_template_keeps_the_whole_config():
-    filled = read_config("pocket", ON_POOLS)["config"]
-    assert filled == load_config(CONFIGS / "pocket.yaml", ON_POOLS).model_dump(mode="json")
+def test_every_deployment_begins_with_the_preset_and_leaves_the_gpu_pool_its_work():
+    (stage,) = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["definitions"]
+    assert stage["parameters"]["config"] == {"preset": "pocket", "gpu_pool": True}
+    assert all({"preset", "gpu_pool"} <= entry["parameters"]["config"].keys() for entry in DEPLOYMENTS)
 
 
 def test_a_port_that_something_else_holds_is_refused_with_a_remedy(monkeypatch):
@@ -123,26 +124,26 @@ class TestServed:
         assert automation["actions"][0]["state"] == "CRASHED"
         assert automation["trigger"]["within"] >= 3 * 180
 
-    def test_form_comes_filled_in_and_explains_every_field(self, served):
+    def test_form_is_short_and_folded_and_explains_every_field(self, served):
         pipeline = served.deployment("mr-align/pipeline")
-        assert pipeline["parameters"]["config"] == read_config("pocket", ON_POOLS)["config"]
-        assert served.deployment("train/train")["parameters"]["config"]["train"]["where"] == "inline"
-        sections = pipeline["parameter_openapi_schema"]["definitions"]
-        unexplained = [
-            f"{section}.{name}"
-            for section, definition in sections.items()
-            for name, field in definition["properties"].items()
-            if not field.get("description") and "$ref" not in str(field)
+        assert pipeline["parameters"]["config"] == {"preset": "pocket", "gpu_pool": True}
+        schema = pipeline["parameter_openapi_schema"]
+        fields, sections = schema["properties"]["config"]["properties"], schema["definitions"]
+        assert next(name for name, field in fields.items() if "anyOf" in field) == "storage"
+        shown = [
+            (f"{name}.{field}", each) for name, one in sections.items() for field, each in one["properties"].items()
         ]
-        assert not unexplained
-        assert all(definition.get("description") for definition in sections.values())
+        shown += list(fields.items())
+        assert not [name for name, field in shown if not field.get("description") and "$ref" not in str(field)]
 
     def test_form_carries_the_constraints(self, served):
-        sections = served.deployment("mr-align/pipeline")["parameter_openapi_schema"]["definitions"]
+        schema = served.deployment("mr-align/pipeline")["parameter_openapi_schema"]
+        fields, sections = schema["properties"]["config"]["properties"], schema["definitions"]
         draws = sections["GenerateConfig"]["properties"]["num_draws"]
         assert (draws["minimum"], draws["maximum"]) == (1, 64)
         assert sections["TrainConfig"]["properties"]["where"]["enum"] == ["inline", "deployment"]
-        assert sections["RunConfig"]["properties"]["name"]["pattern"].startswith("^")
+        assert fields["name"]["pattern"].startswith("^")
+        assert fields["preset"]["enum"][0] == "pocket" and set(fields["preset"]["enum"]) == set(CONFIG_NAMES)
 
     @pytest.mark.parametrize(
         ("section", "field", "value", "why"),
@@ -152,8 +153,9 @@ class TestServed:
             ("generate", "num_drawz", 3, "num_drawz"),
         ],
     )
-    def test_a_bad_value_is_refused_at_submission(self, served, smoke, section, field, value, why):
-        reply = served.submit("mr-align/pipeline", {"config": {**smoke, section: {**smoke[section], field: value}}})
+    def test_a_bad_value_is_refused_at_submission(self, served, section, field, value, why):
+        config = {"preset": "smoke", section: {field: value}}
+        reply = served.submit("mr-align/pipeline", {"config": config})
         assert reply.status_code == 409
         assert why in reply.json()["detail"]
 

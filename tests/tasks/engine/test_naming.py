@@ -6,6 +6,7 @@ import httpx
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
 from prefect.utilities.names import generate_slug
 
 from mralign_core.config import RunConfig
@@ -44,11 +45,11 @@ def test_another_config_has_another_name_and_what_changes_no_result_the_same():
 def test_a_run_and_its_stages_on_a_server(prefect_api):
     @flow(name="stage-of-it", flow_run_name=name_run)
     def stage(config: RunConfig) -> str:
-        return naming.flow_run.name
+        return flow_run.name
 
     @flow(name="whole", flow_run_name=name_run)
     def whole(config: RunConfig) -> list[str]:
-        return [naming.flow_run.name, stage(config)]
+        return [flow_run.name, stage(config)]
 
     own = run_name_of(CONFIG)
     assert whole(CONFIG) == [own, f"{own}-stage-of-it"]
