@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import MarkdownArtifact, ProgressArtifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_API_URL
 
 from mralign_core.config import RunConfig, load_config
 from mralign_core.redaction import redact
@@ -35,7 +38,8 @@ from mralign_core.reporting.run_page import (
     share_done,
     time_left,
 )
-from mralign_core.storage import ArtifactStore
+from mralign_core.reporting.shown_files import address_of
+from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.versions.aliases import version_name
 from tasks.engine import STAGES
 from tasks.engine.graph import stage_of
@@ -44,6 +48,8 @@ from tasks.estimate import read_diagnostics
 
 logger = logging.getLogger("mralign_core.story")
 PRESETS = Path(__file__).resolve().parents[1] / "deployments" / "configs"
+IDENTITY_PATH = "/mralign/identity"
+"""Where the server of ``make serve`` says that it is one."""
 PAGE, BAR = "run", "run-progress"
 REFRESH_S = 15.0
 P = ParamSpec("P")
@@ -83,7 +89,8 @@ class Story:
         with _for_the_eye("end"):
             found = self._finding()
             logger.info("%s", found.headline)
-            logger.info("report: %s", found.places["Report"].strip("`"))
+            made = LastRun(self._config, this_run())
+            logger.info("report: %s", self._store.open_file(made("report"), "report.html"))
             total = sum(story.seconds for story in self._told)
             logger.info("all stages: %s, $%.2f paid", duration(total), sum(story.cost_usd for story in self._told))
             self._show(found)
@@ -119,7 +126,7 @@ class Story:
     def _finding(self) -> Finding:
         config, store, made = self._config, self._store, LastRun(self._config, this_run())
         measured = read_results(store.open_directory(made("results")))
-        places = {"Report": f"`{store.open_file(made('report'), 'report.html')}`"}
+        places = {"Report": _linked(config, made("report"), "report.html")}
         for variant in config.train.variants:
             places[f"Adapter {variant}"] = f"`{store.open_directory(made(f'adapter:{variant}'))}`"
             if config.questions.eval:
@@ -208,6 +215,21 @@ def _for_the_eye(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         logger.warning("the run's page lacks its %s: %s", what, error)
+
+
+def _linked(config: RunConfig, ref: ArtifactRef, file: str) -> str:
+    """A file of an artifact as Markdown: where it lies, and, on this project's server, where a browser shows it."""
+    path = f"`{ArtifactStore(config.storage).open_file(ref, file)}`"
+    return f"[{file}]({address_of(config.storage, ref, file)}), {path}" if _is_behind_door() else path
+
+
+def _is_behind_door() -> bool:
+    """Whether the Prefect server is that of ``make serve``, which shows pages and figures."""
+    asked = f"{PREFECT_API_URL.value().removesuffix('/api')}{IDENTITY_PATH}?challenge={secrets.token_hex(16)}"
+    try:
+        return "proof" in httpx.get(asked, timeout=5, trust_env=False).json()
+    except (httpx.HTTPError, ValueError, AttributeError):
+        return False
 
 
 def _differences(config: RunConfig) -> tuple[str, list[list[str]]]:
