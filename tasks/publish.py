@@ -214,6 +214,18 @@ def show_promotion(config: RunConfig, promotion: ArtifactRef) -> None:
     _page("promotion", "Whether the new model takes the champion's place", promotion_markdown(found))
 
 
+@for_the_eye
+def show_output(key: str, description: str, text: str) -> None:
+    """What a command printed, as it is."""
+    _page(key, description, f"```text\n{text.replace('```', '` ` `').rstrip()}\n```")
+
+
+@for_the_eye
+def show_picture(key: str, description: str, png: bytes) -> None:
+    """A picture that a command drew."""
+    _picture(key, png, description)
+
+
 def _table(key: str, table: ResultTable, description: str) -> None:
     _publish(TableArtifact(key=key, description=description, table=page_tables.page_records(table)))
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import re
 from typing import Any
+from uuid import UUID
 
 from coolname.data import config as _words
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
@@ -66,11 +68,20 @@ def is_made_up(name: str) -> bool:
     return bool(_OF_FORMS.fullmatch(name)) or (first in _made_of("adj_any") and second in _made_of("subj"))
 
 
-@functools.lru_cache(maxsize=64)
 def name_of(run_id: str) -> str:
     """The name of a run that has begun."""
+    return str(_run(run_id).name)
+
+
+def queue_of(run_id: str) -> str | None:
+    """The work queue that a run that has begun was taken from; None of one that no worker took."""
+    return _run(run_id).work_queue_name
+
+
+@functools.lru_cache(maxsize=64)
+def _run(run_id: str) -> FlowRun:
     with get_client(sync_client=True) as client:
-        return str(client.read_flow_run(run_id).name)  # type: ignore[arg-type]
+        return client.read_flow_run(UUID(run_id))
 
 
 @functools.cache

@@ -25,6 +25,7 @@ DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deploymen
 STAGES = {"prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"}
 ANALYSES = {"compare-annotators", "induce-taxonomy", "ablate", "ablate-world"}
 SHARES = {"generate-shards", "score-shards"}
+LOOKS = {"questions", "dry-run", "lineage", "sensitivity", "export"}
 ON_POOLS = {f"{stage}.where": "deployment" for stage in ("generate", "train", "evaluate")}
 
 
@@ -49,7 +50,7 @@ def test_paper_config_has_the_papers_values():
 
 def test_every_flow_has_a_deployment_that_loads_it():
     flows = {entry["name"]: load_flow_from_entrypoint(entry["entrypoint"]).name for entry in DEPLOYMENTS}
-    named = {name: name for name in STAGES | ANALYSES | SHARES}
+    named = {name: name for name in STAGES | ANALYSES | SHARES | LOOKS}
     assert flows == {**named, "pipeline": "mr-align", "weekly-retrain": "mr-align"}
 
 
@@ -158,6 +159,21 @@ class TestServed:
         reply = served.submit("mr-align/pipeline", {"config": config})
         assert reply.status_code == 409
         assert why in reply.json()["detail"]
+
+    def test_what_is_urgent_goes_first_and_the_weekly_retraining_last(self, served):
+        for pool in ("cpu", "a800"):
+            queues = served.filter(f"work_pools/{pool}/queues")
+            names = [queue["name"] for queue in sorted(queues, key=lambda queue: queue["priority"])]
+            assert names == ["urgent", "default", "background"]
+        weekly = served.deployment("mr-align/weekly-retrain")
+        assert weekly["work_queue_name"] == "background"
+        assert weekly["global_concurrency_limit"]["limit"] == 1
+
+    def test_what_a_command_prints_is_the_artifact_of_a_run_that_looks(self, served):
+        run = served.wait_for(served.submit("questions/questions", {"config": {"preset": "smoke"}}).json()["id"])
+        assert run["state_name"] == "Completed", run["state"]["message"]
+        (shown,) = served.filter("artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+        assert shown["key"] == "questions" and "What is the birthplace of" in shown["data"]
 
     def test_schedule_is_off_until_switched_on(self, served):
         weekly = served.deployment("mr-align/weekly-retrain")
