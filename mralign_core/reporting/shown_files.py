@@ -17,7 +17,7 @@ from mralign_core.errors import ArtifactError
 from mralign_core.storage import ArtifactRef, ArtifactStore
 
 PREFIX = "/mralign/artifacts/"
-SHOWN = ("report", "ablation-page", "diagnostic-figures")
+PAGES_AND_FIGURES = ("report", "ablation-page", "diagnostic-figures")
 """Artifacts that are pages and figures; no other is given out."""
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -28,7 +28,7 @@ MEDIA_TYPES = {
 PATIENCE_S = 20.0
 """For a store that does not answer: somebody waits at the browser."""
 _ADDRESS = re.compile(
-    rf"{re.escape(PREFIX)}(?P<artifact>(?P<stage>{'|'.join(SHOWN)})/[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}/[0-9a-f]{{16}})"
+    rf"{re.escape(PREFIX)}(?P<artifact>(?P<stage>{'|'.join(PAGES_AND_FIGURES)})/[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}/[0-9a-f]{{16}})"
     r"/(?P<file>[A-Za-z0-9][A-Za-z0-9._-]{0,127})"
 )
 
@@ -66,7 +66,9 @@ def read_shown(path: str, query: str) -> ShownFile:
     found, given = _ADDRESS.fullmatch(unquote(path)), parse_qs(query)
     kind = MEDIA_TYPES.get(PurePosixPath(found["file"]).suffix) if found else None
     if found is None or kind is None or len(given.get("store", [])) != 1:
-        raise ArtifactError(f"no page or figure has this address; artifacts that are shown: {', '.join(SHOWN)}")
+        raise ArtifactError(
+            f"no page or figure has this address; artifacts that are shown: {', '.join(PAGES_AND_FIGURES)}"
+        )
     try:
         (root,), endpoint = given["store"], given.get("endpoint", [""])[0]
         storage = StorageConfig(root=root.removeprefix("file://"), endpoint_url=endpoint, patience_s=PATIENCE_S)

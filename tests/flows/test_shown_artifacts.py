@@ -152,7 +152,7 @@ class TestServed:
             assert page.evaluate("document.querySelector('iframe').src.slice(0, 5)") == "blob:"
             drawn = base64.b64decode(page.call("Page.captureScreenshot", format="png")["data"])
             with Image.open(io.BytesIO(drawn)) as picture:
-                assert len(picture.convert("L").getcolors()) > 10, "the page is seen"
+                assert len(set(picture.convert("L").tobytes())) > 10, "the page is seen"
             assert not [
                 url for url in page.requests if not url.startswith((server.api_url[:17], "blob:", "data:", "about:"))
             ]
