@@ -156,3 +156,19 @@ class TestServed:
             assert not [
                 url for url in page.requests if not url.startswith((server.api_url[:17], "blob:", "data:", "about:"))
             ]
+
+    def test_a_browser_gets_what_was_updated_last_first_and_others_what_they_ask_for(self, server):
+        auth, url = auth_of(server), f"{server.api_url}/artifacts/"
+        made = [
+            httpx.post(url, json={"key": key, "type": "markdown", "data": key}, auth=auth, timeout=60).json()["id"]
+            for key in ("run", "draws", "yield")
+        ]
+        assert httpx.patch(f"{url}{made[0]}", json={"data": "the end"}, auth=auth, timeout=60).is_success
+
+        def keys(headers):
+            query = {"sort": "ID_DESC", "artifacts": {"id": {"any_": made}}}
+            reply = httpx.post(f"{url}filter", json=query, auth=auth, headers=headers, timeout=60)
+            return [artifact["id"] for artifact in reply.raise_for_status().json()]
+
+        assert keys({"Sec-Fetch-Site": "same-origin"}) == [made[0], made[2], made[1]]
+        assert keys({}) == sorted(made, reverse=True)
