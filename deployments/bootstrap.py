@@ -36,6 +36,11 @@ FINAL_STATES = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Paus
 HEARTBEAT_TIMEOUT = timedelta(minutes=10)
 
 
+QUEUES: dict[str, tuple[str, int | None]] = {
+    "urgent": ("Goes first, such as a run to debug: choose it in the form, below Additional options.", 1),
+    "background": ("Waits for all others, such as the weekly retraining.", None),
+}
+"""Work queue of each pool, beside Prefect's own ``default`` → what it is for, and its priority; None for the last."""
 EDITABLE = (
     "parameters",
     "description",
@@ -71,6 +76,15 @@ def create_work_pools(client: SyncPrefectClient, record: Record, folder: Path = 
         record.note({str(pool.id): new})
         names.append(pool.name)
     return names
+
+
+def create_queues(client: SyncPrefectClient, pools: list[str]) -> None:
+    """Give each pool the queues of :data:`QUEUES`; one that is there is left as it is: its user may have changed it."""
+    for pool in pools:
+        there = {queue.name for queue in client.read_work_queues(work_pool_name=pool)}
+        for name, (description, priority) in QUEUES.items():
+            if name not in there:
+                client.create_work_queue(name, description, priority=priority, work_pool_name=pool)
 
 
 def deploy_all() -> None:
@@ -213,7 +227,9 @@ def main() -> None:
     """Set everything up, saying what."""
     record = Record(Path(PREFECT_HOME.value()))
     with get_client(sync_client=True) as client:
-        print("work pools:", ", ".join(create_work_pools(client, record)))  # noqa: T201
+        pools = create_work_pools(client, record)
+        create_queues(client, pools)
+        print("work pools:", ", ".join(pools))  # noqa: T201
         print("deployments:", ", ".join(deploy(client, record)))  # noqa: T201
         automation = crash_lost_runs()
         create_automation(client, automation, record)

@@ -46,6 +46,8 @@ def merge(last: Any, current: Any, new: Any, name: str = "") -> Merged:
     """
     if current in (last, new):
         return Merged(new, ())
+    if new == ABSENT and isinstance(last, dict) and name.startswith("config."):
+        new = {}  # a form's section: what is left out of it is the preset's
     if isinstance(current, dict) and isinstance(new, dict):
         fields: Values = {}
         kept: list[str] = []

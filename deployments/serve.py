@@ -305,7 +305,7 @@ def greeting(port: int, server: OwnServer, logs: Path) -> str:
 Serving. Ctrl-C stops everything.
 
   UI            {link}
-  start a run   in the UI, Deployments: pipeline, Run, Custom run; the form is the whole config
+  start a run   in the UI, Deployments: pipeline, Run, Custom run; choose a preset, change what differs
   by shell      PREFECT_PROFILES_PATH={profile} {programs}/prefect deployment run mr-align/pipeline
   in the shell  {found}{programs}/mralign run: this terminal works, this server shows it
   every week    in the UI, Deployments: weekly-retrain, switch its schedule on

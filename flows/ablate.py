@@ -8,6 +8,7 @@ from prefect import flow
 
 from flows.annotate import annotate
 from flows.evaluate import score_variants
+from flows.form import AblateForm
 from flows.generate import generate
 from flows.prepare import prepare
 from flows.train import train_variants
@@ -19,20 +20,21 @@ from mralign_core.processes.memory import return_freed_memory
 from mralign_core.storage import ArtifactRef
 from tasks.ablate import ablate_on_pool, compare_arms, refusal, remember_refusal, write_ablation
 from tasks.engine.last_run import remember
+from tasks.engine.naming import name_run
 from tasks.engine.progress import progress
 from tasks.estimate import estimate_transitions
 from tasks.generate import select_thinking_draws
 from tasks.intake import pin_references
-from tasks.publish import show_ablation
+from tasks.publish import own_page, show_ablation
 from tasks.reward import weigh_segments
 
 
-@flow(name="ablate", flow_run_name="{config.name}")
-def ablate(config: RunConfig) -> ArtifactRef:
+@flow(name="ablate", flow_run_name=name_run)
+def ablate(config: AblateForm) -> ArtifactRef:
     """Train the arms of ``ablate.arms`` in every world under every seed, score them alike, and compare them in pairs.
 
     Args:
-        config: the run config; section ``ablate`` says which arms, worlds and seeds.
+        config: a preset, and what differs from it; section ``ablate`` says which arms, worlds and seeds.
     """
     config = pin_references(config)
     # Refuse what can't be compared, before hours of work.
@@ -63,7 +65,7 @@ def ablate(config: RunConfig) -> ArtifactRef:
 
 
 @flow(name="ablate-world", flow_run_name="{config.name}")
-def ablate_world(config: RunConfig) -> dict[str, ArtifactRef]:
+def ablate_world(config: AblateForm) -> dict[str, ArtifactRef]:
     """All arms and seeds of one world; an ablation with ablate.where 'deployment' starts these runs.
 
     Args:
@@ -72,6 +74,11 @@ def ablate_world(config: RunConfig) -> dict[str, ArtifactRef]:
     Returns:
         The scores of each ``Cell``, by its text; none when the world's model is refused.
     """
+    with own_page():
+        return _score_world(config)
+
+
+def _score_world(config: RunConfig) -> dict[str, ArtifactRef]:
     if refusal(config):
         return {}
     try:

@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.fan_out import missing_shards
+from flows.form import AnnotateForm
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.annotate import (
@@ -18,6 +19,7 @@ from tasks.annotate import (
     within_budget,
 )
 from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.naming import name_run
 from tasks.engine.session import session
 from tasks.engine.task import StageTask
 from tasks.publish import show_labels
@@ -31,14 +33,20 @@ class Annotated(NamedTuple):
 
 
 # Prefect types a flow's task runner by the base class of its futures.
-@flow(name="annotate", task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE))  # type: ignore[arg-type]
+@flow(
+    name="annotate",
+    flow_run_name=name_run,
+    task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE),  # type: ignore[arg-type]
+)
 def annotate(
-    config: RunConfig, candidates: ArtifactRef | None = None, thinking_draws: ArtifactRef | None = None
+    config: AnnotateForm,
+    candidates: ArtifactRef | None = None,
+    thinking_draws: ArtifactRef | None = None,
 ) -> Annotated:
     """Annotate the candidates in shards, and the thinking draws where matrices are estimated from them.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         candidates: artifact of the kept traces; the last run's when empty.
         thinking_draws: artifact of the draws to estimate from; the last run's when empty.
     """

@@ -6,26 +6,30 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.annotate import annotate_all
-from mralign_core.config import RunConfig
+from flows.form import CompareForm
 from mralign_core.storage import ArtifactRef
 from tasks.annotate import SHARDS_AT_ONCE
 from tasks.compare_annotators import RUN, compare_annotations
 from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.naming import name_run
 from tasks.publish import show_agreement
 
 
 # Prefect types a flow's task runner by the base class of its futures.
 @flow(
     name="compare-annotators",
+    flow_run_name=name_run,
     task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE),  # type: ignore[arg-type]
 )
 def compare_annotators(
-    config: RunConfig, candidates: ArtifactRef | None = None, annotations: ArtifactRef | None = None
+    config: CompareForm,
+    candidates: ArtifactRef | None = None,
+    annotations: ArtifactRef | None = None,
 ) -> ArtifactRef:
     """Annotate the candidates with each panel of ``compare.panels``, and compare all annotation sets.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         candidates: artifact of the kept traces; the last run's when empty.
         annotations: artifact of their labels, the run's own; the last run's when empty.
     """

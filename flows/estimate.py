@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from prefect import flow
 
-from mralign_core.config import RunConfig
+from flows.form import EstimateForm
 from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.naming import name_run
 from tasks.engine.task import as_arguments
 from tasks.estimate import diagnose_transitions, draw_diagnostics, estimate_transitions
 from tasks.publish import show_diagnostics, show_transitions
 
 
-@flow(name="estimate")
+@flow(name="estimate", flow_run_name=name_run)
 def estimate(
-    config: RunConfig,
+    config: EstimateForm,
     candidates: ArtifactRef | None = None,
     annotations: ArtifactRef | None = None,
     thinking_draws: ArtifactRef | None = None,
@@ -23,7 +24,7 @@ def estimate(
     """Estimate P⁺, P⁻ and P, and tell how sure they and their weights are.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         candidates: artifact of the kept traces; the last run's when empty.
         annotations: artifact of their labels; the last run's when empty.
         thinking_draws: artifact of the draws to estimate from in their place; the last run's when empty.

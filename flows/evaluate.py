@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 from prefect import flow
 
 from flows.fan_out import missing_shards, run_in_threads, run_shards
+from flows.form import EvaluateForm
 from mralign_core.config import RunConfig
 from mralign_core.evaluation.variants import BASELINES, WITH_SNIPPETS, adapter_of, variants_to_judge, variants_to_score
 from mralign_core.storage import ArtifactRef
 from tasks.annotate import SHARDS_AT_ONCE
 from tasks.engine.graph import NOTHING
 from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.naming import name_run
 from tasks.engine.pool import make_on_pool
 from tasks.engine.session import session
 from tasks.engine.shards import Range, ranges_of, rows_of
@@ -29,16 +31,16 @@ Shard = tuple[str, list[int]]
 """A variant, and some held-out questions by their numbers."""
 
 
-@flow(name="evaluate")
+@flow(name="evaluate", flow_run_name=name_run)
 def evaluate(
-    config: RunConfig,
+    config: EvaluateForm,
     artifacts: dict[str, ArtifactRef | None] | None = None,
     adapters: dict[str, ArtifactRef] | None = None,
 ) -> ArtifactRef:
     """Score the model as it is, with what else the config asks of it, and every adapter, on common random numbers.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         artifacts: what the report is made from, by name; the last run's when empty.
         adapters: variant → adapter; the last run's when empty.
     """
@@ -70,7 +72,7 @@ def make_versions(config: RunConfig, made: Mapping[str, ArtifactRef], trained: S
     """Name → the version of each trained variant that was evaluated; none where no question is held out.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         made: what the run has made, by name.
         trained: the trained variants.
     """
@@ -148,9 +150,9 @@ def judge_variants(
         return {variant: collect_judgements(**call) for variant, call in calls.items()}
 
 
-@flow(name="score-shards")
+@flow(name="score-shards", flow_run_name=name_run)
 def score_shards(
-    config: RunConfig,
+    config: EvaluateForm,
     questions: ArtifactRef,
     model: ArtifactRef,
     adapters: dict[str, ArtifactRef],
@@ -160,7 +162,7 @@ def score_shards(
     """Score some shards; a pipeline with evaluate.where 'deployment' starts these runs.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         questions: artifact of the questions.
         model: artifact of the model.
         adapters: variant → adapter.

@@ -8,9 +8,11 @@ from typing import NamedTuple
 from prefect import flow
 
 from flows.fan_out import missing_shards, run_shards
+from flows.form import GenerateForm
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.naming import name_run
 from tasks.engine.pool import make_on_pool
 from tasks.engine.session import session
 from tasks.engine.shards import Range, ranges_of, rows_of
@@ -34,9 +36,9 @@ class Generated(NamedTuple):
     thinking_draws: ArtifactRef | None
 
 
-@flow(name="generate")
+@flow(name="generate", flow_run_name=name_run)
 def generate(
-    config: RunConfig,
+    config: GenerateForm,
     questions: ArtifactRef | None = None,
     model: ArtifactRef | None = None,
     evaluation_questions: ArtifactRef | None = None,
@@ -44,7 +46,7 @@ def generate(
     """Sample every training question in shards, and select the candidates.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         questions: artifact of the questions; the last run's when empty.
         model: artifact of the model; the last run's when empty.
         evaluation_questions: artifact of the held-out questions, which no imported trace may be of; the last run's when
@@ -75,14 +77,17 @@ def generate(
     return Generated(candidates, generations, thinking_draws)
 
 
-@flow(name="generate-shards")
+@flow(name="generate-shards", flow_run_name=name_run)
 def generate_shards(
-    config: RunConfig, questions: ArtifactRef, model: ArtifactRef, shards: list[list[Range]]
+    config: GenerateForm,
+    questions: ArtifactRef,
+    model: ArtifactRef,
+    shards: list[list[Range]],
 ) -> list[ArtifactRef]:
     """Sample some shards; a pipeline with generate.where 'deployment' starts these runs.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         questions: artifact of the questions.
         model: artifact of the model.
         shards: the questions of each shard, as ranges of their numbers.

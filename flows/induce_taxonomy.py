@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from prefect import flow
 
-from mralign_core.config import RunConfig
+from flows.form import InduceForm
 from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import last_run
+from tasks.engine.naming import name_run
 from tasks.induce_taxonomy import induce_labels
 from tasks.publish import show_label_set
 
 
-@flow(name="induce-taxonomy")
-def induce_taxonomy(config: RunConfig, candidates: ArtifactRef | None = None) -> ArtifactRef:
+@flow(name="induce-taxonomy", flow_run_name=name_run)
+def induce_taxonomy(config: InduceForm, candidates: ArtifactRef | None = None) -> ArtifactRef:
     """Induce a label set; name its file in ``annotate.label_set`` to use it.
 
     Args:

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from prefect import flow
 
-from mralign_core.config import RunConfig
+from flows.form import PrepareForm
 from mralign_core.evaluation.variants import WITH_SNIPPETS, variants_to_score
 from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import remember
+from tasks.engine.naming import name_run
 from tasks.engine.plan import is_made
 from tasks.intake import pin_references, tell_what_is_new
 from tasks.prepare import check_prompts, check_training, load_evaluation_questions, load_questions, prepare_model
@@ -24,12 +25,12 @@ class Prepared(NamedTuple):
     model: ArtifactRef
 
 
-@flow(name="prepare")
-def prepare(config: RunConfig) -> Prepared:
+@flow(name="prepare", flow_run_name=name_run)
+def prepare(config: PrepareForm) -> Prepared:
     """Load the questions and the model; on the pocket default, build the world and train its model.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
     """
     config = pin_references(config)
     prepared = Prepared(load_questions(config), load_evaluation_questions(config), prepare_model(config))

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from prefect import flow
 
-from mralign_core.config import RunConfig
+from flows.form import RewardForm
 from mralign_core.storage import ArtifactRef
 from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.naming import name_run
 from tasks.engine.task import as_arguments
 from tasks.publish import show_weights
 from tasks.reward import weigh_segments
 
 
-@flow(name="reward")
+@flow(name="reward", flow_run_name=name_run)
 def reward(
-    config: RunConfig,
+    config: RewardForm,
     candidates: ArtifactRef | None = None,
     annotations: ArtifactRef | None = None,
     transitions: ArtifactRef | None = None,
@@ -24,7 +25,7 @@ def reward(
     """Weigh every segment of every annotated trace.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         candidates: artifact of the kept traces; the last run's when empty.
         annotations: artifact of their labels; the last run's when empty.
         transitions: artifact of P⁺, P⁻ and P; the last run's when empty.

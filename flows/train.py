@@ -7,17 +7,19 @@ from typing import Any
 
 from prefect import flow
 
+from flows.form import TrainForm
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.naming import name_run
 from tasks.engine.pool import make_on_pool
 from tasks.publish import show_training
 from tasks.train import reference_logps, train_adapter
 
 
-@flow(name="train")
+@flow(name="train", flow_run_name=name_run)
 def train(
-    config: RunConfig,
+    config: TrainForm,
     model: ArtifactRef | None = None,
     candidates: ArtifactRef | None = None,
     annotations: ArtifactRef | None = None,
@@ -26,7 +28,7 @@ def train(
     """Compute the reference once, then train every variant on the same traces, here or on the GPU pool.
 
     Args:
-        config: the run config.
+        config: a preset, and what differs from it.
         model: artifact of the model; the last run's when empty.
         candidates: artifact of the kept traces; the last run's when empty.
         annotations: artifact of their labels; the last run's when empty.

@@ -20,6 +20,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.evaluate import judge_variants, score_variants
+from flows.form import RetrainForm
 from flows.pipeline import pipeline
 from mralign_core.config import RunConfig
 from mralign_core.errors import AliasMovedError, BudgetError, StorageError
@@ -34,6 +35,7 @@ from mralign_core.storage.keeping import kept
 from mralign_core.versions.aliases import Aliases, version_key, version_name
 from mralign_core.versions.version import Version, read_version, resolve_version
 from tasks.engine.last_run import LastRun, this_run
+from tasks.engine.naming import name_run
 from tasks.engine.session import run_name
 from tasks.intake import pin_references
 from tasks.publish import show_promotion
@@ -69,8 +71,8 @@ asks_here: ContextVar[Callable[[RunConfig, Promotion], Approval] | None] = Conte
 """Asks a person where no page shows a paused run's form, as on an embedded server."""
 
 
-@flow(name="mr-align", flow_run_name="{config.name}")  # the name that its deployment has had, and users' edits with it
-def weekly_retrain(config: RunConfig) -> str:
+@flow(name="mr-align", flow_run_name=name_run)  # the name that its deployment has had, and users' edits with it
+def weekly_retrain(config: RetrainForm) -> str:
     """Train on what is there now, compare the new model with the champion, and promote it if it is shown to be better.
 
     Ends in one line where nothing has changed since the last one. What it came to is an event
@@ -78,7 +80,7 @@ def weekly_retrain(config: RunConfig) -> str:
     automations can act on.
 
     Args:
-        config: the run config; section ``retrain`` says what the new model must show.
+        config: a preset, and what differs from it; section ``retrain`` says what the new model must show.
     """
     check_retraining(config)
     with at_it_alone(config) as other:

@@ -1,4 +1,4 @@
-"""Tables and figures as artifacts, on the Prefect pages of a stage's run and of the pipeline run it is in.
+"""Tables and figures as artifacts, each once, on the Prefect page of the run that its user started.
 
 They are for the eye: a server that can't take one must not stop the work, so failures are logged and passed
 over.
@@ -7,10 +7,12 @@ over.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import ParamSpec
 from uuid import UUID
 
 import pandas as pd
@@ -19,9 +21,9 @@ from prefect.artifacts import Artifact, ImageArtifact, MarkdownArtifact, TableAr
 from prefect.context import FlowRunContext
 
 from mralign_core.config import RunConfig
-from mralign_core.generation.outcomes import PARTLY_DRAWN, draws_table
+from mralign_core.generation.outcomes import PARTLY_DRAWN
 from mralign_core.label_sets import label_set_of
-from mralign_core.reporting import agreement_figures, diagnostic_findings, figures, matrix_figures, style
+from mralign_core.reporting import agreement_figures, diagnostic_findings, figures, matrix_figures, page_tables, style
 from mralign_core.reporting.ablation_findings import ablation_markdown
 from mralign_core.reporting.agreement_tables import agreement_markdown
 from mralign_core.reporting.decision_findings import decision_sentences, decision_tables, read_decisions
@@ -69,23 +71,23 @@ def show_yield(config: RunConfig, candidates: ArtifactRef) -> None:
     """What each step of the selection kept."""
     store = ArtifactStore(config.storage)
     rows = store.read_json(candidates, FUNNEL)
-    _table("yield", yield_table(rows).to_records(), "What each step of the selection kept, dropped, and why")
+    _table("yield", yield_table(rows), "What each step of the selection kept, dropped, and why")
     _image("yield-figure", figures.yield_funnel(pd.DataFrame(rows)), "Yield of the selection")
 
 
 @for_the_eye
 def show_yield_of_draws(config: RunConfig, thinking_draws: ArtifactRef) -> None:
     """What each step kept of the think-on draws that matrices are estimated from."""
-    rows = yield_table(ArtifactStore(config.storage).read_json(thinking_draws, FUNNEL)).to_records()
-    _table("yield-of-draws", rows, f"What each step kept of the think-on draws: {config.estimate.traces}")
+    rows = ArtifactStore(config.storage).read_json(thinking_draws, FUNNEL)
+    _table("yield-of-draws", yield_table(rows), f"What each step kept of the think-on draws: {config.estimate.traces}")
 
 
 @for_the_eye
 def show_draws(config: RunConfig, generations: ArtifactRef) -> None:
     """What became of the draws."""
-    rows = draws_table(read_draws(ArtifactStore(config.storage), generations))
+    counts = read_draws(ArtifactStore(config.storage), generations)
     note = PARTLY_DRAWN if config.generate.draws == "sequential" else "All draws of every question"
-    _table("draws", rows.to_dict("records"), note)
+    _table("draws", page_tables.draw_counts(counts), note)
 
 
 @for_the_eye
@@ -100,11 +102,10 @@ def show_labels(config: RunConfig, candidates: ArtifactRef, annotations: Artifac
         figures.label_mix(labels, polarities, label_set_of(config).taxonomy),
         "What segments do, by polarity",
     )
-    rules = labels["rule"].value_counts().rename_axis("rule").reset_index(name="segments")
-    _table("label-rules", rules.to_dict("list"), "Rule that decided each segment")
+    _table("label-rules", page_tables.rule_counts(labels), "Rule that decided each segment")
     ledger = read_ledger(config, candidates)
     if not ledger.empty:
-        _table("annotation-ledger", ledger.to_dict("records"), "What each run asked of each model, and paid")
+        _table("annotation-ledger", page_tables.ledger_table(ledger), "What each run asked of each model, and paid")
 
 
 @for_the_eye
@@ -134,12 +135,7 @@ def show_diagnostics(config: RunConfig, diagnostics: ArtifactRef, pictures: Arti
 def show_weights(config: RunConfig, weights: ArtifactRef) -> None:
     """The distribution of segment weights."""
     frame = ArtifactStore(config.storage).read_table(weights, "weights.parquet")
-    shares = {
-        "segments": len(frame),
-        "clipped": int(frame["clipped"].sum()),
-        "mean weight": frame["weight"].mean(),
-    }
-    _table("weights", [shares], "Segment weights (Eq. 10)")
+    _table("weights", page_tables.weight_table(frame), "Segment weights (Eq. 10)")
 
 
 @for_the_eye
@@ -194,7 +190,9 @@ def show_label_set(config: RunConfig, label_set: ArtifactRef) -> None:
     file = ArtifactStore(config.storage).open_file(label_set, LABEL_SET)
     use = f"Use it with `annotate.label_set: {file}`."
     _page("label-set", "Induced label set", use, counts_sentence(found), label_table(found).to_markdown())
-    _table("label-set-noise", [found["noise"]], "Open labels that are in no cluster, and their counts")
+    if found["noise"]:
+        noise = page_tables.open_label_counts(found["noise"])
+        _table("label-set-noise", noise, "Open labels that are in no cluster, and their counts")
     picture = ArtifactStore(config.storage).open_file(label_set, MAP_PNG).read_bytes()
     _picture("cluster-map", picture, "Open labels by cosine distance, and the clusters among them")
 
@@ -216,8 +214,20 @@ def show_promotion(config: RunConfig, promotion: ArtifactRef) -> None:
     _page("promotion", "Whether the new model takes the champion's place", promotion_markdown(found))
 
 
-def _table(key: str, rows: list[Any] | dict[Any, Any], description: str) -> None:
-    _publish(TableArtifact(key=key, description=description, table=rows))
+@for_the_eye
+def show_output(key: str, description: str, text: str) -> None:
+    """What a command printed, as it is."""
+    _page(key, description, f"```text\n{text.replace('```', '` ` `').rstrip()}\n```")
+
+
+@for_the_eye
+def show_picture(key: str, description: str, png: bytes) -> None:
+    """A picture that a command drew."""
+    _picture(key, png, description)
+
+
+def _table(key: str, table: ResultTable, description: str) -> None:
+    _publish(TableArtifact(key=key, description=description, table=page_tables.page_records(table)))
 
 
 def _page(key: str, description: str, *parts: str) -> None:
@@ -235,12 +245,25 @@ def _picture(key: str, png: bytes, description: str) -> None:
 
 
 def _publish(artifact: Artifact) -> None:
-    """Prefect shows an artifact on the page of the run that made it; make one for the pipeline run too."""
+    """Create the artifact once, on the page of the run that its user started, or of a world of an ablation."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return
-    pages = {str(context.flow_run.id)}
-    if context.flow_run.deployment_id is None:  # a run on another pool is shown by its parent once more
-        pages.add(root_flow_run_id())
-    for page in pages:
-        artifact.model_copy(update={"flow_run_id": UUID(page)}).create()
+    root = UUID(root_flow_run_id())
+    if context.flow_run.deployment_id and context.flow_run.id != root and _page_of.get() is None:
+        return  # a share of a run's work on another pool: the stage that asked for it shows the whole
+    artifact.model_copy(update={"flow_run_id": _page_of.get() or root}).create()
+
+
+@contextlib.contextmanager
+def own_page() -> Iterator[None]:
+    """Show what is shown meanwhile on the page of this very run, as that of a world beside others of an ablation."""
+    context = FlowRunContext.get()
+    before = _page_of.set(context.flow_run.id if context and context.flow_run else None)
+    try:
+        yield
+    finally:
+        _page_of.reset(before)
+
+
+_page_of: ContextVar[UUID | None] = ContextVar("page_of", default=None)

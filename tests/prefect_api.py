@@ -9,6 +9,7 @@ import pytest
 
 from flows.commands.secret import OwnServer
 from tests.door_server import auth_of, behind_door
+from tests.page_artifacts import all_artifacts, check_artifacts
 
 STARTED: dict[str, OwnServer] = {}
 # The server records runs and artifacts, and does nothing of its own accord.
@@ -18,9 +19,10 @@ SERVER = {f"PREFECT_SERVER_{name}_ENABLED": "false" for name in [*QUIET, "EVENTS
 
 @pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory):
-    """The API of a server that lives as long as the test session."""
+    """The API of a server that lives as long as the test session; at its end, all that flows published is looked at."""
     with server(tmp_path_factory.mktemp("prefect")) as url:
         yield url
+        check_artifacts(all_artifacts(url, auth_for(url)))
 
 
 @contextlib.contextmanager

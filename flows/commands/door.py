@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import hmac
 import json
@@ -51,11 +52,22 @@ from mralign_core.errors import UserError
 if TYPE_CHECKING:
     import uvicorn
 
+    from mralign_core.reporting.shown_files import ShownFile
+
 EXTRA_HOSTS = "MRALIGN_SERVE_HOSTS"
 """Environment variable: other names, with their ports, that the server is reached at on purpose, such as the near end
 of a tunnel or a proxy; separated by commas."""
 ENTER_PATH = "/mralign/enter"
 SCRIPT_PATH = "/mralign/enter.js"
+VIEW_SCRIPT_PATH = "/mralign/view.js"
+ARTIFACTS_PREFIX = "/mralign/artifacts/"
+"""Where pages and figures of the store are shown (:mod:`mralign_core.reporting.shown_files`)."""
+VIEW_POLICY = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; frame-src blob:; img-src blob: data:; "
+    "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+SHOWN_POLICY = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""Of what a run has written."""
 CLOSED_PATHS = {"/docs", "/redoc", "/docs/oauth2-redirect", "/openapi.json"}
 """FastAPI's pages about the API: they load their scripts from foreign hosts and ask for no token."""
 POLICY = "; ".join(
@@ -72,8 +84,9 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     ]
 )
+CSP = b"content-security-policy"
 HEADERS = [
-    (b"content-security-policy", POLICY.encode()),
+    (CSP, POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
@@ -90,6 +103,7 @@ ANALYTICS_KEY = re.compile(r"`[0-9a-f]{32}`")
 PICTURE = re.compile(rb'"logo_url":\s*"[^"]*"')
 NO_PICTURE = b'"logo_url":"data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"'
 """An empty one: the UI leaves out what has none."""
+ARTIFACTS_PATH = "/api/artifacts/filter"
 PICTURE_PATHS = ("/api/block_", "/api/collections/")
 """Where the API names pictures on foreign hosts, which the UI would show."""
 
@@ -147,8 +161,19 @@ class Door:
         elif _is_navigation(scope) and self._is_localhost(scope):
             # Another user may listen at the IPv6 address of the same name, and would share its localStorage.
             await _redirect(send, f"http://{HOST}:{self._port}{_target(scope)}")
+        elif scope["path"] == VIEW_SCRIPT_PATH:
+            await _reply(send, HTTPStatus.OK, "text/javascript", VIEW_SCRIPT)
         elif scope["path"] == ENTER_PATH or (_is_navigation(scope) and not self._has_entered(scope)):
             await self._show_entrance(send)
+        elif scope["path"].startswith(ARTIFACTS_PREFIX):
+            if scope["method"] not in ("GET", "HEAD"):
+                await _reply(send, HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", "this can only be read\n")
+            elif _is_navigation(scope):
+                await _reply(send, HTTPStatus.OK, "text/html", VIEW_PAGE, policy=VIEW_POLICY)
+            else:
+                await self._show_artifact(scope, send)
+        elif scope["path"] == ARTIFACTS_PATH and _header(scope, b"sec-fetch-site"):
+            await self._app(scope, await _last_updated_first(scope, receive), send)
         elif scope["path"].startswith(PICTURE_PATHS) and _header(scope, b"sec-fetch-site"):
             scope["headers"] = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
             await self._app(scope, receive, _without_pictures(send))
@@ -165,7 +190,8 @@ class Door:
             return Refusal(HTTPStatus.FORBIDDEN, "pages of other origins may not use this server")
         # Browsers send no Origin with some requests, but say whose page asks. Following a link to the UI is all right.
         site = _header(scope, b"sec-fetch-site")
-        if site and set(site) - {"same-origin", "none"} and not _is_visit(scope):
+        is_foreign = bool(site and set(site) - {"same-origin", "none"})
+        if is_foreign and (not _is_visit(scope) or scope["path"].startswith(ARTIFACTS_PREFIX)):
             return Refusal(HTTPStatus.FORBIDDEN, "pages of other sites may not use this server")
         if scope["path"] in CLOSED_PATHS:
             return Refusal(HTTPStatus.NOT_FOUND, "the API's schema is at /api/openapi.json, for who has the token")
@@ -198,6 +224,21 @@ class Door:
                 await send(message)
 
         await self._app(scope, receive_again, send_on)
+
+    async def _show_artifact(self, scope: Scope, send: Send) -> None:
+        """Give out a page or a figure of the store, to a script of ours that sends the token."""
+        given = _header(scope, b"authorization")
+        token = base64.b64encode(token_of(self._secret, self._start).encode()).decode()
+        if len(given) != 1 or not hmac.compare_digest(given[0].encode(), f"Basic {token}".encode()):
+            await _reply(send, HTTPStatus.UNAUTHORIZED, "text/plain", "this needs the token of the server\n")
+            return
+        try:
+            path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
+            shown = await asyncio.to_thread(_read_shown, path, query)
+        except (UserError, OSError, ValueError) as error:
+            await _reply(send, HTTPStatus.NOT_FOUND, "text/plain", f"{error}\n")
+            return
+        await _reply(send, HTTPStatus.OK, shown.media_type, shown.content, policy=SHOWN_POLICY)
 
     async def _prove_identity(self, scope: Scope, send: Send) -> None:
         """Answer a challenge, so that clients know whom they send the token to (:func:`.secret.recognise`)."""
@@ -256,10 +297,36 @@ def _is_visit(scope: Scope) -> bool:
 def _with_headers(send: Send) -> Send:
     async def send_with_headers(message: MutableMapping[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            message["headers"] = [*message.get("headers", []), *HEADERS]
+            own = message.get("headers", [])
+            has_policy = any(name == CSP for name, _ in own)
+            message["headers"] = [*own, *(each for each in HEADERS if not (has_policy and each[0] == CSP))]
         await send(message)
 
     return send_with_headers
+
+
+async def _last_updated_first(scope: Scope, receive: Receive) -> Receive:
+    """For browsers: artifacts in the order of their updates, where the UI asks for that of their random ids.
+
+    What a run has just told is first, and so, at its end, its page.
+    """
+    body, is_whole = b"", False
+    while not is_whole:
+        message = await receive()
+        body += message.get("body", b"")
+        is_whole = not message.get("more_body")
+    with contextlib.suppress(ValueError, RecursionError):
+        asked = json.loads(body)
+        if isinstance(asked, dict) and asked.get("sort", "ID_DESC") == "ID_DESC":
+            body = json.dumps({**asked, "sort": "UPDATED_DESC"}).encode()
+    kept = [header for header in scope["headers"] if header[0] not in (b"content-length", b"transfer-encoding")]
+    scope["headers"] = [*kept, (b"content-length", str(len(body)).encode())]
+    changed = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive_changed() -> MutableMapping[str, Any]:
+        return next(changed, None) or await receive()
+
+    return receive_changed
 
 
 def _without_pictures(send: Send) -> Send:
@@ -294,15 +361,61 @@ async def _redirect(send: Send, url: str) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _reply(send: Send, status: HTTPStatus, kind: str, text: str) -> None:
-    body = text.encode()
+async def _reply(send: Send, status: HTTPStatus, kind: str, content: str | bytes, *, policy: str = "") -> None:
+    body = content.encode() if isinstance(content, str) else content
+    kind = f"{kind}; charset=utf-8" if isinstance(content, str) else kind
     headers = [
-        (b"content-type", f"{kind}; charset=utf-8".encode()),
+        *([(CSP, policy.encode())] if policy else []),
+        (b"content-type", kind.encode()),
         (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
     ]
     await send({"type": "http.response.start", "status": int(status), "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _read_shown(path: str, query: str) -> ShownFile:
+    from mralign_core.reporting.shown_files import read_shown  # imports the libraries of the store
+
+    return read_shown(path, query)
+
+
+VIEW_PAGE = f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>MR-ALIGN</title>
+<link rel="icon" href="data:,">
+<style>
+html, body, iframe {{ margin: 0; height: 100%; width: 100%; border: 0; display: block }}
+img {{ max-width: 100% }}
+pre {{ font: 14px/1.5 monospace; margin: 1em; white-space: pre-wrap }}
+</style>
+<body><p role="status">Loading.</p><script src="{VIEW_SCRIPT_PATH}"></script></body>
+</html>
+"""
+VIEW_SCRIPT = """"use strict";
+// A page that a run has written is shown in a frame of no origin: it can run no script and send nothing to the server.
+async function show() {
+  const token = localStorage.getItem("prefect-password");
+  const reply = await fetch(location.href, { headers: { Authorization: `Basic ${token}` }, cache: "no-store" });
+  const kind = reply.headers.get("content-type") ?? "", content = await reply.blob();
+  if (!reply.ok || kind.startsWith("text/plain")) return shown("pre", { textContent: await content.text() });
+  const address = URL.createObjectURL(content);
+  if (kind.startsWith("image/")) return shown("img", { src: address, alt: document.title });
+  const frame = document.createElement("iframe");
+  frame.sandbox = "";
+  return shown(frame, { src: address, title: document.title });
+}
+
+function shown(what, values) {
+  const element = typeof what === "string" ? document.createElement(what) : what;
+  document.body.replaceChildren(Object.assign(element, values));
+}
+
+document.title = location.pathname.split("/").pop();
+show().catch((error) => shown("pre", { textContent: String(error) }));
+"""
 
 
 ENTER_PAGE = """<!doctype html>

@@ -22,8 +22,10 @@ from pydantic_core import to_jsonable_python
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError, StorageError
 from mralign_core.storage import ArtifactStore
+from tasks.engine.naming import name_of, queue_of
 from tasks.engine.progress import progress
 from tasks.engine.run import Work
+from tasks.engine.session import root_flow_run_id
 
 logger = logging.getLogger("mralign_core.pool")
 POLL_S = 5.0
@@ -107,10 +109,15 @@ def run_children(
 
 
 def _start(name: str, parameters: Mapping[str, Any], number: int, field: str) -> UUID:
-    run_name = f"{parameters['config']['name']}-{name.partition('/')[2]}-{number}"
+    root = root_flow_run_id()
+    run_name = f"{name_of(root)}-{name.partition('/')[2]}-{number}"
+    queue = queue_of(root)  # what is urgent is so on all pools
     try:
         # Typed as perhaps a coroutine, because the same function serves async callers; here it is not one.
-        run = cast(FlowRun, run_deployment(name, parameters=dict(parameters), flow_run_name=run_name, timeout=0))
+        run = cast(
+            FlowRun,
+            run_deployment(name, parameters=dict(parameters), flow_run_name=run_name, work_queue_name=queue, timeout=0),
+        )
     except ObjectNotFound:
         raise ConfigError(
             f"{field} is 'deployment', but this Prefect server has no deployment {name!r}: run `make serve` or "

@@ -1,4 +1,7 @@
-"""Progress of a run, where its user looks: a bar in the terminal, a progress artifact in the Prefect UI, log lines."""
+"""Progress of a run, where its user looks: a bar in the terminal, a progress artifact in the Prefect UI, log lines.
+
+An artifact is there as long as the work is.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Protocol
 from uuid import UUID
 
 from prefect.artifacts import ProgressArtifact, update_progress_artifact
+from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
 from rich.console import Console
 from rich.progress import (
@@ -49,8 +53,8 @@ def progress(title: str, key: str) -> Iterator[OnProgress]:
     in_prefect = (TaskRunContext.get() or FlowRunContext.get()) is not None
     last_log, last_artifact = time.monotonic(), -ARTIFACT_EVERY_S
     shared = open_session()
-    artifacts: dict[tuple[UUID, str], UUID] = shared.kept("progress") if shared else {}
-    with _bars.open() as bar:
+    bars = shared.kept("progress") if shared else {}
+    with _bars.open() as bar, _removed_at_end(bars.setdefault(key, _Shown())) as shown:
         row = bar.add_task(title, total=None) if bar else None
 
         def report(done: int, total: int, note: str = "") -> None:
@@ -63,7 +67,7 @@ def progress(title: str, key: str) -> Iterator[OnProgress]:
                 last_log = now
             if in_prefect and (now - last_artifact > ARTIFACT_EVERY_S or done == total):
                 text = f"{title}: {done:,} of {total:,}" + (f" · {note}" if note else "")
-                _publish(artifacts, key, text, 100.0 * done / max(total, 1))
+                shown.publish(key, text, 100.0 * done / max(total, 1))
                 last_artifact = now
 
         yield report
@@ -103,21 +107,50 @@ class _Bars:
 _bars = _Bars()
 
 
-def _publish(artifacts: dict[tuple[UUID, str], UUID], key: str, text: str, percent: float) -> None:
-    """Progress is for the eye: a server that can't take it must not stop the work.
+class _Shown:
+    """The progress artifact of one key, which the tasks of a run that share the key share too.
 
-    Args:
-        artifacts: run's page and key → its artifact, which the tasks of a run that share a key share too.
-        key: of the artifact.
-        text: what is shown.
-        percent: how much is done.
+    Progress is for the eye: a server that can't take it must not stop the work.
     """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.num_users = 0
+        self._artifact: UUID | None = None
+
+    def publish(self, key: str, text: str, percent: float) -> None:
+        """Show how much is done, in words and per cent, on the page of the run that its user started."""
+        try:
+            with self.lock:
+                if self._artifact:
+                    update_progress_artifact(self._artifact, percent, description=text)
+                else:
+                    page = UUID(root_flow_run_id())
+                    new = ProgressArtifact(progress=percent, key=key, description=text, flow_run_id=page)
+                    self._artifact = new.create().id  # type: ignore[union-attr]
+        except Exception as error:
+            logger.debug("progress artifact not written: %s", error)
+
+    def remove(self) -> None:
+        """Take it off the page."""
+        try:
+            if self._artifact:
+                with get_client(sync_client=True) as client:
+                    client.delete_artifact(self._artifact)
+        except Exception as error:
+            logger.debug("progress artifact not removed: %s", error)
+        self._artifact = None
+
+
+@contextlib.contextmanager
+def _removed_at_end(shown: _Shown) -> Iterator[_Shown]:
+    """What is finished leaves the page, with the last task that shows it."""
+    with shown.lock:
+        shown.num_users += 1
     try:
-        page = UUID(root_flow_run_id())  # the pipeline run's, where its user looks
-        if (page, key) in artifacts:
-            update_progress_artifact(artifacts[page, key], percent, description=text)
-        else:
-            new = ProgressArtifact(progress=percent, key=key, description=text, flow_run_id=page)
-            artifacts[page, key] = new.create().id  # type: ignore[union-attr]
-    except Exception as error:
-        logger.debug("progress artifact not written: %s", error)
+        yield shown
+    finally:
+        with shown.lock:
+            shown.num_users -= 1
+            if not shown.num_users:
+                shown.remove()

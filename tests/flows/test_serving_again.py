@@ -24,8 +24,8 @@ def edit(served):
     """Change what a user can change of the weekly deployment; gives the parameters that it has then."""
     weekly = served.deployment("mr-align/weekly-retrain")
     where, parameters = f"/deployments/{weekly['id']}", weekly["parameters"]
-    parameters["config"]["questions"]["train"] = [{"path": "mine.jsonl", "id_column": "id"}]
-    parameters["config"]["train"]["learning_rate"] = 3e-5
+    parameters["config"]["questions"] = {"train": [{"path": "mine.jsonl", "id_column": "id"}]}
+    parameters["config"]["train"] = {"learning_rate": 3e-5}
     changes = {"parameters": parameters, "description": "mine", "concurrency_limit": 1}
     (schedule,) = weekly["schedules"]
     cron = {"active": True, "schedule": {"cron": "30 4 * * 1", "timezone": "Europe/Berlin"}}
@@ -98,7 +98,7 @@ def test_after_a_kill_no_run_is_left_running_and_what_the_user_changed_is_there(
         assert (schedule["active"], schedule["schedule"]["cron"]) == (True, "30 4 * * 1")
         assert len(served.filter("automations")) == 1, "set up again, not twice"
         said = (home / "serve.log").read_text()
-        assert "kept your parameters of weekly-retrain: questions.train, train.learning_rate\n" in said
+        assert "kept your parameters of weekly-retrain: questions, train\n" in said
         assert "kept your schedules of weekly-retrain: weekly.schedule.cron" in said
 
         a_worker_that_dies_is_started_again(served, home, config)

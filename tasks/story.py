@@ -1,0 +1,243 @@
+"""The story of a run, where its user looks: one page, a bar with the time that is left, a line of the log a stage.
+
+All of it is for the eye: a server or a store that can't take it does not stop the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import copy_context
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import MarkdownArtifact, ProgressArtifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_API_URL
+
+from mralign_core.config import RunConfig, load_config
+from mralign_core.redaction import redact
+from mralign_core.reporting.diagnostic_findings import discrimination_sentences
+from mralign_core.reporting.run_findings import headline, read_results, result_tables, sentences, why_no_results
+from mralign_core.reporting.run_page import (
+    Finding,
+    StageStory,
+    changed_fields,
+    duration,
+    run_page,
+    share_done,
+    time_left,
+)
+from mralign_core.reporting.shown_files import address_of
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.versions.aliases import version_name
+from tasks.engine import STAGES
+from tasks.engine.graph import stage_of
+from tasks.engine.last_run import LastRun, this_run
+from tasks.estimate import read_diagnostics
+
+logger = logging.getLogger("mralign_core.story")
+PRESETS = Path(__file__).resolve().parents[1] / "deployments" / "configs"
+IDENTITY_PATH = "/mralign/identity"
+"""Where the server of ``make serve`` says that it is one."""
+PAGE, BAR = "run", "run-progress"
+REFRESH_S = 15.0
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Story:
+    """Tells what the stages of a run do, as they are run by :meth:`stage`.
+
+    Args:
+        config: the run config.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._store = ArtifactStore(config.storage)
+        self._started = datetime.now(UTC)
+        self._told: list[StageStory] = []
+        self._page = _Shown(PAGE, "The run: what it found, where it is, what differs from its preset")
+        self._preset, self._changes = _differences(config)
+        self._usual_s = self._read_times()
+        changed = ", ".join(field for field, *_ in self._changes) or "nothing"
+        logger.info("config %s: differs from preset %s in %s", config.name, self._preset, changed)
+        self._show()
+
+    def stage(self, run_stage: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run a stage, and tell what it came to."""
+        name, started = str(getattr(run_stage, "name", "")), time.monotonic()
+        with _bar(lambda: self._progress(name, time.monotonic() - started)):
+            result = run_stage(*args, **kwargs)
+        with _for_the_eye("stage"):
+            self._tell(name, time.monotonic() - started)
+        return result
+
+    def end(self) -> None:
+        """Tell what was found and where it is."""
+        with _for_the_eye("end"):
+            found = self._finding()
+            logger.info("%s", found.headline)
+            made = LastRun(self._config, this_run())
+            logger.info("report: %s", self._store.open_file(made("report"), "report.html"))
+            total = sum(story.seconds for story in self._told)
+            logger.info("all stages: %s, $%.2f paid", duration(total), sum(story.cost_usd for story in self._told))
+            self._show(found)
+
+    def _tell(self, name: str, seconds: float) -> None:
+        record = LastRun(self._config, this_run()).record
+        refs = {each: ref for each, ref in (record.artifacts if record else {}).items() if stage_of(each) == name}
+        manifests = {each: self._store.manifest(ref) for each, ref in refs.items()}
+        made = {each: found.rows for each, found in manifests.items() if found.created_at >= self._started}
+        cached = {each: found.rows for each, found in manifests.items() if each not in made}
+        story = StageStory(name, seconds, made, cached, sum(manifests[each].cost_usd for each in made))
+        self._told.append(story)
+        logger.info("%s", story.line())
+        if made:
+            self._usual_s[name] = seconds
+            self._store.put_json(self._times, {"seconds": self._usual_s})
+        self._show()
+
+    def _progress(self, name: str, under_way_s: float) -> tuple[float, str]:
+        """How much of the run is done, in per cent, and in words."""
+        waiting = [stage for stage in STAGES if stage not in {story.stage for story in self._told}]
+        done = [story.stage for story in self._told]
+        words = f"stage {len(done) + 1} of {len(STAGES)}, {name}: {time_left(waiting, self._usual_s, under_way_s)}"
+        return share_done(done, waiting, self._usual_s, under_way_s), words
+
+    def _show(self, found: Finding | None = None) -> None:
+        with _for_the_eye("page"):
+            text = run_page(
+                name=self._config.name, preset=self._preset, changes=self._changes, stages=self._told, found=found
+            )
+            self._page.show(redact(text))
+
+    def _finding(self) -> Finding:
+        config, store, made = self._config, self._store, LastRun(self._config, this_run())
+        measured = read_results(store.open_directory(made("results")))
+        places = {"Report": _linked(config, made("report"), "report.html")}
+        for variant in config.train.variants:
+            places[f"Adapter {variant}"] = f"`{store.open_directory(made(f'adapter:{variant}'))}`"
+            if config.questions.eval:
+                places[f"Version {variant}"] = f"`{version_name(f'{variant}-' + made(f'version:{variant}').key)}`"
+        places["Artifacts of this run"] = ", ".join(self._page.others()) or "none"
+        about_labels = discrimination_sentences(read_diagnostics(store, made("diagnostics")))
+        if measured is None:
+            return Finding(
+                why_no_results(config.questions, has_judge=bool(config.judge.endpoints)), about_labels, [], places
+            )
+        found = [text for _, text in sentences(*measured, config.evaluate.confidence)]
+        return Finding(headline(*measured), [*found, *about_labels], result_tables(*measured), places)
+
+    @property
+    def _times(self) -> str:
+        return f"stage-times/{self._config.name}"
+
+    def _read_times(self) -> dict[str, float]:
+        with _for_the_eye("times"):
+            return dict((self._store.get_json(self._times) or {}).get("seconds", {}))
+        return {}
+
+
+class _Shown:
+    """One Markdown artifact of the run under way, kept up to date."""
+
+    def __init__(self, key: str, description: str) -> None:
+        context = FlowRunContext.get()
+        self._run = context.flow_run.id if context and context.flow_run else None
+        self._key, self._description = key, description
+        self._artifact: UUID | None = None
+
+    def show(self, text: str) -> None:
+        if self._run is None:
+            return
+        if self._artifact is None:
+            new = MarkdownArtifact(key=self._key, description=self._description, markdown=text, flow_run_id=self._run)
+            self._artifact = new.create().id  # type: ignore[union-attr]
+            return
+        with get_client(sync_client=True) as client:
+            client.update_artifact(self._artifact, ArtifactUpdate(data=text))
+
+    def others(self) -> list[str]:
+        """The run's other artifacts as links, which lead there from the artifact's page in both UIs."""
+        if self._run is None:
+            return []
+        with get_client(sync_client=True) as client:
+            of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[self._run]))
+            found = client.read_artifacts(artifact_filter=of_run)
+        ordered = sorted((each for each in found if each.key not in (PAGE, BAR)), key=lambda each: str(each.created))
+        return [f"[{each.key}]({each.id})" for each in ordered]
+
+
+@contextlib.contextmanager
+def _bar(progress: Callable[[], tuple[float, str]]) -> Iterator[None]:
+    """A progress artifact of the whole run, refreshed while a stage is under way."""
+    context, ended = FlowRunContext.get(), threading.Event()
+    if context is None or context.flow_run is None:
+        yield
+        return
+    run = context.flow_run.id
+
+    def refresh() -> None:
+        with _for_the_eye("bar"):
+            percent, words = progress()
+            new = ProgressArtifact(progress=percent, key=BAR, description=words, flow_run_id=run)
+            artifact: UUID = new.create().id  # type: ignore[union-attr]
+            with get_client(sync_client=True) as client:
+                while not ended.wait(REFRESH_S):
+                    percent, words = progress()
+                    client.update_artifact(artifact, ArtifactUpdate(data=percent, description=words))
+                client.delete_artifact(artifact)
+
+    thread = threading.Thread(target=copy_context().run, args=(refresh,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(REFRESH_S)
+
+
+@contextlib.contextmanager
+def _for_the_eye(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        logger.warning("the run's page lacks its %s: %s", what, error)
+
+
+def _linked(config: RunConfig, ref: ArtifactRef, file: str) -> str:
+    """A file of an artifact as Markdown: where it lies, and, on this project's server, where a browser shows it."""
+    path = f"`{ArtifactStore(config.storage).open_file(ref, file)}`"
+    return f"[{file}]({address_of(config.storage, ref, file)}), {path}" if _is_behind_door() else path
+
+
+def _is_behind_door() -> bool:
+    """Whether the Prefect server is that of ``make serve``, which shows pages and figures."""
+    asked = f"{PREFECT_API_URL.value().removesuffix('/api')}{IDENTITY_PATH}?challenge={secrets.token_hex(16)}"
+    try:
+        return "proof" in httpx.get(asked, timeout=5, trust_env=False).json()
+    except (httpx.HTTPError, ValueError, AttributeError):
+        return False
+
+
+def _differences(config: RunConfig) -> tuple[str, list[list[str]]]:
+    """The preset of a run, and what its config changes of it: the one that its form names, else that of its name."""
+    context = FlowRunContext.get()
+    given = (context.flow_run.parameters if context and context.flow_run else {}).get("config", {})
+    name = given.get("preset") if isinstance(given, Mapping) else None
+    path = PRESETS / f"{name or config.name}.yaml"
+    preset = load_config(path) if path.is_file() else RunConfig.model_construct()
+    shown = path.stem if path.is_file() else "the defaults"
+    return shown, changed_fields(config.model_dump(mode="json"), preset.model_dump(mode="json"))
