@@ -25,6 +25,7 @@ from mralign_core.config import RunConfig
 from mralign_core.errors import AliasMovedError, BudgetError, NothingNewError, StorageError
 from mralign_core.intake import pin_champion
 from mralign_core.reporting.promotion_findings import promotion_markdown, promotion_sentence
+from mralign_core.retraining.base_models import why_other_base
 from mralign_core.retraining.checks import check_held_out, check_retraining
 from mralign_core.retraining.history import Retraining, RetrainingEnd, Retrainings
 from mralign_core.retraining.promotion import Promotion
@@ -168,14 +169,7 @@ def _why_not_compared(config: RunConfig, store: ArtifactStore, version: Version,
         return "it is the champion"
     if _was_left(config, store, version):
         return "the champion took its place before, and only a person brings it back: mralign promote"
-    ours, theirs = version.record.base_model, champion.record.base_model
-    is_served = config.evaluate.sampler == "endpoint"
-    if ours != theirs or (is_served and version.parents["model"].sha256 != champion.parents["model"].sha256):
-        return (
-            f"it is of base model {ours}, and the champion of {theirs}{' as it was then' if ours == theirs else ''}: "
-            "promote it by hand (mralign promote), or set retrain.alias to a name of its own"
-        )
-    return ""
+    return why_other_base(store, version, champion)
 
 
 def _decide(config: RunConfig, version: Version, champion: Version | None, last: LastRun) -> ArtifactRef:

@@ -17,6 +17,7 @@ from mralign_core.versions.version import TRAINING_TRACES, candidates_behind, re
 from tasks.engine.one_task import Inputs
 from tests.pocket_store import copy_store, small_config
 from tests.prefect_api import reporting_to
+from tests.version_store import publish_version
 
 pytestmark = pytest.mark.server
 
@@ -122,3 +123,10 @@ def test_what_was_held_is_still_new_and_some_of_the_rest_is_trained_on_again(wee
     known, trained = weeks.questions_of(first.traces), weeks.questions_of(third.traces)
     assert weeks.questions_of(second.traces) < trained
     assert len(trained & known) == round(0.5 * len(known))
+
+
+def test_a_champion_whose_base_model_is_not_what_it_was_is_not_compared(weeks, first, second, prefect_api, tmp_path):
+    other = publish_version(weeks.store, tmp_path, "f", parents=[first.traces, first.adapter])
+    Aliases(weeks.store).move("other", other.id, expected=None, by="Ada")
+    line, _ = weeks.run(150, alias="other")
+    assert line.startswith("held: base model pocket is not what it was when the champion was trained")
