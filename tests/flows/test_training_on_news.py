@@ -119,7 +119,7 @@ def test_after_a_kill_the_same_is_trained_on(weeks, second, prefect_api):
 
 
 def test_what_was_held_is_still_new_and_some_of_the_rest_is_trained_on_again(weeks, first, second, prefect_api):
-    _, third = weeks.run(200, train_on="replay", replay_share=0.5)
+    _, third = weeks.run(150, train_on="replay", replay_share=0.5)
     known, trained = weeks.questions_of(first.traces), weeks.questions_of(third.traces)
     assert weeks.questions_of(second.traces) < trained
     assert len(trained & known) == round(0.5 * len(known))
