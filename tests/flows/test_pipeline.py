@@ -444,7 +444,8 @@ class TestTwoHomes:
         aliases, history = Aliases(store), Retrainings(store, "weekly")
         a.start(of_a)
         assert a.end().startswith("promoted: ")
-        first = aliases.current("champion").to
+        (promoted,) = aliases.history("champion")
+        first = promoted.to
 
         b.start(of_b)
         deadline = time.monotonic() + 300

@@ -97,6 +97,7 @@ def test_what_is_new_is_trained_on_and_all_is_weighed(weeks, first, second):
     of_matrices = {ref.stage: ref for ref in weeks.store.manifest(of_weights["transitions"]).parents}
     assert weeks.questions_of(of_weights["candidates"]) == weeks.questions_of(of_matrices["candidates"]) == everything
     last = Resolutions(weeks.store, "weekly").last()
+    assert last is not None
     (looked_up,) = [one for one in last.references if one.field == "retrain.beyond"]
     assert (looked_up.kind, looked_up.asked, looked_up.pinned) == ("alias", "champion", first.id)
 
