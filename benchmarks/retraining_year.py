@@ -1,9 +1,12 @@
 """A year of retrainings in the pocket world, week by week: ``python -m benchmarks.retraining_year --folder DIR``.
 
-Questions arrive every fourth week; the annotators' server labels at random in weeks 20 to 23 and is mended; a batch
-with wrong gold answers arrives in week 30 and is taken away a week later; the server is away in week 40. Each week is a
-run of flow ``weekly-retrain`` on what lies there. Only weeks with news compare, so the gate's error is shared among 16
-comparisons and not 52. Prints the weeks as a table, draws them, and says what a collection of the store would remove.
+Questions arrive every fourth week, in week 20 many at once. The annotators' server labels at random in weeks 20 to 23;
+in week 24 the config names mended annotators by another name, as what the bad ones said is kept. In week 30 comes a
+poisoned batch: its gold answers are those of the similar entity, which thinking by analogy ends in; it is taken away a
+week later. In week 40 the server is away. Each week is a run of flow ``weekly-retrain`` on what lies there. Only weeks
+with news compare, so the gate's error is shared among 16 comparisons and not 52. Prints the weeks as a table, draws
+them, and says what a collection of the store would remove. ``--seaweedfs`` keeps the store in a bucket of a SeaweedFS
+server that it starts.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from matplotlib.figure import Figure
 from flows.commands.server import use_server
 from mralign_core.annotation.cue import Noise, cue_reply
 from mralign_core.annotation.prompts import read_payload
-from mralign_core.config import RetentionConfig, RunConfig, StorageConfig, load_config
+from mralign_core.config import RetentionConfig, RunConfig, load_config, overridden
 from mralign_core.errors import UserError
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
@@ -44,9 +47,10 @@ from tasks.engine.graph import shard_kinds
 POCKET = Path(__file__).resolve().parents[1] / "deployments" / "configs" / "pocket.yaml"
 EVERY = 4
 """Weeks between arrivals."""
-FIRST_SHARE, POISONED = 0.4, 40
-"""Of the questions, those that are there in week 0; questions in the batch with wrong answers."""
+FIRST, MANY, POISONED = 120, 50, 60
+"""Questions that are there in week 0, come in the first week of random labels, and have wrong gold answers."""
 RANDOM_LABELS, POISON_WEEK, OUTAGE_WEEK = range(20, 24), 30, 40
+ROLES = {"annotator_a": "a", "annotator_b": "b", "adjudicator": "adjudicator"}
 
 
 class Week(NamedTuple):
@@ -126,48 +130,52 @@ class Year:
     """The files that arrive, and the config that every week runs with.
 
     Args:
-        folder: for the store and the files.
+        folder: for the files.
         server: the annotators.
         num_weeks: how many there will be.
-        overrides: fields of the config, by their dotted names.
+        overrides: fields of the config, by their dotted names; where the store is among them.
     """
 
     def __init__(self, folder: Path, server: AnnotatorServer, num_weeks: int, overrides: dict[str, Any]) -> None:
         self.server = server
         self._incoming = folder / "incoming"
         self._incoming.mkdir(parents=True)
-        frame = build_world(0).questions_frame()
+        world = build_world(0)
+        frame = world.questions_frame()
         rows = frame[frame["split"] == "train"].sample(frac=1, random_state=0).to_dict("records")
-        self._poison, rows = rows[:POISONED], rows[POISONED:]
-        first = round(FIRST_SHARE * len(rows))
-        self._arrive(0, rows[:first])
-        weeks = list(range(EVERY, num_weeks, EVERY))
-        self._later = dict(zip(weeks, np.array_split(np.array(rows[first:], object), max(len(weeks), 1)), strict=False))
-        annotators = {
-            role: {
-                "model": f"openai/cue-{name}",
-                "api_base": server.url,
-                "input_usd_per_million": 1.0,
-                "output_usd_per_million": 4.0,
-                "max_attempts": 2,
-            }
-            for role, name in (("annotator_a", "a"), ("annotator_b", "b"), ("adjudicator", "adjudicator"))
-        }
+        by_analogy = {one.question_id: world.neighbour_fact(one.facts[-1]).value for one in world.questions}
+        wrong = [row for row in rows if by_analogy[row["question_id"]] not in row["answers"]][:POISONED]
+        self._poison = [{**row, "answers": [by_analogy[row["question_id"]]]} for row in wrong]
+        poisoned = {row["question_id"] for row in wrong}
+        rows = [row for row in rows if row["question_id"] not in poisoned]
+        self._arrive(0, rows[:FIRST])
+        few = [week for week in range(EVERY, num_weeks, EVERY) if week != RANDOM_LABELS[0]]
+        parts = np.array_split(np.array(rows[FIRST + MANY :], object), max(len(few), 1))
+        self._later = {RANDOM_LABELS[0]: rows[FIRST : FIRST + MANY], **dict(zip(few, parts, strict=False))}
         arrived = {"name": "arrived", "path": str(self._incoming / "*.jsonl"), "stratum_column": "stratum"}
         self.config = load_config(
             POCKET,
             {
                 "name": "year",
-                "storage.root": str(folder / "store"),
                 "questions.train": [arrived],
                 "train.variants": ["mr_align"],
                 "train.report_to": "none",
                 "evaluate.num_draws": 10,
                 "retrain.gate.comparisons": 16,
-                **{f"annotate.{role}": endpoint for role, endpoint in annotators.items()},
+                **self._annotators("cue"),
                 **overrides,
             },
         )
+
+    def _annotators(self, called: str) -> dict[str, Any]:
+        """Fields of the config that name the annotators."""
+        endpoint = {
+            "api_base": self.server.url,
+            "input_usd_per_million": 1.0,
+            "output_usd_per_million": 4.0,
+            "max_attempts": 2,
+        }
+        return {f"annotate.{role}": {"model": f"openai/{called}-{name}", **endpoint} for role, name in ROLES.items()}
 
     def _arrive(self, week: int, rows: Any) -> None:
         lines = [
@@ -180,13 +188,12 @@ class Year:
         """What happens before the run of a week."""
         if week in self._later:
             self._arrive(week, self._later[week])
-        poison = self._incoming / f"week-{POISON_WEEK}.jsonl"
         if week == POISON_WEEK:
-            answers = np.roll([row["answers"][0] for row in self._poison], 1)
-            wrong = [{**row, "answers": [answer]} for row, answer in zip(self._poison, answers, strict=True)]
-            self._arrive(week, wrong)
-        elif poison.exists() and week > POISON_WEEK:
-            poison.unlink()
+            self._arrive(week, self._poison)
+        elif week == POISON_WEEK + 1:
+            (self._incoming / f"week-{POISON_WEEK}.jsonl").unlink()
+        if week == RANDOM_LABELS.stop:
+            self.config = overridden(self.config, self._annotators("mended"))
         self.server.labels_at_random = week in RANDOM_LABELS
         self.server.is_away = week == OUTAGE_WEEK
 
@@ -210,7 +217,7 @@ def run_weeks(folder: Path, num_weeks: int, overrides: dict[str, Any]) -> Iterat
             line = f"failed: {type(error).__name__}: {error}"
         outcome, _, why = line.partition(": ")
         champion, mis, challenger_mis = _models(year.config, store)
-        size = sum(path.stat().st_size for path in Path(year.config.storage.root).rglob("*") if path.is_file())
+        size = sum(store.files.sizes("").values())
         yield Week(
             week,
             year.num_questions(),
@@ -268,6 +275,7 @@ def main() -> None:
     parser.add_argument("--weeks", type=int, default=52)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override a field")
     parser.add_argument("--folder", type=Path, required=True, help="a new folder for the store and the files")
+    parser.add_argument("--seaweedfs", action="store_true", help="the store in a bucket of a server that this starts")
     given = parser.parse_args()
     if given.folder.exists() and any(given.folder.iterdir()):
         sys.exit(f"{given.folder} is not empty: name a new folder")
@@ -275,10 +283,12 @@ def main() -> None:
     logging.getLogger("prefect").setLevel(logging.ERROR)
     weeks: list[Week] = []
     with contextlib.ExitStack() as stack:
+        storage = stack.enter_context(_bucket(given.folder) if given.seaweedfs else _folder(given.folder))
         stack.enter_context(use_server())
+        overrides = {**storage, **dict(one.split("=", 1) for one in given.set)}
         print("| week | questions | outcome | champion | its Mis | challenger's | requests | $ | store, MB | s | why |")
         print("|---|---|---|---|---|---|---|---|---|---|---|")
-        for one in run_weeks(given.folder, given.weeks, dict(one.split("=", 1) for one in given.set)):
+        for one in run_weeks(given.folder, given.weeks, overrides):
             weeks.append(one)
             why = one.why.replace("|", "/").replace("\n", " ")[:160]
             print(
@@ -287,17 +297,38 @@ def main() -> None:
                 f"{one.dollars:.3f} | {one.store_mb:.1f} | {one.seconds:.0f} | {why} |",
                 flush=True,
             )
-    frame = pd.DataFrame(weeks)
-    quiet = frame["outcome"].value_counts().to_dict()
-    print(f"\n{quiet}; {frame['requests'].sum()} requests, {frame['dollars'].sum():.2f} dollars")
-    policy = RetentionConfig(runs=1, days=0, grace_hours=0, unnamed_versions=1)
-    store = ArtifactStore(StorageConfig(root=str(given.folder / "store")))
-    going = sum(one.num_bytes for one in Collector(store, policy, shard_kinds()).plan().going)
-    print(f"a collection that keeps one run and one version besides the champion frees {going / 2**20:.1f} MB of "
-          f"{frame['store_mb'].iloc[-1]:.1f}")  # fmt: skip
+        frame = pd.DataFrame(weeks)
+        _tell_of_all(frame, ArtifactStore(load_config(POCKET, overrides).storage))
+    frame.to_csv(given.folder / "weeks.csv", index=False)
     picture = given.folder / "year.png"
     picture.write_bytes(to_png(draw_year(frame)))
     print(picture)
+
+
+def _tell_of_all(weeks: pd.DataFrame, store: ArtifactStore) -> None:
+    outcomes = weeks["outcome"].value_counts().to_dict()
+    print(f"\n{outcomes}; {weeks['requests'].sum()} requests, {weeks['dollars'].sum():.2f} dollars")
+    policy = RetentionConfig(runs=1, days=0, grace_hours=0, unnamed_versions=1)
+    going = sum(one.num_bytes for one in Collector(store, policy, shard_kinds()).plan().going)
+    print(f"a collection that keeps one run and one version besides the champion frees {going / 2**20:.1f} MB of "
+          f"{weeks['store_mb'].iloc[-1]:.1f}")  # fmt: skip
+
+
+@contextlib.contextmanager
+def _folder(folder: Path) -> Iterator[dict[str, Any]]:
+    """The fields of a config whose store is a folder in this one."""
+    yield {"storage.root": str(folder / "store")}
+
+
+@contextlib.contextmanager
+def _bucket(folder: Path) -> Iterator[dict[str, Any]]:
+    """The fields of a config whose store is a bucket of a server that keeps its files in this folder."""
+    from tests.seaweedfs import BUCKET, running_server
+
+    (folder / "seaweedfs").mkdir(parents=True)
+    with running_server(folder / "seaweedfs") as server:
+        os.environ.update(server.environment())
+        yield {"storage.root": f"s3://{BUCKET}/store", "storage.endpoint_url": server.endpoint_url}
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from tasks.judge import collect_judgements, judge_shard
 from tasks.publish import show_results
 from tasks.servers import check_listed, make_room_for
 from tasks.snippets import check_snippets, find_snippets
+from tasks.train import traces_to_train_on
 from tasks.versions import make_version
 
 Shard = tuple[str, list[int]]
@@ -62,7 +63,8 @@ def evaluate(
     report = write_report(config, **as_arguments(made), adapter=trained, **judged, results=results)
     named = {f"{kind}:{variant}": ref for kind, refs in judged.items() for variant, ref in refs.items()}
     named |= {"snippets": snippets} if snippets else {}
-    named |= make_versions(config, {**inputs, **named, "results": results}, list(trained))
+    trained_on = traces_to_train_on(config, inputs) if config.questions.eval else {}
+    named |= make_versions(config, {**inputs, **trained_on, **named, "results": results}, list(trained))
     remember(config, inputs, **named, results=results, report=report)
     show_results(config, results, report)
     return report

@@ -13,8 +13,9 @@ from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.engine.last_run import inputs_of, remember
 from tasks.engine.naming import name_run
 from tasks.engine.pool import make_on_pool
+from tasks.engine.task import as_arguments
 from tasks.publish import show_training
-from tasks.train import reference_logps, train_adapter
+from tasks.train import reference_logps, traces_to_train_on, train_adapter
 
 
 @flow(name="train", flow_run_name=name_run)
@@ -45,11 +46,12 @@ def train(
 def train_variants(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> dict[str, ArtifactRef]:
     """Variant of ``train.variants`` → its adapter, trained here or on the GPU pool."""
     traces = {name: inputs[name] for name in ("model", "candidates", "annotations")}
+    traces = as_arguments({**traces, **traces_to_train_on(config, inputs)})
     if config.train.where == "deployment":
         _train_on_pool(config, inputs, traces)
     needs_reference = reference_logps.artifact.parts(config)
     reference = reference_logps(config, **traces) if needs_reference else None
-    call: dict[str, Any] = {**inputs, "reference_logps": reference}
+    call: dict[str, Any] = {**inputs, **traces, "reference_logps": reference}
     return {variant: train_adapter(config, **call, variant=variant) for variant in config.train.variants}
 
 
@@ -60,6 +62,6 @@ def _train_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef], traces:
         works.append(reference_logps.work(config, **traces))
         reference = works[0].find(ArtifactStore(config.storage))
     if reference or not works:
-        call: dict[str, Any] = {**inputs, "reference_logps": reference}
+        call: dict[str, Any] = {**inputs, **traces, "reference_logps": reference}
         works += [train_adapter.work(config, **call, variant=variant) for variant in config.train.variants]
     make_on_pool("train/train", works, lambda _: inputs, config=config, section="train")

@@ -23,8 +23,10 @@ from flows.evaluate import judge_variants, score_variants
 from flows.form import RetrainForm
 from flows.pipeline import pipeline
 from mralign_core.config import RunConfig
-from mralign_core.errors import AliasMovedError, BudgetError, StorageError
+from mralign_core.errors import AliasMovedError, BudgetError, NothingNewError, StorageError
+from mralign_core.intake import pin_champion
 from mralign_core.reporting.promotion_findings import promotion_markdown, promotion_sentence
+from mralign_core.retraining.base_models import why_other_base
 from mralign_core.retraining.checks import check_held_out, check_retraining
 from mralign_core.retraining.history import Retraining, RetrainingEnd, Retrainings
 from mralign_core.retraining.promotion import Promotion
@@ -47,6 +49,7 @@ from tasks.retrain import (
     decide_on_promotion,
     read_promotion,
     version_made,
+    why_not_trained,
 )
 
 logger = logging.getLogger("mralign_core.retraining")
@@ -89,7 +92,7 @@ def weekly_retrain(config: RetrainForm) -> str:
 
 def _retrain(config: RunConfig) -> str:
     store = ArtifactStore(config.storage)
-    config = pin_references(config)
+    config = pin_champion(pin_references(config), store, this_run())
     check_held_out(config)
     if told := _end_without_news(config, store):
         return told
@@ -97,6 +100,8 @@ def _retrain(config: RunConfig) -> str:
         check_month(store, config.retrain.budget_usd_a_month, datetime.now(UTC))
         pipeline(config)
         return _decide_and_act(config, store)
+    except NothingNewError as error:
+        return _end_quietly(config, store, _champion(config, store), str(error))
     except BudgetError as error:
         _end(config, store, "over-budget", None, [str(error)])
         raise
@@ -124,21 +129,31 @@ def _champion(config: RunConfig, store: ArtifactStore) -> Version | None:
 
 
 def _end_without_news(config: RunConfig, store: ArtifactStore) -> str:
-    """The end of a retraining whose model is there and was decided on already; "" where there is something to do."""
+    """The end of a retraining whose model is there and was decided on already, or that has too little to train on; ""
+    where there is something to do.
+    """
+    if why := why_not_trained(config):
+        return _end_quietly(config, store, _champion(config, store), why)
     made = version_made(config)
     version = read_version(store, made.key) if made else None
     if version is None:
         return ""
-    history, entry = Retrainings(store, config.name), Aliases(store).current(config.retrain.alias)
-    decided = history.decided_on(version.id)
-    if entry and entry.to == version.id:
-        if not decided and entry.by.startswith(_mover(config)):  # it was killed between the alias and its record
-            return _end(config, store, "promoted", version, [entry.why], entry.from_ or "")
-    elif not _was_left(config, store, version):
+    entry = Aliases(store).current(config.retrain.alias)
+    if not (entry and entry.to == version.id) and not _was_left(config, store, version):
+        decided = Retrainings(store, config.name).decided_on(version.id)
         now = (entry.to if entry else "", _gate_digest(config), True)
         if now not in {(one.compared_with, one.gate, one.is_final) for one in decided}:
             return ""
-    told = _end(config, store, "nothing-new", version, [f"{version.name} has all of it, and was decided on"])
+    return _end_quietly(config, store, version, f"{version.name} has all of it, and was decided on")
+
+
+def _end_quietly(config: RunConfig, store: ArtifactStore, version: Version | None, why: str) -> str:
+    """The end of a retraining without news; where one was killed between the alias and its record, that one's end."""
+    history, entry = Retrainings(store, config.name), Aliases(store).current(config.retrain.alias)
+    is_champion = entry is not None and version is not None and entry.to == version.id
+    if entry and is_champion and entry.by.startswith(_mover(config)) and not history.decided_on(entry.to):
+        return _end(config, store, "promoted", version, [entry.why], entry.from_ or "")
+    told = _end(config, store, "nothing-new", version, [why])
     quiet = history.num_quiet()
     if quiet % config.retrain.quiet_runs == 0:
         _emit(config, "quiet", {"message": f"nothing new in {quiet} retrainings of {config.name}"})
@@ -163,14 +178,7 @@ def _why_not_compared(config: RunConfig, store: ArtifactStore, version: Version,
         return "it is the champion"
     if _was_left(config, store, version):
         return "the champion took its place before, and only a person brings it back: mralign promote"
-    ours, theirs = version.record.base_model, champion.record.base_model
-    is_served = config.evaluate.sampler == "endpoint"
-    if ours != theirs or (is_served and version.parents["model"].sha256 != champion.parents["model"].sha256):
-        return (
-            f"it is of base model {ours}, and the champion of {theirs}{' as it was then' if ours == theirs else ''}: "
-            "promote it by hand (mralign promote), or set retrain.alias to a name of its own"
-        )
-    return ""
+    return why_other_base(store, version, champion)
 
 
 def _decide(config: RunConfig, version: Version, champion: Version | None, last: LastRun) -> ArtifactRef:

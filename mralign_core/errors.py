@@ -30,6 +30,10 @@ class NoCandidatesError(UserError):
     """Selection kept no trace, or none of one polarity, so the next stage has nothing to work on."""
 
 
+class NothingNewError(UserError):
+    """A retraining is to train on what is new, and there is nothing, or not enough."""
+
+
 class QualityGateError(UserError):
     """A pocket model does not know its world well enough to be aligned."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from mralign_core.config import RunConfig
+from mralign_core.errors import NothingNewError
 from mralign_core.evaluation.held_out import with_strata
 from mralign_core.judging.verdicts import scored_answers, weigh_verdicts
 from mralign_core.retraining.gate import (
@@ -25,6 +26,7 @@ from tasks.engine.plan import plan
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
 from tasks.judge import read_judge_failures, read_judgements
+from tasks.train import chosen_traces
 
 CHALLENGER, CHAMPION = "challenger", "champion"
 
@@ -124,6 +126,22 @@ def _scored(making: Making, which: str, questions: pd.DataFrame) -> pd.DataFrame
     judges = [endpoint.model for endpoint in making.config.judge.endpoints]
     judged = weigh_verdicts(read_judgements(store, own), read_judge_failures(store, own), answers, judges)
     return scored_answers(answers, judged)
+
+
+def why_not_trained(config: RunConfig) -> str:
+    """Why the traces that the store has for a run leave too little to train on; "" where they do not, or are not there.
+
+    Raises:
+        ArtifactError: the version that ``retrain.beyond`` names is gone.
+    """
+    candidates = plan(config).made.get("candidates") if config.retrain.beyond else None
+    if candidates is None:
+        return ""
+    try:
+        chosen_traces(config, candidates)
+    except NothingNewError as error:
+        return str(error)
+    return ""
 
 
 def version_made(config: RunConfig) -> ArtifactRef | None:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from mralign_core.config import RunConfig
+from mralign_core.errors import ArtifactError, NothingNewError
 from mralign_core.models.locate import limit_threads, locate_model
+from mralign_core.retraining.training_traces import SAME_QUESTION, ChosenTraces, choose_traces, questions_of
+from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
 from mralign_core.schemas.training_metrics import TRAINING_METRICS
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.quarantine import write_rows
 from mralign_core.storage.tables import write_table
+from mralign_core.versions.aliases import version_name
+from mralign_core.versions.version import TRAINING_TRACES, candidates_behind, read_version
 from tasks.engine.graph import Input, Part
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
 from tasks.fields import pick
+from tasks.generate import FUNNEL
 
 
 def trains_against_reference(_: RunConfig, part: Part) -> bool:
@@ -24,17 +33,90 @@ def trains_against_reference(_: RunConfig, part: Part) -> bool:
     return bool(part["variant"] != "sft")
 
 
+def trains_on_all(config: RunConfig, _: Part) -> bool:
+    """Whether all traces are trained on; else those are chosen whose questions some version did not know."""
+    return not config.retrain.beyond
+
+
+def _chooses(config: RunConfig, part: Part) -> bool:
+    return not trains_on_all(config, part)
+
+
 def _base_model(config: RunConfig) -> dict[str, Any]:
     return {**pick(config.model, "dtype", "cpu_threads"), **pick(config.train, "load_in_4bit")}
 
 
-TRACES = (Input("model"), Input("candidates"), Input("annotations"))
+TRACES = (Input("model"), Input("candidates", when=trains_on_all), Input("annotations"))
+CHOSEN = Input(TRAINING_TRACES, when=_chooses, stands_for="candidates")
+
+
+def _choice(config: RunConfig) -> dict[str, Any]:
+    replays = config.retrain.train_on == "replay"
+    return {**pick(config.retrain, "train_on", "replay_share", "beyond"), "seed": config.seed if replays else None}
+
+
+@artifact(
+    TRAINING_TRACES,
+    stage="train",
+    inputs=(Input("candidates"),),
+    parts=lambda config: ({},) if config.retrain.beyond else (),
+    fields=_choice,
+    sources=("mralign_core.retraining.training_traces",),
+    is_remembered=False,
+)
+def choose_training_traces(making: Making) -> Built:
+    """Choose the traces to train on: those of new questions, and of some others again."""
+    directory, chosen = making.directory, chosen_traces(making.config, making["candidates"])
+    write_rows(directory, "candidates.parquet", chosen.traces, CANDIDATES)
+    funnel = chosen.with_choice(pd.DataFrame(making.store.read_json(making["candidates"], FUNNEL)))
+    funnel.to_json(directory / FUNNEL, orient="records", indent=1)
+    return Built(CANDIDATES.name, {"questions new": chosen.num_new, "questions again": chosen.num_again})
+
+
+def chosen_traces(config: RunConfig, candidates: ArtifactRef) -> ChosenTraces:
+    """The traces that are trained on, of all that a run has, where ``retrain.beyond`` names a version.
+
+    Raises:
+        NothingNewError: too few are new.
+        ArtifactError: the version is gone, or its traces.
+    """
+    store, section = ArtifactStore(config.storage), config.retrain
+    version = read_version(store, section.beyond.rpartition("-")[2])
+    if version is None:
+        raise ArtifactError(
+            f"retrain.beyond names {version_name(section.beyond)}, which is damaged or gone in {store.root_uri}: run "
+            "its pipeline again, name another, or set retrain.train_on to 'all'"
+        )
+    at_hand = candidates_behind(store, version.traces)
+    known = store.read_columns(at_hand, "candidates.parquet", CANDIDATES, list(SAME_QUESTION))
+    traces = store.read_table(candidates, "candidates.parquet")
+    share = section.replay_share if section.train_on == "replay" else 0.0
+    try:
+        return choose_traces(traces, set(questions_of(known)), share, seed=config.seed)
+    except NothingNewError as error:
+        raise NothingNewError(f"against {version.name}, {error}") from None
+
+
+def traces_to_train_on(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+    """Name → the traces that training reads: all, or those chosen of them.
+
+    Args:
+        config: the run config.
+        inputs: what the run has made; ``candidates`` among it.
+
+    Raises:
+        NothingNewError: some are to be chosen, and too few are new.
+    """
+    candidates = inputs["candidates"]
+    if trains_on_all(config, {}):
+        return {"candidates": candidates}
+    return {TRAINING_TRACES: choose_training_traces(config, candidates)}
 
 
 @artifact(
     "reference-logps",
     stage="train",
-    inputs=TRACES,
+    inputs=(*TRACES, CHOSEN),
     fields=lambda config: {**_base_model(config), **pick(config.train, "max_length")},
     sources=("mralign_core.training.reference",),
     is_remembered=False,
@@ -66,6 +148,7 @@ def reference_logps(making: Making) -> Built:
         *TRACES,
         Input("reference-logps", when=trains_against_reference),
         Input("weights", when=lambda _, part: part["variant"] == "mr_align"),
+        CHOSEN,
     ),
     fields=lambda config: {**_base_model(config), "seed": config.seed},
     details=lambda config, part: {"settings": config.train.settings_of(part["variant"])},

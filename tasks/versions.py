@@ -27,6 +27,7 @@ from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
 from tasks.estimate import uses_draws
 from tasks.judge import read_judgements
+from tasks.train import CHOSEN, trains_on_all
 
 
 def _is_judged(config: RunConfig, _: Part) -> bool:
@@ -44,13 +45,14 @@ def _is_judged(config: RunConfig, _: Part) -> bool:
         Input("model"),
         Input("questions"),
         Input("evaluation-questions"),
-        Input("candidates"),
+        Input("candidates", when=trains_on_all),
         Input("annotations"),
         Input("results"),
         Input("scores", own_part="variant"),
         Input("judgements", own_part="variant", when=_is_judged),
         Input("draw-annotations", when=uses_draws),
         Input("weights", when=lambda _, part: part["variant"] == "mr_align"),
+        CHOSEN,
     ),
     fields=RunConfig.fingerprint,
     sources=("mralign_core.versions.record", "mralign_core.training.export_card", "mralign_core.models.locate"),

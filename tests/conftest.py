@@ -25,6 +25,7 @@ LONGEST_FIRST = (
     "flows/test_runs_on_one_store.py",
     "flows/test_deployments.py",  # does without the pocket model, which the worker of the first file may be training
     "flows/test_pipeline.py",
+    "flows/test_training_on_news.py",
     "flows/test_signals.py",
     "faults/test_attacks.py",
     "flows/test_door_browser.py",

@@ -78,6 +78,14 @@ def test_overrides_are_read_as_yaml(config_file):
         ({"estimate": {"estimator": "em_converged", "num_iterations": 9}}, "estimate.num_iterations has no effect"),
         ({"estimate": {"num_resamples": 0, "confidence": 0.9}}, "estimate.confidence has no effect"),
         (
+            {"retrain": {"train_on": "new", "replay_share": 0.5}},
+            "retrain.replay_share has no effect when retrain.train_on is 'new'",
+        ),
+        (
+            {"retrain": {"beyond": f"mr_align-{'0' * 64}"}},
+            "retrain.beyond has no effect when retrain.train_on is 'all'",
+        ),
+        (
             {"estimate": {"traces": "all_draws"}},
             "estimate.traces 'all_draws' takes the think-on draws of every question, and generate.draws 'sequential' "
             "makes only those that can still matter to the selection, a biased sample: set generate.draws to 'exhaust",

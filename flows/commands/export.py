@@ -21,7 +21,7 @@ from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.training.export import export_adapter, export_merged, read_adapter_config
 from mralign_core.training.export_card import RunFacts, serve_adapter, serve_merged
 from mralign_core.versions.aliases import Aliases
-from mralign_core.versions.version import Version, resolve_version
+from mralign_core.versions.version import TRAINING_TRACES, Version, candidates_behind, resolve_version
 from tasks.engine.one_task import Inputs
 
 DEFAULT: Variant = "mr_align"
@@ -104,7 +104,7 @@ def export(config: RunConfig, of: Inputs, chosen: Chosen, directory: Path, *, me
     store = ArtifactStore(config.storage)
     source = _of_version(config, store, chosen.version) if chosen.version else _of_last_run(config, store, of, chosen)
     made_from = _parents(store, source.adapter)
-    run = _run_facts(store, source, made_from["candidates"])
+    run = _run_facts(store, source, made_from.get(TRAINING_TRACES) or made_from["candidates"])
     folder = store.open_directory(source.adapter)
     model = locate_model(store.open_directory(made_from["model"]))
     if not merge:
@@ -163,10 +163,11 @@ def _of_last_run(config: RunConfig, store: ArtifactStore, of: Inputs, chosen: Ch
     return _Source(adapter, config.model, config.evaluate.confidence, results, told)
 
 
-def _run_facts(store: ArtifactStore, source: _Source, candidates: ArtifactRef) -> RunFacts:
+def _run_facts(store: ArtifactStore, source: _Source, traces: ArtifactRef) -> RunFacts:
+    candidates = candidates_behind(store, traces)
     return RunFacts(
         questions=store.read_table(_parents(store, candidates)["questions"], "questions.parquet"),
-        funnel=pd.DataFrame(store.read_json(candidates, "funnel.json")),
+        funnel=pd.DataFrame(store.read_json(traces, "funnel.json")),
         summary=source.results.summary if source.results else None,
         differences=source.results.differences if source.results else None,
         confidence=source.confidence,

@@ -45,6 +45,15 @@ class RetrainConfig(Section):
     """Move the alias when the gate says so, or let the run wait for a person first."""
     ask_timeout_h: float = Field(24.0, gt=0, le=720)
     """Hours that a run waits for the person; after them the champion stays."""
+    train_on: Literal["all", "new", "replay"] = "all"
+    """Which traces the next champion is trained on: all; those of questions that are new to the champion; or these and
+    a share of the others. Labels and matrices are of all traces either way, and before there is a champion it is
+    trained on all."""
+    replay_share: float = Field(0.2, gt=0, lt=1)
+    """Share of the questions that the champion knows whose traces are trained on again, where train_on is 'replay'."""
+    beyond: str = Field("", pattern=r"^([a-z_]+-[0-9a-f]{64})?$")
+    """Version to which questions are new, by its full id; empty for the one that the alias names when a retraining
+    begins, which is put here."""
     gate: GateConfig = GateConfig()
     budget_usd_a_month: float | None = Field(None, gt=0)
     """Dollars that all runs on this store may have paid in a calendar month (UTC) when a retraining starts; empty for
@@ -64,4 +73,8 @@ class RetrainConfig(Section):
             raise ValueError(
                 f"retrain.registry.aliases leaves out {self.alias!r}, the alias that the retraining moves: add it"
             )
+        if self.train_on != "replay":
+            refuse_ignored(self, "retrain", ("replay_share",), f"when retrain.train_on is {self.train_on!r}")
+        if self.train_on == "all":
+            refuse_ignored(self, "retrain", ("beyond",), "when retrain.train_on is 'all'")
         return self

@@ -33,8 +33,9 @@ class ConfigReference(BaseModel):
 
     field: str
     """Config field that has it, such as `questions.train.0`."""
-    kind: Literal["hub", "arrivals", "contents", "endpoint"]
-    """A repository of the hub, a pattern or bucket, something whose contents count, or a model behind an API."""
+    kind: Literal["hub", "arrivals", "contents", "endpoint", "alias"]
+    """A repository of the hub, a pattern or bucket, something whose contents count, a model behind an API, or an alias
+    of a version."""
     asked: str
     """As the config has it: what is asked for again when a later run can't reach it."""
     pinned: str = ""
@@ -102,7 +103,7 @@ def changed_references(before: Resolution | None, after: Resolution) -> list[str
 
 def _short(reference: ConfigReference) -> str:
     """What it stands for, in words: of a digest or commit, its beginning."""
-    return reference.pinned if reference.kind == "endpoint" else reference.pinned[:SHORT]
+    return reference.pinned if reference.kind in ("endpoint", "alias") else reference.pinned[:SHORT]
 
 
 class Resolutions:

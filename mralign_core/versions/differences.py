@@ -153,7 +153,7 @@ def _other_artifacts(before: Version, after: Version) -> list[str]:
 
 def _compare_traces(store: ArtifactStore, before: Version, after: Version) -> tuple[Overlap, SegmentChange | None]:
     texts = [
-        store.read_table(one.parent("candidates"), "candidates.parquet").set_index("trace_id")["completion"]
+        store.read_table(one.traces, "candidates.parquet").set_index("trace_id")["completion"]
         for one in (before, after)
     ]
     named = [set(each.index + "\n" + each) for each in texts]

@@ -19,6 +19,8 @@ from mralign_core.versions.record import RECORD_FILE, TRAINED_ON_FILE, VERSION, 
 
 logger = logging.getLogger("mralign_core.versions")
 
+TRAINING_TRACES = "training-traces"
+"""The kind of artifact that traces chosen to train on are, where not all candidates were."""
 MOST_LISTED = 10
 FULL_ID = re.compile(r".+-[0-9a-f]{64}")
 """Of a version, as aliases have it: it needs no search."""
@@ -51,6 +53,11 @@ class Version:
     def adapter(self) -> ArtifactRef:
         """What was trained."""
         return self.parent("adapter")
+
+    @property
+    def traces(self) -> ArtifactRef:
+        """The traces that it was trained on, all that there were or those chosen of them."""
+        return self.parents.get(TRAINING_TRACES) or self.parent("candidates")
 
     def parent(self, kind: str) -> ArtifactRef:
         """The artifact of a kind that it was made from.
@@ -107,6 +114,13 @@ def resolve_version(store: ArtifactStore, text: str) -> Version:
         listed = "\n  ".join(one.name for one in (fitting or versions)[:MOST_LISTED]) or "(none yet)"
         raise ArtifactError(f"{what} {text!r} in {store.root_uri}; versions:\n  {listed}")
     return fitting[0]
+
+
+def candidates_behind(store: ArtifactStore, traces: ArtifactRef) -> ArtifactRef:
+    """All traces that some were chosen of; the same where these are all."""
+    if traces.stage != TRAINING_TRACES:
+        return traces
+    return next(parent for parent in store.manifest(traces).parents if parent.stage == "candidates")
 
 
 def trained_on(store: ArtifactStore, version: Version) -> frozenset[str]:

@@ -167,7 +167,7 @@ class TestServed:
             assert names == ["urgent", "default", "background"]
         weekly = served.deployment("mr-align/weekly-retrain")
         assert weekly["work_queue_name"] == "background"
-        # Prefect takes a limit's place from a run that waits for a person, and then ends it; a claim has it wait its turn.
+        # Prefect gives a waiting run's place away, and then ends it: a claim in the store has them take turns.
         assert weekly["global_concurrency_limit"] is None
 
     def test_what_a_command_prints_is_the_artifact_of_a_run_that_looks(self, served):

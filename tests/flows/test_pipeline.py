@@ -25,7 +25,7 @@ from flows.commands.server import wait_for_records
 from flows.generate import generate
 from flows.pipeline import pipeline
 from flows.weekly_retrain import at_it_alone, weekly_retrain
-from mralign_core.config import RunConfig, overridden
+from mralign_core.config import RunConfig, StorageConfig, overridden
 from mralign_core.config.retrain import GateConfig, RetrainConfig
 from mralign_core.errors import BudgetError
 from mralign_core.llm.ledger import month_of
@@ -33,7 +33,7 @@ from mralign_core.method.matching import exact_match
 from mralign_core.reporting.decision_findings import decision_sentences, read_decisions
 from mralign_core.retraining.history import Retrainings
 from mralign_core.storage import ArtifactRef, ArtifactStore, render_lineage
-from mralign_core.versions.aliases import Aliases, require_whole
+from mralign_core.versions.aliases import Aliases, require_whole, version_name
 from mralign_core.versions.differences import version_differences
 from mralign_core.versions.record import digests_of_questions
 from mralign_core.versions.version import read_versions, trained_on
@@ -45,6 +45,7 @@ from tasks.generate import select_candidates
 from tasks.prepare import load_questions, prepare_model
 from tasks.reward import weigh_segments
 from tests.faulty_s3 import PASSING, FaultyS3
+from tests.homes import Home
 from tests.pocket_store import copy_store, small_config
 from tests.prefect_api import auth_for, reporting_to
 from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
@@ -426,6 +427,63 @@ class TestRetraining:
         with pytest.raises(BudgetError, match=r"12\.50 dollars were paid"):
             weekly_retrain(limited)
         assert Retrainings(store, "weekly").all()[-1].outcome == "over-budget"
+
+
+class TestTwoHomes:
+    """Two homes, each with its own Prefect server and only a bucket in common; the pipeline of the first is there."""
+
+    @pytest.fixture
+    def section(self, s3_server, s3_root):  # noqa: F811
+        return StorageConfig(root=s3_root, endpoint_url=s3_server.endpoint_url, claim_lease_s=6.0)
+
+    @pytest.fixture
+    def store(self, finished, section, tmp_path):
+        store, root = ArtifactStore(section, cache_folder=tmp_path / "cache"), Path(finished.config.storage.root)
+        for path in [*root.glob("artifacts/**/*"), *root.glob("records/items/**/*")]:
+            if path.is_file():
+                store.files.write(path.relative_to(root).as_posix(), path.read_bytes())
+        return store
+
+    @pytest.fixture
+    def homes(self, tmp_path):
+        homes = [Home(tmp_path / name) for name in ("home-a", "home-b")]
+        yield homes
+        for home in homes:
+            home.close()
+
+    def test_they_retrain_one_champion_in_turn(self, store, section, homes):
+        a, b = homes
+        storage = section.model_dump()
+        of_a = small_config(section.root, name="weekly", storage=storage, retrain__gate=EASY_GATE)
+        others = {"name": "pocket", "limit": 320}
+        of_b = small_config(
+            section.root, name="weekly", storage=storage, retrain__gate=EASY_GATE, questions__train=others
+        )
+        aliases, history = Aliases(store), Retrainings(store, "weekly")
+        a.start(of_a)
+        assert a.end().startswith("promoted: ")
+        (promoted,) = aliases.history("champion")
+        first = promoted.to
+
+        b.start(of_b)
+        deadline = time.monotonic() + 300
+        while not store.files.sizes("claims/retraining"):
+            assert time.monotonic() < deadline, b.log.read_text()[-3000:]
+            time.sleep(0.1)
+        a.start(of_a)
+        assert a.end().startswith("nothing done: run ")
+        assert b.end().startswith("held: ")  # the held-out questions have decided the one comparison of the gate
+        done = history.all()[-1]
+        assert done.compared_with == first and done.version != first
+
+        aliases.move("champion", done.version, expected=first, by="Ada, at the second home")
+        a.start(of_a)
+        told = a.end()
+        assert told.startswith("nothing-new: ") and told.endswith(f"(champion: {version_name(done.version)})")
+        assert [(entry.from_, entry.to) for entry in aliases.history("champion")] == [
+            (None, first),
+            (first, done.version),
+        ]
 
 
 def events_of(url: str, name: str) -> list[dict]:

@@ -184,6 +184,9 @@ DEPENDS_ON = {
     "retrain.gate.comparisons": (3, {"promotion"}),
     "retrain.gate.max_unlabelled": (0.3, {"promotion"}),
     "retrain.gate.min_agreement": (0.3, {"promotion"}),
+    "retrain.train_on": ("replay", {"training-traces"}),
+    "retrain.replay_share": (0.5, {"training-traces"}),
+    "retrain.beyond": (f"mr_align-{'1' * 64}", {"training-traces"}),
     "ablate.arms": (["kto"], {"ablation", "ablation-page"}),
     "ablate.confidence": (0.9, {"ablation", "ablation-page"}),
     "ablate.smallest_effect": (0.01, {"ablation", "ablation-page"}),
@@ -194,6 +197,10 @@ changes them, but for those of ``ANALYSES``, which are no part of the pipeline."
 MEANINGLESS_ALONE: dict[str, dict[str, Any]] = {
     "reward.gamma": {"reward.form": "power"},
     "estimate.traces": {"generate.draws": "exhaustive"},
+    **{
+        f"retrain.{name}": {"retrain.train_on": train_on, "retrain.beyond": f"mr_align-{'0' * 64}"}
+        for name, train_on in (("train_on", "new"), ("replay_share", "replay"), ("beyond", "new"))
+    },
 }
 """Field of ``DEPENDS_ON`` → what must be given with it."""
 
