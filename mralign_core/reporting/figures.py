@@ -103,17 +103,18 @@ def label_mix(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy
     axes.set_yticks(places, shares["label"].tolist())
     axes.invert_yaxis()
     axes.set_xlabel("share of all labels in the traces of that polarity, %; with their number")
-    colours = {name: as_ink(colour, over(colour, TINT)) for name, colour in macro_colours(taxonomy).items()}
+    colours = macro_colours(taxonomy)
+    inks = {name: as_ink(colour, over(colour, TINT)) for name, colour in colours.items()}
     right = 118 * max(0.01, float(shares[list(POLARITY_COLOURS)].to_numpy().max()))
     axes.set_xlim(0, right)
     for tick, macro in zip(axes.get_yticklabels(), shares["macro_strategy"], strict=True):
-        tick.set_color(colours[macro])
+        tick.set_color(inks[macro])
     for macro, members in shares.groupby("macro_strategy", sort=False):
         colour = colours[str(macro)]
         low, high = places[members.index[0]] - 1.2, places[members.index[-1]] + 0.45
         axes.add_patch(Rectangle((0, low), right, high - low, color=colour, alpha=TINT, lw=0, zorder=0))
         totals = " · ".join(f"{100 * members[name].sum():.0f} % of {name}" for name in POLARITY_COLOURS)
-        style: Any = {"va": "center", "fontsize": 8.5, "color": colour}
+        style: Any = {"va": "center", "fontsize": 8.5, "color": inks[str(macro)]}
         axes.text(right * 0.006, low + 0.35, f"{macro!s}: {totals} labels", **style)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.07), ncols=2)
     return with_alt_text(figure, *(_frequent_labels(shares, polarity) for polarity in POLARITY_COLOURS))
