@@ -26,6 +26,7 @@ LONGEST_FIRST = (
     "flows/test_deployments.py",  # does without the pocket model, which the worker of the first file may be training
     "flows/test_pipeline.py",
     "flows/test_signals.py",
+    "browser/test_prefect_ui.py",  # skips without Playwright
     "faults/test_attacks.py",
     "flows/test_door_browser.py",
     "tasks/test_at_once.py",

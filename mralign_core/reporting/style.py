@@ -154,8 +154,10 @@ def as_ink(colour: ColorType, background: ColorType = "white") -> str:
 
 def over(colour: ColorType, alpha: float, background: ColorType = "white") -> str:
     """What is seen of a colour that lets some of the background through."""
-    shades = zip(to_rgb(colour), to_rgb(background), strict=True)
-    return to_hex([alpha * above + (1 - alpha) * below for above, below in shades])
+    red, green, blue = (
+        alpha * above + (1 - alpha) * below for above, below in zip(to_rgb(colour), to_rgb(background), strict=True)
+    )
+    return to_hex((red, green, blue))
 
 
 def _luminance(colour: ColorType) -> float:
