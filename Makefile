@@ -9,7 +9,7 @@ export DO_NOT_TRACK ?= 1
 export PREFECT_HOME ?= $(STATE)/prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check smollm2 clean
+.PHONY: help demo serve test browser check smollm2 clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,6 +26,11 @@ test: $(VENV)/.installed-dev ## the tests
 	@$(BIN)/python -m pytest tests/core -n auto --maxprocesses 4 --dist loadfile
 	@# Two workers whatever the machine: each starts servers and runs of its own. tests/conftest.py orders the files.
 	@$(BIN)/python -m pytest tests --ignore tests/core -n 2 --dist loadfile --no-loadscope-reorder
+
+browser: $(VENV)/.installed-browser ## end-to-end tests of report and UI in a real Chromium
+	@command -v chromium chromium-browser google-chrome >/dev/null || { test "$$(id -u)" = 0 && apt-get install -qq -y chromium; } \
+	  || { echo "make browser needs Chromium: apt-get install chromium"; exit 1; }
+	@$(BIN)/python -m pytest tests/browser
 
 check: $(VENV)/.installed-dev ## lint, format, types, docstrings
 	@$(BIN)/ruff check .
@@ -52,3 +57,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	$(call install,[dev])
 	@touch $(VENV)/.installed $@
+
+$(VENV)/.installed-browser: $(VENV)/.installed-dev
+	$(call install,[browser])
+	@touch $@

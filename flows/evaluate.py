@@ -21,6 +21,7 @@ from tasks.engine.session import session
 from tasks.engine.shards import Range, ranges_of, rows_of
 from tasks.engine.task import as_arguments
 from tasks.evaluate import collect_scores, compute_results, score_shard, write_report
+from tasks.filed_report import file_report
 from tasks.judge import collect_judgements, judge_shard
 from tasks.publish import show_results
 from tasks.servers import check_listed, make_room_for
@@ -66,6 +67,7 @@ def evaluate(
     trained_on = traces_to_train_on(config, inputs) if config.questions.eval else {}
     named |= make_versions(config, {**inputs, **trained_on, **named, "results": results}, list(trained))
     remember(config, inputs, **named, results=results, report=report)
+    file_report(config, report)
     show_results(config, results, report)
     return report
 

@@ -346,6 +346,7 @@ def gather(making: Making) -> ReportInputs:
             "held-out questions": str(len(questions)),
             "annotators": ", ".join(endpoint.model for endpoint in config.annotate.endpoints.values()),
         },
+        is_pocket=config.model.source == "pocket",
         notes=[
             *notes_on_yield(config, making["candidates"]),
             *notes_on_answers(config, store.manifest(making["questions"]).counts, answers),

@@ -27,6 +27,7 @@ LONGEST_FIRST = (
     "flows/test_pipeline.py",
     "flows/test_training_on_news.py",
     "flows/test_signals.py",
+    "browser/test_prefect_ui.py",  # skips without Playwright
     "faults/test_attacks.py",
     "flows/test_door_browser.py",
     "tasks/test_at_once.py",

@@ -108,10 +108,15 @@ def state_in(home, run_id):
 
 
 @contextmanager
-def serve(home):
-    """``make serve`` on a home of its own, stopped after the ``with``."""
+def serve(home, settings=QUICK_SERVER):
+    """``make serve`` on a home of its own, stopped after the ``with``.
+
+    Args:
+        home: its PREFECT_HOME.
+        settings: of the server, beside those of ``make serve``.
+    """
     port = free_port()
-    env = {**os.environ, **QUICK_SERVER, **watched(home), "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, **settings, **watched(home), "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "deployments.serve", "--port", str(port)]
     output = home / "serve.log"
     with output.open("w") as log:

@@ -178,13 +178,13 @@ def print_results(config: RunConfig, server: ServerAddress, *, run: str, finishe
     from mralign_core.storage import ArtifactStore
     from mralign_core.versions.aliases import version_name
     from tasks.estimate import read_diagnostics
+    from tasks.filed_report import filed_report
 
     store, made = ArtifactStore(config.storage), LastRun(config, run)
     _print_summary(store.open_directory(made("results")), config)
     for line in discrimination_sentences(read_diagnostics(store, made("diagnostics"))):
         console.print(escape(line), highlight=False, soft_wrap=True)
-    page = store.open_file(made("report"), "report.html")
-    rows: dict[str, object] = {"report": page, "artifacts": store.root_uri}
+    rows: dict[str, object] = {"report": filed_report(config, made("report")), "artifacts": store.root_uri}
     for variant in config.train.variants:
         rows[f"adapter {variant}"] = store.open_directory(made(f"adapter:{variant}"))
         if config.questions.eval:

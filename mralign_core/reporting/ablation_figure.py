@@ -10,7 +10,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from mralign_core.ablation.paired import unit_differences
 from mralign_core.reporting.ablation_findings import Ablation, difference_rows, interval_text, is_shown
-from mralign_core.reporting.style import INK, MUTED, WIDTH, styled
+from mralign_core.reporting.style import INK, MUTED, WIDTH, styled, with_alt_text
 from mralign_core.reporting.titles import METRIC_DIRECTIONS
 
 COLOUR = "#0072b2"
@@ -39,7 +39,12 @@ def forest_plot(ablation: Ablation) -> Figure:
     widest = 105 * float(np.nanmax(np.abs(reach), initial=0.005))
     panels[0].set_xlim(-widest, widest)
     panels[0].set_yticks(range(len(rows)), [name for name, _ in rows])
-    return figure
+    told = [
+        f"{ablation.metric_title(metric)}: "
+        + ", ".join(f"{name} {interval_text(cells[metric])}" for name, cells in rows)
+        for metric in metrics
+    ]
+    return with_alt_text(figure, "Differences in points with their intervals.", *(f"{line}." for line in told))
 
 
 def _comparison(axes: Axes, place: int, units: pd.Series, row: pd.Series) -> None:

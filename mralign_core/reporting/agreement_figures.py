@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
-from mralign_core.reporting.style import FAINT, INK, MUTED, WIDTH, styled
+from mralign_core.reporting.style import FAINT, MUTED, WIDTH, ink_on, styled, with_alt_text
 
 LEVEL_TITLES = {"label": "κ on labels", "macro": "κ on macro-strategies"}
 PAIR_COLOURS = ("#0072b2", "#d55e00", "#117733", "#aa4499", "#b8890b")
@@ -64,7 +64,13 @@ def kappa_matrices(pairs: pd.DataFrame) -> Figure:
         axes.set_facecolor("#f3f4f6")
         axes.set_title(title)
     figure.supxlabel("below the diagonal: equal sets (strict); above: one contains the other (entailment)", size=9)
-    return figure
+    return with_alt_text(figure, f"κ of every two of {len(names)} annotation sets.", *_told_pairs(pairs))
+
+
+def _told_pairs(pairs: pd.DataFrame) -> list[str]:
+    """κ on labels of the telling pairs, by equal sets."""
+    known = pairs[(pairs["level"] == "label") & (pairs["rule"] == "strict")].set_index(["a", "b"])["kappa"]
+    return [f"{a} · {b}: {float(known[a, b]):.2f}." for a, b in telling_pairs(pairs) if (a, b) in known.index]
 
 
 def _roomy() -> ConstrainedLayoutEngine:
@@ -79,9 +85,8 @@ def _cell(axes: Axes, row: int, column: int, kappa: float, about: str) -> None:
     cell.set_gid(f"tip:{about}: κ = {kappa:.3f}" if defined else f"tip:{about}: κ is not defined")
     cell.set_in_layout(False)
     axes.add_patch(cell)
-    ink = INK if np.dot(colour[:3], (0.299, 0.587, 0.114)) > 0.55 else "white"
     text = f"{kappa:.2f}".replace("-", "−") if defined else "–"
-    note = axes.text(column + 0.5, row + 0.52, text, ha="center", va="center", fontsize=7.5, color=ink)
+    note = axes.text(column + 0.5, row + 0.52, text, ha="center", va="center", fontsize=7.5, color=ink_on(colour[:3]))
     note.set_in_layout(False)
 
 
@@ -113,7 +118,19 @@ def label_kappas(per_label: pd.DataFrame) -> Figure:
     for place in range(1, len(labels)):
         axes.axhline(place - 0.5, color=FAINT, lw=0.6, zorder=0)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8.5)
-    return figure
+    return with_alt_text(
+        figure, f"κ of each of {len(labels)} labels.", *(_told_labels(per_label, *pair) for pair in shown)
+    )
+
+
+def _told_labels(per_label: pd.DataFrame, a: str, b: str) -> str:
+    """The labels that a pair agrees on most and least."""
+    rows = per_label[(per_label["a"] == a) & (per_label["b"] == b)].dropna(subset=["kappa"])
+    if rows.empty:
+        return f"{a} · {b}: κ is defined for no label."
+    rows = rows.assign(kappa=rows["kappa"].astype(float)).sort_values("kappa", kind="stable")
+    least, most = (f"{row['label']} {row['kappa']:.2f}" for _, row in rows.iloc[[0, -1]].iterrows())
+    return f"{a} · {b}: highest {most}, lowest {least}."
 
 
 def _dots(axes: Axes, rows: pd.DataFrame, heights: pd.Series, colour: str, name: str) -> None:

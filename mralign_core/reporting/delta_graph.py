@@ -15,7 +15,7 @@ from mralign_core.estimation.bootstrap import MIN_SUPPORT
 from mralign_core.method import FloatArray
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import TransitionEstimate
-from mralign_core.reporting.style import INK, MUTED, WIDTH, macro_colours, styled
+from mralign_core.reporting.style import INK, MUTED, WIDTH, as_ink, macro_colours, over, styled, with_alt_text
 
 NUM_EDGES = 10
 """Strongest edges shown each way, as in the paper's figure."""
@@ -90,7 +90,17 @@ def delta_graph(
             axes.text(0, 0, "no move with support differs", ha="center", va="center", color=MUTED)
     note = f"Numbers are points of probability; moves seen fewer than {MIN_SUPPORT} times are left out."
     figure.supxlabel(note, fontsize=8.5, color=MUTED)
-    return figure
+    return with_alt_text(
+        figure,
+        "Two circles of states with arrows.",
+        *(_told(edges, title, taxonomy) for edges, title in zip(both, titles, strict=True)),
+    )
+
+
+def _told(edges: list[Edge], title: str, taxonomy: Taxonomy) -> str:
+    names = taxonomy.state_names
+    moves = [f"{names[e.source]} → {names[e.target]} by {100 * abs(e.difference):.0f} points" for e in edges]
+    return f"{title[0].upper()}{title[1:]}: {', '.join(moves) or 'no move with support'}."
 
 
 def node_angles(taxonomy: Taxonomy) -> FloatArray:
@@ -119,7 +129,7 @@ def _draw_circle(axes: Axes, taxonomy: Taxonomy) -> None:
         axes.add_patch(Circle(place, 0.035, facecolor=colour, edgecolor="white", lw=0.8, zorder=3))
         side: Any = "center" if abs(place[0]) < 0.12 else "left" if place[0] > 0 else "right"
         height: Any = "center" if side != "center" else "bottom" if place[1] > 0 else "top"
-        axes.text(1.08 * place[0], 1.08 * place[1], name, ha=side, va=height, fontsize=8.5, color=colour)
+        axes.text(1.08 * place[0], 1.08 * place[1], name, ha=side, va=height, fontsize=8.5, color=as_ink(colour))
     axes.set_xlim(-1.75, 1.75)
     axes.set_ylim(-1.2, 1.2)
     axes.set_aspect("equal")
@@ -183,6 +193,7 @@ def _along(start: NDArray[np.float64], end: NDArray[np.float64], bend: float, sh
 
 def _number(axes: Axes, place: NDArray[np.float64], text: str, colour: str) -> None:
     box: Any = {"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.9}
+    ink = as_ink(colour, over("white", 0.9, colour))  # an arrow may shine through
     axes.text(
-        float(place[0]), float(place[1]), text, ha="center", va="center", fontsize=7.5, color=colour, bbox=box, zorder=4
+        float(place[0]), float(place[1]), text, ha="center", va="center", fontsize=7.5, color=ink, bbox=box, zorder=4
     )

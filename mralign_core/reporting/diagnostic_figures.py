@@ -13,10 +13,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from mralign_core.estimation.diagnostics import Diagnostics
 from mralign_core.estimation.diagnostics.convergence import Objective
 from mralign_core.estimation.diagnostics.sensitivity import Sensitivity, SensitivityRow
-from mralign_core.estimation.diagnostics.strata import Strata
+from mralign_core.estimation.diagnostics.strata import Strata, StratumMove
 from mralign_core.reporting.delta_graph import delta_graph
 from mralign_core.reporting.matrix_figures import Transitions, weight_intervals
-from mralign_core.reporting.style import FAINT, INK, MUTED, POLARITY_COLOURS, WIDTH, styled
+from mralign_core.reporting.style import FAINT, INK, MUTED, POLARITY_COLOURS, WIDTH, styled, with_alt_text
 from mralign_core.reporting.titles import MATRIX_TITLES
 
 STRATUM_COLOURS = ("#4b3f9e", "#b8890b", "#117733", "#aa4499", "#5b6675", "#56b4e9", "#8c510a")
@@ -65,7 +65,13 @@ def objective_curves(objectives: Sequence[Objective]) -> Figure:
         axes.yaxis.set_minor_locator(NullLocator())
     panels[0].set_ylabel("nats below the maximum")
     panels[-1].legend(fontsize=8, loc="upper right")
-    return figure
+    return with_alt_text(figure, f"Nats below the maximum by EM iteration: {', '.join(map(_told_end, objectives))}.")
+
+
+def _told_end(objective: Objective) -> str:
+    short = max(*objective.configured, *objective.undamped) - objective.configured[-1]
+    name = MATRIX_TITLES.get(objective.matrix, objective.matrix)
+    return f"{name} ends {short:.2g} below it after {len(objective.configured) - 1} iterations"
 
 
 @styled
@@ -89,7 +95,16 @@ def sensitivity_curves(sensitivity: Sensitivity) -> Figure:
     top = max(row.shift.mean_abs_log_ratio for name in _FACTORS for row in sensitivity.along(name))
     figure.axes[0].set_ylim(0, 1.25 * max(top, 0.01))
     figure.supxlabel("above each bar: share of segments whose weight is then on the other side of 1", fontsize=8.5)
-    return figure
+    return with_alt_text(
+        figure,
+        "Bars of the mean shift in log w by setting.",
+        *(_told_shifts(sensitivity.along(name), name, title) for name, title in _FACTORS.items()),
+    )
+
+
+def _told_shifts(rows: Sequence[SensitivityRow], name: str, title: str) -> str:
+    told = [f"{_tick(name, row)} {row.shift.mean_abs_log_ratio:.3f}" for row in rows]
+    return f"{title[0].upper()}{title[1:]}: {', '.join(told)}."
 
 
 @styled
@@ -117,7 +132,16 @@ def stratum_moves(strata: Strata) -> Figure:
     axes.set_xlim(-0.02, 1.02)
     axes.set_xlabel("probability of the move")
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=2)
-    return figure
+    return with_alt_text(
+        figure,
+        "Probabilities of the moves that differ most between strata.",
+        *(_told_move(move) for move in strata.moves),
+    )
+
+
+def _told_move(move: StratumMove) -> str:
+    known = [f"{MATRIX_TITLES.get(name, name)} {100 * value:.0f} %" for name, value in move.p.items()]
+    return f"{move.source} → {move.target}: {', '.join(known)}."
 
 
 def _dots(axes: Axes, points: Sequence[tuple[float, float]], label: str, **style: Any) -> None:

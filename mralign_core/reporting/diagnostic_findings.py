@@ -47,6 +47,26 @@ def findings(diagnostics: Diagnostics) -> list[str]:
     ]
 
 
+def verdict(diagnostics: Diagnostics) -> str:
+    """In one sentence, whether the labels tell right from wrong, and so what the weights are worth; "" if not asked."""
+    if not diagnostics.discrimination or not (overall := diagnostics.discrimination[0].overall):
+        return ""
+    within = diagnostics.discrimination[0].within
+    if overall.verdict == "too few":
+        return "Not known: there are too few questions to say whether the labels tell right from wrong."
+    interval = f"held-out AUC {overall.auc:.2f} [{overall.low:.2f}, {overall.high:.2f}], where 0.5 is chance"
+    if overall.verdict == "not shown":
+        return (
+            f"Not sure: that the labels tell right from wrong is not shown, and the weights may be noise ({interval})."
+        )
+    if within and within.verdict != "shown":
+        return (
+            f"Not sure: the labels tell kinds of question apart ({interval}); that they tell right from wrong within a "
+            "kind is not shown."
+        )
+    return f"Sure enough to be more than noise: the labels tell right from wrong on questions not seen ({interval})."
+
+
 def discrimination_sentences(diagnostics: Diagnostics) -> list[str]:
     """Do the labels tell right from wrong on questions not seen? Over all traces, within strata, and what follows."""
     if not diagnostics.discrimination or not (overall := diagnostics.discrimination[0].overall):

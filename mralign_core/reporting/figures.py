@@ -20,9 +20,22 @@ from mralign_core.evaluation.metrics import DIFFERENCE_COLUMNS, order_variants
 from mralign_core.method.segment_weights import WeightForm, neutral_weight
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.reporting.matrix_figures import weight_ticks
-from mralign_core.reporting.style import FAINT, INK, MUTED, POLARITY_COLOURS, WIDTH, macro_colours, styled
+from mralign_core.reporting.style import (
+    FAINT,
+    INK,
+    MUTED,
+    POLARITY_COLOURS,
+    WIDTH,
+    as_ink,
+    macro_colours,
+    over,
+    styled,
+    with_alt_text,
+)
 from mralign_core.reporting.titles import METRIC_DIRECTIONS, metric_title, variant_title
 
+TINT = 0.07
+"""How much of its colour stands behind the labels of a macro-strategy."""
 VARIANT_COLOURS = {"sft": "#b8890b", "kto": "#117733", "mr_align": "#0072b2"}
 
 _CURVES: dict[str, dict[str, tuple[str, str, Any]]] = {
@@ -61,7 +74,8 @@ def yield_funnel(funnel: pd.DataFrame) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, widest * 1.16)
     axes.set_xlabel("kept (blue) and dropped (grey)")
-    return figure
+    told = [f"{step} {row['kept']:,.0f} (dropped {row['dropped']:,.0f})" for step, row in steps.iterrows()]
+    return with_alt_text(figure, f"Bars of what each step kept: {'; '.join(told)}.")
 
 
 @styled
@@ -90,19 +104,28 @@ def label_mix(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy
     axes.invert_yaxis()
     axes.set_xlabel("share of all labels in the traces of that polarity, %; with their number")
     colours = macro_colours(taxonomy)
+    inks = {name: as_ink(colour, over(colour, TINT)) for name, colour in colours.items()}
     right = 118 * max(0.01, float(shares[list(POLARITY_COLOURS)].to_numpy().max()))
     axes.set_xlim(0, right)
     for tick, macro in zip(axes.get_yticklabels(), shares["macro_strategy"], strict=True):
-        tick.set_color(colours[macro])
+        tick.set_color(inks[macro])
     for macro, members in shares.groupby("macro_strategy", sort=False):
         colour = colours[str(macro)]
         low, high = places[members.index[0]] - 1.2, places[members.index[-1]] + 0.45
-        axes.add_patch(Rectangle((0, low), right, high - low, color=colour, alpha=0.07, lw=0, zorder=0))
+        axes.add_patch(Rectangle((0, low), right, high - low, color=colour, alpha=TINT, lw=0, zorder=0))
         totals = " · ".join(f"{100 * members[name].sum():.0f} % of {name}" for name in POLARITY_COLOURS)
-        style: Any = {"va": "center", "fontsize": 8.5, "color": colour}
+        style: Any = {"va": "center", "fontsize": 8.5, "color": inks[str(macro)]}
         axes.text(right * 0.006, low + 0.35, f"{macro!s}: {totals} labels", **style)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.07), ncols=2)
-    return figure
+    return with_alt_text(figure, *(_frequent_labels(shares, polarity) for polarity in POLARITY_COLOURS))
+
+
+def _frequent_labels(shares: pd.DataFrame, polarity: str, number: int = 3) -> str:
+    """The labels seen most often in the traces of a polarity."""
+    total = int(shares[f"num_{polarity}"].sum())
+    most = shares.sort_values(f"num_{polarity}", ascending=False, kind="stable").head(number)
+    told = [f"{row['label']} {100 * row[polarity]:.0f} %" for _, row in most.iterrows() if row[polarity]]
+    return f"{polarity.capitalize()} traces: {total:,} labels{', most often ' if told else ''}{', '.join(told)}."
 
 
 def label_shares(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy: Taxonomy) -> pd.DataFrame:
@@ -162,8 +185,10 @@ def weight_histogram(
         linewidth=0.4,
     )
     axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
+    ends = []
     for edge, below, place, side in ((clip_min, True, 0.01, "left"), (clip_max, False, 0.99, "right")):
         share = (segment_weights["clipped"].astype(bool) & ((segment_weights["ratio"] < 1) == below)).mean()
+        ends.append(f"{100 * share:.1f} % clipped at {edge:.3g}")
         text = f"{100 * share:.1f} % clipped\nat {edge:.3g}{'' if form == 'ratio' else ' (ratio)'}"
         axes.text(place, 0.97, text, ha=side, va="top", transform=axes.transAxes)
     axes.axvline(neutral_weight(form), color=INK, lw=0.8, ls=(0, (3, 3)))
@@ -176,7 +201,8 @@ def weight_histogram(
     axes.set_xlabel(f"weight of a segment's tokens{' (log scale)' if is_log else ''}")
     axes.set_ylabel("segments")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    return figure
+    medians = [f"{len(values):,} of {name} traces with median {values.median():.2f}" for name, values in shown.items()]
+    return with_alt_text(figure, f"Histogram of segment weights: {', '.join(medians)}; {', '.join(ends)}.")
 
 
 @styled
@@ -201,7 +227,17 @@ def training_curves(metrics: Mapping[str, pd.DataFrame]) -> Figure:
         axes.set_title(variant_title(variant))
     for axes in grid[-1]:
         axes.set_xlabel("optimiser step")
-    return figure
+    return with_alt_text(figure, "Curves by optimiser step.", *(_course(name, metrics[name]) for name in variants))
+
+
+def _course(variant: str, table: pd.DataFrame) -> str:
+    """From where to where the curves of a variant go."""
+    told = []
+    for column in (name for curves in _CURVES.values() for name in curves):
+        values = table[column].dropna().astype(float)
+        if len(values):
+            told.append(f"{column.replace('_', ' ')} from {values.iloc[0]:.3g} to {values.iloc[-1]:.3g}")
+    return f"{variant_title(variant)}, {len(table)} points: {', '.join(told) or 'nothing measured'}."
 
 
 def _curve(axes: Axes, table: pd.DataFrame, curves: Mapping[str, tuple[str, str, Any]]) -> None:
@@ -251,7 +287,18 @@ def difference_intervals(differences: pd.DataFrame, metrics: Sequence[str] = ("a
     panels[0].set_xlim(-widest, widest)
     names = [f"{variant_title(a)} − {variant_title(b)}" for a, b in pairs]
     panels[0].set_yticks(range(len(pairs)), names)
-    return figure
+    told = [_told_intervals(shown, metric, metric_title(metric, metrics)) for metric in metrics]
+    return with_alt_text(figure, "Differences in points with their intervals.", *told)
+
+
+def _told_intervals(shown: pd.DataFrame, metric: str, title: str) -> str:
+    rows = shown[shown["metric"] == metric].dropna(subset=["difference"])
+    told = [
+        f"{variant_title(row.variant)} − {variant_title(row.baseline)} {100 * row.difference:+.1f} "
+        f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
+        for row in rows.itertuples()
+    ]
+    return f"{title}: {', '.join(told) or 'not defined'}."
 
 
 def _interval(axes: Axes, place: int, pair: tuple[str, str], row: pd.Series) -> None:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mralign_core.method.taxonomy import Taxonomy
-from mralign_core.reporting.style import FAINT, INK, MACRO_COLOURS, MUTED, WIDTH, styled
+from mralign_core.reporting.style import FAINT, INK, MACRO_COLOURS, MUTED, WIDTH, as_ink, styled, with_alt_text
 
 MAP_HEIGHT = 7.2
 """Inches."""
@@ -55,11 +55,12 @@ def cluster_map(open_labels: pd.DataFrame, taxonomy: Taxonomy) -> Figure:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.margins(0.09)
-    axes.set_title(
-        f"{len(placed):,} open labels, {taxonomy.num_labels} induced ones; {int(noise.sum()):,} are noise (grey)"
-    )
+    counted = f"{len(placed):,} open labels, {taxonomy.num_labels} induced ones; {int(noise.sum()):,} are noise (grey)"
+    axes.set_title(counted)
     _legend(axes, colours)
-    return figure
+    sizes = placed["label"].value_counts()
+    told = [f"{label} of {sizes.get(label, 0)}" for label in taxonomy.labels]
+    return with_alt_text(figure, f"Map of {counted}.", f"Clusters: {', '.join(told)}.")
 
 
 def _areas(counts: np.ndarray) -> np.ndarray:
@@ -98,7 +99,7 @@ def _write_names(axes: Axes, placed: pd.DataFrame, taxonomy: Taxonomy, colours: 
             va="center",
             fontsize=9.5,
             fontweight="bold",
-            color=colours[taxonomy.macro_of(str(label))],
+            color=as_ink(colours[taxonomy.macro_of(str(label))]),
             arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.5} if step else None,
         )
         text.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])

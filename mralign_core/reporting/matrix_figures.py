@@ -24,7 +24,7 @@ from mralign_core.method import FloatArray
 from mralign_core.method.segment_weights import WeightForm, probability_ratios, segment_weights
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import TransitionEstimate, transition_mask
-from mralign_core.reporting.style import INK, MUTED, POLARITY_COLOURS, WIDTH, styled
+from mralign_core.reporting.style import INK, MUTED, POLARITY_COLOURS, WIDTH, ink_on, styled, with_alt_text
 
 EXTREME_SHARE = 0.15
 """Share of the supported weights that is marked at either end, as in Fig. 7 of the paper."""
@@ -114,7 +114,12 @@ def transition_heatmaps(transitions: Transitions) -> Figure:
         _draw_matrix(axes, shown, ~seldom, texts, tips, names, _PROBABILITY_MAP, norm)
         axes.set_title(title)
     _colour_bar(figure, panels, _PROBABILITY_MAP, norm, f"probability of the next state, in cells %; {_FEW}")
-    return figure
+    return with_alt_text(
+        figure,
+        f"Two heat maps of {len(names)} by {len(names)} states, from each to the next.",
+        f"Most frequent in P⁺: {_most_frequent(transitions.plus, names)}.",
+        f"Most frequent in P⁻: {_most_frequent(transitions.minus, names)}.",
+    )
 
 
 @styled
@@ -139,7 +144,11 @@ def weight_heatmaps(transitions: Transitions) -> Figure:
     bar = _colour_bar(figure, panels, _WEIGHT_MAP, norm, f"{what}, log scale either side of 1; {_FEW}; {_FRAMED}")
     ticks = weight_ticks(transitions.clip_min, transitions.clip_max)
     bar.set_ticks(np.log(ticks), labels=[f"{tick:.2f}" for tick in ticks])
-    return figure
+    return with_alt_text(
+        figure,
+        f"Two heat maps of the {what} of a move from each of {len(names)} states to the next.",
+        *(_range_of_weights(transitions, side, title) for side, title in _weight_titles(transitions).items()),
+    )
 
 
 def transition_weights(transitions: Transitions, side: str) -> tuple[FloatArray, NDArray[np.bool_]]:
@@ -251,7 +260,7 @@ def _draw_matrix(
     for row, column in np.argwhere(np.isfinite(values)):
         colour = colour_map(norm(values[row, column]))
         style: Any = {"facecolor": colour, "edgecolor": "white", "linewidth": 0.6}
-        ink = INK if np.dot(colour[:3], (0.299, 0.587, 0.114)) > 0.55 else "white"
+        ink = ink_on(colour[:3])
         if not supported[row, column]:
             style, ink = (
                 {"facecolor": "#fcfdfd", "edgecolor": "#dbe0e6", "hatch": "////", "linewidth": 0},
@@ -307,7 +316,39 @@ def weight_intervals(transitions: Transitions) -> Figure:
         axes.axvline(1, color=INK, lw=0.8, ls=(0, (3, 3)))
         axes.set_title(title)
     _log_weight_axis(panels[0], transitions)
-    return figure
+    return with_alt_text(
+        figure, *(_decided_moves(transitions, side, title) for side, title in _weight_titles(transitions).items())
+    )
+
+
+def _decided_moves(transitions: Transitions, side: str, title: str) -> str:
+    """Of how many moves the interval excludes 1, and which they are."""
+    names, moves = transitions.taxonomy.state_names, frequent_moves(transitions, side)
+    weights, _ = transition_weights(transitions, side)
+    low, high = weight_bounds(transitions, side)
+    decided = [move for move in moves if low[move] > 1 or high[move] < 1]
+    told = [f"{names[a]} → {names[b]} {weights[a, b]:.2f} [{low[a, b]:.2f}, {high[a, b]:.2f}]" for a, b in decided]
+    text = f"{title}: of the {len(moves)} most frequent moves the interval of {len(decided)} excludes 1"
+    return f"{text}: {'; '.join(told)}." if told else f"{text}."
+
+
+def _range_of_weights(transitions: Transitions, side: str, title: str) -> str:
+    """The largest and the smallest of the supported weights."""
+    names = transitions.taxonomy.state_names
+    weights, supported = transition_weights(transitions, side)
+    if not supported.any():
+        return f"{title}: no move was seen {MIN_SUPPORT} times."
+    cells = [np.unravel_index(place, weights.shape) for place in np.flatnonzero(supported)]
+    least, most = (pick(cells, key=lambda cell: weights[cell]) for pick in (min, max))
+    told = [f"{names[a]} → {names[b]} {weights[a, b]:.2f}" for a, b in (most, least)]
+    return f"{title}: of {len(cells)} moves with support the largest is {told[0]}, the smallest {told[1]}."
+
+
+def _most_frequent(estimate: TransitionEstimate, names: Sequence[str], number: int = 3) -> str:
+    """The moves made most often, with their probabilities."""
+    order = np.argsort(-estimate.counts, axis=None, kind="stable")[:number]
+    cells = zip(*np.unravel_index(order, estimate.counts.shape), strict=True)
+    return ", ".join(f"{names[a]} → {names[b]} {100 * estimate.p[a, b]:.0f} %" for a, b in cells)
 
 
 def _draw_intervals(axes: Axes, transitions: Transitions, side: str, colour: str) -> None:

@@ -38,6 +38,7 @@ from mralign_core.reporting import run_findings as findings
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
 from mralign_core.reporting.judged_findings import JudgedResults, judged_notes, judged_tables
 from mralign_core.reporting.people_findings import PeopleSection
+from mralign_core.reporting.provenance import MADE
 from mralign_core.reporting.result_table import ResultTable
 from mralign_core.reporting.set_table import guessable_table, set_table
 from mralign_core.reporting.titles import metric_title, variant_title
@@ -45,6 +46,24 @@ from mralign_core.reporting.token_table import token_table
 from mralign_core.schemas.annotations import RULES
 from mralign_core.schemas.outcomes import OUTCOMES
 
+INTRODUCTION = (
+    "MR-ALIGN labels what each step of a model's thinking does, learns which moves between such steps go with right "
+    "and which with wrong answers, and trains the model with each step weighted by that, so that its answers keep to "
+    "the facts that its thinking found."
+)
+PLANTED = (
+    "This run is of the pocket world, a tiny made-up world that plants the link between habits of thinking and errors, "
+    "so it shows that the machinery works and says nothing of large models."
+)
+CHART_TITLES = DIAGNOSTIC_CHARTS | {
+    "differences": "Paired differences with their intervals",
+    "funnel": "Yield of the selection",
+    "labels": "What segments do, by polarity",
+    "matrices": "P⁺ and P⁻",
+    "weights": "Weights of single transitions",
+    "histogram": "Weights of all segments",
+    "training": "Loss, implicit rewards and KL baseline by step",
+}
 # HTML has no place for control characters, and a lone surrogate cannot be written as UTF-8.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff]")
 
@@ -57,6 +76,8 @@ class ReportInputs:
     """Header: name of the run, model, seed, store and the like, shown in this order."""
     taxonomy: Taxonomy
     """The label set."""
+    is_pocket: bool = False
+    """Whether the model and the questions are the pocket world's, whose effect is planted."""
     notes: Sequence[str] = ()
     """Plain statements to show at the top, such as why a stage was skipped."""
     funnel: pd.DataFrame | None = None
@@ -286,6 +307,7 @@ def _findings(inputs: ReportInputs) -> dict[str, Any] | None:
         None
         if found is None
         else {
+            "verdict": diagnostic_findings.verdict(found),
             "sentences": diagnostic_findings.findings(found),
             "tables": diagnostic_findings.tables(found),
         }
@@ -346,6 +368,12 @@ def _template() -> jinja2.Template:
         CONSISTENCY=CONSISTENCY,
         POLARITY_COLOURS=style.POLARITY_COLOURS,
         weight_colour=matrix_figures.weight_colour,
+        ink_on=style.ink_on,
+        ALL_QUESTIONS=ALL_QUESTIONS,
+        INTRODUCTION=INTRODUCTION,
+        PLANTED=PLANTED,
+        CHART_TITLES=CHART_TITLES,
+        MADE=MADE,
         cells=_cells,
     )
     return environment.get_template("report.html.jinja")

@@ -2,7 +2,8 @@
 
 Figures are built with matplotlib's object interface, so nothing global is left behind, and their SVG is a
 function of the data alone: no date, no random ids. Colours keep one meaning throughout (see the palettes) and
-stay apart under the common colour-vision deficiencies.
+stay apart under the common colour-vision deficiencies; text has a contrast of 4.5 or more (WCAG 2, AA). What is seen in
+a figure is said by the function that draws it, as the figure's label (:func:`with_alt_text`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 import matplotlib
+from markupsafe import escape
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
 from PIL import Image
 
 from mralign_core.method.taxonomy import Taxonomy
@@ -25,6 +29,8 @@ INK, MUTED, FAINT = "#1c2430", "#5b6675", "#e3e7ec"
 POLARITY_COLOURS = {"positive": "#0072b2", "negative": "#d55e00"}
 MACRO_COLOURS = ("#4b3f9e", "#b8890b", "#117733", "#aa4499")
 """Macro-strategies in taxonomy order; further ones repeat the cycle."""
+LEAST_CONTRAST = 4.5
+"""Of text with what is behind it (WCAG 2, level AA)."""
 MAX_PNG_BYTES = 140_000
 """Below the 200 kB at which a workflow's page stops showing a data URI, once base64 has added a third."""
 
@@ -62,7 +68,10 @@ WIDTH = 10.4
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """The figure as an inline ``<svg>``, its ids prefixed by ``name`` so that several fit in one page."""
+    """The figure as an inline ``<svg>``, its ids prefixed by ``name`` so that several fit in one page.
+
+    Its label is what a screen reader says in its place.
+    """
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -71,7 +80,7 @@ def to_svg(figure: Figure, name: str) -> str:
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = _TIP.sub(lambda match: f"<g><title>{match[1] or match[2]}</title>", svg)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{name.replace("-", " ")}" ', 1).strip()
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(figure.get_label() or name)}" ', 1).strip()
 
 
 def to_png(figure: Figure) -> bytes:
@@ -106,3 +115,52 @@ def macro_colours(taxonomy: Taxonomy) -> dict[str, str]:
     """Macro-strategy → its colour, by its place in the taxonomy."""
     names = dict.fromkeys(taxonomy.macro_of(label) for label in taxonomy.labels)
     return {name: MACRO_COLOURS[place % len(MACRO_COLOURS)] for place, name in enumerate(names)}
+
+
+def with_alt_text(figure: Figure, *sentences: str) -> Figure:
+    """Say what is seen in a figure, with its numbers, for those who don't see it."""
+    figure.set_label(" ".join(sentence for sentence in sentences if sentence))
+    return figure
+
+
+def contrast(first: ColorType, second: ColorType) -> float:
+    """The contrast ratio of WCAG 2 between two opaque colours, from 1 to 21.
+
+    >>> round(contrast("black", "white"), 1), round(contrast("#767676", "white"), 2)
+    (21.0, 4.54)
+    """
+    low, high = sorted((_luminance(first), _luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def ink_on(background: ColorType) -> str:
+    """Black or white, whichever reads better: of the two, one has a contrast of 4.58 or more with any colour."""
+    return max(("#000000", "#ffffff"), key=lambda ink: contrast(ink, background))
+
+
+def as_ink(colour: ColorType, background: ColorType = "white") -> str:
+    """A colour, made so much darker that text in it reads on a light background.
+
+    >>> as_ink("#0072b2"), contrast(as_ink("#d55e00"), "white") >= LEAST_CONTRAST
+    ('#0072b2', True)
+    """
+    red, green, blue = to_rgb(colour)
+    for percent in range(100, 0, -2):
+        darker = to_hex((red * percent / 100, green * percent / 100, blue * percent / 100))
+        if contrast(darker, background) >= LEAST_CONTRAST:
+            return darker
+    return "#000000"
+
+
+def over(colour: ColorType, alpha: float, background: ColorType = "white") -> str:
+    """What is seen of a colour that lets some of the background through."""
+    red, green, blue = (
+        alpha * above + (1 - alpha) * below for above, below in zip(to_rgb(colour), to_rgb(background), strict=True)
+    )
+    return to_hex((red, green, blue))
+
+
+def _luminance(colour: ColorType) -> float:
+    """The relative luminance of sRGB, from 0 to 1."""
+    channels = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour))
+    return sum(share * channel for share, channel in zip((0.2126, 0.7152, 0.0722), channels, strict=True))

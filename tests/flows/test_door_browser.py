@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.browser import CHROMIUM, chromium
+from tests.chromium import CHROMIUM, chromium
 from tests.door_server import auth_of, behind_door
 from tests.prefect_server import QUICK_SERVER
 

@@ -1,0 +1,58 @@
+"""The pictures of the docs: ``python -m tests.browser.screenshots --report PAGE``, or ``--link LINK --run PATH``.
+
+Of the UI it takes the link that ``make serve`` prints and the path of a run's page, as ``/v2/runs/flow-run/1f2e…``.
+"""
+
+import argparse
+import io
+import os
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import ViewportSize, sync_playwright
+
+from tests.chromium import CHROMIUM
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+MOST_BYTES = 150_000
+TELEPHONE, DESK = ViewportSize(width=420, height=850), ViewportSize(width=1280, height=900)
+SETTLE_MS = 4000
+
+
+def save(png, name):
+    """Write a picture with so few colours that it is small enough."""
+    for colours in (256, 128, 64, 32):
+        small = io.BytesIO()
+        Image.open(io.BytesIO(png)).convert("RGB").quantize(colours).save(small, format="png", optimize=True)
+        if small.tell() <= MOST_BYTES:
+            break
+    (DOCS / name).write_bytes(small.getvalue())
+    print(f"docs/{name}: {small.tell():,} bytes")  # noqa: T201
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--report", type=Path, help="a report.html")
+    parser.add_argument("--link", help="what make serve prints")
+    parser.add_argument("--run", help="the path of a run's page")
+    chosen = parser.parse_args()
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        if chosen.report:
+            for scheme in ("light", "dark"):
+                page = browser.new_page(viewport=TELEPHONE, color_scheme=scheme)
+                page.goto(chosen.report.resolve().as_uri())
+                save(page.screenshot(), f"report-420-{scheme}.png")
+        if chosen.link and chosen.run:
+            page = browser.new_page(viewport=DESK)
+            page.goto(chosen.link)
+            page.get_by_role("link", name="Deployments").first.wait_for()
+            page.goto(chosen.link.partition("/mralign")[0] + chosen.run)
+            page.wait_for_timeout(SETTLE_MS)  # the page draws its graph for a while
+            save(page.screenshot(), "ui-run.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
