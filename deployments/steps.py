@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from mralign_core.config import load_config
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CONFIGS = CHECKOUT / "deployments" / "configs"
+CHECKOUT_OF_WORKERS = "MRALIGN_CHECKOUT_OF_WORKERS"
+"""Environment variable of `prefect deploy`: this project's folder where runs work, if it is not this one."""
 
 
 def read_config(name: str, overrides: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -31,4 +34,5 @@ def read_config(name: str, overrides: dict[str, Any] | None = None) -> dict[str,
         'deployment'
     """
     config = load_config(CONFIGS / f"{name}.yaml", overrides)
-    return {"config": config.model_dump(mode="json"), "checkout": str(CHECKOUT), "version": __version__}
+    checkout = os.environ.get(CHECKOUT_OF_WORKERS) or str(CHECKOUT)
+    return {"config": config.model_dump(mode="json"), "checkout": checkout, "version": __version__}
