@@ -20,6 +20,7 @@ __all__ = ["postgres_url"]
 
 TOKEN = "team:heron"
 START_TIMEOUT_S = 240
+RUN_TIMEOUT_S = 800
 
 
 @contextmanager
@@ -107,7 +108,7 @@ def test_a_worker_runs_a_flow_of_a_server_on_postgres(team, tmp_path):
     body = {"parameters": {"config": config}, "state": {"type": "SCHEDULED"}}
     run = api.post(f"/deployments/{deployment['id']}/create_flow_run", json=body).json()
     with running(tmp_path / "worker.log", "prefect", "worker", "start", "--pool", "cpu", "--type", "process", env=env):
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + RUN_TIMEOUT_S
         while run["state_type"] not in FINAL and time.monotonic() < deadline:
             time.sleep(0.5)
             run = api.get(f"/flow_runs/{run['id']}").json()
