@@ -3,13 +3,19 @@
 Creates or updates the work pools of ``work_pools/``, the deployments of ``prefect.yaml`` and the automation
 that finds lost runs. It may be run again at any time: what is there is updated in place, and what someone changed
 in the UI stays as it is, which is said. ``PREFECT_API_URL`` says which server.
+
+Pools are made of processes unless ``--pools docker`` or ``--pools kubernetes`` says otherwise, or ``--pools
+a800=kubernetes cpu=process`` for each: the pools keep their names, so that the deployments are the same.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,9 +32,16 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_HOME
 
 from deployments.keeping import ABSENT, Record, Values, kept_line, merge
-from deployments.steps import CHECKOUT
+from deployments.steps import CHECKOUT, CHECKOUT_OF_WORKERS
+from mralign_core.errors import UserError
 
 WORK_POOLS = CHECKOUT / "deployments" / "work_pools"
+PROCESS = "process"
+KINDS = (PROCESS, "docker", "kubernetes")
+"""Types of work pools; where ``a800`` is one of containers, ``a800-docker.json`` says what it is."""
+POOL_NAMES = ("cpu", "a800")
+IMAGE_CHECKOUT = "/opt/mr-align"
+"""Where the image of ``docker/Dockerfile`` has this project."""
 TAG = "mr-align"
 FINAL_STATES = ("Completed", "Failed", "Crashed", "Cancelled", "TimedOut", "Paused", "Suspended")
 # Flow runs beat every 180 s unless PREFECT_FLOWS_HEARTBEAT_FREQUENCY says otherwise; a run that a busy host
@@ -58,15 +71,33 @@ EDITABLE = (
 SCHEDULE_FIELDS = ("schedule", "active", "parameters", "max_scheduled_runs")
 
 
-def create_work_pools(client: SyncPrefectClient, record: Record, folder: Path = WORK_POOLS) -> list[str]:
-    """Create or update the work pool of every JSON file in the folder; return their names."""
-    names = []
-    for path in sorted(folder.glob("*.json")):
-        new = json.loads(path.read_text())
+class PoolKindError(UserError):
+    """A work pool can't be of the kind that was asked for."""
+
+
+def create_work_pools(client: SyncPrefectClient, record: Record, kinds: Mapping[str, str] | None = None) -> list[str]:
+    """Create or update the work pools; return their names.
+
+    Args:
+        client: of the server.
+        record: what was deployed last.
+        kinds: pool → its kind, of :data:`KINDS`; processes where none is named.
+
+    Raises:
+        PoolKindError: a pool is there and of another kind.
+    """
+    for name in POOL_NAMES:
+        new = read_work_pool(name, (kinds or {}).get(name, PROCESS))
         try:
-            pool = client.read_work_pool(new["name"])
+            pool = client.read_work_pool(name)
         except ObjectNotFound:
             pool = client.create_work_pool(WorkPoolCreate.model_validate(new))
+        if pool.type != new["type"]:
+            raise PoolKindError(
+                f"work pool {name} is of type {pool.type}, and --pools asks for {new['type']}, which can't be changed: "
+                f"say --pools {name}={pool.type}, or delete it first, with what you changed of it (`prefect work-pool "
+                f"delete {name}`), and run this again"
+            )
         values = pool.model_dump(mode="json")
         current = {field: values[field] for field in new}
         merged = _keep(record, str(pool.id), f"work pool {pool.name}", current, new)
@@ -74,8 +105,14 @@ def create_work_pools(client: SyncPrefectClient, record: Record, folder: Path = 
             fields = {field: value for field, value in merged.items() if field not in ("name", "type")}
             client.update_work_pool(pool.name, WorkPoolUpdate.model_validate(fields))
         record.note({str(pool.id): new})
-        names.append(pool.name)
-    return names
+    return list(POOL_NAMES)
+
+
+def read_work_pool(name: str, kind: str) -> Values:
+    """The work pool as its file says, with the base job template for one kind of infrastructure."""
+    stem = name if kind == PROCESS else f"{name}-{kind}"
+    pool: Values = json.loads((WORK_POOLS / f"{stem}.json").read_text(encoding="utf-8"))
+    return pool
 
 
 def create_queues(client: SyncPrefectClient, pools: list[str]) -> None:
@@ -223,11 +260,53 @@ def _automation_values(automation: AutomationCore) -> Values:
     return values
 
 
-def main() -> None:
-    """Set everything up, saying what."""
+def parse_kinds(words: Sequence[str]) -> dict[str, str]:
+    """The kind of each pool, from one word for all (``kubernetes``) or some of the form ``a800=kubernetes``.
+
+    Raises:
+        PoolKindError: a word names no pool, or no kind.
+
+    Example:
+        >>> parse_kinds(["a800=kubernetes"])
+        {'cpu': 'process', 'a800': 'kubernetes'}
+    """
+    kinds = dict.fromkeys(POOL_NAMES, PROCESS)
+    for word in words:
+        name, has_name, kind = word.rpartition("=")
+        if kind not in KINDS or (has_name and name not in POOL_NAMES):
+            raise PoolKindError(
+                f"--pools {word!r}: say one of {', '.join(KINDS)}, or POOL=KIND with {' or '.join(POOL_NAMES)}"
+            )
+        kinds.update({name: kind} if has_name else dict.fromkeys(POOL_NAMES, kind))
+    return kinds
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Set everything up, saying what; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m deployments.bootstrap", description="Deploy to a Prefect server.")
+    parser.add_argument("--pools", nargs="+", default=[], metavar="KIND", help=f"{', '.join(KINDS)}, or POOL=KIND…")
+    parser.add_argument("--checkout", help=f"this project on the workers; {IMAGE_CHECKOUT} where a pool has containers")
+    chosen = parser.parse_args(arguments)
+    try:
+        kinds = parse_kinds(chosen.pools)
+        has_containers = set(kinds.values()) != {PROCESS}
+        os.environ[CHECKOUT_OF_WORKERS] = chosen.checkout or (IMAGE_CHECKOUT if has_containers else str(CHECKOUT))
+        set_up(kinds)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def set_up(kinds: Mapping[str, str]) -> None:
+    """Set everything up, saying what.
+
+    Args:
+        kinds: pool → its kind.
+    """
     record = Record(Path(PREFECT_HOME.value()))
     with get_client(sync_client=True) as client:
-        pools = create_work_pools(client, record)
+        pools = create_work_pools(client, record, kinds)
         create_queues(client, pools)
         print("work pools:", ", ".join(pools))  # noqa: T201
         print("deployments:", ", ".join(deploy(client, record)))  # noqa: T201
@@ -237,4 +316,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

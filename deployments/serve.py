@@ -47,7 +47,7 @@ SETTLE_EVERY_S = 30.0
 def environment(port: int) -> dict[str, str]:
     """The environment of the server and the workers: this process's, pointed at our server."""
     home = os.environ.get("PREFECT_HOME") or str(CHECKOUT / ".mralign" / "prefect")
-    defaults = {"PREFECT_WORKER_QUERY_SECONDS": "3"}
+    defaults = {"PREFECT_WORKER_QUERY_SECONDS": "3", **door.PATIENT}
     fixed = {
         "PREFECT_HOME": str(Path(home).resolve()),
         # The UI asks the server for this address, so the server needs it too on a port of our own.

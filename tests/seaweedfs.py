@@ -62,15 +62,15 @@ def s3_server(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def running_server(folder):
-    """A server that keeps its files in a folder."""
-    ports, command = _command(find_weed(), folder)
-    server = S3Server(f"http://127.0.0.1:{ports[3]}", ACCESS_KEY, SECRET_KEY)
+def running_server(folder, address="127.0.0.1"):
+    """A server that keeps its files in a folder, at an address of this machine."""
+    ports, command = _command(find_weed(), folder, address)
+    server = S3Server(f"http://{address}:{ports[3]}", ACCESS_KEY, SECRET_KEY)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait_until_it_stores(server, process, folder / "log")
-            _wait_until_all_listen(ports, process, folder / "log")
+            _wait_until_all_listen(address, ports, process, folder / "log")
             yield server
         finally:
             process.kill()
@@ -98,7 +98,7 @@ def s3_root(s3_server, monkeypatch):
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
 
 
-def _command(weed, folder):
+def _command(weed, folder, address):
     """The ports used (the fourth is the S3 gateway's), and the command line that starts the server."""
     names = ["master", "volume", "filer", "s3"]
     ports = free_ports(2 * len(names))
@@ -111,8 +111,8 @@ def _command(weed, folder):
     options = [f"-{name}.port={port}" for name, port in zip(names, ports[:4], strict=True)]
     options += [f"-{name}.port.grpc={port}" for name, port in zip(names, ports[4:], strict=True)]
     options += [
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
+        f"-ip={address}",
+        f"-ip.bind={address}",
         f"-dir={folder}",
         "-s3",
         f"-s3.config={folder}/s3.json",
@@ -136,13 +136,13 @@ def _wait_until_it_stores(server, process, log):
             time.sleep(0.2)
 
 
-def _wait_until_all_listen(ports, process, log):
+def _wait_until_all_listen(address, ports, process, log):
     """A part that cannot have its port ends the server, and may do so after the first file is stored."""
     deadline = time.monotonic() + START_TIMEOUT_S
     for port in ports:
         while True:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                if probe.connect_ex((address, port)) == 0:
                     break
             if process.poll() is not None or time.monotonic() > deadline:
                 _fail(f"nothing listens at port {port}", log)

@@ -512,6 +512,8 @@ QUIET = {
     "DO_NOT_TRACK": "1",
 }
 """Nothing leaves the machine."""
+PATIENT = {"PREFECT_API_REQUEST_TIMEOUT": "180"}
+"""For clients of a server that may wait a minute and a half for its database before it replies (:mod:`.busy`)."""
 
 
 def build(home: Path, port: int, *, embedded: bool) -> tuple[Door, str]:
@@ -529,9 +531,11 @@ def build(home: Path, port: int, *, embedded: bool) -> tuple[Door, str]:
     from prefect.server.api import collections
     from prefect.server.api.server import create_app
 
+    from flows.commands.busy import ask_again_when_busy
+
     # Prefect asks GitHub for its newest list of blocks and workers, and takes its own when there is no answer.
     collections.KNOWN_VIEWS.update(dict.fromkeys(collections.KNOWN_VIEWS, ""))
-    app = create_app(ephemeral=embedded, final=True)
+    app = ask_again_when_busy(create_app(ephemeral=embedded, final=True))
     for script in (home / "ui" / "v2" / "assets").glob("*.js"):
         _without_analytics(script)
     return Door(app, port, secret, start, extra_hosts), token

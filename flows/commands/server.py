@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from flows.commands.door import QUIET
+from flows.commands.door import PATIENT, QUIET
 from flows.commands.embedded import start_embedded_server
 from flows.commands.secret import SERVE_HOME, OwnServer, recognise
 from mralign_core.errors import UserError
 
 SERVE_API_URL = f"http://127.0.0.1:{os.environ.get('MRALIGN_PORT', '4200')}/api"
-SETTINGS = {**QUIET, "PREFECT_LOGGING_EXTRA_LOGGERS": "mralign_core"}
+SETTINGS = {**QUIET, **PATIENT, "PREFECT_LOGGING_EXTRA_LOGGERS": "mralign_core"}
 
 
 class NotServingError(UserError):

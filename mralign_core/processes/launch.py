@@ -25,6 +25,7 @@ from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError, OutOfMemory, UserError
 from mralign_core.models.out_of_memory import with_less_memory
 from mralign_core.processes.job_folder import read_result, write_job
+from mralign_core.processes.machines import MACHINE_RANK, HelpedElsewhere, machine_rank
 from mralign_core.processes.supervise import STARTER, ChildMessage, Supervisor
 from mralign_core.storage import scratch_folder
 from mralign_core.training.fit import TrainingResult, Watch
@@ -40,12 +41,10 @@ CAUSE_S = 2.0
 """How long a failure may come before its cause. Where one process dies, the others fail by the connection that it
 closed, and may be heard first."""
 LOOPBACK_INTERFACE = "lo0" if sys.platform == "darwin" else "lo"
-SHUT_IN = {
-    "GLOO_SOCKET_IFNAME": LOOPBACK_INTERFACE,
-    "NCCL_SOCKET_IFNAME": LOOPBACK_INTERFACE,
-    "PREFECT_API_AUTH_STRING": "",
-}
-"""For processes of one host that talk to each other, and to no server."""
+WITHOUT_SERVER = {"PREFECT_API_AUTH_STRING": ""}
+"""For processes that talk to each other, and to no server."""
+SHUT_IN = {"GLOO_SOCKET_IFNAME": LOOPBACK_INTERFACE, "NCCL_SOCKET_IFNAME": LOOPBACK_INTERFACE, **WITHOUT_SERVER}
+"""For those of one host."""
 
 
 def launch_reference(job: ReferenceJob, on_progress: OnRows | None = None) -> pd.DataFrame:
@@ -78,8 +77,8 @@ def read_accelerate_config(path: str) -> ClusterConfig:
         path: a YAML file as ``accelerate config`` writes it.
 
     Raises:
-        ConfigError: it is missing, is no such file, or asks for something other than several processes on this host,
-            each with a copy of the model or (FSDP2) with a share of it.
+        ConfigError: it is missing, is no such file, or asks for something other than several processes, on this host or
+            on machines that find the first of them, each with a copy of the model or (FSDP2) with a share of it.
     """
     read_yaml(path, "train.accelerate_config")
     try:
@@ -92,8 +91,14 @@ def read_accelerate_config(path: str) -> ClusterConfig:
         wanted.append(f"distributed_type MULTI_GPU or FSDP, not {kind.value}")
     if kind == DistributedType.FSDP and fsdp != {"fsdp_version": 2}:
         wanted.append(f"fsdp_config with fsdp_version 2 and nothing else, not {fsdp}")
-    if settings.num_machines != 1:
-        wanted.append(f"num_machines 1, not {settings.num_machines}")
+    if settings.num_machines > 1 and not (settings.main_process_ip and settings.main_process_port):
+        wanted.append("main_process_ip and main_process_port, by which the other machines find the first one")
+    if settings.num_machines > 1 and settings.num_processes % settings.num_machines:
+        wanted.append(
+            f"as many processes on each of {settings.num_machines} machines, not {settings.num_processes} in all"
+        )
+    if not machine_rank() < settings.num_machines:
+        wanted.append(f"num_machines above {machine_rank()}, which {MACHINE_RANK} says, not {settings.num_machines}")
     if settings.mixed_precision not in (None, "no"):
         wanted.append(f"no mixed_precision {settings.mixed_precision}: model.dtype decides")
     if wanted:
@@ -128,6 +133,8 @@ def _launch_until_it_fits(
             return _launch(section.accelerate_config, folder, on_progress)
 
         counts = with_less_memory(job.train, attempt, smaller_section)
+        if machine_rank():
+            raise HelpedElsewhere
         return read_result(folder), counts
 
 
@@ -140,8 +147,11 @@ def _launch(accelerate_config: str, folder: Path, on_progress: Callable[..., Non
     launcher = [sys.executable, *child, "mralign_core.processes.launcher", "--config_file", accelerate_config]
     worker = [*child, "mralign_core.processes.worker", str(folder)]
     logger.info("training in %d processes (%s)", settings.num_processes, accelerate_config)
+    environment = WITHOUT_SERVER if settings.num_machines > 1 else SHUT_IN
+    if settings.num_machines > 1:
+        launcher += ["--machine_rank", str(machine_rank())]
     # accelerate itself tells only a single process of use_cpu.
-    environment = {**SHUT_IN, "ACCELERATE_USE_CPU": str(settings.use_cpu).lower()}
+    environment = {**environment, "ACCELERATE_USE_CPU": str(settings.use_cpu).lower()}
     with Supervisor([*launcher, *worker], address, environment) as supervisor:
         return _follow(supervisor, on_progress)
 

@@ -1,4 +1,4 @@
-"""``accelerate launch`` for processes of one host, which find each other on loopback only.
+"""``accelerate launch``, for processes of one host such that they find each other on loopback only.
 
 They do so through a store that anyone who reaches its port can read and change, and torch has it listen on all
 addresses of the host.
@@ -38,7 +38,8 @@ def loopback_store(
 
 
 def main(_: Lifeline, *arguments: str) -> None:
-    """Run ``accelerate launch`` with these arguments."""
-    static_tcp_rendezvous.TCPStore = loopback_store  # type: ignore[misc, assignment]
+    """Run ``accelerate launch`` with these arguments; processes of several machines can't meet on loopback."""
+    if "--machine_rank" not in arguments:
+        static_tcp_rendezvous.TCPStore = loopback_store  # type: ignore[misc, assignment]
     sys.argv[1:] = arguments
     accelerate.commands.launch.main()

@@ -21,6 +21,8 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ValidationError
 
 from mralign_core.config import RunConfig
+from mralign_core.errors import ConfigError
+from mralign_core.processes.machines import MACHINE_RANK, HelpedElsewhere, machine_rank
 from mralign_core.storage import (
     LEFT_OUT,
     TO_ASK_AGAIN,
@@ -37,6 +39,10 @@ from tasks.engine.session import run_name
 
 logger = logging.getLogger("mralign_core.tasks")
 
+HELP_AGAIN_S = 5.0
+"""Until a machine that helps another one looks again whether there is something to help with."""
+PUBLISHED_S = 120.0
+"""For the machine that was helped to publish what was made."""
 LONGEST_PART = 40
 """Of a part's value in a log line; digests of files are longer."""
 
@@ -205,6 +211,8 @@ class Work:
         before = self.find(store)
         if before and not self.num_to_ask(store, before):
             return self._found(before)
+        if machine_rank():
+            return self._found(self._help(store, build, options))
         claims, name = store.claims(_name_of(flow_run.id)), f"{self.artifact.name}/{self.key}"
 
         def find_other() -> ArtifactRef | None:
@@ -221,6 +229,28 @@ class Work:
                 return made
             # Another that has made it too, because of a stop of this process, may have been first.
             return Produced(self.find(store) or made.ref, False)
+
+    def _help(self, store: ArtifactStore, build: Build, options: Mapping[str, Any]) -> ArtifactRef:
+        """Lend this machine's processes to the one that makes it, attempt after attempt, until it is in the store.
+
+        Raises:
+            ConfigError: it is made by one machine alone.
+        """
+        look_until = 0.0
+        while (found := self.find(store)) is None:
+            if time.monotonic() > look_until:
+                try:
+                    with scratch_folder() as scratch:
+                        build(Making(self, store, scratch, options))
+                    raise ConfigError(f"{MACHINE_RANK} is set, but {self.label} is made by one machine: unset it")
+                except HelpedElsewhere:
+                    look_until = time.monotonic() + PUBLISHED_S
+                except ChildProcessError as error:
+                    logger.warning(
+                        "%s: an attempt has failed, as it does when a machine is lost: %s", self.label, error
+                    )
+            time.sleep(HELP_AGAIN_S)
+        return found
 
     @property
     def label(self) -> str:

@@ -15,7 +15,7 @@ from mralign_core.errors import ArtifactError
 from mralign_core.reporting import shown_files
 from mralign_core.reporting.shown_files import PREFIX, address_of, read_shown
 from mralign_core.storage import ArtifactStore
-from tests.browser import CHROMIUM, chromium
+from tests.chromium import CHROMIUM, chromium
 from tests.door_server import auth_of, behind_door
 from tests.prefect_server import QUICK_SERVER
 from tests.seaweedfs import s3_root, s3_server, section  # noqa: F401 (fixtures)

@@ -220,7 +220,7 @@ def test_out_of_memory_starts_again_in_the_way_that_it_names(section):
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.yaml")))
 def test_the_projects_files_are_what_accelerate_and_the_worker_take(name):
     settings = read_accelerate_config(str(FOLDER / name))
-    assert settings.num_processes == (2 if name.startswith("cpu") else 4)
+    assert settings.num_processes == {"cpu-2proc.yaml": 2, "ddp-2machines-8gpu.yaml": 8}.get(name, 4)
     assert settings.use_cpu == name.startswith("cpu")
     assert (settings.distributed_type.value == "FSDP") == name.startswith("fsdp2")
 
@@ -228,7 +228,11 @@ def test_the_projects_files_are_what_accelerate_and_the_worker_take(name):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"num_machines": 2}, "num_machines 1, not 2"),
+        ({"num_machines": 2}, "main_process_ip and main_process_port"),
+        (
+            {"num_machines": 2, "num_processes": 3, "main_process_ip": "10.0.0.1", "main_process_port": 29500},
+            "as many processes on each of 2 machines, not 3 in all",
+        ),
         ({"mixed_precision": "bf16"}, "mixed_precision bf16"),
         ({"distributed_type": "DEEPSPEED"}, "distributed_type MULTI_GPU or FSDP, not DEEPSPEED"),
         ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_version": 1}}, "fsdp_version 2 and nothing else, not .*1"),

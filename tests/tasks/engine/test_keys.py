@@ -268,6 +268,10 @@ OPERATIONAL = {
     "retrain.budget_usd_a_month": 1.0,
     "retrain.clears_store": True,
     "retrain.quiet_runs": 2,
+    "retrain.registry.kind": "none",
+    "retrain.registry.uri": "http://127.0.0.1:9",
+    "retrain.registry.model_name": "other",
+    "retrain.registry.aliases": ("champion",),
 } | {f"{role}.{name}": value for role in ENDPOINTS for name, value in LIMITS.items()}
 """Field → another value; these decide where and how fast, never what."""
 
