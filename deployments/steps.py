@@ -8,7 +8,6 @@ from pathlib import Path
 from mralign_core import __version__
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-CONFIGS = CHECKOUT / "deployments" / "configs"
 CHECKOUT_OF_WORKERS = "MRALIGN_CHECKOUT_OF_WORKERS"
 """Environment variable of `prefect deploy`: this project's folder where runs work, if it is not this one."""
 

@@ -8,7 +8,6 @@ of ``deployments/configs``: short fields, and fields by section. What is left em
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -16,10 +15,10 @@ from pydantic_core import CoreSchema, core_schema
 
 from mralign_core.config import RunConfig, overridden, parse_config
 from mralign_core.config.base import Section
+from mralign_core.config.presets import PRESETS, preset_names
 from mralign_core.errors import ConfigError
 from mralign_core.yaml_files import read_yaml
 
-PRESETS = Path(__file__).resolve().parents[1] / "deployments" / "configs"
 SHORT = {
     "name": "name",
     "seed": "seed",
@@ -39,12 +38,6 @@ class FormError(Exception):
 
     No ``ValueError``: pydantic would set that in lines of its own, and Prefect a traceback below them.
     """
-
-
-def presets() -> list[str]:
-    """The configs that ship, the smallest first."""
-    names = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-    return sorted(names, key=lambda name: ("pocket", "smoke").index(name) if name in ("pocket", "smoke") else 2)
 
 
 def read_form(given: Any, sections: Collection[str] = ()) -> Any:
@@ -72,9 +65,9 @@ def _one_line(text: str) -> str:
 
 
 def _over_preset(given: dict[str, Any], sections: Collection[str]) -> RunConfig:
-    preset = given.pop("preset") or presets()[0]
-    if preset not in presets():
-        raise ConfigError(f"preset: no config {preset!r}; there are {', '.join(presets())}")
+    preset = given.pop("preset") or preset_names()[0]
+    if preset not in preset_names():
+        raise ConfigError(f"preset: no config {preset!r}; there are {', '.join(preset_names())}")
     values, limit = read_yaml(PRESETS / f"{preset}.yaml", "preset"), given.pop("question_limit", None)
     short = {dotted: given.pop(name, None) for name, dotted in SHORT.items() if "." in dotted}
     if given.pop("gpu_pool", False):
@@ -149,7 +142,7 @@ def _short_fields(properties: Schema, handler: GetJsonSchemaHandler) -> Schema:
         "preset": {
             "title": "Preset",
             "type": "string",
-            "enum": presets(),
+            "enum": preset_names(),
             "description": "A config of deployments/configs. What is left empty below is this one's.",
         },
         "name": _empty(properties["name"], "Name"),

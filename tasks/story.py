@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import copy_context
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 from uuid import UUID
 
@@ -26,6 +25,7 @@ from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL
 
 from mralign_core.config import RunConfig, load_config
+from mralign_core.config.presets import PRESETS
 from mralign_core.redaction import redact
 from mralign_core.reporting.diagnostic_findings import discrimination_sentences
 from mralign_core.reporting.run_findings import headline, read_results, result_tables, sentences, why_no_results
@@ -47,7 +47,6 @@ from tasks.engine.last_run import LastRun, this_run
 from tasks.estimate import read_diagnostics
 
 logger = logging.getLogger("mralign_core.story")
-PRESETS = Path(__file__).resolve().parents[1] / "deployments" / "configs"
 IDENTITY_PATH = "/mralign/identity"
 """Where the server of ``make serve`` says that it is one."""
 PAGE, BAR = "run", "run-progress"

@@ -31,6 +31,7 @@ from flows.commands.results import (
 from flows.commands.server import EMBEDDED, ui_link, use_server
 from flows.commands.store_commands import commands as store_commands
 from mralign_core.config import RunConfig, Variant, load_config
+from mralign_core.config.presets import PRESETS, preset_names
 from mralign_core.errors import ConfigError, UserError
 from mralign_core.processes.stopping import EndingOnSignals
 from mralign_core.redaction import redact_logs
@@ -38,7 +39,6 @@ from mralign_core.redaction import redact_logs
 if TYPE_CHECKING:
     from mralign_core.storage import ArtifactRef
 
-CONFIGS = Path(__file__).resolve().parents[2] / "deployments" / "configs"
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__)
 app.add_typer(store_commands)
 
@@ -542,11 +542,11 @@ def read_config(name_or_path: str, overrides: dict[str, Any] | None = None) -> R
     Raises:
         ConfigError: there is no such config, or it is not valid.
     """
-    named = CONFIGS / f"{name_or_path}.yaml"
+    named = PRESETS / f"{name_or_path}.yaml"
     if named.exists():
         return load_config(named, overrides)
     if not Path(name_or_path).expanduser().exists():
-        names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+        names = ", ".join(preset_names())
         raise ConfigError(f"no config {name_or_path!r}: give a YAML file or one of {names}")
     return load_config(name_or_path, overrides)
 

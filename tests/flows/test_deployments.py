@@ -15,12 +15,13 @@ import yaml
 from prefect.flows import load_flow_from_entrypoint
 
 from deployments import serve
-from deployments.steps import CHECKOUT, CONFIGS
+from deployments.steps import CHECKOUT
 from mralign_core.config import load_config
+from mralign_core.config.presets import PRESETS
 from tests.page_artifacts import check_artifacts
 from tests.prefect_server import state_in
 
-CONFIG_NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+CONFIG_NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
 STAGES = {"prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"}
 ANALYSES = {"compare-annotators", "induce-taxonomy", "ablate", "ablate-world"}
@@ -31,11 +32,11 @@ ON_POOLS = {f"{stage}.where": "deployment" for stage in ("generate", "train", "e
 
 @pytest.mark.parametrize("name", CONFIG_NAMES)
 def test_config_file_is_valid_and_named_after_itself(name):
-    assert load_config(CONFIGS / f"{name}.yaml").name == name
+    assert load_config(PRESETS / f"{name}.yaml").name == name
 
 
 def test_paper_config_has_the_papers_values():
-    config = load_config(CONFIGS / "qwen3-8b-paper.yaml")
+    config = load_config(PRESETS / "qwen3-8b-paper.yaml")
     generate, train, evaluate = config.generate, config.train, config.evaluate
     assert (generate.num_draws, generate.temperature, generate.top_p) == (3, 0.2, 0.9)
     assert (generate.min_segments, generate.max_segments) == (4, 15)
@@ -78,7 +79,7 @@ def smoke(tmp_path_factory):
     few = {"questions.train": {"name": "pocket", "limit": 160}, "questions.eval": {"name": "pocket", "limit": 60}}
     quick = {"model.cpu_threads": 1, "model.pocket.pretrain_steps": 60, **few}
     overrides = {"storage.root": str(tmp_path_factory.mktemp("store")), **ON_POOLS, **shared, **quick}
-    return load_config(CONFIGS / "smoke.yaml", overrides).model_dump(mode="json")
+    return load_config(PRESETS / "smoke.yaml", overrides).model_dump(mode="json")
 
 
 @pytest.fixture(scope="module")

@@ -6,19 +6,19 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
 from deployments.keeping import merge
-from deployments.steps import CONFIGS
 from flows.ablate import ablate
 from flows.evaluate import evaluate
-from flows.form import FormError, presets, read_form
+from flows.form import FormError, read_form
 from flows.generate import generate
 from flows.pipeline import pipeline
 from flows.reward import reward
 from flows.train import train
 from flows.weekly_retrain import weekly_retrain
 from mralign_core.config import RunConfig, load_config
+from mralign_core.config.presets import PRESETS, preset_names
 from tasks.engine.graph import graph
 
-POCKET = load_config(CONFIGS / "pocket.yaml")
+POCKET = load_config(PRESETS / "pocket.yaml")
 UNTOUCHED_V1 = {"preset": "pocket", "gpu_pool": False, "storage": None, "model": None, "judge": {"evidence": None}}
 """What Prefect's V1 form sends of folded sections, and of an open one that nobody touched."""
 
@@ -31,15 +31,15 @@ def read(flow, **config):
     return flow.validate_parameters({"config": config})["config"]
 
 
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", preset_names())
 def test_a_preset_by_itself_is_the_config_file(name):
-    assert read(pipeline, preset=name) == load_config(CONFIGS / f"{name}.yaml")
+    assert read(pipeline, preset=name) == load_config(PRESETS / f"{name}.yaml")
 
 
 @pytest.mark.parametrize("over", [{}, {"preset": "pocket"}])
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", preset_names())
 def test_a_whole_config_is_itself_with_or_without_a_preset(name, over):
-    whole = load_config(CONFIGS / f"{name}.yaml")
+    whole = load_config(PRESETS / f"{name}.yaml")
     assert read(pipeline, **over, **whole.model_dump(mode="json")) == whole
 
 
@@ -119,7 +119,7 @@ class TestSchema:
             name for name, field in config["properties"].items() if field.get("anyOf", [{}])[0] == {"type": "null"}
         ]
         assert folded == names[names.index("storage") :]
-        assert config["properties"]["preset"]["enum"] == presets()
+        assert config["properties"]["preset"]["enum"] == preset_names()
 
     def test_no_field_has_a_default_that_a_form_would_put_in_place_of_the_presets(self):
         form = form_of(pipeline)
