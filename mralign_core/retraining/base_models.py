@@ -7,7 +7,7 @@ from mralign_core.versions.version import Version
 
 SHORT_DIGEST = 12
 """Characters of a digest or commit in a reason."""
-REMEDY = "promote it by hand (mralign promote), or set retrain.alias to a name of its own"
+_REMEDY = "promote it by hand (mralign promote), or set retrain.alias to a name of its own"
 
 
 def why_other_base(store: ArtifactStore, challenger: Version, champion: Version) -> str:
@@ -26,13 +26,13 @@ def why_other_base(store: ArtifactStore, challenger: Version, champion: Version)
     """
     ours, theirs = challenger.record.base_model, champion.record.base_model
     if ours != theirs:
-        return f"it is of base model {ours}, and the champion of {theirs}: {REMEDY}"
+        return f"it is of base model {ours}, and the champion of {theirs}: {_REMEDY}"
     now, then = (_contents_of_model(store, version) for version in (challenger, champion))
     if now == then:
         return ""
     return (
         f"base model {ours} is not what it was when the champion was trained (its contents were "
-        f"{then[:SHORT_DIGEST]} and are {now[:SHORT_DIGEST]}), so the champion can't be had as it was: {REMEDY}"
+        f"{then[:SHORT_DIGEST]} and are {now[:SHORT_DIGEST]}), so the champion can't be had as it was: {_REMEDY}"
     )
 
 

@@ -76,6 +76,7 @@ COMPANIONS: dict[str, dict[str, Any]] = {
     "input_usd_per_million": {"output_usd_per_million": 2.0, "input_usd_per_million": 2.0},
     "output_usd_per_million": {"output_usd_per_million": 2.0, "input_usd_per_million": 2.0},
     "ask_timeout_h": {"mode": "ask"},
+    **{name: {"kind": "mlflow", "uri": "http://127.0.0.1:8"} for name in ("kind", "uri", "model_name", "aliases")},
     **{name: {"use_batch_api": True} for name in ("batch_window_s", "batch_max_requests", "batch_poll_s")},
 }
 """Field that means nothing alone → what must be given with it."""
@@ -268,7 +269,7 @@ OPERATIONAL = {
     "retrain.budget_usd_a_month": 1.0,
     "retrain.clears_store": True,
     "retrain.quiet_runs": 2,
-    "retrain.registry.kind": "none",
+    "retrain.registry.kind": "mlflow",
     "retrain.registry.uri": "http://127.0.0.1:9",
     "retrain.registry.model_name": "other",
     "retrain.registry.aliases": ("champion",),
@@ -367,6 +368,12 @@ def test_a_field_changes_what_is_downstream_of_it_and_no_more(field):
 @pytest.mark.parametrize("field", GRID)
 def test_the_grid_of_an_ablation_changes_no_key(field):
     assert not changed(POCKET, read_config("pocket", {field: GRID[field]}))
+
+
+def test_a_registry_changes_no_key():
+    assert not changed(
+        POCKET, read_config("pocket", {f"retrain.registry.{name}": COMPANIONS["uri"][name] for name in ("kind", "uri")})
+    )
 
 
 @pytest.mark.parametrize("field", OPERATIONAL)
