@@ -35,14 +35,14 @@ class Provenance(NamedTuple):
     """What it is for → a command to go on with."""
 
 
-def provenance_of(lineage: Lineage, *, run: str, commit: str, name: str) -> Provenance:
+def provenance_of(lineage: Lineage, *, run: str = "", commit: str = "", name: str = "") -> Provenance:
     """What the manifests behind a report say.
 
     Args:
         lineage: of the report.
-        run: the run that shows it, by name and id.
-        commit: of the checkout that the run used; empty where there is none.
-        name: of the config.
+        run: the run that shows it, by name and id; empty where none does.
+        commit: of the checkout that the run used; empty where that is not known.
+        name: of the config; empty where it is not known.
     """
     manifests = list({each.path: each for each in _manifests(lineage)}.values())
     if not manifests:
@@ -52,11 +52,11 @@ def provenance_of(lineage: Lineage, *, run: str, commit: str, name: str) -> Prov
     for package in versions:
         versions[package] = ", ".join(sorted({v for each in manifests if (v := each.package_versions.get(package))}))
     facts = {
-        "run": run,
+        **({"run": run} if run else {}),
         "made": f"{last:%Y-%m-%d %H:%M} UTC; what it rests on since {first:%Y-%m-%d %H:%M} UTC",
-        "work": f"{_duration(sum(each.wall_time_s for each in manifests))} in {len(manifests)} artifacts",
+        "work": f"{_duration(sum(each.wall_time_s for each in manifests))} in {len(manifests)} artifact{'s' * (len(manifests) > 1)}",
         "paid": f"${sum(each.cost_usd for each in manifests):.2f}",
-        "commit": commit or "not a git checkout",
+        **({"commit": commit} if commit else {}),
         "MR-ALIGN": ", ".join(sorted({each.code_version for each in manifests})),
         **versions,
     }
@@ -89,11 +89,13 @@ def _manifests(lineage: Lineage) -> Iterator[Manifest]:
 
 
 def _commands(name: str, key: str) -> dict[str, str]:
-    return {
+    of_config = {
         "see what is cached, and what a change would compute": f"mralign run --config {name} --dry-run",
+        "take an adapter out, with its card": f"mralign export --config {name} --variant mr_align adapter",
+    }
+    return (of_config if name else {}) | {
         "see what it was made from": f"mralign lineage report/{key[:12]}",
         "list the trained versions with their scores": "mralign versions",
-        "take an adapter out, with its card": f"mralign export --config {name} --variant mr_align adapter",
     }
 
 

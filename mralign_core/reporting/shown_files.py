@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError
+from mralign_core.reporting.provenance import provenance_of, with_provenance
 from mralign_core.storage import ArtifactRef, ArtifactStore
 
 PREFIX = "/mralign/artifacts/"
@@ -77,4 +78,7 @@ def read_shown(path: str, query: str) -> ShownFile:
     store = ArtifactStore(storage)
     manifest = store.manifest_at(f"artifacts/{found['artifact']}")
     ref = manifest.ref(f"{store.root_uri}/{manifest.path}")
-    return ShownFile(kind, store.open_file(ref, found["file"]).read_bytes())
+    content = store.open_file(ref, found["file"]).read_bytes()
+    if (found["stage"], found["file"]) == ("report", "report.html"):
+        content = with_provenance(content.decode(), provenance_of(store.lineage(ref))).encode()
+    return ShownFile(kind, content)

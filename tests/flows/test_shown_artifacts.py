@@ -13,6 +13,7 @@ from PIL import Image
 from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError
 from mralign_core.reporting import shown_files
+from mralign_core.reporting.provenance import MADE
 from mralign_core.reporting.shown_files import PREFIX, address_of, read_shown
 from mralign_core.storage import ArtifactStore
 from tests.chromium import CHROMIUM, chromium
@@ -54,6 +55,16 @@ def test_a_page_and_a_figure_are_read_from_a_folder_and_from_s3(section, tmp_pat
     ref = publish(section, tmp_path / "made")
     assert read_shown(*split(address_of(section, ref, "report.html"))) == ("text/html; charset=utf-8", PAGE.encode())
     assert read_shown(*split(address_of(section, ref, "forest.png"))) == ("image/png", PIXEL)
+
+
+def test_a_report_is_shown_with_what_its_manifest_says_of_its_making(tmp_path):
+    folder, storage = tmp_path / "made", StorageConfig(root=str(tmp_path / "store"))
+    folder.mkdir()
+    (folder / "report.html").write_text(f"<main>{MADE}</main>")
+    ref = ArtifactStore(storage).publish("report", "of-a-test", folder, parents=[], fingerprint={}, wall_time_s=95)
+    page = read_shown(*split(address_of(storage, ref, "report.html"))).content.decode()
+    assert "1 min 35 s in 1 artifact<" in page
+    assert MADE not in page
 
 
 class TestRefused:
