@@ -176,7 +176,7 @@ def test_people_who_judge_as_exact_match_does_agree_with_it(finished, tmp_path):
 
     named = overridden(finished.config, {"evaluate.people_sheet": str(written.sheet)})
     page = finished.store.open_file(run_one(named, "report", shard=0, variant="", named={}), "report.html").read_text()
-    section = unescape(page).partition('<section id="people">')[2].partition("</section>")[0]
+    section = unescape(page).partition('<section id="people" ')[2].partition("</section>")[0]
     assert advice in section and all(str(cell) in section for row in agreement.rows for cell in row)
 
 
