@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
+from mralign_core.config.presets import preset_names
 from mralign_core.errors import ArtifactError
 from mralign_core.storage.artifact import Manifest
 from mralign_core.storage.lineage import Lineage
@@ -51,10 +52,11 @@ def provenance_of(lineage: Lineage, *, run: str = "", commit: str = "", name: st
     versions = {package: "" for each in manifests for package in each.package_versions}
     for package in versions:
         versions[package] = ", ".join(sorted({v for each in manifests if (v := each.package_versions.get(package))}))
+    count = f"{len(manifests)} artifact{'s' * (len(manifests) > 1)}"
     facts = {
         **({"run": run} if run else {}),
         "made": f"{last:%Y-%m-%d %H:%M} UTC; what it rests on since {first:%Y-%m-%d %H:%M} UTC",
-        "work": f"{_duration(sum(each.wall_time_s for each in manifests))} in {len(manifests)} artifact{'s' * (len(manifests) > 1)}",
+        "work": f"{_duration(sum(each.wall_time_s for each in manifests))} in {count}",
         "paid": f"${sum(each.cost_usd for each in manifests):.2f}",
         **({"commit": commit} if commit else {}),
         "MR-ALIGN": ", ".join(sorted({each.code_version for each in manifests})),
@@ -89,13 +91,12 @@ def _manifests(lineage: Lineage) -> Iterator[Manifest]:
 
 
 def _commands(name: str, key: str) -> dict[str, str]:
-    of_config = {
-        "see what is cached, and what a change would compute": f"mralign run --config {name} --dry-run",
-        "take an adapter out, with its card": f"mralign export --config {name} --variant mr_align adapter",
-    }
-    return (of_config if name else {}) | {
-        "see what it was made from": f"mralign lineage report/{key[:12]}",
-        "list the trained versions with their scores": "mralign versions",
+    config = name if name in preset_names() else "YOUR-CONFIG.yaml"
+    return {
+        "see what is cached, and what a change would compute": f"mralign run --config {config} --dry-run",
+        "see what it was made from": f"mralign lineage --config {config} report/{key[:12]}",
+        "list the trained versions with their scores": f"mralign versions --config {config}",
+        "take an adapter out, with its card": f"mralign export --config {config} --variant mr_align adapter",
     }
 
 
