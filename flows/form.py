@@ -28,6 +28,8 @@ SHORT = {
     "storage_root": "storage.root",
 }
 """Field of the short form → the config's."""
+OF_FORMS_ONLY = {"preset", "question_limit", "gpu_pool", *(name for name, dotted in SHORT.items() if "." in dotted)}
+"""Fields that tell a form from a whole config."""
 ON_POOL = ("generate", "train", "evaluate")
 """Sections whose work is a GPU's."""
 Schema = dict[str, Any]
@@ -53,7 +55,8 @@ def read_form(given: Any, sections: Collection[str] = ()) -> Any:
     if not isinstance(given, Mapping):
         return given
     try:
-        return parse_config(given) if "preset" not in given else _over_preset(dict(given), sections)
+        is_form = bool(OF_FORMS_ONLY & given.keys())
+        return _over_preset(dict(given), sections) if is_form else parse_config(given)
     except ConfigError as error:
         raise FormError(_one_line(str(error))) from None
 
@@ -65,9 +68,10 @@ def _one_line(text: str) -> str:
 
 
 def _over_preset(given: dict[str, Any], sections: Collection[str]) -> RunConfig:
-    preset = given.pop("preset") or preset_names()[0]
+    preset = given.pop("preset", None)
     if preset not in preset_names():
-        raise ConfigError(f"preset: no config {preset!r}; there are {', '.join(preset_names())}")
+        said = f"no config {preset!r}" if preset else "none is chosen"
+        raise ConfigError(f"preset: {said}; there are {', '.join(preset_names())}")
     values, limit = read_yaml(PRESETS / f"{preset}.yaml", "preset"), given.pop("question_limit", None)
     short = {dotted: given.pop(name, None) for name, dotted in SHORT.items() if "." in dotted}
     if given.pop("gpu_pool", False):

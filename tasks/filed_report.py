@@ -6,8 +6,11 @@ import subprocess
 from pathlib import Path
 
 from mralign_core.config import RunConfig
-from mralign_core.reporting.provenance import provenance_of, with_provenance
+from mralign_core.reporting.provenance import KEY_CHARS, ShownBy, provenance_of, with_provenance
+from mralign_core.retention.runs import paid_by_run
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from tasks.engine.last_run import this_run
+from tasks.engine.naming import seconds_since_start
 from tasks.engine.session import run_name
 from tasks.publish import for_the_eye
 
@@ -19,16 +22,18 @@ GIT_TIMEOUT_S = 10
 def file_report(config: RunConfig, report: ArtifactRef) -> None:
     """Write the copy in place of the last run's of this name."""
     store = ArtifactStore(config.storage)
-    made = provenance_of(store.lineage(report), run=run_name(), commit=_commit(), name=config.name)
+    facts = ShownBy(run_name(), seconds_since_start(this_run()), paid_by_run(store, this_run()), _commit())
+    made = provenance_of(store.lineage(report), config.name, facts)
     page = store.open_file(report, "report.html").read_text(encoding="utf-8")
     store.files.write(_path(config), with_provenance(page, made).encode())
 
 
 def filed_report(config: RunConfig, report: ArtifactRef) -> Path:
-    """The page to open on this machine: the copy, or of a store elsewhere, or where there is none, the artifact's."""
+    """The page to open on this machine: the copy, if there is one here and of this report; else the artifact's."""
     store = ArtifactStore(config.storage)
     copy = store.files.local_path(_path(config))
-    return copy if copy and copy.is_file() else store.open_file(report, "report.html")
+    is_of_it = copy and copy.is_file() and report.key[:KEY_CHARS] in copy.read_text(encoding="utf-8")
+    return copy if copy and is_of_it else store.open_file(report, "report.html")
 
 
 def _path(config: RunConfig) -> str:

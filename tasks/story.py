@@ -39,6 +39,7 @@ from mralign_core.reporting.run_page import (
     time_left,
 )
 from mralign_core.reporting.shown_files import address_of
+from mralign_core.retention.runs import paid_by_run
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.versions.aliases import version_name
 from tasks.engine import STAGES
@@ -100,7 +101,8 @@ class Story:
         manifests = {each: self._store.manifest(ref) for each, ref in refs.items()}
         made = {each: found.rows for each, found in manifests.items() if found.created_at >= self._started}
         cached = {each: found.rows for each, found in manifests.items() if each not in made}
-        story = StageStory(name, seconds, made, cached, sum(manifests[each].cost_usd for each in made))
+        paid_before = sum(each.cost_usd for each in self._told)
+        story = StageStory(name, seconds, made, cached, paid_by_run(self._store, this_run()) - paid_before)
         self._told.append(story)
         logger.info("%s", story.line())
         if made:
@@ -189,14 +191,16 @@ def _bar(progress: Callable[[], tuple[float, str]]) -> Iterator[None]:
     run = context.flow_run.id
 
     def refresh() -> None:
-        with _for_the_eye("bar"):
+        with _for_the_eye("bar"), get_client(sync_client=True) as client:
             percent, words = progress()
             new = ProgressArtifact(progress=percent, key=BAR, description=words, flow_run_id=run)
             artifact: UUID = new.create().id  # type: ignore[union-attr]
-            with get_client(sync_client=True) as client:
+            try:
                 while not ended.wait(REFRESH_S):
                     percent, words = progress()
-                    client.update_artifact(artifact, ArtifactUpdate(data=percent, description=words))
+                    with contextlib.suppress(Exception):  # a server that is busy now may take the next one
+                        client.update_artifact(artifact, ArtifactUpdate(data=percent, description=words))
+            finally:
                 client.delete_artifact(artifact)
 
     thread = threading.Thread(target=copy_context().run, args=(refresh,), daemon=True)
@@ -224,7 +228,8 @@ def _linked(config: RunConfig, ref: ArtifactRef, file: str) -> str:
 
 def _is_behind_door() -> bool:
     """Whether the Prefect server is that of ``make serve``, which shows pages and figures."""
-    asked = f"{PREFECT_API_URL.value().removesuffix('/api')}{IDENTITY_PATH}?challenge={secrets.token_hex(16)}"
+    api = PREFECT_API_URL.value() or ""  # none where a flow was called with a server of its own
+    asked = f"{api.removesuffix('/api')}{IDENTITY_PATH}?challenge={secrets.token_hex(16)}"
     try:
         return "proof" in httpx.get(asked, timeout=5, trust_env=False).json()
     except (httpx.HTTPError, ValueError, AttributeError):

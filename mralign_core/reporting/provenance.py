@@ -28,6 +28,23 @@ MADE = Markup(
 """The place in the stored page."""
 
 
+KEY_CHARS = 12
+"""Of a report's key, as commands name it."""
+
+
+class ShownBy(NamedTuple):
+    """What only the run that shows a report knows."""
+
+    name: str
+    """Its name and id."""
+    seconds: float
+    """Since it began."""
+    paid_usd: float
+    """What it paid, or may have to pay, for draws, labels and verdicts."""
+    commit: str
+    """Of the checkout that it used; empty where there is none."""
+
+
 class Provenance(NamedTuple):
     """What is told of a report beside its content; texts by name, in the order to show them."""
 
@@ -36,29 +53,36 @@ class Provenance(NamedTuple):
     """What it is for → a command to go on with."""
 
 
-def provenance_of(lineage: Lineage, *, run: str = "", commit: str = "", name: str = "") -> Provenance:
+def provenance_of(lineage: Lineage, name: str = "", run: ShownBy | None = None) -> Provenance:
     """What the manifests behind a report say.
 
     Args:
         lineage: of the report.
-        run: the run that shows it, by name and id; empty where none does.
-        commit: of the checkout that the run used; empty where that is not known.
         name: of the config; empty where it is not known.
+        run: the run that shows it; None where none does.
     """
     manifests = list({each.path: each for each in _manifests(lineage)}.values())
     if not manifests:
-        raise ArtifactError(f"report {lineage.ref.key[:12]} can't be read: {lineage.problem}; run stage 'evaluate'")
+        raise ArtifactError(
+            f"report {lineage.ref.key[:KEY_CHARS]} can't be read: {lineage.problem}; run stage 'evaluate'"
+        )
     first, last = (pick(each.created_at for each in manifests) for pick in (min, max))
     versions = {package: "" for each in manifests for package in each.package_versions}
     for package in versions:
         versions[package] = ", ".join(sorted({v for each in manifests if (v := each.package_versions.get(package))}))
-    count = f"{len(manifests)} artifact{'s' * (len(manifests) > 1)}"
+    of_run = (
+        {
+            "run": run.name,
+            "took": f"{_duration(run.seconds)}; what was in the store already took no time again",
+            "paid": f"${run.paid_usd:,.2f} in this run",
+            "commit": run.commit or "not a git checkout",
+        }
+        if run
+        else {}
+    )
     facts = {
-        **({"run": run} if run else {}),
+        **of_run,
         "made": f"{last:%Y-%m-%d %H:%M} UTC; what it rests on since {first:%Y-%m-%d %H:%M} UTC",
-        "work": f"{_duration(sum(each.wall_time_s for each in manifests))} in {count}",
-        "paid": f"${sum(each.cost_usd for each in manifests):.2f}",
-        **({"commit": commit} if commit else {}),
         "MR-ALIGN": ", ".join(sorted({each.code_version for each in manifests})),
         **versions,
     }
@@ -94,7 +118,7 @@ def _commands(name: str, key: str) -> dict[str, str]:
     config = name if name in preset_names() else "YOUR-CONFIG.yaml"
     return {
         "see what is cached, and what a change would compute": f"mralign run --config {config} --dry-run",
-        "see what it was made from": f"mralign lineage --config {config} report/{key[:12]}",
+        "see what it was made from": f"mralign lineage --config {config} report/{key[:KEY_CHARS]}",
         "list the trained versions with their scores": f"mralign versions --config {config}",
         "take an adapter out, with its card": f"mralign export --config {config} --variant mr_align adapter",
     }

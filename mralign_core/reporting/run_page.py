@@ -15,7 +15,7 @@ class StageStory(NamedTuple):
     """What a stage came to.
 
     ``made`` and ``cached`` are the artifacts that this run made, and those that were there, each with its rows where it
-    is a table; ``cost_usd`` is what was paid for those that were made.
+    is a table; ``cost_usd`` is what the run paid in it, or may have to pay.
     """
 
     stage: str

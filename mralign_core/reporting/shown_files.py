@@ -5,10 +5,11 @@ An address is ``/mralign/artifacts/STAGE/KEY/DIGEST/FILE?store=ROOT``: it is tru
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import PurePosixPath
 from typing import NamedTuple
-from urllib.parse import parse_qs, quote, unquote, urlencode
+from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
 from pydantic import ValidationError
 
@@ -26,6 +27,8 @@ MEDIA_TYPES = {
     ".png": "image/png",
     ".svg": "image/svg+xml",
 }
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PATIENCE_S = 20.0
 """For a store that does not answer: somebody waits at the browser."""
 _ADDRESS = re.compile(
@@ -71,7 +74,7 @@ def read_shown(path: str, query: str) -> ShownFile:
             f"no page or figure has this address; artifacts that are shown: {', '.join(PAGES_AND_FIGURES)}"
         )
     try:
-        (root,), endpoint = given["store"], given.get("endpoint", [""])[0]
+        (root,), endpoint = given["store"], _own_endpoint(given.get("endpoint", [""])[0])
         storage = StorageConfig(root=root.removeprefix("file://"), endpoint_url=endpoint, patience_s=PATIENCE_S)
     except ValidationError as error:
         raise ArtifactError(f"the store in this address can't be read: {error.errors()[0]['msg']}") from None
@@ -82,3 +85,17 @@ def read_shown(path: str, query: str) -> ShownFile:
     if (found["stage"], found["file"]) == ("report", "report.html"):
         content = with_provenance(content.decode(), provenance_of(store.lineage(ref))).encode()
     return ShownFile(kind, content)
+
+
+def _own_endpoint(endpoint: str) -> str:
+    """The address of an S3 server, if it is on this machine or the one that this process was told of.
+
+    Requests to it are signed with this process's credentials, so a link must not choose who gets them.
+    """
+    told = {os.environ.get(name, "").rstrip("/") for name in ENDPOINT_VARIABLES}
+    if endpoint and urlsplit(endpoint).hostname not in _LOOPBACK and endpoint.rstrip("/") not in told:
+        raise ArtifactError(
+            f"this server asks no S3 server that it was not told of, such as {endpoint}: start it with "
+            f"{ENDPOINT_VARIABLES[0]}={endpoint}"
+        )
+    return endpoint

@@ -12,7 +12,8 @@ from mralign_core.llm.ledger import read_record
 from mralign_core.retention.roots import NotedRun, Roots, is_heard_of, read_roots
 from mralign_core.storage import ArtifactStore
 
-LEDGERS_FOLDER = "records/ledgers"
+LEDGER_RECORDS = "ledgers"
+LEDGERS_FOLDER = f"records/{LEDGER_RECORDS}"
 LEDGER_RUN = re.compile(r"([0-9a-f]{8})-[0-9a-f]{6}")
 """Ends the name of a run's account: the beginning of the run's id, and a digest of what it may pay."""
 RUN_ID_CHARS = 8
@@ -116,6 +117,20 @@ def _scores(store: ArtifactStore, noted: NotedRun) -> dict[str, dict[str, float]
     }
 
 
+def paid_by_run(store: ArtifactStore, run: str) -> float:
+    """Dollars that a run paid, or may have to pay, for labels, draws and verdicts, so far; 0 of a process by itself.
+
+    Args:
+        store: where the accounts are.
+        run: its id, as records have it.
+    """
+    own = _id_of_claims(run)
+    accounts = [name for name in store.files.sizes(LEDGERS_FOLDER) if own and f"{own}-" in name.rpartition("/")[2]]
+    noted = {name: store.get_json(f"{LEDGER_RECORDS}/{name.removesuffix('.json')}") for name in accounts}
+    usages = (read_record(name, record) for name, record in noted.items() if record)
+    return sum(usage.committed_usd for account in usages for usage in account.values())
+
+
 def _paid(store: ArtifactStore) -> dict[str, float]:
     """Beginning of a run's id → dollars that it paid, over all accounts."""
     folders: dict[str, list[str]] = defaultdict(list)
@@ -124,7 +139,7 @@ def _paid(store: ArtifactStore) -> dict[str, float]:
         folders[folder].append(file.removesuffix(".json"))
     paid: dict[str, float] = defaultdict(float)
     for folder in folders:
-        for run, record in store.list_any_json(f"{LEDGERS_FOLDER.removeprefix('records/')}/{folder}").items():
+        for run, record in store.list_any_json(f"{LEDGER_RECORDS}/{folder}").items():
             if match := LEDGER_RUN.search(run):
                 paid[match[1]] += sum(usage.committed_usd for usage in read_record(run, record).values())
     return paid

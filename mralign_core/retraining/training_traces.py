@@ -15,8 +15,9 @@ import pandas as pd
 
 from mralign_core.errors import NothingNewError
 from mralign_core.generation.funnel import FUNNEL_COLUMNS
+from mralign_core.questions.overlap import question_key
 from mralign_core.schemas.candidates import POLARITIES
-from mralign_core.storage.digests import key_of, row_digests
+from mralign_core.storage.digests import key_of
 
 SAME_QUESTION = ("question", "answers")
 """Columns of a trace that say which question it answers."""
@@ -70,5 +71,6 @@ def choose_traces(traces: pd.DataFrame, known: Collection[str], replay_share: fl
 
 
 def questions_of(traces: pd.DataFrame) -> list[str]:
-    """A digest of the question of each trace, with its gold answers."""
-    return row_digests(traces, SAME_QUESTION)
+    """A digest of the question of each trace and its gold answers, however both are spaced, cased and ordered."""
+    asked = zip(traces["question"], traces["answers"], strict=True)
+    return [key_of(question=question_key(text), answers=sorted(map(question_key, gold))) for text, gold in asked]

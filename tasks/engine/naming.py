@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -21,15 +22,13 @@ from mralign_core.storage import key_of
 from tasks.engine.session import root_flow_run_id
 
 DIGEST_CHARS = 6
-_GREEK = (
-    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi"
-    "|psi|omega"
-)
+_GREEK = "delta|epsilon|zeta|eta|theta|iota|kappa|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi|psi|omega"
+"""Without alpha, beta, gamma and lambda, which people name runs after, as ``beta2-sweep``: such a made-up one stays."""
 _ADJECTIVES = (
     "Awesome|Rustic|Small|Gorgeous|Fantastic|Sleek|Intelligent|Unbranded|Refined|Licensed|Generic|Practical|Ergonomic"
     "|Handcrafted|Tasty|Handmade|Incredible"
 )
-_OF_FORMS = re.compile(rf"(?:{_GREEK})\d+(?:-[a-z]+)+|(?:{_ADJECTIVES})-\S[\S ]{{0,9}}")
+_OF_FORMS = re.compile(rf"(?:{_GREEK})\d+(?:-[a-z]+)+|(?:{_ADJECTIVES})-[A-Z][A-Za-z '.-]{{0,9}}")
 """What the forms of both UIs of Prefect 3.8 are filled in with, such as ``chi843-goto`` and ``Incredible-Cockle``."""
 
 
@@ -76,6 +75,13 @@ def name_of(run_id: str) -> str:
 def queue_of(run_id: str) -> str | None:
     """The work queue that a run that has begun was taken from; None of one that no worker took."""
     return _run(run_id).work_queue_name
+
+
+def seconds_since_start(run_id: str) -> float:
+    """How long ago a run that has begun did so."""
+    run = _run(run_id)
+    began = run.start_time or run.expected_start_time
+    return (datetime.now(UTC) - began).total_seconds() if began else 0.0
 
 
 @functools.lru_cache(maxsize=64)

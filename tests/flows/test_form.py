@@ -82,6 +82,8 @@ def test_the_gpu_pool_takes_the_work_of_the_sections_that_a_flow_reads():
     ("config", "told"),
     [
         ({"preset": "pockett"}, "preset: no config 'pockett'"),
+        ({"preset": None}, "preset: none is chosen; there are pocket, smoke"),
+        ({"gpu_pool": True, "seed": 1}, "preset: none is chosen"),
         ({"preset": "pocket", "seed": -1}, "seed: .* greater than or equal to 0 .*-1"),
         (
             {"preset": "pocket", "generate": {"num_drawz": 3}},

@@ -501,7 +501,8 @@ def events_of(url: str, name: str) -> list[dict]:
 def paused_run(url: str, name: str) -> str:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        runs = find(url, "flow_runs", flow_runs={"name": {"any_": [name]}, "state": {"type": {"any_": ["PAUSED"]}}})
+        of_config = {"name": {"like_": f"{name}-s"}, "state": {"type": {"any_": ["PAUSED"]}}}
+        runs = find(url, "flow_runs", flow_runs=of_config)
         if runs:
             return runs[0]["id"]
         time.sleep(0.3)

@@ -4,6 +4,7 @@ import base64
 import doctest
 import io
 import time
+from datetime import UTC, datetime
 from urllib.parse import quote
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mralign_core.config import StorageConfig
-from mralign_core.errors import ArtifactError
+from mralign_core.errors import ArtifactError, StorageError
 from mralign_core.reporting import shown_files
 from mralign_core.reporting.provenance import MADE
 from mralign_core.reporting.shown_files import PREFIX, address_of, read_shown
@@ -61,9 +62,9 @@ def test_a_report_is_shown_with_what_its_manifest_says_of_its_making(tmp_path):
     folder, storage = tmp_path / "made", StorageConfig(root=str(tmp_path / "store"))
     folder.mkdir()
     (folder / "report.html").write_text(f"<main>{MADE}</main>")
-    ref = ArtifactStore(storage).publish("report", "of-a-test", folder, parents=[], fingerprint={}, wall_time_s=95)
+    ref = ArtifactStore(storage).publish("report", "of-a-test", folder, parents=[], fingerprint={})
     page = read_shown(*split(address_of(storage, ref, "report.html"))).content.decode()
-    assert "1 min 35 s in 1 artifact<" in page
+    assert f"{datetime.now(UTC):%Y-%m-%d}" in page and "torch" in page
     assert MADE not in page
 
 
@@ -102,6 +103,16 @@ class TestRefused:
         (tmp_path / "store" / ref.path / "data" / "other.html").write_text("other")
         with pytest.raises(ArtifactError, match=r"has no file 'other.html'"):
             read_shown(*split(address_of(storage, ref, "other.html")))
+
+    def test_an_s3_server_that_this_one_was_not_told_of_gets_no_signed_request(self, storage, tmp_path, monkeypatch):
+        path, _ = split(address_of(storage, publish(storage, tmp_path / "made"), "report.html"))
+        query = "store=s3%3A%2F%2Fbucket%2Fx&endpoint=http%3A%2F%2Fs3.invalid%3A9"
+        with pytest.raises(ArtifactError, match=r"AWS_ENDPOINT_URL_S3=http://s3\.invalid:9"):
+            read_shown(path, query)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3.invalid:9")
+        monkeypatch.setattr(shown_files, "PATIENCE_S", 0.1)
+        with pytest.raises(StorageError, match=r"s3\.invalid"):
+            read_shown(path, query)
 
     def test_a_store_that_is_none(self, storage, tmp_path):
         path, _ = split(address_of(storage, publish(storage, tmp_path / "made"), "report.html"))

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mralign_core.config import StorageConfig
+from mralign_core.retention.runs import paid_by_run
 from tests.core.retention.conftest import Shelf
 
 RUN = "0123abcd-0000-4000-8000-000000000000"
@@ -56,6 +57,7 @@ def test_runs_are_listed_with_scores_cost_age_and_state(shelf, evaluated, mralig
     ]
     assert lines[0]["scores"] == {"kto": {"acc": 0.83, "mis": 0.156}}
     assert [line["cost_usd"] for line in lines] == [2.0, 0.0]
+    assert [paid_by_run(shelf.store, line["run"]) for line in lines] == [2.0, 0.0]
     assert lines[0]["age_s"] == pytest.approx(3600, abs=60)
     table = mralign("runs")
     assert all(

@@ -6,7 +6,7 @@ import pytest
 
 from mralign_core.config.storage import StorageConfig
 from mralign_core.errors import ArtifactError
-from mralign_core.reporting.provenance import MADE, provenance_of, with_provenance
+from mralign_core.reporting.provenance import MADE, ShownBy, provenance_of, with_provenance
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.lineage import Lineage
 
@@ -28,13 +28,13 @@ def lineage(tmp_path):
 
 
 def told(lineage):
-    return provenance_of(lineage, run="pocket-1f2e3d4c", commit="e0d3a5c <dirty>", name="pocket")
+    return provenance_of(lineage, "pocket", ShownBy("pocket-1f2e3d4c", 3641, 1.25, "e0d3a5c <dirty>"))
 
 
-def test_it_is_summed_over_all_that_the_report_rests_on_and_nothing_counts_twice(lineage):
+def test_it_says_what_the_run_and_what_the_manifests_know(lineage):
     facts = told(lineage).facts
-    assert facts["work"] == "1 h 0 min 41 s in 3 artifacts"
-    assert facts["paid"] == "$1.25"
+    assert facts["took"].startswith("1 h 0 min 41 s")
+    assert facts["paid"] == "$1.25 in this run"
     assert facts["made"].startswith(f"{datetime.now(UTC):%Y-%m-%d}")
     assert {"python", "torch", "transformers", "prefect"} <= set(facts)
 
@@ -50,6 +50,12 @@ def test_it_stands_in_the_place_that_the_page_keeps_for_it_and_is_escaped(lineag
     page = with_provenance(f"<section>{MADE}</section>", told(lineage))
     assert MADE not in page and page.startswith("<section><div") and page.endswith("</section>")
     assert "e0d3a5c &lt;dirty&gt;" in page and "mralign run --config pocket --dry-run" in page
+
+
+def test_without_a_run_nothing_is_said_of_one(lineage):
+    alone = provenance_of(lineage)
+    assert not {"run", "took", "paid", "commit"} & set(alone.facts)
+    assert "torch" in alone.facts and any("YOUR-CONFIG.yaml" in command for command in alone.commands.values())
 
 
 def test_a_report_that_is_gone_is_said_to_be(lineage):

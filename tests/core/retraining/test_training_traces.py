@@ -49,6 +49,13 @@ def test_a_question_is_known_by_its_text_and_answers_and_not_by_its_id():
     assert (chosen.num_new, chosen.num_again) == (3, 0)
 
 
+def test_a_file_that_was_written_anew_makes_no_question_new():
+    known = traces_of(range(3)).assign(answers=[["Person A", "person b"]] * 6)
+    again = known.assign(question=known["question"].str.upper() + " ", answers=[["Person  B", "Person a"]] * 6)
+    with pytest.raises(NothingNewError):
+        choose_traces(again, set(questions_of(known)), 0.0, seed=0)
+
+
 @given(st.permutations(range(24)), st.integers(0, 5), st.sampled_from([0.0, 0.25, 0.9]))
 def test_the_choice_does_not_depend_on_the_order_of_the_rows(order, seed, share):
     everything, known = traces_of(range(12)), set(questions_of(traces_of(range(9))))

@@ -30,7 +30,20 @@ def test_what_the_forms_make_up_is_known(name):
     assert is_made_up(name)
 
 
-@pytest.mark.parametrize("name", ["baseline", "beta-0.1", "kto-vs-mr", "Seed 3", "lr-3e5", "mine-s3-0a1b2c", "week-48"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "baseline",
+        "beta-0.1",
+        "kto-vs-mr",
+        "Seed 3",
+        "lr-3e5",
+        "mine-s3-0a1b2c",
+        "week-48",
+        "beta2-sweep",
+        "Small-model",
+    ],
+)
 def test_what_people_type_stays(name):
     assert not is_made_up(name)
 
