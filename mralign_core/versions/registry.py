@@ -148,6 +148,7 @@ def _make_up(store: ArtifactStore, section: RegistryConfig, changes: RegistryCha
     aliases, registry = Aliases(store), _Registry(section)
     changes.left_out.clear()
     mirrored = list(_mirrored(aliases.names(), section, changes))
+    registry.restore()
     numbers = registry.numbers()
     entries = [entry for name in mirrored for entry in aliases.history(name)]
     lacking = [each for each in dict.fromkeys(entry.to for entry in entries) if each not in numbers]
@@ -233,6 +234,12 @@ class _Registry:
         """Alias → number of the version that it names there."""
         model = _unless_missing(self.client.get_registered_model, self.name)
         return {alias: str(number) for alias, number in model.aliases.items()} if model else {}
+
+    def restore(self) -> None:
+        """Put the experiment back, with its runs, where somebody has deleted it: MLflow keeps its name taken."""
+        experiment = self.client.get_experiment_by_name(self.name)
+        if experiment and experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
 
     def prepare(self) -> None:
         """Make what all versions need, where it is missing: so what is refused later is one version."""

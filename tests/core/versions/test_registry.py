@@ -163,6 +163,23 @@ class TestWhatItHas:
         assert seen(database)[:2] == ([(1, first.id), (3, second.id)], {"champion": 3, "theirs": 1})
         assert len(seen(database)[2]) == 2  # the run is the one that was there
 
+    @pytest.mark.parametrize("is_more_to_tell", [True, False])
+    def test_a_deleted_experiment_is_there_again_with_its_runs(
+        self, is_more_to_tell, folder_store, aliases, versions, database
+    ):
+        first, second, _ = versions
+        aliases.move("champion", first.id, expected=None, by="a")
+        tell(folder_store, database)
+        client = registry._client(database.uri)
+        client.delete_experiment(client.get_experiment_by_name("mr-align").experiment_id)
+        assert seen(database)[2] == []
+        told = [first, second] if is_more_to_tell else [first]
+        if is_more_to_tell:
+            aliases.move("champion", second.id, expected=first.id, by="a")
+        tell(folder_store, database)
+        assert client.get_experiment_by_name("mr-align").lifecycle_stage == "active"
+        assert seen(database)[2] == [(version.id, "FINISHED") for version in told]
+
     def test_configs_on_one_store_may_have_a_model_each(self, folder_store, aliases, versions, database):
         first, second, _ = versions
         aliases.move("champion", first.id, expected=None, by="a")
