@@ -26,11 +26,11 @@ from mralign_core.errors import ArtifactError
 from mralign_core.intake.arrivals import ARRIVALS
 from mralign_core.retention.contents import Contents, Stored
 from mralign_core.retention.roots import AliasTarget, NotedRun, Roots, is_orphan
-from mralign_core.storage.keeping import COLLECTOR
+from mralign_core.storage.keeping import ADAPTER, CHECKPOINT, COLLECTOR, claim_name
 from mralign_core.versions.aliases import version_key
 from mralign_core.versions.record import VERSION
 
-CHECKPOINT, ADAPTER, PROMOTION = "checkpoint", "adapter", "promotion"
+PROMOTION = "promotion"
 UNFINISHED, DAMAGED, CLAIM, NOTE_OF_SHARD, TEMPORARY = "(unfinished)", "(damaged)", "(claims)", "(notes)", "(temporary)"
 HOUR_S, DAY_S = 3600.0, 86_400.0
 
@@ -243,12 +243,6 @@ def _at_work(contents: Contents, roots: Roots, shards: Shards) -> dict[str, str]
         elif kind and kinds & {stored.stage, *kind.joined}:
             found[stored.path] = "a run works on its like"
     return found
-
-
-def claim_name(name: str) -> str:
-    """What is claimed by who makes an artifact, ``stage/key``: of a checkpoint, the adapter that is trained."""
-    root, _, rest = name.partition("/")
-    return f"{ADAPTER}/{rest.rpartition('/')[0]}" if root == CHECKPOINT else name
 
 
 def _arrived(contents: Contents) -> dict[str, str]:

@@ -5,8 +5,8 @@ Each could come between the other's two steps. So each first shows what it is ab
 
 * who names (:func:`kept`): 1. show a claim that says what is read; 2. see that the collector holds no claim on it;
   3. see that it is whole, and name it; 4. take the claim away.
-* the collector: 1. take the claim on the artifact; 2. see that nobody shows, and nothing has, its name
-  (:func:`being_named`, the aliases, the pins); 3. remove it; 4. let the claim go.
+* the collector: 1. take the claim on the artifact (:func:`claim_name`); 2. see that nobody shows, and nothing has, its
+  name (:func:`being_named`, the aliases, the pins); 3. remove it; 4. let the claim go.
 
 Whatever the order of these steps, one of the two sees the other. If the namer's 1 comes before the collector's 2, the
 collector sees the claim, or, once it is gone, the name that was written before it went, and spares the artifact. If
@@ -33,6 +33,7 @@ COLLECTOR = "mralign gc"
 """The run that claims name whose owner removes what is claimed."""
 NAMED_SOON = "naming"
 """Kind of the claims of who is about to name something."""
+CHECKPOINT, ADAPTER = "checkpoint", "adapter"
 REMOVAL_S = 20.0
 """To wait for the collector, which holds a claim for as long as it takes to remove one artifact."""
 LOOK_AGAIN_AT_REMOVAL_S = 0.1
@@ -63,6 +64,16 @@ def kept(store: ArtifactStore, run: str, paths: Iterable[str]) -> Iterator[None]
         claim.release()
 
 
+def claim_name(name: str) -> str:
+    """What is claimed by who makes or removes an artifact, ``stage/key``: of a checkpoint, the adapter that is trained.
+
+    >>> claim_name("checkpoint/abc/step-000000010")
+    'adapter/abc'
+    """
+    root, _, rest = name.partition("/")
+    return f"{ADAPTER}/{rest.rpartition('/')[0]}" if root == CHECKPOINT else name
+
+
 def being_named(store: ArtifactStore) -> set[str]:
     """Paths of what somebody is about to name, whose process isn't known to be gone."""
     found: set[str] = set()
@@ -74,18 +85,19 @@ def being_named(store: ArtifactStore) -> set[str]:
 
 def _wait_for_collector(store: ArtifactStore, path: str) -> None:
     name = path.removeprefix("artifacts/").rpartition("/")[0]
+    claimed = claim_name(name)
     deadline = time.monotonic() + REMOVAL_S
-    while (holder := _removing(store, name)) and time.monotonic() < deadline:
+    while (holder := _removing(store, claimed)) and time.monotonic() < deadline:
         time.sleep(LOOK_AGAIN_AT_REMOVAL_S)
     if holder:
         raise ArtifactError(
             f"{name} is being removed by {holder}: try again when that has ended. If it was lost with its host, remove "
-            f"the file of its claim, {store.files.uri(f'{FOLDER}/{name}')}.*"
+            f"the file of its claim, {store.files.uri(f'{FOLDER}/{claimed}')}.*"
         )
 
 
 def _removing(store: ArtifactStore, name: str) -> Holder | None:
-    """Who removes an artifact now."""
+    """The collector, if it holds a claim now."""
     claims = store.claims("")
     newest = claims.newest(name)
     data = store.files.read(f"{FOLDER}/{name}.{newest}") if newest else None

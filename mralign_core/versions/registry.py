@@ -19,6 +19,7 @@ import logging
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,12 @@ RESERVED = re.compile(r"latest|v\d+")
 """Aliases that MLflow keeps for itself."""
 UNFIT = re.compile(r"[^\w -]")
 """What the name of a metric can't have, or what would make folders of it."""
+LONGEST_NAME, DIGITS = 250, 8
+"""Bytes of a metric's name, which MLflow counts in characters and keeps as a file's name where it has no database; and
+of the digest that tells apart what would have one name."""
+REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
+REFUSED_FILE = frozenset({400, 413, 414, 422})
+"""What MLflow, and the server of its files, answer to a request whose content they don't take."""
 
 
 @dataclass
@@ -67,7 +74,7 @@ class RegistryChanges:
 
     def __str__(self) -> str:
         done = [f"registered {name}" for name in self.versions] + self.aliases
-        return "; ".join([*(done or ["it has all of it"]), *self.left_out])
+        return "; ".join([*(done or ["it has all else" if self.left_out else "it has all of it"]), *self.left_out])
 
 
 def check_registry(section: RegistryConfig) -> None:
@@ -118,12 +125,21 @@ def _say_who(holder: Holder) -> None:
     logger.debug("waiting for %s, who tells the registry", holder)
 
 
+def _first_line(error: Exception) -> str:
+    return f"{next(iter(str(error).splitlines()), type(error).__name__):.300}"
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a registry does not take what it was sent, whoever sends it and however often."""
+    code, reply = getattr(error, "error_code", ""), getattr(error, "response", None)
+    return code in REFUSALS or getattr(reply, "status_code", 0) in REFUSED_FILE
+
+
 def _refused(section: RegistryConfig, error: Exception) -> RegistryError:
-    first = next(iter(str(error).splitlines()), type(error).__name__)
     return RegistryError(
         f"retrain.registry {section.uri}: registered model {section.model_name!r} was not brought up to the store: "
-        f"{first:.300}. Check the address, the server and MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN; the next "
-        "retraining tells it again, and so does `mralign versions --sync`"
+        f"{_first_line(error)}. Check the address, the server and MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN; "
+        "the next retraining tells it again, and so does `mralign versions --sync`"
     )
 
 
@@ -132,11 +148,21 @@ def _make_up(store: ArtifactStore, section: RegistryConfig, changes: RegistryCha
     aliases, registry = Aliases(store), _Registry(section)
     changes.left_out.clear()
     mirrored = list(_mirrored(aliases.names(), section, changes))
+    registry.restore()
     numbers = registry.numbers()
     entries = [entry for name in mirrored for entry in aliases.history(name)]
-    for version_id in dict.fromkeys(entry.to for entry in entries):
-        if version_id not in numbers and (version := _whole(store, version_id, changes)):
-            numbers[version_id] = registry.register(store, version)
+    lacking = [each for each in dict.fromkeys(entry.to for entry in entries) if each not in numbers]
+    whole = [version for each in lacking if (version := _whole(store, each, changes))]
+    if whole:
+        registry.prepare()
+    for version in whole:
+        try:
+            numbers[version.id] = registry.register(store, version)
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            changes.left_out.append(f"version {version.name} was refused: {_first_line(error)}")
+        else:
             changes.versions.append(version.name)
     named = registry.aliases()
     for name in mirrored:
@@ -209,11 +235,22 @@ class _Registry:
         model = _unless_missing(self.client.get_registered_model, self.name)
         return {alias: str(number) for alias, number in model.aliases.items()} if model else {}
 
-    def register(self, store: ArtifactStore, version: Version) -> str:
-        """Make a version of ours one of the registered model's; its number."""
-        run_id = self._run(store, version)
+    def restore(self) -> None:
+        """Put the experiment back, with its runs, where somebody has deleted it: MLflow keeps its name taken."""
+        experiment = self.client.get_experiment_by_name(self.name)
+        if experiment and experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+
+    def prepare(self) -> None:
+        """Make what all versions need, where it is missing: so what is refused later is one version."""
+        if self.client.get_experiment_by_name(self.name) is None:
+            self.client.create_experiment(self.name)
         if _unless_missing(self.client.get_registered_model, self.name) is None:
             self.client.create_registered_model(self.name, description="Versions of MR-ALIGN that an alias has named.")
+
+    def register(self, store: ArtifactStore, version: Version) -> str:
+        """Make a version of ours one of the registered model's, which :meth:`prepare` has made; its number."""
+        run_id = self._run(store, version)
         tags = {VERSION_TAG: version.id, **_tags(store, version)}
         source = f"runs:/{run_id}/{ADAPTER_FOLDER}"
         made = self.client.create_model_version(self.name, source, run_id, tags=tags, description=version.name)
@@ -221,8 +258,7 @@ class _Registry:
 
     def _run(self, store: ArtifactStore, version: Version) -> str:
         """The id of the finished run that stands for a version."""
-        experiment = self.client.get_experiment_by_name(self.name)
-        experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(self.name)
+        experiment_id = self.client.get_experiment_by_name(self.name).experiment_id
         begun = self.client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{version.id}'", max_results=1)
         at_ms = int(version.made_at.timestamp() * 1000)
         if begun:
@@ -269,16 +305,29 @@ def params_of_version(version: Version) -> dict[str, str]:
 def metrics_of_version(version: Version) -> dict[str, float]:
     """Its scores, in shares: `acc` over all questions, `acc/STRATUM` of a part, `on/acc` of the model before; and cost.
 
-    What isn't defined is left out.
+    What isn't defined is left out. A name is what MLflow takes; one that is too long for it, or that another score
+    would have too, ends in a digest of what it was made from.
     """
-    record, found = version.record, {"cost_usd": version.record.cost_usd}
+    record = version.record
+    found: dict[tuple[str, ...], float] = {("cost_usd",): record.cost_usd}
     for row in record.scores:
         parts = [] if row["variant"] == record.variant else [row["variant"]]
-        stratum = [] if row["stratum"] == record.scores[0]["stratum"] else [UNFIT.sub("_", row["stratum"]) or "none"]
+        stratum = [] if row["stratum"] == record.scores[0]["stratum"] else [row["stratum"]]
         for name, value in row.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
-                found["/".join([*parts, UNFIT.sub("_", name), *stratum])] = float(value)
-    return found
+                found[(*parts, name, *stratum)] = float(value)
+    num_so_named = Counter(map(_metric_name, found))
+    return {
+        _metric_name(parts, has_digest=num_so_named[_metric_name(parts)] > 1): value for parts, value in found.items()
+    }
+
+
+def _metric_name(parts: tuple[str, ...], has_digest: bool = False) -> str:
+    name = "/".join(UNFIT.sub("_", part) or "none" for part in parts)
+    if has_digest or len(name.encode()) > LONGEST_NAME:
+        start = name.encode()[: LONGEST_NAME - DIGITS - 1].decode(errors="ignore")
+        return f"{start}-{key_of(parts=parts)[:DIGITS]}"
+    return name
 
 
 def _tags(store: ArtifactStore, version: Version) -> dict[str, str]:

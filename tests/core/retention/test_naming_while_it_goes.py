@@ -16,7 +16,7 @@ from mralign_core.storage import ArtifactStore, keeping
 from mralign_core.storage.claims import Contest
 from mralign_core.storage.filesystem import StoreFiles
 from mralign_core.versions.aliases import AliasEntry, Aliases, require_whole
-from tests.version_store import publish_version
+from tests.version_store import publish, publish_version
 
 ALL_GOES = RetentionConfig(runs=0, days=0.0, grace_hours=0.0, unnamed_versions=0)
 TURN_S = 60.0
@@ -189,6 +189,40 @@ def test_who_comes_while_it_is_removed_waits_and_is_told_where_that_does_not_end
     assert Aliases(store).current("champion") is None and not read_pins(store)
     claim.release()
     name()
+
+
+def test_a_checkpoint_that_is_being_removed_can_not_be_pinned(store, tmp_path, monkeypatch):
+    """The collector removes it under the claim of the adapter that is trained, and there the pin must look."""
+    monkeypatch.setattr(keeping, "REMOVAL_S", 0.3)
+    checkpoint = publish(store, tmp_path, f"checkpoint/{'a' * 64}", "step-000000001", {"weights": "of a"})
+    told: list[str] = []
+    real = ArtifactStore.remove_folder
+
+    def pinned_first(self, path):
+        with pytest.raises(ArtifactError, match="is being removed by run 'mralign gc'") as error:
+            pin_artifact(store, f"{checkpoint.stage}/{checkpoint.key}", "")
+        told.append(str(error.value))
+        real(self, path)
+
+    monkeypatch.setattr(ArtifactStore, "remove_folder", pinned_first)
+    collector = Collector(store, ALL_GOES)
+    assert [each.path for each in collector.carry_out(collector.plan()).removed] == [checkpoint.path]
+    assert not read_pins(store) and f"claims/adapter/{'a' * 64}.*" in told[0]
+
+
+def test_a_checkpoint_that_is_pinned_in_the_middle_of_a_collection_stays(store, tmp_path, monkeypatch):
+    checkpoint = publish(store, tmp_path, f"checkpoint/{'a' * 64}", "step-000000001", {"weights": "of a"})
+    collector = Collector(store, ALL_GOES)
+    plan, still_going = collector.plan(), collector._still_going
+
+    def then_pinned():
+        found = still_going()
+        pin_artifact(store, f"{checkpoint.stage}/{checkpoint.key}", "")
+        return found
+
+    monkeypatch.setattr(collector, "_still_going", then_pinned)
+    assert not collector.carry_out(plan).removed
+    assert store.open_directory(checkpoint)
 
 
 def test_while_somebody_is_about_to_name_it_neither_it_nor_what_it_was_made_from_goes(store, version):

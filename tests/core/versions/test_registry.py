@@ -2,12 +2,14 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
@@ -17,7 +19,13 @@ from mralign_core.config.registry import RegistryConfig
 from mralign_core.errors import ConfigError, RegistryError
 from mralign_core.versions import registry
 from mralign_core.versions.aliases import AliasEntry, Aliases
-from mralign_core.versions.registry import VERSION_TAG, check_registry, metrics_of_version, tell_registry
+from mralign_core.versions.registry import (
+    LONGEST_NAME,
+    VERSION_TAG,
+    check_registry,
+    metrics_of_version,
+    tell_registry,
+)
 from tests.mlflow_server import mlflow_server
 from tests.version_store import KEYS, publish_version
 
@@ -33,8 +41,8 @@ SCORES = [
     {"variant": "mr_align", "stratum": "a/b: 1", "scoring": "exact_match", "acc": 1.0, "mis": 0.0},
 ]
 CHANGING = (
-    *("create_experiment", "create_run", "log_batch", "log_artifact", "log_artifacts", "set_terminated"),
-    *("create_registered_model", "create_model_version", "set_registered_model_alias"),
+    *("create_experiment", "create_registered_model", "create_run", "log_batch", "log_artifact", "log_artifacts"),
+    *("set_terminated", "create_model_version", "set_registered_model_alias"),
 )
 """All requests of a first telling that change something, in their order but for the second file."""
 
@@ -155,6 +163,23 @@ class TestWhatItHas:
         assert seen(database)[:2] == ([(1, first.id), (3, second.id)], {"champion": 3, "theirs": 1})
         assert len(seen(database)[2]) == 2  # the run is the one that was there
 
+    @pytest.mark.parametrize("is_more_to_tell", [True, False])
+    def test_a_deleted_experiment_is_there_again_with_its_runs(
+        self, is_more_to_tell, folder_store, aliases, versions, database
+    ):
+        first, second, _ = versions
+        aliases.move("champion", first.id, expected=None, by="a")
+        tell(folder_store, database)
+        client = registry._client(database.uri)
+        client.delete_experiment(client.get_experiment_by_name("mr-align").experiment_id)
+        assert seen(database)[2] == []
+        told = [first, second] if is_more_to_tell else [first]
+        if is_more_to_tell:
+            aliases.move("champion", second.id, expected=first.id, by="a")
+        tell(folder_store, database)
+        assert client.get_experiment_by_name("mr-align").lifecycle_stage == "active"
+        assert seen(database)[2] == [(version.id, "FINISHED") for version in told]
+
     def test_configs_on_one_store_may_have_a_model_each(self, folder_store, aliases, versions, database):
         first, second, _ = versions
         aliases.move("champion", first.id, expected=None, by="a")
@@ -181,6 +206,46 @@ class TestWhatItHas:
             [first.name],
             [second.name],
         ]
+
+    def test_a_stratum_of_whatever_name_is_a_metric(self, folder_store, aliases, database, tmp_path):
+        strata = [
+            ALL,
+            "",
+            "..",
+            " ",
+            "long " * 100,
+            "long " * 100 + "er",
+            "a:b",
+            "a/b",
+            "né ä",
+            "訓" * 200,
+            "x\n",
+        ]
+        scores = [{"variant": "mr_align", "stratum": one, "acc": place / 16} for place, one in enumerate(strata)]
+        version = publish_version(folder_store, tmp_path, scores=scores)
+        aliases.move("champion", version.id, expected=None, by="a")
+        assert tell(folder_store, database).versions == [version.name]
+        client = registry._client(database.uri)
+        metrics = client.get_run(client.get_model_version_by_alias("mr-align", "champion").run_id).data.metrics
+        assert sorted(metrics.values()) == [0.0, *(place / 16 for place in range(len(strata)))]
+        assert metrics["acc/né ä"] == 0.5
+
+    def test_a_version_that_is_refused_is_told_and_the_others_and_every_alias_go_on(
+        self, folder_store, aliases, versions, database, monkeypatch
+    ):
+        first, second, _ = versions
+        monkeypatch.setattr(registry, "params_of_version", lambda version: {"": "x"} if version == first else {})
+        aliases.move("old", first.id, expected=None, by="a")
+        aliases.move("champion", first.id, expected=None, by="a")
+        aliases.move("champion", second.id, expected=first.id, by="a")
+        told = tell(folder_store, database)
+        assert told.versions == [second.name] and seen(database)[:2] == ([(1, second.id)], {"champion": 1})
+        (said,) = told.left_out
+        assert said.startswith(f"version {first.name} was refused: ") and "Invalid value" in said
+        assert str(tell(folder_store, database)).startswith("it has all else; version")
+        monkeypatch.setattr(registry, "params_of_version", lambda version: {})
+        assert tell(folder_store, database).versions == [first.name]
+        assert seen(database)[1] == {"champion": 1, "old": 2}
 
 
 class Killed(BaseException):
@@ -332,6 +397,31 @@ def test_over_http_it_is_the_same(mlflow_server, folder_store, aliases, versions
 
 def test_names_of_metrics_are_what_mlflow_takes(versions):
     assert set(metrics_of_version(versions[0])) == {"cost_usd", "on/acc", "acc", "mis", "acc/a_b_ 1", "mis/a_b_ 1"}
+
+
+def test_strata_of_long_or_like_names_have_metrics_of_their_own(folder_store, tmp_path):
+    strata = [ALL, "x" * 300, "x" * 301, "訓" * 100, "a/b", "a:b"]
+    scores = [{"variant": "mr_align", "stratum": one, "acc": 0.5} for one in strata]
+    names = list(metrics_of_version(publish_version(folder_store, tmp_path, scores=scores)))
+    assert len(names) == 1 + len(strata) and max(len(name.encode()) for name in names) == LONGEST_NAME
+    assert names[:2] == ["cost_usd", "acc"] and all(re.fullmatch(r"acc/[\w ]+-[0-9a-f]{8}", name) for name in names[2:])
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "is_refusal"),
+    [
+        ("INVALID_PARAMETER_VALUE", 0, True),
+        ("INTERNAL_ERROR", 0, False),
+        ("PERMISSION_DENIED", 0, False),
+        ("", 413, True),
+        ("", 401, False),
+        ("", 503, False),
+    ],
+)
+def test_a_refusal_is_of_what_was_sent_and_not_of_who_sends_it(code, status, is_refusal):
+    error = ConnectionError("no")
+    vars(error).update(error_code=code, response=SimpleNamespace(status_code=status))
+    assert registry._is_refusal(error) == is_refusal
 
 
 def test_without_the_package_the_message_says_how_to_get_it(monkeypatch):
