@@ -58,13 +58,14 @@ RESERVED = re.compile(r"latest|v\d+")
 """Aliases that MLflow keeps for itself."""
 UNFIT = re.compile(r"[^\w -]")
 """What the name of a metric can't have, or what would make folders of it."""
-LONGEST_NAME, DIGITS = 250, 8
+LONGEST_METRIC, DIGEST_DIGITS = 250, 8
 """Bytes of a metric's name, which MLflow counts in characters and keeps as a file's name where it has no database; and
 of the digest that tells apart what would have one name."""
-REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
-REFUSED_FILE = frozenset({400, 413, 414, 422})
-"""What MLflow, and the server of its files, answer to a request whose content they don't take."""
-NOT_DONE = REFUSALS | {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "REQUEST_LIMIT_EXCEEDED"}
+NOT_TAKEN = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
+"""What MLflow answers to a request whose content it does not take."""
+FILE_NOT_TAKEN = frozenset({400, 413, 414, 422})
+"""The same, of the server of its files: HTTP's codes."""
+NOT_DONE = NOT_TAKEN | {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "REQUEST_LIMIT_EXCEEDED"}
 """What MLflow answers to a request that it has not carried out and never will."""
 
 
@@ -140,7 +141,7 @@ def _first_line(error: Exception) -> str:
 def _is_refusal(error: Exception) -> bool:
     """Whether a registry does not take what it was sent, whoever sends it and however often."""
     code, reply = getattr(error, "error_code", ""), getattr(error, "response", None)
-    return code in REFUSALS or getattr(reply, "status_code", 0) in REFUSED_FILE
+    return code in NOT_TAKEN or getattr(reply, "status_code", 0) in FILE_NOT_TAKEN
 
 
 def _refused(section: RegistryConfig, error: Exception) -> RegistryError:
@@ -378,9 +379,9 @@ def metrics_of_version(version: Version) -> dict[str, float]:
 
 def _metric_name(parts: tuple[str, ...], has_digest: bool = False) -> str:
     name = "/".join(UNFIT.sub("_", part) or "none" for part in parts)
-    if has_digest or len(name.encode()) > LONGEST_NAME:
-        start = name.encode()[: LONGEST_NAME - DIGITS - 1].decode(errors="ignore")
-        return f"{start}-{key_of(parts=parts)[:DIGITS]}"
+    if has_digest or len(name.encode()) > LONGEST_METRIC:
+        start = name.encode()[: LONGEST_METRIC - DIGEST_DIGITS - 1].decode(errors="ignore")
+        return f"{start}-{key_of(parts=parts)[:DIGEST_DIGITS]}"
     return name
 
 

@@ -20,7 +20,7 @@ from mralign_core.errors import ConfigError, RegistryError
 from mralign_core.versions import registry
 from mralign_core.versions.aliases import AliasEntry, Aliases
 from mralign_core.versions.registry import (
-    LONGEST_NAME,
+    LONGEST_METRIC,
     VERSION_TAG,
     check_registry,
     metrics_of_version,
@@ -455,7 +455,7 @@ def test_strata_of_long_or_like_names_have_metrics_of_their_own(folder_store, tm
     strata = [ALL, "x" * 300, "x" * 301, "訓" * 100, "a/b", "a:b"]
     scores = [{"variant": "mr_align", "stratum": one, "acc": 0.5} for one in strata]
     names = list(metrics_of_version(publish_version(folder_store, tmp_path, scores=scores)))
-    assert len(names) == 1 + len(strata) and max(len(name.encode()) for name in names) == LONGEST_NAME
+    assert len(names) == 1 + len(strata) and max(len(name.encode()) for name in names) == LONGEST_METRIC
     assert names[:2] == ["cost_usd", "acc"] and all(re.fullmatch(r"acc/[\w ]+-[0-9a-f]{8}", name) for name in names[2:])
 
 
