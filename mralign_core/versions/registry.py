@@ -6,10 +6,13 @@ removes them.
 
 The store stays the truth. :func:`tell_registry` compares the registry with it and makes up what is missing, whatever
 was missed and whoever changed the registry meanwhile, so repeating it changes nothing. Of several at once one works, by
-a claim. A version is in the registry from one request on, which carries its id as a tag, and no request that makes
-something is sent twice without a look between: MLflow's own attempts, which would, are switched off. So whoever is
-killed, or does not get a reply, never makes a version twice. A run that was begun is found by the same tag, and gone on
-with.
+a claim, which is asked for again before each request that makes a run or a version: MLflow would make it twice. That
+carries the version's id as a tag from this one request on, and is looked for before. A request that gets no reply may
+be carried out yet, so it is sent once in a telling and left to the next one, which looks again; MLflow's own attempts,
+which would repeat it, are switched off. (MLflow refuses a second experiment or model of one name.) So who is killed,
+stopped or gets no reply makes no version twice, unless the server carries a request out after the next telling has
+looked, or the claim is lost in the moment between asking for it and the request. Of two versions of one id, aliases
+name the lower. A run that was begun is found by the same tag, and gone on with.
 """
 
 from __future__ import annotations
@@ -20,13 +23,15 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mralign_core.config.registry import RegistryConfig
 from mralign_core.errors import ArtifactError, ConfigError, RegistryError, StorageError
 from mralign_core.storage import ArtifactStore, Holder, key_of
+from mralign_core.storage.claims import Turn
 from mralign_core.storage.scratch import scratch_folder
 from mralign_core.versions.aliases import AliasEntry, Aliases, version_name
 from mralign_core.versions.record import CARD_FILE, RECORD_FILE
@@ -53,12 +58,15 @@ RESERVED = re.compile(r"latest|v\d+")
 """Aliases that MLflow keeps for itself."""
 UNFIT = re.compile(r"[^\w -]")
 """What the name of a metric can't have, or what would make folders of it."""
-LONGEST_NAME, DIGITS = 250, 8
+LONGEST_METRIC, DIGEST_DIGITS = 250, 8
 """Bytes of a metric's name, which MLflow counts in characters and keeps as a file's name where it has no database; and
 of the digest that tells apart what would have one name."""
-REFUSALS = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
-REFUSED_FILE = frozenset({400, 413, 414, 422})
-"""What MLflow, and the server of its files, answer to a request whose content they don't take."""
+NOT_TAKEN = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
+"""What MLflow answers to a request whose content it does not take."""
+FILE_NOT_TAKEN = frozenset({400, 413, 414, 422})
+"""The same, of the server of its files: HTTP's codes."""
+NOT_DONE = NOT_TAKEN | {"UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED", "REQUEST_LIMIT_EXCEEDED"}
+"""What MLflow answers to a request that it has not carried out and never will."""
 
 
 @dataclass
@@ -99,7 +107,7 @@ def tell_registry(store: ArtifactStore, section: RegistryConfig, run: str) -> Re
 
     Raises:
         ConfigError: MLflow is not installed.
-        RegistryError: the registry does not answer, or refuses it.
+        RegistryError: the registry does not answer, or refuses whoever asks, or another process has taken over.
         StorageError: the store fails.
     """
     changes = RegistryChanges()
@@ -107,12 +115,13 @@ def tell_registry(store: ArtifactStore, section: RegistryConfig, run: str) -> Re
         return changes
     check_registry(section)
     claim = f"registry/{key_of(uri=section.uri, model=section.model_name)[:16]}"
-    with store.claims(run).hold(claim, lambda: None, _say_who):
+    with store.claims(run).hold(claim, lambda: None, _say_who) as turn:
+        registry = _Registry(section, turn)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                _make_up(store, section, changes)
+                _make_up(store, section, registry, changes)
                 break
-            except StorageError:
+            except (StorageError, RegistryError):
                 raise
             except Exception as error:  # of MLflow, its transports and its databases, which have no class in common
                 if attempt == ATTEMPTS:
@@ -132,7 +141,7 @@ def _first_line(error: Exception) -> str:
 def _is_refusal(error: Exception) -> bool:
     """Whether a registry does not take what it was sent, whoever sends it and however often."""
     code, reply = getattr(error, "error_code", ""), getattr(error, "response", None)
-    return code in REFUSALS or getattr(reply, "status_code", 0) in REFUSED_FILE
+    return code in NOT_TAKEN or getattr(reply, "status_code", 0) in FILE_NOT_TAKEN
 
 
 def _refused(section: RegistryConfig, error: Exception) -> RegistryError:
@@ -143,9 +152,13 @@ def _refused(section: RegistryConfig, error: Exception) -> RegistryError:
     )
 
 
-def _make_up(store: ArtifactStore, section: RegistryConfig, changes: RegistryChanges) -> None:
+class _NoReplyError(Exception):
+    """A request that makes something was sent, and it is not known whether it will be carried out."""
+
+
+def _make_up(store: ArtifactStore, section: RegistryConfig, registry: _Registry, changes: RegistryChanges) -> None:
     """Register what is missing, then have each alias name in the registry what it names in the store."""
-    aliases, registry = Aliases(store), _Registry(section)
+    aliases = Aliases(store)
     changes.left_out.clear()
     mirrored = list(_mirrored(aliases.names(), section, changes))
     registry.restore()
@@ -158,6 +171,8 @@ def _make_up(store: ArtifactStore, section: RegistryConfig, changes: RegistryCha
     for version in whole:
         try:
             numbers[version.id] = registry.register(store, version)
+        except _NoReplyError as error:
+            changes.left_out.append(f"version {version.name}: {error}")
         except Exception as error:
             if not _is_refusal(error):
                 raise
@@ -215,11 +230,18 @@ def _move(
 
 
 class _Registry:
-    """A registered model, and the experiment with its runs."""
+    """A registered model, and the experiment with its runs, in one telling."""
 
-    def __init__(self, section: RegistryConfig) -> None:
+    def __init__(self, section: RegistryConfig, turn: Turn[None]) -> None:
         self.name = section.model_name
-        self.client = _client(section.uri)
+        self._uri = section.uri
+        self._turn = turn
+        self._unanswered: set[str] = set()
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's."""
+        return _client(self._uri)
 
     def numbers(self) -> dict[str, str]:
         """Id of each version of ours that is registered → its number there, the lowest of several."""
@@ -253,8 +275,38 @@ class _Registry:
         run_id = self._run(store, version)
         tags = {VERSION_TAG: version.id, **_tags(store, version)}
         source = f"runs:/{run_id}/{ADAPTER_FOLDER}"
-        made = self.client.create_model_version(self.name, source, run_id, tags=tags, description=version.name)
+        made = self._make(
+            f"version {version.id}",
+            lambda: self.client.create_model_version(self.name, source, run_id, tags=tags, description=version.name),
+        )
         return str(made.version)
+
+    def _make(self, what: str, request: Callable[[], Any]) -> Any:
+        """Send a request that must not be carried out twice: once in a telling, and only while nobody else tells.
+
+        Raises:
+            _NoReplyError: it was sent before, without a reply.
+            RegistryError: another process may send it too.
+        """
+        if what in self._unanswered:
+            raise _NoReplyError(
+                "MLflow did not reply when it was made, and may make it yet; the next telling looks again"
+            )
+        if not (self._turn.is_alone and self._turn.claim and self._turn.claim.is_held()):
+            raise RegistryError(
+                f"registered model {self.name!r}: another process may be telling the registry, as this one was stopped "
+                "for longer than storage.claim_lease_s, or the store takes no claims; `mralign versions --sync` tells "
+                "what is missing then"
+            )
+        self._unanswered.add(what)
+        try:
+            made = request()
+        except Exception as error:
+            if getattr(error, "error_code", "") in NOT_DONE:
+                self._unanswered.remove(what)
+            raise
+        self._unanswered.remove(what)
+        return made
 
     def _run(self, store: ArtifactStore, version: Version) -> str:
         """The id of the finished run that stands for a version."""
@@ -265,7 +317,10 @@ class _Registry:
             run = begun[0]
         else:
             tags = {RUN_TAG: version.id, **_tags(store, version)}
-            run = self.client.create_run(experiment_id, start_time=at_ms, tags=tags, run_name=version.name)
+            run = self._make(
+                f"run of {version.id}",
+                lambda: self.client.create_run(experiment_id, start_time=at_ms, tags=tags, run_name=version.name),
+            )
         run_id: str = run.info.run_id
         if run.info.status != "FINISHED":
             self._log(store, version, run_id, at_ms)
@@ -324,9 +379,9 @@ def metrics_of_version(version: Version) -> dict[str, float]:
 
 def _metric_name(parts: tuple[str, ...], has_digest: bool = False) -> str:
     name = "/".join(UNFIT.sub("_", part) or "none" for part in parts)
-    if has_digest or len(name.encode()) > LONGEST_NAME:
-        start = name.encode()[: LONGEST_NAME - DIGITS - 1].decode(errors="ignore")
-        return f"{start}-{key_of(parts=parts)[:DIGITS]}"
+    if has_digest or len(name.encode()) > LONGEST_METRIC:
+        start = name.encode()[: LONGEST_METRIC - DIGEST_DIGITS - 1].decode(errors="ignore")
+        return f"{start}-{key_of(parts=parts)[:DIGEST_DIGITS]}"
     return name
 
 

@@ -20,7 +20,7 @@ from mralign_core.errors import ConfigError, RegistryError
 from mralign_core.versions import registry
 from mralign_core.versions.aliases import AliasEntry, Aliases
 from mralign_core.versions.registry import (
-    LONGEST_NAME,
+    LONGEST_METRIC,
     VERSION_TAG,
     check_registry,
     metrics_of_version,
@@ -297,6 +297,58 @@ class TestWhatHappensMeanwhile:
         tell(folder_store, database)
         assert seen(database) == ([(1, versions[0].id)], {"champion": 1}, [(versions[0].id, "FINISHED")])
 
+    @pytest.mark.parametrize("name", ["create_run", "create_model_version"])
+    def test_what_a_slow_server_makes_after_the_time_out_is_made_once(
+        self, name, folder_store, aliases, versions, database, monkeypatch
+    ):
+        from mlflow import MlflowClient
+
+        aliases.move("champion", versions[0].id, expected=None, by="a")
+        sent = []
+        with monkeypatch.context() as patch:
+            real = getattr(MlflowClient, name)
+
+            def request(*args, **kwargs):
+                sent.append(lambda: real(*args, **kwargs))
+                raise ConnectionError("read timed out")
+
+            patch.setattr(MlflowClient, name, request)
+            told = tell(folder_store, database)
+        assert len(sent) == 1 and not told.versions
+        assert versions[0].name in told.left_out[0] and "the next telling looks again" in told.left_out[0]
+        sent[0]()
+        tell(folder_store, database)
+        assert seen(database) == ([(1, versions[0].id)], {"champion": 1}, [(versions[0].id, "FINISHED")])
+
+    def test_a_request_that_was_never_carried_out_is_sent_by_the_next_telling(
+        self, folder_store, aliases, versions, database, monkeypatch
+    ):
+        aliases.move("champion", versions[0].id, expected=None, by="a")
+        assert not fail_once(monkeypatch, "create_model_version", ConnectionError("reset"), is_before=True)
+        assert tell(folder_store, database).left_out
+        assert tell(folder_store, database).versions == [versions[0].name]
+
+    @pytest.mark.parametrize("name", ["search_runs", "set_terminated"])
+    def test_who_has_lost_the_claim_makes_nothing(self, name, folder_store, aliases, versions, database, monkeypatch):
+        """As a process that was stopped for longer than its lease: another has taken over, and tells."""
+        from mlflow import MlflowClient
+
+        aliases.move("champion", versions[0].id, expected=None, by="a")
+        real = getattr(MlflowClient, name)
+
+        def then_lost(*args, **kwargs):
+            reply = real(*args, **kwargs)
+            (held,) = folder_store.files.sizes("claims/registry")
+            folder_store.files.write(f"claims/registry/{held.rpartition('.')[0]}.2", b"{}")
+            return reply
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, name, then_lost)
+            with pytest.raises(RegistryError, match="another process may be telling"):
+                tell(folder_store, database)
+        numbered, named, runs = seen(database)
+        assert not numbered and not named and len(runs) == (name == "set_terminated")
+
     def test_an_alias_that_moves_meanwhile_is_followed(self, folder_store, aliases, versions, database, monkeypatch):
         from mlflow import MlflowClient
 
@@ -403,7 +455,7 @@ def test_strata_of_long_or_like_names_have_metrics_of_their_own(folder_store, tm
     strata = [ALL, "x" * 300, "x" * 301, "訓" * 100, "a/b", "a:b"]
     scores = [{"variant": "mr_align", "stratum": one, "acc": 0.5} for one in strata]
     names = list(metrics_of_version(publish_version(folder_store, tmp_path, scores=scores)))
-    assert len(names) == 1 + len(strata) and max(len(name.encode()) for name in names) == LONGEST_NAME
+    assert len(names) == 1 + len(strata) and max(len(name.encode()) for name in names) == LONGEST_METRIC
     assert names[:2] == ["cost_usd", "acc"] and all(re.fullmatch(r"acc/[\w ]+-[0-9a-f]{8}", name) for name in names[2:])
 
 
