@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError
 from mralign_core.models.locate import folder_digest
 from mralign_core.processes.job_folder import TABLES
@@ -27,6 +28,8 @@ from mralign_core.training.workers import Workers
 
 SHOWN_OF_DIGEST = 12
 """Characters of a digest in a message."""
+RECOMPUTATION = ("always", "auto", "never")
+"""Values of ``train.gradient_checkpointing``, from the one that takes least memory."""
 Identity = dict[str, Any]
 """What must be the same in all processes: name → JSON value."""
 
@@ -69,6 +72,23 @@ def identity(job: ReferenceJob, folder: Path, workers: Workers) -> Identity:
         "weights shared out (FSDP)": workers.is_sharded,
         **{f"table {name}": file_sha256(path)[:SHOWN_OF_DIGEST] for name, path in tables.items() if path.exists()},
     }
+
+
+def with_common_passes(section: TrainConfig, workers: Workers) -> TrainConfig:
+    """The train section with the smallest passes that a process asks for.
+
+    Machines may differ in it, as after one of them ran out of memory; but who computes which row follows from it.
+
+    Args:
+        section: this process's.
+        workers: the processes that train together.
+    """
+    tokens, recomputation = workers.lowest(
+        section.tokens_per_forward, RECOMPUTATION.index(section.gradient_checkpointing)
+    )
+    return section.model_copy(
+        update={"tokens_per_forward": tokens, "gradient_checkpointing": RECOMPUTATION[recomputation]}
+    )
 
 
 def _of_kind(job: ReferenceJob) -> Identity:

@@ -17,7 +17,7 @@ from mralign_core.config import ModelConfig
 from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.models.locate import limit_threads
 from mralign_core.processes.job_folder import read_job, write_result
-from mralign_core.processes.same_job import require_same_job
+from mralign_core.processes.same_job import require_same_job, with_common_passes
 from mralign_core.processes.supervise import GRACE_S, Lifeline, LifelineHandler
 from mralign_core.training.fit import Watch, train_adapter
 from mralign_core.training.job import TrainingJob
@@ -58,7 +58,8 @@ def _work(folder: Path, workers: Workers, lifeline: Lifeline) -> dict[str, int]:
     """Compute the table and the files of a job; the main process writes them. Returns the adapter's counts."""
     job = read_job(folder)
     require_same_job(job, folder, workers)
-    job = job.model_copy(update={"model": _on_device(job.model, workers)})
+    changes = {"model": _on_device(job.model, workers), "train": with_common_passes(job.train, workers)}
+    job = job.model_copy(update=changes)
     limit_threads(job.model)
     report = _Report(lifeline, workers)
     counts: dict[str, int] = {}

@@ -11,7 +11,7 @@ from mralign_core.config import ModelConfig, TrainConfig
 from mralign_core.errors import ConfigError
 from mralign_core.processes import same_job
 from mralign_core.processes.job_folder import write_job
-from mralign_core.processes.same_job import require_same_job
+from mralign_core.processes.same_job import require_same_job, with_common_passes
 from mralign_core.processes.worker import _work
 from mralign_core.training.job import ReferenceJob, TrainingJob
 from mralign_core.training.workers import Workers
@@ -96,6 +96,9 @@ def in_process(rank, port, folder, said):
                 require_same_job(job_of(case, rank, folder), job_folder, workers)
         except ConfigError as error:
             found[name] = str(error)
+    section = TrainConfig(tokens_per_forward=(200, 100)[rank], gradient_checkpointing=("auto", "never")[rank])
+    passes = with_common_passes(section, workers)
+    found["passes"] = (passes.tokens_per_forward, passes.gradient_checkpointing)
     said.put((rank, found))
     workers.leave()
 
@@ -138,6 +141,11 @@ def test_processes_that_come_with_different_jobs_are_refused_on_both_sides(refus
 def test_what_differs_is_named_and_nothing_else(refusals):
     assert "They differ in seed; nothing was trained" in refusals[0]["seed"]
     assert "They differ in train.lora_r; nothing was trained" in refusals[1]["setting"]
+
+
+def test_processes_that_ask_for_different_passes_take_the_smallest(refusals):
+    """As after one machine ran out of memory; who computes which row of the reference follows from the size."""
+    assert [refusals[rank]["passes"] for rank in range(2)] == [(100, "auto")] * 2
 
 
 def test_a_process_alone_is_compared_with_none(tmp_path):
