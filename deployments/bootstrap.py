@@ -68,6 +68,8 @@ EDITABLE = (
     "schedules",
 )
 """What a user can change of a deployment."""
+PLACE = ("work_pool_name", "work_queue_name")
+"""Where the runs of a deployment go. Where a pool was deleted, Prefect has emptied the first, and at times both."""
 SCHEDULE_FIELDS = ("schedule", "active", "parameters", "max_scheduled_runs")
 
 
@@ -166,6 +168,8 @@ def _keep(record: Record, key: str, owner: str, current: Values, new: Values) ->
     """The values that are to be there, saying which are the user's."""
     last = record.last.get(key, {})
     wanted: Values = {}
+    if new.get("work_pool_name") and current["work_pool_name"] is None:
+        current = {**current, **{kind: new[kind] for kind in PLACE}}
     for kind, value in new.items():
         merged = merge(last.get(kind, ABSENT), current[kind], value)
         wanted[kind] = merged.value

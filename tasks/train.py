@@ -46,6 +46,19 @@ def _base_model(config: RunConfig) -> dict[str, Any]:
     return {**pick(config.model, "dtype", "cpu_threads"), **pick(config.train, "load_in_4bit")}
 
 
+def trains_on_several_machines(config: RunConfig) -> bool:
+    """Whether the processes of ``train.accelerate_config`` are on several machines, this one among them.
+
+    Raises:
+        ConfigError: see :func:`~mralign_core.processes.launch.read_accelerate_config`.
+    """
+    if not config.train.accelerate_config:
+        return False
+    from mralign_core.processes.launch import read_accelerate_config
+
+    return read_accelerate_config(config.train.accelerate_config).num_machines > 1
+
+
 TRACES = (Input("model"), Input("candidates", when=trains_on_all), Input("annotations"))
 CHOSEN = Input(TRAINING_TRACES, when=_chooses, stands_for="candidates")
 
@@ -120,6 +133,7 @@ def traces_to_train_on(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> 
     fields=lambda config: {**_base_model(config), **pick(config.train, "max_length")},
     sources=("mralign_core.training.reference",),
     is_remembered=False,
+    is_shared=trains_on_several_machines,
     parts=lambda config: (
         ({},) if any(trains_against_reference(config, {"variant": each}) for each in config.train.variants) else ()
     ),
@@ -154,6 +168,7 @@ def reference_logps(making: Making) -> Built:
     details=lambda config, part: {"settings": config.train.settings_of(part["variant"])},
     sources=("mralign_core.training.fit",),
     is_main=lambda _: True,
+    is_shared=trains_on_several_machines,
 )
 def train_adapter(making: Making) -> Built:
     """Train one adapter: supervised, KTO, or MR-ALIGN."""

@@ -17,6 +17,7 @@ from mralign_core.config import ModelConfig
 from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.models.locate import limit_threads
 from mralign_core.processes.job_folder import read_job, write_result
+from mralign_core.processes.same_job import require_same_job, with_common_passes
 from mralign_core.processes.supervise import GRACE_S, Lifeline, LifelineHandler
 from mralign_core.training.fit import Watch, train_adapter
 from mralign_core.training.job import TrainingJob
@@ -56,7 +57,9 @@ def main(lifeline: Lifeline, folder: str) -> NoReturn:
 def _work(folder: Path, workers: Workers, lifeline: Lifeline) -> dict[str, int]:
     """Compute the table and the files of a job; the main process writes them. Returns the adapter's counts."""
     job = read_job(folder)
-    job = job.model_copy(update={"model": _on_device(job.model, workers)})
+    require_same_job(job, folder, workers)
+    changes = {"model": _on_device(job.model, workers), "train": with_common_passes(job.train, workers)}
+    job = job.model_copy(update=changes)
     limit_threads(job.model)
     report = _Report(lifeline, workers)
     counts: dict[str, int] = {}

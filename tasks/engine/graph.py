@@ -125,6 +125,7 @@ class Artifact:
         ask_again: what of it a later run asks again, where models or their servers failed on it.
         is_main: whether it is what ``mralign task STAGE`` makes.
         is_remembered: whether a run notes it for what comes after its stage.
+        is_shared: whether several machines make it together, under a config.
         version: raised by hand where nothing else shows a change.
     """
 
@@ -145,6 +146,7 @@ class Artifact:
     ask_again: Callable[[RunConfig], AskAgain] = lambda _: "never"
     is_main: Callable[[RunConfig], bool] = lambda _: False
     is_remembered: bool = True
+    is_shared: Callable[[RunConfig], bool] = lambda _: False
     version: int = 1
     _digests: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict, repr=False, compare=False)
 

@@ -234,15 +234,21 @@ class Work:
         """Lend this machine's processes to the one that makes it, attempt after attempt, until it is in the store.
 
         Raises:
-            ConfigError: it is made by one machine alone.
+            ConfigError: it is made by one machine alone, and not in the store yet.
         """
         look_until = 0.0
         while (found := self.find(store)) is None:
+            if not self.artifact.is_shared(self.config):
+                raise ConfigError(
+                    f"{MACHINE_RANK} is {machine_rank()}, but {self.label} is made by one machine, and not in "
+                    f"{store.root_uri} yet: wait until the first machine has made it, or unset {MACHINE_RANK} to make "
+                    "it here"
+                )
             if time.monotonic() > look_until:
                 try:
                     with scratch_folder() as scratch:
                         build(Making(self, store, scratch, options))
-                    raise ConfigError(f"{MACHINE_RANK} is set, but {self.label} is made by one machine: unset it")
+                    raise AssertionError(f"{self.label} is shared, but what builds it has started no processes")
                 except HelpedElsewhere:
                     look_until = time.monotonic() + PUBLISHED_S
                 except ChildProcessError as error:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from deployments.bootstrap import _keep
 from deployments.keeping import ABSENT, Record, kept_line, merge
 
 
@@ -46,3 +47,22 @@ class TestRecord:
         assert again.unfinished == {"id": {"a": "the user's"}, "other": {}}
         again.end()
         assert Record(tmp_path).unfinished == {}
+
+
+@pytest.mark.parametrize(
+    ("last", "pool", "queue", "expected"),
+    [
+        ("a800", None, None, ("a800", "default")),  # the pool was deleted, to be made of another kind
+        ("a800", None, "urgent", ("a800", "default")),  # with its queue, whose name stays
+        (None, None, None, ("a800", "default")),  # a former bootstrap took that for the user's
+        ("a800", "a800", "urgent", ("a800", "urgent")),
+        ("a800", "cpu", "background", ("cpu", "background")),
+    ],
+)
+def test_a_deployment_whose_pool_was_deleted_goes_to_the_new_one(tmp_path, capsys, last, pool, queue, expected):
+    record = Record(tmp_path)
+    record.note({"id": {"work_pool_name": last, "work_queue_name": last and "default"}})
+    current = {"work_pool_name": pool, "work_queue_name": queue}
+    wanted = _keep(record, "id", "train", current, {"work_pool_name": "a800", "work_queue_name": "default"})
+    assert wanted == {"work_pool_name": expected[0], "work_queue_name": expected[1]}
+    assert ("kept your work queue name of train" in capsys.readouterr().out) == (expected[1] != "default")
