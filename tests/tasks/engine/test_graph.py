@@ -119,7 +119,10 @@ DECIDES = {
     "pocket.quality": {"model"},
     "pocket.world": ASKED | {"model"},
     "questions.loading": ASKED,
-    "questions.overlap": ASKED | SELECTED | DRAWS | {"version", "promotion"},  # which questions are the same
+    "questions.overlap": ASKED
+    | SELECTED
+    | DRAWS
+    | {"version", "promotion", "training-traces"},  # which questions are the same
     "generation.transformers_sampler": DRAWS | SCORES,
     "generation.vllm_sampler": set(),
     "generation.endpoint_sampler": set(),
