@@ -41,6 +41,7 @@ from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.ablate import FOREST_PNG, read_ablation, write_ablation
 from tasks.annotate import read_ledger
 from tasks.compare_annotators import read_agreement
+from tasks.engine.pages import put_on_page
 from tasks.engine.session import root_flow_run_id
 from tasks.estimate import read_diagnostics, transitions_of
 from tasks.generate import FUNNEL, read_draws
@@ -245,14 +246,14 @@ def _picture(key: str, png: bytes, description: str) -> None:
 
 
 def _publish(artifact: Artifact) -> None:
-    """Create the artifact once, on the page of the run that its user started, or of a world of an ablation."""
+    """Show the artifact on the page of the run that its user started, or of a world of an ablation."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return
     root = UUID(root_flow_run_id())
     if context.flow_run.deployment_id and context.flow_run.id != root and _page_of.get() is None:
         return  # a share of a run's work on another pool: the stage that asked for it shows the whole
-    artifact.model_copy(update={"flow_run_id": _page_of.get() or root}).create()
+    put_on_page(_page_of.get() or root, artifact)
 
 
 @contextlib.contextmanager

@@ -17,10 +17,7 @@ from typing import ParamSpec, TypeVar
 from uuid import UUID
 
 import httpx
-from prefect.artifacts import MarkdownArtifact, ProgressArtifact
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import ArtifactUpdate
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.artifacts import MarkdownArtifact
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL
 
@@ -45,12 +42,15 @@ from mralign_core.versions.aliases import version_name
 from tasks.engine import STAGES
 from tasks.engine.graph import stage_of
 from tasks.engine.last_run import LastRun, this_run
+from tasks.engine.pages import artifacts_on_page, put_on_page
+from tasks.engine.progress import ShownProgress
 from tasks.estimate import read_diagnostics
 
 logger = logging.getLogger("mralign_core.story")
 IDENTITY_PATH = "/mralign/identity"
 """Where the server of ``make serve`` says that it is one."""
 PAGE, BAR = "run", "run-progress"
+ABOUT_PAGE = "The run: what it found, where it is, what differs from its preset"
 REFRESH_S = 15.0
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,7 +68,8 @@ class Story:
         self._store = ArtifactStore(config.storage)
         self._started = datetime.now(UTC)
         self._told: list[StageStory] = []
-        self._page = _Shown(PAGE, "The run: what it found, where it is, what differs from its preset")
+        context = FlowRunContext.get()
+        self._run = context.flow_run.id if context and context.flow_run else None
         self._preset, self._changes = _differences(config)
         self._usual_s = self._read_times()
         changed = ", ".join(field for field, *_ in self._changes) or "nothing"
@@ -78,7 +79,7 @@ class Story:
     def stage(self, run_stage: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a stage, and tell what it came to."""
         name, started = str(getattr(run_stage, "name", "")), time.monotonic()
-        with _bar(lambda: self._progress(name, time.monotonic() - started)):
+        with _bar(self._run, lambda: self._progress(name, time.monotonic() - started)):
             result = run_stage(*args, **kwargs)
         with _for_the_eye("stage"):
             self._tell(name, time.monotonic() - started)
@@ -122,7 +123,8 @@ class Story:
             text = run_page(
                 name=self._config.name, preset=self._preset, changes=self._changes, stages=self._told, found=found
             )
-            self._page.show(redact(text))
+            if self._run:
+                put_on_page(self._run, MarkdownArtifact(key=PAGE, description=ABOUT_PAGE, markdown=redact(text)))
 
     def _finding(self) -> Finding:
         config, store, made = self._config, self._store, LastRun(self._config, this_run())
@@ -132,7 +134,7 @@ class Story:
             places[f"Adapter {variant}"] = f"`{store.open_directory(made(f'adapter:{variant}'))}`"
             if config.questions.eval:
                 places[f"Version {variant}"] = f"`{version_name(f'{variant}-' + made(f'version:{variant}').key)}`"
-        places["Artifacts of this run"] = ", ".join(self._page.others()) or "none"
+        places["Artifacts of this run"] = ", ".join(self._others()) or "none"
         about_labels = discrimination_sentences(read_diagnostics(store, made("diagnostics")))
         if measured is None:
             return Finding(
@@ -140,6 +142,12 @@ class Story:
             )
         found = [text for _, text in sentences(*measured, config.evaluate.confidence)]
         return Finding(headline(*measured), [*found, *about_labels], result_tables(*measured), places)
+
+    def _others(self) -> list[str]:
+        """The run's other artifacts as links, which lead there from the artifact's page in both UIs."""
+        found = artifacts_on_page(self._run) if self._run else []
+        ordered = sorted((each for each in found if each.key not in (PAGE, BAR)), key=lambda each: str(each.created))
+        return [f"[{each.key}]({each.id})" for each in ordered]
 
     @property
     def _times(self) -> str:
@@ -151,57 +159,22 @@ class Story:
         return {}
 
 
-class _Shown:
-    """One Markdown artifact of the run under way, kept up to date."""
-
-    def __init__(self, key: str, description: str) -> None:
-        context = FlowRunContext.get()
-        self._run = context.flow_run.id if context and context.flow_run else None
-        self._key, self._description = key, description
-        self._artifact: UUID | None = None
-
-    def show(self, text: str) -> None:
-        if self._run is None:
-            return
-        if self._artifact is None:
-            new = MarkdownArtifact(key=self._key, description=self._description, markdown=text, flow_run_id=self._run)
-            self._artifact = new.create().id  # type: ignore[union-attr]
-            return
-        with get_client(sync_client=True) as client:
-            client.update_artifact(self._artifact, ArtifactUpdate(data=text))
-
-    def others(self) -> list[str]:
-        """The run's other artifacts as links, which lead there from the artifact's page in both UIs."""
-        if self._run is None:
-            return []
-        with get_client(sync_client=True) as client:
-            of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[self._run]))
-            found = client.read_artifacts(artifact_filter=of_run)
-        ordered = sorted((each for each in found if each.key not in (PAGE, BAR)), key=lambda each: str(each.created))
-        return [f"[{each.key}]({each.id})" for each in ordered]
-
-
 @contextlib.contextmanager
-def _bar(progress: Callable[[], tuple[float, str]]) -> Iterator[None]:
+def _bar(run: UUID | None, progress: Callable[[], tuple[float, str]]) -> Iterator[None]:
     """A progress artifact of the whole run, refreshed while a stage is under way."""
-    context, ended = FlowRunContext.get(), threading.Event()
-    if context is None or context.flow_run is None:
+    if run is None:
         yield
         return
-    run = context.flow_run.id
+    ended, shown = threading.Event(), ShownProgress(run)
 
     def refresh() -> None:
-        with _for_the_eye("bar"), get_client(sync_client=True) as client:
-            percent, words = progress()
-            new = ProgressArtifact(progress=percent, key=BAR, description=words, flow_run_id=run)
-            artifact: UUID = new.create().id  # type: ignore[union-attr]
-            try:
-                while not ended.wait(REFRESH_S):
-                    percent, words = progress()
-                    with contextlib.suppress(Exception):  # a server that is busy now may take the next one
-                        client.update_artifact(artifact, ArtifactUpdate(data=percent, description=words))
-            finally:
-                client.delete_artifact(artifact)
+        is_over = False
+        while not is_over:
+            with _for_the_eye("bar"):
+                percent, words = progress()
+                shown.publish(BAR, words, percent)
+            is_over = ended.wait(REFRESH_S)
+        shown.remove()
 
     thread = threading.Thread(target=copy_context().run, args=(refresh,), daemon=True)
     thread.start()

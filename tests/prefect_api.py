@@ -9,7 +9,7 @@ import pytest
 
 from flows.commands.secret import OwnServer
 from tests.door_server import auth_of, behind_door
-from tests.page_artifacts import all_artifacts, check_artifacts, worlds_of_ablations
+from tests.page_artifacts import all_artifacts, check_artifacts
 
 STARTED: dict[str, OwnServer] = {}
 # The server records runs and artifacts, and does nothing of its own accord.
@@ -22,7 +22,7 @@ def prefect_url(tmp_path_factory):
     """The API of a server that lives as long as the test session; at its end, all that flows published is looked at."""
     with server(tmp_path_factory.mktemp("prefect")) as url:
         yield url
-        check_artifacts(all_artifacts(url, auth_for(url)), worlds_of_ablations(url, auth_for(url)))
+        check_artifacts(all_artifacts(url, auth_for(url)))
 
 
 @contextlib.contextmanager

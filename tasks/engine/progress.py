@@ -54,7 +54,7 @@ def progress(title: str, key: str) -> Iterator[OnProgress]:
     last_log, last_artifact = time.monotonic(), -ARTIFACT_EVERY_S
     shared = open_session()
     bars = shared.kept("progress") if shared else {}
-    with _bars.open() as bar, _removed_at_end(bars.setdefault(key, _Shown())) as shown:
+    with _bars.open() as bar, _removed_at_end(bars.setdefault(key, ShownProgress())) as shown:
         row = bar.add_task(title, total=None) if bar else None
 
         def report(done: int, total: int, note: str = "") -> None:
@@ -107,25 +107,29 @@ class _Bars:
 _bars = _Bars()
 
 
-class _Shown:
+class ShownProgress:
     """The progress artifact of one key, which the tasks of a run that share the key share too.
 
     Progress is for the eye: a server that can't take it must not stop the work.
+
+    Args:
+        page: id of the flow run on whose page it is; of the run that its user started when None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, page: UUID | None = None) -> None:
+        self._page = page
         self.lock = threading.Lock()
         self.num_users = 0
         self._artifact: UUID | None = None
 
     def publish(self, key: str, text: str, percent: float) -> None:
-        """Show how much is done, in words and per cent, on the page of the run that its user started."""
+        """Show how much is done, in words and per cent."""
         try:
             with self.lock:
                 if self._artifact:
                     update_progress_artifact(self._artifact, percent, description=text)
                 else:
-                    page = UUID(root_flow_run_id())
+                    page = self._page or UUID(root_flow_run_id())
                     new = ProgressArtifact(progress=percent, key=key, description=text, flow_run_id=page)
                     self._artifact = new.create().id  # type: ignore[union-attr]
         except Exception as error:
@@ -143,7 +147,7 @@ class _Shown:
 
 
 @contextlib.contextmanager
-def _removed_at_end(shown: _Shown) -> Iterator[_Shown]:
+def _removed_at_end(shown: ShownProgress) -> Iterator[ShownProgress]:
     """What is finished leaves the page, with the last task that shows it."""
     with shown.lock:
         shown.num_users += 1
