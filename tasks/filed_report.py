@@ -10,8 +10,7 @@ from mralign_core.reporting.provenance import KEY_CHARS, ShownBy, provenance_of,
 from mralign_core.retention.runs import paid_by_run
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.engine.last_run import this_run
-from tasks.engine.naming import seconds_since_start
-from tasks.engine.session import run_name
+from tasks.engine.naming import name_of, seconds_since_start
 from tasks.publish import for_the_eye
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -22,7 +21,8 @@ GIT_TIMEOUT_S = 10
 def file_report(config: RunConfig, report: ArtifactRef) -> None:
     """Write the copy in place of the last run's of this name."""
     store = ArtifactStore(config.storage)
-    facts = ShownBy(run_name(), seconds_since_start(this_run()), paid_by_run(store, this_run()), _commit())
+    run = this_run()
+    facts = ShownBy(f"{name_of(run)}, {run}", seconds_since_start(run), paid_by_run(store, run), _commit())
     made = provenance_of(store.lineage(report), config.name, facts)
     page = store.open_file(report, "report.html").read_text(encoding="utf-8")
     store.files.write(_path(config), with_provenance(page, made).encode())
