@@ -7,6 +7,7 @@ import argparse
 import io
 import os
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 from playwright.sync_api import ViewportSize, sync_playwright
@@ -16,6 +17,8 @@ from tests.chromium import CHROMIUM
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MOST_BYTES = 150_000
 TELEPHONE, DESK = ViewportSize(width=420, height=850), ViewportSize(width=1280, height=900)
+FIRST_PAGE = ViewportSize(width=1000, height=1230)
+"""Of the report, for the README."""
 SETTLE_MS = 4000
 
 
@@ -40,10 +43,15 @@ def main():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         if chosen.report:
-            for scheme in ("light", "dark"):
-                page = browser.new_page(viewport=TELEPHONE, color_scheme=scheme)
+            pictures: list[tuple[str, ViewportSize, Literal["light", "dark"]]] = [
+                ("report.png", FIRST_PAGE, "light"),
+                ("report-420-light.png", TELEPHONE, "light"),
+                ("report-420-dark.png", TELEPHONE, "dark"),
+            ]
+            for name, size, scheme in pictures:
+                page = browser.new_page(viewport=size, color_scheme=scheme)
                 page.goto(chosen.report.resolve().as_uri())
-                save(page.screenshot(), f"report-420-{scheme}.png")
+                save(page.screenshot(), name)
         if chosen.link and chosen.run:
             page = browser.new_page(viewport=DESK)
             page.goto(chosen.link)
