@@ -9,7 +9,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mralign_core.config import ModelConfig, StorageConfig, TrainConfig
+from mralign_core.config import StorageConfig
 from mralign_core.errors import ConfigError, DataError, OutOfMemory
 from mralign_core.models.out_of_memory import with_less_memory
 from mralign_core.processes.job_folder import read_job, write_job
@@ -23,8 +23,8 @@ from mralign_core.processes.launch import (
 from mralign_core.processes.supervise import Supervisor
 from mralign_core.training.fit import Watch, train_adapter
 from mralign_core.training.job import ReferenceJob, TrainingJob
+from tests.core.processes.small_job import LONG, small_job
 from tests.core.processes.test_supervise import address, command, wait_until_gone
-from tests.core.training.tiny import make_candidates, make_segment_weights
 
 __all__ = ["address"]
 FOLDER = Path(__file__).parents[3] / "deployments" / "accelerate"
@@ -35,29 +35,7 @@ CPU = str(FOLDER / "cpu-2proc.yaml")
 @pytest.fixture(scope="module")
 def job(model_dir, tmp_path_factory):
     """What to train: enough steps that a process can be killed in the middle."""
-    candidates = make_candidates(9, num_questions=5)
-    section = TrainConfig(
-        lora_r=4,
-        lora_alpha=8,
-        global_batch_size=8,
-        num_epochs=60,
-        learning_rate=1e-4,
-        max_length=64,
-        tokens_per_forward=40,
-        checkpoint_minutes=0.005,
-        accelerate_config=CPU,
-    )
-    return TrainingJob(
-        model_path=str(model_dir),
-        model=ModelConfig(path=str(model_dir), dtype="float32", cpu_threads=1),
-        train=section,
-        candidates=candidates,
-        segment_weights=make_segment_weights(candidates),
-        variant="mr_align",
-        seed=0,
-        directory=tmp_path_factory.mktemp("adapter"),
-        facts={},
-    )
+    return small_job(model_dir, tmp_path_factory.mktemp("adapter"), {**LONG, "accelerate_config": CPU})
 
 
 def workers_here():

@@ -9,13 +9,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from mralign_core.config import ModelConfig, StorageConfig, TrainConfig
+from mralign_core.config import StorageConfig
 from mralign_core.errors import ConfigError
 from mralign_core.processes.job_folder import write_job
 from mralign_core.processes.machines import MACHINE_RANK, machine_rank
 from mralign_core.training.fit import train_adapter
-from mralign_core.training.job import TrainingJob
-from tests.core.training.tiny import make_candidates, make_segment_weights
+from tests.core.processes.small_job import LONG, small_job
 from tests.network_hosts import network
 
 TIMEOUT_S = 800
@@ -61,28 +60,10 @@ def test_machines_train_one_adapter_and_go_on_when_one_is_lost(model_dir, tmp_pa
             "main_process_port": 29511,
         }
         config.write_text(yaml.safe_dump(settings))
-        candidates = make_candidates(9, num_questions=5)
-        section = TrainConfig(
-            lora_r=4,
-            lora_alpha=8,
-            global_batch_size=8,
-            num_epochs=60,
-            learning_rate=1e-4,
-            max_length=64,
-            tokens_per_forward=40,
-            checkpoint_minutes=0.005,
-            accelerate_config=str(config),
-        )
-        job = TrainingJob(
-            model_path=str(model_dir),
-            model=ModelConfig(path=str(model_dir), dtype="float32", cpu_threads=1),
-            train=section,
-            candidates=candidates,
-            segment_weights=make_segment_weights(candidates),
-            variant="mr_align",
-            seed=0,
-            directory=tmp_path / "adapter",
-            facts={},
+        job = small_job(
+            model_dir,
+            tmp_path / "adapter",
+            {**LONG, "accelerate_config": str(config)},
             storage=StorageConfig(root=str(tmp_path / "store")),
             key="0" * 64,
         )

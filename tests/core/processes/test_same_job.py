@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mralign_core.config import ModelConfig, TrainConfig
+from mralign_core.config import TrainConfig
 from mralign_core.errors import ConfigError
 from mralign_core.processes import same_job
 from mralign_core.processes.job_folder import write_job
 from mralign_core.processes.same_job import require_same_job, with_common_passes
 from mralign_core.processes.worker import _work
-from mralign_core.training.job import ReferenceJob, TrainingJob
+from mralign_core.training.job import ReferenceJob
 from mralign_core.training.workers import Workers
-from tests.core.training.tiny import make_candidates, make_segment_weights
+from tests.core.processes.small_job import small_job
+from tests.core.training.tiny import make_candidates
 from tests.ports import free_port
 
 TIMEOUT_S = 300
@@ -53,19 +54,7 @@ CASES = {
 
 
 def job_of(case, rank, models):
-    candidates = make_candidates(9, num_questions=5)
-    job = TrainingJob(
-        model_path=str(models / "model"),
-        model=ModelConfig(path=str(models / "model"), dtype="float32", cpu_threads=1),
-        train=TrainConfig(lora_r=4, lora_alpha=8, global_batch_size=8, max_length=64),
-        candidates=candidates,
-        segment_weights=make_segment_weights(candidates),
-        variant="mr_align",
-        seed=0,
-        directory=models / "adapter",
-        facts={},
-        key="a" * 64,
-    )
+    job = small_job(models / "model", models / "adapter", {}, key="a" * 64)
     if rank:
         changes = {**case.changes, "train": job.train.model_copy(update=case.changes.get("train", {}))}
         if "model_path" in changes:
