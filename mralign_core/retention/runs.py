@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 from mralign_core.llm.ledger import read_record
 from mralign_core.retention.roots import NotedRun, Roots, is_heard_of, read_roots
+from mralign_core.retraining.spending import account_names
 from mralign_core.storage import ArtifactStore
 
-LEDGER_RECORDS = "ledgers"
-LEDGERS_FOLDER = f"records/{LEDGER_RECORDS}"
 LEDGER_RUN = re.compile(r"([0-9a-f]{8})-[0-9a-f]{6}")
 """Ends the name of a run's account: the beginning of the run's id, and a digest of what it may pay."""
 RUN_ID_CHARS = 8
@@ -125,21 +124,19 @@ def paid_by_run(store: ArtifactStore, run: str) -> float:
         run: its id, as records have it.
     """
     own = _id_of_claims(run)
-    accounts = [name for name in store.files.sizes(LEDGERS_FOLDER) if own and f"{own}-" in name.rpartition("/")[2]]
-    noted = {name: store.get_json(f"{LEDGER_RECORDS}/{name.removesuffix('.json')}") for name in accounts}
-    usages = (read_record(name, record) for name, record in noted.items() if record)
-    return sum(usage.committed_usd for account in usages for usage in account.values())
+    accounts = [name for name in account_names(store) if own and f"{own}-" in name.rpartition("/")[2]]
+    return sum(_committed_usd(name, store.get_json(name)) for name in accounts)
 
 
 def _paid(store: ArtifactStore) -> dict[str, float]:
     """Beginning of a run's id → dollars that it paid, over all accounts."""
-    folders: dict[str, list[str]] = defaultdict(list)
-    for name in store.files.sizes(LEDGERS_FOLDER):
-        folder, _, file = name.rpartition("/")
-        folders[folder].append(file.removesuffix(".json"))
     paid: dict[str, float] = defaultdict(float)
-    for folder in folders:
-        for run, record in store.list_any_json(f"{LEDGER_RECORDS}/{folder}").items():
+    for folder in sorted({name.rpartition("/")[0] for name in account_names(store)}):
+        for run, record in store.list_any_json(folder).items():
             if match := LEDGER_RUN.search(run):
-                paid[match[1]] += sum(usage.committed_usd for usage in read_record(run, record).values())
+                paid[match[1]] += _committed_usd(run, record)
     return paid
+
+
+def _committed_usd(run: str, record: dict[str, Any] | None) -> float:
+    return sum(usage.committed_usd for usage in read_record(run, record).values())

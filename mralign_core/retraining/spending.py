@@ -12,6 +12,12 @@ from mralign_core.storage import ArtifactStore
 LEDGERS = "ledgers"
 
 
+def account_names(store: ArtifactStore) -> list[str]:
+    """The names of all accounts, as of records; a name ends in that of the run that paid."""
+    files = sorted(store.files.sizes(f"records/{LEDGERS}"))
+    return [f"{LEDGERS}/{file.removesuffix('.json')}" for file in files if file.endswith(".json")]
+
+
 def paid_by_month_usd(store: ArtifactStore) -> Counter[str]:
     """Calendar month (UTC) → dollars that all runs on a store paid, or may be billed, in it.
 
@@ -24,13 +30,11 @@ def paid_by_month_usd(store: ArtifactStore) -> Counter[str]:
         DataError: an account is damaged, so that nobody can tell.
     """
     paid: Counter[str] = Counter()
-    for file_name in sorted(store.files.sizes(f"records/{LEDGERS}")):
-        if not file_name.endswith(".json"):
-            continue
-        record = store.get_json(f"{LEDGERS}/{file_name.removesuffix('.json')}")
+    for name in account_names(store):
+        record = store.get_json(name)
         if record is None:
             raise DataError(
-                f"the account records/{LEDGERS}/{file_name} in {store.root_uri} is damaged, and what it paid counts "
+                f"the account records/{name}.json in {store.root_uri} is damaged, and what it paid counts "
                 "against retrain.budget_usd_a_month: restore it, or remove it to forget what it paid"
             )
         paid.update(committed_by_month(record))
