@@ -35,6 +35,7 @@ from mralign_core.reporting.run_page import (
     share_done,
     time_left,
 )
+from mralign_core.reporting.server_paths import IDENTITY_PATH
 from mralign_core.reporting.shown_files import address_of
 from mralign_core.retention.runs import paid_by_run
 from mralign_core.storage import ArtifactRef, ArtifactStore
@@ -47,8 +48,6 @@ from tasks.engine.progress import ShownProgress
 from tasks.estimate import read_diagnostics
 
 logger = logging.getLogger("mralign_core.story")
-IDENTITY_PATH = "/mralign/identity"
-"""Where the server of ``make serve`` says that it is one."""
 PAGE, BAR = "run", "run-progress"
 ABOUT_PAGE = "The run: what it found, where it is, what differs from its preset"
 REFRESH_S = 15.0

@@ -38,7 +38,6 @@ from urllib.parse import parse_qs
 
 from flows.commands.secret import (
     HOST,
-    IDENTITY_PATH,
     SERVE_HOME,
     door_folder,
     installation_secret,
@@ -48,6 +47,7 @@ from flows.commands.secret import (
     write_private,
 )
 from mralign_core.errors import UserError
+from mralign_core.reporting.server_paths import ARTIFACTS_PREFIX, IDENTITY_PATH
 
 if TYPE_CHECKING:
     import uvicorn
@@ -60,8 +60,6 @@ of a tunnel or a proxy; separated by commas."""
 ENTER_PATH = "/mralign/enter"
 SCRIPT_PATH = "/mralign/enter.js"
 VIEW_SCRIPT_PATH = "/mralign/view.js"
-ARTIFACTS_PREFIX = "/mralign/artifacts/"
-"""Where pages and figures of the store are shown (:mod:`mralign_core.reporting.shown_files`)."""
 VIEW_POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; frame-src blob:; img-src blob: data:; "
     "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

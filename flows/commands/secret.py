@@ -24,12 +24,12 @@ from urllib.parse import urlsplit
 import httpx
 
 from mralign_core.errors import UserError
+from mralign_core.reporting.server_paths import IDENTITY_PATH
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SERVE_HOME = CHECKOUT / ".mralign" / "prefect"
 """``PREFECT_HOME`` of ``make serve``, unless it is told another."""
 HOST = "127.0.0.1"
-IDENTITY_PATH = "/mralign/identity"
 USER = "mralign"
 SECRET_BYTES = 32
 ANSWER_LIMIT_BYTES = 4096

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError
 from mralign_core.reporting.provenance import provenance_of, with_provenance
+from mralign_core.reporting.server_paths import ARTIFACTS_PREFIX
 from mralign_core.storage import ArtifactRef, ArtifactStore
 
-PREFIX = "/mralign/artifacts/"
 PAGES_AND_FIGURES = ("report", "ablation-page", "diagnostic-figures")
 """Artifacts that are pages and figures; no other is given out."""
 MEDIA_TYPES = {
@@ -32,7 +32,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PATIENCE_S = 20.0
 """For a store that does not answer: somebody waits at the browser."""
 _ADDRESS = re.compile(
-    rf"{re.escape(PREFIX)}(?P<artifact>(?P<stage>{'|'.join(PAGES_AND_FIGURES)})/[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}/[0-9a-f]{{16}})"
+    rf"{re.escape(ARTIFACTS_PREFIX)}(?P<artifact>(?P<stage>{'|'.join(PAGES_AND_FIGURES)})/[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}/[0-9a-f]{{16}})"
     r"/(?P<file>[A-Za-z0-9][A-Za-z0-9._-]{0,127})"
 )
 
@@ -53,7 +53,7 @@ def address_of(storage: StorageConfig, ref: ArtifactRef, file: str) -> str:
     """
     root = ArtifactStore(storage).root_uri
     query = {"store": root, **({"endpoint": storage.endpoint_url} if storage.endpoint_url else {})}
-    return f"{PREFIX}{quote(ref.path.removeprefix('artifacts/'))}/{quote(file)}?{urlencode(query)}"
+    return f"{ARTIFACTS_PREFIX}{quote(ref.path.removeprefix('artifacts/'))}/{quote(file)}?{urlencode(query)}"
 
 
 def read_shown(path: str, query: str) -> ShownFile:

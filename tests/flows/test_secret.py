@@ -13,7 +13,8 @@ import pytest
 
 from flows.commands import secret
 from flows.commands.door import Door
-from flows.commands.secret import IDENTITY_PATH, SecretError, installation_secret, proof_of, recognise, token_of
+from flows.commands.secret import SecretError, installation_secret, proof_of, recognise, token_of
+from mralign_core.reporting.server_paths import IDENTITY_PATH
 from tests.asgi_server import serving
 from tests.chat_server import PatientServer
 

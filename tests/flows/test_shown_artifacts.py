@@ -15,7 +15,8 @@ from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError, StorageError
 from mralign_core.reporting import shown_files
 from mralign_core.reporting.provenance import MADE
-from mralign_core.reporting.shown_files import PREFIX, address_of, read_shown
+from mralign_core.reporting.server_paths import ARTIFACTS_PREFIX
+from mralign_core.reporting.shown_files import address_of, read_shown
 from mralign_core.storage import ArtifactStore
 from tests.chromium import CHROMIUM, chromium
 from tests.door_server import auth_of, behind_door
@@ -87,7 +88,7 @@ class TestRefused:
         ways = [
             f"{folder}/{dots}/report.html",
             f"{folder}/{dots}/{dots}/secret.html",
-            f"{PREFIX}report/{dots}/{dots}/x.html",
+            f"{ARTIFACTS_PREFIX}report/{dots}/{dots}/x.html",
         ]
         ways += [
             f"{folder}/{quote(str(tmp_path / 'secret.html'), safe='')}",
