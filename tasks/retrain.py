@@ -19,6 +19,7 @@ from mralign_core.retraining.promotion import PROMOTION_FILE, HeldOutUse, Promot
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.versions.aliases import version_key
 from mralign_core.versions.record import digests_of_questions
 from mralign_core.versions.version import Version, read_version, trained_on
 from tasks.engine.graph import Input, named_by_caller
@@ -56,7 +57,7 @@ def decide_on_promotion(making: Making) -> Built:
     version = read_version(making.store, making["version"].key)
     assert version is not None  # an input that was just found
     champion_id: str = making.part["champion_id"]
-    champion = read_version(making.store, champion_id.rpartition("-")[2]) if champion_id else None
+    champion = read_version(making.store, version_key(champion_id)) if champion_id else None
     promotion = _decide(making, version, champion)
     (making.directory / PROMOTION_FILE).write_text(promotion.model_dump_json(indent=1), encoding="utf-8")
     return Built(counts={"verdict": promotion.verdict})

@@ -18,7 +18,7 @@ from mralign_core.schemas.training_metrics import TRAINING_METRICS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.quarantine import write_rows
 from mralign_core.storage.tables import write_table
-from mralign_core.versions.aliases import version_name
+from mralign_core.versions.aliases import version_key, version_name
 from mralign_core.versions.version import TRAINING_TRACES, candidates_behind, read_version
 from tasks.engine.graph import Input, Part
 from tasks.engine.progress import progress
@@ -94,7 +94,7 @@ def chosen_traces(config: RunConfig, candidates: ArtifactRef) -> ChosenTraces:
         ArtifactError: the version is gone, or its traces.
     """
     store, section = ArtifactStore(config.storage), config.retrain
-    version = read_version(store, section.beyond.rpartition("-")[2])
+    version = read_version(store, version_key(section.beyond))
     if version is None:
         raise ArtifactError(
             f"retrain.beyond names {version_name(section.beyond)}, which is damaged or gone in {store.root_uri}: run "

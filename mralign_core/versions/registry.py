@@ -33,7 +33,7 @@ from mralign_core.errors import ArtifactError, ConfigError, RegistryError, Stora
 from mralign_core.storage import ArtifactStore, Holder, key_of
 from mralign_core.storage.claims import Turn
 from mralign_core.storage.scratch import scratch_folder
-from mralign_core.versions.aliases import AliasEntry, Aliases, version_name
+from mralign_core.versions.aliases import AliasEntry, Aliases, version_key, version_name
 from mralign_core.versions.record import CARD_FILE, RECORD_FILE
 from mralign_core.versions.version import Version, read_version
 
@@ -196,7 +196,7 @@ def _mirrored(names: Iterable[str], section: RegistryConfig, changes: RegistryCh
 
 def _whole(store: ArtifactStore, version_id: str, changes: RegistryChanges) -> Version | None:
     """A version, if all that is registered of it is there."""
-    version = read_version(store, version_id.rpartition("-")[2])
+    version = read_version(store, version_key(version_id))
     if version is None:
         changes.left_out.append(f"version {version_name(version_id)} is damaged or no longer in the store")
         return None

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from mralign_core.errors import ArtifactError
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.filesystem import REQUESTS_AT_ONCE
-from mralign_core.versions.aliases import ALIAS_NAME, Aliases, version_name
+from mralign_core.versions.aliases import ALIAS_NAME, Aliases, version_key, version_name
 from mralign_core.versions.record import RECORD_FILE, TRAINED_ON_FILE, VERSION, VersionRecord
 
 logger = logging.getLogger("mralign_core.versions")
@@ -98,14 +98,14 @@ def resolve_version(store: ArtifactStore, text: str) -> Version:
         ArtifactError: none or several fit, or the one that an alias names is damaged or gone; with the remedy.
     """
     if ALIAS_NAME.fullmatch(text) and (entry := Aliases(store).current(text)):
-        named = read_version(store, entry.to.rpartition("-")[2])
+        named = read_version(store, version_key(entry.to))
         if named is None:
             raise ArtifactError(
                 f"alias {text!r} names {version_name(entry.to)}, which is damaged or gone in {store.root_uri}: run its "
                 "pipeline again, or move the alias (mralign rollback, mralign promote)"
             )
         return named
-    if FULL_ID.fullmatch(text) and (version := read_version(store, text.rpartition("-")[2])) and version.id == text:
+    if FULL_ID.fullmatch(text) and (version := read_version(store, version_key(text))) and version.id == text:
         return version
     versions = read_versions(store)
     fitting = [one for one in versions if text and (one.id.startswith(text) or one.ref.key.startswith(text))]

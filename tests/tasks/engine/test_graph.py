@@ -232,7 +232,7 @@ DECIDES_NOTHING = {
     "processes.launch": ({"reference-logps", "adapter"}, "has other processes call what one process would"),
     "versions.version": ({"promotion", "training-traces"}, "reads an input, whose content is in the key"),
     "schemas.annotations": ({"promotion"}, "names the columns of an input"),
-    "versions.aliases": ({"training-traces"}, "makes the message of an error"),
+    "versions.aliases": ({"promotion", "training-traces"}, "cuts the key out of an id, and names a version in errors"),
     "schemas.candidates": ({"promotion"}, "names the columns of an input"),
     "annotation.failures": ({"promotion"}, "reads what judges failed on, which is in a judgement's content"),
     "reporting.run_findings": ({"results", "version"}, "names the files; evaluation.metrics says what is in them"),
