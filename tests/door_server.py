@@ -12,6 +12,7 @@ import httpx
 from flows.commands import door
 from flows.commands.secret import recognise
 from tests.ports import free_port
+from tests.prefect_database import put_database
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 180
@@ -20,6 +21,7 @@ START_TIMEOUT_S = 180
 @contextmanager
 def behind_door(home, settings):
     """Start one with these settings; gives the server as ``secret.recognise`` does, and its process."""
+    put_database(home)
     port = free_port()
     env = {**os.environ, **settings, "PREFECT_HOME": str(home)}
     for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"):

@@ -20,6 +20,7 @@ import pytest
 from flows.commands.secret import OwnServer
 from tests.door_server import auth_of, wait_until_recognised
 from tests.ports import free_port
+from tests.prefect_database import put_database
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 300
@@ -115,6 +116,7 @@ def serve(home, settings=QUICK_SERVER):
         home: its PREFECT_HOME.
         settings: of the server, beside those of ``make serve``.
     """
+    put_database(home)
     port = free_port()
     env = {**os.environ, **settings, **watched(home), "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "deployments.serve", "--port", str(port)]
