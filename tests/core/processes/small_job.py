@@ -4,7 +4,7 @@ from mralign_core.config import ModelConfig, TrainConfig
 from mralign_core.training.job import TrainingJob
 from tests.core.training.tiny import make_candidates, make_segment_weights
 
-LONG = {"num_epochs": 60, "learning_rate": 1e-4, "tokens_per_forward": 40, "checkpoint_minutes": 0.005}
+LONG = {"num_epochs": 24, "learning_rate": 1e-4, "tokens_per_forward": 40, "checkpoint_minutes": 0.005}
 """Settings of a training with enough steps and checkpoints that a process can be killed in the middle."""
 
 
