@@ -30,12 +30,13 @@ EXTREME_SHARE = 0.15
 """Share of the supported weights that is marked at either end, as in Fig. 7 of the paper."""
 NUM_INTERVALS = 12
 """Most frequent moves whose weights are shown with intervals, a class."""
+WEIGHT_COLOURS = ("#b04a00", "#f4c7a1", "#fafafa", "#a6cee3", "#00568a")
+"""From the smallest weight over that of a move that tells nothing to the largest, evenly spaced."""
 
 _FEW = f"hatched: seen fewer than {MIN_SUPPORT} times"
 _BLUES = ["#f7fafc", "#9ecae1", "#2171b5", "#08306b"]
 _PROBABILITY_MAP = LinearSegmentedColormap.from_list("probability", _BLUES)
-_ORANGE_TO_BLUE = ["#b04a00", "#f4c7a1", "#fafafa", "#a6cee3", "#00568a"]
-_WEIGHT_MAP = LinearSegmentedColormap.from_list("weight", _ORANGE_TO_BLUE)
+_WEIGHT_MAP = LinearSegmentedColormap.from_list("weight", list(WEIGHT_COLOURS))
 _EXTREME_COLOURS = ("#00335a", "#7a2d00")
 _FRAMED = f"framed: top and bottom {100 * EXTREME_SHARE:.0f} % of the others"
 
