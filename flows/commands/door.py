@@ -419,7 +419,7 @@ pre {{ font: 14px/1.5 monospace; margin: 1em; white-space: pre-wrap }}
 </html>
 """
 VIEW_SCRIPT = """"use strict";
-// A page that a run has written is shown in a frame of no origin: it can run no script and send nothing to the server.
+// A page that a run has written is shown in a frame that can run no script and send nothing to the server.
 async function show() {
   const token = localStorage.getItem("prefect-password");
   const reply = await fetch(location.href, { headers: { Authorization: `Basic ${token}` }, cache: "no-store" });
@@ -428,8 +428,27 @@ async function show() {
   const address = URL.createObjectURL(content);
   if (kind.startsWith("image/")) return shown("img", { src: address, alt: document.title });
   const frame = document.createElement("iframe");
-  frame.sandbox = "";
+  // Of this origin, so that its links can be seen to; it can still run no script, send no form and lead nowhere.
+  frame.sandbox = "allow-same-origin";
+  frame.addEventListener("load", () => link(frame.contentDocument));
   return shown(frame, { src: address, title: document.title });
+}
+
+// What a report counts leads to the cases behind it, in the workbench; only from here, as there is none behind a file.
+function link(page) {
+  const artifact = location.pathname.slice("ARTIFACTS_PREFIX".length).split("/").slice(0, -1).join("/");
+  for (const anchor of page.querySelectorAll("a[data-cases]")) {
+    const [view, asked] = anchor.dataset.cases.split("?");
+    const query = new URLSearchParams([...new URLSearchParams(location.search), ["run", artifact], ...new URLSearchParams(asked)]);
+    const address = `${location.origin}VIEW_PREFIX${view}?${query}`;
+    anchor.setAttribute("href", address);
+    if (anchor.ownerSVGElement) anchor.setAttribute("tabindex", "-1"); // thousands; the workbench has them as a table
+    anchor.addEventListener("click", (event) => {
+      event.preventDefault();
+      if (event.ctrlKey || event.metaKey) open(address);
+      else location.assign(address);
+    });
+  }
 }
 
 function shown(what, values) {
@@ -439,7 +458,7 @@ function shown(what, values) {
 
 document.title = location.pathname.split("/").pop();
 show().catch((error) => shown("pre", { textContent: String(error) }));
-"""
+""".replace("ARTIFACTS_PREFIX", ARTIFACTS_PREFIX).replace("VIEW_PREFIX", VIEW_PREFIX)
 
 
 ENTER_PAGE = """<!doctype html>

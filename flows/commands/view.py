@@ -7,7 +7,6 @@ import secrets
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlencode
 
 import typer
 from rich.markup import escape
@@ -16,9 +15,8 @@ from flows.commands.door import App, Door, Receive, Scope, Send, listening
 from flows.commands.options import ConfigOption, SetOption
 from flows.commands.results import console
 from flows.commands.secret import HOST, SERVE_HOME, installation_secret, recognise, token_of
-from mralign_core.config import RunConfig, StorageConfig
+from mralign_core.config import RunConfig
 from mralign_core.errors import UserError
-from mralign_core.reporting.server_paths import VIEW_PREFIX
 
 commands = typer.Typer()
 PORT = 4280
@@ -45,26 +43,16 @@ def view(
 
     docs/workbench.md says what is there. `make serve` has it too, as a link on the page of each run.
     """
+    from mralign_core.reporting.store_addresses import view_address  # imports the libraries of the store
+
     settings = _settings(config, set_)
-    address = address_of_run(settings.storage, run or settings.name)
+    address = view_address(settings.storage, run or settings.name)
     _refuse_unknown(settings, run or settings.name)
     home = Path(os.environ.get("PREFECT_HOME") or SERVE_HOME).resolve()
     if port and (own := recognise(f"http://{HOST}:{port}/api", [home])):
         _print_link(f"{own.api_url.removesuffix('/api')}{address}#{own.token}", "already there; nothing was started")
         return
     serve_workbench(home, port, address)
-
-
-def address_of_run(storage: StorageConfig, run: str) -> str:
-    """Where the workbench shows a run: path and query.
-
-    Args:
-        storage: its store.
-        run: what :func:`~mralign_core.workbench.tables.find_run` accepts.
-    """
-    from mralign_core.reporting.store_addresses import store_query
-
-    return f"{VIEW_PREFIX}?{urlencode({**store_query(storage), 'run': run})}"
 
 
 def serve_workbench(home: Path, port: int, address: str) -> None:

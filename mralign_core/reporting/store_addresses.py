@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from pydantic import ValidationError
 
 from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError
+from mralign_core.reporting.server_paths import VIEW_PREFIX
 from mralign_core.storage import ArtifactStore
 
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -29,6 +30,16 @@ def store_query(storage: StorageConfig) -> dict[str, str]:
     """
     root = ArtifactStore(storage).root_uri
     return {"store": root, **({"endpoint": storage.endpoint_url} if storage.endpoint_url else {})}
+
+
+def view_address(storage: StorageConfig, run: str) -> str:
+    """Where the workbench shows a run: path and query.
+
+    Args:
+        storage: its store.
+        run: what :func:`~mralign_core.workbench.tables.find_run` accepts.
+    """
+    return f"{VIEW_PREFIX}?{urlencode({**store_query(storage), 'run': run})}"
 
 
 def storage_in(query: Mapping[str, Sequence[str]]) -> StorageConfig:

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mralign_core.errors import ConfigError
 from mralign_core.method.taxonomy import START_NAME, STOP_NAME, Taxonomy
 
-Hit = Literal["", "both", "thinking", "answer", "neither"]
-"""Where a gold answer is: in thinking and answer, in the thinking only, in the answer only, in neither."""
+Hit = Literal["", "both", "thinking", "answer", "neither", "gap", "named", "right", "wrong"]
+"""Where a gold answer is: in thinking and answer, in the thinking only, in the answer only, in neither; in exactly one
+of them (the hit gap); in the thinking, whatever the answer; in the answer, and not in it, whatever the thinking."""
 Flip = Literal["", "any", "wrong to right", "right to wrong", "both right", "both wrong"]
 Chosen = TypeVar("Chosen", bound="Filter")
 GAP, ARROW, ANY = "…", "→", "*"

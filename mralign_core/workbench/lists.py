@@ -25,18 +25,22 @@ EXPORT_AT_ONCE = 500
 Values = dict[str, Any]
 DIFFERS = "NOT (labels_a = labels_b OR labels_a = list_reverse(labels_b))"
 """Whether the annotators gave a segment different labels."""
-_HITS: Mapping[Hit, tuple[str, str]] = {
-    "both": ("", ""),
-    "thinking": ("", "NOT "),
-    "answer": ("NOT ", ""),
-    "neither": ("NOT ", "NOT "),
+_HITS: Mapping[Hit, str] = {
+    "both": "{thought} AND {answered}",
+    "thinking": "{thought} AND NOT {answered}",
+    "answer": "NOT {thought} AND {answered}",
+    "neither": "NOT {thought} AND NOT {answered}",
+    "gap": "{thought} <> {answered}",
+    "named": "{thought}",
+    "right": "{answered}",
+    "wrong": "NOT {answered}",
 }
 _FLIPS = {
-    "any": "before IS DISTINCT FROM after",
-    "wrong to right": "NOT before AND after",
-    "right to wrong": "before AND NOT after",
-    "both right": "before AND after",
-    "both wrong": "NOT before AND NOT after",
+    "any": "{before} <> {after}",
+    "wrong to right": "NOT {before} AND {after}",
+    "right to wrong": "{before} AND NOT {after}",
+    "both right": "{before} AND {after}",
+    "both wrong": "NOT {before} AND NOT {after}",
 }
 
 
@@ -236,7 +240,7 @@ def choose_answers(tables: RunTables, wanted: AnswerFilter) -> Chosen:
     elif wanted.flip or wanted.hit_before:
         raise ConfigError("flip, hit_before: they compare with another variant; name it with against=VARIANT")
     if wanted.flip:
-        where.append(_FLIPS[wanted.flip].replace("before", _is_right("b")).replace("after", _is_right("a")))
+        where.append(_FLIPS[wanted.flip].format(before=_is_right("b"), after=_is_right("a")))
     rank = ", -a.num_tokens AS rank" if wanted.sort else ""
     columns = f"a.question_id, a.draw, a.file_row_number AS place{rank}"
     source = f"read_parquet($after, file_row_number = true) a{join}"
@@ -321,8 +325,8 @@ def _of_draw(wanted: DrawFilter | AnswerFilter, hit: Hit, prefix: str, values: V
 def _hits(hit: Hit, prefix: str) -> list[str]:
     if not hit:
         return []
-    signs = zip(_HITS[hit], ("em_thought", "em_answer"), strict=True)
-    return [f"{sign}coalesce({prefix}{column}, false)" for sign, column in signs]
+    thought, answered = (f"coalesce({prefix}{column}, false)" for column in ("em_thought", "em_answer"))
+    return [f"({_HITS[hit].format(thought=thought, answered=answered)})"]
 
 
 def _of_question(tables: RunTables, wanted: Filter, values: Values, questions: str, prefix: str = "") -> list[str]:

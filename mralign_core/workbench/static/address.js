@@ -12,6 +12,12 @@ function aboutRun() {
   return [...new URLSearchParams(location.search)].filter(([name]) => ABOUT_RUN.includes(name));
 }
 
+/** The address of the run's report, shown by the same server. */
+export function toReport(artifact) {
+  const store = aboutRun().filter(([name]) => name !== "run");
+  return `/mralign/artifacts/${artifact}/report.html?${new URLSearchParams(store)}`;
+}
+
 function search(values) {
   const given = Object.entries(values).filter(([, value]) => value !== "" && value !== null && value !== undefined);
   return new URLSearchParams([...aboutRun(), ...given]).toString();

@@ -3,7 +3,8 @@ import { ask, save, to } from "./address.js";
 import { inkOn, labelColour, weightColour } from "./colours.js";
 import { count, h, model, number } from "./dom.js";
 
-const HITS = { both: "in thinking and answer", thinking: "right in thinking, wrong in answer", answer: "in the answer only", neither: "in neither" };
+const HITS = { both: "in thinking and answer", thinking: "right in thinking, wrong in answer", answer: "in the answer only", neither: "in neither",
+  gap: "in exactly one (hit gap)", named: "named in the thinking", right: "answer right", wrong: "answer wrong" };
 const FLIPS = ["any", "wrong to right", "right to wrong", "both right", "both wrong"];
 const PATTERN_HINT = "labels in a row: retrieval → backtracking → … → synthesis (… any number of steps, * one step, <start>, <stop>)";
 

@@ -1,5 +1,5 @@
 // What is in a run, each number a link to the cases behind it.
-import { ask, to } from "./address.js";
+import { ask, to, toReport } from "./address.js";
 import { count, h, number, share, table } from "./dom.js";
 
 const link = (value, view, values) => h("a", { href: to(view, values) }, value);
@@ -12,7 +12,7 @@ export async function showOverview(_, run) {
 function contents(run) {
   const names = { candidates: ["traces to train on", "traces"], generations: ["draws", "draws"], questions: ["questions to align on", ""], "evaluation-questions": ["questions to evaluate on", ""] };
   const shown = Object.entries(names).filter(([name]) => run.rows[name] !== undefined);
-  return h("p", { class: "facts" }, shown.map(([name, [title, view]]) => h("span", {}, view ? link(`${count(run.rows[name])} ${title}`, view) : `${count(run.rows[name])} ${title}`)), h("span", { class: "muted" }, run.store));
+  return h("p", { class: "facts" }, shown.map(([name, [title, view]]) => h("span", {}, view ? link(`${count(run.rows[name])} ${title}`, view) : `${count(run.rows[name])} ${title}`)), run.report ? h("a", { href: toReport(run.report) }, "the report") : null, h("span", { class: "muted" }, run.store));
 }
 
 function answersTable(rows) {
