@@ -439,8 +439,8 @@ function link(page) {
   const artifact = location.pathname.slice("ARTIFACTS_PREFIX".length).split("/").slice(0, -1).join("/");
   for (const anchor of page.querySelectorAll("a[data-cases]")) {
     const [view, asked] = anchor.dataset.cases.split("?");
-    const query = new URLSearchParams([...new URLSearchParams(location.search), ["run", artifact], ...new URLSearchParams(asked)]);
-    const address = `${location.origin}VIEW_PREFIX${view}?${query}`;
+    const about = new URLSearchParams([...new URLSearchParams(location.search), ["run", artifact]]);
+    const address = `${location.origin}VIEW_PREFIX${view}?${about}&${asked}`;
     anchor.setAttribute("href", address);
     if (anchor.ownerSVGElement) anchor.setAttribute("tabindex", "-1"); // thousands; the workbench has them as a table
     anchor.addEventListener("click", (event) => {
