@@ -1,10 +1,9 @@
 """How long the workbench takes, and how much memory, on simulated runs: ``python -m benchmarks.workbench 1000 10000``.
 
 Each size has a process of its own, which asks the application as a browser does: HTTP, JSON, no network. Traces are of
-about 600 tokens in ten segments, with two draws each, four variants' answers to a twentieth as many questions, and every
-other table of a run (:mod:`tests.simulated_run`). A time is the median of five; the first one of each kind, with the files
-not yet in the process, stands beside it. Memory is what the process had at most, above what it has when everything is
-imported and nothing asked.
+about 600 tokens in ten segments, with two draws each, four variants' answers to a twentieth as many questions, and
+every other table of a run (:mod:`tests.simulated_run`). A time is the median of five, the first of them beside it.
+Memory is the most that the process had so far, above what it has when everything is imported and nothing asked.
 """
 
 from __future__ import annotations
@@ -68,9 +67,8 @@ def measure(root: Path, num_traces: int) -> None:
     before = _peak_mb()
     for name, (path, query) in asked(num_traces).items():
         times = [asyncio.run(ask(path, query))[0] for _ in range(ROUNDS)]
-        print(
-            f"| {num_traces:,} | {name} | {times[0]:.2f} | {statistics.median(times):.2f} | {_peak_mb() - before:,.0f} |"
-        )
+        shown = f"{times[0]:.2f} | {statistics.median(times):.2f} | {_peak_mb() - before:,.0f}"
+        print(f"| {num_traces:,} | {name} | {shown} |")
     seconds, rows = _export(root)
     print(
         f"| {num_traces:,} | all as JSON lines, {rows:,} | {seconds:.2f} | | {_peak_mb() - before:,.0f} |", flush=True

@@ -72,7 +72,7 @@ def serve_workbench(home: Path, port: int, address: str) -> None:
     try:
         with listening(port) as listener:
             port = listener.getsockname()[1]
-            door = Door(_leads_to(address), port, secret, start)
+            door = Door(leads_to(address), port, secret, start)
             _print_link(f"http://{HOST}:{port}{address}#{token_of(secret, start)}", "Ctrl-C stops it")
             config = uvicorn.Config(
                 door,
@@ -91,7 +91,7 @@ def serve_workbench(home: Path, port: int, address: str) -> None:
         ) from error
 
 
-def _leads_to(address: str) -> App:
+def leads_to(address: str) -> App:
     """What answers beside the workbench: its beginning, and nothing else."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
