@@ -7,7 +7,9 @@ JSON only, and come into a page as text.
 
 from __future__ import annotations
 
+import functools
 import json
+import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -20,6 +22,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError, ConfigError, StorageError, UserError
 from mralign_core.reporting.server_paths import VIEW_API_PREFIX, VIEW_PREFIX
 from mralign_core.reporting.store_addresses import storage_in
@@ -38,6 +41,7 @@ PAGE_POLICY = (
 )
 ABOUT_RUN = ("store", "endpoint", "run")
 """Names of an address' query that say which run; the others say what of it."""
+REFRESH_S = 10.0
 STATUS = {ConfigError: HTTPStatus.BAD_REQUEST, ArtifactError: HTTPStatus.NOT_FOUND}
 Answer = Callable[[Database, RunTables, dict[str, str]], Any]
 
@@ -121,9 +125,14 @@ def _asked(request: Request) -> tuple[RunTables, dict[str, str]]:
         UserError: there is no such run.
     """
     query = parse_qs(request.url.query)
-    store = ArtifactStore(storage_in(query))
     rest = {name: values[-1] for name, values in query.items() if name not in ABOUT_RUN}
-    return find_run(store, query.get("run", [""])[-1]), rest
+    return _find(storage_in(query), query.get("run", [""])[-1], int(time.monotonic() / REFRESH_S)), rest
+
+
+@functools.lru_cache(maxsize=32)
+def _find(storage: StorageConfig, run: str, _: int) -> RunTables:
+    """The tables of a run, looked for anew after a while: one that is at work makes more of them."""
+    return find_run(ArtifactStore(storage), run)
 
 
 def _one(query: dict[str, str], name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -50,6 +50,7 @@ class RunTables:
     store: ArtifactStore
     title: str
     artifacts: Mapping[str, ArtifactRef]
+    _opened: dict[tuple[str, str], str] = field(default_factory=dict, repr=False, compare=False)
 
     def has(self, name: str) -> bool:
         """Whether the run made a table."""
@@ -67,7 +68,10 @@ class RunTables:
         """
         if name not in self.artifacts:
             raise ArtifactError(f"{self.title} has no {name!r}; it has {', '.join(self.artifacts) or 'nothing'}")
-        return str(self.store.open_file(self.artifacts[name], file or FILES[name.partition(":")[0]]))
+        wanted = name, file or FILES[name.partition(":")[0]]
+        if wanted not in self._opened:
+            self._opened[wanted] = str(self.store.open_file(self.artifacts[name], wanted[1]))
+        return self._opened[wanted]
 
     def has_file(self, name: str, file: str = "") -> bool:
         """Whether the run made a table and its artifact has the file, which those of some configs lack."""
