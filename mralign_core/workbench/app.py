@@ -28,7 +28,7 @@ from mralign_core.reporting.server_paths import VIEW_API_PREFIX, VIEW_PREFIX
 from mralign_core.reporting.store_addresses import storage_in
 from mralign_core.storage import ArtifactStore
 from mralign_core.workbench.cases import read_question, read_trace
-from mralign_core.workbench.database import Database, Row, shared_database
+from mralign_core.workbench.database import Database, QueryError, Row, shared_database
 from mralign_core.workbench.filters import read_filter
 from mralign_core.workbench.lists import LISTINGS, read_page, stream_all
 from mralign_core.workbench.overview import count_moves, describe_run, summarize_run
@@ -42,7 +42,12 @@ PAGE_POLICY = (
 ABOUT_RUN = ("store", "endpoint", "run")
 """Names of an address' query that say which run; the others say what of it."""
 REFRESH_S = 10.0
-STATUS = {ConfigError: HTTPStatus.BAD_REQUEST, ArtifactError: HTTPStatus.NOT_FOUND}
+STATUS = {
+    ArtifactError: HTTPStatus.NOT_FOUND,
+    StorageError: HTTPStatus.SERVICE_UNAVAILABLE,
+    QueryError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+"""Of what is wrong but for what was asked."""
 Answer = Callable[[Database, RunTables, dict[str, str]], Any]
 
 
@@ -142,5 +147,5 @@ def _one(query: dict[str, str], name: str) -> str:
 
 
 def _refused(error: UserError) -> Response:
-    gone = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, StorageError) else HTTPStatus.BAD_REQUEST
-    return JSONResponse({"problem": str(error)}, STATUS.get(type(error), gone))
+    status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), HTTPStatus.BAD_REQUEST)
+    return JSONResponse({"problem": str(error)}, status)

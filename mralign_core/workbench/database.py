@@ -14,6 +14,8 @@ from typing import Any
 
 import duckdb
 
+from mralign_core.errors import UserError
+
 MEMORY_LIMIT = "1GB"
 """Of all queries at a time; what needs more is an error, not a machine without memory."""
 THREADS = 4
@@ -21,6 +23,10 @@ ROWS_AT_ONCE = 1_000
 _NAMED = re.compile(r"\$(\w+)")
 
 Row = dict[str, Any]
+
+
+class QueryError(UserError):
+    """A query could not be answered; narrower ones may be."""
 
 
 class Database:
@@ -56,13 +62,19 @@ class Database:
         return next(self.stream(sql, values), None)
 
     def stream(self, sql: str, values: Mapping[str, Any]) -> Iterator[Row]:
-        """The rows of a query, a few in memory at a time."""
+        """The rows of a query, a few in memory at a time.
+
+        Raises:
+            QueryError: it needs more memory than it may have, or a file went away meanwhile.
+        """
         cursor = self._connection.cursor()
         try:
             found = cursor.execute(sql, {name: values[name] for name in set(_NAMED.findall(sql))})
             names = [column[0] for column in found.description or ()]
             while chunk := found.fetchmany(ROWS_AT_ONCE):
                 yield from (dict(zip(names, map(plain, row), strict=True)) for row in chunk)
+        except duckdb.Error as error:
+            raise QueryError(f"this could not be looked up ({error}): ask for less, or load the page anew") from error
         finally:
             cursor.close()
 
