@@ -132,7 +132,10 @@ def find_run(store: ArtifactStore, name: str) -> RunTables:
     try:
         ref = store.resolve(name)
     except ArtifactError as error:
-        raise ArtifactError(f"no config and no run of {store.root_uri} is called {name!r}, and {error}") from None
+        known = ", ".join(sorted({noted.config for noted in read_runs(store)})) or "none"
+        raise ArtifactError(
+            f"no config and no run of {store.root_uri} is called {name!r} (configs that have runs: {known}), and {error}"
+        ) from None
     return _of_artifact(store, ref)
 
 

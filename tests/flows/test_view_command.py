@@ -4,15 +4,20 @@ import base64
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from flows.commands.cli import app
 from flows.commands.secret import token_of
+from flows.commands.view import PortTakenError
 from mralign_core.config import StorageConfig
+from mralign_core.errors import ArtifactError
 from tests.door_server import CHECKOUT
 from tests.ports import free_port
 from tests.simulated_run import NAME, Size, publish_run
@@ -75,23 +80,23 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
 
 
-def command(storage, *options):
-    return [sys.executable, "-m", "flows.commands.cli", "view", "--set", f"storage.root={storage.root}", *options]
+def options(storage, *more):
+    return ["view", "--set", f"storage.root={storage.root}", *more]
 
 
 def test_it_prints_a_link_that_works_until_it_is_stopped(storage, home):
     port = free_port()
-    asked = command(storage, "--set", f"name={NAME}", "--port", str(port))
-    with subprocess.Popen(asked, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+    asked = options(storage, "--set", f"name={NAME}", "--port", str(port))
+    command = [sys.executable, "-m", "flows.commands.cli", *asked]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
         try:
             assert NAME in process.stdout.readline()
             link = re.search(r"http://\S+", process.stdout.readline())[0]
-            parts = urlsplit(link)
-            token = base64.b64encode(parts.fragment.encode()).decode()
+            token = base64.b64encode(urlsplit(link).fragment.encode()).decode()
             api = link.replace("/mralign/view/?", "/mralign/view/api/traces?").partition("#")[0]
             assert get(api, Authorization=f"Basic {token}").json()["total"] == 6
-            again = subprocess.run(asked, cwd=CHECKOUT, capture_output=True, text=True, timeout=60)
-            assert again.returncode == 0 and link in again.stdout and "already there" in again.stdout
+            again = CliRunner().invoke(app, asked)
+            assert again.exit_code == 0 and link in again.output and "already there" in again.output
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(timeout=20)
@@ -100,7 +105,12 @@ def test_it_prints_a_link_that_works_until_it_is_stopped(storage, home):
 
 
 def test_what_there_is_not_is_said_before_anything_is_served(storage, home):
-    done = subprocess.run(
-        command(storage, "--run", "nothing"), cwd=CHECKOUT, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 2 and "no config and no run" in done.stderr and "weights/" in done.stderr
+    done = CliRunner().invoke(app, options(storage, "--run", "nothing"))
+    assert isinstance(done.exception, ArtifactError) and f"have runs: {NAME}" in str(done.exception)
+
+
+def test_a_port_that_is_taken_is_an_error_that_says_so(storage, home):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = CliRunner().invoke(app, options(storage, "--set", f"name={NAME}", "--port", str(port)))
+    assert isinstance(done.exception, PortTakenError) and f"port {port}" in str(done.exception)

@@ -108,4 +108,4 @@ def test_pages_are_the_same_for_everybody_and_hold_no_data(get):
         assert "code0" not in page.text and "unsafe" not in PAGE_POLICY
     script = get(f"{VIEW_PREFIX}static/workbench.js")
     assert script.headers["content-type"].startswith("text/javascript") and "innerHTML" not in script.text
-    assert get(f"{VIEW_PREFIX}static/../app.py").status_code == 404
+    assert get(f"{VIEW_PREFIX}static/%2e%2e/app.py").status_code == 404
