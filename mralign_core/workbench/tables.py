@@ -134,7 +134,7 @@ def find_run(store: ArtifactStore, name: str) -> RunTables:
     except ArtifactError as error:
         known = ", ".join(sorted({noted.config for noted in read_runs(store)})) or "none"
         raise ArtifactError(
-            f"no config and no run of {store.root_uri} is called {name!r} (configs that have runs: {known}), and {error}"
+            f"no config or run of {store.root_uri} is called {name!r} (configs that have runs: {known}), and {error}"
         ) from None
     return _of_artifact(store, ref)
 

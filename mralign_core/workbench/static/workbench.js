@@ -39,6 +39,7 @@ let run = null, runAddress = "", drawn = 0;
 async function render() {
   const own = ++drawn;
   const view = location.pathname.slice(PREFIX.length);
+  main.setAttribute("aria-busy", "true");
   try {
     if (runAddress !== to("")) run = await ask("run");
     runAddress = to("");
@@ -54,6 +55,8 @@ async function render() {
     head(view);
     document.title = "MR-ALIGN workbench";
     main.replaceChildren(h("h1", {}, "This can't be shown"), h("p", { class: "problem", role: "alert" }, error.message), h("p", {}, h("a", { href: to("") }, "Back to the overview")));
+  } finally {
+    if (own === drawn) main.removeAttribute("aria-busy");
   }
 }
 

@@ -91,7 +91,7 @@ def test_a_run_is_named_by_its_config_its_id_or_what_was_made_from_it(get, run):
     assert get("answers", run=f"results/{results.key}").json()["total"] == get("answers").json()["total"]
     assert "has no 'generations'" in get("draws", run=f"weights/{run.artifacts['weights'].key}").json()["problem"]
     missing = get("traces", run="nothing-like-it")
-    assert missing.status_code == 404 and "no config and no run" in missing.json()["problem"]
+    assert missing.status_code == 404 and "no config or run" in missing.json()["problem"]
 
 
 def test_a_store_that_an_address_may_not_name_is_refused(get, tmp_path):
