@@ -187,7 +187,8 @@ def weight_histogram(
         edgecolor="white",
         linewidth=0.4,
     )
-    for name, of_class in zip(shown, [bars] if len(shown) == 1 else bars, strict=True):
+    groups: Any = [bars] if len(shown) == 1 else bars
+    for name, of_class in zip(shown, groups, strict=True):
         for bar, least, most in zip(of_class, bins, bins[1:], strict=False):
             bounds = {"weight_min": f"{least:.6g}", "weight_max": f"{most:.6g}"}
             bar.set_url(FIGURE_CASES + case_address("traces", polarity=name, **bounds))

@@ -44,9 +44,16 @@ def describe_run(database: Database, tables: RunTables) -> Row:
 
 
 def weight_scale(tables: RunTables) -> Row:
-    """How weights are coloured: by their logarithm, or in forms that allow a sign by their distance from neutral."""
-    form = tables.weight_form
-    return {"colours": WEIGHT_COLOURS, "is_log": form in ("ratio", "power"), "neutral": neutral_weight(form)}
+    """How weights are coloured: by their logarithm, or in forms that allow a sign by how far they are from neutral;
+    and what their ratios are over.
+    """
+    form = tables.weighing.get("form", "ratio")
+    return {
+        "colours": WEIGHT_COLOURS,
+        "is_log": form in ("ratio", "power"),
+        "neutral": neutral_weight(form),
+        "reference": tables.weighing.get("reference", "all"),
+    }
 
 
 def _strata(database: Database, tables: RunTables, name: str) -> list[Row]:

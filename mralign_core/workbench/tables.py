@@ -10,7 +10,6 @@ from typing import Any
 
 from mralign_core.errors import ArtifactError
 from mralign_core.evaluation.metrics import order_variants
-from mralign_core.method.segment_weights import WeightForm
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.retention.roots import read_runs
 from mralign_core.storage import ArtifactRef, ArtifactStore, RunRecord, RunRecords
@@ -84,11 +83,10 @@ class RunTables:
         return order_variants([name.partition(":")[2] for name in self.artifacts if name.startswith("scores:")])
 
     @cached_property
-    def weight_form(self) -> WeightForm:
-        """What was made of the clipped ratios."""
+    def weighing(self) -> Mapping[str, Any]:
+        """The settings that its weights were made with; empty without weights."""
         ref = self.artifacts.get("weights")
-        form: WeightForm = self.store.manifest(ref).fingerprint.get("form", "ratio") if ref else "ratio"
-        return form
+        return self.store.manifest(ref).fingerprint if ref else {}
 
     @cached_property
     def taxonomy(self) -> Taxonomy:

@@ -30,14 +30,14 @@ export function pairs(entries, name = "") {
 }
 
 /** A table in a box that scrolls by itself, also by keyboard. Cells are texts, numbers or elements; the first of a row is its header. */
-export function table(caption, columns, rows, { isNumeric = () => true } = {}) {
+export function table(caption, columns, rows, { isNumeric = () => true, kind = null } = {}) {
   const cell = (value, place) => h(place ? "td" : "th", place ? { class: isNumeric(place) ? null : "text" } : { scope: "row" }, value ?? "–");
   return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": `Table: ${caption}` },
-    h("table", {}, h("caption", {}, caption),
+    h("table", { class: kind }, h("caption", {}, caption),
       h("thead", {}, h("tr", {}, columns.map((name, place) => h("th", { scope: "col", class: place && isNumeric(place) ? null : "text" }, name)))),
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map(cell))))));
 }
 
-export const number = (value, digits = 2) => (value === null || value === undefined ? "–" : Number(value).toFixed(digits));
+export const number = (value, digits = 2) => (value === null || value === undefined ? "–" : Number(value).toFixed(digits).replace("-", "−"));
 export const count = (value) => Number(value ?? 0).toLocaleString("en");
 export const share = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "–");

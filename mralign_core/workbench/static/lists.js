@@ -8,7 +8,7 @@ const HITS = { both: "in thinking and answer", thinking: "right in thinking, wro
 const FLIPS = ["any", "wrong to right", "right to wrong", "both right", "both wrong"];
 const PATTERN_HINT = "labels in a row: retrieval → backtracking → … → synthesis (… any number of steps, * one step, <start>, <stop>)";
 
-/** Filters of each list: name → what it is called, and its choices (value → title) or what kind of input it is. */
+/** Filters of each list: name → what it is called, its choices (value → title) or what kind of input it is, and the usual choice. */
 function fields(kind, run) {
   const labels = Object.fromEntries(run.labels.map((each) => [each.name, each.name]));
   const variants = Object.fromEntries(run.variants.map((each) => [each.name, each.title]));
@@ -39,7 +39,7 @@ function fields(kind, run) {
     },
     answers: {
       text: ["text", "search"],
-      variant: ["variant", variants],
+      variant: ["variant", variants, run.variants.at(-1)?.name],
       against: ["compared with", variants],
       flip: ["flip", same(FLIPS)],
       hit: ["gold answer", HITS],
@@ -88,7 +88,8 @@ async function exported(button, kind, filter) {
 
 function filterForm(kind, filter, run) {
   const known = fields(kind, run);
-  const inputs = Object.entries(known).map(([name, [title, type]]) => h("label", { class: typeof type === "object" ? null : type }, `${title} `, input(name, type, filter[name] ?? "")));
+  const inputs = Object.entries(known).map(([name, [title, type, usual]]) =>
+    h("label", { class: typeof type === "object" ? null : type }, `${title} `, input(name, type, filter[name] ?? usual ?? "", usual)));
   const form = h("form", { role: "search", "aria-label": `Which ${kind}`, class: "filters" }, inputs,
     h("button", {}, "Find"), Object.keys(filter).length ? h("a", { href: to(kind) }, "Clear") : null,
     filter.question ? h("span", {}, `of question ${filter.question}`) : null);
@@ -101,12 +102,12 @@ function filterForm(kind, filter, run) {
   return form;
 }
 
-function input(name, type, value) {
+function input(name, type, value, usual) {
   if (type === "search") return h("input", { type: "search", name, value, placeholder: "question, thinking or answer" });
   if (type === "pattern") return h("input", { type: "text", name, value, placeholder: "retrieval → … → synthesis", title: PATTERN_HINT, spellcheck: "false" });
   if (type === "number") return h("input", { type: "number", step: "any", name, value });
   const options = Object.entries(type).map(([each, title]) => h("option", { value: each, selected: each === value }, title));
-  return h("select", { name }, h("option", { value: "" }, "–"), options);
+  return h("select", { name }, usual ? null : h("option", { value: "" }, "–"), options);
 }
 
 function pages(kind, filter, found) {
@@ -126,7 +127,7 @@ function traceRow(row, run) {
       h("span", {}, h("span", { class: "dot", style: { background: run.polarities[row.polarity] } }), row.polarity),
       golds(row.answers), row.stratum ? h("span", {}, row.stratum) : null,
       h("span", {}, `${row.num_segments} segments`),
-      row.labels ? h("span", {}, disputed ? `${disputed} disputed` : "no dispute") : null,
+      row.labels ? h("span", {}, disputed ? `annotators differ on ${disputed}` : "annotators agree") : null,
       row.weights?.length ? h("span", {}, `weights ${number(Math.min(...row.weights))} to ${number(Math.max(...row.weights))}`) : null),
     strip(row, run),
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), row.answer || "–"));

@@ -6,13 +6,27 @@ const link = (value, view, values) => h("a", { href: to(view, values) }, value);
 
 export async function showOverview(_, run) {
   const found = await ask("summary");
-  return { title: "Overview", content: [contents(run), answersTable(found.answers), flipsTable(found.flips, run), labelTable(found.labels), ruleTable(found.rules)] };
+  return { title: "Overview", content: [contents(run), starts(found, run), answersTable(found.answers), flipsTable(found.flips, run), labelTable(found.labels), ruleTable(found.rules)] };
 }
 
 function contents(run) {
   const names = { candidates: ["traces to train on", "traces"], generations: ["draws", "draws"], questions: ["questions to align on", ""], "evaluation-questions": ["questions to evaluate on", ""] };
   const shown = Object.entries(names).filter(([name]) => run.rows[name] !== undefined);
   return h("p", { class: "facts" }, shown.map(([name, [title, view]]) => h("span", {}, view ? link(`${count(run.rows[name])} ${title}`, view) : `${count(run.rows[name])} ${title}`)), run.report ? h("a", { href: toReport(run.report) }, "the report") : null, h("span", { class: "muted" }, run.store));
+}
+
+/** Where most people begin. */
+function starts(found, run) {
+  const [before, last] = run.variants.slice(-2);
+  const disputed = found.labels.map((row) => ({ ...row, one: row.only_a + row.only_b, said: row.only_a + row.only_b + row.both })).sort((a, b) => b.one / b.said - a.one / a.said)[0];
+  const items = [
+    run.has.includes("weights") ? [link("Traces by their largest weight", "traces", { sort: "weight" })] : null,
+    disputed?.one ? [link("Traces that the annotators differ on most", "traces", { sort: "disagreement" }), `; they differ most on `, link(disputed.label, "traces", { disputed: disputed.label }),
+      `: of the ${count(disputed.said)} segments that either gave it, only one of them did in ${count(disputed.one)}`] : null,
+    last ? [link(`Right in thinking, wrong in answer, ${last.title}`, "answers", { variant: last.name, hit: "thinking" })] : null,
+    before && last ? [link(`Right with ${before.title}, wrong with ${last.title}`, "answers", { variant: last.name, against: before.name, flip: "right to wrong" })] : null,
+  ].filter(Boolean);
+  return items.length ? h("ul", { class: "starts" }, items.map((item) => h("li", {}, item))) : null;
 }
 
 function answersTable(rows) {
@@ -69,6 +83,6 @@ export async function showMoves(asked, run) {
   return { title: "Moves between labels", content: [
     h("nav", { class: "bar", "aria-label": "Polarity" }, links),
     h("p", { class: "muted" }, "Of the moves that leave a label (row), how many in a hundred enter each (column). Counted as they stand; the report's P⁺ and P⁻ are estimated from them. A cell leads to its traces."),
-    table(`Moves in ${polarity} traces`, ["from ↓ to →", ...states.slice(1)], rows),
+    table(`Moves in ${polarity} traces`, ["from ↓ to →", ...states.slice(1)], rows, { kind: "moves" }),
   ] };
 }

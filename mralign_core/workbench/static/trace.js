@@ -24,7 +24,7 @@ export async function showTrace(asked, run) {
       h("span", {}, `draw ${trace.draw}`), h("span", {}, `${count(trace.num_tokens)} tokens`),
       h("span", { class: "muted" }, trace.trace_id)),
     toolbar(article, id, by),
-    h("ol", { class: "segments", "aria-label": "Segments of the thinking" }, trace.segments.map((segment, place) => segmentItem(segment, place, run))),
+    h("ol", { class: "segments", "aria-label": "Segments of the thinking" }, trace.segments.map((segment, place) => segmentItem(segment, place, run, move(trace, place)))),
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), marked(trace.marked_answer)),
     h("p", { class: "muted" }, "Tokens behind the thinking, those of the answer, have the weight 1."));
   return { title: trace.question, content: [article, reference(trace), questionDraws(trace), replies(trace), texts(trace)] };
@@ -41,10 +41,20 @@ function toolbar(article, id, by) {
   return h("div", { class: "bar" }, button);
 }
 
-function segmentItem(segment, place, run) {
+/** The move that a segment makes: from the labels of the step before it that has any, to its own. */
+function move(trace, place) {
+  const own = trace.segments[place];
+  if (!own.labels?.length) return null;
+  const before = trace.segments.slice(0, place).findLast((each) => each.labels?.length && each.step !== own.step);
+  const [source, target] = [before?.labels ?? ["<start>"], own.labels];
+  const title = `${source.join(" + ")} → ${target.join(" + ")}`;
+  return h("a", { href: to("traces", { polarity: trace.polarity, pattern: `${source[0]} → ${target[0]}` }) }, title);
+}
+
+function segmentItem(segment, place, run, movement) {
   const has = segment.weight !== undefined && segment.weight !== null;
   const shade = has ? weightColour(segment.weight, run.weight_scale) : null;
-  const details = h("div", { class: "why", id: `why-${place}`, hidden: true }, decided(segment), numbers(segment), tokens(segment));
+  const details = h("div", { class: "why", id: `why-${place}`, hidden: true }, decided(segment), numbers(segment, movement, run), tokens(segment));
   const button = h("button", { type: "button", class: "segment-head", "data-item": true, "aria-expanded": "false", "aria-controls": `why-${place}` },
     h("span", { class: "dot", style: { background: labelColour(segment.labels?.[0], run) } }),
     h("span", { class: "labels" }, segment.labels?.join(" + ") || "unlabelled"), " ",
@@ -79,13 +89,14 @@ function decided(segment) {
   }, "Who decided");
 }
 
-function numbers(segment) {
+function numbers(segment, movement, run) {
   if (segment.weight === undefined) return null;
   const interval = segment.weight_low === null ? null : `${number(segment.weight_low)} to ${number(segment.weight_high)}`;
   return pairs({
+    "move": movement,
     "weight": `${number(segment.weight, 3)}${segment.clipped ? ", clipped" : ""}`,
     "interval": interval,
-    "ratio": segment.ratio === null ? "infinite" : number(segment.ratio, 3),
+    "ratio": `${segment.ratio === null ? "infinite" : number(segment.ratio, 3)}: how much likelier the move is in traces of this polarity than in ${run.weight_scale.reference === "all" ? "all" : "the others"}`,
     "support": `${number(segment.support, 1)} soft counts`,
     "tokens": `${segment.token_end - segment.token_start} (${segment.token_start} to ${segment.token_end})`,
   }, "The weight");
