@@ -28,7 +28,7 @@ from mralign_core.reporting.server_paths import VIEW_API_PREFIX, VIEW_PREFIX
 from mralign_core.reporting.store_addresses import storage_in
 from mralign_core.storage import ArtifactStore
 from mralign_core.workbench.cases import read_question, read_trace
-from mralign_core.workbench.database import Database, QueryError, Row, shared_database
+from mralign_core.workbench.database import Database, QueryError, TableRow, shared_database
 from mralign_core.workbench.filters import read_filter
 from mralign_core.workbench.lists import LISTINGS, read_page, stream_all
 from mralign_core.workbench.overview import count_moves, describe_run, summarize_run
@@ -48,12 +48,12 @@ STATUS = {
     QueryError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 """Of what is wrong but for what was asked."""
-Answer = Callable[[Database, RunTables, dict[str, str]], Any]
+Lookup = Callable[[Database, RunTables, dict[str, str]], Any]
 
 
 def make_app() -> Starlette:
     """The application, all of whose paths begin with ``/mralign/view/``."""
-    answers: dict[str, Answer] = {
+    answers: dict[str, Lookup] = {
         "run": lambda database, tables, _: describe_run(database, tables),
         "summary": lambda database, tables, _: summarize_run(database, tables),
         "moves": lambda database, tables, _: count_moves(database, tables),
@@ -78,7 +78,7 @@ def _page(_: Request) -> Response:
     )
 
 
-def _json(answer: Answer) -> Callable[[Request], Response]:
+def _json(answer: Lookup) -> Callable[[Request], Response]:
     """An endpoint; Starlette runs it in a thread of its own."""
 
     def endpoint(request: Request) -> Response:
@@ -91,7 +91,7 @@ def _json(answer: Answer) -> Callable[[Request], Response]:
     return endpoint
 
 
-def _listed(name: str) -> Answer:
+def _listed(name: str) -> Lookup:
     listing = LISTINGS[name]
 
     def answer(database: Database, tables: RunTables, query: dict[str, str]) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _export(name: str) -> Callable[[Request], Response]:
     return endpoint
 
 
-def _lines(first: Row | None, rows: Iterator[Row]) -> Iterator[str]:
+def _lines(first: TableRow | None, rows: Iterator[TableRow]) -> Iterator[str]:
     if first is not None:
         yield json.dumps(first) + "\n"  # ASCII: half a character in a reply has no UTF-8
         yield from (json.dumps(row) + "\n" for row in rows)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mralign_core.errors import ArtifactError
 from mralign_core.method.traces import split_segments
 from mralign_core.reporting.example_traces import mark_golds
-from mralign_core.workbench.database import Database, Row
+from mralign_core.workbench.database import Database, TableRow
 from mralign_core.workbench.lists import DIFFERS
 from mralign_core.workbench.tables import RAW_FILE, RunTables
 
@@ -15,7 +15,7 @@ LABELS_OF = {"candidates": "annotations", "thinking-draws": "draw-annotations"}
 """Traces → the artifact of their labels."""
 
 
-def read_trace(database: Database, tables: RunTables, trace_id: str) -> Row:
+def read_trace(database: Database, tables: RunTables, trace_id: str) -> TableRow:
     """A trace whole: its segments with labels, who gave them, and weights; replies of annotators; log-probabilities.
 
     Raises:
@@ -56,14 +56,14 @@ SELECT segment, weight, ratio, clipped, support, weight_low, weight_high
 FROM read_parquet($file) WHERE trace_id = $id ORDER BY segment"""
 
 
-def _find_trace(database: Database, tables: RunTables, trace_id: str) -> tuple[str, Row]:
+def _find_trace(database: Database, tables: RunTables, trace_id: str) -> tuple[str, TableRow]:
     for kind in LABELS_OF:
         if tables.has(kind) and (row := database.row(TRACE, {"file": tables.file(kind), "id": trace_id})):
             return kind, row
     raise ArtifactError(f"{tables.title} has no trace {trace_id!r}")
 
 
-def _replies(database: Database, tables: RunTables, labels: str, trace_id: str) -> list[Row]:
+def _replies(database: Database, tables: RunTables, labels: str, trace_id: str) -> list[TableRow]:
     if not tables.has_file(labels, RAW_FILE):
         return []
     sql = """SELECT role, model, attempt, reply, problem, prompt_tokens, completion_tokens, cost_usd
@@ -71,7 +71,7 @@ def _replies(database: Database, tables: RunTables, labels: str, trace_id: str) 
     return database.rows(sql, {"file": tables.file(labels, RAW_FILE), "id": trace_id})
 
 
-def _reference(database: Database, tables: RunTables, trace_id: str, segments: Sequence[Row]) -> Row | None:
+def _reference(database: Database, tables: RunTables, trace_id: str, segments: Sequence[TableRow]) -> TableRow | None:
     """Log-probabilities under the model as it is, by token and summed over each segment, which gets its sum."""
     if not tables.has("reference-logps"):
         return None
@@ -85,7 +85,7 @@ def _reference(database: Database, tables: RunTables, trace_id: str, segments: S
     return {"partner": row["partner_trace_id"], "kl_logp": row["kl_logp"], "logp": sum(row.pop("logps"))}
 
 
-def _other_draws(database: Database, tables: RunTables, question_id: str) -> list[Row]:
+def _other_draws(database: Database, tables: RunTables, question_id: str) -> list[TableRow]:
     if not tables.has("generations"):
         return []
     sql = """SELECT thinking_mode, draw, outcome, em_thought, em_answer, thinking, answer,
@@ -94,14 +94,14 @@ def _other_draws(database: Database, tables: RunTables, question_id: str) -> lis
     return database.rows(sql, {"file": tables.file("generations"), "id": question_id})
 
 
-def _traces_of(database: Database, tables: RunTables, question_id: str) -> list[Row]:
+def _traces_of(database: Database, tables: RunTables, question_id: str) -> list[TableRow]:
     sql = "SELECT trace_id, draw, polarity FROM read_parquet($file) WHERE question_id = $id ORDER BY draw"
     kinds = [kind for kind in LABELS_OF if tables.has(kind)]
     found = (row for kind in kinds for row in database.rows(sql, {"file": tables.file(kind), "id": question_id}))
     return list({row["trace_id"]: row for row in found}.values())
 
 
-def read_question(database: Database, tables: RunTables, question_id: str) -> Row:
+def read_question(database: Database, tables: RunTables, question_id: str) -> TableRow:
     """A question, its draws and traces where it is aligned on, and each variant's answers where it is evaluated on.
 
     Raises:
@@ -118,7 +118,7 @@ def read_question(database: Database, tables: RunTables, question_id: str) -> Ro
     }
 
 
-def _find_question(database: Database, tables: RunTables, question_id: str) -> Row:
+def _find_question(database: Database, tables: RunTables, question_id: str) -> TableRow:
     for kind in ("questions", "evaluation-questions"):
         sql = "SELECT * FROM read_parquet($file) WHERE question_id = $id"
         if tables.has(kind) and (row := database.row(sql, {"file": tables.file(kind), "id": question_id})):
@@ -126,14 +126,16 @@ def _find_question(database: Database, tables: RunTables, question_id: str) -> R
     raise ArtifactError(f"{tables.title} has no question {question_id!r}")
 
 
-def _answers(database: Database, tables: RunTables, variant: str, question_id: str, golds: Sequence[str]) -> list[Row]:
+def _answers(
+    database: Database, tables: RunTables, variant: str, question_id: str, golds: Sequence[str]
+) -> list[TableRow]:
     sql = """SELECT draw, outcome, scoring, em_thought, em_answer, contains_answer, thinking, answer, num_prompt_tokens,
         num_tokens FROM read_parquet($file) WHERE question_id = $id ORDER BY draw"""
     rows = database.rows(sql, {"file": tables.file(f"scores:{variant}"), "id": question_id})
     return [_marked(row, golds) for row in rows]
 
 
-def _marked(row: Row, golds: Sequence[str]) -> Row:
+def _marked(row: TableRow, golds: Sequence[str]) -> TableRow:
     """A reply with its thinking in segments, and the gold answers in it marked."""
     thinking = row.pop("thinking") or ""
     spans = split_segments(thinking)

@@ -19,10 +19,10 @@ from mralign_core.errors import UserError
 MEMORY_LIMIT = "1GB"
 """Of all queries at a time; what needs more is an error, not a machine without memory."""
 THREADS = 4
-ROWS_AT_ONCE = 1_000
+FETCHED_AT_ONCE = 1_000
 _NAMED = re.compile(r"\$(\w+)")
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
 class QueryError(UserError):
@@ -48,7 +48,7 @@ class Database:
             }
         )
 
-    def rows(self, sql: str, values: Mapping[str, Any]) -> list[Row]:
+    def rows(self, sql: str, values: Mapping[str, Any]) -> list[TableRow]:
         """All rows of a query.
 
         Args:
@@ -57,11 +57,11 @@ class Database:
         """
         return list(self.stream(sql, values))
 
-    def row(self, sql: str, values: Mapping[str, Any]) -> Row | None:
+    def row(self, sql: str, values: Mapping[str, Any]) -> TableRow | None:
         """The first row of a query; None where there is none."""
         return next(self.stream(sql, values), None)
 
-    def stream(self, sql: str, values: Mapping[str, Any]) -> Iterator[Row]:
+    def stream(self, sql: str, values: Mapping[str, Any]) -> Iterator[TableRow]:
         """The rows of a query, a few in memory at a time.
 
         Raises:
@@ -71,8 +71,8 @@ class Database:
         try:
             found = cursor.execute(sql, {name: values[name] for name in set(_NAMED.findall(sql))})
             names = [column[0] for column in found.description or ()]
-            while chunk := found.fetchmany(ROWS_AT_ONCE):
-                yield from (dict(zip(names, map(plain, row), strict=True)) for row in chunk)
+            while chunk := found.fetchmany(FETCHED_AT_ONCE):
+                yield from (dict(zip(names, map(as_json, row), strict=True)) for row in chunk)
         except duckdb.Error as error:
             raise QueryError(f"this could not be looked up ({error}): ask for less, or load the page anew") from error
         finally:
@@ -85,16 +85,16 @@ def shared_database() -> Database:
     return Database()
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """A value as JSON has it: a number that is none, or infinite, is null.
 
-    >>> plain([1.5, float("inf"), {"a": float("nan")}])
+    >>> as_json([1.5, float("inf"), {"a": float("nan")}])
     [1.5, None, {'a': None}]
     """
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [as_json(item) for item in value]
     if isinstance(value, dict):
-        return {name: plain(item) for name, item in value.items()}
+        return {name: as_json(item) for name, item in value.items()}
     return value

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from mralign_core.errors import ConfigError
 from mralign_core.method.benchmarks import SCORINGS
-from mralign_core.workbench.database import Database, Row
+from mralign_core.workbench.database import Database, TableRow
 from mralign_core.workbench.filters import AnswerFilter, DrawFilter, Filter, Hit, TraceFilter, like, pattern_regex
 from mralign_core.workbench.tables import RunTables
 
-PAGE_SIZE = 50
+ROWS_A_PAGE = 50
 EXPORT_AT_ONCE = 500
 """Rows that are described at a time."""
 Values = dict[str, Any]
@@ -47,7 +47,7 @@ _FLIPS = {
 class Page(NamedTuple):
     """A page of a list."""
 
-    rows: list[Row]
+    rows: list[TableRow]
     total: int
     """Rows on all pages."""
     page: int
@@ -65,33 +65,33 @@ class Listing(NamedTuple):
     """A kind of list: which rows a filter chooses, and all about some of them, in their order."""
 
     filter: type[Filter]
-    choose: Callable[[RunTables, Any], Chosen]
-    describe: Callable[[Database, RunTables, Any, Sequence[Row]], list[Row]]
+    find: Callable[[RunTables, Any], Chosen]
+    show: Callable[[Database, RunTables, Any, Sequence[TableRow]], list[TableRow]]
 
 
 def read_page(database: Database, tables: RunTables, listing: Listing, wanted: Filter) -> Page:
     """One page of a list."""
-    chosen = listing.choose(tables, wanted)
+    chosen = listing.find(tables, wanted)
     counted = database.row(f"SELECT count(*) AS total FROM ({chosen.sql})", chosen.values)
     total = int(counted["total"]) if counted else 0
-    bounds = {"limit": PAGE_SIZE, "offset": (wanted.page - 1) * PAGE_SIZE}
+    bounds = {"limit": ROWS_A_PAGE, "offset": (wanted.page - 1) * ROWS_A_PAGE}
     keys = database.rows(f"{chosen.sql} {_order(wanted)} LIMIT $limit OFFSET $offset", chosen.values | bounds)
-    return Page(listing.describe(database, tables, wanted, keys), total, wanted.page, -(-total // PAGE_SIZE))
+    return Page(listing.show(database, tables, wanted, keys), total, wanted.page, -(-total // ROWS_A_PAGE))
 
 
-def stream_all(database: Database, tables: RunTables, listing: Listing, wanted: Filter) -> Iterator[Row]:
+def stream_all(database: Database, tables: RunTables, listing: Listing, wanted: Filter) -> Iterator[TableRow]:
     """All rows of a list, a few in memory at a time."""
-    chosen = listing.choose(tables, wanted)
+    chosen = listing.find(tables, wanted)
     keys = database.stream(f"{chosen.sql} {_order(wanted)}", chosen.values)
     while some := list(islice(keys, EXPORT_AT_ONCE)):
-        yield from listing.describe(database, tables, wanted, some)
+        yield from listing.show(database, tables, wanted, some)
 
 
 def _order(wanted: Any) -> str:
     return f"ORDER BY {'rank NULLS LAST, ' if wanted.sort else ''}place"
 
 
-def choose_traces(tables: RunTables, wanted: TraceFilter) -> Chosen:
+def find_traces(tables: RunTables, wanted: TraceFilter) -> Chosen:
     """The traces of a filter."""
     labels = "annotations" if wanted.of == "candidates" else "draw-annotations"
     values: Values = {"traces": tables.file(wanted.of)}
@@ -167,7 +167,7 @@ def _rank_traces(tables: RunTables, wanted: TraceFilter, labels: str, values: Va
     return ", rank", f"LEFT JOIN ({ranked}) USING (trace_id)"
 
 
-def describe_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys: Sequence[Row]) -> list[Row]:
+def show_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys: Sequence[TableRow]) -> list[TableRow]:
     """What a list shows of traces."""
     labels = "annotations" if wanted.of == "candidates" else "draw-annotations"
     files = {"traces": tables.file(wanted.of), "ids": [row["trace_id"] for row in keys]}
@@ -191,7 +191,7 @@ SELECT trace_id, list(weight ORDER BY segment) AS weights
 FROM read_parquet($weights) WHERE trace_id IN (SELECT unnest($ids)) GROUP BY trace_id"""
 
 
-def choose_draws(tables: RunTables, wanted: DrawFilter) -> Chosen:
+def find_draws(tables: RunTables, wanted: DrawFilter) -> Chosen:
     """The draws of a filter."""
     values: Values = {"draws": tables.file("generations")}
     where = _of_question(tables, wanted, values, "questions")
@@ -208,7 +208,7 @@ def choose_draws(tables: RunTables, wanted: DrawFilter) -> Chosen:
     return Chosen(f"SELECT {columns} FROM read_parquet($draws, file_row_number = true){_all_of(where)}", values)
 
 
-def describe_draws(database: Database, tables: RunTables, _: DrawFilter, keys: Sequence[Row]) -> list[Row]:
+def show_draws(database: Database, tables: RunTables, _: DrawFilter, keys: Sequence[TableRow]) -> list[TableRow]:
     """What a list shows of draws."""
     files = {"draws": tables.file("generations"), "questions": tables.file("questions")}
     found = database.rows(DRAW_ROWS, files | {"places": [row["place"] for row in keys]})
@@ -223,7 +223,7 @@ FROM read_parquet($draws, file_row_number = true) d LEFT JOIN read_parquet($ques
 WHERE d.file_row_number IN (SELECT unnest($places))"""
 
 
-def choose_answers(tables: RunTables, wanted: AnswerFilter) -> Chosen:
+def find_answers(tables: RunTables, wanted: AnswerFilter) -> Chosen:
     """The answers of a filter."""
     values: Values = {"after": tables.file(f"scores:{variant_of(tables, wanted)}"), "named": _scorings_with_thought()}
     where = _of_question(tables, wanted, values, "evaluation-questions", "a.")
@@ -247,7 +247,9 @@ def choose_answers(tables: RunTables, wanted: AnswerFilter) -> Chosen:
     return Chosen(f"SELECT {columns} FROM {source}{_all_of(where)}", values)
 
 
-def describe_answers(database: Database, tables: RunTables, wanted: AnswerFilter, keys: Sequence[Row]) -> list[Row]:
+def show_answers(
+    database: Database, tables: RunTables, wanted: AnswerFilter, keys: Sequence[TableRow]
+) -> list[TableRow]:
     """What a list shows of answers: that of the variant, and beside it that of the one it is compared with."""
     cells = {"ids": list(dict.fromkeys(row["question_id"] for row in keys))}
     questions = database.rows(QUESTION_ROWS, cells | {"questions": tables.file("evaluation-questions")})
@@ -353,17 +355,17 @@ def _all_of(conditions: Sequence[str]) -> str:
     return f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
 
-def _by_trace(database: Database, sql: str, values: Values) -> dict[str, Row]:
+def _by_trace(database: Database, sql: str, values: Values) -> dict[str, TableRow]:
     return {row["trace_id"]: row for row in database.rows(sql, values)}
 
 
-def _joined(rows: dict[str, Row], others: dict[str, Row]) -> dict[str, Row]:
+def _joined(rows: dict[str, TableRow], others: dict[str, TableRow]) -> dict[str, TableRow]:
     return {trace_id: row | others.get(trace_id, {}) for trace_id, row in rows.items()}
 
 
 LISTINGS: Mapping[str, Listing] = {
-    "traces": Listing(TraceFilter, choose_traces, describe_traces),
-    "draws": Listing(DrawFilter, choose_draws, describe_draws),
-    "answers": Listing(AnswerFilter, choose_answers, describe_answers),
+    "traces": Listing(TraceFilter, find_traces, show_traces),
+    "draws": Listing(DrawFilter, find_draws, show_draws),
+    "answers": Listing(AnswerFilter, find_answers, show_answers),
 }
 """The lists, by the names that addresses have for them."""

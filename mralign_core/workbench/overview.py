@@ -10,12 +10,12 @@ from mralign_core.reporting.style import POLARITY_COLOURS, macro_colours
 from mralign_core.reporting.titles import variant_title
 from mralign_core.schemas.annotations import RULES
 from mralign_core.schemas.outcomes import DRAW_OUTCOMES
-from mralign_core.workbench.database import Database, Row
+from mralign_core.workbench.database import Database, TableRow
 from mralign_core.workbench.lists import DIFFERS
 from mralign_core.workbench.tables import RunTables
 
 
-def describe_run(database: Database, tables: RunTables) -> Row:
+def describe_run(database: Database, tables: RunTables) -> TableRow:
     """What can be looked at and by what it can be filtered."""
     taxonomy, colours = tables.taxonomy, macro_colours(tables.taxonomy)
     return {
@@ -43,7 +43,7 @@ def describe_run(database: Database, tables: RunTables) -> Row:
     }
 
 
-def weight_scale(tables: RunTables) -> Row:
+def weight_scale(tables: RunTables) -> TableRow:
     """How weights are coloured: by their logarithm, or in forms that allow a sign by how far they are from neutral;
     and what their ratios are over.
     """
@@ -56,7 +56,7 @@ def weight_scale(tables: RunTables) -> Row:
     }
 
 
-def _strata(database: Database, tables: RunTables, name: str) -> list[Row]:
+def _strata(database: Database, tables: RunTables, name: str) -> list[TableRow]:
     """The sets of questions, each with its strata."""
     if not tables.has(name):
         return []
@@ -75,12 +75,12 @@ def summarize_run(database: Database, tables: RunTables) -> dict[str, Any]:
     }
 
 
-def _label_table(database: Database, tables: RunTables) -> list[Row]:
+def _label_table(database: Database, tables: RunTables) -> list[TableRow]:
     if not tables.has("annotations"):
         return []
     found = database.rows(LABEL_TABLE, {"file": tables.file("annotations")})
     by_label = {row["label"]: row for row in found}
-    weights: dict[str, Row] = {}
+    weights: dict[str, TableRow] = {}
     if tables.has("weights"):
         files = {"file": tables.file("annotations"), "weights": tables.file("weights")}
         weights = {row["label"]: row for row in database.rows(WEIGHTS_BY_LABEL, files)}
@@ -102,7 +102,7 @@ SELECT label, avg(weight) AS weight_mean, min(weight) AS weight_min, max(weight)
 FROM labelled JOIN read_parquet($weights) USING (trace_id, segment) GROUP BY label"""
 
 
-def _rule_table(database: Database, tables: RunTables) -> list[Row]:
+def _rule_table(database: Database, tables: RunTables) -> list[TableRow]:
     if not tables.has("annotations"):
         return []
     sql = f"""SELECT rule, count(*) AS segments, count(*) FILTER ({DIFFERS}) AS disputed
@@ -111,7 +111,7 @@ def _rule_table(database: Database, tables: RunTables) -> list[Row]:
     return [by_rule[rule] for rule in RULES if rule in by_rule]
 
 
-def _answer_row(database: Database, tables: RunTables, variant: str) -> Row:
+def _answer_row(database: Database, tables: RunTables, variant: str) -> TableRow:
     sql = """SELECT count(*) AS answers, bool_or(em_thought IS NOT NULL) AS thinks,
         count(*) FILTER (em_thought AND em_answer) AS "both",
         count(*) FILTER (em_thought AND NOT em_answer) AS thinking,
@@ -122,7 +122,7 @@ def _answer_row(database: Database, tables: RunTables, variant: str) -> Row:
     return {"variant": variant, "title": variant_title(variant), **row}
 
 
-def _flip_table(database: Database, tables: RunTables) -> list[Row]:
+def _flip_table(database: Database, tables: RunTables) -> list[TableRow]:
     """The flips that the evaluation found, by comparison."""
     if not tables.has_file("results"):
         return []
@@ -132,7 +132,7 @@ def _flip_table(database: Database, tables: RunTables) -> list[Row]:
     return database.rows(sql, {"file": tables.file("results")})
 
 
-def count_moves(database: Database, tables: RunTables) -> list[Row]:
+def count_moves(database: Database, tables: RunTables) -> list[TableRow]:
     """How often each label follows each, by polarity: each pair of labels of two labelled steps in a row counts."""
     files = {"labels": tables.file("annotations"), "traces": tables.file("candidates")}
     return database.rows(MOVES, files)
