@@ -48,7 +48,7 @@ async function render() {
     if (own !== drawn) return; // somebody has gone on meanwhile
     head(view);
     document.title = `${title} · ${run.title}`;
-    main.replaceChildren(h("h1", {}, title), ...content);
+    main.replaceChildren(h("h1", {}, title), ...content.filter(Boolean));
     tell(title);
   } catch (error) {
     if (own !== drawn) return;
