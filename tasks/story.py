@@ -37,6 +37,7 @@ from mralign_core.reporting.run_page import (
 )
 from mralign_core.reporting.server_paths import IDENTITY_PATH
 from mralign_core.reporting.shown_files import address_of
+from mralign_core.reporting.store_addresses import view_address
 from mralign_core.retention.runs import paid_by_run
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.versions.aliases import version_name
@@ -133,6 +134,10 @@ class Story:
             places[f"Adapter {variant}"] = f"`{store.open_directory(made(f'adapter:{variant}'))}`"
             if config.questions.eval:
                 places[f"Version {variant}"] = f"`{version_name(f'{variant}-' + made(f'version:{variant}').key)}`"
+        if _is_behind_door():
+            places["Cases"] = (
+                f"[traces, labels, weights, draws and answers]({view_address(config.storage, this_run())})"
+            )
         places["Artifacts of this run"] = ", ".join(self._others()) or "none"
         about_labels = discrimination_sentences(read_diagnostics(store, made("diagnostics")))
         if measured is None:

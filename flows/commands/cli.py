@@ -30,6 +30,7 @@ from flows.commands.results import (
 )
 from flows.commands.server import EMBEDDED, ui_link, use_server
 from flows.commands.store_commands import commands as store_commands
+from flows.commands.view import commands as view_commands
 from mralign_core.config import RunConfig, Variant, load_config
 from mralign_core.config.presets import PRESETS, preset_names
 from mralign_core.errors import ConfigError, UserError
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__)
 app.add_typer(store_commands)
+app.add_typer(view_commands)
 
 Stage = StrEnum("Stage", ["prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"])
 

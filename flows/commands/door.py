@@ -5,7 +5,8 @@ page whose host name is made to point here by what then looks like its own origi
 and so run any command as this user. Therefore it listens on loopback only, and
 
 - the door refuses requests to another host name, of another origin, and of pages of other sites;
-- Prefect asks for the token of :mod:`flows.commands.secret`, in each request and on each websocket;
+- Prefect asks for the token of :mod:`flows.commands.secret`, in each request and on each websocket, and the door itself
+  for what it shows of a store, figures and the workbench (:mod:`mralign_core.workbench`);
 - browsers are told to ask no other host for anything and to show the UI in no frame.
 
 The token is kept in the browser's ``localStorage``, as Prefect's own UI has it, which belongs to host and port: a
@@ -18,6 +19,7 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import functools
 import hmac
 import json
 import os
@@ -47,7 +49,7 @@ from flows.commands.secret import (
     write_private,
 )
 from mralign_core.errors import UserError
-from mralign_core.reporting.server_paths import ARTIFACTS_PREFIX, IDENTITY_PATH
+from mralign_core.reporting.server_paths import ARTIFACTS_PREFIX, IDENTITY_PATH, VIEW_API_PREFIX, VIEW_PREFIX
 
 if TYPE_CHECKING:
     import uvicorn
@@ -59,6 +61,8 @@ EXTRA_HOSTS = "MRALIGN_SERVE_HOSTS"
 of a tunnel or a proxy; separated by commas."""
 ENTER_PATH = "/mralign/enter"
 SCRIPT_PATH = "/mralign/enter.js"
+TOKEN_PATH = "/mralign/token"
+"""Says whether a browser's token is right."""
 VIEW_SCRIPT_PATH = "/mralign/view.js"
 VIEW_POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; frame-src blob:; img-src blob: data:; "
@@ -156,6 +160,8 @@ class Door:
             await self._prove_identity(scope, send)
         elif scope["path"] == SCRIPT_PATH:
             await _reply(send, HTTPStatus.OK, "text/javascript", ENTER_SCRIPT)
+        elif scope["path"] == TOKEN_PATH:
+            await self._answer_token(scope, send)
         elif _is_navigation(scope) and self._is_localhost(scope):
             # Another user may listen at the IPv6 address of the same name, and would share its localStorage.
             await _redirect(send, f"http://{HOST}:{self._port}{_target(scope)}")
@@ -163,6 +169,10 @@ class Door:
             await _reply(send, HTTPStatus.OK, "text/javascript", VIEW_SCRIPT)
         elif scope["path"] == ENTER_PATH or (_is_navigation(scope) and not self._has_entered(scope)):
             await self._show_entrance(send)
+        elif scope["path"].startswith(VIEW_API_PREFIX) and not self._has_token(scope):
+            await self._answer_token(scope, send)
+        elif scope["path"].startswith(VIEW_PREFIX):
+            await (await asyncio.to_thread(_workbench))(scope, receive, send)
         elif scope["path"].startswith(ARTIFACTS_PREFIX):
             if scope["method"] not in ("GET", "HEAD"):
                 await _reply(send, HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", "this can only be read\n")
@@ -189,7 +199,7 @@ class Door:
         # Browsers send no Origin with some requests, but say whose page asks. Following a link to the UI is all right.
         site = _header(scope, b"sec-fetch-site")
         is_foreign = bool(site and set(site) - {"same-origin", "none"})
-        if is_foreign and (not _is_visit(scope) or scope["path"].startswith(ARTIFACTS_PREFIX)):
+        if is_foreign and (not _is_visit(scope) or scope["path"].startswith((ARTIFACTS_PREFIX, VIEW_PREFIX))):
             return Refusal(HTTPStatus.FORBIDDEN, "pages of other sites may not use this server")
         if scope["path"] in CLOSED_PATHS:
             return Refusal(HTTPStatus.NOT_FOUND, "the API's schema is at /api/openapi.json, for who has the token")
@@ -225,10 +235,8 @@ class Door:
 
     async def _show_artifact(self, scope: Scope, send: Send) -> None:
         """Give out a page or a figure of the store, to a script of ours that sends the token."""
-        given = _header(scope, b"authorization")
-        token = base64.b64encode(token_of(self._secret, self._start).encode()).decode()
-        if len(given) != 1 or not hmac.compare_digest(given[0].encode(), f"Basic {token}".encode()):
-            await _reply(send, HTTPStatus.UNAUTHORIZED, "text/plain", "this needs the token of the server\n")
+        if not self._has_token(scope):
+            await self._answer_token(scope, send)
             return
         try:
             path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
@@ -237,6 +245,17 @@ class Door:
             await _reply(send, HTTPStatus.NOT_FOUND, "text/plain", f"{error}\n")
             return
         await _reply(send, HTTPStatus.OK, shown.media_type, shown.content, policy=SHOWN_POLICY)
+
+    def _has_token(self, scope: Scope) -> bool:
+        given = _header(scope, b"authorization")
+        token = base64.b64encode(token_of(self._secret, self._start).encode()).decode()
+        return len(given) == 1 and hmac.compare_digest(given[0].encode(), f"Basic {token}".encode())
+
+    async def _answer_token(self, scope: Scope, send: Send) -> None:
+        if self._has_token(scope):
+            await _reply(send, HTTPStatus.OK, "text/plain", "this is the token of the server\n")
+        else:
+            await _reply(send, HTTPStatus.UNAUTHORIZED, "text/plain", "this needs the token of the server\n")
 
     async def _prove_identity(self, scope: Scope, send: Send) -> None:
         """Answer a challenge, so that clients know whom they send the token to (:func:`.secret.recognise`)."""
@@ -372,6 +391,13 @@ async def _reply(send: Send, status: HTTPStatus, kind: str, content: str | bytes
     await send({"type": "http.response.body", "body": body})
 
 
+@functools.cache
+def _workbench() -> App:
+    from mralign_core.workbench.app import make_app  # imports the libraries of the store, and DuckDB
+
+    return make_app()
+
+
 def _read_shown(path: str, query: str) -> ShownFile:
     from mralign_core.reporting.shown_files import read_shown  # imports the libraries of the store
 
@@ -393,7 +419,7 @@ pre {{ font: 14px/1.5 monospace; margin: 1em; white-space: pre-wrap }}
 </html>
 """
 VIEW_SCRIPT = """"use strict";
-// A page that a run has written is shown in a frame of no origin: it can run no script and send nothing to the server.
+// A page that a run has written is shown in a frame that can run no script and send nothing to the server.
 async function show() {
   const token = localStorage.getItem("prefect-password");
   const reply = await fetch(location.href, { headers: { Authorization: `Basic ${token}` }, cache: "no-store" });
@@ -402,8 +428,27 @@ async function show() {
   const address = URL.createObjectURL(content);
   if (kind.startsWith("image/")) return shown("img", { src: address, alt: document.title });
   const frame = document.createElement("iframe");
-  frame.sandbox = "";
+  // Of this origin, so that its links can be seen to; it can still run no script, send no form and lead nowhere.
+  frame.sandbox = "allow-same-origin";
+  frame.addEventListener("load", () => link(frame.contentDocument));
   return shown(frame, { src: address, title: document.title });
+}
+
+// What a report counts leads to the cases behind it, in the workbench; only from here, as there is none behind a file.
+function link(page) {
+  const artifact = location.pathname.slice("ARTIFACTS_PREFIX".length).split("/").slice(0, -1).join("/");
+  for (const anchor of page.querySelectorAll("a[data-cases]")) {
+    const [view, asked] = anchor.dataset.cases.split("?");
+    const about = new URLSearchParams([...new URLSearchParams(location.search), ["run", artifact]]);
+    const address = `${location.origin}VIEW_PREFIX${view}?${about}&${asked}`;
+    anchor.setAttribute("href", address);
+    if (anchor.ownerSVGElement) anchor.setAttribute("tabindex", "-1"); // thousands; the workbench has them as a table
+    anchor.addEventListener("click", (event) => {
+      event.preventDefault();
+      if (event.ctrlKey || event.metaKey) open(address);
+      else location.assign(address);
+    });
+  }
 }
 
 function shown(what, values) {
@@ -413,7 +458,7 @@ function shown(what, values) {
 
 document.title = location.pathname.split("/").pop();
 show().catch((error) => shown("pre", { textContent: String(error) }));
-"""
+""".replace("ARTIFACTS_PREFIX", ARTIFACTS_PREFIX).replace("VIEW_PREFIX", VIEW_PREFIX)
 
 
 ENTER_PAGE = """<!doctype html>
@@ -427,8 +472,8 @@ input {{ font: inherit; width: 100%; box-sizing: border-box; margin: .5em 0 }}
 output {{ color: #b00020 }}
 </style>
 <h1>Who is asking?</h1>
-<p>Only the user who started this server may use it. Open the link that <code>make serve</code> printed; or print it
-again, in the folder of the project, with <code>.venv/bin/mralign ui</code>.</p>
+<p>Only the user who started this server may use it. Open the link that it printed; that of <code>make serve</code> is
+printed again, in the folder of the project, by <code>.venv/bin/mralign ui</code>.</p>
 <form><label>Or paste that link here: <input type="password" autocomplete="off" autofocus></label>
 <button>Enter</button></form>
 <p><output></output></p>
@@ -442,7 +487,7 @@ const KEY = "prefect-password";
 const { start, port } = document.documentElement.dataset;
 
 async function enter(token) {
-  const reply = await fetch("/api/admin/version", { headers: { Authorization: `Basic ${token}` } });
+  const reply = await fetch("TOKEN_PATH", { headers: { Authorization: `Basic ${token}` } });
   if (!reply.ok) return false;
   localStorage.setItem(KEY, token);
   document.cookie = `mralign_${port}=${start}; path=/; SameSite=Strict`;
@@ -468,7 +513,7 @@ document.querySelector("form").addEventListener("submit", (event) => {
   event.preventDefault();
   enterWith(document.querySelector("input").value);
 });
-""".replace("ENTER_PATH", ENTER_PATH)
+""".replace("ENTER_PATH", ENTER_PATH).replace("TOKEN_PATH", TOKEN_PATH)
 
 
 def module(port: int, *, embedded: bool = False) -> list[str]:
@@ -559,9 +604,7 @@ def serve(home: Path, port: int, *, embedded: bool) -> None:
     """
     parent = os.getppid()  # before the slow imports: a parent that ends meanwhile must be missed
     os.umask(0o077)  # the database and the logs hold parameters of runs
-    with socket.create_server((HOST, port)) as listener:  # before the slow imports: nobody else can take it now
-        # asyncio does so for sockets that it makes; without it every reply waits 40 ms for an acknowledgement.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with listening(port) as listener:  # before the slow imports: nobody else can take it now
         port = listener.getsockname()[1]
         door, token = build(home, port, embedded=embedded)
         import uvicorn
@@ -584,6 +627,19 @@ def serve(home: Path, port: int, *, embedded: bool) -> None:
             threading.Thread(target=_end_with_parent, args=(server, parent), daemon=True).start()
         with contextlib.nullcontext() if embedded else _profile(home, port, token):
             server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def listening(port: int) -> Iterator[socket.socket]:
+    """A socket on a port of loopback; on any that is free for 0.
+
+    Raises:
+        OSError: something else listens there.
+    """
+    with socket.create_server((HOST, port)) as listener:
+        # asyncio does so for sockets that it makes; without it every reply waits 40 ms for an acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield listener
 
 
 def _end_with_parent(server: uvicorn.Server, parent: int) -> None:

@@ -15,6 +15,7 @@ from mralign_core.estimation.bootstrap import MIN_SUPPORT
 from mralign_core.method import FloatArray
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import TransitionEstimate
+from mralign_core.reporting.case_addresses import FIGURE_CASES, move_address
 from mralign_core.reporting.style import INK, MUTED, WIDTH, as_ink, macro_colours, over, styled, with_alt_text
 
 NUM_EDGES = 10
@@ -142,6 +143,7 @@ def _draw_edge(axes: Axes, edge: Edge, taxonomy: Taxonomy, colour: str, width: f
     text = f"{100 * abs(edge.difference):.0f}"
     names = taxonomy.state_names
     gid = f"tip:{names[edge.source]} → {names[edge.target]}: {100 * edge.difference:+.1f} points"
+    url = FIGURE_CASES + move_address(names[edge.source], names[edge.target])
     if edge.source == edge.target:
         loop = Circle(
             (0.87 * float(start[0]), 0.87 * float(start[1])),
@@ -153,6 +155,7 @@ def _draw_edge(axes: Axes, edge: Edge, taxonomy: Taxonomy, colour: str, width: f
             zorder=2,
         )
         loop.set_gid(gid)
+        loop.set_url(url)
         axes.add_patch(loop)
         _number(axes, 0.87 * start, text, colour)
         return
@@ -172,6 +175,7 @@ def _draw_edge(axes: Axes, edge: Edge, taxonomy: Taxonomy, colour: str, width: f
         **style,
     )
     arrow.set_gid(gid)
+    arrow.set_url(url)
     axes.add_patch(arrow)
     _number(axes, _along(start, end, bend, _NUMBER_AT[rank % 2]), text, colour)
 

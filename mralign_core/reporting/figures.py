@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from mralign_core.evaluation.metrics import DIFFERENCE_COLUMNS, order_variants
 from mralign_core.method.segment_weights import WeightForm, neutral_weight
 from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.reporting.case_addresses import FIGURE_CASES, case_address
 from mralign_core.reporting.matrix_figures import weight_ticks
 from mralign_core.reporting.style import (
     FAINT,
@@ -98,6 +99,7 @@ def label_mix(annotations: pd.DataFrame, polarities: Mapping[str, str], taxonomy
         for bar, (_, row) in zip(bars, shares.iterrows(), strict=True):
             number = f"{row[f'num_{polarity}']:,}"
             bar.set_gid(f"tip:{row['label']}: {number}, {100 * row[polarity]:.1f} % of the labels in {polarity} traces")
+            bar.set_url(FIGURE_CASES + case_address("traces", label=str(row["label"]), polarity=polarity))
             end = (bar.get_width(), bar.get_y() + bar.get_height() / 2)
             axes.annotate(number, end, (3, 0), textcoords="offset points", va="center", fontsize=7, color=MUTED)
     axes.set_yticks(places, shares["label"].tolist())
@@ -175,15 +177,21 @@ def weight_histogram(
     low = float(np.min(weights.to_numpy(), initial=max(clip_min, np.exp(-1))))
     high = float(np.max(weights.to_numpy(), initial=min(clip_max, np.e)))
     is_log = low > 0
-    axes.hist(
+    bins = list((np.geomspace if is_log else np.linspace)(low, high, 41))
+    _, _, bars = axes.hist(
         list(shown.values()),
-        bins=list((np.geomspace if is_log else np.linspace)(low, high, 41)),
+        bins=bins,
         stacked=True,
         color=[colours[name] for name in shown],
         label=[f"{name} traces ({len(values):,} segments)" for name, values in shown.items()],
         edgecolor="white",
         linewidth=0.4,
     )
+    groups: Any = [bars] if len(shown) == 1 else bars
+    for name, of_class in zip(shown, groups, strict=True):
+        for bar, least, most in zip(of_class, bins, bins[1:], strict=False):
+            bounds = {"weight_min": f"{least:.6g}", "weight_max": f"{most:.6g}"}
+            bar.set_url(FIGURE_CASES + case_address("traces", polarity=name, **bounds))
     axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
     ends = []
     for edge, below, place, side in ((clip_min, True, 0.01, "left"), (clip_max, False, 0.99, "right")):
@@ -311,4 +319,5 @@ def _interval(axes: Axes, place: int, pair: tuple[str, str], row: pd.Series) -> 
     axes.plot([low, high], [place, place], color=colour, lw=2.2, solid_capstyle="round")
     face = colour if decided else "white"
     (dot,) = axes.plot([difference], [place], "o", ms=8, mfc=face, mec=colour, mew=1.8)
+    dot.set_url(FIGURE_CASES + case_address("answers", variant=pair[0], against=pair[1], flip="any"))
     dot.set_gid(f"tip:{difference:+.1f} points, interval {low:+.1f} to {high:+.1f}")

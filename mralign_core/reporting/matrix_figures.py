@@ -24,18 +24,20 @@ from mralign_core.method import FloatArray
 from mralign_core.method.segment_weights import WeightForm, probability_ratios, segment_weights
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.transitions import TransitionEstimate, transition_mask
+from mralign_core.reporting.case_addresses import FIGURE_CASES, move_address
 from mralign_core.reporting.style import INK, MUTED, POLARITY_COLOURS, WIDTH, ink_on, styled, with_alt_text
 
 EXTREME_SHARE = 0.15
 """Share of the supported weights that is marked at either end, as in Fig. 7 of the paper."""
 NUM_INTERVALS = 12
 """Most frequent moves whose weights are shown with intervals, a class."""
+WEIGHT_COLOURS = ("#b04a00", "#f4c7a1", "#fafafa", "#a6cee3", "#00568a")
+"""From the smallest weight over that of a move that tells nothing to the largest, evenly spaced."""
 
 _FEW = f"hatched: seen fewer than {MIN_SUPPORT} times"
 _BLUES = ["#f7fafc", "#9ecae1", "#2171b5", "#08306b"]
 _PROBABILITY_MAP = LinearSegmentedColormap.from_list("probability", _BLUES)
-_ORANGE_TO_BLUE = ["#b04a00", "#f4c7a1", "#fafafa", "#a6cee3", "#00568a"]
-_WEIGHT_MAP = LinearSegmentedColormap.from_list("weight", _ORANGE_TO_BLUE)
+_WEIGHT_MAP = LinearSegmentedColormap.from_list("weight", list(WEIGHT_COLOURS))
 _EXTREME_COLOURS = ("#00335a", "#7a2d00")
 _FRAMED = f"framed: top and bottom {100 * EXTREME_SHARE:.0f} % of the others"
 
@@ -106,12 +108,13 @@ def transition_heatmaps(transitions: Transitions) -> Figure:
     names, norm = transitions.taxonomy.state_names, Normalize(0, 1)
     figure, panels = _matrix_figure(names)
     titles = ("P⁺: moves where thinking made the answers right", "P⁻: moves where thinking made them wrong")
-    for axes, title, estimate in zip(panels, titles, (transitions.plus, transitions.minus), strict=True):
+    sides = (transitions.plus, transitions.minus)
+    for axes, title, estimate, polarity in zip(panels, titles, sides, POLARITY_COLOURS, strict=True):
         texts = np.where(estimate.p >= 0.045, np.char.mod("%.0f", 100 * estimate.p), "")
         tips = np.char.add(np.char.mod("P = %.3f, ", estimate.p), np.char.mod("%.1f seen", estimate.counts))
         shown = np.where(_possible(len(names)), estimate.p, np.nan)
         seldom = np.broadcast_to(estimate.counts.sum(axis=1, keepdims=True) < MIN_SUPPORT, shown.shape)
-        _draw_matrix(axes, shown, ~seldom, texts, tips, names, _PROBABILITY_MAP, norm)
+        _draw_matrix(axes, shown, ~seldom, texts, tips, names, _PROBABILITY_MAP, norm, polarity)
         axes.set_title(title)
     _colour_bar(figure, panels, _PROBABILITY_MAP, norm, f"probability of the next state, in cells %; {_FEW}")
     return with_alt_text(
@@ -131,12 +134,13 @@ def weight_heatmaps(transitions: Transitions) -> Figure:
     names = transitions.taxonomy.state_names
     figure, panels = _matrix_figure(names)
     norm = _weight_norm(transitions)
-    for axes, (side, title) in zip(panels, _weight_titles(transitions).items(), strict=True):
+    titles = _weight_titles(transitions)
+    for axes, (side, title), polarity in zip(panels, titles.items(), POLARITY_COLOURS, strict=True):
         weights, supported = transition_weights(transitions, side)
         telling = supported & (np.abs(np.log(weights)) >= 0.1)
         texts = np.where(telling, np.char.mod("%.1f", weights), "")
         tips = np.char.add(np.char.mod("w = %.2f", weights), np.where(supported, "", ", few seen"))
-        _draw_matrix(axes, np.log(weights), supported, texts, tips, names, _WEIGHT_MAP, norm)
+        _draw_matrix(axes, np.log(weights), supported, texts, tips, names, _WEIGHT_MAP, norm, polarity)
         for cells, colour in zip(extreme_weights(weights, supported), _EXTREME_COLOURS, strict=True):
             _frame_cells(axes, cells, colour)
         axes.set_title(title)
@@ -254,6 +258,7 @@ def _draw_matrix(
     names: Sequence[str],
     colour_map: Colormap,
     norm: Normalize,
+    polarity: str,
 ) -> None:
     """One patch a cell, so that each can carry a tool-tip; NaN stays blank, and few seen is hatched."""
     size = len(names)
@@ -268,6 +273,7 @@ def _draw_matrix(
             )
         cell = Rectangle((column, row), 1, 1, **style)
         cell.set_gid(f"tip:{names[row]} → {names[column]}: {tips[row, column]}")
+        cell.set_url(FIGURE_CASES + move_address(names[row], names[column], polarity))
         cell.set_in_layout(False)
         axes.add_patch(cell)
         if texts[row, column]:
@@ -363,6 +369,7 @@ def _draw_intervals(axes: Axes, transitions: Transitions, side: str, colour: str
         known = np.isfinite(low[a, b])
         interval = f"interval {low[a, b]:.2f} to {high[a, b]:.2f}" if known else "no interval: too few seen"
         dot.set_gid(f"tip:w = {weights[a, b]:.2f}, {interval}")
+        dot.set_url(FIGURE_CASES + move_address(names[a], names[b], "positive" if side == "plus" else "negative"))
     counts = transitions.of_side(side)[0].counts
     ticks = [f"{names[a]} → {names[b]}  ({counts[a, b]:,.0f})" for a, b in moves]
     axes.set_yticks(range(len(moves)), ticks, fontsize=8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from numbers import Number
 from typing import Any
 
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from mralign_core.estimation.diagnostics import Diagnostics
 from mralign_core.evaluation.guessable_scores import guessable_scores
-from mralign_core.evaluation.metrics import ALL_QUESTIONS, CONSISTENCY, consistency_shifts, order_variants
+from mralign_core.evaluation.metrics import ALL_QUESTIONS, CONSISTENCY, MACRO, consistency_shifts, order_variants
 from mralign_core.evaluation.variants import is_trained
 from mralign_core.generation.outcomes import PARTLY_DRAWN
 from mralign_core.method.taxonomy import Taxonomy
@@ -35,6 +35,7 @@ from mralign_core.reporting import (
     style,
 )
 from mralign_core.reporting import run_findings as findings
+from mralign_core.reporting.case_addresses import case_address, row_address, shift_address
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
 from mralign_core.reporting.judged_findings import JudgedResults, judged_notes, judged_tables
 from mralign_core.reporting.people_findings import PeopleSection
@@ -64,6 +65,8 @@ CHART_TITLES = DIAGNOSTIC_CHARTS | {
     "histogram": "Weights of all segments",
     "training": "Loss, implicit rewards and KL baseline by step",
 }
+HITS = {"acc": "both", "mis": "gap", "em_thought": "named", "em_answer": "right"}
+"""Metric → what the workbench calls the answers that it counts."""
 # HTML has no place for control characters, and a lone surrogate cannot be written as UTF-8.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff\ud800-\udfff]")
 
@@ -156,6 +159,7 @@ def render_report(inputs: ReportInputs) -> str:
         channels=_channels(inputs),
         judged=_judged(inputs.judged),
         macro_colours=style.macro_colours(inputs.taxonomy),
+        row_address=partial(row_address, taxonomy=inputs.taxonomy),
         config_text=yaml.safe_dump(dict(inputs.config), sort_keys=False, allow_unicode=True),
     )
     return _UNPRINTABLE.sub("\ufffd", page)
@@ -181,6 +185,7 @@ def _results(inputs: ReportInputs) -> dict[str, Any] | None:
                 "name": stratum,
                 "in_sentence": findings.in_sentence(stratum),
                 "is_set": strata[0] != ALL_QUESTIONS,
+                "asked": _asked(stratum, is_set=strata[0] != ALL_QUESTIONS),
                 "metrics": {metric: metric_title(metric, metrics) for metric in metrics},
                 "levels": summary[summary["stratum"] == stratum].to_dict("records"),
                 "differences": findings.difference_rows(differences, stratum, metrics),
@@ -193,6 +198,13 @@ def _results(inputs: ReportInputs) -> dict[str, Any] | None:
         "shifts": _shifts(inputs.scores),
         "decided": _decided(inputs),
     }
+
+
+def _asked(stratum: str, *, is_set: bool) -> dict[str, str]:
+    """How the workbench is asked for the answers of a stratum, or of a set; it has no averages of sets."""
+    if stratum == ALL_QUESTIONS or stratum.startswith(MACRO):
+        return {}
+    return {"source" if is_set else "stratum": stratum}
 
 
 def _guessable(inputs: ReportInputs) -> ResultTable | None:
@@ -363,6 +375,9 @@ def _template() -> jinja2.Template:
     environment.filters.update(points=findings.points, variant=variant_title)
     environment.globals.update(
         OUTCOMES=OUTCOMES,
+        HITS=HITS,
+        case_address=case_address,
+        shift_address=shift_address,
         WELL_FORMED=WELL_FORMED,
         PARTLY_DRAWN=PARTLY_DRAWN,
         CONSISTENCY=CONSISTENCY,

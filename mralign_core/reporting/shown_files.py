@@ -5,18 +5,16 @@ An address is ``/mralign/artifacts/STAGE/KEY/DIGEST/FILE?store=ROOT``: it is tru
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import PurePosixPath
 from typing import NamedTuple
-from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
-
-from pydantic import ValidationError
+from urllib.parse import parse_qs, quote, unquote, urlencode
 
 from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError
 from mralign_core.reporting.provenance import provenance_of, with_provenance
 from mralign_core.reporting.server_paths import ARTIFACTS_PREFIX
+from mralign_core.reporting.store_addresses import storage_in, store_query
 from mralign_core.storage import ArtifactRef, ArtifactStore
 
 PAGES_AND_FIGURES = ("report", "ablation-page", "diagnostic-figures")
@@ -27,10 +25,6 @@ MEDIA_TYPES = {
     ".png": "image/png",
     ".svg": "image/svg+xml",
 }
-ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-PATIENCE_S = 20.0
-"""For a store that does not answer: somebody waits at the browser."""
 _ADDRESS = re.compile(
     rf"{re.escape(ARTIFACTS_PREFIX)}(?P<artifact>(?P<stage>{'|'.join(PAGES_AND_FIGURES)})/[A-Za-z0-9][A-Za-z0-9._-]{{0,127}}/[0-9a-f]{{16}})"
     r"/(?P<file>[A-Za-z0-9][A-Za-z0-9._-]{0,127})"
@@ -51,9 +45,8 @@ def address_of(storage: StorageConfig, ref: ArtifactRef, file: str) -> str:
     >>> address_of(StorageConfig(root="s3://bucket/mralign"), ref, "report.html")
     '/mralign/artifacts/report/k/aaaaaaaaaaaaaaaa/report.html?store=s3%3A%2F%2Fbucket%2Fmralign'
     """
-    root = ArtifactStore(storage).root_uri
-    query = {"store": root, **({"endpoint": storage.endpoint_url} if storage.endpoint_url else {})}
-    return f"{ARTIFACTS_PREFIX}{quote(ref.path.removeprefix('artifacts/'))}/{quote(file)}?{urlencode(query)}"
+    path = quote(ref.path.removeprefix("artifacts/"))
+    return f"{ARTIFACTS_PREFIX}{path}/{quote(file)}?{urlencode(store_query(storage))}"
 
 
 def read_shown(path: str, query: str) -> ShownFile:
@@ -67,35 +60,16 @@ def read_shown(path: str, query: str) -> ShownFile:
         ArtifactError: it is not an address of a page or figure, or nothing whole is there.
         StorageError: the store does not answer.
     """
-    found, given = _ADDRESS.fullmatch(unquote(path)), parse_qs(query)
+    found = _ADDRESS.fullmatch(unquote(path))
     kind = MEDIA_TYPES.get(PurePosixPath(found["file"]).suffix) if found else None
-    if found is None or kind is None or len(given.get("store", [])) != 1:
+    if found is None or kind is None:
         raise ArtifactError(
             f"no page or figure has this address; artifacts that are shown: {', '.join(PAGES_AND_FIGURES)}"
         )
-    try:
-        (root,), endpoint = given["store"], _own_endpoint(given.get("endpoint", [""])[0])
-        storage = StorageConfig(root=root.removeprefix("file://"), endpoint_url=endpoint, patience_s=PATIENCE_S)
-    except ValidationError as error:
-        raise ArtifactError(f"the store in this address can't be read: {error.errors()[0]['msg']}") from None
-    store = ArtifactStore(storage)
+    store = ArtifactStore(storage_in(parse_qs(query)))
     manifest = store.manifest_at(f"artifacts/{found['artifact']}")
     ref = manifest.ref(f"{store.root_uri}/{manifest.path}")
     content = store.open_file(ref, found["file"]).read_bytes()
     if (found["stage"], found["file"]) == ("report", "report.html"):
         content = with_provenance(content.decode(), provenance_of(store.lineage(ref))).encode()
     return ShownFile(kind, content)
-
-
-def _own_endpoint(endpoint: str) -> str:
-    """The address of an S3 server, if it is on this machine or the one that this process was told of.
-
-    Requests to it are signed with this process's credentials, so a link must not choose who gets them.
-    """
-    told = {os.environ.get(name, "").rstrip("/") for name in ENDPOINT_VARIABLES}
-    if endpoint and urlsplit(endpoint).hostname not in _LOOPBACK and endpoint.rstrip("/") not in told:
-        raise ArtifactError(
-            f"this server asks no S3 server that it was not told of, such as {endpoint}: start it with "
-            f"{ENDPOINT_VARIABLES[0]}={endpoint}"
-        )
-    return endpoint

@@ -22,6 +22,7 @@ from matplotlib.typing import ColorType
 from PIL import Image
 
 from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.reporting.case_addresses import FIGURE_CASES
 
 P = ParamSpec("P")
 
@@ -62,6 +63,7 @@ STYLE: dict[Any, Any] = {
     "hatch.linewidth": 0.5,
     "figure.constrained_layout.use": True,
 }
+_CASES = re.compile(rf"""<a xlink:href=(?:"{FIGURE_CASES}([^"]*)"|'{FIGURE_CASES}([^']*)')[^>]*>""")
 _TIP = re.compile(r"""<g id=(?:"tip:([^"]*)"|'tip:([^']*)')>""")
 WIDTH = 10.4
 """Inches; the report shows figures at about 96 pixels an inch."""
@@ -79,6 +81,7 @@ def to_svg(figure: Figure, name: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
     svg = _TIP.sub(lambda match: f"<g><title>{match[1] or match[2]}</title>", svg)
+    svg = _CASES.sub(lambda match: f'<a data-cases="{match[1] or match[2]}">', svg)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(figure.get_label() or name)}" ', 1).strip()
 

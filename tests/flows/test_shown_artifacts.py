@@ -13,7 +13,7 @@ from PIL import Image
 
 from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError, StorageError
-from mralign_core.reporting import shown_files
+from mralign_core.reporting import shown_files, store_addresses
 from mralign_core.reporting.provenance import MADE
 from mralign_core.reporting.server_paths import ARTIFACTS_PREFIX
 from mralign_core.reporting.shown_files import address_of, read_shown
@@ -50,7 +50,8 @@ def split(address):
 
 
 def test_doctests():
-    assert doctest.testmod(shown_files).failed == 0
+    for module in (shown_files, store_addresses):
+        assert doctest.testmod(module).failed == 0
 
 
 def test_a_page_and_a_figure_are_read_from_a_folder_and_from_s3(section, tmp_path):  # noqa: F811
@@ -111,7 +112,7 @@ class TestRefused:
         with pytest.raises(ArtifactError, match=r"AWS_ENDPOINT_URL_S3=http://s3\.invalid:9"):
             read_shown(path, query)
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://s3.invalid:9")
-        monkeypatch.setattr(shown_files, "PATIENCE_S", 0.1)
+        monkeypatch.setattr(store_addresses, "PATIENCE_S", 0.1)
         with pytest.raises(StorageError, match=r"s3\.invalid"):
             read_shown(path, query)
 

@@ -1,6 +1,8 @@
 import dataclasses
 import re
+from collections import Counter
 from html.parser import HTMLParser
+from urllib.parse import parse_qs
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,8 @@ from mralign_core.reporting.judged_findings import JudgedResults, judged_tables
 from mralign_core.reporting.people_findings import PeopleSection
 from mralign_core.reporting.report import CHART_TITLES, ReportInputs, render_report
 from mralign_core.reporting.result_table import ResultCell, ResultTable
+from mralign_core.workbench.filters import pattern_regex, read_filter
+from mralign_core.workbench.lists import LISTINGS
 
 HOSTILE = (
     "</span></article><script>alert(1)</script><img src=x onerror=alert(1)> \" onmouseover='x' {{ 7*7 }} & \x00\x1b[31m"
@@ -86,8 +90,39 @@ def test_the_page_loads_nothing(html, page):
 def test_ids_are_unique_and_every_link_leads_somewhere(page):
     ids = [attrs["id"] for _, attrs in page.tags if attrs.get("id")]
     assert len(ids) == len(set(ids))
-    links = [attrs["href"][1:] for tag, attrs in page.tags if tag == "a"]
+    anchors = [attrs for tag, attrs in page.tags if tag == "a"]
+    links = [attrs["href"][1:] for attrs in anchors if "href" in attrs]
     assert links and set(links) <= set(ids)
+    assert all(("href" in attrs) != ("data-cases" in attrs) for attrs in anchors)  # no dead link in a file
+
+
+def test_every_address_of_cases_is_one_that_the_workbench_has(page):
+    cases = [attrs["data-cases"] for tag, attrs in page.tags if tag == "a" and "data-cases" in attrs]
+    views = Counter(address.partition("?")[0] for address in cases)
+    assert set(views) == {"traces", "answers", "draws", "trace", "question"} and views["traces"] > 900
+    for address in set(cases):
+        view, _, query = address.partition("?")
+        asked = {name: values[0] for name, values in parse_qs(query, strict_parsing=True).items()}
+        if view in LISTINGS:
+            wanted = read_filter(LISTINGS[view].filter, asked)
+            assert not getattr(wanted, "pattern", "") or pattern_regex(wanted.pattern, PAPER_TAXONOMY)
+        else:
+            assert "id" in asked and set(asked) <= {"id", "draw"}
+
+
+def test_rows_and_cells_have_the_addresses_of_their_cases(page):
+    cases = {attrs["data-cases"] for tag, attrs in page.tags if tag == "a" and "data-cases" in attrs}
+    for address in (
+        "answers?variant=mr_align&hit=gap",
+        "answers?variant=kto&hit=both&stratum=one_hop",
+        "answers?variant=mr_align&against=kto&flip=any",
+        "answers?variant=sft&against=on&hit_before=gap&hit=both",
+        "traces?rule=agree",
+        "traces?label=framing&polarity=negative",
+        "draws?outcome=unclosed_thinking",
+        "traces?polarity=positive&pattern=%3Cstart%3E+%E2%86%92+framing",
+    ):
+        assert address in cases
 
 
 def test_every_section_has_its_content(page):

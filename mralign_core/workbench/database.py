@@ -1,0 +1,100 @@
+"""SQL over the Parquet files of a store, as they lie: nothing is copied, and no extension is loaded.
+
+Files of a bucket are read from the store's own download cache, whose digests are checked: a search reads all texts,
+and would fetch them anew each time.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import duckdb
+
+from mralign_core.errors import UserError
+
+MEMORY_LIMIT = "1GB"
+"""Of all queries at a time; what needs more is an error, not a machine without memory."""
+THREADS = 4
+FETCHED_AT_ONCE = 1_000
+_NAMED = re.compile(r"\$(\w+)")
+
+TableRow = dict[str, Any]
+
+
+class QueryError(UserError):
+    """A query could not be answered; narrower ones may be."""
+
+
+class Database:
+    """Answers queries; several threads may ask at a time.
+
+    Args:
+        memory_limit: as DuckDB takes it.
+        threads: that work on a query.
+    """
+
+    def __init__(self, memory_limit: str = MEMORY_LIMIT, threads: int = THREADS) -> None:
+        self._connection = duckdb.connect(
+            config={
+                "memory_limit": memory_limit,
+                "threads": threads,
+                "autoinstall_known_extensions": False,  # no query reaches for the network
+                "autoload_known_extensions": False,
+                "temp_directory": "",  # an error is better than gigabytes in the working directory
+            }
+        )
+
+    def rows(self, sql: str, values: Mapping[str, Any]) -> list[TableRow]:
+        """All rows of a query.
+
+        Args:
+            sql: with ``$name`` for each value.
+            values: by name; more than the query has may be given.
+        """
+        return list(self.stream(sql, values))
+
+    def row(self, sql: str, values: Mapping[str, Any]) -> TableRow | None:
+        """The first row of a query; None where there is none."""
+        return next(self.stream(sql, values), None)
+
+    def stream(self, sql: str, values: Mapping[str, Any]) -> Iterator[TableRow]:
+        """The rows of a query, a few in memory at a time.
+
+        Raises:
+            QueryError: it needs more memory than it may have, or a file went away meanwhile.
+        """
+        cursor = self._connection.cursor()
+        try:
+            found = cursor.execute(sql, {name: values[name] for name in set(_NAMED.findall(sql))})
+            names = [column[0] for column in found.description or ()]
+            while chunk := found.fetchmany(FETCHED_AT_ONCE):
+                yield from (dict(zip(names, map(as_json, row), strict=True)) for row in chunk)
+        except duckdb.Error as error:
+            raise QueryError(f"this could not be looked up ({error}): ask for less, or load the page anew") from error
+        finally:
+            cursor.close()
+
+
+@functools.cache
+def shared_database() -> Database:
+    """The one of this process."""
+    return Database()
+
+
+def as_json(value: Any) -> Any:
+    """A value as JSON has it: a number that is none, or infinite, is null.
+
+    >>> as_json([1.5, float("inf"), {"a": float("nan")}])
+    [1.5, None, {'a': None}]
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, dict):
+        return {name: as_json(item) for name, item in value.items()}
+    return value

@@ -1,0 +1,153 @@
+"""What an address asks for: which traces, draws or answers, and in which order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mralign_core.errors import ConfigError
+from mralign_core.method.taxonomy import START_NAME, STOP_NAME, Taxonomy
+
+Hit = Literal["", "both", "thinking", "answer", "neither", "gap", "named", "right", "wrong"]
+"""Where a gold answer is: in thinking and answer, in the thinking only, in the answer only, in neither; in exactly one
+of them (the hit gap); in the thinking, whatever the answer; in the answer, and not in it, whatever the thinking."""
+Flip = Literal["", "any", "wrong to right", "right to wrong", "both right", "both wrong"]
+Chosen = TypeVar("Chosen", bound="Filter")
+GAP, ARROW, ANY = "…", "→", "*"
+_STEP = r"[^;]*;"
+
+
+class Filter(BaseModel):
+    """What all lists can be filtered by. Empty: no matter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    text: str = Field("", max_length=500)
+    """Stands in the question, the thinking or the answer; letters' case aside."""
+    question: str = ""
+    """A question's id."""
+    source: str = ""
+    """The set of the question."""
+    stratum: str = ""
+    """Of the question."""
+    page: int = Field(1, ge=1, le=1_000_000)
+    """Which page, from 1."""
+
+
+class TraceFilter(Filter):
+    """Which traces. ``label``, ``rule``, ``disputed`` and the weights are of one segment, which a trace must have."""
+
+    of: Literal["candidates", "thinking-draws"] = "candidates"
+    """The traces to train on, or the think-on draws that matrices are estimated from."""
+    polarity: Literal["", "positive", "negative"] = ""
+    """Whether thinking made the answers right."""
+    pattern: str = Field("", max_length=500)
+    """Labels in a row, as ``retrieval → backtracking → … → synthesis``; ``…`` is any number of steps, ``*`` one of any
+    label, ``<start>`` and ``<stop>`` are the ends."""
+    label: str = ""
+    """One label of the segment."""
+    rule: Literal["", "agree", "merge", "adjudicate", "unlabelled"] = ""
+    """What decided its labels."""
+    disputed: str = ""
+    """``any``: the annotators gave it different labels; a label: only one of them gave it that."""
+    weight_min: float | None = None
+    """Its weight is at least this."""
+    weight_max: float | None = None
+    """Its weight is at most this."""
+    sort: Literal["", "weight", "weight_low", "disagreement", "length"] = ""
+    """By the largest weight, the smallest, the share of segments with different labels, the number of segments; as they
+    stand in the file."""
+
+
+class DrawFilter(Filter):
+    """Which draws of the questions to align on."""
+
+    mode: Literal["", "on", "off"] = ""
+    """Whether it thinks."""
+    hit: Hit = ""
+    """Where a gold answer is."""
+    outcome: str = ""
+    """What became of the draw."""
+    sort: Literal["", "length"] = ""
+    """By the length of the text; as they stand in the file."""
+
+
+class AnswerFilter(Filter):
+    """Which answers of the evaluation."""
+
+    variant: str = ""
+    """Whose; the last of the variants, when empty."""
+    against: str = ""
+    """A variant to compare with, answer by answer."""
+    flip: Flip = ""
+    """Right or wrong in ``against`` and then in ``variant``."""
+    hit: Hit = ""
+    """Where a gold answer is, in the answer of ``variant``."""
+    hit_before: Hit = ""
+    """The same, in the answer of ``against``."""
+    outcome: str = ""
+    """What became of the draw."""
+    sort: Literal["", "length"] = ""
+    """By tokens that were drawn; as they stand in the file."""
+
+
+def read_filter(kind: type[Chosen], query: Mapping[str, str]) -> Chosen:
+    """What the query of an address asks for.
+
+    Args:
+        kind: of which list.
+        query: name → value; empty values count as not given.
+
+    Raises:
+        ConfigError: a name or a value is none that the list has.
+    """
+    try:
+        return kind.model_validate({name: value for name, value in query.items() if value != ""})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(map(str, problem["loc"]))
+        known = f"; there are {', '.join(kind.model_fields)}" if problem["type"] == "extra_forbidden" else ""
+        raise ConfigError(f"{field}={problem['input']!r}: {problem['msg']}{known}") from None
+
+
+def pattern_regex(pattern: str, taxonomy: Taxonomy) -> str:
+    """A pattern of labels as a regular expression over a trace's steps, ``<start>;framing;retrieval+analogy;<stop>;``.
+
+    Args:
+        pattern: see :class:`TraceFilter`; ``->`` and ``...`` do as well.
+        taxonomy: has its labels.
+
+    Raises:
+        ConfigError: a label is not in the taxonomy.
+
+    >>> from mralign_core.method.taxonomy import PAPER_TAXONOMY
+    >>> steps = "<start>;framing;chaining;analogy;<stop>;"
+    >>> bool(re.search(pattern_regex("framing → … → analogy", PAPER_TAXONOMY), steps))
+    True
+    """
+    written = re.sub(r"->|=>|,", ARROW, pattern.replace("...", GAP))
+    states = set(taxonomy.state_names)
+    parts = []
+    for step in filter(None, (part.strip() for part in re.split(rf"\s*{ARROW}\s*|\s+", written))):
+        if step == GAP:
+            parts.append(f"(?:{_STEP})*")
+        elif step == ANY:
+            parts.append(_STEP)
+        elif step in states:
+            parts.append(rf"(?:[^;]*\+)?{re.escape(step)}(?:\+[^;]*)?;")
+        else:
+            names = ", ".join([*taxonomy.labels, START_NAME, STOP_NAME, ANY, GAP])
+            raise ConfigError(f"pattern: {step!r} is no label; there are {names}")
+    return f"(?:^|;){''.join(parts)}" if parts else ""
+
+
+def like(text: str) -> str:
+    r"""A text as a pattern of ``ILIKE … ESCAPE '\'``.
+
+    >>> like("50%_")
+    '%50\\%\\_%'
+    """
+    return "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"

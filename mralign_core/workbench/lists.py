@@ -1,0 +1,373 @@
+"""Lists of traces, draws and answers: which rows an address asks for, page by page, and all of them as JSON lines.
+
+Each list is asked in two steps: which rows, by the few columns that decide it, and then all about the rows of a page.
+So texts are read for a page only, unless a text is searched.
+
+Of an answer and of a draw, right is what its set's match says (``em_answer``); a flip goes by Acc, thinking and answer
+both, where both variants think and the set has EM_t, as the report's flips do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from mralign_core.errors import ConfigError
+from mralign_core.method.benchmarks import SCORINGS
+from mralign_core.workbench.database import Database, TableRow
+from mralign_core.workbench.filters import AnswerFilter, DrawFilter, Filter, Hit, TraceFilter, like, pattern_regex
+from mralign_core.workbench.tables import RunTables
+
+ROWS_A_PAGE = 50
+EXPORT_AT_ONCE = 500
+"""Rows that are described at a time."""
+Values = dict[str, Any]
+DIFFERS = "NOT (labels_a = labels_b OR labels_a = list_reverse(labels_b))"
+"""Whether the annotators gave a segment different labels."""
+_HITS: Mapping[Hit, str] = {
+    "both": "{thought} AND {answered}",
+    "thinking": "{thought} AND NOT {answered}",
+    "answer": "NOT {thought} AND {answered}",
+    "neither": "NOT {thought} AND NOT {answered}",
+    "gap": "{thought} <> {answered}",
+    "named": "{thought}",
+    "right": "{answered}",
+    "wrong": "NOT {answered}",
+}
+_RANKS = {
+    "weight": ("weights", "max(row(weight, ratio))"),
+    "weight_low": ("weights", "min(row(weight, ratio))"),
+    "disagreement": ("labels", f"avg(CAST({DIFFERS} AS INTEGER))"),
+}
+"""Order of traces → the table and measure that it goes by. Of weights that were clipped alike, the ratio decides."""
+_FLIPS = {
+    "any": "{before} <> {after}",
+    "wrong to right": "NOT {before} AND {after}",
+    "right to wrong": "{before} AND NOT {after}",
+    "both right": "{before} AND {after}",
+    "both wrong": "NOT {before} AND NOT {after}",
+}
+
+
+class Page(NamedTuple):
+    """A page of a list."""
+
+    rows: list[TableRow]
+    total: int
+    """Rows on all pages."""
+    page: int
+    num_pages: int
+
+
+class Chosen(NamedTuple):
+    """A query for the keys of the rows that are asked for, in their order, and its values."""
+
+    sql: str
+    values: Values
+
+
+class Listing(NamedTuple):
+    """A kind of list: which rows a filter chooses, and all about some of them, in their order."""
+
+    filter: type[Filter]
+    find: Callable[[RunTables, Any], Chosen]
+    show: Callable[[Database, RunTables, Any, Sequence[TableRow]], list[TableRow]]
+
+
+def read_page(database: Database, tables: RunTables, listing: Listing, wanted: Filter) -> Page:
+    """One page of a list."""
+    chosen = listing.find(tables, wanted)
+    counted = database.row(f"SELECT count(*) AS total FROM ({chosen.sql})", chosen.values)
+    total = int(counted["total"]) if counted else 0
+    bounds = {"limit": ROWS_A_PAGE, "offset": (wanted.page - 1) * ROWS_A_PAGE}
+    keys = database.rows(f"{chosen.sql} {_order(wanted)} LIMIT $limit OFFSET $offset", chosen.values | bounds)
+    return Page(listing.show(database, tables, wanted, keys), total, wanted.page, -(-total // ROWS_A_PAGE))
+
+
+def stream_all(database: Database, tables: RunTables, listing: Listing, wanted: Filter) -> Iterator[TableRow]:
+    """All rows of a list, a few in memory at a time."""
+    chosen = listing.find(tables, wanted)
+    keys = database.stream(f"{chosen.sql} {_order(wanted)}", chosen.values)
+    while some := list(islice(keys, EXPORT_AT_ONCE)):
+        yield from listing.show(database, tables, wanted, some)
+
+
+def _order(wanted: Any) -> str:
+    direction = "" if wanted.sort == "weight_low" else "DESC"
+    return f"ORDER BY {f'rank {direction} NULLS LAST, ' if wanted.sort else ''}place"
+
+
+def find_traces(tables: RunTables, wanted: TraceFilter) -> Chosen:
+    """The traces of a filter."""
+    labels = "annotations" if wanted.of == "candidates" else "draw-annotations"
+    values: Values = {"traces": tables.file(wanted.of)}
+    where = _of_question(tables, wanted, values, "questions")
+    if wanted.polarity:
+        where.append("polarity = $polarity")
+        values["polarity"] = wanted.polarity
+    if wanted.text:
+        where.append(_has_text("question", "completion"))
+        values["text"] = like(wanted.text)
+    if of_segment := _of_segment(tables, wanted, labels, values):
+        where.append(f"trace_id IN ({of_segment})")
+    if pattern := pattern_regex(wanted.pattern, tables.taxonomy):
+        values |= {"labels": tables.file(labels), "pattern": pattern}
+        where.append(f"trace_id IN (SELECT trace_id FROM ({SEQUENCES}) WHERE regexp_matches(sequence, $pattern))")
+    ranks, join = _rank_traces(tables, wanted, labels, values)
+    columns = f"trace_id, file_row_number AS place{ranks}"
+    source = f"read_parquet($traces, file_row_number = true) {join}"
+    return Chosen(f"SELECT {columns} FROM {source}{_all_of(where)}", values)
+
+
+SEQUENCES = """
+SELECT trace_id, '<start>;' || coalesce(string_agg(array_to_string(labels, '+') || ';', '' ORDER BY step), '')
+  || '<stop>;' AS sequence
+FROM (SELECT trace_id, step, any_value(labels) AS labels FROM read_parquet($labels)
+      WHERE len(labels) > 0 GROUP BY trace_id, step)
+GROUP BY trace_id"""
+"""The steps of each trace that have a label, as text; segments of one step are one."""
+
+
+def _of_segment(tables: RunTables, wanted: TraceFilter, labels: str, values: Values) -> str:
+    """A query for the traces that have a segment like that; empty where any will do."""
+    of_labels, of_weights = [], []
+    if wanted.label:
+        of_labels.append("list_contains(labels, $label)")
+        values["label"] = _known(wanted.label, tables)
+    if wanted.rule:
+        of_labels.append("rule = $rule")
+        values["rule"] = wanted.rule
+    if wanted.disputed == "any":
+        of_labels.append(DIFFERS)
+    elif wanted.disputed:
+        of_labels.append("list_contains(labels_a, $disputed) <> list_contains(labels_b, $disputed)")
+        values["disputed"] = _known(wanted.disputed, tables)
+    for name, sign in (("weight_min", ">="), ("weight_max", "<=")):
+        if getattr(wanted, name) is not None:
+            of_weights.append(f"weight {sign} ${name}")
+            values[name] = getattr(wanted, name)
+    parts = []
+    if of_labels:
+        values["labels"] = tables.file(labels)
+        parts.append(f"SELECT trace_id, segment FROM read_parquet($labels){_all_of(of_labels)}")
+    if of_weights:
+        values["weights"] = tables.file("weights")
+        parts.append(f"SELECT trace_id, segment FROM read_parquet($weights){_all_of(of_weights)}")
+    return f"SELECT trace_id FROM ({' INTERSECT '.join(parts)})" if parts else ""
+
+
+def _rank_traces(tables: RunTables, wanted: TraceFilter, labels: str, values: Values) -> tuple[str, str]:
+    """The column to sort by, and what it is joined from."""
+    if wanted.sort == "length":
+        return ", len(segments) AS rank", ""
+    if not wanted.sort:
+        return "", ""
+    table, measure = _RANKS[wanted.sort]
+    values[table] = tables.file({"weights": "weights", "labels": labels}[table])
+    ranked = f"SELECT trace_id, {measure} AS rank FROM read_parquet(${table}) GROUP BY trace_id"
+    return ", rank", f"LEFT JOIN ({ranked}) USING (trace_id)"
+
+
+def show_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys: Sequence[TableRow]) -> list[TableRow]:
+    """What a list shows of traces."""
+    labels = "annotations" if wanted.of == "candidates" else "draw-annotations"
+    files = {"traces": tables.file(wanted.of), "ids": [row["trace_id"] for row in keys]}
+    found = _by_trace(database, TRACE_ROWS, files)
+    if tables.has(labels):
+        found = _joined(found, _by_trace(database, LABEL_ROWS, files | {"labels": tables.file(labels)}))
+    if tables.has("weights") and wanted.of == "candidates":
+        found = _joined(found, _by_trace(database, WEIGHT_ROWS, files | {"weights": tables.file("weights")}))
+    return [found[row["trace_id"]] for row in keys]
+
+
+TRACE_ROWS = """
+SELECT trace_id, question_id, question, answers, answer, stratum, polarity, draw, len(segments) AS num_segments
+FROM read_parquet($traces) WHERE trace_id IN (SELECT unnest($ids))"""
+LABEL_ROWS = f"""
+SELECT trace_id, list(labels ORDER BY segment) AS labels, list(rule ORDER BY segment) AS rules,
+  list({DIFFERS} ORDER BY segment) AS disputed
+FROM read_parquet($labels) WHERE trace_id IN (SELECT unnest($ids)) GROUP BY trace_id"""
+WEIGHT_ROWS = """
+SELECT trace_id, list(weight ORDER BY segment) AS weights
+FROM read_parquet($weights) WHERE trace_id IN (SELECT unnest($ids)) GROUP BY trace_id"""
+
+
+def find_draws(tables: RunTables, wanted: DrawFilter) -> Chosen:
+    """The draws of a filter."""
+    values: Values = {"draws": tables.file("generations")}
+    where = _of_question(tables, wanted, values, "questions")
+    if wanted.mode:
+        where.append("thinking_mode = $mode")
+        values["mode"] = wanted.mode
+    if wanted.text:
+        questions = "SELECT question_id FROM read_parquet($questions) WHERE " + _has_text("question")
+        where.append(f"({_has_text('completion')} OR question_id IN ({questions}))")
+        values |= {"text": like(wanted.text), "questions": tables.file("questions")}
+    where += _of_draw(wanted, wanted.hit, "", values)
+    rank = ", len(completion_ids) AS rank" if wanted.sort else ""
+    columns = f"question_id, thinking_mode, draw, file_row_number AS place{rank}"
+    return Chosen(f"SELECT {columns} FROM read_parquet($draws, file_row_number = true){_all_of(where)}", values)
+
+
+def show_draws(database: Database, tables: RunTables, _: DrawFilter, keys: Sequence[TableRow]) -> list[TableRow]:
+    """What a list shows of draws."""
+    files = {"draws": tables.file("generations"), "questions": tables.file("questions")}
+    found = database.rows(DRAW_ROWS, files | {"places": [row["place"] for row in keys]})
+    by_place = {row.pop("place"): row for row in found}
+    return [by_place[row["place"]] for row in keys]
+
+
+DRAW_ROWS = """
+SELECT d.question_id, q.question, q.answers, q.source, q.stratum, d.thinking_mode, d.draw, d.outcome, d.em_thought,
+  d.em_answer, d.answer, d.thinking, len(d.completion_ids) AS num_tokens, d.file_row_number AS place
+FROM read_parquet($draws, file_row_number = true) d LEFT JOIN read_parquet($questions) q USING (question_id)
+WHERE d.file_row_number IN (SELECT unnest($places))"""
+
+
+def find_answers(tables: RunTables, wanted: AnswerFilter) -> Chosen:
+    """The answers of a filter."""
+    values: Values = {"after": tables.file(f"scores:{variant_of(tables, wanted)}"), "named": _scorings_with_thought()}
+    where = _of_question(tables, wanted, values, "evaluation-questions", "a.")
+    if wanted.text:
+        questions = "SELECT question_id FROM read_parquet($questions) WHERE " + _has_text("question")
+        where.append(f"({_has_text('a.completion')} OR a.question_id IN ({questions}))")
+        values |= {"text": like(wanted.text), "questions": tables.file("evaluation-questions")}
+    where += _of_draw(wanted, wanted.hit, "a.", values)
+    join = ""
+    if wanted.against:
+        values["before"] = tables.file(f"scores:{_scored(wanted.against, tables)}")
+        join = " JOIN read_parquet($before) b ON a.question_id = b.question_id AND a.draw = b.draw"
+        where += _hits(wanted.hit_before, "b.")
+    elif wanted.flip or wanted.hit_before:
+        raise ConfigError("flip, hit_before: they compare with another variant; name it with against=VARIANT")
+    if wanted.flip:
+        where.append(_FLIPS[wanted.flip].format(before=_is_right("b"), after=_is_right("a")))
+    rank = ", a.num_tokens AS rank" if wanted.sort else ""
+    columns = f"a.question_id, a.draw, a.file_row_number AS place{rank}"
+    source = f"read_parquet($after, file_row_number = true) a{join}"
+    return Chosen(f"SELECT {columns} FROM {source}{_all_of(where)}", values)
+
+
+def show_answers(
+    database: Database, tables: RunTables, wanted: AnswerFilter, keys: Sequence[TableRow]
+) -> list[TableRow]:
+    """What a list shows of answers: that of the variant, and beside it that of the one it is compared with."""
+    cells = {"ids": list(dict.fromkeys(row["question_id"] for row in keys))}
+    questions = database.rows(QUESTION_ROWS, cells | {"questions": tables.file("evaluation-questions")})
+    by_question = {row["question_id"]: row for row in questions}
+    variants = [variant_of(tables, wanted), *([wanted.against] if wanted.against else [])]
+    given = {
+        name: {
+            (row["question_id"], row["draw"]): row
+            for row in database.rows(ANSWER_ROWS, cells | {"scores": tables.file(f"scores:{name}")})
+        }
+        for name in variants
+    }
+    return [
+        {
+            "question_id": row["question_id"],
+            "draw": row["draw"],
+            **by_question.get(row["question_id"], {}),
+            "answers_by_variant": {
+                name: answers.get((row["question_id"], row["draw"])) for name, answers in given.items()
+            },
+        }
+        for row in keys
+    ]
+
+
+QUESTION_ROWS = """
+SELECT question_id, question, answers, source, stratum FROM read_parquet($questions)
+WHERE question_id IN (SELECT unnest($ids))"""
+ANSWER_ROWS = """
+SELECT question_id, draw, outcome, em_thought, em_answer, answer, thinking, num_tokens FROM read_parquet($scores)
+WHERE question_id IN (SELECT unnest($ids))"""
+
+
+def variant_of(tables: RunTables, wanted: AnswerFilter) -> str:
+    """The variant whose answers a filter is of.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if not tables.variants:
+        raise ConfigError(f"{tables.title} has no answers of an evaluation")
+    return _scored(wanted.variant or tables.variants[-1], tables)
+
+
+def _scored(variant: str, tables: RunTables) -> str:
+    if variant not in tables.variants:
+        raise ConfigError(f"variant {variant!r} has no answers; there are {', '.join(tables.variants) or 'none'}")
+    return variant
+
+
+def _known(label: str, tables: RunTables) -> str:
+    if label not in tables.taxonomy.labels:
+        raise ConfigError(f"{label!r} is no label; there are {', '.join(tables.taxonomy.labels)}")
+    return label
+
+
+def _scorings_with_thought() -> list[str]:
+    return [name for name, scoring in SCORINGS.items() if "em_thought" in scoring.metrics]
+
+
+def _is_right(side: str) -> str:
+    """Whether an answer is right by the metric of a comparison."""
+    thinks = "a.em_thought IS NOT NULL AND b.em_thought IS NOT NULL AND list_contains($named, a.scoring)"
+    return f"(CASE WHEN {thinks} THEN {side}.em_thought AND {side}.em_answer ELSE {side}.em_answer END)"
+
+
+def _of_draw(wanted: DrawFilter | AnswerFilter, hit: Hit, prefix: str, values: Values) -> list[str]:
+    where = _hits(hit, prefix)
+    if wanted.outcome:
+        where.append(f"{prefix}outcome = $outcome")
+        values["outcome"] = wanted.outcome
+    return where
+
+
+def _hits(hit: Hit, prefix: str) -> list[str]:
+    if not hit:
+        return []
+    thought, answered = (f"coalesce({prefix}{column}, false)" for column in ("em_thought", "em_answer"))
+    return [f"({_HITS[hit].format(thought=thought, answered=answered)})"]
+
+
+def _of_question(tables: RunTables, wanted: Filter, values: Values, questions: str, prefix: str = "") -> list[str]:
+    """Conditions on the question of a row."""
+    where, of_question = [], []
+    if wanted.question:
+        where.append(f"{prefix}question_id = $question")
+        values["question"] = wanted.question
+    for name in ("source", "stratum"):
+        if value := getattr(wanted, name):
+            of_question.append(f"{name} = ${name}")
+            values |= {name: value, "questions": tables.file(questions)}
+    if of_question:
+        where.append(f"{prefix}question_id IN (SELECT question_id FROM read_parquet($questions){_all_of(of_question)})")
+    return where
+
+
+def _has_text(*columns: str) -> str:
+    found = " OR ".join(rf"{column} ILIKE $text ESCAPE '\'" for column in columns)
+    return f"({found})"
+
+
+def _all_of(conditions: Sequence[str]) -> str:
+    return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+
+
+def _by_trace(database: Database, sql: str, values: Values) -> dict[str, TableRow]:
+    return {row["trace_id"]: row for row in database.rows(sql, values)}
+
+
+def _joined(rows: dict[str, TableRow], others: dict[str, TableRow]) -> dict[str, TableRow]:
+    return {trace_id: row | others.get(trace_id, {}) for trace_id, row in rows.items()}
+
+
+LISTINGS: Mapping[str, Listing] = {
+    "traces": Listing(TraceFilter, find_traces, show_traces),
+    "draws": Listing(DrawFilter, find_draws, show_draws),
+    "answers": Listing(AnswerFilter, find_answers, show_answers),
+}
+"""The lists, by the names that addresses have for them."""

@@ -1,0 +1,152 @@
+"""What is in a run, in numbers that each lead to the cases behind them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mralign_core.method.segment_weights import neutral_weight
+from mralign_core.reporting.matrix_figures import WEIGHT_COLOURS
+from mralign_core.reporting.style import POLARITY_COLOURS, macro_colours
+from mralign_core.reporting.titles import variant_title
+from mralign_core.schemas.annotations import RULES
+from mralign_core.schemas.outcomes import DRAW_OUTCOMES
+from mralign_core.workbench.database import Database, TableRow
+from mralign_core.workbench.lists import DIFFERS
+from mralign_core.workbench.tables import RunTables
+
+
+def describe_run(database: Database, tables: RunTables) -> TableRow:
+    """What can be looked at and by what it can be filtered."""
+    taxonomy, colours = tables.taxonomy, macro_colours(tables.taxonomy)
+    return {
+        "title": tables.title,
+        "store": tables.store.root_uri,
+        "has": sorted({name.partition(":")[0] for name in tables.artifacts}),
+        "report": tables.artifacts["report"].path.removeprefix("artifacts/") if tables.has("report") else "",
+        "variants": [{"name": name, "title": variant_title(name)} for name in tables.variants],
+        "labels": [
+            {
+                "name": label,
+                "macro": taxonomy.macro_of(label),
+                "colour": colours[taxonomy.macro_of(label)],
+                "definition": taxonomy.definitions[label],
+            }
+            for label in taxonomy.labels
+        ],
+        "polarities": POLARITY_COLOURS,
+        "weight_scale": weight_scale(tables),
+        "rules": list(RULES),
+        "outcomes": list(DRAW_OUTCOMES),
+        "aligned": _strata(database, tables, "questions"),
+        "evaluated": _strata(database, tables, "evaluation-questions"),
+        "rows": {name: ref.rows for name, ref in tables.artifacts.items() if ref.rows is not None},
+    }
+
+
+def weight_scale(tables: RunTables) -> TableRow:
+    """How weights are coloured: by their logarithm, or in forms that allow a sign by how far they are from neutral;
+    and what their ratios are over.
+    """
+    form = tables.weighing.get("form", "ratio")
+    return {
+        "colours": WEIGHT_COLOURS,
+        "is_log": form in ("ratio", "power"),
+        "neutral": neutral_weight(form),
+        "reference": tables.weighing.get("reference", "all"),
+    }
+
+
+def _strata(database: Database, tables: RunTables, name: str) -> list[TableRow]:
+    """The sets of questions, each with its strata."""
+    if not tables.has(name):
+        return []
+    sql = """SELECT source, list(DISTINCT stratum ORDER BY stratum) AS strata, count(*) AS num_questions
+      FROM read_parquet($file) GROUP BY source ORDER BY source"""
+    return database.rows(sql, {"file": tables.file(name)})
+
+
+def summarize_run(database: Database, tables: RunTables) -> dict[str, Any]:
+    """How often each label was given and disputed, what decided it, and where answers have a gold answer."""
+    return {
+        "labels": _label_table(database, tables),
+        "rules": _rule_table(database, tables),
+        "answers": [_answer_row(database, tables, name) for name in tables.variants],
+        "flips": _flip_table(database, tables),
+    }
+
+
+def _label_table(database: Database, tables: RunTables) -> list[TableRow]:
+    if not tables.has("annotations"):
+        return []
+    found = database.rows(LABEL_TABLE, {"file": tables.file("annotations")})
+    by_label = {row["label"]: row for row in found}
+    weights: dict[str, TableRow] = {}
+    if tables.has("weights"):
+        files = {"file": tables.file("annotations"), "weights": tables.file("weights")}
+        weights = {row["label"]: row for row in database.rows(WEIGHTS_BY_LABEL, files)}
+    return [by_label[name] | weights.get(name, {}) for name in tables.taxonomy.labels if name in by_label]
+
+
+LABEL_TABLE = """
+WITH said AS (
+  SELECT unnest(list_distinct(list_concat(labels, labels_a, labels_b))) AS label, labels, labels_a, labels_b
+  FROM read_parquet($file))
+SELECT label, count(*) FILTER (list_contains(labels, label)) AS segments,
+  count(*) FILTER (list_contains(labels_a, label) AND NOT list_contains(labels_b, label)) AS only_a,
+  count(*) FILTER (list_contains(labels_b, label) AND NOT list_contains(labels_a, label)) AS only_b,
+  count(*) FILTER (list_contains(labels_a, label) AND list_contains(labels_b, label)) AS both
+FROM said GROUP BY label"""
+WEIGHTS_BY_LABEL = """
+WITH labelled AS (SELECT trace_id, segment, unnest(labels) AS label FROM read_parquet($file))
+SELECT label, avg(weight) AS weight_mean, min(weight) AS weight_min, max(weight) AS weight_max
+FROM labelled JOIN read_parquet($weights) USING (trace_id, segment) GROUP BY label"""
+
+
+def _rule_table(database: Database, tables: RunTables) -> list[TableRow]:
+    if not tables.has("annotations"):
+        return []
+    sql = f"""SELECT rule, count(*) AS segments, count(*) FILTER ({DIFFERS}) AS disputed
+      FROM read_parquet($file) GROUP BY rule"""
+    by_rule = {row["rule"]: row for row in database.rows(sql, {"file": tables.file("annotations")})}
+    return [by_rule[rule] for rule in RULES if rule in by_rule]
+
+
+def _answer_row(database: Database, tables: RunTables, variant: str) -> TableRow:
+    sql = """SELECT count(*) AS answers, bool_or(em_thought IS NOT NULL) AS thinks,
+        count(*) FILTER (em_thought AND em_answer) AS "both",
+        count(*) FILTER (em_thought AND NOT em_answer) AS thinking,
+        count(*) FILTER (NOT coalesce(em_thought, false) AND em_answer) AS answer,
+        count(*) FILTER (NOT coalesce(em_thought, false) AND NOT em_answer) AS neither
+      FROM read_parquet($file)"""
+    row = database.row(sql, {"file": tables.file(f"scores:{variant}")}) or {}
+    return {"variant": variant, "title": variant_title(variant), **row}
+
+
+def _flip_table(database: Database, tables: RunTables) -> list[TableRow]:
+    """The flips that the evaluation found, by comparison."""
+    if not tables.has_file("results"):
+        return []
+    sql = """SELECT variant, baseline, count(*) FILTER (flip = 'wrong to right') AS better,
+        count(*) FILTER (flip = 'right to wrong') AS worse
+      FROM read_parquet($file) GROUP BY variant, baseline ORDER BY variant, baseline"""
+    return database.rows(sql, {"file": tables.file("results")})
+
+
+def count_moves(database: Database, tables: RunTables) -> list[TableRow]:
+    """How often each label follows each, by polarity: each pair of labels of two labelled steps in a row counts."""
+    files = {"labels": tables.file("annotations"), "traces": tables.file("candidates")}
+    return database.rows(MOVES, files)
+
+
+MOVES = """
+WITH steps AS (
+  SELECT trace_id, step, any_value(labels) AS labels FROM read_parquet($labels)
+  WHERE len(labels) > 0 GROUP BY trace_id, step),
+moved AS (
+  SELECT trace_id, coalesce(lag(labels) OVER trace, ['<start>']) AS left_, labels AS entered FROM steps
+  WINDOW trace AS (PARTITION BY trace_id ORDER BY step)
+  UNION ALL SELECT trace_id, arg_max(labels, step), ['<stop>'] FROM steps GROUP BY trace_id)
+SELECT polarity, a.label AS source, b.label AS target, count(*) AS moves, count(DISTINCT trace_id) AS traces
+FROM moved JOIN (SELECT trace_id, polarity FROM read_parquet($traces)) USING (trace_id),
+  unnest(left_) AS a(label), unnest(entered) AS b(label)
+GROUP BY polarity, source, target"""

@@ -1,0 +1,174 @@
+// Lists of traces, draws and answers: filters in the address, a page of rows, and all of them as JSON lines.
+import { ask, save, to } from "./address.js";
+import { inkOn, labelColour, weightColour } from "./colours.js";
+import { count, h, model, number } from "./dom.js";
+
+const HITS = { both: "in thinking and answer", thinking: "right in thinking, wrong in answer", answer: "in the answer only", neither: "in neither",
+  gap: "in exactly one (hit gap)", named: "named in the thinking", right: "answer right", wrong: "answer wrong" };
+const FLIPS = ["any", "wrong to right", "right to wrong", "both right", "both wrong"];
+const PATTERN_HINT = "labels in a row: retrieval → backtracking → … → synthesis (… any number of steps, * one step, <start>, <stop>)";
+
+/** Filters of each list: name → what it is called, its choices (value → title) or what kind of input it is, and the usual choice. */
+function fields(kind, run) {
+  const labels = Object.fromEntries(run.labels.map((each) => [each.name, each.name]));
+  const variants = Object.fromEntries(run.variants.map((each) => [each.name, each.title]));
+  const sets = kind === "answers" ? run.evaluated : run.aligned;
+  const strata = [...new Set(sets.flatMap((each) => each.strata))].filter(Boolean).sort();
+  const ofQuestion = { source: ["set", same(sets.map((each) => each.source))], stratum: ["stratum", same(strata)] };
+  const outcome = { outcome: ["outcome", same(run.outcomes)] };
+  return {
+    traces: {
+      text: ["text", "search"],
+      pattern: ["labels in a row", "pattern"],
+      polarity: ["polarity", same(["positive", "negative"])],
+      label: ["a segment's label", labels],
+      disputed: ["annotators differ", { any: "anywhere", ...Object.fromEntries(Object.keys(labels).map((name) => [name, `about ${name}`])) }],
+      rule: ["decided by", same(run.rules)],
+      weight_min: ["weight from", "number"],
+      weight_max: ["weight to", "number"],
+      ...ofQuestion,
+      ...(run.has.includes("thinking-draws") ? { of: ["of", { "thinking-draws": "think-on draws" }] } : {}),
+      sort: ["sort by", { weight: "largest weight", weight_low: "smallest weight", disagreement: "disagreement", length: "segments" }],
+    },
+    draws: {
+      text: ["text", "search"],
+      mode: ["thinking", { on: "on", off: "off" }],
+      hit: ["gold answer", HITS],
+      ...outcome, ...ofQuestion,
+      sort: ["sort by", { length: "length" }],
+    },
+    answers: {
+      text: ["text", "search"],
+      variant: ["variant", variants, run.variants.at(-1)?.name],
+      against: ["compared with", variants],
+      flip: ["flip", same(FLIPS)],
+      hit: ["gold answer", HITS],
+      hit_before: ["…in the one compared with", HITS],
+      ...outcome, ...ofQuestion,
+      sort: ["sort by", { length: "length" }],
+    },
+  }[kind];
+}
+
+const same = (names) => Object.fromEntries(names.map((name) => [name, name]));
+const TITLES = { traces: "Traces", draws: "Draws", answers: "Answers" };
+const ROWS = { traces: traceRow, draws: drawRow, answers: answerRow };
+
+export async function showList(kind, asked, run) {
+  const { page, ...filter } = asked;
+  const form = filterForm(kind, filter, run);
+  let found;
+  try {
+    found = await ask(kind, asked);
+  } catch (error) {
+    return { title: TITLES[kind], content: [form, h("p", { class: "problem", role: "alert" }, error.message)] };
+  }
+  const summary = found.total ? `${count(found.total)} found, page ${count(found.page)} of ${count(found.num_pages)}` : "Nothing is like that.";
+  const content = [
+    form,
+    h("div", { class: "bar" }, h("p", { id: "found" }, summary),
+      found.total ? h("button", { type: "button", onclick: (event) => exported(event.target, kind, filter) }, "Save all as JSON lines") : null),
+    h("ol", { class: "cards", "aria-labelledby": "found" }, found.rows.map((row) => h("li", {}, ROWS[kind](row, run, filter)))),
+    pages(kind, filter, found),
+  ];
+  return { title: TITLES[kind], content };
+}
+
+async function exported(button, kind, filter) {
+  button.disabled = true;
+  button.textContent = "Saving…";
+  try {
+    await save(`${kind}.jsonl`, filter, `${kind}.jsonl`);
+    button.textContent = "Saved";
+  } catch (error) {
+    button.textContent = error.message;
+  }
+  button.disabled = false;
+}
+
+function filterForm(kind, filter, run) {
+  const known = fields(kind, run);
+  const inputs = Object.entries(known).map(([name, [title, type, usual]]) =>
+    h("label", { class: typeof type === "object" ? null : type }, `${title} `, input(name, type, filter[name] ?? usual ?? "", usual)));
+  const form = h("form", { role: "search", "aria-label": `Which ${kind}`, class: "filters" }, inputs,
+    h("button", {}, "Find"), Object.keys(filter).length ? h("a", { href: to(kind) }, "Clear") : null,
+    filter.question ? h("span", {}, `of question ${filter.question}`) : null);
+  const submit = () => {
+    const values = Object.fromEntries(new FormData(form));
+    document.dispatchEvent(new CustomEvent("workbench:go", { detail: to(kind, { ...values, question: filter.question }) }));
+  };
+  form.addEventListener("submit", (event) => { event.preventDefault(); submit(); });
+  form.addEventListener("change", (event) => { if (event.target.matches("select")) submit(); });
+  return form;
+}
+
+function input(name, type, value, usual) {
+  if (type === "search") return h("input", { type: "search", name, value, placeholder: "question, thinking or answer" });
+  if (type === "pattern") return h("input", { type: "text", name, value, placeholder: "retrieval → … → synthesis", title: PATTERN_HINT, spellcheck: "false" });
+  if (type === "number") return h("input", { type: "number", step: "any", name, value });
+  const options = Object.entries(type).map(([each, title]) => h("option", { value: each, selected: each === value }, title));
+  return h("select", { name }, usual ? null : h("option", { value: "" }, "–"), options);
+}
+
+function pages(kind, filter, found) {
+  const link = (page, title, rel) => h("a", { href: to(kind, { ...filter, page }), rel }, title);
+  return h("nav", { class: "pages", "aria-label": "Pages" },
+    found.page > 1 ? link(found.page - 1, "← previous", "prev") : null, " ",
+    found.page < found.num_pages ? link(found.page + 1, "next →", "next") : null);
+}
+
+const golds = (answers) => (answers?.length ? h("span", {}, h("span", { class: "muted" }, "gold: "), answers.join(" / ")) : null);
+
+function traceRow(row, run) {
+  const disputed = (row.disputed ?? []).filter(Boolean).length;
+  return h("article", {},
+    h("h2", { class: "model" }, h("a", { href: to("trace", { id: row.trace_id }), "data-item": true }, row.question)),
+    h("p", { class: "facts" },
+      h("span", {}, h("span", { class: "dot", style: { background: run.polarities[row.polarity] } }), row.polarity),
+      golds(row.answers), row.stratum ? h("span", {}, row.stratum) : null,
+      h("span", {}, `${row.num_segments} segments`),
+      row.labels ? h("span", {}, disputed ? `annotators differ on ${disputed}` : "annotators agree") : null,
+      row.weights?.length ? h("span", {}, `weights ${number(Math.min(...row.weights))} to ${number(Math.max(...row.weights))}`) : null),
+    strip(row, run),
+    h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), row.answer || "–"));
+}
+
+/** The labels of a trace in a row, each with its weight. */
+function strip(row, run) {
+  if (!row.labels) return null;
+  return h("ol", { class: "strip", "aria-label": "Labels in a row" }, row.labels.map((labels, place) => {
+    const weight = row.weights?.[place];
+    const shade = weight === undefined || weight === null ? null : weightColour(weight, run.weight_scale);
+    return h("li", { class: row.disputed[place] ? "disputed" : null, style: { borderColor: labelColour(labels[0], run) } },
+      labels.join(" + ") || "unlabelled", " ",
+      shade ? h("span", { class: "w", style: { background: shade, color: inkOn(shade) } }, number(weight)) : null);
+  }));
+}
+
+export function verdict(row) {
+  if (row.em_answer === null) return "not scored";
+  const answer = row.em_answer ? "answer right" : "answer wrong";
+  return row.em_thought === null ? answer : `thinking ${row.em_thought ? "names" : "does not name"} it, ${answer}`;
+}
+
+const tone = (row) => (row.em_answer === null ? null : row.em_answer ? "better" : "worse");
+
+function drawRow(row) {
+  return h("article", {},
+    h("h2", { class: "model" }, h("a", { href: to("question", { id: row.question_id }), "data-item": true }, row.question ?? row.question_id)),
+    h("p", { class: "facts" }, h("span", {}, `think-${row.thinking_mode}, draw ${row.draw}`), golds(row.answers),
+      h("span", { class: tone(row) }, verdict(row)), h("span", {}, row.outcome.replaceAll("_", " ")), h("span", {}, `${row.num_tokens} tokens`)),
+    row.thinking ? h("details", {}, h("summary", {}, "Thinking"), model(row.thinking)) : null,
+    h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), row.answer || "–"));
+}
+
+function answerRow(row, run) {
+  const titles = Object.fromEntries(run.variants.map((each) => [each.name, each.title]));
+  const shown = Object.keys(row.answers_by_variant).reverse(); // what is compared with first
+  return h("article", {},
+    h("h2", { class: "model" }, h("a", { href: to("question", { id: row.question_id, draw: row.draw, variants: shown.length > 1 ? shown.join(",") : "" }), "data-item": true }, row.question ?? row.question_id)),
+    h("p", { class: "facts" }, golds(row.answers), h("span", {}, `draw ${row.draw}`), row.stratum ? h("span", {}, row.stratum) : null),
+    shown.map((variant) => [variant, row.answers_by_variant[variant]]).map(([variant, answer]) => answer && h("div", { class: "said" },
+      h("p", { class: "facts" }, h("strong", {}, titles[variant]), h("span", { class: tone(answer) }, verdict(answer)), h("span", {}, answer.outcome.replaceAll("_", " "))),
+      h("p", { class: "model answer" }, answer.answer || "–"))));
+}

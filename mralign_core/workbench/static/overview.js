@@ -1,0 +1,106 @@
+// What is in a run, each number a link to the cases behind it.
+import { ask, to, toReport } from "./address.js";
+import { count, h, number, share, table } from "./dom.js";
+
+const link = (value, view, values) => h("a", { href: to(view, values) }, value);
+
+export async function showOverview(_, run) {
+  const found = await ask("summary");
+  return { title: "Overview", content: [contents(run), starts(found, run), answersTable(found.answers), flipsTable(found.flips, run), labelTable(found.labels), ruleTable(found.rules)] };
+}
+
+function contents(run) {
+  const names = { candidates: ["traces to train on", "traces"], generations: ["draws", "draws"], questions: ["questions to align on", ""], "evaluation-questions": ["questions to evaluate on", ""] };
+  const shown = Object.entries(names).filter(([name]) => run.rows[name] !== undefined);
+  return h("p", { class: "facts" }, shown.map(([name, [title, view]]) => h("span", {}, view ? link(`${count(run.rows[name])} ${title}`, view) : `${count(run.rows[name])} ${title}`)), run.report ? h("a", { href: toReport(run.report) }, "the report") : null, h("span", { class: "muted" }, run.store));
+}
+
+/** Where most people begin. */
+function starts(found, run) {
+  const [before, last] = run.variants.slice(-2);
+  const items = [
+    run.has.includes("weights") ? [link("Traces by their largest weight", "traces", { sort: "weight" })] : null,
+    ...disputes(found.labels),
+    ...(last ? gap(found.answers.find((row) => row.variant === last.name)) : []),
+    ...(before && last ? flipped(found.flips, before, last) : []),
+  ].filter(Boolean);
+  return items.length ? h("ul", { class: "starts" }, items.map((item) => h("li", {}, item))) : null;
+}
+
+function disputes(labels) {
+  const most = labels.map((row) => ({ ...row, one: row.only_a + row.only_b })).sort((a, b) => b.one - a.one)[0];
+  if (!most?.one) return [];
+  return [[
+    link("Traces that the annotators differ on most", "traces", { sort: "disagreement" }), "; most often about ", link(most.label, "traces", { disputed: most.label }),
+    `: of the ${count(most.one + most.both)} segments that one of them called so, the other did not in ${count(most.one)}`,
+  ]];
+}
+
+function gap(row) {
+  return row?.thinking ? [[link(`Right in thinking, wrong in answer, ${row.title}`, "answers", { variant: row.variant, hit: "thinking" }), `: ${count(row.thinking)} answers`]] : [];
+}
+
+function flipped(flips, before, last) {
+  const known = flips.find((row) => row.variant === last.name && row.baseline === before.name);
+  const title = `Right with ${before.title}, wrong with ${last.title}`;
+  if (known && !known.worse) return [[`${title}: no answer`]];
+  return [[link(title, "answers", { variant: last.name, against: before.name, flip: "right to wrong" }), known ? `: ${count(known.worse)} answers` : ""]];
+}
+
+function answersTable(rows) {
+  if (!rows.length) return null;
+  const cells = (row) => [
+    link(row.title, "answers", { variant: row.variant }),
+    ...["both", "thinking", "answer", "neither"].map((hit) => h("span", {}, link(count(row[hit]), "answers", { variant: row.variant, hit }), " ", h("small", {}, share(row[hit], row.answers)))),
+    count(row.answers),
+  ];
+  return table("Answers by where a gold answer is", ["variant", "thinking and answer", "thinking only", "answer only", "neither", "answers"], rows.map(cells));
+}
+
+function flipsTable(rows, run) {
+  if (!rows.length) return null;
+  const title = (name) => run.variants.find((each) => each.name === name)?.title ?? name;
+  const cells = (row) => [
+    `${title(row.variant)} against ${title(row.baseline)}`,
+    link(count(row.better), "answers", { variant: row.variant, against: row.baseline, flip: "wrong to right" }),
+    link(count(row.worse), "answers", { variant: row.variant, against: row.baseline, flip: "right to wrong" }),
+  ];
+  return table("Answers that flipped", ["comparison", "wrong to right", "right to wrong"], rows.map(cells));
+}
+
+function labelTable(rows) {
+  if (!rows.length) return null;
+  const cells = (row) => [
+    link(row.label, "traces", { label: row.label }), count(row.segments),
+    link(share(row.only_a + row.only_b, row.only_a + row.only_b + row.both), "traces", { disputed: row.label, sort: "disagreement" }),
+    count(row.only_a), count(row.only_b), count(row.both),
+    number(row.weight_mean), row.weight_max === undefined ? "–" : link(number(row.weight_max), "traces", { label: row.label, sort: "weight" }),
+  ];
+  return table("Labels, and how far the annotators differ on them", ["label", "segments", "given by one only", "by A only", "by B only", "by both", "mean weight", "largest"], rows.map(cells));
+}
+
+function ruleTable(rows) {
+  if (!rows.length) return null;
+  return table("What decided the labels", ["rule", "segments", "annotators differ"], rows.map((row) => [link(row.rule, "traces", { rule: row.rule }), count(row.segments), count(row.disputed)]));
+}
+
+export async function showMoves(asked, run) {
+  const polarity = asked.polarity ?? "positive";
+  const moves = (await ask("moves")).filter((move) => move.polarity === polarity);
+  const states = ["<start>", ...run.labels.map((label) => label.name), "<stop>"].filter((name) => moves.some((move) => move.source === name || move.target === name));
+  const by = Object.fromEntries(moves.map((move) => [`${move.source} ${move.target}`, move]));
+  const left = Object.fromEntries(states.map((name) => [name, moves.filter((move) => move.source === name).reduce((sum, move) => sum + move.moves, 0)]));
+  const cell = (source, target) => {
+    const move = by[`${source} ${target}`];
+    if (!move) return "";
+    const part = move.moves / left[source];
+    return h("a", { class: "cell", href: to("traces", { polarity, pattern: `${source} → ${target}` }), title: `${source} → ${target}: ${count(move.moves)} moves in ${count(move.traces)} traces`, style: { "--part": part } }, `${Math.round(100 * part)}`);
+  };
+  const rows = states.filter((name) => name !== "<stop>").map((source) => [source, ...states.slice(1).map((target) => cell(source, target))]);
+  const links = ["positive", "negative"].map((name) => h("a", { href: to("moves", { polarity: name }), "aria-current": name === polarity ? "true" : null }, `in ${name} traces`));
+  return { title: "Moves between labels", content: [
+    h("nav", { class: "bar", "aria-label": "Polarity" }, links),
+    h("p", { class: "muted" }, "Of the moves that leave a label (row), how many in a hundred enter each (column). Counted as they stand; the report's P⁺ and P⁻ are estimated from them. A cell leads to its traces."),
+    table(`Moves in ${polarity} traces`, ["from ↓ to →", ...states.slice(1)], rows, { kind: "moves" }),
+  ] };
+}

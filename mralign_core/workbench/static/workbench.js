@@ -1,0 +1,127 @@
+// The pages of the workbench: which view an address shows, links between views, and keys.
+import { ask, PREFIX, query, to } from "./address.js";
+import { h } from "./dom.js";
+import { showList } from "./lists.js";
+import { showMoves, showOverview } from "./overview.js";
+import { showQuestion } from "./question.js";
+import { showTrace } from "./trace.js";
+
+/** View → what shows it: given the query and the run, a title and elements. */
+const VIEWS = {
+  "": showOverview,
+  traces: (asked, run) => showList("traces", asked, run),
+  draws: (asked, run) => showList("draws", asked, run),
+  answers: (asked, run) => showList("answers", asked, run),
+  moves: showMoves,
+  trace: showTrace,
+  question: showQuestion,
+};
+/** What the head links to: view → its name, and what a run must have for it. */
+const HEAD = {
+  "": ["Overview", ""],
+  traces: ["Traces", "candidates"],
+  moves: ["Moves", "annotations"],
+  draws: ["Draws", "generations"],
+  answers: ["Answers", "scores"],
+};
+const KEYS = {
+  "j, k": "next, previous: item of a list, segment of a trace",
+  "Enter": "open it",
+  "/": "search",
+  "n, p": "next, previous page",
+  "c": "colour segments by label or by weight",
+  "?": "these keys",
+};
+
+const main = document.querySelector("#main");
+let run = null, runAddress = "", drawn = 0;
+
+async function render() {
+  const own = ++drawn;
+  const view = location.pathname.slice(PREFIX.length);
+  main.setAttribute("aria-busy", "true");
+  try {
+    if (runAddress !== to("")) run = await ask("run");
+    runAddress = to("");
+    if (!(view in VIEWS)) throw new Error(`there is no view ${view}`);
+    const { title, content } = await VIEWS[view](query(), run);
+    if (own !== drawn) return; // somebody has gone on meanwhile
+    head(view);
+    document.title = `${title} · ${run.title}`;
+    main.replaceChildren(h("h1", {}, title), ...content.filter(Boolean));
+    tell(title);
+  } catch (error) {
+    if (own !== drawn) return;
+    head(view);
+    document.title = "MR-ALIGN workbench";
+    main.replaceChildren(h("h1", {}, "This can't be shown"), h("p", { class: "problem", role: "alert" }, error.message), h("p", {}, h("a", { href: to("") }, "Back to the overview")));
+  } finally {
+    if (own === drawn) main.removeAttribute("aria-busy");
+  }
+}
+
+function head(view) {
+  document.querySelector("#run").textContent = run ? `· ${run.title}` : "";
+  const shown = Object.entries(HEAD).filter(([, [, needs]]) => run && (!needs || run.has.includes(needs)));
+  document.querySelector("#nav").replaceChildren(
+    ...shown.map(([name, [title]]) => h("a", { href: to(name), "aria-current": name === view ? "page" : null }, title)));
+}
+
+/** Say something to those who don't see the page change. */
+export function tell(text) {
+  document.querySelector("#status").textContent = text;
+}
+
+/** Go to an address of the workbench without loading the page anew. */
+export function go(address, { replace = false } = {}) {
+  history[replace ? "replaceState" : "pushState"](null, "", address);
+  return render().then(() => { if (!replace) scrollTo(0, 0); });
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href]");
+  if (!link || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  if (link.target || link.origin !== location.origin || !link.pathname.startsWith(PREFIX) || link.hash) return;
+  event.preventDefault();
+  go(link.href);
+});
+document.addEventListener("workbench:go", (event) => go(event.detail));
+addEventListener("popstate", render);
+
+function step(by) {
+  const items = [...document.querySelectorAll("[data-item]")];
+  if (!items.length) return;
+  const at = items.indexOf(document.activeElement.closest?.("[data-item]") ?? null);
+  const next = items[Math.max(0, Math.min(items.length - 1, at < 0 ? (by > 0 ? 0 : items.length - 1) : at + by))];
+  next.focus();
+  next.scrollIntoView({ block: "nearest" });
+}
+
+const ACTIONS = {
+  j: () => step(1),
+  k: () => step(-1),
+  "/": () => document.querySelector("[type=search]")?.focus(),
+  n: () => document.querySelector("[rel=next]")?.click(),
+  p: () => document.querySelector("[rel=prev]")?.click(),
+  c: () => document.querySelector("[data-colour]")?.click(),
+  "?": () => document.querySelector("#help").showModal(),
+};
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (event.target.matches("input, select, textarea")) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
+  const action = ACTIONS[event.key];
+  if (!action) return;
+  event.preventDefault();
+  action();
+});
+
+document.querySelector("#keys").append(...Object.entries(KEYS).map(([key, what]) => h("div", {}, h("dt", {}, h("kbd", {}, key)), h("dd", {}, what))));
+if (location.hash && !document.getElementById(location.hash.slice(1))) {
+  // The link that a server prints holds its token; the door has read it, and it leaves the address bar.
+  history.replaceState(null, "", location.pathname + location.search);
+}
+render();

@@ -1,0 +1,275 @@
+"""The workbench in a real Chromium: find a trace, follow a number to its cases, lay variants side by side."""
+
+import dataclasses
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+
+from mralign_core.config import EstimateConfig, RewardConfig, StorageConfig
+from mralign_core.estimation.matrices import estimate_transitions
+from mralign_core.estimation.traces import labelled_traces
+from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.reporting.matrix_figures import Transitions
+from mralign_core.reporting.report import ReportInputs, render_report
+from mralign_core.reporting.style import LEAST_CONTRAST
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.storage import ArtifactStore, RunRecords
+from mralign_core.storage.tables import write_table
+from mralign_core.workbench.tables import find_run
+from tests.simulated_run import NAME, RUN, Size, publish_run
+from tests.workbench_server import serving_workbench
+
+TEXT_CONTRAST = Path(__file__).with_name("text_contrast.js").read_text()
+TELEPHONE, DESK = {"width": 420, "height": 850}, {"width": 1400, "height": 900}
+HOSTILE = "<img src=x onerror=\"document.body.textContent='a script ran'\"><script>document.title='ran'</script>&amp;"
+VIEWS = ["", "traces", "moves", "draws", "answers", "trace", "question"]
+QUERIES = {"trace": "id=trace-000007", "question": "id=eval-000003", "traces": "sort=weight"}
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory, browser):  # made only where there is a browser
+    """A run of 120 traces, one of which holds what a page might take for HTML, with a report made from its tables."""
+    folder = tmp_path_factory.mktemp("workbench")
+    section = StorageConfig(root=str(folder / "store"))
+    made = publish_run(section, Size(120))
+    store = ArtifactStore(section)
+    tables = {
+        name: store.read_table(made[name], f"{name}.parquet") for name in ("candidates", "annotations", "weights")
+    }
+    tables["candidates"].loc[11, "question"] = HOSTILE
+    write_table(folder / "hostile", "candidates.parquet", tables["candidates"], CANDIDATES)
+    made["candidates"] = store.publish("candidates", "hostile-key", folder / "hostile", parents=[], fingerprint={})
+    (folder / "report").mkdir()
+    (folder / "report" / "report.html").write_text(report_of(tables), encoding="utf-8")
+    parents = [ref for name, ref in made.items() if not name.startswith("adapter")]
+    made["report"] = store.publish("report", "report-key", folder / "report", parents=parents, fingerprint={})
+    RunRecords(store, NAME).add(RUN, {}, made, goes_on=False)
+    return section
+
+
+def report_of(tables):
+    traces = labelled_traces(tables["candidates"], tables["annotations"], taxonomy=PAPER_TAXONOMY)
+    section = EstimateConfig(num_resamples=0)
+    matrices = estimate_transitions(traces, section, PAPER_TAXONOMY, rng=np.random.default_rng(0))
+    inputs = ReportInputs(run={"run": "test"}, taxonomy=PAPER_TAXONOMY, confidence=0.95)
+    transitions = Transitions.of(matrices, RewardConfig(), 0.95, PAPER_TAXONOMY)
+    named = {"segment_weights": tables["weights"], "transitions": transitions}
+    return render_report(
+        dataclasses.replace(inputs, candidates=tables["candidates"], annotations=tables["annotations"], **named)
+    )
+
+
+@pytest.fixture(scope="module")
+def workbench(storage):
+    with serving_workbench(storage, NAME) as served:
+        yield served
+
+
+@pytest.fixture
+def entered(watched_page, workbench):
+    """A page that came in by the printed link."""
+    with watched_page(workbench.own, viewport=DESK) as watched:
+        watched.page.goto(workbench.link)
+        watched.page.get_by_role("heading", name="Overview").wait_for()
+        yield watched
+        assert not watched.elsewhere and not watched.errors, watched.errors
+
+
+def settled(page):
+    """The page, once it shows what its address says."""
+    page.locator("main:not([aria-busy])").wait_for()
+    return page
+
+
+def heading(page, name, **more):
+    return page.get_by_role("heading", name=name, **more)
+
+
+def query_of(page):
+    return {name: values[0] for name, values in parse_qs(urlsplit(page.url).query).items()}
+
+
+def test_the_link_lets_in_and_leaves_no_token_in_the_address(entered, workbench):
+    assert entered.page.url == workbench.at("")
+    assert entered.page.get_by_role("navigation", name="Views").get_by_role("link").count() == 5
+
+
+def test_nobody_is_let_in_without_it(watched_page, workbench):
+    with watched_page(workbench.own) as watched:
+        watched.page.goto(workbench.at("traces"))
+        heading(watched.page, "Who is asking?").wait_for()
+
+
+def test_a_trace_is_found_by_text_by_labels_and_by_weight(entered, workbench, storage):
+    page = entered.page
+    page.keyboard.press("/")  # nothing to search in here, and no error
+    page.get_by_role("link", name="Traces", exact=True).click()
+    heading(page, "Traces").wait_for()
+    page.keyboard.press("/")
+    page.keyboard.type("CODE000042")
+    page.keyboard.press("Enter")
+    page.get_by_text("1 found").wait_for()
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.get_by_role("list", name="Segments of the thinking").wait_for()
+    assert query_of(page)["id"] == "trace-000042"
+
+    run = find_run(ArtifactStore(storage), NAME)
+    labels = run.store.read_table(run.artifacts["annotations"], "annotations.parquet")
+    chain = [row[0] for row in labels[labels["trace_id"] == "trace-000042"]["labels"]]
+    page.goto(workbench.at("traces"))
+    page.get_by_role("textbox", name="labels in a row").fill(" → ".join(["<start>", *chain, "<stop>"]))
+    page.get_by_role("button", name="Find").click()
+    settled(page).get_by_text(" found, page 1").wait_for()
+    ids = [query["id"][0] for query in links(page)]
+    assert "trace-000042" in ids and len(ids) < 5
+
+    weights = run.store.read_table(run.artifacts["weights"], "weights.parquet")
+    own = weights[weights["trace_id"] == "trace-000042"]["weight"].astype(float).max()
+    page.goto(workbench.at("traces", f"weight_min={own - 1e-9}&weight_max={own + 1e-9}"))
+    settled(page).get_by_text(" found, page 1").wait_for()
+    assert "trace-000042" in [query["id"][0] for query in links(page)]
+
+
+def links(page):
+    return [parse_qs(urlsplit(link.get_attribute("href")).query) for link in page.locator("a[data-item]").all()]
+
+
+def test_back_and_forward_show_what_was_there(entered):
+    page = entered.page
+    page.get_by_role("link", name="Traces", exact=True).click()
+    heading(page, "Traces").wait_for()
+    page.get_by_role("combobox", name="polarity").select_option("negative")
+    page.get_by_text("60 found, page 1 of 2").wait_for()
+    page.keyboard.press("n")
+    page.get_by_text("60 found, page 2 of 2").wait_for()
+    page.go_back()
+    page.get_by_text("60 found, page 1 of 2").wait_for()
+    page.go_back()
+    page.get_by_text("120 found").wait_for()
+    page.reload()
+    page.get_by_text("120 found").wait_for()
+
+
+def test_a_cell_of_the_reports_heat_map_leads_to_its_traces(entered, workbench):
+    page = entered.page
+    page.get_by_role("link", name="the report").click()
+    report = page.frame_locator("iframe")
+    cell = report.locator("a[data-cases*='polarity=negative'][data-cases*='%3Cstart%3E+'] path").first
+    cell.wait_for()
+    title = cell.locator("xpath=../../*[local-name()='title']").text_content()
+    source, target = title.split(":")[0].split(" → ")
+    cell.click()
+    heading(page, "Traces").wait_for()
+    assert query_of(page)["pattern"] == f"{source} → {target}" and query_of(page)["run"].startswith("report/report-key")
+    first = [row.locator("li").first.text_content() for row in page.get_by_role("list", name="Labels in a row").all()]
+    assert first and all(target in label for label in first)
+    assert all("negative" in each for each in page.locator(".cards .facts").all_text_contents())
+
+
+def test_a_cell_of_the_moves_leads_to_as_many_traces_as_it_says(entered):
+    page = entered.page
+    page.get_by_role("link", name="Moves").click()
+    cell = page.get_by_role("table", name="Moves in positive traces").locator("a.cell").nth(5)
+    number = cell.get_attribute("title").split(" in ")[1].split(" ")[0]
+    cell.click()
+    page.get_by_text(f"{number} found").wait_for()
+
+
+def test_two_variants_stand_beside_each_other_and_a_flip_is_found(entered):
+    page = entered.page
+    page.get_by_role("link", name="Answers", exact=True).click()
+    settled(page).get_by_role("combobox", name="compared with", exact=True).select_option("kto")
+    settled(page).get_by_role("combobox", name="flip").select_option("right to wrong")
+    settled(page).get_by_text(" found, page 1").wait_for()
+    card = page.get_by_role("article").first
+    assert "answer right" in card.locator(".said").first.text_content()  # KTO's, then MR-ALIGN's
+    assert "answer wrong" in card.locator(".said").last.text_content()
+    card.get_by_role("link").first.click()
+    heading(page, "Answers side by side").wait_for()
+    assert query_of(page)["variants"] == "kto,mr_align" and page.get_by_role("article").count() == 2
+    page.get_by_role("button", name="think on").click()
+    page.get_by_role("article", name="think on").wait_for()
+    assert query_of(page)["variants"] == "on,kto,mr_align" and page.get_by_role("article").count() == 3
+
+
+def test_a_segment_says_who_decided_it_by_keyboard_and_colours_turn_to_weights(entered, workbench):
+    page = entered.page
+    page.goto(workbench.at("trace", "id=trace-000007"))
+    page.get_by_role("list", name="Segments of the thinking").wait_for()
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    head = page.locator(".segment-head").nth(1)
+    assert head.evaluate("button => button === document.activeElement")
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-expanded") == "true"
+    assert "annotator B" in page.locator("#why-1").get_by_label("Who decided").inner_text()
+    assert "soft counts" in page.locator("#why-1").get_by_label("The weight").inner_text()
+    assert not page.locator("#why-0").is_visible()
+    page.keyboard.press("c")
+    assert query_of(page)["by"] == "weight"
+    shades = page.locator(".segment > .model").evaluate_all(
+        "all => all.map((each) => getComputedStyle(each).backgroundColor)"
+    )
+    assert len(set(shades)) > 1
+    page.keyboard.press("?")
+    page.get_by_role("dialog", name="Keys").wait_for()
+
+
+def test_hostile_text_stays_text(entered, workbench):
+    page = entered.page
+    page.goto(workbench.at("trace", "id=trace-000011"))
+    heading(page, HOSTILE).wait_for()
+    page.goto(workbench.at("traces", "text=onerror"))
+    page.get_by_text("1 found").wait_for()
+    assert page.locator("article a").first.text_content() == HOSTILE and page.locator("main img").count() == 0
+
+
+@pytest.mark.parametrize("viewport", [TELEPHONE, DESK], ids=["telephone", "desk"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_view_can_be_read_and_does_not_scroll_sideways(watched_page, workbench, viewport, scheme):
+    with watched_page(workbench.own, viewport=viewport, color_scheme=scheme) as watched:
+        page = watched.page
+        page.goto(workbench.link)
+        heading(page, "Overview").wait_for()
+        for view in VIEWS:
+            page.goto(workbench.at(view, QUERIES.get(view, "")))
+            page.locator("main h1").wait_for()
+            for button in page.locator(".segment-head").all()[:2]:
+                button.click()
+            texts = page.evaluate(TEXT_CONTRAST, LEAST_CONTRAST)
+            assert texts["count"] > 20 and not texts["found"], view
+            assert page.evaluate("document.documentElement.scrollWidth") == viewport["width"], view
+            assert (
+                "null" not in page.locator("main").inner_text() and "undefined" not in page.locator("main").inner_text()
+            )
+            unnamed = page.evaluate(UNNAMED)
+            assert not unnamed, view
+        assert not watched.errors
+
+
+UNNAMED = """() => [...document.querySelectorAll("main a, main button, main input, main select, main [role]")]
+  .filter((each) => each.checkVisibility())
+  .filter((each) => !(each.textContent.trim() || each.ariaLabel || each.labels?.length || each.title))
+  .map((each) => each.outerHTML.slice(0, 120))"""
+
+
+def test_a_list_is_saved_as_a_file(entered, workbench):
+    page = entered.page
+    page.goto(workbench.at("traces", "polarity=negative"))
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save all").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert download.value.suggested_filename == "traces.jsonl" and len(lines) == 60
+
+
+def test_a_page_of_another_site_can_not_link_to_it(watched_page, workbench):
+    with watched_page(workbench.own) as watched:
+        page = watched.page
+        page.goto(f"data:text/html,<a href='{workbench.at('traces')}'>here</a>")
+        with page.expect_response(lambda reply: reply.url.startswith(workbench.site)) as reply:
+            page.get_by_role("link").click()
+        assert reply.value.status == 403

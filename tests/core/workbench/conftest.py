@@ -1,0 +1,66 @@
+import asyncio
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+
+from mralign_core.config import StorageConfig
+from mralign_core.reporting.server_paths import VIEW_API_PREFIX
+from mralign_core.storage import ArtifactStore
+from mralign_core.workbench.app import make_app
+from mralign_core.workbench.tables import find_run
+from tests.simulated_run import NAME, Size, publish_run
+
+
+@pytest.fixture(scope="session")
+def storage(tmp_path_factory):
+    """A store with a simulated run of 40 traces; don't write to it."""
+    section = StorageConfig(root=str(tmp_path_factory.mktemp("workbench") / "store"))
+    publish_run(section, Size(40))
+    return section
+
+
+@pytest.fixture(scope="session")
+def store(storage):
+    return ArtifactStore(storage)
+
+
+@pytest.fixture(scope="session")
+def run(store):
+    return find_run(store, NAME)
+
+
+@pytest.fixture(scope="session")
+def get(storage):
+    """Ask the application for a path, on the simulated run unless the query says another."""
+    app = make_app()
+
+    def get(path, **query):
+        asked = {"store": storage.root, "run": NAME, **query}
+        address = path if path.startswith("/") else f"{VIEW_API_PREFIX}{path}"
+
+        async def ask():
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+                return await client.get(f"{address}?{urlencode(asked)}")
+
+        return asyncio.run(ask())
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def found(get):
+    """What a list has: every row of all pages."""
+
+    def found(path, **query):
+        reply = get(path, **query)
+        assert reply.status_code == 200, reply.text
+        page = reply.json()
+        rows = page["rows"]
+        for number in range(2, page["num_pages"] + 1):
+            rows += get(path, **query, page=number).json()["rows"]
+        assert len(rows) == page["total"]
+        return rows
+
+    return found

@@ -1,0 +1,111 @@
+"""One trace, one question, and the numbers of a run, over HTTP."""
+
+import doctest
+from collections import Counter
+
+import pytest
+
+from mralign_core.reporting.server_paths import VIEW_PREFIX
+from mralign_core.workbench import database, filters
+from mralign_core.workbench.app import PAGE_POLICY
+from tests.simulated_run import RUN
+
+
+@pytest.mark.parametrize("module", [database, filters])
+def test_docstring_examples_hold(module):
+    results = doctest.testmod(module)
+    assert results.attempted and not results.failed
+
+
+def test_a_trace_is_shown_with_all_that_the_tables_have_of_it(get, store, run):
+    trace = get("trace", id="trace-000007").json()
+    row = store.read_table(run.artifacts["candidates"], "candidates.parquet").iloc[7]
+    labels = store.read_table(run.artifacts["annotations"], "annotations.parquet")
+    weights = store.read_table(run.artifacts["weights"], "weights.parquet")
+    logps = store.read_table(
+        run.artifacts["adapter:mr_align"].model_copy(update=parent_of(store, run)), "reference.parquet"
+    )
+    assert trace["question"] == row["question"] and trace["others"][0]["thinking_mode"] == "on"
+    for place, segment in enumerate(trace["segments"]):
+        span = row["segments"][place]
+        assert "".join(text for text, _ in segment["text"]) == row["completion"][span["start"] : span["end"]]
+        own = labels[(labels["trace_id"] == "trace-000007") & (labels["segment"] == place)].iloc[0]
+        assert (segment["labels"], segment["rule"], segment["labels_b"]) == (
+            own["labels"],
+            own["rule"],
+            own["labels_b"],
+        )
+        assert segment["disputed"] == (set(own["labels_a"]) != set(own["labels_b"]))
+        weighed = weights[(weights["trace_id"] == "trace-000007") & (weights["segment"] == place)].iloc[0]
+        assert segment["weight"] == weighed["weight"] and segment["weight_low"] == weighed["weight_low"]
+        tokens = logps["logps"][7][span["token_start"] : span["token_end"]]
+        assert segment["logps"] == tokens and segment["logp"] == pytest.approx(sum(tokens))
+    assert any(is_gold for _, is_gold in trace["segments"][-1]["text"])
+    assert [reply["role"] for reply in trace["replies"]] == ["annotator_a", "annotator_b"]
+    assert trace["reference"]["partner"] == "trace-000008"
+
+
+def parent_of(store, run):
+    (ref,) = (
+        each for each in store.manifest(run.artifacts["adapter:mr_align"]).parents if each.stage == "reference-logps"
+    )
+    return ref.model_dump()
+
+
+def test_a_question_has_the_answers_of_all_variants_side_by_side(get):
+    question = get("question", id="eval-000003").json()
+    assert list(question["answers_by_variant"]) == ["off", "on", "kto", "mr_align"]
+    assert question["answers_by_variant"]["off"][0]["segments"] == []
+    aligned = get("question", id="train-000003").json()
+    assert not aligned["answers_by_variant"] and len(aligned["draws"]) == 4
+    assert [trace["trace_id"] for trace in aligned["traces"]] == ["trace-000006", "trace-000007"]
+
+
+def test_the_numbers_of_a_run_lead_to_as_many_cases(get, found):
+    summary = get("summary").json()
+    for row in summary["answers"]:
+        for hit in ("both", "thinking", "answer", "neither"):
+            assert len(found("answers", variant=row["variant"], hit=hit)) == row[hit]
+    for row in summary["flips"]:
+        asked = {"variant": row["variant"], "against": row["baseline"]}
+        assert len(found("answers", **asked, flip="wrong to right")) == row["better"]
+    traces = found("traces")
+    said = Counter(label for row in traces for labels in row["labels"] for label in labels)
+    assert {row["label"]: row["segments"] for row in summary["labels"] if row["segments"]} == said
+    assert sum(row["segments"] for row in summary["rules"]) == sum(row["num_segments"] for row in traces)
+
+
+def test_a_move_of_the_heat_map_leads_to_its_traces(get, found):
+    moves = get("moves").json()
+    assert {move["source"] for move in moves} >= {"<start>"} and {move["target"] for move in moves} >= {"<stop>"}
+    for move in moves[::7]:
+        rows = found("traces", polarity=move["polarity"], pattern=f"{move['source']} → {move['target']}")
+        assert len(rows) == move["traces"] > 0
+
+
+def test_a_run_is_named_by_its_config_its_id_or_what_was_made_from_it(get, run):
+    total = get("traces").json()["total"]
+    results = run.artifacts["results"]
+    for name in ("", RUN, RUN[:8], f"weights/{run.artifacts['weights'].key}"):
+        assert get("traces", run=name).json()["total"] == total
+    assert get("answers", run=f"results/{results.key}").json()["total"] == get("answers").json()["total"]
+    assert "has no 'generations'" in get("draws", run=f"weights/{run.artifacts['weights'].key}").json()["problem"]
+    missing = get("traces", run="nothing-like-it")
+    assert missing.status_code == 404 and "no config or run" in missing.json()["problem"]
+
+
+def test_a_store_that_an_address_may_not_name_is_refused(get, tmp_path):
+    elsewhere = get("traces", store="s3://bucket/x", endpoint="http://s3.invalid:9")
+    assert elsewhere.status_code == 404 and "AWS_ENDPOINT_URL_S3" in elsewhere.json()["problem"]
+    assert get("traces", store=str(tmp_path / "nothing")).status_code == 404
+    assert get("traces", store="ftp://host/x").status_code == 404
+
+
+def test_pages_are_the_same_for_everybody_and_hold_no_data(get):
+    for path in ("", "traces", "trace", "no-such-view"):
+        page = get(f"{VIEW_PREFIX}{path}", id="trace-000007")
+        assert page.status_code == 200 and page.headers["content-security-policy"] == PAGE_POLICY
+        assert "code0" not in page.text and "unsafe" not in PAGE_POLICY
+    script = get(f"{VIEW_PREFIX}static/workbench.js")
+    assert script.headers["content-type"].startswith("text/javascript") and "innerHTML" not in script.text
+    assert get(f"{VIEW_PREFIX}static/%2e%2e/app.py").status_code == 404
