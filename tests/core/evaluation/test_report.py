@@ -93,7 +93,7 @@ def test_ids_are_unique_and_every_link_leads_somewhere(page):
 def test_every_section_has_its_content(page):
     boxes = [attrs["aria-label"] for _, attrs in page.tags if attrs.get("aria-label", "").startswith("Figure: ")]
     assert sorted(boxes) == sorted(f"Figure: {title}" for title in CHART_TITLES.values())
-    assert len([1 for tag, _ in page.tags if tag == "svg"]) == len(CHART_TITLES) == 12
+    assert len([1 for tag, _ in page.tags if tag == "svg"]) == len(CHART_TITLES) == 16
     assert len([1 for _, attrs in page.tags if attrs.get("class") == "seg"]) == 15
     assert len([1 for _, attrs in page.tags if attrs.get("class") == "two"]) >= 2
     for text in (
