@@ -118,7 +118,7 @@ def answer_mentions(
 
     Args:
         scores: rows of :data:`~mralign_core.schemas.scores.SCORES`; those without EM_t are left out.
-        golds: question_id → its gold answers.
+        golds: question_id → its gold answers; the thinking of an answer to another question has no place.
         rules: what counts as naming one; those that the answers were scored by.
 
     Returns:
@@ -133,7 +133,7 @@ def answer_mentions(
         ending = ending_of(is_named=bool(row["em_thought"]), is_right=bool(row["em_answer"]))
         key = (row["question_id"], thinking, bool(row["em_thought"]))
         if key not in known:  # what names none is known from its score, and is not read again
-            named = golds[row["question_id"]] if row["em_thought"] else ()
+            named = golds.get(row["question_id"], ()) if row["em_thought"] else ()
             known[key] = describe_mentions(thinking, split_segments(thinking), named, rules)
         rows.append(of_answer | {"ending": ending} | known[key])
     columns = ["variant", "question_id", "stratum", "draw", "num_tokens", "ending", *MENTION_COLUMNS]

@@ -17,7 +17,7 @@ from mralign_core.evaluation.mentions import ending_of
 from mralign_core.method import FloatArray, IntArray
 from mralign_core.method.traces import split_segments
 
-HABITS = ("num_tokens", "num_segments", "repeats")
+ANSWER_HABITS = ("num_tokens", "num_segments", "repeats")
 """What :func:`answer_habits` says of each answer: its tokens, thinking and answer together; the segments of its
 thinking; and, as 0 or 1, whether this repeats itself."""
 LEAST_CYCLE = 2
@@ -31,7 +31,7 @@ def answer_habits(scores: pd.DataFrame) -> pd.DataFrame:
         scores: rows of :data:`~mralign_core.schemas.scores.SCORES`; those without EM_t are left out.
 
     Returns:
-        A row an answer: ``variant, question_id, draw, ending`` and :data:`HABITS`.
+        A row an answer: ``variant, question_id, draw, ending`` and :data:`ANSWER_HABITS`.
     """
     thinks = scores[scores["em_thought"].notna()]
     rows = []
@@ -40,7 +40,7 @@ def answer_habits(scores: pd.DataFrame) -> pd.DataFrame:
         ending = ending_of(is_named=bool(row["em_thought"]), is_right=bool(row["em_answer"]))
         habits = (float(row["num_tokens"]), float(len(segments)), float(repeats_itself(segments)))
         rows.append((row["variant"], row["question_id"], row["draw"], ending, *habits))
-    return pd.DataFrame(rows, columns=["variant", "question_id", "draw", "ending", *HABITS])
+    return pd.DataFrame(rows, columns=["variant", "question_id", "draw", "ending", *ANSWER_HABITS])
 
 
 def segment_texts(thinking: object) -> list[str]:

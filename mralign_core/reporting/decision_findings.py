@@ -173,13 +173,13 @@ def _shown(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name in FLIPS.columns:
         value = row[name]
         if name == "answers":
-            yield name, shortened(" / ".join(value))
+            yield name, cut_text(" / ".join(value))
         elif name in ("question", "answer_before", "answer_after"):
-            yield name, "" if is_null(value) else shortened(value)
+            yield name, "" if is_null(value) else cut_text(value)
         else:
             yield name, value
 
 
-def shortened(text: str) -> str:
+def cut_text(text: str) -> str:
     """A text cut to :data:`MOST_TEXT`."""
     return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} […]"

@@ -15,7 +15,7 @@ import pandas as pd
 from mralign_core.evaluation.held_out_traces import VANILLA
 from mralign_core.evaluation.mentions import ENDINGS, trace_paths
 from mralign_core.evaluation.metrics import comparisons, order_variants, paired_shares
-from mralign_core.evaluation.thinking_habits import HABITS, answer_habits, find_cycle
+from mralign_core.evaluation.thinking_habits import ANSWER_HABITS, answer_habits, find_cycle
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.reporting.parting_figures import (
     CLASS_TITLES,
@@ -24,7 +24,7 @@ from mralign_core.reporting.parting_figures import (
     thinking_lengths,
     title_of_variant,
 )
-from mralign_core.reporting.report_block import ARROW, NUM_RESAMPLES, Block, judged_gap, listed, question_gap
+from mralign_core.reporting.report_block import ARROW, BLOCK_RESAMPLES, Block, judged_gap, listed, question_gap
 from mralign_core.reporting.result_table import ResultTable
 from mralign_core.reporting.run_findings import points
 from mralign_core.reporting.titles import UNDEFINED, variant_title
@@ -107,7 +107,7 @@ def habit_block(scores: pd.DataFrame, confidence: float) -> Block | None:
         return None
     variants = order_variants(list(habits["variant"].unique()))
     differences = paired_shares(
-        habits, HABITS, num_resamples=NUM_RESAMPLES, confidence=confidence, rng=np.random.default_rng(0)
+        habits, ANSWER_HABITS, num_resamples=BLOCK_RESAMPLES, confidence=confidence, rng=np.random.default_rng(0)
     )
     return Block(
         title="How long the model thinks",
@@ -125,7 +125,7 @@ def habit_sentences(differences: pd.DataFrame) -> list[str]:
     """What training changed, a sentence a variant.
 
     Args:
-        differences: what ``metrics.paired_shares`` returns of the :data:`HABITS`.
+        differences: what ``metrics.paired_shares`` returns of the :data:`ANSWER_HABITS`.
     """
     sentences = []
     for variant, baseline in comparisons(list({*differences["variant"], *differences["baseline"]})):
@@ -187,7 +187,7 @@ def _habit_differences(differences: pd.DataFrame) -> list[ResultTable]:
     rows: list[list[str]] = []
     for (variant, baseline), members in differences.groupby(["variant", "baseline"], sort=False):
         of = members.set_index("metric")
-        cells = [_difference_cell(of.loc[name], 100.0 if name == "repeats" else 1.0) for name in HABITS]
+        cells = [_difference_cell(of.loc[name], 100.0 if name == "repeats" else 1.0) for name in ANSWER_HABITS]
         rows.append([f"{variant_title(str(variant))} − {variant_title(str(baseline))}", *cells])
     columns = ["difference", "tokens", "segments", "repeat themselves, points"]
     return [ResultTable(columns, rows, title="Paired differences, with intervals over questions")]

@@ -14,7 +14,7 @@ from mralign_core.evaluation.mentions import ENDINGS, answer_mentions, labelled_
 from mralign_core.evaluation.metrics import order_variants
 from mralign_core.method.matching import DEFAULT_RULES, MatchRules
 from mralign_core.method.taxonomy import Taxonomy
-from mralign_core.reporting.decision_findings import shortened
+from mralign_core.reporting.decision_findings import cut_text
 from mralign_core.reporting.parting_figures import ENDING_TITLES, mention_places
 from mralign_core.reporting.report_block import ARROW, Block, Case, judged_gap, listed, question_gap
 from mralign_core.reporting.result_table import ResultTable
@@ -221,10 +221,10 @@ def hit_gap_cases(lost: pd.DataFrame) -> list[Case]:
     return [
         Case(
             str(first.loc[path, "question"]),
-            shortened(" / ".join(map(str, first.loc[path, "answers"]))),
-            shortened(str(first.loc[path, "mention"])),
+            cut_text(" / ".join(map(str, first.loc[path, "answers"]))),
+            cut_text(str(first.loc[path, "mention"])),
             f"{first.loc[path, 'at']}{ARROW}{path_text(first.loc[path, 'after'], MOST_CASE_STEPS)}",
-            shortened(str(first.loc[path, "answer"])) or UNDEFINED,
+            cut_text(str(first.loc[path, "answer"])) or UNDEFINED,
         )
         for path in common
     ]

@@ -22,7 +22,7 @@ from mralign_core.reporting.result_table import ResultCell, ResultTable, Tone
 from mralign_core.reporting.run_findings import points
 from mralign_core.reporting.titles import UNDEFINED
 
-OWN = "mr_align"
+OWN_ARM = "mr_align"
 """The arm that is the run's own config, which the others are compared with."""
 NO_ARM = (
     "No arm has what else these tables show, since arms share model and data: the data source (Table 3) is "
@@ -40,14 +40,18 @@ class PaperTable(NamedTuple):
 PAPER_TABLES = (
     PaperTable(
         "Table 3: the estimate, and labels a segment",
-        {OWN: "EM, two labels (the run's own)", "frequency": "frequency, two labels", "single_label": "EM, one label"},
+        {
+            OWN_ARM: "EM, two labels (the run's own)",
+            "frequency": "frequency, two labels",
+            "single_label": "EM, one label",
+        },
     ),
     PaperTable(
         "Table 4: λ_r",
         {
             "undesirable_0.5": "0.5",
             "undesirable_1.0": "1.0",
-            OWN: "the run's own (1.5 unless set)",
+            OWN_ARM: "the run's own (1.5 unless set)",
             "undesirable_2.0": "2.0",
         },
     ),
@@ -60,10 +64,12 @@ def paper_tables(ablation: Ablation) -> list[ResultTable]:
     Args:
         ablation: finished, with MR-ALIGN among its arms.
     """
-    if OWN not in ablation.arms:
+    if OWN_ARM not in ablation.arms:
         return []
     return [
-        _table(ablation, each) for each in PAPER_TABLES if any(arm in ablation.arms for arm in each.rows if arm != OWN)
+        _table(ablation, each)
+        for each in PAPER_TABLES
+        if any(arm in ablation.arms for arm in each.rows if arm != OWN_ARM)
     ]
 
 
@@ -86,7 +92,7 @@ def _table(ablation: Ablation, table: PaperTable) -> ResultTable:
     rows: list[list[str | ResultCell]] = []
     for arm, title in table.rows.items():
         if arm in ablation.arms:
-            of_metric = differences.get(f"{ablation.title(arm)} − {ablation.title(OWN)}", {})
+            of_metric = differences.get(f"{ablation.title(arm)} − {ablation.title(OWN_ARM)}", {})
             levels = [points(means.loc[arm, metric]) for metric in metrics]
             rows.append([title, *levels, *(_cell(of_metric.get(metric)) for metric in metrics)])
     columns = ["MR-ALIGN with", *(f"{name}, %" for name in names), *(f"Δ {name}" for name in names)]

@@ -15,7 +15,7 @@ from mralign_core.method import FloatArray
 from mralign_core.reporting.result_table import ResultTable
 from mralign_core.reporting.run_findings import points
 
-NUM_RESAMPLES = 1000
+BLOCK_RESAMPLES = 1000
 """Resamples of questions behind the intervals of such pieces."""
 MOST_TOLD = 5
 """Items of a list that a sentence names."""
@@ -66,7 +66,7 @@ def question_gap(
         values,
         is_one,
         rows["question_id"].tolist(),
-        num_resamples=NUM_RESAMPLES,
+        num_resamples=BLOCK_RESAMPLES,
         confidence=confidence,
         rng=np.random.default_rng(0),
     )

@@ -55,7 +55,8 @@ def html(inputs):
 @pytest.fixture(scope="module")
 def quick(inputs):
     """Inputs without the figures that take longest to draw."""
-    return dataclasses.replace(inputs, transitions=None, diagnostics=None, training={})
+    slow = {"transitions": None, "diagnostics": None, "training": {}, "held_out_traces": None}
+    return dataclasses.replace(inputs, **slow)
 
 
 @pytest.fixture(scope="module")
