@@ -131,7 +131,8 @@ def thinking_change(
         exceeded = (largest[:, None] >= statistics[0] - 1e-9).sum(axis=0)
         p_values[is_edge] = (1 + exceeded) / (1 + num_permutations)
     return ThinkingChange(
-        *(fit_em(_times(pairs, side), num_states) for side in counts_QU),
+        fit_em(_times(pairs, ours), num_states),
+        fit_em(_times(pairs, theirs), num_states),
         p_values,
         int(is_edge.sum()),
         len(ours),

@@ -18,7 +18,7 @@ TINY = Taxonomy(tuple("abc"), dict.fromkeys("abc", "think"), dict.fromkeys("abc"
 LEVEL = 0.05
 
 
-def tables(paths, taxonomy=TINY):
+def tables(paths):
     """Traces and annotations from (variant, question) → label sets of the steps."""
     traces, rows = [], []
     for number, (variant, question, path) in enumerate(paths):
@@ -31,7 +31,8 @@ def tables(paths, taxonomy=TINY):
 
 
 def change_of(paths, taxonomy=TINY, *, seed=0, num_permutations=199):
-    models = two_models(*tables(paths, taxonomy), "kto", "on", taxonomy)
+    traces, annotations = tables(paths)
+    models = two_models(traces, annotations, "kto", "on", taxonomy)
     rng = np.random.default_rng(seed)
     return thinking_change(models, taxonomy.num_states, rng=rng, num_permutations=num_permutations)
 

@@ -1,20 +1,29 @@
 """What the report says of where thinking and answer part: by numbers counted by hand, and never more than is there."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from sample_run import annotation, as_scores, held_out_run, score
 
+from mralign_core.method.matching import DEFAULT_RULES
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.reporting.change_findings import change_block
 from mralign_core.reporting.habit_findings import habit_block, move_habit_block, shift_block
 from mralign_core.reporting.mention_findings import mention_block, path_text, tail_block
 from mralign_core.reporting.parting import parting_blocks
 from mralign_core.reporting.report import ReportInputs, render_report
+from mralign_core.reporting.report_block import Block
 
 CONFIDENCE = 0.95
+
+
+def present(block: Block | None) -> Any:
+    """A piece of the report that is there."""
+    assert block is not None
+    return block
 
 
 def answers(variant, *kinds, draw=0):
@@ -40,13 +49,7 @@ KINDS = [(0.9, True)] * 12 + [(0.2, False)] * 6 + [(None, True)] * 2 + [(None, F
 @pytest.fixture(scope="module")
 def mentions():
     rows = answers("on", *KINDS)
-    return mention_block(as_scores(rows), questions_of(rows), CONFIDENCE, rules())
-
-
-def rules():
-    from mralign_core.method.matching import DEFAULT_RULES
-
-    return DEFAULT_RULES
+    return present(mention_block(as_scores(rows), questions_of(rows), CONFIDENCE, DEFAULT_RULES))
 
 
 def test_the_gap_and_where_it_opens_are_told_with_their_numbers(mentions):
@@ -78,15 +81,17 @@ def test_the_figure_says_its_numbers(mentions):
 
 def test_no_difference_is_claimed_whose_interval_includes_0():
     rows = answers("on", *[(0.1, True), (0.9, True), (0.1, False), (0.9, False)] * 5)
-    place = mention_block(as_scores(rows), questions_of(rows), CONFIDENCE, rules()).sentences[1]
+    place = present(mention_block(as_scores(rows), questions_of(rows), CONFIDENCE, DEFAULT_RULES)).sentences[1]
     assert "it does not differ measurably (0.0 points, interval" in place
 
 
 def test_answers_without_a_mention_have_no_places_to_tell_of():
     rows = answers("on", (None, True), (None, False))
-    block = mention_block(as_scores(rows), questions_of(rows), CONFIDENCE, rules())
+    block = present(mention_block(as_scores(rows), questions_of(rows), CONFIDENCE, DEFAULT_RULES))
     assert block.sentences == ["The thinking of 0 of 2 answers names the gold answer (0.0 %)."]
-    assert mention_block(as_scores([score("off", "q", None, True)]), questions_of(rows), CONFIDENCE, rules()) is None
+    assert (
+        mention_block(as_scores([score("off", "q", None, True)]), questions_of(rows), CONFIDENCE, DEFAULT_RULES) is None
+    )
 
 
 def labelled(paths):
@@ -106,7 +111,8 @@ def labelled(paths):
 def test_the_atlas_tells_which_labels_stand_behind_the_last_mention():
     lost = [(False, ["retrieval", "evaluation", "backtracking"])] * 6 + [(False, ["retrieval", "analogy"])] * 2
     kept = [(True, ["retrieval", "synthesis"])] * 7 + [(True, ["retrieval"])]
-    block = tail_block(*labelled([*lost, *kept]), PAPER_TAXONOMY, CONFIDENCE)
+    traces, annotations = labelled([*lost, *kept])
+    block = present(tail_block(traces, annotations, PAPER_TAXONOMY, CONFIDENCE))
     assert block.sentences[0] == (
         "16 labelled training traces name the gold answer; 8 of them end wrong. Behind the last mention these make 1.8 "
         "steps in the mean, the 8 right ones 0.9."
@@ -122,7 +128,8 @@ def test_the_atlas_tells_which_labels_stand_behind_the_last_mention():
 
 
 def test_without_a_hit_gap_there_is_no_atlas():
-    assert tail_block(*labelled([(True, ["retrieval"])]), PAPER_TAXONOMY, CONFIDENCE) is None
+    traces, annotations = labelled([(True, ["retrieval"])])
+    assert tail_block(traces, annotations, PAPER_TAXONOMY, CONFIDENCE) is None
 
 
 def test_a_long_path_is_told_by_its_first_steps():
@@ -143,7 +150,7 @@ REDRAWN = [shift("on_again", row["before"], *(row["num_answers"] // 2, 0, row["n
 
 
 def test_what_became_of_answers_is_told_beside_what_chance_does():
-    block = shift_block(SHIFTS, REDRAWN)
+    block = present(shift_block(SHIFTS, REDRAWN))
     assert block.sentences == [
         "MR-ALIGN: 30 of 50 inconsistent answers became right (60.0 %; drawn again, 50.0 %); 90 of 100 answers that "
         "were right stayed so (90.0 %; drawn again, 50.0 %); 1 of 10 wrong ones became right "
@@ -153,7 +160,7 @@ def test_what_became_of_answers_is_told_beside_what_chance_does():
     assert "MR-ALIGN, of 50 inconsistent before: both right 30, inconsistent 15, both wrong 5." in told
     assert "think on, drawn again, of 100 both right before: both right 50, inconsistent 0, both wrong 50." in told
     assert block.tables[0].rows[-1] == ["MR-ALIGN", "both wrong", "10", "1 (10.0 %)", "2 (20.0 %)", "7 (70.0 %)"]
-    assert "regression to the mean" in shift_block(SHIFTS, []).lead
+    assert "regression to the mean" in present(shift_block(SHIFTS, [])).lead
     assert shift_block([], []) is None
 
 
@@ -161,7 +168,7 @@ def test_lengths_are_means_and_their_changes_have_intervals():
     before = [score("on", f"q{n:02d}", True, n % 2 == 0, num_tokens=20 + n) for n in range(20)]
     after = [{**row, "variant": "mr_align", "num_tokens": row["num_tokens"] - 5} for row in before]
     after = [{**row, "thinking": "Hm.\n\nHm.\n\nHm."} for row in after]
-    block = habit_block(as_scores([*before, *after]), CONFIDENCE)
+    block = present(habit_block(as_scores([*before, *after]), CONFIDENCE))
     assert block.sentences == [
         "MR-ALIGN against think on: 5.0 tokens fewer an answer [−5.0, −5.0]; no measurable change in segments "
         "(+0.0 [+0.0, +0.0]); 100.0 points more repeat themselves [+100.0, +100.0]."
@@ -176,14 +183,14 @@ def test_lengths_are_means_and_their_changes_have_intervals():
 
 def test_held_out_labels_tell_what_changed_and_what_loops():
     traces, annotations = held_out_run(np.random.default_rng(1))
-    change = change_block(traces, annotations, PAPER_TAXONOMY, CONFIDENCE, "mr_align")
+    change = present(change_block(traces, annotations, PAPER_TAXONOMY, CONFIDENCE, "mr_align"))
     assert (
         "evaluation → self_verification" in change.sentences[0] and "evaluation → backtracking" in change.sentences[0]
     )
     assert "likelier in MR-ALIGN than in think on: " in change.figure.get_label().lower().replace(
         "mr-align", "MR-ALIGN"
     )
-    habits = move_habit_block(traces, annotations, PAPER_TAXONOMY, CONFIDENCE)
+    habits = present(move_habit_block(traces, annotations, PAPER_TAXONOMY, CONFIDENCE))
     assert "more self_verification (0.00 → " in habits.sentences[0] and "less backtracking" in habits.sentences[0]
     loops = habits.tables[-1]
     assert {row[4].rpartition(" (")[0] for row in loops.rows} == {
@@ -199,10 +206,10 @@ def test_the_same_thinking_claims_no_change():
         pd.concat([rows, rows.assign(trace_id=rows["trace_id"].str.replace("on/", "mr_align/"), **more)])
         for rows, more in ((own, {"variant": "mr_align"}), (labels, {}))
     )
-    change = change_block(both, again, PAPER_TAXONOMY, CONFIDENCE, "mr_align")
+    change = present(change_block(both, again, PAPER_TAXONOMY, CONFIDENCE, "mr_align"))
     assert change.sentences[0].endswith("0 differ beyond chance: no change of MR-ALIGN's thinking is claimed.")
     assert "no move with support" in change.figure.get_label()
-    habits = move_habit_block(both, again, PAPER_TAXONOMY, CONFIDENCE)
+    habits = present(move_habit_block(both, again, PAPER_TAXONOMY, CONFIDENCE))
     assert habits.sentences[0] == "MR-ALIGN against think on: no label is measurably rarer or commoner."
     assert "no measurable difference" in habits.sentences[1]
 
@@ -216,5 +223,5 @@ def test_a_run_without_answers_or_labels_has_no_such_part():
 def test_cases_are_text_whatever_they_hold():
     traces, rows = labelled([(False, ["retrieval", "evaluation"])] * 3)
     traces = traces.assign(question="<script>alert(1)</script>", answer="<b>" + "x" * 900)
-    case = tail_block(traces, rows, PAPER_TAXONOMY, CONFIDENCE).cases[0]
+    case = present(tail_block(traces, rows, PAPER_TAXONOMY, CONFIDENCE)).cases[0]
     assert len(case.answer) < 400 and re.search(r"x \[…\]$", case.answer)

@@ -1,6 +1,7 @@
 import dataclasses
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,7 @@ def html(inputs):
 @pytest.fixture(scope="module")
 def quick(inputs):
     """Inputs without the figures that take longest to draw."""
-    slow = {"transitions": None, "diagnostics": None, "training": {}, "held_out_traces": None}
+    slow: dict[str, Any] = {"transitions": None, "diagnostics": None, "training": {}, "held_out_traces": None}
     return dataclasses.replace(inputs, **slow)
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,7 +45,7 @@ def test_a_gap_of_means_has_an_interval_that_resamples_whole_questions():
     questions = ["a"] * 10 + ["b"] * 10
     is_one = np.array(([True] * 5 + [False] * 5) * 2)
     values = np.where(is_one, 1.0, 0.0) * np.repeat([1.0, 3.0], 10)
-    settings = {"num_resamples": 400, "confidence": 0.95}
+    settings: dict[str, Any] = {"num_resamples": 400, "confidence": 0.95}
     gap = mean_gap_by_question(values, is_one, questions, **settings, rng=np.random.default_rng(0))
     assert gap == (2.0, 1.0, 3.0)  # means of {1, 3}: 1, 2 or 3
     assert np.isnan(
