@@ -131,10 +131,8 @@ def _held_out_quotes(config: RunConfig, planned_run: Plan) -> tuple[list[Quote],
     from mralign_core.evaluation.held_out_traces import most_held_out_traces, variants_to_label
     from tasks.annotate import quote_annotations, quote_held_out
 
-    made, asked = (
-        planned_run.made,
-        f"annotation of held-out answers (evaluate.label_thinking: {config.evaluate.label_thinking})",
-    )
+    made, setting = planned_run.made, config.evaluate.label_thinking
+    asked = f"annotation of held-out answers (evaluate.label_thinking: {setting})"
     if not variants_to_label(config) or "evaluation-questions" not in made:
         return [], 0.0
     if "held-out-traces" in made:

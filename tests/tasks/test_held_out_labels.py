@@ -1,8 +1,11 @@
 """Labels of held-out thinkings: free where annotators are offline, else asked for, quoted before, and paid once."""
 
+import re
+
 import pandas as pd
 import pytest
 
+from flows.commands.results import _print_quote, console
 from flows.evaluate import label_held_out
 from mralign_core.config import RunConfig
 from mralign_core.errors import BudgetError
@@ -12,6 +15,7 @@ from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.tables import write_table
 from tasks.annotate import annotate_shard, quote_annotations, quote_held_out, within_budget
+from tasks.engine.plan import Plan
 from tasks.held_out import collect_held_out_annotations, gather_held_out_traces
 from tests.published_candidates import candidate_row, publish_candidates
 from tests.stages import label, make_in_shards
@@ -124,6 +128,32 @@ def test_before_there_are_answers_each_is_taken_for_a_candidate(config, made, tm
     assert number == 5 * config.evaluate.num_draws * 2
     quotes = quote_held_out(config, candidates, number)
     assert [quote.requests for quote in quotes] == [number, number, 0] and quotes[2].most_requests == number
+
+
+def test_a_dry_run_says_what_they_will_cost_beside_the_candidates(config, made, tmp_path, server):
+    rows = [candidate_row(f"t{n}", [f"Let me check {n}.", "So it is Galen."]) for n in range(4)]
+    known = {"candidates": publish_candidates(config.storage, rows, tmp_path / "candidates")}
+    known["evaluation-questions"] = made["evaluation-questions"]
+
+    def printed(config, known):
+        with console.capture() as shown:
+            _print_quote(config, Plan([], known))
+        return " ".join(shown.get().split())
+
+    def dollars(text):
+        found = re.search(r"([0-9.]+) to ([0-9.]+) dollars to come, 0.00 spent so far", text)
+        assert found, text
+        return [float(number) for number in found.groups()]
+
+    free = config.model_copy(update={"evaluate": type(config.evaluate)()})
+    of_candidates = dollars(printed(free, known))
+    # Five questions, answered by two variants: 10 thinkings beside 4 candidates.
+    text = printed(config, known)
+    assert "(evaluate.label_thinking: aligned), of 10 at most" in text
+    assert dollars(text) == pytest.approx([3.5 * each for each in of_candidates], abs=0.02)
+    known["held-out-traces"] = traces_of(config, made)
+    assert all(a < b < 3.5 * a for a, b in zip(of_candidates, dollars(printed(config, known)), strict=True))
+    assert not server.requests
 
 
 def test_they_are_paid_from_what_the_candidates_leave(config, made, tmp_path, server):
