@@ -20,12 +20,12 @@ from mralign_core.schemas.held_out_traces import HELD_OUT_TRACES
 VANILLA = "on"
 """What aligned variants are compared with."""
 ALIGNED = "mr_align"
-"""The variant that ``evaluate.label_thinking: aligned`` labels beside it."""
+"""The variant that is labelled beside it, or the last one trained; with ``evaluate.label_thinking: all`` every one."""
 
 
 def variants_to_label(config: RunConfig) -> tuple[str, ...]:
     """The variants whose thinking on held-out questions is labelled: think-on first, then aligned ones; none where
-    there are no held-out questions, nothing was trained, or it is not asked for.
+    there are no held-out questions, nothing is trained, or it is not asked for.
     """
     scored = variants_to_score(config)
     trained = [name for name in config.train.variants if name in scored]
@@ -33,8 +33,9 @@ def variants_to_label(config: RunConfig) -> tuple[str, ...]:
     is_free = all(endpoint.model.startswith("cue/") for endpoint in config.annotate.endpoints.values())
     if asked == "none" or (asked == "when_free" and not is_free):
         return ()
-    aligned = [name for name in trained if asked != "aligned" or name == ALIGNED]
-    return (VANILLA, *aligned) if aligned else ()
+    if asked != "all":
+        trained = [ALIGNED] if ALIGNED in trained else trained[-1:]
+    return (VANILLA, *trained) if trained else ()
 
 
 def most_held_out_traces(config: RunConfig, num_questions: int) -> int:

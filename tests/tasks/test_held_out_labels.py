@@ -93,7 +93,7 @@ def test_who_is_labelled_is_for_the_config_to_say(config):
     offline = config.annotate.model_copy(
         update={role: config.annotate.annotator_a.model_copy(update={"model": f"cue/{name}"}) for role, name in CUES}
     )
-    assert labelled("when_free", annotate=offline) == everyone and labelled("none", annotate=offline) == ()
+    assert labelled("when_free", annotate=offline) == ("on", "mr_align") and labelled("none", annotate=offline) == ()
     nothing_held_out = config.questions.model_copy(update={"eval": ()})
     assert labelled("all", questions=nothing_held_out) == ()
 
