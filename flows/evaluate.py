@@ -10,10 +10,11 @@ from prefect import flow
 from flows.fan_out import missing_shards, run_in_threads, run_shards
 from flows.form import EvaluateForm
 from mralign_core.config import RunConfig
+from mralign_core.evaluation.held_out_traces import variants_to_label
 from mralign_core.evaluation.variants import BASELINES, WITH_SNIPPETS, adapter_of, variants_to_judge, variants_to_score
 from mralign_core.storage import ArtifactRef
-from tasks.annotate import SHARDS_AT_ONCE
-from tasks.engine.graph import NOTHING
+from tasks.annotate import SHARDS_AT_ONCE, annotate_shard, within_budget
+from tasks.engine.graph import NOTHING, artifact_of
 from tasks.engine.last_run import inputs_of, remember
 from tasks.engine.naming import name_run
 from tasks.engine.pool import make_on_pool
@@ -22,6 +23,7 @@ from tasks.engine.shards import Range, ranges_of, rows_of
 from tasks.engine.task import as_arguments
 from tasks.evaluate import collect_scores, compute_results, score_shard, write_report
 from tasks.filed_report import file_report
+from tasks.held_out import collect_held_out_annotations, gather_held_out_traces
 from tasks.judge import collect_judgements, judge_shard
 from tasks.publish import show_results
 from tasks.servers import check_listed, make_room_for
@@ -59,14 +61,16 @@ def evaluate(
         check_snippets(config, snippets, model)
     scores = score_variants(config, questions, model, trained, variants=variants, snippets=snippets)
     judgements = judge_variants(config, questions, scores)
+    held_out = label_held_out(config, inputs, scores)
     results = compute_results(config, scores=scores, judgements=judgements, evaluation_questions=questions)
     judged = {"scores": scores, "judgements": judgements}
+    made |= held_out
     report = write_report(config, **as_arguments(made), adapter=trained, **judged, results=results)
     named = {f"{kind}:{variant}": ref for kind, refs in judged.items() for variant, ref in refs.items()}
     named |= {"snippets": snippets} if snippets else {}
     trained_on = traces_to_train_on(config, inputs) if config.questions.eval else {}
     named |= make_versions(config, {**inputs, **trained_on, **named, "results": results}, list(trained))
-    remember(config, inputs, **named, results=results, report=report)
+    remember(config, inputs, **named, **held_out, results=results, report=report)
     file_report(config, report)
     show_results(config, results, report)
     return report
@@ -96,7 +100,7 @@ def _needed(config: RunConfig, adapters: Mapping[str, ArtifactRef] | None) -> li
     names = [
         name
         for each in write_report.artifact.inputs
-        if each.name not in ("adapter", "scores", "judgements", "results")
+        if each.name != "adapter" and artifact_of(each.name).stage != "evaluate"
         for name in each.names(config, NOTHING)
     ]
     return [*names, *(f"adapter:{variant}" for variant in adapters or config.train.variants)]
@@ -152,6 +156,30 @@ def judge_variants(
         ]
         run_in_threads(judge_shard, shards, SHARDS_AT_ONCE)
         return {variant: collect_judgements(**call) for variant, call in calls.items()}
+
+
+def label_held_out(
+    config: RunConfig, made: Mapping[str, ArtifactRef], scores: Mapping[str, ArtifactRef]
+) -> dict[str, ArtifactRef]:
+    """The thinking of held-out answers, and its labels, by name; nothing where it is not to be labelled.
+
+    Args:
+        config: the run config.
+        made: what the run has made, by name.
+        scores: of each variant.
+    """
+    wanted = {variant: scores[variant] for variant in variants_to_label(config) if variant in scores}
+    if not wanted:
+        return {}
+    traces = gather_held_out_traces(config, scores=wanted, evaluation_questions=made["evaluation-questions"])
+    for paid in ("candidates", "thinking-draws"):
+        config = within_budget(config, made[paid]) if paid in made else config
+    with session():
+        shards = missing_shards(collect_held_out_annotations.work(config, traces))
+        run_in_threads(
+            annotate_shard, [{"config": config, "candidates": traces, "rows": rows} for rows in shards], SHARDS_AT_ONCE
+        )
+        return {"held-out-traces": traces, "held-out-annotations": collect_held_out_annotations(config, traces)}
 
 
 @flow(name="score-shards", flow_run_name=name_run)

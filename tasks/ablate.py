@@ -11,7 +11,8 @@ from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
 from mralign_core.evaluation.metrics import METRICS
 from mralign_core.reporting.ablation_figure import forest_plot
-from mralign_core.reporting.ablation_findings import Ablation, ablation_markdown
+from mralign_core.reporting.ablation_findings import Ablation
+from mralign_core.reporting.paper_tables import ablation_page
 from mralign_core.reporting.style import to_png, to_svg
 from mralign_core.schemas.ablation import ABLATION_DIFFERENCES, ABLATION_RESULTS
 from mralign_core.storage import ArtifactRef, ArtifactStore
@@ -75,12 +76,12 @@ def compare_arms(making: Making) -> Built:
     stage="ablate",
     inputs=(Input("ablation"),),
     fields=_ablation_fields,
-    sources=("mralign_core.reporting.ablation_findings", "mralign_core.reporting.ablation_figure"),
+    sources=("mralign_core.reporting.paper_tables", "mralign_core.reporting.ablation_figure"),
 )
 def write_ablation(making: Making) -> Built:
     """Write the page to look at, and its figure."""
     ablation = read_ablation(making.config, making["ablation"])
-    (making.directory / PAGE).write_text(f"# Ablation\n\n{ablation_markdown(ablation)}", encoding="utf-8")
+    (making.directory / PAGE).write_text(f"# Ablation\n\n{ablation_page(ablation)}", encoding="utf-8")
     figure = forest_plot(ablation)
     (making.directory / FOREST_PNG).write_bytes(to_png(figure))
     (making.directory / FOREST_SVG).write_text(to_svg(figure, "forest"), encoding="utf-8")

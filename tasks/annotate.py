@@ -16,12 +16,14 @@ from mralign_core.annotation.failures import (
     left_out_lines,
     write_failures,
 )
-from mralign_core.annotation.quoting import Quote, evenly_spaced, quote_annotation, rows_beside, spent_usd
+from mralign_core.annotation.quoting import NothingKept, Quote, evenly_spaced, quote_annotation, rows_beside, spent_usd
 from mralign_core.config import RunConfig
 from mralign_core.label_sets import label_set_of
 from mralign_core.llm.offline import is_offline
+from mralign_core.llm.store import KeepsReplies
 from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.held_out_traces import HELD_OUT_TRACES
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore
 from mralign_core.storage.quarantine import write_rows
 from mralign_core.storage.tables import stream_table
@@ -39,6 +41,8 @@ logger = logging.getLogger("mralign_core.tasks")
 
 SHARDS_AT_ONCE = 2
 """While the last requests of a shard are under way the next shard's fill the places they leave."""
+TRACES_FILE = "candidates.parquet"
+"""Whatever the traces are that are labelled."""
 SOURCES = ("mralign_core.annotation.annotate", "mralign_core.annotation.failures", "mralign_core.annotation.cue")
 
 
@@ -68,9 +72,10 @@ LABELLED: dict[str, Any] = {
 
 
 def _traces(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Items:
-    path = ArtifactStore(config.storage).open_file(inputs["candidates"], "candidates.parquet")
+    path = ArtifactStore(config.storage).open_file(inputs["candidates"], TRACES_FILE)
+    table = HELD_OUT_TRACES if inputs["candidates"].table == HELD_OUT_TRACES.name else CANDIDATES
     with session() as shared:  # every shard asks for them
-        items: Items = shared.once("traces", path, lambda: items_in(path, CANDIDATES, "trace_id"))
+        items: Items = shared.once("traces", path, lambda: items_in(path, table, "trace_id"))
     return items
 
 
@@ -170,15 +175,30 @@ def quote_draws(config: RunConfig, thinking_draws: ArtifactRef, candidates: Arti
     return quotes, spent_usd(read_ledger(config, thinking_draws))
 
 
-def _quote(config: RunConfig, read: Callable[[int, int], pd.DataFrame], num_traces: int) -> list[Quote]:
+def quote_held_out(config: RunConfig, candidates: ArtifactRef, num_traces: int) -> list[Quote]:
+    """What labels of so many held-out thinkings will ask and cost before there are any: each is taken for one of the
+    candidates.
+    """
+    read = partial(ArtifactStore(config.storage).read_rows, candidates, TRACES_FILE)
+    return _quote(config, read, candidates.rows or 0, scaled_to=num_traces, replies=NothingKept())
+
+
+def _quote(
+    config: RunConfig,
+    read: Callable[[int, int], pd.DataFrame],
+    num_traces: int,
+    *,
+    scaled_to: int | None = None,
+    replies: KeepsReplies | None = None,
+) -> list[Quote]:
     with progress("counting tokens", "quote") as report:
         return quote_annotation(
             evenly_spaced(read, num_traces),
             config.annotate,
             seed=config.seed,
             label_set=label_set_of(config),
-            replies=ReplyStore(ArtifactStore(config.storage)),
-            num_traces=num_traces,
+            replies=replies or ReplyStore(ArtifactStore(config.storage)),
+            num_traces=scaled_to or num_traces,
             on_progress=report,
         )
 

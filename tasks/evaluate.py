@@ -52,7 +52,7 @@ from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.quarantine import read_quarantine, write_rows
 from mralign_core.storage.tables import read_table, write_table
-from tasks.annotate import read_ledger, without_offline
+from tasks.annotate import TRACES_FILE, read_ledger, without_offline
 from tasks.asked import Asked, asked
 from tasks.clients import read_account, save_account
 from tasks.engine.graph import Input, Part, Shards
@@ -63,6 +63,7 @@ from tasks.engine.task import artifact
 from tasks.estimate import read_diagnostics, transitions_of, uses_draws
 from tasks.fields import all_but, other_samplers, pick, reading, served_or_loaded, without_pocket
 from tasks.generate import FUNNEL, notes_on_yield, read_draws
+from tasks.held_out import labels_held_out
 from tasks.judge import read_judge_failures, read_judge_ledger, read_judged_answers, read_judgements
 from tasks.prepare import GUESSABLE
 from tasks.sampling import sampler_of
@@ -296,6 +297,8 @@ def _people_sheet(config: RunConfig, _: Part) -> dict[str, str]:
         Input("scores", each=variants_to_score),
         Input("judgements", each=variants_to_judge),
         Input("results"),
+        Input("held-out-traces", when=labels_held_out),
+        Input("held-out-annotations", when=labels_held_out),
     ),
     fields=RunConfig.fingerprint,
     details=_people_sheet,
@@ -328,11 +331,11 @@ def gather(making: Making) -> ReportInputs:
     questions = making.table("evaluation-questions", "questions.parquet")
     measured = store.open_directory(making["results"])
     results, decided = read_results(measured), read_decisions(measured)
-    labels = [name for name in ("annotations", "draw-annotations") if making.get(name)]
+    labels = [name for name in ("annotations", "draw-annotations", "held-out-annotations") if making.get(name)]
     thinking_draws = making.get("thinking-draws")
     judgements = read_judgements(store, making.several("judgements"))
     judged = read_judged(store.open_directory(making["results"]))
-    traces = [making["candidates"], *filter(None, [thinking_draws])]
+    traces = [making["candidates"], *filter(None, [thinking_draws, making.get("held-out-traces")])]
     accounts = [
         *(read_ledger(config, ref) for ref in traces),
         read_scoring_ledger(config, making["evaluation-questions"]),
@@ -365,7 +368,12 @@ def gather(making: Making) -> ReportInputs:
         segment_weights=making.table("weights", "weights.parquet"),
         training={name: store.read_table(ref, "metrics.parquet") for name, ref in making.several("adapter").items()},
         scores=scored,
+        held_out_traces=making.table("held-out-traces", TRACES_FILE) if making.get("held-out-traces") else None,
+        held_out_annotations=(
+            making.table("held-out-annotations", "annotations.parquet") if making.get("held-out-traces") else None
+        ),
         questions=questions,
+        rules=config.match.rules,
         summary=results.summary if results else None,
         guessable=pd.DataFrame(store.read_json(making["evaluation-questions"], GUESSABLE)),
         tokens=read_mean_tokens(store.open_directory(making["results"])),

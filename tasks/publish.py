@@ -24,12 +24,12 @@ from mralign_core.config import RunConfig
 from mralign_core.generation.outcomes import PARTLY_DRAWN
 from mralign_core.label_sets import label_set_of
 from mralign_core.reporting import agreement_figures, diagnostic_findings, figures, matrix_figures, page_tables, style
-from mralign_core.reporting.ablation_findings import ablation_markdown
 from mralign_core.reporting.agreement_tables import agreement_markdown
 from mralign_core.reporting.decision_findings import decision_sentences, decision_tables, read_decisions
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
 from mralign_core.reporting.induction_findings import counts_sentence, label_table
 from mralign_core.reporting.judged_findings import judged_notes, judged_tables, read_judged
+from mralign_core.reporting.paper_tables import ablation_page
 from mralign_core.reporting.promotion_findings import promotion_markdown
 from mralign_core.reporting.result_table import BOLD, ResultTable
 from mralign_core.reporting.run_findings import panel_metrics, read_results, result_tables, why_no_results, yield_table
@@ -201,7 +201,7 @@ def show_label_set(config: RunConfig, label_set: ArtifactRef) -> None:
 @for_the_eye
 def show_ablation(config: RunConfig, ablation: ArtifactRef) -> None:
     """What the arms of an ablation show, and their forest plot."""
-    _page("ablation", "Paired differences between the arms", ablation_markdown(read_ablation(config, ablation)))
+    _page("ablation", "Paired differences between the arms", ablation_page(read_ablation(config, ablation)))
     store = ArtifactStore(config.storage)
     if page := write_ablation.work(config, ablation).find(store):
         picture = store.open_file(page, FOREST_PNG).read_bytes()

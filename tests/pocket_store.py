@@ -21,6 +21,7 @@ SMALL: dict[str, object] = {
     "train.report_to": "none",
     "evaluate.num_draws": 1,
     "evaluate.num_resamples": 100,
+    "evaluate.label_thinking": "none",
     "annotate.shard_size": 50,
 }
 """The pocket config on fewer epochs and draws: every stage does real work, in seconds."""

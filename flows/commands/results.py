@@ -114,6 +114,8 @@ def _print_quote(config: RunConfig, planned_run: Plan) -> None:
         of_draws, spent_on_draws_usd = quote_draws(config, made["thinking-draws"], made["candidates"])
         _print_requests(f"annotation of further draws (estimate.traces: {config.estimate.traces})", of_draws)
         quotes, spent_usd = [*quotes, *of_draws], spent_usd + spent_on_draws_usd
+    of_held_out, spent_on_held_out_usd = _held_out_quotes(config, planned_run)
+    quotes, spent_usd = [*quotes, *of_held_out], spent_usd + spent_on_held_out_usd
     least, most = (sum(getattr(quote, name) for quote in quotes) for name in ("cost_usd", "most_cost_usd"))
     budget = config.annotate.budget_usd
     ceiling = "no ceiling is set (annotate.budget_usd)" if budget is None else f"annotate.budget_usd is {budget:.2f}"
@@ -122,6 +124,25 @@ def _print_quote(config: RunConfig, planned_run: Plan) -> None:
         "estimate; repair turns and hidden reasoning are not in it.",
         highlight=False,
     )
+
+
+def _held_out_quotes(config: RunConfig, planned_run: Plan) -> tuple[list[Quote], float]:
+    """Print what labels of held-out thinkings will ask; returns that, and what they have cost."""
+    from mralign_core.evaluation.held_out_traces import most_held_out_traces, variants_to_label
+    from tasks.annotate import quote_annotations, quote_held_out
+
+    made, setting = planned_run.made, config.evaluate.label_thinking
+    asked = f"annotation of held-out answers (evaluate.label_thinking: {setting})"
+    if not variants_to_label(config) or "evaluation-questions" not in made:
+        return [], 0.0
+    if "held-out-traces" in made:
+        quotes, spent_usd = quote_annotations(config, made["held-out-traces"])
+        _print_requests(asked, quotes)
+        return quotes, spent_usd
+    number = most_held_out_traces(config, made["evaluation-questions"].rows or 0)
+    quotes = quote_held_out(config, made["candidates"], number)
+    _print_requests(f"{asked}, of {number:,} at most, each taken for a candidate", quotes)
+    return quotes, 0.0
 
 
 def _print_judges_quote(config: RunConfig, planned_run: Plan) -> None:

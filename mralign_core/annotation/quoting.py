@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -121,6 +121,17 @@ def quote_annotation(
     background.run(look, lambda done: on_progress(done, len(candidates)) if on_progress else None)
     scale = (num_traces or len(candidates)) / max(1, len(candidates))
     return [_scaled(quote, scale) for quote in client.quotes.values()]
+
+
+class NothingKept:
+    """Replies of which there is none: to quote all that would be asked anew."""
+
+    def get(self, request_digest: str) -> dict[str, Any] | None:
+        """None."""
+        return None
+
+    def put(self, request_digest: str, record: dict[str, Any]) -> None:
+        """Nothing is asked, so there is nothing to keep."""
 
 
 class _NotKeptError(Exception):

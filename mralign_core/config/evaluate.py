@@ -43,6 +43,11 @@ class EvaluateConfig(Section):
     people_sheet: LocalPath = Field("", json_schema_extra=OPERATIONAL)
     """A sheet of `mralign judge-sheet` that people filled in: the report then has their agreement with the judges and
     corrected rates; empty for none."""
+    label_thinking: Literal["when_free", "aligned", "all", "none"] = Field("when_free", json_schema_extra=OPERATIONAL)
+    """Whether the annotators of `annotate` label the thinking of held-out answers too, so that the report tells which
+    moves training changed (Fig. 4): `aligned` that of think-on and MR-ALIGN, `all` that of every trained variant
+    too, `when_free` as `aligned` where all annotators are offline, else `none`. Paid from what is left of
+    `annotate.budget_usd`."""
     margin: float = Field(0.02, gt=0, lt=0.5)
     """The smallest difference that matters, as a share: .02 is 2 points. One shown to be smaller is equivalent."""
     batch_size: int = Field(16, ge=1, le=4096, json_schema_extra=OPERATIONAL)

@@ -173,12 +173,13 @@ def _shown(row: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name in FLIPS.columns:
         value = row[name]
         if name == "answers":
-            yield name, _cut(" / ".join(value))
+            yield name, cut_text(" / ".join(value))
         elif name in ("question", "answer_before", "answer_after"):
-            yield name, "" if is_null(value) else _cut(value)
+            yield name, "" if is_null(value) else cut_text(value)
         else:
             yield name, value
 
 
-def _cut(text: str) -> str:
+def cut_text(text: str) -> str:
+    """A text cut to :data:`MOST_TEXT`."""
     return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]} […]"

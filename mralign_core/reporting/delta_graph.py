@@ -40,12 +40,15 @@ class Edge(NamedTuple):
 
 
 def strongest_edges(
-    first: TransitionEstimate, second: TransitionEstimate, number: int = NUM_EDGES
+    first: TransitionEstimate,
+    second: TransitionEstimate,
+    number: int = NUM_EDGES,
+    is_shown: NDArray[np.bool_] | None = None,
 ) -> tuple[list[Edge], list[Edge]]:
     """The moves whose probability is most above and most below, in the first matrix against the second.
 
     A move counts only with support: its state was left at least :data:`MIN_SUPPORT` times in both, and the move was
-    made as often where it is the likelier one.
+    made as often where it is the likelier one. Of these, where ``is_shown`` says so, only some, (K, K).
 
     >>> from mralign_core.method.set_pairs import SetPairCounts
     >>> from mralign_core.method.transitions import fit_frequency
@@ -58,6 +61,8 @@ def strongest_edges(
     """
     difference = first.p - second.p
     left = np.minimum(first.counts.sum(axis=1), second.counts.sum(axis=1))[:, None] >= MIN_SUPPORT
+    if is_shown is not None:
+        left = left & is_shown
     above = np.where(left & (first.counts >= MIN_SUPPORT), difference, 0.0)
     below = np.where(left & (second.counts >= MIN_SUPPORT), -difference, 0.0)
     return tuple(_largest(values, sign, number) for values, sign in ((above, 1), (below, -1)))  # type: ignore[return-value]
@@ -69,6 +74,7 @@ def delta_graph(
     second: TransitionEstimate,
     taxonomy: Taxonomy,
     names: tuple[str, str] = ("P⁺", "P⁻"),
+    is_shown: NDArray[np.bool_] | None = None,
 ) -> Figure:
     """Δ = first − second: the strongest edges of either sign, on a circle of states grouped by macro-strategy.
 
@@ -77,9 +83,10 @@ def delta_graph(
         second: the other.
         taxonomy: names and groups of the states.
         names: what to call the two.
+        is_shown: (K, K) the moves that may be shown, such as those that differ beyond chance; all when None.
     """
     figure = Figure(figsize=(WIDTH, 4.5))
-    both = strongest_edges(first, second)
+    both = strongest_edges(first, second, is_shown=is_shown)
     widest = max((abs(edge.difference) for edges in both for edge in edges), default=1.0)
     titles = (f"likelier in {names[0]} than in {names[1]}", f"likelier in {names[1]} than in {names[0]}")
     for axes, edges, title, colour in zip(figure.subplots(1, 2), both, titles, SIDE_COLOURS, strict=True):
@@ -88,7 +95,8 @@ def delta_graph(
             _draw_edge(axes, edge, taxonomy, colour, _WIDEST * abs(edge.difference) / widest, rank)
         axes.set_title(title, loc="center")
         if not edges:
-            axes.text(0, 0, "no move with support differs", ha="center", va="center", color=MUTED)
+            none = "no move with support differs" if is_shown is None else "no move differs beyond chance"
+            axes.text(0, 0, none, ha="center", va="center", color=MUTED)
     note = f"Numbers are points of probability; moves seen fewer than {MIN_SUPPORT} times are left out."
     figure.supxlabel(note, fontsize=8.5, color=MUTED)
     return with_alt_text(

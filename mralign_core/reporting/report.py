@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 
 from mralign_core.estimation.diagnostics import Diagnostics
 from mralign_core.evaluation.guessable_scores import guessable_scores
-from mralign_core.evaluation.metrics import ALL_QUESTIONS, CONSISTENCY, MACRO, consistency_shifts, order_variants
+from mralign_core.evaluation.metrics import ALL_QUESTIONS, MACRO, order_variants
 from mralign_core.evaluation.variants import is_trained
 from mralign_core.generation.outcomes import PARTLY_DRAWN
+from mralign_core.method.matching import DEFAULT_RULES, MatchRules
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.method.traces import WELL_FORMED
 from mralign_core.reporting import (
@@ -35,11 +36,13 @@ from mralign_core.reporting import (
     style,
 )
 from mralign_core.reporting import run_findings as findings
-from mralign_core.reporting.case_addresses import case_address, row_address, shift_address
+from mralign_core.reporting.case_addresses import case_address, row_address
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS, diagnostic_charts
 from mralign_core.reporting.judged_findings import JudgedResults, judged_notes, judged_tables
+from mralign_core.reporting.parting import PARTING_CHARTS, parting_blocks
 from mralign_core.reporting.people_findings import PeopleSection
 from mralign_core.reporting.provenance import MADE
+from mralign_core.reporting.report_block import Block
 from mralign_core.reporting.result_table import ResultTable
 from mralign_core.reporting.set_table import guessable_table, set_table
 from mralign_core.reporting.titles import metric_title, variant_title
@@ -64,6 +67,7 @@ CHART_TITLES = DIAGNOSTIC_CHARTS | {
     "weights": "Weights of single transitions",
     "histogram": "Weights of all segments",
     "training": "Loss, implicit rewards and KL baseline by step",
+    **PARTING_CHARTS,
 }
 HITS = {"acc": "both", "mis": "gap", "em_thought": "named", "em_answer": "right"}
 """Metric → what the workbench calls the answers that it counts."""
@@ -106,7 +110,13 @@ class ReportInputs:
     scores: pd.DataFrame | None = None
     """Rows of ``schemas.scores``; used for the examples and for what became of each answer."""
     questions: pd.DataFrame | None = None
-    """Rows of ``schemas.questions`` of the evaluation; used for the examples."""
+    """Rows of ``schemas.questions`` of the evaluation; used for the examples and for where golds are named."""
+    held_out_traces: pd.DataFrame | None = None
+    """Rows of ``schemas.held_out_traces``; None where the thinking of held-out answers is not labelled."""
+    held_out_annotations: pd.DataFrame | None = None
+    """Rows of ``schemas.annotations``, of these."""
+    rules: MatchRules = DEFAULT_RULES
+    """What counts as naming a gold answer, in the scores."""
     summary: pd.DataFrame | None = None
     """What ``metrics.summarize`` returns."""
     differences: pd.DataFrame | None = None
@@ -147,12 +157,15 @@ def render_report(inputs: ReportInputs) -> str:
     Raises:
         DataError: variants in ``inputs.scores`` differ in their questions or draws.
     """
+    parting = _parting(inputs)
+    drawn = _figures(inputs) | {block.chart: block.figure for block in parting if block.chart}
     page = _template().render(
         inputs=inputs,
         results=_results(inputs),
         tokens=token_table(tokens) if (tokens := _rows(inputs.tokens)) is not None else None,
         findings=_findings(inputs),
-        charts={name: _chart(name, figure) for name, figure in _figures(inputs).items()},
+        parting=parting,
+        charts={name: _chart(name, figure) for name, figure in drawn.items()},
         traces=_traces(inputs),
         pairs=_pairs(inputs),
         rules=_rule_counts(inputs.annotations),
@@ -195,7 +208,6 @@ def _results(inputs: ReportInputs) -> dict[str, Any] | None:
         ],
         "by_set": set_table(summary),
         "guessable": _guessable(inputs),
-        "shifts": _shifts(inputs.scores),
         "decided": _decided(inputs),
     }
 
@@ -224,9 +236,24 @@ def _decided(inputs: ReportInputs) -> dict[str, Any] | None:
     }
 
 
-def _shifts(scores: pd.DataFrame | None) -> list[dict[str, Any]]:
-    rows = [] if scores is None or scores.empty else consistency_shifts(scores).to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows]
+def _parting(inputs: ReportInputs) -> list[Block]:
+    """Where thinking and answer part."""
+    return parting_blocks(
+        inputs.scores,
+        inputs.questions,
+        inputs.candidates,
+        inputs.annotations,
+        _held_out(inputs),
+        taxonomy=inputs.taxonomy,
+        confidence=inputs.confidence,
+        rules=inputs.rules,
+    )
+
+
+def _held_out(inputs: ReportInputs) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """The thinking of held-out answers with its labels; None where there is none."""
+    traces, annotations = _rows(inputs.held_out_traces), _rows(inputs.held_out_annotations)
+    return None if traces is None or annotations is None else (traces, annotations)
 
 
 def _traces(inputs: ReportInputs) -> list[example_traces.WeightedTrace]:
@@ -377,10 +404,8 @@ def _template() -> jinja2.Template:
         OUTCOMES=OUTCOMES,
         HITS=HITS,
         case_address=case_address,
-        shift_address=shift_address,
         WELL_FORMED=WELL_FORMED,
         PARTLY_DRAWN=PARTLY_DRAWN,
-        CONSISTENCY=CONSISTENCY,
         POLARITY_COLOURS=style.POLARITY_COLOURS,
         weight_colour=matrix_figures.weight_colour,
         ink_on=style.ink_on,

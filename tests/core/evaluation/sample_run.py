@@ -18,6 +18,7 @@ from mralign_core.reporting.matrix_figures import Transitions
 from mralign_core.reporting.report import ReportInputs
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.held_out_traces import HELD_OUT_TRACES
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.schemas.scores import SCORES
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
@@ -35,7 +36,7 @@ def score(variant, question_id, em_thought, em_answer, draw=0, stratum="", **mor
         "stratum": stratum,
         "draw": draw,
         "completion": "",
-        "thinking": None if em_thought is None else "First.\n\nSecond.",
+        "thinking": None if em_thought is None else f"First.\n\n{'Oslo' if em_thought else 'Bergen'}?\n\nSecond.",
         "answer": "Oslo" if em_answer else "Bergen",
         "outcome": "ok",
         "em_thought": em_thought,
@@ -148,6 +149,35 @@ def labelled_run(rng, num_traces=24):
     return *frames, transitions, SEGMENT_WEIGHTS.require(pd.DataFrame(segment_weights))
 
 
+def held_out_run(rng, num_questions=40):
+    """Held-out thinkings with labels: MR-ALIGN goes on to verify where think-on goes back; some name Oslo before."""
+    habits = {"on": "backtracking", "mr_align": "self_verification"}
+    traces, annotations = [], []
+    for number in range(num_questions):
+        for variant, habit in habits.items():
+            trace_id, is_right = f"{variant}/q{number:03d}/0", bool(rng.random() < 0.5)
+            labels = ["framing", "retrieval", *["evaluation", habit] * int(rng.integers(1, 3)), "synthesis"]
+            last = len(labels) if is_right else int(rng.integers(1, len(labels)))
+            texts = [f"Segment {place}{' names Oslo' if place < last else ''}." for place in range(len(labels))]
+            ends = np.cumsum([len(text) + 2 for text in texts]).tolist()
+            segments = [{"start": e - len(t) - 2, "end": e - 2} for e, t in zip(ends, texts, strict=True)]
+            about = {
+                "trace_id": trace_id,
+                "variant": variant,
+                "question_id": f"q{number:03d}",
+                "stratum": "",
+                "draw": 0,
+            }
+            asked = {"question": "Which city?", "answers": ["Oslo"], "completion": "\n\n".join(texts)}
+            answer = {"answer": "Oslo" if is_right else "Bergen", "is_right": is_right, "segments": segments}
+            traces.append({**about, **asked, **answer})
+            annotations += [annotation(trace_id, place, [label]) for place, label in enumerate(labels)]
+    return (
+        HELD_OUT_TRACES.require(pd.DataFrame(traces).astype(object)),
+        ANNOTATIONS.require(pd.DataFrame(annotations)),
+    )
+
+
 def diagnosed(candidates, annotations):
     """Matrices with bootstrap draws and their diagnostics, by the real estimate stage."""
     traces = {
@@ -184,6 +214,7 @@ def full_inputs():
         options=lambda frame: [[]] * len(frame),
         incorrect_answers=lambda frame: [[]] * len(frame),
     )
+    held_out_traces, held_out_annotations = held_out_run(np.random.default_rng(1))
     differences = paired_differences(scores, num_resamples=500, confidence=0.95, rng=rng)
     funnel = [("questions", 60, 0, ""), ("selection", 24, 36, "draws disagree")]
     return ReportInputs(
@@ -200,6 +231,8 @@ def full_inputs():
         segment_weights=segment_weights,
         training={name: training_metrics(name) for name in ("sft", "kto", "mr_align")},
         scores=scores,
+        held_out_traces=held_out_traces,
+        held_out_annotations=held_out_annotations,
         guessable=pd.DataFrame([{"question_id": scores["question_id"].iloc[0], "kind": "yes_no"}]),
         tokens=mean_tokens(scores),
         questions=QUESTIONS.require(questions),

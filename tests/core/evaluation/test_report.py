@@ -2,6 +2,7 @@ import dataclasses
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from typing import Any
 from urllib.parse import parse_qs
 
 import numpy as np
@@ -59,7 +60,8 @@ def html(inputs):
 @pytest.fixture(scope="module")
 def quick(inputs):
     """Inputs without the figures that take longest to draw."""
-    return dataclasses.replace(inputs, transitions=None, diagnostics=None, training={})
+    slow: dict[str, Any] = {"transitions": None, "diagnostics": None, "training": {}, "held_out_traces": None}
+    return dataclasses.replace(inputs, **slow)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +130,7 @@ def test_rows_and_cells_have_the_addresses_of_their_cases(page):
 def test_every_section_has_its_content(page):
     boxes = [attrs["aria-label"] for _, attrs in page.tags if attrs.get("aria-label", "").startswith("Figure: ")]
     assert sorted(boxes) == sorted(f"Figure: {title}" for title in CHART_TITLES.values())
-    assert len([1 for tag, _ in page.tags if tag == "svg"]) == len(CHART_TITLES) == 12
+    assert len([1 for tag, _ in page.tags if tag == "svg"]) == len(CHART_TITLES) == 16
     assert len([1 for _, attrs in page.tags if attrs.get("class") == "seg"]) == 15
     assert len([1 for _, attrs in page.tags if attrs.get("class") == "two"]) >= 2
     for text in (
@@ -255,8 +257,9 @@ FRAMES = [field.name for field in dataclasses.fields(ReportInputs) if "DataFrame
 
 @pytest.mark.parametrize("absent", [None, "empty"])
 @pytest.mark.parametrize("name", FRAMES)
-def test_any_one_table_may_be_absent_or_empty(quick, name, absent):
-    with_draws = dataclasses.replace(quick, draws_funnel=quick.funnel)
+def test_any_one_table_may_be_absent_or_empty(inputs, quick, name, absent):
+    held_out = inputs.held_out_traces if name.startswith("held_out") else None
+    with_draws = dataclasses.replace(quick, draws_funnel=quick.funnel, held_out_traces=held_out)
     frame = getattr(with_draws, name).head(0) if absent else None
     Page(render_report(dataclasses.replace(with_draws, **{name: frame})))
 

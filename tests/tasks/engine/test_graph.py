@@ -109,7 +109,7 @@ def test_inputs_come_before_what_is_made_of_them():
 ASKED = {"questions", "evaluation-questions"}
 DRAWS = {"generations-shard", "generations"}
 SELECTED = {"candidates", "thinking-draws"}
-LABELS = {"annotations-shard", "annotations", "draw-annotations"}
+LABELS = {"annotations-shard", "annotations", "draw-annotations", "held-out-annotations"}
 SCORES = {"scores-shard", "scores"}
 JUDGED = {"judgements-shard", "judgements"}
 WEIGHED = {"transitions", "weights"}
@@ -157,11 +157,16 @@ DECIDES = {
     "evaluation.metrics": {"results", "report", "version", "ablation", "ablation-page", "promotion"},
     "evaluation.decisions": {"results", "promotion"},
     "evaluation.held_out": SCORES | {"results", "report", "promotion"},
+    "evaluation.held_out_traces": {"held-out-traces", "report"},
+    "evaluation.mentions": {"report"},
     "evaluation.self_refine": SCORES | {"report"},  # of its own variant; test_keys.py
     "evaluation.snippet_prompt": SCORES,  # of variants with snippets
     "evaluation.token_costs": {"results", "report"},
     "retrieval.bm25": {"snippets"},
     "retrieval.corpus": {"snippets"},
+    "estimation.thinking_change": {"report"},
+    "reporting.parting": {"report"},
+    "reporting.paper_tables": {"ablation-page"},
     "reporting.token_table": {"report"},
     "reporting.report": {"report"},
     "reporting.diagnostic_figures": {"diagnostic-figures", "report"},
@@ -286,7 +291,7 @@ def test_each_kind_of_shard_says_what_is_joined_from_it_and_what_is_in_its_key()
     kinds = shard_kinds()
     assert {name: (set(kind.joined), set(kind.keyed)) for name, kind in kinds.items()} == {
         "generations-shard": ({"generations"}, {"model"}),
-        "annotations-shard": ({"annotations", "draw-annotations"}, set()),
+        "annotations-shard": ({"annotations", "draw-annotations", "held-out-annotations"}, set()),
         "scores-shard": ({"scores"}, {"model", "adapter"}),
         "judgements-shard": ({"judgements"}, set()),
     }

@@ -34,7 +34,7 @@ from tasks.train import train_adapter
 ASKED = {"questions", "evaluation-questions"}
 DRAWS = {"generations-shard", "generations"}
 SELECTED = {"candidates", "thinking-draws"}
-LABELS = {"annotations-shard", "annotations", "draw-annotations"}
+LABELS = {"annotations-shard", "annotations", "draw-annotations", "held-out-annotations"}
 SCORES = {"scores-shard", "scores"}
 JUDGED = {"judgements-shard", "judgements"}
 USED_BY = {
@@ -285,6 +285,9 @@ GRID = {
 }
 """Field → another value; these say which worlds, seeds and arms there are, and change nothing that is made of one."""
 
+READ_BY_THE_REPORT = {"evaluate.label_thinking": "none"}
+"""Field → another value; it says what the report reads and changes nothing else."""
+
 PATHS = {"generate.traces_path", "compare.sheets", "annotate.label_set", "evaluate.retrieval.corpus"}
 PATHS |= {"evaluate.people_sheet"}
 """Operational too: the contents of the files count, not where they are."""
@@ -351,7 +354,7 @@ def ablation_work(config, scores, refused):
 
 
 def test_every_field_is_in_one_table():
-    tables = [set(DEPENDS_ON), set(OPERATIONAL), PATHS, NOT_OF_THE_POCKET, set(GRID)]
+    tables = [set(DEPENDS_ON), set(OPERATIONAL), PATHS, NOT_OF_THE_POCKET, set(GRID), set(READ_BY_THE_REPORT)]
     assert set().union(*tables) == leaves(POCKET)
     assert sum(map(len, tables)) == len(leaves(POCKET))
 
@@ -368,6 +371,11 @@ def test_a_field_changes_what_is_downstream_of_it_and_no_more(field):
 @pytest.mark.parametrize("field", GRID)
 def test_the_grid_of_an_ablation_changes_no_key(field):
     assert not changed(POCKET, read_config("pocket", {field: GRID[field]}))
+
+
+@pytest.mark.parametrize("field", READ_BY_THE_REPORT)
+def test_what_the_report_reads_changes_its_key_alone(field):
+    assert changed(POCKET, read_config("pocket", {field: READ_BY_THE_REPORT[field]})) == {"report"}
 
 
 def test_a_registry_changes_no_key():
