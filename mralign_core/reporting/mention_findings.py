@@ -52,7 +52,7 @@ def mention_block(scores: pd.DataFrame, questions: pd.DataFrame, confidence: flo
         sentences=mention_sentences(mentions[mentions["variant"] == "on"], confidence),
         chart="mentions",
         figure=mention_places(mentions),
-        caption="Think on, answers whose thinking names the gold answer. Orange: the hit gap. Right: how many "
+        caption="Think on, answers whose thinking names the gold answer. Orange: the hit gap. Last panel: how many "
         "segments of the thinking follow that of the last mention.",
         tables=[mention_table(mentions)],
     )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import threading
 import time
@@ -9,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import UTC, datetime
 from html import unescape
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
 import httpx
+import numpy as np
 import pandas as pd
 import pytest
 from peft import PeftConfig
@@ -28,9 +31,13 @@ from flows.weekly_retrain import at_it_alone, weekly_retrain
 from mralign_core.config import RunConfig, StorageConfig, overridden
 from mralign_core.config.retrain import GateConfig, RetrainConfig
 from mralign_core.errors import BudgetError
+from mralign_core.estimation.thinking_change import thinking_change, two_models
 from mralign_core.llm.ledger import month_of
 from mralign_core.method.matching import exact_match
+from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.pocket.grammar import WORDINGS
 from mralign_core.reporting.decision_findings import decision_sentences, read_decisions
+from mralign_core.reporting.delta_graph import strongest_edges
 from mralign_core.retraining.history import Retrainings
 from mralign_core.storage import ArtifactRef, ArtifactStore, render_lineage
 from mralign_core.versions.aliases import Aliases, require_whole, version_name
@@ -98,7 +105,7 @@ def finished(pocket_store, prefect_url, tmp_path_factory):
     """An uninterrupted run."""
     root = copy_store(pocket_store, tmp_path_factory.mktemp("finished") / "store")
     with reporting_to(prefect_url):
-        return run_pipeline(small_config(root), prefect_url)
+        return run_pipeline(small_config(root, evaluate__label_thinking="when_free"), prefect_url)
 
 
 def test_every_stage_completes_and_only_what_is_there_is_cached(finished):
@@ -126,6 +133,46 @@ def test_a_dry_run_says_what_a_run_then_finds(finished):
     versions = ("version kto", "version mr_align")
     later = dict.fromkeys(("adapter mr_align", "scores mr_align", "results", "report", *versions), False)
     assert missing == {"diagnostics": True, "diagnostic-figures": False, "weights": True, **later}
+
+
+def grammar_label(text: str) -> list[str]:
+    """The label whose wording a segment has; the model writes no other but by mistake."""
+    slot = re.escape("{") + "[a-z_]+" + re.escape("}")
+    return [
+        label
+        for label, wordings in WORDINGS.items()
+        if any(re.fullmatch(".+".join(map(re.escape, re.split(slot, wording))), text) for wording in wordings)
+    ][:1]
+
+
+def test_held_out_thinkings_are_labelled_and_their_edges_are_those_of_the_grammars_own_labels(finished):
+    made = plan(finished.config).made
+    traces = finished.store.read_table(made["held-out-traces"], "candidates.parquet")
+    panel = finished.store.read_table(made["held-out-annotations"], "annotations.parquet")
+    assert set(traces["variant"]) == {"on", "mr_align"} and set(panel["trace_id"]) == set(traces["trace_id"])
+    texts = {
+        (row.trace_id, place): row.completion[segment["start"] : segment["end"]]
+        for row in traces.itertuples()
+        for place, segment in enumerate(row.segments)
+    }
+    cells = zip(panel["trace_id"], panel["segment"], strict=True)
+    true = panel.assign(labels=[grammar_label(texts[cell]) for cell in cells], step=panel["segment"])
+    assert true["labels"].map(bool).mean() > 0.99
+    by_panel, by_grammar = (
+        thinking_change(
+            two_models(traces, labels, "mr_align", "on", PAPER_TAXONOMY),
+            PAPER_TAXONOMY.num_states,
+            rng=np.random.default_rng(0),
+        )
+        for labels in (panel, true)
+    )
+    difference = by_grammar.first.p - by_grammar.second.p
+    for is_shown, least in ((by_panel.is_shown(0.05), 1.0), (None, 0.8)):
+        edges = [*chain(*strongest_edges(by_panel.first, by_panel.second, is_shown=is_shown))]
+        agree = [difference[edge.source, edge.target] * edge.difference > 0 for edge in edges]
+        assert not edges or np.mean(agree) >= least
+    report = (finished.store.open_directory(made["report"]) / "report.html").read_text()
+    assert "Which moves MR-ALIGN makes more, and which less often than before" in report
 
 
 def test_results_show_the_gap_and_that_alignment_narrows_it(finished):
