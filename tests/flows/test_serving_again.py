@@ -108,11 +108,11 @@ def test_after_a_kill_no_run_is_left_running_and_what_the_user_changed_is_there(
 def a_worker_that_dies_is_started_again(served, home, config):
     run = served.submit("prepare/prepare", {"config": config}).json()["id"]
     assert served.wait_for(run, {"RUNNING"})["state_type"] == "RUNNING"
-    (worker,) = [process for process in of_serve(home) if {"worker", "cpu"} <= set(process.cmdline())]
+    (worker,) = [process for process in of_serve(home) if {"deployments.worker", "cpu"} <= set(process.cmdline())]
     worker.kill()
     assert served.wait_for(run)["state_type"] == "CRASHED"
     assert wait_for(lambda: "worker-cpu ended with exit status -9" in (home / "serve.log").read_text())
-    again = wait_for(lambda: [each for each in of_serve(home) if {"worker", "cpu"} <= set(each.cmdline())])
+    again = wait_for(lambda: [each for each in of_serve(home) if {"deployments.worker", "cpu"} <= set(each.cmdline())])
     assert again and again[0].pid != worker.pid
 
 
