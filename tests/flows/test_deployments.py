@@ -26,7 +26,7 @@ DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deploymen
 STAGES = {"prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"}
 ANALYSES = {"compare-annotators", "induce-taxonomy", "ablate", "ablate-world"}
 SHARES = {"generate-shards", "score-shards"}
-LOOKS = {"questions", "dry-run", "lineage", "sensitivity", "export"}
+LOOKS = {"questions", "dry-run", "lineage", "compare", "sensitivity", "export"}
 ON_POOLS = {f"{stage}.where": "deployment" for stage in ("generate", "train", "evaluate")}
 
 
