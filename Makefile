@@ -30,7 +30,7 @@ test: $(VENV)/.installed-dev ## the tests
 browser: $(VENV)/.installed-browser ## end-to-end tests of report and UI in a real Chromium
 	@command -v chromium chromium-browser google-chrome >/dev/null || { test "$$(id -u)" = 0 && apt-get install -qq -y chromium; } \
 	  || { echo "make browser needs Chromium: apt-get install chromium"; exit 1; }
-	@$(BIN)/python -m pytest tests/browser
+	@MRALIGN_BROWSER_RUN=1 $(BIN)/python -m pytest tests/browser
 
 check: $(VENV)/.installed-dev ## lint, format, types, docstrings
 	@$(BIN)/ruff check .

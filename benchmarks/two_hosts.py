@@ -1,9 +1,9 @@
 """A whole run on two hosts that share a Prefect server and an S3 server only: ``sudo python -m benchmarks.two_hosts``.
 
 Host A works for pool ``cpu``, host B for pool ``a800``: network namespaces with process numbers and clocks of their
-own, ten minutes apart. In the middle of a child run, host B is cut off for a while (``--cut generate-shards --cut-s
-60``). Printed are the states of all runs as they change and what the store holds in the end; then the same run is
-started again, and must make nothing.
+own, ten minutes apart (``--apart-s``). In the middle of a child run, host B is cut off for a while (``--cut
+generate-shards --cut-s 60``). Printed are the states of all runs as they change and what the store holds in the end;
+then the same run is started again, and must make nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from tests.seaweedfs import BUCKET, S3Server, running_server
 
 TOKEN = "two:hosts"
 PORT = 4200
-APART_S = 600
 START_TIMEOUT_S = 600.0
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 ON_POOLS = {f"{stage}.where": "deployment" for stage in ("generate", "train", "evaluate")}
@@ -109,7 +108,7 @@ def start_worker(host: Host, pool: str, folder: Path, server: S3Server, clock_s:
     home = folder / host.name
     home.mkdir()
     env = {**server_environment(home), **server.environment(), "TMPDIR": str(home)}
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--limit", "4"]
+    command = [sys.executable, "-m", "deployments.worker", "--pool", pool, "--limit", "4"]
     with (home / "worker.log").open("wb") as log:
         host.start(*command, env=env, clock_s=clock_s, cwd=CHECKOUT, stdout=log, stderr=log)
 
@@ -154,12 +153,13 @@ def main() -> int:
     """Run as the command line says; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.two_hosts", description=__doc__)
     parser.add_argument("--cut", default="train", help="deployment whose run loses its host (default: train)")
+    parser.add_argument("--apart-s", type=int, default=600, help="seconds between the hosts' clocks (default: 600)")
     parser.add_argument("--cut-s", type=float, default=60.0, help="for how long, in seconds; 0 cuts nothing")
     chosen = parser.parse_args()
     if reason := why_not():
         print(f"error: {reason}", file=sys.stderr)
         return 1
-    clock_s = APART_S // 2 if has_clocks() else 0
+    clock_s = chosen.apart_s // 2 if has_clocks() else 0
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="two-hosts-")))
         a, b = stack.enter_context(network("host-a", "host-b"))

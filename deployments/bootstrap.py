@@ -31,7 +31,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_HOME
 
-from deployments.keeping import ABSENT, Record, Values, kept_line, merge
+from deployments.keeping import ABSENT, KEPT, Record, Values, kept_line, merge
 from deployments.steps import CHECKOUT, CHECKOUT_OF_WORKERS
 from mralign_core.errors import UserError
 
@@ -68,6 +68,8 @@ EDITABLE = (
     "schedules",
 )
 """What a user can change of a deployment."""
+ENDPOINT, MOST_LIMITS = "endpoint ", 200
+"""How the limits of endpoints begin (:func:`tasks.endpoint_turns.limit_name`), and how many Prefect lists."""
 PLACE = ("work_pool_name", "work_queue_name")
 """Where the runs of a deployment go. Where a pool was deleted, Prefect has emptied the first, and at times both."""
 SCHEDULE_FIELDS = ("schedule", "active", "parameters", "max_scheduled_runs")
@@ -124,6 +126,22 @@ def create_queues(client: SyncPrefectClient, pools: list[str]) -> None:
         for name, (description, priority) in QUEUES.items():
             if name not in there:
                 client.create_work_queue(name, description, priority=priority, work_pool_name=pool)
+
+
+def limits_set(client: SyncPrefectClient, pools: list[str]) -> list[str]:
+    """What someone has limited on pools, queues and endpoints, a line each; none of it is changed here."""
+    found = []
+    for name in pools:
+        limit = client.read_work_pool(name).concurrency_limit
+        found += [f"{KEPT} limit of work pool {name}: {limit} run(s) at once"] if limit is not None else []
+        for queue in client.read_work_queues(work_pool_name=name):
+            if queue.concurrency_limit is not None:
+                found.append(f"{KEPT} limit of queue {name}/{queue.name}: {queue.concurrency_limit} run(s) at once")
+    for each in client.read_global_concurrency_limits(limit=MOST_LIMITS):
+        if each.name.startswith(ENDPOINT):
+            off = "" if each.active else ", switched off"
+            found.append(f"{KEPT} limit of {each.name}: {each.limit} request(s) at once{off}")
+    return found
 
 
 def deploy_all() -> None:
@@ -313,6 +331,8 @@ def set_up(kinds: Mapping[str, str]) -> None:
         pools = create_work_pools(client, record, kinds)
         create_queues(client, pools)
         print("work pools:", ", ".join(pools))  # noqa: T201
+        for line in limits_set(client, pools):
+            print(line)  # noqa: T201
         print("deployments:", ", ".join(deploy(client, record)))  # noqa: T201
         automation = crash_lost_runs()
         create_automation(client, automation, record)

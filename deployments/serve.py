@@ -86,7 +86,7 @@ def refuse_taken_port(port: int) -> None:
         f"a Prefect server is running on port {port}, without this project's workers; it was left alone. "
         f"Either {elsewhere}; or add the deployments and a worker to it yourself:\n"
         f"  export PREFECT_API_URL=http://{HOST}:{port}/api\n"
-        "  python -m deployments.bootstrap && prefect worker start --pool cpu"
+        "  python -m deployments.bootstrap && python -m deployments.worker --pool cpu"
     )
 
 
@@ -195,9 +195,8 @@ class Serving:
         from flows.commands.settling import worker_name  # imports Prefect, which can now know its server
 
         for pool, limit in POOLS.items():
-            start_worker = ["prefect", "worker", "start", "--pool", pool, "--type", "process"]
-            options = ["--name", worker_name(pool), "--limit", str(limit)]
-            self._workers.append(Child(f"worker-{pool}", [*start_worker, *options], env))
+            options = ["--pool", pool, "--name", worker_name(pool), "--limit", str(limit)]
+            self._workers.append(Child(f"worker-{pool}", ["deployments.worker", *options], env))
 
     def watch(self) -> NoReturn:
         """Look after the processes and the runs for as long as the server runs; start workers that died again.

@@ -16,8 +16,10 @@ from prefect import flow
 from flows.form import EvaluateForm, ExportForm, LineageForm, PipelineForm, QuestionsForm
 from mralign_core.config import RunConfig
 from mralign_core.errors import UserError
-from tasks.engine.naming import name_run
-from tasks.publish import show_output, show_picture
+from mralign_core.storage import ArtifactStore
+from mralign_core.versions.naming import named_versions
+from tasks.engine.naming import ids_of_runs, name_run
+from tasks.publish import show_output, show_picture, show_side_by_side, show_trend
 
 COLUMNS = "120"
 
@@ -71,6 +73,23 @@ def sensitivity(config: EvaluateForm) -> None:
         said = _said(config, ["sensitivity", "--figure", str(figure)])
         show_output("sensitivity", "Shift in w against this run's settings", said.partition("figure  ")[0])
         show_picture("sensitivity-figure", "Shift in w with other settings", figure.read_bytes())
+
+
+@flow(name="compare", flow_run_name=name_run)
+def compare(config: LineageForm, runs: str = "") -> None:
+    """Show versions side by side: scores, parameters that differ; and the trend over retrainings of this config's name.
+
+    Args:
+        config: a preset, and what differs from it.
+        runs: names of runs, of configs (their last run), of versions or aliases, with blanks between; the newest few
+            versions when empty.
+    """
+    names = runs.split()
+    run_ids = {name: ids_of_runs(name) for name in names}
+    others = [name for name in names if not run_ids[name]]
+    found = named_versions(ArtifactStore(config.storage), others, [run for ids in run_ids.values() for run in ids])
+    show_side_by_side(config, found)
+    show_trend(config)
 
 
 @flow(name="export", flow_run_name=name_run)

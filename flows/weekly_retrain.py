@@ -40,7 +40,7 @@ from tasks.engine.last_run import LastRun, this_run
 from tasks.engine.naming import name_run
 from tasks.engine.session import run_name
 from tasks.intake import pin_references
-from tasks.publish import show_promotion
+from tasks.publish import show_promotion, show_trend
 from tasks.registry import bring_registry_up_to_date
 from tasks.retention import clear_store
 from tasks.retrain import (
@@ -325,6 +325,7 @@ def _end(
     line = f"{outcome}: {'; '.join(reasons)} (champion: {names})"
     logger.info("retraining of config %r %s", config.name, line)
     _emit(config, outcome, {**one.model_dump(mode="json"), "message": line})
+    show_trend(config)
     bring_registry_up_to_date(config)
     if config.retrain.clears_store:
         clear_store(config)

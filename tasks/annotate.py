@@ -27,7 +27,7 @@ from mralign_core.schemas.held_out_traces import HELD_OUT_TRACES
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore
 from mralign_core.storage.quarantine import write_rows
 from mralign_core.storage.tables import stream_table
-from tasks.clients import read_account, save_account, shared_client
+from tasks.clients import read_account, save_account, shared_client, turn
 from tasks.engine.graph import Input, Items, Shards
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, span
@@ -95,8 +95,12 @@ def annotate_shard(making: Making) -> Built:
     """
     config, store, rows = making.config, making.store, making.work.rows
     read = partial(store.read_rows, making["candidates"], "candidates.parquet")
-    client = shared_client(store, ledger_name(making["candidates"]), config.annotate)
-    with progress(f"annotating traces {span(rows)}", f"annotate-{rows[0]}") as report:
+    account = ledger_name(making["candidates"])
+    client = shared_client(store, account, config.annotate)
+    with (
+        turn(store, account, config.annotate),
+        progress(f"annotating traces {span(rows)}", f"annotate-{rows[0]}") as report,
+    ):
         result = annotate_traces(
             together([read(start, end) for start, end in ranges_of(rows)]),
             config.annotate,
@@ -105,7 +109,7 @@ def annotate_shard(making: Making) -> Built:
             client=client,
             on_progress=report,
         )
-    save_account(store, ledger_name(making["candidates"]), config.annotate)
+    save_account(store, account, config.annotate)
     write_rows(making.directory, "annotations.parquet", result.annotations, ANNOTATIONS)
     write_rows(making.directory, "raw_annotations.parquet", result.raw, RAW_ANNOTATIONS)
     failures = result.failures.to_dict("records")

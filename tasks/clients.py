@@ -1,17 +1,28 @@
-"""One client for all paid requests of a run's stage: its limits, its ledger, what it has under way."""
+"""One client for all paid requests of a run's stage: its limits, its ledger, what it has under way, its turns."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import pandas as pd
 
-from mralign_core.config import AnnotateConfig, AskingSection, EvaluateConfig, GenerateConfig, JudgeConfig
+from mralign_core.config import (
+    AnnotateConfig,
+    AskingSection,
+    EndpointConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    JudgeConfig,
+)
 from mralign_core.llm import background
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.ledger import Ledger, Usage, read_record
+from mralign_core.llm.offline import is_offline
 from mralign_core.storage import ArtifactStore, BatchRecords, LedgerRecords, ReplyStore
+from tasks.endpoint_turns import Turns
 from tasks.engine.session import run_name, session
 
 BUDGETS = {
@@ -39,13 +50,43 @@ def shared_client(store: ArtifactStore, ledger_name: str, section: Paying) -> LL
         if name not in clients:
             clients[name] = LLMClient(
                 ReplyStore(store),
-                concurrency=section.concurrency,
+                concurrency=_turns(name, section).places,
                 ledger=Ledger(LedgerRecords(store, ledger_name), name[-1], section.budget_usd, BUDGETS[type(section)]),
                 batches=BatchRecords(store),
             )
         client: LLMClient = clients[name]
         client.reopen()
     return client
+
+
+@contextlib.contextmanager
+def turn(store: ArtifactStore, ledger_name: str, section: Paying) -> Iterator[None]:
+    """Ask for one shard, with :func:`shared_client` of the same arguments, in turn with other runs."""
+    if not _endpoints(section):
+        yield
+        return
+    with session(), _turns(_name(store, ledger_name, section), section).shard():
+        yield
+
+
+def _turns(name: tuple[str, str, str], section: Paying) -> Turns:
+    with session() as shared:
+        found: Turns = shared.once("turns", name, lambda: Turns(_endpoints(section), section.concurrency))
+    return found
+
+
+def _endpoints(section: Paying) -> list[EndpointConfig]:
+    """What the section's stage asks, request by request."""
+    match section:
+        case AnnotateConfig():
+            asked = list(section.endpoints.values())
+        case JudgeConfig():
+            asked = list(section.endpoints)
+        case GenerateConfig() | EvaluateConfig() if section.sampler == "endpoint":
+            asked = [section.endpoint]
+        case _:
+            asked = []
+    return [endpoint for endpoint in asked if not endpoint.use_batch_api and not is_offline(endpoint.model)]
 
 
 def save_account(store: ArtifactStore, ledger_name: str, section: Paying) -> None:

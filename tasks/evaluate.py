@@ -54,7 +54,7 @@ from mralign_core.storage.quarantine import read_quarantine, write_rows
 from mralign_core.storage.tables import read_table, write_table
 from tasks.annotate import TRACES_FILE, read_ledger, without_offline
 from tasks.asked import Asked, asked
-from tasks.clients import read_account, save_account
+from tasks.clients import read_account, save_account, turn
 from tasks.engine.graph import Input, Part, Shards
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, file_digests, span
@@ -166,7 +166,8 @@ def score_shard(making: Making) -> Built:
             variant=adapter_of(variant) or variant,
             ledger_name=ledger_name,
         )
-        scores = _scored(making, sampler, questions)
+        with turn(making.store, ledger_name, config.evaluate):
+            scores = _scored(making, sampler, questions)
     finally:  # what was asked is on account, also where the server failed or the budget is used up
         if config.evaluate.sampler == "endpoint":
             save_account(making.store, ledger_name, config.evaluate)

@@ -34,7 +34,7 @@ from mralign_core.storage import LEFT_OUT, TO_ASK_AGAIN, ArtifactRef, ArtifactSt
 from mralign_core.storage.quarantine import RowWriter, write_rows
 from mralign_core.storage.tables import stream_table
 from tasks.asked import Asked, asked
-from tasks.clients import save_account
+from tasks.clients import save_account, turn
 from tasks.engine.graph import Input, Part, Shards
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, file_digests
@@ -111,7 +111,7 @@ def sample_shard(making: Making) -> Built:
     ledger_name = f"generate/{making['questions'].sha256}"  # one account for all sampling of these questions
     sampler = sampler_of(making.store, config, making["model"], stage="generate", ledger_name=ledger_name)
     sampled, num_questions = sampled_so_far(shard.line), making.options.get("of") or len(rows)
-    with progress("sampling questions", "generation") as report:
+    with turn(making.store, ledger_name, config.generate), progress("sampling questions", "generation") as report:
 
         def on_progress(tally: Tally) -> None:
             total = sampled.update(shard.rows[0], tally)

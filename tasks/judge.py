@@ -31,7 +31,7 @@ from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore
 from mralign_core.storage.digests import row_digests
 from mralign_core.storage.quarantine import write_rows
-from tasks.clients import read_account, save_account, shared_client
+from tasks.clients import read_account, save_account, shared_client, turn
 from tasks.engine.graph import Input, Items, Part, Shards
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, span
@@ -142,7 +142,7 @@ def judge_shard(making: Making) -> Built:
     client = shared_client(store, account, config.judge)
     bar = f"judge-{re.sub('[^a-z0-9]', '-', variant)}-{rows[0]}"
     try:
-        with progress(f"judging {variant} {span(rows)}", bar) as report:
+        with turn(store, account, config.judge), progress(f"judging {variant} {span(rows)}", bar) as report:
             evidence = _evidence(config, store) if "claims" in set(asked["kind"]) else None
             result = judge_answers(asked, variant, config.judge, client, report, evidence)
     finally:  # what was asked is on account, also where the budget is used up

@@ -10,7 +10,7 @@ import base64
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import ParamSpec
 from uuid import UUID
@@ -32,12 +32,17 @@ from mralign_core.reporting.judged_findings import judged_notes, judged_tables, 
 from mralign_core.reporting.paper_tables import ablation_page
 from mralign_core.reporting.promotion_findings import promotion_markdown
 from mralign_core.reporting.result_table import BOLD, ResultTable
+from mralign_core.reporting.retraining_trend import trend, weeks
 from mralign_core.reporting.run_findings import panel_metrics, read_results, result_tables, why_no_results, yield_table
 from mralign_core.reporting.set_table import set_table
+from mralign_core.reporting.side_by_side import side_by_side_markdown
 from mralign_core.reporting.token_table import read_mean_tokens, token_table
+from mralign_core.retraining.history import DECIDED, Retrainings
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.versions.aliases import Aliases
+from mralign_core.versions.version import Version, read_versions
 from tasks.ablate import FOREST_PNG, read_ablation, write_ablation
 from tasks.annotate import read_ledger
 from tasks.compare_annotators import read_agreement
@@ -213,6 +218,25 @@ def show_promotion(config: RunConfig, promotion: ArtifactRef) -> None:
     """What the gate decided, and why."""
     found = read_promotion(ArtifactStore(config.storage), promotion)
     _page("promotion", "Whether the new model takes the champion's place", promotion_markdown(found))
+
+
+@for_the_eye
+def show_side_by_side(config: RunConfig, versions: Sequence[Version]) -> None:
+    """Scores of versions side by side, and what differs in their configs."""
+    aliases = Aliases(ArtifactStore(config.storage))
+    named = {name: entry.to for name in aliases.names() if (entry := aliases.current(name))}
+    _page("compare", "Versions side by side", side_by_side_markdown(versions, named))
+
+
+@for_the_eye
+def show_trend(config: RunConfig) -> None:
+    """What the models of the retrainings of this config's name moved, and what became of each."""
+    store = ArtifactStore(config.storage)
+    history = Retrainings(store, config.name).all()
+    decided = {version.id: version.record for version in read_versions(store)}
+    if told := weeks(history, decided):
+        quiet = [one.at for one in history if one.outcome not in DECIDED]
+        _image("trend", trend(told, quiet), f"Retrainings of {config.name}: what each new model moved, and the verdict")
 
 
 @for_the_eye

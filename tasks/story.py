@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import copy_context
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 from uuid import UUID
 
@@ -21,7 +22,7 @@ from prefect.artifacts import MarkdownArtifact
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL
 
-from mralign_core.config import RunConfig, load_config
+from mralign_core.config import RunConfig, TrainConfig, load_config
 from mralign_core.config.presets import PRESETS
 from mralign_core.redaction import redact
 from mralign_core.reporting.diagnostic_findings import discrimination_sentences
@@ -51,7 +52,7 @@ from tasks.estimate import read_diagnostics
 logger = logging.getLogger("mralign_core.story")
 PAGE, BAR = "run", "run-progress"
 ABOUT_PAGE = "The run: what it found, where it is, what differs from its preset"
-REFRESH_S = 15.0
+REFRESH_S, REMOVE_S = 15.0, 5.0
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -121,7 +122,12 @@ class Story:
     def _show(self, found: Finding | None = None) -> None:
         with _for_the_eye("page"):
             text = run_page(
-                name=self._config.name, preset=self._preset, changes=self._changes, stages=self._told, found=found
+                name=self._config.name,
+                preset=self._preset,
+                changes=self._changes,
+                stages=self._told,
+                found=found,
+                curves=_curves(self._config.train, self._config.name),
             )
             if self._run:
                 put_on_page(self._run, MarkdownArtifact(key=PAGE, description=ABOUT_PAGE, markdown=redact(text)))
@@ -186,7 +192,7 @@ def _bar(run: UUID | None, progress: Callable[[], tuple[float, str]]) -> Iterato
         yield
     finally:
         ended.set()
-        thread.join(REFRESH_S)
+        thread.join(REMOVE_S)
 
 
 @contextlib.contextmanager
@@ -195,6 +201,14 @@ def _for_the_eye(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         logger.warning("the run's page lacks its %s: %s", what, error)
+
+
+def _curves(section: TrainConfig, name: str) -> str:
+    """Where the curves of a run's trainings are to be seen, as Markdown; "" where they are nowhere but here."""
+    if section.report_to == "tensorboard":
+        folder = Path(section.log_folder).expanduser().resolve() / name
+        return f"TensorBoard: `tensorboard --logdir {folder}`, on the host that trains"
+    return f"Weights & Biases: runs `{name}/…`" if section.report_to == "wandb" else ""
 
 
 def _linked(config: RunConfig, ref: ArtifactRef, file: str) -> str:

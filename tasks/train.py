@@ -26,6 +26,7 @@ from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
 from tasks.fields import pick
 from tasks.generate import FUNNEL
+from tasks.live_curves import live_curves
 
 
 def trains_against_reference(_: RunConfig, part: Part) -> bool:
@@ -196,8 +197,14 @@ def train_adapter(making: Making) -> Built:
     with (
         progress(f"training {variant}", f"train-{variant.replace('_', '-')}") as report,
         contextlib.closing(open_curves(config.train, config.name, label, key=key)) as curves,
+        live_curves(variant) as live,
     ):
-        watch = Watch(curves, lambda step, steps, row: report(step, steps, f"loss {row['loss']:.3f}"))
+
+        def on_progress(step: int, steps: int, row: dict[str, float]) -> None:
+            live.add({"step": step, **row})
+            report(step, steps, f"loss {row['loss']:.3f}")
+
+        watch = Watch(curves, on_progress)
         result = (launch_adapter if config.train.accelerate_config else fit_adapter)(job, watch)
     write_table(making.directory, "metrics.parquet", result.metrics, TRAINING_METRICS)
     return Built(counts=result.counts, once_published=StoredCheckpoints(making.store, key).clear)

@@ -10,18 +10,19 @@ from collections.abc import Sequence
 
 import psutil
 
-WORKER = ("worker", "start")
+WORKERS = (("-m", "deployments.worker"), ("worker", "start"))
+"""What follows one another in the command line of a worker: this project's for processes, or Prefect's own."""
 PORT = int(os.environ.get("PREFECT_WORKER_WEBSERVER_PORT", "8080"))
 TIMEOUT_S = 10.0
 
 
 def has_worker() -> bool:
-    """Whether a worker of Prefect runs in this container."""
+    """Whether a worker runs in this container."""
     return any(_is_worker(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
 
 
 def _is_worker(command: Sequence[str]) -> bool:
-    return any(tuple(command[place : place + 2]) == WORKER for place in range(len(command)))
+    return any(tuple(command[place : place + 2]) in WORKERS for place in range(len(command)))
 
 
 def worker_is_well() -> bool:

@@ -543,6 +543,8 @@ def settings(home: Path, port: int, token: str, extra_hosts: Sequence[str] = ())
         "PREFECT_UI_API_URL": "/api",  # of the origin that the page is from
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins(port, extra_hosts)),
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "ui"),
+        # In memory, Prefect's own default, a restart forgets who has a place at a limit, and it is never free again.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         **QUIET,
         **past_proxies(),
     }

@@ -122,7 +122,13 @@ def changed_fields(config: Any, preset: Any, field: str = "") -> list[list[str]]
 
 
 def run_page(
-    *, name: str, preset: str, changes: Sequence[Sequence[str]], stages: Sequence[StageStory], found: Finding | None
+    *,
+    name: str,
+    preset: str,
+    changes: Sequence[Sequence[str]],
+    stages: Sequence[StageStory],
+    found: Finding | None,
+    curves: str = "",
 ) -> str:
     """The page as Markdown: headline and findings, results, places, what it cost, and what differs from the preset.
 
@@ -132,6 +138,7 @@ def run_page(
         changes: what :func:`changed_fields` returns.
         stages: those that have ended.
         found: what the run found; None while it is under way.
+        curves: where those of its trainings are, as Markdown.
     """
     parts = [f"# {literal(found.headline if found else f'{name}: under way')}"]
     if found:
@@ -140,6 +147,8 @@ def run_page(
         parts += ["## Where it is", "\n".join(f"- {literal(what)}: {place}" for what, place in found.places.items())]
     if stages:
         parts += ["## What was done", _stage_table(stages).to_markdown()]
+    if curves:
+        parts += ["## Curves of the training", curves]
     parts += ["## What differs from the preset", _changes(preset, changes)]
     return "\n\n".join(part for part in parts if part)
 

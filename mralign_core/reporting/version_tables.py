@@ -52,9 +52,9 @@ def score_table(record: VersionRecord) -> ResultTable:
         [
             stratum,
             metric_title(metric, metrics),
-            _level(levels.get((stratum, "on"), {}), metric),
-            _level(own, metric),
-            _difference(record, stratum, metric),
+            level_text(levels.get((stratum, "on"), {}), metric),
+            level_text(own, metric),
+            difference_cell(record, stratum, metric),
         ]
         for (stratum, variant), own in levels.items()
         if variant == record.variant
@@ -128,11 +128,12 @@ def _headline(record: VersionRecord) -> tuple[str, str | ResultCell]:
     if own is None:
         return UNDEFINED, UNDEFINED
     metrics = metrics_of(own["scoring"])
-    level = f"{metric_title(metrics[0], metrics)} {_level(own, metrics[0])}"
-    return level, _difference(record, own["stratum"], metrics[0])
+    level = f"{metric_title(metrics[0], metrics)} {level_text(own, metrics[0])}"
+    return level, difference_cell(record, own["stratum"], metrics[0])
 
 
-def _difference(record: VersionRecord, stratum: str, metric: str) -> str | ResultCell:
+def difference_cell(record: VersionRecord, stratum: str, metric: str) -> str | ResultCell:
+    """What a version moved against think-on, in points with its interval; a dash where that is not defined."""
     for row in record.differences:
         if (row["baseline"], row["stratum"], row["metric"]) == ("on", stratum, metric):
             return _moved(row)
@@ -148,7 +149,8 @@ def _moved(row: Mapping[str, Any]) -> str | ResultCell:
     return ResultCell(shown.text, shown.tone)
 
 
-def _level(row: Mapping[str, Any], metric: str) -> str:
+def level_text(row: Mapping[str, Any], metric: str) -> str:
+    """A metric of a row of scores, in %; a dash where it is not defined."""
     share = row.get(metric)
     return UNDEFINED if share is None else points(share)
 

@@ -122,7 +122,7 @@ def config_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
         >>> config_changes({"questions": {"eval": []}}, {"questions": {"eval": [{"name": "sciq", "limit": 0}]}})
         [ConfigChange(field='questions.eval.0.name', before=None, after='sciq')]
     """
-    first, second = dict(_leaves(before)), dict(_leaves(after))
+    first, second = dict(leaves(before)), dict(leaves(after))
     return [
         ConfigChange(field, first.get(field), second.get(field))
         for field in dict.fromkeys([*first, *second])
@@ -130,8 +130,8 @@ def config_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
     ]
 
 
-def _leaves(value: Any, field: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted field → value; the sections of a list are numbered from 0."""
+def leaves(value: Any, field: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted field and value of all that a config, or a part of one, has; sections of a list are numbered from 0."""
     if isinstance(value, Mapping):
         inner: Iterable[tuple[Any, Any]] = value.items()
     elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
@@ -140,7 +140,7 @@ def _leaves(value: Any, field: str = "") -> Iterator[tuple[str, Any]]:
         yield field, value
         return
     for name, item in inner:
-        yield from _leaves(item, f"{field}.{name}" if field else str(name))
+        yield from leaves(item, f"{field}.{name}" if field else str(name))
 
 
 def _other_artifacts(before: Version, after: Version) -> list[str]:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from coolname.data import config as _words
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
@@ -70,6 +71,13 @@ def is_made_up(name: str) -> bool:
 def name_of(run_id: str) -> str:
     """The name of a run that has begun."""
     return str(_run(run_id).name)
+
+
+def ids_of_runs(name: str) -> list[str]:
+    """The ids of the runs of deployments and commands that have a name, the newest first."""
+    of_name = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
+    with get_client(sync_client=True) as client:
+        return [str(run.id) for run in client.read_flow_runs(flow_run_filter=of_name)]
 
 
 def queue_of(run_id: str) -> str | None:

@@ -1,7 +1,7 @@
 """The pictures of the docs: ``python -m tests.browser.screenshots --report PAGE``, ``--link LINK --run PATH``, or
 ``--workbench LINK``.
 
-Of the UI it takes the link that ``make serve`` prints and the path of a run's page, as ``/v2/runs/flow-run/1f2e…``; of
+Of the UI it takes the link that ``make serve`` prints and the path of a page, as ``/v2/runs/flow-run/1f2e…``; of
 the workbench the link of ``mralign view``.
 """
 
@@ -55,6 +55,8 @@ def main():
     parser.add_argument("--link", help="what make serve prints")
     parser.add_argument("--run", help="the path of a run's page")
     parser.add_argument("--workbench", help="what mralign view prints")
+    parser.add_argument("--artifact", help="the path of an artifact, such as the one with key `run`")
+    parser.add_argument("--deployment", help="the path of a deployment's form, as /v2/deployments/deployment/1f2e…/run")
     chosen = parser.parse_args()
     options = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
@@ -69,13 +71,16 @@ def main():
                 page = browser.new_page(viewport=size, color_scheme=scheme)
                 page.goto(chosen.report.resolve().as_uri())
                 save(page.screenshot(), name)
-        if chosen.link and chosen.run:
+        if chosen.link:
             page = browser.new_page(viewport=DESK)
             page.goto(chosen.link)
             page.get_by_role("link", name="Deployments").first.wait_for()
-            page.goto(chosen.link.partition("/mralign")[0] + chosen.run)
-            page.wait_for_timeout(SETTLE_MS)  # the page draws its graph for a while
-            save(page.screenshot(), "ui-run.png")
+            site = chosen.link.partition("/mralign")[0]
+            for kind in ("run", "artifact", "deployment"):
+                if path := getattr(chosen, kind):
+                    page.goto(site + path)
+                    page.wait_for_timeout(SETTLE_MS)  # a run's page draws its graph for a while
+                    save(page.screenshot(), {"run": "ui-run.png", "artifact": "ui-page.png"}.get(kind, "ui-form.png"))
         if chosen.workbench:
             take_workbench(browser.new_page(viewport=FIRST_PAGE, color_scheme="light"), chosen.workbench)
         browser.close()

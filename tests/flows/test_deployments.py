@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from prefect.flows import load_flow_from_entrypoint
+from prefect.flows import Flow, load_flow_from_entrypoint
 
 from deployments import serve
 from deployments.steps import CHECKOUT
@@ -26,7 +26,7 @@ DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deploymen
 STAGES = {"prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"}
 ANALYSES = {"compare-annotators", "induce-taxonomy", "ablate", "ablate-world"}
 SHARES = {"generate-shards", "score-shards"}
-LOOKS = {"questions", "dry-run", "lineage", "sensitivity", "export"}
+LOOKS = {"questions", "dry-run", "lineage", "compare", "sensitivity", "export"}
 ON_POOLS = {f"{stage}.where": "deployment" for stage in ("generate", "train", "evaluate")}
 
 
@@ -50,9 +50,12 @@ def test_paper_config_has_the_papers_values():
 
 
 def test_every_flow_has_a_deployment_that_loads_it():
-    flows = {entry["name"]: load_flow_from_entrypoint(entry["entrypoint"]).name for entry in DEPLOYMENTS}
+    loaded: dict[str, Flow] = {entry["name"]: load_flow_from_entrypoint(entry["entrypoint"]) for entry in DEPLOYMENTS}
+    flows = {name: flow.name for name, flow in loaded.items()}
     named = {name: name for name in STAGES | ANALYSES | SHARES | LOOKS}
     assert flows == {**named, "pipeline": "mr-align", "weekly-retrain": "mr-align"}
+    # deployments.worker runs none.
+    assert not any(flow.on_cancellation_hooks or flow.on_crashed_hooks for flow in loaded.values())
 
 
 def test_every_deployment_begins_with_the_preset_and_leaves_the_gpu_pool_its_work():

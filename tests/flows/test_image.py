@@ -108,7 +108,7 @@ def health(port):
     looks_like = (
         subprocess.Popen(["sleep", "60"])
         if not port
-        else subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "worker", "start"])
+        else subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "-m", "deployments.worker"])
     )
     code = (
         "import os, psutil, runpy; only = psutil.Process(int(os.environ['ONLY'])); "

@@ -29,9 +29,12 @@ def edit(served):
     changes = {"parameters": parameters, "description": "mine", "concurrency_limit": 1}
     (schedule,) = weekly["schedules"]
     cron = {"active": True, "schedule": {"cron": "30 4 * * 1", "timezone": "Europe/Berlin"}}
-    for path, body in ((where, changes), (f"{where}/schedules/{schedule['id']}", cron)):
+    limited = {"concurrency_limit": 2}
+    edits = ((where, changes), (f"{where}/schedules/{schedule['id']}", cron), ("/work_pools/a800", limited))
+    for path, body in edits:
         reply = served.api.patch(path, json=body)
         assert reply.is_success, reply.text
+    served.api.post("/v2/concurrency_limits/", json={"name": "endpoint some-host", "limit": 16}).raise_for_status()
     return parameters
 
 
@@ -100,6 +103,9 @@ def test_after_a_kill_no_run_is_left_running_and_what_the_user_changed_is_there(
         said = (home / "serve.log").read_text()
         assert "kept your parameters of weekly-retrain: questions, train\n" in said
         assert "kept your schedules of weekly-retrain: weekly.schedule.cron" in said
+        assert "kept your limit of work pool a800: 2 run(s) at once" in said
+        assert "kept your limit of endpoint some-host: 16 request(s) at once" in said
+        assert served.api.get("/work_pools/a800").json()["concurrency_limit"] == 2
 
         a_worker_that_dies_is_started_again(served, home, config)
         an_end_of_the_server_is_an_error_and_leaves_nothing(served, home)
@@ -108,11 +114,11 @@ def test_after_a_kill_no_run_is_left_running_and_what_the_user_changed_is_there(
 def a_worker_that_dies_is_started_again(served, home, config):
     run = served.submit("prepare/prepare", {"config": config}).json()["id"]
     assert served.wait_for(run, {"RUNNING"})["state_type"] == "RUNNING"
-    (worker,) = [process for process in of_serve(home) if {"worker", "cpu"} <= set(process.cmdline())]
+    (worker,) = [process for process in of_serve(home) if {"deployments.worker", "cpu"} <= set(process.cmdline())]
     worker.kill()
     assert served.wait_for(run)["state_type"] == "CRASHED"
     assert wait_for(lambda: "worker-cpu ended with exit status -9" in (home / "serve.log").read_text())
-    again = wait_for(lambda: [each for each in of_serve(home) if {"worker", "cpu"} <= set(each.cmdline())])
+    again = wait_for(lambda: [each for each in of_serve(home) if {"deployments.worker", "cpu"} <= set(each.cmdline())])
     assert again and again[0].pid != worker.pid
 
 

@@ -32,7 +32,9 @@ def test_a_finished_run_begins_with_its_headline_and_ends_with_what_it_changes()
 
 
 def test_a_run_that_has_just_begun_says_what_it_changes():
-    page = run_page(name="mine", preset="pocket", changes=[], stages=[], found=None)
+    curves = "TensorBoard: `tensorboard --logdir runs`"
+    page = run_page(name="mine", preset="pocket", changes=[], stages=[], found=None, curves=curves)
+    assert curves in page
     assert page.startswith("# mine: under way") and "Nothing: this run is `pocket` as it ships." in page
 
 

@@ -234,6 +234,8 @@ DECIDES_NOTHING = {
     "generation.outcomes": ({"candidates"}, "makes the message of an error"),
     "processes.memory": ({"generations-shard", "scores-shard"}, "gives memory back to the system"),
     "serving.vllm_server": ({"generations-shard", "scores-shard"}, "starts what is asked, at the dtype in the key"),
+    "reporting.curves_so_far": ({"adapter"}, "draws what is on the run's page while it trains"),
+    "reporting.style": ({"adapter"}, "the same"),
     "processes.launch": ({"reference-logps", "adapter"}, "has other processes call what one process would"),
     "versions.version": ({"promotion", "training-traces"}, "reads an input, whose content is in the key"),
     "schemas.annotations": ({"promotion"}, "names the columns of an input"),
