@@ -44,9 +44,10 @@ def change_block(
         f"({NUM_PERMUTATIONS} times): of two samples of one model, {100 * confidence:.3g} % and more show none.",
         sentences=change_sentences(change, taxonomy, confidence, variant),
         chart="change",
-        figure=delta_graph(change.first, change.second, taxonomy, (name, "think on"), shown),
+        figure=delta_graph(change.first, change.second, taxonomy, (name, "think on"), shown, has_cases=False),
         caption="The ten strongest differences each way, among moves that differ beyond chance.",
         tables=[change_table(change, taxonomy, name)],
+        has_cases=False,
     )
 
 

@@ -75,6 +75,8 @@ def delta_graph(
     taxonomy: Taxonomy,
     names: tuple[str, str] = ("P⁺", "P⁻"),
     is_shown: NDArray[np.bool_] | None = None,
+    *,
+    has_cases: bool = True,
 ) -> Figure:
     """Δ = first − second: the strongest edges of either sign, on a circle of states grouped by macro-strategy.
 
@@ -84,6 +86,7 @@ def delta_graph(
         taxonomy: names and groups of the states.
         names: what to call the two.
         is_shown: (K, K) the moves that may be shown, such as those that differ beyond chance; all when None.
+        has_cases: whether edges lead to the training traces that make the move.
     """
     figure = Figure(figsize=(WIDTH, 4.5))
     both = strongest_edges(first, second, is_shown=is_shown)
@@ -92,7 +95,7 @@ def delta_graph(
     for axes, edges, title, colour in zip(figure.subplots(1, 2), both, titles, SIDE_COLOURS, strict=True):
         _draw_circle(axes, taxonomy)
         for rank, edge in enumerate(edges):
-            _draw_edge(axes, edge, taxonomy, colour, _WIDEST * abs(edge.difference) / widest, rank)
+            _draw_edge(axes, edge, taxonomy, colour, _WIDEST * abs(edge.difference) / widest, rank, has_cases)
         axes.set_title(title, loc="center")
         if not edges:
             none = "no move with support differs" if is_shown is None else "no move differs beyond chance"
@@ -145,13 +148,15 @@ def _draw_circle(axes: Axes, taxonomy: Taxonomy) -> None:
     axes.set_axis_off()
 
 
-def _draw_edge(axes: Axes, edge: Edge, taxonomy: Taxonomy, colour: str, width: float, rank: int) -> None:
+def _draw_edge(
+    axes: Axes, edge: Edge, taxonomy: Taxonomy, colour: str, width: float, rank: int, has_cases: bool
+) -> None:
     angles = node_angles(taxonomy)
     start, end = (np.array([np.cos(angles[s]), np.sin(angles[s])]) for s in (edge.source, edge.target))
     text = f"{100 * abs(edge.difference):.0f}"
     names = taxonomy.state_names
     gid = f"tip:{names[edge.source]} → {names[edge.target]}: {100 * edge.difference:+.1f} points"
-    url = FIGURE_CASES + move_address(names[edge.source], names[edge.target])
+    url = FIGURE_CASES + move_address(names[edge.source], names[edge.target]) if has_cases else None
     if edge.source == edge.target:
         loop = Circle(
             (0.87 * float(start[0]), 0.87 * float(start[1])),

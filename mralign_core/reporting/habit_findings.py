@@ -225,6 +225,7 @@ def move_habit_block(
             *(_mix_sentence(mix, variant) for variant, mix in mixes.items()),
             *(_loop_sentence(own, variant, confidence) for variant in variants),
         ],
+        has_cases=False,
         tables=[*(_mix_table(mix, variant) for variant, mix in mixes.items()), _loop_table(own, [VANILLA, *variants])],
     )
 

@@ -113,7 +113,8 @@ def tail_block(
     taxonomy: Taxonomy,
     confidence: float,
     rules: MatchRules = DEFAULT_RULES,
-    of_what: str = "training traces",
+    *,
+    is_held_out: bool = False,
 ) -> Block | None:
     """The atlas: what labelled traces do between the last mention of the gold answer and their answer; None where no
     trace names one and answers wrong.
@@ -124,8 +125,9 @@ def tail_block(
         taxonomy: the labels, in the order to show.
         confidence: coverage of the intervals.
         rules: what counts as naming.
-        of_what: what to call the traces.
+        is_held_out: whether they are held-out thinkings, and not training traces.
     """
+    of_what = "held-out thinkings before training" if is_held_out else "training traces"
     tails = labelled_tails(traces, annotations, traces["is_right"], rules)
     lost, kept = (tails[tails["ending"] == ending] for ending in ("named_wrong", "named_right"))
     if lost.empty:
@@ -151,6 +153,7 @@ def tail_block(
         "more of every label, so their shares of all steps behind it stand beside.",
         sentences=sentences,
         tables=[_share_table(shares, len(lost), len(kept)), path_table(tails), first_step_table(tails)],
+        has_cases=not is_held_out,
         cases=hit_gap_cases(lost),
     )
 

@@ -54,9 +54,7 @@ def parting_blocks(
         blocks.append(mention_block(scores, questions, confidence, rules))
     if held_out is not None:
         before = held_out[0][held_out[0]["variant"] == VANILLA]
-        blocks.append(
-            tail_block(before, held_out[1], taxonomy, confidence, rules, "held-out thinkings before training")
-        )
+        blocks.append(tail_block(before, held_out[1], taxonomy, confidence, rules, is_held_out=True))
     elif traces is not None and annotations is not None and len(traces):
         ended = traces.assign(is_right=traces["polarity"] == "positive")
         blocks.append(tail_block(ended, annotations, taxonomy, confidence, rules))

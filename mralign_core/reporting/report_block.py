@@ -43,6 +43,8 @@ class Block(NamedTuple):
     figure: Figure | None = None
     caption: str = ""
     tables: Sequence[ResultTable] = ()
+    has_cases: bool = True
+    """Whether rows of the tables lead to the workbench, which has no labels of held-out thinkings."""
     cases: Sequence[Case] = ()
 
 

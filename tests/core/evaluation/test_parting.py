@@ -192,6 +192,9 @@ def test_held_out_labels_tell_what_changed_and_what_loops():
     )
     habits = present(move_habit_block(traces, annotations, PAPER_TAXONOMY, CONFIDENCE))
     assert "more self_verification (0.00 → " in habits.sentences[0] and "less backtracking" in habits.sentences[0]
+    # The workbench has the labels of training traces alone, which these numbers are not of.
+    assert not change.has_cases and not habits.has_cases
+    assert not [patch for axes in change.figure.axes for patch in axes.patches if patch.get_url()]
     loops = habits.tables[-1]
     assert {row[4].rpartition(" (")[0] for row in loops.rows} == {
         "evaluation → backtracking",
