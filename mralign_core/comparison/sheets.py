@@ -71,7 +71,8 @@ def write_sheet(
     if candidates.empty:
         raise DataError("--write-sheet: there is no candidate trace to rate; run stage generate first")
     order = rng.permutation(len(candidates))[:num_traces]
-    rows = [row for number, place in enumerate(order, start=1) for row in _sheet_rows(candidates.iloc[place], number)]
+    traces = enumerate(order, start=1)
+    rows = [_neutral(row) for number, place in traces for row in sheet_rows(candidates.iloc[place], number)]
     path.parent.mkdir(parents=True, exist_ok=True)
     instructions.write_text(sheet_instructions(taxonomy, path.name), encoding="utf-8")
     write_csv(path, SHEET_COLUMNS, rows)
@@ -153,15 +154,25 @@ def _segments(candidates: pd.DataFrame) -> Iterator[tuple[str, int, str]]:
             yield str(trace.trace_id), number, trace.completion[span["start"] : span["end"]]
 
 
-def _sheet_rows(trace: Any, number: int) -> Iterator[dict[str, Any]]:
+def sheet_rows(trace: Any, number: int) -> Iterator[dict[str, Any]]:
+    """What a rater sees of a trace, a row a segment.
+
+    Args:
+        trace: a row of ``schemas.candidates``.
+        number: what the rater knows the trace by.
+    """
     for trace_id, segment, text in _segments(pd.DataFrame([trace])):
         yield {
             "item": item_id(trace_id, segment, text),
             "trace": number,
             "segment": segment + 1,
-            "question": neutralised(trace["question"]),
-            "text": neutralised(text),
+            "question": trace["question"],
+            "text": text,
         }
+
+
+def _neutral(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "question": neutralised(row["question"]), "text": neutralised(row["text"])}
 
 
 def _labels(row: int, values: Mapping[str, str], names: Mapping[str, str], problems: list[str]) -> list[str] | None:
