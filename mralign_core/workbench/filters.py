@@ -144,10 +144,10 @@ def pattern_regex(pattern: str, taxonomy: Taxonomy) -> str:
     return f"(?:^|;){''.join(parts)}" if parts else ""
 
 
-def like(text: str) -> str:
-    r"""A text as a pattern of ``ILIKE … ESCAPE '\'``.
+def text_regex(text: str) -> str:
+    r"""A text as a regular expression that finds it, letters' case aside; in DuckDB half as long as ``ILIKE`` takes.
 
-    >>> like("50%_")
-    '%50\\%\\_%'
+    >>> text_regex("50 %?")
+    '(?i)50\\ %\\?'
     """
-    return "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"
+    return f"(?i){re.escape(text)}"

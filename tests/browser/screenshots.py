@@ -1,6 +1,8 @@
-"""The pictures of the docs: ``python -m tests.browser.screenshots --report PAGE``, or ``--link LINK --run PATH``.
+"""The pictures of the docs: ``python -m tests.browser.screenshots --report PAGE``, ``--link LINK --run PATH``, or
+``--workbench LINK``.
 
-Of the UI it takes the link that ``make serve`` prints and the path of a run's page, as ``/v2/runs/flow-run/1f2e…``.
+Of the UI it takes the link that ``make serve`` prints and the path of a run's page, as ``/v2/runs/flow-run/1f2e…``; of
+the workbench the link of ``mralign view``.
 """
 
 import argparse
@@ -33,11 +35,26 @@ def save(png, name):
     print(f"docs/{name}: {small.tell():,} bytes")  # noqa: T201
 
 
+def take_workbench(page, link):
+    """The traces with the largest weights, and of the first of them the segment that has it."""
+    page.goto(link)
+    page.get_by_role("link", name="Traces by their largest weight").click()
+    page.get_by_text("found, page 1").wait_for()
+    save(page.screenshot(), "workbench-traces.png")
+    page.locator("a[data-item]").first.click()
+    page.locator(".segment-head").first.wait_for()
+    shown = page.locator(".segment-head .w").all_text_contents()
+    weights = [float(text.rpartition("×")[2].replace("−", "-")) for text in shown]
+    page.locator(".segment-head").nth(weights.index(max(weights))).click()
+    save(page.screenshot(), "workbench-trace.png")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--report", type=Path, help="a report.html")
     parser.add_argument("--link", help="what make serve prints")
     parser.add_argument("--run", help="the path of a run's page")
+    parser.add_argument("--workbench", help="what mralign view prints")
     chosen = parser.parse_args()
     options = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
@@ -59,6 +76,8 @@ def main():
             page.goto(chosen.link.partition("/mralign")[0] + chosen.run)
             page.wait_for_timeout(SETTLE_MS)  # the page draws its graph for a while
             save(page.screenshot(), "ui-run.png")
+        if chosen.workbench:
+            take_workbench(browser.new_page(viewport=FIRST_PAGE, color_scheme="light"), chosen.workbench)
         browser.close()
 
 
