@@ -36,6 +36,12 @@ def rate(
     run: Annotated[
         str, typer.Option(help="As for `mralign view`. \\[default: the last run of the config's name]")
     ] = "",
+    publish: Annotated[
+        bool,
+        typer.Option(
+            "--publish", help="Open nothing: publish what was rated, of all rounds, as annotator `human/NAME`."
+        ),
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Where to listen on this machine; 0 for any.")] = PORT,
     set_: SetOption = None,
 ) -> None:
@@ -43,7 +49,9 @@ def rate(
 
     Ratings are kept in the store. A second rater gives another --rater and the same choice. docs/rating.md says more.
     """
+    from mralign_core.label_sets import label_set_of
     from mralign_core.rating.choosing import make_round
+    from mralign_core.rating.human_sets import publish_ratings
     from mralign_core.rating.records import Choice, RatingRecords, check_rater
     from mralign_core.reporting.store_addresses import rating_address
     from mralign_core.storage import ArtifactStore
@@ -53,10 +61,15 @@ def rate(
     check_rater(rater)
     settings = read_settings(config, set_)
     store = ArtifactStore(settings.storage)
+    if publish:
+        made = publish_ratings(store, rater, label_set_of(settings).taxonomy)
+        told = f"{made.rows:,} segments are {made.stage}/{made.key}; in a config: annotate.annotator_a: human/{rater}"
+        console.print(escape(told), highlight=False, soft_wrap=True)
+        return
     tables = find_run(store, run or settings.name)
     choice = Choice.model_validate({"by": str(choose), "num": traces, "seed": seed})
-    made = make_round(shared_database(), tables, "labels" if of is Rated.labels else "verdicts", choice)
-    name = RatingRecords(store).begin(made)
-    told = f"{tables.title}, in {store.root_uri}: round {name}, {len(made.items):,} {of} to rate"
+    begun = make_round(shared_database(), tables, "labels" if of is Rated.labels else "verdicts", choice)
+    name = RatingRecords(store).begin(begun)
+    told = f"{tables.title}, in {store.root_uri}: round {name}, {len(begun.items):,} {of} to rate"
     console.print(escape(told), highlight=False, soft_wrap=True)
     open_workbench(port, rating_address(settings.storage, run or settings.name, name, rater))

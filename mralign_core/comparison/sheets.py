@@ -20,7 +20,7 @@ from mralign_core.comparison.annotation_sets import SET_COLUMNS
 from mralign_core.errors import DataError
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.questions.jsonl import refuse
-from mralign_core.spreadsheets import neutralised, opaque_id, read_csv, refuse_to_overwrite, write_csv
+from mralign_core.spreadsheets import item_id, neutralised, read_csv, refuse_to_overwrite, write_csv
 
 SHEET_COLUMNS = ["item", "trace", "segment", "question", "text", "label_1", "label_2", "comment"]
 READ_COLUMNS = ("item", "label_1", "label_2")
@@ -116,11 +116,6 @@ def read_sheet(path: Path, candidates: pd.DataFrame, taxonomy: Taxonomy) -> Rate
     in_sheet = {items[item][0] for item in first_row}
     num_items = sum(trace_id in in_sheet for trace_id, _ in items.values())
     return RatedSheet(_set_rows(rated), num_items, num_items - len(rated))
-
-
-def item_id(trace_id: str, segment: int, text: str) -> str:
-    """A segment's opaque id; it depends on the text, so that a sheet of other segments of these names is noticed."""
-    return opaque_id(trace_id, segment, text)
 
 
 def sheet_instructions(taxonomy: Taxonomy, sheet_name: str) -> str:

@@ -225,7 +225,11 @@ def _corrected(store: ArtifactStore, of: Round, ratings: Sequence[Rating]) -> tu
         if len(people):
             options: dict[str, Any] = {"confidence": CONFIDENCE, "seed": 0, "half_width": HALF_WIDTH}
             tables += people_tables(judged, people, criterion, **options)[0]
-    return tables, variants_left_out(sheet)
+    skipped = [
+        f"{sheet.num_not_judged} of {sheet.num_items} answers were skipped: where those are the hard ones, the "
+        "corrected rates are wrong; rate them still, or begin a round with fewer questions."
+    ]
+    return tables, [*variants_left_out(sheet), *(skipped if sheet.num_not_judged else [])]
 
 
 def _table_as_json(table: ResultTable, rater: str) -> dict[str, Any]:

@@ -21,9 +21,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from mralign_core.config.annotate import HUMAN_PREFIX
 from mralign_core.errors import ArtifactError, ConfigError, StorageError, UserError
 from mralign_core.evaluation.judge_sheet import ABOUT_RIGHT, ABOUT_TRUTHFUL
 from mralign_core.rating.choosing import make_round
+from mralign_core.rating.human_sets import publish_ratings
 from mralign_core.rating.records import (
     LABEL_COLUMNS,
     Choice,
@@ -77,6 +79,15 @@ class Sent(BaseModel):
     rating: Rating
 
 
+class Publish(BaseModel):
+    """A rater whose labels are to be an annotator's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    round: str
+    rater: str
+
+
 def rating_routes(asked: Asked) -> list[Route]:
     """What the application answers about rating.
 
@@ -84,7 +95,7 @@ def rating_routes(asked: Asked) -> list[Route]:
         asked: reads the run and the rest of an address' query.
     """
     reading = {"rounds": _rounds, "round": _round, "results": _results}
-    writing = {"begin": _begin, "rating": _rate}
+    writing = {"begin": _begin, "rating": _rate, "publish": _publish}
     return [
         *(Route(f"{VIEW_API_PREFIX}rate/{name}", _get(asked, answer)) for name, answer in reading.items()),
         *(
@@ -223,6 +234,15 @@ def _rate(tables: RunTables, sent: Any) -> dict[str, Any]:
     of, ratings = records.round(one.round), records.ratings(one.round, one.rater)
     finished = is_done(of, ratings)
     return {"n": kept.n, "item": kept.item, "done": num_gone_through(ratings), "finished": finished}
+
+
+def _publish(tables: RunTables, sent: Any) -> dict[str, Any]:
+    one = Publish.model_validate(sent)
+    of = RatingRecords(tables.store).round(one.round)
+    if of.label_set is None:
+        raise ConfigError(f"round {one.round} is of verdicts: only labels make an annotator")
+    ref = publish_ratings(tables.store, check_rater(one.rater), of.label_set.taxonomy)
+    return {"name": f"{HUMAN_PREFIX}{one.rater}", "artifact": f"{ref.stage}/{ref.key}", "segments": ref.rows}
 
 
 def _sheet(asked: Asked) -> Callable[[Request], Response]:

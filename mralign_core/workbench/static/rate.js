@@ -10,7 +10,7 @@ const KINDS = { labels: "labels of segments", verdicts: "verdicts on answers" };
 const CHOSEN = { random: "at random", disagreement: "where the annotators differ", pull: "by pull on the weights" };
 const TITLES = { verdict: "Is the answer right?", truthful: "Is it truthful?", informative: "Is it informative?" };
 
-const post = (path, values) => ask(path, {}, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(values) });
+export const post = (path, values) => ask(path, {}, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(values) });
 const say = (text) => { document.querySelector("#status").textContent = text; };
 
 let current = null; // the sheet on the page

@@ -1,7 +1,7 @@
 // What comes of a round, shown to a rater who has gone through all of it.
 import { ask, to } from "./address.js";
 import { h, model, number, share, table } from "./dom.js";
-import { sheetButton } from "./rate.js";
+import { post, sheetButton } from "./rate.js";
 
 const interval = (row) => (row.low === null ? "–" : `[${number(row.low)}, ${number(row.high)}]`);
 const between = (row) => `${row.a} and ${row.b}${row.column ? `, ${row.column}` : ""}`;
@@ -16,8 +16,24 @@ export async function showRatingResults(asked) {
     ...found.notes.map((note) => h("p", { class: "muted" }, note)),
     differences(found),
     h("p", {}, found.finished.map((rater) => [h("span", {}, `${rater}: `), sheetButton(found.round, rater), " "])),
+    isLabels ? publishing(found.round, asked.rater) : null,
     h("p", {}, h("a", { href: to("rate", { round: found.round, rater: asked.rater }) }, "Back to the items"), " ", h("a", { href: to("rate") }, "All rounds")),
-  ] };
+  ].filter(Boolean) };
+}
+
+/** A rater's labels, of all rounds and as they stand now, become an annotator that a config can name. */
+function publishing(round, rater) {
+  const told = h("p", { role: "status" });
+  const publish = async (button) => {
+    button.disabled = true;
+    try {
+      const made = await post("rate/publish", { round, rater });
+      told.textContent = `${made.segments} segments are ${made.artifact}. In a config: annotate.annotator_a: ${made.name}`;
+    } catch (error) { told.textContent = error.message; }
+    button.disabled = false;
+  };
+  return h("section", { "aria-labelledby": "publish" }, h("h2", { id: "publish" }, "As an annotator"),
+    h("p", {}, h("button", { type: "button", onclick: (event) => publish(event.target) }, `Publish ${rater}'s labels as human/${rater}`)), told);
 }
 
 function agreement(rows, isLabels) {

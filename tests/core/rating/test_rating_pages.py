@@ -183,3 +183,15 @@ def test_rounds_say_how_far_each_rater_is(page):
     (found,) = [each for each in page.get("rounds").json() if each["name"] == name]
     assert found["raters"] == {"anna": {"done": 1, "finished": False}} and found["items"] == 4
     assert page.begin(num=1, seed=77) == name
+
+
+def test_a_raters_labels_are_published_from_the_page(page, labelled, store):
+    name, items, *_ = labelled
+    made = page.post("publish", {"round": name, "rater": "anna"}).json()
+    assert made["name"] == "human/anna"
+    table = store.read_table(store.resolve(made["artifact"]), "labels.parquet")
+    assert made["segments"] == len(table) and {each["item"] for each in items} <= set(table["item"])
+    nobody = page.post("publish", {"round": name, "rater": "nobody"})
+    assert nobody.status_code == 404 and "rated no segment" in nobody.json()["problem"]
+    verdicts = page.post("publish", {"round": page.begin("verdicts", num=1), "rater": "anna"})
+    assert verdicts.status_code == 400 and "only labels" in verdicts.json()["problem"]
