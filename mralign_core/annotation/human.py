@@ -71,7 +71,7 @@ class HumanLabels(NamedTuple):
         ]
         if missing:
             name = self.model.removeprefix(HUMAN_PREFIX).partition("-")[0]
-            named = ", ".join(missing[:MOST_TRACES_NAMED]) + (", …" if len(missing) > MOST_NAMED else "")
+            named = ", ".join(missing[:MOST_TRACES_NAMED]) + (", …" if len(missing) > MOST_TRACES_NAMED else "")
             raise DataError(
                 f"{field}: {self.model} has no label of some segment of {len(missing):,} of these {len(candidates):,} "
                 f"traces: {named}. Have them rated (mralign rate --rater {name} --traces {len(candidates)}) and "

@@ -37,7 +37,8 @@ def publish_ratings(store: ArtifactStore, rater: str, taxonomy: Taxonomy) -> Art
     """
     records = RatingRecords(store)
     said = []
-    rounds, parents = [], {}
+    rounds: list[str] = []
+    parents: dict[str, ArtifactRef] = {}
     for name in records.names():
         of = records.round(name)
         ratings = latest(records.ratings(name, check_rater(rater)))

@@ -23,19 +23,23 @@ Decisions:
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mralign_core.comparison.sheets import NO_LABEL
+from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError, ConfigError, UserError
 from mralign_core.evaluation.judge_sheet import VERDICT_COLUMNS, WORDS_TO_WRITE
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.spreadsheets import opaque_id
 from mralign_core.storage import ArtifactRef, ArtifactStore, key_of
+from mralign_core.storage.filesystem import REQUESTS_AT_ONCE
 
 RATINGS_FOLDER = "ratings"
 ROUND_FILE = "round.json"
@@ -262,7 +266,7 @@ class RatingRecords:
         Returns:
             Its name.
         """
-        self._store.write_once(f"{RATINGS_FOLDER}/{new.name}/{ROUND_FILE}", new.model_dump_json().encode())
+        self._keep(f"{RATINGS_FOLDER}/{new.name}/{ROUND_FILE}", new)
         return new.name
 
     def names(self) -> list[str]:
@@ -293,7 +297,8 @@ class RatingRecords:
         """
         folder = f"{RATINGS_FOLDER}/{name}/{check_rater(rater)}"
         files = sorted(filter(RATING_FILE.fullmatch, self._files.names(folder)))
-        found = (self._read(f"{folder}/{file}", Rating) for file in files)
+        with ThreadPoolExecutor(1 if self._files.is_local else REQUESTS_AT_ONCE) as readers:
+            found = list(readers.map(lambda file: self._read(f"{folder}/{file}", Rating), files))
         return [rating for rating in found if rating is not None]
 
     def add(self, name: str, rater: str, rating: Rating) -> Rating:
@@ -310,7 +315,7 @@ class RatingRecords:
         rating.check(rated)
         path = f"{RATINGS_FOLDER}/{name}/{check_rater(rater)}/{rating.n:08d}-{rating.item}.json"
         own = rating.model_copy(update={"is_blind": not is_done(rated, self.ratings(name, rater))})
-        self._store.write_once(path, own.model_dump_json().encode())
+        self._keep(path, own)
         kept = self._read(path, Rating)
         if kept is None or not kept.says_as(rating):
             raise RatingConflictError(
@@ -318,6 +323,10 @@ class RatingRecords:
                 f"{rater}'s; load this one anew"
             )
         return kept
+
+    def _keep(self, path: str, record: BaseModel) -> None:
+        self._store.write_once(path, record.model_dump_json().encode())
+        self._files.flush(path)
 
     def _read(self, path: str, model: type[Any]) -> Any:
         if path not in self._known:
@@ -332,6 +341,12 @@ class RatingRecords:
                 return None
             self._known[path] = found
         return self._known[path]
+
+
+@functools.lru_cache(maxsize=8)
+def records_in(storage: StorageConfig) -> RatingRecords:
+    """Those of a store, the same ones each time, so that a record is read once: a page asks after each rating."""
+    return RatingRecords(ArtifactStore(storage))
 
 
 def latest(ratings: Sequence[Rating], *, blind_only: bool = False) -> dict[str, Rating]:

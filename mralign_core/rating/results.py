@@ -26,7 +26,7 @@ from mralign_core.judging.criteria import answers_to_check, verdicts_to_check
 from mralign_core.method.agreement import Labels, agreement, agreement_intervals, macro_sets
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.rating.choosing import read_answers
-from mralign_core.rating.records import LABEL_COLUMNS, Rating, RatingRecords, Round, Shown, is_done, latest
+from mralign_core.rating.records import LABEL_COLUMNS, Rating, Round, Shown, is_done, latest, records_in
 from mralign_core.rating.sheets_of import write_rated_sheet
 from mralign_core.reporting.people_findings import THE_JUDGE, people_tables, variants_left_out
 from mralign_core.reporting.result_table import ResultTable
@@ -53,7 +53,7 @@ def read_round_results(database: Database, store: ArtifactStore, name: str, rate
     Raises:
         ArtifactError: there is no such round, or the rater has items to go.
     """
-    records = RatingRecords(store)
+    records = records_in(store.section)
     of = records.round(name)
     all_ratings = {each: records.ratings(name, each) for each in records.raters(name)}
     finished = {each: ratings for each, ratings in all_ratings.items() if is_done(of, ratings)}

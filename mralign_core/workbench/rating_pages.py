@@ -33,11 +33,11 @@ from mralign_core.rating.records import (
     Rating,
     RatingConflictError,
     RatingError,
-    RatingRecords,
     Round,
     check_rater,
     is_done,
     latest,
+    records_in,
     verdict_words,
 )
 from mralign_core.rating.results import num_gone_through, read_round_results
@@ -157,7 +157,7 @@ def _one_of(query: dict[str, str], *names: str) -> list[str]:
 def _rounds(tables: RunTables, query: dict[str, str]) -> list[dict[str, Any]]:
     """All rounds of the store, the newest first, with how far each rater is."""
     _one_of(query)
-    records = RatingRecords(tables.store)
+    records = records_in(tables.store.section)
     found = [(name, records.round(name)) for name in records.names()]
     return [
         {
@@ -180,7 +180,7 @@ def _rounds(tables: RunTables, query: dict[str, str]) -> list[dict[str, Any]]:
 def _round(tables: RunTables, query: dict[str, str]) -> dict[str, Any]:
     """What a rater sees of a round, and has said of it; nothing that could sway the judgement."""
     name, rater = _one_of(query, "round", "rater")
-    records = RatingRecords(tables.store)
+    records = records_in(tables.store.section)
     of, ratings = records.round(name), records.ratings(name, check_rater(rater))
     return {
         "name": name,
@@ -224,12 +224,13 @@ def _results(tables: RunTables, query: dict[str, str]) -> dict[str, Any]:
 
 def _begin(tables: RunTables, sent: Any) -> dict[str, Any]:
     asked = Begin.model_validate(sent)
-    return {"round": RatingRecords(tables.store).begin(make_round(shared_database(), tables, asked.kind, asked.choice))}
+    new = make_round(shared_database(), tables, asked.kind, asked.choice)
+    return {"round": records_in(tables.store.section).begin(new)}
 
 
 def _rate(tables: RunTables, sent: Any) -> dict[str, Any]:
     one = Sent.model_validate(sent)
-    records = RatingRecords(tables.store)
+    records = records_in(tables.store.section)
     kept = records.add(one.round, one.rater, one.rating)
     of, ratings = records.round(one.round), records.ratings(one.round, one.rater)
     finished = is_done(of, ratings)
@@ -238,7 +239,7 @@ def _rate(tables: RunTables, sent: Any) -> dict[str, Any]:
 
 def _publish(tables: RunTables, sent: Any) -> dict[str, Any]:
     one = Publish.model_validate(sent)
-    of = RatingRecords(tables.store).round(one.round)
+    of = records_in(tables.store.section).round(one.round)
     if of.label_set is None:
         raise ConfigError(f"round {one.round} is of verdicts: only labels make an annotator")
     ref = publish_ratings(tables.store, check_rater(one.rater), of.label_set.taxonomy)
@@ -264,7 +265,7 @@ def rated_sheet(store: ArtifactStore, name: str, rater: str) -> bytes:
     Raises:
         ArtifactError: there is no such round, or the rater said nothing in it.
     """
-    records = RatingRecords(store)
+    records = records_in(store.section)
     of, ratings = records.round(name), records.ratings(name, check_rater(rater))
     if not latest(ratings):
         raise ArtifactError(f"{rater} said nothing in round {name}")

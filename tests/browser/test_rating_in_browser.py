@@ -10,7 +10,7 @@ import pytest
 
 from mralign_core.config import StorageConfig
 from mralign_core.rating.choosing import make_round
-from mralign_core.rating.records import Choice, Rating, RatingRecords, latest
+from mralign_core.rating.records import Choice, RatedKind, Rating, RatingRecords, latest
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactStore, RunRecords
 from mralign_core.storage.tables import write_table
@@ -118,7 +118,8 @@ def hostile(tmp_path, browser):
     made["candidates"] = store.publish("candidates", "hostile-key", tmp_path / "hostile", parents=[], fingerprint={})
     RunRecords(store, NAME).add(RUN, {}, made, goes_on=False)
     records = RatingRecords(store)
-    for kind, said in (("labels", {"label_1": "analogy"}), ("verdicts", {"verdict": "right"})):
+    kinds: dict[RatedKind, dict[str, str]] = {"labels": {"label_1": "analogy"}, "verdicts": {"verdict": "right"}}
+    for kind, said in kinds.items():
         of = make_round(shared_database(), find_run(store, NAME), kind, Choice(num=1))
         name = records.begin(of)
         for n, shown in enumerate(of.items, start=1):

@@ -89,6 +89,7 @@ class Sheet {
     this.unsent = new Unsent(`${round.name}:${rater}`, (rating) => post("rate/rating", { round: round.name, rater, rating }), (state) => this.saved(state));
     const known = new Set(round.ratings.map((each) => `${each.n} ${each.item}`));
     this.log = [...round.ratings, ...this.unsent.pending.filter((each) => !known.has(`${each.n} ${each.item}`))];
+    this.states = new Map(this.log.map((each) => [each.item, each]));
     this.finished = round.finished;
     this.problem = "";
     this.element = h("div", { "data-rating": true });
@@ -97,7 +98,7 @@ class Sheet {
     this.unsent.flush();
   }
 
-  state(item) { return this.log.findLast((each) => each.item === item) ?? { state: "cleared", said: {}, note: "" }; }
+  state(item) { return this.states.get(item) ?? { state: "cleared", said: {}, note: "" }; }
   isOpen(item) { return this.state(item).state === "cleared"; }
   firstOpen(from = 0) {
     const items = this.round.items, places = items.map((_, place) => (place + from) % items.length);
@@ -119,6 +120,7 @@ class Sheet {
     const n = 1 + Math.max(0, ...this.log.map((each) => each.n), ...this.unsent.pending.map((each) => each.n));
     const whole = { n, said: {}, note: "", undoes: 0, ...rating };
     this.log.push(whole);
+    this.states.set(whole.item, whole);
     this.unsent.add(whole);
   }
 
