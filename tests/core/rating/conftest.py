@@ -1,5 +1,6 @@
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlencode
 
 import httpx
@@ -37,6 +38,12 @@ def database():
     return shared_database()
 
 
+def in_a_loop_of_its_own(ask):
+    """What a coroutine returns; in a thread, since Playwright's loop may run in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(ask())).result()
+
+
 class Page:
     """What a page of a rater asks for and sends."""
 
@@ -50,7 +57,7 @@ class Page:
                 address = f"{VIEW_API_PREFIX}rate/{path}?{urlencode({**self.about, **query})}"
                 return await client.request(method, address, content=body, headers=headers)
 
-        return asyncio.run(ask())
+        return in_a_loop_of_its_own(ask)
 
     def get(self, path, **query):
         return self.request("GET", path, **query)

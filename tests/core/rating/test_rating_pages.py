@@ -1,6 +1,5 @@
 """Rating over HTTP: blinded, bounded, and with the numbers that a sheet would have given."""
 
-import asyncio
 import json
 
 import httpx
@@ -18,6 +17,7 @@ from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.rating.choosing import read_answers
 from mralign_core.rating.records import RatingRecords
 from mralign_core.reporting.server_paths import VIEW_API_PREFIX
+from tests.core.rating.conftest import in_a_loop_of_its_own
 
 LABELS = PAPER_TAXONOMY.labels
 
@@ -167,7 +167,7 @@ def test_the_door_lets_no_page_of_others_rate(page):
                 own = {"content-type": "application/json", **headers}
                 return await client.post(f"{VIEW_API_PREFIX}rate/begin", params=page.about, content=b"{}", headers=own)
 
-        return asyncio.run(ask()).status_code
+        return in_a_loop_of_its_own(ask).status_code
 
     assert post() == 401
     assert post(**good, origin="http://elsewhere.example") == 403
