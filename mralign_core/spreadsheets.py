@@ -47,6 +47,11 @@ def opaque_id(*parts: object) -> str:
     return "".join(chr(ord("a") + byte % 26) for byte in digest)
 
 
+def item_id(trace_id: str, segment: int, text: str) -> str:
+    """A segment's opaque id; it depends on the text, so that a sheet of other segments of these names is noticed."""
+    return opaque_id(trace_id, segment, text)
+
+
 def neutralised(text: str) -> str:
     """Text that a spreadsheet shows and does not run: a quote before what would start a formula, no control characters.
 

@@ -16,11 +16,14 @@ from mralign_core.annotation.failures import (
     left_out_lines,
     write_failures,
 )
+from mralign_core.annotation.human import HumanLabels, require_labelled
 from mralign_core.annotation.quoting import NothingKept, Quote, evenly_spaced, quote_annotation, rows_beside, spent_usd
 from mralign_core.config import RunConfig
+from mralign_core.config.annotate import HUMAN_PREFIX
 from mralign_core.label_sets import label_set_of
 from mralign_core.llm.offline import is_offline
 from mralign_core.llm.store import KeepsReplies
+from mralign_core.rating.human_sets import human_labels_of, read_human_labels
 from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.held_out_traces import HELD_OUT_TRACES
@@ -50,16 +53,60 @@ def _has_cue(config: RunConfig) -> bool:
     return any(endpoint.model.startswith("cue/") for endpoint in config.annotate.endpoints.values())
 
 
+def _has_people(config: RunConfig) -> bool:
+    return any(endpoint.model.startswith(HUMAN_PREFIX) for endpoint in config.annotate.endpoints.values())
+
+
+def _people(config: RunConfig) -> dict[str, ArtifactRef]:
+    """Role → the labels of the person who is that annotator, the same ones throughout a stage."""
+    if not _has_people(config):
+        return {}
+    store, models = ArtifactStore(config.storage), [each.model for each in config.annotate.endpoints.values()]
+    with session() as shared:
+        key = store.root_uri, *models
+        found: dict[str, ArtifactRef] = shared.once("people", key, lambda: human_labels_of(store, config.annotate))
+    return found
+
+
+def _human_labels(config: RunConfig) -> dict[str, HumanLabels]:
+    """What these people said."""
+    if not (people := _people(config)):
+        return {}
+    store, taxonomy = ArtifactStore(config.storage), label_set_of(config).taxonomy
+    with session() as shared:
+        key = store.root_uri, *(ref.path for ref in people.values()), *taxonomy.labels
+        found: dict[str, HumanLabels] = shared.once(
+            "human labels", key, lambda: read_human_labels(store, people, config.annotate, taxonomy)
+        )
+    return found
+
+
+def _require_labelled(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
+    """Refuse traces that a person who is an annotator did not label, before others are asked about any."""
+    if people := _human_labels(config):
+        store, traces = ArtifactStore(config.storage), inputs["candidates"]
+        with session() as shared:  # every shard asks for it
+            columns = ["trace_id", "completion", "segments"]
+            shared.once(
+                "labelled by people",
+                (traces.path, *(each.sha256 for each in people.values())),
+                lambda: require_labelled(people, store.read_columns(traces, "candidates.parquet", CANDIDATES, columns)),
+            )
+
+
 def _annotation(config: RunConfig) -> dict[str, Any]:
     fields = config.annotate.fingerprint()
     if not _has_cue(config):
         fields = {name: value for name, value in fields.items() if not name.startswith("cue_")}
-    return {**fields, **labels(config), "seed": config.seed if _has_cue(config) else None}
+    people = {role: ref.sha256 for role, ref in _people(config).items()}
+    said = {"human_labels": people} if people else {}
+    return {**fields, **labels(config), **said, "seed": config.seed if _has_cue(config) else None}
 
 
 def _not_used(config: RunConfig) -> tuple[str, ...]:
     cue = () if _has_cue(config) else ("mralign_core.annotation.cue",)
-    return (*cue, *TRANSPORT)
+    human = () if _has_people(config) else ("mralign_core.annotation.human",)
+    return (*cue, *human, *TRANSPORT)
 
 
 LABELLED: dict[str, Any] = {
@@ -67,6 +114,8 @@ LABELLED: dict[str, Any] = {
     "sources": SOURCES,
     "without": _not_used,
     "ask_again": lambda config: config.annotate.ask_again,
+    "named_by": lambda config: list(_people(config).values()),
+    "check": _require_labelled,
 }
 """What decides labels, in a shard and joined."""
 
@@ -107,6 +156,7 @@ def annotate_shard(making: Making) -> Built:
             seed=config.seed,
             label_set=label_set_of(config),
             client=client,
+            human=_human_labels(config),
             on_progress=report,
         )
     save_account(store, account, config.annotate)
@@ -158,6 +208,7 @@ def quote_annotations(config: RunConfig, candidates: ArtifactRef) -> tuple[list[
 
     Of many traces, from evenly spaced ones.
     """
+    _require_labelled(config, {"candidates": candidates})
     read = partial(ArtifactStore(config.storage).read_rows, candidates, "candidates.parquet")
     return _quote(config, read, candidates.rows or 0), spent_usd(read_ledger(config, candidates))
 
@@ -203,6 +254,7 @@ def _quote(
             label_set=label_set_of(config),
             replies=replies or ReplyStore(ArtifactStore(config.storage)),
             num_traces=scaled_to or num_traces,
+            human=_human_labels(config),
             on_progress=report,
         )
 

@@ -50,7 +50,7 @@ def _embedder(config: RunConfig, _: Part) -> dict[str, str]:
     inputs=(Input("candidates"),),
     fields=lambda config: {**config.induce.fingerprint(), "seed": config.seed},
     details=_embedder,
-    without=lambda _: TRANSPORT,
+    without=lambda _: ("mralign_core.annotation.human", *TRANSPORT),
     sources=("mralign_core.induction.inducing", "mralign_core.reporting.induction_figures"),
     ask_again=lambda config: config.induce.ask_again,
 )

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from flows.commands.ending import last_words, run_flow
 from flows.commands.options import ConfigOption, SetOption
+from flows.commands.rate import commands as rate_commands
 from flows.commands.results import (
     console,
     in_type,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__)
 app.add_typer(store_commands)
 app.add_typer(view_commands)
+app.add_typer(rate_commands)
 
 Stage = StrEnum("Stage", ["prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"])
 

@@ -45,9 +45,22 @@ def view(
     """
     from mralign_core.reporting.store_addresses import view_address  # imports the libraries of the store
 
-    settings = _settings(config, set_)
+    settings = read_settings(config, set_)
     address = view_address(settings.storage, run or settings.name)
     _refuse_unknown(settings, run or settings.name)
+    open_workbench(port, address)
+
+
+def open_workbench(port: int, address: str) -> None:
+    """Print the link to the workbench, and serve it until a signal ends it, unless it is served already.
+
+    Args:
+        port: where to listen; 0 for any.
+        address: where it begins.
+
+    Raises:
+        PortTakenError: something else listens there.
+    """
     home = Path(os.environ.get("PREFECT_HOME") or SERVE_HOME).resolve()
     if port and (own := recognise(f"http://{HOST}:{port}/api", [home])):
         _print_link(f"{own.api_url.removesuffix('/api')}{address}#{own.token}", "already there; nothing was started")
@@ -118,7 +131,8 @@ def _print_link(link: str, note: str) -> None:
     console.print(f"open {escape(link)}  ({note})", highlight=False, soft_wrap=True)
 
 
-def _settings(config: str, set_: list[str] | None) -> RunConfig:
+def read_settings(config: str, set_: list[str] | None) -> RunConfig:
+    """The config of a command line."""
     from flows.commands.cli import overrides_of, read_following
 
     return read_following(config, overrides_of(set_))

@@ -16,13 +16,15 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from mralign_core.annotation import cue
 from mralign_core.annotation.conversing import converse
+from mralign_core.annotation.human import HumanLabels, require_labelled
 from mralign_core.annotation.prompts import (
     DisputedStep,
     ShownTrace,
@@ -47,6 +49,8 @@ logger = logging.getLogger("mralign_core.annotation")
 
 ROLES = ("annotator_a", "annotator_b", "adjudicator")
 FAILURE_COLUMNS = ["trace_id", "role", "kind", "problem", "reply", "is_final"]
+NOBODY: Mapping[str, HumanLabels] = MappingProxyType({})
+"""No annotator is a person."""
 MAX_BEGINNING = 300
 """Most characters of a reply that are shown beside its problem."""
 
@@ -93,6 +97,7 @@ def annotate_traces(
     seed: int,
     label_set: LabelSet,
     client: Client,
+    human: Mapping[str, HumanLabels] = NOBODY,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> AnnotationResult:
     """Label every segment of every candidate trace.
@@ -107,14 +112,17 @@ def annotate_traces(
         seed: seed of the offline annotators' noise; models are not seeded.
         label_set: the closed label set.
         client: what asks the models, such as :class:`mralign_core.llm.client.LLMClient`.
+        human: role → the labels of the person whom the section names for it.
         on_progress: called with (done, total) as traces finish, in the calling thread.
 
     Raises:
         ConfigError: an annotator is unknown, lacks its API key or a price, or can't use this label set.
+        DataError: a person who is an annotator did not label all of these traces.
         UserError: an endpoint refused a request in a way that repeating can't help, or the budget is used up.
         EndpointUnavailableError: an endpoint stayed out of reach.
     """
-    panel = Panel(section, seed, label_set, client)
+    require_labelled(human, candidates)
+    panel = Panel(section, seed, label_set, client, human)
     total = len(candidates)
     return background.run(
         lambda report_done: panel.annotate(candidates, report_done),
@@ -125,16 +133,25 @@ def annotate_traces(
 class Panel:
     """The two annotators and the adjudicator."""
 
-    def __init__(self, section: AnnotateConfig, seed: int, label_set: LabelSet, client: Client) -> None:
+    def __init__(
+        self,
+        section: AnnotateConfig,
+        seed: int,
+        label_set: LabelSet,
+        client: Client,
+        human: Mapping[str, HumanLabels] = NOBODY,
+    ) -> None:
         self.section = section
+        self.human = human
         self.taxonomy = label_set.taxonomy
         self.client = client
         self.endpoints = section.endpoints
-        for role, endpoint in self.endpoints.items():
+        asked = {role: endpoint for role, endpoint in self.endpoints.items() if role not in human}
+        for role, endpoint in asked.items():
             _check(role, endpoint, label_set)
         if section.annotator_a.model == section.annotator_b.model:
             logger.warning("both annotators are %s: they will agree by construction", section.annotator_a.model)
-        self.params = {role: self._params(endpoint, seed, label_set) for role, endpoint in self.endpoints.items()}
+        self.params = {role: self._params(endpoint, seed, label_set) for role, endpoint in asked.items()}
 
     async def annotate(self, candidates: pd.DataFrame, report_done: Callable[[int], None]) -> AnnotationResult:
         """Annotate all traces at once, as far as the client lets requests through."""
@@ -157,7 +174,7 @@ class Panel:
         may_merge = self.section.may_merge
         messages = annotate_messages(trace, max_labels=MAX_LABELS, taxonomy=self.taxonomy, may_merge=may_merge)
         asked = [[index] for index in range(len(trace.segments))]
-        answers = await gather_all([self.ask(role, messages, asked) for role in ROLES[:2]])
+        answers = await gather_all([self.annotator(role, row, messages, asked) for role in ROLES[:2]])
         a, b = (answer.parsed for answer in answers)
         if a is None or b is None:
             return _TraceOutcome(row.trace_id, answers, [])
@@ -175,6 +192,15 @@ class Panel:
                 return _TraceOutcome(row.trace_id, answers, [])
             decided = _put_in(decided, _settle(verdict, self.taxonomy))
         return _TraceOutcome(row.trace_id, answers, _rows(row.trace_id, steps, decided, a, b))
+
+    async def annotator(
+        self, role: str, row: Any, messages: Sequence[Message], asked: Sequence[Sequence[int]]
+    ) -> _Answer:
+        """What an annotator says of a trace: a person has said it, a model is asked."""
+        if role not in self.human:
+            return await self.ask(role, messages, asked)
+        said = self.human[role].reply(row)
+        return _Answer(role, [said], [None], self.parse(said, asked, may_merge=False))
 
     def shown(self, row: Any) -> ShownTrace:
         """What annotators and adjudicator see of a row of the candidates."""

@@ -8,12 +8,13 @@ given as a range: none of those traces, or all of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mralign_core.annotation.annotate import Panel
+from mralign_core.annotation.annotate import NOBODY, Panel
+from mralign_core.annotation.human import HumanLabels, require_labelled
 from mralign_core.annotation.prompts import DisputedStep, ShownTrace, adjudicate_messages, read_payload
 from mralign_core.config import AnnotateConfig, EndpointConfig
 from mralign_core.label_sets import LabelSet
@@ -90,6 +91,7 @@ def quote_annotation(
     label_set: LabelSet,
     replies: KeepsReplies,
     num_traces: int | None = None,
+    human: Mapping[str, HumanLabels] = NOBODY,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Quote]:
     """Requests, tokens and dollars by model; nothing is sent.
@@ -101,13 +103,16 @@ def quote_annotation(
         label_set: the closed label set.
         replies: where replies are kept; those there are not asked for again.
         num_traces: rows of the whole table, to which the part is scaled; those given when None.
+        human: as for :func:`~mralign_core.annotation.annotate.annotate_traces`.
         on_progress: called with (done, total).
 
     Raises:
         ConfigError: an annotator is unknown, lacks its API key or a price.
+        DataError: a person who is an annotator did not label all of these traces.
     """
+    require_labelled(human, candidates)
     client = _QuotingClient(replies, section)
-    panel = Panel(section, seed, label_set, client)
+    panel = Panel(section, seed, label_set, client, human)
 
     async def look(report: Callable[[int], None]) -> None:
         for done, row in enumerate(candidates.itertuples(index=False), start=1):

@@ -20,7 +20,7 @@ from mralign_core.comparison.annotation_sets import SET_COLUMNS
 from mralign_core.errors import DataError
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.questions.jsonl import refuse
-from mralign_core.spreadsheets import neutralised, opaque_id, read_csv, refuse_to_overwrite, write_csv
+from mralign_core.spreadsheets import item_id, neutralised, read_csv, refuse_to_overwrite, write_csv
 
 SHEET_COLUMNS = ["item", "trace", "segment", "question", "text", "label_1", "label_2", "comment"]
 READ_COLUMNS = ("item", "label_1", "label_2")
@@ -71,7 +71,8 @@ def write_sheet(
     if candidates.empty:
         raise DataError("--write-sheet: there is no candidate trace to rate; run stage generate first")
     order = rng.permutation(len(candidates))[:num_traces]
-    rows = [row for number, place in enumerate(order, start=1) for row in _sheet_rows(candidates.iloc[place], number)]
+    traces = enumerate(order, start=1)
+    rows = [_neutral(row) for number, place in traces for row in sheet_rows(candidates.iloc[place], number)]
     path.parent.mkdir(parents=True, exist_ok=True)
     instructions.write_text(sheet_instructions(taxonomy, path.name), encoding="utf-8")
     write_csv(path, SHEET_COLUMNS, rows)
@@ -117,11 +118,6 @@ def read_sheet(path: Path, candidates: pd.DataFrame, taxonomy: Taxonomy) -> Rate
     return RatedSheet(_set_rows(rated), num_items, num_items - len(rated))
 
 
-def item_id(trace_id: str, segment: int, text: str) -> str:
-    """A segment's opaque id; it depends on the text, so that a sheet of other segments of these names is noticed."""
-    return opaque_id(trace_id, segment, text)
-
-
 def sheet_instructions(taxonomy: Taxonomy, sheet_name: str) -> str:
     """What a rater needs to know, as Markdown: the task and every label's definition."""
     lines = [
@@ -153,15 +149,25 @@ def _segments(candidates: pd.DataFrame) -> Iterator[tuple[str, int, str]]:
             yield str(trace.trace_id), number, trace.completion[span["start"] : span["end"]]
 
 
-def _sheet_rows(trace: Any, number: int) -> Iterator[dict[str, Any]]:
+def sheet_rows(trace: Any, number: int) -> Iterator[dict[str, Any]]:
+    """What a rater sees of a trace, a row a segment.
+
+    Args:
+        trace: a row of ``schemas.candidates``.
+        number: what the rater knows the trace by.
+    """
     for trace_id, segment, text in _segments(pd.DataFrame([trace])):
         yield {
             "item": item_id(trace_id, segment, text),
             "trace": number,
             "segment": segment + 1,
-            "question": neutralised(trace["question"]),
-            "text": neutralised(text),
+            "question": trace["question"],
+            "text": text,
         }
+
+
+def _neutral(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "question": neutralised(row["question"]), "text": neutralised(row["text"])}
 
 
 def _labels(row: int, values: Mapping[str, str], names: Mapping[str, str], problems: list[str]) -> list[str] | None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
+
 from pydantic import Field, model_validator
 
 from mralign_core.addresses import LocalPath
 from mralign_core.config.base import OPERATIONAL, refuse_ignored
 from mralign_core.config.endpoint import AskingSection, EndpointConfig
 
+HUMAN_PREFIX = "human/"
+"""What names of people begin with."""
+HUMAN_NAME = re.compile(r"human/[a-z][a-z0-9_]{0,31}(-[0-9a-f]{1,16})?")
+OFFLINE_PREFIXES = ("cue/", HUMAN_PREFIX)
+"""What the names of annotators begin with that are asked nothing over the network."""
+
 
 class AnnotateConfig(AskingSection):
     """Two annotators and an adjudicator label what each segment does (§3.1.2, App. B)."""
 
     annotator_a: EndpointConfig = EndpointConfig(model="deepseek/deepseek-chat")
-    """First annotator; `cue/a` is offline."""
+    """First annotator; `cue/a` is offline, and `human/NAME` the labels that a person gave (`mralign rate`)."""
     annotator_b: EndpointConfig = EndpointConfig(model="openai/gpt-4o")
-    """Second annotator; its confidences are taken where both agree. `cue/b` is offline."""
+    """Second annotator; its confidences are taken where both agree. `cue/b` is offline, `human/NAME` a person."""
     adjudicator: EndpointConfig = EndpointConfig(model="openai/gpt-5")
     """Decides segments that the two leave with fewer than two labels. `cue/adjudicator` is offline."""
     label_set: LocalPath = Field("", json_schema_extra=OPERATIONAL)
@@ -41,8 +49,27 @@ class AnnotateConfig(AskingSection):
 
     @model_validator(mode="after")
     def _annotators_that_can_heed_them(self) -> AnnotateConfig:
-        if all(endpoint.model.startswith("cue/") for endpoint in self.endpoints.values()):
+        if all(endpoint.model.startswith(OFFLINE_PREFIXES) for endpoint in self.endpoints.values()):
             refuse_ignored(self, "annotate", ("show_gold_answers", "may_merge"), "when all annotators are offline")
+        return self
+
+    @model_validator(mode="after")
+    def _people_annotate(self) -> AnnotateConfig:
+        for role, endpoint in self.endpoints.items():
+            if not endpoint.model.startswith(HUMAN_PREFIX):
+                continue
+            if role == "adjudicator":
+                raise ValueError(
+                    f"annotate.adjudicator: {endpoint.model} can't adjudicate, since nobody rated disputes: name a "
+                    "model, and the person as an annotator"
+                )
+            if not HUMAN_NAME.fullmatch(endpoint.model):
+                raise ValueError(
+                    f"annotate.{role}: {endpoint.model!r:.60} names nobody: write human/NAME, with the name that was "
+                    "rated under, or human/NAME-DIGEST"
+                )
+            if endpoint != EndpointConfig(model=endpoint.model):
+                raise ValueError(f"annotate.{role}: nothing but the name has an effect on {endpoint.model}: remove it")
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,8 @@ class EndpointConfig(Section):
     """A language model and how to reach it. Where only the model matters, its name alone will do."""
 
     model: str = Field(min_length=1)
-    """litellm name, such as `openai/gpt-4o`; `cue/a`, `cue/b` and `cue/adjudicator` are offline cue annotators."""
+    """litellm name, such as `openai/gpt-4o`; `cue/a`, `cue/b` and `cue/adjudicator` are offline cue annotators;
+    `human/NAME`, as an annotator, is a person."""
     api_base: Url = ""
     """Base URL of an OpenAI-compatible server; empty uses the provider's own."""
     temperature: float | None = Field(None, ge=0, le=2)

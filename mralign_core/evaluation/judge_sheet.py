@@ -114,6 +114,30 @@ def write_judge_sheet(
     refuse_to_overwrite("--out", path, instructions)
     if scores.empty:
         raise DataError("--out: no answer has a verdict of the judge to compare with; run stage evaluate first")
+    shown = answers_to_show(scores, questions, num_questions=num_questions, rng=rng)
+    columns = sheet_columns(scores)
+    rows = [{name: row[name] for name in columns if name in row} for row in map(_neutral, shown)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    instructions.write_text(_instructions(path.name, _columns_to_fill(scores)), encoding="utf-8")
+    write_csv(path, columns, rows)
+    return WrittenJudgeSheet(path, instructions, len({row["question_id"] for row in shown}), len(rows))
+
+
+def answers_to_show(
+    scores: pd.DataFrame, questions: pd.DataFrame, *, num_questions: int, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """The answers to randomly chosen questions, each text once, in shuffled order.
+
+    Args:
+        scores: as for :func:`write_judge_sheet`.
+        questions: as there.
+        num_questions: as there.
+        rng: as there.
+
+    Returns:
+        What a person sees of each, ``asked``, the columns that the person fills in, and ``question_id``, which the
+        person does not see.
+    """
     chosen = rng.permutation(np.sort(scores["question_id"].unique()))[:num_questions]
     draws = scores.groupby("question_id")["draw"].unique()
     drawn = {name: rng.choice(np.sort(draws[name].astype(int))) for name in chosen}
@@ -122,22 +146,25 @@ def write_judge_sheet(
     # Equal answers of several variants are one item.
     items = {
         _item(row): {
-            "question": neutralised(texts.loc[row.question_id, "question"]),
-            "reference_answers": neutralised(" / ".join(texts.loc[row.question_id, "answers"])),
-            "incorrect_answers": neutralised(" / ".join(texts.loc[row.question_id].get("incorrect_answers", []))),
-            "answer": neutralised(_text(row.answer) or NO_ANSWER_SHOWN),
-            **{column: NOT_TO_FILL for column in VERDICT_COLUMNS.values() if column not in _asked(row.scoring)},
+            "item": _item(row),
+            "question_id": row.question_id,
+            "question": texts.loc[row.question_id, "question"],
+            "reference_answers": " / ".join(texts.loc[row.question_id, "answers"]),
+            "incorrect_answers": " / ".join(texts.loc[row.question_id].get("incorrect_answers", [])),
+            "answer": _text(row.answer) or NO_ANSWER_SHOWN,
+            "asked": _asked(row.scoring),
         }
         for row in answers.itertuples()
     }
     names = sorted(items)
-    columns = sheet_columns(scores)
-    shown = [{"item": names[place], **items[names[place]]} for place in rng.permutation(len(names))]
-    rows = [{name: value for name, value in row.items() if name in columns} for row in shown]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    instructions.write_text(_instructions(path.name, _columns_to_fill(scores)), encoding="utf-8")
-    write_csv(path, columns, rows)
-    return WrittenJudgeSheet(path, instructions, len(chosen), len(rows))
+    return [items[names[place]] for place in rng.permutation(len(names))]
+
+
+def _neutral(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as a spreadsheet may hold it, with what is not to be filled in."""
+    texts = ("question", "reference_answers", "incorrect_answers", "answer")
+    not_asked = (column for column in VERDICT_COLUMNS.values() if column not in row["asked"])
+    return {**row, **{name: neutralised(row[name]) for name in texts}, **dict.fromkeys(not_asked, NOT_TO_FILL)}
 
 
 def check_judge_sheet(path: Path, option: str) -> None:

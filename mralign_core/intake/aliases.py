@@ -16,13 +16,14 @@ from typing import Any
 import httpx
 
 from mralign_core.config import EndpointConfig, RunConfig
+from mralign_core.config.annotate import OFFLINE_PREFIXES
 from mralign_core.intake.resolution import ConfigReference
 from mralign_core.schemas.judgements import SIMILARITY_PROVIDER
 
 DATED = re.compile(r"20\d\d-?[01]\d-?[0-3]\d")
 """A date in a model's name, such as ``gpt-4o-2024-08-06``."""
 LISTING_TIMEOUT_S = 5.0
-WITHOUT_NETWORK = ("cue/", f"{SIMILARITY_PROVIDER}/")
+WITHOUT_NETWORK = (*OFFLINE_PREFIXES, f"{SIMILARITY_PROVIDER}/")
 """What names of models begin with that are part of this program."""
 NOT_SAID = "what the name stands for is not known: it is an alias that its provider may move"
 

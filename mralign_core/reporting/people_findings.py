@@ -74,7 +74,14 @@ def people_findings(
     for name, judged in said.items():
         people = sheet.verdicts[sheet.verdicts["criterion"] == name].merge(judged[ANSWER_KEY])
         if len(people):
-            of_criterion, corrected = _tables(config, judged, people, name, half_width)
+            of_criterion, corrected = people_tables(
+                judged,
+                people,
+                name,
+                confidence=config.evaluate.confidence,
+                seed=config.seed,
+                half_width=half_width,
+            )
             tables += of_criterion
             rates.append(corrected)
     if not rates:
@@ -117,12 +124,20 @@ def variants_left_out(sheet: JudgedSheet) -> list[str]:
     ]
 
 
-def _tables(
-    config: RunConfig, judged: pd.DataFrame, people: pd.DataFrame, criterion: str, half_width: float
+def people_tables(
+    judged: pd.DataFrame, people: pd.DataFrame, criterion: str, *, confidence: float, seed: int, half_width: float
 ) -> tuple[list[ResultTable], pd.DataFrame]:
-    """Tables of one criterion, and the corrected rates."""
-    confidence = config.evaluate.confidence
-    rng = np.random.default_rng([config.seed, 10])
+    """Tables of one criterion: agreement, corrected rates and differences; and the corrected rates.
+
+    Args:
+        judged: ``variant, question_id, draw, source, verdict`` of the judge.
+        people: the same of people, on their sample.
+        criterion: as for :func:`judge_table`.
+        confidence: coverage of the intervals.
+        seed: of the resamples.
+        half_width: of the intervals that are wanted.
+    """
+    rng = np.random.default_rng([seed, 10])
     variants = order_variants(list(judged["variant"].unique()))
     groups = {ALL: people} | {name: people[people["variant"] == name] for name in variants}
     agreements = {

@@ -42,6 +42,19 @@ def view_address(storage: StorageConfig, run: str) -> str:
     return f"{VIEW_PREFIX}?{urlencode({**store_query(storage), 'run': run})}"
 
 
+def rating_address(storage: StorageConfig, run: str, name: str, rater: str) -> str:
+    """Where the workbench lets a rater rate.
+
+    Args:
+        storage: the store of the round.
+        run: as for :func:`view_address`.
+        name: of the round.
+        rater: who rates.
+    """
+    query = {**store_query(storage), "run": run, "round": name, "rater": rater}
+    return f"{VIEW_PREFIX}rate?{urlencode(query)}"
+
+
 def storage_in(query: Mapping[str, Sequence[str]]) -> StorageConfig:
     """The store that the query of an address names.
 

@@ -1,8 +1,8 @@
 """What goes from a store and what stays: a pure function of what is there, what is named, and a policy.
 
 An artifact stays if it is a root, or one that stays was made from it. Roots are versions, what aliases and pins name,
-question files that were taken in, what the newest runs noted, what was made lately, and what a live claim makes or
-reads.
+question files that were taken in, labels that people published, what the newest runs noted, what was made lately, and
+what a live claim makes or reads.
 
 A shard is reached by no lineage: what is joined from shards was made from their inputs, and a later run looks its items
 up among all shards of their line. So a shard stays as long as an artifact stays that is joined from its kind, with the
@@ -26,6 +26,7 @@ from mralign_core.errors import ArtifactError
 from mralign_core.intake.arrivals import ARRIVALS
 from mralign_core.retention.contents import Contents, Stored
 from mralign_core.retention.roots import AliasTarget, NotedRun, Roots, is_orphan
+from mralign_core.schemas.human_labels import HUMAN_LABELS_STAGE
 from mralign_core.storage.keeping import ADAPTER, CHECKPOINT, COLLECTOR, claim_name
 from mralign_core.versions.aliases import version_key
 from mralign_core.versions.record import VERSION
@@ -113,6 +114,7 @@ def plan_gc(
     kept.add(_at_work(contents, roots, shards))
     kept.add(_recent(contents, policy))
     kept.add(_arrived(contents))
+    kept.add(_said_by_people(contents))
     kept.add(_decisions(contents, kept.why))
     kept.add_shards()
     going = [*_dead_claims(roots), *_artifacts_to_go(contents, kept.why)]
@@ -249,6 +251,12 @@ def _arrived(contents: Contents) -> dict[str, str]:
     """Question files that runs took in, which are small: what a run goes by where the bucket is out of reach."""
     arrived = (path for path, stored in contents.artifacts.items() if stored.stage == ARRIVALS and stored.is_finished)
     return dict.fromkeys(arrived, "question files that a run took in")
+
+
+def _said_by_people(contents: Contents) -> dict[str, str]:
+    """Labels that people published, which a config may name at any time, and with them the traces that they rated."""
+    said = (path for path, one in contents.artifacts.items() if one.stage == HUMAN_LABELS_STAGE and one.is_finished)
+    return dict.fromkeys(said, "labels that a person gave")
 
 
 def _decisions(contents: Contents, kept: Collection[str]) -> dict[str, str]:

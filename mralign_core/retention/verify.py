@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from mralign_core.errors import StorageError
 from mralign_core.intake.resolution import Resolution
+from mralign_core.rating.records import RATINGS_FOLDER, check_round
 from mralign_core.retention.contents import ARTIFACT_FILE, OnRead, ignore_progress
 from mralign_core.retention.roots import Pin, pin_path
 from mralign_core.retraining.history import Retraining
@@ -35,6 +36,7 @@ RECORD_REMEDIES = {
     "records/retrainings/": "remove it: what that retraining decided is decided again",
     "records/resolutions/": "remove it: with the hub or a bucket out of reach, an earlier run can't be gone by",
     "aliases/": "put back what it said; its history is not whole without it",
+    f"{RATINGS_FOLDER}/": "put back what it said; or remove it, and have that item rated again",
 }
 """Where a record stands → what to do when it can't be read."""
 
@@ -57,6 +59,7 @@ PARSERS: dict[str, Callable[[bytes, str], object]] = {
     "records/retrainings/": lambda data, _: Retraining.model_validate_json(data),
     "records/resolutions/": lambda data, _: Resolution.model_validate_json(data),
     f"{ALIASES_FOLDER}/": _check_entry,
+    f"{RATINGS_FOLDER}/": check_round,
 }
 """Where a record stands → what its readers make of it."""
 
@@ -100,7 +103,7 @@ def verify_store(store: ArtifactStore, on_read: OnRead = ignore_progress) -> Ver
             finished += [path] if f"artifacts/{name}" == f"{path}/manifest.json" else []
     records = {
         f"{folder}/{name}": size
-        for folder in ("records", "aliases")
+        for folder in ("records", ALIASES_FOLDER, RATINGS_FOLDER)
         for name, size in store.files.sizes(folder).items()
         if name.endswith(".json")
     }

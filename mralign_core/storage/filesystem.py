@@ -228,6 +228,12 @@ class StoreFiles:
             is_new = self._put_new(path, data)
         return is_new or self.read(path) == data  # the reply to an earlier attempt may have been lost
 
+    def flush(self, path: str) -> None:
+        """Have a file that is there survive a loss of power, as what is in a bucket does."""
+        if self.is_local:
+            target = Path(self._full(path))
+            self._attempt("write", path, lambda: (_flush(target), _flush(target.parent)))
+
     def upload(self, source: Path, path: str, sha256: str) -> None:
         """Copy a local file of known digest into the store, atomically."""
         with self._believing_what_is_there(path, sha256):

@@ -104,6 +104,11 @@ class ArtifactStore:
         return self._files.root_uri
 
     @property
+    def section(self) -> StorageConfig:
+        """Where it is, as a config says it."""
+        return self._section
+
+    @property
     def files(self) -> StoreFiles:
         """The files that it is made of, for what works on all of them."""
         return self._files

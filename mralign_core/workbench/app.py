@@ -32,6 +32,7 @@ from mralign_core.workbench.database import Database, QueryError, TableRow, shar
 from mralign_core.workbench.filters import read_filter
 from mralign_core.workbench.lists import LISTINGS, read_page, stream_all
 from mralign_core.workbench.overview import count_moves, describe_run, summarize_run
+from mralign_core.workbench.rating_pages import rating_routes
 from mralign_core.workbench.tables import RunTables, find_run
 
 STATIC = Path(__file__).with_name("static")
@@ -65,6 +66,7 @@ def make_app() -> Starlette:
         routes=[
             *(Route(f"{VIEW_API_PREFIX}{name}", _json(answer)) for name, answer in answers.items()),
             *(Route(f"{VIEW_API_PREFIX}{name}.jsonl", _export(name)) for name in LISTINGS),
+            *rating_routes(_asked),
             Mount(f"{VIEW_PREFIX}static", StaticFiles(directory=STATIC)),
             Route(f"{VIEW_PREFIX}{{page:path}}", _page),
         ]

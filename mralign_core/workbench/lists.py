@@ -35,12 +35,6 @@ _HITS: Mapping[Hit, str] = {
     "right": "{answered}",
     "wrong": "NOT {answered}",
 }
-_RANKS = {
-    "weight": ("weights", "max(row(weight, ratio))"),
-    "weight_low": ("weights", "min(row(weight, ratio))"),
-    "disagreement": ("labels", f"avg(CAST({DIFFERS} AS INTEGER))"),
-}
-"""Order of traces → the table and measure that it goes by. Of weights that were clipped alike, the ratio decides."""
 _FLIPS = {
     "any": "{before} <> {after}",
     "wrong to right": "NOT {before} AND {after}",
@@ -98,8 +92,7 @@ def stream_all(database: Database, tables: RunTables, listing: Listing, wanted: 
 
 
 def _order(wanted: Any) -> str:
-    direction = "" if wanted.sort == "weight_low" else "DESC"
-    return f"ORDER BY {f'rank {direction} NULLS LAST, ' if wanted.sort else ''}place"
+    return f"ORDER BY {'rank NULLS LAST, ' if wanted.sort else ''}place"
 
 
 def find_traces(tables: RunTables, wanted: TraceFilter) -> Chosen:
@@ -164,11 +157,16 @@ def _of_segment(tables: RunTables, wanted: TraceFilter, labels: str, values: Val
 
 def _rank_traces(tables: RunTables, wanted: TraceFilter, labels: str, values: Values) -> tuple[str, str]:
     """The column to sort by, and what it is joined from."""
+    by = {
+        "weight": ("weights", "-max(weight)"),
+        "weight_low": ("weights", "min(weight)"),
+        "disagreement": ("labels", f"-avg(CAST({DIFFERS} AS INTEGER))"),
+    }
     if wanted.sort == "length":
-        return ", len(segments) AS rank", ""
+        return ", -len(segments) AS rank", ""
     if not wanted.sort:
         return "", ""
-    table, measure = _RANKS[wanted.sort]
+    table, measure = by[wanted.sort]
     values[table] = tables.file({"weights": "weights", "labels": labels}[table])
     ranked = f"SELECT trace_id, {measure} AS rank FROM read_parquet(${table}) GROUP BY trace_id"
     return ", rank", f"LEFT JOIN ({ranked}) USING (trace_id)"
@@ -210,7 +208,7 @@ def find_draws(tables: RunTables, wanted: DrawFilter) -> Chosen:
         where.append(f"({_has_text('completion')} OR question_id IN ({questions}))")
         values |= {"text": text_regex(wanted.text), "questions": tables.file("questions")}
     where += _of_draw(wanted, wanted.hit, "", values)
-    rank = ", len(completion_ids) AS rank" if wanted.sort else ""
+    rank = ", -len(completion_ids) AS rank" if wanted.sort else ""
     columns = f"question_id, thinking_mode, draw, file_row_number AS place{rank}"
     return Chosen(f"SELECT {columns} FROM read_parquet($draws, file_row_number = true){_all_of(where)}", values)
 
@@ -248,7 +246,7 @@ def find_answers(tables: RunTables, wanted: AnswerFilter) -> Chosen:
         raise ConfigError("flip, hit_before: they compare with another variant; name it with against=VARIANT")
     if wanted.flip:
         where.append(_FLIPS[wanted.flip].format(before=_is_right("b"), after=_is_right("a")))
-    rank = ", a.num_tokens AS rank" if wanted.sort else ""
+    rank = ", -a.num_tokens AS rank" if wanted.sort else ""
     columns = f"a.question_id, a.draw, a.file_row_number AS place{rank}"
     source = f"read_parquet($after, file_row_number = true) a{join}"
     return Chosen(f"SELECT {columns} FROM {source}{_all_of(where)}", values)

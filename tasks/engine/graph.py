@@ -123,6 +123,8 @@ class Artifact:
         items: of a shard: the items that its rows are of, for a config and the inputs; the shard has some of them. The
             key has their digests, so that an item is found again whatever else it was asked with.
         ask_again: what of it a later run asks again, where models or their servers failed on it.
+        named_by: artifacts that the config names and no stage makes, which it is made from too; their content is in
+            ``fields``.
         is_main: whether it is what ``mralign task STAGE`` makes.
         is_remembered: whether a run notes it for what comes after its stage.
         is_shared: whether several machines make it together, under a config.
@@ -144,6 +146,7 @@ class Artifact:
     check: Callable[[RunConfig, Mapping[str, ArtifactRef]], None] = lambda _, __: None
     items: Callable[[RunConfig, Mapping[str, ArtifactRef]], Items] | None = None
     ask_again: Callable[[RunConfig], AskAgain] = lambda _: "never"
+    named_by: Callable[[RunConfig], Sequence[ArtifactRef]] = lambda _: ()
     is_main: Callable[[RunConfig], bool] = lambda _: False
     is_remembered: bool = True
     is_shared: Callable[[RunConfig], bool] = lambda _: False

@@ -155,6 +155,11 @@ class Work:
         return self.artifact.items(self.config, self.inputs)
 
     @property
+    def parents(self) -> list[ArtifactRef]:
+        """What it is made from: the inputs, and artifacts that the config names."""
+        return [*self.inputs.values(), *self.artifact.named_by(self.config)]
+
+    @property
     def digests(self) -> list[str]:
         """Those of a shard's items."""
         return [self.items.digests[row] for row in self.rows]
@@ -220,7 +225,7 @@ class Work:
             found = self.find(store)
             return found if found != before else None
 
-        reads = [ref.path for ref in self.inputs.values()]
+        reads = [ref.path for ref in self.parents]
         with _saying_who_works(self.label) as say, claims.hold(name, find_other, say, reads) as turn:
             if turn.found:
                 return self._found(turn.found)
@@ -278,7 +283,7 @@ class Work:
                 self.artifact.name,
                 self.key,
                 scratch,
-                parents=list(self.inputs.values()),
+                parents=self.parents,
                 fingerprint=self.artifact.fingerprint(self.config, self.part),
                 table=built.table,
                 counts=dict(built.counts or {}),

@@ -39,7 +39,8 @@ async function reply(path, values, options) {
   const told = await found.text();
   let problem = told;
   try { problem = JSON.parse(told).problem ?? told; } catch { /* not JSON: told as it is */ }
-  throw new Error(found.status === 401 ? "This browser has no key to this server: open the link that it printed." : problem);
+  const text = found.status === 401 ? "This browser has no key to this server: open the link that it printed." : problem;
+  throw Object.assign(new Error(text), { status: found.status });
 }
 
 /** What the server says, as JSON. */

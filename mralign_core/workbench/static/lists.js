@@ -164,11 +164,10 @@ function drawRow(row) {
 
 function answerRow(row, run) {
   const titles = Object.fromEntries(run.variants.map((each) => [each.name, each.title]));
-  const shown = Object.keys(row.answers_by_variant).reverse(); // what is compared with first
   return h("article", {},
-    h("h2", { class: "model" }, h("a", { href: to("question", { id: row.question_id, draw: row.draw, variants: shown.length > 1 ? shown.join(",") : "" }), "data-item": true }, row.question ?? row.question_id)),
+    h("h2", { class: "model" }, h("a", { href: to("question", { id: row.question_id, draw: row.draw }), "data-item": true }, row.question ?? row.question_id)),
     h("p", { class: "facts" }, golds(row.answers), h("span", {}, `draw ${row.draw}`), row.stratum ? h("span", {}, row.stratum) : null),
-    shown.map((variant) => [variant, row.answers_by_variant[variant]]).map(([variant, answer]) => answer && h("div", { class: "said" },
+    Object.entries(row.answers_by_variant).reverse().map(([variant, answer]) => answer && h("div", { class: "said" },
       h("p", { class: "facts" }, h("strong", {}, titles[variant]), h("span", { class: tone(answer) }, verdict(answer)), h("span", {}, answer.outcome.replaceAll("_", " "))),
       h("p", { class: "model answer" }, answer.answer || "–"))));
 }

@@ -18,33 +18,15 @@ function contents(run) {
 /** Where most people begin. */
 function starts(found, run) {
   const [before, last] = run.variants.slice(-2);
+  const disputed = found.labels.map((row) => ({ ...row, one: row.only_a + row.only_b, said: row.only_a + row.only_b + row.both })).sort((a, b) => b.one / b.said - a.one / a.said)[0];
   const items = [
     run.has.includes("weights") ? [link("Traces by their largest weight", "traces", { sort: "weight" })] : null,
-    ...disputes(found.labels),
-    ...(last ? gap(found.answers.find((row) => row.variant === last.name)) : []),
-    ...(before && last ? flipped(found.flips, before, last) : []),
+    disputed?.one ? [link("Traces that the annotators differ on most", "traces", { sort: "disagreement" }), `; they differ most on `, link(disputed.label, "traces", { disputed: disputed.label }),
+      `: of the ${count(disputed.said)} segments that either gave it, only one of them did in ${count(disputed.one)}`] : null,
+    last ? [link(`Right in thinking, wrong in answer, ${last.title}`, "answers", { variant: last.name, hit: "thinking" })] : null,
+    before && last ? [link(`Right with ${before.title}, wrong with ${last.title}`, "answers", { variant: last.name, against: before.name, flip: "right to wrong" })] : null,
   ].filter(Boolean);
   return items.length ? h("ul", { class: "starts" }, items.map((item) => h("li", {}, item))) : null;
-}
-
-function disputes(labels) {
-  const most = labels.map((row) => ({ ...row, one: row.only_a + row.only_b })).sort((a, b) => b.one - a.one)[0];
-  if (!most?.one) return [];
-  return [[
-    link("Traces that the annotators differ on most", "traces", { sort: "disagreement" }), "; most often about ", link(most.label, "traces", { disputed: most.label }),
-    `: of the ${count(most.one + most.both)} segments that one of them called so, the other did not in ${count(most.one)}`,
-  ]];
-}
-
-function gap(row) {
-  return row?.thinking ? [[link(`Right in thinking, wrong in answer, ${row.title}`, "answers", { variant: row.variant, hit: "thinking" }), `: ${count(row.thinking)} answers`]] : [];
-}
-
-function flipped(flips, before, last) {
-  const known = flips.find((row) => row.variant === last.name && row.baseline === before.name);
-  const title = `Right with ${before.title}, wrong with ${last.title}`;
-  if (known && !known.worse) return [[`${title}: no answer`]];
-  return [[link(title, "answers", { variant: last.name, against: before.name, flip: "right to wrong" }), known ? `: ${count(known.worse)} answers` : ""]];
 }
 
 function answersTable(rows) {

@@ -4,6 +4,8 @@ import { h } from "./dom.js";
 import { showList } from "./lists.js";
 import { showMoves, showOverview } from "./overview.js";
 import { showQuestion } from "./question.js";
+import { showRate } from "./rate.js";
+import { showRatingResults } from "./rating_results.js";
 import { showTrace } from "./trace.js";
 
 /** View → what shows it: given the query and the run, a title and elements. */
@@ -15,6 +17,8 @@ const VIEWS = {
   moves: showMoves,
   trace: showTrace,
   question: showQuestion,
+  rate: showRate,
+  "rating-results": showRatingResults,
 };
 /** What the head links to: view → its name, and what a run must have for it. */
 const HEAD = {
@@ -23,6 +27,7 @@ const HEAD = {
   moves: ["Moves", "annotations"],
   draws: ["Draws", "generations"],
   answers: ["Answers", "scores"],
+  rate: ["Rating", ""],
 };
 const KEYS = {
   "j, k": "next, previous: item of a list, segment of a trace",
@@ -48,7 +53,7 @@ async function render() {
     if (own !== drawn) return; // somebody has gone on meanwhile
     head(view);
     document.title = `${title} · ${run.title}`;
-    main.replaceChildren(h("h1", {}, title), ...content.filter(Boolean));
+    main.replaceChildren(h("h1", {}, title), ...content);
     tell(title);
   } catch (error) {
     if (own !== drawn) return;

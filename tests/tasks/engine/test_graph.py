@@ -134,6 +134,7 @@ DECIDES = {
     "generation.scoring": DRAWS | SCORES | {"results", "report", "promotion"},
     "annotation.annotate": LABELS | {"label-set"},
     "annotation.cue": LABELS | {"label-set"},
+    "annotation.human": set(),  # of configs that name a person
     "annotation.failures": LABELS | JUDGED | {"results", "report", "agreement"},
     "method.consolidation": LABELS | JUDGED | {"label-set"},  # says what annotators are shown, beside judges
     "judging.judge": JUDGED,
@@ -242,6 +243,7 @@ DECIDES_NOTHING = {
     "versions.aliases": ({"promotion", "training-traces"}, "cuts the key out of an id, and names a version in errors"),
     "schemas.candidates": ({"promotion"}, "names the columns of an input"),
     "annotation.failures": ({"promotion"}, "reads what judges failed on, which is in a judgement's content"),
+    "rating.human_sets": ({"annotations-shard"}, "reads labels of people, whose content is in the key"),
     "reporting.run_findings": ({"results", "version"}, "names the files; evaluation.metrics says what is in them"),
     "reporting.judged_findings": ({"results"}, "names the files; judging.verdicts says what is in them"),
     "reporting.decision_findings": ({"results"}, "names the files; evaluation.decisions says what is in them"),

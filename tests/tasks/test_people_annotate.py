@@ -1,0 +1,136 @@
+"""A run whose annotator is a person: labels, key, lineage, and traces that the person did not rate."""
+
+import pytest
+from pydantic import ValidationError
+
+from mralign_core.config import RetentionConfig, RunConfig, StorageConfig
+from mralign_core.errors import ConfigError, DataError
+from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
+from mralign_core.rating.choosing import make_round
+from mralign_core.rating.human_sets import publish_human_labels, publish_ratings
+from mralign_core.rating.records import Choice, Rating, RatingRecords
+from mralign_core.retention.collect import Collector
+from mralign_core.storage import ArtifactStore, render_lineage
+from mralign_core.workbench.database import shared_database
+from mralign_core.workbench.tables import RunTables
+from tasks.annotate import collect_annotations, quote_annotations
+from tests.published_candidates import candidate_row, publish_candidates
+from tests.stages import label
+
+TEXTS = {
+    "t1": ["Let me check that again.", "I recall that it was Galen."],
+    "t2": ["Wait, maybe not.", "So the answer is Galen."],
+}
+CUE = {"annotator_b": "cue/b", "adjudicator": "cue/adjudicator", "cue_drop_prob": 0, "cue_flip_prob": 0}
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return StorageConfig(root=str(tmp_path / "store"))
+
+
+@pytest.fixture
+def candidates(storage, tmp_path):
+    rows = [candidate_row(name, texts) for name, texts in TEXTS.items()]
+    return publish_candidates(storage, rows, tmp_path / "candidates")
+
+
+def config_of(storage, annotator_a="human/anna", **annotate):
+    section = {**CUE, "annotator_a": annotator_a, **annotate}
+    return RunConfig(storage=storage, questions={"train": "nq_open"}, annotate=section)
+
+
+def rate(storage, candidates, said, rater="anna"):
+    """Have a rater say of each segment, by trace and number, what ``said`` has; and publish it."""
+    store = ArtifactStore(storage)
+    records = RatingRecords(store)
+    tables = RunTables(store, "a run", {"candidates": candidates})
+    of = make_round(shared_database(), tables, "labels", Choice(num=10))
+    name = records.begin(of)
+    n = len(records.ratings(name, rater))
+    for shown in of.items:
+        labels = said.get((shown.about, shown.segment))
+        if labels is not None:
+            n += 1
+            columns = dict(zip(("label_1", "label_2"), labels or ["no label"], strict=False))
+            records.add(name, rater, Rating(n=n, item=shown.item, state="rated", said=columns))
+    return publish_ratings(store, rater, PAPER_TAXONOMY)
+
+
+ALL = {("t1", 0): ["analogy"], ("t1", 1): ["retrieval", "framing"], ("t2", 0): [], ("t2", 1): ["synthesis"]}
+
+
+def test_a_persons_labels_are_an_annotators(storage, candidates):
+    published = rate(storage, candidates, ALL)
+    made = label(config_of(storage), candidates)
+    store = ArtifactStore(storage)
+    rows = store.read_table(made, "annotations.parquet").set_index(["trace_id", "segment"])
+    assert {key: sorted(rows.loc[key, "labels_a"]) for key in ALL} == {key: sorted(said) for key, said in ALL.items()}
+    assert list(rows.loc[("t1", 1), "confidences_a"]) == [10, 10]
+    # A label that only the person gave is as sure as can be, and is added.
+    assert "analogy" not in rows.loc[("t1", 0), "labels_b"] and "analogy" in rows.loc[("t1", 0), "labels"]
+    raw = store.read_table(made, "raw_annotations.parquet")
+    assert set(raw[raw["role"] == "annotator_a"]["model"]) == {"human/anna"}
+    manifest = store.manifest(made)
+    assert published in manifest.parents and manifest.fingerprint["human_labels"] == {"annotator_a": published.sha256}
+    assert f"human-labels/{published.key[:12]}" in render_lineage(store.lineage(made))
+    assert manifest.cost_usd == 0
+
+
+def test_the_key_goes_by_what_the_person_said(storage, candidates):
+    def key(**annotate):
+        return collect_annotations.work(config_of(storage, **annotate), candidates).key
+
+    first = rate(storage, candidates, ALL)
+    before = key()
+    assert rate(storage, candidates, ALL).key == first.key and key() == before, "saying it again changes nothing"
+    second = rate(storage, candidates, {("t1", 1): ["synthesis"]})
+    assert key() != before
+    pinned = [key(annotator_a=f"human/{ref.key}") for ref in (first, second)]
+    assert len({*pinned, before, key()}) == 4
+    store = ArtifactStore(storage)
+    labels = store.read_table(second, "labels.parquet").set_index(["trace_id", "segment"])["labels"]
+    assert list(labels["t1", 1]) == ["synthesis"] and list(labels["t1", 0]) == ["analogy"]
+    gc = Collector(store, RetentionConfig(runs=0, days=0, grace_hours=0), {})
+    gc.carry_out(gc.plan())
+    assert key(annotator_a=f"human/{first.key}") == pinned[0] and store.find("candidates", candidates.key)
+
+
+def test_traces_that_were_not_rated_are_named_before_anybody_is_asked(storage, candidates):
+    rate(storage, candidates, {key: said for key, said in ALL.items() if key != ("t2", 1)})
+    for ask in (label, quote_annotations):
+        with pytest.raises(DataError, match=r"annotator_a: human/anna has no label .* of 1 of these .* t2\. Have them"):
+            ask(config_of(storage), candidates)
+    assert not ArtifactStore(storage).keys("annotations-shard")
+
+
+def test_labels_of_another_text_are_no_labels(storage, candidates, tmp_path):
+    rate(storage, candidates, ALL)
+    rows = [candidate_row("t1", [*TEXTS["t1"][:1], "I recall that it was Hippocrates."])]
+    other = publish_candidates(storage, rows, tmp_path / "other")
+    with pytest.raises(DataError, match=r"of 1 of these 1 traces: t1"):
+        label(config_of(storage), other)
+
+
+def test_who_published_nothing_or_with_other_labels_is_no_annotator(storage, candidates):
+    with pytest.raises(ConfigError, match=r"human/ben has published no labels .*mralign rate --rater ben --publish"):
+        label(config_of(storage, "human/ben"), candidates)
+    table = ArtifactStore(storage).read_table(rate(storage, candidates, ALL), "labels.parquet")
+    table["labels"] = [["shout"]] * len(table)
+    foreign = Taxonomy(("shout",), {"shout": "talk"}, {"shout": "shouts"})
+    publish_human_labels(ArtifactStore(storage), "carl", table, parents=[], rounds=[], taxonomy=foreign)
+    with pytest.raises(ConfigError, match="another label set, such as 'shout'"):
+        label(config_of(storage, "human/carl"), candidates)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"adjudicator": "human/anna"}, "can't adjudicate"),
+        ({"annotator_a": "human/Anna B"}, "names nobody"),
+        ({"annotator_a": {"model": "human/anna", "temperature": 0.5}}, "nothing but the name"),
+    ],
+)
+def test_a_config_that_a_person_can_not_fill_is_refused(storage, fields, problem):
+    with pytest.raises(ValidationError, match=problem):
+        config_of(storage, **fields)
