@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from mralign_core.config.ablate import AblateConfig
-from mralign_core.config.annotate import AnnotateConfig
+from mralign_core.config.annotate import HUMAN_PREFIX, AnnotateConfig
 from mralign_core.config.base import OPERATIONAL, Section, refuse_ignored
 from mralign_core.config.compare import CompareConfig
 from mralign_core.config.estimate import EstimateConfig
@@ -87,6 +87,18 @@ class RunConfig(Section):
         if self.model.source != "pocket":
             why = f"when model.source is {self.model.source!r}, whose only world it is"
             refuse_ignored(self.ablate, "ablate", ("num_worlds", "first_world", "max_refused_worlds"), why)
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_thinking_can_be_labelled(self) -> RunConfig:
+        wanted = self.evaluate.label_thinking
+        people = [each.model for each in self.annotate.endpoints.values() if each.model.startswith(HUMAN_PREFIX)]
+        if people and wanted in ("aligned", "all"):
+            raise ValueError(
+                f"evaluate.label_thinking {wanted!r} has the annotators label what variants think on held-out "
+                f"questions, and {people[0]} has labelled none of that: set it to 'none', or name a model in place of "
+                "the person"
+            )
         return self
 
     @model_validator(mode="after")

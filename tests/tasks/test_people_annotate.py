@@ -3,8 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
-from mralign_core.config import RetentionConfig, RunConfig, StorageConfig
+from mralign_core.config import RetentionConfig, RunConfig, StorageConfig, overridden
 from mralign_core.errors import ConfigError, DataError
+from mralign_core.evaluation.held_out_traces import variants_to_label
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.rating.choosing import make_round
 from mralign_core.rating.human_sets import publish_human_labels, publish_ratings
@@ -134,3 +135,11 @@ def test_who_published_nothing_or_with_other_labels_is_no_annotator(storage, can
 def test_a_config_that_a_person_can_not_fill_is_refused(storage, fields, problem):
     with pytest.raises(ValidationError, match=problem):
         config_of(storage, **fields)
+
+
+@pytest.mark.parametrize("wanted", ["aligned", "all"])
+def test_held_out_thinking_that_no_person_saw_is_not_asked_of_one(storage, wanted):
+    config = config_of(storage)
+    assert not variants_to_label(config)
+    with pytest.raises(ConfigError, match=f"label_thinking '{wanted}' .* human/anna has labelled none of that"):
+        overridden(config, {"evaluate.label_thinking": wanted})
