@@ -66,8 +66,10 @@ def state(ui, name):
 
 
 def faults(ui):
-    """What the console says, without what SQLite makes of a busy machine: the server is busy, and says so."""
-    return [line for line in ui.errors if "status of 503" not in line]
+    """What the console says, but for a busy SQLite (503) and the icons of runs, which Prefect lacks (404)."""
+    missing = [failure for failure in ui.failures if failure.startswith("404 ")]
+    excused = "status of (404|503)" if all(each.endswith((".ico", ".svg")) for each in missing) else "status of 503"
+    return [line for line in ui.errors if not re.search(excused, line)]
 
 
 def press_until(button, is_done):
@@ -104,7 +106,7 @@ def test_every_deployment_is_listed(ui, served):
     for name in {entry["name"] for entry in served.filter("deployments")}:
         main.get_by_role("textbox", name="Search deployments").fill(name)
         expect(main.get_by_role("link", name=name, exact=True).first).to_be_visible()
-    assert not ui.elsewhere and not faults(ui)
+    assert (ui.elsewhere, faults(ui)) == ([], []), ui.failures
 
 
 def test_a_run_is_started_from_the_form_with_what_was_typed(ui, served, tmp_path):
@@ -120,7 +122,7 @@ def test_a_run_is_started_from_the_form_with_what_was_typed(ui, served, tmp_path
     assert started["parameters"]["config"]["seed"] == 7
     assert started["parameters"]["config"]["storage_root"] == str(tmp_path)
     served.api.delete(f"/flow_runs/{started['id']}")
-    assert not ui.elsewhere and not faults(ui)
+    assert (ui.elsewhere, faults(ui)) == ([], []), ui.failures
 
 
 def test_a_run_is_watched_cancelled_and_retried(ui, served, run_id):
@@ -133,7 +135,7 @@ def test_a_run_is_watched_cancelled_and_retried(ui, served, run_id):
     expect(state(ui, "Running")).to_be_visible(timeout=START_MS)
     assert served.api.get(f"/flow_runs/{run_id}").json()["run_count"] == 2
     cancel(ui)
-    assert not ui.elsewhere and not faults(ui)
+    assert (ui.elsewhere, faults(ui)) == ([], []), ui.failures
 
 
 def cancel(ui):
@@ -141,7 +143,9 @@ def cancel(ui):
     began = time.monotonic()
     confirm(ui, re.compile("Cancel"))
     expect(state(ui, "Cancelled")).to_be_visible()
-    assert time.monotonic() - began < CANCEL_S
+    seconds = time.monotonic() - began
+    print(f"cancelled after {seconds:.1f} s")  # noqa: T201
+    assert seconds < CANCEL_S
 
 
 def test_parameters_that_are_edited_are_kept(ui, served):
@@ -154,7 +158,7 @@ def test_parameters_that_are_edited_are_kept(ui, served):
     press_until(ui.page.get_by_role("button", name="Save"), lambda: kept_seed() == 11)
     open_deployment(ui, served, "prepare/prepare", "/edit")
     expect(ui.page.get_by_label(re.compile("^Seed")).first).to_have_value("11")
-    assert not ui.elsewhere and not faults(ui)
+    assert (ui.elsewhere, faults(ui)) == ([], []), ui.failures
 
 
 def test_the_weekly_schedule_is_switched_on_and_off(ui, served):
@@ -170,7 +174,7 @@ def test_the_weekly_schedule_is_switched_on_and_off(ui, served):
         expect(switch).to_be_checked(checked=not is_on)
         press_until(switch, lambda is_on=is_on: is_active() is is_on)
         expect(switch).to_be_checked(checked=is_on)
-    assert not ui.elsewhere and not faults(ui)
+    assert (ui.elsewhere, faults(ui)) == ([], []), ui.failures
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
