@@ -31,12 +31,14 @@ class ProtocolError(Exception):
 
 
 class Page:
-    """A tab: what it asked for, and what its console said."""
+    """A tab: what it asked for, what its pages' policy kept it from asking, and what its console said."""
 
     def __init__(self, websocket):
         self._websocket = websocket
         self._numbers = itertools.count()
         self.requests = []
+        self.kept_in = []
+        self._urls = {}
         self.failures = []
         self.console = []
         for domain in ("Page", "Network", "Runtime", "Log"):
@@ -98,6 +100,10 @@ class Page:
         match message.get("method"):
             case "Network.requestWillBeSent":
                 self.requests.append(params["request"]["url"])
+                self._urls[params["requestId"]] = params["request"]["url"]
+            case "Network.loadingFailed" if params.get("blockedReason") == "csp":
+                self.requests.remove(self._urls[params["requestId"]])  # it was not sent
+                self.kept_in.append(self._urls[params["requestId"]])
             case "Network.webSocketCreated":
                 self.requests.append(params["url"])
             case "Network.responseReceived" if params["response"]["status"] >= 400:

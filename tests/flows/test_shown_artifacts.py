@@ -171,12 +171,19 @@ class TestServed:
             while page.evaluate("document.querySelector('iframe')?.sandbox.value") is None:
                 assert time.monotonic() < deadline, page.text()
                 page.settle(0.5)
-            assert page.evaluate("document.querySelector('iframe').sandbox.value") == ""
+            # No scripts, forms or ways out; its own origin lets the page around it see to its links.
+            assert page.evaluate("document.querySelector('iframe').sandbox.value") == "allow-same-origin"
+            while page.evaluate("document.querySelector('iframe').contentDocument.readyState") != "complete":
+                assert time.monotonic() < deadline
+                page.settle(0.5)
+            heading = "document.querySelector('iframe').contentDocument.querySelector('h1')?.textContent"
+            assert page.evaluate(heading) == "Report of a test", "its script replaces the page where it runs"
             assert page.evaluate("document.title") == "report.html"
             assert page.evaluate("document.querySelector('iframe').src.slice(0, 5)") == "blob:"
             drawn = base64.b64decode(page.call("Page.captureScreenshot", format="png")["data"])
             with Image.open(io.BytesIO(drawn)) as picture:
                 assert len(set(picture.convert("L").tobytes())) > 10, "the page is seen"
+            assert page.kept_in == ["https://pictures.example/x.png"]
             assert not [
                 url for url in page.requests if not url.startswith((server.api_url[:17], "blob:", "data:", "about:"))
             ]
