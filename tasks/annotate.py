@@ -68,6 +68,15 @@ def _people(config: RunConfig) -> dict[str, ArtifactRef]:
     return found
 
 
+def check_people(config: RunConfig) -> None:
+    """Refuse, before anything is spent, a person as an annotator who published no labels.
+
+    Raises:
+        ConfigError: it names the person, and what to do.
+    """
+    _people(config)
+
+
 def _human_labels(config: RunConfig) -> dict[str, HumanLabels]:
     """What these people said."""
     if not (people := _people(config)):

@@ -5,12 +5,14 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mralign_core.config import StorageConfig
 from mralign_core.rating.choosing import make_round
 from mralign_core.rating.records import Choice, RatedKind, Rating, RatingRecords, latest
+from mralign_core.reporting.style import LEAST_CONTRAST
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactStore, RunRecords
 from mralign_core.storage.tables import write_table
@@ -125,6 +127,27 @@ def hostile(tmp_path, browser):
         for n, shown in enumerate(of.items, start=1):
             records.add(name, "ben", Rating(n=n, item=shown.item, state="rated", said=said, note=HOSTILE))
     return section
+
+
+TEXT_CONTRAST = Path(__file__).with_name("text_contrast.js").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_of_a_round_can_be_read_on_a_telephone(hostile, watched_page, scheme):
+    records = RatingRecords(ArtifactStore(hostile))
+    rounds = {records.round(name).kind: name for name in records.names()}
+    size = {"width": 420, "height": 850}
+    with serving_workbench(hostile, NAME) as served, watched_page(served.own, viewport=size, color_scheme=scheme) as it:
+        it.page.goto(served.link)
+        it.page.get_by_role("heading", name="Overview").wait_for()
+        for kind, name in rounds.items():
+            for view, rater, title in (("rate", "anna", "Rating"), ("rating-results", "ben", "What the ratings say")):
+                it.page.goto(served.at(view, f"round={name}&rater={rater}"))
+                it.page.locator("main h1", has_text=title).wait_for()
+                texts = it.page.evaluate(TEXT_CONTRAST, LEAST_CONTRAST)
+                assert texts["count"] > 10 and not texts["found"], (kind, view)
+                assert it.page.evaluate("document.documentElement.scrollWidth") == size["width"], (kind, view)
+        assert not it.errors
 
 
 def test_skip_undo_notes_and_results_by_keyboard_and_hostile_text_stays_text(hostile, watched_page):

@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from flows.pipeline import pipeline
 from mralign_core.config import RetentionConfig, RunConfig, StorageConfig, overridden
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.evaluation.held_out_traces import variants_to_label
@@ -116,6 +117,8 @@ def test_labels_of_another_text_are_no_labels(storage, candidates, tmp_path):
 def test_who_published_nothing_or_with_other_labels_is_no_annotator(storage, candidates):
     with pytest.raises(ConfigError, match=r"human/ben has published no labels .*mralign rate --rater ben --publish"):
         label(config_of(storage, "human/ben"), candidates)
+    with pytest.raises(ConfigError, match="human/ben has published no labels"):  # before questions are even read
+        pipeline.fn(config_of(storage, "human/ben"))
     table = ArtifactStore(storage).read_table(rate(storage, candidates, ALL), "labels.parquet")
     table["labels"] = [["shout"]] * len(table)
     foreign = Taxonomy(("shout",), {"shout": "talk"}, {"shout": "shouts"})
