@@ -89,6 +89,7 @@ def test_it_prints_a_link_that_works_until_it_is_stopped(storage, home):
     asked = options(storage, "--set", f"name={NAME}", "--port", str(port))
     command = [sys.executable, "-m", "flows.commands.cli", *asked]
     with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+        assert process.stdout
         try:
             assert process.stdout
             assert NAME in process.stdout.readline()
