@@ -91,12 +91,12 @@ def children_of(served: Served, parent: str) -> list[dict[str, Any]]:
 def measure(served: Served, folder: Path, cases: list[str]) -> None:
     """Cancel a run of each case."""
     if "running" in cases:
-        run = start(served, "prepare/prepare", LONG, folder / "running")
+        run = start(served, "prepare/stage-prepare", LONG, folder / "running")
         served.wait_for(run, {"RUNNING"})
         time.sleep(20)
         cancel(served, "a run that trains in its own process", [run])
     if "starting" in cases:
-        run = start(served, "prepare/prepare", LONG, folder / "starting")
+        run = start(served, "prepare/stage-prepare", LONG, folder / "starting")
         served.wait_for(run, {"PENDING"})
         time.sleep(3)
         cancel(served, "a run that a worker has just taken", [run])
@@ -104,7 +104,7 @@ def measure(served: Served, folder: Path, cases: list[str]) -> None:
         queues = served.filter("work_pools/cpu/queues")
         (queue,) = [each for each in queues if each["name"] == "background"]
         served.api.patch(f"/work_pools/cpu/queues/{queue['name']}", json={"is_paused": True}).raise_for_status()
-        run = start(served, "prepare/prepare", LONG, folder / "queued", work_queue_name="background")
+        run = start(served, "prepare/stage-prepare", LONG, folder / "queued", work_queue_name="background")
         time.sleep(5)
         cancel(served, "a run that waits in a queue", [run])
     if "children" in cases:

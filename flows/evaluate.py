@@ -230,7 +230,7 @@ class _Scoring(NamedTuple):
 def _score_on_pool(made: _Scoring, shards: Sequence[Shard]) -> None:
     """Score on the pool what is not scored yet, in ``evaluate.num_workers`` child runs."""
     make_on_pool(
-        "score-shards/score-shards",
+        "score-shards/share-score-shards",
         [score_shard.work(**made.arguments(variant), rows=rows) for variant, rows in shards],
         lambda share: {
             "questions": made.questions,

@@ -100,7 +100,7 @@ def _sample_on_pool(config: RunConfig, questions: ArtifactRef, model: ArtifactRe
     """Sample on the pool what is not sampled yet, in ``generate.num_workers`` child runs."""
     missing = missing_shards(collect_generations.work(config, questions, model))
     make_on_pool(
-        "generate-shards/generate-shards",
+        "generate-shards/share-generate-shards",
         [sample_shard.work(config, questions, model, rows) for rows in missing],
         lambda share: {"questions": questions, "model": model, "shards": [ranges_of(work.rows) for work in share]},
         config=config,

@@ -64,4 +64,4 @@ def _train_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef], traces:
     if reference or not works:
         call: dict[str, Any] = {**inputs, **traces, "reference_logps": reference}
         works += [train_adapter.work(config, **call, variant=variant) for variant in config.train.variants]
-    make_on_pool("train/train", works, lambda _: inputs, config=config, section="train")
+    make_on_pool("train/stage-train", works, lambda _: inputs, config=config, section="train")

@@ -35,7 +35,7 @@ RESULTS, DIFFERENCES, REFUSED, LEFT_OUT, PAGE, FOREST_PNG, FOREST_SVG = (
 )
 """The files of the artifacts: numbers, then page and figure."""
 NUMBERS = ("difference", "std_error", "low", "high", "p_value")
-ABLATE_WORLD = "ablate-world/ablate-world"
+ABLATE_WORLD = "ablate-world/share-ablate-world"
 
 
 def _ablation_fields(config: RunConfig) -> dict[str, Any]:

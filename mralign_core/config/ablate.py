@@ -63,7 +63,7 @@ class AblateConfig(Section):
     smallest_effect: float = Field(0.005, gt=0, lt=1)
     """Difference in Acc or Mis, as a share, that would be worth having: an interval within ± this rules one out."""
     where: Literal["inline", "deployment"] = Field("inline", json_schema_extra=OPERATIONAL)
-    """Worlds run one after another in this process, or as child runs of deployment `ablate-world`."""
+    """Worlds run one after another in this process, or as child runs of deployment `share-ablate-world`."""
 
     @property
     def known_arms(self) -> dict[str, Arm]:

@@ -63,7 +63,7 @@ class GenerateConfig(Section):
     """Questions in one shard (one task run, one unit of restart)."""
     where: Literal["inline", "threads", "deployment"] = Field("inline", json_schema_extra=OPERATIONAL)
     """Shards run one after another in this process, in `num_workers` threads of it (one GPU each, or for an endpoint),
-    or in `num_workers` child runs of deployment `generate-shards` on the GPU work pool."""
+    or in `num_workers` child runs of deployment `share-generate-shards` on the GPU work pool."""
     num_workers: int = Field(1, ge=1, le=1024, json_schema_extra=OPERATIONAL)
     """Threads, or child runs on the pool, that share the shards."""
     endpoint: EndpointConfig = OWN_SERVER

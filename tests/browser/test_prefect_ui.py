@@ -49,9 +49,9 @@ def ui(served, watched_page):
 @pytest.fixture(scope="module")
 def run_id(served, tmp_path_factory):
     """A run of the smallest deployment that takes minutes, to be cancelled."""
-    parameters = served.deployment("prepare/prepare")["parameters"]
+    parameters = served.deployment("prepare/stage-prepare")["parameters"]
     parameters["config"]["storage_root"] = str(tmp_path_factory.mktemp("store"))
-    reply = served.submit("prepare/prepare", parameters)
+    reply = served.submit("prepare/stage-prepare", parameters)
     assert reply.is_success, reply.text
     return reply.json()["id"]
 
@@ -110,7 +110,7 @@ def test_every_deployment_is_listed(ui, served):
 
 
 def test_a_run_is_started_from_the_form_with_what_was_typed(ui, served, tmp_path):
-    open_deployment(ui, served, "prepare/prepare")
+    open_deployment(ui, served, "prepare/stage-prepare")
     ui.page.get_by_role("button", name="Run", exact=True).click()
     ui.page.get_by_role("menuitem", name="Custom run").click()
     ui.page.get_by_label(re.compile("^Run Name", re.I)).fill("typed-name")
@@ -149,14 +149,14 @@ def cancel(ui):
 
 
 def test_parameters_that_are_edited_are_kept(ui, served):
-    open_deployment(ui, served, "prepare/prepare", "/edit")
+    open_deployment(ui, served, "prepare/stage-prepare", "/edit")
     ui.page.get_by_label(re.compile("^Seed")).first.fill("11")
 
     def kept_seed():
-        return served.deployment("prepare/prepare")["parameters"]["config"].get("seed")
+        return served.deployment("prepare/stage-prepare")["parameters"]["config"].get("seed")
 
     press_until(ui.page.get_by_role("button", name="Save"), lambda: kept_seed() == 11)
-    open_deployment(ui, served, "prepare/prepare", "/edit")
+    open_deployment(ui, served, "prepare/stage-prepare", "/edit")
     expect(ui.page.get_by_label(re.compile("^Seed")).first).to_have_value("11")
     assert (ui.elsewhere, faults(ui)) == ([], []), ui.failures
 

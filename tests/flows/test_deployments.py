@@ -24,9 +24,9 @@ from tests.prefect_server import state_in
 CONFIG_NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
 STAGES = {"prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"}
-ANALYSES = {"compare-annotators", "induce-taxonomy", "ablate", "ablate-world"}
-SHARES = {"generate-shards", "score-shards"}
-LOOKS = {"questions", "dry-run", "lineage", "compare", "sensitivity", "export"}
+STUDIES = {"compare-annotators", "induce-taxonomy", "ablate"}
+SHARES = {"generate-shards", "score-shards", "ablate-world"}
+TOOLS = {"questions", "dry-run", "lineage", "compare", "sensitivity", "export"}
 ON_POOLS = {f"{stage}.where": "deployment" for stage in ("generate", "train", "evaluate")}
 
 
@@ -52,8 +52,10 @@ def test_paper_config_has_the_papers_values():
 def test_every_flow_has_a_deployment_that_loads_it():
     loaded: dict[str, Flow] = {entry["name"]: load_flow_from_entrypoint(entry["entrypoint"]) for entry in DEPLOYMENTS}
     flows = {name: flow.name for name, flow in loaded.items()}
-    named = {name: name for name in STAGES | ANALYSES | SHARES | LOOKS}
+    kinds = {"share": SHARES, "stage": STAGES, "study": STUDIES, "tool": TOOLS}
+    named = {f"{kind}-{name}": name for kind, names in kinds.items() for name in names}
     assert flows == {**named, "pipeline": "mr-align", "weekly-retrain": "mr-align"}
+    assert min(flows) == "pipeline", "the UI lists deployments by name, and most people want this one"
     # deployments.worker runs none.
     assert not any(flow.on_cancellation_hooks or flow.on_crashed_hooks for flow in loaded.values())
 
@@ -112,7 +114,11 @@ class TestServed:
         assert {pool["name"] for pool in served.filter("work_pools")} >= {"cpu", "a800"}
         pools = {entry["name"]: entry["work_pool_name"] for entry in served.filter("deployments")}
         assert pools == {entry["name"]: entry["work_pool"]["name"] for entry in DEPLOYMENTS}
-        assert {name for name, pool in pools.items() if pool == "a800"} == {"train", *SHARES}
+        assert {name for name, pool in pools.items() if pool == "a800"} == {
+            "stage-train",
+            "share-generate-shards",
+            "share-score-shards",
+        }
         for pool in ("cpu", "a800"):
             workers = served.filter(f"work_pools/{pool}/workers")
             assert [worker["name"] for worker in workers] == [f"{pool} of make serve on {socket.gethostname()}"]
@@ -244,7 +250,7 @@ class TestServed:
     def test_stopping_leaves_no_process_behind_even_in_the_middle_of_a_run(self, served, smoke):
         endless = {**smoke, "name": "endless", "seed": 1}
         endless["model"] = {**smoke["model"], "pocket": {**smoke["model"]["pocket"], "pretrain_steps": 10_000}}
-        run = served.submit("prepare/prepare", {"config": endless}).json()["id"]
+        run = served.submit("prepare/stage-prepare", {"config": endless}).json()["id"]
         assert served.wait_for(run, {"RUNNING"})["state_type"] == "RUNNING"
         family = served.family()
         assert len(family) > 4

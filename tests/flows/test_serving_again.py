@@ -82,10 +82,10 @@ def test_after_a_kill_no_run_is_left_running_and_what_the_user_changed_is_there(
     home.mkdir()
     with serve(home) as served:
         parameters = edit(served)
-        running = served.submit("prepare/prepare", {"config": config}).json()["id"]
-        own = run_later(served, "prepare/prepare", config)
+        running = served.submit("prepare/stage-prepare", {"config": config}).json()["id"]
+        own = run_later(served, "prepare/stage-prepare", config)
         assert served.wait_for(running, {"RUNNING"})["state_type"] == "RUNNING"
-        orphan = run_later(served, "train/train", config, parent=running)
+        orphan = run_later(served, "train/stage-train", config, parent=running)
         left = kill_all_but_runs(home)
         assert left, "the run's own process is there"
         served.process.wait(timeout=30)
@@ -112,7 +112,7 @@ def test_after_a_kill_no_run_is_left_running_and_what_the_user_changed_is_there(
 
 
 def a_worker_that_dies_is_started_again(served, home, config):
-    run = served.submit("prepare/prepare", {"config": config}).json()["id"]
+    run = served.submit("prepare/stage-prepare", {"config": config}).json()["id"]
     assert served.wait_for(run, {"RUNNING"})["state_type"] == "RUNNING"
     (worker,) = [process for process in of_serve(home) if {"deployments.worker", "cpu"} <= set(process.cmdline())]
     worker.kill()

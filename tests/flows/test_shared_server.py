@@ -104,7 +104,7 @@ def test_a_worker_runs_a_flow_of_a_server_on_postgres(team, tmp_path):
     few = {"questions.train": {"name": "pocket", "limit": 30}, "questions.eval": {"name": "pocket", "limit": 10}}
     quick = {"model.pocket.pretrain_steps": 1, "model.cpu_threads": 1, "storage.root": str(tmp_path / "store"), **few}
     config = load_config(CHECKOUT / "deployments" / "configs" / "smoke.yaml", quick).model_dump(mode="json")
-    deployment = api.get("/deployments/name/prepare/prepare").json()
+    deployment = api.get("/deployments/name/prepare/stage-prepare").json()
     body = {"parameters": {"config": config}, "state": {"type": "SCHEDULED"}}
     run = api.post(f"/deployments/{deployment['id']}/create_flow_run", json=body).json()
     with running(tmp_path / "worker.log", "prefect", "worker", "start", "--pool", "cpu", "--type", "process", env=env):
