@@ -89,9 +89,10 @@ def test_it_prints_a_link_that_works_until_it_is_stopped(storage, home):
     asked = options(storage, "--set", f"name={NAME}", "--port", str(port))
     command = [sys.executable, "-m", "flows.commands.cli", *asked]
     with subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+        assert process.stdout
         try:
             assert NAME in process.stdout.readline()
-            link = re.search(r"http://\S+", process.stdout.readline())[0]
+            (link,) = re.findall(r"http://\S+", process.stdout.readline())
             token = base64.b64encode(urlsplit(link).fragment.encode()).decode()
             api = link.replace("/mralign/view/?", "/mralign/view/api/traces?").partition("#")[0]
             assert get(api, Authorization=f"Basic {token}").json()["total"] == 6
