@@ -232,7 +232,8 @@ class StoreFiles:
         """Have a file that is there survive a loss of power, as what is in a bucket does."""
         if self.is_local:
             target = Path(self._full(path))
-            self._attempt("write", path, lambda: (_flush(target), _flush(target.parent)))
+            for each in (target, target.parent):
+                self._attempt("write", path, functools.partial(_flush, each))
 
     def upload(self, source: Path, path: str, sha256: str) -> None:
         """Copy a local file of known digest into the store, atomically."""
