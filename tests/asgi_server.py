@@ -1,11 +1,19 @@
-"""A real HTTP server around an ASGI application, in a thread."""
+"""A real HTTP server around an ASGI application, in a thread; and requests to an application without one."""
 
+import asyncio
 import contextlib
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import uvicorn
+
+
+def in_a_loop_of_its_own(ask):
+    """What a coroutine function returns; in a thread, since Playwright's loop may run in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(ask())).result()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,4 @@
-import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlencode
 
 import httpx
@@ -12,6 +10,7 @@ from mralign_core.storage import ArtifactStore
 from mralign_core.workbench.app import make_app
 from mralign_core.workbench.database import shared_database
 from mralign_core.workbench.tables import find_run
+from tests.asgi_server import in_a_loop_of_its_own
 from tests.simulated_run import NAME, Size, publish_run
 
 
@@ -36,12 +35,6 @@ def run(store):
 @pytest.fixture(scope="package")
 def database():
     return shared_database()
-
-
-def in_a_loop_of_its_own(ask):
-    """What a coroutine returns; in a thread, since Playwright's loop may run in this one."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(lambda: asyncio.run(ask())).result()
 
 
 class Page:

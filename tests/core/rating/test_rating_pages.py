@@ -17,7 +17,7 @@ from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.rating.choosing import read_answers
 from mralign_core.rating.records import RatingRecords
 from mralign_core.reporting.server_paths import VIEW_API_PREFIX
-from tests.core.rating.conftest import in_a_loop_of_its_own
+from tests.asgi_server import in_a_loop_of_its_own
 
 LABELS = PAPER_TAXONOMY.labels
 

@@ -1,4 +1,3 @@
-import asyncio
 from urllib.parse import urlencode
 
 import httpx
@@ -9,6 +8,7 @@ from mralign_core.reporting.server_paths import VIEW_API_PREFIX
 from mralign_core.storage import ArtifactStore
 from mralign_core.workbench.app import make_app
 from mralign_core.workbench.tables import find_run
+from tests.asgi_server import in_a_loop_of_its_own
 from tests.simulated_run import NAME, Size, publish_run
 
 
@@ -44,7 +44,7 @@ def get(storage):
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
                 return await client.get(f"{address}?{urlencode(asked)}")
 
-        return asyncio.run(ask())
+        return in_a_loop_of_its_own(ask)
 
     return get
 
