@@ -30,7 +30,7 @@ _HITS: Mapping[Hit, str] = {
     "thinking": "{thought} AND NOT {answered}",
     "answer": "NOT {thought} AND {answered}",
     "neither": "NOT {thought} AND NOT {answered}",
-    "gap": "{thought} <> {answered}",
+    "gap": "{thinks} AND {thought} <> {answered}",
     "named": "{thought}",
     "right": "{answered}",
     "wrong": "NOT {answered}",
@@ -332,8 +332,12 @@ def _of_draw(wanted: DrawFilter | AnswerFilter, hit: Hit, prefix: str, values: V
 def _hits(hit: Hit, prefix: str) -> list[str]:
     if not hit:
         return []
-    thought, answered = (f"coalesce({prefix}{column}, false)" for column in ("em_thought", "em_answer"))
-    return [f"({_HITS[hit].format(thought=thought, answered=answered)})"]
+    parts = {
+        "thinks": f"{prefix}em_thought IS NOT NULL",  # else there is no gap between thinking and answer
+        "thought": f"coalesce({prefix}em_thought, false)",
+        "answered": f"{prefix}em_answer",  # null where nothing but a judge could say: neither right nor wrong
+    }
+    return [f"({_HITS[hit].format(**parts)})"]
 
 
 def _of_question(tables: RunTables, wanted: Filter, values: Values, questions: str, prefix: str = "") -> list[str]:

@@ -117,7 +117,8 @@ def find_run(store: ArtifactStore, name: str) -> RunTables:
     """
     if not name:
         return _newest(store)
-    if "/" not in name and (record := RunRecords(store, name).last()):
+    is_plain = "/" not in name and name.strip(".")  # a name of "." or ".." names a folder
+    if is_plain and (record := RunRecords(store, name).last()):
         return _of_record(store, name, record)
     if RUN_ID.fullmatch(name):
         fitting = [noted for noted in read_runs(store) if noted.record.run.startswith(name)]

@@ -149,6 +149,16 @@ def test_right_in_thinking_and_wrong_in_answer(found, tables):
     assert rows[0]["answers_by_variant"]["mr_align"]["em_answer"] is False
 
 
+def test_between_an_answer_and_no_thinking_there_is_no_gap(found):
+    assert found("answers", variant="off", hit="right") and not found("answers", variant="off", hit="gap")
+
+
+@pytest.mark.parametrize("name", [".", "..", "../runs", "a/b"])
+def test_a_run_of_no_possible_name_is_not_found(get, name):
+    reply = get("traces", run=name)
+    assert reply.status_code == 404 and "is called" in reply.json()["problem"]
+
+
 def test_what_no_list_has_is_an_error_that_says_what_there_is(get):
     for asked, problem in (
         ({"bogus": "1"}, "there are text"),
