@@ -27,7 +27,7 @@ test: $(VENV)/.installed-dev ## the tests
 	@# tests/conftest.py orders the files.
 	@$(BIN)/python -m pytest tests -n 3 --dist loadfile --no-loadscope-reorder
 
-browser: $(VENV)/.installed-browser ## end-to-end tests of report and UI in a real Chromium
+browser: $(VENV)/.installed-browser ## end-to-end tests of report, UI and workbench in a real Chromium
 	@command -v chromium chromium-browser google-chrome >/dev/null || { test "$$(id -u)" = 0 && apt-get install -qq -y chromium; } \
 	  || { echo "make browser needs Chromium: apt-get install chromium"; exit 1; }
 	@MRALIGN_BROWSER_RUN=1 $(BIN)/python -m pytest tests/browser

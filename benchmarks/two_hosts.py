@@ -118,7 +118,8 @@ def follow(api: httpx.Client, config: dict[str, Any], host: Host, cut: str, cut_
     deployment = api.get("/deployments/name/mr-align/pipeline").json()
     body = {"parameters": {"config": config}, "state": {"type": "SCHEDULED"}}
     run_id = api.post(f"/deployments/{deployment['id']}/create_flow_run", json=body).json()["id"]
-    cut_id = api.get(f"/deployments/name/{cut}/{cut}").json()["id"]
+    deployed = f"stage-{cut}" if cut == "train" else f"share-{cut}"
+    cut_id = api.get(f"/deployments/name/{cut}/{deployed}").json()["id"]
     started, mend_at = time.monotonic(), 0.0
     seen: dict[str, str] = {}
     while True:
@@ -152,7 +153,7 @@ def artifacts(server: S3Server) -> Counter[str]:
 def main() -> int:
     """Run as the command line says; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.two_hosts", description=__doc__)
-    parser.add_argument("--cut", default="train", help="deployment whose run loses its host (default: train)")
+    parser.add_argument("--cut", default="train", help="flow whose run loses its host (default: train)")
     parser.add_argument("--apart-s", type=int, default=600, help="seconds between the hosts' clocks (default: 600)")
     parser.add_argument("--cut-s", type=float, default=60.0, help="for how long, in seconds; 0 cuts nothing")
     chosen = parser.parse_args()

@@ -3,7 +3,7 @@
 It takes the options of ``prefect worker start``, and is that command but for two things, which Prefect 3.8 has no
 settings for: a cancelled run's process has :data:`GRACE_S` to end, in place of 30 s, and is looked at every second, in
 place of every three; and no Python is started to import the flow, and with it torch, for the sake of hooks that no flow
-of this project has. Until then the run is "Cancelling".
+of this project has. While these last, the run is "Cancelling".
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class TrainConfig(Section):
     log_folder: LocalPath = Field(".mralign/tensorboard", min_length=1, json_schema_extra=OPERATIONAL)
     """Folder of TensorBoard's files: `tensorboard --logdir` shows it."""
     where: Literal["inline", "deployment"] = Field("inline", json_schema_extra=OPERATIONAL)
-    """Train in the pipeline's own process, or as a child run of deployment `train` on the GPU work pool."""
+    """Train in the pipeline's own process, or as a child run of deployment `stage-train` on the GPU work pool."""
 
     @field_validator("variants")
     @classmethod

@@ -1,8 +1,9 @@
 """The thinking of held-out answers as traces that annotators can label, to see whether training changed what it does
 (Fig. 4 of arXiv 2510.24794).
 
-Decisions: labelled are think-on and the aligned variants, every draw of a question with EM_t whose thinking is closed
-and whose answer is there, since a trace that never ends has no last move. Nothing is trained on them or chosen by them.
+Decisions: labelled are think-on and MR-ALIGN (the last variant trained where that is not), in every draw of a question
+with EM_t whose thinking is closed and whose answer is there, since a trace that never ends has no last move. Nothing is
+trained on them or chosen by them.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def name_of(run_id: str) -> str:
 
 
 def ids_of_runs(name: str) -> list[str]:
-    """The ids of the runs of deployments and commands that have a name, the newest first."""
+    """The ids of the runs that have a name, of deployments and of commands, the newest first."""
     of_name = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
     with get_client(sync_client=True) as client:
         return [str(run.id) for run in client.read_flow_runs(flow_run_filter=of_name)]

@@ -110,7 +110,7 @@ def run_children(
 
 def _start(name: str, parameters: Mapping[str, Any], number: int, field: str) -> UUID:
     root = root_flow_run_id()
-    run_name = f"{name_of(root)}-{name.partition('/')[2]}-{number}"
+    run_name = f"{name_of(root)}-{name.partition('/')[0]}-{number}"
     queue = queue_of(root)  # what is urgent is so on all pools
     try:
         # Typed as perhaps a coroutine, because the same function serves async callers; here it is not one.

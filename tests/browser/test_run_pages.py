@@ -47,7 +47,7 @@ def artifacts(served, pocket_store, tmp_path_factory):
     """Those of a run of the pipeline, and of a look at its versions."""
     root = copy_store(pocket_store, tmp_path_factory.mktemp("store") / "store")
     found = []
-    for name in ("mr-align/pipeline", "compare/compare"):
+    for name in ("mr-align/pipeline", "compare/tool-compare"):
         run = served.submit(name, {"config": form_of(root)}).raise_for_status().json()["id"]
         assert served.wait_for(run)["state_type"] == "COMPLETED"
         found += served.filter("artifacts", artifacts={"flow_run_id": {"any_": [run]}})

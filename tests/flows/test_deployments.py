@@ -181,7 +181,7 @@ class TestServed:
         assert weekly["global_concurrency_limit"] is None
 
     def test_what_a_command_prints_is_the_artifact_of_a_run_that_looks(self, served):
-        run = served.wait_for(served.submit("questions/questions", {"config": {"preset": "smoke"}}).json()["id"])
+        run = served.wait_for(served.submit("questions/tool-questions", {"config": {"preset": "smoke"}}).json()["id"])
         assert run["state_name"] == "Completed", run["state"]["message"]
         (shown,) = served.filter("artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}})
         assert shown["key"] == "questions" and "What is the birthplace of" in shown["data"]
