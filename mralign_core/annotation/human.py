@@ -2,9 +2,9 @@
 
 Decisions:
 
-* The labels are an artifact, ``human-labels/NAME-<digest>``, published from the ratings. ``human/NAME`` is the newest
-  of NAME's; ``human/NAME-3f9a`` the one whose digest begins so. Its content is in the key of all that is made with it,
-  and it stands in their lineage.
+* The labels are an artifact, ``human-labels/NAME-<digest>``, published from the ratings. ``human/NAME`` is what
+  NAME published last; ``human/NAME-3f9a`` the one whose digest begins so. Its content is in the key of all that is
+  made with it, and it stands in their lineage.
 * A segment is known by its text too. A trace that lacks a label of a segment is an error, before anything is asked of
   other annotators: to leave it out would make another set of traces of which nobody knows that people chose it.
 * People give no confidences. Theirs count as 10, so that a label that only the person gave is added, as is one that a

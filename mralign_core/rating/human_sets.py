@@ -13,6 +13,7 @@ from mralign_core.config import AnnotateConfig
 from mralign_core.config.annotate import HUMAN_PREFIX
 from mralign_core.errors import ArtifactError, ConfigError
 from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.rating.publications import add_publication, publication_numbers
 from mralign_core.rating.records import LABEL_COLUMNS, RatingRecords, check_rater, latest
 from mralign_core.schemas.human_labels import HUMAN_LABELS, HUMAN_LABELS_STAGE
 from mralign_core.storage import ArtifactRef, ArtifactStore, key_of, scratch_folder
@@ -74,7 +75,7 @@ def publish_human_labels(
     rounds: Sequence[str],
     taxonomy: Taxonomy,
 ) -> ArtifactRef:
-    """Publish what a person said, for any run to use.
+    """Publish what a person said, for any run to use, as the newest of theirs; also what was published before.
 
     Args:
         store: where to.
@@ -89,12 +90,12 @@ def publish_human_labels(
     """
     if rows.empty:
         raise ArtifactError(f"{name} has rated no segment with these labels: rate some first (mralign rate)")
-    ordered = rows.sort_values(["trace_id", "segment"], ignore_index=True)
+    ordered = rows.sort_values(["trace_id", "segment", "item"], ignore_index=True)
     content = [[row.item, list(row.labels)] for row in ordered.itertuples()]
     key = f"{name}-{key_of(labels=content)[:16]}"
     with scratch_folder() as folder:
         write_table(folder, HUMAN_LABELS_FILE, ordered, HUMAN_LABELS)
-        return store.publish(
+        published = store.publish(
             HUMAN_LABELS_STAGE,
             key,
             folder,
@@ -102,6 +103,8 @@ def publish_human_labels(
             fingerprint={"rater": name, "rounds": list(rounds), "labels": list(taxonomy.labels)},
             table=HUMAN_LABELS.name,
         )
+    add_publication(store, name, key)
+    return published
 
 
 def human_labels_of(store: ArtifactStore, section: AnnotateConfig) -> dict[str, ArtifactRef]:
@@ -118,14 +121,18 @@ def human_labels_of(store: ArtifactStore, section: AnnotateConfig) -> dict[str, 
 
 
 def find_human_labels(store: ArtifactStore, model: str, field: str) -> ArtifactRef:
-    """The labels that ``human/NAME`` or ``human/NAME-DIGEST`` stands for: the newest that fit.
+    """The labels that ``human/NAME`` or ``human/NAME-DIGEST`` stands for: of those that fit, the one published last.
+
+    A publication is a record, of which :mod:`mralign_core.rating.publications` says more; labels that have none, as
+    where the publisher was killed, are older than all that have one.
 
     Raises:
         ConfigError: there are none.
     """
     name, _, digest = model.removeprefix(HUMAN_PREFIX).partition("-")
+    numbers = publication_numbers(store, name)
     found = [
-        (store.manifest(ref).created_at, ref)
+        (numbers.get(match["digest"], 0), store.manifest(ref).created_at, ref)
         for key in store.keys(HUMAN_LABELS_STAGE)
         if (match := LABELS_KEY.fullmatch(key)) and match["name"] == name and match["digest"].startswith(digest)
         if (ref := store.find(HUMAN_LABELS_STAGE, key))
@@ -136,7 +143,7 @@ def find_human_labels(store: ArtifactStore, model: str, field: str) -> ArtifactR
             f"{field}: {model} has published no labels in {store.root_uri} (there are {known}): rate traces with "
             f"mralign rate --rater {name}, and publish them with mralign rate --rater {name} --publish"
         )
-    return max(found, key=lambda each: (each[0], each[1].key))[1]
+    return max(found, key=lambda each: (*each[:2], each[2].key))[2]
 
 
 def read_human_labels(

@@ -37,6 +37,7 @@ from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError, ConfigError, UserError
 from mralign_core.evaluation.judge_sheet import VERDICT_COLUMNS, WORDS_TO_WRITE
 from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.rating.publications import PUBLICATIONS_FOLDER, check_publication
 from mralign_core.spreadsheets import opaque_id
 from mralign_core.storage import ArtifactRef, ArtifactStore, key_of
 from mralign_core.storage.filesystem import REQUESTS_AT_ONCE
@@ -376,7 +377,9 @@ def check_round(data: bytes, path: str) -> None:
         ValueError: it is none.
     """
     folder, _, file = path.removeprefix(f"{RATINGS_FOLDER}/").rpartition("/")
-    if file == ROUND_FILE:
+    if path.startswith(f"{PUBLICATIONS_FOLDER}/"):
+        check_publication(data, file)
+    elif file == ROUND_FILE:
         if Round.model_validate_json(data).name != folder:
             raise ValueError("it is another round than its folder says")
     elif match := RATING_FILE.fullmatch(file):

@@ -19,7 +19,8 @@ HUMAN_LABELS = Table(
         "segment": Column(pa.int64(), [NATURAL]),
         "labels": Column(pa.list_(pa.string()), [LABELS]),
     },
-    unique_together=("trace_id", "segment"),
 )
 """A row a segment that the person rated; no labels where none fits. ``item`` is the segment's id in sheets, which
-depends on its text: of a trace that was made anew with another text there are no labels."""
+depends on its text: of a trace that was made anew with another text there are no labels. Only ``item`` is unique: runs
+with other models or seeds have the same trace ids, so that a person rates one ``trace_id, segment`` with several
+texts."""

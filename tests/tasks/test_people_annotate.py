@@ -1,5 +1,7 @@
 """A run whose annotator is a person: labels, key, lineage, and traces that the person did not rate."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -9,9 +11,10 @@ from mralign_core.errors import ConfigError, DataError
 from mralign_core.evaluation.held_out_traces import variants_to_label
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.rating.choosing import make_round
-from mralign_core.rating.human_sets import publish_human_labels, publish_ratings
+from mralign_core.rating.human_sets import find_human_labels, publish_human_labels, publish_ratings
 from mralign_core.rating.records import Choice, Rating, RatingRecords
 from mralign_core.retention.collect import Collector
+from mralign_core.retention.verify import verify_store
 from mralign_core.storage import ArtifactStore, render_lineage
 from mralign_core.workbench.database import shared_database
 from mralign_core.workbench.tables import RunTables
@@ -96,6 +99,36 @@ def test_the_key_goes_by_what_the_person_said(storage, candidates):
     gc = Collector(store, RetentionConfig(runs=0, days=0, grace_hours=0), {})
     gc.carry_out(gc.plan())
     assert key(annotator_a=f"human/{first.key}") == pinned[0] and store.find("candidates", candidates.key)
+
+
+def test_one_segment_rated_in_two_runs_with_other_texts_is_published_with_both(storage, candidates, tmp_path):
+    rate(storage, candidates, ALL)
+    other = publish_candidates(storage, [candidate_row("t1", ["Another model thinks so."])], tmp_path / "other")
+    published = rate(storage, other, {("t1", 0): ["framing"]})
+    table = ArtifactStore(storage).read_table(published, "labels.parquet")
+    said = sorted(list(row.labels) for row in table.itertuples() if (row.trace_id, row.segment) == ("t1", 0))
+    assert said == [["analogy"], ["framing"]] and len(table) == 5
+    label(config_of(storage), candidates)
+    label(config_of(storage), other)
+
+
+def test_a_name_stands_for_what_was_published_last_also_where_it_is_old(storage, candidates):
+    store = ArtifactStore(storage)
+    first = rate(storage, candidates, ALL)
+    second = rate(storage, candidates, {("t1", 1): ["synthesis"]})
+    assert find_human_labels(store, "human/anna", "annotate.annotator_a") == second
+    assert rate(storage, candidates, {("t1", 1): ALL["t1", 1]}) == first
+    gc = Collector(store, RetentionConfig(runs=0, days=0, grace_hours=0), {})
+    gc.carry_out(gc.plan())
+    assert find_human_labels(store, "human/anna", "annotate.annotator_a") == first
+    assert publish_ratings(store, "anna", PAPER_TAXONOMY) == first
+    folder = Path(storage.root, "ratings", "published", "anna")
+    records = sorted(path.name for path in folder.iterdir())
+    assert [name[:9] for name in records] == ["00000001-", "00000002-", "00000003-"], "the last said nothing new"
+    assert not verify_store(store).damaged
+    (folder / records[0]).rename(folder / records[0].replace("00000001", "00000009"))
+    (damage,) = verify_store(store).damaged
+    assert "its name says otherwise" in damage.problem
 
 
 def test_traces_that_were_not_rated_are_named_before_anybody_is_asked(storage, candidates):
