@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,8 +11,10 @@ from prefect import flow
 from flows.fan_out import missing_shards, run_in_threads, run_shards
 from flows.form import EvaluateForm
 from mralign_core.config import RunConfig
+from mralign_core.errors import StorageError, UserError
 from mralign_core.evaluation.held_out_traces import variants_to_label
 from mralign_core.evaluation.variants import BASELINES, WITH_SNIPPETS, adapter_of, variants_to_judge, variants_to_score
+from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.storage import ArtifactRef
 from tasks.annotate import SHARDS_AT_ONCE, annotate_shard, within_budget
 from tasks.engine.graph import NOTHING, artifact_of
@@ -30,6 +33,8 @@ from tasks.servers import check_listed, make_room_for
 from tasks.snippets import check_snippets, find_snippets
 from tasks.train import traces_to_train_on
 from tasks.versions import make_version
+
+logger = logging.getLogger("mralign_core.evaluation")
 
 Shard = tuple[str, list[int]]
 """A variant, and some held-out questions by their numbers."""
@@ -61,16 +66,17 @@ def evaluate(
         check_snippets(config, snippets, model)
     scores = score_variants(config, questions, model, trained, variants=variants, snippets=snippets)
     judgements = judge_variants(config, questions, scores)
-    held_out = label_held_out(config, inputs, scores)
     results = compute_results(config, scores=scores, judgements=judgements, evaluation_questions=questions)
     judged = {"scores": scores, "judgements": judgements}
-    made |= held_out
-    report = write_report(config, **as_arguments(made), adapter=trained, **judged, results=results)
     named = {f"{kind}:{variant}": ref for kind, refs in judged.items() for variant, ref in refs.items()}
     named |= {"snippets": snippets} if snippets else {}
     trained_on = traces_to_train_on(config, inputs) if config.questions.eval else {}
     named |= make_versions(config, {**inputs, **trained_on, **named, "results": results}, list(trained))
-    remember(config, inputs, **named, **held_out, results=results, report=report)
+    remember(config, inputs, **named, results=results)
+    shown, held_out = label_if_possible(config, inputs, scores)
+    made |= held_out
+    report = write_report(shown, **as_arguments(made), adapter=trained, **judged, results=results)
+    remember(config, inputs, **held_out, report=report)
     file_report(config, report)
     show_results(config, results, report)
     return report
@@ -156,6 +162,29 @@ def judge_variants(
         ]
         run_in_threads(judge_shard, shards, SHARDS_AT_ONCE)
         return {variant: collect_judgements(**call) for variant, call in calls.items()}
+
+
+def label_if_possible(
+    config: RunConfig, made: Mapping[str, ArtifactRef], scores: Mapping[str, ArtifactRef]
+) -> tuple[RunConfig, dict[str, ArtifactRef]]:
+    """The config of the report, and what :func:`label_held_out` makes; where that can't be made, a config without it.
+
+    The labels are an extra of the report: a budget that is used up, or annotators that are out, cost it that part only.
+    """
+    try:
+        return config, label_held_out(config, made, scores)
+    except StorageError:  # nor could the report be written
+        raise
+    except (UserError, EndpointUnavailableError) as error:
+        logger.warning(
+            "the report does not have the labels of held-out thinking (evaluate.label_thinking: %s): %s. Replies that "
+            "were paid for are kept; to add the rest, remedy this (a larger annotate.budget_usd, or an annotator that "
+            "replies), and run again with --only evaluate",
+            config.evaluate.label_thinking,
+            " ".join(str(error).split()),
+        )
+    section = config.evaluate.model_copy(update={"label_thinking": "none"})
+    return config.model_copy(update={"evaluate": section}), {}
 
 
 def label_held_out(

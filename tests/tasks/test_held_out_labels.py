@@ -4,22 +4,27 @@ import re
 
 import pandas as pd
 import pytest
+from chat_server import fails
 
+from flows import evaluate as stage
 from flows.commands.results import _print_quote, console
-from flows.evaluate import label_held_out
+from flows.evaluate import evaluate, label_held_out, label_if_possible
 from mralign_core.config import RunConfig
-from mralign_core.errors import BudgetError
+from mralign_core.errors import BudgetError, StorageError
 from mralign_core.evaluation.held_out_traces import most_held_out_traces, variants_to_label
+from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.tables import write_table
 from tasks.annotate import annotate_shard, quote_annotations, quote_held_out, within_budget
+from tasks.engine.graph import NOTHING
 from tasks.engine.plan import Plan
+from tasks.evaluate import write_report
 from tasks.held_out import collect_held_out_annotations, gather_held_out_traces
 from tests.published_candidates import candidate_row, publish_candidates
 from tests.stages import label, make_in_shards
-from tests.tasks.test_paid_once import CountingServer, asking
+from tests.tasks.test_paid_once import CountingServer, asking, with_budget
 
 EACH = 60
 """Dollars a trace costs: three replies of 20."""
@@ -168,3 +173,118 @@ def test_they_are_paid_from_what_the_candidates_leave(config, made, tmp_path, se
         )
     assert 20 * len(server.requests) <= 3 * EACH
     assert label_held_out(config.model_copy(update={"evaluate": type(config.evaluate)()}), made, made["scores"]) == {}
+
+
+def inputs_of_report(config):
+    return [name for each in write_report.artifact.inputs for name in each.names(config, NOTHING)]
+
+
+@pytest.fixture
+def in_threads(monkeypatch):
+    """The shards of the stage, one after another, without a server of Prefect's."""
+
+    def run(task, calls, _):
+        return [task.run_here(**call) for call in calls]
+
+    monkeypatch.setattr(stage, "run_in_threads", run)
+    for name in ("gather_held_out_traces", "collect_held_out_annotations"):
+        monkeypatch.setattr(stage, name, _Here(getattr(stage, name)))
+
+
+class _Here:
+    """A task that runs in this process, without Prefect."""
+
+    def __init__(self, task):
+        self.work, self.run_here = task.work, task.run_here
+
+    def __call__(self, *args, **named):
+        return self.run_here(*args, **named)
+
+
+def test_a_budget_that_is_used_up_costs_the_report_its_labels_only_and_a_larger_one_asks_for_the_rest(
+    config, made, server, in_threads, caplog
+):
+    shown, found = label_if_possible(with_budget(config, 2 * EACH), made, made["scores"])
+    assert not found and shown.evaluate.label_thinking == "none"
+    assert not {"held-out-traces", "held-out-annotations"} & set(inputs_of_report(shown))
+    (line,) = (each.getMessage() for each in caplog.records if each.name == "mralign_core.evaluation")
+    assert "label_thinking: aligned" in line and "annotate.budget_usd" in line and "--only evaluate" in line
+    assert "\n" not in line
+    paid = len(server.requests)
+    assert paid
+    rich = with_budget(config, 100 * EACH)
+    shown, found = label_if_possible(rich, made, made["scores"])
+    assert shown is rich and set(found) == {"held-out-traces", "held-out-annotations"}
+    assert {"held-out-traces", "held-out-annotations"} <= set(inputs_of_report(shown))
+    assert len(server.requests) == 3 * 6 and set(server.counts.values()) == {1}  # nothing paid was asked for again
+
+
+def test_annotators_that_are_out_or_refuse_cost_the_report_its_labels_only(config, made, server, in_threads, caplog):
+    for status in (503, 401):
+        server.script = lambda *_, status=status: fails(status)
+        roles = {role: each.model_copy(update={"max_attempts": 1}) for role, each in config.annotate.endpoints.items()}
+        impatient = config.model_copy(update={"annotate": config.annotate.model_copy(update=roles)})
+        assert label_if_possible(impatient, made, made["scores"])[1] == {}
+    assert caplog.text.count("does not have the labels of held-out thinking") == 2
+
+
+class Steps:
+    """The stage with every step but its own order left out; ``label`` is what labelling does."""
+
+    def __init__(self, made, monkeypatch, label):
+        self.order, self.remembered, self.asked = [], {}, {}
+        ref = made["evaluation-questions"]
+        inputs = dict.fromkeys(("evaluation-questions", "model", "adapter:mr_align"), ref)
+        replies = {
+            "inputs_of": inputs,
+            "score_variants": made["scores"],
+            "judge_variants": {},
+            "compute_results": ref,
+            "traces_to_train_on": {},
+            "make_versions": {"version:mr_align": ref},
+            "write_report": ref,
+            "file_report": None,
+            "show_results": None,
+        }
+        for name, reply in replies.items():
+            monkeypatch.setattr(stage, name, self._step(name, reply))
+        monkeypatch.setattr(stage, "remember", self._remember)
+        monkeypatch.setattr(stage, "_needed", lambda *_: [])
+        monkeypatch.setattr(stage, "label_held_out", label)
+
+    def _step(self, name, reply):
+        def step(*args, **named):
+            self.order.append(name)
+            self.asked[name] = args
+            return reply
+
+        return step
+
+    def _remember(self, *_, **made):
+        self.order.append("remember")
+        self.remembered |= made
+
+
+def raising(error):
+    def label(*_):
+        raise error
+
+    return label
+
+
+@pytest.mark.parametrize("error", [BudgetError("0.00 left"), EndpointUnavailableError("out")])
+def test_the_stage_ends_with_its_results_and_a_report_where_labels_cannot_be_had(config, made, monkeypatch, error):
+    steps = Steps(made, monkeypatch, raising(error))
+    assert evaluate.fn(config) == made["evaluation-questions"]
+    assert {"results", "version:mr_align", "report", "scores:on"} <= set(steps.remembered)
+    assert steps.asked["write_report"][0].evaluate.label_thinking == "none"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a bug"), StorageError("no space left")])
+def test_an_interrupt_a_bug_or_a_store_that_fails_while_labelling_raises_and_leaves_the_results(
+    config, made, monkeypatch, error
+):
+    steps = Steps(made, monkeypatch, raising(error))
+    with pytest.raises(type(error)):
+        evaluate.fn(config)
+    assert {"results", "version:mr_align"} <= set(steps.remembered) and "write_report" not in steps.order
