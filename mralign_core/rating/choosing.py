@@ -58,7 +58,14 @@ def make_round(database: Database, tables: RunTables, kind: RatedKind, choice: C
         ArtifactError: the run has nothing of that kind, or not what the choice goes by.
         ConfigError: answers can't be chosen so.
     """
-    return _label_round(database, tables, choice) if kind == "labels" else _verdict_round(tables, choice)
+    made = _label_round(database, tables, choice) if kind == "labels" else _verdict_round(tables, choice)
+    if not made.items:  # a round is kept for good
+        what, stage = ("segment", "generate") if kind == "labels" else ("answer that can be judged", "evaluate")
+        raise ArtifactError(
+            f"{tables.title} has no {what} to rate (chosen by {choice.by}): name a run with some, or run stage {stage} "
+            "with more questions"
+        )
+    return made
 
 
 def choose_traces_to_rate(database: Database, tables: RunTables, choice: Choice) -> list[str]:

@@ -41,12 +41,22 @@ def test_a_seed_says_which_come_at_random_and_in_which_order(database, run):
     assert sorted(choose_traces_to_rate(database, run, Choice(num=500))) == [f"trace-{i:06d}" for i in range(24)]
 
 
+class NoRows:
+    """A database of tables that have no rows."""
+
+    def rows(self, *_):
+        return []
+
+
 def test_what_a_choice_needs_and_is_not_there_is_named(database, run):
+    empty = NoRows()
     bare = RunTables(run.store, "a bare run", {"candidates": run.artifacts["candidates"]})
     assert make_round(database, bare, "labels", Choice(num=2)).artifacts.keys() == {"candidates"}
     with pytest.raises(ArtifactError, match="a bare run has no weights"):
         make_round(database, bare, "labels", Choice(by="pull"))
     with pytest.raises(ArtifactError, match="no answers to judge"):
         make_round(database, bare, "verdicts", Choice())
+    with pytest.raises(ArtifactError, match=r"a bare run has no segment to rate .*run stage generate"):
+        make_round(empty, bare, "labels", Choice())
     with pytest.raises(ConfigError, match="answers are not chosen by pull"):
         make_round(database, run, "verdicts", Choice(by="pull"))
