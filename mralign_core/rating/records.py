@@ -4,6 +4,7 @@ Layout under ``storage.root``::
 
     ratings/<round>/round.json                       what is rated, as raters see it; written once
     ratings/<round>/<rater>/<n as 8 digits>-<item>.json   one thing that a rater said; written once
+    ratings/<round>/<rater>/results-seen.json        when the rater first saw the results; written once
 
 Decisions:
 
@@ -15,8 +16,10 @@ Decisions:
 * What a rater says later of an item is another record, with a higher ``n``; the last one counts. Undo is such a record
   too, so the history of a round is whole.
 * ``n`` is the page's. A rating that is sent again, since the reply to the first try was lost, has the same ``n`` and
-  item, and is found. Two pages of one rater that use one ``n`` for an item are told apart by what they say: the second
-  is refused.
+  item, and is found. Of two pages of one rater, one may not know how far the other is: what it says of an item has to
+  have a higher ``n`` than all that was said of it, or is refused with how far to go, since it would not count.
+* A rater is blind until the results were first asked for, which is a record, and not until all items were gone through:
+  what was skipped and is rated before that counts.
 * A round holds the texts that it shows. It can be rated when the run's artifacts are gone, and always is of the texts
   that it was begun with.
 """
@@ -44,6 +47,7 @@ from mralign_core.storage.filesystem import REQUESTS_AT_ONCE
 
 RATINGS_FOLDER = "ratings"
 ROUND_FILE = "round.json"
+SEEN_FILE = "results-seen.json"
 RATER_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 ROUND_NAME = re.compile(r"[a-z]{12}")
 RATING_FILE = re.compile(r"(\d{8})-([a-z]{12})\.json")
@@ -61,7 +65,7 @@ class RatingError(UserError):
 
 
 class RatingConflictError(RatingError):
-    """Another page of the same rater has used this number for this item, and said something else."""
+    """Another page of the same rater has said something else of this item, under this number or a higher one."""
 
 
 class Choice(BaseModel):
@@ -170,8 +174,8 @@ class Round(BaseModel):
         raise RatingError(f"{item!r} is no item of round {self.name}")
 
 
-class Rating(BaseModel):
-    """What a rater said of an item."""
+class Said(BaseModel):
+    """What a rater said of an item, as a page sends it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -187,14 +191,10 @@ class Rating(BaseModel):
     """In the rater's words."""
     undoes: Annotated[int, Field(ge=0)] = 0
     """The ``n`` of what this takes back; 0 for none."""
-    is_blind: bool = True
-    """Whether the rater had not seen the results, which are shown once all items were gone through."""
-    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    """When it came, by the clock of the server."""
 
-    def says_as(self, other: Rating) -> bool:
+    def says_as(self, other: Said) -> bool:
         """Whether it is the same rating, sent again."""
-        own, others = (each.model_dump(exclude={"at", "is_blind"}) for each in (self, other))
+        own, others = (each.model_dump(include=set(Said.model_fields)) for each in (self, other))
         return own == others
 
     def check(self, of: Round) -> None:
@@ -213,6 +213,24 @@ class Rating(BaseModel):
         problem = _label_problem(self.said, of.label_set) if of.label_set else _verdict_problem(self.said, asked)
         if problem:
             raise RatingError(f"item {self.item}: {problem}")
+
+
+class Rating(Said):
+    """What a rater said of an item, as it is kept: with what only the server says of it."""
+
+    is_blind: bool = True
+    """Whether the rater had not seen the results."""
+    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    """When it came, by the clock of the server."""
+
+
+class ResultsSeen(BaseModel):
+    """That a rater saw the results of a round."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    """When for the first time, by the clock of the server."""
 
 
 def _label_problem(said: Mapping[str, str], label_set: LabelNames | None) -> str:
@@ -302,28 +320,46 @@ class RatingRecords:
             found = list(readers.map(lambda file: self._read(f"{folder}/{file}", Rating), files))
         return [rating for rating in found if rating is not None]
 
-    def add(self, name: str, rater: str, rating: Rating) -> Rating:
+    def add(self, name: str, rater: str, said: Said) -> Rating:
         """Keep a rating; when this returns, it is in the store.
+
+        Args:
+            name: of the round.
+            rater: whose.
+            said: when it came, and whether the rater was blind, is found here and taken from nobody.
 
         Returns:
             What is kept: of one that was sent before, the first.
 
         Raises:
-            RatingConflictError: another rating has its number and item.
+            RatingConflictError: another rating of its item has its number or a higher one.
             RatingError: the round has no such item, or the sheet could not hold it.
         """
-        rated = self.round(name)
-        rating.check(rated)
-        path = f"{RATINGS_FOLDER}/{name}/{check_rater(rater)}/{rating.n:08d}-{rating.item}.json"
-        own = rating.model_copy(update={"is_blind": not is_done(rated, self.ratings(name, rater))})
-        self._keep(path, own)
+        said.check(self.round(name))
+        before = self.ratings(name, rater)
+        if sent_before := next((each for each in before if each.says_as(said)), None):
+            return sent_before
+        if said.n <= max((each.n for each in before if each.item == said.item), default=0):
+            raise _conflict(said, rater, before)
+        path = f"{RATINGS_FOLDER}/{name}/{rater}/{said.n:08d}-{said.item}.json"
+        fields = said.model_dump(include=set(Said.model_fields))
+        self._keep(path, Rating(**fields, is_blind=not self.has_seen_results(name, rater)))
         kept = self._read(path, Rating)
-        if kept is None or not kept.says_as(rating):
-            raise RatingConflictError(
-                f"rating {rating.n} of item {rating.item} says something else already, perhaps from another page of "
-                f"{rater}'s; load this one anew"
-            )
+        if kept is None or not kept.says_as(said):  # another page was faster
+            raise _conflict(said, rater, self.ratings(name, rater))
         return kept
+
+    def note_results_seen(self, name: str, rater: str) -> None:
+        """Keep that a rater is no longer blind, before the results are shown."""
+        if not self.has_seen_results(name, rater):
+            self._keep(self._seen(name, rater), ResultsSeen())
+
+    def has_seen_results(self, name: str, rater: str) -> bool:
+        """Whether the results of a round were shown to a rater."""
+        return self._read(self._seen(name, rater), ResultsSeen) is not None
+
+    def _seen(self, name: str, rater: str) -> str:
+        return f"{RATINGS_FOLDER}/{name}/{check_rater(rater)}/{SEEN_FILE}"
 
     def _keep(self, path: str, record: BaseModel) -> None:
         self._store.write_once(path, record.model_dump_json().encode())
@@ -344,6 +380,15 @@ class RatingRecords:
         return self._known[path]
 
 
+def _conflict(said: Said, rater: str, kept: Sequence[Rating]) -> RatingConflictError:
+    of_item = max((each.n for each in kept if each.item == said.item), default=0)
+    highest = max((each.n for each in kept), default=0)
+    return RatingConflictError(
+        f"rating {said.n} of item {said.item} would not count, since rating {of_item} says something else of it, "
+        f"perhaps from another page of {rater}'s: send it with a number above {highest}, or load this page anew"
+    )
+
+
 @functools.lru_cache(maxsize=8)
 def records_in(storage: StorageConfig) -> RatingRecords:
     """Those of a store, the same ones each time, so that a record is read once: a page asks after each rating."""
@@ -355,7 +400,7 @@ def latest(ratings: Sequence[Rating], *, blind_only: bool = False) -> dict[str, 
 
     Args:
         ratings: of one rater, in order.
-        blind_only: as it was before the rater could see any results.
+        blind_only: as it was before the rater saw any results.
     """
     return {each.item: each for each in ratings if each.is_blind or not blind_only}
 
@@ -382,6 +427,8 @@ def check_round(data: bytes, path: str) -> None:
     elif file == ROUND_FILE:
         if Round.model_validate_json(data).name != folder:
             raise ValueError("it is another round than its folder says")
+    elif file == SEEN_FILE:
+        ResultsSeen.model_validate_json(data)
     elif match := RATING_FILE.fullmatch(file):
         rating = Rating.model_validate_json(data)
         if (rating.n, rating.item) != (int(match[1]), match[2]):

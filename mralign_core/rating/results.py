@@ -1,8 +1,8 @@
 """What comes of a round: κ between raters and with the pipeline, corrected rates, and where raters differ.
 
 Nobody sees any of it before having gone through all items, and of no rater who has not: until then it would tell what
-others said. Agreement and rates are of what was said until then; who changes a rating afterwards, having seen the
-results, corrects the annotation set and no κ.
+others said. Agreement and rates are of what a rater said before first looking at the results, which is noted; who
+changes a rating afterwards, or rates what was skipped, corrects the annotation set and no κ.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PIPELINE_NAMES = {"pipeline A": "annotator A", "pipeline B": "annotator B", "pip
 
 
 def read_round_results(database: Database, store: ArtifactStore, name: str, rater: str) -> dict[str, Any]:
-    """What a rater who has gone through a round may see of it.
+    """What a rater who has gone through a round may see of it; from then on, the rater is not blind.
 
     Args:
         database: asks tables of artifacts.
@@ -63,6 +63,7 @@ def read_round_results(database: Database, store: ArtifactStore, name: str, rate
             f"{rater} has {left} of {len(of.items)} items to go: results are shown when all are rated or skipped, so "
             "that they sway nobody"
         )
+    records.note_results_seen(name, rater)
     found = _label_results(database, store, of, finished) if of.kind == "labels" else _verdicts(store, of, finished)
     return {
         "round": name,
@@ -86,7 +87,7 @@ def label_set_rows(of: Round, ratings: Sequence[Rating], *, blind_only: bool) ->
     Args:
         of: the round.
         ratings: of one rater, in order.
-        blind_only: as they were before the rater could see any results.
+        blind_only: as they were before the rater saw any results.
     """
     said = latest(ratings, blind_only=blind_only)
     rated = [(shown, said[shown.item]) for shown in of.items if shown.item in said]
@@ -227,7 +228,8 @@ def _corrected(store: ArtifactStore, of: Round, ratings: Sequence[Rating]) -> tu
             tables += people_tables(judged, people, criterion, **options)[0]
     skipped = [
         f"{sheet.num_not_judged} of {sheet.num_items} answers were skipped: where those are the hard ones, the "
-        "corrected rates are wrong; rate them still, or begin a round with fewer questions."
+        "corrected rates are wrong. Who has seen this can't rate them blind any more: rate all of a round with fewer "
+        "questions, before looking."
     ]
     return tables, [*variants_left_out(sheet), *(skipped if sheet.num_not_judged else [])]
 

@@ -18,7 +18,7 @@ def write_rated_sheet(path: Path, of: Round, ratings: Sequence[Rating], *, blind
         path: the file.
         of: the round.
         ratings: of one rater, in order.
-        blind_only: as they were before the rater could see any results.
+        blind_only: as they were before the rater saw any results.
     """
     said = latest(ratings, blind_only=blind_only)
     write_csv(path, of.columns, [_row(of, shown, said.get(shown.item)) for shown in of.items])

@@ -30,10 +30,10 @@ from mralign_core.rating.records import (
     LABEL_COLUMNS,
     Choice,
     RatedKind,
-    Rating,
     RatingConflictError,
     RatingError,
     Round,
+    Said,
     check_rater,
     is_done,
     latest,
@@ -76,7 +76,7 @@ class Sent(BaseModel):
 
     round: str
     rater: str
-    rating: Rating
+    rating: Said
 
 
 class Publish(BaseModel):

@@ -150,6 +150,62 @@ def test_pages_of_a_round_can_be_read_on_a_telephone(hostile, watched_page, sche
         assert not it.errors
 
 
+@pytest.fixture
+def sheet(hostile, watched_page):
+    """Opens pages of anna's in a round of labels that nobody of that name rated in; with its records and its name."""
+    records = RatingRecords(ArtifactStore(hostile))
+    (name,) = (name for name in records.names() if records.round(name).kind == "labels")
+    with serving_workbench(hostile, NAME) as served, watched_page(served.own) as watched:
+        watched.page.goto(served.link)
+        watched.page.get_by_role("heading", name="Overview").wait_for()
+
+        def open_page():
+            page = watched.page.context.new_page()
+            page.goto(served.at("rate", f"round={name}&rater=anna"))
+            page.get_by_text(re.compile("of 4 gone through")).first.wait_for()
+            return page
+
+        yield open_page, records, name
+
+
+def press(page, *keys):
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def test_of_two_pages_the_one_that_is_behind_goes_past_the_other(sheet):
+    open_page, records, name = sheet
+    ahead, behind = open_page(), open_page()
+    press(ahead, "ArrowRight", "1", "Enter", "1", "Enter", "1", "Enter", "1", "Enter")  # the first item comes last
+    ahead.get_by_role("link", name="Results").wait_for()
+    press(behind, "2", "Enter", "Backspace", "3", "Enter")  # what it takes back has another number by then, too
+    behind.get_by_text("1 of 4 gone through", exact=True).wait_for()
+    behind.get_by_text("All saved", exact=True).wait_for()
+    ratings, labels = records.ratings(name, "anna"), records.round(name).label_set.labels
+    first = [each for each in ratings if each.item == records.round(name).items[0].item]
+    assert [each.said.get("label_1") for each in first] == [labels[0], labels[1], None, labels[2]]
+    assert first[2].undoes == first[1].n > 4
+
+
+def test_what_the_server_refuses_is_set_aside_and_told(sheet):
+    open_page, records, name = sheet
+    page = open_page()
+    refusal = {"status": 422, "content_type": "application/json", "body": '{"problem": "no such label"}'}
+    page.route("**/rate/rating?*", lambda route: route.fulfill(**refusal), times=1)
+    press(page, "1", "Enter", "2", "Enter")
+    told = page.get_by_text(
+        re.compile("1 refused, not saved, kept in this browser; number 1 of the items: no such label")
+    )
+    told.wait_for()
+    page.get_by_text("2 of 4 gone through", exact=True).wait_for()
+    while not (kept := records.ratings(name, "anna")):
+        page.wait_for_timeout(100)
+    assert [each.item for each in kept] == [records.round(name).items[1].item]
+    page.reload()  # it is sent again
+    page.get_by_text("All saved", exact=True).wait_for()
+    assert [each.n for each in records.ratings(name, "anna")] == [1, 2]
+
+
 def test_skip_undo_notes_and_results_by_keyboard_and_hostile_text_stays_text(hostile, watched_page):
     records = RatingRecords(ArtifactStore(hostile))
     rounds = {records.round(name).kind: name for name in records.names()}

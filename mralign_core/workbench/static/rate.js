@@ -11,6 +11,18 @@ const CHOSEN = { random: "at random", disagreement: "where the annotators differ
 const TITLES = { verdict: "Is the answer right?", truthful: "Is it truthful?", informative: "Is it informative?" };
 
 export const post = (path, values) => ask(path, {}, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(values) });
+
+/** Send a rating; where another page of the rater was ahead, say how far. */
+async function sendRating(round, rater, rating) {
+  try {
+    return await post("rate/rating", { round, rater, rating });
+  } catch (error) {
+    if (error.status !== 409) throw error;
+    const { ratings } = await ask("rate/round", { round, rater });
+    throw Object.assign(error, { highest: Math.max(...ratings.map((each) => each.n)) });
+  }
+}
+
 const say = (text) => { document.querySelector("#status").textContent = text; };
 
 let current = null; // the sheet on the page
@@ -86,7 +98,7 @@ class Sheet {
     this.round = round;
     this.rater = rater;
     this.keys = new Map(round.choices.map((choice, place) => [CHOICE_KEYS[place], choice]).filter(([key]) => key));
-    this.unsent = new Unsent(`${round.name}:${rater}`, (rating) => post("rate/rating", { round: round.name, rater, rating }), (state) => this.saved(state));
+    this.unsent = new Unsent(`${round.name}:${rater}`, (rating) => sendRating(round.name, rater, rating), (state) => this.saved(state));
     const known = new Set(round.ratings.map((each) => `${each.n} ${each.item}`));
     this.log = [...round.ratings, ...this.unsent.pending.filter((each) => !known.has(`${each.n} ${each.item}`))];
     this.states = new Map(this.log.map((each) => [each.item, each]));
@@ -220,8 +232,17 @@ class Sheet {
   renderSaved(pending) {
     const place = this.element.querySelector(".saved");
     if (!place) return;
-    place.textContent = pending ? `${count(pending)} not saved yet, kept in this browser${this.problem ? `: ${this.problem}` : ""}` : "All saved";
-    place.classList.toggle("problem", Boolean(pending && this.problem));
+    const waits = pending ? `${count(pending)} not saved yet, kept in this browser${this.problem ? `: ${this.problem}` : ""}` : "";
+    place.textContent = [this.refusals(), waits].filter(Boolean).join(" ") || "All saved";
+    place.classList.toggle("problem", Boolean(this.unsent.refused.length || (pending && this.problem)));
+  }
+
+  /** What the server does not take, which sending again would not change. */
+  refusals() {
+    const { refused } = this.unsent;
+    if (!refused.length) return "";
+    const { rating, problem } = refused[0];
+    return `${count(refused.length)} refused, not saved, kept in this browser; number ${1 + this.round.items.findIndex((each) => each.item === rating.item)} of the items: ${problem}. Rate it anew, or load this page again to send it again.`;
   }
 
   body() {
@@ -288,7 +309,7 @@ class Sheet {
     const skipped = this.round.items.some((each) => this.state(each.item).state === "skipped");
     const link = this.finished ? h("a", { href: to("rating-results", { round: this.round.name, rater: this.rater }), "data-results": true }, "Results") : h("span", { class: "muted" }, "The results are here when all is saved.");
     return h("section", { "aria-label": "The end" }, h("h2", {}, "All items are gone through"),
-      skipped ? h("p", {}, "Skipped ones can be rated still: ", h("button", { type: "button", onclick: () => this.toSkipped() }, "Go to the first skipped")) : null,
+      skipped ? h("p", {}, "Skipped ones can be rated still, and count for κ and rates until you first look at the results: ", h("button", { type: "button", onclick: () => this.toSkipped() }, "Go to the first skipped")) : null,
       h("p", {}, link), h("p", {}, sheetButton(this.round.name, this.rater), " ", this.command("Backspace", "Undo", () => this.undo())));
   }
 

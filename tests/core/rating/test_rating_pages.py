@@ -85,8 +85,36 @@ def test_nobody_sees_results_before_being_done(page):
     assert not any("ben" in (row["a"], row["b"]) for row in found["agreement"])
 
 
+def test_what_was_skipped_counts_if_it_is_rated_before_the_results_are_seen(page):
+    name = page.begin(num=2, seed=21)
+    items = [each["item"] for each in page.get("round", round=name, rater="anna").json()["items"]]
+    page.rate_all(name, "ben", lambda *_: {"label_1": "analogy"})
+    for n, item in enumerate(items, start=1):
+        state = {"state": "rated", "said": {"label_1": "analogy"}} if n > 2 else {"state": "skipped", "said": {}}
+        reply = page.post("rating", {"round": name, "rater": "anna", "rating": {"n": n, "item": item, **state}})
+    assert reply.json()["finished"]
+    page.rate(name, "anna", 20, items[0], {"label_1": "retrieval"})
+
+    def segments():
+        found = page.get("results", round=name, rater="anna").json()["agreement"]
+        return next(row["segments"] for row in found if {row["a"], row["b"]} == {"anna", "ben"})
+
+    assert segments() == len(items) - 1
+    page.rate(name, "anna", 21, items[1], {"label_1": "retrieval"})
+    assert segments() == len(items) - 1, "said with the results in view"
+
+
+def test_a_page_that_is_behind_gets_a_409(page):
+    name = page.begin(num=1, seed=5)
+    items = [each["item"] for each in page.get("round", round=name, rater="anna").json()["items"]]
+    page.rate(name, "anna", 7, items[0], {"label_1": "analogy"})
+    reply = page.rate(name, "anna", 1, items[0], {"label_1": "retrieval"})
+    assert reply.status_code == 409 and "above 7" in reply.json()["problem"]
+
+
 def test_the_sheet_is_what_a_spreadsheet_would_have_come_back_with(page, labelled, run, tmp_path):
     name, items, first, _ = labelled
+    assert page.get("results", round=name, rater="anna").status_code == 200
     page.rate(name, "anna", 49, items[0]["item"], {"label_1": "no label"}, note="=HYPERLINK(1)")
     page.rate(name, "anna", 50, items[1]["item"], {"label_1": "analogy", "label_2": "retrieval"})
     path = tmp_path / "sheet.csv"
@@ -99,7 +127,7 @@ def test_the_sheet_is_what_a_spreadsheet_would_have_come_back_with(page, labelle
     of = RatingRecords(run.store).round(name)
     said = [[], ["analogy", "retrieval"], *([label] for label in first[2:])]
     assert read == {(s.about, s.segment): labels for s, labels in zip(of.items, said, strict=True)}
-    # What is said after the results were open changes the sheet, and no κ.
+    # What is said after the results were seen changes the sheet, and no κ.
     again = page.get("results", round=name, rater="ben").json()
     assert next(row for row in again["agreement"] if row["b"] == "ben")["segments"] == 48
     assert again["differences"][0]["raters"]["anna"]["said"] == {"label_1": "no label"}
@@ -135,6 +163,8 @@ def test_verdicts_give_kappa_and_corrected_rates(page, run, tmp_path):
         ({"rating": {"n": 0, "item": "a" * 12, "state": "rated"}}, 422, "rating.n"),
         ({"rating": {"n": 1, "item": "../../../x/y", "state": "rated"}}, 422, "rating.item"),
         ({"rating": {"n": 1, "item": "a" * 12, "state": "rated", "note": "x" * 2001}}, 422, "rating.note"),
+        ({"rating": {"n": 1, "item": "a" * 12, "state": "rated", "at": "2001-01-01T00:00:00"}}, 422, "rating.at"),
+        ({"rating": {"n": 1, "item": "a" * 12, "state": "rated", "is_blind": True}}, 422, "rating.is_blind"),
         ({"more": 1}, 422, "more"),
     ],
 )

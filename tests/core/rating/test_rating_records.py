@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 
 import pytest
 from pydantic import ValidationError
@@ -63,7 +64,7 @@ def test_what_is_sent_again_is_kept_once_and_another_rating_of_its_number_is_ref
     assert records.begin(ROUND.model_copy(update={"run": "the same, later"})) == name
     first = records.add(name, "anna", rated(1, note="sure"))
     assert records.add(name, "anna", rated(1, note="sure")) == first
-    with pytest.raises(RatingConflictError, match="says something else already"):
+    with pytest.raises(RatingConflictError, match="rating 1 says something else of it"):
         records.add(name, "anna", rated(1, label="tell"))
     assert records.add(name, "anna", rated(2, label="tell")).n == 2
     assert records.add(name, "ben", rated(1, label="tell")).n == 1
@@ -71,6 +72,24 @@ def test_what_is_sent_again_is_kept_once_and_another_rating_of_its_number_is_ref
     assert fresh.round(name) == ROUND and fresh.raters(name) == ["anna", "ben"] and fresh.names() == [name]
     assert [each.said["label_1"] for each in fresh.ratings(name, "anna")] == ["ask", "tell"]
     assert latest(fresh.ratings(name, "anna"))[ITEMS[0]].n == 2
+
+
+def test_a_page_that_is_behind_is_told_how_far_to_go(records):
+    name = ROUND.name
+    for rating in (rated(1, item=ITEMS[1]), rated(2), rated(3, item=ITEMS[2])):
+        records.add(name, "anna", rating)
+    with pytest.raises(RatingConflictError, match=r"rating 1 .* since rating 2 .* with a number above 3"):
+        records.add(name, "anna", rated(1, label="tell"))
+    assert records.add(name, "anna", rated(4, label="tell")).n == 4
+    assert latest(records.ratings(name, "anna"))[ITEMS[0]].said == {"label_1": "tell"}
+    assert records.add(name, "anna", rated(2)).n == 2, "what is sent again is found, though more was said since"
+    assert len(records.ratings(name, "anna")) == 4
+
+
+def test_when_a_rating_came_is_the_servers_to_say(records):
+    claimed = rated(1, at=datetime(2001, 1, 1), is_blind=False)  # naive, as a page might send it
+    kept = records.add(ROUND.name, "anna", claimed)
+    assert kept.is_blind and abs((datetime.now(UTC) - kept.at).total_seconds()) < 60
 
 
 def test_pages_at_once_lose_nothing(records, tmp_path):
@@ -149,29 +168,35 @@ def test_other_items_long_notes_and_odd_names_are_refused(records):
     assert not records.raters(ROUND.name)
 
 
-def test_who_is_done_stays_done_and_what_they_say_then_is_not_blind(records):
+def test_who_is_done_stays_done_and_is_blind_until_the_results_were_seen(records):
     for n, item in enumerate(ITEMS[:2], start=1):
         records.add(ROUND.name, "anna", rated(n, item=item))
     assert not is_done(ROUND, records.ratings(ROUND.name, "anna"))
     records.add(ROUND.name, "anna", Rating(n=3, item=ITEMS[2], state="skipped"))
     assert is_done(ROUND, records.ratings(ROUND.name, "anna"))
-    records.add(ROUND.name, "anna", rated(4, label="tell"))
+    records.add(ROUND.name, "anna", rated(4, item=ITEMS[2]))
+    records.note_results_seen(ROUND.name, "anna")
+    records.note_results_seen(ROUND.name, "anna")
+    records.add(ROUND.name, "anna", rated(5, label="tell"))
     ratings = records.ratings(ROUND.name, "anna")
-    assert [each.is_blind for each in ratings] == [True, True, True, False]
+    assert [each.is_blind for each in ratings] == [True, True, True, True, False]
+    assert records.add(ROUND.name, "ben", rated(1)).is_blind
     assert latest(ratings)[ITEMS[0]].said == {"label_1": "tell"}
-    assert latest(ratings, blind_only=True)[ITEMS[0]].said == {"label_1": "ask"}
-    records.add(ROUND.name, "anna", Rating(n=5, item=ITEMS[0], state="cleared", undoes=4))
+    blind = latest(ratings, blind_only=True)
+    assert [blind[item].said for item in (ITEMS[0], ITEMS[2])] == [{"label_1": "ask"}] * 2, "skipped, then rated"
+    records.add(ROUND.name, "anna", Rating(n=6, item=ITEMS[0], state="cleared", undoes=5))
     assert is_done(ROUND, records.ratings(ROUND.name, "anna"))
 
 
 def test_a_collection_leaves_ratings_and_a_check_reads_them(records, tmp_path):
     store = ArtifactStore(StorageConfig(root=str(tmp_path / "store")))
     records.add(ROUND.name, "anna", rated(1))
+    records.note_results_seen(ROUND.name, "anna")
     gc = Collector(store, RetentionConfig(runs=0, days=0, grace_hours=0), {})
     gc.carry_out(gc.plan())
     assert len(RatingRecords(store).ratings(ROUND.name, "anna")) == 1
     found = verify_store(store)
-    assert (found.num_records, found.damaged) == (2, [])
+    assert (found.num_records, found.damaged) == (3, [])
     path = tmp_path / "store" / "ratings" / ROUND.name / "anna" / f"00000001-{ITEMS[0]}.json"
     path.write_text(path.read_text().replace('"n":1', '"n":2'))
     (damage,) = verify_store(store).damaged
