@@ -79,8 +79,7 @@ class LiveCurves:
 @contextlib.contextmanager
 def live_curves(variant: str) -> Iterator[LiveCurves]:
     """Show the curves of a training while it runs; what can't be shown does not stop it."""
-    in_prefect = (TaskRunContext.get() or FlowRunContext.get()) is not None
-    curves = LiveCurves(variant, UUID(root_flow_run_id()) if in_prefect else None)
+    curves = LiveCurves(variant, _page())
     ended = threading.Event()
 
     def refresh() -> None:
@@ -97,6 +96,16 @@ def live_curves(variant: str) -> Iterator[LiveCurves]:
     finally:
         ended.set()
         thread.join(REMOVE_S)
+
+
+def _page() -> UUID | None:
+    """Id of the run that a user started; None without one, as for a task outside a flow, or if it can't be told."""
+    if (TaskRunContext.get() or FlowRunContext.get()) is None:
+        return None
+    with _for_the_eye():
+        if run := root_flow_run_id():
+            return UUID(run)
+    return None
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import time
 
 import httpx
 import pytest
-from prefect import flow
+from prefect import flow, task
 from prefect.runtime import flow_run
 
 from tasks import live_curves as module
@@ -57,3 +57,22 @@ def test_outside_of_a_run_nothing_is_drawn(monkeypatch):
         for step in range(3):
             curves.add({"step": step, **ROW})
         time.sleep(0.1)
+
+
+def trains_two_steps() -> str:
+    with live_curves("sft") as curves:
+        for step in (1, 2):
+            curves.add({"step": step, **ROW})
+    return "trained"
+
+
+def test_a_server_that_does_not_say_whose_page_it_is_does_not_stop_the_training(prefect_api, monkeypatch):
+    def out():
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(module, "root_flow_run_id", out)
+    assert flow(trains_two_steps)() == "trained"
+
+
+def test_a_task_outside_of_a_flow_trains_without_a_page(prefect_api):
+    assert task(trains_two_steps)() == "trained"
