@@ -60,7 +60,9 @@ def evenly_spaced(read: Callable[[int, int], pd.DataFrame], num_traces: int) -> 
         num_traces: how many there are.
     """
     step = max(QUOTED_TOGETHER, num_traces // (QUOTED_TRACES // QUOTED_TOGETHER))
-    parts = [read(start, start + QUOTED_TOGETHER) for start in range(0, num_traces, step)]
+    parts = [
+        read(start, start + QUOTED_TOGETHER) for start in range(0, max(1, num_traces), step)
+    ]  # of none, its columns
     return pd.concat(parts, ignore_index=True)
 
 
@@ -94,7 +96,7 @@ def quote_annotation(
     human: Mapping[str, HumanLabels] = NOBODY,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Quote]:
-    """Requests, tokens and dollars by model; nothing is sent.
+    """Requests, tokens and dollars by model; nothing is sent. Of no traces, nothing.
 
     Args:
         candidates: table ``candidates``, or a part of it.
@@ -111,6 +113,8 @@ def quote_annotation(
         DataError: a person who is an annotator did not label all of these traces.
     """
     require_labelled(human, candidates)
+    if candidates.empty:
+        return []
     client = _QuotingClient(replies, section)
     panel = Panel(section, seed, label_set, client, human)
 

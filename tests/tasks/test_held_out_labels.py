@@ -161,6 +161,21 @@ def test_a_dry_run_says_what_they_will_cost_beside_the_candidates(config, made, 
     assert not server.requests
 
 
+def test_of_no_held_out_thinking_a_dry_run_quotes_nothing(config, made, tmp_path, server):
+    scores = [answer("on", 0, "Hm", "unclosed_thinking"), answer("on", 1, "Hm", "unclosed_thinking")]
+    refs = {**made["scores"], "on": put(config, tmp_path, "scores-none", SCORES, scores)}
+    refs["mr_align"] = put(config, tmp_path, "scores-of", SCORES, [{**row, "variant": "mr_align"} for row in scores])
+    ref = traces_of(config, {**made, "scores": refs})
+    assert ref.rows == 0 and quote_annotations(config, ref) == ([], 0.0)
+    rows = [candidate_row("t0", ["Let me check.", "So it is Galen."])]
+    known = {"candidates": publish_candidates(config.storage, rows, tmp_path / "candidates"), **made}
+    with console.capture() as shown:
+        _print_quote(config, Plan([], {**known, "held-out-traces": ref}))
+    assert "0.00 spent so far" in " ".join(shown.get().split())
+    labelled = make_in_shards(annotate_shard, collect_held_out_annotations, config, ref)
+    assert ArtifactStore(config.storage).read_table(labelled, "annotations.parquet").empty and not server.requests
+
+
 def test_they_are_paid_from_what_the_candidates_leave(config, made, tmp_path, server):
     rows = [candidate_row("t0", ["Let me check.", "So it is Galen."])]
     candidates = publish_candidates(config.storage, rows, tmp_path / "candidates")
