@@ -201,7 +201,8 @@ def _difference_cell(row: pd.Series, scale: float) -> str:
 def move_habit_block(
     traces: pd.DataFrame, annotations: pd.DataFrame, taxonomy: Taxonomy, confidence: float
 ) -> Block | None:
-    """Whether training changed how often each label is given and whether the thinking goes in circles.
+    """Whether training changed how often each label is given and whether the thinking goes in circles; None unless
+    think-on and an aligned variant both have labels.
 
     Args:
         traces: rows of ``schemas.held_out_traces``.
@@ -211,11 +212,11 @@ def move_habit_block(
     """
     paths = trace_paths(annotations)
     own = traces[traces["trace_id"].isin(list(paths))]
-    if own.empty:
+    variants = [variant for variant in order_variants(list(own["variant"].unique())) if variant != VANILLA]
+    if not variants or VANILLA not in set(own["variant"]):  # there is nothing to compare with
         return None
     own = own.assign(path=own["trace_id"].map(paths))
     own = own.assign(cycle=own["path"].map(find_cycle))
-    variants = [variant for variant in order_variants(list(own["variant"].unique())) if variant != VANILLA]
     mixes = {variant: label_changes(own, taxonomy, confidence, variant) for variant in variants}
     return Block(
         title="What the thinking does, before and after",

@@ -217,6 +217,14 @@ def test_the_same_thinking_claims_no_change():
     assert "no measurable difference" in habits.sentences[1]
 
 
+@pytest.mark.parametrize("labelled", [["on/"], ["mr_align/"], []])
+def test_labels_of_one_side_only_claim_nothing(labelled):
+    traces, annotations = held_out_run(np.random.default_rng(1))
+    own = annotations[annotations["trace_id"].str.startswith(tuple(labelled))]
+    assert move_habit_block(traces, own, PAPER_TAXONOMY, CONFIDENCE) is None
+    assert change_block(traces, own, PAPER_TAXONOMY, CONFIDENCE, "mr_align") is None
+
+
 def test_a_run_without_answers_or_labels_has_no_such_part():
     assert parting_blocks(None, None, None, None, taxonomy=PAPER_TAXONOMY, confidence=CONFIDENCE) == []
     bare = ReportInputs(run={}, taxonomy=PAPER_TAXONOMY, confidence=CONFIDENCE)
