@@ -83,7 +83,8 @@ def _human_labels(config: RunConfig) -> dict[str, HumanLabels]:
         return {}
     store, taxonomy = ArtifactStore(config.storage), label_set_of(config).taxonomy
     with session() as shared:
-        key = store.root_uri, *(ref.path for ref in people.values()), *taxonomy.labels
+        named = ((role, config.annotate.endpoints[role].model, ref.path) for role, ref in people.items())
+        key = store.root_uri, *named, *taxonomy.labels
         found: dict[str, HumanLabels] = shared.once(
             "human labels", key, lambda: read_human_labels(store, people, config.annotate, taxonomy)
         )

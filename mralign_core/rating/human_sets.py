@@ -164,12 +164,18 @@ def read_human_labels(
     for role, ref in people.items():
         table = store.read_columns(ref, HUMAN_LABELS_FILE, HUMAN_LABELS, ["item", "labels"])
         by_item = {str(row.item): tuple(map(str, row.labels)) for row in table.itertuples()}
-        foreign = sorted({label for labels in by_item.values() for label in labels} - set(taxonomy.labels))
         model = section.endpoints[role].model
-        if foreign:
-            raise ConfigError(
-                f"annotate.{role}: {model} has labels of another label set, such as {foreign[0]!r}: use the label set "
-                "that was rated with (annotate.label_set), or rate with this one"
-            )
+        _check_label_set(store.manifest(ref).fingerprint["labels"], taxonomy, f"annotate.{role}: {model}")
         found[role] = HumanLabels(model, ref.sha256, by_item)
     return found
+
+
+def _check_label_set(rated_with: Sequence[str], taxonomy: Taxonomy, whose: str) -> None:
+    """Refuse labels that were chosen from others: who had fewer to choose from would have said something else."""
+    foreign, lacking = sorted({*rated_with} - {*taxonomy.labels}), sorted({*taxonomy.labels} - {*rated_with})
+    if foreign or lacking:
+        differs = f"with {foreign[0]!r}" if foreign else f"without {lacking[0]!r}"
+        raise ConfigError(
+            f"{whose} rated with another label set, one {differs}: use the label set that was rated with "
+            "(annotate.label_set), or rate with this one"
+        )

@@ -18,7 +18,8 @@ from mralign_core.retention.verify import verify_store
 from mralign_core.storage import ArtifactStore, render_lineage
 from mralign_core.workbench.database import shared_database
 from mralign_core.workbench.tables import RunTables
-from tasks.annotate import collect_annotations, quote_annotations
+from tasks.annotate import _human_labels, collect_annotations, quote_annotations
+from tasks.engine.session import session
 from tests.published_candidates import candidate_row, publish_candidates
 from tests.stages import label
 
@@ -156,8 +157,29 @@ def test_who_published_nothing_or_with_other_labels_is_no_annotator(storage, can
     table["labels"] = [["shout"]] * len(table)
     foreign = Taxonomy(("shout",), {"shout": "talk"}, {"shout": "shouts"})
     publish_human_labels(ArtifactStore(storage), "carl", table, parents=[], rounds=[], taxonomy=foreign)
-    with pytest.raises(ConfigError, match="another label set, such as 'shout'"):
+    with pytest.raises(ConfigError, match="another label set, one with 'shout'"):
         label(config_of(storage, "human/carl"), candidates)
+
+
+def test_labels_of_another_set_are_none_also_where_the_used_ones_are_in_both(storage, candidates):
+    table = ArtifactStore(storage).read_table(rate(storage, candidates, ALL), "labels.parquet")
+    names = PAPER_TAXONOMY.labels[:-1]
+    fewer = Taxonomy(
+        names,
+        {name: PAPER_TAXONOMY.macro_strategies[name] for name in names},
+        {name: PAPER_TAXONOMY.definitions[name] for name in names},
+    )
+    publish_human_labels(ArtifactStore(storage), "carl", table, parents=[], rounds=[], taxonomy=fewer)
+    with pytest.raises(ConfigError, match=f"another label set, one without '{PAPER_TAXONOMY.labels[-1]}'"):
+        label(config_of(storage, "human/carl"), candidates)
+
+
+def test_within_a_session_each_role_has_its_own_person(storage, candidates):
+    rate(storage, candidates, ALL)
+    with session():
+        first = _human_labels(config_of(storage))
+        second = _human_labels(config_of(storage, "cue/a", annotator_b="human/anna"))
+    assert (set(first), set(second)) == ({"annotator_a"}, {"annotator_b"})
 
 
 @pytest.mark.parametrize(
