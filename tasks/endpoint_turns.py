@@ -2,9 +2,10 @@
 
 The limit is a global concurrency limit of the Prefect server, named ``endpoint HOST`` (:func:`limit_name`): how many
 requests all runs of that server together may have in flight there. A run takes as many of its places as it may have
-requests in flight, for a turn: while shards are under way, those that begin within :data:`TURN_S` included; then others
-have theirs. So it is asked once a turn, not once a request. What a run took comes back when its turn ends, and when it
-is lost, :data:`LEASE_S` later. Where no limit is set, and without a server, nothing is waited for.
+requests in flight, while shards are under way; a turn is all that begin within :data:`TURN_S`, at once or one after
+another, and then others have theirs. So it is asked once or a few times a turn, not once a request. What a run took
+comes back when no shard is under way, and when it is lost, :data:`LEASE_S` later. A limit of 0 is a pause, which is
+waited for. Where no limit is set, and without a server, nothing is waited for.
 """
 
 from __future__ import annotations
@@ -17,25 +18,30 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import copy_context
 from functools import partial
+from typing import TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import ObjectNotFound, PrefectException
 
 from mralign_core.config import EndpointConfig
 
 logger = logging.getLogger("mralign_core.endpoints")
+Answer = TypeVar("Answer")
 
 TURN_S = 120.0
-"""Shards that begin later wait for the end of those under way, and then for a new turn."""
+"""From the first shard of a turn: those that begin later wait for the end of those under way, then for a new turn."""
 LEASE_S = 60.0
 """After which places of a run that was lost are free again; Prefect takes 60 s or more."""
 RENEW_S = 15.0
 AGAIN_S = 3.0
-"""Between two looks for free places. A turn that has ended is followed by such a pause, so that others have theirs."""
+"""Between two looks for free places. A turn is followed by a pause of two, so that a run that waits looks meanwhile."""
+PATIENCE_S = 300.0
+"""For a server of Prefect's that is out, as while it is started again; beyond, the run fails."""
 
 
 def limit_name(endpoint: EndpointConfig) -> str:
@@ -60,7 +66,7 @@ class Turns:
 
     def __init__(self, endpoints: Iterable[EndpointConfig], concurrency: int) -> None:
         self._names = sorted({limit_name(endpoint) for endpoint in endpoints}) if _has_server() else []
-        limits = self._limits()
+        limits = self._open_limits()
         self.places = min([concurrency, *limits.values()])
         """Requests that the client may have in flight under the limits, as they were when this was made."""
         for name, limit in limits.items():
@@ -90,34 +96,50 @@ class Turns:
                 self._changed.notify_all()
 
     def _begin(self) -> None:
+        """Take the places, which goes on a turn that is not over, or begins one."""
         if time.monotonic() > self._until:
-            time.sleep(AGAIN_S)
-        self._until = math.inf
+            time.sleep(2 * AGAIN_S)
+            self._until = math.inf
         has_told = False
-        while limits := self._limits():
+        while limits := self._open_limits():
             places = min([self.places, *limits.values()])
             if places < self.places:
                 logger.warning("a limit was lowered to %d, but this run goes on with %d", places, self.places)
             self._lease = _Lease.take(list(limits), places)
             if self._lease:
-                self._until = time.monotonic() + TURN_S
+                self._until = min(self._until, time.monotonic() + TURN_S)
                 return
+            self._until = math.inf  # others have theirs
             if not has_told:
                 has_told = True
                 logger.info("other runs have the places at %s: waiting for a turn", " and ".join(limits))
+            time.sleep(AGAIN_S)
+        self._until = math.inf  # nothing is limited any more
+
+    def _open_limits(self) -> dict[str, int]:
+        """The limits, when none of them is 0: until then it is waited."""
+        has_told = False
+        while True:
+            limits = self._limits()
+            closed = [name for name, limit in limits.items() if limit == 0]
+            if not closed:
+                return limits
+            if not has_told:
+                has_told = True
+                logger.warning(
+                    "paused: the limit of %s is 0. Raise it to go on (Concurrency → Global, or prefect gcl update)",
+                    " and ".join(map(repr, closed)),
+                )
             time.sleep(AGAIN_S)
 
     def _limits(self) -> dict[str, int]:
         """The limits that are set and switched on, by name."""
         found: dict[str, int] = {}
-        if not self._names:
-            return found
-        with get_client(sync_client=True) as client:
-            for name in self._names:
-                with contextlib.suppress(ObjectNotFound):
-                    limit = client.read_global_concurrency_limit_by_name(name)
-                    if limit.active:
-                        found[name] = int(limit.limit)
+        for name in self._names:
+            with contextlib.suppress(ObjectNotFound):
+                limit = _patiently(partial(_read_limit, name))
+                if limit.active:
+                    found[name] = int(limit.limit)
         return found
 
 
@@ -139,9 +161,7 @@ class _Lease:
     def take(cls, names: list[str], places: int) -> _Lease | None:
         """So many places of each limit; None where one has not so many left."""
         try:
-            with get_client(sync_client=True) as client:
-                reply = client.increment_concurrency_slots_with_lease(names, places, "concurrency", LEASE_S)
-            return cls(UUID(reply.json()["lease_id"]))
+            return cls(_patiently(partial(_take_places, names, places)))
         except httpx.HTTPStatusError as error:
             if error.response.status_code != httpx.codes.LOCKED:
                 raise
@@ -160,6 +180,38 @@ class _Lease:
 
 def _has_server() -> bool:
     return (TaskRunContext.get() or FlowRunContext.get()) is not None
+
+
+def _read_limit(name: str, client: SyncPrefectClient) -> GlobalConcurrencyLimitResponse:
+    return client.read_global_concurrency_limit_by_name(name)
+
+
+def _take_places(names: list[str], places: int, client: SyncPrefectClient) -> UUID:
+    reply = client.increment_concurrency_slots_with_lease(names, places, "concurrency", LEASE_S)
+    return UUID(reply.json()["lease_id"])
+
+
+def _patiently(ask: Callable[[SyncPrefectClient], Answer]) -> Answer:
+    """What the server answers, which is asked again for :data:`PATIENCE_S` while it is out."""
+    until, has_told = time.monotonic() + PATIENCE_S, False
+    while True:
+        try:
+            with get_client(sync_client=True) as client:
+                return ask(client)
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            if not _may_pass(error):
+                raise
+            if time.monotonic() > until:
+                error.add_note(f"Prefect's server was out for {PATIENCE_S:.0f} s: start it, and run again to go on")
+                raise
+            if not has_told:
+                has_told = True
+                logger.warning("Prefect's server can't be asked for places at an endpoint: %r; trying again", error)
+        time.sleep(AGAIN_S)
+
+
+def _may_pass(error: httpx.HTTPError) -> bool:
+    return not isinstance(error, httpx.HTTPStatusError) or error.response.is_server_error
 
 
 def _try(what: str, tell: Callable[[SyncPrefectClient], object]) -> None:

@@ -3,7 +3,9 @@
 import threading
 import time
 from contextvars import copy_context
+from itertools import groupby
 
+import httpx
 import pytest
 from chat_server import ChatServer, label_all
 from prefect import flow
@@ -124,6 +126,108 @@ def test_a_limit_that_is_lowered_under_what_a_run_was_begun_with_is_told(prefect
 
     in_flow(work)
     assert "a limit was lowered to 2, but this run goes on with 8" in caplog.text
+
+
+def test_runs_whose_shards_follow_one_another_take_turns(prefect_api, quick, monkeypatch):
+    monkeypatch.setattr(endpoint_turns, "AGAIN_S", 0.5)
+    monkeypatch.setattr(endpoint_turns, "TURN_S", 0.6)  # two shards, and their requests to the server
+    shared, order, lock = endpoint(6), [], threading.Lock()
+    set_limit(shared, 4)
+
+    def run_shards(name):
+        turns, until = Turns([shared], 4), time.monotonic() + 60
+        while order.count(name) < 8 and time.monotonic() < until:
+            with turns.shard():  # with no other under way, so that places are given back after each
+                with lock:
+                    order.append(name)
+                time.sleep(0.3)
+
+    def both():
+        runs = [threading.Thread(target=copy_context().run, args=(run_shards, name)) for name in "ab"]
+        for run in runs:
+            run.start()
+        for run in runs:
+            run.join(90)
+
+    in_flow(both)
+    assert order.count("a") == order.count("b") == 8
+    both_ask = order[: min(max(place for place, name in enumerate(order) if name == each) for each in "ab") + 1]
+    stretches = [len(list(members)) for _, members in groupby(both_ask)]
+    assert max(stretches) <= 4, order
+    assert taken(shared) == 0
+
+
+def test_a_turn_that_is_taken_up_again_ends_when_it_would_have(prefect_api, quick, monkeypatch):
+    monkeypatch.setattr(endpoint_turns, "AGAIN_S", 1.0)
+    shared = endpoint(7)
+    set_limit(shared, 4)
+
+    def work():
+        turns = Turns([shared], 4)
+        with turns.shard():
+            until = turns._until
+        with turns.shard():
+            assert turns._until == until
+        turns._until = began = time.monotonic() - 1
+        with turns.shard():
+            assert time.monotonic() - began > 1 + 2  # a run that looks once a second has looked
+            assert turns._until > until
+
+    in_flow(work)
+
+
+def test_a_limit_of_0_is_a_pause_that_is_told_and_waited_for(prefect_api, quick, caplog):
+    shared, ended = endpoint(8), threading.Event()
+    set_limit(shared, 0)
+
+    def raise_to(limit):
+        with get_client(sync_client=True) as client:
+            client.update_global_concurrency_limit(limit_name(shared), GlobalConcurrencyLimitUpdate(limit=limit))
+
+    def ask():
+        turns = Turns([shared], 8)
+        assert turns.places == 3
+        with turns.shard():
+            assert taken(shared) == 3
+        raise_to(0)
+        threading.Timer(0.5, copy_context().run, (raise_to, 3)).start()
+        with turns.shard():
+            ended.set()
+
+    def work():
+        run = threading.Thread(target=copy_context().run, args=(ask,))
+        run.start()
+        time.sleep(0.5)
+        assert not ended.is_set() and run.is_alive()
+        raise_to(3)
+        run.join(30)
+
+    in_flow(work)
+    assert ended.is_set()
+    assert caplog.text.count("paused: the limit of 'endpoint annotator-8:8000' is 0. Raise it to go on") == 2
+
+
+def test_a_server_that_is_out_for_a_moment_is_asked_again_and_one_that_stays_out_is_told(
+    prefect_api, quick, monkeypatch, caplog
+):
+    asked = []
+
+    def ask(_):
+        asked.append(1)
+        if len(asked) < 3:
+            raise httpx.ConnectError("refused")
+        return "places"
+
+    assert endpoint_turns._patiently(ask) == "places"
+    assert caplog.text.count("can't be asked for places") == 1
+    monkeypatch.setattr(endpoint_turns, "PATIENCE_S", 0.2)
+    with pytest.raises(httpx.ReadTimeout) as told:
+        endpoint_turns._patiently(_out)
+    assert "run again to go on" in told.value.__notes__[0]
+
+
+def _out(_):
+    raise httpx.ReadTimeout("no reply")
 
 
 def test_without_a_limit_or_a_server_or_with_one_that_is_off_nothing_is_taken(prefect_api, quick):
