@@ -1,5 +1,7 @@
 """Which traces and answers are rated: by disagreement, by pull, at random from a seed."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -49,7 +51,7 @@ class NoRows:
 
 
 def test_what_a_choice_needs_and_is_not_there_is_named(database, run):
-    empty = NoRows()
+    empty: Any = NoRows()
     bare = RunTables(run.store, "a bare run", {"candidates": run.artifacts["candidates"]})
     assert make_round(database, bare, "labels", Choice(num=2)).artifacts.keys() == {"candidates"}
     with pytest.raises(ArtifactError, match="a bare run has no weights"):
