@@ -131,7 +131,8 @@ def test_a_limit_that_is_lowered_under_what_a_run_was_begun_with_is_told(prefect
 def test_runs_whose_shards_follow_one_another_take_turns(prefect_api, quick, monkeypatch):
     monkeypatch.setattr(endpoint_turns, "AGAIN_S", 0.5)
     monkeypatch.setattr(endpoint_turns, "TURN_S", 0.6)  # two shards, and their requests to the server
-    shared, order, lock = endpoint(6), [], threading.Lock()
+    shared, lock = endpoint(6), threading.Lock()
+    order: list[str] = []
     set_limit(shared, 4)
 
     def run_shards(name):
