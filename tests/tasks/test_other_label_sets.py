@@ -52,7 +52,7 @@ MEANT = {
 
 def config_of(root, **overrides):
     fields = {name.replace("__", "."): value for name, value in overrides.items()}
-    small = {"estimate.num_resamples": 20, "compare.num_resamples": 100}
+    small = {"estimate.num_resamples": 20, "compare.num_resamples": 100, "evaluate.label_thinking": "none"}
     return load_config(CONFIGS / "pocket.yaml", {"storage.root": str(root), **small, **fields})
 
 
