@@ -28,6 +28,7 @@ def put_database(home: Path) -> None:
     database = home / "prefect.db"
     if not database.exists():
         shutil.copyfile(_made(), database)
+        database.chmod(0o600)  # as a server of ours makes it
 
 
 def _made() -> Path:
