@@ -64,15 +64,19 @@ def token(own):
 
 
 def ask(port, head, body=""):
-    """Status and headers of the reply to a request sent as it stands; status 0 where the connection is just closed."""
+    """Status and headers of the reply to a request sent as it stands; status 0 where the connection is just closed.
+
+    A server that has heard enough closes it, and what it has not read of the request makes a reset of that.
+    """
     lines = [line.format(port=port) for line in head]
     if body:
         lines.append(f"Content-Length: {len(body)}")
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-        connection.sendall("\r\n".join([*lines, "Connection: close", "", body]).encode("latin-1"))
         reply = b""
-        while chunk := connection.recv(65536):
-            reply += chunk
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            connection.sendall("\r\n".join([*lines, "Connection: close", "", body]).encode("latin-1"))
+            while chunk := connection.recv(65536):
+                reply += chunk
     headers, _, text = reply.decode("latin-1").partition("\r\n\r\n")
     return int(headers.split()[1]) if headers else 0, headers.lower(), text
 

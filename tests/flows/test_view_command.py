@@ -41,7 +41,7 @@ def workbench(storage):
 
 
 def get(address, **headers):
-    return httpx.get(address, headers=headers, trust_env=False)
+    return httpx.get(address, headers=headers, trust_env=False, timeout=60)
 
 
 class TestDoor:
