@@ -9,9 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import logging
-import threading
 from collections.abc import Iterator, Mapping
-from contextvars import copy_context
 from uuid import UUID
 
 from prefect.artifacts import ImageArtifact
@@ -21,14 +19,10 @@ from prefect.context import FlowRunContext, TaskRunContext
 from mralign_core.reporting.curves_so_far import curves_so_far
 from mralign_core.reporting.style import to_png
 from mralign_core.reporting.titles import variant_title
-from tasks.engine.pages import artifacts_on_page, put_on_page
+from tasks.engine.pages import artifacts_on_page, kept_fresh, not_stopping, put_on_page
 from tasks.engine.session import root_flow_run_id
 
-logger = logging.getLogger("mralign_core.curves")
-
 EVERY_S = 30.0
-REMOVE_S = 5.0
-"""For the picture to be taken away; a cancelled run does not wait longer."""
 FEWEST_ROWS = 2
 """A curve has two points or more."""
 
@@ -80,37 +74,15 @@ class LiveCurves:
 def live_curves(variant: str) -> Iterator[LiveCurves]:
     """Show the curves of a training while it runs; what can't be shown does not stop it."""
     curves = LiveCurves(variant, _page())
-    ended = threading.Event()
-
-    def refresh() -> None:
-        while not ended.wait(EVERY_S):
-            with _for_the_eye():
-                curves.draw()
-        with _for_the_eye():
-            curves.remove()
-
-    thread = threading.Thread(target=copy_context().run, args=(refresh,), name="live curves", daemon=True)
-    thread.start()
-    try:
+    with kept_fresh("curves under way", curves.draw, EVERY_S, curves.remove, logging.DEBUG):
         yield curves
-    finally:
-        ended.set()
-        thread.join(REMOVE_S)
 
 
 def _page() -> UUID | None:
     """Id of the run that a user started; None without one, as for a task outside a flow, or if it can't be told."""
     if (TaskRunContext.get() or FlowRunContext.get()) is None:
         return None
-    with _for_the_eye():
+    with not_stopping("curves under way", logging.DEBUG):
         if run := root_flow_run_id():
             return UUID(run)
     return None
-
-
-@contextlib.contextmanager
-def _for_the_eye() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        logger.debug("the curves under way are not shown: %s", error)

@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextvars import copy_context
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -45,14 +43,14 @@ from mralign_core.versions.aliases import version_name
 from tasks.engine import STAGES
 from tasks.engine.graph import stage_of
 from tasks.engine.last_run import LastRun, this_run
-from tasks.engine.pages import artifacts_on_page, put_on_page
+from tasks.engine.pages import artifacts_on_page, kept_fresh, not_stopping, put_on_page
 from tasks.engine.progress import ShownProgress
 from tasks.estimate import read_diagnostics
 
 logger = logging.getLogger("mralign_core.story")
 PAGE, BAR = "run", "run-progress"
 ABOUT_PAGE = "The run: what it found, where it is, what differs from its preset"
-REFRESH_S, REMOVE_S = 15.0, 5.0
+REFRESH_S = 15.0
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -82,13 +80,13 @@ class Story:
         name, started = str(getattr(run_stage, "name", "")), time.monotonic()
         with _bar(self._run, lambda: self._progress(name, time.monotonic() - started)):
             result = run_stage(*args, **kwargs)
-        with _for_the_eye("stage"):
+        with not_stopping("stage"):
             self._tell(name, time.monotonic() - started)
         return result
 
     def end(self) -> None:
         """Tell what was found and where it is."""
-        with _for_the_eye("end"):
+        with not_stopping("end"):
             found = self._finding()
             logger.info("%s", found.headline)
             made = LastRun(self._config, this_run())
@@ -120,7 +118,7 @@ class Story:
         return share_done(done, waiting, self._usual_s, under_way_s), words
 
     def _show(self, found: Finding | None = None) -> None:
-        with _for_the_eye("page"):
+        with not_stopping("page"):
             text = run_page(
                 name=self._config.name,
                 preset=self._preset,
@@ -164,7 +162,7 @@ class Story:
         return f"stage-times/{self._config.name}"
 
     def _read_times(self) -> dict[str, float]:
-        with _for_the_eye("times"):
+        with not_stopping("times"):
             return dict((self._store.get_json(self._times) or {}).get("seconds", {}))
         return {}
 
@@ -175,32 +173,14 @@ def _bar(run: UUID | None, progress: Callable[[], tuple[float, str]]) -> Iterato
     if run is None:
         yield
         return
-    ended, shown = threading.Event(), ShownProgress(run)
+    shown = ShownProgress(run)
 
-    def refresh() -> None:
-        is_over = False
-        while not is_over:
-            with _for_the_eye("bar"):
-                percent, words = progress()
-                shown.publish(BAR, words, percent)
-            is_over = ended.wait(REFRESH_S)
-        shown.remove()
+    def show() -> None:
+        percent, words = progress()
+        shown.publish(BAR, words, percent)
 
-    thread = threading.Thread(target=copy_context().run, args=(refresh,), daemon=True)
-    thread.start()
-    try:
+    with kept_fresh("bar", show, REFRESH_S, shown.remove):
         yield
-    finally:
-        ended.set()
-        thread.join(REMOVE_S)
-
-
-@contextlib.contextmanager
-def _for_the_eye(what: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        logger.warning("the run's page lacks its %s: %s", what, error)
 
 
 def _curves(section: TrainConfig, name: str) -> str:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +15,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact as StoredArtifact
+
+logger = logging.getLogger("mralign_core.pages")
+REMOVE_S = 5.0
+"""For what is kept fresh to be taken away; a cancelled run does not wait longer."""
 
 
 def put_on_page(page: UUID, artifact: Artifact) -> None:
@@ -37,3 +46,50 @@ def artifacts_on_page(page: UUID, key: str | None = None) -> list[StoredArtifact
     )
     with get_client(sync_client=True) as client:
         return list(client.read_artifacts(artifact_filter=of_page))
+
+
+@contextlib.contextmanager
+def not_stopping(what: str, level: int = logging.WARNING) -> Iterator[None]:
+    """Go on where something of a page can't be shown: it is for the eye.
+
+    Args:
+        what: is not shown then.
+        level: at which the log says so.
+    """
+    try:
+        yield
+    except Exception as error:
+        logger.log(level, "the run's page lacks its %s: %s", what, error)
+
+
+@contextlib.contextmanager
+def kept_fresh(
+    what: str, show: Callable[[], None], every_s: float, remove: Callable[[], None], level: int = logging.WARNING
+) -> Iterator[None]:
+    """Show something on a page, at once and every so many seconds, while work goes on, and take it away at its end.
+
+    Args:
+        what: it is.
+        show: shows it as it is now; called in a thread beside the work.
+        every_s: seconds between two calls.
+        remove: takes it off the page; called in that thread.
+        level: see :func:`not_stopping`, which holds for both.
+    """
+    ended = threading.Event()
+
+    def refresh() -> None:
+        is_over = False
+        while not is_over:
+            with not_stopping(what, level):
+                show()
+            is_over = ended.wait(every_s)
+        with not_stopping(what, level):
+            remove()
+
+    thread = threading.Thread(target=copy_context().run, args=(refresh,), name=what, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(REMOVE_S)
