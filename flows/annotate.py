@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.fan_out import missing_shards
+from flows.fan_out import missing_shards, run_in_threads
 from flows.form import AnnotateForm
 from mralign_core.config import RunConfig
 from mralign_core.storage import ArtifactRef
@@ -32,12 +31,7 @@ class Annotated(NamedTuple):
     draw_annotations: ArtifactRef | None
 
 
-# Prefect types a flow's task runner by the base class of its futures.
-@flow(
-    name="annotate",
-    flow_run_name=name_run,
-    task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE),  # type: ignore[arg-type]
-)
+@flow(name="annotate", flow_run_name=name_run)
 def annotate(
     config: AnnotateForm,
     candidates: ArtifactRef | None = None,
@@ -58,19 +52,21 @@ def annotate(
     if not draws:
         return Annotated(annotations, None)
     after_candidates = within_budget(config, inputs["candidates"])
-    of_draws = _annotate(after_candidates, inputs["thinking-draws"], collect_draw_annotations)
+    of_draws = annotate_all(after_candidates, inputs["thinking-draws"], collect_draw_annotations)
     remember(config, inputs, **{"draw-annotations": of_draws})
     return Annotated(annotations, of_draws)
 
 
-def annotate_all(config: RunConfig, candidates: ArtifactRef) -> ArtifactRef:
-    """The labels of all candidates, from the annotators of a config."""
-    return _annotate(config, candidates, collect_annotations)
+def annotate_all(config: RunConfig, traces: ArtifactRef, collect: StageTask = collect_annotations) -> ArtifactRef:
+    """The labels of all traces, from the annotators of a config.
 
-
-def _annotate(config: RunConfig, traces: ArtifactRef, collect: StageTask) -> ArtifactRef:
+    Args:
+        config: the run config.
+        traces: artifact of the traces.
+        collect: joins their labels.
+    """
     with session():
         shards = missing_shards(collect.work(config, traces))
-        for future in [annotate_shard.submit(config, traces, rows) for rows in shards]:
-            future.result()
+        calls = [{"config": config, "candidates": traces, "rows": rows} for rows in shards]
+        run_in_threads(annotate_shard, calls, SHARDS_AT_ONCE)
         return collect(config, traces)

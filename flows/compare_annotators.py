@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.annotate import annotate_all
 from flows.form import CompareForm
 from mralign_core.storage import ArtifactRef
-from tasks.annotate import SHARDS_AT_ONCE
 from tasks.compare_annotators import RUN, compare_annotations
 from tasks.engine.last_run import inputs_of, remember
 from tasks.engine.naming import name_run
 from tasks.publish import show_agreement
 
 
-# Prefect types a flow's task runner by the base class of its futures.
-@flow(
-    name="compare-annotators",
-    flow_run_name=name_run,
-    task_runner=ThreadPoolTaskRunner(max_workers=SHARDS_AT_ONCE),  # type: ignore[arg-type]
-)
+@flow(name="compare-annotators", flow_run_name=name_run)
 def compare_annotators(
     config: CompareForm,
     candidates: ArtifactRef | None = None,

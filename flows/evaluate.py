@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from prefect import flow
 
+from flows.annotate import annotate_all
 from flows.fan_out import missing_shards, run_in_threads, run_shards
 from flows.form import EvaluateForm
 from mralign_core.config import RunConfig
@@ -16,7 +17,7 @@ from mralign_core.evaluation.held_out_traces import variants_to_label
 from mralign_core.evaluation.variants import BASELINES, WITH_SNIPPETS, adapter_of, variants_to_judge, variants_to_score
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.storage import ArtifactRef
-from tasks.annotate import SHARDS_AT_ONCE, annotate_shard, within_budget
+from tasks.annotate import SHARDS_AT_ONCE, within_budget
 from tasks.engine.graph import NOTHING, artifact_of
 from tasks.engine.last_run import inputs_of, remember
 from tasks.engine.naming import name_run
@@ -203,12 +204,8 @@ def label_held_out(
     traces = gather_held_out_traces(config, scores=wanted, evaluation_questions=made["evaluation-questions"])
     for paid in ("candidates", "thinking-draws"):
         config = within_budget(config, made[paid]) if paid in made else config
-    with session():
-        shards = missing_shards(collect_held_out_annotations.work(config, traces))
-        run_in_threads(
-            annotate_shard, [{"config": config, "candidates": traces, "rows": rows} for rows in shards], SHARDS_AT_ONCE
-        )
-        return {"held-out-traces": traces, "held-out-annotations": collect_held_out_annotations(config, traces)}
+    labels = annotate_all(config, traces, collect_held_out_annotations)
+    return {"held-out-traces": traces, "held-out-annotations": labels}
 
 
 @flow(name="score-shards", flow_run_name=name_run)

@@ -100,7 +100,7 @@ def _require_labelled(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> N
             shared.once(
                 "labelled by people",
                 (traces.path, *(each.sha256 for each in people.values())),
-                lambda: require_labelled(people, store.read_columns(traces, "candidates.parquet", CANDIDATES, columns)),
+                lambda: require_labelled(people, store.read_columns(traces, TRACES_FILE, CANDIDATES, columns)),
             )
 
 
@@ -153,7 +153,7 @@ def annotate_shard(making: Making) -> Built:
     A reply that can be used is never asked for again; of a stored shard that leaves traces out, only those are.
     """
     config, store, rows = making.config, making.store, making.work.rows
-    read = partial(store.read_rows, making["candidates"], "candidates.parquet")
+    read = partial(store.read_rows, making["candidates"], TRACES_FILE)
     account = ledger_name(making["candidates"])
     client = shared_client(store, account, config.annotate)
     with (
@@ -219,7 +219,7 @@ def quote_annotations(config: RunConfig, candidates: ArtifactRef) -> tuple[list[
     Of many traces, from evenly spaced ones.
     """
     _require_labelled(config, {"candidates": candidates})
-    read = partial(ArtifactStore(config.storage).read_rows, candidates, "candidates.parquet")
+    read = partial(ArtifactStore(config.storage).read_rows, candidates, TRACES_FILE)
     return _quote(config, read, candidates.rows or 0), spent_usd(read_ledger(config, candidates))
 
 
@@ -227,14 +227,14 @@ def quote_draws(config: RunConfig, thinking_draws: ArtifactRef, candidates: Arti
     """The same of the labels that the thinking draws need beside those of the candidates."""
     store = ArtifactStore(config.storage)
     draws, quoted = (
-        store.read_columns(ref, "candidates.parquet", CANDIDATES, ["trace_id"])["trace_id"].tolist()
+        store.read_columns(ref, TRACES_FILE, CANDIDATES, ["trace_id"])["trace_id"].tolist()
         for ref in (thinking_draws, candidates)
     )
     rows = rows_beside(draws, quoted)
 
     def read(start: int, end: int) -> pd.DataFrame:
         ranges = ranges_of(rows[start:end])
-        return together([store.read_rows(thinking_draws, "candidates.parquet", *each) for each in ranges])
+        return together([store.read_rows(thinking_draws, TRACES_FILE, *each) for each in ranges])
 
     quotes = _quote(config, read, len(rows)) if rows else []
     return quotes, spent_usd(read_ledger(config, thinking_draws))
@@ -263,7 +263,7 @@ def _quote(
             seed=config.seed,
             label_set=label_set_of(config),
             replies=replies or ReplyStore(ArtifactStore(config.storage)),
-            num_traces=scaled_to or num_traces,
+            num_traces=num_traces if scaled_to is None else scaled_to,
             human=_human_labels(config),
             on_progress=report,
         )

@@ -201,7 +201,7 @@ def in_threads(monkeypatch):
     def run(task, calls, _):
         return [task.run_here(**call) for call in calls]
 
-    monkeypatch.setattr(stage, "run_in_threads", run)
+    monkeypatch.setattr("flows.annotate.run_in_threads", run)
     for name in ("gather_held_out_traces", "collect_held_out_annotations"):
         monkeypatch.setattr(stage, name, _Here(getattr(stage, name)))
 
