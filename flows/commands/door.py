@@ -161,7 +161,7 @@ class Door:
         elif scope["path"] == SCRIPT_PATH:
             await _reply(send, HTTPStatus.OK, "text/javascript", ENTER_SCRIPT)
         elif scope["path"] == TOKEN_PATH:
-            await self._answer_token(scope, send)
+            await (_welcome if self._has_token(scope) else _ask_for_token)(send)
         elif _is_navigation(scope) and self._is_localhost(scope):
             # Another user may listen at the IPv6 address of the same name, and would share its localStorage.
             await _redirect(send, f"http://{HOST}:{self._port}{_target(scope)}")
@@ -170,7 +170,7 @@ class Door:
         elif scope["path"] == ENTER_PATH or (_is_navigation(scope) and not self._has_entered(scope)):
             await self._show_entrance(send)
         elif scope["path"].startswith(VIEW_API_PREFIX) and not self._has_token(scope):
-            await self._answer_token(scope, send)
+            await _ask_for_token(send)
         elif scope["path"].startswith(VIEW_PREFIX):
             await (await asyncio.to_thread(_workbench))(scope, receive, send)
         elif scope["path"].startswith(ARTIFACTS_PREFIX):
@@ -236,7 +236,7 @@ class Door:
     async def _show_artifact(self, scope: Scope, send: Send) -> None:
         """Give out a page or a figure of the store, to a script of ours that sends the token."""
         if not self._has_token(scope):
-            await self._answer_token(scope, send)
+            await _ask_for_token(send)
             return
         try:
             path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
@@ -250,12 +250,6 @@ class Door:
         given = _header(scope, b"authorization")
         token = base64.b64encode(token_of(self._secret, self._start).encode()).decode()
         return len(given) == 1 and hmac.compare_digest(given[0].encode(), f"Basic {token}".encode())
-
-    async def _answer_token(self, scope: Scope, send: Send) -> None:
-        if self._has_token(scope):
-            await _reply(send, HTTPStatus.OK, "text/plain", "this is the token of the server\n")
-        else:
-            await _reply(send, HTTPStatus.UNAUTHORIZED, "text/plain", "this needs the token of the server\n")
 
     async def _prove_identity(self, scope: Scope, send: Send) -> None:
         """Answer a challenge, so that clients know whom they send the token to (:func:`.secret.recognise`)."""
@@ -396,6 +390,14 @@ def _workbench() -> App:
     from mralign_core.workbench.app import make_app  # imports the libraries of the store, and DuckDB
 
     return make_app()
+
+
+async def _welcome(send: Send) -> None:
+    await _reply(send, HTTPStatus.OK, "text/plain", "this is the token of the server\n")
+
+
+async def _ask_for_token(send: Send) -> None:
+    await _reply(send, HTTPStatus.UNAUTHORIZED, "text/plain", "this needs the token of the server\n")
 
 
 def _read_shown(path: str, query: str) -> ShownFile:
@@ -609,26 +611,35 @@ def serve(home: Path, port: int, *, embedded: bool) -> None:
     with listening(port) as listener:  # before the slow imports: nobody else can take it now
         port = listener.getsockname()[1]
         door, token = build(home, port, embedded=embedded)
-        import uvicorn
         from prefect.settings import get_current_settings
 
         of_server = get_current_settings().server
-        config = uvicorn.Config(
+        server = server_behind(
             door,
-            http="h11",  # tells whether a proxy's form of request was used
-            proxy_headers=False,
-            server_header=False,
             log_level="error" if embedded else of_server.logging_level.lower(),
             timeout_keep_alive=of_server.api.keepalive_timeout,
             ws_ping_interval=of_server.api.websocket_ping_interval,
             ws_ping_timeout=of_server.api.websocket_ping_timeout,
             timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
         )
-        server = uvicorn.Server(config)
         if embedded:
             threading.Thread(target=_end_with_parent, args=(server, parent), daemon=True).start()
         with contextlib.nullcontext() if embedded else _profile(home, port, token):
             server.run(sockets=[listener])
+
+
+def server_behind(door: Door, **settings: Any) -> uvicorn.Server:
+    """A server that hands the door what it needs to judge a request by.
+
+    Args:
+        door: what it serves.
+        settings: others of uvicorn's.
+    """
+    import uvicorn
+
+    # h11 tells whether a proxy's form of request was used.
+    config = uvicorn.Config(door, http="h11", proxy_headers=False, server_header=False, **settings)
+    return uvicorn.Server(config)
 
 
 @contextlib.contextmanager

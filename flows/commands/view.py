@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flows.commands.door import App, Door, Receive, Scope, Send, listening
+from flows.commands.door import App, Door, Receive, Scope, Send, listening, server_behind
 from flows.commands.options import ConfigOption, SetOption
 from flows.commands.results import console
 from flows.commands.secret import HOST, SERVE_HOME, installation_secret, recognise, token_of
@@ -79,24 +79,14 @@ def serve_workbench(home: Path, port: int, address: str) -> None:
     Raises:
         PortTakenError: something else listens there.
     """
-    import uvicorn
-
     secret, start = installation_secret(home), secrets.token_hex(16)
     try:
         with listening(port) as listener:
             port = listener.getsockname()[1]
             door = Door(leads_to(address), port, secret, start)
             _print_link(f"http://{HOST}:{port}{address}#{token_of(secret, start)}", "Ctrl-C stops it")
-            config = uvicorn.Config(
-                door,
-                http="h11",  # tells whether a proxy's form of request was used
-                lifespan="off",
-                proxy_headers=False,
-                server_header=False,
-                log_level="warning",
-                timeout_graceful_shutdown=1,
-            )
-            uvicorn.Server(config).run(sockets=[listener])
+            server = server_behind(door, lifespan="off", log_level="warning", timeout_graceful_shutdown=1)
+            server.run(sockets=[listener])
     except OSError as error:
         raise PortTakenError(
             f"port {port} of {HOST} can't be listened on ({error.strerror}): stop what does, or name another, --port 0 "
