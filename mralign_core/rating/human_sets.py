@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from mralign_core.annotation.human import HumanLabels
-from mralign_core.comparison.sheets import NO_LABEL
 from mralign_core.config import AnnotateConfig
 from mralign_core.config.annotate import HUMAN_PREFIX
 from mralign_core.errors import ArtifactError, ConfigError
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.rating.publications import add_publication, publication_numbers
-from mralign_core.rating.records import LABEL_COLUMNS, RatingRecords, check_rater, latest
+from mralign_core.rating.records import RatingRecords, check_rater, labels_said, latest
 from mralign_core.schemas.human_labels import HUMAN_LABELS, HUMAN_LABELS_STAGE
 from mralign_core.storage import ArtifactRef, ArtifactStore, key_of, scratch_folder
 from mralign_core.storage.tables import write_table
@@ -58,7 +57,7 @@ def publish_ratings(store: ArtifactStore, rater: str, taxonomy: Taxonomy) -> Art
             "item": shown.item,
             "trace_id": shown.about,
             "segment": shown.segment,
-            "labels": [label for column in LABEL_COLUMNS if (label := rating.said.get(column)) and label != NO_LABEL],
+            "labels": labels_said(rating.said),
         }
         for rating, shown in by_item.values()
     ]

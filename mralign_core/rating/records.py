@@ -245,7 +245,7 @@ def _label_problem(said: Mapping[str, str], label_set: LabelNames | None) -> str
 
 def _verdict_problem(said: Mapping[str, str], asked: Sequence[str]) -> str:
     for column in asked:
-        words = WORDS_TO_WRITE[column].split(" or ")
+        words = verdict_words(column)
         if said.get(column) not in words:
             return f"{column}: {said.get(column)!r} is neither {' nor '.join(map(repr, words))}"
     return ""
@@ -254,6 +254,15 @@ def _verdict_problem(said: Mapping[str, str], asked: Sequence[str]) -> str:
 def verdict_words(column: str) -> list[str]:
     """What a rater may say in a column of verdicts."""
     return WORDS_TO_WRITE[column].split(" or ") if column in VERDICT_COLUMNS.values() else []
+
+
+def labels_said(said: Mapping[str, str]) -> list[str]:
+    """The labels that a rater gave a segment; none where none fits.
+
+    >>> labels_said({"label_1": "framing", "label_2": ""}), labels_said({"label_1": NO_LABEL})
+    (['framing'], [])
+    """
+    return [label for column in LABEL_COLUMNS if (label := said.get(column)) and label != NO_LABEL]
 
 
 def check_rater(name: str) -> str:

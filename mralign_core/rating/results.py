@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from mralign_core.comparison.annotation_sets import SET_COLUMNS, AnnotationSet, join, panel_sets
-from mralign_core.comparison.sheets import NO_LABEL
 from mralign_core.errors import ArtifactError, DataError
 from mralign_core.estimation.bootstrap import MIN_QUESTIONS_FOR_INTERVAL
 from mralign_core.evaluation.judge_sheet import read_judge_sheet
@@ -26,7 +25,7 @@ from mralign_core.judging.criteria import answers_to_check, verdicts_to_check
 from mralign_core.method.agreement import Labels, agreement, agreement_intervals, macro_sets
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.rating.choosing import read_answers
-from mralign_core.rating.records import LABEL_COLUMNS, Rating, Round, Shown, is_done, latest, records_in
+from mralign_core.rating.records import LABEL_COLUMNS, Rating, Round, Shown, is_done, labels_said, latest, records_in
 from mralign_core.rating.sheets_of import write_rated_sheet
 from mralign_core.reporting.people_findings import THE_JUDGE, people_tables, variants_left_out
 from mralign_core.reporting.result_table import ResultTable
@@ -96,8 +95,7 @@ def label_set_rows(of: Round, ratings: Sequence[Rating], *, blind_only: bool) ->
 
 
 def _set_row(shown: Shown, rating: Rating) -> dict[str, Any]:
-    labels = [rating.said[column] for column in LABEL_COLUMNS if rating.said.get(column)]
-    labels = [] if labels == [NO_LABEL] else labels
+    labels = labels_said(rating.said)
     values = (shown.about, shown.segment, shown.segment, labels, [1.0] * len(labels))
     return dict(zip(SET_COLUMNS, values, strict=True))
 
