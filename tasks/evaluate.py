@@ -335,7 +335,7 @@ def gather(making: Making) -> ReportInputs:
     labels = [name for name in ("annotations", "draw-annotations", "held-out-annotations") if making.get(name)]
     thinking_draws = making.get("thinking-draws")
     judgements = read_judgements(store, making.several("judgements"))
-    judged = read_judged(store.open_directory(making["results"]))
+    judged = read_judged(measured)
     traces = [making["candidates"], *filter(None, [thinking_draws, making.get("held-out-traces")])]
     accounts = [
         *(read_ledger(config, ref) for ref in traces),
@@ -362,22 +362,20 @@ def gather(making: Making) -> ReportInputs:
         draws_funnel=pd.DataFrame(store.read_json(thinking_draws, FUNNEL)) if thinking_draws else None,
         draws=draws_table(read_draws(store, draws)) if (draws := making.get("generations")) else None,
         draws_are_partial=config.generate.draws == "sequential",
-        candidates=making.table("candidates", "candidates.parquet"),
+        candidates=making.table("candidates", TRACES_FILE),
         annotations=making.table("annotations", "annotations.parquet"),
         transitions=transitions_of(store, config, making["transitions"]),
         diagnostics=read_diagnostics(store, making["diagnostics"]),
         segment_weights=making.table("weights", "weights.parquet"),
         training={name: store.read_table(ref, "metrics.parquet") for name, ref in making.several("adapter").items()},
         scores=scored,
-        held_out_traces=making.table("held-out-traces", TRACES_FILE) if making.get("held-out-traces") else None,
-        held_out_annotations=(
-            making.table("held-out-annotations", "annotations.parquet") if making.get("held-out-traces") else None
-        ),
+        held_out_traces=making.table_if_read("held-out-traces", TRACES_FILE),
+        held_out_annotations=making.table_if_read("held-out-annotations", "annotations.parquet"),
         questions=questions,
         rules=config.match.rules,
         summary=results.summary if results else None,
         guessable=pd.DataFrame(store.read_json(making["evaluation-questions"], GUESSABLE)),
-        tokens=read_mean_tokens(store.open_directory(making["results"])),
+        tokens=read_mean_tokens(measured),
         differences=results.differences if results else None,
         decisions=decided.decisions if decided else None,
         flips=decided.flips if decided else None,

@@ -186,8 +186,8 @@ def train_adapter(making: Making) -> Built:
         **common,
         variant=variant,
         seed=config.seed,
-        segment_weights=_table(making, "weights", "weights.parquet"),
-        reference=_table(making, "reference-logps", "reference.parquet"),
+        segment_weights=making.table_if_read("weights", "weights.parquet"),
+        reference=making.table_if_read("reference-logps", "reference.parquet"),
         directory=making.directory,
         facts={"candidates": making["candidates"].rows, "annotated": len(common["candidates"])},
         storage=config.storage,
@@ -224,7 +224,3 @@ def _common(making: Making) -> dict[str, Any]:
         "train": making.config.train,
         "candidates": with_labels(candidates, making.table("annotations", "annotations.parquet")),
     }
-
-
-def _table(making: Making, name: str, file_name: str) -> pd.DataFrame | None:
-    return making.table(name, file_name) if making.get(name) else None

@@ -119,6 +119,10 @@ class Making:
         """A table of an input."""
         return self.store.read_table(self[name], file_name)
 
+    def table_if_read(self, name: str, file_name: str) -> pd.DataFrame | None:
+        """A table of an input; None where the input is not read under this config."""
+        return self.table(name, file_name) if self.get(name) else None
+
 
 Build = Callable[[Making], Built]
 
