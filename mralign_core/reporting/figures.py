@@ -7,6 +7,7 @@ Those of matrices are in ``matrix_figures``, those of diagnostics in ``diagnosti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -189,9 +190,7 @@ def weight_histogram(
     )
     groups: Any = [bars] if len(shown) == 1 else bars
     for name, of_class in zip(shown, groups, strict=True):
-        for bar, least, most in zip(of_class, bins, bins[1:], strict=False):
-            bounds = {"weight_min": f"{least:.6g}", "weight_max": f"{most:.6g}"}
-            bar.set_url(FIGURE_CASES + case_address("traces", polarity=name, **bounds))
+        _lead_to_traces(of_class, bins, name)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
     ends = []
     for edge, below, place, side in ((clip_min, True, 0.01, "left"), (clip_max, False, 0.99, "right")):
@@ -211,6 +210,13 @@ def weight_histogram(
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     medians = [f"{len(values):,} of {name} traces with median {values.median():.2f}" for name, values in shown.items()]
     return with_alt_text(figure, f"Histogram of segment weights: {', '.join(medians)}; {', '.join(ends)}.")
+
+
+def _lead_to_traces(bars: Any, bins: Sequence[float], polarity: str) -> None:
+    """Have the bars of a class lead to its traces with a weight between the bounds of each."""
+    for bar, (least, most) in zip(bars, pairwise(bins), strict=True):
+        bounds = {"weight_min": f"{least:.6g}", "weight_max": f"{most:.6g}"}
+        bar.set_url(FIGURE_CASES + case_address("traces", polarity=polarity, **bounds))
 
 
 @styled
