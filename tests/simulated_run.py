@@ -56,6 +56,13 @@ def publish_run(storage: StorageConfig, size: Size, seed: int = 0) -> dict[str, 
     return _Run(storage, size, seed).publish()
 
 
+def simulated_store(folder: Path, num_traces: int) -> StorageConfig:
+    """A store in a folder with a run of so many traces."""
+    section = StorageConfig(root=str(folder / "store"))
+    publish_run(section, Size(num_traces))
+    return section
+
+
 class _Run:
     def __init__(self, storage: StorageConfig, size: Size, seed: int) -> None:
         self._store = ArtifactStore(storage)

@@ -19,7 +19,7 @@ from mralign_core.storage.tables import write_table
 from mralign_core.workbench.database import shared_database
 from mralign_core.workbench.tables import find_run
 from tests.ports import free_port
-from tests.simulated_run import NAME, RUN, Size, publish_run
+from tests.simulated_run import NAME, RUN, Size, publish_run, simulated_store
 from tests.workbench_server import serving_workbench
 
 START_TIMEOUT_S = 90
@@ -52,9 +52,7 @@ class RateCommand:
 
 @pytest.fixture
 def storage(tmp_path, browser):  # made only where there is a browser
-    section = StorageConfig(root=str(tmp_path / "store"))
-    publish_run(section, Size(20))
-    return section
+    return simulated_store(tmp_path, 20)
 
 
 @pytest.fixture

@@ -7,18 +7,15 @@ from typer.testing import CliRunner
 
 from flows.commands import rate
 from flows.commands.cli import app
-from mralign_core.config import StorageConfig
 from mralign_core.errors import ConfigError
 from mralign_core.rating.records import Rating, RatingRecords
 from mralign_core.storage import ArtifactStore
-from tests.simulated_run import NAME, Size, publish_run
+from tests.simulated_run import NAME, simulated_store
 
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory):
-    section = StorageConfig(root=str(tmp_path_factory.mktemp("rate") / "store"))
-    publish_run(section, Size(6))
-    return section
+    return simulated_store(tmp_path_factory.mktemp("rate"), 6)
 
 
 @pytest.fixture

@@ -16,11 +16,10 @@ from typer.testing import CliRunner
 from flows.commands.cli import app
 from flows.commands.secret import token_of
 from flows.commands.view import PortTakenError
-from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError
 from tests.door_server import CHECKOUT
 from tests.ports import free_port
-from tests.simulated_run import NAME, Size, publish_run
+from tests.simulated_run import NAME, simulated_store
 from tests.workbench_server import SECRET, START, serving_workbench
 
 TOKEN = {"Authorization": f"Basic {base64.b64encode(token_of(SECRET, START).encode()).decode()}"}
@@ -29,9 +28,7 @@ NAVIGATION = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", "Accep
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory):
-    section = StorageConfig(root=str(tmp_path_factory.mktemp("view") / "store"))
-    publish_run(section, Size(6))
-    return section
+    return simulated_store(tmp_path_factory.mktemp("view"), 6)
 
 
 @pytest.fixture(scope="module")

@@ -3,21 +3,18 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
-from mralign_core.config import StorageConfig
 from mralign_core.reporting.server_paths import VIEW_API_PREFIX
 from mralign_core.storage import ArtifactStore
 from mralign_core.workbench.app import make_app
 from mralign_core.workbench.tables import find_run
 from tests.asgi_server import in_a_loop_of_its_own
-from tests.simulated_run import NAME, Size, publish_run
+from tests.simulated_run import NAME, simulated_store
 
 
 @pytest.fixture(scope="session")
 def storage(tmp_path_factory):
     """A store with a simulated run of 40 traces; don't write to it."""
-    section = StorageConfig(root=str(tmp_path_factory.mktemp("workbench") / "store"))
-    publish_run(section, Size(40))
-    return section
+    return simulated_store(tmp_path_factory.mktemp("workbench"), 40)
 
 
 @pytest.fixture(scope="session")
