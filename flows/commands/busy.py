@@ -1,18 +1,28 @@
-"""A server whose database is busy: its clients wait, and no run ends for that.
+"""A server whose database is busy: its requests take turns, its clients wait, and no run ends for that.
 
-SQLite lets one program write at a time. Prefect's server waits a minute for its turn, and then says 503; or 500, where
-all its connections wait. Prefect's client asks five times again after the one, and never after the other: the run that
-asked fails, though nothing is wrong with it. It asks again for as long as it takes where the reply says that the server
-is under maintenance, so such replies say it.
+SQLite lets one transaction write at a time, and one that has read before it writes must find what it read unchanged:
+where another has written meanwhile, the write fails at once. Most of Prefect's transactions do read first, and most of
+its requests are such, so a run that reports from two threads met a refused request every few seconds. Here every
+transaction asks for its turn as it begins.
+
+Prefect's server waits a minute for its turn, and then says 503; or 500, where all its connections wait. Prefect's
+client asks five times again after the one, and never after the other: the run that asked fails, though nothing is wrong
+with it. It asks again for as long as it takes where the reply says that the server is under maintenance, so such
+replies say it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from typing import Any
 
+from prefect.server.database.configurations import AioSqliteConfiguration
+from prefect.server.database.dependencies import MODELS_DEPENDENCIES
+from prefect.settings import get_current_settings
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
+from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -21,6 +31,28 @@ App = Callable[[MutableMapping[str, Any], Callable[[], Awaitable[Message]], Send
 ASK_AGAIN = [(b"prefect-maintenance", b"true"), (b"retry-after", b"1")]
 """Headers after which Prefect's client asks again, and does not count how often."""
 BUSY = b'{"exception_message":"the database is busy"}'
+
+
+class TakesTurns(AioSqliteConfiguration):
+    """Prefect's SQLite, whose transactions are the only ones to write from their beginning on."""
+
+    def begin_transaction(
+        self, session: AsyncSession, with_for_update: bool = False
+    ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
+        """Begin one, as soon as no other may write.
+
+        Args:
+            session: which has none open.
+            with_for_update: as if it were true.
+        """
+        return super().begin_transaction(session, with_for_update=True)
+
+
+def write_in_turns() -> None:
+    """Have the transactions of this process's server take turns, where its database is SQLite."""
+    url = get_current_settings().server.database.connection_url
+    if url and url.get_secret_value().startswith("sqlite"):
+        MODELS_DEPENDENCIES["database_config"] = TakesTurns(connection_url=url.get_secret_value())
 
 
 def ask_again_when_busy(app: App) -> App:

@@ -578,10 +578,11 @@ def build(home: Path, port: int, *, embedded: bool) -> tuple[Door, str]:
     from prefect.server.api import collections
     from prefect.server.api.server import create_app
 
-    from flows.commands.busy import ask_again_when_busy
+    from flows.commands.busy import ask_again_when_busy, write_in_turns
 
     # Prefect asks GitHub for its newest list of blocks and workers, and takes its own when there is no answer.
     collections.KNOWN_VIEWS.update(dict.fromkeys(collections.KNOWN_VIEWS, ""))
+    write_in_turns()
     app = ask_again_when_busy(create_app(ephemeral=embedded, final=True))
     for script in (home / "ui" / "v2" / "assets").glob("*.js"):
         _without_analytics(script)

@@ -12,12 +12,14 @@ from contextlib import closing, contextmanager
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
     temporary_settings,
 )
+from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from flows.commands import busy, door
@@ -87,6 +89,64 @@ def test_clients_wait_for_as_long_as_the_database_is_held(hasty):
         flows = list(clients.map(write, range(8)))
     assert len(set(flows)) == 8
     assert time.monotonic() - started >= 5
+
+
+def counting(section):
+    """Two transactions of a database configuration that each read a number and write it plus one, at the same time.
+
+    Gives the number.
+    """
+
+    async def add_one(session, others):
+        async with session, section.begin_transaction(session):
+            (number,) = (await session.execute(text("SELECT n FROM counter"))).one()
+            others.append(number)
+            for _ in range(100):  # until the other has read too, if it may
+                await asyncio.sleep(0.01 * (len(others) < 2))
+            await session.execute(text("UPDATE counter SET n = :n"), {"n": number + 1})
+
+    async def both():
+        engine = await section.engine()
+        async with engine.begin() as connection:
+            await connection.execute(text("CREATE TABLE counter (n INTEGER)"))
+            await connection.execute(text("INSERT INTO counter VALUES (0)"))
+        have_read = []
+        writers = [add_one(await section.session(engine), have_read) for _ in range(2)]
+        results = await asyncio.gather(*writers, return_exceptions=True)
+        async with engine.connect() as connection:
+            (number,) = (await connection.execute(text("SELECT n FROM counter"))).one()
+        return number, results
+
+    return asyncio.run(both())
+
+
+def test_transactions_that_read_before_they_write_take_turns(tmp_path):
+    number, failures = counting(busy.TakesTurns(connection_url=f"sqlite+aiosqlite:///{tmp_path}/turns.db"))
+    assert (number, failures) == (2, [None, None])
+
+
+def test_in_prefects_own_order_one_of_two_is_refused_at_once(tmp_path):
+    """When this fails, Prefect has mended it, and the door need no longer."""
+    prefects = AioSqliteConfiguration(connection_url=f"sqlite+aiosqlite:///{tmp_path}/own.db")
+    number, failures = counting(prefects)
+    assert number == 1
+    assert "database is locked" in "".join(map(str, failures))
+
+
+BUILT = """
+import sys
+from pathlib import Path
+from flows.commands import door
+door.build(Path(sys.argv[1]), 4200, embedded=True)
+from prefect.server.database.dependencies import provide_database_interface
+print(type(provide_database_interface().database_config).__name__)
+"""
+
+
+def test_so_do_those_of_the_server_behind_the_door(tmp_path):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    command = [sys.executable, "-c", BUILT, str(tmp_path)]
+    assert subprocess.check_output(command, cwd=CHECKOUT, env=env, text=True).split()[-1] == busy.TakesTurns.__name__
 
 
 def run(app, send):
