@@ -241,7 +241,7 @@ def _frame_cells(axes: Axes, cells: NDArray[np.bool_], colour: str) -> None:
     for row, column in np.argwhere(cells):
         frame = Rectangle((column + 0.07, row + 0.07), 0.86, 0.86, fill=False, edgecolor=colour, linewidth=1.3)
         frame.set_in_layout(False)
-        axes.add_patch(frame)
+        axes.add_artist(frame)
 
 
 def _matrix_figure(state_names: Sequence[str]) -> tuple[Figure, list[Axes]]:
@@ -275,7 +275,7 @@ def _draw_matrix(
         cell.set_gid(f"tip:{names[row]} → {names[column]}: {tips[row, column]}")
         cell.set_url(FIGURE_CASES + move_address(names[row], names[column], polarity))
         cell.set_in_layout(False)
-        axes.add_patch(cell)
+        axes.add_artist(cell)  # `add_patch` would work out limits of the axes, which are set below
         if texts[row, column]:
             place = (column + 0.5, row + 0.52)
             note = axes.text(*place, texts[row, column], ha="center", va="center", fontsize=6.8, color=ink)

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec
 import matplotlib
 from markupsafe import escape
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 from PIL import Image
@@ -76,7 +77,8 @@ def to_svg(figure: Figure, name: str) -> str:
     """
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        # `savefig` would draw it once more before, for a layout that it has.
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
@@ -107,7 +109,8 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
         with matplotlib.rc_context(STYLE):
             figure = draw(*args, **kwargs)
             # Lay out once: each save would start from the layout of the one before, and end elsewhere.
-            figure.draw_without_rendering()
+            if engine := figure.get_layout_engine():
+                engine.execute(figure)
             figure.set_layout_engine("none")
             return figure
 
