@@ -13,8 +13,8 @@ replies say it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -36,16 +36,18 @@ BUSY = b'{"exception_message":"the database is busy"}'
 class TakesTurns(AioSqliteConfiguration):
     """Prefect's SQLite, whose transactions are the only ones to write from their beginning on."""
 
-    def begin_transaction(
+    @asynccontextmanager
+    async def begin_transaction(
         self, session: AsyncSession, with_for_update: bool = False
-    ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
+    ) -> AsyncGenerator[AsyncSessionTransaction]:
         """Begin one, as soon as no other may write.
 
         Args:
             session: which has none open.
             with_for_update: as if it were true.
         """
-        return super().begin_transaction(session, with_for_update=True)
+        async with super().begin_transaction(session, with_for_update=True) as transaction:
+            yield transaction
 
 
 def write_in_turns() -> None:

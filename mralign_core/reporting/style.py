@@ -16,8 +16,8 @@ from typing import Any, ParamSpec
 
 import matplotlib
 from markupsafe import escape
-from matplotlib.colors import to_hex, to_rgb
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 from PIL import Image

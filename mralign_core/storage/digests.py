@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from mralign_core.errors import ArtifactError
 from mralign_core.storage.artifact import FileEntry, content_digest
+from mralign_core.storage.source_cache import source_cache
 
 UNRELATED = ("config", "errors", "storage")
 """Parts of the package that can't change what a stage computes: config fields enter a key by value."""
@@ -91,7 +92,9 @@ def source_digest(module: str, without: tuple[str, ...] = ()) -> str:
     """
     files = module_closure(module, without)
     folders = {path.parent for name, path in files.items() if name.count(".") > 1 or path.name == "__init__.py"}
-    lines = [f"{name} {hashlib.sha256(_code(path).encode()).hexdigest()}\n" for name, path in files.items()]
+    package = module.partition(".")[0]
+    lines = [f"{name} {_read_source(path, name, package).sha256}\n" for name, path in files.items()]
+    _CACHE.keep()
     lines += [f"{folder.name}/{path.name} {file_sha256(path)}\n" for folder in folders for path in folder.glob("*.md")]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
@@ -131,7 +134,7 @@ def function_closure(function: Callable[..., Any]) -> dict[tuple[Path, str], ast
 def _imports_from_beside(path: Path) -> dict[str, tuple[Path, str]]:
     """Name that a module imports from another of its folder → the file, and the name there."""
     found: dict[str, tuple[Path, str]] = {}
-    for node in ast.walk(_parse(path)):
+    for node in ast.walk(_parse(path.read_bytes())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.count(".") == 1:
             other = path.with_name(f"{node.module.partition('.')[2]}.py")
             if node.module.partition(".")[0] == path.parent.name and other.is_file():
@@ -143,7 +146,7 @@ def _imports_from_beside(path: Path) -> dict[str, tuple[Path, str]]:
 def _definitions(path: Path) -> dict[str, ast.AST]:
     """What a module defines at its top level, by name, without decorators and docstrings."""
     found: dict[str, ast.AST] = {}
-    for node in _WithoutDocstrings().visit(_parse(path)).body:
+    for node in _WithoutDocstrings().visit(_parse(path.read_bytes())).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             node.decorator_list = []
             found[node.name] = node
@@ -176,7 +179,7 @@ def module_closure(module: str, without: tuple[str, ...] = ()) -> dict[str, Path
         if any(f"{name}.".startswith(f"{left_out}.") for left_out in without):
             continue
         found[name] = path
-        queue += [name.rpartition(".")[0], *_imports(path, name, package)]
+        queue += [name.rpartition(".")[0], *_read_source(path, name, package).imports]
     return found
 
 
@@ -185,15 +188,33 @@ def _module_file(root: Path, name: str) -> Path | None:
     return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
 
 
+class _Source(NamedTuple):
+    sha256: str
+    """Of the code in its normal form: no comments, docstrings or layout."""
+    imports: tuple[str, ...]
+    """What import statements may mean: modules, and attributes, which have no file."""
+
+
+_CACHE = source_cache(Path(__file__))
+
+
 @functools.cache
-def _imports(path: Path, name: str, package: str) -> tuple[str, ...]:
-    """What a module's import statements may mean: modules, and attributes, which have no file."""
-    return tuple(_imported(path, name, package))
+def _read_source(path: Path, name: str, package: str) -> _Source:
+    """What counts of a module of a package."""
+    content = path.read_bytes()
+    key = f"{name} {path.name} {hashlib.sha256(content).hexdigest()}"
+    known = _CACHE.get(key)
+    if known is None:
+        tree = _parse(content)
+        imports = sorted(set(_imported(tree, name if path.name == "__init__.py" else name.rpartition(".")[0], package)))
+        known = [hashlib.sha256(_code(tree).encode()).hexdigest(), imports]
+        _CACHE.put(key, known)
+    sha256, imports = known
+    return _Source(sha256, tuple(imports))
 
 
-def _imported(path: Path, name: str, package: str) -> Iterator[str]:
-    inside = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(_parse(path)):
+def _imported(tree: ast.Module, inside: str, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.partition(".")[0] == package)
         elif isinstance(node, ast.ImportFrom):
@@ -213,12 +234,11 @@ class _WithoutDocstrings(ast.NodeTransformer):
         return None if is_text else node
 
 
-@functools.cache
-def _code(path: Path) -> str:
-    """A module's code, normalised: no comments, docstrings or layout."""
-    return ast.unparse(_WithoutDocstrings().visit(_parse(path)))
+def _code(tree: ast.Module) -> str:
+    """A module's code in its normal form; the tree is no longer what it was."""
+    return ast.unparse(_WithoutDocstrings().visit(tree))
 
 
-def _parse(path: Path) -> ast.Module:
+def _parse(source: bytes) -> ast.Module:
     with _parsing:
-        return ast.parse(path.read_text(encoding="utf-8"))
+        return ast.parse(source)

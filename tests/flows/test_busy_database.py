@@ -110,7 +110,7 @@ def counting(section):
         async with engine.begin() as connection:
             await connection.execute(text("CREATE TABLE counter (n INTEGER)"))
             await connection.execute(text("INSERT INTO counter VALUES (0)"))
-        have_read = []
+        have_read: list[int] = []
         writers = [add_one(await section.session(engine), have_read) for _ in range(2)]
         results = await asyncio.gather(*writers, return_exceptions=True)
         async with engine.connect() as connection:

@@ -1,0 +1,89 @@
+"""What sources came to is kept between processes, and is never wrong for it."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mralign_core.storage import digests
+from mralign_core.storage.source_cache import SourceCache, source_cache
+
+MODULE = "mralign_core.method.transitions"
+ASK = f"""
+import sys
+from mralign_core.storage import digests
+from mralign_core.storage.source_cache import SourceCache
+from pathlib import Path
+digests._CACHE = SourceCache(Path(sys.argv[1]))
+parse, parsed = digests._parse, []
+digests._parse = lambda source: parsed.append(source) or parse(source)
+print(digests.source_digest({MODULE!r}), len(parsed))
+"""
+
+
+def ask(path):
+    told = subprocess.check_output([sys.executable, "-c", ASK, str(path)], text=True)
+    digest, num_parsed = told.split()
+    return digest, int(num_parsed)
+
+
+def test_another_process_reads_no_source_again_and_comes_to_the_same(tmp_path):
+    first, second = (ask(tmp_path / "__pycache__" / "sources.json") for _ in range(2))
+    assert first == (digests.source_digest(MODULE), len(digests.module_closure(MODULE)))
+    assert second == (first[0], 0)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "sources.json"
+
+
+def test_what_is_kept_is_there_for_the_next(path):
+    cache = SourceCache(path)
+    cache.put("a", ["1", ["b"]])
+    assert SourceCache(path).get("a") is None
+    cache.keep()
+    assert SourceCache(path).get("a") == ["1", ["b"]]
+    assert [file.name for file in path.parent.iterdir()] == ["sources.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00", '{"a": '])
+def test_a_damaged_file_is_none(path, content):
+    path.write_text(content)
+    cache = SourceCache(path)
+    assert cache.get("a") is None
+    cache.put("a", 1)
+    cache.keep()
+    assert SourceCache(path).get("a") == 1
+
+
+def test_where_nothing_can_be_written_this_process_knows_it_still(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    cache = SourceCache(tmp_path / "file" / "sources.json")
+    cache.put("a", 1)
+    cache.keep()
+    assert cache.get("a") == 1
+
+
+def test_threads_that_keep_at_once_leave_a_whole_file(path):
+    def put(number):
+        cache = SourceCache(path.with_name(f"{number % 2}.json"))
+        cache.put(str(number), number)
+        cache.keep()
+        return cache.get(str(number))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(put, range(40))) == list(range(40))
+    assert all(isinstance(SourceCache(path.with_name(f"{n}.json"))._all(), dict) for n in range(2))
+
+
+def test_another_version_of_the_reader_has_another_cache(tmp_path):
+    reader = tmp_path / "reader.py"
+    reader.write_text("VERSION = 1\n")
+    first = source_cache(reader)._path
+    reader.write_text("VERSION = 2\n")
+    assert source_cache(reader)._path != first
+    assert first.parent == tmp_path / "__pycache__" and not first.parent.exists()
+    assert os.fspath(first).endswith(".json")
