@@ -9,7 +9,7 @@ export DO_NOT_TRACK ?= 1
 export PREFECT_HOME ?= $(STATE)/prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test browser check smollm2 clean
+.PHONY: help demo serve test soak browser check smollm2 clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,10 +22,13 @@ demo: $(VENV)/.installed ## the whole pipeline on the pocket world: about five m
 serve: $(VENV)/.installed ## Prefect server and UI, work pools, workers and deployments on this machine
 	@$(BIN)/python -m deployments.serve
 
-test: $(VENV)/.installed-dev ## the tests
+test: $(VENV)/.installed-dev ## the tests, but for those of `make soak`
 	@# Three workers whatever the machine: much of a test is waiting, and each may have a server and a run of its own.
 	@# tests/conftest.py orders the files.
-	@$(BIN)/python -m pytest tests -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest tests -m 'not soak' -n 3 --dist loadfile --no-loadscope-reorder
+
+soak: $(VENV)/.installed-dev ## the tests of minutes: whole runs and servers that are struck, repeated or shared
+	@$(BIN)/python -m pytest tests -m soak -n 2 --dist load
 
 browser: $(VENV)/.installed-browser ## end-to-end tests of report, UI and workbench in a real Chromium
 	@command -v chromium chromium-browser google-chrome >/dev/null || { test "$$(id -u)" = 0 && apt-get install -qq -y chromium; } \

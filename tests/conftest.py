@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, settings
 
 from tests.pocket_store import pocket_store, store_root
 from tests.prefect_api import prefect_api, prefect_url
+from tests.seaweedfs import s3_root, s3_server, section
 
-__all__ = ["pocket_store", "prefect_api", "prefect_url", "store_root"]
+# Here and nowhere else: a module that imports a fixture of the session has one of its own, and so another server.
+__all__ = ["pocket_store", "prefect_api", "prefect_url", "s3_root", "s3_server", "section", "store_root"]
 
 # A busy machine makes examples slow, which says nothing about the code. The same examples each time: a change is to
 # blame for what fails. ``pytest --hypothesis-profile searching`` looks for others.

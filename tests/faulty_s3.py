@@ -8,6 +8,7 @@ Example::
         ...                              # of 100 requests, about 8 go wrong, each in another way
         proxy.script("PUT", "503", "")   # the next PUT fails, the one after it goes well whatever the rates
         proxy.outage(3.0)                # connections are refused, and cut, for 3 s from now; returns at once
+        proxy.over()                     # or until now
     assert proxy.num_faults["reset"]
 
 Kinds of fault, each of one request:
@@ -103,6 +104,10 @@ class FaultyS3(BaseServer):
     def outage(self, seconds):
         """Refuse connections, and cut those that are open, for so many seconds from now."""
         self._refuse_until = time.monotonic() + seconds
+
+    def over(self):
+        """End an outage."""
+        self._refuse_until = 0.0
 
     def is_out(self):
         return time.monotonic() < self._refuse_until

@@ -3,7 +3,7 @@
 The model is trained once, in about 100 s of one core, and kept in pytest's cache folder: a store is
 content-addressed, so a later session finds it there, and trains anew when the code that makes it has changed.
 Workers of one session share it: one makes it, while the others wait.
-Use it from a conftest with ``from tests.pocket_store import pocket_store, store_root``.
+Its fixtures are those of ``tests/conftest.py``.
 """
 
 import fcntl

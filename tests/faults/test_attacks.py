@@ -9,7 +9,6 @@ import pytest
 from benchmarks.faults import annotators, moments, stores
 from benchmarks.faults.runs import Place
 from tests.llm_faults import names
-from tests.seaweedfs import s3_server  # noqa: F401 (fixture)
 
 SEED = 3
 NUM_ANNOTATORS = 16
@@ -22,13 +21,13 @@ def assert_survived(outcome):
     assert (outcome.survived, list(outcome.lost)) == (outcome.tried, []), outcome
 
 
-def test_operations_outlive_requests_that_go_wrong(s3_server):  # noqa: F811
+def test_operations_outlive_requests_that_go_wrong(s3_server):
     outcome = stores.spoil(sys.executable, s3_server, share=0.1, num=25, seed=SEED)
     assert_survived(outcome)
     assert not outcome.note.startswith("0 of")
 
 
-def test_operations_of_every_kind_outlive_an_outage(s3_server):  # noqa: F811
+def test_operations_of_every_kind_outlive_an_outage(s3_server):
     outcome = stores.refuse(sys.executable, s3_server, seconds=1.5)
     assert_survived(outcome)
     assert outcome.tried == 8
@@ -38,6 +37,7 @@ def test_annotators_servers_cost_no_more_than_the_account_says():
     assert_survived(annotators.annotate_with_each(sys.executable, random.Random(SEED).sample(names(), NUM_ANNOTATORS)))
 
 
+@pytest.mark.soak
 @pytest.mark.server
 def test_whole_runs_outlive_kill_and_sigterm_and_leave_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(moments, "END_WITHIN_S", 30.0)  # what is measured as 10 s, on a machine that is busy

@@ -12,6 +12,7 @@ from tests.door_server import auth_of, behind_door
 from tests.prefect_server import QUICK_SERVER
 
 pytestmark = [
+    pytest.mark.soak,
     pytest.mark.server,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)"),
 ]

@@ -55,7 +55,6 @@ from tests.faulty_s3 import PASSING, FaultyS3
 from tests.homes import Home
 from tests.pocket_store import copy_store, small_config
 from tests.prefect_api import auth_for, reporting_to
-from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
 from tests.stages import draw, label
 
 STAGES = ["prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"]
@@ -305,7 +304,7 @@ def test_lineage_reaches_back_to_the_questions_and_the_model(finished):
 
 
 @pytest.fixture
-def proxy(s3_server):  # noqa: F811
+def proxy(s3_server):
     """Stands before the S3 server and spoils one request in twenty, each in another way."""
     kinds = [kind for kind in PASSING if kind != "slow"]
     with FaultyS3(s3_server.endpoint_url, seed=11, rates=dict.fromkeys(kinds, 0.05 / len(kinds))) as proxy:
@@ -313,7 +312,7 @@ def proxy(s3_server):  # noqa: F811
 
 
 @pytest.fixture
-def s3_config(proxy, s3_root, tmp_path, monkeypatch):  # noqa: F811
+def s3_config(proxy, s3_root, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))  # the cache of downloaded artifacts
     return small_config(s3_root, storage__endpoint_url=proxy.url)
 
@@ -476,11 +475,12 @@ class TestRetraining:
         assert Retrainings(store, "weekly").all()[-1].outcome == "over-budget"
 
 
+@pytest.mark.soak
 class TestTwoHomes:
     """Two homes, each with its own Prefect server and only a bucket in common; the pipeline of the first is there."""
 
     @pytest.fixture
-    def section(self, s3_server, s3_root):  # noqa: F811
+    def section(self, s3_server, s3_root):
         return StorageConfig(root=s3_root, endpoint_url=s3_server.endpoint_url, claim_lease_s=6.0)
 
     @pytest.fixture

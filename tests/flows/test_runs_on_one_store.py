@@ -104,6 +104,7 @@ def test_both_complete_and_nothing_is_made_twice(start, alone, store_root, tmp_p
     assert records[0].artifacts == records[1].artifacts
 
 
+@pytest.mark.soak
 def test_when_one_is_killed_among_its_draws_the_other_goes_on_at_once(start, alone, store_root, tmp_path):
     log = tmp_path / "log"
     first = start(store_root, tmp_path / "killed.log")

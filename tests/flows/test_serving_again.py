@@ -77,6 +77,7 @@ def wait_for(condition, seconds=60):
     return found
 
 
+@pytest.mark.soak
 def test_after_a_kill_no_run_is_left_running_and_what_the_user_changed_is_there(tmp_path):
     home, config = tmp_path / "prefect", endless(tmp_path / "store")
     home.mkdir()

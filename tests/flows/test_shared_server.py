@@ -89,6 +89,7 @@ def bootstrap(env, *arguments):
     )
 
 
+@pytest.mark.soak
 @pytest.mark.server
 def test_a_worker_runs_a_flow_of_a_server_on_postgres(team, tmp_path):
     api, env = team

@@ -21,7 +21,6 @@ from mralign_core.storage import ArtifactStore
 from tests.chromium import CHROMIUM, chromium
 from tests.door_server import auth_of, behind_door
 from tests.prefect_server import QUICK_SERVER
-from tests.seaweedfs import s3_root, s3_server, section  # noqa: F401 (fixtures)
 
 PAGE = """<!doctype html><title>A report</title><a href="#end">to the end</a><h1>Report of a test</h1>
 <script>document.body.textContent = "a script ran"</script><img src="https://pictures.example/x.png">
@@ -54,7 +53,7 @@ def test_doctests():
         assert doctest.testmod(module).failed == 0
 
 
-def test_a_page_and_a_figure_are_read_from_a_folder_and_from_s3(section, tmp_path):  # noqa: F811
+def test_a_page_and_a_figure_are_read_from_a_folder_and_from_s3(section, tmp_path):
     ref = publish(section, tmp_path / "made")
     assert read_shown(*split(address_of(section, ref, "report.html"))) == ("text/html; charset=utf-8", PAGE.encode())
     assert read_shown(*split(address_of(section, ref, "forest.png"))) == ("image/png", PIXEL)

@@ -58,7 +58,7 @@ def test_a_signal_while_it_starts_ends_it(tmp_path, number):
     check(signal_run(tmp_path, options(tmp_path / "store"), seconds=RNG.uniform(0.2, 6), number=number), number)
 
 
-@pytest.mark.parametrize("to_group", [True, False])
+@pytest.mark.parametrize("to_group", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_a_signal_while_it_waits_for_a_language_model_ends_it(tmp_path, store_root, deaf_server, to_group):
     rows = [
         {"id": f"t{n}", "question": f"Question {n}?", "gold": "Puville", "thinking": THINKING, "answer": answer}

@@ -16,7 +16,6 @@ from tasks.annotate import collect_annotations, read_ledger
 from tasks.engine.shards import lay_out
 from tests.pocket_store import POCKET
 from tests.published_candidates import candidate_row, publish_candidates
-from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
 from tests.tasks.test_paid_once import PRICE, SCRIPT, CountingServer
 
 NUM_TRACES = 12

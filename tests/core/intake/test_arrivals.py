@@ -21,7 +21,7 @@ from mralign_core.storage import ArtifactStore, key_of
 from mralign_core.storage.filesystem import StoreFiles
 from tasks.prepare import load_questions
 from tests.faulty_s3 import FaultyS3
-from tests.seaweedfs import BUCKET, S3Server, s3_root, s3_server  # noqa: F401 (fixtures)
+from tests.seaweedfs import BUCKET, S3Server
 
 
 def lines(*numbers, **fields):
@@ -202,7 +202,7 @@ class Bucket(NamedTuple):
 
 
 @pytest.fixture
-def bucket(s3_server, s3_root):  # noqa: F811
+def bucket(s3_server, s3_root):
     return Bucket(s3_server, s3_root.rpartition("/")[2])
 
 

@@ -47,6 +47,7 @@ def said(log):
     return log.read()
 
 
+@pytest.mark.soak
 def test_machines_train_one_adapter_and_go_on_when_one_is_lost(model_dir, tmp_path):
     with network("node-a", "node-b") as (first, second):
         config = tmp_path / "two-machines.yaml"

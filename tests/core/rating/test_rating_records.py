@@ -28,7 +28,6 @@ from mralign_core.rating.records import (
 from mralign_core.retention.collect import Collector
 from mralign_core.retention.verify import verify_store
 from mralign_core.storage import ArtifactStore
-from tests.seaweedfs import s3_root, s3_server, section  # noqa: F401 (fixtures)
 
 NAMES = LabelNames(labels=("ask", "tell"), macro_strategies=("talk", "talk"), definitions=("asks", "tells"))
 ITEMS = [letter * 12 for letter in "abc"]
@@ -57,7 +56,7 @@ def records(tmp_path):
     return records
 
 
-def test_what_is_sent_again_is_kept_once_and_another_rating_of_its_number_is_refused(section):  # noqa: F811
+def test_what_is_sent_again_is_kept_once_and_another_rating_of_its_number_is_refused(section):
     store = ArtifactStore(section)
     records = RatingRecords(store)
     name = records.begin(ROUND)

@@ -12,7 +12,6 @@ from mralign_core.config import StorageConfig
 from mralign_core.storage import ArtifactRef, ArtifactStore, RunRecord
 from mralign_core.storage.artifact import FileEntry, Manifest, content_digest
 from mralign_core.versions.aliases import AliasEntry
-from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
 
 DAY_S = 86_400.0
 OLD_S = 100 * DAY_S
@@ -83,5 +82,5 @@ def shelf(tmp_path) -> Shelf:
 
 
 @pytest.fixture
-def bucket(s3_server, s3_root) -> Shelf:  # noqa: F811
+def bucket(s3_server, s3_root) -> Shelf:
     return Shelf(StorageConfig(root=s3_root, endpoint_url=s3_server.endpoint_url))

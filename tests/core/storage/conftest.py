@@ -5,9 +5,6 @@ from pathlib import Path
 import pytest
 
 from mralign_core.storage import ArtifactStore
-from tests.seaweedfs import s3_root, s3_server, section
-
-__all__ = ["s3_root", "s3_server", "section"]
 
 
 class FolderFiles:

@@ -12,7 +12,6 @@ from mralign_core.errors import StorageError
 from mralign_core.storage import ArtifactStore, key_of
 from mralign_core.storage.filesystem import StoreFiles
 from mralign_core.training.checkpoints import StoredCheckpoints, TrainingState
-from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
 
 KEY = key_of(adapter=1)
 CHANGES = ("write", "upload", "remove", "remove_empty_folder")

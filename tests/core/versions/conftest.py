@@ -4,10 +4,7 @@ import pytest
 
 from mralign_core.config import StorageConfig
 from mralign_core.storage import ArtifactStore
-from tests.seaweedfs import s3_root, s3_server, section
 from tests.version_store import publish_version
-
-__all__ = ["s3_root", "s3_server", "section"]
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 
 from mralign_core.config import StorageConfig
-from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
 from tests.simulated_run import Size, publish_run
 
 
 @pytest.fixture
-def bucket(s3_root, s3_server, tmp_path, monkeypatch):  # noqa: F811
+def bucket(s3_root, s3_server, tmp_path, monkeypatch):
     """A simulated run in a bucket, and nothing of it on this machine."""
     monkeypatch.setenv("HOME", str(tmp_path))
     section = StorageConfig(root=s3_root, endpoint_url=s3_server.endpoint_url)

@@ -17,7 +17,6 @@ from tasks.engine.session import session
 from tasks.engine.shards import lay_out
 from tests.faulty_s3 import FaultyS3
 from tests.published_candidates import candidate_row, publish_candidates
-from tests.seaweedfs import s3_root, s3_server  # noqa: F401 (fixtures)
 
 NUM_SHARDS = 40
 
@@ -45,7 +44,7 @@ def made_in_shards(config, folder, *, num_shards=NUM_SHARDS):
     return candidates
 
 
-def test_a_request_a_shard_and_few_more_are_asked_of_a_bucket(s3_server, s3_root, tmp_path, monkeypatch):  # noqa: F811
+def test_a_request_a_shard_and_few_more_are_asked_of_a_bucket(s3_server, s3_root, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))  # the cache of downloaded artifacts
     candidates = made_in_shards(config_in(root=s3_root, endpoint_url=s3_server.endpoint_url), tmp_path)
     with FaultyS3(s3_server.endpoint_url) as proxy, session():
