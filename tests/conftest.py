@@ -26,28 +26,35 @@ settings.load_profile("repeated")
 LONGEST_FIRST = (
     "flows/test_runs_on_one_store.py",
     "flows/test_deployments.py",  # does without the pocket model, which the worker of the first file may be training
-    "core/processes/test_machines.py",  # so do these, until it is trained
+    "core/evaluation/test_report.py",  # so do these, until it is trained
+    "core/generation/test_transformers_sampler.py",
     "core/storage/test_claims.py",
     "flows/test_pipeline.py",
     "flows/test_training_on_news.py",
+    "flows/test_thinking_draws_runs.py",
     "flows/test_signals.py",
-    "faults/test_attacks.py",
-    "browser/test_prefect_ui.py",  # skips without Playwright
-    "flows/test_door_browser.py",
-    "flows/test_serving_again.py",
     "tasks/test_at_once.py",
-    "core/storage/test_two_hosts.py",
-    "core/versions/test_aliases.py",
-    "flows/test_cli.py",
-    "flows/test_ablate.py",
+    "tasks/test_prepare_model.py",
+    "core/llm/test_batch.py",
+    "tasks/test_evaluation_on_a_server.py",
+    "tasks/test_paid_once.py",
     "core/generation/test_checking.py",
+    "core/estimation/test_diagnostics.py",
+    "core/versions/test_aliases.py",
+    "tasks/test_sequential_draws.py",
+    "tasks/test_failed_draws.py",
+    "tasks/test_train_in_processes.py",
+    "flows/test_ablate.py",
+    "core/storage/test_two_hosts.py",
     "core/storage/test_failures.py",
     "core/processes/test_launch.py",
+    "core/training/test_fit.py",
+    "core/llm/test_faults.py",
+    "flows/test_cli.py",
     "flows/test_door.py",
     "core/generation/test_adapters_on_servers.py",
-    "core/llm/test_batch.py",
-    "core/training/test_fit.py",
     "flows/test_lost_runs.py",
+    "faults/test_attacks.py",
 )
 """Files that take half a minute or more. Workers are given whole files: one that is left to the end is waited for."""
 
