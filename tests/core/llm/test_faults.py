@@ -167,7 +167,8 @@ def spend(root, seed, spent, ceiling_usd):
 
 
 def test_four_processes_on_one_account_do_not_cross_its_ceiling(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mralign_core.llm.endpoint"])  # imported once for the four
     spent = context.Value("d", 0.0)
     workers = [context.Process(target=spend, args=(str(tmp_path), seed, spent, 40.0)) for seed in range(4)]
     for worker in workers:

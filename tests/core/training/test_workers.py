@@ -134,7 +134,8 @@ def two(tmp_path_factory):
     """What each of two processes found, and the folder that they wrote to."""
     folder = tmp_path_factory.mktemp("two")
     port = free_port()
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imported once for both: that takes much of the time
     processes = [context.Process(target=in_process, args=(rank, port, folder)) for rank in range(2)]
     for process in processes:
         process.start()
