@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,7 +84,8 @@ class MRAlignKTOTrainer(KTOTrainer):
     """:class:`trl.KTOTrainer` that weighs the log-ratio of each completion token by its segment's weight.
 
     Takes what ``KTOTrainer`` takes; see the module for the columns of the data sets. Text only. TRL's curves
-    of implicit rewards and ``logps/*`` are weighted, ``kl`` is not.
+    of implicit rewards and ``logps/*`` are weighted, ``kl`` is not. Two more are logged: ``kl_raw``, z0 before it is
+    clamped at 0, and the correlation of implicit reward and length among rows of one label.
 
     Args:
         model: as for TRL: a path, a hub id or a model, with an adapter or without.
@@ -133,9 +135,11 @@ class MRAlignKTOTrainer(KTOTrainer):
             processing_class,
             **options,
         )
-        weigh_logps(self.model.get_base_model() if is_peft_model(self.model) else self.model)
+        self._sums: list[Tensor] = []
+        self._pair_sums: list[Tensor] = []
+        weigh_logps(self.model.get_base_model() if is_peft_model(self.model) else self.model, self._sums)
         if self.ref_model is not None:
-            weigh_logps(self.accelerator.unwrap_model(self.ref_model))
+            weigh_logps(self.accelerator.unwrap_model(self.ref_model), self._sums)
 
     def _prepare_dataset(
         self,
@@ -181,6 +185,8 @@ class MRAlignKTOTrainer(KTOTrainer):
     def _compute_kl_logps(self, model: Any, batch: Mapping[str, Tensor]) -> Tensor | None:
         plain = {name: value for name, value in batch.items() if name != WEIGHT_COLUMN}
         logps: Tensor | None = super()._compute_kl_logps(model, plain)
+        if logps is not None:
+            self._pair_sums.append(logps.detach())
         return logps
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Tensor], return_outputs: bool) -> Any:
@@ -189,14 +195,53 @@ class MRAlignKTOTrainer(KTOTrainer):
                 f"the batch has no {WEIGHT_COLUMN!r}, so this would be plain KTO: leave data_collator out, or "
                 "derive yours from WeightedCollator"
             )
-        return super()._compute_loss(model, inputs, return_outputs)
+        self._sums.clear()
+        self._pair_sums.clear()
+        loss = super()._compute_loss(model, inputs, return_outputs)
+        self._note_raw_kl_and_lengths(inputs)
+        return loss
+
+    def _note_raw_kl_and_lengths(self, inputs: Mapping[str, Tensor]) -> None:
+        """Log z0 before the clamp, and how implicit rewards go with length; the policy's sums came before the rest."""
+        is_known = self.precompute_ref_logps
+        reference = inputs["ref_logps"] if is_known else self._sums[1]
+        told = {"rewards/length_correlation": length_correlation(self._sums[0] - reference, inputs)}
+        if self.calculate_KL:
+            pairs = inputs["ref_KL_logps"] if is_known else self._pair_sums[1]
+            told["kl_raw"] = (self._pair_sums[0] - pairs).mean()
+        for name, value in told.items():
+            mean = self.accelerator.gather_for_metrics(value).nanmean().item()
+            if not math.isnan(mean):
+                self._metrics["train" if self.model.training else "eval"][name].append(mean)
 
 
-def weigh_logps(model: PreTrainedModel) -> None:
+def length_correlation(implicit_rewards_B: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Correlation of implicit reward and number of completion tokens among rows of one label; NaN where there is none.
+
+    Args:
+        implicit_rewards_B: a row's.
+        batch: with ``label`` (B,) and ``completion_mask`` (B, T).
+
+    Example:
+        >>> batch = {"label": torch.tensor([True, True]), "completion_mask": torch.tensor([[1, 0], [1, 1]])}
+        >>> length_correlation(torch.tensor([0.5, 0.7]), batch).item()
+        1.0
+    """
+    both = torch.stack([implicit_rewards_B.float(), batch["completion_mask"].sum(-1).float()])
+    for is_desirable in (True, False):
+        chosen = batch["label"].bool() == is_desirable
+        if chosen.any():
+            both[:, chosen] -= both[:, chosen].mean(-1, keepdim=True)
+    covariance = both @ both.T
+    return covariance[0, 1] / (covariance[0, 0] * covariance[1, 1]).sqrt()
+
+
+def weigh_logps(model: PreTrainedModel, sums: list[Tensor]) -> None:
     """Have a model that TRL gave its fused head multiply ``log_probs`` by the argument ``completion_weights``.
 
     Args:
         model: changed in place; without that argument its forward pass is as it was.
+        sums: takes the sum over each row, (B,), of each pass that was weighted.
     """
     fused_forward = model.forward
 
@@ -208,6 +253,7 @@ def weigh_logps(model: PreTrainedModel) -> None:
             # Prompt learning puts virtual tokens in front.
             virtual = outputs.log_probs.shape[1] - weights.shape[1]
             outputs.log_probs = outputs.log_probs * torch.nn.functional.pad(weights, (virtual, 0), value=1.0)
+            sums.append(outputs.log_probs.detach().sum(-1))
         return outputs
 
     model.forward = forward
