@@ -45,6 +45,7 @@ from mralign_core.training.fit import TrainingResult, Watch, _counts, _rows_of
 from mralign_core.training.job import TrainingJob
 from mralign_core.training.order import step_rows, steps_per_epoch
 from mralign_core.training.reference import read_reference
+from mralign_core.training.trl_doctor import TrainingDoctor, row_of_metrics
 from mralign_core.training.trl_kto import MRAlignKTOTrainer, rows_for_trl
 from mralign_core.training.workers import Workers
 
@@ -218,6 +219,7 @@ def _run(job: TrainingJob, trainer: Any, watch: Watch, folder: Path) -> list[dic
     trainer.remove_callback(PrinterCallback)
     report = _Report(job, watch, trainer.model.device)
     trainer.add_callback(report)
+    trainer.add_callback(TrainingDoctor())
     if checkpoints:
         trainer.add_callback(_Keep(checkpoints, job.train.checkpoint_minutes))
     start = checkpoints.latest(folder) if checkpoints else None
@@ -246,7 +248,8 @@ class _Report(TrainerCallback):
         """A step has been logged."""
         if not logs or "loss" not in logs:
             return
-        row = self._row({**logs, "step": state.global_step})
+        row = row_of_metrics({**logs, "step": state.global_step}, self._job.train.beta)
+        del row["length_correlation"]  # no column of the table
         if not math.isfinite(row["loss"] + row["grad_norm"]):
             field = "sft_learning_rate" if self._job.variant == "sft" else "learning_rate"
             raise ConfigError(
@@ -259,21 +262,7 @@ class _Report(TrainerCallback):
 
     def rows(self, history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
         """The rows of a training, those of before a restart among them."""
-        return [self._row(logs) for logs in history if "loss" in logs]
-
-    def _row(self, logs: dict[str, float]) -> dict[str, float]:
-        beta = self._job.train.beta
-        return {
-            "step": logs["step"],
-            "epoch": logs["epoch"],
-            "loss": logs["loss"],
-            "implicit_reward_positive": logs.get("rewards/chosen", math.nan) / beta,
-            "implicit_reward_negative": logs.get("rewards/rejected", math.nan) / beta,
-            "kl_baseline": logs.get("kl", math.nan),
-            "kl_raw": logs.get("kl_raw", math.nan),
-            "grad_norm": logs["grad_norm"],
-            "learning_rate": logs["learning_rate"],
-        }
+        return [row_of_metrics(logs, self._job.train.beta) for logs in history if "loss" in logs]
 
 
 class TrlCheckpoints:
