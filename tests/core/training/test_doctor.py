@@ -16,6 +16,7 @@ from mralign_core.training.trl_kto import MRAlignKTOTrainer, rows_for_trl
 from tests.core.training.test_trainer import make_examples
 from tests.core.training.test_trl_engine import make_job
 
+pytestmark = pytest.mark.usefixtures("quick_collections")
 HEALTHY_SEEDS = range(16)
 
 
@@ -123,7 +124,8 @@ def test_of_supervised_training_the_loss_alone_is_judged():
 
 def trained(model_dir, tmp_path, section, variant="mr_align", **options):
     """The record of a real training by our own loop; options are fields of the config."""
-    common = {**section.model_dump(exclude_unset=True), "num_epochs": 8, "sft_learning_rate": 1e-2}
+    common = {**section.model_dump(exclude_unset=True), "num_epochs": 12, "sft_learning_rate": 1e-2}
+    common["global_batch_size"] = 10  # all rows, so that no step's loss is another's by its rows
     section = TrainConfig.model_validate({**common, **options})
     job = make_job(model_dir, tmp_path / variant, section, variant)
     result = train_adapter(job)
@@ -153,7 +155,7 @@ def test_it_hears_a_real_training_that_unlearns_everything(model_dir, tmp_path, 
 @pytest.mark.parametrize(("learning_rate", "names"), [(1e-2, []), (1e-8, ["loss flat"])])
 def test_as_a_callback_it_warns_in_a_trl_script(model_dir, tmp_path, caplog, learning_rate, names):
     doctor = TrainingDoctor()
-    settings = {"learning_rate": learning_rate, "num_train_epochs": 8, "logging_steps": 1, "save_strategy": "no"}
+    settings = {"learning_rate": learning_rate, "num_train_epochs": 5, "logging_steps": 1, "save_strategy": "no"}
     args = KTOConfig(
         str(tmp_path), per_device_train_batch_size=4, max_length=None, use_cpu=True, bf16=False, **settings
     )

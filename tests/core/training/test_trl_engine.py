@@ -14,6 +14,7 @@ from mralign_core.training.reference import compute_reference
 from mralign_core.training.trl_engine import TrlCheckpoints, train_by_trl
 from tests.core.training.tiny import make_candidates, make_segment_weights
 
+pytestmark = pytest.mark.usefixtures("quick_collections")
 MODEL = ModelConfig(path="org/tiny", dtype="float32", device="cpu")
 
 
@@ -72,23 +73,23 @@ class Stopped(Exception):
 
 
 def test_a_training_that_was_stopped_goes_on_from_the_store_to_the_same_bytes(model_dir, tmp_path, section):
-    section = by_trl(section, checkpoint_minutes=1e-9, lora_dropout=0.2, rows_per_forward=2)
+    section = by_trl(section, checkpoint_minutes=1e-9, lora_dropout=0.2, global_batch_size=8)  # two steps an epoch
     storage, key = StorageConfig(root=str(tmp_path / "store")), "a" * 64
     kept = {"storage": storage, "key": key}
     seen = []
 
     def stop(step, steps, row):
         seen.append(step)
-        if step == 5 and len(seen) == 5:
+        if len(seen) == 4:
             raise Stopped
 
     lost = make_job(model_dir, tmp_path / "lost", section, **kept)
     with pytest.raises(Stopped):
         train_by_trl(lost, Watch(on_progress=stop))
     assert not (tmp_path / "lost").exists()
-    assert ArtifactStore(storage).keys(f"checkpoint/{key}") == ["step-000000004"]
+    assert ArtifactStore(storage).keys(f"checkpoint/{key}") == ["step-000000003"]
     resumed = train_by_trl(make_job(model_dir, tmp_path / "resumed", section, **kept), Watch(on_progress=stop))
-    assert seen == [1, 2, 3, 4, 5, 5, 6]
+    assert seen == [1, 2, 3, 4, 4]
     whole = train_by_trl(make_job(model_dir, tmp_path / "whole", section))
     assert resumed.metrics.equals(whole.metrics)
     for name in ("adapter_model.safetensors", "README.md"):
@@ -109,7 +110,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
 
 
 def test_a_training_that_diverges_or_does_not_fit_says_what_to_change(model_dir, tmp_path, section, monkeypatch):
-    job = make_job(model_dir, tmp_path / "a", by_trl(section, learning_rate=1e30, warmup_ratio=0.0))
+    job = make_job(model_dir, tmp_path / "a", by_trl(section, learning_rate=1e30, warmup_ratio=0.0), "kto")
     with pytest.raises(ConfigError, match=r"training diverged at step . of 6.*lower train.learning_rate"):
         train_by_trl(job)
 
