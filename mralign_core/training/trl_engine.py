@@ -13,6 +13,7 @@ import logging
 import math
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,9 @@ def train_by_trl(job: TrainingJob, watch: Watch | None = None) -> TrainingResult
     )
     numbers = _rows_of(job.variant, examples, job.train)
     device = [model.device] if model.device.type == "cuda" else []
-    with scratch_folder() as folder, torch.random.fork_rng(device):
+    with scratch_folder() as folder, torch.random.fork_rng(device), warnings.catch_warnings():
+        # transformers 5.23 renamed it, 5.20 has this name only; may go with the lower bound.
+        warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
         trainer = _trainer(job, model, examples, folder)
         trainer.row_order = RowOrder(numbers, len(examples.kept), job.train.global_batch_size, job.seed)
         rows = _run(job, trainer, watch or Watch(), folder)

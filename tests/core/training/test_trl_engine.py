@@ -25,10 +25,9 @@ def by_trl(section, **options):
 
 def make_job(model_dir, directory, section, variant="mr_align", **options):
     candidates = make_candidates(10, num_questions=6)
-    options = {"segment_weights": make_segment_weights(candidates), **options}
+    options = {"segment_weights": make_segment_weights(candidates), "model": MODEL, **options}
     return TrainingJob(
         model_path=str(model_dir),
-        model=MODEL,
         train=section,
         candidates=candidates,
         variant=variant,
@@ -40,7 +39,7 @@ def make_job(model_dir, directory, section, variant="mr_align", **options):
 
 
 @pytest.mark.parametrize("variant", ["sft", "kto", "mr_align"])
-def test_both_engines_train_the_same_adapter(model_dir, tmp_path, section, variant):
+def test_both_engines_train_the_same_adapter(model_dir, tmp_path, section, variant, capfd):
     candidates = make_candidates(10, num_questions=6)
     reference = compute_reference(
         ReferenceJob(model_path=str(model_dir), model=MODEL, train=section, candidates=candidates)
@@ -48,6 +47,8 @@ def test_both_engines_train_the_same_adapter(model_dir, tmp_path, section, varia
     table = None if variant == "sft" else reference
     ours = train_adapter(make_job(model_dir, tmp_path / "ours", section, variant, reference=table))
     theirs = train_by_trl(make_job(model_dir, tmp_path / "theirs", by_trl(section), variant, reference=table))
+    captured = capfd.readouterr()
+    assert captured.out == "" and "loss" not in captured.err
     assert theirs.counts == ours.counts
     for column in ours.metrics.columns:
         assert theirs.metrics[column].tolist() == pytest.approx(
@@ -94,6 +95,22 @@ def test_a_training_that_was_stopped_goes_on_from_the_store_to_the_same_bytes(mo
     assert resumed.metrics.equals(whole.metrics)
     for name in ("adapter_model.safetensors", "README.md"):
         assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_only_the_positives_in_bfloat16_and_a_reference_that_trl_computes_work_as_they_do_in_our_loop(
+    model_dir, tmp_path, section
+):
+    section = section.model_copy(update={"positives_only": True})
+    brain = MODEL.model_copy(update={"dtype": "bfloat16"})
+    jobs = [
+        make_job(model_dir, tmp_path / each.engine, each, "kto", model=brain) for each in (section, by_trl(section))
+    ]
+    ours, theirs = train_adapter(jobs[0]), train_by_trl(jobs[1])
+    assert theirs.counts == ours.counts and theirs.counts["negative"] == 0
+    assert theirs.metrics["implicit_reward_negative"].isna().all()
+    assert theirs.metrics["loss"].tolist() == pytest.approx(ours.metrics["loss"].tolist(), rel=0.05)
+    weights = load_file(tmp_path / "trl" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
