@@ -26,10 +26,14 @@ class TrainingDoctor(TrainerCallback):
 
     Each row of the log is a step to it: ``logging_steps=1`` lets it see most. With ``trl.KTOTrainer`` it does not know
     z0 before the clamp, nor how implicit rewards go with length, which ``MRAlignKTOTrainer`` logs.
+
+    Args:
+        variant: ``kto`` where weights of 1 are meant; else rows with weights are taken for MR-ALIGN's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, variant: str = "") -> None:
         self.faults: list[Fault] = []
+        self._variant = variant
         self._rows: Dataset | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
@@ -64,7 +68,7 @@ class TrainingDoctor(TrainerCallback):
         lengths = np.array([len(ids) for ids in self._rows[ID_COLUMNS[1]]]) if ID_COLUMNS[1] in columns else None
         is_weighted = WEIGHT_COLUMN in columns
         return TrainingRecord(
-            "mr_align" if is_weighted else "kto",
+            self._variant or ("mr_align" if is_weighted else "kto"),
             steps,
             beta=beta,
             desirable_weight=args.desirable_weight,

@@ -222,7 +222,7 @@ def _run(job: TrainingJob, trainer: Any, watch: Watch, folder: Path) -> list[dic
     trainer.remove_callback(PrinterCallback)
     report = _Report(job, watch, trainer.model.device)
     trainer.add_callback(report)
-    trainer.add_callback(TrainingDoctor())
+    trainer.add_callback(TrainingDoctor(job.variant))
     if checkpoints:
         trainer.add_callback(_Keep(checkpoints, job.train.checkpoint_minutes))
     start = checkpoints.latest(folder) if checkpoints else None
