@@ -29,7 +29,7 @@ from tasks.evaluate import collect_scores, compute_results, score_shard, write_r
 from tasks.filed_report import file_report
 from tasks.held_out import collect_held_out_annotations, gather_held_out_traces
 from tasks.judge import collect_judgements, judge_shard
-from tasks.publish import show_results
+from tasks.publish import show_health, show_results
 from tasks.servers import check_listed, make_room_for
 from tasks.snippets import check_snippets, find_snippets
 from tasks.train import traces_to_train_on
@@ -80,6 +80,7 @@ def evaluate(
     remember(config, inputs, **held_out, report=report)
     file_report(config, report)
     show_results(config, results, report)
+    show_health(config, {**inputs, **named})
     return report
 
 

@@ -14,7 +14,7 @@ from tasks.engine.last_run import inputs_of, remember
 from tasks.engine.naming import name_run
 from tasks.engine.pool import make_on_pool
 from tasks.engine.task import as_arguments
-from tasks.publish import show_training
+from tasks.publish import show_health, show_training
 from tasks.train import reference_logps, traces_to_train_on, train_adapter
 
 
@@ -38,8 +38,10 @@ def train(
     given = {"model": model, "candidates": candidates, "annotations": annotations, "weights": weights}
     inputs = inputs_of(config, given)
     adapters = train_variants(config, inputs)
-    remember(config, inputs, **{f"adapter:{variant}": ref for variant, ref in adapters.items()})
+    named = {f"adapter:{variant}": ref for variant, ref in adapters.items()}
+    remember(config, inputs, **named)
     show_training(config, adapters)
+    show_health(config, named)
     return adapters
 
 

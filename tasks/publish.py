@@ -37,6 +37,7 @@ from mralign_core.reporting.run_findings import panel_metrics, read_results, res
 from mralign_core.reporting.set_table import set_table
 from mralign_core.reporting.side_by_side import side_by_side_markdown
 from mralign_core.reporting.token_table import read_mean_tokens, token_table
+from mralign_core.reporting.training_health import examine, health_lines, health_markdown
 from mralign_core.retraining.history import DECIDED, Retrainings
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
@@ -54,6 +55,7 @@ from tasks.induce_taxonomy import LABEL_SET, MAP_PNG, read_clusters
 from tasks.retrain import read_promotion
 
 logger = logging.getLogger("mralign_core.publish")
+SEE_DOCTOR = "`mralign doctor` says the same in a terminal; docs/doctor.md says what each rule looks at."
 P = ParamSpec("P")
 
 
@@ -150,6 +152,25 @@ def show_training(config: RunConfig, adapters: Mapping[str, ArtifactRef]) -> Non
     store = ArtifactStore(config.storage)
     metrics = {name: store.read_table(ref, "metrics.parquet") for name, ref in adapters.items()}
     _image("training-curves", figures.training_curves(metrics), "Loss, implicit rewards and KL baseline by step")
+
+
+@for_the_eye
+def show_health(config: RunConfig, artifacts: Mapping[str, ArtifactRef]) -> None:
+    """What is wrong with the trainings: on the page, and as warnings in the log, each once.
+
+    Args:
+        config: the run config.
+        artifacts: of the run, by name: adapters, and scores once there are some, when what they tell is logged.
+    """
+    store = ArtifactStore(config.storage)
+    adapters = {name: ref for name, ref in artifacts.items() if name.startswith("adapter:")}
+    health, has_answers = examine(store, artifacts), any(name.startswith("scores:") for name in artifacts)
+    told = health_lines(examine(store, adapters)) if has_answers else []
+    for line in health_lines(health):
+        if line not in told:
+            logger.warning("training doctor: %s", line)
+    if health:
+        _page("training-doctor", "What the training doctor says", health_markdown(health), SEE_DOCTOR)
 
 
 @for_the_eye

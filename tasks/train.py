@@ -20,7 +20,7 @@ from mralign_core.storage.quarantine import write_rows
 from mralign_core.storage.tables import write_table
 from mralign_core.versions.aliases import version_key, version_name
 from mralign_core.versions.version import TRAINING_TRACES, candidates_behind, read_version
-from tasks.engine.graph import Input, Part
+from tasks.engine.graph import Input, OtherWay, Part
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making
 from tasks.engine.task import artifact
@@ -153,6 +153,49 @@ def reference_logps(making: Making) -> Built:
     return Built(REFERENCE_LOGPS.name)
 
 
+def trains_by_trl(config: RunConfig) -> bool:
+    """Whether TRL's trainers train in place of our own loop."""
+    return config.train.engine == "trl"
+
+
+def train_adapter_by_trl(making: Making) -> Built:
+    """Train one adapter by TRL's trainers.
+
+    What it shares with :func:`train_adapter` is written twice: a change there would change the key of every adapter.
+    """
+    from mralign_core.training.curves import open_curves
+    from mralign_core.training.fit import Watch
+    from mralign_core.training.job import TrainingJob
+    from mralign_core.training.trl_engine import TrlCheckpoints, train_by_trl
+
+    config, key, variant = making.config, making.work.key, making.part["variant"]
+    common = _common(making)
+    job = TrainingJob(
+        **common,
+        variant=variant,
+        seed=config.seed,
+        segment_weights=making.table_if_read("weights", "weights.parquet"),
+        reference=making.table_if_read("reference-logps", "reference.parquet"),
+        directory=making.directory,
+        facts={"candidates": making["candidates"].rows, "annotated": len(common["candidates"])},
+        storage=config.storage,
+        key=key,
+    )
+    with (
+        progress(f"training {variant} by TRL", f"train-{variant.replace('_', '-')}") as report,
+        contextlib.closing(open_curves(config.train, config.name, f"{variant}-{key[:8]}", key=key)) as curves,
+        live_curves(variant) as live,
+    ):
+
+        def on_progress(step: int, steps: int, row: dict[str, float]) -> None:
+            live.add({"step": step, **row})
+            report(step, steps, f"loss {row['loss']:.3f}")
+
+        result = train_by_trl(job, Watch(curves, on_progress))
+    write_table(making.directory, "metrics.parquet", result.metrics, TRAINING_METRICS)
+    return Built(counts=result.counts, once_published=TrlCheckpoints(making.store, key).clear)
+
+
 @artifact(
     "adapter",
     stage="train",
@@ -170,6 +213,7 @@ def reference_logps(making: Making) -> Built:
     sources=("mralign_core.training.fit",),
     is_main=lambda _: True,
     is_shared=trains_on_several_machines,
+    other_way=OtherWay(trains_by_trl, train_adapter_by_trl, ("mralign_core.training.trl_engine",)),
 )
 def train_adapter(making: Making) -> Built:
     """Train one adapter: supervised, KTO, or MR-ALIGN."""

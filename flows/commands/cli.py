@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from flows.commands.doctor import commands as doctor_commands
 from flows.commands.ending import last_words, run_flow
 from flows.commands.options import ConfigOption, SetOption
 from flows.commands.rate import commands as rate_commands
@@ -45,6 +46,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_mar
 app.add_typer(store_commands)
 app.add_typer(view_commands)
 app.add_typer(rate_commands)
+app.add_typer(doctor_commands)
 
 Stage = StrEnum("Stage", ["prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"])
 

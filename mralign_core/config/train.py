@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mralign_core.addresses import LocalPath
-from mralign_core.config.base import OPERATIONAL, Section
+from mralign_core.config.base import OPERATIONAL, Section, refuse_ignored
 
 Variant = Literal["sft", "kto", "mr_align"]
 
@@ -54,6 +54,10 @@ class TrainConfig(Section):
     """Share of the old value that a new estimate of z0 leaves in its moving average; 0 takes the estimate itself."""
     load_in_4bit: bool = False
     """Hold the frozen base model in 4 bits (NF4) while training; needs the package bitsandbytes."""
+    engine: Literal["own", "trl"] = "own"
+    """What trains: `own`, this project's loop, or `trl`, the trainers of TRL (docs/trl.md says what each can do)."""
+    rows_per_forward: int = Field(8, ge=2, le=4096)
+    """Rows of a forward pass of engine `trl`, of which it estimates z0; `global_batch_size` is a multiple of it."""
     tokens_per_forward: int = Field(8192, ge=1, json_schema_extra=OPERATIONAL)
     """Most tokens in one forward pass of one device; the rows of a step that exceed it are accumulated. A single longer
     row makes a pass of its own."""
@@ -91,6 +95,31 @@ class TrainConfig(Section):
                 "or train only sft"
             )
         return self
+
+    @model_validator(mode="after")
+    def _the_engine_serves_it(self) -> TrainConfig:
+        if self.engine == "own":
+            refuse_ignored(self, "train", ["rows_per_forward"], "when train.engine is 'own'")
+            return self
+        ways = "when train.engine is 'trl', which has nothing like it (or set train.engine to 'own')"
+        refuse_ignored(self, "train", ["kl_every", "kl_decay", "tokens_per_forward"], ways)
+        if self.accelerate_config:
+            raise ValueError(
+                "train.accelerate_config has no effect when train.engine is 'trl', which trains in one process: remove "
+                "it, set train.engine to 'own', or start a script of your own by accelerate launch (docs/trl.md)"
+            )
+        if self.global_batch_size % self.rows_per_forward:
+            raise ValueError(
+                f"train.global_batch_size {self.global_batch_size} is no multiple of train.rows_per_forward "
+                f"{self.rows_per_forward}, as train.engine 'trl' needs it: change one of them"
+            )
+        return self
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The fields that can change an output; the engine's only where it is not our own, whose keys are older."""
+        values = super().fingerprint()
+        of_trl = () if self.engine == "trl" else ("engine", "rows_per_forward")
+        return {name: value for name, value in values.items() if name not in of_trl}
 
     def settings_of(self, variant: Variant) -> dict[str, Any]:
         """The settings that can change the adapter of a variant."""

@@ -103,6 +103,21 @@ class Shards:
 
 
 @dataclass(frozen=True)
+class OtherWay:
+    """Another way to make an artifact, under configs that ask for it; keys of all others don't know of it.
+
+    Args:
+        when: which configs ask for it.
+        build: writes the artifact's files, in place of its own function.
+        sources: modules of the core that decide it, in place of its own.
+    """
+
+    when: Callable[[RunConfig], bool]
+    build: Callable[..., Any]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Artifact:
     """One kind of artifact.
 
@@ -128,6 +143,7 @@ class Artifact:
         is_main: whether it is what ``mralign task STAGE`` makes.
         is_remembered: whether a run notes it for what comes after its stage.
         is_shared: whether several machines make it together, under a config.
+        other_way: how else it is made, under some configs.
         version: raised by hand where nothing else shows a change.
     """
 
@@ -150,6 +166,7 @@ class Artifact:
     is_main: Callable[[RunConfig], bool] = lambda _: False
     is_remembered: bool = True
     is_shared: Callable[[RunConfig], bool] = lambda _: False
+    other_way: OtherWay | None = None
     version: int = 1
     _digests: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -174,16 +191,23 @@ class Artifact:
         return key_of(
             name=self.name,
             version=self.version,
-            sources=self._source_digests((*self.without(config), *self.without_of(part))),
+            sources=self._source_digests(self.way(config), (*self.without(config), *self.without_of(part))),
             fields=self.fingerprint(config, part),
             inputs={name: ref.sha256 for name, ref in inputs.items() if is_keyed[name.partition(":")[0]]},
         )
 
-    def _source_digests(self, without: tuple[str, ...]) -> dict[str, str]:
-        if without not in self._digests:
-            digests = {module: source_digest(module, without) for module in self.sources}
-            self._digests[without] = digests | {"build": function_digest(self.build)}
-        return self._digests[without]
+    def way(self, config: RunConfig) -> OtherWay:
+        """How it is made under a config: its own function and sources, or the other way's."""
+        if self.other_way and self.other_way.when(config):
+            return self.other_way
+        return OtherWay(lambda _: True, self.build, self.sources)
+
+    def _source_digests(self, way: OtherWay, without: tuple[str, ...]) -> dict[str, str]:
+        known = (*way.sources, *without)
+        if known not in self._digests:
+            digests = {module: source_digest(module, without) for module in way.sources}
+            self._digests[known] = digests | {"build": function_digest(way.build)}
+        return self._digests[known]
 
     def named(self, part: Part) -> str:
         """The name under which a run knows a part of it."""

@@ -204,7 +204,7 @@ class Work:
         """
         self.artifact.check(self.config, self.inputs)
         store = ArtifactStore(self.config.storage)
-        produced = self._produce(store, options, build or self.artifact.build)
+        produced = self._produce(store, options, build or self.artifact.way(self.config).build)
         if self.artifact.is_shard:
             self._note(store, produced.ref)
         return produced

@@ -1,4 +1,4 @@
-"""The train task with ``train.accelerate_config``, on the CPU."""
+"""The train task with ``train.accelerate_config``, and with ``train.engine: trl``, on the CPU."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mralign_core.config import RunConfig
+from mralign_core.config import RunConfig, TrainConfig
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.tables import write_table
 from mralign_core.training.checkpoints import StoredCheckpoints
-from tasks.train import train_adapter
+from tasks.train import reference_logps, train_adapter
 from tests.core.training.tiny import make_candidates, make_model, make_tokenizer
 
 CPU = Path(__file__).parents[2] / "deployments" / "accelerate" / "cpu-2proc.yaml"
@@ -72,3 +72,21 @@ def test_the_task_trains_in_processes_and_shows_their_progress(published, caplog
     assert "training in 2 processes" in caplog.text
     assert "training sft: 4 of 4 · loss" in caplog.text
     assert StoredCheckpoints(store, adapter.key).latest() is None
+
+
+def test_the_task_trains_by_trl_an_artifact_of_its_own_that_is_our_own_loops_but_for_rounding(published, caplog):
+    config, inputs = published
+    settings = {**config.train.model_dump(exclude_unset=True), "engine": "trl", "rows_per_forward": 4}
+    by_trl = config.model_copy(update={"train": TrainConfig.model_validate(settings)})
+    reference = reference_logps.run_here(config, *inputs)
+    assert reference_logps.work(by_trl, *inputs).key == reference.key
+    with caplog.at_level("INFO"):
+        own, trl = (
+            train_adapter.run_here(each, *inputs, reference_logps=reference, variant="kto") for each in (config, by_trl)
+        )
+    assert own.key != trl.key and "training kto by TRL: 4 of 4 · loss" in caplog.text
+    store = ArtifactStore(config.storage)
+    assert set(store.manifest(trl).files) == set(store.manifest(own).files)
+    assert store.manifest(trl).counts == store.manifest(own).counts
+    losses = [store.read_table(each, "metrics.parquet")["loss"].tolist() for each in (own, trl)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)

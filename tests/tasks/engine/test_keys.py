@@ -158,6 +158,8 @@ DEPENDS_ON = {
     "train.kl_every": (4, {"adapter"}),
     "train.kl_decay": (0.5, {"adapter"}),
     "train.load_in_4bit": (True, {"reference-logps", "adapter"}),
+    "train.engine": ("trl", {"adapter"}),
+    "train.rows_per_forward": (4, {"adapter"}),
     "train.max_grad_norm": (0.5, {"adapter"}),
     "train.max_length": (255, {"reference-logps", "adapter"}),
     "evaluate.sampler": ("vllm", SCORES),
@@ -198,6 +200,7 @@ changes them, but for those of ``ANALYSES``, which are no part of the pipeline."
 MEANINGLESS_ALONE: dict[str, dict[str, Any]] = {
     "reward.gamma": {"reward.form": "power"},
     "estimate.traces": {"generate.draws": "exhaustive"},
+    "train.rows_per_forward": {"train.engine": "trl"},
     **{
         f"retrain.{name}": {"retrain.train_on": train_on, "retrain.beyond": f"mr_align-{'0' * 64}"}
         for name, train_on in (("train_on", "new"), ("replay_share", "replay"), ("beyond", "new"))

@@ -1,0 +1,120 @@
+"""What :mod:`mralign_core.training.doctor` finds in the trainings of a run, from what the store has of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mralign_core.config import TrainConfig
+from mralign_core.errors import ArtifactError
+from mralign_core.reporting.markdown import literal
+from mralign_core.reporting.titles import variant_title
+from mralign_core.schemas.base import Table
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.scores import SCORES
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.training.doctor import Fault, TrainingRecord, find_faults
+
+TrainingHealth = Mapping[str, Sequence[Fault]]
+"""Variant → what is wrong with its training."""
+TRAINED_ON = ("training-traces", "candidates")
+"""Artifacts that adapters are trained on: chosen traces, or all."""
+UNTRAINED = "scores:on"
+"""The answers of the model without an adapter."""
+HEALTHY = "nothing that the doctor knows is wrong with it"
+
+
+def examine(store: ArtifactStore, artifacts: Mapping[str, ArtifactRef]) -> TrainingHealth:
+    """What is wrong with each training of a run.
+
+    Args:
+        store: where the run's artifacts are.
+        artifacts: by the names that runs have for them: ``adapter:kto``, and ``scores:on`` and ``scores:kto`` where
+            answers have been scored. What else counts is found as the adapter's parents.
+
+    Raises:
+        ArtifactError: an adapter is damaged.
+    """
+    variants = [name.partition(":")[2] for name in artifacts if name.startswith("adapter:")]
+    return {variant: find_faults(read_training(store, artifacts, variant)) for variant in variants}
+
+
+def read_training(store: ArtifactStore, artifacts: Mapping[str, ArtifactRef], variant: str) -> TrainingRecord:
+    """What the store has of one training; what is gone is not known.
+
+    Args:
+        store: where the run's artifacts are.
+        artifacts: as for :func:`examine`.
+        variant: whose training.
+
+    Raises:
+        ArtifactError: the adapter is damaged.
+    """
+    adapter = artifacts[f"adapter:{variant}"]
+    manifest = store.manifest(adapter)
+    settings = {**TrainConfig().fingerprint(), **manifest.fingerprint.get("settings", {})}
+    parents = {each.stage: each for each in manifest.parents}
+    traces = next((parents[stage] for stage in TRAINED_ON if stage in parents), None)
+    rows = _columns(store, traces, "candidates.parquet", CANDIDATES, ["polarity", "completion_ids"])
+    weights = _columns(store, parents.get("weights"), "weights.parquet", SEGMENT_WEIGHTS, ["weight", "clipped"])
+    return TrainingRecord(
+        variant,
+        store.read_table(adapter, "metrics.parquet"),
+        beta=settings["beta"],
+        desirable_weight=settings["desirable_weight"],
+        undesirable_weight=settings["undesirable_weight"],
+        num_positive=manifest.counts.get("positive", 0),
+        num_negative=manifest.counts.get("negative", 0),
+        weights=None if weights is None else weights["weight"].to_numpy(),
+        clipped=None if weights is None else weights["clipped"].to_numpy(),
+        positive_lengths=_lengths(rows, "positive"),
+        negative_lengths=_lengths(rows, "negative"),
+        answers_before=_answer_tokens(store, artifacts.get(UNTRAINED)),
+        answers_after=_answer_tokens(store, artifacts.get(f"scores:{variant}")),
+    )
+
+
+def health_lines(health: TrainingHealth) -> list[str]:
+    """A line a fault, for a log or a terminal."""
+    return [
+        f"{variant_title(name)}: {each.name}: {each.sentence()}" for name, found in health.items() for each in found
+    ]
+
+
+def health_markdown(health: TrainingHealth) -> str:
+    """The faults of each variant, for a page."""
+    return "\n\n".join(
+        f"**{variant_title(variant)}**\n\n" + ("\n".join(map(_bullet, found)) or f"- {HEALTHY}")
+        for variant, found in health.items()
+    )
+
+
+def _bullet(fault: Fault) -> str:
+    return f"- **{literal(fault.name)}**: {literal(fault.says)}. *Try:* {literal(fault.to_try)}."
+
+
+def _columns(
+    store: ArtifactStore, ref: ArtifactRef | None, file: str, table: Table, columns: list[str]
+) -> pd.DataFrame | None:
+    """Some columns of a table; None where there is no such artifact, or it is gone."""
+    try:
+        return None if ref is None else store.read_columns(ref, file, table, columns)
+    except ArtifactError:
+        return None
+
+
+def _lengths(rows: pd.DataFrame | None, polarity: str) -> np.ndarray | None:
+    """Completion tokens of the traces of a polarity."""
+    if rows is None:
+        return None
+    lengths: Any = rows.loc[rows["polarity"] == polarity, "completion_ids"].map(len).to_numpy()
+    return np.asarray(lengths)
+
+
+def _answer_tokens(store: ArtifactStore, scores: ArtifactRef | None) -> np.ndarray | None:
+    rows = _columns(store, scores, "scores.parquet", SCORES, ["num_tokens"])
+    return None if rows is None else rows["num_tokens"].to_numpy()
