@@ -54,6 +54,11 @@ class TrainConfig(Section):
     """Share of the old value that a new estimate of z0 leaves in its moving average; 0 takes the estimate itself."""
     load_in_4bit: bool = False
     """Hold the frozen base model in 4 bits (NF4) while training; needs the package bitsandbytes."""
+    trace_logps: bool = Field(False, json_schema_extra=OPERATIONAL)
+    """After training, compute each variant's log-probabilities of all training traces, for `mralign view`: before and
+    after, implicit reward and KL of every trace and segment. Costs one forward pass over the traces a variant, where an
+    epoch costs about four; and the reference's, where only `sft` is trained. Off because training does not need it and
+    it can be asked for later: a run with it on finds the adapters made, and adds this."""
     tokens_per_forward: int = Field(8192, ge=1, json_schema_extra=OPERATIONAL)
     """Most tokens in one forward pass of one device; the rows of a step that exceed it are accumulated. A single longer
     row makes a pass of its own."""
