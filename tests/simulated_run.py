@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mralign_core.config import StorageConfig
 from mralign_core.evaluation.decisions import list_flips
@@ -22,6 +23,7 @@ from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.flips import FLIPS
 from mralign_core.schemas.generations import GENERATIONS
+from mralign_core.schemas.policy_logps import POLICY_LOGPS
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
 from mralign_core.schemas.scores import SCORES
@@ -305,6 +307,45 @@ class _Run:
         (self._folder / "adapter:mr_align").mkdir()
         (self._folder / "adapter:mr_align" / "adapter_config.json").write_text("{}")
         self._publish("adapter:mr_align", "", ["candidates", "annotations", "weights", "reference-logps"])
+        self._after_training()
+
+    def _after_training(self) -> None:
+        """Of MR-ALIGN: tokens of the positive traces became a little more likely, of the negative ones less."""
+        size = self._size
+        before = pq.ParquetFile(self._folder / "reference-logps" / "reference.parquet")
+        step = (size.tokens - 4) // size.num_segments
+        with TableWriter(self._folder / "policy-logps:mr_align" / "policy.parquet", POLICY_LOGPS) as table:
+            for rows, group in zip(self._batches(), before.iter_batches(BATCH, columns=["logps"]), strict=True):
+                reference = group["logps"].flatten().to_numpy().reshape(len(rows), size.tokens).astype(float)
+                moves = self._rng.normal(np.where(rows % 2, 0.1, -0.1)[:, None], 0.2, reference.shape)
+                policy = np.minimum(reference - moves, -1e-6).astype(np.float32).astype(float)
+                inside = slice(0, step * size.num_segments)
+                kl = np.expm1(policy - reference) - (policy - reference)
+                sums = {"reference_logp": reference, "policy_logp": policy, "kl": kl}
+                by_segment = {
+                    name: values[:, inside].reshape(len(rows), size.num_segments, step).sum(2)
+                    for name, values in sums.items()
+                }
+                table.write(
+                    {name: values.sum(1) for name, values in sums.items()}
+                    | {
+                        "trace_id": [f"trace-{i:06d}" for i in rows],
+                        "num_tokens": [size.tokens] * len(rows),
+                        "implicit_reward": (policy - reference).sum(1),
+                        "logps": policy.astype(np.float32).tolist(),
+                        "segments": [
+                            [
+                                {
+                                    "num_tokens": step,
+                                    **{name: float(sums[row, at]) for name, sums in by_segment.items()},
+                                }
+                                for at in range(size.num_segments)
+                            ]
+                            for row in range(len(rows))
+                        ],
+                    }
+                )
+        self._publish("policy-logps:mr_align", POLICY_LOGPS.name, ["candidates", "reference-logps", "adapter:mr_align"])
 
     def _answers(self) -> None:
         """Each variant is a little better than the one before it."""

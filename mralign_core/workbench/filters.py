@@ -38,7 +38,9 @@ class Filter(BaseModel):
 
 
 class TraceFilter(Filter):
-    """Which traces. ``label``, ``rule``, ``disputed`` and the weights are of one segment, which a trace must have."""
+    """Which traces. ``label``, ``rule``, ``disputed``, the weights and ``moved`` are of one segment, which a trace must
+    have.
+    """
 
     of: Literal["candidates", "thinking-draws"] = "candidates"
     """The traces to train on, or the think-on draws that matrices are estimated from."""
@@ -57,9 +59,15 @@ class TraceFilter(Filter):
     """Its weight is at least this."""
     weight_max: float | None = None
     """Its weight is at most this."""
-    sort: Literal["", "weight", "weight_low", "disagreement", "length"] = ""
-    """By the largest weight, the smallest, the share of segments with different labels, the number of segments; as they
-    stand in the file."""
+    trained: str = ""
+    """Under which variant's adapter log-probabilities are; the last one that has them, when empty."""
+    moved_min: float | None = None
+    """Training changed its log-probability by at least so many nats a token."""
+    moved_max: float | None = None
+    """By at most so many; below 0 it became less likely."""
+    sort: Literal["", "weight", "weight_low", "disagreement", "length", "raised", "lowered", "kl"] = ""
+    """By the largest weight, the smallest, the share of segments with different labels, the number of segments; the
+    largest implicit reward, the smallest, the largest KL a token; as they stand in the file."""
 
 
 class DrawFilter(Filter):

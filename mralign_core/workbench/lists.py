@@ -129,7 +129,7 @@ FROM (SELECT trace_id, list_sort(list({segment: segment, step: step, labels: arr
 
 def _of_segment(tables: RunTables, wanted: TraceFilter, labels: str, values: Values) -> str:
     """A query for the traces that have a segment like that; empty where any will do."""
-    of_labels, of_weights = [], []
+    of_labels = []
     if wanted.label:
         of_labels.append("list_contains(labels, $label)")
         values["label"] = _known(wanted.label, tables)
@@ -141,10 +141,8 @@ def _of_segment(tables: RunTables, wanted: TraceFilter, labels: str, values: Val
     elif wanted.disputed:
         of_labels.append("list_contains(labels_a, $disputed) <> list_contains(labels_b, $disputed)")
         values["disputed"] = _known(wanted.disputed, tables)
-    for name, sign in (("weight_min", ">="), ("weight_max", "<=")):
-        if getattr(wanted, name) is not None:
-            of_weights.append(f"weight {sign} ${name}")
-            values[name] = getattr(wanted, name)
+    of_weights = _in_range(wanted, "weight", "weight", values)
+    of_moves = _in_range(wanted, "moved", "(policy_logp - reference_logp) / num_tokens", values)
     parts = []
     if of_labels:
         values["labels"] = tables.file(labels)
@@ -152,7 +150,36 @@ def _of_segment(tables: RunTables, wanted: TraceFilter, labels: str, values: Val
     if of_weights:
         values["weights"] = tables.file("weights")
         parts.append(f"SELECT trace_id, segment FROM read_parquet($weights){_all_of(of_weights)}")
+    if of_moves:
+        values["policy"] = policy_file(tables, wanted)
+        parts.append(f"SELECT trace_id, segment FROM ({MOVED_SEGMENTS}){_all_of([*of_moves, 'num_tokens > 0'])}")
     return f"SELECT trace_id FROM ({' INTERSECT '.join(parts)})" if parts else ""
+
+
+MOVED_SEGMENTS = """
+SELECT trace_id, unnest(range(len(segments))) AS segment, unnest(segments, recursive := true)
+FROM read_parquet($policy)"""
+
+
+def _in_range(wanted: Filter, name: str, what: str, values: Values) -> list[str]:
+    """Conditions that ``name_min`` and ``name_max`` of a filter put on something."""
+    bounds = {f"{name}_{end}": sign for end, sign in (("min", ">="), ("max", "<="))}
+    given = {bound: sign for bound, sign in bounds.items() if getattr(wanted, bound) is not None}
+    values |= {bound: getattr(wanted, bound) for bound in given}
+    return [f"{what} {sign} ${bound}" for bound, sign in given.items()]
+
+
+def policy_file(tables: RunTables, wanted: TraceFilter) -> str:
+    """The log-probabilities after training that a filter is about.
+
+    Raises:
+        ConfigError: the run has none, or none of that variant.
+    """
+    variant = wanted.trained or next(reversed(tables.looked_at), "")
+    if variant not in tables.looked_at:
+        known = ", ".join(tables.looked_at) or "none: run the train stage with train.trace_logps"
+        raise ConfigError(f"trained={variant}: no traces were looked at after training it; there are {known}")
+    return tables.file(f"policy-logps:{variant}")
 
 
 def _rank_traces(tables: RunTables, wanted: TraceFilter, labels: str, values: Values) -> tuple[str, str]:
@@ -161,13 +188,17 @@ def _rank_traces(tables: RunTables, wanted: TraceFilter, labels: str, values: Va
         "weight": ("weights", "-max(weight)"),
         "weight_low": ("weights", "min(weight)"),
         "disagreement": ("labels", f"-avg(CAST({DIFFERS} AS INTEGER))"),
+        "raised": ("policy", "-max(implicit_reward)"),
+        "lowered": ("policy", "min(implicit_reward)"),
+        "kl": ("policy", "-max(kl / num_tokens)"),
     }
     if wanted.sort == "length":
         return ", -len(segments) AS rank", ""
     if not wanted.sort:
         return "", ""
     table, measure = by[wanted.sort]
-    values[table] = tables.file({"weights": "weights", "labels": labels}[table])
+    is_policy = table == "policy"
+    values[table] = policy_file(tables, wanted) if is_policy else tables.file({"labels": labels}.get(table, table))
     ranked = f"SELECT trace_id, {measure} AS rank FROM read_parquet(${table}) GROUP BY trace_id"
     return ", rank", f"LEFT JOIN ({ranked}) USING (trace_id)"
 
@@ -181,9 +212,15 @@ def show_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys
         found = _joined(found, _by_trace(database, LABEL_ROWS, files | {"labels": tables.file(labels)}))
     if tables.has("weights") and wanted.of == "candidates":
         found = _joined(found, _by_trace(database, WEIGHT_ROWS, files | {"weights": tables.file("weights")}))
+    if tables.looked_at and wanted.of == "candidates":
+        found = _joined(found, _by_trace(database, MOVED_ROWS, files | {"policy": policy_file(tables, wanted)}))
     return [found[row["trace_id"]] for row in keys]
 
 
+MOVED_ROWS = """
+SELECT trace_id, implicit_reward, kl, policy_logp - reference_logp AS moved, num_tokens AS num_completion_tokens,
+  list_transform(segments, lambda each: (each.policy_logp - each.reference_logp) / each.num_tokens) AS segments_moved
+FROM read_parquet($policy) WHERE trace_id IN (SELECT unnest($ids))"""
 TRACE_ROWS = """
 SELECT trace_id, question_id, question, answers, answer, stratum, polarity, draw, len(segments) AS num_segments
 FROM read_parquet($traces) WHERE trace_id IN (SELECT unnest($ids))"""

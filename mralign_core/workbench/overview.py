@@ -24,6 +24,7 @@ def describe_run(database: Database, tables: RunTables) -> TableRow:
         "has": sorted({name.partition(":")[0] for name in tables.artifacts}),
         "report": tables.artifacts["report"].path.removeprefix("artifacts/") if tables.has("report") else "",
         "variants": [{"name": name, "title": variant_title(name)} for name in tables.variants],
+        "looked_at": [{"name": name, "title": variant_title(name)} for name in tables.looked_at],
         "labels": [
             {
                 "name": label,

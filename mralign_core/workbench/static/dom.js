@@ -39,5 +39,6 @@ export function table(caption, columns, rows, { isNumeric = () => true, kind = n
 }
 
 export const number = (value, digits = 2) => (value === null || value === undefined ? "–" : Number(value).toFixed(digits).replace("-", "−"));
+export const signed = (value, digits = 2) => (value > 0 ? `+${number(value, digits)}` : number(value, digits));
 export const count = (value) => Number(value ?? 0).toLocaleString("en");
 export const share = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "–");

@@ -1,7 +1,7 @@
 // Lists of traces, draws and answers: filters in the address, a page of rows, and all of them as JSON lines.
 import { ask, save, to } from "./address.js";
-import { inkOn, labelColour, weightColour } from "./colours.js";
-import { count, h, model, number } from "./dom.js";
+import { inkOn, labelColour, movedColour, weightColour } from "./colours.js";
+import { count, h, model, number, signed } from "./dom.js";
 
 const HITS = { both: "in thinking and answer", thinking: "right in thinking, wrong in answer", answer: "in the answer only", neither: "in neither",
   gap: "in exactly one (hit gap)", named: "named in the thinking", right: "answer right", wrong: "answer wrong" };
@@ -12,6 +12,8 @@ const PATTERN_HINT = "labels in a row: retrieval → backtracking → … → sy
 function fields(kind, run) {
   const labels = Object.fromEntries(run.labels.map((each) => [each.name, each.name]));
   const variants = Object.fromEntries(run.variants.map((each) => [each.name, each.title]));
+  const lookedAt = run.looked_at.map((each) => [each.name, each.title]);
+  const trained = Object.fromEntries(lookedAt);
   const sets = kind === "answers" ? run.evaluated : run.aligned;
   const strata = [...new Set(sets.flatMap((each) => each.strata))].filter(Boolean).sort();
   const ofQuestion = { source: ["set", same(sets.map((each) => each.source))], stratum: ["stratum", same(strata)] };
@@ -26,9 +28,12 @@ function fields(kind, run) {
       rule: ["decided by", same(run.rules)],
       weight_min: ["weight from", "number"],
       weight_max: ["weight to", "number"],
+      ...(lookedAt.length ? { moved_min: ["a segment's change from", "number"], moved_max: ["change to", "number"] } : {}),
+      ...(lookedAt.length > 1 ? { trained: ["after training", trained, lookedAt.at(-1)[0]] } : {}),
       ...ofQuestion,
       ...(run.has.includes("thinking-draws") ? { of: ["of", { "thinking-draws": "think-on draws" }] } : {}),
-      sort: ["sort by", { weight: "largest weight", weight_low: "smallest weight", disagreement: "disagreement", length: "segments" }],
+      sort: ["sort by", { weight: "largest weight", weight_low: "smallest weight", disagreement: "disagreement", length: "segments",
+        ...(lookedAt.length ? { raised: "largest implicit reward", lowered: "smallest implicit reward", kl: "KL a token" } : {}) }],
     },
     draws: {
       text: ["text", "search"],
@@ -119,7 +124,7 @@ function pages(kind, filter, found) {
 
 const golds = (answers) => (answers?.length ? h("span", {}, h("span", { class: "muted" }, "gold: "), answers.join(" / ")) : null);
 
-function traceRow(row, run) {
+function traceRow(row, run, filter) {
   const disputed = (row.disputed ?? []).filter(Boolean).length;
   return h("article", {},
     h("h2", { class: "model" }, h("a", { href: to("trace", { id: row.trace_id }), "data-item": true }, row.question)),
@@ -128,21 +133,33 @@ function traceRow(row, run) {
       golds(row.answers), row.stratum ? h("span", {}, row.stratum) : null,
       h("span", {}, `${row.num_segments} segments`),
       row.labels ? h("span", {}, disputed ? `annotators differ on ${disputed}` : "annotators agree") : null,
-      row.weights?.length ? h("span", {}, `weights ${number(Math.min(...row.weights))} to ${number(Math.max(...row.weights))}`) : null),
-    strip(row, run),
+      row.weights?.length ? h("span", {}, `weights ${number(Math.min(...row.weights))} to ${number(Math.max(...row.weights))}`) : null,
+      row.moved === undefined ? null : h("span", { title: "after training, in nats" }, `implicit reward ${signed(row.implicit_reward, 1)}, ${signed(row.moved / row.num_completion_tokens, 3)} a token, KL ${number(row.kl / row.num_completion_tokens, 3)} a token`)),
+    strip(row, run, filter),
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), row.answer || "–"));
 }
 
-/** The labels of a trace in a row, each with its weight. */
-function strip(row, run) {
+/** Whether a list is about what training did to the traces. */
+const isOfTraining = (filter) => ["raised", "lowered", "kl"].includes(filter.sort) || filter.moved_min || filter.moved_max;
+
+/** The labels of a trace in a row, each with its weight, and what training changed where the list is about that. */
+function strip(row, run, filter) {
   if (!row.labels) return null;
   return h("ol", { class: "strip", "aria-label": "Labels in a row" }, row.labels.map((labels, place) => {
     const weight = row.weights?.[place];
     const shade = weight === undefined || weight === null ? null : weightColour(weight, run.weight_scale);
     return h("li", { class: row.disputed[place] ? "disputed" : null, style: { borderColor: labelColour(labels[0], run) } },
       labels.join(" + ") || "unlabelled", " ",
-      shade ? h("span", { class: "w", style: { background: shade, color: inkOn(shade) } }, number(weight)) : null);
+      shade ? h("span", { class: "w", style: { background: shade, color: inkOn(shade) } }, number(weight)) : null,
+      isOfTraining(filter) ? change(row.segments_moved?.[place], run) : null);
   }));
+}
+
+/** A change in log-probability, in nats a token, on its colour. */
+export function change(moved, run) {
+  if (moved === undefined || moved === null) return null;
+  const shade = movedColour(moved, run.weight_scale);
+  return h("span", { class: "w", title: "change in log-probability, nats a token", style: { background: shade, color: inkOn(shade) } }, `Δ ${signed(moved)}`);
 }
 
 export function verdict(row) {

@@ -34,7 +34,7 @@ const KEYS = {
   "Enter": "open it",
   "/": "search",
   "n, p": "next, previous page",
-  "c": "colour segments by label or by weight",
+  "c": "colour segments by label, by weight, by what training changed",
   "?": "these keys",
 };
 
@@ -108,7 +108,10 @@ const ACTIONS = {
   "/": () => document.querySelector("[type=search]")?.focus(),
   n: () => document.querySelector("[rel=next]")?.click(),
   p: () => document.querySelector("[rel=prev]")?.click(),
-  c: () => document.querySelector("[data-colour]")?.click(),
+  c: () => {
+    const colours = [...document.querySelectorAll("[data-by]")];
+    colours[(colours.findIndex((each) => each.ariaPressed === "true") + 1) % colours.length]?.click();
+  },
   "?": () => document.querySelector("#help").showModal(),
 };
 
