@@ -1,5 +1,5 @@
 // The pages of the workbench: which view an address shows, links between views, and keys.
-import { ask, PREFIX, query, to } from "./address.js";
+import { ask, goOn, PREFIX, query, to } from "./address.js";
 import { h } from "./dom.js";
 import { showList } from "./lists.js";
 import { showMoves, showOverview } from "./overview.js";
@@ -43,6 +43,7 @@ let run = null, runAddress = "", drawn = 0;
 
 async function render() {
   const own = ++drawn;
+  goOn();
   const view = location.pathname.slice(PREFIX.length);
   main.setAttribute("aria-busy", "true");
   try {
