@@ -15,14 +15,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mralign_core.annotation.failures import write_failures
 from mralign_core.config import StorageConfig
 from mralign_core.evaluation.decisions import list_flips
+from mralign_core.evaluation.held_out_traces import held_out_traces
 from mralign_core.label_sets import PAPER_LABEL_SET
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.flips import FLIPS
 from mralign_core.schemas.generations import GENERATIONS
+from mralign_core.schemas.held_out_traces import HELD_OUT_TRACES
+from mralign_core.schemas.judgements import JUDGEMENTS
 from mralign_core.schemas.policy_logps import POLICY_LOGPS
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
@@ -31,6 +35,7 @@ from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage import ArtifactRef, ArtifactStore, RunRecords
 from mralign_core.storage.tables import TableWriter, write_table
 
+JUDGE = "openai/judge"
 NAME, RUN = "simulated", "5e1f0000-0000-4000-8000-000000000001"
 VARIANTS = ("off", "on", "kto", "mr_align")
 BATCH = 2_000
@@ -125,7 +130,7 @@ class _Run:
             self._publish(name, QUESTIONS.name)
 
     def _thinking(self, rows):
-        """The segments' texts of some traces: one names the answer, one the trace's own word."""
+        """The segments' texts of some traces: one names the answer, early or at the end, one the trace's own word."""
         size = self._size
         picked = self._sentences[
             self._rng.integers(0, len(self._sentences), (len(rows), size.num_segments, size.sentences))
@@ -133,7 +138,7 @@ class _Run:
         texts = [[" ".join(sentences) for sentences in segments] for segments in picked]
         for i, segments in zip(rows, texts, strict=True):
             segments[0] += f" This is code{i:06d}."
-            segments[-1] += " So it is Oslo." if i % 5 else " So it is unknown."
+            segments[1 if i % 3 == 2 else -1] += " So it is Oslo." if i % 5 else " So it is unknown."
         return texts
 
     def _traces(self) -> None:
@@ -386,7 +391,50 @@ class _Run:
             FLIPS,
         )
         (self._folder / "results").mkdir(exist_ok=True)
-        self._publish("results", "", [f"scores:{variant}" for variant in VARIANTS])
+        self._publish("results", "", [f"scores:{variant}" for variant in VARIANTS], judges=[JUDGE])
+        self._held_out(frames, questions)
+        self._judgements(frames)
+
+    def _held_out(self, frames, questions) -> None:
+        """The thinkings of think-on and MR-ALIGN as traces, and one annotator's labels of them."""
+        traces = held_out_traces([frames[VARIANTS.index(name)] for name in ("on", "mr_align")], questions)
+        write_table(self._folder / "held-out-traces", "candidates.parquet", traces, HELD_OUT_TRACES)
+        self._publish("held-out-traces", HELD_OUT_TRACES.name, ["scores:on", "scores:mr_align"])
+        rows = []
+        for trace in traces.itertuples():
+            for segment in range(len(trace.segments)):
+                told = {"labels": [str(self._rng.choice(LABELS[:3]))], "confidences": [9.0]}
+                both = {f"{name}_{side}": value for name, value in told.items() for side in "ab"}
+                rows.append(
+                    {"trace_id": trace.trace_id, "segment": segment, "step": segment, "rule": "agree", **told, **both}
+                )
+        write_table(self._folder / "held-out-annotations", "annotations.parquet", ANNOTATIONS.frame(rows), ANNOTATIONS)
+        self._publish("held-out-annotations", ANNOTATIONS.name, ["held-out-traces"])
+
+    def _judgements(self, frames) -> None:
+        """A judge's grades, which agree with the match in three of four answers."""
+        for variant, frame in zip(VARIANTS, frames, strict=True):
+            agrees = self._rng.random(len(frame)) < 0.75
+            right = frame["em_answer"].to_numpy(bool) == agrees
+            judged = frame[["variant", "question_id", "draw"]].assign(
+                judge=JUDGE,
+                kind="grade",
+                answered=True,
+                truthful=None,
+                informative=None,
+                grade=np.where(right, "correct", "incorrect"),
+                num_claims=None,
+                num_supported=None,
+                reason="",
+                request_digest="2" * 64,
+                num_requests=1,
+                prompt_tokens=50,
+                completion_tokens=5,
+                cost_usd=0.0,
+            )
+            write_table(self._folder / f"judgements:{variant}", "judgements.parquet", judged.astype(object), JUDGEMENTS)
+            write_failures(self._folder / f"judgements:{variant}", [])
+            self._publish(f"judgements:{variant}", JUDGEMENTS.name, [f"scores:{variant}"])
 
 
 def _lists(values, size):

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from mralign_core.errors import ArtifactError
 from mralign_core.method.traces import split_segments
 from mralign_core.reporting.example_traces import mark_golds
+from mralign_core.workbench.analyses import LABELS_OF
 from mralign_core.workbench.database import Database, TableRow
 from mralign_core.workbench.lists import DIFFERS
 from mralign_core.workbench.tables import RAW_FILE, RunTables
-
-LABELS_OF = {"candidates": "annotations", "thinking-draws": "draw-annotations"}
-"""Traces → the artifact of their labels."""
 
 
 def read_trace(database: Database, tables: RunTables, trace_id: str) -> TableRow:

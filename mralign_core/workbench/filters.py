@@ -37,7 +37,43 @@ class Filter(BaseModel):
     """Which page, from 1."""
 
 
-class TraceFilter(Filter):
+class ThinkingFilter(Filter):
+    """Where thinking and answer part, by the report's analyses; of what has no labels, ``behind`` and ``loops`` say
+    nothing. Of answers only those whose set has EM_t.
+    """
+
+    ending: Literal["", "named_right", "named_wrong", "unnamed_right", "unnamed_wrong"] = ""
+    """Whether the thinking names a gold answer, and whether the answer is right."""
+    first_from: float | None = Field(None, ge=0, le=100)
+    """The first mention of a gold answer begins there or later, in % of the thinking's characters."""
+    first_to: float | None = Field(None, ge=0, le=100)
+    """It begins before; 100 is the end, and with it."""
+    last_from: float | None = Field(None, ge=0, le=100)
+    """The last mention begins there or later."""
+    last_to: float | None = Field(None, ge=0, le=100)
+    """It begins before."""
+    after_from: int | None = Field(None, ge=0)
+    """At least so many segments stand behind that of the last mention."""
+    after_to: int | None = Field(None, ge=0)
+    """At most so many."""
+    behind: str = Field("", max_length=500)
+    """Labels in a row behind the last mention, as ``pattern`` of traces has them; ``<start>`` is the mention,
+    ``<stop>`` the answer, so that ``<start> → <stop>`` is nothing."""
+    loops: Literal["", "yes", "no"] = ""
+    """Whether two or more different moves are made twice in a row in the same order."""
+    repeats: Literal["", "yes", "no"] = ""
+    """Whether a segment has the words of one before it."""
+    segments_from: int | None = Field(None, ge=0)
+    """The thinking has at least so many segments."""
+    segments_to: int | None = Field(None, ge=0)
+    """At most so many."""
+    tokens_from: int | None = Field(None, ge=0)
+    """A trace's thinking, or an answer with its thinking, has at least so many tokens."""
+    tokens_to: int | None = Field(None, ge=0)
+    """At most so many."""
+
+
+class TraceFilter(ThinkingFilter):
     """Which traces. ``label``, ``rule``, ``disputed``, the weights and ``moved`` are of one segment, which a trace must
     have.
     """
@@ -83,7 +119,7 @@ class DrawFilter(Filter):
     """By the length of the text; as they stand in the file."""
 
 
-class AnswerFilter(Filter):
+class AnswerFilter(ThinkingFilter):
     """Which answers of the evaluation."""
 
     variant: str = ""
@@ -92,6 +128,10 @@ class AnswerFilter(Filter):
     """A variant to compare with, answer by answer."""
     flip: Flip = ""
     """Right or wrong in ``against`` and then in ``variant``."""
+    verdict: Literal["", "right", "wrong"] = ""
+    """What most judges say of it: truthful and informative, or of a graded one correct."""
+    judged_flip: Flip = ""
+    """Right or wrong by the judges in ``against`` and then in ``variant``."""
     hit: Hit = ""
     """Where a gold answer is, in the answer of ``variant``."""
     hit_before: Hit = ""

@@ -15,8 +15,18 @@ from typing import Any, NamedTuple
 
 from mralign_core.errors import ConfigError
 from mralign_core.method.benchmarks import SCORINGS
+from mralign_core.workbench.analyses import answer_thinking, trace_thinking, verdicts
 from mralign_core.workbench.database import Database, TableRow
-from mralign_core.workbench.filters import AnswerFilter, DrawFilter, Filter, Hit, TraceFilter, pattern_regex, text_regex
+from mralign_core.workbench.filters import (
+    AnswerFilter,
+    DrawFilter,
+    Filter,
+    Hit,
+    ThinkingFilter,
+    TraceFilter,
+    pattern_regex,
+    text_regex,
+)
 from mralign_core.workbench.tables import RunTables
 
 ROWS_A_PAGE = 50
@@ -108,6 +118,9 @@ def find_traces(tables: RunTables, wanted: TraceFilter) -> Chosen:
         values["text"] = text_regex(wanted.text)
     if of_segment := _of_segment(tables, wanted, labels, values):
         where.append(f"trace_id IN ({of_segment})")
+    if of_thinking := _of_thinking(wanted, tables, values):
+        values["thinking"] = trace_thinking(tables, wanted.of)
+        where.append(f"trace_id IN (SELECT trace_id FROM read_parquet($thinking){_all_of(of_thinking)})")
     if pattern := pattern_regex(wanted.pattern, tables.taxonomy):
         values |= {"labels": tables.file(labels), "pattern": pattern}
         where.append(f"trace_id IN (SELECT trace_id FROM ({SEQUENCES}) WHERE regexp_matches(sequence, $pattern))")
@@ -279,10 +292,17 @@ def find_answers(tables: RunTables, wanted: AnswerFilter) -> Chosen:
         values["before"] = tables.file(f"scores:{_scored(wanted.against, tables)}")
         join = " JOIN read_parquet($before) b ON a.question_id = b.question_id AND a.draw = b.draw"
         where += _hits(wanted.hit_before, "b.")
-    elif wanted.flip or wanted.hit_before:
-        raise ConfigError("flip, hit_before: they compare with another variant; name it with against=VARIANT")
+    elif wanted.flip or wanted.hit_before or wanted.judged_flip:
+        raise ConfigError(
+            "flip, judged_flip, hit_before: they compare with another variant; name it with against=VARIANT"
+        )
     if wanted.flip:
         where.append(_FLIPS[wanted.flip].format(before=_is_right("b"), after=_is_right("a")))
+    where += _of_verdicts(wanted, tables, values)
+    if of_thinking := _of_thinking(wanted, tables, values):
+        values["thinking"] = answer_thinking(tables, variant_of(tables, wanted))
+        chosen = f"SELECT question_id, draw FROM read_parquet($thinking){_all_of(of_thinking)}"
+        where.append(f"(a.question_id, a.draw) IN ({chosen})")
     rank = ", -a.num_tokens AS rank" if wanted.sort else ""
     columns = f"a.question_id, a.draw, a.file_row_number AS place{rank}"
     source = f"read_parquet($after, file_row_number = true) a{join}"
@@ -356,6 +376,46 @@ def _is_right(side: str) -> str:
     """Whether an answer is right by the metric of a comparison."""
     thinks = "a.em_thought IS NOT NULL AND b.em_thought IS NOT NULL AND list_contains($named, a.scoring)"
     return f"(CASE WHEN {thinks} THEN {side}.em_thought AND {side}.em_answer ELSE {side}.em_answer END)"
+
+
+def _of_verdicts(wanted: AnswerFilter, tables: RunTables, values: Values) -> list[str]:
+    """Conditions on what judges say of an answer, and of the one that it is compared with."""
+    if not (wanted.verdict or wanted.judged_flip):
+        return []
+    values |= {"verdicts": verdicts(tables), "variant": variant_of(tables, wanted), "against": wanted.against}
+    said = ["a.variant = $variant"]
+    if wanted.verdict:
+        said.append(f"a.is_right = {'true' if wanted.verdict == 'right' else 'false'}")
+    join = ""
+    if wanted.judged_flip:
+        join = " JOIN read_parquet($verdicts) b USING (question_id, draw)"
+        said += ["b.variant = $against", _FLIPS[wanted.judged_flip].format(before="b.is_right", after="a.is_right")]
+    chosen = f"SELECT question_id, draw FROM read_parquet($verdicts) a{join}{_all_of(said)}"
+    return [f"(a.question_id, a.draw) IN ({chosen})"]
+
+
+def _of_thinking(wanted: ThinkingFilter, tables: RunTables, values: Values) -> list[str]:
+    """Conditions on what the analyses say of a thinking."""
+    where: list[str] = []
+
+    def add(name: str, condition: str) -> None:
+        if (value := getattr(wanted, name)) not in (None, ""):
+            where.append(condition)
+            values[name] = value
+
+    for name in ("first", "last"):
+        add(f"{name}_from", f"{name} >= ${name}_from / 100")
+        add(f"{name}_to", f"({name} < ${name}_to / 100 OR ({name} <= 1 AND ${name}_to = 100))")
+    for name, column in (("after", "segments_after"), ("segments", "num_segments"), ("tokens", "num_tokens")):
+        add(f"{name}_from", f"{column} >= ${name}_from")
+        add(f"{name}_to", f"{column} <= ${name}_to")
+    for name in ("loops", "repeats"):
+        add(name, f"{name} = (${name} = 'yes')")
+    add("ending", "ending = $ending")
+    if pattern := pattern_regex(wanted.behind, tables.taxonomy):
+        where.append("regexp_matches(behind, $behind)")
+        values["behind"] = pattern
+    return where
 
 
 def _of_draw(wanted: DrawFilter | AnswerFilter, hit: Hit, prefix: str, values: Values) -> list[str]:

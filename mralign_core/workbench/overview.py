@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from mralign_core.evaluation.metrics import comparisons
 from mralign_core.method.segment_weights import neutral_weight
 from mralign_core.reporting.matrix_figures import WEIGHT_COLOURS
 from mralign_core.reporting.style import POLARITY_COLOURS, macro_colours
 from mralign_core.reporting.titles import variant_title
 from mralign_core.schemas.annotations import RULES
 from mralign_core.schemas.outcomes import DRAW_OUTCOMES
+from mralign_core.workbench.analyses import verdicts
 from mralign_core.workbench.database import Database, TableRow
 from mralign_core.workbench.lists import DIFFERS
 from mralign_core.workbench.tables import RunTables
@@ -73,6 +75,7 @@ def summarize_run(database: Database, tables: RunTables) -> dict[str, Any]:
         "rules": _rule_table(database, tables),
         "answers": [_answer_row(database, tables, name) for name in tables.variants],
         "flips": _flip_table(database, tables),
+        "judged_flips": _judged_flip_table(database, tables),
     }
 
 
@@ -131,6 +134,19 @@ def _flip_table(database: Database, tables: RunTables) -> list[TableRow]:
         count(*) FILTER (flip = 'right to wrong') AS worse
       FROM read_parquet($file) GROUP BY variant, baseline ORDER BY variant, baseline"""
     return database.rows(sql, {"file": tables.file("results")})
+
+
+def _judged_flip_table(database: Database, tables: RunTables) -> list[TableRow]:
+    """The flips by what most judges say, by comparison."""
+    if not any(name.startswith("judgements:") for name in tables.artifacts) or not tables.has("results"):
+        return []
+    sql = """SELECT count(*) FILTER (NOT b.is_right AND a.is_right) AS better,
+        count(*) FILTER (b.is_right AND NOT a.is_right) AS worse
+      FROM read_parquet($file) a JOIN read_parquet($file) b USING (question_id, draw)
+      WHERE a.variant = $variant AND b.variant = $baseline"""
+    file = verdicts(tables)
+    pairs = ({"variant": variant, "baseline": baseline} for variant, baseline in comparisons(tables.variants))
+    return [{**pair, **(database.row(sql, {"file": file, **pair}) or {})} for pair in pairs]
 
 
 def count_moves(database: Database, tables: RunTables) -> list[TableRow]:

@@ -27,6 +27,8 @@ FILES = {
     "reference-logps": "reference.parquet",
     "policy-logps": "policy.parquet",
     "scores": "scores.parquet",
+    "held-out-traces": "candidates.parquet",
+    "held-out-annotations": "annotations.parquet",
     "judgements": "judgements.parquet",
     "results": "flips.parquet",
 }

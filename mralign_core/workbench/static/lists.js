@@ -6,6 +6,9 @@ import { count, h, model, number, signed } from "./dom.js";
 const HITS = { both: "in thinking and answer", thinking: "right in thinking, wrong in answer", answer: "in the answer only", neither: "in neither",
   gap: "in exactly one (hit gap)", named: "named in the thinking", right: "answer right", wrong: "answer wrong" };
 const FLIPS = ["any", "wrong to right", "right to wrong", "both right", "both wrong"];
+const ENDINGS = { named_right: "named, answered right", named_wrong: "named, answered wrong", unnamed_right: "not named, answered right", unnamed_wrong: "not named, answered wrong" };
+const YES_NO = { yes: "yes", no: "no" };
+const BEHIND_HINT = "labels in a row behind the last mention: <start> is the mention, <stop> the answer; <start> → <stop> is nothing between them";
 const PATTERN_HINT = "labels in a row: retrieval → backtracking → … → synthesis (… any number of steps, * one step, <start>, <stop>)";
 
 /** Filters of each list: name → what it is called, its choices (value → title) or what kind of input it is, and the usual choice. */
@@ -47,12 +50,29 @@ function fields(kind, run) {
       variant: ["variant", variants, run.variants.at(-1)?.name],
       against: ["compared with", variants],
       flip: ["flip", same(FLIPS)],
+      ...(run.has.includes("judgements") ? { judged_flip: ["flip by the judges", same(FLIPS)], verdict: ["judges say", same(["right", "wrong"])] } : {}),
       hit: ["gold answer", HITS],
       hit_before: ["…in the one compared with", HITS],
       ...outcome, ...ofQuestion,
       sort: ["sort by", { length: "length" }],
     },
   }[kind];
+}
+
+/** Filters of the report's part "Where thinking and answer part", where the run has what they are about. */
+function thinkingFields(kind, run) {
+  if (kind === "draws" || (kind === "traces" && !run.has.includes("annotations"))) return {};
+  const ofLabels = kind === "traces" || run.has.includes("held-out-annotations");
+  return {
+    ending: ["gold answer in the thinking", ENDINGS],
+    first_from: ["first mention from, %", "number"], first_to: ["first mention to, %", "number"],
+    last_from: ["last mention from, %", "number"], last_to: ["last mention to, %", "number"],
+    after_from: ["segments behind it from", "number"], after_to: ["segments behind it to", "number"],
+    ...(ofLabels ? { behind: ["labels behind the last mention", "pattern"], loops: ["loops", YES_NO] } : {}),
+    repeats: ["repeats itself", YES_NO],
+    segments_from: ["segments from", "number"], segments_to: ["segments to", "number"],
+    tokens_from: ["tokens from", "number"], tokens_to: ["tokens to", "number"],
+  };
 }
 
 const same = (names) => Object.fromEntries(names.map((name) => [name, name]));
@@ -92,10 +112,11 @@ async function exported(button, kind, filter) {
 }
 
 function filterForm(kind, filter, run) {
-  const known = fields(kind, run);
-  const inputs = Object.entries(known).map(([name, [title, type, usual]]) =>
+  const inputs = (known) => Object.entries(known).map(([name, [title, type, usual]]) =>
     h("label", { class: typeof type === "object" ? null : type }, `${title} `, input(name, type, filter[name] ?? usual ?? "", usual)));
-  const form = h("form", { role: "search", "aria-label": `Which ${kind}`, class: "filters" }, inputs,
+  const more = thinkingFields(kind, run);
+  const form = h("form", { role: "search", "aria-label": `Which ${kind}`, class: "filters" }, inputs(fields(kind, run)),
+    Object.keys(more).length ? h("details", { open: Object.keys(more).some((name) => filter[name]) }, h("summary", {}, "Where thinking and answer part"), h("div", { class: "more" }, inputs(more))) : null,
     h("button", {}, "Find"), Object.keys(filter).length ? h("a", { href: to(kind) }, "Clear") : null,
     filter.question ? h("span", {}, `of question ${filter.question}`) : null);
   const submit = () => {
@@ -109,7 +130,7 @@ function filterForm(kind, filter, run) {
 
 function input(name, type, value, usual) {
   if (type === "search") return h("input", { type: "search", name, value, placeholder: "question, thinking or answer" });
-  if (type === "pattern") return h("input", { type: "text", name, value, placeholder: "retrieval → … → synthesis", title: PATTERN_HINT, spellcheck: "false" });
+  if (type === "pattern") return h("input", { type: "text", name, value, placeholder: name === "behind" ? "<start> → analogy" : "retrieval → … → synthesis", title: name === "behind" ? BEHIND_HINT : PATTERN_HINT, spellcheck: "false" });
   if (type === "number") return h("input", { type: "number", step: "any", name, value });
   const options = Object.entries(type).map(([each, title]) => h("option", { value: each, selected: each === value }, title));
   return h("select", { name }, usual ? null : h("option", { value: "" }, "–"), options);

@@ -81,6 +81,10 @@ def test_the_numbers_of_a_run_lead_to_as_many_cases(get, found):
     for row in summary["flips"]:
         asked = {"variant": row["variant"], "against": row["baseline"]}
         assert len(found("answers", **asked, flip="wrong to right")) == row["better"]
+    assert len(summary["judged_flips"]) == 3
+    for row in summary["judged_flips"]:
+        asked = {"variant": row["variant"], "against": row["baseline"]}
+        assert len(found("answers", **asked, judged_flip="right to wrong")) == row["worse"] > 0
     traces = found("traces")
     said = Counter(label for row in traces for labels in row["labels"] for label in labels)
     assert {row["label"]: row["segments"] for row in summary["labels"] if row["segments"]} == said
