@@ -50,7 +50,7 @@ thinking; ``behind`` the last one: the steps up to the answer as ``<start>;analo
 where there is no mention or no label; ``loops`` is null where there is no label."""
 ANSWER_THINKING = pa.schema([("question_id", pa.string()), ("draw", pa.int64()), *_THINKING])
 """The same of answers whose set has EM_t."""
-VERDICTS = pa.schema(
+VOTED = pa.schema(
     [("variant", pa.string()), ("question_id", pa.string()), ("draw", pa.int64()), ("is_right", pa.bool_())]
 )
 """What most judges say of an answer: truthful and informative, or of a graded one correct."""
@@ -144,7 +144,7 @@ def _of_labels(trace_id: str, tails: pd.DataFrame, paths: dict[str, tuple[str, .
 
 
 def verdicts(tables: RunTables) -> str:
-    """The file of :data:`VERDICTS` of all answers that every judge of their kind judged in every variant.
+    """The file of :data:`VOTED` of all answers that every judge of their kind judged in every variant.
 
     Raises:
         ArtifactError: the run asked no judge, or has no results yet, which know whose vote decides a tie.
@@ -156,17 +156,19 @@ def verdicts(tables: RunTables) -> str:
 
     def rows() -> Iterator[dict[str, Any]]:
         read = [_frame(tables.file(name)) for name in names]
-        answers = pd.concat([_frame(tables.file(f"scores:{name.partition(':')[2]}"), SCORED) for name in names])
+        answers = pd.concat(
+            [_frame(tables.file(f"scores:{name.partition(':')[2]}"), SETS_OF_ANSWERS) for name in names]
+        )
         voted = weigh_verdicts(read, [], answers, judges).verdicts
         for kind, of_kind in voted.groupby("kind"):
             is_graded = kind == "grade"
             right = of_kind["grade"] == "correct" if is_graded else judged_metrics(of_kind)["truthful_informative"] == 1
-            yield from of_kind.assign(is_right=right)[VERDICTS.names].to_dict("records")
+            yield from of_kind.assign(is_right=right)[VOTED.names].to_dict("records")
 
-    return _kept(VERDICTS, rows, tables, *names, "results")
+    return _kept(VOTED, rows, tables, *names, "results")
 
 
-SCORED = ["question_id", "source"]
+SETS_OF_ANSWERS = ["question_id", "source"]
 
 
 def _rules(tables: RunTables) -> MatchRules:

@@ -58,7 +58,8 @@ class ThinkingFilter(Filter):
     """At most so many."""
     behind: str = Field("", max_length=500)
     """Labels in a row behind the last mention, as ``pattern`` of traces has them; ``<start>`` is the mention,
-    ``<stop>`` the answer, so that ``<start> → <stop>`` is nothing."""
+    ``<stop>`` the answer, so that ``<start> → <stop>`` is nothing. With ``=`` in front, as tables of a report write
+    them: the first steps, with these labels and no others; see :func:`exact_steps`."""
     loops: Literal["", "yes", "no"] = ""
     """Whether two or more different moves are made twice in a row in the same order."""
     repeats: Literal["", "yes", "no"] = ""
@@ -190,6 +191,28 @@ def pattern_regex(pattern: str, taxonomy: Taxonomy) -> str:
             names = ", ".join([*taxonomy.labels, START_NAME, STOP_NAME, ANY, GAP])
             raise ConfigError(f"pattern: {step!r} is no label; there are {names}")
     return f"(?:^|;){''.join(parts)}" if parts else ""
+
+
+EXACTLY = "="
+"""Begins a pattern of steps that have these labels and no others."""
+
+
+def exact_steps(pattern: str) -> tuple[str, str]:
+    """What steps behind a mention begin with, as ``<start>;analogy;<stop>;``, and what they must not begin with.
+
+    Args:
+        pattern: steps as a report's table has them, each with all its labels, behind ``=``. ``<stop>`` at the end says
+            that no other follows, ``…`` that one does.
+
+    >>> exact_steps("= analogy + comparison → <stop>")
+    ('<start>;analogy+comparison;<stop>;', '')
+    >>> exact_steps("= analogy → …")
+    ('<start>;analogy;', '<start>;analogy;<stop>;')
+    """
+    steps = [re.sub(r"\s*\+\s*", "+", step.strip()) for step in pattern.removeprefix(EXACTLY).split(ARROW)]
+    goes_on = steps[-1] == GAP
+    begin = "".join(f"{step};" for step in [START_NAME, *(step for step in steps if step not in ("", GAP, START_NAME))])
+    return begin, f"{begin}{STOP_NAME};" if goes_on else ""
 
 
 def text_regex(text: str) -> str:

@@ -18,12 +18,14 @@ from mralign_core.method.benchmarks import SCORINGS
 from mralign_core.workbench.analyses import answer_thinking, trace_thinking, verdicts
 from mralign_core.workbench.database import Database, TableRow
 from mralign_core.workbench.filters import (
+    EXACTLY,
     AnswerFilter,
     DrawFilter,
     Filter,
     Hit,
     ThinkingFilter,
     TraceFilter,
+    exact_steps,
     pattern_regex,
     text_regex,
 )
@@ -412,7 +414,10 @@ def _of_thinking(wanted: ThinkingFilter, tables: RunTables, values: Values) -> l
     for name in ("loops", "repeats"):
         add(name, f"{name} = (${name} = 'yes')")
     add("ending", "ending = $ending")
-    if pattern := pattern_regex(wanted.behind, tables.taxonomy):
+    if wanted.behind.startswith(EXACTLY):
+        values["behind"], values["not_behind"] = exact_steps(wanted.behind)
+        where.append("starts_with(behind, $behind) AND NOT ($not_behind <> '' AND starts_with(behind, $not_behind))")
+    elif pattern := pattern_regex(wanted.behind, tables.taxonomy):
         where.append("regexp_matches(behind, $behind)")
         values["behind"] = pattern
     return where

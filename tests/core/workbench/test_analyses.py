@@ -1,11 +1,19 @@
 """Filters of the report's analyses against what the report's functions say of whole tables."""
 
+import html
+import re
+from urllib.parse import parse_qs
+
 import pandas as pd
 import pytest
 
 from mralign_core.evaluation.mentions import answer_mentions, labelled_tails, labels_in, trace_paths
 from mralign_core.evaluation.thinking_habits import answer_habits, find_cycle
-from mralign_core.reporting.parting_figures import NUM_BINS, in_tenths
+from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.reporting.parting import parting_blocks
+from mralign_core.reporting.parting_figures import NUM_BINS, in_tenths, mention_places
+from mralign_core.reporting.report_block import LinkedTable
+from mralign_core.reporting.style import to_svg
 from mralign_core.workbench import analyses
 from tests.simulated_run import VARIANTS
 
@@ -138,3 +146,59 @@ def test_a_run_without_judges_says_so(get, run, store):
     assert reply.status_code == 200 and reply.json()["total"] > 0
     results = get("answers", run=f"results/{run.artifacts['results'].key}", verdict="right")
     assert results.status_code == 404 and "has no verdicts of judges" in results.json()["problem"]
+
+
+def blocks_of(table, *, held_out):
+    scores = pd.concat([table(f"scores:{name}", "scores.parquet") for name in VARIANTS], ignore_index=True)
+    labelled = [("candidates", "annotations"), ("held-out-traces", "held-out-annotations")]
+    traces, other = ([table(a, "candidates.parquet"), table(b, "annotations.parquet")] for a, b in labelled)
+    questions = table("evaluation-questions", "questions.parquet")
+    return parting_blocks(
+        scores, questions, *traces, tuple(other) if held_out else None, taxonomy=PAPER_TAXONOMY, confidence=0.95
+    )
+
+
+def count(text):
+    return int(text.partition(" ")[0].replace(",", ""))
+
+
+CASES_OF_A_ROW = {
+    "Places are medians": lambda row: count(row[2]),
+    "Means by variant and outcome": lambda row: count(row[2]),
+    "Answers by what they were": lambda row: count(row[2]),
+    "Paths from the last mention": lambda row: count(row[1]) + count(row[2]),
+    "The first step behind": lambda row: count(row[1]) + count(row[2]),
+    "Thinkings that loop": lambda row: round(count(row[2]) * float(row[3]) / 100) if row[3] != "–" else 0,
+}
+"""How a table's title begins → the cases that a row of it stands for."""
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_a_row_of_the_reports_tables_leads_to_as_many_cases_as_it_says(found, table, held_out):
+    seen = set()
+    for shown in (shown for block in blocks_of(table, held_out=held_out) for shown in block.tables):
+        number = next((counted for title, counted in CASES_OF_A_ROW.items() if shown.title.startswith(title)), None)
+        if number is None or not isinstance(shown, LinkedTable):
+            continue
+        assert len(shown.addresses) == len(shown.rows)
+        for row, address in zip(shown.rows, shown.addresses, strict=True):
+            if address:
+                view, asked = query_of(address)
+                assert len(found(view, **asked)) == number(row), (shown.title, row, address)
+                seen.add(shown.title.split()[0])
+    assert seen >= {"Places", "Means", "Answers", "Paths", "The"} | ({"Thinkings"} if held_out else set())
+
+
+def query_of(address):
+    view, _, query = address.partition("?")
+    return view, {name: values[0] for name, values in parse_qs(query, strict_parsing=True).items()}
+
+
+def test_a_bar_of_the_reports_figure_leads_to_its_share_of_the_answers(found, mentions):
+    named = mentions[(mentions["variant"] == "on") & mentions["last"].notna()]["ending"].value_counts()
+    svg = to_svg(mention_places(mentions), "mentions")
+    bars = re.findall(r'<title>[^<]*?: (\d+) %[^<]*</title>\s*<a data-cases="(answers[^"]+)"', svg)
+    assert len(bars) > 6
+    for share, address in bars:
+        view, asked = query_of(html.unescape(address))
+        assert round(100 * len(found(view, **asked)) / named[asked["ending"]]) == int(share)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import Any
 
 import anyio
 import pytest
@@ -49,7 +50,13 @@ def test_a_request_whose_browser_goes_away_leaves_no_search_behind(monkeypatch, 
     app = workbench.make_app()
 
     async def ask():
-        scope = {"type": "http", "method": "GET", "path": f"{VIEW_API_PREFIX}moves", "headers": [], "root_path": ""}
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": "GET",
+            "path": f"{VIEW_API_PREFIX}moves",
+            "headers": [],
+            "root_path": "",
+        }
         scope |= {"query_string": f"store={storage.root}".encode(), "http_version": "1.1", "scheme": "http"}
         said = iter([{"type": "http.request", "body": b"", "more_body": False}])
 
