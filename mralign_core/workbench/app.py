@@ -37,6 +37,7 @@ from mralign_core.workbench.lists import LISTINGS, read_page, stream_all
 from mralign_core.workbench.overview import count_moves, describe_run, summarize_run
 from mralign_core.workbench.rating_pages import rating_routes
 from mralign_core.workbench.tables import RunTables, find_run
+from mralign_core.workbench.token_texts import read_tokens
 
 STATIC = Path(__file__).with_name("static")
 PAGE_POLICY = (
@@ -63,6 +64,7 @@ def make_app() -> Starlette:
         "summary": lambda database, tables, _: summarize_run(database, tables),
         "moves": lambda database, tables, _: count_moves(database, tables),
         "trace": lambda database, tables, query: read_trace(database, tables, _one(query, "id")),
+        "tokens": lambda database, tables, query: read_tokens(database, tables, _one(query, "id")),
         "question": lambda database, tables, query: read_question(database, tables, _one(query, "id")),
         **{name: _listed(name) for name in LISTINGS},
     }

@@ -3,6 +3,7 @@ import { ask, to } from "./address.js";
 import { inkOn, labelColour, movedColour, weightColour } from "./colours.js";
 import { count, h, marked, number, pairs, signed, table } from "./dom.js";
 import { change, verdict } from "./lists.js";
+import { tokensSection } from "./tokens.js";
 
 const RULES = {
   agree: "both annotators gave these labels",
@@ -28,7 +29,7 @@ export async function showTrace(asked, run) {
     h("ol", { class: "segments", "aria-label": "Segments of the thinking" }, trace.segments.map((segment, place) => segmentItem(segment, place, run, move(trace, place), variant))),
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), marked(trace.marked_answer)),
     h("p", { class: "muted" }, "Tokens behind the thinking, those of the answer, have the weight 1."));
-  return { title: trace.question, content: [article, reference(trace, run), questionDraws(trace), replies(trace), texts(trace)] };
+  return { title: trace.question, content: [article, tokensSection(id, run, variant), reference(trace, run), questionDraws(trace), replies(trace), texts(trace)] };
 }
 
 /** What segments can be coloured by: name → title. */

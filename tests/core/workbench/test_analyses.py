@@ -151,10 +151,10 @@ def test_a_run_without_judges_says_so(get, run, store):
 def blocks_of(table, *, held_out):
     scores = pd.concat([table(f"scores:{name}", "scores.parquet") for name in VARIANTS], ignore_index=True)
     labelled = [("candidates", "annotations"), ("held-out-traces", "held-out-annotations")]
-    traces, other = ([table(a, "candidates.parquet"), table(b, "annotations.parquet")] for a, b in labelled)
+    own, other = ((table(a, "candidates.parquet"), table(b, "annotations.parquet")) for a, b in labelled)
     questions = table("evaluation-questions", "questions.parquet")
     return parting_blocks(
-        scores, questions, *traces, tuple(other) if held_out else None, taxonomy=PAPER_TAXONOMY, confidence=0.95
+        scores, questions, *own, other if held_out else None, taxonomy=PAPER_TAXONOMY, confidence=0.95
     )
 
 
