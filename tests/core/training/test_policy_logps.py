@@ -15,9 +15,10 @@ from mralign_core.processes.job_folder import read_job, read_result, write_job, 
 from mralign_core.schemas.policy_logps import POLICY_LOGPS
 from mralign_core.training import policy_logps
 from mralign_core.training.examples import build_examples
+from mralign_core.training.job import ReferenceJob
 from mralign_core.training.logps import CompletionLogps
 from mralign_core.training.policy_logps import PolicyJob, compute_policy_logps
-from mralign_core.training.reference import matched_rows, reference_table
+from mralign_core.training.reference import compute_reference, matched_rows, reference_table
 from tests.core.training.test_logps import plain_logps
 from tests.core.training.tiny import END, make_candidates, make_model, make_segment_weights, randomise_adapter
 
@@ -130,3 +131,17 @@ def test_the_table_refuses_sums_that_are_not_of_its_tokens(job):
     table.loc[2, "policy_logp"] = 0.0
     with pytest.raises(DataError, match=r"row 2 .*logps must be one a token"):
         POLICY_LOGPS.require(table)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_adapter_that_learnt_nothing_changed_nothing(job, tmp_path, dtype):
+    save_adapter(attach_lora(make_model("qwen3"), job.train, seed=0), tmp_path, base_model="tiny")
+    section = job.model.model_copy(update={"dtype": dtype})
+    reference = compute_reference(ReferenceJob(**{**common(job), "model": section}))
+    table = compute_policy_logps(job.model_copy(update={"model": section, "adapter": tmp_path, "reference": reference}))
+    assert table["policy_logp"].tolist() == table["reference_logp"].tolist()
+    assert table["implicit_reward"].tolist() == table["kl"].tolist() == [0.0] * NUM_TRACES
+
+
+def common(job):
+    return {name: getattr(job, name) for name in ReferenceJob.model_fields}
