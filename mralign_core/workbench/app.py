@@ -34,7 +34,7 @@ from mralign_core.workbench.database import Database, QueryError, TableRow, shar
 from mralign_core.workbench.filters import read_filter
 from mralign_core.workbench.interruption import Asker, AskerLeftError, asked_by
 from mralign_core.workbench.lists import LISTINGS, read_page, stream_all
-from mralign_core.workbench.overview import count_moves, describe_run, summarize_run
+from mralign_core.workbench.overview import count_judged_flips, count_moves, describe_run, summarize_run
 from mralign_core.workbench.rating_pages import rating_routes
 from mralign_core.workbench.tables import RunTables, find_run
 from mralign_core.workbench.token_texts import read_tokens
@@ -62,6 +62,7 @@ def make_app() -> Starlette:
     answers: dict[str, Lookup] = {
         "run": lambda database, tables, _: describe_run(database, tables),
         "summary": lambda database, tables, _: summarize_run(database, tables),
+        "judged-flips": lambda database, tables, _: count_judged_flips(database, tables),
         "moves": lambda database, tables, _: count_moves(database, tables),
         "trace": lambda database, tables, query: read_trace(database, tables, _one(query, "id")),
         "tokens": lambda database, tables, query: read_tokens(database, tables, _one(query, "id")),

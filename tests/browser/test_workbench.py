@@ -183,7 +183,7 @@ def test_two_variants_stand_beside_each_other_and_a_flip_is_found(entered):
     page = entered.page
     page.get_by_role("link", name="Answers", exact=True).click()
     settled(page).get_by_role("combobox", name="compared with", exact=True).select_option("kto")
-    settled(page).get_by_role("combobox", name="flip").select_option("right to wrong")
+    settled(page).get_by_role("combobox", name="flip", exact=True).select_option("right to wrong")
     settled(page).get_by_text(" found, page 1").wait_for()
     card = page.get_by_role("article").first
     assert "answer right" in card.locator(".said").first.text_content()  # KTO's, then MR-ALIGN's
