@@ -220,6 +220,7 @@ def thinking_lengths(habits: pd.DataFrame, variants: Sequence[str]) -> Figure:
                 size = 20 + 110 * (rows["ending"] == ending).mean()
                 dot = axes.scatter(mean, place, s=size, color=ENDING_COLOURS[str(ending)], zorder=2, lw=0)
                 dot.set_gid(f"tip:{ENDING_TITLES[str(ending)]}: {mean:.1f}")
+                dot.set_urls([FIGURE_CASES + case_address("answers", variant=variant, ending=str(ending))])
             axes.plot(rows[column].mean(), place, marker="|", ms=15, mew=2, color=INK, zorder=3)
             parts = [f"{ENDING_TITLES[str(ending)]} {mean:.1f}" for ending, mean in means.items()]
             told.append(f"{title_of_variant(variant)}, {title}: mean {rows[column].mean():.1f} ({', '.join(parts)}).")

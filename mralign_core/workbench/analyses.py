@@ -1,7 +1,7 @@
 """What the report's analyses say of each trace and answer, as tables that lists filter by.
 
 They are the report's own functions (:mod:`mralign_core.evaluation.mentions`, ``thinking_habits`` beside it,
-:mod:`mralign_core.judging.verdicts`). A table is made when it is first asked for, a thousand texts at a time, and kept
+:mod:`mralign_core.judging.verdicts`). A table is made when it is first asked for, some thousand texts at a time, and kept
 as a Parquet file as long as the server runs: what it is made from never changes.
 """
 
@@ -30,7 +30,7 @@ from mralign_core.storage import key_of
 from mralign_core.workbench.interruption import stop_if_left
 from mralign_core.workbench.tables import RunTables
 
-TEXTS_AT_ONCE = 1_000
+TEXTS_AT_ONCE = 2_000
 LABELS_OF = {"candidates": "annotations", "thinking-draws": "draw-annotations"}
 """Traces → the artifact of their labels."""
 _THINKING = [

@@ -11,7 +11,7 @@ from mralign_core.evaluation.mentions import answer_mentions, labelled_tails, la
 from mralign_core.evaluation.thinking_habits import answer_habits, find_cycle
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.reporting.parting import parting_blocks
-from mralign_core.reporting.parting_figures import NUM_BINS, in_tenths, mention_places
+from mralign_core.reporting.parting_figures import FEWEST_SHOWN, NUM_BINS, in_tenths, mention_places, thinking_lengths
 from mralign_core.reporting.report_block import LinkedTable
 from mralign_core.reporting.style import to_svg
 from mralign_core.workbench import analyses
@@ -202,3 +202,12 @@ def test_a_bar_of_the_reports_figure_leads_to_its_share_of_the_answers(found, me
     for share, address in bars:
         view, asked = query_of(html.unescape(address))
         assert round(100 * len(found(view, **asked)) / named[asked["ending"]]) == int(share)
+
+
+def test_a_dot_of_an_outcomes_length_leads_to_its_answers(found, table):
+    habits = answer_habits(table("scores:on", "scores.parquet"))
+    svg = to_svg(thinking_lengths(habits, ["on"]), "lengths")
+    addresses = {html.unescape(each) for each in re.findall(r'data-cases="(answers[^"]+)"', svg)}
+    sizes = habits["ending"].value_counts()
+    led = {asked["ending"]: len(found(view, **asked)) for view, asked in map(query_of, addresses)}
+    assert led == {ending: size for ending, size in sizes.items() if size >= FEWEST_SHOWN} != {}
