@@ -1,8 +1,8 @@
 """What the report's analyses say of each trace and answer, as tables that lists filter by.
 
 They are the report's own functions (:mod:`mralign_core.evaluation.mentions`, ``thinking_habits`` beside it,
-:mod:`mralign_core.judging.verdicts`). A table is made when it is first asked for, some thousand texts at a time, and kept
-as a Parquet file as long as the server runs: what it is made from never changes.
+:mod:`mralign_core.judging.verdicts`). A table is made when it is first asked for, some thousand texts at a time, and
+kept as a Parquet file as long as the server runs: what it is made from never changes.
 """
 
 from __future__ import annotations

@@ -326,6 +326,11 @@ def show_answers(
         }
         for name in variants
     }
+    if wanted.verdict or wanted.judged_flip:
+        for row in database.rows(VOTED_ROWS, cells | {"verdicts": verdicts(tables)}):
+            answer = given.get(row["variant"], {}).get((row["question_id"], row["draw"]))
+            if answer:
+                answer["judged_right"] = row["is_right"]
     return [
         {
             "question_id": row["question_id"],
@@ -344,6 +349,11 @@ SELECT question_id, question, answers, source, stratum FROM read_parquet($questi
 WHERE question_id IN (SELECT unnest($ids))"""
 ANSWER_ROWS = """
 SELECT question_id, draw, outcome, em_thought, em_answer, answer, thinking, num_tokens FROM read_parquet($scores)
+WHERE question_id IN (SELECT unnest($ids))"""
+
+
+VOTED_ROWS = """
+SELECT variant, question_id, draw, is_right FROM read_parquet($verdicts)
 WHERE question_id IN (SELECT unnest($ids))"""
 
 

@@ -206,6 +206,7 @@ function answerRow(row, run) {
     h("h2", { class: "model" }, h("a", { href: to("question", { id: row.question_id, draw: row.draw }), "data-item": true }, row.question ?? row.question_id)),
     h("p", { class: "facts" }, golds(row.answers), h("span", {}, `draw ${row.draw}`), row.stratum ? h("span", {}, row.stratum) : null),
     Object.entries(row.answers_by_variant).reverse().map(([variant, answer]) => answer && h("div", { class: "said" },
-      h("p", { class: "facts" }, h("strong", {}, titles[variant]), h("span", { class: tone(answer) }, verdict(answer)), h("span", {}, answer.outcome.replaceAll("_", " "))),
+      h("p", { class: "facts" }, h("strong", {}, titles[variant]), h("span", { class: tone(answer) }, verdict(answer)),
+        answer.judged_right === undefined ? null : h("span", { class: answer.judged_right ? "better" : "worse" }, `judges: ${answer.judged_right ? "right" : "wrong"}`), h("span", {}, answer.outcome.replaceAll("_", " "))),
       h("p", { class: "model answer" }, answer.answer || "–"))));
 }

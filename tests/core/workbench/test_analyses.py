@@ -126,7 +126,9 @@ def test_flips_of_the_judges_are_not_those_of_the_match(found, get, table):
     for flip, wanted in (kinds | {"any": before != after}).items():
         assert cells(found("answers", **asked, judged_flip=flip)) == set(wanted.index[wanted]) != set()
     assert cells(found("answers", **asked, judged_flip="any")) != cells(found("answers", **asked, flip="any"))
-    assert cells(found("answers", variant="kto", verdict="wrong")) == set(before.index[~before])
+    wrong = found("answers", variant="kto", verdict="wrong")
+    assert cells(wrong) == set(before.index[~before])
+    assert {row["answers_by_variant"]["kto"]["judged_right"] for row in wrong} == {False}
     assert get("answers", judged_flip="any").status_code == 400
 
 
