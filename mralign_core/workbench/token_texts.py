@@ -20,6 +20,7 @@ from tokenizers.decoders import DecodeStream
 from mralign_core.errors import ArtifactError
 from mralign_core.method.token_weights import token_weights
 from mralign_core.models.locate import POINTER
+from mralign_core.storage.store import PATH_PART
 from mralign_core.workbench.analyses import LABELS_OF
 from mralign_core.workbench.database import Database, TableRow
 from mralign_core.workbench.tables import RunTables
@@ -99,12 +100,14 @@ def _tokenizer_file(tables: RunTables) -> str:
             raise NoTokenizerError(f"the run's model has no {TOKENIZER_FILE}, which has the tokens' texts")
         return tables.file("model", TOKENIZER_FILE)
     pointer = json.loads(Path(tables.file("model", POINTER)).read_text(encoding="utf-8"))
-    path, revision = pointer["path"], pointer["revision"]
+    path, revision = str(pointer["path"]), str(pointer["revision"])
     if Path(path).is_absolute():
         if (file := Path(path, TOKENIZER_FILE)).is_file():
             return str(file)
         raise NoTokenizerError(f"{file}, which has the tokens' texts, is not on this machine")
-    cached = try_to_load_from_cache(path, TOKENIZER_FILE, revision=revision or None)
+    # A revision is a file's name in the cache, and a store may be anybody's.
+    is_name = PATH_PART.fullmatch(revision or "main")
+    cached = try_to_load_from_cache(path, TOKENIZER_FILE, revision=revision or None) if is_name else None
     if not isinstance(cached, str):
         raise NoTokenizerError(
             f"{TOKENIZER_FILE} of {path}{'@' + revision[:12] if revision else ''}, which has the tokens' texts, is not "

@@ -70,6 +70,12 @@ def test_without_a_tokenizer_on_this_machine_the_page_says_why(get, run, with_mo
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(NoTokenizerError, match=r"Qwen/Qwen3-8B@abc, .*not in the hub's cache"):
         tokenizer_of(with_model(path="Qwen/Qwen3-8B", revision="abc"))
+    asked = []
+    monkeypatch.setattr(texts, "try_to_load_from_cache", lambda *_, **more: asked.append(more["revision"]))
+    for revision in ("../../elsewhere", "main"):
+        with pytest.raises(NoTokenizerError):
+            tokenizer_of(with_model(path="Qwen/Qwen3-8B", revision=revision))
+    assert asked == ["main"]
     (tmp_path / "tokenizer.json").write_text("{}")
     texts._load.cache_clear()
     with pytest.raises(NoTokenizerError, match="can't be read by package tokenizers"):
