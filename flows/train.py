@@ -15,7 +15,7 @@ from tasks.engine.naming import name_run
 from tasks.engine.pool import make_on_pool
 from tasks.engine.task import as_arguments
 from tasks.publish import show_health, show_training
-from tasks.train import reference_logps, traces_to_train_on, train_adapter
+from tasks.train import policy_logps, reference_logps, traces_to_train_on, train_adapter
 
 
 @flow(name="train", flow_run_name=name_run)
@@ -26,7 +26,8 @@ def train(
     annotations: ArtifactRef | None = None,
     weights: ArtifactRef | None = None,
 ) -> dict[str, ArtifactRef]:
-    """Compute the reference once, then train every variant on the same traces, here or on the GPU pool.
+    """Compute the reference once, then train every variant on the same traces, here or on the GPU pool, and where it is
+    asked for see what each made of the traces.
 
     Args:
         config: a preset, and what differs from it.
@@ -38,7 +39,9 @@ def train(
     given = {"model": model, "candidates": candidates, "annotations": annotations, "weights": weights}
     inputs = inputs_of(config, given)
     adapters = train_variants(config, inputs)
-    named = {f"adapter:{variant}": ref for variant, ref in adapters.items()}
+    after = look_at_traces(config, inputs, adapters)
+    made = {"adapter": adapters, "policy-logps": after}
+    named = {f"{name}:{variant}": ref for name, refs in made.items() for variant, ref in refs.items()}
     remember(config, inputs, **named)
     show_training(config, adapters)
     show_health(config, named)
@@ -47,14 +50,35 @@ def train(
 
 def train_variants(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> dict[str, ArtifactRef]:
     """Variant of ``train.variants`` → its adapter, trained here or on the GPU pool."""
-    traces = {name: inputs[name] for name in ("model", "candidates", "annotations")}
-    traces = as_arguments({**traces, **traces_to_train_on(config, inputs)})
+    traces = _traces(config, inputs)
     if config.train.where == "deployment":
         _train_on_pool(config, inputs, traces)
     needs_reference = reference_logps.artifact.parts(config)
     reference = reference_logps(config, **traces) if needs_reference else None
     call: dict[str, Any] = {**inputs, **traces, "reference_logps": reference}
     return {variant: train_adapter(config, **call, variant=variant) for variant in config.train.variants}
+
+
+def look_at_traces(
+    config: RunConfig, inputs: Mapping[str, ArtifactRef], adapters: Mapping[str, ArtifactRef]
+) -> dict[str, ArtifactRef]:
+    """Variant → the log-probabilities of the traces under its adapter; nothing unless ``train.trace_logps``."""
+    if not config.train.trace_logps:
+        return {}
+    traces = _traces(config, inputs)
+    reference = reference_logps.work(config, **traces).find(ArtifactStore(config.storage))
+    call: dict[str, Any] = {**inputs, **traces, "reference_logps": reference}
+    calls = {variant: {**call, "adapter": adapter, "variant": variant} for variant, adapter in adapters.items()}
+    if config.train.where == "deployment":  # made there already, unless the adapters are of an earlier run
+        works = [policy_logps.work(config, **each) for each in calls.values()]
+        make_on_pool("train/stage-train", works, lambda _: inputs, config=config, section="train")
+    return {variant: policy_logps(config, **each) for variant, each in calls.items()}
+
+
+def _traces(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+    """The model and what it is trained on, as arguments of the tasks."""
+    traces = {name: inputs[name] for name in ("model", "candidates", "annotations")}
+    return as_arguments({**traces, **traces_to_train_on(config, inputs)})
 
 
 def _train_on_pool(config: RunConfig, inputs: Mapping[str, ArtifactRef], traces: Mapping[str, ArtifactRef]) -> None:

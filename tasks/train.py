@@ -13,6 +13,7 @@ from mralign_core.errors import ArtifactError, NothingNewError
 from mralign_core.models.locate import limit_threads, locate_model
 from mralign_core.retraining.training_traces import SAME_QUESTION, ChosenTraces, choose_traces, questions_of
 from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.policy_logps import POLICY_LOGPS
 from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
 from mralign_core.schemas.training_metrics import TRAINING_METRICS
 from mralign_core.storage import ArtifactRef, ArtifactStore
@@ -32,6 +33,11 @@ from tasks.live_curves import live_curves
 def trains_against_reference(_: RunConfig, part: Part) -> bool:
     """Whether a variant is trained against the reference; SFT is not."""
     return bool(part["variant"] != "sft")
+
+
+def _needs_reference(config: RunConfig) -> bool:
+    of_variants = (trains_against_reference(config, {"variant": each}) for each in config.train.variants)
+    return config.train.trace_logps or any(of_variants)
 
 
 def trains_on_all(config: RunConfig, _: Part) -> bool:
@@ -135,9 +141,7 @@ def traces_to_train_on(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> 
     sources=("mralign_core.training.reference",),
     is_remembered=False,
     is_shared=trains_on_several_machines,
-    parts=lambda config: (
-        ({},) if any(trains_against_reference(config, {"variant": each}) for each in config.train.variants) else ()
-    ),
+    parts=lambda config: ({},) if _needs_reference(config) else (),
 )
 def reference_logps(making: Making) -> Built:
     """Log-probabilities of the traces and their KL pairs under the model as it is, once for all that trains on them."""
@@ -252,6 +256,42 @@ def train_adapter(making: Making) -> Built:
         result = (launch_adapter if config.train.accelerate_config else fit_adapter)(job, watch)
     write_table(making.directory, "metrics.parquet", result.metrics, TRAINING_METRICS)
     return Built(counts=result.counts, once_published=StoredCheckpoints(making.store, key).clear)
+
+
+@artifact(
+    "policy-logps",
+    stage="train",
+    run_name="traces after training {variant}",
+    part=("variant",),
+    parts=lambda config: [{"variant": each} for each in config.train.variants if config.train.trace_logps],
+    inputs=(
+        *TRACES,
+        CHOSEN,
+        Input("reference-logps"),
+        Input("weights", when=lambda _, part: part["variant"] == "mr_align"),
+        Input("adapter", own_part="variant"),
+    ),
+    fields=lambda config: {**_base_model(config), **pick(config.train, "max_length")},
+    sources=("mralign_core.training.policy_logps",),
+    is_shared=trains_on_several_machines,
+)
+def policy_logps(making: Making) -> Built:
+    """Log-probabilities of the training traces under a trained adapter, beside those before."""
+    from mralign_core.processes.launch import launch_policy_logps
+    from mralign_core.training.policy_logps import PolicyJob, compute_policy_logps
+
+    job = PolicyJob(
+        **_common(making),
+        adapter=making.store.open_directory(making["adapter"]),
+        segment_weights=making.table_if_read("weights", "weights.parquet"),
+        reference=making.table("reference-logps", "reference.parquet"),
+    )
+    variant = making.part["variant"]
+    compute = launch_policy_logps if making.config.train.accelerate_config else compute_policy_logps
+    with progress(f"traces after training {variant}", f"traces-{variant.replace('_', '-')}") as report:
+        table = compute(job, report)
+    write_table(making.directory, "policy.parquet", table, POLICY_LOGPS)
+    return Built(POLICY_LOGPS.name)
 
 
 def _common(making: Making) -> dict[str, Any]:

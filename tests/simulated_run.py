@@ -13,15 +13,21 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from mralign_core.annotation.failures import write_failures
 from mralign_core.config import StorageConfig
 from mralign_core.evaluation.decisions import list_flips
+from mralign_core.evaluation.held_out_traces import held_out_traces
 from mralign_core.label_sets import PAPER_LABEL_SET
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.flips import FLIPS
 from mralign_core.schemas.generations import GENERATIONS
+from mralign_core.schemas.held_out_traces import HELD_OUT_TRACES
+from mralign_core.schemas.judgements import JUDGEMENTS
+from mralign_core.schemas.policy_logps import POLICY_LOGPS
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
 from mralign_core.schemas.scores import SCORES
@@ -29,6 +35,7 @@ from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage import ArtifactRef, ArtifactStore, RunRecords
 from mralign_core.storage.tables import TableWriter, write_table
 
+JUDGE = "openai/judge"
 NAME, RUN = "simulated", "5e1f0000-0000-4000-8000-000000000001"
 VARIANTS = ("off", "on", "kto", "mr_align")
 BATCH = 2_000
@@ -123,7 +130,7 @@ class _Run:
             self._publish(name, QUESTIONS.name)
 
     def _thinking(self, rows):
-        """The segments' texts of some traces: one names the answer, one the trace's own word."""
+        """The segments' texts of some traces: one names the answer, early or at the end, one the trace's own word."""
         size = self._size
         picked = self._sentences[
             self._rng.integers(0, len(self._sentences), (len(rows), size.num_segments, size.sentences))
@@ -131,7 +138,7 @@ class _Run:
         texts = [[" ".join(sentences) for sentences in segments] for segments in picked]
         for i, segments in zip(rows, texts, strict=True):
             segments[0] += f" This is code{i:06d}."
-            segments[-1] += " So it is Oslo." if i % 5 else " So it is unknown."
+            segments[1 if i % 3 == 2 else -1] += " So it is Oslo." if i % 5 else " So it is unknown."
         return texts
 
     def _traces(self) -> None:
@@ -305,6 +312,45 @@ class _Run:
         (self._folder / "adapter:mr_align").mkdir()
         (self._folder / "adapter:mr_align" / "adapter_config.json").write_text("{}")
         self._publish("adapter:mr_align", "", ["candidates", "annotations", "weights", "reference-logps"])
+        self._after_training()
+
+    def _after_training(self) -> None:
+        """Of MR-ALIGN: tokens of the positive traces became a little more likely, of the negative ones less."""
+        size = self._size
+        before = pq.ParquetFile(self._folder / "reference-logps" / "reference.parquet")
+        step = (size.tokens - 4) // size.num_segments
+        with TableWriter(self._folder / "policy-logps:mr_align" / "policy.parquet", POLICY_LOGPS) as table:
+            for rows, group in zip(self._batches(), before.iter_batches(BATCH, columns=["logps"]), strict=True):
+                reference = group["logps"].flatten().to_numpy().reshape(len(rows), size.tokens).astype(float)
+                moves = self._rng.normal(np.where(rows % 2, 0.1, -0.1)[:, None], 0.2, reference.shape)
+                policy = np.minimum(reference - moves, -1e-6).astype(np.float32).astype(float)
+                inside = slice(0, step * size.num_segments)
+                kl = np.expm1(policy - reference) - (policy - reference)
+                sums = {"reference_logp": reference, "policy_logp": policy, "kl": kl}
+                by_segment = {
+                    name: values[:, inside].reshape(len(rows), size.num_segments, step).sum(2)
+                    for name, values in sums.items()
+                }
+                table.write(
+                    {name: values.sum(1) for name, values in sums.items()}
+                    | {
+                        "trace_id": [f"trace-{i:06d}" for i in rows],
+                        "num_tokens": [size.tokens] * len(rows),
+                        "implicit_reward": (policy - reference).sum(1),
+                        "logps": policy.astype(np.float32).tolist(),
+                        "segments": [
+                            [
+                                {
+                                    "num_tokens": step,
+                                    **{name: float(sums[row, at]) for name, sums in by_segment.items()},
+                                }
+                                for at in range(size.num_segments)
+                            ]
+                            for row in range(len(rows))
+                        ],
+                    }
+                )
+        self._publish("policy-logps:mr_align", POLICY_LOGPS.name, ["candidates", "reference-logps", "adapter:mr_align"])
 
     def _answers(self) -> None:
         """Each variant is a little better than the one before it."""
@@ -345,7 +391,50 @@ class _Run:
             FLIPS,
         )
         (self._folder / "results").mkdir(exist_ok=True)
-        self._publish("results", "", [f"scores:{variant}" for variant in VARIANTS])
+        self._publish("results", "", [f"scores:{variant}" for variant in VARIANTS], judges=[JUDGE])
+        self._held_out(frames, questions)
+        self._judgements(frames)
+
+    def _held_out(self, frames, questions) -> None:
+        """The thinkings of think-on and MR-ALIGN as traces, and one annotator's labels of them."""
+        traces = held_out_traces([frames[VARIANTS.index(name)] for name in ("on", "mr_align")], questions)
+        write_table(self._folder / "held-out-traces", "candidates.parquet", traces, HELD_OUT_TRACES)
+        self._publish("held-out-traces", HELD_OUT_TRACES.name, ["scores:on", "scores:mr_align"])
+        rows = []
+        for trace in traces.itertuples():
+            for segment in range(len(trace.segments)):
+                told = {"labels": [str(self._rng.choice(LABELS[:3]))], "confidences": [9.0]}
+                both = {f"{name}_{side}": value for name, value in told.items() for side in "ab"}
+                rows.append(
+                    {"trace_id": trace.trace_id, "segment": segment, "step": segment, "rule": "agree", **told, **both}
+                )
+        write_table(self._folder / "held-out-annotations", "annotations.parquet", ANNOTATIONS.frame(rows), ANNOTATIONS)
+        self._publish("held-out-annotations", ANNOTATIONS.name, ["held-out-traces"])
+
+    def _judgements(self, frames) -> None:
+        """A judge's grades, which agree with the match in three of four answers."""
+        for variant, frame in zip(VARIANTS, frames, strict=True):
+            agrees = self._rng.random(len(frame)) < 0.75
+            right = frame["em_answer"].to_numpy(bool) == agrees
+            judged = frame[["variant", "question_id", "draw"]].assign(
+                judge=JUDGE,
+                kind="grade",
+                answered=True,
+                truthful=None,
+                informative=None,
+                grade=np.where(right, "correct", "incorrect"),
+                num_claims=None,
+                num_supported=None,
+                reason="",
+                request_digest="2" * 64,
+                num_requests=1,
+                prompt_tokens=50,
+                completion_tokens=5,
+                cost_usd=0.0,
+            )
+            write_table(self._folder / f"judgements:{variant}", "judgements.parquet", judged.astype(object), JUDGEMENTS)
+            write_failures(self._folder / f"judgements:{variant}", [])
+            self._publish(f"judgements:{variant}", JUDGEMENTS.name, [f"scores:{variant}"])
 
 
 def _lists(values, size):

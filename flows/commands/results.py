@@ -72,9 +72,28 @@ def print_plan(config: RunConfig, tokens_per_second: float | None = None) -> Non
     console.print(table)
     if tokens_per_second:
         _print_load(config, planned_run, tokens_per_second)
+    _print_trace_logps(config, planned_run)
     _print_quote(config, planned_run)
     if config.judge.endpoints:
         _print_judges_quote(config, planned_run)
+
+
+def _print_trace_logps(config: RunConfig, planned_run: Plan) -> None:
+    """What ``train.trace_logps`` costs of what is not there yet; nothing where it is off."""
+    missing = [
+        each.name.split()[-1] for each in planned_run.everything if "policy-logps" in each.name and not each.found
+    ]
+    if not missing:
+        return
+    traces, candidates = "the traces", planned_run.made.get("candidates")
+    if candidates:
+        traces = f"{candidates.rows:,} traces"
+    share = 1 / (4 * config.train.num_epochs)
+    console.print(
+        f"train.trace_logps: one forward pass over {traces} for each of {', '.join(missing)}, about {share:.0%} of "
+        "what its training takes",
+        highlight=False,
+    )
 
 
 def _print_load(config: RunConfig, planned_run: Plan, tokens_per_second: float) -> None:

@@ -58,6 +58,11 @@ class TrainConfig(Section):
     """What trains: `own`, this project's loop, or `trl`, the trainers of TRL (docs/trl.md says what each can do)."""
     rows_per_forward: int = Field(8, ge=2, le=4096)
     """Rows of a forward pass of engine `trl`, of which it estimates z0; `global_batch_size` is a multiple of it."""
+    trace_logps: bool = Field(False, json_schema_extra=OPERATIONAL)
+    """After training, compute each variant's log-probabilities of all training traces, for `mralign view`: before and
+    after, implicit reward and KL of every trace and segment. Costs one forward pass over the traces a variant, where an
+    epoch costs about four; and the reference's, where only `sft` is trained. Off because training does not need it and
+    it can be asked for later: a run with it on finds the adapters made, and adds this."""
     tokens_per_forward: int = Field(8192, ge=1, json_schema_extra=OPERATIONAL)
     """Most tokens in one forward pass of one device; the rows of a step that exceed it are accumulated. A single longer
     row makes a pass of its own."""

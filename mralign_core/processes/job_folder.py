@@ -11,11 +11,13 @@ from pathlib import Path
 import pandas as pd
 
 from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.policy_logps import POLICY_LOGPS
 from mralign_core.schemas.reference_logps import REFERENCE_LOGPS
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.schemas.training_metrics import TRAINING_METRICS
 from mralign_core.storage.tables import read_table, write_table
 from mralign_core.training.job import ReferenceJob, TrainingJob
+from mralign_core.training.policy_logps import PolicyJob
 
 JOB_FILE, RESULT_FILE = "job.json", "result.parquet"
 TABLES = {"candidates": CANDIDATES, "segment_weights": SEGMENT_WEIGHTS, "reference": REFERENCE_LOGPS}
@@ -36,18 +38,20 @@ def write_job(job: ReferenceJob, folder: Path) -> None:
 
 
 def read_job(folder: Path) -> ReferenceJob:
-    """The job in a folder: a :class:`~mralign_core.training.job.TrainingJob` where it is one."""
+    """The job in a folder, of the kind that it is."""
     values = json.loads((folder / JOB_FILE).read_text())
     for name in TABLES:
         path = folder / f"{name}.parquet"
         if path.exists():
             values[name] = read_table(path)
-    return (TrainingJob if "variant" in values else ReferenceJob).model_validate(values)
+    kind = PolicyJob if "adapter" in values else TrainingJob if "variant" in values else ReferenceJob
+    return kind.model_validate(values)
 
 
 def write_result(job: ReferenceJob, folder: Path, frame: pd.DataFrame) -> None:
-    """Write the table that a job gave: metrics of a training, or reference log-probabilities."""
-    write_table(folder, RESULT_FILE, frame, TRAINING_METRICS if isinstance(job, TrainingJob) else REFERENCE_LOGPS)
+    """Write the table that a job gave: metrics of a training, or log-probabilities."""
+    kinds = {TrainingJob: TRAINING_METRICS, PolicyJob: POLICY_LOGPS, ReferenceJob: REFERENCE_LOGPS}
+    write_table(folder, RESULT_FILE, frame, kinds[type(job)])
 
 
 def read_result(folder: Path) -> pd.DataFrame:

@@ -30,6 +30,7 @@ from mralign_core.processes.supervise import STARTER, ChildMessage, Supervisor
 from mralign_core.storage import scratch_folder
 from mralign_core.training.fit import TrainingResult, Watch
 from mralign_core.training.job import ReferenceJob, TrainingJob
+from mralign_core.training.policy_logps import PolicyJob
 from mralign_core.training.reference import OnRows
 from mralign_core.yaml_files import read_yaml
 
@@ -49,6 +50,18 @@ SHUT_IN = {"GLOO_SOCKET_IFNAME": LOOPBACK_INTERFACE, "NCCL_SOCKET_IFNAME": LOOPB
 
 def launch_reference(job: ReferenceJob, on_progress: OnRows | None = None) -> pd.DataFrame:
     """:func:`~mralign_core.training.reference.compute_reference` in the processes of ``train.accelerate_config``.
+
+    Raises:
+        ConfigError: that file can't be used; see :func:`read_accelerate_config`.
+        OutOfMemory: and there is no smaller way to compute it.
+        ChildProcessError: a process ended, or failed by no fault of the user.
+    """
+    table, _ = _launch_until_it_fits(job, on_progress)
+    return table
+
+
+def launch_policy_logps(job: PolicyJob, on_progress: OnRows | None = None) -> pd.DataFrame:
+    """:func:`~mralign_core.training.policy_logps.compute_policy_logps` in the processes of ``train.accelerate_config``.
 
     Raises:
         ConfigError: that file can't be used; see :func:`read_accelerate_config`.

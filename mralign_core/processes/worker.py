@@ -21,6 +21,7 @@ from mralign_core.processes.same_job import require_same_job, with_common_passes
 from mralign_core.processes.supervise import GRACE_S, Lifeline, LifelineHandler
 from mralign_core.training.fit import Watch, train_adapter
 from mralign_core.training.job import TrainingJob
+from mralign_core.training.policy_logps import PolicyJob, compute_policy_logps
 from mralign_core.training.reference import compute_reference
 from mralign_core.training.workers import Workers
 
@@ -65,6 +66,8 @@ def _work(folder: Path, workers: Workers, lifeline: Lifeline) -> dict[str, int]:
     counts: dict[str, int] = {}
     if isinstance(job, TrainingJob):
         frame, counts = train_adapter(job, Watch(on_progress=report), workers)
+    elif isinstance(job, PolicyJob):
+        frame = compute_policy_logps(job, report, workers)
     else:
         frame = compute_reference(job, report, workers)
     if workers.is_main:

@@ -15,8 +15,10 @@ import pandas as pd
 from mralign_core.evaluation.held_out_traces import VANILLA
 from mralign_core.evaluation.mentions import ENDINGS, trace_paths
 from mralign_core.evaluation.metrics import comparisons, order_variants, paired_shares
+from mralign_core.evaluation.redrawn import AGAIN
 from mralign_core.evaluation.thinking_habits import ANSWER_HABITS, answer_habits, find_cycle
 from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.reporting.case_addresses import case_address, shift_address
 from mralign_core.reporting.parting_figures import (
     CLASS_TITLES,
     ENDING_TITLES,
@@ -24,7 +26,15 @@ from mralign_core.reporting.parting_figures import (
     thinking_lengths,
     title_of_variant,
 )
-from mralign_core.reporting.report_block import ARROW, BLOCK_RESAMPLES, Block, judged_gap, listed, question_gap
+from mralign_core.reporting.report_block import (
+    ARROW,
+    BLOCK_RESAMPLES,
+    Block,
+    LinkedTable,
+    judged_gap,
+    listed,
+    question_gap,
+)
 from mralign_core.reporting.result_table import ResultTable
 from mralign_core.reporting.run_findings import points
 from mralign_core.reporting.titles import UNDEFINED, variant_title
@@ -84,15 +94,17 @@ def _shift(shifts: Sequence[dict[str, Any]], variant: str, before: str) -> dict[
 
 def shift_table(shifts: Sequence[dict[str, Any]]) -> ResultTable:
     """Fig. 5 in numbers."""
-    rows = []
+    rows, addresses = [], []
     for row in shifts:
         total = row["num_answers"]
         moved = [
             f"{row[name]:,} ({points(row[name] / total)} %)" if total else f"{row[name]:,}" for name in CLASS_TITLES
         ]
         rows.append([title_of_variant(row["variant"]), CLASS_TITLES[row["before"]], f"{total:,}", *moved])
+        addresses.append("" if row["variant"] == AGAIN else shift_address(row["variant"], row["before"]))
     columns = ["variant", "before (think on)", "answers", *(f"{title} after" for title in CLASS_TITLES.values())]
-    return ResultTable(columns, rows, ["before (think on)"], "Answers by what they were before and are after")
+    title = "Answers by what they were before and are after"
+    return LinkedTable.of(ResultTable(columns, rows, ["before (think on)"], title), addresses)
 
 
 def habit_block(scores: pd.DataFrame, confidence: float) -> Block | None:
@@ -164,7 +176,7 @@ def _signed(value: float, digits: int = 1) -> str:
 
 
 def _habit_table(habits: pd.DataFrame, variants: Sequence[str]) -> ResultTable:
-    rows = []
+    rows, addresses = [], []
     for variant in variants:
         own = habits[habits["variant"] == variant]
         for ending in ("", *ENDINGS):
@@ -177,8 +189,10 @@ def _habit_table(habits: pd.DataFrame, variants: Sequence[str]) -> ResultTable:
                 points(found["repeats"].mean()),
             ]
             rows.append([variant_title(variant), ENDING_TITLES.get(ending, "all"), f"{len(found):,}", *numbers])
+            thinking = {"ending": ending} if ending else {"segments_from": "0"}
+            addresses.append(case_address("answers", variant=variant, **thinking))
     columns = ["variant", "outcome", "answers", "tokens", "segments", "repeat themselves, %"]
-    return ResultTable(columns, rows, ["outcome"], "Means by variant and outcome")
+    return LinkedTable.of(ResultTable(columns, rows, ["outcome"], "Means by variant and outcome"), addresses)
 
 
 def _habit_differences(differences: pd.DataFrame) -> list[ResultTable]:
@@ -294,7 +308,7 @@ def _loop_sentence(traces: pd.DataFrame, variant: str, confidence: float) -> str
 
 
 def _loop_table(traces: pd.DataFrame, variants: Sequence[str]) -> ResultTable:
-    rows = []
+    rows, addresses = [], []
     for variant in variants:
         for is_right, outcome in ((True, "answered right"), (False, "answered wrong")):
             own = traces[(traces["variant"] == variant) & (traces["is_right"].astype(bool) == is_right)]
@@ -302,5 +316,7 @@ def _loop_table(traces: pd.DataFrame, variants: Sequence[str]) -> ResultTable:
             common = f"{cycles.index[0]} ({cycles.iloc[0]:,})" if len(cycles) else UNDEFINED
             share = points(cycles.sum() / len(own)) if len(own) else UNDEFINED
             rows.append([variant_title(variant), outcome, f"{len(own):,}", share, common])
+            hit = "right" if is_right else "wrong"
+            addresses.append(case_address("answers", variant=variant, hit=hit, loops="yes"))
     columns = ["variant", "outcome", "thinkings", "loop, %", "commonest cycle"]
-    return ResultTable(columns, rows, ["outcome", "commonest cycle"], "Thinkings that loop")
+    return LinkedTable.of(ResultTable(columns, rows, ["outcome", "commonest cycle"], "Thinkings that loop"), addresses)

@@ -5,18 +5,21 @@ No difference is claimed whose interval includes 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
+from mralign_core.evaluation.held_out_traces import VANILLA
 from mralign_core.evaluation.mentions import ENDINGS, answer_mentions, labelled_tails, labels_in
 from mralign_core.evaluation.metrics import order_variants
 from mralign_core.method.matching import DEFAULT_RULES, MatchRules
-from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.method.taxonomy import STOP_NAME, Taxonomy
+from mralign_core.reporting.case_addresses import case_address
 from mralign_core.reporting.decision_findings import cut_text
 from mralign_core.reporting.parting_figures import ENDING_TITLES, mention_places
-from mralign_core.reporting.report_block import ARROW, Block, Case, judged_gap, listed, question_gap
+from mralign_core.reporting.report_block import ARROW, Block, Case, LinkedTable, judged_gap, listed, question_gap
 from mralign_core.reporting.result_table import ResultTable
 from mralign_core.reporting.run_findings import points
 from mralign_core.reporting.titles import UNDEFINED, variant_title
@@ -95,7 +98,7 @@ def mention_sentences(mentions: pd.DataFrame, confidence: float) -> list[str]:
 
 def mention_table(mentions: pd.DataFrame) -> ResultTable:
     """Places and what follows, by variant and outcome, of answers whose thinking names the gold answer."""
-    rows = []
+    rows, addresses = [], []
     for variant in order_variants(list(mentions["variant"].unique())):
         for ending in ENDINGS[:2]:
             found = mentions[(mentions["variant"] == variant) & (mentions["ending"] == ending)].dropna(subset=["last"])
@@ -103,8 +106,10 @@ def mention_table(mentions: pd.DataFrame) -> ResultTable:
             after = [f"{found['segments_after'].mean():.1f}", points((found["segments_after"] == 0).mean())]
             numbers = [*places, *after] if len(found) else [UNDEFINED] * 4
             rows.append([variant_title(variant), ENDING_TITLES[ending], f"{len(found):,}", *numbers])
+            addresses.append(case_address("answers", variant=variant, ending=ending))
     columns = ["variant", "outcome", "answers", "first, %", "last, %", "segments after", "in the last segment, %"]
-    return ResultTable(columns, rows, ["outcome"], "Places are medians, in % of the thinking; segments after are means")
+    title = "Places are medians, in % of the thinking; segments after are means"
+    return LinkedTable.of(ResultTable(columns, rows, ["outcome"], title), addresses)
 
 
 def tail_block(
@@ -128,6 +133,7 @@ def tail_block(
         is_held_out: whether they are held-out thinkings, and not training traces.
     """
     of_what = "held-out thinkings before training" if is_held_out else "training traces"
+    view, query = ("answers", {"variant": VANILLA}) if is_held_out else ("traces", {})
     tails = labelled_tails(traces, annotations, traces["is_right"], rules)
     lost, kept = (tails[tails["ending"] == ending] for ending in ("named_wrong", "named_right"))
     if lost.empty:
@@ -152,8 +158,10 @@ def tail_block(
         lead=f"Labels of the segments behind the last one that names the gold answer, in {of_what}. A longer way holds "
         "more of every label, so their shares of all steps behind it stand beside.",
         sentences=sentences,
-        tables=[_share_table(shares, len(lost), len(kept)), path_table(tails), first_step_table(tails)],
-        has_cases=not is_held_out,
+        tables=[
+            _share_table(shares, len(lost), len(kept), partial(case_address, view, **query)),
+            *(table(tails, partial(case_address, view, **query)) for table in (path_table, first_step_table)),
+        ],
         cases=hit_gap_cases(lost),
     )
 
@@ -183,28 +191,47 @@ def label_shares_after(tails: pd.DataFrame, taxonomy: Taxonomy, confidence: floa
     return pd.DataFrame(rows, columns=columns)
 
 
-def path_table(tails: pd.DataFrame) -> ResultTable:
-    """What follows the last mention, step by step: the commonest paths of traces that end wrong."""
+def path_table(tails: pd.DataFrame, address: Callable[..., str]) -> ResultTable:
+    """What follows the last mention, step by step: the commonest paths of traces that end wrong.
+
+    Args:
+        tails: what ``mentions.labelled_tails`` returns.
+        address: of the cases, ``case_addresses.case_address`` of a view.
+    """
     paths = tails.assign(path=tails["after"].map(path_text))
     counts = pd.crosstab(paths["path"], paths["ending"]).reindex(columns=list(ENDINGS[:2]), fill_value=0)
     counts = counts[counts["named_wrong"] > 0].sort_values("named_wrong", ascending=False, kind="stable")
     shown = counts.head(MOST_PATHS)
     rows = [[str(path), f"{row['named_wrong']:,}", f"{row['named_right']:,}"] for path, row in shown.iterrows()]
+    steps = dict(zip(paths["path"], paths["after"], strict=True))
+    addresses = [address(behind=_exactly(steps[str(path)])) for path in shown.index]
     if others := len(counts) - len(shown):
         rest = counts.tail(others).sum()
         rows.append([f"{others:,} other paths", f"{rest['named_wrong']:,}", f"{rest['named_right']:,}"])
-    return ResultTable(
-        ["behind the last mention", "wrong", "right"], rows, title="Paths from the last mention to the answer"
-    )
+        addresses.append("")
+    columns = ["behind the last mention", "wrong", "right"]
+    return LinkedTable.of(ResultTable(columns, rows, title="Paths from the last mention to the answer"), addresses)
 
 
-def first_step_table(tails: pd.DataFrame) -> ResultTable:
-    """What the first step behind the last mention does."""
+def first_step_table(tails: pd.DataFrame, address: Callable[..., str]) -> ResultTable:
+    """What the first step behind the last mention does.
+
+    Args:
+        tails: what ``mentions.labelled_tails`` returns.
+        address: of the cases, ``case_addresses.case_address`` of a view.
+    """
     steps = tails["after"].map(lambda path: path[0] if path else AT_ONCE).rename("step")
     counts = pd.crosstab(steps, tails["ending"]).reindex(columns=list(ENDINGS[:2]), fill_value=0)
     order = counts.sort_values(["named_wrong", "named_right"], ascending=False, kind="stable").head(MOST_PATHS)
     rows = [[str(step), f"{row['named_wrong']:,}", f"{row['named_right']:,}"] for step, row in order.iterrows()]
-    return ResultTable(["first step behind it", "wrong", "right"], rows, title="The first step behind the last mention")
+    addresses = [address(behind=f"= {STOP_NAME if step == AT_ONCE else step}") for step in order.index]
+    columns = ["first step behind it", "wrong", "right"]
+    return LinkedTable.of(ResultTable(columns, rows, title="The first step behind the last mention"), addresses)
+
+
+def _exactly(path: Sequence[str]) -> str:
+    """A path as the workbench finds it, each step with these labels and no others, as far as a table tells it."""
+    return "= " + ARROW.join([*path[:MOST_STEPS], "…" if len(path) > MOST_STEPS else STOP_NAME])
 
 
 def path_text(path: Sequence[str], most: int = MOST_STEPS) -> str:
@@ -233,18 +260,19 @@ def hit_gap_cases(lost: pd.DataFrame) -> list[Case]:
     ]
 
 
-def _share_table(shares: pd.DataFrame, num_wrong: int, num_right: int) -> ResultTable:
-    rows = []
+def _share_table(shares: pd.DataFrame, num_wrong: int, num_right: int, address: Callable[..., str]) -> ResultTable:
+    rows, addresses = [], []
     for row in shares.sort_values("difference", ascending=False, kind="stable").itertuples():
         interval = (
             f"{points(row.difference, signed=True)} [{points(row.low, signed=True)}, {points(row.high, signed=True)}]"
         )
         told = UNDEFINED if np.isnan(row.difference) else interval
+        addresses.append(address(behind=row.label))
         rows.append([row.label, points(row.wrong), points(row.right), told, points(row.of_wrong), points(row.of_right)])
     columns = ["label", f"wrong ({num_wrong:,}), %", f"right ({num_right:,}), %", "difference, points"]
     columns += ["of steps, wrong, %", "of steps, right, %"]
     title = "Traces with the label behind the last mention; intervals over questions, not corrected for their number"
-    return ResultTable(columns, rows, title=title)
+    return LinkedTable.of(ResultTable(columns, rows, title=title), addresses)
 
 
 def _gap(rows: pd.DataFrame, values: pd.Series, confidence: float) -> tuple[float, float, float]:

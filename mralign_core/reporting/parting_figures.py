@@ -4,7 +4,8 @@ of answers by what they were before (Fig. 5), and how long variants think.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from mralign_core.evaluation.metrics import CONSISTENCY
 from mralign_core.evaluation.redrawn import AGAIN
 from mralign_core.method import FloatArray
-from mralign_core.reporting.case_addresses import FIGURE_CASES, shift_address
+from mralign_core.reporting.case_addresses import FIGURE_CASES, case_address, shift_address
 from mralign_core.reporting.style import FAINT, INK, MUTED, WIDTH, ink_on, styled, with_alt_text
 from mralign_core.reporting.titles import variant_title
 
@@ -65,26 +66,33 @@ def mention_places(mentions: pd.DataFrame, variant: str = "on") -> Figure:
     for axes, (column, title) in zip((first, last), _PLACES.items(), strict=True):
         for offset, ending in zip((-0.2, 0.2), _NAMED, strict=True):
             values = named.loc[named["ending"] == ending, column].to_numpy(float)
-            _tenths(axes, values, ending, offset)
+            _tenths(
+                axes, values, ending, offset, partial(case_address, "answers", variant=variant, ending=ending), column
+            )
             told.append(_told_places(values, ending, title))
         axes.set_title(title)
         axes.set_xticks([-0.5, 4.5, 9.5], ["begin", "middle", "end"])
         axes.set_xlabel("of the thinking, by characters, in tenths")
     first.set_ylabel("share of these answers, %")
     figure.legend(*first.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8.5)
-    told.append(_segments_after(after, named))
+    told.append(_segments_after(after, named, variant))
     top = max(axes.get_ylim()[1] for axes in (first, last, after))
     for axes in (first, last, after):
         axes.set_ylim(0, top)
     return with_alt_text(figure, *told)
 
 
-def _tenths(axes: Axes, values: FloatArray, ending: str, offset: float) -> None:
+def _tenths(
+    axes: Axes, values: FloatArray, ending: str, offset: float, address: Callable[..., str], column: str
+) -> None:
     shares = 100 * in_tenths(values)
     label = f"{ENDING_TITLES[ending]} ({len(values):,})"
     bars = axes.bar(np.arange(NUM_BINS) + offset, shares, 0.4, color=ENDING_COLOURS[ending], label=label)
     for place, (bar, share) in enumerate(zip(bars, shares, strict=True)):
         bar.set_gid(f"tip:{ENDING_TITLES[ending]}: {share:.0f} % in tenth {place + 1}")
+        if share:
+            start, end = (f"{100 * edge / NUM_BINS:g}" for edge in (place, place + 1))
+            bar.set_url(FIGURE_CASES + address(**{f"{column}_from": start, f"{column}_to": end}))
 
 
 def in_tenths(places: FloatArray) -> FloatArray:
@@ -109,7 +117,7 @@ def _told_places(values: FloatArray, ending: str, title: str) -> str:
     )
 
 
-def _segments_after(axes: Axes, named: pd.DataFrame) -> str:
+def _segments_after(axes: Axes, named: pd.DataFrame, variant: str) -> str:
     """How many segments follow the last mention's; returns it in words."""
     told = []
     for offset, ending in zip((-0.2, 0.2), _NAMED, strict=True):
@@ -117,8 +125,12 @@ def _segments_after(axes: Axes, named: pd.DataFrame) -> str:
         counts = np.bincount(np.minimum(values, MOST_AFTER).astype(int), minlength=MOST_AFTER + 1)
         shares = 100 * counts / max(len(values), 1)
         bars = axes.bar(np.arange(MOST_AFTER + 1) + offset, shares, 0.4, color=ENDING_COLOURS[ending])
-        for bar, share in zip(bars, shares, strict=True):
+        for after, (bar, share) in enumerate(zip(bars, shares, strict=True)):
             bar.set_gid(f"tip:{ENDING_TITLES[ending]}: {share:.0f} %")
+            if share:
+                most = str(after) if after < MOST_AFTER else ""
+                asked = {"variant": variant, "ending": ending, "after_from": str(after), "after_to": most}
+                bar.set_url(FIGURE_CASES + case_address("answers", **asked))
         if len(values):
             told.append(f"{100 - shares[0]:.0f} % where {ENDING_TITLES[ending]}, {values.mean():.1f} in the mean")
     axes.set_title("how far it goes on")
@@ -208,6 +220,7 @@ def thinking_lengths(habits: pd.DataFrame, variants: Sequence[str]) -> Figure:
                 size = 20 + 110 * (rows["ending"] == ending).mean()
                 dot = axes.scatter(mean, place, s=size, color=ENDING_COLOURS[str(ending)], zorder=2, lw=0)
                 dot.set_gid(f"tip:{ENDING_TITLES[str(ending)]}: {mean:.1f}")
+                dot.set_urls([FIGURE_CASES + case_address("answers", variant=variant, ending=str(ending))])
             axes.plot(rows[column].mean(), place, marker="|", ms=15, mew=2, color=INK, zorder=3)
             parts = [f"{ENDING_TITLES[str(ending)]} {mean:.1f}" for ending, mean in means.items()]
             told.append(f"{title_of_variant(variant)}, {title}: mean {rows[column].mean():.1f} ({', '.join(parts)}).")

@@ -33,6 +33,20 @@ class Case(NamedTuple):
     answer: str
 
 
+class LinkedTable(ResultTable):
+    """A table whose rows lead to cases that their names alone do not say; made by :meth:`of`."""
+
+    addresses: Sequence[str]
+    """Of each row's cases in the workbench (:mod:`~mralign_core.reporting.case_addresses`); "" of a row without any."""
+
+    @classmethod
+    def of(cls, table: ResultTable, addresses: Sequence[str]) -> LinkedTable:
+        """A table with an address a row."""
+        linked = cls(*table)
+        linked.addresses = addresses
+        return linked
+
+
 class Block(NamedTuple):
     """One question that this part of a report answers: in words, by a figure, by tables and by cases."""
 
@@ -44,7 +58,7 @@ class Block(NamedTuple):
     caption: str = ""
     tables: Sequence[ResultTable] = ()
     has_cases: bool = True
-    """Whether rows of the tables lead to the workbench, which has no labels of held-out thinkings."""
+    """Whether rows of plain tables lead to the workbench by their names, which would be training traces."""
     cases: Sequence[Case] = ()
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import anyio
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
@@ -30,10 +32,12 @@ from mralign_core.storage import ArtifactStore
 from mralign_core.workbench.cases import read_question, read_trace
 from mralign_core.workbench.database import Database, QueryError, TableRow, shared_database
 from mralign_core.workbench.filters import read_filter
+from mralign_core.workbench.interruption import Asker, AskerLeftError, asked_by
 from mralign_core.workbench.lists import LISTINGS, read_page, stream_all
-from mralign_core.workbench.overview import count_moves, describe_run, summarize_run
+from mralign_core.workbench.overview import count_judged_flips, count_moves, describe_run, summarize_run
 from mralign_core.workbench.rating_pages import rating_routes
 from mralign_core.workbench.tables import RunTables, find_run
+from mralign_core.workbench.token_texts import read_tokens
 
 STATIC = Path(__file__).with_name("static")
 PAGE_POLICY = (
@@ -47,6 +51,7 @@ STATUS = {
     ArtifactError: HTTPStatus.NOT_FOUND,
     StorageError: HTTPStatus.SERVICE_UNAVAILABLE,
     QueryError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    AskerLeftError: HTTPStatus.SERVICE_UNAVAILABLE,  # nobody reads it
 }
 """Of what is wrong but for what was asked."""
 Lookup = Callable[[Database, RunTables, dict[str, str]], Any]
@@ -57,8 +62,10 @@ def make_app() -> Starlette:
     answers: dict[str, Lookup] = {
         "run": lambda database, tables, _: describe_run(database, tables),
         "summary": lambda database, tables, _: summarize_run(database, tables),
+        "judged-flips": lambda database, tables, _: count_judged_flips(database, tables),
         "moves": lambda database, tables, _: count_moves(database, tables),
         "trace": lambda database, tables, query: read_trace(database, tables, _one(query, "id")),
+        "tokens": lambda database, tables, query: read_tokens(database, tables, _one(query, "id")),
         "question": lambda database, tables, query: read_question(database, tables, _one(query, "id")),
         **{name: _listed(name) for name in LISTINGS},
     }
@@ -80,17 +87,40 @@ def _page(_: Request) -> Response:
     )
 
 
-def _json(answer: Lookup) -> Callable[[Request], Response]:
-    """An endpoint; Starlette runs it in a thread of its own."""
-
-    def endpoint(request: Request) -> Response:
-        try:
-            found = answer(shared_database(), *_asked(request))
-        except UserError as error:
-            return _refused(error)
+def _json(answer: Lookup) -> Callable[[Request], Awaitable[Response]]:
+    def find(request: Request) -> Response:
+        found = answer(shared_database(), *_asked(request))
         return JSONResponse(found, headers={"cache-control": "no-store"})
 
+    return _endpoint(find)
+
+
+def _endpoint(find: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint, whose work is done in a thread of its own, and ended there when the browser goes away."""
+
+    def work(request: Request, asker: Asker) -> Response:
+        with asked_by(asker):
+            try:
+                return find(request)
+            except UserError as error:
+                return _refused(error)
+
+    async def endpoint(request: Request) -> Response:
+        asker = Asker()
+        async with anyio.create_task_group() as group:
+            group.start_soon(_watch, request, asker)
+            reply = await run_in_threadpool(work, request, asker)
+            group.cancel_scope.cancel()
+        return reply
+
     return endpoint
+
+
+async def _watch(request: Request, asker: Asker) -> None:
+    """Tell when the browser has gone: it went on, was closed, or asks anew."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    asker.leave()
 
 
 def _listed(name: str) -> Lookup:
@@ -102,21 +132,18 @@ def _listed(name: str) -> Lookup:
     return answer
 
 
-def _export(name: str) -> Callable[[Request], Response]:
+def _export(name: str) -> Callable[[Request], Awaitable[Response]]:
     """All rows of a list, a JSON object a line, as they are found."""
     listing = LISTINGS[name]
 
-    def endpoint(request: Request) -> Response:
-        try:
-            tables, query = _asked(request)
-            rows = stream_all(shared_database(), tables, listing, read_filter(listing.filter, query))
-            first = next(rows, None)  # what is wrong with the query is told before the first line
-        except UserError as error:
-            return _refused(error)
+    def find(request: Request) -> Response:
+        tables, query = _asked(request)
+        rows = stream_all(shared_database(), tables, listing, read_filter(listing.filter, query))
+        first = next(rows, None)  # what is wrong with the query is told before the first line
         headers = {"content-disposition": f'attachment; filename="{name}.jsonl"', "cache-control": "no-store"}
         return StreamingResponse(_lines(first, rows), media_type="application/jsonl", headers=headers)
 
-    return endpoint
+    return _endpoint(find)
 
 
 def _lines(first: TableRow | None, rows: Iterator[TableRow]) -> Iterator[str]:

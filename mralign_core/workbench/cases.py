@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from mralign_core.errors import ArtifactError
 from mralign_core.method.traces import split_segments
 from mralign_core.reporting.example_traces import mark_golds
+from mralign_core.workbench.analyses import LABELS_OF
 from mralign_core.workbench.database import Database, TableRow
 from mralign_core.workbench.lists import DIFFERS
 from mralign_core.workbench.tables import RAW_FILE, RunTables
-
-LABELS_OF = {"candidates": "annotations", "thinking-draws": "draw-annotations"}
-"""Traces → the artifact of their labels."""
 
 
 def read_trace(database: Database, tables: RunTables, trace_id: str) -> TableRow:
@@ -38,6 +36,7 @@ def read_trace(database: Database, tables: RunTables, trace_id: str) -> TableRow
         "marked_answer": mark_golds(trace["answer"] or "", golds),
         "replies": _replies(database, tables, LABELS_OF[kind], trace_id),
         "reference": _reference(database, tables, trace_id, segments),
+        "trained": _trained(database, tables, trace_id, segments),
         "others": _other_draws(database, tables, trace["question_id"]),
         "traces": _traces_of(database, tables, trace["question_id"]),
     }
@@ -83,6 +82,24 @@ def _reference(database: Database, tables: RunTables, trace_id: str, segments: S
         own = row["logps"][segment["token_start"] : segment["token_end"]]
         segment |= {"logps": own, "logp": sum(own)}
     return {"partner": row["partner_trace_id"], "kl_logp": row["kl_logp"], "logp": sum(row.pop("logps"))}
+
+
+def _trained(database: Database, tables: RunTables, trace_id: str, segments: Sequence[TableRow]) -> TableRow:
+    """Variant → what its training made of the trace; each segment gets its own part of it.
+
+    Raises:
+        ArtifactError: a table is damaged.
+    """
+    found = {}
+    sql = """SELECT num_tokens, reference_logp, policy_logp, implicit_reward, kl, segments
+      FROM read_parquet($file) WHERE trace_id = $id"""
+    for variant in tables.looked_at:
+        row = database.row(sql, {"file": tables.file(f"policy-logps:{variant}"), "id": trace_id})
+        if row:
+            for segment, own in zip(segments, row.pop("segments"), strict=True):
+                segment.setdefault("trained", {})[variant] = own
+            found[variant] = row
+    return found
 
 
 def _other_draws(database: Database, tables: RunTables, question_id: str) -> list[TableRow]:

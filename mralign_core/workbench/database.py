@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 
 from mralign_core.errors import UserError
+from mralign_core.workbench.interruption import AskerLeftError, ending, stop_if_left
 
 MEMORY_LIMIT = "1GB"
 """Of all queries at a time; what needs more is an error, not a machine without memory."""
@@ -66,13 +67,18 @@ class Database:
 
         Raises:
             QueryError: it needs more memory than it may have, or a file went away meanwhile.
+            AskerLeftError: whoever asked has left.
         """
         cursor = self._connection.cursor()
         try:
-            found = cursor.execute(sql, {name: values[name] for name in set(_NAMED.findall(sql))})
+            with ending(cursor.interrupt):
+                found = cursor.execute(sql, {name: values[name] for name in set(_NAMED.findall(sql))})
             names = [column[0] for column in found.description or ()]
             while chunk := found.fetchmany(FETCHED_AT_ONCE):
+                stop_if_left()
                 yield from (dict(zip(names, map(as_json, row), strict=True)) for row in chunk)
+        except duckdb.InterruptException:
+            raise AskerLeftError("nobody waits for this search any more") from None
         except duckdb.Error as error:
             raise QueryError(f"this could not be looked up ({error}): ask for less, or load the page anew") from error
         finally:

@@ -37,8 +37,47 @@ class Filter(BaseModel):
     """Which page, from 1."""
 
 
-class TraceFilter(Filter):
-    """Which traces. ``label``, ``rule``, ``disputed`` and the weights are of one segment, which a trace must have."""
+class ThinkingFilter(Filter):
+    """Where thinking and answer part, by the report's analyses; of what has no labels, ``behind`` and ``loops`` say
+    nothing. Of answers only those whose set has EM_t.
+    """
+
+    ending: Literal["", "named_right", "named_wrong", "unnamed_right", "unnamed_wrong"] = ""
+    """Whether the thinking names a gold answer, and whether the answer is right."""
+    first_from: float | None = Field(None, ge=0, le=100)
+    """The first mention of a gold answer begins there or later, in % of the thinking's characters."""
+    first_to: float | None = Field(None, ge=0, le=100)
+    """It begins before; 100 is the end, and with it."""
+    last_from: float | None = Field(None, ge=0, le=100)
+    """The last mention begins there or later."""
+    last_to: float | None = Field(None, ge=0, le=100)
+    """It begins before."""
+    after_from: int | None = Field(None, ge=0)
+    """At least so many segments stand behind that of the last mention."""
+    after_to: int | None = Field(None, ge=0)
+    """At most so many."""
+    behind: str = Field("", max_length=500)
+    """Labels in a row behind the last mention, as ``pattern`` of traces has them; ``<start>`` is the mention,
+    ``<stop>`` the answer, so that ``<start> → <stop>`` is nothing. With ``=`` in front, as tables of a report write
+    them: the first steps, with these labels and no others; see :func:`exact_steps`."""
+    loops: Literal["", "yes", "no"] = ""
+    """Whether two or more different moves are made twice in a row in the same order."""
+    repeats: Literal["", "yes", "no"] = ""
+    """Whether a segment has the words of one before it."""
+    segments_from: int | None = Field(None, ge=0)
+    """The thinking has at least so many segments."""
+    segments_to: int | None = Field(None, ge=0)
+    """At most so many."""
+    tokens_from: int | None = Field(None, ge=0)
+    """A trace's thinking, or an answer with its thinking, has at least so many tokens."""
+    tokens_to: int | None = Field(None, ge=0)
+    """At most so many."""
+
+
+class TraceFilter(ThinkingFilter):
+    """Which traces. ``label``, ``rule``, ``disputed``, the weights and ``moved`` are of one segment, which a trace must
+    have.
+    """
 
     of: Literal["candidates", "thinking-draws"] = "candidates"
     """The traces to train on, or the think-on draws that matrices are estimated from."""
@@ -57,9 +96,15 @@ class TraceFilter(Filter):
     """Its weight is at least this."""
     weight_max: float | None = None
     """Its weight is at most this."""
-    sort: Literal["", "weight", "weight_low", "disagreement", "length"] = ""
-    """By the largest weight, the smallest, the share of segments with different labels, the number of segments; as they
-    stand in the file."""
+    trained: str = ""
+    """Under which variant's adapter log-probabilities are; the last one that has them, when empty."""
+    moved_min: float | None = None
+    """Training changed its log-probability by at least so many nats a token."""
+    moved_max: float | None = None
+    """By at most so many; below 0 it became less likely."""
+    sort: Literal["", "weight", "weight_low", "disagreement", "length", "raised", "lowered", "kl"] = ""
+    """By the largest weight, the smallest, the share of segments with different labels, the number of segments; the
+    largest implicit reward, the smallest, the largest KL a token; as they stand in the file."""
 
 
 class DrawFilter(Filter):
@@ -75,7 +120,7 @@ class DrawFilter(Filter):
     """By the length of the text; as they stand in the file."""
 
 
-class AnswerFilter(Filter):
+class AnswerFilter(ThinkingFilter):
     """Which answers of the evaluation."""
 
     variant: str = ""
@@ -84,6 +129,10 @@ class AnswerFilter(Filter):
     """A variant to compare with, answer by answer."""
     flip: Flip = ""
     """Right or wrong in ``against`` and then in ``variant``."""
+    verdict: Literal["", "right", "wrong"] = ""
+    """What most judges say of it: truthful and informative, or of a graded one correct."""
+    judged_flip: Flip = ""
+    """Right or wrong by the judges in ``against`` and then in ``variant``."""
     hit: Hit = ""
     """Where a gold answer is, in the answer of ``variant``."""
     hit_before: Hit = ""
@@ -142,6 +191,28 @@ def pattern_regex(pattern: str, taxonomy: Taxonomy) -> str:
             names = ", ".join([*taxonomy.labels, START_NAME, STOP_NAME, ANY, GAP])
             raise ConfigError(f"pattern: {step!r} is no label; there are {names}")
     return f"(?:^|;){''.join(parts)}" if parts else ""
+
+
+EXACTLY = "="
+"""Begins a pattern of steps that have these labels and no others."""
+
+
+def exact_steps(pattern: str) -> tuple[str, str]:
+    """What steps behind a mention begin with, as ``<start>;analogy;<stop>;``, and what they must not begin with.
+
+    Args:
+        pattern: steps as a report's table has them, each with all its labels, behind ``=``. ``<stop>`` at the end says
+            that no other follows, ``…`` that one does.
+
+    >>> exact_steps("= analogy + comparison → <stop>")
+    ('<start>;analogy+comparison;<stop>;', '')
+    >>> exact_steps("= analogy → …")
+    ('<start>;analogy;', '<start>;analogy;<stop>;')
+    """
+    steps = [re.sub(r"\s*\+\s*", "+", step.strip()) for step in pattern.removeprefix(EXACTLY).split(ARROW)]
+    goes_on = steps[-1] == GAP
+    begin = "".join(f"{step};" for step in [START_NAME, *(step for step in steps if step not in ("", GAP, START_NAME))])
+    return begin, f"{begin}{STOP_NAME};" if goes_on else ""
 
 
 def text_regex(text: str) -> str:

@@ -15,8 +15,20 @@ from typing import Any, NamedTuple
 
 from mralign_core.errors import ConfigError
 from mralign_core.method.benchmarks import SCORINGS
+from mralign_core.workbench.analyses import answer_thinking, trace_thinking, verdicts
 from mralign_core.workbench.database import Database, TableRow
-from mralign_core.workbench.filters import AnswerFilter, DrawFilter, Filter, Hit, TraceFilter, pattern_regex, text_regex
+from mralign_core.workbench.filters import (
+    EXACTLY,
+    AnswerFilter,
+    DrawFilter,
+    Filter,
+    Hit,
+    ThinkingFilter,
+    TraceFilter,
+    exact_steps,
+    pattern_regex,
+    text_regex,
+)
 from mralign_core.workbench.tables import RunTables
 
 ROWS_A_PAGE = 50
@@ -108,6 +120,9 @@ def find_traces(tables: RunTables, wanted: TraceFilter) -> Chosen:
         values["text"] = text_regex(wanted.text)
     if of_segment := _of_segment(tables, wanted, labels, values):
         where.append(f"trace_id IN ({of_segment})")
+    if of_thinking := _of_thinking(wanted, tables, values):
+        values["thinking"] = trace_thinking(tables, wanted.of)
+        where.append(f"trace_id IN (SELECT trace_id FROM read_parquet($thinking){_all_of(of_thinking)})")
     if pattern := pattern_regex(wanted.pattern, tables.taxonomy):
         values |= {"labels": tables.file(labels), "pattern": pattern}
         where.append(f"trace_id IN (SELECT trace_id FROM ({SEQUENCES}) WHERE regexp_matches(sequence, $pattern))")
@@ -129,7 +144,7 @@ FROM (SELECT trace_id, list_sort(list({segment: segment, step: step, labels: arr
 
 def _of_segment(tables: RunTables, wanted: TraceFilter, labels: str, values: Values) -> str:
     """A query for the traces that have a segment like that; empty where any will do."""
-    of_labels, of_weights = [], []
+    of_labels = []
     if wanted.label:
         of_labels.append("list_contains(labels, $label)")
         values["label"] = _known(wanted.label, tables)
@@ -141,10 +156,8 @@ def _of_segment(tables: RunTables, wanted: TraceFilter, labels: str, values: Val
     elif wanted.disputed:
         of_labels.append("list_contains(labels_a, $disputed) <> list_contains(labels_b, $disputed)")
         values["disputed"] = _known(wanted.disputed, tables)
-    for name, sign in (("weight_min", ">="), ("weight_max", "<=")):
-        if getattr(wanted, name) is not None:
-            of_weights.append(f"weight {sign} ${name}")
-            values[name] = getattr(wanted, name)
+    of_weights = _in_range(wanted, "weight", "weight", values)
+    of_moves = _in_range(wanted, "moved", "(policy_logp - reference_logp) / num_tokens", values)
     parts = []
     if of_labels:
         values["labels"] = tables.file(labels)
@@ -152,7 +165,36 @@ def _of_segment(tables: RunTables, wanted: TraceFilter, labels: str, values: Val
     if of_weights:
         values["weights"] = tables.file("weights")
         parts.append(f"SELECT trace_id, segment FROM read_parquet($weights){_all_of(of_weights)}")
+    if of_moves:
+        values["policy"] = policy_file(tables, wanted)
+        parts.append(f"SELECT trace_id, segment FROM ({MOVED_SEGMENTS}){_all_of([*of_moves, 'num_tokens > 0'])}")
     return f"SELECT trace_id FROM ({' INTERSECT '.join(parts)})" if parts else ""
+
+
+MOVED_SEGMENTS = """
+SELECT trace_id, unnest(range(len(segments))) AS segment, unnest(segments, recursive := true)
+FROM read_parquet($policy)"""
+
+
+def _in_range(wanted: Filter, name: str, what: str, values: Values) -> list[str]:
+    """Conditions that ``name_min`` and ``name_max`` of a filter put on something."""
+    bounds = {f"{name}_{end}": sign for end, sign in (("min", ">="), ("max", "<="))}
+    given = {bound: sign for bound, sign in bounds.items() if getattr(wanted, bound) is not None}
+    values |= {bound: getattr(wanted, bound) for bound in given}
+    return [f"{what} {sign} ${bound}" for bound, sign in given.items()]
+
+
+def policy_file(tables: RunTables, wanted: TraceFilter) -> str:
+    """The log-probabilities after training that a filter is about.
+
+    Raises:
+        ConfigError: the run has none, or none of that variant.
+    """
+    variant = wanted.trained or next(reversed(tables.looked_at), "")
+    if variant not in tables.looked_at:
+        known = ", ".join(tables.looked_at) or "none: run the train stage with train.trace_logps"
+        raise ConfigError(f"trained={variant}: no traces were looked at after training it; there are {known}")
+    return tables.file(f"policy-logps:{variant}")
 
 
 def _rank_traces(tables: RunTables, wanted: TraceFilter, labels: str, values: Values) -> tuple[str, str]:
@@ -161,13 +203,17 @@ def _rank_traces(tables: RunTables, wanted: TraceFilter, labels: str, values: Va
         "weight": ("weights", "-max(weight)"),
         "weight_low": ("weights", "min(weight)"),
         "disagreement": ("labels", f"-avg(CAST({DIFFERS} AS INTEGER))"),
+        "raised": ("policy", "-max(implicit_reward)"),
+        "lowered": ("policy", "min(implicit_reward)"),
+        "kl": ("policy", "-max(kl / num_tokens)"),
     }
     if wanted.sort == "length":
         return ", -len(segments) AS rank", ""
     if not wanted.sort:
         return "", ""
     table, measure = by[wanted.sort]
-    values[table] = tables.file({"weights": "weights", "labels": labels}[table])
+    is_policy = table == "policy"
+    values[table] = policy_file(tables, wanted) if is_policy else tables.file({"labels": labels}.get(table, table))
     ranked = f"SELECT trace_id, {measure} AS rank FROM read_parquet(${table}) GROUP BY trace_id"
     return ", rank", f"LEFT JOIN ({ranked}) USING (trace_id)"
 
@@ -181,9 +227,15 @@ def show_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys
         found = _joined(found, _by_trace(database, LABEL_ROWS, files | {"labels": tables.file(labels)}))
     if tables.has("weights") and wanted.of == "candidates":
         found = _joined(found, _by_trace(database, WEIGHT_ROWS, files | {"weights": tables.file("weights")}))
+    if tables.looked_at and wanted.of == "candidates":
+        found = _joined(found, _by_trace(database, MOVED_ROWS, files | {"policy": policy_file(tables, wanted)}))
     return [found[row["trace_id"]] for row in keys]
 
 
+MOVED_ROWS = """
+SELECT trace_id, implicit_reward, kl, policy_logp - reference_logp AS moved, num_tokens AS num_completion_tokens,
+  list_transform(segments, lambda each: (each.policy_logp - each.reference_logp) / each.num_tokens) AS segments_moved
+FROM read_parquet($policy) WHERE trace_id IN (SELECT unnest($ids))"""
 TRACE_ROWS = """
 SELECT trace_id, question_id, question, answers, answer, stratum, polarity, draw, len(segments) AS num_segments
 FROM read_parquet($traces) WHERE trace_id IN (SELECT unnest($ids))"""
@@ -242,10 +294,17 @@ def find_answers(tables: RunTables, wanted: AnswerFilter) -> Chosen:
         values["before"] = tables.file(f"scores:{_scored(wanted.against, tables)}")
         join = " JOIN read_parquet($before) b ON a.question_id = b.question_id AND a.draw = b.draw"
         where += _hits(wanted.hit_before, "b.")
-    elif wanted.flip or wanted.hit_before:
-        raise ConfigError("flip, hit_before: they compare with another variant; name it with against=VARIANT")
+    elif wanted.flip or wanted.hit_before or wanted.judged_flip:
+        raise ConfigError(
+            "flip, judged_flip, hit_before: they compare with another variant; name it with against=VARIANT"
+        )
     if wanted.flip:
         where.append(_FLIPS[wanted.flip].format(before=_is_right("b"), after=_is_right("a")))
+    where += _of_verdicts(wanted, tables, values)
+    if of_thinking := _of_thinking(wanted, tables, values):
+        values["thinking"] = answer_thinking(tables, variant_of(tables, wanted))
+        chosen = f"SELECT question_id, draw FROM read_parquet($thinking){_all_of(of_thinking)}"
+        where.append(f"(a.question_id, a.draw) IN ({chosen})")
     rank = ", -a.num_tokens AS rank" if wanted.sort else ""
     columns = f"a.question_id, a.draw, a.file_row_number AS place{rank}"
     source = f"read_parquet($after, file_row_number = true) a{join}"
@@ -267,6 +326,11 @@ def show_answers(
         }
         for name in variants
     }
+    if wanted.verdict or wanted.judged_flip:
+        for row in database.rows(VOTED_ROWS, cells | {"verdicts": verdicts(tables)}):
+            answer = given.get(row["variant"], {}).get((row["question_id"], row["draw"]))
+            if answer:
+                answer["judged_right"] = row["is_right"]
     return [
         {
             "question_id": row["question_id"],
@@ -285,6 +349,11 @@ SELECT question_id, question, answers, source, stratum FROM read_parquet($questi
 WHERE question_id IN (SELECT unnest($ids))"""
 ANSWER_ROWS = """
 SELECT question_id, draw, outcome, em_thought, em_answer, answer, thinking, num_tokens FROM read_parquet($scores)
+WHERE question_id IN (SELECT unnest($ids))"""
+
+
+VOTED_ROWS = """
+SELECT variant, question_id, draw, is_right FROM read_parquet($verdicts)
 WHERE question_id IN (SELECT unnest($ids))"""
 
 
@@ -319,6 +388,49 @@ def _is_right(side: str) -> str:
     """Whether an answer is right by the metric of a comparison."""
     thinks = "a.em_thought IS NOT NULL AND b.em_thought IS NOT NULL AND list_contains($named, a.scoring)"
     return f"(CASE WHEN {thinks} THEN {side}.em_thought AND {side}.em_answer ELSE {side}.em_answer END)"
+
+
+def _of_verdicts(wanted: AnswerFilter, tables: RunTables, values: Values) -> list[str]:
+    """Conditions on what judges say of an answer, and of the one that it is compared with."""
+    if not (wanted.verdict or wanted.judged_flip):
+        return []
+    values |= {"verdicts": verdicts(tables), "variant": variant_of(tables, wanted), "against": wanted.against}
+    said = ["a.variant = $variant"]
+    if wanted.verdict:
+        said.append(f"a.is_right = {'true' if wanted.verdict == 'right' else 'false'}")
+    join = ""
+    if wanted.judged_flip:
+        join = " JOIN read_parquet($verdicts) b USING (question_id, draw)"
+        said += ["b.variant = $against", _FLIPS[wanted.judged_flip].format(before="b.is_right", after="a.is_right")]
+    chosen = f"SELECT question_id, draw FROM read_parquet($verdicts) a{join}{_all_of(said)}"
+    return [f"(a.question_id, a.draw) IN ({chosen})"]
+
+
+def _of_thinking(wanted: ThinkingFilter, tables: RunTables, values: Values) -> list[str]:
+    """Conditions on what the analyses say of a thinking."""
+    where: list[str] = []
+
+    def add(name: str, condition: str) -> None:
+        if (value := getattr(wanted, name)) not in (None, ""):
+            where.append(condition)
+            values[name] = value
+
+    for name in ("first", "last"):
+        add(f"{name}_from", f"{name} >= ${name}_from / 100")
+        add(f"{name}_to", f"({name} < ${name}_to / 100 OR ({name} <= 1 AND ${name}_to = 100))")
+    for name, column in (("after", "segments_after"), ("segments", "num_segments"), ("tokens", "num_tokens")):
+        add(f"{name}_from", f"{column} >= ${name}_from")
+        add(f"{name}_to", f"{column} <= ${name}_to")
+    for name in ("loops", "repeats"):
+        add(name, f"{name} = (${name} = 'yes')")
+    add("ending", "ending = $ending")
+    if wanted.behind.startswith(EXACTLY):
+        values["behind"], values["not_behind"] = exact_steps(wanted.behind)
+        where.append("starts_with(behind, $behind) AND NOT ($not_behind <> '' AND starts_with(behind, $not_behind))")
+    elif pattern := pattern_regex(wanted.behind, tables.taxonomy):
+        where.append("regexp_matches(behind, $behind)")
+        values["behind"] = pattern
+    return where
 
 
 def _of_draw(wanted: DrawFilter | AnswerFilter, hit: Hit, prefix: str, values: Values) -> list[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from mralign_core.evaluation.metrics import comparisons
 from mralign_core.method.segment_weights import neutral_weight
 from mralign_core.reporting.matrix_figures import WEIGHT_COLOURS
 from mralign_core.reporting.style import POLARITY_COLOURS, macro_colours
 from mralign_core.reporting.titles import variant_title
 from mralign_core.schemas.annotations import RULES
 from mralign_core.schemas.outcomes import DRAW_OUTCOMES
+from mralign_core.workbench.analyses import verdicts
 from mralign_core.workbench.database import Database, TableRow
 from mralign_core.workbench.lists import DIFFERS
 from mralign_core.workbench.tables import RunTables
@@ -24,6 +26,7 @@ def describe_run(database: Database, tables: RunTables) -> TableRow:
         "has": sorted({name.partition(":")[0] for name in tables.artifacts}),
         "report": tables.artifacts["report"].path.removeprefix("artifacts/") if tables.has("report") else "",
         "variants": [{"name": name, "title": variant_title(name)} for name in tables.variants],
+        "looked_at": [{"name": name, "title": variant_title(name)} for name in tables.looked_at],
         "labels": [
             {
                 "name": label,
@@ -88,14 +91,16 @@ def _label_table(database: Database, tables: RunTables) -> list[TableRow]:
 
 
 LABEL_TABLE = """
-WITH said AS (
-  SELECT unnest(list_distinct(list_concat(labels, labels_a, labels_b))) AS label, labels, labels_a, labels_b
-  FROM read_parquet($file))
-SELECT label, count(*) FILTER (list_contains(labels, label)) AS segments,
-  count(*) FILTER (list_contains(labels_a, label) AND NOT list_contains(labels_b, label)) AS only_a,
-  count(*) FILTER (list_contains(labels_b, label) AND NOT list_contains(labels_a, label)) AS only_b,
-  count(*) FILTER (list_contains(labels_a, label) AND list_contains(labels_b, label)) AS both
-FROM said GROUP BY label"""
+WITH given AS (SELECT labels, labels_a, labels_b, count(*) AS number FROM read_parquet($file) GROUP BY ALL),
+said AS (SELECT *, unnest(list_distinct(list_concat(labels, labels_a, labels_b))) AS label FROM given),
+told AS (SELECT label, number, list_contains(labels, label) AS is_given, list_contains(labels_a, label) AS by_a,
+  list_contains(labels_b, label) AS by_b FROM said)
+SELECT label, CAST(sum(number * is_given::INT) AS BIGINT) AS segments,
+  CAST(sum(number * (by_a AND NOT by_b)::INT) AS BIGINT) AS only_a,
+  CAST(sum(number * (by_b AND NOT by_a)::INT) AS BIGINT) AS only_b,
+  CAST(sum(number * (by_a AND by_b)::INT) AS BIGINT) AS both
+FROM told GROUP BY label"""
+"""Equal segments are counted first: there are few ways to be labelled, whatever the number of traces."""
 WEIGHTS_BY_LABEL = """
 WITH labelled AS (SELECT trace_id, segment, unnest(labels) AS label FROM read_parquet($file))
 SELECT label, avg(weight) AS weight_mean, min(weight) AS weight_min, max(weight) AS weight_max
@@ -132,6 +137,21 @@ def _flip_table(database: Database, tables: RunTables) -> list[TableRow]:
     return database.rows(sql, {"file": tables.file("results")})
 
 
+def count_judged_flips(database: Database, tables: RunTables) -> list[TableRow]:
+    """The flips by what most judges say, by comparison.
+
+    Raises:
+        ArtifactError: the run asked no judge.
+    """
+    sql = """SELECT count(*) FILTER (NOT b.is_right AND a.is_right) AS better,
+        count(*) FILTER (b.is_right AND NOT a.is_right) AS worse
+      FROM read_parquet($file) a JOIN read_parquet($file) b USING (question_id, draw)
+      WHERE a.variant = $variant AND b.variant = $baseline"""
+    file = verdicts(tables)
+    pairs = ({"variant": variant, "baseline": baseline} for variant, baseline in comparisons(tables.variants))
+    return [{**pair, **(database.row(sql, {"file": file, **pair}) or {})} for pair in pairs]
+
+
 def count_moves(database: Database, tables: RunTables) -> list[TableRow]:
     """How often each label follows each, by polarity: each pair of labels of two labelled steps in a row counts."""
     files = {"labels": tables.file("annotations"), "traces": tables.file("candidates")}
@@ -139,14 +159,19 @@ def count_moves(database: Database, tables: RunTables) -> list[TableRow]:
 
 
 MOVES = """
-WITH steps AS (
-  SELECT trace_id, step, any_value(labels) AS labels FROM read_parquet($labels)
-  WHERE len(labels) > 0 GROUP BY trace_id, step),
+WITH numbered AS (SELECT trace_id, file_row_number AS trace, polarity
+  FROM read_parquet($traces, file_row_number = true)),
+segments AS (SELECT trace, polarity, segment, step, array_to_string(labels, '+') AS labels
+  FROM read_parquet($labels) JOIN numbered USING (trace_id) WHERE len(labels) > 0),
+steps AS (SELECT trace, polarity, labels, lag(labels) OVER own AS before, lead(step) OVER own IS NULL AS is_last,
+  step IS DISTINCT FROM lag(step) OVER own AS is_new
+  FROM segments WINDOW own AS (PARTITION BY trace ORDER BY segment)),
 moved AS (
-  SELECT trace_id, coalesce(lag(labels) OVER trace, ['<start>']) AS left_, labels AS entered FROM steps
-  WINDOW trace AS (PARTITION BY trace_id ORDER BY step)
-  UNION ALL SELECT trace_id, arg_max(labels, step), ['<stop>'] FROM steps GROUP BY trace_id)
-SELECT polarity, a.label AS source, b.label AS target, count(*) AS moves, count(DISTINCT trace_id) AS traces
-FROM moved JOIN (SELECT trace_id, polarity FROM read_parquet($traces)) USING (trace_id),
-  unnest(left_) AS a(label), unnest(entered) AS b(label)
+  SELECT trace, polarity, coalesce(before, '<start>') AS left_, labels AS entered FROM steps WHERE is_new
+  UNION ALL SELECT trace, polarity, labels, '<stop>' FROM steps WHERE is_last),
+by_labels AS (SELECT polarity, left_, entered, count(*) AS moves, list(trace) AS traces FROM moved GROUP BY ALL)
+SELECT polarity, a.label AS source, b.label AS target, CAST(sum(moves) AS BIGINT) AS moves,
+  len(list_distinct(flatten(list(traces)))) AS traces
+FROM by_labels, unnest(string_split(left_, '+')) AS a(label), unnest(string_split(entered, '+')) AS b(label)
 GROUP BY polarity, source, target"""
+"""Moves between equal sets of labels are counted first, and traces by number: half as long as label by label."""

@@ -25,7 +25,10 @@ FILES = {
     "draw-annotations": "annotations.parquet",
     "weights": "weights.parquet",
     "reference-logps": "reference.parquet",
+    "policy-logps": "policy.parquet",
     "scores": "scores.parquet",
+    "held-out-traces": "candidates.parquet",
+    "held-out-annotations": "annotations.parquet",
     "judgements": "judgements.parquet",
     "results": "flips.parquet",
 }
@@ -81,6 +84,11 @@ class RunTables:
     def variants(self) -> list[str]:
         """The variants whose answers there are, in the paper's order."""
         return order_variants([name.partition(":")[2] for name in self.artifacts if name.startswith("scores:")])
+
+    @cached_property
+    def looked_at(self) -> list[str]:
+        """The trained variants whose traces were looked at after training (``train.trace_logps``), in that order."""
+        return order_variants([name.partition(":")[2] for name in self.artifacts if name.startswith("policy-logps:")])
 
     @cached_property
     def weighing(self) -> Mapping[str, Any]:
@@ -162,7 +170,18 @@ def _of_artifact(store: ArtifactStore, ref: ArtifactRef) -> RunTables:
         names = {_name(each): each.ref for each in level if each.manifest}
         found = {**names, **found}
         level = [parent for each in level for parent in each.parents]
-    return RunTables(store, f"{ref.stage} {ref.key[:12]}", found)
+    return RunTables(store, f"{ref.stage} {ref.key[:12]}", {**_made_beside(store, found), **found})
+
+
+def _made_beside(store: ArtifactStore, found: Mapping[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+    """The traces after training, which nothing is made from: as runs noted them with these adapters."""
+    beside = {}
+    for noted in read_runs(store) if any(name.startswith("adapter:") for name in found) else ():
+        for name, ref in noted.record.artifacts.items():
+            adapter = name.replace("policy-logps:", "adapter:")
+            if adapter != name and adapter in found and found[adapter] == noted.record.artifacts.get(adapter):
+                beside[name] = ref
+    return beside
 
 
 def _name(lineage: Lineage) -> str:

@@ -43,7 +43,7 @@ def take_workbench(page, link):
     save(page.screenshot(), "workbench-traces.png")
     page.locator("a[data-item]").first.click()
     page.locator(".segment-head").first.wait_for()
-    shown = page.locator(".segment-head .w").all_text_contents()
+    shown = [text for text in page.locator(".segment-head .w").all_text_contents() if "×" in text]
     weights = [float(text.rpartition("×")[2].replace("−", "-")) for text in shown]
     page.locator(".segment-head").nth(weights.index(max(weights))).click()
     save(page.screenshot(), "workbench-trace.png")

@@ -183,7 +183,7 @@ def test_two_variants_stand_beside_each_other_and_a_flip_is_found(entered):
     page = entered.page
     page.get_by_role("link", name="Answers", exact=True).click()
     settled(page).get_by_role("combobox", name="compared with", exact=True).select_option("kto")
-    settled(page).get_by_role("combobox", name="flip").select_option("right to wrong")
+    settled(page).get_by_role("combobox", name="flip", exact=True).select_option("right to wrong")
     settled(page).get_by_text(" found, page 1").wait_for()
     card = page.get_by_role("article").first
     assert "answer right" in card.locator(".said").first.text_content()  # KTO's, then MR-ALIGN's
@@ -217,6 +217,45 @@ def test_a_segment_says_who_decided_it_by_keyboard_and_colours_turn_to_weights(e
     assert len(set(shades)) > 1
     page.keyboard.press("?")
     page.get_by_role("dialog", name="Keys").wait_for()
+
+
+def test_tokens_are_coloured_by_weight_or_by_what_training_changed_and_stand_in_a_table(entered, workbench):
+    page = entered.page
+    page.goto(workbench.at("trace", "id=trace-000007&by=moved"))
+    section = page.get_by_role("region", name="Tokens")
+    section.get_by_text("Each token with its weight").click()
+    section.get_by_text("notes no model").wait_for()  # the simulated run has none: ids in place of texts
+    tokens = section.locator(".token")
+    assert tokens.count() == 24 and "log-probability" in tokens.first.get_attribute("title")
+    by_weight = shades_of(tokens)
+    section.get_by_role("button", name="by what training changed").click()
+    assert len(set(by_weight)) > 1 and len(set(shades_of(tokens))) > 4 and shades_of(tokens) != by_weight
+    section.get_by_text("As a table").click()
+    section.get_by_role("table").wait_for()
+    assert section.get_by_role("table").get_by_role("row").count() == 25
+    assert len(set(shades_of(page.locator(".by-moved .segment > .model")))) > 1
+    texts = page.evaluate(TEXT_CONTRAST, LEAST_CONTRAST)
+    assert texts["count"] > 60 and not texts["found"]
+
+
+def shades_of(elements):
+    return elements.evaluate_all("all => all.map((each) => getComputedStyle(each).backgroundColor)")
+
+
+def test_who_goes_on_takes_back_what_was_asked(entered, workbench):
+    page, taken_back = entered.page, []
+    page.on("requestfailed", lambda request: taken_back.append((request.url, request.failure)))
+    page.route("**/api/moves?*", lambda route: None)  # never answered
+    page.get_by_role("link", name="Moves").click()
+    page.locator("main[aria-busy]").wait_for()
+    page.get_by_role("link", name="Answers", exact=True).click()
+    heading(page, "Answers").wait_for()
+    assert [failure for url, failure in taken_back if "/api/moves" in url] == ["net::ERR_ABORTED"]
+    page.get_by_text("Where thinking and answer part").click()
+    page.get_by_role("combobox", name="gold answer in the thinking").select_option("named_wrong")
+    settled(page).get_by_text(" found, page 1").wait_for()
+    assert query_of(page)["ending"] == "named_wrong"
+    assert page.get_by_role("spinbutton", name="last mention from, %").is_visible()  # what is asked for is not folded
 
 
 def test_hostile_text_stays_text(entered, workbench):

@@ -233,9 +233,10 @@ def test_the_task_of_a_stage_runs_here_and_says_what_it_made(mralign, store_root
 
 def test_a_dry_run_starts_nothing(mralign, store_root):
     before = artifacts(store_root)
-    code, out, _ = mralign("run", "--dry-run", *settings(store_root))
+    code, out, _ = mralign("run", "--dry-run", *settings(store_root), "--set", "train.trace_logps=true")
     assert code == 0
     assert "model" in out and "cached" in out and "to compute" in out
+    assert "train.trace_logps: one forward pass over" in out
     assert artifacts(store_root) == before
 
 

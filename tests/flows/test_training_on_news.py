@@ -14,6 +14,7 @@ from mralign_core.storage import ArtifactStore
 from mralign_core.versions.aliases import Aliases
 from mralign_core.versions.differences import version_differences
 from mralign_core.versions.version import TRAINING_TRACES, candidates_behind, read_versions, trained_on
+from mralign_core.workbench.tables import find_run
 from tasks.engine.one_task import Inputs
 from tests.pocket_store import copy_store, small_config
 from tests.prefect_api import reporting_to
@@ -31,7 +32,7 @@ class Weeks:
         self.rows = frame[frame["split"] == "train"].sample(frac=1, random_state=0).to_dict("records")
         self.store = ArtifactStore(self.config(1).storage)
 
-    def config(self, num_questions, **retrain):
+    def config(self, num_questions, *, trace_logps=False, **retrain):
         rows = self.rows[:num_questions]
         path = self.root.parent / "questions.jsonl"
         path.write_text(
@@ -43,6 +44,7 @@ class Weeks:
             questions__train={"path": str(path.with_name("*.jsonl"))},
             questions__eval={"name": "pocket", "limit": 30},
             train__variants=["mr_align"],
+            train__trace_logps=trace_logps,
             retrain={"train_on": "new", "gate": {"min_gain": 0.9}, **retrain},
         )
 
@@ -73,7 +75,7 @@ def first(weeks, prefect_url):
 @pytest.fixture(scope="module")
 def second(weeks, first, prefect_url):
     with reporting_to(prefect_url):
-        line, version = weeks.run(150)
+        line, version = weeks.run(150, trace_logps=True)
     assert line.startswith(("held: ", "rejected: "))
     return version
 
@@ -100,6 +102,18 @@ def test_what_is_new_is_trained_on_and_all_is_weighed(weeks, first, second):
     assert last is not None
     (looked_up,) = [one for one in last.references if one.field == "retrain.beyond"]
     assert (looked_up.kind, looked_up.asked, looked_up.pinned) == ("alias", "champion", first.id)
+
+
+def test_what_was_trained_on_is_looked_at_under_the_new_adapter(weeks, second):
+    run = find_run(weeks.store, "weekly")
+    looked_at = run.artifacts["policy-logps:mr_align"]
+    table, traces = (
+        weeks.store.read_table(ref, f"{name}.parquet")
+        for ref, name in ((looked_at, "policy"), (second.traces, "candidates"))
+    )
+    assert table["trace_id"].tolist() == traces["trace_id"].tolist()
+    assert second.adapter in weeks.store.manifest(looked_at).parents
+    assert (table["policy_logp"] - table["reference_logp"]).astype(float).abs().max() > 0
 
 
 def test_it_is_compared_and_exported_as_what_it_was_trained_on(weeks, first, second, tmp_path):

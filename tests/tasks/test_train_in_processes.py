@@ -1,58 +1,15 @@
 """The train task with ``train.accelerate_config``, and with ``train.engine: trl``, on the CPU."""
 
-import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from mralign_core.config import RunConfig, TrainConfig
-from mralign_core.schemas.annotations import ANNOTATIONS
-from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.config import TrainConfig
 from mralign_core.storage import ArtifactStore
-from mralign_core.storage.tables import write_table
 from mralign_core.training.checkpoints import StoredCheckpoints
 from tasks.train import reference_logps, train_adapter
-from tests.core.training.tiny import make_candidates, make_model, make_tokenizer
 
 CPU = Path(__file__).parents[2] / "deployments" / "accelerate" / "cpu-2proc.yaml"
-
-
-@pytest.fixture
-def published(tmp_path):
-    """A config, and the artifacts that training reads."""
-    make_model("llama").save_pretrained(tmp_path / "model")
-    make_tokenizer().save_pretrained(tmp_path / "model")
-    config = RunConfig.model_validate(
-        {
-            "storage": {"root": str(tmp_path / "store")},
-            "questions": {"train": "nq_open"},
-            "model": {"path": str(tmp_path / "model"), "dtype": "float32", "cpu_threads": 1},
-            "train": {"lora_r": 2, "lora_alpha": 4, "num_epochs": 2, "global_batch_size": 4, "max_length": 64},
-        }
-    )
-    store, candidates = ArtifactStore(config.storage), make_candidates(7)
-    label = {"step": 0, "labels": ["Plan"], "confidences": [1.0], "rule": "agree"}
-    votes = {f"{name}_{side}": label[name] for name in ("labels", "confidences") for side in "ab"}
-    annotations = pd.DataFrame(
-        [{"trace_id": name, "segment": 0, **label, **votes} for name in candidates["trace_id"][1:]]
-    )
-    pointer = json.dumps({"path": str(tmp_path / "model"), "revision": ""})
-
-    def publish(stage, write):
-        folder = tmp_path / stage
-        folder.mkdir(exist_ok=True)
-        write(folder)
-        return store.publish(stage, "0" * 64, folder, parents=[], fingerprint={})
-
-    (tmp_path / "pointer").mkdir()
-    model = publish("pointer", lambda folder: (folder / "model.json").write_text(pointer))
-    inputs = (
-        model,
-        publish("candidates", lambda folder: write_table(folder, "candidates.parquet", candidates, CANDIDATES)),
-        publish("annotations", lambda folder: write_table(folder, "annotations.parquet", annotations, ANNOTATIONS)),
-    )
-    return config, inputs
 
 
 def test_the_task_trains_in_processes_and_shows_their_progress(published, caplog):

@@ -33,8 +33,17 @@ function authorised() {
   return { Authorization: `Basic ${localStorage.getItem("prefect-password")}` };
 }
 
+let asking = new AbortController();
+
+/** Drop what the page before asked for and is still waited for: the server then ends its search. */
+export function goOn() {
+  asking.abort();
+  asking = new AbortController();
+}
+
 async function reply(path, values, options) {
-  const found = await fetch(`${PREFIX}api/${path}?${search(values)}`, { cache: "no-store", ...options, headers: { ...authorised(), ...options?.headers } });
+  const signal = options?.method ? null : asking.signal; // what writes is not taken back
+  const found = await fetch(`${PREFIX}api/${path}?${search(values)}`, { cache: "no-store", signal, ...options, headers: { ...authorised(), ...options?.headers } });
   if (found.ok) return found;
   const told = await found.text();
   let problem = told;

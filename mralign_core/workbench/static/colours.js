@@ -22,6 +22,13 @@ export function weightColour(weight, scale) {
   return `#${mixed.map((value) => value.toString(16).padStart(2, "0")).join("")}`;
 }
 
+const MOST_MOVED = 0.5; // nats a token that have the full colour
+
+/** The colour of a change in log-probability, in nats a token: white where training changed nothing. */
+export function movedColour(moved, scale) {
+  return weightColour(moved / MOST_MOVED, { ...scale, is_log: false, neutral: 0 });
+}
+
 /** Label → its colour, that of its macro-strategy. */
 export function labelColour(label, run) {
   return run.labels.find((each) => each.name === label)?.colour ?? "#9aa3ad";

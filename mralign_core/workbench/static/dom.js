@@ -38,6 +38,11 @@ export function table(caption, columns, rows, { isNumeric = () => true, kind = n
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map(cell))))));
 }
 
-export const number = (value, digits = 2) => (value === null || value === undefined ? "–" : Number(value).toFixed(digits).replace("-", "−"));
+export const number = (value, digits = 2) => {
+  if (value === null || value === undefined) return "–";
+  const text = Number(value).toFixed(digits);
+  return text.replace("-", Number(text) ? "−" : ""); // no −0.00
+};
+export const signed = (value, digits = 2) => (Number(Number(value).toFixed(digits)) > 0 ? `+${number(value, digits)}` : number(value, digits));
 export const count = (value) => Number(value ?? 0).toLocaleString("en");
 export const share = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "–");

@@ -1,17 +1,22 @@
 // Lists of traces, draws and answers: filters in the address, a page of rows, and all of them as JSON lines.
 import { ask, save, to } from "./address.js";
-import { inkOn, labelColour, weightColour } from "./colours.js";
-import { count, h, model, number } from "./dom.js";
+import { inkOn, labelColour, movedColour, weightColour } from "./colours.js";
+import { count, h, model, number, signed } from "./dom.js";
 
 const HITS = { both: "in thinking and answer", thinking: "right in thinking, wrong in answer", answer: "in the answer only", neither: "in neither",
   gap: "in exactly one (hit gap)", named: "named in the thinking", right: "answer right", wrong: "answer wrong" };
 const FLIPS = ["any", "wrong to right", "right to wrong", "both right", "both wrong"];
+const ENDINGS = { named_right: "named, answered right", named_wrong: "named, answered wrong", unnamed_right: "not named, answered right", unnamed_wrong: "not named, answered wrong" };
+const YES_NO = { yes: "yes", no: "no" };
+const BEHIND_HINT = "labels in a row behind the last mention: <start> is the mention, <stop> the answer; <start> → <stop> is nothing between them";
 const PATTERN_HINT = "labels in a row: retrieval → backtracking → … → synthesis (… any number of steps, * one step, <start>, <stop>)";
 
 /** Filters of each list: name → what it is called, its choices (value → title) or what kind of input it is, and the usual choice. */
 function fields(kind, run) {
   const labels = Object.fromEntries(run.labels.map((each) => [each.name, each.name]));
   const variants = Object.fromEntries(run.variants.map((each) => [each.name, each.title]));
+  const lookedAt = run.looked_at.map((each) => [each.name, each.title]);
+  const trained = Object.fromEntries(lookedAt);
   const sets = kind === "answers" ? run.evaluated : run.aligned;
   const strata = [...new Set(sets.flatMap((each) => each.strata))].filter(Boolean).sort();
   const ofQuestion = { source: ["set", same(sets.map((each) => each.source))], stratum: ["stratum", same(strata)] };
@@ -26,9 +31,12 @@ function fields(kind, run) {
       rule: ["decided by", same(run.rules)],
       weight_min: ["weight from", "number"],
       weight_max: ["weight to", "number"],
+      ...(lookedAt.length ? { moved_min: ["a segment's change from", "number"], moved_max: ["change to", "number"] } : {}),
+      ...(lookedAt.length > 1 ? { trained: ["after training", trained, lookedAt.at(-1)[0]] } : {}),
       ...ofQuestion,
       ...(run.has.includes("thinking-draws") ? { of: ["of", { "thinking-draws": "think-on draws" }] } : {}),
-      sort: ["sort by", { weight: "largest weight", weight_low: "smallest weight", disagreement: "disagreement", length: "segments" }],
+      sort: ["sort by", { weight: "largest weight", weight_low: "smallest weight", disagreement: "disagreement", length: "segments",
+        ...(lookedAt.length ? { raised: "largest implicit reward", lowered: "smallest implicit reward", kl: "KL a token" } : {}) }],
     },
     draws: {
       text: ["text", "search"],
@@ -42,12 +50,29 @@ function fields(kind, run) {
       variant: ["variant", variants, run.variants.at(-1)?.name],
       against: ["compared with", variants],
       flip: ["flip", same(FLIPS)],
+      ...(run.has.includes("judgements") ? { judged_flip: ["flip by the judges", same(FLIPS)], verdict: ["judges say", same(["right", "wrong"])] } : {}),
       hit: ["gold answer", HITS],
       hit_before: ["…in the one compared with", HITS],
       ...outcome, ...ofQuestion,
       sort: ["sort by", { length: "length" }],
     },
   }[kind];
+}
+
+/** Filters of the report's part "Where thinking and answer part", where the run has what they are about. */
+function thinkingFields(kind, run) {
+  if (kind === "draws" || (kind === "traces" && !run.has.includes("annotations"))) return {};
+  const ofLabels = kind === "traces" || run.has.includes("held-out-annotations");
+  return {
+    ending: ["gold answer in the thinking", ENDINGS],
+    first_from: ["first mention from, %", "number"], first_to: ["first mention to, %", "number"],
+    last_from: ["last mention from, %", "number"], last_to: ["last mention to, %", "number"],
+    after_from: ["segments behind it from", "number"], after_to: ["segments behind it to", "number"],
+    ...(ofLabels ? { behind: ["labels behind the last mention", "pattern"], loops: ["loops", YES_NO] } : {}),
+    repeats: ["repeats itself", YES_NO],
+    segments_from: ["segments from", "number"], segments_to: ["segments to", "number"],
+    tokens_from: ["tokens from", "number"], tokens_to: ["tokens to", "number"],
+  };
 }
 
 const same = (names) => Object.fromEntries(names.map((name) => [name, name]));
@@ -87,10 +112,11 @@ async function exported(button, kind, filter) {
 }
 
 function filterForm(kind, filter, run) {
-  const known = fields(kind, run);
-  const inputs = Object.entries(known).map(([name, [title, type, usual]]) =>
+  const inputs = (known) => Object.entries(known).map(([name, [title, type, usual]]) =>
     h("label", { class: typeof type === "object" ? null : type }, `${title} `, input(name, type, filter[name] ?? usual ?? "", usual)));
-  const form = h("form", { role: "search", "aria-label": `Which ${kind}`, class: "filters" }, inputs,
+  const more = thinkingFields(kind, run);
+  const form = h("form", { role: "search", "aria-label": `Which ${kind}`, class: "filters" }, inputs(fields(kind, run)),
+    Object.keys(more).length ? h("details", { open: Object.keys(more).some((name) => filter[name]) }, h("summary", {}, "Where thinking and answer part"), h("div", { class: "more" }, inputs(more))) : null,
     h("button", {}, "Find"), Object.keys(filter).length ? h("a", { href: to(kind) }, "Clear") : null,
     filter.question ? h("span", {}, `of question ${filter.question}`) : null);
   const submit = () => {
@@ -104,7 +130,7 @@ function filterForm(kind, filter, run) {
 
 function input(name, type, value, usual) {
   if (type === "search") return h("input", { type: "search", name, value, placeholder: "question, thinking or answer" });
-  if (type === "pattern") return h("input", { type: "text", name, value, placeholder: "retrieval → … → synthesis", title: PATTERN_HINT, spellcheck: "false" });
+  if (type === "pattern") return h("input", { type: "text", name, value, placeholder: name === "behind" ? "<start> → analogy" : "retrieval → … → synthesis", title: name === "behind" ? BEHIND_HINT : PATTERN_HINT, spellcheck: "false" });
   if (type === "number") return h("input", { type: "number", step: "any", name, value });
   const options = Object.entries(type).map(([each, title]) => h("option", { value: each, selected: each === value }, title));
   return h("select", { name }, usual ? null : h("option", { value: "" }, "–"), options);
@@ -119,7 +145,7 @@ function pages(kind, filter, found) {
 
 const golds = (answers) => (answers?.length ? h("span", {}, h("span", { class: "muted" }, "gold: "), answers.join(" / ")) : null);
 
-function traceRow(row, run) {
+function traceRow(row, run, filter) {
   const disputed = (row.disputed ?? []).filter(Boolean).length;
   return h("article", {},
     h("h2", { class: "model" }, h("a", { href: to("trace", { id: row.trace_id }), "data-item": true }, row.question)),
@@ -128,21 +154,33 @@ function traceRow(row, run) {
       golds(row.answers), row.stratum ? h("span", {}, row.stratum) : null,
       h("span", {}, `${row.num_segments} segments`),
       row.labels ? h("span", {}, disputed ? `annotators differ on ${disputed}` : "annotators agree") : null,
-      row.weights?.length ? h("span", {}, `weights ${number(Math.min(...row.weights))} to ${number(Math.max(...row.weights))}`) : null),
-    strip(row, run),
+      row.weights?.length ? h("span", {}, `weights ${number(Math.min(...row.weights))} to ${number(Math.max(...row.weights))}`) : null,
+      row.moved === undefined ? null : h("span", { title: "after training, in nats" }, `implicit reward ${signed(row.implicit_reward, 1)}, ${signed(row.moved / row.num_completion_tokens, 3)} a token, KL ${number(row.kl / row.num_completion_tokens, 3)} a token`)),
+    strip(row, run, filter),
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), row.answer || "–"));
 }
 
-/** The labels of a trace in a row, each with its weight. */
-function strip(row, run) {
+/** Whether a list is about what training did to the traces. */
+const isOfTraining = (filter) => ["raised", "lowered", "kl"].includes(filter.sort) || filter.moved_min || filter.moved_max;
+
+/** The labels of a trace in a row, each with its weight, and what training changed where the list is about that. */
+function strip(row, run, filter) {
   if (!row.labels) return null;
   return h("ol", { class: "strip", "aria-label": "Labels in a row" }, row.labels.map((labels, place) => {
     const weight = row.weights?.[place];
     const shade = weight === undefined || weight === null ? null : weightColour(weight, run.weight_scale);
     return h("li", { class: row.disputed[place] ? "disputed" : null, style: { borderColor: labelColour(labels[0], run) } },
       labels.join(" + ") || "unlabelled", " ",
-      shade ? h("span", { class: "w", style: { background: shade, color: inkOn(shade) } }, number(weight)) : null);
+      shade ? h("span", { class: "w", style: { background: shade, color: inkOn(shade) } }, number(weight)) : null,
+      isOfTraining(filter) ? change(row.segments_moved?.[place], run) : null);
   }));
+}
+
+/** A change in log-probability, in nats a token, on its colour. */
+export function change(moved, run) {
+  if (moved === undefined || moved === null) return null;
+  const shade = movedColour(moved, run.weight_scale);
+  return h("span", { class: "w", title: "change in log-probability, nats a token", style: { background: shade, color: inkOn(shade) } }, `Δ ${signed(moved)}`);
 }
 
 export function verdict(row) {
@@ -168,6 +206,7 @@ function answerRow(row, run) {
     h("h2", { class: "model" }, h("a", { href: to("question", { id: row.question_id, draw: row.draw }), "data-item": true }, row.question ?? row.question_id)),
     h("p", { class: "facts" }, golds(row.answers), h("span", {}, `draw ${row.draw}`), row.stratum ? h("span", {}, row.stratum) : null),
     Object.entries(row.answers_by_variant).reverse().map(([variant, answer]) => answer && h("div", { class: "said" },
-      h("p", { class: "facts" }, h("strong", {}, titles[variant]), h("span", { class: tone(answer) }, verdict(answer)), h("span", {}, answer.outcome.replaceAll("_", " "))),
+      h("p", { class: "facts" }, h("strong", {}, titles[variant]), h("span", { class: tone(answer) }, verdict(answer)),
+        answer.judged_right === undefined ? null : h("span", { class: answer.judged_right ? "better" : "worse" }, `judges: ${answer.judged_right ? "right" : "wrong"}`), h("span", {}, answer.outcome.replaceAll("_", " "))),
       h("p", { class: "model answer" }, answer.answer || "–"))));
 }

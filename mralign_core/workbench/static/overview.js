@@ -6,7 +6,7 @@ const link = (value, view, values) => h("a", { href: to(view, values) }, value);
 
 export async function showOverview(_, run) {
   const found = await ask("summary");
-  return { title: "Overview", content: [contents(run), starts(found, run), answersTable(found.answers), flipsTable(found.flips, run), labelTable(found.labels), ruleTable(found.rules)] };
+  return { title: "Overview", content: [contents(run), starts(found, run), answersTable(found.answers), flipsTable("Answers that flipped", "flip", found.flips, run), judgedFlips(run), labelTable(found.labels), ruleTable(found.rules)] };
 }
 
 function contents(run) {
@@ -39,15 +39,24 @@ function answersTable(rows) {
   return table("Answers by where a gold answer is", ["variant", "thinking and answer", "thinking only", "answer only", "neither", "answers"], rows.map(cells));
 }
 
-function flipsTable(rows, run) {
+function flipsTable(caption, field, rows, run) {
   if (!rows.length) return null;
   const title = (name) => run.variants.find((each) => each.name === name)?.title ?? name;
   const cells = (row) => [
     `${title(row.variant)} against ${title(row.baseline)}`,
-    link(count(row.better), "answers", { variant: row.variant, against: row.baseline, flip: "wrong to right" }),
-    link(count(row.worse), "answers", { variant: row.variant, against: row.baseline, flip: "right to wrong" }),
+    link(count(row.better), "answers", { variant: row.variant, against: row.baseline, [field]: "wrong to right" }),
+    link(count(row.worse), "answers", { variant: row.variant, against: row.baseline, [field]: "right to wrong" }),
   ];
-  return table("Answers that flipped", ["comparison", "wrong to right", "right to wrong"], rows.map(cells));
+  return table(caption, ["comparison", "wrong to right", "right to wrong"], rows.map(cells));
+}
+
+/** Asked for by itself: the first time, the votes have to be counted. */
+function judgedFlips(run) {
+  if (!run.has.includes("judgements") || !run.has.includes("results")) return null;
+  const box = h("div");
+  ask("judged-flips").then((rows) => box.replaceChildren(flipsTable("Answers that flipped by the judges", "judged_flip", rows, run) ?? ""))
+    .catch((error) => error.name === "AbortError" || box.replaceChildren(h("p", { class: "problem" }, error.message)));
+  return box;
 }
 
 function labelTable(rows) {

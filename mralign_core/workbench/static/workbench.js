@@ -1,5 +1,5 @@
 // The pages of the workbench: which view an address shows, links between views, and keys.
-import { ask, PREFIX, query, to } from "./address.js";
+import { ask, goOn, PREFIX, query, to } from "./address.js";
 import { h } from "./dom.js";
 import { showList } from "./lists.js";
 import { showMoves, showOverview } from "./overview.js";
@@ -34,7 +34,7 @@ const KEYS = {
   "Enter": "open it",
   "/": "search",
   "n, p": "next, previous page",
-  "c": "colour segments by label or by weight",
+  "c": "colour segments by label, by weight, by what training changed",
   "?": "these keys",
 };
 
@@ -43,6 +43,7 @@ let run = null, runAddress = "", drawn = 0;
 
 async function render() {
   const own = ++drawn;
+  goOn();
   const view = location.pathname.slice(PREFIX.length);
   main.setAttribute("aria-busy", "true");
   try {
@@ -108,7 +109,10 @@ const ACTIONS = {
   "/": () => document.querySelector("[type=search]")?.focus(),
   n: () => document.querySelector("[rel=next]")?.click(),
   p: () => document.querySelector("[rel=prev]")?.click(),
-  c: () => document.querySelector("[data-colour]")?.click(),
+  c: () => {
+    const colours = [...document.querySelectorAll("[data-by]")];
+    colours[(colours.findIndex((each) => each.ariaPressed === "true") + 1) % colours.length]?.click();
+  },
   "?": () => document.querySelector("#help").showModal(),
 };
 

@@ -8,6 +8,7 @@ import pytest
 from mralign_core.reporting.server_paths import VIEW_PREFIX
 from mralign_core.workbench import database, filters
 from mralign_core.workbench.app import PAGE_POLICY
+from mralign_core.workbench.tables import find_run
 from tests.simulated_run import RUN
 
 
@@ -22,6 +23,7 @@ def test_a_trace_is_shown_with_all_that_the_tables_have_of_it(get, store, run):
     row = store.read_table(run.artifacts["candidates"], "candidates.parquet").iloc[7]
     labels = store.read_table(run.artifacts["annotations"], "annotations.parquet")
     weights = store.read_table(run.artifacts["weights"], "weights.parquet")
+    after = store.read_table(run.artifacts["policy-logps:mr_align"], "policy.parquet").iloc[7]
     logps = store.read_table(
         run.artifacts["adapter:mr_align"].model_copy(update=parent_of(store, run)), "reference.parquet"
     )
@@ -40,6 +42,11 @@ def test_a_trace_is_shown_with_all_that_the_tables_have_of_it(get, store, run):
         assert segment["weight"] == weighed["weight"] and segment["weight_low"] == weighed["weight_low"]
         tokens = logps["logps"][7][span["token_start"] : span["token_end"]]
         assert segment["logps"] == tokens and segment["logp"] == pytest.approx(sum(tokens))
+        moved = segment["trained"]["mr_align"]
+        assert moved["reference_logp"] == pytest.approx(sum(tokens)) and moved["policy_logp"] == pytest.approx(
+            sum(after["logps"][span["token_start"] : span["token_end"]]), abs=1e-4
+        )
+    assert trace["trained"]["mr_align"]["implicit_reward"] == after["implicit_reward"]
     assert any(is_gold for _, is_gold in trace["segments"][-1]["text"])
     assert [reply["role"] for reply in trace["replies"]] == ["annotator_a", "annotator_b"]
     assert trace["reference"]["partner"] == "trace-000008"
@@ -50,6 +57,11 @@ def parent_of(store, run):
         each for each in store.manifest(run.artifacts["adapter:mr_align"]).parents if each.stage == "reference-logps"
     )
     return ref.model_dump()
+
+
+def test_from_a_report_the_traces_after_training_are_those_of_the_run_with_the_same_adapter(store, run):
+    beside = find_run(store, f"adapter/{run.artifacts['adapter:mr_align'].key}")
+    assert beside.artifacts["policy-logps:mr_align"] == run.artifacts["policy-logps:mr_align"]
 
 
 def test_a_question_has_the_answers_of_all_variants_side_by_side(get):
@@ -69,6 +81,11 @@ def test_the_numbers_of_a_run_lead_to_as_many_cases(get, found):
     for row in summary["flips"]:
         asked = {"variant": row["variant"], "against": row["baseline"]}
         assert len(found("answers", **asked, flip="wrong to right")) == row["better"]
+    judged = get("judged-flips").json()
+    assert len(judged) == 3
+    for row in judged:
+        asked = {"variant": row["variant"], "against": row["baseline"]}
+        assert len(found("answers", **asked, judged_flip="right to wrong")) == row["worse"] > 0
     traces = found("traces")
     said = Counter(label for row in traces for labels in row["labels"] for label in labels)
     assert {row["label"]: row["segments"] for row in summary["labels"] if row["segments"]} == said

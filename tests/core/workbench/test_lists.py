@@ -116,6 +116,41 @@ def test_order_by_weight_by_disagreement_and_by_length(found, annotations, weigh
     )
 
 
+@pytest.fixture(scope="module")
+def policy(tables):
+    return tables("policy-logps:mr_align", "policy.parquet")
+
+
+def moved(segment):
+    return (segment["policy_logp"] - segment["reference_logp"]) / segment["num_tokens"]
+
+
+def test_what_training_moved_is_of_the_same_segment_as_all_else(found, policy, annotations):
+    labels = {(row.trace_id, row.segment): row.labels for row in annotations.itertuples()}
+    segments = [
+        (row.trace_id, place, moved(segment))
+        for row in policy.itertuples()
+        for place, segment in enumerate(row.segments)
+    ]
+    up = {name for name, _, by in segments if by >= 0.1}
+    assert set(ids(found("traces", moved_min=0.1))) == up and 0 < len(up) < len(policy)
+    assert set(ids(found("traces", moved_max=-0.1))) == {name for name, _, by in segments if by <= -0.1}
+    wanted = {name for name, place, by in segments if by >= 0.1 and "analogy" in labels[name, place]}
+    assert set(ids(found("traces", moved_min=0.1, label="analogy"))) == wanted
+    assert 0 < len(wanted) < len(up & set(ids(found("traces", label="analogy"))))
+
+
+def test_order_by_implicit_reward_and_by_kl(found, get, policy):
+    rewards = policy.set_index("trace_id")["implicit_reward"].astype(float)
+    for sort, order in (("raised", sorted(rewards, reverse=True)), ("lowered", sorted(rewards))):
+        rows = found("traces", sort=sort, trained="mr_align")
+        assert [rewards[name] for name in ids(rows)] == order == [row["implicit_reward"] for row in rows]
+    kl = (policy["kl"] / policy["num_tokens"]).astype(float).set_axis(policy["trace_id"])
+    assert [kl[name] for name in ids(found("traces", sort="kl"))] == sorted(kl, reverse=True)
+    refused = get("traces", sort="kl", trained="kto")
+    assert refused.status_code == 400 and "no traces were looked at after training it" in refused.json()["problem"]
+
+
 def test_draws_by_mode_and_by_where_the_gold_answer_is(found, tables):
     draws = tables("generations", "generations.parquet")
     wanted = (draws["thinking_mode"] == "on") & draws["em_thought"].map(bool) & ~draws["em_answer"].map(bool)

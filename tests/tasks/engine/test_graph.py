@@ -152,7 +152,8 @@ DECIDES = {
     "llm.batch_lines": set(),
     "estimation.corpus": WEIGHED | {"diagnostics", "diagnostic-figures", "report", "agreement"},
     "training.fit": {"adapter"},
-    "training.examples": {"reference-logps", "adapter", "version"},
+    "training.policy_logps": {"policy-logps"},
+    "training.examples": {"reference-logps", "adapter", "policy-logps", "version"},
     "training.card": {"adapter", "version"},
     "training.export_card": {"version"},
     "evaluation.metrics": {"results", "report", "version", "ablation", "ablation-page", "promotion"},
@@ -228,7 +229,10 @@ def test_what_a_module_decides_depends_on_the_config(overrides, module, artifact
 BY_VALUE = "what it says is in the key by value"
 DECIDES_NOTHING = {
     "label_sets": ({"transitions", "diagnostics", "diagnostic-figures", "weights", "report", "agreement"}, BY_VALUE),
-    "models.locate": ({*SELECTED, "reference-logps"}, "finds the files of an input, whose content is in the key"),
+    "models.locate": (
+        {*SELECTED, "reference-logps", "policy-logps"},
+        "finds the files of an input, whose content is in the key",
+    ),
     "generation.checking": ({"model"}, "refuses weights, and changes none"),
     "generation.transformers_sampler": ({"model"}, "asks the finished model, whose quality gates refuse it or not"),
     "models.load": ({"model"}, "loads the finished model for its quality gates"),
@@ -237,7 +241,10 @@ DECIDES_NOTHING = {
     "serving.vllm_server": ({"generations-shard", "scores-shard"}, "starts what is asked, at the dtype in the key"),
     "reporting.curves_so_far": ({"adapter"}, "draws what is on the run's page while it trains"),
     "reporting.style": ({"adapter"}, "the same"),
-    "processes.launch": ({"reference-logps", "adapter"}, "has other processes call what one process would"),
+    "processes.launch": (
+        {"reference-logps", "adapter", "policy-logps"},
+        "has other processes call what one process would",
+    ),
     "versions.version": ({"promotion", "training-traces"}, "reads an input, whose content is in the key"),
     "schemas.annotations": ({"promotion"}, "names the columns of an input"),
     "versions.aliases": ({"promotion", "training-traces"}, "cuts the key out of an id, and names a version in errors"),

@@ -248,6 +248,7 @@ OPERATIONAL = {
     "annotate.shard_size": 3,
     "annotate.ask_again": "failed",
     "annotate.budget_usd": 1.0,
+    "train.trace_logps": True,
     "train.tokens_per_forward": 1,
     "train.gradient_checkpointing": "always",
     "train.on_out_of_memory": "stop",

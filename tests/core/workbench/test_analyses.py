@@ -1,0 +1,215 @@
+"""Filters of the report's analyses against what the report's functions say of whole tables."""
+
+import html
+import re
+from urllib.parse import parse_qs
+
+import pandas as pd
+import pytest
+
+from mralign_core.evaluation.mentions import answer_mentions, labelled_tails, labels_in, trace_paths
+from mralign_core.evaluation.thinking_habits import answer_habits, find_cycle
+from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.reporting.parting import parting_blocks
+from mralign_core.reporting.parting_figures import FEWEST_SHOWN, NUM_BINS, in_tenths, mention_places, thinking_lengths
+from mralign_core.reporting.report_block import LinkedTable
+from mralign_core.reporting.style import to_svg
+from mralign_core.workbench import analyses
+from tests.simulated_run import VARIANTS
+
+
+@pytest.fixture(scope="module")
+def table(store, run):
+    def table(name, file):
+        return store.read_table(run.artifacts[name], file)
+
+    return table
+
+
+@pytest.fixture(scope="module")
+def mentions(table):
+    scores = pd.concat([table(f"scores:{name}", "scores.parquet") for name in VARIANTS], ignore_index=True)
+    questions = table("evaluation-questions", "questions.parquet")
+    return answer_mentions(scores, dict(zip(questions["question_id"], questions["answers"], strict=True)))
+
+
+@pytest.fixture(scope="module")
+def tails(table):
+    traces = table("candidates", "candidates.parquet")
+    return labelled_tails(traces, table("annotations", "annotations.parquet"), traces["polarity"] == "positive")
+
+
+def trace_ids(rows):
+    return {row["trace_id"] for row in rows}
+
+
+def cells(rows):
+    return {(row["question_id"], row["draw"]) for row in rows}
+
+
+def of(frame):
+    return set(zip(frame["question_id"], frame["draw"], strict=True))
+
+
+def test_endings_and_tenths_of_a_bar_are_as_many_answers_as_it_stands_for(found, mentions):
+    on = mentions[mentions["variant"] == "on"]
+    assert set(on["ending"]) == {"named_right", "named_wrong", "unnamed_right", "unnamed_wrong"}
+    for ending in on["ending"].unique():
+        rows = on[on["ending"] == ending]
+        assert cells(found("answers", variant="on", ending=ending)) == of(rows)
+        if not ending.startswith("named"):
+            continue
+        for name in ("first", "last"):
+            shares = in_tenths(rows[name].to_numpy(float))
+            for tenth in range(NUM_BINS):
+                bounds = {f"{name}_from": 100 * tenth / NUM_BINS, f"{name}_to": 100 * (tenth + 1) / NUM_BINS}
+                number = len(found("answers", variant="on", ending=ending, **bounds))
+                assert number == pytest.approx(shares[tenth] * len(rows))
+    everywhere = found("answers", variant="on", last_to=100)
+    assert cells(everywhere) == of(on[on["last"].notna()]) and 0 < len(everywhere) < len(on)
+
+
+def test_what_follows_the_last_mention_and_how_long_it_is(found, mentions):
+    on = mentions[mentions["variant"] == "on"]
+    behind = on[on["segments_after"] >= 1]
+    assert cells(found("answers", variant="on", after_from=1)) == of(behind) != set()
+    assert cells(found("answers", variant="on", after_to=0)) == of(on[on["segments_after"] == 0])
+    assert len(found("answers", variant="on", segments_from=5)) == 0
+    assert cells(found("answers", variant="on", segments_to=4, tokens_from=24)) == of(on)
+
+
+def test_labels_behind_the_last_mention_of_traces(found, tails):
+    for label in labels_in([step for path in tails["after"] for step in path]):
+        wanted = tails[tails["after"].map(lambda path: label in labels_in(path))]
+        assert trace_ids(found("traces", behind=label)) == set(wanted["trace_id"])
+        first = tails[tails["after"].map(lambda path: path[:1] == (label,))]
+        assert trace_ids(found("traces", behind=f"<start> → {label}")) == set(first["trace_id"])
+    at_once = tails[tails["after"].map(len) == 0]
+    assert trace_ids(found("traces", behind="<start> → <stop>")) == set(at_once["trace_id"])
+    assert 0 < len(at_once) < len(tails)
+    lost = tails[(tails["ending"] == "named_wrong") & (tails["last"] < 0.6)]
+    assert trace_ids(found("traces", ending="named_wrong", last_to=60)) == set(lost["trace_id"]) != set()
+
+
+def test_labels_of_held_out_thinkings_tell_of_their_answers(found, get, table):
+    traces = table("held-out-traces", "candidates.parquet")
+    labels = table("held-out-annotations", "annotations.parquet")
+    paths = trace_paths(labels)
+    tails = labelled_tails(traces, labels, traces["is_right"]).set_index("trace_id")["after"]
+    for variant in ("on", "mr_align"):
+        own = traces[traces["variant"] == variant]
+        loops = own["trace_id"].map(lambda name: bool(find_cycle(paths[name])))
+        assert cells(found("answers", variant=variant, loops="yes")) == of(own[loops])
+        assert cells(found("answers", variant=variant, loops="no")) == of(own[~loops])
+        label = labels["labels"].iat[0][0]
+        has = own["trace_id"].map(lambda name: name in tails.index and label in labels_in(tails[name]))
+        assert cells(found("answers", variant=variant, behind=label)) == of(own[has]) != set()
+    assert found("answers", variant="kto", loops="no") == []  # not labelled
+    refused = get("answers", behind="cake")
+    assert refused.status_code == 400 and "'cake' is no label" in refused.json()["problem"]
+
+
+def test_thinkings_that_repeat_themselves(found, table, monkeypatch, tmp_path):
+    habits = answer_habits(table("scores:on", "scores.parquet"))
+    assert cells(found("answers", variant="on", repeats="no")) == of(habits[habits["repeats"] == 0])
+
+
+def test_flips_of_the_judges_are_not_those_of_the_match(found, get, table):
+    grades = {name: table(f"judgements:{name}", "judgements.parquet") for name in ("kto", "mr_align")}
+    right = {
+        name: frame.set_index(["question_id", "draw"])["grade"].eq("correct").sort_index()
+        for name, frame in grades.items()
+    }
+    before, after = right["kto"], right["mr_align"]
+    asked = {"variant": "mr_align", "against": "kto"}
+    kinds = {"wrong to right": ~before & after, "right to wrong": before & ~after, "both right": before & after}
+    for flip, wanted in (kinds | {"any": before != after}).items():
+        assert cells(found("answers", **asked, judged_flip=flip)) == set(wanted.index[wanted]) != set()
+    assert cells(found("answers", **asked, judged_flip="any")) != cells(found("answers", **asked, flip="any"))
+    wrong = found("answers", variant="kto", verdict="wrong")
+    assert cells(wrong) == set(before.index[~before])
+    assert {row["answers_by_variant"]["kto"]["judged_right"] for row in wrong} == {False}
+    assert get("answers", judged_flip="any").status_code == 400
+
+
+def test_a_table_is_made_once_and_anew_for_other_rules(run, monkeypatch):
+    made = analyses.trace_thinking(run, "candidates")
+    with monkeypatch.context() as patch:
+        patch.setattr(analyses, "_write", None)
+        assert analyses.trace_thinking(run, "candidates") == made
+    rules = analyses.DEFAULT_RULES._replace(containment="substring")
+    monkeypatch.setattr(analyses, "_rules", lambda _: rules)
+    assert analyses.trace_thinking(run, "candidates") != made
+
+
+def test_a_run_without_judges_says_so(get, run, store):
+    weights = run.artifacts["weights"]
+    reply = get("traces", run=f"weights/{weights.key}", loops="no")
+    assert reply.status_code == 200 and reply.json()["total"] > 0
+    results = get("answers", run=f"results/{run.artifacts['results'].key}", verdict="right")
+    assert results.status_code == 404 and "has no verdicts of judges" in results.json()["problem"]
+
+
+def blocks_of(table, *, held_out):
+    scores = pd.concat([table(f"scores:{name}", "scores.parquet") for name in VARIANTS], ignore_index=True)
+    labelled = [("candidates", "annotations"), ("held-out-traces", "held-out-annotations")]
+    own, other = ((table(a, "candidates.parquet"), table(b, "annotations.parquet")) for a, b in labelled)
+    questions = table("evaluation-questions", "questions.parquet")
+    return parting_blocks(
+        scores, questions, *own, other if held_out else None, taxonomy=PAPER_TAXONOMY, confidence=0.95
+    )
+
+
+def count(text):
+    return int(text.partition(" ")[0].replace(",", ""))
+
+
+CASES_OF_A_ROW = {
+    "Places are medians": lambda row: count(row[2]),
+    "Means by variant and outcome": lambda row: count(row[2]),
+    "Answers by what they were": lambda row: count(row[2]),
+    "Paths from the last mention": lambda row: count(row[1]) + count(row[2]),
+    "The first step behind": lambda row: count(row[1]) + count(row[2]),
+    "Thinkings that loop": lambda row: round(count(row[2]) * float(row[3]) / 100) if row[3] != "–" else 0,
+}
+"""How a table's title begins → the cases that a row of it stands for."""
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_a_row_of_the_reports_tables_leads_to_as_many_cases_as_it_says(found, table, held_out):
+    seen = set()
+    for shown in (shown for block in blocks_of(table, held_out=held_out) for shown in block.tables):
+        number = next((counted for title, counted in CASES_OF_A_ROW.items() if shown.title.startswith(title)), None)
+        if number is None or not isinstance(shown, LinkedTable):
+            continue
+        assert len(shown.addresses) == len(shown.rows)
+        for row, address in zip(shown.rows, shown.addresses, strict=True):
+            if address:
+                view, asked = query_of(address)
+                assert len(found(view, **asked)) == number(row), (shown.title, row, address)
+                seen.add(shown.title.split()[0])
+    assert seen >= {"Places", "Means", "Answers", "Paths", "The"} | ({"Thinkings"} if held_out else set())
+
+
+def query_of(address):
+    view, _, query = address.partition("?")
+    return view, {name: values[0] for name, values in parse_qs(query, strict_parsing=True).items()}
+
+
+def test_a_bar_of_the_reports_figure_leads_to_its_share_of_the_answers(found, mentions):
+    named = mentions[(mentions["variant"] == "on") & mentions["last"].notna()]["ending"].value_counts()
+    svg = to_svg(mention_places(mentions), "mentions")
+    bars = re.findall(r'<title>[^<]*?: (\d+) %[^<]*</title>\s*<a data-cases="(answers[^"]+)"', svg)
+    assert len(bars) > 6
+    for share, address in bars:
+        view, asked = query_of(html.unescape(address))
+        assert round(100 * len(found(view, **asked)) / named[asked["ending"]]) == int(share)
+
+
+def test_a_dot_of_an_outcomes_length_leads_to_its_answers(found, table):
+    habits = answer_habits(table("scores:on", "scores.parquet"))
+    svg = to_svg(thinking_lengths(habits, ["on"]), "lengths")
+    addresses = {html.unescape(each) for each in re.findall(r'data-cases="(answers[^"]+)"', svg)}
+    sizes = habits["ending"].value_counts()
+    led = {asked["ending"]: len(found(view, **asked)) for view, asked in map(query_of, addresses)}
+    assert led == {ending: size for ending, size in sizes.items() if size >= FEWEST_SHOWN} != {}
