@@ -79,6 +79,8 @@ class Choice(BaseModel):
     """How many traces, or questions with their answers."""
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
     """Chooses at random, breaks ties, and shuffles."""
+    again: bool = False
+    """Of what the rater has rated before, to see how alike one rates twice; else of what the rater has not."""
 
 
 class LabelNames(BaseModel):
@@ -160,7 +162,8 @@ class Round(BaseModel):
         """Its name, the same whoever begins it: two who choose alike from the same artifacts rate the same items."""
         made_from = {name: ref.sha256 for name, ref in self.artifacts.items()}
         items = [each.item for each in self.items]
-        return opaque_id("round", key_of(kind=self.kind, choice=self.choice.model_dump(), of=made_from, items=items))
+        choice = self.choice.model_dump(exclude=set() if self.choice.again else {"again"})
+        return opaque_id("round", key_of(kind=self.kind, choice=choice, of=made_from, items=items))
 
     def shown(self, item: str) -> Shown:
         """The item of an id.

@@ -24,8 +24,8 @@ from starlette.routing import Route
 from mralign_core.config.annotate import HUMAN_PREFIX
 from mralign_core.errors import ArtifactError, ConfigError, StorageError, UserError
 from mralign_core.evaluation.judge_sheet import ABOUT_RIGHT, ABOUT_TRUTHFUL
-from mralign_core.rating.choosing import make_round
 from mralign_core.rating.human_sets import publish_ratings
+from mralign_core.rating.rated_before import begin_round
 from mralign_core.rating.records import (
     LABEL_COLUMNS,
     Choice,
@@ -67,6 +67,7 @@ class Begin(BaseModel):
 
     kind: RatedKind = "labels"
     choice: Choice = Choice()
+    rater: str
 
 
 class Sent(BaseModel):
@@ -224,8 +225,8 @@ def _results(tables: RunTables, query: dict[str, str]) -> dict[str, Any]:
 
 def _begin(tables: RunTables, sent: Any) -> dict[str, Any]:
     asked = Begin.model_validate(sent)
-    new = make_round(shared_database(), tables, asked.kind, asked.choice)
-    return {"round": records_in(tables.store.section).begin(new)}
+    begun = begin_round(shared_database(), tables, asked.kind, asked.choice, asked.rater)
+    return {"round": begun.of.name, "left_out": begun.num_left_out}
 
 
 def _rate(tables: RunTables, sent: Any) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def test_arms_of_other_traces_and_models_share_draws_and_stand_beside_their_own_
         ("only_pocket-two_hop", "on"),
         ("backbone_llama", "on@backbone_llama"),
     }
-    asked = [set(pd.read_parquet(path)["source"]) for path in root.glob("artifacts/questions/*/*/questions.parquet")]
+    asked = [set(pd.read_parquet(path)["source"]) for path in root.glob("artifacts/questions/**/questions.parquet")]
     assert {"pocket-two_hop"} in asked and {"pocket-one_hop", "pocket-two_hop"} in asked
 
 
