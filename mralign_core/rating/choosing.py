@@ -16,7 +16,6 @@ from functools import partial
 from types import MappingProxyType
 
 import numpy as np
-import pandas as pd
 
 from mralign_core.annotation.failures import FAILURES_FILE, read_failures
 from mralign_core.comparison.sheets import SHEET_COLUMNS, sheet_rows
@@ -109,7 +108,7 @@ def _label_round(database: Database, tables: RunTables, choice: Choice, done: Ma
     items = [
         Shown(item=row.pop("item"), about=name, cells=row, asked=LABEL_COLUMNS)
         for number, name in enumerate(ids, start=1)
-        for row in sheet_rows(pd.Series(traces[name]), number)
+        for row in sheet_rows(traces[name], number)
     ]
     return Round(
         kind="labels",

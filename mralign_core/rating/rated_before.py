@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import pandas as pd
-
 from mralign_core.comparison.sheets import sheet_rows
 from mralign_core.errors import ArtifactError, ConfigError
 from mralign_core.evaluation.judge_sheet import answer_item
@@ -121,7 +119,7 @@ def _rated_whole(database: Database, tables: RunTables, kind: RatedKind, rated: 
         return {}
     if kind == "labels":
         rows = database.rows(TRACES, {"candidates": tables.file("candidates"), "ids": about})
-        items = {str(row["trace_id"]): [each["item"] for each in sheet_rows(pd.Series(row), 1)] for row in rows}
+        items = {str(row["trace_id"]): [each["item"] for each in sheet_rows(row, 1)] for row in rows}
         return {name: 0 for name, own in items.items() if _all_in(own, rated)}
     answers = answers_to_check(read_answers(tables.store, round_artifacts(tables, kind)))
     answers = answers[answers["question_id"].isin(about)]

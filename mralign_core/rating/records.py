@@ -31,7 +31,7 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -227,6 +227,13 @@ class Rating(Said):
     """When it came, by the clock of the server."""
 
 
+class Kept(NamedTuple):
+    """A rating that is in the store, and all ratings of its rater in its round, in order."""
+
+    rating: Rating
+    ratings: list[Rating]
+
+
 class ResultsSeen(BaseModel):
     """That a rater saw the results of a round."""
 
@@ -328,11 +335,14 @@ class RatingRecords:
         """
         folder = f"{RATINGS_FOLDER}/{name}/{check_rater(rater)}"
         files = sorted(filter(RATING_FILE.fullmatch, self._files.names(folder)))
-        with ThreadPoolExecutor(1 if self._files.is_local else REQUESTS_AT_ONCE) as readers:
-            found = list(readers.map(lambda file: self._read(f"{folder}/{file}", Rating), files))
-        return [rating for rating in found if rating is not None]
+        paths = [f"{folder}/{file}" for file in files]
+        new = [path for path in paths if path not in self._known]
+        if new:
+            with ThreadPoolExecutor(1 if self._files.is_local else REQUESTS_AT_ONCE) as readers:
+                list(readers.map(lambda path: self._read(path, Rating), new))
+        return [self._known[path] for path in paths if path in self._known]
 
-    def add(self, name: str, rater: str, said: Said) -> Rating:
+    def keep(self, name: str, rater: str, said: Said) -> Kept:
         """Keep a rating; when this returns, it is in the store.
 
         Args:
@@ -341,7 +351,7 @@ class RatingRecords:
             said: when it came, and whether the rater was blind, is found here and taken from nobody.
 
         Returns:
-            What is kept: of one that was sent before, the first.
+            What is kept, of one that was sent before the first; and all that the rater has said in the round.
 
         Raises:
             RatingConflictError: another rating of its item has its number or a higher one.
@@ -349,8 +359,9 @@ class RatingRecords:
         """
         said.check(self.round(name))
         before = self.ratings(name, rater)
-        if sent_before := next((each for each in before if each.says_as(said)), None):
-            return sent_before
+        of_number = (each for each in before if (each.n, each.item) == (said.n, said.item))
+        if sent_before := next((each for each in of_number if each.says_as(said)), None):
+            return Kept(sent_before, before)
         if said.n <= max((each.n for each in before if each.item == said.item), default=0):
             raise _conflict(said, rater, before)
         path = f"{RATINGS_FOLDER}/{name}/{rater}/{said.n:08d}-{said.item}.json"
@@ -359,7 +370,11 @@ class RatingRecords:
         kept = self._read(path, Rating)
         if kept is None or not kept.says_as(said):  # another page was faster
             raise _conflict(said, rater, self.ratings(name, rater))
-        return kept
+        return Kept(kept, sorted([*before, kept], key=lambda each: (each.n, each.item)))
+
+    def add(self, name: str, rater: str, said: Said) -> Rating:
+        """:meth:`keep`, for who asks for the rating alone."""
+        return self.keep(name, rater, said).rating
 
     def note_results_seen(self, name: str, rater: str) -> None:
         """Keep that a rater is no longer blind, before the results are shown."""

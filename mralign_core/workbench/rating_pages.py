@@ -232,9 +232,8 @@ def _begin(tables: RunTables, sent: Any) -> dict[str, Any]:
 def _rate(tables: RunTables, sent: Any) -> dict[str, Any]:
     one = Sent.model_validate(sent)
     records = records_in(tables.store.section)
-    kept = records.add(one.round, one.rater, one.rating)
-    of, ratings = records.round(one.round), records.ratings(one.round, one.rater)
-    finished = is_done(of, ratings)
+    kept, ratings = records.keep(one.round, one.rater, one.rating)
+    finished = is_done(records.round(one.round), ratings)
     return {"n": kept.n, "item": kept.item, "done": num_gone_through(ratings), "finished": finished}
 
 
