@@ -42,6 +42,7 @@ WITH spans AS (
 SELECT trace_id, sum({distance} * (span.token_end - span.token_start)) AS rank
 FROM read_parquet($weights) JOIN spans USING (trace_id, segment) GROUP BY trace_id"""
 NOTHING_DONE: Mapping[str, int] = MappingProxyType({})
+RANKED = "SELECT trace_id, coalesce(rank, 0.0)::DOUBLE AS rank FROM ({}) ORDER BY trace_id"
 RANDOM = "SELECT trace_id, 0.0 AS rank FROM read_parquet($candidates)"
 TRACES = """
 SELECT trace_id, question, completion, segments FROM read_parquet($candidates) WHERE list_contains($ids, trace_id)"""
@@ -87,11 +88,11 @@ def choose_traces_to_rate(
         raise ArtifactError(f"{tables.title} has no {missing[0]}, by which traces are chosen; run that stage first")
     rng = np.random.default_rng(choice.seed)
     files = {name: tables.file(name) for name in ("candidates", *NEEDS[choice.by])}
-    found = database.rows(_ranking(tables, choice), files)
-    rows = sorted((row for row in found if (row["trace_id"] in done) == choice.again), key=lambda row: row["trace_id"])
-    ids, ranks = [row["trace_id"] for row in rows], np.array([row["rank"] or 0.0 for row in rows])
+    found = database.columns(RANKED.format(_ranking(tables, choice)), files)
+    may_come = np.isin(found["trace_id"].astype(str), list(done)) == choice.again
+    ids, ranks = (found[name][may_come] for name in ("trace_id", "rank"))
     chosen = np.lexsort((rng.permutation(len(ids)), -ranks))[: choice.num]
-    return [ids[place] for place in rng.permutation(chosen)]
+    return [str(ids[place]) for place in rng.permutation(chosen)]
 
 
 def _ranking(tables: RunTables, choice: Choice) -> str:

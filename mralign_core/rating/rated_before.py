@@ -79,8 +79,7 @@ def begin_round(database: Database, tables: RunTables, kind: RatedKind, choice: 
 def items_rated(records: RatingRecords, rater: str, kind: RatedKind) -> dict[str, str]:
     """Item → the trace or question that it is of, for all that a rater has rated in rounds of a kind."""
     found: dict[str, str] = {}
-    for name in records.names():
-        of = records.round(name)
+    for name, of in records.rounds().items():
         if of.kind == kind:
             rated = {item for item, rating in latest(records.ratings(name, rater)).items() if rating.state == "rated"}
             found |= {shown.item: shown.about for shown in of.items if shown.item in rated}
@@ -93,8 +92,8 @@ def said_before(records: RatingRecords, name: str, rater: str) -> list[Rating]:
     items = {shown.item for shown in of.items}
     found = [
         rating
-        for other in records.names()
-        if other != name and records.round(other).kind == of.kind
+        for other, its_round in records.rounds().items()
+        if other != name and its_round.kind == of.kind
         for rating in records.ratings(other, rater)
         if rating.item in items and own and rating.at < own[0].at
     ]
@@ -103,8 +102,7 @@ def said_before(records: RatingRecords, name: str, rater: str) -> list[Rating]:
 
 def _unfinished(records: RatingRecords, tables: RunTables, kind: RatedKind, choice: Choice, rater: str) -> Round | None:
     artifacts = round_artifacts(tables, kind)
-    for name in records.names():
-        of = records.round(name)
+    for name, of in records.rounds().items():
         if (of.kind, of.choice, of.artifacts) == (kind, choice, artifacts):
             ratings = records.ratings(name, rater)
             if ratings and not is_done(of, ratings):

@@ -311,6 +311,15 @@ class RatingRecords:
         """All rounds."""
         return sorted(filter(ROUND_NAME.fullmatch, self._files.names(RATINGS_FOLDER)))
 
+    def rounds(self) -> dict[str, Round]:
+        """All rounds by name, but for those whose ratings alone are there: who chooses alike begins them anew.
+
+        Raises:
+            ArtifactError: one can't be read.
+        """
+        paths = {name: f"{RATINGS_FOLDER}/{name}/{ROUND_FILE}" for name in self.names()}
+        return {name: found for name, path in paths.items() if (found := self._read(path, Round))}
+
     def round(self, name: str) -> Round:
         """A round.
 
@@ -397,10 +406,8 @@ class RatingRecords:
             try:
                 found = self._files.read_as(path, model.model_validate_json)
             except ValidationError as error:
-                raise ArtifactError(
-                    f"{self._files.uri(path)} can't be read ({error.errors()[0]['msg']}): put back what it said, or "
-                    "remove it, and rate that item again"
-                ) from None
+                problem = error.errors()[0]["msg"]
+                raise ArtifactError(f"{self._files.uri(path)} can't be read ({problem}): {remedy_of(path)}") from None
             if found is None:
                 return None
             self._known[path] = found
@@ -440,6 +447,27 @@ def is_done(of: Round, ratings: Sequence[Rating]) -> bool:
         if len(seen) == len(of.items) and "cleared" not in seen.values():
             return True
     return False
+
+
+def remedy_of(path: str) -> str:
+    """What to do when a record of rating can't be read.
+
+    Args:
+        path: of the record, in its store.
+    """
+    folder, _, file = path.rpartition("/")
+    rater = folder.rpartition("/")[2]
+    put_back = "put back what it said"
+    if folder.startswith(PUBLICATIONS_FOLDER):
+        return f"{put_back}; or remove it, and publish again: mralign rate --rater {rater} --publish"
+    if file == ROUND_FILE:
+        return (
+            f"{put_back}; or remove it, and begin the round again by the same choice from the same run: it has the "
+            "same name, and its ratings are in it"
+        )
+    if file == SEEN_FILE:
+        return f"{put_back}, since it says when {rater} was no longer blind; without it, what is rated from now counts"
+    return f"{put_back}; or remove it, and have {rater} rate that item again"
 
 
 def check_round(data: bytes, path: str) -> None:

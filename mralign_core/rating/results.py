@@ -35,7 +35,9 @@ from mralign_core.workbench.database import Database, as_json
 
 BEFORE = "{} before"
 """What a rater is called as of an earlier round."""
-AGAIN = "All of this was rated before by who rates it again: the first rows are of how alike one person rates twice."
+RATED_TWICE = (
+    "All of this was rated before by who rates it again: the first rows are of how alike one person rates twice."
+)
 KAPPA_RESAMPLES = 1_000
 CONFIDENCE = 0.95
 LABELS_OF_TRACES = """
@@ -122,7 +124,7 @@ def _label_results(
     sets = [_rated_set(rater, of, ratings) for rater, ratings in finished.items()]
     earlier = [_rated_set(BEFORE.format(rater), of, ratings) for rater, ratings in before.items()]
     notes = [
-        *([AGAIN] if of.choice.again else []),
+        *([RATED_TWICE] if of.choice.again else []),
         "Segments are resampled by trace. κ is of the same label sets; entailed, also where one holds the other; "
         "macro, of the macro-strategies.",
     ]
@@ -190,7 +192,7 @@ def _interval(a: Sequence[Labels], b: Sequence[Labels], groups: Any, num_groups:
 def _verdicts(
     store: ArtifactStore, of: Round, finished: Mapping[str, Sequence[Rating]], before: Mapping[str, Sequence[Rating]]
 ) -> dict[str, Any]:
-    notes = [*([AGAIN] if of.choice.again else []), f"People are compared with {THE_JUDGE}."]
+    notes = [*([RATED_TWICE] if of.choice.again else []), f"People are compared with {THE_JUDGE}."]
     twice = [(rater, finished[rater], BEFORE.format(rater), said) for rater, said in before.items()]
     couples = [*twice, *((a, finished[a], b, finished[b]) for a, b in itertools.combinations(finished, 2))]
     rows = [row for couple in couples for row in _verdict_agreement(of, *couple)]

@@ -159,7 +159,6 @@ def _rounds(tables: RunTables, query: dict[str, str]) -> list[dict[str, Any]]:
     """All rounds of the store, the newest first, with how far each rater is."""
     _one_of(query)
     records = records_in(tables.store.section)
-    found = [(name, records.round(name)) for name in records.names()]
     return [
         {
             "name": name,
@@ -174,7 +173,7 @@ def _rounds(tables: RunTables, query: dict[str, str]) -> list[dict[str, Any]]:
                 if (ratings := records.ratings(name, rater))
             },
         }
-        for name, of in sorted(found, key=lambda each: each[1].at, reverse=True)
+        for name, of in sorted(records.rounds().items(), key=lambda each: each[1].at, reverse=True)
     ]
 
 
