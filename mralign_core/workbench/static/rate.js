@@ -65,7 +65,7 @@ function beginForm(run) {
     h("label", { class: "number" }, "traces or questions ", h("input", { name: "num", type: "number", min: 1, max: 2000, value: 20, required: true })),
     h("label", { class: "number" }, "seed ", h("input", { name: "seed", type: "number", min: 0, value: 0, required: true })),
     h("label", {}, "your name ", nameInput()),
-    h("label", {}, h("input", { name: "again", type: "checkbox" }), " again, what I have rated before"),
+    h("label", { class: "check" }, h("input", { name: "again", type: "checkbox" }), "again, what I have rated before"),
     h("button", {}, "Begin"));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
