@@ -45,7 +45,8 @@ NOTHING_DONE: Mapping[str, int] = MappingProxyType({})
 RANKED = "SELECT trace_id, coalesce(rank, 0.0)::DOUBLE AS rank FROM ({}) ORDER BY trace_id"
 RANDOM = "SELECT trace_id, 0.0 AS rank FROM read_parquet($candidates)"
 TRACES = """
-SELECT trace_id, question, completion, segments FROM read_parquet($candidates) WHERE list_contains($ids, trace_id)"""
+SELECT trace_id, question, completion, segments FROM read_parquet($candidates)
+WHERE trace_id IN (SELECT unnest($ids))"""
 
 
 def make_round(

@@ -30,7 +30,7 @@ HARD = {
 
 def real_lines(num: int) -> list[str]:
     """Real traces, some with another alphabet, and hard segments put into the first of them."""
-    lines = []
+    lines: list[str] = []
     for number, line in enumerate(Path(REAL_DATA, "traces/race_nq_ds7b_samples.jsonl").read_text().splitlines()):
         row = json.loads(line)
         is_foreign = any("\u4e00" <= letter <= "\u9fff" for letter in row["thinking"])

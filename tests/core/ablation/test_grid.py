@@ -19,7 +19,7 @@ def config(base=POCKET, **sections) -> RunConfig:
 
 
 def dotted(values: dict, prefix: str = "") -> dict:
-    found = {}
+    found: dict[str, object] = {}
     for name, value in values.items():
         found |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return found
