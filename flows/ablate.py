@@ -1,4 +1,4 @@
-"""Ablations: several arms on the same data, over worlds and alignment seeds, compared in pairs."""
+"""Ablations: several arms over worlds and alignment seeds, compared in pairs on the same questions."""
 
 from __future__ import annotations
 
@@ -10,15 +10,26 @@ from flows.annotate import annotate
 from flows.evaluate import score_variants
 from flows.form import AblateForm
 from flows.generate import generate
-from flows.prepare import prepare
+from flows.prepare import Prepared, prepare
 from flows.train import train_variants
-from mralign_core.ablation.grid import GridArm, arms_of, require_comparable_sets, seeds_of, worlds_of
+from mralign_core.ablation.grid import (
+    GridArm,
+    Ground,
+    arms_of,
+    arms_on,
+    grounds_of,
+    require_comparable_sets,
+    seeds_of,
+    untrained,
+    worlds_of,
+)
 from mralign_core.ablation.paired import Cell
 from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
 from mralign_core.processes.memory import return_freed_memory
 from mralign_core.storage import ArtifactRef
 from tasks.ablate import ablate_on_pool, compare_arms, refusal, remember_refusal, write_ablation
+from tasks.annotate import check_people
 from tasks.engine.last_run import remember
 from tasks.engine.naming import name_run
 from tasks.engine.progress import progress
@@ -36,6 +47,7 @@ def ablate(config: AblateForm) -> ArtifactRef:
     Args:
         config: a preset, and what differs from it; section ``ablate`` says which arms, worlds and seeds.
     """
+    check_people(config)
     config = pin_references(config)
     # Refuse what can't be compared, before hours of work.
     arms_of(config)
@@ -81,28 +93,45 @@ def ablate_world(config: AblateForm) -> dict[str, ArtifactRef]:
 def _score_world(config: RunConfig) -> dict[str, ArtifactRef]:
     if refusal(config):
         return {}
-    try:
-        questions, evaluation_questions, model = prepare(config)
-    except QualityGateError as error:
-        remember_refusal(config, error)
-        return {}
-    candidates, generations, _ = generate(config, questions, model, evaluation_questions)
-    labelled = _label_traces(config, {"questions": questions, "model": model, "generations": generations}, candidates)
+    grounds = [ground._replace(config=pin_references(ground.config)) for ground in grounds_of(config)]
+    prepared: list[Prepared] = []
+    for ground in grounds:  # all models first: a world is refused before anything is paid for
+        try:
+            prepared.append(prepare(ground.config))
+        except QualityGateError as error:
+            remember_refusal(ground.config, error)
+            return {}
+    scores: dict[str, ArtifactRef] = {}
+    for ground, its_inputs in zip(grounds, prepared, strict=True):
+        scores |= _score_ground(config, ground, its_inputs)
+    return scores
+
+
+def _score_ground(config: RunConfig, ground: Ground, prepared: Prepared) -> dict[str, ArtifactRef]:
+    """The scores of the arms that share a model and traces, and of that model untrained."""
+    questions, evaluation_questions, model = prepared
+    candidates, generations, _ = generate(ground.config, questions, model, evaluation_questions)
+    drawn = {"questions": questions, "model": model, "generations": generations}
+    labelled = _label_traces(arms_on(ground, config), drawn, candidates)
     scores: dict[str, ArtifactRef] = {}
     for seeded in seeds_of(config):
-        arms = arms_of(seeded)
+        arms = arms_on(ground, seeded)
         adapters = {name: _adapter(arm, model, labelled[arm.config.estimate.traces]) for name, arm in arms.items()}
-        found = score_variants(seeded, evaluation_questions, model, adapters)
+        found = score_variants(
+            seeded.model_copy(update={"model": ground.config.model}), evaluation_questions, model, adapters
+        )
         world = config.model.pocket.world_seed
-        scores |= {str(Cell(world, seeded.seed, name)): ref for name, ref in found.items()}
+        for name, ref in found.items():
+            cell = name if name in adapters else untrained(name, ground.backbone)
+            scores[str(Cell(world, seeded.seed, cell))] = ref
     return scores
 
 
 def _label_traces(
-    config: RunConfig, drawn: Mapping[str, ArtifactRef | None], candidates: ArtifactRef
+    arms: Mapping[str, GridArm], drawn: Mapping[str, ArtifactRef | None], candidates: ArtifactRef
 ) -> dict[str, dict[str, ArtifactRef]]:
     """``estimate.traces`` of some arm → the traces and labels that its weights are made of, by name."""
-    choices = {arm.config.estimate.traces: arm.config for arm in arms_of(config).values()}
+    choices = {arm.config.estimate.traces: arm.config for arm in arms.values()}
     labelled: dict[str, dict[str, ArtifactRef]] = {}
     for choice in sorted(choices):  # all draws come first: they are labelled from what the budget leaves to them
         draws = select_thinking_draws(choices[choice], **drawn) if choices[choice].estimate.uses_draws else None

@@ -7,6 +7,7 @@ from prefect import flow
 from flows.annotate import annotate_all
 from flows.form import CompareForm
 from mralign_core.storage import ArtifactRef
+from tasks.annotate import require_rated
 from tasks.compare_annotators import RUN, compare_annotations
 from tasks.engine.last_run import inputs_of, remember
 from tasks.engine.naming import name_run
@@ -28,8 +29,10 @@ def compare_annotators(
     """
     inputs = inputs_of(config, {"candidates": candidates, "annotations": annotations})
     candidates, panels = inputs["candidates"], {RUN: inputs["annotations"]}
-    for panel in config.compare.panels:
-        panels[panel.name] = annotate_all(config.model_copy(update={"annotate": panel.annotate}), candidates)
+    others = {each.name: config.model_copy(update={"annotate": each.annotate}) for each in config.compare.panels}
+    for its_config in others.values():  # all of them, before one is paid
+        require_rated(its_config, candidates)
+    panels |= {name: annotate_all(its_config, candidates) for name, its_config in others.items()}
     agreement = compare_annotations(config, candidates, panels)
     remember(config, inputs, agreement=agreement)
     show_agreement(config, agreement)

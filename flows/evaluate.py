@@ -16,7 +16,7 @@ from mralign_core.errors import StorageError, UserError
 from mralign_core.evaluation.held_out_traces import variants_to_label
 from mralign_core.evaluation.variants import BASELINES, WITH_SNIPPETS, adapter_of, variants_to_judge, variants_to_score
 from mralign_core.llm.faults import EndpointUnavailableError
-from mralign_core.storage import ArtifactRef
+from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.annotate import SHARDS_AT_ONCE, within_budget
 from tasks.engine.graph import NOTHING, artifact_of
 from tasks.engine.last_run import inputs_of, remember
@@ -74,9 +74,9 @@ def evaluate(
     trained_on = traces_to_train_on(config, inputs) if config.questions.eval else {}
     named |= make_versions(config, {**inputs, **trained_on, **named, "results": results}, list(trained))
     remember(config, inputs, **named, results=results)
-    shown, held_out = label_if_possible(config, inputs, scores)
+    shown, held_out, paid_for = label_if_possible(config, inputs, scores)
     made |= held_out
-    report = write_report(shown, **as_arguments(made), adapter=trained, **judged, results=results)
+    report = write_report(shown, **as_arguments(made), adapter=trained, **judged, results=results, paid_for=paid_for)
     remember(config, inputs, **held_out, report=report)
     file_report(config, report)
     show_results(config, results, report)
@@ -166,15 +166,23 @@ def judge_variants(
         return {variant: collect_judgements(**call) for variant, call in calls.items()}
 
 
+class LabelledIfPossible(NamedTuple):
+    """The config of the report, what :func:`label_held_out` made, and traces whose labels were paid for in part."""
+
+    config: RunConfig
+    made: dict[str, ArtifactRef]
+    paid_for: ArtifactRef | None = None
+
+
 def label_if_possible(
     config: RunConfig, made: Mapping[str, ArtifactRef], scores: Mapping[str, ArtifactRef]
-) -> tuple[RunConfig, dict[str, ArtifactRef]]:
-    """The config of the report, and what :func:`label_held_out` makes; where that can't be made, a config without it.
+) -> LabelledIfPossible:
+    """What :func:`label_held_out` makes; where that can't be made, nothing, and a config without it.
 
     The labels are an extra of the report: a budget that is used up, or annotators that are out, cost it that part only.
     """
     try:
-        return config, label_held_out(config, made, scores)
+        return LabelledIfPossible(config, label_held_out(config, made, scores))
     except StorageError:  # nor could the report be written
         raise
     except (UserError, EndpointUnavailableError) as error:
@@ -186,7 +194,9 @@ def label_if_possible(
             " ".join(str(error).split()),
         )
     section = config.evaluate.model_copy(update={"label_thinking": "none"})
-    return config.model_copy(update={"evaluate": section}), {}
+    gathered = gather_held_out_traces.work(config, **_to_gather(config, made, scores))
+    paid_for = gathered.find(ArtifactStore(config.storage))
+    return LabelledIfPossible(config.model_copy(update={"evaluate": section}), {}, paid_for)
 
 
 def label_held_out(
@@ -199,14 +209,20 @@ def label_held_out(
         made: what the run has made, by name.
         scores: of each variant.
     """
-    wanted = {variant: scores[variant] for variant in variants_to_label(config) if variant in scores}
-    if not wanted:
+    call = _to_gather(config, made, scores)
+    if not call["scores"]:
         return {}
-    traces = gather_held_out_traces(config, scores=wanted, evaluation_questions=made["evaluation-questions"])
+    traces = gather_held_out_traces(config, **call)
     for paid in ("candidates", "thinking-draws"):
         config = within_budget(config, made[paid]) if paid in made else config
     labels = annotate_all(config, traces, collect_held_out_annotations)
     return {"held-out-traces": traces, "held-out-annotations": labels}
+
+
+def _to_gather(config: RunConfig, made: Mapping[str, ArtifactRef], scores: Mapping[str, ArtifactRef]) -> dict[str, Any]:
+    """What the held-out thinkings that are to be labelled are gathered from."""
+    wanted = {variant: scores[variant] for variant in variants_to_label(config) if variant in scores}
+    return {"scores": wanted, "evaluation_questions": made["evaluation-questions"]}
 
 
 @flow(name="score-shards", flow_run_name=name_run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mralign_core.ablation.grid import arm_comparisons, arms_of, worlds_of
+from mralign_core.ablation.grid import arm_comparisons, arms_of, grounds_of, known_arms, worlds_of
 from mralign_core.ablation.paired import Cell, Unit, cell_results, mean_differences, sets_left_out
 from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
@@ -39,7 +39,8 @@ ABLATE_WORLD = "ablate-world/share-ablate-world"
 
 
 def _ablation_fields(config: RunConfig) -> dict[str, Any]:
-    arms = {name: list(config.ablate.known_arms[name]) for name in config.ablate.arms}
+    known = known_arms(config)
+    arms = {name: list(known[name]) for name in config.ablate.arms}
     return {"arms": arms, **pick(config.ablate, "confidence", "smallest_effect"), **pick(config.model, "source")}
 
 
@@ -110,10 +111,12 @@ def read_ablation(config: RunConfig, ref: ArtifactRef) -> Ablation:
 
 
 def refusal(config: RunConfig) -> str:
-    """Why the model of this pocket world was refused; empty where it was not, as far as is known."""
+    """Why a model of this pocket world was refused, the run's or an arm's; empty where none was, as far as is known."""
     if config.model.source != "pocket":
         return ""
-    return str((ArtifactStore(config.storage).get_json(_refusal(config)) or {}).get("why", ""))
+    store = ArtifactStore(config.storage)
+    records = [store.get_json(_refusal(ground.config)) or {} for ground in grounds_of(config)]
+    return next((str(record["why"]) for record in records if "why" in record), "")
 
 
 def remember_refusal(config: RunConfig, error: QualityGateError) -> None:

@@ -91,8 +91,17 @@ def _human_labels(config: RunConfig) -> dict[str, HumanLabels]:
     return found
 
 
+def require_rated(config: RunConfig, candidates: ArtifactRef) -> None:
+    """Refuse traces that a person who is an annotator did not label, before others are asked about any.
+
+    Raises:
+        ConfigError: the person published no labels.
+        DataError: it names the traces.
+    """
+    _require_labelled(config, {"candidates": candidates})
+
+
 def _require_labelled(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
-    """Refuse traces that a person who is an annotator did not label, before others are asked about any."""
     if people := _human_labels(config):
         store, traces = ArtifactStore(config.storage), inputs["candidates"]
         with session() as shared:  # every shard asks for it
@@ -218,7 +227,7 @@ def quote_annotations(config: RunConfig, candidates: ArtifactRef) -> tuple[list[
 
     Of many traces, from evenly spaced ones.
     """
-    _require_labelled(config, {"candidates": candidates})
+    require_rated(config, candidates)
     read = partial(ArtifactStore(config.storage).read_rows, candidates, TRACES_FILE)
     return _quote(config, read, candidates.rows or 0), spent_usd(read_ledger(config, candidates))
 

@@ -282,6 +282,7 @@ def _people_sheet(config: RunConfig, _: Part) -> dict[str, str]:
 @artifact(
     "report",
     stage="evaluate",
+    options=("paid_for",),
     inputs=(
         Input("questions"),
         Input("evaluation-questions"),
@@ -318,7 +319,7 @@ def _people_sheet(config: RunConfig, _: Part) -> dict[str, str]:
     without=lambda config: (*other_samplers(lambda _: "")(config), *without_pocket(config)),
 )
 def write_report(making: Making) -> Built:
-    """Write the page to look at."""
+    """Write the page to look at; its bill has what labels cost that are not whole (``paid_for``), too."""
     (making.directory / "report.html").write_text(render_report(gather(making)), encoding="utf-8")
     return Built(counts={"variants": len(making.several("scores"))})
 
@@ -336,7 +337,8 @@ def gather(making: Making) -> ReportInputs:
     thinking_draws = making.get("thinking-draws")
     judgements = read_judgements(store, making.several("judgements"))
     judged = read_judged(measured)
-    traces = [making["candidates"], *filter(None, [thinking_draws, making.get("held-out-traces")])]
+    partly_paid = making.options.get("paid_for")
+    traces = [making["candidates"], *filter(None, [thinking_draws, making.get("held-out-traces"), partly_paid])]
     accounts = [
         *(read_ledger(config, ref) for ref in traces),
         read_scoring_ledger(config, making["evaluation-questions"]),

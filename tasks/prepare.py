@@ -140,7 +140,13 @@ def prepare_model(making: Making) -> Built:
     world = build_world(pocket.world_seed, pocket.overwrite_prob, pocket.popular_share, pocket.misconception_share)
     with progress("pretraining the pocket model", "pretraining") as report:
         counts = train_pocket_model(
-            world, steps=pocket.pretrain_steps, seed=pocket.world_seed, directory=directory, on_progress=report
+            world,
+            steps=pocket.pretrain_steps,
+            seed=pocket.world_seed,
+            directory=directory,
+            architecture=pocket.architecture,
+            num_layers=pocket.num_layers,
+            on_progress=report,
         )
     model, tokenizer = load_model_and_tokenizer(directory, "float32", "cpu")
     sampler = TransformersSampler(model, tokenizer, batch_size=128, family=family_of(config.model, tokenizer))

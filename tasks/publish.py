@@ -42,7 +42,7 @@ from mralign_core.retraining.history import DECIDED, Retrainings
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
-from mralign_core.versions.aliases import Aliases
+from mralign_core.versions.aliases import named_by_aliases
 from mralign_core.versions.version import Version, read_versions
 from tasks.ablate import FOREST_PNG, read_ablation, write_ablation
 from tasks.annotate import read_ledger
@@ -244,8 +244,7 @@ def show_promotion(config: RunConfig, promotion: ArtifactRef) -> None:
 @for_the_eye
 def show_side_by_side(config: RunConfig, versions: Sequence[Version]) -> None:
     """Scores of versions side by side, and what differs in their configs."""
-    aliases = Aliases(ArtifactStore(config.storage))
-    named = {name: entry.to for name in aliases.names() if (entry := aliases.current(name))}
+    named = named_by_aliases(ArtifactStore(config.storage))
     _page("compare", "Versions side by side", side_by_side_markdown(versions, named))
 
 

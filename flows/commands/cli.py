@@ -464,6 +464,24 @@ def diff(
 
 
 @app.command()
+def compare(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Versions, aliases, or names of configs (their last run). \\[default: the newest six]"),
+    ] = None,
+    config: ConfigOption = "pocket",
+    set_: SetOption = None,
+) -> None:
+    """Show versions side by side: scores, what each moved against think-on, the parameters that differ.
+
+    Deployment `tool-compare` shows the same in the UI, with the trend of retrainings. `mralign diff` says more of two.
+    """
+    from flows.commands.versions import print_side_by_side
+
+    print_side_by_side(read_following(config, overrides_of(set_)), names or [])
+
+
+@app.command()
 def promote(
     version: VersionArgument,
     alias: AliasOption = "",

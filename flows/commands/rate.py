@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,6 +11,9 @@ from rich.markup import escape
 from flows.commands.options import ConfigOption, SetOption
 from flows.commands.results import console
 from flows.commands.view import PORT, open_workbench, read_settings
+
+if TYPE_CHECKING:
+    from mralign_core.rating.records import RatedKind
 
 commands = typer.Typer()
 Rated = StrEnum("Rated", ["labels", "verdicts"])
@@ -33,6 +36,10 @@ def rate(
         int, typer.Option(min=1, max=2_000, help="How many traces, or questions with all variants' answers.")
     ] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Seed that chooses, breaks ties and shuffles.")] = 0,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Only what you have rated before, to see how alike you rate twice."),
+    ] = False,
     run: Annotated[
         str, typer.Option(help="As for `mralign view`. \\[default: the last run of the config's name]")
     ] = "",
@@ -47,12 +54,13 @@ def rate(
 ) -> None:
     """Rate labels or answers in a browser, blinded, by keyboard; who asks for the same again goes on where they were.
 
-    Ratings are kept in the store. A second rater gives another --rater and the same choice. docs/rating.md says more.
+    Ratings are kept in the store. What you have rated is left out of new rounds. A second rater gives another --rater
+    and the same choice, or opens the round's link. docs/rating.md says more.
     """
     from mralign_core.label_sets import label_set_of
-    from mralign_core.rating.choosing import make_round
     from mralign_core.rating.human_sets import publish_ratings
-    from mralign_core.rating.records import Choice, RatingRecords, check_rater
+    from mralign_core.rating.rated_before import begin_round
+    from mralign_core.rating.records import Choice, check_rater
     from mralign_core.reporting.store_addresses import rating_address
     from mralign_core.storage import ArtifactStore
     from mralign_core.workbench.database import shared_database
@@ -67,9 +75,11 @@ def rate(
         console.print(escape(told), highlight=False, soft_wrap=True)
         return
     tables = find_run(store, run or settings.name)
-    choice = Choice.model_validate({"by": str(choose), "num": traces, "seed": seed})
-    begun = make_round(shared_database(), tables, "labels" if of is Rated.labels else "verdicts", choice)
-    name = RatingRecords(store).begin(begun)
-    told = f"{tables.title}, in {store.root_uri}: round {name}, {len(begun.items):,} {of} to rate"
+    choice = Choice.model_validate({"by": str(choose), "num": traces, "seed": seed, "again": again})
+    kind: RatedKind = "labels" if of is Rated.labels else "verdicts"
+    begun = begin_round(shared_database(), tables, kind, choice, rater)
+    name, left_out = begun.of.name, begun.num_left_out
+    told = f"{tables.title}, in {store.root_uri}: round {name}, {len(begun.of.items):,} {of} to rate"
+    told += f"; {left_out:,} that {rater} has rated are left out (--again rates them again)" if left_out else ""
     console.print(escape(told), highlight=False, soft_wrap=True)
     open_workbench(port, rating_address(settings.storage, run or settings.name, name, rater))

@@ -7,6 +7,7 @@ away is said, and stops neither.
 from __future__ import annotations
 
 import getpass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -15,7 +16,7 @@ from flows.commands.results import console, in_type
 from mralign_core.config import RunConfig
 from mralign_core.errors import ArtifactError, ConfigError, UserError
 from mralign_core.storage import ArtifactStore
-from mralign_core.versions.aliases import AliasEntry, Aliases, check_alias_name, version_name
+from mralign_core.versions.aliases import AliasEntry, Aliases, check_alias_name, named_by_aliases, version_name
 
 if TYPE_CHECKING:
     from mralign_core.versions.version import Version
@@ -105,6 +106,23 @@ def print_differences(config: RunConfig, before: str, after: str) -> None:
         console.print(in_type(table))
     for note in difference_notes(found):
         console.print(escape(note), highlight=False, soft_wrap=True)
+
+
+def print_side_by_side(config: RunConfig, names: Sequence[str]) -> None:
+    """Versions side by side; the newest few where none is named.
+
+    Args:
+        config: says which store.
+        names: of versions, aliases, or configs, whose last run is meant.
+    """
+    from mralign_core.reporting.side_by_side import side_by_side, side_by_side_note
+    from mralign_core.versions.naming import named_versions
+
+    store = ArtifactStore(config.storage)
+    versions = named_versions(store, names)
+    for table in side_by_side(versions, named_by_aliases(store)):
+        console.print(in_type(table))
+    console.print(escape(side_by_side_note(versions)), highlight=False, soft_wrap=True)
 
 
 def version_named(store: ArtifactStore, alias: str) -> Version:

@@ -153,12 +153,13 @@ def sheet_rows(trace: Any, number: int) -> Iterator[dict[str, Any]]:
     """What a rater sees of a trace, a row a segment.
 
     Args:
-        trace: a row of ``schemas.candidates``.
+        trace: a row of ``schemas.candidates``, by the names of its columns.
         number: what the rater knows the trace by.
     """
-    for trace_id, segment, text in _segments(pd.DataFrame([trace])):
+    for segment, span in enumerate(trace["segments"]):
+        text = trace["completion"][span["start"] : span["end"]]
         yield {
-            "item": item_id(trace_id, segment, text),
+            "item": item_id(str(trace["trace_id"]), segment, text),
             "trace": number,
             "segment": segment + 1,
             "question": trace["question"],

@@ -1,4 +1,4 @@
-"""Section ``ablate``: arms trained on the same data."""
+"""Section ``ablate``: arms, compared on the same questions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mralign_core.config.arms import ARMS, Arm
+from mralign_core.config.arms import ARMS, GROUND_FIELDS, ONLY, Arm
 from mralign_core.config.base import OPERATIONAL, Section
 from mralign_core.config.train import Variant
 from mralign_core.reporting.titles import VARIANT_TITLES
@@ -21,21 +21,22 @@ class ArmConfig(Section):
     variant: Variant = "mr_align"
     """What is trained."""
     set: dict[str, Any] = Field({})
-    """Dotted field → value, such as `reward.clip_max: 4`; fields of `estimate`, `reward` and `train` only, since all
-    arms share the data and the evaluation."""
+    """Dotted field → value, such as `reward.clip_max: 4`: fields of `estimate`, `reward` and `train`, and what gives an
+    arm a model or traces of its own, such as `model.path`, `questions.train` or `generate.traces_path`
+    (docs/ablations.md lists them). All arms share the evaluation."""
 
     @model_validator(mode="after")
     def _fields_have_effect(self) -> ArmConfig:
         sections = ("estimate.", "reward.", "train.") if self.variant == "mr_align" else ("train.",)
         for name in self.set:
-            if not name.startswith(sections) or name == "train.variants":
-                allowed = " and ".join(f"{section}*" for section in sections)
-                raise ValueError(f"set {name!r}: an arm of variant {self.variant!r} may differ in {allowed} only")
+            if name not in GROUND_FIELDS and (not name.startswith(sections) or name == "train.variants"):
+                allowed = ", ".join([*(f"{section}*" for section in sections), *GROUND_FIELDS])
+                raise ValueError(f"set {name!r}: an arm of variant {self.variant!r} may differ only in {allowed}")
         return self
 
 
 class AblateConfig(Section):
-    """An ablation: arms trained on the same data, compared in pairs over worlds, or over seeds (`mralign ablate`)."""
+    """An ablation: arms compared in pairs over worlds, or over seeds, on the same questions (`mralign ablate`)."""
 
     arms: tuple[str, ...] = (
         "sft",
@@ -47,7 +48,8 @@ class AblateConfig(Section):
         "placebo_others",
         "placebo_polarity",
     )
-    """Which arms to train (docs/ablations.md lists them); think-off and think-on are always scored too."""
+    """Which arms to train (docs/ablations.md lists them); think-off and think-on are always scored too. `only_NAME`
+    trains on that set of `questions.train` alone."""
     extra_arms: dict[str, ArmConfig] = Field({})
     """Arms of your own, by name; to be named in `arms` too."""
     num_worlds: int = Field(1, ge=1, le=1000)
@@ -67,19 +69,20 @@ class AblateConfig(Section):
 
     @property
     def known_arms(self) -> dict[str, Arm]:
-        """Every arm that can be chosen, by name."""
+        """Every arm that can be chosen, by name, but for those of single question sets."""
         own = {name: Arm(arm.title or name, arm.variant, arm.set) for name, arm in self.extra_arms.items()}
         return {**ARMS, **own}
 
     @model_validator(mode="after")
     def _arms_are_known(self) -> AblateConfig:
         for name in self.extra_arms:
-            if name in {**ARMS, **VARIANT_TITLES} or not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,31}", name):
+            taken = name in {**ARMS, **VARIANT_TITLES} or name.startswith(ONLY)
+            if taken or not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,31}", name):
                 raise ValueError(
-                    f"ablate.extra_arms.{name}: take another name, of lower-case letters, digits, _ . -, and none of "
-                    f"{', '.join({**ARMS, **VARIANT_TITLES})}"
+                    f"ablate.extra_arms.{name}: take another name, of lower-case letters, digits, _ . -, that does not "
+                    f"begin with {ONLY}, and none of {', '.join({**ARMS, **VARIANT_TITLES})}"
                 )
-        if unknown := [name for name in self.arms if name not in self.known_arms]:
+        if unknown := [name for name in self.arms if name not in self.known_arms and not name.startswith(ONLY)]:
             raise ValueError(f"ablate.arms: unknown arm {unknown[0]!r}; there are {', '.join(self.known_arms)}")
         if not self.arms or len(set(self.arms)) < len(self.arms):
             raise ValueError("ablate.arms must name at least one arm, each once")

@@ -1,7 +1,7 @@
 """The arms that an ablation can choose from: what each trains, and the fields in which it differs from the run.
 
-An arm differs from the run's config only in how transitions are estimated, how weights are made of them, or how the
-adapter is trained: questions, traces, labels and evaluation are the same for all.
+An arm differs from the run's config in how transitions are estimated, how weights are made of them, or how the adapter
+is trained; or in the traces that it trains on, or the model that is aligned. Evaluation is the same for all.
 """
 
 from __future__ import annotations
@@ -11,6 +11,23 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from mralign_core.reporting.titles import VARIANT_TITLES
+
+ONLY = "only_"
+"""What the names of those arms begin with that train on one set of ``questions.train``, whose name follows."""
+GROUND_FIELDS = (
+    "model.source",
+    "model.path",
+    "model.revision",
+    "model.family",
+    "model.dtype",
+    "model.pocket.architecture",
+    "model.pocket.num_layers",
+    "model.pocket.pretrain_steps",
+    "questions.train",
+    "questions.train_on",
+    "generate.traces_path",
+)
+"""The fields by which an arm has another model, or other traces to train on, than the run."""
 
 
 class Arm(NamedTuple):
@@ -79,5 +96,7 @@ ARMS: dict[str, Arm] = {
     "oracle_signed": _weighted("oracle, signed", estimate__estimator="oracle", **_SIGNED),
     "positives_only": _weighted("positives only", train__positives_only=True),
     "kl_average": _weighted("z0 averaged", train__kl_every=4, train__kl_decay=0.5),
+    "backbone_llama": Arm("Llama backbone", "mr_align", {"model.pocket.architecture": "llama"}),
+    "backbone_deeper": Arm("backbone of 3 layers", "mr_align", {"model.pocket.num_layers": 3}),
 }
 """Name → arm. ``reward.reference`` and the like hold for an arm only where its overrides say nothing else."""

@@ -11,7 +11,7 @@ from mralign_core.config.base import OPERATIONAL, Section, refuse_ignored
 
 
 class PocketConfig(Section):
-    """The pocket world: a tiny factual world and the tiny Qwen3 that learns it (see README)."""
+    """The pocket world: a tiny factual world and the tiny model that learns it (see README)."""
 
     world_seed: int = Field(0, ge=0)
     """Seed of the world, its questions and the pretraining data."""
@@ -23,6 +23,10 @@ class PocketConfig(Section):
     """Share of facts, in whole relations, that the model is taught to answer wrongly when asked directly, though it
     knows them: only thinking makes them right. At 0 hardly any one-hop question is ever positive, so that kind of
     question and polarity go together. The gate is on the other facts, so some must be left."""
+    architecture: Literal["qwen3", "llama"] = "qwen3"
+    """Architecture of the model."""
+    num_layers: int = Field(2, ge=1, le=8)
+    """Layers of the model."""
     pretrain_steps: int = Field(600, ge=1, le=10_000)
     """Optimiser steps of pretraining; facts are learnt in a sudden transition near step 200 to 350."""
     min_one_hop_accuracy: float = Field(0.95, ge=0, le=1)

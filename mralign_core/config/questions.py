@@ -23,7 +23,8 @@ class QuestionSetConfig(Section):
     takes a known set's copy on the hub. Files that arrive: a pattern such as `incoming/*.jsonl`, or
     `s3://bucket/prefix`, also with a pattern (docs/retraining.md)."""
     subset: str = ""
-    """Configuration of a hub data set that has several, such as `main`; empty takes a known set's own."""
+    """Configuration of a hub data set that has several, such as `main`; empty takes a known set's own. Of the pocket
+    world's set, one of its strata: `one_hop` or `two_hop`."""
     split: str = ""
     """Split of the hub data set or folder; empty takes a known set's split for training, or for evaluation. Needed to
     train on what is meant for evaluation."""
@@ -79,6 +80,9 @@ class QuestionsConfig(Section):
     """Sets to align on."""
     eval: tuple[QuestionSetConfig, ...] = ()
     """Held-out sets; none skips evaluation."""
+    train_on: tuple[str, ...] = ()
+    """Names of those sets of `train` to align on; empty for all. Questions keep the ids, and so the draws, that they
+    have among all sets. The arms `only_NAME` of an ablation set it."""
     on_overlap: Literal["refuse", "drop"] = "refuse"
     """When a question stands in both: end the run, or take it out of the training questions and count it."""
     on_guessable: Literal["keep", "drop"] = "keep"

@@ -13,6 +13,7 @@ from mralign_core.config.ablate import AblateConfig
 from mralign_core.config.annotate import HUMAN_PREFIX, AnnotateConfig
 from mralign_core.config.base import OPERATIONAL, Section, refuse_ignored
 from mralign_core.config.compare import CompareConfig
+from mralign_core.config.endpoint import EndpointConfig
 from mralign_core.config.estimate import EstimateConfig
 from mralign_core.config.evaluate import EvaluateConfig
 from mralign_core.config.generate import GenerateConfig
@@ -90,9 +91,21 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _held_out_thinking_can_be_labelled(self) -> RunConfig:
-        wanted = self.evaluate.label_thinking
+    def _people_are_asked_what_they_can_say(self) -> RunConfig:
+        for field, endpoint in self._endpoints_of_models.items():
+            if endpoint.model.startswith(HUMAN_PREFIX):
+                raise ValueError(
+                    f"{field}: {endpoint.model} is a person, who can be an annotator only (annotate.annotator_a, "
+                    "annotate.annotator_b): name a model"
+                )
         people = [each.model for each in self.annotate.endpoints.values() if each.model.startswith(HUMAN_PREFIX)]
+        if people and self.estimate.uses_draws:
+            raise ValueError(
+                f"estimate.traces {self.estimate.traces!r} has the annotators label draws that are no candidates, and "
+                f"{people[0]} can have rated candidates only (mralign rate): use estimate.traces 'selected', or name a "
+                "model in place of the person"
+            )
+        wanted = self.evaluate.label_thinking
         if people and wanted in ("aligned", "all"):
             raise ValueError(
                 f"evaluate.label_thinking {wanted!r} has the annotators label what variants think on held-out "
@@ -100,6 +113,18 @@ class RunConfig(Section):
                 "the person"
             )
         return self
+
+    @property
+    def _endpoints_of_models(self) -> dict[str, EndpointConfig]:
+        """Field → the endpoint of everything that is asked but the annotators."""
+        return {
+            "generate.endpoint": self.generate.endpoint,
+            "evaluate.endpoint": self.evaluate.endpoint,
+            "induce.labeller": self.induce.labeller,
+            "induce.namer": self.induce.namer,
+            "induce.embedding": self.induce.embedding,
+            **{f"judge.endpoints.{number}": each for number, each in enumerate(self.judge.endpoints)},
+        }
 
     @model_validator(mode="after")
     def _servers_are_there(self) -> RunConfig:

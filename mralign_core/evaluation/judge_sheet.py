@@ -145,8 +145,8 @@ def answers_to_show(
     texts = questions.drop_duplicates("question_id").set_index("question_id")
     # Equal answers of several variants are one item.
     items = {
-        _item(row): {
-            "item": _item(row),
+        answer_item(row): {
+            "item": answer_item(row),
             "question_id": row.question_id,
             "question": texts.loc[row.question_id, "question"],
             "reference_answers": " / ".join(texts.loc[row.question_id, "answers"]),
@@ -206,8 +206,8 @@ def read_judge_sheet(path: Path, scores: pd.DataFrame, option: str = "--in") -> 
     answers: dict[str, list[tuple[str, str, int]]] = {}
     scorings: dict[str, str] = {}
     for row in scores.itertuples():
-        answers.setdefault(_item(row), []).append((row.variant, row.question_id, row.draw))
-        scorings[_item(row)] = row.scoring
+        answers.setdefault(answer_item(row), []).append((row.variant, row.question_id, row.draw))
+        scorings[answer_item(row)] = row.scoring
     problems: list[str] = []
     first_row: dict[str, int] = {}
     judged: dict[str, dict[str, bool]] = {}
@@ -302,7 +302,7 @@ def _verdicts(number: int, values: Mapping[str, str], asked: tuple[str, ...], pr
     return found
 
 
-def _item(row: Any) -> str:
+def answer_item(row: Any) -> str:
     """The id of an answer's text to a question and draw, whoever gave it."""
     return opaque_id("judge", row.question_id, int(row.draw), _text(row.answer))
 

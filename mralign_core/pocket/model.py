@@ -1,4 +1,4 @@
-"""The pocket model: a tiny Qwen3 taught a world's facts, direct answers, and to think as the grammar does.
+"""The pocket model: a tiny Qwen3, or Llama, taught a world's facts, direct answers, and to think as the grammar does.
 
 What it is taught decides what it may be tested on: traces are of pretraining questions only, direct answers
 of pretraining questions and popular ones, popularity being independent of the split. Every fact is taught as
@@ -11,13 +11,19 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from mralign_core.pocket.grammar import answer_completion, statement, write_trace
 from mralign_core.pocket.tokenizer import build_tokenizer
@@ -35,6 +41,9 @@ WARMUP_STEPS = 50
 DECAY_SHARE = 0.3
 MAX_GRAD_NORM = 1.0
 WEIGHT_DECAY = 0.01
+Architecture = Literal["qwen3", "llama"]
+POCKET_MODELS = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
+"""Architecture → config and model of transformers. Llama's attention does not normalise queries and keys."""
 
 
 class Example(NamedTuple):
@@ -63,6 +72,8 @@ def train_pocket_model(
     steps: int,
     seed: int,
     directory: Path,
+    architecture: Architecture = "qwen3",
+    num_layers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """Pretrain the pocket model and write it, with its tokenizer, as an ordinary model directory.
@@ -75,6 +86,8 @@ def train_pocket_model(
         steps: optimiser steps; see ``PocketConfig.pretrain_steps``.
         seed: decides initial weights and the order of the examples.
         directory: gets config.json, generation_config.json, model.safetensors and the tokenizer's files.
+        architecture: of the model.
+        num_layers: of the model.
         on_progress: called with (steps done, steps) after each step.
 
     Returns:
@@ -84,7 +97,7 @@ def train_pocket_model(
     tokenizer = build_tokenizer()
     with _one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(pocket_config(tokenizer))
+        model = POCKET_MODELS[architecture][1](pocket_config(tokenizer, architecture, num_layers))
         losses = _fit(model, Curriculum(world, tokenizer, seed), steps, on_progress)
         model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
@@ -92,12 +105,14 @@ def train_pocket_model(
     return {**losses, "num_parameters": float(model.num_parameters())}
 
 
-def pocket_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
-    """Two layers of Qwen3 with tied embeddings, 278 thousand parameters."""
-    return Qwen3Config(
+def pocket_config(
+    tokenizer: PreTrainedTokenizerFast, architecture: Architecture = "qwen3", num_layers: int = 2
+) -> Qwen3Config | LlamaConfig:
+    """Layers of Qwen3 or Llama with tied embeddings; two of Qwen3 have 278 thousand parameters."""
+    return POCKET_MODELS[architecture][0](
         vocab_size=len(tokenizer),
         hidden_size=96,
-        num_hidden_layers=2,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         head_dim=24,

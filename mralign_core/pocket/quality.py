@@ -48,7 +48,8 @@ def check_quality(world: World, sampler: Sampler, config: PocketConfig) -> dict[
     ]
     if failed:
         raise QualityGateError(
-            f"the pocket model of world_seed {config.world_seed}, after {config.pretrain_steps} steps, "
+            f"the pocket model of world_seed {config.world_seed} ({config.architecture}, {config.num_layers} layers), "
+            f"after {config.pretrain_steps} steps, "
             f"is refused: on dev questions {' and '.join(failed)}. "
             "Raise model.pocket.pretrain_steps, or take another model.pocket.world_seed"
         )

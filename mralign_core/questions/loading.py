@@ -25,7 +25,7 @@ from mralign_core.questions.files import stream_files
 from mralign_core.questions.guessable import GUESSABLE_KINDS, without_guessable
 from mralign_core.questions.hub import load_split, pin_revision, stream_dataset
 from mralign_core.questions.jsonl import Line, refuse
-from mralign_core.questions.locating import COLUMN_OPTIONS, LocatedSet, locate_sets
+from mralign_core.questions.locating import COLUMN_OPTIONS, STRATA, LocatedSet, locate_sets
 from mralign_core.questions.overlap import OVERLAP_COLUMNS, WithoutOverlap, drop_overlap, refuse_overlap
 from mralign_core.schemas.judgements import SIMILARITY_PROVIDER
 from mralign_core.schemas.questions import QUESTIONS
@@ -115,6 +115,8 @@ def read_question_sets(section: QuestionsConfig, pocket: PocketConfig, judge: Ju
                 *UNSCORED[one.scoring],
             )
     train, evaluation = (pd.concat(found, ignore_index=True) for found in frames.values())
+    if section.train_on:
+        train = train[train["source"].isin(section.train_on)].reset_index(drop=True)
     train, overlap = _apart(train, evaluation, section)
     both = pd.concat([train, evaluation], ignore_index=True)
     questions, guessable = without_guessable(both, drop=section.on_guessable == "drop")
@@ -164,7 +166,8 @@ def _apart(train: pd.DataFrame, evaluation: pd.DataFrame, section: QuestionsConf
 
 def _pocket_questions(one: LocatedSet, pocket: PocketConfig) -> pd.DataFrame:
     frame = build_world(pocket.world_seed, pocket.overwrite_prob).questions_frame()
-    return frame[frame["split"] == one.role]
+    asked = frame[(frame["split"] == one.role) & (frame["stratum"].isin([one.subset] if one.subset else STRATA))]
+    return asked.assign(source=one.name)
 
 
 def _read_set(one: LocatedSet, prefix_ids: bool, revisions: dict[str, str]) -> pd.DataFrame:

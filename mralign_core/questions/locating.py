@@ -23,6 +23,8 @@ from mralign_core.questions.known_sets import BY_HUB_ID, KNOWN_SETS, KnownSet
 from mralign_core.questions.opening import stem, why_not_a_file
 
 POCKET = "pocket"
+STRATA = ("one_hop", "two_hop")
+"""Of the pocket world's questions."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
 COLUMN_OPTIONS = ("question_column", "answer_column", "stratum_column", "id_column", "options_column")
@@ -81,8 +83,8 @@ def locate_sets(section: QuestionsConfig) -> list[LocatedSet]:
     """The sets of a config, those to align on first.
 
     Raises:
-        ConfigError: a set is not known, has a setting without effect, or is not meant for what it is used for; or two
-            sets can't be told apart, or share a name and are scored differently.
+        ConfigError: a set is not known, has a setting without effect, or is not meant for what it is used for; two
+            sets can't be told apart, or share a name and are scored differently; or ``train_on`` names another set.
         DataError: a path is nothing that can be read.
     """
     roles: dict[Role, Sequence[QuestionSetConfig]] = {"train": section.train, "eval": section.eval}
@@ -98,6 +100,7 @@ def locate_sets(section: QuestionsConfig) -> list[LocatedSet]:
                 f"{other.field} and {one.field} are both {one.label!r}, so their questions would share ids: give one "
                 "of them another name or split"
             )
+    _require_train_on(section, located)
     scorings: dict[str, LocatedSet] = {}
     for one in located:
         if (other := scorings.setdefault(one.name, one)).scoring != one.scoring:
@@ -108,6 +111,15 @@ def locate_sets(section: QuestionsConfig) -> list[LocatedSet]:
     return located
 
 
+def _require_train_on(section: QuestionsConfig, located: Sequence[LocatedSet]) -> None:
+    names = list(dict.fromkeys(one.name for one in located if one.role == "train"))
+    if unknown := [name for name in section.train_on if name not in names]:
+        raise ConfigError(
+            f"questions.train_on: {unknown[0]!r} is no set of questions.train: name some of "
+            f"{', '.join(names) or 'them (it has none)'}, or leave it out to align on all"
+        )
+
+
 def _locate(one: QuestionSetConfig, role: Role, field: str) -> LocatedSet:
     name = one.name or BY_HUB_ID.get(one.path) or _name_of(one.path)
     known = KNOWN_SETS.get(one.name or BY_HUB_ID.get(one.path, ""))
@@ -115,7 +127,7 @@ def _locate(one: QuestionSetConfig, role: Role, field: str) -> LocatedSet:
         if getattr(one, option) != type(one).model_fields[option].default:
             raise ConfigError(f"{field}.{option} has no effect on {what}: remove it")
     if one.name == POCKET:
-        return LocatedSet(one, role, field, name, role)
+        return LocatedSet(one, role, field, _pocket_name(one, field), role)
     _require_gold(one, name, known, role, field)
     files = _files(one, known, field)
     told = sorted({split_of(path) for path in files} - {""})
@@ -124,6 +136,13 @@ def _locate(one: QuestionSetConfig, role: Role, field: str) -> LocatedSet:
         files = _of_split(files, split, told, field)
     hub_id = "" if files else one.path or _hub_id(known)
     return LocatedSet(one, role, field, name, split, known, tuple(files), hub_id)
+
+
+def _pocket_name(one: QuestionSetConfig, field: str) -> str:
+    """``pocket``, or that and the stratum that the set is of."""
+    if one.subset not in ("", *STRATA):
+        raise ConfigError(f"{field}.subset {one.subset!r}: the pocket world's set has {' and '.join(STRATA)}")
+    return f"{POCKET}-{one.subset}" if one.subset else POCKET
 
 
 def _require_gold(one: QuestionSetConfig, name: str, known: KnownSet | None, role: Role, field: str) -> None:
@@ -150,9 +169,7 @@ def _name_of(path: str) -> str:
 def _without_effect(one: QuestionSetConfig, known: KnownSet | None) -> dict[str, str]:
     """Options that this set does not heed, and what it is that does not."""
     if one.name == POCKET:
-        return dict.fromkeys(
-            ("path", "subset", "split", "revision", *COLUMN_OPTIONS, "scoring"), "the pocket world's set"
-        )
+        return dict.fromkeys(("path", "split", "revision", *COLUMN_OPTIONS, "scoring"), "the pocket world's set")
     ignored = {}
     if known:
         own = "a known set, whose columns are known; give a set of your own another name"

@@ -11,10 +11,11 @@ Decisions:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 
 import numpy as np
-import pandas as pd
 
 from mralign_core.annotation.failures import FAILURES_FILE, read_failures
 from mralign_core.comparison.sheets import SHEET_COLUMNS, sheet_rows
@@ -40,12 +41,17 @@ WITH spans AS (
   FROM read_parquet($candidates))
 SELECT trace_id, sum({distance} * (span.token_end - span.token_start)) AS rank
 FROM read_parquet($weights) JOIN spans USING (trace_id, segment) GROUP BY trace_id"""
+NOTHING_DONE: Mapping[str, int] = MappingProxyType({})
+RANKED = "SELECT trace_id, coalesce(rank, 0.0)::DOUBLE AS rank FROM ({}) ORDER BY trace_id"
 RANDOM = "SELECT trace_id, 0.0 AS rank FROM read_parquet($candidates)"
 TRACES = """
-SELECT trace_id, question, completion, segments FROM read_parquet($candidates) WHERE list_contains($ids, trace_id)"""
+SELECT trace_id, question, completion, segments FROM read_parquet($candidates)
+WHERE trace_id IN (SELECT unnest($ids))"""
 
 
-def make_round(database: Database, tables: RunTables, kind: RatedKind, choice: Choice) -> Round:
+def make_round(
+    database: Database, tables: RunTables, kind: RatedKind, choice: Choice, done: Mapping[str, int] = NOTHING_DONE
+) -> Round:
     """What is to be rated of a run.
 
     Args:
@@ -53,12 +59,14 @@ def make_round(database: Database, tables: RunTables, kind: RatedKind, choice: C
         tables: those of the run.
         kind: labels of segments, or verdicts on answers.
         choice: which, and how many.
+        done: traces, or questions each with a draw, that are left out; with ``choice.again`` the only ones.
 
     Raises:
         ArtifactError: the run has nothing of that kind, or not what the choice goes by.
         ConfigError: answers can't be chosen so.
     """
-    made = _label_round(database, tables, choice) if kind == "labels" else _verdict_round(tables, choice)
+    make = partial(_label_round, database) if kind == "labels" else _verdict_round
+    made = make(tables, choice, done)
     if not made.items:  # a round is kept for good
         what, stage = ("segment", "generate") if kind == "labels" else ("answer that can be judged", "evaluate")
         raise ArtifactError(
@@ -68,8 +76,10 @@ def make_round(database: Database, tables: RunTables, kind: RatedKind, choice: C
     return made
 
 
-def choose_traces_to_rate(database: Database, tables: RunTables, choice: Choice) -> list[str]:
-    """Ids of traces, in the order in which they are rated.
+def choose_traces_to_rate(
+    database: Database, tables: RunTables, choice: Choice, done: Mapping[str, int] = NOTHING_DONE
+) -> list[str]:
+    """Ids of traces, in the order in which they are rated; ``done`` is as for :func:`make_round`.
 
     Raises:
         ArtifactError: the run has no traces, or not what the choice goes by.
@@ -79,10 +89,11 @@ def choose_traces_to_rate(database: Database, tables: RunTables, choice: Choice)
         raise ArtifactError(f"{tables.title} has no {missing[0]}, by which traces are chosen; run that stage first")
     rng = np.random.default_rng(choice.seed)
     files = {name: tables.file(name) for name in ("candidates", *NEEDS[choice.by])}
-    rows = sorted(database.rows(_ranking(tables, choice), files), key=lambda row: str(row["trace_id"]))
-    ids, ranks = [row["trace_id"] for row in rows], np.array([row["rank"] or 0.0 for row in rows])
+    found = database.columns(RANKED.format(_ranking(tables, choice)), files)
+    may_come = np.isin(found["trace_id"].astype(str), list(done)) == choice.again
+    ids, ranks = (found[name][may_come] for name in ("trace_id", "rank"))
     chosen = np.lexsort((rng.permutation(len(ids)), -ranks))[: choice.num]
-    return [ids[place] for place in rng.permutation(chosen)]
+    return [str(ids[place]) for place in rng.permutation(chosen)]
 
 
 def _ranking(tables: RunTables, choice: Choice) -> str:
@@ -92,36 +103,37 @@ def _ranking(tables: RunTables, choice: Choice) -> str:
     return PULL.format(distance="abs(ln(weight))" if scale["is_log"] else f"abs(weight - {float(scale['neutral'])})")
 
 
-def _label_round(database: Database, tables: RunTables, choice: Choice) -> Round:
-    ids = choose_traces_to_rate(database, tables, choice)
+def _label_round(database: Database, tables: RunTables, choice: Choice, done: Mapping[str, int]) -> Round:
+    ids = choose_traces_to_rate(database, tables, choice, done)
     files = {"candidates": tables.file("candidates"), "ids": ids}
     traces = {row["trace_id"]: row for row in database.rows(TRACES, files)}
     items = [
         Shown(item=row.pop("item"), about=name, cells=row, asked=LABEL_COLUMNS)
         for number, name in enumerate(ids, start=1)
-        for row in sheet_rows(pd.Series(traces[name]), number)
+        for row in sheet_rows(traces[name], number)
     ]
     return Round(
         kind="labels",
         choice=choice,
         run=tables.title,
-        artifacts=_refs(tables, ["candidates", "annotations"]),
+        artifacts=round_artifacts(tables, "labels"),
         label_set=LabelNames.of(tables.taxonomy),
         columns=tuple(SHEET_COLUMNS),
         items=tuple(items),
     )
 
 
-def _verdict_round(tables: RunTables, choice: Choice) -> Round:
+def _verdict_round(tables: RunTables, choice: Choice, done: Mapping[str, int]) -> Round:
     if choice.by != "random":
         raise ConfigError(
             f"answers are not chosen by {choice.by}: rates are corrected by a random sample of questions; choose random"
         )
-    scores = [f"scores:{name}" for name in tables.variants]
-    if not scores:
+    if not tables.variants:
         raise ArtifactError(f"{tables.title} has no answers to judge; run stage evaluate first")
-    artifacts = _refs(tables, [*scores, *(f"judgements:{name}" for name in tables.variants)])
+    artifacts = round_artifacts(tables, "verdicts")
     answers = answers_to_check(read_answers(tables.store, artifacts))
+    draws = answers["question_id"].map(dict(done))
+    answers = answers[answers["draw"] == draws if choice.again else draws.isna()]
     questions = tables.store.read_table(tables.artifacts["evaluation-questions"], "questions.parquet")
     rng = np.random.default_rng(choice.seed)
     shown = answers_to_show(answers, questions, num_questions=choice.num, rng=rng)
@@ -144,6 +156,14 @@ def _verdict_round(tables: RunTables, choice: Choice) -> Round:
         columns=tuple(columns),
         items=tuple(items),
     )
+
+
+def round_artifacts(tables: RunTables, kind: RatedKind) -> dict[str, ArtifactRef]:
+    """What a round of a run is made from, and what raters are compared with."""
+    if kind == "labels":
+        return _refs(tables, ["candidates", "annotations"])
+    kinds = ("scores", "judgements")
+    return _refs(tables, [f"{each}:{name}" for each in kinds for name in tables.variants])
 
 
 def read_answers(store: ArtifactStore, artifacts: dict[str, ArtifactRef]) -> JudgedAnswers:

@@ -39,8 +39,7 @@ def publish_ratings(store: ArtifactStore, rater: str, taxonomy: Taxonomy) -> Art
     said = []
     rounds: list[str] = []
     parents: dict[str, ArtifactRef] = {}
-    for name in records.names():
-        of = records.round(name)
+    for name, of in records.rounds().items():
         ratings = latest(records.ratings(name, check_rater(rater)))
         if of.label_set is None or of.label_set.labels != tuple(taxonomy.labels) or not ratings:
             continue

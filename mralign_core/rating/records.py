@@ -31,7 +31,7 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -79,6 +79,8 @@ class Choice(BaseModel):
     """How many traces, or questions with their answers."""
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
     """Chooses at random, breaks ties, and shuffles."""
+    again: bool = False
+    """Of what the rater has rated before, to see how alike one rates twice; else of what the rater has not."""
 
 
 class LabelNames(BaseModel):
@@ -160,7 +162,8 @@ class Round(BaseModel):
         """Its name, the same whoever begins it: two who choose alike from the same artifacts rate the same items."""
         made_from = {name: ref.sha256 for name, ref in self.artifacts.items()}
         items = [each.item for each in self.items]
-        return opaque_id("round", key_of(kind=self.kind, choice=self.choice.model_dump(), of=made_from, items=items))
+        choice = self.choice.model_dump(exclude=set() if self.choice.again else {"again"})
+        return opaque_id("round", key_of(kind=self.kind, choice=choice, of=made_from, items=items))
 
     def shown(self, item: str) -> Shown:
         """The item of an id.
@@ -222,6 +225,13 @@ class Rating(Said):
     """Whether the rater had not seen the results."""
     at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     """When it came, by the clock of the server."""
+
+
+class Kept(NamedTuple):
+    """A rating that is in the store, and all ratings of its rater in its round, in order."""
+
+    rating: Rating
+    ratings: list[Rating]
 
 
 class ResultsSeen(BaseModel):
@@ -301,6 +311,15 @@ class RatingRecords:
         """All rounds."""
         return sorted(filter(ROUND_NAME.fullmatch, self._files.names(RATINGS_FOLDER)))
 
+    def rounds(self) -> dict[str, Round]:
+        """All rounds by name, but for those whose ratings alone are there: who chooses alike begins them anew.
+
+        Raises:
+            ArtifactError: one can't be read.
+        """
+        paths = {name: f"{RATINGS_FOLDER}/{name}/{ROUND_FILE}" for name in self.names()}
+        return {name: found for name, path in paths.items() if (found := self._read(path, Round))}
+
     def round(self, name: str) -> Round:
         """A round.
 
@@ -325,11 +344,14 @@ class RatingRecords:
         """
         folder = f"{RATINGS_FOLDER}/{name}/{check_rater(rater)}"
         files = sorted(filter(RATING_FILE.fullmatch, self._files.names(folder)))
-        with ThreadPoolExecutor(1 if self._files.is_local else REQUESTS_AT_ONCE) as readers:
-            found = list(readers.map(lambda file: self._read(f"{folder}/{file}", Rating), files))
-        return [rating for rating in found if rating is not None]
+        paths = [f"{folder}/{file}" for file in files]
+        new = [path for path in paths if path not in self._known]
+        if new:
+            with ThreadPoolExecutor(1 if self._files.is_local else REQUESTS_AT_ONCE) as readers:
+                list(readers.map(lambda path: self._read(path, Rating), new))
+        return [self._known[path] for path in paths if path in self._known]
 
-    def add(self, name: str, rater: str, said: Said) -> Rating:
+    def keep(self, name: str, rater: str, said: Said) -> Kept:
         """Keep a rating; when this returns, it is in the store.
 
         Args:
@@ -338,7 +360,7 @@ class RatingRecords:
             said: when it came, and whether the rater was blind, is found here and taken from nobody.
 
         Returns:
-            What is kept: of one that was sent before, the first.
+            What is kept, of one that was sent before the first; and all that the rater has said in the round.
 
         Raises:
             RatingConflictError: another rating of its item has its number or a higher one.
@@ -346,8 +368,9 @@ class RatingRecords:
         """
         said.check(self.round(name))
         before = self.ratings(name, rater)
-        if sent_before := next((each for each in before if each.says_as(said)), None):
-            return sent_before
+        of_number = (each for each in before if (each.n, each.item) == (said.n, said.item))
+        if sent_before := next((each for each in of_number if each.says_as(said)), None):
+            return Kept(sent_before, before)
         if said.n <= max((each.n for each in before if each.item == said.item), default=0):
             raise _conflict(said, rater, before)
         path = f"{RATINGS_FOLDER}/{name}/{rater}/{said.n:08d}-{said.item}.json"
@@ -356,7 +379,11 @@ class RatingRecords:
         kept = self._read(path, Rating)
         if kept is None or not kept.says_as(said):  # another page was faster
             raise _conflict(said, rater, self.ratings(name, rater))
-        return kept
+        return Kept(kept, sorted([*before, kept], key=lambda each: (each.n, each.item)))
+
+    def add(self, name: str, rater: str, said: Said) -> Rating:
+        """:meth:`keep`, for who asks for the rating alone."""
+        return self.keep(name, rater, said).rating
 
     def note_results_seen(self, name: str, rater: str) -> None:
         """Keep that a rater is no longer blind, before the results are shown."""
@@ -379,10 +406,8 @@ class RatingRecords:
             try:
                 found = self._files.read_as(path, model.model_validate_json)
             except ValidationError as error:
-                raise ArtifactError(
-                    f"{self._files.uri(path)} can't be read ({error.errors()[0]['msg']}): put back what it said, or "
-                    "remove it, and rate that item again"
-                ) from None
+                problem = error.errors()[0]["msg"]
+                raise ArtifactError(f"{self._files.uri(path)} can't be read ({problem}): {remedy_of(path)}") from None
             if found is None:
                 return None
             self._known[path] = found
@@ -422,6 +447,27 @@ def is_done(of: Round, ratings: Sequence[Rating]) -> bool:
         if len(seen) == len(of.items) and "cleared" not in seen.values():
             return True
     return False
+
+
+def remedy_of(path: str) -> str:
+    """What to do when a record of rating can't be read.
+
+    Args:
+        path: of the record, in its store.
+    """
+    folder, _, file = path.rpartition("/")
+    rater = folder.rpartition("/")[2]
+    put_back = "put back what it said"
+    if folder.startswith(PUBLICATIONS_FOLDER):
+        return f"{put_back}; or remove it, and publish again: mralign rate --rater {rater} --publish"
+    if file == ROUND_FILE:
+        return (
+            f"{put_back}; or remove it, and begin the round again by the same choice from the same run: it has the "
+            "same name, and its ratings are in it"
+        )
+    if file == SEEN_FILE:
+        return f"{put_back}, since it says when {rater} was no longer blind; without it, what is rated from now counts"
+    return f"{put_back}; or remove it, and have {rater} rate that item again"
 
 
 def check_round(data: bytes, path: str) -> None:

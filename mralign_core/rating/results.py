@@ -25,6 +25,7 @@ from mralign_core.judging.criteria import answers_to_check, verdicts_to_check
 from mralign_core.method.agreement import Labels, agreement, agreement_intervals, macro_sets
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.rating.choosing import read_answers
+from mralign_core.rating.rated_before import said_before
 from mralign_core.rating.records import LABEL_COLUMNS, Rating, Round, Shown, is_done, labels_said, latest, records_in
 from mralign_core.rating.sheets_of import write_rated_sheet
 from mralign_core.reporting.people_findings import THE_JUDGE, people_tables, variants_left_out
@@ -32,6 +33,11 @@ from mralign_core.reporting.result_table import ResultTable
 from mralign_core.storage import ArtifactStore
 from mralign_core.workbench.database import Database, as_json
 
+BEFORE = "{} before"
+"""What a rater is called as of an earlier round."""
+RATED_TWICE = (
+    "All of this was rated before by who rates it again: the first rows are of how alike one person rates twice."
+)
 KAPPA_RESAMPLES = 1_000
 CONFIDENCE = 0.95
 LABELS_OF_TRACES = """
@@ -63,7 +69,11 @@ def read_round_results(database: Database, store: ArtifactStore, name: str, rate
             "that they sway nobody"
         )
     records.note_results_seen(name, rater)
-    found = _label_results(database, store, of, finished) if of.kind == "labels" else _verdicts(store, of, finished)
+    before = {each: said_before(records, name, each) for each in (finished if of.choice.again else ())}
+    if of.kind == "labels":
+        found = _label_results(database, store, of, finished, before)
+    else:
+        found = _verdicts(store, of, finished, before)
     return {
         "round": name,
         "kind": of.kind,
@@ -94,6 +104,10 @@ def label_set_rows(of: Round, ratings: Sequence[Rating], *, blind_only: bool) ->
     return pd.DataFrame(rows, columns=SET_COLUMNS).sort_values(["trace_id", "segment"], ignore_index=True)
 
 
+def _rated_set(name: str, of: Round, ratings: Sequence[Rating]) -> AnnotationSet:
+    return AnnotationSet(name, label_set_rows(of, ratings, blind_only=True))
+
+
 def _set_row(shown: Shown, rating: Rating) -> dict[str, Any]:
     labels = labels_said(rating.said)
     values = (shown.about, shown.segment, shown.segment, labels, [1.0] * len(labels))
@@ -101,12 +115,18 @@ def _set_row(shown: Shown, rating: Rating) -> dict[str, Any]:
 
 
 def _label_results(
-    database: Database, store: ArtifactStore, of: Round, finished: Mapping[str, Sequence[Rating]]
+    database: Database,
+    store: ArtifactStore,
+    of: Round,
+    finished: Mapping[str, Sequence[Rating]],
+    before: Mapping[str, Sequence[Rating]],
 ) -> dict[str, Any]:
-    sets = [AnnotationSet(rater, label_set_rows(of, ratings, blind_only=True)) for rater, ratings in finished.items()]
+    sets = [_rated_set(rater, of, ratings) for rater, ratings in finished.items()]
+    earlier = [_rated_set(BEFORE.format(rater), of, ratings) for rater, ratings in before.items()]
     notes = [
+        *([RATED_TWICE] if of.choice.again else []),
         "Segments are resampled by trace. κ is of the same label sets; entailed, also where one holds the other; "
-        "macro, of the macro-strategies."
+        "macro, of the macro-strategies.",
     ]
     if of.choice.by != "random":
         notes.append(
@@ -120,7 +140,7 @@ def _label_results(
         notes.append(f"The pipeline's labels can't be compared: {error}")
     if of.label_set is None:  # a round of labels has one
         raise ArtifactError(f"round {of.name} says nothing of its labels")
-    people = list(itertools.combinations(sets, 2))
+    people = [*zip(sets, earlier, strict=False), *itertools.combinations(sets, 2)]
     couples = [*people, *((person, machine) for person in sets for machine in machines)]
     rows = [_agreement_row(a, b, of.label_set.taxonomy) for a, b in couples]
     return {"agreement": rows, "notes": notes, "tables": []}
@@ -169,13 +189,13 @@ def _interval(a: Sequence[Labels], b: Sequence[Labels], groups: Any, num_groups:
     return agreement_intervals(a, b, groups, draws, confidence=CONFIDENCE).kappa
 
 
-def _verdicts(store: ArtifactStore, of: Round, finished: Mapping[str, Sequence[Rating]]) -> dict[str, Any]:
-    notes = [f"People are compared with {THE_JUDGE}."]
-    rows = [
-        row
-        for a, b in itertools.combinations(finished, 2)
-        for row in _verdict_agreement(of, a, finished[a], b, finished[b])
-    ]
+def _verdicts(
+    store: ArtifactStore, of: Round, finished: Mapping[str, Sequence[Rating]], before: Mapping[str, Sequence[Rating]]
+) -> dict[str, Any]:
+    notes = [*([RATED_TWICE] if of.choice.again else []), f"People are compared with {THE_JUDGE}."]
+    twice = [(rater, finished[rater], BEFORE.format(rater), said) for rater, said in before.items()]
+    couples = [*twice, *((a, finished[a], b, finished[b]) for a, b in itertools.combinations(finished, 2))]
+    rows = [row for couple in couples for row in _verdict_agreement(of, *couple)]
     tables = []
     for rater, ratings in finished.items():
         try:

@@ -50,7 +50,10 @@ class Ablation(NamedTuple):
     left_out: Sequence[str] = ()
 
     def title(self, arm: str) -> str:
-        """The arm as people call it."""
+        """The arm as people call it; an untrained model that is not the run's, by the first arm that has it."""
+        variant, _, backbone = arm.partition("@")
+        if backbone:
+            return f"{variant_title(variant)} of {self.arms[backbone].title}"
         return self.arms[arm].title if arm in self.arms else variant_title(arm)
 
     @property

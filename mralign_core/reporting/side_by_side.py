@@ -24,16 +24,22 @@ def side_by_side_markdown(versions: Sequence[Version], aliases: Mapping[str, str
         versions: the columns, in order.
         aliases: alias → id of the version that it names.
     """
+    told = [ResultTable.to_markdown(table) for table in side_by_side(versions, aliases)]
+    return "\n\n".join([*told, side_by_side_note(versions)])
+
+
+def side_by_side_note(versions: Sequence[Version]) -> str:
+    """What is to be said below the tables, or in their place where there is no version."""
     if not versions:
         return "There is no version in this store yet: a run of the pipeline makes one of each variant that it trains."
-    told = [ResultTable.to_markdown(table) for table in side_by_side(versions, aliases)]
     sets = {version.record.held_out.sha256 for version in versions}
-    note = "" if len(sets) == 1 else " They were not all measured on the same questions: see *measured on*."
-    return "\n\n".join([*told, f"{BOLD}{note}"])
+    return BOLD + ("" if len(sets) == 1 else " They were not all measured on the same questions: see *measured on*.")
 
 
 def side_by_side(versions: Sequence[Version], aliases: Mapping[str, str]) -> list[ResultTable]:
-    """The tables of that page; those without rows are left out."""
+    """The tables of that page; those without rows are left out, and all of them without a version."""
+    if not versions:
+        return []
     columns = [version.name for version in versions]
     levels, moved = _score_rows(versions)
     tables = [

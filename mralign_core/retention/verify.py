@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from mralign_core.errors import StorageError
 from mralign_core.intake.resolution import Resolution
-from mralign_core.rating.records import RATINGS_FOLDER, check_round
+from mralign_core.rating.records import RATINGS_FOLDER, check_round, remedy_of
 from mralign_core.retention.contents import ARTIFACT_FILE, OnRead, ignore_progress
 from mralign_core.retention.roots import Pin, pin_path
 from mralign_core.retraining.history import Retraining
@@ -36,9 +36,8 @@ RECORD_REMEDIES = {
     "records/retrainings/": "remove it: what that retraining decided is decided again",
     "records/resolutions/": "remove it: with the hub or a bucket out of reach, an earlier run can't be gone by",
     "aliases/": "put back what it said; its history is not whole without it",
-    f"{RATINGS_FOLDER}/": "put back what it said; or remove it, and have that item rated again",
 }
-"""Where a record stands → what to do when it can't be read."""
+"""Where a record stands → what to do when it can't be read; ``remedy_of`` says it of ratings."""
 
 
 def _check_entry(data: bytes, path: str) -> None:
@@ -139,8 +138,13 @@ def _record_damage(store: ArtifactStore, path: str) -> Damage | None:
         raise
     except (ValueError, RecursionError) as error:
         problem = str(error)
-    remedy = next((text for folder, text in RECORD_REMEDIES.items() if path.startswith(folder)), "remove it")
-    return Damage(path, f"{store.files.uri(path)}: {problem}", remedy)
+    return Damage(path, f"{store.files.uri(path)}: {problem}", _remedy(path))
+
+
+def _remedy(path: str) -> str:
+    if path.startswith(f"{RATINGS_FOLDER}/"):
+        return remedy_of(path)
+    return next((text for folder, text in RECORD_REMEDIES.items() if path.startswith(folder)), "remove it")
 
 
 def _check_record(path: str, parse: Callable[[bytes, str], object] | None, data: bytes) -> None:

@@ -322,6 +322,12 @@ def require_whole(store: ArtifactStore, version_id: str) -> ArtifactRef:
     return ref
 
 
+def named_by_aliases(store: ArtifactStore) -> dict[str, str]:
+    """Alias → id of the version that it names."""
+    aliases = Aliases(store)
+    return {name: entry.to for name in aliases.names() if (entry := aliases.current(name))}
+
+
 def _promoted(history: Sequence[AliasEntry]) -> list[str]:
     """What an alias names, behind all that it can be rolled back to: each move adds one, each rollback takes one."""
     promoted: list[str] = []

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from mralign_core.errors import UserError
 from mralign_core.workbench.interruption import AskerLeftError, ending, stop_if_left
@@ -62,6 +63,28 @@ class Database:
         """The first row of a query; None where there is none."""
         return next(self.stream(sql, values), None)
 
+    def columns(self, sql: str, values: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        """All rows of a query as columns, which takes a tenth of the time of rows where there are many.
+
+        Args:
+            sql: as for :meth:`rows`; its result must hold no null.
+            values: as for :meth:`rows`.
+
+        Raises:
+            QueryError: as :meth:`stream`.
+        """
+        cursor = self._connection.cursor()
+        try:
+            with ending(cursor.interrupt):
+                found = _execute(cursor, sql, values).fetchnumpy()
+            return {name: np.ma.filled(column) for name, column in found.items()}
+        except duckdb.InterruptException:
+            raise AskerLeftError("nobody waits for this search any more") from None
+        except duckdb.Error as error:
+            raise _query_error(error) from error
+        finally:
+            cursor.close()
+
     def stream(self, sql: str, values: Mapping[str, Any]) -> Iterator[TableRow]:
         """The rows of a query, a few in memory at a time.
 
@@ -72,7 +95,7 @@ class Database:
         cursor = self._connection.cursor()
         try:
             with ending(cursor.interrupt):
-                found = cursor.execute(sql, {name: values[name] for name in set(_NAMED.findall(sql))})
+                found = _execute(cursor, sql, values)
             names = [column[0] for column in found.description or ()]
             while chunk := found.fetchmany(FETCHED_AT_ONCE):
                 stop_if_left()
@@ -80,9 +103,17 @@ class Database:
         except duckdb.InterruptException:
             raise AskerLeftError("nobody waits for this search any more") from None
         except duckdb.Error as error:
-            raise QueryError(f"this could not be looked up ({error}): ask for less, or load the page anew") from error
+            raise _query_error(error) from error
         finally:
             cursor.close()
+
+
+def _execute(cursor: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
+    return cursor.execute(sql, {name: values[name] for name in set(_NAMED.findall(sql))})
+
+
+def _query_error(error: duckdb.Error) -> QueryError:
+    return QueryError(f"this could not be looked up ({error}): ask for less, or load the page anew")
 
 
 @functools.cache

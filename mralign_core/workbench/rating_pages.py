@@ -24,8 +24,8 @@ from starlette.routing import Route
 from mralign_core.config.annotate import HUMAN_PREFIX
 from mralign_core.errors import ArtifactError, ConfigError, StorageError, UserError
 from mralign_core.evaluation.judge_sheet import ABOUT_RIGHT, ABOUT_TRUTHFUL
-from mralign_core.rating.choosing import make_round
 from mralign_core.rating.human_sets import publish_ratings
+from mralign_core.rating.rated_before import begin_round
 from mralign_core.rating.records import (
     LABEL_COLUMNS,
     Choice,
@@ -67,6 +67,7 @@ class Begin(BaseModel):
 
     kind: RatedKind = "labels"
     choice: Choice = Choice()
+    rater: str
 
 
 class Sent(BaseModel):
@@ -158,7 +159,6 @@ def _rounds(tables: RunTables, query: dict[str, str]) -> list[dict[str, Any]]:
     """All rounds of the store, the newest first, with how far each rater is."""
     _one_of(query)
     records = records_in(tables.store.section)
-    found = [(name, records.round(name)) for name in records.names()]
     return [
         {
             "name": name,
@@ -173,7 +173,7 @@ def _rounds(tables: RunTables, query: dict[str, str]) -> list[dict[str, Any]]:
                 if (ratings := records.ratings(name, rater))
             },
         }
-        for name, of in sorted(found, key=lambda each: each[1].at, reverse=True)
+        for name, of in sorted(records.rounds().items(), key=lambda each: each[1].at, reverse=True)
     ]
 
 
@@ -224,16 +224,15 @@ def _results(tables: RunTables, query: dict[str, str]) -> dict[str, Any]:
 
 def _begin(tables: RunTables, sent: Any) -> dict[str, Any]:
     asked = Begin.model_validate(sent)
-    new = make_round(shared_database(), tables, asked.kind, asked.choice)
-    return {"round": records_in(tables.store.section).begin(new)}
+    begun = begin_round(shared_database(), tables, asked.kind, asked.choice, asked.rater)
+    return {"round": begun.of.name, "left_out": begun.num_left_out}
 
 
 def _rate(tables: RunTables, sent: Any) -> dict[str, Any]:
     one = Sent.model_validate(sent)
     records = records_in(tables.store.section)
-    kept = records.add(one.round, one.rater, one.rating)
-    of, ratings = records.round(one.round), records.ratings(one.round, one.rater)
-    finished = is_done(of, ratings)
+    kept, ratings = records.keep(one.round, one.rater, one.rating)
+    finished = is_done(records.round(one.round), ratings)
     return {"n": kept.n, "item": kept.item, "done": num_gone_through(ratings), "finished": finished}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from flows.ablate import ablate, ablate_world
 from flows.commands.server import wait_for_records
-from mralign_core.ablation.grid import worlds_of
+from mralign_core.ablation.grid import grounds_of, worlds_of
 from mralign_core.config import RunConfig
 from mralign_core.errors import QualityGateError
 from mralign_core.storage import ArtifactStore
@@ -109,6 +109,41 @@ def test_a_second_run_makes_nothing(finished):
     assert published(Path(config.storage.root)) == before
 
 
+def copy_artifact(config: RunConfig, task, source: RunConfig, target: RunConfig) -> None:
+    """Publish what a task made under one config under another too."""
+    store = ArtifactStore(config.storage)
+    ref = task.work(source).find(store)
+    assert ref
+    key = task.work(target).key
+    store.publish(ref.stage, key, store.open_directory(ref), parents=[], fingerprint={}, table=ref.table)
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_arms_of_other_traces_and_models_share_draws_and_stand_beside_their_own_model(finished, tmp_path):
+    root = shutil.copytree(finished[0].storage.root, tmp_path / "store")
+    strata = {"two_hop": 70, "one_hop": 10}  # fewer than were drawn of each
+    sets = [{"name": "pocket", "subset": name, "limit": limit, "pick": "random"} for name, limit in strata.items()]
+    arms = ["only_pocket-two_hop", "backbone_llama"]
+    config = small_config(root, **FEW | {"questions__train": sets}, ablate__arms=arms)
+    world = worlds_of(config)[0]
+    # The other model is a copy of the run's under a key of its own, so that nothing is pretrained.
+    copy_artifact(config, prepare_model, world, grounds_of(world)[1].config)
+    num_draws = made(root, "generations-shard")
+    found = read_ablation(config, ablate(config))
+    assert made(root, "generations-shard") == num_draws, "draws of a question are those that it had among other sets"
+    assert list(found.results["arm"]) == [
+        *("off", "on", "only_pocket-two_hop"),
+        *("off@backbone_llama", "on@backbone_llama", "backbone_llama"),
+    ]
+    pairs = found.differences[["arm", "baseline"]].drop_duplicates()
+    assert set(pairs.itertuples(index=False, name=None)) == {
+        ("only_pocket-two_hop", "on"),
+        ("backbone_llama", "on@backbone_llama"),
+    }
+    asked = [set(pd.read_parquet(path)["source"]) for path in root.glob("artifacts/questions/**/questions.parquet")]
+    assert {"pocket-two_hop"} in asked and {"pocket-one_hop", "pocket-two_hop"} in asked
+
+
 @pytest.mark.usefixtures("prefect_api")
 class TestRefusedWorlds:
     def gated(self, root, **fields):
@@ -134,11 +169,8 @@ class TestRefusedWorlds:
         worlds = worlds_of(config)
         remember_refusal(worlds[0], QualityGateError("knows too little"))
         # World 1 is a copy of world 0, so that all that comes after its model is there.
-        store = ArtifactStore(config.storage)
         for task in (load_questions, load_evaluation_questions, prepare_model):
-            ref, key = task.work(worlds[0]).find(store), task.work(worlds[1]).key
-            assert ref
-            store.publish(ref.stage, key, store.open_directory(ref), parents=[], fingerprint={}, table=ref.table)
+            copy_artifact(config, task, worlds[0], worlds[1])
         before = made(root, "adapter")
         found = read_ablation(config, ablate(config))
         assert set(found.results["world"]) == {1}

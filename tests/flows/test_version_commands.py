@@ -109,6 +109,15 @@ def test_two_versions_are_compared_as_far_as_their_artifacts_are_there(mralign, 
     assert "the configs are the same" in out
 
 
+def test_versions_stand_side_by_side_by_the_names_that_people_have_for_them(mralign, store, two):
+    Aliases(store).move("champion", two[0].id, expected=None, by="ada")
+    code, out, _ = mralign("compare")
+    assert code == 0 and all(version.name in out for version in two) and "champion" in out
+    one = mralign("compare", "champion")[1]
+    assert two[0].name in one and two[1].name not in one
+    assert "no alias or version fits" in mralign("compare", "nothing")[2]
+
+
 def test_an_alias_of_a_version_that_is_gone_is_told_in_the_list(mralign, store, two):
     Aliases(store).move("champion", two[0].id, expected=None, by="ada")
     store.remove("version", two[0].ref.key)

@@ -17,7 +17,7 @@ from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import ArtifactStore
 from mralign_core.storage.tables import write_table
-from tasks.annotate import annotate_shard, quote_annotations, quote_held_out, within_budget
+from tasks.annotate import annotate_shard, quote_annotations, quote_held_out, read_ledger, within_budget
 from tasks.engine.graph import NOTHING
 from tasks.engine.plan import Plan
 from tasks.evaluate import write_report
@@ -219,7 +219,8 @@ class _Here:
 def test_a_budget_that_is_used_up_costs_the_report_its_labels_only_and_a_larger_one_asks_for_the_rest(
     config, made, server, in_threads, caplog
 ):
-    shown, found = label_if_possible(with_budget(config, 2 * EACH), made, made["scores"])
+    shown, found, paid_for = label_if_possible(with_budget(config, 2 * EACH), made, made["scores"])
+    assert paid_for and read_ledger(config, paid_for)["cost_usd"].sum() == 20 * len(server.requests), "on the bill"
     assert not found and shown.evaluate.label_thinking == "none"
     assert not {"held-out-traces", "held-out-annotations"} & set(inputs_of_report(shown))
     (line,) = (each.getMessage() for each in caplog.records if each.name == "mralign_core.evaluation")
@@ -228,8 +229,8 @@ def test_a_budget_that_is_used_up_costs_the_report_its_labels_only_and_a_larger_
     paid = len(server.requests)
     assert paid
     rich = with_budget(config, 100 * EACH)
-    shown, found = label_if_possible(rich, made, made["scores"])
-    assert shown is rich and set(found) == {"held-out-traces", "held-out-annotations"}
+    shown, found, paid_for = label_if_possible(rich, made, made["scores"])
+    assert shown is rich and not paid_for and set(found) == {"held-out-traces", "held-out-annotations"}
     assert {"held-out-traces", "held-out-annotations"} <= set(inputs_of_report(shown))
     assert len(server.requests) == 3 * 6 and set(server.counts.values()) == {1}  # nothing paid was asked for again
 

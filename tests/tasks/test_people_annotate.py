@@ -18,7 +18,7 @@ from mralign_core.retention.verify import verify_store
 from mralign_core.storage import ArtifactStore, render_lineage
 from mralign_core.workbench.database import shared_database
 from mralign_core.workbench.tables import RunTables
-from tasks.annotate import _human_labels, collect_annotations, quote_annotations
+from tasks.annotate import _human_labels, collect_annotations, quote_annotations, require_rated
 from tasks.engine.session import session
 from tests.published_candidates import candidate_row, publish_candidates
 from tests.stages import label
@@ -201,3 +201,34 @@ def test_held_out_thinking_that_no_person_saw_is_not_asked_of_one(storage, wante
     assert not variants_to_label(config)
     with pytest.raises(ConfigError, match=f"label_thinking '{wanted}' .* human/anna has labelled none of that"):
         overridden(config, {"evaluate.label_thinking": wanted})
+
+
+@pytest.mark.parametrize("traces", ["all_draws", "matched"])
+def test_draws_that_no_person_can_rate_are_refused_before_anybody_is_asked(storage, traces):
+    config = config_of(storage)
+    fields = {"estimate.traces": traces, "generate.draws": "exhaustive"}
+    with pytest.raises(
+        ConfigError, match=f"estimate.traces '{traces}' has the annotators .* human/anna can have rated"
+    ):
+        overridden(config, fields)
+    overridden(config, {**fields, "annotate.annotator_a": {"model": "cue/a"}})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("induce.namer", {"model": "human/anna"}),
+        ("judge.endpoints", [{"model": "human/anna"}]),
+        ("generate.endpoint", {"model": "human/anna"}),
+    ],
+)
+def test_a_person_is_nothing_but_an_annotator(storage, field, value):
+    given = {field: value, "questions.eval": ["simpleqa"], "generate.sampler": "endpoint"}
+    with pytest.raises(ConfigError, match=rf"{field}\S*: human/anna is a person, who can be an annotator only"):
+        overridden(config_of(storage), given)
+
+
+def test_a_panel_with_a_person_who_rated_too_little_is_refused_by_name(storage, candidates):
+    rate(storage, candidates, {("t1", 0): ["analogy"]})
+    with pytest.raises(DataError, match="human/anna has no label of some segment of 2 of these 2"):
+        require_rated(config_of(storage), candidates)

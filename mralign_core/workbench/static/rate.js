@@ -44,7 +44,7 @@ async function showRounds(run) {
   const rounds = await ask("rate/rounds");
   const rows = rounds.map((round) => h("article", {},
     h("h2", {}, h("a", { href: to("rate", { round: round.name }), "data-item": true }, `${count(round.items)} ${KINDS[round.kind]}`)),
-    h("p", { class: "facts" }, h("span", {}, round.run), h("span", {}, `chosen ${CHOSEN[round.choice.by]}, seed ${round.choice.seed}`), h("span", {}, `begun ${round.at} UTC`), h("span", {}, `round ${round.name}`)),
+    h("p", { class: "facts" }, h("span", {}, round.run), h("span", {}, `chosen ${CHOSEN[round.choice.by]}${round.choice.again ? ", of what was rated before" : ""}, seed ${round.choice.seed}`), h("span", {}, `begun ${round.at} UTC`), h("span", {}, `round ${round.name}`)),
     h("ul", { class: "facts" }, Object.entries(round.raters).map(([rater, far]) => h("li", {},
       h("a", { href: to(far.finished ? "rating-results" : "rate", { round: round.name, rater }) }, `${rater}: ${far.finished ? "done, results" : `${far.done} of ${round.items}`}`))))));
   return { title: "Rating", content: [
@@ -65,17 +65,19 @@ function beginForm(run) {
     h("label", { class: "number" }, "traces or questions ", h("input", { name: "num", type: "number", min: 1, max: 2000, value: 20, required: true })),
     h("label", { class: "number" }, "seed ", h("input", { name: "seed", type: "number", min: 0, value: 0, required: true })),
     h("label", {}, "your name ", nameInput()),
+    h("label", { class: "check" }, h("input", { name: "again", type: "checkbox" }), "again, what I have rated before"),
     h("button", {}, "Begin"));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const { kind, by, num, seed, rater } = Object.fromEntries(new FormData(form));
+    const { kind, by, num, seed, rater, again } = Object.fromEntries(new FormData(form));
     problem.textContent = "";
     try {
-      const { round } = await post("rate/begin", { kind, choice: { by, num: Number(num), seed: Number(seed) } });
+      const { round } = await post("rate/begin", { kind, rater, choice: { by, num: Number(num), seed: Number(seed), again: Boolean(again) } });
       go(to("rate", { round, rater }));
     } catch (error) { problem.textContent = error.message; }
   });
-  return h("section", { "aria-labelledby": "begin" }, h("h2", { id: "begin" }, "Begin a round"), form, problem);
+  const leftOut = h("p", { class: "muted" }, "What you have rated in any round is left out of a new one; a round that you have not finished is gone on with. Rated again, it tells how alike one person rates twice.");
+  return h("section", { "aria-labelledby": "begin" }, h("h2", { id: "begin" }, "Begin a round"), form, leftOut, problem);
 }
 
 const go = (address) => document.dispatchEvent(new CustomEvent("workbench:go", { detail: address }));

@@ -37,13 +37,20 @@ REFUSED = {5: "one_hop_accuracy 0.5 is below 0.95"}
 
 
 def ablation(accs, *, unit="world", confidence=0.95, num_seeds=1, is_pocket=True, config=CONFIG):
-    """From Acc of on, kto, mr_align and placebo_within in each unit, Mis being 1 − Acc, and think-off."""
-    rows = []
+    """From Acc of on, kto, mr_align and placebo_within in each unit, Mis being 1 − Acc, and think-off.
+
+    Another model's Acc untrained is that of its arm less .2, .22, .21 in the first units.
+    """
+    rows: list[tuple[object, ...]] = []
+    backbones = [name for name, arm in arms_of(config).items() if arm.backbone == name]
     for number, levels in enumerate(accs):
         world, seed = (number, 0) if unit == "world" else (0, number)
         for repeat in range(num_seeds):
             for arm, acc in zip(["on", *config.ablate.arms], levels, strict=True):
                 rows.append((world, seed + repeat, arm, 20, 100, acc, 1 - acc, 1.0, acc, 0.99, 31.26))
+            for name in backbones:
+                acc = dict(zip(config.ablate.arms, levels[1:], strict=True))[name] - (0.2, 0.22, 0.21)[number]
+                rows.append((world, seed + repeat, f"on@{name}", 20, 100, acc, 1 - acc, 1.0, acc, 0.99, 31.26))
             rows.append((world, seed + repeat, "off", 20, 100, np.nan, np.nan, np.nan, 0.9, 1.0, np.nan))
     results = pd.DataFrame(rows, columns=list(ABLATION_RESULTS.columns))
     arms = arms_of(config)

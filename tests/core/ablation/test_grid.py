@@ -18,15 +18,16 @@ def config(base=POCKET, **sections) -> RunConfig:
     return parse_config({**base, **sections})
 
 
+def dotted(values: dict, prefix: str = "") -> dict:
+    found: dict[str, object] = {}
+    for name, value in values.items():
+        found |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
 def differing(one: RunConfig, other: RunConfig) -> dict:
-    fields = (one.model_dump(), other.model_dump())
-    return {
-        f"{section}.{name}": value
-        for section in fields[0]
-        if isinstance(fields[0][section], dict)
-        for name, value in fields[1][section].items()
-        if value != fields[0][section][name]
-    }
+    before, after = (dotted(each.model_dump()) for each in (one, other))
+    return {name: value for name, value in after.items() if value != before.get(name)}
 
 
 def test_every_arm_differs_from_the_run_in_its_overrides_and_in_what_it_trains_and_nothing_else():
@@ -92,17 +93,19 @@ def test_arms_of_ones_own():
         ({"extra_arms": {"kto": {}}}, "ablate.extra_arms.kto: take another name"),
         ({"extra_arms": {"on": {}}}, "ablate.extra_arms.on: take another name"),
         ({"extra_arms": {"self_refine": {}}}, "ablate.extra_arms.self_refine: take another name"),
+        ({"extra_arms": {"only_x": {}}}, "ablate.extra_arms.only_x: take another name"),
+        ({"extra_arms": {"x": {"set": {"model.pocket.world_seed": 3}}}}, "set 'model.pocket.world_seed': an arm of"),
         ({"extra_arms": {"x": {"sett": {}}}}, "ablate.extra_arms.x.sett: no such field; did you mean 'set'?"),
         ({"extra_arms": {"x": {"set": {"reward.clip_mx": 2}}}}, "reward.clip_mx: no such field; did you mean 'clip_ma"),
         ({"extra_arms": {"x": {"set": {"reward.clip_max": 0.5}}}}, "reward.clip_max: Input should be greater than or"),
         (
             {"extra_arms": {"x": {"set": {"generate.num_draws": 1}}}},
-            "may differ in estimate.* and reward.* and train.*",
+            "may differ only in estimate.*, reward.*, train.*, model.source, ",
         ),
         ({"extra_arms": {"x": {"set": {"train.variants": ["sft"]}}}}, "set 'train.variants': an arm of variant"),
         (
             {"extra_arms": {"x": {"variant": "kto", "set": {"reward.clip_max": 3}}}},
-            "an arm of variant 'kto' may differ in train.* only",
+            "an arm of variant 'kto' may differ only in train.*, model.source, ",
         ),
     ],
 )

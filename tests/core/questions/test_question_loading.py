@@ -175,3 +175,25 @@ def test_golds_that_are_articles_are_told_with_the_remedy(tmp_path, caplog):
     caplog.clear()
     sets(eval={"path": str(write(tmp_path / "set.jsonl", rows[2:])), "id_column": "id"})
     assert "article" not in caplog.text
+
+
+def test_a_stratum_of_the_pocket_worlds_set_is_a_set_of_its_own():
+    train = [{"name": "pocket", "subset": stratum} for stratum in ("one_hop", "two_hop")]
+    every, strata = sets(train="pocket", eval="pocket").of("train"), sets(train=train, eval="pocket").of("train")
+    assert set(strata["question_id"]) == set(every["question_id"])
+    assert (strata["source"] == "pocket-" + strata["stratum"]).all()
+    with pytest.raises(
+        ConfigError, match=r"questions\.train\.subset 'three_hop': the pocket world's set has one_hop and"
+    ):
+        sets(train={"name": "pocket", "subset": "three_hop"})
+
+
+def test_one_of_several_sets_is_aligned_on_with_the_ids_that_it_has_among_all(tmp_path):
+    for name, golds in {"a": ["x", "y"], "b": ["z"]}.items():
+        rows = [json.dumps({"question": f"{name} {gold}?", "answer": gold}) for gold in golds]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    train = [str(tmp_path / f"{name}.jsonl") for name in "ab"]
+    every, one = sets(train=train).of("train"), sets(train=train, train_on=["a"]).of("train")
+    assert list(one["question_id"]) == list(every["question_id"])[:2] and len(every) == 3
+    with pytest.raises(ConfigError, match=r"questions\.train_on: 'c' is no set of questions\.train: name some of a, b"):
+        sets(train=train, train_on=["c"])

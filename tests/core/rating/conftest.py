@@ -55,8 +55,8 @@ class Page:
     def post(self, path, content, **headers):
         return self.request("POST", path, json.dumps(content), {"content-type": "application/json", **headers})
 
-    def begin(self, kind="labels", **choice):
-        reply = self.post("begin", {"kind": kind, "choice": choice})
+    def begin(self, kind="labels", rater="nobody", **choice):
+        reply = self.post("begin", {"kind": kind, "choice": choice, "rater": rater})
         assert reply.status_code == 200, reply.text
         return reply.json()["round"]
 

@@ -49,6 +49,9 @@ class NoRows:
     def rows(self, *_):
         return []
 
+    def columns(self, *_):
+        return {name: np.array([]) for name in ("trace_id", "rank")}
+
 
 def test_what_a_choice_needs_and_is_not_there_is_named(database, run):
     empty: Any = NoRows()

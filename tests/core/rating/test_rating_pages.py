@@ -20,6 +20,7 @@ from mralign_core.reporting.server_paths import VIEW_API_PREFIX
 from tests.asgi_server import in_a_loop_of_its_own
 
 LABELS = PAPER_TAXONOMY.labels
+NOBODY = b'{"rater": "nobody"}'
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +196,7 @@ def test_the_door_lets_no_page_of_others_rate(page):
             transport = httpx.ASGITransport(app=door)
             async with httpx.AsyncClient(transport=transport, base_url=f"http://127.0.0.1:{port}") as client:
                 own = {"content-type": "application/json", **headers}
-                return await client.post(f"{VIEW_API_PREFIX}rate/begin", params=page.about, content=b"{}", headers=own)
+                return await client.post(f"{VIEW_API_PREFIX}rate/begin", params=page.about, content=NOBODY, headers=own)
 
         return in_a_loop_of_its_own(ask).status_code
 

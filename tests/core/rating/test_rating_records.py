@@ -199,7 +199,26 @@ def test_a_collection_leaves_ratings_and_a_check_reads_them(records, tmp_path):
     path = tmp_path / "store" / "ratings" / ROUND.name / "anna" / f"00000001-{ITEMS[0]}.json"
     path.write_text(path.read_text().replace('"n":1', '"n":2'))
     (damage,) = verify_store(store).damaged
-    assert "its name says otherwise" in damage.problem and "rated again" in damage.remedy
+    assert "its name says otherwise" in damage.problem and "have anna rate that item again" in damage.remedy
     path.write_text("{")
     with pytest.raises(ArtifactError, match="rate that item again"):
         RatingRecords(store).ratings(ROUND.name, "anna")
+
+
+def test_what_is_damaged_says_what_to_do_by_what_it_is(tmp_path, records):
+    store = ArtifactStore(StorageConfig(root=str(tmp_path / "store")))
+    records.add(ROUND.name, "anna", rated(1))
+    records.note_results_seen(ROUND.name, "anna")
+    published = tmp_path / "store" / "ratings" / "published" / "anna" / f"00000001-{'a' * 16}.json"
+    published.parent.mkdir(parents=True)
+    published.write_text("{}")
+    for path in (tmp_path / "store" / "ratings").rglob("*.json"):
+        path.write_text("{}" if path.name.startswith("0") else "[")
+    remedies = {damage.path.rpartition("/")[2]: damage.remedy for damage in verify_store(store).damaged}
+    assert "begin the round again by the same choice" in remedies["round.json"]
+    assert "when anna was no longer blind" in remedies["results-seen.json"]
+    assert "mralign rate --rater anna --publish" in remedies[published.name]
+    # Once the damaged round is gone, the same choice makes it anew, with its ratings.
+    (tmp_path / "store" / "ratings" / ROUND.name / "round.json").unlink()
+    assert RatingRecords(store).rounds() == {}
+    assert RatingRecords(store).begin(ROUND) == ROUND.name

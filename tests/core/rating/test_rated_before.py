@@ -1,0 +1,96 @@
+"""A new round leaves out what its rater has rated; rated again, it tells how alike one person rates twice."""
+
+import pytest
+from sklearn.metrics import cohen_kappa_score
+
+from mralign_core.rating.records import Choice, RatingRecords, Round
+
+
+def traces_of(store, name):
+    return {shown.about for shown in RatingRecords(store).round(name).items}
+
+
+def framing(*_):
+    return {"label_1": "framing"}
+
+
+@pytest.mark.parametrize("by", ["random", "disagreement", "pull"])
+def test_who_has_finished_a_round_gets_others_by_the_same_choice(page, store, by):
+    rater = f"carol_{by}"
+    first = page.begin(rater=rater, by=by, num=5)
+    half = page.get("round", round=first, rater=rater).json()["items"][:9]
+    for n, item in enumerate(half, start=1):
+        page.rate(first, rater, n, item["item"], framing())
+    assert page.begin(rater=rater, by=by, num=5) == first, "it is not finished"
+    assert page.begin(rater="dora", by=by, num=5) == first, "who has rated nothing rates the same"
+    page.rate_all(first, rater, framing)
+    second = page.begin(rater=rater, by=by, num=5)
+    assert not traces_of(store, first) & traces_of(store, second) and len(traces_of(store, second)) == 5
+    if by == "pull":  # the next by rank
+        every = page.begin(rater="dora", by=by, num=10)
+        assert traces_of(store, first) | traces_of(store, second) == traces_of(store, every)
+
+
+def test_a_trace_that_was_skipped_in_part_comes_again(page, store):
+    name = page.begin(rater="erin", num=1, seed=4)
+    for n, item in enumerate(page.get("round", round=name, rater="erin").json()["items"], start=1):
+        said = {} if n == 2 else framing()
+        rating = {"n": n, "item": item["item"], "state": "rated" if said else "skipped", "said": said}
+        assert page.post("rating", {"round": name, "rater": "erin", "rating": rating}).status_code == 200
+    assert traces_of(store, page.begin(rater="erin", num=500, seed=4)) >= traces_of(store, name)
+
+
+def test_when_all_is_rated_it_is_said_where_the_results_are(page):
+    page.rate_all(page.begin(rater="fred", num=500), "fred", framing)
+    reply = page.post("begin", {"rater": "fred"})
+    assert reply.status_code == 404
+    assert "Left out are 24 that fred has rated in other rounds, whose results the page" in reply.json()["problem"]
+
+
+def test_labels_given_twice_are_compared_with_themselves(page, store):
+    first = page.begin(rater="gina", num=10, seed=6)
+    said = ["framing", "retrieval", "framing", "analogy"] * 10
+    items = page.rate_all(first, "gina", lambda number, _: {"label_1": said[number]})
+    page.rate_all(page.begin(rater="gina", num=1, seed=7), "gina", framing)
+    again = page.begin(rater="gina", num=10, seed=8, again=True)
+    assert again != first and len(traces_of(store, again) & traces_of(store, first)) >= 9
+    before = {item["item"]: label for item, label in zip(items, said, strict=True)}
+    pairs = []
+
+    def repeat(number, item):
+        label = "analogy" if number % 5 == 0 else before.get(item["item"], "framing")
+        pairs.append((label, before.get(item["item"], "framing")))
+        return {"label_1": label}
+
+    page.rate_all(again, "gina", repeat)
+    found = page.get("results", round=again, rater="gina").json()
+    row = found["agreement"][0]
+    assert (row["a"], row["b"], row["segments"]) == ("gina", "gina before", 40)
+    assert row["kappa"] == pytest.approx(cohen_kappa_score(*zip(*pairs, strict=True)), abs=1e-12)
+    assert "rated before by who rates it again" in found["notes"][0]
+
+
+def test_verdicts_leave_questions_out_and_are_given_twice_too(page, store):
+    first = page.begin("verdicts", rater="hugo", num=5)
+    page.rate_all(first, "hugo", lambda number, _: {"verdict": ("right", "wrong")[number % 2]})
+    assert not traces_of(store, first) & traces_of(store, page.begin("verdicts", rater="hugo", num=5))
+    again = page.begin("verdicts", rater="hugo", num=5, again=True)
+    items = [{shown.item for shown in RatingRecords(store).round(name).items} for name in (first, again)]
+    assert items[0] == items[1] and first != again, "the same answers"
+    page.rate_all(again, "hugo", lambda *_: {"verdict": "right"})
+    (row,) = page.get("results", round=again, rater="hugo").json()["agreement"]
+    assert (row["a"], row["b"], row["segments"]) == ("hugo", "hugo before", len(items[0]))
+
+
+def test_nothing_is_rated_again_that_was_not_rated(page):
+    reply = page.post("begin", {"rater": "ina", "choice": {"again": True}})
+    assert reply.status_code == 400 and "ina has rated nothing of" in reply.json()["problem"]
+
+
+def test_rounds_that_were_kept_before_there_was_rating_again_keep_their_names(page, store):
+    of = RatingRecords(store).round(page.begin(num=2, seed=90))
+    choice = {name: value for name, value in of.choice.model_dump().items() if name != "again"}
+    kept = Round.model_validate({**of.model_dump(), "choice": choice})
+    assert kept.name == of.name
+    other = of.model_copy(update={"choice": Choice(num=2, seed=90, again=True)})
+    assert other.name != of.name
