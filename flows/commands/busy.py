@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
-from prefect.server.database.configurations import AioSqliteConfiguration
+from prefect.server.database.configurations import SQLITE_BEGIN_MODE, AioSqliteConfiguration
 from prefect.server.database.dependencies import MODELS_DEPENDENCIES
 from prefect.settings import get_current_settings
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
@@ -47,7 +47,13 @@ class TakesTurns(AioSqliteConfiguration):
             with_for_update: as if it were true.
         """
         async with super().begin_transaction(session, with_for_update=True) as transaction:
-            yield transaction
+            await session.connection()  # begins it: SQLAlchemy would at its first statement
+            # Of this transaction alone: a session that only reads, opened inside it, would wait for its end.
+            token = SQLITE_BEGIN_MODE.set("DEFERRED")
+            try:
+                yield transaction
+            finally:
+                SQLITE_BEGIN_MODE.reset(token)
 
 
 def write_in_turns() -> None:

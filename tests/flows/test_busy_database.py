@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.server.database.configurations import AioSqliteConfiguration
@@ -23,7 +24,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 
 from flows.commands import busy, door
-from tests.door_server import CHECKOUT, wait_until_recognised
+from tests.door_server import CHECKOUT, auth_of, wait_until_recognised
 from tests.ports import free_port
 
 HASTY = """
@@ -123,6 +124,32 @@ def counting(section):
 def test_transactions_that_read_before_they_write_take_turns(tmp_path):
     number, failures = counting(busy.TakesTurns(connection_url=f"sqlite+aiosqlite:///{tmp_path}/turns.db"))
     assert (number, failures) == (2, [None, None])
+
+
+def test_a_session_inside_a_transaction_may_read(tmp_path):
+    """As the one that tells of a paused work queue: it would wait for the transaction, which waits for it."""
+    section = busy.TakesTurns(connection_url=f"sqlite+aiosqlite:///{tmp_path}/inside.db")
+
+    async def read_inside():
+        engine = await section.engine()
+        async with engine.begin() as connection:
+            await connection.execute(text("CREATE TABLE counter (n INTEGER)"))
+        async with await section.session(engine) as outer, section.begin_transaction(outer):
+            await outer.execute(text("INSERT INTO counter VALUES (1)"))
+            async with await section.session(engine) as inner:
+                return (await inner.execute(text("SELECT count(*) FROM counter"))).scalar_one()
+
+    assert asyncio.run(asyncio.wait_for(read_inside(), 30)) == 0
+
+
+@pytest.mark.server
+def test_a_work_queue_can_be_paused(hasty):
+    server, _ = hasty
+    with httpx.Client(base_url=server.api_url, auth=auth_of(server), timeout=60) as client:
+        pool = client.post("/work_pools/", json={"name": "a-pool", "type": "process"}).raise_for_status().json()
+        for path in (f"/work_queues/{pool['default_queue_id']}", "/work_pools/a-pool/queues/default"):
+            for is_paused in (True, False):
+                assert client.patch(path, json={"is_paused": is_paused}).status_code == 204, path
 
 
 def test_in_prefects_own_order_one_of_two_is_refused_at_once(tmp_path):
