@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from mralign_core.errors import ArtifactError
 from mralign_core.storage.artifact import FileEntry, content_digest
-from mralign_core.storage.source_cache import source_cache
+from mralign_core.storage.source_cache import SourceCache, file_of_sources
 
 UNRELATED = ("config", "errors", "storage")
 """Parts of the package that can't change what a stage computes: config fields enter a key by value."""
@@ -118,7 +118,7 @@ def function_closure(function: Callable[..., Any]) -> dict[tuple[Path, str], ast
     decorators and docstrings; nothing where it is not defined at the top level of its module.
     """
     reached: dict[tuple[Path, str], ast.AST] = {}
-    queue = [(Path(inspect.getsourcefile(function) or ""), function.__name__)]
+    queue = [(Path(inspect.getsourcefile(inspect.unwrap(function)) or ""), function.__name__)]
     while queue:
         path, name = queue.pop()
         defined, beside = _definitions(path), _imports_from_beside(path)
@@ -195,7 +195,9 @@ class _Source(NamedTuple):
     """What import statements may mean: modules, and attributes, which have no file."""
 
 
-_CACHE = source_cache(Path(__file__))
+FORM = 1
+"""Raised by hand where :func:`_read_source` comes to something else for the same source: what was kept is then left."""
+_CACHE = SourceCache(file_of_sources(Path(__file__).parent, FORM))
 
 
 @functools.cache
@@ -207,7 +209,7 @@ def _read_source(path: Path, name: str, package: str) -> _Source:
     if known is None:
         tree = _parse(content)
         imports = sorted(set(_imported(tree, name if path.name == "__init__.py" else name.rpartition(".")[0], package)))
-        known = [hashlib.sha256(_code(tree).encode()).hexdigest(), imports]
+        known = hashlib.sha256(_code(tree).encode()).hexdigest(), imports
         _CACHE.put(key, known)
     sha256, imports = known
     return _Source(sha256, tuple(imports))

@@ -2,20 +2,34 @@
 
 Code is brought into a normal form through its syntax tree, which takes two seconds for all that the stages import; each
 process that makes a cache key did it anew. An entry is found by the content of the module's file, so an edited one is
-read again; other versions of Python or of this package have files of their own. Where nothing can be written, such as
-in a package that is installed for all users, each process does it anew.
+read again; other versions of Python have files of their own, and so has each normal form. Where nothing can be
+written, such as in a package that is installed for all users, each process does it anew.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
+
+Known = tuple[str, list[str]]
+"""Digest of a module's code in its normal form, and what its import statements may mean."""
+_ENTRIES = TypeAdapter(dict[str, Known])
+
+
+def file_of_sources(folder: Path, form: int) -> Path:
+    """Where what is known is kept, beside the compiled modules of a folder.
+
+    Args:
+        folder: of the module that reads sources.
+        form: number of the normal form, and of what counts as an import.
+    """
+    return folder / "__pycache__" / f"sources.{sys.implementation.cache_tag}.{form}.json"
 
 
 class SourceCache:
@@ -29,17 +43,17 @@ class SourceCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._entries: dict[str, Any] | None = None
+        self._entries: dict[str, Known] | None = None
         self._is_kept = True
         self._lock = threading.Lock()
 
-    def get(self, key: str) -> Any:
+    def get(self, key: str) -> Known | None:
         """What is known, None if nothing is."""
         with self._lock:
             return self._all().get(key)
 
-    def put(self, key: str, value: Any) -> None:
-        """Know a value, which JSON can hold, in this process."""
+    def put(self, key: str, value: Known) -> None:
+        """Know something in this process."""
         with self._lock:
             self._all()[key] = value
             self._is_kept = False
@@ -56,20 +70,9 @@ class SourceCache:
                 beside.write_text(json.dumps(self._all()), encoding="utf-8")
                 beside.replace(self._path)
 
-    def _all(self) -> dict[str, Any]:
+    def _all(self) -> dict[str, Known]:
         if self._entries is None:
             self._entries = {}
             with contextlib.suppress(OSError, ValueError):
-                entries = json.loads(self._path.read_text(encoding="utf-8"))
-                self._entries = entries if isinstance(entries, dict) else {}
+                self._entries = _ENTRIES.validate_json(self._path.read_bytes())
         return self._entries
-
-
-def source_cache(reader: Path) -> SourceCache:
-    """The one for what a module of this package makes of sources.
-
-    Args:
-        reader: its file; another content of it has another cache.
-    """
-    made_by = hashlib.sha256(reader.read_bytes()).hexdigest()[:12]
-    return SourceCache(reader.parent / "__pycache__" / f"sources.{sys.implementation.cache_tag}.{made_by}.json")

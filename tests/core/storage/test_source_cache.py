@@ -1,6 +1,5 @@
 """What sources came to is kept between processes, and is never wrong for it."""
 
-import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mralign_core.storage import digests
-from mralign_core.storage.source_cache import SourceCache, source_cache
+from mralign_core.storage.source_cache import SourceCache, file_of_sources
 
 MODULE = "mralign_core.method.transitions"
 ASK = f"""
@@ -42,48 +41,48 @@ def path(tmp_path):
 
 def test_what_is_kept_is_there_for_the_next(path):
     cache = SourceCache(path)
-    cache.put("a", ["1", ["b"]])
+    cache.put("a", ("1", ["b"]))
     assert SourceCache(path).get("a") is None
     cache.keep()
-    assert SourceCache(path).get("a") == ["1", ["b"]]
+    assert SourceCache(path).get("a") == ("1", ["b"])
     assert [file.name for file in path.parent.iterdir()] == ["sources.json"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00", '{"a": '])
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00", '{"a": ', '{"a": "ab"}', '{"a": ["1", [2], 3]}'])
 def test_a_damaged_file_is_none(path, content):
     path.write_text(content)
     cache = SourceCache(path)
     assert cache.get("a") is None
-    cache.put("a", 1)
+    cache.put("a", ("1", []))
     cache.keep()
-    assert SourceCache(path).get("a") == 1
+    assert SourceCache(path).get("a") == ("1", [])
 
 
 def test_where_nothing_can_be_written_this_process_knows_it_still(tmp_path):
     (tmp_path / "file").write_text("no folder")
     cache = SourceCache(tmp_path / "file" / "sources.json")
-    cache.put("a", 1)
+    cache.put("a", ("1", []))
     cache.keep()
-    assert cache.get("a") == 1
+    assert cache.get("a") == ("1", [])
 
 
 def test_threads_that_keep_at_once_leave_a_whole_file(path):
     def put(number):
         cache = SourceCache(path.with_name(f"{number % 2}.json"))
-        cache.put(str(number), number)
+        cache.put(str(number), (str(number), []))
         cache.keep()
         return cache.get(str(number))
 
     with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(put, range(40))) == list(range(40))
+        assert list(threads.map(put, range(40))) == [(str(number), []) for number in range(40)]
     assert all(isinstance(SourceCache(path.with_name(f"{n}.json"))._all(), dict) for n in range(2))
 
 
-def test_another_version_of_the_reader_has_another_cache(tmp_path):
-    reader = tmp_path / "reader.py"
-    reader.write_text("VERSION = 1\n")
-    first = source_cache(reader)._path
-    reader.write_text("VERSION = 2\n")
-    assert source_cache(reader)._path != first
-    assert first.parent == tmp_path / "__pycache__" and not first.parent.exists()
-    assert os.fspath(first).endswith(".json")
+def test_what_another_form_kept_is_not_read(tmp_path):
+    files = [file_of_sources(tmp_path, form) for form in (1, 2)]
+    assert len(set(files)) == 2 and {file.parent for file in files} == {tmp_path / "__pycache__"}
+
+
+def test_who_changes_how_sources_are_read_raises_the_form():
+    """What a former way came to, kept under the same number, would be a wrong cache key for good."""
+    assert (digests.FORM, digests.function_digest(digests._read_source)[:16]) == (1, "8ed90c515002e5bc")
