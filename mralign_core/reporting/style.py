@@ -76,9 +76,11 @@ def to_svg(figure: Figure, name: str) -> str:
     Its label is what a screen reader says in its place.
     """
     buffer = io.StringIO()
+    dpi = figure.dpi
     with matplotlib.rc_context(STYLE):
         # `savefig` would draw it once more before, for a layout that it has.
         FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    figure.dpi = dpi
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
