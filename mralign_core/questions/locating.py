@@ -100,6 +100,7 @@ def locate_sets(section: QuestionsConfig) -> list[LocatedSet]:
                 f"{other.field} and {one.field} are both {one.label!r}, so their questions would share ids: give one "
                 "of them another name or split"
             )
+    _refuse_overlapping_pocket_sets(located)
     _require_train_on(section, located)
     scorings: dict[str, LocatedSet] = {}
     for one in located:
@@ -109,6 +110,17 @@ def locate_sets(section: QuestionsConfig) -> list[LocatedSet]:
                 f"{one.scoring!r}, which can't be one result: give one of them another name"
             )
     return located
+
+
+def _refuse_overlapping_pocket_sets(located: Sequence[LocatedSet]) -> None:
+    pocket = [one for one in located if one.config.name == POCKET]
+    for whole in (one for one in pocket if not one.config.subset):
+        for part in (one for one in pocket if one.config.subset and one.role == whole.role):
+            raise ConfigError(
+                f"{whole.field} is the whole set of the pocket world, and {part.field} a part of it: their questions "
+                f"would be there twice. Take one out, or name the parts, {{name: {POCKET}, subset: {STRATA[0]}}} and "
+                f"{{name: {POCKET}, subset: {STRATA[1]}}}"
+            )
 
 
 def _require_train_on(section: QuestionsConfig, located: Sequence[LocatedSet]) -> None:

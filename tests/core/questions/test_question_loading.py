@@ -6,8 +6,10 @@ import time
 import pytest
 from question_files import ROWS, questions, refusal, sets, write
 
+from mralign_core.config import QuestionsConfig
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.method.benchmarks import gold_of, judge_reply
+from mralign_core.questions.locating import locate_sets
 
 
 def own(tmp_path, rows, role="train", /, **section):
@@ -186,6 +188,15 @@ def test_a_stratum_of_the_pocket_worlds_set_is_a_set_of_its_own():
         ConfigError, match=r"questions\.train\.subset 'three_hop': the pocket world's set has one_hop and"
     ):
         sets(train={"name": "pocket", "subset": "three_hop"})
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("role", ["train", "eval"])
+def test_the_pocket_worlds_set_and_a_part_of_it_are_refused(role, order):
+    both = ["pocket", {"name": "pocket", "subset": "one_hop"}][::order]
+    section = QuestionsConfig.model_validate({"train": "pocket", role: both})
+    with pytest.raises(ConfigError, match=rf"questions\.{role}\.\d is the whole set .*twice.*subset: two_hop"):
+        locate_sets(section)
 
 
 def test_one_of_several_sets_is_aligned_on_with_the_ids_that_it_has_among_all(tmp_path):
