@@ -2,9 +2,9 @@
 
 Decisions:
 
-* A trace has been rated where each of its segments has, in whatever rounds; an item goes by its text too, so that a
-  trace that was made anew is rated anew. A question has been rated where all answers of one draw have. What was
-  skipped, or taken back, has not.
+* A trace has been rated where each of its segments has, in whatever rounds of the same labels; an item goes by its text
+  too, so that a trace that was made anew is rated anew. A question has been rated where all answers of one draw have.
+  What was skipped, or taken back, has not.
 * Who asks for a round that they have begun and not finished goes on with it.
 * What was said before is what was said before the rater's first rating in the new round.
 """
@@ -21,6 +21,7 @@ from mralign_core.judging.criteria import answers_to_check
 from mralign_core.rating.choosing import TRACES, make_round, read_answers, round_artifacts
 from mralign_core.rating.records import (
     Choice,
+    LabelNames,
     RatedKind,
     Rating,
     RatingRecords,
@@ -58,7 +59,8 @@ def begin_round(database: Database, tables: RunTables, kind: RatedKind, choice: 
     records = records_in(tables.store.section)
     if unfinished := _unfinished(records, tables, kind, choice, check_rater(rater)):
         return Begun(unfinished)
-    done = _rated_whole(database, tables, kind, items_rated(records, rater, kind))
+    label_set = LabelNames.of(tables.taxonomy) if kind == "labels" else None
+    done = _rated_whole(database, tables, kind, items_rated(records, rater, kind, label_set))
     if choice.again and not done:
         raise ConfigError(
             f"{rater} has rated nothing of {tables.title} to rate again: leave that out, and rate some first"
@@ -76,11 +78,13 @@ def begin_round(database: Database, tables: RunTables, kind: RatedKind, choice: 
     return Begun(made, 0 if choice.again else len(done))
 
 
-def items_rated(records: RatingRecords, rater: str, kind: RatedKind) -> dict[str, str]:
-    """Item → the trace or question that it is of, for all that a rater has rated in rounds of a kind."""
+def items_rated(
+    records: RatingRecords, rater: str, kind: RatedKind, label_set: LabelNames | None = None
+) -> dict[str, str]:
+    """Item → the trace or question that it is of, for all that a rater has rated in rounds of a kind and label set."""
     found: dict[str, str] = {}
     for name, of in records.rounds().items():
-        if of.kind == kind:
+        if _asks_the_same(of, kind, label_set):
             rated = {item for item, rating in latest(records.ratings(name, rater)).items() if rating.state == "rated"}
             found |= {shown.item: shown.about for shown in of.items if shown.item in rated}
     return found
@@ -93,11 +97,15 @@ def said_before(records: RatingRecords, name: str, rater: str) -> list[Rating]:
     found = [
         rating
         for other, its_round in records.rounds().items()
-        if other != name and its_round.kind == of.kind
+        if other != name and _asks_the_same(its_round, of.kind, of.label_set)
         for rating in records.ratings(other, rater)
         if rating.item in items and own and rating.at < own[0].at
     ]
     return sorted(found, key=lambda rating: rating.at)
+
+
+def _asks_the_same(of: Round, kind: RatedKind, label_set: LabelNames | None) -> bool:
+    return of.kind == kind and (of.label_set is None or label_set is None or of.label_set.labels == label_set.labels)
 
 
 def _unfinished(records: RatingRecords, tables: RunTables, kind: RatedKind, choice: Choice, rater: str) -> Round | None:

@@ -3,6 +3,7 @@
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
+from mralign_core.rating.rated_before import items_rated, said_before
 from mralign_core.rating.records import Choice, RatingRecords, Round
 
 
@@ -94,3 +95,18 @@ def test_rounds_that_were_kept_before_there_was_rating_again_keep_their_names(pa
     assert kept.name == of.name
     other = of.model_copy(update={"choice": Choice(num=2, seed=90, again=True)})
     assert other.name != of.name
+
+
+def test_what_was_rated_under_other_labels_is_to_be_rated(page, store):
+    name = page.begin(rater="jo", num=2, seed=12)
+    page.rate_all(name, "jo", framing)
+    records = RatingRecords(store)
+    own = records.round(name).label_set
+    assert own
+    others = own.model_copy(update={"labels": (*own.labels[:-1], "induced")})
+    assert set(items_rated(records, "jo", "labels", own).values()) == traces_of(store, name)
+    assert items_rated(records, "jo", "labels", others) == {}
+    later = {"label_set": others, "choice": Choice(num=2, seed=13)}
+    of_others = records.begin(records.round(name).model_copy(update=later))
+    records.keep(of_others, "jo", records.ratings(name, "jo")[0])
+    assert said_before(records, of_others, "jo") == []
