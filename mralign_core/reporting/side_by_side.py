@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -60,8 +61,8 @@ def differing_fields(configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """
     flat = [dict(leaves(config)) for config in configs]
     fields = dict.fromkeys(field for each in flat for field in each)
-    rows = [[field, *(_value(each.get(field)) for each in flat)] for field in fields]
-    return [row for row in rows if len(set(row[1:])) > 1]
+    values = {field: [_value(each.get(field)) for each in flat] for field in fields}
+    return [[field, *_shortened(of_field)] for field, of_field in values.items() if len(set(of_field)) > 1]
 
 
 def _fact_rows(versions: Sequence[Version], aliases: Mapping[str, str]) -> list[list[str]]:
@@ -117,5 +118,13 @@ def _digest(path: str) -> str:
 
 
 def _value(value: Any) -> str:
-    text = UNDEFINED if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+    return UNDEFINED if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _shortened(values: Sequence[str]) -> list[str]:
+    """Long values without what they have in common at their beginning, so that what differs is seen, then cut."""
+    if max(map(len, values)) > LONGEST_VALUE:
+        same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*values, strict=False))
+        common = max(0, sum(1 for _ in same) - LONGEST_VALUE // 2)
+        values = [f"…{value[common:]}" if common else value for value in values]
+    return [value if len(value) <= LONGEST_VALUE else f"{value[:LONGEST_VALUE]}…" for value in values]

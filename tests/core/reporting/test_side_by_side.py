@@ -8,7 +8,7 @@ from mralign_core.config import StorageConfig
 from mralign_core.errors import ArtifactError
 from mralign_core.reporting.result_table import ResultCell
 from mralign_core.reporting.retraining_trend import trend, weeks
-from mralign_core.reporting.side_by_side import side_by_side, side_by_side_markdown
+from mralign_core.reporting.side_by_side import differing_fields, side_by_side, side_by_side_markdown
 from mralign_core.reporting.style import to_png
 from mralign_core.retraining.history import Retraining
 from mralign_core.storage import ArtifactStore
@@ -54,6 +54,14 @@ def test_a_column_a_version_with_scores_and_the_fields_that_differ(make):
     assert tables["config"].rows == [["train.beta", "0.1", "0.2"]]
     page = side_by_side_markdown(versions, {})
     assert "**−10.0 [−15.0, −5.0]**" in page and "not all measured on the same questions" not in page
+
+
+def test_long_values_that_differ_at_their_end_differ():
+    path = "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B-with-a-long-name"
+    configs = [{"model": {"path": f"{path}-{kind}"}, "seed": 0} for kind in ("AWQ", "FP8")]
+    ((field, *cells),) = differing_fields(configs)
+    assert field == "model.path"
+    assert [cell[-4:-1] for cell in cells] == ["AWQ", "FP8"] and all(cell[0] == "…" for cell in cells)
 
 
 def test_other_questions_are_said(make):
