@@ -140,7 +140,7 @@ def grounds_of(config: RunConfig) -> list[Ground]:
 
 def arms_on(ground: Ground, config: RunConfig) -> dict[str, GridArm]:
     """The arms of a ground under this config, such as one of another seed, with what its references were pinned to."""
-    pinned = {name: getattr(ground.config, name) for name in ("model", "questions", "generate")}
+    pinned = {name: getattr(ground.config, name) for name in ("name", "model", "questions", "generate")}
     return {
         name: arm._replace(config=arm.config.model_copy(update=pinned))
         for name, arm in arms_of(config).items()
@@ -228,12 +228,16 @@ def arm_comparisons(arms: Mapping[str, GridArm]) -> list[tuple[str, str]]:
 
 
 def _kto_of(arms: Mapping[str, GridArm], name: str) -> str:
-    """The KTO arm to compare an arm with: one on its ground, else the run's own for arms of its model, else none."""
+    """The KTO arm to compare an arm with: one on its ground, else the run's own for arms of its model, else none.
+
+    Of several on a ground it is the one that differs least from the run's own, which is compared with none of them.
+    """
     arm = arms[name]
     if arm.backbone or arm.differs_in_data:
-        for other, kto in arms.items():
-            if other != name and kto.variant == "kto" and kto.ground == arm.ground:
-                return other
+        on_ground = [other for other, kto in arms.items() if kto.variant == "kto" and kto.ground == arm.ground]
+        plain = min(on_ground, key=lambda other: len(set(arms[other].overrides) - set(GROUND_FIELDS)), default=name)
+        if plain != name:
+            return plain
     return "kto" if "kto" in arms and not arm.backbone else ""
 
 

@@ -51,12 +51,29 @@ def test_another_model_is_its_arms_baseline_and_takes_nothing_over_that_was_said
     ]
 
 
+def test_of_several_kto_arms_on_a_ground_the_plain_one_is_what_others_are_compared_with():
+    extra = {
+        "llama": {"set": LLAMA},
+        "llama_kto_average": {"variant": "kto", "set": {**LLAMA, "train.kl_every": 4}},
+        "llama_kto": {"variant": "kto", "set": LLAMA},
+    }
+    pairs = arm_comparisons(arms_of(config([*extra, "mr_align"], extra_arms=extra)))
+    assert [pair for pair in pairs if pair[1] in extra] == [("llama", "llama_kto"), ("llama_kto_average", "llama_kto")]
+
+
 def test_arms_take_what_their_ground_was_pinned_to_and_the_seed_of_the_run():
     its_config = config(["mr_align", "llama"], extra_arms={"llama": {"set": LLAMA}})
     ground = grounds_of(its_config)[1]
     pinned = ground.config.model_copy(update={"model": ground.config.model.model_copy(update={"revision": "c0ffee"})})
     (arm,) = arms_on(ground._replace(config=pinned), its_config.model_copy(update={"seed": 7})).values()
     assert (arm.config.model.revision, arm.config.seed) == ("c0ffee", 7)
+
+
+def test_what_an_arm_of_another_ground_makes_does_not_pass_for_the_runs_last():
+    its_config = config(["mr_align", "only_sciq"])
+    own, other = grounds_of(its_config)
+    assert [arm.config.name for arm in arms_on(own, its_config).values()] == ["big"]
+    assert [arm.config.name for arm in arms_on(other, its_config).values()] == ["big-only_sciq"]
 
 
 def test_an_arms_model_is_that_of_the_world():
