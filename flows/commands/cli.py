@@ -350,10 +350,11 @@ def ablate(
     ] = "",
     set_: SetOption = None,
 ) -> None:
-    """Train several arms on the same data, over worlds and seeds, and print paired differences with their intervals.
+    """Train several arms, over worlds and seeds, and print their paired differences with intervals.
 
     Think-off and think-on are scored besides. Finished parts are found in the store: run it again to go on, or with
-    more worlds to add to them. docs/ablations.md says what each arm is.
+    more worlds to add to them. Arms have the run's traces and model but where they say so. docs/ablations.md says what
+    each arm is.
     """
     given = {"num_worlds": worlds, "num_seeds": seeds, "arms": _names(arms)}
     overrides = {f"ablate.{name}": value for name, value in given.items() if value is not None}
@@ -472,7 +473,7 @@ def compare(
     config: ConfigOption = "pocket",
     set_: SetOption = None,
 ) -> None:
-    """Show versions side by side: scores, what each moved against think-on, the parameters that differ.
+    """Show versions side by side, newest first: scores, what each moved against think-on, parameters that differ.
 
     Deployment `tool-compare` shows the same in the UI, with the trend of retrainings. `mralign diff` says more of two.
     """

@@ -1,4 +1,4 @@
-"""Ablations: arms on the same data, compared in pairs over worlds or seeds.
+"""Ablations: arms compared in pairs over worlds or seeds.
 
 ``grid`` gives each arm its config, ``paired`` computes the differences.
 """

@@ -83,7 +83,10 @@ class AblateConfig(Section):
                     f"begin with {ONLY}, and none of {', '.join({**ARMS, **VARIANT_TITLES})}"
                 )
         if unknown := [name for name in self.arms if name not in self.known_arms and not name.startswith(ONLY)]:
-            raise ValueError(f"ablate.arms: unknown arm {unknown[0]!r}; there are {', '.join(self.known_arms)}")
+            raise ValueError(
+                f"ablate.arms: unknown arm {unknown[0]!r}; there are "
+                f"{', '.join(self.known_arms)}, and {ONLY}NAME for each of several sets of questions.train"
+            )
         if not self.arms or len(set(self.arms)) < len(self.arms):
             raise ValueError("ablate.arms must name at least one arm, each once")
         return self
