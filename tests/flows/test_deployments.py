@@ -225,7 +225,7 @@ class TestServed:
         assert "progress" not in kinds, "what is finished leaves the page"
         assert kinds["table"] >= {"yield", "draws", "weights", "annotation-ledger"}
         assert kinds["image"] >= {"transitions", "training-curves", "label-mix"}
-        assert kinds["markdown"] == {"run", "diagnostics", "results"}
+        assert kinds["markdown"] == {"run", "diagnostics", "results", "training-doctor"}
         check_artifacts(artifacts)
 
     def test_log_of_a_stage_has_what_the_core_says(self, served, pipeline_run):
