@@ -56,7 +56,7 @@ def artifacts(root: Path) -> set[str]:
         ({"train__variants": ["kto", "dpo"]}, ["train.variants.1", "'sft', 'kto' or 'mr_align'", "got 'dpo'"]),
         ({"generate__min_segments": 20}, ["generate.min_segments 20 is above generate.max_segments 15"]),
         ({"generate__source": "traces"}, ["generate.traces_path is needed"]),
-        ({"questions__train_path": "q.jsonl"}, ["questions.train_path", "no such field", "did you mean 'train'"]),
+        ({"questions__train_path": "q.jsonl"}, ["questions.train_path", "no such field", "did you mean 'train_on'"]),
         ({"questions__train": []}, ["questions.train is needed"]),
         ({"model__path": "Qwen/Qwen3-4B"}, ["model.path has no effect when model.source is 'pocket'", "remove it"]),
         ({"model__source": "hub"}, ["question set 'pocket' needs model.source 'pocket'"]),
