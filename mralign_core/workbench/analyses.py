@@ -8,6 +8,7 @@ kept as a Parquet file as long as the server runs: what it is made from never ch
 from __future__ import annotations
 
 import functools
+import math
 import tempfile
 import threading
 from collections import defaultdict
@@ -22,10 +23,17 @@ import pyarrow.parquet as pq
 
 from mralign_core.config import MatchConfig
 from mralign_core.errors import ArtifactError
-from mralign_core.evaluation.mentions import answer_mentions, ending_of, labelled_tails, trace_paths
+from mralign_core.evaluation.mentions import (
+    answer_mentions,
+    describe_mentions,
+    ending_of,
+    labelled_tails,
+    trace_paths,
+)
 from mralign_core.evaluation.thinking_habits import answer_habits, find_cycle, repeats_itself
 from mralign_core.judging.verdicts import judged_metrics, weigh_verdicts
 from mralign_core.method.matching import DEFAULT_RULES, MatchRules
+from mralign_core.method.traces import Span
 from mralign_core.storage import key_of
 from mralign_core.workbench.interruption import stop_if_left
 from mralign_core.workbench.tables import RunTables
@@ -47,7 +55,7 @@ _THINKING = [
 TRACE_THINKING = pa.schema([("trace_id", pa.string()), *_THINKING])
 """``ending`` of :data:`~mralign_core.evaluation.mentions.ENDINGS`; ``first`` and ``last`` mention as shares of the
 thinking; ``behind`` the last one: the steps up to the answer as ``<start>;analogy;retrieval+chaining;<stop>;``, null
-where there is no mention or no label; ``loops`` is null where there is no label."""
+where there is no mention or no label; ``loops`` is null where there is no label. No other goes by labels."""
 ANSWER_THINKING = pa.schema([("question_id", pa.string()), ("draw", pa.int64()), *_THINKING])
 """The same of answers whose set has EM_t."""
 VOTED = pa.schema(
@@ -81,17 +89,21 @@ def _of_traces(traces: pd.DataFrame, labels: pd.DataFrame, rules: MatchRules) ->
     is_right = traces["polarity"] == "positive"
     tails = labelled_tails(traces, labels, is_right, rules).set_index("trace_id")
     paths = trace_paths(labels)
-    for row, right in zip(traces.itertuples(), is_right, strict=True):
-        texts = [row.completion[each["start"] : each["end"]] for each in row.segments]
-        named = row.trace_id in tails.index
+    for row, right in zip(traces.to_dict("records"), is_right, strict=True):
+        spans = [Span(each["start"], each["end"]) for each in row["segments"]]
+        texts = [row["completion"][slice(*span)] for span in spans]
+        if row["trace_id"] in tails.index:
+            places = tails.loc[row["trace_id"]].to_dict()
+        else:  # it names none, or has no label: its thinking alone says which
+            places = describe_mentions(row["completion"], spans, row["answers"], rules)
         yield {
-            "trace_id": row.trace_id,
-            "ending": ending_of(is_named=named, is_right=bool(right)),
-            **_of_labels(row.trace_id, tails, paths),
-            **{name: tails.at[row.trace_id, name] for name in ("first", "last", "segments_after") if named},
+            "trace_id": row["trace_id"],
+            "ending": ending_of(is_named=not math.isnan(places["last"]), is_right=bool(right)),
+            **_of_labels(row["trace_id"], tails, paths),
+            **{name: places[name] for name in ("first", "last", "segments_after")},
             "repeats": repeats_itself(texts),
             "num_segments": len(texts),
-            "num_tokens": row.reasoning_tokens,
+            "num_tokens": row["reasoning_tokens"],
         }
 
 

@@ -1,10 +1,12 @@
 """Filters of the report's analyses against what the report's functions say of whole tables."""
 
+import dataclasses
 import html
 import re
 from urllib.parse import parse_qs
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from mralign_core.evaluation.mentions import answer_mentions, labelled_tails, labels_in, trace_paths
@@ -14,6 +16,9 @@ from mralign_core.reporting.parting import parting_blocks
 from mralign_core.reporting.parting_figures import FEWEST_SHOWN, NUM_BINS, in_tenths, mention_places, thinking_lengths
 from mralign_core.reporting.report_block import LinkedTable
 from mralign_core.reporting.style import to_svg
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.storage import key_of
+from mralign_core.storage.tables import write_table
 from mralign_core.workbench import analyses
 from tests.simulated_run import VARIANTS
 
@@ -89,6 +94,22 @@ def test_labels_behind_the_last_mention_of_traces(found, tails):
     assert 0 < len(at_once) < len(tails)
     lost = tails[(tails["ending"] == "named_wrong") & (tails["last"] < 0.6)]
     assert trace_ids(found("traces", ending="named_wrong", last_to=60)) == set(lost["trace_id"]) != set()
+
+
+def test_a_trace_without_labels_has_its_ending_and_places(run, store, table, tmp_path):
+    of_all = rows_of(analyses.trace_thinking(run, "candidates"))
+    named = next(name for name, row in of_all.items() if row["ending"] == "named_right" and row["segments_after"])
+    labels = table("annotations", "annotations.parquet")
+    write_table(tmp_path, "annotations.parquet", labels[labels["trace_id"] != named], ANNOTATIONS)
+    fewer = store.publish("annotations", key_of(but=named), tmp_path, parents=[], fingerprint={}, table="annotations")
+    tables = dataclasses.replace(run, artifacts={**run.artifacts, "annotations": fewer}, _opened={})
+    of_fewer = rows_of(analyses.trace_thinking(tables, "candidates"))
+    assert of_fewer[named] == of_all[named] | {"behind": None, "loops": None} != of_all[named]
+    assert {**of_fewer, named: None} == {**of_all, named: None}
+
+
+def rows_of(file):
+    return {row["trace_id"]: row for row in pq.read_table(file).to_pylist()}
 
 
 def test_labels_of_held_out_thinkings_tell_of_their_answers(found, get, table):
