@@ -7,11 +7,7 @@ kept as a Parquet file as long as the server runs: what it is made from never ch
 
 from __future__ import annotations
 
-import functools
 import math
-import tempfile
-import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +32,7 @@ from mralign_core.method.matching import DEFAULT_RULES, MatchRules
 from mralign_core.method.traces import Span
 from mralign_core.storage import key_of
 from mralign_core.workbench.interruption import stop_if_left
+from mralign_core.workbench.kept_files import KeptFiles
 from mralign_core.workbench.tables import RunTables
 
 TEXTS_AT_ONCE = 2_000
@@ -210,12 +207,7 @@ def _of_ids(file: str, trace_ids: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(arrow_dataset.dataset(file).to_table(columns, filter=chosen).to_pylist(), columns=columns)
 
 
-_LOCKS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-
-
-@functools.cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="mralign-view-")
+_TABLES = KeptFiles()
 
 
 def _kept(
@@ -224,20 +216,15 @@ def _kept(
     """The file of what a run's artifacts say, made where nobody has asked for it before."""
     refs = {name: tables.artifacts[name].sha256 for name in names}
     key = key_of(columns=schema.names, store=tables.store.root_uri, of=refs, **more)
-    path = Path(_folder().name, f"{key}.parquet")
-    with _LOCKS[key]:
-        if not path.exists():
-            _write(path, schema, rows())
-    return str(path)
+    return _TABLES.file(f"{key}.parquet", lambda path: _write(path, schema, rows()))
 
 
 def _write(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:
-    unfinished, some = path.with_suffix(".tmp"), []
-    with pq.ParquetWriter(unfinished, schema) as file:
+    some: list[dict[str, Any]] = []
+    with pq.ParquetWriter(path, schema) as file:
         for row in rows:
             some.append({name: None if value != value else value for name, value in row.items()})
             if len(some) == TEXTS_AT_ONCE:
                 file.write_table(pa.Table.from_pylist(some, schema))
                 some = []
         file.write_table(pa.Table.from_pylist(some, schema))
-    unfinished.rename(path)
