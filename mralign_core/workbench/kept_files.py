@@ -43,6 +43,10 @@ class KeptFiles:
 
     def _in_folder(self, name: str) -> Path:
         with self._lock:
+            if self._folder and not Path(self._folder.name).is_dir():
+                # Cleaners of /tmp take what is old. Under the old name another user could have made one since.
+                self._folder.cleanup()
+                self._folder = None
             self._folder = self._folder or tempfile.TemporaryDirectory(prefix="mralign-view-")
             return Path(self._folder.name, name)
 

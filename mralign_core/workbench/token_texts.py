@@ -67,12 +67,22 @@ def read_tokens(database: Database, tables: RunTables, trace_id: str) -> TableRo
 def token_texts(tokenizer: Tokenizer, ids: Sequence[int | None]) -> list[str]:
     """The text that each token adds: of a character in several tokens it is with the last one, "" with the others.
 
+    Broken bytes, which are no character, may take a space in front of the token behind them along.
+
     Args:
         tokenizer: of the model.
         ids: of tokens; None of an end token that is not known, whose text is "".
     """
     stream = DecodeStream(skip_special_tokens=False)
-    return ["" if token is None else stream.step(tokenizer, token) or "" for token in ids]
+    texts: list[str] = []
+    for token in ids:
+        try:
+            text = "" if token is None else stream.step(tokenizer, token) or ""
+        except Exception:  # it has no errors of its own: broken bytes unmade the character before them
+            stream = DecodeStream(skip_special_tokens=False)
+            text = stream.step(tokenizer, token) or ""
+        texts.append(text)
+    return texts
 
 
 def tokenizer_of(tables: RunTables) -> Tokenizer:
