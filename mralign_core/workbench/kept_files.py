@@ -23,7 +23,7 @@ class KeptFiles:
         self._lock = threading.Lock()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
-    def file(self, name: str, make: Callable[[Path], None]) -> str:
+    def file(self, name: str, make: Callable[[Path], object]) -> str:
         """The path of a file.
 
         Args:
