@@ -67,20 +67,25 @@ def read_tokens(database: Database, tables: RunTables, trace_id: str) -> TableRo
 def token_texts(tokenizer: Tokenizer, ids: Sequence[int | None]) -> list[str]:
     """The text that each token adds: of a character in several tokens it is with the last one, "" with the others.
 
-    Broken bytes, which are no character, may take a space in front of the token behind them along.
+    So is the � of bytes that are no character, and a space behind them may be missing.
 
     Args:
         tokenizer: of the model.
         ids: of tokens; None of an end token that is not known, whose text is "".
     """
-    stream = DecodeStream(skip_special_tokens=False)
-    texts: list[str] = []
+    stream, waiting, texts = DecodeStream(skip_special_tokens=False), [], []
     for token in ids:
+        if token is None:
+            texts.append("")
+            continue
+        waiting.append(token)
         try:
-            text = "" if token is None else stream.step(tokenizer, token) or ""
-        except Exception:  # it has no errors of its own: broken bytes unmade the character before them
-            stream = DecodeStream(skip_special_tokens=False)
             text = stream.step(tokenizer, token) or ""
+        except Exception:  # it has no errors of its own: broken bytes unmade the character in front of them
+            text = None
+        if text is None:
+            text, stream = tokenizer.decode(waiting, skip_special_tokens=False), DecodeStream(skip_special_tokens=False)
+        waiting = [] if text else waiting
         texts.append(text)
     return texts
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from tokenizers import Tokenizer
+from tokenizers.decoders import ByteFallback, Fuse, Replace, Sequence, Strip
 from tokenizers.decoders import ByteLevel as BytesTogether
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel
@@ -45,6 +46,22 @@ def test_a_character_in_several_tokens_is_told_once_and_control_tokens_are_shown
     tokenizer.add_special_tokens(["<end>"])
     ids = [*tokenizer.encode("a é 鱻").ids, tokenizer.token_to_id("<end>"), None]
     assert token_texts(tokenizer, ids) == ["a", " ", "", "é", " ", "", "", "鱻", "<end>", ""]
+
+
+@pytest.fixture(scope="module")
+def fallback():
+    """A tokenizer as Llama's: a character that it has no token for is a token a byte."""
+    words = ["▁a", "b", "<0xE9>", "<0xB1>", "<0xBB>"]
+    tokenizer = Tokenizer(BPE({each: place for place, each in enumerate(words)}, [], byte_fallback=True))
+    tokenizer.decoder = Sequence([Replace("▁", " "), ByteFallback(), Fuse(), Strip(" ", 1, 0)])
+    return tokenizer
+
+
+def test_a_broken_character_behind_a_whole_one_is_shown_as_broken(fallback):
+    a, b, first, second, third = range(5)
+    ids = [first, second, third, first, b, b, first, second, third]
+    assert token_texts(fallback, ids) == ["", "", "鱻", "", "�b", "b", "", "", "鱻"]
+    assert token_texts(fallback, [a, first, second, third, a]) == ["a", "", "", "鱻", " a"]
 
 
 def test_every_token_has_its_text_its_weight_and_its_log_probabilities(with_model, folder, store, run):
