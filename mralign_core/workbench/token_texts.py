@@ -26,6 +26,8 @@ from mralign_core.workbench.database import Database, TableRow
 from mralign_core.workbench.tables import RunTables
 
 TOKENIZER_FILE = "tokenizer.json"
+MOST_WAITING = 32
+"""Tokens in a row without a text, more than any character has: each that waits is decoded again with the next."""
 TOKENS = """
 SELECT completion_ids, end_token_id, segments FROM read_parquet($file) WHERE trace_id = $id"""
 
@@ -83,9 +85,11 @@ def token_texts(tokenizer: Tokenizer, ids: Sequence[int | None]) -> list[str]:
             text = stream.step(tokenizer, token) or ""
         except Exception:  # it has no errors of its own: broken bytes unmade the character in front of them
             text = None
-        if text is None:
+        if text is None or (not text and len(waiting) == MOST_WAITING):
             text, stream = tokenizer.decode(waiting, skip_special_tokens=False), DecodeStream(skip_special_tokens=False)
-        waiting = [] if text else waiting
+            waiting = []
+        elif text:
+            waiting = []
         texts.append(text)
     return texts
 

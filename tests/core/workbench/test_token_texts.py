@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import pytest
 from tokenizers import Tokenizer
@@ -62,6 +63,13 @@ def test_a_broken_character_behind_a_whole_one_is_shown_as_broken(fallback):
     ids = [first, second, third, first, b, b, first, second, third]
     assert token_texts(fallback, ids) == ["", "", "鱻", "", "�b", "b", "", "", "鱻"]
     assert token_texts(fallback, [a, first, second, third, a]) == ["a", "", "", "鱻", " a"]
+
+
+def test_thousands_of_bytes_that_are_no_character_take_no_longer_than_as_many_that_are(fallback):
+    started = time.process_time()
+    texts = token_texts(fallback, [2] * 4_000 + [0])
+    assert time.process_time() - started < 0.5  # all decoded with each: seconds
+    assert "".join(texts).count("�") == 4_000 and texts[-1] == "a"
 
 
 def test_every_token_has_its_text_its_weight_and_its_log_probabilities(with_model, folder, store, run):
