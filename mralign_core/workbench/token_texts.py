@@ -124,15 +124,23 @@ def _tokenizer_file(tables: RunTables) -> str:
         if (file := Path(path, TOKENIZER_FILE)).is_file():
             return str(file)
         raise NoTokenizerError(f"{file}, which has the tokens' texts, is not on this machine")
-    # A revision is a file's name in the cache, and a store may be anybody's.
-    is_name = PATH_PART.fullmatch(revision or "main")
-    cached = try_to_load_from_cache(path, TOKENIZER_FILE, revision=revision or None) if is_name else None
-    if not isinstance(cached, str):
+    if not isinstance(cached := _cached(path, revision), str):
         raise NoTokenizerError(
             f"{TOKENIZER_FILE} of {path}{'@' + revision[:12] if revision else ''}, which has the tokens' texts, is not "
             "in the hub's cache of this machine, and the workbench asks nobody for it: `hf download` it there"
         )
     return cached
+
+
+def _cached(path: str, revision: str) -> object:
+    """The tokenizer of a model in the hub's cache; no text where it is not there."""
+    # A revision is a file's name in the cache, and a store may be anybody's.
+    if not PATH_PART.fullmatch(revision or "main"):
+        return None
+    try:
+        return try_to_load_from_cache(path, TOKENIZER_FILE, revision=revision or None)
+    except ValueError:  # the hub has no model of such a name, as a/b/c
+        return None
 
 
 def _find(database: Database, tables: RunTables, trace_id: str) -> tuple[str, TableRow]:

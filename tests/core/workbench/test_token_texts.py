@@ -95,6 +95,9 @@ def test_without_a_tokenizer_on_this_machine_the_page_says_why(get, run, with_mo
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(NoTokenizerError, match=r"Qwen/Qwen3-8B@abc, .*not in the hub's cache"):
         tokenizer_of(with_model(path="Qwen/Qwen3-8B", revision="abc"))
+    for path in ("a/b/c", "..", ""):  # names that the hub has not
+        with pytest.raises(NoTokenizerError, match="not in the hub's cache"):
+            tokenizer_of(with_model(path=path, revision=""))
     asked = []
     monkeypatch.setattr(texts, "try_to_load_from_cache", lambda *_, **more: asked.append(more["revision"]))
     for revision in ("../../elsewhere", "main"):
