@@ -27,7 +27,7 @@ from mralign_core.evaluation.mentions import (
     trace_paths,
 )
 from mralign_core.evaluation.thinking_habits import answer_habits, find_cycle, repeats_itself
-from mralign_core.judging.verdicts import judged_metrics, weigh_verdicts
+from mralign_core.judging.verdicts import CELL, VERDICTS, judged_metrics, weigh_verdicts
 from mralign_core.method.matching import DEFAULT_RULES, MatchRules
 from mralign_core.method.traces import Span
 from mralign_core.storage import key_of
@@ -164,7 +164,7 @@ def verdicts(tables: RunTables) -> str:
     judges = tables.store.manifest(tables.artifacts["results"]).fingerprint["judges"]
 
     def rows() -> Iterator[dict[str, Any]]:
-        read = [_frame(tables.file(name)) for name in names]
+        read = [_frame(tables.file(name), SAID_BY_JUDGES) for name in names]
         answers = pd.concat(
             [_frame(tables.file(f"scores:{name.partition(':')[2]}"), SETS_OF_ANSWERS) for name in names]
         )
@@ -177,6 +177,7 @@ def verdicts(tables: RunTables) -> str:
     return _kept(VOTED, rows, tables, *names, "results")
 
 
+SAID_BY_JUDGES = ["variant", *CELL, "judge", "kind", "answered", *VERDICTS, "num_claims", "num_supported"]
 SETS_OF_ANSWERS = ["question_id", "source"]
 
 
@@ -188,8 +189,10 @@ def _rules(tables: RunTables) -> MatchRules:
     return DEFAULT_RULES
 
 
-def _frame(file: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    return pd.DataFrame(pq.read_table(file, columns=columns and list(columns)).to_pylist())
+def _frame(file: str, columns: Sequence[str]) -> pd.DataFrame:
+    """Some columns of a table, their cells as Python has them."""
+    stop_if_left()
+    return pd.DataFrame(pq.read_table(file, columns=list(columns)).to_pylist())
 
 
 def _frames(file: str, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import re
+from types import SimpleNamespace
 from urllib.parse import parse_qs
 
 import pandas as pd
@@ -20,6 +21,8 @@ from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.storage import key_of
 from mralign_core.storage.tables import write_table
 from mralign_core.workbench import analyses
+from mralign_core.workbench.interruption import Asker, AskerLeftError, asked_by
+from mralign_core.workbench.kept_files import KeptFiles
 from tests.simulated_run import VARIANTS
 
 
@@ -151,6 +154,21 @@ def test_flips_of_the_judges_are_not_those_of_the_match(found, get, table):
     assert cells(wrong) == set(before.index[~before])
     assert {row["answers_by_variant"]["kto"]["judged_right"] for row in wrong} == {False}
     assert get("answers", judged_flip="any").status_code == 400
+
+
+def test_whoever_leaves_while_verdicts_are_read_is_not_read_on_for(run, monkeypatch):
+    asker, read = Asker(), []
+
+    def leaving(file, **options):
+        read.append(file)
+        asker.leave()
+        return pq.read_table(file, **options)
+
+    monkeypatch.setattr(analyses, "_TABLES", KeptFiles())
+    monkeypatch.setattr(analyses, "pq", SimpleNamespace(read_table=leaving, ParquetWriter=pq.ParquetWriter))
+    with asked_by(asker), pytest.raises(AskerLeftError):
+        analyses.verdicts(run)
+    assert len(read) == 1
 
 
 def test_a_table_is_made_once_and_anew_for_other_rules(run, monkeypatch):
