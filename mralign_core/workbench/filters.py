@@ -58,8 +58,9 @@ class ThinkingFilter(Filter):
     """At most so many."""
     behind: str = Field("", max_length=500)
     """Labels in a row behind the last mention, as ``pattern`` of traces has them; ``<start>`` is the mention,
-    ``<stop>`` the answer, so that ``<start> → <stop>`` is nothing. With ``=`` in front, as tables of a report write
-    them: the first steps, with these labels and no others; see :func:`exact_steps`."""
+    ``<stop>`` the answer, so that ``<start> → <stop>`` is nothing. But a step without a label is not passed over, since
+    a report's paths have it: ``*`` and ``…`` stand for it. With ``=`` in front, as tables of a report write them:
+    the first steps, with these labels and no others; see :func:`exact_steps`."""
     loops: Literal["", "yes", "no"] = ""
     """Whether two or more different moves are made twice in a row in the same order."""
     repeats: Literal["", "yes", "no"] = ""
