@@ -18,11 +18,15 @@ from mralign_core.reporting.parting_figures import FEWEST_SHOWN, NUM_BINS, in_te
 from mralign_core.reporting.report_block import LinkedTable
 from mralign_core.reporting.style import to_svg
 from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import key_of
 from mralign_core.storage.tables import write_table
 from mralign_core.workbench import analyses
+from mralign_core.workbench.database import shared_database
+from mralign_core.workbench.filters import AnswerFilter
 from mralign_core.workbench.interruption import Asker, AskerLeftError, asked_by
 from mralign_core.workbench.kept_files import KeptFiles
+from mralign_core.workbench.lists import LISTINGS, read_page
 from tests.simulated_run import VARIANTS
 
 
@@ -82,8 +86,6 @@ def test_what_follows_the_last_mention_and_how_long_it_is(found, mentions):
     behind = on[on["segments_after"] >= 1]
     assert cells(found("answers", variant="on", after_from=1)) == of(behind) != set()
     assert cells(found("answers", variant="on", after_to=0)) == of(on[on["segments_after"] == 0])
-    assert len(found("answers", variant="on", segments_from=5)) == 0
-    assert cells(found("answers", variant="on", segments_to=4, tokens_from=24)) == of(on)
 
 
 def test_labels_behind_the_last_mention_of_traces(found, tails):
@@ -133,9 +135,41 @@ def test_labels_of_held_out_thinkings_tell_of_their_answers(found, get, table):
     assert refused.status_code == 400 and "'cake' is no label" in refused.json()["problem"]
 
 
-def test_thinkings_that_repeat_themselves(found, table, monkeypatch, tmp_path):
-    habits = answer_habits(table("scores:on", "scores.parquet"))
-    assert cells(found("answers", variant="on", repeats="no")) == of(habits[habits["repeats"] == 0])
+@pytest.fixture(scope="module")
+def uneven(store, run, table, tmp_path_factory):
+    """Think-on's answers of different lengths, some of whose thinkings repeat themselves, and the run with these."""
+    folder, scores = tmp_path_factory.mktemp("uneven"), table("scores:on", "scores.parquet")
+    for place, thinking in enumerate(scores["thinking"]):
+        segments = thinking.split("\n\n")[: 1 + place % 4]
+        scores.loc[place, "thinking"] = "\n\n".join(segments + segments[:1] * (place % 3 == 0))
+    write_table(folder, "scores.parquet", scores.assign(num_tokens=range(20, 20 + len(scores))), SCORES)
+    made = store.publish(
+        "scores", key_of(uneven=True), folder, parents=[], fingerprint={"variant": "on"}, table=SCORES.name
+    )
+    tables = dataclasses.replace(run, artifacts={**run.artifacts, "scores:on": made}, _opened={})
+    return tables, answer_habits(store.read_table(made, "scores.parquet"))
+
+
+def listed(tables, **asked):
+    page = read_page(shared_database(), tables, LISTINGS["answers"], AnswerFilter(variant="on", **asked))
+    assert page.num_pages <= 1
+    return cells(page.rows)
+
+
+def test_thinkings_that_repeat_themselves(uneven):
+    tables, habits = uneven
+    repeats = habits["repeats"] == 1
+    assert listed(tables, repeats="yes") == of(habits[repeats]) != set()
+    assert listed(tables, repeats="no") == of(habits[~repeats]) != set()
+
+
+@pytest.mark.parametrize(("name", "bound"), [("segments", 3), ("tokens", 30)])
+def test_lengths_of_thinkings_with_both_bounds(uneven, name, bound):
+    tables, habits = uneven
+    lengths = habits[f"num_{name}"]
+    assert listed(tables, **{f"{name}_from": bound}) == of(habits[lengths >= bound])
+    assert listed(tables, **{f"{name}_to": bound}) == of(habits[lengths <= bound])
+    assert len({*lengths[lengths < bound]}) > 1 < len({*lengths[lengths > bound]}) and (lengths == bound).any()
 
 
 def test_flips_of_the_judges_are_not_those_of_the_match(found, get, table):
