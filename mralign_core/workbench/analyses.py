@@ -7,10 +7,7 @@ kept as a Parquet file as long as the server runs: what it is made from never ch
 
 from __future__ import annotations
 
-import functools
-import tempfile
-import threading
-from collections import defaultdict
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +19,20 @@ import pyarrow.parquet as pq
 
 from mralign_core.config import MatchConfig
 from mralign_core.errors import ArtifactError
-from mralign_core.evaluation.mentions import answer_mentions, ending_of, labelled_tails, trace_paths
+from mralign_core.evaluation.mentions import (
+    answer_mentions,
+    describe_mentions,
+    ending_of,
+    labelled_tails,
+    trace_paths,
+)
 from mralign_core.evaluation.thinking_habits import answer_habits, find_cycle, repeats_itself
-from mralign_core.judging.verdicts import judged_metrics, weigh_verdicts
+from mralign_core.judging.verdicts import CELL, VERDICTS, judged_metrics, weigh_verdicts
 from mralign_core.method.matching import DEFAULT_RULES, MatchRules
+from mralign_core.method.traces import Span
 from mralign_core.storage import key_of
 from mralign_core.workbench.interruption import stop_if_left
+from mralign_core.workbench.kept_files import KeptFiles
 from mralign_core.workbench.tables import RunTables
 
 TEXTS_AT_ONCE = 2_000
@@ -47,7 +52,7 @@ _THINKING = [
 TRACE_THINKING = pa.schema([("trace_id", pa.string()), *_THINKING])
 """``ending`` of :data:`~mralign_core.evaluation.mentions.ENDINGS`; ``first`` and ``last`` mention as shares of the
 thinking; ``behind`` the last one: the steps up to the answer as ``<start>;analogy;retrieval+chaining;<stop>;``, null
-where there is no mention or no label; ``loops`` is null where there is no label."""
+where there is no mention or no label; ``loops`` is null where there is no label. No other goes by labels."""
 ANSWER_THINKING = pa.schema([("question_id", pa.string()), ("draw", pa.int64()), *_THINKING])
 """The same of answers whose set has EM_t."""
 VOTED = pa.schema(
@@ -81,17 +86,21 @@ def _of_traces(traces: pd.DataFrame, labels: pd.DataFrame, rules: MatchRules) ->
     is_right = traces["polarity"] == "positive"
     tails = labelled_tails(traces, labels, is_right, rules).set_index("trace_id")
     paths = trace_paths(labels)
-    for row, right in zip(traces.itertuples(), is_right, strict=True):
-        texts = [row.completion[each["start"] : each["end"]] for each in row.segments]
-        named = row.trace_id in tails.index
+    for row, right in zip(traces.to_dict("records"), is_right, strict=True):
+        spans = [Span(each["start"], each["end"]) for each in row["segments"]]
+        texts = [row["completion"][slice(*span)] for span in spans]
+        if row["trace_id"] in tails.index:
+            places = tails.loc[row["trace_id"]].to_dict()
+        else:  # it names none, or has no label: its thinking alone says which
+            places = describe_mentions(row["completion"], spans, row["answers"], rules)
         yield {
-            "trace_id": row.trace_id,
-            "ending": ending_of(is_named=named, is_right=bool(right)),
-            **_of_labels(row.trace_id, tails, paths),
-            **{name: tails.at[row.trace_id, name] for name in ("first", "last", "segments_after") if named},
+            "trace_id": row["trace_id"],
+            "ending": ending_of(is_named=not math.isnan(places["last"]), is_right=bool(right)),
+            **_of_labels(row["trace_id"], tails, paths),
+            **{name: places[name] for name in ("first", "last", "segments_after")},
             "repeats": repeats_itself(texts),
             "num_segments": len(texts),
-            "num_tokens": row.reasoning_tokens,
+            "num_tokens": row["reasoning_tokens"],
         }
 
 
@@ -155,7 +164,7 @@ def verdicts(tables: RunTables) -> str:
     judges = tables.store.manifest(tables.artifacts["results"]).fingerprint["judges"]
 
     def rows() -> Iterator[dict[str, Any]]:
-        read = [_frame(tables.file(name)) for name in names]
+        read = [_frame(tables.file(name), SAID_BY_JUDGES) for name in names]
         answers = pd.concat(
             [_frame(tables.file(f"scores:{name.partition(':')[2]}"), SETS_OF_ANSWERS) for name in names]
         )
@@ -168,6 +177,7 @@ def verdicts(tables: RunTables) -> str:
     return _kept(VOTED, rows, tables, *names, "results")
 
 
+SAID_BY_JUDGES = ["variant", *CELL, "judge", "kind", "answered", *VERDICTS, "num_claims", "num_supported"]
 SETS_OF_ANSWERS = ["question_id", "source"]
 
 
@@ -179,8 +189,10 @@ def _rules(tables: RunTables) -> MatchRules:
     return DEFAULT_RULES
 
 
-def _frame(file: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    return pd.DataFrame(pq.read_table(file, columns=columns and list(columns)).to_pylist())
+def _frame(file: str, columns: Sequence[str]) -> pd.DataFrame:
+    """Some columns of a table, their cells as Python has them."""
+    stop_if_left()
+    return pd.DataFrame(pq.read_table(file, columns=list(columns)).to_pylist())
 
 
 def _frames(file: str, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
@@ -198,12 +210,7 @@ def _of_ids(file: str, trace_ids: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(arrow_dataset.dataset(file).to_table(columns, filter=chosen).to_pylist(), columns=columns)
 
 
-_LOCKS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-
-
-@functools.cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="mralign-view-")
+_TABLES = KeptFiles()
 
 
 def _kept(
@@ -212,20 +219,15 @@ def _kept(
     """The file of what a run's artifacts say, made where nobody has asked for it before."""
     refs = {name: tables.artifacts[name].sha256 for name in names}
     key = key_of(columns=schema.names, store=tables.store.root_uri, of=refs, **more)
-    path = Path(_folder().name, f"{key}.parquet")
-    with _LOCKS[key]:
-        if not path.exists():
-            _write(path, schema, rows())
-    return str(path)
+    return _TABLES.file(f"{key}.parquet", lambda path: _write(path, schema, rows()))
 
 
 def _write(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:
-    unfinished, some = path.with_suffix(".tmp"), []
-    with pq.ParquetWriter(unfinished, schema) as file:
+    some: list[dict[str, Any]] = []
+    with pq.ParquetWriter(path, schema) as file:
         for row in rows:
             some.append({name: None if value != value else value for name, value in row.items()})
             if len(some) == TEXTS_AT_ONCE:
                 file.write_table(pa.Table.from_pylist(some, schema))
                 some = []
         file.write_table(pa.Table.from_pylist(some, schema))
-    unfinished.rename(path)

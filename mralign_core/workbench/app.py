@@ -47,6 +47,7 @@ PAGE_POLICY = (
 ABOUT_RUN = ("store", "endpoint", "run")
 """Names of an address' query that say which run; the others say what of it."""
 REFRESH_S = 10.0
+TOLD_AGAIN_S = 0.2
 STATUS = {
     ArtifactError: HTTPStatus.NOT_FOUND,
     StorageError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -117,10 +118,12 @@ def _endpoint(find: Callable[[Request], Response]) -> Callable[[Request], Awaita
 
 
 async def _watch(request: Request, asker: Asker) -> None:
-    """Tell when the browser has gone: it went on, was closed, or asks anew."""
+    """Tell when the browser has gone: it went on, was closed, or asks anew. Told until the work for it has ended."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    asker.leave()
+    while True:
+        asker.leave()
+        await anyio.sleep(TOLD_AGAIN_S)  # DuckDB forgets an interrupt that comes before its query is under way
 
 
 def _listed(name: str) -> Lookup:

@@ -17,7 +17,7 @@ def read_trace(database: Database, tables: RunTables, trace_id: str) -> TableRow
     """A trace whole: its segments with labels, who gave them, and weights; replies of annotators; log-probabilities.
 
     Raises:
-        ArtifactError: the run has no such trace.
+        ArtifactError: the run has no such trace, or a table that tells of other segments of it.
     """
     kind, trace = _find_trace(database, tables, trace_id)
     golds = list(map(str, trace["answers"]))
@@ -28,6 +28,8 @@ def read_trace(database: Database, tables: RunTables, trace_id: str) -> TableRow
     for name, sql in ((LABELS_OF[kind], SEGMENT_LABELS), ("weights", SEGMENT_WEIGHTS_OF)):
         if tables.has(name) and (name != "weights" or kind == "candidates"):
             for row in database.rows(sql, {"file": tables.file(name), "id": trace_id}):
+                if not 0 <= row["segment"] < len(segments):
+                    raise _damaged(tables, name, trace_id, f"segment {row['segment']}", segments)
                 segments[row["segment"]] |= row
     return {
         **trace,
@@ -88,7 +90,7 @@ def _trained(database: Database, tables: RunTables, trace_id: str, segments: Seq
     """Variant → what its training made of the trace; each segment gets its own part of it.
 
     Raises:
-        ArtifactError: a table is damaged.
+        ArtifactError: a table tells of more segments, or fewer.
     """
     found = {}
     sql = """SELECT num_tokens, reference_logp, policy_logp, implicit_reward, kl, segments
@@ -96,10 +98,21 @@ def _trained(database: Database, tables: RunTables, trace_id: str, segments: Seq
     for variant in tables.looked_at:
         row = database.row(sql, {"file": tables.file(f"policy-logps:{variant}"), "id": trace_id})
         if row:
-            for segment, own in zip(segments, row.pop("segments"), strict=True):
+            of_segments = row.pop("segments")
+            if len(of_segments) != len(segments):
+                raise _damaged(tables, f"policy-logps:{variant}", trace_id, f"{len(of_segments)} segments", segments)
+            for segment, own in zip(segments, of_segments, strict=True):
                 segment.setdefault("trained", {})[variant] = own
             found[variant] = row
     return found
+
+
+def _damaged(tables: RunTables, name: str, trace_id: str, told: str, segments: Sequence[TableRow]) -> ArtifactError:
+    artifact = f"{name} {tables.artifacts[name].key[:12]}"
+    return ArtifactError(
+        f"{artifact} tells of {told} of trace {trace_id!r}, which has {len(segments)}: it was made of other traces, or "
+        "is damaged; `mralign verify` checks the store"
+    )
 
 
 def _other_draws(database: Database, tables: RunTables, question_id: str) -> list[TableRow]:

@@ -16,6 +16,8 @@ Hit = Literal["", "both", "thinking", "answer", "neither", "gap", "named", "righ
 of them (the hit gap); in the thinking, whatever the answer; in the answer, and not in it, whatever the thinking."""
 Flip = Literal["", "any", "wrong to right", "right to wrong", "both right", "both wrong"]
 Chosen = TypeVar("Chosen", bound="Filter")
+MOST = 2**31
+"""Of anything that is counted; DuckDB takes no number of 2¹²⁷ or more."""
 GAP, ARROW, ANY = "…", "→", "*"
 _STEP = r"[^;]*;"
 
@@ -52,25 +54,26 @@ class ThinkingFilter(Filter):
     """The last mention begins there or later."""
     last_to: float | None = Field(None, ge=0, le=100)
     """It begins before."""
-    after_from: int | None = Field(None, ge=0)
+    after_from: int | None = Field(None, ge=0, le=MOST)
     """At least so many segments stand behind that of the last mention."""
-    after_to: int | None = Field(None, ge=0)
+    after_to: int | None = Field(None, ge=0, le=MOST)
     """At most so many."""
     behind: str = Field("", max_length=500)
     """Labels in a row behind the last mention, as ``pattern`` of traces has them; ``<start>`` is the mention,
-    ``<stop>`` the answer, so that ``<start> → <stop>`` is nothing. With ``=`` in front, as tables of a report write
-    them: the first steps, with these labels and no others; see :func:`exact_steps`."""
+    ``<stop>`` the answer, so that ``<start> → <stop>`` is nothing. But a step without a label is not passed over, since
+    a report's paths have it: ``*`` and ``…`` stand for it. With ``=`` in front, as tables of a report write them:
+    the first steps, with these labels and no others; see :func:`exact_steps`."""
     loops: Literal["", "yes", "no"] = ""
     """Whether two or more different moves are made twice in a row in the same order."""
     repeats: Literal["", "yes", "no"] = ""
     """Whether a segment has the words of one before it."""
-    segments_from: int | None = Field(None, ge=0)
+    segments_from: int | None = Field(None, ge=0, le=MOST)
     """The thinking has at least so many segments."""
-    segments_to: int | None = Field(None, ge=0)
+    segments_to: int | None = Field(None, ge=0, le=MOST)
     """At most so many."""
-    tokens_from: int | None = Field(None, ge=0)
+    tokens_from: int | None = Field(None, ge=0, le=MOST)
     """A trace's thinking, or an answer with its thinking, has at least so many tokens."""
-    tokens_to: int | None = Field(None, ge=0)
+    tokens_to: int | None = Field(None, ge=0, le=MOST)
     """At most so many."""
 
 

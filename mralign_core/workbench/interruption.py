@@ -27,7 +27,7 @@ class Asker:
         self._ends: list[Callable[[], None]] = []
 
     def leave(self) -> None:
-        """End what is under way for it, and what would begin."""
+        """End what is under way for it, and what would begin; may be called again, where an end was not heard."""
         with self._lock:
             self._has_left = True
             for end in self._ends:

@@ -26,6 +26,8 @@ from mralign_core.workbench.database import Database, TableRow
 from mralign_core.workbench.tables import RunTables
 
 TOKENIZER_FILE = "tokenizer.json"
+MOST_WAITING = 32
+"""Tokens in a row without a text, more than any character has: each that waits is decoded again with the next."""
 TOKENS = """
 SELECT completion_ids, end_token_id, segments FROM read_parquet($file) WHERE trace_id = $id"""
 
@@ -67,12 +69,29 @@ def read_tokens(database: Database, tables: RunTables, trace_id: str) -> TableRo
 def token_texts(tokenizer: Tokenizer, ids: Sequence[int | None]) -> list[str]:
     """The text that each token adds: of a character in several tokens it is with the last one, "" with the others.
 
+    So is the � of bytes that are no character, and a space behind them may be missing.
+
     Args:
         tokenizer: of the model.
         ids: of tokens; None of an end token that is not known, whose text is "".
     """
-    stream = DecodeStream(skip_special_tokens=False)
-    return ["" if token is None else stream.step(tokenizer, token) or "" for token in ids]
+    stream, waiting, texts = DecodeStream(skip_special_tokens=False), [], []
+    for token in ids:
+        if token is None:
+            texts.append("")
+            continue
+        waiting.append(token)
+        try:
+            text = stream.step(tokenizer, token) or ""
+        except Exception:  # it has no errors of its own: broken bytes unmade the character in front of them
+            text = None
+        if text is None or (not text and len(waiting) == MOST_WAITING):
+            text, stream = tokenizer.decode(waiting, skip_special_tokens=False), DecodeStream(skip_special_tokens=False)
+            waiting = []
+        elif text:
+            waiting = []
+        texts.append(text)
+    return texts
 
 
 def tokenizer_of(tables: RunTables) -> Tokenizer:
@@ -105,15 +124,23 @@ def _tokenizer_file(tables: RunTables) -> str:
         if (file := Path(path, TOKENIZER_FILE)).is_file():
             return str(file)
         raise NoTokenizerError(f"{file}, which has the tokens' texts, is not on this machine")
-    # A revision is a file's name in the cache, and a store may be anybody's.
-    is_name = PATH_PART.fullmatch(revision or "main")
-    cached = try_to_load_from_cache(path, TOKENIZER_FILE, revision=revision or None) if is_name else None
-    if not isinstance(cached, str):
+    if not isinstance(cached := _cached(path, revision), str):
         raise NoTokenizerError(
             f"{TOKENIZER_FILE} of {path}{'@' + revision[:12] if revision else ''}, which has the tokens' texts, is not "
             "in the hub's cache of this machine, and the workbench asks nobody for it: `hf download` it there"
         )
     return cached
+
+
+def _cached(path: str, revision: str) -> object:
+    """The tokenizer of a model in the hub's cache; no text where it is not there."""
+    # A revision is a file's name in the cache, and a store may be anybody's.
+    if not PATH_PART.fullmatch(revision or "main"):
+        return None
+    try:
+        return try_to_load_from_cache(path, TOKENIZER_FILE, revision=revision or None)
+    except ValueError:  # the hub has no model of such a name, as a/b/c
+        return None
 
 
 def _find(database: Database, tables: RunTables, trace_id: str) -> tuple[str, TableRow]:

@@ -292,11 +292,17 @@ UNNAMED = """() => [...document.querySelectorAll("main a, main button, main inpu
   .map((each) => each.outerHTML.slice(0, 120))"""
 
 
-def test_a_list_is_saved_as_a_file(entered, workbench):
+def test_a_list_is_saved_as_a_file_though_its_reader_goes_on(entered, workbench):
     page = entered.page
     page.goto(workbench.at("traces", "polarity=negative"))
-    with page.expect_download() as download:
-        page.get_by_role("button", name="Save all").click()
+    held = []
+    page.route("**/traces.jsonl*", lambda route: held.append(route))
+    with page.expect_download(timeout=10_000) as download:
+        with page.expect_request("**/traces.jsonl*"):
+            page.get_by_role("button", name="Save all").click()
+        page.get_by_role("link", name="Overview").click()
+        heading(page, "Overview").wait_for()
+        held[0].continue_()
     lines = Path(download.value.path()).read_text().splitlines()
     assert download.value.suggested_filename == "traces.jsonl" and len(lines) == 60
 

@@ -57,9 +57,9 @@ export async function ask(path, values = {}, options = undefined) {
   return (await reply(path, values, options)).json();
 }
 
-/** Save what the server says as a file. */
+/** Save what the server says as a file; going on to another page does not end it. */
 export async function save(path, values, name) {
-  const content = await (await reply(path, values)).blob();
+  const content = await (await reply(path, values, { signal: null })).blob();
   const link = document.createElement("a");
   link.href = URL.createObjectURL(content);
   link.download = name;

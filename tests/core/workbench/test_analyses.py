@@ -1,10 +1,13 @@
 """Filters of the report's analyses against what the report's functions say of whole tables."""
 
+import dataclasses
 import html
 import re
+from types import SimpleNamespace
 from urllib.parse import parse_qs
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from mralign_core.evaluation.mentions import answer_mentions, labelled_tails, labels_in, trace_paths
@@ -14,7 +17,16 @@ from mralign_core.reporting.parting import parting_blocks
 from mralign_core.reporting.parting_figures import FEWEST_SHOWN, NUM_BINS, in_tenths, mention_places, thinking_lengths
 from mralign_core.reporting.report_block import LinkedTable
 from mralign_core.reporting.style import to_svg
+from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.scores import SCORES
+from mralign_core.storage import key_of
+from mralign_core.storage.tables import write_table
 from mralign_core.workbench import analyses
+from mralign_core.workbench.database import shared_database
+from mralign_core.workbench.filters import AnswerFilter
+from mralign_core.workbench.interruption import Asker, AskerLeftError, asked_by
+from mralign_core.workbench.kept_files import KeptFiles
+from mralign_core.workbench.lists import LISTINGS, read_page
 from tests.simulated_run import VARIANTS
 
 
@@ -74,8 +86,6 @@ def test_what_follows_the_last_mention_and_how_long_it_is(found, mentions):
     behind = on[on["segments_after"] >= 1]
     assert cells(found("answers", variant="on", after_from=1)) == of(behind) != set()
     assert cells(found("answers", variant="on", after_to=0)) == of(on[on["segments_after"] == 0])
-    assert len(found("answers", variant="on", segments_from=5)) == 0
-    assert cells(found("answers", variant="on", segments_to=4, tokens_from=24)) == of(on)
 
 
 def test_labels_behind_the_last_mention_of_traces(found, tails):
@@ -89,6 +99,22 @@ def test_labels_behind_the_last_mention_of_traces(found, tails):
     assert 0 < len(at_once) < len(tails)
     lost = tails[(tails["ending"] == "named_wrong") & (tails["last"] < 0.6)]
     assert trace_ids(found("traces", ending="named_wrong", last_to=60)) == set(lost["trace_id"]) != set()
+
+
+def test_a_trace_without_labels_has_its_ending_and_places(run, store, table, tmp_path):
+    of_all = rows_of(analyses.trace_thinking(run, "candidates"))
+    named = next(name for name, row in of_all.items() if row["ending"] == "named_right" and row["segments_after"])
+    labels = table("annotations", "annotations.parquet")
+    write_table(tmp_path, "annotations.parquet", labels[labels["trace_id"] != named], ANNOTATIONS)
+    fewer = store.publish("annotations", key_of(but=named), tmp_path, parents=[], fingerprint={}, table="annotations")
+    tables = dataclasses.replace(run, artifacts={**run.artifacts, "annotations": fewer}, _opened={})
+    of_fewer = rows_of(analyses.trace_thinking(tables, "candidates"))
+    assert of_fewer[named] == of_all[named] | {"behind": None, "loops": None} != of_all[named]
+    assert {**of_fewer, named: None} == {**of_all, named: None}
+
+
+def rows_of(file):
+    return {row["trace_id"]: row for row in pq.read_table(file).to_pylist()}
 
 
 def test_labels_of_held_out_thinkings_tell_of_their_answers(found, get, table):
@@ -109,9 +135,41 @@ def test_labels_of_held_out_thinkings_tell_of_their_answers(found, get, table):
     assert refused.status_code == 400 and "'cake' is no label" in refused.json()["problem"]
 
 
-def test_thinkings_that_repeat_themselves(found, table, monkeypatch, tmp_path):
-    habits = answer_habits(table("scores:on", "scores.parquet"))
-    assert cells(found("answers", variant="on", repeats="no")) == of(habits[habits["repeats"] == 0])
+@pytest.fixture(scope="module")
+def uneven(store, run, table, tmp_path_factory):
+    """Think-on's answers of different lengths, some of whose thinkings repeat themselves, and the run with these."""
+    folder, scores = tmp_path_factory.mktemp("uneven"), table("scores:on", "scores.parquet")
+    for place, thinking in enumerate(scores["thinking"]):
+        segments = thinking.split("\n\n")[: 1 + place % 4]
+        scores.loc[place, "thinking"] = "\n\n".join(segments + segments[:1] * (place % 3 == 0))
+    write_table(folder, "scores.parquet", scores.assign(num_tokens=range(20, 20 + len(scores))), SCORES)
+    made = store.publish(
+        "scores", key_of(uneven=True), folder, parents=[], fingerprint={"variant": "on"}, table=SCORES.name
+    )
+    tables = dataclasses.replace(run, artifacts={**run.artifacts, "scores:on": made}, _opened={})
+    return tables, answer_habits(store.read_table(made, "scores.parquet"))
+
+
+def listed(tables, **asked):
+    page = read_page(shared_database(), tables, LISTINGS["answers"], AnswerFilter(variant="on", **asked))
+    assert page.num_pages <= 1
+    return cells(page.rows)
+
+
+def test_thinkings_that_repeat_themselves(uneven):
+    tables, habits = uneven
+    repeats = habits["repeats"] == 1
+    assert listed(tables, repeats="yes") == of(habits[repeats]) != set()
+    assert listed(tables, repeats="no") == of(habits[~repeats]) != set()
+
+
+@pytest.mark.parametrize(("name", "bound"), [("segments", 3), ("tokens", 30)])
+def test_lengths_of_thinkings_with_both_bounds(uneven, name, bound):
+    tables, habits = uneven
+    lengths = habits[f"num_{name}"]
+    assert listed(tables, **{f"{name}_from": bound}) == of(habits[lengths >= bound])
+    assert listed(tables, **{f"{name}_to": bound}) == of(habits[lengths <= bound])
+    assert len({*lengths[lengths < bound]}) > 1 < len({*lengths[lengths > bound]}) and (lengths == bound).any()
 
 
 def test_flips_of_the_judges_are_not_those_of_the_match(found, get, table):
@@ -130,6 +188,21 @@ def test_flips_of_the_judges_are_not_those_of_the_match(found, get, table):
     assert cells(wrong) == set(before.index[~before])
     assert {row["answers_by_variant"]["kto"]["judged_right"] for row in wrong} == {False}
     assert get("answers", judged_flip="any").status_code == 400
+
+
+def test_whoever_leaves_while_verdicts_are_read_is_not_read_on_for(run, monkeypatch):
+    asker, read = Asker(), []
+
+    def leaving(file, **options):
+        read.append(file)
+        asker.leave()
+        return pq.read_table(file, **options)
+
+    monkeypatch.setattr(analyses, "_TABLES", KeptFiles())
+    monkeypatch.setattr(analyses, "pq", SimpleNamespace(read_table=leaving, ParquetWriter=pq.ParquetWriter))
+    with asked_by(asker), pytest.raises(AskerLeftError):
+        analyses.verdicts(run)
+    assert len(read) == 1
 
 
 def test_a_table_is_made_once_and_anew_for_other_rules(run, monkeypatch):

@@ -1,13 +1,22 @@
 """One trace, one question, and the numbers of a run, over HTTP."""
 
+import dataclasses
 import doctest
 from collections import Counter
 
+import pandas as pd
 import pytest
 
+from mralign_core.errors import ArtifactError
 from mralign_core.reporting.server_paths import VIEW_PREFIX
+from mralign_core.schemas.policy_logps import POLICY_LOGPS
+from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
+from mralign_core.storage import key_of
+from mralign_core.storage.tables import write_table
 from mralign_core.workbench import database, filters
 from mralign_core.workbench.app import PAGE_POLICY
+from mralign_core.workbench.cases import read_trace
+from mralign_core.workbench.database import shared_database
 from mralign_core.workbench.tables import find_run
 from tests.simulated_run import RUN
 
@@ -50,6 +59,36 @@ def test_a_trace_is_shown_with_all_that_the_tables_have_of_it(get, store, run):
     assert any(is_gold for _, is_gold in trace["segments"][-1]["text"])
     assert [reply["role"] for reply in trace["replies"]] == ["annotator_a", "annotator_b"]
     assert trace["reference"]["partner"] == "trace-000008"
+
+
+def cut_short(table):
+    """Of one trace a segment fewer."""
+    cut = table["segments"].map(list)
+    cut[7] = cut[7][:-1]
+    return table.assign(segments=cut)
+
+
+def one_too_many(table):
+    """Of one trace a segment more."""
+    last = table[table["trace_id"] == "trace-000007"].tail(1)
+    return pd.concat([table, last.assign(segment=4)], ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "schema", "damage", "told"),
+    [
+        ("policy-logps:mr_align", "policy.parquet", POLICY_LOGPS, cut_short, "tells of 3 segments"),
+        ("weights", "weights.parquet", SEGMENT_WEIGHTS, one_too_many, "tells of segment 4"),
+    ],
+)
+def test_a_table_that_does_not_fit_its_traces_is_told_of(run, store, tmp_path, name, file, schema, damage, told):
+    write_table(tmp_path, file, damage(store.read_table(run.artifacts[name], file)), schema)
+    stage = name.partition(":")[0]
+    made = store.publish(stage, key_of(damaged=name), tmp_path, parents=[], fingerprint={}, table=schema.name)
+    tables = dataclasses.replace(run, artifacts={**run.artifacts, name: made}, _opened={})
+    assert read_trace(shared_database(), tables, "trace-000008")["segments"]
+    with pytest.raises(ArtifactError, match=rf"{name} .*{told} of trace 'trace-000007', which has 4"):
+        read_trace(shared_database(), tables, "trace-000007")
 
 
 def parent_of(store, run):

@@ -9,6 +9,7 @@ import pytest
 
 from mralign_core.reporting.server_paths import VIEW_API_PREFIX
 from mralign_core.workbench import app as workbench
+from mralign_core.workbench import database as tables_of_duckdb
 from mralign_core.workbench.database import Database
 from mralign_core.workbench.interruption import Asker, AskerLeftError, asked_by, stop_if_left
 from tests.asgi_server import in_a_loop_of_its_own
@@ -36,17 +37,8 @@ def test_what_has_not_begun_does_not_begin():
     stop_if_left()
 
 
-def test_a_request_whose_browser_goes_away_leaves_no_search_behind(monkeypatch, storage):
-    ended = threading.Event()
-
-    def search(database, tables, query):
-        try:
-            return database.rows(ENDLESS, {"seven": 6})
-        except AskerLeftError:
-            ended.set()
-            raise
-
-    monkeypatch.setattr(workbench, "count_moves", lambda database, tables: search(database, tables, {}))
+def ask_and_leave(storage, after_s):
+    """Ask for moves, as a browser that goes away after so many seconds."""
     app = workbench.make_app()
 
     async def ask():
@@ -62,7 +54,7 @@ def test_a_request_whose_browser_goes_away_leaves_no_search_behind(monkeypatch, 
 
         async def receive():
             if (message := next(said, None)) is None:
-                await anyio.sleep(0.5)
+                await anyio.sleep(after_s)
                 return {"type": "http.disconnect"}
             return message
 
@@ -72,6 +64,42 @@ def test_a_request_whose_browser_goes_away_leaves_no_search_behind(monkeypatch, 
         with anyio.fail_after(60):
             await app(scope, receive, send)
 
-    started = time.monotonic()
     in_a_loop_of_its_own(ask)
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """Whether the search of a request for moves, which is endless, was ended."""
+    ended = threading.Event()
+
+    def search(database, tables):
+        try:
+            return database.rows(ENDLESS, {"seven": 6})
+        except AskerLeftError:
+            ended.set()
+            raise
+
+    monkeypatch.setattr(workbench, "count_moves", search)
+    return ended
+
+
+def test_a_request_whose_browser_goes_away_leaves_no_search_behind(ended, storage):
+    started = time.monotonic()
+    ask_and_leave(storage, after_s=0.5)
     assert ended.is_set() and time.monotonic() - started < 50
+
+
+def test_a_search_is_ended_though_duckdb_forgot_the_first_interrupt(ended, storage, monkeypatch):
+    execute, rescues = tables_of_duckdb._execute, []
+
+    def late(cursor, sql, values):
+        if sql == ENDLESS:
+            time.sleep(0.6)  # the browser goes away before the query is under way
+            rescues.append(threading.Timer(3, cursor.interrupt))  # it would be endless
+            rescues[0].start()
+        return execute(cursor, sql, values)
+
+    monkeypatch.setattr(tables_of_duckdb, "_execute", late)
+    ask_and_leave(storage, after_s=0.2)
+    assert ended.is_set() and rescues[0].is_alive()
+    rescues[0].cancel()

@@ -8,6 +8,8 @@ import pytest
 from mralign_core.evaluation.metrics import answer_metrics
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 
+LENGTHS = ("after", "segments", "tokens")
+
 
 @pytest.fixture(scope="module")
 def tables(store, run):
@@ -201,6 +203,7 @@ def test_what_no_list_has_is_an_error_that_says_what_there_is(get):
         ({"weight_min": "much"}, "weight_min='much'"),
         ({"label": "foo"}, "'foo' is no label"),
         ({"page": "0"}, "page='0'"),
+        *(({f"{name}_{end}": str(2**127)}, f"{name}_{end}=") for name in LENGTHS for end in ("from", "to")),
     ):
         reply = get("traces", **asked)
         assert reply.status_code == 400 and problem in reply.json()["problem"]

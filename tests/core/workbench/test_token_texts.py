@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import time
 
 import pytest
 from tokenizers import Tokenizer
+from tokenizers.decoders import ByteFallback, Fuse, Replace, Sequence, Strip
 from tokenizers.decoders import ByteLevel as BytesTogether
 from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel
@@ -47,6 +49,29 @@ def test_a_character_in_several_tokens_is_told_once_and_control_tokens_are_shown
     assert token_texts(tokenizer, ids) == ["a", " ", "", "é", " ", "", "", "鱻", "<end>", ""]
 
 
+@pytest.fixture(scope="module")
+def fallback():
+    """A tokenizer as Llama's: a character that it has no token for is a token a byte."""
+    words = ["▁a", "b", "<0xE9>", "<0xB1>", "<0xBB>"]
+    tokenizer = Tokenizer(BPE({each: place for place, each in enumerate(words)}, [], byte_fallback=True))
+    tokenizer.decoder = Sequence([Replace("▁", " "), ByteFallback(), Fuse(), Strip(" ", 1, 0)])
+    return tokenizer
+
+
+def test_a_broken_character_behind_a_whole_one_is_shown_as_broken(fallback):
+    a, b, first, second, third = range(5)
+    ids = [first, second, third, first, b, b, first, second, third]
+    assert token_texts(fallback, ids) == ["", "", "鱻", "", "�b", "b", "", "", "鱻"]
+    assert token_texts(fallback, [a, first, second, third, a]) == ["a", "", "", "鱻", " a"]
+
+
+def test_thousands_of_bytes_that_are_no_character_take_no_longer_than_as_many_that_are(fallback):
+    started = time.process_time()
+    texts = token_texts(fallback, [2] * 4_000 + [0])
+    assert time.process_time() - started < 0.5  # all decoded with each: seconds
+    assert "".join(texts).count("�") == 4_000 and texts[-1] == "a"
+
+
 def test_every_token_has_its_text_its_weight_and_its_log_probabilities(with_model, folder, store, run):
     tables = with_model(path=str(folder), revision="x")
     tokens = read_tokens(shared_database(), tables, "trace-000007")
@@ -70,6 +95,9 @@ def test_without_a_tokenizer_on_this_machine_the_page_says_why(get, run, with_mo
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(NoTokenizerError, match=r"Qwen/Qwen3-8B@abc, .*not in the hub's cache"):
         tokenizer_of(with_model(path="Qwen/Qwen3-8B", revision="abc"))
+    for path in ("a/b/c", "..", ""):  # names that the hub has not
+        with pytest.raises(NoTokenizerError, match="not in the hub's cache"):
+            tokenizer_of(with_model(path=path, revision=""))
     asked = []
     monkeypatch.setattr(texts, "try_to_load_from_cache", lambda *_, **more: asked.append(more["revision"]))
     for revision in ("../../elsewhere", "main"):
