@@ -45,7 +45,7 @@ async function render() {
   const own = ++drawn;
   goOn();
   const view = location.pathname.slice(PREFIX.length);
-  main.setAttribute("aria-busy", "true");
+  makeStale();
   try {
     if (runAddress !== to("")) run = await ask("run");
     runAddress = to("");
@@ -64,6 +64,16 @@ async function render() {
   } finally {
     if (own === drawn) main.removeAttribute("aria-busy");
   }
+}
+
+/** What the page before shows is not what the address says now: until that is there, none of it can be used but filters. */
+function makeStale() {
+  main.setAttribute("aria-busy", "true");
+  for (const part of main.children) part.inert = !part.matches("form");
+  const found = document.querySelector("#found");
+  if (!found) return;
+  found.textContent = "Searching…";
+  tell("Searching…");
 }
 
 function head(view) {
@@ -107,8 +117,8 @@ const ACTIONS = {
   j: () => step(1),
   k: () => step(-1),
   "/": () => document.querySelector("[type=search]")?.focus(),
-  n: () => document.querySelector("[rel=next]")?.click(),
-  p: () => document.querySelector("[rel=prev]")?.click(),
+  n: () => document.querySelector("main:not([aria-busy]) [rel=next]")?.click(),
+  p: () => document.querySelector("main:not([aria-busy]) [rel=prev]")?.click(),
   c: () => {
     const colours = [...document.querySelectorAll("[data-by]")];
     colours[(colours.findIndex((each) => each.ariaPressed === "true") + 1) % colours.length]?.click();
