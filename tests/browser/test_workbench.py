@@ -329,3 +329,10 @@ def test_while_a_list_is_searched_the_one_before_can_not_be_taken_for_it(entered
     held[0].continue_()
     settled(page).get_by_text(" found, page 1").wait_for()
     assert page.locator("[inert]").count() == 0
+
+
+@pytest.mark.parametrize(("view", "query"), [("", ""), ("question", "id=eval-000003"), ("question", "id=train-000003")])
+def test_of_what_a_run_lacks_nothing_is_written(entered, workbench, view, query):
+    entered.page.goto(workbench.at(view, query))
+    entered.page.locator("main h1 ~ *").first.wait_for()
+    assert "null" not in settled(entered.page).locator("main").inner_text()

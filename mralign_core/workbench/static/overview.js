@@ -1,6 +1,6 @@
 // What is in a run, each number a link to the cases behind it.
 import { ask, to, toReport } from "./address.js";
-import { count, h, number, share, table } from "./dom.js";
+import { count, fill, h, number, share, table } from "./dom.js";
 
 const link = (value, view, values) => h("a", { href: to(view, values) }, value);
 
@@ -54,8 +54,8 @@ function flipsTable(caption, field, rows, run) {
 function judgedFlips(run) {
   if (!run.has.includes("judgements") || !run.has.includes("results")) return null;
   const box = h("div");
-  ask("judged-flips").then((rows) => box.replaceChildren(flipsTable("Answers that flipped by the judges", "judged_flip", rows, run) ?? ""))
-    .catch((error) => error.name === "AbortError" || box.replaceChildren(h("p", { class: "problem" }, error.message)));
+  ask("judged-flips").then((rows) => fill(box, flipsTable("Answers that flipped by the judges", "judged_flip", rows, run)))
+    .catch((error) => error.name === "AbortError" || fill(box, h("p", { class: "problem" }, error.message)));
   return box;
 }
 

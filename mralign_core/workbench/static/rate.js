@@ -1,6 +1,6 @@
 // Rating: rounds, and one segment or answer at a time, by keyboard. Nothing here says what anybody else said.
 import { ask, save, to } from "./address.js";
-import { count, h, model, pairs } from "./dom.js";
+import { count, fill, h, model, pairs } from "./dom.js";
 import { Unsent } from "./unsent.js";
 
 const CHOICE_KEYS = [..."123456789qwertyuiopasdfghjklzxcvbnm"];
@@ -219,7 +219,7 @@ class Sheet {
 
   render() {
     const focus = document.activeElement?.dataset?.choice;
-    this.element.replaceChildren(this.head(), this.isOver ? this.end() : this.body());
+    fill(this.element, this.head(), this.isOver ? this.end() : this.body());
     this.renderSaved(this.unsent.pending.length);
     if (focus) this.element.querySelector(`[data-choice="${focus}"]`)?.focus();
     this.element.querySelector("[aria-current=step]")?.scrollIntoView({ block: "nearest" });

@@ -1,6 +1,6 @@
 // The pages of the workbench: which view an address shows, links between views, and keys.
 import { ask, goOn, PREFIX, query, to } from "./address.js";
-import { h } from "./dom.js";
+import { fill, h } from "./dom.js";
 import { showList } from "./lists.js";
 import { showMoves, showOverview } from "./overview.js";
 import { showQuestion } from "./question.js";
@@ -54,13 +54,13 @@ async function render() {
     if (own !== drawn) return; // somebody has gone on meanwhile
     head(view);
     document.title = `${title} · ${run.title}`;
-    main.replaceChildren(h("h1", {}, title), ...content);
+    fill(main, h("h1", {}, title), content);
     tell(title);
   } catch (error) {
     if (own !== drawn) return;
     head(view);
     document.title = "MR-ALIGN workbench";
-    main.replaceChildren(h("h1", {}, "This can't be shown"), h("p", { class: "problem", role: "alert" }, error.message), h("p", {}, h("a", { href: to("") }, "Back to the overview")));
+    fill(main, h("h1", {}, "This can't be shown"), h("p", { class: "problem", role: "alert" }, error.message), h("p", {}, h("a", { href: to("") }, "Back to the overview")));
   } finally {
     if (own === drawn) main.removeAttribute("aria-busy");
   }
@@ -79,8 +79,8 @@ function makeStale() {
 function head(view) {
   document.querySelector("#run").textContent = run ? `· ${run.title}` : "";
   const shown = Object.entries(HEAD).filter(([, [, needs]]) => run && (!needs || run.has.includes(needs)));
-  document.querySelector("#nav").replaceChildren(
-    ...shown.map(([name, [title]]) => h("a", { href: to(name), "aria-current": name === view ? "page" : null }, title)));
+  fill(document.querySelector("#nav"),
+    shown.map(([name, [title]]) => h("a", { href: to(name), "aria-current": name === view ? "page" : null }, title)));
 }
 
 /** Say something to those who don't see the page change. */
