@@ -230,6 +230,11 @@ def test_skip_undo_notes_and_results_by_keyboard_and_hostile_text_stays_text(hos
         page.keyboard.press("Escape")
         page.keyboard.press("Enter")
         gone_through("1 of 4 gone through")
+        page.keyboard.press("7")
+        page.keyboard.press("Backspace")
+        page.get_by_text("What was chosen is dropped.").wait_for()
+        gone_through("1 of 4 gone through")
+        assert page.locator("button[aria-pressed=true]").count() == 0
         page.keyboard.press("-")
         gone_through("2 of 4 gone through, 1 skipped")
         page.keyboard.press("Backspace")

@@ -151,7 +151,14 @@ class Sheet {
     return undefined;
   }
 
+  /** First what is chosen and not saved is dropped; then what was saved last is taken back. */
   undo() {
+    if (this.isChosenAnew()) {
+      this.picked = { ...this.state(this.item.item).said };
+      this.render();
+      this.refuse("What was chosen is dropped. Undo once more takes back what was saved last.");
+      return undefined;
+    }
     const done = [];
     for (const each of this.log) {
       if (each.undoes) done.splice(done.findIndex((other) => other.n === each.undoes), 1);
@@ -166,6 +173,12 @@ class Sheet {
     this.at = this.round.items.findIndex((each) => each.item === last.item);
     this.load(`Taken back. ${this.progress()}`);
     return undefined;
+  }
+
+  isChosenAnew() {
+    const before = this.state(this.item.item).said;
+    const columns = new Set([...Object.keys(this.picked), ...Object.keys(before)]);
+    return !this.isOver && [...columns].some((column) => (this.picked[column] ?? "") !== (before[column] ?? ""));
   }
 
   move(by) {
