@@ -16,6 +16,9 @@ from mralign_core.workbench.database import Database, TableRow
 from mralign_core.workbench.lists import DIFFERS
 from mralign_core.workbench.tables import RunTables
 
+FEWEST_FOR_A_SHARE = 30
+"""Segments with a label below which its share of disputed ones is not compared with those of others."""
+
 
 def describe_run(database: Database, tables: RunTables) -> TableRow:
     """What can be looked at and by what it can be filtered."""
@@ -70,8 +73,10 @@ def _strata(database: Database, tables: RunTables, name: str) -> list[TableRow]:
 
 def summarize_run(database: Database, tables: RunTables) -> dict[str, Any]:
     """How often each label was given and disputed, what decided it, and where answers have a gold answer."""
+    labels = _label_table(database, tables)
     return {
-        "labels": _label_table(database, tables),
+        "labels": labels,
+        "most_disputed": most_disputed(labels),
         "rules": _rule_table(database, tables),
         "answers": [_answer_row(database, tables, name) for name in tables.variants],
         "flips": _flip_table(database, tables),
@@ -87,7 +92,27 @@ def _label_table(database: Database, tables: RunTables) -> list[TableRow]:
     if tables.has("weights"):
         files = {"file": tables.file("annotations"), "weights": tables.file("weights")}
         weights = {row["label"]: row for row in database.rows(WEIGHTS_BY_LABEL, files)}
-    return [by_label[name] | weights.get(name, {}) for name in tables.taxonomy.labels if name in by_label]
+    rows = [by_label[name] | weights.get(name, {}) for name in tables.taxonomy.labels if name in by_label]
+    return sorted(rows, key=lambda row: -row["by_one"])
+
+
+def most_disputed(labels: list[TableRow]) -> TableRow:
+    """The label that the annotators differ on in most segments, and the one where they do in the largest share.
+
+    Args:
+        labels: with ``by_one``, how many segments only one annotator gave it, and ``by_any``, how many either did.
+
+    Returns:
+        ``segments`` and ``share``, each a row or None; ``share`` is of labels that either gave at least ``fewest``
+        segments: of three segments all may be disputed by chance.
+    """
+    disputed = [row for row in labels if row["by_one"]]
+    common = [row for row in disputed if row["by_any"] >= FEWEST_FOR_A_SHARE]
+    return {
+        "segments": max(disputed, key=lambda row: row["by_one"], default=None),
+        "share": max(common, key=lambda row: (row["by_one"] / row["by_any"], row["by_one"]), default=None),
+        "fewest": FEWEST_FOR_A_SHARE,
+    }
 
 
 LABEL_TABLE = """
@@ -98,7 +123,9 @@ told AS (SELECT label, number, list_contains(labels, label) AS is_given, list_co
 SELECT label, CAST(sum(number * is_given::INT) AS BIGINT) AS segments,
   CAST(sum(number * (by_a AND NOT by_b)::INT) AS BIGINT) AS only_a,
   CAST(sum(number * (by_b AND NOT by_a)::INT) AS BIGINT) AS only_b,
-  CAST(sum(number * (by_a AND by_b)::INT) AS BIGINT) AS both
+  CAST(sum(number * (by_a AND by_b)::INT) AS BIGINT) AS both,
+  CAST(sum(number * (by_a <> by_b)::INT) AS BIGINT) AS by_one,
+  CAST(sum(number * (by_a OR by_b)::INT) AS BIGINT) AS by_any
 FROM told GROUP BY label"""
 """Equal segments are counted first: there are few ways to be labelled, whatever the number of traces."""
 WEIGHTS_BY_LABEL = """

@@ -18,15 +18,25 @@ function contents(run) {
 /** Where most people begin. */
 function starts(found, run) {
   const [before, last] = run.variants.slice(-2);
-  const disputed = found.labels.map((row) => ({ ...row, one: row.only_a + row.only_b, said: row.only_a + row.only_b + row.both })).sort((a, b) => b.one / b.said - a.one / a.said)[0];
   const items = [
     run.has.includes("weights") ? [link("Traces by their largest weight", "traces", { sort: "weight" })] : null,
-    disputed?.one ? [link("Traces that the annotators differ on most", "traces", { sort: "disagreement" }), `; they differ most on `, link(disputed.label, "traces", { disputed: disputed.label }),
-      `: of the ${count(disputed.said)} segments that either gave it, only one of them did in ${count(disputed.one)}`] : null,
+    ...disputes(found.most_disputed),
     last ? [link(`Right in thinking, wrong in answer, ${last.title}`, "answers", { variant: last.name, hit: "thinking" })] : null,
     before && last ? [link(`Right with ${before.title}, wrong with ${last.title}`, "answers", { variant: last.name, against: before.name, flip: "right to wrong" })] : null,
   ].filter(Boolean);
   return items.length ? h("ul", { class: "starts" }, items.map((item) => h("li", {}, item))) : null;
+}
+
+/** What the annotators differ on most, by number and by share, which are rarely of one label. */
+function disputes({ segments, share: largest, fewest }) {
+  if (!segments) return [];
+  const told = (row) => `${count(row.by_one)} of the ${count(row.by_any)} segments that either gave it (${share(row.by_one, row.by_any)})`;
+  const about = (row) => link(row.label, "traces", { disputed: row.label, sort: "disagreement" });
+  return [
+    [link("Traces that the annotators differ on most", "traces", { sort: "disagreement" })],
+    ["The label that most segments have from one annotator only: ", about(segments), `, ${told(segments)}`],
+    largest && largest.label !== segments.label ? [`The largest share, of labels that either gave ${count(fewest)} segments or more: `, about(largest), `, ${told(largest)}`] : null,
+  ];
 }
 
 function answersTable(rows) {
@@ -62,12 +72,15 @@ function judgedFlips(run) {
 function labelTable(rows) {
   if (!rows.length) return null;
   const cells = (row) => [
-    link(row.label, "traces", { label: row.label }), count(row.segments),
-    link(share(row.only_a + row.only_b, row.only_a + row.only_b + row.both), "traces", { disputed: row.label, sort: "disagreement" }),
-    count(row.only_a), count(row.only_b), count(row.both),
+    link(row.label, "traces", { label: row.label }),
+    link(count(row.by_one), "traces", { disputed: row.label, sort: "disagreement" }), share(row.by_one, row.by_any),
+    count(row.only_a), count(row.only_b), count(row.both), count(row.segments),
     number(row.weight_mean), row.weight_max === undefined ? "–" : link(number(row.weight_max), "traces", { label: row.label, sort: "weight" }),
   ];
-  return table("Labels, and how far the annotators differ on them", ["label", "segments", "given by one only", "by A only", "by B only", "by both", "mean weight", "largest"], rows.map(cells));
+  return [
+    table("Labels, by how many segments have them from one annotator only", ["label", "by one only", "of those by either", "by A only", "by B only", "by both", "in the end", "mean weight", "largest"], rows.map(cells)),
+    h("p", { class: "muted" }, "Numbers of segments. By A, by B: what each annotator said. In the end: what was made of it, which has the weights; where the other annotator or the adjudicator won, it lacks the label, so this may be less than what either said."),
+  ];
 }
 
 function ruleTable(rows) {

@@ -8,6 +8,7 @@ import pytest
 from mralign_core.reporting.server_paths import VIEW_PREFIX
 from mralign_core.workbench import database, filters
 from mralign_core.workbench.app import PAGE_POLICY
+from mralign_core.workbench.overview import most_disputed
 from mralign_core.workbench.tables import find_run
 from tests.simulated_run import RUN
 
@@ -90,6 +91,19 @@ def test_the_numbers_of_a_run_lead_to_as_many_cases(get, found):
     said = Counter(label for row in traces for labels in row["labels"] for label in labels)
     assert {row["label"]: row["segments"] for row in summary["labels"] if row["segments"]} == said
     assert sum(row["segments"] for row in summary["rules"]) == sum(row["num_segments"] for row in traces)
+    one_only = {row["label"]: row["by_one"] for row in summary["labels"]}
+    assert list(one_only.values()) == sorted(one_only.values(), reverse=True)
+    for row in summary["labels"]:
+        assert (row["only_a"] + row["only_b"], row["by_one"] + row["both"]) == (row["by_one"], row["by_any"])
+    assert summary["most_disputed"]["segments"]["by_one"] == max(one_only.values()) > 0
+
+
+def test_of_few_segments_no_label_is_the_most_disputed():
+    rows = [("retrieval", 177, 378), ("case_analysis", 10, 10), ("self_verification", 40, 41), ("framing", 0, 90)]
+    labels = [{"label": label, "by_one": one, "by_any": either} for label, one, either in rows]
+    found = most_disputed(labels)
+    assert (found["segments"]["label"], found["share"]["label"]) == ("retrieval", "self_verification")
+    assert most_disputed(labels[3:])["segments"] is None is most_disputed(labels[1:2])["share"]
 
 
 def test_a_move_of_the_heat_map_leads_to_its_traces(get, found):
