@@ -215,7 +215,7 @@ def test_skip_undo_notes_and_results_by_keyboard_and_hostile_text_stays_text(hos
 
         page.goto(served.link)
         page.get_by_role("link", name="Rating", exact=True).click()
-        page.get_by_role("link", name="4 labels of segments").click()
+        page.get_by_role("link", name="4 segments of 1 trace").click()
         page.get_by_label("your name").fill("anna")
         page.keyboard.press("Enter")
         gone_through("0 of 4 gone through")

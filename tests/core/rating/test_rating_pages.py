@@ -38,7 +38,7 @@ def labelled(page):
 
 def test_raters_see_texts_under_opaque_ids_and_nothing_else(page):
     reply = page.get("round", round=page.begin(num=2), rater="anna").json()
-    assert set(reply) == {"name", "kind", "items", "choices", "about", "ratings", "finished"}
+    assert set(reply) == {"name", "kind", "of", "items", "choices", "about", "ratings", "finished"}
     assert all(set(each["cells"]) == {"trace", "segment", "question", "text"} for each in reply["items"])
     told = json.dumps([reply["items"], reply["ratings"]])
     assert "trace-0" not in told and "positive" not in told and not any(f'"{label}"' in told for label in LABELS)
