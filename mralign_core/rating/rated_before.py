@@ -85,7 +85,8 @@ def find_round(database: Database, tables: RunTables, kind: RatedKind, choice: C
     done = _rated_whole(database, tables, kind, rated)
     if choice.again and not done:
         raise ConfigError(
-            f"{rater or 'nobody'} has rated nothing of {tables.title} to rate again: leave that out, and rate some first"
+            f"{rater or 'who has no name'} has rated nothing of {tables.title} to rate again: leave that out, and rate "
+            "some first"
         )
     try:
         made = make_round(database, tables, kind, choice, done)

@@ -103,8 +103,9 @@ class TraceFilter(ThinkingFilter):
     moved_max: float | None = None
     """By at most so many; below 0 it became less likely."""
     sort: Literal["", "weight", "weight_low", "disagreement", "length", "raised", "lowered", "kl"] = ""
-    """By the largest weight, the smallest, the share of segments with different labels, the number of segments; the
-    largest implicit reward, the smallest, the largest KL a token; as they stand in the file."""
+    """By the largest weight, the smallest (of equal ones by their ratios), the share of segments with different labels,
+    the number of segments; the largest implicit reward, the smallest, the largest KL a token; as they stand in the
+    file."""
 
 
 class DrawFilter(Filter):

@@ -200,8 +200,8 @@ def policy_file(tables: RunTables, wanted: TraceFilter) -> str:
 def _rank_traces(tables: RunTables, wanted: TraceFilter, labels: str, values: Values) -> tuple[str, str]:
     """The column to sort by, and what it is joined from."""
     by = {
-        "weight": ("weights", "-max(weight)"),
-        "weight_low": ("weights", "min(weight)"),
+        "weight": ("weights", "min([-weight, -coalesce(ratio, 'infinity'::DOUBLE)])"),
+        "weight_low": ("weights", "min([weight, coalesce(ratio, 'infinity'::DOUBLE)])"),
         "disagreement": ("labels", f"-avg(CAST({DIFFERS} AS INTEGER))"),
         "raised": ("policy", "-max(implicit_reward)"),
         "lowered": ("policy", "min(implicit_reward)"),
@@ -211,7 +211,7 @@ def _rank_traces(tables: RunTables, wanted: TraceFilter, labels: str, values: Va
         return ", -len(segments) AS rank", ""
     if not wanted.sort:
         return "", ""
-    table, measure = by[wanted.sort]
+    table, measure = by[wanted.sort]  # of weights that the clip made equal, the ratio decides
     is_policy = table == "policy"
     values[table] = policy_file(tables, wanted) if is_policy else tables.file({"labels": labels}.get(table, table))
     ranked = f"SELECT trace_id, {measure} AS rank FROM read_parquet(${table}) GROUP BY trace_id"
@@ -244,7 +244,8 @@ SELECT trace_id, list(labels ORDER BY segment) AS labels, list(rule ORDER BY seg
   list({DIFFERS} ORDER BY segment) AS disputed
 FROM read_parquet($labels) WHERE trace_id IN (SELECT unnest($ids)) GROUP BY trace_id"""
 WEIGHT_ROWS = """
-SELECT trace_id, list(weight ORDER BY segment) AS weights
+SELECT trace_id, list(weight ORDER BY segment) AS weights, list(clipped ORDER BY segment) AS clipped,
+  list(ratio ORDER BY segment) AS ratios
 FROM read_parquet($weights) WHERE trace_id IN (SELECT unnest($ids)) GROUP BY trace_id"""
 
 

@@ -35,7 +35,7 @@ function fields(kind, run) {
       ...(lookedAt.length > 1 ? { trained: ["after training", trained, lookedAt.at(-1)[0]] } : {}),
       ...ofQuestion,
       ...(run.has.includes("thinking-draws") ? { of: ["of", { "thinking-draws": "think-on draws" }] } : {}),
-      sort: ["sort by", { weight: "largest weight", weight_low: "smallest weight", disagreement: "disagreement", length: "segments",
+      sort: ["sort by", { weight: "largest weight, then ratio", weight_low: "smallest weight, then ratio", disagreement: "disagreement", length: "segments",
         ...(lookedAt.length ? { raised: "largest implicit reward", lowered: "smallest implicit reward", kl: "KL a token" } : {}) }],
     },
     draws: {
@@ -154,10 +154,19 @@ function traceRow(row, run, filter) {
       golds(row.answers), row.stratum ? h("span", {}, row.stratum) : null,
       h("span", {}, `${row.num_segments} segments`),
       row.labels ? h("span", {}, disputed ? `annotators differ on ${disputed}` : "annotators agree") : null,
-      row.weights?.length ? h("span", {}, `weights ${number(Math.min(...row.weights))} to ${number(Math.max(...row.weights))}`) : null,
+      row.weights?.length ? h("span", {}, `weights ${number(Math.min(...row.weights))} to ${number(Math.max(...row.weights))}${clippedOf(row)}`) : null,
       row.moved === undefined ? null : h("span", { title: "after training, in nats" }, `implicit reward ${signed(row.implicit_reward, 1)}, ${signed(row.moved / row.num_completion_tokens, 3)} a token, KL ${number(row.kl / row.num_completion_tokens, 3)} a token`)),
     strip(row, run, filter),
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), row.answer || "–"));
+}
+
+const ratioText = (ratio) => (Number.isFinite(ratio) ? number(ratio) : "infinite");
+
+/** How many weights of a trace the clip cut off, and of which ratios. */
+function clippedOf(row) {
+  const cut = row.clipped.flatMap((isClipped, place) => (isClipped ? [row.ratios[place] ?? Infinity] : [])).sort((a, b) => a - b);
+  if (!cut.length) return "";
+  return `, ${cut.length} clipped (${[...new Set([cut[0], cut.at(-1)].map(ratioText))].join(" to ")} before)`;
 }
 
 /** Whether a list is about what training did to the traces. */
@@ -171,7 +180,7 @@ function strip(row, run, filter) {
     const shade = weight === undefined || weight === null ? null : weightColour(weight, run.weight_scale);
     return h("li", { class: row.disputed[place] ? "disputed" : null, style: { borderColor: labelColour(labels[0], run) } },
       labels.join(" + ") || "unlabelled", " ",
-      shade ? h("span", { class: "w", style: { background: shade, color: inkOn(shade) } }, number(weight)) : null,
+      shade ? h("span", { class: "w", title: row.clipped[place] ? `clipped: its ratio is ${ratioText(row.ratios[place])}` : null, style: { background: shade, color: inkOn(shade) } }, number(weight), row.clipped[place] ? " clipped" : null) : null,
       isOfTraining(filter) ? change(row.segments_moved?.[place], run) : null);
   }));
 }

@@ -19,7 +19,7 @@ function contents(run) {
 function starts(found, run) {
   const [before, last] = run.variants.slice(-2);
   const items = [
-    run.has.includes("weights") ? [link("Traces by their largest weight", "traces", { sort: "weight" })] : null,
+    run.has.includes("weights") ? [link("Traces by their largest weight", "traces", { sort: "weight" }), "; where the clip made weights equal, by the ratio behind them"] : null,
     ...disputes(found.most_disputed),
     last ? [link(`Right in thinking, wrong in answer, ${last.title}`, "answers", { variant: last.name, hit: "thinking" })] : null,
     before && last ? [link(`Right with ${before.title}, wrong with ${last.title}`, "answers", { variant: last.name, against: before.name, flip: "right to wrong" })] : null,

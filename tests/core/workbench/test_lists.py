@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 
 from mralign_core.evaluation.metrics import answer_metrics
@@ -107,6 +108,15 @@ def test_labels_in_a_row_are_found_next_to_each_other_or_with_a_gap(found, annot
 def test_order_by_weight_by_disagreement_and_by_length(found, annotations, weights):
     largest = weights.groupby("trace_id")["weight"].max().astype(float)
     assert [largest[name] for name in ids(found("traces", sort="weight"))] == sorted(largest, reverse=True)
+    clipped = weights.assign(ratio=weights["ratio"].astype(float).fillna(np.inf)).sort_values(
+        ["weight", "ratio"], ascending=False
+    )
+    first = clipped.drop_duplicates("trace_id")
+    ranks = {row.trace_id: (-row.weight, -row.ratio) for row in first.itertuples()}
+    rows = found("traces", sort="weight")
+    assert [ranks[name] for name in ids(rows)] == sorted(ranks.values()), "of equal weights the ratio decides"
+    own = weights[weights["trace_id"] == rows[0]["trace_id"]].sort_values("segment")
+    assert rows[0]["clipped"] == own["clipped"].tolist() and len(rows[0]["ratios"]) == len(own)
     smallest = weights.groupby("trace_id")["weight"].min().astype(float)
     assert [smallest[name] for name in ids(found("traces", sort="weight_low"))] == sorted(smallest)
     differ = (annotations["labels_a"].map(set) != annotations["labels_b"].map(set)).astype(float)
