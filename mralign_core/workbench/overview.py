@@ -180,25 +180,31 @@ def count_judged_flips(database: Database, tables: RunTables) -> list[TableRow]:
 
 
 def count_moves(database: Database, tables: RunTables) -> list[TableRow]:
-    """How often each label follows each, by polarity: each pair of labels of two labelled steps in a row counts."""
+    """How often each label follows each, by polarity: each pair of labels of two labelled steps in a row counts; and
+    the mean weight of the steps that it leads to, null before weights are made and of ``<stop>``, which has none.
+    """
     files = {"labels": tables.file("annotations"), "traces": tables.file("candidates")}
-    return database.rows(MOVES, files)
+    if not tables.has("weights"):
+        return database.rows(MOVES.format(weight="NULL::DOUBLE AS weight", weights=""), files)
+    weights = "LEFT JOIN read_parquet($weights) AS own USING (trace_id, segment)"
+    return database.rows(MOVES.format(weight="weight", weights=weights), files | {"weights": tables.file("weights")})
 
 
 MOVES = """
 WITH numbered AS (SELECT trace_id, file_row_number AS trace, polarity
   FROM read_parquet($traces, file_row_number = true)),
-segments AS (SELECT trace, polarity, segment, step, array_to_string(labels, '+') AS labels
-  FROM read_parquet($labels) JOIN numbered USING (trace_id) WHERE len(labels) > 0),
-steps AS (SELECT trace, polarity, labels, lag(labels) OVER own AS before, lead(step) OVER own IS NULL AS is_last,
-  step IS DISTINCT FROM lag(step) OVER own AS is_new
+segments AS (SELECT trace, polarity, segment, step, array_to_string(labels, '+') AS labels, {weight}
+  FROM read_parquet($labels) JOIN numbered USING (trace_id) {weights} WHERE len(labels) > 0),
+steps AS (SELECT trace, polarity, labels, weight, lag(labels) OVER own AS before,
+  lead(step) OVER own IS NULL AS is_last, step IS DISTINCT FROM lag(step) OVER own AS is_new
   FROM segments WINDOW own AS (PARTITION BY trace ORDER BY segment)),
 moved AS (
-  SELECT trace, polarity, coalesce(before, '<start>') AS left_, labels AS entered FROM steps WHERE is_new
-  UNION ALL SELECT trace, polarity, labels, '<stop>' FROM steps WHERE is_last),
-by_labels AS (SELECT polarity, left_, entered, count(*) AS moves, list(trace) AS traces FROM moved GROUP BY ALL)
+  SELECT trace, polarity, coalesce(before, '<start>') AS left_, labels AS entered, weight FROM steps WHERE is_new
+  UNION ALL SELECT trace, polarity, labels, '<stop>', NULL FROM steps WHERE is_last),
+by_labels AS (SELECT polarity, left_, entered, count(*) AS moves, list(trace) AS traces, sum(weight) AS weight,
+  count(weight) AS weighed FROM moved GROUP BY polarity, left_, entered)
 SELECT polarity, a.label AS source, b.label AS target, CAST(sum(moves) AS BIGINT) AS moves,
-  len(list_distinct(flatten(list(traces)))) AS traces
+  len(list_distinct(flatten(list(traces)))) AS traces, sum(weight) / nullif(sum(weighed), 0) AS weight
 FROM by_labels, unnest(string_split(left_, '+')) AS a(label), unnest(string_split(entered, '+')) AS b(label)
 GROUP BY polarity, source, target"""
 """Moves between equal sets of labels are counted first, and traces by number: half as long as label by label."""

@@ -9,7 +9,7 @@ const FLIPS = ["any", "wrong to right", "right to wrong", "both right", "both wr
 const ENDINGS = { named_right: "named, answered right", named_wrong: "named, answered wrong", unnamed_right: "not named, answered right", unnamed_wrong: "not named, answered wrong" };
 const YES_NO = { yes: "yes", no: "no" };
 const BEHIND_HINT = "labels in a row behind the last mention: <start> is the mention, <stop> the answer; <start> → <stop> is nothing between them";
-const PATTERN_HINT = "labels in a row: retrieval → backtracking → … → synthesis (… any number of steps, * one step, <start>, <stop>)";
+const PATTERN_HINT = "labels in a row: retrieval → backtracking → … → synthesis (… any number of steps, * one step, framing + chaining both in one, <start>, <stop>)";
 
 /** Filters of each list: name → what it is called, its choices (value → title) or what kind of input it is, and the usual choice. */
 function fields(kind, run) {

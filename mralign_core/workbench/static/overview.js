@@ -88,6 +88,9 @@ function ruleTable(rows) {
   return table("What decided the labels", ["rule", "segments", "annotators differ"], rows.map((row) => [link(row.rule, "traces", { rule: row.rule }), count(row.segments), count(row.disputed)]));
 }
 
+/** Moves that leave a label, below which shares of them are left unshaded. */
+const FEWEST_MOVES = 10;
+
 export async function showMoves(asked, run) {
   const polarity = asked.polarity ?? "positive";
   const moves = (await ask("moves")).filter((move) => move.polarity === polarity);
@@ -98,13 +101,15 @@ export async function showMoves(asked, run) {
     const move = by[`${source} ${target}`];
     if (!move) return "";
     const part = move.moves / left[source];
-    return h("a", { class: "cell", href: to("traces", { polarity, pattern: `${source} → ${target}` }), title: `${source} → ${target}: ${count(move.moves)} moves in ${count(move.traces)} traces`, style: { "--part": part } }, `${Math.round(100 * part)}`);
+    const weight = move.weight === null ? "" : `×${number(move.weight)}`;
+    return h("a", { class: "cell", href: to("traces", { polarity, pattern: `${source} → ${target}` }), title: `${source} → ${target}: ${count(move.moves)} moves in ${count(move.traces)} traces${weight && `, mean weight ${weight}`}`, style: { "--part": left[source] < FEWEST_MOVES ? 0 : part } },
+      `${Math.round(100 * part)}`, h("small", {}, `n ${count(move.moves)}`), weight ? h("small", {}, weight) : null);
   };
-  const rows = states.filter((name) => name !== "<stop>").map((source) => [source, ...states.slice(1).map((target) => cell(source, target))]);
+  const rows = states.filter((name) => name !== "<stop>").map((source) => [h("span", {}, source, " ", h("small", {}, `n ${count(left[source])}`)), ...states.slice(1).map((target) => cell(source, target))]);
   const links = ["positive", "negative"].map((name) => h("a", { href: to("moves", { polarity: name }), "aria-current": name === polarity ? "true" : null }, `in ${name} traces`));
   return { title: "Moves between labels", content: [
     h("nav", { class: "bar", "aria-label": "Polarity" }, links),
-    h("p", { class: "muted" }, "Of the moves that leave a label (row), how many in a hundred enter each (column). Counted as they stand; the report's P⁺ and P⁻ are estimated from them. A cell leads to its traces."),
+    h("p", { class: "muted" }, `Of the moves that leave a label (row), how many in a hundred enter each (column); n, how many moves that is of; ×, the mean weight that the steps so entered have (the answer, <stop>, has none). Rows of fewer than ${FEWEST_MOVES} moves are not shaded: 100 of one move says little. Counted as they stand; the report's P⁺ and P⁻ are estimated from them. A cell leads to its traces.`),
     table(`Moves in ${polarity} traces`, ["from ↓ to →", ...states.slice(1)], rows, { kind: "moves" }),
   ] };
 }

@@ -55,7 +55,7 @@ function move(trace, place) {
   const before = trace.segments.slice(0, place).findLast((each) => each.labels?.length && each.step !== own.step);
   const [source, target] = [before?.labels ?? ["<start>"], own.labels];
   const title = `${source.join(" + ")} → ${target.join(" + ")}`;
-  return h("a", { href: to("traces", { polarity: trace.polarity, pattern: `${source[0]} → ${target[0]}` }) }, title);
+  return h("a", { href: to("traces", { polarity: trace.polarity, pattern: title }) }, title);
 }
 
 function segmentItem(segment, place, run, movement, variant) {

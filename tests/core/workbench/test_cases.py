@@ -114,6 +114,20 @@ def test_a_move_of_the_heat_map_leads_to_its_traces(get, found):
         assert len(rows) == move["traces"] > 0
 
 
+def test_a_move_has_the_mean_weight_of_the_steps_that_it_leads_to(get, store, run):
+    weights = store.read_table(run.artifacts["weights"], "weights.parquet")
+    labels = store.read_table(run.artifacts["annotations"], "annotations.parquet")
+    rows = labels.merge(weights, on=["trace_id", "segment"])
+    first = rows[rows["segment"] == 0]
+    trace_ids = {row["trace_id"] for row in get("traces", polarity="positive").json()["rows"]}
+    for move in get("moves").json():
+        if move["target"] == "<stop>":
+            assert move["weight"] is None
+        elif move["source"] == "<start>" and move["polarity"] == "positive":
+            own = [r.weight for r in first.itertuples() if move["target"] in r.labels and r.trace_id in trace_ids]
+            assert move["weight"] == pytest.approx(sum(own) / len(own), rel=1e-6) and move["moves"] == len(own)
+
+
 def test_a_run_is_named_by_its_config_its_id_or_what_was_made_from_it(get, run):
     total = get("traces").json()["total"]
     results = run.artifacts["results"]

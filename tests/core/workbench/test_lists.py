@@ -208,6 +208,7 @@ def test_what_no_list_has_is_an_error_that_says_what_there_is(get):
     for asked, problem in (
         ({"bogus": "1"}, "there are text"),
         ({"pattern": "retrieval → foo"}, "'foo' is no label; there are framing"),
+        ({"pattern": "framing+chaining+analogy"}, "more than the 2 labels"),
         ({"weight_min": "much"}, "weight_min='much'"),
         ({"label": "foo"}, "'foo' is no label"),
         ({"page": "0"}, "page='0'"),
