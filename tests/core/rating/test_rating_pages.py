@@ -65,6 +65,21 @@ def test_kappa_is_scikit_learns(page, labelled, run):
         assert raters["kappa_macro"] == pytest.approx(cohen_kappa_score(*macro), abs=1e-12)
 
 
+def test_where_a_rater_and_the_pipeline_differ_stands_with_what_each_gave(page, labelled, run):
+    name, _, first, _ = labelled
+    found = page.get("results", round=name, rater="anna").json()["machines_differ"]
+    rows = run.store.read_table(run.artifacts["annotations"], "annotations.parquet").set_index(["trace_id", "segment"])
+    expected = []
+    for shown, own in zip(RatingRecords(run.store).round(name).items, first, strict=True):
+        row = rows.loc[(shown.about, shown.segment)]
+        given = {"the pipeline": row["labels"], "annotator A": row["labels_a"], "annotator B": row["labels_b"]}
+        machines = {who: list(labels) for who, labels in given.items()}
+        if any(labels != [own] for labels in machines.values()):
+            expected.append((shown.cells, [own], machines))
+    assert [(each["cells"], each["own"], each["machines"]) for each in found] == expected
+    assert 10 < len(expected) < 48
+
+
 def test_where_raters_differ_stands_side_by_side(page, labelled):
     name, items, first, second = labelled
     found = page.get("results", round=name, rater="ben").json()["differences"]
