@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -160,8 +161,11 @@ def read_filter(kind: type[Chosen], query: Mapping[str, str]) -> Chosen:
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
-        known = f"; there are {', '.join(kind.model_fields)}" if problem["type"] == "extra_forbidden" else ""
-        raise ConfigError(f"{field}={problem['input']!r}: {problem['msg']}{known}") from None
+        if problem["type"] != "extra_forbidden":
+            raise ConfigError(f"{field}={problem['input']!r}: {problem['msg']}") from None
+        near = difflib.get_close_matches(field, kind.model_fields, n=3)
+        known = f"is it {' or '.join(near)}?" if near else "remove it from the address, or use the form"
+        raise ConfigError(f"{field}={problem['input']}: these lists have no filter {field!r}; {known}") from None
 
 
 def pattern_regex(pattern: str, taxonomy: Taxonomy) -> str:

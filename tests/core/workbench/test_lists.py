@@ -206,7 +206,8 @@ def test_a_run_of_no_possible_name_is_not_found(get, name):
 
 def test_what_no_list_has_is_an_error_that_says_what_there_is(get):
     for asked, problem in (
-        ({"bogus": "1"}, "there are text"),
+        ({"bogus": "1"}, "no filter 'bogus'; remove it"),
+        ({"weight_from": "1"}, "no filter 'weight_from'; is it weight_min"),
         ({"pattern": "retrieval → foo"}, "'foo' is no label; there are framing"),
         ({"pattern": "framing+chaining+analogy"}, "more than the 2 labels"),
         ({"weight_min": "much"}, "weight_min='much'"),
