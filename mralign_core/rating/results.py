@@ -33,7 +33,7 @@ from mralign_core.reporting.result_table import ResultTable
 from mralign_core.storage import ArtifactStore
 from mralign_core.workbench.database import Database, as_json
 
-TOO_FEW_QUESTIONS = f"Intervals of κ resample answers by question; fewer than {MIN_QUESTIONS_FOR_INTERVAL} questions are too few for one."
+TOO_FEW_QUESTIONS = f"Intervals resample answers by question; fewer than {MIN_QUESTIONS_FOR_INTERVAL} are too few."
 BEFORE = "{} before"
 """What a rater is called as of an earlier round."""
 RATED_TWICE = (
