@@ -21,8 +21,8 @@ function starts(found, run) {
   const items = [
     run.has.includes("weights") ? [link("Traces by their largest weight", "traces", { sort: "weight" }), "; where the clip made weights equal, by the ratio behind them"] : null,
     ...disputes(found.most_disputed),
-    last ? [link(`Right in thinking, wrong in answer, ${last.title}`, "answers", { variant: last.name, hit: "thinking" })] : null,
-    before && last ? [link(`Right with ${before.title}, wrong with ${last.title}`, "answers", { variant: last.name, against: before.name, flip: "right to wrong" })] : null,
+    last ? [link(`Answers right in thinking, wrong in answer, ${last.title}`, "answers", { variant: last.name, hit: "thinking" })] : null,
+    before && last ? [link(`Answers right with ${before.title}, wrong with ${last.title}`, "answers", { variant: last.name, against: before.name, flip: "right to wrong" }), ", draw by draw: a question has several, and may be there more than once"] : null,
   ].filter(Boolean);
   return items.length ? h("ul", { class: "starts" }, items.map((item) => h("li", {}, item))) : null;
 }
