@@ -140,7 +140,7 @@ function reference(trace, run) {
       "log-probability of the completion": number(trace.reference.logp),
       "of its KL partner's behind this prompt": number(trace.reference.kl_logp),
     }),
-    shown.length ? trainedTable(trace, shown) : h("p", { class: "muted" }, "What training made of it is not known: this run's train.trace_logps is off."),
+    shown.length ? trainedTable(trace, shown) : h("p", { class: "muted" }, "What training made of it is not known, since this run was made with train.trace_logps: false. Set it to true in the train section of the config, or run ", h("code", {}, "mralign run --config CONFIG --only train --set train.trace_logps=true"), ": adapters that are there are not trained anew; it takes one forward pass over the traces for each trained variant."),
     h("p", {}, h("a", { href: to("trace", { id: trace.reference.partner }) }, "The KL partner")));
 }
 
