@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
+
 from mralign_core.evaluation.metrics import comparisons
 from mralign_core.method.segment_weights import neutral_weight
 from mralign_core.reporting.matrix_figures import WEIGHT_COLOURS
+from mralign_core.reporting.run_findings import composition
 from mralign_core.reporting.style import POLARITY_COLOURS, macro_colours
 from mralign_core.reporting.titles import variant_title
 from mralign_core.schemas.annotations import RULES
@@ -75,12 +78,22 @@ def summarize_run(database: Database, tables: RunTables) -> dict[str, Any]:
     """How often each label was given and disputed, what decided it, and where answers have a gold answer."""
     labels = _label_table(database, tables)
     return {
+        "composition": _composition(database, tables),
         "labels": labels,
         "most_disputed": most_disputed(labels),
         "rules": _rule_table(database, tables),
         "answers": [_answer_row(database, tables, name) for name in tables.variants],
         "flips": _flip_table(database, tables),
     }
+
+
+def _composition(database: Database, tables: RunTables) -> str:
+    """The report's sentence on which strata traces are of, which warns where weights could tell those apart instead."""
+    if not tables.has("candidates"):
+        return ""
+    sql = "SELECT coalesce(stratum, '') AS stratum, polarity FROM read_parquet($file)"
+    traces = pd.DataFrame(database.columns(sql, {"file": tables.file("candidates")}))
+    return composition(traces, are_estimated_from=not tables.has("thinking-draws")) if len(traces) else ""
 
 
 def _label_table(database: Database, tables: RunTables) -> list[TableRow]:

@@ -6,7 +6,7 @@ const link = (value, view, values) => h("a", { href: to(view, values) }, value);
 
 export async function showOverview(_, run) {
   const found = await ask("summary");
-  return { title: "Overview", content: [contents(run), starts(found, run), answersTable(found.answers), flipsTable("Answers that flipped", "flip", found.flips, run), judgedFlips(run), labelTable(found.labels), ruleTable(found.rules)] };
+  return { title: "Overview", content: [contents(run), found.composition ? h("p", {}, found.composition) : null, starts(found, run), answersTable(found.answers), flipsTable("Answers that flipped", "flip", found.flips, run), judgedFlips(run), labelTable(found.labels), ruleTable(found.rules)] };
 }
 
 function contents(run) {

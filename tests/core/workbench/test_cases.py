@@ -91,6 +91,10 @@ def test_the_numbers_of_a_run_lead_to_as_many_cases(get, found):
     said = Counter(label for row in traces for labels in row["labels"] for label in labels)
     assert {row["label"]: row["segments"] for row in summary["labels"] if row["segments"]} == said
     assert sum(row["segments"] for row in summary["rules"]) == sum(row["num_segments"] for row in traces)
+    polarities = Counter((row["stratum"], row["polarity"]) for row in traces)
+    stratum = traces[0]["stratum"]
+    told = [f"{polarities[stratum, polarity]} {polarity}" for polarity in ("positive", "negative")]
+    assert f"{stratum}: {', '.join(told)}" in summary["composition"]
     one_only = {row["label"]: row["by_one"] for row in summary["labels"]}
     assert list(one_only.values()) == sorted(one_only.values(), reverse=True)
     for row in summary["labels"]:
