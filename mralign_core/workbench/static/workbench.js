@@ -1,5 +1,6 @@
 // The pages of the workbench: which view an address shows, links between views, and keys.
 import { ask, goOn, PREFIX, query, to } from "./address.js";
+import { whenSchemeChanges } from "./colours.js";
 import { fill, h } from "./dom.js";
 import { showList } from "./lists.js";
 import { showMoves, showOverview } from "./overview.js";
@@ -103,6 +104,7 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("workbench:go", (event) => go(event.detail));
 addEventListener("popstate", render);
+whenSchemeChanges(() => document.querySelector("[data-rating]") ?? render()); // a sheet has none of these colours, and what is not saved
 
 function step(by) {
   const items = [...document.querySelectorAll("[data-item]")];
