@@ -20,7 +20,7 @@ function fields(kind, run) {
   const sets = kind === "answers" ? run.evaluated : run.aligned;
   const strata = [...new Set(sets.flatMap((each) => each.strata))].filter(Boolean).sort();
   const ofQuestion = { source: ["set", same(sets.map((each) => each.source))], stratum: ["stratum", same(strata)] };
-  const outcome = { outcome: ["outcome", same(run.outcomes)] };
+  const outcome = { outcome: ["outcome", Object.fromEntries(run.outcomes.map((name) => [name, outcomeTitle(name)]))] };
   return {
     traces: {
       text: ["text", "search"],
@@ -93,11 +93,14 @@ export async function showList(kind, asked, run) {
     form,
     h("div", { class: "bar" }, h("p", { id: "found" }, summary),
       found.total ? h("button", { type: "button", onclick: (event) => exported(event.target, kind, filter) }, "Save all as JSON lines") : null),
+    kind === "traces" && found.rows.some((row) => row.labels) ? h("p", { class: "muted" }, small(h("span", { class: "disputed" }, "dotted"), ": the annotators gave the segment different labels; the number behind a label is its weight")) : null,
     h("ol", { class: "cards", "aria-labelledby": "found" }, found.rows.map((row) => h("li", {}, ROWS[kind](row, run, filter)))),
     pages(kind, filter, found),
   ];
   return { title: TITLES[kind], content };
 }
+
+const small = (...words) => h("small", {}, words);
 
 async function exported(button, kind, filter) {
   button.disabled = true;
@@ -198,13 +201,16 @@ export function verdict(row) {
   return row.em_thought === null ? answer : `thinking ${row.em_thought ? "names" : "does not name"} it, ${answer}`;
 }
 
-const tone = (row) => (row.em_answer === null ? null : row.em_answer ? "better" : "worse");
+/** What became of a draw, in words; ok is of the reply's form, and says nothing of whether it is right. */
+export const outcomeTitle = (outcome) => (outcome === "ok" ? "well-formed" : outcome.replaceAll("_", " "));
+
+export const tone = (row) => (row.em_answer === null ? null : row.em_answer ? "better" : "worse");
 
 function drawRow(row) {
   return h("article", {},
     h("h2", { class: "model" }, h("a", { href: to("question", { id: row.question_id }), "data-item": true }, row.question ?? row.question_id)),
     h("p", { class: "facts" }, h("span", {}, `think-${row.thinking_mode}, draw ${row.draw}`), golds(row.answers),
-      h("span", { class: tone(row) }, verdict(row)), h("span", {}, row.outcome.replaceAll("_", " ")), h("span", {}, `${row.num_tokens} tokens`)),
+      h("span", { class: tone(row) }, verdict(row)), h("span", {}, outcomeTitle(row.outcome)), h("span", {}, `${row.num_tokens} tokens`)),
     row.thinking ? h("details", {}, h("summary", {}, "Thinking"), model(row.thinking)) : null,
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), row.answer || "–"));
 }
@@ -216,6 +222,6 @@ function answerRow(row, run) {
     h("p", { class: "facts" }, golds(row.answers), h("span", {}, `draw ${row.draw}`), row.stratum ? h("span", {}, row.stratum) : null),
     Object.entries(row.answers_by_variant).reverse().map(([variant, answer]) => answer && h("div", { class: "said" },
       h("p", { class: "facts" }, h("strong", {}, titles[variant]), h("span", { class: tone(answer) }, verdict(answer)),
-        answer.judged_right === undefined ? null : h("span", { class: answer.judged_right ? "better" : "worse" }, `judges: ${answer.judged_right ? "right" : "wrong"}`), h("span", {}, answer.outcome.replaceAll("_", " "))),
+        answer.judged_right === undefined ? null : h("span", { class: answer.judged_right ? "better" : "worse" }, `judges: ${answer.judged_right ? "right" : "wrong"}`), h("span", {}, outcomeTitle(answer.outcome))),
       h("p", { class: "model answer" }, answer.answer || "–"))));
 }
