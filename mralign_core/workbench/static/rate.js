@@ -312,12 +312,12 @@ class Sheet {
       h("section", { "aria-label": "What is it?", class: "choices" },
         this.groups(),
         isLabels ? this.button("0", "none fits", this.picked.label_1 === NO_LABEL, () => this.pickNone(), "write “no label”") : null,
-        this.meaning(),
         h("p", { class: "refused problem", role: "alert" }),
-        h("label", { for: "note" }, "Note ", h("kbd", {}, ".")), note,
-        h("div", { class: "bar" },
+        h("label", { for: "note" }, "Note ", h("span", { class: "muted" }, "(key ", h("kbd", {}, "."), ")")), note,
+        h("div", { class: "bar commands" },
           this.command("Enter", "Save, next", () => this.rate("rated")), this.command("-", "Skip", () => this.rate("skipped")), this.command("Backspace", "Undo", () => this.undo()),
-          this.command("←", "Back", () => this.move(-1)), this.command("→", "Forward", () => this.move(1)))));
+          this.command("←", "Back", () => this.move(-1)), this.command("→", "Forward", () => this.move(1))),
+        this.meaning()));
   }
 
   /** The whole trace, as the annotators see it: what was said of each segment is this rater's own. */
