@@ -79,6 +79,8 @@ class Listing(NamedTuple):
     filter: type[Filter]
     find: Callable[[RunTables, Any], Chosen]
     show: Callable[[Database, RunTables, Any, Sequence[TableRow]], list[TableRow]]
+    save: Callable[[Database, RunTables, Any, Sequence[TableRow]], list[TableRow]]
+    """The same with what is too long for a page."""
 
 
 def read_page(database: Database, tables: RunTables, listing: Listing, wanted: Filter) -> Page:
@@ -100,7 +102,7 @@ def stream_all(database: Database, tables: RunTables, listing: Listing, wanted: 
     chosen = listing.find(tables, wanted)
     keys = database.stream(f"{chosen.sql} {_order(wanted)}", chosen.values)
     while some := list(islice(keys, EXPORT_AT_ONCE)):
-        yield from listing.show(database, tables, wanted, some)
+        yield from listing.save(database, tables, wanted, some)
 
 
 def _order(wanted: Any) -> str:
@@ -232,6 +234,19 @@ def show_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys
     return [found[row["trace_id"]] for row in keys]
 
 
+def save_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys: Sequence[TableRow]) -> list[TableRow]:
+    """What a list shows of traces, and the texts of their thinking, a segment each, as labels and weights are."""
+    rows = show_traces(database, tables, wanted, keys)
+    files = {"traces": tables.file(wanted.of), "ids": [row["trace_id"] for row in rows]}
+    texts = _by_trace(database, TEXT_ROWS, files)
+    for row in rows:
+        text = texts[row["trace_id"]]
+        row["thinking"] = [text["completion"][span["start"] : span["end"]] for span in text["segments"]]
+    return rows
+
+
+TEXT_ROWS = """
+SELECT trace_id, completion, segments FROM read_parquet($traces) WHERE trace_id IN (SELECT unnest($ids))"""
 MOVED_ROWS = """
 SELECT trace_id, implicit_reward, kl, policy_logp - reference_logp AS moved, num_tokens AS num_completion_tokens,
   list_transform(segments, lambda each: (each.policy_logp - each.reference_logp) / each.num_tokens) AS segments_moved
@@ -486,8 +501,8 @@ def _joined(rows: dict[str, TableRow], others: dict[str, TableRow]) -> dict[str,
 
 
 LISTINGS: Mapping[str, Listing] = {
-    "traces": Listing(TraceFilter, find_traces, show_traces),
-    "draws": Listing(DrawFilter, find_draws, show_draws),
-    "answers": Listing(AnswerFilter, find_answers, show_answers),
+    "traces": Listing(TraceFilter, find_traces, show_traces, save_traces),
+    "draws": Listing(DrawFilter, find_draws, show_draws, show_draws),
+    "answers": Listing(AnswerFilter, find_answers, show_answers, show_answers),
 }
 """The lists, by the names that addresses have for them."""

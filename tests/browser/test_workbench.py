@@ -298,7 +298,8 @@ def test_a_list_is_saved_as_a_file(entered, workbench):
     with page.expect_download() as download:
         page.get_by_role("button", name="Save all").click()
     lines = Path(download.value.path()).read_text().splitlines()
-    assert download.value.suggested_filename == "traces.jsonl" and len(lines) == 60
+    name = download.value.suggested_filename
+    assert name.startswith(f"traces_{NAME}-run-of-") and name.endswith("_polarity=negative.jsonl") and len(lines) == 60
 
 
 def test_a_page_of_another_site_can_not_link_to_it(watched_page, workbench):

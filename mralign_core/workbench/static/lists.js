@@ -92,7 +92,7 @@ export async function showList(kind, asked, run) {
   const content = [
     form,
     h("div", { class: "bar" }, h("p", { id: "found" }, summary),
-      found.total ? h("button", { type: "button", onclick: (event) => exported(event.target, kind, filter) }, "Save all as JSON lines") : null),
+      found.total ? h("button", { type: "button", onclick: (event) => exported(event.target, kind, filter, run) }, "Save all as JSON lines") : null),
     kind === "traces" && found.rows.some((row) => row.labels) ? h("p", { class: "muted" }, small(h("span", { class: "disputed" }, "dotted"), ": the annotators gave the segment different labels; the number behind a label is its weight")) : null,
     h("ol", { class: "cards", "aria-labelledby": "found" }, found.rows.map((row) => h("li", {}, ROWS[kind](row, run, filter)))),
     pages(kind, filter, found),
@@ -102,11 +102,20 @@ export async function showList(kind, asked, run) {
 
 const small = (...words) => h("small", {}, words);
 
-async function exported(button, kind, filter) {
+/** A name that says of which run the rows are and how they were chosen. */
+function fileName(kind, filter, run) {
+  const parts = [kind, run.title, ...Object.entries(filter).map(([name, value]) => `${name}=${value}`)];
+  const plain = parts.map((part) => part.replace(/[^\p{L}\p{N}=._+-]+/gu, "-").replace(/^-+|-+$/g, "")).join("_");
+  return `${plain.slice(0, LONGEST_NAME)}.jsonl`;
+}
+
+const LONGEST_NAME = 150;
+
+async function exported(button, kind, filter, run) {
   button.disabled = true;
   button.textContent = "Saving…";
   try {
-    await save(`${kind}.jsonl`, filter, `${kind}.jsonl`);
+    await save(`${kind}.jsonl`, filter, fileName(kind, filter, run));
     button.textContent = "Saved";
   } catch (error) {
     button.textContent = error.message;

@@ -223,6 +223,11 @@ def test_what_no_list_has_is_an_error_that_says_what_there_is(get):
 def test_a_list_is_saved_whole_as_json_lines(get, found):
     for name, asked in (("traces", {"polarity": "negative"}), ("draws", {}), ("answers", {"against": "on"})):
         reply = get(f"{name}.jsonl", **asked)
-        assert [json.loads(line) for line in reply.text.splitlines()] == found(name, **asked)
+        lines = [json.loads(line) for line in reply.text.splitlines()]
+        thinkings = {row["trace_id"]: row.pop("thinking") for row in lines if name == "traces"}
+        assert lines == found(name, **asked)
+        for trace_id in list(thinkings)[:3]:
+            segments = get("trace", id=trace_id).json()["segments"]
+            assert thinkings[trace_id] == ["".join(text for text, _ in each["text"]) for each in segments]
     assert get("traces.jsonl", text="nowhere").text == ""
     assert get("traces.jsonl", bogus="1").status_code == 400
