@@ -253,7 +253,10 @@ def test_skip_undo_notes_and_results_by_keyboard_and_hostile_text_stays_text(hos
         page.get_by_role("link", name="Results").wait_for()
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Where raters differ: 3").wait_for()
-        assert page.get_by_text(HOSTILE).count() == 6, "three questions, and ben's note on each"
+        raters = page.get_by_role("region", name="Where raters differ")
+        assert raters.get_by_text(HOSTILE).count() == 6, "three questions, and ben's note on each"
+        pipeline = page.get_by_role("region", name="Where anna and the annotators or the pipeline differ")
+        assert pipeline.get_by_text(HOSTILE).count() == pipeline.get_by_role("article").count() > 0
         page.get_by_role("button", name="Publish anna's labels").click()
         page.get_by_text("annotate.annotator_a: human/anna").wait_for()
 
