@@ -40,6 +40,8 @@ class Begun(NamedTuple):
 
     of: Round
     num_left_out: int = 0
+    is_begun: bool = False
+    """Whether the rater has said something in it, and is not done."""
 
 
 def begin_round(database: Database, tables: RunTables, kind: RatedKind, choice: Choice, rater: str) -> Begun:
@@ -56,14 +58,35 @@ def begin_round(database: Database, tables: RunTables, kind: RatedKind, choice: 
         ArtifactError: the run has nothing of that kind, or not what the choice goes by, or all of it is rated.
         ConfigError: answers can't be chosen so, or nothing is there to rate again.
     """
+    found = find_round(database, tables, kind, choice, check_rater(rater))
+    records_in(tables.store.section).begin(found.of)
+    return found
+
+
+def find_round(database: Database, tables: RunTables, kind: RatedKind, choice: Choice, rater: str = "") -> Begun:
+    """The round that :func:`begin_round` would begin or go on with; nothing is kept.
+
+    Args:
+        database: asks the run's tables.
+        tables: those of the run.
+        kind: labels of segments, or verdicts on answers.
+        choice: which, and how many.
+        rater: who would rate; empty while that is not known, as who has rated nothing.
+
+    Raises:
+        ArtifactError: as :func:`begin_round`.
+        ConfigError: as :func:`begin_round`.
+    """
     records = records_in(tables.store.section)
-    if unfinished := _unfinished(records, tables, kind, choice, check_rater(rater)):
-        return Begun(unfinished)
+    if rater and (unfinished := _unfinished(records, tables, kind, choice, check_rater(rater))):
+        return Begun(unfinished, is_begun=True)
     label_set = LabelNames.of(tables.taxonomy) if kind == "labels" else None
-    done = _rated_whole(database, tables, kind, items_rated(records, rater, kind, label_set))
+    rated = items_rated(records, rater, kind, label_set) if rater else {}
+    done = _rated_whole(database, tables, kind, rated)
     if choice.again and not done:
         raise ConfigError(
-            f"{rater} has rated nothing of {tables.title} to rate again: leave that out, and rate some first"
+            f"{rater or 'who has no name'} has rated nothing of {tables.title} to rate again: leave that out, and rate "
+            "some first"
         )
     try:
         made = make_round(database, tables, kind, choice, done)
@@ -74,7 +97,6 @@ def begin_round(database: Database, tables: RunTables, kind: RatedKind, choice: 
             f"{error}. Left out are {len(done):,} that {rater} has rated in other rounds, whose results the page of "
             "rounds has; to see how alike one rates twice, rate them again (--again)"
         ) from error
-    records.begin(made)
     return Begun(made, 0 if choice.again else len(done))
 
 

@@ -33,6 +33,7 @@ from mralign_core.reporting.result_table import ResultTable
 from mralign_core.storage import ArtifactStore
 from mralign_core.workbench.database import Database, as_json
 
+TOO_FEW_QUESTIONS = f"Intervals resample answers by question; fewer than {MIN_QUESTIONS_FOR_INTERVAL} are too few."
 BEFORE = "{} before"
 """What a rater is called as of an earlier round."""
 RATED_TWICE = (
@@ -71,7 +72,7 @@ def read_round_results(database: Database, store: ArtifactStore, name: str, rate
     records.note_results_seen(name, rater)
     before = {each: said_before(records, name, each) for each in (finished if of.choice.again else ())}
     if of.kind == "labels":
-        found = _label_results(database, store, of, finished, before)
+        found = _label_results(database, store, of, finished, before, rater)
     else:
         found = _verdicts(store, of, finished, before)
     return {
@@ -120,13 +121,16 @@ def _label_results(
     of: Round,
     finished: Mapping[str, Sequence[Rating]],
     before: Mapping[str, Sequence[Rating]],
+    rater: str,
 ) -> dict[str, Any]:
     sets = [_rated_set(rater, of, ratings) for rater, ratings in finished.items()]
     earlier = [_rated_set(BEFORE.format(rater), of, ratings) for rater, ratings in before.items()]
     notes = [
         *([RATED_TWICE] if of.choice.again else []),
-        "Segments are resampled by trace. κ is of the same label sets; entailed, also where one holds the other; "
-        "macro, of the macro-strategies.",
+        "Annotators A and B are the two models that label traces; the pipeline is what was made of their labels, "
+        "which the weights are of. κ is of the same label sets; entailed, also where one holds the other; macro, of "
+        f"the macro-strategies. Intervals resample segments by trace; fewer than {MIN_QUESTIONS_FOR_INTERVAL} traces "
+        "are too few for one.",
     ]
     if of.choice.by != "random":
         notes.append(
@@ -143,7 +147,26 @@ def _label_results(
     people = [*zip(sets, earlier, strict=False), *itertools.combinations(sets, 2)]
     couples = [*people, *((person, machine) for person in sets for machine in machines)]
     rows = [_agreement_row(a, b, of.label_set.taxonomy) for a, b in couples]
-    return {"agreement": rows, "notes": notes, "tables": []}
+    differing = _machines_differ(of, finished[rater], machines)
+    return {"agreement": rows, "notes": notes, "tables": [], "machines_differ": differing}
+
+
+def _machines_differ(of: Round, ratings: Sequence[Rating], machines: Sequence[AnnotationSet]) -> list[dict[str, Any]]:
+    """The segments that a rater gave other labels than the annotators or the pipeline, with what each gave."""
+    theirs = {
+        machine.name: {(row.trace_id, row.segment): list(row.labels) for row in machine.rows.itertuples()}
+        for machine in machines
+    }
+    said, found = latest(ratings), []
+    for shown in of.items:
+        if shown.item not in said or said[shown.item].state != "rated":
+            continue
+        own, segment = labels_said(said[shown.item].said), (shown.about, shown.segment)
+        others = {name: labels[segment] for name, labels in theirs.items() if segment in labels}
+        if any(set(labels) != set(own) for labels in others.values()):
+            note = said[shown.item].note
+            found.append({"cells": shown.cells, "about": shown.about, "own": own, "note": note, "machines": others})
+    return found
 
 
 def _pipeline_sets(database: Database, store: ArtifactStore, of: Round) -> list[AnnotationSet]:
@@ -192,7 +215,7 @@ def _interval(a: Sequence[Labels], b: Sequence[Labels], groups: Any, num_groups:
 def _verdicts(
     store: ArtifactStore, of: Round, finished: Mapping[str, Sequence[Rating]], before: Mapping[str, Sequence[Rating]]
 ) -> dict[str, Any]:
-    notes = [*([RATED_TWICE] if of.choice.again else []), f"People are compared with {THE_JUDGE}."]
+    notes = [*([RATED_TWICE] if of.choice.again else []), f"People are compared with {THE_JUDGE}.", TOO_FEW_QUESTIONS]
     twice = [(rater, finished[rater], BEFORE.format(rater), said) for rater, said in before.items()]
     couples = [*twice, *((a, finished[a], b, finished[b]) for a, b in itertools.combinations(finished, 2))]
     rows = [row for couple in couples for row in _verdict_agreement(of, *couple)]

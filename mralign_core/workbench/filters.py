@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mralign_core.errors import ConfigError
-from mralign_core.method.taxonomy import START_NAME, STOP_NAME, Taxonomy
+from mralign_core.method.taxonomy import MAX_LABELS, START_NAME, STOP_NAME, Taxonomy
 
 Hit = Literal["", "both", "thinking", "answer", "neither", "gap", "named", "right", "wrong"]
 """Where a gold answer is: in thinking and answer, in the thinking only, in the answer only, in neither; in exactly one
@@ -88,7 +90,7 @@ class TraceFilter(ThinkingFilter):
     """Whether thinking made the answers right."""
     pattern: str = Field("", max_length=500)
     """Labels in a row, as ``retrieval → backtracking → … → synthesis``; ``…`` is any number of steps, ``*`` one of any
-    label, ``<start>`` and ``<stop>`` are the ends."""
+    label, ``framing + chaining`` one that has both, ``<start>`` and ``<stop>`` are the ends."""
     label: str = ""
     """One label of the segment."""
     rule: Literal["", "agree", "merge", "adjudicate", "unlabelled"] = ""
@@ -106,8 +108,9 @@ class TraceFilter(ThinkingFilter):
     moved_max: float | None = None
     """By at most so many; below 0 it became less likely."""
     sort: Literal["", "weight", "weight_low", "disagreement", "length", "raised", "lowered", "kl"] = ""
-    """By the largest weight, the smallest, the share of segments with different labels, the number of segments; the
-    largest implicit reward, the smallest, the largest KL a token; as they stand in the file."""
+    """By the largest weight, the smallest (of equal ones by their ratios), the share of segments with different labels,
+    the number of segments; the largest implicit reward, the smallest, the largest KL a token; as they stand in the
+    file."""
 
 
 class DrawFilter(Filter):
@@ -161,8 +164,11 @@ def read_filter(kind: type[Chosen], query: Mapping[str, str]) -> Chosen:
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
-        known = f"; there are {', '.join(kind.model_fields)}" if problem["type"] == "extra_forbidden" else ""
-        raise ConfigError(f"{field}={problem['input']!r}: {problem['msg']}{known}") from None
+        if problem["type"] != "extra_forbidden":
+            raise ConfigError(f"{field}={problem['input']!r}: {problem['msg']}") from None
+        near = difflib.get_close_matches(field, kind.model_fields, n=3)
+        known = f"is it {' or '.join(near)}?" if near else "remove it from the address, or use the form"
+        raise ConfigError(f"{field}={problem['input']}: these lists have no filter {field!r}; {known}") from None
 
 
 def pattern_regex(pattern: str, taxonomy: Taxonomy) -> str:
@@ -173,27 +179,38 @@ def pattern_regex(pattern: str, taxonomy: Taxonomy) -> str:
         taxonomy: has its labels.
 
     Raises:
-        ConfigError: a label is not in the taxonomy.
+        ConfigError: a label is not in the taxonomy, or a step is to have more than there can be.
 
     >>> from mralign_core.method.taxonomy import PAPER_TAXONOMY
     >>> steps = "<start>;framing;chaining;analogy;<stop>;"
     >>> bool(re.search(pattern_regex("framing → … → analogy", PAPER_TAXONOMY), steps))
     True
+    >>> regex = pattern_regex("framing + chaining → analogy", PAPER_TAXONOMY)
+    >>> bool(re.search(regex, "chaining+framing;analogy;")), bool(re.search(regex, "framing;analogy;"))
+    (True, False)
     """
-    written = re.sub(r"->|=>|,", ARROW, pattern.replace("...", GAP))
-    states = set(taxonomy.state_names)
+    written = re.sub(r"\s*\+\s*", "+", re.sub(r"->|=>|,", ARROW, pattern.replace("...", GAP)))
     parts = []
     for step in filter(None, (part.strip() for part in re.split(rf"\s*{ARROW}\s*|\s+", written))):
         if step == GAP:
             parts.append(f"(?:{_STEP})*")
         elif step == ANY:
             parts.append(_STEP)
-        elif step in states:
-            parts.append(rf"(?:[^;]*\+)?{re.escape(step)}(?:\+[^;]*)?;")
         else:
-            names = ", ".join([*taxonomy.labels, START_NAME, STOP_NAME, ANY, GAP])
-            raise ConfigError(f"pattern: {step!r} is no label; there are {names}")
+            parts.append(_step_regex(step.split("+"), taxonomy))
     return f"(?:^|;){''.join(parts)}" if parts else ""
+
+
+def _step_regex(labels: Sequence[str], taxonomy: Taxonomy) -> str:
+    """A step that has all of some labels, in whatever order, and maybe others. DuckDB has no lookahead."""
+    states = set(taxonomy.state_names)
+    if unknown := [label for label in labels if label not in states]:
+        names = ", ".join([*taxonomy.labels, START_NAME, STOP_NAME, ANY, GAP])
+        raise ConfigError(f"pattern: {unknown[0]!r} is no label; there are {names}")
+    if len(labels) > MAX_LABELS:
+        raise ConfigError(f"pattern: {'+'.join(labels)} has more than the {MAX_LABELS} labels that a step can")
+    orders = (r"\+(?:[^;]*\+)?".join(map(re.escape, order)) for order in itertools.permutations(labels))
+    return rf"(?:[^;]*\+)?(?:{'|'.join(orders)})(?:\+[^;]*)?;"
 
 
 EXACTLY = "="

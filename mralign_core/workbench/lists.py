@@ -79,6 +79,8 @@ class Listing(NamedTuple):
     filter: type[Filter]
     find: Callable[[RunTables, Any], Chosen]
     show: Callable[[Database, RunTables, Any, Sequence[TableRow]], list[TableRow]]
+    save: Callable[[Database, RunTables, Any, Sequence[TableRow]], list[TableRow]]
+    """The same with what is too long for a page."""
 
 
 def read_page(database: Database, tables: RunTables, listing: Listing, wanted: Filter) -> Page:
@@ -100,7 +102,7 @@ def stream_all(database: Database, tables: RunTables, listing: Listing, wanted: 
     chosen = listing.find(tables, wanted)
     keys = database.stream(f"{chosen.sql} {_order(wanted)}", chosen.values)
     while some := list(islice(keys, EXPORT_AT_ONCE)):
-        yield from listing.show(database, tables, wanted, some)
+        yield from listing.save(database, tables, wanted, some)
 
 
 def _order(wanted: Any) -> str:
@@ -200,8 +202,8 @@ def policy_file(tables: RunTables, wanted: TraceFilter) -> str:
 def _rank_traces(tables: RunTables, wanted: TraceFilter, labels: str, values: Values) -> tuple[str, str]:
     """The column to sort by, and what it is joined from."""
     by = {
-        "weight": ("weights", "-max(weight)"),
-        "weight_low": ("weights", "min(weight)"),
+        "weight": ("weights", "min([-weight, -coalesce(ratio, 'infinity'::DOUBLE)])"),
+        "weight_low": ("weights", "min([weight, coalesce(ratio, 'infinity'::DOUBLE)])"),
         "disagreement": ("labels", f"-avg(CAST({DIFFERS} AS INTEGER))"),
         "raised": ("policy", "-max(implicit_reward)"),
         "lowered": ("policy", "min(implicit_reward)"),
@@ -211,7 +213,7 @@ def _rank_traces(tables: RunTables, wanted: TraceFilter, labels: str, values: Va
         return ", -len(segments) AS rank", ""
     if not wanted.sort:
         return "", ""
-    table, measure = by[wanted.sort]
+    table, measure = by[wanted.sort]  # of weights that the clip made equal, the ratio decides
     is_policy = table == "policy"
     values[table] = policy_file(tables, wanted) if is_policy else tables.file({"labels": labels}.get(table, table))
     ranked = f"SELECT trace_id, {measure} AS rank FROM read_parquet(${table}) GROUP BY trace_id"
@@ -232,6 +234,19 @@ def show_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys
     return [found[row["trace_id"]] for row in keys]
 
 
+def save_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys: Sequence[TableRow]) -> list[TableRow]:
+    """What a list shows of traces, and the texts of their thinking, a segment each, as labels and weights are."""
+    rows = show_traces(database, tables, wanted, keys)
+    files = {"traces": tables.file(wanted.of), "ids": [row["trace_id"] for row in rows]}
+    texts = _by_trace(database, TEXT_ROWS, files)
+    for row in rows:
+        text = texts[row["trace_id"]]
+        row["thinking"] = [text["completion"][span["start"] : span["end"]] for span in text["segments"]]
+    return rows
+
+
+TEXT_ROWS = """
+SELECT trace_id, completion, segments FROM read_parquet($traces) WHERE trace_id IN (SELECT unnest($ids))"""
 MOVED_ROWS = """
 SELECT trace_id, implicit_reward, kl, policy_logp - reference_logp AS moved, num_tokens AS num_completion_tokens,
   list_transform(segments, lambda each: (each.policy_logp - each.reference_logp) / each.num_tokens) AS segments_moved
@@ -244,7 +259,8 @@ SELECT trace_id, list(labels ORDER BY segment) AS labels, list(rule ORDER BY seg
   list({DIFFERS} ORDER BY segment) AS disputed
 FROM read_parquet($labels) WHERE trace_id IN (SELECT unnest($ids)) GROUP BY trace_id"""
 WEIGHT_ROWS = """
-SELECT trace_id, list(weight ORDER BY segment) AS weights
+SELECT trace_id, list(weight ORDER BY segment) AS weights, list(clipped ORDER BY segment) AS clipped,
+  list(ratio ORDER BY segment) AS ratios
 FROM read_parquet($weights) WHERE trace_id IN (SELECT unnest($ids)) GROUP BY trace_id"""
 
 
@@ -485,8 +501,8 @@ def _joined(rows: dict[str, TableRow], others: dict[str, TableRow]) -> dict[str,
 
 
 LISTINGS: Mapping[str, Listing] = {
-    "traces": Listing(TraceFilter, find_traces, show_traces),
-    "draws": Listing(DrawFilter, find_draws, show_draws),
-    "answers": Listing(AnswerFilter, find_answers, show_answers),
+    "traces": Listing(TraceFilter, find_traces, show_traces, save_traces),
+    "draws": Listing(DrawFilter, find_draws, show_draws, show_draws),
+    "answers": Listing(AnswerFilter, find_answers, show_answers, show_answers),
 }
 """The lists, by the names that addresses have for them."""

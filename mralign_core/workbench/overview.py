@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
+
 from mralign_core.evaluation.metrics import comparisons
 from mralign_core.method.segment_weights import neutral_weight
 from mralign_core.reporting.matrix_figures import WEIGHT_COLOURS
+from mralign_core.reporting.run_findings import composition
 from mralign_core.reporting.style import POLARITY_COLOURS, macro_colours
 from mralign_core.reporting.titles import variant_title
 from mralign_core.schemas.annotations import RULES
@@ -15,6 +18,9 @@ from mralign_core.workbench.analyses import verdicts
 from mralign_core.workbench.database import Database, TableRow
 from mralign_core.workbench.lists import DIFFERS
 from mralign_core.workbench.tables import RunTables
+
+FEWEST_FOR_A_SHARE = 30
+"""Segments with a label below which its share of disputed ones is not compared with those of others."""
 
 
 def describe_run(database: Database, tables: RunTables) -> TableRow:
@@ -70,12 +76,24 @@ def _strata(database: Database, tables: RunTables, name: str) -> list[TableRow]:
 
 def summarize_run(database: Database, tables: RunTables) -> dict[str, Any]:
     """How often each label was given and disputed, what decided it, and where answers have a gold answer."""
+    labels = _label_table(database, tables)
     return {
-        "labels": _label_table(database, tables),
+        "composition": _composition(database, tables),
+        "labels": labels,
+        "most_disputed": most_disputed(labels),
         "rules": _rule_table(database, tables),
         "answers": [_answer_row(database, tables, name) for name in tables.variants],
         "flips": _flip_table(database, tables),
     }
+
+
+def _composition(database: Database, tables: RunTables) -> str:
+    """The report's sentence on which strata traces are of, which warns where weights could tell those apart instead."""
+    if not tables.has("candidates"):
+        return ""
+    sql = "SELECT coalesce(stratum, '') AS stratum, polarity FROM read_parquet($file)"
+    traces = pd.DataFrame(database.columns(sql, {"file": tables.file("candidates")}))
+    return composition(traces, are_estimated_from=not tables.has("thinking-draws")) if len(traces) else ""
 
 
 def _label_table(database: Database, tables: RunTables) -> list[TableRow]:
@@ -87,7 +105,27 @@ def _label_table(database: Database, tables: RunTables) -> list[TableRow]:
     if tables.has("weights"):
         files = {"file": tables.file("annotations"), "weights": tables.file("weights")}
         weights = {row["label"]: row for row in database.rows(WEIGHTS_BY_LABEL, files)}
-    return [by_label[name] | weights.get(name, {}) for name in tables.taxonomy.labels if name in by_label]
+    rows = [by_label[name] | weights.get(name, {}) for name in tables.taxonomy.labels if name in by_label]
+    return sorted(rows, key=lambda row: -row["by_one"])
+
+
+def most_disputed(labels: list[TableRow]) -> TableRow:
+    """The label that the annotators differ on in most segments, and the one where they do in the largest share.
+
+    Args:
+        labels: with ``by_one``, how many segments only one annotator gave it, and ``by_any``, how many either did.
+
+    Returns:
+        ``segments`` and ``share``, each a row or None; ``share`` is of labels that either gave at least ``fewest``
+        segments: of three segments all may be disputed by chance.
+    """
+    disputed = [row for row in labels if row["by_one"]]
+    common = [row for row in disputed if row["by_any"] >= FEWEST_FOR_A_SHARE]
+    return {
+        "segments": max(disputed, key=lambda row: row["by_one"], default=None),
+        "share": max(common, key=lambda row: (row["by_one"] / row["by_any"], row["by_one"]), default=None),
+        "fewest": FEWEST_FOR_A_SHARE,
+    }
 
 
 LABEL_TABLE = """
@@ -98,7 +136,9 @@ told AS (SELECT label, number, list_contains(labels, label) AS is_given, list_co
 SELECT label, CAST(sum(number * is_given::INT) AS BIGINT) AS segments,
   CAST(sum(number * (by_a AND NOT by_b)::INT) AS BIGINT) AS only_a,
   CAST(sum(number * (by_b AND NOT by_a)::INT) AS BIGINT) AS only_b,
-  CAST(sum(number * (by_a AND by_b)::INT) AS BIGINT) AS both
+  CAST(sum(number * (by_a AND by_b)::INT) AS BIGINT) AS both,
+  CAST(sum(number * (by_a <> by_b)::INT) AS BIGINT) AS by_one,
+  CAST(sum(number * (by_a OR by_b)::INT) AS BIGINT) AS by_any
 FROM told GROUP BY label"""
 """Equal segments are counted first: there are few ways to be labelled, whatever the number of traces."""
 WEIGHTS_BY_LABEL = """
@@ -153,25 +193,31 @@ def count_judged_flips(database: Database, tables: RunTables) -> list[TableRow]:
 
 
 def count_moves(database: Database, tables: RunTables) -> list[TableRow]:
-    """How often each label follows each, by polarity: each pair of labels of two labelled steps in a row counts."""
+    """How often each label follows each, by polarity: each pair of labels of two labelled steps in a row counts; and
+    the mean weight of the steps that it leads to, null before weights are made and of ``<stop>``, which has none.
+    """
     files = {"labels": tables.file("annotations"), "traces": tables.file("candidates")}
-    return database.rows(MOVES, files)
+    if not tables.has("weights"):
+        return database.rows(MOVES.format(weight="NULL::DOUBLE AS weight", weights=""), files)
+    weights = "LEFT JOIN read_parquet($weights) AS own USING (trace_id, segment)"
+    return database.rows(MOVES.format(weight="weight", weights=weights), files | {"weights": tables.file("weights")})
 
 
 MOVES = """
 WITH numbered AS (SELECT trace_id, file_row_number AS trace, polarity
   FROM read_parquet($traces, file_row_number = true)),
-segments AS (SELECT trace, polarity, segment, step, array_to_string(labels, '+') AS labels
-  FROM read_parquet($labels) JOIN numbered USING (trace_id) WHERE len(labels) > 0),
-steps AS (SELECT trace, polarity, labels, lag(labels) OVER own AS before, lead(step) OVER own IS NULL AS is_last,
-  step IS DISTINCT FROM lag(step) OVER own AS is_new
+segments AS (SELECT trace, polarity, segment, step, array_to_string(labels, '+') AS labels, {weight}
+  FROM read_parquet($labels) JOIN numbered USING (trace_id) {weights} WHERE len(labels) > 0),
+steps AS (SELECT trace, polarity, labels, weight, lag(labels) OVER own AS before,
+  lead(step) OVER own IS NULL AS is_last, step IS DISTINCT FROM lag(step) OVER own AS is_new
   FROM segments WINDOW own AS (PARTITION BY trace ORDER BY segment)),
 moved AS (
-  SELECT trace, polarity, coalesce(before, '<start>') AS left_, labels AS entered FROM steps WHERE is_new
-  UNION ALL SELECT trace, polarity, labels, '<stop>' FROM steps WHERE is_last),
-by_labels AS (SELECT polarity, left_, entered, count(*) AS moves, list(trace) AS traces FROM moved GROUP BY ALL)
+  SELECT trace, polarity, coalesce(before, '<start>') AS left_, labels AS entered, weight FROM steps WHERE is_new
+  UNION ALL SELECT trace, polarity, labels, '<stop>', NULL FROM steps WHERE is_last),
+by_labels AS (SELECT polarity, left_, entered, count(*) AS moves, list(trace) AS traces, sum(weight) AS weight,
+  count(weight) AS weighed FROM moved GROUP BY polarity, left_, entered)
 SELECT polarity, a.label AS source, b.label AS target, CAST(sum(moves) AS BIGINT) AS moves,
-  len(list_distinct(flatten(list(traces)))) AS traces
+  len(list_distinct(flatten(list(traces)))) AS traces, sum(weight) / nullif(sum(weighed), 0) AS weight
 FROM by_labels, unnest(string_split(left_, '+')) AS a(label), unnest(string_split(entered, '+')) AS b(label)
 GROUP BY polarity, source, target"""
 """Moves between equal sets of labels are counted first, and traces by number: half as long as label by label."""

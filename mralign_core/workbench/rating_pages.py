@@ -25,7 +25,7 @@ from mralign_core.config.annotate import HUMAN_PREFIX
 from mralign_core.errors import ArtifactError, ConfigError, StorageError, UserError
 from mralign_core.evaluation.judge_sheet import ABOUT_RIGHT, ABOUT_TRUTHFUL
 from mralign_core.rating.human_sets import publish_ratings
-from mralign_core.rating.rated_before import begin_round
+from mralign_core.rating.rated_before import begin_round, find_round
 from mralign_core.rating.records import (
     LABEL_COLUMNS,
     Choice,
@@ -70,6 +70,16 @@ class Begin(BaseModel):
     rater: str
 
 
+class Size(BaseModel):
+    """A round that might be begun."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: RatedKind = "labels"
+    choice: Choice = Choice()
+    rater: str = ""
+
+
 class Sent(BaseModel):
     """A rating as a page sends it."""
 
@@ -96,12 +106,12 @@ def rating_routes(asked: Asked) -> list[Route]:
         asked: reads the run and the rest of an address' query.
     """
     reading = {"rounds": _rounds, "round": _round, "results": _results}
-    writing = {"begin": _begin, "rating": _rate, "publish": _publish}
+    posted = {"begin": _begin, "rating": _rate, "publish": _publish, "size": _size}
     return [
         *(Route(f"{VIEW_API_PREFIX}rate/{name}", _get(asked, answer)) for name, answer in reading.items()),
         *(
             Route(f"{VIEW_API_PREFIX}rate/{name}", _post(asked, answer), methods=["POST"])
-            for name, answer in writing.items()
+            for name, answer in posted.items()
         ),
         Route(f"{VIEW_API_PREFIX}rate/sheet.csv", _sheet(asked)),
     ]
@@ -167,6 +177,7 @@ def _rounds(tables: RunTables, query: dict[str, str]) -> list[dict[str, Any]]:
             "at": f"{of.at:%Y-%m-%d %H:%M}",
             "choice": of.choice.model_dump(),
             "items": len(of.items),
+            "of": _num_of(of),
             "raters": {
                 rater: {"done": num_gone_through(ratings), "finished": is_done(of, ratings)}
                 for rater in records.raters(name)
@@ -185,6 +196,7 @@ def _round(tables: RunTables, query: dict[str, str]) -> dict[str, Any]:
     return {
         "name": name,
         "kind": of.kind,
+        "of": _num_of(of),
         "items": [{"item": each.item, "cells": each.cells, "asked": each.asked} for each in of.items],
         "choices": _choices(of),
         "about": _about(of),
@@ -226,6 +238,19 @@ def _begin(tables: RunTables, sent: Any) -> dict[str, Any]:
     asked = Begin.model_validate(sent)
     begun = begin_round(shared_database(), tables, asked.kind, asked.choice, asked.rater)
     return {"round": begun.of.name, "left_out": begun.num_left_out}
+
+
+def _size(tables: RunTables, sent: Any) -> dict[str, Any]:
+    """How much there is to rate in the round that would be begun; nothing is kept."""
+    asked = Size.model_validate(sent)
+    found = find_round(shared_database(), tables, asked.kind, asked.choice, asked.rater)
+    size = {"items": len(found.of.items), "of": _num_of(found.of)}
+    return {**size, "left_out": found.num_left_out, "is_begun": found.is_begun}
+
+
+def _num_of(of: Round) -> int:
+    """How many traces or questions the items of a round are of."""
+    return len({shown.about for shown in of.items})
 
 
 def _rate(tables: RunTables, sent: Any) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def test_skip_undo_notes_and_results_by_keyboard_and_hostile_text_stays_text(hos
 
         page.goto(served.link)
         page.get_by_role("link", name="Rating", exact=True).click()
-        page.get_by_role("link", name="4 labels of segments").click()
+        page.get_by_role("link", name="4 segments of 1 trace").click()
         page.get_by_label("your name").fill("anna")
         page.keyboard.press("Enter")
         gone_through("0 of 4 gone through")
@@ -230,6 +230,11 @@ def test_skip_undo_notes_and_results_by_keyboard_and_hostile_text_stays_text(hos
         page.keyboard.press("Escape")
         page.keyboard.press("Enter")
         gone_through("1 of 4 gone through")
+        page.keyboard.press("7")
+        page.keyboard.press("Backspace")
+        page.get_by_text("What was chosen is dropped.").wait_for()
+        gone_through("1 of 4 gone through")
+        assert page.locator("button[aria-pressed=true]").count() == 0
         page.keyboard.press("-")
         gone_through("2 of 4 gone through, 1 skipped")
         page.keyboard.press("Backspace")
@@ -248,7 +253,10 @@ def test_skip_undo_notes_and_results_by_keyboard_and_hostile_text_stays_text(hos
         page.get_by_role("link", name="Results").wait_for()
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Where raters differ: 3").wait_for()
-        assert page.get_by_text(HOSTILE).count() == 6, "three questions, and ben's note on each"
+        raters = page.get_by_role("region", name="Where raters differ")
+        assert raters.get_by_text(HOSTILE).count() == 6, "three questions, and ben's note on each"
+        pipeline = page.get_by_role("region", name="Where anna and the annotators or the pipeline differ")
+        assert pipeline.get_by_text(HOSTILE).count() == pipeline.get_by_role("article").count() > 0
         page.get_by_role("button", name="Publish anna's labels").click()
         page.get_by_text("annotate.annotator_a: human/anna").wait_for()
 

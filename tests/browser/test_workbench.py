@@ -304,7 +304,8 @@ def test_a_list_is_saved_as_a_file_though_its_reader_goes_on(entered, workbench)
         heading(page, "Overview").wait_for()
         held[0].continue_()
     lines = Path(download.value.path()).read_text().splitlines()
-    assert download.value.suggested_filename == "traces.jsonl" and len(lines) == 60
+    name = download.value.suggested_filename
+    assert name.startswith(f"traces_{NAME}-run-of-") and name.endswith("_polarity=negative.jsonl") and len(lines) == 60
 
 
 def test_a_page_of_another_site_can_not_link_to_it(watched_page, workbench):
@@ -314,3 +315,31 @@ def test_a_page_of_another_site_can_not_link_to_it(watched_page, workbench):
         with page.expect_response(lambda reply: reply.url.startswith(workbench.site)) as reply:
             page.get_by_role("link").click()
         assert reply.value.status == 403
+
+
+def test_while_a_list_is_searched_the_one_before_can_not_be_taken_for_it(entered, workbench):
+    page, held = entered.page, []
+    page.goto(workbench.at("traces"))
+    settled(page).get_by_text("120 found").wait_for()
+    page.route("**/api/traces?*ending=*", lambda route: held.append(route))  # a first use of an analysis takes seconds
+    page.get_by_text("Where thinking and answer part").click()
+    page.get_by_role("combobox", name="gold answer in the thinking").select_option("named_wrong")
+    page.get_by_text("Searching…", exact=True).first.wait_for()
+    assert query_of(page)["ending"] == "named_wrong" and page.get_by_text("120 found").count() == 0
+    assert page.locator("[inert] a[data-item]").count() == 50 == page.locator("a[data-item]").count()
+    assert page.locator("[inert] button").count() == 1, "Save all"
+    page.keyboard.press("Escape")
+    page.keyboard.press("n")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    assert "page" not in query_of(page) and "/traces" in page.url
+    held[0].continue_()
+    settled(page).get_by_text(" found, page 1").wait_for()
+    assert page.locator("[inert]").count() == 0
+
+
+@pytest.mark.parametrize(("view", "query"), [("", ""), ("question", "id=eval-000003"), ("question", "id=train-000003")])
+def test_of_what_a_run_lacks_nothing_is_written(entered, workbench, view, query):
+    entered.page.goto(workbench.at(view, query))
+    entered.page.locator("main h1 ~ *").first.wait_for()
+    assert "null" not in settled(entered.page).locator("main").inner_text()

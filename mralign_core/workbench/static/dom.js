@@ -9,8 +9,16 @@ export function h(tag, properties = {}, ...children) {
     else if (name === "style") for (const [each, what] of Object.entries(value)) each.startsWith("--") ? element.style.setProperty(each, what) : (element.style[each] = what);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...present(children));
   return element;
+}
+
+/** Children that are there: the DOM itself would write the word null. */
+const present = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
+
+/** Put children in the place of those that an element has. */
+export function fill(element, ...children) {
+  element.replaceChildren(...present(children));
 }
 
 /** Text in pieces, gold answers marked. */

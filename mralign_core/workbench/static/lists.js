@@ -9,7 +9,7 @@ const FLIPS = ["any", "wrong to right", "right to wrong", "both right", "both wr
 const ENDINGS = { named_right: "named, answered right", named_wrong: "named, answered wrong", unnamed_right: "not named, answered right", unnamed_wrong: "not named, answered wrong" };
 const YES_NO = { yes: "yes", no: "no" };
 const BEHIND_HINT = "labels in a row behind the last mention: <start> is the mention, <stop> the answer; <start> → <stop> is nothing between them";
-const PATTERN_HINT = "labels in a row: retrieval → backtracking → … → synthesis (… any number of steps, * one step, <start>, <stop>)";
+const PATTERN_HINT = "labels in a row: retrieval → backtracking → … → synthesis (… any number of steps, * one step, framing + chaining both in one, <start>, <stop>)";
 
 /** Filters of each list: name → what it is called, its choices (value → title) or what kind of input it is, and the usual choice. */
 function fields(kind, run) {
@@ -20,7 +20,7 @@ function fields(kind, run) {
   const sets = kind === "answers" ? run.evaluated : run.aligned;
   const strata = [...new Set(sets.flatMap((each) => each.strata))].filter(Boolean).sort();
   const ofQuestion = { source: ["set", same(sets.map((each) => each.source))], stratum: ["stratum", same(strata)] };
-  const outcome = { outcome: ["outcome", same(run.outcomes)] };
+  const outcome = { outcome: ["outcome", Object.fromEntries(run.outcomes.map((name) => [name, outcomeTitle(name)]))] };
   return {
     traces: {
       text: ["text", "search"],
@@ -35,7 +35,7 @@ function fields(kind, run) {
       ...(lookedAt.length > 1 ? { trained: ["after training", trained, lookedAt.at(-1)[0]] } : {}),
       ...ofQuestion,
       ...(run.has.includes("thinking-draws") ? { of: ["of", { "thinking-draws": "think-on draws" }] } : {}),
-      sort: ["sort by", { weight: "largest weight", weight_low: "smallest weight", disagreement: "disagreement", length: "segments",
+      sort: ["sort by", { weight: "largest weight, then ratio", weight_low: "smallest weight, then ratio", disagreement: "disagreement", length: "segments",
         ...(lookedAt.length ? { raised: "largest implicit reward", lowered: "smallest implicit reward", kl: "KL a token" } : {}) }],
     },
     draws: {
@@ -92,18 +92,30 @@ export async function showList(kind, asked, run) {
   const content = [
     form,
     h("div", { class: "bar" }, h("p", { id: "found" }, summary),
-      found.total ? h("button", { type: "button", onclick: (event) => exported(event.target, kind, filter) }, "Save all as JSON lines") : null),
+      found.total ? h("button", { type: "button", onclick: (event) => exported(event.target, kind, filter, run) }, "Save all as JSON lines") : null),
+    kind === "traces" && found.rows.some((row) => row.labels) ? h("p", { class: "muted" }, small(h("span", { class: "disputed" }, "dotted"), ": the annotators gave the segment different labels; the number behind a label is its weight")) : null,
     h("ol", { class: "cards", "aria-labelledby": "found" }, found.rows.map((row) => h("li", {}, ROWS[kind](row, run, filter)))),
     pages(kind, filter, found),
   ];
   return { title: TITLES[kind], content };
 }
 
-async function exported(button, kind, filter) {
+const small = (...words) => h("small", {}, words);
+
+/** A name that says of which run the rows are and how they were chosen. */
+function fileName(kind, filter, run) {
+  const parts = [kind, run.title, ...Object.entries(filter).map(([name, value]) => `${name}=${value}`)];
+  const plain = parts.map((part) => part.replace(/[^\p{L}\p{N}=._+-]+/gu, "-").replace(/^-+|-+$/g, "")).join("_");
+  return `${plain.slice(0, LONGEST_NAME)}.jsonl`;
+}
+
+const LONGEST_NAME = 150;
+
+async function exported(button, kind, filter, run) {
   button.disabled = true;
   button.textContent = "Saving…";
   try {
-    await save(`${kind}.jsonl`, filter, `${kind}.jsonl`);
+    await save(`${kind}.jsonl`, filter, fileName(kind, filter, run));
     button.textContent = "Saved";
   } catch (error) {
     button.textContent = error.message;
@@ -154,10 +166,19 @@ function traceRow(row, run, filter) {
       golds(row.answers), row.stratum ? h("span", {}, row.stratum) : null,
       h("span", {}, `${row.num_segments} segments`),
       row.labels ? h("span", {}, disputed ? `annotators differ on ${disputed}` : "annotators agree") : null,
-      row.weights?.length ? h("span", {}, `weights ${number(Math.min(...row.weights))} to ${number(Math.max(...row.weights))}`) : null,
+      row.weights?.length ? h("span", {}, `weights ${number(Math.min(...row.weights))} to ${number(Math.max(...row.weights))}${clippedOf(row)}`) : null,
       row.moved === undefined ? null : h("span", { title: "after training, in nats" }, `implicit reward ${signed(row.implicit_reward, 1)}, ${signed(row.moved / row.num_completion_tokens, 3)} a token, KL ${number(row.kl / row.num_completion_tokens, 3)} a token`)),
     strip(row, run, filter),
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), row.answer || "–"));
+}
+
+const ratioText = (ratio) => (Number.isFinite(ratio) ? number(ratio) : "infinite");
+
+/** How many weights of a trace the clip cut off, and of which ratios. */
+function clippedOf(row) {
+  const cut = row.clipped.flatMap((isClipped, place) => (isClipped ? [row.ratios[place] ?? Infinity] : [])).sort((a, b) => a - b);
+  if (!cut.length) return "";
+  return `, ${cut.length} clipped (${[...new Set([cut[0], cut.at(-1)].map(ratioText))].join(" to ")} before)`;
 }
 
 /** Whether a list is about what training did to the traces. */
@@ -171,7 +192,7 @@ function strip(row, run, filter) {
     const shade = weight === undefined || weight === null ? null : weightColour(weight, run.weight_scale);
     return h("li", { class: row.disputed[place] ? "disputed" : null, style: { borderColor: labelColour(labels[0], run) } },
       labels.join(" + ") || "unlabelled", " ",
-      shade ? h("span", { class: "w", style: { background: shade, color: inkOn(shade) } }, number(weight)) : null,
+      shade ? h("span", { class: "w", title: row.clipped[place] ? `clipped: its ratio is ${ratioText(row.ratios[place])}` : null, style: { background: shade, color: inkOn(shade) } }, number(weight), row.clipped[place] ? " clipped" : null) : null,
       isOfTraining(filter) ? change(row.segments_moved?.[place], run) : null);
   }));
 }
@@ -189,13 +210,16 @@ export function verdict(row) {
   return row.em_thought === null ? answer : `thinking ${row.em_thought ? "names" : "does not name"} it, ${answer}`;
 }
 
-const tone = (row) => (row.em_answer === null ? null : row.em_answer ? "better" : "worse");
+/** What became of a draw, in words; ok is of the reply's form, and says nothing of whether it is right. */
+export const outcomeTitle = (outcome) => (outcome === "ok" ? "well-formed" : outcome.replaceAll("_", " "));
+
+export const tone = (row) => (row.em_answer === null ? null : row.em_answer ? "better" : "worse");
 
 function drawRow(row) {
   return h("article", {},
     h("h2", { class: "model" }, h("a", { href: to("question", { id: row.question_id }), "data-item": true }, row.question ?? row.question_id)),
     h("p", { class: "facts" }, h("span", {}, `think-${row.thinking_mode}, draw ${row.draw}`), golds(row.answers),
-      h("span", { class: tone(row) }, verdict(row)), h("span", {}, row.outcome.replaceAll("_", " ")), h("span", {}, `${row.num_tokens} tokens`)),
+      h("span", { class: tone(row) }, verdict(row)), h("span", {}, outcomeTitle(row.outcome)), h("span", {}, `${row.num_tokens} tokens`)),
     row.thinking ? h("details", {}, h("summary", {}, "Thinking"), model(row.thinking)) : null,
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), row.answer || "–"));
 }
@@ -207,6 +231,6 @@ function answerRow(row, run) {
     h("p", { class: "facts" }, golds(row.answers), h("span", {}, `draw ${row.draw}`), row.stratum ? h("span", {}, row.stratum) : null),
     Object.entries(row.answers_by_variant).reverse().map(([variant, answer]) => answer && h("div", { class: "said" },
       h("p", { class: "facts" }, h("strong", {}, titles[variant]), h("span", { class: tone(answer) }, verdict(answer)),
-        answer.judged_right === undefined ? null : h("span", { class: answer.judged_right ? "better" : "worse" }, `judges: ${answer.judged_right ? "right" : "wrong"}`), h("span", {}, answer.outcome.replaceAll("_", " "))),
+        answer.judged_right === undefined ? null : h("span", { class: answer.judged_right ? "better" : "worse" }, `judges: ${answer.judged_right ? "right" : "wrong"}`), h("span", {}, outcomeTitle(answer.outcome))),
       h("p", { class: "model answer" }, answer.answer || "–"))));
 }

@@ -1,12 +1,12 @@
 // What is in a run, each number a link to the cases behind it.
 import { ask, to, toReport } from "./address.js";
-import { count, h, number, share, table } from "./dom.js";
+import { count, fill, h, number, share, table } from "./dom.js";
 
 const link = (value, view, values) => h("a", { href: to(view, values) }, value);
 
 export async function showOverview(_, run) {
   const found = await ask("summary");
-  return { title: "Overview", content: [contents(run), starts(found, run), answersTable(found.answers), flipsTable("Answers that flipped", "flip", found.flips, run), judgedFlips(run), labelTable(found.labels), ruleTable(found.rules)] };
+  return { title: "Overview", content: [contents(run), found.composition ? h("p", {}, found.composition) : null, starts(found, run), answersTable(found.answers), flipsTable("Answers that flipped", "flip", found.flips, run), judgedFlips(run), labelTable(found.labels), ruleTable(found.rules)] };
 }
 
 function contents(run) {
@@ -18,15 +18,25 @@ function contents(run) {
 /** Where most people begin. */
 function starts(found, run) {
   const [before, last] = run.variants.slice(-2);
-  const disputed = found.labels.map((row) => ({ ...row, one: row.only_a + row.only_b, said: row.only_a + row.only_b + row.both })).sort((a, b) => b.one / b.said - a.one / a.said)[0];
   const items = [
-    run.has.includes("weights") ? [link("Traces by their largest weight", "traces", { sort: "weight" })] : null,
-    disputed?.one ? [link("Traces that the annotators differ on most", "traces", { sort: "disagreement" }), `; they differ most on `, link(disputed.label, "traces", { disputed: disputed.label }),
-      `: of the ${count(disputed.said)} segments that either gave it, only one of them did in ${count(disputed.one)}`] : null,
-    last ? [link(`Right in thinking, wrong in answer, ${last.title}`, "answers", { variant: last.name, hit: "thinking" })] : null,
-    before && last ? [link(`Right with ${before.title}, wrong with ${last.title}`, "answers", { variant: last.name, against: before.name, flip: "right to wrong" })] : null,
+    run.has.includes("weights") ? [link("Traces by their largest weight", "traces", { sort: "weight" }), "; where the clip made weights equal, by the ratio behind them"] : null,
+    ...disputes(found.most_disputed),
+    last ? [link(`Answers right in thinking, wrong in answer, ${last.title}`, "answers", { variant: last.name, hit: "thinking" })] : null,
+    before && last ? [link(`Answers right with ${before.title}, wrong with ${last.title}`, "answers", { variant: last.name, against: before.name, flip: "right to wrong" }), ", draw by draw: a question has several, and may be there more than once"] : null,
   ].filter(Boolean);
   return items.length ? h("ul", { class: "starts" }, items.map((item) => h("li", {}, item))) : null;
+}
+
+/** What the annotators differ on most, by number and by share, which are rarely of one label. */
+function disputes({ segments, share: largest, fewest }) {
+  if (!segments) return [];
+  const told = (row) => `${count(row.by_one)} of the ${count(row.by_any)} segments that either gave it (${share(row.by_one, row.by_any)})`;
+  const about = (row) => link(row.label, "traces", { disputed: row.label, sort: "disagreement" });
+  return [
+    [link("Traces that the annotators differ on most", "traces", { sort: "disagreement" })],
+    ["The label that most segments have from one annotator only: ", about(segments), `, ${told(segments)}`],
+    largest && largest.label !== segments.label ? [`The largest share, of labels that either gave ${count(fewest)} segments or more: `, about(largest), `, ${told(largest)}`] : null,
+  ];
 }
 
 function answersTable(rows) {
@@ -54,26 +64,32 @@ function flipsTable(caption, field, rows, run) {
 function judgedFlips(run) {
   if (!run.has.includes("judgements") || !run.has.includes("results")) return null;
   const box = h("div");
-  ask("judged-flips").then((rows) => box.replaceChildren(flipsTable("Answers that flipped by the judges", "judged_flip", rows, run) ?? ""))
-    .catch((error) => error.name === "AbortError" || box.replaceChildren(h("p", { class: "problem" }, error.message)));
+  ask("judged-flips").then((rows) => fill(box, flipsTable("Answers that flipped by the judges", "judged_flip", rows, run)))
+    .catch((error) => error.name === "AbortError" || fill(box, h("p", { class: "problem" }, error.message)));
   return box;
 }
 
 function labelTable(rows) {
   if (!rows.length) return null;
   const cells = (row) => [
-    link(row.label, "traces", { label: row.label }), count(row.segments),
-    link(share(row.only_a + row.only_b, row.only_a + row.only_b + row.both), "traces", { disputed: row.label, sort: "disagreement" }),
-    count(row.only_a), count(row.only_b), count(row.both),
+    link(row.label, "traces", { label: row.label }),
+    link(count(row.by_one), "traces", { disputed: row.label, sort: "disagreement" }), share(row.by_one, row.by_any),
+    count(row.only_a), count(row.only_b), count(row.both), count(row.segments),
     number(row.weight_mean), row.weight_max === undefined ? "–" : link(number(row.weight_max), "traces", { label: row.label, sort: "weight" }),
   ];
-  return table("Labels, and how far the annotators differ on them", ["label", "segments", "given by one only", "by A only", "by B only", "by both", "mean weight", "largest"], rows.map(cells));
+  return [
+    table("Labels, by how many segments have them from one annotator only", ["label", "by one only", "of those by either", "by A only", "by B only", "by both", "in the end", "mean weight", "largest"], rows.map(cells)),
+    h("p", { class: "muted" }, "Numbers of segments. By A, by B: what each annotator said. In the end: what was made of it, which has the weights; where the other annotator or the adjudicator won, it lacks the label, so this may be less than what either said."),
+  ];
 }
 
 function ruleTable(rows) {
   if (!rows.length) return null;
   return table("What decided the labels", ["rule", "segments", "annotators differ"], rows.map((row) => [link(row.rule, "traces", { rule: row.rule }), count(row.segments), count(row.disputed)]));
 }
+
+/** Moves that leave a label, below which shares of them are left unshaded. */
+const FEWEST_MOVES = 10;
 
 export async function showMoves(asked, run) {
   const polarity = asked.polarity ?? "positive";
@@ -85,13 +101,15 @@ export async function showMoves(asked, run) {
     const move = by[`${source} ${target}`];
     if (!move) return "";
     const part = move.moves / left[source];
-    return h("a", { class: "cell", href: to("traces", { polarity, pattern: `${source} → ${target}` }), title: `${source} → ${target}: ${count(move.moves)} moves in ${count(move.traces)} traces`, style: { "--part": part } }, `${Math.round(100 * part)}`);
+    const weight = move.weight === null ? "" : `×${number(move.weight)}`;
+    return h("a", { class: "cell", href: to("traces", { polarity, pattern: `${source} → ${target}` }), title: `${source} → ${target}: ${count(move.moves)} moves in ${count(move.traces)} traces${weight && `, mean weight ${weight}`}`, style: { "--part": left[source] < FEWEST_MOVES ? 0 : part } },
+      `${Math.round(100 * part)}`, h("small", {}, `n ${count(move.moves)}`), weight ? h("small", {}, weight) : null);
   };
-  const rows = states.filter((name) => name !== "<stop>").map((source) => [source, ...states.slice(1).map((target) => cell(source, target))]);
+  const rows = states.filter((name) => name !== "<stop>").map((source) => [h("span", {}, source, " ", h("small", {}, `n ${count(left[source])}`)), ...states.slice(1).map((target) => cell(source, target))]);
   const links = ["positive", "negative"].map((name) => h("a", { href: to("moves", { polarity: name }), "aria-current": name === polarity ? "true" : null }, `in ${name} traces`));
   return { title: "Moves between labels", content: [
     h("nav", { class: "bar", "aria-label": "Polarity" }, links),
-    h("p", { class: "muted" }, "Of the moves that leave a label (row), how many in a hundred enter each (column). Counted as they stand; the report's P⁺ and P⁻ are estimated from them. A cell leads to its traces."),
+    h("p", { class: "muted" }, `Of the moves that leave a label (row), how many in a hundred enter each (column); n, how many moves that is of; ×, the mean weight that the steps so entered have (the answer, <stop>, has none). Rows of fewer than ${FEWEST_MOVES} moves are not shaded: 100 of one move says little. Counted as they stand; the report's P⁺ and P⁻ are estimated from them. A cell leads to its traces.`),
     table(`Moves in ${polarity} traces`, ["from ↓ to →", ...states.slice(1)], rows, { kind: "moves" }),
   ] };
 }

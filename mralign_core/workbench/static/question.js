@@ -1,7 +1,7 @@
 // One question: the variants' answers beside each other, draw by draw, and what it gave to train on.
 import { ask, to } from "./address.js";
 import { count, h, marked, table } from "./dom.js";
-import { verdict } from "./lists.js";
+import { outcomeTitle, tone, verdict } from "./lists.js";
 
 export async function showQuestion(asked, run) {
   const { draw = "", variants = "", ...id } = asked;
@@ -32,11 +32,14 @@ function answers(question, run, shown, draw) {
   });
   return [
     h("section", { "aria-labelledby": "answers" }, h("h2", { id: "answers" }, "Answers side by side"),
+      h("p", { class: "muted" }, h("small", {}, h("mark", {}, "marked"), ": a gold answer", given.on ? ["; ", h("span", { class: "same" }, "grey"), ": as in think on, up to where the two part"] : null)),
       h("nav", { class: "bar", "aria-label": "Draws" }, links), h("div", { class: "bar", role: "group", "aria-label": "Variants" }, toggles),
       h("div", { class: "beside" }, shown.filter((name) => given[name]).map((name) => column(titles[name] ?? name, given[name].find((row) => row.draw === at), first(given, at)))),
       overview(given, titles, numbers, keep)),
   ];
 }
+
+const SIGNS = { better: "✓ ", worse: "✗ " };
 
 /** The segments of think-on in that draw, to grey in the others what is the same. */
 function first(given, at) {
@@ -51,16 +54,16 @@ function column(title, answer, before) {
     return h("p", { class: same ? "model same" : "model" }, marked(pieces));
   });
   return h("article", { "aria-label": title },
-    h("h3", {}, title), h("p", { class: "facts" }, h("span", { class: answer.em_answer ? "better" : "worse" }, verdict(answer)), h("span", {}, answer.outcome.replaceAll("_", " ")), h("span", {}, `${count(answer.num_tokens)} tokens`)),
+    h("h3", {}, title), h("p", { class: "facts" }, h("span", { class: tone(answer) }, verdict(answer)), h("span", {}, outcomeTitle(answer.outcome)), h("span", {}, `${count(answer.num_tokens)} tokens`)),
     segments.length ? segments : h("p", { class: "muted" }, "no thinking"),
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), marked(answer.marked_answer)));
 }
 
 function overview(given, titles, numbers, keep) {
   if (numbers.length < 2) return null;
-  const mark = (row) => (row ? h("a", { href: to("question", { ...keep, draw: row.draw }), class: row.em_answer ? "better" : "worse" }, row.answer || "–") : "–");
+  const mark = (row) => (row ? h("a", { href: to("question", { ...keep, draw: row.draw }), class: tone(row) }, `${SIGNS[tone(row)] ?? ""}${row.answer || "–"}`) : "–");
   const rows = Object.entries(given).map(([name, answered]) => [titles[name] ?? name, ...numbers.map((each) => mark(answered.find((row) => row.draw === each)))]);
-  return table("Answers of all draws", ["variant", ...numbers.map((each) => `draw ${each}`)], rows, { isNumeric: () => false });
+  return table("Answers of all draws: ✓ right, ✗ wrong", ["variant", ...numbers.map((each) => `draw ${each}`)], rows, { isNumeric: () => false });
 }
 
 function draws(question) {

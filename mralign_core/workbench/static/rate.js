@@ -1,6 +1,6 @@
 // Rating: rounds, and one segment or answer at a time, by keyboard. Nothing here says what anybody else said.
 import { ask, save, to } from "./address.js";
-import { count, h, model, pairs } from "./dom.js";
+import { count, fill, h, model, pairs } from "./dom.js";
 import { Unsent } from "./unsent.js";
 
 const CHOICE_KEYS = [..."123456789qwertyuiopasdfghjklzxcvbnm"];
@@ -8,6 +8,11 @@ const NO_LABEL = "no label";
 const RATER = "mralign-rater";
 const KINDS = { labels: "labels of segments", verdicts: "verdicts on answers" };
 const CHOSEN = { random: "at random", disagreement: "where the annotators differ", pull: "by pull on the weights" };
+/** What a round of a kind is of: its items, and what they are chosen by. */
+const SIZES = { labels: ["segment", "trace"], verdicts: ["answer", "question"] };
+const UNITS = { labels: "traces", verdicts: "questions" };
+const plural = (number, word) => `${count(number)} ${word}${number === 1 ? "" : "s"}`;
+const size = (kind, items, of) => `${plural(items, SIZES[kind][0])} of ${plural(of, SIZES[kind][1])}`;
 const TITLES = { verdict: "Is the answer right?", truthful: "Is it truthful?", informative: "Is it informative?" };
 
 export const post = (path, values) => ask(path, {}, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(values) });
@@ -43,41 +48,75 @@ export async function showRate(asked, run) {
 async function showRounds(run) {
   const rounds = await ask("rate/rounds");
   const rows = rounds.map((round) => h("article", {},
-    h("h2", {}, h("a", { href: to("rate", { round: round.name }), "data-item": true }, `${count(round.items)} ${KINDS[round.kind]}`)),
-    h("p", { class: "facts" }, h("span", {}, round.run), h("span", {}, `chosen ${CHOSEN[round.choice.by]}${round.choice.again ? ", of what was rated before" : ""}, seed ${round.choice.seed}`), h("span", {}, `begun ${round.at} UTC`), h("span", {}, `round ${round.name}`)),
+    h("h2", {}, h("a", { href: to("rate", { round: round.name }), "data-item": true }, `${size(round.kind, round.items, round.of)}`)),
+    h("p", { class: "facts" }, h("span", {}, KINDS[round.kind]), h("span", {}, round.run), h("span", {}, `chosen ${CHOSEN[round.choice.by]}${round.choice.again ? ", of what was rated before" : ""}, seed ${round.choice.seed}`), h("span", {}, `begun ${round.at} UTC`), h("span", {}, `round ${round.name}`)),
     h("ul", { class: "facts" }, Object.entries(round.raters).map(([rater, far]) => h("li", {},
       h("a", { href: to(far.finished ? "rating-results" : "rate", { round: round.name, rater }) }, `${rater}: ${far.finished ? "done, results" : `${far.done} of ${round.items}`}`))))));
   return { title: "Rating", content: [
     h("p", {}, "People label segments, or judge answers, without knowing what annotators, judges or other people said. The results are shown to who has gone through all items of a round."),
-    beginForm(run),
+    beginForm(run, rounds),
     h("h2", {}, "Rounds"),
     rounds.length ? h("ol", { class: "cards", "aria-label": "Rounds" }, rows.map((row) => h("li", {}, row))) : h("p", { class: "muted" }, "There is none yet."),
   ] };
 }
 
-function beginForm(run) {
+function beginForm(run, rounds) {
   const kinds = [["labels", run.has.includes("candidates")], ["verdicts", run.has.includes("scores")]].filter(([, there]) => there);
   const ways = Object.entries(CHOSEN).filter(([by]) => by === "random" || run.has.includes({ disagreement: "annotations", pull: "weights" }[by]));
   const problem = h("p", { class: "problem", role: "alert" });
+  const unit = h("span"), told = h("p", { role: "status" }), unfinished = h("p");
   const form = h("form", { class: "filters", "aria-label": "Begin a round" },
     h("label", {}, "rate ", h("select", { name: "kind" }, kinds.map(([kind]) => h("option", { value: kind }, KINDS[kind])))),
     h("label", {}, "chosen ", h("select", { name: "by" }, ways.map(([by, title]) => h("option", { value: by }, title)))),
-    h("label", { class: "number" }, "traces or questions ", h("input", { name: "num", type: "number", min: 1, max: 2000, value: 20, required: true })),
+    h("label", { class: "number" }, unit, " ", h("input", { name: "num", type: "number", min: 1, max: 2000, value: 20, required: true })),
     h("label", { class: "number" }, "seed ", h("input", { name: "seed", type: "number", min: 0, value: 0, required: true })),
     h("label", {}, "your name ", nameInput()),
     h("label", { class: "check" }, h("input", { name: "again", type: "checkbox" }), "again, what I have rated before"),
     h("button", {}, "Begin"));
+  const chosen = () => {
+    const { kind, by, num, seed, rater, again } = Object.fromEntries(new FormData(form));
+    return { kind, rater, choice: { by, num: Number(num), seed: Number(seed), again: Boolean(again) } };
+  };
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const { kind, by, num, seed, rater, again } = Object.fromEntries(new FormData(form));
+    const asked = chosen();
     problem.textContent = "";
     try {
-      const { round } = await post("rate/begin", { kind, rater, choice: { by, num: Number(num), seed: Number(seed), again: Boolean(again) } });
-      go(to("rate", { round, rater }));
+      const { round } = await post("rate/begin", asked);
+      go(to("rate", { round, rater: asked.rater }));
     } catch (error) { problem.textContent = error.message; }
   });
-  const leftOut = h("p", { class: "muted" }, "What you have rated in any round is left out of a new one; a round that you have not finished is gone on with. Rated again, it tells how alike one person rates twice.");
-  return h("section", { "aria-labelledby": "begin" }, h("h2", { id: "begin" }, "Begin a round"), form, leftOut, problem);
+  const changed = () => {
+    unit.textContent = UNITS[chosen().kind];
+    fill(unfinished, goOnWith(rounds, chosen().rater));
+    if (form.checkValidity() || (!chosen().rater && chosen().choice.num)) tellSize(told, chosen());
+  };
+  form.addEventListener("change", changed);
+  changed();
+  const leftOut = h("p", { class: "muted" }, "Left out of a new round are traces of which you have rated every segment, in whatever rounds, and questions of which you have rated every answer of a draw. Begin goes on with a round that you have not finished only where all you choose here is the same as then. Rated again, what you have rated tells how alike one person rates twice.");
+  return h("section", { "aria-labelledby": "begin" }, h("h2", { id: "begin" }, "Begin a round"), form, told, problem, unfinished, leftOut);
+}
+
+let sizesAsked = 0;
+
+/** How much there is to rate, before anybody begins. */
+async function tellSize(told, asked) {
+  const own = ++sizesAsked;
+  told.textContent = "";
+  let text;
+  try {
+    const found = await post("rate/size", asked);
+    text = found.is_begun ? `You have begun this round, ${size(asked.kind, found.items, found.of)}: Begin goes on with it.` : `That is ${size(asked.kind, found.items, found.of)}${found.left_out ? `; ${plural(found.left_out, SIZES[asked.kind][1])} that you have rated left out` : ""}.`;
+  } catch (error) { text = error.message; }
+  if (own === sizesAsked) told.textContent = text;
+}
+
+/** Links to the rounds that a rater has begun and not finished. */
+function goOnWith(rounds, rater) {
+  const open = rounds.filter((round) => round.raters[rater] && !round.raters[rater].finished);
+  if (!open.length) return null;
+  const link = (round) => h("a", { href: to("rate", { round: round.name, rater }) }, `${size(round.kind, round.items, round.of)}, begun ${round.at} UTC (${count(round.raters[rater].done)} gone through)`);
+  return [`Not finished by ${rater}: `, open.map((round, place) => [place ? "; " : "", link(round)])];
 }
 
 const go = (address) => document.dispatchEvent(new CustomEvent("workbench:go", { detail: address }));
@@ -151,7 +190,14 @@ class Sheet {
     return undefined;
   }
 
+  /** First what is chosen and not saved is dropped; then what was saved last is taken back. */
   undo() {
+    if (this.isChosenAnew()) {
+      this.picked = { ...this.state(this.item.item).said };
+      this.render();
+      this.refuse("What was chosen is dropped. Undo once more takes back what was saved last.");
+      return undefined;
+    }
     const done = [];
     for (const each of this.log) {
       if (each.undoes) done.splice(done.findIndex((other) => other.n === each.undoes), 1);
@@ -166,6 +212,12 @@ class Sheet {
     this.at = this.round.items.findIndex((each) => each.item === last.item);
     this.load(`Taken back. ${this.progress()}`);
     return undefined;
+  }
+
+  isChosenAnew() {
+    const before = this.state(this.item.item).said;
+    const columns = new Set([...Object.keys(this.picked), ...Object.keys(before)]);
+    return !this.isOver && [...columns].some((column) => (this.picked[column] ?? "") !== (before[column] ?? ""));
   }
 
   move(by) {
@@ -219,7 +271,7 @@ class Sheet {
 
   render() {
     const focus = document.activeElement?.dataset?.choice;
-    this.element.replaceChildren(this.head(), this.isOver ? this.end() : this.body());
+    fill(this.element, this.head(), this.isOver ? this.end() : this.body());
     this.renderSaved(this.unsent.pending.length);
     if (focus) this.element.querySelector(`[data-choice="${focus}"]`)?.focus();
     this.element.querySelector("[aria-current=step]")?.scrollIntoView({ block: "nearest" });
@@ -228,7 +280,7 @@ class Sheet {
   head() {
     const total = this.round.items.length, done = this.round.items.filter((each) => !this.isOpen(each.item)).length;
     return h("div", { class: "bar" }, h("progress", { max: total, value: done, "aria-label": "Gone through" }), h("p", { class: "progress" }, this.progress()),
-      h("p", { class: "saved" }), h("p", {}, `${this.rater}, round ${this.round.name}`));
+      h("p", { class: "saved" }), h("p", {}, `${this.rater}, ${size(this.round.kind, total, this.round.of)}, round ${this.round.name}`));
   }
 
   renderSaved(pending) {
@@ -260,12 +312,12 @@ class Sheet {
       h("section", { "aria-label": "What is it?", class: "choices" },
         this.groups(),
         isLabels ? this.button("0", "none fits", this.picked.label_1 === NO_LABEL, () => this.pickNone(), "write “no label”") : null,
-        this.meaning(),
         h("p", { class: "refused problem", role: "alert" }),
-        h("label", { for: "note" }, "Note ", h("kbd", {}, ".")), note,
-        h("div", { class: "bar" },
+        h("label", { for: "note" }, "Note ", h("span", { class: "muted" }, "(key ", h("kbd", {}, "."), ")")), note,
+        h("div", { class: "bar commands" },
           this.command("Enter", "Save, next", () => this.rate("rated")), this.command("-", "Skip", () => this.rate("skipped")), this.command("Backspace", "Undo", () => this.undo()),
-          this.command("←", "Back", () => this.move(-1)), this.command("→", "Forward", () => this.move(1)))));
+          this.command("←", "Back", () => this.move(-1)), this.command("→", "Forward", () => this.move(1))),
+        this.meaning()));
   }
 
   /** The whole trace, as the annotators see it: what was said of each segment is this rater's own. */

@@ -1,9 +1,9 @@
 // What comes of a round, shown to a rater who has gone through all of it.
 import { ask, to } from "./address.js";
-import { h, model, number, share, table } from "./dom.js";
+import { h, model, number, pairs, share, table } from "./dom.js";
 import { post, sheetButton } from "./rate.js";
 
-const interval = (row) => (row.low === null ? "–" : `[${number(row.low)}, ${number(row.high)}]`);
+const interval = (row) => (row.low === null ? "too few" : `[${number(row.low)}, ${number(row.high)}]`);
 const between = (row) => `${row.a} and ${row.b}${row.column ? `, ${row.column}` : ""}`;
 
 export async function showRatingResults(asked) {
@@ -14,6 +14,7 @@ export async function showRatingResults(asked) {
     found.agreement.length ? agreement(found.agreement, isLabels) : h("p", {}, "There is nobody to compare with yet."),
     ...found.tables.map((each) => table(`${each.title || "People and the judge"}: ${each.rater}`, each.columns, each.rows)),
     ...found.notes.map((note) => h("p", { class: "muted" }, note)),
+    machinesDiffer(found, asked.rater),
     differences(found),
     h("p", {}, found.finished.map((rater) => [h("span", {}, `${rater}: `), sheetButton(found.round, rater), " "])),
     isLabels ? publishing(found.round, asked.rater) : null,
@@ -40,6 +41,19 @@ function agreement(rows, isLabels) {
   const more = isLabels ? ["κ entailed", "κ macro"] : [];
   const cells = rows.map((row) => [between(row), row.segments, share(row.observed, 1), number(row.kappa), interval(row), ...(isLabels ? [number(row.kappa_entailed), number(row.kappa_macro)] : [])]);
   return table("Agreement beyond chance (Cohen's κ, 95 % intervals)", ["between", isLabels ? "segments" : "answers", "agree", "κ", "interval", ...more], cells);
+}
+
+/** Where this rater said something else than the annotators or the pipeline; now that they are done, they may see it. */
+function machinesDiffer(found, rater) {
+  const rows = found.machines_differ;
+  if (!rows) return null;
+  const labels = (given) => given.join(" + ") || "no label";
+  const same = (one, other) => labels([...one].sort()) === labels([...other].sort());
+  return h("section", { "aria-labelledby": "machines" }, h("h2", { id: "machines" }, `Where ${rater} and the annotators or the pipeline differ: ${rows.length}`),
+    h("ol", { class: "cards" }, rows.map((row) => h("li", {}, h("article", {},
+      h("h3", {}, h("a", { href: to("trace", { id: row.about }) }, `Trace ${row.cells.trace}, segment ${row.cells.segment}`)),
+      h("p", { class: "model muted" }, row.cells.question), model(row.cells.text),
+      pairs({ [rater]: labels(row.own), ...Object.fromEntries(Object.entries(row.machines).map(([name, given]) => [name, same(given, row.own) ? "the same" : labels(given)])), note: row.note && model(row.note, "span") }, "Who said what"))))));
 }
 
 function differences(found) {

@@ -1,18 +1,18 @@
 // The tokens of a trace, each on the colour of its weight or of what training changed: asked for when somebody opens them.
 import { ask } from "./address.js";
 import { inkOn, movedColour, weightColour } from "./colours.js";
-import { count, h, number, signed, table } from "./dom.js";
+import { count, fill, h, number, signed, table } from "./dom.js";
 
 export function tokensSection(id, run, variant) {
   const box = h("div", { "aria-live": "polite" });
   const details = h("details", {}, h("summary", {}, "Each token with its weight"), box);
   details.addEventListener("toggle", async () => {
     if (!details.open || box.childElementCount) return;
-    box.replaceChildren(h("p", { class: "muted" }, "Loading."));
+    fill(box, h("p", { class: "muted" }, "Loading."));
     try {
-      box.replaceChildren(...shown(await ask("tokens", id), run, variant));
+      fill(box, shown(await ask("tokens", id), run, variant));
     } catch (error) {
-      if (error.name !== "AbortError") box.replaceChildren(h("p", { class: "problem", role: "alert" }, error.message));
+      if (error.name !== "AbortError") fill(box, h("p", { class: "problem", role: "alert" }, error.message));
     }
   });
   return h("section", { "aria-labelledby": "tokens" }, h("h2", { id: "tokens" }, "Tokens"), details);
@@ -42,7 +42,7 @@ function shown(tokens, run, variant) {
     choices.length ? h("div", { class: "bar", role: "group", "aria-label": "Colour tokens" }, h("span", { class: "muted" }, "Colour"), buttons) : null,
     list,
     inNumbers(told, tokens.texts, after, run, variant),
-  ].filter(Boolean);
+  ];
 }
 
 /** A token as it is read: a line's end is seen, and a token that shares a character with the next one is a dot. */

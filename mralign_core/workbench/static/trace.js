@@ -2,7 +2,7 @@
 import { ask, to } from "./address.js";
 import { inkOn, labelColour, movedColour, weightColour } from "./colours.js";
 import { count, h, marked, number, pairs, signed, table } from "./dom.js";
-import { change, verdict } from "./lists.js";
+import { change, outcomeTitle, verdict } from "./lists.js";
 import { tokensSection } from "./tokens.js";
 
 const RULES = {
@@ -28,7 +28,7 @@ export async function showTrace(asked, run) {
     ...toolbar(article, asked, by, variant, run).filter(Boolean),
     h("ol", { class: "segments", "aria-label": "Segments of the thinking" }, trace.segments.map((segment, place) => segmentItem(segment, place, run, move(trace, place), variant))),
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), marked(trace.marked_answer)),
-    h("p", { class: "muted" }, "Tokens behind the thinking, those of the answer, have the weight 1."));
+    h("p", { class: "muted" }, h("mark", {}, "Marked"), ": a gold answer. Tokens behind the thinking, those of the answer, have the weight 1."));
   return { title: trace.question, content: [article, tokensSection(id, run, variant), reference(trace, run), questionDraws(trace), replies(trace), texts(trace)] };
 }
 
@@ -55,7 +55,7 @@ function move(trace, place) {
   const before = trace.segments.slice(0, place).findLast((each) => each.labels?.length && each.step !== own.step);
   const [source, target] = [before?.labels ?? ["<start>"], own.labels];
   const title = `${source.join(" + ")} → ${target.join(" + ")}`;
-  return h("a", { href: to("traces", { polarity: trace.polarity, pattern: `${source[0]} → ${target[0]}` }) }, title);
+  return h("a", { href: to("traces", { polarity: trace.polarity, pattern: title }) }, title);
 }
 
 function segmentItem(segment, place, run, movement, variant) {
@@ -140,7 +140,7 @@ function reference(trace, run) {
       "log-probability of the completion": number(trace.reference.logp),
       "of its KL partner's behind this prompt": number(trace.reference.kl_logp),
     }),
-    shown.length ? trainedTable(trace, shown) : h("p", { class: "muted" }, "What training made of it is not known: this run's train.trace_logps is off."),
+    shown.length ? trainedTable(trace, shown) : h("p", { class: "muted" }, "What training made of it is not known, since this run was made with train.trace_logps: false. Set it to true in the train section of the config, or run ", h("code", {}, "mralign run --config CONFIG --only train --set train.trace_logps=true"), ": adapters that are there are not trained anew; it takes one forward pass over the traces for each trained variant."),
     h("p", {}, h("a", { href: to("trace", { id: trace.reference.partner }) }, "The KL partner")));
 }
 
@@ -161,7 +161,7 @@ function trainedTable(trace, shown) {
 }
 
 function questionDraws(trace) {
-  const rows = trace.others.map((draw) => [`think-${draw.thinking_mode}, ${draw.draw}`, verdict(draw), draw.outcome.replaceAll("_", " "), draw.answer || "–", count(draw.num_tokens)]);
+  const rows = trace.others.map((draw) => [`think-${draw.thinking_mode}, ${draw.draw}`, verdict(draw), outcomeTitle(draw.outcome), draw.answer || "–", count(draw.num_tokens)]);
   return h("section", { "aria-labelledby": "others" }, h("h2", { id: "others" }, "The question's draws"),
     rows.length ? table("All draws of the question", ["draw", "verdict", "outcome", "answer", "tokens"], rows, { isNumeric: (place) => place === 4 }) : h("p", { class: "muted" }, "This run sampled none: its traces were imported."),
     h("p", {}, h("a", { href: to("question", { id: trace.question_id }) }, "All about the question")));

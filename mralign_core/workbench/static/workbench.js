@@ -1,6 +1,7 @@
 // The pages of the workbench: which view an address shows, links between views, and keys.
 import { ask, goOn, PREFIX, query, to } from "./address.js";
-import { h } from "./dom.js";
+import { whenSchemeChanges } from "./colours.js";
+import { fill, h } from "./dom.js";
 import { showList } from "./lists.js";
 import { showMoves, showOverview } from "./overview.js";
 import { showQuestion } from "./question.js";
@@ -45,7 +46,7 @@ async function render() {
   const own = ++drawn;
   goOn();
   const view = location.pathname.slice(PREFIX.length);
-  main.setAttribute("aria-busy", "true");
+  makeStale();
   try {
     if (runAddress !== to("")) run = await ask("run");
     runAddress = to("");
@@ -54,23 +55,33 @@ async function render() {
     if (own !== drawn) return; // somebody has gone on meanwhile
     head(view);
     document.title = `${title} · ${run.title}`;
-    main.replaceChildren(h("h1", {}, title), ...content);
+    fill(main, h("h1", {}, title), content);
     tell(title);
   } catch (error) {
     if (own !== drawn) return;
     head(view);
     document.title = "MR-ALIGN workbench";
-    main.replaceChildren(h("h1", {}, "This can't be shown"), h("p", { class: "problem", role: "alert" }, error.message), h("p", {}, h("a", { href: to("") }, "Back to the overview")));
+    fill(main, h("h1", {}, "This can't be shown"), h("p", { class: "problem", role: "alert" }, error.message), h("p", {}, h("a", { href: to("") }, "Back to the overview")));
   } finally {
     if (own === drawn) main.removeAttribute("aria-busy");
   }
 }
 
+/** What the page before shows is not what the address says now: until that is there, none of it can be used but filters. */
+function makeStale() {
+  main.setAttribute("aria-busy", "true");
+  for (const part of main.children) part.inert = !part.matches("form");
+  const found = document.querySelector("#found");
+  if (!found) return;
+  found.textContent = "Searching…";
+  tell("Searching…");
+}
+
 function head(view) {
   document.querySelector("#run").textContent = run ? `· ${run.title}` : "";
   const shown = Object.entries(HEAD).filter(([, [, needs]]) => run && (!needs || run.has.includes(needs)));
-  document.querySelector("#nav").replaceChildren(
-    ...shown.map(([name, [title]]) => h("a", { href: to(name), "aria-current": name === view ? "page" : null }, title)));
+  fill(document.querySelector("#nav"),
+    shown.map(([name, [title]]) => h("a", { href: to(name), "aria-current": name === view ? "page" : null }, title)));
 }
 
 /** Say something to those who don't see the page change. */
@@ -93,6 +104,7 @@ document.addEventListener("click", (event) => {
 });
 document.addEventListener("workbench:go", (event) => go(event.detail));
 addEventListener("popstate", render);
+whenSchemeChanges(() => document.querySelector("[data-rating]") ?? render()); // a sheet has none of these colours, and what is not saved
 
 function step(by) {
   const items = [...document.querySelectorAll("[data-item]")];
@@ -107,8 +119,8 @@ const ACTIONS = {
   j: () => step(1),
   k: () => step(-1),
   "/": () => document.querySelector("[type=search]")?.focus(),
-  n: () => document.querySelector("[rel=next]")?.click(),
-  p: () => document.querySelector("[rel=prev]")?.click(),
+  n: () => document.querySelector("main:not([aria-busy]) [rel=next]")?.click(),
+  p: () => document.querySelector("main:not([aria-busy]) [rel=prev]")?.click(),
   c: () => {
     const colours = [...document.querySelectorAll("[data-by]")];
     colours[(colours.findIndex((each) => each.ariaPressed === "true") + 1) % colours.length]?.click();

@@ -83,6 +83,24 @@ def test_verdicts_leave_questions_out_and_are_given_twice_too(page, store):
     assert (row["a"], row["b"], row["segments"]) == ("hugo", "hugo before", len(items[0]))
 
 
+def test_how_much_a_round_would_be_is_told_before_it_is_begun(page, store):
+    def size(rater="jane", kind="labels", **choice):
+        reply = page.post("size", {"rater": rater, "kind": kind, "choice": choice})
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    names = RatingRecords(store).names()
+    fresh = {"items": 20, "of": 5, "left_out": 0, "is_begun": False}
+    assert size(num=5, seed=31) == size("", num=5, seed=31) == fresh and RatingRecords(store).names() == names
+    assert size(kind="verdicts", num=3)["of"] == 3
+    name = page.begin(rater="jane", num=5, seed=31)
+    page.rate(name, "jane", 1, page.get("round", round=name, rater="jane").json()["items"][0]["item"], framing())
+    assert size(num=5, seed=31) == fresh | {"is_begun": True}
+    assert size(num=1, seed=31)["is_begun"] is False, "another choice is another round"
+    page.rate_all(name, "jane", framing)
+    assert size(num=24) == {"items": 76, "of": 19, "left_out": 5, "is_begun": False}
+
+
 def test_nothing_is_rated_again_that_was_not_rated(page):
     reply = page.post("begin", {"rater": "ina", "choice": {"again": True}})
     assert reply.status_code == 400 and "ina has rated nothing of" in reply.json()["problem"]

@@ -38,7 +38,7 @@ def labelled(page):
 
 def test_raters_see_texts_under_opaque_ids_and_nothing_else(page):
     reply = page.get("round", round=page.begin(num=2), rater="anna").json()
-    assert set(reply) == {"name", "kind", "items", "choices", "about", "ratings", "finished"}
+    assert set(reply) == {"name", "kind", "of", "items", "choices", "about", "ratings", "finished"}
     assert all(set(each["cells"]) == {"trace", "segment", "question", "text"} for each in reply["items"])
     told = json.dumps([reply["items"], reply["ratings"]])
     assert "trace-0" not in told and "positive" not in told and not any(f'"{label}"' in told for label in LABELS)
@@ -63,6 +63,21 @@ def test_kappa_is_scikit_learns(page, labelled, run):
     macro = [[PAPER_TAXONOMY.macro_of(label) for label in labels] for labels in (first, second)]
     if len({*macro[0], *macro[1]}) > 1:
         assert raters["kappa_macro"] == pytest.approx(cohen_kappa_score(*macro), abs=1e-12)
+
+
+def test_where_a_rater_and_the_pipeline_differ_stands_with_what_each_gave(page, labelled, run):
+    name, _, first, _ = labelled
+    found = page.get("results", round=name, rater="anna").json()["machines_differ"]
+    rows = run.store.read_table(run.artifacts["annotations"], "annotations.parquet").set_index(["trace_id", "segment"])
+    expected = []
+    for shown, own in zip(RatingRecords(run.store).round(name).items, first, strict=True):
+        row = rows.loc[(shown.about, shown.segment)]
+        given = {"the pipeline": row["labels"], "annotator A": row["labels_a"], "annotator B": row["labels_b"]}
+        machines = {who: list(labels) for who, labels in given.items()}
+        if any(labels != [own] for labels in machines.values()):
+            expected.append((shown.cells, [own], machines))
+    assert [(each["cells"], each["own"], each["machines"]) for each in found] == expected
+    assert 10 < len(expected) < 48
 
 
 def test_where_raters_differ_stands_side_by_side(page, labelled):

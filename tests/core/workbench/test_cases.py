@@ -17,6 +17,7 @@ from mralign_core.workbench import database, filters
 from mralign_core.workbench.app import PAGE_POLICY
 from mralign_core.workbench.cases import read_trace
 from mralign_core.workbench.database import shared_database
+from mralign_core.workbench.overview import most_disputed
 from mralign_core.workbench.tables import find_run
 from tests.simulated_run import RUN
 
@@ -129,6 +130,23 @@ def test_the_numbers_of_a_run_lead_to_as_many_cases(get, found):
     said = Counter(label for row in traces for labels in row["labels"] for label in labels)
     assert {row["label"]: row["segments"] for row in summary["labels"] if row["segments"]} == said
     assert sum(row["segments"] for row in summary["rules"]) == sum(row["num_segments"] for row in traces)
+    polarities = Counter((row["stratum"], row["polarity"]) for row in traces)
+    stratum = traces[0]["stratum"]
+    told = [f"{polarities[stratum, polarity]} {polarity}" for polarity in ("positive", "negative")]
+    assert f"{stratum}: {', '.join(told)}" in summary["composition"]
+    one_only = {row["label"]: row["by_one"] for row in summary["labels"]}
+    assert list(one_only.values()) == sorted(one_only.values(), reverse=True)
+    for row in summary["labels"]:
+        assert (row["only_a"] + row["only_b"], row["by_one"] + row["both"]) == (row["by_one"], row["by_any"])
+    assert summary["most_disputed"]["segments"]["by_one"] == max(one_only.values()) > 0
+
+
+def test_of_few_segments_no_label_is_the_most_disputed():
+    rows = [("retrieval", 177, 378), ("case_analysis", 10, 10), ("self_verification", 40, 41), ("framing", 0, 90)]
+    labels = [{"label": label, "by_one": one, "by_any": either} for label, one, either in rows]
+    found = most_disputed(labels)
+    assert (found["segments"]["label"], found["share"]["label"]) == ("retrieval", "self_verification")
+    assert most_disputed(labels[3:])["segments"] is None is most_disputed(labels[1:2])["share"]
 
 
 def test_a_move_of_the_heat_map_leads_to_its_traces(get, found):
@@ -137,6 +155,20 @@ def test_a_move_of_the_heat_map_leads_to_its_traces(get, found):
     for move in moves[::7]:
         rows = found("traces", polarity=move["polarity"], pattern=f"{move['source']} → {move['target']}")
         assert len(rows) == move["traces"] > 0
+
+
+def test_a_move_has_the_mean_weight_of_the_steps_that_it_leads_to(get, store, run):
+    weights = store.read_table(run.artifacts["weights"], "weights.parquet")
+    labels = store.read_table(run.artifacts["annotations"], "annotations.parquet")
+    rows = labels.merge(weights, on=["trace_id", "segment"])
+    first = rows[rows["segment"] == 0]
+    trace_ids = {row["trace_id"] for row in get("traces", polarity="positive").json()["rows"]}
+    for move in get("moves").json():
+        if move["target"] == "<stop>":
+            assert move["weight"] is None
+        elif move["source"] == "<start>" and move["polarity"] == "positive":
+            own = [r.weight for r in first.itertuples() if move["target"] in r.labels and r.trace_id in trace_ids]
+            assert move["weight"] == pytest.approx(sum(own) / len(own), rel=1e-6) and move["moves"] == len(own)
 
 
 def test_a_run_is_named_by_its_config_its_id_or_what_was_made_from_it(get, run):

@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 
 from mralign_core.evaluation.metrics import answer_metrics
@@ -109,6 +110,15 @@ def test_labels_in_a_row_are_found_next_to_each_other_or_with_a_gap(found, annot
 def test_order_by_weight_by_disagreement_and_by_length(found, annotations, weights):
     largest = weights.groupby("trace_id")["weight"].max().astype(float)
     assert [largest[name] for name in ids(found("traces", sort="weight"))] == sorted(largest, reverse=True)
+    clipped = weights.assign(ratio=weights["ratio"].astype(float).fillna(np.inf)).sort_values(
+        ["weight", "ratio"], ascending=False
+    )
+    first = clipped.drop_duplicates("trace_id")
+    ranks = {row.trace_id: (-row.weight, -row.ratio) for row in first.itertuples()}
+    rows = found("traces", sort="weight")
+    assert [ranks[name] for name in ids(rows)] == sorted(ranks.values()), "of equal weights the ratio decides"
+    own = weights[weights["trace_id"] == rows[0]["trace_id"]].sort_values("segment")
+    assert rows[0]["clipped"] == own["clipped"].tolist() and len(rows[0]["ratios"]) == len(own)
     smallest = weights.groupby("trace_id")["weight"].min().astype(float)
     assert [smallest[name] for name in ids(found("traces", sort="weight_low"))] == sorted(smallest)
     differ = (annotations["labels_a"].map(set) != annotations["labels_b"].map(set)).astype(float)
@@ -198,8 +208,10 @@ def test_a_run_of_no_possible_name_is_not_found(get, name):
 
 def test_what_no_list_has_is_an_error_that_says_what_there_is(get):
     for asked, problem in (
-        ({"bogus": "1"}, "there are text"),
+        ({"bogus": "1"}, "no filter 'bogus'; remove it"),
+        ({"weight_from": "1"}, "no filter 'weight_from'; is it weight_min"),
         ({"pattern": "retrieval → foo"}, "'foo' is no label; there are framing"),
+        ({"pattern": "framing+chaining+analogy"}, "more than the 2 labels"),
         ({"weight_min": "much"}, "weight_min='much'"),
         ({"label": "foo"}, "'foo' is no label"),
         ({"page": "0"}, "page='0'"),
@@ -214,6 +226,11 @@ def test_what_no_list_has_is_an_error_that_says_what_there_is(get):
 def test_a_list_is_saved_whole_as_json_lines(get, found):
     for name, asked in (("traces", {"polarity": "negative"}), ("draws", {}), ("answers", {"against": "on"})):
         reply = get(f"{name}.jsonl", **asked)
-        assert [json.loads(line) for line in reply.text.splitlines()] == found(name, **asked)
+        lines = [json.loads(line) for line in reply.text.splitlines()]
+        thinkings = {row["trace_id"]: row.pop("thinking") for row in lines if name == "traces"}
+        assert lines == found(name, **asked)
+        for trace_id in list(thinkings)[:3]:
+            segments = get("trace", id=trace_id).json()["segments"]
+            assert thinkings[trace_id] == ["".join(text for text, _ in each["text"]) for each in segments]
     assert get("traces.jsonl", text="nowhere").text == ""
     assert get("traces.jsonl", bogus="1").status_code == 400
