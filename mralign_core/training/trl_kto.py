@@ -24,7 +24,8 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import KTOConfig, KTOTrainer
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
-from trl.trainer.utils import pad
+from trl.trainer.utils import add_fused_lm_head, pad
 
 from mralign_core.errors import DataError
 from mralign_core.generation.control_tokens import decode_tokens
@@ -125,6 +126,9 @@ class MRAlignKTOTrainer(KTOTrainer):
         if processing_class.pad_token is None:
             processing_class.pad_token = processing_class.eos_token
         multiple: Any = args.pad_to_multiple_of  # "auto" is a number by now
+        self._sums: list[Tensor] = []
+        self._pair_sums: list[Tensor] = []
+        self._is_weighing = False
         super().__init__(
             model,
             ref_model,
@@ -135,11 +139,17 @@ class MRAlignKTOTrainer(KTOTrainer):
             processing_class,
             **options,
         )
-        self._sums: list[Tensor] = []
-        self._pair_sums: list[Tensor] = []
-        weigh_logps(self.model.get_base_model() if is_peft_model(self.model) else self.model, self._sums)
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Change the heads of policy and reference: once, before either makes a log-probability."""
+        if self._is_weighing:
+            return
+        self._is_weighing = True
+        autocast = self.accelerator.autocast
+        weigh_logps(self.model.get_base_model() if is_peft_model(self.model) else self.model, self._sums, autocast)
         if self.ref_model is not None:
-            weigh_logps(self.accelerator.unwrap_model(self.ref_model), self._sums)
+            weigh_logps(self.accelerator.unwrap_model(self.ref_model), self._sums, autocast)
 
     def _prepare_dataset(
         self,
@@ -163,6 +173,7 @@ class MRAlignKTOTrainer(KTOTrainer):
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         if set(dataset.column_names).issuperset(REFERENCE_COLUMNS):
             return dataset
+        self._weigh()  # TRL calls this while it sets itself up
         return super()._precompute_ref_logps(dataset, name, batch_size)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -236,18 +247,27 @@ def length_correlation(implicit_rewards_B: Tensor, batch: Mapping[str, Tensor]) 
     return covariance[0, 1] / (covariance[0, 0] * covariance[1, 1]).sqrt()
 
 
-def weigh_logps(model: PreTrainedModel, sums: list[Tensor]) -> None:
-    """Have a model that TRL gave its fused head multiply ``log_probs`` by the argument ``completion_weights``.
+def weigh_logps(
+    model: PreTrainedModel, sums: list[Tensor], autocast: Callable[[], AbstractContextManager[Any]]
+) -> None:
+    """Have a model's fused head make its logits in float32, and weigh ``log_probs`` by ``completion_weights``.
+
+    TRL's own head rounds logits to bfloat16 where the model is in it. A log-ratio of two such heads is blurred by more
+    than a step moves it, and one against a reference that was computed in float32, as ours is, is not 0 even for a
+    policy that is the reference.
 
     Args:
-        model: changed in place; without that argument its forward pass is as it was.
+        model: changed in place; a pass without the fused head is as it was.
         sums: takes the sum over each row, (B,), of each pass that was weighted.
+        autocast: the accelerator's: what it has put around the forward pass of a reference, the new head goes past.
     """
+    add_fused_lm_head(model, cast_lm_head_to_fp32=True, outputs=("log_probs", "entropy", "mean_logits"))
     fused_forward = model.forward
 
     @functools.wraps(fused_forward)
     def forward(*positional: Any, completion_weights: Tensor | None = None, **arguments: Any) -> Any:
-        outputs = fused_forward(*positional, **arguments)
+        with autocast():
+            outputs = fused_forward(*positional, **arguments)
         if completion_weights is not None and arguments.get("fused_lm_head"):
             weights = completion_weights[:, 1:].to(outputs.log_probs.device)
             # Prompt learning puts virtual tokens in front.

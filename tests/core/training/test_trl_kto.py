@@ -156,6 +156,31 @@ def test_segments_of_a_message_are_found_behind_what_the_template_adds(section, 
         make_trl(section, Dataset.from_list(rows), tmp_path, tokenizer=tokenizer)
 
 
+@pytest.mark.parametrize("options", [{}, {"precompute_ref_log_probs": True}])
+def test_in_bfloat16_all_logits_are_float32_as_those_of_our_reference(section, tmp_path, options):
+    """Rounded ones are another model: an untrained adapter would have implicit rewards against our reference."""
+    args = KTOConfig(str(tmp_path), per_device_train_batch_size=4, max_length=None, use_cpu=True, bf16=True, **options)
+    model = make_model("llama").to(torch.bfloat16)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
+    trainer = MRAlignKTOTrainer(
+        model,
+        args=args,
+        train_dataset=rows_for_trl(make_examples(4)),
+        processing_class=make_tokenizer(),
+        peft_config=lora,
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    with torch.no_grad(), trainer.accelerator.autocast():
+        hidden = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1]
+        found = trainer.model(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True).log_probs
+    logits = hidden.float() @ model.lm_head.weight.float().T
+    expected = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    trainer.compute_loss(trainer.model, batch)
+    assert trainer._metrics["train"]["rewards/margins"] == pytest.approx([0], abs=1e-5)  # TRL's own reference likewise
+
+
 def test_a_training_runs_to_its_end_with_callbacks_and_a_held_out_set(section, tmp_path):
     seen = []
 
