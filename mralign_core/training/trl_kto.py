@@ -69,7 +69,13 @@ class WeightedCollator(DataCollatorForUnpairedPreference):
     """
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch of rows as :class:`MRAlignKTOTrainer` prepares them."""
+        """A batch of rows as :class:`MRAlignKTOTrainer` prepares them.
+
+        Raises:
+            DataError: a row's weights are not one a token, as may be in a stream, which nobody has looked through.
+        """
+        for number, row in enumerate(examples):
+            _check_weights(f"row {number} of a batch", row["completion_ids"], row.get(WEIGHT_COLUMN))
         batch: dict[str, Any] = super().torch_call(examples)
         rows = [[1.0] * len(each["prompt_ids"]) + list(each[WEIGHT_COLUMN]) for each in examples]
         batch[WEIGHT_COLUMN] = pad(
@@ -183,6 +189,7 @@ class MRAlignKTOTrainer(KTOTrainer):
 
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Log-probability of completions, weighted, and of KL pairs, plain, under the reference."""
+        _require_weighted(inputs)
 
         def weighted(**arguments: Any) -> Any:
             outputs = model(**arguments)
@@ -201,11 +208,7 @@ class MRAlignKTOTrainer(KTOTrainer):
         return logps
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Tensor], return_outputs: bool) -> Any:
-        if WEIGHT_COLUMN not in inputs:
-            raise DataError(
-                f"the batch has no {WEIGHT_COLUMN!r}, so this would be plain KTO: leave data_collator out, or "
-                "derive yours from WeightedCollator"
-            )
+        _require_weighted(inputs)
         self._sums.clear()
         self._pair_sums.clear()
         loss = super()._compute_loss(model, inputs, return_outputs)
@@ -306,6 +309,14 @@ def rows_for_trl(examples: Sequence[TrainingExample], reference: Reference | Non
     return Dataset.from_list(rows)
 
 
+def _require_weighted(batch: Mapping[str, Any]) -> None:
+    if WEIGHT_COLUMN not in batch:
+        raise DataError(
+            f"the batch has no {WEIGHT_COLUMN!r}, so this would be plain KTO: leave data_collator out, or "
+            "derive yours from WeightedCollator"
+        )
+
+
 def _require_weights(columns: set[str], dataset_name: str) -> None:
     wanted = WEIGHT_COLUMN if columns.issuperset(ID_COLUMNS) else SPANS_COLUMN
     if wanted not in columns:
@@ -330,7 +341,7 @@ def _rotate(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
 def _weigh_row(row: dict[str, Any], number: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The weight of each of a row's ``completion_ids``, from its segments."""
     ids = list(row["completion_ids"])
-    segments = [(Span(each["start"], each["end"]), float(each["weight"])) for each in row[SPANS_COLUMN] or []]
+    segments = _segments_of(row, number)
     if not segments:
         return {WEIGHT_COLUMN: [1.0] * len(ids)}
     completion = row["completion"]
@@ -359,16 +370,37 @@ def _weigh_row(row: dict[str, Any], number: int, tokenizer: PreTrainedTokenizerB
     return {WEIGHT_COLUMN: token_weights(len(ids), token_spans, [weight for _, weight in segments]).tolist()}
 
 
+def _segments_of(row: Mapping[str, Any], number: int) -> list[tuple[Span, float]]:
+    """Span and weight of each of a row's segments.
+
+    Raises:
+        DataError: the row has none, though it may have an empty list of them; or one lacks a value.
+    """
+    segments = row.get(SPANS_COLUMN)
+    if segments is None:
+        raise DataError(
+            f"row {number}: it has no {SPANS_COLUMN!r}, and weights of 1 would be plain KTO; give [] if that is meant"
+        )
+    for index, each in enumerate(segments):
+        if any(each.get(name) is None for name in ("start", "end", "weight")) or each["start"] < 0:
+            raise DataError(f"row {number}: segment {index} is {each}; it needs start, from 0 on, end and weight")
+    return [(Span(each["start"], each["end"]), float(each["weight"])) for each in segments]
+
+
+def _check_weights(name: str, completion_ids: Sequence[int], weights: Sequence[float] | None) -> None:
+    weights = [] if weights is None else weights
+    if len(weights) != len(completion_ids) or not np.isfinite(np.array(weights, dtype=float)).all():
+        raise DataError(
+            f"{name}: {len(weights)} {WEIGHT_COLUMN} for {len(completion_ids)} completion_ids; each needs a finite one"
+        )
+
+
 def _check_rows(dataset: Dataset, max_length: int | None) -> None:
     """Refuse weights that are not one a token, and warn of rows that TRL will cut."""
     num_cut = 0
     for number, row in enumerate(dataset.select_columns([*ID_COLUMNS, WEIGHT_COLUMN])):
         prompt, completion, weights = (row[name] for name in (*ID_COLUMNS, WEIGHT_COLUMN))
-        if len(weights) != len(completion) or not np.isfinite(np.array(weights, dtype=float)).all():
-            raise DataError(
-                f"row {number}: {len(weights)} {WEIGHT_COLUMN} for {len(completion)} completion_ids; "
-                "each needs a finite one"
-            )
+        _check_weights(f"row {number}", completion, weights)
         num_cut += max_length is not None and len(prompt) + len(completion) > max_length
     if num_cut:
         logger.warning(

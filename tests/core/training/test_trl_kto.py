@@ -9,7 +9,7 @@ from trl import KTOConfig
 
 from mralign_core.errors import DataError
 from mralign_core.models.lora import target_modules
-from mralign_core.training.trl_kto import MRAlignKTOTrainer, rows_for_trl
+from mralign_core.training.trl_kto import MRAlignKTOTrainer, WeightedCollator, rows_for_trl
 from tests.core.training.test_logps import plain_logps
 from tests.core.training.test_trainer import make_examples, make_trainer, step_of
 from tests.core.training.tiny import CONFIGS, make_model, make_tokenizer, randomise_adapter
@@ -229,6 +229,31 @@ def test_segments_beyond_the_text_or_out_of_order_name_their_row(section, tmp_pa
         make_trl(section, Dataset.from_list(rows), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("segments", "message"),
+    [
+        (None, "row 1: it has no 'segments'"),
+        ([{"start": 1, "end": 3, "weight": None}], "row 1: segment 0 is .*it needs start"),
+        ([{"start": -1, "end": 3, "weight": 1.0}], "row 1: segment 0 is .*from 0 on"),
+    ],
+)
+def test_segments_that_are_missing_or_lack_a_value_name_their_row(section, tmp_path, segments, message):
+    rows = text_rows(make_examples(2))
+    rows[1]["segments"] = segments
+    with pytest.raises(DataError, match=message):
+        make_trl(section, Dataset.from_list(rows), tmp_path)
+    rows[1]["segments"] = []
+    assert set(make_trl(section, Dataset.from_list(rows), tmp_path).train_dataset[1]["completion_weights"]) == {1.0}
+
+
+@pytest.mark.parametrize("weights", [[0.5], [0.5, float("nan")], None])
+def test_a_stream_whose_weights_are_not_of_its_tokens_is_refused_when_a_batch_is_made(weights):
+    rows = [{"prompt_ids": [1], "completion_ids": [2, 3], "completion_weights": [1.0, 2.0], "label": True}]
+    rows.append({**rows[0], "completion_weights": weights})
+    with pytest.raises(DataError, match="row 1 of a batch: . completion_weights for 2 completion_ids"):
+        WeightedCollator(pad_token_id=0)(rows)
+
+
 def test_a_collator_that_drops_the_weights_is_refused_and_rows_that_are_cut_are_told(section, tmp_path, caplog):
     rows = rows_for_trl(make_examples(2))
     trainer = make_trl(section, rows, tmp_path, max_length=12)
@@ -236,8 +261,9 @@ def test_a_collator_that_drops_the_weights_is_refused_and_rows_that_are_cut_are_
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["completion_weights"].shape == batch["input_ids"].shape == (2, 12)
     del batch["completion_weights"]
-    with pytest.raises(DataError, match="derive yours from WeightedCollator"):
-        trainer.compute_loss(trainer.model, batch)
+    for compute in (trainer.compute_loss, trainer.compute_ref_log_probs):
+        with pytest.raises(DataError, match="derive yours from WeightedCollator"):
+            compute(trainer.model, batch)
 
 
 def test_without_an_adapter_the_reference_is_a_model_of_its_own_and_weighted_too(section, tmp_path, model_dir):
