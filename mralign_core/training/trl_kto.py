@@ -21,6 +21,7 @@ TRL 1.16 is what this was written against: it overrides methods of its trainer t
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import math
@@ -32,6 +33,7 @@ import numpy as np
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
+from datasets.fingerprint import Hasher
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import KTOConfig, KTOTrainer
@@ -177,9 +179,27 @@ class MRAlignKTOTrainer(KTOTrainer):
         return dataset
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        if set(dataset.column_names).issuperset(REFERENCE_COLUMNS):
+        """With the columns of the reference; those that a data set has already are taken as they are.
+
+        Raises:
+            DataError: it has one of two that are needed.
+        """
+        wanted = REFERENCE_COLUMNS if self.calculate_KL else REFERENCE_COLUMNS[:1]
+        known = set(REFERENCE_COLUMNS).intersection(dataset.column_names or ())
+        if known.issuperset(wanted):
             return dataset
+        if known:
+            raise DataError(
+                f"the {name} data set has {known.pop()!r} of {' and '.join(wanted)}: give all of them, or none and TRL "
+                "computes them"
+            )
         self._weigh()  # TRL calls this while it sets itself up
+        if isinstance(dataset, Dataset):
+            # TRL keeps what it computes by rows and model alone, and would take it again for rows that are cut
+            # elsewhere, or were not weighted.
+            dataset = copy.copy(dataset)
+            cut = getattr(self.data_collator, "max_length", self.args.max_length)
+            dataset._fingerprint = Hasher.hash((dataset._fingerprint, self._name, cut, self.args.bf16, self.args.fp16))
         return super()._precompute_ref_logps(dataset, name, batch_size)
 
     def _set_signature_columns_if_needed(self) -> None:

@@ -105,6 +105,26 @@ def test_every_way_to_the_reference_and_to_the_weights_gives_the_same_step(secti
             torch.testing.assert_close(gradient, expected[3][name], rtol=1e-4, atol=EXACT, msg=name)
 
 
+def test_what_trl_has_computed_of_the_reference_is_not_taken_for_rows_that_are_cut_elsewhere(section, tmp_path):
+    """In rows that have a file, beside which TRL keeps it."""
+    rows_for_trl(make_examples(2)).save_to_disk(tmp_path / "rows")
+    rows = Dataset.load_from_disk(str(tmp_path / "rows"))
+    options = {"per_device_train_batch_size": 2, "precompute_ref_log_probs": True}
+    found = [
+        make_trl(section, rows, tmp_path, max_length=length, **options).train_dataset["ref_logps"][:]
+        for length in (None, 7, None)
+    ]
+    assert found[0] == found[2] and all(whole < cut for whole, cut in zip(*found[:2], strict=True))
+
+
+def test_the_kl_pairs_reference_is_wanted_where_the_loss_has_z0(section, tmp_path):
+    rows = rows_for_trl(make_examples(2)).add_column("ref_logps", [-1.0, -2.0])
+    options = {"precompute_ref_log_probs": True, "loss_type": "apo_zero_unpaired"}
+    assert make_trl(section, rows, tmp_path, **options).train_dataset["ref_logps"][:] == [-1.0, -2.0]
+    with pytest.raises(DataError, match="has 'ref_logps' of ref_logps and ref_KL_logps: give all"):
+        make_trl(section, rows, tmp_path, precompute_ref_log_probs=True)
+
+
 def text_rows(examples):
     """The same rows as text: segments of the first two words and of the three behind them."""
     rows = []
@@ -250,7 +270,7 @@ def test_segments_that_are_missing_or_lack_a_value_name_their_row(section, tmp_p
 def test_a_stream_whose_weights_are_not_of_its_tokens_is_refused_when_a_batch_is_made(weights):
     rows = [{"prompt_ids": [1], "completion_ids": [2, 3], "completion_weights": [1.0, 2.0], "label": True}]
     rows.append({**rows[0], "completion_weights": weights})
-    with pytest.raises(DataError, match="row 1 of a batch: . completion_weights for 2 completion_ids"):
+    with pytest.raises(DataError, match=r"row 1 of a batch: . completion_weights for 2 completion_ids"):
         WeightedCollator(pad_token_id=0)(rows)
 
 
