@@ -91,15 +91,33 @@ class Fault(NamedTuple):
 
 
 def find_faults(record: TrainingRecord) -> list[Fault]:
-    """What is wrong with a training.
+    """What is wrong with a training; of one that diverged, only that, since all else follows from it.
 
     Example:
         >>> curves = pd.DataFrame({"loss": [0.5] * 20, **dict.fromkeys(IMPLICIT_REWARDS, 0.0)})
         >>> [fault.name for fault in find_faults(TrainingRecord("kto", curves))]
         ['loss flat']
     """
+    if diverged := _diverged(record):
+        return [diverged]
     found = [rule(record) for rule in FAULT_RULES]
     return [fault for fault in found if fault is not None]
+
+
+def _diverged(record: TrainingRecord) -> Fault | None:
+    """A norm that is never finite is not known; trainers may leave it out."""
+    for name in DIVERGING:
+        values = record.metrics.get(name, pd.Series(dtype=float)).astype(float)
+        is_finite = pd.Series(np.isfinite(values))
+        if is_finite.all() or (name != "loss" and values.isna().all()):
+            continue
+        return Fault(
+            "diverged",
+            f"{name} is {values[~is_finite].iloc[0]} at step {int((~is_finite).to_numpy().argmax()) + 1} of "
+            f"{len(values)}: the adapter is of no use",
+            "a lower learning_rate or max_grad_norm, a longer warm-up, bfloat16 in place of float16",
+        )
+    return None
 
 
 def _loss_flat(record: TrainingRecord) -> Fault | None:
@@ -279,6 +297,7 @@ def _length_is_rewarded(record: TrainingRecord) -> Fault | None:
     )
 
 
+DIVERGING = ("loss", "grad_norm")
 IMPLICIT_REWARDS = ("implicit_reward_positive", "implicit_reward_negative")
 FAULT_RULES: tuple[Callable[[TrainingRecord], Fault | None], ...] = (
     _loss_flat,

@@ -61,6 +61,8 @@ class TrainingDoctor(TrainerCallback):
     def _record(self, args: Any, history: Sequence[Mapping[str, float]]) -> TrainingRecord:
         beta = getattr(args, "beta", None)
         steps = pd.DataFrame([row_of_metrics(logs, beta or 1.0) for logs in history if "loss" in logs])
+        if args.fp16 and len(steps):
+            steps["grad_norm"] = math.nan  # infinite while the loss is scaled too much, which its scaler sees to
         if beta is None or self._rows is None or "label" not in self._rows.column_names:
             return TrainingRecord("sft" if beta is None else "kto", steps, beta or 1.0)
         is_positive = np.array(self._rows["label"], dtype=bool)
@@ -96,7 +98,7 @@ def row_of_metrics(logs: Mapping[str, float], beta: float) -> dict[str, float]:
         "implicit_reward_negative": logs.get("rewards/rejected", math.nan) / beta,
         "kl_baseline": logs.get("kl", math.nan),
         "kl_raw": logs.get("kl_raw", math.nan),
-        "grad_norm": logs["grad_norm"],
+        "grad_norm": logs.get("grad_norm", math.nan),
         "learning_rate": logs["learning_rate"],
         "length_correlation": logs.get("rewards/length_correlation", math.nan),
     }

@@ -11,7 +11,7 @@ from trl import KTOConfig
 from mralign_core.config import TrainConfig
 from mralign_core.training.doctor import TrainingRecord, find_faults
 from mralign_core.training.fit import train_adapter
-from mralign_core.training.trl_doctor import TrainingDoctor
+from mralign_core.training.trl_doctor import TrainingDoctor, row_of_metrics
 from mralign_core.training.trl_kto import MRAlignKTOTrainer, rows_for_trl
 from tests.core.training.test_trainer import make_examples
 from tests.core.training.test_trl_engine import make_job
@@ -34,6 +34,7 @@ def made_up(seed, *, steps=None, positive=None, negative=None, kl=None, loss=Non
     metrics = pd.DataFrame(
         {
             "loss": losses + generator.normal(0, 0.003, steps),
+            "grad_norm": 1.0,
             "implicit_reward_positive": positive * rise + noise[0],
             "implicit_reward_negative": negative * rise + noise[1],
             "kl_raw": raw,
@@ -99,6 +100,23 @@ def test_it_names_each_planted_fault_and_nothing_else(fault, seed):
     found = find_faults(made_up(seed, **{**counts, **FAULTS[fault]}))
     assert [finding.name for finding in found] == [fault.strip()]
     assert len(found[0].to_try) > 20 and "nan" not in found[0].says
+
+
+@pytest.mark.parametrize(("column", "value"), [("loss", np.nan), ("grad_norm", np.inf), ("grad_norm", np.nan)])
+def test_of_a_training_that_diverged_nothing_else_is_told(column, value):
+    record = made_up(0, steps=20, **FAULTS["one class dominates"])
+    record.metrics.loc[15:, column] = value
+    (found,) = find_faults(record)
+    assert found.name == "diverged" and f"{column} is {value} at step 16 of 20" in found.says
+    assert "higher" not in found.to_try and " 10 times" not in found.to_try
+
+
+def test_a_gradient_norm_that_is_not_logged_is_no_divergence():
+    record = made_up(0)
+    record.metrics["grad_norm"] = row_of_metrics({"step": 1, "epoch": 1, "loss": 1, "learning_rate": 1}, 0.1)[
+        "grad_norm"
+    ]
+    assert find_faults(record) == []
 
 
 def test_length_that_is_rewarded_in_the_curves_is_told_without_answers():
