@@ -129,7 +129,7 @@ class RowOrder(Sampler[int]):
     """
 
     def __init__(self, numbers: Sequence[int], rows_per_epoch: int, batch_size: int, seed: int) -> None:
-        self._numbers = numbers
+        self.numbers = numbers
         self._rows_per_epoch = rows_per_epoch
         self._batch_size = batch_size
         self._seed = seed
@@ -146,7 +146,7 @@ class RowOrder(Sampler[int]):
         steps = steps_per_epoch(self._rows_per_epoch, self._batch_size)
         for step in range(self._epoch * steps, (self._epoch + 1) * steps):
             yield from step_rows(
-                self._numbers,
+                self.numbers,
                 step=step,
                 rows_per_epoch=self._rows_per_epoch,
                 batch_size=self._batch_size,
@@ -244,7 +244,7 @@ def _run(job: TrainingJob, trainer: Any, watch: Watch, folder: Path) -> list[dic
     trainer.remove_callback(PrinterCallback)
     report = _Report(job, watch, trainer.model.device)
     trainer.add_callback(report)
-    trainer.add_callback(TrainingDoctor(job.variant))
+    trainer.add_callback(TrainingDoctor(job.variant, trainer.row_order.numbers))
     if checkpoints:
         trainer.add_callback(_Keep(checkpoints, job.train.checkpoint_minutes))
     start = checkpoints.latest(folder) if checkpoints else None

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from peft import LoraConfig
+from torch.utils.data import DataLoader
 from trl import KTOConfig
 
 from mralign_core.config import TrainConfig
@@ -182,3 +183,33 @@ def test_as_a_callback_it_warns_in_a_trl_script(model_dir, tmp_path, caplog, lea
     MRAlignKTOTrainer(str(model_dir), args=args, train_dataset=rows, peft_config=lora, callbacks=[doctor]).train()
     assert [finding.name for finding in doctor.faults] == names
     assert caplog.text.count("training doctor: loss flat") == len(names)
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A callback that has seen a training of some rows begin, and what it then knows."""
+
+    def begin(examples, **options):
+        doctor = TrainingDoctor(**options)
+        loader = DataLoader(rows_for_trl(examples))  # type: ignore[arg-type]
+        doctor.on_train_begin(KTOConfig(str(tmp_path), bf16=False, use_cpu=True), None, None, train_dataloader=loader)
+        return doctor._known
+
+    return begin
+
+
+def test_the_callback_judges_the_rows_that_are_trained_on(begun):
+    examples = make_examples(10, num_questions=6)
+    positives = [number for number, example in enumerate(examples) if example.is_positive]
+    assert (begun(examples).num_positive, begun(examples).num_negative) == (5, 5)
+    known = begun(examples, rows=positives)
+    assert (known.num_positive, known.num_negative, len(known.positive_lengths)) == (5, 0, 5)
+
+
+def test_the_callback_judges_the_weights_of_segments_and_not_those_of_the_answer(begun):
+    examples = make_examples(6, num_questions=3)
+    far = [each._replace(weights=[1.8] + [1.0] * 60, completion_ids=[1] * 61) for each in examples]
+    near = [each._replace(weights=[1.8, *[1.01] * 60, 1.0], completion_ids=[1] * 62) for each in examples]
+    ones = [each._replace(weights=[1.0] * 9, completion_ids=[1] * 9) for each in examples]
+    found = [[fault.name for fault in find_faults(begun(rows))] for rows in (far, near, ones)]
+    assert found == [[], ["weights near 1"], ["weights near 1"]]
