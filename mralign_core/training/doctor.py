@@ -47,8 +47,8 @@ SOME_DRIFT = 1.15
 LENGTH_AUC = 0.8
 """Chance that the longer of a positive and a negative trace is the positive one, either way; 0.54 in the demo."""
 LENGTH_CORRELATION = 0.8
-"""Of implicit reward and length among rows of one class. Where both classes learn, the log-ratios of longer rows are
-larger with either sign, so that it is near 0 over both; near 1 it is length itself that is rewarded or punished."""
+"""Of implicit reward and length, in both classes with the same sign. Log-ratios of longer rows are larger: up where a
+class is learnt, down where it is unlearnt. The same way in both, it is length itself that is rewarded or punished."""
 
 
 class TrainingRecord(NamedTuple):
@@ -275,11 +275,12 @@ def _length_is_rewarded(record: TrainingRecord) -> Fault | None:
         "or pairs of one question: estimate.traces 'matched'); a higher beta; fewer epochs"
     )
     correlation = _late(record, "length_correlation") if _has_curves(record) else None
-    if correlation is not None and abs(correlation.mean()) >= LENGTH_CORRELATION:
+    has_both = _margin(record) is not None
+    if correlation is not None and has_both and len(correlation) >= 3 and abs(correlation.mean()) >= LENGTH_CORRELATION:
         which = "longer" if correlation.mean() > 0 else "shorter"
         return Fault(
             "reward hacking by length",
-            f"{which} rows have the higher implicit reward whatever their class (correlation {correlation.mean():.2f})",
+            f"{which} rows have the higher implicit reward in both classes (correlation {correlation.mean():.2f})",
             to_try,
         )
     auc, drift = _length_auc(record), _drift(record)

@@ -58,6 +58,8 @@ ID_COLUMNS = ("prompt_ids", "completion_ids")
 PAIR_COLUMN = "KL_completion_ids"
 REFERENCE_COLUMNS = ("ref_logps", "ref_KL_logps")
 CLOSING_TAG = "</think>"
+FEWEST_OF_CLASS = 4
+"""Rows of a class in a batch of a device."""
 
 
 class WeightedCollator(DataCollatorForUnpairedPreference):
@@ -94,7 +96,7 @@ class MRAlignKTOTrainer(KTOTrainer):
 
     Takes what ``KTOTrainer`` takes; see the module for the columns of the data sets. Text only. TRL's curves
     of implicit rewards and ``logps/*`` are weighted, ``kl`` is not. Two more are logged: ``kl_raw``, z0 before it is
-    clamped at 0, and the correlation of implicit reward and length among rows of one label.
+    clamped at 0, and the correlation of implicit reward and length (see :func:`length_correlation`).
 
     Args:
         model: as for TRL: a path, a hub id or a model, with an adapter or without.
@@ -250,24 +252,30 @@ class MRAlignKTOTrainer(KTOTrainer):
 
 
 def length_correlation(implicit_rewards_B: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Correlation of implicit reward and number of completion tokens among rows of one label; NaN where there is none.
+    """How implicit reward goes with length in both classes: the smaller of two correlations, 0 where signs differ.
+
+    One over all rows would be large where one class learns and the other does not, since log-ratios of longer rows are
+    larger. NaN where a class has fewer than :data:`FEWEST_OF_CLASS` rows, whose correlation is large by chance.
 
     Args:
         implicit_rewards_B: a row's.
         batch: with ``label`` (B,) and ``completion_mask`` (B, T).
 
     Example:
-        >>> batch = {"label": torch.tensor([True, True]), "completion_mask": torch.tensor([[1, 0], [1, 1]])}
-        >>> length_correlation(torch.tensor([0.5, 0.7]), batch).item()
+        >>> label = torch.tensor([True, False]).repeat(4)
+        >>> batch = {"label": label, "completion_mask": torch.tril(torch.ones(8, 8))}
+        >>> rewards = torch.arange(8.0)
+        >>> round(length_correlation(rewards, batch).item(), 3)
         1.0
+        >>> length_correlation(torch.where(label, rewards, -rewards), batch).item()
+        0.0
     """
     both = torch.stack([implicit_rewards_B.float(), batch["completion_mask"].sum(-1).float()])
-    for is_desirable in (True, False):
-        chosen = batch["label"].bool() == is_desirable
-        if chosen.any():
-            both[:, chosen] -= both[:, chosen].mean(-1, keepdim=True)
-    covariance = both @ both.T
-    return covariance[0, 1] / (covariance[0, 0] * covariance[1, 1]).sqrt()
+    is_desirable = batch["label"].bool()
+    if min(is_desirable.sum(), (~is_desirable).sum()) < FEWEST_OF_CLASS:
+        return both.new_tensor(math.nan)
+    first, second = (torch.corrcoef(both[:, chosen])[0, 1] for chosen in (is_desirable, ~is_desirable))
+    return torch.where(first * second < 0, 0.0, first.sign() * torch.minimum(first.abs(), second.abs()))
 
 
 def weigh_logps(

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from peft import LoraConfig
 from torch.utils.data import DataLoader
 from trl import KTOConfig
@@ -13,7 +14,7 @@ from mralign_core.config import TrainConfig
 from mralign_core.training.doctor import TrainingRecord, find_faults
 from mralign_core.training.fit import train_adapter
 from mralign_core.training.trl_doctor import TrainingDoctor, row_of_metrics
-from mralign_core.training.trl_kto import MRAlignKTOTrainer, rows_for_trl
+from mralign_core.training.trl_kto import MRAlignKTOTrainer, length_correlation, rows_for_trl
 from tests.core.training.test_trainer import make_examples
 from tests.core.training.test_trl_engine import make_job
 
@@ -124,6 +125,50 @@ def test_length_that_is_rewarded_in_the_curves_is_told_without_answers():
     record = made_up(0, answers_before=None, answers_after=None)
     record.metrics["length_correlation"] = 0.93
     assert [finding.name for finding in find_faults(record)] == ["reward hacking by length"]
+
+
+def correlations(rewards_of, *, rows=8, steps=12, seed=0):
+    """What is logged in as many steps of made-up rows whose implicit rewards are a function of class and length."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(steps):
+        label, lengths = (
+            torch.rand(rows, generator=generator) < 0.5,
+            torch.randint(50, 200, (rows,), generator=generator),
+        )
+        mask = torch.arange(200) < lengths[:, None]
+        noise = torch.randn(rows, generator=generator)
+        rewards = rewards_of(label, lengths / 20, noise)
+        found.append(length_correlation(rewards, {"label": label, "completion_mask": mask}).item())
+    return found
+
+
+@pytest.mark.parametrize("rows", [2, 8, 16])
+@pytest.mark.parametrize(
+    "rewards_of",
+    [
+        lambda label, length, noise: noise,
+        lambda label, length, noise: torch.where(label, noise * 0.1, -length),
+        lambda label, length, noise: torch.where(label, length, -length) + noise,
+    ],
+)
+def test_length_is_not_blamed_for_chance_nor_for_a_class_that_learns_alone(rewards_of, rows):
+    record, found = made_up(0, steps=12), []
+    for seed in range(20):
+        record.metrics["length_correlation"] = correlations(rewards_of, rows=rows, seed=seed)
+        found += find_faults(record)
+    assert found == []
+
+
+@pytest.mark.parametrize(("rows", "sign"), [(8, 1), (16, -1)])
+def test_length_that_is_rewarded_in_both_classes_is_heard(rows, sign):
+    record = made_up(0, steps=40)
+    record.metrics["length_correlation"] = correlations(
+        lambda label, length, noise: sign * length + 2.0 * label + 0.3 * noise, rows=rows, steps=40
+    )
+    assert [finding.name for finding in find_faults(record)] == ["reward hacking by length"]
+    record.metrics["implicit_reward_negative"] = np.nan  # of one class alone it may be that it learns
+    assert "reward hacking by length" not in [finding.name for finding in find_faults(record)]
 
 
 def test_of_a_few_steps_only_what_is_no_curve_is_judged():
