@@ -5,8 +5,8 @@ pocket worlds, which do align, have: a margin β (r⁺ − r⁻) of 0.17 to 0.29
 steps at a raw estimate of up to −2.1 nats (β z0 = −0.2), one class with three times the other's weight in the loss,
 44 % of weights near 1 and 8 % clipped, and answers of 0.95 to 1.05 times their former length.
 
-Curves are judged from :data:`FEWEST_STEPS` steps on. "In the end" is the last quarter of the steps, "at first" the
-first tenth; r is the implicit reward in nats.
+Curves are judged from :data:`FEWEST_STEPS` steps on, and only as far as their noise allows. "In the end" is the last
+quarter of the steps, "at first" the first tenth, three steps at least; r is the implicit reward in nats.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ FEWEST_STEPS = 12
 """A last quarter of three steps."""
 FEWEST_ANSWERS = 20
 
+SURE = 3.0
+"""Standard errors that a loss or a margin must be away from what is healthy."""
 FLAT_MARGIN = 0.02
 """Of β (r⁺ − r⁻): a preference of σ(0.02) − ½ = half a percent."""
 FLAT_CHANGE = 0.01
@@ -124,9 +126,12 @@ def _loss_flat(record: TrainingRecord) -> Fault | None:
     """By the margin, where there is one: KTO's loss also moves with how many rows of each class a step has."""
     if not _has_curves(record):
         return None
-    first, last = _ends(record, "loss")
+    first, last, doubt = _ends(record, "loss")
     margin = _margin(record)
-    is_flat = abs(last - first) < FLAT_CHANGE * abs(first) if margin is None else abs(margin) < FLAT_MARGIN
+    if margin is None:
+        is_flat = abs(last - first) + doubt < FLAT_CHANGE * abs(first)
+    else:
+        is_flat = abs(margin) + _doubt_of_margin(record) < FLAT_MARGIN
     if not is_flat:
         return None
     told = "" if margin is None else f", and the margin β (r⁺ − r⁻) is {margin:.3f}"
@@ -141,9 +146,12 @@ def _loss_flat(record: TrainingRecord) -> Fault | None:
 def _loss_rises(record: TrainingRecord) -> Fault | None:
     if not _has_curves(record):
         return None
-    first, last = _ends(record, "loss")
+    first, last, doubt = _ends(record, "loss")
     margin = _margin(record)
-    is_worse = last > first * (1 + WORSE_CHANGE) if margin is None else margin < WORSE_MARGIN
+    if margin is None:
+        is_worse = last - first > max(WORSE_CHANGE * abs(first), doubt)
+    else:
+        is_worse = margin < min(WORSE_MARGIN, -_doubt_of_margin(record))
     if not is_worse:
         return None
     told = f"the loss rose from {first:.4f} to {last:.4f}"
@@ -322,16 +330,32 @@ def _late(record: TrainingRecord, column: str) -> pd.Series | None:
     """A column in the end; None where it has no value there, or there are too few steps."""
     if not _has_curves(record) or column not in record.metrics:
         return None
-    values = record.metrics[column].iloc[-max(3, len(record.metrics) // 4) :].dropna()
+    values = record.metrics[column].iloc[-_num_late(record) :].dropna()
     return values if len(values) else None
 
 
-def _ends(record: TrainingRecord, column: str) -> tuple[float, float]:
-    """A column's mean at first and in the end."""
+def _num_late(record: TrainingRecord) -> int:
+    return max(3, len(record.metrics) // 4)
+
+
+def _ends(record: TrainingRecord, column: str) -> tuple[float, float, float]:
+    """A column's mean at first and in the end, and by how much steps' noise may make them differ."""
     values = record.metrics[column]
-    return float(values.iloc[: max(1, len(values) // 10)].mean()), float(
-        values.iloc[-max(3, len(values) // 4) :].mean()
-    )
+    num_first, num_last = max(3, len(values) // 10), _num_late(record)
+    doubt = SURE * _noise(values) * math.sqrt(1 / num_first + 1 / num_last)
+    return float(values.iloc[:num_first].mean()), float(values.iloc[-num_last:].mean()), doubt
+
+
+def _noise(values: pd.Series) -> float:
+    """Standard deviation of a curve around its course, from the differences of steps, which the course hardly moves."""
+    return math.sqrt(float((values.dropna().diff() ** 2).mean()) / 2)
+
+
+def _doubt_of_margin(record: TrainingRecord) -> float:
+    """By how much steps' noise may move the margin in the end."""
+    parts = [(record.metrics[name], _late(record, name)) for name in IMPLICIT_REWARDS]
+    variance = sum(_noise(curve) ** 2 / len(late) for curve, late in parts if late is not None)
+    return SURE * record.beta * math.sqrt(variance)
 
 
 def _margin(record: TrainingRecord) -> float | None:

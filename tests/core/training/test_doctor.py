@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from trl import KTOConfig
 
 from mralign_core.config import TrainConfig
-from mralign_core.training.doctor import TrainingRecord, find_faults
+from mralign_core.training.doctor import IMPLICIT_REWARDS, TrainingRecord, find_faults
 from mralign_core.training.fit import train_adapter
 from mralign_core.training.trl_doctor import TrainingDoctor, row_of_metrics
 from mralign_core.training.trl_kto import MRAlignKTOTrainer, length_correlation, rows_for_trl
@@ -184,6 +184,35 @@ def test_of_supervised_training_the_loss_alone_is_judged():
     assert find_faults(sft(np.linspace(2.0, 1.4, 40))) == []
     assert [each.name for each in find_faults(sft(np.full(40, 2.0)))] == ["loss flat"]
     assert [each.name for each in find_faults(sft(np.linspace(1.4, 2.0, 40)))] == ["loss rises"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "gain", "noise"), [(12, 0.05, 0.1), (12, 0.2, 0.2), (330, 0.02, 0.05), (100, 0.02, 0.02)]
+)
+def test_the_noise_of_steps_is_not_taken_for_a_loss_that_is_flat_or_rises(steps, gain, noise):
+    generator = np.random.default_rng(0)
+    course = np.linspace(2.0, 2.0 * (1 - gain), steps)
+    found = [find_faults(sft(course * (1 + noise * generator.normal(size=steps)))) for _ in range(100)]
+    assert sum(map(bool, found)) <= 1
+
+
+def test_a_loss_that_is_flat_or_rises_is_heard_through_noise():
+    generator = np.random.default_rng(0)
+    flat, rising = np.full(400, 2.0), np.linspace(1.4, 2.0, 40)
+    for name, course, noise in (("loss flat", flat, 0.01), ("loss rises", rising, 0.04)):
+        for _ in range(20):
+            found = find_faults(sft(course * (1 + noise * generator.normal(size=len(course)))))
+            assert [each.name for each in found] == [name]
+
+
+@pytest.mark.parametrize("steps", [12, 60])
+def test_nor_is_the_noise_of_implicit_rewards(steps):
+    for seed in range(50):
+        record = made_up(seed, steps=steps, positive=1.5, negative=-1.5)
+        generator = np.random.default_rng(seed)
+        for name in IMPLICIT_REWARDS:
+            record.metrics[name] += generator.normal(0, 3, steps)
+        assert find_faults(record) == []
 
 
 def trained(model_dir, tmp_path, section, variant="mr_align", **options):
