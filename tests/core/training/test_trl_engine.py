@@ -165,7 +165,6 @@ def test_a_training_that_diverges_or_does_not_fit_says_what_to_change(
     ("options", "message"),
     [
         ({"kl_every": 2}, "train.kl_every has no effect when train.engine is 'trl'"),
-        ({"tokens_per_forward": 100}, "train.tokens_per_forward has no effect when train.engine is 'trl'"),
         ({"accelerate_config": "ddp.yaml"}, "remove it, set train.engine to 'own', or start a script"),
         ({"rows_per_forward": 3}, "train.global_batch_size 64 is no multiple of train.rows_per_forward 3"),
         ({"engine": "own", "rows_per_forward": 4}, "train.rows_per_forward has no effect when train.engine is 'own'"),
@@ -174,3 +173,11 @@ def test_a_training_that_diverges_or_does_not_fit_says_what_to_change(
 def test_what_an_engine_can_not_serve_is_refused_with_the_remedy(options, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**{"engine": "trl", **options})
+
+
+def test_the_reference_of_a_training_by_trl_is_computed_in_passes_of_tokens_per_forward(model_dir, section):
+    """It is ours under either engine, and what an error of memory there says to lower."""
+    section, sizes = by_trl(section, tokens_per_forward=20), []
+    job = ReferenceJob(model_path=str(model_dir), model=MODEL, train=section, candidates=make_candidates(4))
+    compute_reference(job, lambda done, of: sizes.append((done, of)))
+    assert len(sizes) > 4 and sizes[-1] == (8, 8)
