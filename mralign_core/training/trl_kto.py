@@ -6,8 +6,8 @@ by the tokens' weights before TRL sums them. z0 stays unweighted. All else is TR
 Rows of the data set say their weights in one of two ways:
 
 * ``prompt``, ``completion`` and ``label`` as for TRL, text or messages, and ``segments``: a list of ``start``, ``end``
-  (characters of the completion's text) and ``weight``. What no segment holds has weight 1. A delimiter goes with the
-  segment before it, the opening think tag with the first segment, the closing tag and the answer carry 1.
+  (characters of the completion's text) and ``weight``. Text that no segment holds has weight 1. Blanks go with
+  what is before them, the opening think tag with what is behind it; the closing tag and the answer carry 1.
 * ``prompt_ids``, ``completion_ids`` and ``label``, and ``completion_weights``: a weight for each of ``completion_ids``.
   They are trained on as they are.
 
@@ -57,7 +57,7 @@ SPANS_COLUMN = "segments"
 ID_COLUMNS = ("prompt_ids", "completion_ids")
 PAIR_COLUMN = "KL_completion_ids"
 REFERENCE_COLUMNS = ("ref_logps", "ref_KL_logps")
-CLOSING_TAG = "</think>"
+OPENING_TAG, CLOSING_TAG = "<think>", "</think>"
 FEWEST_OF_CLASS = 4
 """Rows of a class in a batch of a device."""
 
@@ -389,10 +389,13 @@ def _weigh_row(row: dict[str, Any], number: int, tokenizer: PreTrainedTokenizerB
     # Tokenizers may leave the first blank out.
     offset = start - (len(text) - len(text.lstrip()))
     closing = text.find(CLOSING_TAG, last)
+    thinking_end = last if closing < 0 else closing
+    segments = _with_gaps(text, segments, thinking_end)
     spans = [Span(max(0, span.start + offset), span.end + offset) for span, _ in segments]
-    thinking_end = offset + (last if closing < 0 else closing)
     try:
-        token_spans = segment_token_spans(token_offsets(tokenizer, ids, written), spans, thinking_end=thinking_end)
+        token_spans = segment_token_spans(
+            token_offsets(tokenizer, ids, written), spans, thinking_end=offset + thinking_end
+        )
     except DataError as error:
         raise DataError(f"row {number}: {error}") from None
     return {WEIGHT_COLUMN: token_weights(len(ids), token_spans, [weight for _, weight in segments]).tolist()}
@@ -413,6 +416,28 @@ def _segments_of(row: Mapping[str, Any], number: int) -> list[tuple[Span, float]
         if any(each.get(name) is None for name in ("start", "end", "weight")) or each["start"] < 0:
             raise DataError(f"row {number}: segment {index} is {each}; it needs start, from 0 on, end and weight")
     return [(Span(each["start"], each["end"]), float(each["weight"])) for each in segments]
+
+
+def _with_gaps(text: str, segments: list[tuple[Span, float]], thinking_end: int) -> list[tuple[Span, float]]:
+    """Segments, and one of weight 1 for text between, before or behind them that is more than blanks and tags.
+
+    Blanks and tags alone belong to a neighbour, as in the pipeline, whose segments leave nothing else out.
+
+    Example:
+        >>> _with_gaps("<think>A. Hm. B.", [(Span(7, 9), 0.5), (Span(14, 16), 2.0)], 16)[1]
+        (Span(start=10, end=13), 1.0)
+    """
+    found: list[tuple[Span, float]] = []
+    start = 0
+    for span, weight in [*segments, (Span(thinking_end, thinking_end), 1.0)]:
+        gap = text[start : span.start]
+        said = gap.replace(OPENING_TAG, " " * len(OPENING_TAG))
+        if said.strip():
+            first = start + len(said) - len(said.lstrip())
+            found.append((Span(first, first + len(said.strip())), 1.0))
+        found.append((span, weight))
+        start = span.end
+    return found[:-1]
 
 
 def _check_weights(name: str, completion_ids: Sequence[int], weights: Sequence[float] | None) -> None:

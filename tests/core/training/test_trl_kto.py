@@ -4,12 +4,16 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerCallback
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import KTOConfig
 
 from mralign_core.errors import DataError
 from mralign_core.models.lora import target_modules
-from mralign_core.training.trl_kto import MRAlignKTOTrainer, WeightedCollator, rows_for_trl
+from mralign_core.training.trl_kto import MRAlignKTOTrainer, WeightedCollator, _weigh_row, rows_for_trl
 from tests.core.training.test_logps import plain_logps
 from tests.core.training.test_trainer import make_examples, make_trainer, step_of
 from tests.core.training.tiny import CONFIGS, make_model, make_tokenizer, randomise_adapter
@@ -152,6 +156,26 @@ def test_segments_of_text_become_the_weights_of_its_tokens(section, tmp_path):
     for row, example in zip(trainer.train_dataset, examples, strict=True):
         assert (row["prompt_ids"], row["completion_ids"]) == (example.prompt_ids, example.completion_ids)
         assert row["completion_weights"] == pytest.approx(example.weights)
+
+
+def test_text_that_no_segment_holds_has_weight_1_and_blanks_go_with_what_is_before_them():
+    pieces = ["<think>", "w1", "\n", "w2", "w3", "\n", "w4", "w5", "</think>", "w6"]
+    text = "".join(pieces)
+    tokenizer = Tokenizer(WordLevel({piece: number for number, piece in enumerate(dict.fromkeys(pieces))}, "w1"))
+    tokenizer.pre_tokenizer = Split(Regex(r"</?think>|w\d|\n"), "isolated")
+    tokenizer.decoder = Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    ids = fast(text)["input_ids"]
+
+    def weights(*segments):
+        spans = [
+            {"start": text.index(first), "end": text.index(last) + 2, "weight": weight}
+            for first, last, weight in segments
+        ]
+        return _weigh_row({"completion_ids": ids, "completion": text, "segments": spans}, 0, fast)["completion_weights"]
+
+    assert weights(("w1", "w1", 2.0), ("w2", "w3", 3.0), ("w4", "w5", 4.0)) == [2, 2, 2, 3, 3, 3, 4, 4, 1, 1]
+    assert weights(("w2", "w2", 3.0), ("w4", "w4", 4.0)) == [1, 1, 1, 3, 1, 1, 4, 1, 1, 1]
 
 
 def test_segments_of_a_message_are_found_behind_what_the_template_adds(section, tmp_path):
