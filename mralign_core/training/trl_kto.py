@@ -264,10 +264,10 @@ def length_correlation(implicit_rewards_B: Tensor, batch: Mapping[str, Tensor]) 
     Example:
         >>> label = torch.tensor([True, False]).repeat(4)
         >>> batch = {"label": label, "completion_mask": torch.tril(torch.ones(8, 8))}
-        >>> rewards = torch.arange(8.0)
-        >>> round(length_correlation(rewards, batch).item(), 3)
+        >>> implicit_rewards = torch.arange(8.0)
+        >>> round(length_correlation(implicit_rewards, batch).item(), 3)
         1.0
-        >>> length_correlation(torch.where(label, rewards, -rewards), batch).item()
+        >>> length_correlation(torch.where(label, implicit_rewards, -implicit_rewards), batch).item()
         0.0
     """
     both = torch.stack([implicit_rewards_B.float(), batch["completion_mask"].sum(-1).float()])
