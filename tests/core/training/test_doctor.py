@@ -270,7 +270,7 @@ def begun(tmp_path):
 
     def begin(examples, **options):
         doctor = TrainingDoctor(**options)
-        loader = DataLoader(rows_for_trl(examples))  # type: ignore[arg-type]
+        loader = DataLoader(rows_for_trl(examples))
         doctor.on_train_begin(KTOConfig(str(tmp_path), bf16=False, use_cpu=True), None, None, train_dataloader=loader)
         return doctor._known
 
