@@ -36,7 +36,9 @@ HIDDEN_KL = 0.5
 """Of −β z0 before the clamp: every row is judged from a point where σ(½) = 0.62 should stand for ½."""
 CLAMPED_SHARE = 0.9
 LARGE_MARGIN = 1.0
-"""A preference of σ(1) = 0.73. Where right traces have gained and are so far ahead, other rows may lose at no harm."""
+"""A preference of σ(1) = 0.73."""
+HIDDEN_KL_OF_GAINS = 1.0
+"""The same as HIDDEN_KL where right traces have gained and lead by a large margin: other rows may lose more then."""
 MOST_IMBALANCE = 4.0
 """The paper's data have 1.5; KTO's Eq. 8 asks for 1 to 1.33. At 4, four fifths of the gradient are of one class."""
 NEAR_ONE = 0.05
@@ -187,10 +189,10 @@ def _kl_hidden_by_clamp(record: TrainingRecord) -> Fault | None:
     if not _has_curves(record) or (raw := _late(record, "kl_raw")) is None:
         return None
     half = record.metrics["kl_raw"].iloc[len(record.metrics) // 2 :].dropna()
-    if (half <= 0).mean() < CLAMPED_SHARE or record.beta * raw.mean() > -HIDDEN_KL:
-        return None
     positive, margin = _late(record, IMPLICIT_REWARDS[0]), _margin(record)
-    if positive is not None and margin is not None and positive.mean() > 0 and margin >= LARGE_MARGIN:
+    gains = positive is not None and margin is not None and positive.mean() > 0 and margin >= LARGE_MARGIN
+    most = HIDDEN_KL_OF_GAINS if gains else HIDDEN_KL
+    if (half <= 0).mean() < CLAMPED_SHARE or record.beta * raw.mean() > -most:
         return None
     return Fault(
         "KL stuck at 0",

@@ -74,6 +74,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "KL stuck at 0": {"kl": 0.0},
     "KL stuck at 0 ": {"kl": -12.0, "positive": -3.0, "negative": -9.0},
     "KL stuck at 0  ": {"kl": -12.0, "positive": 0.5, "negative": -5.0},
+    "KL stuck at 0   ": {"kl": -25.0, "positive": 5.0, "negative": -12.0},
     "one class dominates": {"num_positive": 900, "num_negative": 60},
     "one class dominates ": {"num_positive": 5, "num_negative": 123},
     "weights near 1": {"weights": 1 + 0.02 * np.sin(np.arange(500)), "clipped": np.zeros(500, bool)},
