@@ -29,9 +29,9 @@ def doctor(
 ) -> None:
     """Say what is wrong with a training, whichever engine trained, and what to try; exits with 1 if something is.
 
-    It looks at curves, weights, rows, and answers to held-out questions where there are some, and knows: loss flat or
-    rising, KL stuck at 0, one class dominating, weights all near 1 or clipped, λ_r saturating, length drift, and reward
-    hacking by length. docs/doctor.md says when it speaks.
+    It looks at curves, weights, rows, and answers to held-out questions where there are some, and knows: diverged, loss
+    flat or rising, KL stuck at 0, one class dominating, weights all near 1 or clipped, λ_r saturating, length drift,
+    and reward hacking by length. docs/doctor.md says when it speaks.
     """
     from flows.commands.cli import overrides_of, read_following
     from mralign_core.errors import ArtifactError

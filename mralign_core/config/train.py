@@ -65,7 +65,7 @@ class TrainConfig(Section):
     it can be asked for later: a run with it on finds the adapters made, and adds this."""
     tokens_per_forward: int = Field(8192, ge=1, json_schema_extra=OPERATIONAL)
     """Most tokens in one forward pass of one device; the rows of a step that exceed it are accumulated. A single longer
-    row makes a pass of its own."""
+    row makes a pass of its own. Of engine `trl` only those of the reference, and those behind `trace_logps`."""
     gradient_checkpointing: Literal["auto", "always", "never"] = Field("auto", json_schema_extra=OPERATIONAL)
     """Recompute activations in the backward pass to save memory; `auto` where they would not fit."""
     on_out_of_memory: Literal["accumulate", "stop"] = Field("accumulate", json_schema_extra=OPERATIONAL)
@@ -107,7 +107,7 @@ class TrainConfig(Section):
             refuse_ignored(self, "train", ["rows_per_forward"], "when train.engine is 'own'")
             return self
         ways = "when train.engine is 'trl', which has nothing like it (or set train.engine to 'own')"
-        refuse_ignored(self, "train", ["kl_every", "kl_decay", "tokens_per_forward"], ways)
+        refuse_ignored(self, "train", ["kl_every", "kl_decay"], ways)
         if self.accelerate_config:
             raise ValueError(
                 "train.accelerate_config has no effect when train.engine is 'trl', which trains in one process: remove "

@@ -5,8 +5,8 @@ pocket worlds, which do align, have: a margin β (r⁺ − r⁻) of 0.17 to 0.29
 steps at a raw estimate of up to −2.1 nats (β z0 = −0.2), one class with three times the other's weight in the loss,
 44 % of weights near 1 and 8 % clipped, and answers of 0.95 to 1.05 times their former length.
 
-Curves are judged from :data:`FEWEST_STEPS` steps on. "In the end" is the last quarter of the steps, "at first" the
-first tenth; r is the implicit reward in nats.
+Curves are judged from :data:`FEWEST_STEPS` steps on, and only as far as their noise allows. "In the end" is the last
+quarter of the steps, "at first" the first tenth, three steps at least; r is the implicit reward in nats.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ FEWEST_STEPS = 12
 """A last quarter of three steps."""
 FEWEST_ANSWERS = 20
 
+SURE = 3.0
+"""Standard errors that a loss or a margin must be away from what is healthy."""
 FLAT_MARGIN = 0.02
 """Of β (r⁺ − r⁻): a preference of σ(0.02) − ½ = half a percent."""
 FLAT_CHANGE = 0.01
@@ -33,6 +35,10 @@ STILL_NATS = 0.01
 HIDDEN_KL = 0.5
 """Of −β z0 before the clamp: every row is judged from a point where σ(½) = 0.62 should stand for ½."""
 CLAMPED_SHARE = 0.9
+LARGE_MARGIN = 1.0
+"""A preference of σ(1) = 0.73."""
+HIDDEN_KL_OF_GAINS = 1.0
+"""The same as HIDDEN_KL where right traces have gained and lead by a large margin: other rows may lose more then."""
 MOST_IMBALANCE = 4.0
 """The paper's data have 1.5; KTO's Eq. 8 asks for 1 to 1.33. At 4, four fifths of the gradient are of one class."""
 NEAR_ONE = 0.05
@@ -47,8 +53,8 @@ SOME_DRIFT = 1.15
 LENGTH_AUC = 0.8
 """Chance that the longer of a positive and a negative trace is the positive one, either way; 0.54 in the demo."""
 LENGTH_CORRELATION = 0.8
-"""Of implicit reward and length among rows of one class. Where both classes learn, the log-ratios of longer rows are
-larger with either sign, so that it is near 0 over both; near 1 it is length itself that is rewarded or punished."""
+"""Of implicit reward and length, in both classes with the same sign. Log-ratios of longer rows are larger: up where a
+class is learnt, down where it is unlearnt. The same way in both, it is length itself that is rewarded or punished."""
 
 
 class TrainingRecord(NamedTuple):
@@ -91,24 +97,45 @@ class Fault(NamedTuple):
 
 
 def find_faults(record: TrainingRecord) -> list[Fault]:
-    """What is wrong with a training.
+    """What is wrong with a training; of one that diverged, only that, since all else follows from it.
 
     Example:
         >>> curves = pd.DataFrame({"loss": [0.5] * 20, **dict.fromkeys(IMPLICIT_REWARDS, 0.0)})
         >>> [fault.name for fault in find_faults(TrainingRecord("kto", curves))]
         ['loss flat']
     """
+    if diverged := _diverged(record):
+        return [diverged]
     found = [rule(record) for rule in FAULT_RULES]
     return [fault for fault in found if fault is not None]
+
+
+def _diverged(record: TrainingRecord) -> Fault | None:
+    """A norm that is never finite is not known; trainers may leave it out."""
+    for name in DIVERGING:
+        values = record.metrics.get(name, pd.Series(dtype=float)).astype(float)
+        is_finite = pd.Series(np.isfinite(values))
+        if is_finite.all() or (name != "loss" and values.isna().all()):
+            continue
+        return Fault(
+            "diverged",
+            f"{name} is {values[~is_finite].iloc[0]} at step {int((~is_finite).to_numpy().argmax()) + 1} of "
+            f"{len(values)}: the adapter is of no use",
+            "a lower learning_rate or max_grad_norm, a longer warm-up, bfloat16 in place of float16",
+        )
+    return None
 
 
 def _loss_flat(record: TrainingRecord) -> Fault | None:
     """By the margin, where there is one: KTO's loss also moves with how many rows of each class a step has."""
     if not _has_curves(record):
         return None
-    first, last = _ends(record, "loss")
+    first, last, doubt = _ends(record, "loss")
     margin = _margin(record)
-    is_flat = abs(last - first) < FLAT_CHANGE * abs(first) if margin is None else abs(margin) < FLAT_MARGIN
+    if margin is None:
+        is_flat = abs(last - first) + doubt < FLAT_CHANGE * abs(first)
+    else:
+        is_flat = abs(margin) + _doubt_of_margin(record) < FLAT_MARGIN
     if not is_flat:
         return None
     told = "" if margin is None else f", and the margin β (r⁺ − r⁻) is {margin:.3f}"
@@ -123,9 +150,12 @@ def _loss_flat(record: TrainingRecord) -> Fault | None:
 def _loss_rises(record: TrainingRecord) -> Fault | None:
     if not _has_curves(record):
         return None
-    first, last = _ends(record, "loss")
+    first, last, doubt = _ends(record, "loss")
     margin = _margin(record)
-    is_worse = last > first * (1 + WORSE_CHANGE) if margin is None else margin < WORSE_MARGIN
+    if margin is None:
+        is_worse = last - first > max(WORSE_CHANGE * abs(first), doubt)
+    else:
+        is_worse = margin < min(WORSE_MARGIN, -_doubt_of_margin(record))
     if not is_worse:
         return None
     told = f"the loss rose from {first:.4f} to {last:.4f}"
@@ -159,7 +189,10 @@ def _kl_hidden_by_clamp(record: TrainingRecord) -> Fault | None:
     if not _has_curves(record) or (raw := _late(record, "kl_raw")) is None:
         return None
     half = record.metrics["kl_raw"].iloc[len(record.metrics) // 2 :].dropna()
-    if (half <= 0).mean() < CLAMPED_SHARE or record.beta * raw.mean() > -HIDDEN_KL:
+    positive, margin = _late(record, IMPLICIT_REWARDS[0]), _margin(record)
+    gains = positive is not None and margin is not None and positive.mean() > 0 and margin >= LARGE_MARGIN
+    most = HIDDEN_KL_OF_GAINS if gains else HIDDEN_KL
+    if (half <= 0).mean() < CLAMPED_SHARE or record.beta * raw.mean() > -most:
         return None
     return Fault(
         "KL stuck at 0",
@@ -257,11 +290,12 @@ def _length_is_rewarded(record: TrainingRecord) -> Fault | None:
         "or pairs of one question: estimate.traces 'matched'); a higher beta; fewer epochs"
     )
     correlation = _late(record, "length_correlation") if _has_curves(record) else None
-    if correlation is not None and abs(correlation.mean()) >= LENGTH_CORRELATION:
+    has_both = _margin(record) is not None
+    if correlation is not None and has_both and len(correlation) >= 3 and abs(correlation.mean()) >= LENGTH_CORRELATION:
         which = "longer" if correlation.mean() > 0 else "shorter"
         return Fault(
             "reward hacking by length",
-            f"{which} rows have the higher implicit reward whatever their class (correlation {correlation.mean():.2f})",
+            f"{which} rows have the higher implicit reward in both classes (correlation {correlation.mean():.2f})",
             to_try,
         )
     auc, drift = _length_auc(record), _drift(record)
@@ -279,6 +313,7 @@ def _length_is_rewarded(record: TrainingRecord) -> Fault | None:
     )
 
 
+DIVERGING = ("loss", "grad_norm")
 IMPLICIT_REWARDS = ("implicit_reward_positive", "implicit_reward_negative")
 FAULT_RULES: tuple[Callable[[TrainingRecord], Fault | None], ...] = (
     _loss_flat,
@@ -302,16 +337,32 @@ def _late(record: TrainingRecord, column: str) -> pd.Series | None:
     """A column in the end; None where it has no value there, or there are too few steps."""
     if not _has_curves(record) or column not in record.metrics:
         return None
-    values = record.metrics[column].iloc[-max(3, len(record.metrics) // 4) :].dropna()
+    values = record.metrics[column].iloc[-_num_late(record) :].dropna()
     return values if len(values) else None
 
 
-def _ends(record: TrainingRecord, column: str) -> tuple[float, float]:
-    """A column's mean at first and in the end."""
+def _num_late(record: TrainingRecord) -> int:
+    return max(3, len(record.metrics) // 4)
+
+
+def _ends(record: TrainingRecord, column: str) -> tuple[float, float, float]:
+    """A column's mean at first and in the end, and by how much steps' noise may make them differ."""
     values = record.metrics[column]
-    return float(values.iloc[: max(1, len(values) // 10)].mean()), float(
-        values.iloc[-max(3, len(values) // 4) :].mean()
-    )
+    num_first, num_last = max(3, len(values) // 10), _num_late(record)
+    doubt = SURE * _noise(values) * math.sqrt(1 / num_first + 1 / num_last)
+    return float(values.iloc[:num_first].mean()), float(values.iloc[-num_last:].mean()), doubt
+
+
+def _noise(values: pd.Series) -> float:
+    """Standard deviation of a curve around its course, from the differences of steps, which the course hardly moves."""
+    return math.sqrt(float((values.dropna().diff() ** 2).mean()) / 2)
+
+
+def _doubt_of_margin(record: TrainingRecord) -> float:
+    """By how much steps' noise may move the margin in the end."""
+    parts = [(record.metrics[name], _late(record, name)) for name in IMPLICIT_REWARDS]
+    variance = sum(_noise(curve) ** 2 / len(late) for curve, late in parts if late is not None)
+    return SURE * record.beta * math.sqrt(variance)
 
 
 def _margin(record: TrainingRecord) -> float | None:

@@ -29,17 +29,23 @@ class TrainingDoctor(TrainerCallback):
 
     Args:
         variant: ``kto`` where weights of 1 are meant; else rows with weights are taken for MR-ALIGN's.
+        rows: numbers of those that are trained on; all unless said otherwise.
     """
 
-    def __init__(self, variant: str = "") -> None:
+    def __init__(self, variant: str = "", rows: Sequence[int] | None = None) -> None:
         self.faults: list[Fault] = []
         self._variant = variant
-        self._rows: Dataset | None = None
+        self._rows = rows
+        self._known = TrainingRecord(variant, pd.DataFrame())
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
         """Note what is trained on."""
         rows = getattr(train_dataloader, "dataset", None)
-        self._rows = rows if isinstance(rows, Dataset) else None
+        beta = getattr(args, "beta", None)
+        if beta is None or not isinstance(rows, Dataset) or "label" not in rows.column_names:
+            self._known = TrainingRecord("sft" if beta is None else "kto", pd.DataFrame(), beta or 1.0)
+        else:
+            self._known = self._facts(args, rows if self._rows is None else rows.select(self._rows))
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Look, now and then."""
@@ -53,32 +59,39 @@ class TrainingDoctor(TrainerCallback):
 
     def _look(self, args: Any, history: Sequence[Mapping[str, float]]) -> None:
         known = {fault.name for fault in self.faults}
-        for fault in find_faults(self._record(args, history)):
+        steps = pd.DataFrame([row_of_metrics(logs, self._known.beta) for logs in history if "loss" in logs])
+        if args.fp16 and len(steps):
+            steps["grad_norm"] = math.nan  # infinite while the loss is scaled too much, which its scaler sees to
+        for fault in find_faults(self._known._replace(metrics=steps)):
             if fault.name not in known:
                 self.faults.append(fault)
                 logger.warning("training doctor: %s: %s", fault.name, fault.sentence())
 
-    def _record(self, args: Any, history: Sequence[Mapping[str, float]]) -> TrainingRecord:
-        beta = getattr(args, "beta", None)
-        steps = pd.DataFrame([row_of_metrics(logs, beta or 1.0) for logs in history if "loss" in logs])
-        if beta is None or self._rows is None or "label" not in self._rows.column_names:
-            return TrainingRecord("sft" if beta is None else "kto", steps, beta or 1.0)
-        is_positive = np.array(self._rows["label"], dtype=bool)
-        columns = set(self._rows.column_names)
-        lengths = np.array([len(ids) for ids in self._rows[ID_COLUMNS[1]]]) if ID_COLUMNS[1] in columns else None
+    def _facts(self, args: Any, rows: Dataset) -> TrainingRecord:
+        """What is known of a training by KTO before it starts."""
+        is_positive = np.array(rows["label"][:], dtype=bool)
+        columns = set(rows.column_names)
+        lengths = np.array([len(ids) for ids in rows[ID_COLUMNS[1]]]) if ID_COLUMNS[1] in columns else None
         is_weighted = WEIGHT_COLUMN in columns
         return TrainingRecord(
             self._variant or ("mr_align" if is_weighted else "kto"),
-            steps,
-            beta=beta,
+            pd.DataFrame(),
+            beta=args.beta,
             desirable_weight=args.desirable_weight,
             undesirable_weight=args.undesirable_weight,
             num_positive=int(is_positive.sum()),
             num_negative=int((~is_positive).sum()),
-            weights=np.concatenate([np.array(row) for row in self._rows[WEIGHT_COLUMN]]) if is_weighted else None,
+            weights=np.concatenate([_of_reasoning(row) for row in rows[WEIGHT_COLUMN]]) if is_weighted else None,
             positive_lengths=None if lengths is None else lengths[is_positive],
             negative_lengths=None if lengths is None else lengths[~is_positive],
         )
+
+
+def _of_reasoning(weights: Sequence[float]) -> np.ndarray:
+    """A row's weights up to its last segment; the answer behind it has 1 throughout and would outnumber them."""
+    values = np.array(weights, dtype=float)
+    weighted = np.flatnonzero(values != 1)
+    return values[: weighted[-1] + 1] if len(weighted) else values
 
 
 def row_of_metrics(logs: Mapping[str, float], beta: float) -> dict[str, float]:
@@ -96,7 +109,7 @@ def row_of_metrics(logs: Mapping[str, float], beta: float) -> dict[str, float]:
         "implicit_reward_negative": logs.get("rewards/rejected", math.nan) / beta,
         "kl_baseline": logs.get("kl", math.nan),
         "kl_raw": logs.get("kl_raw", math.nan),
-        "grad_norm": logs["grad_norm"],
+        "grad_norm": logs.get("grad_norm", math.nan),
         "learning_rate": logs["learning_rate"],
         "length_correlation": logs.get("rewards/length_correlation", math.nan),
     }

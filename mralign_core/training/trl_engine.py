@@ -9,10 +9,12 @@ pass, then over passes. A base model in 4 bits has its adapter in bfloat16 while
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import shutil
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -71,6 +73,26 @@ def train_by_trl(job: TrainingJob, watch: Watch | None = None) -> TrainingResult
     """
     if job.variant == "mr_align" and job.segment_weights is None:
         raise ConfigError("variant 'mr_align' needs the table 'segment_weights'; without weights it would be plain KTO")
+    try:
+        return _train(job, watch or Watch())
+    except BaseException as error:
+        _forget_frames(error)
+        raise
+    finally:
+        # Trainer and model hold each other, and would hold the device beside the next variant's.
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Drop what the functions behind an error held, model and all; who keeps the error keeps no more than its text."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+
+
+def _train(job: TrainingJob, watch: Watch) -> TrainingResult:
     model, end_token_id = load_base(job, Workers())
     segment_weights = job.segment_weights if job.variant == "mr_align" else None
     examples = build_examples(
@@ -83,7 +105,7 @@ def train_by_trl(job: TrainingJob, watch: Watch | None = None) -> TrainingResult
         warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
         trainer = _trainer(job, model, examples, folder)
         trainer.row_order = RowOrder(numbers, len(examples.kept), job.train.global_batch_size, job.seed)
-        rows = _run(job, trainer, watch or Watch(), folder)
+        rows = _run(job, trainer, watch, folder)
     kept = [examples.kept[number] for number in numbers]
     counts = _counts(examples, kept)
     base_model = model_name(job.model)
@@ -107,7 +129,7 @@ class RowOrder(Sampler[int]):
     """
 
     def __init__(self, numbers: Sequence[int], rows_per_epoch: int, batch_size: int, seed: int) -> None:
-        self._numbers = numbers
+        self.numbers = numbers
         self._rows_per_epoch = rows_per_epoch
         self._batch_size = batch_size
         self._seed = seed
@@ -124,7 +146,7 @@ class RowOrder(Sampler[int]):
         steps = steps_per_epoch(self._rows_per_epoch, self._batch_size)
         for step in range(self._epoch * steps, (self._epoch + 1) * steps):
             yield from step_rows(
-                self._numbers,
+                self.numbers,
                 step=step,
                 rows_per_epoch=self._rows_per_epoch,
                 batch_size=self._batch_size,
@@ -222,7 +244,7 @@ def _run(job: TrainingJob, trainer: Any, watch: Watch, folder: Path) -> list[dic
     trainer.remove_callback(PrinterCallback)
     report = _Report(job, watch, trainer.model.device)
     trainer.add_callback(report)
-    trainer.add_callback(TrainingDoctor(job.variant))
+    trainer.add_callback(TrainingDoctor(job.variant, trainer.row_order.numbers))
     if checkpoints:
         trainer.add_callback(_Keep(checkpoints, job.train.checkpoint_minutes))
     start = checkpoints.latest(folder) if checkpoints else None

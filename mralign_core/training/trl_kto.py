@@ -6,8 +6,8 @@ by the tokens' weights before TRL sums them. z0 stays unweighted. All else is TR
 Rows of the data set say their weights in one of two ways:
 
 * ``prompt``, ``completion`` and ``label`` as for TRL, text or messages, and ``segments``: a list of ``start``, ``end``
-  (characters of the completion's text) and ``weight``. What no segment holds has weight 1. A delimiter goes with the
-  segment before it, the opening think tag with the first segment, the closing tag and the answer carry 1.
+  (characters of the completion's text) and ``weight``. Text that no segment holds has weight 1. Blanks go with
+  what is before them, the opening think tag with what is behind it; the closing tag and the answer carry 1.
 * ``prompt_ids``, ``completion_ids`` and ``label``, and ``completion_weights``: a weight for each of ``completion_ids``.
   They are trained on as they are.
 
@@ -21,21 +21,24 @@ TRL 1.16 is what this was written against: it overrides methods of its trainer t
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
+from datasets.fingerprint import Hasher
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import KTOConfig, KTOTrainer
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
-from trl.trainer.utils import pad
+from trl.trainer.utils import add_fused_lm_head, pad
 
 from mralign_core.errors import DataError
 from mralign_core.generation.control_tokens import decode_tokens
@@ -54,7 +57,9 @@ SPANS_COLUMN = "segments"
 ID_COLUMNS = ("prompt_ids", "completion_ids")
 PAIR_COLUMN = "KL_completion_ids"
 REFERENCE_COLUMNS = ("ref_logps", "ref_KL_logps")
-CLOSING_TAG = "</think>"
+OPENING_TAG, CLOSING_TAG = "<think>", "</think>"
+FEWEST_OF_CLASS = 4
+"""Rows of a class in a batch of a device."""
 
 
 class WeightedCollator(DataCollatorForUnpairedPreference):
@@ -68,7 +73,13 @@ class WeightedCollator(DataCollatorForUnpairedPreference):
     """
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch of rows as :class:`MRAlignKTOTrainer` prepares them."""
+        """A batch of rows as :class:`MRAlignKTOTrainer` prepares them.
+
+        Raises:
+            DataError: a row's weights are not one a token, as may be in a stream, which nobody has looked through.
+        """
+        for number, row in enumerate(examples):
+            _check_weights(f"row {number} of a batch", row["completion_ids"], row.get(WEIGHT_COLUMN))
         batch: dict[str, Any] = super().torch_call(examples)
         rows = [[1.0] * len(each["prompt_ids"]) + list(each[WEIGHT_COLUMN]) for each in examples]
         batch[WEIGHT_COLUMN] = pad(
@@ -85,7 +96,7 @@ class MRAlignKTOTrainer(KTOTrainer):
 
     Takes what ``KTOTrainer`` takes; see the module for the columns of the data sets. Text only. TRL's curves
     of implicit rewards and ``logps/*`` are weighted, ``kl`` is not. Two more are logged: ``kl_raw``, z0 before it is
-    clamped at 0, and the correlation of implicit reward and length among rows of one label.
+    clamped at 0, and the correlation of implicit reward and length (see :func:`length_correlation`).
 
     Args:
         model: as for TRL: a path, a hub id or a model, with an adapter or without.
@@ -125,6 +136,9 @@ class MRAlignKTOTrainer(KTOTrainer):
         if processing_class.pad_token is None:
             processing_class.pad_token = processing_class.eos_token
         multiple: Any = args.pad_to_multiple_of  # "auto" is a number by now
+        self._sums: list[Tensor] = []
+        self._pair_sums: list[Tensor] = []
+        self._is_weighing = False
         super().__init__(
             model,
             ref_model,
@@ -135,11 +149,17 @@ class MRAlignKTOTrainer(KTOTrainer):
             processing_class,
             **options,
         )
-        self._sums: list[Tensor] = []
-        self._pair_sums: list[Tensor] = []
-        weigh_logps(self.model.get_base_model() if is_peft_model(self.model) else self.model, self._sums)
+        self._weigh()
+
+    def _weigh(self) -> None:
+        """Change the heads of policy and reference: once, before either makes a log-probability."""
+        if self._is_weighing:
+            return
+        self._is_weighing = True
+        autocast = self.accelerator.autocast
+        weigh_logps(self.model.get_base_model() if is_peft_model(self.model) else self.model, self._sums, autocast)
         if self.ref_model is not None:
-            weigh_logps(self.accelerator.unwrap_model(self.ref_model), self._sums)
+            weigh_logps(self.accelerator.unwrap_model(self.ref_model), self._sums, autocast)
 
     def _prepare_dataset(
         self,
@@ -161,8 +181,27 @@ class MRAlignKTOTrainer(KTOTrainer):
         return dataset
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        if set(dataset.column_names).issuperset(REFERENCE_COLUMNS):
+        """With the columns of the reference; those that a data set has already are taken as they are.
+
+        Raises:
+            DataError: it has one of two that are needed.
+        """
+        wanted = REFERENCE_COLUMNS if self.calculate_KL else REFERENCE_COLUMNS[:1]
+        known = set(REFERENCE_COLUMNS).intersection(dataset.column_names or ())
+        if known.issuperset(wanted):
             return dataset
+        if known:
+            raise DataError(
+                f"the {name} data set has {known.pop()!r} of {' and '.join(wanted)}: give all of them, or none and TRL "
+                "computes them"
+            )
+        self._weigh()  # TRL calls this while it sets itself up
+        if isinstance(dataset, Dataset):
+            # TRL keeps what it computes by rows and model alone, and would take it again for rows that are cut
+            # elsewhere, or were not weighted.
+            dataset = copy.copy(dataset)
+            cut = getattr(self.data_collator, "max_length", self.args.max_length)
+            dataset._fingerprint = Hasher.hash((dataset._fingerprint, self._name, cut, self.args.bf16, self.args.fp16))
         return super()._precompute_ref_logps(dataset, name, batch_size)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -172,6 +211,7 @@ class MRAlignKTOTrainer(KTOTrainer):
 
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Log-probability of completions, weighted, and of KL pairs, plain, under the reference."""
+        _require_weighted(inputs)
 
         def weighted(**arguments: Any) -> Any:
             outputs = model(**arguments)
@@ -190,11 +230,7 @@ class MRAlignKTOTrainer(KTOTrainer):
         return logps
 
     def _compute_loss(self, model: Any, inputs: Mapping[str, Tensor], return_outputs: bool) -> Any:
-        if WEIGHT_COLUMN not in inputs:
-            raise DataError(
-                f"the batch has no {WEIGHT_COLUMN!r}, so this would be plain KTO: leave data_collator out, or "
-                "derive yours from WeightedCollator"
-            )
+        _require_weighted(inputs)
         self._sums.clear()
         self._pair_sums.clear()
         loss = super()._compute_loss(model, inputs, return_outputs)
@@ -216,38 +252,53 @@ class MRAlignKTOTrainer(KTOTrainer):
 
 
 def length_correlation(implicit_rewards_B: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Correlation of implicit reward and number of completion tokens among rows of one label; NaN where there is none.
+    """How implicit reward goes with length in both classes: the smaller of two correlations, 0 where signs differ.
+
+    One over all rows would be large where one class learns and the other does not, since log-ratios of longer rows are
+    larger. NaN where a class has fewer than :data:`FEWEST_OF_CLASS` rows, whose correlation is large by chance.
 
     Args:
         implicit_rewards_B: a row's.
         batch: with ``label`` (B,) and ``completion_mask`` (B, T).
 
     Example:
-        >>> batch = {"label": torch.tensor([True, True]), "completion_mask": torch.tensor([[1, 0], [1, 1]])}
-        >>> length_correlation(torch.tensor([0.5, 0.7]), batch).item()
+        >>> label = torch.tensor([True, False]).repeat(4)
+        >>> batch = {"label": label, "completion_mask": torch.tril(torch.ones(8, 8))}
+        >>> implicit_rewards = torch.arange(8.0)
+        >>> round(length_correlation(implicit_rewards, batch).item(), 3)
         1.0
+        >>> length_correlation(torch.where(label, implicit_rewards, -implicit_rewards), batch).item()
+        0.0
     """
     both = torch.stack([implicit_rewards_B.float(), batch["completion_mask"].sum(-1).float()])
-    for is_desirable in (True, False):
-        chosen = batch["label"].bool() == is_desirable
-        if chosen.any():
-            both[:, chosen] -= both[:, chosen].mean(-1, keepdim=True)
-    covariance = both @ both.T
-    return covariance[0, 1] / (covariance[0, 0] * covariance[1, 1]).sqrt()
+    is_desirable = batch["label"].bool()
+    if min(is_desirable.sum(), (~is_desirable).sum()) < FEWEST_OF_CLASS:
+        return both.new_tensor(math.nan)
+    first, second = (torch.corrcoef(both[:, chosen])[0, 1] for chosen in (is_desirable, ~is_desirable))
+    return torch.where(first * second < 0, 0.0, first.sign() * torch.minimum(first.abs(), second.abs()))
 
 
-def weigh_logps(model: PreTrainedModel, sums: list[Tensor]) -> None:
-    """Have a model that TRL gave its fused head multiply ``log_probs`` by the argument ``completion_weights``.
+def weigh_logps(
+    model: PreTrainedModel, sums: list[Tensor], autocast: Callable[[], AbstractContextManager[Any]]
+) -> None:
+    """Have a model's fused head make its logits in float32, and weigh ``log_probs`` by ``completion_weights``.
+
+    TRL's own head rounds logits to bfloat16 where the model is in it. A log-ratio of two such heads is blurred by more
+    than a step moves it, and one against a reference that was computed in float32, as ours is, is not 0 even for a
+    policy that is the reference.
 
     Args:
-        model: changed in place; without that argument its forward pass is as it was.
+        model: changed in place; a pass without the fused head is as it was.
         sums: takes the sum over each row, (B,), of each pass that was weighted.
+        autocast: the accelerator's: what it has put around the forward pass of a reference, the new head goes past.
     """
+    add_fused_lm_head(model, cast_lm_head_to_fp32=True, outputs=("log_probs", "entropy", "mean_logits"))
     fused_forward = model.forward
 
     @functools.wraps(fused_forward)
     def forward(*positional: Any, completion_weights: Tensor | None = None, **arguments: Any) -> Any:
-        outputs = fused_forward(*positional, **arguments)
+        with autocast():
+            outputs = fused_forward(*positional, **arguments)
         if completion_weights is not None and arguments.get("fused_lm_head"):
             weights = completion_weights[:, 1:].to(outputs.log_probs.device)
             # Prompt learning puts virtual tokens in front.
@@ -286,6 +337,14 @@ def rows_for_trl(examples: Sequence[TrainingExample], reference: Reference | Non
     return Dataset.from_list(rows)
 
 
+def _require_weighted(batch: Mapping[str, Any]) -> None:
+    if WEIGHT_COLUMN not in batch:
+        raise DataError(
+            f"the batch has no {WEIGHT_COLUMN!r}, so this would be plain KTO: leave data_collator out, or "
+            "derive yours from WeightedCollator"
+        )
+
+
 def _require_weights(columns: set[str], dataset_name: str) -> None:
     wanted = WEIGHT_COLUMN if columns.issuperset(ID_COLUMNS) else SPANS_COLUMN
     if wanted not in columns:
@@ -310,7 +369,7 @@ def _rotate(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
 def _weigh_row(row: dict[str, Any], number: int, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The weight of each of a row's ``completion_ids``, from its segments."""
     ids = list(row["completion_ids"])
-    segments = [(Span(each["start"], each["end"]), float(each["weight"])) for each in row[SPANS_COLUMN] or []]
+    segments = _segments_of(row, number)
     if not segments:
         return {WEIGHT_COLUMN: [1.0] * len(ids)}
     completion = row["completion"]
@@ -330,13 +389,63 @@ def _weigh_row(row: dict[str, Any], number: int, tokenizer: PreTrainedTokenizerB
     # Tokenizers may leave the first blank out.
     offset = start - (len(text) - len(text.lstrip()))
     closing = text.find(CLOSING_TAG, last)
+    thinking_end = last if closing < 0 else closing
+    segments = _with_gaps(text, segments, thinking_end)
     spans = [Span(max(0, span.start + offset), span.end + offset) for span, _ in segments]
-    thinking_end = offset + (last if closing < 0 else closing)
     try:
-        token_spans = segment_token_spans(token_offsets(tokenizer, ids, written), spans, thinking_end=thinking_end)
+        token_spans = segment_token_spans(
+            token_offsets(tokenizer, ids, written), spans, thinking_end=offset + thinking_end
+        )
     except DataError as error:
         raise DataError(f"row {number}: {error}") from None
     return {WEIGHT_COLUMN: token_weights(len(ids), token_spans, [weight for _, weight in segments]).tolist()}
+
+
+def _segments_of(row: Mapping[str, Any], number: int) -> list[tuple[Span, float]]:
+    """Span and weight of each of a row's segments.
+
+    Raises:
+        DataError: the row has none, though it may have an empty list of them; or one lacks a value.
+    """
+    segments = row.get(SPANS_COLUMN)
+    if segments is None:
+        raise DataError(
+            f"row {number}: it has no {SPANS_COLUMN!r}, and weights of 1 would be plain KTO; give [] if that is meant"
+        )
+    for index, each in enumerate(segments):
+        if any(each.get(name) is None for name in ("start", "end", "weight")) or each["start"] < 0:
+            raise DataError(f"row {number}: segment {index} is {each}; it needs start, from 0 on, end and weight")
+    return [(Span(each["start"], each["end"]), float(each["weight"])) for each in segments]
+
+
+def _with_gaps(text: str, segments: list[tuple[Span, float]], thinking_end: int) -> list[tuple[Span, float]]:
+    """Segments, and one of weight 1 for text between, before or behind them that is more than blanks and tags.
+
+    Blanks and tags alone belong to a neighbour, as in the pipeline, whose segments leave nothing else out.
+
+    Example:
+        >>> _with_gaps("<think>A. Hm. B.", [(Span(7, 9), 0.5), (Span(14, 16), 2.0)], 16)[1]
+        (Span(start=10, end=13), 1.0)
+    """
+    found: list[tuple[Span, float]] = []
+    start = 0
+    for span, weight in [*segments, (Span(thinking_end, thinking_end), 1.0)]:
+        gap = text[start : span.start]
+        said = gap.replace(OPENING_TAG, " " * len(OPENING_TAG))
+        if said.strip():
+            first = start + len(said) - len(said.lstrip())
+            found.append((Span(first, first + len(said.strip())), 1.0))
+        found.append((span, weight))
+        start = span.end
+    return found[:-1]
+
+
+def _check_weights(name: str, completion_ids: Sequence[int], weights: Sequence[float] | None) -> None:
+    weights = [] if weights is None else weights
+    if len(weights) != len(completion_ids) or not np.isfinite(np.array(weights, dtype=float)).all():
+        raise DataError(
+            f"{name}: {len(weights)} {WEIGHT_COLUMN} for {len(completion_ids)} completion_ids; each needs a finite one"
+        )
 
 
 def _check_rows(dataset: Dataset, max_length: int | None) -> None:
@@ -344,11 +453,7 @@ def _check_rows(dataset: Dataset, max_length: int | None) -> None:
     num_cut = 0
     for number, row in enumerate(dataset.select_columns([*ID_COLUMNS, WEIGHT_COLUMN])):
         prompt, completion, weights = (row[name] for name in (*ID_COLUMNS, WEIGHT_COLUMN))
-        if len(weights) != len(completion) or not np.isfinite(np.array(weights, dtype=float)).all():
-            raise DataError(
-                f"row {number}: {len(weights)} {WEIGHT_COLUMN} for {len(completion)} completion_ids; "
-                "each needs a finite one"
-            )
+        _check_weights(f"row {number}", completion, weights)
         num_cut += max_length is not None and len(prompt) + len(completion) > max_length
     if num_cut:
         logger.warning(

@@ -1,5 +1,7 @@
 """Training by TRL writes what our own loop writes: the same adapter but for rounding, and goes on where it stopped."""
 
+import weakref
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -8,6 +10,7 @@ from mralign_core.config import ModelConfig, StorageConfig, TrainConfig
 from mralign_core.errors import ConfigError, OutOfMemory
 from mralign_core.storage import ArtifactStore
 from mralign_core.training import trl_engine
+from mralign_core.training.base import load_base
 from mralign_core.training.fit import Watch, train_adapter
 from mralign_core.training.job import ReferenceJob, TrainingJob
 from mralign_core.training.reference import compute_reference
@@ -38,8 +41,22 @@ def make_job(model_dir, directory, section, variant="mr_align", **options):
     )
 
 
+@pytest.fixture
+def models(monkeypatch):
+    """Weak references to the base models that are loaded."""
+    seen = []
+
+    def load(*arguments):
+        model, end_token_id = load_base(*arguments)
+        seen.append(weakref.ref(model))
+        return model, end_token_id
+
+    monkeypatch.setattr(trl_engine, "load_base", load)
+    return seen
+
+
 @pytest.mark.parametrize("variant", ["sft", "kto", "mr_align"])
-def test_both_engines_train_the_same_adapter(model_dir, tmp_path, section, variant, capfd, caplog):
+def test_both_engines_train_the_same_adapter(model_dir, tmp_path, section, variant, capfd, caplog, models):
     candidates = make_candidates(10, num_questions=6)
     reference = compute_reference(
         ReferenceJob(model_path=str(model_dir), model=MODEL, train=section, candidates=candidates)
@@ -47,6 +64,7 @@ def test_both_engines_train_the_same_adapter(model_dir, tmp_path, section, varia
     table = None if variant == "sft" else reference
     ours = train_adapter(make_job(model_dir, tmp_path / "ours", section, variant, reference=table))
     theirs = train_by_trl(make_job(model_dir, tmp_path / "theirs", by_trl(section), variant, reference=table))
+    assert [model() for model in models] == [None]  # else the next variant's would be beside it
     captured = capfd.readouterr()
     assert captured.out == "" and "loss" not in captured.err
     assert "training doctor" not in caplog.text  # weights of 1 are meant in KTO
@@ -127,7 +145,9 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
     assert "trainer/state has 2 bytes, 1 were written" in caplog.text
 
 
-def test_a_training_that_diverges_or_does_not_fit_says_what_to_change(model_dir, tmp_path, section, monkeypatch):
+def test_a_training_that_diverges_or_does_not_fit_says_what_to_change(
+    model_dir, tmp_path, section, models, monkeypatch
+):
     job = make_job(model_dir, tmp_path / "a", by_trl(section, learning_rate=1e30, warmup_ratio=0.0), "kto")
     with pytest.raises(ConfigError, match=r"training diverged at step . of 6.*lower train.learning_rate"):
         train_by_trl(job)
@@ -138,13 +158,13 @@ def test_a_training_that_diverges_or_does_not_fit_says_what_to_change(model_dir,
     monkeypatch.setattr(trl_engine.MRAlignKTOTrainer, "_compute_loss", full)
     with pytest.raises(OutOfMemory, match=r"a forward pass of 4 rows: lower train.rows_per_forward"):
         train_by_trl(make_job(model_dir, tmp_path / "b", by_trl(section)))
+    assert [model() for model in models] == [None, None]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"kl_every": 2}, "train.kl_every has no effect when train.engine is 'trl'"),
-        ({"tokens_per_forward": 100}, "train.tokens_per_forward has no effect when train.engine is 'trl'"),
         ({"accelerate_config": "ddp.yaml"}, "remove it, set train.engine to 'own', or start a script"),
         ({"rows_per_forward": 3}, "train.global_batch_size 64 is no multiple of train.rows_per_forward 3"),
         ({"engine": "own", "rows_per_forward": 4}, "train.rows_per_forward has no effect when train.engine is 'own'"),
@@ -153,3 +173,11 @@ def test_a_training_that_diverges_or_does_not_fit_says_what_to_change(model_dir,
 def test_what_an_engine_can_not_serve_is_refused_with_the_remedy(options, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**{"engine": "trl", **options})
+
+
+def test_the_reference_of_a_training_by_trl_is_computed_in_passes_of_tokens_per_forward(model_dir, section):
+    """It is ours under either engine, and what an error of memory there says to lower."""
+    section, sizes = by_trl(section, tokens_per_forward=20), []
+    job = ReferenceJob(model_path=str(model_dir), model=MODEL, train=section, candidates=make_candidates(4))
+    compute_reference(job, lambda done, of: sizes.append((done, of)))
+    assert len(sizes) > 4 and sizes[-1] == (8, 8)

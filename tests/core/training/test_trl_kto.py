@@ -4,12 +4,16 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerCallback
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl import KTOConfig
 
 from mralign_core.errors import DataError
 from mralign_core.models.lora import target_modules
-from mralign_core.training.trl_kto import MRAlignKTOTrainer, rows_for_trl
+from mralign_core.training.trl_kto import MRAlignKTOTrainer, WeightedCollator, _weigh_row, rows_for_trl
 from tests.core.training.test_logps import plain_logps
 from tests.core.training.test_trainer import make_examples, make_trainer, step_of
 from tests.core.training.tiny import CONFIGS, make_model, make_tokenizer, randomise_adapter
@@ -105,6 +109,26 @@ def test_every_way_to_the_reference_and_to_the_weights_gives_the_same_step(secti
             torch.testing.assert_close(gradient, expected[3][name], rtol=1e-4, atol=EXACT, msg=name)
 
 
+def test_what_trl_has_computed_of_the_reference_is_not_taken_for_rows_that_are_cut_elsewhere(section, tmp_path):
+    """In rows that have a file, beside which TRL keeps it."""
+    rows_for_trl(make_examples(2)).save_to_disk(tmp_path / "rows")
+    rows = Dataset.load_from_disk(str(tmp_path / "rows"))
+    options = {"per_device_train_batch_size": 2, "precompute_ref_log_probs": True}
+    found = [
+        make_trl(section, rows, tmp_path, max_length=length, **options).train_dataset["ref_logps"][:]
+        for length in (None, 7, None)
+    ]
+    assert found[0] == found[2] and all(whole < cut for whole, cut in zip(*found[:2], strict=True))
+
+
+def test_the_kl_pairs_reference_is_wanted_where_the_loss_has_z0(section, tmp_path):
+    rows = rows_for_trl(make_examples(2)).add_column("ref_logps", [-1.0, -2.0])
+    options = {"precompute_ref_log_probs": True, "loss_type": "apo_zero_unpaired"}
+    assert make_trl(section, rows, tmp_path, **options).train_dataset["ref_logps"][:] == [-1.0, -2.0]
+    with pytest.raises(DataError, match="has 'ref_logps' of ref_logps and ref_KL_logps: give all"):
+        make_trl(section, rows, tmp_path, precompute_ref_log_probs=True)
+
+
 def text_rows(examples):
     """The same rows as text: segments of the first two words and of the three behind them."""
     rows = []
@@ -134,6 +158,26 @@ def test_segments_of_text_become_the_weights_of_its_tokens(section, tmp_path):
         assert row["completion_weights"] == pytest.approx(example.weights)
 
 
+def test_text_that_no_segment_holds_has_weight_1_and_blanks_go_with_what_is_before_them():
+    pieces = ["<think>", "w1", "\n", "w2", "w3", "\n", "w4", "w5", "</think>", "w6"]
+    text = "".join(pieces)
+    tokenizer = Tokenizer(WordLevel({piece: number for number, piece in enumerate(dict.fromkeys(pieces))}, "w1"))
+    tokenizer.pre_tokenizer = Split(Regex(r"</?think>|w\d|\n"), "isolated")
+    tokenizer.decoder = Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    ids = fast(text)["input_ids"]
+
+    def weights(*segments):
+        spans = [
+            {"start": text.index(first), "end": text.index(last) + 2, "weight": weight}
+            for first, last, weight in segments
+        ]
+        return _weigh_row({"completion_ids": ids, "completion": text, "segments": spans}, 0, fast)["completion_weights"]
+
+    assert weights(("w1", "w1", 2.0), ("w2", "w3", 3.0), ("w4", "w5", 4.0)) == [2, 2, 2, 3, 3, 3, 4, 4, 1, 1]
+    assert weights(("w2", "w2", 3.0), ("w4", "w4", 4.0)) == [1, 1, 1, 3, 1, 1, 4, 1, 1, 1]
+
+
 def test_segments_of_a_message_are_found_behind_what_the_template_adds(section, tmp_path):
     tokenizer = make_tokenizer()
     tokenizer.chat_template = (
@@ -154,6 +198,31 @@ def test_segments_of_a_message_are_found_behind_what_the_template_adds(section, 
     rows[1]["completion"] = [{"role": "assistant", "content": "w5  w6"}]
     with pytest.raises(DataError, match="row 1: its tokens decode to 'w5 w6 </s>'"):
         make_trl(section, Dataset.from_list(rows), tmp_path, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("options", [{}, {"precompute_ref_log_probs": True}])
+def test_in_bfloat16_all_logits_are_float32_as_those_of_our_reference(section, tmp_path, options):
+    """Rounded ones are another model: an untrained adapter would have implicit rewards against our reference."""
+    args = KTOConfig(str(tmp_path), per_device_train_batch_size=4, max_length=None, use_cpu=True, bf16=True, **options)
+    model = make_model("llama").to(torch.bfloat16)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
+    trainer = MRAlignKTOTrainer(
+        model,
+        args=args,
+        train_dataset=rows_for_trl(make_examples(4)),
+        processing_class=make_tokenizer(),
+        peft_config=lora,
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    with torch.no_grad(), trainer.accelerator.autocast():
+        hidden = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state[:, :-1]
+        found = trainer.model(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True).log_probs
+    logits = hidden.float() @ model.lm_head.weight.float().T
+    expected = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    trainer.compute_loss(trainer.model, batch)
+    assert trainer._metrics["train"]["rewards/margins"] == pytest.approx([0], abs=1e-5)  # TRL's own reference likewise
 
 
 def test_a_training_runs_to_its_end_with_callbacks_and_a_held_out_set(section, tmp_path):
@@ -204,6 +273,31 @@ def test_segments_beyond_the_text_or_out_of_order_name_their_row(section, tmp_pa
         make_trl(section, Dataset.from_list(rows), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("segments", "message"),
+    [
+        (None, "row 1: it has no 'segments'"),
+        ([{"start": 1, "end": 3, "weight": None}], "row 1: segment 0 is .*it needs start"),
+        ([{"start": -1, "end": 3, "weight": 1.0}], "row 1: segment 0 is .*from 0 on"),
+    ],
+)
+def test_segments_that_are_missing_or_lack_a_value_name_their_row(section, tmp_path, segments, message):
+    rows = text_rows(make_examples(2))
+    rows[1]["segments"] = segments
+    with pytest.raises(DataError, match=message):
+        make_trl(section, Dataset.from_list(rows), tmp_path)
+    rows[1]["segments"] = []
+    assert set(make_trl(section, Dataset.from_list(rows), tmp_path).train_dataset[1]["completion_weights"]) == {1.0}
+
+
+@pytest.mark.parametrize("weights", [[0.5], [0.5, float("nan")], None])
+def test_a_stream_whose_weights_are_not_of_its_tokens_is_refused_when_a_batch_is_made(weights):
+    rows = [{"prompt_ids": [1], "completion_ids": [2, 3], "completion_weights": [1.0, 2.0], "label": True}]
+    rows.append({**rows[0], "completion_weights": weights})
+    with pytest.raises(DataError, match=r"row 1 of a batch: . completion_weights for 2 completion_ids"):
+        WeightedCollator(pad_token_id=0)(rows)
+
+
 def test_a_collator_that_drops_the_weights_is_refused_and_rows_that_are_cut_are_told(section, tmp_path, caplog):
     rows = rows_for_trl(make_examples(2))
     trainer = make_trl(section, rows, tmp_path, max_length=12)
@@ -211,8 +305,9 @@ def test_a_collator_that_drops_the_weights_is_refused_and_rows_that_are_cut_are_
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["completion_weights"].shape == batch["input_ids"].shape == (2, 12)
     del batch["completion_weights"]
-    with pytest.raises(DataError, match="derive yours from WeightedCollator"):
-        trainer.compute_loss(trainer.model, batch)
+    for compute in (trainer.compute_loss, trainer.compute_ref_log_probs):
+        with pytest.raises(DataError, match="derive yours from WeightedCollator"):
+            compute(trainer.model, batch)
 
 
 def test_without_an_adapter_the_reference_is_a_model_of_its_own_and_weighted_too(section, tmp_path, model_dir):
