@@ -129,6 +129,7 @@ KILL_AT = {
 """What must be there before a kill, and how long to wait on; one among the draws is above."""
 
 
+@pytest.mark.soak
 def test_killed_and_run_again_it_ends_as_if_nothing_had_happened(start, alone, store_root, tmp_path):
     log = tmp_path / "log"
     before = published(store_root)

@@ -91,6 +91,7 @@ def all_is_there_once(config, candidates, *, shards=NUM_TRACES // 4):
     return not layout.missing and len(manifests) == shards and not StoreFiles(config.storage).sizes("claims")
 
 
+@pytest.mark.parametrize("storage", ["s3", pytest.param("folder", marks=pytest.mark.soak)], indirect=True)
 def test_two_that_start_at_once_pay_what_one_pays(server, config, candidates, start):
     first, second = start(), start()
     ends_well(first)
