@@ -147,7 +147,7 @@ def test_overrides_are_read_as_yaml(config_file):
         ({"vllm": {"max_model_len": 4096}}, "vllm has no effect when neither generate.sampler nor evaluate.sampler"),
         ({"estimate": 3}, "estimate: Input should be a valid dictionary"),
         ({"questions": {}}, "questions.train is needed: what to align on, such as nq_open or a file's path"),
-        ({"questions": {"train_path": "q.jsonl"}}, "questions.train_path: no such field; did you mean 'train'?"),
+        ({"questions": {"train_path": "q.jsonl"}}, "questions.train_path: no such field; did you mean 'train_on'?"),
         ({"questions": {"train": {"nam": "sciq"}}}, "questions.train.0.nam: no such field; did you mean 'name'?"),
         (
             {"questions": {"train": ["q.jsonl", {}]}},
