@@ -116,6 +116,7 @@ def test_operational_fields_are_not_on_the_card():
         "report_to": "none",
         "log_folder": "elsewhere",
         "where": "deployment",
+        "trace_logps": True,
     }
     fields = {name for name, field in TrainConfig.model_fields.items() if field.json_schema_extra}
     assert fields == set(operational)
