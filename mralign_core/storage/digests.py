@@ -11,7 +11,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from mralign_core.errors import ArtifactError
 from mralign_core.storage.artifact import FileEntry, content_digest
-from mralign_core.storage.source_cache import SourceCache, file_of_sources
+from mralign_core.storage.source_cache import Known, SourceCache, file_of_sources
 
 UNRELATED = ("config", "errors", "storage")
 """Parts of the package that can't change what a stage computes: config fields enter a key by value."""
@@ -93,7 +93,7 @@ def source_digest(module: str, without: tuple[str, ...] = ()) -> str:
     files = module_closure(module, without)
     folders = {path.parent for name, path in files.items() if name.count(".") > 1 or path.name == "__init__.py"}
     package = module.partition(".")[0]
-    lines = [f"{name} {_read_source(path, name, package).sha256}\n" for name, path in files.items()]
+    lines = [f"{name} {_read_source(path, name, package).code}\n" for name, path in files.items()]
     _CACHE.keep()
     lines += [f"{folder.name}/{path.name} {file_sha256(path)}\n" for folder in folders for path in folder.glob("*.md")]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
@@ -118,7 +118,7 @@ def function_closure(function: Callable[..., Any]) -> dict[tuple[Path, str], ast
     decorators and docstrings; nothing where it is not defined at the top level of its module.
     """
     reached: dict[tuple[Path, str], ast.AST] = {}
-    queue = [(Path(inspect.getsourcefile(inspect.unwrap(function)) or ""), function.__name__)]
+    queue = [(Path(inspect.getsourcefile(function) or ""), function.__name__)]
     while queue:
         path, name = queue.pop()
         defined, beside = _definitions(path), _imports_from_beside(path)
@@ -188,31 +188,23 @@ def _module_file(root: Path, name: str) -> Path | None:
     return next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
 
 
-class _Source(NamedTuple):
-    sha256: str
-    """Of the code in its normal form: no comments, docstrings or layout."""
-    imports: tuple[str, ...]
-    """What import statements may mean: modules, and attributes, which have no file."""
-
-
-FORM = 1
+FORM = 2
 """Raised by hand where :func:`_read_source` comes to something else for the same source: what was kept is then left."""
 _CACHE = SourceCache(file_of_sources(Path(__file__).parent, FORM))
 
 
 @functools.cache
-def _read_source(path: Path, name: str, package: str) -> _Source:
+def _read_source(path: Path, name: str, package: str) -> Known:
     """What counts of a module of a package."""
-    content = path.read_bytes()
-    key = f"{name} {path.name} {hashlib.sha256(content).hexdigest()}"
-    known = _CACHE.get(key)
-    if known is None:
-        tree = _parse(content)
+    source = path.read_bytes()
+    module, content = f"{name} {path.name}", hashlib.sha256(source).hexdigest()
+    known = _CACHE.get(module)
+    if known is None or known.content != content:
+        tree = _parse(source)
         imports = sorted(set(_imported(tree, name if path.name == "__init__.py" else name.rpartition(".")[0], package)))
-        known = hashlib.sha256(_code(tree).encode()).hexdigest(), imports
-        _CACHE.put(key, known)
-    sha256, imports = known
-    return _Source(sha256, tuple(imports))
+        known = Known(content, hashlib.sha256(_code(tree).encode()).hexdigest(), imports)
+        _CACHE.put(module, known)
+    return known
 
 
 def _imported(tree: ast.Module, inside: str, package: str) -> Iterator[str]:

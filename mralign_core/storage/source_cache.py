@@ -1,9 +1,9 @@
 """What modules' code came to when it was last read: a file beside Python's own compiled modules.
 
 Code is brought into a normal form through its syntax tree, which takes two seconds for all that the stages import; each
-process that makes a cache key did it anew. An entry is found by the content of the module's file, so an edited one is
-read again; other versions of Python have files of their own, and so has each normal form. Where nothing can be
-written, such as in a package that is installed for all users, each process does it anew.
+process that makes a cache key did it anew. An entry holds for one content of the module's file: an edited one is read
+again, and takes its place. Other versions of Python have files of their own, and so has each normal form. Where nothing
+can be written, such as in a package that is installed for all users, each process does it anew.
 """
 
 from __future__ import annotations
@@ -14,11 +14,22 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
-Known = tuple[str, list[str]]
-"""Digest of a module's code in its normal form, and what its import statements may mean."""
+
+class Known(NamedTuple):
+    """What a module's source comes to."""
+
+    content: str
+    """Digest of its file."""
+    code: str
+    """Digest of the code in its normal form: no comments, docstrings or layout."""
+    imports: list[str]
+    """What import statements may mean: modules, and attributes, which have no file."""
+
+
 _ENTRIES = TypeAdapter(dict[str, Known])
 
 
@@ -33,7 +44,7 @@ def file_of_sources(folder: Path, form: int) -> Path:
 
 
 class SourceCache:
-    """Key → what is known by it, kept in a JSON file; threads and processes may share it.
+    """Module → what is known of it, kept in a JSON file; threads and processes may share it.
 
     Of two processes that keep entries at the same time one's may be lost, and are made again.
 
@@ -47,15 +58,15 @@ class SourceCache:
         self._is_kept = True
         self._lock = threading.Lock()
 
-    def get(self, key: str) -> Known | None:
+    def get(self, module: str) -> Known | None:
         """What is known, None if nothing is."""
         with self._lock:
-            return self._all().get(key)
+            return self._all().get(module)
 
-    def put(self, key: str, value: Known) -> None:
+    def put(self, module: str, known: Known) -> None:
         """Know something in this process."""
         with self._lock:
-            self._all()[key] = value
+            self._all()[module] = known
             self._is_kept = False
 
     def keep(self) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mralign_core.storage import digests
-from mralign_core.storage.source_cache import SourceCache, file_of_sources
+from mralign_core.storage.source_cache import Known, SourceCache, file_of_sources
 
 MODULE = "mralign_core.method.transitions"
 ASK = f"""
@@ -41,40 +41,43 @@ def path(tmp_path):
 
 def test_what_is_kept_is_there_for_the_next(path):
     cache = SourceCache(path)
-    cache.put("a", ("1", ["b"]))
+    cache.put("a", Known("0", "1", ["b"]))
     assert SourceCache(path).get("a") is None
     cache.keep()
-    assert SourceCache(path).get("a") == ("1", ["b"])
+    assert SourceCache(path).get("a") == Known("0", "1", ["b"])
     assert [file.name for file in path.parent.iterdir()] == ["sources.json"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "\x00", '{"a": ', '{"a": "ab"}', '{"a": ["1", [2], 3]}'])
+DAMAGED = ["", "{", "[1]", "\x00", '{"a": ', '{"a": "ab"}', '{"a": ["0", "1", [2]]}', '{"a": ["1", ["b"]]}']
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_file_is_none(path, content):
     path.write_text(content)
     cache = SourceCache(path)
     assert cache.get("a") is None
-    cache.put("a", ("1", []))
+    cache.put("a", Known("0", "1", []))
     cache.keep()
-    assert SourceCache(path).get("a") == ("1", [])
+    assert SourceCache(path).get("a") == Known("0", "1", [])
 
 
 def test_where_nothing_can_be_written_this_process_knows_it_still(tmp_path):
     (tmp_path / "file").write_text("no folder")
     cache = SourceCache(tmp_path / "file" / "sources.json")
-    cache.put("a", ("1", []))
+    cache.put("a", Known("0", "1", []))
     cache.keep()
-    assert cache.get("a") == ("1", [])
+    assert cache.get("a") == Known("0", "1", [])
 
 
 def test_threads_that_keep_at_once_leave_a_whole_file(path):
     def put(number):
         cache = SourceCache(path.with_name(f"{number % 2}.json"))
-        cache.put(str(number), (str(number), []))
+        cache.put(str(number), Known("0", str(number), []))
         cache.keep()
         return cache.get(str(number))
 
     with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(put, range(40))) == [(str(number), []) for number in range(40)]
+        assert list(threads.map(put, range(40))) == [Known("0", str(number), []) for number in range(40)]
     assert all(isinstance(SourceCache(path.with_name(f"{n}.json"))._all(), dict) for n in range(2))
 
 
@@ -85,4 +88,4 @@ def test_what_another_form_kept_is_not_read(tmp_path):
 
 def test_who_changes_how_sources_are_read_raises_the_form():
     """What a former way came to, kept under the same number, would be a wrong cache key for good."""
-    assert (digests.FORM, digests.function_digest(digests._read_source)[:16]) == (1, "8ed90c515002e5bc")
+    assert (digests.FORM, digests.function_digest(digests._read_source.__wrapped__)[:16]) == (2, "c4856a1245e59165")
