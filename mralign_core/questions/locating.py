@@ -113,9 +113,9 @@ def locate_sets(section: QuestionsConfig) -> list[LocatedSet]:
 
 
 def _refuse_overlapping_pocket_sets(located: Sequence[LocatedSet]) -> None:
-    pocket = [one for one in located if one.config.name == POCKET]
-    for whole in (one for one in pocket if not one.config.subset):
-        for part in (one for one in pocket if one.config.subset and one.role == whole.role):
+    pocket = [one for one in located if one.is_pocket]
+    for whole in (one for one in pocket if not one.subset):
+        for part in (one for one in pocket if one.subset and one.role == whole.role):
             raise ConfigError(
                 f"{whole.field} is the whole set of the pocket world, and {part.field} a part of it: their questions "
                 f"would be there twice. Take one out, or name the parts, {{name: {POCKET}, subset: {STRATA[0]}}} and "
