@@ -37,11 +37,12 @@ from mralign_core.reporting.run_findings import panel_metrics, read_results, res
 from mralign_core.reporting.set_table import set_table
 from mralign_core.reporting.side_by_side import side_by_side_markdown
 from mralign_core.reporting.token_table import read_mean_tokens, token_table
-from mralign_core.reporting.training_health import examine, health_lines, health_markdown
+from mralign_core.reporting.training_health import health_lines, health_markdown, read_trainings
 from mralign_core.retraining.history import DECIDED, Retrainings
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.training.doctor import find_faults
 from mralign_core.versions.aliases import named_by_aliases
 from mralign_core.versions.version import Version, read_versions
 from tasks.ablate import FOREST_PNG, read_ablation, write_ablation
@@ -162,10 +163,15 @@ def show_health(config: RunConfig, artifacts: Mapping[str, ArtifactRef]) -> None
         config: the run config.
         artifacts: of the run, by name: adapters, and scores once there are some, when what they tell is logged.
     """
-    store = ArtifactStore(config.storage)
-    adapters = {name: ref for name, ref in artifacts.items() if name.startswith("adapter:")}
-    health, has_answers = examine(store, artifacts), any(name.startswith("scores:") for name in artifacts)
-    told = health_lines(examine(store, adapters)) if has_answers else []
+    trainings = read_trainings(ArtifactStore(config.storage), artifacts)
+    health = {variant: find_faults(record) for variant, record in trainings.items()}
+    has_answers = any(name.startswith("scores:") for name in artifacts)
+    unscored = {
+        variant: find_faults(record._replace(answers_before=None, answers_after=None))
+        for variant, record in trainings.items()
+        if has_answers
+    }
+    told = health_lines(unscored)
     for line in health_lines(health):
         if line not in told:
             logger.warning("training doctor: %s", line)

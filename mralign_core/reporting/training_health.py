@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from mralign_core.training.doctor import Fault, TrainingRecord, find_faults
 
 TrainingHealth = Mapping[str, Sequence[Fault]]
 """Variant → what is wrong with its training."""
+LengthsOf = Callable[[ArtifactRef | None], tuple[np.ndarray | None, np.ndarray | None]]
 TRAINED_ON = ("training-traces", "candidates")
 """Artifacts that adapters are trained on: chosen traces, or all."""
 UNTRAINED = "scores:on"
@@ -39,27 +41,36 @@ def examine(store: ArtifactStore, artifacts: Mapping[str, ArtifactRef]) -> Train
     Raises:
         ArtifactError: an adapter is damaged.
     """
-    variants = [name.partition(":")[2] for name in artifacts if name.startswith("adapter:")]
-    return {variant: find_faults(read_training(store, artifacts, variant)) for variant in variants}
+    return {variant: find_faults(record) for variant, record in read_trainings(store, artifacts).items()}
 
 
-def read_training(store: ArtifactStore, artifacts: Mapping[str, ArtifactRef], variant: str) -> TrainingRecord:
-    """What the store has of one training; what is gone is not known.
+def read_trainings(store: ArtifactStore, artifacts: Mapping[str, ArtifactRef]) -> dict[str, TrainingRecord]:
+    """Variant → what the store has of its training; what is gone is not known.
 
     Args:
         store: where the run's artifacts are.
         artifacts: as for :func:`examine`.
-        variant: whose training.
 
     Raises:
-        ArtifactError: the adapter is damaged.
+        ArtifactError: an adapter is damaged.
     """
-    adapter = artifacts[f"adapter:{variant}"]
+    lengths = functools.cache(partial(_lengths, store))  # variants are trained on the same traces
+    before = _answer_tokens(store, artifacts.get(UNTRAINED))
+    return {
+        variant: _read_training(store, adapter, variant, lengths)._replace(
+            answers_before=before, answers_after=_answer_tokens(store, artifacts.get(f"scores:{variant}"))
+        )
+        for kind, _, variant in (name.partition(":") for name in artifacts)
+        if kind == "adapter" and (adapter := artifacts[f"adapter:{variant}"])
+    }
+
+
+def _read_training(store: ArtifactStore, adapter: ArtifactRef, variant: str, lengths: LengthsOf) -> TrainingRecord:
+    """What there is of a training but for the answers after it."""
     manifest = store.manifest(adapter)
     settings = {**TrainConfig().fingerprint(), **manifest.fingerprint.get("settings", {})}
     parents = {each.stage: each for each in manifest.parents}
-    traces = next((parents[stage] for stage in TRAINED_ON if stage in parents), None)
-    rows = _columns(store, traces, "candidates.parquet", CANDIDATES, ["polarity", "completion_ids"])
+    positive, negative = lengths(next((parents[stage] for stage in TRAINED_ON if stage in parents), None))
     weights = _columns(store, parents.get("weights"), "weights.parquet", SEGMENT_WEIGHTS, ["weight", "clipped"])
     return TrainingRecord(
         variant,
@@ -71,10 +82,8 @@ def read_training(store: ArtifactStore, artifacts: Mapping[str, ArtifactRef], va
         num_negative=manifest.counts.get("negative", 0),
         weights=None if weights is None else weights["weight"].to_numpy(),
         clipped=None if weights is None else weights["clipped"].to_numpy(),
-        positive_lengths=_lengths(rows, "positive"),
-        negative_lengths=_lengths(rows, "negative"),
-        answers_before=_answer_tokens(store, artifacts.get(UNTRAINED)),
-        answers_after=_answer_tokens(store, artifacts.get(f"scores:{variant}")),
+        positive_lengths=positive,
+        negative_lengths=negative,
     )
 
 
@@ -107,12 +116,13 @@ def _columns(
         return None
 
 
-def _lengths(rows: pd.DataFrame | None, polarity: str) -> np.ndarray | None:
-    """Completion tokens of the traces of a polarity."""
+def _lengths(store: ArtifactStore, traces: ArtifactRef | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Completion tokens of the positive traces, and of the negative ones."""
+    rows = _columns(store, traces, "candidates.parquet", CANDIDATES, ["polarity", "completion_ids"])
     if rows is None:
-        return None
-    lengths: Any = rows.loc[rows["polarity"] == polarity, "completion_ids"].map(len).to_numpy()
-    return np.asarray(lengths)
+        return None, None
+    lengths = rows["completion_ids"].map(len).to_numpy()
+    return lengths[rows["polarity"] == "positive"], lengths[rows["polarity"] == "negative"]
 
 
 def _answer_tokens(store: ArtifactStore, scores: ArtifactRef | None) -> np.ndarray | None:

@@ -186,7 +186,7 @@ def _kl_does_not_move(record: TrainingRecord) -> Fault | None:
 
 
 def _kl_hidden_by_clamp(record: TrainingRecord) -> Fault | None:
-    if not _has_curves(record) or (raw := _late(record, "kl_raw")) is None:
+    if (raw := _late(record, "kl_raw")) is None:
         return None
     half = record.metrics["kl_raw"].iloc[len(record.metrics) // 2 :].dropna()
     positive, margin = _late(record, IMPLICIT_REWARDS[0]), _margin(record)
@@ -223,7 +223,7 @@ def _one_class_dominates(record: TrainingRecord) -> Fault | None:
         f"({record.desirable_weight:g} and {record.undesirable_weight:g}), give the {which} class {times:.1f} times "
         "the weight of the other in the loss",
         f"{change}, which makes them equal (KTO's authors ask for 1 to 1.33 times as much of the positive), or more "
-        f"questions for the other class",
+        "questions for the other class",
     )
 
 
@@ -256,8 +256,6 @@ def _weights_clipped(record: TrainingRecord) -> Fault | None:
 
 
 def _negatives_saturate(record: TrainingRecord) -> Fault | None:
-    if not _has_curves(record):
-        return None
     kl, negative, positive = (_late(record, name) for name in ("kl_baseline", *IMPLICIT_REWARDS[::-1]))
     if kl is None or negative is None or positive is None:
         return None
@@ -289,7 +287,7 @@ def _length_is_rewarded(record: TrainingRecord) -> Fault | None:
         "positive and negative traces of like length (generate.min_reasoning_tokens, generate.max_reasoning_tokens, "
         "or pairs of one question: estimate.traces 'matched'); a higher beta; fewer epochs"
     )
-    correlation = _late(record, "length_correlation") if _has_curves(record) else None
+    correlation = _late(record, "length_correlation")
     has_both = _margin(record) is not None
     if correlation is not None and has_both and len(correlation) >= 3 and abs(correlation.mean()) >= LENGTH_CORRELATION:
         which = "longer" if correlation.mean() > 0 else "shorter"

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from mralign_core.config import RunConfig, StorageConfig, TrainConfig
-from mralign_core.reporting.training_health import read_training
+from mralign_core.reporting.training_health import read_trainings
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.scores import SCORES
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
@@ -106,14 +106,14 @@ def test_what_has_no_adapter_is_an_error_that_says_so(trained, mralign):
 
 
 def test_all_that_is_known_of_a_training_is_read_and_what_is_gone_is_not_known(trained, run):
-    record = read_training(trained.store, run, "mr_align")
+    record = read_trainings(trained.store, run)["mr_align"]
     assert (record.beta, record.undesirable_weight, record.num_positive) == (0.2, 1.5, 10)
     assert record.weights is not None and len(record.weights) == 40
     lengths = [each for each in (record.positive_lengths, record.negative_lengths) if each is not None]
     assert [len(each) for each in lengths] == [10, 10] and lengths[0].min() >= 6
     for ref in (trained.traces, trained.weights):
         trained.store.remove(ref.stage, ref.key)
-    record = read_training(trained.store, run, "mr_align")
+    record = read_trainings(trained.store, run)["mr_align"]
     assert record.positive_lengths is record.weights is record.clipped is None
     assert len(record.metrics) == NUM_STEPS
 
