@@ -14,15 +14,12 @@ import argparse
 import asyncio
 import json
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from benchmarks.workbench import _peak_mb
+from benchmarks.workbench import measure_each, peak_mb
 
 TIMED = 50
 MOST_TRACES = 2_000
@@ -49,7 +46,7 @@ class Pages:
 
         self._root = root
         self._transport = httpx.ASGITransport(app=make_app())
-        self._before = _peak_mb()
+        self._before = peak_mb()
 
     def ask(self, path: str, body: Any = None, **query: str) -> tuple[Seconds, Any]:
         """How long it takes, and what the application answers."""
@@ -58,7 +55,7 @@ class Pages:
     def say(self, what: str, *taken: Seconds) -> None:
         """Print a row, of what is asked one after another."""
         wall, cpu = (sum(times) for times in zip(*taken, strict=True))
-        print(f"| {what} | {wall:.3f} | {cpu:.3f} | {_peak_mb() - self._before:,.0f} |", flush=True)
+        print(f"| {what} | {wall:.3f} | {cpu:.3f} | {peak_mb() - self._before:,.0f} |", flush=True)
 
     async def _ask(self, path: str, body: Any, query: dict[str, str]) -> tuple[Seconds, Any]:
         import httpx
@@ -123,16 +120,8 @@ def main() -> None:
     if chosen.measure:
         measure(chosen.measure, chosen.sizes[0], chosen.rated)
         return
-    from mralign_core.config import StorageConfig
-    from tests.simulated_run import large, publish_run
-
     print("| traces | asked | s | CPU s | peak MB so far |\n|---|---|---|---|---|")
-    for num_traces in chosen.sizes:
-        with TemporaryDirectory() as folder:
-            root = Path(folder) / "store"
-            publish_run(StorageConfig(root=str(root)), large(num_traces))
-            size = [str(num_traces), "--rated", str(chosen.rated)]
-            subprocess.run([sys.executable, "-m", "benchmarks.rating", *size, "--measure", str(root)], check=True)
+    measure_each(chosen.sizes, "benchmarks.rating", "--rated", str(chosen.rated))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlencode
@@ -69,15 +70,13 @@ def measure(root: Path, num_traces: int) -> None:
             reply = (await client.get(address)).raise_for_status()
         return time.perf_counter() - started, reply
 
-    before = _peak_mb()
+    before = peak_mb()
     for name, (path, query) in asked(num_traces).items():
         times = [asyncio.run(ask(path, query))[0] for _ in range(ROUNDS)]
-        shown = f"{times[0]:.2f} | {statistics.median(times):.2f} | {_peak_mb() - before:,.0f}"
+        shown = f"{times[0]:.2f} | {statistics.median(times):.2f} | {peak_mb() - before:,.0f}"
         print(f"| {num_traces:,} | {name} | {shown} |")
     seconds, rows = _export(root)
-    print(
-        f"| {num_traces:,} | all as JSON lines, {rows:,} | {seconds:.2f} | | {_peak_mb() - before:,.0f} |", flush=True
-    )
+    print(f"| {num_traces:,} | all as JSON lines, {rows:,} | {seconds:.2f} | | {peak_mb() - before:,.0f} |", flush=True)
 
 
 def _export(root: Path) -> tuple[float, int]:
@@ -95,8 +94,28 @@ def _export(root: Path) -> tuple[float, int]:
     return time.perf_counter() - started, rows
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
+    """The most memory that this process had."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure_each(sizes: Sequence[int], module: str, *options: str) -> None:
+    """Make a store for each size, and have a process of its own measure it.
+
+    Args:
+        sizes: numbers of traces.
+        module: measures, when it is given a size and ``--measure`` with the store's folder.
+        options: others of its.
+    """
+    from mralign_core.config import StorageConfig
+    from tests.simulated_run import large, publish_run
+
+    for num_traces in sizes:
+        with TemporaryDirectory() as folder:
+            root = Path(folder) / "store"
+            publish_run(StorageConfig(root=str(root)), large(num_traces))
+            command = [sys.executable, "-m", module, str(num_traces), *options, "--measure", str(root)]
+            subprocess.run(command, check=True)
 
 
 def main() -> None:
@@ -108,16 +127,8 @@ def main() -> None:
     if chosen.measure:
         measure(chosen.measure, chosen.sizes[0])
         return
-    from mralign_core.config import StorageConfig
-    from tests.simulated_run import large, publish_run
-
     print("| traces | asked | first, s | median, s | peak MB so far |\n|---|---|---|---|---|")
-    for num_traces in chosen.sizes:
-        with TemporaryDirectory() as folder:
-            root = Path(folder) / "store"
-            publish_run(StorageConfig(root=str(root)), large(num_traces))
-            command = [sys.executable, "-m", "benchmarks.workbench", str(num_traces), "--measure", str(root)]
-            subprocess.run(command, check=True)
+    measure_each(chosen.sizes, "benchmarks.workbench")
 
 
 if __name__ == "__main__":
