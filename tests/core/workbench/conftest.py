@@ -28,6 +28,12 @@ def run(store):
 
 
 @pytest.fixture(scope="session")
+def table(store, run):
+    """A table of the simulated run."""
+    return lambda name, file: store.read_table(run.artifacts[name], file)
+
+
+@pytest.fixture(scope="session")
 def get(storage):
     """Ask the application for a path, on the simulated run unless the query says another."""
     app = make_app()

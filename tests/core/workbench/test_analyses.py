@@ -31,14 +31,6 @@ from tests.simulated_run import VARIANTS
 
 
 @pytest.fixture(scope="module")
-def table(store, run):
-    def table(name, file):
-        return store.read_table(run.artifacts[name], file)
-
-    return table
-
-
-@pytest.fixture(scope="module")
 def mentions(table):
     scores = pd.concat([table(f"scores:{name}", "scores.parquet") for name in VARIANTS], ignore_index=True)
     questions = table("evaluation-questions", "questions.parquet")

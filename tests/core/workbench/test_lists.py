@@ -13,26 +13,18 @@ LENGTHS = ("after", "segments", "tokens")
 
 
 @pytest.fixture(scope="module")
-def tables(store, run):
-    def table(name, file):
-        return store.read_table(run.artifacts[name], file)
-
-    return table
+def candidates(table):
+    return table("candidates", "candidates.parquet")
 
 
 @pytest.fixture(scope="module")
-def candidates(tables):
-    return tables("candidates", "candidates.parquet")
+def annotations(table):
+    return table("annotations", "annotations.parquet")
 
 
 @pytest.fixture(scope="module")
-def annotations(tables):
-    return tables("annotations", "annotations.parquet")
-
-
-@pytest.fixture(scope="module")
-def weights(tables):
-    return tables("weights", "weights.parquet")
+def weights(table):
+    return table("weights", "weights.parquet")
 
 
 def ids(rows):
@@ -51,8 +43,8 @@ def test_text_is_found_as_it_stands_letters_case_aside(found, candidates, text):
     assert ids(found("traces", text=text)) == candidates["trace_id"][has].tolist()
 
 
-def test_polarity_set_stratum_and_question(found, candidates, tables):
-    questions = tables("questions", "questions.parquet").set_index("question_id")
+def test_polarity_set_stratum_and_question(found, candidates, table):
+    questions = table("questions", "questions.parquet").set_index("question_id")
     source = candidates["question_id"].map(questions["source"])
     wanted = (candidates["polarity"] == "negative") & (source == "other") & (candidates["stratum"] == "two_hop")
     assert 0 < wanted.sum() < len(candidates)
@@ -129,8 +121,8 @@ def test_order_by_weight_by_disagreement_and_by_length(found, annotations, weigh
 
 
 @pytest.fixture(scope="module")
-def policy(tables):
-    return tables("policy-logps:mr_align", "policy.parquet")
+def policy(table):
+    return table("policy-logps:mr_align", "policy.parquet")
 
 
 def moved(segment):
@@ -163,8 +155,8 @@ def test_order_by_implicit_reward_and_by_kl(found, get, policy):
     assert refused.status_code == 400 and "no traces were looked at after training it" in refused.json()["problem"]
 
 
-def test_draws_by_mode_and_by_where_the_gold_answer_is(found, tables):
-    draws = tables("generations", "generations.parquet")
+def test_draws_by_mode_and_by_where_the_gold_answer_is(found, table):
+    draws = table("generations", "generations.parquet")
     wanted = (draws["thinking_mode"] == "on") & draws["em_thought"].map(bool) & ~draws["em_answer"].map(bool)
     rows = found("draws", mode="on", hit="thinking")
     assert [(row["question_id"], row["draw"]) for row in rows] == list(
@@ -174,8 +166,8 @@ def test_draws_by_mode_and_by_where_the_gold_answer_is(found, tables):
     assert [row["question_id"] for row in found("draws", text="code000007")] == ["train-000003"]
 
 
-def test_flips_are_those_of_the_evaluation(found, tables):
-    flips = tables("results", "flips.parquet")
+def test_flips_are_those_of_the_evaluation(found, table):
+    flips = table("results", "flips.parquet")
     for (variant, against, flip), rows in flips.groupby(["variant", "baseline", "flip"]):
         found_rows = found("answers", variant=variant, against=against, flip=flip)
         assert sorted(row["question_id"] for row in found_rows) == sorted(rows["question_id"]) != []
@@ -187,8 +179,8 @@ def test_flips_are_those_of_the_evaluation(found, tables):
     assert len(found("answers", variant="kto", against="on", flip="any")) == better + worse
 
 
-def test_right_in_thinking_and_wrong_in_answer(found, tables):
-    marks = answer_metrics(tables("scores:mr_align", "scores.parquet"))
+def test_right_in_thinking_and_wrong_in_answer(found, table):
+    marks = answer_metrics(table("scores:mr_align", "scores.parquet"))
     rows = found("answers", variant="mr_align", hit="thinking")
     assert [row["question_id"] for row in rows] == marks["question_id"][
         (marks["mis"] == 1) & (marks["em_answer"] == 0)
