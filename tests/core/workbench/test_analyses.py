@@ -25,7 +25,7 @@ from mralign_core.workbench import analyses
 from mralign_core.workbench.database import shared_database
 from mralign_core.workbench.filters import AnswerFilter
 from mralign_core.workbench.interruption import Asker, AskerLeftError, asked_by
-from mralign_core.workbench.kept_files import KeptFiles
+from mralign_core.workbench.kept_tables import KeptTables
 from mralign_core.workbench.lists import LISTINGS, read_page
 from tests.simulated_run import VARIANTS
 
@@ -182,7 +182,7 @@ def test_flips_of_the_judges_are_not_those_of_the_match(found, get, table):
     assert get("answers", judged_flip="any").status_code == 400
 
 
-def test_whoever_leaves_while_verdicts_are_read_is_not_read_on_for(run, monkeypatch):
+def test_whoever_leaves_while_verdicts_are_read_is_not_read_on_for(run, monkeypatch, tmp_path):
     asker, read = Asker(), []
 
     def leaving(file, **options):
@@ -190,8 +190,8 @@ def test_whoever_leaves_while_verdicts_are_read_is_not_read_on_for(run, monkeypa
         asker.leave()
         return pq.read_table(file, **options)
 
-    monkeypatch.setattr(analyses, "_TABLES", KeptFiles())
-    monkeypatch.setattr(analyses, "pq", SimpleNamespace(read_table=leaving, ParquetWriter=pq.ParquetWriter))
+    monkeypatch.setattr(analyses, "_TABLES", KeptTables(tmp_path))
+    monkeypatch.setattr(analyses, "pq", SimpleNamespace(read_table=leaving))
     with asked_by(asker), pytest.raises(AskerLeftError):
         analyses.verdicts(run)
     assert len(read) == 1
@@ -200,7 +200,7 @@ def test_whoever_leaves_while_verdicts_are_read_is_not_read_on_for(run, monkeypa
 def test_a_table_is_made_once_and_anew_for_other_rules(run, monkeypatch):
     made = analyses.trace_thinking(run, "candidates")
     with monkeypatch.context() as patch:
-        patch.setattr(analyses, "_write", None)
+        patch.setattr(analyses, "_thinkings", None)
         assert analyses.trace_thinking(run, "candidates") == made
     rules = analyses.DEFAULT_RULES._replace(containment="substring")
     monkeypatch.setattr(analyses, "_rules", lambda _: rules)
