@@ -27,8 +27,7 @@ from mralign_core.method.spellings import unify_spellings
 from mralign_core.method.traces import Span
 
 WORD = re.compile(r"\S+")
-_SPELLED_MARKS = re.compile(r"[+#♯]|\.[ \u00a0]+[a-z]\.")
-"""Without any of these :func:`unify_spellings` changes no ASCII text, and is spared."""
+_PARTED_INITIAL = re.compile(r"\.[ \u00a0]+[a-z]\.")
 
 Tokens = tuple[str, ...]
 
@@ -51,8 +50,10 @@ class WordSearch(NamedTuple):
         if not text.isascii() and _GROUP_SPACE.search(text):
             return False
         folded = _fold(text)
-        is_spared = not self.has_variants or (folded.isascii() and not _SPELLED_MARKS.search(folded))
-        return is_spared or unify_spellings(folded) == folded
+        if not self.has_variants:
+            return True
+        has_none = folded.isascii() and "+" not in folded and "#" not in folded and not _PARTED_INITIAL.search(folded)
+        return has_none or unify_spellings(folded) == folded  # which takes longer
 
     def may_name(self, text: str) -> bool:
         """Whether a text that can be read holds the letters of a gold answer; else no stretch of it names one."""
@@ -73,9 +74,10 @@ class WordSearch(NamedTuple):
             (folded.translate(_JOINING), self.joined),
             (_NUMBER_MARK.sub("", folded).translate(_PARTING), self.parted),
         )
-        found = [place for reading, golds in readings for gold in golds for place in _places(reading.split("\n"), gold)]
+        named = [(reading, gold) for reading, golds in readings for gold in golds if gold[0] in reading]
+        found = {place for reading, gold in named for place in _places(reading.split("\n"), gold)}
         words = [word.span() for word in WORD.finditer(text, *piece)] if found else []
-        return [Span(words[first][0], words[last][1]) for first, last in found]
+        return [Span(words[first][0], words[last][1]) for first, last in sorted(found)]
 
 
 @lru_cache(maxsize=1 << 12)
@@ -103,7 +105,7 @@ def word_search(golds: Tokens, rules: MatchRules) -> WordSearch | None:
 
 def _places(words: Sequence[str], gold: Tokens) -> Iterator[tuple[int, int]]:
     """Number of the first and of the last word of each occurrence of a gold answer in a text's words."""
-    fitting = [place for place, word in enumerate(words) if gold[0] in word]  # most have no part of it
+    fitting = [place for place, word in enumerate(words) if gold[0] in word]
     if len(gold) == 1:
         yield from ((place, place) for place in fitting if gold[0] in words[place].split())
     elif fitting:

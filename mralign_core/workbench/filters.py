@@ -135,6 +135,8 @@ class AnswerFilter(ThinkingFilter):
     """A variant to compare with, answer by answer."""
     flip: Flip = ""
     """Right or wrong in ``against`` and then in ``variant``."""
+    pattern: str = Field("", max_length=500)
+    """Labels in a row of its thinking, as ``pattern`` of traces has them; of thinkings that are labelled alone."""
     verdict: Literal["", "right", "wrong"] = ""
     """What most judges say of it: truthful and informative, or of a graded one correct."""
     judged_flip: Flip = ""

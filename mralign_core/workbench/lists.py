@@ -321,10 +321,21 @@ def find_answers(tables: RunTables, wanted: AnswerFilter) -> Chosen:
         values["thinking"] = answer_thinking(tables, variant_of(tables, wanted))
         chosen = f"SELECT question_id, draw FROM read_parquet($thinking){_all_of(of_thinking)}"
         where.append(f"(a.question_id, a.draw) IN ({chosen})")
+    if pattern := pattern_regex(wanted.pattern, tables.taxonomy):
+        values |= {name: tables.file(f"held-out-{kind}") for name, kind in HELD_OUT.items()}
+        values |= {"pattern": pattern, "variant": variant_of(tables, wanted)}
+        where.append(f"(a.question_id, a.draw) IN ({THINKINGS_IN_A_ROW})")
     rank = ", -a.num_tokens AS rank" if wanted.sort else ""
     columns = f"a.question_id, a.draw, a.file_row_number AS place{rank}"
     source = f"read_parquet($after, file_row_number = true) a{join}"
     return Chosen(f"SELECT {columns} FROM {source}{_all_of(where)}", values)
+
+
+HELD_OUT = {"thinkings": "traces", "labels": "annotations"}
+"""What queries call the held-out thinkings and their labels → what their artifacts are called, behind ``held-out-``."""
+THINKINGS_IN_A_ROW = f"""
+SELECT question_id, draw FROM read_parquet($thinkings) WHERE variant = $variant
+  AND trace_id IN (SELECT trace_id FROM ({SEQUENCES}) WHERE regexp_matches(sequence, $pattern))"""
 
 
 def show_answers(
@@ -342,11 +353,13 @@ def show_answers(
         }
         for name in variants
     }
+    told = _label_rows(database, tables, cells) if has_held_out_labels(tables) else []
     if wanted.verdict or wanted.judged_flip:
-        for row in database.rows(VOTED_ROWS, cells | {"verdicts": verdicts(tables)}):
-            answer = given.get(row["variant"], {}).get((row["question_id"], row["draw"]))
-            if answer:
-                answer["judged_right"] = row["is_right"]
+        told += database.rows(VOTED_ROWS, cells | {"verdicts": verdicts(tables)})
+    for row in told:
+        answer = given.get(row.pop("variant"), {}).get((row.pop("question_id"), row.pop("draw")))
+        if answer:
+            answer |= row
     return [
         {
             "question_id": row["question_id"],
@@ -369,8 +382,24 @@ WHERE question_id IN (SELECT unnest($ids))"""
 
 
 VOTED_ROWS = """
-SELECT variant, question_id, draw, is_right FROM read_parquet($verdicts)
+SELECT variant, question_id, draw, is_right AS judged_right FROM read_parquet($verdicts)
 WHERE question_id IN (SELECT unnest($ids))"""
+
+
+HELD_OUT_LABELS = """
+SELECT variant, question_id, draw, list(labels ORDER BY segment) AS labels
+FROM read_parquet($thinkings) JOIN read_parquet($labels) USING (trace_id)
+WHERE question_id IN (SELECT unnest($ids)) GROUP BY variant, question_id, draw"""
+
+
+def _label_rows(database: Database, tables: RunTables, cells: Values) -> list[TableRow]:
+    files = {name: tables.file(f"held-out-{kind}") for name, kind in HELD_OUT.items()}
+    return database.rows(HELD_OUT_LABELS, cells | files)
+
+
+def has_held_out_labels(tables: RunTables) -> bool:
+    """Whether thinkings of held-out answers are labelled."""
+    return all(tables.has(f"held-out-{kind}") for kind in HELD_OUT.values())
 
 
 def variant_of(tables: RunTables, wanted: AnswerFilter) -> str:

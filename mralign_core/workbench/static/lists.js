@@ -51,6 +51,7 @@ function fields(kind, run) {
       against: ["compared with", variants],
       flip: ["flip", same(FLIPS)],
       ...(run.has.includes("judgements") ? { judged_flip: ["flip by the judges", same(FLIPS)], verdict: ["judges say", same(["right", "wrong"])] } : {}),
+      ...(run.has.includes("held-out-annotations") ? { pattern: ["labels in a row", "pattern"] } : {}),
       hit: ["gold answer", HITS],
       hit_before: ["…in the one compared with", HITS],
       ...outcome, ...ofQuestion,
@@ -190,7 +191,7 @@ function strip(row, run, filter) {
   return h("ol", { class: "strip", "aria-label": "Labels in a row" }, row.labels.map((labels, place) => {
     const weight = row.weights?.[place];
     const shade = weight === undefined || weight === null ? null : weightColour(weight, run.weight_scale);
-    return h("li", { class: row.disputed[place] ? "disputed" : null, style: { borderColor: labelColour(labels[0], run) } },
+    return h("li", { class: row.disputed?.[place] ? "disputed" : null, style: { borderColor: labelColour(labels[0], run) } },
       labels.join(" + ") || "unlabelled", " ",
       shade ? h("span", { class: "w", title: row.clipped[place] ? `clipped: its ratio is ${ratioText(row.ratios[place])}` : null, style: { background: shade, color: inkOn(shade) } }, number(weight), row.clipped[place] ? " clipped" : null) : null,
       isOfTraining(filter) ? change(row.segments_moved?.[place], run) : null);
@@ -224,7 +225,7 @@ function drawRow(row) {
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), row.answer || "–"));
 }
 
-function answerRow(row, run) {
+function answerRow(row, run, filter) {
   const titles = Object.fromEntries(run.variants.map((each) => [each.name, each.title]));
   return h("article", {},
     h("h2", { class: "model" }, h("a", { href: to("question", { id: row.question_id, draw: row.draw }), "data-item": true }, row.question ?? row.question_id)),
@@ -232,5 +233,6 @@ function answerRow(row, run) {
     Object.entries(row.answers_by_variant).reverse().map(([variant, answer]) => answer && h("div", { class: "said" },
       h("p", { class: "facts" }, h("strong", {}, titles[variant]), h("span", { class: tone(answer) }, verdict(answer)),
         answer.judged_right === undefined ? null : h("span", { class: answer.judged_right ? "better" : "worse" }, `judges: ${answer.judged_right ? "right" : "wrong"}`), h("span", {}, outcomeTitle(answer.outcome))),
+      strip(answer, run, filter),
       h("p", { class: "model answer" }, answer.answer || "–"))));
 }

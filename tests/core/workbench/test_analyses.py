@@ -9,10 +9,13 @@ from urllib.parse import parse_qs
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from numpy.random import default_rng
 
+from mralign_core.estimation.thinking_change import thinking_change, two_models
 from mralign_core.evaluation.mentions import answer_mentions, labelled_tails, labels_in, trace_paths
 from mralign_core.evaluation.thinking_habits import answer_habits, find_cycle
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.reporting.change_findings import change_block
 from mralign_core.reporting.parting import parting_blocks
 from mralign_core.reporting.parting_figures import FEWEST_SHOWN, NUM_BINS, in_tenths, mention_places, thinking_lengths
 from mralign_core.reporting.report_block import LinkedTable
@@ -235,6 +238,7 @@ CASES_OF_A_ROW = {
     "Answers by what they were": lambda row: count(row[2]),
     "Paths from the last mention": lambda row: count(row[1]) + count(row[2]),
     "The first step behind": lambda row: count(row[1]) + count(row[2]),
+    "The strongest differences": lambda row: count(row[6] if row[3].startswith("+") else row[5]),
     "Thinkings that loop": lambda row: round(count(row[2]) * float(row[3]) / 100) if row[3] != "–" else 0,
 }
 """How a table's title begins → the cases that a row of it stands for."""
@@ -253,7 +257,33 @@ def test_a_row_of_the_reports_tables_leads_to_as_many_cases_as_it_says(found, ta
                 view, asked = query_of(address)
                 assert len(found(view, **asked)) == number(row), (shown.title, row, address)
                 seen.add(shown.title.split()[0])
-    assert seen >= {"Places", "Means", "Answers", "Paths", "The"} | ({"Thinkings"} if held_out else set())
+        for (row, column), address in shown.cell_addresses.items():
+            view, asked = query_of(address)
+            assert len(found(view, **asked)) == count(shown.rows[row][column]), (shown.title, row, column)
+            seen.add("a cell")
+    assert seen >= {"Places", "Means", "Answers", "Paths", "The"} | ({"Thinkings", "a cell"} if held_out else set())
+
+
+def test_an_edge_of_delta_leads_to_as_many_thinkings_as_make_the_move(found, table, get):
+    traces, labels = (
+        table("held-out-traces", "candidates.parquet"),
+        table("held-out-annotations", "annotations.parquet"),
+    )
+    change = thinking_change(
+        two_models(traces, labels, "mr_align", "on", PAPER_TAXONOMY), PAPER_TAXONOMY.num_states, rng=default_rng(0)
+    )
+    making = dict(zip(("mr_align", "on"), change.num_making, strict=True))
+    block = change_block(traces, labels, PAPER_TAXONOMY, 0.0, "mr_align")  # at the level 1 all edges are shown
+    addresses = {html.unescape(each) for each in re.findall(r'data-cases="(answers[^"]+)"', to_svg(block.figure, "d"))}
+    assert {query_of(each)[1]["variant"] for each in addresses} == {"on", "mr_align"}
+    for view, asked in map(query_of, addresses):
+        a, b = map(PAPER_TAXONOMY.state_names.index, asked["pattern"].split(" → "))
+        rows = found(view, **asked)
+        assert len(rows) == making[asked["variant"]][a, b] > making[asked["variant"]].min()
+        labelled = rows[0]["answers_by_variant"][asked["variant"]]["labels"]
+        assert asked["pattern"] in " → ".join(["<start>", *(" + ".join(each) for each in labelled), "<stop>"])
+    assert found("answers", variant="kto", pattern="<start> → *") == []  # not labelled
+    assert get("answers", pattern="cake").status_code == 400
 
 
 def query_of(address):
