@@ -353,7 +353,7 @@ def show_answers(
         }
         for name in variants
     }
-    told = _label_rows(database, tables, cells) if has_held_out_labels(tables) else []
+    told = held_out_labels(database, tables, cells["ids"])
     if wanted.verdict or wanted.judged_flip:
         told += database.rows(VOTED_ROWS, cells | {"verdicts": verdicts(tables)})
     for row in told:
@@ -392,14 +392,18 @@ FROM read_parquet($thinkings) JOIN read_parquet($labels) USING (trace_id)
 WHERE question_id IN (SELECT unnest($ids)) GROUP BY variant, question_id, draw"""
 
 
-def _label_rows(database: Database, tables: RunTables, cells: Values) -> list[TableRow]:
+def held_out_labels(database: Database, tables: RunTables, questions: Sequence[str]) -> list[TableRow]:
+    """The labels of each segment of the answers to some questions whose thinking is labelled.
+
+    Args:
+        database: to ask.
+        tables: of the run.
+        questions: their ids.
+    """
+    if not tables.labelled:
+        return []
     files = {name: tables.file(f"held-out-{kind}") for name, kind in HELD_OUT.items()}
-    return database.rows(HELD_OUT_LABELS, cells | files)
-
-
-def has_held_out_labels(tables: RunTables) -> bool:
-    """Whether thinkings of held-out answers are labelled."""
-    return all(tables.has(f"held-out-{kind}") for kind in HELD_OUT.values())
+    return database.rows(HELD_OUT_LABELS, files | {"ids": list(questions)})
 
 
 def variant_of(tables: RunTables, wanted: AnswerFilter) -> str:

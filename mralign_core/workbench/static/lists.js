@@ -1,7 +1,7 @@
 // Lists of traces, draws and answers: filters in the address, a page of rows, and all of them as JSON lines.
 import { ask, save, to } from "./address.js";
 import { inkOn, labelColour, movedColour, weightColour } from "./colours.js";
-import { count, h, model, number, signed } from "./dom.js";
+import { count, fill, h, model, number, signed } from "./dom.js";
 
 const HITS = { both: "in thinking and answer", thinking: "right in thinking, wrong in answer", answer: "in the answer only", neither: "in neither",
   gap: "in exactly one (hit gap)", named: "named in the thinking", right: "answer right", wrong: "answer wrong" };
@@ -51,7 +51,7 @@ function fields(kind, run) {
       against: ["compared with", variants],
       flip: ["flip", same(FLIPS)],
       ...(run.has.includes("judgements") ? { judged_flip: ["flip by the judges", same(FLIPS)], verdict: ["judges say", same(["right", "wrong"])] } : {}),
-      ...(run.has.includes("held-out-annotations") ? { pattern: ["labels in a row", "pattern"] } : {}),
+      ...(run.labelled.length ? { pattern: ["labels in a row", "pattern"] } : {}),
       hit: ["gold answer", HITS],
       hit_before: ["…in the one compared with", HITS],
       ...outcome, ...ofQuestion,
@@ -85,7 +85,7 @@ export async function showList(kind, asked, run) {
   const form = filterForm(kind, filter, run);
   let found;
   try {
-    found = await ask(kind, asked);
+    found = await withProgress(ask(kind, asked));
   } catch (error) {
     return { title: TITLES[kind], content: [form, h("p", { class: "problem", role: "alert" }, error.message)] };
   }
@@ -99,6 +99,28 @@ export async function showList(kind, asked, run) {
     pages(kind, filter, found),
   ];
   return { title: TITLES[kind], content };
+}
+
+/** Tell of what is worked out for a list the first time that somebody asks by it, as long as the list is waited for. */
+async function withProgress(listed) {
+  const timer = setInterval(async () => {
+    const [work] = await ask("under-way").catch(() => []);
+    if (work && timer) tellProgress(work);
+  }, ASKS_MS);
+  try {
+    return await listed;
+  } finally {
+    clearInterval(timer);
+  }
+}
+
+const ASKS_MS = 1000;
+
+function tellProgress({ done, rows }) {
+  const main = document.querySelector("#main");
+  if (!main.hasAttribute("aria-busy")) return;
+  if (!document.querySelector("#found")) main.prepend(h("p", { id: "found" }));
+  fill(document.querySelector("#found"), "The report's analyses are made of each text, once: ", h("progress", { value: done, max: rows || null, "aria-label": "Analysed" }), ` ${count(done)}${rows ? ` of ${count(rows)}` : ""}. What is done is kept, also if you go on.`);
 }
 
 const small = (...words) => h("small", {}, words);

@@ -210,6 +210,19 @@ def test_a_table_is_made_once_and_anew_for_other_rules(run, monkeypatch):
     assert analyses.trace_thinking(run, "candidates") != made
 
 
+def test_the_page_is_told_how_far_a_table_is_and_of_no_other_runs(run, get, monkeypatch, tmp_path):
+    told, plain = [], analyses._thinkings
+
+    def asking(*args):
+        told.append((get("under-way").json(), get("under-way", run=f"results/{run.artifacts['results'].key}").json()))
+        yield from plain(*args)
+
+    monkeypatch.setattr(analyses, "_thinkings", asking)
+    monkeypatch.setattr(analyses, "_TABLES", KeptTables(tmp_path))
+    assert get("traces", loops="no").status_code == 200
+    assert told == [([{"rows": 40, "done": 0}], [])] and get("under-way").json() == []
+
+
 def test_a_run_without_judges_says_so(get, run, store):
     weights = run.artifacts["weights"]
     reply = get("traces", run=f"weights/{weights.key}", loops="no")
