@@ -71,12 +71,10 @@ def trace_thinking(tables: RunTables, of: str) -> str:
     Args:
         tables: of the run.
         of: ``candidates`` or ``thinking-draws``.
-
-    Raises:
-        ArtifactError: they have no labels yet.
     """
-    labels, rules = LABELS_OF[of], _rules(tables)
-    files = {"traces": tables.file(of), "labels": tables.file(labels)}
+    rules = _rules(tables)
+    labels = [name for name in (LABELS_OF[of],) if tables.has(name)]
+    files = {"traces": tables.file(of), "labels": tables.file(labels[0]) if labels else ""}
     columns = ["trace_id", "answers", "completion", "segments", "polarity", "reasoning_tokens"]
 
     def rows(traces: pa.Table) -> Iterator[dict[str, Any]]:
@@ -92,7 +90,7 @@ def trace_thinking(tables: RunTables, of: str) -> str:
                 "num_tokens": num_tokens,
             }
 
-    return _kept(TRACE_THINKING, _by_group(files["traces"], columns, rows), tables, of, labels, rules=rules)
+    return _kept(TRACE_THINKING, _by_group(files["traces"], columns, rows), tables, of, *labels, rules=rules)
 
 
 class _Thinking(NamedTuple):
@@ -124,11 +122,11 @@ def _thinkings(traces: pa.Table, labels: str, rules: MatchRules) -> Iterator[_Th
 
     Args:
         traces: columns ``trace_id``, ``answers``, ``completion`` and ``segments``.
-        labels: file of their annotations.
+        labels: file of their annotations; empty before there are any.
         rules: what counts as naming a gold answer.
     """
     ids = traces["trace_id"].to_pylist()
-    steps = _steps_of(labels, ids)
+    steps = _steps_of(labels, ids) if labels else {}
     texts, answers = traces["completion"].to_pylist(), traces["answers"].to_pylist()
     for trace_id, text, golds, spans in zip(ids, texts, answers, _spans(traces["segments"]), strict=True):
         places = describe_mentions(text, spans, golds, rules)

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from mralign_core.errors import ConfigError
+from mralign_core.evaluation.mentions import UNLABELLED
 from mralign_core.method.benchmarks import SCORINGS
 from mralign_core.workbench.analyses import answer_thinking, trace_thinking, verdicts
 from mralign_core.workbench.database import Database, TableRow
@@ -106,7 +107,14 @@ def stream_all(database: Database, tables: RunTables, listing: Listing, wanted: 
 
 
 def _order(wanted: Any) -> str:
-    return f"ORDER BY {'rank NULLS LAST, ' if wanted.sort else ''}place"
+    if wanted.reverse and not wanted.sort:
+        raise ConfigError("reverse=yes: there is no order to turn round; name one with sort=…")
+    return f"ORDER BY {f'rank {REVERSED[wanted.reverse]} NULLS LAST, ' if wanted.sort else ''}place"
+
+
+REVERSED = {"": "ASC", "yes": "DESC"}
+BY_MENTIONS = {"first": "first", "last": "last", "after": "-segments_after"}
+"""Orders by what the analyses say of a thinking → the column."""
 
 
 def find_traces(tables: RunTables, wanted: TraceFilter) -> Chosen:
@@ -209,8 +217,11 @@ def _rank_traces(tables: RunTables, wanted: TraceFilter, labels: str, values: Va
         "lowered": ("policy", "min(implicit_reward)"),
         "kl": ("policy", "-max(kl / num_tokens)"),
     }
-    if wanted.sort == "length":
-        return ", -len(segments) AS rank", ""
+    if measure := {"length": "-len(segments)", "tokens": "-reasoning_tokens"}.get(wanted.sort):
+        return f", {measure} AS rank", ""
+    if measure := BY_MENTIONS.get(wanted.sort):
+        values["thinking"] = trace_thinking(tables, wanted.of)
+        return ", rank", f"LEFT JOIN (SELECT trace_id, {measure} AS rank FROM read_parquet($thinking)) USING (trace_id)"
     if not wanted.sort:
         return "", ""
     table, measure = by[wanted.sort]  # of weights that the clip made equal, the ratio decides
@@ -235,14 +246,29 @@ def show_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys
 
 
 def save_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys: Sequence[TableRow]) -> list[TableRow]:
-    """What a list shows of traces, and the texts of their thinking, a segment each, as labels and weights are."""
+    """What a list shows of traces, the texts of their thinking, a segment each, as labels and weights are, and where
+    these name a gold answer.
+    """
     rows = show_traces(database, tables, wanted, keys)
     files = {"traces": tables.file(wanted.of), "ids": [row["trace_id"] for row in rows]}
     texts = _by_trace(database, TEXT_ROWS, files)
     for row in rows:
         text = texts[row["trace_id"]]
         row["thinking"] = [text["completion"][span["start"] : span["end"]] for span in text["segments"]]
-    return rows
+    of_thinking = {"thinking": trace_thinking(tables, wanted.of), "ids": files["ids"]}
+    mentions = _by_trace(database, f"SELECT * {OF_ANALYSES} WHERE trace_id IN (SELECT unnest($ids))", of_thinking)
+    return [row | {"mentions": _mentions(mentions[row["trace_id"]])} for row in rows]
+
+
+OF_ANALYSES = "FROM read_parquet($thinking)"
+MENTIONS = ("ending", "first", "last", "segments_after", "loops", "repeats")
+
+
+def _mentions(row: TableRow) -> TableRow:
+    """What the analyses say of a thinking, as it is saved; ``behind``: labels of each step behind the last mention."""
+    steps = row["behind"] and row["behind"].split(";")[1:-2]  # between <start> and <stop>
+    behind = steps and [[] if step == UNLABELLED else step.split("+") for step in steps]
+    return {**{name: row[name] for name in MENTIONS}, "behind": behind}
 
 
 TEXT_ROWS = """
@@ -326,6 +352,10 @@ def find_answers(tables: RunTables, wanted: AnswerFilter) -> Chosen:
         values |= {"pattern": pattern, "variant": variant_of(tables, wanted)}
         where.append(f"(a.question_id, a.draw) IN ({THINKINGS_IN_A_ROW})")
     rank = ", -a.num_tokens AS rank" if wanted.sort else ""
+    if measure := BY_MENTIONS.get(wanted.sort):
+        values["thinking"] = answer_thinking(tables, variant_of(tables, wanted))
+        rank = f", {measure} AS rank"
+        join += " LEFT JOIN read_parquet($thinking) t ON a.question_id = t.question_id AND a.draw = t.draw"
     columns = f"a.question_id, a.draw, a.file_row_number AS place{rank}"
     source = f"read_parquet($after, file_row_number = true) a{join}"
     return Chosen(f"SELECT {columns} FROM {source}{_all_of(where)}", values)
@@ -371,6 +401,22 @@ def show_answers(
         }
         for row in keys
     ]
+
+
+def save_answers(
+    database: Database, tables: RunTables, wanted: AnswerFilter, keys: Sequence[TableRow]
+) -> list[TableRow]:
+    """What a list shows of answers, and where each thinking whose set has EM_t names a gold answer."""
+    rows = show_answers(database, tables, wanted, keys)
+    cells = {"ids": list(dict.fromkeys(row["question_id"] for row in rows))}
+    sql = f"SELECT * {OF_ANALYSES} WHERE question_id IN (SELECT unnest($ids))"
+    for variant in [variant_of(tables, wanted), *([wanted.against] if wanted.against else [])]:
+        found = database.rows(sql, cells | {"thinking": answer_thinking(tables, variant)})
+        by_cell = {(row["question_id"], row["draw"]): _mentions(row) for row in found}
+        for row in rows:
+            if answer := row["answers_by_variant"][variant]:
+                answer["mentions"] = by_cell.get((row["question_id"], row["draw"]))
+    return rows
 
 
 QUESTION_ROWS = """
@@ -536,6 +582,6 @@ def _joined(rows: dict[str, TableRow], others: dict[str, TableRow]) -> dict[str,
 LISTINGS: Mapping[str, Listing] = {
     "traces": Listing(TraceFilter, find_traces, show_traces, save_traces),
     "draws": Listing(DrawFilter, find_draws, show_draws, show_draws),
-    "answers": Listing(AnswerFilter, find_answers, show_answers, show_answers),
+    "answers": Listing(AnswerFilter, find_answers, show_answers, save_answers),
 }
 """The lists, by the names that addresses have for them."""

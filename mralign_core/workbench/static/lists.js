@@ -35,15 +35,12 @@ function fields(kind, run) {
       ...(lookedAt.length > 1 ? { trained: ["after training", trained, lookedAt.at(-1)[0]] } : {}),
       ...ofQuestion,
       ...(run.has.includes("thinking-draws") ? { of: ["of", { "thinking-draws": "think-on draws" }] } : {}),
-      sort: ["sort by", { weight: "largest weight, then ratio", weight_low: "smallest weight, then ratio", disagreement: "disagreement", length: "segments",
-        ...(lookedAt.length ? { raised: "largest implicit reward", lowered: "smallest implicit reward", kl: "KL a token" } : {}) }],
     },
     draws: {
       text: ["text", "search"],
       mode: ["thinking", { on: "on", off: "off" }],
       hit: ["gold answer", HITS],
       ...outcome, ...ofQuestion,
-      sort: ["sort by", { length: "length" }],
     },
     answers: {
       text: ["text", "search"],
@@ -55,15 +52,14 @@ function fields(kind, run) {
       hit: ["gold answer", HITS],
       hit_before: ["…in the one compared with", HITS],
       ...outcome, ...ofQuestion,
-      sort: ["sort by", { length: "length" }],
     },
   }[kind];
 }
 
 /** Filters of the report's part "Where thinking and answer part", where the run has what they are about. */
 function thinkingFields(kind, run) {
-  if (kind === "draws" || (kind === "traces" && !run.has.includes("annotations"))) return {};
-  const ofLabels = kind === "traces" || run.has.includes("held-out-annotations");
+  if (kind === "draws") return {};
+  const ofLabels = kind === "traces" ? run.has.includes("annotations") : run.has.includes("held-out-annotations");
   return {
     ending: ["gold answer in the thinking", ENDINGS],
     first_from: ["first mention from, %", "number"], first_to: ["first mention to, %", "number"],
@@ -76,6 +72,28 @@ function thinkingFields(kind, run) {
   };
 }
 
+/** What a list can be sorted by: name → what comes first. */
+function orders(kind, run) {
+  const mentions = { first: "earliest first mention", last: "earliest last mention", after: "most segments behind it" };
+  if (kind !== "traces") return { length: kind === "answers" ? "most tokens" : "longest", ...(kind === "answers" ? mentions : {}) };
+  return {
+    ...(run.has.includes("weights") ? { weight: "largest weight, then ratio", weight_low: "smallest weight, then ratio" } : {}),
+    ...(run.has.includes("annotations") ? { disagreement: "most disagreement" } : {}),
+    length: "most segments", tokens: "most tokens", ...mentions,
+    ...(run.looked_at.length ? { raised: "largest implicit reward", lowered: "smallest implicit reward", kl: "largest KL a token" } : {}),
+  };
+}
+
+/** Links that sort the list, in the address as all else; the one that it is sorted by turns the order round. */
+function orderBar(kind, filter, run) {
+  const link = (name, title) => {
+    const isOwn = (filter.sort ?? "") === name, isReversed = Boolean(filter.reverse);
+    return h("a", { href: to(kind, { ...filter, sort: name, reverse: name && isOwn && !isReversed ? "yes" : "" }), "aria-current": isOwn ? "true" : null,
+      title: isOwn && name ? "turn it round" : null }, isOwn && isReversed ? `${title}, turned round ↑` : isOwn && name ? `${title} ↓` : title);
+  };
+  return h("nav", { class: "bar orders", "aria-label": "Order" }, h("span", { class: "muted" }, "Sorted by"), Object.entries({ "": "place in the file", ...orders(kind, run) }).map(([name, title]) => link(name, title)));
+}
+
 const same = (names) => Object.fromEntries(names.map((name) => [name, name]));
 const TITLES = { traces: "Traces", draws: "Draws", answers: "Answers" };
 const ROWS = { traces: traceRow, draws: drawRow, answers: answerRow };
@@ -85,7 +103,7 @@ export async function showList(kind, asked, run) {
   const form = filterForm(kind, filter, run);
   let found;
   try {
-    found = await withProgress(ask(kind, asked));
+    found = await withProgress(ask(kind, asked), tellProgress);
   } catch (error) {
     return { title: TITLES[kind], content: [form, h("p", { class: "problem", role: "alert" }, error.message)] };
   }
@@ -94,6 +112,7 @@ export async function showList(kind, asked, run) {
     form,
     h("div", { class: "bar" }, h("p", { id: "found" }, summary),
       found.total ? h("button", { type: "button", onclick: (event) => exported(event.target, kind, filter, run) }, "Save all as JSON lines") : null),
+    found.total > 1 ? orderBar(kind, filter, run) : null,
     kind === "traces" && found.rows.some((row) => row.labels) ? h("p", { class: "muted" }, small(h("span", { class: "disputed" }, "dotted"), ": the annotators gave the segment different labels; the number behind a label is its weight")) : null,
     h("ol", { class: "cards", "aria-labelledby": "found" }, found.rows.map((row) => h("li", {}, ROWS[kind](row, run, filter)))),
     pages(kind, filter, found),
@@ -101,14 +120,14 @@ export async function showList(kind, asked, run) {
   return { title: TITLES[kind], content };
 }
 
-/** Tell of what is worked out for a list the first time that somebody asks by it, as long as the list is waited for. */
-async function withProgress(listed) {
+/** Wait for what the server works out, telling meanwhile how far an analysis is that nobody has asked by before. */
+async function withProgress(waited, tell) {
   const timer = setInterval(async () => {
     const [work] = await ask("under-way").catch(() => []);
-    if (work && timer) tellProgress(work);
+    if (work) tell(work);
   }, ASKS_MS);
   try {
-    return await listed;
+    return await waited;
   } finally {
     clearInterval(timer);
   }
@@ -116,11 +135,13 @@ async function withProgress(listed) {
 
 const ASKS_MS = 1000;
 
-function tellProgress({ done, rows }) {
+const howFar = ({ done, rows }) => `${count(done)}${rows ? ` of ${count(rows)}` : ""}`;
+
+function tellProgress(work) {
   const main = document.querySelector("#main");
   if (!main.hasAttribute("aria-busy")) return;
-  if (!document.querySelector("#found")) main.prepend(h("p", { id: "found" }));
-  fill(document.querySelector("#found"), "The report's analyses are made of each text, once: ", h("progress", { value: done, max: rows || null, "aria-label": "Analysed" }), ` ${count(done)}${rows ? ` of ${count(rows)}` : ""}. What is done is kept, also if you go on.`);
+  if (!document.querySelector("#found")) fill(main, h("p", { id: "found" }));
+  fill(document.querySelector("#found"), `The report's analyses are made of each text, once: ${howFar(work)}. `, h("progress", { value: work.done, max: work.rows || null, "aria-label": "Analysed" }), " What is done is kept, also if you go on.");
 }
 
 const small = (...words) => h("small", {}, words);
@@ -138,7 +159,7 @@ async function exported(button, kind, filter, run) {
   button.disabled = true;
   button.textContent = "Saving…";
   try {
-    await save(`${kind}.jsonl`, filter, fileName(kind, filter, run));
+    await withProgress(save(`${kind}.jsonl`, filter, fileName(kind, filter, run)), (work) => (button.textContent = `Saving… ${howFar(work)} analysed`));
     button.textContent = "Saved";
   } catch (error) {
     button.textContent = error.message;
@@ -156,7 +177,7 @@ function filterForm(kind, filter, run) {
     filter.question ? h("span", {}, `of question ${filter.question}`) : null);
   const submit = () => {
     const values = Object.fromEntries(new FormData(form));
-    document.dispatchEvent(new CustomEvent("workbench:go", { detail: to(kind, { ...values, question: filter.question }) }));
+    document.dispatchEvent(new CustomEvent("workbench:go", { detail: to(kind, { ...values, question: filter.question, sort: filter.sort, reverse: filter.reverse }) }));
   };
   form.addEventListener("submit", (event) => { event.preventDefault(); submit(); });
   form.addEventListener("change", (event) => { if (event.target.matches("select")) submit(); });

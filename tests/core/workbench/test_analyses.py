@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import json
 import re
 from types import SimpleNamespace
 from urllib.parse import parse_qs
@@ -106,6 +107,48 @@ def test_a_trace_without_labels_has_its_ending_and_places(run, store, table, tmp
     of_fewer = rows_of(analyses.trace_thinking(tables, "candidates"))
     assert of_fewer[named] == of_all[named] | {"behind": None, "loops": None} != of_all[named]
     assert {**of_fewer, named: None} == {**of_all, named: None}
+
+
+def test_saved_lists_have_the_mentions(get, tails, mentions):
+    saved = {row["trace_id"]: row["mentions"] for row in saved_lines(get, "traces")}
+    named = {name: row for name, row in saved.items() if row["ending"].startswith("named")}
+    assert set(named) == set(tails["trace_id"]) and set(saved) > set(named)
+    for row in tails.to_dict("records"):
+        own = named[row["trace_id"]]
+        assert {name: own[name] for name in ("ending", "first", "last", "segments_after")} == {
+            name: row[name] for name in ("ending", "first", "last", "segments_after")
+        }
+        assert [" + ".join(step) for step in own["behind"]] == list(row["after"])
+    answers = saved_lines(get, "answers", variant="mr_align", against="kto")
+    for variant in ("mr_align", "kto"):
+        own = mentions[mentions["variant"] == variant].set_index("question_id")["last"]
+        for row in answers:
+            place = own[row["question_id"]]
+            assert row["answers_by_variant"][variant]["mentions"]["last"] == (place if place == place else None)
+    assert {row["answers_by_variant"]["off"]["mentions"] for row in saved_lines(get, "answers", variant="off")} == {
+        None
+    }
+
+
+def saved_lines(get, name, **asked):
+    return [json.loads(line) for line in get(f"{name}.jsonl", **asked).text.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("sort", "column", "sign"), [("first", "first", 1), ("last", "last", 1), ("after", "segments_after", -1)]
+)
+def test_lists_are_sorted_by_mentions_either_way_round(found, get, tails, mentions, sort, column, sign):
+    places = {**tails.set_index("trace_id")[column]}
+    on = mentions[(mentions["variant"] == "on")].set_index("question_id")[column]
+    assert len({*places.values()}) > 1
+    for reverse, turned in (("", sign), ("yes", -sign)):
+        listed = [row["trace_id"] for row in found("traces", sort=sort, reverse=reverse)]
+        named = [places[name] for name in listed if name in places]
+        assert named == sorted(named, key=lambda place: turned * place) and not set(listed[len(named) :]) & set(places)
+        answered = [on[row["question_id"]] for row in found("answers", variant="on", sort=sort, reverse=reverse)]
+        known = [place for place in answered if place == place]
+        assert known == sorted(known, key=lambda place: turned * place) == answered[: len(known)] != answered
+    assert "name one with sort=" in get("traces", reverse="yes").json()["problem"]
 
 
 def rows_of(file):
