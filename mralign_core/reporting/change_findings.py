@@ -86,9 +86,9 @@ def change_table(change: ThinkingChange, taxonomy: Taxonomy, variant: str) -> Li
         for column, model in enumerate(models, start=len(rows[-1]) - len(models)):
             cells[len(rows) - 1, column] = thinkings_address(model, edge, taxonomy)
         addresses.append(thinkings_address(models[edge.difference > 0], edge, taxonomy))
-    made = [f"thinkings with it, {title}" for title in ("think on", name)]
-    columns = ["move", "think on, %", f"{name}, %", "difference, points", "p", *made]
-    title = "The strongest differences; p is the chance that the strongest of all moves is as strong by chance"
+    columns = ["move", "think on, %", f"{name}, %", "difference, points", "p", "n, think on", f"n, {name}"]
+    title = "The strongest differences; p is the chance that the strongest of all moves is as strong by chance, n the "
+    title += "number of thinkings that make the move"
     return LinkedTable.of(ResultTable(columns, rows, title=title), addresses, cells)
 
 

@@ -242,7 +242,10 @@ def show_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys
         found = _joined(found, _by_trace(database, WEIGHT_ROWS, files | {"weights": tables.file("weights")}))
     if tables.looked_at and wanted.of == "candidates":
         found = _joined(found, _by_trace(database, MOVED_ROWS, files | {"policy": policy_file(tables, wanted)}))
-    return [found[row["trace_id"]] for row in keys]
+    rows = [found[row["trace_id"]] for row in keys]
+    if wanted.sort in BY_MENTIONS:
+        _add_trace_mentions(database, tables, wanted, rows)
+    return rows
 
 
 def save_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys: Sequence[TableRow]) -> list[TableRow]:
@@ -255,9 +258,17 @@ def save_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys
     for row in rows:
         text = texts[row["trace_id"]]
         row["thinking"] = [text["completion"][span["start"] : span["end"]] for span in text["segments"]]
-    of_thinking = {"thinking": trace_thinking(tables, wanted.of), "ids": files["ids"]}
-    mentions = _by_trace(database, f"SELECT * {OF_ANALYSES} WHERE trace_id IN (SELECT unnest($ids))", of_thinking)
-    return [row | {"mentions": _mentions(mentions[row["trace_id"]])} for row in rows]
+    if wanted.sort not in BY_MENTIONS:
+        _add_trace_mentions(database, tables, wanted, rows)
+    return rows
+
+
+def _add_trace_mentions(database: Database, tables: RunTables, wanted: TraceFilter, rows: Sequence[TableRow]) -> None:
+    """Where the thinking of each trace names a gold answer, in a new field of its row."""
+    files = {"thinking": trace_thinking(tables, wanted.of), "ids": [row["trace_id"] for row in rows]}
+    found = _by_trace(database, f"SELECT * {OF_ANALYSES} WHERE trace_id IN (SELECT unnest($ids))", files)
+    for row in rows:
+        row["mentions"] = _mentions(found[row["trace_id"]])
 
 
 OF_ANALYSES = "FROM read_parquet($thinking)"
@@ -390,7 +401,7 @@ def show_answers(
         answer = given.get(row.pop("variant"), {}).get((row.pop("question_id"), row.pop("draw")))
         if answer:
             answer |= row
-    return [
+    rows = [
         {
             "question_id": row["question_id"],
             "draw": row["draw"],
@@ -401,6 +412,9 @@ def show_answers(
         }
         for row in keys
     ]
+    if wanted.sort in BY_MENTIONS:
+        _add_answer_mentions(database, tables, wanted, rows)
+    return rows
 
 
 def save_answers(
@@ -408,6 +422,12 @@ def save_answers(
 ) -> list[TableRow]:
     """What a list shows of answers, and where each thinking whose set has EM_t names a gold answer."""
     rows = show_answers(database, tables, wanted, keys)
+    if wanted.sort not in BY_MENTIONS:
+        _add_answer_mentions(database, tables, wanted, rows)
+    return rows
+
+
+def _add_answer_mentions(database: Database, tables: RunTables, wanted: AnswerFilter, rows: Sequence[TableRow]) -> None:
     cells = {"ids": list(dict.fromkeys(row["question_id"] for row in rows))}
     sql = f"SELECT * {OF_ANALYSES} WHERE question_id IN (SELECT unnest($ids))"
     for variant in [variant_of(tables, wanted), *([wanted.against] if wanted.against else [])]:
@@ -416,7 +436,6 @@ def save_answers(
         for row in rows:
             if answer := row["answers_by_variant"][variant]:
                 answer["mentions"] = by_cell.get((row["question_id"], row["draw"]))
-    return rows
 
 
 QUESTION_ROWS = """

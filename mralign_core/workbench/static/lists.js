@@ -208,12 +208,19 @@ function traceRow(row, run, filter) {
     h("p", { class: "facts" },
       h("span", {}, h("span", { class: "dot", style: { background: run.polarities[row.polarity] } }), row.polarity),
       golds(row.answers), row.stratum ? h("span", {}, row.stratum) : null,
-      h("span", {}, `${row.num_segments} segments`),
+      h("span", {}, `${row.num_segments} segments`), mentionsOf(row),
       row.labels ? h("span", {}, disputed ? `annotators differ on ${disputed}` : "annotators agree") : null,
       row.weights?.length ? h("span", {}, `weights ${number(Math.min(...row.weights))} to ${number(Math.max(...row.weights))}${clippedOf(row)}`) : null,
       row.moved === undefined ? null : h("span", { title: "after training, in nats" }, `implicit reward ${signed(row.implicit_reward, 1)}, ${signed(row.moved / row.num_completion_tokens, 3)} a token, KL ${number(row.kl / row.num_completion_tokens, 3)} a token`)),
     strip(row, run, filter),
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), row.answer || "–"));
+}
+
+/** Where a thinking names a gold answer, in a list that is sorted by that. */
+function mentionsOf({ mentions }) {
+  if (!mentions) return null;
+  const at = (place) => `${Math.round(100 * place)} %`;
+  return h("span", {}, mentions.last === null ? "names no gold answer" : `names it first at ${at(mentions.first)}, last at ${at(mentions.last)}, ${mentions.segments_after} segments behind`);
 }
 
 const ratioText = (ratio) => (Number.isFinite(ratio) ? number(ratio) : "infinite");
@@ -275,7 +282,7 @@ function answerRow(row, run, filter) {
     h("p", { class: "facts" }, golds(row.answers), h("span", {}, `draw ${row.draw}`), row.stratum ? h("span", {}, row.stratum) : null),
     Object.entries(row.answers_by_variant).reverse().map(([variant, answer]) => answer && h("div", { class: "said" },
       h("p", { class: "facts" }, h("strong", {}, titles[variant]), h("span", { class: tone(answer) }, verdict(answer)),
-        answer.judged_right === undefined ? null : h("span", { class: answer.judged_right ? "better" : "worse" }, `judges: ${answer.judged_right ? "right" : "wrong"}`), h("span", {}, outcomeTitle(answer.outcome))),
+        answer.judged_right === undefined ? null : h("span", { class: answer.judged_right ? "better" : "worse" }, `judges: ${answer.judged_right ? "right" : "wrong"}`), h("span", {}, outcomeTitle(answer.outcome)), mentionsOf(answer)),
       strip(answer, run, filter),
       h("p", { class: "model answer" }, answer.answer || "–"))));
 }

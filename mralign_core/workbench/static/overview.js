@@ -101,12 +101,13 @@ export async function showMoves(asked, run) {
   const among = run.variants.find((each) => each.name === variant)?.title ?? variant;
   const title = variant ? `held-out thinkings of ${among}` : `${polarity} traces`;
   const states = ["<start>", ...run.labels.map((label) => label.name), "<stop>"].filter((name) => moves.states.has(name) || before?.states.has(name));
+  const told = (move) => `${count(move.moves)} moves in ${count(move.traces)} ${variant ? "thinkings" : "traces"}`;
   const cell = (source, target) => {
     const move = moves.of(source, target);
     if (!move && !before?.of(source, target)) return "";
     const pattern = `${source} → ${target}`, weight = move?.weight == null ? "" : `×${number(move.weight)}`;
     const enough = moves.left(source) >= FEWEST_MOVES, changed = before && enough && before.left(source) >= FEWEST_MOVES ? 100 * (moves.share(source, target) - before.share(source, target)) : null;
-    return h("a", { class: "cell", href: variant ? to("answers", { variant: move ? variant : BEFORE, pattern }) : to("traces", { polarity, pattern }), title: `${pattern}: ${count(move?.moves)} moves in ${count(move?.traces)} ${variant ? "thinkings" : "traces"}${weight && `, mean weight ${weight}`}${changed === null ? "" : `, ${signed(changed, 1)} points against think on`}`, style: { "--part": enough ? moves.share(source, target) : 0 } },
+    return h("a", { class: "cell", href: variant ? to("answers", { variant: move ? variant : BEFORE, pattern }) : to("traces", { polarity, pattern }), title: `${pattern}: ${told(move ?? before.of(source, target))}${move ? "" : " of think on, none here"}${weight && `, mean weight ${weight}`}${changed === null ? "" : `, ${signed(changed, 1)} points against think on`}`, style: { "--part": enough ? moves.share(source, target) : 0 } },
       `${Math.round(100 * moves.share(source, target))}`, h("small", {}, `n ${count(move?.moves)}`), weight ? h("small", {}, weight) : null, changed === null ? null : h("small", {}, `Δ ${signed(changed, 0)}`));
   };
   const rows = states.filter((name) => name !== "<stop>").map((source) => [h("span", {}, source, " ", h("small", {}, `n ${count(moves.left(source))}`)), ...states.slice(1).map((target) => cell(source, target))]);

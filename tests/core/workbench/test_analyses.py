@@ -107,6 +107,11 @@ def test_a_trace_without_labels_has_its_ending_and_places(run, store, table, tmp
     of_fewer = rows_of(analyses.trace_thinking(tables, "candidates"))
     assert of_fewer[named] == of_all[named] | {"behind": None, "loops": None} != of_all[named]
     assert {**of_fewer, named: None} == {**of_all, named: None}
+    unlabelled = dataclasses.replace(run, artifacts={"candidates": run.artifacts["candidates"]}, _opened={})
+    without = {"behind": None, "loops": None}
+    assert rows_of(analyses.trace_thinking(unlabelled, "candidates")) == {
+        name: row | without for name, row in of_all.items()
+    }
 
 
 def test_saved_lists_have_the_mentions(get, tails, mentions):
@@ -142,7 +147,9 @@ def test_lists_are_sorted_by_mentions_either_way_round(found, get, tails, mentio
     on = mentions[(mentions["variant"] == "on")].set_index("question_id")[column]
     assert len({*places.values()}) > 1
     for reverse, turned in (("", sign), ("yes", -sign)):
-        listed = [row["trace_id"] for row in found("traces", sort=sort, reverse=reverse)]
+        rows = found("traces", sort=sort, reverse=reverse)
+        listed = [row["trace_id"] for row in rows]
+        assert {row["trace_id"]: row["mentions"][column] for row in rows if row["trace_id"] in places} == places
         named = [places[name] for name in listed if name in places]
         assert named == sorted(named, key=lambda place: turned * place) and not set(listed[len(named) :]) & set(places)
         answered = [on[row["question_id"]] for row in found("answers", variant="on", sort=sort, reverse=reverse)]
