@@ -52,7 +52,8 @@ def test_traces_that_make_a_move_are_counted_once_each_and_by_model():
     rng = np.random.default_rng(0)
     steps = [["", "a", "b", "ab", "c"][each] for each in rng.integers(0, 5, 240)]
     paths = [(("on", "kto")[number % 2], f"q{number // 2}", steps[6 * number :][:6]) for number in range(40)]
-    models = two_models(*tables(paths), "kto", "on", TINY)
+    traces, annotations = tables(paths)
+    models = two_models(traces, annotations, "kto", "on", TINY)
     for making, variant in zip(traces_by_move(models, TINY.num_states), ("kto", "on"), strict=True):
         expected = np.zeros((5, 5), int)
         for own in ([step for step in path if step] for name, _, path in paths if name == variant):

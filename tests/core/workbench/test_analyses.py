@@ -320,9 +320,9 @@ def test_a_row_of_the_reports_tables_leads_to_as_many_cases_as_it_says(found, ta
                 view, asked = query_of(address)
                 assert len(found(view, **asked)) == number(row), (shown.title, row, address)
                 seen.add(shown.title.split()[0])
-        for (row, column), address in shown.cell_addresses.items():
+        for (place, column), address in shown.cell_addresses.items():
             view, asked = query_of(address)
-            assert len(found(view, **asked)) == count(shown.rows[row][column]), (shown.title, row, column)
+            assert len(found(view, **asked)) == count(shown.rows[place][column]), (shown.title, place, column)
             seen.add("a cell")
     assert seen >= {"Places", "Means", "Answers", "Paths", "The"} | ({"Thinkings", "a cell"} if held_out else set())
 
@@ -337,6 +337,7 @@ def test_an_edge_of_delta_leads_to_as_many_thinkings_as_make_the_move(found, tab
     )
     making = dict(zip(("mr_align", "on"), change.num_making, strict=True))
     block = change_block(traces, labels, PAPER_TAXONOMY, 0.0, "mr_align")  # at the level 1 all edges are shown
+    assert block and block.figure
     addresses = {html.unescape(each) for each in re.findall(r'data-cases="(answers[^"]+)"', to_svg(block.figure, "d"))}
     assert {query_of(each)[1]["variant"] for each in addresses} == {"on", "mr_align"}
     for view, asked in map(query_of, addresses):
