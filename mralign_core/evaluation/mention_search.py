@@ -26,7 +26,7 @@ from mralign_core.method.matching import (
 from mralign_core.method.spellings import unify_spellings
 from mralign_core.method.traces import Span
 
-WORD = re.compile(r"\S+")
+UNBROKEN = re.compile(r"\S+")
 _PARTED_INITIAL = re.compile(r"\.[ \u00a0]+[a-z]\.")
 
 Tokens = tuple[str, ...]
@@ -76,7 +76,7 @@ class WordSearch(NamedTuple):
         )
         named = [(reading, gold) for reading, golds in readings for gold in golds if gold[0] in reading]
         found = {place for reading, gold in named for place in _places(reading.split("\n"), gold)}
-        words = [word.span() for word in WORD.finditer(text, *piece)] if found else []
+        words = [word.span() for word in UNBROKEN.finditer(text, *piece)] if found else []
         return [Span(words[first][0], words[last][1]) for first, last in sorted(found)]
 
 

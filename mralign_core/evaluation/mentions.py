@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mralign_core.evaluation.mention_search import WORD, WordSearch, word_search
+from mralign_core.evaluation.mention_search import UNBROKEN, WordSearch, word_search
 from mralign_core.method.matching import DEFAULT_RULES, MatchRules, contains_match
 from mralign_core.method.traces import Span, split_segments
 
@@ -238,7 +238,7 @@ def labels_in(path: Sequence[str]) -> set[str]:
 
 def _first_words(text: str, piece: Span, names: Callable[[str], bool]) -> Span:
     """The words of a piece of text that name a gold answer first, where the piece names one."""
-    words = [Span(*word.span()) for word in WORD.finditer(text, *piece)]
+    words = [Span(*word.span()) for word in UNBROKEN.finditer(text, *piece)]
     end = _shortest(words, lambda word: names(text[piece.start : word.end])).end
     upto = [word for word in words if word.end <= end]
     return Span(_shortest(upto[::-1], lambda word: names(text[word.start : end])).start, end)
@@ -246,7 +246,7 @@ def _first_words(text: str, piece: Span, names: Callable[[str], bool]) -> Span:
 
 def _last_words(text: str, piece: Span, names: Callable[[str], bool]) -> Span:
     """The words of a piece of text that name a gold answer last, where the piece names one."""
-    words = [Span(*word.span()) for word in WORD.finditer(text, *piece)]
+    words = [Span(*word.span()) for word in UNBROKEN.finditer(text, *piece)]
     start = _shortest(words[::-1], lambda word: names(text[word.start : piece.end])).start
     behind = [word for word in words if word.start >= start]
     return Span(start, _shortest(behind, lambda word: names(text[start : word.end])).end)

@@ -144,14 +144,14 @@ def _spans(segments: pa.ChunkedArray) -> Iterator[list[Span]]:
 
 def _steps_of(labels: str, trace_ids: Sequence[str]) -> dict[str, dict[int, tuple[int, str]]]:
     """Of each labelled trace, the step and the labels of each segment."""
-    found = shared_database().columns(STEPS, {"labels": labels, "ids": trace_ids})
+    found = shared_database().columns(STEPS_OF_TRACES, {"labels": labels, "ids": trace_ids})
     steps: dict[str, dict[int, tuple[int, str]]] = {}
     for trace_id, segment, step, text in zip(*(found[name].tolist() for name in found), strict=True):
         steps.setdefault(trace_id, {})[segment] = (step, text or UNLABELLED)
     return steps
 
 
-STEPS = """
+STEPS_OF_TRACES = """
 SELECT trace_id, segment, step, array_to_string(labels, '+') AS labels FROM read_parquet($labels)
 WHERE trace_id IN (SELECT unnest($ids))"""
 

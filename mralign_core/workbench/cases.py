@@ -141,7 +141,7 @@ def read_question(database: Database, tables: RunTables, question_id: str) -> Ta
     golds = list(map(str, question["answers"]))
     answers = {name: _answers(database, tables, name, question_id, golds) for name in tables.variants}
     for told in held_out_labels(database, tables, [question_id]):
-        for row in answers[told["variant"]]:
+        for row in answers.get(told["variant"], []):
             if row["draw"] == told["draw"]:
                 row["labels"] = told["labels"]
     return {

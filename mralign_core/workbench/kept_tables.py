@@ -30,9 +30,9 @@ from mralign_core.workbench.interruption import stop_if_left
 
 logger = logging.getLogger("mralign_core.workbench")
 
-MOST_BYTES = 2**30
+MOST_KEPT_BYTES = 2**30
 """Of all tables; one of 100,000 traces has 5 MB."""
-ROWS_AT_ONCE = 1_000
+WRITTEN_AT_ONCE = 1_000
 """Rows in memory, and how often it is asked whether anybody still waits."""
 LOOKS_UP_S = 0.2
 """How often one that waits for a table asks whether anybody waits for it."""
@@ -111,7 +111,7 @@ class KeptTables:
         some: list[dict[str, Any]] = []
         for row in rows:
             some.append(row)
-            if len(some) == ROWS_AT_ONCE:
+            if len(some) == WRITTEN_AT_ONCE:
                 yield some
                 self._count(key, len(some))
                 some = []
@@ -139,7 +139,7 @@ class KeptTables:
 
 
 def _room_for(folder: Path, key: str) -> Path:
-    cache = DownloadCache(folder, MOST_BYTES)
+    cache = DownloadCache(folder, MOST_KEPT_BYTES)
     own = cache.use(key)
     if not own.is_dir():
         cache.make_room(0)

@@ -68,7 +68,7 @@ def test_another_server_finds_the_table_and_one_that_was_cut_short_is_made_anew(
 
 
 def test_parts_that_were_whole_when_the_asker_left_are_not_made_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(kept_tables, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(kept_tables, "WRITTEN_AT_ONCE", 1)
     tables, asker, told = KeptTables(tmp_path), Asker(), []
 
     def leaving():
@@ -103,7 +103,7 @@ def test_two_servers_that_make_one_table_at_a_time_both_have_it(tmp_path):
 
 def test_the_longest_unused_tables_go_first(tmp_path, monkeypatch):
     table(KeptTables(tmp_path), lambda: rows(1))
-    monkeypatch.setattr(kept_tables, "MOST_BYTES", 1)
+    monkeypatch.setattr(kept_tables, "MOST_KEPT_BYTES", 1)
     monkeypatch.setattr("mralign_core.storage.cache._notes", {})  # as in another process: this one uses what it made
     monkeypatch.setattr("mralign_core.storage.cache._noted", set())
     for name in os.listdir(tmp_path / "users"):
