@@ -31,7 +31,7 @@ from mralign_core.workbench.interruption import stop_if_left
 logger = logging.getLogger("mralign_core.workbench")
 
 MOST_KEPT_BYTES = 2**30
-"""Of all tables; one of 100,000 traces has 5 MB."""
+"""Of all tables; one of 100,000 traces has 1.5 MB."""
 WRITTEN_AT_ONCE = 1_000
 """Rows in memory, and how often it is asked whether anybody still waits."""
 LOOKS_UP_S = 0.2
