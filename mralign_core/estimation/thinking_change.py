@@ -61,6 +61,7 @@ class ThinkingChange(NamedTuple):
         num_edges: how many were looked at.
         num_questions: exchanged in the permutations.
         num_traces: of the first and of the second.
+        num_making: (K, K) each, how many traces of the first, and of the second, make each move.
     """
 
     first: TransitionEstimate
@@ -69,6 +70,7 @@ class ThinkingChange(NamedTuple):
     num_edges: int
     num_questions: int
     num_traces: tuple[int, int]
+    num_making: tuple[IntArray, IntArray]
 
     def is_shown(self, level: float) -> NDArray[np.bool_]:
         """The edges that differ at a level, such as .05, corrected for their number, (K, K)."""
@@ -137,7 +139,36 @@ def thinking_change(
         int(is_edge.sum()),
         len(ours),
         (int(traces.is_first.sum()), int((~traces.is_first).sum())),
+        traces_by_move(traces, num_states),
     )
+
+
+def traces_by_move(traces: TwoModels, num_states: int) -> tuple[IntArray, IntArray]:
+    """How many traces of the first and of the second model make each move, (K, K) each.
+
+    A step with two labels makes the moves of both; a trace that makes a move again counts once.
+
+    Args:
+        traces: of both.
+        num_states: K.
+
+    >>> labels = np.array([[1, 0], [1, 2], [1, 0], [2, 0]])  # 1, then 1 or 2; another trace of 1, 2
+    >>> both = TwoModels(labels, np.array([0, 0, 1, 1]), np.array([0, 0]), np.array([True, False]))
+    >>> first, second = traces_by_move(both, 4)
+    >>> first[1].tolist(), second[1].tolist()  # from 1
+    ([0, 1, 1, 1], [0, 0, 1, 0])
+    """
+    sources, targets, trace = _all_moves(traces, num_states)
+    left, entered = (np.stack(np.divmod(sets, num_states), axis=1) for sets in (sources, targets))
+    is_left, is_entered = (np.stack([np.ones(len(sets), bool), sets[:, 1] > 0], axis=1) for sets in (left, entered))
+    moves = np.repeat(left, MAX_LABELS, axis=1) * num_states + np.tile(entered, MAX_LABELS)
+    is_made = np.repeat(is_left, MAX_LABELS, axis=1) & np.tile(is_entered, MAX_LABELS)
+    makers, made = np.divmod(np.unique((trace[:, None] * num_states**2 + moves)[is_made]), num_states**2)
+    first, second = (
+        np.bincount(made[traces.is_first[makers] == is_first], minlength=num_states**2).reshape(num_states, -1)
+        for is_first in (True, False)
+    )
+    return first, second
 
 
 def has_support(counts: FloatArray) -> NDArray[np.bool_]:
@@ -162,12 +193,7 @@ def _statistics(first: TransitionTables, second: TransitionTables, pooled: Float
 
 def _count_by_question(traces: TwoModels, num_states: int) -> tuple[SetPairCounts, tuple[FloatArray, FloatArray]]:
     """The distinct set pairs, and how often each question's traces have each, (Q, U), by model."""
-    into_steps = moves_into_steps(traces.labels, traces.trace_of_step, num_states)
-    into_stop = moves_into_stop(into_steps, num_states)
-    sources, targets, trace = (
-        np.concatenate([getattr(into_steps, name), getattr(into_stop, name)])
-        for name in ("sources", "targets", "traces")
-    )
+    sources, targets, trace = _all_moves(traces, num_states)
     codes, pair = np.unique(sources * num_states**2 + targets, return_inverse=True)
     num_questions = int(traces.questions.max(initial=-1)) + 1
     cell = traces.questions[trace] * len(codes) + pair
@@ -178,6 +204,17 @@ def _count_by_question(traces: TwoModels, num_states: int) -> tuple[SetPairCount
     )
     members = members_of_codes(codes, num_states)
     return SetPairCounts(*members, np.zeros(len(codes), dtype=np.int64), len(traces.questions), 0, 0), (ours, theirs)
+
+
+def _all_moves(traces: TwoModels, num_states: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Number of the set left, of the set entered, and trace of each move, those into <stop> among them."""
+    into_steps = moves_into_steps(traces.labels, traces.trace_of_step, num_states)
+    into_stop = moves_into_stop(into_steps, num_states)
+    sources, targets, trace = (
+        np.concatenate([getattr(into_steps, name), getattr(into_stop, name)])
+        for name in ("sources", "targets", "traces")
+    )
+    return sources, targets, trace
 
 
 def _times(pairs: SetPairCounts, counts_QU: FloatArray) -> SetPairCounts:

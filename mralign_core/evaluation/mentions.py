@@ -13,7 +13,6 @@ Decisions where the paper is silent:
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mralign_core.evaluation.mention_search import UNBROKEN, WordSearch, word_search
 from mralign_core.method.matching import DEFAULT_RULES, MatchRules, contains_match
 from mralign_core.method.traces import Span, split_segments
 
@@ -35,7 +35,6 @@ MENTION_COLUMNS = (
 """What :func:`describe_mentions` says of a thinking."""
 UNLABELLED = "unlabelled"
 """What a step without a label is called in a path of steps."""
-_WORD = re.compile(r"\S+")
 
 
 class Mention(NamedTuple):
@@ -68,15 +67,46 @@ def find_mentions(
     >>> [(each.segment, thinking[slice(*each.span)], each.span.start) for each in mentions]
     [(0, 'Oslo?', 6), (1, 'Oslo', 36)]
     """
-    names = partial(contains_match, golds=golds, rules=rules)
     whole = Span(segments[0].start, segments[-1].end) if segments else Span(0, 0)
+    search = word_search(tuple(golds), rules)
+    spans = None
+    if search and _stand_apart(text, segments) and search.can_read(text[slice(*whole)]):
+        if not search.may_name(text[slice(*whole)]):
+            return None
+        spans = _read_words(search, text, segments)
+    spans = spans or _ask_stretches(text, segments, whole, partial(contains_match, golds=golds, rules=rules))
+    starts = [piece.start for piece in segments]
+    return spans and Mentions(*(Mention(bisect_right(starts, span.start) - 1, span) for span in spans))
+
+
+def _stand_apart(text: str, segments: Sequence[Span]) -> bool:
+    """Whether no word goes on across the edge of a segment."""
+    inner = [*(span.start - 1 for span in segments[1:]), *(span.end for span in segments[:-1])]
+    return all(text[place].isspace() for place in inner)
+
+
+def _read_words(search: WordSearch, text: str, segments: Sequence[Span]) -> tuple[Span, Span] | None:
+    """The first and the last words in a segment that name a gold answer, each word read once."""
+    first = next(filter(None, (search.stretches(text, piece) for piece in segments)), None)
+    last = next(filter(None, (search.stretches(text, piece) for piece in reversed(segments))), None)
+    if first is None or last is None:
+        return None
+    end, start = min(span.end for span in first), max(span.start for span in last)
+    return (
+        Span(max(span.start for span in first if span.end == end), end),
+        Span(start, min(span.end for span in last if span.start == start)),
+    )
+
+
+def _ask_stretches(
+    text: str, segments: Sequence[Span], whole: Span, names: Callable[[str], bool]
+) -> tuple[Span, Span] | None:
+    """The first and the last words that name a gold answer, by asking of one stretch after another."""
     if not names(text[slice(*whole)]):
         return None
     first = next((piece for piece in segments if names(text[slice(*piece)])), whole)
     last = next((piece for piece in reversed(segments) if names(text[slice(*piece)])), whole)
-    starts = [piece.start for piece in segments]
-    spans = (_first_words(text, first, names), _last_words(text, last, names))
-    return Mentions(*(Mention(bisect_right(starts, span.start) - 1, span) for span in spans))
+    return _first_words(text, first, names), _last_words(text, last, names)
 
 
 def describe_mentions(
@@ -176,7 +206,7 @@ def labelled_tails(
             {name: row[name] for name in ("trace_id", "question_id", "question", "answers", "answer")}
             | {"ending": ending_of(is_named=True, is_right=bool(right)), **described}
             | {"mention": row["completion"][slice(*segments[place])]}
-            | dict(zip(("at", "after"), _at_and_after(steps[row["trace_id"]], place), strict=True))
+            | dict(zip(("at", "after"), at_and_behind(steps[row["trace_id"]], place), strict=True))
         )
     columns = [
         *("trace_id", "question_id", "question", "answers", "answer", "ending"),
@@ -194,7 +224,7 @@ def trace_paths(annotations: pd.DataFrame) -> dict[str, tuple[str, ...]]:
     Args:
         annotations: rows of :data:`~mralign_core.schemas.annotations.ANNOTATIONS`.
     """
-    return {trace_id: _at_and_after(steps, -1)[1] for trace_id, steps in _steps_by_trace(annotations).items()}
+    return {trace_id: at_and_behind(steps, -1)[1] for trace_id, steps in _steps_by_trace(annotations).items()}
 
 
 def labels_in(path: Sequence[str]) -> set[str]:
@@ -208,7 +238,7 @@ def labels_in(path: Sequence[str]) -> set[str]:
 
 def _first_words(text: str, piece: Span, names: Callable[[str], bool]) -> Span:
     """The words of a piece of text that name a gold answer first, where the piece names one."""
-    words = [Span(*word.span()) for word in _WORD.finditer(text, *piece)]
+    words = [Span(*word.span()) for word in UNBROKEN.finditer(text, *piece)]
     end = _shortest(words, lambda word: names(text[piece.start : word.end])).end
     upto = [word for word in words if word.end <= end]
     return Span(_shortest(upto[::-1], lambda word: names(text[word.start : end])).start, end)
@@ -216,7 +246,7 @@ def _first_words(text: str, piece: Span, names: Callable[[str], bool]) -> Span:
 
 def _last_words(text: str, piece: Span, names: Callable[[str], bool]) -> Span:
     """The words of a piece of text that name a gold answer last, where the piece names one."""
-    words = [Span(*word.span()) for word in _WORD.finditer(text, *piece)]
+    words = [Span(*word.span()) for word in UNBROKEN.finditer(text, *piece)]
     start = _shortest(words[::-1], lambda word: names(text[word.start : piece.end])).start
     behind = [word for word in words if word.start >= start]
     return Span(start, _shortest(behind, lambda word: names(text[start : word.end])).end)
@@ -237,8 +267,13 @@ def _steps_by_trace(annotations: pd.DataFrame) -> dict[str, dict[int, tuple[int,
     return steps
 
 
-def _at_and_after(steps: Mapping[int, tuple[int, str]], place: int) -> tuple[str, tuple[str, ...]]:
-    """What the segment of the last mention does, and each step behind it."""
+def at_and_behind(steps: Mapping[int, tuple[int, str]], place: int) -> tuple[str, tuple[str, ...]]:
+    """What a segment does, and each step behind it.
+
+    Args:
+        steps: number of each segment → its step, and the labels of it as text.
+        place: number of the segment; of a number that none has, all steps are behind it that are behind its place.
+    """
     own, at = steps.get(place, (-1, UNLABELLED))
     behind = {step: labels for segment, (step, labels) in sorted(steps.items()) if segment > place and step != own}
     return at, tuple(behind.values())

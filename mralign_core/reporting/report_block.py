@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,12 +38,17 @@ class LinkedTable(ResultTable):
 
     addresses: Sequence[str]
     """Of each row's cases in the workbench (:mod:`~mralign_core.reporting.case_addresses`); "" of a row without any."""
+    cell_addresses: Mapping[tuple[int, int], str]
+    """Row and column, from 0, of cells that have cases of their own → where these are."""
 
     @classmethod
-    def of(cls, table: ResultTable, addresses: Sequence[str]) -> LinkedTable:
-        """A table with an address a row."""
+    def of(
+        cls, table: ResultTable, addresses: Sequence[str], cell_addresses: Mapping[tuple[int, int], str] | None = None
+    ) -> LinkedTable:
+        """A table with an address a row, and of some cells."""
         linked = cls(*table)
         linked.addresses = addresses
+        linked.cell_addresses = cell_addresses or {}
         return linked
 
 

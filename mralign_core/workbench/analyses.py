@@ -2,16 +2,18 @@
 
 They are the report's own functions (:mod:`mralign_core.evaluation.mentions`, ``thinking_habits`` beside it,
 :mod:`mralign_core.judging.verdicts`). A table is made when it is first asked for, some thousand texts at a time, and
-kept as a Parquet file as long as the server runs: what it is made from never changes.
+kept on this machine (:mod:`~mralign_core.workbench.kept_tables`): what it is made from never changes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as arrow_dataset
@@ -20,19 +22,21 @@ import pyarrow.parquet as pq
 from mralign_core.config import MatchConfig
 from mralign_core.errors import ArtifactError
 from mralign_core.evaluation.mentions import (
+    UNLABELLED,
     answer_mentions,
+    at_and_behind,
     describe_mentions,
     ending_of,
-    labelled_tails,
-    trace_paths,
 )
 from mralign_core.evaluation.thinking_habits import answer_habits, find_cycle, repeats_itself
 from mralign_core.judging.verdicts import CELL, VERDICTS, judged_metrics, weigh_verdicts
 from mralign_core.method.matching import DEFAULT_RULES, MatchRules
 from mralign_core.method.traces import Span
 from mralign_core.storage import key_of
+from mralign_core.storage.digests import source_digest
+from mralign_core.workbench.database import shared_database
 from mralign_core.workbench.interruption import stop_if_left
-from mralign_core.workbench.kept_files import KeptFiles
+from mralign_core.workbench.kept_tables import KeptTables, Rows, Work
 from mralign_core.workbench.tables import RunTables
 
 TEXTS_AT_ONCE = 2_000
@@ -67,41 +71,89 @@ def trace_thinking(tables: RunTables, of: str) -> str:
     Args:
         tables: of the run.
         of: ``candidates`` or ``thinking-draws``.
-
-    Raises:
-        ArtifactError: they have no labels yet.
     """
-    labels, rules = LABELS_OF[of], _rules(tables)
-    files = {"traces": tables.file(of), "labels": tables.file(labels)}
+    rules = _rules(tables)
+    labels = [name for name in (LABELS_OF[of],) if tables.has(name)]
+    files = {"traces": tables.file(of), "labels": tables.file(labels[0]) if labels else ""}
+    columns = ["trace_id", "answers", "completion", "segments", "polarity", "reasoning_tokens"]
 
-    def rows() -> Iterator[dict[str, Any]]:
-        columns = ["trace_id", "question_id", "question", "answers", "answer", "polarity", "completion", "segments"]
-        for traces in _frames(files["traces"], [*columns, "reasoning_tokens"]):
-            yield from _of_traces(traces, _of_ids(files["labels"], traces["trace_id"]), rules)
+    def rows(traces: pa.Table) -> Iterator[dict[str, Any]]:
+        more = zip(*(traces[name].to_pylist() for name in columns[-2:]), strict=True)
+        for (polarity, num_tokens), thinking in zip(more, _thinkings(traces, files["labels"], rules), strict=True):
+            yield {
+                "trace_id": thinking.trace_id,
+                "ending": ending_of(is_named=thinking.is_named, is_right=polarity == "positive"),
+                **thinking.of_labels(),
+                **_known({name: thinking.places[name] for name in ("first", "last", "segments_after")}),
+                "repeats": repeats_itself(thinking.segments),
+                "num_segments": len(thinking.segments),
+                "num_tokens": num_tokens,
+            }
 
-    return _kept(TRACE_THINKING, rows, tables, of, labels, rules=rules)
+    return _kept(TRACE_THINKING, _by_group(files["traces"], columns, rows), tables, of, *labels, rules=rules)
 
 
-def _of_traces(traces: pd.DataFrame, labels: pd.DataFrame, rules: MatchRules) -> Iterator[dict[str, Any]]:
-    is_right = traces["polarity"] == "positive"
-    tails = labelled_tails(traces, labels, is_right, rules).set_index("trace_id")
-    paths = trace_paths(labels)
-    for row, right in zip(traces.to_dict("records"), is_right, strict=True):
-        spans = [Span(each["start"], each["end"]) for each in row["segments"]]
-        texts = [row["completion"][slice(*span)] for span in spans]
-        if row["trace_id"] in tails.index:
-            places = tails.loc[row["trace_id"]].to_dict()
-        else:  # it names none, or has no label: its thinking alone says which
-            places = describe_mentions(row["completion"], spans, row["answers"], rules)
-        yield {
-            "trace_id": row["trace_id"],
-            "ending": ending_of(is_named=not math.isnan(places["last"]), is_right=bool(right)),
-            **_of_labels(row["trace_id"], tails, paths),
-            **{name: places[name] for name in ("first", "last", "segments_after")},
-            "repeats": repeats_itself(texts),
-            "num_segments": len(texts),
-            "num_tokens": row["reasoning_tokens"],
-        }
+class _Thinking(NamedTuple):
+    """A labelled trace's thinking; ``steps`` are empty where it has no label."""
+
+    trace_id: str
+    segments: list[str]
+    places: dict[str, float]
+    steps: Mapping[int, tuple[int, str]]
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it names a gold answer."""
+        return not math.isnan(self.places["last"])
+
+    def of_labels(self) -> dict[str, Any]:
+        """What its labels say: the columns ``behind`` and ``loops``."""
+        if not self.steps:
+            return {"behind": None, "loops": None}
+        loops = bool(find_cycle(at_and_behind(self.steps, -1)[1]))
+        if not self.is_named:
+            return {"behind": None, "loops": loops}
+        _, behind = at_and_behind(self.steps, int(self.places["last_segment"]))
+        return {"behind": "".join(f"{each};" for each in ("<start>", *behind, "<stop>")), "loops": loops}
+
+
+def _thinkings(traces: pa.Table, labels: str, rules: MatchRules) -> Iterator[_Thinking]:
+    """Of some traces, where they name a gold answer and what their labels are.
+
+    Args:
+        traces: columns ``trace_id``, ``answers``, ``completion`` and ``segments``.
+        labels: file of their annotations; empty before there are any.
+        rules: what counts as naming a gold answer.
+    """
+    ids = traces["trace_id"].to_pylist()
+    steps = _steps_of(labels, ids) if labels else {}
+    texts, answers = traces["completion"].to_pylist(), traces["answers"].to_pylist()
+    for trace_id, text, golds, spans in zip(ids, texts, answers, _spans(traces["segments"]), strict=True):
+        places = describe_mentions(text, spans, golds, rules)
+        yield _Thinking(trace_id, [text[slice(*span)] for span in spans], places, steps.get(trace_id, {}))
+
+
+def _spans(segments: pa.ChunkedArray) -> Iterator[list[Span]]:
+    """The characters of each trace's segments; of a million, objects of Arrow's take most of the time."""
+    for chunk in segments.chunks:
+        of_all = chunk.flatten()
+        spans = list(map(Span, of_all.field("start").to_pylist(), of_all.field("end").to_pylist()))
+        ends = np.cumsum(chunk.value_lengths().to_numpy(zero_copy_only=False)).tolist()
+        yield from (spans[start:end] for start, end in pairwise([0, *ends]))
+
+
+def _steps_of(labels: str, trace_ids: Sequence[str]) -> dict[str, dict[int, tuple[int, str]]]:
+    """Of each labelled trace, the step and the labels of each segment."""
+    found = shared_database().columns(STEPS_OF_TRACES, {"labels": labels, "ids": trace_ids})
+    steps: dict[str, dict[int, tuple[int, str]]] = {}
+    for trace_id, segment, step, text in zip(*(found[name].tolist() for name in found), strict=True):
+        steps.setdefault(trace_id, {})[segment] = (step, text or UNLABELLED)
+    return steps
+
+
+STEPS_OF_TRACES = """
+SELECT trace_id, segment, step, array_to_string(labels, '+') AS labels FROM read_parquet($labels)
+WHERE trace_id IN (SELECT unnest($ids))"""
 
 
 def answer_thinking(tables: RunTables, variant: str) -> str:
@@ -115,41 +167,33 @@ def answer_thinking(tables: RunTables, variant: str) -> str:
     golds = pq.read_table(tables.file("evaluation-questions"), columns=["question_id", "answers"]).to_pydict()
     by_question = dict(zip(golds["question_id"], golds["answers"], strict=True))
     labelled = [name for name in ("held-out-traces", "held-out-annotations") if tables.has(name)]
+    columns = ["variant", "question_id", "stratum", "draw", "thinking", "em_thought", "em_answer", "num_tokens"]
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for answers in _frames(tables.file(scores)):
-            mentions = answer_mentions(answers, by_question, rules)
-            habits = answer_habits(answers)
-            told = _of_held_out(tables, variant, answers["question_id"], rules) if len(labelled) == 2 else {}
-            for place, row in enumerate(mentions.to_dict("records")):
-                yield {str(name): value for name, value in row.items() if name in ANSWER_THINKING.names} | {
-                    "repeats": bool(habits["repeats"].iat[place]),
-                    **told.get((row["question_id"], row["draw"]), {}),
-                }
+    def rows(answers: pa.Table) -> Iterator[dict[str, Any]]:
+        read = pd.DataFrame(answers.to_pylist(), columns=columns)
+        mentions, habits = answer_mentions(read, by_question, rules), answer_habits(read)
+        told = _of_held_out(tables, variant, read["question_id"], rules) if len(labelled) == 2 else {}
+        for row, repeats in zip(mentions.to_dict("records"), habits["repeats"], strict=True):
+            yield _known({str(name): value for name, value in row.items() if name in ANSWER_THINKING.names}) | {
+                "repeats": bool(repeats),
+                **told.get((row["question_id"], row["draw"]), {}),
+            }
 
-    return _kept(ANSWER_THINKING, rows, tables, scores, "evaluation-questions", *labelled, rules=rules)
+    parts = _by_group(tables.file(scores), columns, rows)
+    return _kept(ANSWER_THINKING, parts, tables, scores, "evaluation-questions", *labelled, rules=rules)
 
 
 def _of_held_out(
     tables: RunTables, variant: str, questions: Sequence[str], rules: MatchRules
 ) -> dict[tuple[str, int], dict[str, Any]]:
     """Question and draw → what the labels of that thinking say."""
-    dataset = arrow_dataset.dataset(tables.file("held-out-traces"))
     field = arrow_dataset.field
     chosen = (field("variant") == variant) & field("question_id").isin(list(dict.fromkeys(questions)))
-    traces = pd.DataFrame(dataset.to_table(filter=chosen).to_pylist(), columns=dataset.schema.names)
-    labels = _of_ids(tables.file("held-out-annotations"), traces["trace_id"])
-    tails = labelled_tails(traces, labels, traces["is_right"], rules).set_index("trace_id")
-    paths = trace_paths(labels)
-    return {(row.question_id, row.draw): _of_labels(row.trace_id, tails, paths) for row in traces.itertuples()}
-
-
-def _of_labels(trace_id: str, tails: pd.DataFrame, paths: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    if trace_id not in paths:
-        return {"behind": None, "loops": None}
-    steps = tails.at[trace_id, "after"] if trace_id in tails.index else None
-    behind = None if steps is None else "".join(f"{each};" for each in ("<start>", *steps, "<stop>"))
-    return {"behind": behind and behind.replace(" + ", "+"), "loops": bool(find_cycle(paths[trace_id]))}
+    columns = ["trace_id", "question_id", "draw", "answers", "completion", "segments"]
+    traces = arrow_dataset.dataset(tables.file("held-out-traces")).to_table(columns, filter=chosen)
+    cells = zip(traces["question_id"].to_pylist(), traces["draw"].to_pylist(), strict=True)
+    thinkings = _thinkings(traces, tables.file("held-out-annotations"), rules)
+    return {cell: thinking.of_labels() for cell, thinking in zip(cells, thinkings, strict=True)}
 
 
 def verdicts(tables: RunTables) -> str:
@@ -174,7 +218,7 @@ def verdicts(tables: RunTables) -> str:
             right = of_kind["grade"] == "correct" if is_graded else judged_metrics(of_kind)["truthful_informative"] == 1
             yield from of_kind.assign(is_right=right)[VOTED.names].to_dict("records")
 
-    return _kept(VOTED, rows, tables, *names, "results")
+    return _kept(VOTED, [rows], tables, *names, "results")
 
 
 SAID_BY_JUDGES = ["variant", *CELL, "judge", "kind", "answered", *VERDICTS, "num_claims", "num_supported"]
@@ -195,39 +239,43 @@ def _frame(file: str, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(pq.read_table(file, columns=list(columns)).to_pylist())
 
 
-def _frames(file: str, columns: Sequence[str] | None = None) -> Iterator[pd.DataFrame]:
-    """The rows of a table, some at a time, their cells as Python has them."""
-    with pq.ParquetFile(file) as rows:
-        for batch in rows.iter_batches(TEXTS_AT_ONCE, columns=columns and list(columns)):
-            stop_if_left()
-            yield pd.DataFrame(batch.to_pylist(), columns=batch.schema.names)
+def _by_group(file: str, columns: Sequence[str], rows: Callable[[pa.Table], Rows]) -> list[Callable[[], Rows]]:
+    """What is said of each row group of a file, which are few enough rows to hold; read when it is asked for."""
+
+    def of(group: int) -> Rows:
+        with pq.ParquetFile(file) as whole:
+            read = whole.read_row_group(group, columns=list(columns))
+        return (row for start in range(0, len(read), TEXTS_AT_ONCE) for row in rows(read.slice(start, TEXTS_AT_ONCE)))
+
+    return [partial(of, group) for group in range(pq.read_metadata(file).num_row_groups)]
 
 
-def _of_ids(file: str, trace_ids: pd.Series) -> pd.DataFrame:
-    """The labels of some traces."""
-    columns = ["trace_id", "segment", "step", "labels"]
-    chosen = arrow_dataset.field("trace_id").isin(pa.array(trace_ids, pa.string()))
-    return pd.DataFrame(arrow_dataset.dataset(file).to_table(columns, filter=chosen).to_pylist(), columns=columns)
+def _known(numbers: dict[str, Any]) -> dict[str, Any]:
+    """Null for what is NaN: DuckDB takes that for the largest number there is."""
+    return {name: None if value != value else value for name, value in numbers.items()}
 
 
-_TABLES = KeptFiles()
+_TABLES = KeptTables()
 
 
-def _kept(
-    schema: pa.Schema, rows: Callable[[], Iterator[dict[str, Any]]], tables: RunTables, *names: str, **more: Any
-) -> str:
-    """The file of what a run's artifacts say, made where nobody has asked for it before."""
-    refs = {name: tables.artifacts[name].sha256 for name in names}
-    key = key_of(columns=schema.names, store=tables.store.root_uri, of=refs, **more)
-    return _TABLES.file(f"{key}.parquet", lambda path: _write(path, schema, rows()))
+def _kept(schema: pa.Schema, parts: Sequence[Callable[[], Rows]], tables: RunTables, *names: str, **more: Any) -> str:
+    """The file of what a run's artifacts say, worked out where nobody has asked for it before.
+
+    Args:
+        schema: of the table.
+        parts: as :meth:`KeptTables.file` takes them.
+        tables: of the run.
+        names: of the artifacts; the table has as many rows as the first, at most.
+        more: that decides it.
+    """
+    refs = {name: tables.artifacts[name] for name in names}
+    digests = {name: ref.sha256 for name, ref in refs.items()}
+    key = key_of(columns=schema.names, code=source_digest(__name__), of=digests, **more)
+    work = Work(frozenset(digests.values()), refs[names[0]].rows or 0)
+    return _TABLES.file(key, schema, parts, work)
 
 
-def _write(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:
-    some: list[dict[str, Any]] = []
-    with pq.ParquetWriter(path, schema) as file:
-        for row in rows:
-            some.append({name: None if value != value else value for name, value in row.items()})
-            if len(some) == TEXTS_AT_ONCE:
-                file.write_table(pa.Table.from_pylist(some, schema))
-                some = []
-        file.write_table(pa.Table.from_pylist(some, schema))
+def under_way(tables: RunTables) -> list[Work]:
+    """The tables of a run that are being worked out."""
+    known = {ref.sha256 for ref in tables.artifacts.values()}
+    return [work for work in _TABLES.under_way() if work.of <= known]

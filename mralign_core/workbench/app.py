@@ -29,12 +29,19 @@ from mralign_core.errors import ArtifactError, ConfigError, StorageError, UserEr
 from mralign_core.reporting.server_paths import VIEW_API_PREFIX, VIEW_PREFIX
 from mralign_core.reporting.store_addresses import storage_in
 from mralign_core.storage import ArtifactStore
+from mralign_core.workbench.analyses import under_way
 from mralign_core.workbench.cases import read_question, read_trace
 from mralign_core.workbench.database import Database, QueryError, TableRow, shared_database
 from mralign_core.workbench.filters import read_filter
 from mralign_core.workbench.interruption import Asker, AskerLeftError, asked_by
 from mralign_core.workbench.lists import LISTINGS, read_page, stream_all
-from mralign_core.workbench.overview import count_judged_flips, count_moves, describe_run, summarize_run
+from mralign_core.workbench.overview import (
+    count_held_out_moves,
+    count_judged_flips,
+    count_moves,
+    describe_run,
+    summarize_run,
+)
 from mralign_core.workbench.rating_pages import rating_routes
 from mralign_core.workbench.tables import RunTables, find_run
 from mralign_core.workbench.token_texts import read_tokens
@@ -65,6 +72,8 @@ def make_app() -> Starlette:
         "summary": lambda database, tables, _: summarize_run(database, tables),
         "judged-flips": lambda database, tables, _: count_judged_flips(database, tables),
         "moves": lambda database, tables, _: count_moves(database, tables),
+        "held-out-moves": lambda database, tables, _: count_held_out_moves(database, tables),
+        "under-way": lambda _, tables, __: [{"rows": work.rows, "done": work.done} for work in under_way(tables)],
         "trace": lambda database, tables, query: read_trace(database, tables, _one(query, "id")),
         "tokens": lambda database, tables, query: read_tokens(database, tables, _one(query, "id")),
         "question": lambda database, tables, query: read_question(database, tables, _one(query, "id")),

@@ -9,7 +9,7 @@ from mralign_core.method.traces import split_segments
 from mralign_core.reporting.example_traces import mark_golds
 from mralign_core.workbench.analyses import LABELS_OF
 from mralign_core.workbench.database import Database, TableRow
-from mralign_core.workbench.lists import DIFFERS
+from mralign_core.workbench.lists import DIFFERS, held_out_labels
 from mralign_core.workbench.tables import RAW_FILE, RunTables
 
 
@@ -140,6 +140,10 @@ def read_question(database: Database, tables: RunTables, question_id: str) -> Ta
     question = _find_question(database, tables, question_id)
     golds = list(map(str, question["answers"]))
     answers = {name: _answers(database, tables, name, question_id, golds) for name in tables.variants}
+    for told in held_out_labels(database, tables, [question_id]):
+        for row in answers.get(told["variant"], []):
+            if row["draw"] == told["draw"]:
+                row["labels"] = told["labels"]
     return {
         **question,
         "answers_by_variant": {name: rows for name, rows in answers.items() if rows},

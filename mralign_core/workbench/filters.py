@@ -39,6 +39,8 @@ class Filter(BaseModel):
     """Of the question."""
     page: int = Field(1, ge=1, le=1_000_000)
     """Which page, from 1."""
+    reverse: Literal["", "yes"] = ""
+    """The order of ``sort`` the other way round; what can't be ordered stays last."""
 
 
 class ThinkingFilter(Filter):
@@ -107,9 +109,23 @@ class TraceFilter(ThinkingFilter):
     """Training changed its log-probability by at least so many nats a token."""
     moved_max: float | None = None
     """By at most so many; below 0 it became less likely."""
-    sort: Literal["", "weight", "weight_low", "disagreement", "length", "raised", "lowered", "kl"] = ""
+    sort: Literal[
+        "",
+        "weight",
+        "weight_low",
+        "disagreement",
+        "length",
+        "raised",
+        "lowered",
+        "kl",
+        "first",
+        "last",
+        "after",
+        "tokens",
+    ] = ""
     """By the largest weight, the smallest (of equal ones by their ratios), the share of segments with different labels,
-    the number of segments; the largest implicit reward, the smallest, the largest KL a token; as they stand in the
+    the number of segments; the largest implicit reward, the smallest, the largest KL a token; the earliest first
+    mention of a gold answer, the earliest last one, the most segments behind it; the most tokens; as they stand in the
     file."""
 
 
@@ -135,6 +151,8 @@ class AnswerFilter(ThinkingFilter):
     """A variant to compare with, answer by answer."""
     flip: Flip = ""
     """Right or wrong in ``against`` and then in ``variant``."""
+    pattern: str = Field("", max_length=500)
+    """Labels in a row of its thinking, as ``pattern`` of traces has them; of thinkings that are labelled alone."""
     verdict: Literal["", "right", "wrong"] = ""
     """What most judges say of it: truthful and informative, or of a graded one correct."""
     judged_flip: Flip = ""
@@ -145,8 +163,8 @@ class AnswerFilter(ThinkingFilter):
     """The same, in the answer of ``against``."""
     outcome: str = ""
     """What became of the draw."""
-    sort: Literal["", "length"] = ""
-    """By tokens that were drawn; as they stand in the file."""
+    sort: Literal["", "length", "first", "last", "after"] = ""
+    """By tokens that were drawn; by mentions, as traces; as they stand in the file."""
 
 
 def read_filter(kind: type[Chosen], query: Mapping[str, str]) -> Chosen:

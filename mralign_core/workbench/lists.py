@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from mralign_core.errors import ConfigError
+from mralign_core.evaluation.mentions import UNLABELLED
 from mralign_core.method.benchmarks import SCORINGS
 from mralign_core.workbench.analyses import answer_thinking, trace_thinking, verdicts
 from mralign_core.workbench.database import Database, TableRow
@@ -106,7 +107,14 @@ def stream_all(database: Database, tables: RunTables, listing: Listing, wanted: 
 
 
 def _order(wanted: Any) -> str:
-    return f"ORDER BY {'rank NULLS LAST, ' if wanted.sort else ''}place"
+    if wanted.reverse and not wanted.sort:
+        raise ConfigError("reverse=yes: there is no order to turn round; name one with sort=…")
+    return f"ORDER BY {f'rank {REVERSED[wanted.reverse]} NULLS LAST, ' if wanted.sort else ''}place"
+
+
+REVERSED = {"": "ASC", "yes": "DESC"}
+BY_MENTIONS = {"first": "first", "last": "last", "after": "-segments_after"}
+"""Orders by what the analyses say of a thinking → the column."""
 
 
 def find_traces(tables: RunTables, wanted: TraceFilter) -> Chosen:
@@ -209,8 +217,11 @@ def _rank_traces(tables: RunTables, wanted: TraceFilter, labels: str, values: Va
         "lowered": ("policy", "min(implicit_reward)"),
         "kl": ("policy", "-max(kl / num_tokens)"),
     }
-    if wanted.sort == "length":
-        return ", -len(segments) AS rank", ""
+    if measure := {"length": "-len(segments)", "tokens": "-reasoning_tokens"}.get(wanted.sort):
+        return f", {measure} AS rank", ""
+    if measure := BY_MENTIONS.get(wanted.sort):
+        values["thinking"] = trace_thinking(tables, wanted.of)
+        return ", rank", f"LEFT JOIN (SELECT trace_id, {measure} AS rank FROM read_parquet($thinking)) USING (trace_id)"
     if not wanted.sort:
         return "", ""
     table, measure = by[wanted.sort]  # of weights that the clip made equal, the ratio decides
@@ -231,18 +242,44 @@ def show_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys
         found = _joined(found, _by_trace(database, WEIGHT_ROWS, files | {"weights": tables.file("weights")}))
     if tables.looked_at and wanted.of == "candidates":
         found = _joined(found, _by_trace(database, MOVED_ROWS, files | {"policy": policy_file(tables, wanted)}))
-    return [found[row["trace_id"]] for row in keys]
+    rows = [found[row["trace_id"]] for row in keys]
+    if wanted.sort in BY_MENTIONS:
+        _add_trace_mentions(database, tables, wanted, rows)
+    return rows
 
 
 def save_traces(database: Database, tables: RunTables, wanted: TraceFilter, keys: Sequence[TableRow]) -> list[TableRow]:
-    """What a list shows of traces, and the texts of their thinking, a segment each, as labels and weights are."""
+    """What a list shows of traces, the texts of their thinking, a segment each, as labels and weights are, and where
+    these name a gold answer.
+    """
     rows = show_traces(database, tables, wanted, keys)
     files = {"traces": tables.file(wanted.of), "ids": [row["trace_id"] for row in rows]}
     texts = _by_trace(database, TEXT_ROWS, files)
     for row in rows:
         text = texts[row["trace_id"]]
         row["thinking"] = [text["completion"][span["start"] : span["end"]] for span in text["segments"]]
+    if wanted.sort not in BY_MENTIONS:
+        _add_trace_mentions(database, tables, wanted, rows)
     return rows
+
+
+def _add_trace_mentions(database: Database, tables: RunTables, wanted: TraceFilter, rows: Sequence[TableRow]) -> None:
+    """Where the thinking of each trace names a gold answer, in a new field of its row."""
+    files = {"thinking": trace_thinking(tables, wanted.of), "ids": [row["trace_id"] for row in rows]}
+    found = _by_trace(database, f"SELECT * {OF_ANALYSES} WHERE trace_id IN (SELECT unnest($ids))", files)
+    for row in rows:
+        row["mentions"] = _mentions(found[row["trace_id"]])
+
+
+OF_ANALYSES = "FROM read_parquet($thinking)"
+MENTIONS = ("ending", "first", "last", "segments_after", "loops", "repeats")
+
+
+def _mentions(row: TableRow) -> TableRow:
+    """What the analyses say of a thinking, as it is saved; ``behind``: labels of each step behind the last mention."""
+    steps = row["behind"] and row["behind"].split(";")[1:-2]  # between <start> and <stop>
+    behind = steps and [[] if step == UNLABELLED else step.split("+") for step in steps]
+    return {**{name: row[name] for name in MENTIONS}, "behind": behind}
 
 
 TEXT_ROWS = """
@@ -321,10 +358,25 @@ def find_answers(tables: RunTables, wanted: AnswerFilter) -> Chosen:
         values["thinking"] = answer_thinking(tables, variant_of(tables, wanted))
         chosen = f"SELECT question_id, draw FROM read_parquet($thinking){_all_of(of_thinking)}"
         where.append(f"(a.question_id, a.draw) IN ({chosen})")
+    if pattern := pattern_regex(wanted.pattern, tables.taxonomy):
+        values |= {name: tables.file(f"held-out-{kind}") for name, kind in HELD_OUT.items()}
+        values |= {"pattern": pattern, "variant": variant_of(tables, wanted)}
+        where.append(f"(a.question_id, a.draw) IN ({THINKINGS_IN_A_ROW})")
     rank = ", -a.num_tokens AS rank" if wanted.sort else ""
+    if measure := BY_MENTIONS.get(wanted.sort):
+        values["thinking"] = answer_thinking(tables, variant_of(tables, wanted))
+        rank = f", {measure} AS rank"
+        join += " LEFT JOIN read_parquet($thinking) t ON a.question_id = t.question_id AND a.draw = t.draw"
     columns = f"a.question_id, a.draw, a.file_row_number AS place{rank}"
     source = f"read_parquet($after, file_row_number = true) a{join}"
     return Chosen(f"SELECT {columns} FROM {source}{_all_of(where)}", values)
+
+
+HELD_OUT = {"thinkings": "traces", "labels": "annotations"}
+"""What queries call the held-out thinkings and their labels → what their artifacts are called, behind ``held-out-``."""
+THINKINGS_IN_A_ROW = f"""
+SELECT question_id, draw FROM read_parquet($thinkings) WHERE variant = $variant
+  AND trace_id IN (SELECT trace_id FROM ({SEQUENCES}) WHERE regexp_matches(sequence, $pattern))"""
 
 
 def show_answers(
@@ -342,12 +394,14 @@ def show_answers(
         }
         for name in variants
     }
+    told = held_out_labels(database, tables, cells["ids"])
     if wanted.verdict or wanted.judged_flip:
-        for row in database.rows(VOTED_ROWS, cells | {"verdicts": verdicts(tables)}):
-            answer = given.get(row["variant"], {}).get((row["question_id"], row["draw"]))
-            if answer:
-                answer["judged_right"] = row["is_right"]
-    return [
+        told += database.rows(VOTED_ROWS, cells | {"verdicts": verdicts(tables)})
+    for row in told:
+        answer = given.get(row.pop("variant"), {}).get((row.pop("question_id"), row.pop("draw")))
+        if answer:
+            answer |= row
+    rows = [
         {
             "question_id": row["question_id"],
             "draw": row["draw"],
@@ -358,6 +412,30 @@ def show_answers(
         }
         for row in keys
     ]
+    if wanted.sort in BY_MENTIONS:
+        _add_answer_mentions(database, tables, wanted, rows)
+    return rows
+
+
+def save_answers(
+    database: Database, tables: RunTables, wanted: AnswerFilter, keys: Sequence[TableRow]
+) -> list[TableRow]:
+    """What a list shows of answers, and where each thinking whose set has EM_t names a gold answer."""
+    rows = show_answers(database, tables, wanted, keys)
+    if wanted.sort not in BY_MENTIONS:
+        _add_answer_mentions(database, tables, wanted, rows)
+    return rows
+
+
+def _add_answer_mentions(database: Database, tables: RunTables, wanted: AnswerFilter, rows: Sequence[TableRow]) -> None:
+    cells = {"ids": list(dict.fromkeys(row["question_id"] for row in rows))}
+    sql = f"SELECT * {OF_ANALYSES} WHERE question_id IN (SELECT unnest($ids))"
+    for variant in [variant_of(tables, wanted), *([wanted.against] if wanted.against else [])]:
+        found = database.rows(sql, cells | {"thinking": answer_thinking(tables, variant)})
+        by_cell = {(row["question_id"], row["draw"]): _mentions(row) for row in found}
+        for row in rows:
+            if answer := row["answers_by_variant"][variant]:
+                answer["mentions"] = by_cell.get((row["question_id"], row["draw"]))
 
 
 QUESTION_ROWS = """
@@ -369,8 +447,28 @@ WHERE question_id IN (SELECT unnest($ids))"""
 
 
 VOTED_ROWS = """
-SELECT variant, question_id, draw, is_right FROM read_parquet($verdicts)
+SELECT variant, question_id, draw, is_right AS judged_right FROM read_parquet($verdicts)
 WHERE question_id IN (SELECT unnest($ids))"""
+
+
+HELD_OUT_LABELS = """
+SELECT variant, question_id, draw, list(labels ORDER BY segment) AS labels
+FROM read_parquet($thinkings) JOIN read_parquet($labels) USING (trace_id)
+WHERE question_id IN (SELECT unnest($ids)) GROUP BY variant, question_id, draw"""
+
+
+def held_out_labels(database: Database, tables: RunTables, questions: Sequence[str]) -> list[TableRow]:
+    """The labels of each segment of the answers to some questions whose thinking is labelled.
+
+    Args:
+        database: to ask.
+        tables: of the run.
+        questions: their ids.
+    """
+    if not tables.labelled:
+        return []
+    files = {name: tables.file(f"held-out-{kind}") for name, kind in HELD_OUT.items()}
+    return database.rows(HELD_OUT_LABELS, files | {"ids": list(questions)})
 
 
 def variant_of(tables: RunTables, wanted: AnswerFilter) -> str:
@@ -503,6 +601,6 @@ def _joined(rows: dict[str, TableRow], others: dict[str, TableRow]) -> dict[str,
 LISTINGS: Mapping[str, Listing] = {
     "traces": Listing(TraceFilter, find_traces, show_traces, save_traces),
     "draws": Listing(DrawFilter, find_draws, show_draws, show_draws),
-    "answers": Listing(AnswerFilter, find_answers, show_answers, show_answers),
+    "answers": Listing(AnswerFilter, find_answers, show_answers, save_answers),
 }
 """The lists, by the names that addresses have for them."""

@@ -33,6 +33,7 @@ def describe_run(database: Database, tables: RunTables) -> TableRow:
         "report": tables.artifacts["report"].path.removeprefix("artifacts/") if tables.has("report") else "",
         "variants": [{"name": name, "title": variant_title(name)} for name in tables.variants],
         "looked_at": [{"name": name, "title": variant_title(name)} for name in tables.looked_at],
+        "labelled": [{"name": name, "title": variant_title(name)} for name in tables.labelled],
         "labels": [
             {
                 "name": label,
@@ -198,26 +199,34 @@ def count_moves(database: Database, tables: RunTables) -> list[TableRow]:
     """
     files = {"labels": tables.file("annotations"), "traces": tables.file("candidates")}
     if not tables.has("weights"):
-        return database.rows(MOVES.format(weight="NULL::DOUBLE AS weight", weights=""), files)
+        return database.rows(MOVES.format(group="polarity", weight=NO_WEIGHT, weights=""), files)
     weights = "LEFT JOIN read_parquet($weights) AS own USING (trace_id, segment)"
-    return database.rows(MOVES.format(weight="weight", weights=weights), files | {"weights": tables.file("weights")})
+    sql = MOVES.format(group="polarity", weight="weight", weights=weights)
+    return database.rows(sql, files | {"weights": tables.file("weights")})
 
 
+def count_held_out_moves(database: Database, tables: RunTables) -> list[TableRow]:
+    """The same of the held-out thinkings that are labelled, by variant."""
+    files = {"labels": tables.file("held-out-annotations"), "traces": tables.file("held-out-traces")}
+    return database.rows(MOVES.format(group="variant", weight=NO_WEIGHT, weights=""), files)
+
+
+NO_WEIGHT = "NULL::DOUBLE AS weight"
 MOVES = """
-WITH numbered AS (SELECT trace_id, file_row_number AS trace, polarity
+WITH numbered AS (SELECT trace_id, file_row_number AS trace, {group}
   FROM read_parquet($traces, file_row_number = true)),
-segments AS (SELECT trace, polarity, segment, step, array_to_string(labels, '+') AS labels, {weight}
+segments AS (SELECT trace, {group}, segment, step, array_to_string(labels, '+') AS labels, {weight}
   FROM read_parquet($labels) JOIN numbered USING (trace_id) {weights} WHERE len(labels) > 0),
-steps AS (SELECT trace, polarity, labels, weight, lag(labels) OVER own AS before,
+steps AS (SELECT trace, {group}, labels, weight, lag(labels) OVER own AS before,
   lead(step) OVER own IS NULL AS is_last, step IS DISTINCT FROM lag(step) OVER own AS is_new
   FROM segments WINDOW own AS (PARTITION BY trace ORDER BY segment)),
 moved AS (
-  SELECT trace, polarity, coalesce(before, '<start>') AS left_, labels AS entered, weight FROM steps WHERE is_new
-  UNION ALL SELECT trace, polarity, labels, '<stop>', NULL FROM steps WHERE is_last),
-by_labels AS (SELECT polarity, left_, entered, count(*) AS moves, list(trace) AS traces, sum(weight) AS weight,
-  count(weight) AS weighed FROM moved GROUP BY polarity, left_, entered)
-SELECT polarity, a.label AS source, b.label AS target, CAST(sum(moves) AS BIGINT) AS moves,
+  SELECT trace, {group}, coalesce(before, '<start>') AS left_, labels AS entered, weight FROM steps WHERE is_new
+  UNION ALL SELECT trace, {group}, labels, '<stop>', NULL FROM steps WHERE is_last),
+by_labels AS (SELECT {group}, left_, entered, count(*) AS moves, list(trace) AS traces, sum(weight) AS weight,
+  count(weight) AS weighed FROM moved GROUP BY {group}, left_, entered)
+SELECT {group}, a.label AS source, b.label AS target, CAST(sum(moves) AS BIGINT) AS moves,
   len(list_distinct(flatten(list(traces)))) AS traces, sum(weight) / nullif(sum(weighed), 0) AS weight
 FROM by_labels, unnest(string_split(left_, '+')) AS a(label), unnest(string_split(entered, '+')) AS b(label)
-GROUP BY polarity, source, target"""
+GROUP BY {group}, source, target"""
 """Moves between equal sets of labels are counted first, and traces by number: half as long as label by label."""

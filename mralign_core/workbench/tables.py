@@ -91,6 +91,14 @@ class RunTables:
         return order_variants([name.partition(":")[2] for name in self.artifacts if name.startswith("policy-logps:")])
 
     @cached_property
+    def labelled(self) -> list[str]:
+        """The variants whose thinking on held-out questions is labelled, in that order."""
+        if not (self.has("held-out-traces") and self.has("held-out-annotations")):
+            return []
+        gathered = {ref.sha256 for ref in self.store.manifest(self.artifacts["held-out-traces"]).parents}
+        return [name for name in self.variants if self.artifacts[f"scores:{name}"].sha256 in gathered]
+
+    @cached_property
     def weighing(self) -> Mapping[str, Any]:
         """The settings that its weights were made with; empty without weights."""
         ref = self.artifacts.get("weights")

@@ -17,6 +17,8 @@ from mralign_core.reporting.style import LEAST_CONTRAST
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactStore, RunRecords
 from mralign_core.storage.tables import write_table
+from mralign_core.workbench import analyses
+from mralign_core.workbench.kept_tables import KeptTables
 from mralign_core.workbench.tables import find_run
 from tests.simulated_run import NAME, RUN, Size, publish_run
 from tests.workbench_server import serving_workbench
@@ -62,8 +64,9 @@ def report_of(tables):
 
 
 @pytest.fixture(scope="module")
-def workbench(storage):
-    with serving_workbench(storage, NAME) as served:
+def workbench(storage, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch, serving_workbench(storage, NAME) as served:
+        patch.setattr(analyses, "_TABLES", KeptTables(tmp_path_factory.mktemp("analyses")))
         yield served
 
 
@@ -177,6 +180,48 @@ def test_a_cell_of_the_moves_leads_to_as_many_traces_as_it_says(entered):
     number = cell.get_attribute("title").split(" in ")[1].split(" ")[0]
     cell.click()
     page.get_by_text(f"{number} found").wait_for()
+
+
+def test_a_cell_of_held_out_moves_leads_to_answers_that_make_it(entered):
+    page = entered.page
+    page.get_by_role("link", name="Moves").click()
+    page.get_by_role("link", name="in held-out thinkings of MR-ALIGN").click()
+    cell = page.get_by_role("table", name="Moves in held-out thinkings of MR-ALIGN").locator("a.cell").nth(3)
+    pattern, _, told = cell.get_attribute("title").partition(": ")
+    cell.click()
+    page.get_by_text(f"{told.split(' in ')[1].split(' ')[0]} found").wait_for()
+    labels = page.get_by_role("list", name="Labels in a row").first.get_by_role("listitem").all_text_contents()
+    assert pattern in " → ".join(["<start>", *(label.strip() for label in labels), "<stop>"])
+
+
+def test_a_list_is_sorted_by_a_click_and_turned_round_by_another(entered, workbench):
+    page = entered.page
+    page.goto(workbench.at("traces", "polarity=negative"))
+    page.get_by_role("link", name="earliest last mention").click()
+    settled(page).get_by_role("link", name="earliest last mention ↓").click()
+    page.get_by_role("link", name="earliest last mention, turned round ↑").wait_for()
+    assert query_of(page).items() >= {"polarity": "negative", "sort": "last", "reverse": "yes"}.items()
+    places = [
+        text.split("last at ")[1].split(" %")[0]
+        for text in page.locator(".facts").all_text_contents()
+        if "last at" in text
+    ]
+    assert len({*places}) > 1 and places == sorted(places, key=int, reverse=True)
+
+
+def test_who_waits_for_an_analysis_sees_how_far_it_is(entered, workbench):
+    page, held = entered.page, []
+    page.goto(workbench.at("traces"))
+    settled(page).get_by_text("120 found").wait_for()
+    page.route("**/api/traces?*loops=*", lambda route: held.append(route))
+    page.route("**/api/under-way?*", lambda route: route.fulfill(json=[{"done": 1500, "rows": 100_000}]))
+    page.get_by_text("Where thinking and answer part").click()
+    page.get_by_role("combobox", name="loops").select_option("no")
+    page.get_by_text("1,500 of 100,000").wait_for()
+    assert page.get_by_role("progressbar", name="Analysed").get_attribute("value") == "1500"
+    held[0].continue_()
+    settled(page).get_by_text(" found, page 1").wait_for()
+    assert page.get_by_role("progressbar").count() == 0
 
 
 def test_two_variants_stand_beside_each_other_and_a_flip_is_found(entered):

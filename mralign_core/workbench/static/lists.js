@@ -1,7 +1,7 @@
 // Lists of traces, draws and answers: filters in the address, a page of rows, and all of them as JSON lines.
 import { ask, save, to } from "./address.js";
 import { inkOn, labelColour, movedColour, weightColour } from "./colours.js";
-import { count, h, model, number, signed } from "./dom.js";
+import { count, fill, h, model, number, signed } from "./dom.js";
 
 const HITS = { both: "in thinking and answer", thinking: "right in thinking, wrong in answer", answer: "in the answer only", neither: "in neither",
   gap: "in exactly one (hit gap)", named: "named in the thinking", right: "answer right", wrong: "answer wrong" };
@@ -35,15 +35,12 @@ function fields(kind, run) {
       ...(lookedAt.length > 1 ? { trained: ["after training", trained, lookedAt.at(-1)[0]] } : {}),
       ...ofQuestion,
       ...(run.has.includes("thinking-draws") ? { of: ["of", { "thinking-draws": "think-on draws" }] } : {}),
-      sort: ["sort by", { weight: "largest weight, then ratio", weight_low: "smallest weight, then ratio", disagreement: "disagreement", length: "segments",
-        ...(lookedAt.length ? { raised: "largest implicit reward", lowered: "smallest implicit reward", kl: "KL a token" } : {}) }],
     },
     draws: {
       text: ["text", "search"],
       mode: ["thinking", { on: "on", off: "off" }],
       hit: ["gold answer", HITS],
       ...outcome, ...ofQuestion,
-      sort: ["sort by", { length: "length" }],
     },
     answers: {
       text: ["text", "search"],
@@ -51,18 +48,18 @@ function fields(kind, run) {
       against: ["compared with", variants],
       flip: ["flip", same(FLIPS)],
       ...(run.has.includes("judgements") ? { judged_flip: ["flip by the judges", same(FLIPS)], verdict: ["judges say", same(["right", "wrong"])] } : {}),
+      ...(run.labelled.length ? { pattern: ["labels in a row", "pattern"] } : {}),
       hit: ["gold answer", HITS],
       hit_before: ["…in the one compared with", HITS],
       ...outcome, ...ofQuestion,
-      sort: ["sort by", { length: "length" }],
     },
   }[kind];
 }
 
 /** Filters of the report's part "Where thinking and answer part", where the run has what they are about. */
 function thinkingFields(kind, run) {
-  if (kind === "draws" || (kind === "traces" && !run.has.includes("annotations"))) return {};
-  const ofLabels = kind === "traces" || run.has.includes("held-out-annotations");
+  if (kind === "draws") return {};
+  const ofLabels = kind === "traces" ? run.has.includes("annotations") : run.has.includes("held-out-annotations");
   return {
     ending: ["gold answer in the thinking", ENDINGS],
     first_from: ["first mention from, %", "number"], first_to: ["first mention to, %", "number"],
@@ -75,6 +72,28 @@ function thinkingFields(kind, run) {
   };
 }
 
+/** What a list can be sorted by: name → what comes first. */
+function orders(kind, run) {
+  const mentions = { first: "earliest first mention", last: "earliest last mention", after: "most segments behind it" };
+  if (kind !== "traces") return { length: kind === "answers" ? "most tokens" : "longest", ...(kind === "answers" ? mentions : {}) };
+  return {
+    ...(run.has.includes("weights") ? { weight: "largest weight, then ratio", weight_low: "smallest weight, then ratio" } : {}),
+    ...(run.has.includes("annotations") ? { disagreement: "most disagreement" } : {}),
+    length: "most segments", tokens: "most tokens", ...mentions,
+    ...(run.looked_at.length ? { raised: "largest implicit reward", lowered: "smallest implicit reward", kl: "largest KL a token" } : {}),
+  };
+}
+
+/** Links that sort the list, in the address as all else; the one that it is sorted by turns the order round. */
+function orderBar(kind, filter, run) {
+  const link = (name, title) => {
+    const isOwn = (filter.sort ?? "") === name, isReversed = Boolean(filter.reverse);
+    return h("a", { href: to(kind, { ...filter, sort: name, reverse: name && isOwn && !isReversed ? "yes" : "" }), "aria-current": isOwn ? "true" : null,
+      title: isOwn && name ? "turn it round" : null }, isOwn && isReversed ? `${title}, turned round ↑` : isOwn && name ? `${title} ↓` : title);
+  };
+  return h("nav", { class: "bar orders", "aria-label": "Order" }, h("span", { class: "muted" }, "Sorted by"), Object.entries({ "": "place in the file", ...orders(kind, run) }).map(([name, title]) => link(name, title)));
+}
+
 const same = (names) => Object.fromEntries(names.map((name) => [name, name]));
 const TITLES = { traces: "Traces", draws: "Draws", answers: "Answers" };
 const ROWS = { traces: traceRow, draws: drawRow, answers: answerRow };
@@ -84,7 +103,7 @@ export async function showList(kind, asked, run) {
   const form = filterForm(kind, filter, run);
   let found;
   try {
-    found = await ask(kind, asked);
+    found = await withProgress(ask(kind, asked), tellProgress);
   } catch (error) {
     return { title: TITLES[kind], content: [form, h("p", { class: "problem", role: "alert" }, error.message)] };
   }
@@ -93,11 +112,36 @@ export async function showList(kind, asked, run) {
     form,
     h("div", { class: "bar" }, h("p", { id: "found" }, summary),
       found.total ? h("button", { type: "button", onclick: (event) => exported(event.target, kind, filter, run) }, "Save all as JSON lines") : null),
+    found.total > 1 ? orderBar(kind, filter, run) : null,
     kind === "traces" && found.rows.some((row) => row.labels) ? h("p", { class: "muted" }, small(h("span", { class: "disputed" }, "dotted"), ": the annotators gave the segment different labels; the number behind a label is its weight")) : null,
     h("ol", { class: "cards", "aria-labelledby": "found" }, found.rows.map((row) => h("li", {}, ROWS[kind](row, run, filter)))),
     pages(kind, filter, found),
   ];
   return { title: TITLES[kind], content };
+}
+
+/** Wait for what the server works out, telling meanwhile how far an analysis is that nobody has asked by before. */
+async function withProgress(waited, tell) {
+  const timer = setInterval(async () => {
+    const [work] = await ask("under-way").catch(() => []);
+    if (work) tell(work);
+  }, ASKS_MS);
+  try {
+    return await waited;
+  } finally {
+    clearInterval(timer);
+  }
+}
+
+const ASKS_MS = 1000;
+
+const howFar = ({ done, rows }) => `${count(done)}${rows ? ` of ${count(rows)}` : ""}`;
+
+function tellProgress(work) {
+  const main = document.querySelector("#main");
+  if (!main.hasAttribute("aria-busy")) return;
+  if (!document.querySelector("#found")) fill(main, h("p", { id: "found" }));
+  fill(document.querySelector("#found"), `Analysing every text, which is done once: ${howFar(work)}. `, h("progress", { value: work.done, max: work.rows || null, "aria-label": "Analysed" }), " What is done is kept, also if you go on.");
 }
 
 const small = (...words) => h("small", {}, words);
@@ -115,7 +159,7 @@ async function exported(button, kind, filter, run) {
   button.disabled = true;
   button.textContent = "Saving…";
   try {
-    await save(`${kind}.jsonl`, filter, fileName(kind, filter, run));
+    await withProgress(save(`${kind}.jsonl`, filter, fileName(kind, filter, run)), (work) => (button.textContent = `Saving… ${howFar(work)} analysed`));
     button.textContent = "Saved";
   } catch (error) {
     button.textContent = error.message;
@@ -133,7 +177,7 @@ function filterForm(kind, filter, run) {
     filter.question ? h("span", {}, `of question ${filter.question}`) : null);
   const submit = () => {
     const values = Object.fromEntries(new FormData(form));
-    document.dispatchEvent(new CustomEvent("workbench:go", { detail: to(kind, { ...values, question: filter.question }) }));
+    document.dispatchEvent(new CustomEvent("workbench:go", { detail: to(kind, { ...values, question: filter.question, sort: filter.sort, reverse: filter.reverse }) }));
   };
   form.addEventListener("submit", (event) => { event.preventDefault(); submit(); });
   form.addEventListener("change", (event) => { if (event.target.matches("select")) submit(); });
@@ -164,12 +208,19 @@ function traceRow(row, run, filter) {
     h("p", { class: "facts" },
       h("span", {}, h("span", { class: "dot", style: { background: run.polarities[row.polarity] } }), row.polarity),
       golds(row.answers), row.stratum ? h("span", {}, row.stratum) : null,
-      h("span", {}, `${row.num_segments} segments`),
+      h("span", {}, `${row.num_segments} segments`), mentionsOf(row),
       row.labels ? h("span", {}, disputed ? `annotators differ on ${disputed}` : "annotators agree") : null,
       row.weights?.length ? h("span", {}, `weights ${number(Math.min(...row.weights))} to ${number(Math.max(...row.weights))}${clippedOf(row)}`) : null,
       row.moved === undefined ? null : h("span", { title: "after training, in nats" }, `implicit reward ${signed(row.implicit_reward, 1)}, ${signed(row.moved / row.num_completion_tokens, 3)} a token, KL ${number(row.kl / row.num_completion_tokens, 3)} a token`)),
     strip(row, run, filter),
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), row.answer || "–"));
+}
+
+/** Where a thinking names a gold answer, in a list that is sorted by that. */
+function mentionsOf({ mentions }) {
+  if (!mentions) return null;
+  const at = (place) => `${Math.round(100 * place)} %`;
+  return h("span", {}, mentions.last === null ? "names no gold answer" : `names it first at ${at(mentions.first)}, last at ${at(mentions.last)}, ${mentions.segments_after} segments behind`);
 }
 
 const ratioText = (ratio) => (Number.isFinite(ratio) ? number(ratio) : "infinite");
@@ -190,7 +241,7 @@ function strip(row, run, filter) {
   return h("ol", { class: "strip", "aria-label": "Labels in a row" }, row.labels.map((labels, place) => {
     const weight = row.weights?.[place];
     const shade = weight === undefined || weight === null ? null : weightColour(weight, run.weight_scale);
-    return h("li", { class: row.disputed[place] ? "disputed" : null, style: { borderColor: labelColour(labels[0], run) } },
+    return h("li", { class: row.disputed?.[place] ? "disputed" : null, style: { borderColor: labelColour(labels[0], run) } },
       labels.join(" + ") || "unlabelled", " ",
       shade ? h("span", { class: "w", title: row.clipped[place] ? `clipped: its ratio is ${ratioText(row.ratios[place])}` : null, style: { background: shade, color: inkOn(shade) } }, number(weight), row.clipped[place] ? " clipped" : null) : null,
       isOfTraining(filter) ? change(row.segments_moved?.[place], run) : null);
@@ -224,13 +275,14 @@ function drawRow(row) {
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), row.answer || "–"));
 }
 
-function answerRow(row, run) {
+function answerRow(row, run, filter) {
   const titles = Object.fromEntries(run.variants.map((each) => [each.name, each.title]));
   return h("article", {},
     h("h2", { class: "model" }, h("a", { href: to("question", { id: row.question_id, draw: row.draw }), "data-item": true }, row.question ?? row.question_id)),
     h("p", { class: "facts" }, golds(row.answers), h("span", {}, `draw ${row.draw}`), row.stratum ? h("span", {}, row.stratum) : null),
     Object.entries(row.answers_by_variant).reverse().map(([variant, answer]) => answer && h("div", { class: "said" },
       h("p", { class: "facts" }, h("strong", {}, titles[variant]), h("span", { class: tone(answer) }, verdict(answer)),
-        answer.judged_right === undefined ? null : h("span", { class: answer.judged_right ? "better" : "worse" }, `judges: ${answer.judged_right ? "right" : "wrong"}`), h("span", {}, outcomeTitle(answer.outcome))),
+        answer.judged_right === undefined ? null : h("span", { class: answer.judged_right ? "better" : "worse" }, `judges: ${answer.judged_right ? "right" : "wrong"}`), h("span", {}, outcomeTitle(answer.outcome)), mentionsOf(answer)),
+      strip(answer, run, filter),
       h("p", { class: "model answer" }, answer.answer || "–"))));
 }

@@ -1,6 +1,6 @@
 // What is in a run, each number a link to the cases behind it.
 import { ask, to, toReport } from "./address.js";
-import { count, fill, h, number, share, table } from "./dom.js";
+import { count, fill, h, number, share, signed, table } from "./dom.js";
 
 const link = (value, view, values) => h("a", { href: to(view, values) }, value);
 
@@ -91,25 +91,48 @@ function ruleTable(rows) {
 /** Moves that leave a label, below which shares of them are left unshaded. */
 const FEWEST_MOVES = 10;
 
+/** Moves of traces to train on, by polarity, or of held-out thinkings, by variant, there with what training changed. */
 export async function showMoves(asked, run) {
-  const polarity = asked.polarity ?? "positive";
-  const moves = (await ask("moves")).filter((move) => move.polarity === polarity);
-  const states = ["<start>", ...run.labels.map((label) => label.name), "<stop>"].filter((name) => moves.some((move) => move.source === name || move.target === name));
-  const by = Object.fromEntries(moves.map((move) => [`${move.source} ${move.target}`, move]));
-  const left = Object.fromEntries(states.map((name) => [name, moves.filter((move) => move.source === name).reduce((sum, move) => sum + move.moves, 0)]));
+  const { variant = "" } = asked, polarity = asked.polarity ?? "positive";
+  const own = (move) => (variant ? move.variant === variant : move.polarity === polarity);
+  const all = await ask(variant ? "held-out-moves" : "moves");
+  const moves = tableOfMoves(all.filter(own));
+  const before = variant && variant !== BEFORE ? tableOfMoves(all.filter((move) => move.variant === BEFORE)) : null;
+  const among = run.variants.find((each) => each.name === variant)?.title ?? variant;
+  const title = variant ? `held-out thinkings of ${among}` : `${polarity} traces`;
+  const states = ["<start>", ...run.labels.map((label) => label.name), "<stop>"].filter((name) => moves.states.has(name) || before?.states.has(name));
+  const told = (move) => `${count(move.moves)} moves in ${count(move.traces)} ${variant ? "thinkings" : "traces"}`;
   const cell = (source, target) => {
-    const move = by[`${source} ${target}`];
-    if (!move) return "";
-    const part = move.moves / left[source];
-    const weight = move.weight === null ? "" : `×${number(move.weight)}`;
-    return h("a", { class: "cell", href: to("traces", { polarity, pattern: `${source} → ${target}` }), title: `${source} → ${target}: ${count(move.moves)} moves in ${count(move.traces)} traces${weight && `, mean weight ${weight}`}`, style: { "--part": left[source] < FEWEST_MOVES ? 0 : part } },
-      `${Math.round(100 * part)}`, h("small", {}, `n ${count(move.moves)}`), weight ? h("small", {}, weight) : null);
+    const move = moves.of(source, target);
+    if (!move && !before?.of(source, target)) return "";
+    const pattern = `${source} → ${target}`, weight = move?.weight == null ? "" : `×${number(move.weight)}`;
+    const enough = moves.left(source) >= FEWEST_MOVES, changed = before && enough && before.left(source) >= FEWEST_MOVES ? 100 * (moves.share(source, target) - before.share(source, target)) : null;
+    return h("a", { class: "cell", href: variant ? to("answers", { variant: move ? variant : BEFORE, pattern }) : to("traces", { polarity, pattern }), title: `${pattern}: ${told(move ?? before.of(source, target))}${move ? "" : " of think on, none here"}${weight && `, mean weight ${weight}`}${changed === null ? "" : `, ${signed(changed, 1)} points against think on`}`, style: { "--part": enough ? moves.share(source, target) : 0 } },
+      `${Math.round(100 * moves.share(source, target))}`, h("small", {}, `n ${count(move?.moves)}`), weight ? h("small", {}, weight) : null, changed === null ? null : h("small", {}, `Δ ${signed(changed, 0)}`));
   };
-  const rows = states.filter((name) => name !== "<stop>").map((source) => [h("span", {}, source, " ", h("small", {}, `n ${count(left[source])}`)), ...states.slice(1).map((target) => cell(source, target))]);
-  const links = ["positive", "negative"].map((name) => h("a", { href: to("moves", { polarity: name }), "aria-current": name === polarity ? "true" : null }, `in ${name} traces`));
+  const rows = states.filter((name) => name !== "<stop>").map((source) => [h("span", {}, source, " ", h("small", {}, `n ${count(moves.left(source))}`)), ...states.slice(1).map((target) => cell(source, target))]);
   return { title: "Moves between labels", content: [
-    h("nav", { class: "bar", "aria-label": "Polarity" }, links),
-    h("p", { class: "muted" }, `Of the moves that leave a label (row), how many in a hundred enter each (column); n, how many moves that is of; ×, the mean weight that the steps so entered have (the answer, <stop>, has none). Rows of fewer than ${FEWEST_MOVES} moves are not shaded: 100 of one move says little. Counted as they stand; the report's P⁺ and P⁻ are estimated from them. A cell leads to its traces.`),
-    table(`Moves in ${polarity} traces`, ["from ↓ to →", ...states.slice(1)], rows, { kind: "moves" }),
+    h("nav", { class: "bar", "aria-label": "Of which" }, moveLinks(variant, polarity, run)),
+    h("p", { class: "muted" }, `Of the moves that leave a label (row), how many in a hundred enter each (column); n, how many moves that is of; ${variant ? (before ? "Δ, how many in a hundred more or fewer than before training (think on)" : "before training, this is") : "×, the mean weight that the steps so entered have (the answer, <stop>, has none)"}. Rows of fewer than ${FEWEST_MOVES} moves are not shaded: 100 of one move says little. Counted as they stand; the report's ${variant ? "Δ is" : "P⁺ and P⁻ are"} estimated from them${variant ? ", and it says which differences are beyond chance" : ""}. A cell leads to its ${variant ? "answers" : "traces"}.`),
+    table(`Moves in ${title}`, ["from ↓ to →", ...states.slice(1)], rows, { kind: "moves" }),
   ] };
+}
+
+/** What variants that were trained are compared with. */
+const BEFORE = "on";
+
+function tableOfMoves(moves) {
+  const by = Object.fromEntries(moves.map((move) => [`${move.source} ${move.target}`, move]));
+  const of = (source, target) => by[`${source} ${target}`];
+  const left = (name) => moves.filter((move) => move.source === name).reduce((sum, move) => sum + move.moves, 0);
+  const share = (source, target) => (left(source) ? (of(source, target)?.moves ?? 0) / left(source) : 0);
+  return { of, left, share, states: new Set(moves.flatMap((move) => [move.source, move.target])) };
+}
+
+function moveLinks(variant, polarity, run) {
+  const here = (is) => (is ? "true" : null);
+  return [
+    ...["positive", "negative"].map((name) => h("a", { href: to("moves", { polarity: name }), "aria-current": here(!variant && name === polarity) }, `in ${name} traces`)),
+    ...run.labelled.map((each) => h("a", { href: to("moves", { variant: each.name }), "aria-current": here(each.name === variant) }, `in held-out thinkings of ${each.title}`)),
+  ];
 }

@@ -1,5 +1,6 @@
 // One question: the variants' answers beside each other, draw by draw, and what it gave to train on.
 import { ask, to } from "./address.js";
+import { labelColour } from "./colours.js";
 import { count, h, marked, table } from "./dom.js";
 import { outcomeTitle, tone, verdict } from "./lists.js";
 
@@ -34,7 +35,7 @@ function answers(question, run, shown, draw) {
     h("section", { "aria-labelledby": "answers" }, h("h2", { id: "answers" }, "Answers side by side"),
       h("p", { class: "muted" }, h("small", {}, h("mark", {}, "marked"), ": a gold answer", given.on ? ["; ", h("span", { class: "same" }, "grey"), ": as in think on, up to where the two part"] : null)),
       h("nav", { class: "bar", "aria-label": "Draws" }, links), h("div", { class: "bar", role: "group", "aria-label": "Variants" }, toggles),
-      h("div", { class: "beside" }, shown.filter((name) => given[name]).map((name) => column(titles[name] ?? name, given[name].find((row) => row.draw === at), first(given, at)))),
+      h("div", { class: "beside" }, shown.filter((name) => given[name]).map((name) => column(titles[name] ?? name, given[name].find((row) => row.draw === at), first(given, at), run))),
       overview(given, titles, numbers, keep)),
   ];
 }
@@ -46,17 +47,22 @@ function first(given, at) {
   return (given.on?.find((row) => row.draw === at)?.segments ?? []).map((pieces) => pieces.map(([text]) => text).join(""));
 }
 
-function column(title, answer, before) {
+function column(title, answer, before, run) {
   if (!answer) return h("article", {}, h("h3", {}, title), h("p", { class: "muted" }, "no answer in this draw"));
   let same = title !== "think on";
   const segments = answer.segments.map((pieces, place) => {
     same = same && pieces.map(([text]) => text).join("") === before[place];
-    return h("p", { class: same ? "model same" : "model" }, marked(pieces));
+    return [answer.labels ? labelsOf(answer.labels[place] ?? [], run) : null, h("p", { class: same ? "model same" : "model" }, marked(pieces))];
   });
   return h("article", { "aria-label": title },
     h("h3", {}, title), h("p", { class: "facts" }, h("span", { class: tone(answer) }, verdict(answer)), h("span", {}, outcomeTitle(answer.outcome)), h("span", {}, `${count(answer.num_tokens)} tokens`)),
     segments.length ? segments : h("p", { class: "muted" }, "no thinking"),
     h("p", { class: "model answer" }, h("span", { class: "muted" }, "Answer: "), marked(answer.marked_answer)));
+}
+
+/** What a segment of a labelled thinking does. */
+function labelsOf(labels, run) {
+  return h("ol", { class: "strip" }, h("li", { style: { borderColor: labelColour(labels[0], run) } }, labels.join(" + ") || "unlabelled"));
 }
 
 function overview(given, titles, numbers, keep) {
@@ -69,7 +75,7 @@ function overview(given, titles, numbers, keep) {
 function draws(question) {
   if (!question.draws.length) return null;
   return h("section", { "aria-labelledby": "draws" }, h("h2", { id: "draws" }, "Draws before training"),
-    h("div", { class: "beside" }, question.draws.map((draw) => column(`think-${draw.thinking_mode}, draw ${draw.draw}`, draw, []))));
+    h("div", { class: "beside" }, question.draws.map((draw) => column(`think-${draw.thinking_mode}, draw ${draw.draw}`, draw, [], null))));
 }
 
 function traces(question) {

@@ -1,12 +1,14 @@
 """Δ against its permutation null: it finds what was changed, and finds nothing where nothing was."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from mralign_core.annotation.cue import HABITS, score_cues
 from mralign_core.estimation.bootstrap import MIN_SUPPORT
-from mralign_core.estimation.thinking_change import has_support, thinking_change, two_models
+from mralign_core.estimation.thinking_change import has_support, thinking_change, traces_by_move, two_models
 from mralign_core.method.taxonomy import PAPER_TAXONOMY, Taxonomy
 from mralign_core.pocket import grammar
 from mralign_core.pocket.grammar import write_trace
@@ -44,6 +46,21 @@ def test_steps_are_those_of_both_models_in_order():
     assert models.labels.tolist() == [[1, 0], [1, 2], [2, 0]]
     assert models.trace_of_step.tolist() == [0, 0, 1]
     assert models.questions.tolist() == [0, 1] and models.is_first.tolist() == [False, True]
+
+
+def test_traces_that_make_a_move_are_counted_once_each_and_by_model():
+    rng = np.random.default_rng(0)
+    steps = [["", "a", "b", "ab", "c"][each] for each in rng.integers(0, 5, 240)]
+    paths = [(("on", "kto")[number % 2], f"q{number // 2}", steps[6 * number :][:6]) for number in range(40)]
+    traces, annotations = tables(paths)
+    models = two_models(traces, annotations, "kto", "on", TINY)
+    for making, variant in zip(traces_by_move(models, TINY.num_states), ("kto", "on"), strict=True):
+        expected = np.zeros((5, 5), int)
+        for own in ([step for step in path if step] for name, _, path in paths if name == variant):
+            sets = [[0], *([TINY.state(label) for label in step] for step in own), [4]]
+            for a, b in {(a, b) for left, entered in pairwise(sets) for a in left for b in entered}:
+                expected[a, b] += 1
+        assert making.tolist() == expected.tolist() and expected.max() > 10
 
 
 def test_the_p_value_of_one_question_a_side_can_be_counted_by_hand():

@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
 import pandas as pd
@@ -192,9 +193,15 @@ def test_held_out_labels_tell_what_changed_and_what_loops():
     )
     habits = present(move_habit_block(traces, annotations, PAPER_TAXONOMY, CONFIDENCE))
     assert "more self_verification (0.00 → " in habits.sentences[0] and "less backtracking" in habits.sentences[0]
-    # The workbench has the labels of training traces alone, which these numbers are not of.
+    # Rows that are called as labels and moves are must not lead to training traces, which these numbers are not of.
     assert not change.has_cases and not habits.has_cases
-    assert not [patch for axes in change.figure.axes for patch in axes.patches if patch.get_url()]
+    urls = [patch.get_url() for axes in change.figure.axes for patch in axes.patches if patch.get_url()]
+    assert len(urls) > 1 and {url.partition("?")[0] for url in urls} == {"cases:answers"}
+    more = {move for move, *_, difference, _, _, _ in change.tables[0].rows if difference.startswith("+")}
+    assert "evaluation → self_verification" in more and "evaluation → backtracking" not in more
+    for url in urls:
+        query = {name: values[0] for name, values in parse_qs(url.partition("?")[2]).items()}
+        assert query["variant"] == ("mr_align" if query["pattern"] in more else "on")
     loops = habits.tables[-1]
     assert {row[4].rpartition(" (")[0] for row in loops.rows} == {
         "evaluation → backtracking",

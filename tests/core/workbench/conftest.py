@@ -5,10 +5,20 @@ import pytest
 
 from mralign_core.reporting.server_paths import VIEW_API_PREFIX
 from mralign_core.storage import ArtifactStore
+from mralign_core.workbench import analyses
 from mralign_core.workbench.app import make_app
+from mralign_core.workbench.kept_tables import KeptTables
 from mralign_core.workbench.tables import find_run
 from tests.asgi_server import in_a_loop_of_its_own
 from tests.simulated_run import NAME, simulated_store
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_analyses(tmp_path_factory):
+    """What is worked out is kept in a folder of the tests'."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(analyses, "_TABLES", KeptTables(tmp_path_factory.mktemp("analyses")))
+        yield
 
 
 @pytest.fixture(scope="session")

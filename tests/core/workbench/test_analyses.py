@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import json
 import re
 from types import SimpleNamespace
 from urllib.parse import parse_qs
@@ -9,10 +10,13 @@ from urllib.parse import parse_qs
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from numpy.random import default_rng
 
+from mralign_core.estimation.thinking_change import thinking_change, two_models
 from mralign_core.evaluation.mentions import answer_mentions, labelled_tails, labels_in, trace_paths
 from mralign_core.evaluation.thinking_habits import answer_habits, find_cycle
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.reporting.change_findings import change_block
 from mralign_core.reporting.parting import parting_blocks
 from mralign_core.reporting.parting_figures import FEWEST_SHOWN, NUM_BINS, in_tenths, mention_places, thinking_lengths
 from mralign_core.reporting.report_block import LinkedTable
@@ -25,7 +29,7 @@ from mralign_core.workbench import analyses
 from mralign_core.workbench.database import shared_database
 from mralign_core.workbench.filters import AnswerFilter
 from mralign_core.workbench.interruption import Asker, AskerLeftError, asked_by
-from mralign_core.workbench.kept_files import KeptFiles
+from mralign_core.workbench.kept_tables import KeptTables
 from mralign_core.workbench.lists import LISTINGS, read_page
 from tests.simulated_run import VARIANTS
 
@@ -103,6 +107,55 @@ def test_a_trace_without_labels_has_its_ending_and_places(run, store, table, tmp
     of_fewer = rows_of(analyses.trace_thinking(tables, "candidates"))
     assert of_fewer[named] == of_all[named] | {"behind": None, "loops": None} != of_all[named]
     assert {**of_fewer, named: None} == {**of_all, named: None}
+    unlabelled = dataclasses.replace(run, artifacts={"candidates": run.artifacts["candidates"]}, _opened={})
+    without = {"behind": None, "loops": None}
+    assert rows_of(analyses.trace_thinking(unlabelled, "candidates")) == {
+        name: row | without for name, row in of_all.items()
+    }
+
+
+def test_saved_lists_have_the_mentions(get, tails, mentions):
+    saved = {row["trace_id"]: row["mentions"] for row in saved_lines(get, "traces")}
+    named = {name: row for name, row in saved.items() if row["ending"].startswith("named")}
+    assert set(named) == set(tails["trace_id"]) and set(saved) > set(named)
+    for row in tails.to_dict("records"):
+        own = named[row["trace_id"]]
+        assert {name: own[name] for name in ("ending", "first", "last", "segments_after")} == {
+            name: row[name] for name in ("ending", "first", "last", "segments_after")
+        }
+        assert [" + ".join(step) for step in own["behind"]] == list(row["after"])
+    answers = saved_lines(get, "answers", variant="mr_align", against="kto")
+    for variant in ("mr_align", "kto"):
+        own = mentions[mentions["variant"] == variant].set_index("question_id")["last"]
+        for row in answers:
+            place = own[row["question_id"]]
+            assert row["answers_by_variant"][variant]["mentions"]["last"] == (place if place == place else None)
+    assert {row["answers_by_variant"]["off"]["mentions"] for row in saved_lines(get, "answers", variant="off")} == {
+        None
+    }
+
+
+def saved_lines(get, name, **asked):
+    return [json.loads(line) for line in get(f"{name}.jsonl", **asked).text.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("sort", "column", "sign"), [("first", "first", 1), ("last", "last", 1), ("after", "segments_after", -1)]
+)
+def test_lists_are_sorted_by_mentions_either_way_round(found, get, tails, mentions, sort, column, sign):
+    places = {**tails.set_index("trace_id")[column]}
+    on = mentions[(mentions["variant"] == "on")].set_index("question_id")[column]
+    assert len({*places.values()}) > 1
+    for reverse, turned in (("", sign), ("yes", -sign)):
+        rows = found("traces", sort=sort, reverse=reverse)
+        listed = [row["trace_id"] for row in rows]
+        assert {row["trace_id"]: row["mentions"][column] for row in rows if row["trace_id"] in places} == places
+        named = [places[name] for name in listed if name in places]
+        assert named == sorted(named, key=lambda place: turned * place) and not set(listed[len(named) :]) & set(places)
+        answered = [on[row["question_id"]] for row in found("answers", variant="on", sort=sort, reverse=reverse)]
+        known = [place for place in answered if place == place]
+        assert known == sorted(known, key=lambda place: turned * place) == answered[: len(known)] != answered
+    assert "name one with sort=" in get("traces", reverse="yes").json()["problem"]
 
 
 def rows_of(file):
@@ -182,7 +235,7 @@ def test_flips_of_the_judges_are_not_those_of_the_match(found, get, table):
     assert get("answers", judged_flip="any").status_code == 400
 
 
-def test_whoever_leaves_while_verdicts_are_read_is_not_read_on_for(run, monkeypatch):
+def test_whoever_leaves_while_verdicts_are_read_is_not_read_on_for(run, monkeypatch, tmp_path):
     asker, read = Asker(), []
 
     def leaving(file, **options):
@@ -190,8 +243,8 @@ def test_whoever_leaves_while_verdicts_are_read_is_not_read_on_for(run, monkeypa
         asker.leave()
         return pq.read_table(file, **options)
 
-    monkeypatch.setattr(analyses, "_TABLES", KeptFiles())
-    monkeypatch.setattr(analyses, "pq", SimpleNamespace(read_table=leaving, ParquetWriter=pq.ParquetWriter))
+    monkeypatch.setattr(analyses, "_TABLES", KeptTables(tmp_path))
+    monkeypatch.setattr(analyses, "pq", SimpleNamespace(read_table=leaving))
     with asked_by(asker), pytest.raises(AskerLeftError):
         analyses.verdicts(run)
     assert len(read) == 1
@@ -200,11 +253,24 @@ def test_whoever_leaves_while_verdicts_are_read_is_not_read_on_for(run, monkeypa
 def test_a_table_is_made_once_and_anew_for_other_rules(run, monkeypatch):
     made = analyses.trace_thinking(run, "candidates")
     with monkeypatch.context() as patch:
-        patch.setattr(analyses, "_write", None)
+        patch.setattr(analyses, "_thinkings", None)
         assert analyses.trace_thinking(run, "candidates") == made
     rules = analyses.DEFAULT_RULES._replace(containment="substring")
     monkeypatch.setattr(analyses, "_rules", lambda _: rules)
     assert analyses.trace_thinking(run, "candidates") != made
+
+
+def test_the_page_is_told_how_far_a_table_is_and_of_no_other_runs(run, get, monkeypatch, tmp_path):
+    told, plain = [], analyses._thinkings
+
+    def asking(*args):
+        told.append((get("under-way").json(), get("under-way", run=f"results/{run.artifacts['results'].key}").json()))
+        yield from plain(*args)
+
+    monkeypatch.setattr(analyses, "_thinkings", asking)
+    monkeypatch.setattr(analyses, "_TABLES", KeptTables(tmp_path))
+    assert get("traces", loops="no").status_code == 200
+    assert told == [([{"rows": 40, "done": 0}], [])] and get("under-way").json() == []
 
 
 def test_a_run_without_judges_says_so(get, run, store):
@@ -235,6 +301,7 @@ CASES_OF_A_ROW = {
     "Answers by what they were": lambda row: count(row[2]),
     "Paths from the last mention": lambda row: count(row[1]) + count(row[2]),
     "The first step behind": lambda row: count(row[1]) + count(row[2]),
+    "The strongest differences": lambda row: count(row[6] if row[3].startswith("+") else row[5]),
     "Thinkings that loop": lambda row: round(count(row[2]) * float(row[3]) / 100) if row[3] != "–" else 0,
 }
 """How a table's title begins → the cases that a row of it stands for."""
@@ -253,7 +320,34 @@ def test_a_row_of_the_reports_tables_leads_to_as_many_cases_as_it_says(found, ta
                 view, asked = query_of(address)
                 assert len(found(view, **asked)) == number(row), (shown.title, row, address)
                 seen.add(shown.title.split()[0])
-    assert seen >= {"Places", "Means", "Answers", "Paths", "The"} | ({"Thinkings"} if held_out else set())
+        for (place, column), address in shown.cell_addresses.items():
+            view, asked = query_of(address)
+            assert len(found(view, **asked)) == count(shown.rows[place][column]), (shown.title, place, column)
+            seen.add("a cell")
+    assert seen >= {"Places", "Means", "Answers", "Paths", "The"} | ({"Thinkings", "a cell"} if held_out else set())
+
+
+def test_an_edge_of_delta_leads_to_as_many_thinkings_as_make_the_move(found, table, get):
+    traces, labels = (
+        table("held-out-traces", "candidates.parquet"),
+        table("held-out-annotations", "annotations.parquet"),
+    )
+    change = thinking_change(
+        two_models(traces, labels, "mr_align", "on", PAPER_TAXONOMY), PAPER_TAXONOMY.num_states, rng=default_rng(0)
+    )
+    making = dict(zip(("mr_align", "on"), change.num_making, strict=True))
+    block = change_block(traces, labels, PAPER_TAXONOMY, 0.0, "mr_align")  # at the level 1 all edges are shown
+    assert block and block.figure
+    addresses = {html.unescape(each) for each in re.findall(r'data-cases="(answers[^"]+)"', to_svg(block.figure, "d"))}
+    assert {query_of(each)[1]["variant"] for each in addresses} == {"on", "mr_align"}
+    for view, asked in map(query_of, addresses):
+        a, b = map(PAPER_TAXONOMY.state_names.index, asked["pattern"].split(" → "))
+        rows = found(view, **asked)
+        assert len(rows) == making[asked["variant"]][a, b] > making[asked["variant"]].min()
+        labelled = rows[0]["answers_by_variant"][asked["variant"]]["labels"]
+        assert asked["pattern"] in " → ".join(["<start>", *(" + ".join(each) for each in labelled), "<stop>"])
+    assert found("answers", variant="kto", pattern="<start> → *") == []  # not labelled
+    assert get("answers", pattern="cake").status_code == 400
 
 
 def query_of(address):

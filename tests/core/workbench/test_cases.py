@@ -157,6 +157,19 @@ def test_a_move_of_the_heat_map_leads_to_its_traces(get, found):
         assert len(rows) == move["traces"] > 0
 
 
+def test_a_move_of_held_out_thinkings_leads_to_them_and_a_question_has_their_labels(get, found, table):
+    moves = get("held-out-moves").json()
+    assert {move["variant"] for move in moves} == {each["name"] for each in get("run").json()["labelled"]} > {"on"}
+    for move in moves[::7]:
+        rows = found("answers", variant=move["variant"], pattern=f"{move['source']} → {move['target']}")
+        assert len(rows) == move["traces"] > 0
+    labels = table("held-out-annotations", "annotations.parquet")
+    own = labels[labels["trace_id"] == "mr_align/eval-000003/0"].sort_values("segment")["labels"].tolist()
+    answers = get("question", id="eval-000003").json()["answers_by_variant"]
+    assert answers["mr_align"][0]["labels"] == own and len(own) == len(answers["mr_align"][0]["segments"])
+    assert "labels" not in answers["kto"][0]
+
+
 def test_a_move_has_the_mean_weight_of_the_steps_that_it_leads_to(get, store, run):
     weights = store.read_table(run.artifacts["weights"], "weights.parquet")
     labels = store.read_table(run.artifacts["annotations"], "annotations.parquet")
