@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -40,6 +40,7 @@ from mralign_core.processes.stopping import EndingOnSignals
 from mralign_core.redaction import redact_logs
 
 if TYPE_CHECKING:
+    from mralign_core.exporting.trainer_formats import DataFormat
     from mralign_core.storage import ArtifactRef
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__)
@@ -69,6 +70,11 @@ def _target(text: str) -> Path:
 
 
 AskAgainOption = StrEnum("AskAgainOption", ["auto", "failed", "never"])
+
+DataFormatOption = StrEnum(
+    "DataFormatOption",
+    {"parquet": "parquet", "trl": "trl", "llama_factory": "llama-factory", "axolotl": "axolotl"},
+)
 
 InputOption = Annotated[
     list[str] | None,
@@ -413,6 +419,55 @@ def export(
     rows |= {"results": found.results, "serve it": found.serve}
     for name, text in (rows | ({"precision": found.rounding} if merge else {})).items():
         console.print(f"[bold]{name:<20}[/bold]{escape(str(text))}", soft_wrap=True, highlight=False)
+
+
+@app.command("export-data")
+def export_data(
+    directory: Annotated[Path, typer.Argument(parser=_path, metavar="DIRECTORY", help="A new or empty folder.")],
+    config: ConfigOption = "pocket",
+    format_: Annotated[
+        DataFormatOption,
+        typer.Option("--format", help="`parquet` has everything; the others what that trainer's KTO reads."),
+    ] = DataFormatOption.parquet,
+    version: Annotated[
+        str, typer.Option("--version", help="The data behind a version: an alias, a name, or the beginning of a key.")
+    ] = "",
+    licence: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SET=]LICENCE",
+            help="Licence of a question set (as `questions.train` states it), or of the whole; may be repeated.",
+        ),
+    ] = None,
+    push_to_hub: Annotated[
+        str, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload it too, to a private data set.")
+    ] = "",
+    input_: InputOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Write the last run's kept traces, with labels and weights, as a data set: Parquet, card and provenance.
+
+    `load_dataset("DIRECTORY")` reads it, and so does `mralign run --from-traces DIRECTORY`, without loss. Nothing
+    leaves this machine without `--push-to-hub`. docs/exporting-data.md says what each column and format is.
+    """
+    from flows.commands.export_data import export_data as write
+    from flows.commands.export_data import facts_of, find_data, stated_licences
+    from tasks.engine.progress import progress
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    settings, named = read_following(config, overrides_of(set_)), _pairs(input_, "--input")
+    licences = stated_licences(licence or [])
+    source, target = find_data(settings, named, version), directory.resolve()
+    data_format = cast("DataFormat", str(format_))
+    with progress("exporting traces", "export-data") as report:
+        export = write(settings, source, target, data_format, licences, report)
+    for name, text in facts_of(export, target, source.missing):
+        console.print(f"[bold]{name:<20}[/bold] {escape(text)}", soft_wrap=True, highlight=False)
+    if push_to_hub:
+        from mralign_core.exporting.hub import push_data_set
+
+        pushed = push_data_set(target, push_to_hub)
+        console.print(f"[bold]{'pushed':<20}[/bold]{escape(pushed)}", soft_wrap=True, highlight=False)
 
 
 @app.command()
