@@ -36,6 +36,7 @@ from flows.commands.view import commands as view_commands
 from mralign_core.config import RunConfig, Variant, load_config
 from mralign_core.config.presets import PRESETS, preset_names
 from mralign_core.errors import ConfigError, UserError
+from mralign_core.exporting.export_file import is_export, traces_file
 from mralign_core.processes.stopping import EndingOnSignals
 from mralign_core.redaction import redact_logs
 
@@ -91,7 +92,9 @@ def run(
     from_traces: Annotated[
         Path | None,
         typer.Option(
-            parser=_path, metavar="PATH", help="Start at annotate, from a JSONL file of existing reasoning traces."
+            parser=_path,
+            metavar="PATH",
+            help="Start at annotate, from a JSONL file of existing reasoning traces, or a folder of `export-data`.",
         ),
     ] = None,
     ask_again: Annotated[
@@ -109,7 +112,7 @@ def run(
     """Run the pipeline, or one stage of it."""
     overrides = overrides_of(set_)
     if from_traces:
-        overrides |= _from_traces(str(from_traces.absolute()))
+        overrides |= _from_traces(traces_file(from_traces.absolute()))
     settings = read_config(config, overrides) if only in (None, Stage.prepare) else read_following(config, overrides)
     if ask_again:
         settings = asking_again(settings, str(ask_again))
@@ -731,7 +734,20 @@ def _were_read(config: RunConfig) -> bool:
 
 def _check_traces(config: RunConfig) -> None:
     """Refuse a file of traces, or warn of it, before anything is paid for."""
-    if config.generate.source == "traces":
+    if config.generate.source == "traces" and is_export(config.generate.traces_path):
+        from mralign_core.exporting.restoring import check_export, require_labels
+        from mralign_core.label_sets import label_set_of
+
+        check_export(config.generate.traces_path)
+        if config.annotate.source == "traces":
+            labels = label_set_of(config).taxonomy.labels
+            require_labels(config.generate.traces_path, labels, "annotate.source")
+    elif config.annotate.source == "traces":
+        raise ConfigError(
+            f"annotate.source 'traces': {config.generate.traces_path} is no export, and has no labels: remove it, or "
+            "name the folder of `mralign export-data`"
+        )
+    elif config.generate.source == "traces":
         from mralign_core.generation.importing import check_traces
         from mralign_core.models.families import named_family
 

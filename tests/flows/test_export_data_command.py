@@ -35,6 +35,11 @@ def test_the_command_writes_what_load_dataset_reads_and_says_what_is_not_stated(
     assert code == 2 and "has files already, which are not overwritten" in err
     code, _, err = mralign("export-data", str(tmp_path / "ax"), "--config", config, "--format", "axolotl")
     assert code == 0 and (tmp_path / "ax" / "data" / "train-00000.jsonl").exists()
+    code, out, err = mralign("run", "--config", config, "--from-traces", str(tmp_path / "ax"), "--dry-run")
+    assert code == 2 and "exported with --format axolotl" in err
+    code, out, err = mralign("run", "--config", config, "--from-traces", str(tmp_path / "out"), "--dry-run")
+    assert code == 0, err
+    assert "candidates" in out
 
 
 def test_a_version_has_its_own_traces(run, tmp_path):
