@@ -121,10 +121,9 @@ def write_data_set(
     rows = _counted(read_trace_rows(tables), tally, trained_only, run.candidates.rows or 0, on_progress)
     with folder_at_once(target) as folder:
         (folder / DATA_FOLDER).mkdir()
-        files = _write_rows(folder, row_format, rows, chat)
-        if not files:
+        if not _write_rows(folder, row_format, rows, chat):
             raise DataError("no trace is left to export: none has labels; export the run with --format parquet")
-        row_format.write_beside(folder, dataset_name(run.name), files[0])
+        row_format.write_beside(folder, dataset_name(run.name), DATA_FOLDER)
         if data_format == "parquet":
             _copy_beside(store, run, folder / RUN_FOLDER)
         export = ExportFile(

@@ -58,7 +58,8 @@ class RowFormat:
         convert: makes a row of one of :data:`~mralign_core.exporting.trace_rows.EXPORTED_ROWS`.
         trained_only: whether traces without labels are left out.
         needs_chat: whether rows are messages, so that the family has to be known.
-        write_beside: writes what else its reader needs, for a folder, a name for the data set, and the data file.
+        write_beside: writes what else its reader needs, for a folder, a name for the data set, and the folder in it
+            that has the data files.
     """
 
     schema: pa.Schema
@@ -66,7 +67,7 @@ class RowFormat:
     convert: Callable[[TraceRow, Chat | None], Mapping[str, Any]]
     trained_only: bool = True
     needs_chat: bool = False
-    write_beside: Callable[[Path, str, str], None] = lambda folder, name, data_file: None
+    write_beside: Callable[[Path, str, str], None] = lambda folder, name, data_folder: None
 
 
 def _as_it_is(row: TraceRow, _: Chat | None) -> TraceRow:
@@ -96,9 +97,9 @@ def dataset_name(config_name: str) -> str:
     return "mralign_" + re.sub(r"[^a-z0-9]", "_", config_name.lower())
 
 
-def _write_dataset_info(folder: Path, name: str, data_file: str) -> None:
+def _write_dataset_info(folder: Path, name: str, data_folder: str) -> None:
     entry = {
-        "file_name": data_file,
+        "file_name": data_folder,  # it reads all files of a folder
         "formatting": "sharegpt",
         "columns": {"messages": "conversations", "kto_tag": "kto_tag"},
     }

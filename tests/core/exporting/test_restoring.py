@@ -78,6 +78,19 @@ def test_what_was_imported_from_an_export_is_exported_alike_and_keeps_its_sets_a
     assert again.refs["candidates"].sha256 == run.refs["candidates"].sha256
 
 
+def test_several_files_come_back_as_one(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("mralign_core.exporting.data_set.ROWS_OF_FILE", 5)
+    several = tmp_path / "several"
+    export_data(run.config, find_data(run.config, {}, ""), several, "parquet", stated_licences([]), lambda *_: None)
+    restore(run, several, tmp_path / "back")
+    stored = run.store.open_directory(run.refs["candidates"])
+    for path in stored.iterdir():
+        assert (tmp_path / "back" / path.name).read_bytes() == path.read_bytes(), path.name
+    ids = run.store.read_table(run.refs["candidates"], "candidates.parquet")["trace_id"].tolist()
+    labels, failures = restore_labels(several, ids[3:8])
+    assert labels["trace_id"].unique().tolist() == ids[3:8] and not failures
+
+
 @pytest.mark.parametrize("rows", [1, 3, 13])
 def test_row_groups_are_those_of_the_stored_file(run, tmp_path, monkeypatch, rows):
     """Stages write some rows at a time, and large rows in small groups: the file has other bytes for each."""

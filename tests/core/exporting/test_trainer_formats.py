@@ -12,7 +12,7 @@ from trl import KTOConfig, KTOTrainer
 
 from flows.commands.export_data import export_data, find_data
 from mralign_core.errors import ConfigError
-from mralign_core.exporting.trainer_formats import Chat, dataset_name
+from mralign_core.exporting.trainer_formats import ROW_FORMATS, Chat, dataset_name
 from mralign_core.models.families import named_family
 from mralign_core.training.trl_kto import MRAlignKTOTrainer, _weigh_row
 from tests.core.exporting.conftest import NOTHING_STATED
@@ -97,7 +97,7 @@ def test_llama_factory_reads_what_its_entry_describes(run, exports):
     folder = exports["llama-factory"]
     ((name, entry),) = json.loads((folder / "dataset_info.json").read_text()).items()
     assert name == dataset_name("exported") and set(entry) <= LLAMA_FACTORY_ENTRY
-    assert entry["formatting"] == "sharegpt" and (folder / entry["file_name"]).is_file()
+    assert entry["formatting"] == "sharegpt" and (folder / entry["file_name"]).is_dir()
     columns = {**LLAMA_FACTORY_DEFAULTS, **entry["columns"]}
     rows, candidates = lines_of(folder), stored(run)
     assert len(rows) == len(candidates)
@@ -110,6 +110,15 @@ def test_llama_factory_reads_what_its_entry_describes(run, exports):
     (told,) = map(yaml.safe_load, code_blocks(folder, "yaml"))
     assert told["stage"] == "kto" and told["dataset"] == name
     assert load_dataset(str(folder), split="train")["kto_tag"][:] == [row["kto_tag"] for row in rows]
+
+
+@pytest.mark.parametrize("name", ROW_FORMATS)
+def test_every_reader_finds_all_of_several_files(run, exports, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("mralign_core.exporting.data_set.ROWS_OF_FILE", 5)
+    export_data(run.config, find_data(run.config, {}, ""), tmp_path / name, name, NOTHING_STATED, lambda *_: None)
+    assert len(list((tmp_path / name / "data").iterdir())) == 3
+    several, one = (load_dataset(str(folder), split="train") for folder in (tmp_path / name, exports[name]))
+    assert several.to_list() == one.to_list()
 
 
 def test_axolotls_config_on_the_card_names_the_columns_that_are_there(run, exports):
