@@ -20,6 +20,8 @@ from mralign_core.annotation.human import HumanLabels, require_labelled
 from mralign_core.annotation.quoting import NothingKept, Quote, evenly_spaced, quote_annotation, rows_beside, spent_usd
 from mralign_core.config import RunConfig
 from mralign_core.config.annotate import HUMAN_PREFIX
+from mralign_core.exporting.export_file import traces_file
+from mralign_core.exporting.restoring import check_export, require_labels, restore_labels
 from mralign_core.label_sets import label_set_of
 from mralign_core.llm.offline import is_offline
 from mralign_core.llm.store import KeepsReplies
@@ -31,9 +33,9 @@ from mralign_core.storage import ArtifactRef, ArtifactStore, ReplyStore
 from mralign_core.storage.quarantine import write_rows
 from mralign_core.storage.tables import stream_table
 from tasks.clients import read_account, save_account, shared_client, turn
-from tasks.engine.graph import Input, Items, Shards
+from tasks.engine.graph import Input, Items, OtherWay, Shards
 from tasks.engine.progress import progress
-from tasks.engine.run import Built, Making, span
+from tasks.engine.run import Built, Making, file_digests, span
 from tasks.engine.session import session
 from tasks.engine.shards import items_in, join, lay_out, ranges_of
 from tasks.engine.task import artifact
@@ -74,7 +76,8 @@ def check_people(config: RunConfig) -> None:
     Raises:
         ConfigError: it names the person, and what to do.
     """
-    _people(config)
+    if not takes_labels(config):
+        _people(config)
 
 
 def _human_labels(config: RunConfig) -> dict[str, HumanLabels]:
@@ -98,7 +101,7 @@ def require_rated(config: RunConfig, candidates: ArtifactRef) -> None:
         ConfigError: the person published no labels.
         DataError: it names the traces.
     """
-    _require_labelled(config, {"candidates": candidates})
+    _require_asked(config, {"candidates": candidates})
 
 
 def _require_labelled(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
@@ -113,12 +116,25 @@ def _require_labelled(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> N
             )
 
 
+def takes_labels(config: RunConfig) -> bool:
+    """Whether labels of the candidates are those that their export has."""
+    return config.annotate.source == "traces"
+
+
+def _require_asked(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
+    """Nobody is asked where labels come with the traces."""
+    if not takes_labels(config):
+        _require_labelled(config, inputs)
+
+
 def _annotation(config: RunConfig) -> dict[str, Any]:
     fields = config.annotate.fingerprint()
     if not _has_cue(config):
         fields = {name: value for name, value in fields.items() if not name.startswith("cue_")}
-    people = {role: ref.sha256 for role, ref in _people(config).items()}
-    said = {"human_labels": people} if people else {}
+    people = {} if takes_labels(config) else {role: ref.sha256 for role, ref in _people(config).items()}
+    said: dict[str, Any] = {"human_labels": people} if people else {}
+    if takes_labels(config):
+        said |= file_digests(traces=traces_file(config.generate.traces_path))
     return {**fields, **labels(config), **said, "seed": config.seed if _has_cue(config) else None}
 
 
@@ -133,10 +149,27 @@ LABELLED: dict[str, Any] = {
     "sources": SOURCES,
     "without": _not_used,
     "ask_again": lambda config: config.annotate.ask_again,
-    "named_by": lambda config: list(_people(config).values()),
-    "check": _require_labelled,
+    "named_by": lambda config: [] if takes_labels(config) else list(_people(config).values()),
+    "check": _require_asked,
 }
 """What decides labels, in a shard and joined."""
+
+
+def restore_shard(making: Making) -> Built:
+    """Take the labels of some traces from the export that they are of; held-out thinking has none there."""
+    if making["candidates"].table == HELD_OUT_TRACES.name:
+        built: Built = annotate_shard.artifact.build(making)
+        return built
+    path, rows = making.config.generate.traces_path, making.work.rows
+    with session() as shared:  # every shard asks for it
+        shared.once("export", path, lambda: check_export(path))
+    require_labels(path, label_set_of(making.config).taxonomy.labels, "annotate.source")
+    trace_ids = [making.work.items.ids[row] for row in rows]
+    annotations, failures = restore_labels(path, trace_ids)
+    write_rows(making.directory, "annotations.parquet", annotations, ANNOTATIONS)
+    write_rows(making.directory, "raw_annotations.parquet", RAW_ANNOTATIONS.frame(()), RAW_ANNOTATIONS)
+    write_failures(making.directory, failures)
+    return Built(ANNOTATIONS.name, count_failures(failures))
 
 
 def _traces(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Items:
@@ -154,6 +187,11 @@ def _traces(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> Items:
     inputs=(Input("candidates", is_keyed=False),),
     items=_traces,
     is_main=lambda _: True,
+    other_way=OtherWay(
+        takes_labels,
+        restore_shard,
+        ("mralign_core.exporting.restoring", "mralign_core.schemas.held_out_traces", *SOURCES),
+    ),
     **LABELLED,
 )
 def annotate_shard(making: Making) -> Built:
@@ -225,8 +263,10 @@ def collect_draw_annotations(making: Making) -> Built:
 def quote_annotations(config: RunConfig, candidates: ArtifactRef) -> tuple[list[Quote], float]:
     """What these annotations will still ask and cost, by model, and the dollars they have cost so far.
 
-    Of many traces, from evenly spaced ones.
+    Of many traces, from evenly spaced ones. Where labels come with the traces, nobody is asked.
     """
+    if takes_labels(config) and candidates.table != HELD_OUT_TRACES.name:
+        return [], spent_usd(read_ledger(config, candidates))
     require_rated(config, candidates)
     read = partial(ArtifactStore(config.storage).read_rows, candidates, TRACES_FILE)
     return _quote(config, read, candidates.rows or 0), spent_usd(read_ledger(config, candidates))

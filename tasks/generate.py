@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from mralign_core.config import RunConfig
+from mralign_core.exporting.export_file import is_export, traces_file
+from mralign_core.exporting.restoring import restore_candidates
 from mralign_core.generation.forecast import Load, Rates, estimate_load
 from mralign_core.generation.funnel import Funnel, imbalance, require_both_polarities
 from mralign_core.generation.importing import import_traces
@@ -35,7 +37,7 @@ from mralign_core.storage.quarantine import RowWriter, write_rows
 from mralign_core.storage.tables import stream_table
 from tasks.asked import Asked, asked
 from tasks.clients import save_account, turn
-from tasks.engine.graph import Input, Part, Shards
+from tasks.engine.graph import Input, OtherWay, Part, Shards
 from tasks.engine.progress import progress
 from tasks.engine.run import Built, Making, file_digests
 from tasks.engine.shards import join, lay_out
@@ -162,7 +164,28 @@ def _selection(config: RunConfig) -> dict[str, Any]:
 
 
 def _trace_file(config: RunConfig, _: Part) -> dict[str, str]:
-    return file_digests(traces=config.generate.traces_path) if config.generate.source == "traces" else {}
+    return file_digests(traces=traces_file(config.generate.traces_path)) if config.generate.source == "traces" else {}
+
+
+def takes_export(config: RunConfig) -> bool:
+    """Whether the traces are those of an export, which are taken as they are."""
+    return config.generate.source == "traces" and is_export(config.generate.traces_path)
+
+
+def restore_export(making: Making) -> Built:
+    """Take the traces of an export, as they are."""
+    from mralign_core.models.load import load_tokenizer
+
+    config, location = making.config, locate_model(making.store.open_directory(making["model"]))
+    counts = restore_candidates(
+        config.generate.traces_path,
+        making.directory,
+        load_tokenizer(location.path, location.revision),
+        config.generate,
+        making.table("evaluation-questions", "questions.parquet"),
+        config.questions.on_overlap,
+    )
+    return Built(CANDIDATES.name, counts)
 
 
 @artifact(
@@ -184,6 +207,11 @@ def _trace_file(config: RunConfig, _: Part) -> dict[str, str]:
     ),
     without=lambda config: ("mralign_core.generation.importing",) if config.generate.source == "sample" else (),
     is_main=lambda config: config.generate.source == "traces",
+    other_way=OtherWay(
+        takes_export,
+        restore_export,
+        ("mralign_core.exporting.restoring", "mralign_core.models.load"),  # the tokenizer, by which traces are decoded
+    ),
 )
 def select_candidates(making: Making) -> Built:
     """Keep the traces of questions that thinking makes right, or wrong; or import traces from a file."""

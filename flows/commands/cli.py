@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 from rich.console import Console
@@ -36,10 +36,12 @@ from flows.commands.view import commands as view_commands
 from mralign_core.config import RunConfig, Variant, load_config
 from mralign_core.config.presets import PRESETS, preset_names
 from mralign_core.errors import ConfigError, UserError
+from mralign_core.exporting.export_file import is_export, traces_file
 from mralign_core.processes.stopping import EndingOnSignals
 from mralign_core.redaction import redact_logs
 
 if TYPE_CHECKING:
+    from mralign_core.exporting.trainer_formats import DataFormat
     from mralign_core.storage import ArtifactRef
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__)
@@ -70,6 +72,11 @@ def _target(text: str) -> Path:
 
 AskAgainOption = StrEnum("AskAgainOption", ["auto", "failed", "never"])
 
+DataFormatOption = StrEnum(
+    "DataFormatOption",
+    {"parquet": "parquet", "trl": "trl", "llama_factory": "llama-factory", "axolotl": "axolotl"},
+)
+
 InputOption = Annotated[
     list[str] | None,
     typer.Option("--input", help="Use this artifact, e.g. `--input candidates=candidates/3f9a`; may be repeated."),
@@ -85,7 +92,9 @@ def run(
     from_traces: Annotated[
         Path | None,
         typer.Option(
-            parser=_path, metavar="PATH", help="Start at annotate, from a JSONL file of existing reasoning traces."
+            parser=_path,
+            metavar="PATH",
+            help="Start at annotate, from a JSONL file of existing reasoning traces, or a folder of `export-data`.",
         ),
     ] = None,
     ask_again: Annotated[
@@ -103,7 +112,7 @@ def run(
     """Run the pipeline, or one stage of it."""
     overrides = overrides_of(set_)
     if from_traces:
-        overrides |= _from_traces(str(from_traces.absolute()))
+        overrides |= _from_traces(traces_file(from_traces.absolute()))
     settings = read_config(config, overrides) if only in (None, Stage.prepare) else read_following(config, overrides)
     if ask_again:
         settings = asking_again(settings, str(ask_again))
@@ -415,6 +424,55 @@ def export(
         console.print(f"[bold]{name:<20}[/bold]{escape(str(text))}", soft_wrap=True, highlight=False)
 
 
+@app.command("export-data")
+def export_data(
+    directory: Annotated[Path, typer.Argument(parser=_path, metavar="DIRECTORY", help="A new or empty folder.")],
+    config: ConfigOption = "pocket",
+    format_: Annotated[
+        DataFormatOption,
+        typer.Option("--format", help="`parquet` has everything; the others what that trainer's KTO reads."),
+    ] = DataFormatOption.parquet,
+    version: Annotated[
+        str, typer.Option("--version", help="The data behind a version: an alias, a name, or the beginning of a key.")
+    ] = "",
+    licence: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SET=]LICENCE",
+            help="Licence of a question set (as `questions.train` states it), or of the whole; may be repeated.",
+        ),
+    ] = None,
+    push_to_hub: Annotated[
+        str, typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Upload it too, to a private data set.")
+    ] = "",
+    input_: InputOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Write the last run's kept traces, with labels and weights, as a data set: Parquet, card and provenance.
+
+    `load_dataset("DIRECTORY")` reads it, and so does `mralign run --from-traces DIRECTORY`, without loss. Nothing
+    leaves this machine without `--push-to-hub`. docs/exporting-data.md says what each column and format is.
+    """
+    from flows.commands.export_data import export_data as write
+    from flows.commands.export_data import facts_of, find_data, stated_licences
+    from tasks.engine.progress import progress
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    settings, named = read_following(config, overrides_of(set_)), _pairs(input_, "--input")
+    licences = stated_licences(licence or [])
+    source, target = find_data(settings, named, version), directory.resolve()
+    data_format = cast("DataFormat", str(format_))
+    with progress("exporting traces", "export-data") as report:
+        export = write(settings, source, target, data_format, licences, report)
+    for name, text in facts_of(export, target, source.missing):
+        console.print(f"[bold]{name:<20}[/bold] {escape(text)}", soft_wrap=True, highlight=False)
+    if push_to_hub:
+        from mralign_core.exporting.hub import push_data_set
+
+        pushed = push_data_set(target, push_to_hub)
+        console.print(f"[bold]{'pushed':<20}[/bold]{escape(pushed)}", soft_wrap=True, highlight=False)
+
+
 @app.command()
 def versions(
     config: ConfigOption = "pocket",
@@ -676,7 +734,20 @@ def _were_read(config: RunConfig) -> bool:
 
 def _check_traces(config: RunConfig) -> None:
     """Refuse a file of traces, or warn of it, before anything is paid for."""
-    if config.generate.source == "traces":
+    if config.generate.source == "traces" and is_export(config.generate.traces_path):
+        from mralign_core.exporting.restoring import check_export, require_labels
+        from mralign_core.label_sets import label_set_of
+
+        check_export(config.generate.traces_path)
+        if config.annotate.source == "traces":
+            labels = label_set_of(config).taxonomy.labels
+            require_labels(config.generate.traces_path, labels, "annotate.source")
+    elif config.annotate.source == "traces":
+        raise ConfigError(
+            f"annotate.source 'traces': {config.generate.traces_path} is no export, and has no labels: remove it, or "
+            "name the folder of `mralign export-data`"
+        )
+    elif config.generate.source == "traces":
         from mralign_core.generation.importing import check_traces
         from mralign_core.models.families import named_family
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -20,6 +21,9 @@ OFFLINE_PREFIXES = ("cue/", HUMAN_PREFIX)
 class AnnotateConfig(AskingSection):
     """Two annotators and an adjudicator label what each segment does (§3.1.2, App. B)."""
 
+    source: Literal["annotators", "traces"] = Field("annotators", json_schema_extra=OPERATIONAL)
+    """`annotators` asks for labels; `traces` takes those that the export in generate.traces_path has (`mralign
+    export-data`) and asks nobody, but for labels of held-out thinking (evaluate.label_thinking)."""
     annotator_a: EndpointConfig = EndpointConfig(model="deepseek/deepseek-chat")
     """First annotator; `cue/a` is offline, and `human/NAME` the labels that a person gave (`mralign rate`)."""
     annotator_b: EndpointConfig = EndpointConfig(model="openai/gpt-4o")

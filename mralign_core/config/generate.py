@@ -23,7 +23,8 @@ class GenerateConfig(Section):
     source: Literal["sample", "traces"] = "sample"
     """`sample` draws from the model; `traces` imports existing reasoning traces from traces_path."""
     traces_path: LocalPath = Field("", json_schema_extra=OPERATIONAL)
-    """JSONL file of traces (id, question, gold, thinking, answer, optional polarity); used with source `traces`."""
+    """JSONL file of traces (id, question, gold, thinking, answer, optional polarity), or a folder that
+    `mralign export-data` wrote; used with source `traces`."""
     sampler: Literal["transformers", "vllm", "endpoint"] = "transformers"
     """What samples: transformers or vLLM (see docs/samplers.md) in this process, or a server behind `endpoint`."""
     num_draws: int = Field(3, ge=1, le=64)

@@ -48,6 +48,8 @@ class QuestionSetConfig(Section):
     that it chooses, whether a judge says that it is `truthful` and informative (section `judge`), or how many of its
     `claims` evidence supports (`judge.evidence`). Empty takes `option` where there are options, else exact_match. Only
     sets with the same metrics are averaged."""
+    licence: str = Field("", max_length=200, json_schema_extra=OPERATIONAL)
+    """Licence of the set, such as `cc-by-4.0`: stands on the card of exported traces (`mralign export-data`)."""
     limit: int = Field(0, ge=0)
     """Use only so many questions of the set; 0 uses all."""
     pick: Literal["first", "random"] = "first"

@@ -82,6 +82,11 @@ class RunConfig(Section):
             )
         if self.generate.source == "sample" and not self.questions.train:
             raise ValueError("questions.train is needed: what to align on, such as nq_open or a file's path")
+        if self.annotate.source == "traces" and self.generate.source != "traces":
+            raise ValueError(
+                "annotate.source 'traces' takes labels from the export in generate.traces_path, and generate.source is "
+                "'sample': set it to 'traces' (--from-traces), or remove annotate.source"
+            )
         if not self.questions.eval:
             refuse_ignored(self.judge, "judge", ("endpoints",), "when questions.eval names no set")
             refuse_ignored(self.evaluate, "evaluate", ("people_sheet",), "when questions.eval names no set")

@@ -76,6 +76,14 @@ class TableWriter:
         """
         self._append(self._table.to_arrow(self._table.require(frame)))
 
+    def add_group(self, frame: pd.DataFrame) -> None:
+        """Append rows as one row group, whatever its size: that of a file which is written again.
+
+        Raises:
+            DataError: a row breaks the contract.
+        """
+        self._append(self._table.to_arrow(self._table.require(frame)), row_group_size=max(1, len(frame)))
+
     def write(self, columns: Mapping[str, Any]) -> None:
         """Append rows that are right by construction, as equally long arrays by column name; they are not checked."""
         arrays = [pa.array(columns[field.name], type=field.type) for field in self._schema]
@@ -87,9 +95,9 @@ class TableWriter:
             rows = pa.concat_tables(piece.cast(self._schema) for piece in pieces).combine_chunks()
             self._append(_in_order(rows, column, values))
 
-    def _append(self, rows: pa.Table) -> None:
+    def _append(self, rows: pa.Table, row_group_size: int = 0) -> None:
         bytes_per_row = max(1, rows.nbytes // max(1, rows.num_rows))
-        size = max(1, ROW_GROUP_BYTES // bytes_per_row)
+        size = row_group_size or max(1, ROW_GROUP_BYTES // bytes_per_row)
         self._writer.write_table(rows.replace_schema_metadata(self._schema.metadata), row_group_size=size)
 
     def __enter__(self) -> TableWriter:

@@ -16,6 +16,7 @@ from mralign_core.config import (
     Section,
     VllmConfig,
 )
+from mralign_core.exporting.export_file import EXPORT_FILE
 from mralign_core.storage import ArtifactRef
 from mralign_core.storage.digests import module_closure
 from tasks.ablate import compare_arms
@@ -214,7 +215,7 @@ MEANINGLESS_ALONE: dict[str, dict[str, Any]] = {
 ANALYSES = ("compare.", "induce.", "ablate.", "retrain.")
 
 NOT_OF_THE_POCKET = {"annotate.show_gold_answers", "annotate.may_merge"}
-NOT_OF_THE_POCKET |= {"model.source", "model.path", "model.revision", "generate.source"}
+NOT_OF_THE_POCKET |= {"model.source", "model.path", "model.revision", "generate.source", "annotate.source"}
 NOT_OF_THE_POCKET |= {
     f"{section}.{name}"
     for section in ("induce.embedding", "generate.endpoint", "evaluate.endpoint")
@@ -373,6 +374,14 @@ def test_a_field_changes_what_is_downstream_of_it_and_no_more(field):
     given = MEANINGLESS_ALONE.get(field, {})
     base = read_config("pocket", given)
     assert changed(base, read_config("pocket", {**given, field: value})) == downstream(direct) | shown
+
+
+def test_labels_of_an_export_have_keys_of_their_own_and_other_labels_keep_theirs(tmp_path):
+    (tmp_path / EXPORT_FILE).write_text("{}")
+    taken = {"generate.source": "traces", "generate.traces_path": str(tmp_path / EXPORT_FILE)}
+    base = read_config("pocket", taken)
+    found = changed(base, read_config("pocket", {**taken, "annotate.source": "traces"}))
+    assert found == downstream(LABELS) | {"report", "version", "promotion"}
 
 
 @pytest.mark.parametrize("field", GRID)

@@ -1,0 +1,277 @@
+"""A run's kept traces as a data set: what ``mralign export-data`` calls.
+
+They are those of the last run, of a version, or of artifacts that are named.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from mralign_core.config import ModelConfig, RunConfig
+from mralign_core.errors import ArtifactError, ConfigError
+from mralign_core.exporting.data_set import ExportedRun, Licences, OnExported, instruction_of, write_data_set
+from mralign_core.exporting.export_file import ExportFile, export_file_in
+from mralign_core.exporting.new_folder import require_new_or_empty
+from mralign_core.exporting.restoring import earlier_export
+from mralign_core.exporting.tally import WITHOUT_END
+from mralign_core.exporting.trainer_formats import ROW_FORMATS, Chat, DataFormat
+from mralign_core.models.families import family_of, named_family
+from mralign_core.models.locate import ModelLocation, locate_model, model_name
+from mralign_core.questions.locating import locate_sets
+from mralign_core.questions.opening import stem
+from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.storage import ArtifactRef, ArtifactStore
+from mralign_core.storage.tables import stream_table
+from mralign_core.versions.version import Version, resolve_version
+from tasks.engine.last_run import LastRun
+from tasks.engine.one_task import Inputs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger("mralign_core.exporting")
+ROLES = ("annotator_a", "annotator_b", "adjudicator")
+OPTIONAL = ("annotations", "weights")
+"""Artifacts that a run may not have made yet."""
+
+
+LACKS = (
+    "traces without labels",
+    "traces without weights",
+    WITHOUT_END,
+    "traces left out, which have no labels",
+)
+"""Counts of an export that are told where they are not 0."""
+
+
+class DataSource(NamedTuple):
+    """What is exported, and what is to be said of it."""
+
+    run: ExportedRun
+    model: ModelConfig
+    missing: Sequence[str]
+    """Why there are no labels, or no weights."""
+
+
+def find_data(config: RunConfig, named: Mapping[str, str], version: str) -> DataSource:
+    """What is exported: of the version that is asked for, else of the last run and the artifacts that are named.
+
+    Args:
+        config: says which store, and the licences of question sets.
+        named: artifacts that the command names (``--input``).
+        version: an alias, or a version's name; "" where none is asked for.
+
+    Raises:
+        ArtifactError: there are no traces, or no such version.
+        ConfigError: more than one thing says what to take.
+    """
+    if version and named:
+        raise ConfigError("export-data: --version names traces, labels and weights already; leave out --input")
+    if unknown := sorted(named.keys() - {"candidates", *OPTIONAL}):
+        raise ConfigError(f"--input {unknown[0]}=…: export-data reads candidates, annotations and weights")
+    store = ArtifactStore(config.storage)
+    if version:
+        return _of_version(store, config, resolve_version(store, version))
+    of, missing = Inputs(config, named), []
+    refs: dict[str, ArtifactRef | None] = {"candidates": of("candidates")}
+    for name in OPTIONAL:
+        try:
+            refs[name] = of(name)
+        except ArtifactError as error:
+            if name in named:
+                raise
+            refs[name] = None
+            missing.append(str(error))
+    record = None if named else LastRun(config).record
+    return _source(
+        store,
+        config,
+        refs,
+        missing=missing,
+        model=config.model,
+        traces_path=record.traces_path if record else "",
+        run=record.run if record else "",
+    )
+
+
+def _of_version(store: ArtifactStore, config: RunConfig, version: Version) -> DataSource:
+    refs = {"candidates": version.parent("candidates"), **{name: version.parents.get(name) for name in OPTIONAL}}
+    family = version.record.config.get("model", {}).get("family", config.model.family)
+    return _source(
+        store,
+        config,
+        refs,
+        missing=[f"version {version.name} was made without {name}" for name in OPTIONAL if refs[name] is None],
+        model=config.model.model_copy(update={"family": family}),
+        traces_path="",
+        run=f"version {version.name}",
+        base_model=version.record.base_model,
+    )
+
+
+def _source(
+    store: ArtifactStore,
+    config: RunConfig,
+    refs: Mapping[str, ArtifactRef | None],
+    *,
+    missing: Sequence[str],
+    model: ModelConfig,
+    traces_path: str,
+    run: str,
+    base_model: str = "",
+) -> DataSource:
+    candidates = refs["candidates"]
+    assert candidates is not None
+    earlier = earlier_export(traces_path)
+    sets = locate_sets(config.questions) if any(one.licence for one in config.questions.train) else []
+    stated = {one.name: one.config.licence for one in sets if one.role == "train" and one.config.licence}
+    exported = ExportedRun(
+        name=config.name,
+        run=run,
+        candidates=candidates,
+        annotations=refs["annotations"],
+        weights=refs["weights"] if refs["annotations"] else None,
+        model=next((one for one in store.manifest(candidates).parents if one.stage == "model"), None),
+        base_model=base_model or model_name(model),
+        annotators=_annotators(store, refs["annotations"], earlier.annotators),
+        traces_set=stem(Path(traces_path)) if traces_path and not export_file_in(traces_path) else "",
+        set_of_question=earlier.set_of_question,
+        licences={**earlier.licences, **stated},
+    )
+    return DataSource(exported, model, missing)
+
+
+def _annotators(
+    store: ArtifactStore, annotations: ArtifactRef | None, of_export: Mapping[str, str]
+) -> Mapping[str, str]:
+    """Role → model, as the labels' own manifest says it; where they came with an export, as that says it."""
+    decided = store.manifest(annotations).fingerprint if annotations else {}
+    if "traces" in decided:
+        return of_export or {"labels": "from an export that is not there any more"}
+    return {role: str(decided[role]["model"]) for role in ROLES if role in decided}
+
+
+def export_data(
+    config: RunConfig,
+    source: DataSource,
+    directory: Path,
+    data_format: DataFormat,
+    licences: Licences,
+    on_progress: OnExported,
+) -> ExportFile:
+    """Write the data set to a folder.
+
+    Args:
+        config: says which store.
+        source: what :func:`find_data` found.
+        directory: a new or empty folder.
+        data_format: for which reader.
+        licences: as the command states them, which count before those of the config.
+        on_progress: called with the traces that are written, and all of them.
+
+    Raises:
+        ArtifactError: artifacts are damaged, or not of one run.
+        ConfigError: the folder holds files, or the format needs a tokenizer that is out of reach.
+        DataError: no trace is left, or a licence is stated of a set that no trace is of.
+    """
+    require_new_or_empty(directory)
+    store = ArtifactStore(config.storage)
+    tokenizer = _Tokenizer(store, source.run.model)
+    needs_end = _has_unknown_end(store, source.run.candidates) and data_format == "parquet"
+    chat = _chat(store, source, tokenizer) if ROW_FORMATS[data_format].needs_chat else None
+    return write_data_set(
+        directory,
+        store,
+        source.run,
+        data_format,
+        licences=licences,
+        end_token_id=tokenizer.end_token_id() if needs_end else None,
+        chat=chat,
+        on_progress=on_progress,
+    )
+
+
+def stated_licences(options: Sequence[str]) -> Licences:
+    """The licences of ``--licence`` options: ``SET=LICENCE``, or ``LICENCE`` of the data set as a whole.
+
+    Raises:
+        ConfigError: one says nothing, or two speak of one thing.
+    """
+    whole, of_set = "", {}
+    for option in options:
+        name, separator, licence = (part.strip() for part in option.rpartition("="))
+        if not licence or (separator and not name) or (name in of_set if separator else whole):
+            raise ConfigError(f"--licence {option!r}: give LICENCE once, and SET=LICENCE once for each question set")
+        if separator:
+            of_set[name] = licence
+        else:
+            whole = licence
+    return Licences(whole, of_set)
+
+
+def facts_of(export: ExportFile, target: Path, missing: Sequence[str]) -> list[tuple[str, str]]:
+    """What is to be said of an export: where it is, how much it is, and all that it lacks."""
+    counts = export.counts
+    facts = [("data set", str(target)), ("format", export.format)]
+    facts += [(name, f"{counts[name]:,}") for name in ("traces", "segments", "completion tokens")]
+    facts += [(name, f"{counts[name]:,}") for name in LACKS if counts.get(name)]
+    facts += [("no licence stated", each.name or "a set without a name") for each in export.sources if not each.licence]
+    return [*facts, *(("left out", why) for why in missing)]
+
+
+def _has_unknown_end(store: ArtifactStore, candidates: ArtifactRef) -> bool:
+    path = store.open_file(candidates, "candidates.parquet")
+    batches = stream_table(path, CANDIDATES, ["end_token_id"], 10_000)
+    return any(batch.column("end_token_id").null_count for batch in batches)
+
+
+def _chat(store: ArtifactStore, source: DataSource, tokenizer: _Tokenizer) -> Chat:
+    section = source.model
+    try:
+        family = named_family(section.family) if section.family != "auto" else family_of(section, tokenizer.load())
+    except (ArtifactError, ConfigError) as error:
+        raise ConfigError(
+            f"--format llama-factory writes messages, and needs to know how the model thinks: {error}. Name its family "
+            "(--set model.family=…)"
+        ) from None
+    return Chat(family, instruction_of(store, source.run.candidates))
+
+
+class _Tokenizer:
+    """The base model's tokenizer, which is loaded only where something needs it."""
+
+    def __init__(self, store: ArtifactStore, model: ArtifactRef | None) -> None:
+        self._store = store
+        self._model = model
+
+    def _location(self) -> ModelLocation:
+        if self._model is None:
+            raise ArtifactError("the traces were made without an artifact 'model'")
+        return locate_model(self._store.open_directory(self._model))
+
+    def load(self) -> PreTrainedTokenizerBase:
+        """The tokenizer.
+
+        Raises:
+            ArtifactError: the model's artifact is gone.
+            ConfigError: the model is out of reach.
+        """
+        from mralign_core.models.load import load_tokenizer
+
+        where = self._location()
+        return load_tokenizer(where.path, where.revision)
+
+    def end_token_id(self) -> int | None:
+        """What ends a turn of the model; None, with a warning, where its tokenizer is out of reach."""
+        from mralign_core.generation.control_tokens import turn_end_id
+        from mralign_core.models.load import stored_configs
+
+        try:
+            where = self._location()
+            return turn_end_id(self.load(), *stored_configs(where.path, where.revision))
+        except (ArtifactError, ConfigError) as error:
+            logger.warning("traces without a drawn end token are exported without one: %s", error)
+            return None
