@@ -80,6 +80,12 @@ def errors(world_seed: int, num_traces: int, noise: tuple[float, float]) -> pd.D
     return pd.DataFrame({name: _errors(each, truth) | {"seconds": took} for name, (each, took) in found.items()}).T
 
 
+def pocket_traces(world_seed: int, num_traces: int) -> pd.DataFrame:
+    """Traces that the grammar writes about a world's questions, as rows of table ``candidates``."""
+    written = _write(world_seed, num_traces, np.random.default_rng([world_seed, 1]))
+    return pd.DataFrame([_row(number, *each) for number, each in enumerate(written)]).astype(object)
+
+
 def _write(world_seed: int, num_traces: int, rng: np.random.Generator) -> list[Written]:
     world = build_world(seed=world_seed)
     questions = [world.questions[number] for number in rng.integers(len(world.questions), size=num_traces)]

@@ -29,7 +29,7 @@ from mralign_core.errors import QualityGateError
 from mralign_core.processes.memory import return_freed_memory
 from mralign_core.storage import ArtifactRef
 from tasks.ablate import ablate_on_pool, compare_arms, refusal, remember_refusal, write_ablation
-from tasks.annotate import check_people
+from tasks.annotate import check_labellers
 from tasks.engine.last_run import remember
 from tasks.engine.naming import name_run
 from tasks.engine.progress import progress
@@ -47,7 +47,7 @@ def ablate(config: AblateForm) -> ArtifactRef:
     Args:
         config: a preset, and what differs from it; section ``ablate`` says which arms, worlds and seeds.
     """
-    check_people(config)
+    check_labellers(config)
     config = pin_references(config)
     # Refuse what can't be compared, before hours of work.
     arms_of(config)

@@ -13,7 +13,7 @@ from flows.prepare import prepare
 from flows.reward import reward
 from flows.train import train
 from mralign_core.storage import ArtifactRef
-from tasks.annotate import check_people
+from tasks.annotate import check_labellers
 from tasks.engine.naming import name_run
 from tasks.intake import note_models_in_replies, pin_references
 from tasks.prepare import check_evaluation
@@ -28,7 +28,7 @@ def pipeline(config: PipelineForm) -> ArtifactRef:
         config: a preset, and what differs from it.
     """
     check_evaluation(config)
-    check_people(config)
+    check_labellers(config)
     config = pin_references(config)
     story = Story(config)
     questions, evaluation_questions, model = story.stage(prepare, config)

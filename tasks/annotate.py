@@ -16,10 +16,13 @@ from mralign_core.annotation.failures import (
     left_out_lines,
     write_failures,
 )
-from mralign_core.annotation.human import HumanLabels, require_labelled
+from mralign_core.annotation.human import HumanLabels
+from mralign_core.annotation.labeller import Labeller, require_labelled
 from mralign_core.annotation.quoting import NothingKept, Quote, evenly_spaced, quote_annotation, rows_beside, spent_usd
 from mralign_core.config import RunConfig
-from mralign_core.config.annotate import HUMAN_PREFIX
+from mralign_core.config.annotate import ESCALATION, HUMAN_PREFIX
+from mralign_core.distillation.annotator import LocalLabeller
+from mralign_core.distillation.published import find_annotator, open_annotator
 from mralign_core.exporting.export_file import traces_file
 from mralign_core.exporting.restoring import check_export, require_labels, restore_labels
 from mralign_core.label_sets import label_set_of
@@ -48,7 +51,14 @@ SHARDS_AT_ONCE = 2
 """While the last requests of a shard are under way the next shard's fill the places they leave."""
 TRACES_FILE = "candidates.parquet"
 """Whatever the traces are that are labelled."""
-SOURCES = ("mralign_core.annotation.annotate", "mralign_core.annotation.failures", "mralign_core.annotation.cue")
+BY_PEOPLE, BY_DISTILLED = "mralign_core.annotation.human", "mralign_core.distillation.annotator"
+SOURCES = (
+    "mralign_core.annotation.annotate",
+    "mralign_core.annotation.failures",
+    "mralign_core.annotation.cue",
+    BY_PEOPLE,
+    BY_DISTILLED,
+)
 
 
 def _has_cue(config: RunConfig) -> bool:
@@ -70,14 +80,32 @@ def _people(config: RunConfig) -> dict[str, ArtifactRef]:
     return found
 
 
-def check_people(config: RunConfig) -> None:
-    """Refuse, before anything is spent, a person as an annotator who published no labels.
+def _distilled(config: RunConfig) -> dict[str, ArtifactRef]:
+    """Annotator A, where it is a distilled one, the same throughout a stage."""
+    if not config.annotate.is_distilled:
+        return {}
+    store, model = ArtifactStore(config.storage), config.annotate.annotator_a.model
+    with session() as shared:
+        found: ArtifactRef = shared.once(
+            "distilled", (store.root_uri, model), lambda: find_annotator(store, model, "annotate.annotator_a")
+        )
+    return {"annotator_a": found}
+
+
+def check_labellers(config: RunConfig) -> None:
+    """Refuse, before anything is spent, a person who published no labels, and a distilled annotator that is not there.
 
     Raises:
-        ConfigError: it names the person, and what to do.
+        ConfigError: it names the annotator, and what to do.
     """
     if not takes_labels(config):
         _people(config)
+    _distilled(config)
+
+
+def _labellers(config: RunConfig) -> dict[str, Labeller]:
+    """The annotators whose labels are at hand."""
+    return {**_human_labels(config), **_distilled_annotators(config)}
 
 
 def _human_labels(config: RunConfig) -> dict[str, HumanLabels]:
@@ -94,6 +122,17 @@ def _human_labels(config: RunConfig) -> dict[str, HumanLabels]:
     return found
 
 
+def _distilled_annotators(config: RunConfig) -> dict[str, LocalLabeller]:
+    store, taxonomy = ArtifactStore(config.storage), label_set_of(config).taxonomy
+    found = {}
+    for role, ref in _distilled(config).items():
+        open_it = partial(open_annotator, store, ref, taxonomy, f"annotate.{role}")
+        with session() as shared:
+            annotator = shared.once("distilled annotator", (store.root_uri, ref.path, *taxonomy.labels), open_it)
+        found[role] = LocalLabeller(config.annotate.endpoints[role].model, ref.sha256, annotator)
+    return found
+
+
 def require_rated(config: RunConfig, candidates: ArtifactRef) -> None:
     """Refuse traces that a person who is an annotator did not label, before others are asked about any.
 
@@ -105,7 +144,7 @@ def require_rated(config: RunConfig, candidates: ArtifactRef) -> None:
 
 
 def _require_labelled(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
-    if people := _human_labels(config):
+    if people := _human_labels(config):  # a distilled annotator can label anything
         store, traces = ArtifactStore(config.storage), inputs["candidates"]
         with session() as shared:  # every shard asks for it
             columns = ["trace_id", "completion", "segments"]
@@ -135,13 +174,18 @@ def _annotation(config: RunConfig) -> dict[str, Any]:
     said: dict[str, Any] = {"human_labels": people} if people else {}
     if takes_labels(config):
         said |= file_digests(traces=traces_file(config.generate.traces_path))
+    if config.annotate.is_distilled:
+        said["distilled"] = _distilled(config)["annotator_a"].sha256
+    else:
+        fields = {name: value for name, value in fields.items() if name not in ESCALATION}
     return {**fields, **labels(config), **said, "seed": config.seed if _has_cue(config) else None}
 
 
 def _not_used(config: RunConfig) -> tuple[str, ...]:
     cue = () if _has_cue(config) else ("mralign_core.annotation.cue",)
-    human = () if _has_people(config) else ("mralign_core.annotation.human",)
-    return (*cue, *human, *TRANSPORT)
+    human = () if _has_people(config) else (BY_PEOPLE,)
+    distilled = () if config.annotate.is_distilled else (BY_DISTILLED,)
+    return (*cue, *human, *distilled, *TRANSPORT)
 
 
 LABELLED: dict[str, Any] = {
@@ -149,7 +193,10 @@ LABELLED: dict[str, Any] = {
     "sources": SOURCES,
     "without": _not_used,
     "ask_again": lambda config: config.annotate.ask_again,
-    "named_by": lambda config: [] if takes_labels(config) else list(_people(config).values()),
+    "named_by": lambda config: [
+        *([] if takes_labels(config) else _people(config).values()),
+        *_distilled(config).values(),
+    ],
     "check": _require_asked,
 }
 """What decides labels, in a shard and joined."""
@@ -213,7 +260,7 @@ def annotate_shard(making: Making) -> Built:
             seed=config.seed,
             label_set=label_set_of(config),
             client=client,
-            human=_human_labels(config),
+            labellers=_labellers(config),
             on_progress=report,
         )
     save_account(store, account, config.annotate)
@@ -313,7 +360,7 @@ def _quote(
             label_set=label_set_of(config),
             replies=replies or ReplyStore(ArtifactStore(config.storage)),
             num_traces=num_traces if scaled_to is None else scaled_to,
-            human=_human_labels(config),
+            labellers=_labellers(config),
             on_progress=report,
         )
 

@@ -14,9 +14,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from flows.commands.distil import commands as distil_commands
 from flows.commands.doctor import commands as doctor_commands
 from flows.commands.ending import last_words, run_flow
-from flows.commands.options import ConfigOption, SetOption
+from flows.commands.options import ConfigOption, InputOption, SetOption
 from flows.commands.rate import commands as rate_commands
 from flows.commands.results import (
     console,
@@ -49,6 +50,7 @@ app.add_typer(store_commands)
 app.add_typer(view_commands)
 app.add_typer(rate_commands)
 app.add_typer(doctor_commands)
+app.add_typer(distil_commands)
 
 Stage = StrEnum("Stage", ["prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"])
 
@@ -77,10 +79,6 @@ DataFormatOption = StrEnum(
     {"parquet": "parquet", "trl": "trl", "llama_factory": "llama-factory", "axolotl": "axolotl"},
 )
 
-InputOption = Annotated[
-    list[str] | None,
-    typer.Option("--input", help="Use this artifact, e.g. `--input candidates=candidates/3f9a`; may be repeated."),
-]
 AliasOption = Annotated[str, typer.Option("--alias", help="Which alias; without it, the config's `retrain.alias`.")]
 
 
@@ -176,7 +174,7 @@ def task(
     if stage in (Stage.train, "adapter", "reference-logps"):
         _check_training(settings)
     _check_store(settings)
-    ref = run_one(settings, stage, shard=shard, variant=variant, named=_pairs(input_, "--input"))
+    ref = run_one(settings, stage, shard=shard, variant=variant, named=pairs_of(input_, "--input"))
     console.print_json(ref.model_dump_json())
 
 
@@ -214,7 +212,7 @@ def compare_annotators(
         settings = read_following(config, {**overrides, "compare.sheets": sheets})
     from tasks.engine.one_task import Inputs
 
-    of = Inputs(settings, _pairs(input_, "--input"))
+    of = Inputs(settings, pairs_of(input_, "--input"))
     if write_sheet:
         _write_sheet(settings, of("candidates"), write_sheet, traces, seed)
         return
@@ -273,7 +271,7 @@ def judge_sheet(
     if out and judge:
         raise ConfigError("judge-sheet: --judge goes with --in; the sheet is the same whoever the judge")
     settings = read_following(config, overrides_of(set_))
-    of = Inputs(settings, _pairs(input_, "--input"))
+    of = Inputs(settings, pairs_of(input_, "--input"))
     if out:
         written = write(settings, of, out, sample, seed)
         console.print(f"{written.num_items} answers to {written.num_questions} questions:", highlight=False)
@@ -312,7 +310,7 @@ def sensitivity(
     from tasks.estimate import names_of_traces, sensitivity_of
 
     settings = read_following(config, overrides_of(set_))
-    of = Inputs(settings, _pairs(input_, "--input"))
+    of = Inputs(settings, pairs_of(input_, "--input"))
     found = sensitivity_of(settings, *map(of, names_of_traces(settings)))
     title = f"config {settings.name!r}: shift in w against this run's settings"
     console.print(in_type(ResultTable.from_frame(sensitivity_table(found)), title=title))
@@ -335,7 +333,7 @@ def induce_taxonomy(
     from tasks.engine.one_task import Inputs
 
     settings = read_following(config, overrides_of(set_))
-    candidates = Inputs(settings, _pairs(input_, "--input"))("candidates")
+    candidates = Inputs(settings, pairs_of(input_, "--input"))("candidates")
     _check_store(settings)
     with use_server() as server:
         from flows.induce_taxonomy import induce_taxonomy as flow
@@ -414,7 +412,7 @@ def export(
     from tasks.engine.one_task import Inputs
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    settings, named = read_following(config, overrides_of(set_)), _pairs(input_, "--input")
+    settings, named = read_following(config, overrides_of(set_)), pairs_of(input_, "--input")
     chosen = choose(settings, version, variant, named, alias)
     target = directory.resolve()
     found = write(settings, Inputs(settings, named), chosen, target, merge=merge)
@@ -458,7 +456,7 @@ def export_data(
     from tasks.engine.progress import progress
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    settings, named = read_following(config, overrides_of(set_)), _pairs(input_, "--input")
+    settings, named = read_following(config, overrides_of(set_)), pairs_of(input_, "--input")
     licences = stated_licences(licence or [])
     source, target = find_data(settings, named, version), directory.resolve()
     data_format = cast("DataFormat", str(format_))
@@ -789,10 +787,15 @@ def overrides_of(items: list[str] | None) -> dict[str, Any]:
     Raises:
         ConfigError: one is not ``name=value``.
     """
-    return dict(_pairs(items, "--set"))
+    return dict(pairs_of(items, "--set"))
 
 
-def _pairs(items: list[str] | None, option: str) -> dict[str, str]:
+def pairs_of(items: list[str] | None, option: str) -> dict[str, str]:
+    """What an option that may be repeated says, by name.
+
+    Raises:
+        ConfigError: one is not ``name=value``.
+    """
     pairs = {}
     for item in items or []:
         name, separator, value = item.partition("=")

@@ -11,3 +11,7 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override one field, e.g. `--set generate.num_draws=5`; may be repeated."),
 ]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="Use this artifact, e.g. `--input candidates=candidates/3f9a`; may be repeated."),
+]

@@ -8,6 +8,9 @@ Decisions where the paper is silent:
   unless ``annotate.ask_again`` says so. Replies that can be used are never asked for again.
 * Segments are one step where both annotators merged them; consolidation and adjudication go by step.
 * The adjudicator is asked once a trace, about the steps that the two annotators left open and no others.
+
+An addition to the paper: where annotator A is a distilled one, it decides by itself where it is sure enough, and
+annotator B and the adjudicator are asked about the rest and nothing else. Nothing is merged then.
 """
 
 from __future__ import annotations
@@ -24,15 +27,17 @@ import pandas as pd
 
 from mralign_core.annotation import cue
 from mralign_core.annotation.conversing import converse
-from mralign_core.annotation.human import HumanLabels, require_labelled
+from mralign_core.annotation.labeller import Labeller, require_labelled
 from mralign_core.annotation.prompts import (
     DisputedStep,
     ShownTrace,
     adjudicate_messages,
     annotate_messages,
+    annotate_some_messages,
 )
 from mralign_core.annotation.replies import ParsedReply, parse_reply, reply_schema, reply_schema_of
 from mralign_core.config import AnnotateConfig, EndpointConfig
+from mralign_core.config.annotate import ROLES
 from mralign_core.errors import ConfigError
 from mralign_core.label_sets import LabelSet
 from mralign_core.llm import background
@@ -41,16 +46,16 @@ from mralign_core.llm.json_reply import ReplyProblem
 from mralign_core.llm.offline import Message
 from mralign_core.llm.request import OFFERED, Received
 from mralign_core.llm.tidying import as_utf8
-from mralign_core.method.consolidation import Consolidated, LabelVote, consolidate, merge_steps
+from mralign_core.method.consolidation import Consolidated, LabelVote, accept, consolidate, merge_steps
 from mralign_core.method.taxonomy import MAX_LABELS, Taxonomy
 from mralign_core.schemas.annotations import ANNOTATIONS, RAW_ANNOTATIONS
 
 logger = logging.getLogger("mralign_core.annotation")
 
-ROLES = ("annotator_a", "annotator_b", "adjudicator")
 FAILURE_COLUMNS = ["trace_id", "role", "kind", "problem", "reply", "is_final"]
-NOBODY: Mapping[str, HumanLabels] = MappingProxyType({})
-"""No annotator is a person."""
+NOBODY: Mapping[str, Labeller] = MappingProxyType({})
+"""No annotator's labels are at hand."""
+SAID_NOTHING = LabelVote((), ())
 MAX_BEGINNING = 300
 """Most characters of a reply that are shown beside its problem."""
 
@@ -97,7 +102,7 @@ def annotate_traces(
     seed: int,
     label_set: LabelSet,
     client: Client,
-    human: Mapping[str, HumanLabels] = NOBODY,
+    labellers: Mapping[str, Labeller] = NOBODY,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> AnnotationResult:
     """Label every segment of every candidate trace.
@@ -112,7 +117,7 @@ def annotate_traces(
         seed: seed of the offline annotators' noise; models are not seeded.
         label_set: the closed label set.
         client: what asks the models, such as :class:`mralign_core.llm.client.LLMClient`.
-        human: role → the labels of the person whom the section names for it.
+        labellers: role → the person or the distilled annotator that the section names for it.
         on_progress: called with (done, total) as traces finish, in the calling thread.
 
     Raises:
@@ -121,8 +126,8 @@ def annotate_traces(
         UserError: an endpoint refused a request in a way that repeating can't help, or the budget is used up.
         EndpointUnavailableError: an endpoint stayed out of reach.
     """
-    require_labelled(human, candidates)
-    panel = Panel(section, seed, label_set, client, human)
+    require_labelled(labellers, candidates)
+    panel = Panel(section, seed, label_set, client, labellers)
     total = len(candidates)
     return background.run(
         lambda report_done: panel.annotate(candidates, report_done),
@@ -139,14 +144,15 @@ class Panel:
         seed: int,
         label_set: LabelSet,
         client: Client,
-        human: Mapping[str, HumanLabels] = NOBODY,
+        labellers: Mapping[str, Labeller] = NOBODY,
     ) -> None:
         self.section = section
-        self.human = human
+        self.may_merge = section.may_merge and not section.is_distilled
+        self.labellers = labellers
         self.taxonomy = label_set.taxonomy
         self.client = client
         self.endpoints = section.endpoints
-        asked = {role: endpoint for role, endpoint in self.endpoints.items() if role not in human}
+        asked = {role: endpoint for role, endpoint in self.endpoints.items() if role not in labellers}
         for role, endpoint in asked.items():
             _check(role, endpoint, label_set)
         if section.annotator_a.model == section.annotator_b.model:
@@ -171,17 +177,50 @@ class Panel:
     async def annotate_trace(self, row: Any) -> _TraceOutcome:
         """Annotate one row of the candidates."""
         trace = self.shown(row)
-        may_merge = self.section.may_merge
-        messages = annotate_messages(trace, max_labels=MAX_LABELS, taxonomy=self.taxonomy, may_merge=may_merge)
-        asked = [[index] for index in range(len(trace.segments))]
+        messages = annotate_messages(trace, max_labels=MAX_LABELS, taxonomy=self.taxonomy, may_merge=self.may_merge)
+        everything = range(len(trace.segments))
+        asked = [[index] for index in everything]
+        if self.section.is_distilled:
+            return await self._annotate_unsure(row, trace, messages)
         answers = await gather_all([self.annotator(role, row, messages, asked) for role in ROLES[:2]])
         a, b = (answer.parsed for answer in answers)
         if a is None or b is None:
             return _TraceOutcome(row.trace_id, answers, [])
         steps = _group(merge_steps(a.steps, b.steps))
-        decided = [self.consolidate(a.votes[step[0]], b.votes[step[0]]) for step in steps]
+        return await self._decide(
+            row.trace_id, trace, answers, steps, a.votes, dict(zip(everything, b.votes, strict=True))
+        )
+
+    async def _annotate_unsure(self, row: Any, trace: ShownTrace, messages: Sequence[Message]) -> _TraceOutcome:
+        """Have annotator B label what a distilled annotator A is not sure of."""
+        asked = [[index] for index in range(len(trace.segments))]
+        answers = [await self.annotator(ROLES[0], row, messages, asked)]
+        a = answers[0].parsed
+        assert a is not None, "what a distilled annotator says can be read"
+        unsure = unsure_segments(a.votes, self.section)
+        votes_b: dict[int, LabelVote] = {}
+        if unsure:
+            if len(unsure) < len(asked):
+                messages = annotate_some_messages(trace, unsure, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
+            answers.append(await self.ask(ROLES[1], messages, [[index] for index in unsure], may_merge=False))
+            if answers[1].parsed is None:
+                return _TraceOutcome(row.trace_id, answers, [])
+            votes_b = dict(zip(unsure, answers[1].parsed.votes, strict=True))
+        return await self._decide(row.trace_id, trace, answers, asked, a.votes, votes_b)
+
+    async def _decide(
+        self,
+        trace_id: str,
+        trace: ShownTrace,
+        answers: list[_Answer],
+        steps: Sequence[Sequence[int]],
+        votes_a: Sequence[LabelVote],
+        votes_b: Mapping[int, LabelVote],
+    ) -> _TraceOutcome:
+        """Consolidate what two annotators said of each step, and have the adjudicator settle what they leave open."""
+        decided = [self.consolidate(votes_a[step[0]], votes_b.get(step[0])) for step in steps]
         open_steps = [
-            DisputedStep(tuple(step), a.votes[step[0]], b.votes[step[0]])
+            DisputedStep(tuple(step), votes_a[step[0]], votes_b[step[0]])
             for step, decision in zip(steps, decided, strict=True)
             if decision.rule == "adjudicate"
         ]
@@ -189,17 +228,17 @@ class Panel:
             answers.append(await self.adjudicate(trace, open_steps))
             verdict = answers[-1].parsed
             if verdict is None:
-                return _TraceOutcome(row.trace_id, answers, [])
+                return _TraceOutcome(trace_id, answers, [])
             decided = _put_in(decided, _settle(verdict, self.taxonomy))
-        return _TraceOutcome(row.trace_id, answers, _rows(row.trace_id, steps, decided, a, b))
+        return _TraceOutcome(trace_id, answers, _rows(trace_id, steps, decided, votes_a, votes_b))
 
     async def annotator(
         self, role: str, row: Any, messages: Sequence[Message], asked: Sequence[Sequence[int]]
     ) -> _Answer:
-        """What an annotator says of a trace: a person has said it, a model is asked."""
-        if role not in self.human:
+        """What an annotator says of a trace: a labeller's labels are here, a model is asked."""
+        if role not in self.labellers:
             return await self.ask(role, messages, asked)
-        said = self.human[role].reply(row)
+        said = self.labellers[role].reply(row)
         return _Answer(role, [said], [None], self.parse(said, asked, may_merge=False))
 
     def shown(self, row: Any) -> ShownTrace:
@@ -212,12 +251,14 @@ class Panel:
         messages = adjudicate_messages(trace, open_steps, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
         return await self.ask(ROLES[2], messages, [step.segments for step in open_steps])
 
-    async def ask(self, role: str, messages: Sequence[Message], asked: Sequence[Sequence[int]]) -> _Answer:
+    async def ask(
+        self, role: str, messages: Sequence[Message], asked: Sequence[Sequence[int]], *, may_merge: bool = True
+    ) -> _Answer:
         """Ask one role; where what is kept from an earlier run is of no use, ask again."""
         endpoint, params = self.endpoints[role], self._params_for(role, asked)
 
         def parse(received: Received) -> ParsedReply:
-            return self.parse(received, asked, may_merge=role != ROLES[2])
+            return self.parse(received, asked, may_merge=may_merge and role != ROLES[2])
 
         replies = await converse(self.client, endpoint, messages, params, parse, self.section.ask_again)
         last = replies[-1]
@@ -251,14 +292,30 @@ class Panel:
         from mralign_core.llm import endpoint as api
 
         params = self.params[role]
-        if self.section.may_merge or OFFERED not in params:
+        if self.may_merge or OFFERED not in params:
             return params
         return params | {OFFERED: api.schema_format(reply_schema_of(self.taxonomy, asked, MAX_LABELS))}
 
-    def consolidate(self, vote_a: LabelVote, vote_b: LabelVote) -> Consolidated:
-        """Consolidate two votes under this panel's threshold."""
+    def consolidate(self, vote_a: LabelVote, vote_b: LabelVote | None) -> Consolidated:
+        """Consolidate two votes under this panel's threshold; of one that is alone, take its labels."""
+        if vote_b is None:
+            return accept(vote_a, self.taxonomy)
         threshold = self.section.confidence_threshold
         return consolidate(vote_a, vote_b, threshold=threshold, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
+
+
+def unsure_segments(votes: Sequence[LabelVote], section: AnnotateConfig) -> list[int]:
+    """Segments of a trace that a distilled annotator leaves to the others.
+
+    >>> section = AnnotateConfig(annotator_a="local/paid", escalate_below=8.0)
+    >>> unsure_segments([LabelVote(("retrieval",), (9.0,)), LabelVote(("analogy",), (4.0,))], section)
+    [1]
+    """
+    sure = [max(vote.confidences) for vote in votes]
+    if section.escalate == "traces":
+        is_unsure = bool(sure) and sum(sure) / len(sure) < section.escalate_below
+        return list(range(len(sure))) if is_unsure else []
+    return [index for index, confidence in enumerate(sure) if confidence < section.escalate_below]
 
 
 def trace_of(row: Any) -> ShownTrace:
@@ -297,8 +354,8 @@ def _rows(
     trace_id: str,
     steps: Sequence[Sequence[int]],
     decided: Sequence[Consolidated],
-    a: ParsedReply,
-    b: ParsedReply,
+    votes_a: Sequence[LabelVote],
+    votes_b: Mapping[int, LabelVote],
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -308,10 +365,10 @@ def _rows(
             "labels": list(decision.labels),
             "confidences": [float(value) for value in decision.confidences],
             "rule": decision.rule,
-            "labels_a": list(a.votes[segment].labels),
-            "confidences_a": list(a.votes[segment].confidences),
-            "labels_b": list(b.votes[segment].labels),
-            "confidences_b": list(b.votes[segment].confidences),
+            "labels_a": list(votes_a[segment].labels),
+            "confidences_a": list(votes_a[segment].confidences),
+            "labels_b": list(votes_b.get(segment, SAID_NOTHING).labels),
+            "confidences_b": list(votes_b.get(segment, SAID_NOTHING).confidences),
         }
         for number, (step, decision) in enumerate(zip(steps, decided, strict=True))
         for segment in step

@@ -215,7 +215,8 @@ def cue_reply(annotator: str, messages: Sequence[Message], noise: Noise) -> str:
             _err(score_cues(text, habit, noise.lexicon), f"{annotator} {noise.seed} {shown} {index} ", noise)
             for index, text in enumerate(texts)
         ]
-        steps = [_step([index], score, habit, noise.labels) for index, score in enumerate(scores)]
+        asked = payload.get("asked", range(len(texts)))
+        steps = [_step([index], scores[index], habit, noise.labels) for index in asked]
     sure = [rating["confidence"] for step in steps for rating in step["labels"]]
     return json.dumps({"steps": steps, "overall_confidence": round(sum(sure) / len(sure), 1) if sure else 0.0})
 

@@ -80,16 +80,6 @@ class HumanLabels(NamedTuple):
             )
 
 
-def require_labelled(human: Mapping[str, HumanLabels], candidates: pd.DataFrame) -> None:
-    """Refuse traces that a person who is an annotator did not label whole.
-
-    Raises:
-        DataError: it names them, and what to do.
-    """
-    for role, labels in human.items():
-        labels.require(candidates, f"annotate.{role}")
-
-
 def _items(row: Any) -> list[str]:
     texts = (row.completion[span["start"] : span["end"]] for span in row.segments)
     return [item_id(str(row.trace_id), number, text) for number, text in enumerate(texts)]

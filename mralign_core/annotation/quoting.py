@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from mralign_core.annotation.annotate import NOBODY, Panel
-from mralign_core.annotation.human import HumanLabels, require_labelled
+from mralign_core.annotation.labeller import Labeller, require_labelled
 from mralign_core.annotation.prompts import DisputedStep, ShownTrace, adjudicate_messages, read_payload
 from mralign_core.config import AnnotateConfig, EndpointConfig
 from mralign_core.label_sets import LabelSet
@@ -93,7 +93,7 @@ def quote_annotation(
     label_set: LabelSet,
     replies: KeepsReplies,
     num_traces: int | None = None,
-    human: Mapping[str, HumanLabels] = NOBODY,
+    labellers: Mapping[str, Labeller] = NOBODY,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Quote]:
     """Requests, tokens and dollars by model; nothing is sent. Of no traces, nothing.
@@ -105,18 +105,18 @@ def quote_annotation(
         label_set: the closed label set.
         replies: where replies are kept; those there are not asked for again.
         num_traces: rows of the whole table, to which the part is scaled; those given when None.
-        human: as for :func:`~mralign_core.annotation.annotate.annotate_traces`.
+        labellers: as for :func:`~mralign_core.annotation.annotate.annotate_traces`.
         on_progress: called with (done, total).
 
     Raises:
         ConfigError: an annotator is unknown, lacks its API key or a price.
         DataError: a person who is an annotator did not label all of these traces.
     """
-    require_labelled(human, candidates)
+    require_labelled(labellers, candidates)
     if candidates.empty:
         return []
     client = _QuotingClient(replies, section)
-    panel = Panel(section, seed, label_set, client, human)
+    panel = Panel(section, seed, label_set, client, labellers)
 
     async def look(report: Callable[[int], None]) -> None:
         for done, row in enumerate(candidates.itertuples(index=False), start=1):
@@ -124,7 +124,7 @@ def quote_annotation(
                 await panel.annotate_trace(row)
             except _NotKeptError as error:
                 if not error.is_adjudication:
-                    client.note_possible(_adjudication_of_all(panel, panel.shown(row)))
+                    client.note_possible(_adjudication_of_all(panel, panel.shown(row), error.segments))
             report(done)
 
     background.run(look, lambda done: on_progress(done, len(candidates)) if on_progress else None)
@@ -148,7 +148,9 @@ class _NotKeptError(Exception):
 
     def __init__(self, request: Request) -> None:
         super().__init__(request.endpoint.model)
-        self.is_adjudication = "disputed" in read_payload(request.messages)
+        payload = read_payload(request.messages)
+        self.is_adjudication = "disputed" in payload
+        self.segments: list[int] = payload.get("asked", list(range(len(payload["segments"]))))
 
 
 class _QuotingClient:
@@ -190,7 +192,7 @@ class _QuotingClient:
         self._noted.add(request.digest)
         payload = read_payload(request.messages)
         num_prompt = self._count_tokens(request.endpoint, request.messages, request.params)
-        num_reply = REPLY_TOKENS + STEP_TOKENS * len(payload.get("disputed", payload["segments"]))
+        num_reply = REPLY_TOKENS + STEP_TOKENS * len(payload.get("disputed", payload.get("asked", payload["segments"])))
         cost_usd = self._price_of(request.endpoint).cost_usd(num_prompt, num_reply)
         self._add(request, most_requests=1, most_cost_usd=cost_usd)
         if is_certain:
@@ -203,10 +205,10 @@ class _QuotingClient:
         self.quotes[quote.model] = quote._replace(**sums)
 
 
-def _adjudication_of_all(panel: Panel, trace: ShownTrace) -> Request:
-    """The request that a trace needs if every step of it is disputed."""
+def _adjudication_of_all(panel: Panel, trace: ShownTrace, segments: Sequence[int]) -> Request:
+    """The request that a trace needs if every one of these segments is disputed."""
     vote = LabelVote(panel.taxonomy.labels[:1], (5.0,))
-    open_steps = [DisputedStep((index,), vote, vote) for index in range(len(trace.segments))]
+    open_steps = [DisputedStep((index,), vote, vote) for index in segments]
     messages = adjudicate_messages(trace, open_steps, max_labels=MAX_LABELS, taxonomy=panel.taxonomy)
     return Request(panel.endpoints["adjudicator"], messages, panel.params["adjudicator"])
 

@@ -64,7 +64,7 @@ def panel_sets(panel: str, annotations: pd.DataFrame, candidates: pd.DataFrame) 
     """A panel's three sets: annotator A's labels, annotator B's, and the consolidated ones ("pipeline").
 
     Segments are merged into steps where both annotators merged them, in all three; a merge that only one of them made
-    is not in the table.
+    is not in the table. Annotator B's set has the segments that it was asked about.
 
     Args:
         panel: name of the panel, the beginning of the sets' names.
@@ -80,10 +80,11 @@ def panel_sets(panel: str, annotations: pd.DataFrame, candidates: pd.DataFrame) 
             f"annotations of panel {panel!r}: {len(foreign)} trace(s) are not among the {len(candidates)} candidates, "
             f"the first is {foreign[0]!r}; name candidates and annotations of the same run"
         )
+    asked = {"B": annotations[annotations["rule"] != "distilled"]}
     return [
         AnnotationSet(
             f"{panel} {who}",
-            annotations[["trace_id", "segment", "step", labels, confidences]]
+            asked.get(who, annotations)[["trace_id", "segment", "step", labels, confidences]]
             .rename(columns={labels: "labels", confidences: "confidences"})
             .sort_values(SEGMENT, ignore_index=True),
         )

@@ -14,8 +14,15 @@ from mralign_core.config.endpoint import AskingSection, EndpointConfig
 HUMAN_PREFIX = "human/"
 """What names of people begin with."""
 HUMAN_NAME = re.compile(r"human/[a-z][a-z0-9_]{0,31}(-[0-9a-f]{1,16})?")
-OFFLINE_PREFIXES = ("cue/", HUMAN_PREFIX)
+LOCAL_PREFIX = "local/"
+"""What names of distilled annotators begin with."""
+LOCAL_NAME = re.compile(r"local/[a-z][a-z0-9_]{0,31}(-[0-9a-f]{1,16})?")
+ESCALATION = ("escalate_below", "escalate")
+OFFLINE_PREFIXES = ("cue/", HUMAN_PREFIX, LOCAL_PREFIX)
 """What the names of annotators begin with that are asked nothing over the network."""
+
+
+ROLES = ("annotator_a", "annotator_b", "adjudicator")
 
 
 class AnnotateConfig(AskingSection):
@@ -25,7 +32,9 @@ class AnnotateConfig(AskingSection):
     """`annotators` asks for labels; `traces` takes those that the export in generate.traces_path has (`mralign
     export-data`) and asks nobody, but for labels of held-out thinking (evaluate.label_thinking)."""
     annotator_a: EndpointConfig = EndpointConfig(model="deepseek/deepseek-chat")
-    """First annotator; `cue/a` is offline, and `human/NAME` the labels that a person gave (`mralign rate`)."""
+    """First annotator; `cue/a` is offline, `human/NAME` the labels that a person gave (`mralign rate`), and
+    `local/NAME` an annotator that learned from such labels (`mralign distil-annotator`), which decides alone where
+    it is sure."""
     annotator_b: EndpointConfig = EndpointConfig(model="openai/gpt-4o")
     """Second annotator; its confidences are taken where both agree. `cue/b` is offline, `human/NAME` a person."""
     adjudicator: EndpointConfig = EndpointConfig(model="openai/gpt-5")
@@ -41,20 +50,62 @@ class AnnotateConfig(AskingSection):
     annotators never merge."""
     confidence_threshold: float = Field(7.0, ge=0, le=10)
     """A label that only one annotator gave is added only when its confidence exceeds this (strictly)."""
+    escalate_below: float = Field(8.0, ge=0, le=10)
+    """`local/NAME` only: what it is less sure of goes on to annotator_b and the adjudicator; 0 asks neither of them.
+    Confidences are calibrated: of the labels given with 8, eight in ten were those it learned from."""
+    escalate: Literal["segments", "traces"] = "segments"
+    """`local/NAME` only: what goes on, a segment that is not sure, or a whole trace whose segments are not on
+    average. A trace is shown whole either way: `traces` costs less for as many segments, `segments` asks about the
+    right ones."""
     cue_drop_prob: float = Field(0.1, ge=0, le=1)
     """Offline annotators only: probability of overlooking a cue, drawn per annotator and segment."""
     cue_flip_prob: float = Field(0.05, ge=0, le=1)
     """Offline annotators only: probability of replacing a label by another one."""
 
     @property
+    def is_distilled(self) -> bool:
+        """Whether annotator A is a distilled one."""
+        return self.annotator_a.model.startswith(LOCAL_PREFIX)
+
+    @property
     def endpoints(self) -> dict[str, EndpointConfig]:
-        """The endpoint of each role."""
-        return {role: getattr(self, role) for role in ("annotator_a", "annotator_b", "adjudicator")}
+        """The endpoint of each role that may have something to say."""
+        asked = ("annotator_a",) if self.is_distilled and not self.escalate_below else ROLES
+        return {role: getattr(self, role) for role in asked}
 
     @model_validator(mode="after")
     def _annotators_that_can_heed_them(self) -> AnnotateConfig:
         if all(endpoint.model.startswith(OFFLINE_PREFIXES) for endpoint in self.endpoints.values()):
             refuse_ignored(self, "annotate", ("show_gold_answers", "may_merge"), "when all annotators are offline")
+        return self
+
+    @model_validator(mode="after")
+    def _a_distilled_annotator_comes_first(self) -> AnnotateConfig:
+        for role in ROLES:
+            endpoint: EndpointConfig = getattr(self, role)
+            if not endpoint.model.startswith(LOCAL_PREFIX):
+                continue
+            if role != "annotator_a":
+                raise ValueError(
+                    f"annotate.{role}: {endpoint.model} is a distilled annotator, which decides first: name it as "
+                    "annotate.annotator_a, and here who is asked about what it is not sure of"
+                )
+            _check_name(role, endpoint, LOCAL_NAME, "it was distilled under")
+        if self.is_distilled and self.annotator_b.model.startswith(HUMAN_PREFIX):
+            raise ValueError(
+                f"annotate.annotator_b: {self.annotator_b.model} labelled whole traces, and {self.annotator_a.model} "
+                "passes on only what it is not sure of: name the person as annotator_a, or a model as annotator_b"
+            )
+        if not self.is_distilled:
+            refuse_ignored(self, "annotate", ESCALATION, "when annotate.annotator_a is no local/NAME")
+        else:
+            refuse_ignored(
+                self, "annotate", ("may_merge",), "when annotate.annotator_a is local/NAME: nothing is merged"
+            )
+            if not self.escalate_below:
+                refuse_ignored(
+                    self, "annotate", ("escalate",), "when annotate.escalate_below is 0: nobody else is asked"
+                )
         return self
 
     @model_validator(mode="after")
@@ -67,13 +118,7 @@ class AnnotateConfig(AskingSection):
                     f"annotate.adjudicator: {endpoint.model} can't adjudicate, since nobody rated disputes: name a "
                     "model, and the person as an annotator"
                 )
-            if not HUMAN_NAME.fullmatch(endpoint.model):
-                raise ValueError(
-                    f"annotate.{role}: {endpoint.model!r:.60} names nobody: write human/NAME, with the name that was "
-                    "rated under, or human/NAME-DIGEST"
-                )
-            if endpoint != EndpointConfig(model=endpoint.model):
-                raise ValueError(f"annotate.{role}: nothing but the name has an effect on {endpoint.model}: remove it")
+            _check_name(role, endpoint, HUMAN_NAME, "was rated under")
         return self
 
     @model_validator(mode="after")
@@ -88,3 +133,14 @@ class AnnotateConfig(AskingSection):
                     f"annotate.{role}: model {endpoint.model} has other limits in another role; give equal"
                 )
         return self
+
+
+def _check_name(role: str, endpoint: EndpointConfig, name: re.Pattern[str], known_as: str) -> None:
+    kind = endpoint.model.partition("/")[0]
+    if not name.fullmatch(endpoint.model):
+        raise ValueError(
+            f"annotate.{role}: {endpoint.model!r:.60} names nobody: write {kind}/NAME, with the name that {known_as}, "
+            f"or {kind}/NAME-DIGEST"
+        )
+    if endpoint != EndpointConfig(model=endpoint.model):
+        raise ValueError(f"annotate.{role}: nothing but the name has an effect on {endpoint.model}: remove it")

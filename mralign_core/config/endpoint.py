@@ -17,7 +17,7 @@ class EndpointConfig(Section):
 
     model: str = Field(min_length=1)
     """litellm name, such as `openai/gpt-4o`; `cue/a`, `cue/b` and `cue/adjudicator` are offline cue annotators;
-    `human/NAME`, as an annotator, is a person."""
+    `human/NAME`, as an annotator, is a person, and `local/NAME`, as annotator A, a distilled annotator."""
     api_base: Url = ""
     """Base URL of an OpenAI-compatible server; empty uses the provider's own."""
     temperature: float | None = Field(None, ge=0, le=2)

@@ -178,11 +178,14 @@ def _votes(batch: pa.RecordBatch, labels: IntArray, first_row: int, taxonomy: Ta
     """What annotator a, annotator b and the adjudicator said of each row, (R, 3, 2), as in ``method.hidden_chain``.
 
     The adjudicator was asked where the rule says so; where it found no label, the rule is "unlabelled" although the
-    two annotators differ.
+    two annotators differ. Where a distilled annotator decided alone, b was not asked either.
     """
     a, b = (_states(batch, name, first_row, taxonomy).ascending for name in VOTES)
     rule = batch.column("rule")
-    by_rule, unlabelled = (pc.equal(rule, name).to_numpy(zero_copy_only=False) for name in ("adjudicate", "unlabelled"))
+    by_rule, unlabelled, alone = (
+        pc.equal(rule, name).to_numpy(zero_copy_only=False) for name in ("adjudicate", "unlabelled", "distilled")
+    )
+    b = np.where(alone[:, None], [NOT_ASKED, 0], b)
     was_asked = by_rule | (unlabelled & (a != b).any(axis=1))
     return np.stack([a, b, np.where(was_asked[:, None], labels, [NOT_ASKED, 0])], axis=1)
 

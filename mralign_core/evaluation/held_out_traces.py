@@ -14,10 +14,13 @@ from typing import Any
 import pandas as pd
 
 from mralign_core.config import RunConfig
+from mralign_core.config.annotate import LOCAL_PREFIX
 from mralign_core.evaluation.variants import variants_to_score
 from mralign_core.method.traces import WELL_FORMED, split_segments
 from mralign_core.schemas.held_out_traces import HELD_OUT_TRACES
 
+FREE = ("cue/", LOCAL_PREFIX)
+"""What annotators' names begin with that label anything, and ask for no money."""
 VANILLA = "on"
 """What aligned variants are compared with."""
 ALIGNED = "mr_align"
@@ -31,7 +34,7 @@ def variants_to_label(config: RunConfig) -> tuple[str, ...]:
     scored = variants_to_score(config)
     trained = [name for name in config.train.variants if name in scored]
     asked = config.evaluate.label_thinking
-    is_free = all(endpoint.model.startswith("cue/") for endpoint in config.annotate.endpoints.values())
+    is_free = all(endpoint.model.startswith(FREE) for endpoint in config.annotate.endpoints.values())
     if asked == "none" or (asked == "when_free" and not is_free):
         return ()
     if asked != "all":

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from mralign_core.annotation.replies import ReplyProblem
 from mralign_core.config import InduceConfig
-from mralign_core.errors import ConfigError, DataError
+from mralign_core.errors import DataError
 from mralign_core.llm import background
 from mralign_core.llm.client import Client
 from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.llm.request import Request
+from mralign_core.models.sentence_encoder import load_sentence_encoder
 
 NGRAM_RANGE = (2, 4)
 """Lengths of the character n-grams of the lexical embedder, in characters."""
@@ -49,7 +50,8 @@ def embed(phrases: Sequence[str], section: InduceConfig, client: Client | None =
     if section.embedder == "endpoint":
         assert client is not None
         return _embed_remotely(phrases, section, client)
-    return Embedded(_unit(_embed_locally(phrases, section.embedder)))
+    encode = load_sentence_encoder(section.embedder, "induce.embedder", "set it to ngrams or endpoint")
+    return Embedded(_unit(encode(phrases)))
 
 
 def embed_ngrams(phrases: Sequence[str]) -> NDArray[np.float64]:
@@ -66,25 +68,6 @@ def embed_ngrams(phrases: Sequence[str]) -> NDArray[np.float64]:
 
     vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=NGRAM_RANGE).fit_transform(phrases)
     return np.asarray(vectors.toarray(), dtype=np.float64)
-
-
-def _embed_locally(phrases: Sequence[str], path: str) -> NDArray[np.float64]:
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise ConfigError(
-            f"induce.embedder {path!r} needs package sentence-transformers: pip install 'mr-align[embeddings]', or "
-            "set induce.embedder to ngrams or endpoint"
-        ) from None
-    try:
-        # Pickled weights could run code when they are loaded.
-        model = SentenceTransformer(path, trust_remote_code=False, model_kwargs={"use_safetensors": True})
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"induce.embedder: no sentence-transformers model with safetensors weights could be loaded from {path!r} "
-            f"({error}); give a local folder, a hub name, ngrams or endpoint"
-        ) from None
-    return np.asarray(model.encode(list(phrases), show_progress_bar=False), dtype=np.float64)
 
 
 def _embed_remotely(phrases: Sequence[str], section: InduceConfig, client: Client) -> Embedded:

@@ -76,6 +76,16 @@ def consolidate(
     return _in_canonical_order(kept, "merge" if len(kept) == max_labels else "adjudicate", taxonomy)
 
 
+def accept(vote: LabelVote, taxonomy: Taxonomy) -> Consolidated:
+    """Take the labels of a distilled annotator that is sure enough; nobody else was asked.
+
+    >>> from mralign_core.method.taxonomy import PAPER_TAXONOMY
+    >>> accept(LabelVote(("synthesis", "retrieval"), (9.0, 6.0)), PAPER_TAXONOMY)
+    Consolidated(labels=('retrieval', 'synthesis'), confidences=(6.0, 9.0), rule='distilled')
+    """
+    return _in_canonical_order(dict(zip(vote.labels, vote.confidences, strict=True)), "distilled", taxonomy)
+
+
 def merge_steps(steps_a: Sequence[int], steps_b: Sequence[int]) -> list[int]:
     """Steps on which both annotators agree: neighbouring segments are one step iff both put them in one step.
 

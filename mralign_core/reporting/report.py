@@ -274,11 +274,15 @@ def _pairs(inputs: ReportInputs) -> list[example_traces.BeforeAfter]:
 
 
 def _rule_counts(annotations: pd.DataFrame | None) -> list[tuple[str, int, float]]:
-    """Rule → how many segments it decided, and which share, in the order of ``schemas.annotations.RULES``."""
+    """Rule → how many segments it decided, and which share, in the order of ``schemas.annotations.RULES``.
+
+    Where no distilled annotator was named, its rule is left out.
+    """
     if annotations is None or annotations.empty:
         return []
     counts = annotations["rule"].value_counts()
-    return [(rule, int(counts.get(rule, 0)), counts.get(rule, 0) / len(annotations)) for rule in RULES]
+    shown = [rule for rule in RULES if rule != "distilled" or rule in counts]
+    return [(rule, int(counts.get(rule, 0)), counts.get(rule, 0) / len(annotations)) for rule in shown]
 
 
 def _channels(inputs: ReportInputs) -> pd.DataFrame | None:

@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from mralign_core.config import RetentionConfig
+from mralign_core.distillation.published import DISTILLED_STAGE
 from mralign_core.errors import ArtifactError
 from mralign_core.intake.arrivals import ARRIVALS
 from mralign_core.retention.contents import Contents, Stored
@@ -33,6 +34,11 @@ from mralign_core.versions.record import VERSION
 
 PROMOTION = "promotion"
 UNFINISHED, DAMAGED, CLAIM, NOTE_OF_SHARD, TEMPORARY = "(unfinished)", "(damaged)", "(claims)", "(notes)", "(temporary)"
+NAMED_BY_CONFIGS = {
+    HUMAN_LABELS_STAGE: "labels that a person gave",
+    DISTILLED_STAGE: "a distilled annotator",
+}
+"""Stage → why its artifacts stay."""
 HOUR_S, DAY_S = 3600.0, 86_400.0
 
 
@@ -114,7 +120,7 @@ def plan_gc(
     kept.add(_at_work(contents, roots, shards))
     kept.add(_recent(contents, policy))
     kept.add(_arrived(contents))
-    kept.add(_said_by_people(contents))
+    kept.add(_named_by_configs(contents))
     kept.add(_decisions(contents, kept.why))
     kept.add_shards()
     going = [*_dead_claims(roots), *_artifacts_to_go(contents, kept.why)]
@@ -253,10 +259,14 @@ def _arrived(contents: Contents) -> dict[str, str]:
     return dict.fromkeys(arrived, "question files that a run took in")
 
 
-def _said_by_people(contents: Contents) -> dict[str, str]:
-    """Labels that people published, which a config may name at any time, and with them the traces that they rated."""
-    said = (path for path, one in contents.artifacts.items() if one.stage == HUMAN_LABELS_STAGE and one.is_finished)
-    return dict.fromkeys(said, "labels that a person gave")
+def _named_by_configs(contents: Contents) -> dict[str, str]:
+    """What a config may name at any time, and with it the traces behind it: labels of people, distilled annotators."""
+    return {
+        path: why
+        for stage, why in NAMED_BY_CONFIGS.items()
+        for path, one in contents.artifacts.items()
+        if one.stage == stage and one.is_finished
+    }
 
 
 def _decisions(contents: Contents, kept: Collection[str]) -> dict[str, str]:

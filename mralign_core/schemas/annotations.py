@@ -9,7 +9,7 @@ import pyarrow as pa
 from mralign_core.schemas.base import Column, Table
 from mralign_core.schemas.checks import NATURAL, STRING, TEXT, one_of
 
-RULES = ("agree", "merge", "adjudicate", "unlabelled")
+RULES = ("agree", "merge", "adjudicate", "unlabelled", "distilled")
 MOST_CONFIDENT = 10
 
 
@@ -59,4 +59,5 @@ ANNOTATIONS = Table(
     row_checks=[("labels and confidences must pair up", lambda row: len(row.labels) == len(row.confidences))],
     unique_together=("trace_id", "segment"),
 )
-"""A row a segment. Segments with the same ``step`` were merged by the annotators and count as one state."""
+"""A row a segment. Segments with the same ``step`` were merged by the annotators and count as one state. By rule
+"distilled" a distilled annotator A decided alone, and annotator B was not asked: ``labels_b`` says nothing."""

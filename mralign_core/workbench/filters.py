@@ -95,7 +95,7 @@ class TraceFilter(ThinkingFilter):
     label, ``framing + chaining`` one that has both, ``<start>`` and ``<stop>`` are the ends."""
     label: str = ""
     """One label of the segment."""
-    rule: Literal["", "agree", "merge", "adjudicate", "unlabelled"] = ""
+    rule: Literal["", "agree", "merge", "adjudicate", "unlabelled", "distilled"] = ""
     """What decided its labels."""
     disputed: str = ""
     """``any``: the annotators gave it different labels; a label: only one of them gave it that."""

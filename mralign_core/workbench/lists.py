@@ -36,7 +36,9 @@ ROWS_A_PAGE = 50
 EXPORT_AT_ONCE = 5_000
 """Rows that are described at a time."""
 Values = dict[str, Any]
-DIFFERS = "NOT (labels_a = labels_b OR labels_a = list_reverse(labels_b))"
+ASKED_BOTH = "rule <> 'distilled'"
+"""Whether annotator B was asked about a segment, and not a distilled annotator alone."""
+DIFFERS = f"({ASKED_BOTH} AND NOT (labels_a = labels_b OR labels_a = list_reverse(labels_b)))"
 """Whether the annotators gave a segment different labels."""
 _HITS: Mapping[Hit, str] = {
     "both": "{thought} AND {answered}",
@@ -164,7 +166,7 @@ def _of_segment(tables: RunTables, wanted: TraceFilter, labels: str, values: Val
     if wanted.disputed == "any":
         of_labels.append(DIFFERS)
     elif wanted.disputed:
-        of_labels.append("list_contains(labels_a, $disputed) <> list_contains(labels_b, $disputed)")
+        of_labels += [ASKED_BOTH, "list_contains(labels_a, $disputed) <> list_contains(labels_b, $disputed)"]
         values["disputed"] = _known(wanted.disputed, tables)
     of_weights = _in_range(wanted, "weight", "weight", values)
     of_moves = _in_range(wanted, "moved", "(policy_logp - reference_logp) / num_tokens", values)

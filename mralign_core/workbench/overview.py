@@ -130,7 +130,8 @@ def most_disputed(labels: list[TableRow]) -> TableRow:
 
 
 LABEL_TABLE = """
-WITH given AS (SELECT labels, labels_a, labels_b, count(*) AS number FROM read_parquet($file) GROUP BY ALL),
+WITH given AS (SELECT labels, CASE WHEN rule = 'distilled' THEN [] ELSE labels_a END AS labels_a, labels_b,
+  count(*) AS number FROM read_parquet($file) GROUP BY ALL),
 said AS (SELECT *, unnest(list_distinct(list_concat(labels, labels_a, labels_b))) AS label FROM given),
 told AS (SELECT label, number, list_contains(labels, label) AS is_given, list_contains(labels_a, label) AS by_a,
   list_contains(labels_b, label) AS by_b FROM said)

@@ -1,10 +1,13 @@
 """Table contracts: bad rows are found at once, each with its reason, and good rows come back as they were."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
+import mralign_core
 from mralign_core.errors import DataError
-from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.annotations import ANNOTATIONS, RULES
 from mralign_core.schemas.base import QUARANTINE_COLUMNS
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.questions import QUESTIONS
@@ -176,3 +179,11 @@ def test_a_new_column_changes_only_the_keys_of_what_uses_its_table(module, used,
     names = {name.rpartition(".")[2] for name in module_closure(module) if name.startswith("mralign_core.schemas.")}
     assert used <= names
     assert not unused & names
+
+
+def test_each_rule_that_decides_labels_is_explained_where_it_is_shown():
+    core = Path(mralign_core.__file__).parent
+    page = (core / "reporting" / "report.html.jinja").read_text(encoding="utf-8")
+    script = (core / "workbench" / "static" / "trace.js").read_text(encoding="utf-8")
+    for rule in RULES:
+        assert f'"{rule}": "' in page and f'\n  {rule}: "' in script

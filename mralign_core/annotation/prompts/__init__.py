@@ -23,10 +23,13 @@ from mralign_core.method.taxonomy import Taxonomy
 ANNOTATE = "annotate.v1"
 ANNOTATE_EACH = "annotate_each.v1"
 """No merging. Its form is no reply as it stands: small models copy an example whole, labels and all."""
+ANNOTATE_SOME = "annotate_some.v1"
+"""Some of the segments, each by itself; the rest is shown so that they can be understood."""
 ADJUDICATE = "adjudicate.v1"
 WITHOUT_GOLD = {
     ANNOTATE: "annotate_without_gold.v1",
     ANNOTATE_EACH: "annotate_each_without_gold.v1",
+    ANNOTATE_SOME: "annotate_some_without_gold.v1",
     ADJUDICATE: "adjudicate_without_gold.v1",
 }
 """The same where the gold answers are hidden."""
@@ -58,6 +61,14 @@ def annotate_messages(
     """Messages that ask an annotator for the labels of every segment of a trace, which it may merge into steps."""
     name = ANNOTATE if may_merge else ANNOTATE_EACH
     return [_system(name, trace, max_labels, taxonomy), data_message(_payload(trace))]
+
+
+def annotate_some_messages(
+    trace: ShownTrace, asked: Sequence[int], *, max_labels: int, taxonomy: Taxonomy
+) -> list[Message]:
+    """Messages that ask an annotator for the labels of some segments of a trace, which is shown whole."""
+    payload = _payload(trace) | {"asked": list(asked)}
+    return [_system(ANNOTATE_SOME, trace, max_labels, taxonomy), data_message(payload)]
 
 
 def adjudicate_messages(

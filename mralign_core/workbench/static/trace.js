@@ -10,6 +10,7 @@ const RULES = {
   merge: "common labels of the two, then confident labels of one",
   adjudicate: "the adjudicator decided",
   unlabelled: "no label was found",
+  distilled: "the distilled annotator was sure, and nobody else was asked",
 };
 const ROLES = { annotator_a: "annotator A", annotator_b: "annotator B", adjudicator: "adjudicator" };
 
@@ -98,7 +99,7 @@ function decided(segment) {
   return pairs({
     "decided by": `${segment.rule}: ${RULES[segment.rule] ?? ""}`,
     "annotator A": said(segment.labels_a, segment.confidences_a),
-    "annotator B": said(segment.labels_b, segment.confidences_b),
+    "annotator B": segment.rule === "distilled" ? "not asked" : said(segment.labels_b, segment.confidences_b),
     "labels": said(segment.labels, segment.confidences),
     "step": String(segment.step),
   }, "Who decided");

@@ -135,6 +135,7 @@ DECIDES = {
     "annotation.annotate": LABELS | {"label-set"},
     "annotation.cue": LABELS | {"label-set"},
     "annotation.human": set(),  # of configs that name a person
+    "distillation.annotator": set(),  # of configs that name a distilled annotator
     "annotation.failures": LABELS | JUDGED | {"results", "report", "agreement"},
     "method.consolidation": LABELS | JUDGED | {"label-set"},  # says what annotators are shown, beside judges
     "judging.judge": JUDGED,
@@ -250,6 +251,7 @@ DECIDES_NOTHING = {
     "versions.aliases": ({"promotion", "training-traces"}, "cuts the key out of an id, and names a version in errors"),
     "schemas.candidates": ({"promotion"}, "names the columns of an input"),
     "annotation.failures": ({"promotion"}, "reads what judges failed on, which is in a judgement's content"),
+    "distillation.published": ({"annotations-shard"}, "opens a distilled annotator, whose content is in the key"),
     "rating.human_sets": ({"annotations-shard"}, "reads labels of people, whose content is in the key"),
     "reporting.run_findings": ({"results", "version"}, "names the files; evaluation.metrics says what is in them"),
     "reporting.judged_findings": ({"results"}, "names the files; judging.verdicts says what is in them"),

@@ -214,7 +214,7 @@ MEANINGLESS_ALONE: dict[str, dict[str, Any]] = {
 
 ANALYSES = ("compare.", "induce.", "ablate.", "retrain.")
 
-NOT_OF_THE_POCKET = {"annotate.show_gold_answers", "annotate.may_merge"}
+NOT_OF_THE_POCKET = {f"annotate.{name}" for name in ("show_gold_answers", "may_merge", "escalate_below", "escalate")}
 NOT_OF_THE_POCKET |= {"model.source", "model.path", "model.revision", "generate.source", "annotate.source"}
 NOT_OF_THE_POCKET |= {
     f"{section}.{name}"

@@ -1,0 +1,1 @@
+"""Distilled annotators: they learn from labels that were paid for, and label the rest."""

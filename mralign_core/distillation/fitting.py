@@ -1,0 +1,187 @@
+"""Learn from labels that were paid for, or that people gave, and measure what was learned on traces that were not seen.
+
+Every figure comes from cross-fitting: traces are split into folds, those of one question together; a chain that is
+fitted without a fold says what it thinks of it. These votes choose the penalty, calibrate the confidences, and are
+scored. What is published is fitted on all traces, so that the figures are of annotators that had a fold less to learn
+from.
+
+Shapes: T segments of all traces, S labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mralign_core.distillation.annotator import AboutAnnotator, DistilledAnnotator, vote_of
+from mralign_core.distillation.calibration import fit_calibration
+from mralign_core.distillation.features import Encoder, segment_features
+from mralign_core.distillation.label_chain import fit_label_chain
+from mralign_core.errors import DataError
+from mralign_core.method import FloatArray
+from mralign_core.method.consolidation import LabelVote
+
+PENALTIES = (0.3, 1.0, 3.0)
+_NUM_FOLDS = 5
+FEWEST_QUESTIONS = _NUM_FOLDS
+"""One is held out in each fold."""
+_PROBE = ("Wait, maybe that is not right.", "I recall that it was in 1969.")
+"""Texts whose vectors tell one encoder from another."""
+
+
+class LabelledTraces(NamedTuple):
+    """Traces to learn from.
+
+    Args:
+        texts: the segments of each trace.
+        labels: of each segment, none where it has no label.
+        questions: of each trace; those of one question are never on both sides of a split.
+    """
+
+    texts: Sequence[Sequence[str]]
+    labels: Sequence[Sequence[Sequence[str]]]
+    questions: Sequence[str]
+
+
+class Distilled(NamedTuple):
+    """An annotator, and what chains that had not seen them say of the traces that it learned from.
+
+    Args:
+        annotator: fitted on all traces.
+        held_out: (T, S) calibrated confidence of each label of each segment, from 0 to 1.
+        given: (T, S) the labels.
+        penalty: that was chosen.
+        log_likelihoods: penalty → mean log-probability of a label that was given, in nats, on held-out folds.
+    """
+
+    annotator: DistilledAnnotator
+    held_out: FloatArray
+    given: NDArray[np.bool_]
+    penalty: float
+    log_likelihoods: dict[float, float]
+
+    @property
+    def votes(self) -> list[LabelVote]:
+        """What an annotator that had not seen them says of the segments."""
+        return [vote_of(probs, self.annotator.about.labels) for probs in self.held_out]
+
+
+def distil(
+    traces: LabelledTraces,
+    labels: Sequence[str],
+    *,
+    encode: Encoder | None = None,
+    encoder: str = "",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Distilled:
+    """Fit an annotator.
+
+    Args:
+        traces: to learn from.
+        labels: the closed label set, in canonical order.
+        encode: gives vectors of segments.
+        encoder: the name of what gives them.
+        on_progress: called with (done, total) fits.
+
+    Raises:
+        DataError: the traces are of too few questions, or hold one label only.
+    """
+    given = _given(traces, labels)
+    _check(traces, given)
+    features, lengths = segment_features(traces.texts, encode), [len(each) for each in traces.texts]
+    folds = _folds(traces.questions)
+    fits = Fits(features, np.array(lengths), given)
+    report = _counted(on_progress, len(PENALTIES) * len(folds) + 1)
+    by_penalty = {penalty: fits.cross_fitted(folds, penalty, report) for penalty in PENALTIES}
+    likelihoods = {penalty: fits.log_likelihood(marginals) for penalty, marginals in by_penalty.items()}
+    best = max(PENALTIES, key=lambda penalty: likelihoods[penalty])
+    is_labelled = given.any(axis=1)
+    calibration = fit_calibration(by_penalty[best][is_labelled], given[is_labelled])
+    chain = fit_label_chain(features, lengths, given, best)
+    report()
+    digest = digest_of(encode) if encode else ""
+    about = AboutAnnotator(labels=tuple(labels), calibration=calibration, encoder=encoder, encoder_digest=digest)
+    annotator = DistilledAnnotator(about, chain, encode)
+    return Distilled(annotator, calibration.apply(by_penalty[best]), given, best, likelihoods)
+
+
+class Fits(NamedTuple):
+    """What chains are fitted on: features, segments of each trace, and the labels of each segment."""
+
+    features: Any
+    lengths: NDArray[np.int64]
+    given: NDArray[np.bool_]
+
+    def cross_fitted(
+        self, folds: Sequence[NDArray[np.int64]], penalty: float, report: Callable[[], None]
+    ) -> FloatArray:
+        """(T, S) marginals of each fold by a chain that is fitted on the others."""
+        marginals = np.empty(self.given.shape)
+        everything = np.arange(len(self.lengths))
+        for fold in folds:
+            rest = np.setdiff1d(everything, fold)
+            rows, others = self._rows(fold), self._rows(rest)
+            chain = fit_label_chain(self.features[others], self.lengths[rest].tolist(), self.given[others], penalty)
+            marginals[rows] = chain.marginals(self.features[rows], self.lengths[fold].tolist())
+            report()
+        return marginals
+
+    def log_likelihood(self, marginals: FloatArray) -> float:
+        """Mean log-probability of a label that was given, in nats."""
+        return float(np.log(np.maximum(marginals[self.given], 1e-12)).mean())
+
+    def _rows(self, traces: NDArray[np.int64]) -> NDArray[np.int64]:
+        bounds = list(pairwise([0, *np.cumsum(self.lengths).tolist()]))
+        return np.concatenate([np.arange(*bounds[trace]) for trace in traces] or [np.zeros(0)]).astype(np.int64)
+
+
+def digest_of(encode: Encoder) -> str:
+    """Tells one encoder from another, whatever machine it runs on: of its vectors of two texts, coarsely."""
+    from mralign_core.storage.digests import key_of
+
+    return key_of(probe=[[round(float(value), 2) + 0.0 for value in vector] for vector in encode(_PROBE)])[:16]
+
+
+def _given(traces: LabelledTraces, labels: Sequence[str]) -> NDArray[np.bool_]:
+    place = {label: number for number, label in enumerate(labels)}
+    rows = [set(segment) for trace in traces.labels for segment in trace]
+    given = np.zeros((len(rows), len(labels)), dtype=bool)
+    for row, segment in enumerate(rows):
+        given[row, [place[label] for label in segment]] = True
+    return given
+
+
+def _check(traces: LabelledTraces, given: NDArray[np.bool_]) -> None:
+    num_questions = len(set(traces.questions))
+    if num_questions < FEWEST_QUESTIONS:
+        raise DataError(
+            f"these are labelled traces of {num_questions} questions, and an annotator is distilled from those of "
+            f"{FEWEST_QUESTIONS} or more, of which every fifth is held out: label more, or name an annotator that "
+            "learned elsewhere"
+        )
+    if given.any(axis=0).sum() < 2:
+        raise DataError("the labelled traces hold fewer than two labels: there is nothing to tell apart")
+
+
+def _folds(questions: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Numbers of the traces in each fold, those of one question together."""
+    from sklearn.model_selection import GroupKFold
+
+    numbers = np.arange(len(questions))
+    return [held_out for _, held_out in GroupKFold(_NUM_FOLDS).split(numbers, groups=np.array(questions))]
+
+
+def _counted(on_progress: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:
+    done = 0
+
+    def report() -> None:
+        nonlocal done
+        done += 1
+        if on_progress:
+            on_progress(done, total)
+
+    return report

@@ -1,0 +1,46 @@
+"""Texts as vectors by a sentence-transformers model, of a local folder or a hub name (extra ``embeddings``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mralign_core.errors import ConfigError
+
+
+@cache
+def load_sentence_encoder(path: str, field: str, otherwise: str) -> Callable[[Sequence[str]], NDArray[np.float64]]:
+    """What gives unit vectors, shape (texts, dimensions); a vector that is all 0 stays so.
+
+    Args:
+        path: a local folder or a hub name; weights must be safetensors, since pickled ones could run code.
+        field: of the config, or the option, that names the model.
+        otherwise: what to do in place of it, for messages.
+
+    Raises:
+        ConfigError: the package is not there, or the model can't be loaded.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise ConfigError(
+            f"{field} {path!r} needs package sentence-transformers: pip install 'mr-align[embeddings]', or {otherwise}"
+        ) from None
+    try:
+        model = SentenceTransformer(path, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{field}: no sentence-transformers model with safetensors weights could be loaded from {path!r} "
+            f"({error}); give a local folder or a hub name, or {otherwise}"
+        ) from None
+
+    def encode(texts: Sequence[str]) -> NDArray[np.float64]:
+        vectors = np.asarray(model.encode(list(texts), show_progress_bar=False), dtype=np.float64)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: NDArray[np.float64] = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+        return unit
+
+    return encode

@@ -1,0 +1,168 @@
+"""A run whose annotator A is a distilled one: found by name, in the key and the lineage, kept, refused with reason."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from flows.commands.cli import app
+from flows.pipeline import pipeline
+from mralign_core.config import RetentionConfig, RunConfig, StorageConfig
+from mralign_core.distillation.annotator import AboutAnnotator, DistilledAnnotator
+from mralign_core.distillation.fitting import distil
+from mralign_core.distillation.published import find_annotator, publish_annotator
+from mralign_core.distillation.teaching import traces_of_file
+from mralign_core.errors import ConfigError, DataError
+from mralign_core.evaluation.held_out_traces import variants_to_label
+from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.retention.collect import Collector
+from mralign_core.retention.verify import verify_store
+from mralign_core.storage import ArtifactStore, RunRecords, render_lineage
+from tasks.annotate import collect_annotations, quote_annotations
+from tests.core.distillation.made_up_traces import made_up
+from tests.published_candidates import candidate_row, publish_candidates
+from tests.stages import label
+
+LABELS = {"alpha": "retrieval", "beta": "backtracking", "gamma": "synthesis"}
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return StorageConfig(root=str(tmp_path / "store"))
+
+
+def rows_of(traces):
+    return [candidate_row(f"t{number}", texts) for number, texts in enumerate(traces.texts)]
+
+
+@pytest.fixture
+def candidates(storage, tmp_path):
+    return publish_candidates(storage, rows_of(made_up(12, per_question=1, length=5)), tmp_path / "candidates")
+
+
+@pytest.fixture(scope="module")
+def annotators():
+    """Two annotators with the paper's labels: one that learned little, and one that learned more."""
+    made = []
+    for num_questions in (12, 24):
+        traces = made_up(num_questions, per_question=1, length=5)
+        named = [[[LABELS[label] for label in segment] for segment in trace] for trace in traces.labels]
+        made.append(distil(traces._replace(labels=named), PAPER_TAXONOMY.labels).annotator)
+    return made
+
+
+def publish(storage, annotator, name="paid"):
+    return publish_annotator(ArtifactStore(storage), name, annotator, parents=[], about={})
+
+
+def config_of(storage, annotator_a="local/paid", **annotate):
+    offline = {"annotator_b": "cue/b", "adjudicator": "cue/adjudicator"}
+    section = {**offline, "annotator_a": annotator_a, "escalate_below": 0, **annotate}
+    return RunConfig(name="made", storage=storage, questions={"train": "nq_open"}, annotate=section)
+
+
+def test_its_labels_are_the_runs_and_it_stands_in_their_lineage(storage, candidates, annotators):
+    published = publish(storage, annotators[1])
+    made = label(config_of(storage), candidates)
+    store = ArtifactStore(storage)
+    rows = store.read_table(made, "annotations.parquet")
+    word = {"recall": "retrieval", "wait": "backtracking", "therefore": "synthesis"}
+    texts = [text for trace in made_up(12, per_question=1, length=5).texts for text in trace]
+    assert np.mean([word[text.split()[0]] in given for text, given in zip(texts, rows["labels"], strict=True)]) > 0.95
+    manifest = store.manifest(made)
+    assert published in manifest.parents and manifest.fingerprint["distilled"] == published.sha256
+    assert f"distilled-annotator/{published.key[:12]}" in render_lineage(store.lineage(made))
+    assert set(store.read_table(made, "raw_annotations.parquet")["model"]) == {"local/paid"}
+    assert manifest.cost_usd == 0 and not quote_annotations(config_of(storage), candidates)[0][0].most_cost_usd
+
+
+def test_a_name_is_what_was_published_last_and_a_digest_pins_it(storage, candidates, annotators):
+    store = ArtifactStore(storage)
+
+    def key(model="local/paid", **annotate):
+        return collect_annotations.work(config_of(storage, model, **annotate), candidates).key
+
+    first = publish(storage, annotators[0])
+    before = key()
+    second = publish(storage, annotators[1])
+    assert key() != before and key(f"local/{first.key}") != key(f"local/{second.key}")
+    assert publish(storage, annotators[0]) == first and key() == before, "published again, it is the newest again"
+    assert find_annotator(store, "local/paid", "here") == first
+    gc = Collector(store, RetentionConfig(runs=0, days=0, grace_hours=0), {})
+    gc.carry_out(gc.plan())
+    assert store.find(second.stage, second.key) and not verify_store(store).damaged
+    assert len({key(), key(escalate_below=5), key(escalate_below=5, escalate="traces")}) == 3
+    publish(storage, annotators[1], name="other")
+    assert find_annotator(store, "local/paid", "here") == first
+
+
+def test_what_is_not_there_or_learned_other_labels_is_refused(storage, candidates, annotators):
+    with pytest.raises(ConfigError, match=r"no distilled annotator local/paid .*mralign distil-annotator --name paid"):
+        label(config_of(storage), candidates)
+    with pytest.raises(ConfigError, match="no distilled annotator local/paid"):  # before questions are even read
+        pipeline.fn(config_of(storage))
+    about = annotators[0].about
+    fewer = AboutAnnotator(labels=about.labels[1:], calibration=about.calibration)
+    chain = annotators[0].chain
+    publish(storage, DistilledAnnotator(fewer, chain._replace(emission=chain.emission[:, 1:])), name="fewer")
+    with pytest.raises(ConfigError, match=r"learned other labels \(framing\); use the one that it learned"):
+        label(config_of(storage, "local/fewer"), candidates)
+
+
+def test_held_out_thinking_is_labelled_where_that_is_free(storage):
+    def labelled(**annotate):
+        config = config_of(storage, **annotate)
+        evaluated = config.questions.model_copy(update={"eval": ["nq_open"]})
+        return variants_to_label(config.model_copy(update={"questions": evaluated}))
+
+    assert labelled() == labelled(escalate_below=8) == ("on", "mr_align")
+    assert labelled(escalate_below=8, annotator_b="openai/gpt-4o") == ()
+    assert labelled(annotator_b="openai/gpt-4o") == ("on", "mr_align"), "nobody else is asked"
+
+
+def test_the_command_distils_from_a_run_and_from_a_file(storage, candidates, tmp_path):
+    store = ArtifactStore(storage)
+    teaching = config_of(storage, "cue/a", cue_drop_prob=0, cue_flip_prob=0, escalate_below=8)
+    annotations = label(teaching, candidates)
+    RunRecords(store, teaching.name).add(
+        "a-run", {}, {"candidates": candidates, "annotations": annotations}, goes_on=False
+    )
+    options = ["--config", "pocket", "--set", f"storage.root={storage.root}", "--set", "name=made"]
+    told = CliRunner().invoke(app, ["distil-annotator", "--name", "paid", *options])
+    assert told.exit_code == 0, told.output
+    assert "mean of the labels" in told.output and "in a config: annotate.annotator_a: local/paid" in told.output
+    found = find_annotator(store, "local/paid", "here")
+    assert {annotations, candidates} <= set(store.manifest(found).parents)
+    assert 0 <= store.manifest(found).fingerprint["held_out"]["macro_f1"] <= 1
+    label(config_of(storage, escalate_below=8), candidates)
+
+    file = tmp_path / "theirs.jsonl"
+    file.write_text("\n".join(json.dumps(line) for line in lines_of(made_up(12))) + "\n", encoding="utf-8")
+    told = CliRunner().invoke(app, ["distil-annotator", "--name", "theirs", "--labels", str(file), *options])
+    assert told.exit_code == 0, told.output
+    assert store.manifest(find_annotator(store, "local/theirs", "here")).fingerprint["labels_of"] == "theirs.jsonl"
+
+
+def lines_of(traces):
+    for texts, labels, question in zip(traces.texts, traces.labels, traces.questions, strict=True):
+        pairs = zip(texts, labels, strict=True)
+        yield {"question": question, "segments": [{"text": text, "label": LABELS[given[0]]} for text, given in pairs]}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", r"line 2 is no JSON"),
+        ("[]", r'line 2 has no list "segments"'),
+        ('{"segments": [{"label": "retrieval"}]}', r'line 2, segment 0 has no "text"'),
+        ('{"segments": [{"text": "a", "label": "shout"}]}', r"line 2, segment 0 has label 'shout', which is not in"),
+        ('{"segments": [{"text": "a", "labels": "abc"}]}', r"label 'abc'"),
+        ('{"segments": [{"text": "a", "labels": ["a", "b", "c"]}]}', r"give a list of at most 2"),
+    ],
+)
+def test_a_line_that_is_no_labelled_trace_is_named(tmp_path, line, says):
+    file = tmp_path / "theirs.jsonl"
+    file.write_text('{"segments": [{"text": "a", "label": "retrieval"}, {"text": " "}]}\n' + line, encoding="utf-8")
+    with pytest.raises(DataError, match=says):
+        traces_of_file(file, PAPER_TAXONOMY)
