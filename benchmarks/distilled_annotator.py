@@ -171,13 +171,20 @@ def outer_folds(teaching: LabelledTraces, labels: Sequence[str], encode: Encoder
 
 def part(teaching: LabelledTraces, traces: Sequence[int] | NDArray[np.int64]) -> LabelledTraces:
     """Some of the traces."""
-    return LabelledTraces(*([column[trace] for trace in traces] for column in teaching))
+    texts, labels, questions = teaching
+    return LabelledTraces(
+        [texts[trace] for trace in traces],
+        [labels[trace] for trace in traces],
+        [questions[trace] for trace in traces],
+    )
 
 
 def print_people(path: Path, traces: Sequence[Mapping[str, Any]], held_out: HeldOut, labels: Sequence[str]) -> None:
     """How well one person's labels are found by another person, and by the annotator that learned from the first."""
     others = {trace["id"]: trace for who in OTHERS for trace in read_traces(path, who)}
-    rows, said_by_other, start = [], [], 0
+    rows: list[int] = []
+    said_by_other: list[int] = []
+    start = 0
     for trace in traces:
         segments = labelled_segments(trace)
         other = others.get(trace["id"])

@@ -22,7 +22,6 @@ WEIGHT_GRADIENT = 2
 """The same for the gradient of a weight that is trained."""
 PARTS = ("projections", "attention", "MLP", "head", "LoRA")
 """Where the floor's operations are."""
-TIMED_SECONDS = 0.3
 
 
 class LayerShape(NamedTuple):
@@ -138,7 +137,7 @@ def _linear_rate(workload: Workload, tokens: int, maps: Sequence[tuple[int, int]
             functional.linear(inputs, weight)
             gradient @ weight
 
-    return (FORWARD + BACKWARD) * tokens * _num_weights(maps) / _seconds(both_ways, workload.device)
+    return (FORWARD + BACKWARD) * tokens * _num_weights(maps) / _seconds(both_ways, workload)
 
 
 def _attention_rate(workload: Workload) -> float:
@@ -151,22 +150,22 @@ def _attention_rate(workload: Workload) -> float:
     def attend() -> None:
         functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
 
-    return FORWARD * workload.heads * size * length**2 / _seconds(attend, workload.device)
+    return FORWARD * workload.heads * size * length**2 / _seconds(attend, workload)
 
 
 def _copy_rate(workload: Workload) -> float:
     source = torch.empty(2**30 if workload.device == "cuda" else 2**27, dtype=torch.uint8, device=workload.device)
     target = torch.empty_like(source)
-    return 2 * source.numel() / _seconds(lambda: target.copy_(source), workload.device)
+    return 2 * source.numel() / _seconds(lambda: target.copy_(source), workload)
 
 
-def _seconds(call: Callable[[], object], device: str) -> float:
+def _seconds(call: Callable[[], object], workload: Workload) -> float:
     """The fastest of repeated calls, after one to warm up."""
     best = float("inf")
-    _timed(call, device)
-    until = time.perf_counter() + TIMED_SECONDS
+    _timed(call, workload.device)
+    until = time.perf_counter() + workload.timed_s
     while time.perf_counter() < until:
-        best = min(best, _timed(call, device))
+        best = min(best, _timed(call, workload.device))
     return best
 
 

@@ -24,7 +24,7 @@ class Run(NamedTuple):
     imports_mb: float
     """What the process held before it had a model; 0 on a GPU."""
     peak_mb: float
-    """The most that it ever held."""
+    """The most that it ever held; on a GPU, since the job began."""
     losses: list[float]
     """Loss of each step."""
 
@@ -39,7 +39,14 @@ class Stopwatch:
 
     def start(self) -> None:
         """The model is there, the job begins."""
+        if self.workload.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # of a job before, or of making the model
         self._started = self._now()
+
+    @property
+    def prepare_s(self) -> float:
+        """Seconds from the job's beginning to its first step."""
+        return self._prepared - self._started
 
     def prepared(self) -> None:
         """All that comes before the first step is done."""
@@ -54,7 +61,7 @@ class Stopwatch:
         ended = self._now()
         warm = self._step_ends[self.workload.steps_per_epoch - 1 :]
         return Run(
-            prepare_s=self._prepared - self._started,
+            prepare_s=self.prepare_s,
             job_s=ended - self._started,
             step_s=(warm[-1] - warm[0]) / (len(warm) - 1),
             imports_mb=self.imports_mb,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -21,7 +21,7 @@ from benchmarks.train_vs_trl.workload import (
 from mralign_core.config import TrainConfig
 from mralign_core.models.lora import attach_lora
 from mralign_core.training.examples import build_examples
-from mralign_core.training.footprint import TrainingLoad, plan_passes
+from mralign_core.training.footprint import Footprint, TrainingLoad, plan_passes
 from mralign_core.training.logps import CompletionLogps
 from mralign_core.training.reference import read_reference, reference_table
 from mralign_core.training.trainer import Trainer
@@ -49,7 +49,19 @@ def run(workload: Workload, model: PreTrainedModel, rows: list[Row], watch: Stop
     return watch.finish([row["loss"] for row in trainer.metrics])
 
 
+class Prepared(NamedTuple):
+    """A trainer before its first step, and what the job was estimated to take."""
+
+    trainer: Trainer
+    estimate: Footprint
+
+
 def build_trainer(model: PreTrainedModel, table: pd.DataFrame, section: TrainConfig) -> Trainer:
+    """The trainer of :func:`prepare`."""
+    return prepare(model, table, section).trainer
+
+
+def prepare(model: PreTrainedModel, table: pd.DataFrame, section: TrainConfig) -> Prepared:
     """All that comes before the first step: examples, adapter, reference pass, and whether the job fits."""
     examples = build_examples(table, None, end_token_id=END_TOKEN_ID, max_length=section.max_length).kept
     with torch.random.fork_rng():
@@ -68,8 +80,8 @@ def build_trainer(model: PreTrainedModel, table: pd.DataFrame, section: TrainCon
     lengths = {example.trace_id: len(example.prompt_ids) + len(example.completion_ids) for example in examples}
     load = TrainingLoad(lengths=lengths, device=policy.device, rows_per_epoch=len(examples))
     plan = plan_passes(section, policy.model, load, policy.made_up_pass)
-    trainer.use_passes(trainer.pass_size._replace(tokens=plan.passes.tokens))
-    return trainer
+    trainer.use_passes(plan.passes)
+    return Prepared(trainer, plan.footprint)
 
 
 def train_section(workload: Workload, rows: list[Row], settings: dict[str, Any]) -> TrainConfig:

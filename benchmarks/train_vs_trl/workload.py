@@ -42,6 +42,8 @@ class Workload:
     accumulation: int = 1
     learning_rate: float = 1e-4
     cpu_time: bool = False
+    timed_s: float = 0.3
+    """Seconds for which each rate of the machine is measured."""
 
     def __post_init__(self) -> None:
         if self.rows % self.rows_per_step:

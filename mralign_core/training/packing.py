@@ -8,7 +8,9 @@ Shapes: N tokens of all rows, C completion tokens of all rows, B rows, T complet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -146,25 +148,50 @@ def packed_attention(
         raise ValueError(f"its attention has {', '.join(asked)}")
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and "row_lengths" in options:
         queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
-        attended: Any = varlen_attn(
-            queries,
-            keys,
-            values,
-            options["cu_seq_lens_q"],
-            options["cu_seq_lens_k"],
-            options["max_length_q"],
-            options["max_length_k"],
-            scale=scaling,
-            window_size=(-1, 0),
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        return attended[None], None
+        return varlen(queries, keys, values, options, scaling)[None], None
     lengths = options.get("row_lengths", (query.shape[2],))
     rows = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     attended_rows = [
         functional.scaled_dot_product_attention(*row, is_causal=True, scale=scaling, enable_gqa=True) for row in rows
     ]
     return torch.cat(attended_rows, dim=2).transpose(1, 2), None
+
+
+def varlen(queries: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any], scaling: float | None) -> Tensor:
+    """PyTorch's variable-length attention, causal, in the words of the version at hand.
+
+    Args:
+        queries: (N, heads, size).
+        keys: (N, key heads, size).
+        values: (N, key heads, size).
+        options: the borders and longest rows, as :func:`make_batch` gives them.
+        scaling: of the scores.
+
+    Returns:
+        (N, heads, size).
+    """
+    # Versions before the pinned one, which hosts with a CUDA image of their own still have, lack some arguments.
+    known = _arguments(varlen_attn)
+    asked: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if "scale" in known:
+        asked["scale"] = scaling
+    elif scaling is not None:
+        queries = queries * (scaling * queries.shape[-1] ** 0.5)
+    if (groups := queries.shape[1] // keys.shape[1]) > 1:
+        if "enable_gqa" in known:
+            asked["enable_gqa"] = True
+        else:
+            keys, values = (part.repeat_interleave(groups, 1) for part in (keys, values))
+    names = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+    attend: Any = varlen_attn
+    attended: Tensor = attend(queries, keys, values, *(options[name] for name in names), **asked)
+    return attended
+
+
+@cache
+def _arguments(function: Callable[..., Any]) -> frozenset[str]:
+    """Names of what a function takes, found once: attention is called in every layer of every pass."""
+    return frozenset(inspect.signature(function).parameters)
 
 
 # Without a mask function under the same name transformers makes no mask; with one it would look for packed rows in the

@@ -147,6 +147,7 @@ def test_what_was_not_asked_is_no_vote_and_no_dispute(tmp_path):
         write_table(tmp_path, "annotations.parquet", made.annotations, ANNOTATIONS),
     )
     (batch,) = read_trace_batches(*files, taxonomy=PAPER_TAXONOMY, with_votes=True)
+    assert batch.votes is not None
     assert [vote[0] == NOT_ASKED for vote in batch.votes[:, 1].tolist()] == [True, False, True]
     b = next(each for each in panel_sets("run", made.annotations, candidates) if each.name == "run B")
     assert list(b.rows["segment"]) == [1]

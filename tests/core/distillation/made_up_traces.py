@@ -14,13 +14,13 @@ def made_up(num_questions, seed=0, *, per_question=2, length=8, garbled=0.0):
     rng = np.random.default_rng(seed)
     texts, labels, questions = [], [], []
     for number in range(num_questions * per_question):
-        state, of_trace, given = rng.integers(3), [], []
+        state, of_trace, given = int(rng.integers(3)), [], []
         for _ in range(length):
             label = LABELS[state]
             word = "something" if rng.random() < garbled else WORDS[label]
             of_trace.append(f"{word} entity{rng.integers(50)} item{rng.integers(50)}")
             given.append([label])
-            state = rng.choice(3, p=MOVES[state])
+            state = int(rng.choice(3, p=MOVES[state]))
         texts.append(of_trace)
         labels.append(given)
         questions.append(f"q{number // per_question}")
