@@ -64,7 +64,8 @@ def panel_sets(panel: str, annotations: pd.DataFrame, candidates: pd.DataFrame) 
     """A panel's three sets: annotator A's labels, annotator B's, and the consolidated ones ("pipeline").
 
     Segments are merged into steps where both annotators merged them, in all three; a merge that only one of them made
-    is not in the table. Annotator B's set has the segments that it was asked about.
+    is not in the table. Annotator B's set has the segments that it was asked about, and is left out where those are
+    none.
 
     Args:
         panel: name of the panel, the beginning of the sets' names.
@@ -84,11 +85,12 @@ def panel_sets(panel: str, annotations: pd.DataFrame, candidates: pd.DataFrame) 
     return [
         AnnotationSet(
             f"{panel} {who}",
-            asked.get(who, annotations)[["trace_id", "segment", "step", labels, confidences]]
+            rows[["trace_id", "segment", "step", labels, confidences]]
             .rename(columns={labels: "labels", confidences: "confidences"})
             .sort_values(SEGMENT, ignore_index=True),
         )
         for who, (labels, confidences) in _VOTES.items()
+        if len(rows := asked.get(who, annotations)) or annotations.empty
     ]
 
 

@@ -42,7 +42,7 @@ RATED_TWICE = (
 KAPPA_RESAMPLES = 1_000
 CONFIDENCE = 0.95
 LABELS_OF_TRACES = """
-SELECT trace_id, segment, step, labels, confidences, labels_a, confidences_a, labels_b, confidences_b
+SELECT trace_id, segment, step, labels, confidences, rule, labels_a, confidences_a, labels_b, confidences_b
 FROM read_parquet($annotations) WHERE list_contains($ids, trace_id)"""
 PIPELINE_NAMES = {"pipeline A": "annotator A", "pipeline B": "annotator B", "pipeline pipeline": "the pipeline"}
 
