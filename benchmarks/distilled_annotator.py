@@ -165,7 +165,7 @@ def outer_folds(teaching: LabelledTraces, labels: Sequence[str], encode: Encoder
         rows = np.concatenate([np.arange(*bounds[trace]) for trace in rest])
         probs[rows] = annotator.confidences([teaching.texts[trace] for trace in rest])
     for row, segment in enumerate(segment for trace in teaching.labels for segment in trace):
-        given[row, [labels.index(label) for label in segment]] = True
+        given[row, [labels.index(label) for label in segment or ()]] = True
     return HeldOut(probs, given)
 
 

@@ -23,6 +23,7 @@ from mralign_core.config import RunConfig
 from mralign_core.config.annotate import ESCALATION, HUMAN_PREFIX
 from mralign_core.distillation.annotator import LocalLabeller
 from mralign_core.distillation.published import find_annotator, open_annotator
+from mralign_core.evaluation.held_out_traces import variants_to_label
 from mralign_core.exporting.export_file import traces_file
 from mralign_core.exporting.restoring import check_export, require_labels, restore_labels
 from mralign_core.label_sets import label_set_of
@@ -100,7 +101,8 @@ def check_labellers(config: RunConfig) -> None:
     """
     if not takes_labels(config):
         _people(config)
-    _distilled(config)
+    if _asks(config):
+        _distilled(config)
 
 
 def _labellers(config: RunConfig) -> dict[str, Labeller]:
@@ -160,6 +162,11 @@ def takes_labels(config: RunConfig) -> bool:
     return config.annotate.source == "traces"
 
 
+def _asks(config: RunConfig) -> bool:
+    """Whether any labels are asked for: of the candidates, or of held-out thinking, whose labels no export has."""
+    return not takes_labels(config) or bool(variants_to_label(config))
+
+
 def _require_asked(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
     """Nobody is asked where labels come with the traces."""
     if not takes_labels(config):
@@ -174,9 +181,9 @@ def _annotation(config: RunConfig) -> dict[str, Any]:
     said: dict[str, Any] = {"human_labels": people} if people else {}
     if takes_labels(config):
         said |= file_digests(traces=traces_file(config.generate.traces_path))
-    if config.annotate.is_distilled:
+    if config.annotate.is_distilled and _asks(config):
         said["distilled"] = _distilled(config)["annotator_a"].sha256
-    else:
+    if not config.annotate.is_distilled:
         fields = {name: value for name, value in fields.items() if name not in ESCALATION}
     return {**fields, **labels(config), **said, "seed": config.seed if _has_cue(config) else None}
 
@@ -195,7 +202,7 @@ LABELLED: dict[str, Any] = {
     "ask_again": lambda config: config.annotate.ask_again,
     "named_by": lambda config: [
         *([] if takes_labels(config) else _people(config).values()),
-        *_distilled(config).values(),
+        *(_distilled(config).values() if _asks(config) else ()),
     ],
     "check": _require_asked,
 }

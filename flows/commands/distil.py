@@ -61,15 +61,18 @@ def distil_annotator(
     settings = read_following(config, overrides_of(set_))
     taxonomy = label_set_of(settings).taxonomy
     traces, parents, source = _teaching(settings, labels, pairs_of(input_, "--input"))
+    encoder = str(Path(encoder).resolve()) if encoder and Path(encoder).is_dir() else encoder
     encode = load_sentence_encoder(encoder, "--encoder", "leave it out") if encoder else None
     with progress("fitting on folds", "distil") as report:
         made = distil(traces, taxonomy.labels, encode=encode, encoder=encoder, on_progress=report)
-    scores = score_annotator(made.held_out, made.given, taxonomy.labels)
-    curve = escalation_curve(made.held_out, made.given, taxonomy.labels, _trace_numbers(traces))
+    rated = made.held_out[made.is_rated], made.given[made.is_rated], taxonomy.labels
+    scores, numbers = score_annotator(*rated), _trace_numbers(traces)[made.is_rated]
     about = {"labels_of": source, "penalty": made.penalty, "held_out": _kept(scores)}
     ref = publish_annotator(ArtifactStore(settings.storage), name, made.annotator, parents=parents, about=about)
     console.print(in_type(scores_table(scores), title=f"On folds of {len(traces.texts):,} traces that it did not see"))
-    console.print(in_type(escalation_table(curve), title="If what it is least sure of goes on"))
+    for what in ("segments", "traces"):
+        curve = escalation_curve(*rated, numbers, what)
+        console.print(in_type(escalation_table(curve), title=f"If the {what} that it is least sure of go on"))
     for line in (summary_line(scores), f"{ref.stage}/{ref.key}; in a config: annotate.annotator_a: local/{name}"):
         console.print(escape(line), highlight=False, soft_wrap=True)
 
@@ -81,7 +84,7 @@ def _teaching(
     from mralign_core.config.annotate import HUMAN_PREFIX
     from mralign_core.distillation.teaching import traces_of_annotations, traces_of_file, traces_of_person
     from mralign_core.label_sets import label_set_of
-    from mralign_core.rating.human_sets import HUMAN_LABELS_FILE, find_human_labels
+    from mralign_core.rating.human_sets import HUMAN_LABELS_FILE, check_label_set, find_human_labels
     from mralign_core.schemas.annotations import ANNOTATIONS
     from mralign_core.schemas.candidates import CANDIDATES
     from mralign_core.schemas.human_labels import HUMAN_LABELS
@@ -98,9 +101,13 @@ def _teaching(
     )
     if labels == "run":
         annotations = of("annotations")
-        rows = store.read_columns(annotations, "annotations.parquet", ANNOTATIONS, ["trace_id", "segment", "labels"])
+        columns = ["trace_id", "segment", "labels", "rule"]
+        rows = store.read_columns(annotations, "annotations.parquet", ANNOTATIONS, columns)
         return traces_of_annotations(rows, traces), [annotations, candidates], f"{annotations.stage}/{annotations.key}"
     person = find_human_labels(store, labels, "--labels")
+    check_label_set(
+        store.manifest(person).fingerprint["labels"], label_set_of(settings).taxonomy, f"--labels: {labels}"
+    )
     said = store.read_columns(person, HUMAN_LABELS_FILE, HUMAN_LABELS, ["item", "labels"])
     by_item = {str(row.item): tuple(map(str, row.labels)) for row in said.itertuples()}
     return traces_of_person(by_item, traces), [person, candidates], f"{person.stage}/{person.key}"

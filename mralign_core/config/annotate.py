@@ -52,7 +52,8 @@ class AnnotateConfig(AskingSection):
     """A label that only one annotator gave is added only when its confidence exceeds this (strictly)."""
     escalate_below: float = Field(8.0, ge=0, le=10)
     """`local/NAME` only: what it is less sure of goes on to annotator_b and the adjudicator; 0 asks neither of them.
-    Confidences are calibrated: of the labels given with 8, eight in ten were those it learned from."""
+    Confidences are calibrated: of the labels given with 8, eight in ten were those it learned from. Another value asks
+    anew about the traces of which other segments go on."""
     escalate: Literal["segments", "traces"] = "segments"
     """`local/NAME` only: what goes on, a segment that is not sure, or a whole trace whose segments are not on
     average. A trace is shown whole either way: `traces` costs less for as many segments, `segments` asks about the

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from mralign_core.config.ablate import AblateConfig
-from mralign_core.config.annotate import HUMAN_PREFIX, AnnotateConfig
+from mralign_core.config.annotate import HUMAN_PREFIX, LOCAL_PREFIX, AnnotateConfig
 from mralign_core.config.base import OPERATIONAL, Section, refuse_ignored
 from mralign_core.config.compare import CompareConfig
 from mralign_core.config.endpoint import EndpointConfig
@@ -98,6 +98,11 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _people_are_asked_what_they_can_say(self) -> RunConfig:
         for field, endpoint in self._endpoints_of_models.items():
+            if endpoint.model.startswith(LOCAL_PREFIX):
+                raise ValueError(
+                    f"{field}: {endpoint.model} is a distilled annotator, which can be annotate.annotator_a only: "
+                    "name a model"
+                )
             if endpoint.model.startswith(HUMAN_PREFIX):
                 raise ValueError(
                     f"{field}: {endpoint.model} is a person, who can be an annotator only (annotate.annotator_a, "

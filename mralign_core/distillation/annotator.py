@@ -28,6 +28,8 @@ from mralign_core.storage.digests import key_of
 
 WEIGHTS_FILE, ABOUT_FILE = "annotator.safetensors", "annotator.json"
 MORE_LIKELY_THAN_NOT = 0.5
+SUREST = MOST_CONFIDENT - 0.01
+"""So that ``escalate_below: 10`` passes everything on."""
 
 
 class AboutAnnotator(BaseModel):
@@ -39,12 +41,12 @@ class AboutAnnotator(BaseModel):
     """Of the files; another one can't be read."""
     labels: tuple[str, ...]
     """In canonical order."""
-    calibration: tuple[float, float]
-    """Intercept and slope."""
+    calibration: tuple[float, float, float]
+    """Intercept, slope and ceiling."""
     encoder: str = ""
     """Path or name of the sentence-transformers model that gives vectors; none where it is empty."""
-    encoder_digest: str = ""
-    """Of the vectors that the model gives of a probe, so that another model under its name is noticed."""
+    encoder_probe: tuple[tuple[float, ...], ...] = ()
+    """The vectors that the model gives of two texts, so that another model under its name is noticed."""
 
 
 class DistilledAnnotator(NamedTuple):
@@ -56,6 +58,8 @@ class DistilledAnnotator(NamedTuple):
 
     def confidences(self, traces: Sequence[Sequence[str]]) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Pr(label is among the segment's) for each segment and label, shape (segments of all traces, labels)."""
+        if not any(traces):
+            return np.zeros((0, len(self.about.labels)))
         features = segment_features(traces, self.encode)
         marginals = self.chain.marginals(features, [len(trace) for trace in traces])
         return Calibration(*self.about.calibration).apply(marginals)
@@ -73,7 +77,7 @@ def vote_of(probs: Sequence[float] | np.ndarray[Any, Any], labels: Sequence[str]
     """
     ranked = np.argsort(-np.asarray(probs), kind="stable")[:MAX_LABELS]
     given = [int(each) for place, each in enumerate(ranked) if place == 0 or probs[each] >= MORE_LIKELY_THAN_NOT]
-    sure = tuple(round(MOST_CONFIDENT * float(probs[each]), 2) for each in given)
+    sure = tuple(min(SUREST, round(MOST_CONFIDENT * float(probs[each]), 2)) for each in given)
     return LabelVote(tuple(labels[each] for each in given), sure)
 
 

@@ -4,7 +4,9 @@ A segment may have two labels, and the chain's probabilities of its labels sum t
 each, and no probability says that a label is among them. So one curve for all labels, fitted on segments that the chain
 did not see (Platt 1999):
 
-    Pr(label is among the segment's | m) = sigmoid( a + b · logit m )
+    Pr(label is among the segment's | m) = c · sigmoid( a + b · logit m )
+
+where c is the share of segments that have a label at all, and a and b are fitted on those.
 
 Shapes: T segments, S labels.
 """
@@ -29,6 +31,7 @@ class Calibration(NamedTuple):
 
     intercept: float
     slope: float
+    ceiling: float = 1.0
 
     def apply(self, marginals: FloatArray) -> FloatArray:
         """Pr(label is among the segment's), of any shape.
@@ -36,7 +39,7 @@ class Calibration(NamedTuple):
         >>> Calibration(0.0, 1.0).apply(np.array([0.25])).round(6).tolist()
         [0.25]
         """
-        calibrated: FloatArray = 1 / (1 + np.exp(-(self.intercept + self.slope * _logit(marginals))))
+        calibrated: FloatArray = self.ceiling / (1 + np.exp(-(self.intercept + self.slope * _logit(marginals))))
         return calibrated
 
 
@@ -45,7 +48,7 @@ def fit_calibration(marginals: FloatArray, given: NDArray[np.bool_]) -> Calibrat
 
     Args:
         marginals: (T, S) of segments that the chain did not see.
-        given: (T, S) their labels.
+        given: (T, S) their labels; none where the teacher found none.
 
     Raises:
         ValueError: nothing is given, or everything.
@@ -54,11 +57,13 @@ def fit_calibration(marginals: FloatArray, given: NDArray[np.bool_]) -> Calibrat
 
     if given.all() or not given.any():
         raise ValueError("a calibration needs labels that were given and labels that were not")
+    labelled = given.any(axis=1)
+    ceiling, marginals, given = float(labelled.mean()), marginals[labelled], given[labelled]
     fitted = LogisticRegression(C=np.inf).fit(_logit(marginals).reshape(-1, 1), given.ravel())
     slope = float(fitted.coef_[0, 0])
     if slope < LEAST_SLOPE:
-        return Calibration(float(_logit(given.mean())), LEAST_SLOPE)
-    return Calibration(float(fitted.intercept_[0]), slope)
+        return Calibration(float(_logit(given.mean())), LEAST_SLOPE, ceiling)
+    return Calibration(float(fitted.intercept_[0]), slope, ceiling)
 
 
 def calibration_error(confidences: FloatArray, is_right: NDArray[np.bool_]) -> float:

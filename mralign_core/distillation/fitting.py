@@ -27,6 +27,7 @@ from mralign_core.method.consolidation import LabelVote
 
 PENALTIES = (0.3, 1.0, 3.0)
 _NUM_FOLDS = 5
+SAME_COSINE = 0.999
 FEWEST_QUESTIONS = _NUM_FOLDS
 """One is held out in each fold."""
 _PROBE = ("Wait, maybe that is not right.", "I recall that it was in 1969.")
@@ -38,12 +39,12 @@ class LabelledTraces(NamedTuple):
 
     Args:
         texts: the segments of each trace.
-        labels: of each segment, none where it has no label.
+        labels: of each segment: one or two, none where the teacher found none, and None where it said nothing.
         questions: of each trace; those of one question are never on both sides of a split.
     """
 
     texts: Sequence[Sequence[str]]
-    labels: Sequence[Sequence[Sequence[str]]]
+    labels: Sequence[Sequence[Sequence[str] | None]]
     questions: Sequence[str]
 
 
@@ -54,6 +55,7 @@ class Distilled(NamedTuple):
         annotator: fitted on all traces.
         held_out: (T, S) calibrated confidence of each label of each segment, from 0 to 1.
         given: (T, S) the labels.
+        is_rated: (T,) whether the teacher said anything of a segment, if only that it has no label.
         penalty: that was chosen.
         log_likelihoods: penalty → mean log-probability of a label that was given, in nats, on held-out folds.
     """
@@ -61,6 +63,7 @@ class Distilled(NamedTuple):
     annotator: DistilledAnnotator
     held_out: FloatArray
     given: NDArray[np.bool_]
+    is_rated: NDArray[np.bool_]
     penalty: float
     log_likelihoods: dict[float, float]
 
@@ -91,6 +94,7 @@ def distil(
         DataError: the traces are of too few questions, or hold one label only.
     """
     given = _given(traces, labels)
+    is_rated = np.array([segment is not None for trace in traces.labels for segment in trace], dtype=bool)
     _check(traces, given)
     features, lengths = segment_features(traces.texts, encode), [len(each) for each in traces.texts]
     folds = _folds(traces.questions)
@@ -99,14 +103,13 @@ def distil(
     by_penalty = {penalty: fits.cross_fitted(folds, penalty, report) for penalty in PENALTIES}
     likelihoods = {penalty: fits.log_likelihood(marginals) for penalty, marginals in by_penalty.items()}
     best = max(PENALTIES, key=lambda penalty: likelihoods[penalty])
-    is_labelled = given.any(axis=1)
-    calibration = fit_calibration(by_penalty[best][is_labelled], given[is_labelled])
+    calibration = fit_calibration(by_penalty[best][is_rated], given[is_rated])
     chain = fit_label_chain(features, lengths, given, best)
     report()
-    digest = digest_of(encode) if encode else ""
-    about = AboutAnnotator(labels=tuple(labels), calibration=calibration, encoder=encoder, encoder_digest=digest)
+    probe = probe_of(encode) if encode else ()
+    about = AboutAnnotator(labels=tuple(labels), calibration=calibration, encoder=encoder, encoder_probe=probe)
     annotator = DistilledAnnotator(about, chain, encode)
-    return Distilled(annotator, calibration.apply(by_penalty[best]), given, best, likelihoods)
+    return Distilled(annotator, calibration.apply(by_penalty[best]), given, is_rated, best, likelihoods)
 
 
 class Fits(NamedTuple):
@@ -139,16 +142,25 @@ class Fits(NamedTuple):
         return np.concatenate([np.arange(*bounds[trace]) for trace in traces] or [np.zeros(0)]).astype(np.int64)
 
 
-def digest_of(encode: Encoder) -> str:
-    """Tells one encoder from another, whatever machine it runs on: of its vectors of two texts, coarsely."""
-    from mralign_core.storage.digests import key_of
+def probe_of(encode: Encoder) -> tuple[tuple[float, ...], ...]:
+    """Vectors of two texts, by which one encoder is told from another."""
+    return tuple(tuple(round(float(value), 5) for value in vector) for vector in encode(_PROBE))
 
-    return key_of(probe=[[round(float(value), 2) + 0.0 for value in vector] for vector in encode(_PROBE)])[:16]
+
+def is_same_encoder(encode: Encoder, probe: Sequence[Sequence[float]]) -> bool:
+    """Whether an encoder gives the vectors of a probe, but for what another machine makes of the last digits."""
+    found, known = encode(_PROBE), np.array(probe)
+    return found.shape == known.shape and bool(((found * known).sum(axis=1) > SAME_COSINE).all())
 
 
 def _given(traces: LabelledTraces, labels: Sequence[str]) -> NDArray[np.bool_]:
     place = {label: number for number, label in enumerate(labels)}
-    rows = [set(segment) for trace in traces.labels for segment in trace]
+    rows = [set(segment or ()) for trace in traces.labels for segment in trace]
+    if foreign := sorted(set().union(*rows) - set(place)):
+        raise DataError(
+            f"the labelled traces have label {foreign[0]!r:.60}, which is not in the label set "
+            f"({', '.join(labels)}): use the label set that they were labelled with (annotate.label_set)"
+        )
     given = np.zeros((len(rows), len(labels)), dtype=bool)
     for row, segment in enumerate(rows):
         given[row, [place[label] for label in segment]] = True

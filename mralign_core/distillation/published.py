@@ -21,7 +21,7 @@ from mralign_core.distillation.annotator import (
     read_annotator,
     write_annotator,
 )
-from mralign_core.distillation.fitting import digest_of
+from mralign_core.distillation.fitting import is_same_encoder
 from mralign_core.errors import ConfigError
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.models.sentence_encoder import load_sentence_encoder
@@ -78,10 +78,10 @@ def publish_annotator(
 
 
 def find_annotator(store: ArtifactStore, model: str, field: str) -> ArtifactRef:
-    """The artifact that ``local/NAME`` or ``local/NAME-DIGEST`` stands for: of those that fit, the one published last.
+    """The artifact that ``local/NAME`` (the one published last) or ``local/NAME-DIGEST`` stands for.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or a digest could be that of several.
     """
     name, _, digest = model.removeprefix(LOCAL_PREFIX).partition("-")
     numbers = publication_numbers(store, _namespace(name))
@@ -97,6 +97,9 @@ def find_annotator(store: ArtifactStore, model: str, field: str) -> ArtifactRef:
             f"{field}: there is no distilled annotator {model} in {store.root_uri} (there are: {known}); make it of "
             f"labels that a run has: mralign distil-annotator --name {name}"
         )
+    if digest and len(found) > 1:
+        fitting = ", ".join(f"{LOCAL_PREFIX}{each[2]}" for each in sorted(found))
+        raise ConfigError(f"{field}: {model} may be any of {fitting}: give more of the digest")
     return max(found)[3]
 
 
@@ -123,7 +126,7 @@ def open_annotator(store: ArtifactStore, ref: ArtifactRef, taxonomy: Taxonomy, f
     if not about.encoder:
         return annotator
     encode = load_sentence_encoder(about.encoder, field, "name another annotator")
-    if digest_of(encode) != about.encoder_digest:
+    if not is_same_encoder(encode, about.encoder_probe):
         raise ConfigError(
             f"{field}: {about.encoder} gives other vectors than the model of that name that {ref.stage}/{ref.key} "
             "learned with: put that one back, or distil anew"

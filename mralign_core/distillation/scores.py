@@ -1,7 +1,7 @@
 """How well a distilled annotator says what its teacher said, on traces that it did not learn from.
 
-A segment may have two labels. A label counts as found where it is among those of both; segments without labels count
-for nothing, since an annotator that always gives one can't agree with them.
+A segment may have two labels. A label counts as found where it is among those of both. The annotator always gives one:
+where the teacher found none, it is wrong. Segments of which the teacher said nothing are for the caller to leave out.
 
 Shapes: T segments, S labels.
 """
@@ -9,12 +9,12 @@ Shapes: T segments, S labels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mralign_core.distillation.annotator import vote_of
+from mralign_core.distillation.annotator import SUREST, vote_of
 from mralign_core.distillation.calibration import calibration_error
 from mralign_core.method import FloatArray
 from mralign_core.schemas.annotations import MOST_CONFIDENT
@@ -39,9 +39,10 @@ class DistillationScores(NamedTuple):
     Args:
         labels: those that the teacher gave at least once, in canonical order.
         macro_f1: the mean of their F1.
-        accuracy: share of segments whose surest label is among the teacher's.
+        accuracy: share of segments whose surest label is among the teacher's, of all that the teacher was asked about.
         calibration_error: of the surest label's confidence, expected, in [0, 1].
-        segments: with a label.
+        segments: that the teacher was asked about.
+        unlabelled: of these, to which the teacher gave no label; the annotator gives one, wrongly.
     """
 
     labels: list[LabelScore]
@@ -49,6 +50,7 @@ class DistillationScores(NamedTuple):
     accuracy: float
     calibration_error: float
     segments: int
+    unlabelled: int
 
 
 class Escalated(NamedTuple):
@@ -79,8 +81,6 @@ def score_annotator(probs: FloatArray, given: NDArray[np.bool_], labels: Sequenc
         given: (T, S) the teacher's labels.
         labels: the label set.
     """
-    labelled = given.any(axis=1)
-    probs, given = probs[labelled], given[labelled]
     said = said_labels(probs, labels)
     scores = [
         LabelScore(label, int(given[:, place].sum()), *_precision_recall_f1(said[:, place], given[:, place]))
@@ -90,41 +90,58 @@ def score_annotator(probs: FloatArray, given: NDArray[np.bool_], labels: Sequenc
     best = probs.argmax(axis=1)
     is_right = given[np.arange(len(given)), best]
     error = calibration_error(probs.max(axis=1), is_right)
-    return DistillationScores(scores, _mean(each.f1 for each in scores), float(is_right.mean()), error, len(given))
+    unlabelled = int((~given.any(axis=1)).sum())
+    mean_f1 = _mean(each.f1 for each in scores)
+    return DistillationScores(scores, mean_f1, float(is_right.mean()), error, len(given), unlabelled)
 
 
 def escalation_curve(
-    probs: FloatArray, given: NDArray[np.bool_], labels: Sequence[str], trace_of_segment: NDArray[np.int64]
+    probs: FloatArray,
+    given: NDArray[np.bool_],
+    labels: Sequence[str],
+    trace_of_segment: NDArray[np.int64],
+    escalate: Literal["segments", "traces"] = "segments",
 ) -> list[Escalated]:
-    """What sending on the least sure segments buys, for each of ``SHARES``.
+    """What sending on the least sure segments buys, for each of ``SHARES`` that confidences tell apart.
 
     Args:
         probs: (T, S) confidences of an annotator that did not learn from these segments.
         given: (T, S) the teacher's labels.
         labels: the label set.
         trace_of_segment: (T,) number of the trace of each.
+        escalate: what goes on, as in ``annotate.escalate``.
     """
-    said, sure = said_labels(probs, labels), np.round(MOST_CONFIDENT * probs.max(axis=1), 2)
-    ranked, num_traces = np.sort(sure), len(np.unique(trace_of_segment))
-    rows = []
-    for share in SHARES:
-        going = round(share * len(sure))
-        below = 0.0 if not going else float(MOST_CONFIDENT) if going == len(sure) else float(ranked[going])
-        goes_on = sure < below if share < 1 else np.ones(len(sure), dtype=bool)
-        both = np.where(goes_on[:, None], given, said)
-        stays = ~goes_on & given.any(axis=1)
+    said, sure = said_labels(probs, labels), surest(probs)
+    _, of_trace = np.unique(trace_of_segment, return_inverse=True)
+    means = np.bincount(of_trace, weights=sure) / np.bincount(of_trace)
+    values = means if escalate == "traces" else sure
+    rows: list[Escalated] = []
+    for below in dict.fromkeys(_threshold(values, share) for share in SHARES):
+        goes_on = (values < below)[of_trace] if escalate == "traces" else values < below
+        stays = ~goes_on
         right = given[stays][np.arange(int(stays.sum())), probs[stays].argmax(axis=1)]
         rows.append(
             Escalated(
                 float(goes_on.mean()),
                 below,
-                len(np.unique(trace_of_segment[goes_on])) / num_traces,
-                macro_f1(both[given.any(axis=1)], given[given.any(axis=1)]),
+                len(np.unique(of_trace[goes_on])) / len(means),
+                macro_f1(np.where(goes_on[:, None], given, said), given),
                 macro_f1(said[stays], given[stays]),
                 float(right.mean()) if stays.any() else float("nan"),
             )
         )
     return rows
+
+
+def surest(probs: FloatArray) -> FloatArray:
+    """(T,) confidence of the surest label, from 0 to 10, as the annotator says it."""
+    return np.minimum(SUREST, np.round(MOST_CONFIDENT * probs.max(axis=1), 2))
+
+
+def _threshold(values: FloatArray, share: float) -> float:
+    """The confidence below which about so many of the values lie."""
+    going = round(share * len(values))
+    return 0.0 if not going else float(MOST_CONFIDENT) if going == len(values) else float(np.sort(values)[going])
 
 
 def said_labels(probs: FloatArray, labels: Sequence[str]) -> NDArray[np.bool_]:

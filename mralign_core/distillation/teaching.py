@@ -4,14 +4,15 @@ A file is JSONL (``.jsonl`` or ``.jsonl.gz``), a trace a line::
 
     {"segments": [{"text": "Wait, no.", "labels": ["backtracking"]}, …], "question": "…", "id": "…"}
 
-``label`` with one label does as well; a segment without any is shown, and not learned from. Traces of one ``question``
-(of one ``id`` where there is none) are held out together.
+``label`` with one label does as well. A segment with an empty list has none; one without the field is shown, and not
+learned from. Traces of one ``question`` (of one ``id`` where there is none) are held out together.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,15 @@ from mralign_core.spreadsheets import item_id
 def traces_of_annotations(annotations: pd.DataFrame, candidates: pd.DataFrame) -> LabelledTraces:
     """Traces with the labels that a run gave them; those that it left out are not among them.
 
+    What a distilled annotator decided alone is shown, and not learned from: it would learn from itself.
+
     Args:
-        annotations: ``trace_id, segment, labels``.
+        annotations: ``trace_id, segment, labels, rule``.
         candidates: ``trace_id, question_id, completion, segments``.
     """
     labels = {
-        trace_id: [list(each) for each in rows.sort_values("segment")["labels"]]
-        for trace_id, rows in annotations.groupby("trace_id", sort=False)
+        trace_id: [None if row.rule == "distilled" else list(row.labels) for row in rows.itertuples()]
+        for trace_id, rows in annotations.sort_values("segment").groupby("trace_id", sort=False)
     }
     kept = [row for row in candidates.itertuples(index=False) if row.trace_id in labels]
     return LabelledTraces(
@@ -54,7 +57,7 @@ def traces_of_person(by_item: Mapping[str, Sequence[str]], candidates: pd.DataFr
         items = [item_id(str(row.trace_id), number, text) for number, text in enumerate(of_trace)]
         if any(item in by_item for item in items):
             texts.append(of_trace)
-            labels.append([list(by_item.get(item, ())) for item in items])
+            labels.append([list(by_item[item]) if item in by_item else None for item in items])
             questions.append(str(row.question_id))
     return LabelledTraces(texts, labels, questions)
 
@@ -88,7 +91,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(f"--labels {path}: it can't be read ({error}); give JSONL in UTF-8, plain or gzipped") from None
 
 
@@ -102,12 +105,15 @@ def _read(line: str, where: str) -> dict[str, Any]:
     return trace
 
 
-def _segment(segment: Any, taxonomy: Taxonomy, where: str) -> tuple[str, list[str]]:
+def _segment(segment: Any, taxonomy: Taxonomy, where: str) -> tuple[str, list[str] | None]:
     text = segment.get("text") if isinstance(segment, dict) else None
     if not isinstance(text, str):
         raise DataError(f'{where} has no "text": give {{"text": …, "labels": […]}}')
-    given = segment.get("labels", segment.get("label"))
-    given = [] if given is None else [given] if isinstance(given, str) else given
+    given = segment.get("labels")
+    given = segment.get("label") if given is None else given
+    if given is None:
+        return text, None
+    given = [given] if isinstance(given, str) else given
     if not isinstance(given, list) or len(given) > MAX_LABELS:
         raise DataError(f"{where} has labels {given!r:.80}: give a list of at most {MAX_LABELS}")
     for label in given:

@@ -21,7 +21,7 @@ def load_sentence_encoder(path: str, field: str, otherwise: str) -> Callable[[Se
         otherwise: what to do in place of it, for messages.
 
     Raises:
-        ConfigError: the package is not there, or the model can't be loaded.
+        ConfigError: the package is not there, or the model can't be loaded; or, later, a vector is not finite.
     """
     try:
         from sentence_transformers import SentenceTransformer
@@ -39,6 +39,8 @@ def load_sentence_encoder(path: str, field: str, otherwise: str) -> Callable[[Se
 
     def encode(texts: Sequence[str]) -> NDArray[np.float64]:
         vectors = np.asarray(model.encode(list(texts), show_progress_bar=False), dtype=np.float64)
+        if not np.isfinite(vectors).all():
+            raise ConfigError(f"{field}: {path!r} gave a vector that is not finite: give another model, or {otherwise}")
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: NDArray[np.float64] = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
         return unit

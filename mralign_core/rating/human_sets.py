@@ -163,13 +163,17 @@ def read_human_labels(
         table = store.read_columns(ref, HUMAN_LABELS_FILE, HUMAN_LABELS, ["item", "labels"])
         by_item = {str(row.item): tuple(map(str, row.labels)) for row in table.itertuples()}
         model = section.endpoints[role].model
-        _check_label_set(store.manifest(ref).fingerprint["labels"], taxonomy, f"annotate.{role}: {model}")
+        check_label_set(store.manifest(ref).fingerprint["labels"], taxonomy, f"annotate.{role}: {model}")
         found[role] = HumanLabels(model, ref.sha256, by_item)
     return found
 
 
-def _check_label_set(rated_with: Sequence[str], taxonomy: Taxonomy, whose: str) -> None:
-    """Refuse labels that were chosen from others: who had fewer to choose from would have said something else."""
+def check_label_set(rated_with: Sequence[str], taxonomy: Taxonomy, whose: str) -> None:
+    """Refuse labels that were chosen from others: who had fewer to choose from would have said something else.
+
+    Raises:
+        ConfigError: it names a label that only one of the sets has.
+    """
     foreign, lacking = sorted({*rated_with} - {*taxonomy.labels}), sorted({*taxonomy.labels} - {*rated_with})
     if foreign or lacking:
         differs = f"with {foreign[0]!r}" if foreign else f"without {lacking[0]!r}"

@@ -459,7 +459,10 @@ def remedy_of(path: str) -> str:
     rater = folder.rpartition("/")[2]
     put_back = "put back what it said"
     if folder.startswith(PUBLICATIONS_FOLDER):
-        return f"{put_back}; or remove it, and publish again: mralign rate --rater {rater} --publish"
+        again = f"rate --rater {rater} --publish"
+        if rater.startswith("local."):
+            again = f"distil-annotator --name {rater.removeprefix('local.')}"
+        return f"{put_back}; or remove it, and publish again: mralign {again}"
     if file == ROUND_FILE:
         return (
             f"{put_back}; or remove it, and begin the round again by the same choice from the same run: it has the "

@@ -19,7 +19,7 @@ def scores_table(scores: DistillationScores) -> ResultTable:
 
 
 def escalation_table(curve: Sequence[Escalated]) -> ResultTable:
-    """A row a share of segments that go on."""
+    """A row a share that goes on."""
     columns = [
         "segments that go on",
         "escalate_below",
@@ -44,9 +44,10 @@ def escalation_table(curve: Sequence[Escalated]) -> ResultTable:
 
 def summary_line(scores: DistillationScores) -> str:
     """What the figures mean, in a sentence."""
+    without = f", {scores.unlabelled:,} of them without a label" if scores.unlabelled else ""
     return (
-        f"its surest label was among the teacher's for {scores.accuracy:.1%} of {scores.segments:,} segments; its "
-        f"confidences are off by {10 * scores.calibration_error:.2f} of 10 on average"
+        f"its surest label was among the teacher's for {scores.accuracy:.1%} of {scores.segments:,} segments{without}; "
+        f"its confidences are off by {10 * scores.calibration_error:.2f} of 10 on average"
     )
 
 

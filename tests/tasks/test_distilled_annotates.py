@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from flows.commands.cli import app
@@ -12,14 +13,14 @@ from mralign_core.config import RetentionConfig, RunConfig, StorageConfig
 from mralign_core.distillation.annotator import AboutAnnotator, DistilledAnnotator
 from mralign_core.distillation.fitting import distil
 from mralign_core.distillation.published import find_annotator, publish_annotator
-from mralign_core.distillation.teaching import traces_of_file
+from mralign_core.distillation.teaching import traces_of_annotations, traces_of_file
 from mralign_core.errors import ConfigError, DataError
 from mralign_core.evaluation.held_out_traces import variants_to_label
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.retention.collect import Collector
 from mralign_core.retention.verify import verify_store
 from mralign_core.storage import ArtifactStore, RunRecords, render_lineage
-from tasks.annotate import collect_annotations, quote_annotations
+from tasks.annotate import check_labellers, collect_annotations, quote_annotations
 from tests.core.distillation.made_up_traces import made_up
 from tests.published_candidates import candidate_row, publish_candidates
 from tests.stages import label
@@ -142,6 +143,75 @@ def test_the_command_distils_from_a_run_and_from_a_file(storage, candidates, tmp
     told = CliRunner().invoke(app, ["distil-annotator", "--name", "theirs", "--labels", str(file), *options])
     assert told.exit_code == 0, told.output
     assert store.manifest(find_annotator(store, "local/theirs", "here")).fingerprint["labels_of"] == "theirs.jsonl"
+
+
+def test_it_never_learns_from_itself(storage, tmp_path, annotators):
+    publish(storage, annotators[1])
+    hard = made_up(12, per_question=1, length=5, garbled=0.5)
+    candidates = publish_candidates(storage, rows_of(hard), tmp_path / "hard")
+    store = ArtifactStore(storage)
+    config = config_of(storage, escalate_below=9, cue_drop_prob=0, cue_flip_prob=0)
+    annotations = label(config, candidates)
+    rows = store.read_table(annotations, "annotations.parquet")
+    alone = rows["rule"] == "distilled"
+    assert alone.any() and not alone.all()
+    traces = traces_of_annotations(rows, store.read_table(candidates, "candidates.parquet"))
+    learned = [segment for trace in traces.labels for segment in trace]
+    assert [segment is None for segment in learned] == alone.tolist()
+    assert [segment for segment in learned if segment is not None] == [list(each) for each in rows[~alone]["labels"]]
+
+
+def test_labels_that_come_with_traces_need_no_annotator(storage, tmp_path):
+    where = {"source": "traces", "traces_path": str(tmp_path)}
+
+    def of(**evaluate):
+        section = {"annotator_a": "local/nobody", "annotator_b": "cue/b", "adjudicator": "cue/adjudicator"}
+        return RunConfig(
+            name="made",
+            storage=storage,
+            generate=where,
+            questions={"train": "nq_open", "eval": "sciq"},
+            annotate={**section, "source": "traces"},
+            evaluate=evaluate,
+        )
+
+    check_labellers(of(label_thinking="none"))
+    with pytest.raises(ConfigError, match="no distilled annotator local/nobody"):
+        check_labellers(of(label_thinking="all"))
+
+
+def test_a_digest_of_several_is_refused(storage, annotators):
+    store, keys = ArtifactStore(storage), []
+    for annotator in annotators:
+        keys.append(publish(storage, annotator).key)
+    for key in keys:
+        assert find_annotator(store, f"local/{key}", "here").key == key
+    begin = {digest[:1] for digest in (key.partition("-")[2] for key in keys)}
+    for digest in "0123456789abcdef":
+        fitting = [key for key in keys if key.partition("-")[2].startswith(digest)]
+        if digest not in begin:
+            with pytest.raises(ConfigError, match="no distilled annotator"):
+                find_annotator(store, f"local/paid-{digest}", "here")
+        elif len(fitting) == 2:
+            with pytest.raises(ConfigError, match="give more of the digest"):
+                find_annotator(store, f"local/paid-{digest}", "here")
+        else:
+            assert find_annotator(store, f"local/paid-{digest}", "here").key == fitting[0]
+
+
+def test_labels_of_another_set_teach_nothing(annotators):
+    traces = made_up(12)
+    with pytest.raises(DataError, match="label 'alpha', which is not in the label set"):
+        distil(traces, PAPER_TAXONOMY.labels)
+
+
+def test_it_judges_nothing(storage):
+    with pytest.raises(
+        ValidationError, match=r"local/paid is a distilled annotator, which can be annotate.annotator_a"
+    ):
+        RunConfig(
+            storage=storage, questions={"train": "nq_open", "eval": "nq_open"}, judge={"endpoints": ["local/paid"]}
+        )
 
 
 def lines_of(traces):

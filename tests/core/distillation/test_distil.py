@@ -6,7 +6,7 @@ from sklearn.metrics import f1_score
 
 from mralign_core.distillation.annotator import read_annotator, write_annotator
 from mralign_core.distillation.calibration import Calibration, calibration_error, fit_calibration
-from mralign_core.distillation.fitting import LabelledTraces, distil
+from mralign_core.distillation.fitting import LabelledTraces, distil, is_same_encoder
 from mralign_core.distillation.scores import escalation_curve, macro_f1, score_annotator
 from mralign_core.errors import DataError
 from mralign_core.models.sentence_encoder import load_sentence_encoder
@@ -89,7 +89,11 @@ def test_vectors_of_an_encoder_are_used():
     blind, seeing = distil(traces, LABELS), distil(traces, LABELS, encode=encode, encoder="vectors")
     accuracies = [score_annotator(made.held_out, made.given, LABELS).accuracy for made in (blind, seeing)]
     assert accuracies[0] < 0.7 and accuracies[1] > 0.95
-    assert seeing.annotator.about.encoder == "vectors" and seeing.annotator.about.encoder_digest
+    assert seeing.annotator.about.encoder == "vectors"
+    probe = seeing.annotator.about.encoder_probe
+    assert is_same_encoder(lambda given: encode(given) + 1e-4, probe), "what another machine makes of it"
+    assert not is_same_encoder(lambda given: encode(given)[:, ::-1], probe)
+    assert not is_same_encoder(lambda given: encode(given)[:, :2], probe)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +111,10 @@ def test_too_little_to_learn_from_is_refused(traces, says):
 
 def test_a_calibration_finds_the_curve_it_was_made_by():
     rng = np.random.default_rng(0)
-    marginals = rng.uniform(0.02, 0.98, size=(20_000, 2))
+    marginals = rng.uniform(0.02, 0.98, size=(5_000, 12))
     truth = Calibration(-0.5, 1.6)
-    found = fit_calibration(marginals, rng.random(marginals.shape) < truth.apply(marginals))
+    given = rng.random(marginals.shape) < truth.apply(marginals)
+    found = fit_calibration(marginals, given)
     assert abs(found.intercept - truth.intercept) < 0.05 and abs(found.slope - truth.slope) < 0.05
     assert calibration_error(np.full(1000, 0.8), np.arange(1000) % 10 < 8) < 1e-9
 
@@ -128,9 +133,36 @@ def test_what_goes_on_is_what_it_is_least_sure_of(half_garbled):
     curve = escalation_curve(half_garbled.held_out, half_garbled.given, LABELS, trace_of_segment)
     assert [row.share for row in curve] == pytest.approx([0, 0.05, 0.1, 0.2, 0.3, 0.5, 1], abs=0.02)
     assert curve[0].below == 0 and curve[0].traces == 0 and curve[-1].macro_f1 == 1 and curve[-1].traces == 1
+    assert curve[-1].below == 10 and curve[-1].share == 1, "the confidence that a config sends everything on by"
     assert curve[0].macro_f1 < curve[4].macro_f1 < 1 and curve[0].accuracy_rest < curve[4].accuracy_rest
     sure = np.round(10 * half_garbled.held_out.max(axis=1), 2)
     assert [row.share for row in curve[:-1]] == pytest.approx([(sure < row.below).mean() for row in curve[:-1]])
+    of_traces = escalation_curve(half_garbled.held_out, half_garbled.given, LABELS, trace_of_segment, escalate="traces")
+    means = np.minimum(sure, 9.99).reshape(120, 8).mean(axis=1)
+    assert [row.traces for row in of_traces] == pytest.approx(
+        [(means < row.below).mean() for row in of_traces], abs=0.01
+    ), "but for what rounding makes of a mean that is the threshold"
+    assert [row.share for row in of_traces] == pytest.approx([row.traces for row in of_traces])
+
+
+def test_where_the_teacher_found_no_label_it_is_wrong_and_less_sure():
+    traces = made_up(40)
+    rng = np.random.default_rng(1)
+    none = [[segment if rng.random() < 0.75 else [] for segment in trace] for trace in traces.labels]
+    made = distil(traces._replace(labels=none), LABELS)
+    scores = score_annotator(made.held_out, made.given, LABELS)
+    assert made.is_rated.all() and scores.unlabelled == (~made.given.any(axis=1)).sum() > 100
+    assert 0.7 < scores.accuracy < 0.8 and scores.calibration_error < 0.05
+    silent = [[segment or None for segment in trace] for trace in none]
+    made = distil(traces._replace(labels=silent), LABELS)
+    rated = made.is_rated
+    assert score_annotator(made.held_out[rated], made.given[rated], LABELS).accuracy > 0.95, "nothing was said of these"
+
+
+def test_equal_confidences_are_one_row():
+    probs = np.full((10, 3), [0.9995, 0.1, 0.1])
+    curve = escalation_curve(probs, np.eye(3, dtype=bool)[[0] * 10], LABELS, np.arange(10))
+    assert [(row.below, row.share) for row in curve] == [(0, 0), (9.99, 0), (10, 1)]
 
 
 def test_an_encoder_is_a_sentence_transformers_model_by_its_path(word_vectors):
