@@ -25,13 +25,12 @@ from mralign_core.distillation.fitting import is_same_encoder
 from mralign_core.errors import ConfigError
 from mralign_core.method.taxonomy import Taxonomy
 from mralign_core.models.sentence_encoder import load_sentence_encoder
-from mralign_core.rating.publications import add_publication, publication_numbers
+from mralign_core.rating.publications import add_publication, published_under
 from mralign_core.storage import ArtifactRef, ArtifactStore, key_of, scratch_folder
 from mralign_core.storage.digests import file_sha256
 
 DISTILLED_STAGE = "distilled-annotator"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
-_KEY = re.compile(r"(?P<name>[a-z][a-z0-9_]{0,31})-(?P<digest>[0-9a-f]{16})")
 
 
 def check_name(name: str) -> str:
@@ -84,13 +83,7 @@ def find_annotator(store: ArtifactStore, model: str, field: str) -> ArtifactRef:
         ConfigError: there is none, or a digest could be that of several.
     """
     name, _, digest = model.removeprefix(LOCAL_PREFIX).partition("-")
-    numbers = publication_numbers(store, _namespace(name))
-    found = [
-        (numbers.get(match["digest"], 0), store.manifest(ref).created_at, ref.key, ref)
-        for key in store.keys(DISTILLED_STAGE)
-        if (match := _KEY.fullmatch(key)) and match["name"] == name and match["digest"].startswith(digest)
-        if (ref := store.find(DISTILLED_STAGE, key))
-    ]
+    found = published_under(store, DISTILLED_STAGE, name, digest, _namespace(name))
     if not found:
         known = ", ".join(f"{LOCAL_PREFIX}{key}" for key in store.keys(DISTILLED_STAGE)) or "none"
         raise ConfigError(
@@ -98,9 +91,9 @@ def find_annotator(store: ArtifactStore, model: str, field: str) -> ArtifactRef:
             f"labels that a run has: mralign distil-annotator --name {name}"
         )
     if digest and len(found) > 1:
-        fitting = ", ".join(f"{LOCAL_PREFIX}{each[2]}" for each in sorted(found))
+        fitting = ", ".join(f"{LOCAL_PREFIX}{each.key}" for each in found)
         raise ConfigError(f"{field}: {model} may be any of {fitting}: give more of the digest")
-    return max(found)[3]
+    return found[-1]
 
 
 def open_annotator(store: ArtifactStore, ref: ArtifactRef, taxonomy: Taxonomy, field: str) -> DistilledAnnotator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -12,14 +11,13 @@ from mralign_core.config import AnnotateConfig
 from mralign_core.config.annotate import HUMAN_PREFIX
 from mralign_core.errors import ArtifactError, ConfigError
 from mralign_core.method.taxonomy import Taxonomy
-from mralign_core.rating.publications import add_publication, publication_numbers
+from mralign_core.rating.publications import add_publication, published_under
 from mralign_core.rating.records import RatingRecords, check_rater, labels_said, latest
 from mralign_core.schemas.human_labels import HUMAN_LABELS, HUMAN_LABELS_STAGE
 from mralign_core.storage import ArtifactRef, ArtifactStore, key_of, scratch_folder
 from mralign_core.storage.tables import write_table
 
 HUMAN_LABELS_FILE = "labels.parquet"
-LABELS_KEY = re.compile(r"(?P<name>[a-z][a-z0-9_]{0,31})-(?P<digest>[0-9a-f]{16})")
 
 
 def publish_ratings(store: ArtifactStore, rater: str, taxonomy: Taxonomy) -> ArtifactRef:
@@ -128,20 +126,14 @@ def find_human_labels(store: ArtifactStore, model: str, field: str) -> ArtifactR
         ConfigError: there are none.
     """
     name, _, digest = model.removeprefix(HUMAN_PREFIX).partition("-")
-    numbers = publication_numbers(store, name)
-    found = [
-        (numbers.get(match["digest"], 0), store.manifest(ref).created_at, ref)
-        for key in store.keys(HUMAN_LABELS_STAGE)
-        if (match := LABELS_KEY.fullmatch(key)) and match["name"] == name and match["digest"].startswith(digest)
-        if (ref := store.find(HUMAN_LABELS_STAGE, key))
-    ]
+    found = published_under(store, HUMAN_LABELS_STAGE, name, digest, name)
     if not found:
         known = ", ".join(f"{HUMAN_PREFIX}{key}" for key in store.keys(HUMAN_LABELS_STAGE)) or "nobody's"
         raise ConfigError(
             f"{field}: {model} has published no labels in {store.root_uri} (there are {known}): rate traces with "
             f"mralign rate --rater {name}, and publish them with mralign rate --rater {name} --publish"
         )
-    return max(found, key=lambda each: (*each[:2], each[2].key))[2]
+    return found[-1]
 
 
 def read_human_labels(

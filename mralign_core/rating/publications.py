@@ -22,9 +22,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mralign_core.storage import ArtifactStore
+from mralign_core.storage import ArtifactRef, ArtifactStore
 
 PUBLICATIONS_FOLDER = "ratings/published"
+PUBLISHED_KEY = re.compile(r"(?P<name>[a-z][a-z0-9_]{0,31})-(?P<digest>[0-9a-f]{16})")
 PUBLICATION_FILE = re.compile(r"(\d{8})-([0-9a-f]{16})\.json")
 
 
@@ -62,6 +63,27 @@ def publication_numbers(store: ArtifactStore, rater: str) -> dict[str, int]:
     """Digest → the number of its last publication."""
     found = filter(None, map(PUBLICATION_FILE.fullmatch, sorted(store.files.names(f"{PUBLICATIONS_FOLDER}/{rater}"))))
     return {match[2]: int(match[1]) for match in found}
+
+
+def published_under(store: ArtifactStore, stage: str, name: str, digest: str, noted_as: str) -> list[ArtifactRef]:
+    """The artifacts of a stage whose key is the name, a hyphen, and a digest that begins so; the one published last
+    ends the list. One without a record, as where the publisher was killed, is older than all that have one.
+
+    Args:
+        store: where they are.
+        stage: theirs.
+        name: what a config calls them.
+        digest: how it begins; empty for any.
+        noted_as: whose publications theirs are among.
+    """
+    numbers = publication_numbers(store, noted_as)
+    found = [
+        (numbers.get(match["digest"], 0), store.manifest(ref).created_at, ref.key, ref)
+        for key in store.keys(stage)
+        if (match := PUBLISHED_KEY.fullmatch(key)) and match["name"] == name and match["digest"].startswith(digest)
+        if (ref := store.find(stage, key))
+    ]
+    return [ref for *_, ref in sorted(found, key=lambda each: each[:3])]
 
 
 def check_publication(data: bytes, file: str) -> None:
