@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import json
+import math
 import re
 from types import SimpleNamespace
 from urllib.parse import parse_qs
@@ -17,6 +18,7 @@ from mralign_core.evaluation.mentions import answer_mentions, labelled_tails, la
 from mralign_core.evaluation.thinking_habits import answer_habits, find_cycle
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.reporting.change_findings import change_block
+from mralign_core.reporting.figures import weight_histogram
 from mralign_core.reporting.parting import parting_blocks
 from mralign_core.reporting.parting_figures import FEWEST_SHOWN, NUM_BINS, in_tenths, mention_places, thinking_lengths
 from mralign_core.reporting.report_block import LinkedTable
@@ -372,3 +374,25 @@ def test_a_dot_of_an_outcomes_length_leads_to_its_answers(found, table):
     sizes = habits["ending"].value_counts()
     led = {asked["ending"]: len(found(view, **asked)) for view, asked in map(query_of, addresses)}
     assert led == {ending: size for ending, size in sizes.items() if size >= FEWEST_SHOWN} != {}
+
+
+def test_bars_of_the_weights_lead_to_the_traces_that_they_count(found, table):
+    """Each bar but the last leaves out its upper bound; the ends are the clip's, at which many weights stand."""
+    weights = table("weights", "weights.parquet")
+    weights.loc[:3, "weight"] = 1.0  # a bound between two bars
+    traces = table("candidates", "candidates.parquet")
+    polarities = dict(zip(traces["trace_id"], traces["polarity"], strict=True))
+    svg = to_svg(weight_histogram(weights, polarities, math.exp(-1), math.e), "weights")
+    asked = [query_of(html.unescape(each))[1] for each in re.findall(r'data-cases="(traces[^"]+)"', svg)]
+    clipped = set(weights["trace_id"][weights["weight"] == math.e])
+    ends = [found("traces", **each) for each in asked if each["weight_max"] == repr(math.e)]
+    assert len(ends) == 2 and trace_ids([row for rows in ends for row in rows]) >= clipped != set()
+    counted = weights["trace_id"].map(polarities).groupby(weights["weight"]).agg(list)
+    within = [
+        (polarity, weight)
+        for each in asked
+        for weight, of in counted.items()
+        for polarity in of
+        if polarity == each["polarity"] and float(each["weight_min"]) <= weight <= float(each["weight_max"])
+    ]
+    assert sorted(within) == sorted((polarity, weight) for weight, of in counted.items() for polarity in of)
