@@ -5,6 +5,7 @@ import html
 import json
 import math
 import re
+import tempfile
 from types import SimpleNamespace
 from urllib.parse import parse_qs
 
@@ -273,6 +274,15 @@ def test_the_page_is_told_how_far_a_table_is_and_of_no_other_runs(run, get, monk
     monkeypatch.setattr(analyses, "_TABLES", KeptTables(tmp_path))
     assert get("traces", loops="no").status_code == 200
     assert told == [([{"rows": 40, "done": 0}], [])] and get("under-way").json() == []
+
+
+def test_a_page_without_room_for_an_analysis_says_so(get, monkeypatch, tmp_path):
+    (tmp_path / "tmp").write_text("no folder")
+    monkeypatch.setattr(analyses, "_TABLES", KeptTables(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing"))
+    for path in ("traces", "traces.jsonl"):
+        reply = get(path, loops="no")
+        assert reply.status_code == 503 and "make room there" in reply.json()["problem"]
 
 
 def test_a_run_without_judges_says_so(get, run, store):
