@@ -7,6 +7,7 @@ kept on this machine (:mod:`~mralign_core.workbench.kept_tables`): what it is ma
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -40,6 +41,7 @@ from mralign_core.workbench.kept_tables import KeptTables, Rows, Work
 from mralign_core.workbench.tables import RunTables
 
 TEXTS_AT_ONCE = 2_000
+"""Those that are lost at most when nobody waits for them any more; labels are looked up for as many at a time."""
 LABELS_OF = {"candidates": "annotations", "thinking-draws": "draw-annotations"}
 """Traces → the artifact of their labels."""
 _THINKING = [
@@ -90,7 +92,7 @@ def trace_thinking(tables: RunTables, of: str) -> str:
                 "num_tokens": num_tokens,
             }
 
-    return _kept(TRACE_THINKING, _by_group(files["traces"], columns, rows), tables, of, *labels, rules=rules)
+    return _kept(TRACE_THINKING, _by_slice(files["traces"], columns, rows), tables, of, *labels, rules=rules)
 
 
 class _Thinking(NamedTuple):
@@ -179,7 +181,7 @@ def answer_thinking(tables: RunTables, variant: str) -> str:
                 **told.get((row["question_id"], row["draw"]), {}),
             }
 
-    parts = _by_group(tables.file(scores), columns, rows)
+    parts = _by_slice(tables.file(scores), columns, rows)
     return _kept(ANSWER_THINKING, parts, tables, scores, "evaluation-questions", *labelled, rules=rules)
 
 
@@ -239,15 +241,20 @@ def _frame(file: str, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(pq.read_table(file, columns=list(columns)).to_pylist())
 
 
-def _by_group(file: str, columns: Sequence[str], rows: Callable[[pa.Table], Rows]) -> list[Callable[[], Rows]]:
-    """What is said of each row group of a file, which are few enough rows to hold; read when it is asked for."""
+def _by_slice(file: str, columns: Sequence[str], rows: Callable[[pa.Table], Rows]) -> list[Callable[[], Rows]]:
+    """What is said of some rows of a file each, read when it is asked for; those of a row group are few."""
 
-    def of(group: int) -> Rows:
+    @functools.lru_cache(maxsize=1)
+    def read(group: int) -> pa.Table:
         with pq.ParquetFile(file) as whole:
-            read = whole.read_row_group(group, columns=list(columns))
-        return (row for start in range(0, len(read), TEXTS_AT_ONCE) for row in rows(read.slice(start, TEXTS_AT_ONCE)))
+            return whole.read_row_group(group, columns=list(columns))
 
-    return [partial(of, group) for group in range(pq.read_metadata(file).num_row_groups)]
+    def of(group: int, start: int) -> Rows:
+        return rows(read(group).slice(start, TEXTS_AT_ONCE))
+
+    described = pq.read_metadata(file)
+    sizes = (described.row_group(group).num_rows for group in range(described.num_row_groups))
+    return [partial(of, group, start) for group, size in enumerate(sizes) for start in range(0, size, TEXTS_AT_ONCE)]
 
 
 def _known(numbers: dict[str, Any]) -> dict[str, Any]:

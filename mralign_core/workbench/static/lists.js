@@ -141,7 +141,7 @@ function tellProgress(work) {
   const main = document.querySelector("#main");
   if (!main.hasAttribute("aria-busy")) return;
   if (!document.querySelector("#found")) fill(main, h("p", { id: "found" }));
-  fill(document.querySelector("#found"), `Analysing every text, which is done once: ${howFar(work)}. `, h("progress", { value: work.done, max: work.rows || null, "aria-label": "Analysed" }), " What is done is kept, also if you go on.");
+  fill(document.querySelector("#found"), `Analysing every text, which is done once: ${howFar(work)}. `, h("progress", { value: work.done, max: work.rows || null, "aria-label": "Analysed" }), " If you go on, what is done is kept, but for the last 2,000 texts at most.");
 }
 
 const small = (...words) => h("small", {}, words);

@@ -276,6 +276,25 @@ def test_the_page_is_told_how_far_a_table_is_and_of_no_other_runs(run, get, monk
     assert told == [([{"rows": 40, "done": 0}], [])] and get("under-way").json() == []
 
 
+def test_what_is_done_of_a_row_group_is_kept_when_nobody_waits_any_more(run, monkeypatch, tmp_path):
+    whole = rows_of(analyses.trace_thinking(run, "candidates"))
+    asker, described, plain = Asker(), [], analyses.describe_mentions
+
+    def leaving(text, *more):
+        described.append(text)
+        if len(described) == 15:
+            asker.leave()
+        return plain(text, *more)
+
+    monkeypatch.setattr(analyses, "TEXTS_AT_ONCE", 10)
+    monkeypatch.setattr(analyses, "_TABLES", KeptTables(tmp_path))
+    monkeypatch.setattr(analyses, "describe_mentions", leaving)
+    with asked_by(asker), pytest.raises(AskerLeftError):
+        analyses.trace_thinking(run, "candidates")
+    assert rows_of(analyses.trace_thinking(run, "candidates")) == whole
+    assert len(whole) == 40 and len(described) == 15 + 30
+
+
 def test_a_page_without_room_for_an_analysis_says_so(get, monkeypatch, tmp_path):
     (tmp_path / "tmp").write_text("no folder")
     monkeypatch.setattr(analyses, "_TABLES", KeptTables(tmp_path))

@@ -167,7 +167,7 @@ def test_what_can_not_be_written_where_tables_are_kept_is_worked_out_once_for_th
     tables = KeptTables(tmp_path)
     made = Path(tables.file(KEY, SCHEMA, [lambda: rows(1, 2)], WORK))
     assert numbers_in(made) == [1, 2] and tmp_path not in made.parents
-    assert tables.file(KEY, SCHEMA, [None], WORK) == str(made)
+    assert tables.file(KEY, SCHEMA, [], WORK) == str(made)
 
 
 def test_what_can_be_written_nowhere_says_where_room_is_needed(tmp_path, monkeypatch):
