@@ -178,7 +178,6 @@ def test_labels_of_held_out_thinkings_tell_of_their_answers(found, get, table):
         label = labels["labels"].iat[0][0]
         has = own["trace_id"].map(lambda name: name in tails.index and label in labels_in(tails[name]))
         assert cells(found("answers", variant=variant, behind=label)) == of(own[has]) != set()
-    assert found("answers", variant="kto", loops="no") == []  # not labelled
     refused = get("answers", behind="cake")
     assert refused.status_code == 400 and "'cake' is no label" in refused.json()["problem"]
 
@@ -377,8 +376,24 @@ def test_an_edge_of_delta_leads_to_as_many_thinkings_as_make_the_move(found, tab
         assert len(rows) == making[asked["variant"]][a, b] > making[asked["variant"]].min()
         labelled = rows[0]["answers_by_variant"][asked["variant"]]["labels"]
         assert asked["pattern"] in " → ".join(["<start>", *(" + ".join(each) for each in labelled), "<stop>"])
-    assert found("answers", variant="kto", pattern="<start> → *") == []  # not labelled
     assert get("answers", pattern="cake").status_code == 400
+
+
+@pytest.mark.parametrize("asked", [{"pattern": "<start> → *"}, {"behind": "<stop>"}, {"loops": "no"}])
+def test_of_thinkings_without_labels_nothing_is_asked_that_goes_by_labels(get, run, asked):
+    (name, value), labelled = asked.popitem(), "of on, mr_align are"
+    refused = get("answers", variant="kto", **{name: value})
+    assert refused.status_code == 400 and labelled in refused.json()["problem"]
+    assert f"{name}={value}: the held-out thinkings of 'kto'" in refused.json()["problem"]
+    unlabelled = get("traces", run=f"candidates/{run.artifacts['candidates'].key}", **{name: value})
+    assert unlabelled.status_code == 404 and "has no 'annotations'" in unlabelled.json()["problem"]
+
+
+def test_moves_are_asked_of_labelled_thinkings_only(get):
+    refused = get("held-out-moves", variant="kto")
+    assert refused.status_code == 400
+    assert "of 'kto' are not labelled; those of on, mr_align are" in refused.json()["problem"]
+    assert len(get("held-out-moves", variant="on").json()) == len(get("held-out-moves").json()) > 0
 
 
 def query_of(address):
