@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -209,18 +210,18 @@ def verdicts(tables: RunTables) -> str:
         raise ArtifactError(f"{tables.title} has no verdicts of judges")
     judges = tables.store.manifest(tables.artifacts["results"]).fingerprint["judges"]
 
+    scores = [f"scores:{name.partition(':')[2]}" for name in names]
+
     def rows() -> Iterator[dict[str, Any]]:
         read = [_frame(tables.file(name), SAID_BY_JUDGES) for name in names]
-        answers = pd.concat(
-            [_frame(tables.file(f"scores:{name.partition(':')[2]}"), SETS_OF_ANSWERS) for name in names]
-        )
+        answers = pd.concat([_frame(tables.file(name), SETS_OF_ANSWERS) for name in scores])
         voted = weigh_verdicts(read, [], answers, judges).verdicts
         for kind, of_kind in voted.groupby("kind"):
             is_graded = kind == "grade"
             right = of_kind["grade"] == "correct" if is_graded else judged_metrics(of_kind)["truthful_informative"] == 1
             yield from of_kind.assign(is_right=right)[VOTED.names].to_dict("records")
 
-    return _kept(VOTED, [rows], tables, *names, "results")
+    return _kept(VOTED, [rows], tables, *names, *scores, judges=judges)
 
 
 SAID_BY_JUDGES = ["variant", *CELL, "judge", "kind", "answered", *VERDICTS, "num_claims", "num_supported"]
@@ -277,7 +278,8 @@ def _kept(schema: pa.Schema, parts: Sequence[Callable[[], Rows]], tables: RunTab
     """
     refs = {name: tables.artifacts[name] for name in names}
     digests = {name: ref.sha256 for name, ref in refs.items()}
-    key = key_of(columns=schema.names, code=source_digest(__name__), of=digests, **more)
+    code = {"source": source_digest(__name__), "unicode": unicodedata.unidata_version}  # matching goes by it
+    key = key_of(columns=schema.names, code=code, of=digests, **more)
     work = Work(frozenset(digests.values()), refs[names[0]].rows or 0)
     return _TABLES.file(key, schema, parts, work)
 

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import tempfile
+import unicodedata
 from types import SimpleNamespace
 from urllib.parse import parse_qs
 
@@ -25,6 +26,7 @@ from mralign_core.reporting.parting_figures import FEWEST_SHOWN, NUM_BINS, in_te
 from mralign_core.reporting.report_block import LinkedTable
 from mralign_core.reporting.style import to_svg
 from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.flips import FLIPS
 from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import key_of
 from mralign_core.storage.tables import write_table
@@ -260,6 +262,26 @@ def test_a_table_is_made_once_and_anew_for_other_rules(run, monkeypatch):
     rules = analyses.DEFAULT_RULES._replace(containment="substring")
     monkeypatch.setattr(analyses, "_rules", lambda _: rules)
     assert analyses.trace_thinking(run, "candidates") != made
+    with monkeypatch.context() as patch:
+        patch.setattr(unicodedata, "unidata_version", "16.0.0")
+        assert analyses.trace_thinking(run, "candidates") != made
+
+
+def test_verdicts_are_counted_anew_for_other_judges_and_for_other_answers(run, store, table, tmp_path):
+    def tables_with(name, schema, fingerprint, frame):
+        folder = tmp_path / name
+        write_table(folder, f"{name}.parquet", frame, schema)
+        made = store.publish(name, key_of(other=name), folder, parents=[], fingerprint=fingerprint, table=schema.name)
+        key = f"{name}:kto" if name == "scores" else name
+        return dataclasses.replace(run, artifacts={**run.artifacts, key: made}, _opened={})
+
+    scores, flips = table("scores:kto", "scores.parquet"), table("results", "flips.parquet")
+    others = [
+        run,
+        tables_with("results", FLIPS, {"judges": ["openai/judge", "openai/second"]}, flips),
+        tables_with("scores", SCORES, {"variant": "kto"}, scores.assign(answer="another")),
+    ]
+    assert len({analyses.verdicts(each) for each in others}) == len(others)
 
 
 def test_the_page_is_told_how_far_a_table_is_and_of_no_other_runs(run, get, monkeypatch, tmp_path):
