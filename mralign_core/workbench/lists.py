@@ -293,7 +293,8 @@ SELECT trace_id, implicit_reward, kl, policy_logp - reference_logp AS moved, num
   list_transform(segments, lambda each: (each.policy_logp - each.reference_logp) / each.num_tokens) AS segments_moved
 FROM read_parquet($policy) WHERE trace_id IN (SELECT unnest($ids))"""
 TRACE_ROWS = """
-SELECT trace_id, question_id, question, answers, answer, stratum, polarity, draw, len(segments) AS num_segments
+SELECT trace_id, question_id, question, answers, answer, stratum, polarity, draw, len(segments) AS num_segments,
+  reasoning_tokens
 FROM read_parquet($traces) WHERE trace_id IN (SELECT unnest($ids))"""
 LABEL_ROWS = f"""
 SELECT trace_id, list(labels ORDER BY segment) AS labels, list(rule ORDER BY segment) AS rules,
