@@ -273,14 +273,16 @@ def _kept(schema: pa.Schema, parts: Sequence[Callable[[], Rows]], tables: RunTab
         schema: of the table.
         parts: as :meth:`KeptTables.file` takes them.
         tables: of the run.
-        names: of the artifacts; the table has as many rows as the first, at most.
+        names: of the artifacts; the table has as many rows as those of the first's kind, at most.
         more: that decides it.
     """
     refs = {name: tables.artifacts[name] for name in names}
     digests = {name: ref.sha256 for name, ref in refs.items()}
     code = {"source": source_digest(__name__), "unicode": unicodedata.unidata_version}  # matching goes by it
     key = key_of(columns=schema.names, code=code, of=digests, **more)
-    work = Work(frozenset(digests.values()), refs[names[0]].rows or 0)
+    first = names[0].partition(":")[0]
+    rows = sum(ref.rows or 0 for name, ref in refs.items() if name.partition(":")[0] == first)
+    work = Work(frozenset(digests.values()), rows)
     return _TABLES.file(key, schema, parts, work)
 
 

@@ -316,6 +316,16 @@ def test_what_is_done_of_a_row_group_is_kept_when_nobody_waits_any_more(run, mon
     assert len(whole) == 40 and len(described) == 15 + 30
 
 
+def test_votes_that_are_counted_are_told_to_be_no_more_than_the_judges_gave(run, monkeypatch):
+    number = pq.read_metadata(analyses.verdicts(run)).num_rows
+    monkeypatch.setattr(analyses, "_TABLES", SimpleNamespace(file=lambda key, schema, parts, work: work.rows))
+    assert (
+        number
+        <= analyses.verdicts(run)
+        == sum(ref.rows for name, ref in run.artifacts.items() if name.startswith("judgements:"))
+    )
+
+
 def test_a_page_without_room_for_an_analysis_says_so(get, monkeypatch, tmp_path):
     (tmp_path / "tmp").write_text("no folder")
     monkeypatch.setattr(analyses, "_TABLES", KeptTables(tmp_path))
