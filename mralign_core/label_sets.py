@@ -27,6 +27,8 @@ from mralign_core.yaml_files import read_yaml
 MAX_LABELS_OF_SET = 200
 """Most labels of a set."""
 MAX_CUE_CHARACTERS = 1000
+RESERVED_NAMES = {"unlabelled": "a step without a label", "any": "whatever label"}
+"""What reports and the workbench say with a word in a label's place."""
 Lexicon = Mapping[str, Mapping[str, float]]
 """Label → pattern (of lower-case text) → strength, 0 to 10."""
 
@@ -61,6 +63,13 @@ class LabelEntry(BaseModel):
     definition: Annotated[str, Field(min_length=1, max_length=500)]
     macro_strategy: Annotated[str, Field(min_length=1, max_length=60)] = "labels"
     cues: dict[str, Annotated[float, Field(gt=0, le=10)]] = {}
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_other_word(cls, value: str) -> str:
+        if value in RESERVED_NAMES:
+            raise ValueError(f"label {value!r} would be taken for {RESERVED_NAMES[value]}: give it another name")
+        return value
 
     @field_validator("cues")
     @classmethod

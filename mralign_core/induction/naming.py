@@ -22,7 +22,7 @@ from mralign_core.errors import DataError
 from mralign_core.induction.asking import Answer, ask
 from mralign_core.induction.prompts import MAX_DEFINITION, MAX_LABEL_NAME, name_messages
 from mralign_core.induction.replies import Named, NameReply, parse_names
-from mralign_core.label_sets import MAX_LABELS_OF_SET, LabelSet
+from mralign_core.label_sets import MAX_LABELS_OF_SET, RESERVED_NAMES, LabelSet
 from mralign_core.llm import background
 from mralign_core.llm.client import Client
 from mralign_core.method.taxonomy import Taxonomy
@@ -80,9 +80,13 @@ def named_by_phrase(number: int, phrases: Phrases) -> Named:
 
 
 def name_of_phrase(number: int, phrase: str) -> str:
-    """A phrase as the name of a label; one that leaves nothing of it is named by the cluster's number."""
+    """A phrase as the name of a label; one that makes no such name is named by the cluster's number.
+
+    >>> name_of_phrase(3, "restate goal"), name_of_phrase(3, "unlabelled")
+    ('restate_goal', 'move_3')
+    """
     slug = re.sub(r"[^a-z0-9]+", "_", phrase).strip("_")[:MAX_LABEL_NAME].rstrip("_")
-    return slug if slug[:1].isalpha() else f"move_{number}"
+    return slug if slug[:1].isalpha() and slug not in RESERVED_NAMES else f"move_{number}"
 
 
 def join_labels(clusters: Sequence[Phrases], names: Sequence[Named]) -> list[InducedLabel]:

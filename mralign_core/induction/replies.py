@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mralign_core.annotation.replies import read_form
 from mralign_core.induction.prompts import MAX_DEFINITION, MAX_LABEL_NAME, MAX_OPEN_LABELS, MAX_WORDS
+from mralign_core.label_sets import RESERVED_NAMES
 from mralign_core.llm.json_reply import ReplyProblem, Shape, count_from_zero, read_indices, read_reply
 
 MAX_MACRO = 60
@@ -187,6 +188,8 @@ def _named(part: ClusterName) -> Named:
     if not NAME.fullmatch(name):
         form = f"lower-case letters, digits and underscores, a letter first, at most {MAX_LABEL_NAME} characters"
         raise ReplyProblem("wrong_form", f"{where}: name {part.name!r:.60} must be {form}")
+    if name in RESERVED_NAMES:
+        raise ReplyProblem("wrong_form", f"{where}: name {name!r} would be taken for {RESERVED_NAMES[name]}")
     definition, macro = (" ".join(text.split()) for text in (part.definition, part.macro_strategy))
     for field, value, limit in (("definition", definition, MAX_DEFINITION), ("macro_strategy", macro, MAX_MACRO)):
         if not 1 <= len(value) <= limit:

@@ -7,7 +7,7 @@ The report is the same wherever it is made, and is opened as a file too, where n
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
 from mralign_core.method.taxonomy import Taxonomy
@@ -49,10 +49,12 @@ def shift_address(variant: str, before: str, after: str = "") -> str:
     )
 
 
-def row_address(text: str, taxonomy: Taxonomy, variants: Sequence[str] = tuple(VARIANT_TITLES)) -> str:
+def row_address(
+    text: str, taxonomy: Taxonomy, variants: Sequence[str] = tuple(VARIANT_TITLES), of_answers: Mapping[str, str] = {}
+) -> str:
     """The cases of a table's row, by what it is called: a variant, a comparison, a label, a move, a rule, an outcome.
 
-    Empty where it is called something else.
+    Empty where it is called something else. ``of_answers`` says which answers the table has, of a stratum for one.
 
     >>> from mralign_core.method.taxonomy import PAPER_TAXONOMY
     >>> row_address("MR-ALIGN − KTO", PAPER_TAXONOMY), row_address("unclosed thinking", PAPER_TAXONOMY)
@@ -63,11 +65,11 @@ def row_address(text: str, taxonomy: Taxonomy, variants: Sequence[str] = tuple(V
     named = {VARIANT_TITLES.get(name, name): name for name in variants}
     parts = re.split(r" (?:−|→) ", text)
     if len(parts) == 2 and set(parts) <= named.keys():
-        return case_address("answers", variant=named[parts[0]], against=named[parts[1]], flip="any")
+        return case_address("answers", variant=named[parts[0]], against=named[parts[1]], flip="any", **of_answers)
     if len(parts) == 2 and set(parts) <= set(taxonomy.state_names):
         return move_address(*parts)
     if text in named:
-        return case_address("answers", variant=named[text])
+        return case_address("answers", variant=named[text], **of_answers)
     if text in taxonomy.labels:
         return case_address("traces", label=text)
     if text in RULES:

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mralign_core.evaluation.metrics import ALL_QUESTIONS
+from mralign_core.evaluation.metrics import ALL_QUESTIONS, MACRO
+from mralign_core.reporting.case_addresses import case_address
+from mralign_core.reporting.report_block import LinkedTable
 from mralign_core.reporting.result_table import ResultTable
 from mralign_core.reporting.run_findings import headline_stratum, in_sentence, points
 from mralign_core.reporting.titles import ACCURACY, METRIC_TITLES, UNDEFINED, variant_title
@@ -21,6 +23,8 @@ DECISIONS_FILE = "decisions.json"
 FLIPS_FILE = "flips.parquet"
 DECISION_TITLES = {"shown": "shown", "edge": "on the edge", "equivalent": "equivalent", "open": "not shown"}
 """What a decision is called in a table."""
+FLIPS_GO_BY = ("acc", "em_answer")
+"""Metrics whose flips the workbench lists."""
 MOST_FLIPS = 10
 """Flips of one comparison and kind that a page lists; all are in the artifact."""
 MOST_TEXT = 300
@@ -61,17 +65,25 @@ def decision_sentences(decisions: pd.DataFrame, stratum: str = "") -> list[str]:
     return [_sentence(row) for row in rows.drop_duplicates(["variant", "baseline"]).to_dict("records")]
 
 
-def decision_tables(decisions: pd.DataFrame) -> list[ResultTable]:
+def decision_tables(decisions: pd.DataFrame) -> list[LinkedTable]:
     """A row a comparison and metric: what moved either way, the test, what it decides, and what it could have shown."""
-    return [
-        ResultTable(
-            ["comparison", "metric", "points", "better", "worse", "p", "decision", "could have shown", "would need"],
-            [_table_row(row) for row in rows.to_dict("records")],
-            text_columns=["metric", "decision"],
-            title="" if stratum == ALL_QUESTIONS else str(stratum),
-        )
-        for stratum, rows in decisions.groupby("stratum", sort=False)
-    ]
+    columns = ["comparison", "metric", "points", "better", "worse", "p", "decision", "could have shown", "would need"]
+    tables = []
+    for stratum, members in decisions.groupby("stratum", sort=False):
+        rows = members.to_dict("records")
+        title = "" if stratum == ALL_QUESTIONS else str(stratum)
+        table = ResultTable(columns, [_table_row(row) for row in rows], ["metric", "decision"], title)
+        tables.append(LinkedTable.of(table, [_flips_address(row) for row in rows]))
+    return tables
+
+
+def _flips_address(row: dict[str, Any]) -> str:
+    """Where the answers that flipped are, by the metrics that the workbench's flips go by; empty of others."""
+    if row["metric"] not in FLIPS_GO_BY:
+        return ""
+    is_set = row["stratum"] != ALL_QUESTIONS and not row["stratum"].startswith(MACRO)
+    source = row["stratum"] if is_set else ""
+    return case_address("answers", variant=row["variant"], against=row["baseline"], flip="any", source=source)
 
 
 def flip_groups(flips: pd.DataFrame) -> list[FlipGroup]:

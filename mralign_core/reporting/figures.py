@@ -6,6 +6,7 @@ Those of matrices are in ``matrix_figures``, those of diagnostics in ``diagnosti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -213,9 +214,10 @@ def weight_histogram(
 
 
 def _lead_to_traces(bars: Any, bins: Sequence[float], polarity: str) -> None:
-    """Have the bars of a class lead to its traces with a weight between the bounds of each."""
-    for bar, (least, most) in zip(bars, pairwise(bins), strict=True):
-        bounds = {"weight_min": f"{least:.6g}", "weight_max": f"{most:.6g}"}
+    """Have the bars of a class lead to the traces that they count; the last bar alone counts its upper bound."""
+    for bar, (least, most) in zip(bars, pairwise(map(float, bins)), strict=True):
+        is_last = most == bins[-1]
+        bounds = {"weight_min": repr(least), "weight_max": repr(most if is_last else math.nextafter(most, least))}
         bar.set_url(FIGURE_CASES + case_address("traces", polarity=polarity, **bounds))
 
 

@@ -7,7 +7,9 @@ kept on this machine (:mod:`~mralign_core.workbench.kept_tables`): what it is ma
 
 from __future__ import annotations
 
+import functools
 import math
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -40,6 +42,7 @@ from mralign_core.workbench.kept_tables import KeptTables, Rows, Work
 from mralign_core.workbench.tables import RunTables
 
 TEXTS_AT_ONCE = 2_000
+"""Those that are lost at most when nobody waits for them any more; labels are looked up for as many at a time."""
 LABELS_OF = {"candidates": "annotations", "thinking-draws": "draw-annotations"}
 """Traces → the artifact of their labels."""
 _THINKING = [
@@ -90,7 +93,7 @@ def trace_thinking(tables: RunTables, of: str) -> str:
                 "num_tokens": num_tokens,
             }
 
-    return _kept(TRACE_THINKING, _by_group(files["traces"], columns, rows), tables, of, *labels, rules=rules)
+    return _kept(TRACE_THINKING, _by_slice(files["traces"], columns, rows), tables, of, *labels, rules=rules)
 
 
 class _Thinking(NamedTuple):
@@ -179,7 +182,7 @@ def answer_thinking(tables: RunTables, variant: str) -> str:
                 **told.get((row["question_id"], row["draw"]), {}),
             }
 
-    parts = _by_group(tables.file(scores), columns, rows)
+    parts = _by_slice(tables.file(scores), columns, rows)
     return _kept(ANSWER_THINKING, parts, tables, scores, "evaluation-questions", *labelled, rules=rules)
 
 
@@ -207,18 +210,18 @@ def verdicts(tables: RunTables) -> str:
         raise ArtifactError(f"{tables.title} has no verdicts of judges")
     judges = tables.store.manifest(tables.artifacts["results"]).fingerprint["judges"]
 
+    scores = [f"scores:{name.partition(':')[2]}" for name in names]
+
     def rows() -> Iterator[dict[str, Any]]:
         read = [_frame(tables.file(name), SAID_BY_JUDGES) for name in names]
-        answers = pd.concat(
-            [_frame(tables.file(f"scores:{name.partition(':')[2]}"), SETS_OF_ANSWERS) for name in names]
-        )
+        answers = pd.concat([_frame(tables.file(name), SETS_OF_ANSWERS) for name in scores])
         voted = weigh_verdicts(read, [], answers, judges).verdicts
         for kind, of_kind in voted.groupby("kind"):
             is_graded = kind == "grade"
             right = of_kind["grade"] == "correct" if is_graded else judged_metrics(of_kind)["truthful_informative"] == 1
             yield from of_kind.assign(is_right=right)[VOTED.names].to_dict("records")
 
-    return _kept(VOTED, [rows], tables, *names, "results")
+    return _kept(VOTED, [rows], tables, *names, *scores, judges=judges)
 
 
 SAID_BY_JUDGES = ["variant", *CELL, "judge", "kind", "answered", *VERDICTS, "num_claims", "num_supported"]
@@ -239,15 +242,20 @@ def _frame(file: str, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(pq.read_table(file, columns=list(columns)).to_pylist())
 
 
-def _by_group(file: str, columns: Sequence[str], rows: Callable[[pa.Table], Rows]) -> list[Callable[[], Rows]]:
-    """What is said of each row group of a file, which are few enough rows to hold; read when it is asked for."""
+def _by_slice(file: str, columns: Sequence[str], rows: Callable[[pa.Table], Rows]) -> list[Callable[[], Rows]]:
+    """What is said of some rows of a file each, read when it is asked for; those of a row group are few."""
 
-    def of(group: int) -> Rows:
+    @functools.lru_cache(maxsize=1)
+    def read(group: int) -> pa.Table:
         with pq.ParquetFile(file) as whole:
-            read = whole.read_row_group(group, columns=list(columns))
-        return (row for start in range(0, len(read), TEXTS_AT_ONCE) for row in rows(read.slice(start, TEXTS_AT_ONCE)))
+            return whole.read_row_group(group, columns=list(columns))
 
-    return [partial(of, group) for group in range(pq.read_metadata(file).num_row_groups)]
+    def of(group: int, start: int) -> Rows:
+        return rows(read(group).slice(start, TEXTS_AT_ONCE))
+
+    described = pq.read_metadata(file)
+    sizes = (described.row_group(group).num_rows for group in range(described.num_row_groups))
+    return [partial(of, group, start) for group, size in enumerate(sizes) for start in range(0, size, TEXTS_AT_ONCE)]
 
 
 def _known(numbers: dict[str, Any]) -> dict[str, Any]:
@@ -265,13 +273,16 @@ def _kept(schema: pa.Schema, parts: Sequence[Callable[[], Rows]], tables: RunTab
         schema: of the table.
         parts: as :meth:`KeptTables.file` takes them.
         tables: of the run.
-        names: of the artifacts; the table has as many rows as the first, at most.
+        names: of the artifacts; the table has as many rows as those of the first's kind, at most.
         more: that decides it.
     """
     refs = {name: tables.artifacts[name] for name in names}
     digests = {name: ref.sha256 for name, ref in refs.items()}
-    key = key_of(columns=schema.names, code=source_digest(__name__), of=digests, **more)
-    work = Work(frozenset(digests.values()), refs[names[0]].rows or 0)
+    code = {"source": source_digest(__name__), "unicode": unicodedata.unidata_version}  # matching goes by it
+    key = key_of(columns=schema.names, code=code, of=digests, **more)
+    first = names[0].partition(":")[0]
+    rows = sum(ref.rows or 0 for name, ref in refs.items() if name.partition(":")[0] == first)
+    work = Work(frozenset(digests.values()), rows)
     return _TABLES.file(key, schema, parts, work)
 
 

@@ -72,7 +72,9 @@ def make_app() -> Starlette:
         "summary": lambda database, tables, _: summarize_run(database, tables),
         "judged-flips": lambda database, tables, _: count_judged_flips(database, tables),
         "moves": lambda database, tables, _: count_moves(database, tables),
-        "held-out-moves": lambda database, tables, _: count_held_out_moves(database, tables),
+        "held-out-moves": lambda database, tables, query: count_held_out_moves(
+            database, tables, _one(query, "variant") if query else ""
+        ),
         "under-way": lambda _, tables, __: [{"rows": work.rows, "done": work.done} for work in under_way(tables)],
         "trace": lambda database, tables, query: read_trace(database, tables, _one(query, "id")),
         "tokens": lambda database, tables, query: read_tokens(database, tables, _one(query, "id")),

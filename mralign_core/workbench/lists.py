@@ -132,6 +132,8 @@ def find_traces(tables: RunTables, wanted: TraceFilter) -> Chosen:
         values["text"] = text_regex(wanted.text)
     if of_segment := _of_segment(tables, wanted, labels, values):
         where.append(f"trace_id IN ({of_segment})")
+    if _given(wanted, *BY_LABELS):
+        tables.file(labels)  # else they would be asked of traces without labels, and find none
     if of_thinking := _of_thinking(wanted, tables, values):
         values["thinking"] = trace_thinking(tables, wanted.of)
         where.append(f"trace_id IN (SELECT trace_id FROM read_parquet($thinking){_all_of(of_thinking)})")
@@ -291,7 +293,8 @@ SELECT trace_id, implicit_reward, kl, policy_logp - reference_logp AS moved, num
   list_transform(segments, lambda each: (each.policy_logp - each.reference_logp) / each.num_tokens) AS segments_moved
 FROM read_parquet($policy) WHERE trace_id IN (SELECT unnest($ids))"""
 TRACE_ROWS = """
-SELECT trace_id, question_id, question, answers, answer, stratum, polarity, draw, len(segments) AS num_segments
+SELECT trace_id, question_id, question, answers, answer, stratum, polarity, draw, len(segments) AS num_segments,
+  reasoning_tokens
 FROM read_parquet($traces) WHERE trace_id IN (SELECT unnest($ids))"""
 LABEL_ROWS = f"""
 SELECT trace_id, list(labels ORDER BY segment) AS labels, list(rule ORDER BY segment) AS rules,
@@ -356,6 +359,8 @@ def find_answers(tables: RunTables, wanted: AnswerFilter) -> Chosen:
     if wanted.flip:
         where.append(_FLIPS[wanted.flip].format(before=_is_right("b"), after=_is_right("a")))
     where += _of_verdicts(wanted, tables, values)
+    if by_labels := _given(wanted, *BY_LABELS):
+        check_labelled(tables, variant_of(tables, wanted), by_labels)
     if of_thinking := _of_thinking(wanted, tables, values):
         values["thinking"] = answer_thinking(tables, variant_of(tables, wanted))
         chosen = f"SELECT question_id, draw FROM read_parquet($thinking){_all_of(of_thinking)}"
@@ -482,6 +487,34 @@ def variant_of(tables: RunTables, wanted: AnswerFilter) -> str:
     if not tables.variants:
         raise ConfigError(f"{tables.title} has no answers of an evaluation")
     return _scored(wanted.variant or tables.variants[-1], tables)
+
+
+BY_LABELS = ("pattern", "behind", "loops")
+"""Filters that go by the labels of a whole thinking."""
+
+
+def _given(wanted: Filter, *names: str) -> str:
+    """Those of some filters that are set, as an error names them."""
+    return ", ".join(f"{name}={value}" for name in names if (value := getattr(wanted, name)))
+
+
+def check_labelled(tables: RunTables, variant: str, asked: str) -> None:
+    """See that a variant's held-out thinkings are labelled.
+
+    Args:
+        tables: of the run.
+        variant: whose.
+        asked: what goes by their labels.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if variant not in tables.labelled:
+        known = ", ".join(tables.labelled) or "no variant"
+        raise ConfigError(
+            f"{asked}: the held-out thinkings of {variant!r} are not labelled; those of {known} are "
+            "(evaluate.label_thinking says whose)"
+        )
 
 
 def _scored(variant: str, tables: RunTables) -> str:

@@ -16,7 +16,7 @@ from mralign_core.schemas.annotations import RULES
 from mralign_core.schemas.outcomes import DRAW_OUTCOMES
 from mralign_core.workbench.analyses import verdicts
 from mralign_core.workbench.database import Database, TableRow
-from mralign_core.workbench.lists import DIFFERS
+from mralign_core.workbench.lists import DIFFERS, check_labelled
 from mralign_core.workbench.tables import RunTables
 
 FEWEST_FOR_A_SHARE = 30
@@ -206,8 +206,19 @@ def count_moves(database: Database, tables: RunTables) -> list[TableRow]:
     return database.rows(sql, files | {"weights": tables.file("weights")})
 
 
-def count_held_out_moves(database: Database, tables: RunTables) -> list[TableRow]:
-    """The same of the held-out thinkings that are labelled, by variant."""
+def count_held_out_moves(database: Database, tables: RunTables, variant: str = "") -> list[TableRow]:
+    """The same of the held-out thinkings that are labelled, by variant.
+
+    Args:
+        database: to ask.
+        tables: of the run.
+        variant: one that must be among them.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if variant:
+        check_labelled(tables, variant, "moves")
     files = {"labels": tables.file("held-out-annotations"), "traces": tables.file("held-out-traces")}
     return database.rows(MOVES.format(group="variant", weight=NO_WEIGHT, weights=""), files)
 

@@ -209,6 +209,24 @@ def test_a_list_is_sorted_by_a_click_and_turned_round_by_another(entered, workbe
     assert len({*places}) > 1 and places == sorted(places, key=int, reverse=True)
 
 
+def test_orders_are_those_that_a_list_has(entered, workbench):
+    page, by_mention = entered.page, entered.page.get_by_role("link", name="earliest last mention")
+    page.goto(workbench.at("answers", "variant=mr_align"))
+    by_mention.wait_for()
+    page.goto(workbench.at("answers", "variant=off"))
+    page.get_by_role("link", name="most tokens").wait_for()
+    assert by_mention.count() == 0
+    page.goto(workbench.at("traces", "sort=tokens"))
+    assert "4 segments, 20 tokens" in settled(page).locator(".facts").first.text_content()
+
+
+def test_moves_of_a_variant_that_is_not_labelled_say_whose_are(entered, workbench):
+    entered.page.goto(workbench.at("moves", "variant=kto"))
+    told = "the held-out thinkings of 'kto' are not labelled; those of on, mr_align are"
+    entered.page.get_by_role("alert").filter(has_text=told).wait_for()
+    assert entered.errors.pop().endswith("400 (Bad Request)")
+
+
 def test_who_waits_for_an_analysis_sees_how_far_it_is(entered, workbench):
     page, held = entered.page, []
     page.goto(workbench.at("traces"))

@@ -49,6 +49,8 @@ def test_what_is_written_is_read_back(tmp_path, label_set):
         ("- x", "dictionary"),
         ("labels: [{name: Big Name, definition: x}]", "labels.0.name"),
         ("labels: [{name: a}]", "labels.0.definition"),
+        ("labels: [{name: unlabelled, definition: x}]", "taken for a step without a label: give it another name"),
+        ("labels: [{name: any, definition: x}]", "taken for whatever label: give it another name"),
         ("labels: [{name: a, definition: x, colour: red}]", "labels.0.colour"),
         ("labels: [{name: a, definition: x}, {name: a, definition: y}]", "distinct"),
         ("labels: [{name: a, definition: x, cues: {'(': 3}}]", "regular expression"),

@@ -72,9 +72,13 @@ function thinkingFields(kind, run) {
   };
 }
 
-/** What a list can be sorted by: name → what comes first. */
-function orders(kind, run) {
-  const mentions = { first: "earliest first mention", last: "earliest last mention", after: "most segments behind it" };
+/** The variant whose answers have no thinking. */
+const WITHOUT_THINKING = "off";
+
+/** What a list can be sorted by: name → what comes first. By mentions only where there is thinking. */
+function orders(kind, filter, run) {
+  const thinks = kind !== "answers" || (filter.variant || run.variants.at(-1)?.name) !== WITHOUT_THINKING;
+  const mentions = thinks ? { first: "earliest first mention", last: "earliest last mention", after: "most segments behind it" } : {};
   if (kind !== "traces") return { length: kind === "answers" ? "most tokens" : "longest", ...(kind === "answers" ? mentions : {}) };
   return {
     ...(run.has.includes("weights") ? { weight: "largest weight, then ratio", weight_low: "smallest weight, then ratio" } : {}),
@@ -91,7 +95,7 @@ function orderBar(kind, filter, run) {
     return h("a", { href: to(kind, { ...filter, sort: name, reverse: name && isOwn && !isReversed ? "yes" : "" }), "aria-current": isOwn ? "true" : null,
       title: isOwn && name ? "turn it round" : null }, isOwn && isReversed ? `${title}, turned round ↑` : isOwn && name ? `${title} ↓` : title);
   };
-  return h("nav", { class: "bar orders", "aria-label": "Order" }, h("span", { class: "muted" }, "Sorted by"), Object.entries({ "": "place in the file", ...orders(kind, run) }).map(([name, title]) => link(name, title)));
+  return h("nav", { class: "bar orders", "aria-label": "Order" }, h("span", { class: "muted" }, "Sorted by"), Object.entries({ "": "place in the file", ...orders(kind, filter, run) }).map(([name, title]) => link(name, title)));
 }
 
 const same = (names) => Object.fromEntries(names.map((name) => [name, name]));
@@ -141,7 +145,7 @@ function tellProgress(work) {
   const main = document.querySelector("#main");
   if (!main.hasAttribute("aria-busy")) return;
   if (!document.querySelector("#found")) fill(main, h("p", { id: "found" }));
-  fill(document.querySelector("#found"), `Analysing every text, which is done once: ${howFar(work)}. `, h("progress", { value: work.done, max: work.rows || null, "aria-label": "Analysed" }), " What is done is kept, also if you go on.");
+  fill(document.querySelector("#found"), `Analysing every text, which is done once: ${howFar(work)}. `, h("progress", { value: work.done, max: work.rows || null, "aria-label": "Analysed" }), " If you go on, what is done is kept, but for the last 2,000 texts at most.");
 }
 
 const small = (...words) => h("small", {}, words);
@@ -208,7 +212,7 @@ function traceRow(row, run, filter) {
     h("p", { class: "facts" },
       h("span", {}, h("span", { class: "dot", style: { background: run.polarities[row.polarity] } }), row.polarity),
       golds(row.answers), row.stratum ? h("span", {}, row.stratum) : null,
-      h("span", {}, `${row.num_segments} segments`), mentionsOf(row),
+      h("span", {}, `${row.num_segments} segments, ${count(row.reasoning_tokens)} tokens`), mentionsOf(row),
       row.labels ? h("span", {}, disputed ? `annotators differ on ${disputed}` : "annotators agree") : null,
       row.weights?.length ? h("span", {}, `weights ${number(Math.min(...row.weights))} to ${number(Math.max(...row.weights))}${clippedOf(row)}`) : null,
       row.moved === undefined ? null : h("span", { title: "after training, in nats" }, `implicit reward ${signed(row.implicit_reward, 1)}, ${signed(row.moved / row.num_completion_tokens, 3)} a token, KL ${number(row.kl / row.num_completion_tokens, 3)} a token`)),

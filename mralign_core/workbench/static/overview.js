@@ -95,7 +95,7 @@ const FEWEST_MOVES = 10;
 export async function showMoves(asked, run) {
   const { variant = "" } = asked, polarity = asked.polarity ?? "positive";
   const own = (move) => (variant ? move.variant === variant : move.polarity === polarity);
-  const all = await ask(variant ? "held-out-moves" : "moves");
+  const all = await (variant ? ask("held-out-moves", { variant }) : ask("moves"));
   const moves = tableOfMoves(all.filter(own));
   const before = variant && variant !== BEFORE ? tableOfMoves(all.filter((move) => move.variant === BEFORE)) : null;
   const among = run.variants.find((each) => each.name === variant)?.title ?? variant;

@@ -119,6 +119,7 @@ def test_rows_and_cells_have_the_addresses_of_their_cases(page):
         "answers?variant=mr_align&hit=gap",
         "answers?variant=kto&hit=both&stratum=one_hop",
         "answers?variant=mr_align&against=kto&flip=any",
+        "answers?variant=mr_align&against=kto&flip=any&stratum=one_hop",
         "answers?variant=sft&against=on&hit_before=gap&hit=both",
         "traces?rule=agree",
         "traces?label=framing&polarity=negative",

@@ -95,6 +95,7 @@ def test_names_are_read():
         {"name": "2nd_check"},
         {"name": "x" * 41},
         {"name": ""},
+        {"name": "Unlabelled"},
         {"definition": " "},
         {"definition": "x" * 301},
         {"macro_strategy": ""},

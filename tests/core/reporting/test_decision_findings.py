@@ -60,6 +60,8 @@ def test_tables_have_a_row_a_comparison_and_metric_of_each_part():
     assert (all_of_it.title, one.title) == ("", "a")
     assert all_of_it.rows[0] == ["MR-ALIGN − KTO", "Acc", "+3.1", "27", "12", ".023", "shown", "3.9", "381 questions"]
     assert all_of_it.rows[1][5:8] == [".21", "not shown", "–"]
+    assert all_of_it.addresses == ["answers?variant=mr_align&against=kto&flip=any", ""]  # a flip does not go by Mis
+    assert one.addresses == ["answers?variant=mr_align&against=kto&flip=any&source=a"]
 
 
 def test_what_was_written_is_read(tmp_path):

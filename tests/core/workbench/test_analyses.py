@@ -3,7 +3,10 @@
 import dataclasses
 import html
 import json
+import math
 import re
+import tempfile
+import unicodedata
 from types import SimpleNamespace
 from urllib.parse import parse_qs
 
@@ -17,11 +20,13 @@ from mralign_core.evaluation.mentions import answer_mentions, labelled_tails, la
 from mralign_core.evaluation.thinking_habits import answer_habits, find_cycle
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.reporting.change_findings import change_block
+from mralign_core.reporting.figures import weight_histogram
 from mralign_core.reporting.parting import parting_blocks
 from mralign_core.reporting.parting_figures import FEWEST_SHOWN, NUM_BINS, in_tenths, mention_places, thinking_lengths
 from mralign_core.reporting.report_block import LinkedTable
 from mralign_core.reporting.style import to_svg
 from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.flips import FLIPS
 from mralign_core.schemas.scores import SCORES
 from mralign_core.storage import key_of
 from mralign_core.storage.tables import write_table
@@ -175,7 +180,6 @@ def test_labels_of_held_out_thinkings_tell_of_their_answers(found, get, table):
         label = labels["labels"].iat[0][0]
         has = own["trace_id"].map(lambda name: name in tails.index and label in labels_in(tails[name]))
         assert cells(found("answers", variant=variant, behind=label)) == of(own[has]) != set()
-    assert found("answers", variant="kto", loops="no") == []  # not labelled
     refused = get("answers", behind="cake")
     assert refused.status_code == 400 and "'cake' is no label" in refused.json()["problem"]
 
@@ -258,6 +262,26 @@ def test_a_table_is_made_once_and_anew_for_other_rules(run, monkeypatch):
     rules = analyses.DEFAULT_RULES._replace(containment="substring")
     monkeypatch.setattr(analyses, "_rules", lambda _: rules)
     assert analyses.trace_thinking(run, "candidates") != made
+    with monkeypatch.context() as patch:
+        patch.setattr(unicodedata, "unidata_version", "16.0.0")
+        assert analyses.trace_thinking(run, "candidates") != made
+
+
+def test_verdicts_are_counted_anew_for_other_judges_and_for_other_answers(run, store, table, tmp_path):
+    def tables_with(name, schema, fingerprint, frame):
+        folder = tmp_path / name
+        write_table(folder, f"{name}.parquet", frame, schema)
+        made = store.publish(name, key_of(other=name), folder, parents=[], fingerprint=fingerprint, table=schema.name)
+        key = f"{name}:kto" if name == "scores" else name
+        return dataclasses.replace(run, artifacts={**run.artifacts, key: made}, _opened={})
+
+    scores, flips = table("scores:kto", "scores.parquet"), table("results", "flips.parquet")
+    others = [
+        run,
+        tables_with("results", FLIPS, {"judges": ["openai/judge", "openai/second"]}, flips),
+        tables_with("scores", SCORES, {"variant": "kto"}, scores.assign(answer="another")),
+    ]
+    assert len({analyses.verdicts(each) for each in others}) == len(others)
 
 
 def test_the_page_is_told_how_far_a_table_is_and_of_no_other_runs(run, get, monkeypatch, tmp_path):
@@ -271,6 +295,44 @@ def test_the_page_is_told_how_far_a_table_is_and_of_no_other_runs(run, get, monk
     monkeypatch.setattr(analyses, "_TABLES", KeptTables(tmp_path))
     assert get("traces", loops="no").status_code == 200
     assert told == [([{"rows": 40, "done": 0}], [])] and get("under-way").json() == []
+
+
+def test_what_is_done_of_a_row_group_is_kept_when_nobody_waits_any_more(run, monkeypatch, tmp_path):
+    whole = rows_of(analyses.trace_thinking(run, "candidates"))
+    asker, described, plain = Asker(), [], analyses.describe_mentions
+
+    def leaving(text, *more):
+        described.append(text)
+        if len(described) == 15:
+            asker.leave()
+        return plain(text, *more)
+
+    monkeypatch.setattr(analyses, "TEXTS_AT_ONCE", 10)
+    monkeypatch.setattr(analyses, "_TABLES", KeptTables(tmp_path))
+    monkeypatch.setattr(analyses, "describe_mentions", leaving)
+    with asked_by(asker), pytest.raises(AskerLeftError):
+        analyses.trace_thinking(run, "candidates")
+    assert rows_of(analyses.trace_thinking(run, "candidates")) == whole
+    assert len(whole) == 40 and len(described) == 15 + 30
+
+
+def test_votes_that_are_counted_are_told_to_be_no_more_than_the_judges_gave(run, monkeypatch):
+    number = pq.read_metadata(analyses.verdicts(run)).num_rows
+    monkeypatch.setattr(analyses, "_TABLES", SimpleNamespace(file=lambda key, schema, parts, work: work.rows))
+    assert (
+        number
+        <= analyses.verdicts(run)
+        == sum(ref.rows for name, ref in run.artifacts.items() if name.startswith("judgements:"))
+    )
+
+
+def test_a_page_without_room_for_an_analysis_says_so(get, monkeypatch, tmp_path):
+    (tmp_path / "tmp").write_text("no folder")
+    monkeypatch.setattr(analyses, "_TABLES", KeptTables(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing"))
+    for path in ("traces", "traces.jsonl"):
+        reply = get(path, loops="no")
+        assert reply.status_code == 503 and "make room there" in reply.json()["problem"]
 
 
 def test_a_run_without_judges_says_so(get, run, store):
@@ -346,8 +408,24 @@ def test_an_edge_of_delta_leads_to_as_many_thinkings_as_make_the_move(found, tab
         assert len(rows) == making[asked["variant"]][a, b] > making[asked["variant"]].min()
         labelled = rows[0]["answers_by_variant"][asked["variant"]]["labels"]
         assert asked["pattern"] in " → ".join(["<start>", *(" + ".join(each) for each in labelled), "<stop>"])
-    assert found("answers", variant="kto", pattern="<start> → *") == []  # not labelled
     assert get("answers", pattern="cake").status_code == 400
+
+
+@pytest.mark.parametrize("asked", [{"pattern": "<start> → *"}, {"behind": "<stop>"}, {"loops": "no"}])
+def test_of_thinkings_without_labels_nothing_is_asked_that_goes_by_labels(get, run, asked):
+    (name, value), labelled = asked.popitem(), "of on, mr_align are"
+    refused = get("answers", variant="kto", **{name: value})
+    assert refused.status_code == 400 and labelled in refused.json()["problem"]
+    assert f"{name}={value}: the held-out thinkings of 'kto'" in refused.json()["problem"]
+    unlabelled = get("traces", run=f"candidates/{run.artifacts['candidates'].key}", **{name: value})
+    assert unlabelled.status_code == 404 and "has no 'annotations'" in unlabelled.json()["problem"]
+
+
+def test_moves_are_asked_of_labelled_thinkings_only(get):
+    refused = get("held-out-moves", variant="kto")
+    assert refused.status_code == 400
+    assert "of 'kto' are not labelled; those of on, mr_align are" in refused.json()["problem"]
+    assert len(get("held-out-moves", variant="on").json()) == len(get("held-out-moves").json()) > 0
 
 
 def query_of(address):
@@ -372,3 +450,25 @@ def test_a_dot_of_an_outcomes_length_leads_to_its_answers(found, table):
     sizes = habits["ending"].value_counts()
     led = {asked["ending"]: len(found(view, **asked)) for view, asked in map(query_of, addresses)}
     assert led == {ending: size for ending, size in sizes.items() if size >= FEWEST_SHOWN} != {}
+
+
+def test_bars_of_the_weights_lead_to_the_traces_that_they_count(found, table):
+    """Each bar but the last leaves out its upper bound; the ends are the clip's, at which many weights stand."""
+    weights = table("weights", "weights.parquet")
+    weights.loc[:3, "weight"] = 1.0  # a bound between two bars
+    traces = table("candidates", "candidates.parquet")
+    polarities = dict(zip(traces["trace_id"], traces["polarity"], strict=True))
+    svg = to_svg(weight_histogram(weights, polarities, math.exp(-1), math.e), "weights")
+    asked = [query_of(html.unescape(each))[1] for each in re.findall(r'data-cases="(traces[^"]+)"', svg)]
+    clipped = set(weights["trace_id"][weights["weight"] == math.e])
+    ends = [found("traces", **each) for each in asked if each["weight_max"] == repr(math.e)]
+    assert len(ends) == 2 and trace_ids([row for rows in ends for row in rows]) >= clipped != set()
+    counted = weights["trace_id"].map(polarities).groupby(weights["weight"]).agg(list)
+    within = [
+        (polarity, weight)
+        for each in asked
+        for weight, of in counted.items()
+        for polarity in of
+        if polarity == each["polarity"] and float(each["weight_min"]) <= weight <= float(each["weight_max"])
+    ]
+    assert sorted(within) == sorted((polarity, weight) for weight, of in counted.items() for polarity in of)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mralign_core.errors import StorageError
 from mralign_core.storage import key_of
 from mralign_core.workbench import kept_tables
 from mralign_core.workbench.interruption import Asker, AskerLeftError, asked_by
@@ -67,8 +68,36 @@ def test_another_server_finds_the_table_and_one_that_was_cut_short_is_made_anew(
     assert table(later, lambda: rows(4)) == [4]
 
 
-def test_parts_that_were_whole_when_the_asker_left_are_not_made_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(kept_tables, "WRITTEN_AT_ONCE", 1)
+@pytest.mark.parametrize("damage", ["a page", "other columns"])
+def test_a_table_that_is_damaged_behind_a_whole_footer_is_made_anew(tmp_path, damage):
+    tables = KeptTables(tmp_path)
+    file = Path(tables.file(KEY, SCHEMA, [lambda: rows(*range(1000))], WORK))
+    if damage == "a page":
+        content = bytearray(file.read_bytes())
+        content[60:64] = bytes(255 - each for each in content[60:64])
+        file.write_bytes(content)
+    else:
+        pq.write_table(pa.table({"other": [1]}), file)
+    assert table(KeptTables(tmp_path), lambda: rows(4)) == [4]
+
+
+def test_a_table_is_read_once_to_see_that_it_is_whole(tmp_path, monkeypatch):
+    tables = KeptTables(tmp_path)
+    file = tables.file(KEY, SCHEMA, [lambda: rows(1)], WORK)
+    monkeypatch.setattr(kept_tables, "_num_rows", None)
+    assert tables.file(KEY, SCHEMA, [], WORK) == file
+
+
+def test_who_is_overtaken_by_another_server_works_out_no_further_part(tmp_path):
+    def overtaken():
+        assert table(KeptTables(tmp_path), lambda: rows(1), lambda: rows(2)) == [1, 2]
+        return rows(1)
+
+    assert table(KeptTables(tmp_path), overtaken, None) == [1, 2]
+    assert os.listdir(tmp_path / KEY) == ["table.parquet"]
+
+
+def test_parts_that_were_whole_when_the_asker_left_are_not_made_again(tmp_path):
     tables, asker, told = KeptTables(tmp_path), Asker(), []
 
     def leaving():
@@ -122,6 +151,33 @@ def test_where_nothing_can_be_kept_tables_last_as_long_as_the_server(tmp_path):
     assert numbers_in(anew) == [2] and anew.parents[1] != first.parents[1]
     other = Path(tables.file(OTHER_KEY, SCHEMA, [lambda: rows(3)], WORK))
     assert other.parents[1] == anew.parents[1]
+
+
+def in_the_way_of_half_written_files(folder):
+    (folder / "tmp").write_text("no folder")
+
+
+def in_the_way_of_the_table(folder):
+    (folder / KEY / "table.parquet").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("block", [in_the_way_of_half_written_files, in_the_way_of_the_table])
+def test_what_can_not_be_written_where_tables_are_kept_is_worked_out_once_for_the_server(tmp_path, block):
+    block(tmp_path)
+    tables = KeptTables(tmp_path)
+    made = Path(tables.file(KEY, SCHEMA, [lambda: rows(1, 2)], WORK))
+    assert numbers_in(made) == [1, 2] and tmp_path not in made.parents
+    assert tables.file(KEY, SCHEMA, [], WORK) == str(made)
+
+
+def test_what_can_be_written_nowhere_says_where_room_is_needed(tmp_path, monkeypatch):
+    in_the_way_of_half_written_files(tmp_path)
+    monkeypatch.setattr(kept_tables.tempfile, "tempdir", str(tmp_path / "nothing"))
+    tables = KeptTables(tmp_path)
+    with pytest.raises(StorageError, match=rf"{tmp_path}.*Errno 2.*nothing.*make room"):
+        table(tables, lambda: rows(1))
+    (tmp_path / "tmp").unlink()
+    assert table(tables, lambda: rows(1)) == [1]
 
 
 def test_all_threads_are_given_one_folder(tmp_path, monkeypatch):

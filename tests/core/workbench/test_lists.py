@@ -35,6 +35,7 @@ def test_all_traces_stand_in_the_order_of_the_file(found, candidates):
     rows = found("traces")
     assert ids(rows) == candidates["trace_id"].tolist()
     assert rows[7]["question"] == candidates["question"][7] and rows[7]["num_segments"] == 4
+    assert [row["reasoning_tokens"] for row in rows] == candidates["reasoning_tokens"].tolist()
 
 
 @pytest.mark.parametrize("text", ["code000007", "CODE000007", "Code000007. ", "code00", "%", "code______", "'", "\\"])
