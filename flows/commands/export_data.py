@@ -19,7 +19,7 @@ from mralign_core.exporting.restoring import earlier_export
 from mralign_core.exporting.tally import WITHOUT_END
 from mralign_core.exporting.trainer_formats import ROW_FORMATS, Chat, DataFormat
 from mralign_core.models.families import family_of, named_family
-from mralign_core.models.locate import ModelLocation, locate_model, model_name
+from mralign_core.models.locate import ModelLocation, locate_model, model_name, stored_model_name
 from mralign_core.questions.locating import locate_sets
 from mralign_core.questions.opening import stem
 from mralign_core.schemas.candidates import CANDIDATES
@@ -125,6 +125,7 @@ def _source(
 ) -> DataSource:
     candidates = refs["candidates"]
     assert candidates is not None
+    wrote = next((one for one in store.manifest(candidates).parents if one.stage == "model"), None)
     earlier = earlier_export(traces_path)
     sets = locate_sets(config.questions) if any(one.licence for one in config.questions.train) else []
     stated = {one.name: one.config.licence for one in sets if one.role == "train" and one.config.licence}
@@ -134,8 +135,8 @@ def _source(
         candidates=candidates,
         annotations=refs["annotations"],
         weights=refs["weights"] if refs["annotations"] else None,
-        model=next((one for one in store.manifest(candidates).parents if one.stage == "model"), None),
-        base_model=base_model or model_name(model),
+        model=wrote,
+        base_model=base_model or (stored_model_name(store.manifest(wrote).fingerprint) if wrote else model_name(model)),
         annotators=_annotators(store, refs["annotations"], earlier.annotators),
         traces_set=stem(Path(traces_path)) if traces_path and not export_file_in(traces_path) else "",
         set_of_question=earlier.set_of_question,

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -100,6 +101,14 @@ def test_provenance_names_every_artifact_and_the_digest_of_every_file(run, expor
     assert told.artifacts["annotations"].fingerprint["annotator_a"]["model"] == "cue/a"
     assert told.artifacts["candidates"].code_version and told.artifacts["candidates"].package_versions["torch"]
     assert str(run.config.storage.root) not in (exports["parquet"] / EXPORT_FILE).read_text()
+
+
+def test_a_model_that_was_moved_or_replaced_in_the_config_keeps_its_name_and_no_path(run, tmp_path):
+    gone = run.config.model_copy(update={"model": run.config.model.model_copy(update={"path": "/gone/a-successor"})})
+    made = export(run, tmp_path / "out", config=gone)
+    assert made.base_model == "model"
+    told = (tmp_path / "out" / EXPORT_FILE).read_text() + (tmp_path / "out" / "README.md").read_text()
+    assert "a-successor" not in told and str(Path(run.config.model.path).parent) not in told
 
 
 def model_of(run):

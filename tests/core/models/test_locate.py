@@ -77,6 +77,9 @@ def test_weights_in_the_artifact_are_found_there(artifact):
         ({"path": "Qwen/Qwen3-8B"}, "Qwen/Qwen3-8B"),
         ({"source": "pocket"}, "pocket"),
         ({"source": "smollm2"}, "smollm2"),
+        ({"path": "/gone/my-model"}, "my-model"),
+        ({"path": "/gone/my-model.gguf"}, "my-model"),
+        ({"path": "gone/models/my-model/"}, "my-model"),
     ],
 )
 def test_a_name_has_no_path_of_this_machine(fields, name):
