@@ -78,6 +78,53 @@ def test_what_was_imported_from_an_export_is_exported_alike_and_keeps_its_sets_a
     assert again.refs["candidates"].sha256 == run.refs["candidates"].sha256
 
 
+def replace_it(folder, other):
+    shutil.rmtree(folder)
+    shutil.copytree(other, folder)
+    text = (folder / EXPORT_FILE).read_text()
+    (folder / EXPORT_FILE).write_text(text.replace('"licence": ""', '"licence": "mit"'))
+
+
+def lose_a_file(folder, _):
+    (folder / "data" / "train-00000.parquet").unlink()
+
+
+def export_for_a_trainer(folder, other):
+    shutil.rmtree(folder)
+    shutil.copytree(other.parent / "axolotl", folder)
+
+
+def lose_it(folder, _):
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("change", [replace_it, lose_a_file, export_for_a_trainer, lose_it])
+def test_nothing_is_told_of_a_folder_that_is_not_what_was_imported(imported, exports, tmp_path, caplog, change):
+    back, folder = imported
+    change(folder, exports["parquet"])
+    source = find_data(back.config, {}, "")
+    assert "are not known" in caplog.text
+    made = export_data(back.config, source, tmp_path / "out", "parquet", stated_licences([]), lambda done, total: None)
+    assert [(each.name, each.licence) for each in made.sources] == [("", "")]
+    assert made.annotators == {"labels": "from an export that is not there any more, or is another one now"}
+
+
+def test_what_is_named_by_hand_is_known_by_the_folder_that_it_came_from(imported):
+    back, _ = imported
+    for name in ("candidates", "annotations"):
+        ref = back.refs[name]
+        source = find_data(back.config, {name: f"{ref.stage}/{ref.key}"}, "")
+        assert set(source.run.set_of_question.values()) == {"my traces"}
+        assert source.run.annotators["adjudicator"] == "cue/adjudicator"
+
+
+@pytest.fixture
+def imported(run, exports, tmp_path):
+    """A run from a copy of an export, and that copy, which a test may change."""
+    shutil.copytree(exports["parquet"], tmp_path / "copy")
+    return restored(run, tmp_path / "copy", tmp_path / "imported"), tmp_path / "copy"
+
+
 def test_several_files_come_back_as_one(run, tmp_path, monkeypatch):
     monkeypatch.setattr("mralign_core.exporting.data_set.ROWS_OF_FILE", 5)
     several = tmp_path / "several"
