@@ -118,6 +118,7 @@ def restore_candidates(
     funnel, polarities = Funnel(STEPS_OF_EXPORT), Counter[str]()
     traces = _kept(map(stored_trace, _rows(folder, export)), funnel, section, evaluated, polarities)
     _write_candidates(directory, _of_tokenizer(traces, tokenizer, folder), export.row_groups)
+    _require_all_read(folder, export, funnel)
     require_both_polarities(polarities, funnel, RESTORE_REMEDY)
     for name in BESIDE_CANDIDATES:
         if f"{RUN_FOLDER}/{name}" in export.files:
@@ -298,6 +299,17 @@ def _write_candidates(directory: Path, traces: Iterator[dict[str, Any]], row_gro
             if not group:
                 break
             table.add_group(CANDIDATES.frame(group))
+
+
+def _require_all_read(folder: Path, export: ExportFile, funnel: Funnel) -> None:
+    """Refuse an export that says of its files that they have more rows, or fewer, than were read."""
+    told = sum(export.files[name].rows or 0 for name in export.data_files)
+    read = next(kept for step, kept, _, _ in funnel.rows if step == STEPS_OF_EXPORT[0])
+    if read != told:
+        raise DataError(
+            f"{TRACES_FIELD}: {folder}: {EXPORT_FILE} says that its data files have {told:,} traces, and {read:,} were "
+            "read: export the run again"
+        )
 
 
 def _add_to_funnel(path: Path, funnel: Funnel) -> None:

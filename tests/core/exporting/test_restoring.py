@@ -1,6 +1,7 @@
 """An export back in a store: the same candidates, labels, matrices and weights, to the last byte."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -208,6 +209,11 @@ def climb_out(folder):
     (folder / EXPORT_FILE).write_text(text.replace('"data/train-00000.parquet"', '"../train-00000.parquet"'))
 
 
+def empty_a_row_group(folder):
+    text = (folder / EXPORT_FILE).read_text()
+    (folder / EXPORT_FILE).write_text(re.sub(r'"row_groups": \[\s*\d+', '"row_groups": [0', text))
+
+
 def raise_layout(folder):
     text = (folder / EXPORT_FILE).read_text()
     (folder / EXPORT_FILE).write_text(text.replace('"layout": 1', '"layout": 2'))
@@ -220,6 +226,7 @@ def raise_layout(folder):
         (lose_funnel, r"run/funnel\.json is missing"),
         (cut_export_file, "is damaged"),
         (climb_out, "is damaged"),
+        (empty_a_row_group, r"is damaged: row_groups\.0"),
         (raise_layout, "has layout 2, and this version reads 1"),
     ],
 )
@@ -232,6 +239,16 @@ def test_an_export_that_is_not_as_it_was_written_is_refused_before_anything_star
     config = config_of(tmp_path, Path(run.config.model.path), folder / EXPORT_FILE)
     with pytest.raises(DataError, match=says):
         _check_traces(config)
+
+
+def test_an_export_that_says_it_has_more_traces_than_were_read_is_refused(run, exports, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(exports["parquet"], folder)
+    told = ExportFile.model_validate_json((folder / EXPORT_FILE).read_bytes())
+    files = {name: entry.model_copy(update={"rows": 14}) for name, entry in told.files.items()}
+    told.model_copy(update={"files": files}).write(folder)
+    with pytest.raises(DataError, match="have 14 traces, and 13 were read"):
+        restore(run, folder, tmp_path / "out")
 
 
 def test_an_export_for_a_trainer_is_no_file_of_traces(run, exports, tmp_path):
