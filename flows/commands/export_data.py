@@ -226,13 +226,17 @@ def stated_licences(options: Sequence[str]) -> Licences:
     """The licences of ``--licence`` options: ``SET=LICENCE``, or ``LICENCE`` of the data set as a whole.
 
     Raises:
-        ConfigError: one says nothing, or two speak of one thing.
+        ConfigError: one says nothing, is no text, or two speak of one thing.
     """
     whole, of_set = "", {}
     for option in options:
         name, separator, licence = (part.strip() for part in option.rpartition("="))
-        if not licence or (separator and not name) or (name in of_set if separator else whole):
-            raise ConfigError(f"--licence {option!r}: give LICENCE once, and SET=LICENCE once for each question set")
+        is_text = not any("\ud800" <= letter <= "\udfff" for letter in option)  # as bytes that are no UTF-8 come
+        is_told_twice = name in of_set if separator else whole
+        if not licence or (separator and not name) or is_told_twice or not is_text:
+            raise ConfigError(
+                f"--licence {option!r}: give LICENCE once, and SET=LICENCE once for each question set, in UTF-8"
+            )
         if separator:
             of_set[name] = licence
         else:

@@ -15,7 +15,7 @@ from mralign_core.exporting.data_set import Licences
 from mralign_core.exporting.export_file import EXPORT_FILE, ExportFile
 from mralign_core.exporting.hub import push_data_set
 from mralign_core.exporting.new_folder import BEING_WRITTEN, folder_at_once
-from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.annotations import ANNOTATIONS, RULES
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import write_table
@@ -72,6 +72,8 @@ def test_the_card_is_read_by_datasets_and_says_what_is_not_stated(run, exports):
     for name in read(exports["parquet"]).column_names:
         assert name in card, f"{name} is not explained"
     assert run.refs["candidates"].sha256 in card and "cue/adjudicator" in card
+    rules = next(line for line in card.splitlines() if line.startswith("| `segments.rule`"))
+    assert all(f"`{rule}`" in rules for rule in RULES)
 
 
 def test_licences_that_are_stated_stand_on_the_card(run, tmp_path):
@@ -85,8 +87,8 @@ def test_licences_that_are_stated_stand_on_the_card(run, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("options", [["=mit"], ["a="], [""], ["mit", "apache-2.0"], ["a=mit", "a=mit"]])
-def test_a_licence_that_says_nothing_or_is_said_twice_is_refused(options):
+@pytest.mark.parametrize("options", [["=mit"], ["a="], [""], ["mit", "apache-2.0"], ["a=mit", "a=mit"], ["a=m\udce9"]])
+def test_a_licence_that_says_nothing_is_no_text_or_is_said_twice_is_refused(options):
     with pytest.raises(ConfigError, match="--licence"):
         stated_licences(options)
 
@@ -131,6 +133,21 @@ def test_a_folder_that_holds_anything_is_not_written_to(run, exports, tmp_path):
             export(run, target)
         assert sorted(target.rglob("*")) == before
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_an_empty_folder_keeps_its_permissions(tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    target.chmod(0o2777)
+    with folder_at_once(target) as folder:
+        (folder / "data").mkdir()
+    assert (target / "data").exists() and target.stat().st_mode & 0o7777 == 0o2777
+
+
+def test_a_mount_point_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path)
+    with pytest.raises(ConfigError, match="is a mount point"), folder_at_once(tmp_path):
+        pytest.fail("it began to write")
 
 
 def test_an_export_that_fails_or_is_killed_leaves_nothing_that_looks_whole(tmp_path):
