@@ -20,7 +20,7 @@ from mralign_core.errors import ConfigError
 logger = logging.getLogger("mralign_core.models.locate")
 POINTER = "model.json"
 GGUF = ".gguf"
-HUB_ID = re.compile(r"(?!\.)[\w.-]+(/[\w.-]+)?")
+MODEL_ID = re.compile(r"(?!\.)[\w.-]+(/[\w.-]+)?")
 HEAD_BYTES, PIECE_BYTES, NUM_PIECES = 1 << 20, 1 << 14, 256
 """What of a large file enters its digest."""
 SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
@@ -83,7 +83,7 @@ def local_path(section: ModelConfig) -> Path | None:
 
 def _may_be_hub_id(path: str) -> bool:
     """Whether a path that is not there may be meant for a model of the hub."""
-    return bool(HUB_ID.fullmatch(path)) and Path(path).suffix.lower() != GGUF
+    return bool(MODEL_ID.fullmatch(path)) and Path(path).suffix.lower() != GGUF
 
 
 def locate_model(directory: Path) -> ModelLocation:

@@ -239,7 +239,7 @@ def test_pushed_only_when_asked_and_then_all_files_but_to_a_private_data_set(exp
     assert upload_server.files.keys() == {*told.files, "README.md", EXPORT_FILE}
     assert upload_server.files["README.md"] == (exports["parquet"] / "README.md").read_bytes()
     assert address.endswith("/commit/1")
-    with pytest.raises(ConfigError, match=r"--push-to-hub not a name: .* The export is in "):
+    with pytest.raises(ConfigError, match=r"(?s)--push-to-hub not a name: .* The export is in .*: hf upload 'not a"):
         push_data_set(exports["parquet"], "not a name")
 
 

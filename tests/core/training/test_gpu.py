@@ -185,7 +185,7 @@ def test_the_end_is_counted_where_it_was_drawn(monkeypatch):
     monkeypatch.setattr(sampling, "_draw", lambda *_: samples)
     clock = iter((0.0, 2.0))
     monkeypatch.setattr(sampling.time, "perf_counter", lambda: next(clock))
-    assert sampling._speed(None, 2, 3) == 6 / 2
+    assert sampling._speed(None, 2, 3) == 6 / 2  # type: ignore[arg-type]
 
 
 def test_a_figure_that_is_not_finite_is_a_text_in_both_files(tmp_path):
