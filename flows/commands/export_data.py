@@ -20,7 +20,8 @@ from mralign_core.exporting.restoring import earlier_export, imported_export
 from mralign_core.exporting.tally import WITHOUT_END
 from mralign_core.exporting.trainer_formats import ROW_FORMATS, Chat, DataFormat
 from mralign_core.models.families import family_of, named_family
-from mralign_core.models.locate import ModelLocation, locate_model, model_name, stored_model_name
+from mralign_core.models.locate import ModelLocation, locate_model
+from mralign_core.models.names import stored_model_name, told_model_name
 from mralign_core.questions.locating import set_name
 from mralign_core.questions.opening import stem
 from mralign_core.schemas.candidates import CANDIDATES
@@ -133,7 +134,8 @@ def _source(
         annotations=refs["annotations"],
         weights=refs["weights"] if refs["annotations"] else None,
         model=wrote,
-        base_model=base_model or (stored_model_name(store.manifest(wrote).fingerprint) if wrote else model_name(model)),
+        base_model=base_model
+        or (stored_model_name(store.manifest(wrote).fingerprint) if wrote else told_model_name(model)),
         annotators=_annotators(store, refs["annotations"], earlier.annotators, digest),
         traces_set=stem(Path(traces_path)) if traces_path and not imported_export(traces_path) else "",
         set_of_question=earlier.set_of_question,

@@ -19,7 +19,7 @@ from mralign_core.exporting.new_folder import folder_at_once
 from mralign_core.exporting.tally import WITHOUT_END, RowTally
 from mralign_core.exporting.trace_rows import ROWS_OF_BATCH, TraceRow, TraceTables, is_labelled, read_trace_rows
 from mralign_core.exporting.trainer_formats import ROW_FORMATS, Chat, DataFormat, RowFormat, dataset_name
-from mralign_core.models.locate import stored_model_name
+from mralign_core.models.names import stored_model_name
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.artifact import FileEntry

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import logging
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +18,6 @@ from mralign_core.errors import ConfigError
 
 logger = logging.getLogger("mralign_core.models.locate")
 POINTER = "model.json"
-GGUF = ".gguf"
-MODEL_ID = re.compile(r"(?!\.)[\w.-]+(/[\w.-]+)?")
 HEAD_BYTES, PIECE_BYTES, NUM_PIECES = 1 << 20, 1 << 14, 256
 """What of a large file enters its digest."""
 SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
@@ -73,17 +70,13 @@ def local_path(section: ModelConfig) -> Path | None:
             return local
     except OSError as error:
         raise ConfigError(f"model.path {section.path[:80]!r} can't be looked up: {error.strerror}") from None
-    if not _may_be_hub_id(section.path):
+    is_hub_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", section.path) and not section.path.startswith(".")
+    if not is_hub_id or local.suffix.lower() == ".gguf":
         raise ConfigError(
             f"model.path {section.path!r} does not exist (looked for {local.absolute()}): name a folder with a model, "
             "a .gguf file, or a hub id such as Qwen/Qwen3-8B"
         )
     return None
-
-
-def _may_be_hub_id(path: str) -> bool:
-    """Whether a path that is not there may be meant for a model of the hub."""
-    return bool(MODEL_ID.fullmatch(path)) and Path(path).suffix.lower() != GGUF
 
 
 def locate_model(directory: Path) -> ModelLocation:
@@ -109,21 +102,9 @@ def model_name(section: ModelConfig) -> str:
     if section.source != "hub":
         return section.source
     local = Path(section.path).expanduser()
-    if not local.exists() and _may_be_hub_id(section.path.rstrip("/")):
+    if not local.exists():
         return section.path.rstrip("/")
-    return _local_name(local, is_file=local.is_file() or local.suffix.lower() == GGUF)
-
-
-def stored_model_name(fingerprint: Mapping[str, Any]) -> str:
-    """The name of a model, by the values that decided its artifact, wherever its folder or file is by now."""
-    if fingerprint["source"] != "hub":
-        return str(fingerprint["source"])
-    path, is_file = str(fingerprint["path"]), "file" in fingerprint
-    return _local_name(Path(path), is_file=is_file) if is_file or "folder" in fingerprint else path.rstrip("/")
-
-
-def _local_name(path: Path, *, is_file: bool) -> str:
-    return path.stem if is_file else path.absolute().name
+    return local.stem if local.is_file() else local.absolute().name
 
 
 def _hub_commit(path: str, revision: str) -> str:
@@ -184,10 +165,10 @@ def _gguf_file(local: Path) -> Path | None:
         ConfigError: a folder has several, or a file is one part of several.
     """
     if local.is_file():
-        found = [local] if local.suffix.lower() == GGUF else []
+        found = [local] if local.suffix.lower() == ".gguf" else []
     else:
         has_config = not local.is_dir() or (local / "config.json").exists()
-        found = [] if has_config else sorted(path for path in local.iterdir() if path.suffix.lower() == GGUF)
+        found = [] if has_config else sorted(path for path in local.iterdir() if path.suffix.lower() == ".gguf")
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise ConfigError(f"model.path {local} has {len(found)} GGUF files ({names}): name one of them")

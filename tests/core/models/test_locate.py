@@ -19,6 +19,7 @@ from mralign_core.models.locate import (
     model_name,
 )
 from mralign_core.models.lora import attach_lora, save_adapter
+from mralign_core.models.names import told_model_name
 from mralign_core.training.export import merge
 from tests.core.tiny_gguf import write_gguf
 
@@ -83,7 +84,7 @@ def test_weights_in_the_artifact_are_found_there(artifact):
     ],
 )
 def test_a_name_has_no_path_of_this_machine(fields, name):
-    assert model_name(ModelConfig(**fields)) == name
+    assert told_model_name(ModelConfig(**fields)) == name
 
 
 def test_threads_are_limited_only_when_the_config_says_so():
