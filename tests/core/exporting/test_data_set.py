@@ -1,5 +1,6 @@
 """A run as a data set: what `load_dataset` reads is what the store has, and a folder is there whole or not at all."""
 
+import doctest
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ from datasets import load_dataset
 
 from flows.commands.export_data import DataSource, export_data, facts_of, find_data, stated_licences
 from mralign_core.errors import ArtifactError, ConfigError, DataError
+from mralign_core.exporting import hub
 from mralign_core.exporting.data_set import Licences
 from mralign_core.exporting.export_file import EXPORT_FILE, ExportFile
 from mralign_core.exporting.hub import push_data_set
@@ -247,3 +249,7 @@ def test_rows_of_jsonl_stay_on_their_lines_for_every_reader(exports):
     for name in ("llama-factory", "axolotl"):
         text = (exports[name] / "data" / "train-00000.jsonl").read_text(encoding="utf-8")
         assert [json.loads(line) for line in text.splitlines()] == [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(hub).failed == 0
