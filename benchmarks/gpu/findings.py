@@ -100,7 +100,7 @@ class Findings:
         self._write()
 
     def _write(self) -> None:
-        write_whole(self.path, json.dumps(self.record, indent=1))
+        write_whole(self.path, as_json(self.record))
 
 
 def _as_text(error: BaseException) -> dict[str, str]:
@@ -108,6 +108,24 @@ def _as_text(error: BaseException) -> dict[str, str]:
     text = "".join(traceback.format_exception(error))
     why = f"{type(error).__name__}: {error}".splitlines()[0]
     return {"why": why, "traceback": text[-LAST_CHARACTERS:]}
+
+
+def as_json(record: Any) -> str:
+    """Findings as JSON, in which a number that is not finite is a text: no reader takes a bare ``NaN``.
+
+    Example:
+        >>> as_json(float("-inf"))
+        '"-inf"'
+    """
+    return json.dumps(_finite(record), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -181,6 +181,8 @@ def _number(value: Any) -> str:
     """
     if value is None:
         return "not measured"
+    if isinstance(value, str):  # one that is not finite
+        return escape(value)
     if isinstance(value, int) or value == 0 or abs(value) >= 1000:
         return f"{value:,.0f}"
     if abs(value) < 0.01:

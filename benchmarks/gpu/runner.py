@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.findings import LAST_CHARACTERS, write_whole
+from benchmarks.gpu.findings import LAST_CHARACTERS, as_json, write_whole
 from benchmarks.gpu.parts import Part
 
 GRACE_S = 3.0
@@ -89,6 +91,8 @@ class Runner:
         """Run one part to its end or its limit; what it found, and how it ended."""
         out, log = (self.folder / f"{part.name}.{ending}" for ending in ("json", "log"))
         out.unlink(missing_ok=True)
+        # Not in the folder: the paths of the sockets that engines make there must be short.
+        scratch = tempfile.mkdtemp(prefix="mralign-gpu-")
         started = time.monotonic()
         with log.open("w", encoding="utf-8") as output:
             process = subprocess.Popen(
@@ -97,18 +101,19 @@ class Runner:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
-                env=self._environment(part),
+                env=self._environment(part) | {"TMPDIR": scratch},
                 start_new_session=True,
             )
             try:
                 is_cut = _wait(process, json.dumps(self._earlier()), limit_s)
             except BaseException:
-                _stop(process)
                 self.record["parts"][part.name] |= _read(out) | {"status": "cut", "why": "interrupted"}
                 self._keep()
                 raise
+            finally:
+                _stop(process)  # what it left behind would hold the card
+                shutil.rmtree(scratch, ignore_errors=True)
         seconds = round(time.monotonic() - started, 1)
-        _stop(process)  # what it left behind would hold the card
         return {"seconds": seconds, **_ended(_read(out), process.returncode, log, limit_s if is_cut else None)}
 
     def _environment(self, part: Part) -> dict[str, str]:
@@ -121,7 +126,7 @@ class Runner:
         return {name: part.get("values", {}) for name, part in self.record["parts"].items()}
 
     def _keep(self) -> None:
-        write_whole(self.folder / "gpu.json", json.dumps(self.record, indent=1))
+        write_whole(self.folder / "gpu.json", as_json(self.record))
         self.on_change(self.record)
 
 

@@ -116,4 +116,5 @@ def _speed(sampler: Sampler, num_draws: int, new_tokens: int) -> float:
     """Tokens a second, prompts included in the time and not in the tokens."""
     started = time.perf_counter()
     samples = _draw(sampler, num_draws, new_tokens, PAPER_TEMPERATURE)
-    return sum(len(sample.completion_ids) + 1 for sample in samples) / (time.perf_counter() - started)
+    drawn = sum(len(sample.completion_ids) + (sample.end_token_id is not None) for sample in samples)
+    return drawn / (time.perf_counter() - started)

@@ -62,10 +62,12 @@ def large(setting: Setting, findings: Findings, **changes: object) -> Workload:
     if setting.is_stand_in:
         return TINY
     free, _ = torch.cuda.mem_get_info()
-    layers = next((each for each in LAYERS if weight_bytes(each) <= WEIGHTS_SHARE * free), LAYERS[-1])
-    if layers < QWEN3_8B.layers:
-        findings.note(f"{free / 1e9:.0f} GB are free: {layers} of Qwen3-8B's {QWEN3_8B.layers} layers were taken")
-    return dataclasses.replace(QWEN3_8B, **{"layers": layers, **changes})  # type: ignore[arg-type]
+    wanted = dataclasses.replace(QWEN3_8B, **changes)  # type: ignore[arg-type]
+    room = next((each for each in LAYERS if weight_bytes(each) <= WEIGHTS_SHARE * free), LAYERS[-1])
+    if room >= wanted.layers:
+        return wanted
+    findings.note(f"{free / 1e9:.0f} GB are free: {room} of {wanted.layers} layers in Qwen3-8B's shape were taken")
+    return dataclasses.replace(wanted, layers=room)
 
 
 def weight_bytes(layers: int) -> int:

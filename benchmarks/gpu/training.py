@@ -17,9 +17,9 @@ from benchmarks.train_vs_trl.workload import QWEN3_8B, Workload, build_model, bu
 
 BATCH, ACCUMULATION = 8, 2
 """Passes of about train.tokens_per_forward, the default; 16 rows a step, as a quarter of the paper's 64."""
-REFERENCE_STEPS = 2 / 3
+REFERENCE_STEPS, REFERENCE_STEPS_RECOMPUTED = 2 / 3, 2 / 4
 """The reference of a row over a step of it: two passes forward, where a step has two forward and one backward, which
-with frozen weights costs as much as one forward."""
+with frozen weights costs as much as one forward; and one forward more where activations are recomputed."""
 MOST_OF_ESTIMATE = 1.05
 """The peak may be above the estimate by as much: ``USABLE_SHARE`` leaves more."""
 
@@ -59,13 +59,14 @@ def _times(workload: Workload, run: Run, earlier: Mapping[str, Any], findings: F
     findings.value("tokens_per_s", num_tokens(rows) / workload.steps_per_epoch / run.step_s)
     findings.value("step_tflop", needed / 1e12)
     findings.value("reached_tflops", needed / run.step_s / 1e12)
-    findings.value("projected_minutes", projected_minutes(run, workload))
+    is_recomputed = findings.record["values"]["activations_recomputed"]
+    findings.value("projected_minutes", projected_minutes(run, workload, is_recomputed=is_recomputed))
     best_tflops = earlier.get("card", {}).get("matrix_tflops") or measure_rates(workload).best / 1e12
     findings.value("matrix_tflops", best_tflops)
     findings.value("matrix_share_percent", 100 * needed / run.step_s / 1e12 / best_tflops)
 
 
-def projected_minutes(run: Run, workload: Workload) -> float:
+def projected_minutes(run: Run, workload: Workload, *, is_recomputed: bool = False) -> float:
     """Minutes of the paper's job on one card; with fewer layers measured, at the same operations a second.
 
     A job of a few rows spends most of its preparation on what is done once, so the reference is counted by its
@@ -78,12 +79,15 @@ def projected_minutes(run: Run, workload: Workload) -> float:
         53
         >>> round(projected_minutes(run, dataclasses.replace(whole, layers=18)))  # half the layers, all of the head
         100
+        >>> round(projected_minutes(run, whole, is_recomputed=True))  # × (3 + 2 / 4)
+        51
     """
     whole = dataclasses.replace(workload, layers=QWEN3_8B.layers) if workload.width == QWEN3_8B.width else workload
     rows = build_rows(workload)
     more = sum(operations(whole, rows).values()) / sum(operations(workload, rows).values())
     row_s = more * run.step_s / workload.rows_per_step
-    return PAPER_ROWS * row_s * (PAPER_EPOCHS + REFERENCE_STEPS) / 60
+    reference = REFERENCE_STEPS_RECOMPUTED if is_recomputed else REFERENCE_STEPS
+    return PAPER_ROWS * row_s * (PAPER_EPOCHS + reference) / 60
 
 
 def _say(findings: Findings, setting: Setting) -> None:

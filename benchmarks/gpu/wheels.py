@@ -81,6 +81,11 @@ def is_there(name, module, least):
 print(json.dumps([name for name, *rest in json.loads(sys.argv[2]) if not is_there(name, *rest)]))
 """
 """A package without metadata is taken as it is."""
+PATIENCE = ("--retries", "1", "--timeout", "5")
+"""No limit counts pip's time, and by default it asks an index that is out of reach six times, 15 seconds each. It says
+why only of a request that it repeats, so once it must."""
+BROKEN, UNREACHABLE = "after connection broken by", "the package index can't be reached"
+"""What pip says of a connection, and what is said of it here."""
 TOGETHER = {"pydantic": "pydantic-core"}
 """Where the first is too old, the second is that of another version."""
 
@@ -111,9 +116,13 @@ def install(python: str, site: Path, wheels: Path) -> str:
     if not (names := [*missing(python, site), *brought]):
         return ""
     print(f"installing {len(names)} small packages into {site}: {', '.join(names)}", flush=True)
-    if not _pip(python, site, wheels, names):
+    why = _pip(python, site, wheels, names)
+    if not why:
         return ""
-    problems = {name: problem for name in names if (problem := _pip(python, site, wheels, [name]))}
+    if why == UNREACHABLE:  # one by one each would wait for the same
+        problems = dict.fromkeys(names, why)
+    else:
+        problems = {name: problem for name in names if (problem := _pip(python, site, wheels, [name]))}
     if not problems:
         return ""
     why = next(iter(problems.values()))
@@ -121,13 +130,14 @@ def install(python: str, site: Path, wheels: Path) -> str:
 
 
 def _pip(python: str, site: Path, wheels: Path, names: Sequence[str]) -> str:
-    """Install packages; what pip said last where it failed, else nothing."""
+    """Install packages; what pip said last where it failed, or :data:`UNREACHABLE`, else nothing."""
     source = ["--no-index", "--find-links", str(wheels)] if wheels.is_dir() else []
     options = [
         "--quiet",
         "--disable-pip-version-check",
         "--no-deps",
         "--no-compile",
+        *PATIENCE,
         "--upgrade",
         "--target",
         str(site),
@@ -136,6 +146,8 @@ def _pip(python: str, site: Path, wheels: Path, names: Sequence[str]) -> str:
     reply = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if reply.returncode == 0:
         return ""
+    if BROKEN in reply.stdout:
+        return UNREACHABLE
     return (reply.stdout.strip().splitlines() or [f"exit code {reply.returncode}"])[-1]
 
 

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 from flows.commands.versions import version_named
 from mralign_core.config import ModelConfig, RunConfig, Variant
 from mralign_core.errors import ArtifactError, ConfigError
-from mralign_core.models.locate import limit_threads, locate_model, model_name
+from mralign_core.models.locate import limit_threads, locate_model
+from mralign_core.models.names import told_model_name
 from mralign_core.reporting.run_findings import Results, read_results
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.training.export import export_adapter, export_merged, read_adapter_config
@@ -122,7 +123,7 @@ def _of_alias(config: RunConfig, store: ArtifactStore, variant: Variant | None) 
     if Aliases(store).current(alias) is None:
         why = f"none: alias {alias} names no version (mralign promote), so the last run's"
         return Chosen(variant or DEFAULT, None, why)
-    found, model, other = version_named(store, alias), model_name(config.model), ""
+    found, model, other = version_named(store, alias), told_model_name(config.model), ""
     if found.record.base_model != model:  # a store may hold those of several configs
         other = f"base model, {found.record.base_model}"
     elif variant and found.record.variant != variant:
@@ -144,7 +145,7 @@ def _of(version: Version, why: str) -> Chosen:
 def _of_version(config: RunConfig, store: ArtifactStore, version: Version) -> _Source:
     """A version has its own results, and its own base model, whatever this config and its last run are."""
     asked, model = version.record.config, config.model
-    if version.record.base_model != model_name(model):
+    if version.record.base_model != told_model_name(model):
         try:
             model = ModelConfig.model_validate({**asked["model"], "device": model.device})
         except ValidationError as error:

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mralign_core.config import ModelConfig, RunConfig
+from mralign_core.config.annotate import LOCAL_PREFIX, ROLES
 from mralign_core.errors import ArtifactError, ConfigError
 from mralign_core.exporting.data_set import ExportedRun, Licences, OnExported, instruction_of, write_data_set
-from mralign_core.exporting.export_file import ExportFile, export_file_in
+from mralign_core.exporting.export_file import ExportFile, traces_file
 from mralign_core.exporting.new_folder import require_new_or_empty
-from mralign_core.exporting.restoring import earlier_export
+from mralign_core.exporting.restoring import earlier_export, imported_export
 from mralign_core.exporting.tally import WITHOUT_END
 from mralign_core.exporting.trainer_formats import ROW_FORMATS, Chat, DataFormat
 from mralign_core.models.families import family_of, named_family
-from mralign_core.models.locate import ModelLocation, locate_model, model_name
-from mralign_core.questions.locating import locate_sets
+from mralign_core.models.locate import ModelLocation, locate_model
+from mralign_core.models.names import stored_model_name, told_model_name
+from mralign_core.questions.locating import set_name
 from mralign_core.questions.opening import stem
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.storage import ArtifactRef, ArtifactStore
@@ -28,12 +30,12 @@ from mralign_core.storage.tables import stream_table
 from mralign_core.versions.version import Version, resolve_version
 from tasks.engine.last_run import LastRun
 from tasks.engine.one_task import Inputs
+from tasks.engine.run import file_digests
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger("mralign_core.exporting")
-ROLES = ("annotator_a", "annotator_b", "adjudicator")
 OPTIONAL = ("annotations", "weights")
 """Artifacts that a run may not have made yet."""
 
@@ -92,7 +94,6 @@ def find_data(config: RunConfig, named: Mapping[str, str], version: str) -> Data
         refs,
         missing=missing,
         model=config.model,
-        traces_path=record.traces_path if record else "",
         run=record.run if record else "",
     )
 
@@ -106,7 +107,6 @@ def _of_version(store: ArtifactStore, config: RunConfig, version: Version) -> Da
         refs,
         missing=[f"version {version.name} was made without {name}" for name in OPTIONAL if refs[name] is None],
         model=config.model.model_copy(update={"family": family}),
-        traces_path="",
         run=f"version {version.name}",
         base_model=version.record.base_model,
     )
@@ -119,39 +119,69 @@ def _source(
     *,
     missing: Sequence[str],
     model: ModelConfig,
-    traces_path: str,
     run: str,
     base_model: str = "",
 ) -> DataSource:
     candidates = refs["candidates"]
     assert candidates is not None
-    earlier = earlier_export(traces_path)
-    sets = locate_sets(config.questions) if any(one.licence for one in config.questions.train) else []
-    stated = {one.name: one.config.licence for one in sets if one.role == "train" and one.config.licence}
+    wrote = next((one for one in store.manifest(candidates).parents if one.stage == "model"), None)
+    traces_path, digest = _imported_from(store, config, candidates)
+    earlier = earlier_export(traces_path, digest)
     exported = ExportedRun(
         name=config.name,
         run=run,
         candidates=candidates,
         annotations=refs["annotations"],
         weights=refs["weights"] if refs["annotations"] else None,
-        model=next((one for one in store.manifest(candidates).parents if one.stage == "model"), None),
-        base_model=base_model or model_name(model),
-        annotators=_annotators(store, refs["annotations"], earlier.annotators),
-        traces_set=stem(Path(traces_path)) if traces_path and not export_file_in(traces_path) else "",
+        model=wrote,
+        base_model=base_model
+        or (stored_model_name(store.manifest(wrote).fingerprint) if wrote else told_model_name(model)),
+        annotators=_annotators(store, refs["annotations"], earlier.annotators, digest),
+        traces_set=stem(Path(traces_path)) if traces_path and not imported_export(traces_path) else "",
         set_of_question=earlier.set_of_question,
-        licences={**earlier.licences, **stated},
+        licences=earlier.licences if digest else _licences(config),
     )
     return DataSource(exported, model, missing)
 
 
+def _imported_from(store: ArtifactStore, config: RunConfig, candidates: ArtifactRef) -> tuple[str, str]:
+    """The file that traces were imported from, and its digest then; "" where they were sampled.
+
+    Of the files that the config and its last run name it is the one that still has the digest. Where none has, it is
+    the one of the run that the traces are of, if that is the last run.
+    """
+    digest, record = str(store.manifest(candidates).fingerprint.get("traces", "")), LastRun(config).record
+    if not digest:
+        return "", ""
+    named = [path for path in (record.traces_path if record else "", config.generate.traces_path) if path]
+    found = [path for path in named if file_digests(traces=traces_file(path)).get("traces") == digest]
+    is_last = record is not None and record.agrees_with({"candidates": candidates})
+    return (found or (named if is_last else []) or [""])[0], digest
+
+
+def _licences(config: RunConfig) -> dict[str, str]:
+    """The licences of the question sets that were sampled from; their files may be gone by now."""
+    return {set_name(one, "questions.train"): one.licence for one in config.questions.train if one.licence}
+
+
 def _annotators(
-    store: ArtifactStore, annotations: ArtifactRef | None, of_export: Mapping[str, str]
+    store: ArtifactStore, annotations: ArtifactRef | None, of_export: Mapping[str, str], digest: str
 ) -> Mapping[str, str]:
-    """Role → model, as the labels' own manifest says it; where they came with an export, as that says it."""
+    """Role → model, as the labels' own manifest says it; where they came with an export, as that says it.
+
+    Args:
+        store: where the labels are.
+        annotations: the labels.
+        of_export: what the export that the traces came from says.
+        digest: of the file of that export.
+    """
     decided = store.manifest(annotations).fingerprint if annotations else {}
     if "traces" in decided:
-        return of_export or {"labels": "from an export that is not there any more"}
-    return {role: str(decided[role]["model"]) for role in ROLES if role in decided}
+        told = of_export if decided["traces"] == digest else {}
+        return told or {"labels": "from an export that is not there any more, or is another one now"}
+    models = {role: str(decided[role]["model"]) for role in ROLES if role in decided}
+    is_alone = models.get("annotator_a", "").startswith(LOCAL_PREFIX) and not decided.get("escalate_below")
+    return {role: model for role, model in models.items() if not is_alone or role == "annotator_a"}
 
 
 def export_data(
@@ -198,13 +228,17 @@ def stated_licences(options: Sequence[str]) -> Licences:
     """The licences of ``--licence`` options: ``SET=LICENCE``, or ``LICENCE`` of the data set as a whole.
 
     Raises:
-        ConfigError: one says nothing, or two speak of one thing.
+        ConfigError: one says nothing, is no text, or two speak of one thing.
     """
     whole, of_set = "", {}
     for option in options:
         name, separator, licence = (part.strip() for part in option.rpartition("="))
-        if not licence or (separator and not name) or (name in of_set if separator else whole):
-            raise ConfigError(f"--licence {option!r}: give LICENCE once, and SET=LICENCE once for each question set")
+        is_text = not any("\ud800" <= letter <= "\udfff" for letter in option)  # as bytes that are no UTF-8 come
+        is_told_twice = name in of_set if separator else whole
+        if not licence or (separator and not name) or is_told_twice or not is_text:
+            raise ConfigError(
+                f"--licence {option!r}: give LICENCE once, and SET=LICENCE once for each question set, in UTF-8"
+            )
         if separator:
             of_set[name] = licence
         else:

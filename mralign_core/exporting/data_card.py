@@ -35,9 +35,10 @@ TRACE_COLUMNS = {
     "segments.token_start, token_end": "its tokens in `completion_ids`, the last one not included",
     "segments.labels, confidences": "at most two labels, and how sure the annotators were, 0 to 10",
     "segments.rule": "who decided: both annotators (`agree`), one who was sure (`merge`), the adjudicator "
-    "(`adjudicate`), or nobody (`unlabelled`)",
+    "(`adjudicate`), a distilled annotator alone (`distilled`), or nobody (`unlabelled`)",
     "segments.step": "segments with one number were merged by the annotators, and count as one",
-    "segments.labels_a, confidences_a, labels_b, confidences_b": "what each annotator said",
+    "segments.labels_a, confidences_a, labels_b, confidences_b": "what each annotator said; of b nothing where the "
+    "rule is `distilled`, since it was not asked",
     "segments.weight": "its weight (below), by which the log-ratios of its tokens are multiplied",
     "segments.ratio, clipped, support": "the ratio before shrinkage and clip, whether the clip moved it, and the soft "
     "counts behind it",

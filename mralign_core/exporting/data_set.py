@@ -19,6 +19,7 @@ from mralign_core.exporting.new_folder import folder_at_once
 from mralign_core.exporting.tally import WITHOUT_END, RowTally
 from mralign_core.exporting.trace_rows import ROWS_OF_BATCH, TraceRow, TraceTables, is_labelled, read_trace_rows
 from mralign_core.exporting.trainer_formats import ROW_FORMATS, Chat, DataFormat, RowFormat, dataset_name
+from mralign_core.models.names import stored_model_name
 from mralign_core.schemas.questions import QUESTIONS
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from mralign_core.storage.artifact import FileEntry
@@ -240,9 +241,14 @@ def _described(store: ArtifactStore, name: str, ref: ArtifactRef) -> ExportedArt
         package_versions=manifest.package_versions,
         model_revision=manifest.model_revision,
         seed=manifest.seed,
-        fingerprint=manifest.fingerprint,
+        fingerprint=_without_path(manifest.fingerprint) if name == "model" else manifest.fingerprint,
         table_sha256=main.sha256 if main else "",
     )
+
+
+def _without_path(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """What decided a model, its folder by name only."""
+    return {**fingerprint, "path": stored_model_name(fingerprint)} if "path" in fingerprint else dict(fingerprint)
 
 
 def _sources(tally: RowTally, known: Mapping[str, str], stated: Mapping[str, str]) -> list[QuestionSource]:

@@ -6,7 +6,7 @@ It is written last, and it is what ``--from-traces`` reads first.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -84,7 +84,7 @@ class ExportFile(BaseModel):
     """By name, such as `candidates`."""
     counts: dict[str, Any] = {}
     """Traces by polarity, segments, tokens, rules, labels."""
-    row_groups: list[int] = []
+    row_groups: list[Annotated[int, Field(ge=1)]] = []
     """Rows of each row group of the stored candidates, so that the same file can be written again."""
     files: Files
     """Every other file but the card, by its path in the folder."""

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from mralign_core.errors import ConfigError
 
 HUB_REMEDY = "log in (hf auth login, or HF_TOKEN), and name a repository that you may write, such as my-org/my-traces"
+
+
+def upload_again(folder: Path, repository: str) -> str:
+    """The command that uploads an export which is written already.
+
+    Example:
+        >>> upload_again(Path("my traces"), "me/my-traces")
+        "hf upload me/my-traces 'my traces' . --repo-type dataset --private"
+    """
+    return shlex.join(["hf", "upload", repository, str(folder), ".", "--repo-type", "dataset", "--private"])
 
 
 def push_data_set(folder: Path, repository: str) -> str:
@@ -35,6 +46,6 @@ def push_data_set(folder: Path, repository: str) -> str:
     except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
         raise ConfigError(
             f"--push-to-hub {repository}: {type(error).__name__}: {error!s:.300}. The export is in {folder}; "
-            f"{HUB_REMEDY}"
+            f"{HUB_REMEDY}. Then upload it as it is: {upload_again(folder, repository)}"
         ) from error
     return str(commit.commit_url)

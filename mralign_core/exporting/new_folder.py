@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +36,8 @@ def folder_at_once(target: Path) -> Iterator[Path]:
         raise ConfigError(f"{target} can't be written ({error.strerror}): name another folder") from None
     try:
         yield made
-        made.chmod(0o777 & ~_umask())
         require_new_or_empty(target)
+        _take_permissions(made, target)
         os.replace(made, target)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -46,12 +47,25 @@ def require_new_or_empty(target: Path) -> None:
     """Refuse a target that holds anything.
 
     Raises:
-        ConfigError: it is a file, or a folder with files.
+        ConfigError: it is a file, a folder with files, or a mount point.
     """
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise ConfigError(f"{target} is not a folder: name a new or empty one")
     if target.is_dir() and any(target.iterdir()):
         raise ConfigError(f"{target} has files already, which are not overwritten: name a new or empty folder")
+    if os.path.ismount(target):
+        raise ConfigError(f"{target} is a mount point, which no folder can replace: name a folder in it")
+
+
+def _take_permissions(made: Path, target: Path) -> None:
+    """Give a folder the group and mode of the one that it replaces, or else those of any new folder."""
+    if not target.exists():
+        made.chmod(0o777 & ~_umask())
+        return
+    had = target.stat()
+    with contextlib.suppress(PermissionError):  # who is not in the group can't give it away
+        os.chown(made, -1, had.st_gid)
+    made.chmod(stat.S_IMODE(had.st_mode))
 
 
 def _umask() -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ import pyarrow.parquet as pq
 from mralign_core.config import GenerateConfig
 from mralign_core.errors import DataError
 from mralign_core.exporting.export_file import (
+    EXPORT_FILE,
     RUN_FOLDER,
     ExportFile,
     export_file_in,
@@ -41,12 +43,14 @@ from mralign_core.method.selection import LengthBounds, length_problem
 from mralign_core.questions.overlap import question_key, question_keys, refuse_overlap
 from mralign_core.schemas.annotations import ANNOTATIONS
 from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.storage.digests import file_sha256
 from mralign_core.storage.quarantine import FILE_NAME as QUARANTINE_FILE
 from mralign_core.storage.tables import TableWriter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger("mralign_core.exporting")
 TRACES_FIELD = "generate.traces_path"
 CANDIDATES_FILE, FUNNEL_FILE = "candidates.parquet", "funnel.json"
 BESIDE_CANDIDATES = (FUNNEL_FILE, QUARANTINE_FILE)
@@ -64,6 +68,9 @@ class EarlierExport(NamedTuple):
     set_of_question: Mapping[str, str]
     licences: Mapping[str, str]
     annotators: Mapping[str, str]
+
+
+NOTHING_KNOWN = EarlierExport({}, {}, {})
 
 
 def check_export(path: str | Path) -> ExportFile:
@@ -111,6 +118,7 @@ def restore_candidates(
     funnel, polarities = Funnel(STEPS_OF_EXPORT), Counter[str]()
     traces = _kept(map(stored_trace, _rows(folder, export)), funnel, section, evaluated, polarities)
     _write_candidates(directory, _of_tokenizer(traces, tokenizer, folder), export.row_groups)
+    _require_all_read(folder, export, funnel)
     require_both_polarities(polarities, funnel, RESTORE_REMEDY)
     for name in BESIDE_CANDIDATES:
         if f"{RUN_FOLDER}/{name}" in export.files:
@@ -172,12 +180,33 @@ def require_labels(path: str | Path, labels: Collection[str], field: str) -> Non
         )
 
 
-def earlier_export(path: str | Path) -> EarlierExport:
-    """What is known of traces that were imported from an export; nothing where it is gone, or was none."""
-    file = export_file_in(path) if str(path) else None
-    if file is None or not file.is_file():
-        return EarlierExport({}, {}, {})
-    export = read_export_file(file, TRACES_FIELD)
+def imported_export(path: str | Path) -> Path | None:
+    """The file of the export that traces were imported from, also where it is gone; None where it was none."""
+    path = Path(path)
+    is_folder = not path.suffix and not path.is_file()  # of a folder that is gone the name alone can tell
+    return export_file_in(path) or (path / EXPORT_FILE if is_folder else None)
+
+
+def earlier_export(path: str | Path, sha256: str) -> EarlierExport:
+    """What is known of traces that were imported from an export.
+
+    Args:
+        path: where the export was; empty where that is not known.
+        sha256: of its file when the traces were imported.
+
+    Returns:
+        Nothing where it was no export, and, with a warning, where what is there now is not what was imported.
+    """
+    file = imported_export(path) if str(path) else None
+    if file is None:
+        return NOTHING_KNOWN
+    try:
+        if file_sha256(file) != sha256:
+            raise DataError(f"{TRACES_FIELD}: {file} is another export than the one that the traces came from")
+        export = check_export(file)
+    except (OSError, DataError) as error:
+        logger.warning("question sets, licences and annotators of the imported export are not known: %s", error)
+        return NOTHING_KNOWN
     rows = _rows(file.parent, export, ["question_id", "question_set"])
     licences = {source.name: source.licence for source in export.sources if source.licence}
     sets = {row["question_id"]: row["question_set"] for row in rows}
@@ -270,6 +299,17 @@ def _write_candidates(directory: Path, traces: Iterator[dict[str, Any]], row_gro
             if not group:
                 break
             table.add_group(CANDIDATES.frame(group))
+
+
+def _require_all_read(folder: Path, export: ExportFile, funnel: Funnel) -> None:
+    """Refuse an export that says of its files that they have more rows, or fewer, than were read."""
+    told = sum(export.files[name].rows or 0 for name in export.data_files)
+    read = next(kept for step, kept, _, _ in funnel.rows if step == STEPS_OF_EXPORT[0])
+    if read != told:
+        raise DataError(
+            f"{TRACES_FIELD}: {folder}: {EXPORT_FILE} says that its data files have {told:,} traces, and {read:,} were "
+            "read: export the run again"
+        )
 
 
 def _add_to_funnel(path: Path, funnel: Funnel) -> None:

@@ -133,13 +133,13 @@ def _require_train_on(section: QuestionsConfig, located: Sequence[LocatedSet]) -
 
 
 def _locate(one: QuestionSetConfig, role: Role, field: str) -> LocatedSet:
-    name = one.name or BY_HUB_ID.get(one.path) or _name_of(one.path)
+    name = set_name(one, field)
     known = KNOWN_SETS.get(one.name or BY_HUB_ID.get(one.path, ""))
     for option, what in _without_effect(one, known).items():
         if getattr(one, option) != type(one).model_fields[option].default:
             raise ConfigError(f"{field}.{option} has no effect on {what}: remove it")
     if one.name == POCKET:
-        return LocatedSet(one, role, field, _pocket_name(one, field), role)
+        return LocatedSet(one, role, field, name, role)
     _require_gold(one, name, known, role, field)
     files = _files(one, known, field)
     told = sorted({split_of(path) for path in files} - {""})
@@ -148,6 +148,17 @@ def _locate(one: QuestionSetConfig, role: Role, field: str) -> LocatedSet:
         files = _of_split(files, split, told, field)
     hub_id = "" if files else one.path or _hub_id(known)
     return LocatedSet(one, role, field, name, split, known, tuple(files), hub_id)
+
+
+def set_name(one: QuestionSetConfig, field: str) -> str:
+    """The name of a set, which its questions have as their source; its files need not be there.
+
+    Raises:
+        ConfigError: it is a part of the pocket world's set that there is not.
+    """
+    if one.name == POCKET:
+        return _pocket_name(one, field)
+    return one.name or BY_HUB_ID.get(one.path) or _name_of(one.path)
 
 
 def _pocket_name(one: QuestionSetConfig, field: str) -> str:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from mralign_core.config import ModelConfig, Variant
 from mralign_core.errors import ConfigError
 from mralign_core.models.load import load_model_and_tokenizer
-from mralign_core.models.locate import model_name
+from mralign_core.models.names import told_model_name
 from mralign_core.training.card import Card
 from mralign_core.training.export_card import RunFacts, adapter_card, merged_card
 
@@ -54,7 +54,7 @@ def export_adapter(adapter: Path, directory: Path, model_section: ModelConfig, v
     """
     _claim(directory)
     shutil.copytree(adapter, directory, dirs_exist_ok=True)
-    base_model = model_name(model_section)
+    base_model = told_model_name(model_section)
     card = adapter_card(_read_card(adapter), base_model, variant, run, adapter_config=read_adapter_config(adapter))
     (directory / CARD).write_text(card.render(), encoding="utf-8")
 
@@ -98,7 +98,7 @@ def export_merged(
     )
     if merged.rounding > MUCH_ROUNDED:
         logger.warning("%s Serve the adapter instead, or merge with --set model.dtype=float32", rounding)
-    base_model = model_name(model_section)
+    base_model = told_model_name(model_section)
     card = merged_card(_read_card(adapter), base_model, variant, run, dtype=model_section.dtype, rounding=rounding)
     (directory / CARD).write_text(card.render(), encoding="utf-8")
     return rounding

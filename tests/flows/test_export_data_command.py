@@ -1,11 +1,14 @@
 """`mralign export-data`, and a run from its folder."""
 
+import shutil
+
 import pytest
 import yaml
 from datasets import load_dataset
 
 from flows.commands.export_data import find_data
-from mralign_core.config import RunConfig
+from mralign_core.config import AnnotateConfig, RunConfig
+from mralign_core.config.annotate import ROLES
 from mralign_core.errors import ArtifactError, ConfigError
 from tests.exported_run import awkward_run
 from tests.version_store import publish_version
@@ -72,6 +75,31 @@ def test_licences_of_the_config_are_those_of_its_sets(run, tmp_path):
     (tmp_path / "mine.jsonl").write_text(rows)
     sets = {"train": {"path": str(tmp_path / "mine.jsonl"), "licence": "cc0-1.0"}}
     config = RunConfig.model_validate({**run.config.model_dump(), "questions": sets})
-    assert find_data(config, {}, "").run.licences == {"mine": "cc0-1.0"}
+    assert not find_data(config, {}, "").run.licences, "these traces are of no question set of the config"
+    candidates = {"candidates": f"candidates/{sampled(run, tmp_path).key}"}
+    assert find_data(config, candidates, "").run.licences == {"mine": "cc0-1.0"}
+    (tmp_path / "mine.jsonl").unlink()
+    assert find_data(config, candidates, "").run.licences == {"mine": "cc0-1.0"}
     without = RunConfig.model_validate({**run.config.model_dump(), "questions": {"train": sets["train"]["path"]}})
     assert config.questions.fingerprint() == without.questions.fingerprint(), "it changes no key"
+
+
+def sampled(run, tmp_path):
+    """The run's traces as if they had been sampled."""
+    (tmp_path / "draws").mkdir()
+    (tmp_path / "draws" / "draws.json").write_text("[]")
+    draws = run.store.publish("generations", "draws", tmp_path / "draws", parents=[], fingerprint={})
+    model = [one for one in run.store.manifest(run.refs["candidates"]).parents if one.stage == "model"]
+    shutil.copytree(run.store.open_directory(run.refs["candidates"]), tmp_path / "sampled")
+    return run.store.publish("candidates", "sampled", tmp_path / "sampled", parents=[draws, *model], fingerprint={})
+
+
+@pytest.mark.parametrize(("escalate_below", "asked"), [(0.0, ["annotator_a"]), (7.0, [*ROLES])])
+def test_a_card_names_those_annotators_that_may_have_been_asked(run, tmp_path, escalate_below, asked):
+    section = {"annotator_a": "local/mine", "annotator_b": "cue/b", "adjudicator": "cue/adjudicator"}
+    decided = AnnotateConfig.model_validate({**section, "escalate_below": escalate_below}).fingerprint()
+    key = f"distilled-{len(asked)}"
+    shutil.copytree(run.store.open_directory(run.refs["annotations"]), tmp_path / key)
+    run.store.publish("annotations", key, tmp_path / key, parents=[run.refs["candidates"]], fingerprint=decided)
+    source = find_data(run.config, {"annotations": f"annotations/{key}"}, "")
+    assert list(source.run.annotators) == asked

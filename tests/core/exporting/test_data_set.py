@@ -1,7 +1,9 @@
 """A run as a data set: what `load_dataset` reads is what the store has, and a folder is there whole or not at all."""
 
+import doctest
 import json
 import os
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,11 +12,12 @@ from datasets import load_dataset
 
 from flows.commands.export_data import DataSource, export_data, facts_of, find_data, stated_licences
 from mralign_core.errors import ArtifactError, ConfigError, DataError
+from mralign_core.exporting import hub
 from mralign_core.exporting.data_set import Licences
 from mralign_core.exporting.export_file import EXPORT_FILE, ExportFile
 from mralign_core.exporting.hub import push_data_set
 from mralign_core.exporting.new_folder import BEING_WRITTEN, folder_at_once
-from mralign_core.schemas.annotations import ANNOTATIONS
+from mralign_core.schemas.annotations import ANNOTATIONS, RULES
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage.tables import write_table
@@ -71,6 +74,8 @@ def test_the_card_is_read_by_datasets_and_says_what_is_not_stated(run, exports):
     for name in read(exports["parquet"]).column_names:
         assert name in card, f"{name} is not explained"
     assert run.refs["candidates"].sha256 in card and "cue/adjudicator" in card
+    rules = next(line for line in card.splitlines() if line.startswith("| `segments.rule`"))
+    assert all(f"`{rule}`" in rules for rule in RULES)
 
 
 def test_licences_that_are_stated_stand_on_the_card(run, tmp_path):
@@ -84,8 +89,8 @@ def test_licences_that_are_stated_stand_on_the_card(run, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("options", [["=mit"], ["a="], [""], ["mit", "apache-2.0"], ["a=mit", "a=mit"]])
-def test_a_licence_that_says_nothing_or_is_said_twice_is_refused(options):
+@pytest.mark.parametrize("options", [["=mit"], ["a="], [""], ["mit", "apache-2.0"], ["a=mit", "a=mit"], ["a=m\udce9"]])
+def test_a_licence_that_says_nothing_is_no_text_or_is_said_twice_is_refused(options):
     with pytest.raises(ConfigError, match="--licence"):
         stated_licences(options)
 
@@ -100,6 +105,14 @@ def test_provenance_names_every_artifact_and_the_digest_of_every_file(run, expor
     assert told.artifacts["annotations"].fingerprint["annotator_a"]["model"] == "cue/a"
     assert told.artifacts["candidates"].code_version and told.artifacts["candidates"].package_versions["torch"]
     assert str(run.config.storage.root) not in (exports["parquet"] / EXPORT_FILE).read_text()
+
+
+def test_a_model_that_was_moved_or_replaced_in_the_config_keeps_its_name_and_no_path(run, tmp_path):
+    gone = run.config.model_copy(update={"model": run.config.model.model_copy(update={"path": "/gone/a-successor"})})
+    made = export(run, tmp_path / "out", config=gone)
+    assert made.base_model == "model"
+    told = (tmp_path / "out" / EXPORT_FILE).read_text() + (tmp_path / "out" / "README.md").read_text()
+    assert "a-successor" not in told and str(Path(run.config.model.path).parent) not in told
 
 
 def model_of(run):
@@ -122,6 +135,21 @@ def test_a_folder_that_holds_anything_is_not_written_to(run, exports, tmp_path):
             export(run, target)
         assert sorted(target.rglob("*")) == before
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_an_empty_folder_keeps_its_permissions(tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    target.chmod(0o2777)
+    with folder_at_once(target) as folder:
+        (folder / "data").mkdir()
+    assert (target / "data").exists() and target.stat().st_mode & 0o7777 == 0o2777
+
+
+def test_a_mount_point_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path)
+    with pytest.raises(ConfigError, match="is a mount point"), folder_at_once(tmp_path):
+        pytest.fail("it began to write")
 
 
 def test_an_export_that_fails_or_is_killed_leaves_nothing_that_looks_whole(tmp_path):
@@ -213,7 +241,7 @@ def test_pushed_only_when_asked_and_then_all_files_but_to_a_private_data_set(exp
     assert upload_server.files.keys() == {*told.files, "README.md", EXPORT_FILE}
     assert upload_server.files["README.md"] == (exports["parquet"] / "README.md").read_bytes()
     assert address.endswith("/commit/1")
-    with pytest.raises(ConfigError, match=r"--push-to-hub not a name: .* The export is in "):
+    with pytest.raises(ConfigError, match=r"(?s)--push-to-hub not a name: .* The export is in .*: hf upload 'not a"):
         push_data_set(exports["parquet"], "not a name")
 
 
@@ -221,3 +249,7 @@ def test_rows_of_jsonl_stay_on_their_lines_for_every_reader(exports):
     for name in ("llama-factory", "axolotl"):
         text = (exports[name] / "data" / "train-00000.jsonl").read_text(encoding="utf-8")
         assert [json.loads(line) for line in text.splitlines()] == [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(hub).failed == 0

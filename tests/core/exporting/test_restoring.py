@@ -1,6 +1,7 @@
 """An export back in a store: the same candidates, labels, matrices and weights, to the last byte."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -76,6 +77,53 @@ def test_what_was_imported_from_an_export_is_exported_alike_and_keeps_its_sets_a
     assert {name: (first / name).read_bytes() for name in names} == {n: (second / n).read_bytes() for n in names}
     again = restored(run, second, tmp_path / "again")
     assert again.refs["candidates"].sha256 == run.refs["candidates"].sha256
+
+
+def replace_it(folder, other):
+    shutil.rmtree(folder)
+    shutil.copytree(other, folder)
+    text = (folder / EXPORT_FILE).read_text()
+    (folder / EXPORT_FILE).write_text(text.replace('"licence": ""', '"licence": "mit"'))
+
+
+def lose_a_file(folder, _):
+    (folder / "data" / "train-00000.parquet").unlink()
+
+
+def export_for_a_trainer(folder, other):
+    shutil.rmtree(folder)
+    shutil.copytree(other.parent / "axolotl", folder)
+
+
+def lose_it(folder, _):
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("change", [replace_it, lose_a_file, export_for_a_trainer, lose_it])
+def test_nothing_is_told_of_a_folder_that_is_not_what_was_imported(imported, exports, tmp_path, caplog, change):
+    back, folder = imported
+    change(folder, exports["parquet"])
+    source = find_data(back.config, {}, "")
+    assert "are not known" in caplog.text
+    made = export_data(back.config, source, tmp_path / "out", "parquet", stated_licences([]), lambda done, total: None)
+    assert [(each.name, each.licence) for each in made.sources] == [("", "")]
+    assert made.annotators == {"labels": "from an export that is not there any more, or is another one now"}
+
+
+def test_what_is_named_by_hand_is_known_by_the_folder_that_it_came_from(imported):
+    back, _ = imported
+    for name in ("candidates", "annotations"):
+        ref = back.refs[name]
+        source = find_data(back.config, {name: f"{ref.stage}/{ref.key}"}, "")
+        assert set(source.run.set_of_question.values()) == {"my traces"}
+        assert source.run.annotators["adjudicator"] == "cue/adjudicator"
+
+
+@pytest.fixture
+def imported(run, exports, tmp_path):
+    """A run from a copy of an export, and that copy, which a test may change."""
+    shutil.copytree(exports["parquet"], tmp_path / "copy")
+    return restored(run, tmp_path / "copy", tmp_path / "imported"), tmp_path / "copy"
 
 
 def test_several_files_come_back_as_one(run, tmp_path, monkeypatch):
@@ -161,6 +209,11 @@ def climb_out(folder):
     (folder / EXPORT_FILE).write_text(text.replace('"data/train-00000.parquet"', '"../train-00000.parquet"'))
 
 
+def empty_a_row_group(folder):
+    text = (folder / EXPORT_FILE).read_text()
+    (folder / EXPORT_FILE).write_text(re.sub(r'"row_groups": \[\s*\d+', '"row_groups": [0', text))
+
+
 def raise_layout(folder):
     text = (folder / EXPORT_FILE).read_text()
     (folder / EXPORT_FILE).write_text(text.replace('"layout": 1', '"layout": 2'))
@@ -173,6 +226,7 @@ def raise_layout(folder):
         (lose_funnel, r"run/funnel\.json is missing"),
         (cut_export_file, "is damaged"),
         (climb_out, "is damaged"),
+        (empty_a_row_group, r"is damaged: row_groups\.0"),
         (raise_layout, "has layout 2, and this version reads 1"),
     ],
 )
@@ -185,6 +239,16 @@ def test_an_export_that_is_not_as_it_was_written_is_refused_before_anything_star
     config = config_of(tmp_path, Path(run.config.model.path), folder / EXPORT_FILE)
     with pytest.raises(DataError, match=says):
         _check_traces(config)
+
+
+def test_an_export_that_says_it_has_more_traces_than_were_read_is_refused(run, exports, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(exports["parquet"], folder)
+    told = ExportFile.model_validate_json((folder / EXPORT_FILE).read_bytes())
+    files = {name: entry.model_copy(update={"rows": 14}) for name, entry in told.files.items()}
+    told.model_copy(update={"files": files}).write(folder)
+    with pytest.raises(DataError, match="have 14 traces, and 13 were read"):
+        restore(run, folder, tmp_path / "out")
 
 
 def test_an_export_for_a_trainer_is_no_file_of_traces(run, exports, tmp_path):

@@ -1,5 +1,6 @@
 """Where a model comes from: pinned when a run starts, found again when a task needs it."""
 
+import doctest
 import json
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from mralign_core.config import ModelConfig, TrainConfig
 from mralign_core.errors import ConfigError
 from mralign_core.generation.checking import check_rendering, check_tokens, check_weights
+from mralign_core.models import names
 from mralign_core.models.load import load_model_and_tokenizer
 from mralign_core.models.locate import (
     describe_model,
@@ -19,6 +21,7 @@ from mralign_core.models.locate import (
     model_name,
 )
 from mralign_core.models.lora import attach_lora, save_adapter
+from mralign_core.models.names import told_model_name
 from mralign_core.training.export import merge
 from tests.core.tiny_gguf import write_gguf
 
@@ -77,10 +80,13 @@ def test_weights_in_the_artifact_are_found_there(artifact):
         ({"path": "Qwen/Qwen3-8B"}, "Qwen/Qwen3-8B"),
         ({"source": "pocket"}, "pocket"),
         ({"source": "smollm2"}, "smollm2"),
+        ({"path": "/gone/my-model"}, "my-model"),
+        ({"path": "/gone/my-model.gguf"}, "my-model"),
+        ({"path": "gone/models/my-model/"}, "my-model"),
     ],
 )
 def test_a_name_has_no_path_of_this_machine(fields, name):
-    assert model_name(ModelConfig(**fields)) == name
+    assert told_model_name(ModelConfig(**fields)) == name
 
 
 def test_threads_are_limited_only_when_the_config_says_so():
@@ -196,3 +202,7 @@ def test_a_gguf_file_without_the_package_says_what_to_install(tmp_path, artifact
 def test_a_path_that_is_too_long_to_be_one_is_refused():
     with pytest.raises(ConfigError, match=r"model\.path 'aaa.*can't be looked up: File name too long"):
         local_path(ModelConfig(source="hub", path="a" * 5000))
+
+
+def test_examples_in_docstrings():
+    assert doctest.testmod(names).failed == 0

@@ -16,9 +16,23 @@ import torch
 from packaging.requirements import Requirement
 
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import child, kernels, memory, page, precision, runner, several, shapes, training, wheels
+from benchmarks.gpu import (
+    child,
+    findings,
+    kernels,
+    memory,
+    page,
+    precision,
+    runner,
+    sampling,
+    several,
+    shapes,
+    training,
+    wheels,
+)
 from benchmarks.gpu.findings import Findings, NotShownHere, Setting
 from benchmarks.gpu.parts import NAMES, PARTS, Part, chosen
+from mralign_core.generation import Sample
 from mralign_core.training.fit import train_adapter
 from tests.core.generation.sampler_fixtures import stand_in_for_vllm
 
@@ -30,16 +44,18 @@ ENDINGS = {
     "slow": "write({'status': 'cut', 'values': {'speed': 1}}); say(Popen(['sleep', '60']).pid); sleep(60)",
     "killed": "write({'status': 'cut', 'values': {'speed': 2}}); say('last words'); os.kill(os.getpid(), 9)",
     "mute": "sys.exit(3)",
+    "infinite": "write({'status': 'done', 'values': {'speed': float('-inf')}})",
+    "heavy": "import tempfile; say(tempfile.mkdtemp()); sleep(60)",
     "told": "write({'status': 'done', 'line': sys.stdin.read()})",
 }
 """What parts do that are no more than Python's standard library."""
 
 
 def found_by(name, folder):
-    findings = Findings(folder / f"{name}.json")
-    child.run(name, CPU, findings)
-    assert json.loads(findings.path.read_text()) == findings.record
-    return findings.record
+    found = Findings(folder / f"{name}.json")
+    child.run(name, CPU, found)
+    assert json.loads(found.path.read_text()) == found.record
+    return found.record
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +68,7 @@ def stand_ins(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("module", [page, shapes, training])
+@pytest.mark.parametrize("module", [findings, page, shapes, training])
 def test_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
 
@@ -96,9 +112,9 @@ def test_a_precision_that_learns_nothing_is_found_out(tmp_path, monkeypatch):
 
 def test_a_job_that_never_runs_out_of_memory_shows_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_too_little_memory", lambda *_: memory.contextlib.nullcontext())
-    findings = Findings(tmp_path / "memory.json")
-    memory._run_out(memory._workload(CPU), findings)
-    assert [check["name"] for check in findings.record["checks"] if not check["ok"]] == [
+    found = Findings(tmp_path / "memory.json")
+    memory._run_out(memory._workload(CPU), found)
+    assert [check["name"] for check in found.record["checks"] if not check["ok"]] == [
         "it never ran out of memory, so nothing is shown"
     ]
 
@@ -153,11 +169,37 @@ def test_a_package_of_others_that_is_missing_is_a_reason_to_skip(tmp_path, monke
 
 
 def test_fewer_layers_are_taken_where_the_card_has_less_room(tmp_path, monkeypatch):
-    findings = Findings(tmp_path / "training.json")
+    found = Findings(tmp_path / "training.json")
     for free, layers in ((140e9, 36), (48e9, 36), (24e9, 24), (1e9, 2)):
         monkeypatch.setattr(shapes.torch.cuda, "mem_get_info", lambda free=free: (free, free))
-        assert shapes.large(Setting("cuda", {}), findings).layers == layers
-    assert findings.record["notes"][0].startswith("24 GB are free: 24 of")
+        assert shapes.large(Setting("cuda", {}), found).layers == layers
+    assert found.record["notes"][0].startswith("24 GB are free: 24 of 36 layers")
+    before = list(found.record["notes"])
+    monkeypatch.setattr(shapes.torch.cuda, "mem_get_info", lambda: (24e9, 24e9))
+    assert shapes.large(Setting("cuda", {}), found, layers=4).layers == 4
+    assert found.record["notes"] == before, "there was room for all that was wanted"
+
+
+def test_the_end_is_counted_where_it_was_drawn(monkeypatch):
+    samples = [Sample("", [], [1, 2], "", "stop", end_token_id=9), Sample("", [], [1, 2, 3], "", "length")]
+    monkeypatch.setattr(sampling, "_draw", lambda *_: samples)
+    clock = iter((0.0, 2.0))
+    monkeypatch.setattr(sampling.time, "perf_counter", lambda: next(clock))
+    assert sampling._speed(None, 2, 3) == 6 / 2  # type: ignore[arg-type]
+
+
+def test_a_figure_that_is_not_finite_is_a_text_in_both_files(tmp_path):
+    def strict(path):
+        return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+    found = Findings(tmp_path / "training.json")
+    found.value("losses", [0.5, float("nan")])
+    found.check("peak", float("inf"), 1)
+    assert strict(found.path)["values"] == {"losses": [0.5, "nan"]}
+    record, _ = run_fakes(tmp_path / "run", fakes("infinite"))
+    assert strict(tmp_path / "run" / "gpu.json")["parts"]["infinite"]["values"] == {"speed": "-inf"}
+    assert "-inf" in page.render(record)
+    assert page._number("nan") == "nan"
 
 
 def fake(part, out):
@@ -198,6 +240,14 @@ def test_a_part_that_hangs_or_dies_leaves_what_it_had_and_the_next_one_runs(tmp_
     assert len(pages) == 6
     assert "waiting" in pages[1]
     assert page.headline(record) == "2 of 5 parts done, 2 died (killed, mute), 1 cut (slow)"
+
+
+def test_a_part_that_is_cut_leaves_no_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "LEAST_S", 0.1)
+    record, _ = run_fakes(tmp_path, [Part("heavy", "", 0.7, "")])
+    made = Path((tmp_path / "heavy.log").read_text().strip())
+    assert record["parts"]["heavy"]["status"] == "cut"
+    assert made.is_absolute() and not made.exists() and not made.parent.exists()
 
 
 def is_running(pid):
@@ -316,6 +366,40 @@ def test_what_is_missing_is_installed_and_what_can_not_be_is_named(tmp_path, mon
     problem = wheels.install("python", tmp_path / "site", folder)
     assert problem.startswith("xxhash could not be installed (no wheel of xxhash)")
     assert [len(names) for names in asked] == [3, 1, 1, 1]  # together first, then each alone
+
+
+def test_an_index_that_is_out_of_reach_is_asked_once(tmp_path, monkeypatch):
+    asked, pip = [], subprocess.run
+
+    def counted(arguments, **options):
+        asked.append(arguments)
+        return pip([*arguments, "--index-url", "http://127.0.0.1:9/simple"], **options)
+
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    monkeypatch.setattr(wheels, "missing", lambda *_: ["six", "xxhash"])
+    monkeypatch.setattr(wheels.subprocess, "run", counted)
+    problem = wheels.install(sys.executable, tmp_path / "site", tmp_path / "no-wheels")
+    assert problem.startswith("six, xxhash could not be installed (the package index can't be reached): gather their")
+    assert len(asked) == 1
+
+
+def test_a_python_that_is_too_old_gives_way_to_that_of_the_environment(tmp_path):
+    """`python3` of a host may be too old to read even what starts the parts."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "venv").mkdir()
+    old, ours = tmp_path / "bin" / "python3", tmp_path / "venv" / "python"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    ours.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    for path in (old, ours):
+        path.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{old.parent}{os.pathsep}{os.environ['PATH']}"}
+    command_line = ["make", "gpu", "ARGS=--list", f"BIN={ours.parent}"]
+    reply = subprocess.run(command_line, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (reply.returncode, reply.stdout.split()[0]) == (0, "card"), reply.stderr
+    ours.unlink()
+    reply = subprocess.run(command_line, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert reply.returncode == 2 and "make gpu PYTHON=" in reply.stderr
 
 
 def test_a_part_ends_when_the_command_is_gone(tmp_path):
