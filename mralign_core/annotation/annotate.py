@@ -196,7 +196,7 @@ class Panel:
         asked = [[index] for index in range(len(trace.segments))]
         answers = [await self.annotator(ROLES[0], row, messages, asked)]
         a = answers[0].parsed
-        if a is None:  # of more segments than a reply may have
+        if a is None:
             return _TraceOutcome(row.trace_id, answers, [])
         unsure = unsure_segments(a.votes, self.section)
         votes_b: dict[int, LabelVote] = {}
@@ -240,7 +240,10 @@ class Panel:
         if role not in self.labellers:
             return await self.ask(role, messages, asked)
         said = self.labellers[role].reply(row)
-        return _Answer(role, [said], [None], self.parse(said, asked, may_merge=False))
+        try:
+            return _Answer(role, [said], [None], self.parse(said, asked, may_merge=False))
+        except ReplyProblem as problem:  # of more segments than a reply may have
+            return _Answer(role, [said], [problem], None)
 
     def shown(self, row: Any) -> ShownTrace:
         """What annotators and adjudicator see of a row of the candidates."""

@@ -111,6 +111,12 @@ def test_a_trace_that_is_sure_throughout_asks_nobody(server):
     assert set(made.raw["role"]) == {"annotator_a"}
 
 
+def test_a_trace_of_too_many_segments_is_left_out_and_listed():
+    num = 20_000
+    made = annotate((("retrieval", 9),) * num, texts=["I recall it."] * num)
+    assert made.annotations.empty and list(made.failures["role"]) == ["annotator_a"]
+
+
 def test_nobody_is_asked_below_nothing():
     made = annotate((("retrieval", 0.1),) * 3, escalate_below=0, annotator_b="openai/gpt-4o")
     assert set(made.annotations["rule"]) == {"distilled"}, "and no key of a provider is needed"
