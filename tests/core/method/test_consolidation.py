@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mralign_core.errors import DataError
-from mralign_core.method.consolidation import LabelVote, consolidate, merge_steps
+from mralign_core.method.consolidation import LabelVote, accept, consolidate, merge_steps
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.schemas.annotations import RULES
 
@@ -45,8 +45,15 @@ def test_truth_table(a, b, labels, confidences, rule):
     assert result == (labels, confidences, rule)
 
 
-def test_table_covers_every_rule_of_the_schema():
-    assert {row[-1] for row in TABLE} == set(RULES)
+@pytest.mark.parametrize(
+    ("a", "labels", "confidences"), [({A: 9, R: 2}, (R, A), (2, 9)), ({F: 1}, (F,), (1,)), ({}, (), ())]
+)
+def test_one_who_decides_alone_is_taken_at_its_word(a, labels, confidences):
+    assert accept(vote(a), PAPER_TAXONOMY) == (labels, confidences, "distilled")
+
+
+def test_tables_cover_every_rule_of_the_schema():
+    assert {row[-1] for row in TABLE} | {accept(vote({R: 9}), PAPER_TAXONOMY).rule} == set(RULES)
 
 
 def test_other_limits():
