@@ -24,7 +24,7 @@ from mralign_core.config.annotate import ESCALATION, HUMAN_PREFIX
 from mralign_core.distillation.annotator import LocalLabeller
 from mralign_core.distillation.published import find_annotator, open_annotator
 from mralign_core.evaluation.held_out_traces import variants_to_label
-from mralign_core.exporting.export_file import traces_file
+from mralign_core.exporting.paths import traces_file
 from mralign_core.exporting.restoring import check_export, require_labels, restore_labels
 from mralign_core.label_sets import label_set_of
 from mralign_core.llm.offline import is_offline

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from mralign_core.config import RunConfig
-from mralign_core.exporting.export_file import is_export, traces_file
+from mralign_core.exporting.paths import is_export, traces_file
 from mralign_core.exporting.restoring import restore_candidates
 from mralign_core.generation.forecast import Load, Rates, estimate_load
 from mralign_core.generation.funnel import Funnel, imbalance, require_both_polarities

@@ -150,11 +150,20 @@ SLOW_IMPORTS = {"torch", "transformers", "peft", "accelerate", "litellm", "scipy
 """Libraries that take seconds to import, and that a run which finds everything in a folder has no use for."""
 
 
-def test_a_run_that_finds_everything_imports_what_it_needs_only():
-    script = "import sys, flows.commands.cli, flows.pipeline; print(*{name.partition('.')[0] for name in sys.modules})"
+def packages_behind(modules: str) -> set[str]:
+    script = f"import sys, {modules}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    found = SLOW_IMPORTS & set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_a_run_that_finds_everything_imports_what_it_needs_only():
+    found = SLOW_IMPORTS & packages_behind("flows.commands.cli, flows.pipeline")
     assert not found, f"import these inside the functions that use them: {found}"
+
+
+def test_a_command_starts_without_what_reads_tables():
+    found = (SLOW_IMPORTS | {"pandas", "pyarrow", "duckdb", "prefect"}) & packages_behind("flows.commands.cli")
+    assert not found, f"import these inside the commands that use them: {found}"
 
 
 def test_right_arrows_pass():

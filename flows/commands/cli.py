@@ -37,7 +37,7 @@ from flows.commands.view import commands as view_commands
 from mralign_core.config import RunConfig, Variant, load_config
 from mralign_core.config.presets import PRESETS, preset_names
 from mralign_core.errors import ConfigError, UserError
-from mralign_core.exporting.export_file import is_export, traces_file
+from mralign_core.exporting.paths import is_export, traces_file
 from mralign_core.processes.stopping import EndingOnSignals
 from mralign_core.redaction import redact_logs
 

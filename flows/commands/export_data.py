@@ -14,8 +14,9 @@ from mralign_core.config import ModelConfig, RunConfig
 from mralign_core.config.annotate import LOCAL_PREFIX, ROLES
 from mralign_core.errors import ArtifactError, ConfigError
 from mralign_core.exporting.data_set import ExportedRun, Licences, OnExported, instruction_of, write_data_set
-from mralign_core.exporting.export_file import ExportFile, traces_file
+from mralign_core.exporting.export_file import ExportFile
 from mralign_core.exporting.new_folder import require_new_or_empty
+from mralign_core.exporting.paths import traces_file
 from mralign_core.exporting.restoring import earlier_export, imported_export
 from mralign_core.exporting.tally import WITHOUT_END
 from mralign_core.exporting.trainer_formats import ROW_FORMATS, Chat, DataFormat

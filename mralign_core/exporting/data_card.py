@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mralign_core.exporting.export_file import EXPORT_FILE, ExportFile
+from mralign_core.exporting.export_file import ExportFile
+from mralign_core.exporting.paths import EXPORT_FILE
 from mralign_core.exporting.trainer_formats import DATASET_INFO, ROW_FORMATS, DataFormat, dataset_name
 from mralign_core.reporting.markdown import bullets, code, literal, one_line, table
 

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mralign_core.errors import DataError
+from mralign_core.exporting.paths import EXPORT_FILE
 from mralign_core.exporting.trainer_formats import DataFormat
 from mralign_core.storage.artifact import ArtifactRef, FileEntry, Files
 from mralign_core.storage.digests import file_sha256
 
-EXPORT_FILE = "mralign-export.json"
 LAYOUT = 1
 RUN_FOLDER = "run"
 """Folder of an export with what lay beside the traces in the store."""
@@ -97,24 +97,6 @@ class ExportFile(BaseModel):
     def data_files(self) -> list[str]:
         """Those that hold the traces, in their order."""
         return sorted(name for name in self.files if not name.startswith(f"{RUN_FOLDER}/"))
-
-
-def is_export(path: str | Path) -> bool:
-    """Whether a path names the file of an export, or the folder of one."""
-    return export_file_in(path) is not None
-
-
-def export_file_in(path: str | Path) -> Path | None:
-    """The file of the export that a path names, itself or its folder; None where it is no export."""
-    path = Path(path)
-    if path.name == EXPORT_FILE:
-        return path
-    return path / EXPORT_FILE if (path / EXPORT_FILE).is_file() else None
-
-
-def traces_file(path: str | Path) -> str:
-    """The file whose content stands for what a path of traces names: that of an export, else the path's own."""
-    return str(export_file_in(path) or path)
 
 
 def read_export_file(path: Path, field: str) -> ExportFile:

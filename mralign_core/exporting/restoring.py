@@ -28,14 +28,8 @@ import pyarrow.parquet as pq
 
 from mralign_core.config import GenerateConfig
 from mralign_core.errors import DataError
-from mralign_core.exporting.export_file import (
-    EXPORT_FILE,
-    RUN_FOLDER,
-    ExportFile,
-    export_file_in,
-    read_export_file,
-    require_intact,
-)
+from mralign_core.exporting.export_file import RUN_FOLDER, ExportFile, read_export_file, require_intact
+from mralign_core.exporting.paths import EXPORT_FILE, export_file_in
 from mralign_core.exporting.trace_rows import EXPORTED_ROWS, ROWS_OF_BATCH, TraceRow, stored_labels, stored_trace
 from mralign_core.generation.control_tokens import decode_tokens
 from mralign_core.generation.funnel import FUNNEL_COLUMNS, Funnel, require_both_polarities

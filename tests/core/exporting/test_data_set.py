@@ -14,9 +14,10 @@ from flows.commands.export_data import DataSource, export_data, facts_of, find_d
 from mralign_core.errors import ArtifactError, ConfigError, DataError
 from mralign_core.exporting import hub
 from mralign_core.exporting.data_set import Licences
-from mralign_core.exporting.export_file import EXPORT_FILE, ExportFile
+from mralign_core.exporting.export_file import ExportFile
 from mralign_core.exporting.hub import push_data_set
 from mralign_core.exporting.new_folder import BEING_WRITTEN, folder_at_once
+from mralign_core.exporting.paths import EXPORT_FILE
 from mralign_core.schemas.annotations import ANNOTATIONS, RULES
 from mralign_core.schemas.candidates import CANDIDATES
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS

@@ -15,7 +15,8 @@ from flows.commands.export_data import export_data, find_data, stated_licences
 from mralign_core.annotation.annotate import FAILURE_COLUMNS
 from mralign_core.config import RunConfig
 from mralign_core.errors import ConfigError, DataError, NoCandidatesError
-from mralign_core.exporting.export_file import EXPORT_FILE, ExportFile
+from mralign_core.exporting.export_file import ExportFile
+from mralign_core.exporting.paths import EXPORT_FILE
 from mralign_core.exporting.restoring import _write_candidates, restore_candidates, restore_labels
 from mralign_core.generation.funnel import FUNNEL_COLUMNS
 from mralign_core.models.load import load_tokenizer

@@ -16,7 +16,7 @@ from mralign_core.config import (
     Section,
     VllmConfig,
 )
-from mralign_core.exporting.export_file import EXPORT_FILE
+from mralign_core.exporting.paths import EXPORT_FILE
 from mralign_core.storage import ArtifactRef
 from mralign_core.storage.digests import module_closure
 from tasks.ablate import compare_arms
