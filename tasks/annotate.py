@@ -62,6 +62,11 @@ SOURCES = (
 )
 
 
+def takes_labels(config: RunConfig) -> bool:
+    """Whether labels of the candidates are those that their export has."""
+    return config.annotate.source == "traces"
+
+
 def _has_cue(config: RunConfig) -> bool:
     return any(endpoint.model.startswith("cue/") for endpoint in config.annotate.endpoints.values())
 
@@ -71,8 +76,11 @@ def _has_people(config: RunConfig) -> bool:
 
 
 def _people(config: RunConfig) -> dict[str, ArtifactRef]:
-    """Role → the labels of the person who is that annotator, the same ones throughout a stage."""
-    if not _has_people(config):
+    """Role → the labels of the person who is that annotator, the same ones throughout a stage.
+
+    None where labels come with the traces: people labelled no held-out thinking, so that none is asked.
+    """
+    if takes_labels(config) or not _has_people(config):
         return {}
     store, models = ArtifactStore(config.storage), [each.model for each in config.annotate.endpoints.values()]
     with session() as shared:
@@ -93,16 +101,20 @@ def _distilled(config: RunConfig) -> dict[str, ArtifactRef]:
     return {"annotator_a": found}
 
 
+def _asked_distilled(config: RunConfig) -> dict[str, ArtifactRef]:
+    """The same where it is asked; of labels that come with the traces, for held-out thinking alone."""
+    is_asked = not takes_labels(config) or variants_to_label(config)
+    return _distilled(config) if is_asked else {}
+
+
 def check_labellers(config: RunConfig) -> None:
     """Refuse, before anything is spent, a person who published no labels, and a distilled annotator that is not there.
 
     Raises:
         ConfigError: it names the annotator, and what to do.
     """
-    if not takes_labels(config):
-        _people(config)
-    if _asks(config):
-        _distilled(config)
+    _people(config)
+    _asked_distilled(config)
 
 
 def _labellers(config: RunConfig) -> dict[str, Labeller]:
@@ -142,7 +154,7 @@ def require_rated(config: RunConfig, candidates: ArtifactRef) -> None:
         ConfigError: the person published no labels.
         DataError: it names the traces.
     """
-    _require_asked(config, {"candidates": candidates})
+    _require_labelled(config, {"candidates": candidates})
 
 
 def _require_labelled(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
@@ -157,32 +169,16 @@ def _require_labelled(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> N
             )
 
 
-def takes_labels(config: RunConfig) -> bool:
-    """Whether labels of the candidates are those that their export has."""
-    return config.annotate.source == "traces"
-
-
-def _asks(config: RunConfig) -> bool:
-    """Whether any labels are asked for: of the candidates, or of held-out thinking, whose labels no export has."""
-    return not takes_labels(config) or bool(variants_to_label(config))
-
-
-def _require_asked(config: RunConfig, inputs: Mapping[str, ArtifactRef]) -> None:
-    """Nobody is asked where labels come with the traces."""
-    if not takes_labels(config):
-        _require_labelled(config, inputs)
-
-
 def _annotation(config: RunConfig) -> dict[str, Any]:
     fields = config.annotate.fingerprint()
     if not _has_cue(config):
         fields = {name: value for name, value in fields.items() if not name.startswith("cue_")}
-    people = {} if takes_labels(config) else {role: ref.sha256 for role, ref in _people(config).items()}
+    people = {role: ref.sha256 for role, ref in _people(config).items()}
     said: dict[str, Any] = {"human_labels": people} if people else {}
     if takes_labels(config):
         said |= file_digests(traces=traces_file(config.generate.traces_path))
-    if config.annotate.is_distilled and _asks(config):
-        said["distilled"] = _distilled(config)["annotator_a"].sha256
+    if distilled := _asked_distilled(config):
+        said["distilled"] = distilled["annotator_a"].sha256
     if not config.annotate.is_distilled:
         fields = {name: value for name, value in fields.items() if name not in ESCALATION}
     return {**fields, **labels(config), **said, "seed": config.seed if _has_cue(config) else None}
@@ -200,11 +196,8 @@ LABELLED: dict[str, Any] = {
     "sources": SOURCES,
     "without": _not_used,
     "ask_again": lambda config: config.annotate.ask_again,
-    "named_by": lambda config: [
-        *([] if takes_labels(config) else _people(config).values()),
-        *(_distilled(config).values() if _asks(config) else ()),
-    ],
-    "check": _require_asked,
+    "named_by": lambda config: [*_people(config).values(), *_asked_distilled(config).values()],
+    "check": _require_labelled,
 }
 """What decides labels, in a shard and joined."""
 

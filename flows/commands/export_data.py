@@ -18,7 +18,7 @@ from mralign_core.exporting.export_file import ExportFile
 from mralign_core.exporting.new_folder import require_new_or_empty
 from mralign_core.exporting.paths import traces_file
 from mralign_core.exporting.restoring import earlier_export, imported_export
-from mralign_core.exporting.tally import WITHOUT_END
+from mralign_core.exporting.tally import LACKS
 from mralign_core.exporting.trainer_formats import ROW_FORMATS, Chat, DataFormat
 from mralign_core.models.families import family_of, named_family
 from mralign_core.models.locate import ModelLocation, locate_model
@@ -39,15 +39,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mralign_core.exporting")
 OPTIONAL = ("annotations", "weights")
 """Artifacts that a run may not have made yet."""
-
-
-LACKS = (
-    "traces without labels",
-    "traces without weights",
-    WITHOUT_END,
-    "traces left out, which have no labels",
-)
-"""Counts of an export that are told where they are not 0."""
 
 
 class DataSource(NamedTuple):

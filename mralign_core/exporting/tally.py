@@ -7,7 +7,10 @@ from typing import Any
 
 from mralign_core.exporting.trace_rows import TraceRow, is_labelled
 
-WITHOUT_END = "traces without an end token"
+WITHOUT_LABELS, WITHOUT_WEIGHTS = "traces without labels", "traces without weights"
+WITHOUT_END, LEFT_OUT = "traces without an end token", "traces left out, which have no labels"
+LACKS = (WITHOUT_LABELS, WITHOUT_WEIGHTS, WITHOUT_END, LEFT_OUT)
+"""Counts of an export that are told where they are not 0."""
 
 
 class RowTally:
@@ -52,10 +55,10 @@ class RowTally:
             "questions": sum(map(len, self.questions.values())),
             "segments": self.num_segments,
             "completion tokens": self.num_tokens,
-            "traces without labels": self.num_without_labels,
-            "traces without weights": self.num_without_weights,
+            WITHOUT_LABELS: self.num_without_labels,
+            WITHOUT_WEIGHTS: self.num_without_weights,
             WITHOUT_END: self.num_without_end,
-            "traces left out, which have no labels": self.num_left_out,
+            LEFT_OUT: self.num_left_out,
             "lowest weight": self.lowest_weight,
             "highest weight": self.highest_weight,
             "clipped weights": self.num_clipped,
