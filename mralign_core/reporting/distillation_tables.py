@@ -22,7 +22,7 @@ def escalation_table(curve: Sequence[Escalated]) -> ResultTable:
     """A row a share that goes on."""
     columns = [
         "segments that go on",
-        "escalate_below",
+        "below",
         "traces touched",
         "F1 of all",
         "F1 of its own",

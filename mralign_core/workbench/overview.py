@@ -16,7 +16,7 @@ from mralign_core.schemas.annotations import RULES
 from mralign_core.schemas.outcomes import DRAW_OUTCOMES
 from mralign_core.workbench.analyses import verdicts
 from mralign_core.workbench.database import Database, TableRow
-from mralign_core.workbench.lists import DIFFERS, check_labelled
+from mralign_core.workbench.lists import ASKED_BOTH, DIFFERS, check_labelled
 from mralign_core.workbench.tables import RunTables
 
 FEWEST_FOR_A_SHARE = 30
@@ -129,8 +129,8 @@ def most_disputed(labels: list[TableRow]) -> TableRow:
     }
 
 
-LABEL_TABLE = """
-WITH given AS (SELECT labels, CASE WHEN rule = 'distilled' THEN [] ELSE labels_a END AS labels_a, labels_b,
+LABEL_TABLE = f"""
+WITH given AS (SELECT labels, CASE WHEN {ASKED_BOTH} THEN labels_a ELSE [] END AS labels_a, labels_b,
   count(*) AS number FROM read_parquet($file) GROUP BY ALL),
 said AS (SELECT *, unnest(list_distinct(list_concat(labels, labels_a, labels_b))) AS label FROM given),
 told AS (SELECT label, number, list_contains(labels, label) AS is_given, list_contains(labels_a, label) AS by_a,
