@@ -176,33 +176,29 @@ class Panel:
 
     async def annotate_trace(self, row: Any) -> _TraceOutcome:
         """Annotate one row of the candidates."""
-        trace = self.shown(row)
-        messages = annotate_messages(trace, max_labels=MAX_LABELS, taxonomy=self.taxonomy, may_merge=self.may_merge)
-        everything = range(len(trace.segments))
-        asked = [[index] for index in everything]
         if self.section.is_distilled:
-            return await self._annotate_unsure(row, trace, messages)
+            return await self._annotate_unsure(row)
+        trace = self.shown(row)
+        messages, asked = self.about_all(trace), [[index] for index in range(len(trace.segments))]
         answers = await gather_all([self.annotator(role, row, messages, asked) for role in ROLES[:2]])
         a, b = (answer.parsed for answer in answers)
         if a is None or b is None:
             return _TraceOutcome(row.trace_id, answers, [])
         steps = _group(merge_steps(a.steps, b.steps))
-        return await self._decide(
-            row.trace_id, trace, answers, steps, a.votes, dict(zip(everything, b.votes, strict=True))
-        )
+        return await self._decide(row.trace_id, trace, answers, steps, a.votes, dict(enumerate(b.votes)))
 
-    async def _annotate_unsure(self, row: Any, trace: ShownTrace, messages: Sequence[Message]) -> _TraceOutcome:
+    async def _annotate_unsure(self, row: Any) -> _TraceOutcome:
         """Have annotator B label what a distilled annotator A is not sure of."""
+        trace = self.shown(row)
         asked = [[index] for index in range(len(trace.segments))]
-        answers = [await self.annotator(ROLES[0], row, messages, asked)]
+        answers = [self.said(ROLES[0], row, asked)]
         a = answers[0].parsed
         if a is None:
             return _TraceOutcome(row.trace_id, answers, [])
         unsure = unsure_segments(a.votes, self.section)
         votes_b: dict[int, LabelVote] = {}
         if unsure:
-            if len(unsure) < len(asked):
-                messages = annotate_some_messages(trace, unsure, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
+            messages = self.about_all(trace) if len(unsure) == len(asked) else self.about_some(trace, unsure)
             answers.append(await self.ask(ROLES[1], messages, [[index] for index in unsure], may_merge=False))
             if answers[1].parsed is None:
                 return _TraceOutcome(row.trace_id, answers, [])
@@ -237,13 +233,23 @@ class Panel:
         self, role: str, row: Any, messages: Sequence[Message], asked: Sequence[Sequence[int]]
     ) -> _Answer:
         """What an annotator says of a trace: a labeller's labels are here, a model is asked."""
-        if role not in self.labellers:
-            return await self.ask(role, messages, asked)
-        said = self.labellers[role].reply(row)
+        return self.said(role, row, asked) if role in self.labellers else await self.ask(role, messages, asked)
+
+    def said(self, role: str, row: Any, asked: Sequence[Sequence[int]]) -> _Answer:
+        """What a labeller says of a trace."""
+        received = self.labellers[role].reply(row)
         try:
-            return _Answer(role, [said], [None], self.parse(said, asked, may_merge=False))
+            return _Answer(role, [received], [None], self.parse(received, asked, may_merge=False))
         except ReplyProblem as problem:  # of more segments than a reply may have
-            return _Answer(role, [said], [problem], None)
+            return _Answer(role, [received], [problem], None)
+
+    def about_all(self, trace: ShownTrace) -> list[Message]:
+        """The question for the labels of a whole trace."""
+        return annotate_messages(trace, max_labels=MAX_LABELS, taxonomy=self.taxonomy, may_merge=self.may_merge)
+
+    def about_some(self, trace: ShownTrace, segments: Sequence[int]) -> list[Message]:
+        """The question for the labels of some segments."""
+        return annotate_some_messages(trace, segments, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
 
     def shown(self, row: Any) -> ShownTrace:
         """What annotators and adjudicator see of a row of the candidates."""

@@ -14,15 +14,16 @@ Decisions:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from mralign_core.annotation.labeller import reply_text
 from mralign_core.config.annotate import HUMAN_PREFIX
 from mralign_core.errors import DataError
 from mralign_core.llm.request import Received
+from mralign_core.method.consolidation import LabelVote
 from mralign_core.schemas.annotations import MOST_CONFIDENT
 from mralign_core.spreadsheets import item_id
 from mralign_core.storage.digests import key_of
@@ -43,15 +44,9 @@ class HumanLabels(NamedTuple):
     def reply(self, row: Any) -> Received:
         """What the person says of a row of the candidates, as an annotator's reply; all of it must be labelled."""
         items = _items(row)
-        steps = [
-            {
-                "thinking_step": [number],
-                "labels": [{"label": label, "confidence": MOST_CONFIDENT} for label in self.by_item[item]],
-            }
-            for number, item in enumerate(items)
-        ]
-        shown = key_of(items=items)
-        text = json.dumps({"steps": steps, "overall_confidence": MOST_CONFIDENT})
+        said = [self.by_item[item] for item in items]
+        votes = [LabelVote(labels, (MOST_CONFIDENT,) * len(labels)) for labels in said]
+        shown, text = key_of(items=items), reply_text(votes, MOST_CONFIDENT)
         return Received(self.sha256, shown, self.model, text, "stop", 0, 0, 0.0, {}, True)
 
     def require(self, candidates: pd.DataFrame, field: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import pandas as pd
 
+from mralign_core.annotation.prompts import ratings
 from mralign_core.llm.request import Received
+from mralign_core.method.consolidation import LabelVote
 
 
 class Labeller(Protocol):
@@ -30,6 +33,16 @@ class Labeller(Protocol):
         Raises:
             DataError: it names them, and what to do.
         """
+
+
+def reply_text(votes: Sequence[LabelVote], overall_confidence: float) -> str:
+    """Labels as the JSON reply of an annotator that merges nothing.
+
+    >>> reply_text([LabelVote(("analogy",), (8,))], 8)
+    '{"steps": [{"thinking_step": [0], "labels": [{"label": "analogy", "confidence": 8}]}], "overall_confidence": 8}'
+    """
+    steps = [{"thinking_step": [number], "labels": ratings(vote)} for number, vote in enumerate(votes)]
+    return json.dumps({"steps": steps, "overall_confidence": overall_confidence})
 
 
 def require_labelled(labellers: Mapping[str, Labeller], candidates: pd.DataFrame) -> None:

@@ -8,7 +8,6 @@ In a config it is ``local/NAME``, one that ``mralign distil-annotator`` publishe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +16,12 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
+from mralign_core.annotation.labeller import reply_text
 from mralign_core.distillation.calibration import Calibration
 from mralign_core.distillation.features import Encoder, segment_features
 from mralign_core.distillation.label_chain import LabelChain
 from mralign_core.llm.request import Received
+from mralign_core.method import FloatArray
 from mralign_core.method.consolidation import LabelVote
 from mralign_core.method.taxonomy import MAX_LABELS
 from mralign_core.schemas.annotations import MOST_CONFIDENT
@@ -56,7 +57,7 @@ class DistilledAnnotator(NamedTuple):
     chain: LabelChain
     encode: Encoder | None = None
 
-    def confidences(self, traces: Sequence[Sequence[str]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def confidences(self, traces: Sequence[Sequence[str]]) -> FloatArray:
         """Pr(label is among the segment's) for each segment and label, shape (segments of all traces, labels)."""
         if not any(traces):
             return np.zeros((0, len(self.about.labels)))
@@ -69,7 +70,7 @@ class DistilledAnnotator(NamedTuple):
         return [vote_of(probs, self.about.labels) for probs in self.confidences(traces)]
 
 
-def vote_of(probs: Sequence[float] | np.ndarray[Any, Any], labels: Sequence[str]) -> LabelVote:
+def vote_of(probs: Sequence[float] | FloatArray, labels: Sequence[str]) -> LabelVote:
     """The labels that a segment is given.
 
     >>> vote_of([0.3, 0.75, 0.6], ["a", "b", "c"])
@@ -77,8 +78,17 @@ def vote_of(probs: Sequence[float] | np.ndarray[Any, Any], labels: Sequence[str]
     """
     ranked = np.argsort(-np.asarray(probs), kind="stable")[:MAX_LABELS]
     given = [int(each) for place, each in enumerate(ranked) if place == 0 or probs[each] >= MORE_LIKELY_THAN_NOT]
-    sure = tuple(min(SUREST, round(MOST_CONFIDENT * float(probs[each]), 2)) for each in given)
-    return LabelVote(tuple(labels[each] for each in given), sure)
+    confidences = tuple(confidences_of(np.asarray(probs)[given]).tolist())
+    return LabelVote(tuple(labels[each] for each in given), confidences)
+
+
+def confidences_of(probs: FloatArray) -> FloatArray:
+    """Probabilities as confidences from 0 to 10, as the annotator says them.
+
+    >>> confidences_of(np.array([0.123456, 1.0])).tolist()
+    [1.23, 9.99]
+    """
+    return np.minimum(SUREST, np.round(MOST_CONFIDENT * probs, 2))
 
 
 class LocalLabeller(NamedTuple):
@@ -93,19 +103,9 @@ class LocalLabeller(NamedTuple):
     def reply(self, row: Any) -> Received:
         """What it says of a row of the candidates, as an annotator's reply."""
         texts = [row.completion[span["start"] : span["end"]] for span in row.segments]
-        steps = [
-            {
-                "thinking_step": [number],
-                "labels": [
-                    {"label": label, "confidence": confidence}
-                    for label, confidence in zip(vote.labels, vote.confidences, strict=True)
-                ],
-            }
-            for number, vote in enumerate(self.annotator.votes([texts]))
-        ]
-        surest = [step["labels"][0]["confidence"] for step in steps]  # type: ignore[index]
-        overall = round(sum(surest) / len(surest), 2) if surest else 0.0
-        text = json.dumps({"steps": steps, "overall_confidence": overall})
+        votes = self.annotator.votes([texts])
+        surest = [max(vote.confidences) for vote in votes]
+        text = reply_text(votes, round(sum(surest) / len(surest), 2) if surest else 0.0)
         return Received(self.sha256, key_of(texts=texts), self.model, text, "stop", 0, 0, 0.0, {}, True)
 
     def require(self, candidates: pd.DataFrame, field: str) -> None:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mralign_core.distillation.annotator import SUREST, vote_of
+from mralign_core.distillation.annotator import confidences_of, vote_of
 from mralign_core.distillation.calibration import calibration_error
 from mralign_core.method import FloatArray
 from mralign_core.schemas.annotations import MOST_CONFIDENT
@@ -111,7 +111,7 @@ def escalation_curve(
         trace_of_segment: (T,) number of the trace of each.
         escalate: what goes on, as in ``annotate.escalate``.
     """
-    said, sure = said_labels(probs, labels), surest(probs)
+    said, sure = said_labels(probs, labels), confidences_of(probs.max(axis=1))
     _, of_trace = np.unique(trace_of_segment, return_inverse=True)
     means = np.bincount(of_trace, weights=sure) / np.bincount(of_trace)
     values = means if escalate == "traces" else sure
@@ -131,11 +131,6 @@ def escalation_curve(
             )
         )
     return rows
-
-
-def surest(probs: FloatArray) -> FloatArray:
-    """(T,) confidence of the surest label, from 0 to 10, as the annotator says it."""
-    return np.minimum(SUREST, np.round(MOST_CONFIDENT * probs.max(axis=1), 2))
 
 
 def _threshold(values: FloatArray, share: float) -> float:

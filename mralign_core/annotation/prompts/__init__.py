@@ -78,8 +78,8 @@ def adjudicate_messages(
     steps = [
         {
             "thinking_step": list(step.segments),
-            "annotator_a": _ratings(step.vote_a),
-            "annotator_b": _ratings(step.vote_b),
+            "annotator_a": ratings(step.vote_a),
+            "annotator_b": ratings(step.vote_b),
         }
         for step in disputed
     ]
@@ -137,7 +137,8 @@ def _payload(trace: ShownTrace) -> dict[str, Any]:
     return {"question": trace.question, **gold, "segments": segments}
 
 
-def _ratings(vote: LabelVote) -> list[dict[str, Any]]:
+def ratings(vote: LabelVote) -> list[dict[str, Any]]:
+    """A vote as prompts and replies have it."""
     return [
         {"label": label, "confidence": confidence}
         for label, confidence in zip(vote.labels, vote.confidences, strict=True)
