@@ -37,7 +37,7 @@ from mralign_core.annotation.quoting import NothingKept, quote_annotation
 from mralign_core.config import AnnotateConfig, EstimateConfig, RewardConfig
 from mralign_core.distillation.annotator import DistilledAnnotator, LocalLabeller
 from mralign_core.distillation.features import Encoder
-from mralign_core.distillation.fitting import LabelledTraces, distil
+from mralign_core.distillation.fitting import LabelledTraces, distil, given_labels
 from mralign_core.distillation.scores import SHARES, escalation_curve, macro_f1, said_labels, score_annotator
 from mralign_core.estimation.diagnostics.discrimination import discriminate
 from mralign_core.estimation.matrices import estimate_transitions
@@ -124,7 +124,6 @@ def print_labels(
     held_out = outer_folds(teaching, labels, encode)
     given = held_out.given
     scores = score_annotator(held_out.probs, given, labels)
-    of_segment = np.repeat(np.arange(len(texts)), [len(each) for each in texts])
     print(f"\n## {name}: {len(texts)} traces, {len(given):,} segments, {len(labels)} labels\n")
     print(f"distilled: macro-F1 {scores.macro_f1:.3f}, accuracy {scores.accuracy:.3f}, ", end="")
     print(f"calibration error {scores.calibration_error:.3f}")
@@ -142,7 +141,7 @@ def print_labels(
         print_people(folder / f"{name}.jsonl.gz", traces, held_out, labels)
     print("\n| segments that go on | traces touched | macro-F1 of all | of its own | accuracy of its own |")
     print("|---|---|---|---|---|")
-    for row in escalation_curve(held_out.probs, given, labels, of_segment):
+    for row in escalation_curve(held_out.probs, given, labels, teaching.trace_of_segment):
         cells = [f"{value:.3f}" for value in (row.macro_f1, row.macro_f1_rest, row.accuracy_rest)]
         print(f"| {row.share:.0%} | {row.traces:.0%} | {' | '.join(cells)} |")
 
@@ -156,16 +155,12 @@ class HeldOut(NamedTuple):
 
 def outer_folds(teaching: LabelledTraces, labels: Sequence[str], encode: Encoder | None = None) -> HeldOut:
     """What annotators say of problems that neither their chain, nor its penalty, nor its calibration has seen."""
-    bounds = list(pairwise([0, *np.cumsum([len(each) for each in teaching.texts]).tolist()]))
-    probs = np.empty((bounds[-1][1], len(labels)))
-    given = np.zeros(probs.shape, dtype=bool)
-    numbers = np.arange(len(teaching.texts))
+    given, trace_of_segment = given_labels(teaching, labels), teaching.trace_of_segment
+    probs, numbers = np.empty(given.shape), np.arange(len(teaching.texts))
     for learned, rest in GroupKFold(NUM_FOLDS).split(numbers, groups=np.array(teaching.questions)):
         annotator = distil(part(teaching, learned), labels, encode=encode).annotator
-        rows = np.concatenate([np.arange(*bounds[trace]) for trace in rest])
+        rows = np.isin(trace_of_segment, rest)
         probs[rows] = annotator.confidences([teaching.texts[trace] for trace in rest])
-    for row, segment in enumerate(segment for trace in teaching.labels for segment in trace):
-        given[row, [labels.index(label) for label in segment or ()]] = True
     return HeldOut(probs, given)
 
 

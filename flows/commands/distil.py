@@ -66,7 +66,7 @@ def distil_annotator(
     with progress("fitting on folds", "distil") as report:
         made = distil(traces, taxonomy.labels, encode=encode, encoder=encoder, on_progress=report)
     rated = made.held_out[made.is_rated], made.given[made.is_rated], taxonomy.labels
-    scores, numbers = score_annotator(*rated), _trace_numbers(traces)[made.is_rated]
+    scores, numbers = score_annotator(*rated), traces.trace_of_segment[made.is_rated]
     about = {"labels_of": source, "penalty": made.penalty, "held_out": _kept(scores)}
     ref = publish_annotator(ArtifactStore(settings.storage), name, made.annotator, parents=parents, about=about)
     console.print(in_type(scores_table(scores), title=f"On folds of {len(traces.texts):,} traces that it did not see"))
@@ -111,12 +111,6 @@ def _teaching(
     said = store.read_columns(person, HUMAN_LABELS_FILE, HUMAN_LABELS, ["item", "labels"])
     by_item = {str(row.item): tuple(map(str, row.labels)) for row in said.itertuples()}
     return traces_of_person(by_item, traces), [person, candidates], f"{person.stage}/{person.key}"
-
-
-def _trace_numbers(traces: LabelledTraces) -> Any:
-    import numpy as np
-
-    return np.repeat(np.arange(len(traces.texts)), [len(each) for each in traces.texts])
 
 
 def _kept(scores: Any) -> dict[str, float]:

@@ -11,7 +11,6 @@ Shapes: T segments of all traces, S labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from mralign_core.distillation.annotator import AboutAnnotator, DistilledAnnotator, vote_of
 from mralign_core.distillation.calibration import fit_calibration
 from mralign_core.distillation.features import Encoder, segment_features
-from mralign_core.distillation.label_chain import fit_label_chain
+from mralign_core.distillation.label_chain import LabelChain, fit_label_chain
 from mralign_core.errors import DataError
 from mralign_core.method import FloatArray
 from mralign_core.method.consolidation import LabelVote
@@ -46,6 +45,11 @@ class LabelledTraces(NamedTuple):
     texts: Sequence[Sequence[str]]
     labels: Sequence[Sequence[Sequence[str] | None]]
     questions: Sequence[str]
+
+    @property
+    def trace_of_segment(self) -> NDArray[np.int64]:
+        """(T,) number of the trace of each segment."""
+        return np.repeat(np.arange(len(self.texts)), [len(each) for each in self.texts])
 
 
 class Distilled(NamedTuple):
@@ -93,18 +97,18 @@ def distil(
     Raises:
         DataError: the traces are of too few questions, or hold one label only.
     """
-    given = _given(traces, labels)
+    given = given_labels(traces, labels)
     is_rated = np.array([segment is not None for trace in traces.labels for segment in trace], dtype=bool)
     _check(traces, given)
-    features, lengths = segment_features(traces.texts, encode), [len(each) for each in traces.texts]
+    features = segment_features(traces.texts, encode)
     folds = _folds(traces.questions)
-    fits = Fits(features, np.array(lengths), given)
+    fits = Fits(features, traces.trace_of_segment, given)
     report = _counted(on_progress, len(PENALTIES) * len(folds) + 1)
     by_penalty = {penalty: fits.cross_fitted(folds, penalty, report) for penalty in PENALTIES}
     likelihoods = {penalty: fits.log_likelihood(marginals) for penalty, marginals in by_penalty.items()}
     best = max(PENALTIES, key=lambda penalty: likelihoods[penalty])
     calibration = fit_calibration(by_penalty[best][is_rated], given[is_rated])
-    chain = fit_label_chain(features, lengths, given, best)
+    chain = fits.fitted(np.ones(len(given), dtype=bool), best)
     report()
     probe = probe_of(encode) if encode else ()
     about = AboutAnnotator(labels=tuple(labels), calibration=calibration, encoder=encoder, encoder_probe=probe)
@@ -113,10 +117,10 @@ def distil(
 
 
 class Fits(NamedTuple):
-    """What chains are fitted on: features, segments of each trace, and the labels of each segment."""
+    """What chains are fitted on: of each segment its features, the number of its trace, and its labels."""
 
     features: Any
-    lengths: NDArray[np.int64]
+    trace_of_segment: NDArray[np.int64]
     given: NDArray[np.bool_]
 
     def cross_fitted(
@@ -124,22 +128,23 @@ class Fits(NamedTuple):
     ) -> FloatArray:
         """(T, S) marginals of each fold by a chain that is fitted on the others."""
         marginals = np.empty(self.given.shape)
-        everything = np.arange(len(self.lengths))
         for fold in folds:
-            rest = np.setdiff1d(everything, fold)
-            rows, others = self._rows(fold), self._rows(rest)
-            chain = fit_label_chain(self.features[others], self.lengths[rest].tolist(), self.given[others], penalty)
-            marginals[rows] = chain.marginals(self.features[rows], self.lengths[fold].tolist())
+            rows = np.isin(self.trace_of_segment, fold)
+            marginals[rows] = self.fitted(~rows, penalty).marginals(self.features[rows], self._lengths(rows))
             report()
         return marginals
+
+    def fitted(self, rows: NDArray[np.bool_], penalty: float) -> LabelChain:
+        """The chain of some segments, whole traces of them."""
+        return fit_label_chain(self.features[rows], self._lengths(rows), self.given[rows], penalty)
 
     def log_likelihood(self, marginals: FloatArray) -> float:
         """Mean log-probability of a label that was given, in nats."""
         return float(np.log(np.maximum(marginals[self.given], 1e-12)).mean())
 
-    def _rows(self, traces: NDArray[np.int64]) -> NDArray[np.int64]:
-        bounds = list(pairwise([0, *np.cumsum(self.lengths).tolist()]))
-        return np.concatenate([np.arange(*bounds[trace]) for trace in traces] or [np.zeros(0)]).astype(np.int64)
+    def _lengths(self, rows: NDArray[np.bool_]) -> list[int]:
+        """Segments of each trace that has some of the rows."""
+        return np.unique(self.trace_of_segment[rows], return_counts=True)[1].tolist()
 
 
 def probe_of(encode: Encoder) -> tuple[tuple[float, ...], ...]:
@@ -153,7 +158,12 @@ def is_same_encoder(encode: Encoder, probe: Sequence[Sequence[float]]) -> bool:
     return found.shape == known.shape and bool(((found * known).sum(axis=1) > SAME_COSINE).all())
 
 
-def _given(traces: LabelledTraces, labels: Sequence[str]) -> NDArray[np.bool_]:
+def given_labels(traces: LabelledTraces, labels: Sequence[str]) -> NDArray[np.bool_]:
+    """(T, S) the labels of each segment.
+
+    Raises:
+        DataError: one is not in the label set.
+    """
     place = {label: number for number, label in enumerate(labels)}
     rows = [set(segment or ()) for trace in traces.labels for segment in trace]
     if foreign := sorted(set().union(*rows) - set(place)):
