@@ -124,7 +124,9 @@ const BEFORE = "on";
 function tableOfMoves(moves) {
   const by = Object.fromEntries(moves.map((move) => [`${move.source} ${move.target}`, move]));
   const of = (source, target) => by[`${source} ${target}`];
-  const left = (name) => moves.filter((move) => move.source === name).reduce((sum, move) => sum + move.moves, 0);
+  const leaving = {};
+  for (const move of moves) leaving[move.source] = (leaving[move.source] ?? 0) + move.moves;
+  const left = (name) => leaving[name] ?? 0;
   const share = (source, target) => (left(source) ? (of(source, target)?.moves ?? 0) / left(source) : 0);
   return { of, left, share, states: new Set(moves.flatMap((move) => [move.source, move.target])) };
 }
