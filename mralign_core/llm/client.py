@@ -386,9 +386,11 @@ class LLMClient:
             self._check_running()
         if isinstance(self.stopped_by, EndpointUnavailableError):  # it may have been the outage that failed them
             self._asked -= self._failed
-        self.stopped_by = None
+        has_stopped, self.stopped_by = self.stopped_by is not None, None
         for state in list(self._states.values()):
-            self._asked -= state.health.reset()
+            failed = state.health.reset()
+            if has_stopped:  # else they were told as failures of their own, which the next client asks again
+                self._asked -= failed
 
     def _check_running(self) -> None:
         if self.stopped_by is not None:

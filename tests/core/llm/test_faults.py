@@ -269,6 +269,23 @@ def test_a_failed_request_is_asked_again_by_the_next_run_only_and_good_replies_n
     assert len(server.requests) == 6
 
 
+@pytest.mark.parametrize("answered", [4, 0, 2])
+def test_failures_that_stop_nothing_are_not_asked_again_by_the_same_client_wherever_they_come(server, answered):
+    """Also as the last of all, though nothing shows then that others are answered after them."""
+    requests = [request_to(server, n, max_attempts=1) for n in range(5)]
+    broken = set(range(5)) - {answered}
+    server.script = lambda request, number: fails(500, "broken") if number_of(request) in broken else says("hello")
+
+    async def reopened(client):
+        first = [await client.complete(request) for request in requests]
+        client.reopen()
+        return first, [await client.complete(request) for request in requests]
+
+    first, second = in_one_client(reopened)
+    assert [result.failed for result in first] == [n != answered for n in range(5)]
+    assert second == [result._replace(cached=True) for result in first] and len(server.requests) == 5
+
+
 def test_requests_that_are_hopeless_do_not_stop_the_next_run(server):
     """Eight of twenty are refused in a run that answers the others; alone in the next one, they are refused again."""
     server.script = lambda request, number: fails(400, "too long") if number_of(request) >= 12 else says("hello")
