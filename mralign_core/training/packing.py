@@ -21,6 +21,8 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
+from mralign_core.models.lora import HALF
+from mralign_core.training.attention import causal_attention
 from mralign_core.training.examples import Row, num_tokens
 
 PACKED = "mralign_packed"
@@ -149,6 +151,9 @@ def packed_attention(
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and "row_lengths" in options:
         queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
         return varlen(queries, keys, values, options, scaling)[None], None
+    if query.device.type == "cpu" and query.dtype not in HALF and "row_lengths" in options:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return causal_attention(query[0], key[0], value[0], options["row_lengths"], scale)[None], None
     lengths = options.get("row_lengths", (query.shape[2],))
     rows = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     attended_rows = [
