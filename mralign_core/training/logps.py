@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from mralign_core.models.lora import HALF, adapter_autocast
 from mralign_core.training.examples import Row
+from mralign_core.training.fused import fuse, unfuse
 from mralign_core.training.packing import PACKED, Batch, make_batch
 from mralign_core.training.workers import Workers
 
@@ -75,11 +76,13 @@ class _HeadLogps(torch.autograd.Function):
             part = slice(start, start + size)
             target = targets[part, None]
             logits = _wide_logits(hidden[part], weight, bias)
-            log_total = logits.logsumexp(-1, keepdim=True)
-            logps.append((logits.gather(1, target) - log_total)[:, 0])
+            logits.sub_(logits.amax(-1, keepdim=True))
+            chosen = logits.gather(1, target)
+            total = logits.exp_().sum(-1, keepdim=True)
+            logps.append((chosen - total.log())[:, 0])
             if slopes is not None:
-                minus_probs = logits.sub_(log_total).exp_().neg_()
-                minus_probs.scatter_add_(1, target, torch.ones_like(minus_probs[:, :1]))
+                minus_probs = logits.div_(-total)
+                minus_probs.scatter_add_(1, target, torch.ones_like(target, dtype=logits.dtype))
                 torch.mm(minus_probs.to(weight.dtype), weight, out=slopes[part])
         ctx.save_for_backward(slopes)
         return torch.cat(logps)
@@ -124,8 +127,11 @@ class CompletionLogps(nn.Module):
         self.is_packed = False
         if workers and workers.is_sharded:
             workers.shard(self, self.layers)
-        with self.in_evaluation():
-            self.is_packed = self._can_pack()
+        with self.in_evaluation(), torch.no_grad():
+            rows = self._made_up_rows()
+            expected = self._plain_logps(rows)
+            self.is_packed = self._can_pack(rows, expected)
+            self._fuse(rows, expected)
 
     @property
     def device(self) -> torch.device:
@@ -174,12 +180,19 @@ class CompletionLogps(nn.Module):
         finally:
             self.train(was_training)
 
-    @torch.no_grad()
-    def _can_pack(self) -> bool:
+    def _made_up_rows(self) -> list[Row]:
         generator = torch.Generator().manual_seed(0)
         vocabulary = self._causal.get_input_embeddings().num_embeddings
         ids = [torch.randint(vocabulary, (sum(pair),), generator=generator).tolist() for pair in PROBE_LENGTHS]
-        rows = [(row[:start], row[start:]) for row, (start, _) in zip(ids, PROBE_LENGTHS, strict=True)]
+        return [(row[:start], row[start:]) for row, (start, _) in zip(ids, PROBE_LENGTHS, strict=True)]
+
+    def _plain_logps(self, rows: Sequence[Row]) -> Tensor:
+        """Those of padded rows, by an attention of transformers' own."""
+        if self._causal.config._attn_implementation == PACKED:
+            self._causal.set_attn_implementation("sdpa")
+        return self(self.batch(rows))
+
+    def _can_pack(self, rows: Sequence[Row], expected: Tensor) -> bool:
         config = self._causal.config.get_text_config()
         changes = [name for name in HEAD_CHANGES if getattr(config, name, None) not in (None, 1, 1.0)]
         kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
@@ -187,22 +200,31 @@ class CompletionLogps(nn.Module):
             self._warn_of_padding(f"its config has {', '.join([*changes, *sorted(kinds)])}")
             return False
         plain = self._causal.config._attn_implementation
-        plain = "sdpa" if plain == PACKED else plain
-        self._causal.set_attn_implementation(plain)
-        expected = self(self.batch(rows))
         try:
             self._causal.set_attn_implementation(PACKED)
             self.is_packed = True
-            packed = self(self.batch(rows))
-            if (packed - expected).abs().max() <= TOLERANCE[self._causal.dtype]:
+            if (error := self._error(rows, expected)) <= TOLERANCE[self._causal.dtype]:
                 return True
-            reason = f"log-probabilities differ by {(packed - expected).abs().max():.2g}"
+            reason = f"log-probabilities differ by {error:.2g}"
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = str(error)
         self._causal.set_attn_implementation(plain)
         self.is_packed = False
         self._warn_of_padding(reason)
         return False
+
+    def _fuse(self, rows: Sequence[Row], expected: Tensor) -> None:
+        """Compute adapted modules as one operation each, unless that changes what the model says."""
+        changed = fuse(self.model)
+        if changed and not (error := self._error(rows, expected)) <= TOLERANCE[self._causal.dtype]:
+            unfuse(changed)
+            name = type(self._causal).__name__
+            logger.warning(
+                "%s: it is computed in parts, which is slower (log-probabilities differ by %.2g)", name, error
+            )
+
+    def _error(self, rows: Sequence[Row], expected: Tensor) -> float:
+        return float((self(self.batch(rows)) - expected).abs().max())
 
     def _warn_of_padding(self, reason: str) -> None:
         name = type(self._causal).__name__

@@ -1,0 +1,243 @@
+"""Linear maps with LoRA, the gated MLPs made of them, and norms, each as one operation with its gradient written out.
+
+The sums are those of PEFT's and transformers' modules, with fewer tensors on the way: the adapter's product is added in
+place, and so is its gradient; of an MLP only the two products before the activation are kept, of a norm its input, and
+what follows from them is computed again. Which modules those are is told by their parts, and the whole model is
+compared with what it was (:class:`~mralign_core.training.logps.CompletionLogps`). The base model is frozen: its weights
+have no gradient.
+
+Equations: y = x Wᵀ + b + s (x Aᵀ) Bᵀ; of an MLP y = down(silu(gate(x)) ∘ up(x)); of a norm y = w ∘ x / √(mean x² + ε).
+
+Shapes: N tokens, I inputs, O outputs, R rank of the adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+from transformers.activations import SiLUActivation
+
+GATED_MLP = ("gate_proj", "up_proj", "down_proj")
+"""Names of the maps of an MLP with a gate, in transformers."""
+SILU = (nn.SiLU, SiLUActivation)
+
+
+def fuse(model: nn.Module) -> list[nn.Module]:
+    """Compute what can be as one operation from now on; :func:`unfuse` takes it back.
+
+    Args:
+        model: with its adapter; changed in place.
+
+    Returns:
+        The modules that are computed in another way than before.
+    """
+    modules: list[Any] = list(model.modules())
+    mlps = list(filter(_is_fusible_mlp, modules))
+    inside = {id(getattr(mlp, name)) for mlp in mlps for name in GATED_MLP}
+    maps = [module for module in modules if _is_fusible(module) and id(module) not in inside]
+    norms = list(filter(_is_fusible_norm, modules))
+    ways = [(_mlp_forward, mlps), (_map_forward, maps), (_norm_forward, norms)]
+    plain = [(way, module) for way, chosen in ways for module in chosen if not isinstance(module, _Fused)]
+    for way, module in plain:
+        # Another class, not a method of the module's own, which would refer to it and keep the model in memory.
+        kind: Any = type(module)
+        module.__class__ = _fused_class(kind, way)
+    return [module for _, module in plain]
+
+
+def unfuse(modules: Iterable[Any]) -> None:
+    """Compute modules as their classes do, as before :func:`fuse`."""
+    for module in modules:
+        module.__class__ = type(module).plain
+
+
+class _Fused:
+    """What the classes are that :func:`fuse` makes."""
+
+    plain: type[nn.Module]
+    """The class that a module had before."""
+
+
+@cache
+def _fused_class(kind: type[nn.Module], way: Callable[..., Tensor]) -> type[nn.Module]:
+    return type(kind.__name__, (_Fused, kind), {"plain": kind, "forward": way, "__module__": kind.__module__})
+
+
+def _is_fusible(module: Any) -> bool:
+    """Whether a module is a plain linear map with one plain adapter: no dropout, no variant of LoRA, no 4 bits."""
+    if type(module) is not LoraLinear or type(module.base_layer) is not nn.Linear:
+        return False
+    names = list(module.lora_A)
+    is_plain = len(names) == 1 and not module.lora_variant and not module.fan_in_fan_out
+    return is_plain and module.lora_B[names[0]].bias is None and isinstance(module.lora_dropout[names[0]], nn.Identity)
+
+
+def _is_fusible_mlp(module: Any) -> bool:
+    maps: list[Any] = [getattr(module, name, None) for name in GATED_MLP]
+    return (
+        isinstance(getattr(module, "act_fn", None), SILU)
+        and len(list(module.children())) == len(GATED_MLP) + 1
+        and all(_is_fusible(each) and each.base_layer.bias is None for each in maps)
+    )
+
+
+def _is_fusible_norm(module: Any) -> bool:
+    """Whether it is a frozen RMSNorm in the way of Llama; another that is named so does not give the same."""
+    return (
+        type(module).__name__.endswith("RMSNorm")
+        and [name for name, _ in module.named_parameters()] == ["weight"]
+        and not module.weight.requires_grad
+        and isinstance(getattr(module, "variance_epsilon", None), float)
+    )
+
+
+def _is_adapted(module: Any) -> bool:
+    """Whether the adapter takes part now."""
+    return not module.disable_adapters and not module.merged
+
+
+def _map_forward(module: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if args or kwargs or not _is_adapted(module):
+        plain: Tensor = module.plain.forward(module, x, *args, **kwargs)
+        return plain
+    parts = _Map.of(module)
+    y: Tensor = _LoraMap.apply(x.to(parts.weight.dtype), parts.weight, module.base_layer.bias, *parts[1:])
+    return y
+
+
+def _mlp_forward(module: Any, x: Tensor) -> Tensor:
+    maps: list[Any] = [getattr(module, name) for name in GATED_MLP]
+    if not all(map(_is_adapted, maps)):
+        plain: Tensor = module.plain.forward(module, x)
+        return plain
+    gate, up, down = (_Map.of(each) for each in maps)
+    y: Tensor = _GatedMLP.apply(x.to(gate.weight.dtype), *gate, *up, *down)
+    return y
+
+
+def _norm_forward(module: Any, x: Tensor) -> Tensor:
+    if x.dtype != module.weight.dtype:
+        plain: Tensor = module.plain.forward(module, x)
+        return plain
+    y: Tensor = _RMSNorm.apply(x, module.weight, module.variance_epsilon)
+    return y
+
+
+class _Map(NamedTuple):
+    """A linear map and its adapter."""
+
+    weight: Tensor
+    """(O, I)."""
+    a: Tensor
+    """(R, I)."""
+    b: Tensor
+    """(O, R)."""
+    scale: float
+
+    @classmethod
+    def of(cls, module: Any) -> _Map:
+        [name] = module.lora_A
+        weight = module.base_layer.weight
+        a, b = (each[name].weight.to(weight.dtype) for each in (module.lora_A, module.lora_B))
+        return cls(weight, a, b, module.scaling[name])
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(N, I) → y, (N, O), and x Aᵀ, (N, R)."""
+        low = x @ self.a.t()
+        return functional.linear(x, self.weight, bias).addmm_(low, self.b.t(), alpha=self.scale), low
+
+    def to_low(self, slopes: Tensor) -> Tensor:
+        """The gradient of x Aᵀ from that of y."""
+        return torch.mm(slopes, self.b).mul_(self.scale)
+
+    def to_b(self, slopes: Tensor, low: Tensor) -> Tensor:
+        """The gradient of B."""
+        return torch.mm(slopes.t(), low).mul_(self.scale)
+
+    def add_to_inputs(self, total: Tensor | None, slopes: Tensor, to_low: Tensor) -> Tensor:
+        """The gradient of x, in place of a total that it is added to."""
+        total = torch.mm(slopes, self.weight) if total is None else total.addmm_(slopes, self.weight)
+        return total.addmm_(to_low, self.a)
+
+
+class _LoraMap(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        rows = x.flatten(0, -2)
+        y, low = _Map(weight, a, b, scale)(rows, bias)
+        ctx.save_for_backward(rows, low, weight, a, b)
+        ctx.scale, ctx.shape = scale, x.shape
+        return y.unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, low, weight, a, b = ctx.saved_tensors
+        each = _Map(weight, a, b, ctx.scale)
+        slopes = gradient.flatten(0, -2)
+        to_low = each.to_low(slopes)
+        to_x = each.add_to_inputs(None, slopes, to_low).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        return to_x, None, None, to_low.t() @ rows, each.to_b(slopes, low), None
+
+
+class _GatedMLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parts: Any) -> Tensor:
+        size = len(_Map._fields)
+        gate, up, down = (_Map._make(parts[start : start + size]) for start in range(0, len(parts), size))
+        rows = x.flatten(0, -2)
+        gates, low_gate = gate(rows)
+        ups, low_up = up(rows)
+        y, low_down = down(functional.silu(gates).mul_(ups))
+        tensors = [tensor for each in (gate, up, down) for tensor in each[:3]]
+        ctx.save_for_backward(rows, gates, ups, low_gate, low_up, low_down, *tensors)
+        ctx.scales, ctx.shape = [each.scale for each in (gate, up, down)], x.shape
+        return y.unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, gates, ups, low_gate, low_up, low_down, *tensors = ctx.saved_tensors
+        weights = zip(tensors[::3], tensors[1::3], tensors[2::3], ctx.scales, strict=True)
+        gate, up, down = map(_Map._make, weights)
+        slopes = gradient.flatten(0, -2)
+        to_low = down.to_low(slopes)
+        to_hidden = down.add_to_inputs(None, slopes, to_low)
+        active = functional.silu(gates)
+        of_down = (to_low.t() @ (active * ups), down.to_b(slopes, low_down))
+        to_ups = active.mul_(to_hidden)
+        to_gates = torch.ops.aten.silu_backward(to_hidden.mul_(ups), gates)
+        to_low_gate, to_low_up = gate.to_low(to_gates), up.to_low(to_ups)
+        of_gate = (to_low_gate.t() @ rows, gate.to_b(to_gates, low_gate))
+        of_up = (to_low_up.t() @ rows, up.to_b(to_ups, low_up))
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = gate.add_to_inputs(None, to_gates, to_low_gate)
+            to_x = up.add_to_inputs(to_x, to_ups, to_low_up).view(ctx.shape)
+        return to_x, None, *of_gate, None, None, *of_up, None, None, *of_down, None
+
+
+class _RMSNorm(torch.autograd.Function):
+    """In float32 whatever the input, as transformers has it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        wide = x.float()
+        factor = wide.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, factor, weight)
+        return (wide * factor).to(x.dtype).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, factor, weight = ctx.saved_tensors
+        wide, slopes = x.float(), (gradient * weight).float()
+        along = (slopes * wide).mean(-1, keepdim=True).mul_(factor.square())
+        return slopes.addcmul_(wide, along, value=-1).mul_(factor).to(x.dtype), None, None

@@ -1,0 +1,173 @@
+"""Adapted modules computed as one operation: values and gradients are those of PEFT's and transformers' own."""
+
+import weakref
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers.models.llama.modeling_llama import LlamaMLP
+
+from mralign_core.models.lora import HALF, adapter_autocast, attach_lora
+from mralign_core.training.fused import fuse, unfuse
+from mralign_core.training.logps import CompletionLogps
+from tests.core.generation.random_models import build_model
+from tests.core.training.test_logps import make_rows, plain_logps
+from tests.core.training.tiny import CONFIGS, make_model, randomise_adapter
+
+IDS = torch.tensor([[3, 4, 5, 6, 7, 8], [9, 8, 7, 1, 2, 3]])
+
+
+def adapted(architecture, section, dtype=torch.float64, **wanted):
+    model = make_model(architecture) if architecture in CONFIGS else build_model(architecture, 62)
+    model = attach_lora(model.to(dtype), section.model_copy(update=wanted), seed=0)
+    randomise_adapter(model)
+    return model
+
+
+def logits_and_gradients(model):
+    """Of a weighted sum of the logits."""
+    model.zero_grad()
+    with adapter_autocast(model):
+        logits = model(input_ids=IDS).logits
+    (logits.double() * torch.linspace(-1, 1, logits.numel()).view(logits.shape)).sum().backward()
+    gradients = {name: each.grad for name, each in model.named_parameters() if each.requires_grad}
+    assert all(each is not None for each in gradients.values())
+    return logits.detach(), {name: each.clone() for name, each in gradients.items()}
+
+
+def assert_same(logits, expected, found, gradients, tolerance=1e-6):
+    """To what norms leave of float64: transformers computes them in float32."""
+    torch.testing.assert_close(logits, expected, rtol=tolerance, atol=tolerance)
+    for name, gradient in gradients.items():
+        limit = tolerance * gradient.abs().max().item()
+        torch.testing.assert_close(found[name], gradient, rtol=10 * tolerance, atol=limit, msg=name)
+
+
+def kinds_of(modules):
+    return {type(module).__name__ for module in modules}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kinds"),
+    [
+        ("qwen3", {"Qwen3MLP", "Linear", "Qwen3RMSNorm"}),
+        ("llama", {"LlamaMLP", "Linear", "LlamaRMSNorm"}),
+        ("mistral", {"MistralMLP", "Linear", "MistralRMSNorm"}),
+        ("qwen3_moe", {"Linear", "Qwen3MoeRMSNorm"}),
+        ("gemma3", {"Linear"}),
+    ],
+)
+def test_values_and_gradients_are_those_of_the_modules(architecture, kinds, section):
+    is_moe = architecture == "qwen3_moe"  # experts know no float64
+    model = adapted(architecture, section, torch.float32 if is_moe else torch.float64)
+    expected, gradients = logits_and_gradients(model)
+    changed = fuse(model)
+    assert kinds_of(changed) == kinds
+    logits, found = logits_and_gradients(model)
+    assert_same(logits, expected, found, gradients, tolerance=1e-4 if is_moe else 1e-6)
+    assert fuse(model) == []
+    unfuse(changed)
+    again, _ = logits_and_gradients(model)
+    assert torch.equal(again, expected)
+
+
+def test_a_model_that_no_one_uses_any_more_is_freed_at_once(section):
+    model = make_model("llama")
+    layer = model.model.layers[0]
+    fuse(attach_lora(model, section, seed=0))
+    gone = weakref.ref(layer.mlp), weakref.ref(layer.self_attn.q_proj), weakref.ref(layer.input_layernorm)
+    layer.mlp = layer.self_attn.q_proj = layer.input_layernorm = None
+    assert [each() for each in gone] == [None, None, None]
+
+
+def test_a_map_may_have_a_bias(section):
+    model = adapted("llama", section)
+    for layer in model.get_base_model().model.layers:
+        layer.self_attn.q_proj.base_layer.bias = torch.nn.Parameter(torch.randn(32).double(), requires_grad=False)
+        layer.mlp.up_proj.base_layer.bias = torch.nn.Parameter(torch.randn(48).double(), requires_grad=False)
+    expected, gradients = logits_and_gradients(model)
+    assert kinds_of(fuse(model)) == {"Linear", "LlamaRMSNorm"}  # the MLP's maps one by one
+    logits, found = logits_and_gradients(model)
+    assert_same(logits, expected, found, gradients)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_in_half_precision_it_is_no_further_from_the_truth(dtype, section):
+    """The mean error of all gradients beside that of the modules, both against the same weights in float64."""
+    model = adapted("qwen3", section, dtype)
+    _, true = logits_and_gradients(adapted("qwen3", section, dtype).double())
+    errors = []
+    for _ in range(2):
+        _, gradients = logits_and_gradients(model)
+        assert {each.dtype for each in gradients.values()} == {torch.float32}
+        errors.append(sum(((gradients[name] - each).norm() / each.norm()).item() for name, each in true.items()))
+        fuse(model)
+    assert 0 < errors[1] < 1.05 * errors[0]
+
+
+def test_without_its_adapter_it_is_the_base_model(section):
+    model = adapted("qwen3", section)
+    with model.disable_adapter():
+        expected = model(input_ids=IDS).logits
+    fuse(model)
+    with model.disable_adapter():
+        found = model(input_ids=IDS).logits
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(model(input_ids=IDS).logits, expected)
+
+
+def test_what_is_more_than_a_linear_map_and_its_adapter_stays(section):
+    with_dropout = adapted("llama", section, lora_dropout=0.5)
+    assert kinds_of(fuse(with_dropout)) == {"LlamaRMSNorm"}
+    for is_dora in (True, False):
+        config = LoraConfig(
+            r=4, target_modules="all-linear", task_type="CAUSAL_LM", use_dora=is_dora, lora_bias=not is_dora
+        )
+        assert kinds_of(fuse(get_peft_model(make_model("llama"), config))) == {"LlamaRMSNorm"}
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", modules_to_save=["norm"])
+    trained_norms = get_peft_model(make_model("llama"), config)
+    changed = fuse(trained_norms)
+    assert not any("modules_to_save" in name for name, module in trained_norms.named_modules() if module in changed)
+    assert fuse(make_model("llama").train()) == []  # nothing is frozen
+
+
+class LoudMLP(LlamaMLP):
+    """Has the parts of an MLP with a gate, and does more with them."""
+
+    def forward(self, x):
+        return 3 * super().forward(x)
+
+
+def test_a_model_that_would_say_something_else_stays_as_it_is(section, caplog):
+    model = adapted("llama", section, torch.float32)
+    for layer in model.get_base_model().model.layers:
+        layer.mlp.__class__ = LoudMLP
+    rows = make_rows()
+    expected = plain_logps(model, rows)
+    policy = CompletionLogps(model)
+    assert "computed in parts, which is slower" in caplog.text
+    torch.testing.assert_close(policy(policy.batch(rows)), expected, rtol=1e-5, atol=1e-5)
+
+
+def kept_bytes(model):
+    """Of distinct storages that the backward pass needs, parameters left out."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes(), tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(input_ids=IDS.repeat(1, 20))
+    return sum(size for place, (size, _) in kept.items() if place not in own)
+
+
+def test_less_is_kept_for_the_backward_pass(section):
+    """Of each MLP at least the activation and its product with the other map."""
+    model = adapted("qwen3", section, torch.float32)
+    config = model.get_base_model().config
+    before = kept_bytes(model)
+    fuse(model)
+    tokens = 20 * IDS.numel()
+    assert before - kept_bytes(model) >= 2 * tokens * config.intermediate_size * config.num_hidden_layers * 4
