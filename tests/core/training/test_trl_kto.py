@@ -82,8 +82,9 @@ def test_both_engines_agree_in_loss_rewards_and_every_gradient(section, tmp_path
     trainer = make_trl(section, rows_for_trl(examples), tmp_path, architecture)
     loss, metrics, kl_raw, gradients = trl_step(trainer)
     assert loss == pytest.approx(ours["loss"], rel=EXACT)
-    assert metrics["rewards/chosen"] == pytest.approx(section.beta * ours["implicit_reward_positive"], rel=EXACT)
-    assert metrics["rewards/rejected"] == pytest.approx(section.beta * ours["implicit_reward_negative"], rel=EXACT)
+    for name, reward in (("chosen", "implicit_reward_positive"), ("rejected", "implicit_reward_negative")):
+        # In nats: a reward near 0 is a difference of sums of a hundred, whose rounding in float32 it has.
+        assert metrics[f"rewards/{name}"] / section.beta == pytest.approx(ours[reward], rel=EXACT, abs=EXACT)
     assert kl_raw == pytest.approx(ours["kl_raw"], rel=EXACT)
     assert gradients.keys() == our_gradients.keys()
     for name, gradient in gradients.items():
