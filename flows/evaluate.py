@@ -19,7 +19,7 @@ from mralign_core.llm.faults import EndpointUnavailableError
 from mralign_core.storage import ArtifactRef, ArtifactStore
 from tasks.annotate import SHARDS_AT_ONCE, within_budget
 from tasks.engine.graph import NOTHING, artifact_of
-from tasks.engine.last_run import inputs_of, remember
+from tasks.engine.last_run import inputs_of, made_so_far, remember
 from tasks.engine.naming import name_run
 from tasks.engine.pool import make_on_pool
 from tasks.engine.session import session
@@ -80,7 +80,7 @@ def evaluate(
     remember(config, inputs, **held_out, report=report)
     file_report(config, report)
     show_results(config, results, report)
-    show_health(config, {**inputs, **named})
+    show_health(config, {**made_so_far(config, "policy-logps"), **inputs, **named})
     return report
 
 

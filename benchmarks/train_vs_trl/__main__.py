@@ -1,4 +1,4 @@
-"""Speed and memory of training: TRL's ``KTOTrainer`` and ours, on the same work in one run.
+"""Speed and memory of training: TRL's ``KTOTrainer``, others' and ours, on the same work in one run.
 
 Random weights, random rows, all weights of tokens 1 (where the objectives are the same). A contender's job runs in a
 process of its own, so that its peak memory is its own, and the contenders take turns, so that drift hits all. A job is
@@ -11,6 +11,9 @@ Contenders:
 * ``trl``: KTOTrainer as it comes (1.16), but for ``max_length``, which would cut rows.
 * ``trl-best``: with its best settings, ``precompute_ref_log_probs`` and no gradient checkpointing.
 * ``trl-sorted``: the same, and the rows sorted by length beforehand, which no setting does. Not among the defaults.
+* ``trl-liger``: as ``trl-best``, with Liger's fused KTO loss. Left out where package liger-kernel is not there.
+* ``llama-factory``: LLaMA-Factory's KTO with its best settings. It takes other versions of TRL, transformers and PEFT
+  than ours, so it is left out without ``--llama-factory PYTHON``, the interpreter of an environment that has it.
 * ``ours``: the exact objective.
 * ``ours-average``: z0 as a moving average, renewed every four steps.
 
@@ -22,12 +25,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,17 +51,27 @@ class Contender(NamedTuple):
     sorted_rows: bool = False
 
 
+LIGER, LLAMA_FACTORY = "trl-liger", "llama-factory"
 CONTENDERS = {
     "trl": Contender("trl_contender", "AS_IT_COMES"),
     "trl-best": Contender("trl_contender", "BEST"),
     "trl-sorted": Contender("trl_contender", "BEST", sorted_rows=True),
+    LIGER: Contender("liger_contender", "PLAIN"),
+    LLAMA_FACTORY: Contender("llama_factory_contender", "BEST"),
     "ours": Contender("our_contender", "EXACT"),
     "ours-average": Contender("our_contender", "MOVING_AVERAGE"),
 }
-DEFAULT = ("trl", "trl-best", "ours", "ours-average")
+DEFAULT = ("trl", "trl-best", LIGER, LLAMA_FACTORY, "ours", "ours-average")
+AGREEING = ("trl", LIGER, LLAMA_FACTORY)
+"""Whose losses on one batch are compared with ours."""
 NO_GPU_EXIT = 2
-QUIET = {"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-"""Environment of a job: no look at a hub, no progress bars."""
+QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "TQDM_DISABLE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "LLAMAFACTORY_VERBOSITY": "ERROR",
+}
+"""Environment of a job: no look at a hub, no progress bars, no log."""
 
 
 def main() -> int:
@@ -68,6 +83,7 @@ def main() -> int:
         return 0
     try:
         workload = _workload(options)
+        contenders = taking_part(options.contenders, options.llama_factory)
     except ValueError as error:
         parser.error(str(error))
     if workload.device == "cuda" and not torch.cuda.is_available():
@@ -78,11 +94,11 @@ def main() -> int:
         _limit_threads(workload)
         importlib.import_module("benchmarks.train_vs_trl.profiling").print_profile(workload)
         return 0
-    _print_agreement(workload.device)
-    runs: dict[str, list[Run]] = {name: [] for name in options.contenders}
+    _print_agreement(workload.device, contenders)
+    runs: dict[str, list[Run]] = {name: [] for name in contenders}
     for number in range(options.rounds):
-        for name in options.contenders:
-            runs[name].append(_in_own_process(name, workload))
+        for name, python in contenders.items():
+            runs[name].append(_in_own_process(name, workload, python))
             print(f"round {number + 1}, {name}: {runs[name][-1].job_s:.1f} s", file=sys.stderr)
     print_table(runs, workload)
     if options.gpu and "ours" in runs:
@@ -98,6 +114,11 @@ def _parser() -> argparse.ArgumentParser:
     preset.add_argument("--gpu", action="store_true", help="Qwen3-8B's shape in bfloat16 on a CUDA device, one round")
     parser.add_argument("--profile", action="store_true", help="the floor of our step and where its time goes")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=DEFAULT, help="who takes part")
+    parser.add_argument(
+        "--llama-factory",
+        metavar="PYTHON",
+        help="interpreter of an environment with llamafactory, which then takes part",
+    )
     parser.add_argument("--rounds", type=int, help="jobs of each contender, by turns (default: 3; 1 with a preset)")
     for name in ("rows", "epochs", "batch", "accumulation", "layers", "threads"):
         parser.add_argument(f"--{name}", type=int, help=f"{name} in place of the preset's")
@@ -123,8 +144,31 @@ def _machine(workload: Workload) -> str:
     return f"{os.cpu_count()} cores, load {load:.1f}, {workload.threads} thread(s), torch {torch.__version__}"
 
 
-def _in_own_process(name: str, workload: Workload) -> Run:
-    command = [sys.executable, "-m", "benchmarks.train_vs_trl", "--job", name, "--workload", workload.to_json()]
+def taking_part(names: Sequence[str], llama_factory: str | None) -> dict[str, str]:
+    """The contenders that can take part, each with the interpreter of its jobs; why the others can't is printed.
+
+    Raises:
+        ValueError: none can, or there is no such interpreter.
+    """
+    if llama_factory and not shutil.which(llama_factory):
+        raise ValueError(f"--llama-factory {llama_factory}: no such program; name a Python interpreter")
+    missing = {}
+    if importlib.util.find_spec("liger_kernel") is None:
+        missing[LIGER] = "no package liger_kernel here: pip install --no-deps liger-kernel==0.8.5"
+    if not llama_factory:
+        missing[LLAMA_FACTORY] = "--llama-factory PYTHON was not given"
+    for name in (name for name in names if name in missing):
+        print(f"{name} is left out: {missing[name]}", file=sys.stderr)
+    taking_part = {name: sys.executable for name in names if name not in missing}
+    if not taking_part:
+        raise ValueError("--contenders: all of them are left out")
+    if llama_factory and LLAMA_FACTORY in taking_part:
+        taking_part[LLAMA_FACTORY] = llama_factory
+    return taking_part
+
+
+def _in_own_process(name: str, workload: Workload, python: str = sys.executable) -> Run:
+    command = [python, "-m", "benchmarks.train_vs_trl", "--job", name, "--workload", workload.to_json()]
     environment = {**os.environ, **QUIET, "OMP_NUM_THREADS": str(workload.threads)}
     environment.setdefault("CUDA_VISIBLE_DEVICES", "0")  # KTOTrainer refuses to see several
     reply = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -152,14 +196,19 @@ def _limit_threads(workload: Workload) -> None:
         torch.set_num_threads(workload.threads)
 
 
-def _print_agreement(device: str) -> None:
+def _print_agreement(device: str, contenders: Mapping[str, str]) -> None:
     """Two rows in a batch of two: there is one order of rows and one KL partner, so all losses must agree."""
     workload = dataclasses.replace(AGREEMENT, device=device)
-    theirs, ours = (_in_own_process(name, workload).losses for name in ("trl", "ours"))
-    worst = max(abs(each - other) for each, other in zip(theirs, ours, strict=True))
+    peers = {"trl": sys.executable} | {name: contenders[name] for name in AGREEING if name in contenders}
+    ours = _in_own_process("ours", workload).losses
+    worst = {}
+    for name, python in peers.items():
+        theirs = _in_own_process(name, workload, python).losses
+        worst[name] = max(abs(each - other) for each, other in zip(theirs, ours, strict=True))
     print(
-        f"the same objective: losses of {len(ours)} steps on one batch in float32, from {ours[0]:.4f} to "
-        f"{ours[-1]:.4f}, differ from TRL's by at most {worst:.1e}"
+        f"the same objective: losses of {len(ours)} steps on one batch in float32, ours from {ours[0]:.4f} to "
+        f"{ours[-1]:.4f}; largest difference from ours: "
+        + ", ".join(f"{name} {difference:.1e}" for name, difference in worst.items())
     )
 
 

@@ -50,7 +50,7 @@ def _print_spread(runs: Mapping[str, Sequence[Run]]) -> None:
     """Ratios of the rounds one by one: what the medians hide."""
     if "ours" not in runs:
         return
-    for peer in (name for name in PEERS if name in runs):
+    for peer in (name for name in runs if not name.startswith("ours")):
         pairs = zip(runs[peer], runs["ours"], strict=True)
         found = ", ".join(f"{theirs.job_s / ours.job_s:.2f}" for theirs, ours in pairs)
         print(f"whole job, {peer} over ours, round by round: {found}")

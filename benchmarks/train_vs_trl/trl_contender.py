@@ -35,7 +35,14 @@ AS_IT_COMES: dict[str, Any] = {}
 BEST: dict[str, Any] = {"precompute_ref_log_probs": True, "gradient_checkpointing": False}
 
 
-def run(workload: Workload, model: PreTrainedModel, rows: list[Row], watch: Stopwatch, settings: dict[str, Any]) -> Run:
+def run(
+    workload: Workload,
+    model: PreTrainedModel,
+    rows: list[Row],
+    watch: Stopwatch,
+    settings: dict[str, Any],
+    trainer_class: type[KTOTrainer] = KTOTrainer,
+) -> Run:
     """Train on the rows.
 
     Args:
@@ -44,18 +51,19 @@ def run(workload: Workload, model: PreTrainedModel, rows: list[Row], watch: Stop
         rows: what to train on.
         watch: takes the times.
         settings: fields of ``KTOConfig`` beside those that all contenders share.
+        trainer_class: ``KTOTrainer``, or what has its loss changed.
     """
     tokenizer = build_tokenizer(workload.vocabulary)
     table = as_text(rows)
     with tempfile.TemporaryDirectory(prefix="train-vs-trl-") as scratch:
         watch.start()
-        trainer = KTOTrainer(
+        trainer = trainer_class(
             model=model,
             args=KTOConfig(**shared_settings(workload, scratch), **settings),
             train_dataset=Dataset.from_list(table),
             processing_class=tokenizer,
             peft_config=_lora_config(workload),
-            callbacks=[_StepClock(watch)],
+            callbacks=[StepClock(watch)],
         )
         trainer.remove_callback(PrinterCallback)
         watch.prepared()
@@ -120,11 +128,12 @@ def _lora_config(workload: Workload) -> LoraConfig:
     )
 
 
-class _StepClock(TrainerCallback):
+class StepClock(TrainerCallback):
     """Tells the watch that a step ended."""
 
     def __init__(self, watch: Stopwatch) -> None:
         self.watch = watch
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A step is done."""
         self.watch.step_ended()

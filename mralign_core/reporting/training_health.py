@@ -15,6 +15,7 @@ from mralign_core.reporting.markdown import literal
 from mralign_core.reporting.titles import variant_title
 from mralign_core.schemas.base import Table
 from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.policy_logps import POLICY_LOGPS
 from mralign_core.schemas.scores import SCORES
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.storage import ArtifactRef, ArtifactStore
@@ -35,8 +36,9 @@ def examine(store: ArtifactStore, artifacts: Mapping[str, ArtifactRef]) -> Train
 
     Args:
         store: where the run's artifacts are.
-        artifacts: by the names that runs have for them: ``adapter:kto``, and ``scores:on`` and ``scores:kto`` where
-            answers have been scored. What else counts is found as the adapter's parents.
+        artifacts: by the names that runs have for them: ``adapter:kto``; ``scores:on`` and ``scores:kto`` where answers
+            have been scored; ``policy-logps:kto`` where ``train.trace_logps`` asked for it. What else counts is found
+            as the adapter's parents.
 
     Raises:
         ArtifactError: an adapter is damaged.
@@ -57,9 +59,10 @@ def read_trainings(store: ArtifactStore, artifacts: Mapping[str, ArtifactRef]) -
     lengths = functools.cache(partial(_lengths, store))  # variants are trained on the same traces
     before = _answer_tokens(store, artifacts.get(UNTRAINED))
     return {
-        variant: _read_training(store, adapter, variant, lengths)._replace(
-            answers_before=before, answers_after=_answer_tokens(store, artifacts.get(f"scores:{variant}"))
-        )
+        variant: _with_length_correlation(
+            _read_training(store, adapter, variant, lengths),
+            _implicit_rewards(store, adapter, artifacts.get(f"policy-logps:{variant}")),
+        )._replace(answers_before=before, answers_after=_answer_tokens(store, artifacts.get(f"scores:{variant}")))
         for kind, _, variant in (name.partition(":") for name in artifacts)
         if kind == "adapter" and (adapter := artifacts[f"adapter:{variant}"])
     }
@@ -85,6 +88,38 @@ def _read_training(store: ArtifactStore, adapter: ArtifactRef, variant: str, len
         positive_lengths=positive,
         negative_lengths=negative,
     )
+
+
+def _implicit_rewards(store: ArtifactStore, adapter: ArtifactRef, logps: ArtifactRef | None) -> pd.DataFrame | None:
+    """Columns ``is_positive``, ``num_tokens`` and ``implicit_reward`` of each trace under an adapter."""
+    after = _columns(store, logps, "policy.parquet", POLICY_LOGPS, ["trace_id", "num_tokens", "implicit_reward"])
+    if after is None or logps is None:
+        return None
+    parents = {each.stage: each for each in store.manifest(logps).parents}
+    if parents[adapter.stage].sha256 != adapter.sha256:
+        return None
+    traces = next((parents[stage] for stage in TRAINED_ON if stage in parents), None)
+    labels = _columns(store, traces, "candidates.parquet", CANDIDATES, ["trace_id", "polarity"])
+    if labels is None:
+        return None
+    polarity = after["trace_id"].map(labels.set_index("trace_id")["polarity"])
+    return after.assign(is_positive=polarity == "positive")
+
+
+def _with_length_correlation(record: TrainingRecord, implicit_rewards: pd.DataFrame | None) -> TrainingRecord:
+    """As TRL's curves have it, here of all traces after the last step, so the same at all steps that are looked at."""
+    if implicit_rewards is None or record.variant == "sft":
+        return record
+    import torch  # it and TRL take seconds to import, which a run without this table is spared
+
+    from mralign_core.training.trl_kto import length_correlation
+
+    rows = {
+        "label": torch.tensor(implicit_rewards["is_positive"].to_numpy(dtype=bool)),
+        "completion_mask": torch.tensor(implicit_rewards["num_tokens"].to_numpy(dtype=int))[:, None],
+    }
+    correlation = length_correlation(torch.tensor(implicit_rewards["implicit_reward"].to_numpy(dtype=float)), rows)
+    return record._replace(metrics=record.metrics.assign(length_correlation=correlation.item()))
 
 
 def health_lines(health: TrainingHealth) -> list[str]:

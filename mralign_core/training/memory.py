@@ -121,4 +121,4 @@ def ways_to_smaller_passes(section: TrainConfig, recompute: bool, longest: int) 
 def ways_to_smaller_weights(load_in_4bit: bool) -> str:
     """What a user can do where the weights are too large."""
     quantise = "" if load_in_4bit else "set train.load_in_4bit; or "
-    return f"{quantise}name an FSDP file in train.accelerate_config; or take a smaller model"
+    return f"{quantise}name an FSDP file in train.accelerate_config (train.engine 'own'); or take a smaller model"

@@ -182,8 +182,8 @@ def _smaller_passes(longest: int, num_processes: int, size: PassSize, error: Exc
     if smaller is None or num_processes > 1:
         raise OutOfMemory(
             f"out of memory in a pass over the traces after training, of up to {max(size.tokens, longest)} tokens, the "
-            f"longest row has {longest}: lower train.tokens_per_forward, share the weights (train.accelerate_config), "
-            f"or set train.trace_logps to false. {str(error).splitlines()[0]}",
+            f"longest row has {longest}: lower train.tokens_per_forward, share the weights (train.accelerate_config, "
+            f"with train.engine 'own'), or set train.trace_logps to false. {str(error).splitlines()[0]}",
             size.fields(smaller),
         ) from error
     logger.warning("out of memory in a pass over the traces: going on with %d tokens a pass", smaller.tokens)

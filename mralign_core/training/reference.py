@@ -176,7 +176,7 @@ def _smaller_passes(longest: int, num_processes: int, size: PassSize, error: Exc
         raise OutOfMemory(
             f"out of memory in a reference pass of up to {max(size.tokens, longest)} tokens, the longest row has "
             f"{longest}: lower train.tokens_per_forward or train.max_length, set train.load_in_4bit, or share "
-            f"the weights (train.accelerate_config). {str(error).splitlines()[0]}",
+            f"the weights (train.accelerate_config, with train.engine 'own'). {str(error).splitlines()[0]}",
             size.fields(smaller),
         ) from error
     logger.warning("out of memory in a reference pass: going on with %d tokens a pass", smaller.tokens)

@@ -87,6 +87,13 @@ def last_traces(config: RunConfig) -> str:
     return record.traces_path if record else ""
 
 
+def made_so_far(config: RunConfig, kind: str) -> dict[str, ArtifactRef]:
+    """Name → artifact of what this run, or the last where this one made nothing, has of a kind: ``adapter:kto`` …"""
+    record = LastRun(config, this_run()).record
+    artifacts = record.artifacts if record else {}
+    return {name: ref for name, ref in artifacts.items() if name.partition(":")[0] == kind}
+
+
 def last_run(config: RunConfig, name: str) -> ArtifactRef:
     """One artifact of the last run of this config's name; see :class:`LastRun`."""
     return LastRun(config)(name)

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from mralign_core.config import RunConfig, StorageConfig, TrainConfig
-from mralign_core.reporting.training_health import read_trainings
+from mralign_core.reporting.training_health import examine, read_trainings
 from mralign_core.schemas.candidates import CANDIDATES
+from mralign_core.schemas.policy_logps import POLICY_LOGPS
 from mralign_core.schemas.scores import SCORES
 from mralign_core.schemas.segment_weights import SEGMENT_WEIGHTS
 from mralign_core.schemas.training_metrics import TRAINING_METRICS
@@ -31,6 +32,7 @@ class Trained:
         self._folder = folder
         candidates = make_candidates(20)
         weights = make_segment_weights(candidates).assign(clipped=True)
+        self.trace_ids, self.is_positive = candidates["trace_id"], candidates["polarity"] == "positive"
         self.traces = self._put("candidates", candidates, CANDIDATES)
         self.weights = self._put("weights", weights, SEGMENT_WEIGHTS)
 
@@ -58,6 +60,14 @@ class Trained:
             fingerprint={"variant": variant, "settings": TrainConfig(**settings).settings_of(variant)},
             counts={"positive": 10, "negative": 10},
         )
+
+    def policy_logps(self, variant, adapter, rewards):
+        """Traces of 20, 21, … tokens, every other one positive, with an implicit reward each."""
+        frame = pd.DataFrame({"trace_id": self.trace_ids, "num_tokens": range(20, 40), "implicit_reward": rewards})
+        frame = frame.assign(reference_logp=0.0, policy_logp=0.0, kl=0.0, segments=[[]] * 20)
+        frame["logps"] = [np.zeros(each, dtype="float32") for each in frame["num_tokens"]]
+        key = (variant.replace("_", "") + adapter.key[:6]).encode().hex().ljust(64, "0")[:64]
+        return self._put("policy-logps", frame, POLICY_LOGPS, key, [self.traces, adapter], "policy.parquet")
 
     def scores(self, variant, tokens):
         known = {"question_id": [f"q{n}" for n in range(30)], "num_tokens": tokens, "variant": variant, "draw": 0}
@@ -116,6 +126,25 @@ def test_all_that_is_known_of_a_training_is_read_and_what_is_gone_is_not_known(t
     record = read_trainings(trained.store, run)["mr_align"]
     assert record.positive_lengths is record.weights is record.clipped is None
     assert len(record.metrics) == NUM_STEPS
+
+
+def test_rewards_that_follow_length_in_the_traces_after_training_are_told(trained):
+    """Of our own loop, whose curves don't have it."""
+    sound, other = trained.adapter("kto", -4.0, []), trained.adapter("mr_align", -5.0, [])
+    lengths = np.arange(20)
+    hacked = trained.policy_logps("kto", sound, lengths - 6.0 * ~trained.is_positive)
+    assert faults_of(trained, sound) == faults_of(trained, other) == []
+    assert faults_of(trained, sound, hacked) == ["reward hacking by length"]
+    assert faults_of(trained, other, hacked) == [], "it is of another adapter"
+    learnt = trained.policy_logps("mr_align", other, np.where(trained.is_positive, lengths, -lengths))
+    assert faults_of(trained, other, learnt) == [], "longer rows move further, each class its way"
+    trained.store.remove(trained.traces.stage, trained.traces.key)
+    assert faults_of(trained, sound, hacked) == [], "which traces were positive is gone"
+
+
+def faults_of(trained, adapter, after=None):
+    artifacts = {"adapter:kto": adapter} | ({"policy-logps:kto": after} if after else {})
+    return [fault.name for fault in examine(trained.store, artifacts)["kto"]]
 
 
 def test_the_run_says_it_in_its_log_and_on_its_page(trained, run, monkeypatch, caplog):

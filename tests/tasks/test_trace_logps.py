@@ -3,6 +3,7 @@
 import pytest
 
 from mralign_core.config import RunConfig
+from mralign_core.reporting.training_health import read_trainings
 from mralign_core.storage import ArtifactStore
 from tasks.engine.graph import artifact_of
 from tasks.train import policy_logps, reference_logps, train_adapter
@@ -20,6 +21,8 @@ def test_the_traces_that_were_trained_on_are_looked_at_under_the_adapter(publish
     assert after["reference_logp"].tolist() == pytest.approx([sum(logps) for logps in before["logps"]])
     moved = (after["policy_logp"] - after["reference_logp"]).astype(float)
     assert moved.abs().min() > 0 and after["implicit_reward"].tolist() == pytest.approx(moved.tolist())  # weights are 1
+    known = read_trainings(store, {"adapter:kto": adapter, "policy-logps:kto": made})["kto"].metrics
+    assert "length_correlation" in known, "the doctor does not find it"
     other = train_adapter.run_here(config, *inputs, variant="sft")
     assert policy_logps.work(config, *inputs, reference_logps=reference, adapter=other, variant="sft").key != made.key
 

@@ -133,7 +133,10 @@ def test_config_decides_over_recomputation(section, model, load):
 
 def test_a_row_that_never_fits_is_named_with_what_to_change(section, model, load, memory):
     memory(1000)
-    with pytest.raises(ConfigError, match=r"trace t1, 50 tokens.*max_length below 50.*load_in_4bit.*accelerate_config"):
+    with pytest.raises(
+        ConfigError,
+        match=r"trace t1, 50 tokens.*max_length below 50.*load_in_4bit.*accelerate_config .train.engine 'own'",
+    ):
         plan_passes(section, model, load)
     with pytest.raises(ConfigError, match="gradient_checkpointing to 'always'"):
         plan_passes(section.model_copy(update={"gradient_checkpointing": "never"}), model, load)

@@ -76,5 +76,7 @@ def test_a_lack_of_memory_is_met_with_smaller_passes_down_to_one_row(examples, c
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
     assert "out of memory in a reference pass" in caplog.text
     monkeypatch.setattr(policy, "batch", lambda rows: scarce(rows, 3))
-    with pytest.raises(OutOfMemory, match=r"the longest row has \d+: lower train.tokens_per_forward"):
+    with pytest.raises(
+        OutOfMemory, match=r"the longest row has \d+: lower train.tokens_per_forward.*with train.engine 'own'"
+    ):
         reference_table(policy, examples, tokens_per_forward=10_000)

@@ -1,12 +1,16 @@
 """The benchmark against TRL: the contenders do the same work, and the floor is what a step really computes."""
 
+import ast
 import dataclasses
 import doctest
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.train_vs_trl import __main__ as command
 from benchmarks.train_vs_trl import floor, measurement, our_contender, profiling, tables, trl_contender
 from benchmarks.train_vs_trl.workload import AGREEMENT, Workload, build_model, build_rows
 
@@ -39,15 +43,62 @@ def test_trl_tokenises_the_text_of_a_row_to_its_ids():
         assert tokenizer(text["prompt"] + text["completion"])["input_ids"] == row.prompt_ids + row.completion_ids
 
 
-def test_both_trainers_find_the_same_losses():
-    workload = dataclasses.replace(AGREEMENT, layers=1, epochs=4, completion_tokens=(20, 40))
-    rows = build_rows(workload)
-    losses = [
-        module.run(workload, build_model(workload), rows, measurement.Stopwatch(workload), settings).losses
-        for module, settings in ((trl_contender, trl_contender.BEST), (our_contender, our_contender.EXACT))
-    ]
-    assert losses[0][-1] < losses[0][0] - 0.01, "nothing was learnt, so equal losses show nothing"
-    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+ONE_BATCH = dataclasses.replace(AGREEMENT, layers=1, epochs=4, completion_tokens=(20, 40))
+"""In which all contenders must find the same losses."""
+
+
+def losses_of(module, settings):
+    watch = measurement.Stopwatch(ONE_BATCH)
+    return module.run(ONE_BATCH, build_model(ONE_BATCH), build_rows(ONE_BATCH), watch, settings).losses
+
+
+@pytest.fixture(scope="module")
+def trl_losses():
+    losses = losses_of(trl_contender, trl_contender.BEST)
+    assert losses[-1] < losses[0] - 0.01, "nothing was learnt, so equal losses show nothing"
+    return losses
+
+
+def test_both_trainers_find_the_same_losses(trl_losses):
+    assert losses_of(our_contender, our_contender.EXACT) == pytest.approx(trl_losses, abs=1e-5)
+
+
+def test_ligers_loss_is_trls_loss(trl_losses):
+    pytest.importorskip(
+        "liger_kernel", reason="liger-kernel would bring Triton with it, so it is not among the packages"
+    )
+    from benchmarks.train_vs_trl import liger_contender
+
+    assert losses_of(liger_contender, liger_contender.PLAIN) == pytest.approx(trl_losses, abs=1e-5)
+
+
+def test_contenders_that_cannot_take_part_are_left_out_with_the_reason(monkeypatch, capsys):
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    assert list(command.taking_part(command.DEFAULT, None)) == ["trl", "trl-best", "ours", "ours-average"]
+    told = capsys.readouterr().err
+    assert "pip install --no-deps liger-kernel" in told and "--llama-factory PYTHON was not given" in told
+    with pytest.raises(ValueError, match="all of them are left out"):
+        command.taking_part(["llama-factory"], None)
+
+
+def test_llama_factory_runs_in_the_interpreter_that_is_named():
+    assert command.taking_part(["ours", "llama-factory"], "/bin/sh") == {
+        "ours": sys.executable,
+        "llama-factory": "/bin/sh",
+    }
+    with pytest.raises(ValueError, match="--llama-factory /no/python: no such program"):
+        command.taking_part(["llama-factory"], "/no/python")
+
+
+def test_what_llama_factorys_job_imports_of_ours_is_the_benchmark_only():
+    """Its environment has other versions, and not this project."""
+    folder = Path(command.__file__).parent
+    modules = ["__main__", "floor", "measurement", "tables", "trl_contender", "llama_factory_contender", "workload"]
+    for name in modules:
+        tree = ast.parse((folder / f"{name}.py").read_text())
+        imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        ours = {module for module in imported if module.split(".")[0] in ("benchmarks", "mralign_core", "tasks")}
+        assert ours <= {f"benchmarks.train_vs_trl.{each}" for each in modules}, name
 
 
 def test_a_step_multiplies_no_more_than_the_floor_says():

@@ -11,7 +11,7 @@ from mralign_core.config import RunConfig, StorageConfig
 from mralign_core.errors import ArtifactError
 from mralign_core.storage import ArtifactRef, ArtifactStore, RunRecords
 from tasks.engine import last_run as runs
-from tasks.engine.last_run import LastRun, inputs_of, last_run, remember
+from tasks.engine.last_run import LastRun, inputs_of, last_run, made_so_far, remember
 
 STAGES = {
     "questions": [],
@@ -120,6 +120,16 @@ def test_a_run_finds_its_own_whatever_others_have_made_since(config, as_run):
     as_run("other")
     remember(config, questions=artifact("questions", "other"))
     assert LastRun(config, "mine")("report") == artifact("report", "mine")
+
+
+def test_of_a_kind_there_is_what_this_run_has_made_so_far(config, as_run):
+    assert made_so_far(config, "adapter") == {}
+    as_run("mine")
+    remember(config, **{name: artifact(name, "mine") for name in ("adapter:kto", "adapter:sft", "weights")})
+    as_run("other")
+    remember(config, **{"adapter:kto": artifact("adapter:kto", "other")})
+    as_run("mine")
+    assert made_so_far(config, "adapter") == {name: artifact(name, "mine") for name in ("adapter:kto", "adapter:sft")}
 
 
 def test_what_is_read_is_of_one_run_though_another_ends_a_stage_between_two_reads(config, as_run):
