@@ -16,9 +16,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.findings import Findings, Setting
 from benchmarks.gpu.shapes import small
+from benchmarks.train_vs_trl.our_contender import train_section
 from benchmarks.train_vs_trl.workload import build_model, build_rows
 from mralign_core.generation import Decoding
 from mralign_core.generation.randomness import draw_tokens
+from mralign_core.models.lora import attach_lora
 from mralign_core.training.logps import CompletionLogps, head_logps
 from mralign_core.training.packing import make_batch, packed_attention
 
@@ -26,6 +28,9 @@ TOLERANCE = {torch.bfloat16: 0.02, torch.float32: 1e-4}
 """Relative differences that rounding may make: a few units in the last place of each precision."""
 LOGP_TOLERANCE = 0.05
 """Of a log-probability, in nats, from a whole model in bfloat16."""
+
+GRADIENT_TOLERANCE = 0.05
+"""Relative difference of all of an adapter's gradients, from a whole model in bfloat16."""
 
 
 class Sizes(NamedTuple):
@@ -57,6 +62,8 @@ def compare(setting: Setting, findings: Findings) -> None:
         _head(device, sizes, findings)
     with findings.attempt("packed rows"):
         _packing(setting, findings)
+    with findings.attempt("adapter's gradients"):
+        _adapter(setting, findings)
     with findings.attempt("drawing of tokens"):
         _drawing(device, sizes, findings)
     checks = findings.record["checks"]
@@ -132,6 +139,25 @@ def _packing(setting: Setting, findings: Findings) -> None:
     findings.check("rows are padded, not packed", float(not policy.is_packed), 0)
     apart = float((found[0] - found[1]).abs().max())
     findings.check("log-probabilities of packed rows, in nats", apart, LOGP_TOLERANCE)
+
+
+def _adapter(setting: Setting, findings: Findings) -> None:
+    """Gradients of a whole model's adapter, through maps, MLPs and norms that are one operation each, in bfloat16."""
+    workload = small(setting, device="cpu")
+    rows = build_rows(workload)
+    section = train_section(workload, rows, {})
+    gradients = []
+    for device, dtype in (("cpu", torch.float32), (setting.device, torch.bfloat16)):
+        model = build_model(dataclasses.replace(workload, dtype="float32")).bfloat16().to(device, dtype)
+        policy = CompletionLogps(attach_lora(model, section, seed=0))
+        adapter = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():  # a fresh adapter's second map is 0, and so is the gradient of the first
+            for each in adapter:
+                each.copy_(0.1 * torch.randn(each.shape, generator=generator))
+        policy(policy.batch([(row.prompt_ids, row.completion_ids) for row in rows])).sum().backward()
+        gradients.append(torch.cat([each.grad.flatten().float().cpu() for each in adapter if each.grad is not None]))
+    findings.check("gradient of the adapter", difference(gradients[1], gradients[0]), GRADIENT_TOLERANCE)
 
 
 def _drawing(device: torch.device, sizes: Sizes, findings: Findings) -> None:

@@ -122,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, help="jobs of each contender, by turns (default: 3; 1 with a preset)")
     for name in ("rows", "epochs", "batch", "accumulation", "layers", "threads"):
         parser.add_argument(f"--{name}", type=int, help=f"{name} in place of the preset's")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="precision of the base model")
     parser.add_argument(
         "--cpu-time", action="store_true", help="count CPU seconds: for a machine that is busy otherwise"
     )
@@ -133,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
 def _workload(options: argparse.Namespace) -> Workload:
     preset = QWEN3_8B if options.gpu else QUICK if options.quick else Workload()
     options.rounds = options.rounds or (1 if options.gpu or options.quick else 3)
-    names = ("rows", "epochs", "batch", "accumulation", "layers", "threads", "cpu_time")
+    names = ("rows", "epochs", "batch", "accumulation", "layers", "threads", "dtype", "cpu_time")
     return dataclasses.replace(preset, **{name: value for name in names if (value := getattr(options, name))})
 
 

@@ -141,14 +141,19 @@ def _linear_rate(workload: Workload, tokens: int, maps: Sequence[tuple[int, int]
 
 
 def _attention_rate(workload: Workload) -> float:
-    """Of the forward pass, causal, on the longest row."""
+    """Of the forward pass, causal, on the longest row, as the trainer computes it."""
+    from mralign_core.training.packing import packed_attention  # other contenders' environments lack the project
+
     options = {"device": workload.device, "dtype": getattr(torch, workload.dtype)}
     length, size = workload.longest_row, workload.head_dim
     query = torch.randn(1, workload.heads, length, size, **options)
     key, value = (torch.randn(1, workload.kv_heads, length, size, **options) for _ in range(2))
 
     def attend() -> None:
-        functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+        if workload.device == "cpu":
+            packed_attention(torch.nn.Identity(), query, key, value, None, row_lengths=(length,))
+        else:
+            functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
 
     return FORWARD * workload.heads * size * length**2 / _seconds(attend, workload)
 

@@ -16,7 +16,9 @@ from benchmarks.train_vs_trl import our_contender
 from benchmarks.train_vs_trl.floor import PARTS, Rates, measure_rates, moved_bytes, operations
 from benchmarks.train_vs_trl.workload import Row, Workload, build_model, build_rows
 
-PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::addmm_")
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_")
+ATTENTION = ("attention", "attn", "softmax", "bmm")
+"""Of names: a kernel's own, or what attention by blocks is made of. The head's softmax is no operator of its own."""
 OPTIMISER = ("optimizer", "adam", "foreach", "lerp", "addcdiv", "addcmul")
 
 
@@ -72,7 +74,7 @@ def part_of(name: str, shapes: Sequence[Sequence[int]], workload: Workload) -> s
     """
     if any(word in name.lower() for word in OPTIMISER):
         return "optimiser"
-    if "attention" in name or "attn" in name:
+    if any(word in name.lower() for word in ATTENTION):
         return "attention"
     sizes = {size for shape in shapes if shape for size in shape}
     if workload.vocabulary in sizes:
