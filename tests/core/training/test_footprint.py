@@ -142,7 +142,8 @@ def test_a_row_that_never_fits_is_named_with_what_to_change(section, model, load
         plan_passes(section.model_copy(update={"gradient_checkpointing": "never"}), model, load)
 
 
-def test_shards_take_less_and_more_processes_are_faster(section, model, load):
+def test_shards_take_less_and_more_processes_are_faster(section, model, load, monkeypatch):
+    monkeypatch.setattr(footprint, "_seconds_per_token", lambda *_: 0.25)  # two measurements on a busy machine differ
     alone = plan_passes(section, model, load).footprint
     many = plan_passes(section, model, load._replace(num_processes=4, is_sharded=True)).footprint
     copies = plan_passes(section, model, load._replace(num_processes=4)).footprint
@@ -152,7 +153,7 @@ def test_shards_take_less_and_more_processes_are_faster(section, model, load):
     # A quarter is held; both layers, and embeddings with the norm, are gathered during a pass.
     assert many.weights == alone.weights // 4 + in_layers + (alone.weights - in_layers)
     assert copies.weights == alone.weights
-    assert copies.seconds < alone.seconds
+    assert copies.seconds == pytest.approx(alone.seconds / 4)
 
 
 def test_measuring_leaves_random_numbers_and_gradients_alone(section, load):
