@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.train_vs_trl.workload import Row, Workload, num_tokens
@@ -101,8 +103,18 @@ class Rates(NamedTuple):
     copied_bytes: float
 
 
-def measure_rates(workload: Workload) -> Rates:
-    """Time this machine on matrices as the training step has them, and on large ones."""
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Causal attention of query, key and value, (1, heads, tokens, size) each."""
+scaled_dot_product: Attend = partial(functional.scaled_dot_product_attention, is_causal=True, enable_gqa=True)
+
+
+def measure_rates(workload: Workload, attend: Attend = scaled_dot_product) -> Rates:
+    """Time this machine on matrices as the training step has them, and on large ones.
+
+    Args:
+        workload: shapes, device and precision.
+        attend: the attention that is timed.
+    """
     tokens = workload.batch * workload.longest_row
     shape = LayerShape.of(workload)
     rank = workload.lora_r
@@ -115,7 +127,7 @@ def measure_rates(workload: Workload) -> Rates:
         ],
     }
     by_part = {part: _linear_rate(workload, tokens, each) for part, each in maps.items()}
-    by_part["attention"] = _attention_rate(workload)
+    by_part["attention"] = _attention_rate(workload, attend)
     side = 8192 if workload.device == "cuda" else 1024
     return Rates(by_part, _linear_rate(workload, side, [(side, side)]), _copy_rate(workload))
 
@@ -140,22 +152,15 @@ def _linear_rate(workload: Workload, tokens: int, maps: Sequence[tuple[int, int]
     return (FORWARD + BACKWARD) * tokens * _num_weights(maps) / _seconds(both_ways, workload)
 
 
-def _attention_rate(workload: Workload) -> float:
-    """Of the forward pass, causal, on the longest row, as the trainer computes it."""
-    from mralign_core.training.packing import packed_attention  # other contenders' environments lack the project
-
+def _attention_rate(workload: Workload, attend: Attend) -> float:
+    """Of the forward pass, causal, on the longest row."""
     options = {"device": workload.device, "dtype": getattr(torch, workload.dtype)}
     length, size = workload.longest_row, workload.head_dim
     query = torch.randn(1, workload.heads, length, size, **options)
     key, value = (torch.randn(1, workload.kv_heads, length, size, **options) for _ in range(2))
 
-    def attend() -> None:
-        if workload.device == "cpu":
-            packed_attention(torch.nn.Identity(), query, key, value, None, row_lengths=(length,))
-        else:
-            functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
-
-    return FORWARD * workload.heads * size * length**2 / _seconds(attend, workload)
+    seconds = _seconds(lambda: attend(query, key, value), workload)
+    return FORWARD * workload.heads * size * length**2 / seconds
 
 
 def _copy_rate(workload: Workload) -> float:

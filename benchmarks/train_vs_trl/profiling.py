@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.train_vs_trl import our_contender
 from benchmarks.train_vs_trl.floor import PARTS, Rates, measure_rates, moved_bytes, operations
 from benchmarks.train_vs_trl.workload import Row, Workload, build_model, build_rows
+from mralign_core.training.packing import make_batch, packed_attention
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_")
 ATTENTION = ("attention", "attn", "softmax", "bmm")
@@ -34,7 +36,15 @@ def print_profile(workload: Workload) -> None:
         _epoch(trainer, workload)
     measured = seconds_by_part(recorded.key_averages(group_by_input_shape=True), workload)
     per_step = {part: seconds / workload.steps_per_epoch for part, seconds in measured.items()}
-    _print(workload, rows, measure_rates(workload), step_s, per_step)
+    _print(workload, rows, measure_rates(workload, _attend), step_s, per_step)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """As the trainer does, one row of a pass."""
+    row: dict[str, Any] = make_batch([([0], [0] * (query.shape[2] - 1))], query.device).model_inputs
+    options = {name: each for name, each in row.items() if name not in ("input_ids", "position_ids")}
+    attended, _ = packed_attention(torch.nn.Identity(), query, key, value, None, **options)
+    return attended
 
 
 def _epoch(trainer: Any, workload: Workload) -> float:
