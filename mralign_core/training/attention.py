@@ -3,8 +3,8 @@
 The products are those of about half the square of a row's length, made in pieces that fill the CPU's units, and the
 probabilities of no more than a block are ever held: the backward pass computes them again.
 
-Shapes: N tokens of all rows, H heads, K key heads, G = H / K queries' heads of each, D size of a head; of a block n
-queries and the e tokens of their row up to its end.
+Shapes: N tokens of all rows, H heads, K key heads, G = H / K queries' heads of each, D size of a head, E size of a
+value, mostly D; of a block n queries and the e tokens of their row up to its end.
 """
 
 from __future__ import annotations
@@ -18,6 +18,18 @@ from torch.autograd.function import once_differentiable
 
 BLOCK = 64
 """Queries of a block: more of them waste products on tokens that come later, fewer make products too small."""
+LEAST_WORK = 2**13
+"""Tokens of a row × size of a head from which on blocks are quicker than PyTorch's kernel, one call a row."""
+
+
+def pays(num_tokens: int, row_lengths: Sequence[int], head_size: int) -> bool:
+    """Whether rows are long enough, on average, for blocks to be quicker.
+
+    Example:
+        >>> pays(600, [300, 300], 32), pays(600, [300, 300], 24)
+        (True, False)
+    """
+    return num_tokens * head_size >= LEAST_WORK * len(row_lengths)
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, row_lengths: Sequence[int], scaling: float) -> Tensor:
@@ -26,12 +38,12 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, row_lengths: Seq
     Args:
         query: (H, N, D), in float32 or float64.
         key: (K, N, D).
-        value: (K, N, D).
+        value: (K, N, E).
         row_lengths: tokens of each row; N in all.
         scaling: of the scores.
 
     Returns:
-        (N, H, D).
+        (N, H, E).
 
     Example:
         >>> one = torch.ones(1, 3, 1)
@@ -62,7 +74,7 @@ class _CausalAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, row_lengths: tuple[int, ...], scaling: float
     ) -> Tensor:
-        attended = query.new_empty(query.shape[1], len(query), query.shape[2])
+        attended = query.new_empty(query.shape[1], len(query), value.shape[2])
         by_key_head = _by_key_head(attended.transpose(0, 1), len(key))
         for queries, tokens in _blocks(row_lengths):
             _, probs = _probabilities(query, key, queries, tokens, scaling)
@@ -76,7 +88,7 @@ class _CausalAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, attended = ctx.saved_tensors
-        to_query = torch.empty_like(attended)
+        to_query = query.new_empty(query.shape[1], len(query), query.shape[2])
         to_key, to_value = (torch.zeros_like(each, memory_format=torch.contiguous_format) for each in (key, value))
         by_key_head = _by_key_head(to_query.transpose(0, 1), len(key))
         # Σ_k p_k ∂p_k of each query is that of what it attended to: no sum over the block's probabilities.

@@ -2,9 +2,9 @@
 
 The sums are those of PEFT's and transformers' modules, with fewer tensors on the way: the adapter's product is added in
 place, and so is its gradient; of an MLP only the two products before the activation are kept, of a norm its input, and
-what follows from them is computed again. Which modules those are is told by their parts, and the whole model is
-compared with what it was (:class:`~mralign_core.training.logps.CompletionLogps`). The base model is frozen: its weights
-have no gradient.
+what follows from them is computed again. An MLP or a norm is one of those if its class has the very code of Llama's:
+others have the same parts, and clamp, scale or drop something between them. The base model is frozen: its weights have
+no gradient.
 
 Equations: y = x Wᵀ + b + s (x Aᵀ) Bᵀ; of an MLP y = down(silu(gate(x)) ∘ up(x)); of a norm y = w ∘ x / √(mean x² + ε).
 
@@ -13,8 +13,9 @@ Shapes: N tokens, I inputs, O outputs, R rank of the adapter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
+from types import CodeType
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.activations import SiLUActivation
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 GATED_MLP = ("gate_proj", "up_proj", "down_proj")
 """Names of the maps of an MLP with a gate, in transformers."""
@@ -30,7 +32,7 @@ SILU = (nn.SiLU, SiLUActivation)
 
 
 def fuse(model: nn.Module) -> list[nn.Module]:
-    """Compute what can be as one operation from now on; :func:`unfuse` takes it back.
+    """Compute what can be as one operation from now on.
 
     Args:
         model: with its adapter; changed in place.
@@ -50,12 +52,6 @@ def fuse(model: nn.Module) -> list[nn.Module]:
         kind: Any = type(module)
         module.__class__ = _fused_class(kind, way)
     return [module for _, module in plain]
-
-
-def unfuse(modules: Iterable[Any]) -> None:
-    """Compute modules as their classes do, as before :func:`fuse`."""
-    for module in modules:
-        module.__class__ = type(module).plain
 
 
 class _Fused:
@@ -80,27 +76,32 @@ def _is_fusible(module: Any) -> bool:
 
 
 def _is_fusible_mlp(module: Any) -> bool:
-    maps: list[Any] = [getattr(module, name, None) for name in GATED_MLP]
-    return (
-        isinstance(getattr(module, "act_fn", None), SILU)
-        and len(list(module.children())) == len(GATED_MLP) + 1
-        and all(_is_fusible(each) and each.base_layer.bias is None for each in maps)
-    )
+    if not (_has_code_of(LlamaMLP, module) and isinstance(module.act_fn, SILU)):
+        return False
+    maps: list[Any] = [getattr(module, name) for name in GATED_MLP]
+    return all(_is_fusible(each) and each.base_layer.bias is None for each in maps)
 
 
 def _is_fusible_norm(module: Any) -> bool:
-    """Whether it is a frozen RMSNorm in the way of Llama; another that is named so does not give the same."""
-    return (
-        type(module).__name__.endswith("RMSNorm")
-        and [name for name, _ in module.named_parameters()] == ["weight"]
-        and not module.weight.requires_grad
-        and isinstance(getattr(module, "variance_epsilon", None), float)
-    )
+    return _has_code_of(LlamaRMSNorm, module) and not module.weight.requires_grad
+
+
+def _has_code_of(known: type[nn.Module], module: nn.Module) -> bool:
+    """Whether a module, or the class that :func:`fuse` gave another to, computes by the same code as a known one."""
+    kind: Any = module.plain if isinstance(module, _Fused) else type(module)
+    code, other = getattr(kind.forward, "__code__", None), known.forward.__code__
+    return code is not None and _what_runs(code) == _what_runs(other)
+
+
+def _what_runs(code: CodeType) -> tuple[Any, ...]:
+    return code.co_code, code.co_names, code.co_consts[1:]  # the first is the docstring
 
 
 def _is_adapted(module: Any) -> bool:
-    """Whether the adapter takes part now."""
-    return not module.disable_adapters and not module.merged
+    """Whether its one adapter takes part now, and nothing else."""
+    if not isinstance(module, LoraLinear) or module.disable_adapters or module.merged:
+        return False
+    return list(module.lora_A) == list(module.active_adapters)
 
 
 def _map_forward(module: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -108,8 +109,10 @@ def _map_forward(module: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         plain: Tensor = module.plain.forward(module, x, *args, **kwargs)
         return plain
     parts = _Map.of(module)
-    y: Tensor = _LoraMap.apply(x.to(parts.weight.dtype), parts.weight, module.base_layer.bias, *parts[1:])
-    return y
+    rows = x.reshape(-1, x.shape[-1]).to(parts.weight.dtype)
+    # The shape is given back out here: what a function returns as a view, its caller may not change in place.
+    y: Tensor = _LoraMap.apply(rows, parts.weight, module.base_layer.bias, *parts[1:])
+    return y.view(*x.shape[:-1], -1)
 
 
 def _mlp_forward(module: Any, x: Tensor) -> Tensor:
@@ -118,15 +121,16 @@ def _mlp_forward(module: Any, x: Tensor) -> Tensor:
         plain: Tensor = module.plain.forward(module, x)
         return plain
     gate, up, down = (_Map.of(each) for each in maps)
-    y: Tensor = _GatedMLP.apply(x.to(gate.weight.dtype), *gate, *up, *down)
-    return y
+    rows = x.reshape(-1, x.shape[-1]).to(gate.weight.dtype)
+    y: Tensor = _GatedMLP.apply(rows, *gate, *up, *down)
+    return y.view(*x.shape[:-1], -1)
 
 
-def _norm_forward(module: Any, x: Tensor) -> Tensor:
-    if x.dtype != module.weight.dtype:
-        plain: Tensor = module.plain.forward(module, x)
+def _norm_forward(module: Any, hidden_states: Tensor) -> Tensor:
+    if hidden_states.dtype != module.weight.dtype or module.weight.requires_grad:
+        plain: Tensor = module.plain.forward(module, hidden_states)
         return plain
-    y: Tensor = _RMSNorm.apply(x, module.weight, module.variance_epsilon)
+    y: Tensor = _RMSNorm.apply(hidden_states, module.weight, module.variance_epsilon)
     return y
 
 
@@ -169,58 +173,56 @@ class _Map(NamedTuple):
 
 class _LoraMap(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        rows = x.flatten(0, -2)
+    def forward(
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
         y, low = _Map(weight, a, b, scale)(rows, bias)
         ctx.save_for_backward(rows, low, weight, a, b)
-        ctx.scale, ctx.shape = scale, x.shape
-        return y.unflatten(0, x.shape[:-1])
+        ctx.scale = scale
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
         rows, low, weight, a, b = ctx.saved_tensors
         each = _Map(weight, a, b, ctx.scale)
-        slopes = gradient.flatten(0, -2)
         to_low = each.to_low(slopes)
-        to_x = each.add_to_inputs(None, slopes, to_low).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        to_x = each.add_to_inputs(None, slopes, to_low) if ctx.needs_input_grad[0] else None
         return to_x, None, None, to_low.t() @ rows, each.to_b(slopes, low), None
 
 
 class _GatedMLP(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parts: Any) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, *parts: Any) -> Tensor:
         size = len(_Map._fields)
         gate, up, down = (_Map._make(parts[start : start + size]) for start in range(0, len(parts), size))
-        rows = x.flatten(0, -2)
         gates, low_gate = gate(rows)
         ups, low_up = up(rows)
         y, low_down = down(functional.silu(gates).mul_(ups))
         tensors = [tensor for each in (gate, up, down) for tensor in each[:3]]
         ctx.save_for_backward(rows, gates, ups, low_gate, low_up, low_down, *tensors)
-        ctx.scales, ctx.shape = [each.scale for each in (gate, up, down)], x.shape
-        return y.unflatten(0, x.shape[:-1])
+        ctx.scales = [each.scale for each in (gate, up, down)]
+        return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
         rows, gates, ups, low_gate, low_up, low_down, *tensors = ctx.saved_tensors
         weights = zip(tensors[::3], tensors[1::3], tensors[2::3], ctx.scales, strict=True)
         gate, up, down = map(_Map._make, weights)
-        slopes = gradient.flatten(0, -2)
         to_low = down.to_low(slopes)
         to_hidden = down.add_to_inputs(None, slopes, to_low)
         active = functional.silu(gates)
         of_down = (to_low.t() @ (active * ups), down.to_b(slopes, low_down))
         to_ups = active.mul_(to_hidden)
-        to_gates = torch.ops.aten.silu_backward(to_hidden.mul_(ups), gates)
+        to_gates = torch.ops.aten.silu_backward.grad_input(to_hidden.mul_(ups), gates, grad_input=to_hidden)
         to_low_gate, to_low_up = gate.to_low(to_gates), up.to_low(to_ups)
         of_gate = (to_low_gate.t() @ rows, gate.to_b(to_gates, low_gate))
         of_up = (to_low_up.t() @ rows, up.to_b(to_ups, low_up))
         to_x = None
         if ctx.needs_input_grad[0]:
             to_x = gate.add_to_inputs(None, to_gates, to_low_gate)
-            to_x = up.add_to_inputs(to_x, to_ups, to_low_up).view(ctx.shape)
+            to_x = up.add_to_inputs(to_x, to_ups, to_low_up)
         return to_x, None, *of_gate, None, None, *of_up, None, None, *of_down, None
 
 

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from mralign_core.models.lora import HALF, adapter_autocast
 from mralign_core.training.examples import Row
-from mralign_core.training.fused import fuse, unfuse
+from mralign_core.training.fused import fuse
 from mralign_core.training.packing import PACKED, Batch, make_batch
 from mralign_core.training.workers import Workers
 
@@ -127,11 +127,9 @@ class CompletionLogps(nn.Module):
         self.is_packed = False
         if workers and workers.is_sharded:
             workers.shard(self, self.layers)
-        with self.in_evaluation(), torch.no_grad():
-            rows = self._made_up_rows()
-            expected = self._plain_logps(rows)
-            self.is_packed = self._can_pack(rows, expected)
-            self._fuse(rows, expected)
+        fuse(model)
+        with self.in_evaluation():
+            self.is_packed = self._can_pack()
 
     @property
     def device(self) -> torch.device:
@@ -180,19 +178,12 @@ class CompletionLogps(nn.Module):
         finally:
             self.train(was_training)
 
-    def _made_up_rows(self) -> list[Row]:
+    @torch.no_grad()
+    def _can_pack(self) -> bool:
         generator = torch.Generator().manual_seed(0)
         vocabulary = self._causal.get_input_embeddings().num_embeddings
         ids = [torch.randint(vocabulary, (sum(pair),), generator=generator).tolist() for pair in PROBE_LENGTHS]
-        return [(row[:start], row[start:]) for row, (start, _) in zip(ids, PROBE_LENGTHS, strict=True)]
-
-    def _plain_logps(self, rows: Sequence[Row]) -> Tensor:
-        """Those of padded rows, by an attention of transformers' own."""
-        if self._causal.config._attn_implementation == PACKED:
-            self._causal.set_attn_implementation("sdpa")
-        return self(self.batch(rows))
-
-    def _can_pack(self, rows: Sequence[Row], expected: Tensor) -> bool:
+        rows = [(row[:start], row[start:]) for row, (start, _) in zip(ids, PROBE_LENGTHS, strict=True)]
         config = self._causal.config.get_text_config()
         changes = [name for name in HEAD_CHANGES if getattr(config, name, None) not in (None, 1, 1.0)]
         kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
@@ -200,31 +191,22 @@ class CompletionLogps(nn.Module):
             self._warn_of_padding(f"its config has {', '.join([*changes, *sorted(kinds)])}")
             return False
         plain = self._causal.config._attn_implementation
+        plain = "sdpa" if plain == PACKED else plain
+        self._causal.set_attn_implementation(plain)
+        expected = self(self.batch(rows))
         try:
             self._causal.set_attn_implementation(PACKED)
             self.is_packed = True
-            if (error := self._error(rows, expected)) <= TOLERANCE[self._causal.dtype]:
+            packed = self(self.batch(rows))
+            if (packed - expected).abs().max() <= TOLERANCE[self._causal.dtype]:
                 return True
-            reason = f"log-probabilities differ by {error:.2g}"
+            reason = f"log-probabilities differ by {(packed - expected).abs().max():.2g}"
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = str(error)
         self._causal.set_attn_implementation(plain)
         self.is_packed = False
         self._warn_of_padding(reason)
         return False
-
-    def _fuse(self, rows: Sequence[Row], expected: Tensor) -> None:
-        """Compute adapted modules as one operation each, unless that changes what the model says."""
-        changed = fuse(self.model)
-        if changed and not (error := self._error(rows, expected)) <= TOLERANCE[self._causal.dtype]:
-            unfuse(changed)
-            name = type(self._causal).__name__
-            logger.warning(
-                "%s: it is computed in parts, which is slower (log-probabilities differ by %.2g)", name, error
-            )
-
-    def _error(self, rows: Sequence[Row], expected: Tensor) -> float:
-        return float((self(self.batch(rows)) - expected).abs().max())
 
     def _warn_of_padding(self, reason: str) -> None:
         name = type(self._causal).__name__

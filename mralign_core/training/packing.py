@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 
 from mralign_core.models.lora import HALF
-from mralign_core.training.attention import causal_attention
+from mralign_core.training.attention import causal_attention, pays
 from mralign_core.training.examples import Row, num_tokens
 
 PACKED = "mralign_packed"
@@ -128,6 +128,9 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention inside each row of a packed sequence; transformers' interface.
 
+    On a GPU in half precision it is the variable-length kernel; on a CPU, in float32 or wider and where rows are long
+    enough, :mod:`mralign_core.training.attention`; else PyTorch's kernel, row by row.
+
     Args:
         module: the attention layer; unused.
         query: (1, heads, N, size).
@@ -151,10 +154,11 @@ def packed_attention(
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and "row_lengths" in options:
         queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
         return varlen(queries, keys, values, options, scaling)[None], None
-    if query.device.type == "cpu" and query.dtype not in HALF and "row_lengths" in options:
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return causal_attention(query[0], key[0], value[0], options["row_lengths"], scale)[None], None
     lengths = options.get("row_lengths", (query.shape[2],))
+    is_wide_on_cpu = query.device.type == "cpu" and query.dtype not in HALF
+    if is_wide_on_cpu and "row_lengths" in options and pays(query.shape[2], lengths, query.shape[3]):
+        scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        return causal_attention(query[0], key[0], value[0], lengths, scale)[None], None
     rows = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     attended_rows = [
         functional.scaled_dot_product_attention(*row, is_causal=True, scale=scaling, enable_gqa=True) for row in rows

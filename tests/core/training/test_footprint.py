@@ -20,6 +20,7 @@ from mralign_core.training.footprint import (
     measure_pass,
     plan_passes,
 )
+from mralign_core.training.fused import fuse
 from mralign_core.training.logps import CompletionLogps
 from mralign_core.training.memory import PassSize, out_of_memory_message
 from tests.core.training.tiny import CONFIGS, make_model
@@ -91,13 +92,14 @@ def test_each_kept_storage_counts_once_and_parameters_do_not(model):
 def test_the_estimate_is_near_the_measured_peak(section, architecture, targets, dtype, recompute):
     section = section.model_copy(update={"target_modules": targets})
     model = attach_lora(larger_model(architecture, dtype), section, seed=0).train()
+    assert fuse(model)
     cost = measure_pass(model, lambda tokens: one_row(model, tokens))
     if recompute:
         enable_recomputation(model)
     one_row(model, 64).sum().backward()  # the gradients are there from now on
     estimate = cost.activation_bytes(512, recompute)
     peak = peak_bytes(lambda: one_row(model, 512).sum().backward())
-    assert 0.95 < estimate / peak < 1.5
+    assert 1.0 < estimate / peak < 1.5
 
 
 def test_a_job_that_fits_runs_as_configured(section, model, load, caplog):

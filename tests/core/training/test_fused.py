@@ -1,18 +1,25 @@
 """Adapted modules computed as one operation: values and gradients are those of PEFT's and transformers' own."""
 
+import copy
 import weakref
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import (
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    OlmoConfig,
+    OlmoForCausalLM,
+    SeedOssConfig,
+    SeedOssForCausalLM,
+)
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from mralign_core.models.lora import HALF, adapter_autocast, attach_lora
-from mralign_core.training.fused import fuse, unfuse
-from mralign_core.training.logps import CompletionLogps
+from mralign_core.training.fused import fuse
 from tests.core.generation.random_models import build_model
-from tests.core.training.test_logps import make_rows, plain_logps
-from tests.core.training.tiny import CONFIGS, make_model, randomise_adapter
+from tests.core.training.tiny import CONFIGS, SIZES, make_model, randomise_adapter
 
 IDS = torch.tensor([[3, 4, 5, 6, 7, 8], [9, 8, 7, 1, 2, 3]])
 
@@ -66,9 +73,6 @@ def test_values_and_gradients_are_those_of_the_modules(architecture, kinds, sect
     logits, found = logits_and_gradients(model)
     assert_same(logits, expected, found, gradients, tolerance=1e-4 if is_moe else 1e-6)
     assert fuse(model) == []
-    unfuse(changed)
-    again, _ = logits_and_gradients(model)
-    assert torch.equal(again, expected)
 
 
 def test_a_model_that_no_one_uses_any_more_is_freed_at_once(section):
@@ -138,15 +142,44 @@ class LoudMLP(LlamaMLP):
         return 3 * super().forward(x)
 
 
-def test_a_model_that_would_say_something_else_stays_as_it_is(section, caplog):
-    model = adapted("llama", section, torch.float32)
-    for layer in model.get_base_model().model.layers:
+def test_what_looks_alike_and_computes_something_else_stays(section):
+    loud = adapted("llama", section)
+    for layer in loud.get_base_model().model.layers:
         layer.mlp.__class__ = LoudMLP
-    rows = make_rows()
-    expected = plain_logps(model, rows)
-    policy = CompletionLogps(model)
-    assert "computed in parts, which is slower" in caplog.text
-    torch.testing.assert_close(policy(policy.batch(rows)), expected, rtol=1e-5, atol=1e-5)
+    seed_oss = SeedOssForCausalLM(SeedOssConfig(**SIZES, residual_dropout=0.1))  # drops behind the last map
+    olmo = Olmo2ForCausalLM(Olmo2Config(**SIZES))  # multiplies by the norm's weight before it rounds
+    for model, kinds in (
+        (loud, {"Linear", "LlamaRMSNorm"}),
+        (attach_lora(seed_oss, section, seed=0), {"Linear", "SeedOssRMSNorm"}),
+        (attach_lora(olmo, section, seed=0), {"Linear", "Olmo2MLP"}),
+    ):
+        assert kinds_of(fuse(model)) == kinds
+
+
+def test_a_model_may_change_what_a_map_gives_in_place(section):
+    """OLMo clips queries, keys and values so."""
+    torch.manual_seed(0)
+    model = attach_lora(OlmoForCausalLM(OlmoConfig(**SIZES, clip_qkv=0.5)).double(), section, seed=0)
+    randomise_adapter(model)
+    expected, gradients = logits_and_gradients(model)
+    assert kinds_of(fuse(model)) == {"OlmoMLP", "Linear"}
+    logits, found = logits_and_gradients(model)
+    assert_same(logits, expected, found, gradients)
+
+
+def test_what_peft_does_with_a_model_afterwards_still_works(section):
+    model = adapted("llama", section)
+    expected = model(input_ids=IDS).logits
+    with model.disable_adapter():
+        base = model(input_ids=IDS).logits
+    fuse(model)
+    model.add_adapter("other", model.peft_config["default"])
+    torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=1e-6, atol=1e-6)
+    model.set_adapter("other")  # a fresh one changes nothing
+    torch.testing.assert_close(model(input_ids=IDS).logits, base, rtol=1e-6, atol=1e-6)
+    model.set_adapter("default")
+    merged = copy.deepcopy(model).merge_and_unload()
+    torch.testing.assert_close(merged(input_ids=IDS).logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def kept_bytes(model):
