@@ -563,7 +563,7 @@ WITHOUT_BLOCKS = {
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",  # else it looks for them all the same
 }
-"""For a server whose UI nobody fills blocks in at: to look for their types it imports every package of Prefect's that is
+"""For a server without a UI to fill blocks in at: to look for their types it imports every package of Prefect's that is
 installed, which takes seconds."""
 PATIENT = {"PREFECT_API_REQUEST_TIMEOUT": "180"}
 """For clients of a server that may wait a minute and a half for its database before it replies (:mod:`.busy`)."""
