@@ -15,6 +15,8 @@ from tests.pocket_store import pocket_store, store_root
 from tests.prefect_api import prefect_api, prefect_url
 from tests.seaweedfs import s3_root, s3_server, section
 
+gc.disable()  # until the first test: see quick_collections()
+
 # Here and nowhere else: a module that imports a fixture of the session has one of its own, and so another server.
 __all__ = ["pocket_store", "prefect_api", "prefect_url", "s3_root", "s3_server", "section", "store_root"]
 
@@ -36,6 +38,7 @@ def quick_collections():
     gc.set_threshold(COLLECT_EVERY, 10, 10)
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 COLLECT_EVERY = 20_000
