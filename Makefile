@@ -7,6 +7,8 @@ STATE  := $(CURDIR)/.mralign
 # Nothing leaves the machine: no usage statistics either.
 export DO_NOT_TRACK ?= 1
 export PREFECT_HOME ?= $(STATE)/prefect
+# Images of Python often set it; every process would then compile all that it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test soak browser check gpu smollm2 clean

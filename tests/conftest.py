@@ -1,5 +1,6 @@
 """What all tests share: stores and servers that cost seconds, the order of the files, and what hypothesis does."""
 
+import gc
 import os
 from typing import Any
 
@@ -7,11 +8,14 @@ from typing import Any
 # multiple of their time. Set before anything imports torch; processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.pocket_store import pocket_store, store_root
 from tests.prefect_api import prefect_api, prefect_url
 from tests.seaweedfs import s3_root, s3_server, section
+
+gc.disable()  # until the first test: see quick_collections()
 
 # Here and nowhere else: a module that imports a fixture of the session has one of its own, and so another server.
 __all__ = ["pocket_store", "prefect_api", "prefect_url", "s3_root", "s3_server", "section", "store_root"]
@@ -23,6 +27,22 @@ settings.register_profile("repeated", **PATIENT, derandomize=True)
 settings.register_profile("searching", **PATIENT, max_examples=1000)
 settings.load_profile("repeated")
 
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections():
+    """Leave what was imported before a module's tests out of their garbage collections.
+
+    It is some million objects that stay, and a full collection looks at each of them: a quarter of a second, every
+    second or so, and each time that a training gives back its memory.
+    """
+    gc.set_threshold(COLLECT_EVERY, 10, 10)
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+COLLECT_EVERY = 20_000
+"""Objects made, net of those gone, before a collection of the youngest."""
 LONGEST_FIRST = (
     "flows/test_runs_on_one_store.py",
     "flows/test_deployments.py",  # does without the pocket model, which the worker of the first file may be training

@@ -7,6 +7,7 @@ import contextlib
 
 import pytest
 
+from flows.commands.door import WITHOUT_BLOCKS
 from flows.commands.secret import OwnServer
 from tests.door_server import auth_of, behind_door
 from tests.page_artifacts import all_artifacts, check_artifacts
@@ -15,6 +16,7 @@ STARTED: dict[str, OwnServer] = {}
 # The server records runs and artifacts, and does nothing of its own accord.
 QUIET = [f"SERVICES_{name}" for name in ("SCHEDULER", "LATE_RUNS", "TRIGGERS", "FOREMAN", "CANCELLATION_CLEANUP")]
 SERVER = {f"PREFECT_SERVER_{name}_ENABLED": "false" for name in [*QUIET, "EVENTS_STREAM_OUT", "ANALYTICS", "UI"]}
+SERVER |= WITHOUT_BLOCKS
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 
+from flows.commands.door import WITHOUT_BLOCKS
 from flows.commands.secret import OwnServer
 from tests.door_server import auth_of, wait_until_recognised
 from tests.ports import free_port
@@ -34,6 +35,7 @@ QUICK_SERVER = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
     "PREFECT_SERVER_EVENTS_STREAM_OUT_ENABLED": "false",
     "PREFECT_WORKER_QUERY_SECONDS": "1",
+    **WITHOUT_BLOCKS,
 }
 
 

@@ -559,6 +559,12 @@ QUIET = {
     "DO_NOT_TRACK": "1",
 }
 """Nothing leaves the machine."""
+WITHOUT_BLOCKS = {
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+    "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",  # else it looks for them all the same
+}
+"""For a server without a UI to fill blocks in at: to look for their types it imports every package of Prefect's that is
+installed, which takes seconds."""
 PATIENT = {"PREFECT_API_REQUEST_TIMEOUT": "180"}
 """For clients of a server that may wait a minute and a half for its database before it replies (:mod:`.busy`)."""
 
@@ -575,6 +581,8 @@ def build(home: Path, port: int, *, embedded: bool) -> tuple[Door, str]:
     token = token_of(secret, start)
     extra_hosts = [host.strip().lower() for host in os.environ.get(EXTRA_HOSTS, "").split(",") if host.strip()]
     os.environ.update(settings(home, port, token, extra_hosts))
+    if embedded:
+        os.environ.update(WITHOUT_BLOCKS)
     from prefect.server.api import collections
     from prefect.server.api.server import create_app
 

@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from mralign_core.config import ModelConfig
 from mralign_core.errors import ConfigError
@@ -30,7 +31,7 @@ OUT_OF_MEMORY = re.compile(r"MemoryError|bad_alloc|allocate|memory", re.IGNORECA
 
 
 def probe_template(path: str | Path, revision: str, section: ModelConfig, instruction: str) -> None:
-    """Render prompts of a model with :func:`~mralign_core.generation.checking.check_rendering` in a bounded process.
+    """Render prompts of a model with :func:`.check_template.check_rendering` in a bounded process.
 
     Args:
         path: folder or hub id of the model.
@@ -85,12 +86,19 @@ def _bound() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 
 
+def _load_tokenizer(path: str, revision: str) -> Any:
+    """What ``mralign_core.models.load`` has loaded before; to import that takes 2 s, for the models that it loads."""
+    from transformers import AutoTokenizer
+
+    options: dict[str, Any] = {"local_files_only": True} if Path(path).is_dir() else {"revision": revision or "main"}
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
+
+
 def _main() -> int:
-    from mralign_core.generation.checking import check_rendering
-    from mralign_core.models.load import load_tokenizer
+    from mralign_core.generation.check_template import check_rendering
 
     asked = json.load(sys.stdin)
-    tokenizer = load_tokenizer(asked["path"], asked["revision"])
+    tokenizer = _load_tokenizer(asked["path"], asked["revision"])
     _bound()
     try:
         check_rendering(tokenizer, ModelConfig.model_validate(asked["model"]), asked["instruction"])

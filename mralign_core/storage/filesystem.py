@@ -603,6 +603,7 @@ def _s3_filesystem(section: StorageConfig) -> Any:
     if section.endpoint_url:
         config["s3"] = {"addressing_style": "path"}
     session = aiobotocore.session.AioSession()
+    session.register_component("data_loader", _shared_loader(session.get_config_variable("data_path")))
     session.register("before-parse.s3.ListObjectsV2", _refuse_empty_listing)
     files = fsspec.filesystem(
         "s3",
@@ -615,6 +616,14 @@ def _s3_filesystem(section: StorageConfig) -> Any:
     files.retries = 1
     set_custom_error_handler(can_pass)  # what s3fs tries again, where it does
     return files
+
+
+@functools.cache
+def _shared_loader(data_path: str | None) -> Any:
+    """What reads how S3 is spoken to, a megabyte of JSON, once a process; botocore would for each session."""
+    import botocore.loaders
+
+    return botocore.loaders.create_loader(data_path)
 
 
 def _refuse_empty_listing(response_dict: dict[str, Any], **_: Any) -> None:

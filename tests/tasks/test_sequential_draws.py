@@ -12,7 +12,7 @@ from tests.stages import draw
 
 def generated(root, **changes):
     """The draws, the digest of the candidates, and the thinking tokens they took."""
-    config = small_config(root, **changes)
+    config = small_config(root, questions__train={"name": "pocket", "limit": 160}, **changes)
     questions, model = load_questions.run_here(config), prepare_model.run_here(config)
     generations = draw(config, questions, model)
     candidates = select_candidates.run_here(config, questions, model, generations)

@@ -66,6 +66,11 @@ def quick(inputs):
 
 
 @pytest.fixture(scope="module")
+def quick_html(quick):
+    return render_report(quick)
+
+
+@pytest.fixture(scope="module")
 def page(html):
     return Page(html)
 
@@ -192,7 +197,7 @@ def test_partly_made_draws_are_said_to_be_no_fair_sample(quick):
     assert "counts are no fair sample of all draws" not in full
 
 
-def test_matrices_of_draws_are_told_from_those_of_the_training_traces(quick):
+def test_matrices_of_draws_are_told_from_those_of_the_training_traces(quick, quick_html):
     rows = pd.DataFrame(
         [("think-on draws", 90, 0, ""), ("draws that count", 12, 78, "its question ends one way only")],
         columns=["step", "kept", "dropped", "reason"],
@@ -200,10 +205,10 @@ def test_matrices_of_draws_are_told_from_those_of_the_training_traces(quick):
     of_draws = Page(render_report(dataclasses.replace(quick, draws_funnel=rows))).text
     said = "Estimated from think-on draws that end right (P⁺) and wrong (P⁻), not from the training traces"
     assert said in of_draws and "its question ends one way only" in of_draws
-    assert said not in Page(render_report(quick)).text
+    assert said not in Page(quick_html).text
 
 
-def test_judged_answers_have_a_section_with_their_judges_agreement_and_cost(quick):
+def test_judged_answers_have_a_section_with_their_judges_agreement_and_cost(quick, quick_html):
     of_set = {"source": "simpleqa", "kind": "grade", "num_answers": 40, "no_answer": 0.1}
     grades = {
         "correct": 0.5,
@@ -241,17 +246,17 @@ def test_judged_answers_have_a_section_with_their_judges_agreement_and_cost(quic
         "open",
         "better",
     ]
-    assert "Judged answers" in page.text and "Judged answers" not in Page(render_report(quick)).text
+    assert "Judged answers" in page.text and "Judged answers" not in Page(quick_html).text
 
 
-def test_peoples_verdicts_have_a_section_where_a_sheet_is_named(quick):
+def test_peoples_verdicts_have_a_section_where_a_sheet_is_named(quick, quick_html):
     table = ResultTable(["right: answers of", "κ"], [["think on", "0.78 [0.60, 0.91]"]])
     page = Page(render_report(dataclasses.replace(quick, people=PeopleSection(["100 of <b>sheet.csv</b>"], [table]))))
     for text in ("People", "100 of <b>sheet.csv</b>", "0.78 [0.60, 0.91]", "misses are answers that people call right"):
         assert text in page.text, text
     stale = Page(render_report(dataclasses.replace(quick, people=PeopleSection(["Nothing is corrected."]))))
     assert "Nothing is corrected." in stale.text and "misses are answers" not in stale.text
-    assert not any(attrs.get("id") == "people" for _, attrs in Page(render_report(quick)).tags)
+    assert not any(attrs.get("id") == "people" for _, attrs in Page(quick_html).tags)
 
 
 FRAMES = [field.name for field in dataclasses.fields(ReportInputs) if "DataFrame | None" in str(field.type)]
@@ -353,11 +358,11 @@ def test_unpaired_scores_are_refused(inputs):
         render_report(dataclasses.replace(inputs, scores=scores))
 
 
-def test_diagnostics_are_told_in_words_and_tables_and_may_be_absent(inputs, page, quick):
+def test_diagnostics_are_told_in_words_and_tables_and_may_be_absent(inputs, page, quick_html):
     assert "How sure are the weights?" in page.text
     for text in ("Positive traces:", "Of the settings tried one at a time", "EM to convergence", "by chance, mean"):
         assert text in page.text
-    assert "No diagnostics were made in this run." in render_report(quick)
+    assert "No diagnostics were made in this run." in quick_html
 
 
 def test_a_large_evaluation_stays_under_the_limit(quick):

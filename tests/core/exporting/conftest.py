@@ -1,4 +1,3 @@
-import gc
 import json
 import threading
 from base64 import b64decode
@@ -34,14 +33,6 @@ def exports(run, tmp_path_factory):
 def own_cache(tmp_path, monkeypatch):
     """Data sets are read into a cache of the test's own."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(scope="module")
-def quick_collections():
-    """Each training by TRL collects garbage, which takes seconds among all that was imported: that is left out."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class UploadServer:

@@ -17,7 +17,6 @@ from mralign_core.models.families import named_family
 from mralign_core.training.trl_kto import MRAlignKTOTrainer, _weigh_row
 from tests.core.exporting.conftest import NOTHING_STATED
 
-pytestmark = pytest.mark.usefixtures("quick_collections")
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "exporting-data.md"
 LLAMA_FACTORY_ENTRY = {"file_name", "formatting", "columns", "tags", "subset", "split", "folder", "num_samples"}
 """Keys that LLaMA-Factory 0.9.5 reads of an entry of ``dataset_info.json`` with a local file (``data/parser.py``)."""

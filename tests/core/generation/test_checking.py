@@ -13,7 +13,8 @@ from transformers import BertConfig, BertModel, LlavaNextConfig, T5Config
 
 from mralign_core.config import GenerateConfig, ModelConfig
 from mralign_core.errors import ConfigError
-from mralign_core.generation.checking import check_rendering, check_tokens, check_weights
+from mralign_core.generation.check_template import check_rendering
+from mralign_core.generation.checking import check_tokens, check_weights
 from mralign_core.generation.template_probe import probe_template
 from mralign_core.models.families import GENERIC, named_family
 from mralign_core.models.load import load_model_and_tokenizer

@@ -8,7 +8,8 @@ import torch
 
 from mralign_core.config import ModelConfig, TrainConfig
 from mralign_core.errors import ConfigError
-from mralign_core.generation.checking import check_rendering, check_tokens, check_weights
+from mralign_core.generation.check_template import check_rendering
+from mralign_core.generation.checking import check_tokens, check_weights
 from mralign_core.models import names
 from mralign_core.models.load import load_model_and_tokenizer
 from mralign_core.models.locate import (

@@ -1,5 +1,3 @@
-import gc
-
 import pytest
 
 from mralign_core.config import TrainConfig
@@ -24,11 +22,3 @@ def model_dir(tmp_path_factory):
     make_model("qwen3").save_pretrained(directory)
     make_tokenizer().save_pretrained(directory)
     return directory
-
-
-@pytest.fixture(scope="module")
-def quick_collections():
-    """Each training by TRL collects garbage, which takes seconds among all that was imported: that is left out."""
-    gc.freeze()
-    yield
-    gc.unfreeze()

@@ -18,7 +18,6 @@ from mralign_core.training.trl_kto import MRAlignKTOTrainer, length_correlation,
 from tests.core.training.test_trainer import make_examples
 from tests.core.training.test_trl_engine import make_job
 
-pytestmark = pytest.mark.usefixtures("quick_collections")
 HEALTHY_SEEDS = range(16)
 
 

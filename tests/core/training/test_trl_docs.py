@@ -13,9 +13,7 @@ from tests.core.training.tiny import make_candidates, make_segment_weights, make
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "trl.md"
 
 
-def test_the_ten_lines_run_as_printed_and_so_do_the_lines_that_make_rows_of_tables(
-    tmp_path, monkeypatch, quick_collections
-):
+def test_the_ten_lines_run_as_printed_and_so_do_the_lines_that_make_rows_of_tables(tmp_path, monkeypatch):
     ten_lines, made_up, from_tables = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len([line for line in ten_lines.splitlines() if line]) <= 10
     monkeypatch.chdir(tmp_path)

@@ -17,7 +17,6 @@ from mralign_core.training.reference import compute_reference
 from mralign_core.training.trl_engine import TrlCheckpoints, train_by_trl
 from tests.core.training.tiny import make_candidates, make_segment_weights
 
-pytestmark = pytest.mark.usefixtures("quick_collections")
 MODEL = ModelConfig(path="org/tiny", dtype="float32", device="cpu")
 
 

@@ -18,7 +18,6 @@ from tests.core.training.test_logps import plain_logps
 from tests.core.training.test_trainer import make_examples, make_trainer, step_of
 from tests.core.training.tiny import CONFIGS, make_model, make_tokenizer, randomise_adapter
 
-pytestmark = pytest.mark.usefixtures("quick_collections")
 NUM_ROWS = 6
 EXACT = 1e-5
 

@@ -18,7 +18,7 @@ from tasks.engine.shards import lay_out
 from tests.faulty_s3 import FaultyS3
 from tests.published_candidates import candidate_row, publish_candidates
 
-NUM_SHARDS = 40
+NUM_SHARDS = 12
 
 
 def config_in(**storage):
