@@ -16,19 +16,18 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.findings import Findings, Setting
 from benchmarks.gpu.shapes import small
-from benchmarks.train_vs_trl.our_contender import train_section
-from benchmarks.train_vs_trl.workload import build_model, build_rows
+from benchmarks.train_vs_trl.our_contender import attention_options, train_section
+from benchmarks.train_vs_trl.workload import Workload, build_model, build_rows
 from mralign_core.generation import Decoding
 from mralign_core.generation.randomness import draw_tokens
 from mralign_core.models.lora import attach_lora
 from mralign_core.training.logps import CompletionLogps, head_logps
-from mralign_core.training.packing import make_batch, packed_attention
+from mralign_core.training.packing import packed_attention
 
 TOLERANCE = {torch.bfloat16: 0.02, torch.float32: 1e-4}
 """Relative differences that rounding may make: a few units in the last place of each precision."""
 LOGP_TOLERANCE = 0.05
 """Of a log-probability, in nats, from a whole model in bfloat16."""
-
 GRADIENT_TOLERANCE = 0.05
 """Relative difference of all of an adapter's gradients, from a whole model in bfloat16."""
 
@@ -98,11 +97,8 @@ def _with_gradients(
 ) -> list[Tensor]:
     """Output and the gradients of query, key and value, on the CPU."""
     query, key, value = (part.clone().to(device, dtype).requires_grad_() for part in inputs)
-    rows = [([0], [0] * (length - 1)) if length > 1 else ([0], []) for length in lengths]
-    options: dict[str, Any] = make_batch(rows, device).model_inputs
-    options = {name: part for name, part in options.items() if name not in ("input_ids", "position_ids")}
     heads = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    output, _ = packed_attention(torch.nn.Identity(), *heads, None, **options)
+    output, _ = packed_attention(torch.nn.Identity(), *heads, None, **attention_options(lengths, device))
     output.backward(slope.to(device, dtype))
     return [output.detach().cpu(), *(part.grad.cpu() for part in (query, key, value) if part.grad is not None)]
 
@@ -131,14 +127,18 @@ def _packing(setting: Setting, findings: Findings) -> None:
     rows = [(row.prompt_ids, row.completion_ids) for row in build_rows(workload)]
     found = []
     for device, dtype in (("cpu", torch.float32), (setting.device, torch.bfloat16)):
-        model = build_model(dataclasses.replace(workload, dtype="float32"))
-        policy = CompletionLogps(model.bfloat16().to(device, dtype))
+        policy = CompletionLogps(_model_on(workload, device, dtype))
         with torch.no_grad():
             found.append(policy(policy.batch(rows)).cpu())
     findings.value("rows_are_packed", policy.is_packed)
     findings.check("rows are padded, not packed", float(not policy.is_packed), 0)
     apart = float((found[0] - found[1]).abs().max())
     findings.check("log-probabilities of packed rows, in nats", apart, LOGP_TOLERANCE)
+
+
+def _model_on(workload: Workload, device: str, dtype: torch.dtype) -> Any:
+    """A model whose weights bfloat16 can hold, so that they are the same in either precision."""
+    return build_model(dataclasses.replace(workload, dtype="float32")).bfloat16().to(device, dtype)
 
 
 def _adapter(setting: Setting, findings: Findings) -> None:
@@ -148,8 +148,7 @@ def _adapter(setting: Setting, findings: Findings) -> None:
     section = train_section(workload, rows, {})
     gradients = []
     for device, dtype in (("cpu", torch.float32), (setting.device, torch.bfloat16)):
-        model = build_model(dataclasses.replace(workload, dtype="float32")).bfloat16().to(device, dtype)
-        policy = CompletionLogps(attach_lora(model, section, seed=0))
+        policy = CompletionLogps(attach_lora(_model_on(workload, device, dtype), section, seed=0))
         adapter = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():  # a fresh adapter's second map is 0, and so is the gradient of the first

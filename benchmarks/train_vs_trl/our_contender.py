@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -23,6 +24,7 @@ from mralign_core.models.lora import attach_lora
 from mralign_core.training.examples import build_examples
 from mralign_core.training.footprint import Footprint, TrainingLoad, plan_passes
 from mralign_core.training.logps import CompletionLogps
+from mralign_core.training.packing import make_batch
 from mralign_core.training.reference import read_reference, reference_table
 from mralign_core.training.trainer import Trainer
 
@@ -98,6 +100,13 @@ def train_section(workload: Workload, rows: list[Row], settings: dict[str, Any])
         gradient_checkpointing="never",
         **settings,
     )
+
+
+def attention_options(row_lengths: Sequence[int], device: str | torch.device) -> dict[str, Any]:
+    """What attention is told of packed rows of so many tokens."""
+    rows = [([0], [0] * (length - 1)) for length in row_lengths]
+    inputs = make_batch(rows, torch.device(device)).model_inputs
+    return {name: each for name, each in inputs.items() if name not in ("input_ids", "position_ids")}
 
 
 def as_candidates(rows: list[Row]) -> pd.DataFrame:

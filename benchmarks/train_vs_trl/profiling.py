@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.train_vs_trl import our_contender
 from benchmarks.train_vs_trl.floor import PARTS, Rates, measure_rates, moved_bytes, operations
 from benchmarks.train_vs_trl.workload import Row, Workload, build_model, build_rows
-from mralign_core.training.packing import make_batch, packed_attention
+from mralign_core.training.packing import packed_attention
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_")
 ATTENTION = ("attention", "attn", "softmax", "bmm")
@@ -41,8 +41,7 @@ def print_profile(workload: Workload) -> None:
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """As the trainer does, one row of a pass."""
-    row: dict[str, Any] = make_batch([([0], [0] * (query.shape[2] - 1))], query.device).model_inputs
-    options = {name: each for name, each in row.items() if name not in ("input_ids", "position_ids")}
+    options = our_contender.attention_options([query.shape[2]], query.device)
     attended, _ = packed_attention(torch.nn.Identity(), query, key, value, None, **options)
     return attended
 
