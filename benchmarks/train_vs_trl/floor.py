@@ -1,7 +1,8 @@
 """What an optimiser step must compute and move, and how fast this machine multiplies and copies.
 
 The floor in operations: the policy forward on the rows, the backward pass to their activations (the base is frozen: no
-gradient of its weights), the policy forward on the KL pairs; all of it for the adapter too, with its weights' gradient.
+gradient of its weights), the policy forward on the KL pairs; and the gradient of the adapter's weights. In half
+precision the adapter goes all these ways beside its map; else each pass adds both up first.
 The head on completion tokens only. Attention to the tokens before only. The reference was computed before.
 """
 
@@ -22,6 +23,8 @@ FORWARD, BACKWARD, KL_FORWARD = 2, 2, 2
 """Operations a weight and token."""
 WEIGHT_GRADIENT = 2
 """The same for the gradient of a weight that is trained."""
+PASSES = 3
+"""Through a layer, for each forward batch: forward, forward of the KL pairs, backward."""
 PARTS = ("projections", "attention", "MLP", "head", "LoRA")
 """Where the floor's operations are."""
 
@@ -41,6 +44,11 @@ class LayerShape(NamedTuple):
             [(width, query), (width, key), (width, key), (query, width)],
             [(width, inner), (width, inner), (inner, width)],
         )
+
+    @property
+    def all_maps(self) -> list[tuple[int, int]]:
+        """Of a layer."""
+        return self.projections + self.mlp
 
 
 def operations(workload: Workload, rows: Sequence[Row]) -> dict[str, float]:
@@ -67,28 +75,43 @@ def operations(workload: Workload, rows: Sequence[Row]) -> dict[str, float]:
         "attention": (FORWARD + 2 * BACKWARD + KL_FORWARD) * scores,
         "MLP": frozen * tokens * _num_weights(shape.mlp),
         "head": frozen * completion * workload.width * workload.vocabulary,
-        "LoRA": (frozen + WEIGHT_GRADIENT) * tokens * workload.lora_r * sum(map(sum, shape.projections + shape.mlp)),
+        "LoRA": _adapter_operations(workload, tokens),
     }
     steps = len(rows) / workload.rows_per_step
-    return {part: total / steps for part, total in totals.items()}
+    operations = {part: total / steps for part, total in totals.items()}
+    if not workload.is_half:
+        operations["LoRA"] += PASSES * workload.accumulation * workload.layers * adding_up(workload, shape.all_maps)
+    return operations
+
+
+def _adapter_operations(workload: Workload, layer_tokens: int) -> float:
+    """What goes by tokens: only the gradients, where a map and its adapter are added up."""
+    ways = FORWARD + BACKWARD + KL_FORWARD if workload.is_half else BACKWARD
+    sides = sum(map(sum, LayerShape.of(workload).all_maps))
+    return (ways + WEIGHT_GRADIENT) * layer_tokens * workload.lora_r * sides
+
+
+def adding_up(workload: Workload, maps: Sequence[tuple[int, int]]) -> float:
+    """Operations of making W + s B A once, of each of some maps."""
+    return 2 * workload.lora_r * _num_weights(maps)
 
 
 def moved_bytes(workload: Workload, rows: Sequence[Row]) -> float:
     """Bytes that a mean optimiser step must move: weights once a pass, kept activations written once and read once."""
     size = torch.finfo(getattr(torch, workload.dtype)).bits // 8
     shape = LayerShape.of(workload)
-    weights = workload.layers * _num_weights(shape.projections + shape.mlp) + workload.width * workload.vocabulary
-    passes = 3 * workload.accumulation
+    weights = workload.layers * _num_weights(shape.all_maps) + workload.width * workload.vocabulary
+    passes = PASSES * workload.accumulation
     steps = len(rows) / workload.rows_per_step
     kept = workload.layers * num_tokens(rows) / steps * _kept_per_token(workload)
     return float(size * (passes * weights + 2 * kept))
 
 
 def _kept_per_token(workload: Workload) -> int:
-    """Numbers that a layer keeps for the backward pass: inputs of norms, adapters, attention, and of the gate."""
+    """Numbers that a layer keeps for the backward pass: inputs of norms, attention, maps, and of the gate."""
     query, key = workload.heads * workload.head_dim, workload.kv_heads * workload.head_dim
     norms = 4 * workload.width + query + key
-    return norms + 2 * (query + key) + 3 * workload.intermediate + 7 * workload.lora_r
+    return norms + 2 * (query + key) + 3 * workload.intermediate
 
 
 def _num_weights(maps: Sequence[tuple[int, int]]) -> int:
@@ -117,16 +140,13 @@ def measure_rates(workload: Workload, attend: Attend = scaled_dot_product) -> Ra
     """
     tokens = workload.batch * workload.longest_row
     shape = LayerShape.of(workload)
-    rank = workload.lora_r
     maps = {
         "projections": shape.projections,
         "MLP": shape.mlp,
         "head": [(workload.width, workload.vocabulary)],
-        "LoRA": [
-            pair for inputs, outputs in shape.projections + shape.mlp for pair in ((inputs, rank), (rank, outputs))
-        ],
     }
     by_part = {part: _linear_rate(workload, tokens, each) for part, each in maps.items()}
+    by_part["LoRA"] = _adapter_rate(workload, tokens, shape.all_maps)
     by_part["attention"] = _attention_rate(workload, attend)
     side = 8192 if workload.device == "cuda" else 1024
     return Rates(by_part, _linear_rate(workload, side, [(side, side)]), _copy_rate(workload))
@@ -150,6 +170,21 @@ def _linear_rate(workload: Workload, tokens: int, maps: Sequence[tuple[int, int]
             gradient @ weight
 
     return (FORWARD + BACKWARD) * tokens * _num_weights(maps) / _seconds(both_ways, workload)
+
+
+def _adapter_rate(workload: Workload, tokens: int, maps: Sequence[tuple[int, int]]) -> float:
+    """Of what the gradients of A and B need, over all maps, the narrow side first."""
+    options = {"device": workload.device, "dtype": getattr(torch, workload.dtype)}
+    sides = [torch.randn(tokens, size, **options) for size in sum(maps, ())]
+    low = torch.randn(workload.lora_r, tokens, **options)
+    narrow = [torch.randn(workload.lora_r, side.shape[1], **options) for side in sides]
+
+    def both_ways() -> None:
+        for side, weight in zip(sides, narrow, strict=True):
+            weight @ side.t()
+            low @ side
+
+    return 4 * tokens * workload.lora_r * sum(map(sum, maps)) / _seconds(both_ways, workload)
 
 
 def _attention_rate(workload: Workload, attend: Attend) -> float:

@@ -65,6 +65,11 @@ class Workload:
         return self.rows // self.rows_per_step
 
     @property
+    def is_half(self) -> bool:
+        """Whether weights have 16 bits."""
+        return self.dtype in ("bfloat16", "float16")
+
+    @property
     def longest_row(self) -> int:
         """Most tokens a row can have."""
         return self.prompt_tokens[1] + self.completion_tokens[1]

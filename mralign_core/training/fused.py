@@ -1,10 +1,11 @@
 """Linear maps with LoRA, the gated MLPs made of them, and norms, each as one operation with its gradient written out.
 
-The sums are those of PEFT's and transformers' modules, with fewer tensors on the way: the adapter's product is added in
-place, and so is its gradient; of an MLP only the two products before the activation are kept, of a norm its input, and
-what follows from them is computed again. An MLP or a norm is one of those if its class has the very code of Llama's:
-others have the same parts, and clamp, scale or drop something between them. The base model is frozen: its weights have
-no gradient.
+The sums are those of PEFT's and transformers' modules, with fewer tensors on the way. In float32 a map is multiplied by
+as the sum W + s B A, made anew in each pass; in half precision, which that sum would blur, the adapter's product is
+added in place, and so is its gradient. Of an MLP only the two products before the activation are kept, of a norm its
+input, and what follows from them is computed again. An MLP or a norm is one of those if its class has the very code of
+Llama's: others have the same parts, and clamp, scale or drop something between them. The base model is frozen: its
+weights have no gradient.
 
 Equations: y = x Wᵀ + b + s (x Aᵀ) Bᵀ; of an MLP y = down(silu(gate(x)) ∘ up(x)); of a norm y = w ∘ x / √(mean x² + ε).
 
@@ -25,6 +26,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.activations import SiLUActivation
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+from mralign_core.models.lora import HALF
 
 GATED_MLP = ("gate_proj", "up_proj", "down_proj")
 """Names of the maps of an MLP with a gate, in transformers."""
@@ -152,23 +155,38 @@ class _Map(NamedTuple):
         a, b = (each[name].weight.to(weight.dtype) for each in (module.lora_A, module.lora_B))
         return cls(weight, a, b, module.scaling[name])
 
-    def __call__(self, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(N, I) → y, (N, O), and x Aᵀ, (N, R)."""
-        low = x @ self.a.t()
-        return functional.linear(x, self.weight, bias).addmm_(low, self.b.t(), alpha=self.scale), low
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(N, I) → (N, O)."""
+        if self._is_merged(x):
+            return functional.linear(x, self._merged(), bias)
+        return functional.linear(x, self.weight, bias).addmm_(self._low(x).t(), self.b.t(), alpha=self.scale)
 
     def to_low(self, slopes: Tensor) -> Tensor:
-        """The gradient of x Aᵀ from that of y."""
-        return torch.mm(slopes, self.b).mul_(self.scale)
+        """The gradient of A xᵀ, (R, N), from that of y."""
+        return torch.mm(self.b.t(), slopes.t()).mul_(self.scale)
 
-    def to_b(self, slopes: Tensor, low: Tensor) -> Tensor:
-        """The gradient of B."""
-        return torch.mm(slopes.t(), low).mul_(self.scale)
+    def of_adapter(self, x: Tensor, slopes: Tensor, to_low: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of A and B."""
+        return to_low @ x, torch.mm(self._low(x), slopes).mul_(self.scale).t()
 
     def add_to_inputs(self, total: Tensor | None, slopes: Tensor, to_low: Tensor) -> Tensor:
         """The gradient of x, in place of a total that it is added to."""
-        total = torch.mm(slopes, self.weight) if total is None else total.addmm_(slopes, self.weight)
-        return total.addmm_(to_low, self.a)
+        is_merged = self._is_merged(slopes)
+        weight = self._merged() if is_merged else self.weight
+        total = torch.mm(slopes, weight) if total is None else total.addmm_(slopes, weight)
+        return total if is_merged else total.addmm_(to_low.t(), self.a)
+
+    def _is_merged(self, tokens: Tensor) -> bool:
+        """Whether W + s B A is made: rounding does not blur it, and tokens are so many that it is quicker."""
+        outputs, inputs = self.weight.shape
+        return self.weight.dtype not in HALF and len(tokens) * (inputs + outputs) >= inputs * outputs
+
+    def _merged(self) -> Tensor:
+        return torch.addmm(self.weight, self.b, self.a, alpha=self.scale)
+
+    def _low(self, x: Tensor) -> Tensor:
+        # A xᵀ rather than x Aᵀ, here and above: with few rows first, a CPU multiplies two to five times as fast.
+        return self.a @ x.t()
 
 
 class _LoraMap(torch.autograd.Function):
@@ -176,19 +194,18 @@ class _LoraMap(torch.autograd.Function):
     def forward(
         ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
     ) -> Tensor:
-        y, low = _Map(weight, a, b, scale)(rows, bias)
-        ctx.save_for_backward(rows, low, weight, a, b)
+        ctx.save_for_backward(rows, weight, a, b)
         ctx.scale = scale
-        return y
+        return _Map(weight, a, b, scale)(rows, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
-        rows, low, weight, a, b = ctx.saved_tensors
+        rows, weight, a, b = ctx.saved_tensors
         each = _Map(weight, a, b, ctx.scale)
         to_low = each.to_low(slopes)
         to_x = each.add_to_inputs(None, slopes, to_low) if ctx.needs_input_grad[0] else None
-        return to_x, None, None, to_low.t() @ rows, each.to_b(slopes, low), None
+        return to_x, None, None, *each.of_adapter(rows, slopes, to_low), None
 
 
 class _GatedMLP(torch.autograd.Function):
@@ -196,29 +213,27 @@ class _GatedMLP(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, *parts: Any) -> Tensor:
         size = len(_Map._fields)
         gate, up, down = (_Map._make(parts[start : start + size]) for start in range(0, len(parts), size))
-        gates, low_gate = gate(rows)
-        ups, low_up = up(rows)
-        y, low_down = down(functional.silu(gates).mul_(ups))
+        gates, ups = gate(rows), up(rows)
         tensors = [tensor for each in (gate, up, down) for tensor in each[:3]]
-        ctx.save_for_backward(rows, gates, ups, low_gate, low_up, low_down, *tensors)
+        ctx.save_for_backward(rows, gates, ups, *tensors)
         ctx.scales = [each.scale for each in (gate, up, down)]
-        return y
+        return down(functional.silu(gates).mul_(ups))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
-        rows, gates, ups, low_gate, low_up, low_down, *tensors = ctx.saved_tensors
+        rows, gates, ups, *tensors = ctx.saved_tensors
         weights = zip(tensors[::3], tensors[1::3], tensors[2::3], ctx.scales, strict=True)
         gate, up, down = map(_Map._make, weights)
         to_low = down.to_low(slopes)
         to_hidden = down.add_to_inputs(None, slopes, to_low)
         active = functional.silu(gates)
-        of_down = (to_low.t() @ (active * ups), down.to_b(slopes, low_down))
+        of_down = down.of_adapter(active * ups, slopes, to_low)
         to_ups = active.mul_(to_hidden)
         to_gates = torch.ops.aten.silu_backward.grad_input(to_hidden.mul_(ups), gates, grad_input=to_hidden)
         to_low_gate, to_low_up = gate.to_low(to_gates), up.to_low(to_ups)
-        of_gate = (to_low_gate.t() @ rows, gate.to_b(to_gates, low_gate))
-        of_up = (to_low_up.t() @ rows, up.to_b(to_ups, low_up))
+        of_gate = gate.of_adapter(rows, to_gates, to_low_gate)
+        of_up = up.of_adapter(rows, to_ups, to_low_up)
         to_x = None
         if ctx.needs_input_grad[0]:
             to_x = gate.add_to_inputs(None, to_gates, to_low_gate)

@@ -22,6 +22,9 @@ from tests.core.generation.random_models import build_model
 from tests.core.training.tiny import CONFIGS, SIZES, make_model, randomise_adapter
 
 IDS = torch.tensor([[3, 4, 5, 6, 7, 8], [9, 8, 7, 1, 2, 3]])
+"""Few tokens: an adapter's product is added to that of its map."""
+MANY = IDS.repeat(1, 6)
+"""Enough for maps to be added up with their adapters before the tokens are multiplied."""
 
 
 def adapted(architecture, section, dtype=torch.float64, **wanted):
@@ -31,11 +34,11 @@ def adapted(architecture, section, dtype=torch.float64, **wanted):
     return model
 
 
-def logits_and_gradients(model):
+def logits_and_gradients(model, ids=IDS):
     """Of a weighted sum of the logits."""
     model.zero_grad()
     with adapter_autocast(model):
-        logits = model(input_ids=IDS).logits
+        logits = model(input_ids=ids).logits
     (logits.double() * torch.linspace(-1, 1, logits.numel()).view(logits.shape)).sum().backward()
     gradients = {name: each.grad for name, each in model.named_parameters() if each.requires_grad}
     assert all(each is not None for each in gradients.values())
@@ -54,6 +57,7 @@ def kinds_of(modules):
     return {type(module).__name__ for module in modules}
 
 
+@pytest.mark.parametrize("ids", [IDS, MANY], ids=["few tokens", "many tokens"])
 @pytest.mark.parametrize(
     ("architecture", "kinds"),
     [
@@ -64,13 +68,13 @@ def kinds_of(modules):
         ("gemma3", {"Linear"}),
     ],
 )
-def test_values_and_gradients_are_those_of_the_modules(architecture, kinds, section):
+def test_values_and_gradients_are_those_of_the_modules(architecture, kinds, ids, section):
     is_moe = architecture == "qwen3_moe"  # experts know no float64
     model = adapted(architecture, section, torch.float32 if is_moe else torch.float64)
-    expected, gradients = logits_and_gradients(model)
+    expected, gradients = logits_and_gradients(model, ids)
     changed = fuse(model)
     assert kinds_of(changed) == kinds
-    logits, found = logits_and_gradients(model)
+    logits, found = logits_and_gradients(model, ids)
     assert_same(logits, expected, found, gradients, tolerance=1e-4 if is_moe else 1e-6)
     assert fuse(model) == []
 
@@ -84,14 +88,15 @@ def test_a_model_that_no_one_uses_any_more_is_freed_at_once(section):
     assert [each() for each in gone] == [None, None, None]
 
 
-def test_a_map_may_have_a_bias(section):
+@pytest.mark.parametrize("ids", [IDS, MANY], ids=["few tokens", "many tokens"])
+def test_a_map_may_have_a_bias(ids, section):
     model = adapted("llama", section)
     for layer in model.get_base_model().model.layers:
         layer.self_attn.q_proj.base_layer.bias = torch.nn.Parameter(torch.randn(32).double(), requires_grad=False)
         layer.mlp.up_proj.base_layer.bias = torch.nn.Parameter(torch.randn(48).double(), requires_grad=False)
-    expected, gradients = logits_and_gradients(model)
+    expected, gradients = logits_and_gradients(model, ids)
     assert kinds_of(fuse(model)) == {"Linear", "LlamaRMSNorm"}  # the MLP's maps one by one
-    logits, found = logits_and_gradients(model)
+    logits, found = logits_and_gradients(model, ids)
     assert_same(logits, expected, found, gradients)
 
 
@@ -99,14 +104,36 @@ def test_a_map_may_have_a_bias(section):
 def test_in_half_precision_it_is_no_further_from_the_truth(dtype, section):
     """The mean error of all gradients beside that of the modules, both against the same weights in float64."""
     model = adapted("qwen3", section, dtype)
-    _, true = logits_and_gradients(adapted("qwen3", section, dtype).double())
+    _, true = logits_and_gradients(adapted("qwen3", section, dtype).double(), MANY)
     errors = []
     for _ in range(2):
-        _, gradients = logits_and_gradients(model)
+        _, gradients = logits_and_gradients(model, MANY)
         assert {each.dtype for each in gradients.values()} == {torch.float32}
         errors.append(sum(((gradients[name] - each).norm() / each.norm()).item() for name, each in true.items()))
         fuse(model)
-    assert 0 < errors[1] < 1.05 * errors[0]
+    assert 0 < errors[1] < 1.1 * errors[0]
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3])
+def test_in_single_precision_what_a_small_adapter_changes_is_not_blurred(size, section):
+    """Log-ratios to the base model: their error beside that of the modules, both against float64."""
+
+    def log_ratios(dtype, fused):
+        model = adapted("qwen3", section, dtype)
+        generator = torch.Generator().manual_seed(1)
+        for name, each in model.named_parameters():
+            if "lora_B" in name:
+                each.data = size * torch.randn(each.shape, generator=generator, dtype=torch.float64).to(dtype)
+        if fused:
+            fuse(model)
+        with torch.no_grad():
+            mine = model(input_ids=MANY).logits.log_softmax(-1)
+            with model.disable_adapter():
+                return (mine - model(input_ids=MANY).logits.log_softmax(-1)).double()
+
+    truth = log_ratios(torch.float64, fused=False)
+    errors = [(log_ratios(torch.float32, fused) - truth).square().mean().sqrt() for fused in (True, False)]
+    assert 0 < errors[0] < 2 * errors[1]
 
 
 def test_without_its_adapter_it_is_the_base_model(section):
