@@ -4,12 +4,13 @@ The products are those of about half the square of a row's length, made in piece
 probabilities of no more than a block are ever held: the backward pass computes them again.
 
 Shapes: N tokens of all rows, H heads, K key heads, G = H / K queries' heads of each, D size of a head, E size of a
-value, mostly D; of a block n queries and the e tokens of their row up to its end.
+value, mostly D; of a block n tokens, whose queries see the e tokens of their row up to its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -56,17 +57,21 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, row_lengths: Seq
 
 class _Block(NamedTuple):
     queries: slice
+    """Of all (N G) queries of a key head."""
     tokens: slice
     """Of the row, up to the last of the queries."""
 
 
-def _blocks(row_lengths: Sequence[int]) -> Iterator[_Block]:
-    first = 0
-    for length in row_lengths:
-        for start in range(first, first + length, BLOCK):
-            end = min(start + BLOCK, first + length)
-            yield _Block(slice(start, end), slice(first, end))
-        first += length
+def _blocks(row_lengths: Sequence[int], group: int) -> list[list[_Block]]:
+    """Of each row."""
+    ends = accumulate(row_lengths)
+    return [
+        [
+            _Block(slice(start * group, min(start + BLOCK, end) * group), slice(end - length, min(start + BLOCK, end)))
+            for start in range(end - length, end, BLOCK)
+        ]
+        for length, end in zip(row_lengths, ends, strict=True)
+    ]
 
 
 class _CausalAttention(torch.autograd.Function):
@@ -74,51 +79,69 @@ class _CausalAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, row_lengths: tuple[int, ...], scaling: float
     ) -> Tensor:
-        attended = query.new_empty(query.shape[1], len(query), value.shape[2])
-        by_key_head = _by_key_head(attended.transpose(0, 1), len(key))
-        for queries, tokens in _blocks(row_lengths):
-            _, probs = _probabilities(query, key, queries, tokens, scaling)
-            block = by_key_head[:, :, queries]
-            block.copy_(torch.bmm(probs, value[:, tokens]).view(block.shape))
-        ctx.save_for_backward(query, key, value, attended)
+        group = len(query) // len(key)
+        scaled = _by_key_head(query.transpose(0, 1) * scaling, len(key))
+        later = _later(group, scaled)
+        attended = torch.cat(
+            [
+                torch.bmm(_probabilities(scaled, key, block, later), value[:, block.tokens])
+                for row in _blocks(row_lengths, group)
+                for block in row
+            ],
+            1,
+        )
+        ctx.save_for_backward(scaled, key, value, attended)
         ctx.row_lengths, ctx.scaling = row_lengths, scaling
-        return attended
+        return _by_head(attended, group)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, attended = ctx.saved_tensors
-        to_query = query.new_empty(query.shape[1], len(query), query.shape[2])
-        to_key, to_value = (torch.zeros_like(each, memory_format=torch.contiguous_format) for each in (key, value))
-        by_key_head = _by_key_head(to_query.transpose(0, 1), len(key))
+        scaled, key, value, attended = ctx.saved_tensors
+        group = gradient.shape[1] // len(key)
+        slopes, later = _by_key_head(gradient, len(key)), _later(group, scaled)
         # Σ_k p_k ∂p_k of each query is that of what it attended to: no sum over the block's probabilities.
-        totals = (gradient * attended).sum(-1, keepdim=True).transpose(0, 1)
-        for queries, tokens in _blocks(ctx.row_lengths):
-            scaled, probs = _probabilities(query, key, queries, tokens, ctx.scaling)
-            slopes = _of_block(gradient.transpose(0, 1), queries, len(key))
-            to_value[:, tokens].baddbmm_(probs.transpose(1, 2), slopes)
-            to_scores = torch.bmm(slopes, value[:, tokens].transpose(1, 2))
-            to_scores.sub_(_of_block(totals, queries, len(key))).mul_(probs)
-            block = by_key_head[:, :, queries]
-            block.copy_(torch.bmm(to_scores, key[:, tokens]).view(block.shape))
-            to_key[:, tokens].baddbmm_(to_scores.transpose(1, 2), scaled)
-        return to_query.mul_(ctx.scaling).transpose(0, 1), to_key, to_value, None, None
+        totals = (slopes * attended).sum(-1, keepdim=True)
+        to_scaled, to_key, to_value = [], [], []
+        for row in reversed(_blocks(ctx.row_lengths, group)):
+            # The last block first, which sees the whole row: the others add to what it leaves.
+            for number, (queries, tokens) in enumerate(reversed(row)):
+                probs = _probabilities(scaled, key, _Block(queries, tokens), later)
+                of_values = torch.bmm(probs.transpose(1, 2), slopes[:, queries])
+                to_scores = torch.bmm(slopes[:, queries], value[:, tokens].transpose(1, 2))
+                to_scores.sub_(totals[:, queries]).mul_(probs)
+                of_keys = torch.bmm(to_scores.transpose(1, 2), scaled[:, queries])
+                to_scaled.append(torch.bmm(to_scores, key[:, tokens]))
+                if number == 0:
+                    to_key.append(of_keys)
+                    to_value.append(of_values)
+                else:
+                    to_key[-1][:, : of_keys.shape[1]].add_(of_keys)
+                    to_value[-1][:, : of_values.shape[1]].add_(of_values)
+        to_query = _by_head(torch.cat(to_scaled[::-1], 1).mul_(ctx.scaling), group)
+        return to_query.transpose(0, 1), torch.cat(to_key[::-1], 1), torch.cat(to_value[::-1], 1), None, None
 
 
-def _probabilities(query: Tensor, key: Tensor, queries: slice, tokens: slice, scaling: float) -> tuple[Tensor, Tensor]:
-    """The scaled queries of a block, (K, G n, D), and their probabilities over its tokens, (K, G n, e)."""
-    scaled = _of_block(query, queries, len(key)) * scaling
-    scores = torch.bmm(scaled, key[:, tokens].transpose(1, 2))
-    number = queries.stop - queries.start
-    later = scores.new_full((number, number), -torch.inf).triu_(1)
-    scores.unflatten(1, (-1, number))[..., -number:].add_(later)
-    return scaled, torch.softmax(scores, -1, out=scores)
+def _probabilities(scaled: Tensor, key: Tensor, block: _Block, later: Tensor) -> Tensor:
+    """Of a block of n tokens' queries over its e tokens, (K, n G, e)."""
+    queries, tokens = block
+    scores = torch.bmm(scaled[:, queries], key[:, tokens].transpose(1, 2))
+    number = scores.shape[1]
+    own = number * len(later[0]) // len(later)
+    scores[..., -own:].add_(later[:number, :own])
+    return torch.softmax(scores, -1, out=scores)
 
 
-def _of_block(values: Tensor, queries: slice, num_key_heads: int) -> Tensor:
-    """(H, N, ·) → (K, G n, ·): those of a block, the heads of each key head one after another."""
-    return _by_key_head(values, num_key_heads)[:, :, queries].flatten(1, 2)
+def _later(group: int, like: Tensor) -> Tensor:
+    """(n G, n) of a whole block: −∞ where a token comes after the query's."""
+    return like.new_full((BLOCK, BLOCK), -torch.inf).triu_(1).repeat_interleave(group, 0)
 
 
 def _by_key_head(values: Tensor, num_key_heads: int) -> Tensor:
-    return values.unflatten(0, (num_key_heads, -1))
+    """(N, H, ·) → (K, N G, ·): of each key head, token after token, so that a block is a slice."""
+    return values.unflatten(1, (num_key_heads, -1)).transpose(0, 1).flatten(1, 2)
+
+
+def _by_head(values: Tensor, group: int) -> Tensor:
+    """(K, N G, ·) → (N, H, ·)."""
+    return values.unflatten(1, (-1, group)).transpose(0, 1).flatten(1, 2)
