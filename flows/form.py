@@ -220,6 +220,7 @@ RewardForm = Annotated[RunConfig, Form("storage", "model", "annotate", "estimate
 TrainForm = Annotated[RunConfig, Form("storage", "model", "annotate", "train")]
 EvaluateForm = Annotated[RunConfig, Form(*PIPELINE)]
 InduceForm = Annotated[RunConfig, Form("storage", "induce")]
+DistilForm = Annotated[RunConfig, Form("distil", "storage", "annotate")]
 CompareForm = Annotated[RunConfig, Form("storage", "annotate", "estimate", "reward", "compare")]
 QuestionsForm = Annotated[RunConfig, Form("questions", "model", "judge")]
 LineageForm = Annotated[RunConfig, Form("storage")]

@@ -27,6 +27,8 @@ from mralign_core.reporting import agreement_figures, diagnostic_findings, figur
 from mralign_core.reporting.agreement_tables import agreement_markdown
 from mralign_core.reporting.decision_findings import decision_sentences, decision_tables, read_decisions
 from mralign_core.reporting.diagnostic_figures import DIAGNOSTIC_CHARTS
+from mralign_core.reporting.distillation_page import distillation_markdown
+from mralign_core.reporting.distillation_tables import escalation_table, scores_table
 from mralign_core.reporting.induction_findings import counts_sentence, label_table
 from mralign_core.reporting.judged_findings import judged_notes, judged_tables, read_judged
 from mralign_core.reporting.paper_tables import ablation_page
@@ -48,6 +50,7 @@ from mralign_core.versions.version import Version, read_versions
 from tasks.ablate import FOREST_PNG, read_ablation, write_ablation
 from tasks.annotate import read_ledger
 from tasks.compare_annotators import read_agreement
+from tasks.distil_annotator import read_measured, teacher_of
 from tasks.engine.pages import put_on_page
 from tasks.engine.session import root_flow_run_id
 from tasks.estimate import read_diagnostics, transitions_of
@@ -228,6 +231,18 @@ def show_label_set(config: RunConfig, label_set: ArtifactRef) -> None:
         _table("label-set-noise", noise, "Open labels that are in no cluster, and their counts")
     picture = ArtifactStore(config.storage).open_file(label_set, MAP_PNG).read_bytes()
     _picture("cluster-map", picture, "Open labels by cosine distance, and the clusters among them")
+
+
+@for_the_eye
+def show_distilled(config: RunConfig, distillation: ArtifactRef, annotator: ArtifactRef) -> None:
+    """What a distilled annotator can do, and how to use it; the page comes last, for a run's newest is listed first."""
+    measured, name = read_measured(config, distillation), config.distil.name
+    _table("distilled-labels", scores_table(measured.scores), "By label: how well it finds what its teacher gave")
+    for what, curve in (("traces", measured.if_traces_go_on), ("segments", measured.if_segments_go_on)):
+        told = f"If the {what} that it is least sure of go on to its teacher"
+        _table(f"distilled-if-{what}-go-on", escalation_table(curve), told)
+    key, teacher = f"{annotator.stage}/{annotator.key}", teacher_of(config, distillation)
+    _page("distilled-annotator", f"Annotator local/{name}", distillation_markdown(measured, name, key, teacher))
 
 
 @for_the_eye

@@ -126,7 +126,6 @@ def run(
     with use_server() as server:
         from flows import pipeline as pipeline_module
 
-        _log_user_errors_briefly()
         chosen = pipeline_module.pipeline if only is None else _stage_flow(only)
         state = run_flow(chosen, settings)
         if state.is_completed():
@@ -221,7 +220,6 @@ def compare_annotators(
     with use_server() as server:
         from flows.compare_annotators import compare_annotators as flow
 
-        _log_user_errors_briefly()
         state = run_flow(flow, settings, **inputs)
         if not state.is_completed():
             _fail(state.result(raise_on_failure=False))
@@ -338,7 +336,6 @@ def induce_taxonomy(
     with use_server() as server:
         from flows.induce_taxonomy import induce_taxonomy as flow
 
-        _log_user_errors_briefly()
         state = run_flow(flow, settings, candidates)
         if not state.is_completed():
             _fail(state.result(raise_on_failure=False))
@@ -376,7 +373,6 @@ def ablate(
     with use_server() as server:
         from flows.ablate import ablate as flow
 
-        _log_user_errors_briefly()
         state = run_flow(flow, settings)
         if not state.is_completed():
             _fail(state.result(raise_on_failure=False))
@@ -585,7 +581,6 @@ def retrain(config: ConfigOption = "pocket", set_: SetOption = None) -> None:
             console.print("before a promotion you are asked here: an embedded server has no page", highlight=False)
         elif settings.retrain.mode == "ask":
             console.print("a promotion waits for the form on its run's page (Resume)", highlight=False)
-        _log_user_errors_briefly()
         state = run_flow(weekly_retrain, settings)
         if not state.is_completed():
             _fail(state.result(raise_on_failure=False))
@@ -690,19 +685,6 @@ def _stage_flow(stage: Stage) -> Callable[..., Any]:
     from importlib import import_module
 
     return getattr(import_module(f"flows.{stage}"), str(stage))
-
-
-def _log_user_errors_briefly() -> None:
-    """Keep Prefect from logging a traceback, at every level of the run, for an error whose message says it all."""
-    from mralign_core.llm.faults import EndpointUnavailableError
-
-    def without_traceback(record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], UserError | EndpointUnavailableError):
-            record.exc_info = record.exc_text = None
-        return True
-
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(without_traceback)
 
 
 def _check_store(config: RunConfig) -> None:

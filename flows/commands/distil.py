@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+import json
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
+from flows.commands.ending import run_flow
 from flows.commands.options import ConfigOption, InputOption, SetOption
 from flows.commands.results import console, in_type
+from flows.commands.server import use_server
 
 if TYPE_CHECKING:
     from mralign_core.config import RunConfig
-    from mralign_core.distillation.fitting import LabelledTraces
     from mralign_core.storage import ArtifactRef
 
 commands = typer.Typer()
@@ -22,21 +22,24 @@ commands = typer.Typer()
 
 @commands.command("distil-annotator")
 def distil_annotator(
-    name: Annotated[str, typer.Option(help="What a config calls it: `annotate.annotator_a: local/NAME`.")],
+    name: Annotated[
+        str,
+        typer.Option(help="What a config calls it: `annotate.annotator_a: local/NAME`. \\[default: `distil.name`]"),
+    ] = "",
     config: ConfigOption = "pocket",
     labels: Annotated[
         str,
         typer.Option(
             help="What it learns from: `run` (the last run's consolidated labels), `human/NAME`, or a JSONL file of "
-            "labelled traces."
+            "labelled traces. \\[default: `distil.labels`, which is `run`]"
         ),
-    ] = "run",
+    ] = "",
     encoder: Annotated[
         str,
         typer.Option(
             metavar="PATH",
             help="A sentence-transformers model (a folder or a hub name) whose vectors it sees beside words. "
-            "\\[default: words alone]",
+            "\\[default: `distil.encoder`, words alone]",
         ),
     ] = "",
     input_: InputOption = None,
@@ -48,70 +51,35 @@ def distil_annotator(
     (annotate.escalate_below), and `mralign run --dry-run` says what that costs. docs/distilled-annotator.md says more.
     """
     from flows.commands.cli import overrides_of, pairs_of, read_following
-    from mralign_core.distillation.fitting import distil
-    from mralign_core.distillation.published import check_name, publish_annotator
-    from mralign_core.distillation.scores import escalation_curve, score_annotator
-    from mralign_core.label_sets import label_set_of
-    from mralign_core.models.sentence_encoder import load_sentence_encoder
-    from mralign_core.reporting.distillation_tables import escalation_table, scores_table, summary_line
+    from mralign_core.distillation.published import check_name
     from mralign_core.storage import ArtifactStore
-    from tasks.engine.progress import progress
-
-    check_name(name)
-    settings = read_following(config, overrides_of(set_))
-    taxonomy = label_set_of(settings).taxonomy
-    traces, parents, source = _teaching(settings, labels, pairs_of(input_, "--input"))
-    encoder = str(Path(encoder).resolve()) if encoder and Path(encoder).is_dir() else encoder
-    encode = load_sentence_encoder(encoder, "--encoder", "leave it out") if encoder else None
-    with progress("fitting on folds", "distil") as report:
-        made = distil(traces, taxonomy.labels, encode=encode, encoder=encoder, on_progress=report)
-    rated = made.held_out[made.is_rated], made.given[made.is_rated], taxonomy.labels
-    scores, numbers = score_annotator(*rated), traces.trace_of_segment[made.is_rated]
-    about = {"labels_of": source, "penalty": made.penalty, "held_out": _kept(scores)}
-    ref = publish_annotator(ArtifactStore(settings.storage), name, made.annotator, parents=parents, about=about)
-    console.print(in_type(scores_table(scores), title=f"On folds of {len(traces.texts):,} traces that it did not see"))
-    for what in ("segments", "traces"):
-        curve = escalation_curve(*rated, numbers, what)
-        console.print(in_type(escalation_table(curve), title=f"If the {what} that it is least sure of go on"))
-    for line in (summary_line(scores), f"{ref.stage}/{ref.key}; in a config: annotate.annotator_a: local/{name}"):
-        console.print(escape(line), highlight=False, soft_wrap=True)
-
-
-def _teaching(
-    settings: RunConfig, labels: str, inputs: Mapping[str, str]
-) -> tuple[LabelledTraces, list[ArtifactRef], str]:
-    """Traces to learn from, the artifacts that they are of, and where their labels came from."""
-    from mralign_core.config.annotate import HUMAN_PREFIX
-    from mralign_core.distillation.teaching import traces_of_annotations, traces_of_file, traces_of_person
-    from mralign_core.label_sets import label_set_of
-    from mralign_core.rating.human_sets import HUMAN_LABELS_FILE, check_label_set, find_human_labels
-    from mralign_core.schemas.annotations import ANNOTATIONS
-    from mralign_core.schemas.candidates import CANDIDATES
-    from mralign_core.schemas.human_labels import HUMAN_LABELS
-    from mralign_core.storage import ArtifactStore
+    from tasks.distil_annotator import learns_from
     from tasks.engine.one_task import Inputs
 
-    store = ArtifactStore(settings.storage)
-    if labels != "run" and not labels.startswith(HUMAN_PREFIX):
-        return traces_of_file(Path(labels), label_set_of(settings).taxonomy), [], Path(labels).name
-    of = Inputs(settings, inputs)
-    candidates = of("candidates")
-    traces = store.read_columns(
-        candidates, "candidates.parquet", CANDIDATES, ["trace_id", "question_id", "completion", "segments"]
-    )
-    if labels == "run":
-        annotations = of("annotations")
-        columns = ["trace_id", "segment", "labels", "rule"]
-        rows = store.read_columns(annotations, "annotations.parquet", ANNOTATIONS, columns)
-        return traces_of_annotations(rows, traces), [annotations, candidates], f"{annotations.stage}/{annotations.key}"
-    person = find_human_labels(store, labels, "--labels")
-    check_label_set(
-        store.manifest(person).fingerprint["labels"], label_set_of(settings).taxonomy, f"--labels: {labels}"
-    )
-    said = store.read_columns(person, HUMAN_LABELS_FILE, HUMAN_LABELS, ["item", "labels"])
-    by_item = {str(row.item): tuple(map(str, row.labels)) for row in said.itertuples()}
-    return traces_of_person(by_item, traces), [person, candidates], f"{person.stage}/{person.key}"
+    if name:
+        check_name(name)
+    given = {"distil.name": name, "distil.labels": labels, "distil.encoder": encoder}
+    options = {field: json.dumps(value, ensure_ascii=False) for field, value in given.items() if value}
+    settings = read_following(config, {**overrides_of(set_), **options})
+    of = Inputs(settings, pairs_of(input_, "--input"))
+    inputs = {each: of(each) for each in learns_from(settings)}
+    ArtifactStore(settings.storage).check_writable()
+    with use_server():
+        from flows.distil_annotator import distil_annotator as flow
+
+        _print(settings, inputs, run_flow(flow, settings, **inputs).result())
 
 
-def _kept(scores: Any) -> dict[str, float]:
-    return {name: round(float(getattr(scores, name)), 4) for name in ("macro_f1", "accuracy", "calibration_error")}
+def _print(settings: RunConfig, inputs: dict[str, ArtifactRef], annotator: ArtifactRef) -> None:
+    """What it can do, by label and if some of its labels go on, and what a config calls it."""
+    from mralign_core.reporting.distillation_tables import escalation_table, scores_table, summary_line
+    from tasks.distil_annotator import distil_labels, read_measured
+
+    measured = read_measured(settings, distil_labels.work(settings, **inputs).produce().ref)
+    title = f"On folds of {measured.traces:,} traces that it did not see"
+    console.print(in_type(scores_table(measured.scores), title=title))
+    for what, curve in (("segments", measured.if_segments_go_on), ("traces", measured.if_traces_go_on)):
+        console.print(in_type(escalation_table(curve), title=f"If the {what} that it is least sure of go on"))
+    in_config = f"{annotator.stage}/{annotator.key}; in a config: annotate.annotator_a: local/{settings.distil.name}"
+    for line in (summary_line(measured.scores), in_config):
+        console.print(escape(line), highlight=False, soft_wrap=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from flows.commands.server import wait_for_records
+from mralign_core.errors import UserError
 
 TELL_S = 2.5
 """For the server to hear of the end; less than a process that a signal ends has for its last words."""
@@ -17,12 +19,16 @@ _has_begun = threading.Event()
 
 
 def run_flow(flow: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run a flow to its end, and wait until the server has its records; returns its state."""
+    """Run a flow to its end, and wait until the server has its records; returns its state.
+
+    Of an error that a user can act on the log has the message, which says it all, and no traceback.
+    """
     from prefect import tags
 
     from flows.commands.settling import process_tag
 
     _has_begun.set()
+    _log_user_errors_briefly()
     with tags(process_tag()):
         state = flow(*args, **kwargs, return_state=True)
     wait_for_records(state)
@@ -53,3 +59,16 @@ def _settle(message: str) -> list[str]:
 
     with get_client(sync_client=True) as client:
         return crash_own_runs(client, message)
+
+
+def _log_user_errors_briefly() -> None:
+    """Keep Prefect from logging a traceback, at every level of the run, for an error whose message says it all."""
+    from mralign_core.llm.faults import EndpointUnavailableError
+
+    def without_traceback(record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], UserError | EndpointUnavailableError):
+            record.exc_info = record.exc_text = None
+        return True
+
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(without_traceback)

@@ -76,6 +76,17 @@ def print_plan(config: RunConfig, tokens_per_second: float | None = None) -> Non
     _print_quote(config, planned_run)
     if config.judge.endpoints:
         _print_judges_quote(config, planned_run)
+    _print_accounts_of_arms(config)
+
+
+def _print_accounts_of_arms(config: RunConfig) -> None:
+    """That an ablation may spend a ceiling several times; nothing where its arms have one model and file of traces."""
+    if (number := config.ablate.num_accounts) > 1:
+        console.print(
+            f"this is of the run alone: arms of its ablation (ablate.arms) have {number} models or files of traces, "
+            "and annotate.budget_usd and generate.budget_usd hold for each (docs/ablations.md)",
+            highlight=False,
+        )
 
 
 def _print_trace_logps(config: RunConfig, planned_run: Plan) -> None:

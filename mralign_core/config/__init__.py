@@ -6,6 +6,7 @@ messages show. Defaults are the paper's values (arXiv 2510.24794) where it gives
 
 from mralign_core.config.annotate import AnnotateConfig
 from mralign_core.config.base import Section
+from mralign_core.config.distil import DistilConfig
 from mralign_core.config.endpoint import AskAgain, AskingSection, EndpointConfig
 from mralign_core.config.estimate import EstimateConfig
 from mralign_core.config.evaluate import EvaluateConfig
@@ -25,6 +26,7 @@ __all__ = [
     "AnnotateConfig",
     "AskAgain",
     "AskingSection",
+    "DistilConfig",
     "EndpointConfig",
     "EstimateConfig",
     "EvaluateConfig",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mralign_core.config.arms import ARMS, GROUND_FIELDS, ONLY, Arm
+from mralign_core.config.arms import ARMS, GROUND_FIELDS, OF_ACCOUNTS, ONLY, Arm
 from mralign_core.config.base import OPERATIONAL, Section
 from mralign_core.config.train import Variant
 from mralign_core.reporting.titles import VARIANT_TITLES
@@ -72,6 +72,18 @@ class AblateConfig(Section):
         """Every arm that can be chosen, by name, but for those of single question sets."""
         own = {name: Arm(arm.title or name, arm.variant, arm.set) for name, arm in self.extra_arms.items()}
         return {**ARMS, **own}
+
+    @property
+    def num_accounts(self) -> int:
+        """How many pairs of a model and a file of traces the chosen arms have: ceilings of dollars hold for each."""
+        accounts = set()
+        for name in self.arms:
+            arm = self.known_arms.get(name)  # none of one that has a set of its own, and spends from the run's
+            of_its_own = {
+                field: value for field, value in (arm.overrides if arm else {}).items() if field in OF_ACCOUNTS
+            }
+            accounts.add(repr(sorted(of_its_own.items())))
+        return len(accounts)
 
     @model_validator(mode="after")
     def _arms_are_known(self) -> AblateConfig:

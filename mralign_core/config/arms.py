@@ -28,6 +28,8 @@ GROUND_FIELDS = (
     "generate.traces_path",
 )
 """The fields by which an arm has another model, or other traces to train on, than the run."""
+OF_ACCOUNTS = tuple(field for field in GROUND_FIELDS if not field.startswith("questions."))
+"""Those of them that give an arm an account of its own; the labels of a question are the same whatever set it is in."""
 
 
 class Arm(NamedTuple):

@@ -13,6 +13,7 @@ from mralign_core.config.ablate import AblateConfig
 from mralign_core.config.annotate import HUMAN_PREFIX, LOCAL_PREFIX, AnnotateConfig
 from mralign_core.config.base import OPERATIONAL, Section, refuse_ignored
 from mralign_core.config.compare import CompareConfig
+from mralign_core.config.distil import DistilConfig
 from mralign_core.config.endpoint import EndpointConfig
 from mralign_core.config.estimate import EstimateConfig
 from mralign_core.config.evaluate import EvaluateConfig
@@ -50,10 +51,11 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     judge: JudgeConfig = JudgeConfig()
     vllm: VllmConfig = VllmConfig()
-    # No artifact of the pipeline depends on these; `agreement`, `label-set`, `ablation` and `promotion` name the fields
-    # they depend on.
+    # No artifact of the pipeline depends on these; `agreement`, `label-set`, `distillation`, `ablation` and `promotion`
+    # name the fields they depend on.
     compare: CompareConfig = Field(CompareConfig(), json_schema_extra=OPERATIONAL)
     induce: InduceConfig = Field(InduceConfig(), json_schema_extra=OPERATIONAL)
+    distil: DistilConfig = Field(DistilConfig(), json_schema_extra=OPERATIONAL)
     ablate: AblateConfig = Field(AblateConfig(), json_schema_extra=OPERATIONAL)
     retrain: RetrainConfig = Field(RetrainConfig(), json_schema_extra=OPERATIONAL)
 

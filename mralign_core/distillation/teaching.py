@@ -70,7 +70,7 @@ def traces_of_file(path: Path, taxonomy: Taxonomy) -> LabelledTraces:
     """
     texts, labels, questions = [], [], []
     for number, line in _lines(path):
-        where = f"--labels {path.name}, line {number}"
+        where = f"distil.labels {path.name}, line {number}"
         trace = _read(line, where)
         segments = [
             _segment(each, taxonomy, f"{where}, segment {place}") for place, each in enumerate(trace["segments"])
@@ -92,7 +92,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
-        raise DataError(f"--labels {path}: it can't be read ({error}); give JSONL in UTF-8, plain or gzipped") from None
+        raise DataError(
+            f"distil.labels {path}: it can't be read ({error}); give JSONL in UTF-8, plain or gzipped"
+        ) from None
 
 
 def _read(line: str, where: str) -> dict[str, Any]:

@@ -209,6 +209,33 @@ def test_a_list_is_sorted_by_a_click_and_turned_round_by_another(entered, workbe
     assert len({*places}) > 1 and places == sorted(places, key=int, reverse=True)
 
 
+def test_a_table_of_the_overview_is_sorted_by_a_click_on_a_column_and_turned_round_by_another(entered):
+    page, asked = entered.page, []
+    page.on("request", lambda request: asked.append(request.url) if "/api/summary" in request.url else None)
+    labels = page.get_by_role("table", name="Labels, by how many segments have them from one annotator only")
+
+    def column(place):
+        cells = labels.locator(f"tbody tr > :nth-child({place})").all_text_contents()
+        return [float(cell.replace(",", "").replace("−", "-")) for cell in cells if cell != "–"] if place > 1 else cells
+
+    page.evaluate("scrollTo(0, 100)")
+    labels.get_by_role("link", name="mean weight").click()
+    turn = settled(page).get_by_role("link", name="mean weight ↓")
+    weights = column(8)
+    assert len({*weights}) > 2 and weights == sorted(weights, reverse=True)
+    assert turn.evaluate("link => link === document.activeElement") and page.evaluate("scrollY") == 100
+    page.keyboard.press("Enter")
+    labels.get_by_role("link", name="mean weight ↑").wait_for()
+    assert column(8) == weights[::-1] and query_of(page)["reverse"] == "yes"
+    assert labels.get_by_role("columnheader", name="mean weight").get_attribute("aria-sort") == "ascending"
+    labels.get_by_role("link", name="label", exact=True).click()
+    labels.get_by_role("link", name="label ↓").wait_for()
+    assert column(1) == sorted(column(1), key=str.lower)
+    page.go_back()
+    labels.get_by_role("link", name="mean weight ↑").wait_for()
+    assert column(8) == weights[::-1] and not asked, "nothing is counted anew"
+
+
 def test_orders_are_those_that_a_list_has(entered, workbench):
     page, by_mention = entered.page, entered.page.get_by_role("link", name="earliest last mention")
     page.goto(workbench.at("answers", "variant=mr_align"))

@@ -153,6 +153,7 @@ def test_a_home_folder_can_be_written_short_in_every_path_of_the_config(monkeypa
             "train": {"accelerate_config": "~/ddp.yaml", "log_folder": "~/curves"},
             "compare": {"sheets": ["~/sheet.csv"]},
             "induce": {"embedder": "~/bge"},
+            "distil": {"labels": "~/labelled.jsonl", "encoder": "~/bge"},
         }
     )
     assert "~" not in config.model_dump_json()

@@ -236,8 +236,11 @@ def test_a_dry_run_starts_nothing(mralign, store_root):
     code, out, _ = mralign("run", "--dry-run", *settings(store_root), "--set", "train.trace_logps=true")
     assert code == 0
     assert "model" in out and "cached" in out and "to compute" in out
-    assert "train.trace_logps: one forward pass over" in out
+    assert "train.trace_logps: one forward pass over" in out and "ablate.arms" not in out
     assert artifacts(store_root) == before
+    arms = ["--set", "ablate.arms=[mr_align, backbone_llama]"]
+    code, out, _ = mralign("run", "--dry-run", *settings(store_root), *arms)
+    assert code == 0 and "have 2 models or files of traces, and annotate.budget_usd" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(

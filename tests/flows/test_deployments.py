@@ -24,7 +24,7 @@ from tests.prefect_server import state_in
 CONFIG_NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 DEPLOYMENTS = yaml.safe_load((CHECKOUT / "prefect.yaml").read_text())["deployments"]
 STAGES = {"prepare", "generate", "annotate", "estimate", "reward", "train", "evaluate"}
-STUDIES = {"compare-annotators", "induce-taxonomy", "ablate"}
+STUDIES = {"compare-annotators", "induce-taxonomy", "distil-annotator", "ablate"}
 SHARES = {"generate-shards", "score-shards", "ablate-world"}
 TOOLS = {"questions", "dry-run", "lineage", "compare", "sensitivity", "export"}
 ON_POOLS = {f"{stage}.where": "deployment" for stage in ("generate", "train", "evaluate")}

@@ -1,13 +1,9 @@
 """A run whose annotator A is a distilled one: found by name, in the key and the lineage, kept, refused with reason."""
 
-import json
-
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from typer.testing import CliRunner
 
-from flows.commands.cli import app
 from flows.pipeline import pipeline
 from mralign_core.config import RetentionConfig, RunConfig, StorageConfig
 from mralign_core.distillation.annotator import AboutAnnotator, DistilledAnnotator
@@ -19,7 +15,7 @@ from mralign_core.evaluation.held_out_traces import variants_to_label
 from mralign_core.method.taxonomy import PAPER_TAXONOMY
 from mralign_core.retention.collect import Collector
 from mralign_core.retention.verify import verify_store
-from mralign_core.storage import ArtifactStore, RunRecords, render_lineage
+from mralign_core.storage import ArtifactStore, render_lineage
 from tasks.annotate import check_labellers, collect_annotations, quote_annotations
 from tests.core.distillation.made_up_traces import made_up
 from tests.published_candidates import candidate_row, publish_candidates
@@ -122,29 +118,6 @@ def test_held_out_thinking_is_labelled_where_that_is_free(storage):
     assert labelled(annotator_b="openai/gpt-4o") == ("on", "mr_align"), "nobody else is asked"
 
 
-def test_the_command_distils_from_a_run_and_from_a_file(storage, candidates, tmp_path):
-    store = ArtifactStore(storage)
-    teaching = config_of(storage, "cue/a", cue_drop_prob=0, cue_flip_prob=0, escalate_below=8)
-    annotations = label(teaching, candidates)
-    RunRecords(store, teaching.name).add(
-        "a-run", {}, {"candidates": candidates, "annotations": annotations}, goes_on=False
-    )
-    options = ["--config", "pocket", "--set", f"storage.root={storage.root}", "--set", "name=made"]
-    told = CliRunner().invoke(app, ["distil-annotator", "--name", "paid", *options])
-    assert told.exit_code == 0, told.output
-    assert "mean of the labels" in told.output and "in a config: annotate.annotator_a: local/paid" in told.output
-    found = find_annotator(store, "local/paid", "here")
-    assert {annotations, candidates} <= set(store.manifest(found).parents)
-    assert 0 <= store.manifest(found).fingerprint["held_out"]["macro_f1"] <= 1
-    label(config_of(storage, escalate_below=8), candidates)
-
-    file = tmp_path / "theirs.jsonl"
-    file.write_text("\n".join(json.dumps(line) for line in lines_of(made_up(12))) + "\n", encoding="utf-8")
-    told = CliRunner().invoke(app, ["distil-annotator", "--name", "theirs", "--labels", str(file), *options])
-    assert told.exit_code == 0, told.output
-    assert store.manifest(find_annotator(store, "local/theirs", "here")).fingerprint["labels_of"] == "theirs.jsonl"
-
-
 def test_it_never_learns_from_itself(storage, tmp_path, annotators):
     publish(storage, annotators[1])
     hard = made_up(12, per_question=1, length=5, garbled=0.5)
@@ -212,12 +185,6 @@ def test_it_judges_nothing(storage):
         RunConfig(
             storage=storage, questions={"train": "nq_open", "eval": "nq_open"}, judge={"endpoints": ["local/paid"]}
         )
-
-
-def lines_of(traces):
-    for texts, labels, question in zip(traces.texts, traces.labels, traces.questions, strict=True):
-        pairs = zip(texts, labels, strict=True)
-        yield {"question": question, "segments": [{"text": text, "label": LABELS[given[0]]} for text, given in pairs]}
 
 
 @pytest.mark.parametrize(

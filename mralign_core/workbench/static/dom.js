@@ -37,12 +37,12 @@ export function pairs(entries, name = "") {
   return h("dl", { class: "pairs", "aria-label": name || null }, rows.map(([term, value]) => h("div", {}, h("dt", {}, term), h("dd", {}, value))));
 }
 
-/** A table in a box that scrolls by itself, also by keyboard. Cells are texts, numbers or elements; the first of a row is its header. */
-export function table(caption, columns, rows, { isNumeric = () => true, kind = null } = {}) {
+/** A table in a box that scrolls by itself, also by keyboard. Cells and names of columns are texts, numbers or elements; the first of a row is its header. */
+export function table(caption, columns, rows, { isNumeric = () => true, kind = null, order = () => null } = {}) {
   const cell = (value, place) => h(place ? "td" : "th", place ? { class: isNumeric(place) ? null : "text" } : { scope: "row" }, value ?? "–");
   return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": `Table: ${caption}` },
     h("table", { class: kind }, h("caption", {}, caption),
-      h("thead", {}, h("tr", {}, columns.map((name, place) => h("th", { scope: "col", class: place && isNumeric(place) ? null : "text" }, name)))),
+      h("thead", {}, h("tr", {}, columns.map((name, place) => h("th", { scope: "col", class: place && isNumeric(place) ? null : "text", "aria-sort": order(place) }, name)))),
       h("tbody", {}, rows.map((row) => h("tr", {}, row.map(cell))))));
 }
 

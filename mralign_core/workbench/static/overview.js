@@ -4,9 +4,40 @@ import { count, fill, h, number, share, signed, table } from "./dom.js";
 
 const link = (value, view, values) => h("a", { href: to(view, values) }, value);
 
-export async function showOverview(_, run) {
-  const found = await ask("summary");
-  return { title: "Overview", content: [contents(run), found.composition ? h("p", {}, found.composition) : null, starts(found, run), answersTable(found.answers), flipsTable("Answers that flipped", "flip", found.flips, run), judgedFlips(run), labelTable(found.labels), ruleTable(found.rules)] };
+export async function showOverview(asked, run) {
+  const found = await summary();
+  return { title: "Overview", content: [contents(run), found.composition ? h("p", {}, found.composition) : null, starts(found, run), answersTable(found.answers, asked), flipsTable("flips", "Answers that flipped", "flip", found.flips, asked, run), judgedFlips(asked, run), labelTable(found.labels, asked), ruleTable(found.rules, asked)] };
+}
+
+let counted = { address: "", found: null };
+
+/** Asked for once, as the run itself is: sorting a table counts nothing anew. */
+async function summary() {
+  if (counted.address !== to("")) counted = { address: to(""), found: await ask("summary") };
+  return counted.found;
+}
+
+/**
+ * A table that a click on a column sorts, in the address as lists are; a second click turns the order round. Numbers begin with the
+ * largest, texts with the first by alphabet; what has no value comes last.
+ *
+ * `columns` are [title, row => value, row => cell], without a cell where the value is a count of its own.
+ */
+function sortable(name, caption, columns, rows, asked) {
+  if (!rows.length) return null;
+  const isReversed = Boolean(asked.reverse), own = columns.findIndex(([title]) => asked.sort === `${name}/${title}`);
+  const isText = (place) => typeof columns[place][1](rows[0]) === "string";
+  const head = ([title], place) => h("a", { href: to("", { sort: `${name}/${title}`, reverse: place === own && !isReversed ? "yes" : "" }), "data-stays": `${name}/${title}`,
+    "aria-current": place === own ? "true" : null, title: place === own ? "turn it round" : "sort by it" }, place === own ? `${title} ${isReversed ? "↑" : "↓"}` : title);
+  const order = (place) => (place === own ? (isText(place) === isReversed ? "descending" : "ascending") : null);
+  const sorted = own < 0 ? rows : inOrder(rows, columns[own][1], order(own) === "descending");
+  return table(caption, columns.map(head), sorted.map((row) => columns.map(([, value, cell]) => (cell ? cell(row) : count(value(row))))), { order });
+}
+
+function inOrder(rows, value, isDescending) {
+  const isThere = (row) => value(row) !== null && value(row) !== undefined;
+  const compare = (one, other) => (typeof value(one) === "string" ? value(one).localeCompare(value(other), "en") : value(one) - value(other));
+  return [...rows.filter(isThere).sort((one, other) => (isDescending ? compare(other, one) : compare(one, other))), ...rows.filter((row) => !isThere(row))];
 }
 
 function contents(run) {
@@ -39,53 +70,51 @@ function disputes({ segments, share: largest, fewest }) {
   ];
 }
 
-function answersTable(rows) {
-  if (!rows.length) return null;
-  const cells = (row) => [
-    link(row.title, "answers", { variant: row.variant }),
-    ...["both", "thinking", "answer", "neither"].map((hit) => h("span", {}, link(count(row[hit]), "answers", { variant: row.variant, hit }), " ", h("small", {}, share(row[hit], row.answers)))),
-    count(row.answers),
-  ];
-  return table("Answers by where a gold answer is", ["variant", "thinking and answer", "thinking only", "answer only", "neither", "answers"], rows.map(cells));
+function answersTable(rows, asked) {
+  const hits = { both: "thinking and answer", thinking: "thinking only", answer: "answer only", neither: "neither" };
+  const cell = (hit) => (row) => h("span", {}, link(count(row[hit]), "answers", { variant: row.variant, hit }), " ", h("small", {}, share(row[hit], row.answers)));
+  return sortable("answers", "Answers by where a gold answer is", [
+    ["variant", (row) => row.title, (row) => link(row.title, "answers", { variant: row.variant })],
+    ...Object.entries(hits).map(([hit, title]) => [title, (row) => row[hit], cell(hit)]),
+    ["answers", (row) => row.answers],
+  ], rows, asked);
 }
 
-function flipsTable(caption, field, rows, run) {
-  if (!rows.length) return null;
-  const title = (name) => run.variants.find((each) => each.name === name)?.title ?? name;
-  const cells = (row) => [
-    `${title(row.variant)} against ${title(row.baseline)}`,
-    link(count(row.better), "answers", { variant: row.variant, against: row.baseline, [field]: "wrong to right" }),
-    link(count(row.worse), "answers", { variant: row.variant, against: row.baseline, [field]: "right to wrong" }),
-  ];
-  return table(caption, ["comparison", "wrong to right", "right to wrong"], rows.map(cells));
+function flipsTable(name, caption, field, rows, asked, run) {
+  const title = (variant) => run.variants.find((each) => each.name === variant)?.title ?? variant;
+  const told = (row) => `${title(row.variant)} against ${title(row.baseline)}`;
+  const cell = (which, flip) => (row) => link(count(row[which]), "answers", { variant: row.variant, against: row.baseline, [field]: flip });
+  const flips = { better: "wrong to right", worse: "right to wrong" };
+  return sortable(name, caption, [["comparison", told, told], ...Object.entries(flips).map(([which, flip]) => [flip, (row) => row[which], cell(which, flip)])], rows, asked);
 }
 
 /** Asked for by itself: the first time, the votes have to be counted. */
-function judgedFlips(run) {
+function judgedFlips(asked, run) {
   if (!run.has.includes("judgements") || !run.has.includes("results")) return null;
   const box = h("div");
-  ask("judged-flips").then((rows) => fill(box, flipsTable("Answers that flipped by the judges", "judged_flip", rows, run)))
+  ask("judged-flips").then((rows) => fill(box, flipsTable("judged", "Answers that flipped by the judges", "judged_flip", rows, asked, run)))
     .catch((error) => error.name === "AbortError" || fill(box, h("p", { class: "problem" }, error.message)));
   return box;
 }
 
-function labelTable(rows) {
+function labelTable(rows, asked) {
   if (!rows.length) return null;
-  const cells = (row) => [
-    link(row.label, "traces", { label: row.label }),
-    link(count(row.by_one), "traces", { disputed: row.label, sort: "disagreement" }), share(row.by_one, row.by_any),
-    count(row.only_a), count(row.only_b), count(row.both), count(row.segments),
-    number(row.weight_mean), row.weight_max === undefined ? "–" : link(number(row.weight_max), "traces", { label: row.label, sort: "weight" }),
-  ];
+  const largest = (row) => (row.weight_max === undefined ? "–" : link(number(row.weight_max), "traces", { label: row.label, sort: "weight" }));
   return [
-    table("Labels, by how many segments have them from one annotator only", ["label", "by one only", "of those by either", "by A only", "by B only", "by both", "in the end", "mean weight", "largest"], rows.map(cells)),
+    sortable("labels", "Labels, by how many segments have them from one annotator only", [
+      ["label", (row) => row.label, (row) => link(row.label, "traces", { label: row.label })],
+      ["by one only", (row) => row.by_one, (row) => link(count(row.by_one), "traces", { disputed: row.label, sort: "disagreement" })],
+      ["of those by either", (row) => (row.by_any ? row.by_one / row.by_any : null), (row) => share(row.by_one, row.by_any)],
+      ["by A only", (row) => row.only_a], ["by B only", (row) => row.only_b], ["by both", (row) => row.both], ["in the end", (row) => row.segments],
+      ["mean weight", (row) => row.weight_mean, (row) => number(row.weight_mean)], ["largest", (row) => row.weight_max, largest],
+    ], rows, asked),
     h("p", { class: "muted" }, "Numbers of segments. By A, by B: what each annotator said. In the end: what was made of it, which has the weights; where the other annotator or the adjudicator won, it lacks the label, so this may be less than what either said."),
   ];
 }
 
-function ruleTable(rows) {
-  if (!rows.length) return null;
-  return table("What decided the labels", ["rule", "segments", "annotators differ"], rows.map((row) => [link(row.rule, "traces", { rule: row.rule }), count(row.segments), count(row.disputed)]));
+function ruleTable(rows, asked) {
+  const rule = (row) => link(row.rule, "traces", { rule: row.rule });
+  return sortable("rules", "What decided the labels", [["rule", (row) => row.rule, rule], ["segments", (row) => row.segments], ["annotators differ", (row) => row.disputed]], rows, asked);
 }
 
 /** Moves that leave a label, below which shares of them are left unshaded. */

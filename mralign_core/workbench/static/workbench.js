@@ -89,10 +89,13 @@ export function tell(text) {
   document.querySelector("#status").textContent = text;
 }
 
-/** Go to an address of the workbench without loading the page anew. */
-export function go(address, { replace = false } = {}) {
+/** Go to an address of the workbench without loading the page anew; at what is sorted, whoever sorts it stays, by its name. */
+export function go(address, { replace = false, stays = "" } = {}) {
   history[replace ? "replaceState" : "pushState"](null, "", address);
-  return render().then(() => { if (!replace) scrollTo(0, 0); });
+  return render().then(() => {
+    if (stays) document.querySelector(`[data-stays="${CSS.escape(stays)}"]`)?.focus({ preventScroll: true });
+    else if (!replace) scrollTo(0, 0);
+  });
 }
 
 document.addEventListener("click", (event) => {
@@ -100,7 +103,7 @@ document.addEventListener("click", (event) => {
   if (!link || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
   if (link.target || link.origin !== location.origin || !link.pathname.startsWith(PREFIX) || link.hash) return;
   event.preventDefault();
-  go(link.href);
+  go(link.href, { stays: link.dataset.stays });
 });
 document.addEventListener("workbench:go", (event) => go(event.detail));
 addEventListener("popstate", render);

@@ -166,3 +166,11 @@ def test_sets_that_only_a_judge_can_score_are_refused_before_anything_is_trained
     assert not caplog.text
     require_comparable_sets(config(HUB, evaluate={"self_refine": {"rounds": 1}}))
     assert "evaluate.self_refine not used" in caplog.text
+
+
+def test_ceilings_hold_for_each_model_and_file_of_traces():
+    assert config().ablate.num_accounts == 1
+    assert config(ablate={"arms": ["kto", "mr_align", "squared"]}).ablate.num_accounts == 1
+    others = {"llama": {"set": {"model.pocket.architecture": "llama"}}, "set": {"set": {"questions.train": "pocket"}}}
+    arms = {"extra_arms": others, "arms": ["mr_align", "set", "llama", "backbone_llama", "backbone_deeper"]}
+    assert config(ablate=arms).ablate.num_accounts == 3

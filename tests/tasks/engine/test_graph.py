@@ -135,9 +135,14 @@ DECIDES = {
     "annotation.annotate": LABELS | {"label-set"},
     "annotation.cue": LABELS | {"label-set"},
     "annotation.human": set(),  # of configs that name a person
-    "distillation.annotator": set(),  # of configs that name a distilled annotator
+    "distillation.annotator": {"distillation"},  # and labels, of configs that name a distilled annotator
+    "distillation.fitting": {"distillation"},
+    "distillation.measuring": {"distillation"},
+    "distillation.teaching": {"distillation"},
     "annotation.failures": LABELS | JUDGED | {"results", "report", "agreement"},
-    "method.consolidation": LABELS | JUDGED | {"label-set"},  # says what annotators are shown, beside judges
+    "method.consolidation": LABELS
+    | JUDGED
+    | {"label-set", "distillation"},  # says what annotators are shown, beside judges
     "judging.judge": JUDGED,
     "judging.claims": JUDGED,
     "judging.claim_replies": JUDGED,
@@ -229,7 +234,10 @@ def test_what_a_module_decides_depends_on_the_config(overrides, module, artifact
 
 BY_VALUE = "what it says is in the key by value"
 DECIDES_NOTHING = {
-    "label_sets": ({"transitions", "diagnostics", "diagnostic-figures", "weights", "report", "agreement"}, BY_VALUE),
+    "label_sets": (
+        {"transitions", "diagnostics", "diagnostic-figures", "weights", "report", "agreement", "distillation"},
+        BY_VALUE,
+    ),
     "models.locate": (
         {*SELECTED, "reference-logps", "policy-logps"},
         "finds the files of an input, whose content is in the key",
@@ -252,7 +260,7 @@ DECIDES_NOTHING = {
     "schemas.candidates": ({"promotion"}, "names the columns of an input"),
     "annotation.failures": ({"promotion"}, "reads what judges failed on, which is in a judgement's content"),
     "distillation.published": ({"annotations-shard"}, "opens a distilled annotator, whose content is in the key"),
-    "rating.human_sets": ({"annotations-shard"}, "reads labels of people, whose content is in the key"),
+    "rating.human_sets": ({"annotations-shard", "distillation"}, "reads labels of people, whose content is in the key"),
     "reporting.run_findings": ({"results", "version"}, "names the files; evaluation.metrics says what is in them"),
     "reporting.judged_findings": ({"results"}, "names the files; judging.verdicts says what is in them"),
     "reporting.decision_findings": ({"results"}, "names the files; evaluation.decisions says what is in them"),

@@ -184,6 +184,7 @@ DEPENDS_ON = {
     "induce.embedder": ("BAAI/bge-m3", {"label-set"}),
     "induce.min_samples": (3, {"label-set"}),
     "induce.xi": (0.1, {"label-set"}),
+    "distil.encoder": ("BAAI/bge-m3", {"distillation"}),
     "retrain.gate.min_gain": (0.03, {"promotion"}),
     "retrain.gate.max_loss": (0.03, {"promotion"}),
     "retrain.gate.max_part_loss": (0.03, {"promotion"}),
@@ -212,7 +213,7 @@ MEANINGLESS_ALONE: dict[str, dict[str, Any]] = {
 }
 """Field of ``DEPENDS_ON`` → what must be given with it."""
 
-ANALYSES = ("compare.", "induce.", "ablate.", "retrain.")
+ANALYSES = ("compare.", "induce.", "distil.", "ablate.", "retrain.")
 
 NOT_OF_THE_POCKET = {f"annotate.{name}" for name in ("show_gold_answers", "may_merge", "escalate_below", "escalate")}
 NOT_OF_THE_POCKET |= {"model.source", "model.path", "model.revision", "generate.source", "annotate.source"}
@@ -269,6 +270,7 @@ OPERATIONAL = {
     "induce.ask_again": "never",
     "induce.embedding_batch_size": 8,
     "induce.budget_usd": 1.0,
+    "distil.name": "other",
     "ablate.where": "deployment",
     "retrain.variant": "kto",
     "retrain.alias": "mine",
@@ -297,7 +299,7 @@ READ_BY_THE_REPORT = {"evaluate.label_thinking": "none"}
 """Field → another value; it says what the report reads and changes nothing else."""
 
 PATHS = {"generate.traces_path", "compare.sheets", "annotate.label_set", "evaluate.retrieval.corpus"}
-PATHS |= {"evaluate.people_sheet"}
+PATHS |= {"evaluate.people_sheet", "distil.labels"}
 """Operational too: the contents of the files count, not where they are."""
 
 
