@@ -9,8 +9,7 @@ value, mostly D; of a block n tokens, whose queries see the e tokens of their ro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -62,16 +61,13 @@ class _Block(NamedTuple):
     """Of the row, up to the last of the queries."""
 
 
-def _blocks(row_lengths: Sequence[int], group: int) -> list[list[_Block]]:
-    """Of each row."""
-    ends = accumulate(row_lengths)
-    return [
-        [
-            _Block(slice(start * group, min(start + BLOCK, end) * group), slice(end - length, min(start + BLOCK, end)))
-            for start in range(end - length, end, BLOCK)
-        ]
-        for length, end in zip(row_lengths, ends, strict=True)
-    ]
+def _blocks(row_lengths: Sequence[int], group: int) -> Iterator[_Block]:
+    first = 0
+    for length in row_lengths:
+        for start in range(first, first + length, BLOCK):
+            end = min(start + BLOCK, first + length)
+            yield _Block(slice(start * group, end * group), slice(first, end))
+        first += length
 
 
 class _CausalAttention(torch.autograd.Function):
@@ -82,17 +78,14 @@ class _CausalAttention(torch.autograd.Function):
         group = len(query) // len(key)
         scaled = _by_key_head(query.transpose(0, 1) * scaling, len(key))
         later = _later(group, scaled)
-        attended = torch.cat(
-            [
-                torch.bmm(_probabilities(scaled, key, block, later), value[:, block.tokens])
-                for row in _blocks(row_lengths, group)
-                for block in row
-            ],
-            1,
-        )
+        by_key_head = scaled.new_empty(*scaled.shape[:2], value.shape[2])
+        for block in _blocks(row_lengths, group):
+            probs = _probabilities(scaled, key, block, later)
+            by_key_head[:, block.queries] = torch.bmm(probs, value[:, block.tokens])
+        attended = _by_head(by_key_head, group)
         ctx.save_for_backward(scaled, key, value, attended)
         ctx.row_lengths, ctx.scaling = row_lengths, scaling
-        return _by_head(attended, group)
+        return attended
 
     @staticmethod
     @once_differentiable
@@ -101,25 +94,18 @@ class _CausalAttention(torch.autograd.Function):
         group = gradient.shape[1] // len(key)
         slopes, later = _by_key_head(gradient, len(key)), _later(group, scaled)
         # Σ_k p_k ∂p_k of each query is that of what it attended to: no sum over the block's probabilities.
-        totals = (slopes * attended).sum(-1, keepdim=True)
-        to_scaled, to_key, to_value = [], [], []
-        for row in reversed(_blocks(ctx.row_lengths, group)):
-            # The last block first, which sees the whole row: the others add to what it leaves.
-            for number, (queries, tokens) in enumerate(reversed(row)):
-                probs = _probabilities(scaled, key, _Block(queries, tokens), later)
-                of_values = torch.bmm(probs.transpose(1, 2), slopes[:, queries])
-                to_scores = torch.bmm(slopes[:, queries], value[:, tokens].transpose(1, 2))
-                to_scores.sub_(totals[:, queries]).mul_(probs)
-                of_keys = torch.bmm(to_scores.transpose(1, 2), scaled[:, queries])
-                to_scaled.append(torch.bmm(to_scores, key[:, tokens]))
-                if number == 0:
-                    to_key.append(of_keys)
-                    to_value.append(of_values)
-                else:
-                    to_key[-1][:, : of_keys.shape[1]].add_(of_keys)
-                    to_value[-1][:, : of_values.shape[1]].add_(of_values)
-        to_query = _by_head(torch.cat(to_scaled[::-1], 1).mul_(ctx.scaling), group)
-        return to_query.transpose(0, 1), torch.cat(to_key[::-1], 1), torch.cat(to_value[::-1], 1), None, None
+        totals = _by_key_head((gradient * attended).sum(-1, keepdim=True), len(key))
+        to_scaled = torch.empty_like(scaled)
+        to_key, to_value = (torch.zeros_like(each, memory_format=torch.contiguous_format) for each in (key, value))
+        for block in _blocks(ctx.row_lengths, group):
+            queries, tokens = block
+            probs = _probabilities(scaled, key, block, later)
+            to_value[:, tokens].baddbmm_(probs.transpose(1, 2), slopes[:, queries])
+            to_scores = torch.bmm(slopes[:, queries], value[:, tokens].transpose(1, 2))
+            to_scores.sub_(totals[:, queries]).mul_(probs)
+            to_scaled[:, queries] = torch.bmm(to_scores, key[:, tokens])
+            to_key[:, tokens].baddbmm_(to_scores.transpose(1, 2), scaled[:, queries])
+        return _by_head(to_scaled.mul_(ctx.scaling), group).transpose(0, 1), to_key, to_value, None, None
 
 
 def _probabilities(scaled: Tensor, key: Tensor, block: _Block, later: Tensor) -> Tensor:
