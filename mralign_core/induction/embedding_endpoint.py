@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import litellm
 from litellm.types.utils import EmbeddingResponse
 
 from mralign_core.annotation.replies import ReplyProblem
@@ -21,6 +20,7 @@ from mralign_core.llm.endpoint import MESSAGE_TOKENS, Bounds, count_tokens, is_p
 from mralign_core.llm.exchange import Exchange
 from mralign_core.llm.offline import Message
 from mralign_core.llm.request import Request
+from mralign_core.llm.silent import litellm
 
 MOST_WIDTH = 16_384
 """Numbers in the longest vector that a reply may bring."""
@@ -56,7 +56,7 @@ class Embeddings:
         return Exchange(MOST_WIDTH * BYTES_PER_NUMBER * len(request.messages))
 
     async def attempt(
-        self, request: Request, params: Mapping[str, Any], bounds: Bounds, exchange: Exchange
+        self, request: Request, params: Mapping[str, Any], bounds: Bounds, exchange: Exchange | None
     ) -> dict[str, Any]:
         """Make exactly one attempt, and read what came.
 
@@ -64,6 +64,7 @@ class Embeddings:
             AttemptError: no reply came, or none that can be read.
         """
         assert params == PARAMS, params
+        assert exchange is not None
         endpoint, texts = request.endpoint, [message["content"] for message in request.messages]
         call = partial(litellm.aembedding, model=endpoint.model, input=texts)
         return await watched(endpoint, call, lambda response: read_embeddings(endpoint, response, bounds), exchange)

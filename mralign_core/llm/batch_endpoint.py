@@ -11,7 +11,6 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-import litellm
 from litellm.llms.openai.common_utils import OpenAIError
 from litellm.types.utils import LlmProviders
 from litellm.utils import ProviderConfigManager, get_optional_params
@@ -20,6 +19,7 @@ from mralign_core.config import EndpointConfig
 from mralign_core.llm.endpoint import BASE_BYTES, BYTES_PER_TOKEN, address
 from mralign_core.llm.exchange import Exchange
 from mralign_core.llm.offline import Message
+from mralign_core.llm.silent import litellm
 
 CHAT_URL = "/v1/chat/completions"
 TOKEN_KEY = "mralign"

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -22,6 +22,7 @@ from mralign_core.errors import UserError
 from mralign_core.llm.asking import Asking
 from mralign_core.llm.attempts import attempts_at
 from mralign_core.llm.batch_items import BatchItem
+from mralign_core.llm.endpoint import Bounds, ChatCompletions
 from mralign_core.llm.endpoint_state import EndpointState, Failure
 from mralign_core.llm.faults import (
     AttemptError,
@@ -45,7 +46,7 @@ from mralign_core.llm.request import (
 from mralign_core.llm.store import KeepsRecords, KeepsReplies, MemoryRecords
 
 if TYPE_CHECKING:
-    from mralign_core.llm.endpoint import Bounds
+    from mralign_core.llm.batch import BatchTransport
     from mralign_core.llm.exchange import Exchange
 
 logger = logging.getLogger("mralign_core.llm")
@@ -62,12 +63,12 @@ class Service(Protocol):
         """Bounds of what an attempt takes; ``longest`` is the longest reply so far, in tokens."""
         ...
 
-    def exchange_for(self, request: Request, bounds: Bounds) -> Exchange:
-        """What watches one attempt."""
+    def exchange_for(self, request: Request, bounds: Bounds) -> Exchange | None:
+        """What watches one attempt; None where nothing is sent."""
         ...
 
     async def attempt(
-        self, request: Request, params: Mapping[str, Any], bounds: Bounds, exchange: Exchange
+        self, request: Request, params: Mapping[str, Any], bounds: Bounds, exchange: Exchange | None
     ) -> dict[str, Any]:
         """Make one attempt and read what came; raises ``AttemptError``."""
         ...
@@ -113,9 +114,7 @@ class LLMClient:
         first_pause_s: float = 1.0,
         service: Service | None = None,
     ) -> None:
-        from mralign_core.llm import batch, endpoint  # takes seconds: see their docstrings
-
-        self._service = service or endpoint.ChatCompletions()
+        self._service = service or ChatCompletions()
         self._replies = replies
         self._slots = asyncio.Semaphore(concurrency)
         self._states: dict[tuple[str, str], EndpointState] = {}
@@ -128,11 +127,17 @@ class LLMClient:
         self._asked: set[str] = set()
         self._failed: set[str] = set()
         self.stopped_by: Exception | None = None
-        self._batches = batch.BatchTransport(
-            batches or MemoryRecords(),
-            replies,
+        self._batch_records = batches or MemoryRecords()
+
+    @cached_property
+    def _batches(self) -> BatchTransport:
+        from mralign_core.llm.batch import BatchTransport  # imports litellm, which takes seconds
+
+        return BatchTransport(
+            self._batch_records,
+            self._replies,
             self.ledger,
-            first_pause_s=first_pause_s,
+            first_pause_s=self._first_pause_s,
             stopped_by=lambda: self.stopped_by,
         )
 
@@ -199,9 +204,10 @@ class LLMClient:
     async def _buy(self, request: Request, digest: str, kept: dict[str, Any] | None = None) -> dict[str, Any]:
         """A new reply, kept, on account, in place of what is ``kept``."""
         self._check_running()
-        earlier = await self._batches.earlier_reply(request, digest)
-        if earlier is not None:
-            return earlier
+        if not is_offline(request.endpoint.model):
+            earlier = await self._batches.earlier_reply(request, digest)
+            if earlier is not None:
+                return earlier
         asking = Asking(request, digest, self._state(request.endpoint).health, kept)
         if request.endpoint.use_batch_api:
             return await self._attempts(asking, partial(self._attempt_in_batch, asking))

@@ -1,6 +1,6 @@
 """litellm as this project uses it: a request is one attempt, silent, its errors sorted by what can be done.
 
-Importing litellm takes seconds, so this module is imported where a client is made and not before.
+Importing litellm takes seconds, so functions that need it do: an offline model is asked without it.
 """
 
 from __future__ import annotations
@@ -8,36 +8,29 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import logging
 import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
-import litellm
-from litellm.exceptions import BadRequestError
-from litellm.types.utils import OPENAI_COMPATIBLE_BATCH_AND_FILES_PROVIDERS, ModelResponse
 
 from mralign_core.config import EndpointConfig
 from mralign_core.errors import ConfigError
 from mralign_core.llm import offline
-from mralign_core.llm.exchange import Exchange, attempt_error
 from mralign_core.llm.offline import Message, is_offline
 from mralign_core.llm.request import OFFERED, Reach, Request
 from mralign_core.llm.tidying import MOST_TOKENS, as_utf8, storable, text_of, token_count
 
-litellm.telemetry = False
-litellm.suppress_debug_info = True
-for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-    logging.getLogger(name).setLevel(logging.ERROR)
+if TYPE_CHECKING:
+    from litellm.types.utils import ModelResponse
+
+    from mralign_core.llm.exchange import Exchange
 
 NO_JSON_SCHEMA = ("deepseek",)
 """Providers that refuse a JSON schema though litellm says otherwise (its issue 7580): they get JSON mode."""
-BATCH_PROVIDERS = frozenset({*OPENAI_COMPATIBLE_BATCH_AND_FILES_PROVIDERS, "azure"})
-"""Providers whose whole batch protocol litellm speaks: for others it lacks a call, or needs a bucket of one's own."""
 SELF_HOSTED = ("hosted_vllm", "llamafile", "lm_studio")
 """Providers that are servers of one's own: where no price is given, their tokens cost nothing."""
 BASE_BYTES = 1_048_576
@@ -97,12 +90,16 @@ class ChatCompletions:
         num_completion = max(endpoint.max_output_tokens, longest)
         return Bounds(num_prompt, num_completion, price_of(endpoint).cost_usd(num_prompt, num_completion))
 
-    def exchange_for(self, request: Request, bounds: Bounds) -> Exchange:
-        """What watches one attempt, with a bound for its reply."""
+    def exchange_for(self, request: Request, bounds: Bounds) -> Exchange | None:
+        """What watches one attempt, with a bound for its reply; None where nothing is sent."""
+        if is_offline(request.endpoint.model):
+            return None
+        from mralign_core.llm.exchange import Exchange
+
         return Exchange(BASE_BYTES + BYTES_PER_TOKEN * (bounds.prompt_tokens + bounds.completion_tokens))
 
     async def attempt(
-        self, request: Request, params: Mapping[str, Any], bounds: Bounds, exchange: Exchange
+        self, request: Request, params: Mapping[str, Any], bounds: Bounds, exchange: Exchange | None
     ) -> dict[str, Any]:
         """Make exactly one attempt, and read what came; given up on after ``timeout_s`` seconds in all.
 
@@ -110,14 +107,16 @@ class ChatCompletions:
             request: what is asked.
             params: the parameters to send, which may be fewer than the request's.
             bounds: of what the reply takes.
-            exchange: watches the attempt.
+            exchange: watches the attempt; see :meth:`exchange_for`.
 
         Raises:
             AttemptError: no reply came, or none that can be read.
         """
         endpoint, messages = request.endpoint, list(request.messages)
-        if is_offline(endpoint.model):
-            return read_completion(endpoint, _offline_response(endpoint.model, messages, dict(params)), bounds)
+        if exchange is None:
+            return _offline_reading(endpoint.model, messages, params)
+        from mralign_core.llm.silent import litellm
+
         call = partial(litellm.acompletion, model=endpoint.model, messages=messages, **params)
         where = address(endpoint, request.reach)
         return await watched(
@@ -137,6 +136,8 @@ async def watched(
     Raises:
         AttemptError: no reply came, or none that can be read.
     """
+    from mralign_core.llm.exchange import attempt_error
+
     try:
         # litellm's time-out restarts with every byte that arrives; this one does not.
         async with asyncio.timeout(endpoint.timeout_s):
@@ -177,9 +178,11 @@ def check_endpoint(endpoint: EndpointConfig, field: str) -> None:
             known = ", ".join(offline.names(provider))
             raise ConfigError(f"{field}: there is no offline model {endpoint.model!r}; there are {known}")
         return
+    from mralign_core.llm.silent import BATCH_PROVIDERS, litellm
+
     try:
         provider = litellm.get_llm_provider(model=endpoint.model)[1]
-    except BadRequestError:
+    except litellm.BadRequestError:
         remedy = "write it as provider/model, such as openai/gpt-4o, or cue/a for the offline annotator"
         raise ConfigError(f"{field}: model {endpoint.model!r} has no provider litellm knows: {remedy}") from None
     if endpoint.use_batch_api and provider not in BATCH_PROVIDERS:
@@ -208,6 +211,8 @@ def known_price(endpoint: EndpointConfig) -> Price | None:
         return Price(0.0, 0.0)
     if endpoint.input_usd_per_million is not None and endpoint.output_usd_per_million is not None:
         return Price(endpoint.input_usd_per_million / 1e6, endpoint.output_usd_per_million / 1e6)
+    from mralign_core.llm.silent import litellm
+
     try:
         info: dict[str, Any] = dict(litellm.get_model_info(endpoint.model))
     except Exception:  # litellm raises bare Exceptions of several kinds for a model it has no entry for
@@ -231,6 +236,8 @@ def count_tokens(endpoint: EndpointConfig, messages: Sequence[Message], params: 
     With a margin, as providers add some of their own. A schema that is only offered costs nothing: a server of one's
     own constrains its reply by it, and does not read it.
     """
+    from mralign_core.llm.silent import litellm
+
     num_tokens = litellm.token_counter(model=endpoint.model, messages=list(messages))
     if shape := params.get("response_format"):
         num_tokens += litellm.token_counter(model=endpoint.model, text=json.dumps(shape))
@@ -274,24 +281,22 @@ def is_plausible(num_tokens: Any, most_tokens: int, least: int = 1) -> bool:
 def _cost_usd(endpoint: EndpointConfig, response: ModelResponse, num_input: int, num_output: int) -> float:
     """Litellm knows of cached prompts and other rebates; a price in the config goes before it."""
     litellms: float | None = response._hidden_params.get("response_cost")
-    if is_offline(endpoint.model):
-        return 0.0
     if litellms is None or endpoint.input_usd_per_million is not None or endpoint.use_batch_api:
         return price_of(endpoint).cost_usd(num_input, num_output)
     return litellms if litellms > 0 and math.isfinite(litellms) else price_of(endpoint).cost_usd(num_input, num_output)
 
 
-def _offline_response(model: str, messages: Sequence[Message], params: dict[str, Any]) -> ModelResponse:
-    """An offline model's reply as litellm would bring it; its tokens are words."""
-    reply = offline.reply(model, messages, params)
-    prompt_tokens, completion_tokens = sum(len(message["content"].split()) for message in messages), len(reply.split())
-    usage = {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
+def _offline_reading(model: str, messages: Sequence[Message], params: Mapping[str, Any]) -> dict[str, Any]:
+    """What an offline model says, as :func:`read_completion` has it; its tokens are words."""
+    reply = as_utf8(offline.reply(model, messages, params))
+    return {
+        "response": {"model": model, "choices": [{"message": {"role": "assistant", "content": reply}}]},
+        "reply": reply,
+        "finish_reason": "stop",
+        "prompt_tokens": sum(len(message["content"].split()) for message in messages),
+        "completion_tokens": len(reply.split()),
+        "cost_usd": 0.0,
     }
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
-    return ModelResponse(model=model, choices=[choice], usage=usage)
 
 
 def address(endpoint: EndpointConfig, reach: Reach | None = None) -> dict[str, str]:
@@ -312,6 +317,8 @@ def api_key_of(model: str) -> str:
 
 def missing_keys(model: str) -> list[str]:
     """Names of the environment variables that would hold the API key of a model and don't."""
+    from mralign_core.llm.silent import litellm
+
     return [key for key in litellm.validate_environment(model=model)["missing_keys"] if key.endswith("_API_KEY")]
 
 
@@ -327,6 +334,8 @@ def shape_of(endpoint: EndpointConfig, schema: dict[str, Any]) -> dict[str, Any]
 
 def response_format(model: str, schema: dict[str, Any]) -> dict[str, Any]:
     """The request parameters that make a model keep to a JSON schema, as far as it is known to."""
+    from mralign_core.llm.silent import litellm
+
     if not litellm.supports_response_schema(model=model):
         return {}
     if litellm.get_llm_provider(model=model)[1] in NO_JSON_SCHEMA:

@@ -36,6 +36,7 @@ from datasets import Dataset, IterableDataset
 from datasets.fingerprint import Hasher
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations.liger import apply_liger_kernel
 from trl import KTOConfig, KTOTrainer
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference
 from trl.trainer.utils import add_fused_lm_head, pad
@@ -152,14 +153,19 @@ class MRAlignKTOTrainer(KTOTrainer):
         self._weigh()
 
     def _weigh(self) -> None:
-        """Change the heads of policy and reference: once, before either makes a log-probability."""
+        """Change policy and reference alike: once, before either makes a log-probability."""
         if self._is_weighing:
             return
         self._is_weighing = True
-        autocast = self.accelerator.autocast
-        weigh_logps(self.model.get_base_model() if is_peft_model(self.model) else self.model, self._sums, autocast)
+        models = [self.model.get_base_model() if is_peft_model(self.model) else self.model]
         if self.ref_model is not None:
-            weigh_logps(self.accelerator.unwrap_model(self.ref_model), self._sums, autocast)
+            models.append(self.accelerator.unwrap_model(self.ref_model))
+        for model in models:
+            if self.args.use_liger_kernel:
+                # transformers does so to the policy alone, and when training starts: it would round in another way than
+                # a reference that is a model of its own or was computed before.
+                apply_liger_kernel(model, self.args.liger_kernel_config)
+            weigh_logps(model, self._sums, self.accelerator.autocast)
 
     def _prepare_dataset(
         self,

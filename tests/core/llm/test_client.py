@@ -1,4 +1,5 @@
 import asyncio
+import sys
 import threading
 import time
 from email.utils import formatdate
@@ -439,6 +440,22 @@ def test_a_record_of_another_version_is_asked_for_again(server, damage, caplog):
     replies.records[request.digest] |= damage
     [received] = complete([request], replies)
     assert not received.cached and len(server.requests) == 2 and "asking again" in caplog.text
+
+
+def test_an_offline_model_is_asked_without_what_takes_seconds_to_import(monkeypatch):
+    for name in ("silent", "exchange", "batch"):
+        monkeypatch.setitem(sys.modules, f"mralign_core.llm.{name}", None)
+    where = EndpointConfig(model="cue/a")
+    endpoint.check_endpoint(where, "annotate.annotator_a")
+    with pytest.raises(ConfigError, match="there is no offline model 'cue/x'"):
+        endpoint.check_endpoint(EndpointConfig(model="cue/x"), "annotate.annotator_a")
+    messages = annotate_messages(ShownTrace("q", ["a"], ["I recall it."]), max_labels=2, taxonomy=PAPER_TAXONOMY)
+    noise = cue.Noise(PAPER_TAXONOMY.labels, 0, 0.0, 0.0)
+    [received] = complete([Request(where, messages, {cue.PARAMETER: noise._asdict()})])
+    num_words = sum(len(message["content"].split()) for message in messages)
+    assert (received.prompt_tokens, received.completion_tokens) == (num_words, len(received.reply.split()))
+    with pytest.raises(ImportError):
+        endpoint.check_endpoint(EndpointConfig(model="openai/gpt-4o"), "annotate.annotator_a")
 
 
 def test_offline_replies_are_not_kept_because_their_code_may_change():

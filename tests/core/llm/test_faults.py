@@ -10,6 +10,7 @@ import tracemalloc
 
 import pytest
 from chat_server import ChatServer, Turn, fails, hangs_up, says
+from litellm import ModelResponse
 
 from mralign_core.config import EndpointConfig, StorageConfig
 from mralign_core.errors import BudgetError, DataError, UserError
@@ -431,7 +432,7 @@ def test_a_cost_that_can_not_be_counts_as_the_most_that_can():
     bounds = endpoint.ChatCompletions().bounds_of(Request(where, [{"role": "user", "content": "u"}], {}))
     usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "a"}}
-    response = endpoint.ModelResponse(model="gpt-4o", choices=[choice], usage=usage)
+    response = ModelResponse(model="gpt-4o", choices=[choice], usage=usage)
     response._hidden_params["response_cost"] = 10_000.0
     reading = endpoint.read_completion(where, response, bounds)
     assert (reading["cost_usd"], reading["prompt_tokens"], reading["completion_tokens"]) == (bounds.usd, 0, 0)
