@@ -134,7 +134,10 @@ class ExcerptAsking:
             steps = [{"thinking_step": [place], "labels": ratings(next(votes))} for place in excerpt.asked]
             text = json.dumps({"steps": steps, "overall_confidence": answer.parsed.overall_confidence})
             request = self.request_about(answer.role, [excerpt])
-            response = {"part_of": [each.request_digest for each in answer.received]}
+            response = {
+                "part_of": [each.request_digest for each in answer.received],
+                "model": last.response.get("model"),
+            }
             reading = {"reply": text, "finish_reason": last.finish_reason, "response": response, **paid}
             digest = _in_company(request)
             record = reply_record(last.model, digest, prompt_digest(request), reading, latency_s=0.0)

@@ -12,6 +12,7 @@ from mralign_core.annotation.annotate import annotate_traces
 from mralign_core.annotation.prompts import read_payload
 from mralign_core.annotation.quoting import NothingKept, quote_annotation
 from mralign_core.config import AnnotateConfig
+from mralign_core.intake import model_in_reply
 from mralign_core.label_sets import PAPER_LABEL_SET
 from mralign_core.llm.client import LLMClient
 from mralign_core.llm.request import Received
@@ -89,9 +90,11 @@ def test_one_request_shows_what_is_near_the_asked_segments_of_several_traces(ser
 
 def test_what_a_request_cost_is_shared_out_by_the_segments_asked(server):
     server.script = answers()
-    made = annotate(server)
+    replies = MemoryReplyStore()
+    made = annotate(server, replies=replies)
     paid = made.raw[made.raw["role"] == "annotator_b"].set_index("trace_id")
     assert paid["cost_usd"].round(6).to_dict() == {"t1": 0.25, "t3": 0.5, "t4": 0.25}
+    assert {model_in_reply(replies.get(digest)) for digest in paid["request_digest"]} == {"scripted"}
     assert paid["prompt_tokens"].sum() == 100 and paid["completion_tokens"].sum() == 20
     assert made.cost_usd == pytest.approx(1.0)
 
