@@ -13,7 +13,8 @@ Three parts, each on traces that it did not learn from:
   and the held-out AUC of both. Teachers are the offline panel, on pocket traces and on the same R1-distill traces.
 
 Run ``python -m benchmarks.distilled_annotator FOLDER`` (or set MRALIGN_REAL_DATA) with the folder of the traces; five
-minutes. ``--encoder PATH`` adds the vectors of a sentence-transformers model.
+minutes. ``--encoder PATH`` adds the vectors of a sentence-transformers model,
+or of a causal language model that reads the traces.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import argparse
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +54,7 @@ from mralign_core.llm.endpoint import price_of, request_params
 from mralign_core.method.consolidation import LabelVote
 from mralign_core.method.taxonomy import MAX_LABELS, PAPER_TAXONOMY
 from mralign_core.method.traces import split_segments
+from mralign_core.models.context_encoder import holds_language_model, load_context_encoder
 from mralign_core.models.sentence_encoder import load_sentence_encoder
 from tests.kept_replies import MemoryReplyStore
 
@@ -116,19 +119,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=default, help="the folder that has traces/")
     parser.add_argument("--parts", default="labels,price,weights", help="some of labels, price, weights")
     parser.add_argument("--sets", default="", help="some of the published sets, for labels")
-    parser.add_argument("--encoder", default="", help="a sentence-transformers model")
+    parser.add_argument("--encoder", default="", help="a sentence-transformers or a language model")
     parser.add_argument("--limit", type=int, default=None, help="only the first so many traces of each set")
     options = parser.parse_args()
     if options.folder is None:
         parser.error("name the folder that has traces/, or set MRALIGN_REAL_DATA")
     traces = options.folder / "traces"
-    encode = load_sentence_encoder(options.encoder, "--encoder", "leave it out") if options.encoder else None
+    encoder = vectors_by(options.encoder) if options.encoder else None
     for part in options.parts.split(","):
         if part == "labels":
             mappings = load_mappings()
             for name in options.sets.split(",") if options.sets else mappings:
                 mapping = mappings[name]
-                print_labels(name, mapping, traces / "labelled", options.limit, encode)
+                print_labels(name, mapping, traces / "labelled", options.limit, encoder)
         elif part == "price":
             print_prices(real_corpus(traces))
         elif part == "weights":
@@ -138,8 +141,23 @@ def main() -> None:
             parser.error(f"--parts: {part!r} is none of labels, price, weights")
 
 
+class Vectors(NamedTuple):
+    """An encoder, as ``distil`` takes it."""
+
+    encode: Encoder
+    reads_traces: bool
+
+
+def vectors_by(path: str) -> Vectors:
+    """A model that reads each trace once, however many folds it is in."""
+    reads_traces = holds_language_model(path)
+    load = load_context_encoder if reads_traces else load_sentence_encoder
+    encode = cache(load(path, "--encoder", "leave it out"))
+    return Vectors(lambda texts: encode(tuple(texts)), reads_traces)
+
+
 def print_labels(
-    name: str, mapping: Mapping[str, Any], folder: Path, limit: int | None, encode: Encoder | None
+    name: str, mapping: Mapping[str, Any], folder: Path, limit: int | None, encoder: Vectors | None
 ) -> None:
     """How well labels of others are learned, on problems that were not learned from."""
     split = MAIN if name == "reasoningflow_human" else None
@@ -152,7 +170,7 @@ def print_labels(
         [[[segment["label"]] for segment in each] for each in segments],
         [trace.get("question") or trace["id"] for trace in traces],
     )
-    held_out = outer_folds(teaching, labels, encode)
+    held_out = outer_folds(teaching, labels, encoder)
     given = held_out.given
     scores = score_annotator(held_out.probs, given, labels)
     print(f"\n## {name}: {len(texts)} traces, {len(given):,} segments, {len(labels)} labels\n")
@@ -184,12 +202,12 @@ class HeldOut(NamedTuple):
     given: NDArray[np.bool_]
 
 
-def outer_folds(teaching: LabelledTraces, labels: Sequence[str], encode: Encoder | None = None) -> HeldOut:
+def outer_folds(teaching: LabelledTraces, labels: Sequence[str], encoder: Vectors | None = None) -> HeldOut:
     """What annotators say of problems that neither their chain, nor its penalty, nor its calibration has seen."""
     given, trace_of_segment = given_labels(teaching, labels), teaching.trace_of_segment
     probs, numbers = np.empty(given.shape), np.arange(len(teaching.texts))
     for learned, rest in GroupKFold(NUM_FOLDS).split(numbers, groups=np.array(teaching.questions)):
-        annotator = distil(part(teaching, learned), labels, encode=encode).annotator
+        annotator = distil(part(teaching, learned), labels, **(encoder._asdict() if encoder else {})).annotator
         rows = np.isin(trace_of_segment, rest)
         probs[rows] = annotator.confidences([teaching.texts[trace] for trace in rest])
     return HeldOut(probs, given)

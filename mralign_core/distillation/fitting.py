@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mralign_core.distillation.annotator import AboutAnnotator, DistilledAnnotator, vote_of
 from mralign_core.distillation.calibration import fit_calibration
-from mralign_core.distillation.features import Encoder, segment_features
+from mralign_core.distillation.features import Encoder, fit_scale, segment_features, vectors_of
 from mralign_core.distillation.label_chain import LabelChain, fit_label_chain
 from mralign_core.errors import DataError
 from mralign_core.method import FloatArray
@@ -83,6 +83,7 @@ def distil(
     *,
     encode: Encoder | None = None,
     encoder: str = "",
+    reads_traces: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Distilled:
     """Fit an annotator.
@@ -92,6 +93,7 @@ def distil(
         labels: the closed label set, in canonical order.
         encode: gives vectors of segments.
         encoder: the name of what gives them.
+        reads_traces: whether that is a language model, which reads whole traces.
         on_progress: called with (done, total) fits.
 
     Raises:
@@ -100,7 +102,9 @@ def distil(
     given = given_labels(traces, labels)
     is_rated = np.array([segment is not None for trace in traces.labels for segment in trace], dtype=bool)
     _check(traces, given)
-    features = segment_features(traces.texts, encode)
+    vectors = vectors_of(traces.texts, encode) if encode else None
+    scale = fit_scale(vectors) if vectors is not None and reads_traces else None
+    features = segment_features(traces.texts, vectors, scale)
     folds = _folds(traces.questions)
     fits = Fits(features, traces.trace_of_segment, given)
     report = _counted(on_progress, len(PENALTIES) * len(folds) + 1)
@@ -111,7 +115,9 @@ def distil(
     chain = fits.fitted(np.ones(len(given), dtype=bool), best)
     report()
     probe = probe_of(encode) if encode else ()
-    about = AboutAnnotator(labels=tuple(labels), calibration=calibration, encoder=encoder, encoder_probe=probe)
+    about = AboutAnnotator(
+        labels=tuple(labels), calibration=calibration, encoder=encoder, encoder_probe=probe, encoder_scale=scale
+    )
     annotator = DistilledAnnotator(about, chain, encode)
     return Distilled(annotator, calibration.apply(by_penalty[best]), given, is_rated, best, likelihoods)
 
