@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from mralign_core.distillation.annotator import AboutAnnotator, DistilledAnnotator, vote_of
 from mralign_core.distillation.calibration import fit_calibration
-from mralign_core.distillation.features import Encoder, fit_scale, segment_features, vectors_of
+from mralign_core.distillation.features import (
+    READ_LENGTH,
+    Encoder,
+    VectorScale,
+    fit_scale,
+    segment_features,
+    vectors_of,
+)
 from mralign_core.distillation.label_chain import LabelChain, fit_label_chain
 from mralign_core.errors import DataError
 from mralign_core.method import FloatArray
@@ -26,7 +33,7 @@ from mralign_core.method.consolidation import LabelVote
 
 PENALTIES = (0.3, 1.0, 3.0)
 _NUM_FOLDS = 5
-SAME_COSINE = 0.999
+SAME_COSINE, SAME_READING = 0.999, 0.99
 FEWEST_QUESTIONS = _NUM_FOLDS
 """One is held out in each fold."""
 _PROBE = ("Wait, maybe that is not right.", "I recall that it was in 1969.")
@@ -158,10 +165,19 @@ def probe_of(encode: Encoder) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(round(float(value), 5) for value in vector) for vector in encode(_PROBE))
 
 
-def is_same_encoder(encode: Encoder, probe: Sequence[Sequence[float]]) -> bool:
-    """Whether an encoder gives the vectors of a probe, but for what another machine makes of the last digits."""
+def is_same_encoder(encode: Encoder, probe: Sequence[Sequence[float]], scale: VectorScale | None = None) -> bool:
+    """Whether an encoder gives the vectors of a probe, but for what another machine makes of the last digits.
+
+    A language model's vectors are compared on their scale, since a few large dimensions are alike in all of them, and
+    less strictly, since it may run in half precision.
+    """
     found, known = encode(_PROBE), np.array(probe)
-    return found.shape == known.shape and bool(((found * known).sum(axis=1) > SAME_COSINE).all())
+    if found.shape != known.shape:
+        return False
+    if scale is None:
+        return bool(((found * known).sum(axis=1) > SAME_COSINE).all())
+    found, known = scale.apply(found), scale.apply(known)
+    return bool(((found * known).sum(axis=1) > SAME_READING * READ_LENGTH**2).all())
 
 
 def given_labels(traces: LabelledTraces, labels: Sequence[str]) -> NDArray[np.bool_]:

@@ -121,7 +121,7 @@ def open_annotator(store: ArtifactStore, ref: ArtifactRef, taxonomy: Taxonomy, f
         return annotator
     load = load_context_encoder if about.encoder_scale else load_sentence_encoder
     encode = load(about.encoder, field, "name another annotator")
-    if not is_same_encoder(encode, about.encoder_probe):
+    if not is_same_encoder(encode, about.encoder_probe, about.scale):
         raise ConfigError(
             f"{field}: {about.encoder} gives other vectors than the model of that name that {ref.stage}/{ref.key} "
             "learned with: put that one back, or distil anew"
