@@ -5,14 +5,16 @@ Three parts, each on traces that it did not learn from:
 * *labels*: on three published sets of segment-labelled reasoning traces (see ``labels_of_others``), five folds of whole
   problems; beside the cue annotators on the labels that they can be compared on, and, where two people labelled the
   same traces, beside their agreement.
-* *price*: what the paper's panel costs for its 6,973 traces, at today's prices, if 0, 10, 30 or 100 % of the segments
-  go on to it. Traces are the first NQ-Open traces of an R1-distill, scaled; nothing is asked.
+* *price*: what the paper's panel costs for its 6,973 traces, at today's prices, if 10, 20, 30 or 100 % of the segments
+  go on to it, whole traces shown or excerpts. Traces are the first NQ-Open traces of an R1-distill, scaled; nothing is
+  asked.
 * *weights*: an annotator that learned from the labels of a fifth of the questions labels the rest, of which the least
   sure segments go back to the teacher; rank correlation of the segments' weights with those of the teacher's labels,
   and the held-out AUC of both. Teachers are the offline panel, on pocket traces and on the same R1-distill traces.
 
 Run ``python -m benchmarks.distilled_annotator FOLDER`` (or set MRALIGN_REAL_DATA) with the folder of the traces; five
-minutes. ``--encoder PATH`` adds the vectors of a sentence-transformers model.
+minutes. ``--encoder PATH`` adds the vectors of a sentence-transformers model,
+or of a causal language model that reads the traces.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import argparse
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,9 +35,11 @@ from sklearn.model_selection import GroupKFold
 
 from benchmarks.hidden_labels import pocket_traces
 from benchmarks.labels_of_others import annotate, labelled_segments, load_mappings, read_traces
-from mralign_core.annotation.annotate import annotate_traces
-from mralign_core.annotation.quoting import NothingKept, quote_annotation
-from mralign_core.config import AnnotateConfig, EstimateConfig, RewardConfig
+from mralign_core.annotation.annotate import annotate_traces, trace_of
+from mralign_core.annotation.prompts import Excerpt, ShownTrace, annotate_messages, excerpts_messages
+from mralign_core.annotation.quoting import REPLY_TOKENS, STEP_TOKENS, NothingKept, quote_annotation
+from mralign_core.annotation.replies import reply_schema
+from mralign_core.config import AnnotateConfig, EndpointConfig, EstimateConfig, RewardConfig
 from mralign_core.distillation.annotator import DistilledAnnotator, LocalLabeller
 from mralign_core.distillation.features import Encoder
 from mralign_core.distillation.fitting import LabelledTraces, distil, given_labels
@@ -45,17 +50,46 @@ from mralign_core.estimation.traces import LabelledTrace
 from mralign_core.estimation.weights import weigh_segments
 from mralign_core.label_sets import PAPER_LABEL_SET
 from mralign_core.llm.client import LLMClient
-from mralign_core.method.taxonomy import PAPER_TAXONOMY
+from mralign_core.llm.endpoint import price_of, request_params
+from mralign_core.method.consolidation import LabelVote
+from mralign_core.method.taxonomy import MAX_LABELS, PAPER_TAXONOMY
 from mralign_core.method.traces import split_segments
+from mralign_core.models.context_encoder import holds_language_model, load_context_encoder
 from mralign_core.models.sentence_encoder import load_sentence_encoder
 from tests.kept_replies import MemoryReplyStore
 
 PAPERS_TRACES = 6_973
-SHOWN_SHARES = (0.0, 0.1, 0.3, 1.0)
+SHOWN_SHARES = (0.1, 0.2, 0.3, 1.0)
 NUM_FOLDS = 5
 MAIN, OTHERS = "v0_human_D", ("v0_human_A", "v0_human_B", "v0_human_C")
 """Who labelled all problems, and those who labelled some of the same."""
 PANEL = {"annotator_a": "deepseek/deepseek-chat", "annotator_b": "openai/gpt-4o", "adjudicator": "openai/gpt-5"}
+TOGETHER = 30
+"""Segments that a request by excerpts asks about."""
+WHOLE = 10_000
+"""Neighbours that are the whole trace."""
+CHEAP = {"annotator_b": PANEL["annotator_a"]}
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    "2 neighbours": {"escalate_context": 2},
+    f"2 neighbours, {TOGETHER} a request": {"escalate_context": 2, "escalate_together": TOGETHER},
+    f"1 neighbour, {TOGETHER} a request": {"escalate_context": 1, "escalate_together": TOGETHER},
+    "deepseek-chat": CHEAP,
+    f"deepseek-chat, 1 neighbour, {TOGETHER} a request": {
+        **CHEAP,
+        "escalate_context": 1,
+        "escalate_together": TOGETHER,
+    },
+    f"deepseek-chat, 2 neighbours, {TOGETHER} a request": {
+        **CHEAP,
+        "escalate_context": 2,
+        "escalate_together": TOGETHER,
+    },
+}
+PARTS = (
+    ("2 neighbours", 2, 0),
+    (f"2 neighbours, {TOGETHER} a request", 2, TOGETHER),
+    (f"1 neighbour, {TOGETHER} a request", 1, TOGETHER),
+)
 OFFLINE = {"annotator_a": "cue/a", "annotator_b": "cue/b", "adjudicator": "cue/adjudicator"}
 
 
@@ -85,19 +119,19 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=default, help="the folder that has traces/")
     parser.add_argument("--parts", default="labels,price,weights", help="some of labels, price, weights")
     parser.add_argument("--sets", default="", help="some of the published sets, for labels")
-    parser.add_argument("--encoder", default="", help="a sentence-transformers model")
+    parser.add_argument("--encoder", default="", help="a sentence-transformers or a language model")
     parser.add_argument("--limit", type=int, default=None, help="only the first so many traces of each set")
     options = parser.parse_args()
     if options.folder is None:
         parser.error("name the folder that has traces/, or set MRALIGN_REAL_DATA")
     traces = options.folder / "traces"
-    encode = load_sentence_encoder(options.encoder, "--encoder", "leave it out") if options.encoder else None
+    encoder = vectors_by(options.encoder) if options.encoder else None
     for part in options.parts.split(","):
         if part == "labels":
             mappings = load_mappings()
             for name in options.sets.split(",") if options.sets else mappings:
                 mapping = mappings[name]
-                print_labels(name, mapping, traces / "labelled", options.limit, encode)
+                print_labels(name, mapping, traces / "labelled", options.limit, encoder)
         elif part == "price":
             print_prices(real_corpus(traces))
         elif part == "weights":
@@ -107,8 +141,23 @@ def main() -> None:
             parser.error(f"--parts: {part!r} is none of labels, price, weights")
 
 
+class Vectors(NamedTuple):
+    """An encoder, as ``distil`` takes it."""
+
+    encode: Encoder
+    reads_traces: bool
+
+
+def vectors_by(path: str) -> Vectors:
+    """A model that reads each trace once, however many folds it is in."""
+    reads_traces = holds_language_model(path)
+    load = load_context_encoder if reads_traces else load_sentence_encoder
+    encode = cache(load(path, "--encoder", "leave it out"))
+    return Vectors(lambda texts: encode(tuple(texts)), reads_traces)
+
+
 def print_labels(
-    name: str, mapping: Mapping[str, Any], folder: Path, limit: int | None, encode: Encoder | None
+    name: str, mapping: Mapping[str, Any], folder: Path, limit: int | None, encoder: Vectors | None
 ) -> None:
     """How well labels of others are learned, on problems that were not learned from."""
     split = MAIN if name == "reasoningflow_human" else None
@@ -121,7 +170,7 @@ def print_labels(
         [[[segment["label"]] for segment in each] for each in segments],
         [trace.get("question") or trace["id"] for trace in traces],
     )
-    held_out = outer_folds(teaching, labels, encode)
+    held_out = outer_folds(teaching, labels, encoder)
     given = held_out.given
     scores = score_annotator(held_out.probs, given, labels)
     print(f"\n## {name}: {len(texts)} traces, {len(given):,} segments, {len(labels)} labels\n")
@@ -153,12 +202,12 @@ class HeldOut(NamedTuple):
     given: NDArray[np.bool_]
 
 
-def outer_folds(teaching: LabelledTraces, labels: Sequence[str], encode: Encoder | None = None) -> HeldOut:
+def outer_folds(teaching: LabelledTraces, labels: Sequence[str], encoder: Vectors | None = None) -> HeldOut:
     """What annotators say of problems that neither their chain, nor its penalty, nor its calibration has seen."""
     given, trace_of_segment = given_labels(teaching, labels), teaching.trace_of_segment
     probs, numbers = np.empty(given.shape), np.arange(len(teaching.texts))
     for learned, rest in GroupKFold(NUM_FOLDS).split(numbers, groups=np.array(teaching.questions)):
-        annotator = distil(part(teaching, learned), labels, encode=encode).annotator
+        annotator = distil(part(teaching, learned), labels, **(encoder._asdict() if encoder else {})).annotator
         rows = np.isin(trace_of_segment, rest)
         probs[rows] = annotator.confidences([teaching.texts[trace] for trace in rest])
     return HeldOut(probs, given)
@@ -195,6 +244,18 @@ def print_people(path: Path, traces: Sequence[Mapping[str, Any]], held_out: Held
         f"on {len(rows):,} segments that two people labelled: another person macro-F1 {f1s[0]:.3f}, accuracy ", end=""
     )
     print(f"{right[0]:.3f}; distilled {f1s[1]:.3f}, {right[1]:.3f}, which is {right[1] / right[0]:.0%} of people's")
+    print("\n| least sure segments labelled by that person | right of all | of people's | differ from the distilled |")
+    print("|---|---|---|---|")
+    order, own, theirs = np.argsort(probs.max(axis=1), kind="stable"), probs.argmax(axis=1), np.array(said_by_other)
+    for share in SHARES:
+        goes_on = order[: round(share * len(rows))]
+        mixed = own.copy()
+        mixed[goes_on] = theirs[goes_on]
+        of_all, differ = (
+            given[np.arange(len(rows)), mixed].mean(),
+            (own != theirs)[goes_on].sum() / max(1, len(goes_on)),
+        )
+        print(f"| {share:.0%} | {of_all:.3f} | {of_all / right[0]:.1%} | {differ:.0%} |")
 
 
 def real_corpus(folder: Path) -> Corpus:
@@ -240,24 +301,43 @@ def print_prices(corpus: Corpus) -> None:
     votes = [annotator.votes([corpus.texts[trace]]) for trace in rest]
     of_segments = np.array([max(vote.confidences) for of_trace in votes for vote in of_trace])
     of_traces = np.array([np.mean([max(vote.confidences) for vote in of_trace]) for of_trace in votes])
+    print_request_parts(traces, votes, float(np.quantile(of_segments, 0.1)))
     print(f"\n## The paper's panel for {PAPERS_TRACES:,} traces, by {len(rest)} that were not learned from\n")
-    print("| | requests | least | most |\n|---|---|---|---|")
-    print_price("panel alone", traces, PANEL, None)
-    for escalate, values in (("segments", of_segments), ("traces", of_traces)):
+    print("| | requests | least | of the panel's | with cached prompts | most | of the panel's |")
+    print("|---|---|---|---|---|---|---|")
+    alone = print_price("the panel alone", traces, PANEL, None)
+    for name, values, settings in (
+        ("segments", of_segments, {}),
+        *((f"segments, {way}", of_segments, settings) for way, settings in WAYS.items()),
+        ("traces", of_traces, {"escalate": "traces"}),
+    ):
         for share in SHOWN_SHARES:
-            below = 10.0 if share == 1 else float(np.quantile(values, share)) if share else 0.0
-            settings = {**PANEL, "annotator_a": "local/measured", "escalate_below": round(below, 3)}
-            settings |= {"escalate": escalate} if below else {}
-            print_price(f"{share:.0%} of {escalate}", traces, settings, annotator)
+            below = 10.0 if share == 1 else float(np.quantile(values, share))
+            section = {**PANEL, "annotator_a": "local/measured", "escalate_below": round(below, 3), **settings}
+            print_price(f"{share:.0%} of {name}", traces, section, annotator, alone)
+
+
+class Price(NamedTuple):
+    """Dollars that are certain, the same where prompts that begin alike are cached, and the most."""
+
+    requests: int
+    least: float
+    cached: float
+    most: float
 
 
 def print_price(
-    name: str, traces: pd.DataFrame, settings: Mapping[str, Any], annotator: DistilledAnnotator | None
-) -> None:
+    name: str,
+    traces: pd.DataFrame,
+    settings: Mapping[str, Any],
+    annotator: DistilledAnnotator | None,
+    panel: Price | None = None,
+) -> Price:
     """Requests and dollars that are certain, and most dollars: every segment that B was asked about adjudicated."""
+    section = AnnotateConfig.model_validate(settings)
     quotes = quote_annotation(
         traces,
-        AnnotateConfig.model_validate(settings),
+        section,
         seed=0,
         label_set=PAPER_LABEL_SET,
         replies=NothingKept(),
@@ -267,7 +347,72 @@ def print_price(
     requests, least, most = (
         sum(getattr(each, amount) for each in quotes) for amount in ("requests", "cost_usd", "most_cost_usd")
     )
-    print(f"| {name} | {requests:,} | ${least:,.2f} | ${most:,.2f} |")
+    is_excerpt = section.escalate_context is not None
+    again = ((each.model, each.requests - 1) for each in quotes if each.requests > 1)
+    rebate = sum(requests * cached_rebate_usd(model, is_excerpt) for model, requests in again)
+    price = Price(requests, least, least - rebate, most)
+    of_panel = [f"{price.least / panel.least:.1%}", f"{price.most / panel.most:.1%}"] if panel else ["", ""]
+    print(f"| {name} | {requests:,} | ${least:,.2f} | {of_panel[0]} | ${price.cached:,.2f} | ${most:,.2f} ", end="")
+    print(f"| {of_panel[1]} |")
+    return price
+
+
+def cached_rebate_usd(model: str, is_excerpt: bool) -> float:
+    """What a request costs less whose beginning, the same for all, the provider has from an earlier one.
+
+    Of the instructions and the schema; OpenAI caches from 1,024 tokens on, in steps of 128.
+    """
+    import litellm
+
+    info = litellm.get_model_info(model)
+    full_usd = info["input_cost_per_token"]
+    tokens = instruction_tokens(model, is_excerpt)
+    if model.startswith("openai/"):
+        tokens = 128 * (tokens // 128) if tokens >= 1024 else 0
+    return float(tokens * (full_usd - (info.get("cache_read_input_token_cost") or full_usd)))
+
+
+def instruction_tokens(model: str, is_excerpt: bool) -> int:
+    """Tokens of the instructions, labels and reply schema, which begin every request."""
+    import litellm
+
+    trace = ShownTrace("", [""], [""])
+    if is_excerpt:
+        system, _ = excerpts_messages([Excerpt(trace, [0], 0)], max_labels=MAX_LABELS, taxonomy=PAPER_TAXONOMY)
+    else:
+        system, _ = annotate_messages(trace, max_labels=MAX_LABELS, taxonomy=PAPER_TAXONOMY)
+    shape = request_params(EndpointConfig(model=model), reply_schema(PAPER_TAXONOMY)).get("response_format")
+    texts = [system["content"], json.dumps(shape) if shape else ""]
+    return sum(litellm.token_counter(model=model, text=text) for text in texts)
+
+
+def print_request_parts(traces: pd.DataFrame, votes: Sequence[Sequence[LabelVote]], below: float) -> None:
+    """What gpt-4o is paid for in a request about the unsure segments of a trace, by what is shown."""
+    import litellm
+
+    model, price = PANEL["annotator_b"], price_of(EndpointConfig(model=PANEL["annotator_b"]))
+    unsure = [
+        (trace_of(row), asked)
+        for row, of_trace in zip(traces.itertuples(index=False), votes, strict=True)
+        if (asked := [place for place, vote in enumerate(of_trace) if max(vote.confidences) < below])
+    ]
+    num_asked = sum(len(asked) for _, asked in unsure)
+
+    def shown_tokens(context: int) -> int:
+        texts = [
+            excerpts_messages([Excerpt(*each, context)], max_labels=MAX_LABELS, taxonomy=PAPER_TAXONOMY)[1]
+            for each in unsure
+        ]
+        return sum(litellm.token_counter(model=model, text=text["content"]) for text in texts)
+
+    alone = num_asked / len(unsure)
+    print(f"\n## {model}'s dollars for a segment, at a tenth of the segments: {alone:.1f} in a trace\n")
+    print("| shown | instructions, labels, schema | question and segments | reply |\n|---|---|---|---|")
+    for name, context, per_request in (("the trace", WHOLE, alone), *((*each[:2], each[2] or alone) for each in PARTS)):
+        fixed = instruction_tokens(model, context < WHOLE) / per_request * price.input_usd
+        shown = shown_tokens(context) / num_asked * price.input_usd
+        reply = (REPLY_TOKENS / per_request + STEP_TOKENS) * price.output_usd
+        print(f"| {name} | ${fixed:.5f} | ${shown:.5f} | ${reply:.5f} |")
 
 
 def print_weights(name: str, corpus: Corpus) -> None:

@@ -14,6 +14,7 @@ from mralign_core.distillation.measuring import MEASURED_FILE, Measured, measure
 from mralign_core.distillation.published import publish_annotator
 from mralign_core.distillation.teaching import traces_of_annotations, traces_of_file, traces_of_person
 from mralign_core.label_sets import label_set_of
+from mralign_core.models.context_encoder import holds_language_model, load_context_encoder
 from mralign_core.models.sentence_encoder import load_sentence_encoder
 from mralign_core.rating.human_sets import HUMAN_LABELS_FILE, check_label_set, find_human_labels
 from mralign_core.schemas.annotations import ANNOTATIONS
@@ -78,6 +79,7 @@ def _contents(config: RunConfig, _: Part) -> dict[str, Any]:
     sources=(
         "mralign_core.distillation.measuring",
         "mralign_core.distillation.teaching",
+        "mralign_core.models.context_encoder",
         "mralign_core.models.sentence_encoder",
         "mralign_core.schemas.candidates",
         "mralign_core.schemas.human_labels",
@@ -89,9 +91,11 @@ def distil_labels(making: Making) -> Built:
     """Fit an annotator, and measure it on folds that the chain which labels them had not seen."""
     section, known = making.config.distil, label_set_of(making.config).taxonomy.labels
     traces, encoder = _teaching(making), _encoder(section)
-    encode = load_sentence_encoder(encoder, "distil.encoder", "leave it out") if encoder else None
+    reads_traces = holds_language_model(encoder)
+    load = load_context_encoder if reads_traces else load_sentence_encoder
+    encode = load(encoder, "distil.encoder", "leave it out") if encoder else None
     with progress("fitting on folds", "distil-annotator") as report:
-        made = distil(traces, known, encode=encode, encoder=encoder, on_progress=report)
+        made = distil(traces, known, encode=encode, encoder=encoder, reads_traces=reads_traces, on_progress=report)
     measured = measure(made, traces, known)
     write_annotator(made.annotator, making.directory)
     (making.directory / MEASURED_FILE).write_text(measured.model_dump_json(indent=1), encoding="utf-8")

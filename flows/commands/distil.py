@@ -38,7 +38,8 @@ def distil_annotator(
         str,
         typer.Option(
             metavar="PATH",
-            help="A sentence-transformers model (a folder or a hub name) whose vectors it sees beside words. "
+            help="What gives vectors that it sees beside words: a folder with a causal language model, which reads "
+            "whole traces, or a sentence-transformers model (a folder or a hub name). "
             "\\[default: `distil.encoder`, words alone]",
         ),
     ] = "",

@@ -15,18 +15,18 @@ annotator B and the adjudicator are asked about the rest and nothing else. Nothi
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from mralign_core.annotation import cue
-from mralign_core.annotation.conversing import converse
+from mralign_core.annotation.conversing import converse, gather_all
+from mralign_core.annotation.excerpts import ExcerptAsking
 from mralign_core.annotation.labeller import Labeller, require_labelled
 from mralign_core.annotation.prompts import (
     DisputedStep,
@@ -44,7 +44,7 @@ from mralign_core.llm import background
 from mralign_core.llm.client import Client
 from mralign_core.llm.json_reply import ReplyProblem
 from mralign_core.llm.offline import Message
-from mralign_core.llm.request import OFFERED, Received
+from mralign_core.llm.request import OFFERED, Received, Request
 from mralign_core.llm.tidying import as_utf8
 from mralign_core.method.consolidation import Consolidated, LabelVote, accept, consolidate, merge_steps
 from mralign_core.method.taxonomy import MAX_LABELS, Taxonomy
@@ -75,7 +75,7 @@ class AnnotationResult(NamedTuple):
     cost_usd: float
 
 
-class _Answer(NamedTuple):
+class RoleAnswer(NamedTuple):
     """One role's replies on one trace, and what the last one says: either ``parsed`` or its problem."""
 
     role: str
@@ -84,10 +84,42 @@ class _Answer(NamedTuple):
     parsed: ParsedReply | None
 
 
-class _TraceOutcome(NamedTuple):
+class TraceOutcome(NamedTuple):
+    """The answers about a trace, and its rows of the annotations; none where it is left out."""
+
     trace_id: str
-    answers: list[_Answer]
+    answers: Sequence[RoleAnswer]
     rows: list[dict[str, Any]]
+
+
+class Draft(NamedTuple):
+    """A trace, and what is said of it so far, in the order of the roles.
+
+    ``steps`` are what is decided on, each the indices of its segments; ``asked_of_b`` the segments that annotator B
+    labels.
+    """
+
+    trace_id: str
+    trace: ShownTrace
+    answers: tuple[RoleAnswer, ...]
+    steps: Sequence[Sequence[int]]
+    asked_of_b: Sequence[int]
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether somebody's answer can't be used."""
+        return any(answer.parsed is None for answer in self.answers)
+
+    def with_answer(self, answer: RoleAnswer) -> Draft:
+        """The same with one more answer."""
+        return self._replace(answers=(*self.answers, answer))
+
+    def votes(self) -> tuple[Sequence[LabelVote], Mapping[int, LabelVote]]:
+        """What annotator A says of every segment, and annotator B of those it was asked about."""
+        a, *others = (answer.parsed for answer in self.answers)
+        assert a is not None
+        votes_b = others[0].votes if others and others[0] else []
+        return a.votes, dict(zip(self.asked_of_b, votes_b, strict=True)) if votes_b else {}
 
 
 def together(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -162,86 +194,102 @@ class Panel:
     async def annotate(self, candidates: pd.DataFrame, report_done: Callable[[int], None]) -> AnnotationResult:
         """Annotate all traces at once, as far as the client lets requests through."""
         counter = itertools.count(1)
-        # A batch is the larger the more traces wait for it.
-        uses_batches = any(endpoint.use_batch_api for endpoint in self.endpoints.values())
-        admission = contextlib.nullcontext() if uses_batches else self.client.admission
+        rows = list(candidates.itertuples(index=False))
+        if self.section.escalate_context is not None:
+            outcomes = await ExcerptAsking(self).annotate(rows)
+            report_done(len(rows))
+            return _result(outcomes)
 
-        async def counted(row: Any) -> _TraceOutcome:
-            async with admission:
+        async def counted(row: Any) -> TraceOutcome:
+            async with self.admission:
                 outcome = await self.annotate_trace(row)
             report_done(next(counter))
             return outcome
 
-        return _result(await gather_all([counted(row) for row in candidates.itertuples(index=False)]))
+        return _result(await gather_all([counted(row) for row in rows]))
 
-    async def annotate_trace(self, row: Any) -> _TraceOutcome:
+    @property
+    def admission(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """What a piece of work takes a place in; none with a batch API: a batch is larger the more wait for it."""
+        uses_batches = any(endpoint.use_batch_api for endpoint in self.endpoints.values())
+        return contextlib.nullcontext() if uses_batches else self.client.admission
+
+    async def annotate_trace(self, row: Any) -> TraceOutcome:
         """Annotate one row of the candidates."""
-        if self.section.is_distilled:
-            return await self._annotate_unsure(row)
+        draft = await (self._asked_unsure(row) if self.section.is_distilled else self._asked_both(row))
+        if open_steps := self.open_steps(draft):
+            draft = draft.with_answer(await self.adjudicate(draft.trace, open_steps))
+        return self.outcome(draft)
+
+    async def _asked_both(self, row: Any) -> Draft:
+        """Have both annotators label a trace."""
         trace = self.shown(row)
-        messages, asked = self.about_all(trace), [[index] for index in range(len(trace.segments))]
+        segments = range(len(trace.segments))
+        messages, asked = self.about_all(trace), [[index] for index in segments]
         answers = await gather_all([self.annotator(role, row, messages, asked) for role in ROLES[:2]])
         a, b = (answer.parsed for answer in answers)
-        if a is None or b is None:
-            return _TraceOutcome(row.trace_id, answers, [])
-        steps = _group(merge_steps(a.steps, b.steps))
-        return await self._decide(row.trace_id, trace, answers, steps, a.votes, dict(enumerate(b.votes)))
+        steps = _group(merge_steps(a.steps, b.steps)) if a and b else []
+        return Draft(row.trace_id, trace, tuple(answers), steps, segments)
 
-    async def _annotate_unsure(self, row: Any) -> _TraceOutcome:
+    async def _asked_unsure(self, row: Any) -> Draft:
         """Have annotator B label what a distilled annotator A is not sure of."""
-        trace = self.shown(row)
-        asked = [[index] for index in range(len(trace.segments))]
-        answers = [self.said(ROLES[0], row, asked)]
-        a = answers[0].parsed
-        if a is None:
-            return _TraceOutcome(row.trace_id, answers, [])
-        unsure = unsure_segments(a.votes, self.section)
-        votes_b: dict[int, LabelVote] = {}
-        if unsure:
-            messages = self.about_all(trace) if len(unsure) == len(asked) else self.about_some(trace, unsure)
-            answers.append(await self.ask(ROLES[1], messages, [[index] for index in unsure], may_merge=False))
-            if answers[1].parsed is None:
-                return _TraceOutcome(row.trace_id, answers, [])
-            votes_b = dict(zip(unsure, answers[1].parsed.votes, strict=True))
-        return await self._decide(row.trace_id, trace, answers, asked, a.votes, votes_b)
+        draft = self.said_first(row)
+        if unsure := draft.asked_of_b:
+            is_all = len(unsure) == len(draft.steps)
+            messages = self.about_all(draft.trace) if is_all else self.about_some(draft.trace, unsure)
+            asked = [[index] for index in unsure]
+            draft = draft.with_answer(await self.ask(ROLES[1], messages, asked, may_merge=False))
+        return draft
 
-    async def _decide(
-        self,
-        trace_id: str,
-        trace: ShownTrace,
-        answers: list[_Answer],
-        steps: Sequence[Sequence[int]],
-        votes_a: Sequence[LabelVote],
-        votes_b: Mapping[int, LabelVote],
-    ) -> _TraceOutcome:
-        """Consolidate what two annotators said of each step, and have the adjudicator settle what they leave open."""
-        decided = [self.consolidate(votes_a[step[0]], votes_b.get(step[0])) for step in steps]
-        open_steps = [
+    def said_first(self, row: Any) -> Draft:
+        """What a distilled annotator A says of a trace, and which segments it leaves to annotator B."""
+        trace = self.shown(row)
+        steps = [[index] for index in range(len(trace.segments))]
+        answer = self.said(ROLES[0], row, steps)
+        unsure = unsure_segments(answer.parsed.votes, self.section) if answer.parsed else []
+        return Draft(row.trace_id, trace, (answer,), steps, unsure)
+
+    def consolidated(self, draft: Draft) -> list[Consolidated]:
+        """What the annotators' votes decide of each step."""
+        votes_a, votes_b = draft.votes()
+        return [self.consolidate(votes_a[step[0]], votes_b.get(step[0])) for step in draft.steps]
+
+    def open_steps(self, draft: Draft) -> list[DisputedStep]:
+        """The steps that the annotators leave open."""
+        if draft.is_left_out:
+            return []
+        votes_a, votes_b = draft.votes()
+        return [
             DisputedStep(tuple(step), votes_a[step[0]], votes_b[step[0]])
-            for step, decision in zip(steps, decided, strict=True)
+            for step, decision in zip(draft.steps, self.consolidated(draft), strict=True)
             if decision.rule == "adjudicate"
         ]
-        if open_steps:
-            answers.append(await self.adjudicate(trace, open_steps))
-            verdict = answers[-1].parsed
-            if verdict is None:
-                return _TraceOutcome(trace_id, answers, [])
+
+    def outcome(self, draft: Draft) -> TraceOutcome:
+        """The rows of a trace of which everyone has said what they were asked; none where an answer can't be used."""
+        if draft.is_left_out:
+            return TraceOutcome(draft.trace_id, draft.answers, [])
+        decided = self.consolidated(draft)
+        if draft.answers[-1].role == ROLES[2] and (verdict := draft.answers[-1].parsed):
             decided = _put_in(decided, _settle(verdict, self.taxonomy))
-        return _TraceOutcome(trace_id, answers, _rows(trace_id, steps, decided, votes_a, votes_b))
+        return TraceOutcome(draft.trace_id, draft.answers, _rows(draft.trace_id, draft.steps, decided, *draft.votes()))
 
     async def annotator(
         self, role: str, row: Any, messages: Sequence[Message], asked: Sequence[Sequence[int]]
-    ) -> _Answer:
+    ) -> RoleAnswer:
         """What an annotator says of a trace: a labeller's labels are here, a model is asked."""
         return self.said(role, row, asked) if role in self.labellers else await self.ask(role, messages, asked)
 
-    def said(self, role: str, row: Any, asked: Sequence[Sequence[int]]) -> _Answer:
+    def said(self, role: str, row: Any, asked: Sequence[Sequence[int]]) -> RoleAnswer:
         """What a labeller says of a trace."""
-        received = self.labellers[role].reply(row)
+        return self.read(role, self.labellers[role].reply(row), asked)
+
+    def read(self, role: str, received: Received, asked: Sequence[Sequence[int]]) -> RoleAnswer:
+        """A reply that is at hand, as an answer."""
         try:
-            return _Answer(role, [received], [None], self.parse(received, asked, may_merge=False))
-        except ReplyProblem as problem:  # of more segments than a reply may have
-            return _Answer(role, [received], [problem], None)
+            return RoleAnswer(role, [received], [None], self.parse(received, asked, may_merge=False))
+        except ReplyProblem as problem:  # such as of more segments than a reply may have
+            return RoleAnswer(role, [received], [problem], None)
 
     def about_all(self, trace: ShownTrace) -> list[Message]:
         """The question for the labels of a whole trace."""
@@ -251,21 +299,24 @@ class Panel:
         """The question for the labels of some segments."""
         return annotate_some_messages(trace, segments, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
 
+    def about_steps(self, trace: ShownTrace, open_steps: Sequence[DisputedStep]) -> list[Message]:
+        """The question for a decision on the open steps of a trace."""
+        return adjudicate_messages(trace, open_steps, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
+
     def shown(self, row: Any) -> ShownTrace:
         """What annotators and adjudicator see of a row of the candidates."""
         trace = trace_of(row)
         return trace if self.section.show_gold_answers else trace._replace(gold_answers=None)
 
-    async def adjudicate(self, trace: ShownTrace, open_steps: Sequence[DisputedStep]) -> _Answer:
+    async def adjudicate(self, trace: ShownTrace, open_steps: Sequence[DisputedStep]) -> RoleAnswer:
         """Ask the adjudicator about the open steps of a trace."""
-        messages = adjudicate_messages(trace, open_steps, max_labels=MAX_LABELS, taxonomy=self.taxonomy)
-        return await self.ask(ROLES[2], messages, [step.segments for step in open_steps])
+        return await self.ask(ROLES[2], self.about_steps(trace, open_steps), [step.segments for step in open_steps])
 
     async def ask(
         self, role: str, messages: Sequence[Message], asked: Sequence[Sequence[int]], *, may_merge: bool = True
-    ) -> _Answer:
+    ) -> RoleAnswer:
         """Ask one role; where what is kept from an earlier run is of no use, ask again."""
-        endpoint, params = self.endpoints[role], self._params_for(role, asked)
+        endpoint, _, params, *_ = self.request(role, messages, asked)
 
         def parse(received: Received) -> ParsedReply:
             return self.parse(received, asked, may_merge=may_merge and role != ROLES[2])
@@ -273,7 +324,11 @@ class Panel:
         replies = await converse(self.client, endpoint, messages, params, parse, self.section.ask_again)
         last = replies[-1]
         problems = [reply.problem for reply in replies]
-        return _Answer(role, [reply.received for reply in replies], problems, last.parsed)
+        return RoleAnswer(role, [reply.received for reply in replies], problems, last.parsed)
+
+    def request(self, role: str, messages: Sequence[Message], asked: Sequence[Sequence[int]]) -> Request:
+        """The request that asks one role."""
+        return Request(self.endpoints[role], messages, self._params_for(role, asked))
 
     def parse(self, received: Received, asked: Sequence[Sequence[int]], *, may_merge: bool) -> ParsedReply:
         """Read a reply under this panel's taxonomy."""
@@ -385,7 +440,7 @@ def _rows(
     ]
 
 
-def _raw_rows(outcome: _TraceOutcome) -> list[dict[str, Any]]:
+def _raw_rows(outcome: TraceOutcome) -> list[dict[str, Any]]:
     return [
         {
             "trace_id": outcome.trace_id,
@@ -405,7 +460,7 @@ def _raw_rows(outcome: _TraceOutcome) -> list[dict[str, Any]]:
     ]
 
 
-def _result(outcomes: Sequence[_TraceOutcome]) -> AnnotationResult:
+def _result(outcomes: Sequence[TraceOutcome]) -> AnnotationResult:
     failures = [
         _failure(outcome.trace_id, answer, problem)
         for outcome in outcomes
@@ -430,7 +485,7 @@ def _result(outcomes: Sequence[_TraceOutcome]) -> AnnotationResult:
     )
 
 
-def _failure(trace_id: str, answer: _Answer, problem: ReplyProblem) -> dict[str, Any]:
+def _failure(trace_id: str, answer: RoleAnswer, problem: ReplyProblem) -> dict[str, Any]:
     beginning = as_utf8(answer.received[-1].reply[:MAX_BEGINNING])
     about = {"kind": problem.kind, "problem": str(problem), "reply": beginning, "is_final": problem.is_final}
     return {"trace_id": trace_id, "role": answer.role, **about}
@@ -447,12 +502,3 @@ def _check(role: str, endpoint: EndpointConfig, label_set: LabelSet) -> None:
             f"annotate.{role}: {endpoint.model} knows no cue of the labels {', '.join(labels)}: give the labels of "
             "annotate.label_set cues, or name a language model"
         )
-
-
-async def gather_all(work: Sequence[Awaitable[Any]]) -> list[Any]:
-    """Results of all, once every one has ended, even if badly: a request under way is paid for, and kept."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from mralign_core.annotation.prompts import repair_messages
@@ -91,3 +92,12 @@ async def _two_turns(
 
 def _is_asked_again(problem: ReplyProblem, ask_again: AskAgain) -> bool:
     return ask_again == "failed" or (ask_again == "auto" and not problem.is_final)
+
+
+async def gather_all(work: Sequence[Awaitable[Any]]) -> list[Any]:
+    """Results of all, once every one has ended, even if badly: a request under way is paid for, and kept."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results

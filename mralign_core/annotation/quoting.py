@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from mralign_core.annotation.annotate import NOBODY, Panel
+from mralign_core.annotation.annotate import NOBODY, Panel, RoleAnswer
+from mralign_core.annotation.excerpts import ExcerptAsking
 from mralign_core.annotation.labeller import Labeller, require_labelled
-from mralign_core.annotation.prompts import DisputedStep, ShownTrace, adjudicate_messages, read_payload
+from mralign_core.annotation.prompts import DisputedStep, Excerpt, ShownTrace, read_payload
 from mralign_core.config import AnnotateConfig, EndpointConfig
 from mralign_core.label_sets import LabelSet
 from mralign_core.llm import background
 from mralign_core.llm.request import UNANSWERED, Received, Request, kept_record, received
 from mralign_core.llm.store import KeepsReplies
 from mralign_core.method.consolidation import LabelVote
-from mralign_core.method.taxonomy import MAX_LABELS
 
 REPLY_TOKENS = 16
 """Tokens of a reply beside its steps."""
@@ -119,6 +119,10 @@ def quote_annotation(
     panel = Panel(section, seed, label_set, client, labellers)
 
     async def look(report: Callable[[int], None]) -> None:
+        if section.escalate_context is not None:
+            await _QuotedExcerpts(panel, client).annotate(list(candidates.itertuples(index=False)))
+            report(len(candidates))
+            return
         for done, row in enumerate(candidates.itertuples(index=False), start=1):
             try:
                 await panel.annotate_trace(row)
@@ -148,9 +152,38 @@ class _NotKeptError(Exception):
 
     def __init__(self, request: Request) -> None:
         super().__init__(request.endpoint.model)
-        payload = read_payload(request.messages)
-        self.is_adjudication = "disputed" in payload
-        self.segments: list[int] = payload.get("asked", list(range(len(payload["segments"]))))
+        self.is_adjudication = "disputed" in read_payload(request.messages)
+        self.segments = _labelled_by(request)
+
+
+class _QuotedExcerpts(ExcerptAsking):
+    """Goes on where a request has no reply yet, so that all of them are counted."""
+
+    def __init__(self, panel: Panel, client: _QuotingClient) -> None:
+        super().__init__(panel)
+        self._client = client
+
+    async def ask_together(self, role: str, excerpts: Sequence[Excerpt]) -> list[RoleAnswer]:
+        """The kept answers; where there are none, what the adjudicator may be asked is counted too."""
+        try:
+            return await super().ask_together(role, excerpts)
+        except _NotKeptError as error:
+            if not error.is_adjudication:
+                self._note_adjudication_of_all(excerpts)
+            return [RoleAnswer(role, [], [], None) for _ in excerpts]
+
+    def _note_adjudication_of_all(self, excerpts: Sequence[Excerpt]) -> None:
+        disputed = [self.about_steps(each.trace, _all_disputed(self.panel, each.asked)) for each in excerpts]
+        sizes = {number: len(each.asked) for number, each in enumerate(disputed)}
+        for group in self.groups("adjudicator", sizes):
+            self._client.note_possible(self.request_about("adjudicator", [disputed[number] for number in group]))
+
+
+def _labelled_by(request: Request) -> list[int]:
+    """Numbers of the steps or segments that a reply labels."""
+    payload = read_payload(request.messages)
+    steps = next(payload[name] for name in ("disputed", "asked", "segments") if name in payload)
+    return [step if isinstance(step, int) else number for number, step in enumerate(steps)]
 
 
 class _QuotingClient:
@@ -160,14 +193,14 @@ class _QuotingClient:
         from mralign_core.llm import endpoint  # takes seconds: see its docstring
 
         self._count_tokens, self._price_of = endpoint.count_tokens, endpoint.price_of
-        self._replies = replies
+        self.replies = replies
         self._noted: set[str] = set()
         self.admission = asyncio.Semaphore()
         self.quotes = {endpoint.model: Quote(endpoint.model) for endpoint in section.endpoints.values()}
 
     async def complete(self, request: Request, *, ask_again: bool = False) -> Received:
         """The kept reply to a request."""
-        record = kept_record(self._replies, request.digest)
+        record = kept_record(self.replies, request.digest)
         is_again = record is not None and (ask_again or record["finish_reason"] == UNANSWERED)
         if record is None or is_again:
             self._note(request, is_certain=True)
@@ -190,9 +223,8 @@ class _QuotingClient:
         if request.digest in self._noted:  # of equal draws, which are asked about once
             return
         self._noted.add(request.digest)
-        payload = read_payload(request.messages)
         num_prompt = self._count_tokens(request.endpoint, request.messages, request.params)
-        num_reply = REPLY_TOKENS + STEP_TOKENS * len(payload.get("disputed", payload.get("asked", payload["segments"])))
+        num_reply = REPLY_TOKENS + STEP_TOKENS * len(_labelled_by(request))
         cost_usd = self._price_of(request.endpoint).cost_usd(num_prompt, num_reply)
         self._add(request, most_requests=1, most_cost_usd=cost_usd)
         if is_certain:
@@ -207,10 +239,13 @@ class _QuotingClient:
 
 def _adjudication_of_all(panel: Panel, trace: ShownTrace, segments: Sequence[int]) -> Request:
     """The request that a trace needs if every one of these segments is disputed."""
-    vote = LabelVote(panel.taxonomy.labels[:1], (5.0,))
-    open_steps = [DisputedStep((index,), vote, vote) for index in segments]
-    messages = adjudicate_messages(trace, open_steps, max_labels=MAX_LABELS, taxonomy=panel.taxonomy)
+    messages = panel.about_steps(trace, _all_disputed(panel, segments))
     return Request(panel.endpoints["adjudicator"], messages, panel.params["adjudicator"])
+
+
+def _all_disputed(panel: Panel, segments: Sequence[int]) -> list[DisputedStep]:
+    vote = LabelVote(panel.taxonomy.labels[:1], (5.0,))
+    return [DisputedStep((index,), vote, vote) for index in segments]
 
 
 def _scaled(quote: Quote, scale: float) -> Quote:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,8 @@ HUMAN_NAME = re.compile(r"human/[a-z][a-z0-9_]{0,31}(-[0-9a-f]{1,16})?")
 LOCAL_PREFIX = "local/"
 """What names of distilled annotators begin with."""
 LOCAL_NAME = re.compile(r"local/[a-z][a-z0-9_]{0,31}(-[0-9a-f]{1,16})?")
-ESCALATION = ("escalate_below", "escalate")
+BY_EXCERPTS = ("escalate_context", "escalate_together")
+ESCALATION = ("escalate_below", "escalate", *BY_EXCERPTS)
 OFFLINE_PREFIXES = ("cue/", HUMAN_PREFIX, LOCAL_PREFIX)
 """What the names of annotators begin with that are asked nothing over the network."""
 
@@ -56,8 +57,14 @@ class AnnotateConfig(AskingSection):
     anew about the traces of which other segments go on."""
     escalate: Literal["segments", "traces"] = "segments"
     """`local/NAME` only: what goes on, a segment that is not sure, or a whole trace whose segments are not on
-    average. A trace is shown whole either way: `traces` costs less for as many segments, `segments` asks about the
-    right ones."""
+    average. Unless `escalate_context` is set a trace is shown whole either way: `traces` costs less for as many
+    segments, `segments` asks about the right ones."""
+    escalate_context: int | None = Field(None, ge=0, le=1000)
+    """`local/NAME` with `escalate: segments` only: show annotator_b and the adjudicator so many segments on either side
+    of one that they are asked about, and not the whole trace; null shows the whole."""
+    escalate_together: int = Field(1, ge=1, le=200)
+    """With `escalate_context` only: put excerpts of several traces into one request, as long as it asks about no more
+    segments than this; those of one trace are never parted. With 1, every trace has a request of its own."""
     cue_drop_prob: float = Field(0.1, ge=0, le=1)
     """Offline annotators only: probability of overlooking a cue, drawn per annotator and segment."""
     cue_flip_prob: float = Field(0.05, ge=0, le=1)
@@ -74,10 +81,16 @@ class AnnotateConfig(AskingSection):
         asked = ("annotator_a",) if self.is_distilled and not self.escalate_below else ROLES
         return {role: getattr(self, role) for role in asked}
 
+    def fingerprint(self) -> dict[str, Any]:
+        """The fields that can change an output; those of excerpts only where they are set: other keys are older."""
+        unset = {name for name in BY_EXCERPTS if getattr(self, name) == type(self).model_fields[name].default}
+        return {name: value for name, value in super().fingerprint().items() if name not in unset}
+
     @model_validator(mode="after")
     def _annotators_that_can_heed_them(self) -> AnnotateConfig:
         if all(endpoint.model.startswith(OFFLINE_PREFIXES) for endpoint in self.endpoints.values()):
-            refuse_ignored(self, "annotate", ("show_gold_answers", "may_merge"), "when all annotators are offline")
+            names = ("show_gold_answers", "may_merge", *BY_EXCERPTS)
+            refuse_ignored(self, "annotate", names, "when all annotators are offline")
         return self
 
     @model_validator(mode="after")
@@ -104,9 +117,14 @@ class AnnotateConfig(AskingSection):
                 self, "annotate", ("may_merge",), "when annotate.annotator_a is local/NAME: nothing is merged"
             )
             if not self.escalate_below:
+                names, why = ESCALATION[1:], "when annotate.escalate_below is 0: nobody else is asked"
+                refuse_ignored(self, "annotate", names, why)
+            if self.escalate == "traces":
                 refuse_ignored(
-                    self, "annotate", ("escalate",), "when annotate.escalate_below is 0: nobody else is asked"
+                    self, "annotate", BY_EXCERPTS, "when annotate.escalate is 'traces', which are shown whole"
                 )
+            if self.escalate_context is None:
+                refuse_ignored(self, "annotate", BY_EXCERPTS[1:], "without annotate.escalate_context")
         return self
 
     @model_validator(mode="after")

@@ -22,8 +22,8 @@ class DistilConfig(Section):
     """What it learns from: `run` (the last run's consolidated labels), `human/NAME`, or a JSONL file of labelled
     traces."""
     encoder: LocalPath = ""
-    """A sentence-transformers model (a folder or a hub name) whose vectors it sees beside words; words alone when
-    empty. Needs the extra `embeddings`."""
+    """What gives vectors that it sees beside words: a folder with a causal language model, which reads whole traces, or
+    a sentence-transformers model (a folder or a hub name; extra `embeddings`). Words alone when empty."""
 
     @property
     def teacher(self) -> Literal["run", "person", "file"]:

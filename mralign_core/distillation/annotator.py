@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mralign_core.annotation.labeller import reply_text
 from mralign_core.distillation.calibration import Calibration
-from mralign_core.distillation.features import Encoder, segment_features
+from mralign_core.distillation.features import Encoder, VectorScale, segment_features, vectors_of
 from mralign_core.distillation.label_chain import LabelChain
 from mralign_core.llm.request import Received
 from mralign_core.method import FloatArray
@@ -49,6 +49,14 @@ class AboutAnnotator(BaseModel):
     encoder_probe: tuple[tuple[float, ...], ...] = ()
     """The vectors that the model gives of two texts, so that another model under its name is noticed."""
 
+    encoder_scale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Mean and spread of the vectors' dimensions, where a language model that reads whole traces gives them."""
+
+    @property
+    def scale(self) -> VectorScale | None:
+        """The scale of the vectors, if they have one."""
+        return VectorScale(*self.encoder_scale) if self.encoder_scale else None
+
 
 class DistilledAnnotator(NamedTuple):
     """An annotator, and the encoder that it needs or None."""
@@ -61,7 +69,8 @@ class DistilledAnnotator(NamedTuple):
         """Pr(label is among the segment's) for each segment and label, shape (segments of all traces, labels)."""
         if not any(traces):
             return np.zeros((0, len(self.about.labels)))
-        features = segment_features(traces, self.encode)
+        vectors = vectors_of(traces, self.encode) if self.encode else None
+        features = segment_features(traces, vectors, self.about.scale)
         marginals = self.chain.marginals(features, [len(trace) for trace in traces])
         return Calibration(*self.about.calibration).apply(marginals)
 

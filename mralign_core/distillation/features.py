@@ -6,7 +6,8 @@ Blocks of a row, side by side:
   as words, since they tell acts of reasoning apart.
 * the same of its first words, up to threes: most acts announce themselves there ("Wait, but …").
 * its place in the trace: whether it is first, second, last but one or last; how far in; how long; a constant.
-* with an encoder, the vector of the segment, and those of the segments before and after it (0 where there are none).
+* with an encoder of sentences, the vector of the segment, and those of the segments before and after it (0 where there
+  are none); with a language model that reads the trace, what it makes of the segment, on a scale that was learned.
 
 Shapes: T segments of all traces, F features.
 """
@@ -16,28 +17,67 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mralign_core.method import FloatArray
 
 Encoder = Callable[[Sequence[str]], FloatArray]
-"""From texts to unit vectors, shape (texts, dimensions)."""
+"""From the segments of a trace, in order, to their vectors, shape (segments, dimensions)."""
 
 NUM_WORD_BUCKETS, NUM_OPENING_BUCKETS = 2**14, 2**12
 NUM_OPENING_WORDS = 4
 _WORD = r"(?u)\b\w[\w'’]*|[?!:=]"
 LONG_SEGMENT = 400
 """Characters from which on a segment counts as long."""
+READ_LENGTH = 3.0
+"""Length of the vector of a segment that a language model read, beside words and openings, of length 1 each."""
 
 
-def segment_features(traces: Sequence[Sequence[str]], encode: Encoder | None = None) -> Any:
+class VectorScale(NamedTuple):
+    """Mean and spread of each dimension: a few dimensions of a language model's states are larger than all others."""
+
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+
+    def apply(self, vectors: FloatArray) -> FloatArray:
+        """The vectors with every dimension of like weight, all of one length.
+
+        >>> VectorScale((1.0, 0.0), (2.0, 1.0)).apply(np.array([[3.0, 0.0]])).tolist()
+        [[3.0, 0.0]]
+        """
+        scaled = (vectors - np.array(self.mean)) / np.array(self.spread)
+        lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
+        unit: FloatArray = np.divide(scaled, lengths, out=np.zeros_like(scaled), where=lengths > 0)
+        return READ_LENGTH * unit
+
+
+def fit_scale(vectors: FloatArray) -> VectorScale:
+    """The scale of vectors, shape (T, dimensions); a dimension that never changes stays 0."""
+    spread = vectors.std(axis=0)
+    return VectorScale(
+        *(
+            tuple(float(f"{each:.6g}") for each in row)
+            for row in (vectors.mean(axis=0), np.where(spread > 0, spread, 1.0))
+        )
+    )
+
+
+def vectors_of(traces: Sequence[Sequence[str]], encode: Encoder) -> FloatArray:
+    """(T, dimensions) what an encoder gives, trace by trace."""
+    return np.concatenate([encode(trace) for trace in traces if len(trace)])
+
+
+def segment_features(
+    traces: Sequence[Sequence[str]], vectors: FloatArray | None = None, scale: VectorScale | None = None
+) -> Any:
     """Features of all segments, those of a trace together and in order.
 
     Args:
         traces: the texts of the segments of each trace.
-        encode: gives the vectors; none are used when None.
+        vectors: (T, dimensions) of an encoder; none are used when None.
+        scale: of a language model's vectors; None of those of an encoder of sentences.
 
     Returns:
         A sparse (CSR) float64 matrix, shape (T, F).
@@ -53,8 +93,9 @@ def segment_features(traces: Sequence[Sequence[str]], encode: Encoder | None = N
         _hashed(NUM_OPENING_BUCKETS, 3).transform([" ".join(text.split()[:NUM_OPENING_WORDS]) for text in texts]),
         sparse.csr_matrix(_places(traces)),
     ]
-    if encode is not None:
-        vectors = encode(texts)
+    if vectors is not None and scale is not None:
+        blocks.append(sparse.csr_matrix(scale.apply(vectors)))
+    elif vectors is not None:
         blocks += [sparse.csr_matrix(each) for each in (vectors, *_neighbours(vectors, [len(each) for each in traces]))]
     return sparse.hstack(blocks, format="csr")
 

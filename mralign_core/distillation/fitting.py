@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 
 from mralign_core.distillation.annotator import AboutAnnotator, DistilledAnnotator, vote_of
 from mralign_core.distillation.calibration import fit_calibration
-from mralign_core.distillation.features import Encoder, segment_features
+from mralign_core.distillation.features import (
+    READ_LENGTH,
+    Encoder,
+    VectorScale,
+    fit_scale,
+    segment_features,
+    vectors_of,
+)
 from mralign_core.distillation.label_chain import LabelChain, fit_label_chain
 from mralign_core.errors import DataError
 from mralign_core.method import FloatArray
@@ -26,7 +33,7 @@ from mralign_core.method.consolidation import LabelVote
 
 PENALTIES = (0.3, 1.0, 3.0)
 _NUM_FOLDS = 5
-SAME_COSINE = 0.999
+SAME_COSINE, SAME_READING = 0.999, 0.99
 FEWEST_QUESTIONS = _NUM_FOLDS
 """One is held out in each fold."""
 _PROBE = ("Wait, maybe that is not right.", "I recall that it was in 1969.")
@@ -83,6 +90,7 @@ def distil(
     *,
     encode: Encoder | None = None,
     encoder: str = "",
+    reads_traces: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Distilled:
     """Fit an annotator.
@@ -92,6 +100,7 @@ def distil(
         labels: the closed label set, in canonical order.
         encode: gives vectors of segments.
         encoder: the name of what gives them.
+        reads_traces: whether that is a language model, which reads whole traces.
         on_progress: called with (done, total) fits.
 
     Raises:
@@ -100,7 +109,9 @@ def distil(
     given = given_labels(traces, labels)
     is_rated = np.array([segment is not None for trace in traces.labels for segment in trace], dtype=bool)
     _check(traces, given)
-    features = segment_features(traces.texts, encode)
+    vectors = vectors_of(traces.texts, encode) if encode else None
+    scale = fit_scale(vectors) if vectors is not None and reads_traces else None
+    features = segment_features(traces.texts, vectors, scale)
     folds = _folds(traces.questions)
     fits = Fits(features, traces.trace_of_segment, given)
     report = _counted(on_progress, len(PENALTIES) * len(folds) + 1)
@@ -111,7 +122,9 @@ def distil(
     chain = fits.fitted(np.ones(len(given), dtype=bool), best)
     report()
     probe = probe_of(encode) if encode else ()
-    about = AboutAnnotator(labels=tuple(labels), calibration=calibration, encoder=encoder, encoder_probe=probe)
+    about = AboutAnnotator(
+        labels=tuple(labels), calibration=calibration, encoder=encoder, encoder_probe=probe, encoder_scale=scale
+    )
     annotator = DistilledAnnotator(about, chain, encode)
     return Distilled(annotator, calibration.apply(by_penalty[best]), given, is_rated, best, likelihoods)
 
@@ -152,10 +165,19 @@ def probe_of(encode: Encoder) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(round(float(value), 5) for value in vector) for vector in encode(_PROBE))
 
 
-def is_same_encoder(encode: Encoder, probe: Sequence[Sequence[float]]) -> bool:
-    """Whether an encoder gives the vectors of a probe, but for what another machine makes of the last digits."""
+def is_same_encoder(encode: Encoder, probe: Sequence[Sequence[float]], scale: VectorScale | None = None) -> bool:
+    """Whether an encoder gives the vectors of a probe, but for what another machine makes of the last digits.
+
+    A language model's vectors are compared on their scale, since a few large dimensions are alike in all of them, and
+    less strictly, since it may run in half precision.
+    """
     found, known = encode(_PROBE), np.array(probe)
-    return found.shape == known.shape and bool(((found * known).sum(axis=1) > SAME_COSINE).all())
+    if found.shape != known.shape:
+        return False
+    if scale is None:
+        return bool(((found * known).sum(axis=1) > SAME_COSINE).all())
+    found, known = scale.apply(found), scale.apply(known)
+    return bool(((found * known).sum(axis=1) > SAME_READING * READ_LENGTH**2).all())
 
 
 def given_labels(traces: LabelledTraces, labels: Sequence[str]) -> NDArray[np.bool_]:

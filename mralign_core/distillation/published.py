@@ -24,6 +24,7 @@ from mralign_core.distillation.annotator import (
 from mralign_core.distillation.fitting import is_same_encoder
 from mralign_core.errors import ConfigError
 from mralign_core.method.taxonomy import Taxonomy
+from mralign_core.models.context_encoder import load_context_encoder
 from mralign_core.models.sentence_encoder import load_sentence_encoder
 from mralign_core.rating.publications import add_publication, published_under
 from mralign_core.storage import ArtifactRef, ArtifactStore, key_of, scratch_folder
@@ -118,8 +119,9 @@ def open_annotator(store: ArtifactStore, ref: ArtifactRef, taxonomy: Taxonomy, f
         )
     if not about.encoder:
         return annotator
-    encode = load_sentence_encoder(about.encoder, field, "name another annotator")
-    if not is_same_encoder(encode, about.encoder_probe):
+    load = load_context_encoder if about.encoder_scale else load_sentence_encoder
+    encode = load(about.encoder, field, "name another annotator")
+    if not is_same_encoder(encode, about.encoder_probe, about.scale):
         raise ConfigError(
             f"{field}: {about.encoder} gives other vectors than the model of that name that {ref.stage}/{ref.key} "
             "learned with: put that one back, or distil anew"

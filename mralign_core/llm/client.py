@@ -75,9 +75,10 @@ class Service(Protocol):
 
 
 class Client(Protocol):
-    """Something that has a reply to a request; ``admission`` is for callers to take a place in."""
+    """Something that has a reply to a request, and keeps it; ``admission`` is for callers to take a place in."""
 
     admission: asyncio.Semaphore
+    replies: KeepsReplies
 
     async def complete(self, request: Request, *, ask_again: bool = False) -> Received:
         """The reply to a request; ``ask_again`` for one whose kept reply is of no use."""
@@ -115,7 +116,7 @@ class LLMClient:
         service: Service | None = None,
     ) -> None:
         self._service = service or ChatCompletions()
-        self._replies = replies
+        self.replies = replies
         self._slots = asyncio.Semaphore(concurrency)
         self._states: dict[tuple[str, str], EndpointState] = {}
         self.admission = asyncio.Semaphore(2 * concurrency)
@@ -135,7 +136,7 @@ class LLMClient:
 
         return BatchTransport(
             self._batch_records,
-            self._replies,
+            self.replies,
             self.ledger,
             first_pause_s=self._first_pause_s,
             stopped_by=lambda: self.stopped_by,
@@ -161,7 +162,7 @@ class LLMClient:
             return received(await self._buy(request, digest), cached=False)
         lock = self._under_way.setdefault(digest, asyncio.Lock())
         async with lock:
-            kept = await asyncio.to_thread(kept_record, self._replies, digest)
+            kept = await asyncio.to_thread(kept_record, self.replies, digest)
             has_failed = kept is not None and kept["finish_reason"] == UNANSWERED
             if kept is not None and (digest in self._asked or not (ask_again or has_failed)):
                 self.ledger.count_kept(request.endpoint.model)
@@ -239,7 +240,7 @@ class LLMClient:
             if fault.kind != "content":
                 logger.warning("a request to model %s failed: %s", endpoint.model, fault)
             if not asking.kept or asking.kept["finish_reason"] == UNANSWERED:  # no failure in place of a reply
-                await asyncio.to_thread(self._replies.put, asking.digest, record)
+                await asyncio.to_thread(self.replies.put, asking.digest, record)
             return record
 
     async def _attempt(self, asking: Asking) -> dict[str, Any]:
@@ -256,7 +257,7 @@ class LLMClient:
             state.longest_reply = max(state.longest_reply, reading["completion_tokens"])
             record = asking.record(reading)
             if not is_offline(endpoint.model):
-                await asyncio.to_thread(self._replies.put, asking.digest, record)
+                await asyncio.to_thread(self.replies.put, asking.digest, record)
         except BaseException as error:
             was_sent = asking.exchange is not None and asking.exchange.was_sent
             may_be_billed = error.may_be_billed if isinstance(error, AttemptError) else was_sent

@@ -39,7 +39,8 @@ RAW_ANNOTATIONS = Table(
     version=2,
 )
 """A row an LLM reply. ``problem`` is "" for a reply that was used, else why it was not; ``attempt`` is 0, or 1 for the
-reply to the repair turn. The store keeps each reply whole under its ``request_digest``, with its latency."""
+reply to the repair turn; replies about several traces that were given up come before those of the first of them. The
+store keeps each reply whole under its ``request_digest``, with its latency, or names the whole that it is a part of."""
 
 ANNOTATIONS = Table(
     name="annotations",

@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from mralign_core.llm.offline import Message
@@ -26,11 +27,15 @@ ANNOTATE_EACH = "annotate_each.v1"
 ANNOTATE_SOME = "annotate_some.v1"
 """Some of the segments, each by itself; the rest is shown so that they can be understood."""
 ADJUDICATE = "adjudicate.v1"
+ANNOTATE_EXCERPTS, ADJUDICATE_EXCERPTS = "annotate_excerpts.v1", "adjudicate_excerpts.v1"
+"""Some segments of one or more traces, of which only what is near those segments is shown."""
 WITHOUT_GOLD = {
     ANNOTATE: "annotate_without_gold.v1",
     ANNOTATE_EACH: "annotate_each_without_gold.v1",
     ANNOTATE_SOME: "annotate_some_without_gold.v1",
     ADJUDICATE: "adjudicate_without_gold.v1",
+    ANNOTATE_EXCERPTS: "annotate_excerpts_without_gold.v1",
+    ADJUDICATE_EXCERPTS: "adjudicate_excerpts_without_gold.v1",
 }
 """The same where the gold answers are hidden."""
 REPAIR = "repair.v1"
@@ -55,6 +60,32 @@ class DisputedStep(NamedTuple):
     vote_b: LabelVote
 
 
+class Excerpt(NamedTuple):
+    """What is asked about one trace that is not shown whole.
+
+    Args:
+        trace: the whole of it.
+        asked: indices of the segments to label or to decide, increasing.
+        context: how many segments are shown on either side of each.
+        votes: where an adjudicator decides, the two annotators' votes on each asked segment.
+    """
+
+    trace: ShownTrace
+    asked: Sequence[int]
+    context: int
+    votes: Sequence[tuple[LabelVote, LabelVote]] = ()
+
+    @property
+    def shown(self) -> list[int]:
+        """Indices of the segments that are shown.
+
+        >>> Excerpt(ShownTrace("Who?", None, ["a", "b", "c", "d", "e"]), [0, 4], context=1).shown
+        [0, 1, 3, 4]
+        """
+        near = {place for each in self.asked for place in range(each - self.context, each + self.context + 1)}
+        return [place for place in range(len(self.trace.segments)) if place in near]
+
+
 def annotate_messages(
     trace: ShownTrace, *, max_labels: int, taxonomy: Taxonomy, may_merge: bool = True
 ) -> list[Message]:
@@ -75,7 +106,41 @@ def adjudicate_messages(
     trace: ShownTrace, disputed: Sequence[DisputedStep], *, max_labels: int, taxonomy: Taxonomy
 ) -> list[Message]:
     """Messages that ask the adjudicator for the labels of the disputed steps of a trace."""
-    steps = [
+    payload = _payload(trace) | {"disputed": _votes_of(disputed)}
+    return [_system(ADJUDICATE, trace, max_labels, taxonomy), data_message(payload)]
+
+
+def excerpts_messages(excerpts: Sequence[Excerpt], *, max_labels: int, taxonomy: Taxonomy) -> list[Message]:
+    """Messages that ask for the labels of some segments of one or more traces, or for a decision on them."""
+    is_disputed = bool(excerpts[0].votes)
+    numbers = numbers_of(excerpts)
+    traces = [
+        _about(each.trace)
+        | {"segments": [{"index": first + place, "text": each.trace.segments[place]} for place in each.shown]}
+        for each, first in zip(excerpts, _first_numbers(excerpts), strict=True)
+    ]
+    votes = [pair for each in excerpts for pair in each.votes]
+    asked = (
+        {"disputed": _votes_of([DisputedStep((n,), *pair) for n, pair in zip(numbers, votes, strict=True)])}
+        if is_disputed
+        else {"asked": numbers}
+    )
+    name = ADJUDICATE_EXCERPTS if is_disputed else ANNOTATE_EXCERPTS
+    return [_system(name, excerpts[0].trace, max_labels, taxonomy), data_message({"traces": traces, **asked})]
+
+
+def numbers_of(excerpts: Sequence[Excerpt]) -> list[int]:
+    """The numbers that the asked segments have in a request: those of a trace follow on those of the one before."""
+    firsts = _first_numbers(excerpts)
+    return [first + place for each, first in zip(excerpts, firsts, strict=True) for place in each.asked]
+
+
+def _first_numbers(excerpts: Sequence[Excerpt]) -> list[int]:
+    return list(accumulate((len(each.trace.segments) for each in excerpts[:-1]), initial=0))
+
+
+def _votes_of(disputed: Sequence[DisputedStep]) -> list[dict[str, Any]]:
+    return [
         {
             "thinking_step": list(step.segments),
             "annotator_a": ratings(step.vote_a),
@@ -83,7 +148,6 @@ def adjudicate_messages(
         }
         for step in disputed
     ]
-    return [_system(ADJUDICATE, trace, max_labels, taxonomy), data_message(_payload(trace) | {"disputed": steps})]
 
 
 def repair_messages(messages: Sequence[Message], reply: str, problem: str) -> list[Message]:
@@ -133,8 +197,12 @@ def data_message(payload: dict[str, Any]) -> Message:
 
 def _payload(trace: ShownTrace) -> dict[str, Any]:
     segments = [{"index": index, "text": text} for index, text in enumerate(trace.segments)]
+    return _about(trace) | {"segments": segments}
+
+
+def _about(trace: ShownTrace) -> dict[str, Any]:
     gold = {} if trace.gold_answers is None else {"gold_answers": list(trace.gold_answers)}
-    return {"question": trace.question, **gold, "segments": segments}
+    return {"question": trace.question, **gold}
 
 
 def ratings(vote: LabelVote) -> list[dict[str, Any]]:

@@ -5,9 +5,11 @@ import pytest
 from mralign_core.annotation import prompts
 from mralign_core.annotation.prompts import (
     DisputedStep,
+    Excerpt,
     ShownTrace,
     adjudicate_messages,
     annotate_messages,
+    excerpts_messages,
     read_payload,
 )
 from mralign_core.annotation.replies import ReplyProblem, parse_reply
@@ -38,6 +40,18 @@ def adjudicate(trace, taxonomy=PAPER_TAXONOMY):
     return adjudicate_messages(trace, [step], max_labels=2, taxonomy=taxonomy)
 
 
+def annotate_excerpt(trace, taxonomy=PAPER_TAXONOMY):
+    return excerpts_messages([Excerpt(trace, [0], context=1)], max_labels=2, taxonomy=taxonomy)
+
+
+def adjudicate_excerpt(trace, taxonomy=PAPER_TAXONOMY):
+    excerpt = Excerpt(trace, [0], context=1, votes=[(LabelVote((), ()), LabelVote((), ()))])
+    return excerpts_messages([excerpt], max_labels=2, taxonomy=taxonomy)
+
+
+EXCERPTS = annotate_excerpt, adjudicate_excerpt
+
+
 def test_static_part_comes_first_and_is_the_same_for_every_trace():
     one, other = annotate(ShownTrace("q", ["a"], ["x"])), annotate(ShownTrace("r", ["b"], ["y", "z"]))
     assert [message["role"] for message in one] == ["system", "user"]
@@ -46,7 +60,7 @@ def test_static_part_comes_first_and_is_the_same_for_every_trace():
 
 
 @pytest.mark.parametrize("taxonomy", [PAPER_TAXONOMY, TINY])
-@pytest.mark.parametrize("ask", [annotate, annotate_each, adjudicate])
+@pytest.mark.parametrize("ask", [annotate, annotate_each, adjudicate, *EXCERPTS])
 def test_prompt_names_every_label_of_any_taxonomy_and_no_other(ask, taxonomy):
     text = ask(ShownTrace("q", ["a"], ["x"]), taxonomy)[0]["content"]
     listed = [line.split("`")[1] for line in text.splitlines() if line.startswith("- `")]
@@ -58,7 +72,7 @@ def test_prompt_names_every_label_of_any_taxonomy_and_no_other(ask, taxonomy):
 
 def test_hidden_gold_answers_are_in_no_message_and_the_prompts_speak_of_none():
     shown, hidden = ShownTrace("q", ["SECRET"], ["x"]), ShownTrace("q", None, ["x"])
-    for ask in (annotate, annotate_each, adjudicate):
+    for ask in (annotate, annotate_each, adjudicate, *EXCERPTS):
         with_them, without = (json.dumps(ask(trace), ensure_ascii=False) for trace in (shown, hidden))
         assert "SECRET" in with_them and "gold" in with_them
         assert "SECRET" not in without and "gold" not in without

@@ -96,6 +96,28 @@ def test_vectors_of_an_encoder_are_used():
     assert not is_same_encoder(lambda given: encode(given)[:, :2], probe)
 
 
+def test_states_of_a_language_model_are_put_on_one_scale(tmp_path):
+    """Labels that small dimensions tell, beside one that is a thousand times larger and tells nothing."""
+    rng = np.random.default_rng(0)
+    secret = {f"entity{number}": number % 3 for number in range(600)}
+    texts = [[f"entity{rng.integers(600)}" for _ in range(6)] for _ in range(80)]
+    labels = [[[LABELS[secret[text]]] for text in trace] for trace in texts]
+    traces = LabelledTraces(texts, labels, [f"q{number}" for number in range(80)])
+
+    def encode(trace):
+        told = np.eye(3)[[secret.get(text, 0) for text in trace]]
+        return np.concatenate([told, 1000 + 10 * rng.standard_normal((len(trace), 1))], axis=1)
+
+    seeing = distil(traces, LABELS, encode=encode, encoder="folder", reads_traces=True)
+    assert score_annotator(seeing.held_out, seeing.given, LABELS).accuracy > 0.95
+    write_annotator(seeing.annotator, tmp_path)
+    read = read_annotator(tmp_path / "annotator.safetensors", tmp_path / "annotator.json")
+    assert read.about.scale == seeing.annotator.about.scale
+    said = [vote.labels[0] for vote in read._replace(encode=encode).votes(texts)]
+    given = [label for trace in labels for (label,) in trace]
+    assert np.mean([one == other for one, other in zip(said, given, strict=True)]) > 0.95
+
+
 @pytest.mark.parametrize(
     ("traces", "says"),
     [

@@ -16,6 +16,7 @@ from mralign_core.config import (
     Section,
     VllmConfig,
 )
+from mralign_core.config.annotate import ESCALATION
 from mralign_core.exporting.paths import EXPORT_FILE
 from mralign_core.storage import ArtifactRef
 from mralign_core.storage.digests import module_closure
@@ -215,7 +216,7 @@ MEANINGLESS_ALONE: dict[str, dict[str, Any]] = {
 
 ANALYSES = ("compare.", "induce.", "distil.", "ablate.", "retrain.")
 
-NOT_OF_THE_POCKET = {f"annotate.{name}" for name in ("show_gold_answers", "may_merge", "escalate_below", "escalate")}
+NOT_OF_THE_POCKET = {f"annotate.{name}" for name in ("show_gold_answers", "may_merge", *ESCALATION)}
 NOT_OF_THE_POCKET |= {"model.source", "model.path", "model.revision", "generate.source", "annotate.source"}
 NOT_OF_THE_POCKET |= {
     f"{section}.{name}"
