@@ -8,6 +8,7 @@ The head on completion tokens only. Attention to the tokens before only. The ref
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -75,20 +76,22 @@ def operations(workload: Workload, rows: Sequence[Row]) -> dict[str, float]:
         "attention": (FORWARD + 2 * BACKWARD + KL_FORWARD) * scores,
         "MLP": frozen * tokens * _num_weights(shape.mlp),
         "head": frozen * completion * workload.width * workload.vocabulary,
-        "LoRA": _adapter_operations(workload, tokens),
+        "LoRA": _adapter_operations(workload, rows),
     }
     steps = len(rows) / workload.rows_per_step
-    operations = {part: total / steps for part, total in totals.items()}
-    if not workload.is_half:
-        operations["LoRA"] += PASSES * workload.accumulation * workload.layers * adding_up(workload, shape.all_maps)
-    return operations
+    return {part: total / steps for part, total in totals.items()}
 
 
-def _adapter_operations(workload: Workload, layer_tokens: int) -> float:
-    """What goes by tokens: only the gradients, where a map and its adapter are added up."""
-    ways = FORWARD + BACKWARD + KL_FORWARD if workload.is_half else BACKWARD
-    sides = sum(map(sum, LayerShape.of(workload).all_maps))
-    return (ways + WEIGHT_GRADIENT) * layer_tokens * workload.lora_r * sides
+def _adapter_operations(workload: Workload, rows: Sequence[Row]) -> float:
+    """The gradients of A and B, and the adapter's part of the other ways: beside its map, or added up with it."""
+    tokens, steps = num_tokens(rows), len(rows) / workload.rows_per_step
+    passes = PASSES * math.ceil(tokens / steps / (workload.batch * workload.longest_row)) * steps
+    gradients = beside = (BACKWARD + WEIGHT_GRADIENT) * tokens * workload.lora_r
+    total = 0.0
+    for each in LayerShape.of(workload).all_maps:
+        added_up = math.inf if workload.is_half else passes * adding_up(workload, [each])
+        total += gradients * sum(each) + min(beside * sum(each), added_up)
+    return workload.layers * total
 
 
 def adding_up(workload: Workload, maps: Sequence[tuple[int, int]]) -> float:
@@ -108,10 +111,10 @@ def moved_bytes(workload: Workload, rows: Sequence[Row]) -> float:
 
 
 def _kept_per_token(workload: Workload) -> int:
-    """Numbers that a layer keeps for the backward pass: inputs of norms, attention, maps, and of the gate."""
+    """Numbers that a layer keeps for the backward pass: inputs of norms, maps and attention, and the gate."""
     query, key = workload.heads * workload.head_dim, workload.kv_heads * workload.head_dim
     norms = 4 * workload.width + query + key
-    return norms + 2 * (query + key) + 3 * workload.intermediate
+    return norms + 2 * (query + key) + 2 * workload.intermediate
 
 
 def _num_weights(maps: Sequence[tuple[int, int]]) -> int:

@@ -15,6 +15,7 @@ annotator B and the adjudicator are asked about the rest and nothing else. Nothi
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import logging
@@ -233,7 +234,7 @@ class Panel:
 
     async def _asked_unsure(self, row: Any) -> Draft:
         """Have annotator B label what a distilled annotator A is not sure of."""
-        draft = self.said_first(row)
+        draft = await asyncio.to_thread(self.said_first, row)  # may take a while, and others are waiting for replies
         if unsure := draft.asked_of_b:
             is_all = len(unsure) == len(draft.steps)
             messages = self.about_all(draft.trace) if is_all else self.about_some(draft.trace, unsure)
@@ -313,15 +314,24 @@ class Panel:
         return await self.ask(ROLES[2], self.about_steps(trace, open_steps), [step.segments for step in open_steps])
 
     async def ask(
-        self, role: str, messages: Sequence[Message], asked: Sequence[Sequence[int]], *, may_merge: bool = True
+        self,
+        role: str,
+        messages: Sequence[Message],
+        asked: Sequence[Sequence[int]],
+        *,
+        may_merge: bool = True,
+        tells: bool = True,
     ) -> RoleAnswer:
-        """Ask one role; where what is kept from an earlier run is of no use, ask again."""
+        """Ask one role; where what is kept from an earlier run is of no use, ask again.
+
+        ``tells`` is whether a reply that can't be used tells something of the endpoint.
+        """
         endpoint, _, params, *_ = self.request(role, messages, asked)
 
         def parse(received: Received) -> ParsedReply:
             return self.parse(received, asked, may_merge=may_merge and role != ROLES[2])
 
-        replies = await converse(self.client, endpoint, messages, params, parse, self.section.ask_again)
+        replies = await converse(self.client, endpoint, messages, params, parse, self.section.ask_again, tells=tells)
         last = replies[-1]
         problems = [reply.problem for reply in replies]
         return RoleAnswer(role, [reply.received for reply in replies], problems, last.parsed)

@@ -32,6 +32,8 @@ async def converse(
     params: dict[str, Any],
     parse: Callable[[Received], Parsed],
     ask_again: AskAgain,
+    *,
+    tells: bool = True,
 ) -> list[Read[Parsed]]:
     """Ask a model, with one repair turn; the last of the replies counts.
 
@@ -45,6 +47,7 @@ async def converse(
         params: the request's parameters.
         parse: says what a reply says, or raises ``ReplyProblem``.
         ask_again: what is asked again.
+        tells: whether replies of no use tell something of the endpoint; not where the question is put otherwise next.
 
     Raises:
         UserError: the endpoint's first replies, or many in a row, were all of no use, those to questions that are
@@ -60,7 +63,7 @@ async def converse(
         return replies
     if problem is None:
         client.report_readable(endpoint)
-    elif not problem.is_final and not is_again:
+    elif tells and not problem.is_final and not is_again:
         # What an earlier run failed on tells nothing of the endpoint: it is the hardest of many questions.
         client.report_unreadable(endpoint, problem.kind, received.reply)
     return replies

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from itertools import accumulate, compress, pairwise
 from typing import TYPE_CHECKING, Any
 
 from mralign_core.annotation.conversing import gather_all
@@ -40,7 +40,8 @@ class ExcerptAsking:
 
     async def annotate(self, rows: Sequence[Any]) -> list[TraceOutcome]:
         """Annotate rows of the candidates: annotator B is asked about all of them, and then the adjudicator."""
-        drafts = [self.panel.said_first(row) for row in rows]
+        # In a thread, since a language model may take a while, and other shards are waiting for replies.
+        drafts = [await asyncio.to_thread(self.panel.said_first, row) for row in rows]
         drafts = await self._answered(ROLES[1], drafts, self.about_unsure)
         drafts = await self._answered(ROLES[2], drafts, self.about_disputed)
         return [self.panel.outcome(draft) for draft in drafts]
@@ -68,13 +69,21 @@ class ExcerptAsking:
         return [draft.with_answer(answers[n]) if n in answers else draft for n, draft in enumerate(drafts)]
 
     async def ask(self, role: str, excerpts: Sequence[Excerpt]) -> list[RoleAnswer]:
-        """A role's answer about each of some traces."""
+        """A role's answer about each of some traces; equal questions, of equal draws, are asked once."""
+        digests = [self.request_about(role, [each]).digest for each in excerpts]
+        first = {digest: number for number, digest in reversed([*enumerate(digests)])}
+        once = sorted(first.values())
+        answers = dict(zip(once, await self._ask_once(role, [excerpts[n] for n in once]), strict=True))
+        return [answers[n] if n in answers else _again(answers[first[digests[n]]]) for n in range(len(excerpts))]
+
+    async def _ask_once(self, role: str, excerpts: Sequence[Excerpt]) -> list[RoleAnswer]:
         earlier = [await asyncio.to_thread(self._earlier, role, each) for each in excerpts]
         answers = {number: answer for number, (answer, _) in enumerate(earlier) if answer}
-        sizes = {
-            n: len(excerpts[n].asked) for n, (answer, is_alone) in enumerate(earlier) if not answer and not is_alone
-        }
-        groups = [[n] for n, (_, is_alone) in enumerate(earlier) if is_alone] + self.groups(role, sizes)
+        alone = [number for number, (_, is_alone) in enumerate(earlier) if is_alone]
+        missing = set(range(len(excerpts))) - set(answers) - set(alone)
+        kept = await asyncio.to_thread(self._kept_groups, role, excerpts, missing)
+        sizes = {n: len(excerpts[n].asked) for n in sorted(missing - set().union(*kept))}
+        groups = [[number] for number in alone] + kept + self.groups(role, sizes)
 
         async def admitted(group: Sequence[int]) -> list[RoleAnswer]:
             async with self.panel.admission:
@@ -87,8 +96,9 @@ class ExcerptAsking:
     async def ask_together(self, role: str, excerpts: Sequence[Excerpt]) -> list[RoleAnswer]:
         """A role's answers to one request about some traces; to one about each alone, where that can't be used."""
         asked = [[number] for number in numbers_of(excerpts)]
-        answer = await self.panel.ask(role, self.messages(role, excerpts), asked, may_merge=False)
-        if len(excerpts) == 1:
+        is_alone = len(excerpts) == 1
+        answer = await self.panel.ask(role, self.messages(role, excerpts), asked, may_merge=False, tells=is_alone)
+        if is_alone:
             return [answer]
         if answer.parsed is None:
             first, *others = await gather_all([self.ask_together(role, [each]) for each in excerpts])
@@ -114,6 +124,14 @@ class ExcerptAsking:
     def groups(self, role: str, sizes: Mapping[int, int]) -> list[list[int]]:
         """Which traces share a request, given how many segments each asks about."""
         return grouped(sizes, 1 if is_offline(self.panel.endpoints[role].model) else self.most)
+
+    def _kept_groups(self, role: str, excerpts: Sequence[Excerpt], missing: Set[int]) -> list[list[int]]:
+        """Groups with a missing answer whose reply is kept, from a run that was stopped before it was shared out."""
+        groups = self.groups(role, {n: len(each.asked) for n, each in enumerate(excerpts)}) if missing else []
+        touched = [group for group in groups if len(group) > 1 and missing.intersection(group)]
+        digests = [self.request_about(role, [excerpts[n] for n in group]).digest for group in touched]
+        is_kept = [kept_record(self.panel.client.replies, digest) is not None for digest in digests]
+        return list(compress(touched, is_kept))
 
     def _earlier(self, role: str, excerpt: Excerpt) -> tuple[RoleAnswer | None, bool]:
         """What was said of a trace in company, if it was; and whether it was asked about alone, which counts more."""
@@ -147,6 +165,11 @@ class ExcerptAsking:
 
     def _read(self, role: str, excerpt: Excerpt, said: Received) -> RoleAnswer:
         return self.panel.read(role, said, [[place] for place in excerpt.asked])
+
+
+def _again(answer: RoleAnswer) -> RoleAnswer:
+    """The answer to an equal question, for which nothing was paid."""
+    return answer._replace(received=[each._replace(cached=True) for each in answer.received])
 
 
 def grouped(sizes: Mapping[int, int], most: int) -> list[list[int]]:

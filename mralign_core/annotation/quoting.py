@@ -186,6 +186,16 @@ def _labelled_by(request: Request) -> list[int]:
     return [step if isinstance(step, int) else number for number, step in enumerate(steps)]
 
 
+class _Unchanged:
+    """Kept replies that a quote looks at, and adds nothing to."""
+
+    def __init__(self, replies: KeepsReplies) -> None:
+        self.get = replies.get
+
+    def put(self, digest: str, record: Mapping[str, Any]) -> None:
+        """Nothing is put."""
+
+
 class _QuotingClient:
     """Has the kept replies, and adds up the requests that have none."""
 
@@ -193,7 +203,7 @@ class _QuotingClient:
         from mralign_core.llm import endpoint  # takes seconds: see its docstring
 
         self._count_tokens, self._price_of = endpoint.count_tokens, endpoint.price_of
-        self.replies = replies
+        self.replies = _Unchanged(replies)
         self._noted: set[str] = set()
         self.admission = asyncio.Semaphore()
         self.quotes = {endpoint.model: Quote(endpoint.model) for endpoint in section.endpoints.values()}

@@ -7,8 +7,8 @@ mean over its tokens, each of which has seen what comes before it, up to a windo
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,8 @@ import numpy as np
 from mralign_core.errors import ConfigError
 from mralign_core.method import FloatArray
 
-WINDOW, BACK = 1024, 256
-"""Most tokens at a time, and how many of those before are read once more: all but a trace's first have context."""
+WINDOW = 1024
+"""Most tokens at a time. A quarter of them was read before, so that all but a trace's first tokens have context."""
 
 
 def holds_language_model(path: str) -> bool:
@@ -29,11 +29,13 @@ def holds_language_model(path: str) -> bool:
     folder = Path(path)
     if not path or not (folder / "config.json").is_file() or (folder / "modules.json").exists():
         return False
-    named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
-    return any(str(name).endswith("ForCausalLM") for name in named)
+    try:
+        named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    except (OSError, ValueError, AttributeError):
+        return False
+    return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in named)
 
 
-@cache
 def load_context_encoder(path: str, field: str, otherwise: str) -> Callable[[Sequence[str]], FloatArray]:
     """What gives the vectors of the segments of one trace, shape (segments, dimensions).
 
@@ -55,7 +57,9 @@ def load_context_encoder(path: str, field: str, otherwise: str) -> Callable[[Seq
     except ConfigError as error:
         raise ConfigError(f"{field}: {path!r} can't be loaded ({error}); name another model, or {otherwise}") from None
     base = model.base_model
-    middle = base.config.num_hidden_layers // 2
+    config = base.config.get_text_config()
+    middle, most = config.num_hidden_layers // 2, getattr(config, "max_position_embeddings", WINDOW)
+    one_at_a_time = threading.Lock()  # a tokenizer can't be used by two threads
     if hasattr(base, "layers"):  # what comes after is not looked at
         base.layers = base.layers[: middle + 1]
 
@@ -66,8 +70,9 @@ def load_context_encoder(path: str, field: str, otherwise: str) -> Callable[[Seq
         return found
 
     def encode(texts: Sequence[str]) -> FloatArray:
-        ids = [tokenizer(f" {text}", add_special_tokens=False)["input_ids"] for text in texts]
-        vectors = mean_states([each or [tokenizer.eos_token_id or 0] for each in ids], states)
+        with one_at_a_time:
+            ids = [tokenizer(f" {text}", add_special_tokens=False)["input_ids"] for text in texts]
+            vectors = mean_states([each or [tokenizer.eos_token_id or 0] for each in ids], states, min(WINDOW, most))
         if not np.isfinite(vectors).all():
             raise ConfigError(f"{field}: {path!r} gave a vector that is not finite: give another model, or {otherwise}")
         return vectors
@@ -75,18 +80,21 @@ def load_context_encoder(path: str, field: str, otherwise: str) -> Callable[[Seq
     return encode
 
 
-def mean_states(segments: Sequence[Sequence[int]], states: Callable[[Sequence[int]], FloatArray]) -> FloatArray:
-    """The mean state of each segment's tokens, each of them read with ``BACK`` or more before it if there are so many.
+def mean_states(
+    segments: Sequence[Sequence[int]], states: Callable[[Sequence[int]], FloatArray], window: int = WINDOW
+) -> FloatArray:
+    """The mean state of each segment's tokens, each read with a quarter of a window before it if there are so many.
 
     Args:
         segments: token ids of each, none of them empty.
         states: of some tokens that follow on each other, shape (tokens, dimensions).
+        window: most tokens at a time.
     """
     ids = [each for segment in segments for each in segment]
     parts, done = [], 0
     while done < len(ids):
-        start = max(0, done - BACK)
-        read = ids[start : start + WINDOW]
+        start = max(0, done - window // 4)
+        read = ids[start : start + window]
         parts.append(states(read)[done - start :])
         done = start + len(read)
     starts = np.cumsum([0, *(len(segment) for segment in segments[:-1])])

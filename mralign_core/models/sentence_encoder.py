@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from mralign_core.errors import ConfigError
 
 
-@cache
 def load_sentence_encoder(path: str, field: str, otherwise: str) -> Callable[[Sequence[str]], NDArray[np.float64]]:
     """What gives unit vectors, shape (texts, dimensions); a vector that is all 0 stays so.
 
@@ -37,8 +36,11 @@ def load_sentence_encoder(path: str, field: str, otherwise: str) -> Callable[[Se
             f"({error}); give a local folder or a hub name, or {otherwise}"
         ) from None
 
+    one_at_a_time = threading.Lock()  # a tokenizer can't be used by two threads
+
     def encode(texts: Sequence[str]) -> NDArray[np.float64]:
-        vectors = np.asarray(model.encode(list(texts), show_progress_bar=False), dtype=np.float64)
+        with one_at_a_time:
+            vectors = np.asarray(model.encode(list(texts), show_progress_bar=False), dtype=np.float64)
         if not np.isfinite(vectors).all():
             raise ConfigError(f"{field}: {path!r} gave a vector that is not finite: give another model, or {otherwise}")
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

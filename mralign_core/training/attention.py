@@ -82,7 +82,7 @@ class _CausalAttention(torch.autograd.Function):
         for block in _blocks(row_lengths, group):
             probs = _probabilities(scaled, key, block, later)
             by_key_head[:, block.queries] = torch.bmm(probs, value[:, block.tokens])
-        attended = _by_head(by_key_head, group)
+        attended = _by_head(by_key_head, group).contiguous()  # as what comes next wants it, so that one copy is kept
         ctx.save_for_backward(scaled, key, value, attended)
         ctx.row_lengths, ctx.scaling = row_lengths, scaling
         return attended

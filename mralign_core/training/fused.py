@@ -114,8 +114,9 @@ def _map_forward(module: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     parts = _Map.of(module)
     rows = x.reshape(-1, x.shape[-1]).to(parts.weight.dtype)
     # The shape is given back out here: what a function returns as a view, its caller may not change in place.
-    y: Tensor = _LoraMap.apply(rows, parts.weight, module.base_layer.bias, *parts[1:])
-    return y.view(*x.shape[:-1], -1)
+    with torch.autocast(x.device.type, enabled=False):  # of a map in float32 inside a model in bfloat16
+        y: Tensor = _LoraMap.apply(rows, parts.weight, module.base_layer.bias, *parts[1:])
+    return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def _mlp_forward(module: Any, x: Tensor) -> Tensor:
@@ -125,8 +126,9 @@ def _mlp_forward(module: Any, x: Tensor) -> Tensor:
         return plain
     gate, up, down = (_Map.of(each) for each in maps)
     rows = x.reshape(-1, x.shape[-1]).to(gate.weight.dtype)
-    y: Tensor = _GatedMLP.apply(rows, *gate, *up, *down)
-    return y.view(*x.shape[:-1], -1)
+    with torch.autocast(x.device.type, enabled=False):
+        y: Tensor = _GatedMLP.apply(rows, *gate, *up, *down)
+    return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def _norm_forward(module: Any, hidden_states: Tensor) -> Tensor:
@@ -179,7 +181,8 @@ class _Map(NamedTuple):
     def _is_merged(self, tokens: Tensor) -> bool:
         """Whether W + s B A is made: rounding does not blur it, and tokens are so many that it is quicker."""
         outputs, inputs = self.weight.shape
-        return self.weight.dtype not in HALF and len(tokens) * (inputs + outputs) >= inputs * outputs
+        is_exact = self.weight.dtype not in HALF and torch.get_float32_matmul_precision() == "highest"
+        return is_exact and len(tokens) * (inputs + outputs) >= inputs * outputs
 
     def _merged(self) -> Tensor:
         return torch.addmm(self.weight, self.b, self.a, alpha=self.scale)

@@ -204,10 +204,12 @@ class MRAlignKTOTrainer(KTOTrainer):
         self._weigh()  # TRL calls this while it sets itself up
         if isinstance(dataset, Dataset):
             # TRL keeps what it computes by rows and model alone, and would take it again for rows that are cut
-            # elsewhere, or were not weighted.
+            # elsewhere, or were not weighted, and for other kernels.
             dataset = copy.copy(dataset)
             cut = getattr(self.data_collator, "max_length", self.args.max_length)
-            dataset._fingerprint = Hasher.hash((dataset._fingerprint, self._name, cut, self.args.bf16, self.args.fp16))
+            kernels = self.args.use_liger_kernel and sorted((self.args.liger_kernel_config or {}).items())
+            told = (dataset._fingerprint, self._name, cut, self.args.bf16, self.args.fp16, kernels)
+            dataset._fingerprint = Hasher.hash(told)
         return super()._precompute_ref_logps(dataset, name, batch_size)
 
     def _set_signature_columns_if_needed(self) -> None:

@@ -1,6 +1,9 @@
 """Excerpts of several traces in one request: what is shown, whose labels they become, what is kept, what it costs."""
 
+import asyncio
 import json
+import sys
+import time
 from types import SimpleNamespace
 
 import pandas as pd
@@ -8,7 +11,7 @@ import pytest
 from chat_server import says, steps
 from pydantic import ValidationError
 
-from mralign_core.annotation.annotate import annotate_traces
+from mralign_core.annotation.annotate import Panel, annotate_traces
 from mralign_core.annotation.prompts import read_payload
 from mralign_core.annotation.quoting import NothingKept, quote_annotation
 from mralign_core.config import AnnotateConfig
@@ -44,13 +47,13 @@ def section_of(server, **settings):
     return AnnotateConfig.model_validate(section)
 
 
-def annotate(server, *, names=("t1", "t2", "t3", "t4"), replies=None, **settings):
+def annotate(server, *, names=("t1", "t2", "t3", "t4"), texts=TEXTS, replies=None, concurrency=1, **settings):
     return annotate_traces(
-        pd.DataFrame([candidate_row(name, TEXTS) for name in names]),
+        pd.DataFrame([candidate_row(name, [text.format(name) for text in texts]) for name in names]),
         section_of(server, **settings),
         seed=0,
         label_set=PAPER_LABEL_SET,
-        client=LLMClient(MemoryReplyStore() if replies is None else replies, concurrency=1, first_pause_s=0.01),
+        client=LLMClient(replies or MemoryReplyStore(), concurrency=concurrency, first_pause_s=0.01),
         labellers={"annotator_a": LABELLER},
     )
 
@@ -124,6 +127,82 @@ def test_a_reply_about_several_that_is_of_no_use_costs_no_other_trace_its_labels
     assert made.raw["cost_usd"].sum() == pytest.approx(len(asked))
     annotate(server, names=("t1", "t2", "t4"), replies=replies)
     assert len(server.requests) == len(asked), "what was said alone is not asked again in company"
+
+
+def test_groups_of_no_use_end_no_run_while_each_trace_can_be_asked_alone(server, monkeypatch):
+    names = [f"t{number}" for number in range(5, 29)]
+    monkeypatch.setattr(sys.modules[__name__], "UNSURE", {name: [1, 2] for name in names})
+    server.script = answers(spoils=lambda payload: len(payload["traces"]) > 1)
+    made = annotate(server, names=names, texts=["{}", *TEXTS[1:]], concurrency=16, escalate_together=4)
+    assert made.failures.empty and len(server.requests) == 2 * 12 + 24
+
+
+def test_equal_draws_are_asked_about_once_and_have_the_same_labels(server, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "UNSURE", {"t1": [1], "t2": [1], "t3": [0]})
+    server.script = answers(label_of=lambda number: "synthesis" if number == 1 else "analogy")
+    replies = MemoryReplyStore()
+    first = annotate(server, names=("t1", "t2", "t3"), replies=replies)
+    (request,) = server.requests
+    assert len(read_payload(request["messages"])["asked"]) == 2 and first.cost_usd == pytest.approx(1.0)
+    labels = labels_of(first)
+    assert labels["t1", 1] == labels["t2", 1] == {"synthesis", "framing"}
+    assert labels_of(annotate(server, names=("t1", "t2", "t3"), replies=replies)) == labels
+
+
+class DiesAfter(MemoryReplyStore):
+    """Keeps so many replies, and no more."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room = room
+
+    def put(self, request_digest, record):
+        if self.room == 0:
+            raise OSError("the store is gone")
+        self.room -= 1
+        super().put(request_digest, record)
+
+
+@pytest.mark.parametrize("room", [1, 2, 3])
+def test_a_reply_that_was_not_shared_out_before_a_kill_is_not_paid_for_again(room, server):
+    """Nor where one more trace would make other groups."""
+    server.script = answers()
+    replies = DiesAfter(room)
+    with pytest.raises(OSError, match="gone"):
+        annotate(server, replies=replies)
+    quote = quote_annotation(
+        pd.DataFrame([candidate_row(name, TEXTS) for name in UNSURE]),
+        section_of(server),
+        seed=0,
+        label_set=PAPER_LABEL_SET,
+        replies=replies,
+        labellers={"annotator_a": LABELLER},
+    )
+    assert sum(each.requests for each in quote) == 0, "and a quote keeps nothing, for which there is no room"
+    replies.room = 10
+    made = annotate(server, replies=replies)
+    assert len(server.requests) == 1 and made.failures.empty and made.cost_usd == 0
+
+
+def test_other_shards_go_on_while_a_distilled_annotator_is_at_work(server):
+    async def ticks_while(work):
+        task, ticks = asyncio.ensure_future(work), 0
+        while not task.done():
+            await asyncio.sleep(0.01)
+            ticks += 1
+        return ticks
+
+    def slow(row):
+        time.sleep(0.1)
+        return said_by(row.trace_id)
+
+    server.script = answers()
+    for settings in ({}, {"escalate_context": None, "escalate_together": 1}):
+        client = LLMClient(MemoryReplyStore(), concurrency=1)
+        labellers = {"annotator_a": SimpleNamespace(**vars(LABELLER) | {"reply": slow})}
+        panel = Panel(section_of(server, **settings), 0, PAPER_LABEL_SET, client, labellers)
+        table = pd.DataFrame([candidate_row(name, TEXTS) for name in UNSURE])
+        assert asyncio.run(ticks_while(panel.annotate(table, lambda _: None))) > 10
 
 
 def test_the_adjudicator_is_asked_together_too_with_the_votes(server):

@@ -36,6 +36,5 @@ def test_it_is_opened_with_the_model_that_it_learned_with_and_no_other(tmp_path)
     np.testing.assert_allclose(opened.confidences(traces.texts), made.confidences(traces.texts))
     assert made.about.encoder_scale and len(made.about.encoder_scale[0]) == 32
     save(folder, seed=1)
-    load_context_encoder.cache_clear()
     with pytest.raises(ConfigError, match="gives other vectors than the model of that name"):
         open_annotator(store, ref, PAPER_TAXONOMY, "annotate.annotator_a")

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from mralign_core.errors import ConfigError
 from mralign_core.models.context_encoder import (
-    BACK,
     WINDOW,
     holds_language_model,
     load_context_encoder,
@@ -54,7 +54,16 @@ def test_long_traces_are_read_in_windows_that_look_back():
 
     segments = [list(range(start, start + 10)) for start in range(0, 3000, 10)]
     np.testing.assert_allclose(mean_states(segments, states)[:, 0], np.arange(300) * 10 + 4.5)
-    assert read[:2] == [(0, WINDOW), (WINDOW - BACK, WINDOW)] and all(length <= WINDOW for _, length in read)
+    assert read[:2] == [(0, WINDOW), (WINDOW * 3 // 4, WINDOW)] and all(length <= WINDOW for _, length in read)
+
+
+def test_a_model_of_few_positions_reads_no_more_of_them(tmp_path):
+    sizes = {"n_positions": 16, "n_embd": 32, "n_layer": 2, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(make_tokenizer()), **sizes)).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    assert holds_language_model(str(tmp_path))
+    encode = load_context_encoder(str(tmp_path), "distil.encoder", "leave it out")
+    assert np.isfinite(encode(20 * TRACE)).all()
 
 
 def test_a_folder_is_a_language_models_unless_it_is_a_sentence_encoders(folder, tmp_path):
@@ -65,5 +74,9 @@ def test_a_folder_is_a_language_models_unless_it_is_a_sentence_encoders(folder, 
     assert holds_language_model(str(tmp_path))
     with pytest.raises(ConfigError, match=r"(?s)distil\.encoder: .* can't be loaded .*or leave it out"):
         load_context_encoder(str(tmp_path), "distil.encoder", "leave it out")
+    for damaged in ("[]", "{", "\udcff"):
+        (tmp_path / "config.json").write_text(damaged, encoding="utf-8", errors="surrogateescape")
+        assert not holds_language_model(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Qwen3ForCausalLM"]}), encoding="utf-8")
     (tmp_path / "modules.json").write_text("[]", encoding="utf-8")
     assert not holds_language_model(str(tmp_path))

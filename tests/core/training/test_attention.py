@@ -44,6 +44,7 @@ def test_it_is_that_of_each_row_alone(num_heads, num_key_heads, scaling, value_s
     query, key, value = (part[0] for part in parts)
     found = causal_attention(query, key, value, LENGTHS, scaling)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert found.is_contiguous()
     slopes = torch.linspace(-1, 1, found.numel(), dtype=found.dtype).view(found.shape)
     for each, other in zip(*(torch.autograd.grad(y, parts, slopes) for y in (found, expected)), strict=True):
         torch.testing.assert_close(each, other, rtol=1e-10, atol=1e-10)

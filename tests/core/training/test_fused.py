@@ -79,6 +79,40 @@ def test_values_and_gradients_are_those_of_the_modules(architecture, kinds, ids,
     assert fuse(model) == []
 
 
+def test_one_map_in_single_precision_inside_a_model_in_half_of_it(section):
+    model = adapted("llama", section, torch.bfloat16)
+    for layer in model.get_base_model().model.layers:
+        layer.self_attn.o_proj.base_layer.float()
+    expected, gradients = logits_and_gradients(model, MANY)
+    fuse(model)
+    logits, found = logits_and_gradients(model, MANY)
+    gradients, found = {**gradients, "logits": expected}, {**found, "logits": logits}
+    assert all((found[name] - each).norm() < 0.05 * each.norm() for name, each in gradients.items())
+
+
+def test_no_tokens_give_no_values(section):
+    model = adapted("llama", section)
+    fuse(model)
+    layer = model.get_base_model().model.layers[0]
+    empty = torch.zeros(2, 0, 32, dtype=torch.float64)
+    assert layer.mlp(empty).shape == (2, 0, 32) and layer.self_attn.k_proj(empty).shape == (2, 0, 16)
+
+
+def test_where_products_are_rounded_a_map_and_its_adapter_are_not_added_up(section):
+    model = adapted("llama", section, torch.float32)
+    fuse(model)
+    layer = model.get_base_model().model.layers[0].self_attn.q_proj
+    inputs = torch.randn(64, 32)
+    added_up = layer(inputs)
+    torch.set_float32_matmul_precision("high")
+    try:
+        apart = layer(inputs)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    torch.testing.assert_close(added_up, apart)
+    assert not torch.equal(added_up, apart)
+
+
 def test_a_model_that_no_one_uses_any_more_is_freed_at_once(section):
     model = make_model("llama")
     layer = model.model.layers[0]

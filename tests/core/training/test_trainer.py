@@ -97,7 +97,7 @@ def test_dropout_touches_neither_the_kl_baseline_nor_another_steps_masks(section
     for dropout in (0.0, 0.5):
         trainer = make_trainer(with_options(section, lora_dropout=dropout), make_examples(4))
         rows.append(step_of(trainer)[0])
-    assert rows[0]["kl_raw"] == rows[1]["kl_raw"] != 0
+    assert rows[0]["kl_raw"] == pytest.approx(rows[1]["kl_raw"], abs=1e-5) != 0  # maps with dropout are computed apart
     assert rows[0]["implicit_reward_positive"] != rows[1]["implicit_reward_positive"]
     torch.manual_seed(99)  # the masks follow from the seed and the step, not from what was drawn before
     again = step_of(make_trainer(with_options(section, lora_dropout=0.5), make_examples(4)))[0]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset
 from peft import LoraConfig
 from tokenizers import Regex, Tokenizer
@@ -13,6 +14,7 @@ from trl import KTOConfig
 
 from mralign_core.errors import DataError
 from mralign_core.models.lora import target_modules
+from mralign_core.training import trl_kto
 from mralign_core.training.trl_kto import MRAlignKTOTrainer, WeightedCollator, _weigh_row, rows_for_trl
 from tests.core.training.test_logps import plain_logps
 from tests.core.training.test_trainer import make_examples, make_trainer, step_of
@@ -119,6 +121,24 @@ def test_what_trl_has_computed_of_the_reference_is_not_taken_for_rows_that_are_c
         for length in (None, 7, None)
     ]
     assert found[0] == found[2] and all(whole < cut for whole, cut in zip(*found[:2], strict=True))
+
+
+def test_nor_for_other_kernels(section, tmp_path, monkeypatch):
+    rows_for_trl(make_examples(2)).save_to_disk(tmp_path / "rows")
+    asked = []
+    compute = MRAlignKTOTrainer.compute_ref_log_probs
+    monkeypatch.setattr(
+        MRAlignKTOTrainer, "compute_ref_log_probs", lambda self, *args: asked.append(0) or compute(self, *args)
+    )
+    monkeypatch.setattr(trl_kto, "apply_liger_kernel", lambda *_: None)
+    monkeypatch.setattr(transformers.trainer, "apply_liger_kernel", lambda *_: None)
+    passes = []
+    for is_liger in (False, True, True):
+        rows = Dataset.load_from_disk(str(tmp_path / "rows"))
+        options = {"per_device_train_batch_size": 2, "precompute_ref_log_probs": True, "use_liger_kernel": is_liger}
+        make_trl(section, rows, tmp_path, **options)
+        passes.append(len(asked))
+    assert 0 < passes[0] < passes[1] == passes[2]
 
 
 def test_the_kl_pairs_reference_is_wanted_where_the_loss_has_z0(section, tmp_path):
