@@ -128,7 +128,7 @@ class ExcerptAsking:
     def _kept_groups(self, role: str, excerpts: Sequence[Excerpt], missing: Set[int]) -> list[list[int]]:
         """Groups with a missing answer whose reply is kept, from a run that was stopped before it was shared out."""
         groups = self.groups(role, {n: len(each.asked) for n, each in enumerate(excerpts)}) if missing else []
-        touched = [group for group in groups if len(group) > 1 and missing.intersection(group)]
+        touched = [group for group in groups if len(group) > 1 and not missing.isdisjoint(group)]
         digests = [self.request_about(role, [excerpts[n] for n in group]).digest for group in touched]
         is_kept = [kept_record(self.panel.client.replies, digest) is not None for digest in digests]
         return list(compress(touched, is_kept))

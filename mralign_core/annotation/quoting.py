@@ -190,9 +190,13 @@ class _Unchanged:
     """Kept replies that a quote looks at, and adds nothing to."""
 
     def __init__(self, replies: KeepsReplies) -> None:
-        self.get = replies.get
+        self._replies = replies
 
-    def put(self, digest: str, record: Mapping[str, Any]) -> None:
+    def get(self, request_digest: str, /) -> dict[str, Any] | None:
+        """The record kept for a request, or None."""
+        return self._replies.get(request_digest)
+
+    def put(self, request_digest: str, record: dict[str, Any], /) -> None:
         """Nothing is put."""
 
 
@@ -203,7 +207,7 @@ class _QuotingClient:
         from mralign_core.llm import endpoint  # takes seconds: see its docstring
 
         self._count_tokens, self._price_of = endpoint.count_tokens, endpoint.price_of
-        self.replies = _Unchanged(replies)
+        self.replies: KeepsReplies = _Unchanged(replies)
         self._noted: set[str] = set()
         self.admission = asyncio.Semaphore()
         self.quotes = {endpoint.model: Quote(endpoint.model) for endpoint in section.endpoints.values()}

@@ -127,9 +127,12 @@ def test_nor_for_other_kernels(section, tmp_path, monkeypatch):
     rows_for_trl(make_examples(2)).save_to_disk(tmp_path / "rows")
     asked = []
     compute = MRAlignKTOTrainer.compute_ref_log_probs
-    monkeypatch.setattr(
-        MRAlignKTOTrainer, "compute_ref_log_probs", lambda self, *args: asked.append(0) or compute(self, *args)
-    )
+
+    def counted(*arguments):
+        asked.append(arguments)
+        return compute(*arguments)
+
+    monkeypatch.setattr(MRAlignKTOTrainer, "compute_ref_log_probs", counted)
     monkeypatch.setattr(trl_kto, "apply_liger_kernel", lambda *_: None)
     monkeypatch.setattr(transformers.trainer, "apply_liger_kernel", lambda *_: None)
     passes = []
