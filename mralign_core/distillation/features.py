@@ -31,8 +31,6 @@ NUM_OPENING_WORDS = 4
 _WORD = r"(?u)\b\w[\w'’]*|[?!:=]"
 LONG_SEGMENT = 400
 """Characters from which on a segment counts as long."""
-READ_LENGTH = 3.0
-"""Length of the vector of a segment that a language model read, beside words and openings, of length 1 each."""
 
 
 class VectorScale(NamedTuple):
@@ -42,15 +40,15 @@ class VectorScale(NamedTuple):
     spread: tuple[float, ...]
 
     def apply(self, vectors: FloatArray) -> FloatArray:
-        """The vectors with every dimension of like weight, all of one length.
+        """The vectors with every dimension of like weight, all of length 1.
 
         >>> VectorScale((1.0, 0.0), (2.0, 1.0)).apply(np.array([[3.0, 0.0]])).tolist()
-        [[3.0, 0.0]]
+        [[1.0, 0.0]]
         """
         scaled = (vectors - np.array(self.mean)) / np.array(self.spread)
         lengths = np.linalg.norm(scaled, axis=1, keepdims=True)
         unit: FloatArray = np.divide(scaled, lengths, out=np.zeros_like(scaled), where=lengths > 0)
-        return READ_LENGTH * unit
+        return unit
 
 
 def fit_scale(vectors: FloatArray) -> VectorScale:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from mralign_core.distillation.annotator import AboutAnnotator, DistilledAnnotator, vote_of
 from mralign_core.distillation.calibration import fit_calibration
 from mralign_core.distillation.features import (
-    READ_LENGTH,
     Encoder,
     VectorScale,
     fit_scale,
@@ -177,7 +176,7 @@ def is_same_encoder(encode: Encoder, probe: Sequence[Sequence[float]], scale: Ve
     if scale is None:
         return bool(((found * known).sum(axis=1) > SAME_COSINE).all())
     found, known = scale.apply(found), scale.apply(known)
-    return bool(((found * known).sum(axis=1) > SAME_READING * READ_LENGTH**2).all())
+    return bool(((found * known).sum(axis=1) > SAME_READING).all())
 
 
 def given_labels(traces: LabelledTraces, labels: Sequence[str]) -> NDArray[np.bool_]:
