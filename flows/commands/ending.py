@@ -63,12 +63,13 @@ def _settle(message: str) -> list[str]:
 
 def _log_user_errors_briefly() -> None:
     """Keep Prefect from logging a traceback, at every level of the run, for an error whose message says it all."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_without_traceback)  # once, however often it is added
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
     from mralign_core.llm.faults import EndpointUnavailableError
 
-    def without_traceback(record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], UserError | EndpointUnavailableError):
-            record.exc_info = record.exc_text = None
-        return True
-
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(without_traceback)
+    if record.exc_info and isinstance(record.exc_info[1], UserError | EndpointUnavailableError):
+        record.exc_info = record.exc_text = None
+    return True
