@@ -70,14 +70,17 @@ class ExcerptAsking:
 
     async def ask(self, role: str, excerpts: Sequence[Excerpt]) -> list[RoleAnswer]:
         """A role's answer about each of some traces; equal questions, of equal draws, are asked once."""
-        digests = [self.request_about(role, [each]).digest for each in excerpts]
-        first = {digest: number for number, digest in reversed([*enumerate(digests)])}
-        once = sorted(first.values())
-        answers = dict(zip(once, await self._ask_once(role, [excerpts[n] for n in once]), strict=True))
-        return [answers[n] if n in answers else _again(answers[first[digests[n]]]) for n in range(len(excerpts))]
+        requests = [await asyncio.to_thread(self.request_about, role, [each]) for each in excerpts]
+        digests, first = [request.digest for request in requests], dict[str, int]()
+        for number, digest in enumerate(digests):
+            first.setdefault(digest, number)
+        once = {number: (excerpts[number], requests[number]) for number in first.values()}
+        answers = dict(zip(once, await self._ask_once(role, list(once.values())), strict=True))
+        return [answers[n] if n in answers else _again(answers[first[digest]]) for n, digest in enumerate(digests)]
 
-    async def _ask_once(self, role: str, excerpts: Sequence[Excerpt]) -> list[RoleAnswer]:
-        earlier = [await asyncio.to_thread(self._earlier, role, each) for each in excerpts]
+    async def _ask_once(self, role: str, asked: Sequence[tuple[Excerpt, Request]]) -> list[RoleAnswer]:
+        excerpts = [excerpt for excerpt, _ in asked]
+        earlier = [await asyncio.to_thread(self._earlier, role, *each) for each in asked]
         answers = {number: answer for number, (answer, _) in enumerate(earlier) if answer}
         alone = [number for number, (_, is_alone) in enumerate(earlier) if is_alone]
         missing = set(range(len(excerpts))) - set(answers) - set(alone)
@@ -133,11 +136,10 @@ class ExcerptAsking:
         is_kept = [kept_record(self.panel.client.replies, digest) is not None for digest in digests]
         return list(compress(touched, is_kept))
 
-    def _earlier(self, role: str, excerpt: Excerpt) -> tuple[RoleAnswer | None, bool]:
+    def _earlier(self, role: str, excerpt: Excerpt, request: Request) -> tuple[RoleAnswer | None, bool]:
         """What was said of a trace in company, if it was; and whether it was asked about alone, which counts more."""
         if self.most == 1 or is_offline(self.panel.endpoints[role].model):
             return None, True
-        request = self.request_about(role, [excerpt])
         if kept_record(self.panel.client.replies, request.digest) is not None:
             return None, True
         record = kept_record(self.panel.client.replies, _in_company(request))

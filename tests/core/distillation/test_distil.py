@@ -75,13 +75,19 @@ def test_it_is_the_same_each_time_and_from_its_files(half_garbled, tmp_path):
     np.testing.assert_array_equal(read.confidences(texts), half_garbled.annotator.confidences(texts))
 
 
-def test_vectors_of_an_encoder_are_used():
-    """Labels that no word tells, and the encoder does."""
+def labels_that_no_word_tells():
+    """What each text stands for, and traces whose labels go by it."""
     rng = np.random.default_rng(0)
     secret = {f"entity{number}": number % 3 for number in range(600)}
     texts = [[f"entity{rng.integers(600)}" for _ in range(6)] for _ in range(80)]
     labels = [[[LABELS[secret[text]]] for text in trace] for trace in texts]
     traces = LabelledTraces(texts, labels, [f"q{number}" for number in range(80)])
+    return secret, traces
+
+
+def test_vectors_of_an_encoder_are_used():
+    """Labels that no word tells, and the encoder does."""
+    secret, traces = labels_that_no_word_tells()
 
     def encode(given):
         return np.eye(3)[[secret.get(text, 0) for text in given]]
@@ -98,11 +104,8 @@ def test_vectors_of_an_encoder_are_used():
 
 def test_states_of_a_language_model_are_put_on_one_scale(tmp_path):
     """Labels that small dimensions tell, beside one that is a thousand times larger and tells nothing."""
-    rng = np.random.default_rng(0)
-    secret = {f"entity{number}": number % 3 for number in range(600)}
-    texts = [[f"entity{rng.integers(600)}" for _ in range(6)] for _ in range(80)]
-    labels = [[[LABELS[secret[text]]] for text in trace] for trace in texts]
-    traces = LabelledTraces(texts, labels, [f"q{number}" for number in range(80)])
+    secret, traces = labels_that_no_word_tells()
+    rng = np.random.default_rng(1)
 
     def encode(trace):
         told = np.eye(3)[[secret.get(text, 0) for text in trace]]
@@ -113,8 +116,8 @@ def test_states_of_a_language_model_are_put_on_one_scale(tmp_path):
     write_annotator(seeing.annotator, tmp_path)
     read = read_annotator(tmp_path / "annotator.safetensors", tmp_path / "annotator.json")
     assert read.about.scale == seeing.annotator.about.scale
-    said = [vote.labels[0] for vote in read._replace(encode=encode).votes(texts)]
-    given = [label for trace in labels for (label,) in trace]
+    said = [vote.labels[0] for vote in read._replace(encode=encode).votes(traces.texts)]
+    given = [label for trace in traces.labels for (label,) in trace]
     assert np.mean([one == other for one, other in zip(said, given, strict=True)]) > 0.95
 
 
